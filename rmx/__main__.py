@@ -1,0 +1,3 @@
+from rmx.cli import main
+
+raise SystemExit(main())

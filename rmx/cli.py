@@ -1,0 +1,218 @@
+"""Arguments to library calls. `--json` prints one document on stdout; everything else goes to stderr.
+
+Exit codes: 0 done, 2 the user's mistake (one line says what and what to do), 1 a fault of ours.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rmx import __version__
+from rmx.errors import RmxError
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse whose complaints are one line on stderr and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}. See '{self.prog} --help'.\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `rmx`; returns the exit code."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _quiet_transformers()
+    try:
+        result: int | None = args.run(args)
+        return result or 0
+    except RmxError as error:
+        print(f"rmx {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("rmx: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _quiet_transformers() -> None:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+# -- verbs ------------------------------------------------------------------------------------------------------------
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from rmx.ui.app import serve
+    from rmx.ui.settings import Settings
+
+    serve(Settings.from_environment(model=args.model, adapter=args.adapter, host=args.host, port=args.port))
+
+
+def _trace(args: argparse.Namespace) -> None:
+    from rmx.explore.trace import TraceOptions, trace
+
+    options = TraceOptions(
+        prompt=args.prompt,
+        problem=args.problem,
+        set_name=args.set,
+        prompt_ids=_read_ids(args.prompt_ids),
+        raw=args.raw,
+        answer=args.answer,
+        model=args.model or os.environ.get("RMX_MODEL", "mini"),
+        adapter=args.adapter,
+        device=args.device,
+        dtype=args.dtype,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed,
+        max_new_tokens=args.max_new_tokens,
+        tau=args.tau,
+        tau_share=args.tau_share,
+        swaps=tuple(_swap(s) for s in args.swap),
+        cold=args.cold,
+        read=_read_text(args.read),
+    )
+    traces = trace(options)
+    if args.json:
+        documents = [t.json() for t in traces]
+        print(json.dumps(documents if args.swap else documents[0], ensure_ascii=False))
+        return
+    for t in traces:
+        print(_plain(t))
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from rmx.bench import run
+
+    result = run(args.what, model=args.model, device=args.device, dtype=args.dtype, rounds=args.rounds)
+    if args.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        print(f"{name:36s} {value}")
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from rmx.doctor import report
+
+    found = report()
+    if args.json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name:14s} {value}")
+
+
+# -- helpers of the verbs ---------------------------------------------------------------------------------------------
+
+
+def _read_ids(path: str | None) -> tuple[int, ...] | None:
+    if path is None:
+        return None
+    try:
+        ids = json.loads(_read_text(path) or "")
+    except ValueError as error:
+        raise RmxError(f"{path} is not a JSON array of token ids: {error}.") from error
+    if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+        raise RmxError(f"{path} must hold a JSON array of whole numbers (token ids).")
+    return tuple(ids)
+
+
+def _read_text(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RmxError(f"Cannot read {path}: {error}.") from error
+
+
+def _swap(text: str) -> tuple[int, int]:
+    pos, _, token = text.partition("=")
+    try:
+        return int(pos), int(token)
+    except ValueError as error:
+        raise RmxError(f"--swap takes POSITION=TOKEN_ID, two whole numbers; got '{text}'.") from error
+
+
+def _plain(trace: Any) -> str:
+    """A trace for the terminal: forks in brackets with their entropy."""
+    marked = "".join(f"[{t.text}|{t.entropy:.2f}]" if t.entropy > trace.tau else t.text for t in trace.tokens)
+    right = {True: "right", False: "wrong", None: "not graded"}[trace.answer.correct]
+    return (
+        f"{marked}\n  answer {trace.answer.text} ({right}) · {len(trace.tokens)} tokens, {len(list(trace.forks()))} forks "
+        f"· stop: {trace.stop} · reused {trace.reuse.reused}, computed {trace.reuse.computed} · {trace.seconds:.2f} s"
+    )
+
+
+# -- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="rmx", description="Fork tokens of a language model's reasoning: see, swap, test.")
+    parser.add_argument("--version", action="version", version=f"rmx {__version__}")
+    verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    _add_serve(verbs)
+    _add_trace(verbs)
+    _add_bench(verbs)
+    doctor = verbs.add_parser("doctor", help="say what is here: device, packages, models")
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="S", help="mini, a preset, a Hub id[@revision], a folder or a .gguf file")
+    parser.add_argument("--adapter", metavar="S", help="a bundled name, a folder or a Hub id (safetensors)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+
+
+def _add_serve(verbs: Any) -> None:
+    serve = verbs.add_parser("serve", help="open the app")
+    serve.add_argument("--model", metavar="S", help="offered beside mini and loaded at start")
+    serve.add_argument("--adapter", metavar="S")
+    serve.add_argument("--host", default=None)
+    serve.add_argument("--port", type=int, default=None)
+    serve.set_defaults(run=_serve)
+
+
+def _add_trace(verbs: Any) -> None:
+    trace = verbs.add_parser("trace", help="one solution with the distribution behind every token")
+    trace.add_argument("prompt", nargs="?", metavar="PROMPT")
+    trace.add_argument("--problem", metavar="ID", help="a problem's id or its 0-based index in the set")
+    trace.add_argument("--set", default="mini", metavar="NAME", help="mini, arith, gsm8k, math500 or a file")
+    trace.add_argument("--prompt-ids", metavar="FILE", help="a JSON array of token ids ('-' = stdin)")
+    trace.add_argument("--answer", metavar="A", help="the known answer of a free prompt")
+    trace.add_argument("--raw", action="store_true", help="no template: the prompt as it stands")
+    _add_model(trace)
+    trace.add_argument("--temperature", type=float, default=0.0)
+    trace.add_argument("--top-p", type=float, default=1.0)
+    trace.add_argument("--seed", type=int, default=0)
+    trace.add_argument("--max-new-tokens", type=int, default=512, help="bounds the whole completion")
+    trace.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
+    trace.add_argument("--tau-share", type=float, default=None, help="share of tokens that are forks instead")
+    trace.add_argument("--swap", action="append", default=[], metavar="POS=TOKEN_ID", help="may be given several times")
+    trace.add_argument("--cold", action="store_true", help="reuse nothing that was computed before")
+    trace.add_argument("--read", metavar="FILE", help="score this text instead of generating ('-' = stdin)")
+    trace.add_argument("--json", action="store_true")
+    trace.set_defaults(run=_trace)
+
+
+def _add_bench(verbs: Any) -> None:
+    bench = verbs.add_parser("bench", help="measure this machine; ratios within one run")
+    bench.add_argument("what", choices=["decode", "swap", "branches", "forks", "ui"])
+    _add_model(bench)
+    bench.add_argument("--rounds", type=int, default=7)
+    bench.add_argument("--json", action="store_true")
+    bench.set_defaults(run=_bench)

@@ -1,0 +1,272 @@
+"""One set of weights: prefill, step, crop, expand, read; the prefix cache; base and adapters on the same weights.
+
+The engine speaks token ids and logits only. It knows nothing about text, forks, answers or the web. Callers hold
+`engine.turns.turn()` while they use it.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from rmx.errors import ModelError, PromptError
+from rmx.records import Reuse
+from rmx.turns import Turns
+
+CHUNK_BYTES = 32 << 20  # logits of one reading chunk; larger blocks cost page faults more than they save
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Keys and values of one sequence, kept for later prefixes."""
+
+    adapter: str | None
+    ids: Tensor  # (T,) int64 on the CPU
+    layers: tuple[tuple[Tensor, Tensor], ...]  # each (1, heads, T, head_dim)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(k.nbytes + v.nbytes for k, v in self.layers)
+
+
+class PrefixCache:
+    """Sequences already computed, found by longest common prefix; least recently used out, bounded in bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._saved: OrderedDict[int, Saved] = OrderedDict()
+        self._next = 0
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(s.nbytes for s in self._saved.values())
+
+    def __len__(self) -> int:
+        return len(self._saved)
+
+    def find(self, adapter: str | None, ids: Sequence[int]) -> tuple[Saved, int] | None:
+        """The saved sequence that shares the longest prefix with `ids`, and how many tokens they share."""
+        wanted = torch.tensor(ids, dtype=torch.long)
+        best: tuple[int, int] | None = None
+        with self._lock:
+            for key, saved in self._saved.items():
+                shared = _common_prefix(saved.ids, wanted) if saved.adapter == adapter else 0
+                if shared and (best is None or shared >= best[1]):
+                    best = (key, shared)
+            if best is None:
+                return None
+            self._saved.move_to_end(best[0])
+            return self._saved[best[0]], best[1]
+
+    def keep(self, saved: Saved) -> None:
+        """Store a sequence; sequences that it extends are dropped, the oldest go when the bytes run out."""
+        if saved.nbytes > self.max_bytes:
+            return
+        with self._lock:
+            covered = [
+                key
+                for key, old in self._saved.items()
+                if old.adapter == saved.adapter and _common_prefix(old.ids, saved.ids) == len(old.ids)
+            ]
+            for key in covered:
+                del self._saved[key]
+            self._saved[self._next] = saved
+            self._next += 1
+            while self.nbytes > self.max_bytes:
+                self._saved.popitem(last=False)
+
+    def clear(self, adapter: str | None = None) -> None:
+        """Forget everything, or all that one adapter computed."""
+        with self._lock:
+            for key in [k for k, s in self._saved.items() if adapter is None or s.adapter == adapter]:
+                del self._saved[key]
+
+
+def _common_prefix(a: Tensor, b: Tensor) -> int:
+    n = min(len(a), len(b))
+    differs = (a[:n] != b[:n]).nonzero()
+    return int(differs[0]) if len(differs) else n
+
+
+class Stream:
+    """One sequence being decoded: `logits` belong to the token that comes next."""
+
+    def __init__(self, engine: "Engine", adapter: str | None, ids: Sequence[int], cache: Any, reuse: Reuse) -> None:
+        self._engine, self._adapter, self._cache = engine, adapter, cache
+        self.ids = list(ids)
+        self.reuse = reuse
+        self.logits: Tensor = torch.empty(0)  # (V,)
+
+    def feed(self, token_id: int) -> Tensor:
+        """Append one token; returns the logits (V,) of the next."""
+        self.ids.append(token_id)
+        self.logits = self._engine.forward([[token_id]], self._cache, keep=1)[0, -1]
+        return self.logits
+
+    def save(self) -> None:
+        """Hand keys and values to the prefix cache."""
+        self._engine.save(self._adapter, self.ids, self._cache)
+
+
+class Engine:
+    """A causal language model with its prefix cache and its adapters.
+
+    Args:
+        model: a transformers causal LM in eval mode, or a PEFT model around one.
+        cache_bytes: bound of the prefix cache.
+    """
+
+    def __init__(self, model: Any, cache_bytes: int = 512 << 20) -> None:
+        self.model = model
+        self.config = model.config.get_text_config()
+        self.prefixes = PrefixCache(cache_bytes)
+        self.turns = Turns()
+        self.adapters: dict[str, str] = {}  # name -> where it came from
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def context(self) -> int:
+        """How many positions the model was built for."""
+        return int(getattr(self.config, "max_position_embeddings", None) or 1 << 20)
+
+    # -- adapters -------------------------------------------------------------------------------------------------
+
+    def using(self, adapter: str | None) -> AbstractContextManager[Any]:
+        """Switch to an adapter, or to the base when None, for the length of a `with` block."""
+        if adapter is None:
+            return self.model.disable_adapter() if self.adapters else nullcontext()  # type: ignore[no-any-return]
+        if adapter not in self.adapters:
+            raise ModelError(f"The adapter '{adapter}' is not loaded on this model.")
+        self.model.set_adapter(adapter)
+        return nullcontext()
+
+    # -- the four moves -------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def open(
+        self,
+        ids: Sequence[int],
+        *,
+        adapter: str | None = None,
+        reuse: bool = True,
+        read_from: int | None = None,
+        on_read: Callable[[int, Tensor], None] | None = None,
+    ) -> Stream:
+        """Prefill `ids` and return the stream that continues them.
+
+        Args:
+            ids: prompt and kept tokens, at least one.
+            adapter: name of a loaded adapter; the caller is inside `using(adapter)`.
+            reuse: False computes everything anew.
+            read_from: report logits from this index on (index i decides ids[i + 1]; the last decides the next token).
+            on_read: called as on_read(first index, logits (n, V)) for consecutive chunks.
+
+        Raises:
+            PromptError: no ids, more ids than the context holds, or an id outside the vocabulary.
+        """
+        self._check(ids)
+        # The last token is always computed: its logits are wanted, and keys and values alone do not give them.
+        limit = len(ids) - 1 if read_from is None else min(read_from, len(ids) - 1)
+        cache, reused = self._resume(adapter, ids, limit) if reuse else (self._new_cache(), 0)
+        stream = Stream(self, adapter, ids, cache, Reuse(reused, len(ids) - reused))
+        for start, logits in self._prefill(ids, reused, cache, wanted=read_from):
+            if on_read is not None and read_from is not None:
+                on_read(start, logits)
+            stream.logits = logits[-1]
+        return stream
+
+    @torch.inference_mode()
+    def expand(self, stream: Stream, rows: int) -> Any:
+        """Turn a stream's cache into one of `rows` equal rows. The stream itself is used up by it."""
+        stream._cache.batch_repeat_interleave(rows)
+        return stream._cache
+
+    @torch.inference_mode()
+    def forward(self, ids: Sequence[Sequence[int]] | Tensor, cache: Any, keep: int) -> Tensor:
+        """Push (B, T) tokens through the network; logits (B, keep, V) of the last `keep`, in the model's dtype."""
+        tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)
+        out: Tensor = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits
+        return out
+
+    @torch.inference_mode()
+    def save(self, adapter: str | None, ids: Sequence[int], cache: Any) -> None:
+        """Keep a finished sequence for later prefixes, where its cache can be cropped at all."""
+        n = cache.get_seq_length()
+        if n and croppable(cache):
+            layers = tuple((layer.keys, layer.values) for layer in cache.layers)
+            self.prefixes.keep(Saved(adapter, torch.tensor(ids[:n], dtype=torch.long), layers))
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _check(self, ids: Sequence[int]) -> None:
+        if not ids:
+            raise PromptError("The prompt is empty. Type a problem first.")
+        if len(ids) >= self.context:
+            raise PromptError(
+                f"The text has {len(ids)} tokens and this model holds {self.context}. Shorten it or take another model."
+            )
+        if bad := next((i for i in ids if not 0 <= i < self.vocab_size), None):
+            raise PromptError(f"Token id {bad} does not exist; this model has the ids 0 to {self.vocab_size - 1}.")
+
+    def _prefill(self, ids: Sequence[int], start: int, cache: Any, wanted: int | None) -> Iterator[tuple[int, Tensor]]:
+        """Run ids[start:] in chunks; yields (first index, logits) for the last token or for all from `wanted` on."""
+        silent_end = len(ids) - 1 if wanted is None else min(wanted, len(ids) - 1)
+        while start < silent_end:  # positions that nobody reads: one row of logits, whatever the length
+            n = min(2048, silent_end - start)
+            self.forward([list(ids[start : start + n])], cache, keep=1)
+            start += n
+        rows = max(16, CHUNK_BYTES // (4 * self.vocab_size))
+        while start < len(ids):
+            chunk = list(ids[start : start + rows])
+            yield start, self.forward([chunk], cache, keep=len(chunk))[0]
+            start += len(chunk)
+
+    def _new_cache(self) -> Any:
+        return DynamicCache(config=self.config)
+
+    def _resume(self, adapter: str | None, ids: Sequence[int], limit: int) -> tuple[Any, int]:
+        """A cache that already holds as much of ids[:limit] as was ever computed, and how much that is."""
+        found = self.prefixes.find(adapter, ids[:limit]) if limit else None
+        if found is None:
+            return self._new_cache(), 0
+        saved, shared = found
+        return self._fill(self._new_cache(), saved.layers, shared), shared
+
+    def _fill(self, cache: Any, layers: Sequence[tuple[Tensor, Tensor]], n: int) -> Any:
+        """Views of the first n positions. The first update concatenates, so the source is never written to."""
+        for layer, (keys, values) in zip(cache.layers, layers, strict=True):
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys[:, :, :n], values[:, :, :n]
+            if isinstance(layer, DynamicSlidingWindowLayer):
+                layer.cumulative_length = n
+        return cache
+
+
+def croppable(cache: Any) -> bool:
+    """Whether positions can be taken off the end of this cache and the rest is still what a cold run computes.
+
+    Full attention keeps every position. A sliding window forgets once it is full; recurrent state cannot go back.
+    """
+    for layer in cache.layers:
+        if type(layer) is DynamicSlidingWindowLayer:
+            if layer.cumulative_length >= layer.sliding_window:
+                return False
+        elif type(layer) is not DynamicLayer:
+            return False
+    return bool(cache.layers)

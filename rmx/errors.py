@@ -1,0 +1,35 @@
+"""The one kind of exception that is meant to be read by a user.
+
+RmxError
+├── ModelError      a model, tokenizer or adapter that cannot be used as asked
+├── PromptError     a prompt or text that does not fit the model
+├── SwapError       a swap that names no token or no place
+├── ProblemError    a problem or problem set that is not there or not readable
+└── Busy            the engine's queue is full; try again later
+
+Every message says what happened and what to do next. Programmers' mistakes stay ValueError with a traceback.
+"""
+
+
+class RmxError(Exception):
+    """A user's mistake or an expected refusal, explained in one sentence or two."""
+
+
+class ModelError(RmxError):
+    """The model, tokenizer or adapter cannot be loaded or combined as asked."""
+
+
+class PromptError(RmxError):
+    """The prompt or pasted text cannot be used with this model."""
+
+
+class SwapError(RmxError):
+    """The swap names a position or a token that does not exist."""
+
+
+class ProblemError(RmxError):
+    """The problem or the problem set is missing or malformed."""
+
+
+class Busy(RmxError):
+    """Too many visitors wait for this engine."""

@@ -1,0 +1,1 @@
+"""The explore road: prompt → generate → Trace → forks → swap → answer."""

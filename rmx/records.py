@@ -1,0 +1,138 @@
+"""The records that travel between modules. Dicts are for JSON files and the wire only.
+
+Positions: `pos` counts completion tokens from 0. A position's statistics belong to the distribution that chose the
+token at that position, at temperature 1, in fp32.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Stop = Literal["eos", "answer", "length", "context", "cancelled", "read"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One token the model could have said."""
+
+    id: int
+    text: str
+    p: float  # probability at temperature 1
+
+    def json(self) -> dict[str, Any]:
+        return {"id": self.id, "text": self.text, "p": self.p}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDist:
+    """One token of a completion and the distribution that it was chosen from."""
+
+    pos: int  # 0 = first completion token
+    id: int
+    text: str  # what this token adds to the text; "" inside a character that is not complete yet
+    entropy: float  # nats, full vocabulary, temperature 1
+    logp: float  # natural log of the probability of `id`
+    rank: int  # 1 = the most likely token
+    forced: bool  # put there by a swap, not chosen by the decoder
+    top: tuple[Candidate, ...]  # best first
+
+    @property
+    def p(self) -> float:
+        return math.exp(self.logp)
+
+    def json(self, tau: float) -> dict[str, Any]:
+        return {
+            "pos": self.pos,
+            "id": self.id,
+            "text": self.text,
+            "entropy": self.entropy,
+            "logp": self.logp,
+            "rank": self.rank,
+            "fork": self.entropy > tau,
+            "forced": self.forced,
+            "top": [c.json() for c in self.top],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The final answer found in a completion; `correct` is None where no known answer was given."""
+
+    text: str | None
+    correct: bool | None
+
+    def json(self) -> dict[str, Any]:
+        return {"text": self.text, "correct": self.correct}
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """How many positions came out of the prefix cache and how many went through the network before the first token."""
+
+    reused: int
+    computed: int
+
+    def json(self) -> dict[str, int]:
+        return {"reused": self.reused, "computed": self.computed}
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A completion with its statistics and everything needed to repeat it."""
+
+    model: str
+    adapter: str | None
+    revision: str
+    dtype: str
+    prompt_ids: tuple[int, ...]
+    seed: int
+    temperature: float
+    top_p: float
+    tau: float
+    tokens: tuple[TokenDist, ...]
+    answer: Answer
+    stop: Stop
+    reuse: Reuse
+    seconds: float
+
+    @property
+    def ids(self) -> list[int]:
+        return [t.id for t in self.tokens]
+
+    @property
+    def text(self) -> str:
+        return "".join(t.text for t in self.tokens)
+
+    def forks(self) -> Iterator[TokenDist]:
+        return (t for t in self.tokens if t.entropy > self.tau)
+
+    def json(self) -> dict[str, Any]:
+        """The document of `rmx trace --json`."""
+        return {
+            "model": self.model,
+            "adapter": self.adapter,
+            "revision": self.revision,
+            "dtype": self.dtype,
+            "prompt_ids": list(self.prompt_ids),
+            "seed": self.seed,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "tau": self.tau,
+            "tokens": [t.json(self.tau) for t in self.tokens],
+            "answer": self.answer.json(),
+            "stop": self.stop,
+            "reuse": self.reuse.json(),
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question with its known answer."""
+
+    id: str
+    problem: str
+    answer: str | None
+    set: str = "own"
+    split: str = "test"
