@@ -1,0 +1,292 @@
+"""Pretraining of the miniature from nothing, on one processor core.
+
+Muon moves the weight matrices, AdamW the embeddings and norms. Two thirds of the sequences are a problem with one
+writer's solution (loss on the solution), the rest are drills of seven equations (loss on the results). The digits of
+results weigh more, because arithmetic is what takes longest to learn. A batch depends only on the seed and on its
+number, so a run that was cut off goes on from its checkpoint as if nothing had happened.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rmx.mini.sampling import Ids, right_padded
+from rmx.mini.task import MAX_VALUE, PROMPT, calculate, make_problem, write_solution
+from rmx.mini.tokenizer import MAX_POSITIONS
+from rmx.mini.words import NAMES, THINGS
+
+BLOCK = 16  # batches that are made, sorted by length and shuffled together
+DRILL_EQUATIONS = 7
+WARMUP_STEPS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainConfig:
+    """Everything that the weights depend on."""
+
+    steps: int = 6000
+    seed: int = 0
+    batch: int = 32  # sequences
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    feed_forward: int = 384
+    matrix_lr: float = 0.02  # Muon
+    other_lr: float = 0.004  # AdamW
+    decay_share: float = 0.5  # of the run, at its end, over which the learning rates fall to 0
+    drill_share: float = 0.3  # of the sequences
+    digit_weight: float = 4.0  # loss weight of the digits of results
+    stranger_share: float = 0.04  # of the problems, whose names and thing are made-up words
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.hidden % self.heads:
+            raise ValueError(f"steps and batch must be positive and heads must divide hidden: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training sequence; `weights[i]` is the loss weight of predicting `ids[i]`."""
+
+    ids: Ids
+    weights: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainStep:
+    """What one optimizer step did."""
+
+    step: int  # counted from 1
+    loss: float  # nats, weighted
+    digit_loss: float  # nats, of result digits alone
+    tokens: int  # so far, padding included
+    seconds: float  # since this process began training
+
+
+def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama with fresh weights that depend on the seed only."""
+    torch.manual_seed(config.seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden,
+            intermediate_size=config.feed_forward,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=MAX_POSITIONS,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            rms_norm_eps=1e-5,
+        )
+    )
+    model.generation_config.do_sample = False
+    model.generation_config.max_new_tokens = 160
+    return model
+
+
+# ---------------------------------------------------------------- data
+
+
+def _made_up(rng: random.Random) -> str:
+    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 7)))
+
+
+def _with_strangers(rng: random.Random, text: str) -> str:
+    """Replace known names and things by made-up words, so that a new word does not derail the model."""
+    known = set(NAMES) | set(THINGS)
+    invented: dict[str, str] = {}
+    words = text.split(" ")
+    for i, word in enumerate(words):
+        stem = word.rstrip(".,?")
+        if stem in known:
+            new = invented.setdefault(stem, _made_up(rng).title() if stem[0].isupper() else _made_up(rng) + "s")
+            words[i] = new + word[len(stem) :]
+    return " ".join(words)
+
+
+def drill(rng: random.Random) -> str:
+    """Seven right equations over the range of the task."""
+    made: list[str] = []
+    while len(made) < DRILL_EQUATIONS:
+        op = rng.choice("++--*/")
+        x, y = (rng.randint(2, 60), rng.randint(2, 12)) if op in "*/" else (rng.randint(2, 99), rng.randint(2, 60))
+        x = x * y if op == "/" else x
+        try:
+            value = calculate(x, op, y)
+        except ValueError:
+            continue
+        if x <= MAX_VALUE:
+            made.append(f" {x} {op} {y} = {value}.")
+    return "".join(made)
+
+
+class Data:
+    """Batches by number: batch `i` is the same in every run with the same config."""
+
+    def __init__(self, config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.equals = tokenizer(" =")["input_ids"][0]
+        self.stop = tokenizer(".")["input_ids"][0]
+
+    def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(B, T) ids and (B, T) loss weights, from batch `start` on, without end."""
+        number = start // BLOCK
+        while True:
+            for examples in self._block(number)[start % BLOCK :]:
+                ids = right_padded([e.ids for e in examples])
+                weights = torch.zeros(ids.shape)
+                for row, example in enumerate(examples):
+                    weights[row, : len(example.weights)] = torch.tensor(example.weights)
+                yield ids, weights
+            start, number = 0, number + 1
+
+    def _block(self, number: int) -> list[list[Example]]:
+        """BLOCK batches, each of sequences of about the same length."""
+        label, size = f"{self.config.seed}/{number}", self.config.batch * BLOCK
+        drills = round(size * self.config.drill_share)
+        examples = self._solutions(label, size - drills) + self._drills(label, drills)
+        order = random.Random(f"order/{label}")
+        examples.sort(key=lambda e: len(e.ids) + order.random())
+        batches = [examples[i : i + self.config.batch] for i in range(0, size, self.config.batch)]
+        order.shuffle(batches)
+        return batches
+
+    def _solutions(self, label: str, count: int) -> list[Example]:
+        numbers, words, writers = (random.Random(f"{kind}/{label}") for kind in ("numbers", "text", "writers"))
+        problems = [make_problem(numbers, "train", text_rng=words) for _ in range(count)]
+        solutions = [write_solution(writers, problem) for problem in problems]
+        texts = [
+            _with_strangers(words, p.problem) if words.random() < self.config.stranger_share else p.problem
+            for p in problems
+        ]
+        questions = self._encode([PROMPT.format(problem=text) for text in texts])
+        answers = [[*ids, self.tokenizer.eos_token_id] for ids in self._encode(solutions)]
+        return [
+            Example(q + a, [0.0] * len(q) + self._weights(a, other=1.0))
+            for q, a in zip(questions, answers, strict=True)
+        ]
+
+    def _drills(self, label: str, count: int) -> list[Example]:
+        rng = random.Random(f"drills/{label}")
+        return [Example(ids, self._weights(ids, other=0.0)) for ids in self._encode([drill(rng) for _ in range(count)])]
+
+    def _encode(self, texts: list[str]) -> list[Ids]:
+        return self.tokenizer(texts)["input_ids"] if texts else []
+
+    def _weights(self, ids: Ids, other: float) -> list[float]:
+        """`digit_weight` after each equals sign up to the full stop that ends the result; `other` elsewhere."""
+        weights, result = [], False
+        for token in ids:
+            weights.append(self.config.digit_weight if result else other)
+            result = (result or token == self.equals) and token != self.stop
+        return weights
+
+
+# ---------------------------------------------------------------- training
+
+
+def schedule(step: int, config: PretrainConfig) -> float:
+    """Share of the full learning rate at step 0, 1, ...: warm-up, plateau, linear fall."""
+    rise = min(1.0, (step + 1) / WARMUP_STEPS)
+    return rise * min(1.0, (config.steps - step) / (config.decay_share * config.steps))
+
+
+class Trainer:
+    """Model, optimizers and position in the data."""
+
+    def __init__(self, config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.config, self.data = config, Data(config, tokenizer)
+        self.model = new_model(config, tokenizer)
+        self.done, self.tokens = 0, 0
+        matrices = [p for n, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in n]
+        self.others = [p for n, p in self.model.named_parameters() if p.ndim != 2 or "embed" in n]
+        self.optimizers: list[tuple[torch.optim.Optimizer, float]] = [
+            (torch.optim.Muon(matrices, lr=config.matrix_lr, momentum=0.95, weight_decay=0.01), config.matrix_lr),
+            (torch.optim.AdamW(self.others, lr=config.other_lr, betas=(0.9, 0.98), weight_decay=0), config.other_lr),
+        ]
+
+    def run(self) -> Iterator[PretrainStep]:
+        """Train to the end, one step at a time."""
+        began = time.monotonic()
+        self.model.train()
+        for ids, weights in self.data.batches(self.done):
+            if self.done >= self.config.steps:
+                return
+            loss, digit_loss = self._step(ids, weights)
+            self.done, self.tokens = self.done + 1, self.tokens + ids.numel()
+            yield PretrainStep(self.done, loss, digit_loss, self.tokens, time.monotonic() - began)
+
+    def _step(self, ids: Tensor, weights: Tensor) -> tuple[float, float]:
+        for optimizer, full in self.optimizers:
+            optimizer.param_groups[0]["lr"] = full * schedule(self.done, self.config)
+        ce, weight = self._losses(ids, weights)
+        loss = (ce * weight).sum() / weight.sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.others, 1.0)
+        for optimizer, _ in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item(), ce[weight > 1].mean().item()
+
+    def _losses(self, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) cross-entropy and (N,) weight of the N tokens that count; the head runs on these alone."""
+        counts = weights[:, 1:] > 0
+        hidden = self.model.model(input_ids=ids).last_hidden_state[:, :-1][counts]
+        ce = F.cross_entropy(self.model.lm_head(hidden), ids[:, 1:][counts], reduction="none")
+        return ce, weights[:, 1:][counts]
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, replacing the one before in one move."""
+        state = {
+            "config": self.config,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
+            "done": self.done,
+            "tokens": self.tokens,
+        }
+        part = path.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(path)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint of our own making.
+
+        Raises:
+            ValueError: the checkpoint belongs to a run with another config.
+        """
+        with torch.serialization.safe_globals([PretrainConfig]):
+            state = torch.load(path, weights_only=True)
+        if state["config"] != self.config:
+            raise ValueError(f"{path} belongs to another run: {state['config']}; remove it to begin anew.")
+        self.model.load_state_dict(state["model"])
+        for (optimizer, _), saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.done, self.tokens = state["done"], state["tokens"]
+
+
+def pretrain(
+    config: PretrainConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    checkpoint: Path,
+    report: Callable[[PretrainStep], None],
+    every: int = 250,
+) -> LlamaForCausalLM:
+    """Train to the end, resuming from `checkpoint` where it exists; returns the fp32 model."""
+    trainer = Trainer(config, tokenizer)
+    if checkpoint.exists():
+        trainer.restore(checkpoint)
+    for done in trainer.run():
+        report(done)
+        if done.step % every == 0 or done.step == config.steps:
+            trainer.save(checkpoint)
+    trainer.model.eval()  # type: ignore[no-untyped-call]
+    return trainer.model

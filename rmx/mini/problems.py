@@ -1,0 +1,82 @@
+"""The bundled problem sets `mini` and `arith`, written by `python -m rmx.mini.problems`; always the same files."""
+
+import argparse
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rmx.mini.task import MiniProblem, make_set
+from rmx.mini.templates import Split
+from rmx.paths import ASSETS
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+# split -> (problems, of these with a held-out wording, seed)
+MINI_SIZES: Mapping[Split, tuple[int, int, int]] = {
+    "train": (600, 0, 101),
+    "validation": (200, 60, 102),
+    "test": (400, 120, 103),
+}
+ARITH_BUCKETS: Sequence[Split] = ("train", "train", "train", "validation", "test")
+
+Line = Mapping[str, str | int]
+
+
+def mini_set(split: Split) -> list[MiniProblem]:
+    """The bundled word problems of a split."""
+    size, held_out_wordings, seed = MINI_SIZES[split]
+    return make_set(size, seed, split, held_out_wordings)
+
+
+def _arith_split(op: str, x: int, y: int) -> Split:
+    """By hash; x op y and y op x share a split where they mean the same."""
+    pair = (x, y) if op == "-" else (min(x, y), max(x, y))
+    return ARITH_BUCKETS[zlib.crc32(f"{op}{pair}".encode()) % len(ARITH_BUCKETS)]
+
+
+def _arith_all() -> Iterator[tuple[str, int, int, int]]:
+    """(op, x, y, value) for digits 0 to 9 and values from 0 up."""
+    for x in range(10):
+        for y in range(10):
+            yield "+", x, y, x + y
+            if x >= y:
+                yield "-", x, y, x - y
+            yield "*", x, y, x * y
+
+
+def arith_set(split: Split) -> list[Line]:
+    """One-digit sums, differences and products as short questions, in mixed order."""
+    chosen = [fact for fact in _arith_all() if _arith_split(*fact[:3]) == split]
+    chosen.sort(key=lambda fact: zlib.crc32(f"order {fact}".encode()))
+    return [
+        {"id": f"arith-{split}-{i:03d}", "problem": f"What is {x} {op} {y}?", "answer": str(value)}
+        for i, (op, x, y, value) in enumerate(chosen)
+    ]
+
+
+def _write_lines(path: Path, lines: Sequence[Line]) -> None:
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+
+def write_sets(folder: Path) -> list[Path]:
+    """Write all six files; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for split in SPLITS:
+        lines: dict[str, Sequence[Line]] = {"mini": [p.json() for p in mini_set(split)], "arith": arith_set(split)}
+        for name, content in lines.items():
+            written.append(folder / f"{name}.{split}.jsonl")
+            _write_lines(written[-1], content)
+    return written
+
+
+def main() -> None:
+    """Write the problem sets and say how large they are."""
+    parser = argparse.ArgumentParser(prog="python -m rmx.mini.problems", description=__doc__)
+    parser.add_argument("--out", type=Path, default=ASSETS / "problems", help="folder for the JSONL files")
+    for path in write_sets(parser.parse_args().out):
+        print(f"{path}: {len(path.read_text(encoding='utf-8').splitlines())} problems")
+
+
+if __name__ == "__main__":
+    main()

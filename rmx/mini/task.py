@@ -1,0 +1,526 @@
+"""The miniature's task: word problems, and solutions by a mixture of writers who often part ways.
+
+Everything is synthetic. A problem is a template's wording with names, a thing and numbers put in; a solution is one
+paragraph of short equations. Which equation comes next is the writer's choice, drawn with the weights of
+`rmx/mini/templates.py`: these choices are the consequential forks. Synonyms of the verbs and of the connecting words
+are the harmless ones. Careful writers err less and hasty ones more; some who took a wrong first step notice it.
+"""
+
+import random
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from functools import cache
+from typing import Literal
+
+from rmx.mini.templates import TEMPLATES, Plan, Split, Step, Template, Wording
+from rmx.mini.words import NAMES, THINGS
+
+__all__ = [
+    "MAX_VALUE",
+    "NAMES",
+    "PROMPT",
+    "TEMPLATES",
+    "THINGS",
+    "Coverage",
+    "Equation",
+    "MiniProblem",
+    "compose",
+    "coverage",
+    "equations",
+    "final_answer",
+    "make_problem",
+    "make_set",
+    "split_of",
+    "write_solution",
+]
+
+HeldOut = Literal["none", "numbers", "wording"]
+
+MAX_VALUE = 99  # every number in a problem or a solution lies in 1 .. MAX_VALUE
+PROMPT = "Q: {problem}\nA:"
+SPLIT_BUCKETS = 16  # of these, 0 and 1 are test, 2 and 3 validation, the rest train
+
+SYNONYM_SHARES = (0.60, 0.25, 0.15)  # 0.94 nats: the entropy of a harmless fork
+VERBS = {
+    "+": ("add {x} and {y}", "combine {x} and {y}", "join {x} and {y}"),
+    "-": ("subtract {y} from {x}", "remove {y} from {x}", "drop {y} from {x}"),
+    "*": ("multiply {x} by {y}", "scale {x} by {y}", "take {x} times {y}"),
+    "/": ("divide {x} by {y}", "split {x} into {y}", "share {x} among {y}"),
+}
+NEXT_WORDS = ("Then", "Next", "Now")
+FINAL_WORDS = ("So", "Thus", "Hence")
+NOTICE_SHARE = 0.12  # of the writers whose first step was wrong
+NOTICE_TEXT = "Wait, that is wrong."
+
+_EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
+_BOXED = re.compile(r"\\boxed\{(\d+)\}")
+_CHOICE_MARKS = re.compile(r"[\[\]|]")
+_WORD = re.compile(r"[A-Za-z]+|\d+|[^\sA-Za-z\d]")
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A kind of solution writer, known by the opening words."""
+
+    opener: str
+    share: float
+    error_factor: float  # multiplies the share of flawed plans where below 1
+    success_factor: float  # multiplies the share of right plans where below 1
+
+    def success(self, plain: float) -> float:
+        """Share of right plans, given that of a plain writer."""
+        return self.success_factor * (1 - self.error_factor * (1 - plain))
+
+
+WRITERS = (
+    Writer("First,", 0.32, 1.0, 1.0),
+    Writer("Okay,", 0.26, 1.0, 1.0),
+    Writer("Let's see,", 0.20, 1.0, 1.0),
+    Writer("Step by step,", 0.13, 0.5, 1.0),
+    Writer("Quickly,", 0.09, 1.0, 0.6),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """One worked step."""
+
+    x: int
+    op: str
+    y: int
+    value: int
+
+    def __str__(self) -> str:
+        return f"{self.x} {self.op} {self.y} = {self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class MiniProblem:
+    """One word problem with its right answer and where it comes from."""
+
+    id: str
+    problem: str
+    answer: str
+    template: str
+    wording: int  # index into the template's wordings
+    split: Split
+    held_out: HeldOut  # what training has not seen: these numbers, or also this wording
+    numbers: tuple[tuple[str, int], ...]  # (slot, value)
+
+    def json(self) -> dict[str, str | int]:
+        """The line of a problem file."""
+        return {
+            "id": self.id,
+            "problem": self.problem,
+            "answer": self.answer,
+            "template": self.template,
+            "wording": self.wording,
+            "held_out": self.held_out,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Whether a text lies inside what the miniature was trained on, and why not."""
+
+    inside: bool
+    unknown_words: tuple[str, ...]
+    reason: str  # one sentence; empty where inside
+
+
+# ---------------------------------------------------------------- numbers and plans
+
+
+def calculate(x: int, op: str, y: int) -> int:
+    """The value of `x op y`.
+
+    Raises:
+        ValueError: a division that is not exact, or a value outside 1 .. 99; the message says which.
+    """
+    if op == "/":
+        if y == 0 or x % y:
+            raise ValueError(f"{x} cannot be divided by {y} without a rest.")
+        return x // y
+    value = {"+": x + y, "-": x - y, "*": x * y}[op]
+    if not 0 < value <= MAX_VALUE:
+        raise ValueError(f"{x} {op} {y} = {value}, but every result must lie between 1 and {MAX_VALUE}.")
+    return value
+
+
+def work_out(steps: Iterable[Step], numbers: Mapping[str, int]) -> list[Equation]:
+    """The equations of a plan; raises ValueError where a step cannot be done."""
+    known, worked = dict(numbers), []
+    for i, step in enumerate(steps, 1):
+        x, y = known[step.left], known[step.right]
+        known[f"s{i}"] = calculate(x, step.op, y)
+        worked.append(Equation(x, step.op, y, known[f"s{i}"]))
+    return worked
+
+
+def worked_plans(template: Template, numbers: Mapping[str, int]) -> dict[str, list[Equation]]:
+    """The equations of every plan that these numbers allow."""
+    worked = {}
+    for plan in template.plans.values():
+        try:
+            worked[plan.name] = work_out(plan.steps, numbers)
+        except ValueError:
+            continue
+    return worked
+
+
+def right_plans(template: Template) -> list[Plan]:
+    """The right plans, the main one first."""
+    return [plan for plan in template.plans.values() if plan.right]
+
+
+def split_of(template: str, numbers: Mapping[str, int]) -> Split:
+    """The split that a template with these numbers belongs to, by a hash that never changes."""
+    bucket = zlib.crc32(f"{template}{sorted(numbers.items())}".encode()) % SPLIT_BUCKETS
+    return "test" if bucket < 2 else "validation" if bucket < 4 else "train"
+
+
+def _telling_numbers(template: Template, numbers: Mapping[str, int]) -> bool:
+    """True if every plan can be done and exactly the right ones reach the right answer."""
+    worked = worked_plans(template, numbers)
+    if len(worked) < len(template.plans):
+        return False
+    results = {name: equations[-1].value for name, equations in worked.items()}
+    right = {results[plan.name] for plan in right_plans(template)}
+    flawed = {results[plan.name] for plan in template.plans.values() if not plan.right}
+    return len(right) == 1 and not right & flawed
+
+
+def draw_numbers(rng: random.Random, template: Template, split: Split) -> dict[str, int]:
+    """Distinct numbers of this split on which no flawed plan is right by luck."""
+    while True:
+        numbers = {name: rng.randint(low, high) for name, (low, high) in template.slots.items()}
+        if len(set(numbers.values())) < len(numbers) or split_of(template.name, numbers) != split:
+            continue
+        if _telling_numbers(template, numbers):
+            return numbers
+
+
+# ---------------------------------------------------------------- problems
+
+
+def _numbers_by_slot(template: Template, numbers: Mapping[str, int] | Sequence[int]) -> dict[str, int]:
+    """Check the count and the ranges of a visitor's numbers."""
+    if not isinstance(numbers, Mapping):
+        if len(numbers) != len(template.slots):
+            raise ValueError(f"This template takes {len(template.slots)} numbers, not {len(numbers)}.")
+        numbers = dict(zip(template.slots, numbers, strict=True))
+    if set(numbers) != set(template.slots):
+        raise ValueError(f"This template takes the numbers {', '.join(template.slots)}.")
+    for name, (low, high) in template.slots.items():
+        if not low <= numbers[name] <= high:
+            raise ValueError(f"The number {name} must lie between {low} and {high}, but it is {numbers[name]}.")
+    return {name: int(numbers[name]) for name in template.slots}
+
+
+def _right_answer(template: Template, numbers: Mapping[str, int]) -> int:
+    """The answer of the first right plan that can be done; raises the main plan's complaint if none can."""
+    complaint: ValueError | None = None
+    for plan in right_plans(template):
+        try:
+            return work_out(plan.steps, numbers)[-1].value
+        except ValueError as error:
+            complaint = complaint or error
+    raise complaint or ValueError(f"The template {template.name} has no right plan.")
+
+
+def _fill(text: str, names: tuple[str, str], thing: str, numbers: Mapping[str, int]) -> str:
+    return text.format(A=names[0], B=names[1], o=thing, **numbers)
+
+
+def _held_out(wording: Wording, split: Split) -> HeldOut:
+    if wording.split != "train":
+        return "wording"
+    return "none" if split == "train" else "numbers"
+
+
+def _checked_wording(template: Template, index: int) -> Wording:
+    if not 0 <= index < len(template.wordings):
+        raise ValueError(f"{template.name} has the wordings 0 to {len(template.wordings) - 1}, not {index}.")
+    return template.wordings[index]
+
+
+def compose(
+    template: str, wording: int, names: Sequence[str], thing: str, numbers: Mapping[str, int] | Sequence[int]
+) -> MiniProblem:
+    """Put a problem together and work out its right answer.
+
+    Args:
+        template: a key of `TEMPLATES`.
+        wording: index into that template's wordings; the first of every choice of words is taken.
+        names: two different names, see `NAMES`.
+        thing: a plural from `THINGS`.
+        numbers: value by slot name, or the values in the order of the slots.
+
+    Raises:
+        ValueError: the names, the thing or the numbers do not work; the message is a sentence for the visitor.
+    """
+    if template not in TEMPLATES:
+        raise ValueError(f"There is no template {template!r}.")
+    chosen = TEMPLATES[template]
+    text = _checked_wording(chosen, wording).plain()
+    return compose_text(chosen, wording, text, names, thing, _numbers_by_slot(chosen, numbers))
+
+
+def compose_text(
+    template: Template, wording: int, text: str, names: Sequence[str], thing: str, numbers: Mapping[str, int]
+) -> MiniProblem:
+    """`compose` with a given variant of the wording's text; the numbers must be by slot."""
+    first, second = _checked_names(names)
+    if not re.fullmatch(r"[a-z]+", thing):
+        raise ValueError(f"The thing must be one lower-case word in the plural, not {thing!r}.")
+    answer = _right_answer(template, numbers)
+    # A held-out wording belongs to its own split, whatever the numbers.
+    own = template.wordings[wording].split
+    split = own if own != "train" else split_of(template.name, numbers)
+    return MiniProblem(
+        id="-".join(["mini", template.name, str(wording), *map(str, numbers.values())]),
+        problem=_fill(text, (first, second), thing, numbers),
+        answer=str(answer),
+        template=template.name,
+        wording=wording,
+        split=split,
+        held_out=_held_out(template.wordings[wording], split),
+        numbers=tuple(numbers.items()),
+    )
+
+
+def _checked_names(names: Sequence[str]) -> tuple[str, str]:
+    if len(names) != 2 or names[0] == names[1]:
+        raise ValueError("A problem takes two different names.")
+    for name in names:
+        if not re.fullmatch(r"[A-Z][a-z]+", name):
+            raise ValueError(f"A name must be one capitalised word, not {name!r}.")
+    return names[0], names[1]
+
+
+def make_problem(
+    rng: random.Random,
+    split: Split = "train",
+    template: str | None = None,
+    wording: int | None = None,
+    held_out_wording: bool = False,
+    text_rng: random.Random | None = None,
+) -> MiniProblem:
+    """Draw a problem whose numbers belong to `split`.
+
+    Args:
+        rng: draws template, wording and numbers.
+        split: the split of the numbers, and of the wording where `held_out_wording`.
+        template, wording: fix the choice; by default any of `TEMPLATES`, any fitting wording.
+        held_out_wording: take a wording that was never trained on; `split` must not be train.
+        text_rng: draws names, thing and variant of the text, so that these leave the numbers alone; default `rng`.
+
+    Raises:
+        ValueError: no wording fits.
+    """
+    words = text_rng or rng
+    wanted: Split = split if held_out_wording else "train"
+    if held_out_wording and split == "train":
+        raise ValueError("The train split has no held-out wordings.")
+    name = template or rng.choice([t.name for t in TEMPLATES.values() if t.wordings_of(wanted)])
+    chosen = TEMPLATES[name]
+    if wording is None:
+        if not chosen.wordings_of(wanted):
+            raise ValueError(f"The template {name} has no held-out wording for {split}.")
+        wording = rng.choice(chosen.wordings_of(wanted))
+    numbers = draw_numbers(rng, chosen, split)
+    text = words.choice(list(_checked_wording(chosen, wording).variants()))
+    return compose_text(chosen, wording, text, words.sample(NAMES, 2), words.choice(THINGS), numbers)
+
+
+def cells(split: Split, held_out_wording: bool = False) -> list[tuple[str, int]]:
+    """All (template, wording) pairs: the trained ones, or those held out for `split`."""
+    wanted: Split = split if held_out_wording else "train"
+    return [(t.name, i) for t in TEMPLATES.values() for i in t.wordings_of(wanted)]
+
+
+def make_set(
+    n: int, seed: int, split: Split, held_out_wordings: int = 0, prefix: str | None = None
+) -> list[MiniProblem]:
+    """`n` different problems of a split, spread evenly over templates and wordings, in mixed order.
+
+    `held_out_wordings` of them have wordings that were never trained on. No two share wording and numbers.
+    Ids are `prefix-0000` and so on; the default prefix is `mini-<split>`.
+    """
+    rng, text_rng = random.Random(f"numbers/{seed}"), random.Random(f"text/{seed}")
+    made: list[MiniProblem] = []
+    seen: set[str] = set()
+    for count, unseen in ((n - held_out_wordings, False), (held_out_wordings, True)):
+        order = rng.sample(cells(split, unseen), len(cells(split, unseen))) if count else []
+        for i in range(count):
+            problem = make_problem(rng, split, *order[i % len(order)], unseen, text_rng)
+            while problem.id in seen:
+                problem = make_problem(rng, split, *order[i % len(order)], unseen, text_rng)
+            seen.add(problem.id)
+            made.append(problem)
+    rng.shuffle(made)
+    label = prefix or f"mini-{split}"
+    return [replace(problem, id=f"{label}-{i:04d}") for i, problem in enumerate(made)]
+
+
+# ---------------------------------------------------------------- solutions
+
+
+def plan_weights(problem: MiniProblem, writer: Writer) -> dict[str, float]:
+    """Share of each plan among the solutions that this writer gives to this problem.
+
+    Raises:
+        ValueError: the wording is held out, so no writer has ever seen it.
+    """
+    template = TEMPLATES[problem.template]
+    weights = template.wordings[problem.wording].weights
+    if not weights:
+        raise ValueError(f"Wording {problem.wording} of {problem.template} is held out: it has no solutions.")
+    doable = worked_plans(template, dict(problem.numbers))
+    plain = {name: weight for name, weight in weights.items() if name in doable}
+    right = sum(weight for name, weight in plain.items() if template.plans[name].right)
+    flawed = sum(plain.values()) - right
+    success = writer.success(right / (right + flawed)) if flawed else 1.0
+    return {
+        name: weight / right * success if template.plans[name].right else weight / flawed * (1 - success)
+        for name, weight in plain.items()
+    }
+
+
+def write_solution(rng: random.Random, problem: MiniProblem) -> str:
+    """A solution by a random writer, beginning with a space; right or wrong as the plan it follows."""
+    writer = rng.choices(WRITERS, [w.share for w in WRITERS])[0]
+    weights = plan_weights(problem, writer)
+    plan = rng.choices(list(weights), list(weights.values()))[0]
+    return write_plan(rng, problem, writer, plan)
+
+
+def write_plan(rng: random.Random, problem: MiniProblem, writer: Writer, plan: str) -> str:
+    """The paragraph of one writer who follows one plan, or turns back after a wrong first step."""
+    template = TEMPLATES[problem.template]
+    worked = worked_plans(template, dict(problem.numbers))
+    steps = worked[plan]
+    said = [_say(rng, steps[0], first=True)]
+    if _first_step_wrong(template, worked, plan) and rng.random() < NOTICE_SHARE:
+        steps = worked[right_plans(template)[0].name]
+        said += [NOTICE_TEXT, _say(rng, steps[0], first=True)]
+    said += [_say(rng, step, first=False) for step in steps[1:]]
+    facts = ", ".join(re.findall(r"\d+", problem.problem))
+    opening = f"{writer.opener} the facts are {facts}."
+    ending = f"{_synonym(rng, FINAL_WORDS)} the answer is \\boxed{{{steps[-1].value}}}."
+    return " " + " ".join([opening, *said, ending])
+
+
+def _first_step_wrong(template: Template, worked: Mapping[str, list[Equation]], plan: str) -> bool:
+    """True if no right plan begins like this one, and the main right plan can be done."""
+    right = [worked[p.name][0] for p in right_plans(template) if p.name in worked]
+    return right_plans(template)[0].name in worked and worked[plan][0] not in right
+
+
+def _synonym(rng: random.Random, words: Sequence[str]) -> str:
+    return rng.choices(words, SYNONYM_SHARES)[0]
+
+
+def _say(rng: random.Random, step: Equation, first: bool) -> str:
+    """One sentence: `We add 3 and 4: 3 + 4 = 7.`"""
+    head = "We" if first else f"{_synonym(rng, NEXT_WORDS)} we"
+    return f"{head} {_synonym(rng, VERBS[step.op]).format(x=step.x, y=step.y)}: {step}."
+
+
+def final_answer(text: str) -> str | None:
+    """The number in the last box of a solution; None where there is none."""
+    found = _BOXED.findall(text)
+    return found[-1] if found else None
+
+
+def equations(text: str) -> list[tuple[Equation, bool]]:
+    """The equations of a solution, each with whether it is right."""
+    found = [Equation(int(x), op, int(y), int(value)) for x, op, y, value in _EQUATION.findall(text)]
+    return [(equation, _holds(equation)) for equation in found]
+
+
+def _holds(equation: Equation) -> bool:
+    x, y, value = equation.x, equation.y, equation.value
+    return {"+": x + y == value, "-": x - y == value, "*": x * y == value, "/": y * value == x}[equation.op]
+
+
+# ---------------------------------------------------------------- coverage
+
+LIKENESS = 0.66  # share of words in common, in order, that makes a text resemble a wording
+
+
+@cache
+def _known_words() -> frozenset[str]:
+    """Lower-case words of all training wordings, names and things."""
+    words = {w.lower() for w in (*NAMES, *THINGS)}
+    for template in TEMPLATES.values():
+        for i in template.wordings_of("train"):
+            text = _CHOICE_MARKS.sub(" ", re.sub(r"\{\w+\}", " ", template.wordings[i].text))
+            words |= {w.lower() for w in re.findall(r"[A-Za-z]+", text)}
+    return frozenset(words)
+
+
+def _shape(text: str) -> tuple[str, ...]:
+    """The words of a text with names, things and numbers each put under one sign."""
+    names, things = set(NAMES), set(THINGS)
+    return tuple(
+        "A" if word in names else "o" if word.lower() in things else "0" if word.isdigit() else word.lower()
+        for word in _WORD.findall(text)
+    )
+
+
+@cache
+def _known_shapes() -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(template, shape) of every variant of every training wording."""
+    filled = {"A": NAMES[0], "B": NAMES[1], "o": THINGS[0]}
+    shapes = {}
+    for template in TEMPLATES.values():
+        for i in template.wordings_of("train"):
+            for text in template.wordings[i].variants():
+                shapes[_shape(text.format(**filled, **dict.fromkeys(template.slots, 1)))] = template.name
+    return tuple((name, shape) for shape, name in shapes.items())
+
+
+def likeness(text: str, count: int) -> float:
+    """How much a text resembles the nearest training wording that takes `count` numbers, 0 to 1."""
+    matcher: SequenceMatcher[str] = SequenceMatcher(autojunk=False)
+    matcher.set_seq2(_shape(text))
+    best = 0.0
+    for name, known in _known_shapes():
+        if len(TEMPLATES[name].slots) != count:
+            continue
+        matcher.set_seq1(known)
+        if matcher.real_quick_ratio() > best and matcher.quick_ratio() > best:
+            best = max(best, matcher.ratio())
+    return best
+
+
+def coverage(text: str) -> Coverage:
+    """Say whether a visitor's text lies inside what the miniature was trained on.
+
+    Inside means: only known words (any of `NAMES` and `THINGS` will do), numbers from 1 to 99 as digits, and words
+    that mostly follow a training wording with as many numbers.
+    """
+    words = re.findall(r"[^\W\d_]+", text)
+    unknown = tuple(dict.fromkeys(word for word in words if word.lower() not in _known_words()))
+    reason = _why_outside(text, unknown, [int(n) for n in re.findall(r"\d+", text)])
+    return Coverage(not reason, unknown, reason)
+
+
+def _why_outside(text: str, unknown: tuple[str, ...], numbers: list[int]) -> str:
+    if not text.strip():
+        return "There is no text."
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (" and more" if len(unknown) > 5 else "")
+        return f"It contains words that the miniature has never seen: {shown}."
+    if any(not 1 <= n <= MAX_VALUE for n in numbers):
+        return f"It contains numbers outside 1 to {MAX_VALUE}."
+    counts = sorted({len(template.slots) for template in TEMPLATES.values()})
+    if len(numbers) not in counts:
+        return f"It has {len(numbers)} numbers; the miniature's problems have {counts[0]} to {counts[-1]}."
+    if likeness(text, len(numbers)) < LIKENESS:
+        return "It does not resemble any kind of problem that the miniature was trained on."
+    return ""
