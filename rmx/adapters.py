@@ -69,7 +69,7 @@ def _check_targets(model: Model, config: Any, spec: str) -> None:
 
 def _attach(model: Model, place: str, name: str) -> None:
     engine = model.engine
-    options = {"adapter_name": name, "is_trainable": False, "use_safetensors": True}
+    options: dict[str, Any] = {"adapter_name": name, "is_trainable": False, "use_safetensors": True}
     if isinstance(engine.model, PeftModel):
         engine.model.load_adapter(place, **options)
         return

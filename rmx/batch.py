@@ -52,7 +52,9 @@ def continue_batch(
     ids = list(firsts)
     room = min(max_new, engine.context - len(prefix))
     for step in range(1, room + 1):
-        going = [i for i, (row, token) in enumerate(zip(live, ids, strict=True)) if _goes_on(out[row], token, row, over)]
+        going = [
+            i for i, (row, token) in enumerate(zip(live, ids, strict=True)) if _goes_on(out[row], token, row, over)
+        ]
         if not going or step == room or cancelled():
             break
         if len(going) < len(live):

@@ -149,8 +149,9 @@ def _plain(trace: Any) -> str:
     """A trace for the terminal: forks in brackets with their entropy."""
     marked = "".join(f"[{t.text}|{t.entropy:.2f}]" if t.entropy > trace.tau else t.text for t in trace.tokens)
     right = {True: "right", False: "wrong", None: "not graded"}[trace.answer.correct]
+    forks = len(list(trace.forks()))
     return (
-        f"{marked}\n  answer {trace.answer.text} ({right}) · {len(trace.tokens)} tokens, {len(list(trace.forks()))} forks "
+        f"{marked}\n  answer {trace.answer.text} ({right}) · {len(trace.tokens)} tokens, {forks} forks "
         f"· stop: {trace.stop} · reused {trace.reuse.reused}, computed {trace.reuse.computed} · {trace.seconds:.2f} s"
     )
 

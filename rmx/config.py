@@ -1,4 +1,4 @@
-"""Validated settings of the explore road. Each is checked once, when it is made, and says what is wrong in a sentence."""
+"""Validated settings of the explore road: checked once, when they are made, with a sentence for what is wrong."""
 
 import math
 from dataclasses import dataclass

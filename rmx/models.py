@@ -275,6 +275,15 @@ def fingerprint(folder: Path) -> str:
     return "sha256:" + digest.hexdigest()[:16]
 
 
+def _plain(model: Any) -> Any:
+    """The same fp32 weights without the mark of a quantised load, which refuses to be saved."""
+    config = type(model.config)(**{k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    return plain
+
+
 def dequantised(gguf: Path) -> Path:
     """A folder with the fp32 weights of a GGUF file, made once and kept in the cache folder.
 
@@ -298,7 +307,7 @@ def dequantised(gguf: Path) -> Path:
             model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         except Exception as error:  # the GGUF reader raises whatever its parser meets in a broken file
             raise ModelError(f"{gguf} cannot be read as a GGUF model: {_first_line(str(error))}") from error
-        model.save_pretrained(work)
+        _plain(model).save_pretrained(work)
         tokenizer.save_pretrained(work)
         shutil.rmtree(done, ignore_errors=True)
         Path(work).rename(done)

@@ -2,22 +2,22 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rmx.errors import Busy
 
 
-class Cancelled(Exception):
-    """The one who waited gave up; not an error to show."""
+class Ticket:
+    """A place in line."""
 
 
 class Turns:
-    """One holder at a time. Unlike threading.Lock it may be released from another thread and it is fair."""
+    """One holder at a time. Unlike threading.Lock it is fair, and a turn may be given back from another thread."""
 
     def __init__(self, limit: int = 64) -> None:
         self._changed = threading.Condition()
-        self._line: deque[object] = deque()  # the first one holds the engine
+        self._line: deque[Ticket] = deque()  # the first one holds the engine
         self.limit = limit
 
     def waiting(self) -> int:
@@ -25,44 +25,37 @@ class Turns:
         with self._changed:
             return len(self._line)
 
-    @contextmanager
-    def turn(
-        self, cancelled: Callable[[], bool] = lambda: False, on_wait: Callable[[int], None] | None = None
-    ) -> Iterator[None]:
-        """Wait for the engine, hold it, give it back.
-
-        Args:
-            cancelled: asked while waiting; True leaves the line.
-            on_wait: told the number of visitors ahead whenever it changes.
+    def enter(self) -> Ticket:
+        """Join the line.
 
         Raises:
-            Busy: the line is full. Cancelled: `cancelled` said so while waiting.
+            Busy: the line is full.
         """
-        ticket = object()
+        ticket = Ticket()
         with self._changed:
             if len(self._line) >= self.limit:
                 raise Busy(f"{len(self._line)} requests wait for this model already. Try again in a moment.")
             self._line.append(ticket)
+        return ticket
+
+    def wait(self, ticket: Ticket, timeout: float | None = None) -> int:
+        """Wait until the ticket's turn comes or `timeout` seconds pass; returns how many are still ahead."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._line[0] is ticket, timeout)
+            return self._line.index(ticket)
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give the turn, or the place in line, back. A ticket may be given back once only."""
+        with self._changed:
+            self._line.remove(ticket)
+            self._changed.notify_all()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for the engine, hold it, give it back."""
+        ticket = self.enter()
         try:
-            self._wait(ticket, cancelled, on_wait)
+            self.wait(ticket)
             yield
         finally:
-            with self._changed:
-                self._line.remove(ticket)
-                self._changed.notify_all()
-
-    def _wait(self, ticket: object, cancelled: Callable[[], bool], on_wait: Callable[[int], None] | None) -> None:
-        told = 0
-        while True:
-            with self._changed:
-                ahead = self._line.index(ticket)
-                if ahead == told and ahead:
-                    self._changed.wait(timeout=0.1)  # a cancel has no way to notify
-                    ahead = self._line.index(ticket)
-            if ahead == 0:
-                return
-            if cancelled():
-                raise Cancelled
-            if ahead != told and on_wait:
-                on_wait(ahead)
-            told = ahead
+            self.leave(ticket)

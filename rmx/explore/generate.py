@@ -37,23 +37,31 @@ class Job:
 class Generation:
     """An iterable over the tokens that are new; `trace()` gives the whole completion, also after a cancel.
 
-    The engine is held from the first token to the last, or until the iterator is closed.
+    Iterating holds the engine's turn from the first token to the last, or until the iterator is closed; a caller
+    that has the turn already iterates over `tokens_held()`.
     """
 
     model: Model
     job: Job
     cancelled: Callable[[], bool] = lambda: False
-    on_wait: Callable[[int], None] | None = None
     tokens: list[TokenDist] = field(default_factory=list)
     reuse: Reuse = Reuse(0, 0)
     stop: Stop = "cancelled"
     seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not self.job.cold:
+            self.tokens.extend(self.job.kept)
+
     def __iter__(self) -> Iterator[TokenDist]:
-        engine = self.model.engine
-        with engine.turns.turn(self.cancelled, self.on_wait), engine.using(self.job.adapter):
-            began = time.perf_counter()
-            stream: Stream | None = None
+        with self.model.engine.turns.turn():
+            yield from self.tokens_held()
+
+    def tokens_held(self) -> Iterator[TokenDist]:
+        """The new tokens, for a caller that holds the engine's turn."""
+        began = time.perf_counter()
+        stream: Stream | None = None
+        with self.model.engine.using(self.job.adapter):
             try:
                 for token in self._begin():
                     if isinstance(token, Stream):
@@ -100,7 +108,6 @@ class Generation:
         """Kept, forced or read tokens, the stream that stands behind them, then the tokens the model chooses."""
         job = self.job
         kept = () if job.cold else job.kept
-        self.tokens.extend(kept)
         given = tuple(t.id for t in job.kept[len(kept) :]) + (job.forced if job.read is None else job.read)
         first = self._known_first(kept)
         # Index i of the sequence decides token i + 1: the first given token is decided by the last kept one.
@@ -176,8 +183,9 @@ class Generation:
                 logp, rank = float(cap.top_logp[0, 0]), 1
             else:
                 chosen = torch.tensor([token_id], device=stream.logits.device)
-                logp, rank = (x.item() for x in logp_and_rank(stream.logits[None], cap.lse, chosen))
-            token = self._dist(pos, token_id, pieces.feed(token_id), cap, 0, logp, int(rank), False)
+                logps, ranks = logp_and_rank(stream.logits[None], cap.lse, chosen)
+                logp, rank = float(logps), int(ranks)
+            token = self._dist(pos, token_id, pieces.feed(token_id), cap, 0, logp, rank, False)
             yield token
             if self._over(rule, [token]):
                 return

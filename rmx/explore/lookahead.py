@@ -9,7 +9,11 @@ LOOK_AHEAD = 16  # tokens after the alternative itself
 
 
 def look_ahead(
-    model: Model, prefix: Sequence[int], alternatives: Sequence[int], adapter: str | None = None, length: int = LOOK_AHEAD
+    model: Model,
+    prefix: Sequence[int],
+    alternatives: Sequence[int],
+    adapter: str | None = None,
+    length: int = LOOK_AHEAD,
 ) -> list[list[int]]:
     """Greedy continuations of `prefix`, one for each alternative; each list begins with its alternative.
 

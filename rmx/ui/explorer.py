@@ -1,0 +1,239 @@
+"""What the token view asks for and is told: runs to messages, clicks to jobs. No gradio in here.
+
+Messages are idempotent: each says which run it belongs to and where its tokens start, so a page that missed one asks
+`tail` for the rest. Everything that comes from a browser is checked; ids are unguessable and are the permission.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rmx.config import TOP_SHOWN, Sampling, check_tau
+from rmx.errors import RmxError, SwapError
+from rmx.explore.branch import swap_job
+from rmx.explore.generate import Job, read_job
+from rmx.explore.lookahead import look_ahead
+from rmx.explore.runs import Run, Runs
+from rmx.explore.vocabulary import search
+from rmx.records import TokenDist
+from rmx.workspace import Workspace
+
+log = logging.getLogger(__name__)
+INTERVAL = 0.08  # seconds between messages while streaming
+FORCED, SPECIAL = 1, 2
+Message = dict[str, Any]
+
+
+class Explorer:
+    """The explore road for the page: start, pick, halt, and the read-only questions."""
+
+    def __init__(self, workspace: Workspace, runs: Runs | None = None) -> None:
+        self.workspace = workspace
+        self.runs = runs or Runs()
+
+    # -- making runs ----------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        spec: str,
+        adapter: str | None,
+        problem: str,
+        sampling: Sampling,
+        tau: float,
+        *,
+        known: str | None = None,
+        raw: bool = False,
+        read: str | None = None,
+        title: str | None = None,
+    ) -> Run:
+        """A new tree: its first branch, not generated yet.
+
+        Raises:
+            RmxError: the model, the prompt or a setting cannot be used.
+        """
+        check_tau(tau)
+        model = self.workspace.model(spec)
+        name = self.workspace.adapter(model, adapter)
+        ids = model.prompt_ids(problem, raw)
+        known = (known or "").strip() or None
+        if read is None:
+            job = Job(ids, sampling, tau, name, known)
+        else:
+            job = replace(read_job(model, ids, read, tau, known), adapter=name)
+        run = Run(model, job, model.detokenizer.text(ids), tree="", title=title)
+        run.tree = run.id
+        return self.runs.add(run)
+
+    def pick(self, data: object) -> Run:
+        """A new branch from {"run", "pos", "token_ids" | "text"}.
+
+        Raises:
+            SwapError: anything in it that does not exist.
+        """
+        run, pos = self._place(data)
+        ids = _get(data, "token_ids")
+        text = _get(data, "text")
+        if isinstance(text, str) and ids is None:
+            ids = run.model.encode(text[:2000])
+        if not isinstance(ids, list):
+            raise SwapError("Nothing to force: pick a token or type some text.")
+        job = swap_job(run.job, run.tokens, pos, ids, run.model.engine.vocab_size)
+        if run.job.read is not None:  # a pasted text goes on as if it had been generated
+            job = replace(job, sampling=replace(job.sampling, max_new_tokens=max(len(run.tokens) * 2, 512)))
+        return self.runs.add(Run(run.model, job, run.prompt, run.tree, run, run.title))
+
+    def stream(self, run: Run) -> Iterator[Message]:
+        """Generate a run and tell the page, at most a dozen times a second; the last message has the result."""
+        sent, due, told = run.at or 0, 0.0, 0
+        try:
+            for count in run.steps():
+                now = time.monotonic()
+                if count == 0 and run.waiting != told:
+                    told = run.waiting
+                    yield {"run": run.id, "start": sent, "toks": [], "done": False, "waiting": told}
+                elif count > sent and now >= due:
+                    yield self.message(run, sent)
+                    sent, due = count, now + INTERVAL
+        except (torch.OutOfMemoryError, RmxError) as error:
+            run.error = str(error) if isinstance(error, RmxError) else _out_of_memory(run)
+        yield self.message(run, sent)
+
+    def halt(self, data: object) -> None:
+        """Stop a run within one step; unknown ids are ignored."""
+        if run := self.runs.find(_get(data, "run")):
+            run.halt()
+
+    # -- questions of the page ------------------------------------------------------------------------------------
+
+    def tail(self, data: object) -> Message:
+        """Everything of a run from {"run", "start"} on."""
+        start = _get(data, "start")
+        return self.message(self.runs.get(_get(data, "run")), start if type(start) is int and start > 0 else 0, True)
+
+    def inspect(self, data: object) -> Message:
+        """The distribution behind one token: {"run", "pos"}."""
+        run, pos = self._place(data)
+        token = run.tokens[pos]
+        known = {k: v for k, v in token.json(run.job.tau).items() if k not in ("logp", "fork")}
+        return known | {"p": token.p}
+
+    def look(self, data: object) -> Message:
+        """What each of the five alternatives at {"run", "pos"} would say next."""
+        run, pos = self._place(data)
+        prefix = [*run.job.prompt_ids, *(t.id for t in run.tokens[:pos])]
+        ids = [c.id for c in run.tokens[pos].top[:TOP_SHOWN]]
+        rows = look_ahead(run.model, prefix, ids, run.job.adapter)
+        detokenizer = run.model.detokenizer
+        texts = [detokenizer.text([i for i in row[1:] if i not in detokenizer.special_ids]) for row in rows]
+        return {"pos": pos, "alternatives": [{"id": i, "text": t} for i, t in zip(ids, texts, strict=True)]}
+
+    def search(self, data: object) -> Message:
+        """Tokens of the whole vocabulary that contain {"run", "pos", "q"}."""
+        run, pos = self._place(data)
+        prefix = [*run.job.prompt_ids, *(t.id for t in run.tokens[:pos])]
+        query = _get(data, "q")
+        found = search(run.model, prefix, str(query or "")[:100], run.job.adapter)
+        return {"tokens": [{"id": i, "text": t, "p": p, "rank": r} for i, t, p, r in found]}
+
+    # -- messages -------------------------------------------------------------------------------------------------
+
+    def message(self, run: Run, start: int, whole: bool = False) -> Message:
+        """Tokens from `start` on; with the opening facts at the beginning and the result at the end."""
+        tokens = run.tokens[start:]
+        done = run.done
+        message: Message = {
+            "run": run.id,
+            "start": start,
+            "toks": [self._token(run, t) for t in tokens],
+            "done": done,
+        }
+        if whole or start == (run.at or 0):
+            message["open"] = self._open(run)
+        if run.error:
+            message["error"] = run.error
+        if done:
+            message["result"] = self._result(run)
+            message["tree"] = [self._branch(r) for r in self.runs.branches(run.tree)]
+        return message
+
+    def _token(self, run: Run, t: TokenDist) -> list[Any]:
+        special = SPECIAL if t.id in run.model.detokenizer.special_ids else 0
+        return [t.text, round(t.entropy, 4), round(t.p, 6), t.rank, (FORCED if t.forced else 0) | special]
+
+    def _open(self, run: Run) -> Message:
+        return {
+            "tree": run.tree,
+            "parent": run.parent.id if run.parent else None,
+            "at": run.at,
+            "forced": len(run.job.forced) if run.parent else 0,
+            **self._swap(run),
+            "tau": run.job.tau,
+            "label": "read" if run.job.read is not None else run.job.sampling.label,
+            "model": run.model.spec + (f" + {run.job.adapter}" if run.job.adapter else ""),
+            "prompt": run.prompt,
+            "known": run.job.known,
+            "title": run.title,
+        }
+
+    def _swap(self, run: Run) -> Message:
+        """What a branch forced and how likely it was; the probability is that of all its forced tokens together."""
+        if run.parent is None or run.job.fork is None:
+            return {"from_text": None, "to_text": None, "to_p": None}
+        at, n = len(run.job.kept), len(run.job.forced)
+        logp = sum(t.logp for t in run.tokens[at : at + n])
+        lone, text = run.model.detokenizer.lone, run.model.detokenizer.text
+        p = float(torch.tensor(logp).exp()) if len(run.tokens) > at else None
+        return {"from_text": lone(run.job.fork.id), "to_text": text(run.job.forced), "to_p": p}
+
+    def _result(self, run: Run) -> Message:
+        trace = run.trace
+        if trace is None:
+            return {"answer": {"text": None, "correct": None}, "stop": "error", "n": len(run.tokens)}
+        return {
+            "answer": trace.answer.json(),
+            "stop": trace.stop,
+            "reuse": trace.reuse.json(),
+            "seconds": round(trace.seconds, 3),
+            "n": len(run.tokens),
+        }
+
+    def _branch(self, run: Run) -> Message:
+        answer = run.trace.answer.json() if run.trace else {"text": None, "correct": None}
+        label = "read" if run.job.read is not None else run.job.sampling.label
+        parent = run.parent.id if run.parent else None
+        base = {"run": run.id, "parent": parent, "at": run.at, "label": label, "answer": answer}
+        return base | self._swap(run) | {"n": len(run.tokens)}
+
+    def _place(self, data: object) -> tuple[Run, int]:
+        run, pos = self.runs.get(_get(data, "run")), _get(data, "pos")
+        if type(pos) is not int or not 0 <= pos < len(run.tokens):
+            raise SwapError(f"There is no token at position {pos}; there are {len(run.tokens)} so far.")
+        return run, pos
+
+
+def answering(question: Callable[[object], Message]) -> Callable[[Any], Message]:
+    """A question as a server function: a user's mistake comes back as {"error": sentence}, never as a bare 500."""
+
+    def server_function(data: Any) -> Message:
+        try:
+            return question(data)
+        except RmxError as error:
+            return {"error": str(error)}
+        except torch.OutOfMemoryError:
+            return {"error": "The GPU ran out of memory. Shorten the text or take a smaller model."}
+
+    server_function.__name__ = question.__name__
+    return server_function
+
+
+def _get(data: object, key: str) -> Any:
+    return data.get(key) if isinstance(data, dict) else None
+
+
+def _out_of_memory(run: Run) -> str:
+    run.model.engine.prefixes.clear()
+    return f"{run.model.spec} ran out of GPU memory after {len(run.tokens)} tokens. Shorten it or take a smaller model."
