@@ -14,8 +14,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 # split -> (problems, of these with a held-out wording, seed)
 MINI_SIZES: Mapping[Split, tuple[int, int, int]] = {
     "train": (600, 0, 101),
-    "validation": (200, 60, 102),
-    "test": (400, 120, 103),
+    "validation": (200, 50, 102),
+    "test": (400, 100, 103),
 }
 ARITH_BUCKETS: Sequence[Split] = ("train", "train", "train", "validation", "test")
 
