@@ -226,11 +226,13 @@ class Engine:
 
     def _prefill(self, ids: Sequence[int], start: int, cache: Any, wanted: int | None) -> Iterator[tuple[int, Tensor]]:
         """Run ids[start:] in chunks; yields (first index, logits) for the last token or for all from `wanted` on."""
-        silent_end = len(ids) - 1 if wanted is None else min(wanted, len(ids) - 1)
+        silent_end = len(ids) if wanted is None else min(wanted, len(ids) - 1)
         while start < silent_end:  # positions that nobody reads: one row of logits, whatever the length
             n = min(2048, silent_end - start)
-            self.forward([list(ids[start : start + n])], cache, keep=1)
+            logits = self.forward([list(ids[start : start + n])], cache, keep=1)[0]
             start += n
+            if start == len(ids):
+                yield start - 1, logits
         rows = max(16, CHUNK_BYTES // (4 * self.vocab_size))
         while start < len(ids):
             chunk = list(ids[start : start + rows])

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from rmx.config import Sampling, check_tau
 from rmx.errors import ProblemError, PromptError, RmxError
 from rmx.explore.branch import swap_job
+from rmx.explore.calibration import tau_of_share
 from rmx.explore.generate import Generation, Job, read_job
 from rmx.models import Model
 from rmx.problems import find_problem
@@ -54,7 +53,7 @@ def trace(options: TraceOptions, workspace: Workspace | None = None) -> list[Tra
     model = space.model(options.model)
     adapter = space.adapter(model, options.adapter)
     prompt_ids, known = _prompt(options, model)
-    tau = model.tau if options.tau is None else check_tau(options.tau)
+    tau = _tau(options, model)
     if options.read is not None:
         job = replace(read_job(model, prompt_ids, options.read, tau, known), adapter=adapter, cold=options.cold)
     else:
@@ -63,7 +62,15 @@ def trace(options: TraceOptions, workspace: Workspace | None = None) -> list[Tra
     for pos, token_id in options.swaps:
         job = swap_job(job, traces[-1].tokens, pos, [token_id], model.engine.vocab_size)
         traces.append(Generation(model, job).run())
-    return traces if options.tau_share is None else _with_share(traces, options.tau_share)
+    return traces
+
+
+def _tau(options: TraceOptions, model: Model) -> float:
+    if options.tau_share is not None:
+        if options.tau is not None:
+            raise RmxError("--tau and --tau-share say the same thing in two ways; give one of them.")
+        return tau_of_share(model, options.tau_share)
+    return model.tau if options.tau is None else check_tau(options.tau)
 
 
 def _prompt(options: TraceOptions, model: Model) -> tuple[tuple[int, ...], str | None]:
@@ -78,12 +85,3 @@ def _prompt(options: TraceOptions, model: Model) -> tuple[tuple[int, ...], str |
         raise ProblemError("--answer belongs to a free PROMPT; a problem brings its own answer.")
     problem = find_problem(options.set_name, options.problem)
     return model.prompt_ids(problem.problem, options.raw), problem.answer
-
-
-def _with_share(traces: list[Trace], share: float) -> list[Trace]:
-    """Re-mark forks so that they are this share of the first trace's tokens."""
-    if not 0 < share < 1:
-        raise RmxError(f"--tau-share must lie between 0 and 1; got {share}.")
-    entropies = torch.tensor([t.entropy for t in traces[0].tokens])
-    tau = float(entropies.quantile(1 - share))
-    return [replace(t, tau=tau) for t in traces]

