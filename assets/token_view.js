@@ -1,0 +1,957 @@
+// The explorer view. gr.HTML runs this once per mount with element, trigger, props, server, watch in scope.
+// All text of a model enters the page as text nodes or attributes, never as markup: the template is constant.
+// Python sends deltas; a branch is kept whole here, so undo, redo, tau and marks need no round trip.
+"use strict";
+const FORCED = 1, SPECIAL = 2, CEILING = 2.5; // the ramp is full at CEILING nats, for every model alike
+const PACES = [[0, "instant"], [12, "12"], [6, "6"], [3, "3"]];
+
+// ---- small helpers ------------------------------------------------------------------------------------------
+const root = element.querySelector(".rmx"), ui = {};
+for (const node of [root, ...root.querySelectorAll("[data-ui]")]) ui[node.dataset.ui] = node;
+
+function make(tag, cls = "", ...kids) {
+  const node = document.createElement(tag);
+  if (cls) node.className = cls;
+  node.append(...kids);
+  return node;
+}
+function attrs(node, pairs) {
+  for (const key in pairs) node.setAttribute(key, pairs[key]);
+  return node;
+}
+const button = (cls, label, ...kids) => attrs(make("button", cls, ...kids), label ? { type: "button", "aria-label": label } : { type: "button" });
+const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
+const percent = (p) => (p >= 0.9995 ? "100" : p >= 0.1 ? (100 * p).toFixed(0) : p >= 0.001 ? (100 * p).toFixed(1) : "<0.1") + "\u202f%";
+const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+const wide = () => root.classList.contains("wide");
+
+function saidHowOften(p) {
+  if (!(p > 0)) return "practically never said";
+  if (p > 0.95) return "nearly always said";
+  if (p > 0.55) return `said ${Math.round(10 * p)} times in 10`;
+  const times = Math.round(1 / p);
+  return times > 1e6 ? "said less than once in a million" : `said 1 time in ${times.toLocaleString("en")}`;
+}
+function undecided(entropy) {
+  const words = Math.exp(entropy ?? 0);
+  return words < 1.05 ? "practically decided" : `as undecided as between ${words.toFixed(1)} words`;
+}
+
+// Characters that are invisible or that reorder what follows (one bidi override turns a whole paragraph) become
+// visible. The two joiners stay as they are: emoji and Arabic need them.
+const ODD = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\u{e0000}-\u{e007f}]/gu;
+const showOdd = (s) => s.replace(ODD, (c) => `⟪${c.codePointAt(0).toString(16).padStart(4, "0")}⟫`);
+const clip = (s, n) => (s.length > n ? `${s.slice(0, n)}…(+${(s.length - n).toLocaleString("en")} characters)` : s);
+
+// One line that names a token: quiet signs for what cannot be seen.
+function plainName(text) {
+  if (text === "") return "▪";
+  const short = text.replace(/\n{4,}/g, (m) => `↵×${m.length}`);
+  return showOdd(clip(short, 60)).replace(/^ +| +$/g, (m) => "␣".repeat(m.length)).replaceAll("\n", "↵").replaceAll("\t", "⇥");
+}
+function nameOf(text) {
+  const parts = plainName(text).split(/([␣↵⇥▪]+)/).filter(Boolean);
+  return make("bdi", "name", ...parts.map((s) => (/^[␣↵⇥▪]/.test(s) ? make("i", "quiet", s) : s)));
+}
+const oneLine = (text) => showOdd(clip(text, 240)).replace(/\n+/g, " ↵ ").replaceAll("\t", " ");
+
+// ---- state --------------------------------------------------------------------------------------------------
+const branches = new Map(); // run -> {run, toks, want, open, result, done, reveal, kept}
+let shown = null, settled = false; // the branch on screen; is it finished, and all of it visible?
+let tree = [], past = [], future = [];
+let els = [], forks = [], marked = []; // spans on screen by position; positions of forks, ascending; spans with diff marks
+let tau = 1.0, tauByHand = false;
+let selected = null, reselect = null, tabStop = null;
+let lastNews = 0, following = true, oldAnswer = null;
+
+const isFork = (tok) => (tok[1] ?? 0) > tau;
+const whole = (b) => b.toks.length >= b.want;
+const sameToken = (a, b) => a === b || (a[0] === b[0] && a[1] === b[1] && a[2] === b[2] && a[4] === b[4]);
+const parentOf = (b) => branches.get(b?.open?.parent) ?? null;
+
+// ---- tokens to spans ----------------------------------------------------------------------------------------
+function breakMark(breaks) {
+  // A token of 10,000 line breaks must not push the page away: four are drawn, the number is written.
+  const n = breaks.length, mark = attrs(make("i", "nl", "\n".repeat(Math.min(n, 4))), { "data-mark": n > 4 ? `↵×${n.toLocaleString("en")}` : "↵".repeat(n) });
+  return mark;
+}
+function fill(span, text) {
+  for (const part of clip(text.replace(/\n{5,}/g, (m) => m), 20000).split(/(\n+|\t+)/)) {
+    if (part[0] === "\n") span.append(breakMark(part));
+    else if (part[0] === "\t") span.append(attrs(make("i", "nl", part), { "data-mark": "⇥" }));
+    else if (part) span.append(showOdd(clip(part, 4000)));
+  }
+}
+function tokenSpan(tok, pos) {
+  const [text, entropy, , , flags] = tok, span = make("span", "t");
+  span.dataset.i = pos;
+  fill(span, text);
+  if (entropy > 0.02) span.style.setProperty("--h", Math.min(1, entropy / CEILING).toFixed(3));
+  if (entropy > 0.1) splitSpace(span);
+  if (text === "") span.classList.add("part");
+  if (flags & FORCED) span.classList.add("forced");
+  if (flags & SPECIAL) span.classList.add("special");
+  if (/^ +$/.test(text)) span.classList.add("blank");
+  if (isFork(tok)) markFork(span, tok, pos, true);
+  return span;
+}
+function markFork(span, tok, pos, on) {
+  span.classList.toggle("fork", on);
+  if (!on) {
+    for (const name of ["role", "aria-label", "tabindex"]) span.removeAttribute(name);
+    return;
+  }
+  splitSpace(span);
+  span.style.setProperty("--u", Math.min(4, 1 + 3 * Math.min(1, tok[1] / CEILING)).toFixed(1));
+  attrs(span, { role: "button", tabindex: -1, "aria-label": `Fork at token ${pos}: ${JSON.stringify(plainName(tok[0]))}, entropy ${tok[1].toFixed(2)}` });
+}
+function splitSpace(span) {
+  // Marks belong to the word, not to the space before it.
+  const first = span.firstChild, lead = /^ +(?=\S)/.exec(first?.nodeType === 3 ? first.data : "");
+  if (!lead || span.classList.contains("split")) return;
+  const word = first.splitText(lead[0].length), rest = make("b");
+  word.replaceWith(rest);
+  rest.append(word);
+  span.classList.add("split");
+}
+
+// One block per paragraph keeps an update cheap: only the last block is laid out again. A paragraph without end is
+// broken after a sentence; no return sign is drawn there, for the model wrote none.
+const block = { node: null, size: 0, blank: 0, flat: false };
+function newBlock(flat) {
+  block.node = attrs(make("p", "para"), { dir: "auto" });
+  block.size = 0;
+  block.flat = flat;
+  ui.flow.append(block.node);
+}
+function place(span, text, before) {
+  const bare = /^\n+$/.test(text), flat = bare && block.blank >= 3; // further empty lines are drawn as signs only
+  if (flat) for (const mark of span.children) mark.textContent = "";
+  const long = block.size > 480 || (block.size > 240 && /[.!?:]["')\]]?$/.test(before ?? "") && /^\s/.test(text));
+  if (!block.node || long || block.flat !== flat) newBlock(flat);
+  block.node.append(span);
+  block.size++;
+  block.blank = bare ? block.blank + 1 : 0;
+  if (text.endsWith("\n") && !flat) block.node = null;
+}
+function resumeBlock(toks) {
+  const last = els.at(-1)?.parentNode ?? null;
+  let k = els.length;
+  while (k > 0 && /^\n+$/.test(toks[k - 1][0])) k--;
+  Object.assign(block, { node: last, size: last?.childElementCount ?? 0, blank: els.length - k, flat: els.length - k > 3 });
+  if (els.length && toks[els.length - 1][0].endsWith("\n") && !block.flat) block.node = null;
+}
+function append(b, upTo) {
+  for (let pos = els.length; pos < upTo; pos++) {
+    const tok = b.toks[pos], span = tokenSpan(tok, pos);
+    place(span, tok[0], b.toks[pos - 1]?.[0]);
+    els.push(span);
+    if (isFork(tok)) addFork(pos);
+  }
+  follow();
+}
+function addFork(pos) {
+  if (!forks.length) {
+    els[pos].classList.add("first");
+    els[pos].parentNode.classList.add("shows-mark");
+  }
+  forks.push(pos);
+  if (!tabStop?.isConnected) setTabStop(els[pos]);
+}
+function truncate(toks, length) {
+  const first = els[length];
+  if (first) {
+    const last = first.parentNode;
+    while (last.nextSibling) last.nextSibling.remove();
+    while (first.nextSibling) first.nextSibling.remove();
+    first.remove();
+    if (!last.firstChild) last.remove();
+    els.length = length;
+  }
+  while (forks.length && forks.at(-1) >= length) forks.pop();
+  resumeBlock(toks);
+}
+function setTabStop(span) {
+  if (tabStop && tabStop !== span) tabStop.tabIndex = -1;
+  tabStop = span;
+  if (span) span.tabIndex = 0;
+}
+function setTau(x) {
+  tau = Number(x);
+  if (!Number.isFinite(tau)) return;
+  ui.tau.textContent = tau.toFixed(2);
+  els[forks[0]]?.classList.remove("first");
+  forks = [];
+  els.forEach((span, pos) => {
+    const tok = shown.toks[pos], on = isFork(tok);
+    if (on !== span.classList.contains("fork")) markFork(span, tok, pos, on);
+    if (on) addFork(pos);
+  });
+  if (settled) ui.status.textContent = summary(shown);
+  if (selected !== null) renderKind();
+}
+
+// ---- following the stream -----------------------------------------------------------------------------------
+// Whether the end is in sight is asked of an observer: reading scroll offsets would force a layout per update.
+new IntersectionObserver((seen) => (following = seen.at(-1).isIntersecting), { root: ui.text, rootMargin: "0px 0px 48px 0px" }).observe(ui.end);
+let scrollDue = false;
+function follow() {
+  if (scrollDue || !following || selected !== null) return;
+  scrollDue = true;
+  requestAnimationFrame(() => {
+    scrollDue = false;
+    ui.text.scrollTop = 1e9;
+  });
+}
+
+// ---- messages from Python -----------------------------------------------------------------------------------
+function absorb(m) {
+  let b = branches.get(m.run);
+  if (!b) branches.set(m.run, (b = { run: m.run, toks: [], want: 0, open: null, result: null, done: false, reveal: Infinity, kept: false }));
+  if (m.open) b.open = m.open;
+  const parent = parentOf(b);
+  if (parent && !b.toks.length) b.toks = parent.toks.slice(0, b.open.at); // kept tokens are not sent again
+  const start = m.start ?? 0, toks = m.toks ?? [];
+  b.want = Math.max(b.want, start + toks.length);
+  if (start <= b.toks.length) for (const tok of toks.slice(b.toks.length - start)) b.toks.push(tok);
+  if (m.result) b.result = m.result;
+  if (m.tree) tree = m.tree;
+  b.done ||= !!m.done;
+  lastNews = performance.now();
+  return b;
+}
+async function receive(m) {
+  if (!m || typeof m !== "object") return;
+  sayError(m.error);
+  if (m.error) root.classList.remove("leaving");
+  if (!m.run) return;
+  const before = branches.get(m.run), again = !before || (m.open && before.done && before !== shown);
+  const b = absorb(m);
+  if (!b.open || !whole(b)) await repair(b);
+  if (again) bring(b);
+  else if (b === shown) flow();
+}
+// Deltas are lost when the view is not mounted yet or the browser tab sleeps; each gap is fetched from the server.
+async function repair(b) {
+  if (b.repairing) return b.repairing;
+  b.repairing = (async () => {
+    for (let tries = 0; tries < 4 && (!b.open || !whole(b) || !b.done); tries++) {
+      const m = await ask("tail", { run: b.run, start: b.open ? b.toks.length : 0 });
+      if (!m) return;
+      absorb({ ...m, run: b.run });
+      if (b.open && whole(b)) break;
+    }
+  })();
+  await b.repairing;
+  b.repairing = null;
+  if (b === shown) flow();
+}
+async function ask(name, question) {
+  try {
+    const reply = await server[name](question);
+    if (!reply?.error) return reply;
+    sayError(reply.error);
+  } catch {
+    sayError("The server did not reply. What is on screen stays; try again in a moment.");
+  }
+  return null;
+}
+function sayError(sentence) {
+  ui.error.hidden = !sentence;
+  ui.error.textContent = sentence ?? "";
+}
+// The last message can be lost too, and then nothing else would reveal the gap.
+setInterval(() => shown && !shown.done && performance.now() - lastNews > 4000 && repair(shown), 2000);
+document.addEventListener("visibilitychange", () => !document.hidden && shown && !shown.done && repair(shown));
+
+// ---- the branch on screen -----------------------------------------------------------------------------------
+function bring(b) {
+  const related = shown && b.open?.parent && shown.open?.tree === b.open.tree;
+  if (related && shown !== b) past.push(shown.run);
+  if (!related) past = ancestors(b);
+  future = [];
+  if (related) root.classList.remove("fresh");
+  if (!tauByHand && b.open?.tau !== undefined) tau = b.open.tau;
+  show(b);
+}
+function ancestors(b) {
+  const chain = [], row = new Map(tree.map((r) => [r.run, r]));
+  for (let up = row.get(b.run)?.parent; up && row.has(up) && !chain.includes(up); up = row.get(up).parent) chain.unshift(up);
+  return chain;
+}
+function show(b) {
+  const old = shown;
+  let same = 0;
+  while (old && same < els.length && same < b.toks.length && sameToken(old.toks[same], b.toks[same])) same++;
+  clearMarks();
+  root.classList.remove("leaving");
+  shown = b;
+  settled = false;
+  reselect = selected !== null && selected === same ? selected : null;
+  if (selected !== null && selected >= same) deselect(reselect === null);
+  truncate(b.toks, same);
+  if (old?.open?.tree !== b.open?.tree) following = true;
+  b.reveal = presenter.on && !b.seen ? Math.max(same, (b.open?.at ?? 0) + (b.open?.forced ?? 0)) : Infinity;
+  renderHead(b);
+  setTau(tau);
+  flow();
+  presenter.on && play(true);
+}
+function flow() {
+  const b = shown, upTo = Math.min(b.toks.length, b.reveal);
+  if (els.length < upTo) append(b, upTo);
+  if (reselect !== null && els.length > reselect) {
+    const pos = reselect;
+    reselect = null;
+    if (!presenter.on) select(pos);
+  }
+  if (!settled && b.done && whole(b) && els.length >= b.toks.length) settle(b);
+  else if (!settled) ui.count.textContent = `${plural(els.length, "token")}, ${plural(forks.length, "fork")} …`;
+}
+function settle(b) {
+  settled = b.seen = true;
+  b.reveal = Infinity;
+  ui.count.textContent = "";
+  ui.status.textContent = summary(b);
+  renderAnswer(b);
+  renderDiff(b);
+  renderTree();
+  renderButtons();
+  if (selected !== null) renderLook(selected);
+  const url = new URL(location);
+  url.searchParams.set("run", b.run);
+  history.replaceState(history.state, "", url);
+  trigger("settled", { run: b.run, tau });
+  presenter.on && renderDeck();
+}
+const STOPS = { cancelled: "; stopped by hand", length: "; cut at the length limit", context: "; the context is full" };
+function summary(b) {
+  const r = b.result ?? {}, reuse = r.reuse ? `; reused ${r.reuse.reused.toLocaleString("en")}, computed ${r.reuse.computed.toLocaleString("en")}` : "";
+  const time = r.seconds === undefined ? "" : `; ${r.seconds.toFixed(r.seconds < 10 ? 1 : 0)} s`;
+  return `${plural(b.toks.length, "token")}, ${plural(forks.length, "fork")}${reuse}${time}${STOPS[r.stop] ?? ""}`;
+}
+function renderHead(b) {
+  const open = b.open ?? {};
+  ui.welcome.hidden = true;
+  ui.title.textContent = showOdd(clip(open.title || (open.prompt ?? "").trim() || "Untitled problem", 600));
+  ui.meta.textContent = [open.model, open.label, open.known && `known answer ${open.known}`].filter(Boolean).join(" · ");
+  ui.promptButton.hidden = !open.prompt;
+  ui.prompt.textContent = showOdd(open.prompt ?? "");
+  ui.status.textContent = "";
+  renderAnswer(b);
+  renderButtons();
+  renderTree();
+}
+function renderButtons() {
+  const busy = shown && !settled && !shown.done;
+  root.classList.toggle("live", !!busy);
+  ui.stop.hidden = !busy;
+  ui.undo.disabled = !past.length;
+  ui.redo.disabled = !future.length;
+  const pending = settled && !!shown.open?.parent && !shown.kept;
+  ui.keep.hidden = ui.compare.hidden = !pending;
+  if (!pending) compare(false);
+}
+
+// ---- undo, redo, keep, tree ---------------------------------------------------------------------------------
+async function ensure(run) {
+  let b = branches.get(run);
+  if (b?.done && whole(b)) return b;
+  const m = await ask("tail", { run, start: b?.toks.length ?? 0 });
+  if (!m) return null;
+  b = absorb({ ...m, run });
+  if (!whole(b)) await repair(b);
+  return b;
+}
+async function travel(from, to) {
+  const run = from.at(-1), b = run && (await ensure(run));
+  if (!b || from.at(-1) !== run) return;
+  if (!shown.done) trigger("halt", { run: shown.run });
+  from.pop();
+  to.push(shown.run);
+  sayError();
+  show(b);
+}
+const undo = () => travel(past, future), redo = () => travel(future, past);
+async function visit(run) {
+  const b = run === shown?.run ? null : await ensure(run);
+  if (!b) return;
+  past.push(shown.run);
+  future = [];
+  show(b);
+}
+function keep() {
+  if (!shown?.open?.parent || !settled) return;
+  shown.kept = true;
+  clearMarks();
+  renderButtons();
+  renderAnswer(shown);
+}
+function tintUndo(on) {
+  const target = branches.get(past.at(-1));
+  root.classList.toggle("undoing", on && !!target);
+  if (!on) return els.forEach((span) => span.classList.remove("doomed"));
+  let same = 0;
+  while (target && same < els.length && same < target.toks.length && sameToken(target.toks[same], shown.toks[same])) same++;
+  if (target) for (const span of els.slice(same)) span.classList.add("doomed");
+}
+const textOf = (answer) => (answer && typeof answer === "object" ? answer.text : (answer ?? null));
+function answerOf(run) {
+  return branches.get(run)?.result?.answer ?? tree.find((row) => row.run === run)?.answer ?? null;
+}
+function mark(answer) {
+  if (!answer || textOf(answer) === null) return make("span", "none", "– none");
+  if (answer.correct === true) return make("span", "right", "✓ ", textOf(answer));
+  if (answer.correct === false) return make("span", "wrong", "✗ ", textOf(answer));
+  return make("span", "none", "– ", textOf(answer));
+}
+function renderTree() {
+  const rows = tree.filter((row) => row && row.run);
+  const here = rows.some((row) => row.run === shown?.run);
+  ui.tree.hidden = rows.length < 2 || !here;
+  if (ui.tree.hidden) return ui.branches.replaceChildren();
+  const kids = Map.groupBy(rows, (row) => (rows.some((r) => r.run === row.parent) ? row.parent : null));
+  const list = (parent) => (kids.get(parent) ?? []).map((row) => {
+    const below = list(row.run), item = make("li", "", branchRow(row));
+    if (below.length) item.append(make("ol", "", ...below));
+    return item;
+  });
+  ui.branches.replaceChildren(...list(null));
+}
+function branchRow(row) {
+  const current = row.run === shown.run, step = make("span", "step"), label = `${plural(row.n ?? 0, "token")}`;
+  if (row.parent) step.append(nameOf(row.from_text ?? ""), make("i", "quiet", " → "), nameOf(row.to_text ?? ""));
+  else step.append(row.label ?? "first solution");
+  const how = make("span", "soft", row.parent ? `token ${row.at}, ${saidHowOften(row.to_p)}` : label);
+  const changed = row.parent && textOf(row.answer) !== textOf(answerOf(row.parent));
+  const result = make("span", "result", make("span", "soft", changed ? "changed" : ""), mark(row.answer));
+  const b = button("branch", "", step, how, result);
+  b.dataset.run = row.run;
+  if (current) b.setAttribute("aria-current", "true");
+  return b;
+}
+
+// ---- the answer ---------------------------------------------------------------------------------------------
+function renderAnswer(b) {
+  const answer = b.result?.answer, text = textOf(answer), before = settled && b.open?.parent && !b.kept ? answerOf(b.open.parent) : null;
+  ui.answerBox.classList.toggle("stale", !settled);
+  if (!settled) return ui.verdict.replaceChildren(make("span", "soft", b.done ? "…" : oldAnswer ? "writing, before:" : "writing …"));
+  const kind = text === null || text === undefined ? "none" : answer.correct === true ? "right" : answer.correct === false ? "wrong" : "none";
+  const word = { right: "✓ right", wrong: "✗ wrong", none: text ? "– not checked" : "– no answer" }[kind];
+  ui.verdict.replaceChildren(make("span", kind, word));
+  if (before) ui.verdict.append(textOf(before) === text ? make("span", "soft", "as before") : make("span", "soft was", "was ", mark(before)));
+  ui.answerBox.dataset.kind = kind;
+  swapValue(text ?? null);
+}
+function swapValue(text) {
+  const value = text === null ? make("span", "none", "–") : make("span", "", showOdd(clip(text, 120))), old = ui.answer.firstChild;
+  const changed = oldAnswer !== null && oldAnswer !== (text ?? "");
+  oldAnswer = text ?? "";
+  ui.answer.replaceChildren(value);
+  if (!changed || calm()) return;
+  old.className = "gone"; // the old answer leaves upwards while the new one rises
+  ui.answer.append(old);
+  value.animate([{ opacity: 0, transform: "translateY(.5em)" }, { opacity: 1, transform: "none" }], { duration: 180, easing: "ease-out" });
+  old.animate([{ opacity: 0.8, transform: "none" }, { opacity: 0, transform: "translateY(-.5em)" }], { duration: 160 }).finished.then(() => old.remove(), () => old.remove());
+}
+
+// ---- what a swap changed ------------------------------------------------------------------------------------
+// Longest common subsequence of the two tails by text; a tail too long for the table is marked whole.
+function difference(before, after) {
+  const n = before.length, m = after.length, lost = new Uint8Array(n).fill(1), fresh = new Uint8Array(m).fill(1);
+  let head = 0, end = 0;
+  while (head < n && head < m && before[head][0] === after[head][0]) head++;
+  while (end < n - head && end < m - head && before[n - 1 - end][0] === after[m - 1 - end][0]) end++;
+  lost.fill(0, 0, head).fill(0, n - end);
+  fresh.fill(0, 0, head).fill(0, m - end);
+  const rows = n - head - end, cols = m - head - end;
+  if (rows * cols > 4e6) return { lost, fresh };
+  const table = new Uint16Array((rows + 1) * (cols + 1)), at = (i, j) => i * (cols + 1) + j;
+  for (let i = rows - 1; i >= 0; i--) {
+    for (let j = cols - 1; j >= 0; j--) {
+      table[at(i, j)] = before[head + i][0] === after[head + j][0] ? table[at(i + 1, j + 1)] + 1 : Math.max(table[at(i + 1, j)], table[at(i, j + 1)]);
+    }
+  }
+  for (let i = 0, j = 0; i < rows && j < cols; ) {
+    if (before[head + i][0] === after[head + j][0]) lost[head + i++] = fresh[head + j++] = 0;
+    else if (table[at(i + 1, j)] >= table[at(i, j + 1)]) i++;
+    else j++;
+  }
+  return { lost, fresh };
+}
+function renderDiff(b) {
+  const parent = parentOf(b);
+  if (!parent || b.kept) return;
+  const at = b.open.at, { fresh } = difference(parent.toks.slice(at), b.toks.slice(at));
+  fresh.forEach((is, k) => is && els[at + k] && marked.push(els[at + k]));
+  for (const span of marked) {
+    splitSpace(span);
+    span.classList.add("fresh-token");
+  }
+}
+function clearMarks() {
+  for (const span of marked) span.classList.remove("fresh-token");
+  marked = [];
+}
+async function compare(on) {
+  ui.compare.setAttribute("aria-pressed", String(on));
+  ui.before.hidden = !on;
+  if (!on) return ui.before.replaceChildren();
+  const b = shown, parent = await ensure(b.open.parent);
+  if (!parent || b !== shown) return;
+  const at = b.open.at, tail = parent.toks.slice(at), { lost } = difference(tail, b.toks.slice(at)), text = make("p", "old");
+  text.dir = "auto";
+  tail.forEach((tok, k) => {
+    const last = text.lastChild, tag = lost[k] ? "S" : "SPAN";
+    if (last?.nodeName === tag) last.append(showOdd(tok[0]));
+    else text.append(make(tag, "", showOdd(tok[0])));
+  });
+  ui.before.replaceChildren(make("p", "label", `Before, from token ${at}`), text, make("p", "verdict", make("span", "soft", "answer"), mark(answerOf(parent.run))));
+}
+
+// ---- tooltip ------------------------------------------------------------------------------------------------
+let tipTimer = 0, tipSpan = null;
+function tipSoon(span) {
+  clearTimeout(tipTimer);
+  tipTimer = setTimeout(showTip, tipSpan ? 0 : 300, span);
+}
+function tipGone(wait = 80) {
+  clearTimeout(tipTimer);
+  tipTimer = setTimeout(() => {
+    tipSpan?.removeAttribute("aria-describedby");
+    tipSpan = null;
+    ui.tip.matches(":popover-open") && ui.tip.hidePopover();
+  }, wait);
+}
+function showTip(span) {
+  const tok = shown?.toks[span.dataset.i];
+  if (!tok || !span.isConnected || presenter.on || selected === Number(span.dataset.i)) return;
+  const [text, H, p, rank] = tok, num = (k, v) => make("span", "num", make("i", "quiet", k), v);
+  tipSpan?.removeAttribute("aria-describedby");
+  tipSpan = attrs(span, { "aria-describedby": "rmx-tip" });
+  ui.tip.id = "rmx-tip";
+  ui.tip.replaceChildren(make("p", "", nameOf(text), make("span", "soft", `token ${span.dataset.i}`)), make("p", "", num("H ", (H ?? 0).toFixed(2)), num("p ", percent(p ?? 0)), num("rank ", rank)), make("p", "soft", undecided(H)));
+  if (!ui.tip.matches(":popover-open")) ui.tip.showPopover();
+  putNear(ui.tip, span.getClientRects()[0] ?? span.getBoundingClientRect());
+}
+function putNear(box, spot) {
+  const below = spot.bottom + box.offsetHeight + 12 < innerHeight;
+  box.style.left = `${Math.max(8, Math.min(spot.left, innerWidth - box.offsetWidth - 8))}px`;
+  box.style.top = `${Math.max(8, below ? spot.bottom + 7 : spot.top - box.offsetHeight - 7)}px`;
+}
+ui.flow.addEventListener("pointerover", (e) => {
+  const span = e.pointerType !== "touch" && !e.buttons && e.target.closest(".t");
+  if (span) tipSoon(span);
+  else tipGone();
+});
+ui.flow.addEventListener("pointerleave", () => tipGone());
+ui.flow.addEventListener("focusin", (e) => e.target.matches(".t:focus-visible") && tipSoon(e.target));
+ui.flow.addEventListener("focusout", () => tipGone());
+ui.text.addEventListener("scroll", () => tipGone(0), { passive: true });
+
+// ---- inspector ----------------------------------------------------------------------------------------------
+const known = new Map(); // "inspect run:pos" -> promise of the server's reply
+function cached(name, pos) {
+  const key = `${name} ${shown.run}:${pos}`;
+  if (!known.has(key)) {
+    const reply = ask(name, { run: shown.run, pos });
+    known.set(key, reply);
+    reply.then((r) => r ?? known.delete(key));
+    if (known.size > 400) known.delete(known.keys().next().value);
+  }
+  return known.get(key);
+}
+function select(pos, focus = true) {
+  const span = els[pos];
+  if (!span) return;
+  deselect(false);
+  tipGone(0);
+  selected = pos;
+  splitSpace(span);
+  span.classList.add("selected");
+  setTabStop(span);
+  if (focus) span.focus({ preventScroll: true });
+  if (presenter.on) showChoices(pos);
+  else openInspector(pos);
+  span.scrollIntoView({ block: "nearest", inline: "nearest" });
+}
+function deselect(close = true) {
+  els[selected]?.classList.remove("selected");
+  selected = null;
+  if (!close) return;
+  ui.inspector.hidden = true;
+  ui.hint.hidden = false;
+  root.classList.remove("open");
+  hideStage();
+}
+function openInspector(pos) {
+  ui.inspector.hidden = false;
+  ui.hint.hidden = true;
+  root.classList.add("open");
+  const [text, H, p, rank] = shown.toks[pos];
+  ui.chosen.replaceChildren(nameOf(text));
+  const fact = (name, value) => make("div", "", make("dt", "", name), make("dd", "num", value));
+  ui.facts.replaceChildren(fact("entropy", (H ?? 0).toFixed(2)), fact("probability", percent(p ?? 0)), fact("rank", String(rank)));
+  ui.undecided.textContent = `${undecided(H)[0].toUpperCase()}${undecided(H).slice(1)}.`;
+  ui.query.value = "";
+  ui.found.replaceChildren();
+  ui.words.value = text.startsWith(" ") ? " " : "";
+  renderKind();
+  renderAlternatives(pos);
+}
+function renderKind() {
+  const tok = shown.toks[selected], fork = isFork(tok), forced = tok[4] & FORCED, special = tok[4] & SPECIAL;
+  ui.where.textContent = `${fork ? "Fork" : "Token"} at ${selected}${special ? ", special token" : ""}`;
+  ui.where.classList.toggle("is-fork", fork);
+  ui.swap.hidden = !forced && tok[3] === 1;
+  ui.swap.textContent = forced ? `Forced by a swap; here the model says it ${saidHowOften(tok[2]).replace("said ", "")}.` : `Not the likeliest token; ${saidHowOften(tok[2])}.`;
+}
+async function renderAlternatives(pos, all = false) {
+  const b = shown;
+  ui.alts.dataset.pos = pos;
+  const waiting = setTimeout(() => ui.alts.replaceChildren(make("li", "soft", "…")), 120); // no flash when the reply is quick
+  const reply = await cached("inspect", pos);
+  clearTimeout(waiting);
+  if (b !== shown || selected !== pos) return;
+  const top = reply?.top ?? [];
+  ui.alts.replaceChildren(...top.slice(0, all ? 20 : 5).map((alt, k) => altRow(alt, k, alt.id === reply.id)));
+  if (reply && !top.slice(0, all ? 20 : 5).some((alt) => alt.id === reply.id)) ui.alts.append(altRow(reply, reply.rank - 1, true));
+  ui.more.hidden = top.length <= 5;
+  ui.more.textContent = all ? "show 5" : `show ${top.length}`;
+  ui.more.setAttribute("aria-expanded", String(all));
+  renderLook(pos);
+}
+function altRow(alt, k, chosen) {
+  const bar = make("i", "meter"), p = alt.p ?? 0;
+  bar.style.setProperty("--p", p);
+  const name = make("span", "what", nameOf(alt.text));
+  if (chosen) name.append(make("span", "badge", "chosen"));
+  const row = button("alt", `${k + 1}: ${JSON.stringify(plainName(alt.text))}, ${percent(p)}${chosen ? ", chosen" : ""}`, make("kbd", "", String(k + 1)), name, make("span", "num", percent(p)), bar, make("span", "ahead"));
+  row.dataset.id = alt.id;
+  row.classList.toggle("is-chosen", chosen);
+  return make("li", "", row);
+}
+async function renderLook(pos) {
+  const b = shown, rows = () => [...ui.alts.querySelectorAll(".alt")].slice(0, 5);
+  if (!b.done || !rows().length) return;
+  const waiting = setTimeout(() => selected === pos && rows().forEach((row) => (row.querySelector(".ahead").textContent = "…")), 200);
+  const reply = await cached("look", pos);
+  clearTimeout(waiting);
+  if (b !== shown || selected !== pos) return;
+  const ahead = new Map((reply?.alternatives ?? []).map((alt) => [String(alt.id), alt.text]));
+  for (const row of rows()) row.querySelector(".ahead").textContent = ahead.has(row.dataset.id) ? oneLine(ahead.get(row.dataset.id)) : "";
+}
+let asked = 0, searchTimer = 0;
+async function searchNow() {
+  const q = ui.query.value, mine = ++asked, pos = selected;
+  if (!q || pos === null) return ui.found.replaceChildren();
+  const reply = await ask("search", { run: shown.run, pos, q });
+  if (mine !== asked || pos !== selected) return;
+  const found = reply?.tokens ?? [];
+  ui.found.replaceChildren(...found.slice(0, 20).map((alt) => altRow(alt, (alt.rank ?? 1) - 1, false)));
+  if (!found.length) ui.found.append(make("li", "soft", "No token contains this."));
+}
+ui.query.addEventListener("input", () => (clearTimeout(searchTimer), (searchTimer = setTimeout(searchNow, 150))));
+ui.say.addEventListener("submit", (e) => {
+  e.preventDefault();
+  if (ui.words.value.trim() && selected !== null) pick(selected, { text: ui.words.value });
+});
+
+function pick(pos, what) {
+  root.classList.remove("fresh");
+  sayError();
+  hideStage();
+  // Until the server replies, the tail that is going to be rewritten steps back.
+  for (const span of els.slice(pos + 1)) span.classList.add("going");
+  root.classList.add("leaving");
+  trigger("pick", { run: shown.run, pos, ...what });
+}
+async function takeNumber(k) {
+  const pos = selected, run = shown?.run;
+  if (pos === null) return;
+  const alt = (await cached("inspect", pos))?.top?.[k - 1];
+  if (alt && selected === pos && shown.run === run) choose(pos, alt.id);
+}
+
+// ---- presenter ----------------------------------------------------------------------------------------------
+// The bundled model writes faster than a room can read, so the page holds tokens back and lets them out at a pace.
+const presenter = { on: false, pace: 6, pauseAtForks: true, playing: false, timer: 0, asking: null, passed: -1 };
+function present(on, options = {}) {
+  Object.assign(presenter, options.pace === undefined ? {} : { pace: Number(options.pace) || 0 }, options.pauseAtForks === undefined ? {} : { pauseAtForks: !!options.pauseAtForks });
+  if (presenter.on !== !!on) {
+    presenter.on = !!on;
+    root.classList.toggle("presenting", presenter.on);
+    document.documentElement.classList.toggle("rmx-presenting", presenter.on);
+    deselect();
+    tipGone(0);
+    if (presenter.on) replay();
+    else finishReveal();
+    ui.deck.hidden = !presenter.on;
+  }
+  renderDeck();
+  if (presenter.on) play(true);
+}
+function finishReveal() {
+  play(false);
+  presenter.asking = null;
+  if (!shown) return;
+  shown.reveal = Infinity;
+  flow();
+}
+function replay() {
+  hideStage();
+  presenter.passed = -1;
+  if (!shown) return;
+  deselect();
+  clearMarks();
+  settled = false;
+  shown.reveal = 0;
+  following = true;
+  truncate(shown.toks, 0);
+  renderHead(shown);
+  play(true);
+}
+function play(on) {
+  presenter.playing = on;
+  clearTimeout(presenter.timer);
+  renderDeck();
+  if (on && presenter.on) presenter.timer = setTimeout(beat, presenter.pace ? 1000 / presenter.pace : 0);
+}
+function beat() {
+  const b = shown;
+  if (!presenter.playing || presenter.asking !== null || !b) return;
+  release(b, presenter.pace ? 1 : Infinity);
+  if (!settled) presenter.timer = setTimeout(beat, presenter.pace ? 1000 / presenter.pace : 60);
+}
+function release(b, count, stop = presenter.pauseAtForks) {
+  if (b.reveal === Infinity) return;
+  for (; count > 0 && b.reveal < b.toks.length; count--) {
+    const tok = b.toks[b.reveal];
+    if (stop && isFork(tok) && !(tok[4] & FORCED) && presenter.passed !== b.reveal) {
+      flow();
+      return askRoom(b.reveal);
+    }
+    b.reveal++;
+  }
+  flow();
+}
+function askRoom(pos) {
+  presenter.asking = pos;
+  showChoices(pos);
+  renderDeck();
+}
+async function showChoices(pos) {
+  const b = shown, reply = await cached("inspect", pos);
+  if (b !== shown || !presenter.on || (presenter.asking !== pos && selected !== pos)) return;
+  ui.ask.textContent = `What comes next? The model is ${undecided(shown.toks[pos][1])}.`;
+  ui.choices.replaceChildren(...(reply?.top ?? []).slice(0, 5).map((alt, k) => altRow(alt, k, selected === pos && alt.id === reply.id)));
+  ui.choices.dataset.pos = pos;
+  ui.stage.hidden = false;
+  follow();
+}
+function hideStage() {
+  ui.stage.hidden = true;
+  ui.choices.replaceChildren();
+}
+async function choose(pos, id) {
+  if (presenter.asking !== pos) return pick(pos, { token_ids: [id] });
+  const reply = await cached("inspect", pos);
+  if (presenter.asking !== pos) return;
+  presenter.asking = null;
+  if (reply?.id !== id) return pick(pos, { token_ids: [id] });
+  goOn(pos);
+}
+function goOn(pos) {
+  presenter.asking = null;
+  presenter.passed = pos;
+  hideStage();
+  play(true);
+}
+function stepFork(way) {
+  // For clickers: forward lets the text run to the next fork, then goes to the next problem of the playlist.
+  if (presenter.on && !settled && shown) {
+    if (way < 0) return replay();
+    if (presenter.asking !== null) return goOn(presenter.asking);
+    return release(shown, Infinity, true);
+  }
+  if (!shown) return presenter.on && trigger("next", { step: way });
+  const here = selected ?? (way > 0 ? -1 : els.length), next = way > 0 ? forks.find((pos) => pos > here) : forks.findLast((pos) => pos < here);
+  if (next !== undefined) return select(next);
+  if (presenter.on) {
+    deselect();
+    trigger("next", { step: way });
+  }
+}
+function renderDeck() {
+  ui.play.textContent = presenter.playing && !settled ? "Pause" : "Play";
+  ui.play.disabled = settled;
+  ui.pauses.checked = presenter.pauseAtForks;
+  if (!ui.paces.childElementCount) {
+    ui.paces.append(...PACES.map(([pace, label]) => {
+      const input = attrs(make("input"), { type: "radio", name: "rmx-pace", value: pace });
+      return make("label", "", input, make("span", "", label));
+    }), make("span", "soft", "tokens a second"));
+  }
+  for (const input of ui.paces.querySelectorAll("input")) input.checked = Number(input.value) === presenter.pace;
+}
+ui.deck.addEventListener("change", (e) => {
+  if (e.target.name === "rmx-pace") presenter.pace = Number(e.target.value);
+  if (e.target === ui.pauses) presenter.pauseAtForks = ui.pauses.checked;
+  if (presenter.playing) play(true);
+});
+let idleTimer = 0;
+root.addEventListener("pointermove", () => {
+  root.classList.remove("idle");
+  clearTimeout(idleTimer);
+  if (presenter.on) idleTimer = setTimeout(() => presenter.on && root.classList.add("idle"), 2500);
+});
+
+// ---- tour and help ------------------------------------------------------------------------------------------
+const TOUR = [
+  [() => ui.problem, "The problem. The model reads exactly this prompt, token by token.", ""],
+  [() => els[forks[0]], "A fork: an underlined token where the model was undecided. The thicker the line, the more words competed.", "No fork is on screen: every token is below the threshold. Lower it, or take another problem."],
+  [() => (wide() || root.classList.contains("open") ? ui.side : null), "The inspector: the five likeliest tokens and what would follow each. Click one, or press 1 to 5, and the model goes on from there.", "The inspector opens when you take a token. There you choose what the model should have said."],
+  [() => ui.answerBox, "The answer. After a swap it shows the new one and what it was before.", ""],
+  [() => els[mildFork()], "Many forks are harmless: another word, the same answer. Here the model was least undecided; take another word and see.", "Many forks are harmless: another word, the same answer. This text has no second fork to try."],
+];
+let tourAt = null;
+function mildFork() {
+  const others = forks.slice(1);
+  return others.reduce((best, pos) => (best === undefined || shown.toks[pos][1] < shown.toks[best][1] ? pos : best), undefined);
+}
+function tour(step = 0) {
+  clearSpot();
+  tourAt = step;
+  if (step < 0 || step >= TOUR.length) return tourEnd();
+  if (step === 2 && forks.length && selected === null && !presenter.on) select(forks[0], false);
+  const [find, text, instead] = TOUR[step], target = shown || step === 0 || step === 3 ? find() : null;
+  ui.tourCount.textContent = `${step + 1} of ${TOUR.length}`;
+  ui.tourText.textContent = target || !instead ? text : instead;
+  ui.tourBack.disabled = step === 0;
+  ui.tourNext.textContent = step === TOUR.length - 1 ? "Done" : "Next";
+  if (!ui.callout.matches(":popover-open")) ui.callout.showPopover();
+  target?.classList.add("spot");
+  target?.scrollIntoView({ block: "nearest" });
+  putNear(ui.callout, (target ?? ui.text).getBoundingClientRect());
+  ui.tourNext.focus({ preventScroll: true });
+}
+const clearSpot = () => root.querySelectorAll(".spot").forEach((node) => node.classList.remove("spot"));
+function tourEnd() {
+  clearSpot();
+  tourAt = null;
+  if (ui.callout.matches(":popover-open")) ui.callout.hidePopover();
+  tabStop?.focus({ preventScroll: true });
+}
+const KEYS = [["n  p", "next, previous fork"], ["←  →", "previous, next token"], ["1 – 5", "take an alternative"], ["u  r", "undo, redo"], ["Enter", "keep the new branch"], ["PageDown  PageUp", "next, previous fork (clicker)"], ["Space", "pause or play, in presenter mode"], ["Esc", "close"], ["?", "this list"]];
+function help() {
+  if (!ui.help.childElementCount) {
+    const rows = KEYS.map(([keys, what]) => make("div", "", make("dt", "", ...keys.split("  ").map((k) => make("kbd", "", k))), make("dd", "", what)));
+    ui.help.append(make("p", "label", "Keys"), make("dl", "", ...rows));
+  }
+  ui.help.togglePopover();
+}
+
+// ---- clicks and keys ----------------------------------------------------------------------------------------
+const actions = {
+  halt: () => shown && trigger("halt", { run: shown.run }),
+  prompt() {
+    ui.prompt.hidden = !ui.prompt.hidden;
+    ui.promptButton.setAttribute("aria-expanded", String(!ui.prompt.hidden));
+  },
+  close: () => closeInspector(),
+  more: () => selected !== null && renderAlternatives(selected, ui.more.getAttribute("aria-expanded") !== "true"),
+  compare: () => compare(ui.compare.getAttribute("aria-pressed") !== "true"),
+  keep, undo, redo, help, replay,
+  tour: () => tour(0), tourEnd, tourBack: () => tour(tourAt - 1), tourNext: () => tour(tourAt + 1),
+  back: () => stepFork(-1), forward: () => stepFork(1), play: () => play(!presenter.playing), leave: () => present(false),
+};
+function closeInspector() {
+  const span = els[selected];
+  deselect();
+  span?.focus({ preventScroll: true });
+}
+root.addEventListener("click", (e) => {
+  const go = e.target.closest("[data-do]"), alt = e.target.closest(".alt"), branch = e.target.closest(".branch"), span = e.target.closest(".flow .t");
+  if (go) actions[go.dataset.do]?.();
+  else if (alt) choose(ui.choices.contains(alt) ? Number(ui.choices.dataset.pos) : selected, Number(alt.dataset.id));
+  else if (branch) visit(branch.dataset.run);
+  else if (span && getSelection().isCollapsed) select(Number(span.dataset.i)); // a drag selects text
+});
+for (const [on, off] of [["pointerenter", "pointerleave"], ["focus", "blur"]]) {
+  ui.undo.addEventListener(on, () => tintUndo(true));
+  ui.undo.addEventListener(off, () => tintUndo(false));
+}
+const keys = {
+  n: () => stepFork(1), p: () => stepFork(-1), PageDown: () => stepFork(1), PageUp: () => stepFork(-1),
+  u: undo, r: redo, "?": help,
+  ArrowRight: () => stepToken(1), ArrowLeft: () => stepToken(-1),
+  Enter: () => enter(), " ": () => space(), Escape: () => escape(),
+};
+for (const k of "12345") keys[k] = () => number(Number(k));
+function stepToken(way) {
+  if (!shown || presenter.asking !== null) return false;
+  const from = selected ?? (document.activeElement?.closest(".flow .t") ? Number(document.activeElement.dataset.i) : (forks[0] ?? 0) - way);
+  return els[from + way] ? select(from + way) : false;
+}
+function number(k) {
+  const row = ui.choices.querySelectorAll(".alt")[k - 1];
+  if (presenter.asking !== null && row) return choose(presenter.asking, Number(row.dataset.id));
+  return selected === null ? false : void takeNumber(k);
+}
+function enter() {
+  const span = document.activeElement?.closest(".flow .t");
+  if (span && Number(span.dataset.i) !== selected) return select(Number(span.dataset.i));
+  return shown && settled && shown.open?.parent && !shown.kept ? keep() : false;
+}
+function space() {
+  if (presenter.on) return presenter.asking !== null ? goOn(presenter.asking) : play(!presenter.playing);
+  const span = document.activeElement?.closest(".flow .t");
+  return span ? select(Number(span.dataset.i)) : false;
+}
+function escape() {
+  if (tourAt !== null) return tourEnd();
+  if (ui.help.matches(":popover-open")) return ui.help.hidePopover();
+  if (selected !== null) return closeInspector();
+  return presenter.on ? present(false) : false;
+}
+const EDITABLE = "input:not([type=radio]):not([type=checkbox]):not([type=button]), textarea, select, [contenteditable=true], [role=textbox]";
+const FOREIGN = "[role=slider], [role=listbox], [role=option], [role=menu], [role=tab], [role=combobox], [role=grid], .js-plotly-plot";
+function onKey(e) {
+  if (!element.isConnected) return document.removeEventListener("keydown", onKey);
+  const target = e.target instanceof Element ? e.target : document.body, inside = root.contains(target);
+  if (e.ctrlKey || e.metaKey || e.altKey || e.defaultPrevented || !root.offsetParent && !presenter.on) return;
+  if (e.key === "Escape" && inside && target.matches(EDITABLE)) return target.blur();
+  if (target.closest(EDITABLE) || (!inside && target.closest(FOREIGN))) return;
+  const pressable = target.closest("button, a, [role=button], label, summary") && !target.closest(".flow .t");
+  if ((e.key === "Enter" || e.key === " ") && pressable) return; // the control itself answers
+  if (!inside && target !== document.body && e.key.startsWith("Arrow")) return;
+  if (target.matches("input") && e.key.startsWith("Arrow")) return;
+  if (Object.hasOwn(keys, e.key) && keys[e.key]() !== false) e.preventDefault();
+}
+document.addEventListener("keydown", onKey);
+
+// ---- hooks for the rest of the page, and the start ----------------------------------------------------------
+new ResizeObserver(([entry]) => {
+  const isWide = entry.contentRect.width >= 720;
+  root.classList.toggle("wide", isWide);
+  root.classList.toggle("narrow", !isWide);
+}).observe(root);
+window.rmx = Object.assign(window.rmx ?? {}, {
+  setTau(x) {
+    tauByHand = true;
+    setTau(x);
+  },
+  goto: (pos) => shown && select(Math.max(0, Math.min(els.length - 1, Math.round(pos)))),
+  presenter: present,
+  tour: () => tour(0),
+});
+ui.ceiling.textContent = `${CEILING}+`;
+ui.tau.textContent = tau.toFixed(2);
+watch("value", () => receive(props.value));
+async function start() {
+  if (props.value) return receive(props.value);
+  const run = new URL(location).searchParams.get("run");
+  const b = run && (await ensure(run));
+  if (b && !shown) bring(b);
+}
+start();

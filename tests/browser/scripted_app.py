@@ -1,0 +1,393 @@
+"""The explorer view on a scripted server: no model, every distribution known. `python tests/browser/scripted_app.py`.
+
+A script is a small grammar: at a fork it lists what could be said, with probabilities; elsewhere it is certain.
+"""
+
+import itertools
+import json
+import math
+import random
+import re
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from rmx.ui.token_view import CSS, token_view
+
+Choice = list[tuple[str, float]]
+END = "<|end|>"
+
+BEADS = "Ann has 42 beads. Ben has 11 fewer than Ann. How many beads do they have together?"
+TRAIN = "A train runs 60 km in the first hour and 20 km less in the second. How far does it get in two hours?"
+
+# Plan and wording are forks; each is (token, probability). The answer follows from the verbs that were said.
+OPENERS: Choice = [(" First", 0.38), (" Okay", 0.29), (" Quickly", 0.16), (" Step", 0.12), (" Hmm", 0.05)]
+VERBS: Choice = [(" add", 0.41), (" subtract", 0.27), (" multiply", 0.19), (" take", 0.09), (" divide", 0.04)]
+LINKS: Choice = [(" Then", 0.45), (" So", 0.3), (" Next", 0.14), (" Now", 0.08), (" Hence", 0.03)]
+ENDS: Choice = [(" So", 0.58), (" Thus", 0.27), (" Hence", 0.11), (" Therefore", 0.03), (" Now", 0.01)]
+
+HOSTILE = (
+    " plain|<script>window.PWN=1</script>|<img src=x onerror=window.PWN=1>|${window.PWN=1}|`|{{value}}|{{#each value}}|"
+    "\\x3cimg src=x onerror=window.PWN=1>|\u202eabc|\u2066x|\t|\x00|\r|\u200b|\U000e0041|||👩‍💻| سلام| عليكم|.\n| שלום|"
+    + "\n" * 10_000
+    + "|</div></p>|javascript:window.PWN=1|\ufeff|  |\n|\n|\n|\n|\n|\n|\n|end|<|end|>"
+)
+
+
+def words(text: str) -> list[str]:
+    """Split as the bundled tokenizer does: a word or a digit with its space is one token."""
+    return re.findall(r" ?\\boxed\{| ?[A-Za-z]+| ?[0-9]|\n| ?[^\sA-Za-z0-9]", text)
+
+
+def plan(first: str, verb: str, link: str, other: str) -> str:
+    """The arithmetic that follows from two verbs; a wrong verb gives a wrong answer, honestly worked out."""
+    a, b = (42, 11)
+    c = {" add": a + b, " subtract": a - b, " take": a - b, " multiply": a * b, " divide": a // b}.get(verb, a)
+    d = {" add": a + c, " subtract": abs(a - c), " take": abs(a - c), " multiply": a * c, " divide": a}.get(other, c)
+    return str(c) if link == " So" else str(d)
+
+
+def beads(said: list[str]) -> Choice:
+    """The distribution after `said`."""
+    text = "".join(said)
+    steps = [
+        (OPENERS, ",the facts are 42, 11. We"),
+        (VERBS, "{b} 11: {eq1}."),
+        (LINKS, "{more}"),
+        (VERBS, " 42 and {c}: {eq2}."),
+        (ENDS, " the answer is \\boxed{{{answer}}}."),
+    ]
+    done: list[str] = []
+    pos = 0
+    for which, (choice, follow) in enumerate(steps):
+        if which == 3 and done[2] == " So":
+            continue
+        if pos == len(said):
+            return choice
+        done.append(said[pos])
+        pos += 1
+        filled = script_text(which, done, follow)
+        for token in words(filled):
+            if pos == len(said):
+                return certain(token)
+            if said[pos] != token:  # a typed text or a searched token leads off the script
+                return certain(END if len(said) - pos > 12 else words(" which leads nowhere, so there is no answer.")[len(said) - pos - 1])
+            pos += 1
+        if which == 2 and done[2] == " So":
+            break
+    return certain(END) if not text.endswith(END) else []
+
+
+def script_text(which: int, done: list[str], follow: str) -> str:
+    a, b = 42, 11
+    verb = done[1] if len(done) > 1 else " add"
+    sign, c = {" add": ("+", a + b), " multiply": ("*", a * b), " divide": ("/", a // b)}.get(verb, ("-", a - b))
+    if which == 0:
+        return ", the facts are 42, 11.\nWe" if done[0] != " Step" else " by step, the facts are 42, 11.\nWe"
+    if which == 1:
+        return f" {'11 from 42' if sign == '-' else '42 and 11'}: {a} {sign} {b} = {c}."
+    if which == 2:
+        return " we" if done[2] != " So" else f" the answer is \\boxed{{{c}}}."
+    if which == 3:
+        sign2, d = {" add": ("+", a + c), " multiply": ("*", a * c), " divide": ("/", max(a, c) // max(1, min(a, c)))}.get(done[3], ("-", abs(a - c)))
+        hi, lo = max(a, c), min(a, c)
+        return f" {a} and {c}: {hi} {sign2} {lo} = {d}."
+    c2 = {" add": a + c, " multiply": a * c, " divide": max(a, c) // max(1, min(a, c))}.get(done[3], abs(a - c))
+    return f" the answer is \\boxed{{{c2}}}."
+
+
+def certain(token: str) -> Choice:
+    near = [" the", ".", " we", " and", ","]
+    rest = [(t, 0.0002) for t in near if t != token][:4]
+    return [(token, 1 - 0.0002 * len(rest)), *rest]
+
+
+def long_text(said: list[str], wall: bool) -> Choice:
+    """Prose without end; each 40th token is a fork, each 60th ends a paragraph (never, as a wall)."""
+    pos = len(said)
+    draw = random.Random(pos)
+    if not wall and pos % 60 == 59:
+        return certain(".\n\n")
+    if pos % 12 == 11:
+        return certain(".")
+    if pos % 40 == 7:
+        return [(" but", 0.4), (" so", 0.3), (" wait", 0.15), (" hence", 0.1), (" now", 0.05)]
+    token = draw.choice(" the model reads a number and adds it to the sum that was found before".split(" ")[1:])
+    sure = draw.choice([1.0, 1.0, 0.97, 0.9])
+    return [(" " + token, sure), *[(t, (1 - sure) / 4) for t in (" one", " two", " three", " four")]]
+
+
+VOCAB: OrderedDict[str, int] = OrderedDict()
+
+
+def token_id(text: str) -> int:
+    return VOCAB.setdefault(text, len(VOCAB))
+
+
+for known in [*(t for c in (OPENERS, VERBS, LINKS, ENDS) for t, _ in c), *(f" {w}" for w in "zero one two seven apple banana however".split())]:
+    token_id(known)
+
+
+@dataclass
+class Run:
+    """One branch: what it was asked, what it says, and which run it left."""
+
+    script: str
+    tau: float = 1.0
+    limit: int = 400
+    pause: float = 0.004
+    parent: "Run | None" = None
+    at: int | None = None
+    forced: list[str] = field(default_factory=list)
+    title: str | None = None
+    tree: str = ""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    said: list[str] = field(default_factory=list)
+    toks: list[list[Any]] = field(default_factory=list)
+    done: bool = False
+    stop: str = "eos"
+    seconds: float = 0.0
+    halt: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.tree = self.parent.tree if self.parent else self.id
+        if self.parent and self.at is not None:
+            self.said, self.toks = self.parent.said[: self.at], self.parent.toks[: self.at]
+        RUNS[self.id] = self
+
+    def choices(self, said: list[str]) -> Choice:
+        if self.script in ("long", "wall"):
+            return long_text(said, self.script == "wall")
+        if self.script == "hostile":
+            texts = HOSTILE.split("|", 32)
+            tokens = [*HOSTILE.replace(END, "").split("|"), END] if texts else []
+            tokens = [t for i, t in enumerate(tokens) if t or i < 20]
+            token = tokens[len(said)] if len(said) < len(tokens) else END
+            return [(token, 0.5), *[(t, 0.125) for t in (" plain", "<b>bold</b>", "${1}", "\u202eabc\n\n\n\n\n\n") if t != token]]
+        return beads(said)
+
+    def step(self, force: str | None = None) -> None:
+        choices = self.choices(self.said)
+        draw = random.Random(len(self.said)) if self.script in ("long", "wall") else None
+        text = force or (draw.choices(*zip(*choices, strict=True))[0] if draw else choices[0][0])
+        if draw and force is None and len(self.said) % 12 in (11,):
+            text = choices[0][0]
+        ranked = [t for t, _ in choices]
+        p = dict(choices).get(text, 1e-5)
+        flags = (1 if force else 0) | (2 if text == END else 0)
+        token_id(text)
+        self.said.append(text)
+        self.toks.append([text, round(entropy(choices), 4), p, ranked.index(text) + 1 if text in ranked else 7, flags])
+
+    def open(self) -> dict[str, Any]:
+        forced = self.forced[0] if self.forced else None
+        dist = dict(self.parent.choices(self.said[: self.at])) if self.parent else {}
+        return {
+            "tree": self.tree,
+            "parent": self.parent.id if self.parent else None,
+            "at": self.at,
+            "forced": len(self.forced),
+            "from_text": self.parent.said[self.at] if self.parent and self.at is not None else None,
+            "to_text": "".join(self.forced) or None,
+            "to_p": dist.get(forced, 1e-5) if forced else None,
+            "tau": self.tau,
+            "label": "greedy",
+            "model": "scripted",
+            "prompt": f"Q: {self.title or BEADS}\nA:",
+            "known": "73",
+            "title": self.title or BEADS,
+        }
+
+    def answer(self) -> dict[str, Any]:
+        found = re.findall(r"\\boxed\{(\d+)\}", "".join(self.said))
+        return {"text": found[-1] if found else None, "correct": found[-1] == "73" if found else None}
+
+    def result(self) -> dict[str, Any]:
+        kept = self.at or 0
+        return {
+            "answer": self.answer(),
+            "stop": self.stop,
+            "reuse": {"reused": 28 + kept if kept else 0, "computed": 1 if kept else 28},
+            "seconds": round(self.seconds, 2),
+            "n": len(self.toks),
+        }
+
+    def message(self, start: int, with_open: bool = False) -> dict[str, Any]:
+        m: dict[str, Any] = {"run": self.id, "start": start, "toks": self.toks[start:], "done": self.done}
+        if with_open:
+            m["open"] = self.open()
+        if self.done:
+            m |= {"result": self.result(), "tree": tree_of(self.tree)}
+        return m
+
+
+RUNS: OrderedDict[str, Run] = OrderedDict()
+DROP = threading.Event()  # while set, deltas are lost on the way to the page
+EVENTS: list[tuple[str, dict[str, Any]]] = []  # what the page sent, for the tests
+
+
+def entropy(choices: Choice) -> float:
+    return -sum(p * math.log(p) for _, p in choices if p > 0)
+
+
+def tree_of(tree: str) -> list[dict[str, Any]]:
+    rows = []
+    for run in RUNS.values():
+        if run.tree == tree and run.done:
+            o = run.open()
+            row = {k: o[k] for k in ("parent", "at", "from_text", "to_text", "to_p", "label")}
+            rows.append({"run": run.id, **row, "answer": run.answer(), "n": len(run.toks)})
+    return rows
+
+
+def stream(run: Run) -> Iterator[dict[str, Any]]:
+    """Ten deltas a second at most, the opening message at once."""
+    began, sent, due = time.perf_counter(), len(run.said), 0.0
+    opening = True
+    for force in run.forced:
+        run.step(force)
+    while len(run.said) < run.limit and run.said[-1:] != [END] and not run.halt.is_set():
+        if opening or time.monotonic() >= due:
+            if opening or not DROP.is_set():
+                yield run.message(sent, with_open=opening)
+            sent, due, opening = len(run.said), time.monotonic() + 0.1, False
+        time.sleep(run.pause)
+        run.step()
+    run.stop = "cancelled" if run.halt.is_set() else "eos" if run.said[-1:] == [END] else "length"
+    run.seconds, run.done = time.perf_counter() - began, True
+    yield run.message(sent, with_open=opening)
+
+
+def find(args: Any) -> Run | None:
+    return RUNS.get(str(args.get("run"))) if isinstance(args, dict) else None
+
+
+GONE = {"error": "This branch is no longer held by the server. Run the problem again."}
+
+
+def tail(args: dict[str, Any]) -> dict[str, Any]:
+    run = find(args)
+    return run.message(max(0, int(args["start"])), with_open=True) if run else GONE
+
+
+def inspect(args: dict[str, Any]) -> dict[str, Any]:
+    run, pos = find(args), int(args["pos"])
+    if run is None or not 0 <= pos < len(run.said):
+        return GONE
+    text, h, p, rank, flags = run.toks[pos]
+    top = run.choices(run.said[:pos])
+    fill = [(f" word{k}", 1e-6) for k in range(20 - len(top))]
+    alternatives = [{"id": token_id(t), "text": t, "p": q} for t, q in [*top, *fill]]
+    return {"pos": pos, "id": token_id(text), "text": text, "entropy": h, "p": p, "rank": rank, "forced": bool(flags & 1), "top": alternatives}
+
+
+def look(args: dict[str, Any]) -> dict[str, Any]:
+    run, pos = find(args), int(args["pos"])
+    if run is None:
+        return GONE
+    time.sleep(0.25)
+    ahead = []
+    for text, _ in run.choices(run.said[:pos])[:5]:
+        said = [*run.said[:pos], text]
+        for _ in range(16):
+            if said[-1] == END:
+                break
+            said.append(run.choices(said)[0][0])
+        ahead.append({"id": token_id(text), "text": "".join(said[pos + 1 :])})
+    return {"pos": pos, "alternatives": ahead}
+
+
+def search(args: dict[str, Any]) -> dict[str, Any]:
+    hits = [t for t in VOCAB if str(args["q"]) in t][:20]
+    return {"tokens": [{"id": token_id(t), "text": t, "p": 1e-5, "rank": 40 + k} for k, t in enumerate(hits)]}
+
+
+def payload(evt: gr.EventData, name: str) -> dict[str, Any]:
+    data = evt._data if isinstance(evt._data, dict) else {}
+    EVENTS.append((name, data))
+    return data
+
+
+def on_pick(evt: gr.EventData) -> Iterator[dict[str, Any]]:
+    data = payload(evt, "pick")
+    parent, pos = RUNS.get(str(data.get("run"))), data.get("pos")
+    if parent is None or type(pos) is not int or not 0 <= pos < len(parent.said):
+        yield {"run": None, "error": "That place no longer exists. Choose another fork."}
+        return
+    if "text" in data:
+        forced = words(str(data["text"])) or [str(data["text"])]
+    else:
+        forced = [t for i in data.get("token_ids", []) for t, k in VOCAB.items() if k == i]
+    if not forced:
+        yield {"run": None, "error": "That token is not in the vocabulary. Choose another one."}
+        return
+    parent.halt.set()
+    child = Run(parent.script, parent.tau, parent.limit, parent.pause, parent, pos, forced, parent.title)
+    yield from stream(child)
+
+
+def on_run(script: str, tau: float, tokens: float, pause: float) -> Iterator[dict[str, Any]]:
+    title = {"long": "A long solution.", "wall": "One paragraph without end.", "hostile": "Tokens that would do harm if they were markup."}.get(script)
+    if script == "error":
+        yield {"run": None, "error": "The model is busy: two visitors wait before you. Try again in a few seconds."}
+        return
+    yield from stream(Run(script, tau, int(tokens), pause / 1000, title=title))
+
+
+def on_halt(evt: gr.EventData) -> None:
+    data = payload(evt, "halt")
+    if run := RUNS.get(str(data.get("run"))):
+        run.halt.set()
+
+
+def on_settled(evt: gr.EventData) -> str:
+    return json.dumps(payload(evt, "settled"))
+
+
+PLAYLIST = itertools.cycle([TRAIN, BEADS])
+
+
+def on_next(evt: gr.EventData) -> Iterator[dict[str, Any]]:
+    payload(evt, "next")
+    yield from stream(Run("beads", title=next(PLAYLIST)))
+
+
+def build() -> gr.Blocks:
+    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    with gr.Blocks(title="Scripted forks", analytics_enabled=False, fill_width=True) as demo, gr.Row():
+        with gr.Column(scale=0, min_width=240):
+            script = gr.Radio(["beads", "long", "wall", "hostile", "error"], value="beads", label="Script")
+            tokens = gr.Number(400, label="Tokens", elem_id="limit")
+            pause = gr.Number(4, label="Pause per token (ms)", elem_id="pause")
+            tau = gr.Slider(0, 2.5, 1.0, step=0.05, label="Threshold", elem_id="tau")
+            go = gr.Button("Solve", variant="primary")
+            present = gr.Button("Present")
+            settled = gr.Textbox(label="Settled", elem_id="settled")
+        with gr.Column(scale=1, min_width=320):
+            view = token_view(tail, inspect, look, search, elem_id="view")
+        go.click(on_run, [script, tau, tokens, pause], view, **hidden)
+        view.pick(on_pick, None, view, trigger_mode="multiple", concurrency_limit=4, **hidden)
+        view.halt(on_halt, None, None, queue=False, **hidden)
+        view.settled(on_settled, None, settled, trigger_mode="multiple", **hidden)
+        view.next(on_next, None, view, trigger_mode="multiple", **hidden)
+        tau.change(None, tau, None, js="(x) => { window.rmx?.setTau(x) }")
+        present.click(None, None, None, js="() => { window.rmx?.presenter(true, {pace: 12, pauseAtForks: true}) }")
+    return demo.queue(api_open=False)
+
+
+LAUNCH: dict[str, Any] = {
+    "css": CSS,
+    "run_history": False,
+    "ssr_mode": False,
+    "footer_links": [],
+    "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+}
+
+if __name__ == "__main__":
+    build().launch(**LAUNCH)
