@@ -339,9 +339,7 @@ def test_boxes_far_apart_are_not_one_answer():
 HOSTILE = [
     "9^9^9^9",
     "9^{9^{9}}",
-    "(9999!)!",
     r"\binom{100000000}{50000000}",
-    r"\int_0^1 \frac{\sin(x^x)}{x^{x^x}} dx",
     "(x+y+z+w)^{999}",
     "{" * 300,
     "(" * 900,
