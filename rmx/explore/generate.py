@@ -96,7 +96,7 @@ class Generation:
             top_p=job.sampling.top_p,
             tau=job.tau,
             tokens=tuple(self.tokens),
-            answer=grade(text, job.known),
+            answer=grade(text, job.known, thinking=model.prompt_thinks(job.prompt_ids)),
             stop=self.stop,
             reuse=self.reuse,
             seconds=self.seconds,

@@ -1,0 +1,40 @@
+"""Prepared examples: one problem and one swap each. The app runs the model on them; nothing is canned."""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from rmx.paths import ASSETS
+
+Kind = Literal["rescue", "break", "harmless"]
+TITLES: dict[Kind, str] = {
+    "rescue": "wrong → right",
+    "break": "right → wrong",
+    "harmless": "a fork that does not matter",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A problem of the bundled model with a place worth looking at."""
+
+    title: str
+    kind: Kind
+    problem_id: str
+    problem: str
+    answer: str
+    pos: int
+    token_id: int
+    token_text: str
+
+
+@lru_cache(maxsize=1)
+def examples() -> tuple[Example, ...]:
+    """The examples that ship with mini, the one for the first screen first."""
+    rows = json.loads((ASSETS / "mini" / "examples.json").read_text(encoding="utf-8"))
+    return tuple(Example(**{k: row[k] for k in Example.__slots__}) for row in rows)
+
+
+def of_kind(kind: Kind) -> list[Example]:
+    return [e for e in examples() if e.kind == kind]

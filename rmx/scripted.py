@@ -1,0 +1,89 @@
+"""A model without weights that plays a script: for tests of the page and for `rmx bench ui`.
+
+Every next-token distribution is a fixed function of the position and the last token, so that greedy runs repeat and
+a swap changes what follows. Its vocabulary is ordinary words and everything that has ever broken a token display.
+"""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+from rmx.engine import Engine
+from rmx.models import Model
+from rmx.presets import STYLES
+
+WORDS = [" the", " a", " so", " but", " wait", " because", " then", " we", " add", " subtract", " get", " is"]
+WORDS += [" half", " of", " all", " apples", " 42", " 7", ",", ".", ".\n", "\n\n"]
+HOSTILE = [
+    "<script>window.PWN=1</script>",
+    "<img src=x onerror=window.PWN=1>",
+    "</span></div>",
+    "${window.PWN=1}",
+    "{{value}}",
+    "`",
+    "\\x3cb\\x3e",
+    "\\u",
+    "\t",
+    "\u202eabc",
+    "\u2067",
+    "👩\u200d💻",
+    " سلام",
+    " שלום",
+    "&lt;b&gt;",
+    "%s",
+    '"onclick="window.PWN=1',
+]
+NEWLINES = "\n" * 10_000
+
+
+class ScriptedNetwork(nn.Module):
+    """Quacks like a transformers causal LM as far as `Engine` asks."""
+
+    def __init__(self, vocabulary: int, spoken: list[int], seconds: float = 0.0, end: int | None = None) -> None:
+        super().__init__()
+        shape: dict[str, Any] = {"num_hidden_layers": 1, "max_position_embeddings": 8192}
+        self.config = PretrainedConfig(**shape)
+        self.generation_config = SimpleNamespace(eos_token_id=None)
+        self.seconds = seconds  # of one forward pass
+        self.end = end  # position at which the end token is said
+        self.device = torch.device("cpu")
+        self.head = nn.Linear(1, vocabulary, bias=False)
+        rows = torch.full((997, vocabulary), -30.0)
+        generator = torch.Generator().manual_seed(0)
+        rows[:, spoken] = 6 * torch.rand(997, len(spoken), generator=generator) ** 2
+        sharp = torch.rand(997, generator=generator) > 0.15
+        rows[sharp] = torch.where(rows[sharp] > -30, 4 * rows[sharp], rows[sharp])
+        self.rows = rows
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.head
+
+    def forward(self, input_ids: Tensor, past_key_values: Any, logits_to_keep: int, use_cache: bool = True) -> Any:
+        if self.seconds:
+            time.sleep(self.seconds)
+        batch, length = input_ids.shape
+        start = past_key_values.get_seq_length()
+        nothing = torch.zeros(batch, 1, length, 1)
+        past_key_values.update(nothing, nothing.clone(), 0)
+        pos = torch.arange(start, start + length)[None].expand(batch, -1)
+        logits = self.rows[(pos * 7919 + input_ids * 31) % len(self.rows)].clone()
+        if self.end is not None:
+            logits[pos >= self.end - 1, 256] = 99.0
+        return SimpleNamespace(logits=logits[:, -logits_to_keep:])
+
+
+def scripted_model(seconds: float = 0.0, hostile: bool = True, newlines: bool = False, end: int | None = None) -> Model:
+    """A Model that speaks the script; id 256 is its end token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+    tokenizer.add_tokens([*WORDS, *(HOSTILE if hostile else []), *([NEWLINES] if newlines else [])])
+    network = ScriptedNetwork(len(tokenizer), list(range(257, len(tokenizer))), seconds, end).eval()
+    return Model("scripted", "none", "float32", Engine(network), tokenizer, STYLES["boxed"], tau=1.5)

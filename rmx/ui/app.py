@@ -1,0 +1,125 @@
+"""The page and its server: gradio mounted on FastAPI, a content policy, a health check, nothing from outside."""
+
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import fastapi
+import gradio as gr
+import uvicorn
+from fastapi.responses import PlainTextResponse, Response
+
+from rmx import __version__
+from rmx.errors import RmxError
+from rmx.paths import ASSETS
+from rmx.ui.explore_tab import build_explore_tab
+from rmx.ui.explorer import Explorer
+from rmx.ui.settings import Settings
+from rmx.ui.token_view import CSS
+from rmx.workspace import Workspace
+
+log = logging.getLogger(__name__)
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+THEME = gr.themes.Default(
+    primary_hue="orange",
+    neutral_hue="stone",
+    # The semi-bold face that gradio bundles has no Latin letters; the system's own needs no download.
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
+    radius_size="sm",
+)
+LAUNCH: dict[str, Any] = {
+    "css": CSS + (ASSETS / "app.css").read_text(encoding="utf-8"),
+    "theme": THEME,
+    "run_history": False,
+    "enable_monitoring": False,
+    "max_file_size": "1kb",
+    "ssr_mode": False,
+    "show_error": True,
+    "footer_links": [],
+}
+CLOSED = (
+    "/gradio_api/upload",
+    "/gradio_api/proxy=",
+    "/gradio_api/file=http",
+    "/gradio_api/deep_link",
+    "/gradio_api/process_recording",
+    "/monitoring",
+)
+# gr.HTML compiles its handlers with new Function, hence 'unsafe-eval': the policy limits where data can go.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'"
+)
+HEAD = """<header id="top"><h1>rmx</h1><p>The few words that decide an answer.</p></header>"""
+
+
+def build_app(workspace: Workspace, settings: Settings | None = None, notice: str | None = None) -> gr.Blocks:
+    """The whole page as gradio blocks."""
+    settings = settings or Settings()
+    with gr.Blocks(title="rmx · fork tokens", analytics_enabled=False, fill_width=True) as demo:
+        with gr.Row(elem_id="bar"):
+            gr.HTML(HEAD, apply_default_css=False, elem_id="brand")
+            tour = gr.Button("Tour", size="sm", elem_id="tour", min_width=70, scale=0)
+            present = gr.Button("Present", size="sm", elem_id="present", min_width=80, scale=0)
+        tab = build_explore_tab(Explorer(workspace), settings, notice)
+        hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        tour.click(None, None, None, js="() => { window.rmx?.tour() }", **hidden)
+        present.click(
+            None, None, None, js="() => { window.rmx?.presenter(true, {pace: 6, pauseAtForks: true}) }", **hidden
+        )
+        wire_start(demo, tab)
+    return demo.queue(api_open=False, max_size=64)
+
+
+def wire_start(demo: gr.Blocks, tab: Any) -> None:
+    """What happens when a page opens and when it closes."""
+    view = next(b for b in demo.blocks.values() if getattr(b, "elem_id", None) == "view")
+    demo.load(tab.opening, None, view, api_visibility="private", show_progress="hidden", concurrency_id="engine")
+    demo.unload(tab.leave)
+
+
+def web_app(workspace: Workspace, settings: Settings, notice: str | None = None) -> fastapi.FastAPI:
+    """The FastAPI application: page, /health, closed doors, content policy."""
+    api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @api.get("/health")
+    def health() -> dict[str, Any]:
+        return {"status": "ok", "version": __version__, "models": workspace.loaded}
+
+    @api.middleware("http")
+    async def guard(request: fastapi.Request, go_on: Callable[[fastapi.Request], Awaitable[Response]]) -> Response:
+        if request.url.path.startswith(CLOSED):
+            return PlainTextResponse("not here", 404)
+        response = await go_on(request)
+        response.headers["Content-Security-Policy"] = POLICY
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "same-origin"
+        return response
+
+    return gr.mount_gradio_app(api, build_app(workspace, settings, notice), path="/", **LAUNCH)
+
+
+def prepare(settings: Settings, workspace: Workspace) -> str | None:
+    """Load mini and, if one is asked for, another model; returns a notice where that one cannot be had."""
+    workspace.model("mini")
+    if not settings.model or settings.model == "mini":
+        return None
+    try:
+        model = workspace.model(settings.model)
+        workspace.adapter(model, settings.adapter)
+    except RmxError as error:
+        return f"⚠ {error} The bundled model *mini* is here instead."
+    return None
+
+
+def serve(settings: Settings) -> None:
+    """Run the app until it is stopped."""
+    workspace = Workspace()
+    notice = prepare(settings, workspace)
+    app = web_app(workspace, settings, notice)
+    shown = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0") else settings.host  # noqa: S104
+    print(f"rmx is at http://{shown}:{settings.port}  (Ctrl-C stops it)", flush=True)  # noqa: T201
+    uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning")

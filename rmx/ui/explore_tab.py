@@ -1,0 +1,334 @@
+"""The Explore tab: a problem, its solution with the forks marked, a swap, another answer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import torch
+
+from rmx.adapters import bundled_adapters
+from rmx.config import Sampling
+from rmx.errors import ProblemError, RmxError
+from rmx.examples import TITLES, Example, examples, of_kind
+from rmx.explore.runs import Run
+from rmx.mini.task import coverage
+from rmx.plots import entropy_strip
+from rmx.presets import PRESETS
+from rmx.problems import SETS, find_problem, load_set
+from rmx.records import Problem
+from rmx.ui.builder import build_builder
+from rmx.ui.errors import shows_errors
+from rmx.ui.explorer import Explorer, Message, answering
+from rmx.ui.settings import Settings
+from rmx.ui.token_view import token_view
+from rmx.ui.visitors import Visitors
+
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+LIGHT: dict[str, Any] = {**QUIET, "queue": False}
+# The engine has a fair queue of its own; this only bounds how many threads wait in it.
+STREAM: dict[str, Any] = {**QUIET, "concurrency_id": "engine", "concurrency_limit": 24, "trigger_mode": "multiple"}
+BASE = "none (base)"
+LISTED = 400  # problems of a set in the list
+
+# Finds the Plotly div again after every redraw; a click on a bar selects that token.
+STRIP_CLICKS = """
+const bind = () => {
+  const plot = document.querySelector('#strip .js-plotly-plot');
+  if (!plot || plot.rmxBound || !plot.on) return;
+  plot.rmxBound = true;
+  plot.on('plotly_click', (event) => window.rmx?.goto(event.points[0].x));
+};
+new MutationObserver(bind).observe(document.body, {childList: true, subtree: true});
+bind();
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The settings column."""
+
+    model: gr.Dropdown
+    adapter: gr.Dropdown
+    gpu: gr.Button
+    model_note: gr.Markdown
+    problem_set: gr.Dropdown
+    picked: gr.Dropdown
+    problem: gr.Textbox
+    answer: gr.Textbox
+    banner: gr.Markdown
+    solve: gr.Button
+    tau: gr.Slider
+    temperature: gr.Slider
+    top_p: gr.Slider
+    seed: gr.Number
+    max_new: gr.Number
+    raw: gr.Checkbox
+    text: gr.Textbox
+    read: gr.Button
+    kinds: dict[str, gr.Button]
+
+    @property
+    def asked(self) -> list[Any]:
+        """Inputs of Solve and Read, in the order of `ExploreTab._start`."""
+        return [self.model, self.adapter, self.problem, self.answer, *self.decoding]
+
+    @property
+    def decoding(self) -> list[Any]:
+        return [self.tau, self.temperature, self.top_p, self.seed, self.max_new, self.raw]
+
+
+class ExploreTab:
+    """Callbacks of the tab; each makes one library call and renders what came of it."""
+
+    def __init__(self, explorer: Explorer, settings: Settings, notice: str | None = None) -> None:
+        self.explorer = explorer
+        self.settings = settings
+        self.notice = notice
+        self.visitors = Visitors()
+
+    # -- callbacks ------------------------------------------------------------------------------------------------
+
+    def start(self, request: gr.Request, read: str | None, title: str | None, *asked: Any) -> Iterator[Message]:
+        """Stream a new solution, or score a pasted one."""
+        model, adapter, problem, answer, tau, temperature, top_p, seed, max_new, raw = asked
+        try:
+            sampling = Sampling(*_numbers(temperature, top_p), *_whole(seed, max_new))
+            if sampling.max_new_tokens > self.settings.max_new_tokens:
+                raise RmxError(f"At most {self.settings.max_new_tokens} tokens here; got {sampling.max_new_tokens}.")
+            run = self.explorer.start(
+                str(model or "mini").strip(),
+                None if adapter in (None, "", BASE) else str(adapter).strip(),
+                str(problem or ""),
+                sampling,
+                tau,
+                known=answer,
+                raw=bool(raw),
+                read=read,
+                title=title or str(problem or "").strip(),
+            )
+        except RmxError as error:
+            yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
+            return
+        yield from self.stream(run, request)
+
+    def stream(self, run: Run, request: gr.Request) -> Iterator[Message]:
+        yield from self.explorer.stream(self.visitors.begin(request.session_hash, run))
+
+    def solve(self, *asked: Any, request: gr.Request) -> Iterator[Message]:
+        yield from self.start(request, None, None, *asked)
+
+    def read(self, text: str, *asked: Any, request: gr.Request) -> Iterator[Message]:
+        yield from self.start(request, str(text or ""), None, *asked)
+
+    def pick(self, event: gr.EventData, request: gr.Request) -> Iterator[Message]:
+        try:
+            run = self.explorer.pick(event._data)
+        except RmxError as error:
+            yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
+            return
+        yield from self.stream(run, request)
+
+    def halt(self, event: gr.EventData) -> None:
+        self.explorer.halt(event._data)
+
+    def leave(self, request: gr.Request) -> None:
+        self.visitors.leave(request.session_hash)
+
+    def settled(self, event: gr.EventData, tau: float) -> tuple[Any, str | None]:
+        data = event._data if isinstance(event._data, dict) else {}
+        return self.strip(data.get("run"), tau), data.get("run")
+
+    def strip(self, run_id: str | None, tau: float) -> Any:
+        run = self.explorer.runs.find(run_id)
+        return entropy_strip(run.tokens if run else [], float(tau or 0))
+
+    def opening(self, request: gr.Request) -> Iterator[Message]:
+        """The first screen: the run that the address names, else the first example, solved now."""
+        run = self.explorer.runs.find(request.query_params.get("run"))
+        if run is not None:
+            yield self.explorer.message(run, 0, whole=True)
+            return
+        first = examples()[0]
+        tau = self.explorer.workspace.model("mini").tau
+        asked = ("mini", BASE, first.problem, first.answer, tau, 0.0, 1.0, 0, 512, False)
+        yield from self.start(request, None, None, *asked)
+
+    def next_problem(self, event: gr.EventData, place: int, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        """The playlist of presenter mode: the prepared examples, round and round."""
+        step = event._data.get("step") if isinstance(event._data, dict) else 1
+        place = (place + (-1 if step == -1 else 1)) % len(examples())
+        example = examples()[place]
+        tau = self.explorer.workspace.model("mini").tau
+        asked = ("mini", BASE, example.problem, example.answer, tau, 0.0, 1.0, 0, 512, False)
+        for message in self.start(request, None, None, *asked):
+            yield message, place, example.problem, example.answer
+
+    def choose_model(self, spec: str) -> tuple[Any, ...]:
+        """Load a model now, so that Solve is instant; on failure the old one stays, and why is said."""
+        try:
+            model = self.explorer.workspace.model(str(spec or "").strip())
+        except RmxError as error:
+            return gr.skip(), gr.skip(), gr.skip(), f"⚠ {error} *mini* stays available."
+        adapters = [BASE, *bundled_adapters(model)]
+        context = f"{model.engine.context:,} tokens"
+        note = f"{model.dtype} on {model.engine.device} · context {context} · revision `{model.revision[:20]}`"
+        problem_set = "mini" if model.spec == "mini" else "arith" if "135m" in model.spec else gr.skip()
+        return gr.Dropdown(adapters, value=BASE), model.tau, problem_set, note
+
+    @shows_errors
+    def choose_set(self, name: str) -> Any:
+        rows = load_set(name)[:LISTED]
+        return gr.Dropdown([(_short(p), p.id) for p in rows], value=None)
+
+    @shows_errors
+    def choose_problem(self, name: str, problem_id: str | None) -> tuple[Any, ...]:
+        if not problem_id:
+            return gr.skip(), gr.skip()
+        problem = find_problem(name, problem_id)
+        return problem.problem, problem.answer or ""
+
+
+def build_explore_tab(explorer: Explorer, settings: Settings, notice: str | None = None) -> ExploreTab:
+    """Lay the tab out inside an open gr.Blocks and wire it."""
+    tab = ExploreTab(explorer, settings, notice)
+    with gr.Row(elem_id="explore", equal_height=False):
+        with gr.Column(scale=0, min_width=300, elem_id="controls"):
+            controls = _controls(tab)
+        with gr.Column(scale=1, min_width=320):
+            view = token_view(
+                answering(explorer.tail),
+                answering(explorer.inspect),
+                answering(explorer.look),
+                answering(explorer.search),
+                elem_id="view",
+            )
+            strip = gr.Plot(show_label=False, elem_id="strip", container=False)
+            gr.HTML(html_template="<span></span>", js_on_load=STRIP_CLICKS, visible="hidden", apply_default_css=False)
+    shown, place = gr.State(None), gr.State(0)
+    _wire_settings(tab, controls)
+    _wire_view(tab, controls, view, strip, shown, place)
+    return tab
+
+
+def _controls(tab: ExploreTab) -> Controls:
+    first = examples()[0]
+    spec, tau = "mini", tab.explorer.workspace.model("mini").tau
+    choices = [(f"{p.title} · {p.size}", p.name) for p in PRESETS.values()]
+    if tab.settings.model and tab.settings.model not in PRESETS:
+        choices.insert(1, (tab.settings.model, tab.settings.model))
+    gpu_preset = next(p for p in PRESETS.values() if p.gpu)
+    problem = gr.Textbox(first.problem, label="Problem", lines=4, max_lines=12, elem_id="problem")
+    solve = gr.Button("Solve", variant="primary", elem_id="solve")
+    banner = gr.Markdown(tab.notice or "", visible=bool(tab.notice), elem_id="banner")
+    with gr.Row(elem_id="examples"):
+        kinds = {kind: gr.Button(title, size="sm", min_width=60) for kind, title in TITLES.items()}
+    with gr.Accordion("Problem sets", open=False):
+        problem_set = gr.Dropdown(list(SETS), value="mini", label="Set", elem_id="set")
+        rows = [(_short(p), p.id) for p in load_set("mini")[:LISTED]]
+        picked = gr.Dropdown(rows, value=None, label="Problem of the set", elem_id="picked")
+        answer = gr.Textbox(first.answer, label="Expected answer (optional)", elem_id="answer", max_lines=1)
+    build_builder(problem, answer)
+    with gr.Accordion("Model", open=False):
+        model = gr.Dropdown(choices, value=spec, label="Model", allow_custom_value=True, elem_id="model")
+        gpu = gr.Button(
+            f"Load {gpu_preset.title} ({gpu_preset.size})", size="sm", visible=torch.cuda.is_available(), elem_id="gpu"
+        )
+        adapters = [BASE, *bundled_adapters(tab.explorer.workspace.model("mini"))]
+        adapter = gr.Dropdown(adapters, value=BASE, label="Adapter", allow_custom_value=True, elem_id="adapter")
+        note = gr.Markdown("A Hub id, a folder or a .gguf file works too.", elem_id="model-note")
+    threshold = gr.Slider(0, 4, tau, step=0.05, label="Fork threshold (nats)", elem_id="tau")
+    with gr.Accordion("Decoding", open=False):
+        temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature (0 = greedy)", elem_id="temperature")
+        top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", elem_id="top-p")
+        with gr.Row():
+            seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="seed")
+            max_new = gr.Number(512, label="Most tokens", precision=0, min_width=80, elem_id="max-new")
+        raw = gr.Checkbox(False, label="Raw prompt, no template", elem_id="raw")
+    with gr.Accordion("Read a pasted solution", open=False):
+        text = gr.Textbox(label="Solution", lines=5, max_lines=14, elem_id="paste", show_label=False)
+        read = gr.Button("Score this text", size="sm", elem_id="read")
+    return Controls(
+        model, adapter, gpu, note, problem_set, picked, problem, answer, banner, solve, threshold, temperature, top_p,
+        seed, max_new, raw, text, read, kinds,
+    )  # fmt: skip
+
+
+def _wire_settings(tab: ExploreTab, c: Controls) -> None:
+    preset = next(p for p in PRESETS.values() if p.gpu)
+    loaded = [c.adapter, c.tau, c.problem_set, c.model_note]
+    c.model.input(tab.choose_model, c.model, loaded, api_visibility="private", concurrency_id="load")
+    c.gpu.click(lambda: preset.name, None, c.model, **LIGHT).then(
+        tab.choose_model, c.model, loaded, api_visibility="private", concurrency_id="load"
+    )
+    c.problem_set.change(tab.choose_set, c.problem_set, c.picked, api_visibility="private")
+    c.picked.change(tab.choose_problem, [c.problem_set, c.picked], [c.problem, c.answer], **LIGHT)
+    c.problem.change(_banner, [c.model, c.problem], c.banner, trigger_mode="always_last", **LIGHT)
+    c.model.change(_banner, [c.model, c.problem], c.banner, trigger_mode="always_last", **LIGHT)
+
+
+def _wire_view(tab: ExploreTab, c: Controls, view: gr.HTML, strip: gr.Plot, shown: gr.State, place: gr.State) -> None:
+    def solve(*asked: Any, request: gr.Request) -> Iterator[Message]:
+        yield from tab.solve(*asked, request=request)
+
+    c.solve.click(solve, c.asked, view, **STREAM)
+    c.read.click(tab.read, [c.text, *c.asked], view, **STREAM)
+    view.pick(tab.pick, None, view, **STREAM)
+    view.halt(tab.halt, None, None, **LIGHT)
+    view.settled(tab.settled, c.tau, [strip, shown], trigger_mode="always_last", **QUIET)
+    view.next(tab.next_problem, place, [view, place, c.problem, c.answer], **STREAM)
+    c.tau.input(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
+    c.tau.change(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
+    c.tau.release(tab.strip, [shown, c.tau], strip, **QUIET)
+    for kind, button in c.kinds.items():
+        _wire_example(tab, c, view, button, of_kind(kind))  # type: ignore[arg-type]
+
+
+def _wire_example(tab: ExploreTab, c: Controls, view: gr.HTML, button: gr.Button, prepared: list[Example]) -> None:
+    """Each click takes the next example of its kind, solves it and then opens the place worth looking at."""
+    turn = gr.State(0)
+    spot = gr.Number(0, visible="hidden")
+
+    def show(turn: int) -> tuple[Any, ...]:
+        example = prepared[turn % len(prepared)]
+        return turn + 1, "mini", BASE, example.problem, example.answer, 0.0, 1.0, False, example.pos
+
+    def solve(*asked: Any, request: gr.Request) -> Iterator[Message]:
+        yield from tab.solve(*asked, request=request)
+
+    filled = [turn, c.model, c.adapter, c.problem, c.answer, c.temperature, c.top_p, c.raw, spot]
+    chosen = button.click(show, turn, filled, **LIGHT)
+    solved = chosen.then(solve, c.asked, view, **STREAM)
+    solved.then(None, spot, None, js="(pos) => { window.rmx?.goto(pos) }", **QUIET)
+
+
+def _banner(spec: str, problem: str) -> Any:
+    """Says when a text lies outside what the bundled model was trained on."""
+    if spec != "mini" or not str(problem).strip():
+        return gr.Markdown(visible=False)
+    found = coverage(str(problem)[:4000])
+    if found.inside:
+        return gr.Markdown(visible=False)
+    return gr.Markdown(f"⚠ Outside what *mini* was trained on: {_plain(found.reason)}", visible=True)
+
+
+def _plain(text: str) -> str:
+    """A visitor's words inside Markdown: nothing of them is markup."""
+    return "".join(c if c.isalnum() or c in " .,;:'-?!→" else " " for c in text)
+
+
+def _short(problem: Problem) -> str:
+    text = " ".join(problem.problem.split())
+    return text if len(text) <= 90 else text[:89] + "…"
+
+
+def _numbers(*values: Any) -> list[float]:
+    if any(v is None for v in values):
+        raise ProblemError("A setting is empty. Fill in temperature and top-p.")
+    return [float(v) for v in values]
+
+
+def _whole(*values: Any) -> list[int]:
+    if any(v is None for v in values):
+        raise ProblemError("A setting is empty. Fill in the seed and the number of tokens.")
+    return [int(v) for v in values]
