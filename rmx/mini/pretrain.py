@@ -15,12 +15,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rmx.mini.sampling import Ids, right_padded
-from rmx.mini.task import MAX_VALUE, PROMPT, calculate, make_problem, write_solution
+from rmx.mini.task import MAX_VALUE, PROMPT, calculate, make_problem, with_made_up_words, write_solution
 from rmx.mini.tokenizer import MAX_POSITIONS
-from rmx.mini.words import NAMES, THINGS
 
 BLOCK = 16  # batches that are made, sorted by length and shuffled together
 DRILL_EQUATIONS = 7
@@ -31,7 +30,7 @@ WARMUP_STEPS = 100
 class PretrainConfig:
     """Everything that the weights depend on."""
 
-    steps: int = 6000
+    steps: int = 5000
     seed: int = 0
     batch: int = 32  # sequences
     hidden: int = 128
@@ -88,29 +87,13 @@ def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Lla
             rms_norm_eps=1e-5,
         )
     )
-    model.generation_config.do_sample = False
-    model.generation_config.max_new_tokens = 160
+    model.generation_config = GenerationConfig(
+        do_sample=False, max_new_tokens=160, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     return model
 
 
 # ---------------------------------------------------------------- data
-
-
-def _made_up(rng: random.Random) -> str:
-    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 7)))
-
-
-def _with_strangers(rng: random.Random, text: str) -> str:
-    """Replace known names and things by made-up words, so that a new word does not derail the model."""
-    known = set(NAMES) | set(THINGS)
-    invented: dict[str, str] = {}
-    words = text.split(" ")
-    for i, word in enumerate(words):
-        stem = word.rstrip(".,?")
-        if stem in known:
-            new = invented.setdefault(stem, _made_up(rng).title() if stem[0].isupper() else _made_up(rng) + "s")
-            words[i] = new + word[len(stem) :]
-    return " ".join(words)
 
 
 def drill(rng: random.Random) -> str:
@@ -165,7 +148,7 @@ class Data:
         problems = [make_problem(numbers, "train", text_rng=words) for _ in range(count)]
         solutions = [write_solution(writers, problem) for problem in problems]
         texts = [
-            _with_strangers(words, p.problem) if words.random() < self.config.stranger_share else p.problem
+            with_made_up_words(words, p.problem) if words.random() < self.config.stranger_share else p.problem
             for p in problems
         ]
         questions = self._encode([PROMPT.format(problem=text) for text in texts])

@@ -34,6 +34,7 @@ __all__ = [
     "make_problem",
     "make_set",
     "split_of",
+    "with_made_up_words",
     "write_solution",
 ]
 
@@ -364,6 +365,23 @@ def make_set(
     rng.shuffle(made)
     label = prefix or f"mini-{split}"
     return [replace(problem, id=f"{label}-{i:04d}") for i, problem in enumerate(made)]
+
+
+def _made_up(rng: random.Random) -> str:
+    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 7)))
+
+
+def with_made_up_words(rng: random.Random, text: str) -> str:
+    """Put made-up words for all known names and things, as a visitor may; the answer stays the same."""
+    known = set(NAMES) | set(THINGS)
+    invented: dict[str, str] = {}
+    words = text.split(" ")
+    for i, word in enumerate(words):
+        stem = word.rstrip(".,?")
+        if stem in known:
+            new = invented.setdefault(stem, _made_up(rng).title() if stem[0].isupper() else _made_up(rng) + "s")
+            words[i] = new + word[len(stem) :]
+    return " ".join(words)
 
 
 # ---------------------------------------------------------------- solutions

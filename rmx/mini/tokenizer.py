@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rmx.mini.task import FINAL_WORDS, NEXT_WORDS, NOTICE_TEXT, PROMPT, VERBS, WRITERS
+from rmx.mini.task import FINAL_WORDS, NEXT_WORDS, NOTICE_TEXT, VERBS, WRITERS
 from rmx.mini.templates import TEMPLATES
 from rmx.mini.words import NAMES, THINGS
 
@@ -21,20 +21,23 @@ CHAT_TEMPLATE = (
 )
 # A piece is a word, one digit or one sign, each with the space before it; the opening of the box is one piece.
 PIECE = r" ?\\boxed\{| ?[A-Za-z]+| ?[0-9]|\n| ?[^\sA-Za-z0-9]|\s+"
-_EACH = 100  # how often each text of the corpus is shown; any count above the trainer's minimum will do
+_EACH = 100  # how often the trainer sees each piece; its minimum
 
 
 def _task_texts() -> Iterator[str]:
-    """Texts that between them hold every piece of problems and solutions."""
-    wordings = [text for t in TEMPLATES.values() for w in t.wordings for text in w.variants()]
-    for text in wordings:
-        yield PROMPT.format(problem=re.sub(r"\{\w+\}", " ", text))
-    yield from (f" {word}" for word in (*NAMES, *THINGS))
-    yield from (f" {digit} {digit}{digit}" for digit in range(10))
-    verbs = [re.sub(r"\{\w+\}", " ", verb) for verbs in VERBS.values() for verb in verbs]
-    yield " We we " + " ".join([*verbs, *NEXT_WORDS, *FINAL_WORDS, NOTICE_TEXT])
-    yield from (f" {writer.opener} the facts are 1, 2." for writer in WRITERS)
-    yield " : 1 + 2 = 3. 1 - 2 = 3. 1 * 2 = 3. 1 / 2 = 3. the answer is \\boxed{3}."
+    """Everything that problems and solutions are made of, braces and choices included."""
+    yield from (wording.text for template in TEMPLATES.values() for wording in template.wordings)
+    yield from (text for texts in VERBS.values() for text in texts)
+    yield from (*NAMES, *THINGS, *NEXT_WORDS, *FINAL_WORDS, NOTICE_TEXT)
+    yield from (f"{writer.opener} the facts are" for writer in WRITERS)
+    yield "We we the answer is"
+
+
+def _pieces() -> list[str]:
+    """Every piece that shall be one token, each as it stands in a text."""
+    slots_removed = (re.sub(r"\{\w+\}", " ", text) for text in _task_texts())
+    words = sorted({word for text in slots_removed for word in re.findall(r"[A-Za-z]+", text)})
+    return [" \\boxed{", "Q", "A", *(f" {word}" for word in words), *(f" {sign}" for sign in "0123456789+-*/=")]
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -57,7 +60,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         special_tokens=[END, PAD],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    core.train_from_iterator((text for text in _task_texts() for _ in range(_EACH)), trainer)
+    core.train_from_iterator((piece for piece in _pieces() for _ in range(_EACH)), trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token=END,

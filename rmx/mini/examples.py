@@ -1,0 +1,111 @@
+"""Prepared examples for the first screen: one swap that rescues, breaks or leaves alone a greedy solution."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+from rmx.mini.figures import Greedy, Mini, Swap, greedy, swaps
+from rmx.mini.problems import mini_set
+
+Kind = Literal["rescue", "break", "harmless"]
+
+PER_KIND = 4
+LONGEST_PROBLEM = 150  # characters
+LEAST_P = 0.12  # of the swapped token where the swap matters
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One swap worth showing, on a problem of the mini test set."""
+
+    title: str
+    kind: Kind
+    problem_id: str
+    problem: str
+    answer: str
+    pos: int  # completion token, from 0
+    token_id: int
+    token_text: str
+    base_answer: str
+    swapped_answer: str
+    entropy: float  # nats, at the fork
+    p: float  # of the swapped token
+
+
+def _title(base: str, token: str, base_answer: str, swapped_answer: str) -> str:
+    verdict = f"still {base_answer}" if base_answer == swapped_answer else f"{base_answer} becomes {swapped_answer}"
+    return f"\u201c{token.strip()}\u201d instead of \u201c{base.strip()}\u201d: {verdict}"
+
+
+def _example(mini: Mini, solved: Greedy, swap: Swap, kind: Kind) -> Example:
+    problem, base = solved.problems[swap.problem], solved.completions[swap.problem][swap.pos]
+    token, base_answer = mini.text([swap.token_id]), solved.answers[swap.problem]
+    if base_answer is None or swap.answer is None:
+        raise ValueError(f"{problem.id}: an example needs both answers")
+    return Example(
+        title=_title(mini.text([base]), token, base_answer, swap.answer),
+        kind=kind,
+        problem_id=problem.id,
+        problem=problem.problem,
+        answer=problem.answer,
+        pos=swap.pos,
+        token_id=swap.token_id,
+        token_text=token,
+        base_answer=base_answer,
+        swapped_answer=swap.answer,
+        entropy=round(swap.entropy, 4),
+        p=round(swap.p, 4),
+    )
+
+
+def _candidates(solved: Greedy, tried: Sequence[Swap]) -> Iterator[tuple[Kind, Swap]]:
+    """Every swap that could be shown, with its kind; for a harmless fork its likeliest alternative."""
+    for (i, _), group in groupby(tried, key=lambda swap: (swap.problem, swap.pos)):
+        alternatives = list(group)
+        if solved.answers[i] is None or len(solved.problems[i].problem) > LONGEST_PROBLEM:
+            continue
+        if len(alternatives) > 1 and all(s.answer == solved.answers[i] for s in alternatives):
+            yield "harmless", max(alternatives, key=lambda s: s.p)
+        for swap in alternatives:
+            if swap.answer is not None and swap.right != solved.right[i] and swap.p >= LEAST_P:
+                yield ("rescue" if swap.right else "break"), swap
+
+
+def _varied(examples: Iterable[Example], templates: Sequence[str], count: int) -> list[Example]:
+    """The first `count` that share neither template nor the pair of words with one already taken."""
+    taken: list[Example] = []
+    used: set[str] = set()
+    for example, template in zip(examples, templates, strict=True):
+        words = example.title.split(":")[0]
+        if len(taken) < count and not {words, template} & used:
+            taken.append(example)
+            used |= {words, template}
+    return taken
+
+
+def _appeal(solved: Greedy, swap: Swap) -> float:
+    """Higher for a likely swap on a short problem; the opening word tells least and comes last."""
+    return swap.p - 0.002 * len(solved.problems[swap.problem].problem) - (1.0 if swap.pos == 0 else 0.0)
+
+
+def find_examples(mini: Mini) -> list[Example]:
+    """Search the test problems with held-out numbers; the same model always gives the same examples."""
+    solved = greedy(mini, [p for p in mini_set("test") if p.held_out == "numbers"])
+    found = sorted(_candidates(solved, swaps(mini, solved)), key=lambda pair: -_appeal(solved, pair[1]))
+    chosen: list[Example] = []
+    kinds: tuple[Kind, ...] = ("rescue", "break", "harmless")
+    for kind in kinds:
+        fitting = [swap for k, swap in found if k == kind]
+        made = [_example(mini, solved, swap, kind) for swap in fitting]
+        chosen += _varied(made, [solved.problems[s.problem].template for s in fitting], PER_KIND)
+    return chosen
+
+
+def write_examples(mini: Mini, path: Path) -> list[Example]:
+    """Write `examples.json` and return what is in it."""
+    examples = find_examples(mini)
+    path.write_text(json.dumps([asdict(e) for e in examples], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return examples
