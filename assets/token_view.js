@@ -26,6 +26,7 @@ const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 const wide = () => root.classList.contains("wide");
 
 function saidHowOften(p) {
+  if (p === null || p === undefined) return "";
   if (!(p > 0)) return "practically never said";
   if (p > 0.95) return "nearly always said";
   if (p > 0.55) return `said ${Math.round(10 * p)} times in 10`;
@@ -72,11 +73,11 @@ const parentOf = (b) => branches.get(b?.open?.parent) ?? null;
 // ---- tokens to spans ----------------------------------------------------------------------------------------
 function breakMark(breaks) {
   // A token of 10,000 line breaks must not push the page away: four are drawn, the number is written.
-  const n = breaks.length, mark = attrs(make("i", "nl", "\n".repeat(Math.min(n, 4))), { "data-mark": n > 4 ? `↵×${n.toLocaleString("en")}` : "↵".repeat(n) });
-  return mark;
+  const n = breaks.length, sign = n > 4 ? `↵×${n.toLocaleString("en")}` : "↵".repeat(n);
+  return attrs(make("i", "nl", "\n".repeat(Math.min(n, 4))), { "data-mark": sign });
 }
 function fill(span, text) {
-  for (const part of clip(text.replace(/\n{5,}/g, (m) => m), 20000).split(/(\n+|\t+)/)) {
+  for (const part of clip(text, 20_000).split(/(\n+|\t+)/)) {
     if (part[0] === "\n") span.append(breakMark(part));
     else if (part[0] === "\t") span.append(attrs(make("i", "nl", part), { "data-mark": "⇥" }));
     else if (part) span.append(showOdd(clip(part, 4000)));
@@ -129,10 +130,17 @@ function place(span, text, before) {
   if (flat) for (const mark of span.children) mark.textContent = "";
   const long = block.size > 480 || (block.size > 240 && /[.!?:]["')\]]?$/.test(before ?? "") && /^\s/.test(text));
   if (!block.node || long || block.flat !== flat) newBlock(flat);
+  if (!block.size && before !== undefined ? !before.endsWith("\n") : !block.size) hideEdge(span);
   block.node.append(span);
   block.size++;
   block.blank = bare ? block.blank + 1 : 0;
   if (text.endsWith("\n") && !flat) block.node = null;
+}
+function hideEdge(span) {
+  // One space before the very first word, or after a break of ours, would look like an indent; it stays in the text.
+  splitSpace(span);
+  const space = span.classList.contains("split") && span.firstChild;
+  if (space && space.data === " ") space.replaceWith(make("i", "edge", " "));
 }
 function resumeBlock(toks) {
   const last = els.at(-1)?.parentNode ?? null;
@@ -148,7 +156,6 @@ function append(b, upTo) {
     els.push(span);
     if (isFork(tok)) addFork(pos);
   }
-  follow();
 }
 function addFork(pos) {
   if (!forks.length) {
@@ -192,17 +199,20 @@ function setTau(x) {
 }
 
 // ---- following the stream -----------------------------------------------------------------------------------
-// Whether the end is in sight is asked of an observer: reading scroll offsets would force a layout per update.
-new IntersectionObserver((seen) => (following = seen.at(-1).isIntersecting), { root: ui.text, rootMargin: "0px 0px 48px 0px" }).observe(ui.end);
-let scrollDue = false;
+// The view follows until the reader scrolls up, and again once the end is in sight. Observers tell, after layout;
+// reading scroll offsets while appending would force one layout more per update.
+let lastTop = 0;
 function follow() {
-  if (scrollDue || !following || selected !== null) return;
-  scrollDue = true;
-  requestAnimationFrame(() => {
-    scrollDue = false;
-    ui.text.scrollTop = 1e9;
-  });
+  if (following && selected === null && !settled) ui.text.scrollTop = 1e9;
 }
+new ResizeObserver(follow).observe(ui.flow);
+new IntersectionObserver((seen) => (following ||= seen.at(-1).isIntersecting), { root: ui.text }).observe(ui.end);
+ui.text.addEventListener("scroll", () => {
+  const top = ui.text.scrollTop;
+  if (top < lastTop - 2) following = false;
+  lastTop = top;
+  tipGone(0);
+}, { passive: true });
 
 // ---- messages from Python -----------------------------------------------------------------------------------
 function absorb(m) {
@@ -216,6 +226,7 @@ function absorb(m) {
   if (start <= b.toks.length) for (const tok of toks.slice(b.toks.length - start)) b.toks.push(tok);
   if (m.result) b.result = m.result;
   if (m.tree) tree = m.tree;
+  b.waiting = m.waiting ?? 0;
   b.done ||= !!m.done;
   lastNews = performance.now();
   return b;
@@ -249,8 +260,8 @@ async function repair(b) {
 async function ask(name, question) {
   try {
     const reply = await server[name](question);
-    if (!reply?.error) return reply;
-    sayError(reply.error);
+    if (reply?.error) sayError(reply.error);
+    if (!reply?.error || reply.run) return reply; // a run that failed half way is still worth showing
   } catch {
     sayError("The server did not reply. What is on screen stays; try again in a moment.");
   }
@@ -290,7 +301,10 @@ function show(b) {
   reselect = selected !== null && selected === same ? selected : null;
   if (selected !== null && selected >= same) deselect(reselect === null);
   truncate(b.toks, same);
-  if (old?.open?.tree !== b.open?.tree) following = true;
+  if (old?.open?.tree !== b.open?.tree) {
+    following = true;
+    oldAnswer = null;
+  }
   b.reveal = presenter.on && !b.seen ? Math.max(same, (b.open?.at ?? 0) + (b.open?.forced ?? 0)) : Infinity;
   renderHead(b);
   setTau(tau);
@@ -306,7 +320,7 @@ function flow() {
     if (!presenter.on) select(pos);
   }
   if (!settled && b.done && whole(b) && els.length >= b.toks.length) settle(b);
-  else if (!settled) ui.count.textContent = `${plural(els.length, "token")}, ${plural(forks.length, "fork")} …`;
+  else if (!settled) ui.count.textContent = b.waiting ? `waiting: ${plural(b.waiting, "visitor")} before you …` : `${plural(els.length, "token")}, ${plural(forks.length, "fork")} …`;
 }
 function settle(b) {
   settled = b.seen = true;
@@ -324,7 +338,7 @@ function settle(b) {
   trigger("settled", { run: b.run, tau });
   presenter.on && renderDeck();
 }
-const STOPS = { cancelled: "; stopped by hand", length: "; cut at the length limit", context: "; the context is full" };
+const STOPS = { cancelled: "; stopped by hand", length: "; cut at the length limit", context: "; the context is full", error: "; broken off" };
 function summary(b) {
   const r = b.result ?? {}, reuse = r.reuse ? `; reused ${r.reuse.reused.toLocaleString("en")}, computed ${r.reuse.computed.toLocaleString("en")}` : "";
   const time = r.seconds === undefined ? "" : `; ${r.seconds.toFixed(r.seconds < 10 ? 1 : 0)} s`;
@@ -422,7 +436,7 @@ function branchRow(row) {
   const current = row.run === shown.run, step = make("span", "step"), label = `${plural(row.n ?? 0, "token")}`;
   if (row.parent) step.append(nameOf(row.from_text ?? ""), make("i", "quiet", " → "), nameOf(row.to_text ?? ""));
   else step.append(row.label ?? "first solution");
-  const how = make("span", "soft", row.parent ? `token ${row.at}, ${saidHowOften(row.to_p)}` : label);
+  const how = make("span", "soft", row.parent ? [`token ${row.at}`, saidHowOften(row.to_p)].filter(Boolean).join(", ") : label);
   const changed = row.parent && textOf(row.answer) !== textOf(answerOf(row.parent));
   const result = make("span", "result", make("span", "soft", changed ? "changed" : ""), mark(row.answer));
   const b = button("branch", "", step, how, result);
@@ -435,13 +449,22 @@ function branchRow(row) {
 function renderAnswer(b) {
   const answer = b.result?.answer, text = textOf(answer), before = settled && b.open?.parent && !b.kept ? answerOf(b.open.parent) : null;
   ui.answerBox.classList.toggle("stale", !settled);
-  if (!settled) return ui.verdict.replaceChildren(make("span", "soft", b.done ? "…" : oldAnswer ? "writing, before:" : "writing …"));
+  if (!settled) {
+    // An old answer stays in sight only where it belongs to the same problem, and is called old.
+    if (oldAnswer === null) ui.answer.replaceChildren(make("span", "none", "…"));
+    ui.verdict.replaceChildren(make("span", "soft", oldAnswer === null ? "not there yet" : "before; a new one is being written"));
+    return renderMini();
+  }
   const kind = text === null || text === undefined ? "none" : answer.correct === true ? "right" : answer.correct === false ? "wrong" : "none";
   const word = { right: "✓ right", wrong: "✗ wrong", none: text ? "– not checked" : "– no answer" }[kind];
   ui.verdict.replaceChildren(make("span", kind, word));
   if (before) ui.verdict.append(textOf(before) === text ? make("span", "soft", "as before") : make("span", "soft was", "was ", mark(before)));
-  ui.answerBox.dataset.kind = kind;
   swapValue(text ?? null);
+  renderMini();
+}
+function renderMini() {
+  // The sheet on a phone covers the page, so it carries the answer along.
+  ui.mini.replaceChildren(settled ? mark(shown.result?.answer) : make("span", "soft", "…"));
 }
 function swapValue(text) {
   const value = text === null ? make("span", "none", "–") : make("span", "", showOdd(clip(text, 120))), old = ui.answer.firstChild;
@@ -477,7 +500,12 @@ function difference(before, after) {
     else if (table[at(i + 1, j)] >= table[at(i, j + 1)]) i++;
     else j++;
   }
+  for (const marks of [lost, fresh]) joinLone(marks);
   return { lost, fresh };
+}
+function joinLone(marks) {
+  // One equal digit between two changed ones is chance, not agreement; left alone it would make confetti.
+  for (let k = 1; k + 1 < marks.length; k++) if (!marks[k] && marks[k - 1] && marks[k + 1]) marks[k] = 1;
 }
 function renderDiff(b) {
   const parent = parentOf(b);
@@ -535,9 +563,12 @@ function showTip(span) {
   putNear(ui.tip, span.getClientRects()[0] ?? span.getBoundingClientRect());
 }
 function putNear(box, spot) {
+  const beside = spot.height > innerHeight / 3 && spot.left > box.offsetWidth + 24; // what is tall would be covered
   const below = spot.bottom + box.offsetHeight + 12 < innerHeight;
-  box.style.left = `${Math.max(8, Math.min(spot.left, innerWidth - box.offsetWidth - 8))}px`;
-  box.style.top = `${Math.max(8, below ? spot.bottom + 7 : spot.top - box.offsetHeight - 7)}px`;
+  const left = beside ? spot.left - box.offsetWidth - 16 : Math.min(spot.left, innerWidth - box.offsetWidth - 8);
+  const top = beside ? spot.top + 8 : below ? spot.bottom + 9 : spot.top - box.offsetHeight - 9;
+  box.style.left = `${Math.max(8, left)}px`;
+  box.style.top = `${Math.max(8, top)}px`;
 }
 ui.flow.addEventListener("pointerover", (e) => {
   const span = e.pointerType !== "touch" && !e.buttons && e.target.closest(".t");
@@ -547,7 +578,6 @@ ui.flow.addEventListener("pointerover", (e) => {
 ui.flow.addEventListener("pointerleave", () => tipGone());
 ui.flow.addEventListener("focusin", (e) => e.target.matches(".t:focus-visible") && tipSoon(e.target));
 ui.flow.addEventListener("focusout", () => tipGone());
-ui.text.addEventListener("scroll", () => tipGone(0), { passive: true });
 
 // ---- inspector ----------------------------------------------------------------------------------------------
 const known = new Map(); // "inspect run:pos" -> promise of the server's reply
@@ -705,6 +735,7 @@ function replay() {
   deselect();
   clearMarks();
   settled = false;
+  oldAnswer = null; // a replay must not give the end away
   shown.reveal = 0;
   following = true;
   truncate(shown.toks, 0);
@@ -737,19 +768,22 @@ function release(b, count, stop = presenter.pauseAtForks) {
 }
 function askRoom(pos) {
   presenter.asking = pos;
+  root.classList.add("asking");
   showChoices(pos);
   renderDeck();
 }
 async function showChoices(pos) {
   const b = shown, reply = await cached("inspect", pos);
   if (b !== shown || !presenter.on || (presenter.asking !== pos && selected !== pos)) return;
-  ui.ask.textContent = `What comes next? The model is ${undecided(shown.toks[pos][1])}.`;
+  const [text, H] = shown.toks[pos], asking = presenter.asking === pos;
+  ui.ask.replaceChildren(asking ? "What comes next?" : make("span", "", "The model said ", nameOf(text), ". What if not?"), make("span", "soft", undecided(H)));
   ui.choices.replaceChildren(...(reply?.top ?? []).slice(0, 5).map((alt, k) => altRow(alt, k, selected === pos && alt.id === reply.id)));
   ui.choices.dataset.pos = pos;
   ui.stage.hidden = false;
-  follow();
+  els[pos]?.scrollIntoView({ block: "nearest" });
 }
 function hideStage() {
+  root.classList.remove("asking");
   ui.stage.hidden = true;
   ui.choices.replaceChildren();
 }
@@ -767,14 +801,14 @@ function goOn(pos) {
   hideStage();
   play(true);
 }
-function stepFork(way) {
+function stepFork(way, forward = true) {
   // For clickers: forward lets the text run to the next fork, then goes to the next problem of the playlist.
   if (presenter.on && !settled && shown) {
     if (way < 0) return replay();
     if (presenter.asking !== null) return goOn(presenter.asking);
     return release(shown, Infinity, true);
   }
-  if (!shown) return presenter.on && trigger("next", { step: way });
+  if (!shown || (presenter.on && way > 0 && selected === null && forward)) return presenter.on && trigger("next", { step: way });
   const here = selected ?? (way > 0 ? -1 : els.length), next = way > 0 ? forks.find((pos) => pos > here) : forks.findLast((pos) => pos < here);
   if (next !== undefined) return select(next);
   if (presenter.on) {
@@ -882,7 +916,7 @@ for (const [on, off] of [["pointerenter", "pointerleave"], ["focus", "blur"]]) {
   ui.undo.addEventListener(off, () => tintUndo(false));
 }
 const keys = {
-  n: () => stepFork(1), p: () => stepFork(-1), PageDown: () => stepFork(1), PageUp: () => stepFork(-1),
+  n: () => stepFork(1, false), p: () => stepFork(-1, false), PageDown: () => stepFork(1), PageUp: () => stepFork(-1),
   u: undo, r: redo, "?": help,
   ArrowRight: () => stepToken(1), ArrowLeft: () => stepToken(-1),
   Enter: () => enter(), " ": () => space(), Escape: () => escape(),

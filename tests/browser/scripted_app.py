@@ -26,18 +26,19 @@ END = "<|end|>"
 BEADS = "Ann has 42 beads. Ben has 11 fewer than Ann. How many beads do they have together?"
 TRAIN = "A train runs 60 km in the first hour and 20 km less in the second. How far does it get in two hours?"
 
-# Plan and wording are forks; each is (token, probability). The answer follows from the verbs that were said.
+# Plan and wording are forks, with the probability of each word; the answer follows from the verbs that are said.
 OPENERS: Choice = [(" First", 0.38), (" Okay", 0.29), (" Quickly", 0.16), (" Step", 0.12), (" Hmm", 0.05)]
 VERBS: Choice = [(" add", 0.41), (" subtract", 0.27), (" multiply", 0.19), (" take", 0.09), (" divide", 0.04)]
 LINKS: Choice = [(" Then", 0.45), (" So", 0.3), (" Next", 0.14), (" Now", 0.08), (" Hence", 0.03)]
 ENDS: Choice = [(" So", 0.58), (" Thus", 0.27), (" Hence", 0.11), (" Therefore", 0.03), (" Now", 0.01)]
 
-HOSTILE = (
-    " plain|<script>window.PWN=1</script>|<img src=x onerror=window.PWN=1>|${window.PWN=1}|`|{{value}}|{{#each value}}|"
-    "\\x3cimg src=x onerror=window.PWN=1>|\u202eabc|\u2066x|\t|\x00|\r|\u200b|\U000e0041|||👩‍💻| سلام| عليكم|.\n| שלום|"
-    + "\n" * 10_000
-    + "|</div></p>|javascript:window.PWN=1|\ufeff|  |\n|\n|\n|\n|\n|\n|\n|end|<|end|>"
-)
+HOSTILE = [
+    " plain", "<script>window.PWN=1</script>", "<img src=x onerror=window.PWN=1>", "${window.PWN=1}", "`", "{{value}}",
+    "{{#each value}}", "\\x3cimg src=x onerror=window.PWN=1>", "\u202eabc", "\u2066x", "\t", "\x00", "\r", "\u200b",
+    "\U000e0041", "", "", "\U0001f469\u200d\U0001f4bb", " \u0633\u0644\u0627\u0645", " \u0639\u0644\u064a\u0643\u0645", ".\n",
+    " \u05e9\u05dc\u05d5\u05dd", "\n" * 10_000, "</div></p>", "javascript:window.PWN=1", "\ufeff", "  ",
+    "\n", "\n", "\n", "\n", "\n", "\n", "end", END,
+]  # fmt: skip
 
 
 def words(text: str) -> list[str]:
@@ -45,61 +46,53 @@ def words(text: str) -> list[str]:
     return re.findall(r" ?\\boxed\{| ?[A-Za-z]+| ?[0-9]|\n| ?[^\sA-Za-z0-9]", text)
 
 
-def plan(first: str, verb: str, link: str, other: str) -> str:
-    """The arithmetic that follows from two verbs; a wrong verb gives a wrong answer, honestly worked out."""
-    a, b = (42, 11)
-    c = {" add": a + b, " subtract": a - b, " take": a - b, " multiply": a * b, " divide": a // b}.get(verb, a)
-    d = {" add": a + c, " subtract": abs(a - c), " take": abs(a - c), " multiply": a * c, " divide": a}.get(other, c)
-    return str(c) if link == " So" else str(d)
-
-
 def beads(said: list[str]) -> Choice:
-    """The distribution after `said`."""
-    text = "".join(said)
-    steps = [
-        (OPENERS, ",the facts are 42, 11. We"),
-        (VERBS, "{b} 11: {eq1}."),
-        (LINKS, "{more}"),
-        (VERBS, " 42 and {c}: {eq2}."),
-        (ENDS, " the answer is \\boxed{{{answer}}}."),
-    ]
+    """The distribution after `said`: five forks, each followed by words that its choice makes certain."""
     done: list[str] = []
     pos = 0
-    for which, (choice, follow) in enumerate(steps):
-        if which == 3 and done[2] == " So":
-            continue
+    for which, choice in enumerate((OPENERS, VERBS, LINKS, VERBS, ENDS)):
+        if which == 3 and done[2] == " So":  # stopped early: the first result is the answer
+            break
         if pos == len(said):
             return choice
+        if said[pos] not in dict(choice):
+            return off_script(len(said) - pos - 1)
         done.append(said[pos])
         pos += 1
-        filled = script_text(which, done, follow)
-        for token in words(filled):
+        for token in words(follow(done)):
             if pos == len(said):
                 return certain(token)
-            if said[pos] != token:  # a typed text or a searched token leads off the script
-                return certain(END if len(said) - pos > 12 else words(" which leads nowhere, so there is no answer.")[len(said) - pos - 1])
+            if said[pos] != token:
+                return off_script(len(said) - pos - 1)
             pos += 1
-        if which == 2 and done[2] == " So":
-            break
-    return certain(END) if not text.endswith(END) else []
+    return certain(END)
 
 
-def script_text(which: int, done: list[str], follow: str) -> str:
+def off_script(k: int) -> Choice:
+    """A typed text or a searched token leads away from the script, and to no answer."""
+    rest = [*words(" which leads nowhere, so there is no answer."), END]
+    return certain(rest[min(k, len(rest) - 1)])
+
+
+def calculate(verb: str, a: int, b: int) -> tuple[str, int]:
+    hi, lo = max(a, b), max(1, min(a, b))
+    return {" add": ("+", a + b), " multiply": ("*", a * b), " divide": ("/", hi // lo)}.get(verb, ("-", hi - min(a, b)))
+
+
+def follow(done: list[str]) -> str:
+    """What the last choice entails: wrong verbs give wrong sums, honestly worked out."""
     a, b = 42, 11
-    verb = done[1] if len(done) > 1 else " add"
-    sign, c = {" add": ("+", a + b), " multiply": ("*", a * b), " divide": ("/", a // b)}.get(verb, ("-", a - b))
-    if which == 0:
-        return ", the facts are 42, 11.\nWe" if done[0] != " Step" else " by step, the facts are 42, 11.\nWe"
-    if which == 1:
+    sign, c = calculate(done[1], a, b) if len(done) > 1 else ("", 0)
+    sign2, d = calculate(done[3], a, c) if len(done) > 3 else ("", 0)
+    if len(done) == 1:
+        return (" by step" if done[0] == " Step" else "") + ", the facts are 42, 11.\nWe"
+    if len(done) == 2:
         return f" {'11 from 42' if sign == '-' else '42 and 11'}: {a} {sign} {b} = {c}."
-    if which == 2:
-        return " we" if done[2] != " So" else f" the answer is \\boxed{{{c}}}."
-    if which == 3:
-        sign2, d = {" add": ("+", a + c), " multiply": ("*", a * c), " divide": ("/", max(a, c) // max(1, min(a, c)))}.get(done[3], ("-", abs(a - c)))
-        hi, lo = max(a, c), min(a, c)
-        return f" {a} and {c}: {hi} {sign2} {lo} = {d}."
-    c2 = {" add": a + c, " multiply": a * c, " divide": max(a, c) // max(1, min(a, c))}.get(done[3], abs(a - c))
-    return f" the answer is \\boxed{{{c2}}}."
+    if len(done) == 3:
+        return f" the answer is \\boxed{{{c}}}." if done[2] == " So" else " we"
+    if len(done) == 4:
+        return f" {a} and {c}: {max(a, c)} {sign2} {min(a, c)} = {d}."
+    return f" the answer is \\boxed{{{d}}}."
 
 
 def certain(token: str) -> Choice:
@@ -118,7 +111,7 @@ def long_text(said: list[str], wall: bool) -> Choice:
         return certain(".")
     if pos % 40 == 7:
         return [(" but", 0.4), (" so", 0.3), (" wait", 0.15), (" hence", 0.1), (" now", 0.05)]
-    token = draw.choice(" the model reads a number and adds it to the sum that was found before".split(" ")[1:])
+    token = draw.choice(["", "the", "model", "reads", "a", "number", "and", "adds", "it", "to", "the", "sum", "that", "was", "found", "before"][1:])
     sure = draw.choice([1.0, 1.0, 0.97, 0.9])
     return [(" " + token, sure), *[(t, (1 - sure) / 4) for t in (" one", " two", " three", " four")]]
 
@@ -130,7 +123,7 @@ def token_id(text: str) -> int:
     return VOCAB.setdefault(text, len(VOCAB))
 
 
-for known in [*(t for c in (OPENERS, VERBS, LINKS, ENDS) for t, _ in c), *(f" {w}" for w in "zero one two seven apple banana however".split())]:
+for known in [*(t for c in (OPENERS, VERBS, LINKS, ENDS) for t, _ in c), *(f" {w}" for w in ["zero", "one", "two", "seven", "apple", "banana", "however"])]:
     token_id(known)
 
 
@@ -165,10 +158,7 @@ class Run:
         if self.script in ("long", "wall"):
             return long_text(said, self.script == "wall")
         if self.script == "hostile":
-            texts = HOSTILE.split("|", 32)
-            tokens = [*HOSTILE.replace(END, "").split("|"), END] if texts else []
-            tokens = [t for i, t in enumerate(tokens) if t or i < 20]
-            token = tokens[len(said)] if len(said) < len(tokens) else END
+            token = HOSTILE[len(said)] if len(said) < len(HOSTILE) else END
             return [(token, 0.5), *[(t, 0.125) for t in (" plain", "<b>bold</b>", "${1}", "\u202eabc\n\n\n\n\n\n") if t != token]]
         return beads(said)
 

@@ -1,0 +1,146 @@
+"""Pictures of the scripted view: `python tests/browser/shots.py FOLDER [NAME ...]`. Look at them as a designer would."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import scripted_app as app
+from conftest import FLAGS, chromium, free_port
+from playwright.sync_api import Browser, Page, sync_playwright
+
+
+def solve(page: Page, script: str = "beads", tokens: int = 400) -> None:
+    if script != "beads":
+        page.get_by_label(script, exact=True).check()
+    page.locator("#limit input").fill(str(tokens))
+    page.locator("#pause input").fill("1")
+    page.get_by_role("button", name="Solve").click()
+    page.locator(".rmx [role=status]:not(:empty)").wait_for(timeout=20_000)
+    page.wait_for_timeout(300)
+
+
+def swap(page: Page) -> None:
+    solve(page)
+    page.locator(".flow .fork").nth(1).click()
+    page.locator(".alt .ahead:not(:empty)").first.wait_for()
+    page.keyboard.press("2")
+    page.locator(".rmx .verdict:has-text('was')").wait_for()
+    page.wait_for_timeout(900)
+
+
+def two_swaps(page: Page) -> None:
+    swap(page)
+    page.keyboard.press("n")
+    page.keyboard.press("n")
+    page.keyboard.press("3")
+    page.locator(".branch").nth(2).wait_for()
+    page.get_by_role("button", name="Compare with before").click()
+    page.get_by_role("button", name="Undo").hover()
+    page.wait_for_timeout(900)
+
+
+def hover(page: Page) -> None:
+    solve(page)
+    page.locator(".flow .fork").nth(2).hover()
+    page.wait_for_timeout(600)
+
+
+def streaming(page: Page) -> None:
+    page.locator("#pause input").fill("60")
+    page.get_by_role("button", name="Solve").click()
+    page.locator(".flow .fork").nth(2).wait_for()
+
+
+def tour(page: Page) -> None:
+    solve(page)
+    page.get_by_role("button", name="tour").click()
+    page.get_by_role("button", name="Next", exact=True).click()
+    page.get_by_role("button", name="Next", exact=True).click()
+    page.wait_for_timeout(700)
+
+
+def keys(page: Page) -> None:
+    solve(page)
+    page.keyboard.press("?")
+
+
+def present(page: Page, pace: int = 0) -> None:
+    solve(page)
+    page.evaluate(f"window.rmx.presenter(true, {{pace: {pace}, pauseAtForks: true}})")
+    page.locator(".stage .alt").first.wait_for()
+
+
+def present_choice(page: Page) -> None:
+    present(page)
+    page.keyboard.press("1")
+    page.wait_for_timeout(400)
+
+
+def present_end(page: Page) -> None:
+    present_choice(page)
+    page.keyboard.press("2")
+    page.wait_for_timeout(900)
+    for _ in range(4):
+        page.keyboard.press("PageDown")
+        page.wait_for_timeout(300)
+    page.locator(".rmx [role=status]:not(:empty)").wait_for(state="attached")
+    page.wait_for_timeout(500)
+
+
+SHOTS: dict[str, tuple[Callable[[Page], None], dict[str, object]]] = {
+    "first": (lambda page: None, {}),
+    "solved": (solve, {}),
+    "hover": (hover, {}),
+    "swapped": (swap, {}),
+    "swapped-dark": (swap, {"dark": True}),
+    "compare": (two_swaps, {}),
+    "compare-dark": (two_swaps, {"dark": True}),
+    "streaming": (streaming, {}),
+    "long": (lambda page: solve(page, "long", 900), {}),
+    "hostile": (lambda page: solve(page, "hostile"), {}),
+    "error": (lambda page: (page.get_by_label("error").check(), page.get_by_role("button", name="Solve").click(), page.wait_for_timeout(600)), {}),
+    "tour": (tour, {}),
+    "keys": (keys, {}),
+    "phone": (solve, {"width": 360, "height": 760}),
+    "phone-sheet": (swap, {"width": 360, "height": 760}),
+    "phone-sheet-dark": (swap, {"width": 360, "height": 760, "dark": True}),
+    "tablet": (swap, {"width": 900, "height": 1100}),
+    "presenter": (present_choice, {"width": 1920, "height": 1080}),
+    "presenter-end": (present_end, {"width": 1920, "height": 1080}),
+    "presenter-dark": (present_choice, {"width": 1280, "height": 720, "dark": True}),
+}
+
+
+def shoot(browser: Browser, url: str, name: str, folder: Path) -> None:
+    act, how = SHOTS[name]
+    size = {"width": int(str(how.get("width", 1400))), "height": int(str(how.get("height", 900)))}
+    page = browser.new_page(viewport=size, device_scale_factor=1)  # type: ignore[arg-type]
+    page.on("pageerror", lambda e: print(name, e))
+    page.goto(url + ("?__theme=dark" if how.get("dark") else "?__theme=light"))
+    page.locator(".rmx .title").wait_for()
+    act(page)
+    if name == "phone":
+        page.locator(".rmx .head").evaluate("e => e.scrollIntoView()")
+    page.screenshot(path=folder / f"{name}.png")
+    page.close()
+
+
+def main() -> None:
+    folder, names = Path(sys.argv[1]), sys.argv[2:] or list(SHOTS)
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    demo = app.build()
+    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **app.LAUNCH)
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium(), args=FLAGS)
+        for name in names:
+            try:
+                shoot(browser, f"http://127.0.0.1:{port}/", name, folder)
+            except Exception as error:  # one failed picture must not cost the others
+                print(name, error)
+        browser.close()
+    demo.close(verbose=False)
+
+
+if __name__ == "__main__":
+    main()
