@@ -1,0 +1,139 @@
+"""What is shipped: the wheel's files, its metadata, and what importing and starting it costs."""
+
+import ast
+import email
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rmx import __version__
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MODULES = sorted((ROOT / "rmx").rglob("*.py"))
+# In any file of the package these would be somebody's own machine.
+PLACES = re.compile(r"/(?:work|root|home|Users|tmp)/\w+|\bC:\\\\|\.pyenv\b|/opt/wheels")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Iterator[zipfile.ZipFile]:
+    """The wheel as `pip wheel` builds it from this tree."""
+    out = tmp_path_factory.mktemp("dist")
+    build = "import os; from hatchling.build import build_wheel; print(build_wheel(os.environ['OUT']))"
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=ROOT, env={"OUT": str(out), "PATH": ""}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(out / done.stdout.split()[-1]) as file:
+        yield file
+
+
+@pytest.fixture(scope="module")
+def names(wheel) -> set[str]:
+    return set(wheel.namelist())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "app.css",
+        "token_view.html",
+        "token_view.css",
+        "token_view.js",
+        "mini/config.json",
+        "mini/model.safetensors",
+        "mini/tokenizer.json",
+        "mini/examples.json",
+        "problems/mini.test.jsonl",
+        "problems/arith.test.jsonl",
+    ],
+)
+def test_the_wheel_carries_what_the_app_reads(names, name):
+    assert f"rmx/assets/{name}" in names
+
+
+def test_the_wheel_carries_every_asset_and_module(names):
+    tracked = subprocess.run(["git", "ls-files", "assets", "rmx"], cwd=ROOT, capture_output=True, text=True)
+    files = [f for f in tracked.stdout.split() if (ROOT / f).is_file()]
+    if tracked.returncode or not files:
+        pytest.skip("not a git checkout")
+    assert {re.sub(r"^assets/", "rmx/assets/", f) for f in files} <= names
+
+
+def test_the_wheel_carries_the_licence_and_nothing_of_the_workshop(names):
+    tops = {n.split("/")[0] for n in names}
+    info = f"rmx_explorer-{__version__}.dist-info"
+    assert tops == {"rmx", info}
+    assert f"{info}/licenses/LICENSE" in names
+    assert not [n for n in names if "test_" in n or "conftest" in n or n.endswith((".pyc", ".pyi", ".ckpt"))]
+
+
+def test_the_wheel_installs_the_command(wheel):
+    assert "rmx = rmx.cli:main" in wheel.read(f"rmx_explorer-{__version__}.dist-info/entry_points.txt").decode()
+
+
+def test_the_metadata_has_the_extras_and_no_server(wheel):
+    metadata = email.message_from_bytes(wheel.read(f"rmx_explorer-{__version__}.dist-info/METADATA"))
+    assert metadata["Version"] == __version__ == PROJECT["version"]
+    assert set(metadata.get_all("Provides-Extra") or []) == {"gguf", "mcp", "test"}
+    assert not [r for r in metadata.get_all("Requires-Dist") or [] if "vllm" in r.lower()]
+
+
+def test_every_dependency_has_a_lower_bound_that_the_pins_satisfy():
+    from packaging.requirements import Requirement
+
+    pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1] not in "#"]
+    pinned = {r.name.replace("_", "-"): next(iter(r.specifier)).version for r in pins if "==" in str(r)}
+    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["gguf"]]:
+        need = Requirement(text)
+        assert any(s.operator == ">=" for s in need.specifier), text
+        assert need.name in pinned or need.name == "torch", f"{need.name} is not in constraints.txt"
+        assert need.name == "torch" or need.specifier.contains(pinned[need.name]), text
+
+
+def test_importing_rmx_is_light():
+    code = (
+        "import sys, rmx, rmx.cli; print([m for m in ('torch', 'transformers', 'gradio', 'numpy') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["trace", "--help"]])
+def test_help_does_not_wait_for_torch(args):
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "rmx", *args], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout
+    assert not [m for m in ("torch", "transformers", "gradio", "numpy") if f" {m}\n" in done.stderr]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.relative_to(ROOT).as_posix())
+def test_only_the_ui_imports_gradio(module):
+    inside = module.relative_to(ROOT / "rmx").parts
+    allowed = {"gradio"} if inside[0] == "ui" else {"playwright"} if inside[0].startswith("bench") else set()
+    assert _imports(module) & {"gradio", "gradio_client", "playwright", "pytest"} <= allowed
+
+
+def _imports(module: Path) -> set[str]:
+    """Top-level names that a file imports anywhere, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_nothing_shipped_names_a_machine(wheel):
+    texts = [
+        n for n in wheel.namelist() if n.endswith((".py", ".json", ".jsonl", ".js", ".css", ".html", ".md", "METADATA"))
+    ]
+    found = {n: m.group() for n in texts if (m := PLACES.search(wheel.read(n).decode("utf-8")))}
+    assert found == {}
