@@ -1,4 +1,4 @@
-"""One server and one Chromium for the whole session, one page per test; each page proves that it stayed offline and clean."""
+"""One Chromium for the whole session, one page per test; each page proves that it stayed offline and clean."""
 
 import os
 import socket

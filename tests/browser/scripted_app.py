@@ -35,8 +35,8 @@ ENDS: Choice = [(" So", 0.58), (" Thus", 0.27), (" Hence", 0.11), (" Therefore",
 HOSTILE = [
     " plain", "<script>window.PWN=1</script>", "<img src=x onerror=window.PWN=1>", "${window.PWN=1}", "`", "{{value}}",
     "{{#each value}}", "\\x3cimg src=x onerror=window.PWN=1>", "\u202eabc", "\u2066x", "\t", "\x00", "\r", "\u200b",
-    "\U000e0041", "", "", "\U0001f469\u200d\U0001f4bb", " \u0633\u0644\u0627\u0645", " \u0639\u0644\u064a\u0643\u0645", ".\n",
-    " \u05e9\u05dc\u05d5\u05dd", "\n" * 10_000, "</div></p>", "javascript:window.PWN=1", "\ufeff", "  ",
+    "\U000e0041", "", "", "\U0001f469\u200d\U0001f4bb", " \u0633\u0644\u0627\u0645", " \u0639\u0644\u064a\u0643\u0645",
+    ".\n", " \u05e9\u05dc\u05d5\u05dd", "\n" * 10_000, "</div></p>", "javascript:window.PWN=1", "\ufeff", "  ",
     "\n", "\n", "\n", "\n", "\n", "\n", "end", END,
 ]  # fmt: skip
 
@@ -76,7 +76,9 @@ def off_script(k: int) -> Choice:
 
 def calculate(verb: str, a: int, b: int) -> tuple[str, int]:
     hi, lo = max(a, b), max(1, min(a, b))
-    return {" add": ("+", a + b), " multiply": ("*", a * b), " divide": ("/", hi // lo)}.get(verb, ("-", hi - min(a, b)))
+    return {" add": ("+", a + b), " multiply": ("*", a * b), " divide": ("/", hi // lo)}.get(
+        verb, ("-", hi - min(a, b))
+    )
 
 
 def follow(done: list[str]) -> str:
@@ -111,7 +113,26 @@ def long_text(said: list[str], wall: bool) -> Choice:
         return certain(".")
     if pos % 40 == 7:
         return [(" but", 0.4), (" so", 0.3), (" wait", 0.15), (" hence", 0.1), (" now", 0.05)]
-    token = draw.choice(["", "the", "model", "reads", "a", "number", "and", "adds", "it", "to", "the", "sum", "that", "was", "found", "before"][1:])
+    token = draw.choice(
+        [
+            "",
+            "the",
+            "model",
+            "reads",
+            "a",
+            "number",
+            "and",
+            "adds",
+            "it",
+            "to",
+            "the",
+            "sum",
+            "that",
+            "was",
+            "found",
+            "before",
+        ][1:]
+    )
     sure = draw.choice([1.0, 1.0, 0.97, 0.9])
     return [(" " + token, sure), *[(t, (1 - sure) / 4) for t in (" one", " two", " three", " four")]]
 
@@ -123,7 +144,10 @@ def token_id(text: str) -> int:
     return VOCAB.setdefault(text, len(VOCAB))
 
 
-for known in [*(t for c in (OPENERS, VERBS, LINKS, ENDS) for t, _ in c), *(f" {w}" for w in ["zero", "one", "two", "seven", "apple", "banana", "however"])]:
+for known in [
+    *(t for c in (OPENERS, VERBS, LINKS, ENDS) for t, _ in c),
+    *(f" {w}" for w in ["zero", "one", "two", "seven", "apple", "banana", "however"]),
+]:
     token_id(known)
 
 
@@ -159,7 +183,10 @@ class Run:
             return long_text(said, self.script == "wall")
         if self.script == "hostile":
             token = HOSTILE[len(said)] if len(said) < len(HOSTILE) else END
-            return [(token, 0.5), *[(t, 0.125) for t in (" plain", "<b>bold</b>", "${1}", "\u202eabc\n\n\n\n\n\n") if t != token]]
+            return [
+                (token, 0.5),
+                *[(t, 0.125) for t in (" plain", "<b>bold</b>", "${1}", "\u202eabc\n\n\n\n\n\n") if t != token],
+            ]
         return beads(said)
 
     def step(self, force: str | None = None) -> None:
@@ -274,7 +301,16 @@ def inspect(args: dict[str, Any]) -> dict[str, Any]:
     top = run.choices(run.said[:pos])
     fill = [(f" word{k}", 1e-6) for k in range(20 - len(top))]
     alternatives = [{"id": token_id(t), "text": t, "p": q} for t, q in [*top, *fill]]
-    return {"pos": pos, "id": token_id(text), "text": text, "entropy": h, "p": p, "rank": rank, "forced": bool(flags & 1), "top": alternatives}
+    return {
+        "pos": pos,
+        "id": token_id(text),
+        "text": text,
+        "entropy": h,
+        "p": p,
+        "rank": rank,
+        "forced": bool(flags & 1),
+        "top": alternatives,
+    }
 
 
 def look(args: dict[str, Any]) -> dict[str, Any]:
@@ -323,7 +359,11 @@ def on_pick(evt: gr.EventData) -> Iterator[dict[str, Any]]:
 
 
 def on_run(script: str, tau: float, tokens: float, pause: float) -> Iterator[dict[str, Any]]:
-    title = {"long": "A long solution.", "wall": "One paragraph without end.", "hostile": "Tokens that would do harm if they were markup."}.get(script)
+    title = {
+        "long": "A long solution.",
+        "wall": "One paragraph without end.",
+        "hostile": "Tokens that would do harm if they were markup.",
+    }.get(script)
     if script == "error":
         yield {"run": None, "error": "The model is busy: two visitors wait before you. Try again in a few seconds."}
         return

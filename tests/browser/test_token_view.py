@@ -370,14 +370,16 @@ def test_tour(page: Page) -> None:
 CONTRAST = """() => {
   const lin = (c) => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
   const lum = ([r, g, b]) => 0.2126 * lin(r) + 0.7152 * lin(g) + 0.0722 * lin(b);
-  const probe = (colour) => { const c = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d');
+  const probe = (colour) => {
+    const c = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d');
     c.fillStyle = colour; c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data]; };
   const span = document.querySelector('.flow .t.split');
   let behind = span; // the nearest ancestor that paints something opaque
   do behind = behind.parentElement; while (behind && probe(getComputedStyle(behind).backgroundColor)[3] < 255);
   const page = behind ? probe(getComputedStyle(behind).backgroundColor) : [255, 255, 255];
   span.style.setProperty('--h', 1);
-  const word = span.querySelector('b'), [r, g, b, a] = getComputedStyle(word).backgroundColor.match(/[\\d.]+/g).map(Number);
+  const word = span.querySelector('b');
+  const [r, g, b, a] = getComputedStyle(word).backgroundColor.match(/[\\d.]+/g).map(Number);
   const under = [r, g, b].map((v, i) => v * a + page[i] * (1 - a));
   const text = probe(getComputedStyle(word).color), [hi, lo] = [lum(text), lum(under)].sort((x, y) => y - x);
   return (hi + 0.05) / (lo + 0.05); }"""
@@ -438,6 +440,5 @@ def test_an_update_costs_the_same_at_4000_tokens(page: Page) -> None:
         assert tokens(page).count() > count + 50
         page.get_by_role("button", name="Stop").click()
         expect(status(page)).to_contain_text("stopped")
-    print("main-thread ms per update", {n: round(ms, 1) for n, ms in costs.items()})
-    assert costs[4000] < 16
+    assert costs[4000] < 16, costs
     assert costs[4000] < 2.5 * costs[500] + 1
