@@ -3,7 +3,6 @@
 // Python sends deltas; a branch is kept whole here, so undo, redo, tau and marks need no round trip.
 "use strict";
 const FORCED = 1, SPECIAL = 2, CEILING = 2.5; // the ramp is full at CEILING nats, for every model alike
-const PACES = [[0, "instant"], [12, "12"], [6, "6"], [3, "3"]];
 
 // ---- small helpers ------------------------------------------------------------------------------------------
 const root = element.querySelector(".rmx"), ui = {};
@@ -19,11 +18,12 @@ function attrs(node, pairs) {
   for (const key in pairs) node.setAttribute(key, pairs[key]);
   return node;
 }
-const button = (cls, label, ...kids) => attrs(make("button", cls, ...kids), label ? { type: "button", "aria-label": label } : { type: "button" });
-const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
-const percent = (p) => (p >= 0.9995 ? "100" : p >= 0.1 ? (100 * p).toFixed(0) : p >= 0.001 ? (100 * p).toFixed(1) : "<0.1") + "\u202f%";
-const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
-const wide = () => root.classList.contains("wide");
+const count = (n) => n.toLocaleString("en");
+const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
+function percent(p) {
+  const figure = p >= 0.9995 ? "100" : p >= 0.1 ? (100 * p).toFixed(0) : p >= 0.001 ? (100 * p).toFixed(1) : "<0.1";
+  return `${figure}\u202f%`;
+}
 
 function saidHowOften(p) {
   if (p === null || p === undefined) return "";
@@ -31,7 +31,7 @@ function saidHowOften(p) {
   if (p > 0.95) return "nearly always said";
   if (p > 0.55) return `said ${Math.round(10 * p)} times in 10`;
   const times = Math.round(1 / p);
-  return times > 1e6 ? "said less than once in a million" : `said 1 time in ${times.toLocaleString("en")}`;
+  return times > 1e6 ? "said less than once in a million" : `said 1 time in ${count(times)}`;
 }
 function undecided(entropy) {
   const words = Math.exp(entropy ?? 0);
@@ -40,15 +40,17 @@ function undecided(entropy) {
 
 // Characters that are invisible or that reorder what follows (one bidi override turns a whole paragraph) become
 // visible. The two joiners stay as they are: emoji and Arabic need them.
-const ODD = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\u{e0000}-\u{e007f}]/gu;
+const ODD = new RegExp("[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e" +
+  "\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\u{e0000}-\\u{e007f}]", "gu");
 const showOdd = (s) => s.replace(ODD, (c) => `⟪${c.codePointAt(0).toString(16).padStart(4, "0")}⟫`);
-const clip = (s, n) => (s.length > n ? `${s.slice(0, n)}…(+${(s.length - n).toLocaleString("en")} characters)` : s);
+const clip = (s, n) => (s.length > n ? `${s.slice(0, n)}…(+${count(s.length - n)} characters)` : s);
 
 // One line that names a token: quiet signs for what cannot be seen.
 function plainName(text) {
   if (text === "") return "▪";
-  const short = text.replace(/\n{4,}/g, (m) => `↵×${m.length}`);
-  return showOdd(clip(short, 60)).replace(/^ +| +$/g, (m) => "␣".repeat(m.length)).replaceAll("\n", "↵").replaceAll("\t", "⇥");
+  const short = clip(text.replace(/\n{4,}/g, (m) => `↵×${count(m.length)}`), 60);
+  const spaced = showOdd(short).replace(/^ +| +$/g, (m) => "␣".repeat(m.length));
+  return spaced.replaceAll("\n", "↵").replaceAll("\t", "⇥");
 }
 function nameOf(text) {
   const parts = plainName(text).split(/([␣↵⇥▪]+)/).filter(Boolean);
@@ -68,12 +70,17 @@ let lastNews = 0, following = true, oldAnswer = null;
 const isFork = (tok) => (tok[1] ?? 0) > tau;
 const whole = (b) => b.toks.length >= b.want;
 const sameToken = (a, b) => a === b || (a[0] === b[0] && a[1] === b[1] && a[2] === b[2] && a[4] === b[4]);
+function keptWith(b) { // how many tokens on screen stay where they are when b comes
+  let n = 0;
+  while (shown && n < els.length && n < b.toks.length && sameToken(shown.toks[n], b.toks[n])) n++;
+  return n;
+}
 const parentOf = (b) => branches.get(b?.open?.parent) ?? null;
 
 // ---- tokens to spans ----------------------------------------------------------------------------------------
 function breakMark(breaks) {
   // A token of 10,000 line breaks must not push the page away: four are drawn, the number is written.
-  const n = breaks.length, sign = n > 4 ? `↵×${n.toLocaleString("en")}` : "↵".repeat(n);
+  const n = breaks.length, sign = n > 4 ? `↵×${count(n)}` : "↵".repeat(n);
   return attrs(make("i", "nl", "\n".repeat(Math.min(n, 4))), { "data-mark": sign });
 }
 function fill(span, text) {
@@ -98,13 +105,11 @@ function tokenSpan(tok, pos) {
 }
 function markFork(span, tok, pos, on) {
   span.classList.toggle("fork", on);
-  if (!on) {
-    for (const name of ["role", "aria-label", "tabindex"]) span.removeAttribute(name);
-    return;
-  }
+  if (!on) return ["role", "aria-label", "tabindex"].forEach((name) => span.removeAttribute(name));
   splitSpace(span);
-  span.style.setProperty("--u", Math.min(4, 1 + 3 * Math.min(1, tok[1] / CEILING)).toFixed(1));
-  attrs(span, { role: "button", tabindex: -1, "aria-label": `Fork at token ${pos}: ${JSON.stringify(plainName(tok[0]))}, entropy ${tok[1].toFixed(2)}` });
+  span.style.setProperty("--u", (1 + 3 * Math.min(1, tok[1] / CEILING)).toFixed(1));
+  const label = `Fork at token ${pos}: ${JSON.stringify(plainName(tok[0]))}, entropy ${tok[1].toFixed(2)}`;
+  attrs(span, { role: "button", tabindex: -1, "aria-label": label });
 }
 function splitSpace(span) {
   // Marks belong to the word, not to the space before it.
@@ -119,18 +124,16 @@ function splitSpace(span) {
 // One block per paragraph keeps an update cheap: only the last block is laid out again. A paragraph without end is
 // broken after a sentence; no return sign is drawn there, for the model wrote none.
 const block = { node: null, size: 0, blank: 0, flat: false };
-function newBlock(flat) {
-  block.node = attrs(make("p", "para"), { dir: "auto" });
-  block.size = 0;
-  block.flat = flat;
-  ui.flow.append(block.node);
-}
+const BARE = /^\n+$/;
 function place(span, text, before) {
-  const bare = /^\n+$/.test(text), flat = bare && block.blank >= 3; // further empty lines are drawn as signs only
-  if (flat) for (const mark of span.children) mark.textContent = "";
+  const bare = BARE.test(text), flat = bare && block.blank >= 3; // further empty lines are drawn as signs only
+  if (flat) for (const sign of span.children) sign.textContent = "";
   const long = block.size > 480 || (block.size > 240 && /[.!?:]["')\]]?$/.test(before ?? "") && /^\s/.test(text));
-  if (!block.node || long || block.flat !== flat) newBlock(flat);
-  if (!block.size && before !== undefined ? !before.endsWith("\n") : !block.size) hideEdge(span);
+  if (!block.node || long || block.flat !== flat) {
+    if (!before?.endsWith("\n")) hideEdge(span);
+    ui.flow.append((block.node = attrs(make("p", "para"), { dir: "auto" })));
+    Object.assign(block, { size: 0, flat });
+  }
   block.node.append(span);
   block.size++;
   block.blank = bare ? block.blank + 1 : 0;
@@ -143,11 +146,11 @@ function hideEdge(span) {
   if (space && space.data === " ") space.replaceWith(make("i", "edge", " "));
 }
 function resumeBlock(toks) {
-  const last = els.at(-1)?.parentNode ?? null;
+  const last = els.at(-1)?.parentNode;
   let k = els.length;
-  while (k > 0 && /^\n+$/.test(toks[k - 1][0])) k--;
-  Object.assign(block, { node: last, size: last?.childElementCount ?? 0, blank: els.length - k, flat: els.length - k > 3 });
-  if (els.length && toks[els.length - 1][0].endsWith("\n") && !block.flat) block.node = null;
+  while (k > 0 && BARE.test(toks[k - 1][0])) k--;
+  const blank = els.length - k, flat = blank > 3, ended = toks[els.length - 1]?.[0].endsWith("\n") && !flat;
+  Object.assign(block, { node: ended ? null : (last ?? null), size: last?.childElementCount ?? 0, blank, flat });
 }
 function append(b, upTo) {
   for (let pos = els.length; pos < upTo; pos++) {
@@ -158,10 +161,7 @@ function append(b, upTo) {
   }
 }
 function addFork(pos) {
-  if (!forks.length) {
-    els[pos].classList.add("first");
-    els[pos].parentNode.classList.add("shows-mark");
-  }
+  if (!forks.length) [els[pos].classList.add("first"), els[pos].parentNode.classList.add("shows-mark")];
   forks.push(pos);
   if (!tabStop?.isConnected) setTabStop(els[pos]);
 }
@@ -184,8 +184,8 @@ function setTabStop(span) {
   if (span) span.tabIndex = 0;
 }
 function setTau(x) {
+  if (!Number.isFinite(Number(x))) return;
   tau = Number(x);
-  if (!Number.isFinite(tau)) return;
   ui.tau.textContent = tau.toFixed(2);
   els[forks[0]]?.classList.remove("first");
   forks = [];
@@ -216,8 +216,9 @@ ui.text.addEventListener("scroll", () => {
 
 // ---- messages from Python -----------------------------------------------------------------------------------
 function absorb(m) {
-  let b = branches.get(m.run);
-  if (!b) branches.set(m.run, (b = { run: m.run, toks: [], want: 0, open: null, result: null, done: false, reveal: Infinity, kept: false }));
+  const blank = { run: m.run, toks: [], want: 0, open: null, result: null, done: false, reveal: Infinity, kept: false };
+  const b = branches.get(m.run) ?? blank;
+  branches.set(m.run, b);
   if (m.open) b.open = m.open;
   const parent = parentOf(b);
   if (parent && !b.toks.length) b.toks = parent.toks.slice(0, b.open.at); // kept tokens are not sent again
@@ -272,14 +273,16 @@ function sayError(sentence) {
   ui.error.textContent = sentence ?? "";
 }
 // The last message can be lost too, and then nothing else would reveal the gap.
-setInterval(() => shown && !shown.done && performance.now() - lastNews > 4000 && repair(shown), 2000);
+const watchdog = setInterval(() => {
+  if (!element.isConnected) clearInterval(watchdog);
+  else if (shown && !shown.done && performance.now() - lastNews > 4000) repair(shown);
+}, 2000);
 document.addEventListener("visibilitychange", () => !document.hidden && shown && !shown.done && repair(shown));
 
 // ---- the branch on screen -----------------------------------------------------------------------------------
 function bring(b) {
   const related = shown && b.open?.parent && shown.open?.tree === b.open.tree;
-  if (related && shown !== b) past.push(shown.run);
-  if (!related) past = ancestors(b);
+  past = !related ? ancestors(b) : shown === b ? past : [...past, shown.run];
   future = [];
   if (related) root.classList.remove("fresh");
   if (!tauByHand && b.open?.tau !== undefined) tau = b.open.tau;
@@ -287,13 +290,11 @@ function bring(b) {
 }
 function ancestors(b) {
   const chain = [], row = new Map(tree.map((r) => [r.run, r]));
-  for (let up = row.get(b.run)?.parent; up && row.has(up) && !chain.includes(up); up = row.get(up).parent) chain.unshift(up);
+  for (let up = row.get(b.run)?.parent; row.has(up) && !chain.includes(up); up = row.get(up).parent) chain.unshift(up);
   return chain;
 }
 function show(b) {
-  const old = shown;
-  let same = 0;
-  while (old && same < els.length && same < b.toks.length && sameToken(old.toks[same], b.toks[same])) same++;
+  const old = shown, same = keptWith(b);
   clearMarks();
   root.classList.remove("leaving");
   shown = b;
@@ -301,10 +302,9 @@ function show(b) {
   reselect = selected !== null && selected === same ? selected : null;
   if (selected !== null && selected >= same) deselect(reselect === null);
   truncate(b.toks, same);
-  if (old?.open?.tree !== b.open?.tree) {
-    following = true;
-    oldAnswer = null;
-  }
+  if (old?.open?.tree !== b.open?.tree) [following, oldAnswer] = [true, null];
+  if (presenter.on) hideStage();
+  Object.assign(presenter, { asking: null, passed: -1 });
   b.reveal = presenter.on && !b.seen ? Math.max(same, (b.open?.at ?? 0) + (b.open?.forced ?? 0)) : Infinity;
   renderHead(b);
   setTau(tau);
@@ -320,7 +320,9 @@ function flow() {
     if (!presenter.on) select(pos);
   }
   if (!settled && b.done && whole(b) && els.length >= b.toks.length) settle(b);
-  else if (!settled) ui.count.textContent = b.waiting ? `waiting: ${plural(b.waiting, "visitor")} before you …` : `${plural(els.length, "token")}, ${plural(forks.length, "fork")} …`;
+  if (settled) return;
+  const soFar = `${plural(els.length, "token")}, ${plural(forks.length, "fork")} …`;
+  ui.count.textContent = b.waiting ? `waiting: ${plural(b.waiting, "visitor")} before you …` : soFar;
 }
 function settle(b) {
   settled = b.seen = true;
@@ -338,9 +340,11 @@ function settle(b) {
   trigger("settled", { run: b.run, tau });
   presenter.on && renderDeck();
 }
-const STOPS = { cancelled: "; stopped by hand", length: "; cut at the length limit", context: "; the context is full", error: "; broken off" };
+const STOPS = {
+  cancelled: "; stopped by hand", length: "; cut at the length limit", context: "; the context is full", error: "; broken off",
+};
 function summary(b) {
-  const r = b.result ?? {}, reuse = r.reuse ? `; reused ${r.reuse.reused.toLocaleString("en")}, computed ${r.reuse.computed.toLocaleString("en")}` : "";
+  const r = b.result ?? {}, reuse = r.reuse ? `; reused ${count(r.reuse.reused)}, computed ${count(r.reuse.computed)}` : "";
   const time = r.seconds === undefined ? "" : `; ${r.seconds.toFixed(r.seconds < 10 ? 1 : 0)} s`;
   return `${plural(b.toks.length, "token")}, ${plural(forks.length, "fork")}${reuse}${time}${STOPS[r.stop] ?? ""}`;
 }
@@ -349,7 +353,7 @@ function renderHead(b) {
   ui.welcome.hidden = true;
   ui.title.textContent = showOdd(clip(open.title || (open.prompt ?? "").trim() || "Untitled problem", 600));
   ui.meta.textContent = [open.model, open.label, open.known && `known answer ${open.known}`].filter(Boolean).join(" · ");
-  ui.promptButton.hidden = !open.prompt;
+  ui.promptBox.hidden = !open.prompt;
   ui.prompt.textContent = showOdd(open.prompt ?? "");
   ui.status.textContent = "";
   renderAnswer(b);
@@ -377,14 +381,17 @@ async function ensure(run) {
   if (!whole(b)) await repair(b);
   return b;
 }
+function leaveFor(b) {
+  if (!shown.done) trigger("halt", { run: shown.run });
+  sayError();
+  show(b);
+}
 async function travel(from, to) {
   const run = from.at(-1), b = run && (await ensure(run));
   if (!b || from.at(-1) !== run) return;
-  if (!shown.done) trigger("halt", { run: shown.run });
   from.pop();
   to.push(shown.run);
-  sayError();
-  show(b);
+  leaveFor(b);
 }
 const undo = () => travel(past, future), redo = () => travel(future, past);
 async function visit(run) {
@@ -392,7 +399,7 @@ async function visit(run) {
   if (!b) return;
   past.push(shown.run);
   future = [];
-  show(b);
+  leaveFor(b);
 }
 function keep() {
   if (!shown?.open?.parent || !settled) return;
@@ -402,23 +409,15 @@ function keep() {
   renderAnswer(shown);
 }
 function tintUndo(on) {
-  const target = branches.get(past.at(-1));
-  root.classList.toggle("undoing", on && !!target);
-  if (!on) return els.forEach((span) => span.classList.remove("doomed"));
-  let same = 0;
-  while (target && same < els.length && same < target.toks.length && sameToken(target.toks[same], shown.toks[same])) same++;
-  if (target) for (const span of els.slice(same)) span.classList.add("doomed");
+  const target = on && branches.get(past.at(-1)), from = target ? keptWith(target) : Infinity;
+  root.classList.toggle("undoing", !!target);
+  els.forEach((span, pos) => span.classList.toggle("doomed", pos >= from));
 }
-const textOf = (answer) => (answer && typeof answer === "object" ? answer.text : (answer ?? null));
-function answerOf(run) {
-  return branches.get(run)?.result?.answer ?? tree.find((row) => row.run === run)?.answer ?? null;
-}
-function mark(answer) {
-  if (!answer || textOf(answer) === null) return make("span", "none", "– none");
-  if (answer.correct === true) return make("span", "right", "✓ ", textOf(answer));
-  if (answer.correct === false) return make("span", "wrong", "✗ ", textOf(answer));
-  return make("span", "none", "– ", textOf(answer));
-}
+const textOf = (answer) => answer?.text ?? null;
+const answerOf = (run) => branches.get(run)?.result?.answer ?? tree.find((row) => row.run === run)?.answer ?? null;
+const kindOf = (a) => (textOf(a) === null || typeof a.correct !== "boolean" ? "none" : a.correct ? "right" : "wrong");
+const SIGNS = { right: "✓", wrong: "✗", none: "–" };
+const mark = (a) => make("span", kindOf(a), `${SIGNS[kindOf(a)]} `, textOf(a) === null ? "none" : showOdd(clip(textOf(a), 60)));
 function renderTree() {
   const rows = tree.filter((row) => row && row.run);
   const here = rows.some((row) => row.run === shown?.run);
@@ -433,55 +432,53 @@ function renderTree() {
   ui.branches.replaceChildren(...list(null));
 }
 function branchRow(row) {
-  const current = row.run === shown.run, step = make("span", "step"), label = `${plural(row.n ?? 0, "token")}`;
+  const step = make("span", "step"), often = row.parent && saidHowOften(row.to_p);
   if (row.parent) step.append(nameOf(row.from_text ?? ""), make("i", "quiet", " → "), nameOf(row.to_text ?? ""));
   else step.append(row.label ?? "first solution");
-  const how = make("span", "soft", row.parent ? [`token ${row.at}`, saidHowOften(row.to_p)].filter(Boolean).join(", ") : label);
-  const changed = row.parent && textOf(row.answer) !== textOf(answerOf(row.parent));
-  const result = make("span", "result", make("span", "soft", changed ? "changed" : ""), mark(row.answer));
-  const b = button("branch", "", step, how, result);
-  b.dataset.run = row.run;
-  if (current) b.setAttribute("aria-current", "true");
-  return b;
+  const how = row.parent ? [`token ${row.at}`, often].filter(Boolean).join(", ") : plural(row.n ?? 0, "token");
+  const changed = row.parent && textOf(row.answer) !== textOf(answerOf(row.parent)) ? "changed" : "";
+  const result = make("span", "result", make("span", "soft", changed), mark(row.answer));
+  const entry = attrs(make("button", "branch", step, make("span", "soft", how), result), { type: "button" });
+  entry.dataset.run = row.run;
+  if (row.run === shown.run) entry.setAttribute("aria-current", "true");
+  return entry;
 }
 
 // ---- the answer ---------------------------------------------------------------------------------------------
 function renderAnswer(b) {
-  const answer = b.result?.answer, text = textOf(answer), before = settled && b.open?.parent && !b.kept ? answerOf(b.open.parent) : null;
+  const answer = b.result?.answer, text = textOf(answer), kind = kindOf(answer);
   ui.answerBox.classList.toggle("stale", !settled);
+  ui.mini.replaceChildren(settled ? mark(answer) : "…"); // a phone's sheet covers the page, so it carries the answer along
   if (!settled) {
     // An old answer stays in sight only where it belongs to the same problem, and is called old.
     if (oldAnswer === null) ui.answer.replaceChildren(make("span", "none", "…"));
-    ui.verdict.replaceChildren(make("span", "soft", oldAnswer === null ? "not there yet" : "before; a new one is being written"));
-    return renderMini();
+    const note = oldAnswer === null ? "not there yet" : "before; a new one is being written";
+    return ui.verdict.replaceChildren(make("span", "soft", note));
   }
-  const kind = text === null || text === undefined ? "none" : answer.correct === true ? "right" : answer.correct === false ? "wrong" : "none";
-  const word = { right: "✓ right", wrong: "✗ wrong", none: text ? "– not checked" : "– no answer" }[kind];
-  ui.verdict.replaceChildren(make("span", kind, word));
-  if (before) ui.verdict.append(textOf(before) === text ? make("span", "soft", "as before") : make("span", "soft was", "was ", mark(before)));
-  swapValue(text ?? null);
-  renderMini();
-}
-function renderMini() {
-  // The sheet on a phone covers the page, so it carries the answer along.
-  ui.mini.replaceChildren(settled ? mark(shown.result?.answer) : make("span", "soft", "…"));
+  const word = { right: "right", wrong: "wrong", none: text === null ? "no answer" : "not checked" }[kind];
+  ui.verdict.replaceChildren(make("span", kind, `${SIGNS[kind]} ${word}`));
+  const before = b.open?.parent && !b.kept ? answerOf(b.open.parent) : null;
+  if (before && textOf(before) === text) ui.verdict.append(make("span", "soft", "as before"));
+  else if (before) ui.verdict.append(make("span", "soft was", "was ", mark(before)));
+  swapValue(text);
 }
 function swapValue(text) {
-  const value = text === null ? make("span", "none", "–") : make("span", "", showOdd(clip(text, 120))), old = ui.answer.firstChild;
-  const changed = oldAnswer !== null && oldAnswer !== (text ?? "");
+  const value = text === null ? make("span", "none", "–") : make("span", "", showOdd(clip(text, 120)));
+  const old = ui.answer.firstChild, changed = oldAnswer !== null && oldAnswer !== (text ?? "");
   oldAnswer = text ?? "";
   ui.answer.replaceChildren(value);
-  if (!changed || calm()) return;
+  if (!changed || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
   old.className = "gone"; // the old answer leaves upwards while the new one rises
   ui.answer.append(old);
-  value.animate([{ opacity: 0, transform: "translateY(.5em)" }, { opacity: 1, transform: "none" }], { duration: 180, easing: "ease-out" });
-  old.animate([{ opacity: 0.8, transform: "none" }, { opacity: 0, transform: "translateY(-.5em)" }], { duration: 160 }).finished.then(() => old.remove(), () => old.remove());
+  value.animate({ opacity: [0, 1], transform: ["translateY(.5em)", "none"] }, { duration: 180, easing: "ease-out" });
+  const leaving = old.animate({ opacity: [0.8, 0], transform: ["none", "translateY(-.5em)"] }, { duration: 160 });
+  leaving.finished.finally(() => old.remove()).catch(() => {});
 }
 
 // ---- what a swap changed ------------------------------------------------------------------------------------
 // Longest common subsequence of the two tails by text; a tail too long for the table is marked whole.
 function difference(before, after) {
-  const n = before.length, m = after.length, lost = new Uint8Array(n).fill(1), fresh = new Uint8Array(m).fill(1);
+  const n = before.length, m = after.length, [lost, fresh] = [n, m].map((size) => new Uint8Array(size).fill(1));
   let head = 0, end = 0;
   while (head < n && head < m && before[head][0] === after[head][0]) head++;
   while (end < n - head && end < m - head && before[n - 1 - end][0] === after[m - 1 - end][0]) end++;
@@ -492,7 +489,8 @@ function difference(before, after) {
   const table = new Uint16Array((rows + 1) * (cols + 1)), at = (i, j) => i * (cols + 1) + j;
   for (let i = rows - 1; i >= 0; i--) {
     for (let j = cols - 1; j >= 0; j--) {
-      table[at(i, j)] = before[head + i][0] === after[head + j][0] ? table[at(i + 1, j + 1)] + 1 : Math.max(table[at(i + 1, j)], table[at(i, j + 1)]);
+      const equal = before[head + i][0] === after[head + j][0];
+      table[at(i, j)] = equal ? table[at(i + 1, j + 1)] + 1 : Math.max(table[at(i + 1, j)], table[at(i, j + 1)]);
     }
   }
   for (let i = 0, j = 0; i < rows && j < cols; ) {
@@ -500,12 +498,9 @@ function difference(before, after) {
     else if (table[at(i + 1, j)] >= table[at(i, j + 1)]) i++;
     else j++;
   }
-  for (const marks of [lost, fresh]) joinLone(marks);
-  return { lost, fresh };
-}
-function joinLone(marks) {
   // One equal digit between two changed ones is chance, not agreement; left alone it would make confetti.
-  for (let k = 1; k + 1 < marks.length; k++) if (!marks[k] && marks[k - 1] && marks[k + 1]) marks[k] = 1;
+  for (const m of [lost, fresh]) for (let k = 1; k + 1 < m.length; k++) if (m[k - 1] && m[k + 1]) m[k] = 1;
+  return { lost, fresh };
 }
 function renderDiff(b) {
   const parent = parentOf(b);
@@ -527,14 +522,15 @@ async function compare(on) {
   if (!on) return ui.before.replaceChildren();
   const b = shown, parent = await ensure(b.open.parent);
   if (!parent || b !== shown) return;
-  const at = b.open.at, tail = parent.toks.slice(at), { lost } = difference(tail, b.toks.slice(at)), text = make("p", "old");
-  text.dir = "auto";
+  const at = b.open.at, tail = parent.toks.slice(at), { lost } = difference(tail, b.toks.slice(at));
+  const text = attrs(make("p", "old"), { dir: "auto" });
   tail.forEach((tok, k) => {
     const last = text.lastChild, tag = lost[k] ? "S" : "SPAN";
     if (last?.nodeName === tag) last.append(showOdd(tok[0]));
     else text.append(make(tag, "", showOdd(tok[0])));
   });
-  ui.before.replaceChildren(make("p", "label", `Before, from token ${at}`), text, make("p", "verdict", make("span", "soft", "answer"), mark(answerOf(parent.run))));
+  const answer = make("p", "verdict", make("span", "soft", "answer"), mark(answerOf(parent.run)));
+  ui.before.replaceChildren(make("p", "label", `Before, from token ${at}`), text, answer);
 }
 
 // ---- tooltip ------------------------------------------------------------------------------------------------
@@ -546,19 +542,19 @@ function tipSoon(span) {
 function tipGone(wait = 80) {
   clearTimeout(tipTimer);
   tipTimer = setTimeout(() => {
-    tipSpan?.removeAttribute("aria-describedby");
-    tipSpan = null;
-    ui.tip.matches(":popover-open") && ui.tip.hidePopover();
+    tipSpan = tipSpan?.removeAttribute("aria-describedby");
+    if (ui.tip.matches(":popover-open")) ui.tip.hidePopover();
   }, wait);
 }
 function showTip(span) {
-  const tok = shown?.toks[span.dataset.i];
-  if (!tok || !span.isConnected || presenter.on || selected === Number(span.dataset.i)) return;
+  const pos = Number(span.dataset.i), tok = shown?.toks[pos];
+  if (!tok || !span.isConnected || presenter.on || selected === pos) return;
   const [text, H, p, rank] = tok, num = (k, v) => make("span", "num", make("i", "quiet", k), v);
   tipSpan?.removeAttribute("aria-describedby");
   tipSpan = attrs(span, { "aria-describedby": "rmx-tip" });
-  ui.tip.id = "rmx-tip";
-  ui.tip.replaceChildren(make("p", "", nameOf(text), make("span", "soft", `token ${span.dataset.i}`)), make("p", "", num("H ", (H ?? 0).toFixed(2)), num("p ", percent(p ?? 0)), num("rank ", rank)), make("p", "soft", undecided(H)));
+  const name = make("p", "", nameOf(text), make("span", "soft", `token ${pos}`));
+  const figures = make("p", "", num("H ", (H ?? 0).toFixed(2)), num("p ", percent(p ?? 0)), num("rank ", rank));
+  ui.tip.replaceChildren(name, figures, make("p", "soft", undecided(H)));
   if (!ui.tip.matches(":popover-open")) ui.tip.showPopover();
   putNear(ui.tip, span.getClientRects()[0] ?? span.getBoundingClientRect());
 }
@@ -567,8 +563,7 @@ function putNear(box, spot) {
   const below = spot.bottom + box.offsetHeight + 12 < innerHeight;
   const left = beside ? spot.left - box.offsetWidth - 16 : Math.min(spot.left, innerWidth - box.offsetWidth - 8);
   const top = beside ? spot.top + 8 : below ? spot.bottom + 9 : spot.top - box.offsetHeight - 9;
-  box.style.left = `${Math.max(8, left)}px`;
-  box.style.top = `${Math.max(8, top)}px`;
+  Object.assign(box.style, { left: `${Math.max(8, left)}px`, top: `${Math.max(8, top)}px` });
 }
 ui.flow.addEventListener("pointerover", (e) => {
   const span = e.pointerType !== "touch" && !e.buttons && e.target.closest(".t");
@@ -621,7 +616,8 @@ function openInspector(pos) {
   const [text, H, p, rank] = shown.toks[pos];
   ui.chosen.replaceChildren(nameOf(text));
   const fact = (name, value) => make("div", "", make("dt", "", name), make("dd", "num", value));
-  ui.facts.replaceChildren(fact("entropy", (H ?? 0).toFixed(2)), fact("probability", percent(p ?? 0)), fact("rank", String(rank)));
+  const figures = [["entropy", (H ?? 0).toFixed(2)], ["probability", percent(p ?? 0)], ["rank", String(rank)]];
+  ui.facts.replaceChildren(...figures.map(([name, value]) => fact(name, value)));
   ui.undecided.textContent = `${undecided(H)[0].toUpperCase()}${undecided(H).slice(1)}.`;
   ui.query.value = "";
   ui.found.replaceChildren();
@@ -634,42 +630,38 @@ function renderKind() {
   ui.where.textContent = `${fork ? "Fork" : "Token"} at ${selected}${special ? ", special token" : ""}`;
   ui.where.classList.toggle("is-fork", fork);
   ui.swap.hidden = !forced && tok[3] === 1;
-  ui.swap.textContent = forced ? `Forced by a swap; here the model says it ${saidHowOften(tok[2]).replace("said ", "")}.` : `Not the likeliest token; ${saidHowOften(tok[2])}.`;
+  ui.swap.textContent = `${forced ? "Forced by a swap" : "Not the likeliest token"}; ${saidHowOften(tok[2])} by the model here.`;
 }
 async function renderAlternatives(pos, all = false) {
-  const b = shown;
-  ui.alts.dataset.pos = pos;
-  const waiting = setTimeout(() => ui.alts.replaceChildren(make("li", "soft", "…")), 120); // no flash when the reply is quick
+  const b = shown, waiting = setTimeout(() => ui.alts.replaceChildren(make("li", "soft", "…")), 120); // no flash when quick
   const reply = await cached("inspect", pos);
   clearTimeout(waiting);
   if (b !== shown || selected !== pos) return;
-  const top = reply?.top ?? [];
-  ui.alts.replaceChildren(...top.slice(0, all ? 20 : 5).map((alt, k) => altRow(alt, k, alt.id === reply.id)));
-  if (reply && !top.slice(0, all ? 20 : 5).some((alt) => alt.id === reply.id)) ui.alts.append(altRow(reply, reply.rank - 1, true));
+  const top = reply?.top ?? [], rows = top.slice(0, all ? 20 : 5);
+  ui.alts.replaceChildren(...rows.map((alt, k) => altRow(alt, k + 1, alt.id === reply.id)));
+  if (reply && !rows.some((alt) => alt.id === reply.id)) ui.alts.append(altRow(reply, reply.rank, true));
   ui.more.hidden = top.length <= 5;
   ui.more.textContent = all ? "show 5" : `show ${top.length}`;
   ui.more.setAttribute("aria-expanded", String(all));
   renderLook(pos);
 }
-function altRow(alt, k, chosen) {
-  const bar = make("i", "meter"), p = alt.p ?? 0;
-  bar.style.setProperty("--p", p);
-  const name = make("span", "what", nameOf(alt.text));
+function altRow(alt, rank, chosen) {
+  const bar = make("i", "meter"), name = make("span", "what", nameOf(alt.text)), p = percent(alt.p ?? 0);
+  bar.style.setProperty("--p", alt.p ?? 0);
   if (chosen) name.append(make("span", "badge", "chosen"));
-  const row = button("alt", `${k + 1}: ${JSON.stringify(plainName(alt.text))}, ${percent(p)}${chosen ? ", chosen" : ""}`, make("kbd", "", String(k + 1)), name, make("span", "num", percent(p)), bar, make("span", "ahead"));
-  row.dataset.id = alt.id;
-  row.classList.toggle("is-chosen", chosen);
+  const row = make("button", "alt", make("kbd", "", count(rank)), name, make("span", "num", p), bar, make("span", "ahead"));
+  const label = `${rank}: ${JSON.stringify(plainName(alt.text))}, ${p}${chosen ? ", chosen" : ""}`;
+  attrs(row, { type: "button", "aria-label": label, "data-id": alt.id });
   return make("li", "", row);
 }
 async function renderLook(pos) {
-  const b = shown, rows = () => [...ui.alts.querySelectorAll(".alt")].slice(0, 5);
-  if (!b.done || !rows().length) return;
-  const waiting = setTimeout(() => selected === pos && rows().forEach((row) => (row.querySelector(".ahead").textContent = "…")), 200);
-  const reply = await cached("look", pos);
+  const b = shown, rows = [...ui.alts.querySelectorAll(".alt")].slice(0, 5);
+  if (!b.done || !rows.length) return;
+  const tell = (say) => rows.forEach((row) => (row.querySelector(".ahead").textContent = say(row.dataset.id)));
+  const waiting = setTimeout(tell, 200, () => "…");
+  const ahead = new Map((await cached("look", pos))?.alternatives?.map((alt) => [String(alt.id), oneLine(alt.text)]));
   clearTimeout(waiting);
-  if (b !== shown || selected !== pos) return;
-  const ahead = new Map((reply?.alternatives ?? []).map((alt) => [String(alt.id), alt.text]));
-  for (const row of rows()) row.querySelector(".ahead").textContent = ahead.has(row.dataset.id) ? oneLine(ahead.get(row.dataset.id)) : "";
+  tell((id) => ahead.get(id) ?? "");
 }
 let asked = 0, searchTimer = 0;
 async function searchNow() {
@@ -678,7 +670,7 @@ async function searchNow() {
   const reply = await ask("search", { run: shown.run, pos, q });
   if (mine !== asked || pos !== selected) return;
   const found = reply?.tokens ?? [];
-  ui.found.replaceChildren(...found.slice(0, 20).map((alt) => altRow(alt, (alt.rank ?? 1) - 1, false)));
+  ui.found.replaceChildren(...found.slice(0, 20).map((alt) => altRow(alt, alt.rank ?? 1, false)));
   if (!found.length) ui.found.append(make("li", "soft", "No token contains this."));
 }
 ui.query.addEventListener("input", () => (clearTimeout(searchTimer), (searchTimer = setTimeout(searchNow, 150))));
@@ -691,9 +683,10 @@ function pick(pos, what) {
   root.classList.remove("fresh");
   sayError();
   hideStage();
-  // Until the server replies, the tail that is going to be rewritten steps back.
-  for (const span of els.slice(pos + 1)) span.classList.add("going");
+  // Until the server replies, the tail that is going to be rewritten steps back; no reply, and it returns.
+  els.forEach((span, k) => span.classList.toggle("going", k > pos));
   root.classList.add("leaving");
+  setTimeout(() => root.classList.remove("leaving"), 8000);
   trigger("pick", { run: shown.run, pos, ...what });
 }
 async function takeNumber(k) {
@@ -706,38 +699,33 @@ async function takeNumber(k) {
 // ---- presenter ----------------------------------------------------------------------------------------------
 // The bundled model writes faster than a room can read, so the page holds tokens back and lets them out at a pace.
 const presenter = { on: false, pace: 6, pauseAtForks: true, playing: false, timer: 0, asking: null, passed: -1 };
-function present(on, options = {}) {
-  Object.assign(presenter, options.pace === undefined ? {} : { pace: Number(options.pace) || 0 }, options.pauseAtForks === undefined ? {} : { pauseAtForks: !!options.pauseAtForks });
+function present(on, { pace = presenter.pace, pauseAtForks = presenter.pauseAtForks } = {}) {
+  Object.assign(presenter, { pace: Number(pace) || 0, pauseAtForks: !!pauseAtForks });
   if (presenter.on !== !!on) {
     presenter.on = !!on;
+    ui.deck.hidden = !on;
     root.classList.toggle("presenting", presenter.on);
     document.documentElement.classList.toggle("rmx-presenting", presenter.on);
+    presenter.asking = null;
     deselect();
     tipGone(0);
-    if (presenter.on) replay();
-    else finishReveal();
-    ui.deck.hidden = !presenter.on;
+    if (on) replay();
+    else if (shown) {
+      shown.reveal = Infinity;
+      flow();
+    }
   }
-  renderDeck();
-  if (presenter.on) play(true);
-}
-function finishReveal() {
-  play(false);
-  presenter.asking = null;
-  if (!shown) return;
-  shown.reveal = Infinity;
-  flow();
+  play(presenter.on);
 }
 function replay() {
-  hideStage();
-  presenter.passed = -1;
-  if (!shown) return;
+  Object.assign(presenter, { asking: null, passed: -1 });
   deselect();
+  if (!shown) return;
   clearMarks();
   settled = false;
   oldAnswer = null; // a replay must not give the end away
-  shown.reveal = 0;
   following = true;
+  shown.reveal = 0;
   truncate(shown.toks, 0);
   renderHead(shown);
   play(true);
@@ -759,25 +747,23 @@ function release(b, count, stop = presenter.pauseAtForks) {
   for (; count > 0 && b.reveal < b.toks.length; count--) {
     const tok = b.toks[b.reveal];
     if (stop && isFork(tok) && !(tok[4] & FORCED) && presenter.passed !== b.reveal) {
-      flow();
-      return askRoom(b.reveal);
+      presenter.asking = b.reveal;
+      root.classList.add("asking");
+      showChoices(b.reveal);
+      break;
     }
     b.reveal++;
   }
   flow();
 }
-function askRoom(pos) {
-  presenter.asking = pos;
-  root.classList.add("asking");
-  showChoices(pos);
-  renderDeck();
-}
 async function showChoices(pos) {
   const b = shown, reply = await cached("inspect", pos);
   if (b !== shown || !presenter.on || (presenter.asking !== pos && selected !== pos)) return;
   const [text, H] = shown.toks[pos], asking = presenter.asking === pos;
-  ui.ask.replaceChildren(asking ? "What comes next?" : make("span", "", "The model said ", nameOf(text), ". What if not?"), make("span", "soft", undecided(H)));
-  ui.choices.replaceChildren(...(reply?.top ?? []).slice(0, 5).map((alt, k) => altRow(alt, k, selected === pos && alt.id === reply.id)));
+  const question = asking ? "What comes next?" : make("span", "", "The model said ", nameOf(text), ". What if not?");
+  ui.ask.replaceChildren(question, make("span", "soft", undecided(H)));
+  const rows = (reply?.top ?? []).slice(0, 5);
+  ui.choices.replaceChildren(...rows.map((alt, k) => altRow(alt, k + 1, !asking && alt.id === reply.id)));
   ui.choices.dataset.pos = pos;
   ui.stage.hidden = false;
   els[pos]?.scrollIntoView({ block: "nearest" });
@@ -788,44 +774,34 @@ function hideStage() {
   ui.choices.replaceChildren();
 }
 async function choose(pos, id) {
-  if (presenter.asking !== pos) return pick(pos, { token_ids: [id] });
-  const reply = await cached("inspect", pos);
-  if (presenter.asking !== pos) return;
+  const asking = presenter.asking === pos, reply = asking && (await cached("inspect", pos));
+  if (asking && presenter.asking !== pos) return;
+  if (asking && reply?.id === id) return goOn(pos); // the room chose what the model said
   presenter.asking = null;
-  if (reply?.id !== id) return pick(pos, { token_ids: [id] });
-  goOn(pos);
+  pick(pos, { token_ids: [id] });
 }
 function goOn(pos) {
-  presenter.asking = null;
-  presenter.passed = pos;
+  Object.assign(presenter, { asking: null, passed: pos });
   hideStage();
   play(true);
 }
-function stepFork(way, forward = true) {
-  // For clickers: forward lets the text run to the next fork, then goes to the next problem of the playlist.
+// For clickers, forward lets the text run to the next fork; at the end it asks for the next problem of the playlist.
+function stepFork(way, clicker = true) {
   if (presenter.on && !settled && shown) {
     if (way < 0) return replay();
-    if (presenter.asking !== null) return goOn(presenter.asking);
-    return release(shown, Infinity, true);
+    return presenter.asking !== null ? goOn(presenter.asking) : release(shown, Infinity, true);
   }
-  if (!shown || (presenter.on && way > 0 && selected === null && forward)) return presenter.on && trigger("next", { step: way });
-  const here = selected ?? (way > 0 ? -1 : els.length), next = way > 0 ? forks.find((pos) => pos > here) : forks.findLast((pos) => pos < here);
-  if (next !== undefined) return select(next);
-  if (presenter.on) {
-    deselect();
-    trigger("next", { step: way });
-  }
+  const here = selected ?? (way > 0 ? -1 : els.length), atEnd = presenter.on && clicker && way > 0 && selected === null;
+  const next = way > 0 ? forks.find((pos) => pos > here) : forks.findLast((pos) => pos < here);
+  if (next !== undefined && !atEnd) return select(next);
+  if (!presenter.on) return false;
+  deselect();
+  return trigger("next", { step: way });
 }
 function renderDeck() {
   ui.play.textContent = presenter.playing && !settled ? "Pause" : "Play";
   ui.play.disabled = settled;
   ui.pauses.checked = presenter.pauseAtForks;
-  if (!ui.paces.childElementCount) {
-    ui.paces.append(...PACES.map(([pace, label]) => {
-      const input = attrs(make("input"), { type: "radio", name: "rmx-pace", value: pace });
-      return make("label", "", input, make("span", "", label));
-    }), make("span", "soft", "tokens a second"));
-  }
   for (const input of ui.paces.querySelectorAll("input")) input.checked = Number(input.value) === presenter.pace;
 }
 ui.deck.addEventListener("change", (e) => {
@@ -841,24 +817,25 @@ root.addEventListener("pointermove", () => {
 });
 
 // ---- tour and help ------------------------------------------------------------------------------------------
-const TOUR = [
-  [() => ui.problem, "The problem. The model reads exactly this prompt, token by token.", ""],
-  [() => els[forks[0]], "A fork: an underlined token where the model was undecided. The thicker the line, the more words competed.", "No fork is on screen: every token is below the threshold. Lower it, or take another problem."],
-  [() => (wide() || root.classList.contains("open") ? ui.side : null), "The inspector: the five likeliest tokens and what would follow each. Click one, or press 1 to 5, and the model goes on from there.", "The inspector opens when you take a token. There you choose what the model should have said."],
-  [() => ui.answerBox, "The answer. After a swap it shows the new one and what it was before.", ""],
-  [() => els[mildFork()], "Many forks are harmless: another word, the same answer. Here the model was least undecided; take another word and see.", "Many forks are harmless: another word, the same answer. This text has no second fork to try."],
+const inspectorInSight = () => (root.classList.contains("wide") || root.classList.contains("open") ? ui.side : null);
+const TOUR = [ // where it points, what it says, what it says where nothing is there
+  [() => ui.problem, "The problem. The model reads exactly this prompt, token by token."],
+  [() => els[forks[0]], "A fork: a token where the model was undecided. The thicker the line, the more words competed.",
+    "Forks would be underlined here. None is on screen: lower the threshold, or give the model a problem."],
+  [inspectorInSight, "The inspector: the five likeliest tokens and what would follow each. Click one, or press 1 to 5.",
+    "The inspector opens when you take a token. There you choose what the model should have said."],
+  [() => ui.answerBox, "The answer. After a swap it shows the new one, and what it was before."],
+  [() => els[mildFork()], "Many forks are harmless: another word, the same answer. The model was least undecided here; try it.",
+    "Many forks are harmless: another word, the same answer. There is no second fork to try on screen."],
 ];
 let tourAt = null;
-function mildFork() {
-  const others = forks.slice(1);
-  return others.reduce((best, pos) => (best === undefined || shown.toks[pos][1] < shown.toks[best][1] ? pos : best), undefined);
-}
+const mildFork = () => forks.slice(1).sort((a, b) => shown.toks[a][1] - shown.toks[b][1])[0];
 function tour(step = 0) {
   clearSpot();
   tourAt = step;
   if (step < 0 || step >= TOUR.length) return tourEnd();
   if (step === 2 && forks.length && selected === null && !presenter.on) select(forks[0], false);
-  const [find, text, instead] = TOUR[step], target = shown || step === 0 || step === 3 ? find() : null;
+  const [find, text, instead] = TOUR[step], target = shown || !instead ? find() : null;
   ui.tourCount.textContent = `${step + 1} of ${TOUR.length}`;
   ui.tourText.textContent = target || !instead ? text : instead;
   ui.tourBack.disabled = step === 0;
@@ -876,23 +853,12 @@ function tourEnd() {
   if (ui.callout.matches(":popover-open")) ui.callout.hidePopover();
   tabStop?.focus({ preventScroll: true });
 }
-const KEYS = [["n  p", "next, previous fork"], ["←  →", "previous, next token"], ["1 – 5", "take an alternative"], ["u  r", "undo, redo"], ["Enter", "keep the new branch"], ["PageDown  PageUp", "next, previous fork (clicker)"], ["Space", "pause or play, in presenter mode"], ["Esc", "close"], ["?", "this list"]];
-function help() {
-  if (!ui.help.childElementCount) {
-    const rows = KEYS.map(([keys, what]) => make("div", "", make("dt", "", ...keys.split("  ").map((k) => make("kbd", "", k))), make("dd", "", what)));
-    ui.help.append(make("p", "label", "Keys"), make("dl", "", ...rows));
-  }
-  ui.help.togglePopover();
-}
+const help = () => ui.help.togglePopover();
 
 // ---- clicks and keys ----------------------------------------------------------------------------------------
 const actions = {
   halt: () => shown && trigger("halt", { run: shown.run }),
-  prompt() {
-    ui.prompt.hidden = !ui.prompt.hidden;
-    ui.promptButton.setAttribute("aria-expanded", String(!ui.prompt.hidden));
-  },
-  close: () => closeInspector(),
+  close: closeInspector,
   more: () => selected !== null && renderAlternatives(selected, ui.more.getAttribute("aria-expanded") !== "true"),
   compare: () => compare(ui.compare.getAttribute("aria-pressed") !== "true"),
   keep, undo, redo, help, replay,
@@ -905,7 +871,7 @@ function closeInspector() {
   span?.focus({ preventScroll: true });
 }
 root.addEventListener("click", (e) => {
-  const go = e.target.closest("[data-do]"), alt = e.target.closest(".alt"), branch = e.target.closest(".branch"), span = e.target.closest(".flow .t");
+  const [go, alt, branch, span] = ["[data-do]", ".alt", ".branch", ".flow .t"].map((s) => e.target.closest(s));
   if (go) actions[go.dataset.do]?.();
   else if (alt) choose(ui.choices.contains(alt) ? Number(ui.choices.dataset.pos) : selected, Number(alt.dataset.id));
   else if (branch) visit(branch.dataset.run);
@@ -922,25 +888,24 @@ const keys = {
   Enter: () => enter(), " ": () => space(), Escape: () => escape(),
 };
 for (const k of "12345") keys[k] = () => number(Number(k));
+const focused = () => (document.activeElement?.matches(".flow .t") ? Number(document.activeElement.dataset.i) : null);
 function stepToken(way) {
   if (!shown || presenter.asking !== null) return false;
-  const from = selected ?? (document.activeElement?.closest(".flow .t") ? Number(document.activeElement.dataset.i) : (forks[0] ?? 0) - way);
-  return els[from + way] ? select(from + way) : false;
+  const to = (selected ?? focused() ?? (forks[0] ?? 0) - way) + way;
+  return els[to] ? select(to) : false;
 }
 function number(k) {
-  const row = ui.choices.querySelectorAll(".alt")[k - 1];
-  if (presenter.asking !== null && row) return choose(presenter.asking, Number(row.dataset.id));
+  const row = presenter.asking !== null && ui.choices.querySelectorAll(".alt")[k - 1];
+  if (row) return choose(presenter.asking, Number(row.dataset.id));
   return selected === null ? false : void takeNumber(k);
 }
 function enter() {
-  const span = document.activeElement?.closest(".flow .t");
-  if (span && Number(span.dataset.i) !== selected) return select(Number(span.dataset.i));
-  return shown && settled && shown.open?.parent && !shown.kept ? keep() : false;
+  if (focused() !== null && focused() !== selected) return select(focused());
+  return settled && shown.open?.parent && !shown.kept ? keep() : false;
 }
 function space() {
   if (presenter.on) return presenter.asking !== null ? goOn(presenter.asking) : play(!presenter.playing);
-  const span = document.activeElement?.closest(".flow .t");
-  return span ? select(Number(span.dataset.i)) : false;
+  return focused() !== null ? select(focused()) : false;
 }
 function escape() {
   if (tourAt !== null) return tourEnd();
@@ -948,18 +913,17 @@ function escape() {
   if (selected !== null) return closeInspector();
   return presenter.on ? present(false) : false;
 }
-const EDITABLE = "input:not([type=radio]):not([type=checkbox]):not([type=button]), textarea, select, [contenteditable=true], [role=textbox]";
-const FOREIGN = "[role=slider], [role=listbox], [role=option], [role=menu], [role=tab], [role=combobox], [role=grid], .js-plotly-plot";
+const EDITABLE = "input:not([type=radio]):not([type=checkbox]), textarea, select, [contenteditable=true], [role=textbox]";
+const FOREIGN = "[role=slider], [role=listbox], [role=option], [role=menu], [role=tab], [role=combobox], .js-plotly-plot";
 function onKey(e) {
   if (!element.isConnected) return document.removeEventListener("keydown", onKey);
   const target = e.target instanceof Element ? e.target : document.body, inside = root.contains(target);
-  if (e.ctrlKey || e.metaKey || e.altKey || e.defaultPrevented || !root.offsetParent && !presenter.on) return;
+  if (e.ctrlKey || e.metaKey || e.altKey || e.defaultPrevented || !(root.offsetParent || presenter.on)) return;
   if (e.key === "Escape" && inside && target.matches(EDITABLE)) return target.blur();
   if (target.closest(EDITABLE) || (!inside && target.closest(FOREIGN))) return;
   const pressable = target.closest("button, a, [role=button], label, summary") && !target.closest(".flow .t");
   if ((e.key === "Enter" || e.key === " ") && pressable) return; // the control itself answers
-  if (!inside && target !== document.body && e.key.startsWith("Arrow")) return;
-  if (target.matches("input") && e.key.startsWith("Arrow")) return;
+  if (e.key.startsWith("Arrow") && (inside ? target.matches("input") : target !== document.body)) return;
   if (Object.hasOwn(keys, e.key) && keys[e.key]() !== false) e.preventDefault();
 }
 document.addEventListener("keydown", onKey);

@@ -355,7 +355,7 @@ def test_tour(page: Page) -> None:
     callout = page.get_by_role("dialog", name="Tour")
     expect(callout).to_contain_text("1 of 5")
     callout.get_by_role("button", name="Next").click()
-    expect(callout).to_contain_text("No fork is on screen")
+    expect(callout).to_contain_text("None is on screen")
     callout.get_by_role("button", name="Skip").click()
     expect(callout).to_be_hidden()
     solve(page)
