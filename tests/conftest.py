@@ -4,13 +4,12 @@ import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# As rmx/__init__.py does for the app; imports are sorted, so torch would come before it here.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import pytest
-import rmx  # noqa: F401  (its thread settings come before torch)
 import torch
-from rmx.engine import Engine
-from rmx.models import Model, load
-from rmx.presets import STYLES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     Gemma3ForCausalLM,
@@ -22,6 +21,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 from transformers.utils import logging as transformers_logging
+
+from rmx.engine import Engine
+from rmx.models import Model, load
+from rmx.presets import STYLES
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()

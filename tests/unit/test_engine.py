@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from rmx.engine import Engine, PrefixCache, Saved
 from rmx.errors import PromptError
 from tests.conftest import qwen
@@ -125,6 +126,7 @@ def test_impossible_prompts_are_explained(tiny, ids, said):
 
 def test_base_means_base_with_adapters_on_the_same_weights(tmp_path):
     from peft import LoraConfig, get_peft_model
+
     from rmx.adapters import add_adapter
     from tests.conftest import wrap
 

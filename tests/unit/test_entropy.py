@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from rmx.entropy import capture, logp_and_rank
 from rmx.gate import gate_mask, is_fork
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from rmx.config import Sampling
 from rmx.errors import PromptError, SwapError
 from rmx.explore.branch import swap, swap_job

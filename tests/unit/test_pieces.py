@@ -1,10 +1,11 @@
 """Ids to text: exact, incremental, nothing hidden."""
 
 import pytest
-from rmx.pieces import Detokenizer
-from tests.conftest import byte_tokenizer
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
+
+from rmx.pieces import Detokenizer
+from tests.conftest import byte_tokenizer
 
 HOSTILE = "<script>x</script> ${y} {{z}} `q` \u202eabc\u202c سلام שלום 👩‍💻 é\n\n\t end"
 

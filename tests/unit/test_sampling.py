@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from rmx.config import Sampling
 from rmx.errors import RmxError
 from rmx.sampling import Chooser, draw, prompt_key, uniform

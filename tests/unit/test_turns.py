@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+
 from rmx.errors import Busy
 from rmx.turns import Turns
 
