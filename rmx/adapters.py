@@ -24,10 +24,10 @@ def add_adapter(model: Model, spec: str) -> str:
     Raises:
         ModelError: no adapter there, a pickle, damaged, or made for another architecture.
     """
-    if spec in model.engine.adapters:
-        return spec
-    place = _place(model, spec)
     name = spec.replace(".", "_")  # PEFT uses the name as a module key, where a dot would nest
+    if name in model.engine.adapters:
+        return name
+    place = _place(model, spec)
     try:
         config = PeftConfig.from_pretrained(place)
         _check_targets(model, config, spec)

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from rmx.engine import Engine
 from rmx.models import Model
-from rmx.presets import STYLES
+from rmx.presets import PromptStyle
 
 WORDS = [" the", " a", " so", " but", " wait", " because", " then", " we", " add", " subtract", " get", " is"]
 WORDS += [" half", " of", " all", " apples", " 42", " 7", ",", ".", ".\n", "\n\n"]
@@ -50,7 +50,7 @@ class ScriptedNetwork(nn.Module):
         self.config = PretrainedConfig(**shape)
         self.generation_config = SimpleNamespace(eos_token_id=None)
         self.seconds = seconds  # of one forward pass
-        self.end = end  # position at which the end token is said
+        self.end = end  # sequence position at which the end token is said
         self.device = torch.device("cpu")
         self.head = nn.Linear(1, vocabulary, bias=False)
         rows = torch.full((997, vocabulary), -30.0)
@@ -86,4 +86,4 @@ def scripted_model(seconds: float = 0.0, hostile: bool = True, newlines: bool = 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
     tokenizer.add_tokens([*WORDS, *(HOSTILE if hostile else []), *([NEWLINES] if newlines else [])])
     network = ScriptedNetwork(len(tokenizer), list(range(257, len(tokenizer))), seconds, end).eval()
-    return Model("scripted", "none", "float32", Engine(network), tokenizer, STYLES["boxed"], tau=1.5)
+    return Model("scripted", "none", "float32", Engine(network), tokenizer, PromptStyle("plain", "{problem}"), tau=1.5)

@@ -41,8 +41,6 @@ class Workspace:
         """Make sure that an adapter is on a model; returns its name on the engine, None for the base."""
         if not spec:
             return None
-        if spec in model.engine.adapters:
-            return spec
         with self._lock, model.engine.turns.turn():
             return add_adapter(model, spec)
 
