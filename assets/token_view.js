@@ -25,13 +25,10 @@ function percent(p) {
   return `${figure}\u202f%`;
 }
 
-function saidHowOften(p) {
-  if (p === null || p === undefined) return "";
-  if (!(p > 0)) return "practically never said";
-  if (p > 0.95) return "nearly always said";
-  if (p > 0.55) return `said ${Math.round(10 * p)} times in 10`;
-  const times = Math.round(1 / p);
-  return times > 1e6 ? "said less than once in a million" : `said 1 time in ${count(times)}`;
+function howOften(p) { // p = 0.07 is "1 time in 14"
+  if (!(p > 0)) return "practically never";
+  if (p > 0.55) return p > 0.95 ? "nearly always" : `${Math.round(10 * p)} times in 10`;
+  return p < 1e-6 ? "less than once in a million" : `1 time in ${count(Math.round(1 / p))}`;
 }
 function undecided(entropy) {
   const words = Math.exp(entropy ?? 0);
@@ -78,28 +75,23 @@ function keptWith(b) { // how many tokens on screen stay where they are when b c
 const parentOf = (b) => branches.get(b?.open?.parent) ?? null;
 
 // ---- tokens to spans ----------------------------------------------------------------------------------------
-function breakMark(breaks) {
-  // A token of 10,000 line breaks must not push the page away: four are drawn, the number is written.
-  const n = breaks.length, sign = n > 4 ? `↵×${count(n)}` : "↵".repeat(n);
-  return attrs(make("i", "nl", "\n".repeat(Math.min(n, 4))), { "data-mark": sign });
-}
 function fill(span, text) {
   for (const part of clip(text, 20_000).split(/(\n+|\t+)/)) {
-    if (part[0] === "\n") span.append(breakMark(part));
-    else if (part[0] === "\t") span.append(attrs(make("i", "nl", part), { "data-mark": "⇥" }));
-    else if (part) span.append(showOdd(clip(part, 4000)));
+    const n = part.length, breaks = part[0] === "\n";
+    if (!breaks && part[0] !== "\t") span.append(showOdd(clip(part, 4000)));
+    // A token of 10,000 line breaks must not push the page away: four are drawn, the number is written.
+    else span.append(attrs(make("i", "nl", breaks ? "\n".repeat(Math.min(n, 4)) : part), { "data-mark": signs(part[0], n) }));
   }
 }
+const signs = (c, n) => (c === "\t" ? "⇥" : n > 4 ? `↵×${count(n)}` : "↵".repeat(n));
 function tokenSpan(tok, pos) {
   const [text, entropy, , , flags] = tok, span = make("span", "t");
   span.dataset.i = pos;
   fill(span, text);
   if (entropy > 0.02) span.style.setProperty("--h", Math.min(1, entropy / CEILING).toFixed(3));
   if (entropy > 0.1) splitSpace(span);
-  if (text === "") span.classList.add("part");
-  if (flags & FORCED) span.classList.add("forced");
-  if (flags & SPECIAL) span.classList.add("special");
-  if (/^ +$/.test(text)) span.classList.add("blank");
+  const kinds = { part: text === "", forced: flags & FORCED, special: flags & SPECIAL, blank: /^ +$/.test(text) };
+  for (const kind in kinds) if (kinds[kind]) span.classList.add(kind);
   if (isFork(tok)) markFork(span, tok, pos, true);
   return span;
 }
@@ -201,16 +193,12 @@ function setTau(x) {
 // ---- following the stream -----------------------------------------------------------------------------------
 // The view follows until the reader scrolls up, and again once the end is in sight. Observers tell, after layout;
 // reading scroll offsets while appending would force one layout more per update.
-let lastTop = 0;
-function follow() {
-  if (following && selected === null && !settled) ui.text.scrollTop = 1e9;
-}
-new ResizeObserver(follow).observe(ui.flow);
+new ResizeObserver(() => following && selected === null && !settled && (ui.text.scrollTop = 1e9)).observe(ui.flow);
 new IntersectionObserver((seen) => (following ||= seen.at(-1).isIntersecting), { root: ui.text }).observe(ui.end);
+let lastTop = 0;
 ui.text.addEventListener("scroll", () => {
-  const top = ui.text.scrollTop;
-  if (top < lastTop - 2) following = false;
-  lastTop = top;
+  if (ui.text.scrollTop < lastTop - 2) following = false;
+  lastTop = ui.text.scrollTop;
   tipGone(0);
 }, { passive: true });
 
@@ -244,19 +232,17 @@ async function receive(m) {
   else if (b === shown) flow();
 }
 // Deltas are lost when the view is not mounted yet or the browser tab sleeps; each gap is fetched from the server.
-async function repair(b) {
-  if (b.repairing) return b.repairing;
-  b.repairing = (async () => {
-    for (let tries = 0; tries < 4 && (!b.open || !whole(b) || !b.done); tries++) {
+function repair(b) {
+  const fetch = async () => {
+    for (let tries = 0; tries < 4; tries++) {
       const m = await ask("tail", { run: b.run, start: b.open ? b.toks.length : 0 });
-      if (!m) return;
-      absorb({ ...m, run: b.run });
-      if (b.open && whole(b)) break;
+      const now = m && absorb({ ...m, run: b.run });
+      if (!now || (now.open && whole(now))) break;
     }
-  })();
-  await b.repairing;
-  b.repairing = null;
-  if (b === shown) flow();
+    b.repairing = null;
+    if (b === shown) flow();
+  };
+  return (b.repairing ??= fetch());
 }
 async function ask(name, question) {
   try {
@@ -350,7 +336,7 @@ function summary(b) {
 }
 function renderHead(b) {
   const open = b.open ?? {};
-  ui.welcome.hidden = true;
+  root.classList.remove("empty");
   ui.title.textContent = showOdd(clip(open.title || (open.prompt ?? "").trim() || "Untitled problem", 600));
   ui.meta.textContent = [open.model, open.label, open.known && `known answer ${open.known}`].filter(Boolean).join(" · ");
   ui.promptBox.hidden = !open.prompt;
@@ -373,13 +359,9 @@ function renderButtons() {
 
 // ---- undo, redo, keep, tree ---------------------------------------------------------------------------------
 async function ensure(run) {
-  let b = branches.get(run);
-  if (b?.done && whole(b)) return b;
-  const m = await ask("tail", { run, start: b?.toks.length ?? 0 });
-  if (!m) return null;
-  b = absorb({ ...m, run });
-  if (!whole(b)) await repair(b);
-  return b;
+  const b = branches.get(run) ?? { run, toks: [], want: 0 };
+  if (!b.done || !whole(b)) await repair(b);
+  return branches.get(run) ?? null;
 }
 function leaveFor(b) {
   if (!shown.done) trigger("halt", { run: shown.run });
@@ -432,7 +414,7 @@ function renderTree() {
   ui.branches.replaceChildren(...list(null));
 }
 function branchRow(row) {
-  const step = make("span", "step"), often = row.parent && saidHowOften(row.to_p);
+  const step = make("span", "step"), often = (row.to_p ?? null) === null ? "" : `said ${howOften(row.to_p)}`;
   if (row.parent) step.append(nameOf(row.from_text ?? ""), make("i", "quiet", " → "), nameOf(row.to_text ?? ""));
   else step.append(row.label ?? "first solution");
   const how = row.parent ? [`token ${row.at}`, often].filter(Boolean).join(", ") : plural(row.n ?? 0, "token");
@@ -506,11 +488,9 @@ function renderDiff(b) {
   const parent = parentOf(b);
   if (!parent || b.kept) return;
   const at = b.open.at, { fresh } = difference(parent.toks.slice(at), b.toks.slice(at));
-  fresh.forEach((is, k) => is && els[at + k] && marked.push(els[at + k]));
-  for (const span of marked) {
-    splitSpace(span);
-    span.classList.add("fresh-token");
-  }
+  marked = els.slice(at).filter((_, k) => fresh[k]);
+  marked.forEach(splitSpace);
+  for (const span of marked) span.classList.add("fresh-token");
 }
 function clearMarks() {
   for (const span of marked) span.classList.remove("fresh-token");
@@ -525,9 +505,8 @@ async function compare(on) {
   const at = b.open.at, tail = parent.toks.slice(at), { lost } = difference(tail, b.toks.slice(at));
   const text = attrs(make("p", "old"), { dir: "auto" });
   tail.forEach((tok, k) => {
-    const last = text.lastChild, tag = lost[k] ? "S" : "SPAN";
-    if (last?.nodeName === tag) last.append(showOdd(tok[0]));
-    else text.append(make(tag, "", showOdd(tok[0])));
+    const [, space, word] = /^( *)(.*)$/s.exec(showOdd(tok[0]));
+    text.append(space, lost[k] ? make("s", "", word) : word);
   });
   const answer = make("p", "verdict", make("span", "soft", "answer"), mark(answerOf(parent.run)));
   ui.before.replaceChildren(make("p", "label", `Before, from token ${at}`), text, answer);
@@ -609,15 +588,19 @@ function deselect(close = true) {
   root.classList.remove("open");
   hideStage();
 }
+function closeInspector() {
+  const span = els[selected];
+  deselect();
+  span?.focus({ preventScroll: true });
+}
 function openInspector(pos) {
   ui.inspector.hidden = false;
   ui.hint.hidden = true;
   root.classList.add("open");
   const [text, H, p, rank] = shown.toks[pos];
   ui.chosen.replaceChildren(nameOf(text));
-  const fact = (name, value) => make("div", "", make("dt", "", name), make("dd", "num", value));
   const figures = [["entropy", (H ?? 0).toFixed(2)], ["probability", percent(p ?? 0)], ["rank", String(rank)]];
-  ui.facts.replaceChildren(...figures.map(([name, value]) => fact(name, value)));
+  ui.facts.replaceChildren(...figures.map(([name, value]) => make("div", "", make("dt", "", name), make("dd", "num", value))));
   ui.undecided.textContent = `${undecided(H)[0].toUpperCase()}${undecided(H).slice(1)}.`;
   ui.query.value = "";
   ui.found.replaceChildren();
@@ -630,7 +613,8 @@ function renderKind() {
   ui.where.textContent = `${fork ? "Fork" : "Token"} at ${selected}${special ? ", special token" : ""}`;
   ui.where.classList.toggle("is-fork", fork);
   ui.swap.hidden = !forced && tok[3] === 1;
-  ui.swap.textContent = `${forced ? "Forced by a swap" : "Not the likeliest token"}; ${saidHowOften(tok[2])} by the model here.`;
+  const why = forced ? "Forced by a swap" : "Not the likeliest token";
+  ui.swap.textContent = `${why}; left alone, the model says it ${howOften(tok[2])}.`;
 }
 async function renderAlternatives(pos, all = false) {
   const b = shown, waiting = setTimeout(() => ui.alts.replaceChildren(make("li", "soft", "…")), 120); // no flash when quick
@@ -835,7 +819,8 @@ function tour(step = 0) {
   tourAt = step;
   if (step < 0 || step >= TOUR.length) return tourEnd();
   if (step === 2 && forks.length && selected === null && !presenter.on) select(forks[0], false);
-  const [find, text, instead] = TOUR[step], target = shown || !instead ? find() : null;
+  const [find, text, instead] = TOUR[step], place = shown || !instead ? find() : null;
+  const target = place?.getClientRects().length ? place : null;
   ui.tourCount.textContent = `${step + 1} of ${TOUR.length}`;
   ui.tourText.textContent = target || !instead ? text : instead;
   ui.tourBack.disabled = step === 0;
@@ -865,11 +850,6 @@ const actions = {
   tour: () => tour(0), tourEnd, tourBack: () => tour(tourAt - 1), tourNext: () => tour(tourAt + 1),
   back: () => stepFork(-1), forward: () => stepFork(1), play: () => play(!presenter.playing), leave: () => present(false),
 };
-function closeInspector() {
-  const span = els[selected];
-  deselect();
-  span?.focus({ preventScroll: true });
-}
 root.addEventListener("click", (e) => {
   const [go, alt, branch, span] = ["[data-do]", ".alt", ".branch", ".flow .t"].map((s) => e.target.closest(s));
   if (go) actions[go.dataset.do]?.();

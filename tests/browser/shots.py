@@ -86,7 +86,7 @@ def present_end(page: Page) -> None:
     present_choice(page)
     page.keyboard.press("2")
     page.wait_for_timeout(900)
-    for _ in range(4):
+    for _ in range(3):
         page.keyboard.press("PageDown")
         page.wait_for_timeout(300)
     page.locator(".rmx [role=status]:not(:empty)").wait_for(state="attached")
