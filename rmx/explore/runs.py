@@ -23,6 +23,7 @@ class Run:
     tree: str
     parent: "Run | None" = None
     title: str | None = None
+    show: int | None = None  # the place worth opening when it is done
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))  # unguessable: knowing it is the permission
     created: float = field(default_factory=time.time)
     tokens: list[TokenDist] = field(default_factory=list)

@@ -1,6 +1,6 @@
 """The Explore tab: a problem, its solution with the forks marked, a swap, another answer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from rmx.adapters import bundled_adapters
 from rmx.config import Sampling
 from rmx.errors import ProblemError, RmxError
-from rmx.examples import TITLES, Example, examples, of_kind
+from rmx.examples import TITLES, Example, Kind, examples, of_kind
 from rmx.explore.runs import Run
 from rmx.mini.task import coverage
 from rmx.plots import entropy_strip
@@ -66,7 +66,7 @@ class Controls:
     raw: gr.Checkbox
     text: gr.Textbox
     read: gr.Button
-    kinds: dict[str, gr.Button]
+    kinds: dict[Kind, gr.Button]
 
     @property
     def asked(self) -> list[Any]:
@@ -89,11 +89,13 @@ class ExploreTab:
 
     # -- callbacks ------------------------------------------------------------------------------------------------
 
-    def start(self, request: gr.Request, read: str | None, title: str | None, *asked: Any) -> Iterator[Message]:
-        """Stream a new solution, or score a pasted one."""
+    def start(
+        self, request: gr.Request, asked: Sequence[Any], read: str | None = None, show: int | None = None
+    ) -> Iterator[Message]:
+        """Stream a new solution, or score a pasted one; `show` is the place to open when it is done."""
         model, adapter, problem, answer, tau, temperature, top_p, seed, max_new, raw = asked
         try:
-            sampling = Sampling(*_numbers(temperature, top_p), *_whole(seed, max_new))
+            sampling = _sampling(temperature, top_p, seed, max_new)
             if sampling.max_new_tokens > self.settings.max_new_tokens:
                 raise RmxError(f"At most {self.settings.max_new_tokens} tokens here; got {sampling.max_new_tokens}.")
             run = self.explorer.start(
@@ -105,7 +107,8 @@ class ExploreTab:
                 known=answer,
                 raw=bool(raw),
                 read=read,
-                title=title or str(problem or "").strip(),
+                title=str(problem or "").strip(),
+                show=show,
             )
         except RmxError as error:
             yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
@@ -115,11 +118,11 @@ class ExploreTab:
     def stream(self, run: Run, request: gr.Request) -> Iterator[Message]:
         yield from self.explorer.stream(self.visitors.begin(request.session_hash, run))
 
-    def solve(self, *asked: Any, request: gr.Request) -> Iterator[Message]:
-        yield from self.start(request, None, None, *asked)
+    def solve(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
+        yield from self.start(request, asked)
 
-    def read(self, text: str, *asked: Any, request: gr.Request) -> Iterator[Message]:
-        yield from self.start(request, str(text or ""), None, *asked)
+    def read(self, request: gr.Request, text: str, *asked: Any) -> Iterator[Message]:
+        yield from self.start(request, asked, read=str(text or ""))
 
     def pick(self, event: gr.EventData, request: gr.Request) -> Iterator[Message]:
         try:
@@ -149,19 +152,19 @@ class ExploreTab:
         if run is not None:
             yield self.explorer.message(run, 0, whole=True)
             return
-        first = examples()[0]
+        yield from self.start(request, self.prepared(examples()[0]))
+
+    def prepared(self, example: Example) -> tuple[Any, ...]:
+        """What Solve would be given for an example."""
         tau = self.explorer.workspace.model("mini").tau
-        asked = ("mini", BASE, first.problem, first.answer, tau, 0.0, 1.0, 0, 512, False)
-        yield from self.start(request, None, None, *asked)
+        return ("mini", BASE, example.problem, example.answer, tau, 0.0, 1.0, 0, 512, False)
 
     def next_problem(self, event: gr.EventData, place: int, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """The playlist of presenter mode: the prepared examples, round and round."""
         step = event._data.get("step") if isinstance(event._data, dict) else 1
         place = (place + (-1 if step == -1 else 1)) % len(examples())
         example = examples()[place]
-        tau = self.explorer.workspace.model("mini").tau
-        asked = ("mini", BASE, example.problem, example.answer, tau, 0.0, 1.0, 0, 512, False)
-        for message in self.start(request, None, None, *asked):
+        for message in self.start(request, self.prepared(example)):
             yield message, place, example.problem, example.answer
 
     def choose_model(self, spec: str) -> tuple[Any, ...]:
@@ -268,10 +271,7 @@ def _wire_settings(tab: ExploreTab, c: Controls) -> None:
 
 
 def _wire_view(tab: ExploreTab, c: Controls, view: gr.HTML, strip: gr.Plot, shown: gr.State, place: gr.State) -> None:
-    def solve(*asked: Any, request: gr.Request) -> Iterator[Message]:
-        yield from tab.solve(*asked, request=request)
-
-    c.solve.click(solve, c.asked, view, **STREAM)
+    c.solve.click(tab.solve, c.asked, view, **STREAM)
     c.read.click(tab.read, [c.text, *c.asked], view, **STREAM)
     view.pick(tab.pick, None, view, **STREAM)
     view.halt(tab.halt, None, None, **LIGHT)
@@ -281,25 +281,22 @@ def _wire_view(tab: ExploreTab, c: Controls, view: gr.HTML, strip: gr.Plot, show
     c.tau.change(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
     c.tau.release(tab.strip, [shown, c.tau], strip, **QUIET)
     for kind, button in c.kinds.items():
-        _wire_example(tab, c, view, button, of_kind(kind))  # type: ignore[arg-type]
+        _wire_example(tab, c, view, button, of_kind(kind))
 
 
 def _wire_example(tab: ExploreTab, c: Controls, view: gr.HTML, button: gr.Button, prepared: list[Example]) -> None:
     """Each click takes the next example of its kind, solves it and then opens the place worth looking at."""
     turn = gr.State(0)
-    spot = gr.Number(0, visible="hidden")
 
-    def show(turn: int) -> tuple[Any, ...]:
+    def show(request: gr.Request, turn: int) -> Iterator[tuple[Any, ...]]:
         example = prepared[turn % len(prepared)]
-        return turn + 1, "mini", BASE, example.problem, example.answer, 0.0, 1.0, False, example.pos
+        settings = (example.problem, example.answer, "mini", BASE, 0.0, 1.0, False)
+        for message in tab.start(request, tab.prepared(example), show=example.pos):
+            yield message, turn + 1, *settings
 
-    def solve(*asked: Any, request: gr.Request) -> Iterator[Message]:
-        yield from tab.solve(*asked, request=request)
-
-    filled = [turn, c.model, c.adapter, c.problem, c.answer, c.temperature, c.top_p, c.raw, spot]
-    chosen = button.click(show, turn, filled, **LIGHT)
-    solved = chosen.then(solve, c.asked, view, **STREAM)
-    solved.then(None, spot, None, js="(pos) => { window.rmx?.goto(pos) }", **QUIET)
+    button.click(
+        show, turn, [view, turn, c.problem, c.answer, c.model, c.adapter, c.temperature, c.top_p, c.raw], **STREAM
+    )
 
 
 def _banner(spec: str, problem: str) -> Any:
@@ -322,13 +319,7 @@ def _short(problem: Problem) -> str:
     return text if len(text) <= 90 else text[:89] + "…"
 
 
-def _numbers(*values: Any) -> list[float]:
-    if any(v is None for v in values):
-        raise ProblemError("A setting is empty. Fill in temperature and top-p.")
-    return [float(v) for v in values]
-
-
-def _whole(*values: Any) -> list[int]:
-    if any(v is None for v in values):
-        raise ProblemError("A setting is empty. Fill in the seed and the number of tokens.")
-    return [int(v) for v in values]
+def _sampling(temperature: Any, top_p: Any, seed: Any, max_new: Any) -> Sampling:
+    if None in (temperature, top_p, seed, max_new):
+        raise ProblemError("A decoding setting is empty. Fill in temperature, top-p, seed and the number of tokens.")
+    return Sampling(float(temperature), float(top_p), int(seed), int(max_new))

@@ -49,6 +49,7 @@ class Explorer:
         raw: bool = False,
         read: str | None = None,
         title: str | None = None,
+        show: int | None = None,
     ) -> Run:
         """A new tree: its first branch, not generated yet.
 
@@ -64,7 +65,7 @@ class Explorer:
             job = Job(ids, sampling, tau, name, known)
         else:
             job = replace(read_job(model, ids, read, tau, known), adapter=name)
-        run = Run(model, job, model.detokenizer.text(ids), tree="", title=title)
+        run = Run(model, job, model.detokenizer.text(ids), tree="", title=title, show=show)
         run.tree = run.id
         return self.runs.add(run)
 
@@ -177,6 +178,7 @@ class Explorer:
             "prompt": run.prompt,
             "known": run.job.known,
             "title": run.title,
+            "show": run.show,
         }
 
     def _swap(self, run: Run) -> Message:

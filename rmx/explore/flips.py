@@ -1,0 +1,126 @@
+"""Do forks decide? Flip rates of single swaps at forks against swaps elsewhere.
+
+The sceptic's question: if any token were swapped, would the answer not change as often? Each problem is solved
+greedily; at every fork, and at as many other places drawn by chance, each of the other top-5 tokens is forced in turn
+and decoding goes on greedily. A swap flips when a right answer becomes wrong or a wrong one right.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rmx.answers import grade
+from rmx.batch import continue_batch
+from rmx.config import TOP_SHOWN, Sampling
+from rmx.explore.generate import Generation, Job
+from rmx.intervals import share
+from rmx.models import Model
+from rmx.problems import load_set
+from rmx.records import Problem, TokenDist
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """What one forced token did to one greedy solution."""
+
+    problem: str
+    fork: bool
+    pos: int
+    p: float  # probability of the forced token at its place
+    was_right: bool
+    is_right: bool
+    other_answer: bool
+
+    @property
+    def flipped(self) -> bool:
+        return self.was_right != self.is_right
+
+
+def swaps_of(model: Model, problem: Problem, tau: float, rng: random.Random, max_new: int = 160) -> Iterator[Flip]:
+    """Every swap at the forks of one greedy solution, and as many places elsewhere."""
+    job = Job(model.prompt_ids(problem.problem), Sampling(max_new_tokens=max_new), tau, known=problem.answer)
+    trace = Generation(model, job).run()
+    places = [t for t in trace.tokens if t.id not in model.stop_ids]
+    forks = [t for t in places if t.entropy > tau]
+    others = [t for t in places if t.entropy <= tau]
+    controls = rng.sample(others, min(len(forks), len(others)))
+    for token in [*forks, *controls]:
+        alternatives = [c for c in token.top[:TOP_SHOWN] if c.id != token.id]
+        answers = _answers(model, job, trace.ids, token, [c.id for c in alternatives], max_new)
+        for candidate, answer in zip(alternatives, answers, strict=True):
+            graded = grade(answer, problem.answer)
+            yield Flip(
+                problem.id,
+                token.entropy > tau,
+                token.pos,
+                candidate.p,
+                bool(trace.answer.correct),
+                bool(graded.correct),
+                graded.text != trace.answer.text,
+            )
+
+
+def _answers(
+    model: Model, job: Job, ids: Sequence[int], token: TokenDist, alternatives: list[int], max_new: int
+) -> list[str]:
+    """Completion texts after forcing each alternative, decoded as one batch."""
+    kept = list(ids[: token.pos])
+    engine = model.engine
+    with engine.turns.turn(), engine.using(job.adapter):
+        rows = continue_batch(
+            engine,
+            [*job.prompt_ids, *kept],
+            alternatives,
+            max_new=max_new - token.pos,
+            over=lambda row, t: t in model.stop_ids,
+            adapter=job.adapter,
+        )
+    return [model.answer_text([*kept, *row]) for row in rows]
+
+
+def summary(flips: Sequence[Flip]) -> dict[str, Any]:
+    """Flip rates with 95 % Wilson intervals; `weighted` is the chance that a token drawn there flips the answer.
+
+    The intervals treat swaps as independent, though swaps of one problem are not: read them as a lower bound of the
+    true width.
+    """
+    places = {(f.problem, f.pos) for f in flips}
+    wrong, right = [f for f in flips if not f.was_right], [f for f in flips if f.was_right]
+    return {
+        "places": len(places),
+        "swaps": len(flips),
+        "flip": share(sum(f.flipped for f in flips), len(flips)),
+        "other_answer": share(sum(f.other_answer for f in flips), len(flips)),
+        "wrong_to_right": share(sum(f.flipped for f in wrong), len(wrong)),
+        "right_to_wrong": share(sum(f.flipped for f in right), len(right)),
+        "weighted_flip_per_place": sum(f.p for f in flips if f.flipped) / len(places) if places else None,
+        "places_that_can_flip": share(len({(f.problem, f.pos) for f in flips if f.flipped}), len(places)),
+    }
+
+
+def bench_forks(
+    model: Model,
+    set_name: str = "mini:test",
+    limit: int = 100,
+    tau: float | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Flip rates at forks and elsewhere on the first `limit` problems of a set."""
+    tau = model.tau if tau is None else tau
+    problems = load_set(set_name)[:limit]
+    rng, flips = random.Random(seed), []
+    for i, problem in enumerate(problems):
+        flips.extend(swaps_of(model, problem, tau, rng))
+        if progress:
+            progress(i + 1, len(problems))
+    forks, elsewhere = [f for f in flips if f.fork], [f for f in flips if not f.fork]
+    return {
+        "set": set_name,
+        "problems": len(problems),
+        "tau": tau,
+        "seed": seed,
+        "forks": summary(forks),
+        "elsewhere": summary(elsewhere),
+    }

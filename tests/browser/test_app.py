@@ -1,0 +1,311 @@
+"""The real app in Chromium: mini, and a scripted model for what a real one would only do by chance."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+pytest.importorskip("playwright")
+import uvicorn
+from conftest import free_port
+from playwright.sync_api import Locator, Page, expect
+
+from rmx.examples import examples, of_kind
+from rmx.models import Model, load
+from rmx.scripted import NEWLINES, scripted_model
+from rmx.ui.app import web_app
+from rmx.ui.settings import Settings
+from rmx.workspace import Workspace
+
+Open = Callable[..., Page]
+FIRST = examples()[0]
+SLOW = scripted_model(seconds=0.02, hostile=False)
+HOSTILE = scripted_model(end=400)
+MANY_LINES = scripted_model(newlines=True, end=60)
+
+
+def loader(spec: str) -> Model:
+    scripted = {"slow": SLOW, "hostile": HOSTILE, "lines": MANY_LINES}
+    return scripted.get(spec) or load(spec, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    port = free_port()
+    space = Workspace(loader=loader, keep=5)
+    space.model("mini")
+    config = uvicorn.Config(web_app(space, Settings()), host="127.0.0.1", port=port, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}/"
+    server.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture
+def page(open_page: Open, url: str) -> Page:
+    opened = open_page(url)
+    expect(status(opened)).to_contain_text("tokens", timeout=30_000)
+    return opened
+
+
+def status(page: Page) -> Locator:
+    return page.locator(".rmx").get_by_role("status")
+
+
+def answer(page: Page) -> Locator:
+    return page.get_by_role("group", name="Answer")
+
+
+def inspector(page: Page) -> Locator:
+    return page.get_by_role("region", name="Inspector")
+
+
+def alternatives(page: Page) -> Locator:
+    return inspector(page).get_by_role("list", name="Alternatives").get_by_role("button")
+
+
+def token(page: Page, pos: int) -> Locator:
+    return page.locator(f".flow .t[data-i='{pos}']")
+
+
+def shown(page: Page) -> list[str]:
+    return page.eval_on_selector_all(".flow .t", "els => els.map(e => e.textContent)")
+
+
+def choose_model(page: Page, name: str) -> None:
+    page.get_by_role("button", name="Model").click()
+    page.get_by_label("Model").last.fill(name)
+    page.keyboard.press("Enter")
+    expect(page.locator("#model-note")).to_contain_text("context", timeout=30_000)
+
+
+def solve(page: Page, problem: str | None = None) -> None:
+    if problem is not None:
+        page.get_by_label("Problem", exact=True).first.fill(problem)
+    page.get_by_role("button", name="Solve").click()
+
+
+def test_the_first_screen_has_a_solved_example_with_forks(page: Page) -> None:
+    expect(page.get_by_role("group", name="Solution").locator(".fork").first).to_be_visible()
+    expect(answer(page)).to_contain_text("✗ wrong")
+    expect(token(page, FIRST.pos)).to_have_class(re.compile("fork"))
+    expect(page.locator("#strip .js-plotly-plot")).to_be_visible()
+
+
+def test_taking_an_alternative_by_mouse_turns_wrong_into_right(page: Page) -> None:
+    token(page, FIRST.pos).click()
+    alternatives(page).filter(has_text=FIRST.token_text.strip()).first.click()
+    expect(answer(page)).to_contain_text("✓ right")
+    expect(answer(page)).to_contain_text(FIRST.answer)
+    expect(status(page)).to_contain_text("computed 1")
+    expect(token(page, FIRST.pos)).to_have_class(re.compile("forced"))
+
+
+def test_keys_walk_the_forks_swap_undo_and_redo(page: Page) -> None:
+    before = shown(page)
+    page.locator("body").press("n")
+    expect(inspector(page)).to_contain_text("Fork at")
+    forks = page.eval_on_selector_all(".flow .fork", "els => els.map(e => +e.dataset.i)")
+    for _ in range(forks.index(FIRST.pos)):
+        page.keyboard.press("n")
+    expect(alternatives(page)).to_have_count(5)
+    texts = alternatives(page).all_inner_texts()
+    place = next(i for i, text in enumerate(texts) if FIRST.token_text.strip() in text)
+    page.keyboard.press(str(place + 1))
+    expect(answer(page)).to_contain_text("✓ right")
+    page.keyboard.press("u")
+    expect(answer(page)).to_contain_text("✗ wrong")
+    assert shown(page) == before
+    page.keyboard.press("r")
+    expect(answer(page)).to_contain_text("✓ right")
+
+
+def test_an_alternative_shows_what_it_would_say_next(page: Page) -> None:
+    token(page, FIRST.pos).click()
+    ahead = alternatives(page).nth(1).locator(".ahead")
+    expect(ahead).not_to_be_empty()
+    said = ahead.inner_text().split()
+    alternatives(page).nth(1).click()
+    expect(token(page, FIRST.pos)).to_have_class(re.compile("forced"))
+    expect(status(page)).to_contain_text("computed 1")
+    tail = "".join(shown(page)[FIRST.pos + 1 :]).split()
+    assert tail[: len(said) - 1] == said[:-1]
+
+
+def test_examples_of_both_directions_and_a_harmless_fork(page: Page) -> None:
+    for kind, button in (("break", "right → wrong"), ("harmless", "does not matter"), ("rescue", "wrong → right")):
+        example = of_kind(kind)[0]  # type: ignore[arg-type]
+        page.get_by_role("button", name=re.compile(button)).click()
+        expect(page.locator(".rmx .title")).to_have_text(example.problem)
+        expect(inspector(page)).to_contain_text(f"at {example.pos}", timeout=15_000)
+        right = kind != "rescue"
+        expect(answer(page)).to_contain_text("✓ right" if right else "✗ wrong")
+
+
+def test_a_reload_brings_the_same_solution_back(page: Page) -> None:
+    token(page, FIRST.pos).click()
+    alternatives(page).nth(1).click()
+    expect(token(page, FIRST.pos)).to_have_class(re.compile("forced"))
+    page.wait_for_url("**run=*")
+    before = shown(page)
+    page.reload()
+    expect(token(page, FIRST.pos)).to_have_class(re.compile("forced"), timeout=20_000)
+    assert shown(page) == before
+
+
+def test_moving_the_threshold_marks_other_forks_at_once(page: Page) -> None:
+    few = page.locator(".flow .fork").count()
+    page.locator("#tau input[type=number]").fill("0.05")
+    page.locator("#tau input[type=number]").press("Tab")
+    expect(page.locator(".flow .fork")).not_to_have_count(few)
+    assert page.locator(".flow .fork").count() > few
+
+
+def test_a_click_on_the_strip_goes_to_the_token(page: Page) -> None:
+    bars = page.locator("#strip .bars .point path")
+    expect(bars.first).to_be_attached(timeout=20_000)
+    page.wait_for_timeout(300)
+    box = page.locator("#strip .bars .point").nth(FIRST.pos).bounding_box()
+    assert box
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(inspector(page)).to_contain_text(f"at {FIRST.pos}")
+
+
+def test_stop_frees_the_engine_and_keeps_what_is_there(page: Page) -> None:
+    choose_model(page, "slow")
+    solve(page, "Go on.")
+    expect(page.locator(".flow .t").nth(10)).to_be_attached(timeout=20_000)
+    page.get_by_role("button", name="Stop").click()
+    expect(status(page)).to_contain_text("tokens")
+    count = page.locator(".flow .t").count()
+    assert 10 <= count < 400
+    assert SLOW.engine.turns.waiting() == 0
+    page.wait_for_timeout(400)
+    assert page.locator(".flow .t").count() == count
+
+
+def test_it_streams_before_it_is_done(page: Page) -> None:
+    choose_model(page, "slow")
+    solve(page, "Go on.")
+    expect(page.locator(".flow .t").nth(5)).to_be_attached(timeout=20_000)
+    early = page.locator(".flow .t").count()
+    expect(page.locator(".flow .t").nth(early + 10)).to_be_attached()
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+
+
+def test_closing_the_page_frees_the_engine(open_page: Open, url: str) -> None:
+    page = open_page(url)
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    choose_model(page, "slow")
+    solve(page, "Go on.")
+    expect(page.locator(".flow .t").nth(5)).to_be_attached(timeout=20_000)
+    page.goto("about:blank")
+    deadline = time.monotonic() + 10
+    while SLOW.engine.turns.waiting() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert SLOW.engine.turns.waiting() == 0
+
+
+def test_hostile_tokens_are_text(page: Page) -> None:
+    choose_model(page, "hostile")
+    solve(page, "<img src=x onerror=window.PWN=1> ${window.PWN=1} {{x}}")
+    expect(status(page)).to_contain_text(re.compile("39[0-9]|[34][0-9][0-9] tokens"), timeout=30_000)
+    text = "".join(shown(page))
+    assert "<script>window.PWN=1</script>" in text
+    assert "${window.PWN=1}" in text
+    assert "\u202e" not in text
+    page.locator(".flow .fork").first.click()
+    expect(alternatives(page)).to_have_count(5)
+    alternatives(page).nth(1).click()
+    expect(page.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(2)
+
+
+def test_ten_thousand_newlines_do_not_bury_the_page(page: Page) -> None:
+    run_id = page.evaluate("new URL(location).searchParams.get('run')")
+    assert run_id
+    choose_model(page, "lines")
+    solve(page, "Lines.")
+    expect(status(page)).to_contain_text(re.compile(r"\b[45]\d tokens"), timeout=30_000)
+    assert page.evaluate("document.documentElement.scrollHeight") < 30_000
+    assert len(NEWLINES) == 10_000
+
+
+def test_bad_input_is_a_sentence_and_the_session_goes_on(page: Page) -> None:
+    solve(page, "   ")
+    expect(page.locator(".rmx").get_by_role("alert")).to_contain_text("empty")
+    solve(page, "x " * 3000)
+    expect(page.locator(".rmx").get_by_role("alert")).to_contain_text("holds")
+    solve(page, FIRST.problem)
+    expect(status(page)).to_contain_text("tokens")
+    expect(page.locator(".rmx").get_by_role("alert")).to_be_hidden()
+
+
+def test_an_unknown_model_leaves_mini_and_says_why(page: Page) -> None:
+    page.get_by_role("button", name="Model").click()
+    page.get_by_label("Model").last.fill("no-such-model")
+    page.keyboard.press("Enter")
+    expect(page.locator("#model-note")).to_contain_text("Unknown model", timeout=20_000)
+    expect(page.locator("#model-note")).to_contain_text("mini stays available")
+
+
+def test_a_text_outside_the_training_is_announced(page: Page) -> None:
+    page.get_by_label("Problem", exact=True).first.fill("Why is the sky blue?")
+    expect(page.locator("#banner")).to_contain_text("Outside what mini was trained on")
+    page.get_by_label("Problem", exact=True).first.fill(FIRST.problem)
+    expect(page.locator("#banner")).to_be_hidden()
+
+
+def test_the_builder_makes_a_problem_with_its_answer(page: Page) -> None:
+    page.get_by_role("button", name="Build a problem").click()
+    page.get_by_role("button", name="Use this problem").click()
+    box = page.get_by_label("Problem", exact=True).first
+    expect(box).not_to_have_value(FIRST.problem)
+    solve(page)
+    expect(page.locator(".rmx .title")).to_have_text(box.input_value())
+    expect(answer(page)).to_contain_text(re.compile("right|wrong"))
+
+
+def test_a_pasted_solution_is_scored(page: Page) -> None:
+    page.get_by_role("button", name="Read a pasted solution").click()
+    page.locator("#paste textarea").fill(" We add 42 and 11: 42 + 11 = 53. So the answer is \\boxed{53}.")
+    page.get_by_role("button", name="Score this text").click()
+    expect(page.locator(".rmx .meta")).to_contain_text("read")
+    expect(answer(page)).to_contain_text("53")
+    assert "".join(shown(page)).startswith(" We add 42")
+
+
+def test_a_phone_has_no_sideways_scroll_and_a_sheet(open_page: Open, url: str) -> None:
+    page = open_page(url, width=360, height=740)
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    token(page, FIRST.pos).scroll_into_view_if_needed()
+    token(page, FIRST.pos).click()
+    expect(alternatives(page).first).to_be_in_viewport()
+    alternatives(page).filter(has_text=FIRST.token_text.strip()).first.click()
+    expect(answer(page)).to_contain_text("✓ right")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_presenter_mode_pauses_at_a_fork_and_lets_the_room_choose(page: Page) -> None:
+    page.get_by_role("button", name="Present").click()
+    expect(page.locator(".rmx.present, .rmx.presenting, .rmx[data-presenting]").first).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Present")).to_be_visible()
+
+
+def test_two_visitors_do_not_see_each_other(open_page: Open, url: str) -> None:
+    one, two = open_page(url), open_page(url)
+    for page in (one, two):
+        expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    token(one, FIRST.pos).click()
+    alternatives(one).filter(has_text=FIRST.token_text.strip()).first.click()
+    expect(answer(one)).to_contain_text("✓ right")
+    expect(answer(two)).to_contain_text("✗ wrong")
+    expect(two.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(1)
