@@ -14,10 +14,7 @@ function make(tag, cls = "", ...kids) {
   node.append(...kids);
   return node;
 }
-function attrs(node, pairs) {
-  for (const key in pairs) node.setAttribute(key, pairs[key]);
-  return node;
-}
+const attrs = (node, pairs) => (Object.entries(pairs).forEach(([key, value]) => node.setAttribute(key, value)), node);
 const count = (n) => n.toLocaleString("en");
 const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
 function percent(p) {
@@ -170,10 +167,9 @@ function truncate(toks, length) {
   while (forks.length && forks.at(-1) >= length) forks.pop();
   resumeBlock(toks);
 }
-function setTabStop(span) {
-  if (tabStop && tabStop !== span) tabStop.tabIndex = -1;
-  tabStop = span;
-  if (span) span.tabIndex = 0;
+function setTabStop(span) { // one stop for the Tab key; the other keys move it
+  if (tabStop) tabStop.tabIndex = -1;
+  (tabStop = span).tabIndex = 0;
 }
 function setTau(x) {
   if (!Number.isFinite(Number(x))) return;
@@ -254,10 +250,7 @@ async function ask(name, question) {
   }
   return null;
 }
-function sayError(sentence) {
-  ui.error.hidden = !sentence;
-  ui.error.textContent = sentence ?? "";
-}
+const sayError = (sentence) => Object.assign(ui.error, { hidden: !sentence, textContent: sentence ?? "" });
 // The last message can be lost too, and then nothing else would reveal the gap.
 const watchdog = setInterval(() => {
   if (!element.isConnected) clearInterval(watchdog);
@@ -363,28 +356,18 @@ async function ensure(run) {
   if (!b.done || !whole(b)) await repair(b);
   return branches.get(run) ?? null;
 }
-function leaveFor(b) {
-  if (!shown.done) trigger("halt", { run: shown.run });
+async function travel(run, steps) { // steps() brings the history up to date
+  const old = shown, b = run && run !== old.run && (await ensure(run));
+  if (!b || shown !== old) return;
+  if (!old.done) trigger("halt", { run: old.run });
+  steps();
   sayError();
   show(b);
 }
-async function travel(from, to) {
-  const run = from.at(-1), b = run && (await ensure(run));
-  if (!b || from.at(-1) !== run) return;
-  from.pop();
-  to.push(shown.run);
-  leaveFor(b);
-}
-const undo = () => travel(past, future), redo = () => travel(future, past);
-async function visit(run) {
-  const b = run === shown?.run ? null : await ensure(run);
-  if (!b) return;
-  past.push(shown.run);
-  future = [];
-  leaveFor(b);
-}
+const undo = () => travel(past.at(-1), () => future.push(shown.run) && past.pop());
+const redo = () => travel(future.at(-1), () => past.push(shown.run) && future.pop());
+const visit = (run) => travel(run, () => past.push(shown.run) && (future = []));
 function keep() {
-  if (!shown?.open?.parent || !settled) return;
   shown.kept = true;
   clearMarks();
   renderButtons();
@@ -406,11 +389,8 @@ function renderTree() {
   ui.tree.hidden = rows.length < 2 || !here;
   if (ui.tree.hidden) return ui.branches.replaceChildren();
   const kids = Map.groupBy(rows, (row) => (rows.some((r) => r.run === row.parent) ? row.parent : null));
-  const list = (parent) => (kids.get(parent) ?? []).map((row) => {
-    const below = list(row.run), item = make("li", "", branchRow(row));
-    if (below.length) item.append(make("ol", "", ...below));
-    return item;
-  });
+  const under = (run) => (kids.has(run) ? [make("ol", "", ...list(run))] : []);
+  const list = (parent) => kids.get(parent).map((row) => make("li", "", branchRow(row), ...under(row.run)));
   ui.branches.replaceChildren(...list(null));
 }
 function branchRow(row) {
@@ -492,10 +472,7 @@ function renderDiff(b) {
   marked.forEach(splitSpace);
   for (const span of marked) span.classList.add("fresh-token");
 }
-function clearMarks() {
-  for (const span of marked) span.classList.remove("fresh-token");
-  marked = [];
-}
+const clearMarks = () => marked.splice(0).forEach((span) => span.classList.remove("fresh-token"));
 async function compare(on) {
   ui.compare.setAttribute("aria-pressed", String(on));
   ui.before.hidden = !on;
@@ -506,7 +483,7 @@ async function compare(on) {
   const text = attrs(make("p", "old"), { dir: "auto" });
   tail.forEach((tok, k) => {
     const [, space, word] = /^( *)(.*)$/s.exec(showOdd(tok[0]));
-    text.append(space, lost[k] ? make("s", "", word) : word);
+    text.append(k ? space : "", lost[k] ? make("s", "", word) : word);
   });
   const answer = make("p", "verdict", make("span", "soft", "answer"), mark(answerOf(parent.run)));
   ui.before.replaceChildren(make("p", "label", `Before, from token ${at}`), text, answer);
@@ -514,10 +491,7 @@ async function compare(on) {
 
 // ---- tooltip ------------------------------------------------------------------------------------------------
 let tipTimer = 0, tipSpan = null;
-function tipSoon(span) {
-  clearTimeout(tipTimer);
-  tipTimer = setTimeout(showTip, tipSpan ? 0 : 300, span);
-}
+const tipSoon = (span) => (clearTimeout(tipTimer), (tipTimer = setTimeout(showTip, tipSpan ? 0 : 300, span)));
 function tipGone(wait = 80) {
   clearTimeout(tipTimer);
   tipTimer = setTimeout(() => {
@@ -546,8 +520,7 @@ function putNear(box, spot) {
 }
 ui.flow.addEventListener("pointerover", (e) => {
   const span = e.pointerType !== "touch" && !e.buttons && e.target.closest(".t");
-  if (span) tipSoon(span);
-  else tipGone();
+  span ? tipSoon(span) : tipGone();
 });
 ui.flow.addEventListener("pointerleave", () => tipGone());
 ui.flow.addEventListener("focusin", (e) => e.target.matches(".t:focus-visible") && tipSoon(e.target));
@@ -588,11 +561,7 @@ function deselect(close = true) {
   root.classList.remove("open");
   hideStage();
 }
-function closeInspector() {
-  const span = els[selected];
-  deselect();
-  span?.focus({ preventScroll: true });
-}
+const closeInspector = () => [els[selected], deselect()][0]?.focus({ preventScroll: true });
 function openInspector(pos) {
   ui.inspector.hidden = false;
   ui.hint.hidden = true;
@@ -718,13 +687,12 @@ function play(on) {
   presenter.playing = on;
   clearTimeout(presenter.timer);
   renderDeck();
-  if (on && presenter.on) presenter.timer = setTimeout(beat, presenter.pace ? 1000 / presenter.pace : 0);
+  if (on && presenter.on && shown && !settled) presenter.timer = setTimeout(beat, presenter.pace ? 1000 / presenter.pace : 60);
 }
 function beat() {
-  const b = shown;
-  if (!presenter.playing || presenter.asking !== null || !b) return;
-  release(b, presenter.pace ? 1 : Infinity);
-  if (!settled) presenter.timer = setTimeout(beat, presenter.pace ? 1000 / presenter.pace : 60);
+  if (presenter.asking !== null) return;
+  release(shown, presenter.pace ? 1 : Infinity);
+  play(true);
 }
 function release(b, count, stop = presenter.pauseAtForks) {
   if (b.reveal === Infinity) return;
@@ -911,14 +879,10 @@ document.addEventListener("keydown", onKey);
 // ---- hooks for the rest of the page, and the start ----------------------------------------------------------
 new ResizeObserver(([entry]) => {
   const isWide = entry.contentRect.width >= 720;
-  root.classList.toggle("wide", isWide);
-  root.classList.toggle("narrow", !isWide);
+  for (const name of ["wide", "narrow"]) root.classList.toggle(name, isWide === (name === "wide"));
 }).observe(root);
 window.rmx = Object.assign(window.rmx ?? {}, {
-  setTau(x) {
-    tauByHand = true;
-    setTau(x);
-  },
+  setTau: (x) => setTau(x, (tauByHand = true)),
   goto: (pos) => shown && select(Math.max(0, Math.min(els.length - 1, Math.round(pos)))),
   presenter: present,
   tour: () => tour(0),

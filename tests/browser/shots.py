@@ -120,10 +120,11 @@ SHOTS: dict[str, tuple[Callable[[Page], None], dict[str, object]]] = {
 def shoot(browser: Browser, url: str, name: str, folder: Path) -> None:
     act, how = SHOTS[name]
     size = {"width": int(str(how.get("width", 1400))), "height": int(str(how.get("height", 900)))}
-    page = browser.new_page(viewport=size, device_scale_factor=1)  # type: ignore[arg-type]
+    page = browser.new_page(viewport=size)  # type: ignore[arg-type]
+    page.set_default_timeout(8000)
     page.on("pageerror", lambda e: print(name, e))
     page.goto(url + ("?__theme=dark" if how.get("dark") else "?__theme=light"))
-    page.locator(".rmx .title").wait_for()
+    page.locator(".rmx .legend").wait_for()
     act(page)
     if name == "phone":
         page.locator(".rmx .head").evaluate("e => e.scrollIntoView()")

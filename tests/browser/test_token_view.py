@@ -220,6 +220,23 @@ def test_stop(page: Page) -> None:
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
 
 
+def test_a_swap_while_the_text_still_streams(page: Page) -> None:
+    solve(page, "long", 400, pause=20, wait=False)
+    expect(tokens(page).nth(30)).to_be_attached()
+    parent = last_run()
+    page.locator(".t[data-i='7']").click()
+    inspector(page).get_by_role("list", name="Alternatives").get_by_role("button").nth(1).click()
+    expect(page.locator(".flow .forced")).to_have_attribute("data-i", "7")
+    expect(page.locator(".flow .selected")).to_have_attribute("data-i", "7")  # the fork stays in hand
+    page.get_by_role("button", name="Stop").click()
+    expect(status(page)).to_contain_text("stopped by hand")
+    assert parent.stop == "cancelled"
+    shown = page.eval_on_selector_all(".flow .t", "els => els.map(e => e.textContent)")
+    assert shown == last_run().said
+    page.locator("body").press("u")
+    expect(tokens(page)).to_have_count(len(parent.said))
+
+
 def test_reload_and_undo_after_it(page: Page) -> None:
     solve(page)
     swap(page)
