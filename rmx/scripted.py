@@ -44,12 +44,15 @@ NEWLINES = "\n" * 10_000
 class ScriptedNetwork(nn.Module):
     """Quacks like a transformers causal LM as far as `Engine` asks."""
 
-    def __init__(self, vocabulary: int, spoken: list[int], seconds: float = 0.0, end: int | None = None) -> None:
+    def __init__(
+        self, vocabulary: int, spoken: list[int], seconds: float = 0.0, slow_from: int = 0, end: int | None = None
+    ) -> None:
         super().__init__()
         shape: dict[str, Any] = {"num_hidden_layers": 1, "max_position_embeddings": 8192}
         self.config = PretrainedConfig(**shape)
         self.generation_config = SimpleNamespace(eos_token_id=None)
-        self.seconds = seconds  # of one forward pass
+        self.seconds = seconds  # of one forward pass, from position `slow_from` on
+        self.slow_from = slow_from
         self.end = end  # sequence position at which the end token is said
         self.device = torch.device("cpu")
         self.head = nn.Linear(1, vocabulary, bias=False)
@@ -64,10 +67,10 @@ class ScriptedNetwork(nn.Module):
         return self.head
 
     def forward(self, input_ids: Tensor, past_key_values: Any, logits_to_keep: int, use_cache: bool = True) -> Any:
-        if self.seconds:
-            time.sleep(self.seconds)
         batch, length = input_ids.shape
         start = past_key_values.get_seq_length()
+        if self.seconds and start >= self.slow_from:
+            time.sleep(self.seconds)
         nothing = torch.zeros(batch, 1, length, 1)
         past_key_values.update(nothing, nothing.clone(), 0)
         pos = torch.arange(start, start + length)[None].expand(batch, -1)
@@ -77,7 +80,9 @@ class ScriptedNetwork(nn.Module):
         return SimpleNamespace(logits=logits[:, -logits_to_keep:])
 
 
-def scripted_model(seconds: float = 0.0, hostile: bool = True, newlines: bool = False, end: int | None = None) -> Model:
+def scripted_model(
+    seconds: float = 0.0, slow_from: int = 0, hostile: bool = True, newlines: bool = False, end: int | None = None
+) -> Model:
     """A Model that speaks the script; id 256 is its end token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
@@ -85,5 +90,5 @@ def scripted_model(seconds: float = 0.0, hostile: bool = True, newlines: bool = 
     backend.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
     tokenizer.add_tokens([*WORDS, *(HOSTILE if hostile else []), *([NEWLINES] if newlines else [])])
-    network = ScriptedNetwork(len(tokenizer), list(range(257, len(tokenizer))), seconds, end).eval()
+    network = ScriptedNetwork(len(tokenizer), list(range(257, len(tokenizer))), seconds, slow_from, end).eval()
     return Model("scripted", "none", "float32", Engine(network), tokenizer, PromptStyle("plain", "{problem}"), tau=1.5)

@@ -110,7 +110,8 @@ def bench_forks(
     """Flip rates at forks and elsewhere on the first `limit` problems of a set."""
     tau = model.tau if tau is None else tau
     problems = load_set(set_name)[:limit]
-    rng, flips = random.Random(seed), []
+    rng = random.Random(seed)
+    flips: list[Flip] = []
     for i, problem in enumerate(problems):
         flips.extend(swaps_of(model, problem, tau, rng))
         if progress:

@@ -111,7 +111,7 @@ def test_remote_code_is_never_run(folder, tmp_path):
         (OSError("We couldn't connect to 'https://huggingface.co' to load the files"), "cannot be reached"),
         (OSError("x/y is not a local folder and is not a valid model identifier listed on the Hub"), "found neither"),
         (OSError("401 Client Error. Cannot access gated repo for url"), "gated"),
-        (ValueError("requires you to execute the configuration file; set the option `trust_remote_code=True`"), "code of"),
+        (ValueError("you need to execute the configuration file; set `trust_remote_code=True`"), "code of"),
         (OSError("x/y does not appear to have a file named model.safetensors"), "model.safetensors"),
     ],
 )  # fmt: skip

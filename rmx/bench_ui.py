@@ -1,0 +1,124 @@
+"""`rmx bench ui`: what one update costs the page at 500 and at 4,000 tokens, in a real Chromium.
+
+A scripted model speaks, so that the model's own time does not count; the page, the server and the wire are the real
+ones. Main-thread time is Chromium's own TaskDuration, bytes are those that the network layer received.
+"""
+
+import os
+import socket
+import statistics
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from rmx.errors import RmxError
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+SIZES = (500, 4000)
+WINDOW = 4.0  # seconds of streaming that are measured at each size
+
+
+def bench_ui(rounds: int) -> dict[str, Any]:
+    """Medians over `rounds` pages; `grows` is the cost at 4,000 tokens over that at 500."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError as error:
+        raise RmxError("rmx bench ui drives a browser: pip install 'rmx-explorer[test]'") from error
+    path = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path if Path(path).exists() else None, args=FLAGS)
+        results = {size: [_measure(browser, size) for _ in range(max(1, rounds // 3))] for size in SIZES}
+        version = browser.version
+        browser.close()
+    out: dict[str, Any] = {"chromium": version}
+    for size, rows in results.items():
+        out[f"at_{size}"] = {k: statistics.median(r[k] for r in rows) for k in rows[0]}
+    first, last = (out[f"at_{s}"] for s in SIZES)
+    out["grows"] = {k: last[k] / first[k] for k in ("main_thread_ms_per_update", "bytes_per_update")}
+    return out
+
+
+def _measure(browser: Any, size: int) -> dict[str, float]:
+    """Stream past `size` tokens slowly and read the page's counters over a window of the stream."""
+    url, stop = _serve(size)
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    session = page.context.new_cdp_session(page)
+    received = [0]
+    session.on("Network.dataReceived", lambda e: received.__setitem__(0, received[0] + e["encodedDataLength"]))
+    session.send("Network.enable")
+    session.send("Performance.enable")
+    try:
+        page.goto(url)
+        page.wait_for_selector("#strip .js-plotly-plot", timeout=60_000)  # the plot's bundle is loaded once
+        page.get_by_role("button", name="Decoding").click()
+        page.locator("#max-new input").fill(str(size + 1000))
+        page.get_by_role("button", name="Solve").click()
+        page.wait_for_selector(f".flow .t[data-i='{size}']", state="attached", timeout=180_000)
+        return _window(page, session, received)
+    finally:
+        page.close()
+        stop()
+
+
+def _window(page: Any, session: Any, received: list[int]) -> dict[str, float]:
+    page.evaluate(_COUNT_UPDATES)
+    start, busy, count = time.monotonic(), _busy(session), received[0]
+    page.wait_for_timeout(WINDOW * 1000)
+    updates = page.evaluate("window.rmxUpdates.length")
+    worst = page.evaluate("Math.max(0, ...window.rmxLong)")
+    seconds = time.monotonic() - start
+    spent = _busy(session) - busy
+    if not updates:
+        raise RuntimeError("the page received no update while it was measured")
+    return {
+        "updates_per_second": updates / seconds,
+        "main_thread_ms_per_update": 1000 * spent / updates,
+        "bytes_per_update": (received[0] - count) / updates,
+        "longest_task_ms": worst,
+    }
+
+
+# Tokens arrive in batches: one animation frame in which the number of tokens grew counts as one update.
+_COUNT_UPDATES = """() => {
+  window.rmxUpdates = []; window.rmxLong = [];
+  const flow = document.querySelector('.flow');
+  new MutationObserver(() => {
+    const now = Math.round(performance.now() / 16);
+    if (window.rmxUpdates.at(-1) !== now) window.rmxUpdates.push(now);
+  }).observe(flow, {childList: true, subtree: true});
+  new PerformanceObserver((list) => list.getEntries().forEach((e) => window.rmxLong.push(e.duration)))
+    .observe({type: 'longtask'});
+}"""
+
+
+def _busy(session: Any) -> float:
+    """Seconds that the page's main thread has spent in tasks."""
+    metrics = session.send("Performance.getMetrics")["metrics"]
+    return float(next(m["value"] for m in metrics if m["name"] == "TaskDuration"))
+
+
+def _serve(size: int) -> tuple[str, Any]:
+    """The real app on a scripted model that is quick up to `size` tokens and then speaks 60 a second."""
+    import uvicorn
+
+    from rmx.scripted import scripted_model
+    from rmx.ui.app import web_app
+    from rmx.ui.settings import Settings
+    from rmx.workspace import Workspace
+
+    model = scripted_model(1 / 60, slow_from=size, hostile=False)
+    app = web_app(Workspace(loader=lambda spec: model), Settings(max_new_tokens=8000))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+
+    def stop() -> None:
+        server.should_exit = True
+        thread.join(30)
+
+    return f"http://127.0.0.1:{port}/", stop
