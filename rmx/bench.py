@@ -22,6 +22,7 @@ from rmx.errors import RmxError
 from rmx.explore.generate import Generation, Job
 from rmx.intervals import bootstrap_median
 from rmx.models import Model, load
+from rmx.random_weights import random_model
 
 PROBLEM = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell in total? Explain."
 DEFAULT = "smollm2-135m-instruct-q4_1"
@@ -42,7 +43,9 @@ def run(
 
         loaded = load(model or "mini", device, dtype)
         return bench_forks(loaded) | {"environment": environment(loaded)}
-    loaded = load(model or DEFAULT, device, dtype)
+    name = model or DEFAULT
+    shape = name.removeprefix("random:")
+    loaded = random_model(shape, device, dtype) if shape != name else load(name, device, dtype)
     measures: dict[str, Callable[[Model, int], dict[str, Any]]] = {"decode": decode, "swap": swap, "branches": branches}
     with pinned(loaded):
         result = measures[what](loaded, rounds)
@@ -77,6 +80,7 @@ def environment(model: Model | None) -> dict[str, Any]:
         "device": name,
         "model": model.spec if model else None,
         "dtype": model.dtype if model else None,
+        "peak_gpu_mb": torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

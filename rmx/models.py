@@ -115,8 +115,8 @@ def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int 
     Raises:
         ModelError: what is missing or refused, and what to do.
     """
-    where = _device(device)
-    kind = _dtype(dtype, where)
+    where = choose_device(device)
+    kind = choose_dtype(dtype, where)
     preset = preset_of(spec)
     source, revision = _source(spec, preset)
     folder = Path(source)
@@ -141,7 +141,12 @@ def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int 
     return Model(spec, found, kind, Engine(model, cache_bytes), tokenizer, style, tau)
 
 
-def _device(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """The device that a name stands for; "auto" is CUDA where there is one.
+
+    Raises:
+        ModelError: it is not available here.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -152,7 +157,12 @@ def _device(device: str) -> torch.device:
     return where
 
 
-def _dtype(dtype: str, device: torch.device) -> str:
+def choose_dtype(dtype: str, device: torch.device) -> str:
+    """The dtype that a name stands for; "auto" is bf16 on CUDA and fp32 elsewhere.
+
+    Raises:
+        ModelError: an unknown name.
+    """
     if dtype == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"
     if dtype not in DTYPES:

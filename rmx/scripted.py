@@ -80,15 +80,20 @@ class ScriptedNetwork(nn.Module):
         return SimpleNamespace(logits=logits[:, -logits_to_keep:])
 
 
-def scripted_model(
-    seconds: float = 0.0, slow_from: int = 0, hostile: bool = True, newlines: bool = False, end: int | None = None
-) -> Model:
-    """A Model that speaks the script; id 256 is its end token."""
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte and an end token (id 256): any text can be written, nothing is merged."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+
+
+def scripted_model(
+    seconds: float = 0.0, slow_from: int = 0, hostile: bool = True, newlines: bool = False, end: int | None = None
+) -> Model:
+    """A Model that speaks the script; id 256 is its end token."""
+    tokenizer = byte_tokenizer()
     tokenizer.add_tokens([*WORDS, *(HOSTILE if hostile else []), *([NEWLINES] if newlines else [])])
     network = ScriptedNetwork(len(tokenizer), list(range(257, len(tokenizer))), seconds, slow_from, end).eval()
     return Model("scripted", "none", "float32", Engine(network), tokenizer, PromptStyle("plain", "{problem}"), tau=1.5)

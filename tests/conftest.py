@@ -10,13 +10,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     MistralConfig,
     MistralForCausalLM,
-    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -25,18 +23,10 @@ from transformers.utils import logging as transformers_logging
 from rmx.engine import Engine
 from rmx.models import Model, load
 from rmx.presets import STYLES
+from rmx.scripted import byte_tokenizer
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, and <eos>: any text can be written and nothing is merged."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>")
 
 
 SHAPE = {

@@ -12,8 +12,9 @@ import rmx.models
 from rmx.adapters import add_adapter
 from rmx.errors import ModelError, PromptError
 from rmx.models import dequantised, fingerprint, load
+from rmx.scripted import byte_tokenizer
 from rmx.workspace import Workspace
-from tests.conftest import byte_tokenizer, qwen, wrap
+from tests.conftest import qwen, wrap
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from rmx.pieces import Detokenizer
-from tests.conftest import byte_tokenizer
+from rmx.scripted import byte_tokenizer
 
 HOSTILE = "<script>x</script> ${y} {{z}} `q` \u202eabc\u202c سلام שלום 👩‍💻 é\n\n\t end"
 
@@ -46,7 +46,7 @@ def test_broken_bytes_are_shown_in_hexadecimal_never_as_a_replacement_character(
 def test_special_tokens_have_their_name():
     tokenizer = byte_tokenizer()
     detokenizer = Detokenizer(tokenizer)
-    assert detokenizer.lone(tokenizer.eos_token_id) == "<eos>"
+    assert detokenizer.lone(tokenizer.eos_token_id) == "<|end|>"
     assert tokenizer.eos_token_id in detokenizer.special_ids
 
 
