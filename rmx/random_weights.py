@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 from rmx.engine import Engine
 from rmx.errors import ModelError
@@ -39,7 +39,7 @@ def random_model(shape: str, device: str = "auto", dtype: str = "auto", seed: in
     torch.manual_seed(seed)
     try:
         with torch.device(where):
-            network: Any = Qwen2ForCausalLM._from_config(Qwen2Config(**options), dtype=DTYPES[kind])
+            network: Any = AutoModelForCausalLM.from_config(Qwen2Config(**options), dtype=DTYPES[kind])
     except torch.OutOfMemoryError as error:
         raise ModelError(f"A model shaped like {shape} does not fit into this device's memory.") from error
     network.eval().requires_grad_(False)

@@ -1,11 +1,19 @@
 """From a share of tokens to a threshold in nats, by a model's stored calibration set."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from rmx.config import Sampling
 from rmx.errors import RmxError
-from rmx.models import Model
+from rmx.explore.generate import Generation, Job
+from rmx.models import Model, load
 from rmx.paths import ASSETS
+from rmx.problems import load_set
+from rmx.records import Problem
 
 STORED = {"mini": ASSETS / "mini" / "calibration.json"}
 
@@ -28,3 +36,26 @@ def tau_of_share(model: Model, share: float) -> float:
     place = (1 - share) * (len(quantiles) - 1)
     low = min(int(place), len(quantiles) - 2)
     return quantiles[low] + (place - low) * (quantiles[low + 1] - quantiles[low])
+
+
+def calibrate(model: Model, problems: Sequence[Problem], seed: int = 0, bins: int = 1000) -> dict[str, Any]:
+    """Entropies of one completion per problem, sampled at temperature 1, as `bins` + 1 quantiles."""
+    entropies: list[float] = []
+    for i, problem in enumerate(problems):
+        job = Job(model.prompt_ids(problem.problem), Sampling(1.0, seed=seed + i), model.tau)
+        entropies.extend(t.entropy for t in Generation(model, job).run().tokens)
+    quantiles = torch.tensor(entropies, dtype=torch.float64).quantile(torch.linspace(0, 1, bins + 1).double())
+    return {
+        "model": model.spec,
+        "revision": model.revision,
+        "problems": len(problems),
+        "tokens": len(entropies),
+        "temperature": 1.0,
+        "seed": seed,
+        "quantiles": [round(q, 5) for q in quantiles.tolist()],
+    }
+
+
+if __name__ == "__main__":
+    found = calibrate(load("mini", device="cpu"), load_set("mini:train")[:300])
+    STORED["mini"].write_text(json.dumps(found) + "\n", encoding="utf-8")
