@@ -11,7 +11,7 @@ Kind = Literal["rescue", "break", "harmless"]
 TITLES: dict[Kind, str] = {
     "rescue": "wrong → right",
     "break": "right → wrong",
-    "harmless": "a fork that does not matter",
+    "harmless": "harmless fork",
 }
 
 

@@ -47,6 +47,9 @@ CLOSED = (
     "/gradio_api/deep_link",
     "/gradio_api/process_recording",
     "/monitoring",
+    "/openapi.json",
+    "/docs",
+    "/redoc",
 )
 # gr.HTML compiles its handlers with new Function, hence 'unsafe-eval': the policy limits where data can go.
 POLICY = (

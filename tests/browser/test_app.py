@@ -139,7 +139,7 @@ def test_an_alternative_shows_what_it_would_say_next(page: Page) -> None:
 
 
 def test_examples_of_both_directions_and_a_harmless_fork(page: Page) -> None:
-    for kind, button in (("break", "right → wrong"), ("harmless", "does not matter"), ("rescue", "wrong → right")):
+    for kind, button in (("break", "right → wrong"), ("harmless", "harmless fork"), ("rescue", "wrong → right")):
         example = of_kind(kind)[0]  # type: ignore[arg-type]
         page.get_by_role("button", name=re.compile(button)).click()
         expect(page.locator(".rmx .title")).to_have_text(example.problem)
