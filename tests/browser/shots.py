@@ -133,7 +133,7 @@ def shoot(browser: Browser, url: str, name: str, folder: Path) -> None:
 
 
 def main() -> None:
-    folder, names = Path(sys.argv[1]), sys.argv[2:] or list(SHOTS)
+    folder, names = Path(sys.argv[1]), [name for name in SHOTS if name in sys.argv[2:] or not sys.argv[2:]]
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     demo = app.build()
