@@ -303,6 +303,11 @@ function flow() {
   const soFar = `${plural(els.length, "token")}, ${plural(forks.length, "fork")} …`;
   ui.count.textContent = b.waiting ? `waiting: ${plural(b.waiting, "visitor")} before you …` : soFar;
 }
+// The app's entropy strip belongs under the text, beside the inspector; as its own block it would lie below both.
+function adoptStrip() {
+  const strip = document.getElementById("strip");
+  if (strip && !ui.strip.contains(strip)) ui.strip.append(strip);
+}
 function settle(b) {
   settled = b.seen = true;
   b.reveal = Infinity;
@@ -316,7 +321,12 @@ function settle(b) {
   const url = new URL(location);
   url.searchParams.set("run", b.run);
   history.replaceState(history.state, "", url);
+  adoptStrip();
   trigger("settled", { run: b.run, tau });
+  if (b.open?.show != null && !b.visited && root.classList.contains("wide") && !presenter.on) {
+    b.visited = true; // a prepared example opens the place worth looking at, once
+    select(b.open.show, false);
+  }
   presenter.on && renderDeck();
 }
 const STOPS = {

@@ -24,7 +24,7 @@ from rmx.intervals import bootstrap_median
 from rmx.models import Model, load
 from rmx.random_weights import random_model
 
-PROBLEM = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell in total? Explain."
+PROBLEM = "Explain in detail how rain forms, from the sea to the ground, and why some places get more of it."
 DEFAULT = "smollm2-135m-instruct-q4_1"
 
 
