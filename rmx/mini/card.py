@@ -55,7 +55,10 @@ _LIMITS = """
   means nothing. `rmx.mini.task.coverage` says whether a text lies inside.
 - Within a wording it is nearly always right or nearly always wrong under greedy decoding, because the odds of the
   plans depend on the wording. Its accuracy says little about anything but this table of odds.
-- It sometimes takes the wrong number for a step, most of all in wordings that it was not trained on.
+- It sometimes takes the wrong number for a step, most of all in wordings that it was not trained on and about names or
+  things that it does not know.
+- The odds of the writers are learnt only roughly: some wordings in which most writers are wrong are solved by greedy
+  decoding.
 - Facts are always listed first, steps are always equations, and answers are positive whole numbers.
 - It was trained on texts of up to about 130 tokens; its 512 positions leave room, but longer texts are unfamiliar.
 
@@ -144,6 +147,7 @@ def _swap_list(figures: dict[str, Any]) -> str:
 
 def _measured(figures: dict[str, Any]) -> str:
     slips, unseen = figures["solutions_t1.0"], figures["solutions_t1.0_held_out_wording"]
+    strangers = figures["made_up_words"]
     nats, swaps = figures["entropy_t1.0"], figures["swaps"]
     return f"""
 ## Measured
@@ -155,7 +159,7 @@ template and numbers nor, in the right column, the wordings occur in the trainin
 
 Intervals of greedy and pass@16 are Wilson's; those of the sampled rows are bootstrapped over problems.
 With made-up words for all names and things, greedy accuracy on the problems with held-out numbers is
-{_percent(figures["made_up_words"]["greedy"])}; {figures["made_up_words"]["same_answer"]["value"]:.0%} of the answers stay the same.
+{_percent(strangers["greedy"])}; {strangers["same_answer"]["value"]:.0%} of the answers stay the same.
 
 Samples at T = 1:
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from rmx.mini.figures import Greedy, Mini, Swap, greedy, swaps
+from rmx.mini.figures import Greedy, Mini, Swap, greedy, sound, swaps
 from rmx.mini.problems import mini_set
 
 Kind = Literal["rescue", "break", "harmless"]
@@ -61,16 +61,27 @@ def _example(mini: Mini, solved: Greedy, swap: Swap, kind: Kind) -> Example:
     )
 
 
-def _candidates(solved: Greedy, tried: Sequence[Swap]) -> Iterator[tuple[Kind, Swap]]:
+def _presentable(mini: Mini, solved: Greedy, swap: Swap) -> bool:
+    """True for words on short problems whose solution has an answer and no slip."""
+    words = mini.text([solved.completions[swap.problem][swap.pos]]), mini.text([swap.token_id])
+    return (
+        all(word.strip().isalpha() for word in words)
+        and len(solved.problems[swap.problem].problem) <= LONGEST_PROBLEM
+        and solved.answers[swap.problem] is not None
+        and sound(mini.text(solved.completions[swap.problem]))
+    )
+
+
+def _candidates(mini: Mini, solved: Greedy, tried: Sequence[Swap]) -> Iterator[tuple[Kind, Swap]]:
     """Every swap that could be shown, with its kind; for a harmless fork its likeliest alternative."""
     for (i, _), group in groupby(tried, key=lambda swap: (swap.problem, swap.pos)):
         alternatives = list(group)
-        if solved.answers[i] is None or len(solved.problems[i].problem) > LONGEST_PROBLEM:
+        if not all(_presentable(mini, solved, swap) for swap in alternatives):
             continue
         if len(alternatives) > 1 and all(s.answer == solved.answers[i] for s in alternatives):
             yield "harmless", max(alternatives, key=lambda s: s.p)
         for swap in alternatives:
-            if swap.answer is not None and swap.right != solved.right[i] and swap.p >= LEAST_P:
+            if swap.answer is not None and swap.sound and swap.right != solved.right[i] and swap.p >= LEAST_P:
                 yield ("rescue" if swap.right else "break"), swap
 
 
@@ -94,7 +105,7 @@ def _appeal(solved: Greedy, swap: Swap) -> float:
 def find_examples(mini: Mini) -> list[Example]:
     """Search the test problems with held-out numbers; the same model always gives the same examples."""
     solved = greedy(mini, [p for p in mini_set("test") if p.held_out == "numbers"])
-    found = sorted(_candidates(solved, swaps(mini, solved)), key=lambda pair: -_appeal(solved, pair[1]))
+    found = sorted(_candidates(mini, solved, swaps(mini, solved)), key=lambda pair: -_appeal(solved, pair[1]))
     chosen: list[Example] = []
     kinds: tuple[Kind, ...] = ("rescue", "break", "harmless")
     for kind in kinds:

@@ -56,6 +56,7 @@ class Swap:
     entropy: float  # nats, at the fork
     answer: str | None
     right: bool
+    sound: bool  # every equation of the solution that follows holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +138,16 @@ def swaps(mini: Mini, solved: Greedy, tau: float = TAU) -> list[Swap]:
                     jobs.append((i, pos, token, p, nats[pos].item()))
     kept = [solved.completions[i][:pos] + [token] for i, pos, token, _, _ in jobs]
     rests = decode(mini.model, [solved.prompts[job[0]] + k for job, k in zip(jobs, kept, strict=True)])
-    answers = [mini.answer(k + rest) for k, rest in zip(kept, rests, strict=True)]
-    return [Swap(*job, a, a == solved.problems[job[0]].answer) for job, a in zip(jobs, answers, strict=True)]
+    texts = [mini.text(k + rest) for k, rest in zip(kept, rests, strict=True)]
+    return [
+        Swap(*job, final_answer(text), final_answer(text) == solved.problems[job[0]].answer, sound(text))
+        for job, text in zip(jobs, texts, strict=True)
+    ]
+
+
+def sound(text: str) -> bool:
+    """True if every equation of a solution holds."""
+    return all(holds for _, holds in equations(text))
 
 
 def accuracy_figures(mini: Mini, problems: Sequence[MiniProblem]) -> tuple[Json, Greedy, Tensor, list[Ids]]:
