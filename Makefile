@@ -42,7 +42,7 @@ wheel: $(VENV)/.test  ## dist/*.whl with the bundled model inside, and the sdist
 image:     ## build the container image (docker, podman or buildah)
 	@for tool in docker podman; do \
 	  if $$tool info >/dev/null 2>&1; then set -x; exec $$tool build -t $(IMAGE) $(BUILD_ARGS) .; fi; done; \
-	if command -v buildah >/dev/null; then set -x; exec buildah bud -t $(IMAGE) $(BUILD_ARGS) .; fi; \
+	if command -v buildah >/dev/null; then set -x; exec buildah bud --layers --format docker -t $(IMAGE) $(BUILD_ARGS) .; fi; \
 	echo "Neither docker, podman nor buildah works here." >&2; exit 1
 
 # Until the first install is done the folder is not taken for an environment: whatever an interrupted one left is cleared.
