@@ -98,8 +98,7 @@ def _bench(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(result))
         return
-    for name, value in result.items():
-        print(f"{name:36s} {value}")
+    print(_table({name: _figure(value) for name, value in result.items()}))
 
 
 def _doctor(args: argparse.Namespace) -> None:
@@ -109,8 +108,7 @@ def _doctor(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(found))
         return
-    for name, value in found.items():
-        print(f"{name:14s} {value}")
+    print(_table(found))
 
 
 # -- helpers of the verbs ---------------------------------------------------------------------------------------------
@@ -143,6 +141,20 @@ def _swap(text: str) -> tuple[int, int]:
         return int(pos), int(token)
     except ValueError as error:
         raise RmxError(f"--swap takes POSITION=TOKEN_ID, two whole numbers; got '{text}'.") from error
+
+
+def _table(rows: dict[str, Any]) -> str:
+    width = max(map(len, rows))
+    return "\n".join(f"{name:{width}s}  {value}" for name, value in rows.items())
+
+
+def _figure(value: Any) -> str:
+    """A measured value for the terminal: a ratio with its interval, three digits, or the pairs of a small table."""
+    if isinstance(value, dict) and {"value", "low", "high", "n"} <= value.keys():
+        return f"{value['value']:.3g}  (95 %: {value['low']:.3g} to {value['high']:.3g}, n = {value['n']})"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_figure(v)}" for k, v in value.items() if v is not None)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _plain(trace: Any) -> str:
