@@ -29,7 +29,9 @@ def report() -> dict[str, Any]:
     }
     found |= {name: _version(name) for name in PACKAGES}
     found["mini"] = _mini()
-    found |= {p.name: _preset(p.source, p.size) for p in PRESETS.values() if p.name != "mini"}
+    found |= {
+        p.name: _preset(p.source, p.size(torch.cuda.is_available())) for p in PRESETS.values() if p.name != "mini"
+    }
     return found
 
 

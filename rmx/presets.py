@@ -44,10 +44,9 @@ class Preset:
     licence: str
     gpu: bool = False  # offered first on a CUDA machine
 
-    @property
-    def size(self) -> str:
-        """Weights in memory, as loaded: fp32 below 500 million parameters (CPU), bf16 above."""
-        gb = self.parameters * (4 if self.parameters < 500 else 2) / 1000
+    def size(self, gpu: bool) -> str:
+        """Weights in memory as they are loaded: bf16 on a GPU, fp32 on a CPU."""
+        gb = self.parameters * (2 if gpu else 4) / 1000
         return f"{gb:.1f} GB" if gb >= 0.1 else f"{gb * 1000:.0f} MB"
 
 

@@ -42,7 +42,7 @@ def calibrate(model: Model, problems: Sequence[Problem], seed: int = 0, bins: in
     """Entropies of one completion per problem, sampled at temperature 1, as `bins` + 1 quantiles."""
     entropies: list[float] = []
     for i, problem in enumerate(problems):
-        job = Job(model.prompt_ids(problem.problem), Sampling(1.0, seed=seed + i), model.tau)
+        job = Job(model.prompt_ids(problem.problem), Sampling(1.0, seed=seed + i), model.tau, cold=True)
         entropies.extend(t.entropy for t in Generation(model, job).run().tokens)
     quantiles = torch.tensor(entropies, dtype=torch.float64).quantile(torch.linspace(0, 1, bins + 1).double())
     return {

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -123,6 +124,21 @@ def serve(settings: Settings) -> None:
     workspace = Workspace()
     notice = prepare(settings, workspace)
     app = web_app(workspace, settings, notice)
-    shown = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0") else settings.host  # noqa: S104
-    print(f"rmx is at http://{shown}:{settings.port}  (Ctrl-C stops it)", flush=True)  # noqa: T201
-    uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning")
+    shown = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
+    with _listen(settings) as door:
+        print(f"rmx is at http://{shown}:{door.getsockname()[1]}  (Ctrl-C stops it)", flush=True)  # noqa: T201
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[door])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """An open door, before anybody is told of it.
+
+    Raises:
+        RmxError: the port is taken or the host is not ours.
+    """
+    try:
+        return socket.create_server((settings.host, settings.port))
+    except OSError as error:
+        raise RmxError(
+            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). Take another one: --port N or PORT=N."
+        ) from error

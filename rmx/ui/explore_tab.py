@@ -86,6 +86,11 @@ class ExploreTab:
         self.settings = settings
         self.notice = notice
         self.visitors = Visitors()
+        # A Space names its model in the settings; where that one could not be had, the bundled one opens.
+        loaded = explorer.workspace.loaded
+        self.spec = settings.model if settings.model and settings.model in loaded else "mini"
+        here = explorer.workspace.model(self.spec).adapters
+        self.adapter = settings.adapter if settings.adapter in here else None
 
     # -- callbacks ------------------------------------------------------------------------------------------------
 
@@ -152,12 +157,12 @@ class ExploreTab:
         if run is not None:
             yield self.explorer.message(run, 0, whole=True)
             return
-        yield from self.start(request, self.prepared(examples()[0]))
+        yield from self.start(request, self.prepared(examples()[0], self.spec, self.adapter))
 
-    def prepared(self, example: Example) -> tuple[Any, ...]:
+    def prepared(self, example: Example, spec: str = "mini", adapter: str | None = None) -> tuple[Any, ...]:
         """What Solve would be given for an example."""
-        tau = self.explorer.workspace.model("mini").tau
-        return ("mini", BASE, example.problem, example.answer, tau, 0.0, 1.0, 0, 512, False)
+        tau = self.explorer.workspace.model(spec).tau
+        return (spec, adapter or BASE, example.problem, example.answer, tau, 0.0, 1.0, 0, 512, False)
 
     def next_problem(self, event: gr.EventData, place: int, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """The playlist of presenter mode: the prepared examples, round and round."""
@@ -216,8 +221,8 @@ def build_explore_tab(explorer: Explorer, settings: Settings, notice: str | None
 
 def _controls(tab: ExploreTab) -> Controls:
     first = examples()[0]
-    spec, tau = "mini", tab.explorer.workspace.model("mini").tau
-    choices = [(f"{p.title} · {p.size}", p.name) for p in PRESETS.values()]
+    opened = tab.explorer.workspace.model(tab.spec)
+    choices = [(f"{p.title} · {p.size(torch.cuda.is_available())}", p.name) for p in PRESETS.values()]
     if tab.settings.model and tab.settings.model not in PRESETS:
         choices.insert(1, (tab.settings.model, tab.settings.model))
     gpu_preset = next(p for p in PRESETS.values() if p.gpu)
@@ -233,14 +238,19 @@ def _controls(tab: ExploreTab) -> Controls:
         answer = gr.Textbox(first.answer, label="Expected answer (optional)", elem_id="answer", max_lines=1)
     build_builder(problem, answer)
     with gr.Accordion("Model", open=False):
-        model = gr.Dropdown(choices, value=spec, label="Model", allow_custom_value=True, elem_id="model")
+        model = gr.Dropdown(choices, value=tab.spec, label="Model", allow_custom_value=True, elem_id="model")
         gpu = gr.Button(
-            f"Load {gpu_preset.title} ({gpu_preset.size})", size="sm", visible=torch.cuda.is_available(), elem_id="gpu"
+            f"Load {gpu_preset.title} ({gpu_preset.size(True)})",
+            size="sm",
+            visible=torch.cuda.is_available(),
+            elem_id="gpu",
         )
-        adapters = [BASE, *bundled_adapters(tab.explorer.workspace.model("mini"))]
-        adapter = gr.Dropdown(adapters, value=BASE, label="Adapter", allow_custom_value=True, elem_id="adapter")
+        adapters = list(dict.fromkeys([BASE, *bundled_adapters(opened), *opened.adapters]))
+        adapter = gr.Dropdown(
+            adapters, value=tab.adapter or BASE, label="Adapter", allow_custom_value=True, elem_id="adapter"
+        )
         note = gr.Markdown("A Hub id, a folder or a .gguf file works too.", elem_id="model-note")
-    threshold = gr.Slider(0, 4, tau, step=0.05, label="Fork threshold (nats)", elem_id="tau")
+    threshold = gr.Slider(0, 4, opened.tau, step=0.05, label="Fork threshold (nats)", elem_id="tau")
     with gr.Accordion("Decoding", open=False):
         temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature (0 = greedy)", elem_id="temperature")
         top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", elem_id="top-p")

@@ -96,3 +96,25 @@ def test_a_model_that_cannot_be_had_leaves_mini_and_a_notice():
     assert "mini" in notice
     assert space.loaded == ["mini"]
     assert prepare(Settings(), space) is None
+
+
+def test_a_taken_port_is_one_sentence_and_exit_code_two(capsys, monkeypatch):
+    import socket
+
+    from rmx.cli import main
+
+    monkeypatch.setattr("rmx.ui.app.Workspace", lambda: Workspace(loader=lambda spec: scripted_model()))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "--port", port]) == 2
+    err = capsys.readouterr().err
+    assert port in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_wrong_port_in_the_environment_is_exit_code_two(capsys, monkeypatch):
+    from rmx.cli import main
+
+    monkeypatch.setenv("PORT", "many")
+    assert main(["serve"]) == 2
+    assert "RMX_PORT" in capsys.readouterr().err
