@@ -139,6 +139,5 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port))
     except OSError as error:
-        raise RmxError(
-            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). Take another one: --port N or PORT=N."
-        ) from error
+        place = f"{settings.host}:{settings.port}"
+        raise RmxError(f"Cannot listen on {place} ({error.strerror}). Take another port: --port N or PORT=N.") from error
