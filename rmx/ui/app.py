@@ -140,4 +140,4 @@ def _listen(settings: Settings) -> socket.socket:
         return socket.create_server((settings.host, settings.port))
     except OSError as error:
         place = f"{settings.host}:{settings.port}"
-        raise RmxError(f"Cannot listen on {place} ({error.strerror}). Take another port: --port N or PORT=N.") from error
+        raise RmxError(f"Cannot listen on {place} ({error.strerror}). Take another: --port N or PORT=N.") from error
