@@ -13,6 +13,7 @@ from typing import Any
 from rmx.answers import grade
 from rmx.batch import continue_batch
 from rmx.config import TOP_SHOWN, Sampling
+from rmx.explore.ending import Ending
 from rmx.explore.generate import Generation, Job
 from rmx.intervals import share
 from rmx.models import Model
@@ -73,7 +74,7 @@ def _answers(
             [*job.prompt_ids, *kept],
             alternatives,
             max_new=max_new - token.pos,
-            over=lambda row, t: t in model.stop_ids,
+            over=Ending(model, job.prompt_ids, kept, len(alternatives)),
             adapter=job.adapter,
         )
     return [model.answer_text([*kept, *row]) for row in rows]

@@ -309,6 +309,22 @@ def test_presenter_mode_pauses_at_a_fork_and_lets_the_room_choose(page: Page) ->
     expect(page.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(2)
 
 
+def test_a_clicker_walks_the_playlist(page: Page) -> None:
+    page.get_by_role("button", name="Present").click()
+    page.evaluate("window.rmx.presenter(true, {pace: 0, pauseAtForks: false})")
+    expect(answer(page)).to_contain_text("✗ wrong")
+    page.keyboard.press("PageDown")
+    expect(page.locator(".rmx .title")).to_have_text(examples()[1].problem, timeout=15_000)
+
+
+def test_the_tour_has_five_steps(page: Page) -> None:
+    page.get_by_role("button", name="Tour", exact=True).first.click()
+    for step in range(1, 6):
+        expect(page.get_by_text(f"{step} of 5")).to_be_visible()
+        page.get_by_role("button", name="Next" if step < 5 else "Done").click()
+    expect(page.get_by_text("5 of 5")).to_be_hidden()
+
+
 def test_two_visitors_do_not_see_each_other(open_page: Open, url: str) -> None:
     one, two = open_page(url), open_page(url)
     for page in (one, two):

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rmx.answers import StopRule
 from rmx.config import Sampling
 from rmx.errors import PromptError, SwapError
 from rmx.explore.branch import swap, swap_job
+from rmx.explore.ending import Ending
 from rmx.explore.generate import Generation, Job, read_job
 from rmx.explore.lookahead import look_ahead
 from rmx.explore.vocabulary import search
@@ -218,6 +220,26 @@ def test_a_row_that_ends_leaves_the_batch_and_the_others_go_on(tiny):
         cut = next((i + 1 for i, t in enumerate(whole) if t in tiny.stop_ids), len(whole))
         assert row == whole[:cut]
     assert len(rows[1]) <= 4
+
+
+def test_rows_of_a_batch_end_where_a_trace_ends(tiny):
+    """One rule everywhere: each row is over exactly where Generation would have stopped."""
+    texts = [
+        "so \\boxed{4}.\nmore",
+        "so \\boxed{4} and on and on and on and on",
+        "no answer here",
+        "<think>\\boxed{1}\n",
+    ]
+    kept = tiny.encode("well, ")
+    for text in texts:
+        ids = tiny.encode(text)
+        ending = Ending(tiny, PROMPT, kept, 1)
+        rule = StopRule()
+        for token in kept:
+            rule.feed(tiny.detokenizer.lone(token))
+        assert [ending(0, t) for t in ids] == [rule.feed(tiny.detokenizer.lone(t)) for t in ids]
+    tiny.stop_ids = frozenset({7})
+    assert [Ending(tiny, PROMPT, kept, 2)(row, 7) for row in (0, 1)] == [True, True]
 
 
 def test_look_ahead_stops_at_the_end_of_the_context(tiny):

@@ -98,6 +98,19 @@ def test_a_model_that_cannot_be_had_leaves_mini_and_a_notice():
     assert prepare(Settings(), space) is None
 
 
+def test_the_model_of_the_settings_opens_the_page_where_it_could_be_had():
+    from rmx.ui.explore_tab import ExploreTab
+    from rmx.ui.explorer import Explorer
+
+    space = Workspace(loader=lambda spec: scripted_model())
+    settings = Settings(model="own/model")
+    assert prepare(settings, space) is None
+    assert ExploreTab(Explorer(space), settings).spec == "own/model"
+    bare = Workspace(loader=lambda spec: scripted_model())
+    bare.model("mini")
+    assert ExploreTab(Explorer(bare), settings).spec == "mini"
+
+
 def test_a_taken_port_is_one_sentence_and_exit_code_two(capsys, monkeypatch):
     import socket
 
