@@ -24,16 +24,20 @@ class Example:
     problem_id: str
     problem: str
     answer: str
-    pos: int
+    pos: int  # completion token, from 0
     token_id: int
     token_text: str
+    base_answer: str
+    swapped_answer: str
+    entropy: float  # nats, at the fork
+    p: float  # of the swapped token
 
 
 @lru_cache(maxsize=1)
 def examples() -> tuple[Example, ...]:
     """The examples that ship with mini, the one for the first screen first."""
     rows = json.loads((ASSETS / "mini" / "examples.json").read_text(encoding="utf-8"))
-    return tuple(Example(**{k: row[k] for k in Example.__slots__}) for row in rows)
+    return tuple(Example(**row) for row in rows)
 
 
 def of_kind(kind: Kind) -> list[Example]:

@@ -2,37 +2,17 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
 
+from rmx.examples import Example, Kind
 from rmx.mini.figures import Greedy, Mini, Swap, greedy, sound, swaps
 from rmx.mini.problems import mini_set
-
-Kind = Literal["rescue", "break", "harmless"]
 
 PER_KIND = 4
 LONGEST_PROBLEM = 150  # characters
 LEAST_P = 0.12  # of the swapped token where the swap matters
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One swap worth showing, on a problem of the mini test set."""
-
-    title: str
-    kind: Kind
-    problem_id: str
-    problem: str
-    answer: str
-    pos: int  # completion token, from 0
-    token_id: int
-    token_text: str
-    base_answer: str
-    swapped_answer: str
-    entropy: float  # nats, at the fork
-    p: float  # of the swapped token
 
 
 def _title(base: str, token: str, base_answer: str, swapped_answer: str) -> str:

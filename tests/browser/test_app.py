@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("playwright")
 import uvicorn
 from conftest import free_port
+from places import answer, inspector, status
 from playwright.sync_api import Locator, Page, expect
 
 from rmx.examples import examples, of_kind
@@ -52,18 +53,6 @@ def page(open_page: Open, url: str) -> Page:
     opened = open_page(url)
     expect(status(opened)).to_contain_text("tokens", timeout=30_000)
     return opened
-
-
-def status(page: Page) -> Locator:
-    return page.locator(".rmx").get_by_role("status")
-
-
-def answer(page: Page) -> Locator:
-    return page.get_by_role("group", name="Answer")
-
-
-def inspector(page: Page) -> Locator:
-    return page.get_by_role("region", name="Inspector")
 
 
 def alternatives(page: Page) -> Locator:

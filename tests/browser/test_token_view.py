@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("playwright")
 import scripted_app as app
 from conftest import free_port
+from places import answer, inspector, status
 from playwright.sync_api import Locator, Page, expect
 
 Open = Callable[..., Page]
@@ -28,18 +29,6 @@ def page(open_page: Open, url: str) -> Page:
     app.EVENTS.clear()
     app.DROP.clear()
     return open_page(url)
-
-
-def status(page: Page) -> Locator:
-    return page.locator(".rmx").get_by_role("status")
-
-
-def answer(page: Page) -> Locator:
-    return page.get_by_role("group", name="Answer")
-
-
-def inspector(page: Page) -> Locator:
-    return page.get_by_role("region", name="Inspector")
 
 
 def tokens(page: Page) -> Locator:
