@@ -20,22 +20,39 @@ class Workspace:
         self._load = loader or (lambda spec: load(spec, device, dtype))
         self._keep = keep
         self._models: OrderedDict[str, Model] = OrderedDict()
-        self._lock = threading.Lock()
+        self._loading: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()  # held for moments only: a slow load must not stop the others
 
     def model(self, spec: str) -> Model:
-        """The model of this spec, loaded now if it is not yet.
+        """The model of this spec, loaded now if it is not yet; several who ask at once share one load.
 
         Raises:
             ModelError: it cannot be loaded; whatever is loaded stays as it is.
         """
         with self._lock:
-            if spec not in self._models:
-                self._models[spec] = self._load(spec)
+            if found := self._found(spec):
+                return found
+            gate = self._loading.setdefault(spec, threading.Lock())
+        with gate:
+            with self._lock:
+                if found := self._found(spec):
+                    return found
+            try:
+                model = self._load(spec)
+            finally:
+                with self._lock:
+                    self._loading.pop(spec, None)
+            with self._lock:
+                self._models[spec] = model
+                large = [s for s in self._models if s != "mini"]
+                for old in large[: -self._keep]:
+                    del self._models[old]
+            return model
+
+    def _found(self, spec: str) -> Model | None:
+        if spec in self._models:
             self._models.move_to_end(spec)
-            large = [s for s in self._models if s != "mini"]
-            for old in large[: -self._keep]:
-                del self._models[old]
-            return self._models[spec]
+        return self._models.get(spec)
 
     def adapter(self, model: Model, spec: str | None) -> str | None:
         """Make sure that an adapter is on a model; returns its name on the engine, None for the base."""

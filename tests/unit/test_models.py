@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+import time
 
 import pytest
 import torch
@@ -250,6 +252,31 @@ def test_large_models_go_and_mini_stays(folder, tmp_path):
         space.model(spec)
     assert made == ["mini", "a", "b", "a"]
     assert space.loaded == ["mini", "a"]
+
+
+def test_a_slow_load_stops_nobody_else_and_is_shared(tiny):
+    go_on, made = threading.Event(), []
+
+    def loader(spec):
+        made.append(spec)
+        if spec == "slow":
+            assert go_on.wait(20)
+        return wrap(qwen())
+
+    space = Workspace(loader=loader)
+    got: list = []
+    waiting = [threading.Thread(target=lambda: got.append(space.model("slow"))) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    while "slow" not in made:
+        time.sleep(0.001)
+    assert space.model("mini") is space.model("mini")  # at once, while the other still loads
+    assert got == []
+    go_on.set()
+    for thread in waiting:
+        thread.join(20)
+    assert made.count("slow") == 1
+    assert got[0] is got[1] is got[2]
 
 
 def test_a_copy_of_the_bundled_model_is_the_same_model(mini, tmp_path):
