@@ -51,11 +51,20 @@ class Turns:
             self._changed.notify_all()
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for the engine, hold it, give it back."""
+    def turn(self, patience: float | None = None) -> Iterator[None]:
+        """Wait for the engine, hold it, give it back.
+
+        Args:
+            patience: seconds to wait at most. A server has few threads: one that waits without end for a generation
+                may hold the very thread that the generation needs for its next step.
+
+        Raises:
+            Busy: the line is full, or the turn did not come in time.
+        """
         ticket = self.enter()
         try:
-            self.wait(ticket)
+            if self.wait(ticket, patience):
+                raise Busy("The model is busy with another solution. Try again when it is done.")
             yield
         finally:
             self.leave(ticket)

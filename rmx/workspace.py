@@ -58,7 +58,7 @@ class Workspace:
         """Make sure that an adapter is on a model; returns its name on the engine, None for the base."""
         if not spec:
             return None
-        with self._lock, model.engine.turns.turn():
+        with model.engine.turns.turn():
             return add_adapter(model, spec)
 
     @property

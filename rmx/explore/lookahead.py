@@ -14,6 +14,7 @@ def look_ahead(
     alternatives: Sequence[int],
     adapter: str | None = None,
     length: int = LOOK_AHEAD,
+    patience: float | None = None,
 ) -> list[list[int]]:
     """Greedy continuations of `prefix`, one for each alternative; each list begins with its alternative.
 
@@ -21,9 +22,10 @@ def look_ahead(
         prefix: prompt and kept tokens, as ids.
         alternatives: token ids that could follow it.
         length: tokens after the alternative; a row ends early at an end token.
+        patience: seconds to wait for the engine, see `Turns.turn`.
     """
     engine = model.engine
-    with engine.turns.turn(), engine.using(adapter):
+    with engine.turns.turn(patience), engine.using(adapter):
         return continue_batch(
             engine,
             prefix,

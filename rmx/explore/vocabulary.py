@@ -16,7 +16,12 @@ def _texts(detokenizer: Detokenizer, size: int) -> tuple[str, ...]:
 
 
 def search(
-    model: Model, prefix: Sequence[int], query: str, adapter: str | None = None, limit: int = 30
+    model: Model,
+    prefix: Sequence[int],
+    query: str,
+    adapter: str | None = None,
+    limit: int = 30,
+    patience: float | None = None,
 ) -> list[tuple[int, str, float, int]]:
     """Tokens whose text contains `query`, as (id, text, probability, rank) given `prefix`.
 
@@ -29,7 +34,7 @@ def search(
     matches = [i for i, text in enumerate(texts) if wanted in text] if wanted else []
     if not matches:
         return []
-    with engine.turns.turn(), engine.using(adapter):
+    with engine.turns.turn(patience), engine.using(adapter):
         logits = engine.open(prefix, adapter=adapter).logits.float()
     ids = torch.tensor(matches, device=logits.device)
     rows = logits.expand(len(matches), -1)

@@ -23,6 +23,7 @@ from rmx.records import TokenDist
 from rmx.workspace import Workspace
 
 log = logging.getLogger(__name__)
+PATIENCE = 8.0  # seconds that a question of the page waits for the engine
 INTERVAL = 0.08  # seconds between messages while streaming
 FORCED, SPECIAL = 1, 2
 Message = dict[str, Any]
@@ -127,7 +128,7 @@ class Explorer:
         run, pos = self._place(data)
         prefix = [*run.job.prompt_ids, *(t.id for t in run.tokens[:pos])]
         ids = [c.id for c in run.tokens[pos].top[:TOP_SHOWN]]
-        rows = look_ahead(run.model, prefix, ids, run.job.adapter)
+        rows = look_ahead(run.model, prefix, ids, run.job.adapter, patience=PATIENCE)
         detokenizer = run.model.detokenizer
         texts = [detokenizer.text([i for i in row[1:] if i not in detokenizer.special_ids]) for row in rows]
         return {"pos": pos, "alternatives": [{"id": i, "text": t} for i, t in zip(ids, texts, strict=True)]}
@@ -137,7 +138,7 @@ class Explorer:
         run, pos = self._place(data)
         prefix = [*run.job.prompt_ids, *(t.id for t in run.tokens[:pos])]
         query = _get(data, "q")
-        found = search(run.model, prefix, str(query or "")[:100], run.job.adapter)
+        found = search(run.model, prefix, str(query or "")[:100], run.job.adapter, patience=PATIENCE)
         return {"tokens": [{"id": i, "text": t, "p": p, "rank": r} for i, t, p, r in found]}
 
     # -- messages -------------------------------------------------------------------------------------------------

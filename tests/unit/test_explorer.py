@@ -179,6 +179,15 @@ def test_visitors_wait_in_line_see_their_place_and_do_not_mix():
         assert len(run.tokens) == 60
 
 
+def test_questions_give_up_when_the_engine_stays_busy(explorer, monkeypatch):
+    run = solve(explorer)
+    monkeypatch.setattr("rmx.ui.explorer.PATIENCE", 0.05)
+    with run.model.engine.turns.turn():
+        for ask in (explorer.look, explorer.search):
+            assert "busy" in answering(ask)({"run": run.id, "pos": 3, "q": "a"})["error"]
+    assert "alternatives" in answering(explorer.look)({"run": run.id, "pos": 3})
+
+
 def test_a_new_run_stops_the_one_on_the_same_page():
     explorer = Explorer(Workspace(loader=lambda spec: scripted_model()))
     visitors = Visitors(limit=2)

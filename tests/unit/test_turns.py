@@ -52,3 +52,14 @@ def test_an_exception_gives_the_turn_back():
     with pytest.raises(KeyError), turns.turn():
         raise KeyError
     assert turns.waiting() == 0
+
+
+def test_patience_ends_and_the_place_is_given_up():
+    turns = Turns()
+    holder = turns.enter()
+    with pytest.raises(Busy, match="busy"), turns.turn(patience=0.05):
+        pass
+    assert turns.waiting() == 1
+    turns.leave(holder)
+    with turns.turn(patience=0.05):
+        assert turns.waiting() == 1
