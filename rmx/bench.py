@@ -126,6 +126,7 @@ def decode(model: Model, rounds: int, tokens: int = 64) -> dict[str, Any]:
     prompt = torch.tensor([ids], device=engine.device)
     quiet = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "pad_token_id": 0}
     engine.model.generation_config.eos_token_id = None  # both sides decode equally many tokens
+    endless = _endless(model)
 
     def plain() -> Any:
         return engine.model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, **quiet)
@@ -133,7 +134,7 @@ def decode(model: Model, rounds: int, tokens: int = 64) -> dict[str, Any]:
     def ours() -> list[int]:
         engine.prefixes.clear()
         job = Job(ids, Sampling(max_new_tokens=tokens), model.tau)
-        return Generation(_endless(model), job).run().ids
+        return Generation(endless, job).run().ids
 
     wanted = plain()[0, len(ids) :].tolist()
     got = ours()
