@@ -30,7 +30,7 @@ WARMUP_STEPS = 100
 class PretrainConfig:
     """Everything that the weights depend on."""
 
-    steps: int = 5000
+    steps: int = 7000
     seed: int = 0
     batch: int = 32  # sequences
     hidden: int = 128

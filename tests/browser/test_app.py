@@ -134,8 +134,9 @@ def test_examples_of_both_directions_and_a_harmless_fork(page: Page) -> None:
         page.get_by_role("button", name=re.compile(button)).click()
         expect(page.locator(".rmx .title")).to_have_text(example.problem)
         expect(inspector(page)).to_contain_text(f"at {example.pos}", timeout=15_000)
-        right = kind != "rescue"
+        right = example.base_answer == example.answer
         expect(answer(page)).to_contain_text("✓ right" if right else "✗ wrong")
+        expect(answer(page)).to_contain_text(example.base_answer)
 
 
 def test_a_reload_brings_the_same_solution_back(page: Page) -> None:
