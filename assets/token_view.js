@@ -120,13 +120,19 @@ function place(span, text, before) {
   const long = block.size > 480 || (block.size > 240 && /[.!?:]["')\]]?$/.test(before ?? "") && /^\s/.test(text));
   if (!block.node || long || block.flat !== flat) {
     if (!before?.endsWith("\n")) hideEdge(span);
-    ui.flow.append((block.node = attrs(make("p", "para"), { dir: "auto" })));
+    section().append((block.node = attrs(make("p", "para"), { dir: "auto" })));
     Object.assign(block, { size: 0, flat });
   }
   block.node.append(span);
   block.size++;
   block.blank = bare ? block.blank + 1 : 0;
   if (text.endsWith("\n") && !flat) block.node = null;
+}
+// Paragraphs stand in sections: what a growing text costs then depends on the last section, not on its length.
+function section() {
+  const last = ui.flow.lastElementChild;
+  if (last && last.childElementCount < 24) return last;
+  return ui.flow.appendChild(make("section", "section"));
 }
 function hideEdge(span) {
   // One space before the very first word, or after a break of ours, would look like an indent; it stays in the text.
@@ -150,18 +156,20 @@ function append(b, upTo) {
   }
 }
 function addFork(pos) {
-  if (!forks.length) [els[pos].classList.add("first"), els[pos].parentNode.classList.add("shows-mark")];
+  if (!forks.length) els[pos].classList.add("first");
   forks.push(pos);
   if (!tabStop?.isConnected) setTabStop(els[pos]);
 }
 function truncate(toks, length) {
   const first = els[length];
   if (first) {
-    const last = first.parentNode;
+    const last = first.parentNode, home = last.parentNode;
+    while (home.nextSibling) home.nextSibling.remove();
     while (last.nextSibling) last.nextSibling.remove();
     while (first.nextSibling) first.nextSibling.remove();
     first.remove();
     if (!last.firstChild) last.remove();
+    if (!home.firstChild) home.remove();
     els.length = length;
   }
   while (forks.length && forks.at(-1) >= length) forks.pop();
