@@ -125,7 +125,7 @@ def _serve(size: int) -> tuple[str, Any]:
         time.sleep(0.05)
 
     def stop() -> None:
-        server.should_exit = True
+        server.should_exit = server.force_exit = True  # the stream that was measured need not end first
         thread.join(30)
 
     return f"http://127.0.0.1:{port}/", stop
