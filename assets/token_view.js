@@ -131,7 +131,7 @@ function place(span, text, before) {
 // Paragraphs stand in sections: what a growing text costs then depends on the last section, not on its length.
 function section() {
   const last = ui.flow.lastElementChild;
-  if (last && last.childElementCount < 24) return last;
+  if (last && last.childElementCount < 8) return last;
   return ui.flow.appendChild(make("section", "section"));
 }
 function hideEdge(span) {
