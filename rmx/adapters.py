@@ -5,11 +5,15 @@ from typing import Any
 
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
+from torch import Tensor
+from transformers import DynamicCache
 
 from rmx.errors import ModelError
 from rmx.models import Model, _first_line
 from rmx.paths import ASSETS
 
+PROBE = "Ann has 3 apples and buys 4 more. 3 + 4 = 7. So the answer is 7."
+PROBE_TOKENS = 16
 
 def bundled_adapters(model: Model) -> list[str]:
     """Names of the adapters that ship with this model."""
@@ -24,10 +28,13 @@ def add_adapter(model: Model, spec: str) -> str:
     Raises:
         ModelError: no adapter there, a pickle, damaged, or made for another architecture.
     """
-    name = spec.replace(".", "_")  # PEFT uses the name as a module key, where a dot would nest
+    # PEFT uses the name as a module key, where a dot would nest; a star marks the strength in a key.
+    name = spec.replace(".", "_").replace("*", "_")
     if name in model.engine.adapters:
         return name
     place = _place(model, spec)
+    if model.engine.probe is None and not model.engine.adapters:
+        model.engine.probe = probe(model)
     try:
         config = PeftConfig.from_pretrained(place)
         _check_targets(model, config, spec)
@@ -82,9 +89,27 @@ def _attach(model: Model, place: str, name: str) -> None:
 
 def _strip(engine: Any) -> None:
     """Take half-attached adapter layers off again, so that a failed load leaves the base as it was."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    for parent, name, _, original in wrapped_modules(engine.model):
+        setattr(parent, name, original)
 
-    for name, module in list(engine.model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            parent = engine.model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], module.get_base_layer())
+
+def wrapped_modules(network: Any) -> list[tuple[Any, str, Any, Any]]:
+    """Every module that PEFT has put itself around: (parent, attribute, wrapper, what it wraps)."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    found = []
+    for name, module in network.named_modules():
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            inside = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
+            found.append((network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], module, inside))
+    return found
+
+
+def probe(model: Model) -> Tensor:
+    """Logits (n, V), fp32 on the CPU, on a fixed text: whatever changes the network changes these.
+
+    The caller has the adapters off and holds the engine's turn, or is the only one who knows the model.
+    """
+    ids = (model.encode(PROBE) or [0])[:PROBE_TOKENS]
+    return model.engine.forward([ids], DynamicCache(config=model.engine.config), keep=len(ids))[0].float().cpu()

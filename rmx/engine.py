@@ -7,11 +7,12 @@ The engine speaks token ids and logits only. It knows nothing about text, forks,
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -111,6 +112,13 @@ class Stream:
         self.logits = self._engine.forward([[token_id]], self._cache, keep=1)[0, -1]
         return self.logits
 
+    def read(self, tokens: Sequence[int]) -> Tensor:
+        """Append given tokens; returns the logits (n, V) after each of them."""
+        self.ids.extend(tokens)
+        rows = self._engine.forward([list(tokens)], self._cache, keep=len(tokens))[0]
+        self.logits = rows[-1]
+        return rows
+
     def save(self) -> None:
         """Hand keys and values to the prefix cache."""
         self._engine.save(self._adapter, self.ids, self._cache)
@@ -130,6 +138,7 @@ class Engine:
         self.prefixes = PrefixCache(cache_bytes)
         self.turns = Turns()
         self.adapters: dict[str, str] = {}  # name -> where it came from
+        self.probe: Tensor | None = None  # logits on a fixed text, recorded before the first adapter
 
     @property
     def device(self) -> torch.device:
@@ -145,16 +154,25 @@ class Engine:
         """How many positions the model was built for."""
         return int(getattr(self.config, "max_position_embeddings", None) or 1 << 20)
 
+    @property
+    def chunk_rows(self) -> int:
+        """How many rows of logits one reading chunk holds."""
+        return max(16, CHUNK_BYTES // (4 * self.vocab_size))
+
     # -- adapters -------------------------------------------------------------------------------------------------
 
     def using(self, adapter: str | None) -> AbstractContextManager[Any]:
-        """Switch to an adapter, or to the base when None, for the length of a `with` block."""
+        """Switch to an adapter, or to the base when None, for the length of a `with` block.
+
+        An adapter's key is its name, or `name*0.50` for the same adapter at half its strength.
+        """
         if adapter is None:
             return self.model.disable_adapter() if self.adapters else nullcontext()  # type: ignore[no-any-return]
-        if adapter not in self.adapters:
-            raise ModelError(f"The adapter '{adapter}' is not loaded on this model.")
-        self.model.set_adapter(adapter)
-        return nullcontext()
+        name, strength = split_key(adapter)
+        if name not in self.adapters:
+            raise ModelError(f"The adapter '{name}' is not loaded on this model.")
+        self.model.set_adapter(name)
+        return nullcontext() if strength == 1 else _scaled(self.model, name, strength)
 
     # -- the four moves -------------------------------------------------------------------------------------------
 
@@ -205,6 +223,23 @@ class Engine:
         return out
 
     @torch.inference_mode()
+    def forward_mixed(self, ids: Sequence[Sequence[int]], cache: Any, adapters: Sequence[str | None]) -> Tensor:
+        """As `forward` with keep=1, each row under an adapter of its own; None is the base.
+
+        The caller is inside `using` of the adapter whose strength counts. One pass over the weights serves all rows.
+        """
+        tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)
+        names = ["__base__" if key is None else split_key(key)[0] for key in adapters]
+        try:
+            out: Tensor = self.model(
+                input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1, adapter_names=names
+            ).logits
+        except BaseException:
+            _drop_hooks(self.model)
+            raise
+        return out[:, -1]
+
+    @torch.inference_mode()
     def save(self, adapter: str | None, ids: Sequence[int], cache: Any) -> None:
         """Keep a finished sequence for later prefixes, where its cache can be cropped at all."""
         n = cache.get_seq_length()
@@ -233,9 +268,8 @@ class Engine:
             start += n
             if start == len(ids):
                 yield start - 1, logits
-        rows = max(16, CHUNK_BYTES // (4 * self.vocab_size))
         while start < len(ids):
-            chunk = list(ids[start : start + rows])
+            chunk = list(ids[start : start + self.chunk_rows])
             yield start, self.forward([chunk], cache, keep=len(chunk))[0]
             start += len(chunk)
 
@@ -258,6 +292,39 @@ class Engine:
             if isinstance(layer, DynamicSlidingWindowLayer):
                 layer.cumulative_length = n
         return cache
+
+
+def adapter_key(name: str, strength: float = 1.0) -> str:
+    """How an adapter at a strength is called everywhere: in `using`, in the prefix cache, on screen."""
+    return name if strength == 1 else f"{name}*{strength:.4g}"
+
+
+def split_key(key: str) -> tuple[str, float]:
+    """Name and strength of an adapter's key."""
+    name, _, strength = key.partition("*")
+    return name, float(strength) if strength else 1.0
+
+
+@contextmanager
+def _scaled(model: Any, name: str, strength: float) -> Iterator[None]:
+    """A LoRA's output multiplied by `strength` for the length of a `with` block."""
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and name in m.scaling]
+    before = [layer.scaling[name] for layer in layers]
+    try:
+        for layer, scale in zip(layers, before, strict=True):
+            layer.scaling[name] = scale * strength
+        yield
+    finally:
+        for layer, scale in zip(layers, before, strict=True):
+            layer.scaling[name] = scale
+
+
+def _drop_hooks(model: Any) -> None:
+    """A mixed pass that fails half way leaves PEFT's hooks behind, and every later pass would obey them."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module._forward_pre_hooks.clear()
+            module._forward_pre_hooks_with_kwargs.clear()
 
 
 def croppable(cache: Any) -> bool:

@@ -40,6 +40,7 @@ class Model:
     tokenizer: Any
     style: PromptStyle
     tau: float
+    source: str | None = None  # folder or Hub id of the weights; None where there is no file behind them
     detokenizer: Detokenizer = field(init=False)
     stop_ids: frozenset[int] = field(init=False)
 
@@ -138,7 +139,7 @@ def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int 
     model.requires_grad_(False)
     found = fingerprint(folder) if local else getattr(model.config, "_commit_hash", None) or revision or "unknown"
     style, tau = _manners(preset, tokenizer)
-    return Model(spec, found, kind, Engine(model, cache_bytes), tokenizer, style, tau)
+    return Model(spec, found, kind, Engine(model, cache_bytes), tokenizer, style, tau, place)
 
 
 def choose_device(device: str) -> torch.device:

@@ -1,0 +1,121 @@
+"""What an adapter is: its size, where it sits, whether it does anything, whether its strength can be set."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
+
+from rmx.models import Model, fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFacts:
+    """What the badge says of an adapter."""
+
+    name: str
+    type: str  # PEFT's word: LORA, IA3, …
+    rank: int | None
+    alpha: float | None
+    targets: tuple[str, ...]
+    parameters: int
+    norm: float  # Frobenius norm of all weight changes together, at strength 1
+    zero: bool  # it changes nothing at all
+    revision: str  # content hash of a local adapter, its source otherwise
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "type": self.type,
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "targets": list(self.targets),
+            "parameters": self.parameters,
+            "norm": self.norm,
+            "zero": self.zero,
+            "revision": self.revision,
+        }
+
+
+def why_not_linear(config: Any) -> str | None:
+    """Why an adapter's output cannot simply be multiplied; None for a plain LoRA, where it can.
+
+    A LoRA adds s·B·A·x, so that twice s is twice the change. Variants that renormalise the weights (DoRA), replace
+    whole modules or tokens, or train biases do not scale that way, and neither do other kinds of adapters.
+    """
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if kind != "LORA":
+        return f"it is a {kind} adapter, and only a plain LoRA scales linearly."
+    if getattr(config, "use_dora", False):
+        return "it is a DoRA, which renormalises the weights; part of its effect is there at any strength."
+    if config.modules_to_save or getattr(config, "trainable_token_indices", None):
+        return "it replaces whole modules or tokens, which are either there or not."
+    if config.bias != "none":
+        return "it trains biases, which do not scale with it."
+    if getattr(config, "alora_invocation_tokens", None):
+        return "it is switched on by tokens of the text."
+    return None
+
+
+def facts(model: Model, name: str) -> AdapterFacts:
+    """Measure an adapter that is on the model.
+
+    The norm is exact for LoRA: ||s B A||_F = s sqrt(tr((B^T B)(A A^T))), computed in fp64 without forming B A.
+    """
+    config = model.engine.model.peft_config[name]
+    norm = math.sqrt(sum(lora_norm(layer, name) ** 2 for layer in lora_layers(model, name)))
+    weights = adapter_tensors(model, name)
+    targets = config.target_modules
+    source = Path(model.engine.adapters[name])
+    return AdapterFacts(
+        name=name,
+        type=str(getattr(config.peft_type, "value", config.peft_type)),
+        rank=getattr(config, "r", None),
+        alpha=getattr(config, "lora_alpha", None),
+        targets=tuple(sorted(targets)) if isinstance(targets, set | list | tuple) else (str(targets),),
+        parameters=sum(w.numel() for w in weights),
+        norm=norm,
+        # Anything but a LoRA is zero only where all of its tensors are.
+        zero=norm == 0 if lora_layers(model, name) else not any(bool(w.any()) for w in weights),
+        revision=fingerprint(source) if source.is_dir() else str(source),
+    )
+
+
+def lora_layers(model: Model, name: str) -> list[LoraLayer]:
+    """The layers that carry this LoRA."""
+    modules = model.engine.model.modules()
+    return [m for m in modules if isinstance(m, LoraLayer) and (name in m.lora_A or name in m.lora_embedding_A)]
+
+
+def lora_norm(layer: LoraLayer, name: str) -> float:
+    """Frobenius norm of one layer's weight change at strength 1."""
+    a, b = lora_factors(layer, name)
+    with torch.inference_mode():
+        gram = (b.double().T @ b.double()) * (a.double() @ a.double().T)
+        return float(layer.scaling[name] * gram.sum().clamp_min(0).sqrt())
+
+
+def lora_factors(layer: LoraLayer, name: str) -> tuple[Tensor, Tensor]:
+    """A (r, in) and B (out, r), convolutions flattened."""
+    if name in layer.lora_embedding_A:
+        return layer.lora_embedding_A[name], layer.lora_embedding_B[name]
+    return layer.lora_A[name].weight.flatten(1), layer.lora_B[name].weight.flatten(1)
+
+
+def adapter_tensors(model: Model, name: str) -> list[Tensor]:
+    """All tensors of one adapter."""
+    marked = f".{name}"
+    return [
+        w
+        for key, w in model.engine.model.named_parameters()
+        if key.endswith(marked) or f"{marked}." in key or f"{marked}_" in key
+    ]
+
+
+def tuner_layers(model: Model) -> list[BaseTunerLayer]:
+    """Every layer that PEFT has wrapped."""
+    return [m for m in model.engine.model.modules() if isinstance(m, BaseTunerLayer)]

@@ -1,0 +1,106 @@
+"""Two models on one prefix: where they part, by how much, and what each thinks of the other's choice. Pure tensors."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Kind = Literal["unshifted", "reranked", "shifted"]
+KINDS: tuple[Kind, ...] = ("unshifted", "reranked", "shifted")
+RERANKED = 5  # a choice among the base's five best is reranked, one beyond them is shifted
+
+
+class Compared(NamedTuple):
+    """N positions read by both models; "choice" is a model's argmax."""
+
+    kl: Tensor  # (N,) KL(base || adapted) in nats
+    base_choice: Tensor  # (N,) token ids
+    adapted_choice: Tensor  # (N,)
+    rank: Tensor  # (N,) rank of the adapted model's choice under the base; 1 = the base's own choice or its equal
+    p: Tensor  # (N,) the base's probability of the adapted model's choice
+    back_rank: Tensor  # (N,) rank of the base's choice under the adapted model
+    back_p: Tensor  # (N,)
+    base_gap: Tensor  # (N,) logits between the base's choice and the adapted model's, under the base; 0 where they agree
+    adapted_gap: Tensor  # (N,) the same under the adapted model
+
+
+def compare(base: Tensor, adapted: Tensor) -> Compared:
+    """Compare next-token distributions row by row, in fp32 at temperature 1.
+
+    Equals share the better rank, as everywhere here: where the base likes two tokens exactly alike and the adapted
+    model takes the second, its rank is 1 and the position counts as unshifted. In bf16 such ties are common.
+
+    Args:
+        base, adapted: (N, V) logits on the same prefixes.
+
+    Raises:
+        ValueError: shapes differ.
+
+    Source: arXiv 2605.06241, section 2 (unshifted, reranked, shifted); KL(p||q) = sum p (ln p - ln q).
+    """
+    if base.shape != adapted.shape:
+        raise ValueError(f"{base.shape=} differs from {adapted.shape=}")
+    base, adapted = base.float(), adapted.float()
+    logp, logq = base.log_softmax(-1), adapted.log_softmax(-1)
+    # 0 * -inf: a token that the base excludes adds nothing; one that only the adapted model excludes makes KL infinite.
+    terms = logp.exp() * (logp - logq)
+    kl = terms.masked_fill(logp == -torch.inf, 0.0).sum(-1).clamp_min(0.0)
+    base_choice, adapted_choice = base.argmax(-1), adapted.argmax(-1)
+    theirs, ours = _at(base, adapted_choice), _at(adapted, base_choice)
+    return Compared(
+        kl,
+        base_choice,
+        adapted_choice,
+        1 + (base > theirs[:, None]).sum(-1),
+        _at(logp, adapted_choice).exp(),
+        1 + (adapted > ours[:, None]).sum(-1),
+        _at(logq, base_choice).exp(),
+        _at(base, base_choice) - theirs,
+        _at(adapted, adapted_choice) - ours,
+    )
+
+
+def _at(rows: Tensor, ids: Tensor) -> Tensor:
+    return rows.gather(-1, ids[:, None])[:, 0]
+
+
+def kind_of(rank: int) -> Kind:
+    """The class of a position, by the rank of the adapted model's choice under the base.
+
+    Source: arXiv 2605.06241, section 2.
+    """
+    return "unshifted" if rank <= 1 else "reranked" if rank <= RERANKED else "shifted"
+
+
+def is_near_tie(rank: int, base_gap: float, adapted_gap: float, noise: float) -> bool:
+    """Whether a disagreement is within what rounding alone can turn round.
+
+    Args:
+        base_gap, adapted_gap: logits, see `Compared`.
+        noise: largest change of a logit by batch shape or dtype alone; two logits can each move by it.
+    """
+    return rank > 1 and min(base_gap, adapted_gap) <= 2 * noise
+
+
+class Difference(NamedTuple):
+    """How far two readings of the same text by the same model lie apart."""
+
+    max_dlogit: float
+    argmax_changed: int
+    positions: int
+
+    def json(self) -> dict[str, float | int]:
+        return self._asdict()
+
+
+def difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> Difference:
+    """Largest change of a logit, and how often the choice changed, over readings in equal chunks (n, V)."""
+    largest, changed, positions = 0.0, 0, 0
+    for one, two in zip(a, b, strict=True):
+        one, two = one.float(), two.float()
+        largest = max(largest, float((one - two).abs().max()))
+        # An exact tie may fall either way without any change of a logit.
+        moved = _at(two, one.argmax(-1)) < two.max(-1).values
+        changed, positions = changed + int(moved.sum()), positions + len(one)
+    return Difference(largest, changed, positions)
