@@ -1,65 +1,16 @@
-// The explorer view. gr.HTML runs this once per mount with element, trigger, props, server, watch in scope.
-// All text of a model enters the page as text nodes or attributes, never as markup: the template is constant.
+// The explorer view; view_common.js stands before it, in the same function.
 // Python sends deltas; a branch is kept whole here, so undo, redo, tau and marks need no round trip.
-"use strict";
 const FORCED = 1, SPECIAL = 2, CEILING = 2.5; // the ramp is full at CEILING nats, for every model alike
-
-// ---- small helpers ------------------------------------------------------------------------------------------
-const root = element.querySelector(".rmx"), ui = {};
-for (const node of [root, ...root.querySelectorAll("[data-ui]")]) ui[node.dataset.ui] = node;
-
-function make(tag, cls = "", ...kids) {
-  const node = document.createElement(tag);
-  if (cls) node.className = cls;
-  node.append(...kids);
-  return node;
-}
-const attrs = (node, pairs) => (Object.entries(pairs).forEach(([key, value]) => node.setAttribute(key, value)), node);
-const count = (n) => n.toLocaleString("en");
-const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
-function percent(p) {
-  const figure = p >= 0.9995 ? "100" : p >= 0.1 ? (100 * p).toFixed(0) : p >= 0.001 ? (100 * p).toFixed(1) : "<0.1";
-  return `${figure}\u202f%`;
-}
-
-function howOften(p) { // p = 0.07 is "1 time in 14"
-  if (!(p > 0)) return "practically never";
-  if (p > 0.55) return p > 0.95 ? "nearly always" : `${Math.round(10 * p)} times in 10`;
-  return p < 1e-6 ? "less than once in a million" : `1 time in ${count(Math.round(1 / p))}`;
-}
-function undecided(entropy) {
-  const words = Math.exp(entropy ?? 0);
-  return words < 1.05 ? "practically decided" : `as undecided as between ${words.toFixed(1)} words`;
-}
-
-// Characters that are invisible or that reorder what follows (one bidi override turns a whole paragraph) become
-// visible. The two joiners stay as they are: emoji and Arabic need them.
-const ODD = new RegExp("[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e" +
-  "\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\u{e0000}-\\u{e007f}]", "gu");
-const showOdd = (s) => s.replace(ODD, (c) => `⟪${c.codePointAt(0).toString(16).padStart(4, "0")}⟫`);
-const clip = (s, n) => (s.length > n ? `${s.slice(0, n)}…(+${count(s.length - n)} characters)` : s);
-
-// One line that names a token: quiet signs for what cannot be seen.
-function plainName(text) {
-  if (text === "") return "▪";
-  const short = clip(text.replace(/\n{4,}/g, (m) => `↵×${count(m.length)}`), 60);
-  const spaced = showOdd(short).replace(/^ +| +$/g, (m) => "␣".repeat(m.length));
-  return spaced.replaceAll("\n", "↵").replaceAll("\t", "⇥");
-}
-function nameOf(text) {
-  const parts = plainName(text).split(/([␣↵⇥▪]+)/).filter(Boolean);
-  return make("bdi", "name", ...parts.map((s) => (/^[␣↵⇥▪]/.test(s) ? make("i", "quiet", s) : s)));
-}
-const oneLine = (text) => showOdd(clip(text, 240)).replace(/\n+/g, " ↵ ").replaceAll("\t", " ");
 
 // ---- state --------------------------------------------------------------------------------------------------
 const branches = new Map(); // run -> {run, toks, want, open, result, done, reveal, kept}
 let shown = null, settled = false; // the branch on screen; is it finished, and all of it visible?
 let tree = [], past = [], future = [];
-let els = [], forks = [], marked = []; // spans on screen by position; positions of forks, ascending; spans with diff marks
+const { els, place, cut } = prose(ui.flow); // spans on screen by position
+let forks = [], marked = []; // positions of forks, ascending; spans with diff marks
 let tau = 1.0, tauByHand = false;
 let selected = null, reselect = null, tabStop = null;
-let lastNews = 0, following = true, oldAnswer = null;
+let lastNews = 0, oldAnswer = null;
 
 const isFork = (tok) => (tok[1] ?? 0) > tau;
 const whole = (b) => b.toks.length >= b.want;
@@ -72,15 +23,6 @@ function keptWith(b) { // how many tokens on screen stay where they are when b c
 const parentOf = (b) => branches.get(b?.open?.parent) ?? null;
 
 // ---- tokens to spans ----------------------------------------------------------------------------------------
-function fill(span, text) {
-  for (const part of clip(text, 20_000).split(/(\n+|\t+)/)) {
-    const n = part.length, breaks = part[0] === "\n";
-    if (!breaks && part[0] !== "\t") span.append(showOdd(clip(part, 4000)));
-    // A token of 10,000 line breaks must not push the page away: four are drawn, the number is written.
-    else span.append(attrs(make("i", "nl", breaks ? "\n".repeat(Math.min(n, 4)) : part), { "data-mark": signs(part[0], n) }));
-  }
-}
-const signs = (c, n) => (c === "\t" ? "⇥" : n > 4 ? `↵×${count(n)}` : "↵".repeat(n));
 function tokenSpan(tok, pos) {
   const [text, entropy, , , flags] = tok, span = make("span", "t");
   span.dataset.i = pos;
@@ -100,58 +42,10 @@ function markFork(span, tok, pos, on) {
   const label = `Fork at token ${pos}: ${JSON.stringify(plainName(tok[0]))}, entropy ${tok[1].toFixed(2)}`;
   attrs(span, { role: "button", tabindex: -1, "aria-label": label });
 }
-function splitSpace(span) {
-  // Marks belong to the word, not to the space before it.
-  const first = span.firstChild, lead = /^ +(?=\S)/.exec(first?.nodeType === 3 ? first.data : "");
-  if (!lead || span.classList.contains("split")) return;
-  const word = first.splitText(lead[0].length), rest = make("b");
-  word.replaceWith(rest);
-  rest.append(word);
-  span.classList.add("split");
-}
-
-// One block per paragraph keeps an update cheap: only the last block is laid out again. A paragraph without end is
-// broken after a sentence; no return sign is drawn there, for the model wrote none.
-const block = { node: null, size: 0, blank: 0, flat: false };
-const BARE = /^\n+$/;
-function place(span, text, before) {
-  const bare = BARE.test(text), flat = bare && block.blank >= 3; // further empty lines are drawn as signs only
-  if (flat) for (const sign of span.children) sign.textContent = "";
-  const long = block.size > 480 || (block.size > 240 && /[.!?:]["')\]]?$/.test(before ?? "") && /^\s/.test(text));
-  if (!block.node || long || block.flat !== flat) {
-    if (!before?.endsWith("\n")) hideEdge(span);
-    section().append((block.node = attrs(make("p", "para"), { dir: "auto" })));
-    Object.assign(block, { size: 0, flat });
-  }
-  block.node.append(span);
-  block.size++;
-  block.blank = bare ? block.blank + 1 : 0;
-  if (text.endsWith("\n") && !flat) block.node = null;
-}
-// Paragraphs stand in sections: what a growing text costs then depends on the last section, not on its length.
-function section() {
-  const last = ui.flow.lastElementChild;
-  if (last && last.childElementCount < 8) return last;
-  return ui.flow.appendChild(make("section", "section"));
-}
-function hideEdge(span) {
-  // One space before the very first word, or after a break of ours, would look like an indent; it stays in the text.
-  splitSpace(span);
-  const space = span.classList.contains("split") && span.firstChild;
-  if (space && space.data === " ") space.replaceWith(make("i", "edge", " "));
-}
-function resumeBlock(toks) {
-  const last = els.at(-1)?.parentNode;
-  let k = els.length;
-  while (k > 0 && BARE.test(toks[k - 1][0])) k--;
-  const blank = els.length - k, flat = blank > 3, ended = toks[els.length - 1]?.[0].endsWith("\n") && !flat;
-  Object.assign(block, { node: ended ? null : (last ?? null), size: last?.childElementCount ?? 0, blank, flat });
-}
 function append(b, upTo) {
   for (let pos = els.length; pos < upTo; pos++) {
     const tok = b.toks[pos], span = tokenSpan(tok, pos);
     place(span, tok[0], b.toks[pos - 1]?.[0]);
-    els.push(span);
     if (isFork(tok)) addFork(pos);
   }
 }
@@ -161,19 +55,8 @@ function addFork(pos) {
   if (!tabStop?.isConnected) setTabStop(els[pos]);
 }
 function truncate(toks, length) {
-  const first = els[length];
-  if (first) {
-    const last = first.parentNode, home = last.parentNode;
-    while (home.nextSibling) home.nextSibling.remove();
-    while (last.nextSibling) last.nextSibling.remove();
-    while (first.nextSibling) first.nextSibling.remove();
-    first.remove();
-    if (!last.firstChild) last.remove();
-    if (!home.firstChild) home.remove();
-    els.length = length;
-  }
+  cut(toks, length);
   while (forks.length && forks.at(-1) >= length) forks.pop();
-  resumeBlock(toks);
 }
 function setTabStop(span) { // one stop for the Tab key; the other keys move it
   if (tabStop) tabStop.tabIndex = -1;
@@ -194,17 +77,8 @@ function setTau(x) {
   if (selected !== null) renderKind();
 }
 
-// ---- following the stream -----------------------------------------------------------------------------------
-// The view follows until the reader scrolls up, and again once the end is in sight. Observers tell, after layout;
-// reading scroll offsets while appending would force one layout more per update.
-new ResizeObserver(() => following && selected === null && !settled && (ui.text.scrollTop = 1e9)).observe(ui.flow);
-new IntersectionObserver((seen) => (following ||= seen.at(-1).isIntersecting), { root: ui.text }).observe(ui.end);
-let lastTop = 0;
-ui.text.addEventListener("scroll", () => {
-  if (ui.text.scrollTop < lastTop - 2) following = false;
-  lastTop = ui.text.scrollTop;
-  tipGone(0);
-}, { passive: true });
+const follow = followed(ui.text, ui.flow, ui.end, () => selected === null && !settled);
+ui.text.addEventListener("scroll", () => tipGone(0), { passive: true });
 
 // ---- messages from Python -----------------------------------------------------------------------------------
 function absorb(m) {
@@ -248,17 +122,6 @@ function repair(b) {
   };
   return (b.repairing ??= fetch());
 }
-async function ask(name, question) {
-  try {
-    const reply = await server[name](question);
-    if (reply?.error) sayError(reply.error);
-    if (!reply?.error || reply.run) return reply; // a run that failed half way is still worth showing
-  } catch {
-    sayError("The server did not reply. What is on screen stays; try again in a moment.");
-  }
-  return null;
-}
-const sayError = (sentence) => Object.assign(ui.error, { hidden: !sentence, textContent: sentence ?? "" });
 // The last message can be lost too, and then nothing else would reveal the gap.
 const watchdog = setInterval(() => {
   if (!element.isConnected) clearInterval(watchdog);
@@ -289,7 +152,7 @@ function show(b) {
   reselect = selected !== null && selected === same ? selected : null;
   if (selected !== null && selected >= same) deselect(reselect === null);
   truncate(b.toks, same);
-  if (old?.open?.tree !== b.open?.tree) [following, oldAnswer] = [true, null];
+  if (old?.open?.tree !== b.open?.tree) [follow.on, oldAnswer] = [true, null];
   if (presenter.on) hideStage();
   Object.assign(presenter, { asking: null, passed: -1 });
   b.reveal = presenter.on && !b.seen ? Math.max(same, (b.open?.at ?? 0) + (b.open?.forced ?? 0)) : Infinity;
@@ -396,11 +259,7 @@ function tintUndo(on) {
   root.classList.toggle("undoing", !!target);
   els.forEach((span, pos) => span.classList.toggle("doomed", pos >= from));
 }
-const textOf = (answer) => answer?.text ?? null;
 const answerOf = (run) => branches.get(run)?.result?.answer ?? tree.find((row) => row.run === run)?.answer ?? null;
-const kindOf = (a) => (textOf(a) === null || typeof a.correct !== "boolean" ? "none" : a.correct ? "right" : "wrong");
-const SIGNS = { right: "✓", wrong: "✗", none: "–" };
-const mark = (a) => make("span", kindOf(a), `${SIGNS[kindOf(a)]} `, textOf(a) === null ? "none" : showOdd(clip(textOf(a), 60)));
 function renderTree() {
   const rows = tree.filter((row) => row && row.run);
   const here = rows.some((row) => row.run === shown?.run);
@@ -508,41 +367,14 @@ async function compare(on) {
 }
 
 // ---- tooltip ------------------------------------------------------------------------------------------------
-let tipTimer = 0, tipSpan = null;
-const tipSoon = (span) => (clearTimeout(tipTimer), (tipTimer = setTimeout(showTip, tipSpan ? 0 : 300, span)));
-function tipGone(wait = 80) {
-  clearTimeout(tipTimer);
-  tipTimer = setTimeout(() => {
-    tipSpan = tipSpan?.removeAttribute("aria-describedby");
-    if (ui.tip.matches(":popover-open")) ui.tip.hidePopover();
-  }, wait);
-}
-function showTip(span) {
+const tipGone = tooltip(ui.flow, (span) => {
   const pos = Number(span.dataset.i), tok = shown?.toks[pos];
-  if (!tok || !span.isConnected || presenter.on || selected === pos) return;
+  if (!tok || presenter.on || selected === pos) return [];
   const [text, H, p, rank] = tok, num = (k, v) => make("span", "num", make("i", "quiet", k), v);
-  tipSpan?.removeAttribute("aria-describedby");
-  tipSpan = attrs(span, { "aria-describedby": "rmx-tip" });
   const name = make("p", "", nameOf(text), make("span", "soft", `token ${pos}`));
   const figures = make("p", "", num("H ", (H ?? 0).toFixed(2)), num("p ", percent(p ?? 0)), num("rank ", rank));
-  ui.tip.replaceChildren(name, figures, make("p", "soft", undecided(H)));
-  if (!ui.tip.matches(":popover-open")) ui.tip.showPopover();
-  putNear(ui.tip, span.getClientRects()[0] ?? span.getBoundingClientRect());
-}
-function putNear(box, spot) {
-  const beside = spot.height > innerHeight / 3 && spot.left > box.offsetWidth + 24; // what is tall would be covered
-  const below = spot.bottom + box.offsetHeight + 12 < innerHeight;
-  const left = beside ? spot.left - box.offsetWidth - 16 : Math.min(spot.left, innerWidth - box.offsetWidth - 8);
-  const top = beside ? spot.top + 8 : below ? spot.bottom + 9 : spot.top - box.offsetHeight - 9;
-  Object.assign(box.style, { left: `${Math.max(8, left)}px`, top: `${Math.max(8, top)}px` });
-}
-ui.flow.addEventListener("pointerover", (e) => {
-  const span = e.pointerType !== "touch" && !e.buttons && e.target.closest(".t");
-  span ? tipSoon(span) : tipGone();
+  return [name, figures, make("p", "soft", undecided(H))];
 });
-ui.flow.addEventListener("pointerleave", () => tipGone());
-ui.flow.addEventListener("focusin", (e) => e.target.matches(".t:focus-visible") && tipSoon(e.target));
-ui.flow.addEventListener("focusout", () => tipGone());
 
 // ---- inspector ----------------------------------------------------------------------------------------------
 const known = new Map(); // "inspect run:pos" -> promise of the server's reply
@@ -695,7 +527,7 @@ function replay() {
   clearMarks();
   settled = false;
   oldAnswer = null; // a replay must not give the end away
-  following = true;
+  follow.on = true;
   shown.reveal = 0;
   truncate(shown.toks, 0);
   renderHead(shown);
@@ -879,26 +711,9 @@ function escape() {
   if (selected !== null) return closeInspector();
   return presenter.on ? present(false) : false;
 }
-const EDITABLE = "input:not([type=radio]):not([type=checkbox]), textarea, select, [contenteditable=true], [role=textbox]";
-const FOREIGN = "[role=slider], [role=listbox], [role=option], [role=menu], [role=tab], [role=combobox], .js-plotly-plot";
-function onKey(e) {
-  if (!element.isConnected) return document.removeEventListener("keydown", onKey);
-  const target = e.target instanceof Element ? e.target : document.body, inside = root.contains(target);
-  if (e.ctrlKey || e.metaKey || e.altKey || e.defaultPrevented || !(root.offsetParent || presenter.on)) return;
-  if (e.key === "Escape" && inside && target.matches(EDITABLE)) return target.blur();
-  if (target.closest(EDITABLE) || (!inside && target.closest(FOREIGN))) return;
-  const pressable = target.closest("button, a, [role=button], label, summary") && !target.closest(".flow .t");
-  if ((e.key === "Enter" || e.key === " ") && pressable) return; // the control itself answers
-  if (e.key.startsWith("Arrow") && (inside ? target.matches("input") : target !== document.body)) return;
-  if (Object.hasOwn(keys, e.key) && keys[e.key]() !== false) e.preventDefault();
-}
-document.addEventListener("keydown", onKey);
+listenToKeys(keys, () => root.offsetParent || presenter.on);
 
 // ---- hooks for the rest of the page, and the start ----------------------------------------------------------
-new ResizeObserver(([entry]) => {
-  const isWide = entry.contentRect.width >= 720;
-  for (const name of ["wide", "narrow"]) root.classList.toggle(name, isWide === (name === "wide"));
-}).observe(root);
 window.rmx = Object.assign(window.rmx ?? {}, {
   setTau: (x) => setTau(x, (tauByHand = true)),
   goto: (pos) => shown && select(Math.max(0, Math.min(els.length - 1, Math.round(pos)))),

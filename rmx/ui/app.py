@@ -17,7 +17,7 @@ from rmx.paths import ASSETS
 from rmx.ui.explore_tab import build_explore_tab
 from rmx.ui.explorer import Explorer
 from rmx.ui.settings import Settings
-from rmx.ui.token_view import CSS
+from rmx.ui.view_common import CSS
 from rmx.workspace import Workspace
 
 log = logging.getLogger(__name__)

@@ -8,30 +8,11 @@ Events (page to Python, payloads are untrusted): `view.pick`, `view.halt`, `view
 `gr.EventData`. Other components reach the view by `window.rmx`: setTau, goto, presenter, tour.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
-from rmx.paths import ASSETS
-
-Reply = dict[str, Any]
-Server = Callable[[dict[str, Any]], Reply]
-
-# For launch(css=...): a component's own css_template is parsed again on each update.
-CSS = (ASSETS / "token_view.css").read_text(encoding="utf-8")
-
-
-def _named(fn: Server, name: str) -> Server:
-    """The page calls a server function by its Python name, so the name is fixed here whatever is passed in."""
-
-    @functools.wraps(fn)
-    def call(*args: Any, **kwargs: Any) -> Reply:
-        return fn(*args, **kwargs)
-
-    call.__name__ = name
-    return call
+from rmx.ui.view_common import Server, asset, script, served
 
 
 def token_view(tail: Server, inspect: Server, look: Server, search: Server, **kwargs: Any) -> gr.HTML:
@@ -47,11 +28,10 @@ def token_view(tail: Server, inspect: Server, look: Server, search: Server, **kw
     Each may return `{"error": sentence}`. A factory, not a subclass: gradio writes a stub file next to the source
     of every subclass, and type checkers would believe it.
     """
-    named = {"tail": tail, "inspect": inspect, "look": look, "search": search}
     return gr.HTML(
-        html_template=(ASSETS / "token_view.html").read_text(encoding="utf-8"),
-        js_on_load=(ASSETS / "token_view.js").read_text(encoding="utf-8"),
+        html_template=asset("token_view.html"),
+        js_on_load=script("token_view"),
         apply_default_css=False,
-        server_functions=[_named(fn, name) for name, fn in named.items()],
+        server_functions=served(tail=tail, inspect=inspect, look=look, search=search),
         **kwargs,
     )

@@ -18,7 +18,8 @@ from typing import Any
 
 import gradio as gr
 
-from rmx.ui.token_view import CSS, token_view
+from rmx.ui.token_view import token_view
+from rmx.ui.view_common import CSS
 
 Choice = list[tuple[str, float]]
 END = "<|end|>"

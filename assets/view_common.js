@@ -1,0 +1,224 @@
+// What the views share. Python puts this before a view's own script, in the function that gr.HTML makes of both and
+// runs once per mount, with element, trigger, props, server, watch in scope.
+// All text of a model enters the page as text nodes or attributes, never as markup: the templates are constant.
+"use strict";
+
+// ---- small helpers ------------------------------------------------------------------------------------------
+const root = element.querySelector(".rmx"), ui = {};
+for (const node of [root, ...root.querySelectorAll("[data-ui]")]) ui[node.dataset.ui] = node;
+
+function make(tag, cls = "", ...kids) {
+  const node = document.createElement(tag);
+  if (cls) node.className = cls;
+  node.append(...kids);
+  return node;
+}
+const attrs = (node, pairs) => (Object.entries(pairs).forEach(([key, value]) => node.setAttribute(key, value)), node);
+const count = (n) => n.toLocaleString("en");
+const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
+function percent(p) {
+  const figure = p >= 0.9995 ? "100" : p >= 0.1 ? (100 * p).toFixed(0) : p >= 0.001 ? (100 * p).toFixed(1) : "<0.1";
+  return `${figure}\u202f%`;
+}
+
+function howOften(p) { // p = 0.07 is "1 time in 14"
+  if (!(p > 0)) return "practically never";
+  if (p > 0.55) return p > 0.95 ? "nearly always" : `${Math.round(10 * p)} times in 10`;
+  return p < 1e-6 ? "less than once in a million" : `1 time in ${count(Math.round(1 / p))}`;
+}
+function undecided(entropy) {
+  const words = Math.exp(entropy ?? 0);
+  return words < 1.05 ? "practically decided" : `as undecided as between ${words.toFixed(1)} words`;
+}
+
+// Characters that are invisible or that reorder what follows (one bidi override turns a whole paragraph) become
+// visible. The two joiners stay as they are: emoji and Arabic need them.
+const ODD = new RegExp("[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e" +
+  "\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\u{e0000}-\\u{e007f}]", "gu");
+const showOdd = (s) => s.replace(ODD, (c) => `⟪${c.codePointAt(0).toString(16).padStart(4, "0")}⟫`);
+const clip = (s, n) => (s.length > n ? `${s.slice(0, n)}…(+${count(s.length - n)} characters)` : s);
+
+// One line that names a token: quiet signs for what cannot be seen.
+function plainName(text) {
+  if (text === "") return "▪";
+  const short = clip(text.replace(/\n{4,}/g, (m) => `↵×${count(m.length)}`), 60);
+  const spaced = showOdd(short).replace(/^ +| +$/g, (m) => "␣".repeat(m.length));
+  return spaced.replaceAll("\n", "↵").replaceAll("\t", "⇥");
+}
+function nameOf(text) {
+  const parts = plainName(text).split(/([␣↵⇥▪]+)/).filter(Boolean);
+  return make("bdi", "name", ...parts.map((s) => (/^[␣↵⇥▪]/.test(s) ? make("i", "quiet", s) : s)));
+}
+const oneLine = (text) => showOdd(clip(text, 240)).replace(/\n+/g, " ↵ ").replaceAll("\t", " ");
+
+// ---- one token as text --------------------------------------------------------------------------------------
+function fill(span, text) {
+  for (const part of clip(text, 20_000).split(/(\n+|\t+)/)) {
+    const n = part.length, breaks = part[0] === "\n";
+    if (!breaks && part[0] !== "\t") span.append(showOdd(clip(part, 4000)));
+    // A token of 10,000 line breaks must not push the page away: four are drawn, the number is written.
+    else span.append(attrs(make("i", "nl", breaks ? "\n".repeat(Math.min(n, 4)) : part), { "data-mark": signs(part[0], n) }));
+  }
+}
+const signs = (c, n) => (c === "\t" ? "⇥" : n > 4 ? `↵×${count(n)}` : "↵".repeat(n));
+
+function splitSpace(span) {
+  // Marks belong to the word, not to the space before it.
+  const first = span.firstChild, lead = /^ +(?=\S)/.exec(first?.nodeType === 3 ? first.data : "");
+  if (!lead || span.classList.contains("split")) return;
+  const word = first.splitText(lead[0].length), rest = make("b");
+  word.replaceWith(rest);
+  rest.append(word);
+  span.classList.add("split");
+}
+
+// ---- prose: tokens as paragraphs ----------------------------------------------------------------------------
+// One block per paragraph keeps an update cheap: only the last block is laid out again. A paragraph without end is
+// broken after a sentence; no return sign is drawn there, for the model wrote none.
+// Paragraphs stand in sections: what a growing text costs then depends on the last section, not on its length.
+const BARE = /^\n+$/;
+function section(flow) {
+  const last = flow.lastElementChild;
+  if (last && last.childElementCount < 8) return last;
+  return flow.appendChild(make("section", "section"));
+}
+function hideEdge(span) {
+  // One space before the very first word, or after a break of ours, would look like an indent; it stays in the text.
+  splitSpace(span);
+  const space = span.classList.contains("split") && span.firstChild;
+  if (space && space.data === " ") space.replaceWith(make("i", "edge", " "));
+}
+// `els` holds the span of each token; `place` appends one, `cut` takes away all from a position on.
+function prose(flow) {
+  const els = [], block = { node: null, size: 0, blank: 0, flat: false };
+  function place(span, text, before) {
+    const bare = BARE.test(text), flat = bare && block.blank >= 3; // further empty lines are drawn as signs only
+    if (flat) for (const sign of span.children) sign.textContent = "";
+    const long = block.size > 480 || (block.size > 240 && /[.!?:]["')\]]?$/.test(before ?? "") && /^\s/.test(text));
+    if (!block.node || long || block.flat !== flat) {
+      if (!before?.endsWith("\n")) hideEdge(span);
+      section(flow).append((block.node = attrs(make("p", "para"), { dir: "auto" })));
+      Object.assign(block, { size: 0, flat });
+    }
+    block.node.append(span);
+    block.size++;
+    block.blank = bare ? block.blank + 1 : 0;
+    if (text.endsWith("\n") && !flat) block.node = null;
+    els.push(span);
+  }
+  function cut(toks, length) {
+    const first = els[length];
+    if (first) {
+      const last = first.parentNode, home = last.parentNode;
+      while (home.nextSibling) home.nextSibling.remove();
+      while (last.nextSibling) last.nextSibling.remove();
+      while (first.nextSibling) first.nextSibling.remove();
+      first.remove();
+      if (!last.firstChild) last.remove();
+      if (!home.firstChild) home.remove();
+      els.length = length;
+    }
+    resume(toks);
+  }
+  function resume(toks) {
+    const last = els.at(-1)?.parentNode;
+    let k = els.length;
+    while (k > 0 && BARE.test(toks[k - 1][0])) k--;
+    const blank = els.length - k, flat = blank > 3, ended = toks[els.length - 1]?.[0].endsWith("\n") && !flat;
+    Object.assign(block, { node: ended ? null : (last ?? null), size: last?.childElementCount ?? 0, blank, flat });
+  }
+  return { els, place, cut };
+}
+// A text follows its stream until the reader scrolls up, and again once the end is in sight. Observers tell, after
+// layout; reading scroll offsets while appending would force one layout more per update.
+function followed(box, flow, end, wanted) {
+  const state = { on: true };
+  let lastTop = 0;
+  new ResizeObserver(() => state.on && wanted() && (box.scrollTop = 1e9)).observe(flow);
+  new IntersectionObserver((seen) => (state.on ||= seen.at(-1).isIntersecting), { root: box }).observe(end);
+  box.addEventListener("scroll", () => {
+    if (box.scrollTop < lastTop - 2) state.on = false;
+    lastTop = box.scrollTop;
+  }, { passive: true });
+  return state;
+}
+
+// ---- the server ---------------------------------------------------------------------------------------------
+async function ask(name, question) {
+  try {
+    const reply = await server[name](question);
+    if (reply?.error) sayError(reply.error);
+    if (!reply?.error || reply.run) return reply; // a run that failed half way is still worth showing
+  } catch {
+    sayError("The server did not reply. What is on screen stays; try again in a moment.");
+  }
+  return null;
+}
+const sayError = (sentence) => Object.assign(ui.error, { hidden: !sentence, textContent: sentence ?? "" });
+
+// ---- answers ------------------------------------------------------------------------------------------------
+const textOf = (answer) => answer?.text ?? null;
+const kindOf = (a) => (textOf(a) === null || typeof a.correct !== "boolean" ? "none" : a.correct ? "right" : "wrong");
+const SIGNS = { right: "✓", wrong: "✗", none: "–" };
+const mark = (a) => make("span", kindOf(a), `${SIGNS[kindOf(a)]} `, textOf(a) === null ? "none" : showOdd(clip(textOf(a), 60)));
+
+// ---- tooltip ------------------------------------------------------------------------------------------------
+function putNear(box, spot) {
+  const beside = spot.height > innerHeight / 3 && spot.left > box.offsetWidth + 24; // what is tall would be covered
+  const below = spot.bottom + box.offsetHeight + 12 < innerHeight;
+  const left = beside ? spot.left - box.offsetWidth - 16 : Math.min(spot.left, innerWidth - box.offsetWidth - 8);
+  const top = beside ? spot.top + 8 : below ? spot.bottom + 9 : spot.top - box.offsetHeight - 9;
+  Object.assign(box.style, { left: `${Math.max(8, left)}px`, top: `${Math.max(8, top)}px` });
+}
+// After a short rest of the pointer, what `describe(span)` says of a token; it returns no nodes where nothing is to say.
+function tooltip(flow, describe) {
+  let timer = 0, at = null;
+  const soon = (span) => (clearTimeout(timer), (timer = setTimeout(show, at ? 0 : 300, span)));
+  const gone = (wait = 80) => (clearTimeout(timer), (timer = setTimeout(hide, wait)));
+  function hide() {
+    at = at?.removeAttribute("aria-describedby");
+    if (ui.tip.matches(":popover-open")) ui.tip.hidePopover();
+  }
+  function show(span) {
+    const says = span.isConnected ? describe(span) : [];
+    if (!says.length) return;
+    at?.removeAttribute("aria-describedby");
+    at = attrs(span, { "aria-describedby": ui.tip.id });
+    ui.tip.replaceChildren(...says);
+    if (!ui.tip.matches(":popover-open")) ui.tip.showPopover();
+    putNear(ui.tip, span.getClientRects()[0] ?? span.getBoundingClientRect());
+  }
+  flow.addEventListener("pointerover", (e) => {
+    const span = e.pointerType !== "touch" && !e.buttons && e.target.closest(".t");
+    span ? soon(span) : gone();
+  });
+  flow.addEventListener("pointerleave", () => gone());
+  flow.addEventListener("focusin", (e) => e.target.matches(".t:focus-visible") && soon(e.target));
+  flow.addEventListener("focusout", () => gone());
+  return gone;
+}
+
+// ---- keys ---------------------------------------------------------------------------------------------------
+const EDITABLE = "input:not([type=radio]):not([type=checkbox]):not([type=range]), textarea, select, [contenteditable=true], [role=textbox]";
+const FOREIGN = "[role=slider], [role=listbox], [role=option], [role=menu], [role=tab], [role=combobox], .js-plotly-plot";
+// `keys` names a function per key; false from it means "not mine". `awake` tells if the view is the one in sight.
+function listenToKeys(keys, awake) {
+  const onKey = (e) => {
+    if (!element.isConnected) return document.removeEventListener("keydown", onKey);
+    const target = e.target instanceof Element ? e.target : document.body, inside = root.contains(target);
+    if (e.ctrlKey || e.metaKey || e.altKey || e.defaultPrevented || !awake()) return;
+    if (e.key === "Escape" && inside && target.matches(EDITABLE)) return target.blur();
+    if (target.closest(EDITABLE) || (!inside && target.closest(FOREIGN))) return;
+    const pressable = target.closest("button, a, [role=button], label, summary") && !target.closest(".flow .t");
+    if ((e.key === "Enter" || e.key === " ") && pressable) return; // the control itself answers
+    if (e.key.startsWith("Arrow") && (inside ? target.matches("input") : target !== document.body)) return;
+    if (e.key.startsWith("Page") && target.matches("[type=range]")) return;
+    if (Object.hasOwn(keys, e.key) && keys[e.key]() !== false) e.preventDefault();
+  };
+  document.addEventListener("keydown", onKey);
+}
+
+new ResizeObserver(([entry]) => {
+  const isWide = entry.contentRect.width >= 720;
+  for (const name of ["wide", "narrow"]) root.classList.toggle(name, isWide === (name === "wide"));
+}).observe(root);
