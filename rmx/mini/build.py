@@ -1,7 +1,8 @@
 """Make the miniature again: `python -m rmx.mini.build`.
 
 Stages: `base` trains the weights from a seed, measures them and writes the model card; `examples` searches the
-prepared examples. Each stage reads what the one before wrote to `--out`.
+prepared examples; `rl` trains the base's partner with a binary reward, as an adapter in `rl`, and measures the pair.
+Each stage reads what the one before wrote to `--out`.
 """
 
 import argparse
@@ -13,19 +14,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import peft
 import torch
 import transformers
 from transformers import LlamaForCausalLM
 
+from rmx import models
+from rmx.adapters import add_adapter
 from rmx.mini.card import card
 from rmx.mini.examples import write_examples
-from rmx.mini.figures import load, measure, summary
+from rmx.mini.figures import Mini, greedy, load, measure, measure_sides, pair_figures, pair_summary, summary
 from rmx.mini.pretrain import PretrainConfig, PretrainStep, pretrain
+from rmx.mini.problems import mini_set
+from rmx.mini.rl import RLConfig, RLStep, RLTrainer
+from rmx.mini.rl_card import rl_card
 from rmx.mini.tokenizer import build_tokenizer, save_tokenizer
 from rmx.paths import ASSETS
 
 CHECKPOINT = "base.checkpoint"
 LOG_EVERY = 250  # steps
+RL_CHECKPOINT = "rl.checkpoint"
+VALIDATE_EVERY = 10  # iterations of RL
 
 
 class Log:
@@ -106,7 +115,87 @@ def examples_stage(args: argparse.Namespace) -> None:
         print(f"{example.kind:9s} {example.problem_id}  {example.title}")
 
 
-STAGES: Mapping[str, Callable[[argparse.Namespace], None]] = {"base": base_stage, "examples": examples_stage}
+def _rl_line(step: RLStep) -> str:
+    return (
+        f"iteration {step.iteration:4d}  reward {step.reward:.3f}  mixed {step.mixed:2d}  loss {step.loss:+.4f}  "
+        f"gradient {step.grad_norm:.4f}  lr {step.lr:.6f}  {step.seconds:.0f} s"
+    )
+
+
+def _validation_line(policy: Mini) -> str:
+    """Greedy accuracy on mini:validation, which training never sees; the test set stays closed until the end."""
+    problems = mini_set("validation")
+    right = dict(zip(problems, greedy(policy, problems).right, strict=True))
+    told = []
+    for kind, label in (("numbers", "held-out numbers"), ("wording", "held-out wordings")):
+        hits = [ok for problem, ok in right.items() if problem.held_out == kind]
+        told.append(f"{label} {100 * sum(hits) / len(hits):.1f} % (n={len(hits)})")
+    return "validation, greedy: " + ", ".join(told)
+
+
+def train_rl(out: Path, config: RLConfig, log: Log) -> None:
+    """Train the adapter of the base in `out` into `out/rl`; what the last iteration leaves is what is kept."""
+    checkpoint = out / RL_CHECKPOINT
+    trainer = RLTrainer(load(out), config)
+    if checkpoint.exists():
+        trainer.restore(checkpoint)
+        log(f"goes on after iteration {trainer.done}")
+    else:
+        versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
+        log(f"{versions}, {platform.machine()}, one thread")
+        log(json.dumps(asdict(config)))
+        log(_validation_line(trainer.policy))
+    for step in trainer.run():
+        log(_rl_line(step))
+        if step.iteration % VALIDATE_EVERY == 0 or step.iteration == config.iterations:
+            log(_validation_line(trainer.policy))
+            trainer.save(checkpoint)
+    trainer.export(out / "rl", base=models.fingerprint(out))
+    log(f"{sum(p.numel() for p in trainer.weights)} parameters in the adapter")
+    checkpoint.unlink()
+
+
+def evaluate_rl(out: Path, log: Log) -> None:
+    """Measure base and adapter in `out`, loaded as the app loads them; write the pair's figures and card."""
+    began, folder = time.monotonic(), out / "rl"
+    model = models.load(str(out), device="cpu", dtype="float32")
+    trained = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    if trained["base"] != model.revision:
+        raise ValueError(f"{folder} belongs to {trained['base']}, but {out} holds {model.revision}; train it again.")
+    name = add_adapter(model, str(folder))
+    mini = Mini(model.engine.model.get_base_model(), model.tokenizer)
+    with model.engine.using(None):
+        base = measure_sides(mini)
+    with model.engine.using(name):
+        adapted = measure_sides(mini)
+    about = {
+        "base": model.revision,
+        "adapter": models.fingerprint(folder),
+        "parameters": sum(p.numel() for n, p in mini.model.named_parameters() if "lora_" in n),
+        "training": trained["config"],
+    }
+    figures = about | pair_figures(base, adapted)
+    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(rl_card(figures), encoding="utf-8")
+    for line in pair_summary(figures):
+        log(line)
+    log(f"measured in {time.monotonic() - began:.0f} s")
+
+
+def rl_stage(args: argparse.Namespace) -> None:
+    """Train the adapter unless only the figures are wanted, then measure the pair."""
+    (args.out / "rl").mkdir(exist_ok=True)
+    log = Log(args.out / "rl" / "build.log")
+    if not args.evaluate_only:
+        train_rl(args.out, RLConfig(iterations=args.iterations, seed=args.seed), log)
+    evaluate_rl(args.out, log)
+
+
+STAGES: Mapping[str, Callable[[argparse.Namespace], None]] = {
+    "base": base_stage,
+    "examples": examples_stage,
+    "rl": rl_stage,
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -116,6 +205,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--stage", choices=list(STAGES), default="base")
     made.add_argument("--out", type=Path, default=ASSETS / "mini", help="folder to read and write (default: bundled)")
     made.add_argument("--steps", type=int, default=defaults.steps, help="optimizer steps of the base")
+    made.add_argument("--iterations", type=int, default=RLConfig().iterations, help="optimizer steps of the RL")
     made.add_argument("--seed", type=int, default=defaults.seed)
     made.add_argument("--evaluate-only", action="store_true", help="measure the weights that are there")
     return made

@@ -48,6 +48,14 @@ tokenizer is byte-level BPE in which every word of the task is one token, each d
 token; any text survives encoding and decoding.
 """
 
+_PARTNER = """
+## Its RL-trained partner
+
+`rl/` holds a LoRA adapter for these weights, trained by reinforcement learning from right and wrong answers on
+problems of the train split. With it the miniature is a pair of base and RL-trained model; its own card has what was
+done and measured.
+"""
+
 _LIMITS = """
 ## Limits
 
@@ -67,6 +75,7 @@ _LIMITS = """
 ```
 python -m rmx.mini.build --out FOLDER          # half an hour to an hour on one core; resumes after a kill
 python -m rmx.mini.build --evaluate-only       # the figures above, from the bundled weights
+python -m rmx.mini.build --stage rl --out FOLDER  # the adapter in `rl`, from the weights in FOLDER
 ```
 
 The data, the initial weights and the order of training follow from the seed. Other versions of torch or another
@@ -74,13 +83,15 @@ processor round differently, so the weights come out alike but not identical.
 """
 
 
-def _percent(figure: dict[str, Any]) -> str:
+def percent(figure: dict[str, Any]) -> str:
+    """A share with its interval, for reading."""
     value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
     return f"{value:.1f} % ({low:.1f} to {high:.1f})"
 
 
-def _counted(figure: dict[str, Any]) -> str:
-    return f"{_percent(figure)}, n = {figure['n']}"
+def counted(figure: dict[str, Any]) -> str:
+    """The same with the number of trials."""
+    return f"{percent(figure)}, n = {figure['n']}"
 
 
 def _mixture() -> str:
@@ -117,7 +128,7 @@ def _accuracy_table(figures: dict[str, Any]) -> str:
         "mixed_of_16": "problems with right and wrong among 16",
     }
     seen, unseen = figures["held_out_numbers"], figures["held_out_wording"]
-    rows += [f"| {label} | {_percent(seen[key])} | {_percent(unseen[key])} |" for key, label in labels.items()]
+    rows += [f"| {label} | {percent(seen[key])} | {percent(unseen[key])} |" for key, label in labels.items()]
     return "\n".join([*rows, f"| problems (n) | {seen['problems']} | {unseen['problems']} |"])
 
 
@@ -141,7 +152,7 @@ def _swap_list(figures: dict[str, Any]) -> str:
         "wrong_solutions_rescued_by_one_swap": "wrong solutions that one swap makes right",
         "right_solutions_broken_by_one_swap": "right solutions that one swap makes wrong",
     }
-    lines = [f"- {label}: {_counted(found[key])}" for key, label in labels.items()]
+    lines = [f"- {label}: {counted(found[key])}" for key, label in labels.items()]
     return "\n".join([f"- forks per greedy solution: {found['forks_per_solution']}", *lines])
 
 
@@ -159,13 +170,13 @@ template and numbers nor, in the right column, the wordings occur in the trainin
 
 Intervals of greedy and pass@16 are Wilson's; those of the sampled rows are bootstrapped over problems.
 With made-up words for all names and things, greedy accuracy on the problems with held-out numbers is
-{_percent(strangers["greedy"])}; {strangers["same_answer"]["value"]:.0%} of the answers stay the same.
+{percent(strangers["greedy"])}; {strangers["same_answer"]["value"]:.0%} of the answers stay the same.
 
 Samples at T = 1:
 
-- wrong equations with held-out numbers: {_counted(slips["wrong_equations"])}
-- wrong equations with held-out wordings: {_counted(unseen["wrong_equations"])}
-- solutions without an answer (held-out numbers): {_counted(slips["unanswered"])}
+- wrong equations with held-out numbers: {counted(slips["wrong_equations"])}
+- wrong equations with held-out wordings: {counted(unseen["wrong_equations"])}
+- solutions without an answer (held-out numbers): {counted(slips["unanswered"])}
 - entropy of {nats["tokens"]} tokens ({nats["tokens_per_solution"]} a solution): mean {nats["mean"]:.3f} nats
 
 {_entropy_table(figures)}
@@ -181,4 +192,4 @@ to any of the top five above p = {swaps["least_p"]}, continued greedily:
 
 def card(figures: dict[str, Any]) -> str:
     """The text of `assets/mini/README.md`."""
-    return _FRONT + _ABOUT + _mixture() + _FORMAT + _measured(figures) + _LIMITS
+    return _FRONT + _ABOUT + _mixture() + _FORMAT + _measured(figures) + _PARTNER + _LIMITS

@@ -273,19 +273,94 @@ def _remembered(problems: Sequence[MiniProblem], answers: Mapping[str, str | Non
     return {p.id: answers[p.id] for p in problems[:REMEMBERED]}
 
 
+# ---------------------------------------------------------------- base and adapter side by side
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What one policy did on one kind of held-out problems."""
+
+    accuracy: Json
+    solved: Greedy
+    warm: Tensor  # (P, SAMPLES) of 1 for right and 0 for wrong, at temperature 1
+    equations: Json  # of these samples
+    entropy: Json  # of the first sample of each problem
+
+
+def measure_sides(mini: Mini) -> dict[str, Side]:
+    """Both kinds of held-out problems of the bundled test set, with whatever adapter is on."""
+    sides = {}
+    for kind, name in (("numbers", "held_out_numbers"), ("wording", "held_out_wording")):
+        problems = [p for p in mini_set("test") if p.held_out == kind]
+        accuracy, solved, warm, samples = accuracy_figures(mini, problems)
+        nats = entropy_figures(mini, problems, samples[::SAMPLES])
+        sides[name] = Side(accuracy, solved, warm, equation_figures(mini, samples), nats)
+    return sides
+
+
+def change(before: Tensor, after: Tensor) -> Json:
+    """What changed from one share per problem to another, (P,) each: mean with interval, problems won and lost."""
+    return mean_share(after - before) | {"won": int((after > before).sum()), "lost": int((after < before).sum())}
+
+
+def pair_figures(base: Mapping[str, Side], adapted: Mapping[str, Side]) -> Json:
+    """The figures of both policies, and the change problem by problem."""
+    figures: Json = {"set": "mini:test", "seed": SEED}
+    cells: list[Json] = []
+    remembered: dict[str, str | None] = {}
+    for name, before in base.items():
+        after = adapted[name]
+        right = [torch.tensor(side.solved.right, dtype=torch.float32) for side in (before, after)]
+        figures[name] = {
+            "base": before.accuracy | before.equations | {"entropy_t1.0": before.entropy},
+            "adapted": after.accuracy | after.equations | {"entropy_t1.0": after.entropy},
+            "change_greedy": change(*right),
+            "change_sampled_t1.0": change(before.warm.mean(1), after.warm.mean(1)),
+        }
+        cells += _cell_pairs(before, after)
+        remembered |= _by_id(after.solved)
+    answers = _remembered(mini_set("test"), remembered)
+    return figures | {"cells": cells, "greedy_answers": answers}
+
+
+def _cell_pairs(before: Side, after: Side) -> list[Json]:
+    """One row per template and wording, with the accuracies of base and adapter."""
+    rows = []
+    both = [cell_figures(side.solved.problems, side.solved.right, side.warm) for side in (before, after)]
+    for mine, theirs in zip(*both, strict=True):
+        shares = {key: {"base": mine.pop(key), "adapted": theirs[key]} for key in ("greedy", "sampled_t1.0")}
+        rows.append(mine | shares)
+    return rows
+
+
+# ---------------------------------------------------------------- as text
+
+
+def _line(label: str, figure: Json) -> str:
+    value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
+    return f"{label:42s} {value:5.1f} %  [{low:.1f}, {high:.1f}]  n={figure['n']}"
+
+
+def pair_summary(figures: Json) -> list[str]:
+    """The main figures of base and adapter as short lines."""
+    lines = []
+    for name, label in (("held_out_numbers", "numbers"), ("held_out_wording", "wording")):
+        found = figures[name]
+        for key in ("greedy", "sampled_t1.0", f"pass@{SAMPLES}", "wrong_equations"):
+            lines += [_line(f"{label}: {key}, {who}", found[who][key]) for who in ("base", "adapted")]
+        for key in ("change_greedy", "change_sampled_t1.0"):
+            lines.append(f"{_line(f'{label}: {key}', found[key])}  won {found[key]['won']}, lost {found[key]['lost']}")
+    return lines
+
+
 def summary(figures: Json) -> list[str]:
     """The main figures as short lines."""
-
-    def line(label: str, figure: Json) -> str:
-        value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
-        return f"{label:42s} {value:5.1f} %  [{low:.1f}, {high:.1f}]  n={figure['n']}"
-
     lines = []
     for kind, label in (("held_out_numbers", "numbers"), ("held_out_wording", "wording")):
         found = {k: v for k, v in figures[kind].items() if isinstance(v, dict)}
-        lines += [line(f"held-out {label}: {key}", value) for key, value in found.items()]
-    lines += [line(f"T=1: {key}", value) for key, value in figures["solutions_t1.0"].items()]
-    lines += [line(key, value) for key, value in figures["swaps"].items() if isinstance(value, dict)]
+        lines += [_line(f"held-out {label}: {key}", value) for key, value in found.items()]
+    lines += [_line(f"T=1: {key}", value) for key, value in figures["solutions_t1.0"].items()]
+    lines += [_line(key, value) for key, value in figures["swaps"].items() if isinstance(value, dict)]
     above = ", ".join(
         f"{level}: {100 * value:.1f} %" for level, value in figures["entropy_t1.0"]["share_above"].items()
     )
