@@ -87,19 +87,20 @@ def facts(model: Model, name: str) -> AdapterFacts:
 
 def lora_layers(model: Model, name: str) -> list[LoraLayer]:
     """The layers that carry this LoRA."""
-    modules = model.engine.model.modules()
+    modules: Any = model.engine.model.modules()
     return [m for m in modules if isinstance(m, LoraLayer) and (name in m.lora_A or name in m.lora_embedding_A)]
 
 
 def lora_norm(layer: LoraLayer, name: str) -> float:
     """Frobenius norm of one layer's weight change at strength 1."""
     a, b = lora_factors(layer, name)
+    scaling: Any = layer.scaling
     with torch.inference_mode():
         gram = (b.double().T @ b.double()) * (a.double() @ a.double().T)
-        return float(layer.scaling[name] * gram.sum().clamp_min(0).sqrt())
+        return float(scaling[name] * gram.sum().clamp_min(0).sqrt())
 
 
-def lora_factors(layer: LoraLayer, name: str) -> tuple[Tensor, Tensor]:
+def lora_factors(layer: Any, name: str) -> tuple[Tensor, Tensor]:
     """A (r, in) and B (out, r), convolutions flattened."""
     if name in layer.lora_embedding_A:
         return layer.lora_embedding_A[name], layer.lora_embedding_B[name]

@@ -23,6 +23,9 @@ from rmx.engine import Engine, split_key
 from rmx.models import Model, load
 from rmx.pair import Pair
 
+ON_THIS_TEXT = "adapter off against the bare network on this text"
+APART = "two sets of weights; nothing is on the base"
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -92,7 +95,9 @@ def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: flo
     return BaseCheck(
         found.max_dlogit,
         found.positions,
-        "adapter off against the bare network on this text" if pair.one_set else "two sets of weights; nothing is on the base",
+        "adapter off against the bare network on this text"
+        if pair.one_set
+        else "two sets of weights; nothing is on the base",
         weights,
         probed,
         difference(off, _logits(second.engine, ids)).max_dlogit if second else None,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rmx import __version__
+from rmx.cli_pair import add_verbs as add_pair_verbs
 from rmx.errors import RmxError
 
 
@@ -177,6 +178,7 @@ def _parser() -> Parser:
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     _add_serve(verbs)
     _add_trace(verbs)
+    add_pair_verbs(verbs, _add_model, _read_text)
     _add_bench(verbs)
     doctor = verbs.add_parser("doctor", help="say what is here: device, packages, models")
     doctor.add_argument("--json", action="store_true")

@@ -216,28 +216,39 @@ class Engine:
         return stream._cache
 
     @torch.inference_mode()
-    def forward(self, ids: Sequence[Sequence[int]] | Tensor, cache: Any, keep: int) -> Tensor:
-        """Push (B, T) tokens through the network; logits (B, keep, V) of the last `keep`, in the model's dtype."""
-        tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)
-        out: Tensor = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits
-        return out
+    def forward(
+        self,
+        ids: Sequence[Sequence[int]] | Tensor,
+        cache: Any,
+        keep: int,
+        *,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        adapters: Sequence[str | None] | None = None,
+    ) -> Tensor:
+        """Push (B, T) tokens through the network; logits (B, keep, V) of the last `keep`, in the model's dtype.
 
-    @torch.inference_mode()
-    def forward_mixed(self, ids: Sequence[Sequence[int]], cache: Any, adapters: Sequence[str | None]) -> Tensor:
-        """As `forward` with keep=1, each row under an adapter of its own; None is the base.
-
-        The caller is inside `using` of the adapter whose strength counts. One pass over the weights serves all rows.
+        Args:
+            attention_mask: (B, cached + T), 0 where a row must not look; None where every row may look everywhere.
+            position_ids: (B, T), needed where rows have seen different numbers of tokens.
+            adapters: each row under an adapter of its own, None for the base; one pass over the weights serves all
+                rows. The caller is inside `using` of the adapter whose strength counts.
         """
+        options: dict[str, Any] = {"past_key_values": cache, "use_cache": True, "logits_to_keep": keep}
+        if attention_mask is not None:
+            options["attention_mask"] = attention_mask
+        if position_ids is not None:
+            options["position_ids"] = position_ids
+        if adapters is not None:
+            options["adapter_names"] = ["__base__" if key is None else split_key(key)[0] for key in adapters]
         tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)
-        names = ["__base__" if key is None else split_key(key)[0] for key in adapters]
         try:
-            out: Tensor = self.model(
-                input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1, adapter_names=names
-            ).logits
+            out: Tensor = self.model(input_ids=tokens, **options).logits
         except BaseException:
-            _drop_hooks(self.model)
+            if adapters is not None:
+                _drop_hooks(self.model)
             raise
-        return out[:, -1]
+        return out
 
     @torch.inference_mode()
     def save(self, adapter: str | None, ids: Sequence[int], cache: Any) -> None:
@@ -321,10 +332,10 @@ def _scaled(model: Any, name: str, strength: float) -> Iterator[None]:
 
 def _drop_hooks(model: Any) -> None:
     """A mixed pass that fails half way leaves PEFT's hooks behind, and every later pass would obey them."""
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module._forward_pre_hooks.clear()
-            module._forward_pre_hooks_with_kwargs.clear()
+    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
+        hooked: Any = layer
+        hooked._forward_pre_hooks.clear()
+        hooked._forward_pre_hooks_with_kwargs.clear()
 
 
 def croppable(cache: Any) -> bool:

@@ -7,7 +7,7 @@ an engine of its own. With a plain LoRA both halves of a step go through the wei
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -148,43 +148,58 @@ def read_both(pair: Pair, ids: Sequence[int], start: int, on_rows: OnRows, reuse
 
 
 class PairStream:
-    """Equal-length sequences under both models. `base` and `adapted` (rows, V) decide each row's next token."""
+    """Sequences under both models, one token each per step. `base` and `adapted` (rows, V) decide the next tokens.
 
-    def __init__(self, pair: Pair, prefix: Sequence[int], rows: int, streams: Sequence[Stream]) -> None:
+    Rows may have prefixes of different lengths: shorter ones stand to the right, and what is left of them is hidden.
+    """
+
+    def __init__(self, pair: Pair, prefixes: Sequence[Sequence[int]], opened: Sequence[tuple[Stream, Stream]]) -> None:
         self.pair = pair
-        self.ids = [list(prefix) for _ in range(rows)]
+        self.ids = [list(prefix) for prefix in prefixes]
         v = pair.vocab_size
-        self.base, self.adapted = (s.logits[:v].expand(rows, -1) for s in streams)
-        self._caches: list[Any] = [s._cache for s in streams]
-        for cache in self._caches:
-            if rows > 1:
-                cache.batch_repeat_interleave(rows)
-        self._mixed = pair.mixable and all(map(_stackable, self._caches))
-        if self._mixed:
-            self._caches = [_stack(self._caches, pair.base.engine)]
+        self.base = torch.stack([one.logits[:v] for one, _ in opened])
+        self.adapted = torch.stack([two.logits[:v] for _, two in opened])
+        lengths = [len(ids) for ids in self.ids]
+        self._hidden = torch.tensor([max(lengths) - n for n in lengths])  # (rows,) places to the left of each row
+        ours, theirs = [one._cache for one, _ in opened], [two._cache for _, two in opened]
+        self._mixed = pair.mixable and all(map(_stackable, [*ours, *theirs]))
+        halves = ((ours + theirs, pair.base),) if self._mixed else ((ours, pair.base), (theirs, pair.adapted))
+        self._caches = [_stack(caches, model.engine) for caches, model in halves]
 
     def feed(self, tokens: Sequence[int]) -> None:
         """Append one token to each row."""
         for row, token in zip(self.ids, tokens, strict=True):
             row.append(token)
-        v, pair = self.pair.vocab_size, self.pair
+        v, pair, n = self.pair.vocab_size, self.pair, len(tokens)
         batch = [[t] for t in tokens]
         if self._mixed:
-            keys = [None] * len(batch) + [pair.adapter] * len(batch)
-            logits = pair.base.engine.forward_mixed(batch * 2, self._caches[0], keys)[:, :v]
-            self.base, self.adapted = logits.split(len(batch))
+            keys = [None] * n + [pair.adapter] * n
+            where = self._places(pair.base.engine.device, 2)
+            logits = pair.base.engine.forward(batch * 2, self._caches[0], keep=1, adapters=keys, **where)[:, -1, :v]
+            self.base, self.adapted = logits.split(n)
             return
         halves = ((pair.base.engine, None), (pair.adapted.engine, pair.adapter))
         read: list[Tensor] = []
         for (engine, adapter), cache in zip(halves, self._caches, strict=True):
             with engine.using(adapter):
-                read.append(engine.forward(batch, cache, keep=1)[:, -1, :v])
+                where = self._places(engine.device, 1)
+                read.append(engine.forward(batch, cache, keep=1, **where)[:, -1, :v])
         self.base, self.adapted = read
+
+    def _places(self, device: torch.device, times: int) -> dict[str, Any]:
+        """What a ragged batch must be told; nothing for rows of one length, so that they compute as one row does."""
+        if not self._hidden.any():
+            return {}
+        lengths = torch.tensor([len(row) for row in self.ids])
+        columns = torch.arange(int((self._hidden + lengths).max()))
+        mask = (columns >= self._hidden[:, None]).long().repeat(times, 1)
+        return {"attention_mask": mask.to(device), "position_ids": (lengths - 1)[:, None].repeat(times, 1).to(device)}
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep these rows only, in this order."""
         n = len(self.ids)
         self.ids = [self.ids[i] for i in rows]
+        self._hidden = self._hidden[list(rows)]
         picked = torch.tensor(rows, device=self.base.device)
         self.base, self.adapted = self.base[picked], self.adapted[picked]
         wanted = torch.cat([picked, picked + n]) if self._mixed else picked
@@ -193,7 +208,7 @@ class PairStream:
 
     def save(self, row: int = 0) -> None:
         """Hand one row's keys and values, under both models, to the prefix cache."""
-        if not all(croppable(cache) for cache in self._caches):
+        if not all(croppable(cache) for cache in self._caches) or self._hidden[row]:
             return
         n = len(self.ids)
         places = ((self._caches[0], row), (self._caches[-1], row + n if self._mixed else row))
@@ -207,22 +222,41 @@ class PairStream:
 
 
 @contextmanager
-def open_pair(pair: Pair, prefix: Sequence[int], rows: int = 1, reuse: bool = True) -> Iterator[PairStream]:
-    """Prefill `prefix` under both models, once each, and go on in `rows` equal rows.
+def open_pair(pair: Pair, prefixes: Sequence[Sequence[int]], reuse: bool = True) -> Iterator[PairStream]:
+    """Prefill each prefix under both models, equal ones once, and go on with one row for each.
 
-    The caller holds `pair.turn()`; the prefix may come out of the prefix cache.
+    The caller holds `pair.turn()`; prefixes may come out of the prefix cache. Prefixes of different lengths need caches
+    of plain attention, see `rows_together`.
     """
-    streams: list[Stream] = []
-    for engine, adapter in ((pair.base.engine, None), (pair.adapted.engine, pair.adapter)):
-        with engine.using(adapter):
-            streams.append(engine.open(prefix, adapter=adapter, reuse=reuse))
-            if reuse:
-                streams[-1].save()
+    known: dict[tuple[int, ...], tuple[Stream, Stream]] = {}
+    for prefix in map(tuple, prefixes):
+        if prefix not in known:
+            known[prefix] = (
+                _open(pair.base.engine, prefix, None, reuse),
+                _open(pair.adapted.engine, prefix, pair.adapter, reuse),
+            )
     with torch.inference_mode():
-        stream = PairStream(pair, prefix, rows, streams)
+        stream = PairStream(pair, prefixes, [known[tuple(prefix)] for prefix in prefixes])
     # A mixed batch names each row's adapter itself; only the strength has to be set, once for all steps.
     with pair.base.engine.using(pair.adapter) if stream._mixed else nullcontext():
         yield stream
+
+
+def _open(engine: Engine, prefix: Sequence[int], adapter: str | None, reuse: bool) -> Stream:
+    with engine.using(adapter):
+        stream = engine.open(prefix, adapter=adapter, reuse=reuse)
+        if reuse:
+            stream.save()
+    return stream
+
+
+def rows_together(pair: Pair) -> Literal["any", "equal", "one"]:
+    """Which prefixes fit into one batch: any, those of equal length (sliding windows), or one row (other state)."""
+    engines = (pair.base.engine, pair.adapted.engine)
+    kinds = {type(layer) for e in engines for layer in DynamicCache(config=e.config).layers}
+    if kinds == {DynamicLayer}:
+        return "any"
+    return "equal" if kinds <= {DynamicLayer, DynamicSlidingWindowLayer} else "one"
 
 
 def _stackable(cache: Any) -> bool:
@@ -230,15 +264,23 @@ def _stackable(cache: Any) -> bool:
 
 
 def _stack(caches: Sequence[Any], engine: Engine) -> Any:
-    """One cache whose rows are those of the first cache and then those of the second."""
-    stacked = DynamicCache(config=engine.config)
-    for layer, one, two in zip(stacked.layers, caches[0].layers, caches[1].layers, strict=True):
-        layer.lazy_initialization(one.keys, one.values)
-        layer.keys = torch.cat([one.keys, two.keys])
-        layer.values = torch.cat([one.values, two.values])
+    """One cache whose rows are the given caches of one row each, the shorter ones moved to the right."""
+    if len(caches) == 1:
+        return caches[0]
+    stacked: Any = DynamicCache(config=engine.config)
+    for i, layer in enumerate(stacked.layers):
+        parts = [cache.layers[i] for cache in caches]
+        layer.lazy_initialization(parts[0].keys, parts[0].values)
+        length = max(part.keys.shape[-2] for part in parts)
+        layer.keys = torch.cat([_to_the_right(part.keys, length) for part in parts])
+        layer.values = torch.cat([_to_the_right(part.values, length) for part in parts])
         if isinstance(layer, DynamicSlidingWindowLayer):
-            layer.cumulative_length = one.cumulative_length
+            layer.cumulative_length = parts[0].cumulative_length
     return stacked
+
+
+def _to_the_right(rows: Tensor, length: int) -> Tensor:
+    return torch.nn.functional.pad(rows, (0, 0, length - rows.shape[-2], 0))
 
 
 def _device(cache: Any) -> torch.device:

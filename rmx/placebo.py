@@ -6,6 +6,8 @@ ones that any push turns round. What sets training apart from noise is accuracy 
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -51,12 +53,14 @@ def add_placebo(model: Model, like: str | None, seed: int = 0) -> str:
     for layer in lora_layers(model, name):
         for factor in lora_factors(layer, name):
             factor.data.copy_(torch.randn(factor.shape, generator=generator))
-        wanted = lora_norm(layer, like) if like else 0.01 * float(layer.get_base_layer().weight.float().norm())
+        wanted = lora_norm(layer, like) if like else 0.01 * _weight_norm(layer)
         lora_factors(layer, name)[1].data.mul_(wanted / lora_norm(layer, name))
     return name
 
 
-def placebo_pair(pair: Pair, texts: Sequence[Text], seed: int = 0, cancelled: Callable[[], bool] = lambda: False) -> Pair:
+def placebo_pair(
+    pair: Pair, texts: Sequence[Text], seed: int = 0, cancelled: Callable[[], bool] = lambda: False
+) -> Pair:
     """The base against a placebo that reranks these texts as often as the adapted model does.
 
     The strength is found by bisection on a logarithmic scale; the share is a step function of it, so the nearest step
@@ -89,11 +93,18 @@ def choices(model: Model, adapter: str | None, texts: Sequence[Text]) -> list[Te
     with model.engine.using(adapter):
         for ids, start in texts:
             rows: list[Tensor] = []
-            model.engine.open(
-                ids[:-1], adapter=adapter, reuse=False, read_from=start, on_read=lambda _, x, r=rows: r.append(x.argmax(-1))
-            )
+            read = partial(_note_choices, rows)
+            model.engine.open(ids[:-1], adapter=adapter, reuse=False, read_from=start, on_read=read)
             found.append(torch.cat(rows))
     return found
+
+
+def _note_choices(rows: list[Tensor], _: int, logits: Tensor) -> None:
+    rows.append(logits.argmax(-1))
+
+
+def _weight_norm(layer: Any) -> float:
+    return float(layer.get_base_layer().weight.float().norm())
 
 
 def _disagree(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> int:

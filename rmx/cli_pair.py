@@ -1,0 +1,215 @@
+"""The verbs that compare two models: `rmx shifts` and `rmx intervene`."""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rmx.errors import RmxError
+
+AddModel = Callable[[argparse.ArgumentParser], None]
+ReadText = Callable[[str | None], str | None]
+
+
+def add_verbs(verbs: Any, add_model: AddModel, read_text: ReadText) -> None:
+    """Define both verbs; `add_model` gives them the options that all verbs share."""
+    shifts = verbs.add_parser("shifts", help="where base and adapted model part")
+    shifts.add_argument("prompt", nargs="?", metavar="PROMPT")
+    shifts.add_argument("--problem", metavar="ID", help="one problem of the set, by id or 0-based index")
+    shifts.add_argument("--answer", metavar="A", help="the known answer of a free prompt")
+    shifts.add_argument("--raw", action="store_true", help="no template: the prompt as it stands")
+    shifts.add_argument("--source", choices=["base", "adapted"], default="base", help="whose completion is read")
+    shifts.add_argument("--read", metavar="FILE", help="read this text instead ('-' = stdin)")
+    shifts.add_argument("--temperature", type=float, default=0.0)
+    shifts.add_argument("--top-p", type=float, default=1.0)
+    shifts.add_argument("--no-placebo", action="store_true", help="leave the random adapter of equal size out")
+    _add_pair(shifts, add_model)
+    shifts.set_defaults(run=lambda args: _shifts(args, read_text))
+
+    intervene = verbs.add_parser("intervene", help="patch tokens of the base and count right answers")
+    intervene.add_argument(
+        "--arms", default="base,teacher,oracle,random,matched,entropy", help="comma-separated; default: all six"
+    )
+    intervene.add_argument("--csv", metavar="FILE", help="also write one line per problem and arm")
+    _add_pair(intervene, add_model)
+    intervene.set_defaults(run=_intervene)
+
+
+def _add_pair(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
+    add_model(parser)
+    parser.add_argument("--teacher", metavar="S", help="a full checkpoint instead of an adapter")
+    parser.add_argument("--strength", type=float, default=1.0, help="of a plain LoRA, 0 to 1.5 (default 1)")
+    parser.add_argument("--set", default="mini", metavar="NAME", help="mini, arith, gsm8k, math500 or a file")
+    parser.add_argument("--limit", type=int, default=None, metavar="N", help="the first N problems of the set")
+    parser.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-new-tokens", type=int, default=512)
+    parser.add_argument("--json", action="store_true")
+
+
+def _options(args: argparse.Namespace) -> Any:
+    import os
+
+    from rmx.explore.compare import PairOptions
+
+    return PairOptions(
+        model=args.model or os.environ.get("RMX_MODEL", "mini"),
+        adapter=args.adapter,
+        teacher=args.teacher,
+        strength=args.strength,
+        device=args.device,
+        dtype=args.dtype,
+        tau=args.tau,
+        seed=args.seed,
+        max_new_tokens=args.max_new_tokens,
+        set_name=args.set,
+        limit=args.limit,
+    )
+
+
+def _shifts(args: argparse.Namespace, read_text: ReadText) -> None:
+    from rmx.explore.compare import MapOptions, shift_map, shift_set
+
+    options = _options(args)
+    if args.prompt is not None or args.problem is not None:
+        text = read_text(args.read)
+        one = MapOptions(
+            args.prompt, args.problem, args.answer, args.raw, args.source, text, args.temperature, args.top_p
+        )
+        found = shift_map(options.pair(), options, one)
+        print(json.dumps(found, ensure_ascii=False) if args.json else _map_text(found))
+        return
+    if args.read is not None:
+        raise RmxError("--read needs the PROMPT or --problem that the text answers.")
+    report = shift_set(options, _progress("problems"), not args.no_placebo)
+    print(json.dumps(report.json()) if args.json else _shift_table(report.json()))
+
+
+def _intervene(args: argparse.Namespace) -> None:
+    from rmx.explore.compare import intervene_set
+
+    arms = tuple(a.strip() for a in args.arms.split(",") if a.strip())
+    report = intervene_set(_options(args), arms, _progress("problems"))
+    found = report.json()
+    if args.csv:
+        _write_csv(args.csv, found)
+    print(json.dumps(found) if args.json else _arms_table(found))
+
+
+def _progress(what: str) -> Callable[[Any], None]:
+    """One line on stderr that is written over, where somebody is looking."""
+
+    def tell(report: Any) -> None:
+        at = getattr(report, "at", None)
+        at = len(report.problems) if at is None else at
+        end = "\n" if report.done else "\r"
+        if sys.stderr.isatty() or report.done:
+            print(f"{at} of {report.of} {what}, {report.seconds:.0f} s", end=end, file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _write_csv(path: str, found: dict[str, Any]) -> None:
+    try:
+        with Path(path).open("w", encoding="utf-8", newline="") as file:
+            file.write(arms_csv(found))
+    except OSError as error:
+        raise RmxError(f"Cannot write {path}: {error.strerror}.") from error
+
+
+def arms_csv(found: dict[str, Any]) -> str:
+    """One line per problem and arm of an intervene document."""
+    import io
+
+    out = io.StringIO()
+    rows = csv.writer(out)
+    rows.writerow(["problem", "arm", "answer", "correct", "patches", "tokens"])
+    for problem in found["problems"]:
+        for arm in problem["answers"]:
+            values = [problem[key][arm] for key in ("answers", "correct", "patches", "tokens")]
+            rows.writerow([problem["id"], arm, *values])
+    return out.getvalue()
+
+
+# -- for the terminal -------------------------------------------------------------------------------------------------
+
+
+def _map_text(found: dict[str, Any]) -> str:
+    """A completion with its disagreements in brackets: base's token → adapted model's."""
+    marks = {"unshifted": "", "reranked": "", "shifted": "!"}
+    shown = "".join(
+        t["text"]
+        if t["class"] == "unshifted"
+        else f"[{t['base']['top'][0]['text']} →{t['adapted']['top'][0]['text']}{marks[t['class']]}|{t['kl']:.2f}]"
+        for t in found["tokens"]
+    )
+    check = found["base_check"]
+    base = "base is base" if check["holds"] else "THE BASE HAS CHANGED"
+    return (
+        f"{shown}\n  {found['positions']} tokens, {found['disagreements']} disagreements "
+        f"({found['near_ties']} near ties) · answer {found['answer']['text']} · {base}: "
+        f"largest change of a logit {check['max_dlogit']:.2g}"
+    )
+
+
+def _estimate(value: Any, scale: float = 1.0, unit: str = "") -> str:
+    if value is None or value["value"] is None:
+        return "–"
+    bounds = "" if value["low"] is None else f"  [{scale * value['low']:.3g}, {scale * value['high']:.3g}]"
+    return f"{scale * value['value']:.3g}{unit}{bounds}"
+
+
+def _shift_table(found: dict[str, Any]) -> str:
+    noise = found["placebo"]
+    lines = [
+        f"{found['base']} against {found['adapted']}: {found['problems']} problems of {found['set']}, "
+        f"{found['positions']} positions, {found['disagreements']} disagreements ({found['near_ties']} near ties)",
+        f"{'':34s}{'adapted':>34s}{'placebo':>34s}   paper",
+    ]
+    for name, label, scale, unit in ROWS:
+        ours = found[name] if name in found and isinstance(found[name], dict) else found["intervals"][name]
+        theirs = None
+        if noise:
+            theirs = noise[name] if isinstance(noise.get(name), dict) else noise["intervals"][name]
+        lines.append(
+            f"{label:34s}{_estimate(ours, scale, unit):>34s}{_estimate(theirs, scale, unit):>34s}   "
+            f"{found['paper'].get(name, '')}"
+        )
+    batch, dtype = found["noise"]["batch_shape"], found["noise"]["dtype"]
+    for what, n in (("batch shape alone", batch), ("dtype alone", dtype)):
+        if n:
+            lines.append(
+                f"{what}: logits move by up to {n['max_dlogit']:.2g}, "
+                f"{n['argmax_changed']} of {n['positions']} choices change"
+            )
+    return "\n".join(lines)
+
+
+ROWS = (
+    ("unshifted", "same choice", 100, " %"),
+    ("reranked", "reranked (inside the base's top 5)", 100, " %"),
+    ("shifted", "shifted (outside)", 100, " %"),
+    ("mean_rank", "mean rank of the adapted choice", 1, ""),
+    ("entropy_ratio", "entropy, reranked / unshifted", 1, "x"),
+    ("on_forks", "disagreements on forks", 100, " %"),
+    ("on_forks_by_chance", "  … expected by chance", 100, " %"),
+    ("untouched", "solutions without disagreement", 100, " %"),
+)
+
+
+def _arms_table(found: dict[str, Any]) -> str:
+    lines = [
+        f"{found['base']} and {found['adapted']}: {found['n']} problems of {found['set']}, tau {found['tau']}",
+        f"{'arm':10s}{'pass@1':>24s}{'touched':>10s}{'against the base':>30s}",
+    ]
+    for arm, figures in found["arms"].items():
+        against = _estimate(figures.get("vs_base"), 100, " points")
+        touched = f"{100 * figures['touched']:.2f} %"
+        lines.append(f"{arm:10s}{_estimate(figures['pass@1'], 100, ' %'):>24s}{touched:>10s}{against:>30s}")
+    same = found["oracle_equals_teacher"]
+    if same:
+        lines.append(f"oracle and adapted model: the same tokens in {same['same']} of {same['of']} problems")
+    return "\n".join([*lines, *found["reading"]])

@@ -1,0 +1,190 @@
+"""`rmx shifts` and `rmx intervene`: options to a pair, a map or a run over a problem set."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rmx.basecheck import check_base
+from rmx.config import Sampling, check_tau
+from rmx.engine import split_key
+from rmx.errors import PromptError, RmxError
+from rmx.explore.intervene_set import InterveneReport, InterveneSet, check_arms
+from rmx.explore.shift_set import PAPER, Places, ShiftFigures, ShiftReport, ShiftSet, places_of
+from rmx.explore.shifts import MapJob, ShiftMap, Source
+from rmx.models import Model
+from rmx.noise import shape_noise
+from rmx.pair import Pair, make_pair
+from rmx.placebo import placebo_pair
+from rmx.problems import find_problem, load_set
+from rmx.records import Problem
+from rmx.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class PairOptions:
+    """What `rmx shifts` and `rmx intervene` have in common."""
+
+    model: str = "mini"
+    adapter: str | None = None
+    teacher: str | None = None
+    strength: float = 1.0
+    device: str = "auto"
+    dtype: str = "auto"
+    tau: float | None = None
+    seed: int = 0
+    max_new_tokens: int = 512
+    set_name: str = "mini"
+    limit: int | None = None
+
+    def pair(self, space: Workspace | None = None) -> Pair:
+        """Load both models. The bundled model is compared with its RL partner where nothing else is named."""
+        adapter = self.adapter
+        if adapter is None and self.teacher is None and self.model == "mini":
+            adapter = "rl"
+        space = space or Workspace(self.device, self.dtype)
+        return make_pair(space, self.model, adapter, self.teacher, self.strength)
+
+    def threshold(self, model: Model) -> float:
+        return model.tau if self.tau is None else check_tau(self.tau)
+
+    def problems(self) -> list[Problem]:
+        """The first `limit` problems of the set.
+
+        Raises:
+            RmxError: a limit that is no count, or an unknown set.
+        """
+        if self.limit is not None and self.limit < 1:
+            raise RmxError(f"--limit must be 1 or more; got {self.limit}.")
+        return load_set(self.set_name)[: self.limit]
+
+
+@dataclass(frozen=True, slots=True)
+class MapOptions:
+    """One prompt of `rmx shifts`: exactly one of prompt and problem is set."""
+
+    prompt: str | None = None
+    problem: str | None = None
+    answer: str | None = None
+    raw: bool = False
+    source: Source = "base"
+    read: str | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+def shift_map(pair: Pair, options: PairOptions, one: MapOptions) -> dict[str, Any]:
+    """The document of `rmx shifts PROMPT`: the figures of one completion, its tokens, and the proof that base is base.
+
+    Raises:
+        RmxError: any mistake in the options, in a sentence.
+    """
+    model = pair.base
+    ids, known = _prompt(model, options, one)
+    tau = options.threshold(model)
+    sampling = Sampling(one.temperature, one.top_p, options.seed, options.max_new_tokens)
+    job = MapJob(ids, sampling, tau, one.source, known)
+    if one.read is not None:
+        read = tuple(model.encode(one.read))
+        if not read:
+            raise PromptError("The text to read is empty. Give a solution.")
+        job = replace(job, source="text", read=read)
+    found = ShiftMap(pair, job).run()
+    with pair.turn():
+        found.noise = shape_noise(model.engine, [*ids, *found.ids])
+    return map_json(found) | {"placebo": map_placebo(found), "base_check": check_base(pair, [*ids, *found.ids]).json()}
+
+
+def _prompt(model: Model, options: PairOptions, one: MapOptions) -> tuple[tuple[int, ...], str | None]:
+    if (one.prompt is None) == (one.problem is None):
+        raise PromptError(
+            "Give exactly one of: a PROMPT, --problem ID, or --limit N for the first N problems of --set."
+        )
+    if one.problem is not None:
+        problem = find_problem(options.set_name, one.problem)
+        return model.prompt_ids(problem.problem, one.raw), problem.answer
+    return model.prompt_ids(one.prompt or "", one.raw), one.answer
+
+
+def map_places(found: ShiftMap) -> Places:
+    """A map's places, for the same statistics as a set's."""
+    import torch
+
+    shifts = found.shifts
+    return Places(
+        "prompt",
+        torch.tensor([s.base.entropy for s in shifts]),
+        torch.tensor([s.rank for s in shifts], dtype=torch.long),
+        torch.tensor([s.kl for s in shifts]),
+        torch.tensor([s.near_tie(found.tolerance) for s in shifts], dtype=torch.bool),
+    )
+
+
+def map_json(found: ShiftMap) -> dict[str, Any]:
+    """Figures and tokens of one map."""
+    figures = ShiftFigures((map_places(found),), found.job.tau)
+    return {
+        "base": found.pair.base.spec,
+        "adapted": found.pair.name,
+        "revision": found.pair.base.revision,
+        "dtype": found.pair.base.dtype,
+        "source": found.job.source,
+        "tau": found.job.tau,
+        "problems": 1,
+        **figures.json(),
+        "paper": PAPER,
+        "noise": found.noise.json() if found.noise else None,
+        "answer": found.answer.json(),
+        "stop": found.stop,
+        "prompt_ids": list(found.job.prompt_ids),
+        "tokens": [s.json(found.job.tau, found.tolerance) for s in found.shifts],
+        "seconds": round(found.seconds, 3),
+    }
+
+
+def map_placebo(found: ShiftMap, cancelled: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
+    """What a placebo of equal reranked share does to the same text; None for a text of fewer than two tokens."""
+    if len(found.shifts) < 2:
+        return None
+    prompt = found.job.prompt_ids
+    text = ([*prompt, *found.ids], len(prompt) - 1)
+    with found.pair.turn():
+        noise = placebo_pair(found.pair, [text], cancelled=cancelled)
+        places = places_of(noise, "prompt", text, found.tolerance)
+    figures = ShiftFigures((places,), found.job.tau).json()
+    kept = ("reranked", "shifted", "mean_rank", "entropy_ratio", "on_forks", "disagreements")
+    return {name: figures[name] for name in kept} | {"strength": split_key(str(noise.adapter))[1]}
+
+
+def shift_set(
+    options: PairOptions,
+    on_report: Callable[[ShiftReport], None] = lambda _: None,
+    placebo: bool = True,
+    space: Workspace | None = None,
+) -> ShiftReport:
+    """The shift statistics of a problem set."""
+    pair, problems = options.pair(space), options.problems()
+    run = ShiftSet(
+        pair, options.set_name, problems, options.threshold(pair.base), options.max_new_tokens, placebo, options.seed
+    )
+    return _last(run, on_report)
+
+
+def intervene_set(
+    options: PairOptions,
+    arms: tuple[str, ...],
+    on_report: Callable[[InterveneReport], None] = lambda _: None,
+    space: Workspace | None = None,
+) -> InterveneReport:
+    """All arms over a problem set."""
+    checked = check_arms(arms)
+    pair, problems = options.pair(space), options.problems()
+    tau = options.threshold(pair.base)
+    run = InterveneSet(pair, options.set_name, problems, checked, tau, options.seed, options.max_new_tokens)
+    return _last(run, on_report)
+
+
+def _last(run: Any, on_report: Callable[[Any], None]) -> Any:
+    report: Any = None
+    for report in run:
+        on_report(report)
+    return report

@@ -1,0 +1,331 @@
+"""Patch single tokens of the base's greedy decoding with the adapted model's choice, and see what comes of it.
+
+Every arm decodes greedily; each step feeds both models the corrected prefix. Arms differ in where they patch and with
+what (arXiv 2605.06241, section 4):
+
+    base      nowhere                                 teacher   everything: the adapted model alone
+    oracle    where the two disagree, the adapted choice
+    random    where the two disagree, a random other token of the base's top 20
+    matched   as many places as the oracle patched, drawn by chance, the same kind of random token
+    entropy   where the base's entropy exceeds tau, the adapted choice
+"""
+
+import math
+import random as rng
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rmx.answers import StopRule, grade
+from rmx.entropy import capture
+from rmx.gate import is_fork
+from rmx.models import Model
+from rmx.pair import Pair, PairStream, open_pair, rows_together
+from rmx.records import Answer, Stop
+from rmx.sampling import prompt_key, uniform
+
+Arm = Literal["base", "teacher", "oracle", "random", "matched", "entropy"]
+ARMS: tuple[Arm, ...] = ("base", "teacher", "oracle", "random", "matched", "entropy")
+LABELS: dict[Arm, str] = {
+    "base": "base",
+    "teacher": "adapted",
+    "oracle": "oracle",
+    "random": "random token",
+    "matched": "random place",
+    "entropy": "entropy gate",
+}
+POOL = 20  # a random token comes from the base's best
+
+
+@dataclass(frozen=True, slots=True)
+class Patched:
+    """One token of an intervened decode, and the base's distribution that it was taken from."""
+
+    pos: int
+    id: int
+    text: str
+    entropy: float  # of the base, nats
+    base_choice: int
+    adapted_choice: int
+    gated: bool  # entropy above tau
+    wanted: bool  # the arm would patch here
+    p: float  # the base's probability of the token; NaN where nobody looks
+    q: float  # the adapted model's
+
+    @property
+    def patched(self) -> bool:
+        """The token is not the one that the base would have taken."""
+        return self.id != self.base_choice
+
+    @property
+    def differs(self) -> bool:
+        return self.base_choice != self.adapted_choice
+
+
+@dataclass(frozen=True, slots=True)
+class PatchJob:
+    """What to decode: a prompt, an arm, and how many patches it may make."""
+
+    prompt_ids: tuple[int, ...]
+    arm: Arm
+    tau: float
+    known: str | None = None
+    budget: int | None = None  # the first n patches only
+    places: tuple[int, ...] = ()  # completion positions that "matched" patches
+    seed: int = 0
+    max_new: int = 512
+    kept: tuple[Patched, ...] = ()  # what is known of this very decode already
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What both models say at one step of a batch: one entry for each row."""
+
+    base: Tensor  # (rows, V) logits
+    adapted: Tensor
+    ours: list[int]  # the base's choices
+    theirs: list[int]  # the adapted model's
+    entropy: list[float]  # of the base, nats
+
+    @classmethod
+    def of(cls, stream: PairStream) -> "Step":
+        cap = capture(stream.base, 1)
+        # The same argmax as a lone decode takes: topk may break an exact tie the other way.
+        ours, theirs = stream.base.argmax(-1).tolist(), stream.adapted.argmax(-1).tolist()
+        return cls(stream.base, stream.adapted, ours, theirs, cap.entropy.tolist())
+
+
+def choose(job: PatchJob, key: bytes, pos: int, step: Step, row: int) -> tuple[int, bool]:
+    """The token that an arm takes at one place, were its budget unlimited, and whether it interferes there."""
+    ours, theirs = step.ours[row], step.theirs[row]
+    differs = ours != theirs
+    gated = is_fork(step.entropy[row], job.tau)
+    if job.arm == "teacher" or (job.arm == "oracle" and differs) or (job.arm == "entropy" and gated):
+        return theirs, differs
+    if (job.arm == "random" and differs) or (job.arm == "matched" and pos in job.places):
+        return random_other(step.base[row], (ours, theirs), uniform(job.seed, key, 0, pos)), True
+    return ours, False
+
+
+def random_other(base: Tensor, taken: Sequence[int], u: float) -> int:
+    """A uniform draw from the base's top 20 without both models' choices.
+
+    Args:
+        base: (V,) logits. u: uniform number in [0, 1).
+    """
+    best = [i for i in base.topk(min(POOL, len(base))).indices.tolist() if i not in taken]
+    return best[int(u * len(best))]
+
+
+def matched_places(length: int, patches: int, seed: int, key: bytes) -> tuple[int, ...]:
+    """As many completion positions as the oracle patched, drawn without replacement from the base's completion."""
+    draw = rng.Random(seed.to_bytes(8, "little") + key)
+    return tuple(sorted(draw.sample(range(length), min(patches, length))))
+
+
+class Intervention:
+    """An iterable over the new tokens of one arm on one problem; `tokens` has them all, kept ones included."""
+
+    def __init__(self, pair: Pair, job: PatchJob, cancelled: Callable[[], bool] = lambda: False) -> None:
+        self.pair, self.job, self.cancelled = pair, job, cancelled
+        self.tokens: list[Patched] = list(job.kept)
+        self.patches = sum(t.patched for t in job.kept)
+        self.stop: Stop = "cancelled"
+        self.seconds = 0.0
+        self._rule = StopRule(thinking=pair.base.prompt_thinks(job.prompt_ids))
+        self._pieces = pair.base.detokenizer.stream()
+        self._key = prompt_key(job.prompt_ids)
+        for token in job.kept:
+            self._rule.feed(self._pieces.feed(token.id))
+
+    def __iter__(self) -> Iterator[Patched]:
+        with self.pair.turn():
+            yield from self.held()
+
+    def run(self) -> "Intervention":
+        """Decode to the end."""
+        for _ in self:
+            pass
+        return self
+
+    def held(self) -> Iterator[Patched]:
+        """The new tokens, for a caller that holds `pair.turn()`."""
+        began = time.perf_counter()
+        prefix = [*self.job.prompt_ids, *(t.id for t in self.job.kept)]
+        with open_pair(self.pair, [prefix]) as stream:
+            try:
+                while not self.cancelled():
+                    token = self.take(Step.of(stream), 0, detail=True)
+                    self.seconds = time.perf_counter() - began
+                    yield token
+                    if self.over():
+                        break
+                    stream.feed([token.id])
+            finally:
+                stream.save()
+                self.seconds = time.perf_counter() - began
+
+    def take(self, step: Step, row: int, detail: bool = False) -> Patched:
+        """Choose the next token from one row of a batch and note it; `detail` adds what only a reader wants."""
+        pos = len(self.tokens)
+        token, wanted = choose(self.job, self._key, pos, step, row)
+        if wanted and self.job.budget is not None and self.patches >= self.job.budget:
+            token = step.ours[row]
+        entropy = step.entropy[row]
+        taken = Patched(
+            pos,
+            token,
+            self._pieces.feed(token),
+            entropy,
+            step.ours[row],
+            step.theirs[row],
+            is_fork(entropy, self.job.tau),
+            wanted,
+            *(self._detail(step, row, token) if detail else (math.nan, math.nan)),
+        )
+        self.tokens.append(taken)
+        self.patches += taken.patched
+        return taken
+
+    def _detail(self, step: Step, row: int, token: int) -> tuple[float, float]:
+        """Probabilities of the token under the base and under the adapted model."""
+        both = torch.stack([step.base[row].float(), step.adapted[row].float()]).log_softmax(-1)[:, token].exp()
+        return float(both[0]), float(both[1])
+
+    def over(self) -> bool:
+        """Whether the decode ends with the last token; sets `stop`."""
+        last = self.tokens[-1]
+        ended = self._rule.feed(last.text)
+        if last.id in self.pair.base.stop_ids | self.pair.adapted.stop_ids:
+            self.stop = "eos"
+        elif ended:
+            self.stop = "answer"
+        elif len(self.tokens) >= self.job.max_new:
+            self.stop = "length"
+        elif len(self.job.prompt_ids) + len(self.tokens) >= self.pair.base.engine.context:
+            self.stop = "context"
+        else:
+            return False
+        return True
+
+    @property
+    def ids(self) -> list[int]:
+        return [t.id for t in self.tokens]
+
+    @property
+    def result(self) -> "ArmResult":
+        """What came of it so far."""
+        answer = answer_of(self.pair.base, self.job.prompt_ids, self.ids, self.job.known)
+        differs, gated = sum(t.differs for t in self.tokens), sum(t.gated for t in self.tokens)
+        return ArmResult(
+            self.job.arm, answer, len(self.tokens), self.patches, differs, gated, self.stop, tuple(self.ids)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ArmResult:
+    """One arm on one problem."""
+
+    arm: Arm
+    answer: Answer
+    tokens: int
+    patches: int  # tokens that are not the base's choice
+    disagreements: int  # places where the two models' choices differ
+    gated: int  # places whose entropy exceeds tau
+    stop: Stop
+    ids: tuple[int, ...] = ()
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "answer": self.answer.json(),
+            "n": self.tokens,
+            "patches": self.patches,
+            "disagreements": self.disagreements,
+            "gated": self.gated,
+            "stop": self.stop,
+        }
+
+
+def answer_of(model: Model, prompt_ids: Sequence[int], ids: Sequence[int], known: str | None) -> Answer:
+    """The final answer of completion ids, graded."""
+    return grade(model.answer_text(ids), known, thinking=model.prompt_thinks(prompt_ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A problem as the arms see it."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    known: str | None
+
+
+class AllArms:
+    """Every asked arm on some problems, all of them rows of one batch.
+
+    The teacher is decoded by itself, never through the oracle, so that their equality is a finding.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        problems: Sequence[Asked],
+        arms: Sequence[Arm],
+        tau: float,
+        seed: int = 0,
+        max_new: int = 512,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.pair, self.problems, self.arms = pair, problems, arms
+        self.tau, self.seed, self.max_new, self.cancelled = tau, seed, max_new, cancelled
+
+    def run(self) -> list[dict[Arm, ArmResult]]:
+        """One entry per problem; the caller holds `pair.turn()`. Arms that a cancel cut off are left out."""
+        matched = "matched" in self.arms
+        first = [a for a in ARMS if a != "matched" and (a in self.arms or (matched and a in ("base", "oracle")))]
+        found = self._decode([self._job(asked, arm) for asked in self.problems for arm in first], len(first))
+        if matched and not self.cancelled():
+            jobs = [self._matched(asked, f) for asked, f in zip(self.problems, found, strict=True)]
+            for results, last in zip(found, self._decode(jobs, 1), strict=True):
+                results |= last
+        return [{arm: o for arm, o in results.items() if arm in self.arms} for results in found]
+
+    def _job(self, asked: Asked, arm: Arm, places: tuple[int, ...] = ()) -> PatchJob:
+        return PatchJob(asked.prompt_ids, arm, self.tau, asked.known, None, places, self.seed, self.max_new)
+
+    def _matched(self, asked: Asked, found: dict[Arm, ArmResult]) -> PatchJob:
+        length, patches = found["base"].tokens, found["oracle"].patches
+        return self._job(asked, "matched", matched_places(length, patches, self.seed, prompt_key(asked.prompt_ids)))
+
+    def _decode(self, jobs: Sequence[PatchJob], per_problem: int) -> list[dict[Arm, ArmResult]]:
+        """Decode all jobs, in batches of rows that fit together."""
+        together = rows_together(self.pair)
+        size = len(jobs) if together == "any" else per_problem if together == "equal" else 1
+        results: list[ArmResult | None] = []
+        for start in range(0, len(jobs), max(size, 1)):
+            results.extend(self._batch(jobs[start : start + size]))
+        rows = [results[i : i + per_problem] for i in range(0, len(jobs), per_problem)]
+        return [{o.arm: o for o in row if o is not None} for row in rows]
+
+    @torch.inference_mode()
+    def _batch(self, jobs: Sequence[PatchJob]) -> list[ArmResult | None]:
+        """Decode in step; a finished row leaves the batch."""
+        arms = [Intervention(self.pair, job) for job in jobs]
+        live, done = list(range(len(arms))), set[int]()
+        with open_pair(self.pair, [job.prompt_ids for job in jobs]) as stream:
+            while live and not self.cancelled():
+                step = Step.of(stream)
+                tokens = [arms[i].take(step, row).id for row, i in enumerate(live)]
+                going = [row for row, i in enumerate(live) if not arms[i].over()]
+                done.update(i for row, i in enumerate(live) if row not in going)
+                if not going:
+                    break
+                if len(going) < len(live):
+                    stream.select(going)
+                    live, tokens = [live[row] for row in going], [tokens[row] for row in going]
+                stream.feed(tokens)
+        return [arm.result if i in done else None for i, arm in enumerate(arms)]

@@ -1,0 +1,217 @@
+"""Interventions over a problem set: accuracy per arm with intervals, paired with the base on the same problems."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rmx.errors import RmxError
+from rmx.explore.intervene import ARMS, LABELS, AllArms, Arm, ArmResult, Asked
+from rmx.intervals import Estimate, paired_difference, share
+from rmx.pair import Pair
+from rmx.records import Problem
+
+ROWS = 160  # rows of one batch, both models counted once
+CACHE_BYTES = 1 << 30  # keys and values of one batch
+
+
+def check_arms(arms: Sequence[str]) -> tuple[Arm, ...]:
+    """The arms in their usual order.
+
+    Raises:
+        RmxError: none, or an unknown one.
+    """
+    unknown = [a for a in arms if a not in ARMS]
+    if unknown or not arms:
+        raise RmxError(f"There is no arm '{unknown[0] if unknown else ''}'. Known: {', '.join(ARMS)}.")
+    return tuple(a for a in ARMS if a in arms)
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemArms:
+    """All arms on one problem."""
+
+    id: str
+    results: dict[Arm, ArmResult]
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "answers": {arm: r.answer.text for arm, r in self.results.items()},
+            "correct": {arm: r.answer.correct for arm, r in self.results.items()},
+            "patches": {arm: r.patches for arm, r in self.results.items()},
+            "tokens": {arm: r.tokens for arm, r in self.results.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class InterveneReport:
+    """Where a run over a set stands; each report holds everything so far."""
+
+    set_name: str
+    base: str
+    adapted: str
+    tau: float
+    seed: int
+    arms: tuple[Arm, ...]
+    of: int
+    seconds: float
+    done: bool
+    stopped: bool
+    problems: tuple[ProblemArms, ...]
+
+    def right(self, arm: Arm) -> list[bool]:
+        """Per problem, in order."""
+        return [bool(p.results[arm].answer.correct) for p in self.problems]
+
+    def arm(self, arm: Arm) -> dict[str, Any]:
+        """Accuracy, tokens touched and the paired difference from the base."""
+        results = [p.results[arm] for p in self.problems]
+        right, tokens = self.right(arm), sum(r.tokens for r in results)
+        found: dict[str, Any] = {
+            "pass@1": share(sum(right), len(right)),
+            "touched": sum(r.patches for r in results) / tokens if tokens else 0.0,
+            "gated": sum(r.gated for r in results) / tokens if tokens else 0.0,
+            "patches": sum(r.patches for r in results),
+            "tokens": tokens,
+            "truncated": sum(r.stop in ("length", "context") for r in results),
+        }
+        if arm == "base" or "base" not in self.arms:
+            return found
+        base = self.right("base")
+        return found | {
+            "vs_base": paired_difference(base, right),
+            "won": sum(a and not b for a, b in zip(right, base, strict=True)),
+            "lost": sum(b and not a for a, b in zip(right, base, strict=True)),
+        }
+
+    def same_as_teacher(self) -> dict[str, Any] | None:
+        """On how many problems the oracle's tokens are the teacher's, all of them; None where either is not asked."""
+        if not {"oracle", "teacher"} <= set(self.arms):
+            return None
+        same = [p.results["oracle"].ids == p.results["teacher"].ids for p in self.problems]
+        parted = [p.id for p, equal in zip(self.problems, same, strict=True) if not equal]
+        return {"same": sum(same), "of": len(same), "parted": parted}
+
+    def difference(self, one: Arm, other: Arm) -> Estimate | None:
+        """Accuracy of `one` minus that of `other`, paired; None where either was not asked."""
+        if not {one, other} <= set(self.arms):
+            return None
+        return paired_difference(self.right(other), self.right(one))
+
+    def reading(self) -> list[str]:
+        """What the differences say, in sentences; nothing is claimed whose interval holds 0."""
+        if not self.problems:
+            return []
+        said = [_compared(self.difference(a, b), text) for a, b, text in _QUESTIONS]
+        return [s for s in said if s]
+
+    def json(self) -> dict[str, Any]:
+        """The document of `rmx intervene`."""
+        pairs = {f"{a}-{b}": self.difference(a, b) for a, b, _ in _QUESTIONS}
+        return {
+            "set": self.set_name,
+            "base": self.base,
+            "adapted": self.adapted,
+            "n": len(self.problems),
+            "of": self.of,
+            "stopped": self.stopped,
+            "tau": self.tau,
+            "seed": self.seed,
+            "arms": {arm: self.arm(arm) for arm in self.arms},
+            "paired": {name: d for name, d in pairs.items() if d is not None},
+            "oracle_equals_teacher": self.same_as_teacher(),
+            "reading": self.reading(),
+            "seconds": round(self.seconds, 2),
+            "problems": [p.json() for p in self.problems],
+        }
+
+
+_QUESTIONS: tuple[tuple[Arm, Arm, str], ...] = (
+    ("teacher", "base", "The adapted model solves {more} problems than the base"),
+    ("entropy", "base", "The entropy gate, which does not look at where the two disagree, solves {more} than the base"),
+    ("entropy", "teacher", "Beside the adapted model itself the gate solves {more}"),
+    ("random", "base", "Random tokens where the two disagree solve {more} than the base"),
+    ("matched", "base", "Random tokens at random places solve {more} than the base"),
+    (
+        "random",
+        "matched",
+        "Of two random tokens the one where the two models disagree solves {more} than the one anywhere: that much "
+        "lies in knowing where",
+    ),
+    ("oracle", "random", "At the same places the adapted choice solves {more} than a random token"),
+)
+
+
+def _compared(d: Estimate | None, sentence: str) -> str | None:
+    if d is None or d["value"] is None:
+        return None
+    points = f"{100 * d['value']:+.1f} points [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]"
+    clear = d["low"] > 0 or d["high"] < 0
+    more = ("more" if d["value"] > 0 else "fewer") if clear else "neither clearly more nor fewer"
+    return f"{sentence.format(more=more)}: {points}, n = {d['n']}."
+
+
+@dataclass
+class InterveneSet:
+    """An iterable of reports, one after each batch of problems; holds the engines for one batch at a time."""
+
+    pair: Pair
+    set_name: str
+    problems: Sequence[Problem]
+    arms: tuple[Arm, ...]
+    tau: float
+    seed: int = 0
+    max_new: int = 512
+    cancelled: Callable[[], bool] = lambda: False
+
+    def __iter__(self) -> Iterator[InterveneReport]:
+        if any(p.answer is None for p in self.problems):
+            raise RmxError(f"{self.set_name} holds problems without a known answer, so nothing can be graded.")
+        began, done = time.perf_counter(), list[ProblemArms]()
+        asked = [Asked(p.id, self.pair.base.prompt_ids(p.problem), p.answer) for p in self.problems]
+        size = self._batch_size(asked)
+        for start in range(0, len(asked), size):
+            if self.cancelled():
+                break
+            batch = asked[start : start + size]
+            with self.pair.turn():
+                arms = AllArms(self.pair, batch, self.arms, self.tau, self.seed, self.max_new, self.cancelled)
+                found = arms.run()
+            # A cancel in the middle leaves some problems without some arms; only whole ones count.
+            done += [ProblemArms(a.id, r) for a, r in zip(batch, found, strict=True) if len(r) == len(self.arms)]
+            if start + size < len(asked):
+                yield self._report(done, began, False)
+        yield self._report(done, began, True)
+
+    def _report(self, done: Sequence[ProblemArms], began: float, over: bool) -> InterveneReport:
+        return InterveneReport(
+            self.set_name,
+            self.pair.base.spec,
+            self.pair.name,
+            self.tau,
+            self.seed,
+            self.arms,
+            len(self.problems),
+            time.perf_counter() - began,
+            over,
+            self.cancelled(),
+            tuple(done),
+        )
+
+    def _batch_size(self, asked: Sequence[Asked]) -> int:
+        """Problems that go together, by rows and by the memory of their keys and values."""
+        config = self.pair.base.engine.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        longest = max((len(a.prompt_ids) for a in asked), default=0) + self.max_new
+        width_bytes = 2 if self.pair.base.dtype != "float32" else 4
+        row = 2 * 2 * config.num_hidden_layers * heads * width * longest * width_bytes  # keys and values, two models
+        rows = min(ROWS, CACHE_BYTES // max(row, 1))
+        return max(1, rows // len(ARMS))
+
+
+def bars(report: InterveneReport) -> list[tuple[str, Estimate, float]]:
+    """(label, pass@1, share of tokens touched) for the bar chart."""
+    arms = [(arm, report.arm(arm)) for arm in report.arms]
+    return [(LABELS[arm], found["pass@1"], found["touched"]) for arm, found in arms]

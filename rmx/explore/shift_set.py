@@ -1,0 +1,288 @@
+"""The shift map over a problem set: how often base and adapted model part, where, and how noise compares.
+
+Every problem is solved greedily by the base; both models, and a placebo, read that solution. Statistics are sums over
+problems, with intervals by bootstrap over problems, because places of one solution are not independent.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmx.batch import continue_batch
+from rmx.divergence import KINDS, Difference, compare, kind_of
+from rmx.engine import split_key
+from rmx.entropy import capture
+from rmx.explore.ending import Ending
+from rmx.intervals import Estimate, quotient, ratio_of_sums
+from rmx.models import Model
+from rmx.noise import dtype_noise, shape_noise
+from rmx.pair import Pair, read_both
+from rmx.placebo import Text, placebo_pair
+from rmx.records import Problem
+
+TOPS = range(1, 11)
+EDGES = [i / 10 for i in range(31)]  # nats, of the histogram; the last bin is open
+NOISE_TEXTS = 8  # solutions on which the noise floor is measured
+CALIBRATION_TEXTS = 48  # solutions on which the placebo's strength is found
+PAPER = {
+    "reranked": "1.0 – 4.1 %",
+    "shifted": "0.01 – 0.12 %",
+    "mean_rank": "2.14 – 2.39",
+    "entropy_ratio": "5 – 12",
+}  # arXiv 2605.06241, section 3: ranges over four pairs on MATH-500
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """All places of one solution, read by two models. Tensors are (T,) on the CPU."""
+
+    problem: str
+    entropy: Tensor  # of the base, nats
+    rank: Tensor  # of the adapted model's choice under the base
+    kl: Tensor
+    near: Tensor  # bool: a disagreement within the noise
+
+    @property
+    def differs(self) -> Tensor:
+        return self.rank > 1
+
+    def of(self, kind: str) -> Tensor:
+        """Mask of one class."""
+        return torch.tensor([kind_of(int(r)) == kind for r in self.rank], dtype=torch.bool)
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftFigures:
+    """The statistics of many solutions."""
+
+    places: tuple[Places, ...]
+    tau: float
+
+    def json(self) -> dict[str, Any]:
+        """Shares over all positions, ranks over disagreements; `intervals` holds the shares with their intervals."""
+        shares = self.shares()
+        plain = {name: estimate["value"] for name, estimate in shares.items()}
+        return {
+            "positions": int(sum(len(p.rank) for p in self.places)),
+            "disagreements": int(sum(int(p.differs.sum()) for p in self.places)),
+            "near_ties": int(sum(int(p.near.sum()) for p in self.places)),
+            **{name: value for name, value in plain.items() if not name.startswith("within_top_")},
+            "mean_rank": self.mean_rank(),
+            "entropy_ratio": self.entropy_ratio(),
+            "within_top": {str(k): plain[f"within_top_{k}"] for k in TOPS},
+            "intervals": shares,
+            "entropy_histogram": self.histogram(),
+        }
+
+    def shares(self) -> dict[str, Estimate]:
+        """Every share, and the mean KL, with intervals."""
+        forks = [p.entropy > self.tau for p in self.places]
+        differs = [p.differs for p in self.places]
+        every = [torch.ones(len(p.rank)) for p in self.places]
+        classes: dict[str, list[Tensor]] = {kind: [p.of(kind) for p in self.places] for kind in KINDS}
+        return {
+            **{kind: _share(masks, every) for kind, masks in classes.items()},
+            "on_forks": _share([d & f for d, f in zip(differs, forks, strict=True)], differs),
+            "on_forks_by_chance": _share(forks, every),
+            "untouched": _share([~d.any()[None] for d in differs], [torch.ones(1) for _ in differs]),
+            "mean_kl": _share([p.kl for p in self.places], every),
+            **{f"within_top_{k}": _share([p.differs & (p.rank <= k) for p in self.places], differs) for k in TOPS},
+        }
+
+    def mean_rank(self) -> Estimate:
+        """Mean rank of the adapted model's choice under the base, where they disagree."""
+        return _share([p.rank * p.differs for p in self.places], [p.differs for p in self.places])
+
+    def entropy_ratio(self) -> Estimate:
+        """Mean base entropy where reranked over mean base entropy where unshifted."""
+        reranked, same = ([p.of(kind) for p in self.places] for kind in ("reranked", "unshifted"))
+        entropy = [p.entropy for p in self.places]
+        return quotient(
+            [float((h * mask).sum()) for h, mask in zip(entropy, reranked, strict=True)],
+            [float(mask.sum()) for mask in reranked],
+            [float((h * mask).sum()) for h, mask in zip(entropy, same, strict=True)],
+            [float(mask.sum()) for mask in same],
+        )
+
+    def histogram(self) -> dict[str, Any]:
+        """Counts of base entropies by class, in bins of 0.1 nats; the last bin holds everything above."""
+        counts: dict[str, Any] = {}
+        for kind in KINDS:
+            values = torch.cat([p.entropy[p.of(kind)] for p in self.places] or [torch.zeros(0)])
+            bins = torch.bucketize(values, torch.tensor(EDGES), right=True) - 1
+            counts[kind] = torch.bincount(bins.clamp(0, len(EDGES) - 1), minlength=len(EDGES)).tolist()
+        return {"edges": EDGES, **counts}
+
+
+def _share(above: Sequence[Tensor], below: Sequence[Tensor]) -> Estimate:
+    return ratio_of_sums([float(a.sum()) for a in above], [float(b.sum()) for b in below])
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftReport:
+    """Where a run over a set stands; each report holds everything so far."""
+
+    set_name: str
+    base: str
+    adapted: str
+    tau: float
+    at: int  # problems done
+    of: int
+    seconds: float
+    stage: str  # "reading", "placebo", "done"
+    figures: ShiftFigures
+    placebo: ShiftFigures | None = None
+    placebo_strength: float | None = None
+    noise: Difference | None = None
+    dtype_noise: Difference | None = None
+    stopped: bool = False
+
+    @property
+    def done(self) -> bool:
+        return self.stage == "done"
+
+    def json(self) -> dict[str, Any]:
+        """The document of `rmx shifts --set`."""
+        placebo = self.placebo.json() | {"strength": self.placebo_strength} if self.placebo else None
+        return {
+            "set": self.set_name,
+            "base": self.base,
+            "adapted": self.adapted,
+            "tau": self.tau,
+            "problems": self.at,
+            "of": self.of,
+            "stopped": self.stopped,
+            **self.figures.json(),
+            "placebo": placebo,
+            "noise": {
+                "batch_shape": self.noise.json() if self.noise else None,
+                "dtype": self.dtype_noise.json() if self.dtype_noise else None,
+            },
+            "paper": PAPER,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+@dataclass
+class ShiftSet:
+    """An iterable of reports, one after each problem; holds the engines for one problem at a time."""
+
+    pair: Pair
+    set_name: str
+    problems: Sequence[Problem]
+    tau: float
+    max_new: int = 512
+    with_placebo: bool = True
+    seed: int = 0
+    cancelled: Callable[[], bool] = lambda: False
+    _texts: list[Text] = field(default_factory=list)
+    _places: list[Places] = field(default_factory=list)
+    _noise: Difference | None = None
+    _dtype_noise: Difference | None = None
+
+    def __iter__(self) -> Iterator[ShiftReport]:
+        self._began = time.perf_counter()
+        for problem in self.problems:
+            if self.cancelled():
+                break
+            with self.pair.turn():
+                self._solve(problem)
+            yield self._report("reading")
+        if self._places and self.with_placebo and not self.cancelled():
+            yield from self._with_noise()
+        else:
+            yield self._report("done")
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _solve(self, problem: Problem) -> None:
+        prompt = self.pair.base.prompt_ids(problem.problem)
+        completion = greedy_ids(self.pair.base, prompt, None, self.max_new, self.cancelled)
+        text: Text = ([*prompt, *completion], len(prompt) - 1)
+        if len(self._texts) < NOISE_TEXTS:
+            self._measure_noise(text[0])
+        self._texts.append(text)
+        self._places.append(places_of(self.pair, problem.id, text, self._noise.max_dlogit if self._noise else 0.0))
+
+    def _measure_noise(self, ids: Sequence[int]) -> None:
+        self._noise = _worst(self._noise, shape_noise(self.pair.base.engine, ids))
+        if (found := dtype_noise(self.pair.base, ids)) is not None:
+            self._dtype_noise = _worst(self._dtype_noise, found)
+
+    def _with_noise(self) -> Iterator[ShiftReport]:
+        """The same solutions under a placebo that reranks as often."""
+        yield self._report("placebo")
+        with self.pair.turn():
+            noise = placebo_pair(self.pair, self._texts[:CALIBRATION_TEXTS], self.seed, self.cancelled)
+        strength = split_key(str(noise.adapter))[1]
+        read: list[Places] = []
+        for place, text in zip(self._places, self._texts, strict=True):
+            if self.cancelled():
+                break
+            with noise.turn():
+                read.append(places_of(noise, place.problem, text, self._noise.max_dlogit if self._noise else 0.0))
+        yield self._report("done", ShiftFigures(tuple(read), self.tau), strength)
+
+    def _report(self, stage: str, placebo: ShiftFigures | None = None, strength: float | None = None) -> ShiftReport:
+        return ShiftReport(
+            self.set_name,
+            self.pair.base.spec,
+            self.pair.name,
+            self.tau,
+            len(self._places),
+            len(self.problems),
+            time.perf_counter() - self._began,
+            stage,
+            ShiftFigures(tuple(self._places), self.tau),
+            placebo,
+            strength,
+            self._noise,
+            self._dtype_noise,
+            stopped=self.cancelled(),
+        )
+
+
+def _worst(a: Difference | None, b: Difference) -> Difference:
+    if a is None:
+        return b
+    changed, positions = a.argmax_changed + b.argmax_changed, a.positions + b.positions
+    return Difference(max(a.max_dlogit, b.max_dlogit), changed, positions)
+
+
+@torch.inference_mode()
+def greedy_ids(
+    model: Model,
+    prompt: Sequence[int],
+    adapter: str | None,
+    max_new: int,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> list[int]:
+    """A greedy completion without any statistics; the caller holds the engine's turn."""
+    engine = model.engine
+    with engine.using(adapter):
+        stream = engine.open(prompt, adapter=adapter)
+        stream.save()
+        first = int(stream.logits.argmax())
+        ending = Ending(model, prompt, (), 1)
+        return continue_batch(
+            engine, prompt, [first], max_new=max_new, over=ending, adapter=adapter, cancelled=cancelled
+        )[0]
+
+
+def places_of(pair: Pair, problem: str, text: Text, noise: float) -> Places:
+    """Read one text under both models; the caller holds `pair.turn()`."""
+    ids, start = text
+    columns: list[tuple[Tensor, ...]] = []
+
+    def on_rows(_: int, base: Tensor, adapted: Tensor) -> None:
+        found = compare(base, adapted)
+        near = (found.rank > 1) & (torch.minimum(found.base_gap, found.adapted_gap) <= 2 * noise)
+        columns.append((capture(base, 1).entropy, found.rank, found.kl, near))
+
+    read_both(pair, ids[:-1], start, on_rows)
+    entropy, rank, kl, near = (torch.cat([c[i] for c in columns]).cpu() for i in range(4))
+    return Places(problem, entropy, rank, kl, near)

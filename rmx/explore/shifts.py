@@ -1,0 +1,243 @@
+"""Where base and adapted model part on one completion: every token with both distributions and what lies between.
+
+The completion is the base's own by default, or the adapted model's, or a pasted text. While one of the models writes,
+both take every step together, so that the map grows with the text; a given text is read in one pass under each.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rmx.answers import StopRule, grade
+from rmx.config import TOP_KEPT, TOP_SHOWN, Sampling
+from rmx.divergence import Compared, Difference, Kind, compare, is_near_tie, kind_of
+from rmx.entropy import Capture, capture, logp_and_rank
+from rmx.gate import is_fork
+from rmx.pair import Pair, open_pair, read_both
+from rmx.pieces import PieceStream
+from rmx.records import Answer, Candidate, Stop
+from rmx.sampling import Chooser
+
+Source = Literal["base", "adapted", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one of the two models thinks at one place."""
+
+    entropy: float  # nats
+    logp: float  # of the token on screen
+    rank: int  # of the token on screen
+    top: tuple[Candidate, ...]  # best first
+
+    def json(self) -> dict[str, Any]:
+        top = [c.json() for c in self.top[:TOP_SHOWN]]
+        return {"entropy": self.entropy, "logp": self.logp, "rank": self.rank, "top": top}
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """One token of a completion, read by both models on the same prefix."""
+
+    pos: int
+    id: int
+    text: str
+    kind: Kind
+    base_gap: float  # logits, see divergence.Compared
+    adapted_gap: float
+    kl: float  # KL(base || adapted), nats
+    rank: int  # of the adapted model's choice under the base
+    p: float  # the base's probability of it
+    back_rank: int  # of the base's choice under the adapted model
+    back_p: float
+    base: View
+    adapted: View
+
+    def near_tie(self, noise: float) -> bool:
+        """Whether rounding alone could make the two agree; `noise` as in divergence.is_near_tie."""
+        return is_near_tie(self.rank, self.base_gap, self.adapted_gap, noise)
+
+    def json(self, tau: float, noise: float) -> dict[str, Any]:
+        return {
+            "pos": self.pos,
+            "id": self.id,
+            "text": self.text,
+            "class": self.kind,
+            "near_tie": self.near_tie(noise),
+            "fork": is_fork(self.base.entropy, tau),
+            "kl": self.kl,
+            "rank": self.rank,
+            "p": self.p,
+            "back_rank": self.back_rank,
+            "back_p": self.back_p,
+            "base": self.base.json(),
+            "adapted": self.adapted.json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MapJob:
+    """What to map: a prompt and whose completion."""
+
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    tau: float
+    source: Source = "base"
+    known: str | None = None
+    read: tuple[int, ...] = ()  # the text's ids, for source "text"
+
+
+@dataclass
+class ShiftMap:
+    """An iterable over the places of one completion; all figures stay afterwards, also after a cancel."""
+
+    pair: Pair
+    job: MapJob
+    cancelled: Callable[[], bool] = lambda: False
+    shifts: list[Shift] = field(default_factory=list)
+    stop: Stop = "cancelled"
+    seconds: float = 0.0
+    noise: Difference | None = None  # measured by `measure_noise`
+
+    def __iter__(self) -> Iterator[Shift]:
+        with self.pair.turn():
+            yield from self.held()
+
+    def run(self) -> "ShiftMap":
+        """Map to the end."""
+        for _ in self:
+            pass
+        return self
+
+    def held(self) -> Iterator[Shift]:
+        """The same for a caller that holds `pair.turn()`."""
+        began = time.perf_counter()
+        try:
+            for shift in self._read() if self.job.source == "text" else self._write():
+                self.shifts.append(shift)
+                self.seconds = time.perf_counter() - began
+                yield shift
+        finally:
+            self.seconds = time.perf_counter() - began
+
+    @property
+    def ids(self) -> list[int]:
+        return [s.id for s in self.shifts]
+
+    @property
+    def tolerance(self) -> float:
+        """Logit noise within which a disagreement counts as a near tie; 0 until it was measured."""
+        return self.noise.max_dlogit if self.noise else 0.0
+
+    @property
+    def answer(self) -> Answer:
+        """The answer of the completion on screen."""
+        model = self.pair.base
+        thinking = model.prompt_thinks(self.job.prompt_ids)
+        return grade(model.answer_text(self.ids), self.job.known, thinking=thinking)
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _read(self) -> Iterator[Shift]:
+        """Score a given text: one pass under each model."""
+        prompt, given = self.job.prompt_ids, self.job.read
+        found: list[Shift] = []
+        pieces = self.pair.base.detokenizer.stream()
+
+        def on_rows(index: int, base: Tensor, adapted: Tensor) -> None:
+            pos = index + 1 - len(prompt)
+            ids = given[pos : pos + len(base)]
+            found.extend(shifts_of(self.pair, pos, ids, base, adapted, pieces))
+
+        read_both(self.pair, [*prompt, *given[:-1]], len(prompt) - 1, on_rows)
+        self.stop = "read"
+        yield from found
+
+    def _write(self) -> Iterator[Shift]:
+        """One model writes, both take every step."""
+        job, model = self.job, self.pair.base
+        pieces = model.detokenizer.stream()
+        rule = StopRule(thinking=model.prompt_thinks(job.prompt_ids))
+        choose = Chooser(job.sampling, job.prompt_ids)
+        with open_pair(self.pair, [job.prompt_ids]) as stream:
+            try:
+                while not self.cancelled():
+                    logits = (stream.base if job.source == "base" else stream.adapted)[0]
+                    token = choose(logits, int(logits.argmax()), len(self.shifts))
+                    yield shifts_of(self.pair, len(self.shifts), [token], stream.base, stream.adapted, pieces)[0]
+                    if self._over(token, rule):
+                        break
+                    stream.feed([token])
+            finally:
+                stream.save()
+
+    def _over(self, token: int, rule: StopRule) -> bool:
+        """Whether the completion ends with this token; sets `stop`."""
+        ended = rule.feed(self.shifts[-1].text)
+        if token in self.pair.base.stop_ids | self.pair.adapted.stop_ids:
+            self.stop = "eos"
+        elif ended:
+            self.stop = "answer"
+        elif len(self.shifts) >= self.job.sampling.max_new_tokens:
+            self.stop = "length"
+        elif len(self.job.prompt_ids) + len(self.shifts) >= self.pair.base.engine.context:
+            self.stop = "context"
+        else:
+            return False
+        return True
+
+
+def shifts_of(
+    pair: Pair, pos: int, ids: Sequence[int], base: Tensor, adapted: Tensor, pieces: PieceStream
+) -> list[Shift]:
+    """Records of consecutive places.
+
+    Args:
+        pos: completion position of ids[0]. ids: the tokens on screen.
+        base, adapted: (len(ids), V) logits that decide them. pieces: has seen the tokens before.
+    """
+    if not ids:
+        return []
+    base, adapted = base[: len(ids)].float(), adapted[: len(ids)].float()
+    found = compare(base, adapted)
+    ours, theirs = _views(pair, ids, base), _views(pair, ids, adapted)
+    columns = [c.tolist() for c in found]
+    rows = [Compared(*values) for values in zip(*columns, strict=True)]
+    return [
+        Shift(
+            pos + i,
+            token,
+            pieces.feed(token),
+            kind_of(int(row.rank)),
+            float(row.base_gap),
+            float(row.adapted_gap),
+            float(row.kl),
+            int(row.rank),
+            float(row.p),
+            int(row.back_rank),
+            float(row.back_p),
+            ours[i],
+            theirs[i],
+        )
+        for i, (token, row) in enumerate(zip(ids, rows, strict=True))
+    ]
+
+
+def _views(pair: Pair, ids: Sequence[int], logits: Tensor) -> list[View]:
+    cap: Capture = capture(logits, TOP_KEPT)
+    logp, rank = logp_and_rank(logits, cap.lse, torch.tensor(ids, device=logits.device))
+    lone = pair.base.detokenizer.lone
+    tops = zip(cap.top_ids.tolist(), cap.top_logp.exp().tolist(), strict=True)
+    return [
+        View(float(h), float(lp), int(r), tuple(Candidate(i, lone(i), p) for i, p in zip(top, ps, strict=True)))
+        for h, lp, r, (top, ps) in zip(cap.entropy.tolist(), logp.tolist(), rank.tolist(), tops, strict=True)
+    ]
+
+
+def largest(shifts: Sequence[Shift], count: int = 12) -> list[Shift]:
+    """The places where the two differ most, by KL; agreements only where nothing else is left."""
+    return sorted(shifts, key=lambda s: (s.rank > 1, s.kl), reverse=True)[:count]
