@@ -15,6 +15,7 @@ from rmx.paths import ASSETS
 PROBE = "Ann has 3 apples and buys 4 more. 3 + 4 = 7. So the answer is 7."
 PROBE_TOKENS = 16
 
+
 def bundled_adapters(model: Model) -> list[str]:
     """Names of the adapters that ship with this model."""
     if model.spec != "mini":
