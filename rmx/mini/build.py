@@ -21,6 +21,7 @@ from transformers import LlamaForCausalLM
 
 from rmx import models
 from rmx.adapters import add_adapter
+from rmx.errors import ModelError
 from rmx.mini.card import card
 from rmx.mini.examples import write_examples
 from rmx.mini.figures import Mini, greedy, load, measure, measure_sides, pair_figures, pair_summary, summary
@@ -156,12 +157,16 @@ def train_rl(out: Path, config: RLConfig, log: Log) -> None:
 
 
 def evaluate_rl(out: Path, log: Log) -> None:
-    """Measure base and adapter in `out`, loaded as the app loads them; write the pair's figures and card."""
+    """Measure base and adapter in `out`, loaded as the app loads them; write the pair's figures and card.
+
+    Raises:
+        ModelError: the adapter was trained on other weights than those in `out`.
+    """
     began, folder = time.monotonic(), out / "rl"
     model = models.load(str(out), device="cpu", dtype="float32")
     trained = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     if trained["base"] != model.revision:
-        raise ValueError(f"{folder} belongs to {trained['base']}, but {out} holds {model.revision}; train it again.")
+        raise ModelError(f"{folder} belongs to {trained['base']}, but {out} holds {model.revision}; train it again.")
     name = add_adapter(model, str(folder))
     mini = Mini(model.engine.model.get_base_model(), model.tokenizer)
     with model.engine.using(None):

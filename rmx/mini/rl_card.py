@@ -87,14 +87,16 @@ def _table(found: dict[str, Any]) -> str:
 
 
 def _points(change: dict[str, Any]) -> str:
+    """A change with its interval, and a warning where the interval leaves open that there is none."""
     value, low, high = (100 * change[key] for key in ("value", "low", "high"))
-    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
+    open_ = ", which is compatible with no change at all" if low <= 0 <= high else ""
+    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f}){open_}"
 
 
 def _changes(found: dict[str, Any]) -> str:
     greedy, sampled = found["change_greedy"], found["change_sampled_t1.0"]
     return (
-        f"Problem by problem, greedy: {greedy['won']} won, {greedy['lost']} lost, {_points(greedy)}. "
+        f"Problem by problem, greedy: {greedy['won']} won, {greedy['lost']} lost, {_points(greedy)}.\n"
         f"Sampled at T = 1: {_points(sampled)}."
     )
 
@@ -120,8 +122,8 @@ def _unsolved(cells: list[dict[str, Any]]) -> str:
     totals = {kind: sum(c["held_out"] == kind for c in cells) for kind in ("numbers", "wording")}
     return (
         f"Still wrong more often than not under greedy decoding: {counts['numbers']} of the {totals['numbers']} "
-        f"trained wordings and {counts['wording']} of the {totals['wording']} held-out ones. Solved less often than by "
-        f"the base: {len(worse)} of all {len(cells)}."
+        f"trained wordings and {counts['wording']} of the {totals['wording']} held-out ones.\n"
+        f"Solved less often than by the base: {len(worse)} of all {len(cells)}."
     )
 
 
