@@ -23,6 +23,7 @@ from rmx.records import Answer, Candidate, Stop
 from rmx.sampling import Chooser
 
 Source = Literal["base", "adapted", "text"]
+QUIET = 0.02  # nats of KL, below which an agreement is not worth listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,5 +240,6 @@ def _views(pair: Pair, ids: Sequence[int], logits: Tensor) -> list[View]:
 
 
 def largest(shifts: Sequence[Shift], count: int = 12) -> list[Shift]:
-    """The places where the two differ most, by KL; agreements only where nothing else is left."""
-    return sorted(shifts, key=lambda s: (s.rank > 1, s.kl), reverse=True)[:count]
+    """The places where the two differ most: disagreements first, then agreements whose KL is worth a look."""
+    worth = [s for s in shifts if s.rank > 1 or s.kl >= QUIET]
+    return sorted(worth, key=lambda s: (s.rank > 1, s.kl), reverse=True)[:count]

@@ -14,7 +14,9 @@ from fastapi.responses import PlainTextResponse, Response
 from rmx import __version__
 from rmx.errors import RmxError
 from rmx.paths import ASSETS
-from rmx.ui.explore_tab import build_explore_tab
+from rmx.ui.compare_tab import CompareTab, build_compare_tab
+from rmx.ui.comparer import Comparer
+from rmx.ui.explore_tab import ExploreTab, build_explore_tab
 from rmx.ui.explorer import Explorer
 from rmx.ui.settings import Settings
 from rmx.ui.view_common import CSS
@@ -68,21 +70,26 @@ def build_app(workspace: Workspace, settings: Settings | None = None, notice: st
             gr.HTML(HEAD, apply_default_css=False, elem_id="brand")
             tour = gr.Button("Tour", size="sm", elem_id="tour", min_width=70, scale=0)
             present = gr.Button("Present", size="sm", elem_id="present", min_width=80, scale=0)
-        tab = build_explore_tab(Explorer(workspace), settings, notice)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Explore", id="explore"):
+                explore = build_explore_tab(Explorer(workspace), settings, notice)
+            with gr.Tab("Compare", id="compare") as page:
+                compare = build_compare_tab(Comparer(workspace), settings, page)
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         tour.click(None, None, None, js="() => { window.rmx?.tour() }", **hidden)
         present.click(
             None, None, None, js="() => { window.rmx?.presenter(true, {pace: 6, pauseAtForks: true}) }", **hidden
         )
-        wire_start(demo, tab)
+        wire_start(demo, explore, compare)
     return demo.queue(api_open=False, max_size=64)
 
 
-def wire_start(demo: gr.Blocks, tab: Any) -> None:
+def wire_start(demo: gr.Blocks, explore: ExploreTab, compare: CompareTab) -> None:
     """What happens when a page opens and when it closes."""
     view = next(b for b in demo.blocks.values() if getattr(b, "elem_id", None) == "view")
-    demo.load(tab.opening, None, view, api_visibility="private", show_progress="hidden", concurrency_id="engine")
-    demo.unload(tab.leave)
+    demo.load(explore.opening, None, view, api_visibility="private", show_progress="hidden", concurrency_id="engine")
+    demo.unload(explore.leave)
+    demo.unload(compare.leave)
 
 
 def web_app(workspace: Workspace, settings: Settings, notice: str | None = None) -> fastapi.FastAPI:

@@ -23,11 +23,8 @@ from rmx.ui.explorer import Explorer, Message, answering
 from rmx.ui.settings import Settings
 from rmx.ui.token_view import token_view
 from rmx.ui.visitors import Visitors
+from rmx.ui.wiring import LIGHT, QUIET, STREAM
 
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-LIGHT: dict[str, Any] = {**QUIET, "queue": False}
-# The engine has a fair queue of its own; this only bounds how many threads wait in it.
-STREAM: dict[str, Any] = {**QUIET, "concurrency_id": "engine", "concurrency_limit": 24, "trigger_mode": "multiple"}
 BASE = "none (base)"
 LISTED = 400  # problems of a set in the list
 
@@ -201,7 +198,7 @@ def build_explore_tab(explorer: Explorer, settings: Settings, notice: str | None
     """Lay the tab out inside an open gr.Blocks and wire it."""
     tab = ExploreTab(explorer, settings, notice)
     with gr.Row(elem_id="explore", equal_height=False):
-        with gr.Column(scale=0, min_width=300, elem_id="controls"):
+        with gr.Column(scale=0, min_width=300, elem_id="controls", elem_classes="controls"):
             controls = _controls(tab)
         with gr.Column(scale=1, min_width=320):
             view = token_view(

@@ -2,19 +2,27 @@
 
 import threading
 from collections import OrderedDict
+from typing import Protocol, TypeVar
 
-from rmx.explore.runs import Run
+
+class Haltable(Protocol):
+    """Anything that ends at its next step when it is asked to."""
+
+    def halt(self) -> None: ...
+
+
+Work = TypeVar("Work", bound=Haltable)
 
 
 class Visitors:
-    """Session hash → the run on its page; bounded, the oldest forgotten first."""
+    """Session hash → what its page is doing; bounded, the oldest forgotten first."""
 
     def __init__(self, limit: int = 2000) -> None:
-        self._current: OrderedDict[str, Run] = OrderedDict()
+        self._current: OrderedDict[str, Haltable] = OrderedDict()
         self._limit = limit
         self._lock = threading.Lock()
 
-    def begin(self, session: str | None, run: Run) -> Run:
+    def begin(self, session: str | None, run: Work) -> Work:
         """Stop what this page was doing and note what it does now."""
         if session is None:
             return run

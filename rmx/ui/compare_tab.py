@@ -1,0 +1,237 @@
+"""The Compare tab: two models on one solution, patches between them, and both over a problem set."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import torch
+
+from rmx.adapters import bundled_adapters
+from rmx.errors import RmxError
+from rmx.examples import examples
+from rmx.explore.intervene_set import InterveneReport
+from rmx.explore.shift_set import ShiftReport
+from rmx.pair import Pair
+from rmx.pairs import PAIRS
+from rmx.plots import arm_figure, shift_figure
+from rmx.presets import PRESETS
+from rmx.problems import SETS, load_set
+from rmx.ui.compare_exports import export
+from rmx.ui.compare_view import compare_view
+from rmx.ui.comparer import Comparer, Message
+from rmx.ui.errors import shows_errors
+from rmx.ui.explorer import answering
+from rmx.ui.settings import Settings
+from rmx.ui.visitors import Visitors
+from rmx.ui.wiring import LIGHT, QUIET, STREAM
+
+OWN = "own"  # the choice that opens the boxes for another pair
+SOURCES = [("base's own", "base"), ("adapted model's own", "adapted"), ("pasted", "text")]
+MOST_PROBLEMS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The settings column."""
+
+    preset: gr.Dropdown
+    own: gr.Group
+    base: gr.Dropdown
+    adapter: gr.Textbox
+    teacher: gr.Textbox
+    strength: gr.Slider
+    problem: gr.Textbox
+    answer: gr.Textbox
+    source: gr.Radio
+    text: gr.Textbox
+    compare: gr.Button
+    tau: gr.Slider
+    problem_set: gr.Dropdown
+    limit: gr.Number
+    shifts: gr.Button
+    intervene: gr.Button
+    note: gr.Markdown
+
+    @property
+    def pair(self) -> list[Any]:
+        return [self.preset, self.base, self.adapter, self.teacher, self.strength]
+
+    @property
+    def asked(self) -> list[Any]:
+        """Inputs of Compare, in the order of `CompareTab._map`."""
+        return [*self.pair, self.problem, self.answer, self.source, self.text, self.tau]
+
+
+class CompareTab:
+    """Callbacks of the tab; each makes one library call and renders what came of it."""
+
+    def __init__(self, comparer: Comparer, settings: Settings) -> None:
+        self.comparer = comparer
+        self.settings = settings
+        self.visitors = Visitors()
+
+    # -- callbacks ------------------------------------------------------------------------------------------------
+
+    def compare(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
+        """A new map, streamed."""
+        try:
+            run = self._map(*asked)
+        except RmxError as error:
+            yield _refused("map", error)
+            return
+        self.visitors.begin(request.session_hash, run)
+        yield from self.comparer.stream_map(run)
+
+    def _map(self, *asked: Any) -> Any:
+        *chosen, problem, answer, source, text, tau = asked
+        pair = self._pair(*chosen)
+        problem = str(problem or "")
+        return self.comparer.map(pair, problem, tau, known=answer, source=str(source), text=str(text or ""))
+
+    def _pair(self, preset: str, base: str, adapter: str, teacher: str, strength: float) -> Pair:
+        found = PAIRS.get(str(preset))
+        if found is None:
+            names = [str(x or "").strip() for x in (base, adapter, teacher)]
+            return self.comparer.pair(names[0] or "mini", names[1], names[2], float(strength))
+        return self.comparer.pair(found.base, found.adapter, found.teacher, float(strength))
+
+    def opening(self, opened: bool, request: gr.Request, *asked: Any) -> Iterator[tuple[Any, bool]]:
+        """What the tab shows when it is opened for the first time: the pair on the first example."""
+        if opened:
+            yield gr.skip(), True
+            return
+        for message in self.compare(request, *asked):
+            yield message, True
+
+    def patch(self, event: gr.EventData, request: gr.Request) -> Iterator[Message]:
+        try:
+            run = self.comparer.patch(event._data)
+        except RmxError as error:
+            yield _refused("patch", error)
+            return
+        self.visitors.begin(request.session_hash, run)
+        yield from self.comparer.stream_patch(run)
+
+    def halt(self, event: gr.EventData) -> None:
+        self.comparer.halt(event._data)
+
+    def leave(self, request: gr.Request) -> None:
+        self.visitors.leave(request.session_hash)
+
+    def over_set(self, what: str, request: gr.Request, *asked: Any) -> Iterator[tuple[Any, Any]]:
+        """Shifts or interventions over a set: the table, and the figure at most every few seconds."""
+        *chosen, name, limit, tau = asked
+        try:
+            problems = load_set(str(name))[: _count(limit)]
+            run, reports = self.comparer.over_set(self._pair(*chosen), what, str(name), problems, tau)
+        except RmxError as error:
+            yield _refused("set", error), gr.skip()
+            return
+        self.visitors.begin(request.session_hash, run)
+        yield {"kind": "set", "id": run.id, "what": what, "at": 0, "of": len(problems), "done": False}, None
+        for message in self.comparer.stream_set(run, reports):
+            yield message, _figure(run.report) if message["done"] else gr.skip()
+
+    @shows_errors
+    def choose_pair(self, preset: str) -> tuple[Any, ...]:
+        """Load the pair now, so that Compare is instant, and take over its threshold."""
+        if preset == OWN:
+            return gr.Group(visible=True), gr.skip(), "Fill in a base and either an adapter or a full checkpoint."
+        pair = self._pair(preset, "", "", "", 1.0)
+        how = "one set of weights" if pair.one_set else "two sets of weights"
+        note = f"{pair.base.dtype} on {pair.base.engine.device} · {how} · {PAIRS[preset].method}"
+        return gr.Group(visible=False), pair.base.tau, note
+
+
+def build_compare_tab(comparer: Comparer, settings: Settings, tab: gr.Tab) -> CompareTab:
+    """Lay the tab out inside an open gr.Tab and wire it."""
+    made = CompareTab(comparer, settings)
+    with gr.Row(elem_id="compare", equal_height=False):
+        with gr.Column(scale=0, min_width=300, elem_id="compare-controls", elem_classes="controls"):
+            controls = _controls(made)
+        with gr.Column(scale=1, min_width=320):
+            view = compare_view(
+                answering(comparer.tail),
+                answering(comparer.inspect),
+                answering(comparer.check),
+                answering(lambda data: export(comparer, data)),
+                elem_id="pair",
+            )
+            figure = gr.Plot(show_label=False, elem_id="pair-figure", container=False)
+    _wire(made, controls, view, figure, tab)
+    return made
+
+
+def _controls(tab: CompareTab) -> Controls:
+    gpu = torch.cuda.is_available()
+    first = examples()[0]
+    base = tab.comparer.workspace.model("mini")
+    choices = [(f"{p.title} · {p.size(gpu)}", p.name) for p in PAIRS.values()]
+    preset = gr.Dropdown([*choices, ("another pair …", OWN)], value="mini+rl", label="Pair", elem_id="pair-preset")
+    with gr.Group(visible=False, elem_id="pair-own") as own:
+        models = [(p.title, p.name) for p in PRESETS.values()]
+        spec = gr.Dropdown(models, value="mini", label="Base", allow_custom_value=True, elem_id="pair-base")
+        known = ", ".join(bundled_adapters(base))
+        adapter = gr.Textbox(label=f"Adapter (bundled: {known}; a folder or a Hub id)", elem_id="pair-adapter")
+        teacher = gr.Textbox(label="… or a full checkpoint", elem_id="pair-teacher")
+    problem = gr.Textbox(first.problem, label="Problem", lines=4, max_lines=12, elem_id="pair-problem")
+    answer = gr.Textbox(first.answer, label="Expected answer (optional)", max_lines=1, elem_id="pair-answer")
+    compare = gr.Button("Compare", variant="primary", elem_id="pair-compare")
+    source = gr.Radio(SOURCES, value="base", label="Read which solution?", elem_id="pair-source")
+    text = gr.Textbox(label="Solution", lines=4, max_lines=12, visible=False, elem_id="pair-text")
+    with gr.Accordion("On a problem set", open=False, elem_id="pair-set-panel"):
+        with gr.Row():
+            problem_set = gr.Dropdown(list(SETS), value="mini", label="Set", min_width=120, elem_id="pair-set")
+            limit = gr.Number(50, label="Problems", precision=0, minimum=1, min_width=90, elem_id="pair-limit")
+        shifts = gr.Button("Measure where they part", size="sm", elem_id="pair-shifts")
+        intervene = gr.Button("Run all interventions", size="sm", elem_id="pair-intervene")
+    tau = gr.Slider(0, 4, base.tau, step=0.05, label="Fork threshold (nats)", elem_id="pair-tau")
+    strength = gr.Slider(0, 1.5, 1, step=0.05, label="Adapter strength", elem_id="pair-strength")
+    note = gr.Markdown("", elem_id="pair-note")
+    return Controls(
+        preset, own, spec, adapter, teacher, strength, problem, answer, source, text, compare, tau, problem_set, limit,
+        shifts, intervene, note,
+    )  # fmt: skip
+
+
+def _wire(tab: CompareTab, c: Controls, view: gr.HTML, figure: gr.Plot, page: gr.Tab) -> None:
+    opened = gr.State(False)
+    page.select(tab.opening, [opened, *c.asked], [view, opened], **STREAM)
+    c.compare.click(tab.compare, c.asked, view, **STREAM)
+    c.strength.release(tab.compare, c.asked, view, **STREAM)
+    c.preset.input(
+        tab.choose_pair, c.preset, [c.own, c.tau, c.note], api_visibility="private", concurrency_id="load"
+    ).success(tab.compare, c.asked, view, **STREAM)
+    c.source.change(lambda source: gr.Textbox(visible=source == "text"), c.source, c.text, **LIGHT)
+    view.patch(tab.patch, None, view, **STREAM)
+    view.halt(tab.halt, None, None, **LIGHT)
+    set_inputs = [*c.pair, c.problem_set, c.limit, c.tau]
+    for button, what in ((c.shifts, "shifts"), (c.intervene, "intervene")):
+        _wire_set(tab, button, what, set_inputs, view, figure)
+
+
+def _wire_set(tab: CompareTab, button: gr.Button, what: str, inputs: list[Any], view: gr.HTML, figure: gr.Plot) -> None:
+    def run(request: gr.Request, *asked: Any) -> Iterator[tuple[Any, Any]]:
+        yield from tab.over_set(what, request, *asked)
+
+    button.click(None, None, None, js="() => { window.rmxPair?.pane('set') }", **QUIET)
+    button.click(run, inputs, [view, figure], **STREAM)
+
+
+def _figure(report: ShiftReport | InterveneReport | None) -> Any:
+    if isinstance(report, ShiftReport) and report.at:
+        return shift_figure(report)
+    if isinstance(report, InterveneReport) and report.problems:
+        return arm_figure(report)
+    return None
+
+
+def _count(limit: Any) -> int:
+    if limit is None or not 1 <= int(limit) <= MOST_PROBLEMS:
+        raise RmxError(f"The number of problems must lie between 1 and {MOST_PROBLEMS}.")
+    return int(limit)
+
+
+def _refused(kind: str, error: RmxError) -> Message:
+    return {"kind": kind, "id": None, "start": 0, "toks": [], "done": True, "error": str(error)}
