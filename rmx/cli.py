@@ -8,11 +8,13 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rmx import __version__
+from rmx.cli_explore import add_verbs as add_explore_verbs
 from rmx.cli_pair import add_verbs as add_pair_verbs
 from rmx.errors import RmxError
 
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _quiet_transformers() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # PEFT still asks transformers for a property by its old name.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 # -- verbs ------------------------------------------------------------------------------------------------------------
@@ -178,6 +182,7 @@ def _parser() -> Parser:
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     _add_serve(verbs)
     _add_trace(verbs)
+    add_explore_verbs(verbs, _add_model)
     add_pair_verbs(verbs, _add_model, _read_text)
     _add_bench(verbs)
     doctor = verbs.add_parser("doctor", help="say what is here: device, packages, models")

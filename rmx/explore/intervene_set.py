@@ -11,7 +11,7 @@ from rmx.intervals import Estimate, paired_difference, share
 from rmx.pair import Pair
 from rmx.records import Problem
 
-ROWS = 160  # rows of one batch, both models counted once
+ROWS = 72  # rows of one batch, both models counted once; a batch is also how often progress is told
 CACHE_BYTES = 1 << 30  # keys and values of one batch
 
 
