@@ -4,9 +4,13 @@ import hashlib
 import struct
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from rmx.config import Sampling
+
+BLOCK = 256  # tokens of the vocabulary summed together when a whole distribution is inverted
+NUCLEUS = 1024  # likeliest tokens among which a nucleus is looked for first
 
 
 def prompt_key(prompt_ids: Sequence[int]) -> bytes:
@@ -24,20 +28,82 @@ def uniform(seed: int, key: bytes, sample: int, pos: int) -> float:
 
 
 def draw(logits: Tensor, temperature: float, top_p: float, u: float) -> int:
-    """Draw one token by inverting the cumulative distribution of the nucleus at `u`.
+    """One token from logits (V,); `draw_rows` for a single row."""
+    return int(draw_rows(logits[None], temperature, top_p, [u])[0])
+
+
+def draw_rows(logits: Tensor, temperature: float, top_p: float, u: Sequence[float]) -> Tensor:
+    """Draw one token per row by inverting a cumulative distribution at that row's uniform number.
+
+    The cumulative distribution runs over the nucleus, likeliest first, or, without a nucleus (top_p = 1), over the
+    vocabulary in its own order, which needs no sorting. A row's token does not depend on the other rows.
 
     Args:
-        logits: (V,). temperature: above 0. top_p: in (0, 1]; the token that crosses it is kept.
-        u: uniform number in [0, 1).
+        logits: (B, V), any float dtype. temperature: above 0.
+        top_p: in (0, 1]; the token that crosses it is kept.
+        u: B uniform numbers in [0, 1).
+
+    Returns:
+        ids (B,) int64.
 
     Source: nucleus sampling, arXiv 1904.09751, section 3.1.
     """
-    p, ids = (logits.float() / temperature).softmax(-1).double().sort(descending=True, stable=True)
-    total = p.cumsum(-1)
-    # A token stays while the mass before it is below top_p: that keeps the one that crosses.
-    kept = int(((total - p) < top_p).sum()) if top_p < 1 else len(p)
-    target = u * float(total[kept - 1])
-    return int(ids[min(int((total[:kept] <= target).sum()), kept - 1)])
+    at = torch.tensor(u, dtype=torch.float64, device=logits.device)
+    scaled = logits.float()
+    if temperature != 1:
+        scaled = scaled / temperature
+    if top_p == 1:
+        return _invert_all((scaled - scaled.amax(-1, keepdim=True)).exp_(), at)
+    return _invert_nucleus(scaled.softmax(-1), top_p, at)
+
+
+def _invert_all(weights: Tensor, u: Tensor) -> Tensor:
+    """First the block of the vocabulary that holds u, then the token in it: fp64 sums over few numbers only.
+
+    Args:
+        weights: (B, V) fp32, proportional to the probabilities. u: (B,) fp64.
+    """
+    short = -weights.shape[-1] % BLOCK
+    blocks = torch.nn.functional.pad(weights, (0, short)).unflatten(-1, (-1, BLOCK))
+    sums = blocks.sum(-1).double().cumsum(-1)
+    target = _below(u * sums[:, -1], sums[:, -1])
+    block = (sums <= target[:, None]).sum(-1)
+    before = torch.where(block > 0, sums.gather(-1, (block - 1).clamp_min(0)[:, None])[:, 0], 0.0)
+    inside = blocks[torch.arange(len(blocks), device=blocks.device), block].double().cumsum(-1)
+    # The block's own sum is rounded to fp32: what is left of u may lie a hair past the last of its tokens.
+    left = _below(target - before, inside[:, -1])
+    return block * BLOCK + (inside <= left[:, None]).sum(-1)
+
+
+def _invert_nucleus(p: Tensor, top_p: float, u: Tensor) -> Tensor:
+    """The nucleus usually lies in the few likeliest tokens; rows where it does not are sorted whole."""
+    few = min(NUCLEUS, p.shape[-1])
+    head, ids = p.topk(few, dim=-1)
+    ids, order = ids.sort(-1)
+    head, order = head.gather(-1, order).sort(dim=-1, descending=True, stable=True)  # equals: the lower id first
+    ids, sums = ids.gather(-1, order), head.double().cumsum(-1)
+    # Which of several equals `topk` takes last is its own affair: the nucleus must end before them.
+    inside = (sums * (head > head[:, -1:])).amax(-1) >= top_p
+    found = _invert_sorted(sums, ids, top_p, u)
+    wide = (~inside).nonzero()[:, 0]
+    if few < p.shape[-1] and len(wide):
+        whole, ids = p[wide].sort(dim=-1, descending=True, stable=True)
+        found[wide] = _invert_sorted(whole.double().cumsum(-1), ids, top_p, u[wide])
+    return found
+
+
+def _invert_sorted(sums: Tensor, ids: Tensor, top_p: float, u: Tensor) -> Tensor:
+    """Args: cumulative probabilities (B, k) fp64, likeliest first, and the ids they belong to."""
+    # The first token always stays; another stays while the mass before it is below top_p.
+    last = (sums[:, :-1] < top_p).sum(-1, keepdim=True)
+    mass = sums.gather(-1, last)[:, 0]
+    place = (sums <= _below(u * mass, mass)[:, None]).sum(-1, keepdim=True)
+    return ids.gather(-1, place)[:, 0]
+
+
+def _below(target: Tensor, total: Tensor) -> Tensor:
+    """Keep a target under the total: rounding may lift it there, where no token follows."""
+    return torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
 
 
 class Chooser:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rmx.errors import Busy
@@ -66,5 +66,23 @@ class Turns:
             if self.wait(ticket, patience):
                 raise Busy("The model is busy with another solution. Try again when it is done.")
             yield
+        finally:
+            self.leave(ticket)
+
+    @contextmanager
+    def when_free(self, cancelled: Callable[[], bool]) -> Iterator[bool]:
+        """Wait as long as it takes, unless `cancelled` says otherwise; yields whether the turn came.
+
+        For long jobs, which take one turn per round, so that others get theirs in between.
+
+        Raises:
+            Busy: the line is full.
+        """
+        ticket = self.enter()
+        try:
+            while ahead := self.wait(ticket, timeout=0.25):
+                if cancelled():
+                    break
+            yield not ahead
         finally:
             self.leave(ticket)

@@ -1,6 +1,7 @@
 """The one stopping rule for the rows of a batch: an end token, or the end of the line after the final answer."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 from rmx.answers import StopRule
 from rmx.models import Model
@@ -17,12 +18,11 @@ class Ending:
 
     def __init__(self, model: Model, prompt_ids: Sequence[int], kept: Sequence[int], rows: int) -> None:
         self._stop_ids = model.stop_ids
-        thinking = model.prompt_thinks(prompt_ids)
-        self._rules = [StopRule(thinking=thinking) for _ in range(rows)]
-        self._pieces = [model.detokenizer.stream() for _ in range(rows)]
-        for row in range(rows):
-            for token_id in kept:
-                self._rules[row].feed(self._pieces[row].feed(token_id))
+        rule, pieces = StopRule(thinking=model.prompt_thinks(prompt_ids)), model.detokenizer.stream()
+        for token_id in kept:
+            rule.feed(pieces.feed(token_id))
+        self._rules = [deepcopy(rule) for _ in range(rows)]
+        self._pieces = [model.detokenizer.stream(kept) for _ in range(rows)]
 
     def __call__(self, row: int, token_id: int) -> bool:
         return self._rules[row].feed(self._pieces[row].feed(token_id)) or token_id in self._stop_ids

@@ -38,8 +38,8 @@ class TraceOptions:
     read: str | None = None
 
 
-def trace(options: TraceOptions, workspace: Workspace | None = None) -> list[Trace]:
-    """The unswapped trace first, then one for each swap.
+def prepare(options: TraceOptions, workspace: Workspace | None = None) -> tuple[Model, Job]:
+    """The loaded model and the job of the unswapped solution.
 
     Raises:
         RmxError: any mistake in the options, in a sentence.
@@ -55,9 +55,17 @@ def trace(options: TraceOptions, workspace: Workspace | None = None) -> list[Tra
     prompt_ids, known = _prompt(options, model)
     tau = _tau(options, model)
     if options.read is not None:
-        job = replace(read_job(model, prompt_ids, options.read, tau, known), adapter=adapter, cold=options.cold)
-    else:
-        job = Job(prompt_ids, sampling, tau, adapter, known, cold=options.cold)
+        return model, replace(read_job(model, prompt_ids, options.read, tau, known), adapter=adapter, cold=options.cold)
+    return model, Job(prompt_ids, sampling, tau, adapter, known, cold=options.cold)
+
+
+def trace(options: TraceOptions, workspace: Workspace | None = None) -> list[Trace]:
+    """The unswapped trace first, then one for each swap.
+
+    Raises:
+        RmxError: any mistake in the options, in a sentence.
+    """
+    model, job = prepare(options, workspace)
     traces = [Generation(model, job).run()]
     for pos, token_id in options.swaps:
         job = swap_job(job, traces[-1].tokens, pos, [token_id], model.engine.vocab_size)

@@ -1,0 +1,111 @@
+"""The verbs that measure one solution: `rmx outcomes`."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+AddModel = Callable[[argparse.ArgumentParser], None]
+
+
+def add_verbs(verbs: Any, add_model: AddModel) -> None:
+    """Define the verbs; `add_model` gives them the options that all verbs share."""
+    outcomes = verbs.add_parser("outcomes", help="what each alternative of a place is worth, by sampling on from it")
+    _add_solution(outcomes, add_model)
+    outcomes.add_argument("--pos", type=int, default=None, metavar="N", help="completion position of the choice")
+    outcomes.add_argument("--samples", type=int, default=64, help="of each alternative, at most (default 64)")
+    outcomes.add_argument("--budget", type=int, default=50_000, help="tokens to sample at most (default 50,000)")
+    outcomes.add_argument("--temperature", type=float, default=1.0, help="of the samples (default 1)")
+    outcomes.add_argument("--top-p", type=float, default=1.0, help="of the samples")
+    outcomes.add_argument("--seed", type=int, default=0)
+    outcomes.set_defaults(run=_outcomes)
+
+
+def _add_solution(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
+    """Which solution: a prompt or a problem, solved greedily."""
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT")
+    parser.add_argument("--problem", metavar="ID", help="a problem's id or its 0-based index in the set")
+    parser.add_argument("--set", default="mini", metavar="NAME", help="mini, arith, gsm8k, math500 or a file")
+    parser.add_argument("--answer", metavar="A", help="the known answer of a free prompt")
+    parser.add_argument("--raw", action="store_true", help="no template: the prompt as it stands")
+    add_model(parser)
+    parser.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="bounds the whole completion")
+    parser.add_argument("--json", action="store_true")
+
+
+def _solution(args: argparse.Namespace) -> Any:
+    from rmx.explore.trace import TraceOptions
+
+    return TraceOptions(
+        prompt=args.prompt,
+        problem=args.problem,
+        set_name=args.set,
+        raw=args.raw,
+        answer=args.answer,
+        model=args.model or os.environ.get("RMX_MODEL", "mini"),
+        adapter=args.adapter,
+        device=args.device,
+        dtype=args.dtype,
+        max_new_tokens=args.max_new_tokens,
+        tau=args.tau,
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print(args: argparse.Namespace, document: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> None:
+    print(json.dumps(document, ensure_ascii=False) if args.json else table(document))
+
+
+def _share(estimate: dict[str, Any]) -> str:
+    if estimate["value"] is None:
+        return "-"
+    return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
+
+
+# -- outcomes ---------------------------------------------------------------------------------------------------------
+
+
+def _outcomes(args: argparse.Namespace) -> None:
+    from rmx.explore.measure import measure_outcomes
+    from rmx.explore.outcomes import OutcomeConfig
+
+    config = OutcomeConfig(
+        samples=args.samples,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed,
+        budget=args.budget,
+        max_new_tokens=args.max_new_tokens,
+    )
+
+    told = -1
+
+    def tell(state: Any) -> None:
+        nonlocal told
+        samples = max(a.samples for a in state.alternatives)
+        if samples != told:
+            told = samples
+            _say(f"{samples} samples each, {state.tokens_spent:,} tokens: {state.verdict}")
+
+    _print(args, measure_outcomes(_solution(args), config, args.pos, tell), _outcomes_table)
+
+
+def _outcomes_table(found: dict[str, Any]) -> str:
+    target = found["target"]
+    what = "right answer" if target["known"] else "answer of this solution (no known answer was given)"
+    lines = [
+        f"position {found['pos']} · {what}: {target['text']} · {found['tokens_spent']:,} tokens: {found['verdict']}"
+    ]
+    for a in found["alternatives"]:
+        mark = "*" if a["chosen"] else " "
+        answers = ", ".join(f"{text or 'none'} x{count}" for text, count in list(a["answers"].items())[:4])
+        lines.append(
+            f"{mark} {a['text']!r:14s} p {a['p']:.3f}  right {_share(a['correct']):22s} n {a['samples']:3d}  {answers}"
+        )
+    return "\n".join([*lines, found["rule"]])

@@ -1,0 +1,72 @@
+"""`rmx outcomes`, `rmx rescue` and `rmx sofar`: options to a greedy solution, and what is measured on it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rmx.explore.generate import Generation
+from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
+from rmx.explore.trace import TraceOptions, prepare
+from rmx.models import Model
+from rmx.records import Trace
+from rmx.workspace import Workspace
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """The solution that is measured."""
+
+    model: Model
+    trace: Trace
+    known: str | None
+
+    def json(self) -> dict[str, Any]:
+        """What every document begins with: enough to make the same solution again."""
+        trace = self.trace
+        return {
+            "model": trace.model,
+            "adapter": trace.adapter,
+            "revision": trace.revision,
+            "dtype": trace.dtype,
+            "tau": trace.tau,
+            "prompt_ids": list(trace.prompt_ids),
+            "solution": trace.text,
+            "answer_before": trace.answer.json(),
+            "known": self.known,
+        }
+
+
+def solve(options: TraceOptions, workspace: Workspace | None = None) -> Solved:
+    """The greedy solution.
+
+    Raises:
+        RmxError: any mistake in the options, in a sentence.
+    """
+    model, job = prepare(options, workspace)
+    return Solved(model, Generation(model, job).run(), job.known)
+
+
+def measure_outcomes(
+    options: TraceOptions,
+    config: OutcomeConfig,
+    pos: int,
+    on_state: Callable[[Outcomes], None] = lambda _: None,
+    workspace: Workspace | None = None,
+) -> dict[str, Any]:
+    """The document of `rmx outcomes --pos N`."""
+    solved = solve(options, workspace)
+    found = _last(outcomes(solved.model, solved.trace, pos, config, known=solved.known), on_state)
+    return solved.json() | _draws(config) | found.json()
+
+
+def _draws(config: OutcomeConfig) -> dict[str, Any]:
+    return {"seed": config.seed, "temperature": config.temperature, "top_p": config.top_p}
+
+
+def _last(states: Iterator[State], on_state: Callable[[State], None]) -> State:
+    state = next(states)
+    for state in states:
+        on_state(state)
+    return state

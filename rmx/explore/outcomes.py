@@ -1,0 +1,294 @@
+"""What one choice is worth: sample on from each alternative of a place and see which answers are reached.
+
+All open alternatives are sampled in rounds, each round one batch from the shared prefix, until the rule of
+rmx/sequential.py says stop. The idea is that of arXiv 2412.07961 (forking paths) and 2506.19143 (thought anchors).
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from rmx.answers import grade
+from rmx.batch import decode_steps
+from rmx.config import TOP_SHOWN, Sampling
+from rmx.errors import RmxError, SwapError
+from rmx.explore.ending import Ending
+from rmx.explore.reached import Answered, Reached, Target, reached, same_answers, target_of, total
+from rmx.intervals import Estimate, share
+from rmx.models import Model
+from rmx.records import Candidate, Trace
+from rmx.sampling import draw_rows, prompt_key, uniform
+from rmx.sequential import ALPHA, Bounds, Verdict, anytime, decide, rule
+
+INTERVAL = 0.25  # seconds between two reports within a round
+CAUTION = 1.5  # a round is begun where this many times its expected tokens are left
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeConfig:
+    """How much to sample, and when it is enough."""
+
+    samples: int = 64  # of each alternative, at most
+    round_size: int = 8  # samples of each open alternative in one batch
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    budget: int = 50_000  # tokens over all alternatives
+    max_new_tokens: int = 512  # bounds the whole completion, kept tokens included
+    margin: float = 0.3  # intervals that span less than this say that the choice makes no difference
+    alternatives: int = TOP_SHOWN
+
+    def __post_init__(self) -> None:
+        Sampling(self.temperature, self.top_p, self.seed, self.max_new_tokens)
+        if self.temperature == 0:
+            raise RmxError("Outcomes are sampled: the temperature must be above 0.")
+        for name, value in (("samples", self.samples), ("round size", self.round_size), ("budget", self.budget)):
+            if value != int(value) or value < 1:
+                raise RmxError(f"The {name} must be a whole number, 1 or more; got {value}.")
+        if not 0 < self.margin < 1:
+            raise RmxError(f"The margin must lie between 0 and 1; got {self.margin}.")
+        if not 2 <= self.alternatives <= 20:
+            raise RmxError(f"The number of alternatives must lie between 2 and 20; got {self.alternatives}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one alternative."""
+
+    id: int
+    text: str
+    p: float  # at temperature 1, where the choice was made
+    chosen: bool  # the token that stands in the solution
+    samples: int
+    hits: int  # samples that reached the target
+    interval: Bounds  # of the probability to reach it; holds for all alternatives together at 95 %, at any stop
+    answers: tuple[Reached, ...]  # most frequent first
+    open: bool  # still being sampled
+
+    @property
+    def share(self) -> float | None:
+        return self.hits / self.samples if self.samples else None
+
+    @property
+    def correct(self) -> Estimate:
+        low, high = self.interval
+        return {"value": self.share, "low": low, "high": high, "n": self.samples}
+
+    def json(self) -> dict[str, Any]:
+        """`wilson` is the usual interval, right only for a number of samples fixed beforehand."""
+        return {
+            "id": self.id,
+            "text": self.text,
+            "p": self.p,
+            "chosen": self.chosen,
+            "samples": self.samples,
+            "correct": self.correct,
+            "wilson": share(self.hits, self.samples),
+            "answers": {a.text or "": a.count for a in self.answers},
+            "open": self.open,
+        }
+
+    def message(self) -> dict[str, Any]:
+        return self.json() | {
+            "correct": self.correct if self.samples else None,
+            "answers": [[a.text, a.count, a.correct] for a in self.answers],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Where the sampling at one place stands; each record holds everything so far."""
+
+    pos: int
+    target: Target
+    alternatives: tuple[Outcome, ...]  # likeliest first
+    verdict: Verdict
+    tokens_spent: int
+    budget: int
+    rule: str
+    done: bool
+
+    def json(self) -> dict[str, Any]:
+        """The document of `rmx outcomes --pos`. In `answers`, "" counts samples that reached no answer."""
+        return {
+            "pos": self.pos,
+            "target": self.target.json(),
+            "alternatives": [a.json() for a in self.alternatives],
+            "verdict": self.verdict,
+            "tokens_spent": self.tokens_spent,
+            "budget": self.budget,
+            "rule": self.rule,
+        }
+
+    def message(self) -> dict[str, Any]:
+        """What the page is told; the caller adds "run" and "job"."""
+        alternatives = [a.message() for a in self.alternatives]
+        return self.json() | {"kind": "outcomes", "done": self.done, "alternatives": alternatives}
+
+
+def outcomes(
+    model: Model,
+    trace: Trace,
+    pos: int,
+    config: OutcomeConfig,
+    *,
+    known: str | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[Outcomes]:
+    """Sample on from each of the likeliest tokens at `pos`; yields the state at once and after each round.
+
+    Within a round only `tokens_spent` moves, four times a second at most: answers of the rows that end first would
+    tilt the shares. A round that is cancelled, or cut short by the budget, is not counted, for the same reason.
+    The engine's turn is taken for each round. The last record has `done`.
+
+    A sample depends on (seed, prompt and tokens before it, sample number, position) and on nothing else, as far as
+    floating point allows: batches of different sizes may round differently in the last digit.
+
+    Args:
+        trace: a finished solution. pos: completion position of the choice.
+        known: the right answer; without it the target is the answer of the solution itself.
+
+    Raises:
+        SwapError: there is no such position.
+        ProblemError: neither a known answer nor one of the solution.
+    """
+    sampler = Sampler(model, trace, pos, config, target_of(trace, known))
+    yield sampler.state()
+    while (size := sampler.next_size()) and not cancelled():
+        for _ in sampler.round(size, cancelled):
+            yield sampler.state()
+    yield sampler.state(done=True)
+
+
+@dataclass
+class Arm:
+    """The samples of one alternative so far."""
+
+    candidate: Candidate
+    key: bytes  # of its draws
+    samples: int = 0
+    hits: int = 0
+    counts: Counter[Answered] = field(default_factory=Counter)
+
+    def take(self, answer: Answered, hit: bool) -> None:
+        self.samples += 1
+        self.hits += hit
+        self.counts[answer] += 1
+
+
+class Sampler:
+    """The state of the sampling at one place."""
+
+    def __init__(self, model: Model, trace: Trace, pos: int, config: OutcomeConfig, target: Target) -> None:
+        if not isinstance(pos, int) or isinstance(pos, bool) or not 0 <= pos < len(trace.tokens):
+            raise SwapError(
+                f"There is no token at position {pos}; this solution has positions 0 to {len(trace.tokens) - 1}."
+            )
+        self.model, self.trace, self.pos, self.config, self.target = model, trace, pos, config, target
+        self.kept = trace.ids[:pos]
+        self.prefix = [*trace.prompt_ids, *self.kept]
+        top = trace.tokens[pos].top[: config.alternatives]
+        self.arms = [Arm(c, prompt_key([*self.prefix, c.id])) for c in top]
+        self.spent = 0
+        self._row_tokens, self._rows = 0, 0  # of finished rounds
+
+    # -- when to stop ---------------------------------------------------------------------------------------------
+
+    def intervals(self) -> list[Bounds]:
+        """One for each alternative; all of them hold together (Bonferroni)."""
+        alpha = ALPHA / len(self.arms)
+        return [anytime(arm.hits, arm.samples, alpha) for arm in self.arms]
+
+    def verdict(self) -> Verdict:
+        return decide(self.intervals(), self.config.margin)
+
+    def next_size(self) -> int:
+        """Samples of each alternative in the next round; 0 where there is none."""
+        if self.verdict() != "open":
+            return 0
+        # Before the first round the solution itself says how long a continuation may be.
+        length = self._row_tokens / self._rows if self._rows else len(self.trace.tokens) - self.pos
+        affordable = int((self.config.budget - self.spent) / (CAUTION * length * len(self.arms)))
+        return max(0, min(self.config.round_size, self.config.samples - self.arms[0].samples, affordable))
+
+    def state(self, done: bool = False) -> Outcomes:
+        config, verdict, hit = self.config, self.verdict(), self.target.hit
+        stands_for = same_answers(total(arm.counts for arm in self.arms), hit)
+        chosen = self.trace.tokens[self.pos].id
+        alternatives = tuple(
+            Outcome(
+                arm.candidate.id,
+                arm.candidate.text,
+                arm.candidate.p,
+                arm.candidate.id == chosen,
+                arm.samples,
+                arm.hits,
+                interval,
+                reached(arm.counts, stands_for, hit),
+                open=not done and verdict == "open" and arm.samples < config.samples,
+            )
+            for arm, interval in zip(self.arms, self.intervals(), strict=True)
+        )
+        sentence = rule(config.margin, config.samples, config.budget)
+        return Outcomes(self.pos, self.target, alternatives, verdict, self.spent, config.budget, sentence, done)
+
+    # -- sampling -------------------------------------------------------------------------------------------------
+
+    def round(self, size: int, cancelled: Callable[[], bool]) -> Generator[None]:
+        """Sample each alternative `size` times as one batch; yields while it goes on and when it is counted."""
+        plan = [(arm, arm.samples + i) for arm in self.arms for i in range(size)]
+        engine, adapter = self.model.engine, self.trace.adapter
+        with engine.turns.when_free(cancelled) as mine:
+            if not mine:
+                return
+            with engine.using(adapter):
+                for rows in self._decode(plan, cancelled):
+                    if rows is None:
+                        yield
+                    else:
+                        self._count(plan, rows)
+        yield
+
+    def _decode(
+        self, plan: Sequence[tuple[Arm, int]], cancelled: Callable[[], bool]
+    ) -> Generator[list[list[int]] | None]:
+        """None while the rows grow, then the rows, unless the round was cut short."""
+        before, due = self.spent, time.monotonic() + INTERVAL
+        rows: list[list[int]] = []
+        for rows in decode_steps(
+            self.model.engine,
+            self.prefix,
+            [arm.candidate.id for arm, _ in plan],
+            max_new=self.config.max_new_tokens - self.pos,
+            over=Ending(self.model, self.trace.prompt_ids, self.kept, len(plan)),
+            choose=self._chooser(plan),
+            adapter=self.trace.adapter,
+        ):
+            self.spent = before + sum(map(len, rows))
+            if self.spent + len(plan) > self.config.budget or cancelled():
+                return
+            if time.monotonic() >= due:
+                due = time.monotonic() + INTERVAL
+                yield None
+        yield rows
+
+    def _chooser(self, plan: Sequence[tuple[Arm, int]]) -> Callable[[Tensor, Sequence[int], int], Tensor]:
+        seed, temperature, top_p = self.config.seed, self.config.temperature, self.config.top_p
+
+        def choose(logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
+            u = [uniform(seed, plan[row][0].key, plan[row][1], self.pos + step) for row in rows]
+            return draw_rows(logits, temperature, top_p, u)
+
+        return choose
+
+    def _count(self, plan: Sequence[tuple[Arm, int]], rows: Sequence[Sequence[int]]) -> None:
+        thinking = self.model.prompt_thinks(self.trace.prompt_ids)
+        for (arm, _), row in zip(plan, rows, strict=True):
+            answer = grade(self.model.answer_text([*self.kept, *row]), self.target.text, thinking=thinking)
+            arm.take(answer.text, bool(answer.correct))
+            self._row_tokens += len(row)
+        self._rows += len(rows)
