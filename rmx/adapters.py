@@ -29,8 +29,7 @@ def add_adapter(model: Model, spec: str) -> str:
     Raises:
         ModelError: no adapter there, a pickle, damaged, or made for another architecture.
     """
-    # PEFT uses the name as a module key, where a dot would nest; a star marks the strength in a key.
-    name = spec.replace(".", "_").replace("*", "_")
+    name = adapter_name(spec)
     if name in model.engine.adapters:
         return name
     place = _place(model, spec)
@@ -44,6 +43,11 @@ def add_adapter(model: Model, spec: str) -> str:
         raise ModelError(f"The adapter {spec} cannot be put on {model.spec}: {_first_line(str(error))}") from error
     model.engine.adapters[name] = place
     return name
+
+
+def adapter_name(spec: str) -> str:
+    """PEFT uses the name as a module key, where a dot would nest; a star marks the strength in an adapter's key."""
+    return spec.replace(".", "_").replace("*", "_")
 
 
 def _place(model: Model, spec: str) -> str:

@@ -21,9 +21,7 @@ class Compared(NamedTuple):
     p: Tensor  # (N,) the base's probability of the adapted model's choice
     back_rank: Tensor  # (N,) rank of the base's choice under the adapted model
     back_p: Tensor  # (N,)
-    base_gap: (
-        Tensor  # (N,) logits from the base's choice down to the adapted model's, under the base; 0 if equal
-    )
+    base_gap: Tensor  # (N,) logits from the base's choice down to the adapted model's, under the base; 0 if equal
     adapted_gap: Tensor  # (N,) the same under the adapted model
 
 

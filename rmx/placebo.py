@@ -16,6 +16,7 @@ from torch import Tensor
 from rmx.adapter_facts import lora_factors, lora_layers, lora_norm, why_not_linear
 from rmx.adapters import probe
 from rmx.engine import adapter_key, split_key
+from rmx.errors import ModelError
 from rmx.models import Model
 from rmx.pair import Pair
 
@@ -32,6 +33,9 @@ def add_placebo(model: Model, like: str | None, seed: int = 0) -> str:
 
     Without `like` (a pair of two checkpoints) rank 32 on q, k, v, o, with the norm of a hundredth of each weight.
     The caller holds the engine's turn. Returns the adapter's name.
+
+    Raises:
+        ModelError: the model has no such layers.
     """
     name = f"{NAME}-{seed}" + (f"-{like}" if like else "")
     engine = model.engine
@@ -41,6 +45,9 @@ def add_placebo(model: Model, like: str | None, seed: int = 0) -> str:
         trained = engine.model.peft_config[like]
         config = LoraConfig(r=trained.r, lora_alpha=trained.lora_alpha, target_modules=trained.target_modules)
     else:
+        names = {path.rpartition(".")[2] for path, _ in engine.model.named_modules()}
+        if not names.issuperset(TARGETS):
+            raise ModelError(f"{model.spec} has no {', '.join(TARGETS)}, so no placebo can be put on it.")
         config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS))
     if isinstance(engine.model, PeftModel):
         engine.model.add_adapter(name, config)

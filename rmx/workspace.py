@@ -4,7 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-from rmx.adapters import add_adapter
+from rmx.adapters import adapter_name, add_adapter
 from rmx.models import Model, load
 
 
@@ -58,6 +58,8 @@ class Workspace:
         """Make sure that an adapter is on a model; returns its name on the engine, None for the base."""
         if not spec:
             return None
+        if (name := adapter_name(spec)) in model.engine.adapters:
+            return name
         with model.engine.turns.turn():
             return add_adapter(model, spec)
 

@@ -7,7 +7,7 @@ from typing import Any
 from rmx.basecheck import check_base
 from rmx.config import Sampling, check_tau
 from rmx.engine import split_key
-from rmx.errors import PromptError, RmxError
+from rmx.errors import ModelError, PromptError, RmxError
 from rmx.explore.intervene_set import InterveneReport, InterveneSet, check_arms
 from rmx.explore.shift_set import PAPER, Places, ShiftFigures, ShiftReport, ShiftSet, places_of
 from rmx.explore.shifts import MapJob, ShiftMap, Source
@@ -142,13 +142,16 @@ def map_json(found: ShiftMap) -> dict[str, Any]:
 
 
 def map_placebo(found: ShiftMap, cancelled: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
-    """What a placebo of equal reranked share does to the same text; None for a text of fewer than two tokens."""
+    """What a placebo of equal reranked share does to the same text; None where there is too little, or none fits."""
     if len(found.shifts) < 2:
         return None
     prompt = found.job.prompt_ids
     text = ([*prompt, *found.ids], len(prompt) - 1)
     with found.pair.turn():
-        noise = placebo_pair(found.pair, [text], cancelled=cancelled)
+        try:
+            noise = placebo_pair(found.pair, [text], cancelled=cancelled)
+        except ModelError:
+            return None
         places = places_of(noise, "prompt", text, found.tolerance)
     figures = ShiftFigures((places,), found.job.tau).json()
     kept = ("reranked", "shifted", "mean_rank", "entropy_ratio", "on_forks", "disagreements")

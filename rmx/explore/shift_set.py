@@ -16,6 +16,7 @@ from rmx.batch import continue_batch
 from rmx.divergence import KINDS, Difference, compare, kind_of
 from rmx.engine import split_key
 from rmx.entropy import capture
+from rmx.errors import ModelError
 from rmx.explore.ending import Ending
 from rmx.intervals import Estimate, quotient, ratio_of_sums
 from rmx.models import Model
@@ -216,8 +217,12 @@ class ShiftSet:
     def _with_noise(self) -> Iterator[ShiftReport]:
         """The same solutions under a placebo that reranks as often."""
         yield self._report("placebo")
-        with self.pair.turn():
-            noise = placebo_pair(self.pair, self._texts[:CALIBRATION_TEXTS], self.seed, self.cancelled)
+        try:
+            with self.pair.turn():
+                noise = placebo_pair(self.pair, self._texts[:CALIBRATION_TEXTS], self.seed, self.cancelled)
+        except ModelError:  # a model without the layers that a placebo sits on
+            yield self._report("done")
+            return
         strength = split_key(str(noise.adapter))[1]
         read: list[Places] = []
         for place, text in zip(self._places, self._texts, strict=True):
