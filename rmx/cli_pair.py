@@ -40,6 +40,7 @@ def add_verbs(verbs: Any, add_model: AddModel, read_text: ReadText) -> None:
 
 def _add_pair(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     add_model(parser)
+    parser.add_argument("--pair", metavar="NAME", help="a known pair instead (rmx doctor lists them)")
     parser.add_argument("--teacher", metavar="S", help="a full checkpoint instead of an adapter")
     parser.add_argument("--strength", type=float, default=1.0, help="of a plain LoRA, 0 to 1.5 (default 1)")
     parser.add_argument("--set", default="mini", metavar="NAME", help="mini, arith, gsm8k, math500 or a file")
@@ -59,6 +60,7 @@ def _options(args: argparse.Namespace) -> Any:
         model=args.model or os.environ.get("RMX_MODEL", "mini"),
         adapter=args.adapter,
         teacher=args.teacher,
+        preset=args.pair,
         strength=args.strength,
         device=args.device,
         dtype=args.dtype,

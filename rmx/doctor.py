@@ -11,6 +11,7 @@ import torch
 from rmx import __version__
 from rmx.errors import RmxError
 from rmx.models import load
+from rmx.pairs import PAIRS
 from rmx.paths import ASSETS, cache_dir
 from rmx.presets import PRESETS
 
@@ -32,6 +33,7 @@ def report() -> dict[str, Any]:
     found |= {
         p.name: _preset(p.source, p.size(torch.cuda.is_available())) for p in PRESETS.values() if p.name != "mini"
     }
+    found |= {f"pair {p.name}": f"{p.title}, {p.size(torch.cuda.is_available())}" for p in PAIRS.values()}
     return found
 
 

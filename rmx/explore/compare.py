@@ -14,6 +14,7 @@ from rmx.explore.shifts import MapJob, ShiftMap, Source
 from rmx.models import Model
 from rmx.noise import shape_noise
 from rmx.pair import Pair, make_pair
+from rmx.pairs import PAIRS
 from rmx.placebo import placebo_pair
 from rmx.problems import find_problem, load_set
 from rmx.records import Problem
@@ -27,6 +28,7 @@ class PairOptions:
     model: str = "mini"
     adapter: str | None = None
     teacher: str | None = None
+    preset: str | None = None  # a pair by name, in place of the three above
     strength: float = 1.0
     device: str = "auto"
     dtype: str = "auto"
@@ -38,11 +40,16 @@ class PairOptions:
 
     def pair(self, space: Workspace | None = None) -> Pair:
         """Load both models. The bundled model is compared with its RL partner where nothing else is named."""
-        adapter = self.adapter
-        if adapter is None and self.teacher is None and self.model == "mini":
+        model, adapter, teacher = self.model, self.adapter, self.teacher
+        if self.preset is not None:
+            if self.preset not in PAIRS:
+                raise RmxError(f"There is no pair '{self.preset}'. Known: {', '.join(PAIRS)}.")
+            named = PAIRS[self.preset]
+            model, adapter, teacher = named.base, named.adapter, named.teacher
+        elif adapter is None and teacher is None and model == "mini":
             adapter = "rl"
         space = space or Workspace(self.device, self.dtype)
-        return make_pair(space, self.model, adapter, self.teacher, self.strength)
+        return make_pair(space, model, adapter, teacher, self.strength)
 
     def threshold(self, model: Model) -> float:
         return model.tau if self.tau is None else check_tau(self.tau)

@@ -13,7 +13,7 @@ from rmx.examples import examples
 from rmx.explore.intervene_set import InterveneReport
 from rmx.explore.shift_set import ShiftReport
 from rmx.pair import Pair
-from rmx.pairs import PAIRS
+from rmx.pairs import PAIRS, PairPreset
 from rmx.plots import arm_figure, shift_figure
 from rmx.presets import PRESETS
 from rmx.problems import SETS, load_set
@@ -68,8 +68,12 @@ class CompareTab:
 
     def __init__(self, comparer: Comparer, settings: Settings) -> None:
         self.comparer = comparer
-        self.settings = settings
         self.visitors = Visitors()
+        self.pairs = dict(PAIRS)
+        if settings.model and settings.adapter:  # what a Space was set up with comes first
+            title = f"{settings.model} + {settings.adapter}"
+            self.pairs = {"given": PairPreset("given", title, settings.model, settings.adapter)} | self.pairs
+        self.first = next(iter(self.pairs))
 
     # -- callbacks ------------------------------------------------------------------------------------------------
 
@@ -90,7 +94,7 @@ class CompareTab:
         return self.comparer.map(pair, problem, tau, known=answer, source=str(source), text=str(text or ""))
 
     def _pair(self, preset: str, base: str, adapter: str, teacher: str, strength: float) -> Pair:
-        found = PAIRS.get(str(preset))
+        found = self.pairs.get(str(preset))
         if found is None:
             names = [str(x or "").strip() for x in (base, adapter, teacher)]
             return self.comparer.pair(names[0] or "mini", names[1], names[2], float(strength))
@@ -140,7 +144,7 @@ class CompareTab:
             return gr.Group(visible=True), gr.skip(), "Fill in a base and either an adapter or a full checkpoint."
         pair = self._pair(preset, "", "", "", 1.0)
         how = "one set of weights" if pair.one_set else "two sets of weights"
-        note = f"{pair.base.dtype} on {pair.base.engine.device} · {how} · {PAIRS[preset].method}"
+        note = f"{pair.base.dtype} on {pair.base.engine.device} · {how} · {self.pairs[preset].method}".rstrip(" ·")
         return gr.Group(visible=False), pair.base.tau, note
 
 
@@ -167,8 +171,8 @@ def _controls(tab: CompareTab) -> Controls:
     gpu = torch.cuda.is_available()
     first = examples()[0]
     base = tab.comparer.workspace.model("mini")
-    choices = [(f"{p.title} · {p.size(gpu)}", p.name) for p in PAIRS.values()]
-    preset = gr.Dropdown([*choices, ("another pair …", OWN)], value="mini+rl", label="Pair", elem_id="pair-preset")
+    choices = [(f"{p.title} · {p.size(gpu)}".rstrip(" ·"), p.name) for p in tab.pairs.values()]
+    preset = gr.Dropdown([*choices, ("another pair …", OWN)], value=tab.first, label="Pair", elem_id="pair-preset")
     with gr.Group(visible=False, elem_id="pair-own") as own:
         models = [(p.title, p.name) for p in PRESETS.values()]
         spec = gr.Dropdown(models, value="mini", label="Base", allow_custom_value=True, elem_id="pair-base")
