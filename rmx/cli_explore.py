@@ -14,9 +14,14 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
     """Define the verbs; `add_model` gives them the options that all verbs share."""
     outcomes = verbs.add_parser("outcomes", help="what each alternative of a place is worth, by sampling on from it")
     _add_solution(outcomes, add_model)
-    outcomes.add_argument("--pos", type=int, default=None, metavar="N", help="completion position of the choice")
-    outcomes.add_argument("--samples", type=int, default=64, help="of each alternative, at most (default 64)")
-    outcomes.add_argument("--budget", type=int, default=50_000, help="tokens to sample at most (default 50,000)")
+    outcomes.add_argument("--pos", type=int, default=None, metavar="N", help="completion position; default: all forks")
+    outcomes.add_argument("--forks", type=int, default=16, help="without --pos: the N of the highest entropy (16)")
+    outcomes.add_argument(
+        "--samples", type=int, default=None, help="of each alternative, at most (64; 24 without --pos)"
+    )
+    outcomes.add_argument(
+        "--budget", type=int, default=None, help="tokens to sample at most (50,000; 200,000 without --pos)"
+    )
     outcomes.add_argument("--temperature", type=float, default=1.0, help="of the samples (default 1)")
     outcomes.add_argument("--top-p", type=float, default=1.0, help="of the samples")
     outcomes.add_argument("--seed", type=int, default=0)
@@ -54,8 +59,18 @@ def _solution(args: argparse.Namespace) -> Any:
     )
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+class _Teller:
+    """Says on stderr where a job stands, each time that the line changes."""
+
+    def __init__(self, line: Callable[[Any], str]) -> None:
+        self.line = line
+        self.said = ""
+
+    def __call__(self, state: Any) -> None:
+        line = self.line(state)
+        if line != self.said:
+            self.said = line
+            print(f"{line}, {state.tokens_spent:,} tokens", file=sys.stderr, flush=True)
 
 
 def _print(args: argparse.Namespace, document: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> None:
@@ -72,28 +87,30 @@ def _share(estimate: dict[str, Any]) -> str:
 
 
 def _outcomes(args: argparse.Namespace) -> None:
-    from rmx.explore.measure import measure_outcomes
+    from rmx.explore.measure import measure_importance, measure_outcomes
     from rmx.explore.outcomes import OutcomeConfig
 
+    samples, budget = (64, 50_000) if args.pos is not None else (24, 200_000)
     config = OutcomeConfig(
-        samples=args.samples,
+        samples=samples if args.samples is None else args.samples,
         temperature=args.temperature,
         top_p=args.top_p,
         seed=args.seed,
-        budget=args.budget,
+        budget=budget if args.budget is None else args.budget,
         max_new_tokens=args.max_new_tokens,
     )
+    if args.pos is None:
+        _print(args, measure_importance(_solution(args), config, args.forks, _Teller(_curve_line)), _curve_table)
+    else:
+        _print(args, measure_outcomes(_solution(args), config, args.pos, _Teller(_outcomes_line)), _outcomes_table)
 
-    told = -1
 
-    def tell(state: Any) -> None:
-        nonlocal told
-        samples = max(a.samples for a in state.alternatives)
-        if samples != told:
-            told = samples
-            _say(f"{samples} samples each, {state.tokens_spent:,} tokens: {state.verdict}")
+def _outcomes_line(state: Any) -> str:
+    return f"{max(a.samples for a in state.alternatives)} samples each: {state.verdict}"
 
-    _print(args, measure_outcomes(_solution(args), config, args.pos, tell), _outcomes_table)
+
+def _curve_line(state: Any) -> str:
+    return f"{state.at} of {state.of} forks"
 
 
 def _outcomes_table(found: dict[str, Any]) -> str:
@@ -108,4 +125,17 @@ def _outcomes_table(found: dict[str, Any]) -> str:
         lines.append(
             f"{mark} {a['text']!r:14s} p {a['p']:.3f}  right {_share(a['correct']):22s} n {a['samples']:3d}  {answers}"
         )
+    return "\n".join([*lines, found["rule"]])
+
+
+def _curve_table(found: dict[str, Any]) -> str:
+    lines = [
+        f"answer {found['target']['text']} · {found['at']} of {found['of']} forks · {found['tokens_spent']:,} tokens"
+    ]
+    for point in found["points"]:
+        mark = "!" if point["decides"] else " "
+        lines.append(f"{mark} {point['pos']:4d} {point['text']!r:14s} importance {_share(point['importance'])}")
+    for sentence in found["sentences"]:
+        value = "-" if sentence["importance"] is None else f"{sentence['importance']:.2f}"
+        lines.append(f"{value:>6s}  {sentence['text'].strip()}")
     return "\n".join([*lines, found["rule"]])

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from rmx.errors import RmxError
 from rmx.explore.generate import Generation
+from rmx.explore.importance import MOST_FORKS, Importance, importance
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
 from rmx.explore.trace import TraceOptions, prepare
 from rmx.models import Model
@@ -58,6 +60,25 @@ def measure_outcomes(
     """The document of `rmx outcomes --pos N`."""
     solved = solve(options, workspace)
     found = _last(outcomes(solved.model, solved.trace, pos, config, known=solved.known), on_state)
+    return solved.json() | _draws(config) | found.json()
+
+
+def measure_importance(
+    options: TraceOptions,
+    config: OutcomeConfig,
+    forks: int = MOST_FORKS,
+    on_state: Callable[[Importance], None] = lambda _: None,
+    workspace: Workspace | None = None,
+) -> dict[str, Any]:
+    """The document of `rmx outcomes` without a position: the outcomes of all forks as one curve.
+
+    Raises:
+        RmxError: a number of forks below 1, and whatever the solution or the sampling says.
+    """
+    if forks < 1:
+        raise RmxError(f"--forks must be 1 or more; got {forks}.")
+    solved = solve(options, workspace)
+    found = _last(importance(solved.model, solved.trace, config, known=solved.known, forks=forks), on_state)
     return solved.json() | _draws(config) | found.json()
 
 

@@ -4,7 +4,6 @@ All open alternatives are sampled in rounds, each round one batch from the share
 rmx/sequential.py says stop. The idea is that of arXiv 2412.07961 (forking paths) and 2506.19143 (thought anchors).
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from rmx.batch import decode_steps
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.errors import RmxError, SwapError
 from rmx.explore.ending import Ending
+from rmx.explore.meter import Meter
 from rmx.explore.reached import Answered, Reached, Target, reached, same_answers, target_of, total
 from rmx.intervals import Estimate, share
 from rmx.models import Model
@@ -24,7 +24,6 @@ from rmx.records import Candidate, Trace
 from rmx.sampling import draw_rows, prompt_key, uniform
 from rmx.sequential import ALPHA, Bounds, Verdict, anytime, decide, rule
 
-INTERVAL = 0.25  # seconds between two reports within a round
 CAUTION = 1.5  # a round is begun where this many times its expected tokens are left
 
 
@@ -193,7 +192,7 @@ class Sampler:
         self.prefix = [*trace.prompt_ids, *self.kept]
         top = trace.tokens[pos].top[: config.alternatives]
         self.arms = [Arm(c, prompt_key([*self.prefix, c.id])) for c in top]
-        self.spent = 0
+        self.meter = Meter(config.budget)
         self._row_tokens, self._rows = 0, 0  # of finished rounds
 
     # -- when to stop ---------------------------------------------------------------------------------------------
@@ -212,7 +211,7 @@ class Sampler:
             return 0
         # Before the first round the solution itself says how long a continuation may be.
         length = self._row_tokens / self._rows if self._rows else len(self.trace.tokens) - self.pos
-        affordable = int((self.config.budget - self.spent) / (CAUTION * length * len(self.arms)))
+        affordable = int(self.meter.left / (CAUTION * length * len(self.arms)))
         return max(0, min(self.config.round_size, self.config.samples - self.arms[0].samples, affordable))
 
     def state(self, done: bool = False) -> Outcomes:
@@ -234,7 +233,7 @@ class Sampler:
             for arm, interval in zip(self.arms, self.intervals(), strict=True)
         )
         sentence = rule(config.margin, config.samples, config.budget)
-        return Outcomes(self.pos, self.target, alternatives, verdict, self.spent, config.budget, sentence, done)
+        return Outcomes(self.pos, self.target, alternatives, verdict, self.meter.spent, config.budget, sentence, done)
 
     # -- sampling -------------------------------------------------------------------------------------------------
 
@@ -246,35 +245,19 @@ class Sampler:
             if not mine:
                 return
             with engine.using(adapter):
-                for rows in self._decode(plan, cancelled):
-                    if rows is None:
-                        yield
-                    else:
-                        self._count(plan, rows)
+                steps = decode_steps(
+                    engine,
+                    self.prefix,
+                    [arm.candidate.id for arm, _ in plan],
+                    max_new=self.config.max_new_tokens - self.pos,
+                    over=Ending(self.model, self.trace.prompt_ids, self.kept, len(plan)),
+                    choose=self._chooser(plan),
+                    adapter=adapter,
+                )
+                rows, whole = yield from self.meter.decode(steps, cancelled)
+        if whole:
+            self._count(plan, rows)
         yield
-
-    def _decode(
-        self, plan: Sequence[tuple[Arm, int]], cancelled: Callable[[], bool]
-    ) -> Generator[list[list[int]] | None]:
-        """None while the rows grow, then the rows, unless the round was cut short."""
-        before, due = self.spent, time.monotonic() + INTERVAL
-        rows: list[list[int]] = []
-        for rows in decode_steps(
-            self.model.engine,
-            self.prefix,
-            [arm.candidate.id for arm, _ in plan],
-            max_new=self.config.max_new_tokens - self.pos,
-            over=Ending(self.model, self.trace.prompt_ids, self.kept, len(plan)),
-            choose=self._chooser(plan),
-            adapter=self.trace.adapter,
-        ):
-            self.spent = before + sum(map(len, rows))
-            if self.spent + len(plan) > self.config.budget or cancelled():
-                return
-            if time.monotonic() >= due:
-                due = time.monotonic() + INTERVAL
-                yield None
-        yield rows
 
     def _chooser(self, plan: Sequence[tuple[Arm, int]]) -> Callable[[Tensor, Sequence[int], int], Tensor]:
         seed, temperature, top_p = self.config.seed, self.config.temperature, self.config.top_p
