@@ -70,7 +70,8 @@ class CompareTab:
         self.comparer = comparer
         self.visitors = Visitors()
         self.pairs = dict(PAIRS)
-        if settings.model and settings.adapter:  # what a Space was set up with comes first
+        # What a Space was set up with comes first, where it could be had.
+        if settings.model in comparer.workspace.loaded and settings.adapter:
             title = f"{settings.model} + {settings.adapter}"
             self.pairs = {"given": PairPreset("given", title, settings.model, settings.adapter)} | self.pairs
         self.first = next(iter(self.pairs))
@@ -170,13 +171,13 @@ def build_compare_tab(comparer: Comparer, settings: Settings, tab: gr.Tab) -> Co
 def _controls(tab: CompareTab) -> Controls:
     gpu = torch.cuda.is_available()
     first = examples()[0]
-    base = tab.comparer.workspace.model("mini")
+    mini, opened = (tab.comparer.workspace.model(spec) for spec in ("mini", tab.pairs[tab.first].base))
     choices = [(f"{p.title} · {p.size(gpu)}".rstrip(" ·"), p.name) for p in tab.pairs.values()]
     preset = gr.Dropdown([*choices, ("another pair …", OWN)], value=tab.first, label="Pair", elem_id="pair-preset")
     with gr.Group(visible=False, elem_id="pair-own") as own:
         models = [(p.title, p.name) for p in PRESETS.values()]
         spec = gr.Dropdown(models, value="mini", label="Base", allow_custom_value=True, elem_id="pair-base")
-        known = ", ".join(bundled_adapters(base))
+        known = ", ".join(bundled_adapters(mini))
         adapter = gr.Textbox(label=f"Adapter (bundled: {known}; a folder or a Hub id)", elem_id="pair-adapter")
         teacher = gr.Textbox(label="… or a full checkpoint", elem_id="pair-teacher")
     problem = gr.Textbox(first.problem, label="Problem", lines=4, max_lines=12, elem_id="pair-problem")
@@ -190,7 +191,7 @@ def _controls(tab: CompareTab) -> Controls:
             limit = gr.Number(50, label="Problems", precision=0, minimum=1, min_width=90, elem_id="pair-limit")
         shifts = gr.Button("Measure where they part", size="sm", elem_id="pair-shifts")
         intervene = gr.Button("Run all interventions", size="sm", elem_id="pair-intervene")
-    tau = gr.Slider(0, 4, base.tau, step=0.05, label="Fork threshold (nats)", elem_id="pair-tau")
+    tau = gr.Slider(0, 4, opened.tau, step=0.05, label="Fork threshold (nats)", elem_id="pair-tau")
     strength = gr.Slider(0, 1.5, 1, step=0.05, label="Adapter strength", elem_id="pair-strength")
     note = gr.Markdown("", elem_id="pair-note")
     return Controls(
