@@ -1,9 +1,12 @@
 """Many continuations of one prefix as one batch: one prefill, finished rows dropped at once."""
 
+import inspect
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
 from rmx.engine import Engine
 
@@ -91,3 +94,95 @@ def decode_steps(
 def _goes_on(row_tokens: list[int], token: int, row: int, over: Over) -> bool:
     row_tokens.append(token)
     return not over(row, token)
+
+
+@torch.inference_mode()
+def continue_prefixes(
+    engine: Engine,
+    ids: Sequence[int],
+    lengths: Sequence[int],
+    given: Sequence[int],
+    *,
+    max_new: int,
+    over: Over,
+    adapter: str | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> list[list[int]]:
+    """Put the same `given` tokens behind several beginnings of one sequence and decode each greedily, as one batch.
+
+    All rows read the cache of the whole sequence, each with what lies behind its own beginning hidden, and count
+    their positions from there. Where that cannot be done (a sliding window, recurrent state, a network that takes no
+    mask) the rows are decoded one by one. The caller holds the engine's turn and is inside `engine.using(adapter)`.
+
+    Args:
+        ids: the sequence. lengths: how much of it each row keeps, 1 or more.
+        given: at least one token.
+        max_new: tokens per row behind the given ones; less where the context ends.
+        over: told each new token of each row in order; True ends the row, that token included.
+        cancelled: asked between steps; what is there so far is returned.
+
+    Returns:
+        For each row its new tokens; none where the context leaves no room.
+    """
+    room = [min(max_new, engine.context - n - len(given)) for n in lengths]
+    fits = [i for i, r in enumerate(room) if r > 0]
+    out: list[list[int]] = [[] for _ in lengths]
+    if not fits:
+        return out
+
+    def goes_on(row: int, token: int) -> bool:
+        return _goes_on(out[row], token, row, over) and len(out[row]) < room[row] and not cancelled()
+
+    whole = list(ids[: max(lengths[i] for i in fits)])
+    cache = engine.expand(engine.open(whole, adapter=adapter), len(fits))
+    if not (_plain(cache) and _takes_mask(engine)):
+        for row in fits:
+            single = engine.open([*ids[: lengths[row]], *given], adapter=adapter)
+            while goes_on(row, token := int(single.logits.argmax())):
+                single.feed(token)
+        return out
+    rows = _Masked(engine, cache, [lengths[i] for i in fits])
+    live, logits = fits, rows.feed([list(given)] * len(fits))
+    while True:
+        tokens = logits.argmax(-1).tolist()
+        going = [i for i, (row, token) in enumerate(zip(live, tokens, strict=True)) if goes_on(row, token)]
+        if not going:
+            return out
+        if len(going) < len(live):
+            rows.select(going)
+        live, tokens = [live[i] for i in going], [tokens[i] for i in going]
+        logits = rows.feed([[token] for token in tokens])
+
+
+class _Masked:
+    """Rows that share a cache and see different beginnings of it."""
+
+    def __init__(self, engine: Engine, cache: Any, lengths: Sequence[int]) -> None:
+        self._engine, self._cache = engine, cache
+        self._next = torch.tensor(lengths, device=engine.device)[:, None]  # (rows, 1) position of the next token
+        self._mask = (torch.arange(max(lengths), device=engine.device) < self._next).long()  # (rows, cached)
+
+    def feed(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Append the same number of tokens to each row; logits (rows, V) of the next."""
+        n = len(tokens[0])
+        self._mask = torch.nn.functional.pad(self._mask, (0, n), value=1)
+        position_ids = self._next + torch.arange(n, device=self._engine.device)
+        self._next = self._next + n
+        return self._engine.forward(tokens, self._cache, keep=1, attention_mask=self._mask, position_ids=position_ids)[
+            :, -1
+        ]
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only."""
+        kept = torch.tensor(rows, device=self._engine.device)
+        self._cache.batch_select_indices(kept)
+        self._mask, self._next = self._mask[kept], self._next[kept]
+
+
+def _plain(cache: Any) -> bool:
+    """Whether hidden positions leave no trace in this cache: full attention only."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def _takes_mask(engine: Engine) -> bool:
+    return "attention_mask" in inspect.signature(engine.model.forward).parameters

@@ -1,4 +1,4 @@
-"""The verbs that measure one solution: `rmx outcomes`."""
+"""The verbs that measure one solution: `rmx outcomes`, `rmx rescue` and `rmx sofar`."""
 
 import argparse
 import json
@@ -26,6 +26,18 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
     outcomes.add_argument("--top-p", type=float, default=1.0, help="of the samples")
     outcomes.add_argument("--seed", type=int, default=0)
     outcomes.set_defaults(run=_outcomes)
+
+    rescue = verbs.add_parser("rescue", help="the fewest swaps that turn a wrong answer right, or break a right one")
+    _add_solution(rescue, add_model)
+    rescue.add_argument("--goal", choices=["right", "wrong"], default=None, help="default: what the solution is not")
+    rescue.add_argument("--budget", type=int, default=20_000, help="tokens to search with at most (default 20,000)")
+    rescue.add_argument("--swaps", type=int, default=3, help="how many at most (default 3)")
+    rescue.add_argument("--seed", type=int, default=0, help="of the solutions that are sampled for comparison")
+    rescue.set_defaults(run=_rescue)
+
+    sofar = verbs.add_parser("sofar", help="the answer that the model would give at the end of each sentence")
+    _add_solution(sofar, add_model)
+    sofar.set_defaults(run=_sofar)
 
 
 def _add_solution(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
@@ -139,3 +151,43 @@ def _curve_table(found: dict[str, Any]) -> str:
         value = "-" if sentence["importance"] is None else f"{sentence['importance']:.2f}"
         lines.append(f"{value:>6s}  {sentence['text'].strip()}")
     return "\n".join([*lines, found["rule"]])
+
+
+# -- rescue -----------------------------------------------------------------------------------------------------------
+
+
+def _rescue(args: argparse.Namespace) -> None:
+    from rmx.explore.measure import measure_rescue
+    from rmx.explore.rescue import RescueConfig
+
+    config = RescueConfig(args.goal, args.budget, args.swaps, seed=args.seed, max_new_tokens=args.max_new_tokens)
+    _print(args, measure_rescue(_solution(args), config, _Teller(lambda state: state.sentence)), _rescue_table)
+
+
+def _rescue_table(found: dict[str, Any]) -> str:
+    lines = [f"{found['sentence']} ({found['tried']} branches, {found['tokens_spent']:,} tokens)"]
+    if found["found"]:
+        fewest = ", and fewer do not do it" if found["proven_fewest"] else ""
+        lines.append(f"the answer becomes {found['answer']['text']} ({found['goal']}){fewest}")
+    if again := found["resampling"]:
+        lines.append(
+            f"sampled anew for as many tokens: {again['hits']} of {again['samples']} whole solutions are {found['goal']}"
+        )
+    return "\n".join([*lines, found["note"]])
+
+
+# -- sofar ------------------------------------------------------------------------------------------------------------
+
+
+def _sofar(args: argparse.Namespace) -> None:
+    from rmx.explore.measure import measure_sofar
+
+    _print(args, measure_sofar(_solution(args)), _sofar_table)
+
+
+def _sofar_table(found: dict[str, Any]) -> str:
+    mark = {True: "right", False: "wrong", None: ""}
+    lines = [f"{p['pos']:4d}  {p['answer'] or '-':10s} {mark[p['correct']]}" for p in found["points"]]
+    mode = found["mode"]
+    share = "" if mode["share"] is None else f", {100 * mode['share']:.0f} % of the sentences"
+    return "\n".join([*lines, f"most frequent: {mode['answer'] or 'none'}{share} {mark[mode['correct']]}"])

@@ -8,11 +8,13 @@ class PromptStyle:
     """How a problem becomes a prompt.
 
     `template` holds {problem}; with `chat` the result is one user message of the tokenizer's chat template.
+    `concluding` is what makes the model name its answer wherever a solution stands; it opens a box.
     """
 
     name: str
     template: str
     chat: bool = False
+    concluding: str = "\n\nThe final answer is \\boxed{"
 
     def fill(self, problem: str) -> str:
         return self.template.replace("{problem}", problem)
@@ -22,7 +24,7 @@ BOXED = "Please reason step by step, and put your final answer within \\boxed{}.
 STYLES = {
     style.name: style
     for style in (
-        PromptStyle("mini", "Q: {problem}\nA:"),
+        PromptStyle("mini", "Q: {problem}\nA:", concluding=" So the answer is \\boxed{"),
         PromptStyle("boxed", "{problem}\n" + BOXED + "\n"),
         PromptStyle("qa", "Question: {problem}\nAnswer: Let's think step by step."),
         PromptStyle("chat", "{problem}", chat=True),

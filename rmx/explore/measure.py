@@ -8,6 +8,8 @@ from rmx.errors import RmxError
 from rmx.explore.generate import Generation
 from rmx.explore.importance import MOST_FORKS, Importance, importance
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
+from rmx.explore.rescue import Rescue, RescueConfig, rescue
+from rmx.explore.sofar import SoFar, sofar
 from rmx.explore.trace import TraceOptions, prepare
 from rmx.models import Model
 from rmx.records import Trace
@@ -80,6 +82,28 @@ def measure_importance(
     solved = solve(options, workspace)
     found = _last(importance(solved.model, solved.trace, config, known=solved.known, forks=forks), on_state)
     return solved.json() | _draws(config) | found.json()
+
+
+def measure_rescue(
+    options: TraceOptions,
+    config: RescueConfig,
+    on_state: Callable[[Rescue], None] = lambda _: None,
+    workspace: Workspace | None = None,
+) -> dict[str, Any]:
+    """The document of `rmx rescue`."""
+    solved = solve(options, workspace)
+    found = _last(rescue(solved.model, solved.trace, config, known=solved.known), on_state)
+    return solved.json() | {"seed": config.seed} | found.json()
+
+
+def measure_sofar(
+    options: TraceOptions,
+    on_state: Callable[[SoFar], None] = lambda _: None,
+    workspace: Workspace | None = None,
+) -> dict[str, Any]:
+    """The document of `rmx sofar`."""
+    solved = solve(options, workspace)
+    return solved.json() | _last(sofar(solved.model, solved.trace, known=solved.known), on_state).json()
 
 
 def _draws(config: OutcomeConfig) -> dict[str, Any]:

@@ -1,0 +1,100 @@
+"""Whole solutions sampled anew until a number of tokens is spent, and how many of them hit."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmx.batch import continue_batch
+from rmx.explore.ending import Ending
+from rmx.intervals import share, wilson
+from rmx.models import Model
+from rmx.records import Trace
+from rmx.sampling import draw_rows, prompt_key, uniform
+
+ROWS = 32  # solutions in one batch, at most
+NOTE = "Whole solutions at temperature 1 for as many tokens; the known answer says which of them are hits."
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """Solutions at temperature 1, in the order of their sample numbers."""
+
+    samples: int
+    hits: int
+    tokens_spent: int
+
+    def json(self) -> dict[str, Any]:
+        """`pass@n`: the chance that `samples` new solutions hold a hit, 1 - (1 - p)^n, with p's interval."""
+        n = self.samples
+        low, high = (1 - (1 - p) ** n for p in wilson(self.hits, n))
+        value = 1 - (1 - self.hits / n) ** n if n else None
+        return {
+            "samples": n,
+            "hits": self.hits,
+            "tokens_spent": self.tokens_spent,
+            "pass@1": share(self.hits, n),
+            "pass@n": {"value": value, "low": low, "high": high, "n": n},
+            "note": NOTE,
+        }
+
+
+def resample(
+    model: Model,
+    trace: Trace,
+    hit: Callable[[Sequence[int]], bool],
+    budget: int,
+    seed: int,
+    max_new_tokens: int,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[Resampling]:
+    """Sample whole solutions until they have `budget` tokens together, the one that crosses it counted.
+
+    A sample depends on (seed, prompt, sample number, position). Yields after each batch; a batch that is cancelled is
+    not counted.
+
+    Args:
+        hit: told the tokens of a whole solution, says whether it is what one looks for.
+    """
+    samples = hits = spent = 0
+    length = len(trace.tokens)
+    while spent < budget and not cancelled():
+        size = max(1, min(ROWS, -(-(budget - spent) // length)))
+        rows = _batch(model, trace, range(samples, samples + size), seed, max_new_tokens, cancelled)
+        if cancelled():
+            return
+        for row in rows:
+            if spent >= budget:
+                break
+            samples, spent = samples + 1, spent + len(row)
+            hits += hit(row)
+        yield Resampling(samples, hits, spent)
+
+
+def _batch(
+    model: Model, trace: Trace, numbers: range, seed: int, max_new: int, cancelled: Callable[[], bool]
+) -> list[list[int]]:
+    engine, key = model.engine, prompt_key(trace.prompt_ids)
+
+    def choose(logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
+        return draw_rows(logits, 1.0, 1.0, [uniform(seed, key, numbers[row], step) for row in rows])
+
+    with engine.turns.when_free(cancelled) as mine:
+        if not mine:
+            return []
+        with engine.using(trace.adapter), torch.inference_mode():
+            stream = engine.open(trace.prompt_ids, adapter=trace.adapter)
+            stream.save()
+            firsts = choose(stream.logits.expand(len(numbers), -1), range(len(numbers)), 0).tolist()
+            return continue_batch(
+                engine,
+                trace.prompt_ids,
+                firsts,
+                max_new=max_new,
+                over=Ending(model, trace.prompt_ids, (), len(numbers)),
+                choose=choose,
+                adapter=trace.adapter,
+                cancelled=cancelled,
+            )

@@ -1,0 +1,373 @@
+"""The fewest swaps that turn a wrong answer right, or break a right one.
+
+No teacher: at each fork the other likely tokens are tried, and decoding goes on greedily. All single swaps come
+before all pairs, so what is found first has the fewest swaps. The search looks at the known answer after each try;
+it shows that the solution could have gone right, not that the model would have known. Sampling whole solutions for
+as many tokens, with the same look at the answer, is the fair comparison and stands beside it.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, Literal
+
+from torch import Tensor
+
+from rmx.answers import grade
+from rmx.batch import decode_steps
+from rmx.config import TOP_SHOWN, Sampling
+from rmx.entropy import capture
+from rmx.errors import ProblemError, RmxError
+from rmx.explore.branch import swap_job
+from rmx.explore.ending import Ending
+from rmx.explore.forks import forks_of
+from rmx.explore.generate import Generation, Job
+from rmx.explore.meter import Meter
+from rmx.explore.resampling import Resampling, resample
+from rmx.gate import is_fork
+from rmx.models import Model
+from rmx.records import Answer, Trace
+
+Goal = Literal["right", "wrong"]
+COUNTS = ("no token", "one token", "two tokens", "three tokens", "four tokens")
+NOTE = (
+    "The search looks at the known answer after each try: it shows that the solution could have gone the other way, "
+    "not that the model would have known."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RescueConfig:
+    """What to search for, and how much to spend on it."""
+
+    goal: Goal | None = None  # None: the opposite of what the solution is
+    budget: int = 20_000  # tokens of all tries; resampling may spend as many again
+    most_swaps: int = 3
+    alternatives: int = TOP_SHOWN  # of each fork, the token that stands there counted
+    seed: int = 0  # of the resampling
+    max_new_tokens: int = 512  # bounds the whole completion, kept tokens included
+
+    def __post_init__(self) -> None:
+        Sampling(seed=self.seed, max_new_tokens=self.max_new_tokens)
+        if self.goal not in (None, "right", "wrong"):
+            raise RmxError(f"The goal must be right or wrong; got {self.goal}.")
+        if self.budget != int(self.budget) or self.budget < 1:
+            raise RmxError(f"The budget must be a whole number of tokens, 1 or more; got {self.budget}.")
+        if not 1 <= self.most_swaps < len(COUNTS):
+            raise RmxError(f"The number of swaps must lie between 1 and {len(COUNTS) - 1}; got {self.most_swaps}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """One token put in the place of another."""
+
+    pos: int
+    from_id: int
+    to_id: int
+    from_text: str
+    to_text: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.from_text!r} → {self.to_text!r} at {self.pos}"
+
+    def json(self) -> dict[str, Any]:
+        """`from` and `to` are token ids, as `rmx trace --swap POS=ID` takes them."""
+        return {
+            "pos": self.pos,
+            "from": self.from_id,
+            "to": self.to_id,
+            "from_text": self.from_text,
+            "to_text": self.to_text,
+            "text": self.text,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Rescue:
+    """Where a search stands; each record holds everything so far.
+
+    To make the branch: apply the swaps one after the other, each to the greedy branch that the one before made.
+    """
+
+    goal: Goal
+    known: str
+    tried: int  # branches that were decoded to their end
+    depth: int  # swaps per branch that are being tried
+    tokens_spent: int
+    budget: int
+    swaps: tuple[Swap, ...]  # empty: not found (yet)
+    answer: Answer | None  # of the branch that was found
+    proven_fewest: bool  # every branch with fewer swaps was decoded to its end
+    exhausted: bool  # nothing is left to try
+    resampling: Resampling | None
+    done: bool
+
+    @property
+    def found(self) -> bool:
+        return bool(self.swaps)
+
+    @property
+    def sentence(self) -> str:
+        if self.found:
+            return f"{COUNTS[len(self.swaps)]}: {', '.join(s.text for s in self.swaps)}"
+        if not self.done:
+            return f"searching: {self.tried} branches tried, {COUNTS[max(self.depth, 1)]} swapped"
+        why = "nothing is left to try" if self.exhausted else "the search was ended before"
+        return f"no swap found in {self.tried} branches; {why}"
+
+    def json(self) -> dict[str, Any]:
+        """The document of `rmx rescue`."""
+        return {
+            "goal": self.goal,
+            "known": self.known,
+            "found": self.found,
+            "swaps": [s.json() for s in self.swaps],
+            "sentence": self.sentence,
+            "answer": self.answer.json() if self.answer else None,
+            "tried": self.tried,
+            "depth": self.depth,
+            "proven_fewest": self.proven_fewest,
+            "exhausted": self.exhausted,
+            "tokens_spent": self.tokens_spent,
+            "budget": self.budget,
+            "resampling": self.resampling.json() if self.resampling else None,
+            "note": NOTE,
+        }
+
+    def message(self) -> dict[str, Any]:
+        """What the page is told; the caller adds "run", "job" and "branch"."""
+        return self.json() | {"kind": "rescue", "done": self.done, "branch": None}
+
+
+def rescue(
+    model: Model,
+    trace: Trace,
+    config: RescueConfig,
+    *,
+    known: str | None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[Rescue]:
+    """Search for the fewest swaps; yields the state at once, while and after each fork is tried.
+
+    A branch that seems to do it is decoded once more by itself, as a swap on the page would be, and must still do it;
+    those tokens are not counted. The engine's turn is taken for each fork. The last record has `done`.
+
+    Args:
+        trace: a finished solution.
+
+    Raises:
+        ProblemError: no known answer.
+        RmxError: the solution is already what is asked for, or has no fork.
+    """
+    search = Search(model, trace, config, _goal(trace, config, known), known or "", cancelled)
+    yield search.state()
+    for _ in search.steps():
+        yield search.state()
+    if not cancelled():
+        tokens = search.meter.spent
+        for found in resample(model, trace, search.does_it, tokens, config.seed, config.max_new_tokens, cancelled):
+            search.resampling = found
+            yield search.state()
+    yield search.state(done=True)
+
+
+def _goal(trace: Trace, config: RescueConfig, known: str | None) -> Goal:
+    if known is None:
+        raise ProblemError("A rescue looks at the known answer, and none is known. Give it first.")
+    right = bool(trace.answer.correct)
+    goal: Goal = config.goal or ("wrong" if right else "right")
+    if (goal == "right") == right:
+        other = "wrong" if right else "right"
+        raise RmxError(f"This solution is {goal} already. Ask for a {other} one, or take another problem.")
+    return goal
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A fork of a branch and the tokens that could stand there."""
+
+    pos: int
+    ids: tuple[int, ...]  # likeliest first
+    p: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A decoded branch: its tokens, what was swapped in it, and the forks behind the last swap."""
+
+    ids: tuple[int, ...]
+    swaps: tuple[tuple[int, int, int], ...]  # (position, token before, token after)
+    p: float  # product of the swapped tokens' probabilities
+    places: tuple[Place, ...]
+
+
+@dataclass
+class Search:
+    """The state of a best-first search."""
+
+    model: Model
+    trace: Trace
+    config: RescueConfig
+    goal: Goal
+    known: str
+    cancelled: Callable[[], bool]
+    tried: int = 0
+    depth: int = 0
+    found: tuple[Swap, ...] = ()
+    answer: Answer | None = None
+    exhausted: bool = False
+    resampling: Resampling | None = None
+    meter: Meter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.config.budget)
+        self._queue: list[tuple[int, float, int, Branch, Place]] = []
+        self._number = count()  # breaks ties: first come, first served
+        self._seen: set[tuple[int, ...]] = set()
+        k = self.config.alternatives
+        places = tuple(
+            Place(t.pos, tuple(c.id for c in t.top[:k]), tuple(c.p for c in t.top[:k])) for t in forks_of(self.trace)
+        )
+        self._push(Branch(tuple(self.trace.ids), (), 1.0, places))
+
+    def state(self, done: bool = False) -> Rescue:
+        return Rescue(
+            self.goal,
+            self.known,
+            self.tried,
+            self.depth,
+            self.meter.spent,
+            self.config.budget,
+            self.found,
+            self.answer,
+            proven_fewest=bool(self.found),  # the queue hands out branches by their number of swaps
+            exhausted=self.exhausted,
+            resampling=self.resampling,
+            done=done,
+        )
+
+    def steps(self) -> Generator[None]:
+        """Try fork after fork until a branch does it or nothing is left; yields when there is something to report."""
+        while self._queue and not self.found and not self.cancelled():
+            swaps, _, _, branch, place = heappop(self._queue)
+            self.depth = swaps
+            candidates = self._candidates(branch, place)
+            if not candidates:
+                continue
+            if self.meter.left < len(candidates):
+                return
+            whole = yield from self._try(branch, place, candidates)
+            yield
+            if not whole:
+                return
+        self.exhausted = not self._queue and not self.found and not self.cancelled()
+
+    # -- the queue ------------------------------------------------------------------------------------------------
+
+    def _push(self, branch: Branch) -> None:
+        """Queue the forks of a branch: fewest swaps first, then by the likeliest branch that can come of them."""
+        if len(branch.swaps) >= self.config.most_swaps:
+            return
+        for place in branch.places:
+            here = branch.ids[place.pos]
+            best = max((p for i, p in zip(place.ids, place.p, strict=True) if i != here), default=0.0)
+            heappush(self._queue, (len(branch.swaps) + 1, -branch.p * best, next(self._number), branch, place))
+
+    def _candidates(self, branch: Branch, place: Place) -> list[tuple[int, float]]:
+        """The tokens to try at a fork, likeliest first, without beginnings that were tried before."""
+        found = []
+        for token_id, p in zip(place.ids, place.p, strict=True):
+            beginning = (*branch.ids[: place.pos], token_id)
+            if token_id != branch.ids[place.pos] and beginning not in self._seen:
+                self._seen.add(beginning)
+                found.append((token_id, p))
+        return found
+
+    # -- trying ---------------------------------------------------------------------------------------------------
+
+    def _try(
+        self, branch: Branch, place: Place, candidates: Sequence[tuple[int, float]]
+    ) -> Generator[None, None, bool]:
+        """Decode all alternatives of one fork as one batch; whether they came to their ends."""
+        engine, adapter = self.model.engine, self.trace.adapter
+        kept = branch.ids[: place.pos]
+        watch = _Watch(Ending(self.model, self.trace.prompt_ids, kept, len(candidates)), self, place.pos)
+        with engine.turns.when_free(self.cancelled) as mine:
+            if not mine:
+                return False
+            with engine.using(adapter):
+                steps = decode_steps(
+                    engine,
+                    [*self.trace.prompt_ids, *kept],
+                    [token_id for token_id, _ in candidates],
+                    max_new=self.config.max_new_tokens - place.pos,
+                    over=watch.over,
+                    choose=watch.choose,
+                    adapter=adapter,
+                )
+                rows, whole = yield from self.meter.decode(steps, self.cancelled)
+        for i, ((token_id, p), row) in enumerate(zip(candidates, rows, strict=True)):
+            if not whole and i not in watch.ended:
+                continue
+            self.tried += 1
+            swaps = (*branch.swaps, (place.pos, branch.ids[place.pos], token_id))
+            child = Branch((*kept, *row), swaps, branch.p * p, tuple(watch.places[i]))
+            if not self.found and self.does_it(child.ids):
+                self._confirm(child)
+            self._push(child)
+        return whole
+
+    def _grade(self, ids: Sequence[int]) -> Answer:
+        thinking = self.model.prompt_thinks(self.trace.prompt_ids)
+        return grade(self.model.answer_text(ids), self.known, thinking=thinking)
+
+    def does_it(self, ids: Sequence[int]) -> bool:
+        """Whether a completion has a right answer, or, where that is the goal, one that is there and wrong."""
+        answer = self._grade(ids)
+        return answer.text is not None and bool(answer.correct) == (self.goal == "right")
+
+    def _confirm(self, branch: Branch) -> None:
+        """Make the branch swap by swap, each decoded by itself: a batch may round a near tie the other way."""
+        trace = self.trace
+        sampling = Sampling(max_new_tokens=self.config.max_new_tokens)
+        job = Job(trace.prompt_ids, sampling, trace.tau, trace.adapter, self.known)
+        made: list[Swap] = []
+        tokens = trace.tokens
+        for pos, _, to in branch.swaps:
+            if pos >= len(tokens):
+                return
+            made.append(Swap(pos, tokens[pos].id, to, tokens[pos].text, self.model.detokenizer.lone(to)))
+            job = swap_job(job, tokens, pos, [to], self.model.engine.vocab_size)
+            generation = Generation(self.model, job, self.cancelled)
+            for _ in generation:
+                pass
+            tokens = tuple(generation.tokens)
+        ids = [t.id for t in tokens]
+        if self.does_it(ids) and not self.cancelled():
+            self.found, self.answer = tuple(made), self._grade(ids)
+
+
+class _Watch:
+    """Greedy choices of a batch that note each row's forks and which rows are over."""
+
+    def __init__(self, ending: Ending, search: Search, pos: int) -> None:
+        self._ending, self._pos = ending, pos
+        self._tau, self._k = search.trace.tau, search.config.alternatives
+        self.places: dict[int, list[Place]] = {}
+        self.ended: set[int] = set()
+
+    def over(self, row: int, token_id: int) -> bool:
+        self.places.setdefault(row, [])
+        if ended := self._ending(row, token_id):
+            self.ended.add(row)
+        return ended
+
+    def choose(self, logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
+        cap = capture(logits, self._k)
+        for i, entropy in enumerate(cap.entropy.tolist()):
+            if is_fork(entropy, self._tau):
+                ids, p = cap.top_ids[i].tolist(), cap.top_logp[i].exp().tolist()
+                self.places[rows[i]].append(Place(self._pos + step, tuple(ids), tuple(p)))
+        return cap.top_ids[:, 0]

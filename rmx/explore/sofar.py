@@ -1,0 +1,171 @@
+"""The answer so far: what the model would answer if it had to, at the end of each sentence of a solution.
+
+After each sentence the model is made to conclude; all sentences are one batch behind the cache of the solution. The
+most frequent of these answers, the mode over the solution, stands beside the last one (after arXiv 2504.20708, which
+samples a continuation from each intermediate thought where this forces the answer at once).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rmx.answers import equal, grade
+from rmx.batch import continue_prefixes
+from rmx.explore.reached import Answered, same_answers
+from rmx.explore.sentences import sentences_of
+from rmx.models import Model
+from rmx.records import Answer, Trace
+
+MAX_ANSWER = 32  # tokens inside the box
+POSITIONS = 16_384  # cached positions of one batch: its rows times the length of the solution
+
+
+@dataclass(frozen=True, slots=True)
+class SoFarPoint:
+    """The answer at the end of one sentence."""
+
+    pos: int  # completion position of the sentence's last token
+    answer: Answer
+    forced: bool  # the model was made to conclude; False where the solution has given its answer already
+
+    def json(self) -> dict[str, Any]:
+        return {"pos": self.pos, "answer": self.answer.text, "correct": self.answer.correct, "forced": self.forced}
+
+
+@dataclass(frozen=True, slots=True)
+class SoFar:
+    """The curve of the answer so far; each record holds everything so far."""
+
+    points: tuple[SoFarPoint, ...]  # in the order of the solution
+    of: int  # sentences
+    final: Answer  # of the solution itself
+    mode: Answer  # the most frequent answer over the points, the earliest among equals
+    share: float | None  # of the points that have it; None without a point
+    tokens_spent: int
+    done: bool
+
+    def json(self) -> dict[str, Any]:
+        """The document of `rmx sofar`."""
+        return {
+            "points": [p.json() for p in self.points],
+            "of": self.of,
+            "mode": {"answer": self.mode.text, "share": self.share, "correct": self.mode.correct},
+            "answer": self.final.json(),
+            "tokens_spent": self.tokens_spent,
+        }
+
+    def message(self) -> dict[str, Any]:
+        """What the page is told; the caller adds "run" and "job"."""
+        return self.json() | {"kind": "sofar", "done": self.done}
+
+
+def sofar(
+    model: Model,
+    trace: Trace,
+    *,
+    known: str | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[SoFar]:
+    """Force the answer at the end of each sentence; yields the state at once and after each batch.
+
+    The engine's turn is taken for each batch. The last record has `done`.
+
+    Args:
+        trace: a finished solution. known: the right answer; without it nothing is graded.
+    """
+    ends = [s.end for s in sentences_of(model, trace.tokens)]
+    found: dict[int, SoFarPoint] = {}
+    waiting: dict[tuple[int, ...], list[int]] = {}  # sentence ends by the text that is put behind them
+    for end in ends:
+        given = _given(model, trace, end, known)
+        if given.text is not None:
+            found[end] = SoFarPoint(end - 1, given, forced=False)
+        else:
+            waiting.setdefault(_concluding(model, trace, end), []).append(end)
+    spent = 0
+    yield _state(trace, found, len(ends), known, spent)
+    at_once = max(1, POSITIONS // (len(trace.prompt_ids) + len(trace.tokens)))
+    for concluding, places in waiting.items():
+        for i in range(0, len(places), at_once):
+            rows = _force(model, trace, concluding, places[i : i + at_once], cancelled)
+            if cancelled():
+                break
+            for end, row in zip(places[i:], rows, strict=False):
+                text = model.answer_text([*concluding, *row])
+                found[end] = SoFarPoint(end - 1, grade(text, known, styles=("boxed",)), forced=True)
+                spent += len(row)
+            yield _state(trace, found, len(ends), known, spent)
+    yield _state(trace, found, len(ends), known, spent, done=True)
+
+
+def _given(model: Model, trace: Trace, end: int, known: str | None) -> Answer:
+    """The answer that the solution has given before `end`, in a box or behind ####."""
+    text = model.answer_text(trace.ids[:end])
+    return grade(text, known, styles=("boxed", "hash"), thinking=model.prompt_thinks(trace.prompt_ids))
+
+
+def _concluding(model: Model, trace: Trace, end: int) -> tuple[int, ...]:
+    """What makes the model name its answer; an open <think> block is closed first."""
+    text = model.answer_text(trace.ids[:end])
+    opened, closed = text.rfind("<think>"), text.rfind("</think>")
+    thinks = opened > closed or (model.prompt_thinks(trace.prompt_ids) and closed < 0)
+    return tuple(model.encode(("\n</think>" if thinks else "") + model.style.concluding))
+
+
+def _force(
+    model: Model, trace: Trace, concluding: Sequence[int], ends: Sequence[int], cancelled: Callable[[], bool]
+) -> list[list[int]]:
+    """The tokens that follow the concluding text behind each of `ends`, up to the brace that closes its box."""
+    engine, prompt = model.engine, len(trace.prompt_ids)
+    boxes = [_Box(model, concluding) for _ in ends]
+    with engine.turns.when_free(cancelled) as mine:
+        if not mine:
+            return []
+        with engine.using(trace.adapter):
+            return continue_prefixes(
+                engine,
+                [*trace.prompt_ids, *trace.ids],
+                [prompt + end for end in ends],
+                concluding,
+                max_new=MAX_ANSWER,
+                over=lambda row, token_id: boxes[row].closed_by(token_id) or token_id in model.stop_ids,
+                adapter=trace.adapter,
+                cancelled=cancelled,
+            )
+
+
+class _Box:
+    """Counts braces until the box that the concluding text opened is closed."""
+
+    def __init__(self, model: Model, concluding: Sequence[int]) -> None:
+        self._pieces = model.detokenizer.stream(concluding)
+        self._open, self._escaped = 1, False
+
+    def closed_by(self, token_id: int) -> bool:
+        for char in self._pieces.feed(token_id):
+            if char in "{}" and not self._escaped:
+                self._open += 1 if char == "{" else -1
+            self._escaped = char == "\\" and not self._escaped
+            if not self._open:
+                return True
+        return False
+
+
+def _state(
+    trace: Trace, found: dict[int, SoFarPoint], of: int, known: str | None, spent: int, done: bool = False
+) -> SoFar:
+    points = tuple(found[end] for end in sorted(found))
+    mode, share = _mode([p.answer.text for p in points])
+    correct = None if known is None else mode is not None and equal(mode, known)
+    return SoFar(points, of, trace.answer, Answer(mode, correct), share, spent, done)
+
+
+def _mode(answers: Sequence[Answered]) -> tuple[Answered, float | None]:
+    """The most frequent answer and the share of all points that have it."""
+    stands_for = same_answers(Counter(answers), lambda _: False)
+    counts = Counter(stands_for[a] for a in answers if a is not None)
+    if not counts:
+        return None, (0.0 if answers else None)
+    best, times = counts.most_common(1)[0]
+    return best, times / len(answers)
