@@ -95,11 +95,15 @@ class Difference(NamedTuple):
 
 
 def difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> Difference:
-    """Largest change of a logit, and how often the choice changed, over readings in equal chunks (n, V)."""
+    """Largest change of a logit, and how often the choice changed, over readings in equal chunks (n, V).
+
+    A token that both exclude has not changed; a NaN on either side counts as an infinite change.
+    """
     largest, changed, positions = 0.0, 0, 0
     for one, two in zip(a, b, strict=True):
         one, two = one.float(), two.float()
-        largest = max(largest, float((one - two).abs().max()))
+        apart = (one - two).abs().masked_fill(one == two, 0.0).nan_to_num(torch.inf, torch.inf)
+        largest = max(largest, float(apart.max()))
         # An exact tie may fall either way without any change of a logit.
         moved = _at(two, one.argmax(-1)) < two.max(-1).values
         changed, positions = changed + int(moved.sum()), positions + len(one)

