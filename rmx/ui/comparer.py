@@ -18,9 +18,9 @@ from rmx.basecheck import check_base
 from rmx.config import Sampling, check_tau
 from rmx.errors import PromptError, RmxError, SwapError
 from rmx.explore.compare import map_json, map_placebo
-from rmx.explore.intervene import ARMS, Arm, Intervention, Patched, PatchJob, matched_places
+from rmx.explore.intervene import ARMS, Arm, Intervention, Patched, PatchJob, answer_of, matched_places
 from rmx.explore.intervene_set import InterveneReport, InterveneSet
-from rmx.explore.shift_set import ShiftReport, ShiftSet
+from rmx.explore.shift_set import ShiftReport, ShiftSet, greedy_ids
 from rmx.explore.shifts import MapJob, Shift, ShiftMap, Source, largest
 from rmx.noise import shape_noise
 from rmx.pair import Pair, make_pair
@@ -229,13 +229,18 @@ class Comparer:
         if found.job.source != "text" and found.stop != "cancelled":
             arm: Arm = "base" if found.job.source == "base" else "teacher"
             run.answers[arm], run.patches[arm] = found.answer, 0
-            ids = [*found.job.prompt_ids, *found.ids]
         if len(found.shifts) > 1:
-            found.noise = shape_noise(run.pair.base.engine, ids)
+            found.noise = shape_noise(run.pair.base.engine, [*found.job.prompt_ids, *found.ids])
 
     def _beside_map(self, run: MapRun) -> None:
-        """The badge and the placebo, where they cost a moment only."""
+        """The other model's answer, the badge and the placebo, where they cost a moment only."""
         if not run.stopped and sum(p.numel() for p in run.pair.base.engine.model.parameters()) <= SMALL:
+            job, pair = run.found.job, run.pair
+            if "teacher" not in run.answers:
+                with pair.turn():
+                    limit = job.sampling.max_new_tokens
+                    ids = greedy_ids(pair.adapted, job.prompt_ids, pair.adapter, limit, lambda: run.stopped)
+                run.answers["teacher"] = answer_of(pair.base, job.prompt_ids, ids, job.known)
             run.check = self.check({"id": run.id})
             run.placebo = map_placebo(run.found, lambda: run.stopped)
 
