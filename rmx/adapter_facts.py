@@ -79,8 +79,8 @@ def facts(model: Model, name: str) -> AdapterFacts:
         targets=tuple(sorted(targets)) if isinstance(targets, set | list | tuple) else (str(targets),),
         parameters=sum(w.numel() for w in weights),
         norm=norm,
-        # Anything but a LoRA is zero only where all of its tensors are.
-        zero=norm == 0 if lora_layers(model, name) else not any(bool(w.any()) for w in weights),
+        # Anything but a plain LoRA is zero only where all of its tensors are.
+        zero=norm == 0 if why_not_linear(config) is None else not any(bool(w.any()) for w in weights),
         revision=fingerprint(source) if source.is_dir() else str(source),
     )
 
@@ -109,12 +109,7 @@ def lora_factors(layer: Any, name: str) -> tuple[Tensor, Tensor]:
 
 def adapter_tensors(model: Model, name: str) -> list[Tensor]:
     """All tensors of one adapter."""
-    marked = f".{name}"
-    return [
-        w
-        for key, w in model.engine.model.named_parameters()
-        if key.endswith(marked) or f"{marked}." in key or f"{marked}_" in key
-    ]
+    return [w for key, w in model.engine.model.named_parameters() if name in key.split(".")]
 
 
 def tuner_layers(model: Model) -> list[BaseTunerLayer]:

@@ -1,13 +1,17 @@
 """Put PEFT adapters on an engine: bundled names, folders, Hub ids; safetensors only."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import DynamicCache
 
+from rmx.engine import Engine
 from rmx.errors import ModelError
 from rmx.models import Model, _first_line
 from rmx.paths import ASSETS
@@ -38,7 +42,8 @@ def add_adapter(model: Model, spec: str) -> str:
     try:
         config = PeftConfig.from_pretrained(place)
         _check_targets(model, config, spec)
-        _attach(model, place, name)
+        with _biases_apart(model.engine, name, getattr(config, "bias", "none") != "none"):
+            _attach(model, place, name)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ModelError(f"The adapter {spec} cannot be put on {model.spec}: {_first_line(str(error))}") from error
     model.engine.adapters[name] = place
@@ -90,6 +95,21 @@ def _attach(model: Model, place: str, name: str) -> None:
     except Exception:
         _strip(engine)
         raise
+
+
+@contextmanager
+def _biases_apart(engine: Engine, name: str, trained: bool) -> Iterator[None]:
+    """PEFT writes the biases that an adapter trained over the base's. Put those back; `Engine.using` swaps them in."""
+    biases = [w for key, w in engine.model.named_parameters() if key.endswith("bias")] if trained else []
+    before = [w.data.clone() for w in biases]
+    try:
+        yield
+    finally:
+        changed = [(w, w.data, old) for w, old in zip(biases, before, strict=True) if not torch.equal(w.data, old)]
+        for w, _, old in changed:
+            w.data = old
+    if changed:
+        engine.biases[name] = [(w, new) for w, new, _ in changed]
 
 
 def _strip(engine: Any) -> None:

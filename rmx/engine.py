@@ -138,6 +138,7 @@ class Engine:
         self.prefixes = PrefixCache(cache_bytes)
         self.turns = Turns()
         self.adapters: dict[str, str] = {}  # name -> where it came from
+        self.biases: dict[str, list[tuple[Tensor, Tensor]]] = {}  # of adapters that train them: the base's, theirs
         self.probe: Tensor | None = None  # logits on a fixed text, recorded before the first adapter
 
     @property
@@ -172,6 +173,8 @@ class Engine:
         if name not in self.adapters:
             raise ModelError(f"The adapter '{name}' is not loaded on this model.")
         self.model.set_adapter(name)
+        if name in self.biases:
+            return _swapped(self.biases[name])
         return nullcontext() if strength == 1 else _scaled(self.model, name, strength)
 
     # -- the four moves -------------------------------------------------------------------------------------------
@@ -253,9 +256,9 @@ class Engine:
     @torch.inference_mode()
     def save(self, adapter: str | None, ids: Sequence[int], cache: Any) -> None:
         """Keep a finished sequence for later prefixes, where its cache can be cropped at all."""
-        n = cache.get_seq_length()
+        n = whole_length(cache)
         if n and croppable(cache):
-            layers = tuple((layer.keys, layer.values) for layer in cache.layers)
+            layers = tuple((layer.keys[:, :, :n], layer.values[:, :, :n]) for layer in cache.layers)
             self.prefixes.keep(Saved(adapter, torch.tensor(ids[:n], dtype=torch.long), layers))
 
     # -- inside ---------------------------------------------------------------------------------------------------
@@ -330,12 +333,30 @@ def _scaled(model: Any, name: str, strength: float) -> Iterator[None]:
             layer.scaling[name] = scale
 
 
+@contextmanager
+def _swapped(biases: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """An adapter's own biases in the place of the base's for the length of a `with` block."""
+    before = [ours.data for ours, _ in biases]
+    try:
+        for ours, theirs in biases:
+            ours.data = theirs
+        yield
+    finally:
+        for (ours, _), data in zip(biases, before, strict=True):
+            ours.data = data
+
+
 def _drop_hooks(model: Any) -> None:
     """A mixed pass that fails half way leaves PEFT's hooks behind, and every later pass would obey them."""
     for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
         hooked: Any = layer
         hooked._forward_pre_hooks.clear()
         hooked._forward_pre_hooks_with_kwargs.clear()
+
+
+def whole_length(cache: Any) -> int:
+    """Positions that every layer holds: a pass that broke half way leaves some layers with more than others."""
+    return min((int(layer.get_seq_length()) for layer in cache.layers), default=0)
 
 
 def croppable(cache: Any) -> bool:

@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rmx.adapter_facts import why_not_linear
-from rmx.engine import Engine, Saved, Stream, adapter_key, croppable, split_key
+from rmx.engine import Engine, Saved, Stream, adapter_key, croppable, split_key, whole_length
 from rmx.errors import ModelError
 from rmx.models import Model
 from rmx.workspace import Workspace
@@ -214,9 +214,11 @@ class PairStream:
         places = ((self._caches[0], row), (self._caches[-1], row + n if self._mixed else row))
         halves = ((self.pair.base.engine, None), (self.pair.adapted.engine, self.pair.adapter))
         for (engine, adapter), (cache, i) in zip(halves, places, strict=True):
-            length = cache.get_seq_length()
+            length = whole_length(cache)
             # A copy of its own: a slice would keep the whole batch alive.
-            layers = tuple((x.keys[i : i + 1].clone(), x.values[i : i + 1].clone()) for x in cache.layers)
+            layers = tuple(
+                (x.keys[i : i + 1, :, :length].clone(), x.values[i : i + 1, :, :length].clone()) for x in cache.layers
+            )
             ids = torch.tensor(self.ids[row][:length], dtype=torch.long)
             engine.prefixes.keep(Saved(adapter, ids, layers))
 
