@@ -148,7 +148,7 @@ async function ask(name, question) {
   try {
     const reply = await server[name](question);
     if (reply?.error) sayError(reply.error);
-    if (!reply?.error || reply.run) return reply; // a run that failed half way is still worth showing
+    if (!reply?.error || reply.run || reply.id) return reply; // a run that failed half way is still worth showing
   } catch {
     sayError("The server did not reply. What is on screen stays; try again in a moment.");
   }

@@ -1,0 +1,58 @@
+// Is it real? The base against the untouched checkpoint, noise of the same size, and what rounding alone does.
+function resetChecks() {
+  ui.check.replaceChildren(make("span", "soft", "not checked yet"));
+  ui.loud.hidden = ui.checkFacts.hidden = true;
+  ui.checkButton.disabled = ui.copyButton.disabled = false;
+  ui.checkButton.textContent = "Check";
+  ui.mapStatus.textContent = "";
+  for (const place of [ui.placebo, ui.noise]) place.replaceChildren(make("span", "soft", "–"));
+  ui.largest.replaceChildren(make("li", "soft", "They are listed when the text is done."));
+}
+async function check(copy) {
+  const run = map.run;
+  if (!run) return;
+  ui.checkButton.disabled = ui.copyButton.disabled = true;
+  ui.check.replaceChildren(make("span", "soft", copy ? "loading a second copy …" : "checking …"));
+  const reply = await ask("pair_check", { id: run.id, copy });
+  if (run !== map.run) return;
+  ui.checkButton.disabled = ui.copyButton.disabled = false;
+  ui.checkButton.textContent = "Check again";
+  if (reply) renderCheck(reply);
+  else ui.check.replaceChildren(make("span", "soft", "not checked"));
+}
+function renderCheck(r) {
+  const weights = r.weights, zero = !!r.adapter?.zero;
+  const equal = r.max_dlogit === 0 && !(r.probe > 0) && !(r.copy > 0) && (!weights || weights.equal === weights.tensors);
+  const parts = [make("span", equal ? "right" : "wrong", equal ? "✓ the same" : "✗ not the same"), " largest |Δlogit| ", figure(small(r.max_dlogit))];
+  parts.push(` over ${plural(r.positions ?? 0, "position")}`);
+  if (weights) parts.push("; tensors equal to the file ", figure(`${count(weights.equal)}/${count(weights.tensors)}`));
+  if (r.probe != null) parts.push("; probe ", figure(small(r.probe)));
+  if (r.copy != null) parts.push("; against a second copy ", figure(small(r.copy)));
+  ui.check.replaceChildren(...parts);
+  ui.checkFacts.textContent = showOdd([r.how, adapterFacts(r.adapter), r.seconds != null && `${r.seconds.toFixed(1)} s`].filter(Boolean).join(" · "));
+  ui.checkFacts.hidden = false;
+  ui.loud.hidden = !zero;
+  ui.loud.textContent = zero ? "This adapter changes nothing: all its weights are zero. Base and adapted are the same model." : "";
+}
+const small = (x) => (x === 0 ? "0" : x == null ? "–" : x < 0.001 ? x.toExponential(1) : x.toFixed(3));
+function adapterFacts(a) {
+  if (!a) return null;
+  const facts = [a.name, a.type, a.rank != null && `rank ${a.rank}`, a.alpha != null && `alpha ${a.alpha}`, a.norm != null && `norm ${small(a.norm)}`];
+  facts.push(a.targets?.length && `on ${a.targets.join(" ")}`, a.parameters && `${count(a.parameters)} parameters`, a.revision && `revision ${a.revision}`);
+  return facts.filter(Boolean).join(", ");
+}
+function renderPlacebo(run) {
+  const p = run.result?.placebo, { all, reranked, shifted, near } = map.counts;
+  if (!p) return ui.placebo.replaceChildren(make("span", "soft", "not measured for this map"));
+  const here = `${share(reranked + shifted + near, all)} disagree here`;
+  const facts = [` reranks `, figure(share(p.reranked, 1)), ", shifts ", figure(share(p.shifted, 1))];
+  if (p.mean_rank != null) facts.push("; mean rank ", figure(p.mean_rank.toFixed(1)));
+  if (p.entropy_ratio != null) facts.push(", entropy ratio ", figure(p.entropy_ratio.toFixed(1)));
+  ui.placebo.replaceChildren(`Noise of the same size (a random LoRA${(p.strength ?? 1) === 1 ? "" : ` at strength ${p.strength}`})`,
+    ...facts, make("span", "soft", `; ${here}`));
+}
+function renderNoise(noise) {
+  if (!noise) return ui.noise.replaceChildren(make("span", "soft", "not measured"));
+  ui.noise.replaceChildren("Rounding alone moves a logit by up to ", figure(small(noise.max_dlogit)),
+    ` and changes ${noise.argmax_changed ? count(noise.argmax_changed) : "no"} choice${noise.argmax_changed === 1 ? "" : "s"} in ${plural(noise.positions ?? 0, "position")}`);
+}

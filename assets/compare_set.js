@@ -1,0 +1,176 @@
+// "On a problem set": how far, what was measured, with intervals; tables, plot and files of it.
+const setJob = { m: null, heard: 0, asked: false };
+
+function receiveSet(m) {
+  if (!m.id) return;
+  const before = setJob.m, fresh = before?.id !== m.id;
+  if (!fresh && (before.done || m.at < before.at) && !m.done) return; // late news of an earlier moment
+  const ended = !fresh && before.done;
+  Object.assign(setJob, { m, heard: performance.now() });
+  if (fresh) showPane("set");
+  renderSet(m);
+  if (m.done && !ended) trigger("ready", { id: m.id });
+}
+// A job tells the whole state each time, so all that can be missing is its last message.
+async function lookAfterSet(patience = 8000) {
+  const m = setJob.m;
+  if (!m || m.done || setJob.asked || performance.now() - setJob.heard < patience) return;
+  setJob.asked = true;
+  try {
+    const reply = await server.pair_tail({ id: m.id, start: 0 });
+    if (reply?.kind === "set") receiveSet({ ...reply, id: m.id });
+  } catch {
+    setJob.heard = performance.now(); // the next message or the next look will tell
+  }
+  setJob.asked = false;
+}
+
+// ---- figures ------------------------------------------------------------------------------------------------
+const signed = (x, digits) => `${x > 0 ? "+" : x < 0 ? "−" : ""}${(100 * Math.abs(x)).toFixed(digits)}`;
+const fixed = (x) => x.toFixed(Math.abs(x) >= 10 ? 1 : 2);
+const UNITS = { // how a value is written, how the ends of its interval are, what joins them, what follows
+  share: [(x) => (100 * x).toFixed(x > 0 && x < 0.001 ? 2 : 1), null, " – ", "\u202f%"],
+  points: [(x) => signed(x, 1), (x) => signed(x, 0), " to ", ""],
+  ratio: [fixed, null, " – ", "×"],
+  number: [fixed, null, " – ", ""],
+  nats: [(x) => x.toFixed(3), null, " – ", ""],
+};
+function written(x, unit) {
+  const [write, , , suffix] = UNITS[unit] ?? UNITS.number;
+  return x == null ? "–" : write(x) + suffix;
+}
+function around(e, unit) {
+  const [write, ends, join, suffix] = UNITS[unit] ?? UNITS.number, side = ends ?? write;
+  return e?.low == null ? "" : side(e.low) + join + side(e.high) + suffix;
+}
+function estimate(e, unit) {
+  if (e?.value == null) return make("span", "soft", "–");
+  return make("span", "num", written(e.value, unit), make("span", "soft interval", around(e, unit)));
+}
+const SVG = "http://www.w3.org/2000/svg";
+function drawn(tag, pairs) {
+  return attrs(document.createElementNS(SVG, tag), pairs);
+}
+// An interval bar from 0 to 1: the thick line is the interval, the dot the value, the tick the base's value.
+function intervalBar(e, base, label) {
+  const svg = attrs(drawn("svg", { viewBox: "0 0 120 14", class: "interval-bar", role: "img" }), { "aria-label": label });
+  const x = (v) => (4 + 112 * Math.max(0, Math.min(1, v))).toFixed(1);
+  svg.append(drawn("line", { x1: 4, x2: 116, y1: 7, y2: 7, class: "rail" }));
+  if (base != null) svg.append(drawn("line", { x1: x(base), x2: x(base), y1: 1, y2: 13, class: "tick" }));
+  if (e?.value == null) return svg;
+  if (e.low != null) svg.append(drawn("line", { x1: x(e.low), x2: x(e.high), y1: 7, y2: 7, class: "span" }));
+  svg.append(drawn("circle", { cx: x(e.value), cy: 7, r: 3.5 }));
+  return svg;
+}
+function cell(name, ...kids) { // on a phone each cell carries its column's name
+  const td = make("td", "", ...kids);
+  td.dataset.name = name;
+  return td;
+}
+const header = (names) => make("thead", "", make("tr", "", ...names.map((name) => attrs(make("th", "", name), { scope: "col" }))));
+function rowsTable(rows) {
+  const paper = rows.some((row) => row.paper), placebo = rows.some((row) => row.placebo);
+  const names = ["", "here, 95 % interval", ...(placebo ? ["placebo"] : []), ...(paper ? ["paper"] : [])];
+  const body = make("tbody", "", ...rows.map((row) => {
+    const name = attrs(make("th", "", showOdd(row.label ?? row.name)), { scope: "row" });
+    if (row.note) name.append(make("span", "soft note", showOdd(row.note)));
+    const tr = make("tr", "", name, cell("here", estimate(row.value, row.unit)));
+    if (placebo) tr.append(cell("placebo", estimate(row.placebo, row.unit)));
+    if (paper) tr.append(cell("paper", make("span", "num soft", row.paper ? showOdd(row.paper) : "–")));
+    return tr;
+  }));
+  return [header(names), body];
+}
+function armsTable(arms) {
+  const base = arms.find((arm) => arm.arm === "base")?.pass?.value;
+  const body = make("tbody", "", ...arms.map((arm) => {
+    const label = `${arm.label}: ${written(arm.pass?.value, "share")}, interval ${around(arm.pass, "share")}`;
+    const flips = arm.won == null ? "–" : `${count(arm.won)} / ${count(arm.lost ?? 0)}`;
+    return make("tr", "", attrs(make("th", "", showOdd(arm.label ?? arm.arm)), { scope: "row" }),
+      cell("solved", estimate(arm.pass, "share")), cell("", intervalBar(arm.pass, base, label)),
+      cell("tokens touched", figure(written(arm.touched, "share"))),
+      cell("points over base", estimate(arm.vs_base, "points")), cell("won / lost", figure(flips)));
+  }));
+  return [header(["arm", "solved, 95 % interval", "", "tokens touched", "points over base", "won / lost"]), body];
+}
+
+// ---- the job ------------------------------------------------------------------------------------------------
+function renderSet(m) {
+  ui.set.classList.remove("none-yet");
+  ui.setTitle.textContent = m.what === "intervene" ? "What a few patches do" : "How often they part";
+  ui.setMeta.textContent = showOdd([m.set, m.base && `${m.base} and ${m.adapted}`, m.tau != null && `forks above ${nats(m.tau)} nats`].filter(Boolean).join(" · "));
+  attrs(ui.progress, { max: Math.max(1, m.of ?? 1), value: m.at ?? 0 });
+  ui.setCount.textContent = `${count(m.at ?? 0)} of ${count(m.of ?? 0)}`;
+  ui.setStop.hidden = !!m.done;
+  ui.set.classList.toggle("live", !m.done);
+  const left = m.left == null ? "" : `, about ${clock(m.left)} left`, time = m.seconds == null ? "" : `${clock(m.seconds)}`;
+  ui.setCount.title = time;
+  const state = m.error ? "broken off" : m.stopped ? `stopped after ${time}` : m.done ? `done in ${time}` : "";
+  if (ui.setStatus.textContent !== state) ui.setStatus.textContent = state;
+  ui.setLeft.textContent = m.done ? "" : `problems${left}`;
+  ui.figures.replaceChildren(...(m.what === "intervene" ? armsTable(m.arms ?? []) : rowsTable(m.rows ?? [])));
+  ui.figures.classList.toggle("of-arms", m.what === "intervene");
+  const same = m.oracle_equals_teacher;
+  ui.same.hidden = !same?.of;
+  if (same?.of) {
+    ui.same.replaceChildren(make("span", same.same === same.of ? "right" : "wrong", same.same === same.of ? "✓ " : "✗ "),
+      `oracle and adapted model wrote the same text on ${count(same.same)} of ${count(same.of)} problems`);
+  }
+  ui.reading.replaceChildren(...(m.reading ?? []).map((sentence) => make("li", "", showOdd(sentence))));
+  adoptFigure();
+}
+// The app's plot belongs under the table; as its own block it would show on the other panes too.
+function adoptFigure() {
+  const box = document.getElementById("pair-figure");
+  if (box && !ui.figure.contains(box)) ui.figure.append(box);
+  const drawn = !!plotOf();
+  ui.figure.classList.toggle("drawn", drawn);
+  ui.png.hidden = ui.svg.hidden = !drawn;
+}
+new MutationObserver(adoptFigure).observe(ui.figure, { childList: true, subtree: true });
+
+// ---- files --------------------------------------------------------------------------------------------------
+function save(name, blob) {
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+async function saveTable(format) {
+  if (!setJob.m) return;
+  const reply = await ask("pair_export", { id: setJob.m.id, format });
+  if (reply?.text != null) save(String(reply.name ?? `comparison.${format}`), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
+}
+const plotOf = () => ui.figure.querySelector(".js-plotly-plot .main-svg")?.closest(".js-plotly-plot");
+// A Plotly figure is several SVG layers one above the other; together they are one drawing.
+function plotSvg() {
+  const layers = [...plotOf().querySelectorAll(".main-svg")], { width, height } = layers[0].getBoundingClientRect();
+  const all = drawn("svg", { xmlns: SVG, width: Math.round(width), height: Math.round(height), viewBox: `0 0 ${width} ${height}` });
+  all.append(drawn("rect", { width: "100%", height: "100%", fill: paper() }), ...layers.map((layer) => layer.cloneNode(true)));
+  for (const layer of all.querySelectorAll(".main-svg")) layer.style.background = "none";
+  return new XMLSerializer().serializeToString(all);
+}
+function paper() {
+  for (let node = root; node; node = node.parentElement) {
+    const colour = getComputedStyle(node).backgroundColor;
+    if (!/^rgba\(.*, 0\)$|transparent/.test(colour)) return colour;
+  }
+  return "#fff";
+}
+const plotName = (ending) => `${(setJob.m.set ?? "set").replace(/[^\w-]+/g, "-")}-${setJob.m.what}.${ending}`;
+const saveSvg = () => plotOf() && save(plotName("svg"), new Blob([plotSvg()], { type: "image/svg+xml" }));
+async function savePng() {
+  if (!plotOf()) return;
+  const url = URL.createObjectURL(new Blob([plotSvg()], { type: "image/svg+xml" })), image = new Image();
+  image.src = url;
+  try {
+    await image.decode();
+    const canvas = Object.assign(document.createElement("canvas"), { width: 2 * image.width, height: 2 * image.height });
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    canvas.toBlob((blob) => blob && save(plotName("png"), blob));
+  } catch {
+    sayError("The browser could not draw the plot. Take the SVG instead.");
+  }
+  URL.revokeObjectURL(url);
+}
