@@ -1,4 +1,4 @@
-// The explorer view; view_common.js stands before it, in the same function.
+// The explorer view; view_common.js, worth.js and worth_plot.js stand before it, in the same function.
 // Python sends deltas; a branch is kept whole here, so undo, redo, tau and marks need no round trip.
 const FORCED = 1, SPECIAL = 2, CEILING = 2.5; // the ramp is full at CEILING nats, for every model alike
 
@@ -100,6 +100,7 @@ function absorb(m) {
 }
 async function receive(m) {
   if (!m || typeof m !== "object") return;
+  if (m.kind) return receiveWorth(m);
   sayError(m.error);
   if (m.error) root.classList.remove("leaving");
   if (!m.run) return;
@@ -158,6 +159,7 @@ function show(b) {
   b.reveal = presenter.on && !b.seen ? Math.max(same, (b.open?.at ?? 0) + (b.open?.forced ?? 0)) : Infinity;
   renderHead(b);
   setTau(tau);
+  worthShows(b, old);
   flow();
   presenter.on && play(true);
 }
@@ -189,6 +191,7 @@ function settle(b) {
   renderTree();
   renderButtons();
   if (selected !== null) renderLook(selected);
+  renderWorth();
   const url = new URL(location);
   url.searchParams.set("run", b.run);
   history.replaceState(history.state, "", url);
@@ -425,6 +428,7 @@ function openInspector(pos) {
   ui.found.replaceChildren();
   ui.words.value = text.startsWith(" ") ? " " : "";
   renderKind();
+  renderOutcomes();
   renderAlternatives(pos);
 }
 function renderKind() {
@@ -447,6 +451,7 @@ async function renderAlternatives(pos, all = false) {
   ui.more.textContent = all ? "show 5" : `show ${top.length}`;
   ui.more.setAttribute("aria-expanded", String(all));
   renderLook(pos);
+  renderOutcomes();
 }
 function altRow(alt, rank, chosen) {
   const bar = make("i", "meter"), name = make("span", "what", nameOf(alt.text)), p = percent(alt.p ?? 0);
@@ -567,6 +572,7 @@ async function showChoices(pos) {
   const rows = (reply?.top ?? []).slice(0, 5);
   ui.choices.replaceChildren(...rows.map((alt, k) => altRow(alt, k + 1, !asking && alt.id === reply.id)));
   ui.choices.dataset.pos = pos;
+  stageOutcomes(pos);
   ui.stage.hidden = false;
   els[pos]?.scrollIntoView({ block: "nearest" });
 }
@@ -664,7 +670,7 @@ const actions = {
   close: closeInspector,
   more: () => selected !== null && renderAlternatives(selected, ui.more.getAttribute("aria-expanded") !== "true"),
   compare: () => compare(ui.compare.getAttribute("aria-pressed") !== "true"),
-  keep, undo, redo, help, replay,
+  keep, undo, redo, help, replay, ...worthActions,
   tour: () => tour(0), tourEnd, tourBack: () => tour(tourAt - 1), tourNext: () => tour(tourAt + 1),
   back: () => stepFork(-1), forward: () => stepFork(1), play: () => play(!presenter.playing), leave: () => present(false),
 };
@@ -681,7 +687,7 @@ for (const [on, off] of [["pointerenter", "pointerleave"], ["focus", "blur"]]) {
 }
 const keys = {
   n: () => stepFork(1, false), p: () => stepFork(-1, false), PageDown: () => stepFork(1), PageUp: () => stepFork(-1),
-  u: undo, r: redo, "?": help,
+  u: undo, r: redo, o: askOutcomes, "?": help,
   ArrowRight: () => stepToken(1), ArrowLeft: () => stepToken(-1),
   Enter: () => enter(), " ": () => space(), Escape: () => escape(),
 };

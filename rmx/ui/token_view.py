@@ -4,8 +4,12 @@ Value (Python to page): one message of a run, in any order and any number of tim
 `{"run", "start", "toks": [[text, entropy, p, rank, flags], ...], "open"?, "done", "result"?, "tree"?, "error"?}`.
 Deltas can be lost on the way (view not mounted, sleeping browser tab); the page then asks `tail` for the rest.
 
-Events (page to Python, payloads are untrusted): `view.pick`, `view.halt`, `view.settled`, `view.next`, each with
-`gr.EventData`. Other components reach the view by `window.rmx`: setTau, goto, presenter, tour.
+Or one message of a measuring job, `{"kind", "run", "job", "done", ...}`: the whole state of "outcomes" (of one place,
+"pos"), "importance", "rescue" or "sofar" (of a solution).
+
+Events (page to Python, payloads are untrusted): `view.pick`, `view.halt`, `view.settled`, `view.next`, and for
+measuring `view.outcomes`, `view.importance`, `view.rescue`, `view.sofar`, `view.haltjob`, each with `gr.EventData`.
+Other components reach the view by `window.rmx`: setTau, goto, presenter, tour.
 """
 
 from typing import Any
@@ -30,7 +34,7 @@ def token_view(tail: Server, inspect: Server, look: Server, search: Server, **kw
     """
     return gr.HTML(
         html_template=asset("token_view.html"),
-        js_on_load=script("token_view"),
+        js_on_load=script("worth", "worth_plot", "token_view"),
         apply_default_css=False,
         server_functions=served(tail=tail, inspect=inspect, look=look, search=search),
         **kwargs,

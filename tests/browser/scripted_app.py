@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -218,13 +218,14 @@ class Run:
             "label": "greedy",
             "model": "scripted",
             "prompt": f"Q: {self.title or BEADS}\nA:",
-            "known": "73",
+            "known": None if UNKNOWN.is_set() else "73",
             "title": self.title or BEADS,
         }
 
     def answer(self) -> dict[str, Any]:
         found = re.findall(r"\\boxed\{(\d+)\}", "".join(self.said))
-        return {"text": found[-1] if found else None, "correct": found[-1] == "73" if found else None}
+        graded = found and not UNKNOWN.is_set()
+        return {"text": found[-1] if found else None, "correct": found[-1] == "73" if graded else None}
 
     def result(self) -> dict[str, Any]:
         kept = self.at or 0
@@ -247,6 +248,7 @@ class Run:
 
 RUNS: OrderedDict[str, Run] = OrderedDict()
 DROP = threading.Event()  # while set, deltas are lost on the way to the page
+UNKNOWN = threading.Event()  # while set, no known answer was given
 EVENTS: list[tuple[str, dict[str, Any]]] = []  # what the page sent, for the tests
 
 
@@ -389,7 +391,8 @@ def on_next(evt: gr.EventData) -> Iterator[dict[str, Any]]:
     yield from stream(Run("beads", title=next(PLAYLIST)))
 
 
-def build() -> gr.Blocks:
+def build(wire: Callable[[gr.HTML], None] = lambda view: None) -> gr.Blocks:
+    """The page; `wire` may attach further events of the view."""
     hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     with gr.Blocks(title="Scripted forks", analytics_enabled=False, fill_width=True) as demo, gr.Row():
         with gr.Column(scale=0, min_width=240):
@@ -407,6 +410,7 @@ def build() -> gr.Blocks:
         view.halt(on_halt, None, None, queue=False, **hidden)
         view.settled(on_settled, None, settled, trigger_mode="multiple", **hidden)
         view.next(on_next, None, view, trigger_mode="multiple", **hidden)
+        wire(view)
         tau.change(None, tau, None, js="(x) => { window.rmx?.setTau(x) }")
         present.click(None, None, None, js="() => { window.rmx?.presenter(true, {pace: 12, pauseAtForks: true}) }")
     return demo.queue(api_open=False)

@@ -1,0 +1,355 @@
+// What a choice is worth: the outcomes of each alternative in the inspector and, for a whole solution, the smallest
+// rescue and the answer so far (which forks decide is in worth_plot.js). It shares the explorer view's function.
+// Every message holds the whole state of its job, so one may be lost; what is known is kept by run and place.
+const JOBS = { outcomes: "outcomes", importance: "importance", rescue: "rescue", sofar: "sofar", stop: "haltjob" };
+const CONTENT = { outcomes: "alternatives", importance: "points", rescue: "tried", sofar: "points" }; // a field that a state has
+const SILENT = 25_000; // milliseconds without a word after which a job may be started again
+const worth = { jobs: new Map(), tones: new Map(), open: null };
+
+// ---- jobs ---------------------------------------------------------------------------------------------------
+const jobKey = (kind, run, pos) => (kind === "outcomes" ? `${kind} ${run} ${pos}` : `${kind} ${run}`);
+const jobOf = (kind, pos = selected) => worth.jobs.get(jobKey(kind, shown?.run, pos)) ?? null;
+const running = (job) => !!job && !job.gone && !job.m?.done;
+const restartable = (job) => !job || job.gone || (job.m?.done && (job.stopping || job.m.error));
+
+function beginJob(kind, more = {}) {
+  const job = { kind, run: shown.run, pos: more.pos, goal: more.goal, m: null, heard: performance.now(), tree: shown.open?.tree };
+  worth.jobs.set(jobKey(kind, job.run, job.pos), job);
+  if (worth.jobs.size > 200) worth.jobs.delete(worth.jobs.keys().next().value);
+  sayError();
+  trigger(JOBS[kind], { run: job.run, ...more });
+  return job;
+}
+function stopJob(job) {
+  if (!running(job) || !job.m?.job) return;
+  job.stopping = true;
+  trigger(JOBS.stop, { job: job.m.job });
+  renderJob(job);
+}
+function receiveWorth(m) {
+  if (m.error) sayError(m.error);
+  const field = CONTENT[m.kind];
+  if (!field) return;
+  const waiting = [...worth.jobs.values()].filter((job) => job.kind === m.kind && !job.m && (!m.run || job.run === m.run));
+  const pos = m.pos ?? (waiting[0]?.run === m.run ? waiting[0].pos : undefined), key = jobKey(m.kind, m.run, pos);
+  const job = worth.jobs.get(key) ?? { kind: m.kind, run: m.run, pos, tree: branches.get(m.run)?.open?.tree };
+  const before = job.m, same = before?.job === m.job;
+  if (same && before?.done && !m.done) return; // late news of an earlier moment
+  const now = { ...(same ? before : null), ...m };
+  if (!m.run || now[field] === undefined) { // refused: nothing was measured
+    for (const [at, other] of worth.jobs) if (waiting.includes(other) || other === job) worth.jobs.delete(at);
+    return renderWorth();
+  }
+  Object.assign(job, { m: now, heard: performance.now(), gone: false });
+  if (!same) job.stopping = false;
+  worth.jobs.set(key, job);
+  renderJob(job);
+  if (job.kind === "rescue" && now.done && now.branch) bringRescued(job);
+}
+function renderJob(job) {
+  if (job.run !== shown?.run && job !== panelJob()) return;
+  if (job.kind !== "outcomes") renderMeasure();
+  else if (job.pos === selected) renderOutcomes();
+}
+function renderWorth() {
+  renderMeasure();
+  if (selected !== null) renderOutcomes();
+}
+// The last message can be lost; a job that says nothing any more may be started anew.
+const listener = setInterval(() => {
+  if (!element.isConnected) return clearInterval(listener);
+  for (const job of worth.jobs.values()) {
+    if (!running(job) || performance.now() - job.heard < (job.stopping ? SILENT / 4 : SILENT)) continue;
+    job.gone = true;
+    renderJob(job);
+  }
+}, 2000);
+// Called by the view: another branch is on screen; a new problem ends what was being measured for the old one.
+function worthShows(b, old) {
+  clearChips();
+  if (old && old.open?.tree !== b.open?.tree) {
+    worth.open = null;
+    for (const job of worth.jobs.values()) if (running(job) && job.tree !== b.open?.tree) job.gone = true;
+  }
+  renderMeasure();
+}
+
+// ---- answers and their colours ------------------------------------------------------------------------------
+// An answer keeps its colour over all measures of one problem; the solution's own wrong answer comes first.
+const TONES = 8;
+function toneOf(text, correct, known = true) {
+  if (text === null) return "none";
+  if (correct) return known ? "right" : "same";
+  const tree = shown?.open?.tree, own = answerOf(shown?.run);
+  const tones = worth.tones.get(tree) ?? new Map(own?.text != null && own.correct === false ? [[own.text, 0]] : []);
+  worth.tones.set(tree, tones);
+  if (!tones.has(text)) tones.set(text, tones.size);
+  return `other-${Math.min(tones.get(text), TONES - 1)}`;
+}
+const signOf = (tone, known) => ({ right: "✓", same: "=", none: "–", rest: "" })[tone] ?? (known ? "✗" : "");
+const writeAnswer = (text, most = 24) => (text === null ? "none" : showOdd(clip(text, most)).replace(/\s+/g, " "));
+function answerLabel(text, tone, known, figure) {
+  const key = make("i", `tone tone-${tone}`), sign = signOf(tone, known);
+  const name = make("bdi", tone === "right" ? "right" : "", `${sign ? `${sign} ` : ""}${writeAnswer(text)}`);
+  return make("span", "said", key, name, ...(figure ? [make("span", "num", figure)] : []));
+}
+const round = (p) => Math.round(100 * p);
+const interval = (e) => `[${round(e.low)}, ${round(e.high)}]`;
+const WHENEVER = "95 % interval, valid whenever one looks";
+function targetText(target) {
+  if (!target) return "";
+  const text = writeAnswer(target.text, 40);
+  return target.known ? `right means ${text}` : `no known answer: share that reaches ${text}, the answer of this solution`;
+}
+const spentText = (m) => `${count(m.tokens_spent ?? 0)} of ${count(m.budget ?? 0)} tokens`;
+
+// ---- outcomes: in the inspector -----------------------------------------------------------------------------
+const VERDICTS = { decides: "This choice decides", same: "It makes no difference", open: "Not decided yet" };
+function askOutcomes() {
+  if (selected === null || !settled || presenter.on) return false;
+  if (restartable(jobOf("outcomes"))) beginJob("outcomes", { pos: selected });
+  renderOutcomes();
+}
+function renderOutcomes() {
+  const job = jobOf("outcomes"), m = job?.m, live = running(job);
+  ui.outcomes.hidden = !settled;
+  ui.sample.hidden = !restartable(job);
+  ui.sample.firstChild.data = job ? "Sample again " : "What is it worth? ";
+  ui.sampleStop.hidden = !live || !m;
+  ui.sampleStop.disabled = !!job?.stopping;
+  ui.outcomes.classList.toggle("live", live);
+  ui.decides.hidden = !job;
+  ui.outcomeFacts.hidden = !m;
+  ui.alts.classList.toggle("weighed", !!m);
+  if (!m) {
+    ui.decides.textContent = job ? (job.gone ? "No news from the server" : "Waiting for the model …") : "";
+    return ui.alts.querySelectorAll(".outcome").forEach((node) => node.remove());
+  }
+  const verdict = VERDICTS[m.verdict] ?? VERDICTS.open;
+  if (ui.decides.textContent !== verdict) ui.decides.textContent = verdict;
+  ui.decides.dataset.verdict = m.verdict;
+  ui.outcomeTarget.textContent = targetText(m.target);
+  ui.outcomeSpent.textContent = `${spentText(m)}${outcomeState(job)}`;
+  ui.outcomeSpent.style.setProperty("--p", Math.min(1, (m.tokens_spent ?? 0) / (m.budget || 1)));
+  ui.outcomeRule.textContent = m.rule ?? "";
+  giveTones(m);
+  m.alternatives.forEach((alt, k) => outcomeRow(alt, k, m));
+}
+function giveTones(m) { // the most frequent answers get the colours that differ most
+  const times = new Map(), known = m.target?.known !== false;
+  for (const alt of m.alternatives) for (const [text, n, correct] of alt.answers ?? []) if (!correct) times.set(text, (times.get(text) ?? 0) + n);
+  [...times.keys()].sort((a, b) => times.get(b) - times.get(a)).forEach((text) => toneOf(text, false, known));
+}
+function outcomeState(job) {
+  if (running(job)) return job.stopping ? ", stopping …" : ", sampling …";
+  return job.stopping ? ", stopped by hand" : job.gone ? ", broken off" : "";
+}
+function outcomeRow(alt, k, m) {
+  const find = () => [...ui.alts.querySelectorAll(".alt")].find((row) => Number(row.dataset.id) === alt.id);
+  if (!find() && !ui.alts.querySelector(".alt")) return; // the list is on its way
+  if (!find()) ui.alts.append(altRow(alt, k + 1, alt.chosen)); // a verdict must not rest on a row out of sight
+  const item = find().parentNode;
+  const box = item.querySelector(".outcome") ?? item.appendChild(outcomeBox());
+  const e = alt.correct, known = m.target?.known !== false, n = alt.samples ?? 0;
+  box.figures.replaceChildren(...(e && e.value !== null ? [make("b", "", `${round(e.value)} %`), ` ${interval(e)} `, make("i", "quiet", `n ${count(n)}`)]
+    : [make("i", "quiet", `n ${count(n)}`)]));
+  const { low, high } = e ?? { low: 0, high: 1 }, value = e?.value ?? null;
+  attrs(box.reach, { "aria-label": value === null ? "not sampled yet" : `${round(value)} %, ${WHENEVER}: ${round(low)} to ${round(high)} %` });
+  box.reach.classList.toggle("unknown", value === null);
+  Object.entries({ low, high, value: value ?? 0.5 }).forEach(([name, x]) => box.reach.style.setProperty(`--${name}`, x));
+  box.strip.style.setProperty("--weight", n / (n + 12)); // the strip grows with what is known
+  fillStrip(box, alt.answers ?? [], n, known);
+}
+function outcomeBox() {
+  const reach = attrs(make("div", "reach", make("i", "whisker"), make("i", "point")), { role: "img", title: WHENEVER });
+  const box = make("div", "outcome", attrs(make("p", "num shares"), { title: WHENEVER }), reach, make("div", "reached"), make("p", "soft most"));
+  return Object.assign(box, { figures: box.children[0], reach, strip: box.children[2], most: box.children[3], parts: new Map() });
+}
+function fillStrip(box, answers, n, known) {
+  const rank = (a) => (a[2] ? 0 : a[0] === null ? 2 : 1), rows = [...answers].sort((a, b) => rank(a) - rank(b));
+  const seen = new Set();
+  for (const [text, times, correct] of rows) {
+    const tone = toneOf(text, correct, known), id = JSON.stringify([text, correct]), part = box.parts.get(id) ?? make("i", `tone-${tone}`);
+    box.parts.set(id, part);
+    seen.add(id);
+    part.style.setProperty("--share", n ? times / n : 0);
+    part.textContent = tone === "right" ? "✓" : "";
+    part.title = `${signOf(tone, known)} ${writeAnswer(text, 80)}: ${count(times)} of ${count(n)}`.trim();
+  }
+  for (const [id, part] of box.parts) if (!seen.has(id)) [part.remove(), box.parts.delete(id)];
+  const order = rows.map(([text, , correct]) => box.parts.get(JSON.stringify([text, correct])));
+  if (order.some((part, k) => box.strip.children[k] !== part)) box.strip.replaceChildren(...order);
+  const named = answers.filter((answer, k) => k < 2 || answer[2]), more = answers.length - named.length;
+  const labels = named.map(([text, times, correct]) => answerLabel(text, toneOf(text, correct, known), known, count(times)));
+  box.most.replaceChildren(...labels, ...(more ? [make("span", "rest", `+${more} more`)] : []));
+}
+// In a room: under each choice what is known of it.
+function stageOutcomes(pos) {
+  const m = jobOf("outcomes", pos)?.m;
+  if (!m) return;
+  for (const alt of m.alternatives) {
+    const row = ui.choices.querySelector(`.alt[data-id="${Number(alt.id)}"]`), p = alt.correct?.value;
+    if (row && p != null) row.append(make("span", "stage-worth", `${round(p)} % ${m.target?.known === false ? "the same answer" : "right"}`));
+  }
+}
+
+// ---- the whole solution: one quiet row, one panel -----------------------------------------------------------
+const PANELS = { importance: "Which forks decide?", sofar: "Answer so far", rescue: "The smallest rescue" };
+// A rescue is also told on the branch that it found.
+function panelJob(kind = worth.open) {
+  if (!kind || !shown) return null;
+  return jobOf(kind) ?? (kind === "rescue" ? [...worth.jobs.values()].find((job) => job.kind === kind && job.m?.branch === shown.run) : null) ?? null;
+}
+function rescueGoal() { // null where it takes a known answer and there is none
+  if (!shown?.open?.known) return null;
+  return answerOf(shown.run)?.correct === true ? "wrong" : "right";
+}
+function measure(kind) {
+  if (!settled) return;
+  const job = panelJob(kind), own = job && job.run === shown.run;
+  if (worth.open === kind && own && !restartable(job)) worth.open = null;
+  else {
+    if (restartable(own ? job : null)) beginJob(kind, kind === "rescue" ? { goal: rescueGoal() } : {});
+    worth.open = kind;
+  }
+  renderMeasure();
+}
+function renderMeasure() {
+  const goal = rescueGoal();
+  ui.measure.hidden = !settled;
+  if (!settled) return;
+  ui.askRescue.hidden = !goal;
+  ui.askRescue.textContent = goal === "wrong" ? "Find the smallest break" : "Find the smallest rescue";
+  for (const [kind, button] of [["importance", ui.askImportance], ["sofar", ui.askSofar], ["rescue", ui.askRescue]]) {
+    button.setAttribute("aria-expanded", String(worth.open === kind && panelJob(kind)?.run === shown.run));
+    button.classList.toggle("busy", running(jobOf(kind)));
+  }
+  renderPanel();
+}
+function renderPanel() {
+  const job = panelJob(), m = job?.m, live = running(job);
+  ui.panel.hidden = !job;
+  if (!job || worth.open !== "sofar") clearChips();
+  if (!job) return;
+  const breaks = job.kind === "rescue" && (m?.goal ?? job.goal) === "wrong";
+  ui.panelTitle.textContent = breaks ? "The smallest break" : PANELS[job.kind];
+  ui.panelStop.hidden = !live || !m;
+  ui.panelStop.disabled = !!job.stopping;
+  ui.panelAgain.hidden = !restartable(job);
+  ui.panelState.textContent = panelState(job);
+  ui.panelState.classList.toggle("live", live);
+  ui.panelState.style.setProperty("--p", m?.budget ? Math.min(1, (m.tokens_spent ?? 0) / m.budget) : 0);
+  ui.panelRule.hidden = !m?.rule;
+  ui.panelRuleText.textContent = m?.rule ?? "";
+  if (ui.panelBody.dataset.kind !== job.kind || worth.drawn !== job) ui.panelBody.replaceChildren();
+  ui.panelBody.dataset.kind = job.kind;
+  worth.drawn = job;
+  if (m) ({ importance: renderImportance, rescue: renderRescue, sofar: renderSofar })[job.kind](m, job);
+}
+function panelState(job) {
+  const m = job.m;
+  if (job.gone) return "No news from the server; it may be started again.";
+  if (!m) return "Waiting for the model …";
+  const words = { importance: importanceState, rescue: rescueState, sofar: sofarState }[job.kind](m);
+  return `${words}${running(job) ? (job.stopping ? ", stopping …" : " …") : job.stopping ? ", stopped by hand" : ""}`;
+}
+
+// ---- the smallest rescue ------------------------------------------------------------------------------------
+const rescueState = (m) => [plural(m.tried ?? 0, "swap") + " tried", spentText(m), m.depth > 1 ? `${m.depth} at once` : ""].filter(Boolean).join(", ");
+function renderRescue(m, job) {
+  const breaks = m.goal === "wrong", word = breaks ? "wrong" : "right", lines = [];
+  if (m.found) {
+    lines.push(make("p", "finding", ...swapsText(m)));
+    const here = shown.run === m.branch, goTo = here ? job.run : m.branch;
+    const button = attrs(make("button", "button", here ? "Back to the solution" : "Show the branch"), { type: "button", "data-run": goTo ?? "" });
+    button.classList.add("rescued");
+    if (goTo) lines.push(make("p", "", button));
+  } else if (m.done) {
+    lines.push(make("p", "finding", m.sentence ? sentenceCase(m.sentence) : `No swap was found that makes the answer ${word}.`));
+  }
+  const searched = `The search uses the known answer ${writeAnswer(m.known ?? null, 40)}: it shows what one word can do, not how to solve the problem.`;
+  lines.push(make("p", "soft", searched));
+  const r = m.resampling;
+  if (r?.samples) {
+    const share = r["pass@n"]?.value ?? null, note = share === null ? "" : `; the chance of at least one ${word} among ${count(r.samples)} is ${percent(share)}`;
+    lines.push(make("p", "soft", `Plain resampling with as many tokens: ${plural(r.samples, "sample")}, ${count(r.hits ?? 0)} ${word}${note}.`));
+  }
+  ui.panelBody.replaceChildren(...lines);
+}
+const sentenceCase = (s) => showOdd(clip(`${String(s ?? "")[0]?.toUpperCase() ?? ""}${String(s ?? "").slice(1)}`, 300));
+function swapsText(m) {
+  const text = (s, side) => s[`${side}_text`] ?? s[side], swaps = m.swaps ?? [];
+  if (!swaps.length || swaps.some((s) => typeof text(s, "from") !== "string" || typeof text(s, "to") !== "string")) return [sentenceCase(m.sentence)];
+  const lead = swaps.length === 1 ? "One token: " : `${["", "", "Two", "Three"][swaps.length] ?? swaps.length} tokens: `;
+  const each = swaps.flatMap((s, k) => [k ? "; " : "", nameOf(text(s, "from")), make("i", "quiet", " → "), nameOf(text(s, "to")), ` at ${count(s.pos)}`]);
+  return [lead, ...each];
+}
+// What was found is shown at once, unless the reader has gone elsewhere meanwhile; then a button leads there.
+async function bringRescued(job) {
+  if (job.brought) return;
+  job.brought = true;
+  if (shown?.run === job.run && settled && !presenter.on) await visitRescued(job.m.branch);
+}
+async function visitRescued(run) {
+  const b = await ensure(run), up = b?.open?.parent;
+  if (up && !branches.has(up)) await ensure(up); // its marks tell what it changed
+  if (b) await visit(run);
+  const span = shown?.run === run && els[shown.open?.at];
+  if (span) ui.text.scrollTop += span.getBoundingClientRect().top - ui.text.getBoundingClientRect().top - ui.text.clientHeight / 3;
+}
+
+// ---- the answer so far --------------------------------------------------------------------------------------
+const sofarState = (m) => (m.done || !m.of ? plural((m.points ?? []).length, "sentence") : `${count((m.points ?? []).length)} of ${plural(m.of, "sentence")}`);
+const sofarTone = (point) => toneOf(point.answer ?? null, point.correct === true, !!shown?.open?.known);
+function renderSofar(m) {
+  const points = [...(m.points ?? [])].sort((a, b) => a.pos - b.pos), known = !!shown.open?.known, lines = [];
+  if (m.mode && points.length) lines.push(make("p", "finding", `Mode over the trace: ${writeAnswer(m.mode.answer ?? null, 40)} (${percent(m.mode.share ?? 0)})`));
+  const strip = make("div", "timeline");
+  points.forEach((point, k) => {
+    const tone = sofarTone(point), text = writeAnswer(point.answer ?? null, 60), length = point.pos - (points[k - 1]?.pos ?? -1);
+    const says = `after token ${count(point.pos)}: ${signOf(tone, known)} ${text}`;
+    const part = attrs(make("button", `tone-${tone}`, make("span", "", `${signOf(tone, known)} ${text}`)), { type: "button", title: says, "aria-label": says, "data-pos": point.pos });
+    part.style.setProperty("--length", length);
+    strip.append(part);
+  });
+  lines.push(strip, make("p", "soft", settlesAt(points, m.done)));
+  ui.panelBody.replaceChildren(...lines);
+  drawChips(points, known);
+}
+function settlesAt(points, done) {
+  const lead = "After each sentence, the answer that the model would give if it had to answer there.";
+  if (!done || !points.length) return lead;
+  let from = points.length - 1;
+  while (from > 0 && (points[from - 1].answer ?? null) === (points[from].answer ?? null)) from--;
+  const answer = writeAnswer(points[from].answer ?? null, 40);
+  return `${lead} ${from === 0 ? `It is ${answer} from the first sentence on.` : `From sentence ${from + 1} of ${points.length} on it stays ${answer}.`}`;
+}
+// A chip is an empty element with generated content: it is neither copied nor part of the token's text.
+function drawChips(points, known) {
+  clearChips();
+  for (const point of points) {
+    let pos = point.pos;
+    while (pos > 0 && els[pos] && !shown.toks[pos][0].trim()) pos--; // behind the word, not on the next line
+    const span = els[pos];
+    if (!span || !shown.toks[pos][0].trim()) continue;
+    const tone = sofarTone(point), says = `${signOf(tone, known)} ${writeAnswer(point.answer ?? null, 16)}`;
+    const chip = attrs(make("i", `so-far chip-${tone.split("-")[0]}`), { "data-say": says, role: "img", "aria-label": `answer so far: ${says}` });
+    chip.title = `Stopped here, the model would answer ${writeAnswer(point.answer ?? null, 60)}`;
+    const breaks = [...span.children].findLast((node) => node.matches(".nl"));
+    breaks ? breaks.before(chip) : span.append(chip);
+  }
+}
+const clearChips = () => ui.flow.querySelectorAll(".so-far").forEach((chip) => chip.remove());
+
+// ---- clicks -------------------------------------------------------------------------------------------------
+const worthActions = {
+  outcomes: askOutcomes, sampleStop: () => stopJob(jobOf("outcomes")),
+  importance: () => measure("importance"), sofar: () => measure("sofar"), rescue: () => measure("rescue"),
+  panelStop: () => stopJob(panelJob()), panelAgain: () => worth.open && measure(worth.open),
+  panelClose: () => ((worth.open = null), renderMeasure()),
+};
+ui.panel.addEventListener("click", (e) => {
+  const [place, run] = ["[data-pos]", ".rescued"].map((s) => e.target.closest(s));
+  if (place) select(Number(place.dataset.pos));
+  else if (run) shown.run === panelJob()?.m.branch ? visit(run.dataset.run) : visitRescued(run.dataset.run);
+});
