@@ -5,6 +5,7 @@ ones that any push turns round. What sets training apart from noise is accuracy 
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -42,8 +43,8 @@ def add_placebo(model: Model, like: str | None, seed: int = 0) -> str:
     if name in engine.adapters:
         return name
     if like is not None:
-        trained = engine.model.peft_config[like]
-        config = LoraConfig(r=trained.r, lora_alpha=trained.lora_alpha, target_modules=trained.target_modules)
+        config = deepcopy(engine.model.peft_config[like])  # the same layers, ranks and scaling
+        config.init_lora_weights = True  # PiSSA and its like would change the base's weights
     else:
         names = {path.rpartition(".")[2] for path, _ in engine.model.named_modules()}
         if not names.issuperset(TARGETS):
