@@ -1,6 +1,6 @@
 """The Explore tab: a problem, its solution with the forks marked, a swap, another answer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from rmx.ui.settings import Settings
 from rmx.ui.token_view import token_view
 from rmx.ui.visitors import Visitors
 from rmx.ui.wiring import LIGHT, QUIET, STREAM
+from rmx.ui.worth import Measurement, Worth
 
 BASE = "none (base)"
 LISTED = 400  # problems of a set in the list
@@ -80,6 +81,7 @@ class ExploreTab:
 
     def __init__(self, explorer: Explorer, settings: Settings, notice: str | None = None) -> None:
         self.explorer = explorer
+        self.worth = Worth(explorer)
         self.settings = settings
         self.notice = notice
         self.visitors = Visitors()
@@ -136,6 +138,25 @@ class ExploreTab:
 
     def halt(self, event: gr.EventData) -> None:
         self.explorer.halt(event._data)
+
+    def measure(self, start: Callable[[object], Measurement], kind: str) -> Callable[..., Iterator[Message]]:
+        """A callback that starts a measuring job of the page and streams it."""
+
+        def callback(event: gr.EventData, request: gr.Request) -> Iterator[Message]:
+            data = event._data if isinstance(event._data, dict) else {}
+            try:
+                job = start(data)
+            except RmxError as error:
+                about = {"run": data.get("run"), "pos": data.get("pos")}
+                yield {"kind": kind, "job": None, "done": True, "error": str(error), **about}
+                return
+            self.visitors.begin(request.session_hash, job)
+            yield from self.worth.stream(job)
+
+        return callback
+
+    def halt_job(self, event: gr.EventData) -> None:
+        self.worth.halt(event._data)
 
     def leave(self, request: gr.Request) -> None:
         self.visitors.leave(request.session_hash)
@@ -282,6 +303,12 @@ def _wire_view(tab: ExploreTab, c: Controls, view: gr.HTML, strip: gr.Plot, show
     c.read.click(tab.read, [c.text, *c.asked], view, **STREAM)
     view.pick(tab.pick, None, view, **STREAM)
     view.halt(tab.halt, None, None, **LIGHT)
+    worth = tab.worth
+    view.outcomes(tab.measure(worth.outcomes, "outcomes"), None, view, **STREAM)
+    view.importance(tab.measure(worth.importance, "importance"), None, view, **STREAM)
+    view.rescue(tab.measure(worth.rescue, "rescue"), None, view, **STREAM)
+    view.sofar(tab.measure(worth.sofar, "sofar"), None, view, **STREAM)
+    view.haltjob(tab.halt_job, None, None, **LIGHT)
     view.settled(tab.settled, c.tau, [strip, shown], trigger_mode="always_last", **QUIET)
     view.next(tab.next_problem, place, [view, place, c.problem, c.answer], **STREAM)
     c.tau.input(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)

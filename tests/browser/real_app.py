@@ -1,0 +1,32 @@
+"""The real app on a port of its own, for the browser tests: mini and its partner, and scripted models beside them."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from conftest import free_port
+
+from rmx.models import Model, load
+from rmx.ui.app import web_app
+from rmx.ui.settings import Settings
+from rmx.workspace import Workspace
+
+
+@contextmanager
+def serving(models: dict[str, Model]) -> Iterator[str]:
+    """The app's address for the length of a `with` block; `models` stand beside the ones that can be loaded."""
+    loader: Callable[[str], Model] = lambda spec: models.get(spec) or load(spec, device="cpu")  # noqa: E731
+    space = Workspace(loader=loader, keep=9)
+    space.model("mini")
+    port = free_port()
+    config = uvicorn.Config(web_app(space, Settings()), host="127.0.0.1", port=port, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}/"
+    server.should_exit = True
+    thread.join(20)
