@@ -16,20 +16,20 @@ async function check(copy) {
   const reply = await ask("pair_check", { id: run.id, copy });
   if (run !== map.run) return;
   ui.checkButton.disabled = ui.copyButton.disabled = false;
-  ui.checkButton.textContent = "Check again";
   if (reply) renderCheck(reply);
   else ui.check.replaceChildren(make("span", "soft", "not checked"));
 }
 function renderCheck(r) {
   const weights = r.weights, zero = !!r.adapter?.zero;
-  const equal = r.max_dlogit === 0 && !(r.probe > 0) && !(r.copy > 0) && (!weights || weights.equal === weights.tensors);
+  const equal = r.holds ?? (r.max_dlogit === 0 && !r.probe && !r.copy && weights?.equal === weights?.tensors);
   const parts = [make("span", equal ? "right" : "wrong", equal ? "✓ the same" : "✗ not the same"), " largest |Δlogit| ", figure(small(r.max_dlogit))];
   parts.push(` over ${plural(r.positions ?? 0, "position")}`);
   if (weights) parts.push("; tensors equal to the file ", figure(`${count(weights.equal)}/${count(weights.tensors)}`));
   if (r.probe != null) parts.push("; probe ", figure(small(r.probe)));
   if (r.copy != null) parts.push("; against a second copy ", figure(small(r.copy)));
   ui.check.replaceChildren(...parts);
-  ui.checkFacts.textContent = showOdd([r.how, adapterFacts(r.adapter), r.seconds != null && `${r.seconds.toFixed(1)} s`].filter(Boolean).join(" · "));
+  ui.checkButton.textContent = "Check again";
+  ui.checkFacts.textContent = showOdd([r.how, adapterFacts(r.adapter), r.seconds >= 0.05 && `${r.seconds.toFixed(1)} s`].filter(Boolean).join(" · "));
   ui.checkFacts.hidden = false;
   ui.loud.hidden = !zero;
   ui.loud.textContent = zero ? "This adapter changes nothing: all its weights are zero. Base and adapted are the same model." : "";
@@ -38,18 +38,20 @@ const small = (x) => (x === 0 ? "0" : x == null ? "–" : x < 0.001 ? x.toExpone
 function adapterFacts(a) {
   if (!a) return null;
   const facts = [a.name, a.type, a.rank != null && `rank ${a.rank}`, a.alpha != null && `alpha ${a.alpha}`, a.norm != null && `norm ${small(a.norm)}`];
-  facts.push(a.targets?.length && `on ${a.targets.join(" ")}`, a.parameters && `${count(a.parameters)} parameters`, a.revision && `revision ${a.revision}`);
+  facts.push(a.targets?.length && `on ${a.targets.join(" ")}`, a.parameters && `${count(a.parameters)} parameters`, a.revision && `revision ${String(a.revision).slice(0, 15)}`);
   return facts.filter(Boolean).join(", ");
 }
 function renderPlacebo(run) {
   const p = run.result?.placebo, { all, reranked, shifted, near } = map.counts;
   if (!p) return ui.placebo.replaceChildren(make("span", "soft", "not measured for this map"));
-  const here = `${share(reranked + shifted + near, all)} disagree here`;
+  const valueOf = (figure) => figure?.value ?? (typeof figure === "number" ? figure : null);
+  const [rank, ratio] = ["mean_rank", "entropy_ratio"].map((name) => valueOf(run.result.figures?.[name]));
+  const here = [`Here ${share(reranked + shifted + near, all)} differ`, rank && `mean rank ${rank.toFixed(1)}`, ratio && `entropy ratio ${ratio.toFixed(1)}`];
   const facts = [` reranks `, figure(share(p.reranked, 1)), ", shifts ", figure(share(p.shifted, 1))];
   if (p.mean_rank != null) facts.push("; mean rank ", figure(p.mean_rank.toFixed(1)));
   if (p.entropy_ratio != null) facts.push(", entropy ratio ", figure(p.entropy_ratio.toFixed(1)));
   ui.placebo.replaceChildren(`Noise of the same size (a random LoRA${(p.strength ?? 1) === 1 ? "" : ` at strength ${p.strength}`})`,
-    ...facts, make("span", "soft", `; ${here}`));
+    ...facts, ". ", make("span", "soft", `${here.filter(Boolean).join(", ")}.`));
 }
 function renderNoise(noise) {
   if (!noise) return ui.noise.replaceChildren(make("span", "soft", "not measured"));

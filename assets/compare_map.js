@@ -59,7 +59,7 @@ panes.map = {
   bring: (run) => {
     deselect();
     mapProse.cut([], 0);
-    Object.assign(map, { run, settled: false, tabStop: null, counts: Object.fromEntries(KINDS.map((kind) => [kind, 0])) });
+    Object.assign(map, { run, settled: false, resultOf: undefined, tabStop: null, counts: Object.fromEntries(KINDS.map((kind) => [kind, 0])) });
     mapFollow.on = true;
     forgetPatches(run);
     showOnly("all");
@@ -72,7 +72,7 @@ panes.map = {
     for (const pos of run.changed.splice(0)) mapEls[pos] && remark(run, pos);
     for (let pos = mapEls.length; pos < run.toks.length; pos++) addToMap(run, pos);
     renderCounts();
-    if (!map.settled && complete(run)) settleMap(run);
+    if (complete(run) && run.result !== map.resultOf) settleMap(run); // again where more was measured since
     const soFar = `${plural(mapEls.length, "token")}, ${plural(differences(), "difference")} …`;
     const waiting = `waiting: ${plural(run.waiting, "visitor")} before you …`;
     ui.mapCount.textContent = map.settled ? "" : run.waiting ? waiting : soFar;
@@ -118,14 +118,17 @@ function renderMapAnswers(run) {
   ui.mapStop.hidden = run.done;
 }
 function settleMap(run) {
+  const first = !map.settled;
   map.settled = true;
+  map.resultOf = run.result;
   renderMapAnswers(run);
   renderNoise(run.open.noise);
   renderPlacebo(run);
   if (run.result?.check) renderCheck(run.result.check); // taken without being asked, where it costs a moment only
   renderLargest(run.result?.largest ?? []);
   ui.mapStatus.replaceChildren(...mapSummary(run));
-  trigger("ready", { id: run.id });
+  if (run.result?.check) renderCheck(run.result.check);
+  if (first) trigger("ready", { id: run.id });
 }
 function mapSummary(run) {
   const { all, reranked, shifted, near } = map.counts, on = run.result?.on_forks;
@@ -244,7 +247,8 @@ function renderLargest(rows) {
   if (!rows.length) ui.largest.append(make("li", "soft", "None: the two agree at every token."));
 }
 function largestRow(row, most) {
-  const words = make("span", "what", named(row.base), make("i", "quiet", " → "), named(row.adapted)), bar = make("i", "meter");
+  const changes = row.cls ? [make("i", "quiet", " → "), named(row.adapted)] : [make("span", "soft", " for both")];
+  const words = make("span", "what", named(row.base), ...changes), bar = make("i", "meter");
   bar.style.setProperty("--p", Math.min(1, (row.kl ?? KL_FULL) / most));
   const kind = make("i", `key ${isNear(map.run.toks[row.pos] ?? []) ? "near" : CLASSES[row.cls]}`);
   const entry = make("button", "alt", kind, words, make("span", "soft at", `token ${count(row.pos)}`), make("span", "num", nats(row.kl)), bar);

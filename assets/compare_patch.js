@@ -57,14 +57,18 @@ panes.patch = {
     if (!patch.settled && (complete(run) || (run.done && !run.result))) settlePatch(run);
     ui.patchCount.textContent = patch.settled ? "" : run.waiting ? `waiting: ${plural(run.waiting, "visitor")} before you …` : `${plural(run.toks.length, "token")} …`;
   },
-  failed: () => stopQueue(),
+  failed: () => {
+    ui.patch.classList.remove("pending");
+    stopQueue();
+    if (patch.run) showDecode(patch.run);
+  },
 };
 function showDecode(run) {
   if (run.map !== patch.map && run.map !== null) forgetPatches({ id: run.map });
   Object.assign(patch, { run, settled: false, onScreen: patch.onScreen ?? [] });
   if (run.open) [patch.arm, patch.budget] = [run.open.arm, run.open.budget ?? null];
   patchFollow.on = true;
-  ui.patch.classList.remove("none-yet");
+  ui.patch.classList.remove("none-yet", "pending");
   ui.patchStart.hidden = true;
   ui.patchStatus.textContent = "";
   panes.patch.flow(run);
@@ -117,7 +121,7 @@ function patchSummary(run) {
   const r = run.result;
   if (!r) return "Broken off.";
   const facts = [`${ARMS[run.open.arm]?.[0]}: ${plural(r.patches ?? 0, "patch")}`.replace("patchs", "patches"), `in ${plural(run.toks.length, "token")}`];
-  const more = [`answer ${textOf(r.answer) === null ? "none" : clip(showOdd(textOf(r.answer)), 60)}`, r.disagreements != null && `${count(r.disagreements)} disagreements`];
+  const more = [`answer ${textOf(r.answer) === null ? "none" : clip(showOdd(textOf(r.answer)), 60)}`, r.disagreements != null && plural(r.disagreements, "disagreement")];
   return [facts.join(" "), ...more.filter(Boolean)].join("; ") + ending(r);
 }
 function renderCounter(run) {
@@ -164,6 +168,8 @@ function request(arm, budget = null) {
   Object.assign(patch, { arm, budget });
   renderArms();
   if (ready) return showDecode(ready);
+  if (patch.run) ui.patch.classList.add("pending"); // the text stays until it is known where the new one differs
+  ui.patchAnswer.parentNode.classList.add("stale");
   if (patch.run && !patch.run.done) trigger("halt", { id: patch.run.id });
   trigger("patch", { map: patch.map, arm, budget });
 }
@@ -202,7 +208,7 @@ function renderArms() {
   ui.stepBack.disabled = !patch.run || patch.budget === 0 || !budgeted;
   renderArmRows();
 }
-const allowed = (budget, all) => (budget === null ? `all ${count(all)} allowed` : `the first ${count(budget)} of ${count(all)} allowed`);
+const allowed = (budget, all) => (budget === null ? `all ${all ? `${count(all)} ` : ""}allowed` : `the first ${count(budget)} of ${count(all)} allowed`);
 function renderArmRows() {
   ui.armRows.replaceChildren(...Object.keys(ARMS).map((arm) => {
     const answer = patch.answers[arm], waits = patch.queue?.includes(arm) || (patch.queue && arm === patch.arm && !answer);

@@ -53,7 +53,7 @@ function drawn(tag, pairs) {
 }
 // An interval bar from 0 to 1: the thick line is the interval, the dot the value, the tick the base's value.
 function intervalBar(e, base, label) {
-  const svg = attrs(drawn("svg", { viewBox: "0 0 120 14", class: "interval-bar", role: "img" }), { "aria-label": label });
+  const svg = attrs(drawn("svg", { viewBox: "0 0 120 14", preserveAspectRatio: "xMinYMid", class: "interval-bar", role: "img" }), { "aria-label": label });
   const x = (v) => (4 + 112 * Math.max(0, Math.min(1, v))).toFixed(1);
   svg.append(drawn("line", { x1: 4, x2: 116, y1: 7, y2: 7, class: "rail" }));
   if (base != null) svg.append(drawn("line", { x1: x(base), x2: x(base), y1: 1, y2: 13, class: "tick" }));
@@ -84,9 +84,9 @@ function rowsTable(rows) {
 function armsTable(arms) {
   const base = arms.find((arm) => arm.arm === "base")?.pass?.value;
   const body = make("tbody", "", ...arms.map((arm) => {
-    const label = `${arm.label}: ${written(arm.pass?.value, "share")}, interval ${around(arm.pass, "share")}`;
+    const name = arm.label ?? ARMS[arm.arm]?.[0] ?? arm.arm, label = `${name}: ${written(arm.pass?.value, "share")}, interval ${around(arm.pass, "share")}`;
     const flips = arm.won == null ? "–" : `${count(arm.won)} / ${count(arm.lost ?? 0)}`;
-    return make("tr", "", attrs(make("th", "", showOdd(arm.label ?? arm.arm)), { scope: "row" }),
+    return make("tr", "", attrs(make("th", "", showOdd(name)), { scope: "row" }),
       cell("solved", estimate(arm.pass, "share")), cell("", intervalBar(arm.pass, base, label)),
       cell("tokens touched", figure(written(arm.touched, "share"))),
       cell("points over base", estimate(arm.vs_base, "points")), cell("won / lost", figure(flips)));
@@ -126,6 +126,10 @@ function adoptFigure() {
   const drawn = !!plotOf();
   ui.figure.classList.toggle("drawn", drawn);
   ui.png.hidden = ui.svg.hidden = !drawn;
+}
+function awaitFigure(tries = 20) { // it is mounted some time after this view
+  adoptFigure();
+  if (!ui.figure.firstChild && tries > 0 && element.isConnected) setTimeout(awaitFigure, 250, tries - 1);
 }
 new MutationObserver(adoptFigure).observe(ui.figure, { childList: true, subtree: true });
 

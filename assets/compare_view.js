@@ -82,6 +82,6 @@ function escape() {
 window.rmxPair = Object.assign(window.rmxPair ?? {}, { step, arm: chooseArm, budget: setBudget, pane: showPane, present });
 resetChecks();
 renderArms();
-requestAnimationFrame(adoptFigure);
+awaitFigure();
 watch("value", () => receive(props.value));
 receive(props.value);

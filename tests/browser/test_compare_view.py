@@ -257,7 +257,7 @@ def test_placebo_and_noise_stand_beside_the_map(page: Page) -> None:
     mapped(page)
     checks = page.locator(".checks")
     expect(checks).to_contain_text("reranks 1.7 %, shifts 0 %; mean rank 2.3, entropy ratio 6.1")
-    expect(checks).to_contain_text("5.3 % disagree here")
+    expect(checks).to_contain_text("Here 5.3 % differ")
     expect(checks).to_contain_text("Rounding alone moves a logit by up to 0.002 and changes no choices in 58 positions")
 
 
