@@ -138,12 +138,12 @@ def test_interventions_over_a_set_and_the_figure_as_svg(page: Page) -> None:
         expect(pane).to_contain_text(arm)
     expect(page.locator("#pair-figure .js-plotly-plot")).to_be_visible(timeout=20_000)
     with page.expect_download() as download:
-        pane.get_by_role("button", name="SVG", exact=True).click()
+        pane.get_by_role("button", name="Plot as SVG").click()
     picture = Path(download.value.path()).read_text()
     assert picture.startswith("<svg")
     assert "oracle" in picture
     with page.expect_download() as download:
-        pane.get_by_role("button", name="PNG", exact=True).click()
+        pane.get_by_role("button", name="Plot as PNG").click()
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
