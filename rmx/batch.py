@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from rmx.engine import Engine
+from rmx.roomy import roomy
 
 Choose = Callable[[Tensor, Sequence[int], int], Tensor]  # logits (B, V), row numbers, step -> ids (B,)
 Over = Callable[[int, int], bool]  # row number, token id -> this row is finished
@@ -72,7 +73,7 @@ def decode_steps(
     """
     stream = engine.open(prefix, adapter=adapter, reuse=reuse)
     stream.save()
-    cache = engine.expand(stream, len(firsts))
+    cache = roomy(engine.expand(stream, 1), len(firsts))
     out: list[list[int]] = [[] for _ in firsts]
     live = list(range(len(firsts)))
     ids = list(firsts)
@@ -133,25 +134,24 @@ def continue_prefixes(
     def goes_on(row: int, token: int) -> bool:
         return _goes_on(out[row], token, row, over) and len(out[row]) < room[row] and not cancelled()
 
-    whole = list(ids[: max(lengths[i] for i in fits)])
-    cache = engine.expand(engine.open(whole, adapter=adapter), len(fits))
+    cache = engine.expand(engine.open(ids[: max(lengths[i] for i in fits)], adapter=adapter), 1)
     if not (_plain(cache) and _takes_mask(engine)):
         for row in fits:
             single = engine.open([*ids[: lengths[row]], *given], adapter=adapter)
             while goes_on(row, token := int(single.logits.argmax())):
                 single.feed(token)
         return out
-    rows = _Masked(engine, cache, [lengths[i] for i in fits])
-    live, logits = fits, rows.feed([list(given)] * len(fits))
+    batch = _Masked(engine, roomy(cache, len(fits)), [lengths[i] for i in fits])
+    live, logits = fits, batch.feed([given] * len(fits))
     while True:
         tokens = logits.argmax(-1).tolist()
         going = [i for i, (row, token) in enumerate(zip(live, tokens, strict=True)) if goes_on(row, token)]
         if not going:
             return out
         if len(going) < len(live):
-            rows.select(going)
-        live, tokens = [live[i] for i in going], [tokens[i] for i in going]
-        logits = rows.feed([[token] for token in tokens])
+            batch.select(going)
+        live = [live[i] for i in going]
+        logits = batch.feed([[tokens[i]] for i in going])
 
 
 class _Masked:
@@ -168,9 +168,8 @@ class _Masked:
         self._mask = torch.nn.functional.pad(self._mask, (0, n), value=1)
         position_ids = self._next + torch.arange(n, device=self._engine.device)
         self._next = self._next + n
-        return self._engine.forward(tokens, self._cache, keep=1, attention_mask=self._mask, position_ids=position_ids)[
-            :, -1
-        ]
+        where = {"attention_mask": self._mask, "position_ids": position_ids}
+        return self._engine.forward(tokens, self._cache, keep=1, **where)[:, -1]
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""

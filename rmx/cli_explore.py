@@ -170,9 +170,8 @@ def _rescue_table(found: dict[str, Any]) -> str:
         fewest = ", and fewer do not do it" if found["proven_fewest"] else ""
         lines.append(f"the answer becomes {found['answer']['text']} ({found['goal']}){fewest}")
     if again := found["resampling"]:
-        lines.append(
-            f"sampled anew for as many tokens: {again['hits']} of {again['samples']} whole solutions are {found['goal']}"
-        )
+        hits = f"{again['hits']} of {again['samples']} whole solutions are {found['goal']}"
+        lines.append(f"sampled anew for as many tokens: {hits}")
     return "\n".join([*lines, found["note"]])
 
 
