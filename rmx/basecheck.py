@@ -83,6 +83,7 @@ def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: flo
     """
     began = time.monotonic()
     model = pair.base
+    ids = ids[: model.engine.context - 1]  # the last token of a full context decides nothing
     weights = against_file(model)
     second = load(model.spec, str(model.engine.device), model.dtype) if copy else None
     with model.engine.turns.turn(patience):

@@ -148,13 +148,19 @@ def map_json(found: ShiftMap) -> dict[str, Any]:
     }
 
 
-def map_placebo(found: ShiftMap, cancelled: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
-    """What a placebo of equal reranked share does to the same text; None where there is too little, or none fits."""
+def map_placebo(
+    found: ShiftMap, cancelled: Callable[[], bool] = lambda: False, patience: float | None = None
+) -> dict[str, Any] | None:
+    """What a placebo of equal reranked share does to the same text; None where there is too little, or none fits.
+
+    Raises:
+        Busy: the engines were not free within `patience` seconds.
+    """
     if len(found.shifts) < 2:
         return None
     prompt = found.job.prompt_ids
     text = ([*prompt, *found.ids], len(prompt) - 1)
-    with found.pair.turn():
+    with found.pair.turn(patience):
         try:
             noise = placebo_pair(found.pair, [text], cancelled=cancelled)
         except ModelError:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from rmx.basecheck import check_base
 from rmx.config import Sampling, check_tau
-from rmx.errors import PromptError, RmxError, SwapError
+from rmx.errors import Busy, PromptError, RmxError, SwapError
 from rmx.explore.compare import map_json, map_placebo
 from rmx.explore.intervene import ARMS, Arm, Intervention, Patched, PatchJob, answer_of, matched_places
 from rmx.explore.intervene_set import InterveneReport, InterveneSet
@@ -181,16 +182,17 @@ class Comparer:
         """Random places are as many as the oracle patches, over the base's completion; the caller holds the turn."""
         of, job = run.map, run.job
         for arm in ("base", "oracle"):
-            if arm not in of.decoded and not run.stopped:
-                first = PatchRun(run.pair)
-                first.map, first.job = of, replace(job, arm=arm, budget=None, kept=())
-                first.made = Intervention(run.pair, first.job, lambda: run.stopped)
-                for _ in first.made.held():
-                    pass
-                self._note_arm(first)
-        places = matched_places(
-            len(of.decoded["base"]), of.patches.get("oracle", 0), job.seed, prompt_key(job.prompt_ids)
-        )
+            if arm in of.decoded and arm in of.patches:  # a decode under a budget alone does not tell
+                continue
+            first = PatchRun(run.pair)
+            first.map, first.job = of, replace(job, arm=arm, budget=None, kept=())
+            first.made = Intervention(run.pair, first.job, lambda: run.stopped)
+            for _ in first.made.held():
+                pass
+            if run.stopped:
+                return
+            self._note_arm(first)
+        places = matched_places(len(of.decoded["base"]), of.patches["oracle"], job.seed, prompt_key(job.prompt_ids))
         run.job = replace(job, places=places)
         run.made = Intervention(run.pair, run.job, lambda: run.stopped)
 
@@ -228,21 +230,32 @@ class Comparer:
         found = run.found
         if found.job.source != "text" and found.stop != "cancelled":
             arm: Arm = "base" if found.job.source == "base" else "teacher"
-            run.answers[arm], run.patches[arm] = found.answer, 0
+            run.answers[arm] = found.answer
+            run.patches[arm] = sum(s.rank > 1 for s in found.shifts) if arm == "teacher" else 0
         if len(found.shifts) > 1:
             found.noise = shape_noise(run.pair.base.engine, [*found.job.prompt_ids, *found.ids])
 
     def _beside_map(self, run: MapRun) -> None:
-        """The other model's answer, the badge and the placebo, where they cost a moment only."""
-        if not run.stopped and sum(p.numel() for p in run.pair.base.engine.model.parameters()) <= SMALL:
-            job, pair = run.found.job, run.pair
+        """The other model's answer, the badge and the placebo, where they cost a moment only.
+
+        The turn was given back: whoever has the engines now may keep them, and the map stands without these.
+        """
+        if run.stopped or sum(p.numel() for p in run.pair.base.engine.model.parameters()) > SMALL:
+            return
+        with suppress(Busy):
             if "teacher" not in run.answers:
-                with pair.turn():
-                    limit = job.sampling.max_new_tokens
-                    ids = greedy_ids(pair.adapted, job.prompt_ids, pair.adapter, limit, lambda: run.stopped)
-                run.answers["teacher"] = answer_of(pair.base, job.prompt_ids, ids, job.known)
+                self._ask_teacher(run)
             run.check = self.check({"id": run.id})
-            run.placebo = map_placebo(run.found, lambda: run.stopped)
+            run.placebo = map_placebo(run.found, lambda: run.stopped, PATIENCE)
+
+    def _ask_teacher(self, run: MapRun) -> None:
+        """The adapted model's own answer."""
+        job, pair = run.found.job, run.pair
+        with pair.turn(PATIENCE):
+            limit = job.sampling.max_new_tokens
+            ids = greedy_ids(pair.adapted, job.prompt_ids, pair.adapter, limit, lambda: run.stopped)
+        if not run.stopped:
+            run.answers["teacher"] = answer_of(pair.base, job.prompt_ids, ids, job.known)
 
     def stream_patch(self, run: PatchRun) -> Iterator[Message]:
         """Decode under the arm and tell the page."""

@@ -170,6 +170,12 @@ def test_noise_leaves_every_weight_as_it_was(fresh):
     assert check_base(fresh, ids).holds
 
 
+def test_a_text_that_fills_the_context_can_be_checked(tmp_path):
+    pair = tiny_pair(tmp_path)
+    full = [i % 200 for i in range(pair.base.engine.context)]
+    assert check_base(pair, full).positions == len(full) - 1
+
+
 def test_the_dtypes_noise_is_that_of_rounded_weights(fresh, plain_mini):
     from copy import deepcopy
 
