@@ -168,8 +168,8 @@ class _Masked:
         self._mask = torch.nn.functional.pad(self._mask, (0, n), value=1)
         position_ids = self._next + torch.arange(n, device=self._engine.device)
         self._next = self._next + n
-        where = {"attention_mask": self._mask, "position_ids": position_ids}
-        return self._engine.forward(tokens, self._cache, keep=1, **where)[:, -1]
+        logits = self._engine.forward(tokens, self._cache, keep=1, attention_mask=self._mask, position_ids=position_ids)
+        return logits[:, -1]
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""
