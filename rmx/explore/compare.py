@@ -23,7 +23,11 @@ from rmx.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class PairOptions:
-    """What `rmx shifts` and `rmx intervene` have in common."""
+    """What `rmx shifts` and `rmx intervene` have in common.
+
+    Raises:
+        RmxError: a seed or a number of new tokens that cannot be.
+    """
 
     model: str = "mini"
     adapter: str | None = None
@@ -37,6 +41,9 @@ class PairOptions:
     max_new_tokens: int = 512
     set_name: str = "mini"
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        Sampling(seed=self.seed, max_new_tokens=self.max_new_tokens)  # checks both
 
     def pair(self, space: Workspace | None = None) -> Pair:
         """Load both models. The bundled model is compared with its RL partner where nothing else is named."""
