@@ -10,9 +10,17 @@ const worth = { jobs: new Map(), tones: new Map(), open: null };
 const jobKey = (kind, run, pos) => (kind === "outcomes" ? `${kind} ${run} ${pos}` : `${kind} ${run}`);
 const jobOf = (kind, pos = selected) => worth.jobs.get(jobKey(kind, shown?.run, pos)) ?? null;
 const running = (job) => !!job && !job.gone && !job.m?.done;
-const restartable = (job) => !job || job.gone || (job.m?.done && (job.stopping || job.m.error));
+// The server measures one thing for a page at a time: another one, or a swap, ends what is under way.
+const COMPLETE = {
+  outcomes: (m) => m.verdict !== "open", importance: (m) => m.at >= m.of, rescue: (m) => !!m.found || !!m.exhausted,
+  sofar: (m) => m.points.length >= (m.of ?? 0),
+};
+const broken = (job) => !!job.m?.done && (job.stopping || job.displaced || !!job.m.error) && !COMPLETE[job.kind](job.m);
+const restartable = (job) => !job || job.gone || broken(job);
+const displace = () => worth.jobs.forEach((job) => running(job) && (job.displaced = true));
 
 function beginJob(kind, more = {}) {
+  displace();
   const job = { kind, run: shown.run, pos: more.pos, goal: more.goal, m: null, heard: performance.now(), tree: shown.open?.tree };
   worth.jobs.set(jobKey(kind, job.run, job.pos), job);
   if (worth.jobs.size > 200) worth.jobs.delete(worth.jobs.keys().next().value);
@@ -41,7 +49,7 @@ function receiveWorth(m) {
     return renderWorth();
   }
   Object.assign(job, { m: now, heard: performance.now(), gone: false });
-  if (!same) job.stopping = false;
+  if (!same) job.stopping = job.displaced = false;
   worth.jobs.set(key, job);
   renderJob(job);
   if (job.kind === "rescue" && now.done && now.branch) bringRescued(job);
@@ -67,6 +75,7 @@ const listener = setInterval(() => {
 // Called by the view: another branch is on screen; a new problem ends what was being measured for the old one.
 function worthShows(b, old) {
   clearChips();
+  if (!b.done) displace();
   if (old && old.open?.tree !== b.open?.tree) {
     worth.open = null;
     for (const job of worth.jobs.values()) if (running(job) && job.tree !== b.open?.tree) job.gone = true;
@@ -142,8 +151,9 @@ function giveTones(m) { // the most frequent answers get the colours that differ
 }
 function outcomeState(job) {
   if (running(job)) return job.stopping ? ", stopping …" : ", sampling …";
-  return job.stopping ? ", stopped by hand" : job.gone ? ", broken off" : "";
+  return job.gone ? ", broken off" : ended(job);
 }
+const ended = (job) => (!broken(job) ? "" : job.stopping ? ", stopped by hand" : job.m.error ? ", broken off" : ", stopped early");
 function outcomeRow(alt, k, m) {
   const find = () => [...ui.alts.querySelectorAll(".alt")].find((row) => Number(row.dataset.id) === alt.id);
   if (!find() && !ui.alts.querySelector(".alt")) return; // the list is on its way
@@ -251,7 +261,7 @@ function panelState(job) {
   if (job.gone) return "No news from the server; it may be started again.";
   if (!m) return "Waiting for the model …";
   const words = { importance: importanceState, rescue: rescueState, sofar: sofarState }[job.kind](m);
-  return `${words}${running(job) ? (job.stopping ? ", stopping …" : " …") : job.stopping ? ", stopped by hand" : ""}`;
+  return `${words}${running(job) ? (job.stopping ? ", stopping …" : " …") : ended(job)}`;
 }
 
 // ---- the smallest rescue ------------------------------------------------------------------------------------
@@ -303,7 +313,11 @@ const sofarState = (m) => (m.done || !m.of ? plural((m.points ?? []).length, "se
 const sofarTone = (point) => toneOf(point.answer ?? null, point.correct === true, !!shown?.open?.known);
 function renderSofar(m) {
   const points = [...(m.points ?? [])].sort((a, b) => a.pos - b.pos), known = !!shown.open?.known, lines = [];
-  if (m.mode && points.length) lines.push(make("p", "finding", `Mode over the trace: ${writeAnswer(m.mode.answer ?? null, 40)} (${percent(m.mode.share ?? 0)})`));
+  if (m.mode && points.length) {
+    const mode = m.mode.answer ?? null, of = points.find((point) => (point.answer ?? null) === mode), tone = of ? sofarTone(of) : "none";
+    const said = make("bdi", kindOf({ text: mode, correct: of?.correct }), `${signOf(tone, known)} ${writeAnswer(mode, 40)}`.trim());
+    lines.push(make("p", "finding", "Mode over the trace: ", said, ` (${percent(m.mode.share ?? 0)})`));
+  }
   const strip = make("div", "timeline");
   points.forEach((point, k) => {
     const tone = sofarTone(point), text = writeAnswer(point.answer ?? null, 60), length = point.pos - (points[k - 1]?.pos ?? -1);

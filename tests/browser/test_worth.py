@@ -193,6 +193,36 @@ def test_a_new_problem_ends_what_was_running(page: Page) -> None:
     expect(page.locator(".panel")).to_be_hidden()
 
 
+def test_another_measurement_ends_the_one_before(page: Page) -> None:
+    worth.PACE["seconds"] = 0.6
+    run = solve(page)
+    panel = measure(page, "Which forks decide?")
+    expect(panel.locator(".fork-column")).to_have_count(1)
+    weigh(page)
+    for job in worth.MEASUREMENTS.values():  # as the app does: a page measures one thing at a time
+        if job.run is run and job.kind == "importance":
+            job.halt.set()
+    expect(panel).to_contain_text("stopped early")
+    worth.PACE["seconds"] = 0.02
+    panel.get_by_role("button", name="Start again").click()
+    expect(panel).to_contain_text("5 of 5 forks")
+    expect(panel).not_to_contain_text("stopped")
+
+
+def test_a_job_that_falls_silent_may_be_started_again(page: Page) -> None:
+    worth.LOSE_LAST.set()
+    solve(page)
+    weigh(page)
+    expect(rows(page).first).to_contain_text("n 64")
+    expect(outcomes(page)).to_contain_text("sampling …")
+    page.clock.install()
+    page.clock.fast_forward(120_000)
+    expect(outcomes(page)).to_contain_text("broken off")
+    worth.LOSE_LAST.clear()
+    outcomes(page).get_by_role("button", name="Sample the outcomes").click()
+    expect(outcomes(page)).not_to_contain_text("broken off")
+
+
 # ---- importance -----------------------------------------------------------------------------------------------
 def test_importance_draws_every_fork_and_a_click_selects_it(page: Page) -> None:
     worth.PACE["seconds"] = 0.3
@@ -313,7 +343,7 @@ def test_chips_follow_the_sentences_and_are_no_text(page: Page) -> None:
     run = solve(page)
     before = page.locator(".flow").evaluate("e => e.textContent")
     panel = measure(page, "Answer so far")
-    expect(panel.locator(".finding")).to_have_text(re.compile(r"Mode over the trace: 95 \(50\s%\)"))
+    expect(panel.locator(".finding")).to_have_text(re.compile(r"Mode over the trace: ✗ 95 \(50\s%\)"))
     expect(panel).to_contain_text("From sentence 3 of 4 on it stays 95.")
     chips = page.locator(".flow .so-far")
     assert chips.evaluate_all("els => els.map(e => e.dataset.say)") == ["– none", "✗ 53", "✗ 95", "✗ 95"]
