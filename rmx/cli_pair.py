@@ -25,7 +25,6 @@ def add_verbs(verbs: Any, add_model: AddModel, read_text: ReadText) -> None:
     shifts.add_argument("--read", metavar="FILE", help="read this text instead ('-' = stdin)")
     shifts.add_argument("--temperature", type=float, default=0.0)
     shifts.add_argument("--top-p", type=float, default=1.0)
-    shifts.add_argument("--no-placebo", action="store_true", help="leave the random adapter of equal size out")
     _add_pair(shifts, add_model)
     shifts.set_defaults(run=lambda args: _shifts(args, read_text))
 
@@ -48,6 +47,7 @@ def _add_pair(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     parser.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-new-tokens", type=int, default=512)
+    parser.add_argument("--no-placebo", action="store_true", help="leave the random adapter of equal size out")
     parser.add_argument("--json", action="store_true")
 
 
@@ -94,7 +94,7 @@ def _intervene(args: argparse.Namespace) -> None:
     from rmx.explore.compare import intervene_set
 
     arms = tuple(a.strip() for a in args.arms.split(",") if a.strip())
-    report = intervene_set(_options(args), arms, _progress("problems"))
+    report = intervene_set(_options(args), arms, _progress("problems"), not args.no_placebo)
     found = report.json()
     if args.csv:
         _write_csv(args.csv, found)
@@ -211,6 +211,10 @@ def _arms_table(found: dict[str, Any]) -> str:
         against = _estimate(figures.get("vs_base"), 100, " points")
         touched = f"{100 * figures['touched']:.2f} %"
         lines.append(f"{arm:10s}{_estimate(figures['pass@1'], 100, ' %'):>24s}{touched:>10s}{against:>30s}")
+    if noise := found["placebo"]:
+        against = _estimate(noise["vs_base"], 100, " points")
+        touched = f"{100 * noise['touched']:.2f} %"
+        lines.append(f"{'placebo':10s}{_estimate(noise['pass@1'], 100, ' %'):>24s}{touched:>10s}{against:>30s}")
     same = found["oracle_equals_teacher"]
     if same:
         lines.append(f"oracle and adapted model: the same tokens in {same['same']} of {same['of']} problems")

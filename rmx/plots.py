@@ -112,12 +112,15 @@ def arm_figure(report: InterveneReport) -> go.Figure:
     figure = go.Figure()
     arms = [arm for arm in report.arms if report.problems]
     found = [report.arm(arm) for arm in arms]
+    names = [LABELS[arm] for arm in arms]
+    if (noise := report.placebo_json()) is not None:
+        found, names = [*found, noise], [*names, "placebo"]
     estimates = [f["pass@1"] for f in found]
-    colours = {"base": GREY, "teacher": GREEN, "oracle": BLUE, "entropy": VERMILLION}
+    colours = {"base": GREY, "adapted": GREEN, "oracle": BLUE, "entropy gate": VERMILLION, "placebo": PURPLE}
     figure.add_bar(
-        x=[LABELS[arm] for arm in arms],
+        x=[f"{name}<br>{100 * f['touched']:.1f} % touched" for name, f in zip(names, found, strict=True)],
         y=[100 * e["value"] for e in estimates],
-        marker_color=[colours.get(arm, ORANGE) for arm in arms],
+        marker_color=[colours.get(name, ORANGE) for name in names],
         width=0.62,
         error_y={
             "type": "data",
@@ -127,13 +130,11 @@ def arm_figure(report: InterveneReport) -> go.Figure:
             "color": GREY,
             "thickness": 1.5,
         },
-        text=[
-            f"{100 * e['value']:.1f} %<br>{100 * f['touched']:.2f} % touched"
-            for e, f in zip(estimates, found, strict=True)
-        ],
+        text=[f"{100 * e['value']:.0f} %" for e in estimates],
         textposition="inside",
         insidetextanchor="start",
-        textfont={"color": "white"},
+        textangle=0,
+        textfont={"color": "white", "size": 14},
         hovertemplate="%{x}: %{y:.1f} %<extra></extra>",
     )
     n = len(report.problems)

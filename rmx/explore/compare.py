@@ -196,13 +196,14 @@ def intervene_set(
     options: PairOptions,
     arms: tuple[str, ...],
     on_report: Callable[[InterveneReport], None] = lambda _: None,
+    placebo: bool = True,
     space: Workspace | None = None,
 ) -> InterveneReport:
     """All arms over a problem set."""
     checked = check_arms(arms)
     pair, problems = options.pair(space), options.problems()
     tau = options.threshold(pair.base)
-    run = InterveneSet(pair, options.set_name, problems, checked, tau, options.seed, options.max_new_tokens)
+    run = InterveneSet(pair, options.set_name, problems, checked, tau, options.seed, options.max_new_tokens, placebo)
     return _last(run, on_report)
 
 

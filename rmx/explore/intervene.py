@@ -34,8 +34,8 @@ LABELS: dict[Arm, str] = {
     "base": "base",
     "teacher": "adapted",
     "oracle": "oracle",
-    "random": "random token",
-    "matched": "random place",
+    "random": "random",
+    "matched": "matched",
     "entropy": "entropy gate",
 }
 POOL = 20  # a random token comes from the base's best

@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmx.errors import RmxError
-from rmx.explore.intervene import ARMS, LABELS, AllArms, Arm, ArmResult, Asked
+from rmx.engine import split_key
+from rmx.errors import ModelError, RmxError
+from rmx.explore.intervene import ARMS, AllArms, Arm, ArmResult, Asked
+from rmx.explore.shift_set import CALIBRATION_TEXTS
 from rmx.intervals import Estimate, paired_difference, share
 from rmx.pair import Pair
+from rmx.placebo import Text, placebo_pair
 from rmx.records import Problem
 
 ROWS = 72  # rows of one batch, both models counted once; a batch is also how often progress is told
@@ -45,6 +48,28 @@ class ProblemArms:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceboArm:
+    """The base with noise in place of the adapter, on the same problems: how much of a gain is any push at all?"""
+
+    strength: float
+    right: tuple[bool, ...]
+    tokens: int
+    patches: int  # tokens of its own solutions that the base would not have chosen
+
+    def json(self, base: Sequence[bool]) -> dict[str, Any]:
+        """Figures as for an arm, paired with the base on the problems that the placebo has done."""
+        before = base[: len(self.right)]
+        return {
+            "pass@1": share(sum(self.right), len(self.right)),
+            "touched": self.patches / self.tokens if self.tokens else 0.0,
+            "strength": self.strength,
+            "vs_base": paired_difference(before, self.right),
+            "won": sum(a and not b for a, b in zip(self.right, before, strict=True)),
+            "lost": sum(b and not a for a, b in zip(self.right, before, strict=True)),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class InterveneReport:
     """Where a run over a set stands; each report holds everything so far."""
 
@@ -59,6 +84,11 @@ class InterveneReport:
     done: bool
     stopped: bool
     problems: tuple[ProblemArms, ...]
+    placebo: PlaceboArm | None = None
+
+    def placebo_json(self) -> dict[str, Any] | None:
+        """The placebo's figures; None where it was not run."""
+        return self.placebo.json(self.right("base")) if self.placebo and self.placebo.right else None
 
     def right(self, arm: Arm) -> list[bool]:
         """Per problem, in order."""
@@ -103,12 +133,12 @@ class InterveneReport:
         """What the differences say, in sentences; nothing is claimed whose interval holds 0."""
         if not self.problems:
             return []
-        said = [_compared(self.difference(a, b), text) for a, b, text in _QUESTIONS]
+        said = [_compared(self.difference(a, b), one, other) for a, b, one, other in _QUESTIONS]
         return [s for s in said if s]
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx intervene`."""
-        pairs = {f"{a}-{b}": self.difference(a, b) for a, b, _ in _QUESTIONS}
+        pairs = {f"{a}-{b}": self.difference(a, b) for a, b, _, _ in _QUESTIONS}
         return {
             "set": self.set_name,
             "base": self.base,
@@ -119,6 +149,7 @@ class InterveneReport:
             "tau": self.tau,
             "seed": self.seed,
             "arms": {arm: self.arm(arm) for arm in self.arms},
+            "placebo": self.placebo_json(),
             "paired": {name: d for name, d in pairs.items() if d is not None},
             "oracle_equals_teacher": self.same_as_teacher(),
             "reading": self.reading(),
@@ -127,29 +158,26 @@ class InterveneReport:
         }
 
 
-_QUESTIONS: tuple[tuple[Arm, Arm, str], ...] = (
-    ("teacher", "base", "The adapted model solves {more} problems than the base"),
-    ("entropy", "base", "The entropy gate, which does not look at where the two disagree, solves {more} than the base"),
-    ("entropy", "teacher", "Beside the adapted model itself the gate solves {more}"),
-    ("random", "base", "Random tokens where the two disagree solve {more} than the base"),
-    ("matched", "base", "Random tokens at random places solve {more} than the base"),
-    (
-        "random",
-        "matched",
-        "Of two random tokens the one where the two models disagree solves {more} than the one anywhere: that much "
-        "lies in knowing where",
-    ),
-    ("oracle", "random", "At the same places the adapted choice solves {more} than a random token"),
+# What the arms are compared for: one, other, and how the reading calls them.
+_QUESTIONS: tuple[tuple[Arm, Arm, str, str], ...] = (
+    ("teacher", "base", "The adapted model", "the base"),
+    ("entropy", "base", "The entropy gate, which does not look at where the two disagree,", "the base"),
+    ("entropy", "teacher", "The entropy gate", "the adapted model itself"),
+    ("random", "base", "A random token wherever the two disagree", "the base"),
+    ("matched", "base", "The same at as many random places", "the base"),
+    ("random", "matched", "A random token where the two disagree", "one at a random place"),
+    ("oracle", "random", "At the same places, the adapted choice", "a random token"),
 )
 
 
-def _compared(d: Estimate | None, sentence: str) -> str | None:
+def _compared(d: Estimate | None, one: str, other: str) -> str | None:
+    """A difference as a sentence; it claims one only where the interval leaves 0 out."""
     if d is None or d["value"] is None:
         return None
-    points = f"{100 * d['value']:+.1f} points [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]"
-    clear = d["low"] > 0 or d["high"] < 0
-    more = ("more" if d["value"] > 0 else "fewer") if clear else "neither clearly more nor fewer"
-    return f"{sentence.format(more=more)}: {points}, n = {d['n']}."
+    points = f"{100 * d['value']:+.1f} points [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}], n = {d['n']}"
+    if d["low"] > 0 or d["high"] < 0:
+        return f"{one} does {'better' if d['value'] > 0 else 'worse'} than {other}: {points}."
+    return f"{one} cannot be told from {other}: {points}."
 
 
 @dataclass
@@ -163,9 +191,11 @@ class InterveneSet:
     tau: float
     seed: int = 0
     max_new: int = 512
+    with_placebo: bool = True  # needs the arm "base"
     cancelled: Callable[[], bool] = lambda: False
 
     def __iter__(self) -> Iterator[InterveneReport]:
+        """Raises RmxError where a problem has no known answer."""
         if any(p.answer is None for p in self.problems):
             raise RmxError(f"{self.set_name} holds problems without a known answer, so nothing can be graded.")
         began, done = time.perf_counter(), list[ProblemArms]()
@@ -180,11 +210,40 @@ class InterveneSet:
                 found = arms.run()
             # A cancel in the middle leaves some problems without some arms; only whole ones count.
             done += [ProblemArms(a.id, r) for a, r in zip(batch, found, strict=True) if len(r) == len(self.arms)]
-            if start + size < len(asked):
-                yield self._report(done, began, False)
-        yield self._report(done, began, True)
+            yield self._report(done, began, False)
+        placebo = self._placebo(asked, done, size) if done and self.with_placebo and "base" in self.arms else None
+        yield self._report(done, began, True, placebo)
 
-    def _report(self, done: Sequence[ProblemArms], began: float, over: bool) -> InterveneReport:
+    def _placebo(self, asked: Sequence[Asked], done: Sequence[ProblemArms], size: int) -> PlaceboArm | None:
+        """Solve the same problems with noise that reranks the base's solutions as often as the adapted model does."""
+        prompts = {a.id: a for a in asked}
+        wanted = [prompts[p.id] for p in done]
+        texts: list[Text] = [
+            ([*prompts[p.id].prompt_ids, *p.results["base"].ids], len(prompts[p.id].prompt_ids) - 1)
+            for p in done[:CALIBRATION_TEXTS]
+        ]
+        try:
+            with self.pair.turn():
+                noise = placebo_pair(self.pair, texts, self.seed, self.cancelled)
+        except ModelError:  # a model without the layers that a placebo sits on
+            return None
+        results: list[ArmResult] = []
+        for start in range(0, len(wanted), size):
+            with noise.turn():
+                arms = AllArms(
+                    noise, wanted[start : start + size], ("teacher",), self.tau, self.seed, self.max_new, self.cancelled
+                )
+                found = [r["teacher"] for r in arms.run() if r]
+            if self.cancelled():
+                break
+            results += found
+        right = tuple(bool(r.answer.correct) for r in results)
+        tokens, patches = sum(r.tokens for r in results), sum(r.patches for r in results)
+        return PlaceboArm(split_key(str(noise.adapter))[1], right, tokens, patches)
+
+    def _report(
+        self, done: Sequence[ProblemArms], began: float, over: bool, placebo: PlaceboArm | None = None
+    ) -> InterveneReport:
         return InterveneReport(
             self.set_name,
             self.pair.base.spec,
@@ -197,6 +256,7 @@ class InterveneSet:
             over,
             self.cancelled(),
             tuple(done),
+            placebo,
         )
 
     def _batch_size(self, asked: Sequence[Asked]) -> int:
@@ -209,9 +269,3 @@ class InterveneSet:
         row = 2 * 2 * config.num_hidden_layers * heads * width * longest * width_bytes  # keys and values, two models
         rows = min(ROWS, CACHE_BYTES // max(row, 1))
         return max(1, rows // len(ARMS))
-
-
-def bars(report: InterveneReport) -> list[tuple[str, Estimate, float]]:
-    """(label, pass@1, share of tokens touched) for the bar chart."""
-    arms = [(arm, report.arm(arm)) for arm in report.arms]
-    return [(LABELS[arm], found["pass@1"], found["touched"]) for arm, found in arms]

@@ -515,6 +515,9 @@ def arm_rows(report: InterveneReport) -> Message:
                 "lost": found.get("lost"),
             }
         )
+    if (noise := report.placebo_json()) is not None:
+        kept = ("touched", "vs_base", "won", "lost")
+        rows.append({"arm": "placebo", "pass": noise["pass@1"], "gated": None, **{k: noise[k] for k in kept}})
     return {"arms": rows, "reading": report.reading(), "oracle_equals_teacher": report.same_as_teacher()}
 
 
