@@ -66,6 +66,15 @@ def test_a_changed_weight_under_an_adapter_layer_is_found(fresh):
     assert found.copy is None
 
 
+def test_without_a_file_the_probe_alone_finds_it(tmp_path):
+    pair = tiny_pair(tmp_path)
+    assert check_base(pair, [1, 2, 3]).holds
+    pair.base.engine.model.get_base_model().lm_head.weight.data[5, 5] += 1e-3
+    found = check_base(pair, [1, 2, 3])
+    assert (found.weights, found.max_dlogit, found.holds) == (None, 0.0, False)
+    assert found.probe > 0
+
+
 def test_an_adapter_left_merged_is_found(fresh):
     fresh.base.engine.model.merge_adapter()
     found = check_base(fresh, text_of(fresh))
