@@ -399,7 +399,7 @@ def test_a_run_of_shifts_gives_rows(rl):
 def test_a_run_of_interventions_gives_arms(rl):
     comparer, run, reports = over_set(rl, "intervene")
     last = list(comparer.stream_set(run, reports))[-1]
-    assert [a["arm"] for a in last["arms"]] == list(ARMS)
+    assert [a["arm"] for a in last["arms"]] == [*ARMS, "placebo"]
     assert last["oracle_equals_teacher"] == {"same": 2, "of": 2, "parted": []}
     assert last["arms"][0]["vs_base"] is None
     assert last["arms"][1]["pass"]["n"] == 2

@@ -427,3 +427,19 @@ def test_arms_that_were_not_asked_are_not_in_the_report(rl):
     assert list(found["arms"]) == ["matched"]
     assert found["oracle_equals_teacher"] is None
     assert found["paired"] == {}
+
+
+def test_the_placebo_is_solved_on_the_same_problems(rl):
+    problems = load_set("mini")[:4]
+    report = list(InterveneSet(rl, "mini", problems, ("base", "teacher"), 1.0))[-1]
+    noise = report.placebo_json()
+    assert noise is not None
+    assert noise["pass@1"]["n"] == 4
+    assert noise["vs_base"]["n"] == 4
+    assert noise["strength"] > 0
+    base, right = report.right("base"), report.placebo.right
+    assert noise["won"] - noise["lost"] == sum(right) - sum(base)
+    # The strength is the one under which the base's solutions are reranked as often as under the adapter.
+    assert report.placebo.patches > 0
+    alone = list(InterveneSet(rl, "mini", problems, ("teacher",), 1.0))[-1]
+    assert alone.placebo is None
