@@ -315,28 +315,47 @@ function renderSofar(m) {
   const points = [...(m.points ?? [])].sort((a, b) => a.pos - b.pos), known = !!shown.open?.known, lines = [];
   if (m.mode && points.length) {
     const mode = m.mode.answer ?? null, of = points.find((point) => (point.answer ?? null) === mode), tone = of ? sofarTone(of) : "none";
-    const said = make("bdi", kindOf({ text: mode, correct: of?.correct }), `${signOf(tone, known)} ${writeAnswer(mode, 40)}`.trim());
+    const said = make("bdi", kindOf({ text: mode, correct: of?.correct }), `${signOf(tone, known)}\u00a0${writeAnswer(mode, 40)}`.trim());
     lines.push(make("p", "finding", "Mode over the trace: ", said, ` (${percent(m.mode.share ?? 0)})`));
   }
-  const strip = make("div", "timeline");
-  points.forEach((point, k) => {
-    const tone = sofarTone(point), text = writeAnswer(point.answer ?? null, 60), length = point.pos - (points[k - 1]?.pos ?? -1);
-    const says = `after token ${count(point.pos)}: ${signOf(tone, known)} ${text}`;
-    const part = attrs(make("button", `tone-${tone}`, make("span", "", `${signOf(tone, known)} ${text}`)), { type: "button", title: says, "aria-label": says, "data-pos": point.pos });
-    part.style.setProperty("--length", length);
-    strip.append(part);
-  });
-  lines.push(strip, make("p", "soft", settlesAt(points, m.done)));
+  const stays = stretches(points), strip = make("div", "timeline", ...stays.map((stay) => stretch(stay, known)));
+  lines.push(strip, make("p", "soft", settlesAt(stays, points.length, m.done)));
   ui.panelBody.replaceChildren(...lines);
+  if (nameStretches(strip)) strip.after(make("p", "answers-legend", ...sofarLegend(stays, known)));
   drawChips(points, known);
 }
-function settlesAt(points, done) {
-  const lead = "After each sentence, the answer that the model would give if it had to answer there.";
-  if (!done || !points.length) return lead;
-  let from = points.length - 1;
-  while (from > 0 && (points[from - 1].answer ?? null) === (points[from].answer ?? null)) from--;
-  const answer = writeAnswer(points[from].answer ?? null, 40);
-  return `${lead} ${from === 0 ? `It is ${answer} from the first sentence on.` : `From sentence ${from + 1} of ${points.length} on it stays ${answer}.`}`;
+function nameStretches(strip) { // a word that does not fit is left out; the legend has it then
+  const parts = [...strip.children], tight = parts.filter((part) => part.firstChild.offsetWidth > part.clientWidth);
+  for (const part of tight) part.firstChild.hidden = true;
+  return tight.length > 0;
+}
+function sofarLegend(stays, known) {
+  const firsts = new Map(stays.map(({ point }) => [point.answer ?? null, point])), most = [...firsts].slice(0, 8);
+  return most.map(([text, point]) => answerLabel(text, sofarTone(point), known));
+}
+// Sentences in a row with the same answer are one stretch of the timeline.
+function stretches(points) {
+  const found = [];
+  points.forEach((point, k) => {
+    const last = found.at(-1), same = last && (last.point.answer ?? null) === (point.answer ?? null);
+    if (!same) found.push({ point, from: k, to: k, start: points[k - 1]?.pos ?? -1, end: point.pos });
+    else Object.assign(last, { to: k, end: point.pos });
+  });
+  return found;
+}
+function stretch({ point, from, to, start, end }, known) {
+  const tone = sofarTone(point), text = `${signOf(tone, known)} ${writeAnswer(point.answer ?? null, 60)}`.trim();
+  const says = `${from === to ? `sentence ${from + 1}` : `sentences ${from + 1} to ${to + 1}`}: ${text}`;
+  const part = attrs(make("button", `tone-${tone}`, make("span", "", text)), { type: "button", title: says, "aria-label": says, "data-pos": point.pos });
+  part.style.setProperty("--length", end - start);
+  return part;
+}
+function settlesAt(stays, sentences, done) {
+  const lead = "After each sentence, the answer that the model would give if it had to answer there.", last = stays.at(-1);
+  if (!done || !last) return lead;
+  const none = (last.point.answer ?? null) === null, answer = writeAnswer(last.point.answer ?? null, 40);
+  if (last.from === 0) return `${lead} ${none ? "There is none after any sentence." : `It is ${answer} from the first sentence on.`}`;
+  return `${lead} From sentence ${last.from + 1} of ${sentences} on ${none ? "there is none" : `it stays ${answer}`}.`;
 }
 // A chip is an empty element with generated content: it is neither copied nor part of the token's text.
 function drawChips(points, known) {

@@ -55,7 +55,7 @@ function drawPlot(m, job) {
   const columns = points.map((p, k) => forkColumn(p, k, points, x, base, top, job));
   svg.append(...columns);
   const tall = draw("text", { x: PLOT.left - 6, y: PLOT.areas + PLOT.gap + 9, class: "tick end" }), zero = draw("text", { x: PLOT.left - 6, y: base, class: "tick end" });
-  const name = draw("text", { x: PLOT.left, y: PLOT.areas + PLOT.gap - 6, class: "tick" });
+  const name = draw("text", { x: PLOT.left, y: PLOT.areas + PLOT.gap - 6, class: "tick over" });
   [tall.textContent, zero.textContent, name.textContent] = [`${round(top)} %`, "0", "importance of each fork"];
   svg.append(tall, zero, name);
   const held = box.querySelector(".fork-column:focus") && document.activeElement.dataset.fork;

@@ -225,10 +225,10 @@ def test_a_job_that_falls_silent_may_be_started_again(page: Page) -> None:
 
 # ---- importance -----------------------------------------------------------------------------------------------
 def test_importance_draws_every_fork_and_a_click_selects_it(page: Page) -> None:
-    worth.PACE["seconds"] = 0.3
+    worth.PACE["seconds"] = 0.6
     run = solve(page)
     panel = measure(page, "Which forks decide?")
-    expect(panel).to_contain_text(re.compile(r"2 of 5 forks, [\d,]+ of 120,000 tokens"))
+    expect(panel).to_contain_text(re.compile(r"[1-4] of 5 forks, [\d,]+ of 120,000 tokens"))
     expect(panel).to_contain_text("5 of 5 forks")
     state = list(worth.importance(worth.Measurement("importance", run)))[-1]
     forks = panel.locator(".fork-column")
@@ -343,7 +343,7 @@ def test_chips_follow_the_sentences_and_are_no_text(page: Page) -> None:
     run = solve(page)
     before = page.locator(".flow").evaluate("e => e.textContent")
     panel = measure(page, "Answer so far")
-    expect(panel.locator(".finding")).to_have_text(re.compile(r"Mode over the trace: ✗ 95 \(50\s%\)"))
+    expect(panel.locator(".finding")).to_have_text(re.compile(r"Mode over the trace: ✗\s95 \(50\s%\)"))
     expect(panel).to_contain_text("From sentence 3 of 4 on it stays 95.")
     chips = page.locator(".flow .so-far")
     assert chips.evaluate_all("els => els.map(e => e.dataset.say)") == ["– none", "✗ 53", "✗ 95", "✗ 95"]
@@ -356,6 +356,8 @@ def test_chips_follow_the_sentences_and_are_no_text(page: Page) -> None:
     page.evaluate("getSelection().removeAllRanges()")
     assert "none" not in copied
     assert copied.count("53") == before.count("53")
+    expect(panel.locator(".timeline button")).to_have_text(["– none", "✗ 53", "✗ 95"])  # the last two are one stretch
+    expect(panel.locator(".timeline button").last).to_have_attribute("title", "sentences 3 to 4: ✗ 95")
     panel.locator(".timeline button").nth(1).click()
     expect(page.locator(".flow .selected")).to_have_attribute("data-i", "28")
     page.get_by_role("button", name="Close measurement").click()
