@@ -72,7 +72,8 @@ def decode_steps(
         When the generator ends by itself, every row is over or has `max_new` tokens (or fills the context).
     """
     stream = engine.open(prefix, adapter=adapter, reuse=reuse)
-    stream.save()
+    if stream.reuse.computed > 1:  # else all but the last token is in the prefix cache already
+        stream.save()
     cache = roomy(engine.expand(stream, 1), len(firsts))
     out: list[list[int]] = [[] for _ in firsts]
     live = list(range(len(firsts)))

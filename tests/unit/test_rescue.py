@@ -97,6 +97,7 @@ def test_no_beginning_is_tried_twice_and_no_deeper_one_before_all_shallower(mini
     monkeypatch.setattr(Search, "_candidates", noted)
     list(rescue(mini, trace, RescueConfig(budget=1200), known=problem.answer))
     assert len({beginning for _, beginning in tried}) == len(tried)
+    assert tried[-1][0] == 2
     assert [depth for depth, _ in tried] == sorted(depth for depth, _ in tried)
 
 
