@@ -8,6 +8,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,12 +45,25 @@ def run(
         loaded = load(model or "mini", device, dtype)
         return bench_forks(loaded) | {"environment": environment(loaded)}
     name = model or DEFAULT
-    shape = name.removeprefix("random:")
-    loaded = random_model(shape, device, dtype) if shape != name else load(name, device, dtype)
+    loaded = open_model(name, device, dtype)
     measures: dict[str, Callable[[Model, int], dict[str, Any]]] = {"decode": decode, "swap": swap, "branches": branches}
+    if what in ("pair", "outcomes"):
+        from rmx.bench_pair import bench_outcomes, bench_pair, peaks
+
+        again = partial(open_model, name, device, dtype)
+        measures = {
+            "pair": lambda base, n: bench_pair(base, again, n) | peaks(name, device, dtype),
+            "outcomes": bench_outcomes,
+        }
     with pinned(loaded):
         result = measures[what](loaded, rounds)
     return result | {"environment": environment(loaded)}
+
+
+def open_model(name: str, device: str, dtype: str) -> Model:
+    """Load a model, or make a `random:` one."""
+    shape = name.removeprefix("random:")
+    return random_model(shape, device, dtype) if shape != name else load(name, device, dtype)
 
 
 class pinned:
@@ -115,7 +129,7 @@ def _timed(f: Callable[[], Any], cuda: bool) -> float:
     return clock() - began
 
 
-def _ratio(slow: list[float], fast: list[float]) -> dict[str, Any]:
+def ratio(slow: list[float], fast: list[float]) -> dict[str, Any]:
     return bootstrap_median([s / f for s, f in zip(slow, fast, strict=True)])
 
 
@@ -147,7 +161,7 @@ def decode(model: Model, rounds: int, tokens: int = 64) -> dict[str, Any]:
     step = statistics.median(fast) / tokens
     cost = statistics.median([sum(captures[i : i + 20]) / 20 for i in range(0, 200, 20)])
     return {
-        "generate_without_scores / rmx_with_capture": _ratio(slow, fast),
+        "generate_without_scores / rmx_with_capture": ratio(slow, fast),
         "same_tokens": got == wanted,
         "capture_share_of_a_step": cost / step,
         "ms_per_token": 1000 * step,
@@ -182,7 +196,7 @@ def swap(model: Model, rounds: int, total: int = 256, at: int = 200) -> dict[str
     difference = (plain().float() - ours().float()).abs().max().item()
     slow, fast = alternate(plain, ours, rounds, engine.device.type == "cuda")
     return {
-        "plain_re-run / swap": _ratio(slow, fast),
+        "plain_re-run / swap": ratio(slow, fast),
         "reused": engine.open(forced).reuse.reused,
         "max_logit_difference": difference,
         "swap_ms": 1000 * statistics.median(fast),
@@ -205,7 +219,7 @@ def branches(model: Model, rounds: int, at: int = 200, length: int = 24) -> dict
     same = each() == batch()
     slow, fast = alternate(each, batch, rounds, engine.device.type == "cuda")
     return {
-        "prefix_for_each / one_batch": _ratio(slow, fast),
+        "prefix_for_each / one_batch": ratio(slow, fast),
         "same_tokens": same,
         "batch_ms": 1000 * statistics.median(fast),
     }

@@ -1,0 +1,306 @@
+"""`rmx bench pair` and `rmx bench outcomes`: base and adapter on one set of weights, and many samples of one prefix.
+
+The adapter is a random LoRA of rank 32 on q, k, v, o, made on the spot. What it is measured against is two separate
+models, each with its adapter already on or off for good, so that they never pay for switching.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from rmx.batch import continue_batch
+from rmx.bench import PROBLEM, alternate, open_model, ratio
+from rmx.engine import Engine
+from rmx.explore.ending import Ending
+from rmx.models import Model
+from rmx.pair import Pair, PairStream, open_pair, read_both
+from rmx.placebo import add_placebo
+from rmx.sampling import draw_rows, prompt_key, uniform
+
+READ_TOKENS = 300
+STEPS = 8  # of one timed block
+SAMPLES, SHORTEST, LONGEST = 64, 8, 64  # rows, and how many tokens each gets
+
+Load = Callable[[], Model]
+
+
+# -- base and adapter -------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def bench_pair(base: Model, load: Load, rounds: int) -> dict[str, Any]:
+    """Reading and stepping under base and adapter, one set of weights against two models.
+
+    `step` is one token under both: a mixed batch of one set, against one pass of each of two models.
+    `merged` is the adapted model with its adapter folded into the weights: as fast as a checkpoint, but rounded anew.
+    Peaks are resident memory of a fresh process that loads one side and reads the text. Two loads of one file may
+    share its pages; they are counted twice, as two checkpoints would be.
+
+    Args:
+        base: a plain model, without any adapter. load: loads the same model once more at each call.
+    """
+    one, two = one_set(load()), two_models(base, load())
+    merged = Pair(two.base, _merged(load()), None)
+    ids, start = _text(one.base)
+    differences = {
+        "reading": reading_difference(one, two, ids, start),
+        "reading_merged": reading_difference(one, merged, ids, start),
+        "step": step_difference(one, two, ids[: start + 1]),
+    }
+    cuda = one.base.engine.device.type == "cuda"
+    read = partial(_read, ids=ids, start=start)
+    halves = alternate(partial(read, two), partial(read, one), rounds, cuda)
+    against_merged = alternate(partial(read, merged), partial(read, one), rounds, cuda)
+    steps = _steps(one, two, ids[: start + 1], rounds, cuda)
+    weights = {"one_set": weight_bytes(_networks(one)), "two_models": weight_bytes(_networks(two))}
+    return {
+        "read_one_set / read_two_models": ratio(halves[1], halves[0]),
+        "read_one_set / read_merged": ratio(against_merged[1], against_merged[0]),
+        "two_steps / mixed_step": ratio(steps[0], steps[1]),
+        "weights_one_set / weights_two_models": weights["one_set"] / weights["two_models"],
+        "max_logit_difference": differences,
+        "weights_mb": {name: size / 1e6 for name, size in weights.items()},
+        "read_tokens": len(ids),
+        "read_ms": _milliseconds(two_models=halves[0], one_set=halves[1], merged=against_merged[0]),
+        "step_ms": _milliseconds(two_steps=steps[0], mixed_step=steps[1], per=STEPS),
+    }
+
+
+def one_set(model: Model) -> Pair:
+    """A model with a random adapter on its own weights."""
+    return Pair(model, model, add_placebo(model, None))
+
+
+def two_models(plain: Model, other: Model) -> Pair:
+    """The same as two models: a plain one, and one whose adapter is on for good."""
+    return Pair(plain, _adapted(other), None)
+
+
+def _adapted(model: Model) -> Model:
+    add_placebo(model, None)
+    model.engine.adapters.clear()  # an engine that knows of no adapter switches none
+    return model
+
+
+def _merged(model: Model) -> Model:
+    engine = _adapted(model).engine
+    engine.model = engine.model.merge_and_unload()
+    return model
+
+
+def _text(model: Model) -> tuple[list[int], int]:
+    """Ids of a prompt and a completion, and the index whose logits decide the completion's first token."""
+    prompt = list(model.prompt_ids(PROBLEM))
+    length = min(READ_TOKENS, model.engine.context - 1)
+    once = model.encode(f" {PROBLEM}")
+    filling = once * (length // len(once) + 1)
+    return [*prompt, *filling][:length], len(prompt) - 1
+
+
+def _read(pair: Pair, ids: Sequence[int], start: int) -> None:
+    with pair.turn():
+        read_both(pair, ids, start, lambda *_: None, reuse=False)
+
+
+def reading_difference(a: Pair, b: Pair, ids: Sequence[int], start: int) -> float:
+    """Largest difference of any logit, base or adapted, between two ways to read one text."""
+    rows: list[list[tuple[Tensor, Tensor]]] = [[], []]
+    for pair, found in zip((a, b), rows, strict=True):
+        with pair.turn():
+            read_both(pair, ids, start, lambda _, *logits, to=found: to.append(logits), reuse=False)
+    return max(_gap(ours, theirs) for ours, theirs in zip(*rows, strict=True))
+
+
+def step_difference(a: Pair, b: Pair, prefix: Sequence[int], steps: int = STEPS) -> float:
+    """Largest difference of any logit over some steps, the same tokens fed to both."""
+    with _streams(a, b, prefix) as (ours, theirs):
+        worst = 0.0
+        for _ in range(steps):
+            token = int(ours.base.argmax())
+            ours.feed([token])
+            theirs.feed([token])
+            worst = max(worst, _gap((ours.base, ours.adapted), (theirs.base, theirs.adapted)))
+        return worst
+
+
+def _gap(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
+    return max(float((x.float() - y.float()).abs().max()) for x, y in zip(a, b, strict=True))
+
+
+@contextmanager
+def _streams(a: Pair, b: Pair, prefix: Sequence[int]) -> Iterator[tuple[PairStream, PairStream]]:
+    """One sequence under each of two pairs that share no model."""
+    with ExitStack() as stack:
+        for pair in (a, b):
+            stack.enter_context(pair.turn())
+        yield (
+            stack.enter_context(open_pair(a, [prefix], reuse=False)),
+            stack.enter_context(open_pair(b, [prefix], reuse=False)),
+        )
+
+
+def _steps(one: Pair, two: Pair, prefix: Sequence[int], rounds: int, cuda: bool) -> tuple[list[float], list[float]]:
+    """Seconds of blocks of greedy steps of two models and of one set; prefill and switching are not in them."""
+
+    def block(stream: PairStream) -> None:
+        for _ in range(STEPS):
+            stream.feed([int(stream.base.argmax())])
+
+    with _streams(two, one, prefix) as (separate, mixed):
+        return alternate(partial(block, separate), partial(block, mixed), rounds, cuda)
+
+
+def _milliseconds(per: int = 1, **seconds: Sequence[float]) -> dict[str, float]:
+    return {name: 1000 * statistics.median(values) / per for name, values in seconds.items()}
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def weight_bytes(networks: Iterable[nn.Module]) -> int:
+    """Bytes of the storages behind all parameters and buffers; what is shared, tied or a view counts once."""
+    storages: dict[tuple[torch.device, int], int] = {}
+    for network in networks:
+        for tensor in (*network.parameters(), *network.buffers()):
+            storage = tensor.untyped_storage()
+            storages[tensor.device, storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def _networks(pair: Pair) -> tuple[nn.Module, nn.Module]:
+    return pair.base.engine.model, pair.adapted.engine.model
+
+
+def peaks(name: str, device: str, dtype: str) -> dict[str, Any]:
+    """Peak memory of either side, each in a fresh process; empty where the system does not tell."""
+    found = {side: _peak_of(side, name, device, dtype) for side in ("one_set", "two_models")}
+    if any(peak is None for peak in found.values()):
+        return {}
+    return {"peak_one_set / peak_two_models": found["one_set"] / found["two_models"], "peak_mb": found}
+
+
+def _peak_of(side: str, name: str, device: str, dtype: str) -> Any:
+    command = [sys.executable, "-m", "rmx.bench_pair", side, name, device, dtype]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the process that measures the memory of {side} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _measure_peak(side: str, name: str, device: str, dtype: str) -> float | None:
+    """Load one side, read the text, tell the peak of this process in MB: of the GPU where there is one."""
+    torch.set_num_threads(1)
+    load = partial(open_model, name, device, dtype)
+    pair = one_set(load()) if side == "one_set" else two_models(load(), load())
+    _read(pair, *_text(pair.base))
+    where = pair.base.engine.device
+    return torch.cuda.max_memory_allocated(where) / 1e6 if where.type == "cuda" else _resident_peak()
+
+
+def _resident_peak() -> float | None:
+    """VmHWM in MB. Unlike getrusage it does not count the process that this one was forked from; Linux only."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), None)
+
+
+# -- samples ----------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def bench_outcomes(model: Model, rounds: int, samples: int = SAMPLES, longest: int = LONGEST) -> dict[str, Any]:
+    """Samples of one prefix at temperature 1, against transformers' own `generate(num_return_sequences=...)`.
+
+    How long each sample gets is drawn beforehand, evenly from 8 to `longest`, and scripted on both sides; end tokens
+    do not count. So both make the same number of useful tokens, whatever they sample.
+    """
+    prefix = list(model.prompt_ids(PROBLEM))
+    drawn = torch.randint(SHORTEST, longest + 1, (samples,), generator=torch.Generator().manual_seed(0))
+    lengths: list[int] = drawn.tolist()
+    ours, theirs = partial(sample_ours, model, prefix, lengths), partial(sample_theirs, model, prefix, lengths)
+    slow, fast = alternate(theirs, ours, rounds, model.engine.device.type == "cuda")
+    return {
+        "generate / rmx_samples": ratio(slow, fast),
+        "samples": samples,
+        "prefix_tokens": len(prefix),
+        "useful_tokens": sum(lengths),
+        "longest": max(lengths),
+        "ms": _milliseconds(generate=slow, rmx=fast),
+    }
+
+
+def sample_ours(model: Model, prefix: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """One sample of each length as `rmx outcomes` makes them; the real ending rule is paid for, the script decides."""
+    engine: Engine = model.engine
+    key, ending = prompt_key(prefix), Ending(model, prefix, (), len(lengths))
+    left = list(lengths)
+
+    def choose(logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
+        return draw_rows(logits, 1.0, 1.0, [uniform(0, key, row, step) for row in rows])
+
+    def over(row: int, token: int) -> bool:
+        ending(row, token)
+        left[row] -= 1
+        return left[row] == 0
+
+    with engine.turns.turn(), engine.using(None):
+        engine.prefixes.clear()
+        stream = engine.open(prefix)
+        stream.save()
+        firsts = choose(stream.logits.expand(len(lengths), -1), range(len(lengths)), 0).tolist()
+        return continue_batch(engine, prefix, firsts, max_new=max(lengths), over=over, choose=choose)
+
+
+def sample_theirs(model: Model, prefix: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """The same by `generate`."""
+    network, prompt = model.engine.model, torch.tensor([list(prefix)], device=model.engine.device)
+    script = Script(len(prefix), torch.tensor(lengths, device=model.engine.device))
+    with _endless(network):
+        out = network.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            num_return_sequences=len(lengths),
+            max_new_tokens=max(lengths),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            pad_token_id=0,
+            stopping_criteria=StoppingCriteriaList([script]),
+        )
+    return [row[len(prefix) :][:length] for row, length in zip(out.tolist(), lengths, strict=True)]
+
+
+class Script(StoppingCriteria):
+    """Ends each row when it has its number of tokens."""
+
+    def __init__(self, prompt: int, lengths: Tensor) -> None:
+        self.ends = prompt + lengths
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
+        return input_ids.shape[1] >= self.ends
+
+
+@contextmanager
+def _endless(network: Any) -> Iterator[None]:
+    """No end token for the length of a `with` block."""
+    before = network.generation_config.eos_token_id
+    network.generation_config.eos_token_id = None
+    try:
+        yield
+    finally:
+        network.generation_config.eos_token_id = before
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_measure_peak(*sys.argv[1:])) + "\n")
