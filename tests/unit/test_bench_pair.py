@@ -1,0 +1,171 @@
+"""`rmx bench pair` and `rmx bench outcomes`: both sides do the same work, and the figures mean what they say."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from rmx.bench_pair import (
+    READ_TOKENS,
+    _streams,
+    _text,
+    bench_outcomes,
+    bench_pair,
+    one_set,
+    reading_difference,
+    sample_ours,
+    sample_theirs,
+    step_difference,
+    two_models,
+    weight_bytes,
+)
+from rmx.cli import main
+from rmx.models import load
+from rmx.pair import read_both
+from tests.conftest import qwen, wrap
+
+LOADS = {"tiny": lambda: wrap(qwen()), "mini": partial(load, "mini", "cpu")}
+RATIO = {"value", "low", "high", "n"}
+
+
+@pytest.fixture(params=LOADS)
+def pairs(request):
+    fetch = LOADS[request.param]
+    return one_set(fetch()), two_models(fetch(), fetch())
+
+
+def document(capsys, *argv):
+    assert main(["bench", *argv, "--model", "mini", "--device", "cpu", "--json"]) in (0, None)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_bench_pair_gives_every_figure(capsys):
+    got = document(capsys, "pair", "--rounds", "1")
+    for name in ("read_one_set / read_two_models", "read_one_set / read_merged", "two_steps / mixed_step"):
+        assert set(got[name]) == RATIO
+        assert got[name]["n"] == 1
+        assert got[name]["value"] > 0
+    assert got["read_tokens"] == READ_TOKENS
+    assert got["max_logit_difference"]["reading"] < 1e-4
+    assert 0 < got["max_logit_difference"]["reading_merged"] < 1e-2
+    assert got["max_logit_difference"]["step"] < 1e-3
+    assert got["weights_mb"]["one_set"] < got["weights_mb"]["two_models"]
+    quotient = got["weights_mb"]["one_set"] / got["weights_mb"]["two_models"]
+    assert got["weights_one_set / weights_two_models"] == pytest.approx(quotient)
+    assert set(got["read_ms"]) == {"one_set", "two_models", "merged"}
+    assert set(got["step_ms"]) == {"two_steps", "mixed_step"}
+    assert min(got["peak_mb"].values()) > 100  # resident, with torch in it
+    assert got["environment"]["model"] == "mini"
+
+
+def test_bench_outcomes_gives_every_figure(capsys):
+    got = document(capsys, "outcomes", "--rounds", "1")
+    assert set(got["generate / rmx_samples"]) == RATIO
+    assert got["samples"] == 64
+    assert got["longest"] <= 64
+    assert 64 * 8 <= got["useful_tokens"] <= 64 * got["longest"]
+    assert set(got["ms"]) == {"generate", "rmx"}
+
+
+def test_one_set_scores_a_text_as_two_models_do(pairs):
+    one, two = pairs
+    ids, start = _text(one.base)
+    assert 0 < start < len(ids) < one.base.engine.context
+    assert reading_difference(one, two, ids, start) < 1e-5
+
+
+def test_a_mixed_step_equals_two_steps(pairs):
+    one, two = pairs
+    ids, start = _text(one.base)
+    with _streams(one, two, ids[: start + 1]) as (mixed, separate):
+        assert len(mixed._caches) == 1
+        assert len(separate._caches) == 2
+    assert step_difference(one, two, ids[: start + 1]) < 1e-3
+
+
+def test_the_difference_sees_the_adapter(pairs):
+    """The adapter does something, and only the side that has it on shows it."""
+    one, two = pairs
+    ids, start = _text(one.base)
+    seen = []
+    with two.turn():
+        read_both(two, ids, start, lambda _, base, adapted: seen.append((base - adapted).abs().max()))
+    assert max(seen) > 0.01
+    swapped = type(two)(two.adapted, two.base, None)
+    assert reading_difference(one, swapped, ids, start) == pytest.approx(float(max(seen)), rel=1e-3)
+
+
+def test_two_models_never_switch(pairs, monkeypatch):
+    _, two = pairs
+    for name in ("set_adapter", "disable_adapter"):
+        monkeypatch.setattr(type(two.adapted.engine.model), name, lambda *_, **__: pytest.fail("switched"))
+    ids, start = _text(two.base)
+    with two.turn():
+        read_both(two, ids[: start + 2], start, lambda *_: None, reuse=False)
+
+
+def test_bench_pair_leaves_the_base_plain():
+    base = wrap(qwen())
+    got = bench_pair(base, LOADS["tiny"], 1)
+    assert not base.engine.adapters
+    assert not [name for name, _ in base.engine.model.named_parameters() if "lora" in name]
+    assert got["weights_one_set / weights_two_models"] > 0.5
+
+
+def test_weights_are_counted_once_however_often_they_are_seen():
+    a, b = nn.Linear(10, 20, bias=False), nn.Linear(10, 20, bias=False)
+    assert weight_bytes([a]) == 800
+    assert weight_bytes([a, a]) == 800
+    assert weight_bytes([a, b]) == 1600
+    b.weight = a.weight  # tied
+    a.register_buffer("part", a.weight.data[:5])  # a view
+    assert weight_bytes([a, b]) == 800
+    a.register_buffer("own", torch.zeros(3, dtype=torch.float64))
+    assert weight_bytes([a, b]) == 824
+
+
+def test_one_set_weighs_the_base_and_the_adapter(pairs):
+    one, two = pairs
+    base = weight_bytes([two.base.engine.model])
+    adapted = weight_bytes([two.adapted.engine.model])
+    assert weight_bytes([one.base.engine.model, one.adapted.engine.model]) == adapted
+    assert weight_bytes([two.base.engine.model, two.adapted.engine.model]) == base + adapted
+    layers = [w for name, w in two.adapted.engine.model.named_parameters() if "lora_" in name]
+    assert adapted - base == sum(w.numel() * w.element_size() for w in layers) > 0
+
+
+@pytest.mark.parametrize("sample", [sample_ours, sample_theirs])
+def test_each_sample_gets_its_length_and_end_tokens_do_not_count(tiny, sample):
+    network = tiny.engine.model
+    network.generation_config.eos_token_id = list(range(258))
+    lengths = [3, 1, 9, 5]
+    rows = sample(tiny, tiny.prompt_ids("why"), lengths)
+    assert [len(row) for row in rows] == lengths
+    assert network.generation_config.eos_token_id == list(range(258))
+
+
+@pytest.mark.parametrize("sample", [sample_ours, sample_theirs])
+def test_both_sides_sample_the_model_s_own_distribution(tiny, sample):
+    torch.manual_seed(0)
+    prompt, n = tiny.prompt_ids("why"), 600
+    p = tiny.engine.open(prompt, reuse=False).logits.softmax(-1)
+    counts = torch.bincount(torch.tensor([row[0] for row in sample(tiny, prompt, [1] * n)]), minlength=len(p))
+    assert 0.02 < p.max() < 0.98
+    assert (counts / n - p).abs().max() < 0.06  # three standard errors of a share of a half
+
+
+def test_samples_differ_and_come_again():
+    model = wrap(qwen())
+    prompt = model.prompt_ids("why")
+    rows = sample_ours(model, prompt, [12] * 8)
+    assert len({tuple(row) for row in rows}) > 4
+    assert sample_ours(model, prompt, [12] * 8) == rows
+
+
+def test_outcomes_of_a_few_samples(tiny):
+    got = bench_outcomes(tiny, rounds=2, samples=5, longest=10)
+    assert got["generate / rmx_samples"]["n"] == 2
+    assert got["samples"] == 5
+    assert 40 <= got["useful_tokens"] <= 50
