@@ -169,7 +169,7 @@ def _shift_table(found: dict[str, Any]) -> str:
     lines = [
         f"{found['base']} against {found['adapted']}: {found['problems']} problems of {found['set']}, "
         f"{found['positions']} positions, {found['disagreements']} disagreements ({found['near_ties']} near ties)",
-        f"{'':34s}{'adapted':>34s}{'placebo':>34s}   paper",
+        f"{'':36s}{'adapted':>24s}{'placebo':>24s}   paper",
     ]
     for name, label, scale, unit in ROWS:
         ours = found[name] if name in found and isinstance(found[name], dict) else found["intervals"][name]
@@ -177,7 +177,7 @@ def _shift_table(found: dict[str, Any]) -> str:
         if noise:
             theirs = noise[name] if isinstance(noise.get(name), dict) else noise["intervals"][name]
         lines.append(
-            f"{label:34s}{_estimate(ours, scale, unit):>34s}{_estimate(theirs, scale, unit):>34s}   "
+            f"{label:36s}{_estimate(ours, scale, unit):>24s}{_estimate(theirs, scale, unit):>24s}   "
             f"{found['paper'].get(name, '')}"
         )
     batch, dtype = found["noise"]["batch_shape"], found["noise"]["dtype"]

@@ -68,6 +68,13 @@ class Pair:
                 stack.enter_context(engine.turns.turn(patience))
             yield
 
+    @contextmanager
+    def when_free(self, cancelled: Callable[[], bool]) -> Iterator[bool]:
+        """As `turn`, for a long job that may be called off while it waits; yields whether the turn came."""
+        engines = {id(m.engine): m.engine for m in (self.base, self.adapted)}
+        with ExitStack() as stack:
+            yield all(stack.enter_context(engine.turns.when_free(cancelled)) for _, engine in sorted(engines.items()))
+
 
 def make_pair(
     space: Workspace, spec: str, adapter: str | None = None, teacher: str | None = None, strength: float = 1.0

@@ -7,7 +7,7 @@ from typing import Any
 from rmx.basecheck import check_base
 from rmx.config import Sampling, check_tau
 from rmx.engine import split_key
-from rmx.errors import ModelError, PromptError, RmxError
+from rmx.errors import ModelError, ProblemError, PromptError, RmxError
 from rmx.explore.intervene_set import InterveneReport, InterveneSet, check_arms
 from rmx.explore.shift_set import PAPER, Places, ShiftFigures, ShiftReport, ShiftSet, places_of
 from rmx.explore.shifts import MapJob, ShiftMap, Source
@@ -114,6 +114,8 @@ def _prompt(model: Model, options: PairOptions, one: MapOptions) -> tuple[tuple[
             "Give exactly one of: a PROMPT, --problem ID, or --limit N for the first N problems of --set."
         )
     if one.problem is not None:
+        if one.answer is not None:
+            raise ProblemError("--answer belongs to a free PROMPT; a problem brings its own answer.")
         problem = find_problem(options.set_name, one.problem)
         return model.prompt_ids(problem.problem, one.raw), problem.answer
     return model.prompt_ids(one.prompt or "", one.raw), one.answer

@@ -205,7 +205,9 @@ class InterveneSet:
             if self.cancelled():
                 break
             batch = asked[start : start + size]
-            with self.pair.turn():
+            with self.pair.when_free(self.cancelled) as mine:
+                if not mine:
+                    break
                 arms = AllArms(self.pair, batch, self.arms, self.tau, self.seed, self.max_new, self.cancelled)
                 found = arms.run()
             # A cancel in the middle leaves some problems without some arms; only whole ones count.
@@ -223,13 +225,17 @@ class InterveneSet:
             for p in done[:CALIBRATION_TEXTS]
         ]
         try:
-            with self.pair.turn():
-                noise = placebo_pair(self.pair, texts, self.seed, self.cancelled)
+            with self.pair.when_free(self.cancelled) as mine:
+                noise = placebo_pair(self.pair, texts, self.seed, self.cancelled) if mine else None
         except ModelError:  # a model without the layers that a placebo sits on
+            noise = None
+        if noise is None:
             return None
         results: list[ArmResult] = []
         for start in range(0, len(wanted), size):
-            with noise.turn():
+            with noise.when_free(self.cancelled) as mine:
+                if not mine:
+                    break
                 arms = AllArms(
                     noise, wanted[start : start + size], ("teacher",), self.tau, self.seed, self.max_new, self.cancelled
                 )

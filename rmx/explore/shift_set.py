@@ -190,7 +190,9 @@ class ShiftSet:
         for problem in self.problems:
             if self.cancelled():
                 break
-            with self.pair.turn():
+            with self.pair.when_free(self.cancelled) as mine:
+                if not mine:
+                    break
                 self._solve(problem)
             yield self._report("reading")
         if self._places and self.with_placebo and not self.cancelled():
@@ -220,9 +222,12 @@ class ShiftSet:
         """The same solutions under a placebo that reranks as often."""
         yield self._report("placebo")
         try:
-            with self.pair.turn():
-                noise = placebo_pair(self.pair, self._texts[:CALIBRATION_TEXTS], self.seed, self.cancelled)
+            with self.pair.when_free(self.cancelled) as mine:
+                texts = self._texts[:CALIBRATION_TEXTS]
+                noise = placebo_pair(self.pair, texts, self.seed, self.cancelled) if mine else None
         except ModelError:  # a model without the layers that a placebo sits on
+            noise = None
+        if noise is None:
             yield self._report("done")
             return
         strength = split_key(str(noise.adapter))[1]
@@ -230,7 +235,9 @@ class ShiftSet:
         for place, text in zip(self._places, self._texts, strict=True):
             if self.cancelled():
                 break
-            with noise.turn():
+            with noise.when_free(self.cancelled) as mine:
+                if not mine:
+                    break
                 read.append(places_of(noise, place.problem, text, self._noise.max_dlogit if self._noise else 0.0))
         yield self._report("done", ShiftFigures(tuple(read), self.tau), strength)
 

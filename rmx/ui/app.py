@@ -61,6 +61,16 @@ POLICY = (
 )
 HEAD = """<header id="top"><h1>rmx</h1><p>The few words that decide an answer.</p></header>"""
 
+# Both buttons stand over all tabs: they act on the view in sight, and the tour begins where it has something to show.
+PRESENT = """() => {
+  if (document.querySelector("#pair .rmx")?.offsetParent) window.rmxPair?.present(true);
+  else window.rmx?.presenter(true, {pace: 6, pauseAtForks: true});
+}"""
+TOUR = """() => {
+  if (!document.querySelector("#view .rmx")?.offsetParent) document.querySelector("#tabs [role=tab]")?.click();
+  setTimeout(() => window.rmx?.tour(), 100);
+}"""
+
 
 def build_app(workspace: Workspace, settings: Settings | None = None, notice: str | None = None) -> gr.Blocks:
     """The whole page as gradio blocks."""
@@ -76,10 +86,8 @@ def build_app(workspace: Workspace, settings: Settings | None = None, notice: st
             with gr.Tab("Compare", id="compare") as page:
                 compare = build_compare_tab(Comparer(workspace), settings, page)
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        tour.click(None, None, None, js="() => { window.rmx?.tour() }", **hidden)
-        present.click(
-            None, None, None, js="() => { window.rmx?.presenter(true, {pace: 6, pauseAtForks: true}) }", **hidden
-        )
+        tour.click(None, None, None, js=TOUR, **hidden)
+        present.click(None, None, None, js=PRESENT, **hidden)
         wire_start(demo, explore, compare)
     return demo.queue(api_open=False, max_size=64)
 

@@ -224,3 +224,14 @@ def test_two_visitors_keep_their_own_pairs(open_page: Open, url: str) -> None:
     one.get_by_role("button", name="Compare", exact=True).click()
     expect(one.get_by_role("group", name="Answers")).to_contain_text("✓", timeout=20_000)
     expect(two.get_by_role("group", name="Answers")).to_contain_text("✗")
+
+
+def test_the_buttons_over_the_tabs_act_on_the_view_in_sight(page: Page) -> None:
+    page.locator("#present").click()
+    expect(page.locator("#pair .rmx.presenting")).to_have_count(1)
+    expect(page.locator("#view .rmx.presenting")).to_have_count(0)
+    page.keyboard.press("Escape")
+    expect(page.locator("#pair .rmx.presenting")).to_have_count(0)
+    page.locator("#tour").click()
+    expect(page.get_by_role("tab", name="Explore")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_text("1 of 5")).to_be_visible()

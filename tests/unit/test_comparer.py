@@ -475,3 +475,15 @@ def test_other_formats_and_other_jobs_export_nothing(scripted):
             export(comparer, asked)
     with pytest.raises(RmxError, match="nothing to export"):
         export(comparer, {"id": patched(comparer, run, "base")[0].id, "format": "json"})
+
+
+@pytest.mark.parametrize("what", ["shifts", "intervene"])
+def test_a_set_run_that_waits_for_the_engine_can_be_stopped(rl, what):
+    comparer, run, reports = over_set(rl, what)
+    with rl.base.engine.turns.turn():  # somebody else is at work
+        run.halt()
+        last = list(comparer.stream_set(run, reports))[-1]
+        assert last["done"]
+        assert last["stopped"]
+        assert rl.base.engine.turns.waiting() == 1
+    assert last["at"] == 0
