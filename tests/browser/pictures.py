@@ -1,0 +1,87 @@
+"""The pictures of the README, taken from the real app: `python tests/browser/pictures.py`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import FLAGS, chromium
+from playwright.sync_api import Page, sync_playwright
+from real_app import serving
+
+from rmx.examples import examples
+from rmx.paths import ASSETS
+
+FIRST = examples()[0]
+
+
+def explore(page: Page) -> None:
+    page.locator(f".flow .t[data-i='{FIRST.pos}']").click()
+    page.locator(".alt .ahead:not(:empty)").first.wait_for()
+
+
+def outcomes(page: Page) -> None:
+    explore(page)
+    page.keyboard.press("o")
+    page.get_by_text("This choice decides").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Which forks decide?").click()
+    page.locator(".fork-column").nth(2).wait_for(timeout=90_000)
+    page.wait_for_timeout(500)
+
+
+def compare(page: Page) -> None:
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#pair .checks .right").wait_for(timeout=60_000)
+    page.locator("#pair .flow .t.reranked").click()
+    page.get_by_role("list", name="Adapted, five likeliest").get_by_role("listitem").nth(4).wait_for()
+
+
+def patch(page: Page) -> None:
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#pair .checks .right").wait_for(timeout=60_000)
+    page.get_by_role("tab", name="Patch").click()
+    page.get_by_role("button", name="Run all arms").click()
+    page.locator(".arm-table tr", has_text="entropy gate").get_by_text("✓").wait_for(timeout=60_000)
+    page.get_by_role("button", name="oracle", exact=True).click()
+    page.wait_for_timeout(800)
+
+
+def present(page: Page) -> None:
+    page.locator("#present").click()
+    page.evaluate("window.rmx.presenter(true, {pace: 0, pauseAtForks: true})")
+    page.locator(".stage .alt").nth(4).wait_for()
+    page.wait_for_timeout(500)
+
+
+def phone(page: Page) -> None:
+    page.locator(f".flow .t[data-i='{FIRST.pos}']").click()
+    page.locator(".alt .ahead:not(:empty)").first.wait_for()
+    page.wait_for_timeout(400)
+
+
+SHOTS: dict[str, tuple[Callable[[Page], None], int, int, bool]] = {
+    "explore": (explore, 1440, 860, False),
+    "explore-dark": (explore, 1440, 860, True),
+    "outcomes": (outcomes, 1440, 1240, False),
+    "compare": (compare, 1440, 900, False),
+    "patch": (patch, 1440, 860, False),
+    "presenter": (present, 1440, 860, False),
+    "phone": (phone, 360, 780, False),
+}
+
+
+def main() -> None:
+    """Take them all."""
+    folder: Path = ASSETS / "pictures"
+    with serving({}) as url, sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium(), args=FLAGS)
+        for name, (scene, width, height, dark) in SHOTS.items():
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.goto(url + ("?__theme=dark" if dark else ""))
+            page.locator(".rmx [role=status]:not(:empty)").first.wait_for(timeout=60_000)
+            scene(page)
+            page.screenshot(path=folder / f"{name}.png")
+            page.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
