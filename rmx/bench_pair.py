@@ -22,7 +22,7 @@ from rmx.batch import continue_batch
 from rmx.bench import PROBLEM, alternate, open_model, ratio
 from rmx.engine import Engine
 from rmx.explore.ending import Ending
-from rmx.models import Model
+from rmx.models import Model, choose_device
 from rmx.pair import Pair, PairStream, open_pair, read_both
 from rmx.placebo import add_placebo
 from rmx.sampling import draw_rows, prompt_key, uniform
@@ -182,8 +182,8 @@ def _networks(pair: Pair) -> tuple[nn.Module, nn.Module]:
 
 
 def peaks(name: str, device: str, dtype: str) -> dict[str, Any]:
-    """Peak memory of either side, each in a fresh process; empty where the system does not tell."""
-    found = {side: _peak_of(side, name, device, dtype) for side in ("one_set", "two_models")}
+    """Peak memory of either side, and of the imports alone, each in a fresh process; empty where nothing tells it."""
+    found = {side: _peak_of(side, name, device, dtype) for side in ("imports", "one_set", "two_models")}
     if any(peak is None for peak in found.values()):
         return {}
     return {"peak_one_set / peak_two_models": found["one_set"] / found["two_models"], "peak_mb": found}
@@ -200,10 +200,11 @@ def _peak_of(side: str, name: str, device: str, dtype: str) -> Any:
 def _measure_peak(side: str, name: str, device: str, dtype: str) -> float | None:
     """Load one side, read the text, tell the peak of this process in MB: of the GPU where there is one."""
     torch.set_num_threads(1)
-    load = partial(open_model, name, device, dtype)
-    pair = one_set(load()) if side == "one_set" else two_models(load(), load())
-    _read(pair, *_text(pair.base))
-    where = pair.base.engine.device
+    where = choose_device(device)
+    if side != "imports":
+        load = partial(open_model, name, device, dtype)
+        pair = one_set(load()) if side == "one_set" else two_models(load(), load())
+        _read(pair, *_text(pair.base))
     return torch.cuda.max_memory_allocated(where) / 1e6 if where.type == "cuda" else _resident_peak()
 
 

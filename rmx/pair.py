@@ -133,16 +133,21 @@ def read_both(pair: Pair, ids: Sequence[int], start: int, on_rows: OnRows, reuse
     Index i decides ids[i + 1]; the last index decides the token that would come next. The caller holds `pair.turn()`.
     """
     halves = [(pair.base.engine, None), (pair.adapted.engine, pair.adapter)]
+    v, rows = pair.vocab_size, min(engine.chunk_rows for engine, _ in halves)
     streams: list[Stream] = []
+    read: list[Tensor] = []
     for engine, adapter in halves:
         with engine.using(adapter):
-            streams.append(engine.open(ids[: start + 1], adapter=adapter, reuse=reuse))
-    v = pair.vocab_size
-    on_rows(start, streams[0].logits[None, :v], streams[1].logits[None, :v])
-    rows = min(engine.chunk_rows for engine, _ in halves)
-    for at in range(start + 1, len(ids), rows):
+            first = ids[: start + rows]
+            streams.append(
+                engine.open(
+                    first, adapter=adapter, reuse=reuse, read_from=start, on_read=lambda _, chunk: read.append(chunk)
+                )
+            )
+    on_rows(start, read[0][:, :v], read[1][:, :v])
+    for at in range(start + rows, len(ids), rows):
         chunk = list(ids[at : at + rows])
-        read: list[Tensor] = []
+        read.clear()
         for (engine, adapter), stream in zip(halves, streams, strict=True):
             with engine.using(adapter):
                 read.append(stream.read(chunk)[:, :v])

@@ -6,6 +6,7 @@ import torch
 from rmx.engine import Engine, PrefixCache, Saved
 from rmx.errors import PromptError
 from tests.conftest import qwen
+from tests.unit.pairs import tiny_pair
 
 
 def grow(engine: Engine, ids: list[int], more: list[int], **kwargs):
@@ -146,3 +147,20 @@ def test_base_means_base_with_adapters_on_the_same_weights(tmp_path):
     assert torch.equal(base.logits, expected)
     assert (adapted_first - base.logits).abs().max() > 1e-3
     assert adapted.ids == [1, 2, 3, 4]
+
+
+def test_base_inside_base_stays_base_and_the_adapter_comes_back(tmp_path):
+    pair = tiny_pair(tmp_path)
+    engine, ids = pair.base.engine, [1, 2, 3]
+    with engine.using(pair.adapter):
+        adapted = engine.open(ids, reuse=False).logits
+    with engine.using(None):
+        base = engine.open(ids, reuse=False).logits
+        with engine.using(None):
+            assert torch.equal(engine.open(ids, reuse=False).logits, base)
+        assert torch.equal(engine.open(ids, reuse=False).logits, base)
+    assert not torch.equal(base, adapted)
+    with pytest.raises(ZeroDivisionError), engine.using(None):
+        _ = 1 / 0
+    with engine.using(pair.adapter):
+        assert torch.equal(engine.open(ids, reuse=False).logits, adapted)
