@@ -34,7 +34,7 @@ lint: $(VENV)/.test  ## ruff, formatting, types, Dockerfile
 	else echo "hadolint is not installed here: Dockerfile not checked"; fi
 
 bench: $(VENV)/.test  ## how fast the hot paths are here, as ratios
-	for what in decode swap branches; do $(PY) -m rmx bench $$what || exit 1; done
+	for what in decode swap branches pair outcomes; do $(PY) -m rmx bench $$what || exit 1; done
 
 wheel: $(VENV)/.test  ## dist/*.whl with the bundled model inside, and the sdist
 	$(PY) -m hatchling build
