@@ -3,8 +3,11 @@
 import argparse
 import csv
 import json
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +89,8 @@ def _shifts(args: argparse.Namespace, read_text: ReadText) -> None:
         return
     if args.read is not None:
         raise RmxError("--read needs the PROMPT or --problem that the text answers.")
-    report = shift_set(options, _progress("problems"), not args.no_placebo)
+    with stopped_by_hand() as stopped:
+        report = shift_set(options, _progress("problems"), not args.no_placebo, cancelled=stopped)
     print(json.dumps(report.json()) if args.json else _shift_table(report.json()))
 
 
@@ -94,11 +98,30 @@ def _intervene(args: argparse.Namespace) -> None:
     from rmx.explore.compare import intervene_set
 
     arms = tuple(a.strip() for a in args.arms.split(",") if a.strip())
-    report = intervene_set(_options(args), arms, _progress("problems"), not args.no_placebo)
+    with stopped_by_hand() as stopped:
+        report = intervene_set(_options(args), arms, _progress("problems"), not args.no_placebo, cancelled=stopped)
     found = report.json()
     if args.csv:
         _write_csv(args.csv, found)
     print(json.dumps(found) if args.json else _arms_table(found))
+
+
+@contextmanager
+def stopped_by_hand() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C ends the run at its next step, and what is there is still reported; a second one ends the command."""
+    asked = threading.Event()
+
+    def ask(*_: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        print("stopping; once more ends it at once", file=sys.stderr, flush=True)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _progress(what: str) -> Callable[[Any], None]:

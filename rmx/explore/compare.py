@@ -185,12 +185,12 @@ def shift_set(
     on_report: Callable[[ShiftReport], None] = lambda _: None,
     placebo: bool = True,
     space: Workspace | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> ShiftReport:
-    """The shift statistics of a problem set."""
+    """The shift statistics of a problem set, or of the part that was done when it was cancelled."""
     pair, problems = options.pair(space), options.problems()
-    run = ShiftSet(
-        pair, options.set_name, problems, options.threshold(pair.base), options.max_new_tokens, placebo, options.seed
-    )
+    tau, most = options.threshold(pair.base), options.max_new_tokens
+    run = ShiftSet(pair, options.set_name, problems, tau, most, placebo, options.seed, cancelled)
     return _last(run, on_report)
 
 
@@ -200,12 +200,13 @@ def intervene_set(
     on_report: Callable[[InterveneReport], None] = lambda _: None,
     placebo: bool = True,
     space: Workspace | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> InterveneReport:
-    """All arms over a problem set."""
+    """All arms over a problem set, or over the part that was done when it was cancelled."""
     checked = check_arms(arms)
     pair, problems = options.pair(space), options.problems()
-    tau = options.threshold(pair.base)
-    run = InterveneSet(pair, options.set_name, problems, checked, tau, options.seed, options.max_new_tokens, placebo)
+    tau, most = options.threshold(pair.base), options.max_new_tokens
+    run = InterveneSet(pair, options.set_name, problems, checked, tau, options.seed, most, placebo, cancelled)
     return _last(run, on_report)
 
 

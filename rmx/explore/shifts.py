@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rmx.answers import StopRule, grade
-from rmx.config import TOP_KEPT, TOP_SHOWN, Sampling
+from rmx.config import TOP_SHOWN, Sampling
 from rmx.divergence import Compared, Difference, Kind, compare, is_near_tie, kind_of
 from rmx.entropy import Capture, capture, logp_and_rank
 from rmx.gate import is_fork
@@ -36,7 +36,7 @@ class View:
     top: tuple[Candidate, ...]  # best first
 
     def json(self) -> dict[str, Any]:
-        top = [c.json() for c in self.top[:TOP_SHOWN]]
+        top = [c.json() for c in self.top]
         return {"entropy": self.entropy, "logp": self.logp, "rank": self.rank, "top": top}
 
 
@@ -229,7 +229,7 @@ def shifts_of(
 
 
 def _views(pair: Pair, ids: Sequence[int], logits: Tensor) -> list[View]:
-    cap: Capture = capture(logits, TOP_KEPT)
+    cap: Capture = capture(logits, TOP_SHOWN)
     logp, rank = logp_and_rank(logits, cap.lse, torch.tensor(ids, device=logits.device))
     lone = pair.base.detokenizer.lone
     tops = zip(cap.top_ids.tolist(), cap.top_logp.exp().tolist(), strict=True)

@@ -18,8 +18,9 @@ from rmx.plots import arm_figure, shift_figure
 from rmx.presets import PRESETS
 from rmx.problems import SETS, load_set
 from rmx.ui.compare_exports import export
+from rmx.ui.compare_messages import Message
 from rmx.ui.compare_view import compare_view
-from rmx.ui.comparer import Comparer, Message
+from rmx.ui.comparer import Comparer
 from rmx.ui.errors import shows_errors
 from rmx.ui.explorer import answering
 from rmx.ui.settings import Settings
@@ -47,6 +48,7 @@ class Controls:
     text: gr.Textbox
     compare: gr.Button
     tau: gr.Slider
+    max_new: gr.Number
     problem_set: gr.Dropdown
     limit: gr.Number
     shifts: gr.Button
@@ -60,7 +62,7 @@ class Controls:
     @property
     def asked(self) -> list[Any]:
         """Inputs of Compare, in the order of `CompareTab._map`."""
-        return [*self.pair, self.problem, self.answer, self.source, self.text, self.tau]
+        return [*self.pair, self.problem, self.answer, self.source, self.text, self.tau, self.max_new]
 
 
 class CompareTab:
@@ -68,6 +70,7 @@ class CompareTab:
 
     def __init__(self, comparer: Comparer, settings: Settings) -> None:
         self.comparer = comparer
+        self.settings = settings
         self.visitors = Visitors()
         self.pairs = dict(PAIRS)
         # What a Space was set up with comes first, where it could be had.
@@ -89,10 +92,10 @@ class CompareTab:
         yield from self.comparer.stream_map(run)
 
     def _map(self, *asked: Any) -> Any:
-        *chosen, problem, answer, source, text, tau = asked
-        pair = self._pair(*chosen)
-        problem = str(problem or "")
-        return self.comparer.map(pair, problem, tau, known=answer, source=str(source), text=str(text or ""))
+        *chosen, problem, answer, source, text, tau, max_new = asked
+        most = _count(max_new, "most tokens", self.settings.max_new_tokens)
+        said = {"known": answer, "source": str(source), "text": str(text or "")}
+        return self.comparer.map(self._pair(*chosen), str(problem or ""), tau, max_new=most, **said)
 
     def _pair(self, preset: str, base: str, adapter: str, teacher: str, strength: float) -> Pair:
         found = self.pairs.get(str(preset))
@@ -126,10 +129,11 @@ class CompareTab:
 
     def over_set(self, what: str, request: gr.Request, *asked: Any) -> Iterator[tuple[Any, Any]]:
         """Shifts or interventions over a set: the table, and the figure at most every few seconds."""
-        *chosen, name, limit, tau = asked
+        *chosen, name, limit, tau, max_new = asked
         try:
-            problems = load_set(str(name))[: _count(limit)]
-            run, reports = self.comparer.over_set(self._pair(*chosen), what, str(name), problems, tau)
+            problems = load_set(str(name))[: _count(limit, "number of problems", MOST_PROBLEMS)]
+            most = _count(max_new, "most tokens", self.settings.max_new_tokens)
+            run, reports = self.comparer.over_set(self._pair(*chosen), what, str(name), problems, tau, most)
         except RmxError as error:
             yield _refused("set", error), gr.skip()
             return
@@ -193,10 +197,12 @@ def _controls(tab: CompareTab) -> Controls:
         intervene = gr.Button("Run all interventions", size="sm", elem_id="pair-intervene")
     tau = gr.Slider(0, 4, opened.tau, step=0.05, label="Fork threshold (nats)", elem_id="pair-tau")
     strength = gr.Slider(0, 1.5, 1, step=0.05, label="Adapter strength", elem_id="pair-strength")
+    most = min(512, tab.settings.max_new_tokens)
+    max_new = gr.Number(most, label="Most tokens", precision=0, minimum=1, elem_id="pair-max-new")
     note = gr.Markdown("", elem_id="pair-note")
     return Controls(
-        preset, own, spec, adapter, teacher, strength, problem, answer, source, text, compare, tau, problem_set, limit,
-        shifts, intervene, note,
+        preset, own, spec, adapter, teacher, strength, problem, answer, source, text, compare, tau, max_new,
+        problem_set, limit, shifts, intervene, note,
     )  # fmt: skip
 
 
@@ -211,7 +217,7 @@ def _wire(tab: CompareTab, c: Controls, view: gr.HTML, figure: gr.Plot, page: gr
     c.source.change(lambda source: gr.Textbox(visible=source == "text"), c.source, c.text, **LIGHT)
     view.patch(tab.patch, None, view, **STREAM)
     view.halt(tab.halt, None, None, **LIGHT)
-    set_inputs = [*c.pair, c.problem_set, c.limit, c.tau]
+    set_inputs = [*c.pair, c.problem_set, c.limit, c.tau, c.max_new]
     for button, what in ((c.shifts, "shifts"), (c.intervene, "intervene")):
         _wire_set(tab, button, what, set_inputs, view, figure)
 
@@ -232,10 +238,10 @@ def _figure(report: ShiftReport | InterveneReport | None) -> Any:
     return None
 
 
-def _count(limit: Any) -> int:
-    if limit is None or not 1 <= int(limit) <= MOST_PROBLEMS:
-        raise RmxError(f"The number of problems must lie between 1 and {MOST_PROBLEMS}.")
-    return int(limit)
+def _count(value: Any, what: str, most: int) -> int:
+    if value is None or not 1 <= int(value) <= most:
+        raise RmxError(f"The {what} must lie between 1 and {most:,}.")
+    return int(value)
 
 
 def _refused(kind: str, error: RmxError) -> Message:

@@ -1,16 +1,14 @@
 """What the compare view asks for and is told: maps, patched decodes and runs over a set. No gradio in here.
 
-Messages are idempotent: each says which job it belongs to and, where it carries tokens, where they start. What comes
-from a browser is checked; ids are unguessable and are the permission.
+What comes from a browser is checked; ids are unguessable and are the permission.
 """
 
-import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,94 +17,45 @@ from rmx.basecheck import check_base
 from rmx.config import Sampling, check_tau
 from rmx.errors import Busy, PromptError, RmxError, SwapError
 from rmx.explore.compare import map_json, map_placebo
-from rmx.explore.intervene import ARMS, Arm, Intervention, Patched, PatchJob, answer_of, matched_places
-from rmx.explore.intervene_set import InterveneReport, InterveneSet
-from rmx.explore.shift_set import ShiftReport, ShiftSet, greedy_ids
-from rmx.explore.shifts import MapJob, Shift, ShiftMap, Source, largest
+from rmx.explore.intervene import ARMS, Arm, Intervention, PatchJob, answer_of, matched_places
+from rmx.explore.intervene_set import InterveneSet
+from rmx.explore.shift_set import ShiftSet, greedy_ids
+from rmx.explore.shifts import MapJob, ShiftMap, Source
 from rmx.noise import shape_noise
 from rmx.pair import Pair, make_pair
-from rmx.records import Answer, Problem
+from rmx.records import Problem
 from rmx.sampling import prompt_key
-from rmx.ui.compare_rows import shift_rows
+from rmx.ui.compare_jobs import Job, MapRun, PatchRun, SetRun, known_part, refused
+from rmx.ui.compare_messages import CLASSES, Message, map_message, patch_message, set_message
 from rmx.workspace import Workspace
 
 PATIENCE = 8.0  # seconds that a question of the page waits for the engine
 INTERVAL = 0.08  # seconds between messages while streaming
+MOST_JOBS = 2000
 SMALL = 20e6  # parameters up to which noise and placebo are measured without being asked
-NEAR, FORK, SPECIAL = 1, 2, 4
-PATCHED, DIFFERS, GATED, SPECIAL_PATCH, OVER_BUDGET = 1, 2, 4, 8, 16
-CLASSES = {"unshifted": 0, "reranked": 1, "shifted": 2}
-Message = dict[str, Any]
-
-
-@dataclass
-class Job:
-    """What all jobs of the view have in common."""
-
-    pair: Pair
-    id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
-    waiting: int = 0
-    error: str | None = None
-    done: bool = False
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def halt(self) -> None:
-        """Ask the job to end at its next step."""
-        self._stop.set()
-
-    @property
-    def stopped(self) -> bool:
-        return self._stop.is_set()
-
-
-@dataclass
-class MapRun(Job):
-    """One map and what was decoded for its problem since: the arms' answers and their tokens."""
-
-    found: ShiftMap = field(init=False)
-    title: str = ""
-    prompt: str = ""
-    answers: dict[Arm, Answer] = field(default_factory=dict)
-    patches: dict[Arm, int] = field(default_factory=dict)
-    decoded: dict[Arm, list[Patched]] = field(default_factory=dict)  # the longest budget of each arm
-    placebo: dict[str, Any] | None = None
-    check: dict[str, Any] | None = None  # the badge, where it was taken without being asked
-
-
-@dataclass
-class PatchRun(Job):
-    """One intervened decode."""
-
-    job: PatchJob = field(init=False)
-    map: MapRun = field(init=False)
-    made: Intervention = field(init=False)
-    at: int = 0  # tokens that were known before
-
-
-@dataclass
-class SetRun(Job):
-    """A run over a problem set."""
-
-    what: str = "shifts"
-    report: ShiftReport | InterveneReport | None = None
 
 
 class Comparer:
-    """The compare road for the page."""
+    """The compare road for the page. Jobs leave memory, the least recently used first, when tokens run over."""
 
-    def __init__(self, workspace: Workspace, keep: int = 400) -> None:
+    def __init__(self, workspace: Workspace, max_tokens: int = 100_000) -> None:
         self.workspace = workspace
+        self.max_tokens = max_tokens
         self._jobs: OrderedDict[str, Job] = OrderedDict()
-        self._keep = keep
         self._lock = threading.Lock()
+        self._copying = threading.Lock()  # a second copy of a checkpoint is large: one at a time
 
     # -- jobs -----------------------------------------------------------------------------------------------------
 
     def _add(self, job: Any) -> Any:
         with self._lock:
             self._jobs[job.id] = job
-            while len(self._jobs) > self._keep:
-                self._jobs.popitem(last=False)
+            kept = sum(j.tokens for j in self._jobs.values())
+            for old in [j for j in self._jobs.values() if j.done]:
+                if kept <= self.max_tokens and len(self._jobs) <= MOST_JOBS:
+                    break
+                kept -= old.tokens
+                del self._jobs[old.id]
         return job
 
     def find(self, job_id: object) -> Job | None:
@@ -138,7 +87,15 @@ class Comparer:
         return make_pair(self.workspace, spec, adapter or None, teacher or None, strength)
 
     def map(
-        self, pair: Pair, problem: str, tau: float, *, known: str | None = None, source: str = "base", text: str = ""
+        self,
+        pair: Pair,
+        problem: str,
+        tau: float,
+        *,
+        known: str | None = None,
+        source: str = "base",
+        text: str = "",
+        max_new: int = 512,
     ) -> MapRun:
         """A new map, not read yet.
 
@@ -154,7 +111,8 @@ class Comparer:
             raise PromptError("The text to read is empty. Paste a solution first.")
         whose: Source = "base" if source == "base" else "adapted" if source == "adapted" else "text"
         run = MapRun(pair, title=problem.strip(), prompt=pair.base.detokenizer.text(ids))
-        job = MapJob(ids, Sampling(), float(tau), whose, (known or "").strip() or None, read)
+        sampling = Sampling(max_new_tokens=max_new)
+        job = MapJob(ids, sampling, float(tau), whose, (known or "").strip() or None, read)
         run.found = ShiftMap(pair, job, lambda: run.stopped)
         return self._add(run)  # type: ignore[no-any-return]
 
@@ -196,13 +154,16 @@ class Comparer:
         run.job = replace(job, places=places)
         run.made = Intervention(run.pair, run.job, lambda: run.stopped)
 
-    def over_set(self, pair: Pair, what: str, name: str, problems: list[Problem], tau: float) -> tuple[SetRun, Any]:
+    def over_set(
+        self, pair: Pair, what: str, name: str, problems: list[Problem], tau: float, max_new: int = 512
+    ) -> tuple[SetRun, Any]:
         """A run over a problem set and the iterable that makes it."""
         check_tau(tau)
+        Sampling(max_new_tokens=max_new)
         run: SetRun = self._add(SetRun(pair, what=what))
         if what == "shifts":
-            return run, ShiftSet(pair, name, problems, tau, cancelled=lambda: run.stopped)
-        return run, InterveneSet(pair, name, problems, ARMS, tau, cancelled=lambda: run.stopped)
+            return run, ShiftSet(pair, name, problems, tau, max_new, cancelled=lambda: run.stopped)
+        return run, InterveneSet(pair, name, problems, ARMS, tau, max_new=max_new, cancelled=lambda: run.stopped)
 
     # -- streams --------------------------------------------------------------------------------------------------
 
@@ -212,18 +173,18 @@ class Comparer:
         try:
             for waiting in self._turn(run):
                 if waiting:
-                    yield self.map_message(run, sent)
+                    yield map_message(run, sent)
                     continue
                 for _ in run.found.held():
                     if time.monotonic() >= due:
-                        yield self.map_message(run, sent)
+                        yield map_message(run, sent)
                         sent, due = len(run.found.shifts), time.monotonic() + INTERVAL
                 self._after_map(run)
             self._beside_map(run)
         except (torch.OutOfMemoryError, RmxError) as error:
             run.error = str(error) if isinstance(error, RmxError) else _out_of_memory(run.pair)
         run.done = True
-        yield self.map_message(run, sent)
+        yield map_message(run, sent)
 
     def _after_map(self, run: MapRun) -> None:
         """What the map itself tells of the arms; the caller holds the turn."""
@@ -263,25 +224,25 @@ class Comparer:
         try:
             for waiting in self._turn(run):
                 if waiting:
-                    yield self.patch_message(run, sent)
+                    yield patch_message(run, sent)
                     continue
                 if run.job.arm == "matched":
                     self._draw_places(run)
                 for _ in run.made.held():
                     if time.monotonic() >= due:
-                        yield self.patch_message(run, sent)
+                        yield patch_message(run, sent)
                         sent, due = len(run.made.tokens), time.monotonic() + INTERVAL
             if not run.stopped:
                 self._note_arm(run)
         except (torch.OutOfMemoryError, RmxError) as error:
             run.error = str(error) if isinstance(error, RmxError) else _out_of_memory(run.pair)
         run.done = True
-        yield self.patch_message(run, sent)
+        yield patch_message(run, sent)
 
     def _note_arm(self, run: PatchRun) -> None:
         """Remember the arm's answer, and its tokens where they tell more than what was known."""
         result, of = run.made.result, run.map
-        if run.job.budget is None or run.job.budget >= result.patches + _refused(run.made.tokens):
+        if run.job.budget is None or run.job.budget >= result.patches + refused(run.made.tokens):
             of.answers[run.job.arm], of.patches[run.job.arm] = result.answer, result.patches
         known = of.decoded.get(run.job.arm)
         if known is None or run.job.budget is None or result.patches >= sum(t.patched for t in known):
@@ -294,12 +255,12 @@ class Comparer:
             for report in reports:
                 run.report = report
                 if time.monotonic() >= due and not report.done:
-                    yield self.set_message(run)
+                    yield set_message(run)
                     due = time.monotonic() + 0.5
         except (torch.OutOfMemoryError, RmxError) as error:
             run.error = str(error) if isinstance(error, RmxError) else _out_of_memory(run.pair)
         run.done = True
-        yield self.set_message(run)
+        yield set_message(run)
 
     def _turn(self, run: Job) -> Iterator[int]:
         """Wait for the engines: yields how many are ahead while waiting, then 0 once, inside the turn."""
@@ -327,10 +288,10 @@ class Comparer:
         job, start = self.get(_get(data, "id")), _get(data, "start")
         at = start if type(start) is int and start > 0 else 0
         if isinstance(job, MapRun):
-            return self.map_message(job, at, whole=True)
+            return map_message(job, at, whole=True)
         if isinstance(job, PatchRun):
-            return self.patch_message(job, at, whole=True)
-        return self.set_message(job)
+            return patch_message(job, at, whole=True)
+        return set_message(job)
 
     def inspect(self, data: object) -> Message:
         """Both distributions behind one token of a map: {"id", "pos"}."""
@@ -345,7 +306,14 @@ class Comparer:
         """The badge of {"id"}; with "copy", against a second copy of the checkpoint too."""
         run: MapRun = self.get(_get(data, "id"), MapRun)
         ids = [*run.found.job.prompt_ids, *run.found.ids]
-        return check_base(run.pair, ids, copy=_get(data, "copy") is True, patience=PATIENCE).json()
+        if _get(data, "copy") is not True:
+            return check_base(run.pair, ids, patience=PATIENCE).json()
+        if not self._copying.acquire(blocking=False):
+            raise Busy("A second copy is being loaded for somebody else. Try again in a moment.")
+        try:
+            return check_base(run.pair, ids, copy=True, patience=PATIENCE).json()
+        finally:
+            self._copying.release()
 
     def document(self, job_id: object) -> dict[str, Any]:
         """What a job exports: the same document as the command line's."""
@@ -355,196 +323,6 @@ class Comparer:
         if isinstance(job, SetRun) and job.report is not None:
             return job.report.json()
         raise RmxError("There is nothing to export yet.")
-
-    # -- messages -------------------------------------------------------------------------------------------------
-
-    def map_message(self, run: MapRun, start: int, whole: bool = False) -> Message:
-        """Tokens from `start` on; the opening facts at the beginning, the result at the end."""
-        found = run.found
-        special = run.pair.base.detokenizer.special_ids
-        message: Message = {"kind": "map", "id": run.id, "start": start, "done": run.done}
-        # Near ties are known once the noise is: then all tokens are sent again.
-        again = run.done and any(s.near_tie(found.tolerance) for s in found.shifts)
-        message["start"] = start = 0 if again else start
-        message["toks"] = [self._map_token(found, s, special) for s in found.shifts[start:]]
-        if whole or run.done or start == 0:
-            message["open"] = self._map_open(run)
-        if run.waiting:
-            message["waiting"] = run.waiting
-        if run.error:
-            message["error"] = run.error
-        if run.done:
-            message["result"] = self._map_result(run)
-        return message
-
-    def _map_token(self, found: ShiftMap, s: Shift, special: frozenset[int]) -> list[Any]:
-        flags = (
-            NEAR * s.near_tie(found.tolerance) | FORK * (s.base.entropy > found.job.tau) | SPECIAL * (s.id in special)
-        )
-        p, q = (round(float(torch.tensor(v.logp).exp()), 6) for v in (s.base, s.adapted))
-        kl, h, g = round(s.kl, 5), round(s.base.entropy, 4), round(s.adapted.entropy, 4)
-        return [s.text, CLASSES[s.kind], flags, kl, h, g, p, q]
-
-    def _map_open(self, run: MapRun) -> Message:
-        job, noise = run.found.job, run.found.noise
-        return {
-            "title": run.title,
-            "prompt": run.prompt,
-            "known": job.known,
-            "base": run.pair.base.spec,
-            "adapted": run.pair.name,
-            "source": job.source,
-            "tau": job.tau,
-            "strength": run.pair.strength,
-            "noise": noise.json() if noise else None,
-        }
-
-    def _map_result(self, run: MapRun) -> Message:
-        found = run.found
-        shifts, lone = found.shifts, run.pair.base.detokenizer.lone
-        differ = [s for s in shifts if s.rank > 1]
-        forks = [s for s in shifts if s.base.entropy > found.job.tau]
-        counts = {kind: sum(s.kind == kind for s in shifts) for kind in CLASSES}
-        return {
-            "answer": found.answer.json(),
-            "adapted_answer": run.answers["teacher"].json() if "teacher" in run.answers else None,
-            "counts": counts | {"near_ties": sum(s.near_tie(found.tolerance) for s in differ)},
-            "n": len(shifts),
-            "on_forks": {
-                "disagreements": len(differ),
-                "on_forks": sum(s.base.entropy > found.job.tau for s in differ),
-                "by_chance": len(forks) / len(shifts) if shifts else 0.0,
-            },
-            "figures": {k: map_json(found)[k] for k in ("mean_rank", "entropy_ratio")} if shifts else None,
-            "largest": [
-                {
-                    "pos": s.pos,
-                    "text": s.text,
-                    "base": lone(s.base.top[0].id),
-                    "adapted": lone(s.adapted.top[0].id),
-                    "kl": round(s.kl, 4),
-                    "cls": CLASSES[s.kind],
-                }
-                for s in largest(shifts)
-            ],
-            "placebo": _plain_placebo(run.placebo),
-            "check": run.check,
-            "noise": found.noise.json() if found.noise else None,
-            "stop": found.stop,
-            "seconds": round(found.seconds, 3),
-        }
-
-    def patch_message(self, run: PatchRun, start: int, whole: bool = False) -> Message:
-        """Tokens from `start` on, the opening facts, the result, and the answers of all arms so far."""
-        made, base = run.made, run.pair.base
-        special, lone = base.detokenizer.special_ids, base.detokenizer.lone
-        message: Message = {
-            "kind": "patch",
-            "id": run.id,
-            "map": run.map.id,
-            "start": start,
-            "toks": [self._patch_token(t, special, lone) for t in made.tokens[start:]],
-            "done": run.done,
-            "answers": {arm: a.json() for arm, a in run.map.answers.items()},
-            "patches": dict(run.map.patches),
-        }
-        if whole or start == 0:
-            message["open"] = {
-                "arm": run.job.arm,
-                "budget": run.job.budget,
-                "tau": run.job.tau,
-                "seed": run.job.seed,
-                "title": run.map.title,
-                "known": run.job.known,
-                "base": base.spec,
-                "adapted": run.pair.name,
-                "at": run.at,
-            }
-        if run.waiting:
-            message["waiting"] = run.waiting
-        if run.error:
-            message["error"] = run.error
-        if run.done:
-            message["result"] = made.result.json() | {"seconds": round(made.seconds, 3)}
-        return message
-
-    def _patch_token(self, t: Patched, special: frozenset[int], lone: Any) -> list[Any]:
-        flags = PATCHED * t.patched | DIFFERS * t.differs | GATED * t.gated | SPECIAL_PATCH * (t.id in special)
-        flags |= OVER_BUDGET * (t.wanted and not t.patched)
-        was = lone(t.base_choice) if t.patched else None
-        return [t.text, flags, round(t.entropy, 4), was, round(t.p, 6), round(t.q, 6)]
-
-    def set_message(self, run: SetRun) -> Message:
-        """The whole state of a run over a set."""
-        report = run.report
-        message: Message = {"kind": "set", "id": run.id, "what": run.what, "done": run.done, "stopped": run.stopped}
-        if run.error:
-            message["error"] = run.error
-        if report is None:
-            return message | {"at": 0, "of": 0, "rows": [], "arms": []}
-        at = report.at if isinstance(report, ShiftReport) else len(report.problems)
-        left = report.seconds / at * (report.of - at) if at and not run.done else None
-        message |= {
-            "at": at,
-            "of": report.of,
-            "seconds": round(report.seconds, 1),
-            "left": None if left is None else round(left),
-            "set": report.set_name,
-            "base": report.base,
-            "adapted": report.adapted,
-            "tau": report.tau,
-        }
-        if isinstance(report, ShiftReport):
-            return message | {"stage": report.stage, "rows": shift_rows(report) if at else []}
-        return message | arm_rows(report)
-
-
-def arm_rows(report: InterveneReport) -> Message:
-    """The table of arms."""
-    rows = []
-    for arm in report.arms if report.problems else ():
-        found = report.arm(arm)
-        rows.append(
-            {
-                "arm": arm,
-                "pass": found["pass@1"],
-                "touched": found["touched"],
-                "gated": found["gated"],
-                "vs_base": found.get("vs_base"),
-                "won": found.get("won"),
-                "lost": found.get("lost"),
-            }
-        )
-    if (noise := report.placebo_json()) is not None:
-        kept = ("touched", "vs_base", "won", "lost")
-        rows.append({"arm": "placebo", "pass": noise["pass@1"], "gated": None, **{k: noise[k] for k in kept}})
-    return {"arms": rows, "reading": report.reading(), "oracle_equals_teacher": report.same_as_teacher()}
-
-
-def known_part(decoded: list[Patched], budget: int | None) -> tuple[Patched, ...]:
-    """The tokens of a known decode that a decode with another budget shares.
-
-    They part where one patches and the other does not: at the first patch past the new budget, or at the first patch
-    that the old budget refused and the new one allows.
-    """
-    made = 0
-    for i, token in enumerate(decoded):
-        allowed = budget is None or made < budget
-        if token.wanted and token.patched != allowed:
-            return tuple(decoded[:i])
-        made += token.patched
-    return tuple(decoded[:-1])  # the last one is taken again, so that the decode can find its end
-
-
-def _refused(tokens: list[Patched]) -> int:
-    return sum(t.wanted and not t.patched for t in tokens)
-
-
-def _plain_placebo(found: dict[str, Any] | None) -> Message | None:
-    """A map's placebo with single figures: one text has no intervals."""
-    if found is None:
-        return None
-    return found | {name: found[name]["value"] for name in ("mean_rank", "entropy_ratio")}
 
 
 def _get(data: object, key: str) -> Any:

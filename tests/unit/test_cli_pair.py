@@ -2,10 +2,14 @@
 
 import csv
 import json
+import os
+import signal
 
 import pytest
 import torch
 
+from rmx import cli_pair
+from rmx.cli import main
 from rmx.intervals import wilson
 from rmx.problems import load_set
 from tests.unit.test_cli import run
@@ -196,3 +200,27 @@ def test_a_real_model_with_an_adapter_trained_on_the_spot(capsys, tmp_path, smol
     arms = document(capsys, "intervene", *options, "--max-new-tokens", "16", "--arms", "base,teacher,oracle")
     assert arms["oracle_equals_teacher"]["same"] == 2
     assert arms["arms"]["oracle"]["patches"] > 0
+
+
+@pytest.mark.parametrize("verb", [["shifts"], ["intervene", "--arms", "base,oracle"]])
+def test_ctrl_c_ends_a_run_and_reports_what_is_there(verb, monkeypatch, capsys):
+    reports = []
+
+    def tell(_what):
+        def interrupt(report):
+            reports.append(report)
+            if len(reports) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return interrupt
+
+    monkeypatch.setattr(cli_pair, "_progress", tell)
+    before = signal.getsignal(signal.SIGINT)
+    assert main([*verb, "--limit", "40", "--json"]) == 0
+    assert signal.getsignal(signal.SIGINT) is before
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["stopped"]
+    assert 1 <= found.get("n", found.get("problems")) < 40
+    assert found["of"] == 40
+    assert "stopping" in err

@@ -8,13 +8,14 @@ import time
 
 import pytest
 
-from rmx.errors import RmxError, SwapError
+from rmx.errors import Busy, RmxError, SwapError
 from rmx.explore.compare import map_json
 from rmx.explore.intervene import ARMS
 from rmx.explore.intervene_set import InterveneSet
 from rmx.problems import load_set
 from rmx.ui.compare_exports import export
-from rmx.ui.comparer import Comparer, MapRun
+from rmx.ui.compare_jobs import MapRun
+from rmx.ui.comparer import Comparer
 from rmx.workspace import Workspace
 from tests.unit.pairs import script_pair
 from tests.unit.test_intervene import parting_pair
@@ -286,12 +287,31 @@ def test_strangers_ids_find_nothing(scripted):
         comparer.inspect({"id": patched(comparer, run, "base")[0].id, "pos": 0})
 
 
-def test_the_oldest_jobs_are_forgotten():
-    comparer = Comparer(Workspace("cpu"), keep=2)
-    pair = script_pair(lambda pos, last: {256: 9.0}, lambda pos, last: {256: 9.0})
-    runs = [comparer.map(pair, "p", 1.0) for _ in range(3)]
-    assert comparer.find(runs[0].id) is None
-    assert comparer.find(runs[2].id) is runs[2]
+def test_the_oldest_finished_jobs_are_forgotten_when_tokens_run_over():
+    comparer = Comparer(Workspace("cpu"), max_tokens=5)
+    pair = script_pair(lambda pos, last: {65: 9.0}, lambda pos, last: {65: 9.0})
+    runs = []
+    for _ in range(3):
+        runs.append(comparer.map(pair, "p", 1.0, max_new=3))
+        list(comparer.stream_map(runs[-1]))
+        assert len(runs[-1].found.shifts) == 3
+    running = comparer.map(pair, "p", 1.0)  # 9 tokens are kept by now: the first two jobs go
+    assert [comparer.find(r.id) is r for r in runs] == [False, False, True]
+    assert comparer.find(running.id) is running
+    later = comparer.map(pair, "p", 1.0)
+    assert comparer.find(running.id) is running, "what is not done yet is never forgotten"
+    assert comparer.find(later.id) is later
+
+
+def test_one_second_copy_at_a_time(rl):
+    comparer = Comparer(Workspace("cpu"))
+    run = comparer.map(rl, load_set("mini")[0].problem, 1.0)
+    list(comparer.stream_map(run))
+    with comparer._copying, pytest.raises(Busy, match="second copy"):
+        comparer.check({"id": run.id, "copy": True})
+    found = comparer.check({"id": run.id, "copy": True})
+    assert found["copy"] == 0.0
+    assert found["holds"]
 
 
 # -- stops -------------------------------------------------------------------------------------------------------------

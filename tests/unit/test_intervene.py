@@ -20,7 +20,7 @@ from rmx.explore.intervene_set import InterveneSet, check_arms
 from rmx.problems import load_set
 from rmx.records import Problem
 from rmx.sampling import prompt_key, uniform
-from rmx.ui.comparer import known_part
+from rmx.ui.compare_jobs import known_part
 from tests.unit.pairs import Say, ids_of, script_pair, whole_logits
 
 A, B, C, D, E, END = 97, 98, 99, 100, 101, 256

@@ -1,0 +1,97 @@
+"""The jobs of the compare view: a map, a patched decode, a run over a problem set."""
+
+import secrets
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from rmx.explore.intervene import Arm, Intervention, Patched, PatchJob
+from rmx.explore.intervene_set import InterveneReport
+from rmx.explore.shift_set import ShiftReport
+from rmx.explore.shifts import ShiftMap
+from rmx.pair import Pair
+from rmx.records import Answer
+
+
+@dataclass
+class Job:
+    """What all jobs of the view have in common."""
+
+    pair: Pair
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
+    waiting: int = 0
+    error: str | None = None
+    done: bool = False
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it keeps in memory."""
+        return 0
+
+    def halt(self) -> None:
+        """Ask the job to end at its next step."""
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+
+@dataclass
+class MapRun(Job):
+    """One map and what was decoded for its problem since: the arms' answers and their tokens."""
+
+    found: ShiftMap = field(init=False)
+    title: str = ""
+    prompt: str = ""
+    answers: dict[Arm, Answer] = field(default_factory=dict)
+    patches: dict[Arm, int] = field(default_factory=dict)
+    decoded: dict[Arm, list[Patched]] = field(default_factory=dict)  # the longest budget of each arm
+    placebo: dict[str, Any] | None = None
+    check: dict[str, Any] | None = None  # the badge, where it was taken without being asked
+
+    @property
+    def tokens(self) -> int:
+        return len(self.found.shifts) + sum(map(len, self.decoded.values()))
+
+
+@dataclass
+class PatchRun(Job):
+    """One intervened decode."""
+
+    job: PatchJob = field(init=False)
+    map: MapRun = field(init=False)
+    made: Intervention = field(init=False)
+    at: int = 0  # tokens that were known before
+
+    @property
+    def tokens(self) -> int:
+        return len(self.made.tokens)
+
+
+@dataclass
+class SetRun(Job):
+    """A run over a problem set."""
+
+    what: str = "shifts"
+    report: ShiftReport | InterveneReport | None = None
+
+
+def known_part(decoded: list[Patched], budget: int | None) -> tuple[Patched, ...]:
+    """The tokens of a known decode that a decode with another budget shares.
+
+    They part where one patches and the other does not: at the first patch past the new budget, or at the first patch
+    that the old budget refused and the new one allows.
+    """
+    made = 0
+    for i, token in enumerate(decoded):
+        allowed = budget is None or made < budget
+        if token.wanted and token.patched != allowed:
+            return tuple(decoded[:i])
+        made += token.patched
+    return tuple(decoded[:-1])  # the last one is taken again, so that the decode can find its end
+
+
+def refused(tokens: list[Patched]) -> int:
+    return sum(t.wanted and not t.patched for t in tokens)
