@@ -1,12 +1,10 @@
 """Pictures of the scripted comparison: `python tests/browser/shots_pair.py FOLDER [NAME ...]`."""
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import scripted_pair as app
-from conftest import FLAGS, chromium, free_port
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Page
+from shooting import main
 
 
 def press(page: Page, name: str) -> None:
@@ -103,45 +101,15 @@ SHOTS: dict[str, tuple[Callable[[Page], None], dict[str, object]]] = {
     "set-arms": (lambda page: on_set(page, "Patches on a set"), {}),
     "set-arms-dark": (lambda page: on_set(page, "Patches on a set"), {"dark": True}),
     "set-running": (running, {}),
-    "phone": (mapped, {"width": 360, "height": 760}),
+    "phone": (mapped, {"width": 360, "height": 760, "full": True}),
     "phone-sheet": (inspected, {"width": 390, "height": 760}),
-    "phone-patch": (stepped, {"width": 360, "height": 760}),
-    "phone-set": (lambda page: on_set(page, "Patches on a set"), {"width": 360, "height": 760, "dark": True}),
+    "phone-patch": (stepped, {"width": 360, "height": 760, "full": True}),
+    "phone-set": (
+        lambda page: on_set(page, "Patches on a set"),
+        {"width": 360, "height": 760, "dark": True, "full": True},
+    ),
 }
 
 
-def shoot(browser: Browser, url: str, name: str, folder: Path) -> None:
-    act, how = SHOTS[name]
-    size = {"width": int(str(how.get("width", 1400))), "height": int(str(how.get("height", 900)))}
-    page = browser.new_page(viewport=size)  # type: ignore[arg-type]
-    page.set_default_timeout(8000)
-    page.on("pageerror", lambda e: print(name, e))
-    page.on("console", lambda m: print(name, m.text) if m.type == "error" else None)
-    page.goto(url + ("?__theme=dark" if how.get("dark") else "?__theme=light"))
-    page.locator(".rmx .panes").wait_for()
-    try:
-        act(page)
-    except Error as error:  # the picture shows why
-        print(name, str(error).splitlines()[0])
-    if name.startswith("phone") and name != "phone-sheet":
-        page.locator(".rmx").evaluate("e => e.scrollIntoView()")
-    page.screenshot(path=folder / f"{name}.png", full_page=name.startswith("phone") and name != "phone-sheet")
-    page.close()
-
-
-def main() -> None:
-    folder, names = Path(sys.argv[1]), [name for name in SHOTS if name in sys.argv[2:] or not sys.argv[2:]]
-    folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    demo = app.build()
-    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **app.LAUNCH)
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium(), args=FLAGS)
-        for name in names:
-            shoot(browser, f"http://127.0.0.1:{port}/", name, folder)
-        browser.close()
-    demo.close(verbose=False)
-
-
 if __name__ == "__main__":
-    main()
+    main(app.build, app.LAUNCH, SHOTS)

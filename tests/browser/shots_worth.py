@@ -1,13 +1,11 @@
 """Pictures of what a choice is worth: `python tests/browser/shots_worth.py FOLDER [NAME ...]`; see shots.py."""
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import scripted_app as app
 import scripted_worth as worth
-from conftest import FLAGS, chromium, free_port
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Page
+from shooting import main
 from shots import solve, swap
 
 
@@ -107,35 +105,5 @@ SHOTS: dict[str, tuple[Callable[[Page], None], dict[str, object]]] = {
 }
 
 
-def shoot(browser: Browser, url: str, name: str, folder: Path) -> None:
-    act, how = SHOTS[name]
-    size = {"width": int(str(how.get("width", 1400))), "height": int(str(how.get("height", 900)))}
-    page = browser.new_page(viewport=size)  # type: ignore[arg-type]
-    page.set_default_timeout(8000)
-    page.on("pageerror", lambda e: print(name, e))
-    page.goto(url + ("?__theme=dark" if how.get("dark") else "?__theme=light"))
-    page.locator(".rmx .legend").wait_for()
-    act(page)
-    page.screenshot(path=folder / f"{name}.png")
-    page.close()
-
-
-def main() -> None:
-    folder, names = Path(sys.argv[1]), [name for name in SHOTS if name in sys.argv[2:] or not sys.argv[2:]]
-    folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    demo = worth.build()
-    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **app.LAUNCH)
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium(), args=FLAGS)
-        for name in names:
-            try:
-                shoot(browser, f"http://127.0.0.1:{port}/", name, folder)
-            except Error as error:  # one failed picture must not cost the others
-                print(name, error)
-        browser.close()
-    demo.close(verbose=False)
-
-
 if __name__ == "__main__":
-    main()
+    main(worth.build, app.LAUNCH, SHOTS)

@@ -1,24 +1,18 @@
 """The real app in Chromium: mini, and a scripted model for what a real one would only do by chance."""
 
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 pytest.importorskip("playwright")
-import uvicorn
-from conftest import free_port
 from places import answer, inspector, status
 from playwright.sync_api import Locator, Page, expect
+from real_app import serving
 
 from rmx.examples import examples, of_kind
-from rmx.models import Model, load
 from rmx.scripted import NEWLINES, scripted_model
-from rmx.ui.app import web_app
-from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 
 Open = Callable[..., Page]
 FIRST = examples()[0]
@@ -27,25 +21,10 @@ HOSTILE = scripted_model(end=400)
 MANY_LINES = scripted_model(newlines=True, end=60)
 
 
-def loader(spec: str) -> Model:
-    scripted = {"slow": SLOW, "hostile": HOSTILE, "lines": MANY_LINES}
-    return scripted.get(spec) or load(spec, device="cpu")
-
-
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    port = free_port()
-    space = Workspace(loader=loader, keep=5)
-    space.model("mini")
-    config = uvicorn.Config(web_app(space, Settings()), host="127.0.0.1", port=port, log_level="error")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}/"
-    server.should_exit = True
-    thread.join(20)
+    with serving({"slow": SLOW, "hostile": HOSTILE, "lines": MANY_LINES}) as address:
+        yield address
 
 
 @pytest.fixture
