@@ -84,7 +84,7 @@ def test_the_first_screen_says_what_to_do(page: Page) -> None:
     page.get_by_role("tab", name="Patch").click()
     expect(page.get_by_role("button", name="Run the oracle")).to_be_visible()
     page.get_by_role("tab", name="On a problem set").click()
-    expect(page.get_by_text("Choose a set at the side and start")).to_be_visible()
+    expect(page.get_by_text("Measure where they part")).to_be_visible()
 
 
 def test_the_text_is_exact_and_both_layers_are_marked(page: Page) -> None:
