@@ -130,7 +130,7 @@ def arm_figure(report: InterveneReport) -> go.Figure:
             "color": GREY,
             "thickness": 1.5,
         },
-        text=[f"{100 * e['value']:.0f} %" for e in estimates],
+        text=[f"{100 * e['value']:.1f} %" for e in estimates],
         textposition="inside",
         insidetextanchor="start",
         textangle=0,
