@@ -101,8 +101,8 @@ def test_the_difference_sees_the_adapter(pairs):
 
 def test_two_models_never_switch(pairs, monkeypatch):
     _, two = pairs
-    for name in ("set_adapter", "disable_adapter"):
-        monkeypatch.setattr(type(two.adapted.engine.model), name, lambda *_, **__: pytest.fail("switched"))
+    monkeypatch.setattr(type(two.adapted.engine.model), "set_adapter", lambda *_, **__: pytest.fail("switched on"))
+    monkeypatch.setattr("rmx.engine._switched_off", lambda *_: pytest.fail("switched off"))
     ids, start = _text(two.base)
     with two.turn():
         read_both(two, ids[: start + 2], start, lambda *_: None, reuse=False)
