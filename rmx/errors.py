@@ -4,6 +4,7 @@ RmxError
 ├── ModelError      a model, tokenizer or adapter that cannot be used as asked
 ├── PromptError     a prompt or text that does not fit the model
 ├── SwapError       a swap that names no token or no place
+├── TrainError      rollouts, a recipe or a run that cannot be used as asked
 ├── ProblemError    a problem or problem set that is not there or not readable
 └── Busy            the engine's queue is full; try again later
 
@@ -29,6 +30,10 @@ class SwapError(RmxError):
 
 class ProblemError(RmxError):
     """The problem or the problem set is missing or malformed."""
+
+
+class TrainError(RmxError):
+    """Rollouts, a recipe or a run cannot be used as asked."""
 
 
 class Busy(RmxError):

@@ -12,3 +12,8 @@ def cache_dir() -> Path:
     """The folder for derived files (dequantised weights); `RMX_CACHE` overrides."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rmx"
     return Path(os.environ.get("RMX_CACHE", default))
+
+
+def runs_dir() -> Path:
+    """The folder of the training runs; `RMX_RUNS` overrides `./runs`."""
+    return Path(os.environ.get("RMX_RUNS", "runs")).expanduser().absolute()

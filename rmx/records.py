@@ -136,3 +136,32 @@ class Problem:
     answer: str | None
     set: str = "own"
     split: str = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One graded completion of a problem, by token ids. Prediction position p is decided by logits at p and supervises
+    input_ids[p + 1], so a completion's positions begin at prompt_length - 1."""
+
+    problem_id: str
+    gen_index: int  # which of its problem's completions, from 0
+    input_ids: tuple[int, ...]  # prompt and completion, the end token included
+    prompt_length: int
+    correct: bool
+    answer: str | None = None
+    stop: Stop | None = None  # None where the file does not say
+    entropies: tuple[float, ...] | None = None  # nats; one per completion token
+    advantage: float | None = None  # set once the rollout is selected
+    decision_positions: tuple[int, ...] | None = None  # prediction positions
+
+    @property
+    def completion_length(self) -> int:
+        return len(self.input_ids) - self.prompt_length
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        return self.input_ids[: self.prompt_length]
+
+    @property
+    def completion_ids(self) -> tuple[int, ...]:
+        return self.input_ids[self.prompt_length :]

@@ -1,0 +1,1 @@
+"""The train road: rollouts, selection, gate, loss, adapter."""
