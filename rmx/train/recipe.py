@@ -164,6 +164,8 @@ class CheckConfig:
 
     checkpoint_every: float = 0.15  # epochs
     validation: int = 60  # problems; 0: no checks, no guards, the last checkpoint is kept
+    validation_k: int = 4  # rollouts of the base per validation problem, for the contrastive gap
+    test: int = 200  # problems of the test split, solved once before and once after; 0: none
     patience: int = 0  # checks without a better pass@1 after which to stop; 0: never
     guards: bool = True
     kl_limit: float = 0.5  # nats, mean of the anchor over the last updates at which a run counts as running away
@@ -171,6 +173,8 @@ class CheckConfig:
     def __post_init__(self) -> None:
         _between("checkpoint_every", self.checkpoint_every, 0, 1e6, open_low=True)
         _whole("validation", self.validation, 0)
+        _whole("validation_k", self.validation_k, 0)
+        _whole("test", self.test, 0)
         _whole("patience", self.patience, 0)
         _between("kl_limit", self.kl_limit, 0, 1e6, open_low=True)
 
