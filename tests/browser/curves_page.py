@@ -1,0 +1,28 @@
+"""A bare page around the curve component: no gradio, no server. `python tests/browser/curves_page.py FILE.html`."""
+
+import sys
+from pathlib import Path
+
+from rmx.ui.view_common import asset
+
+PAGE = """<!doctype html><html lang="en" class="{mode}"><meta charset="utf-8"><title>Curves</title>
+<meta name="viewport" content="width=device-width">
+<style>
+{css}
+body {{ margin: 16px; font-family: system-ui, sans-serif; background: #fff; --background-fill-primary: #fff; }}
+.dark body {{ background: #18181b; --background-fill-primary: #18181b; }}
+.rmx {{ max-width: 640px; }}
+.box {{ margin-bottom: 28px; }}
+</style>
+<body><div class="rmx"><div class="box" id="a"></div><div class="box" id="b"></div><div class="box" id="c"></div></div>
+<script>{js}</script></body></html>"""
+
+
+def page(dark: bool = False) -> str:
+    """The page's source; scripts in it reach the component as `curves(element, options)`."""
+    css = asset("view_common.css") + asset("curves.css")
+    return PAGE.format(mode="dark" if dark else "", css=css, js=asset("curves.js"))
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(page(), encoding="utf-8")
