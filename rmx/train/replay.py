@@ -1,0 +1,127 @@
+"""Forks watched while a run trains: at every checkpoint, what the policy would say there now.
+
+The five likeliest tokens of the base at a fork are its candidates for the whole run, so that their probabilities can
+be followed; tokens that enter the policy's own five best later are added behind them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from rmx.entropy import capture
+from rmx.models import Model
+
+SHOWN = 5
+WATCHED = 6  # forks where nothing is pinned
+PER_PROBLEM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A place in a completion, given by the ids before it; nothing is ever re-tokenised."""
+
+    key: str
+    prompt_ids: tuple[int, ...]
+    before: tuple[int, ...]  # completion ids before the place
+    said: int  # the token that stood there
+    known: str | None = None  # the problem's known answer
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """A completion of the base in which forks are looked for."""
+
+    problem_id: str
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]  # completion
+    known: str | None
+
+
+class Replay:
+    """The watched forks of one run.
+
+    Args:
+        model: the caller holds the turn of its engine in every call.
+        forks: any number; without forks nothing is computed.
+    """
+
+    def __init__(self, model: Model, forks: Sequence[Fork]) -> None:
+        self.model, self.forks = model, tuple(forks)
+        self._candidates: list[list[int]] | None = None
+
+    def event(self, optimizer_step: int, adapter: str | None) -> dict[str, Any]:
+        """The figures of the replay event; `adapter` None is the base."""
+        if not self.forks:
+            return {"optimizer_step": optimizer_step, "forks": []}
+        if self._candidates is None:
+            self._candidates = capture(self._logits(None), SHOWN).top_ids.tolist()
+        logits = self._logits(adapter)
+        found = capture(logits, SHOWN)
+        forks = []
+        for row, fork in enumerate(self.forks):
+            ids = list(dict.fromkeys([*self._candidates[row], *found.top_ids[row].tolist()]))
+            p = (logits[row, ids].float() - found.lse[row]).exp().tolist()
+            forks.append(self._json(fork, float(found.entropy[row]), ids, p))
+        return {"optimizer_step": optimizer_step, "forks": forks}
+
+    def _json(self, fork: Fork, entropy: float, ids: list[int], p: list[float]) -> dict[str, Any]:
+        lone = self.model.detokenizer.lone
+        return {
+            "key": fork.key,
+            "before": self.model.detokenizer.text(fork.before),
+            "said": lone(fork.said),
+            "known": fork.known,
+            "entropy": entropy,
+            "top": [{"id": i, "text": lone(i), "p": value} for i, value in zip(ids, p, strict=True)],
+        }
+
+    def _logits(self, adapter: str | None) -> Tensor:
+        """(forks, V) of the token that each fork decides, all prefixes as one batch."""
+        engine = self.model.engine
+        prefixes = [[*f.prompt_ids, *f.before] for f in self.forks]
+        width = max(map(len, prefixes))
+        ids = torch.tensor([[0] * (width - len(p)) + p for p in prefixes], device=engine.device)
+        lengths = torch.tensor([[len(p)] for p in prefixes], device=engine.device)
+        places = torch.arange(width, device=engine.device) - (width - lengths)  # (forks, width), negative on padding
+        with engine.using(adapter):
+            cache = DynamicCache(config=engine.config)  # the policy changes between calls: nothing is kept for later
+            return engine.forward(
+                ids, cache, keep=1, attention_mask=(places >= 0).long(), position_ids=places.clamp_min(0)
+            )[:, -1]
+
+
+def default_forks(
+    model: Model, solved: Sequence[Solved], limit: int = WATCHED, per_problem: int = PER_PROBLEM
+) -> list[Fork]:
+    """The places of highest entropy in the base's solutions: at most `per_problem` in each, in the solutions' order.
+
+    The caller holds the engine's turn.
+    """
+    forks: list[Fork] = []
+    for one in solved:
+        if len(forks) >= limit:
+            break
+        if one.ids:
+            forks += _highest(one, _entropies(model, one), min(per_problem, limit - len(forks)))
+    return forks
+
+
+def _highest(one: Solved, entropies: Tensor, count: int) -> list[Fork]:
+    places = sorted(entropies.topk(min(count, len(entropies))).indices.tolist())
+    return [Fork(f"{one.problem_id}@{at}", one.prompt_ids, one.ids[:at], one.ids[at], one.known) for at in places]
+
+
+def _entropies(model: Model, one: Solved) -> Tensor:
+    """(T,) nats of the base, one per completion token."""
+    read: list[Tensor] = []
+    with model.engine.using(None):
+        model.engine.open(
+            [*one.prompt_ids, *one.ids[:-1]],
+            read_from=len(one.prompt_ids) - 1,
+            on_read=lambda _, logits: read.append(capture(logits, 1).entropy.cpu()),
+        )
+    return torch.cat(read)
