@@ -184,7 +184,7 @@ const curves = (() => {
       Object.assign(o, changes);
       if (changes.series) takeSeries(changes.series);
       else if (resmooth) for (const s of all.values()) again(s);
-      scale = null; // any option may move an axis
+      if (changes.format) scale = null;
       later();
     }
     const smoothOf = (s) => (s.smooth === false ? 0 : Math.min(0.99, Math.max(0, o.smooth)));
@@ -194,6 +194,7 @@ const curves = (() => {
       for (const [id, s] of all) if (!wanted.has(id)) (forget(s), all.delete(id));
       list.forEach((given, k) => {
         const id = given.id ?? given.name, s = all.get(id) ?? bare(id, k), restyled = s.nodes && (s.k !== k || s.style !== given.style);
+        const renamed = s.name !== (given.name ?? String(id));
         all.set(id, s);
         if (restyled) (forget(s), (s.nodes = null));
         const banded = s.band === given.band;
@@ -202,7 +203,7 @@ const curves = (() => {
         if (!continues(s.points, points) || s.factor !== factor || !banded) reset(s);
         s.factor = factor;
         extend(s, points.slice(s.points.length), factor);
-        s.dirty ||= restyled;
+        s.dirty ||= restyled || renamed;
       });
       xs = null;
     }
@@ -237,7 +238,7 @@ const curves = (() => {
       heads(none);
       if (none || !width) return;
       const y = ticks(e.y0, e.y1, o.height > 120 ? 4 : 3), labels = y.values.map((v) => tickText(v, y.step));
-      const left = 10 + 6.7 * Math.max(...labels.map((text) => text.length), 1), key = JSON.stringify([e, width, o.height, o.percent, left, o.lines, o.marks]);
+      const left = 10 + 6.7 * Math.max(...labels.map((text) => text.length), 1), key = JSON.stringify([e, width, o.height, o.percent, left, o.lines, o.marks, o.x, o.names]);
       if (scale?.key !== key) {
         scale = { key, left, e };
         scale.X = (x) => left + ((x - e.x0) / (e.x1 - e.x0)) * (width - left - PAD.right);
@@ -299,9 +300,9 @@ const curves = (() => {
     // -- words
     function heads(none) {
       for (const [node, text] of [[parts.title, o.title], [parts.about, pointed === null ? o.about : at(pointed)], [parts.empty, o.empty]]) say(node, text);
-      parts.figure.classList.toggle("curves-none", none);
+      if (parts.figure.classList.contains("curves-none") !== none) parts.figure.classList.toggle("curves-none", none);
       parts.legend.hidden = none || (!o.legend && all.size < 2);
-      parts.empty.style.height = `${o.height}px`;
+      put(parts.empty, { style: `height: ${o.height}px` });
       put(parts.plot, { "aria-label": none ? `${o.title}: ${o.empty}` : `${o.title}. ${sentence(null)}`, "aria-disabled": none });
     }
     const at = (x) => `at ${o.x} ${x.toLocaleString("en")}`;
@@ -319,7 +320,7 @@ const curves = (() => {
       if (s.band !== false && good(p[2]) && good(p[3])) extra.push(`${writes(p[2])} to ${writes(p[3])}`);
       if (s.factor && good(p[1])) extra.push(`raw ${writes(p[1])}`);
       s.nodes.name.hidden = !o.names;
-      s.nodes.item.title = o.names ? "" : s.name;
+      put(s.nodes.item, { title: o.names ? "" : s.name });
       say(s.nodes.name, s.name);
       say(s.nodes.value, writes(y));
       say(s.nodes.extra, extra.join(", "));
