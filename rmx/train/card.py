@@ -3,6 +3,7 @@
 The same provenance always makes the same text. A figure never stands without its interval and its n.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -196,22 +197,30 @@ def _loading(base: Base) -> str:
 
 def snippet(base: Base) -> str:
     """Python that loads base and adapter with transformers and PEFT."""
-    revision = f", revision={base.revision!r}" if base.origin == "hub" and base.revision != "unknown" else ""
+    revision = f", revision={_quoted(base.revision)}" if base.origin == "hub" and base.revision != "unknown" else ""
     if base.origin == "gguf":  # whose weights rmx unpacks once, in a place of its own
-        lines = ["from rmx.models import load", "", f"base = load({base.name!r}, dtype={base.dtype!r})"]
+        lines = ["from rmx.models import load", "", f"base = load({_quoted(base.name)}, dtype={_quoted(base.dtype)})"]
         load = ["model, tokenizer = base.engine.model, base.tokenizer"]
         imports = ["from peft import PeftModel"]
     else:
         imports = ["from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer"]
-        where = {"bundled": 'ASSETS / "mini"  # bundled with rmx', "local": f"{base.name!r}  # the base's folder"}
+        where = {
+            "bundled": 'ASSETS / "mini"  # bundled with rmx',
+            "local": f"{_quoted(base.name)}  # the base's folder",
+        }
         lines = ["from rmx.paths import ASSETS"] if base.origin == "bundled" else []
-        lines += ["", f"base = {where.get(base.origin, repr(base.name))}"]
+        lines += ["", f"base = {where.get(base.origin, _quoted(base.name))}"]
         load = [
-            f"model = AutoModelForCausalLM.from_pretrained(base{revision}, dtype={base.dtype!r})",
+            f"model = AutoModelForCausalLM.from_pretrained(base{revision}, dtype={_quoted(base.dtype)})",
             f"tokenizer = AutoTokenizer.from_pretrained(base{revision})",
         ]
     adapter = 'model = PeftModel.from_pretrained(model, ".")  # this folder, or its id on the Hub'
     return "\n".join([*imports, *lines, *load, adapter]) + "\n"
+
+
+def _quoted(word: str) -> str:
+    """A literal of Python: what JSON writes is one."""
+    return json.dumps(word, ensure_ascii=False)
 
 
 def _origin(story: Provenance) -> str:
