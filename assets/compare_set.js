@@ -25,32 +25,7 @@ async function lookAfterSet(patience = 8000) {
   setJob.asked = false;
 }
 
-// ---- figures ------------------------------------------------------------------------------------------------
-const signed = (x, digits) => `${x > 0 ? "+" : x < 0 ? "−" : ""}${(100 * Math.abs(x)).toFixed(digits)}`;
-const fixed = (x) => x.toFixed(Math.abs(x) >= 10 ? 1 : 2);
-const UNITS = { // how a value is written, how the ends of its interval are, what joins them, what follows
-  share: [(x) => (100 * x).toFixed(x > 0 && x < 0.001 ? 2 : 1), null, " – ", "\u202f%"],
-  points: [(x) => signed(x, 1), (x) => signed(x, 0), " to ", ""],
-  ratio: [fixed, null, " – ", "×"],
-  number: [fixed, null, " – ", ""],
-  nats: [(x) => x.toFixed(3), null, " – ", ""],
-};
-function written(x, unit) {
-  const [write, , , suffix] = UNITS[unit] ?? UNITS.number;
-  return x == null ? "–" : write(x) + suffix;
-}
-function around(e, unit) {
-  const [write, ends, join, suffix] = UNITS[unit] ?? UNITS.number, side = ends ?? write;
-  return e?.low == null ? "" : side(e.low) + join + side(e.high) + suffix;
-}
-function estimate(e, unit) {
-  if (e?.value == null) return make("span", "soft", "–");
-  return make("span", "num", written(e.value, unit), make("span", "soft interval", around(e, unit)));
-}
-const SVG = "http://www.w3.org/2000/svg";
-function drawn(tag, pairs) {
-  return attrs(document.createElementNS(SVG, tag), pairs);
-}
+// ---- tables -------------------------------------------------------------------------------------------------
 // An interval bar from 0 to 1: the thick line is the interval, the dot the value, the tick the base's value.
 function intervalBar(e, base, label) {
   const svg = attrs(drawn("svg", { viewBox: "0 0 120 14", preserveAspectRatio: "xMinYMid", class: "interval-bar", role: "img" }), { "aria-label": label });

@@ -67,8 +67,6 @@ document.addEventListener("visibilitychange", () => {
 // ---- figures ------------------------------------------------------------------------------------------------
 const nats = (x, digits = 2) => (x == null ? "∞" : x.toFixed(digits)); // infinite where one model excludes a token
 const share = (part, all) => (part ? percent(part / all) : "0\u202f%");
-const clock = (s) => (s < 90 ? `${Math.max(1, Math.round(s))} s` : `${Math.round(s / 60)} min`);
-const figure = (value) => make("span", "num", value);
 const named = (text) => nameOf(text ?? "");
 function answerBox(label, answer, waiting = false) {
   const text = textOf(answer), kind = kindOf(answer);
