@@ -1,0 +1,155 @@
+"""Rollouts to training items: cut to length, with the positions at which they decide and how hard they pull."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rmx.errors import TrainError
+from rmx.gate import is_fork
+from rmx.records import Rollout
+from rmx.train.recipe import GateConfig, LossConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One rollout as it is trained on. Positions are prediction positions: p is decided by logits at p."""
+
+    rollout: Rollout  # cut to max_seq_len
+    advantage: float  # before clipping
+    decisions: tuple[int, ...]  # what the gate keeps, ascending
+    index: int  # place in the file
+    forks: int  # tokens that the entropy gate keeps, whatever gate is set; the clarity order goes by it
+    pull: float  # clipped advantage; 0 where the objective takes none of its decisions, which then join the anchor
+    weight: float = 1.0  # of each of its tokens, in numerators and denominators
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """The decisions that the loss takes."""
+        return self.decisions if self.pull else ()
+
+    @property
+    def positions(self) -> int:
+        """How many tokens are predicted at all, prompt included."""
+        return len(self.rollout.input_ids) - 1
+
+    @property
+    def first(self) -> int:
+        """The position that predicts the first completion token."""
+        return self.rollout.prompt_length - 1
+
+
+def make_items(
+    rollouts: Sequence[Rollout], gate: GateConfig, tau: float | None, loss: LossConfig, max_seq_len: int, seed: int
+) -> list[Item]:
+    """Items in the order of the file.
+
+    The file's own decision positions win, unless the recipe names a threshold or another gate.
+
+    Args:
+        rollouts: selected ones: each has an advantage, and decision positions or entropies.
+        gate: `tau` or `tau_share` there says that the file's positions do not count.
+        tau: the threshold in nats that goes with `gate`; needed where the file's positions are not used.
+        max_seq_len: tokens; what lies beyond is cut off.
+        seed: of the random gate, whose draws depend only on it and on the rollout's name.
+
+    Raises:
+        TrainError: a rollout without an advantage, without entropies where they are needed, or with figures that do
+            not fit its tokens.
+    """
+    counts = Counter(r.problem_id for r in rollouts)
+    mean = len(rollouts) / len(counts) if counts else 0.0
+    items = []
+    for index, rollout in enumerate(rollouts):
+        if rollout.advantage is None:
+            raise TrainError(f"{name_of(rollout)} has no advantage. Select rollouts first, or add it to the file.")
+        _check(rollout)
+        short = cut(rollout, max_seq_len)
+        forks = _forks(short, gate, tau)
+        items.append(
+            Item(
+                rollout=short,
+                advantage=rollout.advantage,
+                decisions=_gated(short, gate, forks, seed),
+                index=index,
+                forks=len(forks),
+                pull=pull_of(rollout.advantage, loss),
+                weight=mean / counts[rollout.problem_id] if loss.weigh_problems else 1.0,
+            )
+        )
+    return items
+
+
+def cut(rollout: Rollout, max_seq_len: int) -> Rollout:
+    """The first `max_seq_len` tokens of a rollout, with the figures that belong to them."""
+    if len(rollout.input_ids) <= max_seq_len:
+        return rollout
+    ids = rollout.input_ids[:max_seq_len]
+    prompt = min(rollout.prompt_length, max_seq_len)
+    kept = rollout.decision_positions
+    return replace(
+        rollout,
+        input_ids=ids,
+        prompt_length=prompt,
+        entropies=None if rollout.entropies is None else rollout.entropies[: len(ids) - prompt],
+        decision_positions=None if kept is None else tuple(p for p in kept if p < len(ids) - 1),
+    )
+
+
+def pull_of(advantage: float, loss: LossConfig) -> float:
+    """The advantage after clipping; 0 where the objective leaves the rollout to the anchor."""
+    if advantage < 0 and (loss.positive_only or loss.objective == "correct_sft"):
+        return 0.0
+    if loss.adv_clip > 0:
+        return max(-loss.adv_clip, min(loss.adv_clip, advantage))
+    return advantage
+
+
+def name_of(rollout: Rollout) -> str:
+    """How a message names a rollout."""
+    return f"Rollout {rollout.gen_index} of problem {rollout.problem_id}"
+
+
+def _check(rollout: Rollout) -> None:
+    if rollout.prompt_length < 1:
+        raise TrainError(f"{name_of(rollout)} has an empty prompt. Each rollout needs at least one prompt token.")
+    if rollout.entropies is not None and len(rollout.entropies) != rollout.completion_length:
+        raise TrainError(
+            f"{name_of(rollout)} has {len(rollout.entropies)} entropies for {rollout.completion_length} tokens. "
+            "There must be one for each completion token."
+        )
+    first, last = rollout.prompt_length - 1, len(rollout.input_ids) - 2
+    for p in rollout.decision_positions or ():
+        if not first <= p <= last:
+            raise TrainError(
+                f"{name_of(rollout)} has a decision at position {p}, outside its completion ({first} to {last})."
+            )
+
+
+def _forks(rollout: Rollout, gate: GateConfig, tau: float | None) -> tuple[int, ...]:
+    """Positions that the entropy gate keeps: the file's, or those above tau."""
+    named = gate.tau is not None or gate.tau_share is not None
+    if rollout.decision_positions is not None and not named:
+        return tuple(sorted(set(rollout.decision_positions)))
+    if gate.gate == "full" and (tau is None or rollout.entropies is None):
+        return tuple(_completion(rollout))  # nothing says more: the order then goes by |A|
+    if tau is None:
+        raise TrainError(f"{name_of(rollout)} has no decision positions. Give a threshold with --tau or --tau-share.")
+    if rollout.entropies is None:
+        raise TrainError(f"{name_of(rollout)} has no entropies, so there is nothing to gate. Score the rollouts first.")
+    return tuple(rollout.prompt_length - 1 + i for i, h in enumerate(rollout.entropies) if is_fork(h, tau))
+
+
+def _gated(rollout: Rollout, gate: GateConfig, forks: tuple[int, ...], seed: int) -> tuple[int, ...]:
+    """Positions that the set gate keeps."""
+    if gate.gate == "entropy":
+        return forks
+    places = _completion(rollout)
+    if gate.gate == "full":
+        return tuple(places)
+    draws = random.Random(f"{seed}/{rollout.problem_id}/{rollout.gen_index}")
+    return tuple(sorted(draws.sample(places, len(forks))))
+
+
+def _completion(rollout: Rollout) -> range:
+    return range(rollout.prompt_length - 1, len(rollout.input_ids) - 1)

@@ -1,0 +1,185 @@
+"""The model that is trained: one set of weights with a LoRA on it. The base is the same weights with the LoRA off."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from rmx.errors import TrainError
+from rmx.models import Model
+from rmx.train.recipe import AdapterConfig
+
+NAME = "policy"  # of the adapter that is trained, in PEFT and in `Engine.using`
+
+
+class Policy(nn.Module):
+    """A model and the adapter on it that learns.
+
+    The adapter is on the engine as `NAME`, so that `engine.using(NAME)` decodes with it and `engine.using(None)`
+    without it. Whoever decodes between two updates leaves the network as it likes: `learning` sets it right again.
+    """
+
+    def __init__(self, model: Model, recompute: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.network: Any = model.engine.model  # a PeftModel
+        self.causal: Any = self.network.get_base_model()
+        self.recompute = recompute
+        self.base_passes = 0  # how often the network ran with its adapter off
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.engine.device
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The adapter's own parameters, by name, in a fixed order."""
+        mark = f".{NAME}."
+        return {name: p for name, p in self.network.named_parameters() if mark in f"{name}."}
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Adapter on, gradients on, dropout on, and intermediate values recomputed where that was asked for."""
+        self.network.set_adapter(NAME)
+        self.network.base_model.enable_adapter_layers()
+        for p in self.trained().values():
+            p.requires_grad_(True)
+        drops = [layer.lora_dropout[NAME] for layer in self._layers() if NAME in layer.lora_dropout]
+        blocks = [m for m in self.causal.modules() if isinstance(m, GradientCheckpointingLayer)]
+        try:
+            for drop in drops:
+                drop.train()
+            if self.recompute:
+                _checkpoint(self.causal, blocks, True)
+            yield
+        finally:
+            for drop in drops:
+                drop.eval()
+            if self.recompute:
+                _checkpoint(self.causal, blocks, False)
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Adapter off, no gradients."""
+        self.base_passes += 1
+        with torch.no_grad(), self.model.engine.using(None):
+            yield
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """(B, T) tokens -> (B, T, V) logits in the model's dtype."""
+        out: Tensor = self.causal(input_ids=ids, use_cache=False).logits
+        return out
+
+    def changed(self) -> None:
+        """The weights have moved: what the engine remembers of this adapter is stale."""
+        self.model.engine.prefixes.clear(NAME)
+
+    def save_adapter(self, folder: Path) -> None:
+        """The adapter in PEFT's format, loadable by PEFT alone."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = deepcopy(self.network.peft_config[NAME])
+        config.inference_mode = True
+        config.base_model_name_or_path = self.model.spec
+        config.save_pretrained(str(folder))
+        weights = get_peft_model_state_dict(self.network, adapter_name=NAME, save_embedding_layers=False)
+        tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+    def _layers(self) -> list[Any]:
+        return [m for m in self.network.modules() if isinstance(m, LoraLayer)]
+
+
+def _checkpoint(causal: Any, blocks: list[Any], on: bool) -> None:
+    """Recompute the blocks' inner values in the backward pass, or not. Their `training` mark alone says so to
+    transformers; the modules inside keep theirs, so no dropout of the base comes to life."""
+    if on:
+        causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        causal.gradient_checkpointing_disable()
+    for block in blocks:
+        block.training = on
+
+
+def make_policy(
+    model: Model, adapter: AdapterConfig, init_adapter: Path | None, seed: int, recompute: bool = False
+) -> Policy:
+    """Put the adapter that will be trained on a model; a policy made before on the same model is replaced.
+
+    Args:
+        model: its own weights stay as they are.
+        adapter: shape of a new adapter, whose A is drawn from `seed` and whose B is 0. Without effect on another.
+        init_adapter: folder of an adapter to go on from, with its own rank, alpha and targets.
+        recompute: trade time for memory: the layers' inner values are computed again in the backward pass.
+
+    Raises:
+        TrainError: the model has no such layers, or the adapter cannot be trained further.
+    """
+    engine = model.engine
+    if NAME in engine.adapters:
+        engine.model.delete_adapter(NAME)
+        del engine.adapters[NAME]
+    config = _new_config(model, adapter) if init_adapter is None else _config_of(init_adapter)
+    devices = [engine.device] if engine.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        if isinstance(engine.model, PeftModel):
+            engine.model.add_adapter(NAME, config)
+        else:
+            engine.model = PeftModel(engine.model, config, adapter_name=NAME)
+    if init_adapter is not None:
+        load_weights(engine.model, init_adapter)
+    engine.model.eval().requires_grad_(False)
+    engine.adapters[NAME] = "in training"
+    engine.prefixes.clear(NAME)
+    return Policy(model, recompute)
+
+
+def load_weights(network: PeftModel, folder: Path) -> None:
+    """Overwrite the trained adapter's weights by those of a folder.
+
+    Raises:
+        TrainError: they are missing, damaged or of another shape.
+    """
+    file = folder / "adapter_model.safetensors"
+    try:
+        outcome = set_peft_model_state_dict(network, load_file(file), adapter_name=NAME)
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        raise TrainError(f"The adapter in {folder} cannot be put on this model: {error}") from error
+    if unknown := getattr(outcome, "unexpected_keys", None):
+        raise TrainError(f"The adapter in {folder} was made for another model: it has weights for {unknown[0]}.")
+
+
+def _new_config(model: Model, adapter: AdapterConfig) -> LoraConfig:
+    names = {name.rpartition(".")[2] for name, _ in model.engine.model.named_modules()}
+    if missing := [t for t in adapter.targets if t.rpartition(".")[2] not in names]:
+        raise TrainError(f"{model.spec} has no layers called {', '.join(missing)}. Name others with --targets.")
+    return LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=list(adapter.targets),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _config_of(folder: Path) -> Any:
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainError(f"There is no adapter to go on from in {folder}: {error}") from error
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if kind != "LORA":
+        raise TrainError(f"The adapter in {folder} is of the kind {kind}; only a LoRA can be trained further.")
+    if config.bias != "none":
+        raise TrainError(f"The adapter in {folder} trains biases, so the base could not be told from it.")
+    config.inference_mode = False
+    config.init_lora_weights = True  # its own weights follow; PiSSA and its like would change the base's
+    return config
