@@ -19,6 +19,7 @@
 //   chart.cursor(x | null)                  point at x, as if by mouse; does not call onCursor
 //   chart.light(id | null)                  the other series step back
 //   chart.remove()
+//   curves.sign(style), curves.styles       dash and marker of a style as a small drawing, for a legend elsewhere; how many
 // Drawing happens once per frame, and not at all while the panel is out of sight.
 const curves = (() => {
   const NS = "http://www.w3.org/2000/svg", PAD = { top: 10, right: 12, bottom: 22 };
@@ -154,16 +155,20 @@ const curves = (() => {
     box.replaceChildren(parts.figure);
     return parts;
   }
+  function sign(k) {
+    const made = svg("svg", { class: "curves-sign", viewBox: "0 0 26 10", width: 26, height: 10, "aria-hidden": "true" });
+    made.append(svg("path", { class: `curves-line curve-${k}`, d: "M1 5H25", "stroke-dasharray": DASHES[k] }));
+    made.append(svg("path", { class: `curves-dot curve-${k}`, d: SHAPES[k](13, 5) }));
+    return made;
+  }
   function seriesNodes(parts, s) {
-    const k = s.style ?? s.k % SHAPES.length, cls = `curve-${k}`, sign = svg("svg", { viewBox: "0 0 26 10", width: 26, height: 10, "aria-hidden": "true" });
-    const shape = { class: `curves-dot ${cls}`, d: SHAPES[k](13, 5) };
-    sign.append(svg("path", { class: `curves-line ${cls}`, d: "M1 5H25", "stroke-dasharray": DASHES[k] }), svg("path", shape));
+    const k = s.style ?? s.k % SHAPES.length, cls = `curve-${k}`;
     const nodes = {
       band: svg("path", { class: `curves-band ${cls}` }), raw: svg("path", { class: `curves-raw ${cls}` }),
       line: svg("path", { class: `curves-line ${cls}`, "stroke-dasharray": DASHES[k] }), dots: svg("path", { class: `curves-dot ${cls}` }),
       name: html("span", "curves-name"), value: html("span", "curves-value"), extra: html("span", "curves-extra"),
     };
-    nodes.item = html("li", "", sign, nodes.name, nodes.value, nodes.extra);
+    nodes.item = html("li", "", sign(k), nodes.name, nodes.value, nodes.extra);
     nodes.dot = svg("circle", { class: `curves-here ${cls}`, r: 4.5 });
     parts.bands.append(nodes.band);
     parts.raw.append(nodes.raw);
@@ -174,7 +179,7 @@ const curves = (() => {
   }
   const forget = (s) => s.nodes && ["band", "raw", "line", "dots", "item", "dot"].forEach((name) => s.nodes[name].remove());
 
-  return function curves(box, options = {}) {
+  function panel(box, options = {}) {
     const parts = build(box), o = { ...DEFAULTS }, all = new Map();
     let frame = 0, width = 0, scale = null, pointed = null, xs = null, lit = null;
 
@@ -398,5 +403,6 @@ const curves = (() => {
     seen.observe(parts.figure);
     set(options);
     return { set, add, cursor, light, remove: () => (seen.disconnect(), cancelAnimationFrame(frame), parts.figure.remove()), figure: parts.figure };
-  };
+  }
+  return Object.assign(panel, { sign, styles: SHAPES.length });
 })();
