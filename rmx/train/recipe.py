@@ -47,7 +47,7 @@ class RolloutConfig:
     max_new_tokens: int = 8192
 
     def __post_init__(self) -> None:
-        _whole("k", self.k, 2)
+        _whole("k", self.k, 1)
         _whole("problems", self.problems, 1)
         _whole("max_new_tokens", self.max_new_tokens, 1)
         _between("temperature", self.temperature, 0, 10, open_low=True)
@@ -194,6 +194,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _whole("seed", self.seed, 0)
+        _whole("k", self.rollouts.k, 2)  # a problem teaches by its right and its wrong rollouts
 
     def flat(self) -> dict[str, Any]:
         """Every field under its own name; no two sections share one."""
