@@ -1,0 +1,134 @@
+"""What training does to decisions that it does not train on: held-out rollouts of the base, read under base and policy.
+
+Both are read with the same weights, the adapter off and on, by the very rows and terms of the trainer.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmx.engine import CHUNK_BYTES
+from rmx.records import Rollout
+from rmx.train.batches import Batch, make_batch
+from rmx.train.items import Item, make_items
+from rmx.train.loss import Rows, objective
+from rmx.train.policy import NAME, Policy
+from rmx.train.recipe import GateConfig, LossConfig
+
+LOSS = LossConfig(kl_on="completion")  # the paper's decision term; KL on the other completion positions
+GATE = GateConfig()  # by entropy, whatever gate a run trains with, so that its ablations can be compared
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Means over the decision tokens of held-out rollouts; None where there is no such token."""
+
+    delta_logp_pos: float | None  # nats, policy minus base, on decision tokens of right rollouts
+    delta_logp_neg: float | None  # of wrong ones
+    pressure: float | None  # sum of |A| CE over wrong decision tokens / the same sum over right ones
+    kl: float | None  # nats, mean KL(base || policy) over the completion positions that are no decisions
+
+    @property
+    def gap(self) -> float | None:
+        """How much further right choices moved up than wrong ones: delta_logp_pos - delta_logp_neg."""
+        if self.delta_logp_pos is None or self.delta_logp_neg is None:
+            return None
+        return self.delta_logp_pos - self.delta_logp_neg
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "gap": self.gap,
+            "delta_logp_pos": self.delta_logp_pos,
+            "delta_logp_neg": self.delta_logp_neg,
+            "pressure": self.pressure,
+            "kl": self.kl,
+        }
+
+
+def contrast(seen: Tensor, kl_sum: float, kl_positions: int) -> Contrast:
+    """Means out of sums.
+
+    Args:
+        seen: (4, 2) float64 sums over decision tokens as `objective` gives them: CE, delta, |A| CE, 1; right, wrong.
+
+    Source: contrastive gap and neg_pressure_sum / pos_pressure_sum as the official trainer logs them.
+    """
+    (_, _), (delta_pos, delta_neg), (push_pos, push_neg), (pos, neg) = seen.tolist()
+    return Contrast(
+        delta_pos / pos if pos else None,
+        delta_neg / neg if neg else None,
+        push_neg / push_pos if push_pos else None,
+        kl_sum / kl_positions if kl_positions else None,
+    )
+
+
+def with_advantages(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """Each rollout with its advantage among its problem's; one-sided problems get 0 and so take no part in the gap.
+
+    Advantages that are there already stay.
+
+    Source: arXiv 2605.06241, section 5: (r - mean) / max(std, 1e-8), population std.
+    """
+    found: list[Rollout] = []
+    for _, group in groupby(sorted(rollouts, key=lambda r: r.problem_id), key=lambda r: r.problem_id):
+        rows = list(group)
+        rewards = torch.tensor([float(r.correct) for r in rows], dtype=torch.float64)
+        spread = rewards.std(correction=0).clamp_min(1e-8)
+        advantages = ((rewards - rewards.mean()) / spread).tolist()
+        found += [
+            r if r.advantage is not None else replace(r, advantage=a) for r, a in zip(rows, advantages, strict=False)
+        ]
+    return found
+
+
+def decision_items(rollouts: Sequence[Rollout], tau: float, max_seq_len: int) -> list[Item]:
+    """Held-out rollouts as items: decisions by entropy, ordered by length so that batches waste little padding."""
+    items = make_items(with_advantages(rollouts), GATE, tau, LOSS, max_seq_len, seed=0)
+    return sorted(items, key=lambda item: len(item.rollout.input_ids))
+
+
+@torch.no_grad()
+def diagnose(policy: Policy, items: Sequence[Item]) -> Contrast:
+    """Read all items under base and policy. The caller holds the engine's turn."""
+    seen, kl_sum, kl_positions = torch.zeros(4, 2, dtype=torch.float64), 0.0, 0
+    for group in _groups(items, policy.model.engine.vocab_size):
+        batch = make_batch(group, LOSS, policy.device)
+        rows = _read(policy, batch)
+        sums, more = objective(rows, batch.pull, torch.ones_like(batch.pull), batch.decision, LOSS)
+        seen += more.cpu()
+        kl_sum += float(sums.anchor)
+        kl_positions += batch.anchors
+    return contrast(seen, kl_sum, kl_positions)
+
+
+def _groups(items: Sequence[Item], vocab_size: int) -> Iterator[list[Item]]:
+    """Neighbours whose padded logits fit into one chunk; a longer item goes alone."""
+    group: list[Item] = []
+    for item in items:
+        width = max(len(i.rollout.input_ids) for i in (*group, item))
+        if group and 4 * vocab_size * width * (len(group) + 1) > CHUNK_BYTES:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def _read(policy: Policy, batch: Batch) -> Rows:
+    """Base and policy at the rows of a batch, both as they decode: no dropout."""
+    with policy.base():
+        base = _logp(policy, batch)
+    with policy.model.engine.using(NAME):
+        ours = _logp(policy, batch)
+    target = batch.target[:, None]
+    kl = torch.where(base == -torch.inf, 0.0, base.exp() * (base - ours)).sum(-1)
+    return Rows(ce=-ours.gather(1, target)[:, 0], kl=kl, base_logp=base.gather(1, target)[:, 0])
+
+
+def _logp(policy: Policy, batch: Batch) -> Tensor:
+    """(N, V) fp32."""
+    return policy.logits(batch.ids)[batch.row, batch.pred_pos].float().log_softmax(-1)

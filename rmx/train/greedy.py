@@ -1,0 +1,153 @@
+"""Greedy solutions of many problems as one batch, graded: pass@1 while a model trains."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+from transformers import DynamicCache
+
+from rmx.answers import grade
+from rmx.explore.ending import Ending
+from rmx.intervals import Estimate, paired_difference, share
+from rmx.models import Model
+from rmx.records import Answer, Problem
+
+ROWS = 64  # problems decoded together
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """One greedy completion."""
+
+    problem_id: str
+    ids: tuple[int, ...]  # the end token included
+    text: str
+    answer: Answer
+    truncated: bool  # broke off at the limit
+
+    def json(self) -> dict[str, Any]:
+        """Ids, text and grade; `Solution.from_json` reads it back."""
+        return {
+            "id": self.problem_id,
+            "ids": list(self.ids),
+            "text": self.text,
+            "answer": self.answer.text,
+            "correct": self.answer.correct,
+            "truncated": self.truncated,
+        }
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "Solution":
+        answer = Answer(stored["answer"], stored["correct"])
+        return cls(stored["id"], tuple(stored["ids"]), stored["text"], answer, stored["truncated"])
+
+
+@dataclass(frozen=True, slots=True)
+class Solutions:
+    """The greedy completions of some problems, in their order."""
+
+    each: tuple[Solution, ...]
+
+    @property
+    def right(self) -> list[bool]:
+        return [bool(s.answer.correct) for s in self.each]
+
+    @property
+    def pass_at_1(self) -> Estimate:
+        """With its 95 % Wilson interval."""
+        return share(sum(self.right), len(self.each))
+
+    @property
+    def truncated(self) -> int:
+        return sum(s.truncated for s in self.each)
+
+    @property
+    def unparsed(self) -> int:
+        """Without an answer; these count as wrong."""
+        return sum(s.answer.text is None for s in self.each)
+
+    def against(self, base: "Solutions") -> Estimate:
+        """pass@1 minus the base's on the same problems, with a 95 % paired interval.
+
+        Raises:
+            ValueError: other problems, or in another order.
+        """
+        if [s.problem_id for s in self.each] != [s.problem_id for s in base.each]:
+            raise ValueError("the two solved different problems")
+        return paired_difference(base.right, self.right)
+
+    def json(self) -> list[dict[str, Any]]:
+        return [s.json() for s in self.each]
+
+    @classmethod
+    def from_json(cls, stored: list[dict[str, Any]]) -> "Solutions":
+        return cls(tuple(map(Solution.from_json, stored)))
+
+
+@torch.inference_mode()
+def solve(
+    model: Model,
+    problems: Sequence[Problem],
+    adapter: str | None,
+    max_new: int,
+    *,
+    rows: int = ROWS,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Solutions:
+    """Solve problems greedily, prompts of similar length together. The caller holds the engine's turn.
+
+    Nothing goes into or comes from the prefix cache: an adapter in training is another one at every call. After a
+    cancel the completions are what was there by then.
+    """
+    prompts = [model.prompt_ids(p.problem) for p in problems]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    rest = [_Row(model, prompt) for prompt in prompts]
+    with model.engine.using(adapter):
+        for start in range(0, len(order), rows):
+            _decode(model, [rest[i] for i in order[start : start + rows]], max_new, cancelled)
+    return Solutions(tuple(_solution(model, problem, row) for problem, row in zip(problems, rest, strict=True)))
+
+
+class _Row:
+    """A prompt and its completion so far."""
+
+    def __init__(self, model: Model, prompt: tuple[int, ...]) -> None:
+        self.prompt, self.ids, self.over = prompt, list[int](), False
+        self._ending = Ending(model, prompt, (), 1)
+
+    def goes_on(self, token: int) -> bool:
+        self.ids.append(token)
+        self.over = self._ending(0, token)
+        return not self.over
+
+
+def _decode(model: Model, rows: Sequence[_Row], max_new: int, cancelled: Callable[[], bool]) -> None:
+    """Complete rows as one batch, padded on the left; a finished row leaves it at once."""
+    engine, live = model.engine, list(rows)
+    width = max(len(row.prompt) for row in rows)
+    ids = torch.tensor([[0] * (width - len(r.prompt)) + list(r.prompt) for r in rows], device=engine.device)
+    lengths = torch.tensor([[len(r.prompt)] for r in rows], device=engine.device)
+    places = torch.arange(width, device=engine.device) - (width - lengths)  # (B, T), negative on padding
+    mask, positions = (places >= 0).long(), places.clamp_min(0)
+    cache = DynamicCache(config=engine.config)
+    for _ in range(min(max_new, engine.context - width)):
+        if cancelled():
+            return
+        logits = engine.forward(ids, cache, keep=1, attention_mask=mask, position_ids=positions)[:, -1]
+        chosen = logits.argmax(-1)
+        going = [i for i, (row, token) in enumerate(zip(live, chosen.tolist(), strict=True)) if row.goes_on(token)]
+        if not going:
+            return
+        kept = torch.tensor(going, device=engine.device)
+        if len(going) < len(live):
+            cache.batch_select_indices(kept)
+        live = [live[i] for i in going]
+        ids, mask, positions = chosen[kept, None], pad(mask[kept], (0, 1), value=1), positions[kept, -1:] + 1
+
+
+def _solution(model: Model, problem: Problem, row: _Row) -> Solution:
+    text = model.answer_text(row.ids)
+    answer = grade(text, problem.answer, thinking=model.prompt_thinks(row.prompt))
+    return Solution(problem.id, tuple(row.ids), text, answer, truncated=not row.over)
