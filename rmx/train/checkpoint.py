@@ -59,6 +59,20 @@ def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> d
     return place
 
 
+def whole(folder: Path) -> bool:
+    """Whether a run can go on from this checkpoint: adapter, optimizer and place are there."""
+    return (folder / OPTIMIZER).is_file() and (folder / PLACE).is_file()
+
+
+def shed(folder: Path, keep_adapter: bool) -> None:
+    """Free what only a restart needs; without `keep_adapter` the whole folder."""
+    if keep_adapter:
+        (folder / PLACE).unlink(missing_ok=True)
+        (folder / OPTIMIZER).unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _moments(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
         f"{name}/{kind}": value.detach().cpu().contiguous()

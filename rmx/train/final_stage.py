@@ -1,0 +1,86 @@
+"""Stage 5 of a run: the best checkpoint, solved against the base on test problems once, becomes the adapter."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from rmx.records import Problem
+from rmx.train.export import finish_adapter
+from rmx.train.greedy import Solutions, solve
+from rmx.train.policy import NAME, load_weights
+from rmx.train.provenance import base_of, provenance
+from rmx.train.stages import Context, Event, Progress
+from rmx.train.training_stage import Training, written
+
+EVALUATION, ADAPTER = "evaluation.json", "adapter"
+
+
+def final_stage(run: Context, training: Training) -> Iterator[Event]:
+    """Load the best checkpoint into the policy and measure it; yields progress only.
+
+    The test problems decide nothing: the checkpoint was chosen on the validation split, or is the last one.
+    """
+    name = chosen(training)
+    if name is None:
+        return
+    load_weights(training.trainer.policy.network, training.folder / name)
+    training.trainer.policy.changed()
+    problems = run.problems.test
+    stored = run.read(EVALUATION)
+    if not problems or (stored and stored["checkpoint"] == name):
+        return
+    progress = Progress("final", 2 * len(problems))
+    yield progress.event()
+    before = _solved(run, problems, None)
+    progress.at = len(problems)
+    yield progress.event()
+    after = _solved(run, problems, NAME)
+    run.write(EVALUATION, evaluation(name, problems, before, after))
+    progress.at = progress.of
+    yield progress.event()
+
+
+def _solved(run: Context, problems: list[Problem], adapter: str | None) -> Solutions:
+    with run.model.engine.turns.turn():
+        found = solve(run.model, problems, adapter, run.job.recipe.rollouts.max_new_tokens, cancelled=run.stop)
+    run.check_stop()
+    return found
+
+
+def evaluation(name: str, problems: list[Problem], before: Solutions, after: Solutions) -> dict[str, Any]:
+    """What `evaluation.json` holds: greedy pass@1 on the test problems, before and after, with every solution."""
+    return {
+        "checkpoint": name,
+        "set": problems[0].set,
+        "split": problems[0].split,
+        "before": before.pass_at_1,
+        "after": after.pass_at_1,
+        "vs_base": after.against(before),
+        "truncated": {"before": before.truncated, "after": after.truncated},
+        "unparsed": {"before": before.unparsed, "after": after.unparsed},
+        "problems": {"before": before.json(), "after": after.json()},
+    }
+
+
+def chosen(training: Training) -> str | None:
+    """Name of the checkpoint that becomes the adapter; None where there is none."""
+    there = written(training.folder)
+    return training.best or (f"step_{there[-1]}" if there else None)
+
+
+def finish(run: Context, training: Training, config: Mapping[str, Any], events: Iterable[Any], took: float) -> Event:
+    """Write the adapter with its card, and tell that the run is done."""
+    name = chosen(training)
+    found = run.read(EVALUATION) or {}
+    done = {
+        "seconds": round(took, 1),
+        "updates": training.trainer.updates,
+        "adapter": ADAPTER if name else None,
+        "best": name,
+        "split": found.get("split"),
+        **{key: found.get(key) for key in ("before", "after", "vs_base")},
+        "stages": {stage: round(seconds, 1) for stage, seconds in run.seconds.items()},
+    }
+    if name:
+        story = provenance(config, events, base_of(run.model), done)
+        finish_adapter(run.folder / ADAPTER, story, training.folder / name)
+    return "done", done

@@ -1,0 +1,182 @@
+"""Stages 1 to 3 of a run: rollouts, selection, gate. After a restart each is read back from its file."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rmx.records import Problem, Rollout
+from rmx.train.items import Item, make_items
+from rmx.train.recipe import RolloutConfig
+from rmx.train.rollout_file import read_rollouts
+from rmx.train.rollouts import RolloutLog, sample_rollouts
+from rmx.train.selection import pass_histogram, select, tau_of_share
+from rmx.train.server import server_rollouts
+from rmx.train.stages import Context, Event, Progress
+
+ROLLOUTS, VALIDATION = "rollouts.jsonl", "validation_rollouts.jsonl"
+SELECTION, GATE = "selection.json", "gate.json"
+VALIDATION_SEED = 1  # added to the run's own, for rollouts that nothing is learned from
+
+
+# -- 1. rollouts ------------------------------------------------------------------------------------------------------
+
+
+def rollouts_stage(run: Context) -> Iterator[Event]:
+    """Sample what is missing of K rollouts per problem, for training and for validation."""
+    recipe = run.job.recipe
+    if not run.job.from_rollouts:
+        yield from _sample(run, ROLLOUTS, run.problems.train, recipe.rollouts, recipe.seed)
+    if recipe.check.validation_k and run.problems.validation:
+        few = replace(recipe.rollouts, k=max(2, recipe.check.validation_k))
+        yield from _sample(run, VALIDATION, run.problems.validation, few, recipe.seed + VALIDATION_SEED)
+
+
+def _sample(run: Context, name: str, problems: Sequence[Problem], config: RolloutConfig, seed: int) -> Iterator[Event]:
+    log = rollout_log(run, name, config, seed)
+    found = log.read()
+    done = {(r.problem_id, r.gen_index) for r in found}
+    progress = Progress("rollouts", len(problems) * config.k, len(done))
+    for rollout in _source(run, problems, config, seed, done):
+        log.append(rollout)
+        found.append(rollout)
+        progress.at += 1
+        if progress.due():
+            yield progress.event()
+            yield from _figures(name, found, len(problems), config.k)
+    run.check_stop()
+    yield progress.event()
+    yield from _figures(name, found, len(problems), config.k)
+
+
+def _source(
+    run: Context, problems: Sequence[Problem], config: RolloutConfig, seed: int, done: set[tuple[str, int]]
+) -> Iterator[Rollout]:
+    if run.job.server:
+        return server_rollouts(run.job.server, run.model, problems, config, seed, done, cancelled=run.stop)
+    return sample_rollouts(run.model, problems, config, seed, done, cancelled=run.stop)
+
+
+def rollout_log(run: Context, name: str, config: RolloutConfig, seed: int) -> RolloutLog:
+    """The file of a run's rollouts, which refuses to go on under other settings."""
+    settings = {
+        "model": run.model.revision,
+        "dtype": run.model.dtype,
+        "server": run.job.server,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "max_new_tokens": config.max_new_tokens,
+        "seed": seed,
+    }
+    return RolloutLog(run.folder / name, settings)
+
+
+def _figures(name: str, found: Sequence[Rollout], problems: int, k: int) -> Iterator[Event]:
+    """What is told of the rollouts that are trained on."""
+    if name == ROLLOUTS:
+        yield "rollouts", rollout_figures(found, problems, k)
+
+
+def rollout_figures(found: Sequence[Rollout], problems: int, k: int) -> dict[str, Any]:
+    """Counts of what was sampled so far; the histogram counts problems with all their k rollouts."""
+    of_each = Counter(r.problem_id for r in found)
+    whole = [r for r in found if of_each[r.problem_id] >= k]
+    return {
+        "at": sum(n >= k for n in of_each.values()),
+        "of": problems,
+        "k": k,
+        "rollouts": len(found),
+        "right": sum(r.correct for r in found),
+        "truncated": sum(r.stop in ("length", "context") for r in found),
+        "unparsed": sum(r.answer is None for r in found),
+        "histogram": list(pass_histogram(whole, k)),
+    }
+
+
+# -- 2. selection -----------------------------------------------------------------------------------------------------
+
+
+def selection_stage(run: Context) -> tuple[list[Rollout], Event]:
+    """The rollouts that teach, each with its advantage.
+
+    Raises:
+        TrainError: too few problems with mixed success; what to change.
+    """
+    if run.job.from_rollouts:
+        found = read_rollouts(Path(run.job.from_rollouts))
+        if any(r.advantage is not None for r in found):  # selected already, by whoever wrote the file
+            return found, ("selection", _given(found))
+    else:
+        recipe = run.job.recipe
+        found = rollout_log(run, ROLLOUTS, recipe.rollouts, recipe.seed).read()
+    if stored := run.read(SELECTION):
+        sampled = {(r.problem_id, r.gen_index): r for r in found}
+        chosen = [replace(sampled[p, g], advantage=a) for p, g, a in stored["rollouts"]]
+        return chosen, ("selection", stored["figures"])
+    made = select(found, run.job.recipe.selection)
+    rows = [[r.problem_id, r.gen_index, r.advantage] for r in made.rollouts]
+    run.write(SELECTION, {"figures": made.json(), "rollouts": rows})
+    return list(made.rollouts), ("selection", made.json())
+
+
+def _given(found: Sequence[Rollout]) -> dict[str, Any]:
+    """Counts of rollouts that came selected."""
+    right = sum(r.correct for r in found)
+    problems = len({r.problem_id for r in found})
+    return {
+        "problems": problems,
+        "sampled": len(found),
+        "kept": problems,
+        "rollouts": len(found),
+        "trimmed": 0,
+        "right": right,
+        "wrong": len(found) - right,
+        "out": {},
+        "histogram": [],
+    }
+
+
+# -- 3. gate ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """What training starts from."""
+
+    tau: float | None  # nats; None where the file's own decision positions count
+    items: list[Item]
+
+    def figures(self, kind: str) -> dict[str, Any]:
+        """Counts for the event `gate`."""
+        tokens = sum(i.rollout.completion_length for i in self.items)
+        gated = sum(len(i.decisions) for i in self.items)
+        return {
+            "tau": self.tau,
+            "tokens": tokens,
+            "gated": gated,
+            "share": gated / tokens if tokens else 0.0,
+            "gated_right": sum(len(i.decisions) for i in self.items if i.advantage > 0),
+            "gated_wrong": sum(len(i.decisions) for i in self.items if i.advantage < 0),
+            "gate": kind,
+        }
+
+
+def threshold(run: Context, rollouts: Sequence[Rollout]) -> float | None:
+    """The gate's tau: as the recipe names it, else the file's own decisions (None), else the model's threshold."""
+    gate = run.job.recipe.gate
+    if gate.tau is not None:
+        return gate.tau
+    if gate.tau_share is not None:
+        return tau_of_share(rollouts, gate.tau_share)
+    if all(r.decision_positions is not None for r in rollouts):
+        return None
+    return run.model.tau
+
+
+def gate_stage(run: Context, rollouts: Sequence[Rollout]) -> Gated:
+    """The decision tokens of each rollout; `rollouts` have entropies unless their file names the decisions."""
+    recipe = run.job.recipe
+    tau = threshold(run, rollouts)
+    items = make_items(rollouts, recipe.gate, tau, recipe.loss, recipe.optim.max_seq_len, recipe.seed)
+    return Gated(tau, items)

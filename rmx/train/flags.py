@@ -1,0 +1,126 @@
+"""The recipe as flags of the command line, made from its fields, so that none can be forgotten."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from rmx.errors import RmxError
+from rmx.train.recipe import PRESETS, Recipe
+
+HELP = {
+    "k": "completions per problem",
+    "problems": "problems of the set that are sampled",
+    "temperature": "of the rollouts",
+    "top_p": "of the rollouts",
+    "max_new_tokens": "of a rollout",
+    "select": "problems kept, nearest to a pass rate of one half",
+    "trim": "share of the kept rollouts that stays, shortest first",
+    "gate": "which tokens are decisions",
+    "tau": "threshold in nats (default: the model's own)",
+    "tau_share": "share of tokens that are decisions, instead of tau",
+    "objective": "of the decision tokens",
+    "positive_only": "learn from right rollouts only",
+    "beta_neg": "weight of wrong rollouts",
+    "pos_margin": "nats, delta_hinge",
+    "neg_margin": "nats, delta_hinge",
+    "adv_clip": "advantages are clipped to plus and minus this; 0: no clip",
+    "neg_floor_nats": "not in the paper: wrong tokens are pushed no further than this below the base",
+    "kl_weight": "of the anchor",
+    "kl_on": "positions that the anchor holds",
+    "normalisation": "reference: means per micro-batch; token: per update",
+    "weigh_problems": "each problem weighs the same",
+    "rank": "of the LoRA",
+    "alpha": "of the LoRA",
+    "dropout": "of the LoRA",
+    "targets": "layers with a LoRA, comma-separated",
+    "lr": "learning rate",
+    "warmup_steps": "updates",
+    "weight_decay": "of AdamW",
+    "max_grad_norm": "clip",
+    "epochs": "passes over the rollouts",
+    "micro_batch": "rollouts that go through the network together",
+    "grad_accum": "micro-batches per update, over all processes",
+    "order": "of the rollouts",
+    "max_steps": "updates after which to stop",
+    "max_seq_len": "longer rollouts are cut on the right",
+    "recompute": "gradient checkpointing: less memory, more time",
+    "checkpoint_every": "epochs",
+    "validation": "problems of the validation split; 0: no checks",
+    "validation_k": "rollouts per validation problem",
+    "test": "problems of the test split, solved before and after; 0: none",
+    "patience": "checks without a better pass@1 after which to stop; 0: never",
+    "guards": "stop a run that goes wrong",
+    "kl_limit": "nats of the anchor that count as running away",
+    "seed": "of everything that is drawn",
+}
+
+
+def add_recipe(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None) -> None:
+    """One flag per field; a flag that is not given leaves the preset's value."""
+    group = parser.add_argument_group("recipe (defaults: the paper's)")
+    for name, kind in field_types().items():
+        if only is not None and name not in only:
+            continue
+        options: dict[str, Any] = {"dest": f"recipe_{name}", "default": None, "help": HELP[name]}
+        flag = "--" + name.replace("_", "-")
+        if kind is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
+        elif get_origin(kind) is Literal:
+            group.add_argument(flag, choices=get_args(kind), **options)
+        else:
+            group.add_argument(flag, metavar="X", type=_reader(kind), **options)
+
+
+def recipe_of(args: argparse.Namespace, preset: str = "paper") -> Recipe:
+    """The preset with the flags that were given.
+
+    Raises:
+        RmxError: a value that cannot be used, or an unknown preset.
+    """
+    if preset not in PRESETS:
+        raise RmxError(f"There is no preset '{preset}'. Known: {', '.join(PRESETS)}.")
+    given = {
+        name: None if value == NONE else value
+        for name in field_types()
+        if (value := getattr(args, f"recipe_{name}", None)) is not None
+    }
+    if "tau" in given and "tau_share" not in given:
+        given["tau_share"] = None
+    if given.get("tau_share") is not None and "tau" not in given:
+        given["tau"] = None
+    return PRESETS[preset].with_(**given)
+
+
+NONE = "none"
+
+
+def field_types() -> dict[str, Any]:
+    """Name -> type of every field of a recipe, in its order."""
+    recipe, found = Recipe(), {}
+    for f in fields(recipe):
+        if f.name == "seed":
+            found["seed"] = int
+            continue
+        hints = get_type_hints(type(getattr(recipe, f.name)))
+        found |= {g.name: hints[g.name] for g in fields(getattr(recipe, f.name))}
+    return found
+
+
+def _reader(kind: Any) -> Callable[[str], Any]:
+    """What turns a word of the command line into a field's value."""
+    kinds = get_args(kind)
+    if kinds and type(None) in kinds:
+        inner = _reader(next(k for k in kinds if k is not type(None)))
+        return _named("number or none", lambda word: NONE if word == NONE else inner(word))
+    if get_origin(kind) is tuple:
+        return _named("list", lambda word: tuple(w.strip() for w in word.split(",") if w.strip()))
+    return _named("whole number" if kind is int else "number", kind)
+
+
+def _named(name: str, read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def reader(word: str) -> Any:
+        return read(word)
+
+    reader.__name__ = name  # argparse says "invalid <name> value"
+    return reader

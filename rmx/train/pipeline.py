@@ -1,0 +1,190 @@
+"""From problems to an adapter, in five stages that each keep what they made.
+
+rollouts -> selection -> gate -> training -> final check. A stage whose file is complete is not done again, so a run
+that was stopped or killed goes on from where it was, to the same adapter. The pipeline is a generator of events; who
+drives it decides where they go.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rmx.cost import cost
+from rmx.models import Model, load
+from rmx.records import Rollout
+from rmx.train.final_stage import final_stage, finish
+from rmx.train.first_stages import VALIDATION, Gated, gate_stage, rollouts_stage, selection_stage
+from rmx.train.heldout import HeldOut
+from rmx.train.job import TrainJob, problems_of
+from rmx.train.policy import Policy, make_policy
+from rmx.train.rollout_file import read_rollouts
+from rmx.train.replay import Fork, Replay, Solved, default_forks
+from rmx.train.stages import Context, Event
+from rmx.train.trainer import Trainer
+from rmx.train.training_stage import Training
+
+STAGES = ("rollouts", "selection", "gate", "training", "final")
+SECONDS = "stages.json"
+WATCHED = 6  # solutions in which forks to replay are looked for
+
+
+class Pipeline:
+    """One run.
+
+    Args:
+        folder: where its files go. config: the run's `config.json`, for the adapter's card.
+        events: reads the events that were told so far, for the card.
+        stop: whether the run was asked to stop; asked between steps.
+        dry: end after the gate.
+        model: a loaded one; None loads the job's.
+        accelerator: of `accelerate launch`.
+    """
+
+    def __init__(
+        self,
+        job: TrainJob,
+        folder: Path,
+        config: Mapping[str, Any],
+        *,
+        events: Callable[[], Iterable[Mapping[str, Any]]] = tuple,
+        stop: Callable[[], bool] = lambda: False,
+        dry: bool = False,
+        model: Model | None = None,
+        accelerator: Any = None,
+    ) -> None:
+        self.config, self.dry, self.accelerator, self._told = config, dry, accelerator, events
+        problems = problems_of(job)
+        loaded = model or load(job.model, job.device, job.dtype)
+        self.run = Context(job, folder, loaded, problems, stop)
+        self.run.seconds = (self.run.read(SECONDS) or {}).get("seconds", {})
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.accelerator is None or self.accelerator.is_main_process
+
+    def events(self) -> Iterator[Event]:
+        """All stages, in order.
+
+        Raises:
+            Stopped: it was asked to stop. RmxError: what went wrong and what to do.
+        """
+        if self.main:
+            with self._timed("rollouts"):
+                yield from rollouts_stage(self.run)
+        self._wait()
+        with self._timed("selection"):
+            rollouts, told = selection_stage(self.run)
+            yield told
+        policy = self._policy()
+        with self._timed("gate"):
+            gated = yield from self._gate(policy, rollouts)
+        if self.dry:
+            return
+        training = self._training(policy, gated)
+        with self._timed("training"):
+            yield from training.events()
+        if self.main:
+            with self._timed("final"):
+                yield from final_stage(self.run, training)
+            yield self._done(training)
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _policy(self) -> Policy:
+        recipe, init = self.run.job.recipe, self.run.job.init_adapter
+        folder = Path(init) if init else None
+        return make_policy(self.run.model, recipe.adapter, folder, recipe.seed, recipe.optim.recompute)
+
+    def _gate(self, policy: Policy, rollouts: list[Rollout]) -> Generator[Event, None, Gated]:
+        """Score what has no entropies yet, and gate."""
+        self.figures, scored = self._scored(policy, rollouts)
+        gated = gate_stage(self.run, scored)
+        self.run.check_stop()
+        figures = gated.figures(self.run.job.recipe.gate.gate)
+        self.run.write("gate.json", figures)
+        yield "gate", figures
+        return gated
+
+    def _scored(self, policy: Policy, rollouts: list[Rollout]) -> tuple[Any, list[Rollout]]:
+        return None, rollouts
+
+    def _training(self, policy: Policy, gated: Gated) -> Training:
+        run, recipe = self.run, self.run.job.recipe
+        trainer = Trainer(policy, gated.items, recipe, accelerator=self.accelerator, figures=self.figures)
+        held_out = None
+        if run.problems.validation:
+            path = run.folder / VALIDATION
+            held_out = HeldOut(
+                policy,
+                run.problems.validation,
+                read_rollouts(path) if path.exists() else [],
+                tau=run.model.tau if gated.tau is None else gated.tau,
+                max_new=recipe.rollouts.max_new_tokens,
+                max_seq_len=recipe.optim.max_seq_len,
+                cancelled=run.stop,
+            )
+        return Training(run, trainer, held_out, self._replay(held_out), self._agreed_stop, self.main, self._wait)
+
+    def _replay(self, held_out: HeldOut | None) -> Replay:
+        """The pinned forks, else the most open ones in the base's solutions of the first validation problems."""
+        model = self.run.model
+        forks = [_pinned(f"pin {n}", pin) for n, pin in enumerate(self.run.job.pins, 1)]
+        if not forks and held_out is not None and self.main:
+            solved = [
+                Solved(p.id, model.prompt_ids(p.problem), s.ids, p.answer)
+                for p, s in zip(held_out.problems[:WATCHED], held_out.base.each, strict=False)
+            ]
+            forks = default_forks(model, solved)
+        return Replay(model, forks)
+
+    def _done(self, training: Training) -> Event:
+        kind, figures = finish(self.run, training, self.config, self._told(), sum(self.run.seconds.values()))
+        usd = cost(figures["seconds"], device_name(self.run.model.engine.device)).usd
+        return kind, figures | {"usd": usd, "peak_rss_mb": round(peak_rss_mb(), 1)}
+
+    # -- several processes --------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+
+    def _agreed_stop(self) -> bool:
+        """Whether any of the processes was asked to stop; the same answer in all of them."""
+        wanted = self.run.stop()
+        if self.accelerator is None or self.accelerator.num_processes == 1:
+            return wanted
+        asked = torch.tensor(float(wanted), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, "sum") > 0)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Add the time of a `with` block to what its stage took in earlier starts."""
+        began, before = time.monotonic(), self.run.seconds.get(stage, 0.0)
+        try:
+            yield
+        finally:
+            self.run.seconds[stage] = before + time.monotonic() - began
+            if self.main:
+                self.run.write(SECONDS, {"seconds": self.run.seconds})
+
+
+def _pinned(key: str, pin: Mapping[str, Any]) -> Fork:
+    return Fork(key, tuple(pin["prompt_ids"]), tuple(pin["before"]), pin["said"], pin.get("known"))
+
+
+def device_name(device: torch.device) -> str:
+    """How the machine's rate is looked up: the GPU's name, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process ever held, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

@@ -1,0 +1,102 @@
+"""What the stages of a run share: its folder, its model, who stops it, and how progress is told."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rmx.errors import TrainError
+from rmx.models import Model
+from rmx.train.job import Problems, TrainJob
+
+Event = tuple[str, dict[str, Any]]  # kind and figures
+INTERVAL = 0.5  # seconds between two progress events of a stage
+
+
+class Stopped(Exception):
+    """The run was asked to stop; what it made is kept."""
+
+
+@dataclass
+class Context:
+    """One run under way."""
+
+    job: TrainJob
+    folder: Path
+    model: Model
+    problems: Problems
+    stop: Callable[[], bool]
+    seconds: dict[str, float] = field(default_factory=dict)  # of each stage, over all starts of this run
+
+    def check_stop(self) -> None:
+        if self.stop():
+            raise Stopped
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """A stage's file, None where the stage is not complete.
+
+        Raises:
+            TrainError: it is there and cannot be read.
+        """
+        path = self.folder / name
+        if not path.exists():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise TrainError(f"{name} of this run cannot be read ({error}). Remove it to make it anew.") from error
+        return found
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """A stage's file, in one move: it is there whole or not at all."""
+        write_json(self.folder / name, content)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace a JSON file in one move.
+
+    Raises:
+        TrainError: the disk is full or not writable.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(content))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise TrainError(f"{path.name} cannot be written ({error.strerror}). Make room and resume the run.") from error
+
+
+@dataclass
+class Progress:
+    """How far a stage is, how long it may take still, and when to say so."""
+
+    stage: str
+    of: int
+    at: int = 0
+
+    def __post_init__(self) -> None:
+        self._began, self._first, self._due = time.monotonic(), self.at, 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds, at the pace so far."""
+        done = self.at - self._first
+        return (time.monotonic() - self._began) * (self.of - self.at) / done if done > 0 else None
+
+    def due(self) -> bool:
+        """Whether it is time to tell."""
+        if time.monotonic() < self._due:
+            return False
+        self._due = time.monotonic() + INTERVAL
+        return True
+
+    def event(self) -> Event:
+        left = self.left
+        told = {"stage": self.stage, "at": self.at, "of": self.of, "left": None if left is None else round(left, 1)}
+        return "stage", told
