@@ -21,6 +21,7 @@ class Batch:
     ids: Tensor  # (B, T) int64
     row: Tensor  # (N,) which sequence
     pred_pos: Tensor  # (N,) which position of it
+    places: tuple[Tensor, ...]  # the same positions, sequence by sequence, on the CPU
     target: Tensor  # (N,) the token that is there at pred_pos + 1
     pull: Tensor  # (N,) clipped advantage of the sequence
     weight: Tensor  # (N,)
@@ -38,6 +39,7 @@ def make_batch(items: Sequence[Item], loss: LossConfig, device: torch.device) ->
     width = max(len(item.rollout.input_ids) for item in items)
     ids = torch.zeros(len(items), width, dtype=torch.long)
     rows: list[Tensor] = []
+    places: list[Tensor] = []
     for i, item in enumerate(items):
         tokens = torch.tensor(item.rollout.input_ids, dtype=torch.long)
         ids[i, : len(tokens)] = tokens
@@ -47,6 +49,7 @@ def make_batch(items: Sequence[Item], loss: LossConfig, device: torch.device) ->
         if loss.kl_weight:
             wanted[anchor_start(item, loss.kl_on) :] = True
         at = wanted.nonzero()[:, 0]
+        places.append(at)
         columns = (torch.full_like(at, i), at, tokens[at + 1], decision[at].long())
         rows.append(torch.stack(columns))
     row, pred_pos, target, chosen = torch.cat(rows, dim=1).to(device)
@@ -57,6 +60,7 @@ def make_batch(items: Sequence[Item], loss: LossConfig, device: torch.device) ->
         ids=ids.to(device),
         row=row,
         pred_pos=pred_pos,
+        places=tuple(places),
         target=target,
         pull=pulls[row],
         weight=weights[row],

@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rmx.errors import TrainError
 from rmx.models import Model
+from rmx.train.head import find_head
 from rmx.train.recipe import AdapterConfig
 
 NAME = "policy"  # of the adapter that is trained, in PEFT and in `Engine.using`
@@ -33,6 +34,7 @@ class Policy(nn.Module):
         self.model = model
         self.network: Any = model.engine.model  # a PeftModel
         self.causal: Any = self.network.get_base_model()
+        self.head = find_head(self.causal)  # None: logits have to be made whole
         self.recompute = recompute
         self.base_passes = 0  # how often the network ran with its adapter off
 
@@ -72,6 +74,11 @@ class Policy(nn.Module):
         self.base_passes += 1
         with torch.no_grad(), self.model.engine.using(None):
             yield
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) tokens -> (B, T, D) hidden states that the head reads."""
+        hidden: Tensor = self.causal.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return hidden
 
     def logits(self, ids: Tensor) -> Tensor:
         """(B, T) tokens -> (B, T, V) logits in the model's dtype."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rmx.errors import TrainError
 from rmx.train import checkpoint
+from rmx.train.base_figures import BaseFigures
 from rmx.train.batches import make_batch, mass
 from rmx.train.items import Item
 from rmx.train.loss import objective
@@ -82,18 +83,25 @@ class Trainer:
     of a micro-batch), so a checkpoint needs no generator's state beside the number of updates made.
 
     Args:
+        figures: what the scoring pass found out about the base; what is missing costs passes of the base.
         accelerator: of `accelerate launch`; None for one process. The micro-batches of a window are dealt to the
             processes in turn, gradients are summed at its end, and every process yields the same records.
     """
 
     def __init__(
-        self, policy: Policy, items: Sequence[Item], recipe: Recipe, *, accelerator: Any = None, figures: Any = None
+        self,
+        policy: Policy,
+        items: Sequence[Item],
+        recipe: Recipe,
+        *,
+        accelerator: Any = None,
+        figures: BaseFigures | None = None,
     ) -> None:
         if not items:
             raise TrainError("There are no rollouts to train on.")
         self.policy, self.items, self.recipe = policy, list(items), recipe
         self.accelerator = accelerator
-        self.figures = figures
+        self.figures = BaseFigures() if figures is None else figures
         self.of = total_updates(len(self.items), recipe.optim)
         self.updates = 0  # made so far
         self.params = policy.trained()
@@ -158,7 +166,7 @@ class Trainer:
         masses = mass(items, loss_config)
         if len(batch.row):
             with self._seeded(now.first_step + nth):
-                rows = read_rows(self.policy, batch)
+                rows = read_rows(self.policy, batch, self.figures)
             sums, seen = objective(rows, batch.pull, batch.weight, batch.decision, loss_config)
             if loss_config.normalisation == "token":
                 share = sums.loss(*self._window_mass(now), loss_config.kl_weight)
