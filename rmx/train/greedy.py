@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import pad
-from transformers import DynamicCache
 
 from rmx.answers import grade
 from rmx.explore.ending import Ending
 from rmx.intervals import Estimate, paired_difference, share
 from rmx.models import Model
+from rmx.padded import PaddedBatch
 from rmx.records import Answer, Problem
 
 ROWS = 64  # problems decoded together
@@ -106,6 +105,8 @@ def solve(
     rest = [_Row(model, prompt) for prompt in prompts]
     with model.engine.using(adapter):
         for start in range(0, len(order), rows):
+            if cancelled():
+                break
             _decode(model, [rest[i] for i in order[start : start + rows]], max_new, cancelled)
     return Solutions(tuple(_solution(model, problem, row) for problem, row in zip(problems, rest, strict=True)))
 
@@ -124,27 +125,17 @@ class _Row:
 
 
 def _decode(model: Model, rows: Sequence[_Row], max_new: int, cancelled: Callable[[], bool]) -> None:
-    """Complete rows as one batch, padded on the left; a finished row leaves it at once."""
-    engine, live = model.engine, list(rows)
-    width = max(len(row.prompt) for row in rows)
-    ids = torch.tensor([[0] * (width - len(r.prompt)) + list(r.prompt) for r in rows], device=engine.device)
-    lengths = torch.tensor([[len(r.prompt)] for r in rows], device=engine.device)
-    places = torch.arange(width, device=engine.device) - (width - lengths)  # (B, T), negative on padding
-    mask, positions = (places >= 0).long(), places.clamp_min(0)
-    cache = DynamicCache(config=engine.config)
-    for _ in range(min(max_new, engine.context - width)):
-        if cancelled():
-            return
-        logits = engine.forward(ids, cache, keep=1, attention_mask=mask, position_ids=positions)[:, -1]
-        chosen = logits.argmax(-1)
+    """Complete rows as one batch; a finished row leaves it at once."""
+    batch, live = PaddedBatch(model.engine, [row.prompt for row in rows]), list(rows)
+    for step in range(min(max_new, batch.room)):
+        chosen = batch.logits.argmax(-1)
         going = [i for i, (row, token) in enumerate(zip(live, chosen.tolist(), strict=True)) if row.goes_on(token)]
-        if not going:
+        if not going or cancelled() or step + 1 == max_new:
             return
-        kept = torch.tensor(going, device=engine.device)
         if len(going) < len(live):
-            cache.batch_select_indices(kept)
-        live = [live[i] for i in going]
-        ids, mask, positions = chosen[kept, None], pad(mask[kept], (0, 1), value=1), positions[kept, -1:] + 1
+            batch.select(going)
+            live, chosen = [live[i] for i in going], chosen[going]
+        batch.feed(chosen)
 
 
 def _solution(model: Model, problem: Problem, row: _Row) -> Solution:

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from rmx.entropy import capture
 from rmx.models import Model
+from rmx.padded import PaddedBatch
 
 SHOWN = 5
 WATCHED = 6  # forks where nothing is pinned
@@ -81,17 +81,8 @@ class Replay:
 
     def _logits(self, adapter: str | None) -> Tensor:
         """(forks, V) of the token that each fork decides, all prefixes as one batch."""
-        engine = self.model.engine
-        prefixes = [[*f.prompt_ids, *f.before] for f in self.forks]
-        width = max(map(len, prefixes))
-        ids = torch.tensor([[0] * (width - len(p)) + p for p in prefixes], device=engine.device)
-        lengths = torch.tensor([[len(p)] for p in prefixes], device=engine.device)
-        places = torch.arange(width, device=engine.device) - (width - lengths)  # (forks, width), negative on padding
-        with engine.using(adapter):
-            cache = DynamicCache(config=engine.config)  # the policy changes between calls: nothing is kept for later
-            return engine.forward(
-                ids, cache, keep=1, attention_mask=(places >= 0).long(), position_ids=places.clamp_min(0)
-            )[:, -1]
+        with self.model.engine.using(adapter):
+            return PaddedBatch(self.model.engine, [[*f.prompt_ids, *f.before] for f in self.forks]).logits
 
 
 def default_forks(
