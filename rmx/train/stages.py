@@ -20,16 +20,11 @@ class Stopped(Exception):
     """The run was asked to stop; what it made is kept."""
 
 
-@dataclass
-class Context:
-    """One run under way."""
+class RunFiles:
+    """What every kind of run does with its folder."""
 
-    job: TrainJob
     folder: Path
-    model: Model
-    problems: Problems
     stop: Callable[[], bool]
-    seconds: dict[str, float] = field(default_factory=dict)  # of each stage, over all starts of this run
 
     def check_stop(self) -> None:
         if self.stop():
@@ -53,6 +48,18 @@ class Context:
     def write(self, name: str, content: dict[str, Any]) -> None:
         """A stage's file, in one move: it is there whole or not at all."""
         write_json(self.folder / name, content)
+
+
+@dataclass
+class Context(RunFiles):
+    """One run under way."""
+
+    job: TrainJob
+    folder: Path
+    model: Model
+    problems: Problems
+    stop: Callable[[], bool]
+    seconds: dict[str, float] = field(default_factory=dict)  # of each stage, over all starts of this run
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
