@@ -13,13 +13,17 @@ from torch import Tensor
 
 from rmx.engine import CHUNK_BYTES
 from rmx.records import Rollout
+from rmx.train.base_figures import BaseFigures
 from rmx.train.batches import Batch, make_batch
+from rmx.train.head import ce_and_kl
 from rmx.train.items import Item, make_items
 from rmx.train.loss import Rows, objective
 from rmx.train.policy import NAME, Policy
 from rmx.train.recipe import GateConfig, LossConfig
+from rmx.train.rows import base_rows
 
 LOSS = LossConfig(kl_on="completion")  # the paper's decision term; KL on the other completion positions
+TOKENS = 4096  # padded tokens read together
 GATE = GateConfig()  # by entropy, whatever gate a run trains with, so that its ablations can be compared
 
 
@@ -92,12 +96,15 @@ def decision_items(rollouts: Sequence[Rollout], tau: float, max_seq_len: int) ->
 
 
 @torch.no_grad()
-def diagnose(policy: Policy, items: Sequence[Item]) -> Contrast:
-    """Read all items under base and policy. The caller holds the engine's turn."""
+def diagnose(policy: Policy, items: Sequence[Item], figures: BaseFigures) -> Contrast:
+    """Read all items under the policy and, where `figures` does not know it yet, under the base.
+
+    The caller holds the engine's turn.
+    """
     seen, kl_sum, kl_positions = torch.zeros(4, 2, dtype=torch.float64), 0.0, 0
-    for group in _groups(items, policy.model.engine.vocab_size):
+    for group in _groups(items, _room(policy)):
         batch = make_batch(group, LOSS, policy.device)
-        rows = _read(policy, batch)
+        rows = _read(policy, batch, figures)
         sums, more = objective(rows, batch.pull, torch.ones_like(batch.pull), batch.decision, LOSS)
         seen += more.cpu()
         kl_sum += float(sums.anchor)
@@ -105,12 +112,17 @@ def diagnose(policy: Policy, items: Sequence[Item]) -> Contrast:
     return contrast(seen, kl_sum, kl_positions)
 
 
-def _groups(items: Sequence[Item], vocab_size: int) -> Iterator[list[Item]]:
-    """Neighbours whose padded logits fit into one chunk; a longer item goes alone."""
+def _room(policy: Policy) -> int:
+    """Padded tokens that are read at once: without a linear head all their logits are there together."""
+    return TOKENS if policy.head else CHUNK_BYTES // (4 * policy.model.engine.vocab_size)
+
+
+def _groups(items: Sequence[Item], room: int) -> Iterator[list[Item]]:
+    """Neighbours whose padded tokens fit into `room`; a longer item goes alone."""
     group: list[Item] = []
     for item in items:
         width = max(len(i.rollout.input_ids) for i in (*group, item))
-        if group and 4 * vocab_size * width * (len(group) + 1) > CHUNK_BYTES:
+        if group and width * (len(group) + 1) > room:
             yield group
             group = []
         group.append(item)
@@ -118,8 +130,19 @@ def _groups(items: Sequence[Item], vocab_size: int) -> Iterator[list[Item]]:
         yield group
 
 
-def _read(policy: Policy, batch: Batch) -> Rows:
+def _read(policy: Policy, batch: Batch, figures: BaseFigures) -> Rows:
     """Base and policy at the rows of a batch, both as they decode: no dropout."""
+    if policy.head is None:
+        return _read_whole(policy, batch)
+    base = base_rows(policy, batch, figures)
+    with policy.model.engine.using(NAME):
+        hidden = policy(batch.ids)[batch.row, batch.pred_pos].float()
+    ce, kl = ce_and_kl(policy.head, hidden, batch.target, base.mean, base.offset)
+    return Rows(ce, kl, base.logp)
+
+
+def _read_whole(policy: Policy, batch: Batch) -> Rows:
+    """By the full logits of both, for heads that are not plainly linear."""
     with policy.base():
         base = _logp(policy, batch)
     with policy.model.engine.using(NAME):

@@ -11,11 +11,13 @@ from typing import Any
 
 from rmx.intervals import Estimate
 from rmx.records import Problem, Rollout
+from rmx.train.base_figures import BaseFigures
 from rmx.train.diagnostics import Contrast, decision_items, diagnose
 from rmx.train.greedy import Solutions, solve
 from rmx.train.policy import NAME, Policy
 from rmx.train.replay import Solved
 
+FIGURES_BYTES = 256 << 20  # of the base on held-out rollouts; what does not fit is read anew at each check
 SAMPLES = 6  # solutions shown before and after
 
 
@@ -117,6 +119,7 @@ class HeldOut:
     ) -> None:
         self.policy, self.problems, self.max_new, self.cancelled = policy, list(problems), max_new, cancelled
         self.items = decision_items(rollouts, tau, max_seq_len)
+        self.figures = BaseFigures(FIGURES_BYTES)
         self._base, self.latest = base, base
 
     @property
@@ -135,7 +138,7 @@ class HeldOut:
             epoch,
             self.latest.pass_at_1,
             self.latest.against(base) if optimizer_step else None,
-            diagnose(self.policy, self.items),
+            diagnose(self.policy, self.items, self.figures),
             self.latest.truncated,
             self.latest.unparsed,
             time.perf_counter() - began,

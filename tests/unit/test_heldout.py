@@ -11,6 +11,7 @@ from rmx.models import load
 from rmx.paths import ASSETS
 from rmx.problems import load_set
 from rmx.records import Problem, Rollout
+from rmx.train.base_figures import BaseFigures
 from rmx.train.diagnostics import Contrast, contrast, decision_items, diagnose, with_advantages
 from rmx.train.greedy import Solutions, solve
 from rmx.train.heldout import Check, HeldOut, best_of, stops_early
@@ -133,7 +134,7 @@ def _by_hand(policy, rollouts):
 
 
 def test_diagnostics_equal_plain_loops(policy, rollouts):
-    found = diagnose(policy, decision_items(rollouts, TAU, 512))
+    found = diagnose(policy, decision_items(rollouts, TAU, 512), BaseFigures())
     pos, neg, pressure, kl = _by_hand(policy, rollouts)
     assert found.delta_logp_pos == pytest.approx(pos, abs=1e-4)
     assert found.delta_logp_neg == pytest.approx(neg, abs=1e-4)
@@ -143,19 +144,40 @@ def test_diagnostics_equal_plain_loops(policy, rollouts):
     assert found.gap > 0.3  # reinforcement learning parted right choices from wrong ones
 
 
-def test_grouping_of_rows_changes_nothing(policy, rollouts, monkeypatch):
+def _close(one, two):
+    assert one.gap == pytest.approx(two.gap, abs=1e-5)
+    assert one.pressure == pytest.approx(two.pressure, rel=1e-5)
+    assert one.kl == pytest.approx(two.kl, abs=1e-6)
+
+
+def test_grouping_changes_nothing(policy, rollouts, monkeypatch):
     items = decision_items(rollouts, TAU, 512)
-    together = diagnose(policy, items)
+    together = diagnose(policy, items, BaseFigures())
+    monkeypatch.setattr("rmx.train.diagnostics.TOKENS", 1)
+    _close(diagnose(policy, items, BaseFigures()), together)
+
+
+def test_full_logits_give_the_same(policy, rollouts, monkeypatch):
+    items = decision_items(rollouts, TAU, 512)
+    by_head = diagnose(policy, items, BaseFigures())
+    monkeypatch.setattr(policy, "head", None)
+    _close(diagnose(policy, items, BaseFigures()), by_head)
     monkeypatch.setattr("rmx.train.diagnostics.CHUNK_BYTES", 1)
-    alone = diagnose(policy, items)
-    assert alone.gap == pytest.approx(together.gap, abs=1e-5)
-    assert alone.kl == pytest.approx(together.kl, abs=1e-6)
+    _close(diagnose(policy, items, BaseFigures()), by_head)
+
+
+def test_known_base_is_not_read_again(policy, rollouts):
+    items, figures = decision_items(rollouts, TAU, 512), BaseFigures()
+    first, passes = diagnose(policy, items, figures), policy.base_passes
+    assert diagnose(policy, items, figures) == first
+    assert policy.base_passes == passes > 0
 
 
 def test_untrained_policy_moved_nothing(rollouts):
     fresh = make_policy(load("mini", device="cpu"), AdapterConfig(rank=2, alpha=2), None, seed=0)
-    found = diagnose(fresh, decision_items(rollouts, TAU, 512))
-    assert (found.gap, found.delta_logp_pos, found.kl) == (0.0, 0.0, 0.0)
+    found = diagnose(fresh, decision_items(rollouts, TAU, 512), BaseFigures())
+    assert (found.gap, found.delta_logp_pos) == pytest.approx((0.0, 0.0), abs=1e-6)
+    assert found.kl == pytest.approx(0.0, abs=1e-6)
     assert found.pressure > 0
 
 
