@@ -18,14 +18,17 @@ import torch
 from rmx.cost import cost
 from rmx.models import Model, load
 from rmx.records import Rollout
+from rmx.train.base_figures import BaseFigures
 from rmx.train.final_stage import final_stage, finish
 from rmx.train.first_stages import VALIDATION, Gated, gate_stage, rollouts_stage, selection_stage
 from rmx.train.heldout import HeldOut
+from rmx.train.items import cut
 from rmx.train.job import TrainJob, problems_of
 from rmx.train.policy import Policy, make_policy
-from rmx.train.rollout_file import read_rollouts
 from rmx.train.replay import Fork, Replay, Solved, default_forks
-from rmx.train.stages import Context, Event
+from rmx.train.rollout_file import read_rollouts
+from rmx.train.scoring import score
+from rmx.train.stages import Context, Event, Progress
 from rmx.train.trainer import Trainer
 from rmx.train.training_stage import Training
 
@@ -60,8 +63,10 @@ class Pipeline:
     ) -> None:
         self.config, self.dry, self.accelerator, self._told = config, dry, accelerator, events
         problems = problems_of(job)
-        loaded = model or load(job.model, job.device, job.dtype)
+        device = str(accelerator.device) if accelerator is not None else job.device
+        loaded = model or load(job.model, device, job.dtype)
         self.run = Context(job, folder, loaded, problems, stop)
+        self.figures = BaseFigures(folder=folder)
         self.run.seconds = (self.run.read(SECONDS) or {}).get("seconds", {})
 
     @property
@@ -104,16 +109,25 @@ class Pipeline:
 
     def _gate(self, policy: Policy, rollouts: list[Rollout]) -> Generator[Event, None, Gated]:
         """Score what has no entropies yet, and gate."""
-        self.figures, scored = self._scored(policy, rollouts)
-        gated = gate_stage(self.run, scored)
-        self.run.check_stop()
+        rollouts = yield from self._scored(policy, rollouts)
+        gated = gate_stage(self.run, rollouts)
         figures = gated.figures(self.run.job.recipe.gate.gate)
         self.run.write("gate.json", figures)
         yield "gate", figures
         return gated
 
-    def _scored(self, policy: Policy, rollouts: list[Rollout]) -> tuple[Any, list[Rollout]]:
-        return None, rollouts
+    def _scored(self, policy: Policy, rollouts: list[Rollout]) -> Generator[Event, None, list[Rollout]]:
+        """Entropies where they are missing, and the base's figures of every token, in one pass over the rollouts."""
+        longest = self.run.job.recipe.optim.max_seq_len
+        progress, scored = Progress("gate", len(rollouts)), []
+        for rollout in score(policy, (cut(r, longest) for r in rollouts), self.figures):
+            scored.append(rollout)
+            progress.at += 1
+            if progress.due():
+                yield progress.event()
+            self.run.check_stop()
+        yield progress.event()
+        return scored
 
     def _training(self, policy: Policy, gated: Gated) -> Training:
         run, recipe = self.run, self.run.job.recipe

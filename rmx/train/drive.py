@@ -1,0 +1,144 @@
+"""One run in this process: its turn in the queue, its stages, its events on disk, its state at the end.
+
+Nothing here needs torch before the run's turn has come, so that waiting costs little.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from rmx.errors import RmxError
+from rmx.train.job import TrainJob
+from rmx.train.queue import wait_for_turn
+from rmx.train.run_folder import RunFolder
+
+Tell = Callable[[str, dict[str, Any]], None]  # kind and figures of every event, as they happen
+
+DRY = "Dry run: nothing was trained. Resume trains."
+STOPPED = "Stopped; what it made is kept. Resume goes on from there."
+WAITED = "It was stopped while it waited."
+
+
+def silent(kind: str, figures: dict[str, Any]) -> None:
+    """Tell nobody."""
+
+
+def drive(folder: RunFolder, *, dry: bool = False, tell: Tell = silent) -> str:
+    """Run to the end, to a stop or to a failure; returns the final state.
+
+    Of several processes under `accelerate launch` only the first has the folder; the others work along.
+
+    Raises:
+        RmxError: a failure that the user can do something about; the run's status says the same.
+    """
+    if int(os.environ.get("RANK", "0")):
+        return _work_along(folder, dry)
+    with folder.lock(), _stopped_by_signals(folder):
+        folder.clear_stop()
+        folder.set_status(pid=os.getpid(), message=None, left=None)
+        told = _Told(folder, tell)
+        try:
+            if not wait_for_turn(folder):
+                return told.over("stopped", WAITED)
+            return _stages(folder, dry, told)
+        except RmxError as error:
+            told.over("failed", str(error))
+            raise
+        except KeyboardInterrupt:
+            told.over("stopped", STOPPED)
+            raise
+        except Exception as error:
+            told.over("failed", f"A fault of rmx ({type(error).__name__}: {str(error)[:200]}). The log has more.")
+            raise
+
+
+class _Told:
+    """Where events go: to the folder, and to whoever watches this process."""
+
+    def __init__(self, folder: RunFolder, tell: Tell) -> None:
+        self.folder, self.tell = folder, tell
+
+    def __call__(self, kind: str, figures: dict[str, Any]) -> None:
+        self.folder.event(kind, figures)
+        if kind == "stage":
+            self.folder.set_status(**figures)
+        self.tell(kind, figures)
+
+    def over(self, state: str, message: str | None) -> str:
+        """The last word."""
+        self.folder.set_status(state=state, message=message, left=None, ahead=None)
+        self("state", {"state": state, "message": message})
+        return state
+
+
+def _stages(folder: RunFolder, dry: bool, told: _Told) -> str:
+    """All stages of the run, told as they go; returns the state that they end in."""
+    from rmx.train.processes import launched
+    from rmx.train.stages import Stopped
+
+    told("state", {"state": "running"})
+    struck: str | None = None
+    try:
+        for kind, figures in _pipeline(folder, dry, launched()):
+            told(kind, figures)
+            struck = figures["message"] if kind in ("guard", "early") else struck
+    except Stopped:
+        return told.over("stopped", STOPPED)
+    return told.over("stopped", DRY) if dry else told.over("done", struck)
+
+
+def _pipeline(folder: RunFolder, dry: bool, accelerator: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    from rmx.train.pipeline import Pipeline
+
+    config = folder.config
+    if config.get("kind") == "distill":
+        from rmx.train.distill import Distillation, DistillJob
+
+        yield from Distillation(DistillJob.from_json(config), folder.path, config, stop=folder.stop_wanted).events()
+        return
+    made = Pipeline(
+        TrainJob.from_json(config),
+        folder.path,
+        config,
+        events=lambda: folder.events()[0],
+        stop=folder.stop_wanted,
+        dry=dry,
+        accelerator=accelerator,
+    )
+    yield from made.events()
+
+
+def _work_along(folder: RunFolder, dry: bool) -> str:
+    """A process that is not the first: the same stages, without a word."""
+    from rmx.train.processes import launched
+    from rmx.train.stages import Stopped
+
+    try:
+        for _ in _pipeline(folder, dry, launched()):
+            pass
+    except Stopped:
+        return "stopped"
+    return "done"
+
+
+@contextmanager
+def _stopped_by_signals(folder: RunFolder) -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the run at its next step; a second Ctrl-C ends it at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        folder.stop_now()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: signals are somebody else's affair
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
