@@ -136,7 +136,7 @@ def continue_prefixes(
         return _goes_on(out[row], token, row, over) and len(out[row]) < room[row] and not cancelled()
 
     cache = engine.expand(engine.open(ids[: max(lengths[i] for i in fits)], adapter=adapter), 1)
-    if not (_plain(cache) and _takes_mask(engine)):
+    if not (plain_cache(cache) and takes_mask(engine)):
         for row in fits:
             single = engine.open([*ids[: lengths[row]], *given], adapter=adapter)
             while goes_on(row, token := int(single.logits.argmax())):
@@ -179,10 +179,10 @@ class _Masked:
         self._mask, self._next = self._mask[kept], self._next[kept]
 
 
-def _plain(cache: Any) -> bool:
+def plain_cache(cache: Any) -> bool:
     """Whether hidden positions leave no trace in this cache: full attention only."""
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
-def _takes_mask(engine: Engine) -> bool:
+def takes_mask(engine: Engine) -> bool:
     return "attention_mask" in inspect.signature(engine.model.forward).parameters
