@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,183 @@ def job_of(args: argparse.Namespace) -> Any:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from rmx.train.process import run_here
+    from rmx.train.drive import drive
 
-    if args.resume:
-        return run_here(args.resume, changed=_changes(args), dry=args.dry_run, tell=_teller(args.json))
-    return run_here(None, job=job_of(args), out=args.out, dry=args.dry_run, tell=_teller(args.json))
+    folder = _resumed(args) if args.resume else _new_run(args)
+    if not args.json:
+        print(f"run {folder.id} in {folder.path}", flush=True)
+    drive(folder, dry=args.dry_run, tell=_json_lines(folder) if args.json else Teller())
+    return 0
+
+
+def _new_run(args: argparse.Namespace) -> Any:
+    """The folder of a new run. Of several processes the first makes it, and the others wait for it."""
+    from rmx.train.run_folder import CONFIG, RunFolder
+    from rmx.train.run_store import RunStore
+
+    job = job_of(args)
+    out = Path(args.out).absolute() if args.out else None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if out is None:
+            raise RmxError("Several processes must agree on the run's folder. Name it with --out DIR.")
+        if int(os.environ.get("RANK", "0")):
+            while not (out / CONFIG).exists():
+                time.sleep(0.1)
+            return RunFolder(out)
+    return RunStore().create(job, path=out)
+
+
+def _resumed(args: argparse.Namespace) -> Any:
+    """The run that is gone on with, by its id or its folder. Its threshold may still be changed before it trains.
+
+    Raises:
+        RmxError: no such run, or a change that comes too late.
+    """
+    from rmx.train.flags import field_types
+    from rmx.train.run_folder import CONFIG, RunFolder
+    from rmx.train.run_store import RunStore
+    from rmx.train.training_stage import CHECKPOINTS, written
+
+    path = Path(args.resume).expanduser()
+    folder = RunFolder(path.absolute()) if (path / CONFIG).is_file() else RunStore().get(args.resume)
+    given = [name for name in field_types() if getattr(args, f"recipe_{name}") is not None]
+    if not given:
+        return folder
+    if not set(given) <= {"tau", "tau_share"} or written(folder.path / CHECKPOINTS):
+        raise RmxError("A run goes on as it began; only --tau or --tau-share may change, and only before it trains.")
+    folder.change(_with_gate(folder.config, args))
+    return folder
+
+
+def _with_gate(config: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """The config with another threshold, in recipe and command alike."""
+    from dataclasses import replace
+
+    from rmx.train.job import TrainJob
+
+    job = TrainJob.from_json(config)
+    changed = {"tau": args.recipe_tau, "tau_share": args.recipe_tau_share}
+    none = {name: None if value == "none" else value for name, value in changed.items()}
+    return config | replace(job, recipe=job.recipe.with_(**none)).json()
+
+
+def _json_lines(folder: Any) -> Callable[[str, dict[str, Any]], None]:
+    """One line per micro-batch on stdout, and a last one with what the run cost."""
+    tokens = 0
+
+    def tell(kind: str, figures: dict[str, Any]) -> None:
+        nonlocal tokens
+        if kind == "micro":
+            print(json.dumps(figures), flush=True)
+        elif kind == "update":
+            tokens += figures["tokens"]
+        elif kind == "done":
+            print(json.dumps({**figures, "tokens": tokens, "run": str(folder.path)}), flush=True)
+        elif kind in ("guard", "early") or (kind == "state" and figures["state"] != "running"):
+            said = figures.get("message")
+            if said:
+                print(f"rmx train: {said}", file=sys.stderr)
+
+    return tell
+
+
+class Teller:
+    """A run for the terminal: stages, what they found, an update every two seconds, each check as a row."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+
+    def __call__(self, kind: str, figures: dict[str, Any]) -> None:
+        if line := self.line(kind, figures):
+            print(line, flush=True)
+
+    def line(self, kind: str, figures: dict[str, Any]) -> str | None:
+        """What is said of an event; nothing of those that are for the page."""
+        say = getattr(self, f"_{kind}", None)
+        return say(figures) if say else None
+
+    def _often(self) -> bool:
+        now = time.monotonic()
+        if now < self._due:
+            return False
+        self._due = now + 2
+        return True
+
+    def _rollouts(self, f: dict[str, Any]) -> str | None:
+        if f["at"] < f["of"] and not self._often():
+            return None
+        return (
+            f"rollouts   {f['at']} of {f['of']} problems, {f['rollouts']} rollouts: {f['right']} right, "
+            f"{f['truncated']} truncated, {f['unparsed']} without an answer"
+        )
+
+    def _selection(self, f: dict[str, Any]) -> str:
+        out = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in f["out"].items() if n)
+        return (
+            f"selection  {f['kept']} problems kept{f' (out: {out})' if out else ''}, {f['rollouts']} rollouts: "
+            f"{f['right']} right, {f['wrong']} wrong; {f['trimmed']} of the longest left out"
+        )
+
+    def _gate(self, f: dict[str, Any]) -> str:
+        tau = "the file's own positions" if f["tau"] is None else f"tau {f['tau']:.3g} nats"
+        return (
+            f"gate       {f['gate']}, {tau}: {f['gated']} of {f['tokens']} tokens ({100 * f['share']:.2f} %), "
+            f"{f['gated_right']} in right and {f['gated_wrong']} in wrong rollouts"
+        )
+
+    def _update(self, f: dict[str, Any]) -> str | None:
+        if f["optimizer_step"] < f["of"] and not self._often():
+            return None
+        return (
+            f"update     {f['optimizer_step']:4d} of {f['of']}  decision {f['decision_loss']:+.4f}  "
+            f"KL {f['kl_loss']:.5f}  gradient {f['grad_norm']:.3f}  lr {f['lr']:.2e}"
+        )
+
+    def _check(self, f: dict[str, Any]) -> str:
+        gap = f"  gap {f['gap']:+.4f}" if f["gap"] is not None else ""
+        against = f"  {points(f['vs_base'])} against the base" if f["vs_base"] else ""
+        return f"check      at {f['optimizer_step']:4d}: pass@1 {percent(f['pass@1'])}{against}{gap}"
+
+    def _guard(self, f: dict[str, Any]) -> str:
+        return str(f["message"])
+
+    _early = _guard
+
+    def _state(self, f: dict[str, Any]) -> str | None:
+        return f"{f['state']}: {f['message']}" if f.get("message") else None
+
+    def _done(self, f: dict[str, Any]) -> str:
+        told = f"done       {f['updates']} updates in {f['seconds']:.0f} s"
+        if f["after"]:
+            told += (
+                f"; {f['split']}, n = {f['after']['n']}: {percent(f['before'])} -> {percent(f['after'])} "
+                f"({points(f['vs_base'])})"
+            )
+        return told + (f"; adapter of {f['best']}" if f["adapter"] else "; no checkpoint was written")
+
+
+def percent(estimate: dict[str, Any]) -> str:
+    return f"{100 * estimate['value']:.1f} % [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+
+
+def points(estimate: dict[str, Any]) -> str:
+    return f"{100 * estimate['value']:+.1f} points [{100 * estimate['low']:+.1f}, {100 * estimate['high']:+.1f}]"
+
+
+# -- rollouts ---------------------------------------------------------------------------------------------------------
+
+
+def _rollouts(args: argparse.Namespace) -> None:
+    from rmx.train.flags import recipe_of
+    from rmx.train.job import TrainJob
+    from rmx.train.sampling_only import sample_to_file
+
+    model = args.model or os.environ.get("RMX_MODEL", "mini")
+    job = TrainJob(model, args.set or "mini", recipe_of(args), server=args.server, device=args.device, dtype=args.dtype)
+    out, figures, tell = Path(args.out).absolute(), dict[str, Any](), Teller()
+    for kind, told in sample_to_file(job, out, official=args.format == "official"):
+        figures = told if kind == "rollouts" else figures
+        if not args.json and (line := tell.line(kind, told)):
+            print(line, flush=True)
+    if args.json:
+        print(json.dumps(figures | {"file": str(out)}))

@@ -95,7 +95,8 @@ def _pipeline(folder: RunFolder, dry: bool, accelerator: Any) -> Iterator[tuple[
 
     config = folder.config
     if config.get("kind") == "distill":
-        from rmx.train.distill import Distillation, DistillJob
+        from rmx.train.distill import Distillation
+        from rmx.train.distill_recipe import DistillJob
 
         yield from Distillation(DistillJob.from_json(config), folder.path, config, stop=folder.stop_wanted).events()
         return

@@ -27,13 +27,14 @@ def rollouts_stage(run: Context) -> Iterator[Event]:
     """Sample what is missing of K rollouts per problem, for training and for validation."""
     recipe = run.job.recipe
     if not run.job.from_rollouts:
-        yield from _sample(run, ROLLOUTS, run.problems.train, recipe.rollouts, recipe.seed)
+        yield from sample(run, ROLLOUTS, run.problems.train, recipe.rollouts, recipe.seed)
     if recipe.check.validation_k and run.problems.validation:
         few = replace(recipe.rollouts, k=max(2, recipe.check.validation_k))
-        yield from _sample(run, VALIDATION, run.problems.validation, few, recipe.seed + VALIDATION_SEED)
+        yield from sample(run, VALIDATION, run.problems.validation, few, recipe.seed + VALIDATION_SEED)
 
 
-def _sample(run: Context, name: str, problems: Sequence[Problem], config: RolloutConfig, seed: int) -> Iterator[Event]:
+def sample(run: Context, name: str, problems: Sequence[Problem], config: RolloutConfig, seed: int) -> Iterator[Event]:
+    """Bring the file `name` to `config.k` rollouts per problem, telling how far it is."""
     log = rollout_log(run, name, config, seed)
     found = log.read()
     done = {(r.problem_id, r.gen_index) for r in found}
@@ -73,8 +74,8 @@ def rollout_log(run: Context, name: str, config: RolloutConfig, seed: int) -> Ro
 
 
 def _figures(name: str, found: Sequence[Rollout], problems: int, k: int) -> Iterator[Event]:
-    """What is told of the rollouts that are trained on."""
-    if name == ROLLOUTS:
+    """What is told of rollouts, but for those that only checks read."""
+    if name != VALIDATION:
         yield "rollouts", rollout_figures(found, problems, k)
 
 

@@ -135,6 +135,11 @@ class RunFolder:
         with _disk(self.path):
             write_json(self.path / STATUS, clean({**status, **figures, "updated": round(time.time(), 3)}))
 
+    def change(self, config: Mapping[str, Any]) -> None:
+        """Replace what the run was asked, before it does it."""
+        with _disk(self.path):
+            write_json(self.path / CONFIG, config)
+
     def note(self, text: str) -> None:
         """Replace the run's note."""
         with _disk(self.path):
