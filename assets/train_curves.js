@@ -1,0 +1,56 @@
+// The curves of the run: one small panel per figure, all with the same pointer, all smoothed by the same slider.
+const charts = new Map();
+const RIGHT_STYLE = 2, WRONG_STYLE = 1; // bluish green and vermillion, each with its own dash and marker
+const PANELS = { // in reading order: what it is all for, then what moves it, then the machinery
+  pass: { title: "pass@1, held out", percent: true, within: [0, 1], empty: "At the first checkpoint." },
+  gap: { title: "held-out gap", about: "right over wrong, nats per token", empty: "At the first checkpoint." },
+  loss: { title: "decision loss", legend: false },
+  kl: { title: "KL anchor", about: "nats per token", zero: true, legend: false },
+  delta: { title: "Δ log p", about: "policy over base, nats" },
+  grad: { title: "gradient norm", about: "before clipping", zero: true, legend: false },
+  lr: { title: "learning rate", zero: true, legend: false, format: (v) => (v === 0 ? "0" : v.toExponential(1).replace("e-", "e−")) },
+};
+function clearCurves() {
+  for (const chart of charts.values()) chart.remove();
+  charts.clear();
+  ui.multiples.replaceChildren();
+}
+function renderCurves() {
+  ui.curvesPanel.hidden = !(run.updates.length || run.checks.length);
+  if (ui.curvesPanel.hidden) return;
+  if (!charts.size) buildCurves();
+  const of = run.updates.at(-1)?.of, n = run.updates.length;
+  say(ui.curvesAbout, of ? `${count(run.updates.at(-1).optimizer_step)} of ${plural(of, "update")}` : n ? plural(n, "update") : "");
+  const p = run.points, line = (id, name, points = [], more = {}) => ({ id, name, points, ...more });
+  const draw = (name, series, more = {}) => charts.get(name).set({ series, ...(of ? { xmax: of } : {}), ...more });
+  draw("loss", [line("loss", "decision loss", p.decision_loss)]);
+  draw("kl", [line("kl", "KL anchor", p.kl_loss)]);
+  draw("delta", [line("right", "right", p.delta_logp_pos_mean, { style: RIGHT_STYLE }), line("wrong", "wrong", p.delta_logp_neg_mean, { style: WRONG_STYLE })]);
+  draw("grad", [line("grad", "gradient norm", p.grad_norm)]);
+  draw("lr", [line("lr", "learning rate", p.lr, { smooth: false })]);
+  drawChecks(draw, line);
+}
+function drawChecks(draw, line) {
+  const after = run.checks.filter((c) => c["pass@1"]), base = run.checks.find((c) => c.optimizer_step === 0)?.["pass@1"] ?? run.done?.before;
+  const pass = after.map((c) => [c.optimizer_step, c["pass@1"].value, c["pass@1"].low, c["pass@1"].high]);
+  const best = run.checks.findLast((c) => c.best && c.optimizer_step > 0);
+  const said = after.at(-1)?.["pass@1"].n;
+  draw("pass", [line("pass", "policy", pass, { smooth: false })], {
+    lines: base ? [{ y: base.value, low: base.low, high: base.high, name: "base" }] : [], marks: best ? [{ x: best.optimizer_step, name: "best" }] : [],
+    about: said ? `${plural(said, "problem")}, 95\u202f% interval` : "",
+  });
+  draw("gap", [line("gap", "gap", run.checks.filter((c) => c.gap != null).map((c) => [c.optimizer_step, c.gap]), { smooth: false })], { lines: [{ y: 0 }], legend: false });
+}
+function buildCurves() {
+  for (const [name, options] of Object.entries(PANELS)) {
+    const box = make("div", `multiple ${name}`);
+    ui.multiples.append(box);
+    charts.set(name, curves(box, { x: "update", height: 150, ...options, smooth: Number(ui.smooth.value), onCursor: (x) => pointAll(name, x) }));
+  }
+}
+const pointAll = (from, x) => charts.forEach((chart, name) => name !== from && chart.cursor(x));
+ui.smooth.addEventListener("input", () => {
+  const smooth = Number(ui.smooth.value);
+  say(ui.smoothValue, smooth ? smooth.toFixed(2) : "off");
+  for (const chart of charts.values()) chart.set({ smooth });
+});

@@ -1,0 +1,80 @@
+// The Train view: what a run will cost, the run that is watched, and what it did. Before this stand view_common.js,
+// curves.js and one file per part.
+
+// ---- the plan -----------------------------------------------------------------------------------------------
+function receivePlan(m) {
+  const minutes = m.minutes, around = minutes?.low != null && minutes.low !== minutes.high ? `${minutesText(minutes.low)} – ${minutesText(minutes.high)}` : "";
+  const figures = [["time", minutes ? `${minutesText(minutes.value)} min` : "unknown", around && `${around} min`]];
+  if (m.memory_mb != null) figures.push(["memory", megabytes(m.memory_mb), ""]);
+  if (m.usd != null) figures.push(["cost", dollars(m.usd), ""]);
+  ui.plan.hidden = false;
+  ui.planFigures.replaceChildren(...figures.map(([name, figure, more]) =>
+    make("div", "", make("dt", "", name), make("dd", "", make("span", "num", figure), make("span", "soft num", more)))));
+  say(ui.planBrief, figures.map(([, figure]) => figure).join(" · "));
+  say(ui.planRate, m.rate ?? "");
+  ui.planRate.hidden = !m.rate;
+  say(ui.command, m.command ?? "");
+  const rows = m.departs ?? [];
+  ui.departs.hidden = !rows.length;
+  ui.departsNone.hidden = rows.length > 0;
+  ui.departsRows.replaceChildren(...rows.map(([field, paper, here]) =>
+    make("tr", "", attrs(make("th", "num", showOdd(String(field))), { scope: "row" }), make("td", "num", showOdd(String(paper))), make("td", "num", showOdd(String(here))))));
+}
+const minutesText = (x) => (x < 10 ? `${Number(x.toFixed(1))}` : count(Math.round(x)));
+async function copyCommand() {
+  let done = true;
+  try {
+    await navigator.clipboard.writeText(ui.command.textContent);
+  } catch { // without https there is no clipboard: the text is selected, and copied where the browser still can
+    getSelection().selectAllChildren(ui.command);
+    done = document.execCommand?.("copy") ?? false;
+  }
+  say(ui.copyButton, done ? "Copied" : "Press Ctrl-C");
+  setTimeout(say, 1600, ui.copyButton, "Copy");
+}
+
+// ---- messages from Python -----------------------------------------------------------------------------------
+const MESSAGES = {
+  watch: (m) => typeof m.id === "string" && m.id && (sayError(), attach(m.id)),
+  me: (m) => {
+    me = { owner: m.owner ?? null, admin: !!m.admin };
+    if (run?.heard) renderRun(new Set());
+  },
+  refused: (m) => refused(m.error),
+  plan: receivePlan,
+  dry: (m) => (m.error ? sayError(m.error) : receiveDry(m)),
+};
+// Several messages may come as one list: a value that follows another at once would replace it unseen.
+function receive(m) {
+  if (Array.isArray(m)) return m.forEach(receive);
+  if (m && typeof m === "object" && Object.hasOwn(MESSAGES, m.kind)) MESSAGES[m.kind](m);
+}
+
+// ---- clicks -------------------------------------------------------------------------------------------------
+const actions = {
+  stop: () => request("stop"), resume: () => request("resume"),
+  explore: () => trigger("open", { id: run.id, where: "explore" }), compare: () => trigger("open", { id: run.id, where: "compare" }),
+  download: () => trigger("download", { id: run.id }),
+  copy: copyCommand, dry: askDry, play,
+  tauBack: () => (setTau(gate.m.tau), tellTau()),
+};
+root.addEventListener("click", (e) => {
+  const go = e.target.closest("[data-do]")?.dataset.do, chosen = e.target.closest("[data-rollout]")?.dataset.rollout;
+  if (go) actions[go]?.();
+  else if (chosen !== undefined) readRollout(Number(chosen));
+});
+ui.chooser.addEventListener("keydown", (e) => {
+  const way = { ArrowRight: 1, ArrowLeft: -1 }[e.key], list = [...ui.chooser.querySelectorAll("[data-rollout]")], at = list.indexOf(document.activeElement);
+  if (!way || at < 0) return;
+  e.preventDefault();
+  const next = list.at((at + way) % list.length);
+  next.focus();
+  readRollout(Number(next.dataset.rollout));
+});
+
+// ---- hooks for the rest of the page, and the start ----------------------------------------------------------
+window.rmxTrain = { watch: attach, tau: () => (gate.m ? gate.tau : null), watched: () => run?.id ?? null };
+clearRun();
+watch("value", () => receive(props.value));
+receive(props.value);
+if (!run && remembered()) attach(remembered(), true);
