@@ -1,5 +1,6 @@
-"""Put PEFT adapters on an engine: bundled names, folders, Hub ids; safetensors only."""
+"""Put PEFT adapters on an engine: bundled names, training runs, folders, Hub ids; safetensors only."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import DynamicCache
 from rmx.engine import Engine
 from rmx.errors import ModelError
 from rmx.models import Model, _first_line
-from rmx.paths import ASSETS
+from rmx.paths import ASSETS, runs_dir
 
 PROBE = "Ann has 3 apples and buys 4 more. 3 + 4 = 7. So the answer is 7."
 PROBE_TOKENS = 16
@@ -58,7 +59,7 @@ def adapter_name(spec: str) -> str:
 def _place(model: Model, spec: str) -> str:
     if spec in bundled_adapters(model):
         return str(ASSETS / "mini" / spec)
-    folder = Path(spec)
+    folder = run_adapter(spec) or Path(spec)
     if folder.is_dir():
         if not (folder / "adapter_config.json").is_file():
             raise ModelError(f"{spec} is not an adapter folder: it has no adapter_config.json.")
@@ -66,11 +67,21 @@ def _place(model: Model, spec: str) -> str:
             pickled = (folder / "adapter_model.bin").is_file()
             reason = "holds a pickle, which can run code when opened" if pickled else "holds no weights"
             raise ModelError(f"The adapter {spec} {reason}. Save adapter_model.safetensors.")
-        return spec
+        return str(folder)
     if "/" not in spec or spec.startswith((".", "/", "~")):
         known = ", ".join(bundled_adapters(model)) or "none is bundled with this model"
-        raise ModelError(f"There is no adapter '{spec}'. Bundled: {known}. Or give a folder or a Hub id.")
+        raise ModelError(f"There is no adapter '{spec}'. Bundled: {known}. Or give a run, a folder or a Hub id.")
     return spec
+
+
+def run_adapter(spec: str) -> Path | None:
+    """The folder of a training run's adapter, by the run's id or by `ID/step_N` for one of its checkpoints."""
+    run, _, step = spec.partition("/")
+    if not re.fullmatch(r"[\w.-]+", run) or not re.fullmatch(r"(step_\d+)?", step) or run.startswith("."):
+        return None
+    home = runs_dir() / run
+    folder = home / "checkpoints" / step if step else home / "adapter"
+    return folder if (home / "config.json").is_file() and folder.is_dir() else None
 
 
 def _check_targets(model: Model, config: Any, spec: str) -> None:

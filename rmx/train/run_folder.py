@@ -81,12 +81,18 @@ class RunFolder:
         found = _read(self.path / SUMMARY)
         return found if isinstance(found, dict) else {"checks": {}}
 
-    def events(self, start: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """Whole events from byte `start` on, and the byte where the next begins. A torn last line is left for later."""
+    def events(self, start: int = 0, most: int = -1) -> tuple[list[dict[str, Any]], int]:
+        """Whole events from byte `start` on, and the byte where the next begins. A torn last line is left for later.
+
+        Args:
+            most: bytes to read at most; all by default. A longer line than that is never split.
+        """
         try:
             with (self.path / EVENTS).open("rb") as file:
                 file.seek(start)
-                data = file.read()
+                data = file.read(most)
+                if most > 0 and b"\n" not in data:
+                    data += file.readline()
         except OSError:
             return [], start
         whole = data[: data.rfind(b"\n") + 1]
