@@ -1,7 +1,7 @@
 """The recipe as flags of the command line, made from its fields, so that none can be forgotten."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -58,11 +58,14 @@ HELP = {
 
 def add_recipe(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None) -> None:
     """One flag per field; a flag that is not given leaves the preset's value."""
-    group = parser.add_argument_group("recipe (defaults: the paper's)")
-    for name, kind in field_types().items():
-        if only is not None and name not in only:
-            continue
-        options: dict[str, Any] = {"dest": f"recipe_{name}", "default": None, "help": HELP[name]}
+    types = {name: kind for name, kind in field_types().items() if only is None or name in only}
+    add_flags(parser.add_argument_group("recipe (defaults: the paper's)"), types, HELP)
+
+
+def add_flags(group: Any, types: Mapping[str, Any], help_: Mapping[str, str]) -> None:
+    """A flag for each field; its value is read back by `given`."""
+    for name, kind in types.items():
+        options: dict[str, Any] = {"dest": f"recipe_{name}", "default": None, "help": help_[name]}
         flag = "--" + name.replace("_", "-")
         if kind is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
@@ -70,6 +73,12 @@ def add_recipe(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = N
             group.add_argument(flag, choices=get_args(kind), **options)
         else:
             group.add_argument(flag, metavar="X", type=_reader(kind), **options)
+
+
+def given(args: argparse.Namespace, types: Iterable[str]) -> dict[str, Any]:
+    """The fields whose flags were used, by name."""
+    values = {name: getattr(args, f"recipe_{name}", None) for name in types}
+    return {name: None if value == NONE else value for name, value in values.items() if value is not None}
 
 
 def recipe_of(args: argparse.Namespace, preset: str = "paper") -> Recipe:
@@ -80,16 +89,12 @@ def recipe_of(args: argparse.Namespace, preset: str = "paper") -> Recipe:
     """
     if preset not in PRESETS:
         raise RmxError(f"There is no preset '{preset}'. Known: {', '.join(PRESETS)}.")
-    given = {
-        name: None if value == NONE else value
-        for name in field_types()
-        if (value := getattr(args, f"recipe_{name}", None)) is not None
-    }
-    if "tau" in given and "tau_share" not in given:
-        given["tau_share"] = None
-    if given.get("tau_share") is not None and "tau" not in given:
-        given["tau"] = None
-    return PRESETS[preset].with_(**given)
+    changed = given(args, field_types())
+    if "tau" in changed and "tau_share" not in changed:
+        changed["tau_share"] = None
+    if changed.get("tau_share") is not None and "tau" not in changed:
+        changed["tau"] = None
+    return PRESETS[preset].with_(**changed)
 
 
 NONE = "none"
