@@ -1,0 +1,219 @@
+"""How fast and how large this model is on this machine, from a few seconds of the work that a run consists of.
+
+Nothing of the model changes: the backward pass goes to the input embeddings, which costs what a LoRA's costs but for
+the LoRA itself (see LORA_TIME and LORA_MEMORY in estimate.py).
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from rmx.entropy import capture
+from rmx.explore.ending import Ending
+from rmx.models import Model
+from rmx.padded import PaddedBatch
+from rmx.records import Problem
+
+ROWS = 64  # completions decoded together
+PROMPTS = 4
+FEW = 8  # rows whose ends are waited for where all would take too long
+STEPS = 3  # with all rows, at least
+LONG = 80  # steps that a completion may have
+TYPICAL = 96  # tokens of the text that is read and trained on, at least
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Completions seen by a probe: how long the finished ones are, and how long the others were when it ended."""
+
+    ended: tuple[int, ...]
+    cut: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """What the probe measured."""
+
+    device: str  # as rates are looked up: the GPU's name, or cpu
+    rows: int  # of the decode steps
+    decode_step: float  # seconds for one token of each row, with its statistics
+    read_token: float  # seconds per token read by the base, one sequence at a time
+    train_token: float  # seconds per token, forward and backward, in micro-batches as they are trained
+    weights: int  # bytes
+    kv_token: int  # bytes of keys and values per token of a row
+    saved_token: int  # bytes that a forward pass keeps per token for the backward pass
+    hidden: int  # width of a hidden state
+    prompt: float  # tokens, mean
+    lengths: Lengths  # of the model's own completions
+
+
+def probe(
+    model: Model, problems: Sequence[Problem], *, temperature: float, micro_batch: int, seconds: float = 3.0
+) -> Speeds:
+    """Measure for about `seconds`. The caller holds the engine's turn.
+
+    Args:
+        problems: some of those that will be sampled; at least one.
+        temperature: of the rollouts; it decides how long they get.
+        micro_batch: sequences trained together.
+    """
+    engine = model.engine
+    prompts = [model.prompt_ids(p.problem) for p in problems[:PROMPTS]]
+    with engine.using(None):
+        step, lengths, text = _decode(model, prompts, temperature, 0.5 * seconds)
+        text += text[-1:] * (TYPICAL - len(text))
+        read = _timed(lambda: _read(model, text), 0.15 * seconds) / len(text)
+        batch, saved = [text] * micro_batch, list[int]()
+        train = _timed(lambda: saved.append(_backward(model, batch)), 0.35 * seconds) / (len(text) * micro_batch)
+    config: Any = engine.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    weights = list(_network(model).parameters())
+    return Speeds(
+        device=device_name(engine.device),
+        rows=ROWS,
+        decode_step=step,
+        read_token=read,
+        train_token=train,
+        weights=sum(w.nbytes for w in weights),
+        kv_token=2 * config.num_hidden_layers * heads * width * weights[0].element_size(),
+        saved_token=saved[-1] // (len(text) * micro_batch),
+        hidden=config.hidden_size,
+        prompt=sum(map(len, prompts)) / len(prompts),
+        lengths=lengths,
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """How a machine's rate is looked up: the GPU's name, or the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _network(model: Model) -> Any:
+    """The causal LM itself, without PEFT around it."""
+    network = model.engine.model
+    return network.get_base_model() if hasattr(network, "get_base_model") else network
+
+
+class _Texts:
+    """Prompts with what was decoded behind them so far."""
+
+    def __init__(self, model: Model, prompts: Sequence[tuple[int, ...]]) -> None:
+        self.prompts = prompts
+        self.ids: list[list[int]] = [[] for _ in prompts]
+        self.over = [False] * len(prompts)
+        self._endings = [Ending(model, prompt, (), 1) for prompt in prompts]
+
+    def take(self, tokens: Sequence[int]) -> None:
+        """One token for each of the first rows."""
+        for row, token in enumerate(tokens):
+            if not self.over[row]:
+                self.ids[row].append(token)
+                self.over[row] = self._endings[row](0, token)
+
+    def lengths(self, rows: int) -> Lengths:
+        seen = list(zip(self.ids[:rows], self.over, strict=False))
+        return Lengths(tuple(len(t) for t, over in seen if over), tuple(len(t) for t, over in seen if not over))
+
+
+@torch.inference_mode()
+def _decode(
+    model: Model, prompts: Sequence[tuple[int, ...]], temperature: float, seconds: float
+) -> tuple[float, Lengths, list[int]]:
+    """Seconds of a step with `ROWS` rows, lengths of the completions, and the longest text.
+
+    Finished rows stay in the batch, so that every timed step has as many rows. Where whole completions would take too
+    long, all but a few rows are dropped after some steps.
+    """
+    engine, generator = model.engine, torch.Generator(model.engine.device).manual_seed(SEED)
+    texts = _Texts(model, [prompts[i % len(prompts)] for i in range(ROWS)])
+    batch, rows, times = PaddedBatch(engine, prompts), ROWS, list[float]()
+    batch.select([i % len(prompts) for i in range(ROWS)])
+    began = time.perf_counter()
+    while batch.room > 0 and not all(texts.over[:rows]):
+        start = time.perf_counter()
+        if len(times) >= STEPS and start - began > seconds:
+            break
+        capture(batch.logits, 1)
+        tokens = torch.multinomial((batch.logits.float() / temperature).softmax(-1), 1, generator=generator)[:, 0]
+        texts.take(tokens.tolist())
+        batch.feed(tokens)
+        _wait(engine.device)
+        if rows == ROWS:
+            times.append(time.perf_counter() - start)
+            if len(times) == STEPS and LONG * _median(times) > seconds:
+                rows, began = FEW, time.perf_counter()
+                batch.select(range(FEW))
+    longest = max(range(rows), key=lambda i: len(texts.ids[i]))
+    return _median(times), texts.lengths(rows), [*texts.prompts[longest], *texts.ids[longest]]
+
+
+@torch.inference_mode()
+def _read(model: Model, ids: Sequence[int]) -> None:
+    model.engine.open(ids, reuse=False, read_from=0, on_read=_look)
+    _wait(model.engine.device)
+
+
+def _look(_: int, logits: Tensor) -> None:
+    capture(logits, 1)
+
+
+def _backward(model: Model, batch: Sequence[Sequence[int]]) -> int:
+    """Forward and backward over equally long sequences; returns the bytes kept between the two.
+
+    The logits are made in chunks, as training makes them, so they do not count.
+    """
+    network, engine = _network(model), model.engine
+    own = {w.untyped_storage().data_ptr() for w in network.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad():
+        embedded = network.get_input_embeddings()(torch.tensor(batch, device=engine.device))
+        embedded = embedded.detach().requires_grad_()
+        with saved_tensors_hooks(note, lambda tensor: tensor):
+            hidden = network.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        flat, head = hidden.flatten(0, 1), network.get_output_embeddings()
+        grad = torch.empty_like(flat)
+        with torch.no_grad():
+            for start in range(0, len(flat), engine.chunk_rows):
+                rows = flat[start : start + engine.chunk_rows]
+                p = head(rows).softmax(-1)
+                grad[start : start + len(rows)] = p @ head.weight  # what the gradient of a cross entropy costs
+        flat.backward(grad)
+    _wait(engine.device)
+    return sum(kept.values())
+
+
+def _timed(work: Any, seconds: float) -> float:
+    """Median time of one call, after one that does not count; of a single call where that took too long already."""
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < 2 or (len(times) < 20 and time.perf_counter() - began < seconds):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+        if times[0] > seconds:
+            return times[0]
+    return _median(times[1:])
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2] if values else math.nan
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
