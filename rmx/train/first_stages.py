@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rmx.errors import TrainError
 from rmx.records import Problem, Rollout
 from rmx.train.items import Item, make_items
+from rmx.train.job import TrainJob
 from rmx.train.recipe import RolloutConfig
 from rmx.train.rollout_file import read_rollouts
 from rmx.train.rollouts import RolloutLog, sample_rollouts
@@ -119,6 +121,26 @@ def selection_stage(run: Context) -> tuple[list[Rollout], Event]:
     rows = [[r.problem_id, r.gen_index, r.advantage] for r in made.rollouts]
     run.write(SELECTION, {"figures": made.json(), "rollouts": rows})
     return list(made.rollouts), ("selection", made.json())
+
+
+def stored_selection(job: TrainJob, folder: Path) -> tuple[list[Rollout], dict[str, Any]]:
+    """The selected rollouts of a run, read from its files alone; what a dry run shows.
+
+    Raises:
+        TrainError: the run has not come so far, or its rollouts have no entropies.
+    """
+    path = Path(job.from_rollouts) if job.from_rollouts else folder / ROLLOUTS
+    if not path.exists():
+        raise TrainError("This run has no rollouts yet. Let it sample some first.")
+    found = read_rollouts(path)
+    if not any(r.advantage is not None for r in found):
+        made = select(found, job.recipe.selection)
+        found, figures = list(made.rollouts), made.json()
+    else:
+        figures = _given(found)
+    if any(r.entropies is None for r in found):
+        raise TrainError("The rollouts of this run came without entropies, so the gate cannot be shown here.")
+    return [r if r.advantage is not None else replace(r, advantage=0.0) for r in found], figures
 
 
 def _given(found: Sequence[Rollout]) -> dict[str, Any]:
