@@ -1,0 +1,184 @@
+"""Which rollouts teach: problems at the edge of competence, without the longest rollouts, each with its advantage."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from rmx.errors import TrainError
+from rmx.records import Rollout
+from rmx.train.recipe import SelectionConfig
+
+LEAST_STD = 1e-8  # so that a problem whose rollouts are all alike gives advantages of 0
+LEAST_PROBLEMS = 2  # of mixed success; one alone would be learned by heart
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is trained on, and what became of the rest."""
+
+    rollouts: tuple[Rollout, ...]  # each with its advantage; problem by problem, the nearest to one half first
+    problems: int  # sampled
+    sampled: int  # rollouts
+    kept: int  # problems
+    trimmed: int  # rollouts of the kept problems that were among the longest
+    out: Mapping[str, int]  # problems that were left out, by reason
+    alike: int  # kept problems whose remaining rollouts are all right or all wrong; they pull nowhere
+    histogram: tuple[int, ...]  # sampled problems with 0, 1, ... right
+
+    @property
+    def right(self) -> int:
+        return sum(r.correct for r in self.rollouts)
+
+    def json(self) -> dict[str, Any]:
+        """The event `selection`."""
+        return {
+            "problems": self.problems,
+            "sampled": self.sampled,
+            "kept": self.kept,
+            "rollouts": len(self.rollouts),
+            "trimmed": self.trimmed,
+            "right": self.right,
+            "wrong": len(self.rollouts) - self.right,
+            "out": dict(self.out),
+            "alike": self.alike,
+            "histogram": list(self.histogram),
+        }
+
+
+def select(rollouts: Sequence[Rollout], config: SelectionConfig) -> Selection:
+    """Keep problems of mixed success, trim the longest of their rollouts, and give the rest their advantages.
+
+    Where fewer problems than asked for have mixed success, all of them are kept. The result does not depend on the
+    order of `rollouts`.
+
+    Raises:
+        TrainError: too few problems have mixed success, or trimming left none; what to change.
+
+    Source: arXiv 2605.06241, section 5. Trimming pools the rollouts of the kept problems and comes before the
+    advantages, so that these have mean 0 over what is trained on.
+    """
+    groups = _by_problem(rollouts)
+    histogram = pass_histogram(rollouts, max(map(len, groups.values()), default=0))
+    rights = {name: sum(r.correct for r in group) for name, group in groups.items()}
+    mixed = [name for name, group in groups.items() if 0 < rights[name] < len(group)]
+    if len(mixed) < min(LEAST_PROBLEMS, config.select):
+        raise TrainError(_too_few(len(mixed), histogram))
+    kept = sorted(mixed, key=lambda name: _edge(name, groups[name]))[: config.select]
+    pooled = [r for name in kept for r in groups[name]]
+    short = shortest(pooled, config.trim)
+    left = _by_problem(short)
+    alike = sum(len({r.correct for r in left.get(name, ())}) < 2 for name in kept)
+    if alike == len(kept):
+        raise TrainError(
+            f"The longest rollouts were trimmed, and no problem has both right and wrong ones left. "
+            f"Raise trim above {config.trim:g} (1 keeps all), or sample more rollouts per problem (k)."
+        )
+    return Selection(
+        rollouts=tuple(with_advantages([r for name in kept for r in left.get(name, ())])),
+        problems=len(groups),
+        sampled=len(rollouts),
+        kept=len(kept),
+        trimmed=len(pooled) - len(short),
+        out={
+            "all_right": sum(rights[name] == len(group) for name, group in groups.items()),
+            "all_wrong": sum(right == 0 for right in rights.values()),
+            "further_from_half": len(mixed) - len(kept),
+        },
+        alike=alike,
+        histogram=histogram,
+    )
+
+
+def shortest(rollouts: Sequence[Rollout], share: float) -> list[Rollout]:
+    """All but the longest: the part dropped is 1 - share of them, rounded down. The order stays.
+
+    Of equally long completions the later one goes, by problem and then by number.
+    """
+    ranked = sorted(range(len(rollouts)), key=lambda i: (rollouts[i].completion_length, *_name(rollouts[i])))
+    dropped = int(len(rollouts) * (1 - share) + 1e-9)  # 5 x (1 - 0.8) is a hair below 1 in floating point
+    keep = set(ranked[: len(rollouts) - dropped])
+    return [r for i, r in enumerate(rollouts) if i in keep]
+
+
+def with_advantages(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """Each rollout with A = (r - mean) / max(std, 1e-8) over the given rollouts of its problem; r is 0 or 1, std that
+    of the population. Nothing is clipped here: the loss does that.
+
+    Source: arXiv 2605.06241, section 5.
+    """
+    rewards: dict[str, np.ndarray[Any, Any]] = {
+        name: np.array([r.correct for r in group], dtype=float) for name, group in _by_problem(rollouts).items()
+    }
+    stats = {name: (float(r.mean()), max(float(r.std()), LEAST_STD)) for name, r in rewards.items()}
+    return [replace(r, advantage=(r.correct - stats[r.problem_id][0]) / stats[r.problem_id][1]) for r in rollouts]
+
+
+def pass_histogram(rollouts: Iterable[Rollout], k: int) -> tuple[int, ...]:
+    """How many problems have 0, 1, ... k right rollouts.
+
+    Raises:
+        ValueError: a problem has more than `k`.
+    """
+    groups = _by_problem(rollouts)
+    right = Counter(sum(r.correct for r in group) for group in groups.values())
+    if right and max(right) > k:
+        raise ValueError(f"a problem has {max(right)} right rollouts of {k}")
+    return tuple(right[n] for n in range(k + 1))
+
+
+def tau_of_share(rollouts: Sequence[Rollout], share: float) -> float:
+    """The threshold above which a share of all completion tokens of these rollouts lies.
+
+    The gate keeps entropies strictly above it: exactly floor(share x tokens) of them where no two are equal, fewer
+    where equal ones stand at the edge. A share of 1 gives 0, which only tokens of no entropy at all miss.
+
+    Args:
+        rollouts: with entropies. share: above 0, at most 1.
+
+    Raises:
+        TrainError: a rollout has no entropies, or there is no token.
+    """
+    if any(r.entropies is None for r in rollouts):
+        raise TrainError("A share of tokens needs every rollout's entropies. Score the rollouts first, or give --tau.")
+    pooled = np.sort(np.concatenate([np.zeros(0), *(np.asarray(r.entropies, dtype=float) for r in rollouts)]))[::-1]
+    if not len(pooled):
+        raise TrainError("The rollouts have no completion tokens, so no threshold can be found. Sample them anew.")
+    kept = int(len(pooled) * share + 1e-9)
+    return float(pooled[kept]) if kept < len(pooled) else 0.0
+
+
+def _by_problem(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
+    """Problems and their rollouts, both in the order of their names."""
+    groups: dict[str, list[Rollout]] = defaultdict(list)
+    for rollout in sorted(rollouts, key=_name):
+        groups[rollout.problem_id].append(rollout)
+    return dict(groups)
+
+
+def _name(rollout: Rollout) -> tuple[str, int]:
+    return rollout.problem_id, rollout.gen_index
+
+
+def _edge(name: str, group: Sequence[Rollout]) -> tuple[float, int, float, str]:
+    """Sorts problems: nearest to one half, then fewer truncated, then shorter, then by name."""
+    right, n = sum(r.correct for r in group), len(group)
+    truncated = sum(r.stop in ("length", "context") for r in group)
+    return abs(2 * right - n) / n, truncated, sum(r.completion_length for r in group) / n, name
+
+
+def _too_few(mixed: int, histogram: Sequence[int]) -> str:
+    """What was found, and what to change."""
+    counts = ", ".join(f"{right} right: {n}" for right, n in enumerate(histogram) if n)
+    found = "No problem has" if not mixed else "Only one problem has"
+    never, always = histogram[0], histogram[-1]
+    if never >= always:
+        way = "take easier problems, a longer max_new_tokens"
+    else:
+        way = "take harder problems, a higher temperature"
+    return (
+        f"{found} both right and wrong rollouts, and only such problems teach (problems by right rollouts of "
+        f"{len(histogram) - 1}: {counts or 'none'}). Sample more problems or more rollouts per problem (k), or {way}."
+    )
