@@ -167,13 +167,14 @@ def length_of(seen: Lengths, limit: int) -> Span:
     Finished ones alone would be too short, so unfinished ones count with what they had: tokens per end, as where ends
     come at a steady rate. Bounds are two standard errors, wider by the share that did not finish.
     """
-    n, cut = len(seen.ended), len(seen.cut)
-    tokens = sum(seen.ended) + sum(seen.cut)
+    ended = [min(x, limit) for x in seen.ended]
+    n, cut = len(ended), len(seen.cut)
+    tokens = sum(ended) + sum(seen.cut)
     if n == 0:
         so_far = min(float(limit), tokens / cut if cut else 1.0)
         return Span(min(float(limit), 4 * so_far), so_far, float(limit))
     mean = min(float(limit), tokens / n)
-    spread = math.sqrt(sum((x - mean) ** 2 for x in seen.ended) / n) if not cut else mean
+    spread = math.sqrt(sum((x - mean) ** 2 for x in ended) / n) if n > 1 and not cut else mean
     error, open_share = 2 * spread / math.sqrt(n), cut / (n + cut)
     so_far = tokens / (n + cut) if cut else 0.0
     low = max(so_far, (mean - error) * (1 - open_share / 2))

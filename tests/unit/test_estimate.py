@@ -142,7 +142,11 @@ def test_unfinished_completions_make_it_longer_and_wider():
 def test_no_end_in_sight_leaves_everything_open():
     near(length_of(Lengths((), (5, 5)), 100), 20, 5, 100)
     near(length_of(Lengths((), (5, 5)), 8), 8, 5, 8)
-    near(length_of(Lengths((300,), ()), 100), 100, 100, 100)
+    near(length_of(Lengths((300, 300), ()), 100), 100, 100, 100)
+
+
+def test_one_completion_says_little():
+    near(length_of(Lengths((50,), ()), 120), 50, 0, 120)
 
 
 # ---------------------------------------------------------------- what there is to do
