@@ -4,8 +4,7 @@ Both are read with the same weights, the adapter off and on, by the very rows an
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from rmx.train.loss import Rows, objective
 from rmx.train.policy import NAME, Policy
 from rmx.train.recipe import GateConfig, LossConfig
 from rmx.train.rows import base_rows
+from rmx.train.selection import with_advantages
 
 LOSS = LossConfig(kl_on="completion")  # the paper's decision term; KL on the other completion positions
 TOKENS = 4096  # padded tokens read together
@@ -70,27 +70,11 @@ def contrast(seen: Tensor, kl_sum: float, kl_positions: int) -> Contrast:
     )
 
 
-def with_advantages(rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """Each rollout with its advantage among its problem's; one-sided problems get 0 and so take no part in the gap.
-
-    Advantages that are there already stay.
-
-    Source: arXiv 2605.06241, section 5: (r - mean) / max(std, 1e-8), population std.
-    """
-    found: list[Rollout] = []
-    for _, group in groupby(sorted(rollouts, key=lambda r: r.problem_id), key=lambda r: r.problem_id):
-        rows = list(group)
-        rewards = torch.tensor([float(r.correct) for r in rows], dtype=torch.float64)
-        spread = rewards.std(correction=0).clamp_min(1e-8)
-        advantages = ((rewards - rewards.mean()) / spread).tolist()
-        found += [
-            r if r.advantage is not None else replace(r, advantage=a) for r, a in zip(rows, advantages, strict=False)
-        ]
-    return found
-
-
 def decision_items(rollouts: Sequence[Rollout], tau: float, max_seq_len: int) -> list[Item]:
-    """Held-out rollouts as items: decisions by entropy, ordered by length so that batches waste little padding."""
+    """Held-out rollouts as items, with advantages among their problem's: one-sided problems take no part in the gap.
+
+    Decisions go by entropy; the order is by length, so that batches waste little padding.
+    """
     items = make_items(with_advantages(rollouts), GATE, tau, LOSS, max_seq_len, seed=0)
     return sorted(items, key=lambda item: len(item.rollout.input_ids))
 

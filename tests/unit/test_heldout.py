@@ -1,7 +1,5 @@
 """Checks while a model trains: greedy pass@1, decision diagnostics, the best checkpoint, early stop."""
 
-import math
-
 import pytest
 import torch
 
@@ -12,12 +10,13 @@ from rmx.paths import ASSETS
 from rmx.problems import load_set
 from rmx.records import Problem, Rollout
 from rmx.train.base_figures import BaseFigures
-from rmx.train.diagnostics import Contrast, contrast, decision_items, diagnose, with_advantages
+from rmx.train.diagnostics import Contrast, contrast, decision_items, diagnose
 from rmx.train.greedy import Solutions, solve
 from rmx.train.heldout import Check, HeldOut, best_of, stops_early
 from rmx.train.policy import NAME, make_policy
 from rmx.train.recipe import AdapterConfig
 from rmx.train.replay import default_forks
+from rmx.train.selection import with_advantages
 
 TAU = 1.0
 
@@ -101,18 +100,6 @@ def test_solutions_survive_json_and_are_compared_pairwise(policy, problems):
 
 
 # ---------------------------------------------------------------- decision diagnostics
-
-
-def test_advantages_are_within_a_problem_and_kept_where_given():
-    def one(problem, gen, correct, advantage=None):
-        return Rollout(problem, gen, (1, 2), 1, correct, advantage=advantage)
-
-    found = with_advantages([one("a", 0, True), one("b", 0, True), one("a", 1, False), one("a", 2, False)])
-    told = {(r.problem_id, r.gen_index): r.advantage for r in found}
-    assert told["b", 0] == 0.0
-    assert told["a", 0] == pytest.approx(math.sqrt(2))
-    assert told["a", 1] == told["a", 2] == pytest.approx(-math.sqrt(0.5))
-    assert with_advantages([one("a", 0, True, 0.25), one("a", 1, False)])[0].advantage == 0.25
 
 
 def _by_hand(policy, rollouts):
