@@ -86,8 +86,8 @@ class BaseFigures:
 
     def _write(self, key: Key, block: Tensor) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self.folder, buffering=0)
-        data = memoryview(block.numpy()).cast("B")
+            self._file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115  it lives as long as we do
+        data = memoryview(block.numpy().data).cast("B")
         self._filed[key] = (self.file_bytes, *block.shape)
         while data:
             written = os.pwrite(self._file.fileno(), data, self.file_bytes)

@@ -1,7 +1,7 @@
 """The vocabulary head in chunks of rows, with its gradient in closed form.
 
-Logits are linear in the hidden state: l = s (W h + b). So one hidden-sized vector a row, E_p[W] = sum over v of p(v) W_v,
-is all that a gradient needs of a whole distribution, and the logits of a chunk are dropped before the next is made.
+Logits are linear in the hidden state: l = s (W h + b). So one hidden-sized vector a row, E_p[W] = sum of p(v) W_v over
+the vocabulary, is all that a gradient needs of a distribution; a chunk's logits are dropped before the next is made.
 """
 
 from collections.abc import Callable, Iterator

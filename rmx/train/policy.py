@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rmx.errors import TrainError
@@ -49,24 +51,25 @@ class Policy(nn.Module):
 
     @contextmanager
     def learning(self) -> Iterator[None]:
-        """Adapter on, gradients on, dropout on, and intermediate values recomputed where that was asked for."""
+        """Adapter, its gradients and its dropout on; around forward and backward alike, since values that are not
+        kept are computed again in the backward pass."""
         self.network.set_adapter(NAME)
         self.network.base_model.enable_adapter_layers()
         for p in self.trained().values():
             p.requires_grad_(True)
         drops = [layer.lora_dropout[NAME] for layer in self._layers() if NAME in layer.lora_dropout]
-        blocks = [m for m in self.causal.modules() if isinstance(m, GradientCheckpointingLayer)]
+        blocks = self._blocks() if self.recompute else []
         try:
             for drop in drops:
                 drop.train()
-            if self.recompute:
-                _checkpoint(self.causal, blocks, True)
+            for block in blocks:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
             yield
         finally:
             for drop in drops:
                 drop.eval()
-            if self.recompute:
-                _checkpoint(self.causal, blocks, False)
+            for block in blocks:
+                del block.forward  # the class's own is there again
 
     @contextmanager
     def base(self) -> Iterator[None]:
@@ -103,16 +106,9 @@ class Policy(nn.Module):
     def _layers(self) -> list[Any]:
         return [m for m in self.network.modules() if isinstance(m, LoraLayer)]
 
-
-def _checkpoint(causal: Any, blocks: list[Any], on: bool) -> None:
-    """Recompute the blocks' inner values in the backward pass, or not. Their `training` mark alone says so to
-    transformers; the modules inside keep theirs, so no dropout of the base comes to life."""
-    if on:
-        causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    else:
-        causal.gradient_checkpointing_disable()
-    for block in blocks:
-        block.training = on
+    def _blocks(self) -> list[Any]:
+        """The layers whose inner values are computed twice rather than kept."""
+        return [m for m in self.causal.modules() if isinstance(m, GradientCheckpointingLayer)]
 
 
 def make_policy(
@@ -146,7 +142,10 @@ def make_policy(
     engine.model.eval().requires_grad_(False)
     engine.adapters[NAME] = "in training"
     engine.prefixes.clear(NAME)
-    return Policy(model, recompute)
+    policy = Policy(model, recompute)
+    if recompute and not policy._blocks():
+        raise TrainError(f"The layers of {model.spec} cannot be computed twice. Leave out --recompute.")
+    return policy
 
 
 def load_weights(network: PeftModel, folder: Path) -> None:

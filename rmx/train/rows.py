@@ -17,12 +17,12 @@ def read_rows(policy: Policy, batch: Batch, figures: BaseFigures) -> Rows:
 
     Where base and policy share a plainly linear head, logits are made in chunks, for these rows only, and the base
     enters by its figures; those that are not kept cost a pass of the base. Other models take the general path.
+    The caller is inside `policy.learning()`, or inside `engine.using(NAME)` where no gradient is wanted.
     """
     if policy.head is None:
         return read_rows_whole(policy, batch)
     base = base_rows(policy, batch, figures)
-    with policy.learning():
-        hidden = policy(batch.ids)[batch.row, batch.pred_pos].float()
+    hidden = policy(batch.ids)[batch.row, batch.pred_pos].float()
     ce, kl = ce_and_kl(policy.head, hidden, batch.target, base.mean, base.offset)
     return Rows(ce, kl, base.logp)
 
@@ -31,8 +31,7 @@ def read_rows_whole(policy: Policy, batch: Batch) -> Rows:
     """The same by the full logits of both: right for every model, at the price of time and memory."""
     with policy.base():
         base = _log_softmax(policy.logits(batch.ids), batch)
-    with policy.learning():
-        ours = _log_softmax(policy.logits(batch.ids), batch)
+    ours = _log_softmax(policy.logits(batch.ids), batch)
     target = batch.target[:, None]
     kl = torch.where(base == -torch.inf, 0.0, base.exp() * (base - ours)).sum(-1)
     return Rows(ce=-ours.gather(1, target)[:, 0], kl=kl, base_logp=base.gather(1, target)[:, 0])

@@ -1,4 +1,4 @@
-"""The scoring pass: teacher-forced entropies of the frozen base, and with them every figure that training needs of it."""
+"""The scoring pass: teacher-forced entropies of the frozen base, and whatever else training needs of it."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

@@ -12,11 +12,12 @@ from torch import Tensor
 from rmx.errors import TrainError
 from rmx.train import checkpoint
 from rmx.train.base_figures import BaseFigures
-from rmx.train.batches import make_batch, mass
+from rmx.train.batches import Batch, make_batch, mass
 from rmx.train.items import Item
 from rmx.train.loss import objective
 from rmx.train.order import Window, lr_at, total_updates, window
 from rmx.train.policy import Policy
+from rmx.train.processes import add_up, collected, dealt
 from rmx.train.recipe import Recipe
 from rmx.train.rows import read_rows
 
@@ -127,11 +128,13 @@ class Trainer:
             for step in self._micro_steps(now):
                 steps.append(step)
                 yield step
+            add_up(self.params.values(), self.accelerator)
             yield self._update(now, steps)
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint of the last finished update: all of it, or nothing."""
-        checkpoint.save(folder, self.policy, self.optimizer, self._place())
+        """Write a checkpoint of the last finished update: all of it, or nothing. Of several processes one writes."""
+        if self.accelerator is None or self.accelerator.is_main_process:
+            checkpoint.save(folder, self.policy, self.optimizer, self._place())
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint exactly as an unbroken run would.
@@ -156,27 +159,18 @@ class Trainer:
             p.grad = torch.zeros_like(p)
 
     def _micro_steps(self, now: Window) -> Iterator[MicroStep]:
-        for nth, items in enumerate(now.batches):
-            yield self._micro_step(now, nth, items)
+        """As they are made; with several processes all at once, when everybody is through with the window."""
+        mine = (self._micro_step(now, nth) for nth in dealt(len(now.batches), self.accelerator))
+        return mine if self.accelerator is None else iter(collected(list(mine), key=lambda step: step.step))
 
-    def _micro_step(self, now: Window, nth: int, items: tuple[Item, ...]) -> MicroStep:
-        """Forward and backward of one micro-batch, its gradient added to the window's."""
-        loss_config, optim = self.recipe.loss, self.recipe.optim
+    def _micro_step(self, now: Window, nth: int) -> MicroStep:
+        """One micro-batch, its gradient added to the window's."""
+        loss_config, optim, items = self.recipe.loss, self.recipe.optim, now.batches[nth]
         batch = make_batch(items, loss_config, self.policy.device)
         masses = mass(items, loss_config)
+        decision, anchor, seen = 0.0, 0.0, torch.zeros(4, 2)
         if len(batch.row):
-            with self._seeded(now.first_step + nth):
-                rows = read_rows(self.policy, batch, self.figures)
-            sums, seen = objective(rows, batch.pull, batch.weight, batch.decision, loss_config)
-            if loss_config.normalisation == "token":
-                share = sums.loss(*self._window_mass(now), loss_config.kl_weight)
-            else:
-                share = sums.loss(*masses, loss_config.kl_weight) / optim.grad_accum
-            if share.requires_grad:
-                share.backward()
-            decision, anchor = float(sums.decision.detach()), float(sums.anchor.detach())
-        else:
-            decision, anchor, seen = 0.0, 0.0, torch.zeros(4, 2)
+            decision, anchor, seen = self._add_gradient(now, nth, batch)
         decision_loss, kl_loss = decision / (masses[0] or 1.0), anchor / (masses[1] or 1.0)
         done = now.update + (nth + 1 == len(now.batches))
         return MicroStep(
@@ -191,6 +185,20 @@ class Trainer:
             lr=lr_at(done, self.of, optim),
             **_seen(seen),
         )
+
+    def _add_gradient(self, now: Window, nth: int, batch: Batch) -> tuple[float, float, Tensor]:
+        """Forward and backward; returns the sums of the two terms, and those of the log."""
+        loss_config = self.recipe.loss
+        with self._seeded(now.first_step + nth), self.policy.learning():
+            rows = read_rows(self.policy, batch, self.figures)
+            sums, seen = objective(rows, batch.pull, batch.weight, batch.decision, loss_config)
+            if loss_config.normalisation == "token":
+                share = sums.loss(*self._window_mass(now), loss_config.kl_weight)
+            else:
+                share = sums.loss(*mass(batch.items, loss_config), loss_config.kl_weight) / self.recipe.optim.grad_accum
+            share.backward()
+        decision, anchor = torch.stack((sums.decision, sums.anchor)).detach().tolist()
+        return decision, anchor, seen
 
     def _window_mass(self, now: Window) -> tuple[float, float]:
         pairs = [mass(items, self.recipe.loss) for items in now.batches]

@@ -1,0 +1,21 @@
+"""A run on the reference data, alone or under `accelerate launch`: `two_processes.py RUN OUT`."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from rmx.models import load
+from rmx.train.processes import launched
+from tests.parity.reference import DATA, trainer_of
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run, out = sys.argv[1], Path(sys.argv[2])
+    accelerator = launched()
+    trainer = trainer_of(load(str(DATA / "model"), "cpu", "float32"), run, accelerator=accelerator)
+    made = [step.json() for step in trainer.run()]
+    trainer.save(out / "checkpoint")
+    rank = accelerator.process_index if accelerator else 0
+    (out / f"made-{rank}.json").write_text(json.dumps(made))
