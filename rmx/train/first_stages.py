@@ -1,7 +1,7 @@
 """Stages 1 to 3 of a run: rollouts, selection, gate. After a restart each is read back from its file."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def sample(run: Context, name: str, problems: Sequence[Problem], config: Rollout
     """Bring the file `name` to `config.k` rollouts per problem, telling how far it is."""
     log = rollout_log(run, name, config, seed)
     found = log.read()
-    done = {(r.problem_id, r.gen_index) for r in found}
+    done = {(r.problem_id, r.gen_index): r.completion_length for r in found}
     progress = Progress("rollouts", len(problems) * config.k, len(done))
     for rollout in _source(run, problems, config, seed, done):
         log.append(rollout)
@@ -54,7 +54,7 @@ def sample(run: Context, name: str, problems: Sequence[Problem], config: Rollout
 
 
 def _source(
-    run: Context, problems: Sequence[Problem], config: RolloutConfig, seed: int, done: set[tuple[str, int]]
+    run: Context, problems: Sequence[Problem], config: RolloutConfig, seed: int, done: Mapping[tuple[str, int], int]
 ) -> Iterator[Rollout]:
     if run.job.server:
         return server_rollouts(run.job.server, run.model, problems, config, seed, done, cancelled=run.stop)

@@ -1,0 +1,105 @@
+"""Rollouts: K graded completions of each problem, with the entropies of the very passes that chose their tokens."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+
+from rmx.answers import grade
+from rmx.config import Sampling
+from rmx.engine import Engine
+from rmx.models import Model
+from rmx.records import Problem, Rollout, Stop
+from rmx.refill import Ask, refill
+from rmx.train.recipe import RolloutConfig
+from rmx.train.rollout_file import RolloutLog
+
+__all__ = ["RolloutLog", "fitting_rows", "graded", "sample_rollouts"]
+
+Key = tuple[str, int]  # a problem's id and which of its rollouts
+
+ROWS = 64  # completions decoded together, at most
+CPU_BYTES = 4 << 30  # for their keys and values; on a GPU half of its memory
+
+
+def sample_rollouts(
+    model: Model,
+    problems: Sequence[Problem],
+    config: RolloutConfig,
+    seed: int,
+    done: Mapping[Key, int],
+    *,
+    adapter: str | None = None,
+    rows: int | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[Rollout]:
+    """Sample what is missing of `config.k` completions of each problem, and yield each as it ends.
+
+    Completions end with an end token or at a limit, not at their answer: what stands behind it is trained on as well.
+    A stage that broke off and goes on with the same problems and settings makes, bit for bit and in the same order,
+    what it would have made without the break. The engine's turn is taken for a quarter of a second at a time.
+
+    Args:
+        seed: of the draws, which depend on it, the prompt, the completion's number and the position alone.
+        done: rollouts that are there already, with the lengths of their completions in tokens.
+        adapter: name of a loaded adapter; None samples the base.
+        rows: completions decoded together; None: as many as memory allows, 64 at most.
+        cancelled: asked between steps; unfinished completions are dropped.
+
+    Raises:
+        PromptError: a problem that this model cannot take.
+    """
+    prompts = [model.prompt_ids(p.problem) for p in problems]
+    asks = [
+        Ask(prompt, tuple(done.get((problem.id, gen)) for gen in range(config.k)))
+        for problem, prompt in zip(problems, prompts, strict=True)
+    ]
+    longest = max(map(len, prompts), default=0) + config.max_new_tokens
+    ended = refill(
+        model.engine,
+        asks,
+        Sampling(config.temperature, config.top_p, seed, config.max_new_tokens),
+        stop_ids=model.stop_ids,
+        rows=rows or fitting_rows(model.engine, longest),
+        adapter=adapter,
+        cancelled=cancelled,
+    )
+    for samples in ended:
+        for s in samples:
+            problem, prompt = problems[s.prompt], prompts[s.prompt]
+            yield graded(model, problem, s.number, prompt, s.ids, s.stop, s.entropies)
+
+
+def graded(
+    model: Model,
+    problem: Problem,
+    gen_index: int,
+    prompt_ids: Sequence[int],
+    ids: Sequence[int],
+    stop: Stop,
+    entropies: Sequence[float] | None,
+) -> Rollout:
+    """A completion with its answer. Without a known answer nothing counts as right."""
+    answer = grade(model.answer_text(list(ids)), problem.answer, thinking=model.prompt_thinks(prompt_ids))
+    return Rollout(
+        problem_id=problem.id,
+        gen_index=gen_index,
+        input_ids=(*prompt_ids, *ids),
+        prompt_length=len(prompt_ids),
+        correct=bool(answer.correct),
+        answer=answer.text,
+        stop=stop,
+        entropies=None if entropies is None else tuple(entropies),
+    )
+
+
+def fitting_rows(engine: Engine, tokens: int) -> int:
+    """How many rows of so many tokens may be decoded together; the same on every run on the same kind of machine."""
+    config, device = engine.config, engine.device
+    queries = getattr(config, "num_attention_heads", None)
+    if not queries:  # recurrent state does not grow with the text
+        return ROWS
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // queries
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    per_token = 2 * config.num_hidden_layers * heads * head_dim * engine.model.dtype.itemsize
+    memory = torch.cuda.get_device_properties(device).total_memory // 2 if device.type == "cuda" else CPU_BYTES
+    return max(1, min(ROWS, memory // (per_token * min(tokens, engine.context))))
