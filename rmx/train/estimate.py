@@ -15,6 +15,7 @@ from rmx.records import Rollout
 from rmx.train.order import total_updates
 from rmx.train.probe import Lengths, Speeds
 from rmx.train.recipe import OptimConfig, Recipe
+from rmx.train.rollouts import CPU_BYTES
 from rmx.train.training_stage import checkpoint_steps
 
 PROCESS_BYTES = 400_000_000  # Python with everything imported; measured 355 MB, and 20 MB more with a model
@@ -146,8 +147,9 @@ def memory_of(work: Work, speeds: Speeds, recipe: Recipe) -> float:
     optim, tokens = recipe.optim, min(work.longest, recipe.optim.max_seq_len)
     saved = speeds.saved_token * (LORA_MEMORY if not optim.recompute else 0.25)
     training = saved * tokens * optim.micro_batch + CHUNKS_BYTES + _adapter_bytes(speeds, recipe)
-    decoding = float(speeds.rows * speeds.kv_token * work.longest)
     on_cpu = speeds.device == "cpu"
+    decoding = speeds.rows * speeds.kv_token * work.longest
+    decoding = min(decoding, CPU_BYTES) if on_cpu else decoding  # fewer rows where they would need more
     figures = min(FIGURES_BYTES, 4 * (speeds.hidden + 2) * work.read.value) if on_cpu else 0.0
     return speeds.weights + (PROCESS_BYTES if on_cpu else 0) + max(decoding, training + figures)
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from rmx.entropy import capture
-from rmx.explore.ending import Ending
 from rmx.models import Model
 from rmx.padded import PaddedBatch
 from rmx.records import Problem
@@ -109,14 +108,14 @@ class _Texts:
         self.prompts = prompts
         self.ids: list[list[int]] = [[] for _ in prompts]
         self.over = [False] * len(prompts)
-        self._endings = [Ending(model, prompt, (), 1) for prompt in prompts]
+        self._stop_ids = model.stop_ids
 
     def take(self, tokens: Sequence[int]) -> None:
         """One token for each of the first rows."""
         for row, token in enumerate(tokens):
             if not self.over[row]:
                 self.ids[row].append(token)
-                self.over[row] = self._endings[row](0, token)
+                self.over[row] = token in self._stop_ids  # as rollouts end, not at their answer
 
     def lengths(self, rows: int) -> Lengths:
         seen = list(zip(self.ids[:rows], self.over, strict=False))
