@@ -14,7 +14,6 @@ from rmx.train.recipe import RolloutConfig
 from rmx.train.rollout_file import read_rollouts
 from rmx.train.rollouts import RolloutLog, sample_rollouts
 from rmx.train.selection import pass_histogram, select, tau_of_share
-from rmx.train.server import server_rollouts
 from rmx.train.stages import Context, Event, Progress
 
 ROLLOUTS, VALIDATION = "rollouts.jsonl", "validation_rollouts.jsonl"
@@ -57,6 +56,8 @@ def _source(
     run: Context, problems: Sequence[Problem], config: RolloutConfig, seed: int, done: Mapping[tuple[str, int], int]
 ) -> Iterator[Rollout]:
     if run.job.server:
+        from rmx.train.server import server_rollouts
+
         return server_rollouts(run.job.server, run.model, problems, config, seed, done, cancelled=run.stop)
     return sample_rollouts(run.model, problems, config, seed, done, cancelled=run.stop)
 

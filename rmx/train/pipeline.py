@@ -17,14 +17,16 @@ import torch
 
 from rmx.cost import cost
 from rmx.models import Model, load
-from rmx.records import Rollout
+from rmx.records import Problem, Rollout
 from rmx.train.base_figures import BaseFigures
+from rmx.train.estimate import estimate, work_left
 from rmx.train.final_stage import final_stage, finish
 from rmx.train.first_stages import VALIDATION, Gated, gate_stage, rollouts_stage, selection_stage
 from rmx.train.heldout import HeldOut
 from rmx.train.items import cut
 from rmx.train.job import TrainJob, problems_of
 from rmx.train.policy import Policy, make_policy
+from rmx.train.probe import device_name, probe
 from rmx.train.replay import Fork, Replay, Solved, default_forks
 from rmx.train.rollout_file import read_rollouts
 from rmx.train.scoring import score
@@ -34,6 +36,7 @@ from rmx.train.training_stage import Training
 
 STAGES = ("rollouts", "selection", "gate", "training", "final")
 SECONDS = "stages.json"
+PROBE = 1.0  # seconds
 WATCHED = 6  # solutions in which forks to replay are looked for
 
 
@@ -112,9 +115,26 @@ class Pipeline:
         rollouts = yield from self._scored(policy, rollouts)
         gated = gate_stage(self.run, rollouts)
         figures = gated.figures(self.run.job.recipe.gate.gate)
+        if self.main:
+            figures["estimate"] = self._estimate(rollouts)
         self.run.write("gate.json", figures)
         yield "gate", figures
         return gated
+
+    def _estimate(self, rollouts: list[Rollout]) -> dict[str, Any]:
+        """What is still to come, from the lengths that are known now and a short probe."""
+        run, recipe = self.run, self.run.job.recipe
+        problems = run.problems.train or [Problem("0", run.model.detokenizer.text(rollouts[0].prompt_ids), None)]
+        held, test = len(run.problems.validation), len(run.problems.test)
+        speeds = probe(
+            run.model,
+            problems,
+            temperature=recipe.rollouts.temperature,
+            micro_batch=recipe.optim.micro_batch,
+            seconds=PROBE,
+        )
+        left = work_left(recipe, rollouts, held, held * recipe.check.validation_k, test)
+        return estimate(left, speeds, recipe).json()
 
     def _scored(self, policy: Policy, rollouts: list[Rollout]) -> Generator[Event, None, list[Rollout]]:
         """Entropies where they are missing, and the base's figures of every token, in one pass over the rollouts."""
@@ -191,11 +211,6 @@ class Pipeline:
 
 def _pinned(key: str, pin: Mapping[str, Any]) -> Fork:
     return Fork(key, tuple(pin["prompt_ids"]), tuple(pin["before"]), pin["said"], pin.get("known"))
-
-
-def device_name(device: torch.device) -> str:
-    """How the machine's rate is looked up: the GPU's name, or cpu."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def peak_rss_mb() -> float:

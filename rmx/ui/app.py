@@ -14,11 +14,15 @@ from fastapi.responses import PlainTextResponse, Response
 from rmx import __version__
 from rmx.errors import RmxError
 from rmx.paths import ASSETS
-from rmx.ui.compare_tab import CompareTab, build_compare_tab
+from rmx.ui.compare_tab import OWN, CompareTab, build_compare_tab
 from rmx.ui.comparer import Comparer
-from rmx.ui.explore_tab import ExploreTab, build_explore_tab
+from rmx.ui.explore_tab import BASE, ExploreTab, build_explore_tab
 from rmx.ui.explorer import Explorer
+from rmx.ui.owners import Owners, owners_of
+from rmx.ui.runs_tab import build_runs_tab
 from rmx.ui.settings import Settings
+from rmx.ui.train_tab import TrainTab, build_train_tab
+from rmx.ui.training import Training
 from rmx.ui.view_common import CSS
 from rmx.workspace import Workspace
 
@@ -66,29 +70,46 @@ PRESENT = """() => {
   if (document.querySelector("#pair .rmx")?.offsetParent) window.rmxPair?.present(true);
   else window.rmx?.presenter(true, {pace: 6, pauseAtForks: true});
 }"""
+# After a run was opened elsewhere: that tab's main button, once its values are there.
+PRESSED = """() => setTimeout(() => {
+  const button = ["#pair-compare", "#solve"].map((id) => document.querySelector(id)).find((b) => b?.offsetParent);
+  button?.click();
+}, 250)"""
 TOUR = """() => {
   if (!document.querySelector("#view .rmx")?.offsetParent) document.querySelector("#tabs [role=tab]")?.click();
   setTimeout(() => window.rmx?.tour(), 100);
 }"""
 
 
-def build_app(workspace: Workspace, settings: Settings | None = None, notice: str | None = None) -> gr.Blocks:
+def build_app(
+    workspace: Workspace,
+    settings: Settings | None = None,
+    notice: str | None = None,
+    training: Training | None = None,
+    owners: Owners | None = None,
+) -> gr.Blocks:
     """The whole page as gradio blocks."""
     settings = settings or Settings()
+    training, owners = training or Training(workspace), owners or owners_of(settings.host)
     with gr.Blocks(title="rmx · fork tokens", analytics_enabled=False, fill_width=True) as demo:
         with gr.Row(elem_id="bar"):
             gr.HTML(HEAD, apply_default_css=False, elem_id="brand")
             tour = gr.Button("Tour", size="sm", elem_id="tour", min_width=70, scale=0)
             present = gr.Button("Present", size="sm", elem_id="present", min_width=80, scale=0)
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Explore", id="explore"):
                 explore = build_explore_tab(Explorer(workspace), settings, notice)
             with gr.Tab("Compare", id="compare") as page:
                 compare = build_compare_tab(Comparer(workspace), settings, page)
+            with gr.Tab("Train", id="train") as page:
+                train = build_train_tab(training, owners, page)
+            with gr.Tab("Runs", id="runs") as page:
+                runs = build_runs_tab(training, owners, page)
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         tour.click(None, None, None, js=TOUR, **hidden)
         present.click(None, None, None, js=PRESENT, **hidden)
         wire_start(demo, explore, compare)
+        wire_runs(training, tabs, explore, compare, train, runs)
     return demo.queue(api_open=False, max_size=64)
 
 
@@ -100,13 +121,56 @@ def wire_start(demo: gr.Blocks, explore: ExploreTab, compare: CompareTab) -> Non
     demo.unload(compare.leave)
 
 
+def wire_runs(
+    training: Training, tabs: gr.Tabs, explore: ExploreTab, compare: CompareTab, train: TrainTab, runs: gr.HTML
+) -> None:
+    """A run's way to the other tabs: its adapter on its model, ready to be solved with or compared."""
+    hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+    def open_run(event: gr.EventData) -> tuple[Any, ...]:
+        data = event._data if isinstance(event._data, dict) else {}
+        try:
+            model, adapter = training.opened(data)
+        except RmxError as error:
+            return ({"kind": "refused", "error": str(error)}, *[gr.skip()] * 7)
+        if data.get("where") == "compare":
+            pair = (OWN, gr.Group(visible=True), model, adapter)
+            return (gr.skip(), gr.Tabs(selected="compare"), gr.skip(), gr.skip(), *pair)
+        shown = gr.Dropdown([BASE, adapter], value=adapter)
+        return (gr.skip(), gr.Tabs(selected="explore"), model, shown, *[gr.skip()] * 4)
+
+    def watch(event: gr.EventData) -> tuple[Any, Any]:
+        data = event._data if isinstance(event._data, dict) else {}
+        return gr.Tabs(selected="train"), {"kind": "watch", "id": str(data.get("id"))}
+
+    c = compare.controls
+    targets = [tabs, explore.controls.model, explore.controls.adapter, c.preset, c.own, c.base, c.adapter]
+    for view in (train.view, runs):
+        view.open(open_run, None, [view, *targets], concurrency_id="load", **hidden).then(
+            None, None, None, js=PRESSED, **hidden
+        )
+    runs.watch(watch, None, [tabs, train.view], queue=False, **hidden)
+    runs.train(lambda: gr.Tabs(selected="train"), None, tabs, queue=False, **hidden)
+    explore.view.pins(explore.pinned, None, train.pins, queue=False, **hidden)
+
+
 def web_app(workspace: Workspace, settings: Settings, notice: str | None = None) -> fastapi.FastAPI:
     """The FastAPI application: page, /health, closed doors, content policy."""
+    training, owners = Training(workspace), owners_of(settings.host)
     api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @api.get("/health")
     def health() -> dict[str, Any]:
         return {"status": "ok", "version": __version__, "models": workspace.loaded}
+
+    @api.get("/runs/{run}/adapter.zip")
+    def adapter(run: str) -> Response:
+        try:
+            name, content = training.adapter_zip(run)
+        except RmxError as error:
+            return PlainTextResponse(str(error), 404)
+        shown = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(content, media_type="application/zip", headers=shown)
 
     @api.middleware("http")
     async def guard(request: fastapi.Request, go_on: Callable[[fastapi.Request], Awaitable[Response]]) -> Response:
@@ -118,7 +182,9 @@ def web_app(workspace: Workspace, settings: Settings, notice: str | None = None)
         response.headers["Referrer-Policy"] = "same-origin"
         return response
 
-    return gr.mount_gradio_app(api, build_app(workspace, settings, notice), path="/", **LAUNCH)
+    api.middleware("http")(owners.greet)
+    page = build_app(workspace, settings, notice, training, owners)
+    return gr.mount_gradio_app(api, page, path="/", **LAUNCH)
 
 
 def prepare(settings: Settings, workspace: Workspace) -> str | None:

@@ -68,6 +68,8 @@ class Controls:
 class CompareTab:
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
+    controls: Controls
+
     def __init__(self, comparer: Comparer, settings: Settings) -> None:
         self.comparer = comparer
         self.settings = settings
@@ -158,7 +160,7 @@ def build_compare_tab(comparer: Comparer, settings: Settings, tab: gr.Tab) -> Co
     made = CompareTab(comparer, settings)
     with gr.Row(elem_id="compare", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="compare-controls", elem_classes="controls"):
-            controls = _controls(made)
+            controls = made.controls = _controls(made)
         with gr.Column(scale=1, min_width=320):
             view = compare_view(
                 answering(comparer.tail),

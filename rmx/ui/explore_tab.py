@@ -79,6 +79,9 @@ class Controls:
 class ExploreTab:
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
+    controls: Controls
+    view: gr.HTML
+
     def __init__(self, explorer: Explorer, settings: Settings, notice: str | None = None) -> None:
         self.explorer = explorer
         self.worth = Worth(explorer)
@@ -158,6 +161,10 @@ class ExploreTab:
     def halt_job(self, event: gr.EventData) -> None:
         self.worth.halt(event._data)
 
+    def pinned(self, event: gr.EventData) -> list[dict[str, Any]]:
+        """The forks that the page has pinned, as a training run takes them."""
+        return [pin.json() for pin in self.explorer.pins(event._data)]
+
     def leave(self, request: gr.Request) -> None:
         self.visitors.leave(request.session_hash)
 
@@ -220,9 +227,9 @@ def build_explore_tab(explorer: Explorer, settings: Settings, notice: str | None
     tab = ExploreTab(explorer, settings, notice)
     with gr.Row(elem_id="explore", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="controls", elem_classes="controls"):
-            controls = _controls(tab)
+            controls = tab.controls = _controls(tab)
         with gr.Column(scale=1, min_width=320):
-            view = token_view(
+            view = tab.view = token_view(
                 answering(explorer.tail),
                 answering(explorer.inspect),
                 answering(explorer.look),

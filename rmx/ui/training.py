@@ -4,11 +4,13 @@ A page knows nothing but the files of the runs: every answer is read from them, 
 restart of the app changes nothing.
 """
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rmx.errors import RmxError, TrainError
-from rmx.train.job import TrainJob, resolved
+from rmx.records import Problem
+from rmx.train.job import TrainJob, problems_of, resolved
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_store import RunStore, row
 from rmx.ui.owners import Visitor, may
@@ -18,6 +20,7 @@ Reply = dict[str, Any]
 POLL_BYTES = 400_000  # of events that one poll reads at most
 LISTED = 200  # runs in the table
 COMPARED = 8
+PATIENCE = 8.0  # seconds that a probe waits for the engine
 HIDDEN = frozenset({"micro"})  # kinds that pages do not need
 
 
@@ -27,6 +30,8 @@ class Training:
     def __init__(self, workspace: Workspace, store: RunStore | None = None) -> None:
         self.workspace = workspace
         self.store = store or RunStore()
+        self._probed: dict[Any, Any] = {}
+        self._probing = threading.Lock()
 
     # -- what everybody may see ---------------------------------------------------------------------------------------
 
@@ -53,6 +58,28 @@ class Training:
         if not isinstance(ids, list) or not 0 < len(ids) <= COMPARED:
             raise RmxError(f"Choose between 1 and {COMPARED} runs.")
         return {"runs": [_curves(self.store.get(one)) for one in ids]}
+
+    def adapter_zip(self, run: str) -> tuple[str, bytes]:
+        """File name and bytes of a run's adapter.
+
+        Raises:
+            TrainError: no such run, or no finished adapter in it.
+        """
+        from rmx.train.export import zipped
+
+        folder = self.store.get(run)
+        return f"{folder.id}.zip", zipped(folder.path / "adapter", folder.id)
+
+    def opened(self, data: object) -> tuple[str, str]:
+        """Model and adapter of {"id"}, loaded; a run that is not done yet gives its latest checkpoint.
+
+        Raises:
+            RmxError: it has no adapter yet, or its model cannot be had.
+        """
+        folder = self.store.get(_get(data, "id"))
+        spec, model = adapter_spec(folder), self.workspace.model(folder.config["model"])
+        self.workspace.adapter(model, spec)
+        return model.spec, spec
 
     def run_files(self, data: object) -> Reply:
         root = self.store.get(_get(data, "id")).path
@@ -130,11 +157,64 @@ class Training:
 
     # -- plans --------------------------------------------------------------------------------------------------------
 
+    def plan(self, job: TrainJob) -> Reply:
+        """What a run would take, as far as that can be known now, and the command that starts it."""
+        paper = [[name, _word(theirs), _word(ours)] for name, (theirs, ours) in job.recipe.departures().items()]
+        message: Reply = {"kind": "plan", "minutes": None, "memory_mb": None, "usd": None, "departs": paper}
+        message |= {"command": job.command_line(), "rate": "Minutes and memory are known once the model is loaded."}
+        if job.model in self.workspace.loaded:
+            message |= self._estimate(job).plan()
+        return message
+
+    def _estimate(self, job: TrainJob) -> Any:
+        from rmx.train.estimate import estimate, work_ahead
+
+        problems, recipe = problems_of(job), job.recipe
+        speeds = self._speeds(job, problems.train)
+        counts = (len(problems.train), len(problems.validation), len(problems.test))
+        return estimate(work_ahead(recipe, speeds, *counts), speeds, recipe)
+
+    def _speeds(self, job: TrainJob, problems: Sequence[Problem]) -> Any:
+        """How fast the model is here, measured once for each kind of work."""
+        from rmx.train.probe import probe
+
+        recipe, model = job.recipe, self.workspace.model(job.model)
+        temperature, rows = recipe.rollouts.temperature, recipe.optim.micro_batch
+        key = (job.model, job.set_name, temperature, rows)
+        with self._probing:
+            if key not in self._probed:
+                with model.engine.turns.turn(PATIENCE):
+                    self._probed[key] = probe(model, problems, temperature=temperature, micro_batch=rows, seconds=1.0)
+            return self._probed[key]
+
     def check_memory(self, job: TrainJob) -> None:
         """Refuse a run that this machine's GPU has no room for beside the models that are loaded."""
         from rmx.train.room import check_room
 
         check_room(job)
+
+
+def adapter_spec(folder: RunFolder) -> str:
+    """How the adapter of a run is named: the run's id, or ID/step_N while only checkpoints are there.
+
+    Raises:
+        TrainError: there is neither.
+    """
+    if (folder.path / "adapter" / "adapter_config.json").is_file():
+        return folder.id
+    steps = sorted(int(p.name[5:]) for p in (folder.path / "checkpoints").glob("step_*") if p.name[5:].isdigit())
+    if not steps:
+        raise TrainError(f"The run {folder.id} has no adapter yet. Wait for its first checkpoint.")
+    return f"{folder.id}/step_{steps[-1]}"
+
+
+def _word(value: Any) -> str:
+    """A value of a recipe in the table of departures."""
+    if value is None:
+        return "–"
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _curves(folder: RunFolder) -> Reply:

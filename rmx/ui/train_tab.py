@@ -1,0 +1,225 @@
+"""The Train tab: a run in one click, the usual knobs, or every field; the run itself is shown by the train view."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+import gradio as gr
+
+from rmx.errors import RmxError
+from rmx.presets import PRESETS as MODELS
+from rmx.problems import SETS
+from rmx.train.flags import HELP, field_types
+from rmx.train.job import TrainJob
+from rmx.train.recipe import PRESETS, Recipe
+from rmx.ui.explorer import answering
+from rmx.ui.owners import Owners
+from rmx.ui.train_view import train_view
+from rmx.ui.training import Training
+from rmx.ui.wiring import LIGHT, QUIET
+
+USUAL = ("problems", "k", "tau", "lr", "epochs", "seed")
+TRAINABLE = [name for name, info in SETS.items() if "train" in info.splits]
+PRESET_TITLES = [
+    ("small · minutes on this machine", "small"),
+    ("paper · its values, made for large models", "paper"),
+    ("floor · our extension: wrong tokens have a floor", "floor"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The form."""
+
+    start: gr.Button
+    dry: gr.Button
+    model: gr.Dropdown
+    problem_set: gr.Dropdown
+    preset: gr.Dropdown
+    fields: dict[str, Any]  # name of a recipe's field -> its component
+    pins: gr.State
+
+    @property
+    def asked(self) -> list[Any]:
+        """Inputs of every callback that makes a job, in the order of `TrainTab.job`."""
+        return [self.model, self.problem_set, self.preset, self.pins, *self.fields.values()]
+
+
+class TrainTab:
+    """Callbacks of the tab; each makes one library call and renders what came of it."""
+
+    view: gr.HTML
+    pins: gr.State  # forks pinned in Explore, as JSON
+
+    def __init__(self, training: Training, owners: Owners) -> None:
+        self.training, self.owners = training, owners
+
+    def job(self, model: str, problem_set: str, preset: str, pins: Any, *values: Any) -> TrainJob:
+        """The job that the form describes.
+
+        Raises:
+            RmxError: a value that cannot be used.
+        """
+        given = {name: _value(name, kind, value) for (name, kind), value in zip(_kinds(), values, strict=True)}
+        recipe = Recipe().with_(**given)
+        forks = tuple(pin for pin in pins or [] if isinstance(pin, dict) and pin.get("model") == model)
+        return TrainJob(str(model or "mini").strip(), str(problem_set), recipe, str(preset), pins=forks)
+
+    def plan(self, *asked: Any) -> Any:
+        """Minutes, memory, dollars and the command of what the form describes."""
+        try:
+            return self.training.plan(self.job(*asked))
+        except RmxError as error:
+            return _refused(error)
+
+    def start(self, request: gr.Request, *asked: Any) -> Any:
+        return self._start(request, asked, dry=False)
+
+    def dry(self, request: gr.Request, *asked: Any) -> Any:
+        return self._start(request, asked, dry=True)
+
+    def _start(self, request: gr.Request, asked: tuple[Any, ...], dry: bool) -> Any:
+        try:
+            job = self.job(*asked)
+            folder = self.training.start(job, self.owners.visitor_of(request), dry)
+        except RmxError as error:
+            return _refused(error)
+        return {"kind": "watch", "id": folder.id}
+
+    def act(self, action: str) -> Any:
+        """A callback that stops or resumes the run that an event names."""
+
+        def callback(event: gr.EventData, request: gr.Request, tau: float | None) -> Any:
+            data = event._data if isinstance(event._data, dict) else {}
+            if action == "resume" and tau is not None:
+                data = data | {"tau": tau}
+            try:
+                getattr(self.training, action)(data, self.owners.visitor_of(request))
+            except RmxError as error:
+                return _refused(error)
+            return gr.skip()
+
+        return callback
+
+    def opening(self, request: gr.Request, *asked: Any) -> Iterator[Any]:
+        """Who looks, and what the form's run would cost."""
+        visitor = self.owners.visitor_of(request)
+        me = {"kind": "me", "owner": visitor.public, "admin": visitor.admin}
+        yield [me]
+        yield [me, self.plan(*asked)]
+
+    def choose_preset(self, preset: str) -> list[Any]:
+        """Fill the form with a preset's values."""
+        recipe = PRESETS[preset].flat()
+        return [_shown(recipe[name]) for name in field_types()]
+
+
+def build_train_tab(training: Training, owners: Owners, page: gr.Tab) -> TrainTab:
+    """Lay the tab out inside an open gr.Tab and wire it."""
+    tab = TrainTab(training, owners)
+    with gr.Row(elem_id="training", equal_height=False):
+        with gr.Column(scale=0, min_width=300, elem_id="train-controls", elem_classes="controls"):
+            controls = _controls()
+        with gr.Column(scale=1, min_width=320):
+            tab.view = train_view(answering(training.run_tail), answering(training.dry_run), elem_id="train")
+    tab.pins = controls.pins
+    _wire(tab, controls, tab.view, page)
+    return tab
+
+
+def _controls() -> Controls:
+    start = gr.Button("Small run on mini", variant="primary", elem_id="train-start")
+    dry = gr.Button("Dry run: rollouts and gate only", size="sm", elem_id="train-dry")
+    models = [(p.title, p.name) for p in MODELS.values()]
+    model = gr.Dropdown(models, value="mini", label="Model", allow_custom_value=True, elem_id="train-model")
+    problem_set = gr.Dropdown(TRAINABLE, value="mini", label="Problems", elem_id="train-set")
+    preset = gr.Dropdown(PRESET_TITLES, value="small", label="Recipe", elem_id="train-preset")
+    values = PRESETS["small"].flat()
+    with gr.Accordion("The usual knobs", open=False, elem_id="train-usual"):
+        made = {name: _component(name, kind, values[name]) for name, kind in _kinds() if name in USUAL}
+    with gr.Accordion("Everything", open=False, elem_id="train-all"):
+        made |= {name: _component(name, kind, values[name]) for name, kind in _kinds() if name not in USUAL}
+    fields = {name: made[name] for name, _ in _kinds()}
+    return Controls(start, dry, model, problem_set, preset, fields, gr.State([]))
+
+
+def _wire(tab: TrainTab, c: Controls, view: gr.HTML, page: gr.Tab) -> None:
+    busy: dict[str, Any] = {**QUIET, "concurrency_id": "load", "trigger_mode": "once"}
+    page.select(tab.opening, c.asked, view, **busy)
+    c.start.click(tab.start, c.asked, view, **busy)
+    c.dry.click(tab.dry, c.asked, view, **busy)
+    c.preset.input(tab.choose_preset, c.preset, list(c.fields.values()), **LIGHT).then(tab.plan, c.asked, view, **busy)
+    for component in (c.model, c.problem_set, *c.fields.values()):
+        event = component.input if isinstance(component, gr.Dropdown | gr.Checkbox) else component.blur
+        event(tab.plan, c.asked, view, **{**busy, "trigger_mode": "always_last"})
+    c.model.change(_named, [c.model, c.preset], c.start, **LIGHT)
+    c.preset.change(_named, [c.model, c.preset], c.start, **LIGHT)
+    tau = gr.State(None)
+    view.tau(_told_tau, None, tau, **LIGHT)
+    view.stop(tab.act("stop"), tau, view, **LIGHT)
+    view.resume(tab.act("resume"), tau, view, **busy)
+
+
+def _told_tau(event: gr.EventData) -> Any:
+    """The threshold on which the slider of the dry run came to rest."""
+    return event._data.get("tau") if isinstance(event._data, dict) else None
+
+
+def _named(model: str, preset: str) -> Any:
+    size = {"small": "Small run", "paper": "The paper's run", "floor": "Run with a floor"}.get(preset, "Run")
+    return gr.Button(f"{size} on {model}")
+
+
+# -- the recipe as form fields ----------------------------------------------------------------------------------------
+
+
+def _kinds() -> list[tuple[str, Any]]:
+    return list(field_types().items())
+
+
+def _component(name: str, kind: Any, value: Any) -> Any:
+    """One field of the recipe: a box, a list or a tick."""
+    about: dict[str, Any] = {
+        "label": name.replace("_", " "),
+        "info": HELP[name],
+        "elem_id": f"train-{name.replace('_', '-')}",
+    }
+    if kind is bool:
+        return gr.Checkbox(value, **about)
+    if get_origin(kind) is Literal:
+        return gr.Dropdown(list(get_args(kind)), value=value, **about)
+    return gr.Textbox(_shown(value), max_lines=1, **about)
+
+
+def _shown(value: Any) -> Any:
+    """A value as the form shows it."""
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _value(name: str, kind: Any, value: Any) -> Any:
+    """What the form holds, as a recipe takes it.
+
+    Raises:
+        RmxError: it is no such value.
+    """
+    if kind is bool or get_origin(kind) is Literal:
+        return value
+    text = str(value if value is not None else "").strip()
+    if get_origin(kind) is tuple:
+        return tuple(word.strip() for word in text.split(",") if word.strip())
+    kinds = [k for k in get_args(kind) if k is not type(None)] or [kind]
+    if not text and type(None) in get_args(kind):
+        return None
+    try:
+        return int(text) if kinds[0] is int else float(text)
+    except ValueError as error:
+        what = "a whole number" if kinds[0] is int else "a number"
+        raise RmxError(f"{name.replace('_', ' ')} must be {what}; got '{text[:40]}'.") from error
+
+
+def _refused(error: RmxError) -> dict[str, Any]:
+    return {"kind": "refused", "error": str(error)}
