@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rmx import __version__
+from rmx.cli_distill import add_verbs as add_distill_verbs
 from rmx.cli_explore import add_verbs as add_explore_verbs
 from rmx.cli_pair import add_verbs as add_pair_verbs
 from rmx.cli_train import add_verbs as add_train_verbs
@@ -186,6 +187,7 @@ def _parser() -> Parser:
     add_explore_verbs(verbs, _add_model)
     add_pair_verbs(verbs, _add_model, _read_text)
     add_train_verbs(verbs, _add_model)
+    add_distill_verbs(verbs, _add_model)
     _add_bench(verbs)
     doctor = verbs.add_parser("doctor", help="say what is here: device, packages, models")
     doctor.add_argument("--json", action="store_true")

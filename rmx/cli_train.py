@@ -75,8 +75,15 @@ def _train(args: argparse.Namespace) -> int:
     folder = _resumed(args) if args.resume else _new_run(args)
     if not args.json:
         print(f"run {folder.id} in {folder.path}", flush=True)
-    drive(folder, dry=args.dry_run, tell=_json_lines(folder) if args.json else Teller())
+    drive(folder, dry=args.dry_run, tell=_json_lines(folder) if args.json else _teller(folder))
     return 0
+
+
+def _teller(folder: Any) -> "Teller":
+    """A run that is gone on with may be of the other kind."""
+    from rmx.cli_distill import DistillTeller
+
+    return DistillTeller() if folder.config.get("kind") == "distill" else Teller()
 
 
 def _new_run(args: argparse.Namespace) -> Any:

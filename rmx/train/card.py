@@ -104,7 +104,10 @@ def _figures(story: Provenance) -> str:
     rows = ["| problems | base | with the adapter | change, problem by problem |", "|---|---|---|---|"]
     rows += [_held_row(held) for held in story.checks]
     notes = []
-    if any(held.split == "validation" for held in story.checks):
+    if story.teacher_figures:
+        pass_at_1, change = (story.teacher_figures[key] for key in ("teacher", "vs_teacher"))
+        notes.append(f"The teacher itself: {_percent(pass_at_1)}. The adapter against the teacher: {_points(change)}.")
+    if story.kind == "train" and any(held.split == "validation" for held in story.checks):
         notes.append("The checkpoint was chosen on the validation problems, so that row is optimistic.")
     if any(held.change and _open(held.change) for held in story.checks):
         notes.append("Where the interval of a change holds 0, no change at all is compatible with it.")

@@ -14,12 +14,11 @@ reading that needs nothing else, and the default.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Tail = Literal["renormalise", "bucket"]
+from rmx.train.distill_recipe import Tail
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ class Provenance:
     departures: Mapping[str, tuple[Any, Any]]  # name -> (the paper's value, this one)
     problem_set: str | None  # NAME or NAME:SPLIT, a file by its name
     teacher: str | None = None  # distill only
+    teacher_figures: Mapping[str, Estimate] | None = None  # its pass@1, and the adapter's against it
     started_from: str | None = None  # an adapter that was trained further, by its name
     data: Mapping[str, Any] | None = None  # figures of the events `selection` (train) or `rollouts` (distill)
     gate: Mapping[str, Any] | None = None  # figures of the event `gate`
@@ -77,6 +78,7 @@ class Provenance:
             "departures": {name: [_plain(paper), _plain(ours)] for name, (paper, ours) in self.departures.items()},
             "set": self.problem_set,
             "teacher": self.teacher,
+            "teacher_figures": dict(self.teacher_figures) if self.teacher_figures else None,
             "started_from": self.started_from,
             "data": dict(self.data) if self.data else None,
             "gate": dict(self.gate) if self.gate else None,

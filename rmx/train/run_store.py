@@ -18,6 +18,7 @@ from typing import Any
 
 from rmx.errors import Busy, TrainError
 from rmx.paths import runs_dir
+from rmx.train.distill_recipe import DistillJob, DistillRecipe
 from rmx.train.job import TrainJob
 from rmx.train.recipe import Recipe
 from rmx.train.run_folder import LIVE, LOG, RunFolder
@@ -36,7 +37,7 @@ class RunStore:
         self._starting = threading.Lock()
 
     def create(
-        self, job: TrainJob, owner: str | None = None, kind: str = "train", path: Path | None = None
+        self, job: TrainJob | DistillJob, owner: str | None = None, kind: str = "train", path: Path | None = None
     ) -> RunFolder:
         """A new run, not started yet; `path` is an empty or missing folder, else it gets a name in the store."""
         path = path or self.root / new_id(job.model)
@@ -182,7 +183,8 @@ def row(folder: RunFolder) -> dict[str, Any]:
     """One run as a list shows it. A folder that cannot be read is a row that says so."""
     try:
         config = folder.config
-        recipe = Recipe.from_json(config["recipe"]) if config.get("kind", "train") == "train" else None
+        kind = DistillRecipe if config.get("kind") == "distill" else Recipe
+        departures = kind.from_json(config["recipe"]).departures()
     except (TrainError, ValueError, TypeError) as error:
         return {"id": folder.id, "state": "unreadable", "message": str(error), "created": 0.0}
     status, summary = folder.status, folder.summary
@@ -203,7 +205,7 @@ def row(folder: RunFolder) -> dict[str, Any]:
         "owner": config.get("owner"),
         "created": created,
         "note": config.get("note", ""),
-        "differs": {name: ours for name, (_, ours) in recipe.departures().items()} if recipe else {},
+        "differs": {name: ours for name, (_, ours) in departures.items()},
         "has_adapter": (folder.path / "adapter" / "adapter_config.json").is_file(),
         "by_construction": config["model"] == "mini",
         "command": shlex.join(config.get("command", [])),

@@ -1,0 +1,140 @@
+"""The verb that distils: `rmx distill`."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rmx.cli_train import Teller, percent, points
+from rmx.errors import RmxError
+
+AddModel = Callable[[argparse.ArgumentParser], None]
+HELP = {
+    "problems": "of the train split, that the teacher solves",
+    "k": "solutions per problem",
+    "temperature": "of the teacher's solutions",
+    "top_p": "of the teacher's solutions",
+    "max_new_tokens": "of a solution",
+    "top_k": "likeliest tokens of the teacher that are kept at each place",
+    "tail": "what becomes of the others: the kept ones renormalised, or one bucket for the rest",
+    "alpha": "of the LoRA (default: twice the rank)",
+    "warmup": "share of the updates",
+    "epochs": "passes over the solutions",
+    "micro_batch": "solutions that go through the network together",
+    "grad_accum": "micro-batches per update",
+    "max_seq_len": "longer solutions are cut on the right",
+    "heldout": "problems of the validation split whose solutions by the teacher are only compared with; 0: none",
+    "validation": "problems of the validation split solved by base, teacher and student; 0: none",
+}
+
+
+def add_verbs(verbs: Any, add_model: AddModel) -> None:
+    """Define the verb; `add_model` gives it the options that all verbs share."""
+    from rmx.train.distill_recipe import field_types
+    from rmx.train.flags import HELP as SHARED
+    from rmx.train.flags import add_flags
+
+    distill = verbs.add_parser("distill", help="a LoRA on the base that follows a teacher's distributions")
+    add_model(distill)
+    distill.add_argument("--teacher", metavar="S", help="a checkpoint as the teacher, instead of --adapter on the base")
+    distill.add_argument("--set", default=None, metavar="NAME", help="mini, arith, gsm8k or a file (default: mini)")
+    where = distill.add_mutually_exclusive_group()
+    where.add_argument("--out", metavar="DIR", help="the run's folder (default: a new one in RMX_RUNS)")
+    where.add_argument("--resume", metavar="ID", help="go on with a run that was stopped or interrupted")
+    distill.add_argument("--json", action="store_true", help="one JSON line per update and check, and a last one")
+    group = distill.add_argument_group("recipe (defaults: the paper's)")
+    add_flags(group, field_types(), SHARED | HELP)
+    distill.set_defaults(run=_distill)
+
+
+def job_of(args: argparse.Namespace) -> Any:
+    """The job that the flags describe.
+
+    Raises:
+        RmxError: flags that do not go together, or values that cannot be used.
+    """
+    from rmx.train.distill_recipe import DistillJob, DistillRecipe, field_types, resolved
+    from rmx.train.flags import given
+
+    recipe = DistillRecipe(**given(args, field_types()))
+    model = args.model or os.environ.get("RMX_MODEL", "mini")
+    return resolved(DistillJob(model, args.set or "mini", args.adapter, args.teacher, recipe, args.device, args.dtype))
+
+
+def _distill(args: argparse.Namespace) -> int:
+    from rmx.train.drive import drive
+    from rmx.train.run_store import RunStore
+
+    if args.resume:
+        folder = _resumed(args)
+    else:
+        folder = RunStore().create(job_of(args), kind="distill", path=Path(args.out).absolute() if args.out else None)
+    if not args.json:
+        print(f"run {folder.id} in {folder.path}", flush=True)
+    drive(folder, tell=_json_line if args.json else DistillTeller())
+    return 0
+
+
+def _resumed(args: argparse.Namespace) -> Any:
+    """The run that is gone on with, by its id or its folder.
+
+    Raises:
+        RmxError: no such run, it is of another kind, or a flag would change it.
+    """
+    from rmx.train.distill_recipe import field_types
+    from rmx.train.flags import given
+    from rmx.train.run_folder import CONFIG, RunFolder
+    from rmx.train.run_store import RunStore
+
+    path = Path(args.resume).expanduser()
+    folder = RunFolder(path.absolute()) if (path / CONFIG).is_file() else RunStore().get(args.resume)
+    if folder.config.get("kind") != "distill":
+        raise RmxError(f"{folder.id} is no distillation. Go on with it by: rmx train --resume {folder.id}")
+    if given(args, field_types()) or args.set or args.teacher or args.adapter:
+        raise RmxError("A run goes on as it began; --resume takes no other choices.")
+    return folder
+
+
+def _json_line(kind: str, figures: dict[str, Any]) -> None:
+    if kind in ("update", "check", "done"):
+        print(json.dumps({"kind": kind, **figures}), flush=True)
+
+
+class DistillTeller(Teller):
+    """A distillation for the terminal."""
+
+    def _stage(self, f: dict[str, Any]) -> str | None:
+        if f["stage"] == "training" or (f["at"] < f["of"] and not self._often()):
+            return None
+        what = {"rollouts": "solutions by the teacher", "teacher": "of them read"}[f["stage"]]
+        return f"{f['stage']:10s} {f['at']} of {f['of']} {what}"
+
+    def _update(self, f: dict[str, Any]) -> str | None:
+        if f["optimizer_step"] < f["of"] and not self._often():
+            return None
+        return (
+            f"update     {f['optimizer_step']:4d} of {f['of']}  KL {f['loss']:.5f}  same choice "
+            f"{100 * f['agreement']:.2f} %  gradient {f['grad_norm']:.3f}  lr {f['lr']:.2e}"
+        )
+
+    def _check(self, f: dict[str, Any]) -> str:
+        near, words = f["agreement"], [f"check      at {f['optimizer_step']:4d}:"]
+        if near:
+            kl = near["kl"]
+            words.append(f"same choice as the teacher {percent(near['agreement'])}")
+            words.append(f"KL {kl['value']:.5f} [{kl['low']:.5f}, {kl['high']:.5f}]")
+        if f["pass@1"]["n"]:
+            words.append(f"pass@1 {percent(f['pass@1'])}")
+        return "  ".join(words)
+
+    def _done(self, f: dict[str, Any]) -> str:
+        told = f"done       {f['updates']} updates in {f['seconds']:.0f} s"
+        if f["after"]:
+            told += (
+                f"; {f['split']}, n = {f['after']['n']}: {percent(f['before'])} -> {percent(f['after'])} "
+                f"({points(f['vs_base'])}); the teacher {percent(f['teacher'])} "
+                f"({points(f['vs_teacher'])} against it)"
+            )
+        return told
