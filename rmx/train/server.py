@@ -1,11 +1,44 @@
-"""Rollouts from any server that speaks the OpenAI protocol."""
+"""Rollouts from any server that speaks the OpenAI protocol: vLLM, SGLang, llama.cpp, `transformers serve`.
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+Training needs token ids. Servers that can be asked with ids and tell ids (vLLM) give exactly what they sampled. From
+others only text comes back; it is tokenised again, and counted where that may have made other tokens of it.
+Entropies are not asked for: no server tells them over the full vocabulary. Scoring adds them later.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from rmx.errors import TrainError
 from rmx.models import Model
 from rmx.records import Problem, Rollout
 from rmx.train.recipe import RolloutConfig
+from rmx.train.rollouts import graded
+from rmx.train.server_answer import Misread, Reader, room
+from rmx.train.server_http import Address, Line, Refusal
+
+log = logging.getLogger(__name__)
+PARALLEL = 32  # requests at once
+LOOK = 0.2  # seconds between two questions whether to stop
+
+
+@dataclass
+class Report:
+    """How sure it is that the token ids are those that the server sampled."""
+
+    told: int = 0  # rollouts whose ids the server told
+    read_again: int = 0  # whose text was tokenised again, to what seems to be the same
+    doubtful: int = 0  # to something else, or to another number of tokens than the server counted
+
+    @property
+    def share(self) -> float:
+        """Of rollouts whose ids cannot be shown to be the server's."""
+        return self.doubtful / max(1, self.told + self.read_again + self.doubtful)
 
 
 def server_rollouts(
@@ -17,6 +50,225 @@ def server_rollouts(
     done: Collection[tuple[str, int]],
     *,
     cancelled: Callable[[], bool] = lambda: False,
+    report: Report | None = None,
 ) -> Iterator[Rollout]:
-    """Sample what is missing of `config.k` completions of each problem by asking a server."""
-    raise TrainError(f"Rollouts from a server ({url}) are not ready yet. Sample them here: leave --server out.")
+    """Sample what is missing of `config.k` completions of each problem, and yield each as it comes; no entropies.
+
+    Args:
+        url: the server's address, with or without /v1; `#name` behind it names one of several models.
+        model: the same model here; its tokenizer makes the prompts.
+        seed: completion number g is asked for with seed + g. Whether a server repeats itself is up to the server.
+        done: rollouts that are there already.
+        cancelled: asked several times a second; requests under way are dropped.
+        report: filled in as rollouts come.
+
+    Raises:
+        TrainError: the server cannot be used; one sentence that says why and what to do.
+    """
+    counts = report if report is not None else Report()
+    missing = [(p, gen) for p in problems for gen in range(config.k) if (p.id, gen) not in done]
+    if not missing:
+        return
+    loop = asyncio.new_event_loop()
+    coming = _Asking(url, model, config, seed, cancelled, counts).all(missing)
+    try:
+        while (rollout := loop.run_until_complete(anext(coming, None))) is not None:
+            yield rollout
+    finally:
+        loop.run_until_complete(coming.aclose())
+        loop.close()
+        if counts.doubtful:
+            log.warning(
+                "%.1f %% of the rollouts (%d) were tokenised to something else than what the server sampled, or may "
+                "have been. A server that returns token ids, such as vLLM, avoids this.",
+                100 * counts.share,
+                counts.doubtful,
+            )
+
+
+# -- how to ask -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to ask for a completion. Servers differ in what they take, and refuse what they do not know."""
+
+    path: str
+    prompt: str  # "ids", "text" or "chat"
+    extras: dict[str, Any] = field(default_factory=dict)  # fields beyond the protocol
+
+
+def ways(model: Model, config: RolloutConfig) -> list[Way]:
+    """From the best to the plainest. The first ones switch off what a checkpoint's own settings would add."""
+    exact = {
+        "return_token_ids": True,
+        "top_k": -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "skip_special_tokens": False,
+    }
+    generation = {
+        "do_sample": True,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": 0,
+        "max_new_tokens": config.max_new_tokens,
+        "eos_token_id": sorted(model.stop_ids),
+        "pad_token_id": min(model.stop_ids, default=0),
+    }
+    found = [
+        Way("/completions", "ids", exact),
+        Way("/completions", "ids"),
+        Way("/completions", "text", {"generation_config": json.dumps(generation)}),  # transformers serve
+        Way("/completions", "text"),
+    ]
+    return [*found, Way("/chat/completions", "chat")] if model.style.chat else found
+
+
+# -- the conversation -------------------------------------------------------------------------------------------------
+
+
+class _Asking:
+    """All requests of one stage."""
+
+    def __init__(
+        self,
+        url: str,
+        model: Model,
+        config: RolloutConfig,
+        seed: int,
+        cancelled: Callable[[], bool],
+        report: Report,
+    ) -> None:
+        self._model, self._config, self._seed = model, config, seed
+        self._cancelled, self._report = cancelled, report
+        self._address = Address.of(url)
+        self._reader = Reader(self._address.base, model, config)
+
+    async def all(self, missing: Sequence[tuple[Problem, int]]) -> AsyncGenerator[Rollout]:
+        """Rollouts as they come, in any order."""
+        self._line = Line(self._address, 60 + 0.25 * self._config.max_new_tokens, PARALLEL)
+        try:
+            async with aclosing(self._as_they_end([partial(self._find_way, missing[0][0])])) as looking:
+                found = [way async for way in looking]
+            if not found:  # cancelled
+                return
+            way, name = found[0]
+            jobs = [partial(self._rollout, way, name, problem, gen) for problem, gen in missing]
+            async with aclosing(self._as_they_end(jobs)) as ended:
+                async for rollout in ended:
+                    yield rollout
+        finally:
+            await self._line.close()
+
+    async def _as_they_end(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, Any]]]) -> AsyncGenerator[Any]:
+        """Results of coroutines of which a bounded number run at once; ends early when cancelled."""
+        waiting, running = iter(jobs), set[asyncio.Task[Any]]()
+        try:
+            while not self._cancelled():
+                while len(running) < PARALLEL and (job := next(waiting, None)):
+                    running.add(asyncio.ensure_future(job()))
+                if not running:
+                    return
+                ended, running = await asyncio.wait(running, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    yield task.result()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    # -- finding out --------------------------------------------------------------------------------------------------
+
+    async def _find_way(self, problem: Problem) -> tuple[Way, str | None]:
+        """The first way that the server takes, tried with one token of one problem, and its name for the model."""
+        listed, refusals, misread = await self._listed(), list[Refusal](), None
+        for name in self._names(listed):
+            for way in ways(self._model, self._config):
+                try:
+                    answer = await self._line.post(way.path, self._body(way, name, problem, 0, most=1), first=True)
+                    read = self._reader.read(answer, self._model.prompt_ids(problem.problem))
+                except Refusal as refusal:
+                    refusals.append(refusal)
+                except Misread as error:
+                    misread = error
+                else:
+                    self._tell(way, read.told)
+                    return way, name
+        raise misread or TrainError(_refused(self._address, refusals, listed))
+
+    async def _listed(self) -> list[str]:
+        """The models that the server says it has; none where it does not say."""
+        try:
+            found = await self._line.get("/models")
+        except Refusal:
+            return []
+        rows = found.get("data") if isinstance(found, dict) else None
+        return [str(row["id"]) for row in rows or () if isinstance(row, dict) and "id" in row]
+
+    def _names(self, listed: Sequence[str]) -> list[str | None]:
+        """Names to try for the model. Some servers have one model that needs none."""
+        if self._address.model:
+            return [self._address.model]
+        spec = self._model.spec
+        return [spec if spec in listed or len(listed) != 1 else listed[0], None]
+
+    def _tell(self, way: Way, told: bool) -> None:
+        log.info("Rollouts from %s%s, asked with %s", self._address.base, way.path, way.prompt)
+        if not told:
+            log.warning("The server %s tells no token ids. Its texts are tokenised again.", self._address.base)
+        if not way.extras:
+            log.warning("The server %s may add sampling settings of its own, such as top-k.", self._address.base)
+
+    # -- one rollout --------------------------------------------------------------------------------------------------
+
+    async def _rollout(self, way: Way, name: str | None, problem: Problem, gen: int) -> Rollout:
+        prompt = self._model.prompt_ids(problem.problem)
+        try:
+            answer = await self._line.post(way.path, self._body(way, name, problem, gen))
+        except Refusal as refusal:
+            raise TrainError(
+                f"The server {self._address.base} refused a request that it took before ({refusal}). Check its log, "
+                "then resume."
+            ) from refusal
+        read = self._reader.read(answer, prompt)
+        self._report.told += read.told
+        self._report.read_again += not read.told and not read.doubtful
+        self._report.doubtful += read.doubtful
+        return graded(self._model, problem, gen, prompt, read.ids, read.stop, None)
+
+    def _body(self, way: Way, name: str | None, problem: Problem, gen: int, most: int | None = None) -> dict[str, Any]:
+        ids = self._model.prompt_ids(problem.problem)
+        asked: dict[str, Any] = {"prompt": list(ids)}
+        if way.prompt == "text":
+            asked = {"prompt": self._model.prompt(problem.problem)}
+        elif way.prompt == "chat":
+            filled = self._model.style.fill(problem.problem.strip())
+            asked = {"messages": [{"role": "user", "content": filled}]}
+        if name is not None:
+            asked["model"] = name
+        return {
+            **asked,
+            "max_tokens": most or room(self._model, self._config, ids),
+            "temperature": self._config.temperature,
+            "top_p": self._config.top_p,
+            "seed": (self._seed + gen) % 2**31,
+            **way.extras,
+        }
+
+
+def _refused(address: Address, refusals: Sequence[Refusal], listed: Sequence[str]) -> str:
+    """The sentence for a server that takes no way of asking."""
+    told = next((r for r in refusals if "model" in r.said.lower()), None)
+    if told is not None and told.status in (400, 404):
+        has = f" It has {', '.join(listed[:8])}." if listed else ""
+        return (
+            f"The server {address.base} does not have the model ({told.said}).{has} Name one behind the address: "
+            f"{address.base}#NAME."
+        )
+    if all(r.status in (404, 405) for r in refusals):
+        return (
+            f"There is no OpenAI-compatible server at {address.base} ({refusals[0].status}). Check the address; it "
+            "usually ends with /v1."
+        )
+    return f"The server {address.base} takes no request for a completion ({refusals[0]}). Check its log."
