@@ -47,6 +47,10 @@ def run(
     name = model or DEFAULT
     loaded = open_model(name, device, dtype)
     measures: dict[str, Callable[[Model, int], dict[str, Any]]] = {"decode": decode, "swap": swap, "branches": branches}
+    if what == "rollouts":
+        from rmx.bench_rollouts import bench_rollouts
+
+        measures = {"rollouts": bench_rollouts}
     if what in ("pair", "outcomes"):
         from rmx.bench_pair import bench_outcomes, bench_pair, peaks
 

@@ -83,7 +83,6 @@ def refill(
     rows: int = 64,
     over: Over = never,
     adapter: str | None = None,
-    refilling: bool = True,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[list[Sample]]:
     """Make every sample that is asked for; the engine's turn is taken for each round, and given back in between.
@@ -95,7 +94,6 @@ def refill(
         stop_ids: tokens that end a sample; they belong to it.
         rows: samples decoded at once, at most.
         over: told each token of each sample in order; True ends it, that token included.
-        refilling: False begins the next rows when all have ended; for measurements.
         cancelled: asked between steps; ends the iteration.
 
     Yields:
@@ -104,7 +102,7 @@ def refill(
     Raises:
         PromptError: a prompt that this model cannot take.
     """
-    loop = Loop(engine, asks, sampling, stop_ids, rows, over, adapter, refilling)
+    loop = Loop(engine, asks, sampling, stop_ids, rows, over, adapter)
     while not loop.done and not cancelled():
         with engine.turns.when_free(cancelled) as mine:
             if not mine:
@@ -126,10 +124,9 @@ class Loop:
         rows: int,
         over: Over,
         adapter: str | None,
-        refilling: bool,
     ) -> None:
         self._engine, self._asks, self._sampling, self._adapter = engine, asks, sampling, adapter
-        self._stop_ids, self._over, self._refilling = stop_ids, over, refilling
+        self._stop_ids, self._over = stop_ids, over
         self._batch = _Ragged(engine, rows) if _ragged(engine) else _Even(engine, rows)
         self._waiting = deque(self._rows_of_all())
         self._live: list[_Row] = []  # in the order of the batch
@@ -166,8 +163,6 @@ class Loop:
 
     def _admit(self) -> None:
         """Begin waiting rows while there is room; a row that ends with its first token needs none."""
-        if self._live and not self._refilling:
-            return
         while self._waiting and (free := self._batch.free(len(self._live))):
             self._begin([self._waiting.popleft() for _ in range(self._alike(free))])
 
