@@ -235,7 +235,7 @@ def _add_trace(verbs: Any) -> None:
 
 def _add_bench(verbs: Any) -> None:
     bench = verbs.add_parser("bench", help="measure this machine; ratios within one run")
-    bench.add_argument("what", choices=["decode", "swap", "branches", "forks", "pair", "outcomes", "ui"])
+    bench.add_argument("what", choices=["decode", "swap", "branches", "forks", "pair", "outcomes", "rollouts", "ui"])
     _add_model(bench)
     bench.epilog = "--model random:qwen2.5-1.5b measures that shape with random weights, without a download."
     bench.add_argument("--rounds", type=int, default=7)
