@@ -268,7 +268,7 @@ const curves = (() => {
         made.push(svg("line", { x1: left, x2: right, y1: px(Y(v)), y2: px(Y(v)), class: v === 0 ? "curves-zero" : "curves-rule" }));
         text({ x: left - 6, y: px(Y(v)) + 4, "text-anchor": "end" }, labels[i]);
       });
-      const x = ticks(e.x0, e.x1, Math.max(2, Math.min(6, Math.floor(right / 90))), true).values;
+      const x = ticks(e.x0, e.x1, Math.max(2, Math.min(6, Math.floor(right / 75))), true).values;
       x.forEach((v, i) => {
         const last = i === x.length - 1, near = right - X(v) < 24;
         text({ x: px(X(v)), y: foot + 16, "text-anchor": near ? "end" : v === e.x0 ? "start" : "middle" }, `${last && x.length > 1 && width > 300 ? `${o.x} ` : ""}${v.toLocaleString("en")}`);
@@ -306,6 +306,7 @@ const curves = (() => {
     function heads(none) {
       for (const [node, text] of [[parts.title, o.title], [parts.about, pointed === null ? o.about : at(pointed)], [parts.empty, o.empty]]) say(node, text);
       if (parts.figure.classList.contains("curves-none") !== none) parts.figure.classList.toggle("curves-none", none);
+      if (parts.plot.classList.contains("curves-many") !== all.size > 3) parts.plot.classList.toggle("curves-many");
       parts.legend.hidden = none || (!o.legend && all.size < 2);
       put(parts.empty, { style: `height: ${o.height}px` });
       put(parts.plot, { "aria-label": none ? `${o.title}: ${o.empty}` : `${o.title}. ${sentence(null)}`, "aria-disabled": none });
@@ -323,7 +324,7 @@ const curves = (() => {
     function legend(s, x = pointed) {
       const here = told(s, x), { p, y } = here ?? { p: [], y: null }, extra = [];
       if (s.band !== false && good(p[2]) && good(p[3])) extra.push(`${writes(p[2])} to ${writes(p[3])}`);
-      if (s.factor && good(p[1])) extra.push(`raw ${writes(p[1])}`);
+      if (s.factor && good(p[1]) && all.size === 1) extra.push(`raw ${writes(p[1])}`);
       s.nodes.name.hidden = !o.names;
       put(s.nodes.item, { title: o.names ? "" : s.name });
       say(s.nodes.name, s.name);
@@ -391,6 +392,7 @@ const curves = (() => {
     const dim = (s) => ["band", "raw", "line", "dots", "item"].forEach((name) => s.nodes[name].classList.toggle("curves-back", lit !== null && lit !== s.id));
     function light(id) {
       lit = all.has(id) ? id : null;
+      parts.plot.classList.toggle("curves-lit", lit !== null);
       for (const s of all.values()) if (s.nodes) dim(s);
     }
 

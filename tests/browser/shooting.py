@@ -9,7 +9,7 @@ from conftest import FLAGS, chromium, free_port
 from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 Scene = tuple[Callable[[Page], None], Mapping[str, object]]  # what to do; width, height, dark, full
-READY = ".rmx .legend, .rmx .panes"
+READY = ".rmx .legend, .rmx .panes, .rmx.runs"
 
 
 def shoot(browser: Browser, url: str, name: str, scene: Scene, folder: Path) -> None:
