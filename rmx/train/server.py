@@ -195,7 +195,7 @@ class _Asking:
                 else:
                     self._tell(way, read.told)
                     return way, name
-        raise misread or TrainError(_refused(self._address, refusals, listed))
+        raise misread or TrainError(_refused(self._address, self._names(listed)[0], refusals, listed))
 
     async def _listed(self) -> list[str]:
         """The models that the server says it has; none where it does not say."""
@@ -257,10 +257,10 @@ class _Asking:
         }
 
 
-def _refused(address: Address, refusals: Sequence[Refusal], listed: Sequence[str]) -> str:
-    """The sentence for a server that takes no way of asking."""
-    told = next((r for r in refusals if "model" in r.said.lower()), None)
-    if told is not None and told.status in (400, 404):
+def _refused(address: Address, name: str | None, refusals: Sequence[Refusal], listed: Sequence[str]) -> str:
+    """The sentence for a server that takes no way of asking; `name` is what the model was called first."""
+    told = next((r for r in refusals if _about_model(r, name)), None)
+    if told is not None:
         has = f" It has {', '.join(listed[:8])}." if listed else ""
         return (
             f"The server {address.base} does not have the model ({told.said}).{has} Name one behind the address: "
@@ -271,4 +271,11 @@ def _refused(address: Address, refusals: Sequence[Refusal], listed: Sequence[str
             f"There is no OpenAI-compatible server at {address.base} ({refusals[0].status}). Check the address; it "
             "usually ends with /v1."
         )
-    return f"The server {address.base} takes no request for a completion ({refusals[0]}). Check its log."
+    return f"The server {address.base} takes no request for a completion ({refusals[-1]}). Check its log."
+
+
+def _about_model(refusal: Refusal, name: str | None) -> bool:
+    """Whether it is the model's name that was refused."""
+    if refusal.status == 404 and "model" in refusal.said.lower():
+        return True
+    return refusal.status in (400, 404) and name is not None and f"'{name}'" in refusal.said

@@ -7,13 +7,14 @@ import os
 import random
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
 from rmx.errors import TrainError
 
 KEY = "RMX_SERVER_KEY"  # environment variable with the server's key, where it wants one
+EXAMPLE = "http://localhost:8000/v1"
 ATTEMPTS = 6
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
 MAX_BYTES = 64 << 20  # of one answer
@@ -34,14 +35,18 @@ class Address:
         Raises:
             TrainError: no http or https address, or one with a password in it.
         """
-        parts = urlsplit(url.strip())
+        try:
+            parts = urlsplit(url.strip())
+            parts.port  # noqa: B018  looked at for what it raises
+        except ValueError as error:
+            raise TrainError(f"{url[:120]!r} is no server's address ({error}). Give one such as {EXAMPLE}.") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise TrainError(f"{url[:120]!r} is no server's address. Give one such as http://localhost:8000/v1.")
+            raise TrainError(f"{url[:120]!r} is no server's address. Give one such as {EXAMPLE}.")
         if parts.username or parts.password:
             raise TrainError(f"Leave the password out of the server's address; put the key into {KEY} instead.")
         path = parts.path.rstrip("/")
         base = f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
-        return cls(base, parts.fragment or None)
+        return cls(base, unquote(parts.fragment) or None)
 
     @property
     def local(self) -> bool:
@@ -152,7 +157,7 @@ class Line:
             )
         try:
             return json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TrainError(f"The server {base} sent broken JSON ({error}). Check the server's log.") from error
 
 
@@ -168,7 +173,7 @@ def _said(content: bytes) -> str:
     """What a refusal says, in one line."""
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return content[:200].decode(errors="replace").strip().partition("\n")[0] or "no reason given"
     for key in ("error", "detail", "message"):
         if isinstance(found, dict) and found.get(key):
