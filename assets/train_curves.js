@@ -3,12 +3,12 @@ const charts = new Map();
 const RIGHT_STYLE = 2, WRONG_STYLE = 1; // bluish green and vermillion, each with its own dash and marker
 const PANELS = { // in reading order: what it is all for, then what moves it, then the machinery
   pass: { title: "pass@1, held out", percent: true, within: [0, 1], empty: "At the first checkpoint." },
-  gap: { title: "held-out gap", about: "right over wrong, nats per token", empty: "At the first checkpoint." },
-  loss: { title: "decision loss", legend: false },
-  kl: { title: "KL anchor", about: "nats per token", zero: true, legend: false },
+  gap: { title: "held-out gap", about: "right over wrong, nats per token", empty: "At the first checkpoint.", names: false },
+  loss: { title: "decision loss", names: false },
+  kl: { title: "KL anchor", about: "nats per token", zero: true, names: false },
   delta: { title: "Δ log p", about: "policy over base, nats" },
-  grad: { title: "gradient norm", about: "before clipping", zero: true, legend: false },
-  lr: { title: "learning rate", zero: true, legend: false, format: (v) => (v === 0 ? "0" : v.toExponential(1).replace("e-", "e−")) },
+  grad: { title: "gradient norm", about: "before clipping", zero: true, names: false },
+  lr: { title: "learning rate", zero: true, names: false, format: (v) => (v === 0 ? "0" : v.toExponential(1).replace("e-", "e−")) },
 };
 function clearCurves() {
   for (const chart of charts.values()) chart.remove();
@@ -39,7 +39,7 @@ function drawChecks(draw, line) {
     lines: base ? [{ y: base.value, low: base.low, high: base.high, name: "base" }] : [], marks: best ? [{ x: best.optimizer_step, name: "best" }] : [],
     about: said ? `${plural(said, "problem")}, 95\u202f% interval` : "",
   });
-  draw("gap", [line("gap", "gap", run.checks.filter((c) => c.gap != null).map((c) => [c.optimizer_step, c.gap]), { smooth: false })], { lines: [{ y: 0 }], legend: false });
+  draw("gap", [line("gap", "gap", run.checks.filter((c) => c.gap != null).map((c) => [c.optimizer_step, c.gap]), { smooth: false })], { lines: [{ y: 0 }] });
 }
 function buildCurves() {
   for (const [name, options] of Object.entries(PANELS)) {

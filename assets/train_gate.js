@@ -1,5 +1,5 @@
 // The dry run: which tokens of which rollouts a threshold gates, counted here while the slider moves, without a server.
-const gate = { m: null, tau: 1, chosen: 0, spans: null, sent: null, asking: false };
+const gate = { m: null, tau: 1, chosen: 0, spans: null, sent: null, asking: false, retry: false };
 const gateProse = prose(ui.gateFlow);
 const SIDES = [
   ["right", "✓", "in right rollouts", "A > 0: made likelier"], ["wrong", "✗", "in wrong rollouts", "A < 0: made less likely"],
@@ -24,10 +24,11 @@ function tally(tau) {
 
 // ---- the panel ----------------------------------------------------------------------------------------------
 function clearGate() {
-  Object.assign(gate, { m: null, chosen: 0, spans: null, asking: false });
+  Object.assign(gate, { m: null, chosen: 0, spans: null, asking: false, retry: false });
   gateProse.cut([], 0);
+  ui.chooser.replaceChildren();
   ui.dry.hidden = ui.askDry.hidden = true;
-  ui.gateTold.textContent = "";
+  ui.gateTold.textContent = ui.dryError.textContent = "";
 }
 function renderGate() {
   const told = run?.told.gate;
@@ -43,14 +44,23 @@ function gateWords(g) {
 async function askDry() {
   if (gate.asking || gate.m || !run) return;
   const asked = run.id;
-  gate.asking = true;
+  let m = null;
+  gate.asking = ui.dryButton.disabled = true;
+  say(ui.dryError, "");
   say(ui.dryButton, "Reading the rollouts …");
-  ui.dryButton.disabled = true;
-  const m = await ask("dry_run", { id: asked });
-  ui.dryButton.disabled = gate.asking = false;
+  try {
+    m = await server.dry_run({ id: asked });
+  } catch {
+    // told below, like a refusal
+  }
+  gate.asking = ui.dryButton.disabled = false;
   say(ui.dryButton, "Look at the gated tokens");
-  if (m && run?.id === asked && !gate.m) receiveDry({ ...m, run: m.run ?? asked });
+  if (run?.id !== asked || gate.m) return;
+  if (m && !m.error) receiveDry({ ...m, run: m.run ?? asked });
+  else say(ui.dryError, m?.error ?? "The app does not answer.");
+  gate.retry = !m; // once the poll hears of the app again
 }
+const retryDry = () => gate.retry && ((gate.retry = false), askDry());
 // What the gate of the run on screen marks is fetched when the panel comes into sight.
 new IntersectionObserver((seen) => seen.at(-1).isIntersecting && run?.told.gate && askDry(), { rootMargin: "120px" }).observe(ui.askDry);
 
@@ -84,12 +94,13 @@ function setTau(x) {
   if (!Number.isFinite(tau)) return;
   gate.tau = Number(tau.toFixed(6));
   ui.tau.value = gate.tau;
-  if (document.activeElement !== ui.tauNumber) ui.tauNumber.value = String(Number(gate.tau.toFixed(4)));
+  if (document.activeElement !== ui.tauNumber) ui.tauNumber.value = natsText(gate.tau);
   attrs(ui.tau, { "aria-valuetext": `${gate.tau.toFixed(2)} nats` });
   renderTally();
   remark();
   moveShareMark();
 }
+const natsText = (x) => (Math.abs(x - Number(x.toFixed(2))) < 1e-6 ? x.toFixed(2) : x.toFixed(4));
 function tellTau() { // once the slider rests, the form may take the threshold over
   if (!gate.m || gate.sent === gate.tau) return;
   gate.sent = gate.tau;
@@ -114,7 +125,7 @@ function renderTally() {
   [...ui.sharesBar.children].forEach((bar, k) => (bar.style.flexGrow = parts[k]));
   const back = gate.m.tau != null && Math.abs(gate.tau - gate.m.tau) > 1e-6;
   ui.tauBack.hidden = !back;
-  if (back) say(ui.tauBack, `back to ${Number(gate.m.tau.toFixed(4))}`);
+  if (back) say(ui.tauBack, `back to ${natsText(gate.m.tau)}`);
 }
 
 // ---- share over tau -----------------------------------------------------------------------------------------

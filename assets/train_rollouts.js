@@ -19,7 +19,7 @@ const fact = (name, figure, more = "") => make("div", "", make("dt", "", name), 
 function rolloutFacts(r) {
   const part = (n) => (r.rollouts ? percent(n / r.rollouts).replace("<0.1", n ? "<0.1" : "0") : "");
   const facts = [["rollouts", count(r.rollouts)], ["right", count(r.right), part(r.right)]];
-  facts.push(["truncated", count(r.truncated), part(r.truncated)], ["no answer found", count(r.unparsed), part(r.unparsed)]);
+  facts.push(["truncated", count(r.truncated), part(r.truncated)], ["no answer", count(r.unparsed), part(r.unparsed)]);
   return facts.map((row) => fact(...row));
 }
 
@@ -60,6 +60,6 @@ function renderSelection(s) {
   const trimmed = s.trimmed ? `; the ${count(s.trimmed)} longest were left out` : "";
   const first = make("p", "", make("strong", "", `Kept ${count(s.kept)} of ${plural(s.problems, "problem")}: `), `${rollouts}${trimmed}.`);
   const out = Object.entries(s.out ?? {}).filter(([, n]) => n > 0);
-  const why = out.map(([name, n]) => make("li", "", make("span", "num", count(n)), ` ${REASONS[name] ?? name.replaceAll("_", " ")}`));
+  const why = out.map(([name, n]) => make("li", "", make("span", "num", count(n)), make("span", "", REASONS[name] ?? name.replaceAll("_", " "))));
   ui.selection.replaceChildren(first, ...(why.length ? [make("p", "soft", "Fell out:"), make("ul", "why", ...why)] : []));
 }

@@ -59,6 +59,7 @@ function renderRun(changed) {
   if (any("update", "check", "done")) renderCurves();
   if (any("replay")) renderReplay();
   if (any("samples")) renderSamples();
+  retryDry();
 }
 function renderHead() {
   const { config, status } = run, state = stateOf(run);
@@ -149,10 +150,10 @@ function renderStages() {
   });
 }
 function stageItem(name, title) {
-  const parts = { sign: make("span", "stage-sign"), bar: make("i"), far: make("span", "stage-far"), time: make("span", "stage-time num") };
+  const parts = { sign: make("span", "leg-sign"), bar: make("i"), far: make("span", "leg-far"), time: make("span", "leg-time num") };
   attrs(parts.sign, { "aria-hidden": "true" });
   parts.word = make("span", "unseen");
-  parts.item = make("li", "leg", make("p", "stage-name", parts.sign, title, parts.word), make("div", "stage-bar", parts.bar), make("p", "stage-says", parts.far, parts.time));
+  parts.item = make("li", "leg", make("p", "leg-name", parts.sign, title, parts.word), make("div", "leg-bar", parts.bar), make("p", "leg-says", parts.far, parts.time));
   stageParts.set(name, parts);
   return parts.item;
 }
@@ -180,7 +181,7 @@ function stageFar(name, part, phase) {
 }
 
 // ---- what stopped it ----------------------------------------------------------------------------------------
-const RULES = { validation: "Stopped: worse than the base on validation", kl: "Stopped: the model drifts from the base", finite: "Stopped: a figure is not finite" };
+const RULES = { validation: "Guard: worse than the base on validation", kl: "Guard: the model drifts from the base", finite: "Guard: a figure is not finite" };
 function keptText() {
   const rollouts = run.told.rollouts?.rollouts ?? run.stages.rollouts?.at, last = run.checks.findLast((c) => c.optimizer_step > 0 && c.checkpoint)?.checkpoint;
   const facts = [rollouts && plural(rollouts, "rollout"), run.told.selection && "the selection", last ? `checkpoint ${last}` : run.updates.length && plural(run.updates.length, "update")];
@@ -188,7 +189,7 @@ function keptText() {
   return list.length ? `Kept: ${list.join(", ")}. ` : "";
 }
 function noticesOf() {
-  const state = stateOf(run), message = run.status.message, told = run.guards.map((g) => [RULES[g.rule] ?? "Stopped by a guard", g.message, "guard"]);
+  const state = stateOf(run), message = run.status.message, told = run.guards.map((g) => [RULES[g.rule] ?? "Guard", g.message, "guard"]);
   const goesOn = "Resume goes on from there, to the same figures as an unbroken run.";
   if (run.early) told.push(["Stopped early", run.early.message, "early"]);
   if (state === "failed") told.push(["The run failed", `${message ?? "It gave no reason."} ${keptText()}Resume tries again from there.`, "guard"]);

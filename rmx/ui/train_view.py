@@ -4,18 +4,18 @@ Value (Python to page): one message, or a list of them (a value that follows ano
     watch   {"kind", "id"}: attach to this run; the page remembers it over reloads (address and browser storage)
     me      {"kind", "owner": public id, "admin"}: who looks; Stop and Resume show on own runs, or on all for an admin
     refused {"kind", "error"}: what was asked for is not done, and why
-    plan    {"kind", "minutes": {"value", "low", "high"} | null, "memory_mb" | null, "usd" | null, "rate": sentence | null,
-            "command", "departs": [[field, paper, here], ...]}
+    plan    {"kind", "minutes": {"value", "low", "high"} | null, "memory_mb" | null, "usd" | null, "rate": sentence |
+            null, "command", "departs": [[field, paper, here], ...]}
     dry     {"kind", "run": id | null, "tau", "k", "rollouts": [{"problem_id", "gen", "correct", "advantage",
-            "toks": [[text, entropy], ...]}, ...], "levels": [tau, ...], "gated_right", "gated_wrong", "gated_zero": [count
-            per level], "tokens", "of_rollouts", "selection", "estimate": {"seconds", "memory_mb", "usd" | null} | null}
+            "toks": [[text, entropy], ...]}, ...], "levels": [tau, ...], "gated_right", "gated_wrong", "gated_zero":
+            [count per level], "tokens", "of_rollouts", "selection", "estimate": {"seconds", "memory_mb", "usd"} | null}
 
-The page asks by itself: `run_tail` about once a second while it is in sight and the run is alive, every five seconds once
-it is over, `dry_run` once when the gate of a run comes into sight.
+The page asks by itself: `run_tail` about once a second while it is in sight and the run is alive, every five seconds
+once it is over; `dry_run` once, when the gate of a run comes into sight.
 
 Events (page to Python, payloads are untrusted), each with `gr.EventData`:
-    `view.stop` {"id"}, `view.resume` {"id"}, `view.open` {"id", "where": "explore" | "compare"}, `view.download` {"id"},
-    `view.tau` {"tau"}: the threshold on which the slider came to rest
+    `view.stop` {"id"}, `view.resume` {"id"}, `view.open` {"id", "where": "explore" | "compare"},
+    `view.download` {"id"}, `view.tau` {"tau"}: the threshold on which the slider came to rest
 After stop and resume the page waits for the poll to tell the new state; a `refused` message ends the waiting.
 Other components reach the view by `window.rmxTrain`: watch(id), tau(), watched().
 """
@@ -34,6 +34,7 @@ PARTS = (
     "train_gate",
     "train_curves",
     "train_replay",
+    "train_samples",
     "train_view",
 )
 
@@ -42,9 +43,9 @@ def train_view(run_tail: Server, dry_run: Server, **kwargs: Any) -> gr.HTML:
     """Build the view.
 
     Args:
-        run_tail: `{"id", "start"}` -> `{"id", "start", "next", "events": [...], "status": {..., "alive"}, "config"?}`, the
-            events from `start` on in the order in which they happened; config where start is 0. A `next` below `start`
-            makes the page read the run anew.
+        run_tail: `{"id", "start"}` -> `{"id", "start", "next", "events": [...], "status": {..., "alive"}, "config"?}`,
+            the events from `start` on in the order in which they happened; config where start is 0. A `next` below
+            `start` makes the page read the run anew.
         dry_run: `{"id"}` -> the message `dry` of that run's stored rollouts.
         kwargs: passed on to `gr.HTML` (elem_id, value, visible, ...).
 
