@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from rmx.errors import RmxError
+from rmx.errors import RmxError, TrainError
 from rmx.train.job import TrainJob
 from rmx.train.queue import wait_for_turn
+from rmx.train.run_files import is_full
 from rmx.train.run_folder import RunFolder
 
 Tell = Callable[[str, dict[str, Any]], None]  # kind and figures of every event, as they happen
@@ -37,7 +38,6 @@ def drive(folder: RunFolder, *, dry: bool = False, tell: Tell = silent) -> str:
     if int(os.environ.get("RANK", "0")):
         return _work_along(folder, dry)
     with folder.lock(), _stopped_by_signals(folder):
-        folder.clear_stop()
         folder.set_status(pid=os.getpid(), message=None, left=None)
         told = _Told(folder, tell)
         try:
@@ -51,6 +51,10 @@ def drive(folder: RunFolder, *, dry: bool = False, tell: Tell = silent) -> str:
             told.over("stopped", STOPPED)
             raise
         except Exception as error:
+            if is_full(error):
+                full = f"The disk of {folder.path.parent} is full. Make room, then resume the run."
+                told.over("failed", full)
+                raise TrainError(full) from error
             told.over("failed", f"A fault of rmx ({type(error).__name__}: {str(error)[:200]}). The log has more.")
             raise
 

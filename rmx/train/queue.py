@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rmx.errors import RmxError
-from rmx.train.run_folder import RunFolder
+from rmx.train.run_folder import STATUS, RunFolder
 
 VARIABLE = "RMX_RUNS_AT_ONCE"
 PAUSE = 0.5  # seconds between two looks
@@ -29,40 +29,58 @@ def runs_at_once() -> int:
 def wait_for_turn(folder: RunFolder, pause: float = PAUSE) -> bool:
     """Wait until this run may begin, first come first served; False where it was asked to stop before.
 
-    The caller holds the run's lock. The runs beside it in the same folder count if their processes live.
+    The caller holds the run's lock. The runs beside it in the same folder count if their processes live. A run that
+    another process has started came when that was asked, not when its own process was ready.
     """
     limit, came = runs_at_once(), time.time()
-    folder.set_status(state="queued", came=came, ahead=0)
+    if folder.begun_for_us:
+        came = folder.status.get("came") or came
+    else:
+        folder.set_status(state="queued", came=came, ahead=None)
+    shown = None
     while not folder.stop_wanted():
-        with _decision(folder.path.parent):
+        with deciding(folder.path.parent):
             ahead, running = _before(folder, came)
             if running + ahead < limit:
-                folder.set_status(state="running", ahead=0)
+                folder.set_status(state="running", ahead=None, started=round(time.time(), 3))
                 return True
-        folder.set_status(ahead=max(1, running + ahead - limit + 1))
+        if (before := max(1, running + ahead - limit + 1)) != shown:
+            folder.set_status(ahead=before)
+            shown = before
         time.sleep(pause)
     return False
+
+
+def waiting_runs(root: Path) -> list[RunFolder]:
+    """The runs that wait for their turn."""
+    return [folder for folder in _runs(root) if (s := folder.status)["alive"] and s["state"] == "queued"]
+
+
+@contextmanager
+def deciding(root: Path) -> Iterator[None]:
+    """One process at a time looks and decides. Where nothing may be written, nobody can queue and nobody need wait."""
+    if not os.access(root, os.W_OK):
+        yield
+        return
+    with (root / ".queue").open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _before(folder: RunFolder, came: float) -> tuple[int, int]:
     """How many runs wait that came earlier, and how many run."""
     ahead = running = 0
-    for path in folder.path.parent.iterdir():
-        if path.name.startswith(".") or path == folder.path or not (path / "status.json").is_file():
-            continue
-        status = RunFolder(path).status
-        if not status["alive"]:
+    for other in _runs(folder.path.parent):
+        if other.id == folder.id or not (status := other.status)["alive"]:
             continue
         if status["state"] == "queued":
-            ahead += (status.get("came", 0.0), path.name) < (came, folder.path.name)
+            ahead += (status.get("came") or 0.0, other.id) < (came, folder.id)
         else:
             running += 1
     return ahead, running
 
 
-@contextmanager
-def _decision(root: Path) -> Iterator[None]:
-    """One run at a time looks and decides."""
-    with (root / ".queue").open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _runs(root: Path) -> Iterator[RunFolder]:
+    for path in root.iterdir():
+        if not path.name.startswith(".") and (path / STATUS).is_file():
+            yield RunFolder(path)

@@ -6,11 +6,11 @@ import re
 import secrets
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,31 +18,40 @@ from typing import Any
 
 from rmx.errors import Busy, TrainError
 from rmx.paths import runs_dir
-from rmx.train.distill_recipe import DistillJob, DistillRecipe
+from rmx.train.distill_recipe import DistillJob
 from rmx.train.job import TrainJob
-from rmx.train.recipe import Recipe
-from rmx.train.run_folder import LIVE, LOG, RunFolder
+from rmx.train.queue import deciding, waiting_runs
+from rmx.train.run_files import disk
+from rmx.train.run_folder import CONFIG, LOG, OVER, RunFolder
+from rmx.train.run_lock import LEFT
 
 MOST_WAITING, MOST_WAITING_OF_ONE = 8, 1  # runs in the queue, of all and of one owner
 NICE = 10
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+PATIENCE = 30.0  # seconds that a new process may take to begin
+GONE = ".removed-"  # begins the names of folders that are being deleted
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 class RunStore:
-    """The runs in `root`. Any number of stores, in any number of processes, may look at the same folder."""
+    """The runs in `root`. Any number of stores, in any number of processes, may look at the same folder.
 
-    def __init__(self, root: Path | None = None) -> None:
+    Args:
+        program: what runs are started with; it is given the words that follow `rmx` on a command line.
+    """
+
+    def __init__(self, root: Path | None = None, program: tuple[str, ...] = (sys.executable, "-m", "rmx")) -> None:
         self.root = (root or runs_dir()).absolute()
-        self._children: list[subprocess.Popen[bytes]] = []
-        self._starting = threading.Lock()
+        self._program = program
 
     def create(
         self, job: TrainJob | DistillJob, owner: str | None = None, kind: str = "train", path: Path | None = None
     ) -> RunFolder:
         """A new run, not started yet; `path` is an empty or missing folder, else it gets a name in the store."""
         path = path or self.root / new_id(job.model)
-        if path.exists() and any(path.iterdir()):
-            raise TrainError(f"{path} is not empty. Name another folder, or go on with the run in it: --resume {path}")
+        with disk(path):
+            if path.exists() and any(path.iterdir()):
+                raise TrainError(f"{path} is not empty. Name another folder, or go on with its run: --resume {path}")
         folder = RunFolder(path)
         about = {"id": path.name, "created": round(time.time(), 3), "kind": kind, "owner": owner, "note": ""}
         folder.create(about | job.json() | {"versions": versions()})
@@ -78,22 +87,26 @@ class RunStore:
         """Start or resume a run in a process of its own, which outlives this one.
 
         Raises:
-            TrainError: it is under way. Busy: too many wait.
+            TrainError: it is under way or done, or could not be started. Busy: too many wait.
         """
         folder = self.get(name)
-        with self._starting:
-            self._reap()
-            if folder.alive:
-                raise TrainError(f"The run {folder.id} is under way already.")
-            self._check_room(folder.config.get("owner"))
-            folder.clear_stop()
-            folder.set_status(state="queued", ahead=None, message=None, came=time.time())
-            child = _spawn(folder, self.root, extra)
-            self._children.append(child)
-            _await_lock(folder, child)
+        with folder.lock_for_another() as lock:  # from here on nobody else can start it
+            before = folder.status
+            if before["state"] == "done":
+                raise TrainError(f"The run {folder.id} is done; there is nothing left to do. Start a new one.")
+            with deciding(self.root):  # nor can two starts take the last place in the queue
+                self._check_room(folder)
+                folder.clear_stop()
+                folder.set_status(state="queued", came=time.time(), ahead=None, message=None, left=None, pid=None)
+            child = _spawn(folder, self._words(folder, extra), self.root, lock)
+        threading.Thread(target=child.wait, daemon=True).start()  # so that no zombie stays
+        _await_first_word(folder, child, before)
 
-    def _check_room(self, owner: str | None) -> None:
-        waiting = [f for f in self.all() if f.alive and f.status["state"] == "queued"]
+    def _words(self, folder: RunFolder, extra: tuple[str, ...]) -> list[str]:
+        return [*self._program, "train", "--resume", folder.id, *extra]
+
+    def _check_room(self, folder: RunFolder) -> None:
+        waiting, owner = [f for f in waiting_runs(self.root) if f.id != folder.id], folder.config.get("owner")
         if len(waiting) >= MOST_WAITING:
             raise Busy(f"{len(waiting)} runs wait already. Try again when some of them are over.")
         if owner is not None and sum(f.config.get("owner") == owner for f in waiting) >= MOST_WAITING_OF_ONE:
@@ -110,6 +123,24 @@ class RunStore:
             raise TrainError(f"The run {folder.id} is not under way; it is {folder.state}.")
         folder.request_stop()
 
+    def kill(self, name: str) -> None:
+        """End a run's process at once. It then counts as interrupted and can be resumed from its last checkpoint.
+
+        Raises:
+            TrainError: it is not under way, or not of this machine or user.
+        """
+        folder = self.get(name)
+        number = folder.pid
+        if number is None:
+            raise TrainError(f"The run {folder.id} has no process to end; it is {folder.state}.")
+        try:
+            if os.getsid(number) == number:  # started by a store: its helpers share the session
+                os.killpg(number, signal.SIGKILL)
+            else:
+                os.kill(number, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError) as error:
+            raise TrainError(f"The process {number} of {folder.id} cannot be ended from here ({error}).") from error
+
     def remove(self, name: str) -> None:
         """Delete a run that is not under way, with all its files.
 
@@ -117,14 +148,11 @@ class RunStore:
             TrainError: it is under way.
         """
         folder = self.get(name)
-        with folder.lock():  # nobody can start it between the look and the move
-            away = self.root / f".removed-{folder.id}-{secrets.token_hex(3)}"
+        away = self.root / f"{GONE}{folder.id}-{secrets.token_hex(3)}"
+        with folder.lock_for_another(), disk(folder.path):  # nobody can start it between the look and the move
             folder.path.rename(away)
-        shutil.rmtree(away, ignore_errors=True)
-
-    def _reap(self) -> None:
-        """Forget children that are over, so that no zombies stay."""
-        self._children = [child for child in self._children if child.poll() is None]
+        for left in self.root.glob(f"{GONE}*"):  # of removals that were cut short, too
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def new_id(model: str) -> str:
@@ -140,91 +168,68 @@ def versions() -> dict[str, str]:
 
 
 def _is_run(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and (path / "config.json").is_file()
+    return path.is_dir() and not path.is_symlink() and (path / CONFIG).is_file()
 
 
 def _stamp(path: Path) -> float:
     """When a run was made; 0 where that cannot be read."""
     try:
-        return float(RunFolder(path).config.get("created") or 0.0)
+        created = RunFolder(path).config.get("created")
     except TrainError:
         return 0.0
+    return created if isinstance(created, int | float) else 0.0
 
 
-def _spawn(folder: RunFolder, root: Path, extra: tuple[str, ...]) -> "subprocess.Popen[bytes]":
-    """The run's process: out of this one's session, at low priority, with a core left for the app."""
-    threads = str(max(1, (os.cpu_count() or 1) - 1))
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
-    environment = os.environ | {"RMX_RUNS": str(root), "PYTHONUNBUFFERED": "1"} | limits
-    words = [sys.executable, "-m", "rmx", "train", "--resume", folder.id, *extra]
+def _spawn(folder: RunFolder, words: list[str], root: Path, lock: int) -> "subprocess.Popen[bytes]":
+    """The run's process: out of this one's session, at low priority, with a core left for the app, with the run's lock.
+
+    Raises:
+        TrainError: the disk or the system refuses.
+    """
+    threads = str(max(1, _cores() - 1))
+    limits = {name: os.environ.get(name, threads) for name in THREADS}
+    environment = os.environ | {"RMX_RUNS": str(root), "PYTHONUNBUFFERED": "1", LEFT: str(lock)} | limits
     if shutil.which("nice"):
         words = ["nice", "-n", str(NICE), *words]
-    with (folder.path / LOG).open("ab") as log:
+    with disk(folder.path), (folder.path / LOG).open("ab") as log:
         log.write(f"$ {shlex.join(words)}\n".encode())
         log.flush()
         return subprocess.Popen(
-            words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            words,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=(lock,),
         )
 
 
-def _await_lock(folder: RunFolder, child: "subprocess.Popen[bytes]", patience: float = 30.0) -> None:
-    """Wait until the process has taken the run's lock, so that it does not look interrupted while it starts."""
-    limit = time.monotonic() + patience
-    while time.monotonic() < limit and child.poll() is None and not folder.alive:
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _await_first_word(folder: RunFolder, child: "subprocess.Popen[bytes]", before: dict[str, Any]) -> None:
+    """Wait until the process has taken over. One that ends before leaves the run as it stood, or as failed.
+
+    Raises:
+        TrainError: it has ended before it could.
+    """
+    limit = time.monotonic() + PATIENCE
+    while child.poll() is None and folder.pid is None:
+        if time.monotonic() > limit:
+            return
         time.sleep(0.05)
-    if child.poll() not in (None, 0) and folder.status["state"] in ("interrupted", *LIVE):
-        raise TrainError(f"The run {folder.id} could not be started; the end of its {LOG} says why.")
+    if not child.poll() or folder.status["state"] != "interrupted":
+        return
+    said = _last_line(folder.path / LOG)
+    state, message = (before["state"], before.get("message")) if before["state"] in OVER else ("failed", said)
+    with folder.lock_for_another():
+        folder.set_status(state=state, message=message)
+    raise TrainError(f"The run {folder.id} could not be started: {said}")
 
 
-# -- rows of the table ------------------------------------------------------------------------------------------------
-
-
-def row(folder: RunFolder) -> dict[str, Any]:
-    """One run as a list shows it. A folder that cannot be read is a row that says so."""
-    try:
-        config = folder.config
-        kind = DistillRecipe if config.get("kind") == "distill" else Recipe
-        departures = kind.from_json(config["recipe"]).departures()
-    except (TrainError, ValueError, TypeError) as error:
-        return {"id": folder.id, "state": "unreadable", "message": str(error), "created": 0.0}
-    status, summary = folder.status, folder.summary
-    done, gate, created = summary.get("done", {}), summary.get("gate", {}), config.get("created")
-    return {
-        "id": folder.id,
-        "kind": config.get("kind", "train"),
-        "model": config["model"],
-        "set": config.get("set"),
-        "preset": config.get("preset"),
-        "state": status["state"],
-        **{name: status.get(name) for name in ("stage", "at", "of", "left", "message", "ahead")},
-        "tau": gate.get("tau"),
-        "gated": gate.get("share"),
-        **_before_after(summary),
-        "minutes": done["seconds"] / 60 if done.get("seconds") is not None else None,
-        "usd": done.get("usd"),
-        "owner": config.get("owner"),
-        "created": created,
-        "note": config.get("note", ""),
-        "differs": {name: ours for name, (_, ours) in departures.items()},
-        "has_adapter": (folder.path / "adapter" / "adapter_config.json").is_file(),
-        "by_construction": config["model"] == "mini",
-        "command": shlex.join(config.get("command", [])),
-    }
-
-
-def _before_after(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """pass@1 before and after: of the final check, else of the validation checks so far."""
-    done = summary.get("done", {})
-    if done.get("after"):
-        return {"before": done["before"], "after": done["after"], "vs_base": done["vs_base"], "on": done.get("split")}
-    checks = [check for _, check in sorted(summary.get("checks", {}).items(), key=lambda item: int(item[0]))]
-    if not checks:
-        return {"before": None, "after": None, "vs_base": None, "on": None}
-    best = next((c for c in reversed(checks) if c.get("best")), checks[-1])
-    after = best if best["optimizer_step"] else {}
-    return {
-        "before": checks[0]["pass@1"],
-        "after": after.get("pass@1"),
-        "vs_base": after.get("vs_base"),
-        "on": "validation",
-    }
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1][:500] if lines else f"see {path.name}"

@@ -12,7 +12,8 @@ from rmx.errors import RmxError, TrainError
 from rmx.records import Problem
 from rmx.train.job import TrainJob, problems_of, resolved
 from rmx.train.run_folder import RunFolder
-from rmx.train.run_store import RunStore, row
+from rmx.train.run_row import row
+from rmx.train.run_store import RunStore
 from rmx.ui.owners import Visitor, may
 from rmx.workspace import Workspace
 

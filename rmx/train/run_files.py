@@ -1,0 +1,159 @@
+"""Files that survive a crash: JSON replaced in one move, lines appended whole, and what the disk says against it."""
+
+import errno
+import json
+import math
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rmx.errors import TrainError
+
+PART = ".part"  # ends the names of files that are not whole yet
+BLOCK = 1 << 16  # bytes that are looked at together for the end of the last whole line
+
+
+@contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """What the disk says against the work in a `with` block, as a sentence.
+
+    Raises:
+        TrainError: it is full, `path` is gone or cannot be written to, or the disk knows no locks.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise TrainError(f"The disk of {path.parent} is full. Make room, then resume the run.") from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise TrainError(f"{path.parent} cannot be written to ({error.strerror}). Set RMX_RUNS.") from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            raise TrainError(f"{path} is a file, not a folder. Name another.") from error
+        if error.errno == errno.ENOENT:
+            raise TrainError(f"{path} is gone; somebody has removed it.") from error
+        if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise TrainError(f"The disk of {path.parent} knows no locks. Set RMX_RUNS to a local one.") from error
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error means that a disk is full; libraries that write tensors tell it in words of their own."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return os.strerror(errno.ENOSPC) in str(error)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None where it is missing or is none. A link is not followed out of a run's folder."""
+    try:
+        return None if path.is_symlink() else json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a JSON file in one move, forced to disk; whatever goes wrong, the old one stays whole."""
+    data = dumped(content)
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PART}")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote have left."""
+    for part in folder.glob(f"*.json.*{PART}"):
+        part.unlink(missing_ok=True)
+
+
+def dumped(content: Any) -> bytes:
+    """JSON in UTF-8; half of a surrogate pair, which no page can be sent, becomes a question mark."""
+    return json.dumps(clean(content), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def clean(value: Any) -> Any:
+    """The same for JSON: numbers that are none become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    return value
+
+
+class Lines:
+    """A file that grows by whole lines; opening it cuts off the line that a crash may have torn.
+
+    One process writes it at a time. Readers see a line as soon as it is appended, also when the writer is killed next.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        os.ftruncate(self._fd, _whole(self._fd))
+
+    def append(self, content: Any) -> int:
+        """One more line, whole or not at all; returns where it ends."""
+        line = memoryview(dumped(content) + b"\n")
+        start = end = os.fstat(self._fd).st_size
+        try:
+            while line:
+                written = os.write(self._fd, line)
+                line, end = line[written:], end + written
+        except OSError:
+            os.ftruncate(self._fd, start)
+            raise
+        return end
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def read_lines(path: Path, start: int = 0, most: int = -1) -> tuple[list[Any], int]:
+    """Whole lines from byte `start` on, and the byte where the next one begins. A torn last line is left for later.
+
+    Args:
+        most: bytes to read at most; all by default. A longer line than that is never split.
+    """
+    try:
+        with path.open("rb") as file:
+            if start > os.fstat(file.fileno()).st_size:
+                return [], start
+            file.seek(start)
+            data = file.read(most)
+            if most > 0 and b"\n" not in data:
+                data += file.readline()
+    except OSError:
+        return [], start
+    whole = data[: data.rfind(b"\n") + 1]
+    found = (_parsed(line) for line in whole.split(b"\n"))
+    return [event for event in found if event is not None], start + len(whole)
+
+
+def _whole(fd: int) -> int:
+    """Bytes up to the end of the last whole line."""
+    at = os.fstat(fd).st_size
+    while at > 0:
+        start = max(0, at - BLOCK)
+        cut = os.pread(fd, at - start, start).rfind(b"\n")
+        if cut >= 0:
+            return start + cut + 1
+        at = start
+    return 0
+
+
+def _parsed(line: bytes) -> Any:
+    """One line's value; None where it is none, as when `start` fell inside a line."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,87 @@
+"""A run as one row of a table: what it was asked, how it stands, what came of it. Read from its small files only."""
+
+import shlex
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rmx.errors import RmxError
+from rmx.train.distill_recipe import DistillRecipe
+from rmx.train.recipe import Recipe
+from rmx.train.run_files import read_json
+from rmx.train.run_folder import RunFolder
+
+STAGES = "stages.json"  # seconds that each stage took, in all starts of the run
+EMPTY: dict[str, Any] = {
+    "id": "", "kind": "train", "model": None, "set": None, "preset": None, "state": "unreadable", "stage": None,
+    "at": None, "of": None, "left": None, "message": None, "ahead": None, "tau": None, "gated": None, "before": None,
+    "after": None, "vs_base": None, "on": None, "minutes": None, "usd": None, "owner": None, "created": 0.0,
+    "note": "", "differs": {}, "has_adapter": False, "by_construction": False, "command": "",
+}  # fmt: skip
+
+
+def row(folder: RunFolder) -> dict[str, Any]:
+    """One run as a list shows it. A folder that cannot be read is a row that says so."""
+    try:
+        return _row(folder)
+    except (RmxError, ValueError, TypeError, KeyError, AttributeError) as error:
+        why = str(error) if isinstance(error, RmxError) else f"{folder.id} was not written by this version of rmx."
+        return EMPTY | {"id": folder.id, "message": why}
+
+
+def _row(folder: RunFolder) -> dict[str, Any]:
+    config, status, summary = folder.config, folder.status, folder.summary
+    kind = DistillRecipe if config.get("kind") == "distill" else Recipe
+    departures = kind.from_json(config["recipe"]).departures()
+    done, gate = summary.get("done", {}), summary.get("gate", {})
+    return EMPTY | {
+        "id": folder.id,
+        "kind": config.get("kind", "train"),
+        "model": str(config["model"]),
+        "set": config.get("set"),
+        "preset": config.get("preset"),
+        "state": str(status["state"]),
+        **{name: status.get(name) for name in ("stage", "at", "of", "left", "message", "ahead")},
+        "tau": gate.get("tau"),
+        "gated": gate.get("share"),
+        **_before_after(summary),
+        "minutes": _minutes(folder, status, done),
+        "usd": done.get("usd"),
+        "owner": config.get("owner"),
+        "created": float(config.get("created") or 0.0),
+        "note": str(config.get("note") or ""),
+        "differs": {name: ours for name, (_, ours) in departures.items()},
+        "has_adapter": (folder.path / "adapter" / "adapter_config.json").is_file(),
+        "by_construction": str(config["model"]).partition("@")[0] == "mini",
+        "command": shlex.join(config.get("command", [])),
+    }
+
+
+def _minutes(folder: RunFolder, status: Mapping[str, Any], done: Mapping[str, Any]) -> float | None:
+    """How long it worked, over all its starts; None where it has not worked yet."""
+    if status["state"] == "done" and done.get("seconds") is not None:
+        return float(done["seconds"]) / 60
+    seconds = sum(((read_json(folder.path / STAGES) or {}).get("seconds") or {}).values())
+    if status["state"] in ("running", "stopping") and status.get("started"):
+        noted = folder.path / STAGES  # written at the end of each stage
+        since = max(status["started"], noted.stat().st_mtime if noted.exists() else 0.0)
+        seconds += max(0.0, time.time() - since)
+    return seconds / 60 if seconds else None
+
+
+def _before_after(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """pass@1 before and after: of the final check, else of the validation checks so far."""
+    done = summary.get("done", {})
+    if done.get("after"):
+        return {"before": done["before"], "after": done["after"], "vs_base": done["vs_base"], "on": done.get("split")}
+    checks = [check for _, check in sorted(summary.get("checks", {}).items(), key=lambda item: int(item[0]))]
+    if not checks:
+        return {}
+    best = next((c for c in reversed(checks) if c.get("best")), checks[-1])
+    after = best if best["optimizer_step"] else {}
+    return {
+        "before": checks[0]["pass@1"],
+        "after": after.get("pass@1"),
+        "vs_base": after.get("vs_base"),
+        "on": "validation",
+    }
