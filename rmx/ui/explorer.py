@@ -20,6 +20,7 @@ from rmx.explore.lookahead import look_ahead
 from rmx.explore.runs import Run, Runs
 from rmx.explore.vocabulary import search
 from rmx.records import TokenDist
+from rmx.train.pins import MOST, SHOWN, Pin
 from rmx.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -141,6 +142,16 @@ class Explorer:
         found = search(run.model, prefix, str(query or "")[:100], run.job.adapter, patience=PATIENCE)
         return {"tokens": [{"id": i, "text": t, "p": p, "rank": r} for i, t, p, r in found]}
 
+    def pins(self, data: object) -> list[Pin]:
+        """The tokens of {"pins": [{"run", "pos"}, ...]}, each once and at most `MOST`; what left memory is left out."""
+        places = _get(data, "pins")
+        found: dict[tuple[str, int], Pin] = {}
+        for place in places if isinstance(places, list) else []:
+            run, pos = self.runs.find(_get(place, "run")), _get(place, "pos")
+            if run is not None and type(pos) is int and 0 <= pos < len(run.tokens) and len(found) < MOST:
+                found.setdefault((run.id, pos), _pin(run, pos))
+        return list(found.values())
+
     # -- messages -------------------------------------------------------------------------------------------------
 
     def message(self, run: Run, start: int, whole: bool = False) -> Message:
@@ -235,6 +246,14 @@ def answering(question: Callable[[object], Message]) -> Callable[[Any], Message]
 
 def _get(data: object, key: str) -> Any:
     return data.get(key) if isinstance(data, dict) else None
+
+
+def _pin(run: Run, pos: int) -> Pin:
+    before = tuple(t.id for t in run.tokens[:pos])
+    text = (run.prompt + run.model.detokenizer.text(before))[-SHOWN:]
+    token = run.tokens[pos]
+    word = run.model.detokenizer.lone(token.id)
+    return Pin(run.model.spec, run.job.adapter, tuple(run.job.prompt_ids), before, token.id, run.job.known, text, word)
 
 
 def _out_of_memory(run: Run) -> str:
