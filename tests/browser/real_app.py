@@ -15,13 +15,13 @@ from rmx.workspace import Workspace
 
 
 @contextmanager
-def serving(models: dict[str, Model]) -> Iterator[str]:
+def serving(models: dict[str, Model], settings: Settings | None = None) -> Iterator[str]:
     """The app's address for the length of a `with` block; `models` stand beside the ones that can be loaded."""
     loader: Callable[[str], Model] = lambda spec: models.get(spec) or load(spec, device="cpu")  # noqa: E731
     space = Workspace(loader=loader, keep=9)
     space.model("mini")
     port = free_port()
-    config = uvicorn.Config(web_app(space, Settings()), host="127.0.0.1", port=port, log_level="error")
+    config = uvicorn.Config(web_app(space, settings or Settings()), host="127.0.0.1", port=port, log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
