@@ -21,8 +21,8 @@ from rmx.train.training_stage import checkpoint_steps
 PROCESS_BYTES = 400_000_000  # Python with everything imported; measured 355 MB, and 20 MB more with a model
 FIGURES_BYTES = 512 << 20  # at most, of the base's figures in memory
 CHUNKS_BYTES = 3 * (32 << 20)  # logits, their exponentials and gradients
-LORA_TIME = 1.3  # a step through a network with a LoRA, over one through the network alone
-LORA_MEMORY = 1.3
+LORA_TIME = 1.3  # a step through a network with a LoRA, over one without: 1.1 with 135 M weights, 1.3 to 1.6 with 1 M
+LORA_MEMORY = 1.2
 FASTER, SLOWER = 0.7, 1.6  # of the probe's speed: other programs, longer contexts
 MIXED = 0.35  # at least this share of the problems asked for turns out to be mixed
 
