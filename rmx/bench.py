@@ -51,6 +51,10 @@ def run(
         from rmx.bench_rollouts import bench_rollouts
 
         measures = {"rollouts": bench_rollouts}
+    if what == "train":
+        from rmx.bench_train import bench_train
+
+        measures = {"train": lambda base, n: bench_train(base, n, name, device, dtype)}
     if what in ("pair", "outcomes"):
         from rmx.bench_pair import bench_outcomes, bench_pair, peaks
 

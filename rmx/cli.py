@@ -17,6 +17,7 @@ from rmx import __version__
 from rmx.cli_distill import add_verbs as add_distill_verbs
 from rmx.cli_explore import add_verbs as add_explore_verbs
 from rmx.cli_pair import add_verbs as add_pair_verbs
+from rmx.cli_runs import add_verbs as add_runs_verbs
 from rmx.cli_train import add_verbs as add_train_verbs
 from rmx.errors import RmxError
 
@@ -188,6 +189,7 @@ def _parser() -> Parser:
     add_pair_verbs(verbs, _add_model, _read_text)
     add_train_verbs(verbs, _add_model)
     add_distill_verbs(verbs, _add_model)
+    add_runs_verbs(verbs)
     _add_bench(verbs)
     doctor = verbs.add_parser("doctor", help="say what is here: device, packages, models")
     doctor.add_argument("--json", action="store_true")
@@ -235,7 +237,9 @@ def _add_trace(verbs: Any) -> None:
 
 def _add_bench(verbs: Any) -> None:
     bench = verbs.add_parser("bench", help="measure this machine; ratios within one run")
-    bench.add_argument("what", choices=["decode", "swap", "branches", "forks", "pair", "outcomes", "rollouts", "ui"])
+    bench.add_argument(
+        "what", choices=["decode", "swap", "branches", "forks", "pair", "outcomes", "rollouts", "train", "ui"]
+    )
     _add_model(bench)
     bench.epilog = "--model random:qwen2.5-1.5b measures that shape with random weights, without a download."
     bench.add_argument("--rounds", type=int, default=7)

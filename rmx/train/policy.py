@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -39,6 +39,10 @@ class Policy(nn.Module):
         self.head = find_head(self.causal)  # None: logits have to be made whole
         self.recompute = recompute
         self.base_passes = 0  # how often the network ran with its adapter off
+        mark = f".{NAME}."
+        self._trained = {name: p for name, p in self.network.named_parameters() if mark in f"{name}."}
+        self._layers: list[Any] = [m for m in self.network.modules() if isinstance(m, BaseTunerLayer)]
+        self._drops = [m.lora_dropout[NAME] for m in self._layers if NAME in getattr(m, "lora_dropout", ())]
 
     @property
     def device(self) -> torch.device:
@@ -46,27 +50,26 @@ class Policy(nn.Module):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The adapter's own parameters, by name, in a fixed order."""
-        mark = f".{NAME}."
-        return {name: p for name, p in self.network.named_parameters() if mark in f"{name}."}
+        return dict(self._trained)
 
     @contextmanager
     def learning(self) -> Iterator[None]:
         """Adapter, its gradients and its dropout on; around forward and backward alike, since values that are not
         kept are computed again in the backward pass."""
-        self.network.set_adapter(NAME)
-        self.network.base_model.enable_adapter_layers()
-        for p in self.trained().values():
+        if any(layer.disable_adapters or layer.active_adapters != [NAME] for layer in self._layers):
+            self.network.set_adapter(NAME)
+            self.network.base_model.enable_adapter_layers()
+        for p in self._trained.values():
             p.requires_grad_(True)
-        drops = [layer.lora_dropout[NAME] for layer in self._layers() if NAME in layer.lora_dropout]
-        blocks = self._blocks() if self.recompute else []
+        blocks = self.blocks() if self.recompute else []
         try:
-            for drop in drops:
+            for drop in self._drops:
                 drop.train()
             for block in blocks:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
             yield
         finally:
-            for drop in drops:
+            for drop in self._drops:
                 drop.eval()
             for block in blocks:
                 del block.forward  # the class's own is there again
@@ -103,10 +106,7 @@ class Policy(nn.Module):
         tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
-    def _layers(self) -> list[Any]:
-        return [m for m in self.network.modules() if isinstance(m, LoraLayer)]
-
-    def _blocks(self) -> list[Any]:
+    def blocks(self) -> list[Any]:
         """The layers whose inner values are computed twice rather than kept."""
         return [m for m in self.causal.modules() if isinstance(m, GradientCheckpointingLayer)]
 
@@ -143,7 +143,7 @@ def make_policy(
     engine.adapters[NAME] = "in training"
     engine.prefixes.clear(NAME)
     policy = Policy(model, recompute)
-    if recompute and not policy._blocks():
+    if recompute and not policy.blocks():
         raise TrainError(f"The layers of {model.spec} cannot be computed twice. Leave out --recompute.")
     return policy
 

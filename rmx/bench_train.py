@@ -1,0 +1,215 @@
+"""`rmx bench train`: our training step against the straightforward loop with two models.
+
+The loop is what one writes first: a frozen copy and a copy with a LoRA, the full log-softmax of both, one rollout at a
+time. Both sides start from the same adapter, see the same rollouts and make the same updates, so their losses can be
+compared all the way.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from rmx.bench import PROBLEM, _endless, alternate, open_model, ratio
+from rmx.bench_pair import _resident_peak
+from rmx.models import Model, choose_device
+from rmx.records import Problem, Rollout
+from rmx.train.base_figures import BaseFigures
+from rmx.train.items import Item, make_items
+from rmx.train.order import in_order, lr_at
+from rmx.train.policy import make_policy
+from rmx.train.recipe import Recipe, RolloutConfig
+from rmx.train.rollouts import sample_rollouts
+from rmx.train.scoring import score
+from rmx.train.trainer import BETAS, EPS, MicroStep, Trainer, Update
+
+PROBLEMS = (PROBLEM, "Write down how bread is made at home, step by step, and what can go wrong at each of the steps.")
+PER_PROBLEM, TOKENS = 2, 180  # completions of a problem, and tokens of each
+SHARE = 0.05  # of completion tokens that are decisions, those of highest entropy
+EPOCHS = 1000  # more than any benchmark runs through: an epoch is one window, and one timed block
+SIDES = ("imports", "two_models", "one_set", "one_set_recomputed")
+
+Load = Callable[[], Model]
+
+
+def recipe_for(rollouts: int) -> Recipe:
+    """The paper's, with all rollouts in one window, and a learning rate that moves from the second window on."""
+    return Recipe().with_(grad_accum=rollouts, epochs=EPOCHS, warmup_steps=1, max_seq_len=1 << 20)
+
+
+def bench_train(model: Model, rounds: int, name: str, device: str, dtype: str) -> dict[str, Any]:
+    """Speed and memory of both sides on the same rollouts.
+
+    Args:
+        model: `name` as loaded, without adapters; our side puts its own on it.
+    """
+    rollouts = sample(model)
+    load = partial(open_model, name, device, dtype)
+    return speed(model, load, rollouts, rounds) | peaks(rollouts, name, device, dtype)
+
+
+def speed(model: Model, load: Load, rollouts: Sequence[Rollout], rounds: int) -> dict[str, Any]:
+    """Time of one window, forward, backward and update, once entropies are scored; and whether the losses agree.
+
+    Args:
+        model: what our side puts its adapter on. load: makes the same model once more at each call.
+    """
+    ours, theirs = OneSet(model, rollouts), TwoModels(load(), load(), rollouts)
+    passes = ours.trainer.policy.base_passes
+    slow, fast = alternate(theirs.window, ours.window, rounds, model.engine.device.type == "cuda")
+    differences = [abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True)]
+    return {
+        "two_models / one_set": ratio(slow, fast),
+        "max_loss_difference": max(differences),
+        "largest_loss": max(map(abs, theirs.losses)),
+        "base_passes_after_scoring": ours.trainer.policy.base_passes - passes,
+        "rollouts": len(rollouts),
+        "tokens_per_rollout": statistics.mean(len(r.input_ids) for r in rollouts),
+        "ms_per_rollout": {
+            "two_models": 1000 * statistics.median(slow) / len(rollouts),
+            "one_set": 1000 * statistics.median(fast) / len(rollouts),
+        },
+        "figures_mb": ours.trainer.figures.nbytes / 1e6,
+    }
+
+
+def sample(model: Model) -> list[Rollout]:
+    """Completions of the problems at temperature 1, all of one length; every second one is called right."""
+    config = RolloutConfig(k=PER_PROBLEM, temperature=1.0, top_p=1.0, max_new_tokens=TOKENS)
+    problems = [Problem(f"p{n}", text, None) for n, text in enumerate(PROBLEMS)]
+    made = list(sample_rollouts(_endless(model), problems, config, 0, {}))
+    model.engine.prefixes.clear()
+    return [_with_decisions(replace(r, advantage=1.0 if r.gen_index % 2 else -1.0)) for r in made]
+
+
+def _with_decisions(rollout: Rollout) -> Rollout:
+    """The same with its most uncertain tokens as decisions."""
+    entropies = rollout.entropies or ()
+    best = sorted(range(len(entropies)), key=entropies.__getitem__)[-round(SHARE * len(entropies)) :]
+    return replace(rollout, decision_positions=tuple(sorted(rollout.prompt_length - 1 + i for i in best)))
+
+
+def _items(rollouts: Sequence[Rollout], recipe: Recipe) -> list[Item]:
+    return make_items(rollouts, recipe.gate, None, recipe.loss, recipe.optim.max_seq_len, recipe.seed)
+
+
+class OneSet:
+    """Our trainer, its base figures made by the scoring pass."""
+
+    def __init__(self, model: Model, rollouts: Sequence[Rollout], recompute: bool = False) -> None:
+        recipe = recipe_for(len(rollouts))
+        policy = make_policy(model, recipe.adapter, None, recipe.seed, recompute)
+        figures = BaseFigures()
+        for _ in score(policy, rollouts, figures):
+            pass
+        self.trainer = Trainer(policy, _items(rollouts, recipe), recipe, figures=figures)
+        self.losses: list[float] = []
+        self._run = self.trainer.run()
+
+    def window(self) -> None:
+        for made in self._run:
+            if isinstance(made, MicroStep):
+                self.losses.append(made.loss)
+            if isinstance(made, Update):
+                return
+
+
+class TwoModels:
+    """The straightforward loop, by transformers, PEFT and torch alone."""
+
+    def __init__(self, base: Model, adapted: Model, rollouts: Sequence[Rollout]) -> None:
+        self.recipe = recipe_for(len(rollouts))
+        self.base: Any = base.engine.model
+        self.policy: PeftModel = make_policy(adapted, self.recipe.adapter, None, self.recipe.seed).network
+        self.policy.train()
+        self.params = [p for name, p in self.policy.named_parameters() if "lora_" in name]
+        for p in self.params:
+            p.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.params, lr=0.0, betas=BETAS, eps=EPS, weight_decay=0.0)
+        self.items = in_order(_items(rollouts, self.recipe), "clarity", 0, 0)
+        self.updates = 0
+        self.losses: list[float] = []
+
+    def window(self) -> None:
+        optim = self.recipe.optim
+        self.optimizer.zero_grad()
+        for item in self.items:
+            loss = self.loss(item)
+            self.losses.append(float(loss.detach()))
+            (loss / len(self.items)).backward()
+        torch.nn.utils.clip_grad_norm_(self.params, optim.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr_at(self.updates, EPOCHS, optim)
+        self.optimizer.step()
+        self.updates += 1
+
+    def loss(self, item: Item) -> Tensor:
+        """A times the mean cross entropy of the decisions, plus 0.2 times the mean KL of all other positions."""
+        ids = torch.tensor([item.rollout.input_ids], device=self.base.device)
+        with torch.no_grad():
+            base = self.base(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        ours = self.policy(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        ce = -ours.gather(1, ids[0, 1:, None])[:, 0]
+        kl = (base.exp() * (base - ours)).sum(-1)
+        decision = torch.zeros(len(ce), dtype=torch.bool, device=ce.device)
+        decision[list(item.decisions)] = True
+        return item.advantage * ce[decision].mean() + self.recipe.loss.kl_weight * kl[~decision].mean()
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def peaks(rollouts: Sequence[Rollout], name: str, device: str, dtype: str) -> dict[str, Any]:
+    """Peak memory of either side over two windows, each in a fresh process; empty where nothing tells it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rollouts.json"
+        file.write_text(json.dumps([asdict(r) for r in rollouts]), encoding="utf-8")
+        found = {side: _peak_of(side, name, device, dtype, file) for side in SIDES}
+    if any(peak is None for peak in found.values()):
+        return {}
+    return {
+        "peak_one_set / peak_two_models": found["one_set"] / found["two_models"],
+        "peak_recomputed / peak_two_models": found["one_set_recomputed"] / found["two_models"],
+        "peak_mb": found,
+    }
+
+
+def _peak_of(side: str, name: str, device: str, dtype: str, file: Path) -> Any:
+    command = [sys.executable, "-m", "rmx.bench_train", side, name, device, dtype, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the process that measures the memory of {side} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _measure_peak(side: str, name: str, device: str, dtype: str, file: str) -> float | None:
+    """Load one side, make two windows, tell the peak of this process in MB: of the GPU where there is one."""
+    torch.set_num_threads(1)
+    where = choose_device(device)
+    if side != "imports":
+        rollouts = [_rollout(row) for row in json.loads(Path(file).read_text(encoding="utf-8"))]
+        load = partial(open_model, name, device, dtype)
+        recompute = side == "one_set_recomputed"
+        loop = TwoModels(load(), load(), rollouts) if side == "two_models" else OneSet(load(), rollouts, recompute)
+        loop.window()
+        loop.window()
+    return torch.cuda.max_memory_allocated(where) / 1e6 if where.type == "cuda" else _resident_peak()
+
+
+def _rollout(row: dict[str, Any]) -> Rollout:
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return Rollout(**fields)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_measure_peak(*sys.argv[1:])) + "\n")

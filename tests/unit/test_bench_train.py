@@ -1,0 +1,70 @@
+"""`rmx bench train`: both sides make the same updates, and the figures mean what they say."""
+
+import json
+
+import pytest
+
+from rmx.bench_train import OneSet, TwoModels, peaks, sample
+from rmx.cli import main
+from rmx.models import load
+from tests.conftest import qwen, wrap
+
+
+def fetch():
+    return load("mini", "cpu")
+
+
+@pytest.fixture(scope="module")
+def rollouts():
+    return sample(fetch())
+
+
+def test_rollouts_are_of_one_length_with_a_twentieth_of_decisions(rollouts):
+    assert len(rollouts) == 4
+    for r in rollouts:
+        assert r.completion_length == 180
+        assert len(r.decision_positions) == 9
+        assert all(r.prompt_length - 1 <= p < len(r.input_ids) - 1 for p in r.decision_positions)
+    assert sorted(r.advantage for r in rollouts) == [-1, -1, 1, 1]
+
+
+def test_both_sides_make_the_same_updates(rollouts):
+    ours, theirs = OneSet(fetch(), rollouts), TwoModels(fetch(), fetch(), rollouts)
+    passes = ours.trainer.policy.base_passes
+    for _ in range(4):
+        ours.window()
+        theirs.window()
+    assert ours.losses == pytest.approx(theirs.losses, abs=5e-5)
+    assert ours.losses[:4] != pytest.approx(ours.losses[-4:], abs=1e-4)  # it does learn meanwhile
+    assert ours.trainer.policy.base_passes == passes
+    mine = ours.trainer.policy.trained()
+    for name, p in theirs.policy.named_parameters():
+        if name in mine:
+            assert float((mine[name] - p).detach().abs().max()) < 1e-4, name
+
+
+def test_the_document_has_every_figure(capsys):
+    assert main(["bench", "train", "--model", "mini", "--device", "cpu", "--rounds", "1", "--json"]) in (0, None)
+    got = json.loads(capsys.readouterr().out)
+    assert set(got["two_models / one_set"]) == {"value", "low", "high", "n"}
+    assert got["max_loss_difference"] < 5e-5 < got["largest_loss"]
+    assert got["base_passes_after_scoring"] == 0
+    assert got["tokens_per_rollout"] > 180
+    assert got["figures_mb"] > 0
+    quotient = got["peak_mb"]["one_set"] / got["peak_mb"]["two_models"]
+    assert got["peak_one_set / peak_two_models"] == pytest.approx(quotient)
+    assert got["peak_mb"]["imports"] < got["peak_mb"]["one_set"]
+
+
+def test_a_process_that_fails_says_why():
+    with pytest.raises(RuntimeError, match="no-such-model"):
+        peaks([], "no-such-model", "cpu", "float32")
+
+
+def test_a_tiny_model_can_be_measured_too():
+    network = wrap(qwen())
+    made = sample(network)
+    ours, theirs = OneSet(network, made), TwoModels(wrap(qwen()), wrap(qwen()), made)
+    ours.window()
+    theirs.window()
+    assert ours.losses == pytest.approx(theirs.losses, abs=5e-5)
