@@ -41,7 +41,7 @@ def drive(folder: RunFolder, *, dry: bool = False, tell: Tell = silent) -> str:
         folder.set_status(pid=os.getpid(), message=None, left=None)
         told = _Told(folder, tell)
         try:
-            if not wait_for_turn(folder):
+            if not wait_for_turn(folder, tell=told.waits):
                 return told.over("stopped", WAITED)
             return _stages(folder, dry, told)
         except RmxError as error:
@@ -70,6 +70,10 @@ class _Told:
         if kind == "stage":
             self.folder.set_status(**figures)
         self.tell(kind, figures)
+
+    def waits(self, ahead: int) -> None:
+        """To whoever watches; the folder's status says it to everybody else."""
+        self.tell("state", {"state": "queued", "message": f"{ahead} {'run goes' if ahead == 1 else 'runs go'} first."})
 
     def over(self, state: str, message: str | None) -> str:
         """The last word."""

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,8 +26,14 @@ def runs_at_once() -> int:
     return int(text)
 
 
-def wait_for_turn(folder: RunFolder, pause: float = PAUSE) -> bool:
+def silent(ahead: int) -> None:
+    """Tell nobody."""
+
+
+def wait_for_turn(folder: RunFolder, pause: float = PAUSE, tell: Callable[[int], None] = silent) -> bool:
     """Wait until this run may begin, first come first served; False where it was asked to stop before.
+
+    `tell` hears how many go before it, whenever that changes.
 
     The caller holds the run's lock. The runs beside it in the same folder count if their processes live. A run that
     another process has started came when that was asked, not when its own process was ready.
@@ -46,6 +52,7 @@ def wait_for_turn(folder: RunFolder, pause: float = PAUSE) -> bool:
                 return True
         if (before := max(1, running + ahead - limit + 1)) != shown:
             folder.set_status(ahead=before)
+            tell(before)
             shown = before
         time.sleep(pause)
     return False

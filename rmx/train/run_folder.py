@@ -4,6 +4,8 @@ A run is alive while a process holds an exclusive lock on its file `lock`. The s
 ends, however it ends, so a run that was killed is known by its status and the missing lock. Nothing here needs torch.
 """
 
+import os
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,7 +14,7 @@ from typing import IO, Any
 
 from rmx.errors import TrainError
 from rmx.train import run_lock
-from rmx.train.run_files import Lines, clear_parts, disk, read_json, read_lines, write_json
+from rmx.train.run_files import PART, Lines, clear_parts, disk, read_json, read_lines, write_json
 
 CONFIG, STATUS, EVENTS, SUMMARY = "config.json", "status.json", "events.jsonl", "summary.json"
 LOCK, STOP, LOG = "lock", "stop", "log.txt"
@@ -89,6 +91,17 @@ class RunFolder:
         """
         found, after = read_lines(self.path / EVENTS, start, most)
         return [event for event in found if isinstance(event, dict) and "kind" in event], after
+
+    def files(self, most: int = 500) -> list[dict[str, Any]]:
+        """Its files as {"path", "bytes"}, by name; links and what is not whole yet are left out."""
+        found = []
+        for place, _, names in os.walk(self.path):
+            for path in (Path(place) / name for name in names if not name.startswith(".") and not name.endswith(PART)):
+                with suppress(FileNotFoundError):  # replaced or removed in between
+                    about = path.lstat()
+                    if stat.S_ISREG(about.st_mode):
+                        found.append({"path": path.relative_to(self.path).as_posix(), "bytes": about.st_size})
+        return sorted(found, key=lambda file: str(file["path"]))[:most]
 
     def _stored(self) -> dict[str, Any]:
         found = read_json(self.path / STATUS)

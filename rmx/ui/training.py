@@ -83,9 +83,7 @@ class Training:
         return model.spec, spec
 
     def run_files(self, data: object) -> Reply:
-        root = self.store.get(_get(data, "id")).path
-        files = sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
-        return {"files": [{"path": str(p.relative_to(root)), "bytes": p.stat().st_size} for p in files[:500]]}
+        return {"files": self.store.get(_get(data, "id")).files()}
 
     def dry_run(self, data: object) -> Reply:
         """What every threshold would gate of the rollouts that {"id"} has stored."""

@@ -1,0 +1,218 @@
+"""The verb that keeps house among training runs: `rmx runs [list | show | stop | resume | rm | note]`."""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rmx.cli_train import percent, points
+from rmx.errors import RmxError
+
+Row = dict[str, Any]
+ID = "an id, or as much of its beginning as only one run has"
+MISSING = "–"
+
+
+def add_verbs(verbs: Any) -> None:
+    """Define `rmx runs`; without a word behind it, it lists."""
+    runs = verbs.add_parser("runs", help="list, show, stop, resume and remove training runs")
+    runs.add_argument("--json", action="store_true")
+    runs.set_defaults(run=_list)
+    what = runs.add_subparsers(metavar="WHAT")
+    _add(what, "list", "all runs, the newest first", _list, named=False)
+    _add(what, "show", "one run: how it stands, what was asked, its files", _show)
+    stop = _add(what, "stop", "finish the step, write a checkpoint, end", _stop)
+    stop.add_argument("--force", action="store_true", help="end the process at once; it goes on from its checkpoint")
+    _add(what, "resume", "go on with a run in a process of its own", _resume)
+    _add(what, "rm", "delete a run that is not under way, with all its files", _remove)
+    note = _add(what, "note", "write a note beside a run", _note)
+    note.add_argument("text", metavar="TEXT")
+
+
+def _add(
+    what: Any, name: str, about: str, run: Callable[[argparse.Namespace], None], named: bool = True
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = what.add_parser(name, help=about)
+    if named:
+        parser.add_argument("id", metavar="ID", help=ID)
+    # Left out, it must not undo a --json that stands before the word.
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+    return parser
+
+
+# -- what they do -----------------------------------------------------------------------------------------------------
+
+
+def _list(args: argparse.Namespace) -> None:
+    from rmx.train.run_row import row
+
+    rows = [row(folder) for folder in _store().all()]
+    if args.json:
+        print(json.dumps({"runs": rows}))
+    elif rows:
+        width = shutil.get_terminal_size((160, 24)).columns
+        print(table(rows, width if sys.stdout.isatty() else None))
+    else:
+        print(f"No runs in {_store().root} yet. rmx train starts one.", file=sys.stderr)
+
+
+def _show(args: argparse.Namespace) -> None:
+    from rmx.train.run_row import row
+
+    folder = _store().get(args.id)
+    found, files = row(folder), folder.files()
+    if args.json:
+        told = {"run": found, "status": folder.status, "path": str(folder.path), "files": files}
+        told["config"] = folder.config if found["state"] != "unreadable" else None
+        print(json.dumps(told))
+        return
+    print(_shown(found, str(folder.path)))
+    print("files")
+    print("\n".join(f"  {_size(file['bytes']):>9s}  {file['path']}" for file in files))
+
+
+def _stop(args: argparse.Namespace) -> None:
+    store = _store()
+    folder = store.get(args.id)
+    if args.force:
+        store.kill(folder.id)
+        _until(lambda: not folder.alive)
+    else:
+        store.stop(folder.id)
+    _tell(args, folder, "ended" if args.force else "ends at its next step")
+
+
+def _resume(args: argparse.Namespace) -> None:
+    store = _store()
+    folder = store.get(args.id)
+    store.start(folder.id)
+    _tell(args, folder, f"goes on in a process of its own; rmx runs show {folder.id}")
+
+
+def _remove(args: argparse.Namespace) -> None:
+    store = _store()
+    folder = store.get(args.id)
+    store.remove(folder.id)
+    print(json.dumps({"id": folder.id, "removed": True}) if args.json else f"{folder.id} removed")
+
+
+def _note(args: argparse.Namespace) -> None:
+    folder = _store().get(args.id)
+    folder.note(args.text)
+    _tell(args, folder, "noted")
+
+
+def _store() -> Any:
+    from rmx.train.run_store import RunStore
+
+    return RunStore()
+
+
+def _tell(args: argparse.Namespace, folder: Any, what: str) -> None:
+    """What became of it: the run's row as JSON, or one line."""
+    from rmx.train.run_row import row
+
+    print(json.dumps(row(folder)) if args.json else f"{folder.id} {what}")
+
+
+def _until(true: Callable[[], bool], patience: float = 5.0) -> None:
+    """Wait until it is so.
+
+    Raises:
+        RmxError: it took too long.
+    """
+    limit = time.monotonic() + patience
+    while not true():
+        if time.monotonic() > limit:
+            raise RmxError("The process does not end. It may wait for a disk; look at it again in a moment.")
+        time.sleep(0.05)
+
+
+# -- for the terminal -------------------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Row], width: int | None = None) -> str:
+    """Runs under each other, one line each; the last column is cut where the terminal ends."""
+    heads = ("run", "state", "model", "set", "tau", "gated", "pass@1 before → after", "gained", "time", "cost", "note")
+    cells = [heads, *(_cells(row) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+    return "\n".join(line[:width] for line in lines)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    tau = MISSING if row["tau"] is None else f"{row['tau']:.2f}"
+    gated = MISSING if row["gated"] is None else f"{100 * row['gated']:.1f} %"
+    gained = points(row["vs_base"]).replace(" points", "") if _known(row["vs_base"]) else MISSING
+    note = plain(row["note"] or (row["message"] or "" if row["state"] in ("failed", "unreadable") else ""))
+    return (
+        row["id"], _state(row), plain(row["model"]), plain(row["set"]), tau, gated, _before_after(row), gained,
+        minutes(row["minutes"]), _dollars(row["usd"]), note,
+    )  # fmt: skip
+
+
+def _state(row: Row) -> str:
+    """The state, with the place in the queue or in the stage."""
+    if row["state"] == "queued" and row["ahead"]:
+        return f"queued, {row['ahead']} before it"
+    if row["state"] == "running" and row["stage"]:
+        return f"{row['stage']} {row['at']}/{row['of']}"
+    return str(row["state"])
+
+
+def _before_after(row: Row) -> str:
+    before, after = (f"{100 * e['value']:.1f}" if _known(e) else MISSING for e in (row["before"], row["after"]))
+    return MISSING if before == after == MISSING else f"{before} → {after} %"
+
+
+def _known(estimate: Any) -> bool:
+    return bool(estimate) and estimate["value"] is not None and estimate["low"] is not None
+
+
+def _shown(row: Row, path: str) -> str:
+    """One run, one fact a line."""
+    differs = ", ".join(f"{name} {value}" for name, value in row["differs"].items())
+    facts = {
+        "state": _state(row) + (f": {plain(row['message'])}" if row["message"] else ""),
+        "model": f"{plain(row['model'])} on {plain(row['set'])}",
+        "differs": differs and f"from the paper's: {differs}",
+        "gate": row["gated"] is not None and f"{100 * row['gated']:.2f} % of the tokens",
+        "before": _known(row["before"]) and f"pass@1 {percent(row['before'])} ({row['on']})",
+        "after": _known(row["after"]) and f"pass@1 {percent(row['after'])}",
+        "gained": _known(row["vs_base"]) and points(row["vs_base"]),
+        "time": row["minutes"] is not None and minutes(row["minutes"]),
+        "cost": row["usd"] is not None and _dollars(row["usd"]),
+        "note": plain(row["note"]),
+        "command": plain(row["command"]),
+        "folder": path,
+    }
+    return "\n".join([row["id"], *(f"  {name:9s}{fact}" for name, fact in facts.items() if fact)])
+
+
+def plain(text: Any) -> str:
+    """Text of a visitor on one line, without what would move a terminal's cursor."""
+    return "".join(c if c.isprintable() else " " for c in str(text if text is not None else MISSING))
+
+
+def minutes(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    return f"{value / 60:.1f} h" if value >= 100 else f"{value:.1f} min"
+
+
+def _dollars(usd: float | None) -> str:
+    return MISSING if usd is None else f"${usd:.2f}"
+
+
+def _size(count: float) -> str:
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} GB"
