@@ -65,7 +65,7 @@ def fill(page: Page, **fields: object) -> None:
 
 def hurry(page: Page, **more: object) -> None:
     """A run of seconds."""
-    fill(page, **QUICK, **{name.replace("-", "_"): v for name, v in HIDDEN.items()}, **more)
+    fill(page, **(QUICK | {name.replace("-", "_"): v for name, v in HIDDEN.items()} | more))
 
 
 def state(page: Page) -> Locator:
@@ -93,7 +93,7 @@ def test_a_run_from_the_form_to_the_table(open_page: Open, url: str, runs: Path)
     run = newest(runs)
     expect(page.locator("#train")).to_contain_text(run.id)
     shown = page.get_by_role("group", name="Before and after")
-    expect(shown).to_contain_text("n = 6")
+    expect(shown).to_contain_text("6 problems")
     expect(page.locator("#train").get_by_label("Gate", exact=True)).to_contain_text("gated")
     page.get_by_role("tab", name="Runs").click()
     row = page.locator("#runs").get_by_role("row").filter(has_text=run.id)
