@@ -34,9 +34,17 @@ every problem some of its simulated writers are right, and training has only to 
 that the software works. They are no evidence for what the paper says about large models.
 """
 _TAILS = {
-    "renormalise": "its probabilities are renormalised over the tokens that were kept, and so are the student's",
+    "renormalise": "renormalised over the tokens that were kept, so the student learns to put nothing elsewhere",
     "bucket": "the rest of the vocabulary is one more outcome, so that the loss is a lower bound of the full KL",
 }
+# Choices that the paper leaves open, or that it does not have.
+_OURS = {
+    "train": {"neg_floor_nats", "recompute", "validation_k", "test", "patience", "guards", "kl_limit", "seed"},
+    "distill": {
+        "k", "max_new_tokens", "tail", "alpha", "dropout", "max_grad_norm", "max_seq_len", "recompute", "heldout",
+        "validation", "seed",
+    },
+}  # fmt: skip
 
 
 def adapter_card(story: Provenance, parameters: int | None = None) -> str:
@@ -181,16 +189,19 @@ def _set_line(name: str | None) -> str:
 
 
 def _recipe(story: Provenance, parameters: int | None) -> str:
-    rows = ["| | here | in the paper |", "|---|---|---|"]
+    rows, ours = ["| | here | in the paper |", "|---|---|---|"], _OURS[story.kind]
     for name, value in story.recipe.items():
         paper = story.departures.get(name)
-        theirs = "the same" if paper is None else f"**{_value(paper[0])}**"
+        theirs = "not stated" if name in ours else "the same" if paper is None else f"**{_value(paper[0])}**"
         rows.append(f"| {name} | {_value(value)} | {theirs} |")
-    n = len(story.departures)
-    says = "every value is the paper's." if not n else f"{n} of {len(story.recipe)} values are not the paper's (bold)."
+    n = len(story.departures.keys() - ours)
+    of = len(story.recipe.keys() - ours)
+    says = (
+        f"{n} of the {of} values that the paper states differ (bold)." if n else f"All {of} that the paper states hold."
+    )
     size = f" The adapter has {parameters:,} parameters." if parameters is not None else ""
     tail = f"\nThe teacher's distribution: {_TAILS[story.recipe['tail']]}.\n" if "tail" in story.recipe else ""
-    return f"## Recipe\n\nOf the recipe, {says}{size}\n\n" + "\n".join(rows) + "\n" + tail
+    return f"## Recipe\n\n{says}{size}\n\n" + "\n".join(rows) + "\n" + tail
 
 
 def _loading(base: Base) -> str:

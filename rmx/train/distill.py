@@ -224,7 +224,7 @@ class Distillation(RunFiles):
             kind="distill",
             run=self.config.get("id", ""),
             base=base_of(self.base),
-            recipe=job.recipe.flat(),
+            recipe=job.recipe.flat() | {"alpha": job.recipe.adapter.alpha},
             departures=job.recipe.departures(),
             problem_set=set_label(job.set_name),
             teacher=spec_label(job.teacher_name),

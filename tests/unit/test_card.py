@@ -138,14 +138,20 @@ def test_departures_are_marked():
     assert row(text, "lr", "Recipe") == ["lr", "0.0002", "**0.0001**"]
     assert row(text, "k", "Recipe") == ["k", "20", "the same"]
     assert row(text, "targets", "Recipe") == ["targets", "q\\_proj, k\\_proj, v\\_proj, o\\_proj", "the same"]
-    assert f"{len(SMALL.departures())} of {len(SMALL.flat())} values are not the paper's" in text
-    assert "every value is the paper's" in card()
+    assert f"{len(SMALL.departures())} of the {len(SMALL.flat()) - 8} values that the paper states differ" in text
+    assert "All 36 that the paper states hold." in card()
+
+
+def test_what_the_paper_does_not_state_is_no_departure():
+    text = card(recipe=PAPER.with_(neg_floor_nats=0.5, seed=1))
+    assert row(text, "neg_floor_nats", "Recipe") == ["neg_floor_nats", "0.5", "not stated"]
+    assert "All 36 that the paper states hold." in text
 
 
 def test_every_field_of_the_recipe_is_there():
     text = card()
     for name in PAPER.flat():
-        assert row(text, name, "Recipe")[2] == "the same"
+        assert row(text, name, "Recipe")[2] in ("the same", "not stated")
 
 
 def test_data_and_gate():
