@@ -1,5 +1,6 @@
 // The run's head: what state it is in, what can be done with it, how far each stage is, what stopped it, what came of it.
 const STAGES = [["rollouts", "Rollouts"], ["selection", "Selection"], ["gate", "Gate"], ["training", "Training"], ["final", "Final check"]];
+const DISTILL_STAGES = [["rollouts", "Teacher’s solutions"], ["teacher", "Teacher’s figures"], ["training", "Training"]];
 const STATES = { // words, and a sign that is told apart without colour
   queued: ["Queued", "M8 1.8a6.2 6.2 0 1 0 0 12.4a6.2 6.2 0 1 0 0-12.4M8 4.6V8l2.4 1.6"], running: ["Running", "M4.5 2.6v10.8L13.2 8z"],
   stopping: ["Stopping", "M3.5 3.5h9v9h-9z"], stopped: ["Stopped", "M3.5 3.5h9v9h-9z"], interrupted: ["Interrupted", "M9.6 1.6L3.4 9h4l-1 5.4L12.6 7h-4z"],
@@ -87,8 +88,8 @@ function stateMore(state, status) {
 function nowText() {
   const name = run.status.stage ?? run.stage, part = run.stages[name];
   if (!part) return "getting ready";
-  const what = { rollouts: "rollout", training: "update", final: "problem", selection: "problem", gate: "rollout" }[name] ?? "step";
-  const title = STAGES.find(([key]) => key === name)?.[1] ?? name;
+  const what = { rollouts: "rollout", training: "update", final: "problem", selection: "problem", gate: "rollout", teacher: "solution" }[name] ?? "step";
+  const title = stagesOf(run).find(([key]) => key === name)?.[1] ?? name;
   const far = part.of > 1 ? `${what} ${count(part.at)} of ${count(part.of)}` : "";
   return [title.toLowerCase(), far, part.left != null && `about ${spanText(part.left)} left`].filter(Boolean).join(" · ");
 }
@@ -134,8 +135,7 @@ function refused(sentence) {
 // ---- stages -------------------------------------------------------------------------------------------------
 const stageParts = new Map(); // stage -> its nodes
 function stagesOf(r) {
-  if (r.config?.kind !== "distill") return STAGES;
-  return STAGES.filter(([name]) => r.stages[name] || ["rollouts", "training", "final"].includes(name));
+  return r.config?.kind === "distill" ? DISTILL_STAGES : STAGES;
 }
 function renderStages() {
   const list = stagesOf(run);
@@ -176,7 +176,7 @@ function stageFar(name, part, phase) {
   if (name === "selection" && selection && phase !== "ahead") return `${count(selection.kept)} of ${count(selection.problems)} problems`;
   if (name === "gate" && gate && phase !== "ahead") return `${percent(gate.share)} of tokens`;
   if (part.of == null) return "";
-  const word = { rollouts: "rollouts", training: "updates", final: "problems", selection: "problems", gate: "rollouts" }[name];
+  const word = { rollouts: "rollouts", training: "updates", final: "problems", selection: "problems", gate: "rollouts", teacher: "solutions" }[name];
   return phase === "over" || part.at === part.of ? `${count(part.of)} ${word}` : `${count(part.at)} of ${count(part.of)} ${word}`;
 }
 
