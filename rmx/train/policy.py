@@ -159,8 +159,10 @@ def load_weights(network: PeftModel, folder: Path) -> None:
         outcome = set_peft_model_state_dict(network, load_file(file), adapter_name=NAME)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise TrainError(f"The adapter in {folder} cannot be put on this model: {error}") from error
-    if unknown := getattr(outcome, "unexpected_keys", None):
+    if unknown := outcome.unexpected_keys:
         raise TrainError(f"The adapter in {folder} was made for another model: it has weights for {unknown[0]}.")
+    if missing := [key for key in outcome.missing_keys if f".{NAME}." in key]:
+        raise TrainError(f"The adapter in {folder} is incomplete: it has no weights for {missing[0]}.")
 
 
 def _new_config(model: Model, adapter: AdapterConfig) -> LoraConfig:
