@@ -156,7 +156,7 @@ def load_weights(network: PeftModel, folder: Path) -> None:
     """
     file = folder / "adapter_model.safetensors"
     try:
-        outcome = set_peft_model_state_dict(network, load_file(file), adapter_name=NAME)
+        outcome: Any = set_peft_model_state_dict(network, load_file(file), adapter_name=NAME)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise TrainError(f"The adapter in {folder} cannot be put on this model: {error}") from error
     if unknown := outcome.unexpected_keys:
