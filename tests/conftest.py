@@ -36,6 +36,14 @@ transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_runs(tmp_path_factory):
+    """Tests start no runs, and sign no cookies, beside those of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RMX_RUNS", str(tmp_path_factory.mktemp("runs")))
+        yield
+
+
 SHAPE = {
     "vocab_size": 258,
     "hidden_size": 32,

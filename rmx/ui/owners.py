@@ -6,6 +6,8 @@ an id is a short hash of it, from which neither the id nor the cookie can be mad
 
 import hashlib
 import hmac
+import ipaddress
+import logging
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,17 +15,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import fastapi
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 
 from rmx.errors import RmxError
 from rmx.paths import runs_dir
 
-COOKIE = "rmx_visitor"
+log = logging.getLogger(__name__)
 YEAR = 365 * 24 * 3600
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SECRET, TOKEN = "RMX_SECRET", "RMX_OWNER_TOKEN"  # names of variables
+SHORTEST = 12  # characters of either, so that nobody guesses it
+BYTES = 32  # of a secret that is made here
+WITHIN = ("same-origin", "none", None)  # values of Sec-Fetch-Site; programs that are no browsers send none
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,94 +53,151 @@ class Owners:
     """Signs and reads the cookies of one app.
 
     Args:
-        secret: what signatures are made with; None takes it from `RMX_SECRET` or from a file beside the runs.
-        everybody: on a machine that only its owner can reach, every visitor is the owner.
-        token: opens the owner's rights by `?owner=TOKEN`; None where `RMX_OWNER_TOKEN` is not set.
+        secret: what signatures are made with.
+        everybody: the app listens where only this machine reaches it, so whoever comes from it is its owner.
+        token: opens the owner's rights by `?owner=TOKEN`; None: nothing does.
     """
 
-    def __init__(self, secret: bytes | None = None, everybody: bool = False, token: str | None = None) -> None:
-        self._secret = secret or _secret(runs_dir())
-        self._everybody = everybody
-        self._token = token if token is not None else os.environ.get(TOKEN) or None
+    def __init__(self, secret: bytes, everybody: bool = False, token: str | None = None) -> None:
+        self._secret, self._everybody, self._token = secret, everybody, token
+        # Browsers share cookies among the ports of a host: apps with other secrets must not overwrite each other's.
+        self.cookie = f"rmx_visitor_{hashlib.sha256(b'name/' + secret).hexdigest()[:8]}"
 
-    def read(self, cookie: str | None) -> Visitor | None:
-        """The visitor of a cookie; None where it is missing or was not signed here."""
-        name, _, signature = (cookie or "").rpartition(".")
+    def read(self, value: str | None) -> Visitor | None:
+        """The visitor of a cookie's value; None where it is missing or was not signed here."""
+        name, _, signature = (value or "").rpartition(".")
         if not name or not hmac.compare_digest(signature.encode(), self._sign(name).encode()):
             return None
         id_, _, rights = name.partition("-")
-        return Visitor(id_, admin=self._everybody or rights == "owner")
+        return Visitor(id_, admin=rights == "owner")
 
-    def new(self, admin: bool = False) -> tuple[Visitor, str]:
-        """A visitor that was never here, and the cookie."""
-        visitor = Visitor(secrets.token_hex(16), admin=admin or self._everybody)
-        return visitor, self.cookie(visitor.id, admin)
-
-    def cookie(self, id_: str, admin: bool) -> str:
-        name = f"{id_}-owner" if admin else id_
+    def value(self, visitor: Visitor) -> str:
+        """The cookie's value for a visitor."""
+        name = f"{visitor.id}-owner" if visitor.admin else visitor.id
         return f"{name}.{self._sign(name)}"
 
     def is_token(self, given: str) -> bool:
         """Whether this is the owner's token; never where none is set."""
         return self._token is not None and hmac.compare_digest(given.encode(), self._token.encode())
 
+    def visitor_of(self, request: Any) -> Visitor:
+        """The visitor behind a callback's `gr.Request` or a page's request; one without a cookie owns nothing."""
+        cookies: Mapping[str, str] = getattr(request, "cookies", None) or {}
+        found = self.read(cookies.get(self.cookie)) or stranger()
+        return Visitor(found.id, admin=found.admin or (self._everybody and is_near(request)))
+
     def _sign(self, name: str) -> str:
-        return hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()
+        """Rights of the owner are signed together with the token, so another token ends them."""
+        signed = f"{name}/{self._token}" if name.endswith("-owner") else name
+        return hmac.new(self._secret, signed.encode(), hashlib.sha256).hexdigest()
 
     # -- web ----------------------------------------------------------------------------------------------------------
 
     async def greet(
         self, request: fastapi.Request, go_on: Callable[[fastapi.Request], Awaitable[Response]]
     ) -> Response:
-        """Middleware: every page gets a cookie, and the owner's token is taken out of the address."""
-        found = self.read(request.cookies.get(COOKIE))
-        given = request.query_params.get("owner")
-        if given is not None and request.url.path == "/":
-            response: Response = RedirectResponse(str(request.url.remove_query_params("owner")), 303)
-            if self.is_token(given):
-                self._set(response, request, self.cookie(found.id if found else secrets.token_hex(16), True))
-            return response
+        """Middleware: every page gets a cookie, the owner's token is taken out of the address, and no page of another
+        site can act with a visitor's cookie."""
+        if request.method not in ("GET", "HEAD", "OPTIONS") and request.headers.get("sec-fetch-site") not in WITHIN:
+            return PlainTextResponse("not from another site", 403)
+        found = self.read(request.cookies.get(self.cookie))
+        if "owner" in request.query_params:
+            return self._let_in(request, found or stranger())
         response = await go_on(request)
         if found is None and request.url.path == "/":
-            self._set(response, request, self.new()[1])
+            self._set(response, request, stranger())
         return response
 
-    def _set(self, response: Response, request: fastapi.Request, cookie: str) -> None:
-        """In a frame of another site, as on Spaces, only a cookie with SameSite=None is sent, and only by https."""
-        secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
-        flags = "SameSite=None; Secure; Partitioned" if secure else "SameSite=Lax"
-        response.headers.append("set-cookie", f"{COOKIE}={cookie}; Max-Age={YEAR}; Path=/; HttpOnly; {flags}")
+    def _let_in(self, request: fastapi.Request, visitor: Visitor) -> Response:
+        """Answer `?owner=TOKEN` with the owner's cookie, where it is the token, and the same address without it."""
+        given = request.query_params["owner"]
+        rest = urlencode([(k, v) for k, v in parse_qsl(request.url.query, keep_blank_values=True) if k != "owner"])
+        request.scope["query_string"] = rest.encode()  # a server that logs its requests logs this
+        if not self.is_token(given):
+            return PlainTextResponse("This is not the token of the machine's owner.", 403)
+        response = RedirectResponse(f"?{rest}" if rest else ".", 303, {"Cache-Control": "no-store"})
+        self._set(response, request, Visitor(visitor.id, admin=True))
+        return response
 
-    def visitor_of(self, request: Any) -> Visitor:
-        """The visitor behind a callback's `gr.Request`; one without a cookie owns nothing."""
-        cookies: Mapping[str, str] = getattr(request, "cookies", None) or {}
-        return self.read(cookies.get(COOKIE)) or Visitor(secrets.token_hex(16), admin=self._everybody)
+    def _set(self, response: Response, request: fastapi.Request, visitor: Visitor) -> None:
+        """In a frame of another site, as on Spaces, browsers send a cookie only with SameSite=None, over https, and
+        many only where it is kept apart for each site around the frame (Partitioned)."""
+        proxied = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip()
+        secure = "https" in (request.url.scheme, proxied)
+        flags = "SameSite=None; Secure; Partitioned" if secure else "SameSite=Lax"
+        cookie = f"{self.cookie}={self.value(visitor)}; Max-Age={YEAR}; Path=/; HttpOnly; {flags}"
+        response.headers.append("set-cookie", cookie)
+
+
+def stranger() -> Visitor:
+    """Somebody who was never here."""
+    return Visitor(secrets.token_hex(16))
+
+
+def is_near(request: Any) -> bool:
+    """Whether a request names this machine itself and no proxy or tunnel has handed it on from elsewhere."""
+    headers = getattr(request, "headers", None) or {}
+    if headers.get("x-forwarded-for") or headers.get("forwarded"):
+        return False
+    try:
+        return is_loopback(urlsplit(f"//{headers.get('host') or ''}").hostname or "")
+    except ValueError:
+        return False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine itself reaches a host of this name."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def owners_of(host: str) -> Owners:
-    """The owners of an app that listens on `host`."""
-    return Owners(everybody=host in LOOPBACK and not os.environ.get(TOKEN))
+    """The owners of an app that listens on `host`: whoever has the token; without one, whoever uses this machine.
+
+    Raises:
+        RmxError: a token or a secret that could be guessed.
+    """
+    token = _long_enough(TOKEN)
+    return Owners(_secret(runs_dir()), everybody=token is None and is_loopback(host), token=token)
+
+
+def _long_enough(variable: str) -> str | None:
+    given = os.environ.get(variable)
+    if given and len(given) < SHORTEST:
+        raise RmxError(f"{variable} must have at least {SHORTEST} characters, so that nobody guesses it.")
+    return given or None
 
 
 def _secret(folder: Path) -> bytes:
-    """From the environment, else made once and kept where only this user reads it.
-
-    Raises:
-        RmxError: the folder of the runs cannot be written to.
-    """
-    if given := os.environ.get(SECRET):
+    """From the environment, else made once and kept beside the runs, where only this user reads it."""
+    if given := _long_enough(SECRET):
         return given.encode()
     path = folder / ".secret"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".secret-{secrets.token_hex(4)}"
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-        with suppress(FileExistsError):  # another process was first: then its secret counts
-            os.link(part, path)
-        part.unlink()
+        if not path.exists() or path.stat().st_size < BYTES:
+            _make_secret(path)
         return path.read_bytes()
     except OSError as error:
-        raise RmxError(
-            f"{folder} cannot be written to ({error.strerror}). Set RMX_RUNS to a folder that can."
-        ) from error
+        log.warning("%s: %s. Visitors are known until the app ends.", path, error.strerror)
+        return secrets.token_bytes(BYTES)
+
+
+def _make_secret(path: Path) -> None:
+    """A new secret; of several processes that make one at the same time, the first one's counts."""
+    part = path.with_name(f".secret-{secrets.token_hex(4)}")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secrets.token_bytes(BYTES))
+    if path.exists():  # cut short, by a disk that was full
+        part.replace(path)
+        return
+    try:
+        with suppress(FileExistsError):
+            os.link(part, path)
+    except OSError:  # a disk without hard links
+        part.replace(path)
+    part.unlink(missing_ok=True)
