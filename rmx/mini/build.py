@@ -1,8 +1,9 @@
 """Make the miniature again: `python -m rmx.mini.build`.
 
 Stages: `base` trains the weights from a seed, measures them and writes the model card; `examples` searches the
-prepared examples; `rl` trains the base's partner with a binary reward, as an adapter in `rl`, and measures the pair.
-Each stage reads what the one before wrote to `--out`.
+prepared examples; `rl` trains the base's partner with a binary reward, as an adapter in `rl`, and measures the pair;
+`reasonmaxxer` trains the bundled base by ReasonMaxxer in several ways and keeps the best default run in `reasonmaxxer`.
+Each stage but the last reads what the one before wrote to `--out`.
 """
 
 import argparse
@@ -22,15 +23,17 @@ from transformers import LlamaForCausalLM
 from rmx import models
 from rmx.adapters import add_adapter
 from rmx.errors import ModelError
+from rmx.mini import reasonmaxxer
 from rmx.mini.card import card
 from rmx.mini.examples import write_examples
 from rmx.mini.figures import Mini, greedy, load, measure, measure_sides, pair_figures, pair_summary, summary
 from rmx.mini.pretrain import PretrainConfig, PretrainStep, pretrain
 from rmx.mini.problems import mini_set
+from rmx.mini.reasonmaxxer_card import reasonmaxxer_card
 from rmx.mini.rl import RLConfig, RLStep, RLTrainer
 from rmx.mini.rl_card import rl_card
 from rmx.mini.tokenizer import build_tokenizer, save_tokenizer
-from rmx.paths import ASSETS
+from rmx.paths import ASSETS, runs_dir
 
 CHECKPOINT = "base.checkpoint"
 LOG_EVERY = 250  # steps
@@ -196,10 +199,23 @@ def rl_stage(args: argparse.Namespace) -> None:
     evaluate_rl(args.out, log)
 
 
+def reasonmaxxer_stage(args: argparse.Namespace) -> None:
+    """Train the bundled base in all ways unless that was done, then measure; the runs lie among the other runs."""
+    out = args.out / "reasonmaxxer"
+    out.mkdir(exist_ok=True)
+    log = Log(out / "build.log")
+    figures = reasonmaxxer.build(out, runs_dir() / "mini-reasonmaxxer", log, evaluate_only=args.evaluate_only)
+    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (out / "README.md").write_text(reasonmaxxer_card(figures), encoding="utf-8")
+    for line in pair_summary(figures):
+        log(line)
+
+
 STAGES: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "base": base_stage,
     "examples": examples_stage,
     "rl": rl_stage,
+    "reasonmaxxer": reasonmaxxer_stage,
 }
 
 

@@ -78,7 +78,8 @@ _ROWS = {
 }
 
 
-def _table(found: dict[str, Any]) -> str:
+def table(found: dict[str, Any]) -> str:
+    """The figures of base and adapter side by side."""
     rows = ["| 95 % intervals in brackets | base | with the adapter |", "|---|---|---|"]
     rows += [
         f"| {label} | {percent(found['base'][k])} | {percent(found['adapted'][k])} |" for k, label in _ROWS.items()
@@ -93,7 +94,8 @@ def _points(change: dict[str, Any]) -> str:
     return f"{value:+.1f} points ({low:+.1f} to {high:+.1f}){open_}"
 
 
-def _changes(found: dict[str, Any]) -> str:
+def changes(found: dict[str, Any]) -> str:
+    """What changed, problem by problem, in two sentences."""
     greedy, sampled = found["change_greedy"], found["change_sampled_t1.0"]
     return (
         f"Problem by problem, greedy: {greedy['won']} won, {greedy['lost']} lost, {_points(greedy)}.\n"
@@ -139,15 +141,15 @@ sampled rows and of the changes are bootstrapped over problems. In short, greedy
 
 ### Held-out numbers, trained wordings ({numbers["base"]["problems"]} problems)
 
-{_table(numbers)}
+{table(numbers)}
 
-{_changes(numbers)}
+{changes(numbers)}
 
 ### Held-out wordings and numbers ({wordings["base"]["problems"]} problems)
 
-{_table(wordings)}
+{table(wordings)}
 
-{_changes(wordings)}
+{changes(wordings)}
 
 {_unsolved(figures["cells"])}
 

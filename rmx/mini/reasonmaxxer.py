@@ -1,0 +1,271 @@
+"""ReasonMaxxer on the miniature: the default, the paper's preset, our extension and two ablations, three seeds each.
+
+All runs train and are checked on train and validation problems first. Only then is the test split opened, once, for
+all of them; the adapter that ships was chosen before, on the validation split.
+"""
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from rmx import models
+from rmx.adapters import add_adapter
+from rmx.errors import ModelError
+from rmx.intervals import Estimate
+from rmx.mini.figures import Mini, measure_sides, pair_figures
+from rmx.mini.problems import mini_set
+from rmx.models import Model
+from rmx.problems import load_set
+from rmx.records import Problem
+from rmx.train.first_stages import ROLLOUTS, VALIDATION
+from rmx.train.greedy import Solutions, solve
+from rmx.train.heldout import Check, best_of
+from rmx.train.job import TrainJob
+from rmx.train.pipeline import Pipeline
+from rmx.train.recipe import PRESETS, Recipe
+
+SEEDS = (1, 2, 3)
+WEIGHTS, CONFIG, TRAINING = "adapter_model.safetensors", "adapter_config.json", "training.json"
+RESULT = "result.json"
+MAX_NEW = 220  # tokens of a test solution; the longest has about 100
+KINDS = {"held_out_numbers": "numbers", "held_out_wording": "wording"}
+
+Json = dict[str, Any]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to train."""
+
+    name: str
+    preset: str
+    title: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def recipe(self, seed: int) -> Recipe:
+        """Its recipe; the run itself leaves the test split alone."""
+        return PRESETS[self.preset].with_(**self.changes, seed=seed, test=0)
+
+
+VARIANTS = (
+    Variant("small", "small", "`small`, the default here"),
+    Variant("paper", "paper", "the paper's preset as it stands"),
+    Variant("floor", "floor", "`floor`, our extension"),
+    Variant("positive_only", "small", "`small`, right rollouts only", {"positive_only": True}),
+    Variant("random_gate", "small", "`small`, as many tokens at random", {"gate": "random"}),
+)
+DEFAULT = "small"
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def train_variants(
+    base: str, work: Path, tell: Tell, variants: Sequence[Variant] = VARIANTS, seeds: Sequence[int] = SEEDS
+) -> None:
+    """Run each variant with each seed in a folder of its own; runs that are done already are left alone.
+
+    Args:
+        base: spec of the model. work: folder of the runs.
+    """
+    tell(f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}, "
+         f"{platform.machine()}, one thread")  # fmt: skip
+    for seed in seeds:
+        for variant in variants:
+            folder = work / f"{variant.name}-{seed}"
+            if not (folder / RESULT).exists():
+                result = train_one(base, folder, variant, seed)
+                (folder / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            tell(run_line(json.loads((folder / RESULT).read_text(encoding="utf-8"))))
+
+
+def train_one(base: str, folder: Path, variant: Variant, seed: int) -> Json:
+    """One run from rollouts to the best checkpoint; goes on where it was cut off."""
+    recipe = variant.recipe(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    _borrow_rollouts(folder, recipe)
+    job = TrainJob(base, "mini", recipe, variant.preset, device="cpu", dtype="float32")
+    config = job.json() | {"id": folder.name, "versions": {"torch": torch.__version__, "peft": peft.__version__}}
+    (folder / "config.json").write_text(json.dumps(config) + "\n", encoding="utf-8")
+    told: list[Json] = []
+    for kind, figures in Pipeline(job, folder, config, events=lambda: told).events():
+        if kind != "micro":
+            told.append({"kind": kind} | figures)
+    last = {event["kind"]: event for event in told}
+    checks = [Check.from_json(event) for event in json.loads((folder / "checks.json").read_text())["checks"]]
+    best = best_of(checks)
+    assert best is not None
+    return {
+        "variant": variant.name,
+        "seed": seed,
+        "departures": {name: list(pair) for name, pair in recipe.departures().items() if name not in ("seed", "test")},
+        "rollouts": {key: last["selection"][key] for key in ("sampled", "kept", "rollouts", "right", "wrong")},
+        "gate": {key: last["gate"][key] for key in ("tau", "share")},
+        "updates": last["done"]["updates"],
+        "seconds": last["done"]["seconds"],
+        "checkpoint": f"step_{best.optimizer_step}",
+        "ended": next((last[kind]["message"] for kind in ("guard", "early") if kind in last), None),
+        "validation": {"base": checks[0].pass_at_1, "adapted": best.pass_at_1, "change": best.vs_base},
+        "gap": best.contrast.gap,
+    }
+
+
+def _borrow_rollouts(folder: Path, recipe: Recipe) -> None:
+    """Take over the rollouts of another run that sampled by the same settings and seed: they would be the same."""
+    for other in sorted(folder.parent.glob(f"*-{recipe.seed}")):
+        config = other / "config.json"
+        if other == folder or not (other / RESULT).exists():
+            continue
+        theirs = Recipe.from_json(json.loads(config.read_text(encoding="utf-8"))["recipe"])
+        same = ("validation", "validation_k")
+        if theirs.rollouts == recipe.rollouts and all(theirs.flat()[k] == recipe.flat()[k] for k in same):
+            for name in (ROLLOUTS, VALIDATION):
+                for path in other.glob(f"{name}*"):
+                    shutil.copyfile(path, folder / path.name)
+            return
+
+
+def results(work: Path, variants: Sequence[Variant] = VARIANTS, seeds: Sequence[int] = SEEDS) -> list[Json]:
+    """What the finished runs left, variant by variant."""
+    names = [f"{variant.name}-{seed}" for variant in variants for seed in seeds]
+    return [json.loads((work / name / RESULT).read_text(encoding="utf-8")) for name in names]
+
+
+def chosen(runs: Sequence[Json]) -> Json:
+    """The default run that ships: highest validation pass@1, ties by the larger gap, then by the lower seed."""
+    default = [run for run in runs if run["variant"] == DEFAULT]
+    return min(default, key=lambda r: (-r["validation"]["adapted"]["value"], -r["gap"], r["seed"]))
+
+
+def ship(run: Path, out: Path) -> None:
+    """Put a run's adapter into `out`: fp16 weights, PEFT's config, and what it was trained by."""
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.half() for name, tensor in load_file(run / "adapter" / WEIGHTS).items()}
+    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
+    shutil.copyfile(run / "adapter" / CONFIG, out / CONFIG)
+    about = json.loads((run / "adapter" / TRAINING).read_text(encoding="utf-8"))
+    about["adapter"] = models.fingerprint(out)
+    (out / TRAINING).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for path in out.iterdir():
+        path.chmod(0o644)
+
+
+# -- the test split, once ---------------------------------------------------------------------------------------------
+
+
+def evaluate_runs(base: str, work: Path, runs: Sequence[Json], problems: Sequence[Problem]) -> Iterator[Json]:
+    """Each run with its greedy accuracy on `problems`, held-out numbers and held-out wordings apart."""
+    model = models.load(base, device="cpu", dtype="float32")
+    before = _solved(model, problems, None)
+    for run in runs:
+        folder = work / f"{run['variant']}-{run['seed']}"
+        name = add_adapter(model, str(folder / "adapter"))
+        after = _solved(model, problems, name)
+        model.engine.model.delete_adapter(name)
+        del model.engine.adapters[name]
+        yield run | compared([p.id for p in problems], before, after)
+
+
+def _solved(model: Model, problems: Sequence[Problem], adapter: str | None) -> Solutions:
+    with model.engine.turns.turn():
+        return solve(model, problems, adapter, MAX_NEW)
+
+
+def compared(ids: Sequence[str], before: Solutions, after: Solutions) -> dict[str, dict[str, Estimate]]:
+    """Shares before and after, and their paired difference, for each kind of held-out problem."""
+    kinds = {problem.id: problem.held_out for problem in mini_set("test")}
+    found = {}
+    for name, kind in KINDS.items():
+        mine = [i for i, problem in enumerate(ids) if kinds[problem] == kind]
+        one, two = (Solutions(tuple(s.each[i] for i in mine)) for s in (before, after))
+        found[name] = {"base": one.pass_at_1, "adapted": two.pass_at_1, "change": two.against(one)}
+    return found
+
+
+def measure_shipped(base: str, folder: Path) -> Json:
+    """Base and shipped adapter side by side, as the RL partner is measured, from the files in `folder`.
+
+    Raises:
+        ModelError: the adapter was trained on other weights.
+    """
+    model = models.load(base, device="cpu", dtype="float32")
+    trained = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+    if trained["base"]["revision"] != model.revision:
+        raise ModelError(f"{folder} belongs to {trained['base']['revision']}, but {base} holds {model.revision}.")
+    name = add_adapter(model, str(folder))
+    mini = Mini(model.engine.model.get_base_model(), model.tokenizer)
+    sides = []
+    for key in (None, name):
+        with model.engine.using(key):
+            sides.append(measure_sides(mini))
+    about = {
+        "base": model.revision,
+        "adapter": models.fingerprint(folder),
+        "parameters": sum(p.numel() for n, p in mini.model.named_parameters() if "lora_" in n),
+    }
+    return about | pair_figures(*sides)
+
+
+# -- as text ----------------------------------------------------------------------------------------------------------
+
+
+def run_line(run: Json) -> str:
+    """A run in one line, by what its validation said."""
+    found = run["validation"]
+    line = (
+        f"{run['variant']:14s} seed {run['seed']}  {run['updates']:4d} updates  {run['seconds']:5.0f} s  validation "
+        f"{percent(found['base'])} -> {percent(found['adapted'])}, {points(found['change'])}  {run['checkpoint']}"
+    )
+    return line + (f"  {run['ended']}" if run["ended"] else "")
+
+
+def outcome_line(run: Json) -> str:
+    """A run in one line, by what the test problems said."""
+    told = [f"{kind} {percent(run[name]['base'])} -> {percent(run[name]['adapted'])}, {points(run[name]['change'])}"
+            for name, kind in KINDS.items()]  # fmt: skip
+    return f"{run['variant']:14s} seed {run['seed']}  test: " + "  ".join(told)
+
+
+def percent(estimate: Estimate) -> str:
+    return f"{100 * estimate['value']:.1f} %"
+
+
+def points(change: Estimate) -> str:
+    """A change with its 95 % interval."""
+    value, low, high = (100 * change[key] for key in ("value", "low", "high"))
+    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
+
+
+def build(out: Path, work: Path, tell: Tell, base: str = "mini", evaluate_only: bool = False) -> Json:
+    """All of it: train, choose, ship, open the test split; returns the figures.
+
+    Args:
+        out: folder of the adapter that ships. work: folder of the runs; what is done there is not done again.
+        evaluate_only: measure the runs that are there.
+    """
+    began = time.monotonic()
+    if not evaluate_only:
+        train_variants(base, work, tell)
+    runs = results(work)
+    best = chosen(runs)
+    tell(f"ships: {best['variant']}, seed {best['seed']}, by its validation accuracy")
+    ship(work / f"{best['variant']}-{best['seed']}", out)
+    tested = []
+    for run in evaluate_runs(base, work, runs, load_set("mini:test")):
+        tell(outcome_line(run))
+        tested.append(run)
+    figures = {"shipped": {key: best[key] for key in ("variant", "seed", "checkpoint")}, "runs": tested}
+    figures |= measure_shipped(base, out)
+    tell(f"{time.monotonic() - began:.0f} s")
+    return figures
