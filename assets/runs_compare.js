@@ -2,7 +2,7 @@
 const PANELS = [ // title, what it is, which list of run_curves, its point, further options
   ["pass@1", "held out, greedy, 95 % interval", "checks", (c) => [c["pass@1"]?.value, c["pass@1"]?.low, c["pass@1"]?.high], { percent: true, within: [0, 1], empty: "No check on held-out problems yet." }],
   ["Contrastive gap", "nats, held out", "checks", (c) => [c.gap], { empty: "No check on held-out problems yet." }],
-  ["Decision loss", "by update", "updates", (u) => [u.decision_loss], {}],
+  ["Decision loss", "by update; of a distillation, KL to the teacher", "updates", (u) => [u.decision_loss ?? u.loss], {}],
   ["KL to the base", "nats, by update", "updates", (u) => [u.kl_loss], { zero: true }],
   ["Δ log p, right", "nats, decision tokens of right rollouts", "updates", (u) => [u.delta_logp_pos_mean], { zero: true }],
   ["Δ log p, wrong", "nats, decision tokens of wrong rollouts", "updates", (u) => [u.delta_logp_neg_mean], { zero: true }],

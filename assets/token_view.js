@@ -1,4 +1,4 @@
-// The explorer view; view_common.js, worth.js and worth_plot.js stand before it, in the same function.
+// The explorer view; view_common.js, worth.js, worth_plot.js and pins.js stand before it, in the same function.
 // Python sends deltas; a branch is kept whole here, so undo, redo, tau and marks need no round trip.
 const FORCED = 1, SPECIAL = 2, CEILING = 2.5; // the ramp is full at CEILING nats, for every model alike
 
@@ -190,6 +190,7 @@ function settle(b) {
   renderDiff(b);
   renderTree();
   renderButtons();
+  renderPins();
   if (selected !== null) renderLook(selected);
   renderWorth();
   const url = new URL(location);
@@ -428,6 +429,7 @@ function openInspector(pos) {
   ui.found.replaceChildren();
   ui.words.value = text.startsWith(" ") ? " " : "";
   renderKind();
+  renderPinButton();
   renderOutcomes();
   renderAlternatives(pos);
 }
@@ -670,7 +672,7 @@ const actions = {
   close: closeInspector,
   more: () => selected !== null && renderAlternatives(selected, ui.more.getAttribute("aria-expanded") !== "true"),
   compare: () => compare(ui.compare.getAttribute("aria-pressed") !== "true"),
-  keep, undo, redo, help, replay, ...worthActions,
+  keep, undo, redo, help, replay, ...worthActions, ...pinActions,
   tour: () => tour(0), tourEnd, tourBack: () => tour(tourAt - 1), tourNext: () => tour(tourAt + 1),
   back: () => stepFork(-1), forward: () => stepFork(1), play: () => play(!presenter.playing), leave: () => present(false),
 };
@@ -687,7 +689,7 @@ for (const [on, off] of [["pointerenter", "pointerleave"], ["focus", "blur"]]) {
 }
 const keys = {
   n: () => stepFork(1, false), p: () => stepFork(-1, false), PageDown: () => stepFork(1), PageUp: () => stepFork(-1),
-  u: undo, r: redo, o: askOutcomes, "?": help,
+  u: undo, r: redo, o: askOutcomes, t: togglePin, "?": help,
   ArrowRight: () => stepToken(1), ArrowLeft: () => stepToken(-1),
   Enter: () => enter(), " ": () => space(), Escape: () => escape(),
 };

@@ -9,6 +9,7 @@ Or one message of a measuring job, `{"kind", "run", "job", "done", ...}`: the wh
 
 Events (page to Python, payloads are untrusted): `view.pick`, `view.halt`, `view.settled`, `view.next`, and for
 measuring `view.outcomes`, `view.importance`, `view.rescue`, `view.sofar`, `view.haltjob`, each with `gr.EventData`.
+`view.pins` {"pins": [{"run", "pos"}, ...]} tells all tokens pinned for training, at most eight, on each change.
 Other components reach the view by `window.rmx`: setTau, goto, presenter, tour.
 """
 
@@ -34,7 +35,7 @@ def token_view(tail: Server, inspect: Server, look: Server, search: Server, **kw
     """
     return gr.HTML(
         html_template=asset("token_view.html"),
-        js_on_load=script("worth", "worth_plot", "token_view"),
+        js_on_load=script("worth", "worth_plot", "pins", "token_view"),
         apply_default_css=False,
         server_functions=served(tail=tail, inspect=inspect, look=look, search=search),
         **kwargs,

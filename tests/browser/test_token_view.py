@@ -448,3 +448,142 @@ def test_an_update_costs_the_same_at_4000_tokens(page: Page) -> None:
         expect(status(page)).to_contain_text("stopped")
     assert costs[4000] < 16, costs
     assert costs[4000] < 2.5 * costs[500] + 1
+
+
+# ---- pinned for training ----------------------------------------------------------------------------------------
+def told(page: Page) -> list[dict[str, Any]]:
+    """The pins that the server was told last, once nothing more comes."""
+    for _ in range(100):
+        before = len(app.EVENTS)
+        page.wait_for_timeout(400)
+        if len(app.EVENTS) == before:
+            break
+    return [data["pins"] for name, data in app.EVENTS if name == "pins"][-1]
+
+
+def pin_row(page: Page) -> Locator:
+    return page.get_by_role("region", name="Pinned for training")
+
+
+def pinned(page: Page) -> list[int]:
+    return page.eval_on_selector_all(".flow .pinned", "els => els.map(e => +e.dataset.i)")
+
+
+def test_a_token_is_pinned_by_button_and_by_key(page: Page) -> None:
+    solve(page)
+    run = last_run().id
+    expect(pin_row(page)).to_be_hidden()
+    fork(page, "add").click()
+    button = inspector(page).get_by_role("button", name="Pin for training")
+    expect(button).to_have_attribute("aria-pressed", "false")
+    button.click()
+    expect(inspector(page).get_by_role("button", name="Pinned for training")).to_have_attribute("aria-pressed", "true")
+    assert pinned(page) == [13]
+    expect(pin_row(page)).to_contain_text("1 of 8")
+    expect(pin_row(page).get_by_role("listitem")).to_contain_text("the facts are 42, 11. ↵ We␣add")
+    page.keyboard.press("ArrowRight")
+    expect(inspector(page).get_by_role("button", name="Pin for training")).to_have_attribute("aria-pressed", "false")
+    page.keyboard.press("t")
+    expect(pin_row(page).get_by_role("listitem")).to_have_count(2)
+    assert pinned(page) == [13, 14]
+    assert told(page) == [{"run": run, "pos": 13}, {"run": run, "pos": 14}]
+    page.keyboard.press("t")
+    expect(pin_row(page).get_by_role("listitem")).to_have_count(1)
+    assert told(page) == [{"run": run, "pos": 13}]
+
+
+def test_a_pin_takes_no_room_and_leaves_the_text_as_it_is(page: Page) -> None:
+    solve(page)
+    boxes = "els => els.map(e => JSON.stringify(e.getBoundingClientRect()))"
+    page.evaluate("window.rmx.goto(29)")
+    before = page.eval_on_selector_all(".flow .t", boxes)
+    page.keyboard.press("t")
+    assert pinned(page) == [29]
+    assert page.eval_on_selector_all(".flow .t", boxes) == before
+    assert page.eval_on_selector_all(".flow .t", "els => els.map(e => e.textContent)") == last_run().said
+
+
+def test_pins_survive_swaps_and_other_problems(page: Page) -> None:
+    solve(page)
+    first = last_run()
+    for pos in (13, 29):
+        page.evaluate(f"window.rmx.goto({pos})")
+        page.keyboard.press("t")
+    page.keyboard.press("Escape")
+    page.evaluate("window.rmx.goto(29)")
+    page.keyboard.press("2")
+    expect(page.locator(".flow .forced")).to_have_attribute("data-i", "29")
+    expect(status(page)).to_contain_text("reused")
+    assert pinned(page) == [13]  # at 29 another word stands now
+    chips = pin_row(page).get_by_role("listitem")
+    expect(chips).to_have_count(2)
+    expect(chips.nth(1)).to_have_class("elsewhere")
+    chips.nth(1).get_by_role("button", name=re.compile("^Pinned:")).click()  # leads back to its branch
+    expect(page.locator(".flow .selected")).to_have_attribute("data-i", "29")
+    assert pinned(page) == [13, 29]
+    solve(page, "long", 60)
+    expect(tokens(page)).to_have_count(60)
+    assert pinned(page) == []  # another problem: equal places are not the same place
+    expect(chips).to_have_count(2)
+    chips.first.get_by_role("button", name=re.compile("^Pinned:")).click()
+    expect(page.locator(".flow .selected")).to_have_attribute("data-i", "13")
+    assert {pin["run"] for pin in told(page)} == {first.id}
+
+
+def test_a_pin_is_taken_out_at_its_chip(page: Page) -> None:
+    solve(page)
+    page.evaluate("window.rmx.goto(13)")
+    page.keyboard.press("t")
+    pin_row(page).get_by_role("button", name="Unpin").click()
+    expect(pin_row(page)).to_be_hidden()
+    assert pinned(page) == []
+    expect(inspector(page).get_by_role("button", name="Pin for training")).to_have_attribute("aria-pressed", "false")
+    assert told(page) == []
+
+
+def test_no_more_than_eight_pins(page: Page) -> None:
+    solve(page)
+    for pos in range(9):
+        page.evaluate(f"window.rmx.goto({pos})")
+        page.keyboard.press("t")
+    expect(pin_row(page)).to_contain_text("8 of 8")
+    expect(page.locator(".rmx").get_by_role("alert")).to_contain_text("8 tokens are pinned already")
+    assert pinned(page) == list(range(8))
+    assert len(told(page)) == 8
+
+
+def test_a_pin_goes_with_its_run(page: Page) -> None:
+    solve(page)
+    gone = last_run().id
+    page.evaluate("window.rmx.goto(13)")
+    page.keyboard.press("t")
+    expect(pin_row(page).get_by_role("listitem")).to_have_count(1)
+    solve(page, "long", 60)
+    expect(tokens(page)).to_have_count(60)
+    del app.RUNS[gone]
+    page.evaluate("window.rmx.goto(0)")
+    page.keyboard.press("t")
+    expect(page.locator(".rmx").get_by_role("alert")).to_contain_text("A pinned token went")
+    expect(pin_row(page).get_by_role("listitem")).to_have_count(1)
+    assert told(page) == [{"run": last_run().id, "pos": 0}]
+
+
+def test_hostile_tokens_are_pinned_as_text(page: Page) -> None:
+    solve(page, "hostile")
+    for pos in range(1, 9):
+        page.evaluate(f"window.rmx.goto({pos})")
+        page.keyboard.press("t")
+    expect(pin_row(page)).to_contain_text("<img src=x onerror=window.PWN=1>")
+    expect(pin_row(page)).to_contain_text("⟪202e⟫abc")
+    assert pin_row(page).locator("img, script").count() == 0
+
+
+def test_pins_fit_a_phone(open_page: Open, url: str) -> None:
+    page = open_page(url, width=360, height=760)
+    solve(page)
+    for pos in (0, 13, 29):
+        page.evaluate(f"window.rmx.goto({pos})")
+        inspector(page).get_by_role("button", name="Pin for training").click()
+    inspector(page).get_by_role("button", name="Close inspector").click()
+    expect(pin_row(page).get_by_role("listitem")).to_have_count(3)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
