@@ -54,14 +54,17 @@ function receive(m) {
   } else if (m.kind === "told") tellRun(m.id, m.text, m.url);
   else if (m.kind === "file") fetchFile(m);
   else if (m.kind === "watch" && rowOf(m.id)) openRun(m.id, true);
+  if (m.kind !== "me") props.value = null; // else the same words a second time would be no news
   pollSoon();
 }
-function fetchFile(m) { // only from this server: a path, never an address
-  if (typeof m.url !== "string" || !/^\/(?!\/)/.test(m.url)) return;
-  const link = attrs(make("a"), { href: m.url, download: plain(m.name ?? "adapter.zip", 120) });
+function fetchFile(m) { // only from this server, wherever the app is mounted
+  const url = URL.canParse(String(m.url), location.href) ? new URL(String(m.url), location.href) : null;
+  if (url?.origin !== location.origin) return tellRun(m.id, "There is nothing to download.");
+  const link = attrs(make("a"), { href: url.href, download: plain(m.name ?? "adapter.zip", 120) });
   root.append(link);
   link.click();
   link.remove();
+  tellRun(m.id, `${plain(m.name ?? "The adapter", 120)} is on its way.`);
 }
 
 // ---- what is pressed ----------------------------------------------------------------------------------------

@@ -150,13 +150,14 @@ def on_note(evt: gr.EventData) -> None:
 
 def on_push(evt: gr.EventData) -> Iterator[dict[str, Any]]:
     run = payload(evt, "push")
-    url = f"https://huggingface.co/{evt._data['repo']}"
+    url = "javascript:window.PWN=1" if evt._data["private"] else f"https://huggingface.co/{evt._data['repo']}"
     yield {"kind": "told", "id": run["id"], "text": "Pushed. The adapter is at", "url": url}
 
 
 def on_download(evt: gr.EventData) -> dict[str, Any]:
     run = payload(evt, "download")
-    return {"kind": "told", "id": run["id"], "text": "Packed: 1.2 MB.", "url": "javascript:window.PWN=1"}
+    url = {"hostile": "javascript:window.PWN=1", "foreign": "https://example.org/x.zip"}.get(run["note"], "files/a.zip")
+    return {"kind": "file", "id": run["id"], "name": "a.zip", "url": url}
 
 
 def noted(name: str) -> Any:

@@ -344,10 +344,30 @@ def test_push_sends_the_token_once_and_keeps_it_nowhere(page: Page) -> None:
 
 def test_only_the_hub_is_linked(page: Page) -> None:
     detail = opened(page, BEST)
-    press(page, "Download")
-    assert wait_for_event(page, "download") == {"id": BEST}
-    expect(detail).to_contain_text("Packed: 1.2 MB.")
+    press(page, "Push to Hub …")
+    detail.get_by_label("Repository", exact=True).fill("me/floor")
+    detail.get_by_label("Token").fill("hf_secret")
+    press(page, "Push")  # private: the scripted server answers with a hostile address
+    expect(detail).to_contain_text("Pushed. The adapter is at")
     expect(detail.get_by_role("link")).to_have_count(0)
+
+
+def test_a_file_comes_from_this_server_only(page: Page, url: str) -> None:
+    page.evaluate(
+        "() => { window.taken = []; HTMLAnchorElement.prototype.click = function () { taken.push(this.href) } }"
+    )
+    detail = opened(page, BEST)
+    for times in (1, 2):  # the same message twice is two downloads
+        press(page, "Download")
+        expect(detail).to_contain_text("a.zip is on its way.")
+        assert page.evaluate("taken") == [f"{url}files/a.zip"] * times
+        page.evaluate("document.querySelector('.told').textContent = ''")
+    for note in ("hostile", "foreign"):
+        app.RUNS[BEST]["note"] = note
+        press(page, "Download")
+        expect(detail).to_contain_text("There is nothing to download.")
+        page.evaluate("document.querySelector('.told').textContent = ''")
+    assert len(page.evaluate("taken")) == 2
 
 
 # ---- several ----------------------------------------------------------------------------------------------------
