@@ -10,6 +10,14 @@ const PANELS = { // in reading order: what it is all for, then what moves it, th
   grad: { title: "gradient norm", about: "before clipping", zero: true, names: false },
   lr: { title: "learning rate", zero: true, names: false, format: (v) => (v === 0 ? "0" : v.toExponential(1).replace("e-", "e−")) },
 };
+const DISTILL_PANELS = { // a distillation has one loss, and neither right nor wrong decisions
+  pass: PANELS.pass,
+  loss: { title: "KL to the teacher", about: "nats per token", zero: true, names: false },
+  same: { title: "same choice as the teacher", about: "of the tokens trained on", percent: true, names: false },
+  grad: PANELS.grad,
+  lr: PANELS.lr,
+};
+const distils = () => run.config?.kind === "distill";
 function clearCurves() {
   for (const chart of charts.values()) chart.remove();
   charts.clear();
@@ -22,8 +30,9 @@ function renderCurves() {
   const of = run.updates.at(-1)?.of, n = run.updates.length;
   say(ui.curvesAbout, of ? `${count(run.updates.at(-1).optimizer_step)} of ${plural(of, "update")}` : n ? plural(n, "update") : "");
   const p = run.points, line = (id, name, points = [], more = {}) => ({ id, name, points, ...more });
-  const draw = (name, series, more = {}) => charts.get(name).set({ series, ...(of ? { xmax: of } : {}), ...more });
-  draw("loss", [line("loss", "decision loss", p.decision_loss)]);
+  const draw = (name, series, more = {}) => charts.get(name)?.set({ series, ...(of ? { xmax: of } : {}), ...more });
+  draw("loss", [distils() ? line("loss", "KL to the teacher", p.loss) : line("loss", "decision loss", p.decision_loss)]);
+  draw("same", [line("same", "same choice", p.agreement)]);
   draw("kl", [line("kl", "KL anchor", p.kl_loss)]);
   draw("delta", [line("right", "right", p.delta_logp_pos_mean, { style: RIGHT_STYLE }), line("wrong", "wrong", p.delta_logp_neg_mean, { style: WRONG_STYLE })]);
   draw("grad", [line("grad", "gradient norm", p.grad_norm)]);
@@ -42,7 +51,7 @@ function drawChecks(draw, line) {
   draw("gap", [line("gap", "gap", run.checks.filter((c) => c.gap != null).map((c) => [c.optimizer_step, c.gap]), { smooth: false })], { lines: [{ y: 0 }] });
 }
 function buildCurves() {
-  for (const [name, options] of Object.entries(PANELS)) {
+  for (const [name, options] of Object.entries(distils() ? DISTILL_PANELS : PANELS)) {
     const box = make("div", `multiple ${name}`);
     ui.multiples.append(box);
     charts.set(name, curves(box, { x: "update", height: 150, ...options, smooth: Number(ui.smooth.value), onCursor: (x) => pointAll(name, x) }));

@@ -113,7 +113,7 @@ function fromStep(list, step, stepOf = (e) => e.optimizer_step) {
   while (list.length && stepOf(list.at(-1)) >= step) list.pop();
   return list;
 }
-const FIGURES = ["decision_loss", "kl_loss", "delta_logp_pos_mean", "delta_logp_neg_mean", "grad_norm", "lr"];
+const FIGURES = ["loss", "agreement", "decision_loss", "kl_loss", "delta_logp_pos_mean", "delta_logp_neg_mean", "grad_norm", "lr"];
 function addUpdate(r, e) {
   fromStep(r.updates, e.optimizer_step).push(e);
   for (const name of FIGURES) fromStep((r.points[name] ??= []), e.optimizer_step, (p) => p[0]).push([e.optimizer_step, e[name] ?? null]);

@@ -9,6 +9,7 @@ was stopped or killed goes on from where it was, to the same adapter.
 Source: arXiv 2605.06241, section 4.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 
 from rmx.adapters import add_adapter
 from rmx.cost import cost
+from rmx.errors import TrainError
 from rmx.models import Model, load
 from rmx.pair import check_same_tokens
 from rmx.records import Problem, Rollout
@@ -64,6 +66,8 @@ class Distillation(RunFiles):
         base: Model | None = None,
         teacher: Model | None = None,
     ) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise TrainError("A distillation runs in one process. Start it by rmx distill, without accelerate launch.")
         self.job, self.folder, self.config, self.stop = job, folder, config, stop
         self.problems = problems_to_distill(job)
         self.base = base or load(job.model, job.device, job.dtype)

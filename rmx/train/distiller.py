@@ -87,9 +87,9 @@ class DistillUpdate:
     tokens: int
 
     def json(self) -> dict[str, Any]:
-        """The update event: that of a training run, whose KL is all of the loss."""
-        unknown = dict.fromkeys(("decision_loss", "delta_logp_pos_mean", "delta_logp_neg_mean"))
-        return {name: getattr(self, name) for name in self.__slots__} | {"kl_loss": self.loss} | unknown
+        """The update event: that of a training run, with nothing under what a distillation does not have."""
+        unknown = dict.fromkeys(("decision_loss", "kl_loss", "delta_logp_pos_mean", "delta_logp_neg_mean"))
+        return {name: getattr(self, name) for name in self.__slots__} | unknown
 
 
 def lessons(rollouts: Sequence[Rollout], max_seq_len: int) -> list[Item]:

@@ -24,6 +24,8 @@ from rmx.train.distiller import Distiller, agreement, lessons, student_rows
 from rmx.train.job import Problems
 from rmx.train.policy import NAME, make_policy
 from rmx.train.recipe import AdapterConfig
+from rmx.train.run_folder import RunFolder
+from rmx.train.run_store import row
 from rmx.train.stages import Stopped
 from rmx.train.teacher import Teacher, TeacherCache
 from tests.conftest import qwen, wrap
@@ -471,6 +473,21 @@ def test_another_vocabulary_is_refused(tmp_path):
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(backend))
     with pytest.raises(ModelError, match="different vocabularies"):
         run.go()
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainError, match="one process"):
+        Run(tmp_path / "run")
+
+
+def test_the_list_of_runs_knows_what_departs(tmp_path):
+    folder = RunFolder(tmp_path / "d")
+    job = DistillJob(adapter="rl", recipe=replace(DistillRecipe(), rank=8, targets=("o_proj",)))
+    folder.create({"id": "d", "created": 1.0} | job.json())
+    shown = row(folder)
+    assert (shown["kind"], shown["differs"]) == ("distill", {"rank": 8, "targets": ("o_proj",)})
+    assert shown["command"] == job.command_line()
 
 
 def test_the_problems_are_those_of_a_training_run():
