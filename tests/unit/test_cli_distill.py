@@ -14,7 +14,7 @@ from rmx.cli import _parser, main
 from rmx.cli_distill import DistillTeller, job_of
 from rmx.train.distill_recipe import DistillRecipe
 from rmx.train.run_folder import RunFolder
-from rmx.train.run_store import row
+from rmx.train.run_row import row
 
 FEW = [
     "--problems", "8", "--max-new-tokens", "80", "--epochs", "2", "--grad-accum", "2", "--heldout", "2",

@@ -25,7 +25,7 @@ from rmx.train.job import Problems
 from rmx.train.policy import NAME, make_policy
 from rmx.train.recipe import AdapterConfig
 from rmx.train.run_folder import RunFolder
-from rmx.train.run_store import row
+from rmx.train.run_row import row
 from rmx.train.stages import Stopped
 from rmx.train.teacher import Teacher, TeacherCache
 from tests.conftest import qwen, wrap
