@@ -151,7 +151,7 @@ def wire_runs(
         )
     runs.watch(watch, None, [tabs, train.view], queue=False, **hidden)
     runs.train(lambda: gr.Tabs(selected="train"), None, tabs, queue=False, **hidden)
-    explore.view.pins(explore.pinned, None, train.pins, queue=False, **hidden)
+    explore.view.pins(explore.pinned, None, train.pins, queue=False, trigger_mode="always_last", **hidden)
 
 
 def web_app(workspace: Workspace, settings: Settings, notice: str | None = None) -> fastapi.FastAPI:
