@@ -27,6 +27,7 @@ class Selection:
     out: Mapping[str, int]  # problems that were left out, by reason
     alike: int  # kept problems whose remaining rollouts are all right or all wrong; they pull nowhere
     histogram: tuple[int, ...]  # sampled problems with 0, 1, ... right
+    kept_histogram: tuple[int, ...] = ()  # the same of those that were kept
 
     @property
     def right(self) -> int:
@@ -45,6 +46,7 @@ class Selection:
             "out": dict(self.out),
             "alike": self.alike,
             "histogram": list(self.histogram),
+            "kept_histogram": list(self.kept_histogram),
         }
 
 
@@ -89,6 +91,7 @@ def select(rollouts: Sequence[Rollout], config: SelectionConfig) -> Selection:
         },
         alike=alike,
         histogram=histogram,
+        kept_histogram=pass_histogram(pooled, len(histogram) - 1),
     )
 
 

@@ -17,13 +17,15 @@ from typing import Any
 from rmx.errors import TrainError
 from rmx.models import Model
 from rmx.records import Problem, Rollout
+from rmx.sampling import prompt_key, uniform
 from rmx.train.recipe import RolloutConfig
 from rmx.train.rollouts import graded
-from rmx.train.server_answer import Misread, Reader, room
+from rmx.train.server_answer import Misread, Read, Reader, room
 from rmx.train.server_http import Address, Line, Refusal
 
 log = logging.getLogger(__name__)
 PARALLEL = 32  # requests at once
+SEVERAL = 3  # problems that tell whether a server samples at all
 LOOK = 0.2  # seconds between two questions whether to stop
 
 
@@ -33,12 +35,38 @@ class Report:
 
     told: int = 0  # rollouts whose ids the server told
     read_again: int = 0  # whose text was tokenised again, to what seems to be the same
-    doubtful: int = 0  # to something else, or to another number of tokens than the server counted
+    doubtful: int = 0  # to something else, or to a number of tokens that the server did not count
+    _distinct: dict[str, tuple[int, set[tuple[int, ...]]]] = field(default_factory=dict)  # of each problem
+
+    def count(self, rollout: Rollout, read: Read) -> None:
+        self.told += read.told
+        self.read_again += not read.told and not read.doubtful
+        self.doubtful += read.doubtful
+        made, distinct = self._distinct.get(rollout.problem_id, (0, set()))
+        self._distinct[rollout.problem_id] = made + 1, distinct | {rollout.completion_ids}
 
     @property
     def share(self) -> float:
         """Of rollouts whose ids cannot be shown to be the server's."""
         return self.doubtful / max(1, self.told + self.read_again + self.doubtful)
+
+    @property
+    def sampled(self) -> bool:
+        """False where every one of several problems was answered with one and the same completion again and again."""
+        several = [distinct for made, distinct in self._distinct.values() if made > 1]
+        return len(several) < SEVERAL or any(len(distinct) > 1 for distinct in several)
+
+    def warn(self) -> None:
+        """What the user should know of it."""
+        if self.doubtful:
+            log.warning(
+                "%.1f %% of the rollouts (%d) were tokenised to something else than what the server sampled, or may "
+                "have been. A server that returns token ids, such as vLLM, avoids this.",
+                100 * self.share,
+                self.doubtful,
+            )
+        if not self.sampled:
+            log.warning("The server answers each problem with the same completion every time: it does not sample.")
 
 
 def server_rollouts(
@@ -57,7 +85,9 @@ def server_rollouts(
     Args:
         url: the server's address, with or without /v1; `#name` behind it names one of several models.
         model: the same model here; its tokenizer makes the prompts.
-        seed: completion number g is asked for with seed + g. Whether a server repeats itself is up to the server.
+        seed: each completion is asked for with a seed of its own, made of this one, its prompt and its number: servers
+            that set one seed for all requests under way would else repeat samples. Whether a server repeats itself
+            from run to run is up to the server.
         done: rollouts that are there already.
         cancelled: asked several times a second; requests under way are dropped.
         report: filled in as rollouts come.
@@ -77,13 +107,7 @@ def server_rollouts(
     finally:
         loop.run_until_complete(coming.aclose())
         loop.close()
-        if counts.doubtful:
-            log.warning(
-                "%.1f %% of the rollouts (%d) were tokenised to something else than what the server sampled, or may "
-                "have been. A server that returns token ids, such as vLLM, avoids this.",
-                100 * counts.share,
-                counts.doubtful,
-            )
+        counts.warn()
 
 
 # -- how to ask -------------------------------------------------------------------------------------------------------
@@ -232,10 +256,9 @@ class _Asking:
                 "then resume."
             ) from refusal
         read = self._reader.read(answer, prompt)
-        self._report.told += read.told
-        self._report.read_again += not read.told and not read.doubtful
-        self._report.doubtful += read.doubtful
-        return graded(self._model, problem, gen, prompt, read.ids, read.stop, None)
+        rollout = graded(self._model, problem, gen, prompt, read.ids, read.stop, None)
+        self._report.count(rollout, read)
+        return rollout
 
     def _body(self, way: Way, name: str | None, problem: Problem, gen: int, most: int | None = None) -> dict[str, Any]:
         ids = self._model.prompt_ids(problem.problem)
@@ -252,7 +275,7 @@ class _Asking:
             "max_tokens": most or room(self._model, self._config, ids),
             "temperature": self._config.temperature,
             "top_p": self._config.top_p,
-            "seed": (self._seed + gen) % 2**31,
+            "seed": int(uniform(self._seed, prompt_key(ids), gen, 0) * 2**31),
             **way.extras,
         }
 

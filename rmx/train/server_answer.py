@@ -43,7 +43,7 @@ class Reader:
             Misread: the server saw another prompt. TrainError: the answer is not what the protocol says.
         """
         try:
-            choice = answer["choices"][0]
+            choice, many = answer["choices"][0], len(answer["choices"])
             usage = answer.get("usage") or {}
             text = choice["text"] if "text" in choice else choice["message"].get("content") or ""
             reasoning = (choice.get("message") or {}).get("reasoning_content")
@@ -51,6 +51,8 @@ class Reader:
             told, end, counted = choice.get("token_ids"), choice.get("finish_reason"), usage.get("completion_tokens")
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise self._malformed(f"no completion in it: {json.dumps(answer)[:120]}") from error
+        if many > 1:  # it took a list of ids for a list of prompts
+            raise Misread(f"The server {self._base} answered one prompt with {many} completions. Check its log.")
         if not isinstance(text, str) or end not in ("stop", "length"):
             raise self._malformed(f"a completion that ended by {json.dumps(end)}")
         if reasoning:
@@ -97,12 +99,12 @@ class Reader:
         return list(told)
 
     def _same(self, ids: Sequence[int], text: str, counted: Any, stopped: bool) -> bool:
-        """Whether nothing speaks against these ids being the server's: the text comes back, the number fits."""
+        """Whether these ids seem to be the server's: the text comes back, and the server counted as many."""
         if self._model.detokenizer.text(list(ids)) != text:
             return False
         ended = bool(ids) and ids[-1] in self._model.stop_ids
         lengths = {len(ids), len(ids) + 1} if stopped and not ended else {len(ids)}  # some count the end token
-        return not isinstance(counted, int) or counted in lengths
+        return counted in lengths
 
     @property
     def _end(self) -> int:

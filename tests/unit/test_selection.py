@@ -39,6 +39,7 @@ def test_the_nearest_to_one_half_come_first() -> None:
     assert two.json() == {
         "problems": 5, "sampled": 20, "kept": 2, "rollouts": 8, "trimmed": 0, "right": 5, "wrong": 3,
         "out": {"all_right": 1, "all_wrong": 1, "further_from_half": 1}, "alike": 0, "histogram": [1, 1, 1, 1, 1],
+        "kept_histogram": [0, 0, 1, 1, 0],
     }  # fmt: skip
 
 
