@@ -236,8 +236,8 @@ class Recipe:
 
 PAPER = Recipe()
 SMALL = PAPER.with_(
-    k=20, problems=80, temperature=1.0, top_p=1.0, max_new_tokens=256, lr=2e-4, warmup_steps=5, micro_batch=8,
-    grad_accum=1, order="shuffle", checkpoint_every=0.25, validation=100,
+    k=20, problems=80, temperature=1.0, top_p=1.0, max_new_tokens=256, lr=3e-4, warmup_steps=5, micro_batch=8,
+    grad_accum=1, order="shuffle", checkpoint_every=0.2, validation=200,
 )  # fmt: skip
 FLOOR = SMALL.with_(lr=1e-3, epochs=2, neg_floor_nats=0.5)
 PRESETS = {"paper": PAPER, "small": SMALL, "floor": FLOOR}
