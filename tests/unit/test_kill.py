@@ -61,7 +61,6 @@ def test_killed_once_in_every_stage(tmp_path: Path, unbroken: dict[str, torch.Te
 def test_killed_five_times_in_a_stage(stage: str, tmp_path: Path, unbroken: dict[str, torch.Tensor]) -> None:
     folder, (reached, most) = tiny_run(tmp_path), MOMENTS[stage]
     caught = sum(kill_in(folder, reached, delay) for delay in delays(7, most))
-    print(f"{stage}: killed {caught} times before the end")
     if folder.state != "done":
         finish(folder)
     equal(folder, unbroken)
