@@ -33,6 +33,7 @@ function clearGate() {
 function renderGate() {
   const told = run?.told.gate;
   ui.gatePanel.hidden = !(told || gate.m);
+  root.classList.toggle("has-dry", !!gate.m);
   ui.gateTold.replaceChildren(...(told ? gateWords(told) : []));
   ui.askDry.hidden = !told || !!gate.m;
 }

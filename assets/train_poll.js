@@ -7,7 +7,7 @@ let run = null, restored = false; // the run on screen; was it remembered from a
 
 const blankRun = (id) => ({
   id, config: null, status: {}, stages: {}, stage: null, told: {}, points: {}, updates: [], checks: [], replays: [], samples: null,
-  guards: [], early: null, done: null, clock: null, heard: false,
+  guards: [], early: null, done: null, clock: null, heard: false, changed: new Set(),
 });
 
 // ---- which run ----------------------------------------------------------------------------------------------
@@ -99,9 +99,11 @@ function take(reply, start) {
   if (reply.config) run.config = reply.config;
   Object.assign(run, { status: reply.status ?? {}, heard: true });
   poller.next = reply.next;
-  const changed = absorb(run, reply.events ?? []);
+  absorb(run, reply.events ?? []);
+  if (reply.more) return hurry(); // a long run comes in pieces, and is drawn once
   poller.due = performance.now() + (isOver(run) && !pending ? PACE.over : PACE.alive);
-  renderRun(changed);
+  renderRun(run.changed);
+  run.changed = new Set();
 }
 const beat = setInterval(() => (element.isConnected ? tick() : clearInterval(beat)), 250);
 document.addEventListener("visibilitychange", () => element.isConnected && inSight() && hurry());
@@ -121,8 +123,7 @@ function addUpdate(r, e) {
 const TAKES = {
   state: (r, e) => e.state === "running" && Object.assign(r, { guards: [], early: null, clock: null }),
   stage: (r, e) => {
-    r.stage = e.stage;
-    Object.assign((r.stages[e.stage] ??= { seconds: 0 }), { at: e.at, of: e.of, left: e.left });
+    Object.assign(partOf(r, e.stage), { at: e.at, of: e.of, left: e.left });
   },
   rollouts: (r, e) => (r.told.rollouts = e),
   selection: (r, e) => (r.told.selection = e),
@@ -136,18 +137,22 @@ const TAKES = {
   done: (r, e) => (r.done = e),
 };
 function absorb(r, events) {
-  const changed = new Set();
   for (const e of events) {
     if (!e || !Object.hasOwn(TAKES, e.kind)) continue;
     TAKES[e.kind](r, e);
+    r.stage = e.kind === "stage" ? e.stage : (WITHIN[e.kind] ?? r.stage);
     measure(r, e);
-    changed.add(e.kind);
+    r.stage = BEFORE[e.kind] ?? r.stage;
+    r.changed.add(e.kind);
   }
-  return changed;
 }
+// Selection and gate end with their event; what comes after it belongs to the next stage.
+const WITHIN = { selection: "selection", gate: "gate", update: "training", check: "training" };
+const BEFORE = { selection: "gate", gate: "training" };
+const partOf = (r, name) => (r.stages[name] ??= { seconds: 0 });
 // Seconds of a stage over all starts of the run: the time in which the run was not there does not count.
 function measure(r, e) {
   if (typeof e.t !== "number") return;
-  if (r.clock !== null && r.stage) (r.stages[r.stage] ??= { seconds: 0 }).seconds += Math.max(0, e.t - r.clock);
+  if (r.clock !== null && r.stage) partOf(r, r.stage).seconds += Math.max(0, e.t - r.clock);
   r.clock = e.t;
 }

@@ -6,14 +6,10 @@ function renderRollouts() {
   if (ui.rolloutsPanel.hidden) return;
   const histogram = rollouts?.histogram ?? selection?.histogram ?? [], k = histogram.length - 1;
   say(ui.rolloutsAbout, rollouts ? `${count(rollouts.at)} of ${plural(rollouts.of, "problem")}, ${count(rollouts.k)} solutions each` : "");
-  if (k > 0) renderHistogram(histogram, keptOf(selection));
+  ui.histogram.parentNode.hidden = k < 1;
+  if (k > 0) renderHistogram(histogram, selection?.kept_histogram?.length === histogram.length ? selection.kept_histogram : null);
   if (rollouts) ui.rolloutsTally.replaceChildren(...rolloutFacts(rollouts));
   renderSelection(selection);
-}
-// The selection's histogram is that of the problems that were kept, where it counts as many as were kept.
-function keptOf(selection) {
-  const bins = selection?.histogram;
-  return bins && bins.reduce((a, b) => a + b, 0) === selection.kept ? bins : null;
 }
 const fact = (name, figure, more = "") => make("div", "", make("dt", "", name), make("dd", "", make("span", "num", figure), more && make("span", "soft", ` ${more}`)));
 function rolloutFacts(r) {
@@ -59,7 +55,8 @@ function renderSelection(s) {
   const rollouts = `${plural(s.rollouts, "rollout")} to learn from, ${count(s.right)} right and ${count(s.wrong)} wrong`;
   const trimmed = s.trimmed ? `; the ${count(s.trimmed)} longest were left out` : "";
   const first = make("p", "", make("strong", "", `Kept ${count(s.kept)} of ${plural(s.problems, "problem")}: `), `${rollouts}${trimmed}.`);
+  const alike = s.alike ? make("p", "soft", `Of ${plural(s.alike, "kept problem")} all rollouts left have the same result: nothing to learn from.`) : "";
   const out = Object.entries(s.out ?? {}).filter(([, n]) => n > 0);
   const why = out.map(([name, n]) => make("li", "", make("span", "num", count(n)), make("span", "", REASONS[name] ?? name.replaceAll("_", " "))));
-  ui.selection.replaceChildren(first, ...(why.length ? [make("p", "soft", "Fell out:"), make("ul", "why", ...why)] : []));
+  ui.selection.replaceChildren(first, ...(why.length ? [make("p", "soft", "Fell out:"), make("ul", "why", ...why)] : []), alike);
 }

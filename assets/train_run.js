@@ -1,5 +1,6 @@
 // The run's head: what state it is in, what can be done with it, how far each stage is, what stopped it, what came of it.
 const STAGES = [["rollouts", "Rollouts"], ["selection", "Selection"], ["gate", "Gate"], ["training", "Training"], ["final", "Final check"]];
+const SHOWN_IN = { rollouts: "rolloutsPanel", selection: "rolloutsPanel", gate: "gatePanel", training: "curvesPanel", final: "result" };
 const DISTILL_STAGES = [["rollouts", "Teacher’s solutions"], ["teacher", "Teacher’s figures"], ["training", "Training"]];
 const STATES = { // words, and a sign that is told apart without colour
   queued: ["Queued", "M8 1.8a6.2 6.2 0 1 0 0 12.4a6.2 6.2 0 1 0 0-12.4M8 4.6V8l2.4 1.6"], running: ["Running", "M4.5 2.6v10.8L13.2 8z"],
@@ -7,6 +8,7 @@ const STATES = { // words, and a sign that is told apart without colour
   failed: ["Failed", "M3.5 3.5l9 9M12.5 3.5l-9 9"], done: ["Done", "M2.4 8.4l4 4 7.2-9"],
 };
 const PENDING = { stop: ["Stop", "stopping …"], resume: ["Resume", "resuming …"] };
+const isDry = () => stateOf(run) === "stopped" && /^Dry run/.test(run.status.message ?? "");
 const RUN_LAST = 20_000; // ms to wait for a run to obey before its button can be pressed again
 let pending = null; // what was asked of the run and not obeyed yet: {what, from, id, at}
 let me = null; // {owner, admin}: who looks at the page
@@ -19,6 +21,7 @@ function spanText(s) {
   const minutes = Math.round(s / 60);
   return minutes < 90 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
+const secondsText = (s) => (s >= 0 ? spanText(s) : "");
 const megabytes = (mb) => (mb >= 1000 ? `${(mb / 1024).toFixed(1)} GB` : `${Math.round(mb)} MB`);
 const dollars = (usd) => (usd < 0.005 ? (usd > 0 ? "less than 1 cent" : "$0") : `$${usd.toFixed(usd < 100 ? 2 : 0)}`);
 const signedPoints = (x) => `${x > 0 ? "+" : x < 0 ? "−" : "±"}${(100 * Math.abs(x)).toFixed(1)}`;
@@ -39,7 +42,8 @@ function clearRun() {
   for (const panel of [ui.rolloutsPanel, ui.gatePanel, ui.curvesPanel, ui.replayPanel, ui.samplesPanel, ui.result, ui.by]) panel.hidden = true;
   for (const name of ["stateName", "stateMore", "runTitle", "runMeta", "offline"]) ui[name].textContent = "";
   ui.runId.textContent = run?.id ?? "";
-  for (const box of [ui.stages, ui.notices, ui.stateIcon]) box.replaceChildren();
+  for (const box of [ui.stages, ui.notices, ui.stateIcon, ui.histogram, ui.rolloutsTally, ui.selection]) box.replaceChildren();
+  delete ui.notices.dataset.key;
   ui.plan.open = !run;
   stageParts.clear();
   clearGate();
@@ -83,15 +87,15 @@ function stateMore(state, status) {
   if (state === "stopping") return "the step under way is finished and kept";
   if (state === "running") return nowText();
   if (state === "done" && run.done) return doneText(run.done);
-  return status.message && !["failed", "interrupted"].includes(state) ? showOdd(clip(status.message, 300)) : "";
+  return "";
 }
 function nowText() {
-  const name = run.status.stage ?? run.stage, part = run.stages[name];
-  if (!part) return "getting ready";
+  const name = run.stage ?? run.status.stage, part = run.stages[name];
+  if (!name) return "getting ready";
   const what = { rollouts: "rollout", training: "update", final: "problem", selection: "problem", gate: "rollout", teacher: "solution" }[name] ?? "step";
   const title = stagesOf(run).find(([key]) => key === name)?.[1] ?? name;
-  const far = part.of > 1 ? `${what} ${count(part.at)} of ${count(part.of)}` : "";
-  return [title.toLowerCase(), far, part.left != null && `about ${spanText(part.left)} left`].filter(Boolean).join(" · ");
+  const far = part?.of > 1 ? `${what} ${count(part.at)} of ${count(part.of)}` : "";
+  return [title.toLowerCase(), far, part?.left != null && `about ${spanText(part.left)} left`].filter(Boolean).join(" · ");
 }
 function doneText(d) {
   const facts = [d.seconds != null && `in ${spanText(d.seconds)}`, d.peak_rss_mb && `${megabytes(d.peak_rss_mb)} at most`, d.tokens && `${count(d.tokens)} tokens`,
@@ -109,7 +113,7 @@ function renderActions() {
   for (const name of ["explore", "compare", "download"]) ui[`${name}Button`].hidden = !run || !hasAdapter();
   for (const [what, [idle, busy]] of Object.entries(PENDING)) {
     const wait = pending?.what === what || (what === "stop" && state === "stopping");
-    say(ui[`${what}Button`], wait ? busy : idle);
+    say(ui[`${what}Button`], wait ? busy : what === "resume" && run && isDry() ? "Train" : idle);
     ui[`${what}Button`].disabled = wait;
   }
 }
@@ -117,9 +121,14 @@ function request(what) { // the poll tells when the run has obeyed
   pending = { what, from: stateOf(run), id: run.id, at: performance.now() };
   sayError();
   if (what === "stop") trigger("stop", { id: run.id });
-  else trigger("resume", { id: run.id });
+  else trigger("resume", { id: run.id, ...chosenTau() });
   renderActions();
   hurry();
+}
+// A run of which nothing is trained yet can go on with the threshold that the slider shows.
+function chosenTau() {
+  const moved = isDry() && gate.m?.run === run.id && Math.abs(gate.tau - (gate.m.tau ?? gate.tau)) > 1e-6;
+  return moved ? { tau: gate.tau } : {};
 }
 function settlePending() {
   if (!pending) return;
@@ -143,17 +152,19 @@ function renderStages() {
     stageParts.clear();
     ui.stages.replaceChildren(...list.map(([name, title]) => stageItem(name, title)));
   }
-  const state = stateOf(run), here = list.findIndex(([name]) => name === (run.status.stage ?? run.stage));
+  const state = stateOf(run), here = list.findIndex(([name]) => name === (run.stage ?? run.status.stage));
   list.forEach(([name], k) => {
     const part = run.stages[name] ?? {}, over = state === "done" ? !!run.stages[name] : k < here, now = !over && k === here;
-    renderStage(name, part, over ? "over" : now ? (OVER.has(state) ? "halted" : "now") : state === "done" ? "left-out" : "ahead");
+    renderStage(name, part, over ? "over" : now ? (!OVER.has(state) ? "now" : part.of == null ? "ahead" : "halted") : state === "done" ? "left-out" : "ahead");
   });
 }
 function stageItem(name, title) {
   const parts = { sign: make("span", "leg-sign"), bar: make("i"), far: make("span", "leg-far"), time: make("span", "leg-time num") };
   attrs(parts.sign, { "aria-hidden": "true" });
   parts.word = make("span", "unseen");
-  parts.item = make("li", "leg", make("p", "leg-name", parts.sign, title, parts.word), make("div", "leg-bar", parts.bar), make("p", "leg-says", parts.far, parts.time));
+  const go = attrs(make("button", "leg-go", title), { type: "button", title: `Show ${title.toLowerCase()}` });
+  go.dataset.go = SHOWN_IN[name];
+  parts.item = make("li", "leg", make("p", "leg-name", parts.sign, go, parts.word), make("div", "leg-bar", parts.bar), make("p", "leg-says", parts.far, parts.time));
   stageParts.set(name, parts);
   return parts.item;
 }
@@ -169,7 +180,7 @@ function renderStage(name, part, phase) {
   }
   nodes.bar.style.width = `${(100 * Math.min(1, share)).toFixed(1)}%`;
   say(nodes.far, phase === "left-out" ? "left out" : stageFar(name, part, phase));
-  say(nodes.time, phase === "over" ? spanText(run.done?.stages?.[name] ?? part.seconds) : phase === "now" && part.left != null ? `${spanText(part.left)} left` : "");
+  say(nodes.time, phase === "over" ? secondsText(run.done?.stages?.[name] ?? part.seconds) : phase === "now" && part.left != null ? `${spanText(part.left)} left` : "");
 }
 function stageFar(name, part, phase) {
   const { selection, gate } = run.told;
@@ -194,7 +205,8 @@ function noticesOf() {
   if (run.early) told.push(["Stopped early", run.early.message, "early"]);
   if (state === "failed") told.push(["The run failed", `${message ?? "It gave no reason."} ${keptText()}Resume tries again from there.`, "guard"]);
   if (state === "interrupted") told.push(["Interrupted", `The process ended without a word: it was killed, or the machine went down. ${keptText()}${goesOn}`, "guard"]);
-  if (state === "stopped" && !told.length) told.push(["Stopped by hand", `${keptText()}${goesOn}`, "early"]);
+  if (isDry()) told.push(["Dry run", "Nothing is trained yet. Move the threshold below, then press Train.", "early"]);
+  else if (state === "stopped" && !told.length) told.push(["Stopped", `${/^Stopped/.test(message ?? "Stopped") ? "" : `${message} `}${keptText()}${goesOn}`, "early"]);
   if (["queued", "running"].includes(state) && !isMine()) told.push(["Another visitor's run", "Watch as you like; only they can stop it.", "early"]);
   return told;
 }

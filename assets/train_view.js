@@ -60,8 +60,10 @@ const actions = {
 };
 root.addEventListener("click", (e) => {
   const go = e.target.closest("[data-do]")?.dataset.do, chosen = e.target.closest("[data-rollout]")?.dataset.rollout;
+  const panel = ui[e.target.closest("[data-go]")?.dataset.go];
   if (go) actions[go]?.();
   else if (chosen !== undefined) readRollout(Number(chosen));
+  else if (panel && !panel.hidden) panel.scrollIntoView({ block: "start" });
 });
 ui.chooser.addEventListener("keydown", (e) => {
   const way = { ArrowRight: 1, ArrowLeft: -1 }[e.key], list = [...ui.chooser.querySelectorAll("[data-rollout]")], at = list.indexOf(document.activeElement);

@@ -14,7 +14,8 @@ The page asks by itself: `run_tail` about once a second while it is in sight and
 once it is over; `dry_run` once, when the gate of a run comes into sight.
 
 Events (page to Python, payloads are untrusted), each with `gr.EventData`:
-    `view.stop` {"id"}, `view.resume` {"id"}, `view.open` {"id", "where": "explore" | "compare"},
+    `view.stop` {"id"}, `view.resume` {"id", "tau"?: the slider's, after a dry run},
+    `view.open` {"id", "where": "explore" | "compare"},
     `view.download` {"id"}, `view.tau` {"tau"}: the threshold on which the slider came to rest
 After stop and resume the page waits for the poll to tell the new state; a `refused` message ends the waiting.
 Other components reach the view by `window.rmxTrain`: watch(id), tau(), watched().
@@ -45,7 +46,7 @@ def train_view(run_tail: Server, dry_run: Server, **kwargs: Any) -> gr.HTML:
     Args:
         run_tail: `{"id", "start"}` -> `{"id", "start", "next", "events": [...], "status": {..., "alive"}, "config"?}`,
             the events from `start` on in the order in which they happened; config where start is 0. A `next` below
-            `start` makes the page read the run anew.
+            `start` makes the page read the run anew; `"more": true` makes it ask on at once.
         dry_run: `{"id"}` -> the message `dry` of that run's stored rollouts.
         kwargs: passed on to `gr.HTML` (elem_id, value, visible, ...).
 

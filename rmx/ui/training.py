@@ -45,6 +45,7 @@ class Training:
             "id": folder.id,
             "start": at,
             "next": after,
+            "more": after - at > POLL_BYTES // 2,  # most of a full read: there is probably more
             "events": [e for e in events if e["kind"] not in HIDDEN],
             "status": folder.status,
         }

@@ -15,6 +15,7 @@ from rmx.ui.view_common import CSS
 RUNS = world.make_runs()
 POLLS: list[dict[str, Any]] = []  # every question of the page: id, start, events in the reply
 EVENTS: list[tuple[str, dict[str, Any]]] = []  # what the page sent
+PIECE = 4000  # events that one poll brings at most
 SEND: list[Any] = []  # what the button Send sends, as one list
 DOWN = threading.Event()  # while set, the app does not answer
 NUMBERS = itertools.count(1)  # gradio does not pass on a value that equals the last one
@@ -38,9 +39,10 @@ def run_tail(args: dict[str, Any]) -> dict[str, Any]:
         POLLS.append({"id": key, "start": start, "events": 0})
         return {"error": f"There is no run {key} here."}
     run.happen()
-    told = run.told
+    told = run.told[: start + PIECE]
     POLLS.append({"id": key, "start": start, "events": len(told[start:])})
     reply = {"id": key, "start": start, "next": len(told), "events": told[start:], "status": run.status()}
+    reply["more"] = len(told) < len(run.told)
     return reply | {"config": run.config} if start == 0 else reply
 
 

@@ -17,7 +17,7 @@ def shoot(browser: Browser, url: str, name: str, scene: Scene, folder: Path) -> 
     act, how = scene
     size = {"width": int(str(how.get("width", 1400))), "height": int(str(how.get("height", 900)))}
     page = browser.new_page(viewport=size)  # type: ignore[arg-type]
-    page.set_default_timeout(8000)
+    page.set_default_timeout(20_000)
     page.on("pageerror", lambda e: print(name, e))
     page.on("console", lambda m: print(name, m.text) if m.type == "error" else None)
     page.goto(url + ("?__theme=dark" if how.get("dark") else "?__theme=light"))

@@ -96,7 +96,9 @@ SELECTION: dict[str, Any] = {
     "right": 391,
     "wrong": 409,
     "out": {"all_right": 5, "all_wrong": 9, "further_from_half": 16},
-    "histogram": KEPT,
+    "histogram": HISTOGRAM,
+    "kept_histogram": KEPT,
+    "alike": 1,
 }
 
 
@@ -228,7 +230,6 @@ def first_stages() -> Iterator[Event]:
     for at in range(0, PROBLEMS + 1, 10):
         yield stage("rollouts", at * K, PROBLEMS * K, (PROBLEMS - at) * 0.75 if at else None)
         yield rollouts_told(at)
-    yield stage("selection", 80, 80)
     yield {"kind": "selection", **SELECTION}
     yield stage("gate", 0, 800, 5.0)
     yield stage("gate", 800, 800)
@@ -346,7 +347,9 @@ def make_runs() -> dict[str, Run]:
     early = {"kind": "early", "message": "No better pass@1 in 3 checks; step_50 becomes the adapter."}
     guard = {"kind": "guard", "rule": "validation", "message": FELL}
     evil = {"model": EVIL, "note": "${window.PWN=1}"}
-    distilled = [{"kind": "state", "state": "running"}, stage("rollouts", 100, 100), *training(60, 20), *ENDED]
+    both = stage("rollouts", 100, 100), stage("teacher", 100, 100)
+    distilled = [{"kind": "state", "state": "running"}, *both, *training(60, 20), ENDED[-1]]
+    dry = "Dry run: nothing was trained. Resume trains."
     runs = [
         Run("live", WHOLE, seen=3, grow=3),
         Run("done", WHOLE, state="done"),
@@ -356,6 +359,7 @@ def make_runs() -> dict[str, Run]:
         Run("blank", []),
         Run("interrupted", WHOLE, alive=False, seen=middle),
         Run("stopped", WHOLE, state="stopped", seen=middle),
+        Run("dry", EARLY, state="stopped", message=dry),
         Run("failed", WHOLE, state="failed", seen=18, message="The disk is full. Make room and resume the run."),
         Run("guarded", [*WHOLE[: after_update(50) + 3], guard], state="stopped"),
         Run("early", [*WHOLE[: after_update(75) + 3], early, *ENDED], state="done"),
