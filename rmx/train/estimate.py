@@ -23,6 +23,7 @@ FIGURES_BYTES = 512 << 20  # at most, of the base's figures in memory
 CHUNKS_BYTES = 3 * (32 << 20)  # logits, their exponentials and gradients
 LORA_TIME = 1.3  # a step through a network with a LoRA, over one without: 1.1 with 135 M weights, 1.3 to 1.6 with 1 M
 LORA_MEMORY = 1.2
+FIGURES_TIME = 1.4  # reading with the base's figures for training, over reading with entropies alone
 FASTER, SLOWER = 0.7, 1.6  # of the probe's speed: other programs, longer contexts
 MIXED = 0.35  # at least this share of the problems asked for turns out to be mixed
 
@@ -115,7 +116,7 @@ def estimate(work: Work, speeds: Speeds, recipe: Recipe) -> Estimate:
     """What the work takes at the speeds that were measured."""
     stages = {
         "rollouts": _decoding(work.completions, work.length, speeds) * SPEED,
-        "gate": work.read * speeds.read_token * SPEED,
+        "gate": work.read * (speeds.read_token * FIGURES_TIME) * SPEED,
         "training": (work.trained * (speeds.train_token * LORA_TIME) + _checks(work, speeds)) * SPEED,
         "final": _decoding(2 * work.test, work.length, speeds) * SPEED,
     }
@@ -196,7 +197,7 @@ def work_ahead(recipe: Recipe, speeds: Speeds, problems: int, validation: int, t
         config.k * recipe.selection.trim
     )
     sequence = length + exactly(speeds.prompt)
-    read = kept * (length * 0.95 + exactly(speeds.prompt / config.k))  # a prompt is read once for all its rollouts
+    read = kept * (sequence + exactly(speeds.prompt / config.k))  # each sequence, and each problem's prompt by itself
     held = validation * max(2, check.validation_k) if check.validation_k else 0
     padding = 1.0 if recipe.optim.micro_batch == 1 else 1.15
     return Work(
@@ -238,7 +239,7 @@ def work_left(
     return Work(
         completions=0,
         length=Span(mean, 0.9 * mean, 1.2 * mean),  # greedy solutions of other problems, with no tail cut off
-        read=exactly(float(sum(completions) + sum(prompts.values()))),
+        read=exactly(float(sum(lengths) + sum(prompts.values()))),
         trained=exactly(padded_tokens(lengths, optim, recipe.seed) * _epochs(len(rollouts), optim)),
         longest=float(max(lengths, default=0)),
         checks=_check_count(len(rollouts), recipe) if validation else 0,
