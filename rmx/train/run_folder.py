@@ -105,7 +105,8 @@ class RunFolder:
 
     def _stored(self) -> dict[str, Any]:
         found = read_json(self.path / STATUS)
-        return found if isinstance(found, dict) else {"state": "stopped", "message": "It has not begun."}
+        begun = found if isinstance(found, dict) else {}
+        return {"state": "stopped", "message": "It has not begun."} | begun  # a process writes its pid before a state
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

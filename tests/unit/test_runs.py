@@ -15,6 +15,7 @@ from rmx.errors import RmxError, TrainError
 from rmx.train import run_files
 from rmx.train.distill_recipe import DistillJob
 from rmx.train.job import TrainJob
+from rmx.train.queue import _before
 from rmx.train.recipe import SMALL
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_row import EMPTY, row
@@ -284,6 +285,16 @@ def test_a_run_that_ends_between_two_looks_is_not_called_interrupted(folder, mon
 
     monkeypatch.setattr(RunFolder, "alive", property(ends))
     assert folder.status["state"] == "done"
+
+
+def test_a_run_that_has_no_state_yet_does_not_break_those_that_look_at_it(store, folder):
+    """Two runs started by hand at once: one has written its pid and no state when the other asks for its turn."""
+    other = store.create(TrainJob())
+    with folder.lock():
+        folder.set_status(pid=1, message=None)
+        assert folder.status["state"] == "stopped"
+        with other.lock():
+            assert _before(other, time.time()) == (0, 1)
 
 
 def test_a_run_without_status_has_not_begun(folder):
