@@ -4,12 +4,16 @@ import json
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from rmx import models
+from rmx.adapters import add_adapter, bundled_adapters
 from rmx.mini.problems import mini_set
 from rmx.mini.reasonmaxxer import (
     KINDS,
+    SEEDS,
     Variant,
     chosen,
     compared,
@@ -20,9 +24,12 @@ from rmx.mini.reasonmaxxer import (
     ship,
     train_variants,
 )
+from rmx.mini.reasonmaxxer import VARIANTS as ALL
+from rmx.mini.reasonmaxxer_card import reasonmaxxer_card
+from rmx.paths import ASSETS
 from rmx.problems import load_set
 from rmx.records import Answer
-from rmx.train.greedy import Solution, Solutions
+from rmx.train.greedy import Solution, Solutions, solve
 
 TINY = {
     "k": 4, "problems": 8, "select": 3, "max_new_tokens": 120, "validation": 4, "validation_k": 2, "epochs": 1,
@@ -109,3 +116,89 @@ def test_the_run_that_ships_is_chosen_on_validation():
     best = _run(2, 0.7, 0.3)
     assert chosen([_run(1, 0.7, 0.2), best, _run(3, 0.6, 0.9), _run(1, 0.9, 0.9, "floor")]) is best
     assert chosen([_run(3, 0.7, 0.2), _run(1, 0.7, 0.2)])["seed"] == 1
+
+
+# ---------------------------------------------------------------- the adapter that ships
+
+SHIPPED = ASSETS / "mini" / "reasonmaxxer"
+
+
+def stored(name: str):
+    return json.loads((SHIPPED / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """Base and shipped adapter, as the app loads them."""
+    model = models.load("mini", device="cpu")
+    add_adapter(model, "reasonmaxxer")
+    return model
+
+
+def test_the_bundled_adapter_belongs_to_the_bundled_base(loaded):
+    assert "reasonmaxxer" in bundled_adapters(loaded)
+    assert stored("training.json")["base"]["revision"] == stored("figures.json")["base"] == loaded.revision
+    prints = stored("training.json")["adapter"], stored("figures.json")["adapter"]
+    assert prints == (models.fingerprint(SHIPPED),) * 2
+
+
+def test_the_bundled_adapter_is_plain_small_and_portable():
+    config = stored("adapter_config.json")
+    assert config["base_model_name_or_path"] == "mini"
+    assert (config["r"], config["lora_alpha"], config["peft_type"]) == (32, 64, "LORA")
+    assert {w.dtype for w in load_file(SHIPPED / "adapter_model.safetensors").values()} == {torch.float16}
+    files = {path.name: path.stat().st_size for path in SHIPPED.iterdir()}
+    assert sum(files.values()) < 500_000
+    assert not [name for name in files if name.endswith((".bin", ".part", ".jsonl"))]
+    for name in set(files) - {"adapter_model.safetensors"}:
+        text = (SHIPPED / name).read_text(encoding="utf-8")
+        assert "/tmp" not in text
+        assert ".venv" not in text
+
+
+def test_the_bundled_adapter_gives_the_stored_greedy_answers(loaded):
+    expected = stored("figures.json")["greedy_answers"]
+    problems = load_set("mini:test")[: len(expected)]
+    found = solve(loaded, problems, "reasonmaxxer", 220)
+    assert {s.problem_id: s.answer.text for s in found.each} == expected
+
+
+def test_plain_peft_gives_the_logits_of_our_loader(loaded):
+    plain = AutoModelForCausalLM.from_pretrained(ASSETS / "mini", dtype=torch.float32)
+    ids = torch.tensor([loaded.prompt_ids(load_set("mini:test")[0].problem)])
+    peft = PeftModel.from_pretrained(plain, SHIPPED).eval()
+    with torch.no_grad(), loaded.engine.using("reasonmaxxer"):
+        assert torch.equal(peft(input_ids=ids).logits, loaded.engine.model(input_ids=ids).logits)
+
+
+def test_every_variant_was_measured_with_three_seeds_by_the_recipes_of_today():
+    runs = stored("figures.json")["runs"]
+    assert {(r["variant"], r["seed"]) for r in runs} == {(v.name, s) for v in ALL for s in SEEDS}
+    recipes = {(v.name, s): v.recipe(s).departures() for v in ALL for s in SEEDS}
+    for run in runs:
+        expected = {k: list(pair) for k, pair in recipes[run["variant"], run["seed"]].items() if k in run["departures"]}
+        assert run["departures"] == json.loads(json.dumps(expected))
+        assert (run["held_out_numbers"]["change"]["n"], run["held_out_wording"]["change"]["n"]) == (300, 100)
+
+
+def test_each_seed_of_the_default_gains_beyond_chance():
+    runs = [r for r in stored("figures.json")["runs"] if r["variant"] == "small"]
+    assert len(runs) == 3
+    assert min(r["held_out_numbers"]["change"]["low"] for r in runs) > 0
+
+
+def test_what_ships_was_chosen_on_validation_and_measures_as_its_run():
+    figures = stored("figures.json")
+    best = chosen(figures["runs"])
+    assert figures["shipped"] == {key: best[key] for key in ("variant", "seed", "checkpoint")}
+    for kind in KINDS:  # half precision and other batches may turn a problem or two
+        ours = figures[kind]["adapted"]["greedy"]["value"]
+        assert ours == pytest.approx(best[kind]["adapted"]["value"], abs=0.011)
+
+
+def test_the_card_has_the_stored_figures():
+    card = (SHIPPED / "README.md").read_text(encoding="utf-8")
+    assert card == reasonmaxxer_card(stored("figures.json"))
+    assert "By construction" in card
+    for variant in ALL:
+        assert card.count(f"| {variant.title} |") == 3
