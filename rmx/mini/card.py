@@ -54,6 +54,11 @@ _PARTNER = """
 `rl/` holds a LoRA adapter for these weights, trained by reinforcement learning from right and wrong answers on
 problems of the train split. With it the miniature is a pair of base and RL-trained model; its own card has what was
 done and measured.
+
+## Its ReasonMaxxer adapter
+
+`reasonmaxxer/` holds a second LoRA adapter for these weights, trained by the paper's own method (ReasonMaxxer) in a
+minute or two. Its card compares several ways to train, with three seeds each.
 """
 
 _LIMITS = """
@@ -76,6 +81,7 @@ _LIMITS = """
 python -m rmx.mini.build --out FOLDER          # half an hour to an hour on one core; resumes after a kill
 python -m rmx.mini.build --evaluate-only       # the figures above, from the bundled weights
 python -m rmx.mini.build --stage rl --out FOLDER  # the adapter in `rl`, from the weights in FOLDER
+python -m rmx.mini.build --stage reasonmaxxer     # the adapter in `reasonmaxxer`, from the bundled weights
 ```
 
 The data, the initial weights and the order of training follow from the seed. Other versions of torch or another

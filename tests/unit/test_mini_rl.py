@@ -189,7 +189,7 @@ def test_change_counts_won_and_lost():
 
 
 def test_the_bundled_adapter_belongs_to_the_bundled_base():
-    assert bundled_adapters(pair()) == ["rl"]
+    assert bundled_adapters(pair()) == ["reasonmaxxer", "rl"]
     assert stored("training.json")["base"] == stored("figures.json")["base"] == pair().revision
     assert stored("figures.json")["adapter"] == models.fingerprint(RL)
     assert RLConfig(**stored("training.json")["config"]) == RLConfig()
