@@ -18,7 +18,7 @@ from rmx.train.recipe import OptimConfig, Recipe
 from rmx.train.rollouts import CPU_BYTES
 from rmx.train.training_stage import checkpoint_steps
 
-PROCESS_BYTES = 400_000_000  # Python with everything imported; measured 355 MB, and 20 MB more with a model
+PROCESS_BYTES = 450_000_000  # Python with everything imported and what a run leaves about; imports alone 355 MB
 FIGURES_BYTES = 512 << 20  # at most, of the base's figures in memory
 CHUNKS_BYTES = 3 * (32 << 20)  # logits, their exponentials and gradients
 LORA_TIME = 1.3  # a step through a network with a LoRA, over one without: 1.1 with 135 M weights, 1.3 to 1.6 with 1 M
