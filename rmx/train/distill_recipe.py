@@ -192,14 +192,14 @@ class DistillJob:
 def resolved(job: DistillJob) -> DistillJob:
     """The same job with paths made absolute, so that a resume finds them from anywhere. Names stay names."""
 
-    def absolute(spec: str | None) -> str | None:
-        is_path = spec and (os.sep in spec or Path(spec).suffix in (".jsonl", ".csv", ".parquet", ".gguf"))
-        return str(Path(spec).absolute()) if spec and is_path and Path(spec).exists() else spec
+    def absolute(spec: str) -> str:
+        is_path = os.sep in spec or Path(spec).suffix in (".jsonl", ".csv", ".parquet", ".gguf")
+        return str(Path(spec).absolute()) if is_path and Path(spec).exists() else spec
 
     return dataclasses.replace(
         job,
         model=absolute(job.model),
         set_name=absolute(job.set_name),
-        adapter=absolute(job.adapter),
-        teacher=absolute(job.teacher),
+        adapter=job.adapter and absolute(job.adapter),
+        teacher=job.teacher and absolute(job.teacher),
     )
