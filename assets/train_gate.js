@@ -40,7 +40,7 @@ function renderGate() {
 function gateWords(g) {
   const how = { random: "as many tokens as the entropy gate, drawn at random", full: "every token" }[g.gate] ?? `tokens above ${g.tau?.toFixed(2) ?? "–"} nats`;
   const split = [make("span", "right", `✓ ${count(g.gated_right)}`), " in right rollouts, ", make("span", "wrong", `✗ ${count(g.gated_wrong)}`), " in wrong ones."];
-  return [`This run trains ${how}: `, make("strong", "num", count(g.gated)), ` of ${count(g.tokens)} tokens, ${percent(g.share)}; `, ...split];
+  return [`This run ${run.updates.length ? "trains" : "would train"} ${how}: `, make("strong", "num", count(g.gated)), ` of ${count(g.tokens)} tokens, ${percent(g.share)}; `, ...split];
 }
 async function askDry() {
   if (gate.asking || gate.m || !run) return;

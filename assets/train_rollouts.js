@@ -55,7 +55,7 @@ function renderSelection(s) {
   const rollouts = `${plural(s.rollouts, "rollout")} to learn from, ${count(s.right)} right and ${count(s.wrong)} wrong`;
   const trimmed = s.trimmed ? `; the ${count(s.trimmed)} longest were left out` : "";
   const first = make("p", "", make("strong", "", `Kept ${count(s.kept)} of ${plural(s.problems, "problem")}: `), `${rollouts}${trimmed}.`);
-  const alike = s.alike ? make("p", "soft", `Of ${plural(s.alike, "kept problem")} all rollouts left have the same result: nothing to learn from.`) : "";
+  const alike = s.alike ? make("p", "soft alike", `Of ${plural(s.alike, "kept problem")} all rollouts left have the same result: nothing to learn from.`) : "";
   const out = Object.entries(s.out ?? {}).filter(([, n]) => n > 0);
   const why = out.map(([name, n]) => make("li", "", make("span", "num", count(n)), make("span", "", REASONS[name] ?? name.replaceAll("_", " "))));
   ui.selection.replaceChildren(first, ...(why.length ? [make("p", "soft", "Fell out:"), make("ul", "why", ...why)] : []), alike);

@@ -74,11 +74,12 @@ function renderHead() {
   say(ui.runTitle, showOdd(clip(from ? `${from}${on}` : "Run", 200)));
   say(ui.runMeta, showOdd(clip([kind, preset, config?.note].filter(Boolean).join(" · "), 300)));
   ui.by.hidden = config?.model !== "mini";
-  if (root.dataset.state !== (state ?? "")) {
-    root.dataset.state = state ?? "";
-    ui.stateIcon.replaceChildren(...(STATES[state] ? [signOf(state)] : []));
+  const look = isDry() ? "dry" : (state ?? "");
+  if (root.dataset.state !== look) {
+    root.dataset.state = look;
+    ui.stateIcon.replaceChildren(...(STATES[state] ? [signOf(look === "dry" ? "done" : state)] : []));
   }
-  say(ui.stateName, STATES[state]?.[0] ?? "…");
+  say(ui.stateName, look === "dry" ? "Dry run done" : (STATES[state]?.[0] ?? "…"));
   say(ui.stateMore, stateMore(state, status));
   renderActions();
 }
@@ -205,7 +206,7 @@ function noticesOf() {
   if (run.early) told.push(["Stopped early", run.early.message, "early"]);
   if (state === "failed") told.push(["The run failed", `${message ?? "It gave no reason."} ${keptText()}Resume tries again from there.`, "guard"]);
   if (state === "interrupted") told.push(["Interrupted", `The process ended without a word: it was killed, or the machine went down. ${keptText()}${goesOn}`, "guard"]);
-  if (isDry()) told.push(["Dry run", "Nothing is trained yet. Move the threshold below, then press Train.", "early"]);
+  if (isDry()) told.push(["Nothing is trained yet", "Move the threshold below, then press Train.", "early"]);
   else if (state === "stopped" && !told.length) told.push(["Stopped", `${/^Stopped/.test(message ?? "Stopped") ? "" : `${message} `}${keptText()}${goesOn}`, "early"]);
   if (["queued", "running"].includes(state) && !isMine()) told.push(["Another visitor's run", "Watch as you like; only they can stop it.", "early"]);
   return told;

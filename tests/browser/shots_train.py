@@ -59,6 +59,7 @@ SHOTS: dict[str, tuple[Callable[[Page], None], dict[str, object]]] = {
     "done": (partial(watching, run="done"), {"full": True}),
     "done-dark": (partial(watching, run="done"), {"dark": True, "full": True}),
     "queued": (partial(watching, run="queued"), {}),
+    "dry-run": (partial(watching, run="dry"), {}),
     "interrupted": (partial(watching, run="interrupted"), {}),
     "failed": (partial(watching, run="failed"), {}),
     "guarded": (partial(watching, run="guarded"), {}),

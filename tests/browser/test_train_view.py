@@ -146,9 +146,9 @@ def test_states_are_told_in_words_with_what_to_do(
 
 def test_a_dry_run_goes_on_with_the_chosen_threshold(page: Page) -> None:
     watch(page, "dry")
-    expect(page.get_by_role("note")).to_contain_text(
-        "Nothing is trained yet. Move the threshold below, then press Train."
-    )
+    expect(state(page)).to_contain_text("Dry run done")
+    expect(page.get_by_role("note")).to_have_text("Nothing is trained yetMove the threshold below, then press Train.")
+    expect(part(page, "Gate")).to_contain_text("This run would train tokens above 1.00 nats")
     expect(leg(page, "Gate")).to_contain_text("✓")
     expect(leg(page, "Training")).to_contain_text("to come")
     part(page, "Gate").scroll_into_view_if_needed()
