@@ -85,6 +85,7 @@ def test_no_push_beyond_the_floor():
 def test_what_is_logged_counts_right_and_wrong_apart(rows, pull):
     decision = torch.arange(N) < 8
     weight = torch.full((N,), 2.0)
+    rows = Rows(rows.ce.detach(), rows.kl.detach(), rows.base_logp)
     _, seen = objective(rows, pull, weight, decision, LossConfig(beta_neg=0.5))
     right = [i for i in range(8) if pull[i] > 0]
     wrong = [i for i in range(8) if pull[i] < 0]
