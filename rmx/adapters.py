@@ -74,6 +74,12 @@ def _place(model: Model, spec: str) -> str:
     return spec
 
 
+def names_adapter(model: Model, spec: str) -> bool:
+    """Whether a spec that may mean a checkpoint as well is an adapter that is at hand: bundled, a run's, a folder."""
+    bundled = spec in bundled_adapters(model)
+    return bundled or run_adapter(spec) is not None or (Path(spec) / "adapter_config.json").is_file()
+
+
 def run_adapter(spec: str) -> Path | None:
     """The folder of a training run's adapter, by the run's id or by `ID/step_N` for one of its checkpoints."""
     run, _, step = spec.partition("/")

@@ -38,7 +38,7 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
 
     distill = verbs.add_parser("distill", help="a LoRA on the base that follows a teacher's distributions")
     add_model(distill)
-    distill.add_argument("--teacher", metavar="S", help="a checkpoint as the teacher, instead of --adapter on the base")
+    distill.add_argument("--teacher", metavar="S", help="the teacher: a checkpoint, or an adapter on the base")
     distill.add_argument("--set", default=None, metavar="NAME", help="mini, arith, gsm8k or a file (default: mini)")
     where = distill.add_mutually_exclusive_group()
     where.add_argument("--out", metavar="DIR", help="the run's folder (default: a new one in RMX_RUNS)")

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rmx.adapters import add_adapter
+from rmx.adapters import add_adapter, names_adapter
 from rmx.cost import cost
 from rmx.errors import TrainError
 from rmx.models import Model, load
@@ -99,9 +99,9 @@ class Distillation(RunFiles):
 
     def _teacher(self) -> Teacher:
         """Whom to learn from; asked in the base's way, as the student will be."""
-        if self.job.adapter:
+        if self.job.adapter or names_adapter(self.base, self.job.teacher_name):
             with self.base.engine.turns.turn():
-                name = add_adapter(self.base, self.job.adapter)
+                name = add_adapter(self.base, self.job.teacher_name)
             return Teacher(self.base, name, self.base.engine.vocab_size)
         found = self._checkpoint or load(self.job.teacher or "", self.job.device, self.job.dtype)
         check_same_tokens(self.base, found)
@@ -141,7 +141,7 @@ class Distillation(RunFiles):
         """A file of the teacher's solutions, which refuses to go on under other settings."""
         settings = {
             "model": teacher.model.revision,
-            "adapter": self.job.adapter,
+            "teacher": self.job.teacher_name,
             "dtype": teacher.model.dtype,
             "temperature": config.temperature,
             "top_p": config.top_p,

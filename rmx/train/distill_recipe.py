@@ -125,7 +125,7 @@ class DistillJob:
     model: str = "mini"
     set_name: str = "mini"
     adapter: str | None = None  # the teacher, as an adapter on the base
-    teacher: str | None = None  # the teacher, as a checkpoint of its own
+    teacher: str | None = None  # the teacher, as a checkpoint of its own; an adapter at hand will do as well
     recipe: DistillRecipe = field(default_factory=DistillRecipe)
     device: str = "auto"
     dtype: str = "auto"

@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from rmx.adapters import names_adapter
 from rmx.errors import ModelError, RmxError, TrainError
 from rmx.models import Model, load
 from rmx.paths import ASSETS
@@ -499,6 +500,16 @@ def test_the_problems_are_those_of_a_training_run():
     assert [p.id for p in real(job).train] == [p.id for p in found.train]
     with pytest.raises(TrainError, match="only test problems"):
         real(replace(job, set_name="math500"))
+
+
+def test_a_teacher_may_be_an_adapter_that_is_at_hand(tmp_path, mini):
+    assert names_adapter(mini, "rl")
+    assert names_adapter(mini, str(ASSETS / "mini" / "rl"))
+    assert not names_adapter(mini, "Qwen/Qwen2.5-1.5B")
+    assert not names_adapter(wrap(qwen()), "rl")  # bundled with another model
+    made = Distillation(DistillJob(teacher="rl"), tmp_path, {}, base=load("mini", device="cpu"))
+    teacher = made._teacher()
+    assert (teacher.model, teacher.adapter) == (made.base, "rl")
 
 
 # -- mini and its partner ---------------------------------------------------------------------------------------------
