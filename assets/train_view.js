@@ -54,7 +54,11 @@ function receive(m) {
 const actions = {
   stop: () => request("stop"), resume: () => request("resume"),
   explore: () => trigger("open", { id: run.id, where: "explore" }), compare: () => trigger("open", { id: run.id, where: "compare" }),
-  download: () => trigger("download", { id: run.id }),
+  download: () => {
+    trigger("download", { id: run.id });
+    const link = Object.assign(document.createElement("a"), { href: `runs/${encodeURIComponent(run.id)}/adapter.zip`, download: `${run.id}.zip` });
+    link.click();
+  },
   copy: copyCommand, dry: askDry, play,
   tauBack: () => (setTau(gate.m.tau), tellTau()),
 };

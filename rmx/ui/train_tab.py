@@ -91,12 +91,9 @@ class TrainTab:
     def act(self, action: str) -> Any:
         """A callback that stops or resumes the run that an event names."""
 
-        def callback(event: gr.EventData, request: gr.Request, tau: float | None) -> Any:
-            data = event._data if isinstance(event._data, dict) else {}
-            if action == "resume" and tau is not None:
-                data = data | {"tau": tau}
+        def callback(event: gr.EventData, request: gr.Request) -> Any:
             try:
-                getattr(self.training, action)(data, self.owners.visitor_of(request))
+                getattr(self.training, action)(event._data, self.owners.visitor_of(request))
             except RmxError as error:
                 return _refused(error)
             return gr.skip()
@@ -155,15 +152,8 @@ def _wire(tab: TrainTab, c: Controls, view: gr.HTML, page: gr.Tab) -> None:
     for component in (c.model, c.problem_set, *c.fields.values()):
         event = component.input if isinstance(component, gr.Dropdown | gr.Checkbox) else component.blur
         event(tab.plan, c.asked, [view, c.start], **{**busy, "trigger_mode": "always_last"})
-    tau = gr.State(None)
-    view.tau(_told_tau, None, tau, **LIGHT)
-    view.stop(tab.act("stop"), tau, view, **LIGHT)
-    view.resume(tab.act("resume"), tau, view, **busy)
-
-
-def _told_tau(event: gr.EventData) -> Any:
-    """The threshold on which the slider of the dry run came to rest."""
-    return event._data.get("tau") if isinstance(event._data, dict) else None
+    view.stop(tab.act("stop"), None, view, **LIGHT)
+    view.resume(tab.act("resume"), None, view, **busy)
 
 
 def _title(job: TrainJob, minutes: dict[str, float] | None) -> str:

@@ -282,6 +282,7 @@ def test_presenter_mode_pauses_at_a_fork_and_lets_the_room_choose(page: Page) ->
 
 def test_a_clicker_walks_the_playlist(page: Page) -> None:
     page.get_by_role("button", name="Present").click()
+    expect(page.locator(".rmx.presenting")).to_have_count(1)  # the button's own pace is set by then
     page.evaluate("window.rmx.presenter(true, {pace: 0, pauseAtForks: false})")
     expect(answer(page)).to_contain_text("✗ wrong")
     page.keyboard.press("PageDown")
