@@ -433,7 +433,7 @@ def test_what_differs_is_a_table(page: Page) -> None:
     table = region.get_by_role("table")
     lines = {line[0]: line[1:] for line in table.locator("tbody tr").evaluate_all(
         "els => els.map(tr => [...tr.children].map(td => td.textContent))")}  # fmt: skip
-    assert lines["lr"] == ["0.001", "2e−4"]
+    assert lines["lr"] == ["0.001", "3e−4"]
     assert lines["neg floor nats"] == ["0.5", "none"]
     assert lines["epochs"] == ["2", "1"]  # the paper's value where a run does not depart
     assert lines["after"] == ["56.2\u202f%51.3 – 61.1\u202f%", "48.3\u202f%43.4 – 53.2\u202f%"]

@@ -135,7 +135,7 @@ def test_the_miniature_is_labelled_and_nothing_else_is():
 
 def test_departures_are_marked():
     text = card(recipe=SMALL)
-    assert row(text, "lr", "Recipe") == ["lr", "0.0002", "**0.0001**"]
+    assert row(text, "lr", "Recipe") == ["lr", f"{SMALL.optim.lr:g}", "**0.0001**"]
     assert row(text, "k", "Recipe") == ["k", "20", "the same"]
     assert row(text, "targets", "Recipe") == ["targets", "q\\_proj, k\\_proj, v\\_proj, o\\_proj", "the same"]
     assert f"{len(SMALL.departures())} of the {len(SMALL.flat()) - 8} values that the paper states differ" in text
