@@ -1,6 +1,7 @@
 """The explorer view in Chromium, on the scripted server. Found by role and label; every assertion waits."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -145,7 +146,10 @@ def test_undo_redo_keep_and_the_tree(page: Page) -> None:
     expect(answer(page)).not_to_contain_text("was")
     page.get_by_role("navigation", name="Branches").get_by_role("button").first.click()
     expect(answer(page)).to_contain_text("✗ wrong")
-    settled = [data["run"] for name, data in app.EVENTS if name == "settled"]
+    deadline = time.monotonic() + 10  # the last event may still be on its way
+    while (settled := [data["run"] for name, data in app.EVENTS if name == "settled"])[4:] != [root]:
+        assert time.monotonic() < deadline, settled
+        page.wait_for_timeout(50)
     assert settled == [root, child, root, child, root]
     assert all(data["tau"] == 1 for name, data in app.EVENTS if name == "settled")
 
