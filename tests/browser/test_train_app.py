@@ -198,3 +198,15 @@ def test_a_value_that_cannot_be_used_is_said(open_page: Open, url: str, runs: Pa
     page.locator("#train-start").click()
     expect(page.locator("#train [role=alert]")).to_contain_text("lr must be a number")
     assert len(RunStore(runs).all()) == before
+
+
+@pytest.mark.long
+def test_the_small_run_raises_accuracy_on_test_problems(open_page: Open, url: str, runs: Path) -> None:
+    """The button as it stands, on another seed: minutes, and a gain whose paired interval lies above zero."""
+    page = open_train(open_page, url)
+    fill(page, seed=1)
+    page.locator("#train-start").click()
+    expect(state(page)).to_contain_text("done", ignore_case=True, timeout=600_000)
+    done = newest(runs).summary["done"]
+    assert done["vs_base"]["low"] > 0
+    expect(page.get_by_role("group", name="Before and after")).to_contain_text(f"{100 * done['vs_base']['value']:.1f}")
