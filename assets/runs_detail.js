@@ -1,7 +1,7 @@
 // What a row opens: what to do with the run, its recipe, the command, files, a note. Built once per opening; afterwards
 // only what changed is written, so a half-written note or a form survives the next poll.
 const WAIT = 15_000; // ms that an asked action stays "…" without news of its run
-const NOT_OWN = "Only the visitor who started it, or the owner of the machine, stops, resumes or deletes it.";
+const NOT_OWN = "Only the visitor who started it, or the owner of the machine, stops, resumes, pushes or deletes it.";
 
 function openRun(id, on = all.open !== id) {
   const before = all.entries.get(all.open), row = rowOf(id);
@@ -86,7 +86,7 @@ function actionsOf(row) { // name, label, offered at all, allowed
     ["adapted", "Open in Compare", row.has_adapter, true],
     ["watch", "Show in Train", !active, true],
     ["download", "Download", row.has_adapter, true],
-    ["push", "Push to Hub …", row.has_adapter, true],
+    ["push", "Push to Hub …", row.has_adapter, own],
     ["remove", waits(row, "remove") ? "Deleting …" : "Delete …", !active, own && !waits(row, "remove")],
   ].filter(([, , offered]) => offered);
 }

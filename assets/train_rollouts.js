@@ -16,6 +16,8 @@ function rolloutFacts(r) {
   const part = (n) => (r.rollouts ? percent(n / r.rollouts).replace("<0.1", n ? "<0.1" : "0") : "");
   const facts = [["rollouts", count(r.rollouts)], ["right", count(r.right), part(r.right)]];
   facts.push(["truncated", count(r.truncated), part(r.truncated)], ["no answer", count(r.unparsed), part(r.unparsed)]);
+  const s = r.server; // of rollouts that a server sampled: how many may be other tokens than it chose
+  if (s) facts.push(["ids in doubt", count(s.doubtful), percent(s.share).replace("<0.1", s.doubtful ? "<0.1" : "0")]);
   return facts.map((row) => fact(...row));
 }
 

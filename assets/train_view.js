@@ -46,6 +46,7 @@ const MESSAGES = {
 };
 // Several messages may come as one list: a value that follows another at once would replace it unseen.
 function receive(m) {
+  if (m?.kind === "refused") props.value = null; // else the same words a second time would be no news
   if (Array.isArray(m)) return m.forEach(receive);
   if (m && typeof m === "object" && Object.hasOwn(MESSAGES, m.kind)) MESSAGES[m.kind](m);
 }

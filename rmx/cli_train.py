@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rmx.errors import RmxError
+from rmx.train.run_files import clean
 
 AddModel = Callable[[argparse.ArgumentParser], None]
 SAMPLING = ("k", "problems", "temperature", "top_p", "max_new_tokens", "seed")
@@ -144,11 +145,11 @@ def _json_lines(folder: Any) -> Callable[[str, dict[str, Any]], None]:
     def tell(kind: str, figures: dict[str, Any]) -> None:
         nonlocal tokens
         if kind == "micro":
-            print(json.dumps(figures), flush=True)
+            print(json.dumps(clean(figures)), flush=True)
         elif kind == "update":
             tokens += figures["tokens"]
         elif kind == "done":
-            print(json.dumps({**figures, "tokens": tokens, "run": str(folder.path)}), flush=True)
+            print(json.dumps(clean({**figures, "tokens": tokens, "run": str(folder.path)})), flush=True)
         elif kind in ("guard", "early") or (kind == "state" and figures["state"] != "running"):
             said = figures.get("message")
             if said:
@@ -184,7 +185,7 @@ class Teller:
             return None
         return (
             f"rollouts   {f['at']} of {f['of']} problems, {f['rollouts']} rollouts: {f['right']} right, "
-            f"{f['truncated']} truncated, {f['unparsed']} without an answer"
+            f"{f['truncated']} truncated, {f['unparsed']} without an answer{_ids_of(f.get('server'))}"
         )
 
     def _selection(self, f: dict[str, Any]) -> str:
@@ -230,6 +231,13 @@ class Teller:
                 f"({points(f['vs_base'])})"
             )
         return told + (f"; adapter of {f['best']}" if f["adapter"] else "; no checkpoint was written")
+
+
+def _ids_of(server: dict[str, Any] | None) -> str:
+    """What is to be said of rollouts from a server whose token ids it did not tell."""
+    if not server or not server["told"] + server["read_again"] + server["doubtful"]:
+        return ""
+    return f"; token ids in doubt: {server['doubtful']} ({100 * server['share']:.1f} %)"
 
 
 def percent(estimate: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Stages 1 to 3 of a run: rollouts, selection, gate. After a restart each is read back from its file."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rmx.train.recipe import RolloutConfig
 from rmx.train.rollout_file import read_rollouts
 from rmx.train.rollouts import RolloutLog, sample_rollouts
 from rmx.train.selection import pass_histogram, select, tau_of_share
+from rmx.train.server import Report, server_rollouts
 from rmx.train.stages import Context, Event, Progress
 
 ROLLOUTS, VALIDATION = "rollouts.jsonl", "validation_rollouts.jsonl"
@@ -24,42 +25,57 @@ VALIDATION_SEED = 1  # added to the run's own, for rollouts that nothing is lear
 # -- 1. rollouts ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Some problems, how they are sampled, and the file that the rollouts go to."""
+
+    name: str
+    problems: Sequence[Problem]
+    config: RolloutConfig
+    seed: int
+
+    @property
+    def wanted(self) -> int:
+        return len(self.problems) * self.config.k
+
+
 def rollouts_stage(run: Context) -> Iterator[Event]:
     """Sample what is missing of K rollouts per problem, for training and for validation."""
-    recipe = run.job.recipe
+    recipe, draws = run.job.recipe, list[Draw]()
     if not run.job.from_rollouts:
-        yield from sample(run, ROLLOUTS, run.problems.train, recipe.rollouts, recipe.seed)
+        draws.append(Draw(ROLLOUTS, run.problems.train, recipe.rollouts, recipe.seed))
     if recipe.check.validation_k and run.problems.validation:
         few = replace(recipe.rollouts, k=max(2, recipe.check.validation_k))
-        yield from sample(run, VALIDATION, run.problems.validation, few, recipe.seed + VALIDATION_SEED)
+        draws.append(Draw(VALIDATION, run.problems.validation, few, recipe.seed + VALIDATION_SEED))
+    yield from sample(run, draws)
 
 
-def sample(run: Context, name: str, problems: Sequence[Problem], config: RolloutConfig, seed: int) -> Iterator[Event]:
-    """Bring the file `name` to `config.k` rollouts per problem, telling how far it is."""
-    log = rollout_log(run, name, config, seed)
-    found = log.read()
+def sample(run: Context, draws: Sequence[Draw]) -> Iterator[Event]:
+    """Bring each file to `k` rollouts per problem, telling how far all of them are together."""
+    logs = [rollout_log(run, draw.name, draw.config, draw.seed) for draw in draws]
+    there = [log.read() for log in logs]
+    progress = Progress("rollouts", sum(draw.wanted for draw in draws), sum(map(len, there)))
+    for draw, log, found in zip(draws, logs, there, strict=True):
+        report = Report()
+        for rollout in _source(run, draw, found, report):
+            log.append(rollout)
+            found.append(rollout)
+            progress.at += 1
+            if progress.due():
+                yield progress.event()
+                yield from _figures(run, draw, found, report)
+        run.check_stop()
+        yield progress.event()
+        yield from _figures(run, draw, found, report)
+
+
+def _source(run: Context, draw: Draw, found: Sequence[Rollout], report: Report) -> Iterator[Rollout]:
+    """What is missing; a server's completions are counted in `report`."""
     done = {(r.problem_id, r.gen_index): r.completion_length for r in found}
-    progress = Progress("rollouts", len(problems) * config.k, len(done))
-    for rollout in _source(run, problems, config, seed, done):
-        log.append(rollout)
-        found.append(rollout)
-        progress.at += 1
-        if progress.due():
-            yield progress.event()
-            yield from _figures(name, found, len(problems), config.k)
-    run.check_stop()
-    yield progress.event()
-    yield from _figures(name, found, len(problems), config.k)
-
-
-def _source(
-    run: Context, problems: Sequence[Problem], config: RolloutConfig, seed: int, done: Mapping[tuple[str, int], int]
-) -> Iterator[Rollout]:
+    asked = run.model, draw.problems, draw.config, draw.seed, done
     if run.job.server:
-        from rmx.train.server import server_rollouts
-
-        return server_rollouts(run.job.server, run.model, problems, config, seed, done, cancelled=run.stop)
-    return sample_rollouts(run.model, problems, config, seed, done, cancelled=run.stop)
+        return server_rollouts(run.job.server, *asked, cancelled=run.stop, report=report)
+    return sample_rollouts(*asked, cancelled=run.stop)
 
 
 def rollout_log(run: Context, name: str, config: RolloutConfig, seed: int) -> RolloutLog:
@@ -76,10 +92,11 @@ def rollout_log(run: Context, name: str, config: RolloutConfig, seed: int) -> Ro
     return RolloutLog(run.folder / name, settings)
 
 
-def _figures(name: str, found: Sequence[Rollout], problems: int, k: int) -> Iterator[Event]:
+def _figures(run: Context, draw: Draw, found: Sequence[Rollout], report: Report) -> Iterator[Event]:
     """What is told of rollouts, but for those that only checks read."""
-    if name != VALIDATION:
-        yield "rollouts", rollout_figures(found, problems, k)
+    if draw.name != VALIDATION:
+        told = rollout_figures(found, len(draw.problems), draw.config.k)
+        yield "rollouts", told | ({"server": report.json()} if run.job.server else {})
 
 
 def rollout_figures(found: Sequence[Rollout], problems: int, k: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import random
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +146,12 @@ def _dealt(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem], l
 
 
 def resolved(job: TrainJob) -> TrainJob:
-    """The same job with the paths of files made absolute, so that a resume finds them from anywhere."""
-    from dataclasses import replace
+    """The same job with the paths of files and folders made absolute, so that a resume finds them from anywhere."""
 
     def absolute(path: str | None) -> str | None:
         return str(Path(path).absolute()) if path and Path(path).exists() else path
 
     own = job.set_name if job.set_name is None or Path(job.set_name).suffix == "" else absolute(job.set_name)
-    return replace(job, set_name=own, from_rollouts=absolute(job.from_rollouts))
+    return replace(
+        job, set_name=own, from_rollouts=absolute(job.from_rollouts), init_adapter=absolute(job.init_adapter)
+    )

@@ -21,7 +21,7 @@ from rmx.records import Problem, Rollout
 from rmx.train.base_figures import BaseFigures
 from rmx.train.estimate import estimate, work_left
 from rmx.train.final_stage import final_stage, finish
-from rmx.train.first_stages import VALIDATION, Gated, gate_stage, rollouts_stage, selection_stage
+from rmx.train.first_stages import GATE, VALIDATION, Gated, gate_stage, rollouts_stage, selection_stage
 from rmx.train.heldout import HeldOut
 from rmx.train.items import cut
 from rmx.train.job import TrainJob, problems_of
@@ -34,7 +34,6 @@ from rmx.train.stages import Context, Event, Progress
 from rmx.train.trainer import Trainer
 from rmx.train.training_stage import Training
 
-STAGES = ("rollouts", "selection", "gate", "training", "final")
 SECONDS = "stages.json"
 PROBE = 1.0  # seconds
 WATCHED = 6  # solutions in which forks to replay are looked for
@@ -86,10 +85,12 @@ class Pipeline:
         if self.main:
             with self._timed("rollouts"):
                 yield from rollouts_stage(self.run)
+            with self._timed("selection"):
+                rollouts, told = selection_stage(self.run)
+                yield told
         self._wait()
-        with self._timed("selection"):
-            rollouts, told = selection_stage(self.run)
-            yield told
+        if not self.main:
+            rollouts, _ = selection_stage(self.run)  # what the first process wrote
         policy = self._policy()
         with self._timed("gate"):
             gated = yield from self._gate(policy, rollouts)
@@ -117,7 +118,7 @@ class Pipeline:
         figures = gated.figures(self.run.job.recipe.gate.gate)
         if self.main:
             figures["estimate"] = self._estimate(rollouts)
-        self.run.write("gate.json", figures)
+            self.run.write(GATE, figures)
         yield "gate", figures
         return gated
 

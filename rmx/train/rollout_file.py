@@ -10,8 +10,8 @@ from typing import Any, NoReturn, get_args
 from rmx.errors import TrainError
 from rmx.gate import is_fork
 from rmx.records import Rollout, Stop
+from rmx.train.run_files import disk, write_json
 from rmx.train.selection import with_advantages
-from rmx.train.stages import write_json
 
 # -- one row ----------------------------------------------------------------------------------------------------------
 
@@ -231,7 +231,8 @@ def write_official(path: Path, rollouts: Sequence[Rollout], tau: float) -> None:
         _official_row(rollout if rollout.advantage is not None else other, tau)
         for rollout, other in zip(rollouts, scored, strict=True)
     ]
-    write_json(path, {"rollouts": rows, "config": {"tau": tau}})
+    with disk(path):
+        write_json(path, {"rollouts": rows, "config": {"tau": tau}})
 
 
 def _official_row(rollout: Rollout, tau: float) -> dict[str, Any]:
@@ -320,7 +321,8 @@ class RolloutLog:
                     f"{self.path.name} does not say how it was sampled ({self._meta.name} is missing). Train from it "
                     "with --from-rollouts, or give the run a new folder."
                 )
-            write_json(self._meta, self.settings)
+            with disk(self._meta):
+                write_json(self._meta, self.settings)
             return
         try:
             begun = json.loads(self._meta.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rmx.models import load
-from rmx.train.first_stages import rollout_log, sample, threshold
+from rmx.train.first_stages import Draw, rollout_log, sample, threshold
 from rmx.train.job import TrainJob, problems_of
 from rmx.train.rollout_file import write_official
 from rmx.train.scoring import score
@@ -24,7 +24,7 @@ def sample_to_file(job: TrainJob, out: Path, official: bool = False) -> Iterator
     """
     log = out.with_suffix(".jsonl") if official else out
     run = Context(job, out.parent, load(job.model, job.device, job.dtype), problems_of(job), lambda: False)
-    yield from sample(run, log.name, run.problems.train, job.recipe.rollouts, job.recipe.seed)
+    yield from sample(run, [Draw(log.name, run.problems.train, job.recipe.rollouts, job.recipe.seed)])
     if official:
         found = rollout_log(run, log.name, job.recipe.rollouts, job.recipe.seed).read()
         chosen = select(found, job.recipe.selection)

@@ -56,6 +56,11 @@ class Report:
         several = [distinct for made, distinct in self._distinct.values() if made > 1]
         return len(several) < SEVERAL or any(len(distinct) > 1 for distinct in several)
 
+    def json(self) -> dict[str, Any]:
+        """For the event `rollouts`; counts are of this start of the run."""
+        names = ("told", "read_again", "doubtful", "share", "sampled")
+        return {name: getattr(self, name) for name in names}
+
     def warn(self) -> None:
         """What the user should know of it."""
         if self.doubtful:

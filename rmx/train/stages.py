@@ -1,7 +1,6 @@
 """What the stages of a run share: its folder, its model, who stops it, and how progress is told."""
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 from rmx.errors import TrainError
 from rmx.models import Model
 from rmx.train.job import Problems, TrainJob
+from rmx.train.run_files import disk, write_json
 
 Event = tuple[str, dict[str, Any]]  # kind and figures
 INTERVAL = 0.5  # seconds between two progress events of a stage
@@ -46,8 +46,13 @@ class RunFiles:
         return found
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """A stage's file, in one move: it is there whole or not at all."""
-        write_json(self.folder / name, content)
+        """A stage's file, in one move: it is there whole or not at all.
+
+        Raises:
+            TrainError: the disk is full or not writable.
+        """
+        with disk(self.folder / name):
+            write_json(self.folder / name, content)
 
 
 @dataclass
@@ -60,23 +65,6 @@ class Context(RunFiles):
     problems: Problems
     stop: Callable[[], bool]
     seconds: dict[str, float] = field(default_factory=dict)  # of each stage, over all starts of this run
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace a JSON file in one move.
-
-    Raises:
-        TrainError: the disk is full or not writable.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(content))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise TrainError(f"{path.name} cannot be written ({error.strerror}). Make room and resume the run.") from error
 
 
 @dataclass

@@ -294,6 +294,7 @@ def test_deleting_is_asked_in_the_page(page: Page) -> None:
 def test_others_see_why_they_may_not(page: Page) -> None:
     detail = opened(page, COLLAPSED)
     expect(detail.get_by_role("button", name="Delete …")).to_be_disabled()
+    expect(detail.get_by_role("button", name="Push to Hub …")).to_be_disabled()
     expect(detail).to_contain_text("Only the visitor who started it, or the owner of the machine")
     expect(detail.get_by_role("textbox", name="Note")).to_have_count(0)
     expect(detail).to_contain_text("no floor at this rate: collapses")
