@@ -191,6 +191,25 @@ def test_explore_answers_while_a_run_trains(open_page: Open, url: str, runs: Pat
     wait_for(lambda: not run.alive)
 
 
+def test_a_phone_reaches_every_tab_and_the_start_button(open_page: Open, url: str) -> None:
+    page = open_page(url, width=360, height=740)
+    for name in ("Explore", "Compare", "Train", "Runs"):
+        expect(page.get_by_role("tab", name=name)).to_be_visible()
+    page.get_by_role("tab", name="Train").click()
+    expect(page.locator("#train-start")).to_be_in_viewport()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_a_refusal_is_said_each_time(open_page: Open, url: str) -> None:
+    page = open_train(open_page, url)
+    fill(page, lr="quick")
+    alert = page.locator("#train [role=alert]")
+    for _ in range(2):
+        page.locator("#train-start").click()
+        expect(alert).to_contain_text("lr must be a number")
+        page.evaluate("document.querySelector('#train [role=alert]').textContent = ''")
+
+
 def test_a_value_that_cannot_be_used_is_said(open_page: Open, url: str, runs: Path) -> None:
     page = open_train(open_page, url)
     before = len(RunStore(runs).all())
