@@ -6,21 +6,7 @@ from typing import Any
 from rmx.mini.card import counted, percent
 from rmx.mini.figures import SAMPLES
 from rmx.mini.reasonmaxxer import DEFAULT, KINDS, VARIANTS, points
-from rmx.mini.rl_card import changes, table
-
-_FRONT = """---
-license: apache-2.0
-language: en
-library_name: peft
-base_model: mini
-tags:
-- lora
-- synthetic
-- miniature
-- reasoning
-- reasonmaxxer
----
-"""
+from rmx.mini.rl_card import FRONT, changes, table
 
 _ABOUT = """
 # The miniature's ReasonMaxxer adapter
@@ -61,7 +47,12 @@ fp32. `training.json` has every setting and the fingerprint of the base weights 
 def reasonmaxxer_card(figures: dict[str, Any]) -> str:
     """The text of `assets/mini/reasonmaxxer/README.md`."""
     shipped = figures["shipped"]
-    parts = [_FRONT + _ABOUT, _trained(figures), _runs(figures["runs"]), _measured(figures)]
+    parts = [
+        FRONT.format(method="reasonmaxxer") + _ABOUT,
+        _trained(figures),
+        _runs(figures["runs"]),
+        _measured(figures),
+    ]
     return "".join(parts) + _LIMITS.format(seed=shipped["seed"])
 
 

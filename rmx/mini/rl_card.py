@@ -5,7 +5,7 @@ from typing import Any
 from rmx.mini.card import counted, percent
 from rmx.mini.figures import SAMPLES
 
-_FRONT = """---
+FRONT = """---
 license: apache-2.0
 language: en
 library_name: peft
@@ -15,7 +15,7 @@ tags:
 - synthetic
 - miniature
 - reasoning
-- reinforcement-learning
+- {method}
 ---
 """
 
@@ -164,4 +164,4 @@ sampled rows and of the changes are bootstrapped over problems. In short, greedy
 def rl_card(figures: dict[str, Any]) -> str:
     """The text of `assets/mini/rl/README.md`."""
     trained = _TRAINED.format(**figures["training"], parameters=figures["parameters"])
-    return _FRONT + _ABOUT + trained + _measured(figures) + _LIMITS
+    return FRONT.format(method="reinforcement-learning") + _ABOUT + trained + _measured(figures) + _LIMITS

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
+from scripted_page import LAUNCH
 
 from rmx.ui.token_view import token_view
-from rmx.ui.view_common import CSS
 
 Choice = list[tuple[str, float]]
 END = "<|end|>"
@@ -420,14 +420,6 @@ def build(wire: Callable[[gr.HTML], None] = lambda view: None) -> gr.Blocks:
         present.click(None, None, None, js="() => { window.rmx?.presenter(true, {pace: 12, pauseAtForks: true}) }")
     return demo.queue(api_open=False)
 
-
-LAUNCH: dict[str, Any] = {
-    "css": CSS,
-    "run_history": False,
-    "ssr_mode": False,
-    "footer_links": [],
-    "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-}
 
 if __name__ == "__main__":
     build().launch(**LAUNCH)

@@ -19,9 +19,9 @@ import gradio as gr
 import plotly.graph_objects as go
 import scripted_app as script
 from scripted_app import BEADS, END, Choice, certain, words
+from scripted_page import LAUNCH
 
 from rmx.ui.compare_view import compare_view
-from rmx.ui.view_common import CSS
 
 TAU = 1.0
 NEAR, FORK, SPECIAL = 1, 2, 4  # flags of a map
@@ -452,8 +452,6 @@ def build() -> gr.Blocks:
         view.ready(on_ready, None, plot, trigger_mode="multiple", **hidden)
     return demo.queue(api_open=False)
 
-
-LAUNCH: dict[str, Any] = script.LAUNCH | {"css": CSS}
 
 if __name__ == "__main__":
     build().launch(**LAUNCH)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
+from scripted_page import LAUNCH
 
 from rmx.train.recipe import PRESETS
 from rmx.ui.runs_view import runs_view
-from rmx.ui.view_common import CSS
 
 ME, OTHER = "6f1c2ab94e", "0b77f3d1aa"
 HOSTILE = "<img src=x onerror=window.PWN=1> ${window.PWN=1} {{value}} \u202egnp.exe `"
@@ -188,14 +188,6 @@ def build() -> gr.Blocks:
             getattr(view, name)(noted(name), None, None, **quiet)
     return demo.queue(api_open=False)
 
-
-LAUNCH: dict[str, Any] = {
-    "css": CSS,
-    "run_history": False,
-    "ssr_mode": False,
-    "footer_links": [],
-    "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-}
 
 if __name__ == "__main__":
     reset()

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-import scripted_app as script
 import train_world as world
+from scripted_page import LAUNCH
 
 from rmx.ui.train_view import train_view
-from rmx.ui.view_common import CSS
 
 RUNS = world.make_runs()
 POLLS: list[dict[str, Any]] = []  # every question of the page: id, start, events in the reply
@@ -82,8 +81,6 @@ def build() -> gr.Blocks:
             getattr(view, name)(heard(name), None, None, queue=False, trigger_mode="multiple", **hidden)
     return demo.queue(api_open=False)
 
-
-LAUNCH: dict[str, Any] = script.LAUNCH | {"css": CSS}
 
 if __name__ == "__main__":
     build().launch(**LAUNCH)

@@ -17,6 +17,7 @@ from typing import Any
 
 import gradio as gr
 import scripted_app as app
+from scripted_page import LAUNCH
 
 from rmx.explore.importance import spread, spread_bounds
 from rmx.explore.reached import Target, reached, same_answers
@@ -297,4 +298,4 @@ def build() -> gr.Blocks:
 
 
 if __name__ == "__main__":
-    build().launch(**app.LAUNCH)
+    build().launch(**LAUNCH)

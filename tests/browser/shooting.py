@@ -7,6 +7,7 @@ from typing import Any
 
 from conftest import FLAGS, chromium, free_port
 from playwright.sync_api import Browser, Error, Page, sync_playwright
+from scripted_page import LAUNCH
 
 Scene = tuple[Callable[[Page], None], Mapping[str, object]]  # what to do; width, height, dark, full
 READY = ".rmx .legend, .rmx .panes, .rmx.runs"
@@ -30,13 +31,13 @@ def shoot(browser: Browser, url: str, name: str, scene: Scene, folder: Path) -> 
     page.close()
 
 
-def main(build: Callable[[], Any], launch: Mapping[str, Any], scenes: Mapping[str, Scene]) -> None:
+def main(build: Callable[[], Any], scenes: Mapping[str, Scene]) -> None:
     """`SCRIPT FOLDER [NAME ...]`: take the named pictures, or all of them."""
     folder, names = Path(sys.argv[1]), [name for name in scenes if name in sys.argv[2:] or not sys.argv[2:]]
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     demo = build()
-    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **launch)
+    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **LAUNCH)
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium(), args=FLAGS)
         for name in names:

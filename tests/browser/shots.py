@@ -116,4 +116,4 @@ SHOTS: dict[str, tuple[Callable[[Page], None], dict[str, object]]] = {
 
 
 if __name__ == "__main__":
-    main(app.build, app.LAUNCH, SHOTS)
+    main(app.build, SHOTS)

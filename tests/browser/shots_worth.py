@@ -106,4 +106,4 @@ SHOTS: dict[str, tuple[Callable[[Page], None], dict[str, object]]] = {
 
 
 if __name__ == "__main__":
-    main(worth.build, app.LAUNCH, SHOTS)
+    main(worth.build, SHOTS)

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("playwright")
 import scripted_runs as app
-from conftest import free_port
 from playwright.sync_api import Locator, Page, expect
+from scripted_page import shown
 
 Open = Callable[..., Page]
 QUEUED, NEXT, RUNNING = "20261125-2214-mini-9c01", "20261125-2209-mini-77de", "20261125-2201-mini-ab3f"
@@ -20,11 +20,8 @@ COLLAPSED = "20261125-1811-mini-a0a1"
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    port = free_port()
-    demo = app.build()
-    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **app.LAUNCH)
-    yield f"http://127.0.0.1:{port}/"
-    demo.close(verbose=False)
+    with shown(app.build) as address:
+        yield address
 
 
 @pytest.fixture

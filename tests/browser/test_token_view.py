@@ -9,20 +9,17 @@ import pytest
 
 pytest.importorskip("playwright")
 import scripted_app as app
-from conftest import free_port
 from places import answer, inspector, status
 from playwright.sync_api import Locator, Page, expect
+from scripted_page import shown
 
 Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    port = free_port()
-    demo = app.build()
-    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **app.LAUNCH)
-    yield f"http://127.0.0.1:{port}/"
-    demo.close(verbose=False)
+    with shown(app.build) as address:
+        yield address
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import train_world as world
 from conftest import free_port
 from gradio.context import Context
 from playwright.sync_api import Page, expect
+from scripted_page import LAUNCH, shown
 from train_places import leg, part, polls, press, send, sent, state, until, watch
 
 Open = Callable[..., Page]
@@ -18,11 +19,8 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    port = free_port()
-    demo = app.build()
-    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **app.LAUNCH)
-    yield f"http://127.0.0.1:{port}/"
-    demo.close(verbose=False)
+    with shown(app.build) as address:
+        yield address
 
 
 @pytest.fixture
@@ -300,7 +298,7 @@ def test_a_restart_of_the_app_loses_nothing(open_page: Open) -> None:
     app.remake()
     port, first = free_port(), Context.id
     demo = app.build()
-    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **app.LAUNCH)
+    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **LAUNCH)
     page = open_page(f"http://127.0.0.1:{port}/")
     watch(page, "training")
     expect(state(page)).to_contain_text("update 62 of 125")
@@ -309,7 +307,7 @@ def test_a_restart_of_the_app_loses_nothing(open_page: Open) -> None:
     app.RUNS["training"].seen = world.after_update(90)
     Context.id = first  # a process of its own would number its components from the start, too
     demo = app.build()
-    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **app.LAUNCH)
+    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **LAUNCH)
     try:
         expect(state(page)).to_contain_text("update 90 of 125", timeout=60_000)
         expect(page.get_by_text("The app does not answer")).to_have_count(0)

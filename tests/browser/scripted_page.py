@@ -1,0 +1,28 @@
+"""What the scripted servers have in common: how a view of ours is launched, and its address while it is."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+from conftest import free_port
+
+from rmx.ui.view_common import CSS
+
+LAUNCH: dict[str, Any] = {
+    "css": CSS,
+    "run_history": False,
+    "ssr_mode": False,
+    "footer_links": [],
+    "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+}
+
+
+@contextmanager
+def shown(build: Callable[[], gr.Blocks]) -> Iterator[str]:
+    """The address of a scripted page for the length of a `with` block."""
+    port = free_port()
+    demo = build()
+    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **LAUNCH)
+    yield f"http://127.0.0.1:{port}/"
+    demo.close(verbose=False)
