@@ -526,6 +526,10 @@ function present(on, { pace = presenter.pace, pauseAtForks = presenter.pauseAtFo
     }
   }
   play(presenter.on);
+  noPause();
+}
+function noPause() {
+  if (presenter.asking !== null && !presenter.pauseAtForks) goOn(presenter.asking); // told while it was pausing
 }
 function replay() {
   Object.assign(presenter, { asking: null, passed: -1 });
@@ -617,6 +621,7 @@ function renderDeck() {
 ui.deck.addEventListener("change", (e) => {
   if (e.target.name === "rmx-pace") presenter.pace = Number(e.target.value);
   if (e.target === ui.pauses) presenter.pauseAtForks = ui.pauses.checked;
+  noPause();
   if (presenter.playing) play(true);
 });
 let idleTimer = 0;

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from anyio.from_thread import start_blocking_portal
+
 from rmx.errors import TrainError
 from rmx.models import Model
 from rmx.records import Problem, Rollout
@@ -104,15 +106,14 @@ def server_rollouts(
     missing = [(p, gen) for p in problems for gen in range(config.k) if (p.id, gen) not in done]
     if not missing:
         return
-    loop = asyncio.new_event_loop()
     coming = _Asking(url, model, config, seed, cancelled, counts).all(missing)
-    try:
-        while (rollout := loop.run_until_complete(anext(coming, None))) is not None:
-            yield rollout
-    finally:
-        loop.run_until_complete(coming.aclose())
-        loop.close()
-        counts.warn()
+    with start_blocking_portal() as portal:  # a loop in a thread of its own: the caller may run in one, as notebooks do
+        try:
+            while (rollout := portal.call(anext, coming, None)) is not None:
+                yield rollout
+        finally:
+            portal.call(coming.aclose)
+            counts.warn()
 
 
 # -- how to ask -------------------------------------------------------------------------------------------------------
