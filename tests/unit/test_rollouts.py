@@ -110,11 +110,11 @@ def test_rows_fit_the_memory(mini, monkeypatch) -> None:
 # -- killed -----------------------------------------------------------------------------------------------------------
 
 
-def stage(path: str) -> None:
+def stage(path: str, threads: int) -> None:
     """What a run's process does in its first stage."""
     from rmx.models import load
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     model, log = load("mini", device="cpu"), RolloutLog(Path(path), {"seed": 5})
     for rollout in sample_rollouts(model, problems(), CONFIG, 5, lengths(log.read()), rows=16):
         log.append(rollout)
@@ -126,9 +126,9 @@ def test_a_stage_killed_again_and_again_makes_the_same_file(tmp_path, whole) -> 
         unbroken.append(rollout)
     context, draws = multiprocessing.get_context("forkserver"), random.Random(2)
     context.set_forkserver_preload(["rmx.train.rollouts", "rmx.models"])
-    kills = 0
+    kills, threads = 0, torch.get_num_threads()  # another number of them may round otherwise
     for _ in range(20):
-        process = context.Process(target=stage, args=(str(killed),), daemon=True)
+        process = context.Process(target=stage, args=(str(killed), threads), daemon=True)
         process.start()
         before = killed.stat().st_size if killed.exists() else 0
         while process.is_alive() and (killed.stat().st_size if killed.exists() else 0) == before:
