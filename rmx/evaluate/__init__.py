@@ -1,0 +1,1 @@
+"""Measuring models on problem sets: base against adapted, with intervals."""

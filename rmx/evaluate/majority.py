@@ -1,0 +1,130 @@
+"""majority@k: what a majority vote over k samples is worth."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+NO_VOTE = -1  # of a sample that reached no answer
+
+Counts = tuple[int, ...]
+
+
+def majority_at_k(votes: Sequence[int], right: Sequence[bool], k: int) -> float:
+    """The expected credit of a majority vote over k of a problem's samples, drawn without replacement.
+
+    A sample without an answer casts no vote. Answers that tie for most votes share the credit: a draw in which one
+    right and two wrong answers tie counts 1/3. A draw without a vote counts 0. Exact for every k: no sampling.
+
+    Args:
+        votes: the answer's class of each sample, NO_VOTE where there is none.
+        right: whether that answer is right.
+
+    Raises:
+        ValueError: k is below 1 or above the number of samples; samples of one class are right and wrong; a sample
+            without an answer is right.
+    """
+    return float(majority_profile(votes, right, (k,))[0])
+
+
+def majority_profile(votes: Sequence[int], right: Sequence[bool], ks: Sequence[int]) -> np.ndarray:
+    """`majority_at_k` for several k at once, (K,)."""
+    if len(votes) != len(right):
+        raise ValueError(f"{len(votes)} votes but {len(right)} marks")
+    if not len(ks):
+        return np.zeros(0)
+    if min(ks) < 1 or max(ks) > len(votes):
+        raise ValueError(f"k must be from 1 to the number of samples, {len(votes)}, not {list(ks)}")
+    right_counts, wrong_counts, silent = _counts(votes, right)
+    return credit(right_counts, wrong_counts, silent, max(ks))[np.asarray(ks) - 1]
+
+
+def _counts(votes: Sequence[int], right: Sequence[bool]) -> tuple[Counts, Counts, int]:
+    """How many samples gave each right answer and each wrong one, and how many none."""
+    together = Counter(zip(np.asarray(votes).tolist(), np.asarray(right, dtype=bool).tolist(), strict=True))
+    silent = together.pop((NO_VOTE, False), 0)
+    rights = {vote: count for (vote, hit), count in together.items() if hit}
+    wrongs = {vote: count for (vote, hit), count in together.items() if not hit}
+    if NO_VOTE in rights or rights.keys() & wrongs.keys():
+        raise ValueError("samples of one class must all be right or all wrong, and right ones must have an answer")
+    return tuple(sorted(rights.values())), tuple(sorted(wrongs.values())), silent
+
+
+@lru_cache(maxsize=100_000)
+def credit(right: Counts, wrong: Counts, silent: int, k_max: int) -> np.ndarray:
+    """The expected credit of a majority vote over k = 1 .. k_max samples, (k_max,).
+
+    Args:
+        right, wrong: how often each right and each wrong answer was given.
+        silent: samples without an answer.
+
+    The draws of k samples in which a given right answer has x votes and t others tie with it are the coefficient of
+    z^k u^t in a product of polynomials: C(count, x) z^x of the answer itself, sum over a <= x of C(c, a) z^a u^[a = x]
+    for each other answer given c times, and (1 + z)^silent. Shared credit is the integral of u^t from 0 to 1, which is
+    1 / (1 + t); Gauss-Legendre nodes for u make it exact. One row of the table below is an x with a node; answers
+    given fewer than x times cannot reach it, so they join the silent.
+    """
+    total = np.zeros(k_max)
+    for i, count in enumerate(right):
+        total += _winner(count, sorted((*right[:i], *right[i + 1 :], *wrong)), silent, k_max)
+    n = sum(right) + sum(wrong) + silent
+    return total / _binomials(n)[1 : k_max + 1]
+
+
+def _winner(count: int, others: list[int], silent: int, k_max: int) -> np.ndarray:
+    """The draws of k = 1 .. k_max samples that an answer wins, each weighted by its share of the credit, (k_max,)."""
+    votes, node, weight = _nodes(min(count, k_max), others, k_max)
+    ways = np.zeros((len(votes), k_max + 1))  # row: x votes with node u; column: samples drawn
+    for x in range(1, min(count, k_max) + 1):
+        below = silent + sum(c for c in others if c < x)
+        free = _binomials(below)[: k_max + 1 - x]
+        ways[votes == x, x : x + len(free)] = free * _binomials(count)[x]
+    for c in others:
+        rows = int(np.searchsorted(votes, c, side="right"))  # those with x <= c come first
+        if rows:
+            x = votes[:rows, None]
+            a = np.arange(int(x[-1, 0]), -1, -1)
+            factor = _binomials(c)[a] * (a < x) + np.where(a == x, _binomials(c)[a] * node[:rows, None], 0.0)
+            ways[:rows] = _times(ways[:rows], factor)
+    return (weight @ ways)[1:]
+
+
+def _times(table: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Row by row the product of two polynomials, as far as the table's degree.
+
+    Args:
+        table: (rows, degree + 1), lowest power first.
+        factor: (rows, A + 1), highest power first.
+    """
+    rows, width = table.shape
+    padded = np.concatenate([np.zeros((rows, factor.shape[1] - 1)), table], axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, factor.shape[1], axis=1)  # (rows, degree + 1, A + 1)
+    product: np.ndarray = (windows @ factor[:, :, None])[:, :, 0]
+    return product
+
+
+def _nodes(x_max: int, others: list[int], k_max: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For x = 1 .. x_max the nodes that integrate exactly as many ties as x allows: (rows,) x, u and weight."""
+    votes, node, weight = [], [], []
+    for x in range(1, x_max + 1):
+        ties = min(sum(c >= x for c in others), k_max // x - 1)
+        u, w = _legendre(ties // 2 + 1)
+        votes += [x] * len(u)
+        node.append(u)
+        weight.append(w)
+    return np.array(votes), np.concatenate(node), np.concatenate(weight)
+
+
+@lru_cache(maxsize=1024)
+def _binomials(n: int) -> np.ndarray:
+    """C(n, 0) .. C(n, n), (n + 1,); 1e308, where floats end, lies beyond n = 1000."""
+    return np.array([float(math.comb(n, a)) for a in range(n + 1)])
+
+
+@lru_cache(maxsize=256)
+def _legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre on 0 .. 1: exact up to degree 2 nodes - 1."""
+    u, w = np.polynomial.legendre.leggauss(nodes)
+    return (u + 1) / 2, w / 2

@@ -1,0 +1,298 @@
+"""95 % intervals for means over problems and for paired differences, by resampling problems or clusters of them.
+
+Problems of one wording stand or fall together. Where labels say so, what is resampled is the cluster, not the problem;
+a unit below is a cluster, or a problem that stands for itself. Which interval is shown depends on what the units can
+tell; each choice is the one that kept its promise in simulation (tests/unit/test_coverage.py):
+
+1. Many units, many of them telling: the percentile bootstrap over units, RESAMPLES times.
+2. Few units, or few that tell: percentile intervals come out too narrow. For shares the Wilson interval with the
+   effective number of observations, value (1 - value) / variance, and Student's t; for differences and other means
+   value ± t times the linearised standard error. Both are cluster-robust. Degrees of freedom: units that count, less 1.
+3. Resamples all but agree, as when nearly everything is right, or nothing changed: the exact bound over units, with
+   "exact": true.
+
+Which units tell: the sum of the distances to the nearer end (0 or 1; for a difference, to 0) may rest on all units or
+on a few. (sum d)² / (sum d²) says on how many.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rmx.evaluate.quantiles import clopper_pearson, t_quantile
+from rmx.intervals import Estimate, share
+
+RESAMPLES = 2000
+FEW_UNITS = 30  # below, a percentile bootstrap covers less than it says
+FEW_TELL = 20  # units on which a bootstrap must rest, for the same reason
+ALL_BUT_AGREE = 5  # below, the resamples say next to nothing
+BLOCK = 4_000_000  # weights held at once: 32 MB
+
+Clusters = Sequence[Hashable] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Units:
+    """What varies on its own: clusters of problems, or problems."""
+
+    index: np.ndarray  # (P,) the unit of each problem
+    sizes: np.ndarray  # (G,) problems in each unit
+
+    @property
+    def n(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def telling(self) -> float:
+        """Units that count towards a variance if all problems of a unit agree: n where all are of one size."""
+        squares = self.sizes**2
+        return float(squares.sum() ** 2 / (squares**2).sum())
+
+    @property
+    def equal(self) -> float:
+        """Units of one size that weigh as much as these: n where all are of one size."""
+        return float(self.sizes.sum() ** 2 / (self.sizes**2).sum())
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """(P, M) values of problems, added up in each unit, (G, M)."""
+        if self.n == len(self.index):
+            return values
+        added = np.zeros((self.n, values.shape[1]))
+        np.add.at(added, self.index, values)
+        return added
+
+
+def units_of(problems: int, clusters: Clusters = None) -> Units:
+    """The units of so many problems; raises ValueError where labels and problems differ in number."""
+    if clusters is None:
+        return Units(np.arange(problems), np.ones(problems))
+    if len(clusters) != problems:
+        raise ValueError(f"{len(clusters)} cluster labels for {problems} problems")
+    number = {label: i for i, label in enumerate(dict.fromkeys(clusters))}
+    if len(number) == problems:
+        return Units(np.arange(problems), np.ones(problems))
+    index = np.array([number[label] for label in clusters])
+    return Units(index, np.bincount(index).astype(float))
+
+
+def unknown(n: int = 0) -> Estimate:
+    """The estimate of what was not measured."""
+    return {"value": None, "low": None, "high": None, "n": n}
+
+
+def mean_estimate(values: ArrayLike, clusters: Clusters = None, *, shares: bool = True, seed: int = 0) -> Estimate:
+    """The mean over problems with its 95 % interval; see the module's docstring.
+
+    Args:
+        values: one figure of each problem, (P,).
+        clusters: one label of each problem; problems of one label depend on each other.
+        shares: whether the figures lie between 0 and 1. Others, such as nats, have no exact bound.
+
+    Returns:
+        An estimate; n is the number of problems. No interval for fewer than two units, which say nothing of how they
+        vary.
+
+    Raises:
+        ValueError: labels and problems differ in number, or a share lies outside 0 .. 1.
+    """
+    return mean_estimates(np.asarray(values, dtype=float)[:, None], clusters, shares=shares, seed=seed)[0]
+
+
+def mean_estimates(
+    table: ArrayLike, clusters: Clusters = None, *, shares: bool = True, seed: int = 0
+) -> list[Estimate]:
+    """`mean_estimate` of each column of (P, M) figures, all with the same resamples."""
+    values = np.asarray(table, dtype=float)
+    if shares and ((values < -1e-12) | (values > 1 + 1e-12)).any():
+        raise ValueError("a share must lie between 0 and 1")
+    units = units_of(len(values), clusters)
+    if units.n < 2:
+        return _without_interval(values)
+    sums = units.sums(values)
+    if not shares:
+        few = np.full(values.shape[1], units.telling < FEW_UNITS)
+        return _estimates(values, _by_t(sums, units), _bootstrap(sums, units, ~few, seed), few)
+    ends = np.minimum(_rests_on(sums), _rests_on(units.sizes[:, None] - sums))
+    few = (ends < FEW_TELL) | (units.telling < FEW_UNITS)
+    exact = (ends < ALL_BUT_AGREE) | (_variance(sums, units) < 1e-24)
+    found = _estimates(values, _by_wilson(sums, units), _bootstrap(sums, units, ~few, seed), few)
+    for i in np.flatnonzero(exact):
+        low, high = clopper_pearson(found[i]["value"] * units.equal, units.equal)
+        found[i] |= {"low": low, "high": high, "exact": True}
+    return found
+
+
+def share_estimate(marks: Sequence[bool] | np.ndarray, clusters: Clusters = None) -> Estimate:
+    """A share of problems, as of greedy answers that are right.
+
+    Wilson's interval where each problem stands for itself; with clusters, Wilson's interval for the effective number of
+    observations with Student's t, and an exact bound where that says nothing.
+    """
+    hits = np.asarray(marks, dtype=bool)
+    units = units_of(len(hits), clusters)
+    if units.n == len(hits):
+        return share(int(hits.sum()), len(hits))
+    if units.n < 2:
+        return _without_interval(hits[:, None].astype(float))[0]
+    sums = units.sums(hits[:, None].astype(float))
+    if min(_rests_on(sums)[0], _rests_on(units.sizes[:, None] - sums)[0]) < ALL_BUT_AGREE:
+        return mean_estimate(hits, clusters)
+    low, high = _by_wilson(sums, units)
+    return _estimate(float(hits.mean()), float(low[0]), float(high[0]), len(hits))
+
+
+def difference_estimate(before: ArrayLike, after: ArrayLike, clusters: Clusters = None, *, seed: int = 0) -> Estimate:
+    """Mean of `after` minus mean of `before` over the same problems, with its 95 % interval.
+
+    Args:
+        before, after: shares of each problem, (P,), such as its pass@k under two models.
+        clusters: as `mean_estimate`.
+
+    Raises:
+        ValueError: the numbers of problems or labels differ.
+    """
+    columns = [np.asarray(x, dtype=float)[:, None] for x in (before, after)]
+    return difference_estimates(columns[0], columns[1], clusters, seed=seed)[0]
+
+
+def difference_estimates(
+    before: ArrayLike, after: ArrayLike, clusters: Clusters = None, *, seed: int = 0
+) -> list[Estimate]:
+    """`difference_estimate` of each column of two (P, M) tables, all with the same resamples.
+
+    Where all but a few problems agree, the exact bounds of what was won and of what was lost are put together by the
+    squares of their distances, as Newcombe does with Wilson's.
+    """
+    old, new = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    if old.shape != new.shape:
+        raise ValueError(f"the two tables differ in shape: {old.shape} and {new.shape}")
+    units = units_of(len(old), clusters)
+    gained = new - old
+    if units.n < 2:
+        return _without_interval(gained)
+    sums = units.sums(gained)
+    moved = _rests_on(np.abs(sums))
+    few = (moved < FEW_TELL) | (units.telling < FEW_UNITS)
+    exact = (moved < ALL_BUT_AGREE) | (_variance(sums, units) < 1e-24)
+    found = _estimates(gained, _by_t(sums, units), _bootstrap(sums, units, ~few, seed), few)
+    for i in np.flatnonzero(exact):
+        low, high = _won_and_lost(sums[:, i] / units.sizes, units)
+        found[i] |= {"low": low, "high": high, "exact": True}
+    return found
+
+
+def spread_of(gained: np.ndarray, clusters: Clusters = None) -> float | None:
+    """The standard deviation of a per-problem difference, in problems that stand for themselves.
+
+    With clusters: the one that independent problems would need for the mean to vary as much as it does. None for fewer
+    than two units.
+    """
+    units = units_of(len(gained), clusters)
+    if units.n < 2:
+        return None
+    return math.sqrt(float(_variance(units.sums(gained[:, None]), units)[0]) * len(gained))
+
+
+# ---------------------------------------------------------------- how the intervals are made
+
+
+def _rests_on(sums: np.ndarray) -> np.ndarray:
+    """On how many units a sum of distances rests, (M,); 0 where there is none."""
+    squares = (sums**2).sum(axis=0)
+    return np.divide(sums.sum(axis=0) ** 2, squares, out=np.zeros_like(squares), where=squares > 1e-24)
+
+
+def _variance(sums: np.ndarray, units: Units) -> np.ndarray:
+    """The cluster-robust variance of a mean over problems, (M,): linearised, with G / (G - 1)."""
+    problems = units.sizes.sum()
+    off = sums - units.sizes[:, None] * (sums.sum(axis=0) / problems)
+    variance: np.ndarray = units.n / (units.n - 1) * (off**2).sum(axis=0) / problems**2
+    return variance
+
+
+def _by_t(sums: np.ndarray, units: Units) -> tuple[np.ndarray, np.ndarray]:
+    """Value ± t standard errors, (M,) each."""
+    mean = sums.sum(axis=0) / units.sizes.sum()
+    half = t_quantile(max(units.telling - 1, 1.0)) * np.sqrt(_variance(sums, units))
+    return mean - half, mean + half
+
+
+def _by_wilson(sums: np.ndarray, units: Units) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's limits for the effective number of observations, with Student's t, (M,) each.
+
+    Source: Dean and Pagano, Journal of Survey Statistics and Methodology 3 (2015), 484-503, on proportions in clusters.
+    """
+    mean = sums.sum(axis=0) / units.sizes.sum()
+    t2 = t_quantile(max(units.telling - 1, 1.0)) ** 2
+    variance, binomial = _variance(sums, units), np.clip(mean * (1 - mean), 0, None)
+    per = np.divide(variance, binomial, out=np.zeros_like(mean), where=binomial > 1e-12)  # 1 / effective number
+    centre = (mean + t2 * per / 2) / (1 + t2 * per)
+    half = np.sqrt(t2 * (variance + t2 * per**2 / 4)) / (1 + t2 * per)
+    return centre - half, centre + half
+
+
+def _bootstrap(sums: np.ndarray, units: Units, wanted: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Percentiles of the mean over resampled units, (M,) each; only the `wanted` columns are filled."""
+    low, high = np.zeros(len(wanted)), np.zeros(len(wanted))
+    if wanted.any():
+        columns = np.concatenate([sums[:, wanted], units.sizes[:, None]], axis=1)
+        drawn = _resampled(columns, seed)
+        low[wanted], high[wanted] = np.quantile(drawn[:, :-1] / drawn[:, -1:], [0.025, 0.975], axis=0)
+    return low, high
+
+
+def _resampled(columns: np.ndarray, seed: int) -> np.ndarray:
+    """Sums over resampled units, (RESAMPLES, M)."""
+    units = len(columns)
+    if units * RESAMPLES <= BLOCK:
+        return _weights(units, RESAMPLES, seed) @ columns
+    rng, rows = np.random.default_rng(seed), max(1, BLOCK // units)
+    blocks = [min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows)]
+    return np.concatenate([_draw(rng, units, size) @ columns for size in blocks])
+
+
+@lru_cache(maxsize=4)
+def _weights(units: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each resample holds each unit, (resamples, units); kept, as every figure of a page asks for it."""
+    return _draw(np.random.default_rng(seed), units, resamples)
+
+
+def _draw(rng: np.random.Generator, units: int, resamples: int) -> np.ndarray:
+    picks = rng.integers(0, units, (resamples, units)) + np.arange(resamples)[:, None] * units
+    return np.bincount(picks.ravel(), minlength=resamples * units).reshape(resamples, units).astype(float)
+
+
+def _won_and_lost(gained: np.ndarray, units: Units) -> tuple[float, float]:
+    """Bounds of a mean difference from the exact ones of its gains and of its losses.
+
+    Args:
+        gained: (G,) mean difference of each unit, between -1 and 1.
+    """
+    n, weight = units.equal, units.sizes / units.sizes.sum()
+    won, lost = float(weight @ np.clip(gained, 0, None)), float(weight @ np.clip(-gained, 0, None))
+    (won_low, won_high), (lost_low, lost_high) = clopper_pearson(won * n, n), clopper_pearson(lost * n, n)
+    return (
+        max(-1.0, won - lost - math.hypot(won - won_low, lost_high - lost)),
+        min(1.0, won - lost + math.hypot(won_high - won, lost - lost_low)),
+    )
+
+
+def _estimates(
+    values: np.ndarray, few: tuple[np.ndarray, np.ndarray], many: tuple[np.ndarray, np.ndarray], is_few: np.ndarray
+) -> list[Estimate]:
+    mean = values.mean(axis=0)
+    low, high = (np.where(is_few, a, b) for a, b in zip(few, many, strict=True))
+    return [_estimate(float(m), float(a), float(b), len(values)) for m, a, b in zip(mean, low, high, strict=True)]
+
+
+def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
+    return {"value": value, "low": low, "high": high, "n": n}
+
+
+def _without_interval(values: np.ndarray) -> list[Estimate]:
+    n = len(values)
+    return [unknown() if n == 0 else unknown(n) | {"value": float(column.mean())} for column in values.T]
