@@ -38,6 +38,7 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
     where = train.add_mutually_exclusive_group()
     where.add_argument("--out", metavar="DIR", help="the run's folder (default: a new one in RMX_RUNS)")
     where.add_argument("--resume", metavar="ID", help="go on with a run that was stopped or interrupted")
+    train.add_argument("--sweep-tau", metavar="A,B", help="one adapter for each threshold in nats; validation chooses")
     train.add_argument("--dry-run", action="store_true", help="stop after the gate and say what training would cost")
     train.add_argument("--json", action="store_true", help="one JSON line per micro-batch, and a last one")
     add_recipe(train)
@@ -60,20 +61,43 @@ def job_of(args: argparse.Namespace) -> Any:
 
     if args.adapter:
         raise RmxError("To train an adapter further, name it with --init-adapter.")
+    taus = _taus(args)
     set_name = args.set or (None if args.from_rollouts else "mini")
     model = args.model or os.environ.get("RMX_MODEL", "mini")
     return resolved(
         TrainJob(
             model, set_name, recipe_of(args, args.preset), args.preset, args.from_rollouts, args.server,
-            args.init_adapter, args.device, args.dtype,
+            args.init_adapter, args.device, args.dtype, taus=taus,
         )
     )  # fmt: skip
 
 
+def _taus(args: argparse.Namespace) -> tuple[float, ...]:
+    """The thresholds of `--sweep-tau`; none without it.
+
+    Raises:
+        RmxError: it holds no thresholds, or does not go together with another flag.
+    """
+    from rmx.train.sweep_taus import NO_DRY, ONE_PROCESS, taus_of
+
+    if args.sweep_tau is None:
+        return ()
+    if args.recipe_tau not in (None, "none") or args.recipe_tau_share not in (None, "none"):
+        raise RmxError("--sweep-tau names the thresholds itself. Leave out --tau and --tau-share.")
+    if args.dry_run:
+        raise RmxError(NO_DRY)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RmxError(ONE_PROCESS)
+    return taus_of(args.sweep_tau)
+
+
 def _train(args: argparse.Namespace) -> int:
     from rmx.train.drive import drive
+    from rmx.train.sweep_taus import NO_DRY
 
     folder = _resumed(args) if args.resume else _new_run(args)
+    if args.dry_run and folder.config.get("kind") == "sweep":
+        raise RmxError(NO_DRY)
     if not args.json:
         print(f"run {folder.id} in {folder.path}", flush=True)
     drive(folder, dry=args.dry_run, tell=_json_lines(folder) if args.json else _teller(folder))
@@ -118,8 +142,13 @@ def _resumed(args: argparse.Namespace) -> Any:
     path = Path(args.resume).expanduser()
     folder = RunFolder(path.absolute()) if (path / CONFIG).is_file() else RunStore().get(args.resume)
     given = [name for name in field_types() if getattr(args, f"recipe_{name}") is not None]
+    swept = tuple(folder.config.get("taus") or ())
+    if args.sweep_tau is not None and _taus(args) != swept:
+        raise RmxError("A sweep goes on with the thresholds that it began with. Leave out --sweep-tau.")
     if not given:
         return folder
+    if swept:
+        raise RmxError("A sweep goes on as it began, with its own thresholds. Leave out the flags of the recipe.")
     if not set(given) <= {"tau", "tau_share"} or written(folder.path / CHECKPOINTS):
         raise RmxError("A run goes on as it began; only --tau or --tau-share may change, and only before it trains.")
     folder.change(_with_gate(folder.config, args))
@@ -139,13 +168,15 @@ def _with_gate(config: dict[str, Any], args: argparse.Namespace) -> dict[str, An
 
 
 def _json_lines(folder: Any) -> Callable[[str, dict[str, Any]], None]:
-    """One line per micro-batch on stdout, and a last one with what the run cost."""
+    """One line per micro-batch on stdout, one per threshold of a sweep, and a last one with what the run cost."""
     tokens = 0
 
     def tell(kind: str, figures: dict[str, Any]) -> None:
         nonlocal tokens
         if kind == "micro":
             print(json.dumps(clean(figures)), flush=True)
+        elif kind == "tau":
+            print(json.dumps(clean({"kind": "tau", **figures})), flush=True)
         elif kind == "update":
             tokens += figures["tokens"]
         elif kind == "done":
@@ -215,6 +246,12 @@ class Teller:
         against = f"  {points(f['vs_base'])} against the base" if f["vs_base"] else ""
         return f"check      at {f['optimizer_step']:4d}: pass@1 {percent(f['pass@1'])}{against}{gap}"
 
+    def _tau(self, f: dict[str, Any]) -> str:
+        said = (
+            f"{percent(f['validation'])} on validation ({points(f['vs_base'])}), {f['best']}" if f["best"] else "none"
+        )
+        return f"threshold  tau {f['tau']:g} nats, {f['nth']} of {f['of']}: {100 * f['share']:.2f} % gated; best {said}"
+
     def _guard(self, f: dict[str, Any]) -> str:
         return str(f["message"])
 
@@ -230,7 +267,27 @@ class Teller:
                 f"; {f['split']}, n = {f['after']['n']}: {percent(f['before'])} -> {percent(f['after'])} "
                 f"({points(f['vs_base'])})"
             )
+        if sweep := f.get("sweep"):
+            return "\n".join([*sweep_lines(sweep), told + ("; its adapter is the run's" if f["adapter"] else "")])
         return told + (f"; adapter of {f['best']}" if f["adapter"] else "; no checkpoint was written")
+
+
+def sweep_lines(sweep: dict[str, Any]) -> list[str]:
+    """The curve of a sweep as a table: one line for the base, one for each threshold, a star at the chosen one."""
+
+    def said(e: dict[str, Any] | None) -> str:
+        return percent(e) if e else "–"
+
+    base = sweep["base"]
+    lines = [f"  {'tau':>6s}  {'gated':>7s}  {'validation':22s}{'test':22s}against the base, test"]
+    lines.append(f"  {'base':>6s}  {'–':>7s}  {said(base['validation']):22s}{said(base['test'])}")
+    for one in sweep["taus"]:
+        star, against = "*" if one["tau"] == sweep["chosen"] else " ", one["test_vs_base"]
+        lines.append(
+            f"{star} {one['tau']:6g}  {100 * one['share']:5.2f} %  {said(one['validation']):22s}{said(one['test']):22s}"
+            f"{points(against) if against else ''}".rstrip()
+        )
+    return [*lines, f"* {sweep['rule']}"]
 
 
 def _ids_of(server: dict[str, Any] | None) -> str:

@@ -252,7 +252,7 @@ class Distillation(RunFiles):
             yield
         finally:
             self.seconds[stage] = before + time.monotonic() - began
-            self.write(SECONDS, {"seconds": self.seconds})
+            self.write(SECONDS, {"seconds": self.seconds, "device": device_name(self.base.engine.device)})
 
 
 def problems_to_distill(job: DistillJob) -> Problems:

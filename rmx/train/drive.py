@@ -108,6 +108,12 @@ def _pipeline(folder: RunFolder, dry: bool, accelerator: Any) -> Iterator[tuple[
 
         yield from Distillation(DistillJob.from_json(config), folder.path, config, stop=folder.stop_wanted).events()
         return
+    if config.get("kind") == "sweep":
+        from rmx.train.sweep import Sweep
+
+        job, events = TrainJob.from_json(config), lambda: folder.events()[0]
+        yield from Sweep(job, folder.path, config, events=events, stop=folder.stop_wanted).events()
+        return
     made = Pipeline(
         TrainJob.from_json(config),
         folder.path,

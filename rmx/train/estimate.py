@@ -7,7 +7,7 @@ with wide bounds. After the rollouts their lengths are known, and only the speed
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rmx.cost import cost
@@ -92,6 +92,14 @@ class Estimate:
     @property
     def seconds(self) -> Span:
         return sum(self.stages.values(), exactly(0.0))
+
+    def swept(self, thresholds: int) -> "Estimate":
+        """The same for a sweep: rollouts and scoring once, a training for each threshold, the base tested once."""
+        times = {"training": float(thresholds), "final": (1 + thresholds) / 2}
+        stages = {name: span * times.get(name, 1.0) for name, span in self.stages.items()}
+        before, after = self.seconds.value, sum(span.value for span in stages.values())
+        usd = None if self.usd is None else self.usd * (after / before if before else 1.0)
+        return replace(self, stages=stages, usd=usd)
 
     def json(self) -> dict[str, Any]:
         """As the events `gate` and `dry` carry it."""

@@ -30,16 +30,21 @@ def final_stage(run: Context, training: Training) -> Iterator[Event]:
         return
     progress = Progress("final", 2 * len(problems))
     yield progress.event()
-    before = _solved(run, problems, None)
+    before = solved(run, problems, None)
     progress.at = len(problems)
     yield progress.event()
-    after = _solved(run, problems, NAME)
+    after = solved(run, problems, NAME)
     run.write(EVALUATION, evaluation(name, problems, before, after))
     progress.at = progress.of
     yield progress.event()
 
 
-def _solved(run: Context, problems: list[Problem], adapter: str | None) -> Solutions:
+def solved(run: Context, problems: list[Problem], adapter: str | None) -> Solutions:
+    """Greedy solutions of the base or of an adapter.
+
+    Raises:
+        Stopped: it was asked to stop meanwhile.
+    """
     with run.model.engine.turns.turn():
         found = solve(run.model, problems, adapter, run.job.recipe.rollouts.max_new_tokens, cancelled=run.stop)
     run.check_stop()

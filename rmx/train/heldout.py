@@ -129,6 +129,11 @@ class HeldOut:
             self._base = self._solve(None)
         return self._base
 
+    def share(self, other: "HeldOut") -> None:
+        """Take over what another run on the same problems and rollouts knows of the base."""
+        self._base = self.latest = other.base
+        self.figures = other.figures
+
     def check(self, optimizer_step: int, epoch: float) -> Check:
         """Measure the policy as it is; at update 0 the base. The caller holds the engine's turn."""
         began, base = time.perf_counter(), self.base

@@ -1,16 +1,20 @@
 """What a run is asked to do: model, problems, recipe. The same record stands behind the command line and the tab."""
 
+import logging
 import random
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rmx.errors import RmxError, TrainError
-from rmx.problems import SETS, load_set, split_name
+from rmx.problem_splits import without
+from rmx.problems import SETS, every_split, split_name
 from rmx.records import Problem
 from rmx.train.recipe import PRESETS, Recipe, command
+from rmx.train.sweep_taus import check_sweep
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +31,19 @@ class TrainJob:
     device: str = "auto"
     dtype: str = "auto"
     pins: tuple[dict[str, Any], ...] = ()  # forks to replay at every checkpoint
+    taus: tuple[float, ...] = ()  # nats, ascending: a sweep, one adapter for each; see sweep.py
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise RmxError(f"There is no preset '{self.preset}'. Known: {', '.join(PRESETS)}.")
         if not self.set_name and not self.from_rollouts:
             raise RmxError("Name the problems to train on (--set NAME) or rollouts of them (--from-rollouts FILE).")
+        if self.taus:
+            check_sweep(self.taus, self.recipe)
+
+    def at(self, tau: float) -> "TrainJob":
+        """The run that a sweep makes for one of its thresholds."""
+        return replace(self, taus=(), recipe=self.recipe.with_(tau=tau, tau_share=None))
 
     def words(self) -> list[str]:
         """The command that starts this run: `rmx train …`."""
@@ -46,7 +57,8 @@ class TrainJob:
             words += [flag, value] if value else []
         for flag, value in (("--device", self.device), ("--dtype", self.dtype)):
             words += [flag, value] if value != "auto" else []
-        return words + command(self.recipe, self.preset)
+        swept = ["--sweep-tau", ",".join(f"{tau:g}" for tau in self.taus)] if self.taus else []
+        return words + command(self.recipe, self.preset) + swept
 
     def command_line(self) -> str:
         """The same, for a shell."""
@@ -66,7 +78,7 @@ class TrainJob:
             "dtype": self.dtype,
             "pins": list(self.pins),
             "command": self.words(),
-        }
+        } | ({"taus": list(self.taus)} if self.taus else {})
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "TrainJob":
@@ -87,6 +99,7 @@ class TrainJob:
                 stored.get("device", "auto"),
                 stored.get("dtype", "auto"),
                 tuple(stored.get("pins", ())),
+                tuple(stored.get("taus", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TrainError(f"The run's config.json cannot be used ({error}). Start a new run.") from error
@@ -107,8 +120,9 @@ class Problems:
 def problems_of(job: TrainJob) -> Problems:
     """Draw the training problems by the seed, and take the first ones of the other splits.
 
-    A set without a train split cannot be trained on. A reader's own file has no splits: it is dealt into three by the
-    hash of each problem's text, so that the same problem is always on the same side.
+    A set without a train split cannot be trained on. A reader's own file has the splits that its column `split` says or
+    is dealt into three by the text of each problem, so that the same problem is always on the same side. Whatever text
+    stands in validation or test all the same is not trained on.
 
     Raises:
         ProblemError: the set cannot be had. TrainError: too few problems in it.
@@ -117,14 +131,17 @@ def problems_of(job: TrainJob) -> Problems:
     if not job.set_name:
         return Problems([], [], [])
     base, split = split_name(job.set_name, "train" if _has_train(job.set_name) else "test")
-    if base not in SETS:
-        train, validation, test = _dealt(load_set(base, split))
-    else:
-        if split == "test" and job.from_rollouts is None:
-            raise TrainError(f"{base} has only test problems here; training on them would spoil every later figure.")
-        named = {name: load_set(f"{base}:{name}") for name in SETS[base].splits if name != split}
-        train = load_set(f"{base}:{split}")
-        validation, test = named.get("validation", []), named.get("test", [])
+    if split == "test" and job.from_rollouts is None:
+        raise TrainError(f"{base} has only test problems here; training on them would spoil every later figure.")
+    sides = every_split(base)
+    there = sides.pop(split)
+    validation, test = sides.get("validation", []), sides.get("test", [])
+    train = without(there, validation, test)
+    if len(train) < len(there):
+        logger.warning(
+            "%d of the %d problems of %s are among its validation or test problems too; they are not trained on.",
+            len(there) - len(train), len(there), base,
+        )  # fmt: skip
     if job.from_rollouts is None and len(train) < 2:
         raise TrainError(f"{job.set_name} has {len(train)} problems to train on; at least 2 are needed.")
     chosen = random.Random(f"problems/{job.recipe.seed}").sample(train, min(wanted, len(train)))
@@ -136,22 +153,15 @@ def _has_train(name: str) -> bool:
     return base not in SETS or "train" in SETS[base].splits
 
 
-def _dealt(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem], list[Problem]]:
-    """Three quarters to train on, an eighth each for validation and test."""
-    sides: tuple[list[Problem], list[Problem], list[Problem]] = ([], [], [])
-    for problem in problems:
-        at = random.Random(f"split/{problem.problem.strip()}").random()
-        sides[0 if at < 0.75 else 1 if at < 0.875 else 2].append(problem)
-    return sides
-
-
 def resolved(job: TrainJob) -> TrainJob:
     """The same job with the paths of files and folders made absolute, so that a resume finds them from anywhere."""
 
     def absolute(path: str | None) -> str | None:
         return str(Path(path).absolute()) if path and Path(path).exists() else path
 
-    own = job.set_name if job.set_name is None or Path(job.set_name).suffix == "" else absolute(job.set_name)
+    own = job.set_name
+    if own is not None and (base := split_name(own)[0]) not in SETS:
+        own = f"{absolute(base)}{own.strip().removeprefix(base)}"
     return replace(
         job, set_name=own, from_rollouts=absolute(job.from_rollouts), init_adapter=absolute(job.init_adapter)
     )

@@ -19,7 +19,7 @@ from rmx.cost import cost
 from rmx.models import Model, load
 from rmx.records import Problem, Rollout
 from rmx.train.base_figures import BaseFigures
-from rmx.train.estimate import estimate, work_left
+from rmx.train.estimate import Estimate, estimate, work_left
 from rmx.train.final_stage import final_stage, finish
 from rmx.train.first_stages import GATE, VALIDATION, Gated, gate_stage, rollouts_stage, selection_stage
 from rmx.train.heldout import HeldOut
@@ -49,6 +49,7 @@ class Pipeline:
         dry: end after the gate.
         model: a loaded one; None loads the job's.
         accelerator: of `accelerate launch`.
+        figures: of the base, where another pipeline on the same rollouts has made them already.
     """
 
     def __init__(
@@ -62,13 +63,14 @@ class Pipeline:
         dry: bool = False,
         model: Model | None = None,
         accelerator: Any = None,
+        figures: BaseFigures | None = None,
     ) -> None:
         self.config, self.dry, self.accelerator, self._told = config, dry, accelerator, events
         problems = problems_of(job)
         device = str(accelerator.device) if accelerator is not None else job.device
         loaded = model or load(job.model, device, job.dtype)
         self.run = Context(job, folder, loaded, problems, stop)
-        self.figures = BaseFigures(folder=folder)
+        self.figures = BaseFigures(folder=folder) if figures is None else figures
         self.run.seconds = (self.run.read(SECONDS) or {}).get("seconds", {})
 
     @property
@@ -83,46 +85,51 @@ class Pipeline:
             Stopped: it was asked to stop. RmxError: what went wrong and what to do.
         """
         if self.main:
-            with self._timed("rollouts"):
-                yield from rollouts_stage(self.run)
-            with self._timed("selection"):
-                rollouts, told = selection_stage(self.run)
-                yield told
+            rollouts = yield from self.selected()
         self._wait()
         if not self.main:
             rollouts, _ = selection_stage(self.run)  # what the first process wrote
-        policy = self._policy()
-        with self._timed("gate"):
+        policy = self.policy()
+        with self.timed("gate"):
             gated = yield from self._gate(policy, rollouts)
         if self.dry:
             return
-        training = self._training(policy, gated)
-        with self._timed("training"):
+        training = self.training(policy, gated, self.held_out(policy, gated))
+        with self.timed("training"):
             yield from training.events()
         if self.main:
-            with self._timed("final"):
+            with self.timed("final"):
                 yield from final_stage(self.run, training)
             yield self._done(training)
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
-    def _policy(self) -> Policy:
+    def selected(self) -> Generator[Event, None, list[Rollout]]:
+        """Sample and select: the rollouts that teach."""
+        with self.timed("rollouts"):
+            yield from rollouts_stage(self.run)
+        with self.timed("selection"):
+            rollouts, told = selection_stage(self.run)
+            yield told
+        return rollouts
+
+    def policy(self) -> Policy:
         recipe, init = self.run.job.recipe, self.run.job.init_adapter
         folder = Path(init) if init else None
         return make_policy(self.run.model, recipe.adapter, folder, recipe.seed, recipe.optim.recompute)
 
     def _gate(self, policy: Policy, rollouts: list[Rollout]) -> Generator[Event, None, Gated]:
         """Score what has no entropies yet, and gate."""
-        rollouts = yield from self._scored(policy, rollouts)
+        rollouts = yield from self.scored(policy, rollouts)
         gated = gate_stage(self.run, rollouts)
         figures = gated.figures(self.run.job.recipe.gate.gate)
         if self.main:
-            figures["estimate"] = self._estimate(rollouts)
+            figures["estimate"] = self.estimate(rollouts).json()
             self.run.write(GATE, figures)
         yield "gate", figures
         return gated
 
-    def _estimate(self, rollouts: list[Rollout]) -> dict[str, Any]:
+    def estimate(self, rollouts: list[Rollout]) -> Estimate:
         """What is still to come, from the lengths that are known now and a short probe."""
         run, recipe = self.run, self.run.job.recipe
         problems = run.problems.train or [Problem("0", run.model.detokenizer.text(rollouts[0].prompt_ids), None)]
@@ -135,9 +142,9 @@ class Pipeline:
             seconds=PROBE,
         )
         left = work_left(recipe, rollouts, held, held * recipe.check.validation_k, test)
-        return estimate(left, speeds, recipe).json()
+        return estimate(left, speeds, recipe)
 
-    def _scored(self, policy: Policy, rollouts: list[Rollout]) -> Generator[Event, None, list[Rollout]]:
+    def scored(self, policy: Policy, rollouts: list[Rollout]) -> Generator[Event, None, list[Rollout]]:
         """Entropies where they are missing, and the base's figures of every token, in one pass over the rollouts."""
         longest = self.run.job.recipe.optim.max_seq_len
         progress, scored = Progress("gate", len(rollouts)), []
@@ -150,21 +157,24 @@ class Pipeline:
         yield progress.event()
         return scored
 
-    def _training(self, policy: Policy, gated: Gated) -> Training:
+    def held_out(self, policy: Policy, gated: Gated, rollouts: Path | None = None) -> HeldOut | None:
+        """What is checked while it trains; `rollouts` is the file of held-out ones, by default this run's own."""
+        run, recipe, path = self.run, self.run.job.recipe, rollouts or self.run.folder / VALIDATION
+        if not run.problems.validation:
+            return None
+        return HeldOut(
+            policy,
+            run.problems.validation,
+            read_rollouts(path) if path.exists() else [],
+            tau=run.model.tau if gated.tau is None else gated.tau,
+            max_new=recipe.rollouts.max_new_tokens,
+            max_seq_len=recipe.optim.max_seq_len,
+            cancelled=run.stop,
+        )
+
+    def training(self, policy: Policy, gated: Gated, held_out: HeldOut | None) -> Training:
         run, recipe = self.run, self.run.job.recipe
         trainer = Trainer(policy, gated.items, recipe, accelerator=self.accelerator, figures=self.figures)
-        held_out = None
-        if run.problems.validation:
-            path = run.folder / VALIDATION
-            held_out = HeldOut(
-                policy,
-                run.problems.validation,
-                read_rollouts(path) if path.exists() else [],
-                tau=run.model.tau if gated.tau is None else gated.tau,
-                max_new=recipe.rollouts.max_new_tokens,
-                max_seq_len=recipe.optim.max_seq_len,
-                cancelled=run.stop,
-            )
         return Training(run, trainer, held_out, self._replay(held_out), self._agreed_stop, self.main, self._wait)
 
     def _replay(self, held_out: HeldOut | None) -> Replay:
@@ -181,7 +191,7 @@ class Pipeline:
 
     def _done(self, training: Training) -> Event:
         kind, figures = finish(self.run, training, self.config, self._told(), sum(self.run.seconds.values()))
-        usd = cost(figures["seconds"], device_name(self.run.model.engine.device)).usd
+        usd = cost(figures["seconds"], self.device).usd
         return kind, figures | {"usd": usd, "peak_rss_mb": round(peak_rss_mb(), 1)}
 
     # -- several processes --------------------------------------------------------------------------------------------
@@ -198,8 +208,13 @@ class Pipeline:
         asked = torch.tensor(float(wanted), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum") > 0)
 
+    @property
+    def device(self) -> str:
+        """How this machine's rate is looked up."""
+        return device_name(self.run.model.engine.device)
+
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> Iterator[None]:
         """Add the time of a `with` block to what its stage took in earlier starts."""
         began, before = time.monotonic(), self.run.seconds.get(stage, 0.0)
         try:
@@ -207,7 +222,7 @@ class Pipeline:
         finally:
             self.run.seconds[stage] = before + time.monotonic() - began
             if self.main:
-                self.run.write(SECONDS, {"seconds": self.run.seconds})
+                self.run.write(SECONDS, {"seconds": self.run.seconds, "device": self.device})
 
 
 def _pinned(key: str, pin: Mapping[str, Any]) -> Fork:

@@ -220,6 +220,8 @@ class RunFolder:
 def sum_up(summary: dict[str, Any], event: Mapping[str, Any]) -> bool:
     """Take an event into a summary; whether it is one that belongs there."""
     if event["kind"] == "check":
+        if event["optimizer_step"] == 0:  # of a sweep the next threshold begins
+            summary["checks"] = {}
         summary.setdefault("checks", {})[str(event["optimizer_step"])] = event
     elif event["kind"] in KEPT:
         summary[event["kind"]] = event

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rmx import __version__
 from rmx.errors import Busy, TrainError
 from rmx.paths import runs_dir
 from rmx.train.distill_recipe import DistillJob
@@ -53,6 +54,8 @@ class RunStore:
             if path.exists() and any(path.iterdir()):
                 raise TrainError(f"{path} is not empty. Name another folder, or go on with its run: --resume {path}")
         folder = RunFolder(path)
+        if isinstance(job, TrainJob) and job.taus:
+            kind = "sweep"
         about = {"id": path.name, "created": round(time.time(), 3), "kind": kind, "owner": owner, "note": ""}
         folder.create(about | job.json() | {"versions": versions()})
         return folder
@@ -163,8 +166,9 @@ def new_id(model: str) -> str:
 
 def versions() -> dict[str, str]:
     """The packages that a run's figures depend on."""
-    names = ("rmx-explorer", "torch", "transformers", "peft", "accelerate")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+    names = ("torch", "transformers", "peft", "accelerate")
+    ours = {"python": platform.python_version(), "rmx-explorer": __version__}  # also where it runs uninstalled
+    return ours | {name: metadata.version(name) for name in names}
 
 
 def _is_run(path: Path) -> bool:

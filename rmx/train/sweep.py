@@ -1,0 +1,302 @@
+"""A sweep over thresholds: rollouts, selection and entropies once, one adapter for each tau, one of them chosen.
+
+rollouts -> selection -> scoring -> for each tau: gate, training, checks -> the choice -> test problems.
+
+What is shared: the rollouts, their entropies, the base's figures on every token and on the held-out rollouts, and the
+base's solutions of the validation and of the test problems. The choice falls on the validation split, and is written
+down before the first test problem is solved, so the test decides nothing.
+
+    rollouts.jsonl  validation_rollouts.jsonl  selection.json  stages.json     shared, as in every run
+    tau_1.2/{gate.json,checks.json,checkpoints/,evaluation.json,adapter/}      one folder for each threshold
+    sweep.json  test_base.json  evaluation.json  adapter/                      the curve, and what was chosen
+
+A threshold that is in `sweep.json` is not trained again; one that was broken off goes on from its last checkpoint.
+
+Source: arXiv 2605.06241, section 5, item 8 and figure 4 (tau from 1.2 to 1.8, chosen on a held-out split).
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rmx.cost import cost
+from rmx.errors import TrainError
+from rmx.intervals import Estimate
+from rmx.models import Model
+from rmx.records import Rollout
+from rmx.train.export import finish_adapter
+from rmx.train.final_stage import ADAPTER, EVALUATION, evaluation, solved
+from rmx.train.first_stages import GATE, VALIDATION, Gated, gate_stage
+from rmx.train.greedy import Solutions
+from rmx.train.heldout import HeldOut, best_of
+from rmx.train.job import TrainJob
+from rmx.train.pipeline import Pipeline, peak_rss_mb
+from rmx.train.policy import NAME, Policy, load_weights
+from rmx.train.provenance import base_of, provenance
+from rmx.train.run_files import disk
+from rmx.train.stages import Event, Progress, RunFiles
+from rmx.train.sweep_taus import ONE_PROCESS
+from rmx.train.training_stage import CHECKPOINTS, Training
+
+SWEEP, TEST_BASE = "sweep.json", "test_base.json"
+RULE = (
+    "The threshold whose best checkpoint has the highest pass@1 on the validation problems; of equal ones the smaller. "
+    "Test problems were solved after the choice."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What came of one threshold."""
+
+    tau: float  # nats
+    gated: int  # decision tokens
+    tokens: int  # of the completions
+    best: str | None  # checkpoint; None where a rule struck before there was one
+    base: Estimate | None  # pass@1 of the base on the validation problems
+    validation: Estimate | None  # of the best checkpoint
+    vs_base: Estimate | None  # paired
+    updates: int
+    seconds: float  # its own training and checks
+    note: str | None  # the rule that ended it early
+    test: Estimate | None = None
+    test_vs_base: Estimate | None = None
+
+    @property
+    def folder(self) -> str:
+        return folder_of(self.tau)
+
+    def json(self) -> dict[str, Any]:
+        """Its entry in `sweep.json`; `Arm.from_json` reads it back."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        share = self.gated / self.tokens if self.tokens else 0.0
+        return fields | {"share": share, "adapter": f"{self.folder}/{ADAPTER}" if self.best else None}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Arm":
+        return cls(**{name: stored[name] for name in cls.__slots__})
+
+
+def folder_of(tau: float) -> str:
+    """Name of the folder of one threshold."""
+    return f"tau_{tau:g}"
+
+
+def chosen_of(arms: Iterable[Arm]) -> Arm | None:
+    """The rule: highest validation pass@1 of the best checkpoint, of equal ones the smaller tau; never the test."""
+    able = [arm for arm in arms if arm.validation and arm.validation["value"] is not None]
+    return min(
+        able, key=lambda arm: (-arm.validation["value"], arm.tau) if arm.validation else (0.0, 0.0), default=None
+    )
+
+
+class Sweep(RunFiles):
+    """One run over several thresholds.
+
+    Args:
+        job: with `taus`. folder, config, events, stop, model: as for a Pipeline.
+    """
+
+    def __init__(
+        self,
+        job: TrainJob,
+        folder: Path,
+        config: Mapping[str, Any],
+        *,
+        events: Callable[[], Iterable[Mapping[str, Any]]] = tuple,
+        stop: Callable[[], bool] = lambda: False,
+        model: Model | None = None,
+    ) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise TrainError(ONE_PROCESS)
+        self.job, self.folder, self.config, self.stop, self._told = job, folder, config, stop, events
+        self.trunk = Pipeline(job, folder, config, stop=stop, model=model)
+        if not self.trunk.run.problems.validation:
+            raise TrainError("A sweep chooses on validation problems, and there are none. Name a set with --set.")
+        self.arms = {arm.tau: arm for arm in map(Arm.from_json, (self.read(SWEEP) or {"taus": []})["taus"])}
+        self._held: HeldOut | None = None
+        self._pace: float | None = None  # seconds for one update, checks included
+
+    def events(self) -> Iterator[Event]:
+        """All stages, in order; what belongs to one threshold carries its `tau`.
+
+        Raises:
+            Stopped: it was asked to stop. RmxError: what went wrong and what to do.
+        """
+        rollouts = yield from self.trunk.selected()
+        policy = self.trunk.policy()
+        if len(self.arms) < len(self.job.taus):
+            with self.trunk.timed("gate"):
+                rollouts = yield from self.trunk.scored(policy, rollouts)
+            for nth, tau in enumerate(self.job.taus):
+                if tau not in self.arms:
+                    yield from self._train(nth, tau, rollouts)
+        self._write(chosen_of(self.arms.values()))  # before any test problem is solved
+        with self.trunk.timed("final"):
+            yield from self._test()
+        yield self._done()
+
+    # -- one threshold ------------------------------------------------------------------------------------------------
+
+    def _train(self, nth: int, tau: float, rollouts: list[Rollout]) -> Iterator[Event]:
+        """Gate at one threshold, train, check; its adapter is finished, but for the test."""
+        place, model = self.folder / folder_of(tau), self.trunk.run.model
+        with disk(place):
+            place.mkdir(exist_ok=True)
+        part = Pipeline(self.job.at(tau), place, self.config, stop=self.stop, model=model, figures=self.trunk.figures)
+        policy, gated = part.policy(), gate_stage(part.run, rollouts)
+        figures = gated.figures(self.job.recipe.gate.gate)
+        part.run.write(GATE, figures)
+        if not self.arms:
+            figures = figures | {"estimate": self.trunk.estimate(rollouts).swept(len(self.job.taus)).json()}
+        yield "gate", figures
+        training, note = part.training(policy, gated, self._held_out(part, policy, gated)), None
+        with self.trunk.timed("training"), part.timed("training"):
+            for kind, told in training.events():
+                note = told["message"] if kind in ("guard", "early") else note
+                yield kind, (self._overall(nth, told) if kind == "stage" else told) | {"tau": tau}
+        arm = _arm(tau, figures, training, part.run.seconds["training"], note)
+        self._finish(arm, place / ADAPTER)
+        self._keep(arm)
+        yield "tau", arm.json() | {"nth": len(self.arms), "of": len(self.job.taus)}
+
+    def _held_out(self, part: Pipeline, policy: Policy, gated: Gated) -> HeldOut | None:
+        """The validation problems, with what is known of the base from the threshold before."""
+        held = part.held_out(policy, gated, self.folder / VALIDATION)
+        if held and self._held:
+            held.share(self._held)
+        self._held = held
+        return held
+
+    def _overall(self, nth: int, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Progress over all thresholds; each makes as many updates, unless a rule ends it."""
+        at, of, left = told["at"], told["of"], told["left"]
+        if left is not None and at < of:
+            self._pace = left / (of - at)
+        whole = {"stage": told["stage"], "at": nth * of + at, "of": len(self.job.taus) * of}
+        return whole | {"left": None if self._pace is None else round(self._pace * (whole["of"] - whole["at"]), 1)}
+
+    # -- the choice, and the test -------------------------------------------------------------------------------------
+
+    def _test(self) -> Iterator[Event]:
+        """The base once, and the best checkpoint of each threshold, on the test problems."""
+        run, arms = self.trunk.run, [self.arms[tau] for tau in self.job.taus if self.arms[tau].best]
+        problems = run.problems.test
+        if not problems:
+            return
+        progress = Progress("final", (1 + len(arms)) * len(problems))
+        yield progress.event()
+        before = self._base_solved()
+        for arm in arms:
+            progress.at += len(problems)
+            yield progress.event()
+            if arm.test is not None:
+                continue
+            self._load(arm)
+            after = solved(run, problems, NAME)
+            place = self.folder / arm.folder
+            self.write(f"{arm.folder}/{EVALUATION}", evaluation(str(arm.best), problems, before, after))
+            tested = replace(arm, test=after.pass_at_1, test_vs_base=after.against(before))
+            self._finish(tested, place / ADAPTER, before)
+            self._keep(tested)
+        progress.at = progress.of
+        yield progress.event()
+
+    def _base_solved(self) -> Solutions:
+        """The base's solutions of the test problems, made once."""
+        if stored := self.read(TEST_BASE):
+            return Solutions.from_json(stored["solutions"])
+        made = solved(self.trunk.run, self.trunk.run.problems.test, None)
+        self.write(TEST_BASE, {"solutions": made.json()})
+        return made
+
+    def _load(self, arm: Arm) -> None:
+        """Put a threshold's best checkpoint on the model."""
+        engine = self.trunk.run.model.engine
+        load_weights(engine.model, self.folder / arm.folder / CHECKPOINTS / str(arm.best))
+        engine.prefixes.clear(NAME)
+
+    def _keep(self, arm: Arm) -> None:
+        self.arms[arm.tau] = arm
+        self._write(chosen_of(self.arms.values()) if len(self.arms) == len(self.job.taus) else None)
+
+    def _write(self, chosen: Arm | None) -> None:
+        self.write(SWEEP, self._json(chosen))
+
+    def _json(self, chosen: Arm | None) -> dict[str, Any]:
+        arms, stored = [self.arms[tau] for tau in self.job.taus if tau in self.arms], self.read(TEST_BASE)
+        return {
+            "taus": [arm.json() for arm in arms],
+            "base": {
+                "validation": next((arm.base for arm in arms if arm.base), None),
+                "test": Solutions.from_json(stored["solutions"]).pass_at_1 if stored else None,
+            },
+            "chosen": chosen.tau if chosen else None,
+            "rule": RULE,
+        }
+
+    # -- adapters -----------------------------------------------------------------------------------------------------
+
+    def _finish(self, arm: Arm, folder: Path, base: Solutions | None = None) -> None:
+        """Write the adapter of one threshold, with its card; `base` where the test problems are solved."""
+        if arm.best is None:
+            return
+        config = {**self.config, **self.job.at(arm.tau).json()}
+        done = {"updates": arm.updates, "seconds": round(arm.seconds, 1), "split": "test"}
+        done |= {"before": base.pass_at_1 if base else None, "after": arm.test, "vs_base": arm.test_vs_base}
+        events = [e for e in self._told() if e.get("tau", arm.tau) == arm.tau and e["kind"] != "done"]
+        story = provenance(config, events, base_of(self.trunk.run.model), done)
+        swept = ", ".join(f"{tau:g}" for tau in self.job.taus)
+        note = f"One threshold ({arm.tau:g} nats) of a sweep over {swept}; which to keep was decided on validation."
+        story = replace(story, notes=(*story.notes, note))
+        finish_adapter(folder, story, self.folder / arm.folder / CHECKPOINTS / arm.best)
+
+    def _done(self) -> Event:
+        """The chosen adapter becomes the run's own."""
+        chosen, seconds = chosen_of(self.arms.values()), self.trunk.run.seconds
+        base = self._base_solved() if self.trunk.run.problems.test else None
+        if chosen:
+            self._finish(chosen, self.folder / ADAPTER, base)
+            if base:
+                self.write(EVALUATION, self.read(f"{chosen.folder}/{EVALUATION}") or {})
+        self._write(chosen)
+        took = round(sum(seconds.values()), 1)
+        return "done", {
+            "seconds": took,
+            "updates": sum(arm.updates for arm in self.arms.values()),
+            "adapter": ADAPTER if chosen else None,
+            "best": chosen.best if chosen else None,
+            **_before_after(chosen, base),
+            "stages": {stage: round(spent, 1) for stage, spent in seconds.items()},
+            "usd": cost(took, self.trunk.device).usd,
+            "peak_rss_mb": round(peak_rss_mb(), 1),
+            "sweep": self._json(chosen),
+        }
+
+
+def _before_after(chosen: Arm | None, base: Solutions | None) -> dict[str, Any]:
+    """What the run is known by: the chosen adapter on the test problems, else on those of the validation split."""
+    if chosen is None:
+        return {"split": None, "before": None, "after": None, "vs_base": None}
+    if base is None:
+        return {"split": "validation", "before": chosen.base, "after": chosen.validation, "vs_base": chosen.vs_base}
+    return {"split": "test", "before": base.pass_at_1, "after": chosen.test, "vs_base": chosen.test_vs_base}
+
+
+def _arm(tau: float, gate: Mapping[str, Any], training: Training, seconds: float, note: str | None) -> Arm:
+    """What is known of a threshold once it is trained."""
+    best, first = best_of(training.checks), next((c for c in training.checks if c.optimizer_step == 0), None)
+    return Arm(
+        tau=tau,
+        gated=gate["gated"],
+        tokens=gate["tokens"],
+        best=training.best,
+        base=first.pass_at_1 if first else None,
+        validation=best.pass_at_1 if best else None,
+        vs_base=best.vs_base if best else None,
+        updates=training.trainer.updates,
+        seconds=seconds,
+        note=note,
+    )
