@@ -1,32 +1,30 @@
-"""Problem sets: bundled ones, two from the Hugging Face Hub, and the reader's own files.
+"""Problem sets: bundled ones, six from the Hugging Face Hub, and the reader's own files.
 
 A set is named `NAME[:train|validation|test]`, or is the path of a .jsonl, .csv or .parquet file with a column `problem`
-or `question` and, where it is known, `answer`.
+or `question` and, where they are known, `answer`, `id` and `split`.
+
+    rmx/problem_files.py    rows of an own file -> problems
+    rmx/hub_sets.py         rows of the Hub -> problems
+    rmx/problem_splits.py   training, validation and test kept apart
 """
 
-import csv
 import difflib
-import hashlib
-import io
-import json
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from rmx.errors import ProblemError
+from rmx.hub_sets import REPOSITORIES, Found, fetch
 from rmx.paths import ASSETS
+from rmx.problem_files import SUFFIXES, read_file, read_text
+from rmx.problem_splits import SPLITS, deal, shared
 from rmx.records import Problem
 
-SPLITS = ("train", "validation", "test")
-SUFFIXES = (".jsonl", ".csv", ".parquet")
+logger = logging.getLogger(__name__)
 
-MAX_FILE_BYTES = 200_000_000  # of a reader's own file; parquet: also of its uncompressed columns
-MAX_PROBLEMS = 100_000
-MAX_PROBLEM_CHARS = 20_000  # of one problem's text
-MAX_ANSWER_CHARS = 1_000  # of one known answer, after GSM8K's solution is cut off
+NOT_STATED = "not stated by its card (as far as known)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +35,8 @@ class SetInfo:
     licence: str
     source: str
     splits: tuple[str, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict)  # problems of a split, where known without the Hub
+    note: str = ""  # what else to know before using it
 
 
 SETS: dict[str, SetInfo] = {
@@ -58,13 +58,49 @@ SETS: dict[str, SetInfo] = {
         "https://huggingface.co/datasets/openai/gsm8k (Cobbe et al., arXiv 2110.14168); "
         "validation is a fixed tenth of its train split, taken out by the hash of the question",
         SPLITS,
+        {"test": 1319},
+        "train and validation are 7473 problems together",
     ),
     "math500": SetInfo(
         "MATH-500: competition problems",
-        "MIT",
+        "MIT, of the sets it was taken from (MATH, PRM800K); " + NOT_STATED,
         "https://huggingface.co/datasets/HuggingFaceH4/MATH-500 (Hendrycks et al., arXiv 2103.03874; "
         "the 500 test problems of Lightman et al., arXiv 2305.20050)",
         ("test",),
+        {"test": 500},
+    ),
+    "aime24": SetInfo(
+        "AIME 2024: both American Invitational Mathematics Examinations of the year",
+        NOT_STATED,
+        "https://huggingface.co/datasets/HuggingFaceH4/aime_2024 "
+        "(from AI-MO/aimo-validation-aime, Apache-2.0; the problems are the Mathematical Association of America's)",
+        ("test",),
+        {"test": 30},
+        "answers are whole numbers from 0 to 999; 30 problems tell little apart",
+    ),
+    "amc23": SetInfo(
+        "AMC 2023: problems of the American Mathematics Competition 12",
+        NOT_STATED,
+        "https://huggingface.co/datasets/math-ai/amc23 (the problems are the Mathematical Association of America's)",
+        ("test",),
+        {"test": 40},
+        "numbers stand for the choices of the original; 40 problems tell little apart",
+    ),
+    "minerva": SetInfo(
+        "Minerva's undergraduate problems in science and mathematics (OCWCourses)",
+        NOT_STATED,
+        "https://huggingface.co/datasets/math-ai/minervamath (Lewkowycz et al., arXiv 2206.14858)",
+        ("test",),
+        {"test": 272},
+        "answers that were rounded are right only as they were rounded there",
+    ),
+    "olympiadbench": SetInfo(
+        "OlympiadBench: open-ended competition problems in English, text only",
+        "Apache-2.0",
+        "https://huggingface.co/datasets/Hothan/OlympiadBench, OE_TO_maths_en_COMP (He et al., arXiv 2402.14008)",
+        ("test",),
+        {"test": 581},
+        "93 of its 674 problems have several answers and are left out; a tolerance that a problem allows is not used",
     ),
 }
 
@@ -73,9 +109,10 @@ def load_set(name: str, default_split: str = "test") -> list[Problem]:
     """The problems of a set, in their fixed order.
 
     Args:
-        name: `NAME[:train|validation|test]` with a NAME of `SETS`, or a file's path (which may carry a split as well;
-            it only labels the problems).
-        default_split: the split where `name` says none.
+        name: `NAME[:train|validation|test]` with a NAME of `SETS`, or a file's path, which may carry a split as well.
+            A file with a column `split` gives the problems of that split. Of one without, a split that is named gets
+            its share (see rmx/problem_splits.py); with no split named all problems are taken.
+        default_split: the split where `name` says none; a file's problems without one are labelled with it.
 
     Raises:
         ProblemError: there is no such set, split or file; the file is too big or malformed (the message names the
@@ -84,8 +121,61 @@ def load_set(name: str, default_split: str = "test") -> list[Problem]:
     """
     base, split = split_name(name, default_split)
     if base in SETS:
-        return list(_named(base, split))
-    return _own_file(Path(base).expanduser(), split)
+        return list(_named(base, split)[0])
+    asked = split if base != name.strip() else None
+    return _of_split(Path(base).name, _own_file(base), asked, default_split)
+
+
+def problems_from_text(name: str, text: str, split: str | None = None) -> list[Problem]:
+    """The problems of a .jsonl or .csv file (by its `name`) that a browser sent as text, at most 2 MB of it.
+
+    Read and refused as a file by its path; `split` is what would stand behind the path's colon.
+    """
+    return _of_split(
+        Path(name).name[-80:] if isinstance(name, str) else "", read_text(name, text, "own"), split, "test"
+    )
+
+
+def every_split(base: str) -> dict[str, list[Problem]]:
+    """Split -> its problems, of a named set or an own file; each problem of the file is in one of them.
+
+    Raises:
+        ProblemError: as `load_set`.
+    """
+    if base in SETS:
+        return {split: list(_named(base, split)[0]) for split in SETS[base].splits}
+    return _sides(_own_file(base))
+
+
+def kept_apart(name: str, default_split: str = "test") -> bool:
+    """Whether no problem of this set can have been trained on by who trained on the same set's train split.
+
+    True for the named sets and for a split of an own file. A file taken whole has its training problems in it; in one
+    with a column `split` the texts are compared.
+    """
+    base, _ = split_name(name, default_split)
+    if base in SETS:
+        return True
+    problems = _own_file(base)
+    return not shared(_sides(problems)) if problems[0].split else base != name.strip()
+
+
+def left_out(name: str) -> dict[str, int]:
+    """Why rows of a named set are not among its problems, and how many; {} where all are.
+
+    Raises:
+        ProblemError: as `load_set`.
+    """
+    base, split = split_name(name)
+    return dict(_named(base, split)[1]) if base in SETS else {}
+
+
+def sizes(name: str) -> dict[str, int | None]:
+    """Split -> number of problems of a named set, without a network; None where only the Hub could tell."""
+    info = SETS[name]
+    if name in REPOSITORIES:
+        return {split: info.sizes.get(split) for split in info.splits}
+    return {split: len(_named(name, split)[0]) for split in info.splits}
 
 
 def find_problem(set_name: str, key: str | int) -> Problem:
@@ -137,53 +227,21 @@ def _use_instead(base: str) -> str:
     return f"Say {base}:{splits[0]}, for example."
 
 
-# ------------------------------------------------------------------------------------------------------ named sets
-
-
-@lru_cache(maxsize=16)
-def _named(name: str, split: str) -> tuple[Problem, ...]:
-    if name == "gsm8k":
-        return tuple(_gsm8k(split))
-    if name == "math500":
-        rows = _hub("HuggingFaceH4/MATH-500", None, "test")
-        return tuple(Problem(str(r["unique_id"]), r["problem"], r["answer"], name, split) for r in rows)
+@lru_cache(maxsize=32)
+def _named(name: str, split: str) -> Found:
+    if name in REPOSITORIES:
+        return fetch(name, split)
     path = ASSETS / "problems" / f"{name}.{split}.jsonl"
     if not path.is_file():
         raise ProblemError(f"The bundled set {name}:{split} is missing ({path}). Install rmx again.")
-    return tuple(_read(path, name, split))
-
-
-def _gsm8k(split: str) -> Iterator[Problem]:
-    """GSM8K has no validation split: a fixed tenth of its train split serves, so the three are disjoint."""
-    on_hub = "test" if split == "test" else "train"
-    for index, row in enumerate(_hub("openai/gsm8k", "main", on_hub)):
-        held_out = int.from_bytes(hashlib.sha256(row["question"].strip().encode()).digest()[:8]) % 10 == 0
-        if split == "test" or held_out == (split == "validation"):
-            yield Problem(f"{on_hub}-{index}", row["question"], _short_answer(row["answer"]), "gsm8k", split)
-
-
-def _hub(repository: str, config: str | None, split: str) -> Any:
-    """The rows of a data set of the Hub, from its cache when it was fetched before."""
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise ProblemError(
-            f"Reading {repository} needs the datasets library. Install it with: pip install datasets"
-        ) from error
-    try:
-        return load_dataset(repository, config, split=split)
-    except Exception as error:  # the Hub's client raises some twenty kinds: no network, no such name, no disk, ...
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ProblemError(
-            f"{repository} could not be fetched from the Hugging Face Hub ({reason}). Check the network (or "
-            "HF_ENDPOINT and HF_HUB_OFFLINE), try again, or use the sets mini and arith or your own .jsonl file."
-        ) from error
+    return tuple(replace(p, split=split) for p in read_file(path, name)), {}
 
 
 # ------------------------------------------------------------------------------------------------------- own files
 
 
-def _own_file(path: Path, split: str) -> list[Problem]:
+def _own_file(base: str) -> list[Problem]:
+    path = Path(base).expanduser()
     if path.suffix.lower() not in SUFFIXES:
         near = difflib.get_close_matches(str(path), SETS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -191,156 +249,26 @@ def _own_file(path: Path, split: str) -> list[Problem]:
             f"There is no problem set {str(path)[:120]!r}.{hint} Sets are {_spoken(SETS)}, or the path of a file that "
             f"ends in {_spoken(SUFFIXES)}."
         )
-    return _read(path, "own", split)
+    return read_file(path, "own")
 
 
-def _read(path: Path, set_name: str, split: str) -> list[Problem]:
-    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
-    try:
-        if not path.is_file():
-            raise ProblemError(f"There is no file {str(path)!r}. Check the path.")
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise ProblemError(
-                f"{path.name} has {size / 1e6:.0f} MB; at most {MAX_FILE_BYTES / 1e6:.0f} MB are read. "
-                "Cut it down to the problems that you want to use."
-            )
-        return _problems(path, readers[path.suffix.lower()](path), set_name, split)
-    except OSError as error:
-        raise ProblemError(f"{path.name} cannot be read ({error.strerror or error}). Check its permissions.") from error
+def _sides(problems: list[Problem]) -> dict[str, list[Problem]]:
+    """As the column `split` says or, where there is none, as the texts are dealt."""
+    if not problems[0].split:
+        return deal(problems)
+    return {split: [p for p in problems if p.split == split] for split in SPLITS}
 
 
-def _problems(path: Path, rows: Iterable[tuple[str, dict[str, Any]]], set_name: str, split: str) -> list[Problem]:
-    """Rows, each with the words for its place ("line 3"), as problems."""
-    problems: list[Problem] = []
-    places: dict[str, str] = {}
-    for place, row in rows:
-        if len(problems) >= MAX_PROBLEMS:
-            raise ProblemError(f"{path.name} has more than {MAX_PROBLEMS} problems. Cut it down.")
-        try:
-            problem = _problem(row, len(problems), set_name, split)
-        except ProblemError as error:
-            raise ProblemError(f"{path.name}, {place}: {error}") from None
-        if problem.id in places:
-            raise ProblemError(
-                f"{path.name}, {place}: the id {problem.id[:80]!r} is taken by {places[problem.id]}. Ids must differ."
-            )
-        places[problem.id] = place
-        problems.append(problem)
-    if not problems:
-        raise ProblemError(f"{path.name} has no problems in it.")
-    return problems
-
-
-def _problem(row: dict[str, Any], index: int, set_name: str, split: str) -> Problem:
-    text = row.get("problem") if row.get("problem") is not None else row.get("question")
-    if not isinstance(text, str) or not text.strip():
-        found = ", ".join(sorted(str(key)[:40] for key in row if key is not None)[:12]) or "nothing"
-        raise ProblemError(f"there is no text in a column `problem` or `question`; the columns are: {found}.")
-    if len(text) > MAX_PROBLEM_CHARS:
-        raise ProblemError(f"the problem has {len(text)} characters; at most {MAX_PROBLEM_CHARS} are read.")
-    answer = row.get("answer")
-    if isinstance(answer, bool | list | dict):
-        raise ProblemError("`answer` must be a text or a number.")
-    known = _short_answer(str(answer)) if answer is not None else None
-    if known is not None and len(known) > MAX_ANSWER_CHARS:
-        raise ProblemError(
-            f"`answer` has {len(known)} characters; at most {MAX_ANSWER_CHARS} are read. Give the final answer alone, "
-            "or a solution that ends in `#### ` and the answer."
-        )
-    own_id = row.get("id")
-    return Problem(str(index if own_id in (None, "") else own_id), text, known or None, set_name, split)
-
-
-_NUMBER_WITH_COMMAS = re.compile(r"[-+]?\$?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-
-
-def _short_answer(answer: str) -> str:
-    """GSM8K writes the solution, `####`, and the answer with thousands separators: the answer without them."""
-    if "####" not in answer:
-        return answer.strip()
-    short = answer.rpartition("####")[2].strip()
-    return short.replace(",", "") if _NUMBER_WITH_COMMAS.fullmatch(short) else short
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            place = f"line {number}"
-            line = _utf8(path, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, place).strip()
-            if not line:
-                continue
-            try:
-                # Numbers stay as they are written: an answer of 18.50 is "18.50".
-                row = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
-            except (json.JSONDecodeError, RecursionError) as error:
-                what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-                raise ProblemError(
-                    f"{path.name}, {place} is not JSON ({what}). Each line is one object: "
-                    '{"problem": "…", "answer": "…"}.'
-                ) from None
-            if not isinstance(row, dict):
-                raise ProblemError(f"{path.name}, {place} is a {type(row).__name__}, not an object with `problem`.")
-            yield place, row
-
-
-def _utf8(path: Path, raw: bytes, place: str) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        kind = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "another encoding"
-        where = f"{place}, byte {error.start + 1}"
-        raise ProblemError(f"{path.name}, {where} is not UTF-8; it may be {kind}. Save the file as UTF-8.") from None
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        start, line = raw.rfind(b"\n", 0, error.start) + 1, raw.count(b"\n", 0, error.start) + 1
-        _utf8(path, raw[start:], f"line {line}")  # raises, with the place in words
-        raise
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    line = 1  # where the row begins; a quoted text may span several
-    try:
-        columns = reader.fieldnames or []
-        if not {"problem", "question"} & set(columns):
-            found = ", ".join(column[:40] for column in columns[:12]) or "nothing"
-            raise ProblemError(f"{path.name}, line 1 names no column `problem` or `question`, only: {found}.")
-        line = reader.line_num + 1
-        for row in reader:
-            place, line = f"line {line}", reader.line_num + 1
-            if None in row:
-                raise ProblemError(
-                    f"{path.name}, {place} has more fields than line 1. Put texts with commas in quotes."
-                )
-            yield place, {key: value or None for key, value in row.items()}
-    except csv.Error as error:
-        raise ProblemError(f"{path.name}, line {line} is not proper CSV ({error}).") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ProblemError(
-            "Reading .parquet needs pyarrow: pip install pyarrow. Or save the file as .jsonl."
-        ) from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            columns = [c for c in ("id", "problem", "question", "answer") if c in file.schema_arrow.names]
-            if file.metadata.num_rows > MAX_PROBLEMS:
-                raise ProblemError(f"{path.name} has more than {MAX_PROBLEMS} problems. Cut it down.")
-            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-            if sum(group.total_byte_size for group in groups) > MAX_FILE_BYTES:
-                raise ProblemError(f"{path.name} unpacks to more than {MAX_FILE_BYTES / 1e6:.0f} MB. Cut it down.")
-            if not {"problem", "question"} & set(columns):
-                found = ", ".join(name[:40] for name in file.schema_arrow.names[:12])
-                raise ProblemError(f"{path.name} has no column `problem` or `question`, only: {found}.")
-            rows = file.read(columns=columns).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise ProblemError(f"{path.name} is not a parquet file that can be read ({error}).") from error
-    for index, row in enumerate(rows):
-        yield f"row {index + 1}", row
+def _of_split(name: str, problems: list[Problem], asked: str | None, default_split: str) -> list[Problem]:
+    """One split of a file, or all of it where none is asked for and it has no column `split`."""
+    stated = bool(problems[0].split)
+    if not stated and asked is None:
+        return [replace(p, split=default_split) for p in problems]
+    sides, split = _sides(problems), asked or default_split
+    for (one, other), count in shared(sides).items() if stated else ():
+        logger.warning("%s: %d of its %s problems are among its %s problems as well.", name, count, other, one)
+    if not sides[split]:
+        there = _spoken(f"{side} ({len(found)})" for side, found in sides.items() if found)
+        why = "Its column `split` names" if stated else "Without a column `split`, its texts are dealt to"
+        raise ProblemError(f"{name} has no {split} problems. {why} only {there}.")
+    return sides[split]

@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
+from rmx.hub_sets import REPOSITORIES
 from rmx.intervals import Estimate
 from rmx.problems import SETS
-from rmx.train.provenance import HUB_SETS, Base, Held, Provenance
+from rmx.train.provenance import Base, Held, Provenance
 
 PAPER = "arXiv 2605.06241"
 
@@ -91,7 +92,7 @@ def _front(story: Provenance) -> str:
     front |= {"library_name": "peft", "pipeline_tag": "text-generation"}
     if base.licence:
         front["license"] = base.licence
-    if dataset := HUB_SETS.get((story.problem_set or "").partition(":")[0]):
+    if dataset := REPOSITORIES.get((story.problem_set or "").partition(":")[0]):
         front["datasets"] = [dataset]
     lineage = [f"base_model:adapter:{base.name}"] if base.origin == "hub" else []
     front["tags"] = [*lineage, "lora", "reasoning", *_TAGS[story.kind], "rmx"]

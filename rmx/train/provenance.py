@@ -19,7 +19,6 @@ from rmx.train.recipe import Recipe
 Origin = Literal["bundled", "hub", "gguf", "local"]
 Kind = Literal["train", "distill"]
 
-HUB_SETS = {"gsm8k": "openai/gsm8k", "math500": "HuggingFaceH4/MATH-500"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 

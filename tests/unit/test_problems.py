@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rmx import problems
+from rmx import problem_files, problems
 from rmx.errors import ProblemError
 from rmx.problems import SETS, SPLITS, find_problem, load_set, split_name
 from rmx.records import Problem
@@ -193,7 +193,7 @@ def test_answers_as_written(tmp_path):
         '{"id": "x", "problem": "b"}\n{"problem": "c", "answer": null}\n{"problem": "d", "answer": "  \\\\frac12 "}\n',
         encoding="utf-8",
     )
-    loaded = load_set(f"{path}:train")
+    loaded = load_set(str(path), "train")
     assert [(p.id, p.answer) for p in loaded] == [("7", "18.50"), ("x", None), ("2", None), ("3", "\\frac12")]
     assert loaded[0].split == "train"
 
@@ -272,7 +272,7 @@ def test_a_huge_file_is_refused_unread(tmp_path):
 
 
 def test_too_many_problems_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(problems, "MAX_PROBLEMS", 3)
+    monkeypatch.setattr(problem_files, "MAX_PROBLEMS", 3)
     path = write(tmp_path / "own.jsonl", *({"problem": str(i)} for i in range(3)))
     assert len(load_set(path)) == 3
     path = write(tmp_path / "own.jsonl", *({"problem": str(i)} for i in range(4)))
