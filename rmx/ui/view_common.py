@@ -36,5 +36,15 @@ def _named(fn: Server, name: str) -> Server:
 # For launch(css=...): a component's own css_template is parsed again on each update.
 CSS = "\n".join(
     asset(f"{name}.css")
-    for name in ("view_common", "curves", "token_view", "worth", "pins", "compare_view", "train_view", "runs_view")
+    for name in (
+        "view_common",
+        "curves",
+        "token_view",
+        "worth",
+        "pins",
+        "compare_view",
+        "train_view",
+        "runs_view",
+        "evaluate_view",
+    )
 )

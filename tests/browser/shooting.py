@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Error, Page, sync_playwright
 from scripted_page import LAUNCH
 
 Scene = tuple[Callable[[Page], None], Mapping[str, object]]  # what to do; width, height, dark, full
-READY = ".rmx .legend, .rmx .panes, .rmx.runs"
+READY = ".rmx .legend, .rmx .panes, .rmx.runs, .rmx.evaluation"
 
 
 def shoot(browser: Browser, url: str, name: str, scene: Scene, folder: Path) -> None:

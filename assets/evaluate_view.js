@@ -1,0 +1,177 @@
+// The evaluation: follows a job of the server, takes the plots in, passes on what is pressed. Before this stand
+// view_common.js, estimates.js, evaluate_table.js and evaluate_problems.js.
+const EVERY = 700, DRAWN = 5000; // ms between two looks, and between two drawings of the plots while it runs
+let polling = 0, drawn_ = { at: 0, what: "" };
+
+// ---- following a job ----------------------------------------------------------------------------------------
+function follow(id) {
+  if (job.id !== id) {
+    Object.assign(job, { id, m: null, report: null, rows: new Map(), stamp: 0, notes: {} });
+    Object.assign(shown, { k: null, part: "", name: "", group: "won", open: new Set(), most: 30 });
+    drawn_ = { at: 0, what: "" };
+    ui.results.hidden = ui.exports.hidden = true;
+  }
+  sessionStorage.setItem(props.storage_key, id);
+  sayError();
+  ui.welcome.hidden = true;
+  clearTimeout(polling);
+  poll();
+}
+async function poll() {
+  const id = job.id;
+  try {
+    const m = await server.eval_tail({ id, since: job.stamp });
+    if (id !== job.id) return;
+    if (m?.kind === "gone") return forget();
+    if (m?.error && !m.kind) sayError(m.error);
+    else if (m?.kind === "eval") receiveJob(m);
+  } catch {
+    ui.status.textContent = "no reply from the server; trying again"; // what is on screen stays
+  }
+  if (element.isConnected && !isOver(job.m)) polling = setTimeout(poll, EVERY);
+}
+function forget() {
+  sessionStorage.removeItem(props.storage_key);
+  if (job.m && !isOver(job.m)) sayError("The server has forgotten this evaluation. Press Evaluate: what was made is kept on disk.");
+  if (job.m) job.m.state = "stopped";
+  else ui.welcome.hidden = false;
+}
+function receiveJob(m) {
+  const news = m.stamp > job.stamp;
+  Object.assign(job, { m, stamp: m.stamp });
+  if (m.command != null) Object.assign(job, { command: m.command, own: m.own, notes: m.notes ?? {} });
+  if (m.report) job.report = m.report;
+  for (const [place, row] of m.rows ?? []) job.rows.set(row.id, { place, row });
+  if (m.error) sayError(plain(m.error, 600));
+  ui.plan.hidden = true;
+  renderHead();
+  if (job.command) renderCommand(job.command, job.own);
+  if (news && job.report) render();
+}
+function render() {
+  const report = job.report, parts = report.parts ?? [];
+  ui.results.hidden = !(report.models?.length && report.problems);
+  if (ui.results.hidden) return;
+  if (!parts.some((part) => part.name === shown.part)) shown.part = "";
+  if (!ks().includes(shown.k)) shown.k = ks().find((k) => Number(k) >= 8) ?? ks().at(-1) ?? null;
+  if (!others().includes(shown.name)) shown.name = others()[0] ?? "";
+  chips(ui.parts, "part", parts.length ? [["", "all", report.problems], ...parts.map((part) => [part.name, plain(part.name, 40), part.problems])] : []);
+  chips(ui.ks, "k", ks().map((k) => [k, `k = ${k}`]));
+  renderSolved();
+  renderAgainst();
+  const sentences = shown.part ? [] : (report.crossings ?? []).map((one) => one.sentence).filter(Boolean);
+  keyed(ui.reading, sentences, (sentence) => make("li", "", plain(sentence, 400)));
+  renderProblems();
+  renderTake();
+  askFigures();
+}
+
+// ---- plots --------------------------------------------------------------------------------------------------
+function askFigures() {
+  const what = JSON.stringify([job.id, shown.part, shown.name, isOver(job.m) ? job.stamp : ""]), now = performance.now();
+  if (drawn_.what === what && (isOver(job.m) || now - drawn_.at < DRAWN)) return;
+  drawn_ = { at: now, what };
+  ui.plots.hidden = shown.k === null;
+  ui.scatterBox.hidden = !shown.name;
+  if (shown.k !== null) trigger("figures", { id: job.id, part: shown.part, name: shown.name });
+}
+// The app's plots belong between the tables; as blocks of their own they would stand under all of it.
+const plotOf = (box) => box.querySelector(".js-plotly-plot");
+function adopt() {
+  for (const [id, box] of [["eval-curves", ui.curves], ["eval-scatter", ui.scatter]]) {
+    const plot = document.getElementById(id);
+    if (plot && !box.contains(plot)) box.append(plot);
+    box.classList.toggle("drawn", !!plotOf(box));
+  }
+  const points = plotOf(ui.scatter);
+  if (!points?.on || points.rmxBound) return;
+  points.rmxBound = true;
+  points.on("plotly_click", (e) => {
+    const ids = e.points[0]?.customdata;
+    if (Array.isArray(ids)) for (const id of ids.slice(0, 20).reverse()) showProblem(id);
+  });
+}
+function awaitPlots(tries = 40) { // they are mounted some time after this view
+  adopt();
+  if ((!ui.curves.firstChild || !ui.scatter.firstChild) && tries > 0 && element.isConnected) setTimeout(awaitPlots, 250, tries - 1);
+}
+for (const box of [ui.curves, ui.scatter]) new MutationObserver(adopt).observe(box, { childList: true, subtree: true });
+
+// ---- what can be taken home ---------------------------------------------------------------------------------
+function renderCommand(command, own) {
+  ui.take.hidden = false;
+  ui.command.textContent = showOdd(command);
+  ui.commandNote.hidden = !own;
+}
+function renderTake() {
+  const { licence, source } = job.report;
+  ui.exports.hidden = false;
+  ui.origin.textContent = [licence && `Licence of the set: ${plain(licence, 120)}.`, source && `Source: ${plain(source, 300)}`].filter(Boolean).join(" ");
+}
+function save(name, blob) {
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+  root.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+async function saveAs(format) {
+  const reply = await ask("eval_export", { id: job.id, format });
+  if (reply?.text != null) save(plain(reply.name ?? `evaluation.${format}`, 120), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
+}
+async function copyCommand() {
+  let done = true;
+  try {
+    await navigator.clipboard.writeText(ui.command.textContent);
+  } catch { // no clipboard outside https
+    getSelection().selectAllChildren(ui.command);
+    done = document.execCommand("copy");
+  }
+  ui.copy.textContent = done ? "Copied" : "Select it and copy by hand";
+  setTimeout(() => (ui.copy.textContent = "Copy"), 2000);
+}
+
+// ---- messages from Python -----------------------------------------------------------------------------------
+function receive(m) {
+  if (!m || typeof m !== "object") return;
+  if (m.kind === "job" && typeof m.id === "string") follow(m.id);
+  else if (m.kind === "refused") sayError(plain(m.error, 600));
+  else if (m.kind === "plan") renderPlan(m);
+  props.value = null; // else the same words a second time would be no news
+}
+function renderPlan(m) {
+  if (job.m && !isOver(job.m)) return; // what runs now is more worth knowing
+  ui.plan.hidden = false;
+  const time = m.seconds == null ? "How long it takes is known after the first problems." : `About ${clock(m.seconds)}, as fast as it went here last; what is known already takes no time.`;
+  const set = m.set ? `${plain(m.set.title, 120)}. Licence: ${plain(m.set.licence, 80)}. Source: ${plain(m.set.source, 240)}` : "";
+  keyed(ui.plan, [[`Evaluate makes at most ${plural(m.samples, "completion")}. ${time}`, ""], [set, "soft"]].filter(([words]) => words), ([words, cls]) => make("span", `line ${cls}`, words));
+  renderCommand(m.command, m.own);
+}
+
+// ---- what is pressed ----------------------------------------------------------------------------------------
+const actions = {
+  halt: () => job.id && (trigger("halt", { id: job.id }), (ui.status.textContent = "stopping")),
+  json: () => saveAs("json"), csv: () => saveAs("csv"), copy: copyCommand,
+  more: () => ((shown.most += 100), renderProblems()),
+};
+function choose(key, value) {
+  shown[key] = value;
+  if (key !== "k") shown.most = 30;
+  if (job.report) render();
+}
+root.addEventListener("click", (e) => {
+  const find = (selector) => e.target.closest(selector)?.dataset;
+  const [act, chip, go, opener] = ["[data-do]", "[data-choose]", "[data-go]", "[data-open]"].map(find);
+  if (act) actions[act.do]?.();
+  else if (chip) choose(chip.choose, chip.value);
+  else if (go) trigger("open", { id: job.id, problem: go.problem, name: go.name, where: go.go });
+  else if (opener) openProblem(opener.open);
+});
+
+// ---- the start ----------------------------------------------------------------------------------------------
+window.rmxEval = Object.assign(window.rmxEval ?? {}, { show: showProblem, follow });
+awaitPlots();
+watch("value", () => receive(props.value));
+receive(props.value);
+const kept = sessionStorage.getItem(props.storage_key);
+if (kept && !job.id) trigger("attach", { id: kept });

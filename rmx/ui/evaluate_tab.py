@@ -1,0 +1,253 @@
+"""The Evaluate tab: a base and its adapters on a problem set, side by side, with intervals."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from rmx.errors import RmxError
+from rmx.eval_plots import curve_figure, scatter_figure
+from rmx.presets import PRESETS
+from rmx.problems import SETS
+from rmx.ui.compare_tab import OWN as OWN_PAIR
+from rmx.ui.compare_tab import CompareTab
+from rmx.ui.evaluate_exports import export
+from rmx.ui.evaluate_jobs import Asked, Message, Watching
+from rmx.ui.evaluate_view import KEY, evaluate_file, evaluate_view
+from rmx.ui.evaluator import COUNTS, FILE_BYTES, OWN, Evaluator
+from rmx.ui.explore_tab import BASE, ExploreTab
+from rmx.ui.explorer import answering
+from rmx.ui.owners import Owners, is_loopback
+from rmx.ui.settings import Settings
+from rmx.ui.wiring import LIGHT, QUIET
+
+FIRST_ADAPTER, FIRST_COUNT, FIRST_LIMIT = "rl", 16, 100
+RESTORE = f"() => sessionStorage.getItem('{KEY}') ?? ''"  # what this browser tab was looking at before a reload
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The settings column."""
+
+    model: gr.Dropdown
+    adapters: gr.Dropdown
+    problem_set: gr.Dropdown
+    file: gr.HTML
+    limit: gr.Number
+    n: gr.Radio
+    temperature: gr.Slider
+    top_p: gr.Slider
+    seed: gr.Number
+    max_new: gr.Number
+    evaluate: gr.Button
+
+    @property
+    def asked(self) -> list[Any]:
+        """Inputs of Evaluate, in the order of `FORM`."""
+        decoding = [self.temperature, self.top_p, self.seed, self.max_new]
+        return [self.model, self.adapters, self.problem_set, self.file, self.limit, self.n, *decoding]
+
+
+FORM = ("model", "adapters", "set", "file", "limit", "n", "temperature", "top_p", "seed", "max_new_tokens")
+
+
+class EvaluateTab:
+    """Callbacks of the tab; each makes one library call and renders what came of it."""
+
+    controls: Controls
+    view: gr.HTML
+    kept: gr.Textbox  # the evaluation that this browser tab was looking at
+
+    def __init__(self, evaluator: Evaluator, settings: Settings, owners: Owners | None = None) -> None:
+        self.evaluator, self.settings, self.owners = evaluator, settings, owners
+        self.watching = Watching()
+
+    def asked(self, request: gr.Request, values: tuple[Any, ...]) -> Asked:
+        """What the form asks for.
+
+        Raises:
+            RmxError: a value that cannot be used.
+        """
+        form = dict(zip(FORM, values, strict=True)) | {"most": self.settings.max_new_tokens}
+        return self.evaluator.asked(form, paths=self._may_name_files(request))
+
+    def _may_name_files(self, request: gr.Request) -> bool:
+        """Only the machine's owner reads its files."""
+        if self.owners is not None:
+            return self.owners.visitor_of(request).admin
+        return is_loopback(self.settings.host)
+
+    # -- callbacks ----------------------------------------------------------------------------------------------------
+
+    def evaluate(self, request: gr.Request, *values: Any) -> Message:
+        try:
+            job = self.evaluator.start(self.asked(request, values))
+        except RmxError as error:
+            return _refused(error)
+        self.watching.join(request.session_hash, job, instead=True)
+        return {"kind": "job", "id": job.id}
+
+    def plan(self, request: gr.Request, *values: Any) -> Any:
+        """What the form would take; a form that is not complete yet is no mistake."""
+        try:
+            return self.evaluator.plan(self.asked(request, values))
+        except RmxError:
+            return gr.skip()
+
+    def opening(self, request: gr.Request, *values: Any) -> tuple[Any, Any]:
+        """The contestants that are there by now, and what the form would take."""
+        return self._choices(str(values[0])), self.plan(request, *values)
+
+    def choose_model(self, model: str) -> Any:
+        """Other weights, other adapters."""
+        return gr.Dropdown(self.evaluator.contestants(str(model or "")), value=[])
+
+    def _choices(self, model: str) -> Any:
+        return gr.Dropdown(self.evaluator.contestants(model))
+
+    def attach(self, event: gr.EventData, request: gr.Request) -> Any:
+        """A page that was reloaded looks again at what it looked at before."""
+        return self.again(event._data.get("id") if isinstance(event._data, dict) else None, request)
+
+    def again(self, job_id: Any, request: gr.Request) -> Any:
+        job = self.evaluator.find(job_id)
+        if job is None:
+            return gr.skip()
+        self.watching.join(request.session_hash, job)
+        return {"kind": "job", "id": job.id}
+
+    def halt(self, event: gr.EventData) -> None:
+        self.evaluator.halt(event._data)
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed: its evaluation ends after a moment, unless the page comes back."""
+        self.watching.leave(request.session_hash)
+
+    def figures(self, event: gr.EventData) -> tuple[Any, Any]:
+        """Curves of {"id"} and the scatter of {"name"}, over {"part"} or all problems."""
+        data = event._data if isinstance(event._data, dict) else {}
+        job, part = self.evaluator.find(data.get("id")), data.get("part") or None
+        if job is None or not job.document:
+            return None, None
+        return curve_figure(job.document, part), scatter_figure(job.document, str(data.get("name")), part)
+
+
+def build_evaluate_tab(
+    evaluator: Evaluator, settings: Settings, page: gr.Tab, owners: Owners | None = None
+) -> EvaluateTab:
+    """Lay the tab out inside an open gr.Tab and wire it."""
+    tab = EvaluateTab(evaluator, settings, owners)
+    with gr.Row(elem_id="evaluation", equal_height=False):
+        with gr.Column(scale=0, min_width=300, elem_id="evaluate-controls", elem_classes="controls"):
+            controls = tab.controls = _controls(tab)
+        with gr.Column(scale=1, min_width=320):
+            tab.view = evaluate_view(
+                answering(evaluator.tail), answering(lambda data: export(evaluator, data)), elem_id="evaluate"
+            )
+            curves = gr.Plot(show_label=False, elem_id="eval-curves", container=False)
+            scatter = gr.Plot(show_label=False, elem_id="eval-scatter", container=False)
+            tab.kept = gr.Textbox(visible=False)
+    _wire(tab, controls, curves, scatter, page)
+    return tab
+
+
+def _controls(tab: EvaluateTab) -> Controls:
+    settings, loaded = tab.settings, tab.evaluator.workspace.loaded
+    model_spec = settings.model if settings.model and settings.model in loaded else "mini"
+    models = [(p.title, p.name) for p in PRESETS.values()]
+    if model_spec not in PRESETS:
+        models.insert(1, (model_spec, model_spec))
+    known = tab.evaluator.contestants(model_spec)
+    first = [FIRST_ADAPTER] if any(spec == FIRST_ADAPTER for _, spec in known) else []
+    if settings.adapter and model_spec != "mini":
+        known, first = [(settings.adapter, settings.adapter), *known], [settings.adapter]
+    evaluate = gr.Button("Evaluate", variant="primary", elem_id="evaluate-start")
+    model = gr.Dropdown(models, value=model_spec, label="Base", allow_custom_value=True, elem_id="evaluate-model")
+    adapters = gr.Dropdown(
+        known,
+        value=first,
+        label="Compared with it",
+        info="Bundled adapters, your runs; or type a folder or a Hub id.",
+        multiselect=True,
+        allow_custom_value=True,
+        elem_id="evaluate-adapters",
+    )
+    problem_set = gr.Dropdown(
+        _sets(), value="mini:test", label="Problem set", allow_custom_value=True, elem_id="evaluate-set"
+    )
+    file = evaluate_file(answering(tab.evaluator.take_file), FILE_BYTES, elem_id="evaluate-file", visible=False)
+    limit = gr.Number(FIRST_LIMIT, label="Problems, at most", precision=0, minimum=1, elem_id="evaluate-limit")
+    n = gr.Radio(
+        [("0", 0), *((str(count), count) for count in COUNTS[1:])],
+        value=FIRST_COUNT,
+        label="Samples per problem",
+        info="0: one greedy answer only",
+        elem_id="evaluate-n",
+    )
+    with gr.Accordion("Decoding", open=False, elem_id="evaluate-decoding"):
+        temperature = gr.Slider(
+            0, 2, 0.6, step=0.05, label="Temperature of the samples", elem_id="evaluate-temperature"
+        )
+        top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p", elem_id="evaluate-top-p")
+        with gr.Row():
+            seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="evaluate-seed")
+            most = min(512, settings.max_new_tokens)
+            max_new = gr.Number(most, label="Most tokens", precision=0, min_width=80, elem_id="evaluate-max-new")
+    return Controls(model, adapters, problem_set, file, limit, n, temperature, top_p, seed, max_new, evaluate)
+
+
+def _sets() -> list[tuple[str, str]]:
+    """Every named set by its splits, test first, and the choice that opens the reader of a file."""
+    found = [(f"{name} · {split}", f"{name}:{split}") for name, info in SETS.items() for split in reversed(info.splits)]
+    return [*found, ("a file of your own …", OWN)]
+
+
+def _wire(tab: EvaluateTab, c: Controls, curves: gr.Plot, scatter: gr.Plot, page: gr.Tab) -> None:
+    view = tab.view
+    latest: dict[str, Any] = {**LIGHT, "trigger_mode": "always_last"}
+    page.select(tab.opening, c.asked, [c.adapters, view], **LIGHT)
+    c.evaluate.click(tab.evaluate, c.asked, view, **LIGHT)
+    c.model.input(tab.choose_model, c.model, c.adapters, **QUIET)
+    c.problem_set.change(lambda name: gr.HTML(visible=name == OWN), c.problem_set, c.file, **LIGHT)
+    choices, boxes = (c.model, c.adapters, c.problem_set, c.file, c.n), (c.limit, c.seed, c.max_new)
+    sliders = (c.temperature, c.top_p)
+    changed = [one.change for one in choices] + [one.blur for one in boxes] + [one.release for one in sliders]
+    for event in changed:
+        event(tab.plan, c.asked, view, **latest)
+    view.halt(tab.halt, None, None, **LIGHT)
+    view.attach(tab.attach, None, view, **LIGHT)
+    view.figures(tab.figures, None, [curves, scatter], **latest)
+
+
+def wire_evaluate(
+    demo: gr.Blocks, tab: EvaluateTab, tabs: gr.Tabs, explore: ExploreTab, compare: CompareTab, pressed: str
+) -> None:
+    """A page that opens or closes, and a problem's way to the other tabs; `pressed` presses their main button."""
+
+    def open_problem(event: gr.EventData) -> tuple[Any, ...]:
+        data = event._data if isinstance(event._data, dict) else {}
+        try:
+            found = tab.evaluator.opened(data)
+        except RmxError as error:
+            return _refused(error), *[gr.skip()] * (len(targets) - 1)
+        if data.get("where") == "compare":
+            pair = (OWN_PAIR, gr.Group(visible=True), found.model, found.adapter or "", "")
+            asked = (found.problem, found.answer, "base", found.max_new_tokens)
+            return gr.skip(), gr.Tabs(selected="compare"), *[gr.skip()] * len(solved), *pair, *asked
+        shown = gr.Dropdown(list(dict.fromkeys([BASE, found.adapter or BASE])), value=found.adapter or BASE)
+        greedy = (found.problem, found.answer, 0.0, 1.0, found.max_new_tokens, False)
+        return gr.skip(), gr.Tabs(selected="explore"), found.model, shown, *greedy, *[gr.skip()] * len(compared)
+
+    e, c = explore.controls, compare.controls
+    solved = [e.model, e.adapter, e.problem, e.answer, e.temperature, e.top_p, e.max_new, e.raw]
+    compared = [c.preset, c.own, c.base, c.adapter, c.teacher, c.problem, c.answer, c.source, c.max_new]
+    targets = [tab.view, tabs, *solved, *compared]
+    tab.view.open(open_problem, None, targets, **{**QUIET, "concurrency_id": "load"}).success(
+        None, None, None, js=pressed, **QUIET
+    )
+    demo.load(tab.again, tab.kept, tab.view, js=RESTORE, **LIGHT)
+    demo.unload(tab.leave)
+
+
+def _refused(error: RmxError) -> Message:
+    return {"kind": "refused", "error": str(error)}
