@@ -18,6 +18,7 @@ from rmx.cli_distill import add_verbs as add_distill_verbs
 from rmx.cli_explore import add_verbs as add_explore_verbs
 from rmx.cli_pair import add_verbs as add_pair_verbs
 from rmx.cli_runs import add_verbs as add_runs_verbs
+from rmx.cli_sets import add_verbs as add_sets_verbs
 from rmx.cli_train import add_verbs as add_train_verbs
 from rmx.errors import RmxError
 
@@ -190,6 +191,7 @@ def _parser() -> Parser:
     add_train_verbs(verbs, _add_model)
     add_distill_verbs(verbs, _add_model)
     add_runs_verbs(verbs)
+    add_sets_verbs(verbs)
     _add_bench(verbs)
     doctor = verbs.add_parser("doctor", help="say what is here: device, packages, models")
     doctor.add_argument("--json", action="store_true")
@@ -217,7 +219,7 @@ def _add_trace(verbs: Any) -> None:
     trace = verbs.add_parser("trace", help="one solution with the distribution behind every token")
     trace.add_argument("prompt", nargs="?", metavar="PROMPT")
     trace.add_argument("--problem", metavar="ID", help="a problem's id or its 0-based index in the set")
-    trace.add_argument("--set", default="mini", metavar="NAME", help="mini, arith, gsm8k, math500 or a file")
+    trace.add_argument("--set", default="mini", metavar="NAME", help="a set by its name (see rmx sets) or a file")
     trace.add_argument("--prompt-ids", metavar="FILE", help="a JSON array of token ids ('-' = stdin)")
     trace.add_argument("--answer", metavar="A", help="the known answer of a free prompt")
     trace.add_argument("--raw", action="store_true", help="no template: the prompt as it stands")

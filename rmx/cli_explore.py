@@ -44,7 +44,7 @@ def _add_solution(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     """Which solution: a prompt or a problem, solved greedily."""
     parser.add_argument("prompt", nargs="?", metavar="PROMPT")
     parser.add_argument("--problem", metavar="ID", help="a problem's id or its 0-based index in the set")
-    parser.add_argument("--set", default="mini", metavar="NAME", help="mini, arith, gsm8k, math500 or a file")
+    parser.add_argument("--set", default="mini", metavar="NAME", help="a set by its name (see rmx sets) or a file")
     parser.add_argument("--answer", metavar="A", help="the known answer of a free prompt")
     parser.add_argument("--raw", action="store_true", help="no template: the prompt as it stands")
     add_model(parser)

@@ -45,7 +45,7 @@ def _add_pair(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     parser.add_argument("--pair", metavar="NAME", help="a known pair instead (rmx doctor lists them)")
     parser.add_argument("--teacher", metavar="S", help="a full checkpoint instead of an adapter")
     parser.add_argument("--strength", type=float, default=1.0, help="of a plain LoRA, 0 to 1.5 (default 1)")
-    parser.add_argument("--set", default="mini", metavar="NAME", help="mini, arith, gsm8k, math500 or a file")
+    parser.add_argument("--set", default="mini", metavar="NAME", help="a set by its name (see rmx sets) or a file")
     parser.add_argument("--limit", type=int, default=None, metavar="N", help="the first N problems of the set")
     parser.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
     parser.add_argument("--seed", type=int, default=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rmx.errors import RmxError, TrainError
-from rmx.problem_splits import without
+from rmx.problem_splits import SPLITS, without
 from rmx.problems import SETS, every_split, split_name
 from rmx.records import Problem
 from rmx.train.recipe import PRESETS, Recipe, command
@@ -159,9 +159,15 @@ def resolved(job: TrainJob) -> TrainJob:
     def absolute(path: str | None) -> str | None:
         return str(Path(path).absolute()) if path and Path(path).exists() else path
 
-    own = job.set_name
-    if own is not None and (base := split_name(own)[0]) not in SETS:
-        own = f"{absolute(base)}{own.strip().removeprefix(base)}"
+    def absolute_set(name: str | None) -> str | None:
+        if name is None or Path(name).suffix == "":
+            return name
+        path, colon, split = name.strip().rpartition(":")
+        return f"{absolute(path)}:{split}" if colon and split in SPLITS else absolute(name)
+
     return replace(
-        job, set_name=own, from_rollouts=absolute(job.from_rollouts), init_adapter=absolute(job.init_adapter)
+        job,
+        set_name=absolute_set(job.set_name),
+        from_rollouts=absolute(job.from_rollouts),
+        init_adapter=absolute(job.init_adapter),
     )

@@ -110,6 +110,15 @@ def test_an_own_file_is_dealt_by_its_texts(tmp_path: Path) -> None:
     assert len({p.problem for p in load_set(str(path))}) == 200
 
 
+def test_the_path_of_a_resumed_run_is_absolute_with_its_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.jsonl").write_text('{"problem": "1 + 1?"}\n')
+    for name in ("own.jsonl", "own.jsonl:train"):
+        assert resolved(TrainJob(set_name=name)).set_name == f"{tmp_path}/{name}"
+    for name in ("mini", "mini:train", "gone.jsonl:train", "mini:dev"):
+        assert resolved(TrainJob(set_name=name)).set_name == name
+
+
 def test_a_job_needs_problems() -> None:
     with pytest.raises(RmxError, match="--from-rollouts"):
         TrainJob(set_name=None)
