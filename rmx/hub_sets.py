@@ -66,19 +66,18 @@ def _math500(rows: Iterable[Row], split: str, left_out: Counter[str]) -> Iterato
         yield Problem(str(row["unique_id"]), row["problem"], row["answer"], "math500", split)
 
 
-def _aime24(rows: Iterable[Row], split: str, left_out: Counter[str]) -> Iterator[Problem]:
-    for row in rows:
-        yield Problem(str(row["id"]), row["problem"], str(row["answer"]).strip(), "aime24", split)
+def _columns(name: str, key: str | None, question: str) -> "_Read":
+    """Rows with the final answer in a column `answer`; without a column for ids the row's index serves."""
 
+    def read(rows: Iterable[Row], split: str, left_out: Counter[str]) -> Iterator[Problem]:
+        for index, row in enumerate(rows):
+            answer = "" if row["answer"] is None else str(row["answer"]).strip()
+            if answer:
+                yield Problem(str(index if key is None else row[key]), row[question], answer, name, split)
+            else:
+                left_out[NO_ANSWER] += 1
 
-def _amc23(rows: Iterable[Row], split: str, left_out: Counter[str]) -> Iterator[Problem]:
-    for row in rows:
-        yield Problem(str(row["id"]), row["question"], str(row["answer"]).strip(), "amc23", split)
-
-
-def _minerva(rows: Iterable[Row], split: str, left_out: Counter[str]) -> Iterator[Problem]:
-    for index, row in enumerate(rows):
-        yield Problem(str(index), row["question"], str(row["answer"]).strip(), "minerva", split)
+    return read
 
 
 def _olympiadbench(rows: Iterable[Row], split: str, left_out: Counter[str]) -> Iterator[Problem]:
@@ -109,9 +108,9 @@ _Read = Callable[[Iterable[Row], str, Counter[str]], Iterator[Problem]]
 _SETS: dict[str, tuple[str, str | None, str | None, _Read]] = {
     "gsm8k": ("openai/gsm8k", "main", None, _gsm8k),
     "math500": ("HuggingFaceH4/MATH-500", None, "test", _math500),
-    "aime24": ("HuggingFaceH4/aime_2024", None, "train", _aime24),
-    "amc23": ("math-ai/amc23", None, "test", _amc23),
-    "minerva": ("math-ai/minervamath", None, "test", _minerva),
+    "aime24": ("HuggingFaceH4/aime_2024", None, "train", _columns("aime24", "id", "problem")),
+    "amc23": ("math-ai/amc23", None, "test", _columns("amc23", "id", "question")),
+    "minerva": ("math-ai/minervamath", None, "test", _columns("minerva", None, "question")),
     "olympiadbench": ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train", _olympiadbench),
 }
 

@@ -125,6 +125,13 @@ def test_they_are_for_measuring_only(hub, name):
     assert hub == []  # refused before anything is fetched
 
 
+def test_a_row_without_an_answer_is_left_out(monkeypatch):
+    rows = [{"question": "What is it?", "answer": answer} for answer in ("", None, 0)]
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=lambda *_, split: rows))
+    assert load_set("minerva") == [Problem("2", "What is it?", "0", "minerva", "test")]
+    assert left_out("minerva") == {"no final answer": 2}
+
+
 def test_a_column_that_is_gone_is_told(monkeypatch):
     rows = [{"problem": "1 + 1?", "solution": "2"}]
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=lambda *_, split: rows))
