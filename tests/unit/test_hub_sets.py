@@ -135,7 +135,7 @@ def test_a_row_without_an_answer_is_left_out(monkeypatch):
 def test_a_column_that_is_gone_is_told(monkeypatch):
     rows = [{"problem": "1 + 1?", "solution": "2"}]
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=lambda *_, split: rows))
-    with pytest.raises(ProblemError, match=r"math-ai/amc23 has no column 'id' any more, which amc23 is read from"):
+    with pytest.raises(ProblemError, match=r"math-ai/amc23 has no column 'answer' any more, which amc23 is read from"):
         load_set("amc23")
 
 
