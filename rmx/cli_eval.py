@@ -1,0 +1,145 @@
+"""`rmx eval`: accuracy of models side by side, with intervals."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rmx.errors import RmxError
+
+AddModel = Callable[[argparse.ArgumentParser], None]
+
+
+def add_verbs(verbs: Any, add_model: AddModel) -> None:
+    """Define the verb; `add_model` gives it the options that all verbs share."""
+    what = "accuracy with intervals: greedy, pass@k, majority; models side by side"
+    parser = verbs.add_parser("eval", help=what, conflict_handler="resolve")
+    add_model(parser)
+    several = {"action": "append", "default": [], "metavar": "S"}
+    parser.add_argument("--adapter", **several, help="a bundled name, a run, a folder or a Hub id; several times")
+    parser.add_argument("--teacher", **several, help="a full checkpoint beside the base; several times")
+    parser.add_argument("--set", default="mini", metavar="NAME", help="a set (rmx sets lists them) or a file")
+    parser.add_argument("--limit", type=int, default=None, metavar="N", help="the first N problems")
+    parser.add_argument("--n", type=int, default=16, metavar="N", help="samples per problem, up to 256; 0: greedy only")
+    parser.add_argument("--k", default=None, metavar="1,2,4", help="tries of pass@k (default: 1, 2, 4 ... n)")
+    parser.add_argument("--temperature", type=float, default=0.6)
+    parser.add_argument("--top-p", type=float, default=0.95)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-new-tokens", type=int, default=2048)
+    parser.add_argument("--no-greedy", action="store_true", help="samples only")
+    parser.add_argument("--no-cache", action="store_true", help="make every completion anew and keep none")
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(run=_eval)
+
+
+def _eval(args: argparse.Namespace) -> None:
+    from rmx.cli_pair import stopped_by_hand
+    from rmx.evaluate.config import EvalConfig
+    from rmx.evaluate.contestants import contestants_of
+    from rmx.evaluate.evaluate import Evaluation
+    from rmx.evaluate.known import with_answers
+    from rmx.evaluate.store import SampleStore
+    from rmx.workspace import Workspace
+
+    config = EvalConfig(
+        args.n, _numbers(args.k), args.temperature, args.top_p, args.seed, args.max_new_tokens, not args.no_greedy
+    )
+    problems = with_answers(args.set, args.limit)
+    model = args.model or os.environ.get("RMX_MODEL", "mini")
+    workspace = Workspace(args.device, args.dtype)
+    contestants = contestants_of(workspace, model, args.adapter, args.teacher)
+    store = SampleStore(keep=not args.no_cache)
+    tell, report = _Progress(), None
+    with stopped_by_hand() as stopped:
+        for report in Evaluation(contestants, problems, config, args.set, store=store).run(stopped):
+            tell(report)
+    found = report.json() if report is not None else {}
+    print(json.dumps(found) if args.json else table(found))
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(",")) if text else ()
+    except ValueError as error:
+        raise RmxError(f"--k takes whole numbers with commas, such as 1,2,4; got '{text}'.") from error
+
+
+class _Progress:
+    """One line on stderr that is written over, where somebody is looking."""
+
+    def __call__(self, report: Any) -> None:
+        if not (sys.stderr.isatty() or report.done):
+            return
+        known = f", {report.cached} known before" if report.cached else ""
+        end = "\n" if report.done else "\r"
+        print(f"{report.at} of {report.of} completions{known}, {report.seconds:.0f} s", end=end, file=sys.stderr)
+
+
+# -- for the terminal -------------------------------------------------------------------------------------------------
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures of an evaluation as lines of text."""
+    missing = "" if found["done"] else f" (of {found['of_problems']}; stopped)"
+    draws = f"{found['samples']} samples at T {found['temperature']:g}, top-p {found['top_p']:g}, seed {found['seed']}"
+    lines = [f"{found['set']}: {found['problems']} problems{missing}, {draws}"]
+    if not found["problems"]:
+        return "\n".join([*lines, "Nothing is finished yet."])
+    lines += _block(found["models"], found["paired"])
+    for part in found["parts"]:
+        lines += ["", f"{part['name']}: {part['problems']} problems", *_block(part["models"], part["paired"])]
+    if found["crossings"]:
+        lines += ["", *(c["sentence"] for c in found["crossings"])]
+    if clusters := found["clusters"]:
+        lines.append(f"Intervals take problems of one {clusters['what']} as dependent ({clusters['n']} groups).")
+    if found["by_construction"]:
+        lines.append("By construction: the bundled miniature was made so that this can be seen.")
+    return "\n".join(lines)
+
+
+def _block(models: list[dict[str, Any]], paired: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for model in models:
+        lines.append(model["label"])
+        for name, value in _rows(model):
+            lines.append(f"  {name:14s}{share(value)}")
+        cut, without = model["truncated"], model["unparsed"]
+        lines.append(f"  {'not finished':14s}{_both(cut)}; without an answer {_both(without)} (both count as wrong)")
+    for pair in paired:
+        lines.append(f"{pair['name']} against {pair['against']}")
+        for name, value in _rows(pair):
+            lines.append(f"  {name:14s}{points(value)}{_counts(value)}")
+    return lines
+
+
+def _rows(figures: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    rows = [("greedy", figures["greedy"])] if figures.get("greedy") else []
+    rows += [(f"pass@{k}", value) for k, value in (figures.get("pass@k") or {}).items()]
+    majority = figures.get("majority") or {}
+    return rows + [(f"majority of {k}", value) for k, value in list(majority.items())[-1:]]
+
+
+def share(value: dict[str, Any]) -> str:
+    return "–" if value["value"] is None else f"{100 * value['value']:5.1f} %{_bounds(value)}"
+
+
+def points(value: dict[str, Any]) -> str:
+    return "–" if value["value"] is None else f"{100 * value['value']:+5.1f} points{_bounds(value)}"
+
+
+def _bounds(value: dict[str, Any]) -> str:
+    return "" if value["low"] is None else f"  [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+
+
+def _counts(value: dict[str, Any]) -> str:
+    told = f"  won {value['won']}, lost {value['lost']}, p = {value['p']:.3g}" if "won" in value else ""
+    needed, settled = value.get("needed"), value["low"] is not None and (value["low"] > 0 or value["high"] < 0)
+    return told + (
+        f"  (about {needed} problems would show a difference of this size)" if needed and not settled else ""
+    )
+
+
+def _both(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counts.items())

@@ -1,0 +1,207 @@
+"""Many completions of many problems by several models, graded; whatever was known before is not made again.
+
+Problems are taken in portions, each by all models in turn, so that models can be compared from the first portion on.
+An evaluation that broke off goes on with the same batches as if it had not, to the same completions.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from rmx.answers import final_answer
+from rmx.config import Sampling
+from rmx.evaluate.config import EvalConfig
+from rmx.evaluate.contestants import Contestant
+from rmx.evaluate.report import EvalReport, Solved, Tally
+from rmx.evaluate.store import Answered, SampleStore, Shelf
+from rmx.explore.ending import Ending
+from rmx.records import Problem
+from rmx.refill import Ask, Sample, refill
+from rmx.sampling import prompt_key
+from rmx.train.rollouts import fitting_rows
+
+FIRST = 4  # problems of the first portion; the next ones double
+WANTED = 1024  # samples of a portion, about
+LEAST, MOST = 8, 64  # problems of a portion
+SKIPPED = 1  # length of a ghost that leaves the batch at once
+
+
+def never() -> bool:
+    """Goes on to the end."""
+    return False
+
+
+class Evaluation:
+    """One evaluation.
+
+    Args:
+        contestants: who is evaluated; the first one is what the others are compared with.
+        problems: with known answers; those without are refused.
+        set_name: as the user named the set.
+        store: completions that are known already, and where new ones are kept; None keeps nothing.
+
+    Raises:
+        PromptError: a problem that one of the models cannot take.
+    """
+
+    def __init__(
+        self,
+        contestants: Sequence[Contestant],
+        problems: Sequence[Problem],
+        config: EvalConfig,
+        set_name: str,
+        *,
+        store: SampleStore | None = None,
+    ) -> None:
+        self.contestants, self.problems, self.config, self.set_name = contestants, problems, config, set_name
+        self._store = store or SampleStore(keep=False)
+        self._prompts = [[c.model.prompt_ids(p.problem) for p in problems] for c in contestants]
+        self._tallies = {c.name: Tally() for c in contestants}
+        self._solved: list[Solved] = []
+        self._at = self._cached = 0
+        self._began = time.monotonic()
+
+    @property
+    def of(self) -> int:
+        """Completions in all."""
+        return len(self.problems) * len(self.contestants) * self.config.per_problem
+
+    def run(self, cancelled: Callable[[], bool] = never) -> Iterator[EvalReport]:
+        """Make and grade; yields where it stands several times a second. After a cancel the last report says so."""
+        shelves = [
+            [(s, self._store.shelf(c.key, s)) for s in self._settings()] for c in self.contestants
+        ]  # one for greedy, one for the draws
+        try:
+            yield self._report(False)
+            for start, end in portions(len(self.problems), self.config.n):
+                places = range(start, end)
+                for c, found in enumerate(shelves):
+                    for sampling, shelf in found:
+                        yield from self._portion(c, places, sampling, shelf, cancelled)
+                        if cancelled():
+                            yield self._report(False)
+                            return
+                self._solved += [self._graded(i, shelves) for i in places]
+                yield self._report(len(self._solved) == len(self.problems))
+        finally:
+            for found in shelves:
+                for _, shelf in found:
+                    shelf.close()
+
+    def _settings(self) -> list[Sampling]:
+        return [
+            s for s, wanted in ((self.config.argmax, self.config.greedy), (self.config.drawn, self.config.n)) if wanted
+        ]
+
+    def _portion(
+        self, c: int, places: range, sampling: Sampling, shelf: Shelf, cancelled: Callable[[], bool]
+    ) -> Iterator[EvalReport]:
+        """The completions of some problems by one model with one setting."""
+        contestant, count = self.contestants[c], 1 if sampling.greedy else self.config.n
+        prompts = [self._prompts[c][i] for i in places]
+        plan = plan_of(prompts, count)
+        asks = [Ask(prompt, tuple(known(shelf, prompt, number, plan) for number in range(count))) for prompt in prompts]
+        there = sum(length is not None for ask in asks for length in ask.made)
+        self._at += there
+        self._cached += there
+        if there == len(asks) * count:
+            return
+        tally, began = self._tallies[contestant.name], time.monotonic()
+        for samples in self._made(contestant, asks, sampling, cancelled):
+            for sample in samples:
+                one = read(contestant, prompts[sample.prompt], sample, plan)
+                shelf.add(one)
+                tally.tokens += one.length
+            self._at += len(samples)
+            now = time.monotonic()
+            tally.seconds, began = tally.seconds + now - began, now
+            tally.fault = shelf.fault
+            yield self._report(False)
+
+    def _made(
+        self, contestant: Contestant, asks: Sequence[Ask], sampling: Sampling, cancelled: Callable[[], bool]
+    ) -> Iterator[list[Sample]]:
+        model, endings = contestant.model, dict[tuple[int, int], Ending]()
+
+        def over(prompt: int, number: int, token: int) -> bool:
+            if (prompt, number) not in endings:
+                endings[prompt, number] = Ending(model, asks[prompt].prompt_ids, (), 1)
+            ended = endings[prompt, number](0, token)
+            if ended:
+                del endings[prompt, number]
+            return ended
+
+        longest = max(len(ask.prompt_ids) for ask in asks) + sampling.max_new_tokens
+        yield from refill(
+            model.engine,
+            asks,
+            sampling,
+            stop_ids=model.stop_ids,
+            rows=fitting_rows(model.engine, longest),
+            over=over,
+            adapter=contestant.adapter,
+            cancelled=cancelled,
+        )
+
+    def _graded(self, place: int, shelves: Sequence[Sequence[tuple[Sampling, Shelf]]]) -> Solved:
+        """One problem, as all models answered it."""
+        greedy, drawn = dict[str, Answered](), dict[str, list[Answered]]()
+        for c, contestant in enumerate(self.contestants):
+            prompt = hashed(self._prompts[c][place])
+            for sampling, shelf in shelves[c]:
+                if sampling.greedy:
+                    greedy[contestant.name] = shelf.found[prompt, 0]
+                else:
+                    drawn[contestant.name] = [shelf.found[prompt, number] for number in range(self.config.n)]
+        return Solved.graded(self.problems[place], greedy, drawn)
+
+    def _report(self, done: bool) -> EvalReport:
+        return EvalReport(
+            set_name=self.set_name,
+            config=self.config,
+            contestants=tuple(self.contestants),
+            of_problems=len(self.problems),
+            solved=tuple(self._solved),
+            tallies={name: tally.copy() for name, tally in self._tallies.items()},
+            at=self._at,
+            of=self.of,
+            done=done,
+            seconds=time.monotonic() - self._began,
+            cached=self._cached,
+        )
+
+
+def portions(problems: int, n: int) -> Iterator[tuple[int, int]]:
+    """Beginnings and ends of the portions: small ones first, so that something is seen at once."""
+    largest, size, start = max(LEAST, min(MOST, WANTED // max(n, 1))), FIRST, 0
+    while start < problems:
+        end = min(problems, start + size)
+        yield start, end
+        start, size = end, min(2 * size, largest)
+
+
+def known(shelf: Shelf, prompt: Sequence[int], number: int, plan: str) -> int | None:
+    """How long a known completion is; of another plan it need not be waited for, since nothing depends on it."""
+    one = shelf.found.get((hashed(prompt), number))
+    if one is None:
+        return None
+    return one.length if one.plan == plan else SKIPPED
+
+
+def read(contestant: Contestant, prompt: Sequence[int], sample: Sample, plan: str) -> Answered:
+    """A finished completion, with its answer as it is written there."""
+    model = contestant.model
+    answer = final_answer(model.answer_text(sample.ids), thinking=model.prompt_thinks(prompt))
+    return Answered(hashed(prompt), sample.number, plan, len(sample.ids), answer, sample.stop)
+
+
+def hashed(prompt: Sequence[int]) -> str:
+    return prompt_key(prompt).hex()
+
+
+def plan_of(prompts: Sequence[Sequence[int]], count: int) -> str:
+    """A name for one batch job: these prompts in this order, so many samples of each."""
+    digest = hashlib.blake2b(f"{count}".encode(), digest_size=6)
+    for prompt in prompts:
+        digest.update(prompt_key(prompt))
+    return digest.hexdigest()

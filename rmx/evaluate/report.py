@@ -1,0 +1,209 @@
+"""Where an evaluation stands: the graded problems, and the document that is made of them."""
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from rmx.answers import equal
+from rmx.clusters import clusters_of, parts_of
+from rmx.cost import cost
+from rmx.evaluate.config import EvalConfig
+from rmx.evaluate.contestants import Contestant
+from rmx.evaluate.figures import Scored, crossing, model_figures, paired_figures
+from rmx.evaluate.store import Answered
+from rmx.explore.reached import same_answers
+from rmx.problems import SETS, split_name
+from rmx.records import Problem
+from rmx.train.probe import device_name
+
+NO_VOTE = -1
+FIGURES = ("greedy", "pass@k", "avg", "majority", "truncated", "unparsed")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a model's new completions took."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    fault: str | None = None  # why completions are not kept
+
+    def copy(self) -> "Tally":
+        return replace(self)
+
+
+@dataclass(frozen=True, slots=True)
+class One:
+    """One model on one problem."""
+
+    greedy: Answered | None
+    greedy_right: bool
+    right: tuple[bool, ...]  # of the samples
+    votes: tuple[int, ...]  # class of each sample's answer; -1 without one
+    truncated: tuple[bool, ...]  # samples that broke off at a limit
+
+    def json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"right": sum(self.right), "samples": len(self.right)}
+        found |= {"truncated": sum(self.truncated), "unparsed": self.votes.count(NO_VOTE)}
+        if self.greedy is not None:
+            g = self.greedy
+            found["greedy"] = {"answer": g.answer, "correct": self.greedy_right, "truncated": g.truncated}
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """One problem as all models answered it."""
+
+    problem: Problem
+    by: dict[str, One]  # name of the model -> what it did
+
+    @classmethod
+    def graded(
+        cls, problem: Problem, greedy: Mapping[str, Answered], drawn: Mapping[str, Sequence[Answered]]
+    ) -> "Solved":
+        """Every different writing of an answer is compared with the known one once."""
+        known = problem.answer or ""
+        asked = {one.answer for ones in drawn.values() for one in ones} | {one.answer for one in greedy.values()}
+        right = {text: text is not None and equal(text, known) for text in asked}
+        counts = Counter(one.answer for ones in drawn.values() for one in ones)
+        stands_for = same_answers(counts, lambda text: right[text])
+        number = {text: i for i, text in enumerate(dict.fromkeys(stands_for.values()))}
+        found = {}
+        for name in {**greedy, **drawn}:
+            ones, first = drawn.get(name, ()), greedy.get(name)
+            found[name] = One(
+                first,
+                first is not None and right[first.answer],
+                tuple(right[one.answer] for one in ones),
+                tuple(NO_VOTE if one.answer is None else number[stands_for[one.answer]] for one in ones),
+                tuple(one.truncated for one in ones),
+            )
+        return cls(problem, found)
+
+
+@dataclass(frozen=True, slots=True)
+class EvalReport:
+    """A snapshot; figures are over the problems that every model has finished."""
+
+    set_name: str
+    config: EvalConfig
+    contestants: tuple[Contestant, ...]
+    of_problems: int
+    solved: tuple[Solved, ...]
+    tallies: dict[str, Tally]
+    at: int  # completions made or known
+    of: int
+    done: bool
+    seconds: float
+    cached: int  # completions that were known before
+
+    def json(self) -> dict[str, Any]:
+        """The document of `rmx eval --json`."""
+        base, split = split_name(self.set_name)
+        info, problems = SETS.get(base), [s.problem for s in self.solved]
+        (clusters, what), parts = clusters_of(problems), parts_of(problems)
+        names = [c.name for c in self.contestants]
+        models, paired = self._figures(range(len(problems)), clusters)
+        document = {
+            "set": self.set_name,
+            "split": split,
+            "problems": len(problems),
+            "of_problems": self.of_problems,
+            **self.config.json(),
+            "clusters": {"what": what, "n": len(set(clusters))} if clusters else None,
+            **{name: getattr(self, name) for name in ("at", "of", "done", "seconds", "cached")},
+            "usd": _summed(m["usd"] for m in models),
+            "licence": info.licence if info else None,
+            "source": info.source if info else "the user's own file",
+            "by_construction": self.contestants[0].model.spec == "mini",
+            "fault": next((t.fault for t in self.tallies.values() if t.fault), None),
+            "models": models,
+            "paired": paired,
+            "crossings": self._crossings(clusters),
+            "parts": self._parts(parts, clusters),
+            "per_problem": [
+                {
+                    "id": p.id,
+                    "problem": p.problem,
+                    "answer": p.answer,
+                    "part": parts[i] if parts else None,
+                    "cluster": str(clusters[i]) if clusters else None,
+                    "models": {name: one.json() for name, one in self.solved[i].by.items()},
+                }
+                for i, p in enumerate(problems)
+            ],
+        }
+        first = {name: models[0][name] for name in FIGURES if name in models[0]}
+        if len(names) == 1:
+            return document | first
+        adapted = {name: models[1][name] for name in FIGURES if name in models[1]}
+        return document | {"base": first, "adapted": adapted}
+
+    # -- parts of it --------------------------------------------------------------------------------------------------
+
+    def _figures(
+        self, places: Sequence[int], clusters: Sequence[Hashable] | None
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The figures of each model on some of the problems, and of each against the first."""
+        ks, labels = self.config.k, None if clusters is None else [clusters[i] for i in places]
+        scored = {c.name: self.scored(c.name, places) for c in self.contestants}
+        models = [
+            {"name": c.name, "label": c.label, "adapter": c.spec}
+            | model_figures(scored[c.name], ks, labels)
+            | self._took(c)
+            for c in self.contestants
+        ]
+        first, *others = self.contestants
+        paired = [
+            {"name": c.name, "against": first.name} | paired_figures(scored[first.name], scored[c.name], ks, labels)
+            for c in others
+        ]
+        return models, paired
+
+    def scored(self, name: str, places: Sequence[int] | None = None) -> Scored:
+        """One model's results as arrays, (P,) and (P, n)."""
+        places = range(len(self.solved)) if places is None else places
+        rows = [self.solved[i].by[name] for i in places]
+        shape = (len(rows), self.config.n)
+        votes = np.array([r.votes for r in rows], int).reshape(shape)
+        greedy = [r.greedy for r in rows if r.greedy is not None] if self.config.greedy else None
+        return Scored(
+            greedy=None if greedy is None else np.array([r.greedy_right for r in rows], bool),
+            right=np.array([r.right for r in rows], bool).reshape(shape),
+            votes=votes,
+            greedy_truncated=None if greedy is None else np.array([g.truncated for g in greedy], bool),
+            greedy_unparsed=None if greedy is None else np.array([g.answer is None for g in greedy], bool),
+            truncated=np.array([r.truncated for r in rows], bool).reshape(shape),
+            unparsed=votes == NO_VOTE,
+        )
+
+    def _took(self, contestant: Contestant) -> dict[str, Any]:
+        tally = self.tallies[contestant.name]
+        usd = cost(tally.seconds, device_name(contestant.model.engine.device)).usd
+        return {"tokens": tally.tokens, "seconds": round(tally.seconds, 2), "usd": usd}
+
+    def _crossings(self, clusters: Sequence[Hashable] | None) -> list[dict[str, Any]]:
+        if not self.config.n or not self.solved:
+            return []
+        first, *others = self.contestants
+        before = self.scored(first.name)
+        return [crossing(before, self.scored(c.name), self.config.k, clusters, (first.name, c.name)) for c in others]
+
+    def _parts(self, names: Sequence[str] | None, clusters: Sequence[Hashable] | None) -> list[dict[str, Any]]:
+        """The same figures for kinds of problems that should not be thrown together."""
+        found = []
+        for name in dict.fromkeys(names or ()):
+            places = [i for i, other in enumerate(names or ()) if other == name]
+            models, paired = self._figures(places, clusters)
+            found.append({"name": name, "problems": len(places), "models": models, "paired": paired})
+        return found
+
+
+def _summed(amounts: Any) -> float | None:
+    """None where one of them is unknown."""
+    known = list(amounts)
+    return None if any(usd is None for usd in known) else float(sum(known))

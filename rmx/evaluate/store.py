@@ -1,0 +1,116 @@
+"""What models have answered, kept on disk: an evaluation computes only what no earlier one has.
+
+A folder for each (weights, settings of the draws); in it one file of lines for each process that wrote, so that
+nobody waits for anybody and a torn last line, of a process that was killed, harms nothing.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from rmx.config import Sampling
+from rmx.paths import cache_dir
+from rmx.records import Stop
+from rmx.train.run_files import Lines, is_full, read_lines
+
+log = logging.getLogger(__name__)
+FORMAT = 1  # of the lines, and of the rule that ends a completion
+CUT = ("length", "context")
+STOPS = get_args(Stop)
+
+Place = tuple[str, int]  # prompt (hash of its ids) and number of the sample
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One completion, as far as an evaluation needs it."""
+
+    prompt: str
+    number: int
+    plan: str  # of the batch that made it; samples of the same plan can be completed bit for bit
+    length: int  # tokens, the end token included
+    answer: str | None
+    stop: Stop
+
+    @property
+    def truncated(self) -> bool:
+        """It broke off at a limit."""
+        return self.stop in CUT
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "p": self.prompt,
+            "i": self.number,
+            "plan": self.plan,
+            "len": self.length,
+            "answer": self.answer,
+            "stop": self.stop,
+        }
+
+    @classmethod
+    def from_json(cls, row: Any) -> "Answered | None":
+        """None where the line is not ours."""
+        try:
+            found = cls(row["p"], row["i"], row["plan"], row["len"], row["answer"], row["stop"])
+        except (KeyError, TypeError):
+            return None
+        words = (found.prompt, found.plan, "" if found.answer is None else found.answer)
+        whole = all(type(x) is int and x >= 0 for x in (found.number, found.length))
+        return found if whole and found.stop in STOPS and all(isinstance(w, str) for w in words) else None
+
+
+class SampleStore:
+    """The completions of all models, on this machine's disk. `None` for a folder keeps nothing."""
+
+    def __init__(self, folder: Path | None = None, *, keep: bool = True) -> None:
+        self.folder = (folder or cache_dir() / "samples") if keep else None
+
+    def shelf(self, key: str, sampling: Sampling) -> "Shelf":
+        """What one model made with these settings."""
+        if self.folder is None:
+            return Shelf(None)
+        parts = {"format": FORMAT, "key": key, "limit": sampling.max_new_tokens, "temperature": sampling.temperature}
+        if not sampling.greedy:
+            parts |= {"top_p": sampling.top_p, "seed": sampling.seed}
+        name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+        return Shelf(self.folder / name)
+
+
+class Shelf:
+    """The completions of one model with one setting."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._lines: Lines | None = None
+        self.fault: str | None = None  # why nothing more is kept
+        self.found: dict[Place, Answered] = {}
+        if folder is not None:
+            for path in sorted(folder.glob("*.jsonl")):
+                for row in read_lines(path)[0]:
+                    if (one := Answered.from_json(row)) is not None:
+                        self.found.setdefault((one.prompt, one.number), one)
+
+    def add(self, one: Answered) -> None:
+        """Keep a completion. A disk that refuses costs the cache, not the evaluation."""
+        self.found[one.prompt, one.number] = one
+        if self._folder is None or self.fault is not None:
+            return
+        try:
+            if self._lines is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._lines = Lines(self._folder / f"{os.getpid()}-{secrets.token_hex(4)}.jsonl")
+            self._lines.append(one.json())
+        except OSError as error:
+            why = "is full" if is_full(error) else f"cannot be written to ({error.strerror})"
+            self.fault = f"The disk of {self._folder.parent} {why}: what is computed now is not kept."
+            log.warning(self.fault)
+
+    def close(self) -> None:
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None

@@ -1,0 +1,291 @@
+"""An evaluation: what it counts, that nothing is made twice, and that a broken one ends as an unbroken one."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from rmx.errors import ModelError, ProblemError, RmxError
+from rmx.evaluate import evaluate as evaluate_module
+from rmx.evaluate.config import EvalConfig
+from rmx.evaluate.contestants import Contestant, contestants_of
+from rmx.evaluate.evaluate import Evaluation, portions
+from rmx.evaluate.known import answered, with_answers
+from rmx.evaluate.report import EvalReport, Solved
+from rmx.evaluate.store import Answered, SampleStore, Shelf
+from rmx.problems import load_set
+from rmx.records import Problem
+from rmx.workspace import Workspace
+
+CONFIG = EvalConfig(n=4, temperature=1.0, top_p=1.0, seed=3, max_new_tokens=96)
+PROBLEMS = load_set("mini:test")[:14]
+UNSURE = ("seconds", "cached", "usd")  # figures that depend on how often an evaluation was begun
+
+
+@pytest.fixture(scope="module")
+def pair() -> list[Contestant]:
+    """Mini and its RL partner."""
+    return contestants_of(Workspace("cpu"), "mini", ["rl"])
+
+
+@pytest.fixture(scope="module")
+def whole(pair) -> dict[str, Any]:
+    """The unbroken evaluation, without a cache."""
+    return last(Evaluation(pair, PROBLEMS, CONFIG, "mini:test")).json()
+
+
+def last(evaluation: Evaluation) -> EvalReport:
+    *_, report = evaluation.run()
+    return report
+
+
+def figures(document: dict[str, Any]) -> dict[str, Any]:
+    """What must not depend on how an evaluation came about."""
+    kept = {name: value for name, value in document.items() if name not in UNSURE}
+    took = ("tokens", "seconds", "usd")
+    for part in (kept, *kept["parts"]):
+        part["models"] = [{k: v for k, v in m.items() if k not in took} for m in part["models"]]
+    return kept
+
+
+def counted(monkeypatch) -> list[int]:
+    """How many samples each batch job was asked for that nobody knew."""
+    asked: list[int] = []
+
+    def counting(engine: Any, asks: Sequence[Any], *args: Any, **options: Any) -> Iterator[Any]:
+        asked.append(sum(made is None for ask in asks for made in ask.made))
+        return refill(engine, asks, *args, **options)
+
+    refill = evaluate_module.refill
+    monkeypatch.setattr(evaluate_module, "refill", counting)
+    return asked
+
+
+# -- what is counted --------------------------------------------------------------------------------------------------
+
+
+def test_figures_against_counting_by_hand(pair, whole) -> None:
+    assert (whole["problems"], whole["samples"], whole["k"], whole["done"]) == (14, 4, [1, 2, 4], True)
+    assert whole["at"] == whole["of"] == 14 * 2 * 5
+    for model in whole["models"]:
+        rows = [row["models"][model["name"]] for row in whole["per_problem"]]
+        assert model["greedy"]["value"] == pytest.approx(sum(r["greedy"]["correct"] for r in rows) / 14)
+        assert model["pass@k"]["1"]["value"] == pytest.approx(sum(r["right"] for r in rows) / 56)
+        assert model["pass@k"]["4"]["value"] == pytest.approx(sum(r["right"] > 0 for r in rows) / 14)
+        assert model["truncated"] == {
+            "greedy": sum(r["greedy"]["truncated"] for r in rows),
+            "sampled": sum(r["truncated"] for r in rows),
+        }
+    assert whole["base"]["greedy"] == whole["models"][0]["greedy"]
+    assert whole["adapted"]["pass@k"] == whole["models"][1]["pass@k"]
+    assert whole["paired"][0]["greedy"]["value"] == pytest.approx(
+        whole["adapted"]["greedy"]["value"] - whole["base"]["greedy"]["value"]
+    )
+
+
+def test_greedy_solutions_are_those_of_the_explore_road(pair, whole) -> None:
+    from rmx.config import Sampling
+    from rmx.explore.generate import Generation, Job
+
+    model = pair[0].model
+    for problem, row in zip(PROBLEMS, whole["per_problem"], strict=True):
+        for contestant in pair:
+            job = Job(
+                model.prompt_ids(problem.problem), Sampling(max_new_tokens=96), 1.0,
+                adapter=contestant.adapter, known=problem.answer,
+            )  # fmt: skip
+            trace = Generation(model, job).run()
+            found = row["models"][contestant.name]["greedy"]
+            assert (found["answer"], found["correct"]) == (trace.answer.text, trace.answer.correct)
+
+
+def test_completions_that_break_off_or_have_no_answer_are_counted_and_wrong(pair) -> None:
+    config = replace(CONFIG, max_new_tokens=6, k=())
+    found = last(Evaluation(pair[:1], PROBLEMS[:4], config, "mini:test")).json()
+    assert found["models"][0]["truncated"] == {"greedy": 4, "sampled": 16}
+    assert found["truncated"] == found["models"][0]["truncated"]  # of one model the figures stand on top as well
+    assert found["greedy"]["value"] == 0
+    assert found["greedy"]["high"] > 0.2  # none of four says little
+
+
+def test_equal_writings_of_an_answer_are_one_vote() -> None:
+    problem = Problem("a", "?", "0.5")
+    texts = ["1/2", "0.5", "3", "3.0", None]
+    drawn = [Answered("p", i, "x", 5, text, "answer") for i, text in enumerate(texts)]
+    found = Solved.graded(problem, {}, {"base": drawn}).by["base"]
+    assert found.right == (True, True, False, False, False)
+    first, second, third, fourth, none = found.votes
+    assert first == second != third == fourth
+    assert none == -1
+    assert found.unparsed == 1
+
+
+# -- nothing twice ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_known_is_not_made_again(pair, whole, tmp_path, monkeypatch) -> None:
+    store = SampleStore(tmp_path)
+    first = last(Evaluation(pair, PROBLEMS, CONFIG, "mini:test", store=store)).json()
+    assert figures(first) == figures(whole)
+    asked = counted(monkeypatch)
+    again = last(Evaluation(pair, PROBLEMS, CONFIG, "mini:test", store=SampleStore(tmp_path)))
+    assert asked == []
+    assert again.cached == again.of
+    assert figures(again.json()) == figures(whole)
+
+
+def test_a_larger_n_more_problems_and_another_model_cost_only_what_is_new(pair, tmp_path, monkeypatch) -> None:
+    store = SampleStore(tmp_path)
+    last(Evaluation(pair[:1], PROBLEMS[:6], CONFIG, "mini:test", store=store))
+    asked = counted(monkeypatch)
+    last(Evaluation(pair[:1], PROBLEMS[:6], replace(CONFIG, n=6, k=()), "mini:test", store=store))
+    assert sum(asked) == 6 * 2  # two more samples of each problem, no greedy one
+    asked.clear()
+    last(Evaluation(pair[:1], PROBLEMS[:8], CONFIG, "mini:test", store=store))
+    assert sum(asked) == 2 * 5
+    asked.clear()
+    last(Evaluation(pair, PROBLEMS[:6], CONFIG, "mini:test", store=store))
+    assert sum(asked) == 6 * 5  # of the adapter alone
+    asked.clear()
+    last(Evaluation(pair[:1], PROBLEMS[:6], replace(CONFIG, seed=4), "mini:test", store=store))
+    assert sum(asked) == 6 * 4  # greedy solutions know no seed
+
+
+def test_samples_do_not_depend_on_n(pair, tmp_path) -> None:
+    small = last(Evaluation(pair[:1], PROBLEMS[:4], CONFIG, "mini:test")).solved
+    store = SampleStore(tmp_path)
+    last(Evaluation(pair[:1], PROBLEMS[:4], replace(CONFIG, n=2, k=()), "mini:test", store=store))
+    grown = last(Evaluation(pair[:1], PROBLEMS[:4], CONFIG, "mini:test", store=store)).solved
+    assert [s.by["base"].right for s in grown] == [s.by["base"].right for s in small]
+
+
+# -- interruptions ----------------------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_cancelled_again_and_again_ends_as_an_unbroken_one(pair, whole, tmp_path) -> None:
+    store, stops, ended = SampleStore(tmp_path), 0, None
+    for limit in (3, 20, 47, 90, 130, 10_000):
+        evaluation = Evaluation(pair, PROBLEMS, CONFIG, "mini:test", store=store)
+        seen = 0
+
+        def enough() -> bool:
+            nonlocal seen
+            seen += 1
+            return seen > limit  # noqa: B023
+
+        *_, ended = evaluation.run(enough)
+        stops += not ended.done
+        assert ended.done or ended.at < ended.of
+    assert stops >= 4
+    assert ended is not None
+    assert figures(ended.json()) == figures(whole)
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_document(whole, tmp_path) -> None:
+    command = [
+        sys.executable, "-m", "rmx", "eval", "--model", "mini", "--adapter", "rl", "--limit", "14", "--n", "4",
+        "--temperature", "1", "--top-p", "1", "--seed", "3", "--max-new-tokens", "96", "--device", "cpu", "--json",
+    ]  # fmt: skip
+    environment = {**os.environ, "RMX_CACHE": str(tmp_path), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    def lines() -> int:
+        return sum(path.read_bytes().count(b"\n") for path in tmp_path.glob("samples/*/*.jsonl"))
+
+    while process.poll() is None and lines() < 20:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 0 < lines() < 140
+    for path in tmp_path.glob("samples/*/*.jsonl"):  # the last line torn, as a power cut leaves it
+        path.write_bytes(path.read_bytes()[:-9])
+    done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
+    found = json.loads(done.stdout)
+    assert found["cached"] > 0
+    assert figures(found) == figures(whole | {"set": "mini"})
+
+
+def test_a_full_disk_costs_the_cache_not_the_evaluation(pair, whole, tmp_path, monkeypatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rmx.evaluate.store.Lines.append", full)
+    found = last(Evaluation(pair, PROBLEMS, CONFIG, "mini:test", store=SampleStore(tmp_path))).json()
+    assert "is full" in found.pop("fault")
+    assert figures(found | {"fault": None}) == figures(whole)
+
+
+def test_lines_that_are_not_ours_are_passed_over(tmp_path) -> None:
+    good = Answered("aa", 1, "plan", 7, "42", "eos")
+    bad = [{}, [], None, {**good.json(), "i": -1}, {**good.json(), "stop": "no"}, {**good.json(), "answer": 42}]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*bad, good.json()]) + '{"p": "bb"')
+    assert Shelf(tmp_path).found == {("aa", 1): good}
+
+
+# -- who is evaluated -------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_counts_by_its_weights_not_by_its_name(tmp_path) -> None:
+    from rmx.paths import ASSETS
+
+    copy = tmp_path / "other-name"
+    copy.mkdir()
+    for path in (ASSETS / "mini" / "rl").glob("adapter_*"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    base, rl, same, other = contestants_of(Workspace("cpu"), "mini", ["rl", str(copy), "reasonmaxxer", "rl"])
+    assert rl.key == same.key
+    assert len({base.key, rl.key, other.key}) == 3
+    assert [base.name, rl.name, same.name] == ["base", "rl", str(copy)]
+
+
+def test_an_unknown_adapter_is_a_sentence() -> None:
+    with pytest.raises(ModelError, match="no adapter 'nobody'"):
+        contestants_of(Workspace("cpu"), "mini", ["nobody"])
+
+
+def test_problems_without_a_known_answer_are_refused() -> None:
+    with pytest.raises(ProblemError, match="1 of 2 problems of mine have no known answer"):
+        answered([Problem("a", "?", "1"), Problem("b", "?", None)], "mine")
+    with pytest.raises(RmxError, match="must be 1 or more"):
+        with_answers("mini", 0)
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_ks() -> None:
+    assert [EvalConfig(n=n).k for n in (0, 1, 4, 6)] == [(), (1,), (1, 2, 4), (1, 2, 4, 6)]
+    assert EvalConfig(n=8, k=(4, 1, 4)).k == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"n": 257}, "0 to 256"),
+        ({"n": -1}, "0 to 256"),
+        ({"n": 4, "k": (8,)}, "from 1 to the number of samples, 4"),
+        ({"n": 4, "temperature": 0.0}, "are all the same"),
+        ({"n": 0, "greedy": False}, "Nothing to evaluate"),
+        ({"top_p": 0.0}, "Top-p"),
+    ],
+)
+def test_settings_that_cannot_be(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(RmxError, match=sentence):
+        EvalConfig(**options)
+
+
+def test_portions_cover_the_problems_and_begin_small() -> None:
+    for n in (0, 4, 64, 256):
+        found = list(portions(100, n))
+        assert [start for start, _ in found[1:]] == [end for _, end in found[:-1]]
+        assert (found[0], found[-1][1]) == ((0, 4), 100)
+    assert list(portions(3, 4)) == [(0, 3)]
