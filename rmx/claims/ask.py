@@ -1,0 +1,85 @@
+"""From the options of `rmx claims`, or of the tab, to what the claims are measured on."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rmx.claims.records import Subject
+from rmx.errors import RmxError
+from rmx.explore.compare import PairOptions
+from rmx.models import Model, fingerprint
+from rmx.pair import Pair
+from rmx.paths import ASSETS
+from rmx.workspace import Workspace
+
+MOST_SAMPLES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimOptions:
+    """What is asked beside the pair.
+
+    Raises:
+        RmxError: a number that cannot be used.
+    """
+
+    pair: PairOptions
+    samples: int = 8  # of one problem, for pass@k
+    budget: int = 200_000  # tokens, for what choices decide
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.samples <= MOST_SAMPLES:
+            raise RmxError(f"The number of samples must lie between 1 and {MOST_SAMPLES}; got {self.samples}.")
+        if self.budget < 1:
+            raise RmxError(f"The budget must be 1 token or more; got {self.budget}.")
+
+    def subject(self, space: Workspace | None = None) -> Subject:
+        """Load the pair and the problems.
+
+        Raises:
+            RmxError: either cannot be had, or a problem has no known answer.
+        """
+        options = self.pair
+        return subject_of(options.pair(space), options, self.samples, self.budget)
+
+
+def subject_of(pair: Pair, options: PairOptions, samples: int, budget: int) -> Subject:
+    """What the claims are measured on, for a pair that is loaded."""
+    problems = options.problems()
+    if any(p.answer is None for p in problems):
+        raise RmxError(f"{options.set_name} holds problems without a known answer, so nothing can be graded.")
+    model, adapter, teacher = specs(options)
+    return Subject(
+        pair,
+        options.set_name,
+        tuple(problems),
+        options.threshold(pair.base),
+        options.seed,
+        options.max_new_tokens,
+        samples,
+        budget,
+        {"model": model, "adapter": adapter, "teacher": teacher},
+        built_so(pair.base),
+    )
+
+
+def specs(options: PairOptions) -> tuple[str, str | None, str | None]:
+    """Model, adapter and teacher as `PairOptions.pair` takes them."""
+    from rmx.pairs import PAIRS
+
+    if options.preset is not None and options.preset in PAIRS:
+        named = PAIRS[options.preset]
+        return named.base, named.adapter, named.teacher
+    adapter = options.adapter
+    if adapter is None and options.teacher is None and options.model == "mini":
+        adapter = "rl"
+    return options.model, adapter, options.teacher
+
+
+def built_so(model: Model) -> bool:
+    """Whether this is the bundled miniature, under whatever name."""
+    return model.spec.partition("@")[0] == "mini" or model.revision == _bundled()
+
+
+@lru_cache(maxsize=1)
+def _bundled() -> str:
+    return fingerprint(ASSETS / "mini")

@@ -1,0 +1,157 @@
+"""All asked claims on one pair: each study is made once, and its rows are told as it goes on."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rmx.claims.records import Claim, Reading, Row, State, StudyName, Subject
+from rmx.claims.studies import DOES, STUDIES
+from rmx.claims.verdicts import by_construction
+from rmx.errors import RmxError
+from rmx.train.run_store import versions
+
+CAVEATS = (
+    "Only mathematics: the paper's problems and these are of one kind, and nothing here speaks of others.",
+    "Positions that are confidently wrong have low entropy and are invisible to the gate.",
+    "Intervals are at 95 % and cover which problems of this set were drawn. They do not cover seeds of training, other "
+    "prompts, other sets or other models.",
+    "Twenty intervals at 95 %: about one of them misses by chance alone.",
+    "Greedy decoding follows the likelier of two tokens however near they are; another device or batch may follow the "
+    "other.",
+    "Problems that were published before a model was trained may be known to it; accuracy on them then says less.",
+    "A verdict is about this pair and this set. It does not repeat the paper's experiment, which used other sizes, "
+    "sets and thresholds.",
+)
+MINIATURE = (
+    "The bundled miniature was built to show what the paper shows, so none of its rows counts for or against it."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimsReport:
+    """Where it stands; each report holds everything so far."""
+
+    subject: Subject
+    rows: tuple[Row, ...]
+    study: StudyName | None  # under way
+    at: int  # of that study
+    of: int
+    seconds: float
+    done: bool
+    stopped: bool = False
+
+    @property
+    def does(self) -> str:
+        """What is being done, in words."""
+        return DOES[self.study] if self.study else ""
+
+    def json(self) -> dict[str, Any]:
+        """The document of `rmx claims`."""
+        s = self.subject
+        return {
+            "model": s.model,
+            "adapter": s.asked.get("adapter"),
+            "teacher": s.asked.get("teacher"),
+            "pair": s.pair.name,
+            "revision": s.pair.base.revision,
+            "dtype": s.pair.base.dtype,
+            "device": str(s.pair.base.engine.device),
+            "set": s.set_name,
+            "n": len(s.problems),
+            "tau": s.tau,
+            "seed": s.seed,
+            "samples": s.samples,
+            "max_new_tokens": s.max_new,
+            "by_construction": s.by_construction,
+            "stopped": self.stopped,
+            "rows": [row.json() for row in self.rows],
+            "caveats": caveats(s),
+            "seconds": round(self.seconds, 1),
+            "versions": versions(),
+        }
+
+
+def caveats(subject: Subject) -> list[str]:
+    """What holds for all rows."""
+    return [*([MINIATURE] if subject.by_construction else []), *CAVEATS]
+
+
+@dataclass
+class Board:
+    """An iterable of reports. A study that fails leaves its reason in its rows, and the others go on.
+
+    Args:
+        before: what earlier studies of the same subject found; they are not made again.
+    """
+
+    subject: Subject
+    claims: tuple[Claim, ...]
+    cancelled: Callable[[], bool] = lambda: False
+    found: dict[StudyName, Any] = field(default_factory=dict)  # whole studies
+    partial: dict[StudyName, Any] = field(default_factory=dict)  # of the study under way, or of one that was stopped
+    errors: dict[StudyName, str] = field(default_factory=dict)
+    took: dict[StudyName, float] = field(default_factory=dict)
+    _whole: dict[str, Row] = field(default_factory=dict)  # rows that will not change any more
+
+    def __iter__(self) -> Iterator[ClaimsReport]:
+        self._began = time.perf_counter()
+        wanted = {study for claim in self.claims for study in claim.studies}
+        yield self._report(None, 0, 0, False)
+        for name in STUDIES:
+            if name not in wanted or name in self.found:
+                continue
+            if self.cancelled():
+                break
+            yield from self._study(name)
+        yield self._report(None, 0, 0, True)
+
+    def _study(self, name: StudyName) -> Iterator[ClaimsReport]:
+        began = time.perf_counter()
+        yield self._report(name, 0, len(self.subject.problems), False)
+        try:
+            for progress in STUDIES[name](self.subject, self.cancelled):
+                if progress.found is not None:
+                    self.partial[name] = progress.found
+                self.took[name] = time.perf_counter() - began
+                yield self._report(name, progress.at, progress.of, False)
+        except RmxError as error:
+            self.errors[name] = str(error)
+            return
+        except ImportError as error:
+            self.errors[name] = f"This installation cannot measure it: {error}."
+            return
+        if name in self.partial and not self.cancelled():
+            self.found[name] = self.partial.pop(name)
+
+    def _report(self, study: StudyName | None, at: int, of: int, done: bool) -> ClaimsReport:
+        rows = tuple(self._row(claim, study, done) for claim in self.claims)
+        took = time.perf_counter() - self._began
+        return ClaimsReport(self.subject, rows, study, at, of, took, done, self.cancelled())
+
+    def _row(self, claim: Claim, study: StudyName | None, over: bool) -> Row:
+        if claim.id not in self._whole:
+            row = self._made(claim, study, over)
+            if row.state != "done":
+                return row
+            self._whole[claim.id] = row  # its intervals take a moment, and it is told with every report
+        return self._whole[claim.id]
+
+    def _made(self, claim: Claim, study: StudyName | None, over: bool) -> Row:
+        known = self.found | self.partial
+        row = Row(claim, seconds=sum(self.took.get(s, 0.0) for s in claim.studies))
+        if failed := next((self.errors[s] for s in claim.studies if s in self.errors), None):
+            return replace(row, state="failed", error=failed)
+        whole = all(s in self.found for s in claim.studies)
+        if whole or (over and all(s in known for s in claim.studies)):
+            state: State = "done" if whole else "stopped"
+            return replace(row, reading=self._read(claim, known), state=state)
+        if over and any(s in known for s in claim.studies):
+            return replace(row, state="stopped", error="It was stopped before anything was found.")
+        return replace(row, state="measuring" if study in claim.studies else "waiting")
+
+    def _read(self, claim: Claim, known: dict[StudyName, Any]) -> Reading:
+        reading = claim.read(known, self.subject)
+        if not self.subject.by_construction:
+            return reading
+        return replace(reading, judged=by_construction(reading.judged))

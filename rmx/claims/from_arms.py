@@ -1,0 +1,118 @@
+"""Readings of the interventions: single tokens of the base's decoding patched, and what becomes of the answers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rmx.claims.figures import exact_share, told
+from rmx.claims.records import Reading, StudyName, Subject
+from rmx.claims.verdicts import above, inside, no_better, not_below, nothing_to_judge
+from rmx.explore.intervene import Arm
+from rmx.explore.intervene_set import InterveneReport
+from rmx.intervals import Estimate, paired_difference, ratio_of_sums
+
+Found = Mapping[StudyName, Any]
+SAME = 0.98  # share of problems with the teacher's outcome from which the oracle counts as reproducing it
+NO_BETTER = 0.02  # points by which the random control may at most be better
+NEAR = 0.05  # points by which the gate may fall short of the teacher
+
+
+def gain(found: Found, subject: Subject) -> Reading:
+    """The adapted model's pass@1 minus the base's, greedy, on the same problems."""
+    report = _report(found)
+    difference = _difference(report, "teacher", "base")
+    text = f"base {_accuracy(report, 'base')}, adapted {_accuracy(report, 'teacher')}: {told(difference, 'points')}"
+    judged = above(difference, "The adapted model is right more often than the base", unit="points")
+    return Reading(text, judged, {"gain": difference}, difference["n"])
+
+
+def oracle(found: Found, subject: Subject) -> Reading:
+    """Problems on which the oracle's answer is right or wrong as the teacher's is, and how few tokens it takes."""
+    report = _report(found)
+    ours, theirs = report.right("oracle"), report.right("teacher")
+    same = exact_share(sum(a == b for a, b in zip(ours, theirs, strict=True)), len(ours))
+    touched = _touched(report, "oracle", [p.results["oracle"].patches for p in report.problems])
+    text = (
+        f"the teacher's outcome on {told(same, '%')} of the problems (pass@1 {_accuracy(report, 'oracle')}, teacher "
+        f"{_accuracy(report, 'teacher')}), with {told(touched, '%')} of the tokens patched"
+    )
+    judged = inside(same, SAME, 1.0, "%")
+    return Reading(text, judged, {"same_outcome": same, "touched": touched}, same["n"])
+
+
+def random_control(found: Found, subject: Subject) -> Reading:
+    """A random token at the places where the models disagree, against the base."""
+    report = _report(found)
+    difference = _difference(report, "random", "base")
+    elsewhere = _difference(report, "matched", "base")
+    text = (
+        f"random control {_accuracy(report, 'random')}, base {_accuracy(report, 'base')}: {told(difference, 'points')}"
+        f"; at as many places anywhere: {told(elsewhere, 'points')}"
+    )
+    judged = no_better(difference, "A random token there is no better than the base's own", NO_BETTER)
+    return Reading(text, judged, {"random": difference, "anywhere": elsewhere}, difference["n"])
+
+
+def gate(found: Found, subject: Subject) -> Reading:
+    """The entropy gate against the teacher; it asks nothing where the teacher is not better than the base."""
+    report = _report(found)
+    short = _difference(report, "entropy", "teacher")
+    won = _difference(report, "teacher", "base")
+    text = f"gate {_accuracy(report, 'entropy')}, teacher {_accuracy(report, 'teacher')}: {told(short, 'points')}"
+    judged = not_below(short, "The gate comes near the teacher", NEAR)
+    if judged.verdict != "not enough data" and not (won["low"] is not None and won["low"] > 0):
+        judged = nothing_to_judge(
+            "The adapted model cannot be told from the base here, so there is no gain that the gate could match."
+        )
+    return Reading(text, judged, {"gate_minus_teacher": short, "gain": won}, short["n"])
+
+
+def gate_share(found: Found, subject: Subject) -> Reading:
+    """Share of tokens above tau, where the gate takes the teacher's token, against 1.2 to 8.3 %."""
+    report = _report(found)
+    gated = _touched(report, "entropy", [p.results["entropy"].gated for p in report.problems])
+    changed = _touched(report, "entropy", [p.results["entropy"].patches for p in report.problems])
+    text = f"{told(gated, '%')} of tokens are gated at tau {subject.tau:g} nats; {told(changed, '%')} really change"
+    return Reading(text, inside(gated, 0.012, 0.083, "%"), {"gated": gated, "changed": changed}, gated["n"])
+
+
+def placebo(found: Found, subject: Subject) -> Reading:
+    """The adapted model against noise of the same size and as many reranked tokens, on the same problems."""
+    report = _report(found)
+    noise = report.placebo
+    if noise is None or not noise.right:
+        reason = "No placebo could be put on this model." if report.done else "The placebo has not been run yet."
+        return Reading("–", nothing_to_judge(reason, "not measured"))
+    n = len(noise.right)
+    better = paired_difference(noise.right, report.right("teacher")[:n])
+    alone = paired_difference(report.right("base")[:n], noise.right)
+    right = exact_share(sum(noise.right), n)
+    text = (
+        f"noise {told(right, '%')}, {told(alone, 'points')} from the base; the adapter minus noise: "
+        f"{told(better, 'points')}"
+    )
+    figures = {"adapter_minus_noise": better, "noise_minus_base": alone, "noise": right}
+    shifts = found.get("shifts")
+    if shifts is not None and shifts.placebo:
+        rank, ratio = shifts.placebo.mean_rank(), shifts.placebo.entropy_ratio()
+        figures |= {"noise_mean_rank": rank, "noise_entropy_ratio": ratio}
+        text += f". Noise alone has a mean rank of {told(rank)} and an entropy ratio of {told(ratio)}"
+    judged = above(better, "The adapter does more than noise of its size", unit="points")
+    return Reading(text, judged, figures, better["n"])
+
+
+def _report(found: Found) -> InterveneReport:
+    report: InterveneReport = found["interventions"]
+    return report
+
+
+def _difference(report: InterveneReport, one: Arm, other: Arm) -> Estimate:
+    return paired_difference(report.right(other), report.right(one))
+
+
+def _accuracy(report: InterveneReport, arm: Arm) -> str:
+    right = report.right(arm)
+    return told(exact_share(sum(right), len(right)), "%")
+
+
+def _touched(report: InterveneReport, arm: Arm, counts: Sequence[int]) -> Estimate:
+    return ratio_of_sums(counts, [p.results[arm].tokens for p in report.problems])

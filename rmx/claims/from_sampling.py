@@ -1,0 +1,86 @@
+"""Readings of what is sampled or swapped on the base alone, and of pass@k."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rmx.claims.figures import difference_of_ratios, told
+from rmx.claims.records import Reading, StudyName, Subject
+from rmx.claims.studies import Swaps
+from rmx.claims.verdicts import FEWEST, above, nothing_to_judge
+from rmx.explore.flips import Flip
+from rmx.explore.locator import LocatorReport
+from rmx.intervals import Estimate, ratio_of_sums
+
+Found = Mapping[StudyName, Any]
+
+
+def swaps(found: Found, subject: Subject) -> Reading:
+    """Chance that a token drawn from the alternatives flips the answer: at a fork minus elsewhere."""
+    study: Swaps = found["swaps"]
+    forks, elsewhere = _flips_of(study, True), _flips_of(study, False)
+    here, there = ratio_of_sums(*forks, counts=False), ratio_of_sums(*elsewhere, counts=False)
+    excess = difference_of_ratios(*forks, *elsewhere)
+    text = (
+        f"another token, drawn as often as the model would, flips the answer with chance {told(here, '%')} at a fork "
+        f"and {told(there, '%')} elsewhere ({len(study.flips):,} swaps)"
+    )
+    judged = above(excess, "A swap at a fork decides more than one elsewhere")
+    return Reading(text, judged, {"forks": here, "elsewhere": there, "excess": excess}, excess["n"])
+
+
+def _flips_of(study: Swaps, fork: bool) -> tuple[list[float], list[float]]:
+    """Per problem: probability of the swaps that flip, and places that were looked at."""
+    flips: dict[str, list[Flip]] = {problem: [] for problem in study.problems}
+    for flip in study.flips:
+        if flip.fork == fork:
+            flips[flip.problem].append(flip)
+    flipped = [sum(f.p for f in fs if f.flipped) for fs in flips.values()]
+    return flipped, [float(len({f.pos for f in fs})) for fs in flips.values()]
+
+
+def locator(found: Found, subject: Subject) -> Reading:
+    """What the gate misses and what it takes in vain; the paper says nothing of either per token."""
+    report: LocatorReport = found["locator"]
+    figures = report.figures()
+    text = (
+        f"{told(figures['missed'], '%')} of what single choices decide lies outside the gate; of the gated tokens "
+        f"{told(figures['precision'], '%')} decide, {told(figures['decides_nothing'], '%')} surely do not "
+        f"({report.problems} problem{'s' * (report.problems != 1)}, {report.tokens_spent:,} tokens sampled)"
+    )
+    missed = figures["missed"]
+    if missed["value"] is None:
+        why = "No choice was found to decide anything, so there is nothing to find."
+        return Reading(text, nothing_to_judge(why), figures, report.problems)
+    few = f" With fewer than {FEWEST} problems the intervals are rough." if report.problems < FEWEST else ""
+    share = told(missed, "%")
+    why = f"The paper measures no such thing; here {share} of the decisive weight is out of the gate's sight.{few}"
+    return Reading(text, nothing_to_judge(why, "open in the paper"), figures, report.problems)
+
+
+def pass_at_k(found: Found, subject: Subject) -> Reading:
+    """The difference between the two models at k = 1 and at the greatest k; the paper tested k = 1 alone."""
+    report: dict[str, Any] = found["evaluation"].json()
+    paired = next((p for p in report["paired"] if p.get("pass@k")), None)
+    if paired is None:
+        return Reading("–", nothing_to_judge("No problem is done yet.", "not measured"))
+    ks = sorted(paired["pass@k"], key=int)
+    first, last = (_plain(paired["pass@k"][k]) for k in (ks[0], ks[-1]))
+    text = f"adapted minus base: pass@{ks[0]} {told(first, 'points')}, pass@{ks[-1]} {told(last, 'points')}"
+    figures = {f"pass@{ks[0]}": first, f"pass@{ks[-1]}": last}
+    return Reading(text, nothing_to_judge(_trend(first, last, ks), "open in the paper"), figures, first["n"])
+
+
+def _trend(first: Estimate, last: Estimate, ks: list[str]) -> str:
+    if first["low"] is None or last["low"] is None:
+        return "Too few problems to say whether the advantage shrinks with k."
+    if last["high"] < 0:
+        return f"The advantage turns: at k = {ks[-1]} the base solves more."
+    if last["high"] < first["low"]:
+        return f"The advantage shrinks from k = {ks[0]} to k = {ks[-1]}; both intervals lie apart."
+    if last["low"] > first["high"]:
+        return f"The advantage grows from k = {ks[0]} to k = {ks[-1]}; both intervals lie apart."
+    return f"Whether the advantage shrinks up to k = {ks[-1]} cannot be said: the intervals overlap. Sample more (--n)."
+
+
+def _plain(found: Estimate) -> Estimate:
+    return {key: found.get(key) for key in ("value", "low", "high", "n")}

@@ -1,0 +1,140 @@
+"""Finished training runs of one model: what they say about the claims on training. Read from their files only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rmx.errors import RmxError
+from rmx.intervals import Estimate
+from rmx.problems import split_name
+from rmx.train.distill_recipe import DistillRecipe
+from rmx.train.recipe import Recipe
+from rmx.train.run_files import read_json
+from rmx.train.run_folder import RunFolder
+from rmx.train.run_store import RunStore
+
+SWEEP, EVALUATION = "sweep.json", "evaluation.json"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRun:
+    """One finished run."""
+
+    id: str
+    kind: str  # train, distill, sweep
+    set_name: str | None
+    preset: str | None
+    recipe: Recipe | DistillRecipe
+    done: dict[str, Any]  # its last event
+    right: dict[str, dict[str, bool]] | None = None  # "before" and "after": problem -> right, on the test problems
+    sweep: dict[str, Any] | None = None
+    teacher: str | None = None
+
+    @property
+    def vs_base(self) -> Estimate | None:
+        found = self.done.get("vs_base")
+        return found if isinstance(found, dict) and found.get("value") is not None else None
+
+    @property
+    def on_test(self) -> bool:
+        return self.done.get("split") == "test"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRuns:
+    """All finished runs of a model, the newest first."""
+
+    model: str
+    all: tuple[OwnRun, ...]
+
+    def trained(self, *, gate: str = "entropy", positive_only: bool = False) -> list[OwnRun]:
+        """ReasonMaxxer runs with this gate, checked on test problems."""
+        return [
+            run
+            for run in self.all
+            if run.kind == "train"
+            and isinstance(run.recipe, Recipe)
+            and run.recipe.gate.gate == gate
+            and run.recipe.loss.positive_only == positive_only
+            and run.recipe.loss.objective == "adv_ce"
+            and run.vs_base is not None
+            and run.on_test
+        ]
+
+    def distilled(self, teacher: str | None) -> list[OwnRun]:
+        """Distillations with a comparison to their teacher; those of this teacher first."""
+        found = [run for run in self.all if run.kind == "distill" and run.done.get("vs_teacher")]
+        return sorted(found, key=lambda run: run.teacher != teacher)
+
+    def sweeps(self) -> list[OwnRun]:
+        return [run for run in self.all if run.sweep]
+
+    def twins(self, ones: Sequence[OwnRun], others: Sequence[OwnRun]) -> tuple[OwnRun, OwnRun] | None:
+        """The newest pair whose recipes differ in gate or positive-only alone, over the same test problems."""
+        for one in ones:
+            for other in others:
+                if _plain(one.recipe) == _plain(other.recipe) and one.set_name == other.set_name and paired(one, other):
+                    return one, other
+        return None
+
+
+def paired(one: OwnRun, other: OwnRun) -> list[tuple[bool, bool, bool]] | None:
+    """Per test problem: base right, `one` right, `other` right; None where they solved different problems."""
+    if one.right is None or other.right is None or one.right["after"].keys() != other.right["after"].keys():
+        return None
+    before, a, b = one.right["before"], one.right["after"], other.right["after"]
+    return [(before[key], a[key], b[key]) for key in a if key in before]
+
+
+def read_runs(store: RunStore, model: str) -> OwnRuns:
+    """Runs that are done. What cannot be read is left out: it is no evidence either way."""
+    found = [_read(folder) for folder in store.all()]
+    name = model.partition("@")[0]
+    return OwnRuns(model, tuple(run for spec, run in filter(None, found) if spec.partition("@")[0] == name))
+
+
+def _read(folder: RunFolder) -> tuple[str, OwnRun] | None:
+    try:
+        config, summary = folder.config, folder.summary
+        sweep = read_json(folder.path / SWEEP)
+        kind = str(config.get("kind", "train"))
+        if folder.status["state"] != "done" or not (summary.get("done") or sweep):
+            return None
+        recipe = (DistillRecipe if kind == "distill" else Recipe).from_json(config["recipe"])
+        run = OwnRun(
+            folder.id,
+            kind,
+            config.get("set"),
+            config.get("preset"),
+            recipe,
+            dict(summary.get("done") or {}),
+            _right(read_json(folder.path / EVALUATION)),
+            sweep if isinstance(sweep, dict) and isinstance(sweep.get("taus"), list) else None,
+            config.get("teacher") or config.get("adapter"),
+        )
+        return str(config["model"]), run
+    except (RmxError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _right(found: Any) -> dict[str, dict[str, bool]] | None:
+    """Right or wrong per problem, of an evaluation.json that has both sides."""
+    problems = found.get("problems") if isinstance(found, dict) else None
+    if not isinstance(problems, dict) or not {"before", "after"} <= problems.keys():
+        return None
+    return {side: {str(s["id"]): bool(s["correct"]) for s in problems[side]} for side in ("before", "after")}
+
+
+def _plain(recipe: Recipe | DistillRecipe) -> Any:
+    """A recipe without what twins may differ in."""
+    if not isinstance(recipe, Recipe):
+        return recipe
+    return replace(recipe, gate=replace(recipe.gate, gate="entropy"), loss=replace(recipe.loss, positive_only=False))
+
+
+def same_set(run: OwnRun, set_name: str) -> bool:
+    """Whether a run trained on the set that the claims are measured on, whichever split."""
+    try:
+        return run.set_name is not None and split_name(run.set_name, "train")[0] == split_name(set_name)[0]
+    except RmxError:
+        return False

@@ -1,0 +1,128 @@
+"""The measurements behind the claims. Each is made once, whichever claims need it, and yields what it has so far."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rmx.claims.own_runs import read_runs
+from rmx.claims.records import StudyName, Subject
+from rmx.explore.flips import Flip, swaps_of
+from rmx.explore.intervene import ARMS
+from rmx.explore.intervene_set import InterveneSet
+from rmx.explore.locator import Locator, LocatorConfig
+from rmx.explore.shift_set import ShiftSet
+from rmx.train.run_store import RunStore
+
+Cancelled = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a study stands; `found` holds everything so far, None before the first result."""
+
+    at: int
+    of: int
+    found: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Swaps:
+    """Every forced token of some problems; a problem without forks has none."""
+
+    problems: tuple[str, ...]
+    flips: tuple[Flip, ...]
+
+
+def shifts(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
+    """Both models, and a placebo, read the base's greedy solutions."""
+    run = ShiftSet(
+        subject.pair,
+        subject.set_name,
+        subject.problems,
+        subject.tau,
+        subject.max_new,
+        seed=subject.seed,
+        cancelled=cancelled,
+    )
+    for report in run:
+        yield Progress(report.at, report.of, report if report.at else None)
+
+
+def interventions(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
+    """All arms and the placebo, greedily."""
+    run = InterveneSet(
+        subject.pair,
+        subject.set_name,
+        subject.problems,
+        ARMS,
+        subject.tau,
+        subject.seed,
+        subject.max_new,
+        cancelled=cancelled,
+    )
+    for report in run:
+        yield Progress(len(report.problems), report.of, report if report.problems else None)
+
+
+def swaps(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
+    """Forced tokens at the base's forks and at as many other places."""
+    draw, done, flips = random.Random(subject.seed), list[str](), list[Flip]()
+    for problem in subject.problems:
+        if cancelled():
+            break
+        found = list(swaps_of(subject.pair.base, problem, subject.tau, draw, subject.max_new))
+        done.append(problem.id)
+        flips += found
+        yield Progress(len(done), len(subject.problems), Swaps(tuple(done), tuple(flips)))
+
+
+def locator(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
+    """Continuations at gated and ungated places of the base's greedy solutions, within the budget of tokens."""
+    config = LocatorConfig(seed=subject.seed, budget=subject.budget, max_new_tokens=subject.max_new)
+    for report in Locator(subject.pair.base, subject.problems, subject.tau, config, subject.set_name, cancelled):
+        yield Progress(report.problems, report.of, report if report.problems else None)
+
+
+def runs(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
+    """Finished training runs of this model, on this machine."""
+    found = read_runs(RunStore(), subject.asked.get("model") or subject.model)
+    yield Progress(len(found.all), len(found.all), found)
+
+
+def evaluation(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
+    """pass@k of both models over the same samples per problem; completions that are stored are not made again."""
+    # Later than the rest: the evaluation brings its own store, which the other studies do not need.
+    from rmx.evaluate.config import EvalConfig
+    from rmx.evaluate.contestants import BASE, Contestant, key_of
+    from rmx.evaluate.evaluate import Evaluation
+    from rmx.evaluate.store import SampleStore
+
+    pair, spec = subject.pair, subject.asked.get("adapter") or subject.asked.get("teacher") or "adapted"
+    two = [
+        Contestant(BASE, pair.base.spec, pair.base, None, None, key_of(pair.base, None)),
+        Contestant(spec, pair.name, pair.adapted, pair.adapter, spec, key_of(pair.adapted, pair.adapter)),
+    ]
+    most = subject.max_new
+    config = EvalConfig(subject.samples, (), 1.0, 1.0, subject.seed, max_new_tokens=most, greedy=False)
+    run = Evaluation(two, list(subject.problems), config, subject.set_name, store=SampleStore())
+    for report in run.run(cancelled):
+        yield Progress(report.at, report.of, report)
+
+
+STUDIES: dict[StudyName, Callable[[Subject, Cancelled], Iterator[Progress]]] = {
+    "runs": runs,
+    "shifts": shifts,
+    "interventions": interventions,
+    "swaps": swaps,
+    "locator": locator,
+    "evaluation": evaluation,
+}
+DOES: dict[StudyName, str] = {
+    "runs": "reading the runs of this model",
+    "shifts": "both models read the base's solutions",
+    "interventions": "patching single tokens",
+    "swaps": "swapping at forks and elsewhere",
+    "locator": "sampling what single choices decide",
+    "evaluation": "sampling whole solutions",
+}

@@ -1,0 +1,172 @@
+"""When a figure agrees with the paper, when it differs, and when there are too few problems to say.
+
+Every rule looks at the whole 95 % interval, never at the value alone:
+
+    agrees            the interval lies inside the paper's range, or excludes the opposite of what the paper claims
+    differs           the interval lies outside the range altogether, or excludes what the paper claims
+    not enough data   anything else, or fewer than `FEWEST` problems; with the number of problems that would do, where
+                      it can be told
+
+Two more are given without an interval: "not measured", and "open in the paper" where it makes no claim. On the bundled
+miniature every figure reads "by construction" instead: it was built to show what the paper shows.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rmx.intervals import Estimate
+
+Verdict = Literal["agrees", "differs", "not enough data", "by construction", "not measured", "open in the paper"]
+FEWEST = 30  # problems; bootstrap intervals over fewer are too narrow to be believed
+MOST_NEEDED = 1_000_000  # problems; more than that is no advice
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict and the sentence that gives its reason."""
+
+    verdict: Verdict
+    why: str
+
+
+def inside(found: Estimate, low: float, high: float, unit: str = "") -> Judged:
+    """Agrees where low <= interval <= high, both ends; differs where the interval and the range share no point."""
+    if (short := _too_few(found)) is not None:
+        return short
+    a, b, value = found["low"], found["high"], found["value"]
+    span = f"{_number(low, unit)} to {_number(high, unit)}"
+    if low <= a and b <= high:
+        return Judged("agrees", f"The whole interval lies inside the paper's range, {span}.")
+    if b < low or a > high:
+        side = "below" if b < low else "above"
+        return Judged("differs", f"The whole interval lies {side} the paper's range, {span}.")
+    rooms = _rooms_inside(value, a, b, low, high) if low <= value <= high else [_room_outside(value, a, b, low, high)]
+    return _open(found, f"The interval reaches across the edge of the paper's range, {span}", rooms)
+
+
+def above(found: Estimate, what: str, floor: float = 0.0, unit: str = "") -> Judged:
+    """Agrees where the interval lies above `floor`, differs where it lies below; `what` names the claimed direction."""
+    if (short := _too_few(found)) is not None:
+        return short
+    a, b, value = found["low"], found["high"], found["value"]
+    mark = _number(floor, unit)
+    if a > floor:
+        return Judged("agrees", f"{what}: the interval lies above {mark}.")
+    if b < floor:
+        return Judged("differs", f"Not so here: {_lower(what)} would need values above {mark}; the interval is below.")
+    room = (value - a, value - floor) if value > floor else (b - value, floor - value)
+    return _open(found, f"The interval holds {mark}, so it cannot be said whether {_lower(what)}", [room])
+
+
+def below(found: Estimate, what: str, ceiling: float, unit: str = "") -> Judged:
+    """Agrees where the interval ends at `ceiling` or below it, differs where it begins above: a claim of "no more"."""
+    if (short := _too_few(found)) is not None:
+        return short
+    a, b, value = found["low"], found["high"], found["value"]
+    mark = _number(ceiling, unit)
+    if b <= ceiling:
+        return Judged("agrees", f"{what}: the interval ends at or below {mark}.")
+    if a > ceiling:
+        return Judged("differs", f"Not so here: the whole interval lies above {mark}.")
+    room = (b - value, ceiling - value) if value < ceiling else (value - a, value - ceiling)
+    return _open(found, f"The interval reaches across {mark}", [room])
+
+
+def no_better(found: Estimate, what: str, margin: float) -> Judged:
+    """For "no better than": a paired difference. Better at all (interval above 0) differs, `margin` at most agrees.
+
+    No interval can show that a difference is exactly 0, hence the margin; it is ours and is told.
+    """
+    if (short := _too_few(found)) is not None:
+        return short
+    if found["low"] > 0:
+        return Judged("differs", "Not so here: the interval lies above 0.")
+    judged = below(found, what, margin, "points")
+    return replace(judged, why=judged.why.rstrip(".") + " (a margin of ours).")
+
+
+def not_below(found: Estimate, what: str, margin: float) -> Judged:
+    """For "matches or comes near": a paired difference that may fall short by `margin` at most; the margin is ours."""
+    judged = above(found, what, -margin, "points")
+    return replace(judged, why=judged.why.rstrip(".") + " (a margin of ours).") if _judgeable(found) else judged
+
+
+def nothing_to_judge(reason: str, verdict: Verdict = "not enough data") -> Judged:
+    """Where the question itself falls away, such as matching a teacher that is no better than the base."""
+    return Judged(verdict, reason)
+
+
+def by_construction(judged: Judged) -> Judged:
+    """On the miniature: the relation to the paper is still told, the verdict is not given."""
+    if judged.verdict == "not measured":
+        return judged
+    return Judged("by construction", f"{judged.why} The miniature was built to show this: no evidence either way.")
+
+
+# -- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _judgeable(found: Estimate) -> bool:
+    return found["low"] is not None and found["n"] >= FEWEST
+
+
+def _too_few(found: Estimate) -> Judged | None:
+    if found["value"] is None:
+        return Judged("not enough data", "There was nothing to count.")
+    if found["n"] < FEWEST or found["low"] is None:
+        n = found["n"]
+        return Judged(
+            "not enough data", f"{n} problem{'s' * (n != 1)}: no verdict is given below {FEWEST}, whatever they show."
+        )
+    return None
+
+
+def _rooms_inside(value: float, a: float, b: float, low: float, high: float) -> list[tuple[float, float]]:
+    return [(value - a, value - low), (b - value, high - value)]
+
+
+def _room_outside(value: float, a: float, b: float, low: float, high: float) -> tuple[float, float]:
+    return (value - a, value - high) if value > high else (b - value, low - value)
+
+
+def needed(n: int, rooms: list[tuple[float, float]], exact: bool = False) -> int | None:
+    """How many problems would settle it if value and spread stay as seen.
+
+    Intervals shrink with the root of n; the exact bound of a count of none, or of all, with n itself.
+
+    Args:
+        rooms: for each side that matters (width of the interval on that side, distance from the value to the edge).
+
+    Returns:
+        None where the value lies on an edge, or more than a million would be needed.
+    """
+    factor = 1.0
+    for width, distance in rooms:
+        if width <= 0:
+            continue
+        if distance <= 0:
+            return None
+        factor = max(factor, width / distance)
+    wanted = n * factor if exact else n * factor * factor
+    return math.ceil(wanted) if wanted <= MOST_NEEDED else None
+
+
+def _open(found: Estimate, why: str, rooms: list[tuple[float, float]]) -> Judged:
+    wanted = needed(found["n"], rooms, bool(found.get("exact")))
+    if wanted is None:
+        return Judged("not enough data", f"{why}; how many problems would settle it cannot be told from these.")
+    wanted = max(wanted, found["n"] + 1)
+    return Judged("not enough data", f"{why}; about {wanted:,} problems would settle it if nothing else changed.")
+
+
+def _number(value: float, unit: str) -> str:
+    if unit == "%":
+        return f"{100 * value:.3g} %"
+    if unit == "points":
+        return f"{100 * value:+.3g} points" if value else "0"
+    return f"{value:.3g}{unit}"
+
+
+def _lower(what: str) -> str:
+    return what[:1].lower() + what[1:]

@@ -1,0 +1,171 @@
+"""The verbs `rmx claims` and `rmx locator`."""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rmx.errors import RmxError
+
+AddModel = Callable[[argparse.ArgumentParser], None]
+
+
+def add_verbs(verbs: Any, add_model: AddModel) -> None:
+    """Define both verbs; `add_model` gives them the options that all verbs share."""
+    claims = verbs.add_parser("claims", help="the paper's claims, measured on your model")
+    _add_common(claims, add_model)
+    claims.add_argument("--pair", metavar="NAME", help="a known pair instead (rmx doctor lists them)")
+    claims.add_argument("--teacher", metavar="S", help="a full checkpoint instead of an adapter")
+    claims.add_argument("--only", metavar="ID,ID", help="these claims alone")
+    claims.add_argument("--n", type=int, default=8, metavar="N", help="samples of each problem, for pass@k (default 8)")
+    claims.add_argument("--html", metavar="FILE", help="also write the report, one file that opens offline")
+    claims.set_defaults(run=_claims)
+
+    locator = verbs.add_parser("locator", help="does high entropy find the tokens that decide?")
+    _add_common(locator, add_model)
+    locator.add_argument("--samples", type=int, default=16, metavar="N", help="of each alternative; even (default 16)")
+    locator.set_defaults(run=_locator)
+
+
+def _add_common(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
+    add_model(parser)
+    parser.add_argument("--set", default="mini", metavar="NAME", help="mini, arith, gsm8k, math500 or a file")
+    parser.add_argument("--limit", type=int, default=100, metavar="N", help="the first N problems (default 100)")
+    parser.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-new-tokens", type=int, default=512)
+    parser.add_argument("--budget", type=int, default=200_000, metavar="TOKENS", help="for what choices decide")
+    parser.add_argument("--json", action="store_true")
+
+
+def _pair_options(args: argparse.Namespace) -> Any:
+    from rmx.explore.compare import PairOptions
+
+    return PairOptions(
+        model=args.model or os.environ.get("RMX_MODEL", "mini"),
+        adapter=args.adapter,
+        teacher=getattr(args, "teacher", None),
+        preset=getattr(args, "pair", None),
+        device=args.device,
+        dtype=args.dtype,
+        tau=args.tau,
+        seed=args.seed,
+        max_new_tokens=args.max_new_tokens,
+        set_name=args.set,
+        limit=args.limit,
+    )
+
+
+# -- rmx claims -------------------------------------------------------------------------------------------------------
+
+
+def _claims(args: argparse.Namespace) -> None:
+    from rmx.claims.ask import ClaimOptions
+    from rmx.claims.board import Board
+    from rmx.claims.registry import chosen
+    from rmx.cli_pair import stopped_by_hand
+
+    wanted = chosen(tuple(i.strip() for i in args.only.split(",") if i.strip()) if args.only else None)
+    subject = ClaimOptions(_pair_options(args), args.n, args.budget).subject()
+    with stopped_by_hand() as stopped:
+        report: Any = None
+        for report in Board(subject, wanted, stopped):
+            _tell(report)
+    found = report.json()
+    if args.html:
+        _write(args.html, found, subject.asked)
+    print(json.dumps(found, ensure_ascii=False) if args.json else table(found))
+
+
+def _write(path: str, found: dict[str, Any], asked: Any) -> None:
+    from rmx.claims.report import command_of, html_report
+
+    try:
+        Path(path).write_text(html_report(found, command_of(found, asked)), encoding="utf-8")
+    except OSError as error:
+        raise RmxError(f"Cannot write {path}: {error.strerror}.") from error
+
+
+def _tell(report: Any) -> None:
+    """One line on stderr that is written over, where somebody is looking."""
+    if report.study and sys.stderr.isatty():
+        print(f"\x1b[2K{report.does}: {report.at} of {report.of}", end="\r", file=sys.stderr, flush=True)
+    elif report.done and sys.stderr.isatty():
+        print("\x1b[2K", end="\r", file=sys.stderr, flush=True)
+
+
+def table(found: dict[str, Any]) -> str:
+    """The rows for the terminal: claim and verdict, then paper, figures and reason below each other."""
+    lines = [
+        f"{found['pair']} on {found['n']} problems of {found['set']}, tau {found['tau']:g} nats, seed {found['seed']}",
+    ]
+    for row in found["rows"]:
+        section = f"section {row['section']}" if row["section"] else "a control"
+        lines += [
+            "",
+            f"{row['verdict'].upper():16s} {row['claim']}  ({row['id']}, {section})",
+            f"{'':16s} paper     {row['paper']}",
+            f"{'':16s} measured  {row['measured']['text']}" + (f"  n = {row['n']}" if row["n"] is not None else ""),
+            f"{'':16s} why       {row['why']}",
+        ]
+    counts = Counter(row["verdict"] for row in found["rows"])
+    lines += ["", " · ".join(f"{n} {verdict}" for verdict, n in counts.items()) + f" · {found['seconds']:.0f} s"]
+    if found["stopped"]:
+        lines.append("Stopped by hand: rows cover what was done by then.")
+    return "\n".join([*lines, "", *(f"- {c}" for c in found["caveats"])])
+
+
+# -- rmx locator ------------------------------------------------------------------------------------------------------
+
+
+def _locator(args: argparse.Namespace) -> None:
+    from rmx.cli_pair import stopped_by_hand
+    from rmx.explore.locator import Locator, LocatorConfig
+    from rmx.workspace import Workspace
+
+    config = LocatorConfig(args.samples, seed=args.seed, budget=args.budget, max_new_tokens=args.max_new_tokens)
+    options, space = _pair_options(args), Workspace(args.device, args.dtype)
+    problems = options.problems()
+    model = space.model(options.model)
+    adapter = space.adapter(model, args.adapter)
+    with stopped_by_hand() as stopped:
+        report: Any = None
+        for report in Locator(model, problems, options.threshold(model), config, args.set, stopped, adapter):
+            if sys.stderr.isatty():
+                end = "\n" if report.done else "\r"
+                print(
+                    f"{report.problems} of {report.of} problems, {report.tokens_spent:,} tokens",
+                    end=end,
+                    file=sys.stderr,
+                )
+    found = report.json() | {"adapter": args.adapter}
+    print(json.dumps(found, ensure_ascii=False) if args.json else locator_table(found))
+
+
+def locator_table(found: dict[str, Any]) -> str:
+    """The figures for the terminal."""
+    from rmx.claims.figures import told
+
+    ended = {"budget": ", the budget is used up", "cancelled": ", stopped by hand"}.get(found["ended"] or "", "")
+    rows = (
+        ("missed", "decisive weight outside the gate"),
+        ("recall", "decisive weight inside it (recall)"),
+        ("recall_of_tokens", "deciding tokens inside it"),
+        ("precision", "gated tokens that decide (precision)"),
+        ("decides_nothing", "gated tokens that surely decide nothing"),
+    )
+    return "\n".join(
+        [
+            f"{found['model']}: {found['problems']} of {found['of']} problems of {found['set']}, tau {found['tau']:g}, "
+            f"{found['gated']} gated of {found['tokens']} tokens, {found['looked_at_elsewhere']} others looked at, "
+            f"{found['tokens_spent']:,} tokens sampled{ended}",
+            *(f"{label:42s}{told(found[name], '%')}" for name, label in rows),
+            f"{'left out of sight at most (weight)':42s}{found['weight']['unseen_at_most']:.3g} against "
+            f"{found['weight']['gated'] + found['weight']['elsewhere']:.3g} found",
+            found["rule"],
+        ]
+    )
