@@ -92,6 +92,9 @@ def table(found: dict[str, Any]) -> str:
         lines += ["", f"{part['name']}: {part['problems']} problems", *_block(part["models"], part["paired"])]
     if found["crossings"]:
         lines += ["", *(c["sentence"] for c in found["crossings"])]
+    lines += [
+        f"{m['seen']} of these problems were in the training set of {m['name']}." for m in found["models"] if m["seen"]
+    ]
     if clusters := found["clusters"]:
         lines.append(f"Intervals take problems of one {clusters['what']} as dependent ({clusters['n']} groups).")
     if found["by_construction"]:

@@ -68,7 +68,7 @@ def _weights_hash(model: Model, adapter: str) -> str:
     scale = {name: getattr(config, name, None) for name in ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora")}
     digest = hashlib.sha256(repr(scale).encode())
     with model.engine.turns.turn():
-        state = get_peft_model_state_dict(network, adapter_name=adapter_name(adapter))
+        state = get_peft_model_state_dict(network, adapter_name=adapter_name(adapter), save_embedding_layers=False)
         for name in sorted(state):
             tensor = state[name].detach().float().cpu().contiguous()
             digest.update(f"{name}{tuple(tensor.shape)}".encode())

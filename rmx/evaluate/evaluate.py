@@ -13,6 +13,7 @@ from rmx.config import Sampling
 from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import Contestant
 from rmx.evaluate.report import EvalReport, Solved, Tally
+from rmx.evaluate.seen import trained_on
 from rmx.evaluate.store import Answered, SampleStore, Shelf
 from rmx.explore.ending import Ending
 from rmx.records import Problem
@@ -57,6 +58,7 @@ class Evaluation:
         self._store = store or SampleStore(keep=False)
         self._prompts = [[c.model.prompt_ids(p.problem) for p in problems] for c in contestants]
         self._tallies = {c.name: Tally() for c in contestants}
+        self._seen = {c.name: trained_on(c.spec, problems) for c in contestants}
         self._solved: list[Solved] = []
         self._at = self._cached = 0
         self._began = time.monotonic()
@@ -168,6 +170,7 @@ class Evaluation:
             done=done,
             seconds=time.monotonic() - self._began,
             cached=self._cached,
+            seen=self._seen,
         )
 
 

@@ -100,6 +100,7 @@ class EvalReport:
     done: bool
     seconds: float
     cached: int  # completions that were known before
+    seen: dict[str, int | None]  # problems that a model was trained on, where its run can say so
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx eval --json`."""
@@ -184,7 +185,8 @@ class EvalReport:
     def _took(self, contestant: Contestant) -> dict[str, Any]:
         tally = self.tallies[contestant.name]
         usd = cost(tally.seconds, device_name(contestant.model.engine.device)).usd
-        return {"tokens": tally.tokens, "seconds": round(tally.seconds, 2), "usd": usd}
+        took = {"tokens": tally.tokens, "seconds": round(tally.seconds, 2), "usd": usd}
+        return took | {"seen": self.seen.get(contestant.name)}
 
     def _crossings(self, clusters: Sequence[Hashable] | None) -> list[dict[str, Any]]:
         if not self.config.n or not self.solved:

@@ -16,6 +16,8 @@ from rmx.errors import RmxError
 from rmx.paths import ASSETS
 from rmx.ui.compare_tab import OWN, CompareTab, build_compare_tab
 from rmx.ui.comparer import Comparer
+from rmx.ui.evaluate_tab import build_evaluate_tab, wire_evaluate
+from rmx.ui.evaluator import Evaluator
 from rmx.ui.explore_tab import BASE, ExploreTab, build_explore_tab
 from rmx.ui.explorer import Explorer
 from rmx.ui.owners import Owners, owners_of
@@ -103,6 +105,8 @@ def build_app(
                 compare = build_compare_tab(Comparer(workspace), settings, page)
             with gr.Tab("Train", id="train") as page:
                 train = build_train_tab(training, owners, page)
+            with gr.Tab("Evaluate", id="evaluate") as page:
+                evaluate = build_evaluate_tab(Evaluator(workspace, training.store), settings, page, owners)
             with gr.Tab("Runs", id="runs") as page:
                 runs = build_runs_tab(training, owners, page)
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -110,6 +114,7 @@ def build_app(
         present.click(None, None, None, js=PRESENT, **hidden)
         wire_start(demo, explore, compare)
         wire_runs(training, tabs, explore, compare, train, runs)
+        wire_evaluate(demo, evaluate, tabs, explore, compare, PRESSED)
     return demo.queue(api_open=False, max_size=64)
 
 

@@ -126,7 +126,7 @@ def test_equal_writings_of_an_answer_are_one_vote() -> None:
     first, second, third, fourth, none = found.votes
     assert first == second != third == fourth
     assert none == -1
-    assert found.unparsed == 1
+    assert found.json()["unparsed"] == 1
 
 
 # -- nothing twice ----------------------------------------------------------------------------------------------------
@@ -245,6 +245,21 @@ def test_an_adapter_counts_by_its_weights_not_by_its_name(tmp_path) -> None:
     assert rl.key == same.key
     assert len({base.key, rl.key, other.key}) == 3
     assert [base.name, rl.name, same.name] == ["base", "rl", str(copy)]
+
+
+def test_problems_that_a_run_was_trained_on_are_counted(tmp_path, monkeypatch) -> None:
+    from rmx.evaluate.seen import trained_on
+    from rmx.train.job import TrainJob, problems_of
+    from rmx.train.recipe import PRESETS
+    from rmx.train.run_store import RunStore
+
+    monkeypatch.setenv("RMX_RUNS", str(tmp_path))
+    job = TrainJob("mini", "mini", PRESETS["small"], "small")
+    run = RunStore().create(job).id
+    train = problems_of(job).train
+    assert trained_on(run, [*train[:3], *PROBLEMS]) == 3
+    assert trained_on(f"{run}/step_20", PROBLEMS) == 0
+    assert trained_on("rl", PROBLEMS) is None  # nobody knows
 
 
 def test_an_unknown_adapter_is_a_sentence() -> None:
