@@ -44,8 +44,9 @@ class Scored:
 
     def part(self, chosen: np.ndarray) -> "Scored":
         """The same marks on some of the problems, given by a (P,) mask or by indices."""
-        marks = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Scored(**{name: None if x is None else x[chosen] for name, x in marks.items()})
+        marks: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        picked: dict[str, Any] = {name: None if x is None else x[chosen] for name, x in marks.items()}
+        return Scored(**picked)
 
 
 def model_figures(s: Scored, ks: Sequence[int], clusters: Clusters = None) -> dict[str, Any]:

@@ -84,9 +84,9 @@ def _winner(count: int, others: list[int], silent: int, k_max: int) -> np.ndarra
     for c in others:
         rows = int(np.searchsorted(votes, c, side="right"))  # those with x <= c come first
         if rows:
-            x = votes[:rows, None]
-            a = np.arange(int(x[-1, 0]), -1, -1)
-            factor = _binomials(c)[a] * (a < x) + np.where(a == x, _binomials(c)[a] * node[:rows, None], 0.0)
+            reached = votes[:rows, None]
+            a = np.arange(int(votes[rows - 1]), -1, -1)
+            factor = _binomials(c)[a] * ((a < reached) + (a == reached) * node[:rows, None])
             ways[:rows] = _times(ways[:rows], factor)
     return (weight @ ways)[1:]
 

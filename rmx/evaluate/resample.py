@@ -11,14 +11,18 @@ tell; each choice is the one that kept its promise in simulation (tests/unit/tes
 3. Resamples all but agree, as when nearly everything is right, or nothing changed: the exact bound over units, with
    "exact": true.
 
+A set may mix lone problems with clusters, as `mini` does: lone new numbers, and new wordings in clusters. How many
+there are of each was settled when the set was made, and one sort may be harder; so lone problems and clusters are two
+strata, resampled apart. Where one sort has fewer than STRATUM units, there is one stratum.
+
 Which units tell: the sum of the distances to the nearer end (0 or 1; for a difference, to 0) may rest on all units or
 on a few. (sum d)² / (sum d²) says on how many.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,20 +31,29 @@ from rmx.evaluate.quantiles import clopper_pearson, t_quantile
 from rmx.intervals import Estimate, share
 
 RESAMPLES = 2000
-FEW_UNITS = 30  # below, a percentile bootstrap covers less than it says
+FEW_UNITS = 50  # below, a percentile bootstrap covers less than it says
 FEW_TELL = 20  # units on which a bootstrap must rest, for the same reason
 ALL_BUT_AGREE = 5  # below, the resamples say next to nothing
+STRATUM = 5  # units that it takes to tell how a stratum varies
 BLOCK = 4_000_000  # weights held at once: 32 MB
 
 Clusters = Sequence[Hashable] | None
+Bounds = Callable[[np.ndarray, np.ndarray], tuple[float, float, float]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Units:
     """What varies on its own: clusters of problems, or problems."""
 
     index: np.ndarray  # (P,) the unit of each problem
     sizes: np.ndarray  # (G,) problems in each unit
+
+    @cached_property
+    def strata(self) -> list[np.ndarray]:
+        """Units that are alike, by their numbers: lone problems and clusters apart, or all together."""
+        lone = self.sizes == 1
+        parts = [np.flatnonzero(lone), np.flatnonzero(~lone)]
+        return parts if min(map(len, parts)) >= STRATUM else [np.arange(self.n)]
 
     @property
     def n(self) -> int:
@@ -51,11 +64,6 @@ class Units:
         """Units that count towards a variance if all problems of a unit agree: n where all are of one size."""
         squares = self.sizes**2
         return float(squares.sum() ** 2 / (squares**2).sum())
-
-    @property
-    def equal(self) -> float:
-        """Units of one size that weigh as much as these: n where all are of one size."""
-        return float(self.sizes.sum() ** 2 / (self.sizes**2).sum())
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """(P, M) values of problems, added up in each unit, (G, M)."""
@@ -121,7 +129,7 @@ def mean_estimates(
     exact = (ends < ALL_BUT_AGREE) | (_variance(sums, units) < 1e-24)
     found = _estimates(values, _by_wilson(sums, units), _bootstrap(sums, units, ~few, seed), few)
     for i in np.flatnonzero(exact):
-        low, high = clopper_pearson(found[i]["value"] * units.equal, units.equal)
+        low, high = _exact(sums[:, i] / units.sizes, units, _found)
         found[i] |= {"low": low, "high": high, "exact": True}
     return found
 
@@ -180,7 +188,7 @@ def difference_estimates(
     exact = (moved < ALL_BUT_AGREE) | (_variance(sums, units) < 1e-24)
     found = _estimates(gained, _by_t(sums, units), _bootstrap(sums, units, ~few, seed), few)
     for i in np.flatnonzero(exact):
-        low, high = _won_and_lost(sums[:, i] / units.sizes, units)
+        low, high = _exact(sums[:, i] / units.sizes, units, _won_and_lost)
         found[i] |= {"low": low, "high": high, "exact": True}
     return found
 
@@ -207,11 +215,13 @@ def _rests_on(sums: np.ndarray) -> np.ndarray:
 
 
 def _variance(sums: np.ndarray, units: Units) -> np.ndarray:
-    """The cluster-robust variance of a mean over problems, (M,): linearised, with G / (G - 1)."""
-    problems = units.sizes.sum()
-    off = sums - units.sizes[:, None] * (sums.sum(axis=0) / problems)
-    variance: np.ndarray = units.n / (units.n - 1) * (off**2).sum(axis=0) / problems**2
-    return variance
+    """The cluster-robust variance of a mean over problems, (M,): linearised, in each stratum with G / (G - 1)."""
+    variance = np.zeros(sums.shape[1])
+    for part in units.strata:
+        own, sizes = sums[part], units.sizes[part]
+        off = own - sizes[:, None] * (own.sum(axis=0) / sizes.sum())
+        variance += len(part) / (len(part) - 1) * (off**2).sum(axis=0)
+    return variance / units.sizes.sum() ** 2
 
 
 def _by_t(sums: np.ndarray, units: Units) -> tuple[np.ndarray, np.ndarray]:
@@ -239,9 +249,12 @@ def _bootstrap(sums: np.ndarray, units: Units, wanted: np.ndarray, seed: int) ->
     """Percentiles of the mean over resampled units, (M,) each; only the `wanted` columns are filled."""
     low, high = np.zeros(len(wanted)), np.zeros(len(wanted))
     if wanted.any():
-        columns = np.concatenate([sums[:, wanted], units.sizes[:, None]], axis=1)
-        drawn = _resampled(columns, seed)
-        low[wanted], high[wanted] = np.quantile(drawn[:, :-1] / drawn[:, -1:], [0.025, 0.975], axis=0)
+        drawn = np.zeros((RESAMPLES, int(wanted.sum())))
+        for number, part in enumerate(units.strata):
+            sizes = units.sizes[part, None]
+            parts = _resampled(np.concatenate([sums[part][:, wanted], sizes], axis=1), seed + number)
+            drawn += sizes.sum() / units.sizes.sum() * parts[:, :-1] / parts[:, -1:]
+        low[wanted], high[wanted] = np.quantile(drawn, [0.025, 0.975], axis=0)
     return low, high
 
 
@@ -266,16 +279,36 @@ def _draw(rng: np.random.Generator, units: int, resamples: int) -> np.ndarray:
     return np.bincount(picks.ravel(), minlength=resamples * units).reshape(resamples, units).astype(float)
 
 
-def _won_and_lost(gained: np.ndarray, units: Units) -> tuple[float, float]:
-    """Bounds of a mean difference from the exact ones of its gains and of its losses.
+def _exact(means: np.ndarray, units: Units, bounds: Bounds) -> tuple[float, float]:
+    """Bounds of a mean from those of each stratum, put together by the squares of their distances.
 
     Args:
-        gained: (G,) mean difference of each unit, between -1 and 1.
+        means: (G,) of the units.
+        bounds: (G,) means and weights that add up to 1 -> value, low, high.
     """
-    n, weight = units.equal, units.sizes / units.sizes.sum()
-    won, lost = float(weight @ np.clip(gained, 0, None)), float(weight @ np.clip(-gained, 0, None))
-    (won_low, won_high), (lost_low, lost_high) = clopper_pearson(won * n, n), clopper_pearson(lost * n, n)
+    value = below = above = 0.0
+    for part in units.strata:
+        sizes = units.sizes[part]
+        middle, low, high = bounds(means[part], sizes / sizes.sum())
+        share_of_all = float(sizes.sum() / units.sizes.sum())
+        value += share_of_all * middle
+        below = math.hypot(below, share_of_all * (middle - low))
+        above = math.hypot(above, share_of_all * (high - middle))
+    return value - below, value + above
+
+
+def _found(means: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
+    """A share and its exact bounds; unequal units count as so many of one size, 1 / (sum w²)."""
+    n, value = 1 / float((weights**2).sum()), min(float(weights @ means), 1.0)
+    return value, *clopper_pearson(value * n, n)
+
+
+def _won_and_lost(gained: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
+    """A mean difference between -1 and 1, and its bounds from the exact ones of its gains and of its losses."""
+    won, won_low, won_high = _found(np.clip(gained, 0, None), weights)
+    lost, lost_low, lost_high = _found(np.clip(-gained, 0, None), weights)
     return (
+        won - lost,
         max(-1.0, won - lost - math.hypot(won - won_low, lost_high - lost)),
         min(1.0, won - lost + math.hypot(won_high - won, lost - lost_low)),
     )
