@@ -10,6 +10,9 @@ CHROMIUM ?= /usr/bin/chromium
 APT = DEBIAN_FRONTEND=noninteractive apt-get -qq
 IMAGE ?= rmx
 SEEDS ?= 1 2 3
+# Test processes side by side, each with one thread of its own; a file's tests stay together.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help run test verify lint test-gpu bench demo-train wheel image chromium clean FORCE
 help:      ## this list
@@ -19,10 +22,10 @@ run: $(VENV)/.run  ## open the app on http://127.0.0.1:7860 (PORT=N for another 
 	PORT=$(PORT) $(PY) app.py
 
 test: $(VENV)/.test chromium  ## unit, parity and browser tests
-	$(PY) -m pytest -m "not gpu and not long"
+	$(PYTEST) -m "not gpu and not long"
 
 verify: $(VENV)/.test chromium  ## the long proofs too
-	$(PY) -m pytest -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 test-gpu: $(VENV)/.test  ## what needs a CUDA device
 	$(PY) -m pytest -m gpu
