@@ -51,6 +51,7 @@ function lostCell(model, problems) {
   return [line("cut off", lost(model.truncated, total)), line("no answer", lost(model.unparsed, total))];
 }
 function spentCell(model) {
+  if (!model.tokens) return [make("span", "line soft", "nothing new")];
   const time = [model.seconds > 0 ? clock(model.seconds) : "", dollars(model.usd)].filter(Boolean).join(" · ");
   return [make("span", "line", figure(count(model.tokens ?? 0)), make("span", "soft", " tokens")), make("span", "line soft", time)];
 }
@@ -92,7 +93,7 @@ function verdict(e, problems) { // what the interval allows to say, and how many
 }
 function measures(pair, k, n) { // [words, estimate] of one adapter
   const found = [["greedy", pair.greedy]];
-  if (k !== null) found.push([`average of ${count(n)}`, pair["pass@k"]?.["1"]]);
+  if (k !== null) found.push([`average of ${count(n)}`, pair.avg ?? pair["pass@k"]?.["1"]]);
   if (k !== null && k !== "1") found.push([`pass@${k}`, pair["pass@k"]?.[k]], [`majority of ${k}`, pair.majority?.[k]]);
   return found.filter(([, e]) => e?.value != null);
 }

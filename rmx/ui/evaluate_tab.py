@@ -176,7 +176,7 @@ def _controls(tab: EvaluateTab) -> Controls:
         _sets(), value="mini:test", label="Problem set", allow_custom_value=True, elem_id="evaluate-set"
     )
     file = evaluate_file(answering(tab.evaluator.take_file), FILE_BYTES, elem_id="evaluate-file", visible=False)
-    limit = gr.Number(FIRST_LIMIT, label="Problems, at most", precision=0, minimum=1, elem_id="evaluate-limit")
+    limit = gr.Number(FIRST_LIMIT, label="Problems, at most", precision=0, elem_id="evaluate-limit")
     n = gr.Radio(
         [("0", 0), *((str(count), count) for count in COUNTS[1:])],
         value=FIRST_COUNT,
@@ -216,7 +216,7 @@ def _wire(tab: EvaluateTab, c: Controls, curves: gr.Plot, scatter: gr.Plot, page
         event(tab.plan, c.asked, view, **latest)
     view.halt(tab.halt, None, None, **LIGHT)
     view.attach(tab.attach, None, view, **LIGHT)
-    view.figures(tab.figures, None, [curves, scatter], **latest)
+    view.figures(tab.figures, None, [curves, scatter], trigger_mode="always_last", **QUIET)
 
 
 def wire_evaluate(
