@@ -10,10 +10,12 @@
 //     empty     what to say while there are no points        names     false: the legend has marks and values only
 //     legend    false: no legend line for a lone series      format    (y) => string, instead of the own writing
 //     onCursor  (x | null) => told when the reader points    lines     [{y, low?, high?, name?}] horizontal references
-//     marks     [{x, name?}] vertical references             series    see below
+//     marks     [{x, name?}] vertical references             xticks    [x, ...] instead of round whole numbers
+//     rest      x whose values the legend shows while nobody points (the last)   room   x axis wider by this share, each side
+//     series    see below; `below` on a line puts its name under it
 //   chart.set({series, ...options})         series: [{id, name, points: [[x, y, low?, high?], ...], style?, band?, smooth?}]
 //       x ascending; y null leaves a gap. `style` 0 to 6 picks colour, dash and marker together (default: its place);
-//       `band` false hides low to high; `smooth` false leaves this series as it is. A list that continues the one that
+//       `band` false hides low to high, "bars" draws it as a bar at each point, moved by `shift` px; `smooth` false leaves this series as it is. A list that continues the one that
 //       stands costs only what is new; one that does not is drawn anew.
 //   chart.add(id, points)                   further points of one series
 //   chart.cursor(x | null)                  point at x, as if by mouse; does not call onCursor
@@ -31,7 +33,7 @@ const curves = (() => {
     (x, y) => `M${x} ${y + 4}l3.8 -6.6h-7.6z`, (x, y) => `M${x - 1.3} ${y - 3.6}h2.6v7.2h-2.6z`, (x, y) => `M${x - 3.6} ${y - 1.3}h7.2v2.6h-7.2z`,
   ];
   const DEFAULTS = { title: "", about: "", x: "step", height: 160, within: null, zero: false, percent: false, smooth: 0, names: true,
-    legend: true, xmax: null, lines: [], marks: [], format: null, onCursor: null, empty: "Nothing yet.", series: [] };
+    legend: true, xmax: null, lines: [], marks: [], xticks: null, rest: null, room: 0, format: null, onCursor: null, empty: "Nothing yet.", series: [] };
 
   // ---- small helpers ----------------------------------------------------------------------------------------
   const svg = (tag, pairs = {}) => put(document.createElementNS(NS, tag), pairs);
@@ -133,6 +135,10 @@ const curves = (() => {
     const top = thinned(both.map((p) => [X(p[0]), Y(p[3])]), width), base = thinned(both.map((p) => [X(p[0]), Y(p[2])]), width);
     return `${line(top)}L${line(base.reverse()).slice(1)}z`;
   }
+  function barPath(points, X, Y) { // low to high at each point, with a foot at both ends
+    const both = points.filter((p) => good(p[2]) && good(p[3])).map((p) => [px(X(p[0])), px(Y(p[2])), px(Y(p[3]))]);
+    return both.map(([x, low, high]) => `M${px(x - 3.5)} ${low}h7M${x} ${low}V${high}M${px(x - 3.5)} ${high}h7`).join("");
+  }
   function markerPath(points, value, X, Y, shape) { // on each point where there is room, else one now and then, and the last
     let drawn = "", last = -Infinity;
     const shown = points.map((p, i) => [X(p[0]), value(p, i)]).filter(([, y]) => good(y)), room = shown.length > 1 ? Math.abs(shown.at(-1)[0] - shown[0][0]) / shown.length : 99;
@@ -164,7 +170,7 @@ const curves = (() => {
   function seriesNodes(parts, s) {
     const k = s.style ?? s.k % SHAPES.length, cls = `curve-${k}`;
     const nodes = {
-      band: svg("path", { class: `curves-band ${cls}` }), raw: svg("path", { class: `curves-raw ${cls}` }),
+      band: svg("path", { class: `${s.band === "bars" ? "curves-bars" : "curves-band"} ${cls}` }), raw: svg("path", { class: `curves-raw ${cls}` }),
       line: svg("path", { class: `curves-line ${cls}`, "stroke-dasharray": DASHES[k] }), dots: svg("path", { class: `curves-dot ${cls}` }),
       name: html("span", "curves-name"), value: html("span", "curves-value"), extra: html("span", "curves-extra"),
     };
@@ -198,12 +204,13 @@ const curves = (() => {
       const wanted = new Set(list.map((s) => s.id ?? s.name));
       for (const [id, s] of all) if (!wanted.has(id)) (forget(s), all.delete(id));
       list.forEach((given, k) => {
-        const id = given.id ?? given.name, s = all.get(id) ?? bare(id, k), restyled = s.nodes && (s.k !== k || s.style !== given.style);
+        const id = given.id ?? given.name, s = all.get(id) ?? bare(id, k), moved = s.shift !== given.shift || s.band !== given.band;
+        const restyled = s.nodes && (s.k !== k || s.style !== given.style || moved);
         const renamed = s.name !== (given.name ?? String(id));
         all.set(id, s);
         if (restyled) (forget(s), (s.nodes = null));
         const banded = s.band === given.band;
-        Object.assign(s, { name: given.name ?? String(id), style: given.style, band: given.band, smooth: given.smooth, k });
+        Object.assign(s, { name: given.name ?? String(id), style: given.style, band: given.band, smooth: given.smooth, shift: given.shift, k });
         const factor = smoothOf(s), points = given.points ?? [];
         if (!continues(s.points, points) || s.factor !== factor || !banded) reset(s);
         s.factor = factor;
@@ -236,6 +243,7 @@ const curves = (() => {
       const room = (high - low) * 0.07 || Math.abs(high) * 0.1 || 0.5, [floor, ceiling] = o.within ?? [-Infinity, Infinity];
       const [y0, y1] = [Math.max(floor, low - room), Math.min(ceiling, high + room)];
       x1 = Math.max(x1, o.xmax ?? x1);
+      [x0, x1] = [x0 - o.room * (x1 - x0), x1 + o.room * (x1 - x0)];
       return { y0, y1: y1 > y0 ? y1 : y0 + 1, x0: Math.min(x0, x1 > x0 ? x0 : x0 - 1), x1 };
     }
     function draw() {
@@ -243,7 +251,7 @@ const curves = (() => {
       heads(none);
       if (none || !width) return;
       const y = ticks(e.y0, e.y1, o.height > 120 ? 4 : 3), labels = y.values.map((v) => tickText(v, y.step));
-      const left = 10 + 6.7 * Math.max(...labels.map((text) => text.length), 1), key = JSON.stringify([e, width, o.height, o.percent, left, o.lines, o.marks, o.x, o.names]);
+      const left = 10 + 6.7 * Math.max(...labels.map((text) => text.length), 1), key = JSON.stringify([e, width, o.height, o.percent, left, o.lines, o.marks, o.xticks, o.x, o.names]);
       if (scale?.key !== key) {
         scale = { key, left, e };
         scale.X = (x) => left + ((x - e.x0) / (e.x1 - e.x0)) * (width - left - PAD.right);
@@ -268,7 +276,7 @@ const curves = (() => {
         made.push(svg("line", { x1: left, x2: right, y1: px(Y(v)), y2: px(Y(v)), class: v === 0 ? "curves-zero" : "curves-rule" }));
         text({ x: left - 6, y: px(Y(v)) + 4, "text-anchor": "end" }, labels[i]);
       });
-      const x = ticks(e.x0, e.x1, Math.max(2, Math.min(6, Math.floor(right / 75))), true).values;
+      const x = o.xticks ?? ticks(e.x0, e.x1, Math.max(2, Math.min(6, Math.floor(right / 75))), true).values;
       x.forEach((v, i) => {
         const last = i === x.length - 1, near = right - X(v) < 24;
         text({ x: px(X(v)), y: foot + 16, "text-anchor": near ? "end" : v === e.x0 ? "start" : "middle" }, `${last && x.length > 1 && width > 300 ? `${o.x} ` : ""}${v.toLocaleString("en")}`);
@@ -282,7 +290,7 @@ const curves = (() => {
         const y = px(Y(ref.y));
         if (good(ref.low) && good(ref.high)) made.push(svg("rect", { x: left, width: right - left, y: px(Y(ref.high)), height: px(Math.max(0.5, Y(ref.low) - Y(ref.high))), class: "curves-refband" }));
         made.push(svg("line", { x1: left, x2: right, y1: y, y2: y, class: "curves-ref" }));
-        label(right, y - PAD.top > 14 ? y - 4 : y + 13, "end", ref.name);
+        label(right, y - PAD.top > 14 && !ref.below ? y - 4 : y + 13, "end", ref.name);
       }
       for (const mark of o.marks.filter((m) => good(m.x) && m.x >= e.x0 && m.x <= e.x1)) {
         const x = px(X(mark.x)), late = x > (left + right) / 2;
@@ -292,8 +300,8 @@ const curves = (() => {
       parts.refs.replaceChildren(...made);
     }
     function drawSeries(s) {
-      const { X, Y } = scale, nodes = (s.nodes ??= seriesNodes(parts, s)), raw = (p) => p[1], mean = (p, i) => s.smoothed[i];
-      put(nodes.band, { d: s.band === false ? "" : bandPath(s.points, X, Y, width) });
+      const { Y } = scale, X = (x) => scale.X(x) + (s.shift ?? 0), nodes = (s.nodes ??= seriesNodes(parts, s)), raw = (p) => p[1], mean = (p, i) => s.smoothed[i];
+      put(nodes.band, { d: s.band === false ? "" : s.band === "bars" ? barPath(s.points, X, Y) : bandPath(s.points, X, Y, width) });
       put(nodes.raw, { d: s.factor ? path(s.points, raw, X, Y, width) : "" });
       put(nodes.line, { d: path(s.points, mean, X, Y, width) });
       put(nodes.dots, { d: markerPath(s.points, mean, X, Y, nodes.shape) });
@@ -314,7 +322,8 @@ const curves = (() => {
     const at = (x) => `at ${o.x} ${x.toLocaleString("en")}`;
     const writes = (v) => (good(v) ? (o.format ? o.format(v) : written(v, o.percent)) : "–");
     const allX = () => (xs ??= [...new Set([...all.values()].flatMap((s) => s.points.map((p) => p[0])))].sort((a, b) => a - b));
-    function told(s, x) { // the point of a series that belongs to x: the last one, or the nearest where it is not too far
+    function told(s, at) { // the point of a series that belongs to x: the last one, or the nearest where it is not too far
+      const x = at ?? o.rest;
       let i = x === null ? s.points.length - 1 : nearest(s.points, x);
       if (x === null) while (i > 0 && !good(s.points[i][1])) i--;
       if (i < 0) return null;
@@ -332,12 +341,12 @@ const curves = (() => {
       say(s.nodes.extra, extra.join(", "));
     }
     function sentence(x) {
-      const last = allX().at(-1), at = `${o.x} ${(x ?? last ?? 0).toLocaleString("en")}`;
+      const last = allX().at(-1), at = `${o.x} ${(x ?? o.rest ?? last ?? 0).toLocaleString("en")}`;
       const values = [...all.values()].filter((s) => s.points.length).map((s) => {
         const here = told(s, x), p = here?.p ?? [], around = s.band !== false && good(p[2]) ? `, ${writes(p[2])} to ${writes(p[3])}` : "";
         return `${s.name} ${writes(here?.y)}${around}`;
       });
-      return `${x === null ? "Latest, at" : "At"} ${at}: ${values.join("; ")}`;
+      return `${x === null && o.rest === null ? "Latest, at" : "At"} ${at}: ${values.join("; ")}`;
     }
 
     // -- pointing
@@ -350,7 +359,7 @@ const curves = (() => {
         if (!s.nodes) continue;
         const its = told(s, x);
         legend(s, x);
-        if (good(its?.y)) made.push(put(s.nodes.dot, { cx: px(scale.X(its.p[0])), cy: px(scale.Y(its.y)) }));
+        if (good(its?.y)) made.push(put(s.nodes.dot, { cx: px(scale.X(its.p[0]) + (s.shift ?? 0)), cy: px(scale.Y(its.y)) }));
       }
       parts.point.replaceChildren(...made);
       say(parts.about, at(x));

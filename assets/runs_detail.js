@@ -27,6 +27,7 @@ function buildDetail(row) {
   const parts = {
     actions: make("p", "actions"), reason: make("p", "soft reason"), ask: make("div", "ask-first"), told: attrs(make("p", "told"), { role: "status" }),
     about: make("p", "soft about"), message: make("p", "message"), recipe: make("dl", "departs"), command: make("pre", "command"), files: make("ul", "files"), note: make("div", "note"),
+    sweep: row.taus ? buildSweep() : null,
   };
   attrs(parts.command, { tabindex: 0, "aria-label": "Command" });
   const copy = attrs(make("button", "link", "Copy"), { type: "button", "data-do": "copy" });
@@ -34,7 +35,7 @@ function buildDetail(row) {
   const left = make("div", "detail-main", parts.about, parts.message, block("The run’s command", [copy], parts.command), block("What departs from the paper", [], parts.recipe));
   const right = make("div", "detail-side", make("div", "block", parts.filesHead, parts.files), block("Note", [], parts.note));
   const head = make("div", "detail-head", parts.actions, parts.reason, parts.ask, parts.told);
-  const cell = attrs(make("td", "", attrs(make("div", "detail", head, left, right), { role: "group", "aria-label": `Run ${plain(row.id, 60)}` })), { colspan: Object.keys(COLUMNS).length + 1 });
+  const cell = attrs(make("td", "", attrs(make("div", "detail", head, ...(parts.sweep ? [parts.sweep] : []), left, right), { role: "group", "aria-label": `Run ${plain(row.id, 60)}` })), { colspan: Object.keys(COLUMNS).length + 1 });
   const tr = make("tr", "run-detail", cell);
   tr.dataset.run = row.id;
   return Object.assign(tr, { parts });
@@ -56,6 +57,7 @@ function renderDetail(row) {
     return make("div", "", make("dt", "", fieldName(pair[0])), make("dd", "num", ...was, fieldValue(pair[1])));
   });
   renderNote(row, parts);
+  if (parts.sweep) loadSweep(row.id);
 }
 
 function aboutRun(row) {

@@ -82,6 +82,10 @@ function ownerCell(row) {
   const own = row.owner === all.me.owner, short = showOdd([...row.owner].slice(0, 6).join(""));
   return [attrs(make("span", own ? "own" : "soft num", own ? "you" : short), { title: own ? "" : plain(row.owner, 60) })];
 }
+function tauCell(row) {
+  const tau = some(row.tau == null ? "–" : row.tau.toFixed(2));
+  return row.taus ? lines(tau, `${row.state === "done" ? "best" : "sweep"} of ${count(row.taus.length)}`) : [tau];
+}
 function modelCell(row) {
   const about = row.by_construction ? [attrs(make("span", "built", "by construction"), { title: BUILT })] : [];
   return lines(plain(row.model, 40), [plain(row.set, 30), ...about]);
@@ -92,7 +96,7 @@ const COLUMNS = {
   run: ["run", (row) => row.created, -1, null],
   model: ["model, set", (row) => `${row.model} ${row.set}`, 1, modelCell],
   recipe: ["recipe", (row) => row.preset ?? "", 1, recipeCell],
-  tau: ["τ", (row) => number(row.tau), -1, (row) => [some(row.tau == null ? "–" : row.tau.toFixed(2))]],
+  tau: ["τ", (row) => number(row.tau), -1, tauCell],
   gated: ["gated", (row) => number(row.gated), -1, (row) => [some(written(row.gated, "share"))]],
   pass: ["before → after", (row) => number(row.after?.value), -1, accuracyCell],
   gain: ["points gained, 95 %", (row) => number(row.vs_base?.value), -1, gainCell],

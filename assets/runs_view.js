@@ -34,6 +34,7 @@ function takeRuns(rows) {
   renderTools();
   renderRows();
   renderPicked();
+  renderCostHead();
   if (together.on) chosen.size ? renderTogether() : showTogether(false);
 }
 const clockwork = setInterval(() => (element.isConnected ? poll() : clearInterval(clockwork)), EVERY);
@@ -47,6 +48,7 @@ function receive(m) {
     all.me = { owner: m.owner ?? null, admin: !!m.admin };
     renderRows();
     if (rowOf(all.open)) renderDetail(rowOf(all.open));
+    if (ui.cost.open) loadCosts();
   } else if (m.kind === "refused") {
     sayError(plain(m.error, 600));
     pending.clear();
@@ -84,6 +86,7 @@ const rowActions = {
 };
 const viewActions = {
   train: () => trigger("train", {}),
+  takeBack: (button) => giveRate(button.dataset.name, ""),
   showAll: () => showOnly("all", ""),
   clear: () => (chosen.clear(), renderPicked(), renderRows()),
   compare: () => showTogether(true), back: () => (showTogether(false), renderPicked(), renderRows()),
@@ -100,7 +103,7 @@ root.addEventListener("click", (e) => {
     const row = rowOf(find("[data-run]")?.dataset.run);
     sayError();
     if (row) rowActions[go.dataset.do]?.(row, go);
-    else viewActions[go.dataset.do]?.();
+    else viewActions[go.dataset.do]?.(go);
   } else if (sort) sortBy(sort.dataset.sort);
   else if (group) showOnly(group.dataset.group);
   else if (out) takeOut(out.dataset.out);
@@ -125,6 +128,7 @@ root.addEventListener("input", (e) => {
 });
 root.addEventListener("submit", (e) => {
   e.preventDefault();
+  if (e.target.matches(".rate-form")) sendRate(e.target);
   if (e.target.matches(".push")) sendPush(e.target, e.target.closest("[data-run]").dataset.run);
 });
 for (const [name, on] of [["pointerover", true], ["focusin", true], ["pointerout", false], ["focusout", false]]) {

@@ -28,7 +28,8 @@ function renderCurves() {
   if (ui.curvesPanel.hidden) return;
   if (!charts.size) buildCurves();
   const of = run.updates.at(-1)?.of, n = run.updates.length;
-  say(ui.curvesAbout, of ? `${count(run.updates.at(-1).optimizer_step)} of ${plural(of, "update")}` : n ? plural(n, "update") : "");
+  const swept = sweeps() && n ? `τ ${run.updates.at(-1).tau}, ` : "";
+  say(ui.curvesAbout, swept + (of ? `${count(run.updates.at(-1).optimizer_step)} of ${plural(of, "update")}` : n ? plural(n, "update") : ""));
   const p = run.points, line = (id, name, points = [], more = {}) => ({ id, name, points, ...more });
   const draw = (name, series, more = {}) => charts.get(name)?.set({ series, ...(of ? { xmax: of } : {}), ...more });
   draw("loss", [distils() ? line("loss", "KL to the teacher", p.loss) : line("loss", "decision loss", p.decision_loss)]);

@@ -7,7 +7,7 @@ let run = null, restored = false; // the run on screen; was it remembered from a
 
 const blankRun = (id) => ({
   id, config: null, status: {}, stages: {}, stage: null, told: {}, points: {}, updates: [], checks: [], replays: [], samples: null,
-  guards: [], early: null, done: null, clock: null, heard: false, changed: new Set(),
+  guards: [], early: null, done: null, taus: [], clock: null, heard: false, changed: new Set(),
 });
 
 // ---- which run ----------------------------------------------------------------------------------------------
@@ -134,6 +134,7 @@ const TAKES = {
   samples: (r, e) => (r.samples = e),
   guard: (r, e) => r.guards.push(e),
   early: (r, e) => (r.early = e),
+  tau: (r, e) => fromStep(r.taus, e.tau, (t) => t.tau).push(e), // of a sweep: one threshold is trained
   done: (r, e) => (r.done = e),
 };
 function absorb(r, events) {

@@ -106,7 +106,8 @@ function doneText(d) {
 
 // ---- what can be done ---------------------------------------------------------------------------------------
 const isMine = () => !me || me.admin || (run.config?.owner != null && run.config.owner === me.owner);
-const hasAdapter = () => !!run.done?.adapter || run.checks.some((c) => c.optimizer_step > 0 && c.checkpoint);
+const sweeps = () => run.config?.kind === "sweep";
+const hasAdapter = () => !!run.done?.adapter || (sweeps() ? run.taus.some((one) => one.adapter) : run.checks.some((c) => c.optimizer_step > 0 && c.checkpoint));
 function renderActions() {
   const state = run && stateOf(run), alive = ["queued", "running", "stopping"].includes(state), mine = run && isMine();
   ui.stopButton.hidden = !(alive && mine);
@@ -201,9 +202,10 @@ function keptText() {
   return list.length ? `Kept: ${list.join(", ")}. ` : "";
 }
 function noticesOf() {
-  const state = stateOf(run), message = run.status.message, told = run.guards.map((g) => [RULES[g.rule] ?? "Guard", g.message, "guard"]);
+  const state = stateOf(run), message = run.status.message, at = (e) => (e.tau == null ? "" : ` at τ ${e.tau}`);
+  const told = run.guards.map((g) => [`${RULES[g.rule] ?? "Guard"}${at(g)}`, g.message, "guard"]);
   const goesOn = "Resume goes on from there, to the same figures as an unbroken run.";
-  if (run.early) told.push(["Stopped early", run.early.message, "early"]);
+  if (run.early) told.push([`Stopped early${at(run.early)}`, run.early.message, "early"]);
   if (state === "failed") told.push(["The run failed", `${message ?? "It gave no reason."} ${keptText()}Resume tries again from there.`, "guard"]);
   if (state === "interrupted") told.push(["Interrupted", `The process ended without a word: it was killed, or the machine went down. ${keptText()}${goesOn}`, "guard"]);
   if (isDry()) told.push(["Nothing is trained yet", "Move the threshold below, then press Train.", "early"]);

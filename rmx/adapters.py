@@ -81,12 +81,13 @@ def names_adapter(model: Model, spec: str) -> bool:
 
 
 def run_adapter(spec: str) -> Path | None:
-    """The folder of a training run's adapter, by the run's id or by `ID/step_N` for one of its checkpoints."""
-    run, _, step = spec.partition("/")
-    if not re.fullmatch(r"[\w.-]+", run) or not re.fullmatch(r"(step_\d+)?", step) or run.startswith("."):
+    """The folder of a training run's adapter, by the run's id, by `ID/step_N` for one of its checkpoints or by
+    `ID/tau_X` for one threshold of a sweep."""
+    run, _, part = spec.partition("/")
+    if not re.fullmatch(r"[\w.-]+", run) or not re.fullmatch(r"(step_\d+|tau_[\d.e-]+)?", part) or run.startswith("."):
         return None
     home = runs_dir() / run
-    folder = home / "checkpoints" / step if step else home / "adapter"
+    folder = home / "checkpoints" / part if part.startswith("step_") else home / part / "adapter"
     return folder if (home / "config.json").is_file() and folder.is_dir() else None
 
 

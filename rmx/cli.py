@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rmx import __version__
+from rmx.cli_claims import add_verbs as add_claims_verbs
+from rmx.cli_cost import add_verbs as add_cost_verbs
 from rmx.cli_distill import add_verbs as add_distill_verbs
+from rmx.cli_eval import add_verbs as add_eval_verbs
 from rmx.cli_explore import add_verbs as add_explore_verbs
 from rmx.cli_pair import add_verbs as add_pair_verbs
 from rmx.cli_runs import add_verbs as add_runs_verbs
@@ -188,10 +191,13 @@ def _parser() -> Parser:
     _add_trace(verbs)
     add_explore_verbs(verbs, _add_model)
     add_pair_verbs(verbs, _add_model, _read_text)
+    add_claims_verbs(verbs, _add_model)
     add_train_verbs(verbs, _add_model)
     add_distill_verbs(verbs, _add_model)
+    add_eval_verbs(verbs, _add_model)
     add_runs_verbs(verbs)
     add_sets_verbs(verbs)
+    add_cost_verbs(verbs)
     _add_bench(verbs)
     doctor = verbs.add_parser("doctor", help="say what is here: device, packages, models")
     doctor.add_argument("--json", action="store_true")

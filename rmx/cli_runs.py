@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rmx.cli_train import percent, points
+from rmx.cli_train import percent, points, sweep_lines
 from rmx.errors import RmxError
 
 Row = dict[str, Any]
@@ -64,13 +64,15 @@ def _show(args: argparse.Namespace) -> None:
     from rmx.train.run_row import row
 
     folder = _store().get(args.id)
-    found, files = row(folder), folder.files()
+    found, files, sweep = row(folder), folder.files(), folder.sweep
     if args.json:
-        told = {"run": found, "status": folder.status, "path": str(folder.path), "files": files}
+        told = {"run": found, "sweep": sweep, "status": folder.status, "path": str(folder.path), "files": files}
         told["config"] = folder.config if found["state"] != "unreadable" else None
         print(json.dumps(told))
         return
     print(_shown(found, str(folder.path)))
+    if sweep:
+        print("\n".join(["sweep", *(f"  {line}" for line in sweep_lines(sweep))]))
     print("files")
     print("\n".join(f"  {_size(file['bytes']):>9s}  {file['path']}" for file in files))
 
@@ -146,6 +148,7 @@ def table(rows: Sequence[Row], width: int | None = None) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     tau = MISSING if row["tau"] is None else f"{row['tau']:.2f}"
+    tau += f" of {len(row['taus'])}" if row["taus"] else ""
     gated = MISSING if row["gated"] is None else f"{100 * row['gated']:.1f} %"
     gained = points(row["vs_base"]).replace(" points", "") if _known(row["vs_base"]) else MISSING
     note = plain(row["note"] or (row["message"] or "" if row["state"] in ("failed", "unreadable") else ""))
@@ -205,7 +208,7 @@ def minutes(value: float | None) -> str:
 
 
 def _dollars(usd: float | None) -> str:
-    return MISSING if usd is None else f"${usd:.2f}"
+    return MISSING if usd is None else f"${usd:.2f}" if usd >= 0.005 or not usd else "< 1 cent"
 
 
 def _size(count: float) -> str:

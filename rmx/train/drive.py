@@ -92,7 +92,8 @@ def _stages(folder: RunFolder, dry: bool, told: _Told) -> str:
     try:
         for kind, figures in _pipeline(folder, dry, launched()):
             told(kind, figures)
-            struck = figures["message"] if kind in ("guard", "early") else struck
+            if kind in ("guard", "early") and "tau" not in figures:  # of a sweep it ends one threshold, not the run
+                struck = figures["message"]
     except Stopped:
         return told.over("stopped", STOPPED)
     return told.over("stopped", DRY) if dry else told.over("done", struck)

@@ -95,6 +95,13 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def this_device() -> str:
+    """The same of the device that a run on this machine takes by itself."""
+    from rmx.models import choose_device
+
+    return device_name(choose_device("auto"))
+
+
 def _network(model: Model) -> Any:
     """The causal LM itself, without PEFT around it."""
     network = model.engine.model

@@ -17,6 +17,7 @@ from rmx.train import run_lock
 from rmx.train.run_files import PART, Lines, clear_parts, disk, read_json, read_lines, write_json
 
 CONFIG, STATUS, EVENTS, SUMMARY = "config.json", "status.json", "events.jsonl", "summary.json"
+SWEEP = "sweep.json"  # the curve of a sweep over thresholds, as far as it is known
 LOCK, STOP, LOG = "lock", "stop", "log.txt"
 LIVE = ("queued", "running", "stopping")  # states of a run that some process works on
 OVER = ("stopped", "interrupted", "failed", "done")
@@ -82,6 +83,12 @@ class RunFolder:
         """The last event of each kind that a list of runs needs, and the checks."""
         found = read_json(self.path / SUMMARY)
         return found if isinstance(found, dict) else {}
+
+    @property
+    def sweep(self) -> dict[str, Any] | None:
+        """The curve of a sweep, with the thresholds that are trained so far; None of any other run."""
+        found = read_json(self.path / SWEEP)
+        return found if isinstance(found, dict) and isinstance(found.get("taus"), list) else None
 
     def events(self, start: int = 0, most: int = -1) -> tuple[list[dict[str, Any]], int]:
         """Whole events from byte `start` on, and the byte where the next begins. A torn last line is left for later.

@@ -5,35 +5,38 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from rmx.cost import Rates, load_rates
 from rmx.errors import RmxError
 from rmx.train.distill_recipe import DistillRecipe
 from rmx.train.recipe import Recipe
-from rmx.train.run_files import read_json
+from rmx.train.run_cost import STAGES, dollars, measured
 from rmx.train.run_folder import RunFolder
 
-STAGES = "stages.json"  # seconds that each stage took, in all starts of the run
 EMPTY: dict[str, Any] = {
     "id": "", "kind": "train", "model": None, "set": None, "preset": None, "state": "unreadable", "stage": None,
     "at": None, "of": None, "left": None, "message": None, "ahead": None, "tau": None, "gated": None, "before": None,
     "after": None, "vs_base": None, "on": None, "minutes": None, "usd": None, "owner": None, "created": 0.0,
-    "note": "", "differs": {}, "has_adapter": False, "by_construction": False, "command": "",
+    "note": "", "differs": {}, "taus": None, "has_adapter": False, "by_construction": False, "command": "",
 }  # fmt: skip
 
 
-def row(folder: RunFolder) -> dict[str, Any]:
-    """One run as a list shows it. A folder that cannot be read is a row that says so."""
+def row(folder: RunFolder, rates: Rates | None = None) -> dict[str, Any]:
+    """One run as a list shows it. A folder that cannot be read is a row that says so.
+
+    Its dollars are those of `rates`, by default the table as it stands.
+    """
     try:
-        return _row(folder)
+        return _row(folder, rates or load_rates())
     except (RmxError, ValueError, TypeError, KeyError, AttributeError) as error:
         why = str(error) if isinstance(error, RmxError) else f"{folder.id} was not written by this version of rmx."
         return EMPTY | {"id": folder.id, "message": why}
 
 
-def _row(folder: RunFolder) -> dict[str, Any]:
+def _row(folder: RunFolder, rates: Rates) -> dict[str, Any]:
     config, status, summary = folder.config, folder.status, folder.summary
     kind = DistillRecipe if config.get("kind") == "distill" else Recipe
     departures = kind.from_json(config["recipe"]).departures()
-    done, gate = summary.get("done", {}), summary.get("gate", {})
+    done, minutes = summary.get("done", {}), _minutes(folder, status, summary.get("done", {}))
     return EMPTY | {
         "id": folder.id,
         "kind": config.get("kind", "train"),
@@ -42,11 +45,11 @@ def _row(folder: RunFolder) -> dict[str, Any]:
         "preset": config.get("preset"),
         "state": str(status["state"]),
         **{name: status.get(name) for name in ("stage", "at", "of", "left", "message", "ahead")},
-        "tau": gate.get("tau"),
-        "gated": gate.get("share"),
+        **_gate(summary),
+        "taus": config.get("taus"),
         **_before_after(summary),
-        "minutes": _minutes(folder, status, done),
-        "usd": done.get("usd"),
+        "minutes": minutes,
+        "usd": dollars(folder.path, None if minutes is None else 60 * minutes, done.get("usd"), rates),
         "owner": config.get("owner"),
         "created": float(config.get("created") or 0.0),
         "note": str(config.get("note") or ""),
@@ -61,12 +64,20 @@ def _minutes(folder: RunFolder, status: Mapping[str, Any], done: Mapping[str, An
     """How long it worked, over all its starts; None where it has not worked yet."""
     if status["state"] == "done" and done.get("seconds") is not None:
         return float(done["seconds"]) / 60
-    seconds = sum(((read_json(folder.path / STAGES) or {}).get("seconds") or {}).values())
+    seconds = sum(measured(folder.path)["stages"].values())
     if status["state"] in ("running", "stopping") and status.get("started"):
         noted = folder.path / STAGES  # written at the end of each stage
         since = max(status["started"], noted.stat().st_mtime if noted.exists() else 0.0)
         seconds += max(0.0, time.time() - since)
     return seconds / 60 if seconds else None
+
+
+def _gate(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Threshold and share of the gate; of a sweep that is done those of the threshold that was chosen."""
+    gate, sweep = summary.get("gate", {}), summary.get("done", {}).get("sweep") or {}
+    if (chosen := sweep.get("chosen")) is not None:
+        gate = next(one for one in sweep["taus"] if one["tau"] == chosen)
+    return {"tau": gate.get("tau"), "gated": gate.get("share")}
 
 
 def _before_after(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,11 +36,12 @@ from rmx.train.pipeline import Pipeline, peak_rss_mb
 from rmx.train.policy import NAME, Policy, load_weights
 from rmx.train.provenance import base_of, provenance
 from rmx.train.run_files import disk
+from rmx.train.run_folder import SWEEP
 from rmx.train.stages import Event, Progress, RunFiles
 from rmx.train.sweep_taus import ONE_PROCESS
 from rmx.train.training_stage import CHECKPOINTS, Training
 
-SWEEP, TEST_BASE = "sweep.json", "test_base.json"
+TEST_BASE = "test_base.json"
 RULE = (
     "The threshold whose best checkpoint has the highest pass@1 on the validation problems; of equal ones the smaller. "
     "Test problems were solved after the choice."

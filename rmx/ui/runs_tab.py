@@ -56,10 +56,15 @@ def build_runs_tab(training: Training, owners: Owners, page: gr.Tab) -> gr.HTML:
     """Lay the tab out inside an open gr.Tab and wire it; returns its view."""
     tab = RunsTab(training, owners)
     view = runs_view(
-        answering(training.runs_list), answering(training.run_curves), answering(training.run_files), elem_id="runs"
+        answering(training.runs_list),
+        answering(training.run_curves),
+        answering(training.run_files),
+        answering(training.run_sweep),
+        answering(training.costs),
+        elem_id="runs",
     )
     page.select(tab.opening, None, view, **LIGHT)
-    for action in ("stop", "remove", "note"):
+    for action in ("stop", "remove", "note", "rate"):
         getattr(view, action)(tab.act(action), None, view, **LIGHT)
     view.resume(tab.act("resume"), None, view, **{**QUIET, "concurrency_id": "load"})
     view.download(tab.download, None, view, **LIGHT)

@@ -12,12 +12,18 @@ from rmx.problems import SETS
 from rmx.train.flags import HELP, field_types
 from rmx.train.job import TrainJob
 from rmx.train.recipe import PRESETS, Recipe
+from rmx.train.sweep_taus import taus_of
 from rmx.ui.explorer import answering
 from rmx.ui.owners import Owners
 from rmx.ui.train_view import train_view
 from rmx.ui.training import Training
 from rmx.ui.wiring import LIGHT, QUIET
 
+SWEEP: dict[str, Any] = {
+    "label": "Sweep thresholds (comma separated)",
+    "info": "one adapter for each, in nats; validation chooses, as in the paper: 1.2, 1.4, 1.6, 1.8",
+    "elem_id": "train-sweep",
+}
 USUAL = ("problems", "k", "tau", "lr", "epochs", "seed")
 TRAINABLE = [name for name, info in SETS.items() if "train" in info.splits]
 PRESET_TITLES = [
@@ -38,11 +44,12 @@ class Controls:
     preset: gr.Dropdown
     fields: dict[str, Any]  # name of a recipe's field -> its component
     pins: gr.State
+    sweep: gr.Textbox
 
     @property
     def asked(self) -> list[Any]:
         """Inputs of every callback that makes a job, in the order of `TrainTab.job`."""
-        return [self.model, self.problem_set, self.preset, self.pins, *self.fields.values()]
+        return [self.model, self.problem_set, self.preset, self.pins, self.sweep, *self.fields.values()]
 
 
 class TrainTab:
@@ -54,7 +61,7 @@ class TrainTab:
     def __init__(self, training: Training, owners: Owners) -> None:
         self.training, self.owners = training, owners
 
-    def job(self, model: str, problem_set: str, preset: str, pins: Any, *values: Any) -> TrainJob:
+    def job(self, model: str, problem_set: str, preset: str, pins: Any, sweep: str, *values: Any) -> TrainJob:
         """The job that the form describes.
 
         Raises:
@@ -63,7 +70,8 @@ class TrainTab:
         given = {name: _value(name, kind, value) for (name, kind), value in zip(_kinds(), values, strict=True)}
         recipe = Recipe().with_(**given)
         forks = tuple(pin for pin in pins or [] if isinstance(pin, dict) and pin.get("model") == model)
-        return TrainJob(str(model or "mini").strip(), str(problem_set), recipe, str(preset), pins=forks)
+        taus = taus_of(sweep) if (sweep or "").strip() else ()
+        return TrainJob(str(model or "mini").strip(), str(problem_set), recipe, str(preset), pins=forks, taus=taus)
 
     def plan(self, *asked: Any) -> tuple[Any, Any]:
         """Minutes, memory, dollars and the command of what the form describes; the button says the first of them."""
@@ -138,9 +146,10 @@ def _controls() -> Controls:
     with gr.Accordion("The usual knobs", open=False, elem_id="train-usual"):
         made = {name: _component(name, kind, values[name]) for name, kind in _kinds() if name in USUAL}
     with gr.Accordion("Everything", open=False, elem_id="train-all"):
+        sweep = gr.Textbox(max_lines=1, **SWEEP)
         made |= {name: _component(name, kind, values[name]) for name, kind in _kinds() if name not in USUAL}
     fields = {name: made[name] for name, _ in _kinds()}
-    return Controls(start, dry, model, problem_set, preset, fields, gr.State([]))
+    return Controls(start, dry, model, problem_set, preset, fields, gr.State([]), sweep)
 
 
 def _wire(tab: TrainTab, c: Controls, view: gr.HTML, page: gr.Tab) -> None:
@@ -149,7 +158,7 @@ def _wire(tab: TrainTab, c: Controls, view: gr.HTML, page: gr.Tab) -> None:
     c.start.click(tab.start, c.asked, view, **busy)
     c.dry.click(tab.dry, c.asked, view, **busy)
     c.preset.input(tab.choose_preset, c.preset, list(c.fields.values()), **LIGHT).then(tab.plan, c.asked, view, **busy)
-    for component in (c.model, c.problem_set, *c.fields.values()):
+    for component in (c.model, c.problem_set, c.sweep, *c.fields.values()):
         event = component.input if isinstance(component, gr.Dropdown | gr.Checkbox) else component.blur
         event(tab.plan, c.asked, [view, c.start], **{**busy, "trigger_mode": "always_last"})
     view.stop(tab.act("stop"), None, view, **LIGHT)
@@ -159,6 +168,7 @@ def _wire(tab: TrainTab, c: Controls, view: gr.HTML, page: gr.Tab) -> None:
 def _title(job: TrainJob, minutes: dict[str, float] | None) -> str:
     """What the button says: which recipe, on what, and for about how long."""
     size = {"small": "Small run", "paper": "The paper's run", "floor": "Run with a floor"}[job.preset]
+    size += f", {len(job.taus)} threshold{'s' * (len(job.taus) > 1)}," if job.taus else ""
     if minutes is None:
         return f"{size} on {job.model}"
     about = max(1, round(minutes["value"]))

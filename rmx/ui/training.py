@@ -8,12 +8,16 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rmx.cost import load_rates, set_rate
 from rmx.errors import RmxError, TrainError
 from rmx.records import Problem
 from rmx.train.job import TrainJob, problems_of, resolved
+from rmx.train.probe import this_device
+from rmx.train.run_cost import costs
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_row import row
 from rmx.train.run_store import RunStore
+from rmx.train.sweep_taus import NO_DRY
 from rmx.ui.owners import Visitor, may
 from rmx.workspace import Workspace
 
@@ -52,7 +56,28 @@ class Training:
         return found | ({"config": _public(folder.config)} if at == 0 else {})
 
     def runs_list(self, data: object) -> Reply:
-        return {"runs": [row(folder) for folder in self.store.all()[:LISTED]]}
+        rates = load_rates(self.store.root)
+        return {"runs": [row(folder, rates) for folder in self.store.all()[:LISTED]]}
+
+    def run_sweep(self, data: object) -> Reply:
+        """The curve of the sweep {"id"}: the thresholds that are trained so far."""
+        folder = self.store.get(_get(data, "id"))
+        return {"id": folder.id, "sweep": folder.sweep}
+
+    def costs(self, data: object) -> Reply:
+        """Rates, what every run cost at them, the sum, and the paper's table."""
+        return costs(self.store.all()[:LISTED], this_device(), self.store.root)
+
+    def rate(self, data: object, visitor: Visitor) -> None:
+        """Enter {"usd"} per hour for the machine {"name"}; no amount takes the entry back.
+
+        Raises:
+            RmxError: not the owner of this machine, or no name or amount.
+        """
+        if not may(visitor, None, "price"):
+            raise RmxError("Only the owner of this machine may change its rates.")
+        usd = _get(data, "usd")
+        set_rate(_get(data, "name"), None if usd in (None, "") else str(usd), self.store.root)
 
     def run_curves(self, data: object) -> Reply:
         """Updates and checks of the runs {"ids"}."""
@@ -116,6 +141,8 @@ class Training:
         Raises:
             RmxError: the job cannot be done, or too many runs wait.
         """
+        if dry and job.taus:
+            raise TrainError(NO_DRY)
         self.check_memory(job)
         folder = self.store.create(resolved(job), owner=visitor.public)
         try:
@@ -172,7 +199,8 @@ class Training:
         problems, recipe = problems_of(job), job.recipe
         speeds = self._speeds(job, problems.train)
         counts = (len(problems.train), len(problems.validation), len(problems.test))
-        return estimate(work_ahead(recipe, speeds, *counts), speeds, recipe)
+        made = estimate(work_ahead(recipe, speeds, *counts), speeds, recipe)
+        return made.swept(len(job.taus)) if job.taus else made
 
     def _speeds(self, job: TrainJob, problems: Sequence[Problem]) -> Any:
         """How fast the model is here, measured once for each kind of work."""
@@ -195,13 +223,16 @@ class Training:
 
 
 def adapter_spec(folder: RunFolder) -> str:
-    """How the adapter of a run is named: the run's id, or ID/step_N while only checkpoints are there.
+    """How the adapter of a run is named: the run's id, ID/step_N while only checkpoints are there, ID/tau_X of a sweep
+    that goes on.
 
     Raises:
         TrainError: there is neither.
     """
     if (folder.path / "adapter" / "adapter_config.json").is_file():
         return folder.id
+    if done := [one["tau"] for one in (folder.sweep or {"taus": []})["taus"] if one.get("adapter")]:
+        return f"{folder.id}/tau_{done[-1]:g}"
     steps = sorted(int(p.name[5:]) for p in (folder.path / "checkpoints").glob("step_*") if p.name[5:].isdigit())
     if not steps:
         raise TrainError(f"The run {folder.id} has no adapter yet. Wait for its first checkpoint.")
@@ -218,10 +249,17 @@ def _word(value: Any) -> str:
 
 
 def _curves(folder: RunFolder) -> Reply:
+    """Updates and checks; of a sweep those of the chosen threshold, or of the one that is under way."""
     config, events = folder.config, folder.events()[0]
     kept: dict[str, dict[int, Any]] = {"update": {}, "check": {}}
+    chosen = (folder.sweep or {}).get("chosen")
+    tau = (
+        chosen
+        if chosen is not None
+        else next((e["tau"] for e in reversed(events) if e["kind"] == "update" and "tau" in e), None)
+    )
     for event in events:  # a resumed run tells the updates after its checkpoint again: the last word counts
-        if event["kind"] in kept:
+        if event["kind"] in kept and event.get("tau") == tau:
             kept[event["kind"]][event["optimizer_step"]] = event
     ordered = {kind: [found[at] for at in sorted(found)] for kind, found in kept.items()}
     label = config.get("note") or f"{config['model']} · {config.get('preset')}"

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from scripted_page import LAUNCH
 
+from rmx.cost import Rate, Rates, bundled_rates, paper_costs
 from rmx.train.recipe import PRESETS
 from rmx.ui.runs_view import runs_view
 
@@ -16,6 +17,11 @@ HOSTILE = "<img src=x onerror=window.PWN=1> ${window.PWN=1} {{value}} \u202egnp.
 EVENTS: list[tuple[str, dict[str, Any]]] = []
 CALLS: list[tuple[str, dict[str, Any]]] = []
 RUNS: dict[str, dict[str, Any]] = {}  # newest first
+OWN: dict[str, float] = {}  # rates that the owner of the machine entered
+SWEEP = "20261125-1750-mini-5eed"
+SWEPT = [  # tau, share, validation, test, both over a base of 42.5 % and 41 %
+    (1.2, 0.069, 0.452, 0.468), (1.4, 0.052, 0.497, 0.489), (1.6, 0.037, 0.481, 0.502), (1.8, 0.026, 0.448, 0.441),
+]  # fmt: skip
 SMALL, FLOOR = ({name: value for name, (_, value) in PRESETS[p].departures().items()} for p in ("small", "floor"))
 
 
@@ -34,7 +40,8 @@ def row(id: str, state: str, **more: Any) -> dict[str, Any]:
         "at": 0, "of": 0, "left": None, "tau": 1.4 if done else None, "gated": 0.052 if done else None,
         "before": estimate(0.425, 0.048) if done else None, "after": estimate(0.425 + gain, 0.049) if done else None,
         "vs_base": estimate(gain, half) if done else None, "minutes": 4.2, "usd": 0.0, "owner": ME, "created": 0.0,
-        "note": "", "differs": differs, "message": "", "ahead": 0, "has_adapter": done, "by_construction": True,
+        "note": "", "differs": differs, "taus": None, "message": "", "ahead": 0, "has_adapter": done,
+        "by_construction": True,
         "command": f"rmx train --model mini --set mini --preset small {flags}",
     } | more  # fmt: skip
 
@@ -69,6 +76,8 @@ def scene(name: str) -> list[dict[str, Any]]:
         row("20261125-1811-mini-a0a1", "done", gain=-0.214, half=0.05, preset=None, differs={"lr": 1e-3},
             note="no floor at this rate: collapses", owner=OTHER),
     ]  # fmt: skip
+    if name == "sweep":
+        rows.insert(0, row(SWEEP, "done", gain=0.064, tau=1.4, taus=[1.2, 1.4, 1.6, 1.8], kind="sweep", minutes=41.0))
     for k, one in enumerate(rows):
         one["created"] = 1_795_643_640.0 - 900 * k
     return rows
@@ -79,6 +88,7 @@ def reset(name: str = "usual") -> None:
     RUNS.update({one["id"]: one for one in scene(name)})
     EVENTS.clear()
     CALLS.clear()
+    OWN.clear()
 
 
 def runs_list(args: Any) -> dict[str, Any]:
@@ -122,6 +132,58 @@ def run_files(args: Any) -> dict[str, Any]:
     return {"files": [{"path": path, "bytes": size} for path, size in files]}
 
 
+def swept(tau: float, share: float, validation: float, test: float) -> dict[str, Any]:
+    return {
+        "tau": tau, "share": share, "gated": round(20_000 * share), "tokens": 20_000, "best": "step_40",
+        "validation": estimate(validation, 0.069, 200), "vs_base": estimate(validation - 0.425, 0.06, 200),
+        "test": estimate(test, 0.069, 200), "test_vs_base": estimate(test - 0.41, 0.055, 200),
+        "adapter": f"tau_{tau:g}/adapter",
+    }  # fmt: skip
+
+
+def run_sweep(args: Any) -> dict[str, Any]:
+    CALLS.append(("run_sweep", args))
+    taus = [swept(*one) for one in SWEPT]
+    base = {"validation": estimate(0.425, 0.068, 200), "test": estimate(0.41, 0.068, 200)}
+    if RUNS[args["id"]]["state"] == "running":
+        taus = [one | {"test": None, "test_vs_base": None} for one in taus[:2]]
+        base = base | {"test": None}
+    chosen = 1.4 if len(taus) == 4 else None
+    rule = "The threshold whose best checkpoint has the highest pass@1 on the validation problems."
+    return {"id": args["id"], "sweep": {"taus": taus, "base": base, "chosen": chosen, "rule": rule}}
+
+
+def costs(args: Any) -> dict[str, Any]:
+    """As rmx.train.run_cost makes it, out of the scripted rows."""
+    CALLS.append(("costs", args))
+    own = [Rate(n, usd, "2026-11-25", "entered by hand", ((n.lower(),),), own=True) for n, usd in OWN.items()]
+    changed = {rate.name for rate in own}
+    rates = Rates((*own, *(rate for rate in bundled_rates() if rate.name not in changed)))
+    machine = {"mini": "cpu", "SmolLM2-135M-Instruct": "NVIDIA H100 80GB HBM3"}
+    runs = []
+    for one in RUNS.values():
+        if one["minutes"]:
+            device, seconds = machine.get(one["model"], "cpu"), 60 * one["minutes"]
+            stages = {
+                "rollouts": 0.3 * seconds,
+                "gate": 0.05 * seconds,
+                "training": 0.5 * seconds,
+                "final": 0.15 * seconds,
+            }
+            rate = rates.of(device)
+            runs.append({"id": one["id"], "kind": one["kind"], "model": one["model"], "device": device,
+                         "stages": stages, "seconds": seconds, "usd": rates.cost(seconds, device).usd,
+                         "rate": rate.json() if rate else None, "vs_base": one["vs_base"]})  # fmt: skip
+    known, here = [run["usd"] for run in runs if run["usd"] is not None], rates.of("cpu")
+    total = {"usd": sum(known) if known else None, "seconds": sum(run["seconds"] for run in runs), "runs": len(runs),
+             "without": len(runs) - len(known)}  # fmt: skip
+    return {
+        "rates": [rate.json() for rate in rates.rates], "override": None, "runs": runs, "sum": total,
+        "machine": {"device": "cpu", "rate": here.json() if here else None, "sentence": rates.cost(0, "cpu").sentence},
+        "paper": paper_costs(),
+    }  # fmt: skip
+
+
 def payload(evt: gr.EventData, name: str) -> dict[str, Any]:
     data = evt._data if isinstance(evt._data, dict) else {}
     EVENTS.append((name, data))
@@ -146,6 +208,15 @@ def on_remove(evt: gr.EventData) -> None:
 
 def on_note(evt: gr.EventData) -> None:
     payload(evt, "note")["note"] = evt._data["text"]
+
+
+def on_rate(evt: gr.EventData) -> dict[str, Any] | None:
+    payload(evt, "rate")
+    if evt._data["usd"] == "":
+        OWN.pop(evt._data["name"], None)
+    else:
+        OWN[evt._data["name"]] = float(evt._data["usd"])
+    return None
 
 
 def on_push(evt: gr.EventData) -> Iterator[dict[str, Any]]:
@@ -174,7 +245,7 @@ def build() -> gr.Blocks:
         with gr.Accordion("Scripted", open=False), gr.Row():
             admin = gr.Button("Be the owner of the machine", size="sm")
             stranger = gr.Button("Be a stranger", size="sm")
-        view = runs_view(runs_list, run_curves, run_files, elem_id="runs")
+        view = runs_view(runs_list, run_curves, run_files, run_sweep, costs, elem_id="runs")
         demo.load(lambda: {"kind": "me", "owner": ME, "admin": False}, None, view, **quiet)
         admin.click(lambda: {"kind": "me", "owner": "x", "admin": True}, None, view, **quiet)
         stranger.click(lambda: {"kind": "me", "owner": None, "admin": False}, None, view, **quiet)
@@ -182,6 +253,7 @@ def build() -> gr.Blocks:
         view.resume(on_resume, None, None, **quiet)
         view.remove(on_remove, None, None, **quiet)
         view.note(on_note, None, None, **quiet)
+        view.rate(on_rate, None, None, **quiet)
         view.push(on_push, None, view, **(quiet | {"queue": True}))
         view.download(on_download, None, view, **quiet)
         for name in ("open", "watch", "train"):

@@ -58,6 +58,24 @@ def seven(page: Page) -> None:
     page.wait_for_timeout(800)
 
 
+def swept(page: Page) -> None:
+    listed(page, "sweep")
+    page.get_by_role("button", name=app.SWEEP).click()
+    page.locator(".sweep .curves-dot").nth(4).wait_for(state="attached")
+    page.locator(".sweep").scroll_into_view_if_needed()
+    page.wait_for_timeout(400)
+
+
+def priced(page: Page) -> None:
+    listed(page, "sweep")
+    page.get_by_role("button", name="Scripted").click()
+    page.get_by_role("button", name="Be the owner").click()
+    page.locator(".cost > summary").click()
+    page.locator(".cost-table tbody tr").first.wait_for()
+    page.locator(".cost").scroll_into_view_if_needed()
+    page.wait_for_timeout(400)
+
+
 PHONE = {"width": 360, "height": 760, "full": True}
 SHOTS: dict[str, tuple[Callable[[Page], None], dict[str, object]]] = {
     "list": (listed, {}),
@@ -75,7 +93,13 @@ SHOTS: dict[str, tuple[Callable[[Page], None], dict[str, object]]] = {
     "compared-dark": (compared, {"dark": True, "full": True}),
     "pointed": (pointed, {}),
     "seven": (seven, {"full": True}),
+    "swept": (swept, {"full": True}),
+    "swept-dark": (swept, {"full": True, "dark": True}),
+    "priced": (priced, {"full": True}),
+    "priced-dark": (priced, {"full": True, "dark": True}),
     "phone": (listed, PHONE),
+    "phone-swept": (swept, PHONE),
+    "phone-priced": (priced, {**PHONE, "dark": True}),
     "phone-dark": (listed, {**PHONE, "dark": True}),
     "phone-opened": (opened, PHONE),
     "phone-compared": (compared, PHONE),
