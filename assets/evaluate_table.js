@@ -39,6 +39,7 @@ function modelName(model, place) {
   const th = attrs(make("th", "", make("span", "first", shortName(model.name))), { scope: "row", title: plain(model.name) });
   const note = job.notes[model.name] ?? (place === 0 ? model.label : "");
   if (note && note !== model.name) th.append(make("span", "second soft", plain(note, 80)));
+  if (model.seen > 0) th.append(make("span", "second wrong", `! trained on ${count(model.seen)} of these`));
   return th;
 }
 function lost(found, total) { // answers that were cut off or held no answer: greedy and sampled together

@@ -137,6 +137,7 @@ function receive(m) {
   if (m.kind === "job" && typeof m.id === "string") follow(m.id);
   else if (m.kind === "refused") sayError(plain(m.error, 600));
   else if (m.kind === "plan") renderPlan(m);
+  else if (m.kind === "unplanned" && !job.m) ui.plan.hidden = ui.take.hidden = true;
   props.value = null; // else the same words a second time would be no news
 }
 function renderPlan(m) {

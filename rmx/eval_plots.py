@@ -21,6 +21,7 @@ STYLES = (
     (ORANGE, "longdashdot", "cross"),
 )
 APART = 0.055  # of the axis, between two labels at the end of curves
+LETTER = 7.6  # px of a letter of those labels
 NAMED = 5  # problems that one bubble names
 
 
@@ -67,7 +68,8 @@ def curve_figure(report: Mapping[str, Any], part: str | None = None) -> go.Figur
     ks = sorted({int(k) for model in models for k in model["pass@k"]})
     bottom, top = _range(figure)
     _name_ends(figure, ends, math.log10(ks[-1]), bottom, top)
-    figure.update_layout(**_plain_layout(HEIGHT) | {"margin": {"l": 52, "r": 104, "t": 12, "b": 44}})
+    room = 24 + LETTER * max(len(name) for name, _ in ends)
+    figure.update_layout(**_plain_layout(HEIGHT) | {"margin": {"l": 52, "r": room, "t": 12, "b": 44}})
     figure.update_layout(showlegend=False, hovermode="x unified")
     spread = max(math.log10(ks[-1]), 0.3)
     figure.update_xaxes(
@@ -144,7 +146,7 @@ def short(name: str) -> str:
         name = found[1]
     else:
         name = name.rstrip("/").rpartition("/")[2] or name
-    return name if len(name) <= 16 else f"{name[:7]}…{name[-8:]}"
+    return name if len(name) <= 14 else f"{name[:6]}…{name[-7:]}"
 
 
 def _scope(report: Mapping[str, Any], part: str | None) -> Mapping[str, Any]:
@@ -179,7 +181,7 @@ def _name_ends(figure: go.Figure, ends: Sequence[tuple[str, float]], x: float, b
             xanchor="left",
             xshift=10,
             name=f"end {y:.3f}",
-            font_size=13,
+            font_size=12,
         )
 
 

@@ -88,11 +88,11 @@ class EvaluateTab:
         return {"kind": "job", "id": job.id}
 
     def plan(self, request: gr.Request, *values: Any) -> Any:
-        """What the form would take; a form that is not complete yet is no mistake."""
+        """What the form would take; a form that is not complete yet is no mistake, and has no plan."""
         try:
             return self.evaluator.plan(self.asked(request, values))
         except RmxError:
-            return gr.skip()
+            return {"kind": "unplanned"}
 
     def opening(self, request: gr.Request, *values: Any) -> tuple[Any, Any]:
         """The contestants that are there by now, and what the form would take."""

@@ -1,9 +1,10 @@
 """An evaluation: a gr.HTML with its figures, curves, and the problems won and lost; and a reader of a visitor's file.
 
 Value of the view (Python to page): one message, told apart by `"kind"`:
-    plan     {"kind", "samples", "seconds", "command", "set", "own"}: what Evaluate would do now
-    job      {"kind", "id"}: follow this evaluation
-    refused  {"kind", "error"}: a sentence over everything
+    plan       {"kind", "samples", "seconds", "command", "set", "own"}: what Evaluate would do now
+    unplanned  {"kind"}: the form is not complete yet
+    job        {"kind", "id"}: follow this evaluation
+    refused    {"kind", "error"}: a sentence over everything
 The page follows a job by `eval_tail` and keeps its id for this browser tab, so a reload finds it again.
 
 Events (page to Python, payloads are untrusted), each with `gr.EventData`:

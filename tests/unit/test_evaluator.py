@@ -375,4 +375,4 @@ def test_names_in_figures_are_text_and_short():
     assert curve_figure(report).layout.annotations[1].text == "&lt;img src=x&gt;"
     assert short("20261125-2142-mini-e210") == "mini-e210"
     assert short("somebody/their-lora") == "their-lora"
-    assert len(short("x" * 200)) == 16
+    assert len(short("x" * 200)) == 14
