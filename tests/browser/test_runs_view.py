@@ -504,3 +504,124 @@ def test_narrow_pages_have_cards_and_no_sideways_scroll(open_page: Open, url: st
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     compared(page, BEST, SMALL, COLLAPSED)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+# ---- a sweep over thresholds --------------------------------------------------------------------------------------
+def test_a_sweep_shows_its_curve_and_its_table(open_page: Open, url: str) -> None:
+    app.reset("sweep")
+    page = open_page(url)
+    expect(row(page, app.SWEEP)).to_contain_text("best of 4")
+    detail = opened(page, app.SWEEP)
+    score = detail.get_by_role("slider", name="pass@1")
+    expect(score).to_have_attribute("aria-label", re.compile(r"At τ 1\.4: validation 49\.7.*42\.8.*test 48\.9"))
+    boxes = detail.locator(".sweep .panel-box")
+    expect(boxes.nth(0).locator(".curves-bars")).to_have_count(2)  # validation and test, with interval bars
+    bars = boxes.nth(0).locator(".curves-bars").first.get_attribute("d") or ""
+    assert bars.count("V") == 4  # one bar for each threshold
+    for k in range(3):
+        expect(boxes.nth(k).locator(".curves-refs")).to_contain_text("chosen")
+    expect(boxes.nth(0).locator(".curves-refs")).to_contain_text("base, validation")
+    expect(boxes.nth(2)).to_contain_text("gated share")
+    lines = detail.locator(".sweep-table tbody tr")
+    expect(lines).to_have_count(5)
+    expect(lines.nth(2)).to_contain_text("1.4★ chosen5.2")
+    expect(lines.nth(2)).to_contain_text("+7.2+1 to +13")
+    expect(lines.nth(3)).not_to_contain_text("chosen")  # the best on test
+    expect(detail.locator(".sweep")).to_contain_text("highest pass@1 on the validation problems")
+
+
+def test_a_sweep_under_way_shows_what_is_there(open_page: Open, url: str) -> None:
+    app.reset("sweep")
+    app.RUNS[app.SWEEP] |= {"state": "running", "stage": "training", "at": 300, "of": 600, "tau": None}
+    page = open_page(url)
+    expect(row(page, app.SWEEP)).to_contain_text("sweep of 4")
+    detail = opened(page, app.SWEEP)
+    expect(detail.locator(".sweep-table tbody tr")).to_have_count(3)
+    expect(detail.locator(".sweep")).to_contain_text("2 thresholds of 4 trained.")
+    expect(detail.locator(".sweep .curves-refs").first).not_to_contain_text("chosen")
+    app.RUNS[app.SWEEP] |= {"state": "done", "tau": 1.4}
+    expect(detail.locator(".sweep-table tbody tr")).to_have_count(5)
+    press(page, app.SWEEP)
+    opened(page, BEST)
+    expect(page.locator(".sweep")).to_have_count(0)  # other runs have none
+
+
+# ---- money --------------------------------------------------------------------------------------------------------
+def unfold(page: Page) -> Locator:
+    page.locator("#runs .cost > summary").click()
+    section = page.locator("#runs .cost")
+    expect(section.locator(".cost-table tbody tr").first).to_be_visible()
+    return section
+
+
+def test_costs_are_summed_and_stand_beside_the_papers(page: Page) -> None:
+    folded = page.locator("#runs .cost")
+    expect(folded.get_by_text("Rates, US dollars an hour")).to_be_hidden()
+    assert ("costs", {}) not in app.CALLS  # nothing is asked before it is opened
+    section = unfold(page)
+    here = section.get_by_role("region", name="What the runs cost")
+    expect(here).to_contain_text("$13.99 in all, for 5.8 h of 8 runs. 7 runs on machines without a rate are not in it.")
+    smol = here.get_by_role("row").filter(has_text=SMOL)
+    for text in ("NVIDIA H100 80GB HBM3", "at $2.69", "5.2 h", "$13.99", "training 2.6 h"):
+        expect(smol).to_contain_text(text)
+    expect(here.get_by_role("row").filter(has_text=SMALL)).to_contain_text("no rate")
+    paper = section.get_by_role("region", name="The paper’s table")
+    expect(paper).to_contain_text("paper's own estimates")
+    expect(paper.get_by_role("row").filter(has_text="Qwen2.5-32B")).to_contain_text("$5,737 – 103,000$25")
+
+
+def test_who_does_not_own_the_machine_only_reads_the_rates(page: Page) -> None:
+    section = unfold(page)
+    expect(section.get_by_role("list", name="Rates").get_by_role("listitem")).to_have_count(3)
+    expect(section.get_by_text("Only the owner of the machine may change them.")).to_be_visible()
+    expect(section.get_by_role("textbox")).to_have_count(0)
+
+
+def test_its_owner_enters_changes_and_takes_back_a_rate(page: Page) -> None:
+    page.get_by_role("button", name="Scripted").click()
+    press(page, "Be the owner of the machine")
+    section = unfold(page)
+    expect(section).to_contain_text("This machine: cpu. No hourly rate is known for it. Enter one below")
+    machine, usd = section.get_by_label("Machine"), section.get_by_label("Dollars an hour", exact=True)
+    expect(machine).to_have_value("cpu")
+    usd.fill("much")
+    press(page, "Add")
+    expect(page.locator("#runs > .error, #runs .error").first).to_contain_text("amount in US dollars")
+    assert sent("rate") == []
+    usd.fill("0.60")
+    press(page, "Add")
+    assert wait_for_event(page, "rate") == {"name": "cpu", "usd": "0.60"}
+    expect(section).to_contain_text("At 0.60 USD per hour for cpu")
+    cost_of = section.get_by_role("row").filter(has_text=SMALL)
+    expect(cost_of).to_contain_text("$0.04")
+    box = section.get_by_label("Dollars an hour for cpu")
+    box.fill("6")
+    page.get_by_role("button", name="Save the rate of cpu").click()
+    expect(cost_of).to_contain_text("$0.42")
+    page.get_by_role("button", name="Take back the rate of cpu").click()
+    expect(cost_of).to_contain_text("no rate")
+    assert sent("rate")[-1] == {"name": "cpu", "usd": ""}
+
+
+def test_a_rate_that_is_being_written_survives_the_polls(page: Page) -> None:
+    page.get_by_role("button", name="Scripted").click()
+    press(page, "Be the owner of the machine")
+    section = unfold(page)
+    box = section.get_by_label("Dollars an hour for H100-SXM")
+    box.fill("3.1")
+    app.RUNS.pop(COLLAPSED)  # so that the costs are asked for anew
+    page.evaluate("window.rmxRuns.refresh()")
+    expect(section.get_by_role("region", name="What the runs cost")).to_contain_text("of 7 runs")
+    expect(box).to_have_value("3.1")
+    expect(box).to_be_focused()
+
+
+def test_costs_and_sweeps_fit_a_phone(open_page: Open, url: str) -> None:
+    app.reset("sweep")
+    page = open_page(url, width=360, height=760)
+    opened(page, app.SWEEP)
+    expect(page.locator(".sweep-table tbody tr")).to_have_count(5)
+    unfold(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    narrow = page.locator("#runs .cost-table tbody th").evaluate_all("els => Math.min(...els.map(e => e.clientWidth))")
+    assert narrow > 200  # no name is broken letter by letter

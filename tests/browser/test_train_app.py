@@ -210,6 +210,23 @@ def test_a_refusal_is_said_each_time(open_page: Open, url: str) -> None:
         page.evaluate("document.querySelector('#train [role=alert]').textContent = ''")
 
 
+def test_thresholds_to_sweep_become_part_of_the_command(open_page: Open, url: str, runs: Path) -> None:
+    page = open_train(open_page, url)
+    before = len(RunStore(runs).all())
+    fill(page, sweep="1.8, 1.2,1.4")
+    expect(page.locator("#train")).to_contain_text("--sweep-tau 1.2,1.4,1.8")
+    expect(page.locator("#train-start")).to_contain_text("3 thresholds")
+    page.locator("#train-dry").click()
+    expect(page.locator("#train [role=alert]")).to_contain_text("A dry run has nothing to sweep")
+    fill(page, sweep="1.2, many")
+    page.locator("#train-start").click()
+    expect(page.locator("#train [role=alert]")).to_contain_text("got 'many'")
+    fill(page, sweep="1.2", tau="1")
+    page.locator("#train-start").click()
+    expect(page.locator("#train [role=alert]")).to_contain_text("Leave out tau")
+    assert len(RunStore(runs).all()) == before
+
+
 def test_a_value_that_cannot_be_used_is_said(open_page: Open, url: str, runs: Path) -> None:
     page = open_train(open_page, url)
     before = len(RunStore(runs).all())
