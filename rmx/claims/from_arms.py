@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rmx.claims.figures import exact_share, told
+from rmx.claims.labels import ceiling_of, floor_of, span_of
 from rmx.claims.records import Reading, StudyName, Subject
 from rmx.claims.verdicts import above, inside, no_better, not_below, nothing_to_judge
 from rmx.explore.intervene import Arm
@@ -11,16 +12,13 @@ from rmx.explore.intervene_set import InterveneReport
 from rmx.intervals import Estimate, paired_difference, ratio_of_sums
 
 Found = Mapping[StudyName, Any]
-SAME = 0.98  # share of problems with the teacher's outcome from which the oracle counts as reproducing it
-NO_BETTER = 0.02  # points by which the random control may at most be better
-NEAR = 0.05  # points by which the gate may fall short of the teacher
 
 
 def gain(found: Found, subject: Subject) -> Reading:
     """The adapted model's pass@1 minus the base's, greedy, on the same problems."""
     report = _report(found)
     difference = _difference(report, "teacher", "base")
-    text = f"base {_accuracy(report, 'base')}, adapted {_accuracy(report, 'teacher')}: {told(difference, 'points')}"
+    text = f"Base {_accuracy(report, 'base')}, adapted {_accuracy(report, 'teacher')}: {told(difference, 'points')}"
     judged = above(difference, "The adapted model is right more often than the base", unit="points")
     return Reading(text, judged, {"gain": difference}, difference["n"])
 
@@ -32,10 +30,10 @@ def oracle(found: Found, subject: Subject) -> Reading:
     same = exact_share(sum(a == b for a, b in zip(ours, theirs, strict=True)), len(ours))
     touched = _touched(report, "oracle", [p.results["oracle"].patches for p in report.problems])
     text = (
-        f"the teacher's outcome on {told(same, '%')} of the problems (pass@1 {_accuracy(report, 'oracle')}, teacher "
+        f"The teacher's outcome on {told(same, '%')} of the problems (pass@1 {_accuracy(report, 'oracle')}, teacher "
         f"{_accuracy(report, 'teacher')}), with {told(touched, '%')} of the tokens patched"
     )
-    judged = inside(same, SAME, 1.0, "%")
+    judged = inside(same, *span_of("same_outcome"))
     return Reading(text, judged, {"same_outcome": same, "touched": touched}, same["n"])
 
 
@@ -45,10 +43,10 @@ def random_control(found: Found, subject: Subject) -> Reading:
     difference = _difference(report, "random", "base")
     elsewhere = _difference(report, "matched", "base")
     text = (
-        f"random control {_accuracy(report, 'random')}, base {_accuracy(report, 'base')}: {told(difference, 'points')}"
+        f"Random control {_accuracy(report, 'random')}, base {_accuracy(report, 'base')}: {told(difference, 'points')}"
         f"; at as many places anywhere: {told(elsewhere, 'points')}"
     )
-    judged = no_better(difference, "A random token there is no better than the base's own", NO_BETTER)
+    judged = no_better(difference, "A random token there is no better than the base's own", ceiling_of("random"))
     return Reading(text, judged, {"random": difference, "anywhere": elsewhere}, difference["n"])
 
 
@@ -57,13 +55,13 @@ def gate(found: Found, subject: Subject) -> Reading:
     report = _report(found)
     short = _difference(report, "entropy", "teacher")
     won = _difference(report, "teacher", "base")
-    text = f"gate {_accuracy(report, 'entropy')}, teacher {_accuracy(report, 'teacher')}: {told(short, 'points')}"
-    judged = not_below(short, "The gate comes near the teacher", NEAR)
+    text = f"Gate {_accuracy(report, 'entropy')}, teacher {_accuracy(report, 'teacher')}: {told(short, 'points')}"
+    judged = not_below(short, "The gate comes near the teacher", -floor_of("gate_minus_teacher"))
     if judged.verdict != "not enough data" and not (won["low"] is not None and won["low"] > 0):
         judged = nothing_to_judge(
             "The adapted model cannot be told from the base here, so there is no gain that the gate could match."
         )
-    return Reading(text, judged, {"gate_minus_teacher": short, "gain": won}, short["n"])
+    return Reading(text, judged, {"gate_minus_teacher": short}, short["n"])
 
 
 def gate_share(found: Found, subject: Subject) -> Reading:
@@ -72,7 +70,7 @@ def gate_share(found: Found, subject: Subject) -> Reading:
     gated = _touched(report, "entropy", [p.results["entropy"].gated for p in report.problems])
     changed = _touched(report, "entropy", [p.results["entropy"].patches for p in report.problems])
     text = f"{told(gated, '%')} of tokens are gated at tau {subject.tau:g} nats; {told(changed, '%')} really change"
-    return Reading(text, inside(gated, 0.012, 0.083, "%"), {"gated": gated, "changed": changed}, gated["n"])
+    return Reading(text, inside(gated, *span_of("gated")), {"gated": gated, "changed": changed}, gated["n"])
 
 
 def placebo(found: Found, subject: Subject) -> Reading:
@@ -87,10 +85,10 @@ def placebo(found: Found, subject: Subject) -> Reading:
     alone = paired_difference(report.right("base")[:n], noise.right)
     right = exact_share(sum(noise.right), n)
     text = (
-        f"noise {told(right, '%')}, {told(alone, 'points')} from the base; the adapter minus noise: "
+        f"Noise {told(right, '%')}, {told(alone, 'points')} from the base; the adapter minus noise: "
         f"{told(better, 'points')}"
     )
-    figures = {"adapter_minus_noise": better, "noise_minus_base": alone, "noise": right}
+    figures = {"adapter_minus_noise": better, "noise_minus_base": alone}
     shifts = found.get("shifts")
     if shifts is not None and shifts.placebo:
         rank, ratio = shifts.placebo.mean_rank(), shifts.placebo.entropy_ratio()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rmx.claims.figures import told
+from rmx.claims.labels import floor_of, span_of
 from rmx.claims.own_runs import OwnRun, OwnRuns, paired, same_set
 from rmx.claims.records import Reading, StudyName, Subject
 from rmx.claims.verdicts import Judged, above, inside, not_below, nothing_to_judge
@@ -15,8 +16,6 @@ from rmx.problems import split_name
 from rmx.train.distill_recipe import DistillRecipe
 
 Found = Mapping[StudyName, Any]
-NEAR = 0.02  # points by which a distilled adapter may fall short of its teacher
-HALF = (0.25, 0.75)  # of the gain: what counts as "about half"
 LOW_RANK = 32
 TAUS = (1.0, 2.2)  # nats
 DEAREST = 25.0  # USD, of the paper's runs
@@ -37,8 +36,8 @@ def distilled(found: Found, subject: Subject) -> Reading:
         f"{run.id} (rank {_rank(run)}, teacher {run.teacher}): {told(run.done['after'], '%')} against the teacher's "
         f"{told(run.done['teacher'], '%')}, {told(short, 'points')}{_where(run, subject)}{_more(ours)}"
     )
-    figures = {"vs_teacher": short, "after": run.done["after"], "teacher": run.done["teacher"]}
-    judged = not_below(short, "The low-rank adapter comes near its teacher", NEAR)
+    figures = {"vs_teacher": short}
+    judged = not_below(short, "The low-rank adapter comes near its teacher", -floor_of("vs_teacher"))
     return Reading(text, judged, figures, short["n"])
 
 
@@ -54,7 +53,7 @@ def reasonmaxxer(found: Found, subject: Subject) -> Reading:
         f"{_where(run, subject)}{_more(ours)}"
     )
     judged = above(gain, "ReasonMaxxer raises pass@1", unit="points")
-    return Reading(text, judged, {"gain": gain}, gain["n"])
+    return Reading(text, judged, {"run_gain": gain}, gain["n"])
 
 
 def positive_only(found: Found, subject: Subject) -> Reading:
@@ -76,7 +75,7 @@ def positive_only(found: Found, subject: Subject) -> Reading:
         f"{told(half.vs_base, 'points')} with right rollouts alone ({half.id}), {told(full.vs_base, 'points')} with "
         f"both ({full.id}): a share of {told(ratio)}"
     )
-    judged = inside(ratio, *HALF)
+    judged = inside(ratio, *span_of("share_of_gain"))
     if full.vs_base["low"] is None or full.vs_base["low"] <= 0:
         judged = nothing_to_judge("The full recipe's own gain cannot be told from 0, so half of it means nothing.")
     figures = {"share_of_gain": ratio, "positive_only": half.vs_base, "both": full.vs_base}
@@ -98,10 +97,10 @@ def random_gate(found: Found, subject: Subject) -> Reading:
     assert chance.vs_base is not None
     better = paired_difference([c for _, _, c in outcomes], [e for _, e, _ in outcomes])
     text = (
-        f"gate by entropy {told(entropy.vs_base, 'points')} ({entropy.id}), by chance {told(chance.vs_base, 'points')} "
+        f"Gate by entropy {told(entropy.vs_base, 'points')} ({entropy.id}), by chance {told(chance.vs_base, 'points')} "
         f"({chance.id}): {told(better, 'points')} apart"
     )
-    figures = {"entropy_minus_random": better, "entropy": entropy.vs_base, "random": chance.vs_base}
+    figures = {"entropy_minus_random": better, "by_entropy": entropy.vs_base, "at_random": chance.vs_base}
     judged = above(better, "The entropy gate does more than one of the same size drawn by chance", unit="points")
     return Reading(text, judged, figures, better["n"])
 

@@ -21,7 +21,7 @@ def swaps(found: Found, subject: Subject) -> Reading:
     here, there = ratio_of_sums(*forks, counts=False), ratio_of_sums(*elsewhere, counts=False)
     excess = difference_of_ratios(*forks, *elsewhere)
     text = (
-        f"another token, drawn as often as the model would, flips the answer with chance {told(here, '%')} at a fork "
+        f"Another token, drawn as often as the model would, flips the answer with chance {told(here, '%')} at a fork "
         f"and {told(there, '%')} elsewhere ({len(study.flips):,} swaps)"
     )
     judged = above(excess, "A swap at a fork decides more than one elsewhere")
@@ -41,7 +41,8 @@ def _flips_of(study: Swaps, fork: bool) -> tuple[list[float], list[float]]:
 def locator(found: Found, subject: Subject) -> Reading:
     """What the gate misses and what it takes in vain; the paper says nothing of either per token."""
     report: LocatorReport = found["locator"]
-    figures = report.figures()
+    all_figures = report.figures()
+    figures = {name: all_figures[name] for name in ("missed", "precision", "decides_nothing")}
     text = (
         f"{told(figures['missed'], '%')} of what single choices decide lies outside the gate; of the gated tokens "
         f"{told(figures['precision'], '%')} decide, {told(figures['decides_nothing'], '%')} surely do not "
@@ -65,7 +66,7 @@ def pass_at_k(found: Found, subject: Subject) -> Reading:
         return Reading("–", nothing_to_judge("No problem is done yet.", "not measured"))
     ks = sorted(paired["pass@k"], key=int)
     first, last = (_plain(paired["pass@k"][k]) for k in (ks[0], ks[-1]))
-    text = f"adapted minus base: pass@{ks[0]} {told(first, 'points')}, pass@{ks[-1]} {told(last, 'points')}"
+    text = f"Adapted minus base: pass@{ks[0]} {told(first, 'points')}, pass@{ks[-1]} {told(last, 'points')}"
     figures = {f"pass@{ks[0]}": first, f"pass@{ks[-1]}": last}
     return Reading(text, nothing_to_judge(_trend(first, last, ks), "open in the paper"), figures, first["n"])
 

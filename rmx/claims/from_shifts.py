@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rmx.claims.figures import difference_of_ratios, told
+from rmx.claims.labels import ceiling_of, span_of
 from rmx.claims.records import Reading, StudyName, Subject
 from rmx.claims.verdicts import above, below, inside
 from rmx.explore.shift_set import ShiftFigures, ShiftReport
@@ -16,14 +17,14 @@ def reranked(found: Found, subject: Subject) -> Reading:
     report = _report(found)
     share = report.figures.shares()["reranked"]
     text = f"{told(share, '%')} of {_positions(report)} positions{_near(report)}"
-    return Reading(text, inside(share, 0.010, 0.041, "%"), {"reranked": share}, share["n"])
+    return Reading(text, inside(share, *span_of("reranked")), {"reranked": share}, share["n"])
 
 
 def shifted(found: Found, subject: Subject) -> Reading:
     """Share outside the base's top 5: nearly none, so less than the paper's least agrees too."""
     report = _report(found)
     share = report.figures.shares()["shifted"]
-    judged = below(share, "Nearly none, as the paper says", 0.0012, "%")
+    judged = below(share, "Nearly none, as the paper says", ceiling_of("shifted"), "%")
     return Reading(f"{told(share, '%')} of {_positions(report)} positions", judged, {"shifted": share}, share["n"])
 
 
@@ -34,9 +35,9 @@ def mean_rank(found: Found, subject: Subject) -> Reading:
     figures = {"mean_rank": rank}
     text = f"{told(rank)} at {_disagreements(report.figures)} disagreements"
     if report.placebo:
-        figures["placebo"] = noise = report.placebo.mean_rank()
+        figures["placebo_rank"] = noise = report.placebo.mean_rank()
         text += f"; noise that reranks as often: {told(noise)}"
-    return Reading(text, inside(rank, 2.14, 2.39), figures, rank["n"])
+    return Reading(text, inside(rank, *span_of("mean_rank")), figures, rank["n"])
 
 
 def entropy_ratio(found: Found, subject: Subject) -> Reading:
@@ -46,9 +47,9 @@ def entropy_ratio(found: Found, subject: Subject) -> Reading:
     figures = {"entropy_ratio": ratio}
     text = f"{told(ratio)} times"
     if report.placebo:
-        figures["placebo"] = noise = report.placebo.entropy_ratio()
+        figures["placebo_ratio"] = noise = report.placebo.entropy_ratio()
         text += f"; noise that reranks as often: {told(noise)}"
-    return Reading(text, inside(ratio, 5, 12, "x"), figures, ratio["n"])
+    return Reading(text, inside(ratio, *span_of("entropy_ratio")), figures, ratio["n"])
 
 
 def on_forks(found: Found, subject: Subject) -> Reading:

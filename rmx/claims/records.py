@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rmx.claims.labels import label_of
 from rmx.claims.verdicts import Judged, Verdict
 from rmx.intervals import Estimate
 from rmx.pair import Pair
@@ -92,10 +93,11 @@ class Row:
             "how": claim.how,
             "caveats": list(claim.caveats),
             "measured": {"text": found.text, "figures": found.figures} if found else {"text": "–", "figures": {}},
+            "labels": {name: label_of(name).json() for name in found.figures} if found else {},
             "n": found.n if found else None,
             "verdict": self.verdict,
             "why": self.why,
-            "minutes": round(self.seconds / 60, 2) if self.state in ("done", "stopped") and found else None,
+            "minutes": round(self.seconds / 60, 1) if self.state in ("done", "stopped") and found else None,
             "button": claim.button,
             "state": self.state,
         }

@@ -5,12 +5,13 @@ Everything that comes from outside (names of models, sets, tokens) is escaped he
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
 from rmx import __version__
+from rmx.claims.figures import told
 from rmx.errors import RmxError
 from rmx.problems import SETS, split_name
 
@@ -25,7 +26,6 @@ SIGNS = {
     "not measured": ("–", "none"),
     "open in the paper": ("○", "open"),
 }
-EXACT = "exact bound"
 
 
 def command_of(found: Figures, asked: Mapping[str, str | None]) -> str:
@@ -84,10 +84,11 @@ def html_report(found: Figures, command: str, when: datetime | None = None) -> s
 <section class="caveats" aria-label="Caveats">
 <h2>What this cannot say</h2>
 <ul>{caveats}</ul>
-<h2>How the verdicts are given</h2>
-<p>Every rule looks at the whole 95 % interval. <b>✓ agrees</b>: it lies inside the paper's range, or excludes the
-opposite of the claim. <b>✗ differs</b>: it lies outside the range, or excludes the claim. <b>? not enough data</b>:
-anything else, or fewer than 30 problems. <b>≡ by construction</b>: measured on a model that was built to show it.
+<h2>How verdicts are given</h2>
+<p>The band behind a bar is what agrees: the paper's range, or a margin of ours. Every rule looks at the whole 95 %
+interval. <b>✓ agrees</b>: it lies inside the range, or excludes the opposite of the claim. <b>✗ differs</b>: it lies
+outside the range, or excludes the claim. <b>? not enough data</b>: anything else, or fewer than 30 problems.
+<b>≡ by construction</b>: measured on a model that was built to show it.
 <b>○ open in the paper</b>: it makes no claim. <b>– not measured</b>: nothing to go by.</p>
 </section>
 <footer>rmx {escape(__version__)} · {versions}</footer>
@@ -114,7 +115,7 @@ def _facts(found: Figures, when: datetime) -> str:
     facts = (
         ("Base", found["model"]),
         ("Compared with", against),
-        ("Problems", f"{found['n']} of {found['set']}"),
+        ("Problems", f"the first {found['n']} of {found['set']}"),
         ("Licence of the set", licence),
         ("Source of the set", source),
         ("Fork threshold", f"{found['tau']:g} nats"),
@@ -137,7 +138,7 @@ def set_facts(name: str) -> tuple[str, str]:
 
 def _row(row: Figures) -> str:
     section = f"section {row['section']}" if row["section"] else "a control"
-    minutes = f" · {row['minutes']:g} min" if row.get("minutes") else ""
+    minutes = f" · {row['minutes']:.1f} min" if row.get("minutes") else ""
     n = f" · n = {row['n']:,}" if row["n"] is not None else ""
     notes = "".join(f"<li>{escape(c)}</li>" for c in row.get("caveats", ()))
     return f"""<article id="{escape(str(row["id"]))}">
@@ -147,44 +148,75 @@ def _row(row: Figures) -> str:
 <div><h4>The paper</h4><p>{escape(row["paper"])}</p></div>
 <div><h4>Here</h4><p>{escape(row["measured"]["text"])}</p></div>
 </div>
-{_bars(row["measured"]["figures"])}
+{_bars(row)}
 <p class="why">{escape(row["why"])}</p>
 <details><summary>How it is measured</summary><p>{escape(row.get("how", ""))}</p><ul>{notes}</ul></details>
 </article>"""
 
 
-def _bars(figures: Figures) -> str:
-    """Intervals of one unit on one scale, as bars with a dot; figures of different sizes have a scale of their own."""
-    shown = [(name, f) for name, f in figures.items() if f.get("value") is not None and f.get("low") is not None]
-    return f'<div class="bars">{"".join(_bar(name, f) for name, f in shown)}</div>' if shown else ""
+def _bars(row: Figures) -> str:
+    """Intervals as bars, those of one unit on one scale, with what agrees with the claim as a band behind them."""
+    named = row.get("labels", {})
+    shown = [(n, f) for n, f in row["measured"]["figures"].items() if f.get("value") is not None and n in named]
+    shown = [(n, f) for n, f in shown if f.get("low") is not None]
+    if not shown:
+        return ""
+    scales = {unit: scale_of([(named[n], f) for n, f in shown if named[n]["unit"] == unit])
+              for unit in {named[n]["unit"] for n, _ in shown}}  # fmt: skip
+    bars = "".join(_bar(named[n], f, scales[named[n]["unit"]]) for n, f in shown)
+    return f'<div class="bars">{bars}</div>'
 
 
-def _bar(name: str, figure: Figures) -> str:
+def scale_of(bars: Sequence[tuple[Figures, Figures]]) -> tuple[float, float]:
+    """From the least to the greatest of intervals and ranges, 0 among them, with a little room at either end."""
+    ends = [0.0]
+    for label, figure in bars:
+        ends += [float(x) for x in (figure["low"], figure["high"], label["low"], label["high"]) if x is not None]
+    room = 0.04 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - room, max(ends) + room
+
+
+def _bar(label: Figures, figure: Figures, scale: tuple[float, float]) -> str:
+    left, right = scale
     low, value, high = (float(figure[k]) for k in ("low", "value", "high"))
-    left, right = min(0.0, low), max(high, 0.0)
-    span = (right - left) or 1.0
-    at = [100 * (x - left) / span for x in (low, value, high, 0.0)]
-    exact = f" ({EXACT})" if figure.get("exact") else ""
-    label = f"{name.replace('_', ' ')}: {_short(value)}, 95 % interval {_short(low)} to {_short(high)}{exact}"
+
+    def at(x: float) -> float:
+        return 100 * (x - left) / (right - left)
+
+    unit, exact = label["unit"], " (exact bound)" if figure.get("exact") else ""
+    numbers = told(dict(figure), unit)
+    said = f"{label['text']}: {numbers}, 95 % interval{exact}"
+    band, edges = "", ""
+    if label["low"] is not None or label["high"] is not None:
+        a, b = (at(x) if x is not None else end for x, end in ((label["low"], 0.0), (label["high"], 100.0)))
+        band = f'<rect class="band" x="{a:.2f}" y="0" width="{max(b - a, 0.4):.2f}" height="10"/>'
+        edges = f" {'margin of ours' if label['ours'] else 'paper'}: {_edges(label)}"
     return (
-        f'<div class="bar" role="img" aria-label="{escape(label)}"><span>{escape(name.replace("_", " "))}</span>'
-        f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
-        f'<line class="zero" x1="{at[3]:.2f}" x2="{at[3]:.2f}" y1="0" y2="10"/>'
-        f'<line class="span" x1="{at[0]:.2f}" x2="{max(at[2], at[0] + 0.5):.2f}" y1="5" y2="5"/>'
-        f'<line class="dot" x1="{at[1]:.2f}" x2="{at[1]:.2f}" y1="1" y2="9"/></svg>'
-        f"<span class='num'>{_short(value)} [{_short(low)}, {_short(high)}]</span></div>"
+        f'<div class="bar" role="img" aria-label="{escape(said + ";" + edges if edges else said)}">'
+        f"<span>{escape(label['text'])}</span>"
+        f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">{band}'
+        f'<line class="zero" x1="{at(0):.2f}" x2="{at(0):.2f}" y1="0" y2="10"/>'
+        f'<line class="span" x1="{at(low):.2f}" x2="{max(at(high), at(low) + 0.4):.2f}" y1="5" y2="5"/>'
+        f'<line class="dot" x1="{at(value):.2f}" x2="{at(value):.2f}" y1="1.5" y2="8.5"/></svg>'
+        f'<span class="num">{escape(numbers)}</span></div>'
     )
 
 
-def _short(value: float) -> str:
-    return "0" if abs(value) < 1e-9 else f"{value:.3g}"
+def _edges(label: Figures) -> str:
+    """What agrees, in words."""
+    low, high = (
+        None if x is None else told({"value": x, "low": None}, label["unit"]) for x in (label["low"], label["high"])
+    )
+    return f"{low} to {high}" if low and high else f"from {low}" if low else f"up to {high}"
 
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1a; --soft: #5c5b57; --paper: #fffefb; --card: #fff; --line: #deddd6;
-  --yes: #00664a; --no: #a13d00; --open: #5c4a00; --built: #38557a; --none: #5c5b57; --bar: #0072b2; }
+  --yes: #00664a; --no: #a13d00; --open: #5c4a00; --built: #38557a; --none: #5c5b57; --bar: #0072b2;
+  --band: #e6efe9; }
 @media (prefers-color-scheme: dark) { :root { --ink: #eceae4; --soft: #aaa89f; --paper: #171716; --card: #201f1e;
-  --line: #3a3936; --yes: #4fd0a5; --no: #ff9a57; --open: #e8c14d; --built: #9dbce6; --none: #aaa89f; --bar: #56b4e9; } }
+  --line: #3a3936; --yes: #4fd0a5; --no: #ff9a57; --open: #e8c14d; --built: #9dbce6; --none: #aaa89f; 
+  --bar: #56b4e9; --band: #24362f; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
@@ -199,28 +231,34 @@ p { margin: .25rem 0; }
 .badge { display: inline-block; border: 1.5px solid currentColor; border-radius: 999px; padding: .05rem .65rem;
   font-size: .85rem; font-weight: 600; white-space: nowrap; }
 .yes { color: var(--yes); } .no { color: var(--no); } .open { color: var(--open); }
-.built { color: var(--built); border-style: double; border-width: 3px; } .none { color: var(--none); border-style: dashed; }
+.built { color: var(--built); border-style: dotted; } .none { color: var(--none); border-style: dashed; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .6rem 1.2rem; margin: 1.2rem 0; }
 dt { font-size: .8rem; color: var(--soft); } dd { margin: 0; }
 code { font: .86em/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 .made { color: var(--soft); }
-article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem; margin: 0 0 .8rem; }
+article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem;
+  margin: 0 0 .8rem; }
 .head { display: flex; flex-wrap: wrap; gap: .4rem 1rem; justify-content: space-between; align-items: baseline; }
 .where { color: var(--soft); font-size: .85rem; margin-top: 0; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .6rem 1.4rem; margin: .6rem 0; }
 .bars { margin: .6rem 0; display: grid; gap: .3rem; }
-.bar { display: grid; grid-template-columns: 10rem 1fr 13rem; gap: .8rem; align-items: center; font-size: .85rem; }
+.bar { display: grid; grid-template-columns: 11rem 1fr max-content; gap: .8rem; align-items: center;
+  font-size: .85rem; }
 .bar svg { width: 100%; height: 14px; display: block; }
-.bar .num { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
-  font-variant-numeric: tabular-nums; text-align: right; }
+.bar .num {
+  font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
+  font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; min-width: 14rem; }
 .bar line { vector-effect: non-scaling-stroke; }
-.zero { stroke: var(--line); stroke-width: 1; } .span { stroke: var(--bar); stroke-width: 3; }
+.band { fill: var(--band); }
+.zero { stroke: var(--soft); stroke-width: 1; } .span { stroke: var(--bar); stroke-width: 3; }
 .dot { stroke: var(--ink); stroke-width: 3; }
 .why { border-left: 3px solid var(--line); padding-left: .7rem; }
 details { font-size: .92rem; color: var(--soft); margin-top: .5rem; } summary { cursor: pointer; padding: .2rem 0; }
 details ul { margin: .2rem 0; padding-left: 1.1rem; }
-footer { color: var(--soft); font-size: .85rem; margin-top: 2rem; border-top: 1px solid var(--line); padding-top: .8rem; }
+footer { color: var(--soft); font-size: .85rem; margin-top: 2rem; border-top: 1px solid var(--line);
+  padding-top: .8rem; }
 @media (max-width: 640px) { .pair { grid-template-columns: 1fr; } .bar { grid-template-columns: 1fr auto; }
+  .bar .num { min-width: 0; }
   .bar svg { grid-column: 1 / -1; grid-row: 2; } dl { grid-template-columns: 1fr 1fr; } }
 @media print { body { background: #fff; color: #000; font-size: 10.5pt; } main { max-width: none; padding: 0; }
   article { break-inside: avoid; border-color: #999; background: #fff; }

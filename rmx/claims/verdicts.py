@@ -4,8 +4,8 @@ Every rule looks at the whole 95 % interval, never at the value alone:
 
     agrees            the interval lies inside the paper's range, or excludes the opposite of what the paper claims
     differs           the interval lies outside the range altogether, or excludes what the paper claims
-    not enough data   anything else, or fewer than `FEWEST` problems; with the number of problems that would do, where
-                      it can be told
+    not enough data   anything else, fewer than `FEWEST` problems, or no spread between them; with the number of
+                      problems that would do, where it can be told
 
 Two more are given without an interval: "not measured", and "open in the paper" where it makes no claim. On the bundled
 miniature every figure reads "by construction" instead: it was built to show what the paper shows.
@@ -108,7 +108,7 @@ def by_construction(judged: Judged) -> Judged:
 
 
 def _judgeable(found: Estimate) -> bool:
-    return found["low"] is not None and found["n"] >= FEWEST
+    return _too_few(found) is None
 
 
 def _too_few(found: Estimate) -> Judged | None:
@@ -118,6 +118,10 @@ def _too_few(found: Estimate) -> Judged | None:
         n = found["n"]
         return Judged(
             "not enough data", f"{n} problem{'s' * (n != 1)}: no verdict is given below {FEWEST}, whatever they show."
+        )
+    if found["low"] == found["high"] and not found.get("exact"):
+        return Judged(
+            "not enough data", "All problems say the same, so their spread, and with it an interval, is unknown."
         )
     return None
 
