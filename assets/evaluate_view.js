@@ -146,7 +146,7 @@ function renderPlan(m) {
   const time = m.seconds == null ? "How long it takes is known after the first problems." : `About ${clock(m.seconds)}, as fast as it went here last; what is known already takes no time.`;
   const set = m.set ? `${plain(m.set.title, 120)}. Licence: ${plain(m.set.licence, 80)}. Source: ${plain(m.set.source, 240)}` : "";
   keyed(ui.plan, [[`Evaluate makes at most ${plural(m.samples, "completion")}. ${time}`, ""], [set, "soft"]].filter(([words]) => words), ([words, cls]) => make("span", `line ${cls}`, words));
-  renderCommand(m.command, m.own);
+  if (!job.m) renderCommand(m.command, m.own); // beside figures stands the command that makes them
 }
 
 // ---- what is pressed ----------------------------------------------------------------------------------------

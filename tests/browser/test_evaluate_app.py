@@ -58,7 +58,7 @@ def test_stop_and_evaluate_again_goes_on_from_what_is_known(open_page: Open, url
     expect(page.get_by_role("table", name="Differences to the base")).to_contain_text(re.compile("won [0-9]+, lost"))
 
 
-def test_a_problem_opens_in_explore_and_is_solved(open_page: Open, url: str) -> None:
+def test_a_problem_opens_in_explore_and_in_compare(open_page: Open, url: str) -> None:
     page = opened(open_page, url)
     fill(page, 8, "0")
     press(page, "Evaluate")
@@ -72,3 +72,7 @@ def test_a_problem_opens_in_explore_and_is_solved(open_page: Open, url: str) -> 
     expect(page.locator("#view .meta")).to_contain_text("mini + rl")
     expect(page.locator("#view .value")).to_contain_text(answer, timeout=LONG)
     expect(page.locator("#problem textarea")).to_have_value(text)
+    page.get_by_role("tab", name="Evaluate").click()
+    detail.get_by_role("button", name="Compare: rl").click()
+    expect(page.locator("#pair .map .title")).to_have_text(text, timeout=LONG)
+    expect(page.locator("#pair .map .meta")).to_contain_text("mini + rl", timeout=LONG)
