@@ -124,7 +124,7 @@ function renderHead() {
   const about = report ? [`${plain(report.set, 80)}`, report.samples ? `${plural(report.samples, "sample")} per problem at temperature ${report.temperature}, top-p ${report.top_p}` : "greedy only",
     `seed ${report.seed}`, `at most ${count(report.max_new_tokens)} tokens`] : [];
   ui.meta.textContent = about.join(" · ");
-  const clusters = report?.clusters ? `, intervals over ${count(report.clusters.n)} ${plain(report.clusters.what, 40)}s` : "";
+  const clusters = report?.clusters ? `, intervals over ${count(report.clusters.n)} groups (problems of one ${plain(report.clusters.what, 40)} count together)` : "";
   const of = report?.of_problems != null && report.of_problems !== report.problems ? ` of ${count(report.of_problems)}` : "";
   ui.title.textContent = report ? `${count(report.problems)}${of} problems${clusters}` : "Getting ready";
   attrs(ui.progress, { max: Math.max(1, m.of), value: m.at });
