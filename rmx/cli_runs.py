@@ -66,7 +66,8 @@ def _show(args: argparse.Namespace) -> None:
     folder = _store().get(args.id)
     found, files, sweep = row(folder), folder.files(), folder.sweep
     if args.json:
-        told = {"run": found, **({"sweep": sweep} if sweep else {}), "status": folder.status, "path": str(folder.path), "files": files}
+        told = {"run": found, "status": folder.status, "path": str(folder.path), "files": files}
+        told |= {"sweep": sweep} if sweep else {}
         told["config"] = folder.config if found["state"] != "unreadable" else None
         print(json.dumps(told))
         return
