@@ -1,5 +1,6 @@
-"""The pictures of the README, taken from the real app: `python tests/browser/pictures.py`."""
+"""The pictures of the README, taken from the real app: `python tests/browser/pictures.py [NAME ...]`."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,25 @@ def present(page: Page) -> None:
     page.wait_for_timeout(500)
 
 
+def evaluate(page: Page) -> None:
+    """The figures of assets/mini/evaluation.json; a quarter of an hour, unless its completions are in the cache."""
+    page.get_by_role("tab", name="Evaluate").click()
+    page.locator("#evaluate-adapters input").click()
+    page.get_by_role("option", name="reasonmaxxer").click()
+    page.keyboard.press("Escape")
+    page.locator("#evaluate-limit input").fill("200")
+    page.locator("#evaluate-n").get_by_text("64", exact=True).click()
+    page.locator("#evaluate-decoding > button").click()
+    for name, value in (("temperature", "1"), ("top-p", "1"), ("max-new", "160")):
+        page.locator(f"#evaluate-{name} input[type=number]").fill(value)
+        page.keyboard.press("Tab")
+    page.locator("#evaluate-decoding > button").click()
+    page.locator("#evaluate-start").click()
+    page.get_by_text("39,000 completions · done").wait_for(timeout=3_600_000)
+    page.locator("#eval-scatter .js-plotly-plot").wait_for()
+    page.wait_for_timeout(3000)
+
+
 def phone(page: Page) -> None:
     page.locator(f".flow .t[data-i='{FIRST.pos}']").click()
     page.locator(".alt .ahead:not(:empty)").first.wait_for()
@@ -63,17 +83,20 @@ SHOTS: dict[str, tuple[Callable[[Page], None], int, int, bool]] = {
     "outcomes": (outcomes, 1440, 1240, False),
     "compare": (compare, 1440, 900, False),
     "patch": (patch, 1440, 860, False),
+    "evaluate": (evaluate, 1440, 1700, False),
     "presenter": (present, 1440, 860, False),
     "phone": (phone, 360, 780, False),
 }
 
 
 def main() -> None:
-    """Take them all."""
+    """Take those that are named, or all."""
     folder: Path = ASSETS / "pictures"
     with serving({}) as url, sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium(), args=FLAGS)
         for name, (scene, width, height, dark) in SHOTS.items():
+            if len(sys.argv) > 1 and name not in sys.argv[1:]:
+                continue
             page = browser.new_page(viewport={"width": width, "height": height})
             page.goto(url + ("?__theme=dark" if dark else ""))
             page.locator(".rmx [role=status]:not(:empty)").first.wait_for(timeout=60_000)
