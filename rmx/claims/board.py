@@ -107,7 +107,7 @@ class Board:
         yield self._report(None, 0, 0, True)
 
     def _study(self, name: StudyName) -> Iterator[ClaimsReport]:
-        began = time.perf_counter()
+        began, self.took[name] = time.perf_counter(), 0.0
         yield self._report(name, 0, len(self.subject.problems), False)
         try:
             for progress in STUDIES[name](self.subject, self.cancelled):
@@ -146,7 +146,7 @@ class Board:
         if whole or (over and all(s in known for s in claim.studies)):
             state: State = "done" if whole else "stopped"
             return replace(row, reading=self._read(claim, known), state=state)
-        if over and any(s in known for s in claim.studies):
+        if over and any(s in self.took for s in claim.studies):
             return replace(row, state="stopped", error="It was stopped before anything was found.")
         return replace(row, state="measuring" if study in claim.studies else "waiting")
 

@@ -41,6 +41,9 @@ def _flips_of(study: Swaps, fork: bool) -> tuple[list[float], list[float]]:
 def locator(found: Found, subject: Subject) -> Reading:
     """What the gate misses and what it takes in vain; the paper says nothing of either per token."""
     report: LocatorReport = found["locator"]
+    if not report.problems:
+        why = f"{report.config.budget:,} tokens are too few for one problem. Allow more (--budget)."
+        return Reading("–", nothing_to_judge(why, "not measured"))
     all_figures = report.figures()
     figures = {name: all_figures[name] for name in ("missed", "precision", "decides_nothing")}
     text = (

@@ -81,7 +81,7 @@ def locator(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
     """Continuations at gated and ungated places of the base's greedy solutions, within the budget of tokens."""
     config = LocatorConfig(seed=subject.seed, budget=subject.budget, max_new_tokens=subject.max_new)
     for report in Locator(subject.pair.base, subject.problems, subject.tau, config, subject.set_name, cancelled):
-        yield Progress(report.problems, report.of, report if report.problems else None)
+        yield Progress(report.problems, report.of, report)
 
 
 def runs(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
