@@ -82,12 +82,14 @@ class Board:
     """An iterable of reports. A study that fails leaves its reason in its rows, and the others go on.
 
     Args:
-        before: what earlier studies of the same subject found; they are not made again.
+        claims: one row each. only: ids of those that are measured now; None for all of them.
+        found: what earlier boards of the same subject found; those studies are not made again.
     """
 
     subject: Subject
     claims: tuple[Claim, ...]
     cancelled: Callable[[], bool] = lambda: False
+    only: frozenset[str] | None = None
     found: dict[StudyName, Any] = field(default_factory=dict)  # whole studies
     partial: dict[StudyName, Any] = field(default_factory=dict)  # of the study under way, or of one that was stopped
     errors: dict[StudyName, str] = field(default_factory=dict)
@@ -96,7 +98,8 @@ class Board:
 
     def __iter__(self) -> Iterator[ClaimsReport]:
         self._began = time.perf_counter()
-        wanted = {study for claim in self.claims for study in claim.studies}
+        asked = [claim for claim in self.claims if self.only is None or claim.id in self.only]
+        wanted = {study for claim in asked for study in claim.studies}
         yield self._report(None, 0, 0, False)
         for name in STUDIES:
             if name not in wanted or name in self.found:
@@ -108,6 +111,8 @@ class Board:
 
     def _study(self, name: StudyName) -> Iterator[ClaimsReport]:
         began, self.took[name] = time.perf_counter(), 0.0
+        self.partial.pop(name, None)
+        self.errors.pop(name, None)
         yield self._report(name, 0, len(self.subject.problems), False)
         try:
             for progress in STUDIES[name](self.subject, self.cancelled):
@@ -143,10 +148,11 @@ class Board:
         if failed := next((self.errors[s] for s in claim.studies if s in self.errors), None):
             return replace(row, state="failed", error=failed)
         whole = all(s in self.found for s in claim.studies)
-        if whole or (over and all(s in known for s in claim.studies)):
+        resting = over or study not in claim.studies
+        if whole or (resting and all(s in known for s in claim.studies)):
             state: State = "done" if whole else "stopped"
             return replace(row, reading=self._read(claim, known), state=state)
-        if over and any(s in self.took for s in claim.studies):
+        if over and self.cancelled() and any(s in self.took for s in claim.studies):
             return replace(row, state="stopped", error="It was stopped before anything was found.")
         return replace(row, state="measuring" if study in claim.studies else "waiting")
 

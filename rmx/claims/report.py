@@ -5,17 +5,14 @@ Everything that comes from outside (names of models, sets, tokens) is escaped he
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from html import escape
-from typing import Any
 
 from rmx import __version__
-from rmx.claims.figures import told
+from rmx.claims.bars import Bar, Figures, bars_of
 from rmx.errors import RmxError
 from rmx.problems import SETS, split_name
-
-Figures = Mapping[str, Any]
 
 # Sign, and the class that colours it: a verdict is never told by colour alone.
 SIGNS = {
@@ -156,58 +153,22 @@ def _row(row: Figures) -> str:
 
 def _bars(row: Figures) -> str:
     """Intervals as bars, those of one unit on one scale, with what agrees with the claim as a band behind them."""
-    named = row.get("labels", {})
-    shown = [(n, f) for n, f in row["measured"]["figures"].items() if f.get("value") is not None and n in named]
-    shown = [(n, f) for n, f in shown if f.get("low") is not None]
-    if not shown:
-        return ""
-    scales = {unit: scale_of([(named[n], f) for n, f in shown if named[n]["unit"] == unit])
-              for unit in {named[n]["unit"] for n, _ in shown}}  # fmt: skip
-    bars = "".join(_bar(named[n], f, scales[named[n]["unit"]]) for n, f in shown)
-    return f'<div class="bars">{bars}</div>'
+    bars = "".join(map(_bar, bars_of(row)))
+    return f'<div class="bars">{bars}</div>' if bars else ""
 
 
-def scale_of(bars: Sequence[tuple[Figures, Figures]]) -> tuple[float, float]:
-    """From the least to the greatest of intervals and ranges, 0 among them, with a little room at either end."""
-    ends = [0.0]
-    for label, figure in bars:
-        ends += [float(x) for x in (figure["low"], figure["high"], label["low"], label["high"]) if x is not None]
-    room = 0.04 * (max(ends) - min(ends)) or 1.0
-    return min(ends) - room, max(ends) + room
-
-
-def _bar(label: Figures, figure: Figures, scale: tuple[float, float]) -> str:
-    left, right = scale
-    low, value, high = (float(figure[k]) for k in ("low", "value", "high"))
-
-    def at(x: float) -> float:
-        return 100 * (x - left) / (right - left)
-
-    unit, exact = label["unit"], " (exact bound)" if figure.get("exact") else ""
-    numbers = told(dict(figure), unit)
-    said = f"{label['text']}: {numbers}, 95 % interval{exact}"
-    band, edges = "", ""
-    if label["low"] is not None or label["high"] is not None:
-        a, b = (at(x) if x is not None else end for x, end in ((label["low"], 0.0), (label["high"], 100.0)))
-        band = f'<rect class="band" x="{a:.2f}" y="0" width="{max(b - a, 0.4):.2f}" height="10"/>'
-        edges = f" {'margin of ours' if label['ours'] else 'paper'}: {_edges(label)}"
+def _bar(bar: Bar) -> str:
+    band = ""
+    if bar.band:
+        band = f'<rect class="band" x="{bar.band[0]:.2f}" y="0" width="{bar.band[1] - bar.band[0]:.2f}" height="10"/>'
     return (
-        f'<div class="bar" role="img" aria-label="{escape(said + ";" + edges if edges else said)}">'
-        f"<span>{escape(label['text'])}</span>"
+        f'<div class="bar" role="img" aria-label="{escape(bar.said)}"><span>{escape(bar.name)}</span>'
         f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">{band}'
-        f'<line class="zero" x1="{at(0):.2f}" x2="{at(0):.2f}" y1="0" y2="10"/>'
-        f'<line class="span" x1="{at(low):.2f}" x2="{max(at(high), at(low) + 0.4):.2f}" y1="5" y2="5"/>'
-        f'<line class="dot" x1="{at(value):.2f}" x2="{at(value):.2f}" y1="1.5" y2="8.5"/></svg>'
-        f'<span class="num">{escape(numbers)}</span></div>'
+        f'<line class="zero" x1="{bar.zero:.2f}" x2="{bar.zero:.2f}" y1="0" y2="10"/>'
+        f'<line class="span" x1="{bar.low:.2f}" x2="{bar.high:.2f}" y1="5" y2="5"/>'
+        f'<line class="dot" x1="{bar.value:.2f}" x2="{bar.value:.2f}" y1="1.5" y2="8.5"/></svg>'
+        f'<span class="num">{escape(bar.numbers)}</span></div>'
     )
-
-
-def _edges(label: Figures) -> str:
-    """What agrees, in words."""
-    low, high = (
-        None if x is None else told({"value": x, "low": None}, label["unit"]) for x in (label["low"], label["high"])
-    )
-    return f"{low} to {high}" if low and high else f"from {low}" if low else f"up to {high}"
 
 
 STYLE = """

@@ -43,6 +43,7 @@ CSS = "\n".join(
         "worth",
         "pins",
         "compare_view",
+        "claims_view",
         "train_view",
         "runs_view",
         "evaluate_view",

@@ -1,0 +1,129 @@
+"""The Claims tab on the real app: rows measured one by one and all at once, stopped, reloaded, taken home."""
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+pytest.importorskip("playwright")
+from playwright.sync_api import Locator, Page, expect
+from real_app import serving
+
+from rmx.claims.registry import CLAIMS
+
+Open = Callable[..., Page]
+HOSTILE = "<img src=x onerror=window.pwned=1>${7*7}{{this}}"
+LONG = 120_000
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving({}) as address:
+        yield address
+
+
+@pytest.fixture
+def page(open_page: Open, url: str) -> Page:
+    return opened(open_page(url))
+
+
+def opened(page: Page) -> Page:
+    expect(page.get_by_role("tab", name="Claims")).to_be_visible(timeout=60_000)
+    page.get_by_role("tab", name="Claims").click()
+    expect(page.locator(".claims .card")).to_have_count(len(CLAIMS))
+    fill(page, "limit", 2)
+    page.get_by_role("button", name="How much, and how").click()
+    fill(page, "max-new", 96)
+    fill(page, "budget", 500)
+    fill(page, "samples", 2)
+    return page
+
+
+def fill(page: Page, name: str, value: object) -> None:
+    box = page.locator(f"#claims-{name} input")
+    box.fill(str(value))
+    box.blur()
+
+
+def card(page: Page, name: str) -> Locator:
+    return page.locator(f".claims .card[data-claim='{name}']")
+
+
+def badge(page: Page, name: str) -> Locator:
+    return card(page, name).locator(".card-head .claim-badge")
+
+
+def stop(page: Page) -> Locator:
+    return page.locator(".claims [data-do='stop']")
+
+
+def test_every_claim_can_be_read_before_anything_is_measured(page: Page) -> None:
+    expect(card(page, "reranked")).to_contain_text("1.0 to 4.1 % of positions")
+    expect(badge(page, "reranked")).to_have_text("– not measured")
+    card(page, "reranked").get_by_text("How it is measured").click()
+    expect(card(page, "reranked")).to_contain_text("another of the base's top 5")
+    expect(page.get_by_role("button", name="Download report")).to_be_disabled()
+    expect(page.get_by_role("region", name="What this cannot say")).to_contain_text("whole 95 % interval")
+
+
+def test_one_row_is_measured_and_the_next_goes_on_from_it(page: Page) -> None:
+    card(page, "gain").get_by_role("button").click()
+    expect(badge(page, "gain")).to_have_text("≡ by construction", timeout=LONG)
+    expect(card(page, "gain")).to_contain_text(re.compile(r"Base \d.*adapted \d"))
+    expect(card(page, "gain")).to_contain_text("no verdict is given below 30")
+    expect(card(page, "gain").get_by_role("img", name=re.compile("gain over the base:.*95 % interval"))).to_be_visible()
+    expect(badge(page, "reranked")).to_have_text("– not measured")
+    expect(stop(page)).to_be_hidden()
+    card(page, "low-rank").get_by_role("button").click()
+    expect(card(page, "low-rank")).to_contain_text("rmx distill --model mini --set mini --adapter rl", timeout=LONG)
+    expect(badge(page, "gain")).to_have_text("≡ by construction")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download report").click()
+    text = download.value.path().read_text(encoding="utf-8")
+    assert download.value.suggested_filename == "claims.html"
+    assert "The paper on your model" in text
+    assert "mini + rl" in text
+
+
+def test_all_rows_a_stop_in_the_middle_and_a_reload(page: Page) -> None:
+    fill(page, "limit", 200)  # more than can be done before it is stopped
+    page.get_by_role("button", name="Measure all").click()
+    expect(badge(page, "reranked")).to_have_text("… measuring", timeout=LONG)
+    expect(card(page, "reranked").get_by_role("button")).to_be_disabled()
+    expect(page.locator(".claims .going")).to_contain_text(re.compile(r"solutions [2-9] of 200"), timeout=LONG)
+    stop(page).click()
+    expect(stop(page)).to_be_hidden(timeout=LONG)
+    expect(badge(page, "reranked")).to_have_text("≡ by construction")
+    expect(card(page, "reranked").locator(".where")).to_contain_text("stopped")
+    expect(badge(page, "gain")).to_have_text("– not measured")
+    expect(page.locator(".claims .tally")).to_contain_text("by construction")
+    expect(page.get_by_role("region", name="What this cannot say")).to_contain_text("The bundled miniature was built")
+    page.reload()
+    page.get_by_role("tab", name="Claims").click()
+    expect(badge(page, "reranked")).to_have_text("≡ by construction")
+
+
+def test_hostile_names_are_text(page: Page) -> None:
+    page.locator("#claims-preset input").click()
+    page.get_by_role("option", name="another pair").click()
+    page.get_by_label("Adapter (bundled").fill(HOSTILE)
+    page.get_by_label("Adapter (bundled").blur()
+    card(page, "gain").get_by_role("button").click()
+    expect(page.locator(".claims .error")).to_contain_text(HOSTILE, timeout=LONG)
+    assert page.evaluate("window.pwned") is None
+    expect(card(page, "gain").get_by_role("button")).to_be_enabled()
+
+
+def test_a_number_that_cannot_be_used_is_explained(page: Page) -> None:
+    fill(page, "limit", 0)
+    page.get_by_role("button", name="Measure all").click()
+    expect(page.locator(".claims .error")).to_contain_text("number of problems must lie between 1 and 500")
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(open_page: Open, url: str) -> None:
+    page = open_page(url, width=360, height=740)
+    page.get_by_role("tab", name="Claims").click()
+    expect(page.locator(".claims .card")).to_have_count(len(CLAIMS))
+    expect(page.get_by_role("button", name="Measure all")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    expect(page.get_by_role("tab", name="Runs")).to_be_visible()
