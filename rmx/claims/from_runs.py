@@ -120,6 +120,9 @@ def tau_range(found: Found, subject: Subject) -> Reading:
         judged = nothing_to_judge("No threshold of this sweep was checked on test problems within 1.0 to 2.2 nats.")
         return Reading(text, judged, figures)
     judged = _all_work(within)
+    broken = [f"{t['tau']:g}" for t in run.sweep["taus"] if TAUS[0] <= t["tau"] <= TAUS[1] and t not in tried]
+    if broken and judged.verdict == "agrees":
+        judged = nothing_to_judge(f"The others raise pass@1, but {', '.join(broken)} nats made no adapter to test.")
     return Reading(text, judged, figures, min(t["test_vs_base"]["n"] for t in within))
 
 

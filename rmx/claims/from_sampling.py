@@ -65,7 +65,7 @@ def pass_at_k(found: Found, subject: Subject) -> Reading:
     """The difference between the two models at k = 1 and at the greatest k; the paper tested k = 1 alone."""
     report: dict[str, Any] = found["evaluation"].json()
     paired = next((p for p in report["paired"] if p.get("pass@k")), None)
-    if paired is None:
+    if paired is None or not any(found["value"] is not None for found in paired["pass@k"].values()):
         return Reading("–", nothing_to_judge("No problem is done yet.", "not measured"))
     ks = sorted(paired["pass@k"], key=int)
     first, last = (_plain(paired["pass@k"][k]) for k in (ks[0], ks[-1]))

@@ -431,6 +431,12 @@ def test_every_threshold_in_the_range_must_work(tmp_path):
     assert from_runs.tau_range(runs_in(tmp_path), subject()).judged.verdict == "not enough data"
     put_run(tmp_path, "c", kind="sweep", created=3.0, sweep=sweep((1.0, 120), (1.4, 40)))
     assert from_runs.tau_range(runs_in(tmp_path), subject()).judged.verdict == "differs"
+    broken = sweep((1.0, 120), (1.4, 130))
+    broken["taus"].append({"tau": 2.0, "share": 0.02, "test_vs_base": None})
+    put_run(tmp_path, "d", kind="sweep", created=4.0, sweep=broken)
+    reading = from_runs.tau_range(runs_in(tmp_path), subject())
+    assert reading.judged.verdict == "not enough data"
+    assert "2 nats made no adapter" in reading.judged.why
 
 
 def test_cost_counts_only_for_the_whole_recipe(tmp_path):
