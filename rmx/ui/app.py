@@ -14,6 +14,8 @@ from fastapi.responses import PlainTextResponse, Response
 from rmx import __version__
 from rmx.errors import RmxError
 from rmx.paths import ASSETS
+from rmx.ui.claims import Claims
+from rmx.ui.claims_tab import build_claims_tab
 from rmx.ui.compare_tab import OWN, CompareTab, build_compare_tab
 from rmx.ui.comparer import Comparer
 from rmx.ui.evaluate_tab import build_evaluate_tab, wire_evaluate
@@ -107,12 +109,15 @@ def build_app(
                 train = build_train_tab(training, owners, page)
             with gr.Tab("Evaluate", id="evaluate") as page:
                 evaluate = build_evaluate_tab(Evaluator(workspace, training.store), settings, page, owners)
+            with gr.Tab("Claims", id="claims") as page:
+                claims = build_claims_tab(Claims(workspace), settings, page)
             with gr.Tab("Runs", id="runs") as page:
                 runs = build_runs_tab(training, owners, page)
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         tour.click(None, None, None, js=TOUR, **hidden)
         present.click(None, None, None, js=PRESENT, **hidden)
         wire_start(demo, explore, compare)
+        demo.unload(claims.leave)
         wire_runs(training, tabs, explore, compare, train, runs)
         wire_evaluate(demo, evaluate, tabs, explore, compare, PRESSED)
     return demo.queue(api_open=False, max_size=64)
