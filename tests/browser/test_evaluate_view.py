@@ -117,7 +117,8 @@ def test_an_own_file_is_read_in_the_browser(open_page: Open, url: str) -> None:
 
 # ---- figures --------------------------------------------------------------------------------------------------------
 def test_what_each_solves_stands_with_its_intervals(page: Page) -> None:
-    expect(page.locator("#evaluate .run-head")).to_contain_text("40 problems, intervals over 12 groups (problems of one wording count together)")
+    groups = "40 problems, intervals over 12 groups (problems of one wording count together)"
+    expect(page.locator("#evaluate .run-head")).to_contain_text(groups)
     expect(page.locator("#evaluate .run-head")).to_contain_text("25 % was known already.".replace(" %", "\u202f%"))
     heads = table(page, "What each solves").get_by_role("columnheader")
     expect(heads).to_have_text(
