@@ -216,7 +216,8 @@ def _wire(tab: EvaluateTab, c: Controls, curves: gr.Plot, scatter: gr.Plot, page
         event(tab.plan, c.asked, view, **latest)
     view.halt(tab.halt, None, None, **LIGHT)
     view.attach(tab.attach, None, view, **LIGHT)
-    view.figures(tab.figures, None, [curves, scatter], trigger_mode="always_last", **QUIET)
+    # Each in its turn, none left out: what was asked for last is what stays.
+    view.figures(tab.figures, None, [curves, scatter], trigger_mode="multiple", **QUIET)
 
 
 def wire_evaluate(

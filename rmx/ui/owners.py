@@ -179,7 +179,7 @@ def _secret(folder: Path) -> bytes:
     path = folder / ".secret"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.stat().st_size < BYTES:
+        if not path.exists() or _cut_short(path):
             _make_secret(path)
         return path.read_bytes()
     except OSError as error:
@@ -187,12 +187,17 @@ def _secret(folder: Path) -> bytes:
         return secrets.token_bytes(BYTES)
 
 
+def _cut_short(path: Path) -> bool:
+    """Whether a disk that was full left only a part of it."""
+    return path.exists() and path.stat().st_size < BYTES
+
+
 def _make_secret(path: Path) -> None:
     """A new secret; of several processes that make one at the same time, the first one's counts."""
     part = path.with_name(f".secret-{secrets.token_hex(4)}")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(secrets.token_bytes(BYTES))
-    if path.exists():  # cut short, by a disk that was full
+    if _cut_short(path):
         part.replace(path)
         return
     try:

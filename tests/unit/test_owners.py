@@ -294,6 +294,17 @@ def test_several_apps_that_start_together_have_one_secret(runs):
     assert len({process.communicate()[0] for process in made}) == 1
 
 
+def test_who_comes_second_leaves_the_first_one_s_secret(runs):
+    from rmx.ui.owners import _make_secret
+
+    runs.mkdir()
+    _make_secret(runs / ".secret")
+    first = (runs / ".secret").read_bytes()
+    _make_secret(runs / ".secret")  # it had found none either
+    assert (runs / ".secret").read_bytes() == first
+    assert [p.name for p in runs.iterdir()] == [".secret"]
+
+
 def test_a_secret_of_the_environment_makes_no_file(runs, monkeypatch):
     monkeypatch.setenv(SECRET, "one secret for several machines")
     first, second = owners_of("0.0.0.0"), Owners(b"one secret for several machines")
