@@ -13,6 +13,7 @@ from rmx.models import Model
 from rmx.workspace import Workspace
 
 BASE = "base"
+HASHED = "sha256:"  # begins the revision of local weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ def contestants_of(
 def key_of(model: Model, adapter: str | None) -> str:
     """What decides the completions of a prompt, as a hash. The adapter counts by its weights, whatever its name."""
     parts: dict[str, Any] = {
-        "model": model.revision,
+        # A hash of the weights says it all; a commit, or a branch's name, belongs to one repository.
+        "model": model.revision if model.revision.startswith(HASHED) else f"{model.spec}@{model.revision}",
         "dtype": model.dtype,
         "device": model.engine.device.type,
         "stops": sorted(model.stop_ids),

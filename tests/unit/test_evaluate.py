@@ -17,7 +17,7 @@ import torch
 from rmx.errors import ModelError, ProblemError, RmxError
 from rmx.evaluate import evaluate as evaluate_module
 from rmx.evaluate.config import EvalConfig
-from rmx.evaluate.contestants import Contestant, contestants_of
+from rmx.evaluate.contestants import Contestant, contestants_of, key_of
 from rmx.evaluate.evaluate import Evaluation, portions
 from rmx.evaluate.known import answered, with_answers
 from rmx.evaluate.report import EvalReport, Solved
@@ -245,6 +245,13 @@ def test_an_adapter_counts_by_its_weights_not_by_its_name(tmp_path) -> None:
     assert rl.key == same.key
     assert len({base.key, rl.key, other.key}) == 3
     assert [base.name, rl.name, same.name] == ["base", "rl", str(copy)]
+
+
+def test_models_of_two_repositories_are_two_even_at_a_revision_of_the_same_name(tiny) -> None:
+    main = [replace(tiny, spec=spec, revision="main") for spec in ("org/one", "org/two")]
+    assert len({key_of(model, None) for model in main}) == 2
+    here, there = (replace(tiny, spec=spec, revision="sha256:0a") for spec in ("here", "there"))
+    assert key_of(here, None) == key_of(there, None)  # the same weights in two folders
 
 
 def test_problems_that_a_run_was_trained_on_are_counted(tmp_path, monkeypatch) -> None:
