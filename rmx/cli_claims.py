@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -42,24 +41,6 @@ def _add_common(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     parser.add_argument("--json", action="store_true")
 
 
-def _pair_options(args: argparse.Namespace) -> Any:
-    from rmx.explore.compare import PairOptions
-
-    return PairOptions(
-        model=args.model or os.environ.get("RMX_MODEL", "mini"),
-        adapter=args.adapter,
-        teacher=getattr(args, "teacher", None),
-        preset=getattr(args, "pair", None),
-        device=args.device,
-        dtype=args.dtype,
-        tau=args.tau,
-        seed=args.seed,
-        max_new_tokens=args.max_new_tokens,
-        set_name=args.set,
-        limit=args.limit,
-    )
-
-
 # -- rmx claims -------------------------------------------------------------------------------------------------------
 
 
@@ -67,10 +48,10 @@ def _claims(args: argparse.Namespace) -> None:
     from rmx.claims.ask import ClaimOptions
     from rmx.claims.board import Board
     from rmx.claims.registry import chosen
-    from rmx.cli_pair import stopped_by_hand
+    from rmx.cli_pair import pair_options, stopped_by_hand
 
     wanted = chosen(tuple(i.strip() for i in args.only.split(",") if i.strip()) if args.only else None)
-    subject = ClaimOptions(_pair_options(args), args.n, args.budget).subject()
+    subject = ClaimOptions(pair_options(args), args.n, args.budget).subject()
     with stopped_by_hand() as stopped:
         report: Any = None
         for report in Board(subject, wanted, stopped):
@@ -123,12 +104,12 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _locator(args: argparse.Namespace) -> None:
-    from rmx.cli_pair import stopped_by_hand
+    from rmx.cli_pair import pair_options, stopped_by_hand
     from rmx.explore.locator import Locator, LocatorConfig
     from rmx.workspace import Workspace
 
     config = LocatorConfig(args.samples, seed=args.seed, budget=args.budget, max_new_tokens=args.max_new_tokens)
-    options, space = _pair_options(args), Workspace(args.device, args.dtype)
+    options, space = pair_options(args), Workspace(args.device, args.dtype)
     problems = options.problems()
     model = space.model(options.model)
     adapter = space.adapter(model, args.adapter)

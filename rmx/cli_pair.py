@@ -54,7 +54,8 @@ def _add_pair(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     parser.add_argument("--json", action="store_true")
 
 
-def _options(args: argparse.Namespace) -> Any:
+def pair_options(args: argparse.Namespace) -> Any:
+    """The pair and the problems that the arguments name; a verb that lacks an option takes its default."""
     import os
 
     from rmx.explore.compare import PairOptions
@@ -62,9 +63,9 @@ def _options(args: argparse.Namespace) -> Any:
     return PairOptions(
         model=args.model or os.environ.get("RMX_MODEL", "mini"),
         adapter=args.adapter,
-        teacher=args.teacher,
-        preset=args.pair,
-        strength=args.strength,
+        teacher=getattr(args, "teacher", None),
+        preset=getattr(args, "pair", None),
+        strength=getattr(args, "strength", 1.0),
         device=args.device,
         dtype=args.dtype,
         tau=args.tau,
@@ -78,7 +79,7 @@ def _options(args: argparse.Namespace) -> Any:
 def _shifts(args: argparse.Namespace, read_text: ReadText) -> None:
     from rmx.explore.compare import MapOptions, shift_map, shift_set
 
-    options = _options(args)
+    options = pair_options(args)
     if args.prompt is not None or args.problem is not None:
         text = read_text(args.read)
         one = MapOptions(
@@ -99,7 +100,7 @@ def _intervene(args: argparse.Namespace) -> None:
 
     arms = tuple(a.strip() for a in args.arms.split(",") if a.strip())
     with stopped_by_hand() as stopped:
-        report = intervene_set(_options(args), arms, _progress("problems"), not args.no_placebo, cancelled=stopped)
+        report = intervene_set(pair_options(args), arms, _progress("problems"), not args.no_placebo, cancelled=stopped)
     found = report.json()
     if args.csv:
         _write_csv(args.csv, found)

@@ -1,5 +1,6 @@
 """Pairs of a base and an RL-trained model that are one click away."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rmx.presets import PRESETS
@@ -72,3 +73,10 @@ PAIRS = {
         ),
     )
 }
+
+
+def pairs_first(model: str | None, adapter: str | None, loaded: Collection[str]) -> dict[str, PairPreset]:
+    """The known pairs by name; what a Space was set up with comes first as "given", where it could be had."""
+    if model and adapter and model in loaded:
+        return {"given": PairPreset("given", f"{model} + {adapter}", model, adapter)} | PAIRS
+    return dict(PAIRS)

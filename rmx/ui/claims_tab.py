@@ -10,7 +10,7 @@ import torch
 from rmx.claims.ask import MOST_SAMPLES, ClaimOptions
 from rmx.errors import RmxError
 from rmx.explore.compare import PairOptions
-from rmx.pairs import PAIRS, PairPreset
+from rmx.pairs import PairPreset, pairs_first
 from rmx.presets import PRESETS
 from rmx.problems import SETS
 from rmx.ui.claims import Claims, Message
@@ -62,7 +62,7 @@ class ClaimsTab:
     def __init__(self, claims: Claims, settings: Settings) -> None:
         self.claims, self.settings = claims, settings
         self.visitors = Visitors()
-        self.pairs = known_pairs(claims, settings)
+        self.pairs = pairs_first(settings.model, settings.adapter, claims.workspace.loaded)
 
     def options(self, *asked: Any) -> ClaimOptions:
         """What the form asks for.
@@ -113,14 +113,6 @@ class ClaimsTab:
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""
         self.visitors.leave(request.session_hash)
-
-
-def known_pairs(claims: Claims, settings: Settings) -> dict[str, PairPreset]:
-    """The preset pairs; what a Space was set up with comes first, where it could be had."""
-    if settings.model in claims.workspace.loaded and settings.adapter:
-        title = f"{settings.model} + {settings.adapter}"
-        return {"given": PairPreset("given", title, settings.model, settings.adapter)} | PAIRS
-    return dict(PAIRS)
 
 
 def build_claims_tab(claims: Claims, settings: Settings, page: gr.Tab) -> ClaimsTab:

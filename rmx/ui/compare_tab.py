@@ -13,7 +13,7 @@ from rmx.examples import examples
 from rmx.explore.intervene_set import InterveneReport
 from rmx.explore.shift_set import ShiftReport
 from rmx.pair import Pair
-from rmx.pairs import PAIRS, PairPreset
+from rmx.pairs import pairs_first
 from rmx.plots import arm_figure, shift_figure
 from rmx.presets import PRESETS
 from rmx.problems import SETS, load_set
@@ -74,11 +74,7 @@ class CompareTab:
         self.comparer = comparer
         self.settings = settings
         self.visitors = Visitors()
-        self.pairs = dict(PAIRS)
-        # What a Space was set up with comes first, where it could be had.
-        if settings.model in comparer.workspace.loaded and settings.adapter:
-            title = f"{settings.model} + {settings.adapter}"
-            self.pairs = {"given": PairPreset("given", title, settings.model, settings.adapter)} | self.pairs
+        self.pairs = pairs_first(settings.model, settings.adapter, comparer.workspace.loaded)
         self.first = next(iter(self.pairs))
 
     # -- callbacks ------------------------------------------------------------------------------------------------
