@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rmx.cost import Rates, load_rates
 from rmx.errors import RmxError
 from rmx.intervals import Estimate
 from rmx.problems import split_name
 from rmx.train.distill_recipe import DistillRecipe
 from rmx.train.recipe import Recipe
+from rmx.train.run_cost import dollars
 from rmx.train.run_files import read_json
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_store import RunStore
@@ -88,18 +90,21 @@ def paired(one: OwnRun, other: OwnRun) -> list[tuple[bool, bool, bool]] | None:
 
 def read_runs(store: RunStore, model: str) -> OwnRuns:
     """Runs that are done. What cannot be read is left out: it is no evidence either way."""
-    found = [_read(folder) for folder in store.all()]
+    rates = load_rates(store.root)
+    found = [_read(folder, rates) for folder in store.all()]
     name = model.partition("@")[0]
     return OwnRuns(model, tuple(run for spec, run in filter(None, found) if spec.partition("@")[0] == name))
 
 
-def _read(folder: RunFolder) -> tuple[str, OwnRun] | None:
+def _read(folder: RunFolder, rates: Rates) -> tuple[str, OwnRun] | None:
     try:
         config, summary = folder.config, folder.summary
         sweep = read_json(folder.path / SWEEP)
         kind = str(config.get("kind", "train"))
         if folder.status["state"] != "done" or not (summary.get("done") or sweep):
             return None
+        done = dict(summary.get("done") or {})
+        done["usd"] = dollars(folder.path, done.get("seconds"), done.get("usd"), rates)  # as `rmx cost` has it
         recipe = (DistillRecipe if kind == "distill" else Recipe).from_json(config["recipe"])
         run = OwnRun(
             folder.id,
@@ -107,7 +112,7 @@ def _read(folder: RunFolder) -> tuple[str, OwnRun] | None:
             config.get("set"),
             config.get("preset"),
             recipe,
-            dict(summary.get("done") or {}),
+            done,
             _right(read_json(folder.path / EVALUATION)),
             sweep if isinstance(sweep, dict) and isinstance(sweep.get("taus"), list) else None,
             config.get("teacher") or config.get("adapter"),

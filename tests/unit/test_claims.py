@@ -448,6 +448,17 @@ def test_cost_counts_only_for_the_whole_recipe(tmp_path):
     assert from_runs.cost(runs_in(tmp_path), subject()).judged.verdict == "differs"
 
 
+def test_a_rate_that_is_entered_later_prices_a_run_that_is_there(tmp_path):
+    from rmx.cost import set_rate
+
+    put_run(tmp_path, "mine", done=gained(80, 90), stages={"seconds": {"training": 1800}, "device": "cpu"})
+    assert from_runs.cost(runs_in(tmp_path), subject()).judged.verdict == "not measured"
+    set_rate("cpu", 2.0, tmp_path)
+    reading = from_runs.cost(runs_in(tmp_path), subject())
+    assert reading.figures["usd"]["value"] == pytest.approx(1.0)
+    assert reading.judged.verdict == "agrees"
+
+
 def test_a_distillation_of_this_teacher_comes_first(tmp_path):
     from rmx.train.distill_recipe import DistillRecipe
 
