@@ -193,9 +193,7 @@ function settle(b) {
   renderPins();
   if (selected !== null) renderLook(selected);
   renderWorth();
-  const url = new URL(location);
-  url.searchParams.set("run", b.run);
-  history.replaceState(history.state, "", url);
+  readdress({ run: b.run });
   adoptStrip();
   trigger("settled", { run: b.run, tau });
   if (b.open?.show != null && !b.visited && root.classList.contains("wide") && !presenter.on) {

@@ -14,10 +14,7 @@ const blankRun = (id) => ({
 // The address names the run, so that it can be passed on; this browser remembers the last one as well.
 const KEY = "rmx.train";
 function remember(id) {
-  const url = new URL(location);
-  if (id) url.searchParams.set("train", id);
-  else url.searchParams.delete("train");
-  history.replaceState(history.state, "", url);
+  readdress({ train: id });
   try {
     if (id) localStorage.setItem(KEY, id);
     else localStorage.removeItem(KEY);

@@ -23,6 +23,7 @@ from rmx.ui.evaluator import Evaluator
 from rmx.ui.explore_tab import BASE, ExploreTab, build_explore_tab
 from rmx.ui.explorer import Explorer
 from rmx.ui.owners import Owners, owners_of
+from rmx.ui.policy_header import content_policy, parents_tag
 from rmx.ui.runs_tab import build_runs_tab
 from rmx.ui.settings import Settings
 from rmx.ui.train_tab import TrainTab, build_train_tab
@@ -61,11 +62,6 @@ CLOSED = (
     "/openapi.json",
     "/docs",
     "/redoc",
-)
-# gr.HTML compiles its handlers with new Function, hence 'unsafe-eval': the policy limits where data can go.
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'"
 )
 HEAD = """<header id="top"><h1>rmx</h1><p>The few words that decide an answer.</p></header>"""
 
@@ -167,6 +163,7 @@ def wire_runs(
 def web_app(workspace: Workspace, settings: Settings, notice: str | None = None) -> fastapi.FastAPI:
     """The FastAPI application: page, /health, closed doors, content policy."""
     training, owners = Training(workspace), owners_of(settings.host)
+    policy = content_policy(settings)
     api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @api.get("/health")
@@ -187,14 +184,14 @@ def web_app(workspace: Workspace, settings: Settings, notice: str | None = None)
         if request.url.path.startswith(CLOSED):
             return PlainTextResponse("not here", 404)
         response = await go_on(request)
-        response.headers["Content-Security-Policy"] = POLICY
+        response.headers["Content-Security-Policy"] = policy
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "same-origin"
         return response
 
     api.middleware("http")(owners.greet)
     page = build_app(workspace, settings, notice, training, owners)
-    return gr.mount_gradio_app(api, page, path="/", **LAUNCH)
+    return gr.mount_gradio_app(api, page, path="/", head=parents_tag(settings), **LAUNCH)
 
 
 def prepare(settings: Settings, workspace: Workspace) -> str | None:
