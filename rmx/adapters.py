@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import DynamicCache
 
-from rmx.engine import Engine
+from rmx.engine import Engine, split_key
 from rmx.errors import ModelError
 from rmx.models import Model, _first_line
 from rmx.paths import ASSETS, runs_dir
@@ -49,6 +49,15 @@ def add_adapter(model: Model, spec: str) -> str:
         raise ModelError(f"The adapter {spec} cannot be put on {model.spec}: {_first_line(str(error))}") from error
     model.engine.adapters[name] = place
     return name
+
+
+def drop_adapter(model: Model, name: str) -> None:
+    """Take an adapter off a model again, with what was computed under it. The caller holds the engine's turn."""
+    engine = model.engine
+    engine.model.delete_adapter(name)
+    engine.adapters.pop(name)
+    engine.biases.pop(name, None)
+    engine.prefixes.forget(lambda key: key is not None and split_key(key)[0] == name)
 
 
 def adapter_name(spec: str) -> str:

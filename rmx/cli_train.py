@@ -34,7 +34,7 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
     _add_problems(train)
     train.add_argument("--from-rollouts", metavar="FILE", help="rollouts that are there already (ours or official)")
     train.add_argument("--init-adapter", metavar="DIR", help="an adapter that is trained further")
-    train.add_argument("--preset", choices=["paper", "small", "floor"], default="paper")
+    train.add_argument("--preset", choices=["paper", "small", "floor", "quick"], default="paper")
     where = train.add_mutually_exclusive_group()
     where.add_argument("--out", metavar="DIR", help="the run's folder (default: a new one in RMX_RUNS)")
     where.add_argument("--resume", metavar="ID", help="go on with a run that was stopped or interrupted")

@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rmx.errors import ModelError, PromptError
 from rmx.records import Reuse
-from rmx.turns import Turns
+from rmx.turns import Turns, asker
 
 CHUNK_BYTES = 32 << 20  # logits of one reading chunk; larger blocks cost page faults more than they save
 
@@ -32,6 +32,7 @@ class Saved:
     adapter: str | None
     ids: Tensor  # (T,) int64 on the CPU
     layers: tuple[tuple[Tensor, Tensor], ...]  # each (1, heads, T, head_dim)
+    owner: str | None = None  # whose it is: what one visitor computed tells another nothing
 
     @property
     def nbytes(self) -> int:
@@ -54,13 +55,14 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._saved)
 
-    def find(self, adapter: str | None, ids: Sequence[int]) -> tuple[Saved, int] | None:
-        """The saved sequence that shares the longest prefix with `ids`, and how many tokens they share."""
+    def find(self, adapter: str | None, ids: Sequence[int], owner: str | None = None) -> tuple[Saved, int] | None:
+        """The owner's saved sequence that shares the longest prefix with `ids`, and how many tokens they share."""
         wanted = torch.tensor(ids, dtype=torch.long)
         best: tuple[int, int] | None = None
         with self._lock:
             for key, saved in self._saved.items():
-                shared = _common_prefix(saved.ids, wanted) if saved.adapter == adapter else 0
+                mine = saved.adapter == adapter and saved.owner == owner
+                shared = _common_prefix(saved.ids, wanted) if mine else 0
                 if shared and (best is None or shared >= best[1]):
                     best = (key, shared)
             if best is None:
@@ -76,7 +78,8 @@ class PrefixCache:
             covered = [
                 key
                 for key, old in self._saved.items()
-                if old.adapter == saved.adapter and _common_prefix(old.ids, saved.ids) == len(old.ids)
+                if (old.adapter, old.owner) == (saved.adapter, saved.owner)
+                and _common_prefix(old.ids, saved.ids) == len(old.ids)
             ]
             for key in covered:
                 del self._saved[key]
@@ -89,6 +92,12 @@ class PrefixCache:
         """Forget everything, or all that one adapter computed."""
         with self._lock:
             for key in [k for k, s in self._saved.items() if adapter is None or s.adapter == adapter]:
+                del self._saved[key]
+
+    def forget(self, where: Callable[[str | None], bool]) -> None:
+        """Forget all that was computed under the adapters whose keys `where` names."""
+        with self._lock:
+            for key in [k for k, s in self._saved.items() if where(s.adapter)]:
                 del self._saved[key]
 
 
@@ -260,7 +269,7 @@ class Engine:
         n = whole_length(cache)
         if n and croppable(cache):
             layers = tuple((layer.keys[:, :, :n], layer.values[:, :, :n]) for layer in cache.layers)
-            self.prefixes.keep(Saved(adapter, torch.tensor(ids[:n], dtype=torch.long), layers))
+            self.prefixes.keep(Saved(adapter, torch.tensor(ids[:n], dtype=torch.long), layers, asker.get()))
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
@@ -293,7 +302,7 @@ class Engine:
 
     def _resume(self, adapter: str | None, ids: Sequence[int], limit: int) -> tuple[Any, int]:
         """A cache that already holds as much of ids[:limit] as was ever computed, and how much that is."""
-        found = self.prefixes.find(adapter, ids[:limit]) if limit else None
+        found = self.prefixes.find(adapter, ids[:limit], asker.get()) if limit else None
         if found is None:
             return self._new_cache(), 0
         saved, shared = found

@@ -6,6 +6,7 @@ RmxError
 ├── SwapError       a swap that names no token or no place
 ├── TrainError      rollouts, a recipe or a run that cannot be used as asked
 ├── ProblemError    a problem or problem set that is not there or not readable
+├── Refused         what this site does not allow its visitors
 └── Busy            the engine's queue is full; try again later
 
 Every message says what happened and what to do next. Programmers' mistakes stay ValueError with a traceback.
@@ -38,3 +39,7 @@ class TrainError(RmxError):
 
 class Busy(RmxError):
     """Too many visitors wait for this engine."""
+
+
+class Refused(RmxError):
+    """This site does not allow its visitors what was asked for."""

@@ -18,6 +18,7 @@ from rmx.adapter_facts import why_not_linear
 from rmx.engine import Engine, Saved, Stream, adapter_key, croppable, split_key, whole_length
 from rmx.errors import ModelError
 from rmx.models import Model
+from rmx.turns import asker
 from rmx.workspace import Workspace
 
 STRONGEST = 1.5  # of the strength slider
@@ -232,7 +233,7 @@ class PairStream:
                 (x.keys[i : i + 1, :, :length].clone(), x.values[i : i + 1, :, :length].clone()) for x in cache.layers
             )
             ids = torch.tensor(self.ids[row][:length], dtype=torch.long)
-            engine.prefixes.keep(Saved(adapter, ids, layers))
+            engine.prefixes.keep(Saved(adapter, ids, layers, asker.get()))
 
 
 @contextmanager

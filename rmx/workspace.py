@@ -4,20 +4,35 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-from rmx.adapters import adapter_name, add_adapter
+from rmx.adapters import adapter_name, add_adapter, drop_adapter
 from rmx.models import Model, load
+from rmx.policy import PRIVATE, Policy
+
+MOST_ADAPTERS = 24  # on one model; of more, the least recently asked for goes
 
 
 class Workspace:
     """Loads each model once and hands the same one to everybody.
 
     `mini` always stays. Of the larger models the least recently used goes when more than `keep` are loaded.
+
+    Args:
+        policy: what may be asked for; every road to a model or an adapter leads through here.
+        max_waiting: who holds or waits for one model at most. per_visitor: how many of those are one visitor's; 0: any.
     """
 
     def __init__(
-        self, device: str = "auto", dtype: str = "auto", keep: int = 2, loader: Callable[[str], Model] | None = None
+        self,
+        device: str = "auto",
+        dtype: str = "auto",
+        keep: int = 2,
+        loader: Callable[[str], Model] | None = None,
+        policy: Policy = PRIVATE,
+        max_waiting: int = 64,
+        per_visitor: int = 0,
     ) -> None:
         self._load = loader or (lambda spec: load(spec, device, dtype))
+        self.policy, self._line = policy, (max_waiting, per_visitor)
         self._keep = keep
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, threading.Lock] = {}
@@ -27,8 +42,9 @@ class Workspace:
         """The model of this spec, loaded now if it is not yet; several who ask at once share one load.
 
         Raises:
-            ModelError: it cannot be loaded; whatever is loaded stays as it is.
+            ModelError: it cannot be loaded; whatever is loaded stays as it is. Refused: not on this site.
         """
+        self.policy.admit_model(spec)
         with self._lock:
             if found := self._found(spec):
                 return found
@@ -42,6 +58,7 @@ class Workspace:
             finally:
                 with self._lock:
                     self._loading.pop(spec, None)
+            model.engine.turns.limit, model.engine.turns.per_owner = self._line
             with self._lock:
                 self._models[spec] = model
                 large = [s for s in self._models if s != "mini"]
@@ -55,13 +72,27 @@ class Workspace:
         return self._models.get(spec)
 
     def adapter(self, model: Model, spec: str | None) -> str | None:
-        """Make sure that an adapter is on a model; returns its name on the engine, None for the base."""
+        """Make sure that an adapter is on a model; returns its name on the engine, None for the base.
+
+        Raises:
+            ModelError: it cannot be put on. Refused: not on this site.
+        """
         if not spec:
             return None
-        if (name := adapter_name(spec)) in model.engine.adapters:
+        self.policy.admit_adapter(model, spec)
+        engine, name = model.engine, adapter_name(spec)
+        if name in engine.adapters:
+            engine.adapters[name] = engine.adapters.pop(name)  # the newest is the last
             return name
-        with model.engine.turns.turn():
-            return add_adapter(model, spec)
+        with engine.turns.turn():
+            name = add_adapter(model, spec)
+            for old in list(engine.adapters)[:-MOST_ADAPTERS]:
+                drop_adapter(model, old)
+            return name
+
+    def waiting(self) -> int:
+        """How many hold or wait for the model with the longest line."""
+        return max((m.engine.turns.waiting() for m in list(self._models.values())), default=0)
 
     @property
     def loaded(self) -> list[str]:

@@ -1,24 +1,86 @@
 """The app's settings from the environment; a wrong value is one clear sentence at start."""
 
 import os
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rmx.errors import RmxError
+from rmx.policy import Policy, TrainingMode
+
+Names = Annotated[tuple[str, ...], NoDecode]  # comma separated in the environment
+SHORTEST_PASSWORD = 8
+# What a public site has where nothing else is said; the fields below hold the values of a private app.
+PUBLIC: dict[str, Any] = {
+    "training": "mini",
+    "max_new_tokens": 1024,
+    "max_visitors": 48,
+    "per_visitor": 3,
+    "idle_minutes": 60.0,
+    "log": "requests",
+    "metrics": False,
+}
 
 
 class Settings(BaseSettings):
     """Every field is RMX_<NAME> in the environment; command line options win over it."""
 
-    model_config = SettingsConfigDict(env_prefix="RMX_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="RMX_", extra="ignore", env_ignore_empty=True)
 
     model: str | None = None  # offered beside mini and loaded at start
     adapter: str | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=7860, ge=0, le=65535)
+    root_path: str = ""  # where a proxy serves the app below a path
+    runs: str | None = None  # folder of the training runs
+    auth: str | None = None  # NAME:PASSWORD that every visitor must know
+    public: bool = False  # on a Space it is on unless it is switched off
+    models: Names = ()  # public: models that visitors may load, beside mini and `model`
+    adapters: Names = ()  # public: adapters that visitors may load, beside the bundled ones and those of runs
+    hub_gb: float = Field(default=0.0, ge=0, le=1000)  # public: other models of the Hub up to this size
+    training: TrainingMode = "on"  # mini: quick runs on the bundled model only
+    kept_runs: int = Field(default=3, ge=1, le=1000)  # public: runs that are kept of one visitor
     max_new_tokens: int = Field(default=4096, ge=1, le=65536)
+    max_visitors: int = Field(default=64, ge=1, le=1000)  # who holds or waits for one model
+    per_visitor: int = Field(default=0, ge=0, le=1000)  # of those, one visitor's; 0: no limit
+    idle_minutes: float = Field(default=1440.0, gt=0)  # after which a solution that nobody looks at is forgotten
+    log: Literal["off", "requests"] = "off"
+    metrics: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_a_public_site(cls, given: dict[str, Any]) -> dict[str, Any]:
+        given.setdefault("public", bool(os.environ.get("SPACE_ID")))
+        public = str(given["public"]).strip().lower() in ("1", "true", "yes", "on", "y", "t")
+        return PUBLIC | given if public else given
+
+    @field_validator("models", "adapters", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("auth")
+    @classmethod
+    def _auth(cls, value: str | None) -> str | None:
+        name, _, password = (value or "").partition(":")
+        if value is not None and (not name or len(password) < SHORTEST_PASSWORD):
+            raise ValueError(f"it must be NAME:PASSWORD with {SHORTEST_PASSWORD} or more characters in the password")
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _root(cls, value: str) -> str:
+        if value and (not value.startswith("/") or value.endswith("/")):
+            raise ValueError("it must begin with a slash and not end with one, such as /rmx")
+        return value
+
+    @property
+    def policy(self) -> Policy:
+        """What visitors may ask for."""
+        models = dict.fromkeys(("mini", *([self.model] if self.model else []), *self.models))
+        adapters = dict.fromkeys((*([self.adapter] if self.adapter else []), *self.adapters))
+        return Policy(self.public, tuple(models), tuple(adapters), self.hub_gb, self.training)
 
     @classmethod
     def from_environment(cls, **given: Any) -> "Settings":
@@ -28,11 +90,14 @@ class Settings(BaseSettings):
             RmxError: a value that cannot be used, named with its variable.
         """
         known = {k: v for k, v in given.items() if v is not None}
-        if "port" not in known and "RMX_PORT" not in os.environ and os.environ.get("PORT"):
+        if "port" not in known and not os.environ.get("RMX_PORT") and os.environ.get("PORT"):
             known["port"] = os.environ["PORT"]
         try:
             return cls(**known)
         except ValidationError as error:
             first = error.errors()[0]
             name = "RMX_" + "_".join(str(p) for p in first["loc"]).upper()
-            raise RmxError(f"{name} cannot be '{first.get('input')}': {first['msg']}.") from error
+            # A password is not repeated on a screen or in a log.
+            shown = "used" if name == "RMX_AUTH" else f"'{first.get('input')}'"
+            why = first["msg"].removeprefix("Value error, ")
+            raise RmxError(f"{name} cannot be {shown}: {why}.") from error

@@ -30,6 +30,7 @@ PRESET_TITLES = [
     ("small · minutes on this machine", "small"),
     ("paper · its values, made for large models", "paper"),
     ("floor · our extension: wrong tokens have a floor", "floor"),
+    ("quick · a minute, too short to trust", "quick"),
 ]
 
 
@@ -167,7 +168,7 @@ def _wire(tab: TrainTab, c: Controls, view: gr.HTML, page: gr.Tab) -> None:
 
 def _title(job: TrainJob, minutes: dict[str, float] | None) -> str:
     """What the button says: which recipe, on what, and for about how long."""
-    size = {"small": "Small run", "paper": "The paper's run", "floor": "Run with a floor"}[job.preset]
+    size = {"small": "Small run", "paper": "The paper's run", "floor": "Run with a floor", "quick": "Quick run"}[job.preset]
     size += f", {len(job.taus)} threshold{'s' * (len(job.taus) > 1)}," if job.taus else ""
     if minutes is None:
         return f"{size} on {job.model}"

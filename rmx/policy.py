@@ -1,0 +1,132 @@
+"""What visitors of a public site may ask for: models, adapters, problem sets and training runs, checked at one place.
+
+A private app allows everything. On a public one only named models and adapters are loaded (or, where a size is set, Hub
+ids whose safetensors stay below it), nothing is read from the machine's own folders, and training is off or capped.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rmx.errors import Refused
+from rmx.presets import preset_of
+
+if TYPE_CHECKING:
+    from rmx.models import Model
+    from rmx.train.job import TrainJob
+
+TrainingMode = Literal["on", "mini", "off"]
+MODES: tuple[TrainingMode, ...] = ("on", "mini", "off")
+DUPLICATE = "Duplicate this Space, or run rmx on your own machine, to use others."
+# A visitor's run on `mini` where training is "mini": fields of the recipe and the most that each may ask for.
+CAPS = {
+    "problems": 48, "k": 12, "select": 32, "max_new_tokens": 256, "epochs": 1, "max_steps": 40, "rank": 64,
+    "micro_batch": 16, "grad_accum": 8, "max_seq_len": 512, "validation": 60, "validation_k": 4, "test": 100,
+}  # fmt: skip
+FEWEST_CHECKS = 0.2  # epochs between two checks, at least
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w.-]{1,100})?")
+
+
+def hub_bytes(repo: str, revision: str | None) -> int:
+    """Bytes of the safetensors files of a model on the Hub; 0 where it has none.
+
+    Raises:
+        OSError, ValueError: the Hub cannot be asked, or there is no such model.
+    """
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10, token=False)
+    return sum(f.size or 0 for f in info.siblings or [] if f.rfilename.endswith(".safetensors"))
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What may be asked for. Every `admit_…` returns or raises `Refused` with a sentence."""
+
+    public: bool = False
+    models: tuple[str, ...] = ("mini",)
+    adapters: tuple[str, ...] = ()  # beside the bundled ones and those of runs
+    hub_gb: float = 0.0  # other models of the Hub up to this size; 0: none
+    training: TrainingMode = "on"
+    size_of: Callable[[str, str | None], int] = hub_bytes
+
+    def admit_model(self, spec: str) -> None:
+        """Whether this model may be loaded."""
+        if not self.public or self._listed(spec):
+            return
+        listed = ", ".join(self.models)
+        if not self.hub_gb or not _HUB_ID.fullmatch(spec) or Path(spec.partition("@")[0]).exists():
+            raise Refused(f"This public site has the models {listed}. {DUPLICATE}")
+        repo, _, revision = spec.partition("@")
+        self._admit_size(spec, repo, revision or None)
+
+    def _admit_size(self, spec: str, repo: str, revision: str | None) -> None:
+        try:
+            size = self.size_of(repo, revision)
+        except (OSError, ValueError) as error:  # huggingface_hub's errors are kinds of these
+            raise Refused(
+                f"{spec} could not be looked up on the Hub. Check the spelling, or that it is public."
+            ) from error
+        if not size:
+            raise Refused(f"{spec} has no safetensors weights, and no others are loaded here.")
+        if size > self.hub_gb * 1e9:
+            raise Refused(
+                f"{spec} has {size / 1e9:.1f} GB of weights; this public site loads up to {self.hub_gb:g} GB."
+            )
+
+    def _listed(self, spec: str) -> bool:
+        preset = preset_of(spec)
+        return spec in self.models or (preset is not None and "@" not in spec and preset.name in self.models)
+
+    def admit_adapter(self, model: "Model", spec: str) -> None:
+        """Whether this adapter may be put on a model: bundled, listed, or made by a run."""
+        from rmx.adapters import bundled_adapters, run_adapter
+
+        bundled = bundled_adapters(model)
+        if not self.public or spec in self.adapters or spec in bundled or run_adapter(spec) is not None:
+            return
+        if not self.hub_gb or not _HUB_ID.fullmatch(spec) or Path(spec.partition("@")[0]).exists():
+            known = ", ".join([*bundled, *self.adapters]) or "none"
+            raise Refused(f"This public site has the adapters {known} for {model.spec}, and those of runs. {DUPLICATE}")
+        repo, _, revision = spec.partition("@")
+        self._admit_size(spec, repo, revision or None)
+
+    def admit_set(self, name: str) -> None:
+        """Whether this problem set may be read: only those that rmx knows by name."""
+        from rmx.problems import SETS, split_name
+
+        if self.public and split_name(name)[0] not in SETS:
+            raise Refused(f"This public site has the problem sets {', '.join(SETS)}.")
+
+    def admit_job(self, job: "TrainJob") -> None:
+        """Whether a visitor may start this training run."""
+        if self.training == "off":
+            raise Refused(f"Training is off on this site. {DUPLICATE}")
+        if self.public:
+            self.admit_model(job.model)
+            self.admit_set(job.set_name or "")
+            if job.server or job.from_rollouts or job.init_adapter:
+                raise Refused("A public site samples its own rollouts and trains a new adapter.")
+        if self.training == "on":
+            return
+        if job.model != "mini" or job.set_name not in ("mini", "mini:train"):
+            raise Refused(f"Visitors may train mini on its own problems here. {DUPLICATE}")
+        if job.taus:
+            raise Refused(f"A sweep of thresholds is too long for this site. {DUPLICATE}")
+        self._admit_caps(job)
+
+    def _admit_caps(self, job: "TrainJob") -> None:
+        flat = job.recipe.flat()
+        for name, most in CAPS.items():
+            value = flat[name]
+            if value is None or value > most:
+                shown = "no limit" if value is None else f"{value}"
+                said = f"{name.replace('_', ' ')} may be {most} at most here, not {shown}: take the quick recipe."
+                raise Refused(f"{said} {DUPLICATE}")
+        if flat["checkpoint_every"] < FEWEST_CHECKS:
+            raise Refused(f"A check every {FEWEST_CHECKS:g} epochs is the most here: take the quick recipe.")
+
+
+PRIVATE = Policy()
