@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from conftest import free_port
@@ -15,18 +16,19 @@ from rmx.workspace import Workspace
 
 
 @contextmanager
-def serving(models: dict[str, Model], settings: Settings | None = None) -> Iterator[str]:
+def serving(models: dict[str, Model], settings: Settings | None = None, **server_options: Any) -> Iterator[str]:
     """The app's address for the length of a `with` block; `models` stand beside the ones that can be loaded."""
     loader: Callable[[str], Model] = lambda spec: models.get(spec) or load(spec, device="cpu")  # noqa: E731
     space = Workspace(loader=loader, keep=9)
     space.model("mini")
     port = free_port()
-    config = uvicorn.Config(web_app(space, settings or Settings()), host="127.0.0.1", port=port, log_level="error")
+    app = web_app(space, settings or Settings())
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", **server_options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}/"
+    yield f"{'https' if config.is_ssl else 'http'}://127.0.0.1:{port}/"
     server.should_exit = True
     thread.join(20)
