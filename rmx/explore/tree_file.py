@@ -1,0 +1,304 @@
+"""Trees as JSON: what `rmx trace --json` prints for the root, extended by its branches.
+
+A document is a trace (model, prompt_ids, tokens, answer, …) with more fields: `format`, `version`, `title`, `known`,
+`prompt`, `branches`, …. A branch holds its own tokens only, those from `at` on; `parent` is the place of an earlier
+branch, 0 being the root. A plain trace is a document without branches, a list of traces is a chain of swaps.
+
+Small documents leave out what follows from the rest: `pos`, `fork`, and texts that stand in the table `texts`; an entry
+of `top` is then a pair [id, p].
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from rmx.config import TOP_KEPT, TOP_SHOWN, Sampling, check_tau
+from rmx.explore.tree import Branch, Tree
+from rmx.records import Answer, Candidate, Reuse, Stop, TokenDist
+from rmx.strict import (
+    MOST_ID,
+    DocumentError,
+    parse,
+    said,
+    to_dict,
+    to_ids,
+    to_int,
+    to_list,
+    to_maybe,
+    to_number,
+    to_text,
+)
+
+FORMAT, VERSION = "rmx tree", 1
+MOST_BRANCHES = 64
+MOST_TOKENS = 100_000  # of all branches together, kept tokens included
+MOST_IDS = 65_536  # of a prompt
+TEXT, NAME, PIECE = 50_000, 400, 4_000  # characters of a prompt or title, of a name, of a token
+STOPS = get_args(Stop)
+Document = dict[str, Any]
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def tree_document(tree: Tree, small: bool = False) -> Document:
+    """The JSON of a tree; `small` keeps five alternatives and leaves out what follows from the rest."""
+    root = tree.branches[0]
+    texts = _common_texts(tree) if small else None
+    document: Document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": tree.model,
+        "adapter": tree.adapter,
+        "adapter_hash": tree.adapter_hash,
+        "revision": tree.revision,
+        "dtype": tree.dtype,
+        "title": tree.title,
+        "known": tree.known,
+        "prompt": tree.prompt,
+        "licence": tree.licence,
+        "prompt_ids": list(tree.prompt_ids),
+        "tau": tree.tau,
+        "shown": tree.shown,
+        "pos": tree.pos,
+        "special": sorted(tree.special),
+        **({"texts": {str(i): text for i, text in sorted(texts.items())}} if texts is not None else {}),
+        **_branch_document(tree, root, texts),
+        "branches": [
+            {"parent": b.parent, "at": b.at, "forced": b.forced, **_branch_document(tree, b, texts)}
+            for b in tree.branches[1:]
+        ],
+    }
+    return document
+
+
+def _branch_document(tree: Tree, branch: Branch, texts: Mapping[int, str] | None) -> Document:
+    sampling = branch.sampling
+    tokens = [t.json(tree.tau) if texts is None else _small(t, tree.tau, texts) for t in branch.tokens]
+    return {
+        "seed": sampling.seed,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_new_tokens": sampling.max_new_tokens,
+        "read": branch.read,
+        "digest": digest_of([t.id for t in branch.tokens]),
+        "tokens": tokens,
+        "answer": branch.answer.json(),
+        "stop": branch.stop,
+        "reuse": branch.reuse.json(),
+        "seconds": round(branch.seconds, 3),
+    }
+
+
+def digest_of(ids: Sequence[int]) -> str:
+    """A short hash of token ids: a file that was damaged or changed on its way is noticed."""
+    return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:16]
+
+
+def _common_texts(tree: Tree) -> dict[int, str]:
+    return {c.id: c.text for b in tree.branches for t in b.tokens for c in t.top[:TOP_SHOWN]}
+
+
+def _small(token: TokenDist, tau: float, texts: Mapping[int, str]) -> Document:
+    entropy = round(token.entropy, 4)
+    if (entropy > tau) != (token.entropy > tau):
+        entropy = token.entropy  # rounding must not make or unmake a fork
+    document: Document = {"id": token.id}
+    if texts.get(token.id) != token.text:
+        document["text"] = token.text
+    document |= {"entropy": entropy, "logp": round(token.logp, 4)}
+    if token.rank != 1:
+        document["rank"] = token.rank
+    if token.forced:
+        document["forced"] = True
+    document["top"] = [[c.id, round(c.p, 5)] for c in token.top[:TOP_SHOWN]]
+    return document
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_tree(text: str) -> Tree:
+    """A tree from a tree document, from one trace, or from the list that `rmx trace --swap --json` prints.
+
+    Raises:
+        DocumentError: what is wrong with it, in a sentence.
+    """
+    found = parse(text)
+    if isinstance(found, list):
+        return _chain(found)
+    return _tree(to_dict(found, "The document"))
+
+
+def _tree(document: Document) -> Tree:
+    if document.get("format", FORMAT) != FORMAT:
+        raise DocumentError("This JSON is not a trace or a tree of rmx.")
+    version = document.get("version", VERSION)
+    if version != VERSION:
+        raise DocumentError(f"The file is of version {said(version)}; this rmx reads version {VERSION}. Update rmx.")
+    texts = _texts(document.get("texts"))
+    tau = to_number(document.get("tau"), "tau", 0, 1000)
+    below = to_list(document.get("branches", []), "branches", MOST_BRANCHES - 1)
+    branches = [_branch(document, None, 0, 0, texts, 0)]
+    lengths = [len(branches[0].tokens)]
+    for i, row in enumerate(below, 1):
+        branch = _read_branch(to_dict(row, f"Branch {i + 1}"), i, lengths, texts)
+        branches.append(branch)
+        lengths.append(branch.at + len(branch.tokens))
+        if sum(lengths) > MOST_TOKENS:
+            raise DocumentError(f"The tree has more than {MOST_TOKENS:,} tokens in all; that is the most.")
+    shown = to_int(document.get("shown", 0), "shown", 0, len(branches) - 1)
+    pos = document.get("pos")
+    special = to_list(document.get("special", []), "special", MOST_IDS)
+    return Tree(
+        model=to_text(document.get("model"), "model", NAME) or "unknown",
+        adapter=to_maybe(document.get("adapter"), "adapter", NAME),
+        adapter_hash=to_maybe(document.get("adapter_hash"), "adapter_hash", NAME),
+        revision=to_text(document.get("revision", "unknown"), "revision", NAME),
+        dtype=to_text(document.get("dtype", "float32"), "dtype", NAME),
+        prompt_ids=to_ids(document.get("prompt_ids"), "prompt_ids", MOST_IDS),
+        tau=check_tau(tau),
+        branches=tuple(branches),
+        prompt=to_maybe(document.get("prompt"), "prompt", TEXT),
+        title=to_maybe(document.get("title"), "title", TEXT),
+        known=to_maybe(document.get("known"), "known", PIECE),
+        licence=to_maybe(document.get("licence"), "licence", NAME),
+        shown=shown,
+        pos=None if pos is None else to_int(pos, "pos", 0, lengths[shown] - 1),
+        special=frozenset(to_int(i, "special", 0, MOST_ID) for i in special),
+    )
+
+
+def _read_branch(row: Document, i: int, lengths: Sequence[int], texts: Mapping[int, str]) -> Branch:
+    name = f"branch {i + 1}"
+    parent = to_int(row.get("parent"), f"the parent of {name} (an earlier branch)", 0, i - 1)
+    at = to_int(row.get("at"), f"the place where {name} leaves its parent", 0, lengths[parent] - 1)
+    tokens = to_list(row.get("tokens"), f"the tokens of {name}", MOST_TOKENS)
+    forced = to_int(row.get("forced", 1), f"the forced tokens of {name}", 1, max(1, len(tokens)))
+    return _branch(row, parent, at, forced, texts, i)
+
+
+def _branch(row: Document, parent: int | None, at: int, forced: int, texts: Mapping[int, str], i: int) -> Branch:
+    name = f"branch {i + 1}"
+    rows = to_list(row.get("tokens"), f"the tokens of {name}", MOST_TOKENS)
+    if not rows:
+        raise DocumentError(f"{name.capitalize()} has no tokens.")
+    tokens = tuple(_token(t, at + k, texts) for k, t in enumerate(rows))
+    digest = row.get("digest")
+    if digest is not None and digest != digest_of([t.id for t in tokens]):
+        raise DocumentError(f"The tokens of {name} do not match the file's own digest: it was changed or damaged.")
+    reuse = to_dict(row.get("reuse") or {"reused": 0, "computed": 0}, "reuse")
+    stop = row.get("stop", "eos")
+    if stop not in STOPS:
+        raise DocumentError(f"{name.capitalize()} stopped at {said(stop)}; known are {', '.join(STOPS)}.")
+    read = row.get("read", stop == "read")
+    if type(read) is not bool:
+        raise DocumentError("'read' must be true or false.")
+    return Branch(
+        parent=parent,
+        at=at,
+        forced=forced,
+        read=read,
+        sampling=_sampling(row, at + len(tokens)),
+        tokens=tokens,
+        answer=_answer(row.get("answer")),
+        stop=stop,
+        reuse=Reuse(*(to_int(reuse.get(key, 0), key, 0, 10**9) for key in ("reused", "computed"))),
+        seconds=to_number(row.get("seconds", 0), "seconds", 0, 1e9),
+    )
+
+
+def _sampling(row: Document, length: int) -> Sampling:
+    """How it was decoded; a trace that does not say its limit had at least its own length."""
+    most = row.get("max_new_tokens", length if row.get("stop") == "length" else max(length, 512))
+    return Sampling(
+        to_number(row.get("temperature", 0.0), "temperature", 0, 10),
+        to_number(row.get("top_p", 1.0), "top_p", 1e-9, 1),
+        to_int(row.get("seed", 0), "seed", 0, 2**63 - 1),
+        to_int(most, "max_new_tokens", 1, 10**6),
+    )
+
+
+def _token(row: Any, pos: int, texts: Mapping[int, str]) -> TokenDist:
+    row = to_dict(row, f"Token {pos}")
+    token_id = to_int(row.get("id"), f"the id of token {pos}", 0, MOST_ID)
+    if row.get("pos", pos) != pos or type(row.get("pos", pos)) is not int:
+        raise DocumentError(f"The token at place {pos} says that it is token {said(row.get('pos'))}.")
+    forced = row.get("forced", False)
+    if type(forced) is not bool:
+        raise DocumentError(f"'forced' of token {pos} must be true or false.")
+    text = row["text"] if "text" in row else texts.get(token_id)
+    top = to_list(row.get("top", []), f"the alternatives of token {pos}", 1000)[:TOP_KEPT]
+    return TokenDist(
+        pos=pos,
+        id=token_id,
+        text=to_text(text, f"the text of token {pos}", PIECE),
+        entropy=max(0.0, to_number(row.get("entropy"), f"the entropy of token {pos}", -0.01, 50)),
+        logp=min(0.0, to_number(row.get("logp"), f"the log-probability of token {pos}", -1e6, 0.01)),
+        rank=to_int(row.get("rank", 1), f"the rank of token {pos}", 1, MOST_ID),
+        forced=forced,
+        top=tuple(_candidate(c, pos, texts) for c in top),
+    )
+
+
+def _candidate(row: Any, pos: int, texts: Mapping[int, str]) -> Candidate:
+    what = f"an alternative of token {pos}"
+    if isinstance(row, list):
+        if len(row) != 2:
+            raise DocumentError(f"{what.capitalize()} must be a pair of id and probability.")
+        row = {"id": row[0], "p": row[1]}
+    row = to_dict(row, what.capitalize())
+    token_id = to_int(row.get("id"), f"the id of {what}", 0, MOST_ID)
+    text = row["text"] if "text" in row else texts.get(token_id, f"⟪{token_id}⟫")
+    p = to_number(row.get("p"), f"the probability of {what}", 0, 1.001)
+    return Candidate(token_id, to_text(text, what, PIECE), min(1.0, p))
+
+
+def _chain(rows: list[Any]) -> Tree:
+    """A list of traces: each forces one token in the one before it."""
+    documents = [
+        to_dict(row, f"Trace {i + 1}") for i, row in enumerate(to_list(rows, "the list of traces", MOST_BRANCHES))
+    ]
+    if not documents:
+        raise DocumentError("The list holds no trace.")
+    whole = [_tree(d | {"branches": []}) for d in documents]
+    root = documents[0] | {"branches": [], "shown": len(whole) - 1}
+    for i in range(1, len(whole)):
+        before, now = whole[i - 1].branches[0].tokens, whole[i].branches[0].tokens
+        if (whole[i].model, whole[i].prompt_ids) != (whole[0].model, whole[0].prompt_ids):
+            raise DocumentError(f"Trace {i + 1} is of another model or prompt than the first one.")
+        at, forced = _swapped(before, now, i)
+        row = documents[i] | {"parent": i - 1, "at": at, "forced": forced, "tokens": documents[i]["tokens"][at:]}
+        row.pop("digest", None)
+        root["branches"].append(row)
+    return _tree(root)
+
+
+def _swapped(before: Sequence[TokenDist], now: Sequence[TokenDist], i: int) -> tuple[int, int]:
+    """Where a trace leaves the one before it, and how many tokens are forced there."""
+    for at, (old, new) in enumerate(zip(before, now, strict=False)):
+        if old.id != new.id or (new.forced and not old.forced):
+            if not new.forced:
+                break
+            return at, next((k for k, t in enumerate(now[at:]) if not t.forced), len(now) - at)
+    raise DocumentError(f"Trace {i + 1} is no swap of the one before it: no token is forced where they part.")
+
+
+def _answer(value: Any) -> Answer:
+    row = to_dict(value if value is not None else {}, "The answer")
+    correct = row.get("correct")
+    if correct is not None and type(correct) is not bool:
+        raise DocumentError("'correct' of an answer must be true, false or null.")
+    return Answer(to_maybe(row.get("text"), "the answer", PIECE), correct)
+
+
+def _texts(value: Any) -> dict[int, str]:
+    table = to_dict(value if value is not None else {}, "The table of texts")
+    if len(table) > 300_000:
+        raise DocumentError("The table of texts has more entries than any vocabulary.")
+    found = {}
+    for key, text in table.items():
+        if not key.isascii() or not key.isdigit() or len(key) > 10:
+            raise DocumentError(f"The table of texts has the key {said(key)}, which is no token id.")
+        found[int(key)] = to_text(text, f"token {key}", PIECE)
+    return found

@@ -1,0 +1,270 @@
+"""A tree in an address: what is needed to decode it again, and marks that tell whether the same tokens came.
+
+A link holds ids, never text to be tokenised again: the prompt's ids, and for each branch where it leaves its parent,
+what it forces, how it samples, how many tokens it had and marks of them. It holds no permission: no run's id is in it.
+
+Marks are a rolling hash over the prompt and the completion: two bytes after each block of tokens, and eight at the end.
+Eight bytes tell whether the tokens are the same, the two-byte marks where they part. Short trees have blocks of one
+token, longer ones larger blocks, so that the link stays short.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rmx.config import Sampling, check_tau
+from rmx.errors import RmxError
+from rmx.explore.tree import Tree
+from rmx.explore.tree_file import NAME, PIECE, TEXT
+from rmx.strict import DocumentError, parse, to_ids, to_int, to_list, to_maybe, to_number, to_text
+
+VERSION = "1"  # the first character of a link's value
+MOST_LINK = 4_000  # characters; addresses much longer than this are cut off on the way
+MOST_PLAIN = 60_000  # bytes that a link may unfold to
+MOST_BRANCHES = 24
+MOST_TOKENS = 20_000  # of all branches, each with what it keeps
+MARK, SEAL = 2, 8  # bytes
+
+
+class TooLong(RmxError):
+    """The tree does not fit into an address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What is known of a branch's own tokens without having them."""
+
+    length: int  # of its own tokens
+    block: int  # tokens to a mark
+    marks: bytes
+    seal: bytes
+
+    def parts(self, prompt: Sequence[int], ids: Sequence[int], start: int) -> tuple[int, int] | None:
+        """First and last completion position between which `ids` part from what was marked; None: they are the same.
+
+        Args:
+            ids: the whole completion that was decoded now. start: where the branch's own tokens begin in it.
+        """
+        own = min(len(ids) - start, self.length)
+        now = marks_of(prompt, ids[: start + own], start, self.block)
+        for k, i in enumerate(range(0, own, self.block)):
+            here = slice(k * MARK, (k + 1) * MARK)
+            whole = min(i + self.block, self.length) <= own
+            if whole and now.marks[here] != self.marks[here]:
+                return start + i, start + min(i + self.block, self.length) - 1
+            if not whole:
+                return start + i, start + own
+        if own < self.length:
+            return start + own, start + own
+        if now.seal != self.seal:  # two marks were the same by chance
+            return start, start + self.length - 1
+        return None
+
+
+def marks_of(prompt: Sequence[int], ids: Sequence[int], start: int, block: int) -> Marks:
+    """Marks of a completion's tokens from `start` on."""
+    state, found = hashlib.sha256(), bytearray()
+    for i in (*prompt, *ids[:start]):
+        state.update(i.to_bytes(4, "little"))
+    own = ids[start:]
+    for i in range(0, len(own), block):
+        for token in own[i : i + block]:
+            state.update(token.to_bytes(4, "little"))
+        found += state.digest()[:MARK]
+    return Marks(len(own), block, bytes(found), state.digest()[:SEAL])
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One branch of a recipe."""
+
+    parent: int | None
+    at: int
+    forced: tuple[int, ...]
+    sampling: Sampling
+    marks: Marks
+    given: tuple[int, ...] | None = None  # the tokens of a text that was read
+    cut: bool = False  # it was stopped by hand
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decodes a tree again, and tells whether it came out the same."""
+
+    model: str
+    revision: str
+    adapter: str | None
+    adapter_hash: str | None
+    dtype: str
+    prompt_ids: tuple[int, ...]
+    tau: float
+    steps: tuple[Step, ...]
+    known: str | None = None
+    title: str | None = None
+    shown: int = 0
+    pos: int | None = None
+
+
+def recipe_of(tree: Tree, block: int = 1) -> Recipe:
+    """How to decode a tree again."""
+    steps = []
+    for place, branch in enumerate(tree.branches):
+        ids = tree.ids(place)
+        steps.append(
+            Step(
+                parent=branch.parent,
+                at=branch.at,
+                forced=branch.forced_ids if branch.parent is not None else (),
+                sampling=branch.sampling,
+                marks=marks_of(tree.prompt_ids, ids, branch.at, block),
+                given=tuple(ids) if branch.read and branch.parent is None else None,
+                cut=branch.stop == "cancelled",
+            )
+        )
+    facts = (tree.model, tree.revision, tree.adapter, tree.adapter_hash, tree.dtype, tree.prompt_ids, tree.tau)
+    return Recipe(*facts, tuple(steps), tree.known, tree.title, tree.shown, tree.pos)
+
+
+# -- link -------------------------------------------------------------------------------------------------------------
+
+
+def link_of(tree: Tree, most: int = MOST_LINK) -> str:
+    """The value of `?s=` for a tree: marks as fine as fit, and the title where it fits.
+
+    Raises:
+        TooLong: the tree does not fit into `most` characters.
+    """
+    if len(tree.branches) > MOST_BRANCHES:
+        raise TooLong(f"A link holds up to {MOST_BRANCHES} branches. Download the file instead.")
+    for titled in (True, False):
+        for block in (1, 2, 4, 8, 16, 32, 64):
+            recipe = recipe_of(tree, block)
+            value = pack(recipe if titled else replace(recipe, title=None))
+            if len(value) <= most:
+                return value
+    raise TooLong("This tree is too long for a link. Download the file instead; it opens here as well.")
+
+
+def pack(recipe: Recipe) -> str:
+    """A recipe as characters that an address can hold."""
+    row = {
+        "m": recipe.model,
+        "r": recipe.revision,
+        "a": recipe.adapter,
+        "h": recipe.adapter_hash,
+        "d": recipe.dtype,
+        "p": recipe.prompt_ids,
+        "t": recipe.tau,
+        "k": recipe.known,
+        "q": recipe.title,
+        "x": recipe.shown,
+        "c": recipe.pos,
+        "z": recipe.steps[0].marks.block,
+        "b": list(_rows(recipe)),
+    }
+    plain = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()
+    return VERSION + base64.urlsafe_b64encode(zlib.compress(plain, 9)).rstrip(b"=").decode()
+
+
+def _rows(recipe: Recipe) -> Iterator[list[Any]]:
+    for step in recipe.steps:
+        before = recipe.steps[step.parent].sampling if step.parent is not None else None
+        s = step.sampling
+        how = 0 if s == before else [s.temperature, s.top_p, s.seed, s.max_new_tokens]
+        marks = base64.b64encode(step.marks.seal + step.marks.marks).decode()
+        yield [step.parent, step.at, step.forced, how, step.marks.length, marks, int(step.cut), step.given]
+
+
+def unpack(value: str) -> Recipe:
+    """The recipe of a link.
+
+    Raises:
+        DocumentError: it is no link of ours, was cut off or changed, or asks for too much.
+    """
+    row = parse(_unfold(value), MOST_PLAIN)
+    if not isinstance(row, dict):
+        raise DocumentError(BROKEN)
+    block = to_int(row.get("z"), "the link's block", 1, 1024)
+    rows = to_list(row.get("b"), "the link's branches", MOST_BRANCHES)
+    steps: list[Step] = []
+    for i, entry in enumerate(rows):
+        steps.append(_step(entry, i, steps, block))
+    if not steps:
+        raise DocumentError(BROKEN)
+    lengths = [s.at + s.marks.length for s in steps]
+    if sum(lengths) > MOST_TOKENS:
+        raise DocumentError(f"The link asks for {sum(lengths):,} tokens; at most {MOST_TOKENS:,} are decoded.")
+    shown, pos = to_int(row.get("x", 0), "the link's branch", 0, len(steps) - 1), row.get("c")
+    return Recipe(
+        model=to_text(row.get("m"), "the link's model", NAME),
+        revision=to_text(row.get("r"), "the link's revision", NAME),
+        adapter=to_maybe(row.get("a"), "the link's adapter", NAME),
+        adapter_hash=to_maybe(row.get("h"), "the link's adapter", NAME),
+        dtype=to_text(row.get("d"), "the link's dtype", NAME),
+        prompt_ids=to_ids(row.get("p"), "the link's prompt", MOST_TOKENS),
+        tau=check_tau(to_number(row.get("t"), "the link's threshold", 0, 1000)),
+        steps=tuple(steps),
+        known=to_maybe(row.get("k"), "the link's answer", PIECE),
+        title=to_maybe(row.get("q"), "the link's title", TEXT),
+        shown=shown,
+        pos=None if pos is None else to_int(pos, "the link's position", 0, max(0, lengths[shown] - 1)),
+    )
+
+
+BROKEN = "This link cannot be read: it was cut off or changed. Ask for it again, or for the file."
+
+
+def _unfold(value: str) -> str:
+    if len(value) > MOST_LINK + 200 or not value.startswith(VERSION):
+        raise DocumentError(BROKEN)
+    try:
+        packed = base64.b64decode(value[1:] + "=" * (-len(value[1:]) % 4), altchars=b"-_", validate=True)
+        opened = zlib.decompressobj()
+        plain = opened.decompress(packed, MOST_PLAIN)
+        if not opened.eof:  # cut off, or it would unfold to more than any link of ours
+            raise DocumentError(BROKEN)
+        return plain.decode("utf-8")
+    except (binascii.Error, ValueError, zlib.error) as error:
+        raise DocumentError(BROKEN) from error
+
+
+def _step(entry: Any, i: int, before: Sequence[Step], block: int) -> Step:
+    row = to_list(entry, f"branch {i + 1} of the link", 8)
+    if len(row) != 8 or (row[0] is None) != (i == 0):
+        raise DocumentError(BROKEN)
+    parent = None if i == 0 else to_int(row[0], "a branch's parent", 0, i - 1)
+    above = before[parent] if parent is not None else None
+    at = 0 if above is None else to_int(row[1], "a branch's place", 0, above.at + above.marks.length - 1)
+    forced = () if above is None else to_ids(row[2], "a branch's forced tokens", 2_000)
+    length = to_int(row[4], "a branch's length", 1, MOST_TOKENS)
+    seal = _bytes(row[5])
+    marks = Marks(length, block, seal[SEAL:], seal[:SEAL])
+    if len(seal) != SEAL + MARK * -(-length // block):
+        raise DocumentError(BROKEN)
+    given = None if row[7] is None or above is not None else to_ids(row[7], "the text's tokens", MOST_TOKENS)
+    if given is not None and len(given) != length:
+        raise DocumentError(BROKEN)
+    return Step(parent, at, forced, _sampling(row[3], above), marks, given, bool(row[6]))
+
+
+def _sampling(row: Any, above: Step | None) -> Sampling:
+    if row == 0 and above is not None:
+        return above.sampling
+    row = to_list(row, "a branch's sampling", 4)
+    if len(row) != 4:
+        raise DocumentError(BROKEN)
+    temperature, top_p = (to_number(x, "a branch's sampling", 0, 10) for x in row[:2])
+    seed = to_int(row[2], "a branch's seed", 0, 2**63 - 1)
+    return Sampling(temperature, top_p, seed, to_int(row[3], "a branch's limit", 1, 10**6))
+
+
+def _bytes(value: Any) -> bytes:
+    try:
+        return base64.b64decode(to_text(value, "a branch's marks", MOST_PLAIN), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DocumentError(BROKEN) from error

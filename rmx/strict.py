@@ -1,0 +1,88 @@
+"""Values from outside, strictly: JSON of somebody else becomes what was expected, or one sentence says why not."""
+
+import json
+import math
+from typing import Any
+
+from rmx.errors import RmxError
+
+MOST_CHARACTERS = 8_000_000  # of a document
+MOST_ID = 2**31 - 1
+
+
+class DocumentError(RmxError):
+    """A document that is not what it should be, or not a whole one."""
+
+
+def parse(text: str, most: int = MOST_CHARACTERS) -> Any:
+    """JSON from outside, strictly: no NaN, no depth or number that breaks the reader.
+
+    Raises:
+        DocumentError: too long, or no JSON.
+    """
+    if len(text) > most:
+        raise DocumentError(f"The file has {len(text) / 1e6:.1f} million characters; at most {most / 1e6:g} are read.")
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise DocumentError("The file is nested too deeply to be a trace.") from error
+    except ValueError as error:
+        raise DocumentError(f"The file is not JSON: {str(error)[:120]}.") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def to_dict(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DocumentError(f"{what} must be a JSON object; got {said(value)}.")
+    return value
+
+
+def to_list(value: Any, what: str, most: int) -> list[Any]:
+    if not isinstance(value, list):
+        raise DocumentError(f"A list was expected for {what}; got {said(value)}.")
+    if len(value) > most:
+        raise DocumentError(f"There are {len(value):,} entries for {what}; at most {most:,} are read.")
+    return value
+
+
+def to_int(value: Any, what: str, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise DocumentError(f"A whole number from {low} to {high} was expected for {what}; got {said(value)}.")
+    return value
+
+
+def to_number(value: Any, what: str, low: float, high: float) -> float:
+    if type(value) not in (int, float) or not low <= value <= high or not math.isfinite(value):
+        raise DocumentError(f"A number from {low:g} to {high:g} was expected for {what}; got {said(value)}.")
+    return float(value)
+
+
+def to_text(value: Any, what: str, most: int) -> str:
+    if not isinstance(value, str):
+        raise DocumentError(f"A text was expected for {what}; got {said(value)}.")
+    if len(value) > most:
+        raise DocumentError(f"The text for {what} has {len(value):,} characters; at most {most:,} are read.")
+    return value.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be sent on
+
+
+def to_maybe(value: Any, what: str, most: int) -> str | None:
+    return None if value is None else to_text(value, what, most)
+
+
+def to_ids(value: Any, what: str, most: int) -> tuple[int, ...]:
+    ids = to_list(value, what, most)
+    if not ids:
+        raise DocumentError(f"There are no ids for {what}.")
+    return tuple(to_int(i, what, 0, MOST_ID) for i in ids)
+
+
+def said(value: Any) -> str:
+    """A value in a sentence: short, whatever it is."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return (
+        json.dumps(value, ensure_ascii=False)[:60] if isinstance(value, str | int | float | None) else "something else"
+    )
