@@ -92,6 +92,15 @@ def shift_map(pair: Pair, options: PairOptions, one: MapOptions) -> dict[str, An
     Raises:
         RmxError: any mistake in the options, in a sentence.
     """
+    return map_document(prepare_map(pair, options, one).run())
+
+
+def prepare_map(pair: Pair, options: PairOptions, one: MapOptions) -> ShiftMap:
+    """The map of one completion, not read or written yet.
+
+    Raises:
+        RmxError: any mistake in the options, in a sentence.
+    """
     model = pair.base
     ids, known = _prompt(model, options, one)
     tau = options.threshold(model)
@@ -102,10 +111,15 @@ def shift_map(pair: Pair, options: PairOptions, one: MapOptions) -> dict[str, An
         if not read:
             raise PromptError("The text to read is empty. Give a solution.")
         job = replace(job, source="text", read=read)
-    found = ShiftMap(pair, job).run()
-    with pair.turn():
-        found.noise = shape_noise(model.engine, [*ids, *found.ids])
-    return map_json(found) | {"placebo": map_placebo(found), "base_check": check_base(pair, [*ids, *found.ids]).json()}
+    return ShiftMap(pair, job)
+
+
+def map_document(found: ShiftMap) -> dict[str, Any]:
+    """What `rmx shifts PROMPT` prints of a map that is done: with its noise, a placebo and the check of the base."""
+    ids = [*found.job.prompt_ids, *found.ids]
+    with found.pair.turn():
+        found.noise = shape_noise(found.pair.base.engine, ids)
+    return map_json(found) | {"placebo": map_placebo(found), "base_check": check_base(found.pair, ids).json()}
 
 
 def _prompt(model: Model, options: PairOptions, one: MapOptions) -> tuple[tuple[int, ...], str | None]:
@@ -180,6 +194,18 @@ def map_placebo(
     return {name: figures[name] for name in kept} | {"strength": split_key(str(noise.adapter))[1]}
 
 
+def shift_run(
+    options: PairOptions,
+    placebo: bool = True,
+    space: Workspace | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> ShiftSet:
+    """The run over a problem set that the options name, not begun."""
+    pair, problems = options.pair(space), options.problems()
+    tau, most = options.threshold(pair.base), options.max_new_tokens
+    return ShiftSet(pair, options.set_name, problems, tau, most, placebo, options.seed, cancelled)
+
+
 def shift_set(
     options: PairOptions,
     on_report: Callable[[ShiftReport], None] = lambda _: None,
@@ -188,10 +214,21 @@ def shift_set(
     cancelled: Callable[[], bool] = lambda: False,
 ) -> ShiftReport:
     """The shift statistics of a problem set, or of the part that was done when it was cancelled."""
+    return _last(shift_run(options, placebo, space, cancelled), on_report)
+
+
+def intervene_run(
+    options: PairOptions,
+    arms: tuple[str, ...],
+    placebo: bool = True,
+    space: Workspace | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> InterveneSet:
+    """All arms over the problem set that the options name, not begun."""
+    checked = check_arms(arms)
     pair, problems = options.pair(space), options.problems()
     tau, most = options.threshold(pair.base), options.max_new_tokens
-    run = ShiftSet(pair, options.set_name, problems, tau, most, placebo, options.seed, cancelled)
-    return _last(run, on_report)
+    return InterveneSet(pair, options.set_name, problems, checked, tau, options.seed, most, placebo, cancelled)
 
 
 def intervene_set(
@@ -203,11 +240,7 @@ def intervene_set(
     cancelled: Callable[[], bool] = lambda: False,
 ) -> InterveneReport:
     """All arms over a problem set, or over the part that was done when it was cancelled."""
-    checked = check_arms(arms)
-    pair, problems = options.pair(space), options.problems()
-    tau, most = options.threshold(pair.base), options.max_new_tokens
-    run = InterveneSet(pair, options.set_name, problems, checked, tau, options.seed, most, placebo, cancelled)
-    return _last(run, on_report)
+    return _last(intervene_run(options, arms, placebo, space, cancelled), on_report)
 
 
 def _last(run: Any, on_report: Callable[[Any], None]) -> Any:

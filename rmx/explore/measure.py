@@ -62,7 +62,7 @@ def measure_outcomes(
     """The document of `rmx outcomes --pos N`."""
     solved = solve(options, workspace)
     found = _last(outcomes(solved.model, solved.trace, pos, config, known=solved.known), on_state)
-    return solved.json() | _draws(config) | found.json()
+    return outcomes_json(solved, config, found)
 
 
 def measure_importance(
@@ -81,7 +81,7 @@ def measure_importance(
         raise RmxError(f"--forks must be 1 or more; got {forks}.")
     solved = solve(options, workspace)
     found = _last(importance(solved.model, solved.trace, config, known=solved.known, forks=forks), on_state)
-    return solved.json() | _draws(config) | found.json()
+    return outcomes_json(solved, config, found)
 
 
 def measure_rescue(
@@ -93,7 +93,7 @@ def measure_rescue(
     """The document of `rmx rescue`."""
     solved = solve(options, workspace)
     found = _last(rescue(solved.model, solved.trace, config, known=solved.known), on_state)
-    return solved.json() | {"seed": config.seed} | found.json()
+    return rescue_json(solved, config, found)
 
 
 def measure_sofar(
@@ -106,8 +106,15 @@ def measure_sofar(
     return solved.json() | _last(sofar(solved.model, solved.trace, known=solved.known), on_state).json()
 
 
-def _draws(config: OutcomeConfig) -> dict[str, Any]:
-    return {"seed": config.seed, "temperature": config.temperature, "top_p": config.top_p}
+def outcomes_json(solved: Solved, config: OutcomeConfig, found: Outcomes | Importance) -> dict[str, Any]:
+    """The document of either form of `rmx outcomes`."""
+    draws = {"seed": config.seed, "temperature": config.temperature, "top_p": config.top_p}
+    return solved.json() | draws | found.json()
+
+
+def rescue_json(solved: Solved, config: RescueConfig, found: Rescue) -> dict[str, Any]:
+    """The document of `rmx rescue`."""
+    return solved.json() | {"seed": config.seed} | found.json()
 
 
 def _last(states: Iterator[State], on_state: Callable[[State], None]) -> State:

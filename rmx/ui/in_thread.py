@@ -1,0 +1,57 @@
+"""Long work in a thread of its own, as an async iterator: who stops listening stops the work at its next step.
+
+A server cannot interrupt a generator in the middle of a step, so a request that was given up would keep the engine, or
+its place in line, until the step is over. Here only the thread waits; it is told, and ends by itself.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from rmx.turns import asker
+
+Item = TypeVar("Item")
+Work = Callable[[Callable[[], bool]], Iterator[Item]]  # is given `cancelled`
+
+
+async def in_thread(work: "Work[Item]", owner: str | None = None) -> AsyncIterator[Item]:
+    """What `work` yields, as it comes; errors of it are raised here.
+
+    Args:
+        owner: in whose name the work waits for an engine.
+    """
+    loop, items, stop = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]](), threading.Event()
+
+    def tell(kind: str, what: Any = None) -> None:
+        with suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(items.put_nowait, (kind, what))
+
+    def do() -> None:
+        asker.set(owner)
+        steps = work(stop.is_set)
+        try:
+            for item in steps:
+                tell("item", item)
+                if stop.is_set():
+                    break
+        except BaseException as error:  # noqa: BLE001  it is raised again where somebody listens
+            tell("error", error)
+        finally:
+            close = getattr(steps, "close", None)
+            if close is not None:
+                close()
+            tell("end")
+
+    threading.Thread(target=do, name="verb", daemon=True).start()
+    try:
+        while True:
+            kind, what = await items.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise what
+            yield what
+    finally:
+        stop.set()

@@ -1,0 +1,43 @@
+"""What rmx does, as verbs that anybody may call: plain arguments in, JSON documents out.
+
+Each verb is a dataclass of its arguments. `steps` does the work: it yields deltas while it goes and, last, the document
+that `rmx VERB --json` prints for the same arguments. Nothing is kept of a call: a swap solves the problem again, and
+the prefix cache makes that cheap. `brief` leaves out what a language model would only scroll past.
+
+A delta has one of these keys, which no document has: `start` (with `tokens`), `progress`, `waiting`.
+
+    args.py       arguments from outside, checked          base.py      the site, deltas of progress
+    solving.py    trace, swap, outcomes, rescue            comparing.py shifts, intervene          training.py
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rmx.verbs.args import Limits, checked
+from rmx.verbs.base import Cancelled, Document, Site, Verb
+from rmx.verbs.comparing import Intervene, Shifts
+from rmx.verbs.solving import Outcomes, Rescue, Swap, Trace
+from rmx.verbs.training import TrainStatus
+
+VERBS: dict[str, type[Verb]] = {
+    "trace": Trace,
+    "swap": Swap,
+    "outcomes": Outcomes,
+    "rescue": Rescue,
+    "shifts": Shifts,
+    "intervene": Intervene,
+    "train_status": TrainStatus,
+}
+
+
+def call(site: Site, name: str, given: Mapping[str, Any], cancelled: Cancelled = lambda: False) -> Iterator[Document]:
+    """Do a verb with arguments from outside.
+
+    Raises:
+        RmxError: any mistake in them, in a sentence.
+    """
+    verb = VERBS[name]
+    yield from verb(**checked(verb, given)).steps(site, cancelled)
+
+
+__all__ = ["VERBS", "Document", "Limits", "Site", "Verb", "call"]

@@ -1,0 +1,60 @@
+"""What all verbs share: what they work on, how they tell where they stand."""
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rmx.train.run_store import RunStore
+from rmx.verbs.args import Limits, between
+from rmx.workspace import Workspace
+
+Document = dict[str, Any] | list[dict[str, Any]]
+Cancelled = Callable[[], bool]
+INTERVAL = 0.1  # seconds between deltas
+NEW_TOKENS = 512  # where a call does not say
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the verbs work on, and how much one call may ask of it."""
+
+    workspace: Workspace
+    store: RunStore = field(default_factory=RunStore)
+    limits: Limits = field(default_factory=Limits)
+    model: str = "mini"  # where a call names none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """A call: its arguments."""
+
+    def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+        """Deltas and, last, the document; ends early without one where it is cancelled before there is any.
+
+        Raises:
+            RmxError: any mistake in the arguments, in a sentence.
+        """
+        raise NotImplementedError
+
+
+def last(
+    states: Iterator[Any], progress: Callable[[Any], dict[str, Any]], interval: float = 5 * INTERVAL
+) -> Generator[Document, None, Any]:
+    """Go through the states of a long job with deltas of its progress; returns the last one."""
+    state, due = None, 0.0
+    for state in states:
+        if time.monotonic() >= due:
+            yield {"progress": progress(state)}
+            due = time.monotonic() + interval
+    return state
+
+
+def without(document: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in names}
+
+
+def new_tokens(asked: int | None, limits: Limits) -> int:
+    if asked is None:
+        return min(NEW_TOKENS, limits.max_new_tokens)
+    return between("max_new_tokens", asked, 1, limits.max_new_tokens)
