@@ -111,6 +111,7 @@ class Claims:
         last = job.before.board if job.before else None
         if last is None:
             options = job.options
+            self.workspace.policy.admit_set(options.pair.set_name)
             subject = subject_of(options.pair.pair(self.workspace), options.pair, options.samples, options.budget)
             return Board(subject, CLAIMS, lambda: job.stopped, job.only)
         found, took, partial = dict(last.found), dict(last.took), dict(last.partial)

@@ -10,12 +10,14 @@ import torch
 from rmx.claims.ask import MOST_SAMPLES, ClaimOptions
 from rmx.errors import RmxError
 from rmx.explore.compare import PairOptions
+from rmx.observe import observed
 from rmx.pairs import PairPreset, pairs_first
 from rmx.presets import PRESETS
 from rmx.problems import SETS
+from rmx.turns import asked_by
+from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.claims import Claims, Message
 from rmx.ui.claims_view import claims_view
-from rmx.ui.explorer import answering
 from rmx.ui.settings import Settings
 from rmx.ui.visitors import Visitors
 from rmx.ui.wiring import LIGHT, STREAM
@@ -59,8 +61,8 @@ class ClaimsTab:
     controls: Controls
     view: gr.HTML
 
-    def __init__(self, claims: Claims, settings: Settings) -> None:
-        self.claims, self.settings = claims, settings
+    def __init__(self, claims: Claims, settings: Settings, who: Who = nobody) -> None:
+        self.claims, self.settings, self.who = claims, settings, who
         self.visitors = Visitors()
         self.pairs = pairs_first(settings.model, settings.adapter, claims.workspace.loaded)
 
@@ -105,7 +107,8 @@ class ClaimsTab:
             yield {"kind": "refused", "error": str(error)}
             return
         self.visitors.begin(request.session_hash, job)
-        yield from self.claims.stream(job)
+        steps = asked_by(self.who(request), self.claims.stream(job))
+        yield from observed("claims", steps, lambda: {"outcome": "error" if job.error else "done"})
 
     def halt(self, event: gr.EventData) -> None:
         self.claims.halt(event._data)
@@ -115,14 +118,14 @@ class ClaimsTab:
         self.visitors.leave(request.session_hash)
 
 
-def build_claims_tab(claims: Claims, settings: Settings, page: gr.Tab) -> ClaimsTab:
-    """Lay the tab out inside an open gr.Tab and wire it."""
-    tab = ClaimsTab(claims, settings)
+def build_claims_tab(claims: Claims, settings: Settings, page: gr.Tab, who: Who = nobody) -> ClaimsTab:
+    """Lay the tab out inside an open gr.Tab and wire it; `who` names the visitor behind a request."""
+    tab = ClaimsTab(claims, settings, who)
     with gr.Row(elem_id="claims", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="claims-controls", elem_classes="controls"):
             controls = tab.controls = _controls(tab)
         with gr.Column(scale=1, min_width=320):
-            tab.view = claims_view(answering(claims.tail), answering(claims.export), elem_id="claims-view")
+            tab.view = claims_view(answering(claims.tail, who), answering(claims.export, who), elem_id="claims-view")
     _wire(tab, controls, page)
     return tab
 

@@ -12,17 +12,20 @@ from rmx.errors import RmxError
 from rmx.examples import examples
 from rmx.explore.intervene_set import InterveneReport
 from rmx.explore.shift_set import ShiftReport
+from rmx.observe import observed
 from rmx.pair import Pair
 from rmx.pairs import pairs_first
 from rmx.plots import arm_figure, shift_figure
 from rmx.presets import PRESETS
 from rmx.problems import SETS, load_set
+from rmx.turns import asked_by
+from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.compare_exports import export
+from rmx.ui.compare_jobs import Job
 from rmx.ui.compare_messages import Message
 from rmx.ui.compare_view import compare_view
 from rmx.ui.comparer import Comparer
 from rmx.ui.errors import shows_errors
-from rmx.ui.explorer import answering
 from rmx.ui.settings import Settings
 from rmx.ui.visitors import Visitors
 from rmx.ui.wiring import LIGHT, QUIET, STREAM
@@ -70,8 +73,8 @@ class CompareTab:
 
     controls: Controls
 
-    def __init__(self, comparer: Comparer, settings: Settings) -> None:
-        self.comparer = comparer
+    def __init__(self, comparer: Comparer, settings: Settings, who: Who = nobody) -> None:
+        self.comparer, self.who = comparer, who
         self.settings = settings
         self.visitors = Visitors()
         self.pairs = pairs_first(settings.model, settings.adapter, comparer.workspace.loaded)
@@ -87,7 +90,15 @@ class CompareTab:
             yield _refused("map", error)
             return
         self.visitors.begin(request.session_hash, run)
-        yield from self.comparer.stream_map(run)
+        yield from self._told("map", run, self.comparer.stream_map(run), request)
+
+    def _told(self, verb: str, run: Job, steps: Iterator[Message], request: gr.Request) -> Iterator[Message]:
+        """A job's messages as the work of who asks, with a line in the log at the end."""
+
+        def about() -> dict[str, Any]:
+            return {"model": run.pair.name, "tokens": run.tokens, "outcome": "error" if run.error else "done"}
+
+        yield from observed(verb, asked_by(self.who(request), steps), about)
 
     def _map(self, *asked: Any) -> Any:
         *chosen, problem, answer, source, text, tau, max_new = asked
@@ -117,7 +128,7 @@ class CompareTab:
             yield _refused("patch", error)
             return
         self.visitors.begin(request.session_hash, run)
-        yield from self.comparer.stream_patch(run)
+        yield from self._told("patch", run, self.comparer.stream_patch(run), request)
 
     def halt(self, event: gr.EventData) -> None:
         self.comparer.halt(event._data)
@@ -129,6 +140,7 @@ class CompareTab:
         """Shifts or interventions over a set: the table, and the figure at most every few seconds."""
         *chosen, name, limit, tau, max_new = asked
         try:
+            self.comparer.workspace.policy.admit_set(str(name))
             problems = load_set(str(name))[: _count(limit, "number of problems", MOST_PROBLEMS)]
             most = _count(max_new, "most tokens", self.settings.max_new_tokens)
             run, reports = self.comparer.over_set(self._pair(*chosen), what, str(name), problems, tau, most)
@@ -137,7 +149,7 @@ class CompareTab:
             return
         self.visitors.begin(request.session_hash, run)
         yield {"kind": "set", "id": run.id, "what": what, "at": 0, "of": len(problems), "done": False}, None
-        for message in self.comparer.stream_set(run, reports):
+        for message in self._told(what, run, self.comparer.stream_set(run, reports), request):
             yield message, _figure(run.report) if message["done"] else gr.skip()
 
     @shows_errors
@@ -151,18 +163,18 @@ class CompareTab:
         return gr.Group(visible=False), pair.base.tau, note
 
 
-def build_compare_tab(comparer: Comparer, settings: Settings, tab: gr.Tab) -> CompareTab:
-    """Lay the tab out inside an open gr.Tab and wire it."""
-    made = CompareTab(comparer, settings)
+def build_compare_tab(comparer: Comparer, settings: Settings, tab: gr.Tab, who: Who = nobody) -> CompareTab:
+    """Lay the tab out inside an open gr.Tab and wire it; `who` names the visitor behind a request."""
+    made = CompareTab(comparer, settings, who)
     with gr.Row(elem_id="compare", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="compare-controls", elem_classes="controls"):
             controls = made.controls = _controls(made)
         with gr.Column(scale=1, min_width=320):
             view = compare_view(
-                answering(comparer.tail),
-                answering(comparer.inspect),
-                answering(comparer.check),
-                answering(lambda data: export(comparer, data)),
+                answering(comparer.tail, who),
+                answering(comparer.inspect, who),
+                answering(comparer.check, who),
+                answering(lambda data: export(comparer, data), who),
                 elem_id="pair",
             )
             figure = gr.Plot(show_label=False, elem_id="pair-figure", container=False)

@@ -52,8 +52,8 @@ class EvalJob:
     Its id is unguessable and is the permission.
     """
 
-    def __init__(self, asked: Asked, clock: Callable[[], float] = time.monotonic) -> None:
-        self.asked = asked
+    def __init__(self, asked: Asked, clock: Callable[[], float] = time.monotonic, owner: str | None = None) -> None:
+        self.asked, self.owner = asked, owner
         self.id = secrets.token_urlsafe(16)
         self.state = "loading"  # then running; at last done, stopped or failed
         self.error: str | None = None

@@ -9,6 +9,7 @@ from rmx.errors import RmxError
 from rmx.eval_plots import curve_figure, scatter_figure
 from rmx.presets import PRESETS
 from rmx.problems import SETS
+from rmx.ui.asking import answering
 from rmx.ui.compare_tab import OWN as OWN_PAIR
 from rmx.ui.compare_tab import CompareTab
 from rmx.ui.evaluate_exports import export
@@ -16,7 +17,6 @@ from rmx.ui.evaluate_jobs import Asked, Message, Watching
 from rmx.ui.evaluate_view import KEY, evaluate_file, evaluate_view
 from rmx.ui.evaluator import COUNTS, FILE_BYTES, OWN, Evaluator
 from rmx.ui.explore_tab import BASE, ExploreTab
-from rmx.ui.explorer import answering
 from rmx.ui.owners import Owners, is_loopback
 from rmx.ui.settings import Settings
 from rmx.ui.wiring import LIGHT, QUIET
@@ -71,6 +71,9 @@ class EvaluateTab:
         form = dict(zip(FORM, values, strict=True)) | {"most": self.settings.max_new_tokens}
         return self.evaluator.asked(form, paths=self._may_name_files(request))
 
+    def _who(self, request: gr.Request) -> str | None:
+        return self.owners.key_of(request) if self.owners is not None else None
+
     def _may_name_files(self, request: gr.Request) -> bool:
         """Only the machine's owner reads its files."""
         if self.owners is not None:
@@ -81,7 +84,7 @@ class EvaluateTab:
 
     def evaluate(self, request: gr.Request, *values: Any) -> Message:
         try:
-            job = self.evaluator.start(self.asked(request, values))
+            job = self.evaluator.start(self.asked(request, values), self._who(request))
         except RmxError as error:
             return _refused(error)
         self.watching.join(request.session_hash, job, instead=True)

@@ -16,11 +16,13 @@ import torch
 
 from rmx.adapters import bundled_adapters
 from rmx.errors import Busy, ProblemError, RmxError
+from rmx.observe import tell
 from rmx.problem_files import MAX_TEXT_BYTES, shown_name
 from rmx.problems import SETS, load_set, problems_from_text, split_name
 from rmx.records import Problem
 from rmx.train.run_row import row
 from rmx.train.run_store import RunStore
+from rmx.turns import asker
 from rmx.ui.evaluate_jobs import Asked, EvalJob, Message
 from rmx.workspace import Workspace
 
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 OWN = "own file"  # the choice of a set that was read in the browser
 COUNTS = (0, 4, 16, 64, 256)  # samples per problem that the page offers
 MOST_PROBLEMS, MOST_SAMPLES, MOST_ADAPTERS = 5000, 256, 5
+PUBLIC_PROBLEMS, PUBLIC_SAMPLES = 200, 16  # on a public site, where others wait
 MOST_RUNNING = 6  # evaluations at the same time, of all visitors
 KEPT_ROWS, KEPT_JOBS = 40_000, 60  # in memory; older evaluations go first
 FILE_BYTES, KEPT_FILES = MAX_TEXT_BYTES, 60
@@ -92,7 +95,9 @@ class Evaluator:
             RmxError: a value that cannot be used.
         """
         model = str(form.get("model") or "mini").strip()
-        n = _whole(form.get("n"), "number of samples per problem", 0, MOST_SAMPLES)
+        public = self.workspace.policy.public
+        most_problems, most_samples = (PUBLIC_PROBLEMS, PUBLIC_SAMPLES) if public else (MOST_PROBLEMS, MOST_SAMPLES)
+        n = _whole(form.get("n"), "number of samples per problem", 0, most_samples)
         temperature = _number(form.get("temperature"), "temperature", 0.0, 2.0)
         if n > 1 and temperature == 0:
             raise RmxError("At temperature 0 all samples are the same. Raise it, or ask for 0 samples: greedy only.")
@@ -101,7 +106,7 @@ class Evaluator:
             model=model,
             adapters=_adapters(form.get("adapters")),
             set_name=set_name,
-            limit=_whole(form.get("limit"), "number of problems", 1, MOST_PROBLEMS),
+            limit=_whole(form.get("limit"), "number of problems", 1, most_problems),
             n=n,
             temperature=temperature,
             top_p=_number(form.get("top_p"), "top-p", 0.01, 1.0),
@@ -165,16 +170,19 @@ class Evaluator:
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
-    def start(self, asked: Asked) -> EvalJob:
-        """Begin to measure, in a thread of its own.
+    def start(self, asked: Asked, owner: str | None = None) -> EvalJob:
+        """Begin to measure, in a thread of its own. `owner` is the visitor who asks.
 
         Raises:
-            Busy: too many evaluations are under way.
+            Busy: too many evaluations are under way, or on a public site one of this visitor's.
         """
-        job = EvalJob(asked)
+        job = EvalJob(asked, owner=owner)
         with self._lock:
-            if sum(not one.over and not one.stopped for one in self._jobs.values()) >= MOST_RUNNING:
+            running = [one for one in self._jobs.values() if not one.over and not one.stopped]
+            if len(running) >= MOST_RUNNING:
                 raise Busy(f"{MOST_RUNNING} evaluations are under way. Try again when one of them is over.")
+            if self.workspace.policy.public and any(one.owner == owner for one in running):
+                raise Busy("An evaluation of yours is under way already. Stop it, or wait for its end.")
             self._jobs[job.id] = job
             self._forget()
         threading.Thread(target=self._work, args=(job,), name="rmx-evaluate", daemon=True).start()
@@ -190,6 +198,8 @@ class Evaluator:
 
     def _work(self, job: EvalJob) -> None:
         """The life of a job; whatever goes wrong is said by it."""
+        asker.set(job.owner)  # for this thread
+        began = time.monotonic()
         try:
             problems = self._problems(job.asked)
             job.notes = self._notes(job.asked)
@@ -203,6 +213,7 @@ class Evaluator:
         except Exception as error:
             log.exception("an evaluation has failed")
             job.end(f"The evaluation broke off ({type(error).__name__}). This is a fault of rmx; its log says more.")
+        tell("eval", time.monotonic() - began, {"model": job.asked.model, "outcome": job.state})
 
     def _take_reports(self, job: EvalJob, problems: list[Problem]) -> None:
         report, due = None, 0.0

@@ -1,7 +1,7 @@
 """The Explore tab: a problem, its solution with the forks marked, a swap, another answer."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -13,13 +13,15 @@ from rmx.errors import ProblemError, RmxError
 from rmx.examples import TITLES, Example, Kind, examples, of_kind
 from rmx.explore.runs import Run
 from rmx.mini.task import coverage
+from rmx.observe import observed
 from rmx.plots import entropy_strip
 from rmx.presets import PRESETS
 from rmx.problems import SETS, find_problem, load_set
 from rmx.records import Problem
+from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.builder import build_builder
 from rmx.ui.errors import shows_errors
-from rmx.ui.explorer import Explorer, Message, answering
+from rmx.ui.explorer import Explorer, Message
 from rmx.ui.settings import Settings
 from rmx.ui.token_view import token_view
 from rmx.ui.visitors import Visitors
@@ -82,8 +84,9 @@ class ExploreTab:
     controls: Controls
     view: gr.HTML
 
-    def __init__(self, explorer: Explorer, settings: Settings, notice: str | None = None) -> None:
-        self.explorer = explorer
+    def __init__(self, explorer: Explorer, settings: Settings, notice: str | None = None, who: Who = nobody) -> None:
+        self.explorer, self.who = explorer, who
+        self._first: Run | None = None  # what the first screen shows, solved once for all visitors
         self.worth = Worth(explorer)
         self.settings = settings
         self.notice = notice
@@ -116,14 +119,16 @@ class ExploreTab:
                 read=read,
                 title=str(problem or "").strip(),
                 show=show,
+                owner=self.who(request),
             )
         except RmxError as error:
             yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
             return
-        yield from self.stream(run, request)
+        yield from self.stream(run, request, "trace" if read is None else "read")
 
-    def stream(self, run: Run, request: gr.Request) -> Iterator[Message]:
-        yield from self.explorer.stream(self.visitors.begin(request.session_hash, run))
+    def stream(self, run: Run, request: gr.Request, verb: str) -> Iterator[Message]:
+        steps = self.explorer.stream(self.visitors.begin(request.session_hash, run))
+        yield from observed(verb, steps, lambda: told(run))
 
     def solve(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
         yield from self.start(request, asked)
@@ -137,7 +142,7 @@ class ExploreTab:
         except RmxError as error:
             yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
             return
-        yield from self.stream(run, request)
+        yield from self.stream(run, request, "swap")
 
     def halt(self, event: gr.EventData) -> None:
         self.explorer.halt(event._data)
@@ -154,7 +159,7 @@ class ExploreTab:
                 yield {"kind": kind, "job": None, "done": True, "error": str(error), **about}
                 return
             self.visitors.begin(request.session_hash, job)
-            yield from self.worth.stream(job)
+            yield from observed(kind, self.worth.stream(job), lambda: {"model": job.run.model.spec})
 
         return callback
 
@@ -177,12 +182,22 @@ class ExploreTab:
         return entropy_strip(run.tokens if run else [], float(tau or 0))
 
     def opening(self, request: gr.Request) -> Iterator[Message]:
-        """The first screen: the run that the address names, else the first example, solved now."""
-        run = self.explorer.runs.find(request.query_params.get("run"))
-        if run is not None:
+        """The first screen: the visitor's own run that the address names, else the first example.
+
+        The example is solved for the first visitor; those who come later get a copy of it, a tree of their own.
+        """
+        run, owner = self.explorer.runs.find(request.query_params.get("run")), self.who(request)
+        if run is not None and (run.owner == owner or not self.settings.public):
             yield self.explorer.message(run, 0, whole=True)
             return
-        yield from self.start(request, self.prepared(examples()[0], self.spec, self.adapter))
+        if self._first is not None:
+            yield self.explorer.message(self.explorer.copy(self._first, owner), 0, whole=True)
+            return
+        for message in self.start(request, self.prepared(examples()[0], self.spec, self.adapter)):
+            yield message
+        solved = self.explorer.runs.find(message["run"])
+        if solved is not None and solved.trace is not None and solved.trace.stop in ("eos", "answer", "length"):
+            self._first = replace(solved, owner=None)
 
     def prepared(self, example: Example, spec: str = "mini", adapter: str | None = None) -> tuple[Any, ...]:
         """What Solve would be given for an example."""
@@ -211,6 +226,7 @@ class ExploreTab:
 
     @shows_errors
     def choose_set(self, name: str) -> Any:
+        self.explorer.workspace.policy.admit_set(str(name))
         rows = load_set(name)[:LISTED]
         return gr.Dropdown([(_short(p), p.id) for p in rows], value=None)
 
@@ -218,22 +234,32 @@ class ExploreTab:
     def choose_problem(self, name: str, problem_id: str | None) -> tuple[Any, ...]:
         if not problem_id:
             return gr.skip(), gr.skip()
+        self.explorer.workspace.policy.admit_set(str(name))
         problem = find_problem(name, problem_id)
         return problem.problem, problem.answer or ""
 
 
-def build_explore_tab(explorer: Explorer, settings: Settings, notice: str | None = None) -> ExploreTab:
-    """Lay the tab out inside an open gr.Blocks and wire it."""
-    tab = ExploreTab(explorer, settings, notice)
+def told(run: Run) -> dict[str, Any]:
+    """What the log says of a solution."""
+    stop = run.trace.stop if run.trace is not None else "left"
+    made = len(run.tokens) - (run.at or 0)
+    return {"model": run.model.spec, "tokens": made, "outcome": "error" if run.error else stop}
+
+
+def build_explore_tab(
+    explorer: Explorer, settings: Settings, notice: str | None = None, who: Who = nobody
+) -> ExploreTab:
+    """Lay the tab out inside an open gr.Blocks and wire it; `who` names the visitor behind a request."""
+    tab = ExploreTab(explorer, settings, notice, who)
     with gr.Row(elem_id="explore", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="controls", elem_classes="controls"):
             controls = tab.controls = _controls(tab)
         with gr.Column(scale=1, min_width=320):
             view = tab.view = token_view(
-                answering(explorer.tail),
-                answering(explorer.inspect),
-                answering(explorer.look),
-                answering(explorer.search),
+                answering(explorer.tail, who),
+                answering(explorer.inspect, who),
+                answering(explorer.look, who),
+                answering(explorer.search, who),
                 elem_id="view",
             )
             strip = gr.Plot(show_label=False, elem_id="strip", container=False)

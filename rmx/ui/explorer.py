@@ -5,9 +5,11 @@ Messages are idempotent: each says which run it belongs to and where its tokens 
 """
 
 import logging
+import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from rmx.explore.runs import Run, Runs
 from rmx.explore.vocabulary import search
 from rmx.records import TokenDist
 from rmx.train.pins import MOST, SHOWN, Pin
+from rmx.turns import asked_by
 from rmx.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -52,8 +55,9 @@ class Explorer:
         read: str | None = None,
         title: str | None = None,
         show: int | None = None,
+        owner: str | None = None,
     ) -> Run:
-        """A new tree: its first branch, not generated yet.
+        """A new tree: its first branch, not generated yet. `owner` is the visitor who asks.
 
         Raises:
             RmxError: the model, the prompt or a setting cannot be used.
@@ -67,7 +71,7 @@ class Explorer:
             job = Job(ids, sampling, tau, name, known)
         else:
             job = replace(read_job(model, ids, read, tau, known), adapter=name)
-        run = Run(model, job, model.detokenizer.text(ids), tree="", title=title, show=show)
+        run = Run(model, job, model.detokenizer.text(ids), tree="", title=title, show=show, owner=owner)
         run.tree = run.id
         return self.runs.add(run)
 
@@ -87,17 +91,27 @@ class Explorer:
         job = swap_job(run.job, run.tokens, pos, ids, run.model.engine.vocab_size)
         if run.job.read is not None:  # a pasted text goes on as if it had been generated
             job = replace(job, sampling=replace(job.sampling, max_new_tokens=max(len(run.tokens) * 2, 512)))
-        return self.runs.add(Run(run.model, job, run.prompt, run.tree, run, run.title))
+        return self.runs.add(Run(run.model, job, run.prompt, run.tree, run, run.title, owner=run.owner))
+
+    def copy(self, run: Run, owner: str | None) -> Run:
+        """A tree of the visitor's own that begins with a solution that is finished already."""
+        made = replace(run, owner=owner, id=secrets.token_urlsafe(12), tree="", tokens=list(run.tokens), _stop=Event())
+        made.tree = made.id
+        return self.runs.add(made)
 
     def stream(self, run: Run) -> Iterator[Message]:
         """Generate a run and tell the page, at most a dozen times a second; the last message has the result."""
+        yield from asked_by(run.owner, self._steps(run))
+
+    def _steps(self, run: Run) -> Iterator[Message]:
         sent, due, told = run.at or 0, 0.0, 0
         try:
             for count in run.steps():
                 now = time.monotonic()
                 if count == 0 and run.waiting != told:
                     told = run.waiting
-                    yield {"run": run.id, "start": sent, "toks": [], "done": False, "waiting": told}
+                    message = {"run": run.id, "start": sent, "toks": [], "done": False, "waiting": told}
+                    yield message | {"expected": run.expected}
                 elif count > sent and now >= due:
                     yield self.message(run, sent)
                     sent, due = count, now + INTERVAL
@@ -227,21 +241,6 @@ class Explorer:
         if type(pos) is not int or not 0 <= pos < len(run.tokens):
             raise SwapError(f"There is no token at position {pos}; there are {len(run.tokens)} so far.")
         return run, pos
-
-
-def answering(question: Callable[[object], Message]) -> Callable[[Any], Message]:
-    """A question as a server function: a user's mistake comes back as {"error": sentence}, never as a bare 500."""
-
-    def server_function(data: Any) -> Message:
-        try:
-            return question(data)
-        except RmxError as error:
-            return {"error": str(error)}
-        except torch.OutOfMemoryError:
-            return {"error": "The GPU ran out of memory. Shorten the text or take a smaller model."}
-
-    server_function.__name__ = question.__name__
-    return server_function
 
 
 def _get(data: object, key: str) -> Any:

@@ -56,10 +56,11 @@ class Owners:
         secret: what signatures are made with.
         everybody: the app listens where only this machine reaches it, so whoever comes from it is its owner.
         token: opens the owner's rights by `?owner=TOKEN`; None: nothing does.
+        proxied: a proxy stands before the app and writes who asks into x-forwarded-for.
     """
 
-    def __init__(self, secret: bytes, everybody: bool = False, token: str | None = None) -> None:
-        self._secret, self._everybody, self._token = secret, everybody, token
+    def __init__(self, secret: bytes, everybody: bool = False, token: str | None = None, proxied: bool = False) -> None:
+        self._secret, self._everybody, self._token, self._proxied = secret, everybody, token, proxied
         # Browsers share cookies among the ports of a host: apps with other secrets must not overwrite each other's.
         self.cookie = f"rmx_visitor_{hashlib.sha256(b'name/' + secret).hexdigest()[:8]}"
 
@@ -85,6 +86,21 @@ class Owners:
         cookies: Mapping[str, str] = getattr(request, "cookies", None) or {}
         found = self.read(cookies.get(self.cookie)) or stranger()
         return Visitor(found.id, admin=found.admin or (self._everybody and is_near(request)))
+
+    def key_of(self, request: Any) -> str:
+        """Whose a request is, for shares and limits: the visitor's cookie, else a hash of the address."""
+        cookies: Mapping[str, str] = getattr(request, "cookies", None) or {}
+        found = self.read(cookies.get(self.cookie))
+        return found.public if found else self.address_of(request)
+
+    def address_of(self, request: Any) -> str:
+        """A hash of the network address that a request came from."""
+        headers = getattr(request, "headers", None) or {}
+        client = getattr(request, "client", None)
+        address = str(getattr(client, "host", "") or "")
+        if self._proxied:  # the last entry is the proxy's own; those before it may be invented
+            address = headers.get("x-forwarded-for", "").rpartition(",")[2].strip() or address
+        return "ip-" + hmac.new(self._secret, f"address/{address}".encode(), hashlib.sha256).hexdigest()[:12]
 
     def _sign(self, name: str) -> str:
         """Rights of the owner are signed together with the token, so another token ends them."""
@@ -155,14 +171,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def owners_of(host: str) -> Owners:
+def owners_of(host: str, public: bool = False) -> Owners:
     """The owners of an app that listens on `host`: whoever has the token; without one, whoever uses this machine.
+
+    A public site has no owner without a token, wherever it listens: a proxy on the same machine may be in between.
 
     Raises:
         RmxError: a token or a secret that could be guessed.
     """
     token = _long_enough(TOKEN)
-    return Owners(_secret(runs_dir()), everybody=token is None and is_loopback(host), token=token)
+    near = token is None and is_loopback(host) and not public
+    return Owners(_secret(runs_dir()), everybody=near, token=token, proxied=public)
 
 
 def _long_enough(variable: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from rmx.errors import RmxError
-from rmx.ui.explorer import answering
+from rmx.ui.asking import answering
 from rmx.ui.owners import Owners
 from rmx.ui.runs_view import runs_view
 from rmx.ui.training import Training

@@ -13,7 +13,7 @@ from rmx.train.flags import HELP, field_types
 from rmx.train.job import TrainJob
 from rmx.train.recipe import PRESETS, Recipe
 from rmx.train.sweep_taus import taus_of
-from rmx.ui.explorer import answering
+from rmx.ui.asking import answering
 from rmx.ui.owners import Owners
 from rmx.ui.train_view import train_view
 from rmx.ui.training import Training
@@ -30,8 +30,9 @@ PRESET_TITLES = [
     ("small · minutes on this machine", "small"),
     ("paper · its values, made for large models", "paper"),
     ("floor · our extension: wrong tokens have a floor", "floor"),
-    ("quick · a minute, too short to trust", "quick"),
+    ("quick · under a minute, too short to trust", "quick"),
 ]
+TITLES = {"small": "Small run", "paper": "The paper's run", "floor": "Run with a floor", "quick": "Quick run"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,7 @@ def _wire(tab: TrainTab, c: Controls, view: gr.HTML, page: gr.Tab) -> None:
 
 def _title(job: TrainJob, minutes: dict[str, float] | None) -> str:
     """What the button says: which recipe, on what, and for about how long."""
-    size = {"small": "Small run", "paper": "The paper's run", "floor": "Run with a floor", "quick": "Quick run"}[job.preset]
+    size = TITLES[job.preset]
     size += f", {len(job.taus)} threshold{'s' * (len(job.taus) > 1)}," if job.taus else ""
     if minutes is None:
         return f"{size} on {job.model}"

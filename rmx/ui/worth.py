@@ -21,6 +21,7 @@ from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.runs import Run
 from rmx.explore.sofar import sofar
 from rmx.records import Trace
+from rmx.turns import asked_by
 from rmx.ui.explorer import Explorer, Message, _get, _out_of_memory
 
 SAMPLES, BUDGET = 64, 60_000  # of one fork: samples per alternative, tokens over all
@@ -139,6 +140,9 @@ class Worth:
 
     def stream(self, job: Measurement) -> Iterator[Message]:
         """The job's states as messages; the last one is done, whatever happens."""
+        yield from asked_by(job.run.owner, self._messages(job))
+
+    def _messages(self, job: Measurement) -> Iterator[Message]:
         last: Message = {"kind": job.kind, "pos": job.pos}
         try:
             for state in job.states:
@@ -156,7 +160,7 @@ class Worth:
             job = swap_job(run.job, run.tokens, swap.pos, [swap.to_id], run.model.engine.vocab_size)
             limit = self._limit(run)
             job = replace(job, sampling=Sampling(max_new_tokens=limit))
-            run = self.explorer.runs.add(Run(run.model, job, run.prompt, run.tree, run, run.title))
+            run = self.explorer.runs.add(Run(run.model, job, run.prompt, run.tree, run, run.title, owner=run.owner))
             for _ in run.steps():
                 pass
         return run.id

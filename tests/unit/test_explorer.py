@@ -10,7 +10,8 @@ from rmx.config import Sampling
 from rmx.errors import PromptError, RmxError, SwapError
 from rmx.explore.runs import Run, Runs
 from rmx.scripted import HOSTILE, scripted_model
-from rmx.ui.explorer import Explorer, answering
+from rmx.ui.asking import answering
+from rmx.ui.explorer import Explorer
 from rmx.ui.visitors import Visitors
 from rmx.workspace import Workspace
 
