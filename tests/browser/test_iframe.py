@@ -4,7 +4,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from rmx.ui.policy_header import VARIABLE
 from rmx.ui.settings import Settings
 
 Visit = Callable[..., Page]
+Framed = Callable[..., str]
 FIRST = examples()[0]
 # What the page of a Space does: it frames the app, hands its own query on, and hears of the app's.
 AROUND = """<!doctype html><title>around</title><script>
@@ -81,18 +82,22 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
     return RunStore()
 
 
-@contextmanager
-def framed(around: Around, named: str, **server_options: Any) -> Iterator[str]:
-    """An app that strangers may visit, in the frame; `named` are the origins that may."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, named)
-        with serving({}, Settings(host="0.0.0.0"), timeout_graceful_shutdown=1, **server_options) as url:
-            around.of = url
-            yield url
+@pytest.fixture
+def framed(around: Around) -> Iterator[Framed]:
+    """Start an app that strangers may visit, in the frame; it ends after the pages that look at it."""
+    with ExitStack() as stack:
+
+        def start(named: str, **server_options: Any) -> str:
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setenv(VARIABLE, named)
+            around.of = stack.enter_context(serving({}, Settings(host="0.0.0.0"), **server_options))
+            return around.of
+
+        yield start
 
 
 @pytest.fixture
-def visit(browser: Browser, around: Around) -> Iterator[Visit]:
+def visit(browser: Browser, around: Around, framed: Framed) -> Iterator[Visit]:
     """Open the page around the frame; at the end: no page error, no request to a third origin, no injected code."""
     opened: list[tuple[Page, list[str]]] = []
 
@@ -151,59 +156,61 @@ def open_run(page: Page, folder: RunFolder) -> None:
 
 
 def test_in_a_frame_of_another_origin_all_of_it_works(
-    visit: Visit, around: Around, certificate: dict[str, str], store: RunStore
+    visit: Visit, around: Around, framed: Framed, certificate: dict[str, str], store: RunStore
 ) -> None:
-    with framed(around, around.origin, **certificate) as url:
-        page = visit("?__theme=dark&__sign=secret&kept=1")
-        settled(page)
-        first = address(page)["run"]
-        assert heard(page)[-1] == (url.rstrip("/"), {"__theme": ["dark"], "kept": ["1"], "run": first})
+    url = framed(around.origin, **certificate)
+    page = visit("?__theme=dark&__sign=secret&kept=1")
+    settled(page)
+    first = address(page)["run"]
+    assert heard(page)[-1] == (url.rstrip("/"), {"__theme": ["dark"], "kept": ["1"], "run": first})
 
-        app(page).locator(f".flow .t[data-i='{FIRST.pos}']").click()
-        inspector = app(page).get_by_role("region", name="Inspector")
-        inspector.get_by_role("button").filter(has_text=FIRST.token_text.strip()).first.click()
-        expect(app(page).get_by_role("group", name="Answer")).to_contain_text("✓ right")
-        second = address(page)["run"]
-        assert second != first
-        assert heard(page)[-1][1]["run"] == second
+    app(page).locator(f".flow .t[data-i='{FIRST.pos}']").click()
+    inspector = app(page).get_by_role("region", name="Inspector")
+    inspector.get_by_role("button").filter(has_text=FIRST.token_text.strip()).first.click()
+    expect(app(page).get_by_role("group", name="Answer")).to_contain_text("✓ right")
+    second = address(page)["run"]
+    assert second != first
+    assert heard(page)[-1][1]["run"] == second
 
-        (cookie,) = [c for c in page.context.cookies() if c["name"].startswith("rmx_visitor_")]
-        assert (cookie["sameSite"], cookie["secure"], cookie["httpOnly"]) == ("None", True, True)
-        assert cookie["partitionKey"] == "http://localhost"
-        folder = run_of(page, store)
-        open_run(page, folder)
-        expect(app(page).locator("td.cell-owner")).to_have_text("you")
-        app(page).get_by_role("button", name="Delete …").click()
-        app(page).get_by_role("button", name="Delete for good").click()
-        expect(app(page).locator(f"[data-open='{folder.id}']")).to_have_count(0)
-        assert not folder.path.exists()
+    (cookie,) = [c for c in page.context.cookies() if c["name"].startswith("rmx_visitor_")]
+    assert (cookie["sameSite"], cookie["secure"], cookie["httpOnly"]) == ("None", True, True)
+    assert cookie["partitionKey"] == "http://localhost"
+    folder = run_of(page, store)
+    open_run(page, folder)
+    expect(app(page).locator("td.cell-owner")).to_have_text("you")
+    app(page).get_by_role("button", name="Delete …").click()
+    app(page).get_by_role("button", name="Delete for good").click()
+    expect(app(page).locator(f"[data-open='{folder.id}']")).to_have_count(0)
+    assert not folder.path.exists()
 
-        again = visit(f"?run={second[0]}")  # the link, passed on as the page around shows it
-        settled(again)
-        expect(app(again).get_by_role("group", name="Answer")).to_contain_text("✓ right")
-        assert address(again)["run"] == second
+    again = visit(f"?run={second[0]}")  # the link, passed on as the page around shows it
+    settled(again)
+    expect(app(again).get_by_role("group", name="Answer")).to_contain_text("✓ right")
+    assert address(again)["run"] == second
 
 
-def test_without_https_a_frame_shows_runs_and_owns_none(visit: Visit, around: Around, store: RunStore) -> None:
-    with framed(around, around.origin):
-        page = visit()
-        settled(page)
-        assert [c for c in page.context.cookies() if c["name"].startswith("rmx_visitor_")] == []
-        folder = run_of(page, store)
-        open_run(page, folder)
-        expect(app(page).locator("#runs")).to_contain_text("Only the visitor who started it, or the owner")
-        expect(app(page).get_by_role("button", name="Delete …")).to_be_disabled()
+def test_without_https_a_frame_shows_runs_and_owns_none(
+    visit: Visit, around: Around, framed: Framed, store: RunStore
+) -> None:
+    framed(around.origin)
+    page = visit()
+    settled(page)
+    assert [c for c in page.context.cookies() if c["name"].startswith("rmx_visitor_")] == []
+    folder = run_of(page, store)
+    open_run(page, folder)
+    expect(app(page).locator("#runs")).to_contain_text("Only the visitor who started it, or the owner")
+    expect(app(page).get_by_role("button", name="Delete …")).to_be_disabled()
 
 
 @pytest.mark.parametrize("named", ["", "https://own.example"])
-def test_a_page_that_is_not_named_shows_nothing(browser: Browser, around: Around, named: str) -> None:
-    with framed(around, named):
-        page = browser.new_page()
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.goto(around.origin, wait_until="load")
-        page.wait_for_timeout(500)
-        assert any(re.search("frame-ancestors", line) for line in said), said
-        assert app(page).locator("#top").count() == 0
-        assert heard(page) == []
-        page.close()
+def test_a_page_that_is_not_named_shows_nothing(browser: Browser, around: Around, framed: Framed, named: str) -> None:
+    framed(named)
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(around.origin, wait_until="load")
+    page.wait_for_timeout(500)
+    assert any(re.search("frame-ancestors", line) for line in said), said
+    assert app(page).locator("#top").count() == 0
+    assert heard(page) == []
+    page.close()
