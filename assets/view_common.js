@@ -1,76 +1,10 @@
-// What the views share. Python puts this before a view's own script, in the function that gr.HTML makes of both and
-// runs once per mount, with element, trigger, props, server, watch in scope.
+// What the views share. Python puts text.js and this before a view's own script, in the function that gr.HTML makes of
+// all and runs once per mount, with element, trigger, props, server, watch in scope.
 // All text of a model enters the page as text nodes or attributes, never as markup: the templates are constant.
-"use strict";
 
 // ---- small helpers ------------------------------------------------------------------------------------------
 const root = element.querySelector(".rmx"), ui = {};
 for (const node of [root, ...root.querySelectorAll("[data-ui]")]) ui[node.dataset.ui] = node;
-
-function make(tag, cls = "", ...kids) {
-  const node = document.createElement(tag);
-  if (cls) node.className = cls;
-  node.append(...kids);
-  return node;
-}
-const attrs = (node, pairs) => (Object.entries(pairs).forEach(([key, value]) => node.setAttribute(key, value)), node);
-const count = (n) => n.toLocaleString("en");
-const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
-function percent(p) {
-  const figure = p >= 0.9995 ? "100" : p >= 0.1 ? (100 * p).toFixed(0) : p >= 0.001 ? (100 * p).toFixed(1) : "<0.1";
-  return `${figure}\u202f%`;
-}
-
-function howOften(p) { // p = 0.07 is "1 time in 14"
-  if (!(p > 0)) return "practically never";
-  if (p > 0.55) return p > 0.95 ? "nearly always" : `${Math.round(10 * p)} times in 10`;
-  return p < 1e-6 ? "less than once in a million" : `1 time in ${count(Math.round(1 / p))}`;
-}
-function undecided(entropy) {
-  const words = Math.exp(entropy ?? 0);
-  return words < 1.05 ? "practically decided" : `as undecided as between ${words.toFixed(1)} words`;
-}
-
-// Characters that are invisible or that reorder what follows (one bidi override turns a whole paragraph) become
-// visible. The two joiners stay as they are: emoji and Arabic need them.
-const ODD = new RegExp("[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e" +
-  "\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\u{e0000}-\\u{e007f}]", "gu");
-const showOdd = (s) => s.replace(ODD, (c) => `⟪${c.codePointAt(0).toString(16).padStart(4, "0")}⟫`);
-const clip = (s, n) => (s.length > n ? `${s.slice(0, n)}…(+${count(s.length - n)} characters)` : s);
-
-// One line that names a token: quiet signs for what cannot be seen.
-function plainName(text) {
-  if (text === "") return "▪";
-  const short = clip(text.replace(/\n{4,}/g, (m) => `↵×${count(m.length)}`), 60);
-  const spaced = showOdd(short).replace(/^ +| +$/g, (m) => "␣".repeat(m.length));
-  return spaced.replaceAll("\n", "↵").replaceAll("\t", "⇥");
-}
-function nameOf(text) {
-  const parts = plainName(text).split(/([␣↵⇥▪]+)/).filter(Boolean);
-  return make("bdi", "name", ...parts.map((s) => (/^[␣↵⇥▪]/.test(s) ? make("i", "quiet", s) : s)));
-}
-const oneLine = (text) => showOdd(clip(text, 240)).replace(/\n+/g, " ↵ ").replaceAll("\t", " ");
-
-// ---- one token as text --------------------------------------------------------------------------------------
-function fill(span, text) {
-  for (const part of clip(text, 20_000).split(/(\n+|\t+)/)) {
-    const n = part.length, breaks = part[0] === "\n";
-    if (!breaks && part[0] !== "\t") span.append(showOdd(clip(part, 4000)));
-    // A token of 10,000 line breaks must not push the page away: four are drawn, the number is written.
-    else span.append(attrs(make("i", "nl", breaks ? "\n".repeat(Math.min(n, 4)) : part), { "data-mark": signs(part[0], n) }));
-  }
-}
-const signs = (c, n) => (c === "\t" ? "⇥" : n > 4 ? `↵×${count(n)}` : "↵".repeat(n));
-
-function splitSpace(span) {
-  // Marks belong to the word, not to the space before it.
-  const first = span.firstChild, lead = /^ +(?=\S)/.exec(first?.nodeType === 3 ? first.data : "");
-  if (!lead || span.classList.contains("split")) return;
-  const word = first.splitText(lead[0].length), rest = make("b");
-  word.replaceWith(rest);
-  rest.append(word);
-  span.classList.add("split");
-}
 
 // ---- prose: tokens as paragraphs ----------------------------------------------------------------------------
 // One block per paragraph keeps an update cheap: only the last block is laid out again. A paragraph without end is

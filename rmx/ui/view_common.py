@@ -16,7 +16,7 @@ def asset(name: str) -> str:
 
 def script(*names: str) -> str:
     """The `js_on_load` of a view: the common part, then the view's own files; all share one function's scope."""
-    return "\n".join(asset(f"{name}.js") for name in ("view_common", *names))
+    return "\n".join(asset(f"{name}.js") for name in ("text", "view_common", *names))
 
 
 def served(**functions: Server) -> list[Server]:
