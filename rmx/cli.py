@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from rmx import __version__
 from rmx.cli_claims import add_verbs as add_claims_verbs
 from rmx.cli_cost import add_verbs as add_cost_verbs
+from rmx.cli_deploy import add_verbs as add_deploy_verbs
 from rmx.cli_distill import add_verbs as add_distill_verbs
 from rmx.cli_eval import add_verbs as add_eval_verbs
 from rmx.cli_explore import add_verbs as add_explore_verbs
@@ -198,6 +199,7 @@ def _parser() -> Parser:
     add_runs_verbs(verbs)
     add_sets_verbs(verbs)
     add_cost_verbs(verbs)
+    add_deploy_verbs(verbs)
     _add_bench(verbs)
     doctor = verbs.add_parser("doctor", help="say what is here: device, packages, models")
     doctor.add_argument("--json", action="store_true")

@@ -1,0 +1,240 @@
+"""A Space of the Hugging Face Hub with rmx in it: its files and its settings, decided before anything is sent."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rmx.errors import RmxError
+from rmx.paths import PACKAGE
+
+# What the two kinds of Space are built from: pattern in the checkout -> the folder that its names lose in the Space.
+_BOTH = {"rmx/**/*": "", "assets/**/*": "", "LICENSE": ""}
+_DOCKER = {**_BOTH, "Dockerfile": "", ".dockerignore": "", "README.md": "", "deploy/start": ""}
+_DOCKER |= {"pyproject.toml": "", "constraints.txt": ""}
+_ZEROGPU = {**_BOTH, "deploy/zerogpu/*": "deploy/zerogpu/"}
+_LEFT_OUT = ("__pycache__", ".pyc", ".pyi")
+
+THUMBNAIL = "assets/pictures/explore.png"
+ZEROGPU = "zero-a10g"  # the Hub's name for ZeroGPU, whatever the cards behind it are
+CPU_TORCH = "https://download.pytorch.org/whl/cpu"
+CUDA_TORCH = "https://pypi.org/simple"
+KEPT = {"HF_HOME": "/data/huggingface", "RMX_CACHE": "/data/cache", "RMX_RUNS": "/data/runs"}
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TOKEN = re.compile(r"hf_\w{8,}")
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceFile:
+    """One file of a Space."""
+
+    path: str  # in the Space
+    source: Path
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpacePlan:
+    """All that `carry_out` will do. Values of secrets are not in its repr."""
+
+    space: str  # OWNER/NAME
+    sdk: Literal["docker", "gradio"]
+    files: tuple[SpaceFile, ...]
+    private: bool = False
+    hardware: str | None = None  # None: what the Space has, or the free CPU
+    bucket: str | None = None  # OWNER/NAME of the storage bucket mounted on /data
+    variables: Mapping[str, str] = field(default_factory=dict)  # public
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def bytes(self) -> int:
+        return sum(f.bytes for f in self.files)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What will be done, in its order; no secret's value."""
+        kind = "Docker" if self.sdk == "docker" else "Gradio (ZeroGPU)"
+        seen = "private" if self.private else "as visible as it is, or public if it is new"
+        return (
+            f"create or update the {kind} Space {self.space}, {seen}",
+            *([f"run it on {self.hardware}"] if self.hardware else []),
+            *(f"set the variable {name}={value}" for name, value in self.variables.items()),
+            *(f"set the secret {name} (its value is not shown)" for name in self.secrets),
+            *([f"mount the storage bucket {self.bucket} on /data, made if it is not there"] if self.bucket else []),
+            f"upload {len(self.files)} files, {self.bytes / 1e6:.1f} MB; of rmx/ and assets/ nothing else stays there",
+        )
+
+
+def plan(
+    space: str,
+    hardware: str | None = None,
+    storage: str | None = None,
+    private: bool = False,
+    zerogpu: bool = False,
+    variables: Mapping[str, str] | None = None,
+    secrets: Mapping[str, str] | None = None,
+    root: Path | None = None,
+) -> SpacePlan:
+    """What it takes to bring this checkout to a Space; asks nobody.
+
+    Args:
+        hardware: a name of the Hub, such as cpu-upgrade or l4x1.
+        storage: the bucket to be mounted on /data, OWNER/NAME, or NAME of the Space's owner.
+        root: the checkout; None: the one that this package lies in.
+
+    Raises:
+        RmxError: a name, a value or the files cannot be used, in a sentence.
+    """
+    space, hardware = _space_name(space), _hardware(hardware, zerogpu)
+    given, hidden = dict(variables or {}), dict(secrets or {})
+    _check_settings(given, hidden)
+    bucket = storage and _bucket(storage, space)
+    return SpacePlan(
+        space=space,
+        sdk="gradio" if zerogpu else "docker",
+        files=tuple(_files(root or PACKAGE.parent, _ZEROGPU if zerogpu else _DOCKER)),
+        private=private,
+        hardware=hardware,
+        bucket=bucket,
+        variables=_own_variables(hardware, zerogpu, bucket) | given,
+        secrets=hidden,
+    )
+
+
+def _own_variables(hardware: str | None, zerogpu: bool, bucket: str | None) -> dict[str, str]:
+    """What the Space needs beside what was asked for.
+
+    The variables of a Docker Space are its build arguments too: a GPU is of use only to a torch with CUDA. A Gradio
+    Space does not run the image's entry point, so it is told here what lies on /data.
+    """
+    if zerogpu:
+        return dict(KEPT) if bucket else {}
+    if hardware is None:
+        return {}
+    return {"TORCH_INDEX": CPU_TORCH if hardware.startswith("cpu-") else CUDA_TORCH}
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _space_name(space: str) -> str:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    space = space.strip().removeprefix("https://huggingface.co/spaces/").strip("/")
+    try:
+        validate_repo_id(space)
+        good = space.count("/") == 1
+    except HFValidationError:
+        good = False
+    if not good:
+        raise RmxError(f"'{space}' is no name for a Space. Write OWNER/NAME in letters, digits, '-', '_' and '.'.")
+    return space
+
+
+def _hardware(asked: str | None, zerogpu: bool) -> str | None:
+    from huggingface_hub import SpaceHardware
+
+    names = [str(h.value) for h in SpaceHardware]
+    if asked is not None and asked not in names:
+        near = difflib.get_close_matches(asked, names, n=3, cutoff=0.4)
+        meant = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(names)}."
+        raise RmxError(f"The Hub has no hardware '{asked}'. {meant}")
+    if zerogpu and asked not in (None, ZEROGPU):
+        raise RmxError(f"--zerogpu is a kind of hardware itself: leave out --hardware {asked}, or leave out --zerogpu.")
+    if asked == ZEROGPU and not zerogpu:
+        raise RmxError("ZeroGPU serves Gradio Spaces only, not Docker ones. Say --zerogpu instead.")
+    return ZEROGPU if zerogpu else asked
+
+
+def _bucket(storage: str, space: str) -> str:
+    if storage in ("small", "medium", "large"):
+        raise RmxError(
+            f"The Hub has no storage '{storage}' any more: it mounts storage buckets. Name one: --storage rmx-data."
+        )
+    owner = space.partition("/")[0]
+    name = storage if "/" in storage else f"{owner}/{storage}"
+    try:
+        return _space_name(name)
+    except RmxError:
+        raise RmxError(f"'{storage}' is no name for a storage bucket. Write NAME or OWNER/NAME.") from None
+
+
+def _check_settings(variables: Mapping[str, str], secrets: Mapping[str, str]) -> None:
+    for name in (*variables, *secrets):
+        if not _NAME.fullmatch(name):
+            raise RmxError(f"'{name}' is no name for a variable. Use letters, digits and '_'.")
+    for name in secrets:
+        if name in variables:
+            raise RmxError(f"{name} is given as a variable and as a secret. Choose one.")
+        if not secrets[name]:
+            raise RmxError(f"The secret {name} is empty. Give it as {name}=VALUE, or set {name} in the environment.")
+    for name, value in variables.items():
+        if _TOKEN.search(value):
+            raise RmxError(
+                f"The value of {name} looks like a token, and everybody can read variables. Use --secret {name}."
+            )
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def _files(root: Path, patterns: Mapping[str, str]) -> Iterator[SpaceFile]:
+    """What the patterns find, the image's build context: nothing made by Python, no folder that a link leads to.
+
+    Raises:
+        RmxError: a pattern finds nothing, as in an installed wheel.
+    """
+    for pattern, within in patterns.items():
+        found = sorted(p for p in root.glob(pattern) if p.is_file() and not _made(p, root))
+        if not found:
+            raise RmxError(
+                f"A Space is built from the repository, and {root} has no {pattern.partition('*')[0].rstrip('/')}: an "
+                "installed rmx lacks these files. Run this in a checkout: python -m rmx deploy …"
+            )
+        for path in found:
+            yield SpaceFile(path.relative_to(root).as_posix().removeprefix(within), path, path.stat().st_size)
+
+
+def _made(path: Path, root: Path) -> bool:
+    inside = path.relative_to(root)
+    # A wheel that is built in place leaves a copy of the assets in the package.
+    return path.name.endswith(_LEFT_OUT) or "__pycache__" in inside.parts or inside.parts[:2] == ("rmx", "assets")
+
+
+def stage(plan: SpacePlan, folder: Path, endpoint: str = "https://huggingface.co") -> None:
+    """Lay the files out as the Space will have them; its README names the picture by the address it will have."""
+    for file in plan.files:
+        place = folder / file.path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        content = file.source.read_bytes()
+        if file.path == "README.md":
+            address = f"{endpoint}/spaces/{plan.space}/resolve/main/{THUMBNAIL}"
+            content = with_thumbnail(content.decode("utf-8"), address).encode("utf-8")
+        place.write_bytes(content)
+
+
+def with_thumbnail(readme: str, address: str) -> str:
+    """A README whose front matter names this picture, in place of another or as its last line."""
+    start, head, rest = readme.split("---\n", 2)
+    lines = [line for line in head.splitlines() if not line.startswith("thumbnail:")]
+    return "---\n".join([start, "\n".join([*lines, f"thumbnail: {address}", ""]), rest])
+
+
+def settings(words: Iterable[str], option: str, environment: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """NAME=VALUE words as a mapping; with an environment, NAME alone is looked up there.
+
+    Raises:
+        RmxError: no NAME=VALUE, or not in the environment. A secret's value is never repeated.
+    """
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals and environment is None:
+            raise RmxError(f"{option} takes NAME=VALUE; '{word}' has no '='.")
+        if not equals and name not in (environment or {}):
+            raise RmxError(f"{option} {name}: {name} is not set in the environment. Set it, or write {name}=VALUE.")
+        found[name] = value if equals else str((environment or {})[name])
+    return found
