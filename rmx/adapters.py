@@ -37,7 +37,16 @@ def add_adapter(model: Model, spec: str) -> str:
     name = adapter_name(spec)
     if name in model.engine.adapters:
         return name
-    place = _place(model, spec)
+    return attach(model, name, adapter_place(model, spec), spec)
+
+
+def attach(model: Model, name: str, place: str, spec: str | None = None) -> str:
+    """Put the adapter of a folder or of the Hub on a model; `spec` is what messages call it.
+
+    Raises:
+        ModelError: it is damaged or made for another architecture.
+    """
+    spec = spec or name
     if model.engine.probe is None and not model.engine.adapters:
         model.engine.probe = probe(model)
     try:
@@ -49,6 +58,11 @@ def add_adapter(model: Model, spec: str) -> str:
         raise ModelError(f"The adapter {spec} cannot be put on {model.spec}: {_first_line(str(error))}") from error
     model.engine.adapters[name] = place
     return name
+
+
+def attached(model: Model) -> set[str]:
+    """Names of the adapters whose weights are on the model in this process."""
+    return set(getattr(model.engine.model, "peft_config", {}))
 
 
 def drop_adapter(model: Model, name: str) -> None:
@@ -65,7 +79,12 @@ def adapter_name(spec: str) -> str:
     return spec.replace(".", "_").replace("*", "_")
 
 
-def _place(model: Model, spec: str) -> str:
+def adapter_place(model: Model, spec: str) -> str:
+    """Folder or Hub id of an adapter.
+
+    Raises:
+        ModelError: there is none, or it holds no safetensors.
+    """
     if spec in bundled_adapters(model):
         return str(ASSETS / "mini" / spec)
     folder = run_adapter(spec) or Path(spec)

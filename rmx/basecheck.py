@@ -18,8 +18,10 @@ from torch import Tensor
 
 from rmx.adapter_facts import AdapterFacts, facts
 from rmx.adapters import probe, wrapped_modules
+from rmx.carry import carried
 from rmx.divergence import difference
 from rmx.engine import Engine, split_key
+from rmx.gpu_time import decoding
 from rmx.models import Model, load
 from rmx.pair import Pair
 
@@ -72,6 +74,7 @@ class BaseCheck:
         }
 
 
+@carried(seconds=lambda pair, ids, *_, **__: decoding(60, read=3 * len(ids)))  # mostly reading the weights file
 def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: float | None = None) -> BaseCheck:
     """Take the looks on this text (prompt and completion, as ids).
 

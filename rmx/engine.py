@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -22,6 +22,14 @@ from rmx.errors import ModelError, PromptError
 from rmx.records import Reuse
 from rmx.turns import Turns, asker
 
+if TYPE_CHECKING:
+    from rmx.carry import Carrier
+
+NOT_HERE = (
+    "This is not available on ZeroGPU, where the GPU is lent for single requests: solving, reading, swapping, "
+    "measuring, comparing one text, training in slices. Take the model mini, which needs no GPU, or run rmx on a GPU "
+    "of your own."
+)
 CHUNK_BYTES = 32 << 20  # logits of one reading chunk; larger blocks cost page faults more than they save
 
 
@@ -150,6 +158,13 @@ class Engine:
         self.adapters: dict[str, str] = {}  # name -> where it came from
         self.biases: dict[str, list[tuple[Tensor, Tensor]]] = {}  # of adapters that train them: the base's, theirs
         self.probe: Tensor | None = None  # logits on a fixed text, recorded before the first adapter
+        self.far: Carrier | None = None  # who carries calls to the process with the weights; None: that is this one
+
+    def forked(self) -> None:
+        """In a new process that is a copy of another: the weights are here, its lines and locks are not ours."""
+        self.far = None
+        self.turns = Turns(self.turns.limit, self.turns.per_owner)
+        self.prefixes = PrefixCache(self.prefixes.max_bytes)
 
     @property
     def device(self) -> torch.device:
@@ -246,7 +261,12 @@ class Engine:
             position_ids: (B, T), needed where rows have seen different numbers of tokens.
             adapters: each row under an adapter of its own, None for the base; one pass over the weights serves all
                 rows. The caller is inside `using` of the adapter whose strength counts.
+
+        Raises:
+            ModelError: the weights are in another process.
         """
+        if self.far is not None:
+            raise ModelError(NOT_HERE)
         options: dict[str, Any] = {"past_key_values": cache, "use_cache": True, "logits_to_keep": keep}
         if attention_mask is not None:
             options["attention_mask"] = attention_mask

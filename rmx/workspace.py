@@ -90,6 +90,16 @@ class Workspace:
                 drop_adapter(model, old)
             return name
 
+    def all(self) -> list[Model]:
+        """Every model that is loaded."""
+        return list(self._models.values())
+
+    def forked(self) -> None:
+        """In a new process that is a copy of another: its threads are not here to free what they hold."""
+        self._lock, self._loading = threading.Lock(), {}
+        for model in self.all():
+            model.engine.forked()
+
     def waiting(self) -> int:
         """How many hold or wait for the model with the longest line."""
         return max((m.engine.turns.waiting() for m in list(self._models.values())), default=0)

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from rmx.answers import StopRule, grade
+from rmx.carry import carried, never
 from rmx.config import TOP_KEPT, Sampling
 from rmx.engine import Stream
 from rmx.entropy import Capture, capture, logp_and_rank
 from rmx.errors import PromptError
+from rmx.explore.slim import bare
+from rmx.gpu_time import decoding
 from rmx.models import Model
 from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace
 from rmx.sampling import Chooser
@@ -43,7 +46,7 @@ class Generation:
 
     model: Model
     job: Job
-    cancelled: Callable[[], bool] = lambda: False
+    cancelled: Callable[[], bool] = never
     tokens: list[TokenDist] = field(default_factory=list)
     reuse: Reuse = Reuse(0, 0)
     stop: Stop = "cancelled"
@@ -59,6 +62,9 @@ class Generation:
 
     def tokens_held(self) -> Iterator[TokenDist]:
         """The new tokens, for a caller that holds the engine's turn."""
+        if self.model.engine.far is not None:
+            yield from self._from_afar()
+            return
         began = time.perf_counter()
         stream: Stream | None = None
         with self.model.engine.using(self.job.adapter):
@@ -103,6 +109,22 @@ class Generation:
         )
 
     # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _from_afar(self) -> Iterator[TokenDist]:
+        """The new tokens as another process makes them."""
+        began = time.perf_counter()
+        try:
+            for told in complete(self.model, self.job, cancelled=self.cancelled):
+                if isinstance(told, TokenDist):
+                    self.tokens.append(told)
+                    self.seconds = time.perf_counter() - began
+                    yield told
+                elif isinstance(told, Reuse):
+                    self.reuse = told
+                else:
+                    self.stop = told.stop
+        finally:
+            self.seconds = time.perf_counter() - began
 
     def _begin(self) -> Iterator[TokenDist | Stream]:
         """Kept, forced or read tokens, the stream that stands behind them, then the tokens the model chooses."""
@@ -216,6 +238,32 @@ class Generation:
         ids, probabilities = cap.top_ids[row].tolist(), cap.top_logp[row].exp().tolist()
         top = tuple(Candidate(i, lone(i), p) for i, p in zip(ids, probabilities, strict=True))
         return TokenDist(pos, token_id, piece, float(cap.entropy[row]), logp, rank, forced, top)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a completion ended that another process made."""
+
+    stop: Stop
+
+
+def _steps(model: Model, job: Job, **_: object) -> float:
+    """Seconds of GPU."""
+    given = len(job.prompt_ids) + len(job.kept) + len(job.forced) + len(job.read or ())
+    return decoding(0 if job.read is not None else job.sampling.max_new_tokens - len(job.kept), read=given)
+
+
+@carried(seconds=_steps, slim=lambda job: (replace(job, kept=tuple(bare(t) for t in job.kept)),))
+def complete(model: Model, job: Job, cancelled: Callable[[], bool] = never) -> Iterator[Reuse | TokenDist | Ended]:
+    """A generation for one who is not in this process: what was reused, each new token, and how it ended."""
+    generation = Generation(model, job, cancelled)
+    told = False
+    for token in generation:
+        if not told:
+            told = True
+            yield generation.reuse
+        yield token
+    yield Ended(generation.stop)
 
 
 def read_job(model: Model, prompt_ids: tuple[int, ...], text: str, tau: float, known: str | None = None) -> Job:

@@ -16,10 +16,14 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from rmx.carry import carried, never
 from rmx.explore.forks import forks_of
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
+from rmx.explore.outcomes import ended as ended_fork
 from rmx.explore.reached import Answered, Target, same_answers, target_of, total
 from rmx.explore.sentences import sentences_of
+from rmx.explore.slim import forks_only
+from rmx.gpu_time import decoding
 from rmx.models import Model
 from rmx.records import TokenDist, Trace
 from rmx.sequential import Bounds
@@ -124,6 +128,18 @@ class Importance:
         return told
 
 
+def _ended(state: Importance) -> Importance:
+    """The last state of a curve that was called off."""
+    return replace(state, done=True, forks=tuple(map(ended_fork, state.forks)))
+
+
+def _seconds(model: Model, trace: Trace, config: OutcomeConfig, *, forks: int = MOST_FORKS, **_: object) -> float:
+    """Of GPU: the rounds of each fork, half the longest completion each."""
+    rounds = -(-config.samples // config.round_size)
+    return min(forks, sum(1 for _ in trace.forks())) * rounds * decoding(config.max_new_tokens // 2)
+
+
+@carried(seconds=_seconds, slim=lambda trace, config: (forks_only(trace), config), ended=_ended)
 def importance(
     model: Model,
     trace: Trace,
@@ -131,7 +147,7 @@ def importance(
     *,
     known: str | None = None,
     forks: int = MOST_FORKS,
-    cancelled: Callable[[], bool] = lambda: False,
+    cancelled: Callable[[], bool] = never,
 ) -> Iterator[Importance]:
     """Sample at each fork of a solution; yields the state at once, while a fork is sampled, and after it.
 

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 
 from rmx.answers import StopRule, grade
+from rmx.carry import carried, never
 from rmx.entropy import capture
 from rmx.gate import is_fork
+from rmx.gpu_time import side_by_side
 from rmx.models import Model
 from rmx.pair import Pair, PairStream, open_pair, rows_together
 from rmx.records import Answer, Stop
@@ -130,7 +132,7 @@ def matched_places(length: int, patches: int, seed: int, key: bytes) -> tuple[in
 class Intervention:
     """An iterable over the new tokens of one arm on one problem; `tokens` has them all, kept ones included."""
 
-    def __init__(self, pair: Pair, job: PatchJob, cancelled: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, pair: Pair, job: PatchJob, cancelled: Callable[[], bool] = never) -> None:
         self.pair, self.job, self.cancelled = pair, job, cancelled
         self.tokens: list[Patched] = list(job.kept)
         self.patches = sum(t.patched for t in job.kept)
@@ -154,6 +156,9 @@ class Intervention:
 
     def held(self) -> Iterator[Patched]:
         """The new tokens, for a caller that holds `pair.turn()`."""
+        if self.pair.base.engine.far is not None:
+            yield from self._from_afar()
+            return
         began = time.perf_counter()
         prefix = [*self.job.prompt_ids, *(t.id for t in self.job.kept)]
         with open_pair(self.pair, [prefix]) as stream:
@@ -168,6 +173,20 @@ class Intervention:
             finally:
                 stream.save()
                 self.seconds = time.perf_counter() - began
+
+    def _from_afar(self) -> Iterator[Patched]:
+        """The new tokens as another process makes them."""
+        began = time.perf_counter()
+        try:
+            for told in patched(self.pair, self.job, cancelled=self.cancelled):
+                if isinstance(told, Patched):
+                    self.tokens.append(told)
+                    self.patches += told.patched
+                    yield told
+                else:
+                    self.stop = told
+        finally:
+            self.seconds = time.perf_counter() - began
 
     def take(self, step: Step, row: int, detail: bool = False) -> Patched:
         """Choose the next token from one row of a batch and note it; `detail` adds what only a reader wants."""
@@ -224,6 +243,14 @@ class Intervention:
         return ArmResult(
             self.job.arm, answer, len(self.tokens), self.patches, differs, gated, self.stop, tuple(self.ids)
         )
+
+
+@carried(seconds=lambda pair, job, **_: side_by_side(job.max_new - len(job.kept), len(job.prompt_ids) + len(job.kept)))
+def patched(pair: Pair, job: PatchJob, cancelled: Callable[[], bool] = never) -> Iterator[Patched | Stop]:
+    """A decode for one who is not in this process: its new tokens, and how it ended."""
+    made = Intervention(pair, job, cancelled)
+    yield from made
+    yield made.stop
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 
 from rmx.batch import continue_batch
+from rmx.carry import carried
+from rmx.gpu_time import decoding
 from rmx.models import Model
 
 LOOK_AHEAD = 16  # tokens after the alternative itself
 
 
+@carried(seconds=lambda model, prefix, *_, length=LOOK_AHEAD, **__: decoding(length + 1, read=len(prefix)))
 def look_ahead(
     model: Model,
     prefix: Sequence[int],

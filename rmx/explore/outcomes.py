@@ -6,18 +6,21 @@ rmx/sequential.py says stop. The idea is that of arXiv 2412.07961 (forking paths
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from rmx.answers import grade
 from rmx.batch import decode_steps
+from rmx.carry import carried, never
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.errors import RmxError, SwapError
 from rmx.explore.ending import Ending
 from rmx.explore.meter import Meter
 from rmx.explore.reached import Answered, Reached, Target, reached, same_answers, target_of, total
+from rmx.explore.slim import slim_trace
+from rmx.gpu_time import decoding
 from rmx.intervals import Estimate, share
 from rmx.models import Model
 from rmx.records import Candidate, Trace
@@ -129,6 +132,22 @@ class Outcomes:
         return self.json() | {"kind": "outcomes", "done": self.done, "alternatives": alternatives}
 
 
+def ended(state: Outcomes) -> Outcomes:
+    """The last state of a sampling that was called off."""
+    return replace(state, done=True, alternatives=tuple(replace(a, open=False) for a in state.alternatives))
+
+
+def _seconds(model: Model, trace: Trace, pos: int, config: OutcomeConfig, **_: object) -> float:
+    """Of GPU: every round decodes on from `pos` once, at most."""
+    rounds = -(-config.samples // config.round_size)
+    return rounds * decoding(config.max_new_tokens - pos) + decoding(0, read=len(trace.prompt_ids) + pos)
+
+
+def _slim(trace: Trace, pos: int, config: OutcomeConfig) -> tuple[Trace, int, OutcomeConfig]:
+    return slim_trace(trace, lambda token: token.pos == pos), pos, config
+
+
+@carried(seconds=_seconds, slim=_slim, ended=ended)
 def outcomes(
     model: Model,
     trace: Trace,
@@ -136,7 +155,7 @@ def outcomes(
     config: OutcomeConfig,
     *,
     known: str | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
+    cancelled: Callable[[], bool] = never,
 ) -> Iterator[Outcomes]:
     """Sample on from each of the likeliest tokens at `pos`; yields the state at once and after each round.
 

@@ -7,7 +7,7 @@ as many tokens, with the same look at the answer, is the fair comparison and sta
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rmx.answers import grade
 from rmx.batch import decode_steps
+from rmx.carry import carried, never
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.entropy import capture
 from rmx.errors import ProblemError, RmxError
@@ -25,7 +26,9 @@ from rmx.explore.forks import forks_of
 from rmx.explore.generate import Generation, Job
 from rmx.explore.meter import Meter
 from rmx.explore.resampling import Resampling, resample
+from rmx.explore.slim import forks_only
 from rmx.gate import is_fork
+from rmx.gpu_time import CAP
 from rmx.models import Model
 from rmx.records import Answer, Trace
 
@@ -141,13 +144,18 @@ class Rescue:
         return self.json() | {"kind": "rescue", "done": self.done, "branch": None}
 
 
+@carried(
+    seconds=lambda *_, **__: float(CAP),  # how many forks it tries is not known before
+    slim=lambda trace, config: (forks_only(trace), config),
+    ended=lambda state: replace(state, done=True),
+)
 def rescue(
     model: Model,
     trace: Trace,
     config: RescueConfig,
     *,
     known: str | None,
-    cancelled: Callable[[], bool] = lambda: False,
+    cancelled: Callable[[], bool] = never,
 ) -> Iterator[Rescue]:
     """Search for the fewest swaps; yields the state at once, while and after each fork is tried.
 

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from rmx.answers import StopRule, grade
+from rmx.carry import carried, never
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.divergence import Compared, Difference, Kind, compare, is_near_tie, kind_of
 from rmx.entropy import Capture, capture, logp_and_rank
 from rmx.gate import is_fork
+from rmx.gpu_time import side_by_side
+from rmx.noise import shape_noise
 from rmx.pair import Pair, open_pair, read_both
 from rmx.pieces import PieceStream
 from rmx.records import Answer, Candidate, Stop
@@ -98,7 +101,7 @@ class ShiftMap:
 
     pair: Pair
     job: MapJob
-    cancelled: Callable[[], bool] = lambda: False
+    cancelled: Callable[[], bool] = never
     shifts: list[Shift] = field(default_factory=list)
     stop: Stop = "cancelled"
     seconds: float = 0.0
@@ -118,7 +121,7 @@ class ShiftMap:
         """The same for a caller that holds `pair.turn()`."""
         began = time.perf_counter()
         try:
-            for shift in self._read() if self.job.source == "text" else self._write():
+            for shift in self._shifts():
                 self.shifts.append(shift)
                 self.seconds = time.perf_counter() - began
                 yield shift
@@ -142,6 +145,19 @@ class ShiftMap:
         return grade(model.answer_text(self.ids), self.job.known, thinking=thinking)
 
     # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _shifts(self) -> Iterator[Shift]:
+        if self.pair.base.engine.far is not None:
+            return self._from_afar()
+        return self._read() if self.job.source == "text" else self._write()
+
+    def _from_afar(self) -> Iterator[Shift]:
+        """As another process makes them, with the noise that belongs to them."""
+        for told in mapped(self.pair, self.job, cancelled=self.cancelled):
+            if isinstance(told, Shift):
+                yield told
+            else:
+                self.stop, self.noise = told
 
     def _read(self) -> Iterator[Shift]:
         """Score a given text: one pass under each model."""
@@ -190,6 +206,24 @@ class ShiftMap:
         else:
             return False
         return True
+
+
+def _seconds(pair: Pair, job: MapJob, **_: object) -> float:
+    """Of GPU."""
+    steps = 0 if job.source == "text" else job.sampling.max_new_tokens
+    return side_by_side(steps, read=len(job.prompt_ids) + len(job.read)) + side_by_side(20)  # the noise
+
+
+@carried(seconds=_seconds)
+def mapped(
+    pair: Pair, job: MapJob, cancelled: Callable[[], bool] = never
+) -> Iterator[Shift | tuple[Stop, Difference | None]]:
+    """A map for one who is not in this process: its places, then how it ended and the noise of its text."""
+    found = ShiftMap(pair, job, cancelled)
+    yield from found
+    with pair.turn():
+        ids = [*job.prompt_ids, *found.ids]
+        yield found.stop, shape_noise(pair.base.engine, ids) if len(found.shifts) > 1 else None
 
 
 def shifts_of(

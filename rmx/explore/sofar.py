@@ -7,13 +7,16 @@ samples a continuation from each intermediate thought where this forces the answ
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rmx.answers import equal, grade
 from rmx.batch import continue_prefixes
+from rmx.carry import carried, never
 from rmx.explore.reached import Answered, same_answers
 from rmx.explore.sentences import sentences_of
+from rmx.explore.slim import slim_trace
+from rmx.gpu_time import decoding
 from rmx.models import Model
 from rmx.records import Answer, Trace
 
@@ -60,12 +63,24 @@ class SoFar:
         return self.json() | {"kind": "sofar", "done": self.done}
 
 
+def _seconds(model: Model, trace: Trace, **_: object) -> float:
+    """Of GPU: a short answer behind each sentence, as many at once as fit into a batch."""
+    length = len(trace.prompt_ids) + len(trace.tokens)
+    batches = 2 + len(sentences_of(model, trace.tokens)) * length // POSITIONS
+    return batches * decoding(MAX_ANSWER, read=length)
+
+
+@carried(
+    seconds=_seconds,
+    slim=lambda trace: (slim_trace(trace, lambda _: False),),
+    ended=lambda state: replace(state, done=True),
+)
 def sofar(
     model: Model,
     trace: Trace,
     *,
     known: str | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
+    cancelled: Callable[[], bool] = never,
 ) -> Iterator[SoFar]:
     """Force the answer at the end of each sentence; yields the state at once and after each batch.
 

@@ -5,7 +5,9 @@ from functools import lru_cache
 
 import torch
 
+from rmx.carry import carried
 from rmx.entropy import capture, logp_and_rank
+from rmx.gpu_time import decoding
 from rmx.models import Model
 from rmx.pieces import Detokenizer
 
@@ -15,6 +17,7 @@ def _texts(detokenizer: Detokenizer, size: int) -> tuple[str, ...]:
     return tuple(detokenizer.lone(i).lower() for i in range(size))
 
 
+@carried(seconds=lambda model, prefix, *_, **__: decoding(1, read=len(prefix)))
 def search(
     model: Model,
     prefix: Sequence[int],

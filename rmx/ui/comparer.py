@@ -193,7 +193,7 @@ class Comparer:
             arm: Arm = "base" if found.job.source == "base" else "teacher"
             run.answers[arm] = found.answer
             run.patches[arm] = sum(s.rank > 1 for s in found.shifts) if arm == "teacher" else 0
-        if len(found.shifts) > 1:
+        if len(found.shifts) > 1 and found.noise is None:
             found.noise = shape_noise(run.pair.base.engine, [*found.job.prompt_ids, *found.ids])
 
     def _beside_map(self, run: MapRun) -> None:
@@ -201,7 +201,8 @@ class Comparer:
 
         The turn was given back: whoever has the engines now may keep them, and the map stands without these.
         """
-        if run.stopped or sum(p.numel() for p in run.pair.base.engine.model.parameters()) > SMALL:
+        engine = run.pair.base.engine
+        if run.stopped or engine.far is not None or sum(p.numel() for p in engine.model.parameters()) > SMALL:
             return
         with suppress(Busy):
             if "teacher" not in run.answers:

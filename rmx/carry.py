@@ -1,0 +1,258 @@
+"""The border between this process and the one that has the GPU.
+
+Nearly everywhere they are the same, and nothing is carried. On ZeroGPU a GPU is lent for single calls, which run in a
+process of their own: what they change in memory is lost, and what goes in and comes out is pickled. There a model's
+engine says who carries (`engine.far`), and a function that is marked `carried` is run on the other side by itself:
+
+    @carried(seconds=lambda model, job: decoding(job.sampling.max_new_tokens))
+    def complete(model, job, cancelled=never): ...
+
+Models and pairs cross by name and are found among the loaded ones there; everything else should be small. What the
+function yields comes back one by one. `cancelled` stays here: it is asked after each step, and closing the stream ends
+the other side at its next one. No gradio in here: the errors of ZeroGPU are told by what they say.
+"""
+
+import functools
+import inspect
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
+
+from rmx.adapters import attach, attached
+from rmx.errors import RmxError
+from rmx.gpu_time import bounded, work
+from rmx.models import Model
+from rmx.pair import Pair
+from rmx.turns import asker
+from rmx.workspace import Workspace
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Gpu = Callable[..., Callable[[Callable[..., Any]], Callable[..., Iterator[tuple[str, Any]]]]]  # as spaces.GPU
+
+
+class NoGpu(RmxError):
+    """The GPU could not be had, or was taken back before the call was done."""
+
+
+def never() -> bool:
+    """Not cancelled."""
+    return False
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """A loaded model by its spec, and the adapters that belong on it, each with its folder."""
+
+    spec: str
+    adapters: tuple[tuple[str, str], ...]
+
+    def found(self, workspace: Workspace) -> Model:
+        """The model of this process, with its adapters on it."""
+        model = workspace.model(self.spec)
+        there = attached(model)
+        for name, place in self.adapters:
+            if name not in there:
+                attach(model, name, place)
+        return model
+
+
+@dataclass(frozen=True, slots=True)
+class PairName:
+    """A pair by its models' names."""
+
+    base: ModelName
+    adapted: ModelName
+    adapter: str | None
+
+    def found(self, workspace: Workspace) -> Pair:
+        base = self.base.found(workspace)
+        same = self.adapted.spec == self.base.spec
+        return Pair(base, base if same else self.adapted.found(workspace), self.adapter)
+
+
+Where = Model | Pair | None
+
+
+def _name(where: Where) -> ModelName | PairName | None:
+    if isinstance(where, Pair):
+        return PairName(_model_name(where.base), _model_name(where.adapted), where.adapter)
+    return None if where is None else _model_name(where)
+
+
+def _model_name(model: Model) -> ModelName:
+    return ModelName(model.spec, tuple(model.engine.adapters.items()))
+
+
+def far_of(where: Model | Pair) -> "Carrier | None":
+    """Who carries calls about this model or pair; None where they are simply made."""
+    return (where.base if isinstance(where, Pair) else where).engine.far
+
+
+# -- this side --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What goes over: a function of a module, by name, and its arguments."""
+
+    function: Callable[..., Any]
+    where: ModelName | PairName | None
+    args: tuple[Any, ...]
+    named: dict[str, Any]
+    seconds: int
+    asker: str | None
+
+
+class Carrier:
+    """Makes calls on the other side.
+
+    Args:
+        gpu: `spaces.GPU`, or anything that takes a duration and wraps a generator function as it does.
+        workspace: the models; on the other side, which is a copy of this process, the same ones are found in it.
+    """
+
+    def __init__(self, gpu: Gpu, workspace: Workspace) -> None:
+        global _home
+        _home = workspace
+        self._there = gpu(duration=_seconds)(there)
+
+    def stream(
+        self, function: Callable[..., Any], where: Where, args: tuple[Any, ...], named: dict[str, Any], seconds: float
+    ) -> Iterator[Any]:
+        """What the function yields there, or the one value that it returns. Closing the stream ends it at its
+        next step.
+
+        Raises:
+            RmxError: what it raised there. NoGpu: the GPU could not be had or was taken back, in a sentence.
+        """
+        call = Call(function, _name(where), args, named, bounded(seconds), asker.get())
+        try:
+            with closing(cast(Any, self._there(call))) as messages:
+                for kind, value in messages:
+                    if kind == "error":
+                        raise value
+                    yield value
+        except (RmxError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # spaces raises gr.Error, RuntimeError and others; its log has the traceback
+            raise NoGpu(_sentence(error, call.seconds)) from error
+
+
+def carried(
+    seconds: Callable[..., float],
+    slim: Callable[..., tuple[Any, ...]] | None = None,
+    ended: Callable[[Any], Any] | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Mark a function of a module, whose first argument is a model or a pair, as one that may have to run elsewhere.
+
+    Args:
+        seconds: what it may take, told the same arguments but for `cancelled`.
+        slim: makes the arguments behind the first smaller before they cross; what the function does not read may go.
+        ended: makes the last state of a cancelled stream out of the newest one.
+    """
+
+    def mark(function: Callable[P, R]) -> Callable[P, R]:
+        streams = inspect.isgeneratorfunction(function)
+
+        @functools.wraps(function)
+        def call(*args: P.args, **named: P.kwargs) -> R:
+            where = cast(Model | Pair, args[0])
+            far = far_of(where)
+            if far is None:
+                return function(*args, **named)
+            cancelled = cast(Callable[[], bool], named.pop("cancelled", never))
+            rest = slim(*args[1:]) if slim else args[1:]
+            found = far.stream(call, where, rest, dict(named), seconds(*args, **named))
+            return cast(R, _until(found, cancelled, ended) if streams else list(found)[-1])
+
+        return call
+
+    return mark
+
+
+def _until(found: Iterator[Any], cancelled: Callable[[], bool], ended: Callable[[Any], Any] | None) -> Iterator[Any]:
+    """What comes from the other side, as long as nobody cancels here."""
+    if cancelled():
+        return
+    with closing(cast(Any, found)):
+        for state in found:
+            if cancelled():
+                yield ended(state) if ended else state
+                return
+            yield state
+
+
+def _seconds(call: Call) -> int:
+    """The duration as ZeroGPU asks for it: told the arguments of the call, in seconds."""
+    return call.seconds
+
+
+def _sentence(error: Exception, seconds: int) -> str:
+    """An error of ZeroGPU, made readable. Its classes are gradio's, so they are told by title and message."""
+    title, said = str(getattr(error, "title", "")).lower(), str(getattr(error, "message", "") or error).strip()
+    if "worker" in title and "aborted" in said.lower():
+        return (
+            f"The GPU was taken back before this was done; {seconds} seconds had been asked for. Ask for less at once."
+        )
+    if "worker" in title:
+        return f"Something failed on the GPU ({said}). The log of the Space has more."
+    said = said if said.endswith((".", "!", "?")) else f"{said}."
+    return f"No GPU at the moment: {said} The bundled model mini needs none."
+
+
+# -- the other side ---------------------------------------------------------------------------------------------------
+
+_home: Workspace | None = None  # the models of this process
+_arrived = os.getpid()  # the process in which locks and lines are its own
+
+
+def there(call: Call) -> Iterator[tuple[str, Any]]:
+    """Make a call in the process that has the GPU. Errors that a visitor may read cross as values: one that is raised
+    costs the process, with the weights and prefixes that it holds."""
+    assert _home is not None
+    _arrive(_home)
+    asker.set(call.asker)
+    ends = time.monotonic() + work(call.seconds)
+    late = False
+
+    def over() -> bool:
+        nonlocal late
+        late = time.monotonic() > ends
+        return late
+
+    named = call.named | ({"cancelled": over} if "cancelled" in inspect.signature(call.function).parameters else {})
+    try:
+        first = () if call.where is None else (call.where.found(_home),)
+        found = call.function(*first, *call.args, **named)
+        if not isinstance(found, Iterator):
+            yield "value", found
+            return
+        with closing(cast(Any, found)):
+            for state in found:
+                yield "value", state
+        if late:
+            yield "error", NoGpu(f"The {call.seconds} seconds of GPU for one request are over. What is there is kept.")
+    except RmxError as error:
+        yield "error", error.with_traceback(None)
+    except torch.OutOfMemoryError as error:
+        for model in _home.all():
+            model.engine.prefixes.clear()
+        yield "error", torch.OutOfMemoryError(str(error))
+
+
+def _arrive(workspace: Workspace) -> None:
+    """Once in a new process: the weights are here, and no thread of the other process will free its locks."""
+    global _arrived
+    if _arrived == os.getpid():
+        return
+    _arrived = os.getpid()
+    workspace.forked()
