@@ -14,7 +14,7 @@ SEEDS ?= 1 2 3
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help run test verify lint test-gpu bench demo-train wheel image chromium clean FORCE
+.PHONY: help run test verify lint licences audit test-gpu bench demo-train wheel image image-check chromium clean FORCE
 help:      ## this list
 	@grep -E '^[a-z-]+: .*##' Makefile | sed 's/:.*##/:/'
 
@@ -30,12 +30,19 @@ verify: $(VENV)/.test chromium  ## the long proofs too
 test-gpu: $(VENV)/.test  ## what needs a CUDA device
 	$(PY) -m pytest -m gpu
 
-lint: $(VENV)/.test  ## ruff, formatting, types, Dockerfile
+lint: $(VENV)/.test licences  ## ruff, formatting, types, Dockerfile, licences
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy rmx
 	@if [ -x $(VENV)/bin/hadolint ]; then echo hadolint Dockerfile; $(VENV)/bin/hadolint Dockerfile; \
 	else echo "hadolint is not installed here: Dockerfile not checked"; fi
+
+licences: $(VENV)/.test  ## the licences of all that rmx runs with; fails on one that is not on the list
+	$(PY) .ci/licences.py
+
+audit: $(VENV)/.test  ## known faults of the installed packages (asks PyPI's advisory service)
+	$(PIP) install --quiet pip-audit
+	$(PY) -m pip_audit --skip-editable
 
 bench: $(VENV)/.test  ## how fast the hot paths are here, as ratios
 	for what in decode swap branches pair outcomes rollouts train; do $(PY) -m rmx bench $$what || exit 1; done
@@ -51,6 +58,9 @@ image:     ## build the container image (docker, podman or buildah)
 	  if $$tool info >/dev/null 2>&1; then set -x; exec $$tool build -t $(IMAGE) $(BUILD_ARGS) .; fi; done; \
 	if command -v buildah >/dev/null; then set -x; exec buildah bud --layers --format docker -t $(IMAGE) $(BUILD_ARGS) .; fi; \
 	echo "Neither docker, podman nor buildah works here." >&2; exit 1
+
+image-check: ## build the image without an engine, run it, ask it (Linux, root, apt; BUILD_ARGS as for image)
+	BUILD_ARGS="$(BUILD_ARGS)" $(PYTHON) .ci/image.py
 
 # Until the first install is done the folder is not taken for an environment: whatever an interrupted one left is cleared.
 # An environment holds its own path, so one that was moved with its folder is made anew as well.
