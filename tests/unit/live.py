@@ -1,0 +1,40 @@
+"""The real app on a free port, in a thread of this process."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from rmx.ui.app import web_app
+from rmx.ui.settings import Settings
+from rmx.workspace import Workspace
+
+PATIENCE = 60.0  # seconds
+
+
+@contextmanager
+def running(space: Workspace, **settings: Any) -> Iterator[str]:
+    """Serve the app; yields its address."""
+    app = web_app(space, Settings(**settings))
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
+        thread.start()
+        until(lambda: server.started)
+        yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # streams that are still open are cut
+        server.should_exit = True
+        thread.join(PATIENCE)
+
+
+def until(true: Any, patience: float = PATIENCE) -> None:
+    """Wait until it is so; fails where it never is."""
+    limit = time.monotonic() + patience
+    while not true():
+        assert time.monotonic() < limit, "it did not happen in time"
+        time.sleep(0.02)

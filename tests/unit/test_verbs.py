@@ -1,0 +1,233 @@
+"""The verbs over a workspace: the command line's documents, arguments that are checked, calls that can be stopped."""
+
+import json
+import threading
+
+import pytest
+
+from rmx.cli import main
+from rmx.errors import RmxError
+from rmx.policy import Policy
+from rmx.scripted import scripted_model
+from rmx.train.job import TrainJob
+from rmx.train.run_store import RunStore
+from rmx.verbs import VERBS, Limits, Site, call
+from rmx.verbs.args import hints_of
+from rmx.verbs.training import without_folders
+from rmx.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def space(mini):
+    return Workspace("cpu", loader=lambda spec: mini)
+
+
+@pytest.fixture(scope="module")
+def site(space):
+    return Site(space)
+
+
+def last(site, name, **given):
+    *_, document = call(site, name, given)
+    return document
+
+
+def unlike(value):
+    """Without what differs from run to run."""
+    if isinstance(value, list):
+        return [unlike(one) for one in value]
+    return {k: unlike(v) for k, v in value.items() if k != "seconds"} if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "words"),
+    [
+        ("trace", {"problem": "241"}, ["--problem", "241"]),
+        (
+            "trace",
+            {"prompt": "Q: 2 + 3?", "raw": True, "answer": "5", "temperature": 0.8, "seed": 3, "tau": 0.5},
+            ["Q: 2 + 3?", "--raw", "--answer", "5", "--temperature", "0.8", "--seed", "3", "--tau", "0.5"],
+        ),
+        (
+            "swap",
+            {"problem": "241", "swaps": "28=879, 30=12"},
+            ["--problem", "241", "--swap", "28=879", "--swap", "30=12"],
+        ),
+        (
+            "outcomes",
+            {"problem": "241", "pos": 28, "samples": 8},
+            ["--problem", "241", "--pos", "28", "--samples", "8"],
+        ),
+        (
+            "outcomes",
+            {"problem": "241", "samples": 2, "forks": 2, "seed": 1},
+            ["--problem", "241", "--samples", "2", "--forks", "2", "--seed", "1"],
+        ),
+        ("rescue", {"problem": "241", "budget": 300}, ["--problem", "241", "--budget", "300"]),
+        (
+            "shifts",
+            {"problem": "241", "source": "adapted", "max_new_tokens": 12},
+            ["--problem", "241", "--source", "adapted", "--max-new-tokens", "12"],
+        ),
+        ("shifts", {"limit": 2, "placebo": False}, ["--limit", "2", "--no-placebo"]),
+        (
+            "intervene",
+            {"limit": 2, "arms": "base, oracle", "placebo": False},
+            ["--limit", "2", "--arms", "base,oracle", "--no-placebo"],
+        ),
+    ],
+)
+def test_the_last_document_is_that_of_the_command_line(site, space, monkeypatch, capsys, verb, given, words):
+    forget = space.model("mini").engine.prefixes.clear  # what is reused rounds differently in the last digit
+    forget()
+    ours = last(site, verb, **given)
+    forget()
+    monkeypatch.setattr("rmx.explore.trace.Workspace", lambda *_: space)
+    monkeypatch.setattr("rmx.explore.compare.Workspace", lambda *_: space)
+    assert main(["trace" if verb == "swap" else verb, *words, "--json"]) == 0
+    assert unlike(ours) == unlike(json.loads(capsys.readouterr().out))
+
+
+def test_the_deltas_of_a_trace_are_its_tokens(site, monkeypatch):
+    monkeypatch.setattr("rmx.verbs.solving.INTERVAL", 0.0)
+    *deltas, document = call(site, "trace", {"problem": "241", "top": 3})
+    tokens = [token for delta in deltas for token in delta["tokens"]]
+    assert [d["start"] for d in deltas] == list(range(len(deltas)))
+    assert tokens == document["tokens"]
+    assert {len(t["top"]) for t in tokens} == {3}
+
+
+def test_a_swap_says_which_branch_its_deltas_belong_to(site, monkeypatch):
+    monkeypatch.setattr("rmx.verbs.solving.INTERVAL", 0.0)
+    *deltas, (before, after) = call(site, "swap", {"problem": "241", "swaps": "28=879"})
+    assert (before["answer"], after["answer"]) == ({"text": "33", "correct": False}, {"text": "52", "correct": True})
+    assert after["reuse"]["computed"] == 1
+    second = [d for d in deltas if d["branch"] == 1]
+    assert second[0]["start"] == 28
+    assert second[0]["tokens"][0]["forced"]
+
+
+def test_brief_documents_are_small_and_say_the_same(site):
+    whole, brief = last(site, "trace", problem="241"), last(site, "trace", problem="241", top=5, brief=True)
+    assert [t["pos"] for t in brief["tokens"]] == [t["pos"] for t in whole["tokens"] if t["fork"]] == [0, 12, 28]
+    assert brief["text"] == "".join(t["text"] for t in whole["tokens"])
+    assert (brief["length"], brief["answer"]) == (len(whole["tokens"]), whole["answer"])
+    assert len(json.dumps(brief)) < 2500 < 40_000 < len(json.dumps(whole))
+    parted = last(site, "shifts", problem="241", brief=True)
+    assert [(t["pos"], t["class"]) for t in parted["tokens"]] == [(28, "reranked")]
+    assert "problems" not in last(site, "intervene", limit=1, arms="base", placebo=False, brief=True)
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "said"),
+    [
+        ("trace", {}, "exactly one of"),
+        ("trace", {"problem": "1", "prompt": "x"}, "exactly one of"),
+        ("trace", {"problem": 1}, "problem must be text; got 1"),
+        ("trace", {"problem": "1", "colour": "red"}, "no argument 'colour'"),
+        ("trace", {"problem": "1", "raw": "yes"}, "raw must be true or false"),
+        ("trace", {"problem": "1", "seed": True}, "seed must be a whole number; got True"),
+        ("trace", {"problem": "1", "seed": 2.5}, "seed must be a whole number"),
+        ("trace", {"problem": "1", "seed": -1}, "seed must be"),
+        ("trace", {"problem": "1", "seed": 10**5000}, "seed must be a whole number"),
+        ("trace", {"problem": "1", "temperature": float("nan")}, "temperature must be a number"),
+        ("trace", {"problem": "1", "tau": float("inf")}, "tau must be a number"),
+        ("trace", {"problem": "1", "max_new_tokens": 4097}, "between 1 and 4,096"),
+        ("trace", {"problem": "1", "top": 21}, "top must lie between 1 and 20"),
+        ("trace", {"prompt": "x" * 20_001}, "20,001 characters"),
+        ("trace", {"prompt_ids": [1, "2"]}, "a list of whole numbers"),
+        ("trace", {"prompt_ids": [10**6]}, "1000000"),
+        ("trace", {"prompt_ids": []}, "The prompt is empty"),
+        ("trace", {"problem": "1", "model": "/etc/passwd"}, "no model '/etc/passwd' here"),
+        ("trace", {"problem": "1", "model": "assets/mini"}, "no model 'assets/mini' here"),
+        ("trace", {"problem": "1", "model": "../x/y"}, "no model"),
+        ("trace", {"problem": "1", "adapter": "assets/mini"}, "no adapter 'assets/mini' here"),
+        ("trace", {"problem": "1", "adapter": "~/.ssh"}, "no adapter"),
+        ("trace", {"problem": "1", "set": "/etc/passwd"}, "no problem set '/etc/passwd' here"),
+        ("trace", {"problem": "1", "set": "file.jsonl:test"}, "no problem set"),
+        ("swap", {"problem": "1"}, "swaps are POSITION=TOKEN_ID"),
+        ("swap", {"problem": "1", "swaps": "1=2=3"}, "swaps are POSITION=TOKEN_ID"),
+        ("swap", {"problem": "1", "swaps": "999=3"}, "no token at position 999"),
+        ("swap", {"problem": "1", "swaps": "1=999999"}, "999999"),
+        ("swap", {"problem": "1", "swaps": ",".join(["1=2"] * 33)}, "33 swaps are too many"),
+        ("outcomes", {"problem": "1", "pos": 0, "samples": 257}, "samples must lie between"),
+        ("outcomes", {"problem": "1", "pos": 0, "budget": 0}, "budget must lie between"),
+        ("outcomes", {"problem": "1", "pos": -1}, "no token at position -1"),
+        ("rescue", {"problem": "1", "goal": "better"}, "goal must be one of right, wrong"),
+        ("rescue", {"problem": "1", "most_swaps": 9}, "between 1 and 4"),
+        ("shifts", {}, "exactly one of"),
+        ("shifts", {"limit": 201}, "limit must lie between 1 and 200"),
+        ("shifts", {"problem": "1", "teacher": "/models/x"}, "no model '/models/x' here"),
+        ("shifts", {"problem": "1", "pair": "a+b"}, "There is no pair"),
+        ("shifts", {"problem": "1", "source": "both"}, "source must be one of base, adapted"),
+        ("intervene", {"arms": "base,magic"}, "no arm 'magic'"),
+        ("intervene", {"arms": ""}, "no arm"),
+        ("train_status", {"run": "../../etc"}, "There is no run"),
+    ],
+)
+def test_what_is_wrong_with_an_argument_is_a_sentence(site, verb, given, said):
+    with pytest.raises(RmxError) as caught:
+        list(call(site, verb, given))
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_null_is_the_default(site):
+    nothing = dict.fromkeys(hints_of(VERBS["trace"]))
+    cold = {"problem": "241", "cold": True}
+    assert unlike(last(site, "trace", **nothing | cold)) == unlike(last(site, "trace", **cold))
+
+
+def test_limits_are_those_of_the_site(space):
+    small = Site(space, limits=Limits(max_new_tokens=8, problems=1))
+    assert len(last(small, "trace", problem="241")["tokens"]) == 8
+    with pytest.raises(RmxError, match="between 1 and 8"):
+        last(small, "trace", problem="241", max_new_tokens=9)
+    with pytest.raises(RmxError, match="between 1 and 1 "):
+        last(small, "intervene", limit=2)
+
+
+def test_the_policy_is_asked(mini):
+    public = Site(Workspace("cpu", loader=lambda spec: mini, policy=Policy(public=True)))
+    assert last(public, "trace", problem="241", max_new_tokens=2)["model"] == "mini"
+    with pytest.raises(RmxError, match="This public site has the models mini"):
+        last(public, "trace", problem="241", model="qwen2.5-7b")
+
+
+def test_an_adapter_is_named_as_on_the_command_line(site):
+    assert last(site, "trace", problem="241", adapter="rl")["answer"] == {"text": "52", "correct": True}
+
+
+@pytest.mark.parametrize(
+    ("verb", "given"),
+    [
+        ("trace", {"prompt": "x", "max_new_tokens": 2000}),
+        ("swap", {"prompt": "x", "max_new_tokens": 2000, "swaps": "1=300"}),
+        ("outcomes", {"prompt": "x", "max_new_tokens": 200, "pos": 1, "answer": "7"}),
+    ],
+)
+def test_a_call_that_is_cancelled_gives_the_engine_back(verb, given):
+    slow = Site(Workspace(loader=lambda spec: scripted_model(seconds=0.01)))
+    asked = threading.Event()
+    steps = call(slow, verb, given, asked.is_set)
+    next(steps)
+    asked.set()
+    rest = list(steps)
+    assert len(rest) <= 2
+    assert slow.workspace.model("mini").engine.turns.waiting() == 0
+
+
+def test_how_runs_stand_without_paths_of_the_machine(tmp_path):
+    store = RunStore(tmp_path)
+    folder = store.create(TrainJob(preset="small"), owner="me")
+    site = Site(Workspace(loader=lambda spec: scripted_model()), store)
+    (row,) = last(site, "train_status")["runs"]
+    assert (row["id"], row["state"]) == (folder.id, "stopped")
+    found = last(site, "train_status", run=folder.id[:12])
+    assert found["run"] == without_folders(row) | {"minutes": found["run"]["minutes"]}
+    assert found["config"]["model"] == "mini"
+    assert {"path": "config.json", "bytes": (folder.path / "config.json").stat().st_size} in found["files"]
+    assert str(tmp_path) not in json.dumps(found)
+    assert without_folders({"a": ["rmx train --out /home/me/runs/x1 --lr 1e-4"]}) == {
+        "a": ["rmx train --out x1 --lr 1e-4"]
+    }
