@@ -11,6 +11,8 @@ function make(tag, cls = "", ...kids) {
 const attrs = (node, pairs) => (Object.entries(pairs).forEach(([key, value]) => node.setAttribute(key, value)), node);
 const count = (n) => n.toLocaleString("en");
 const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
+const waitingText = (ahead, seconds) => // the place in the model's line, and the wait by the turns of late
+  `waiting: ${plural(ahead, "request")} before yours${seconds >= 1 ? `, about ${Math.round(seconds)} s` : ""} …`;
 function percent(p) {
   const figure = p >= 0.9995 ? "100" : p >= 0.1 ? (100 * p).toFixed(0) : p >= 0.001 ? (100 * p).toFixed(1) : "<0.1";
   return `${figure}\u202f%`;

@@ -94,6 +94,7 @@ function absorb(m) {
   if (m.result) b.result = m.result;
   if (m.tree) tree = m.tree;
   b.waiting = m.waiting ?? 0;
+  b.expected = m.expected ?? null;
   b.done ||= !!m.done;
   lastNews = performance.now();
   return b;
@@ -174,7 +175,7 @@ function flow() {
   if (!settled && b.done && whole(b) && els.length >= b.toks.length) settle(b);
   if (settled) return;
   const soFar = `${plural(els.length, "token")}, ${plural(forks.length, "fork")} …`;
-  ui.count.textContent = b.waiting ? `waiting: ${plural(b.waiting, "visitor")} before you …` : soFar;
+  ui.count.textContent = b.waiting ? waitingText(b.waiting, b.expected) : soFar;
 }
 // The app's entropy strip belongs under the text, beside the inspector; as its own block it would lie below both.
 function adoptStrip() {

@@ -50,6 +50,7 @@ class Policy:
     adapters: tuple[str, ...] = ()  # beside the bundled ones and those of runs
     hub_gb: float = 0.0  # other models of the Hub up to this size; 0: none
     training: TrainingMode = "on"
+    kept_runs: int = 0  # runs that are kept of one visitor, the newest; 0: all
     size_of: Callable[[str, str | None], int] = hub_bytes
 
     def admit_model(self, spec: str) -> None:

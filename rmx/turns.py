@@ -131,6 +131,16 @@ class Turns:
             self.leave(ticket)
 
 
+@contextmanager
+def asking(owner: str | None) -> Iterator[None]:
+    """What is done in the `with` block is done for this asker."""
+    token = asker.set(owner)
+    try:
+        yield
+    finally:
+        asker.reset(token)
+
+
 def asked_by(owner: str | None, steps: Iterator[Item]) -> Iterator[Item]:
     """Go through `steps` as the work of one asker.
 
@@ -138,13 +148,11 @@ def asked_by(owner: str | None, steps: Iterator[Item]) -> Iterator[Item]:
     """
     try:
         while True:
-            token = asker.set(owner)
-            try:
-                item = next(steps)
-            except StopIteration:
-                return
-            finally:
-                asker.reset(token)
+            with asking(owner):
+                try:
+                    item = next(steps)
+                except StopIteration:
+                    return
             yield item
     finally:
         close = getattr(steps, "close", None)

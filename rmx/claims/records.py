@@ -28,6 +28,7 @@ class Subject:
     budget: int = 200_000  # tokens that the search for deciding places may sample
     asked: Mapping[str, str | None] = field(default_factory=dict)  # the specs as given: model, adapter, teacher
     by_construction: bool = False
+    private_runs: bool = False  # whether runs of others stay out; see RunStore
 
     @property
     def model(self) -> str:

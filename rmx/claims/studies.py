@@ -86,7 +86,7 @@ def locator(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
 
 def runs(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
     """Finished training runs of this model, on this machine."""
-    found = read_runs(RunStore(), subject.asked.get("model") or subject.model)
+    found = read_runs(RunStore(private=subject.private_runs), subject.asked.get("model") or subject.model)
     yield Progress(len(found.all), len(found.all), found)
 
 

@@ -25,6 +25,7 @@ from rmx.train.queue import deciding, waiting_runs
 from rmx.train.run_files import disk
 from rmx.train.run_folder import CONFIG, LOG, OVER, RunFolder
 from rmx.train.run_lock import LEFT
+from rmx.turns import asker
 
 MOST_WAITING, MOST_WAITING_OF_ONE = 8, 1  # runs in the queue, of all and of one owner
 NICE = 10
@@ -39,17 +40,24 @@ class RunStore:
 
     Args:
         program: what runs are started with; it is given the words that follow `rmx` on a command line.
+        private: ids are long, and knowing one is the permission to look: lists hold only what belongs to who asks, and
+            runs that nobody owns.
     """
 
-    def __init__(self, root: Path | None = None, program: tuple[str, ...] = (sys.executable, "-m", "rmx")) -> None:
+    def __init__(
+        self,
+        root: Path | None = None,
+        program: tuple[str, ...] = (sys.executable, "-m", "rmx"),
+        private: bool = False,
+    ) -> None:
         self.root = (root or runs_dir()).absolute()
-        self._program = program
+        self._program, self.private = program, private
 
     def create(
         self, job: TrainJob | DistillJob, owner: str | None = None, kind: str = "train", path: Path | None = None
     ) -> RunFolder:
         """A new run, not started yet; `path` is an empty or missing folder, else it gets a name in the store."""
-        path = path or self.root / new_id(job.model)
+        path = path or self.root / new_id(job.model, 12 if self.private else 2)
         with disk(path):
             if path.exists() and any(path.iterdir()):
                 raise TrainError(f"{path} is not empty. Name another folder, or go on with its run: --resume {path}")
@@ -68,16 +76,23 @@ class RunStore:
         """
         if isinstance(name, str) and _ID.fullmatch(name):
             exact = self.root / name
-            found = [exact] if _is_run(exact) else [p for p in self._paths() if p.name.startswith(name)]
+            found = [exact] if _is_run(exact) else [p for p in self._beginnings() if p.name.startswith(name)]
             if len(found) == 1:
                 return RunFolder(found[0])
             if found:
                 raise TrainError(f"Several runs begin with '{name}': {', '.join(p.name for p in found[:4])}.")
         raise TrainError(f"There is no run '{str(name)[:80]}'. rmx runs lists those that are there.")
 
-    def all(self) -> list[RunFolder]:
-        """All runs, the newest first."""
-        return [RunFolder(path) for path in sorted(self._paths(), key=_stamp, reverse=True)]
+    def all(self, everybodys: bool = False) -> list[RunFolder]:
+        """All runs, the newest first; of a private store those that who asks may see, or `everybodys`."""
+        runs = [RunFolder(path) for path in sorted(self._paths(), key=_stamp, reverse=True)]
+        if everybodys or not self.private:
+            return runs
+        return [run for run in runs if owner_of(run) in (None, asker.get())]
+
+    def _beginnings(self) -> list[Path]:
+        """Runs that may be named by the beginning of their id."""
+        return [] if self.private else self._paths()
 
     def _paths(self) -> list[Path]:
         if not self.root.is_dir():
@@ -158,10 +173,19 @@ class RunStore:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def new_id(model: str) -> str:
-    """When, which model, and four letters that tell runs of one minute apart."""
+def owner_of(folder: RunFolder) -> str | None:
+    """Whose a run is; nobody's where it was started on a command line. An unreadable one is not shown around."""
+    try:
+        owner = folder.config.get("owner")
+    except TrainError:
+        return "unreadable"
+    return owner if owner is None or isinstance(owner, str) else "unreadable"
+
+
+def new_id(model: str, letters: int = 2) -> str:
+    """When, which model, and random letters (two for each of `letters`) that tell runs of one minute apart."""
     name = re.sub(r"[^a-z0-9.]+", "-", Path(model.partition("@")[0]).name.lower()).strip("-.")[:24] or "model"
-    return f"{datetime.now():%Y%m%d-%H%M}-{name}-{secrets.token_hex(2)}"
+    return f"{datetime.now():%Y%m%d-%H%M}-{name}-{secrets.token_hex(letters)}"
 
 
 def versions() -> dict[str, str]:

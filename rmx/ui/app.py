@@ -3,7 +3,9 @@
 import logging
 import os
 import socket
+import threading
 from collections.abc import Awaitable, Callable
+from types import FrameType
 from typing import Any
 
 import fastapi
@@ -13,7 +15,10 @@ from fastapi.responses import PlainTextResponse, Response
 
 from rmx import __version__
 from rmx.errors import RmxError
+from rmx.explore.runs import Runs
+from rmx.observe import metrics, write_lines
 from rmx.paths import ASSETS
+from rmx.ui.api import add_api, site_of
 from rmx.ui.claims import Claims
 from rmx.ui.claims_tab import build_claims_tab
 from rmx.ui.compare_tab import OWN, CompareTab, build_compare_tab
@@ -22,6 +27,8 @@ from rmx.ui.evaluate_tab import build_evaluate_tab, wire_evaluate
 from rmx.ui.evaluator import Evaluator
 from rmx.ui.explore_tab import BASE, ExploreTab, build_explore_tab
 from rmx.ui.explorer import Explorer
+from rmx.ui.gate import Gate
+from rmx.ui.mcp_server import has_mcp, serve_tools
 from rmx.ui.owners import Owners, owners_of
 from rmx.ui.policy_header import content_policy, parents_tag
 from rmx.ui.runs_tab import build_runs_tab
@@ -32,6 +39,7 @@ from rmx.ui.view_common import CSS
 from rmx.workspace import Workspace
 
 log = logging.getLogger(__name__)
+GRACE = 5  # seconds that open requests have to end when the app is stopped
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 THEME = gr.themes.Default(
@@ -49,7 +57,7 @@ LAUNCH: dict[str, Any] = {
     "enable_monitoring": False,
     "max_file_size": "1kb",
     "ssr_mode": False,
-    "show_error": True,
+    "show_error": False,  # of bugs; what is meant for visitors is shown all the same
     "footer_links": [],
 }
 CLOSED = (
@@ -58,6 +66,8 @@ CLOSED = (
     "/gradio_api/file=http",
     "/gradio_api/deep_link",
     "/gradio_api/process_recording",
+    "/gradio_api/mcp/sse",  # the older transport; tools are at /gradio_api/mcp
+    "/gradio_api/mcp/messages",
     "/monitoring",
     "/openapi.json",
     "/docs",
@@ -87,10 +97,12 @@ def build_app(
     notice: str | None = None,
     training: Training | None = None,
     owners: Owners | None = None,
+    explorer: Explorer | None = None,
 ) -> gr.Blocks:
     """The whole page as gradio blocks."""
     settings = settings or Settings()
-    training, owners = training or Training(workspace), owners or owners_of(settings.host)
+    training, owners = training or Training(workspace), owners or owners_of(settings.host, settings.public)
+    explorer = explorer or Explorer(workspace)
     with gr.Blocks(title="rmx · fork tokens", analytics_enabled=False, fill_width=True) as demo:
         with gr.Row(elem_id="bar"):
             gr.HTML(HEAD, apply_default_css=False, elem_id="brand")
@@ -98,15 +110,17 @@ def build_app(
             present = gr.Button("Present", size="sm", elem_id="present", min_width=80, scale=0)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Explore", id="explore"):
-                explore = build_explore_tab(Explorer(workspace), settings, notice)
+                explore = build_explore_tab(explorer, settings, notice, owners.key_of)
             with gr.Tab("Compare", id="compare") as page:
-                compare = build_compare_tab(Comparer(workspace), settings, page)
+                compare = build_compare_tab(Comparer(workspace), settings, page, owners.key_of)
             with gr.Tab("Train", id="train") as page:
                 train = build_train_tab(training, owners, page)
             with gr.Tab("Evaluate", id="evaluate") as page:
                 evaluate = build_evaluate_tab(Evaluator(workspace, training.store), settings, page, owners)
             with gr.Tab("Claims", id="claims") as page:
-                claims = build_claims_tab(Claims(workspace), settings, page)
+                claims = build_claims_tab(
+                    Claims(workspace, private_runs=settings.public), settings, page, owners.key_of
+                )
             with gr.Tab("Runs", id="runs") as page:
                 runs = build_runs_tab(training, owners, page)
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -116,7 +130,8 @@ def build_app(
         demo.unload(claims.leave)
         wire_runs(training, tabs, explore, compare, train, runs)
         wire_evaluate(demo, evaluate, tabs, explore, compare, PRESSED)
-    return demo.queue(api_open=False, max_size=64)
+        add_api(demo, site_of(workspace, settings, training.store), owners)
+    return demo.queue(api_open=False, max_size=max(64, 2 * settings.max_visitors))
 
 
 def wire_start(demo: gr.Blocks, explore: ExploreTab, compare: CompareTab) -> None:
@@ -161,14 +176,21 @@ def wire_runs(
 
 
 def web_app(workspace: Workspace, settings: Settings, notice: str | None = None) -> fastapi.FastAPI:
-    """The FastAPI application: page, /health, closed doors, content policy."""
-    training, owners = Training(workspace), owners_of(settings.host)
+    """The FastAPI application: page, /health, closed doors, content policy. Its `state.halt` ends what is generated."""
+    training, owners = Training(workspace), owners_of(settings.host, settings.public)
+    explorer = Explorer(workspace, Runs(idle_seconds=60 * settings.idle_minutes))
     policy = content_policy(settings)
     api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @api.get("/health")
     def health() -> dict[str, Any]:
         return {"status": "ok", "version": __version__, "models": workspace.loaded}
+
+    @api.get("/metrics")
+    def counters(request: fastapi.Request) -> Response:
+        if not settings.metrics and not owners.visitor_of(request).admin:
+            return PlainTextResponse("not here", 404)
+        return Response(metrics(workspace.waiting(), explorer.runs.tokens), media_type="text/plain; version=0.0.4")
 
     @api.get("/runs/{run}/adapter.zip")
     def adapter(run: str) -> Response:
@@ -178,6 +200,11 @@ def web_app(workspace: Workspace, settings: Settings, notice: str | None = None)
             return PlainTextResponse(str(error), 404)
         shown = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(content, media_type="application/zip", headers=shown)
+
+    api.add_middleware(
+        Gate, owners=owners, waiting=workspace.waiting, most=settings.max_visitors, auth=settings.auth,
+        limited=settings.public,
+    )  # fmt: skip
 
     @api.middleware("http")
     async def guard(request: fastapi.Request, go_on: Callable[[fastapi.Request], Awaitable[Response]]) -> Response:
@@ -190,8 +217,12 @@ def web_app(workspace: Workspace, settings: Settings, notice: str | None = None)
         return response
 
     api.middleware("http")(owners.greet)
-    page = build_app(workspace, settings, notice, training, owners)
-    return gr.mount_gradio_app(api, page, path="/", head=parents_tag(settings), **LAUNCH)
+    page = build_app(workspace, settings, notice, training, owners, explorer)
+    mount = LAUNCH | {"head": parents_tag(settings), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
+    app = gr.mount_gradio_app(api, page, path="/", **mount)
+    app.state.halt = explorer.runs.halt_all
+    serve_tools(page, site_of(workspace, settings, training.store), owners, settings.host)
+    return app
 
 
 def prepare(settings: Settings, workspace: Workspace) -> str | None:
@@ -209,13 +240,34 @@ def prepare(settings: Settings, workspace: Workspace) -> str | None:
 
 def serve(settings: Settings) -> None:
     """Run the app until it is stopped."""
-    workspace = Workspace()
+    if settings.runs:
+        os.environ["RMX_RUNS"] = settings.runs  # for the processes that train, too
+    if settings.log == "requests":
+        write_lines()
+    workspace = Workspace(policy=settings.policy, max_waiting=settings.max_visitors, per_visitor=settings.per_visitor)
     notice = prepare(settings, workspace)
     app = web_app(workspace, settings, notice)
     shown = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
     with _listen(settings) as door:
         print(f"rmx is at http://{shown}:{door.getsockname()[1]}  (Ctrl-C stops it)", flush=True)  # noqa: T201
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[door])
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE, server_header=False)
+        Server(config, app.state.halt).run(sockets=[door])
+
+
+class Server(uvicorn.Server):
+    """Told to stop, it lets what is being generated end at its next step, so that open streams get their last message.
+
+    Training runs are processes of their own and go on.
+    """
+
+    def __init__(self, config: uvicorn.Config, halt: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._halt = halt
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # In a thread: a signal may come while this one holds a lock that halting needs.
+        threading.Thread(target=self._halt, daemon=True).start()
+        super().handle_exit(sig, frame)
 
 
 def _listen(settings: Settings) -> socket.socket:

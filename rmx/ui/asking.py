@@ -9,7 +9,7 @@ import gradio as gr
 import torch
 
 from rmx.errors import RmxError
-from rmx.turns import asker
+from rmx.turns import asking
 
 log = logging.getLogger(__name__)
 Reply = dict[str, Any]
@@ -28,9 +28,9 @@ def answering(question: Callable[[object], Reply], who: Who = nobody) -> Callabl
     """
 
     def server_function(data: Any, request: gr.Request | None = None) -> Reply:
-        token = asker.set(who(request) if request is not None else None)
         try:
-            return question(data)
+            with asking(who(request) if request is not None else None):
+                return question(data)
         except RmxError as error:
             return {"error": str(error)}
         except torch.OutOfMemoryError:
@@ -38,8 +38,6 @@ def answering(question: Callable[[object], Reply], who: Who = nobody) -> Callabl
         except Exception:
             log.exception("the question %s has failed", getattr(question, "__name__", "of a page"))
             return {"error": "This did not work, and it is a fault of rmx. Its log says more."}
-        finally:
-            asker.reset(token)
 
     server_function.__name__ = getattr(question, "__name__", "question")
     return server_function

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -51,10 +51,10 @@ class ClaimsJob:
 
 
 class Claims:
-    """The claims of all pages."""
+    """The claims of all pages; with `private_runs`, each visitor's own runs only."""
 
-    def __init__(self, workspace: Workspace, keep: int = KEPT) -> None:
-        self.workspace = workspace
+    def __init__(self, workspace: Workspace, keep: int = KEPT, private_runs: bool = False) -> None:
+        self.workspace, self._private = workspace, private_runs
         self._jobs: OrderedDict[str, ClaimsJob] = OrderedDict()
         self._keep = keep
         self._lock = threading.Lock()
@@ -111,8 +111,8 @@ class Claims:
         last = job.before.board if job.before else None
         if last is None:
             options = job.options
-            self.workspace.policy.admit_set(options.pair.set_name)
             subject = subject_of(options.pair.pair(self.workspace), options.pair, options.samples, options.budget)
+            subject = replace(subject, private_runs=self._private)
             return Board(subject, CLAIMS, lambda: job.stopped, job.only)
         found, took, partial = dict(last.found), dict(last.took), dict(last.partial)
         found.pop("runs", None)  # a run may have ended since

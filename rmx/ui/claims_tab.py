@@ -102,7 +102,9 @@ class ClaimsTab:
 
     def _measured(self, claim: str | None, before: Any, request: gr.Request, *asked: Any) -> Iterator[Message]:
         try:
-            job = self.claims.start(self.options(*asked), claim, before)
+            options = self.options(*asked)
+            self.claims.workspace.policy.admit_set(options.pair.set_name)
+            job = self.claims.start(options, claim, before)
         except RmxError as error:
             yield {"kind": "refused", "error": str(error)}
             return

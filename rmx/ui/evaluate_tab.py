@@ -9,6 +9,7 @@ from rmx.errors import RmxError
 from rmx.eval_plots import curve_figure, scatter_figure
 from rmx.presets import PRESETS
 from rmx.problems import SETS
+from rmx.turns import asking
 from rmx.ui.asking import answering
 from rmx.ui.compare_tab import OWN as OWN_PAIR
 from rmx.ui.compare_tab import CompareTab
@@ -99,14 +100,13 @@ class EvaluateTab:
 
     def opening(self, request: gr.Request, *values: Any) -> tuple[Any, Any]:
         """The contestants that are there by now, and what the form would take."""
-        return self._choices(str(values[0])), self.plan(request, *values)
+        with asking(self._who(request)):
+            return gr.Dropdown(self.evaluator.contestants(str(values[0]))), self.plan(request, *values)
 
-    def choose_model(self, model: str) -> Any:
+    def choose_model(self, model: str, request: gr.Request) -> Any:
         """Other weights, other adapters."""
-        return gr.Dropdown(self.evaluator.contestants(str(model or "")), value=[])
-
-    def _choices(self, model: str) -> Any:
-        return gr.Dropdown(self.evaluator.contestants(model))
+        with asking(self._who(request)):
+            return gr.Dropdown(self.evaluator.contestants(str(model or "")), value=[])
 
     def attach(self, event: gr.EventData, request: gr.Request) -> Any:
         """A page that was reloaded looks again at what it looked at before."""

@@ -56,11 +56,11 @@ def build_runs_tab(training: Training, owners: Owners, page: gr.Tab) -> gr.HTML:
     """Lay the tab out inside an open gr.Tab and wire it; returns its view."""
     tab = RunsTab(training, owners)
     view = runs_view(
-        answering(training.runs_list),
+        answering(training.runs_list, owners.key_of),
         answering(training.run_curves),
         answering(training.run_files),
         answering(training.run_sweep),
-        answering(training.costs),
+        answering(training.costs, owners.key_of),
         elem_id="runs",
     )
     page.select(tab.opening, None, view, **LIGHT)

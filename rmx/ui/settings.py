@@ -80,7 +80,8 @@ class Settings(BaseSettings):
         """What visitors may ask for."""
         models = dict.fromkeys(("mini", *([self.model] if self.model else []), *self.models))
         adapters = dict.fromkeys((*([self.adapter] if self.adapter else []), *self.adapters))
-        return Policy(self.public, tuple(models), tuple(adapters), self.hub_gb, self.training)
+        kept = self.kept_runs if self.public else 0
+        return Policy(self.public, tuple(models), tuple(adapters), self.hub_gb, self.training, kept)
 
     @classmethod
     def from_environment(cls, **given: Any) -> "Settings":

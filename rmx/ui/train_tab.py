@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 import gradio as gr
 
 from rmx.errors import RmxError
+from rmx.policy import Policy
 from rmx.presets import PRESETS as MODELS
 from rmx.problems import SETS
 from rmx.train.flags import HELP, field_types
@@ -25,6 +26,8 @@ SWEEP: dict[str, Any] = {
     "elem_id": "train-sweep",
 }
 USUAL = ("problems", "k", "tau", "lr", "epochs", "seed")
+CAPPED = "Here visitors start one quick run at a time. Duplicate this Space for longer runs and larger models."
+OFF = "Training is off on this site. Duplicate this Space, or run rmx on your own machine, to train."
 TRAINABLE = [name for name, info in SETS.items() if "train" in info.splits]
 PRESET_TITLES = [
     ("small · minutes on this machine", "small"),
@@ -126,25 +129,30 @@ class TrainTab:
 
 def build_train_tab(training: Training, owners: Owners, page: gr.Tab) -> TrainTab:
     """Lay the tab out inside an open gr.Tab and wire it."""
-    tab = TrainTab(training, owners)
+    tab, who = TrainTab(training, owners), owners.key_of
     with gr.Row(elem_id="training", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="train-controls", elem_classes="controls"):
-            controls = _controls()
+            controls = _controls(training.workspace.policy)
         with gr.Column(scale=1, min_width=320):
-            tab.view = train_view(answering(training.run_tail), answering(training.dry_run), elem_id="train")
+            tab.view = train_view(answering(training.run_tail, who), answering(training.dry_run, who), elem_id="train")
     tab.pins = controls.pins
     _wire(tab, controls, tab.view, page)
     return tab
 
 
-def _controls() -> Controls:
-    start = gr.Button("Small run on mini", variant="primary", elem_id="train-start")
+def _controls(policy: Policy) -> Controls:
+    """The form; where training is capped it begins with the recipe that stays below the caps."""
+    capped, first = policy.training != "on", "small" if policy.training == "on" else "quick"
+    start = gr.Button(f"{TITLES[first]} on mini", variant="primary", elem_id="train-start")
     dry = gr.Button("Dry run: rollouts and gate only", size="sm", elem_id="train-dry")
-    models = [(p.title, p.name) for p in MODELS.values()]
-    model = gr.Dropdown(models, value="mini", label="Model", allow_custom_value=True, elem_id="train-model")
-    problem_set = gr.Dropdown(TRAINABLE, value="mini", label="Problems", elem_id="train-set")
-    preset = gr.Dropdown(PRESET_TITLES, value="small", label="Recipe", elem_id="train-preset")
-    values = PRESETS["small"].flat()
+    if capped:
+        gr.Markdown(CAPPED if policy.training == "mini" else OFF, elem_id="train-capped")
+    models = [(p.title, p.name) for p in MODELS.values() if not capped or p.name == "mini"]
+    model = gr.Dropdown(models, value="mini", label="Model", allow_custom_value=not capped, elem_id="train-model")
+    sets = ["mini"] if capped else TRAINABLE
+    problem_set = gr.Dropdown(sets, value="mini", label="Problems", elem_id="train-set")
+    preset = gr.Dropdown(PRESET_TITLES, value=first, label="Recipe", elem_id="train-preset")
+    values = PRESETS[first].flat()
     with gr.Accordion("The usual knobs", open=False, elem_id="train-usual"):
         made = {name: _component(name, kind, values[name]) for name, kind in _kinds() if name in USUAL}
     with gr.Accordion("Everything", open=False, elem_id="train-all"):

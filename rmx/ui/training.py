@@ -6,6 +6,7 @@ restart of the app changes nothing.
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rmx.cost import load_rates, set_rate
@@ -16,7 +17,7 @@ from rmx.train.probe import this_device
 from rmx.train.run_cost import costs
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_row import row
-from rmx.train.run_store import RunStore
+from rmx.train.run_store import RunStore, owner_of
 from rmx.train.sweep_taus import NO_DRY
 from rmx.ui.owners import Visitor, may
 from rmx.workspace import Workspace
@@ -25,6 +26,7 @@ Reply = dict[str, Any]
 POLL_BYTES = 400_000  # of events that one poll reads at most
 LISTED = 200  # runs in the table
 COMPARED = 8
+MOST_KEPT = 200  # runs of visitors on a public site
 PATIENCE = 8.0  # seconds that a probe waits for the engine
 HIDDEN = frozenset({"micro"})  # kinds that pages do not need
 
@@ -34,7 +36,7 @@ class Training:
 
     def __init__(self, workspace: Workspace, store: RunStore | None = None) -> None:
         self.workspace = workspace
-        self.store = store or RunStore()
+        self.store = store or RunStore(private=workspace.policy.public)
         self._probed: dict[Any, Any] = {}
         self._probing = threading.Lock()
 
@@ -56,6 +58,7 @@ class Training:
         return found | ({"config": _public(folder.config)} if at == 0 else {})
 
     def runs_list(self, data: object) -> Reply:
+        """The runs that who asks may see."""
         rates = load_rates(self.store.root)
         return {"runs": [row(folder, rates) for folder in self.store.all()[:LISTED]]}
 
@@ -141,9 +144,11 @@ class Training:
         Raises:
             RmxError: the job cannot be done, or too many runs wait.
         """
+        self.workspace.policy.admit_job(job)
         if dry and job.taus:
             raise TrainError(NO_DRY)
         self.check_memory(job)
+        self._make_room(visitor)
         folder = self.store.create(resolved(job), owner=visitor.public)
         try:
             self.store.start(folder.id, *(["--dry-run"] if dry else []))
@@ -152,6 +157,18 @@ class Training:
                 self.store.remove(folder.id)
             raise
         return folder
+
+    def _make_room(self, visitor: Visitor) -> None:
+        """On a public site a visitor's own oldest runs go where too many are kept, and where too many are kept of all
+        visitors together, the oldest of anybody; never one that is under way or that nobody owns."""
+        keep = self.workspace.policy.kept_runs
+        if not keep:
+            return
+        over = [run for run in self.store.all(everybodys=True) if owner_of(run) is not None and not run.alive]
+        mine = [run for run in over if owner_of(run) == visitor.public]
+        for run in {run.id: run for run in (*mine[keep - 1 :], *over[MOST_KEPT - 1 :])}.values():
+            with suppress(TrainError):  # somebody else was quicker, or has just resumed it
+                self.store.remove(run.id)
 
     def stop(self, data: object, visitor: Visitor) -> None:
         self.store.stop(self._own(data, visitor, "stop").id)

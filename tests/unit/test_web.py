@@ -116,7 +116,7 @@ def test_a_taken_port_is_one_sentence_and_exit_code_two(capsys, monkeypatch):
 
     from rmx.cli import main
 
-    monkeypatch.setattr("rmx.ui.app.Workspace", lambda: Workspace(loader=lambda spec: scripted_model()))
+    monkeypatch.setattr("rmx.ui.app.Workspace", lambda **_: Workspace(loader=lambda spec: scripted_model()))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["serve", "--port", port]) == 2
