@@ -18,6 +18,7 @@ from rmx.errors import RmxError
 from rmx.ui.api import about, sentence_of, work
 from rmx.ui.in_thread import in_thread
 from rmx.ui.owners import Owners, is_loopback
+from rmx.ui.settings import Settings
 from rmx.verbs import VERBS, Document, Site, Verb
 from rmx.verbs.args import hints_of, shown
 
@@ -35,11 +36,11 @@ def has_mcp() -> bool:
     return found
 
 
-def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, host: str) -> None:
+def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings) -> None:
     """Give the MCP server of a mounted page its tools; does nothing where it has none.
 
-    Where the app listens on this machine only, it answers no other Host or Origin: a page of another site that has its
-    own name resolve to this machine (DNS rebinding) cannot call it.
+    Where a private app listens on this machine only, it answers no other Host or Origin: a page of another site that
+    has its own name resolve to this machine (DNS rebinding) cannot call it.
     """
     if demo.mcp_server_obj is None:
         return
@@ -48,7 +49,7 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, host: str) -> None:
 
     logging.getLogger("mcp").setLevel(logging.ERROR)  # it repeats what strangers send
     server: Any = demo.mcp_server_obj.mcp_server
-    if is_loopback(host):
+    if is_loopback(settings.host) and not settings.public:
         hosts = [h for name in NEAR for h in (name, f"{name}:*")]
         origins = [f"{scheme}://{h}" for scheme in ("http", "https") for h in hosts]
         demo.mcp_server_obj.manager.security_settings = TransportSecuritySettings(
