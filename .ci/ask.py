@@ -5,24 +5,24 @@ import secrets
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 PROBLEM = "What is 3 + 4 * 2?"
 
 
-def health(address: str, patience: float) -> tuple[float, dict[str, Any]]:
+def health(address: str, patience: float, alive: Callable[[], bool]) -> tuple[float, dict[str, Any]]:
     """Seconds until /health answered, and what it said.
 
     Raises:
-        TimeoutError: it did not within `patience` seconds.
+        TimeoutError: it did not within `patience` seconds, or the app has ended.
     """
     began = time.monotonic()
     while True:
         try:
             return time.monotonic() - began, _json(f"{address}/health")
         except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
-            if time.monotonic() - began > patience:
+            if time.monotonic() - began > patience or not alive():
                 raise TimeoutError(f"{address}/health does not answer: {error}") from error
             time.sleep(0.5)
 

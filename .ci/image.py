@@ -86,9 +86,12 @@ class Buildah:
     """buildah with a store of its own, which needs neither a running service nor special mounts."""
 
     def __init__(self, work: Path) -> None:
-        self.words = ["buildah", "--root", str(work / "storage"), "--runroot", str(work / "run")]
-        self.words += ["--storage-driver", "vfs"]
+        store = ["buildah", "--root", str(work / "storage"), "--runroot", str(work / "run"), "--storage-driver"]
         self.env = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
+        # vfs works everywhere and copies all files for each layer.
+        overlay = subprocess.run([*store, "overlay", "info"], env=self.env, capture_output=True)
+        self.layers = overlay.returncode == 0
+        self.words = [*store, "overlay" if self.layers else "vfs"]
 
     def __call__(self, *words: str) -> str:
         done = subprocess.run([*self.words, *words], env=self.env, capture_output=True, text=True)
@@ -147,7 +150,7 @@ def build(buildah: Buildah, work: Path) -> None:
     """The image, by the Dockerfile as it stands."""
     say("building")
     began = time.monotonic()
-    words = ["bud", "--pull-never", "--layers=false", "--format", "docker", "-t", IMAGE]
+    words = ["bud", "--pull-never", f"--layers={str(buildah.layers).lower()}", "--format", "docker", "-t", IMAGE]
     words += [*pip_of_this_machine(work / "pip.conf"), *shlex.split(os.environ.get("BUILD_ARGS", "")), str(ROOT)]
     with (work / "build.log").open("w") as log:
         process = buildah.start(*words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -217,9 +220,12 @@ def running(buildah: Buildah, container: str, work: Path) -> None:
         raise Failed(f"The image is run as '{config['User']}', not as 1000.")
     inside = ["run", "--env", f"RMX_PORT={port}", "-v", f"{data}:/data:rw", container, "--"]
     entry, command, check = config["Entrypoint"], config["Cmd"], config["Healthcheck"]["Test"]
+    print(f"the container's words: {' '.join([*entry, *command])}", flush=True)
     with (work / "server.log").open("w") as log:
         engine = buildah.start(*inside, *entry, *command, stdout=log, stderr=log)
     try:
+        seconds, found = health(f"http://127.0.0.1:{port}", 180, lambda: engine.poll() is None)
+        print(f"/health after {seconds:.0f} s: {found}")
         asked(buildah, inside, check, port)
         buildah(*inside, *entry, *RUN)
         kept(data, _listener(port))
@@ -237,8 +243,6 @@ def running(buildah: Buildah, container: str, work: Path) -> None:
 
 def asked(buildah: Buildah, inside: list[str], check: list[str], port: int) -> None:
     address = f"http://127.0.0.1:{port}"
-    seconds, found = health(address, patience=180)
-    print(f"/health after {seconds:.0f} s: {found}")
     server = _listener(port)
     uids = _proc(server, "status").split("Uid:")[1].split()[:4]
     if set(uids) != {"1000"}:
