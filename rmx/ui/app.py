@@ -221,7 +221,7 @@ def web_app(workspace: Workspace, settings: Settings, notice: str | None = None)
     mount = LAUNCH | {"head": parents_tag(settings), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
     app = gr.mount_gradio_app(api, page, path="/", **mount)
     app.state.halt = explorer.runs.halt_all
-    serve_tools(page, site_of(workspace, settings, training.store), owners, settings.host)
+    serve_tools(page, site_of(workspace, settings, training.store), owners, settings)
     return app
 
 
