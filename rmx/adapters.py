@@ -1,6 +1,7 @@
 """Put PEFT adapters on an engine: bundled names, training runs, folders, Hub ids; safetensors only."""
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +69,9 @@ def attached(model: Model) -> set[str]:
 def drop_adapter(model: Model, name: str) -> None:
     """Take an adapter off a model again, with what was computed under it. The caller holds the engine's turn."""
     engine = model.engine
-    engine.model.delete_adapter(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that another one is active now: `Engine.using` says which, for every pass
+        engine.model.delete_adapter(name)
     engine.adapters.pop(name)
     engine.biases.pop(name, None)
     engine.prefixes.forget(lambda key: key is not None and split_key(key)[0] == name)
@@ -96,6 +99,8 @@ def adapter_place(model: Model, spec: str) -> str:
             reason = "holds a pickle, which can run code when opened" if pickled else "holds no weights"
             raise ModelError(f"The adapter {spec} {reason}. Save adapter_model.safetensors.")
         return str(folder)
+    if is_run(spec.partition("/")[0]):  # never somebody's repository that is called like a run of ours
+        raise ModelError(f"The run {spec.partition('/')[0]} has no adapter {spec}; it may have been removed.")
     if "/" not in spec or spec.startswith((".", "/", "~")):
         known = ", ".join(bundled_adapters(model)) or "none is bundled with this model"
         raise ModelError(f"There is no adapter '{spec}'. Bundled: {known}. Or give a run, a folder or a Hub id.")
@@ -112,11 +117,17 @@ def run_adapter(spec: str) -> Path | None:
     """The folder of a training run's adapter, by the run's id, by `ID/step_N` for one of its checkpoints or by
     `ID/tau_X` for one threshold of a sweep."""
     run, _, part = spec.partition("/")
-    if not re.fullmatch(r"[\w.-]+", run) or not re.fullmatch(r"(step_\d+|tau_[\d.e-]+)?", part) or run.startswith("."):
+    if not is_run(run) or not re.fullmatch(r"(step_\d+|tau_[\d.e-]+)?", part):
         return None
     home = runs_dir() / run
     folder = home / "checkpoints" / part if part.startswith("step_") else home / part / "adapter"
-    return folder if (home / "config.json").is_file() and folder.is_dir() else None
+    return folder if folder.is_dir() else None
+
+
+def is_run(name: str) -> bool:
+    """Whether a run of this id is here."""
+    plain = re.fullmatch(r"[\w.-]+", name) and not name.startswith(".")
+    return bool(plain) and (runs_dir() / name / "config.json").is_file()
 
 
 def _check_targets(model: Model, config: Any, spec: str) -> None:

@@ -20,6 +20,7 @@ from rmx.cli_deploy import add_verbs as add_deploy_verbs
 from rmx.cli_distill import add_verbs as add_distill_verbs
 from rmx.cli_eval import add_verbs as add_eval_verbs
 from rmx.cli_explore import add_verbs as add_explore_verbs
+from rmx.cli_export import add_verbs as add_export_verbs
 from rmx.cli_pair import add_verbs as add_pair_verbs
 from rmx.cli_runs import add_verbs as add_runs_verbs
 from rmx.cli_sets import add_verbs as add_sets_verbs
@@ -72,7 +73,8 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _trace(args: argparse.Namespace) -> None:
-    from rmx.explore.trace import TraceOptions, trace
+    from rmx.explore.trace import TraceOptions, asked, trace
+    from rmx.workspace import Workspace
 
     options = TraceOptions(
         prompt=args.prompt,
@@ -95,9 +97,11 @@ def _trace(args: argparse.Namespace) -> None:
         cold=args.cold,
         read=_read_text(args.read),
     )
-    traces = trace(options)
+    space = Workspace(options.device, options.dtype)
+    traces = trace(options, space)
     if args.json:
-        documents = [t.json() for t in traces]
+        about = asked(options, space, traces)
+        documents = [t.json() | about for t in traces]
         print(json.dumps(documents if args.swap else documents[0], ensure_ascii=False))
         return
     for t in traces:
@@ -105,6 +109,12 @@ def _trace(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
+    if args.what == "public":
+        from rmx.bench_public import bench_public
+
+        visits = bench_public(args.clients, args.minutes, args.kill)
+        print(json.dumps(visits) if args.json else _table({k: _figure(v) for k, v in visits.items() if k != "memory"}))
+        return
     from rmx.bench import run
 
     result = run(args.what, model=args.model, device=args.device, dtype=args.dtype, rounds=args.rounds)
@@ -191,6 +201,7 @@ def _parser() -> Parser:
     _add_serve(verbs)
     _add_trace(verbs)
     add_explore_verbs(verbs, _add_model)
+    add_export_verbs(verbs, _read_text)
     add_pair_verbs(verbs, _add_model, _read_text)
     add_claims_verbs(verbs, _add_model)
     add_train_verbs(verbs, _add_model)
@@ -248,10 +259,14 @@ def _add_trace(verbs: Any) -> None:
 def _add_bench(verbs: Any) -> None:
     bench = verbs.add_parser("bench", help="measure this machine; ratios within one run")
     bench.add_argument(
-        "what", choices=["decode", "swap", "branches", "forks", "pair", "outcomes", "rollouts", "train", "ui"]
+        "what",
+        choices=["decode", "swap", "branches", "forks", "pair", "outcomes", "rollouts", "train", "ui", "public"],
     )
     _add_model(bench)
     bench.epilog = "--model random:qwen2.5-1.5b measures that shape with random weights, without a download."
     bench.add_argument("--rounds", type=int, default=7)
+    bench.add_argument("--clients", type=int, default=32, help="public: visitors at the same time")
+    bench.add_argument("--minutes", type=float, default=5.0, help="public: how long they stay")
+    bench.add_argument("--kill", action="store_true", help="public: kill the app and the run half way")
     bench.add_argument("--json", action="store_true")
     bench.set_defaults(run=_bench)

@@ -242,7 +242,7 @@ SMALL = PAPER.with_(
 # Under a minute on two cores, beside an app that is in use: what visitors of a public site may start.
 QUICK = SMALL.with_(
     k=10, problems=40, select=25, checkpoint_every=0.5, validation=40, validation_k=0, test=60, warmup_steps=3,
-    max_steps=30,
+    max_steps=30, max_seq_len=512,
 )  # fmt: skip
 FLOOR = SMALL.with_(lr=1e-3, epochs=2, neg_floor_nats=0.5)
 PRESETS = {"paper": PAPER, "small": SMALL, "floor": FLOOR, "quick": QUICK}

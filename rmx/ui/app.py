@@ -12,6 +12,7 @@ import fastapi
 import gradio as gr
 import uvicorn
 from fastapi.responses import PlainTextResponse, Response
+from starlette.middleware.gzip import GZipMiddleware
 
 from rmx import __version__
 from rmx.errors import RmxError
@@ -217,6 +218,7 @@ def web_app(workspace: Workspace, settings: Settings, notice: str | None = None)
         return response
 
     api.middleware("http")(owners.greet)
+    api.add_middleware(GZipMiddleware, minimum_size=2000)  # the page is a megabyte of text; streams stay as they are
     page = build_app(workspace, settings, notice, training, owners, explorer)
     mount = LAUNCH | {"head": parents_tag(settings), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
     app = gr.mount_gradio_app(api, page, path="/", **mount)
