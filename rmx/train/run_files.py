@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,9 +50,33 @@ def is_full(error: BaseException) -> bool:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; None where it is missing or is none. A link is not followed out of a run's folder."""
     try:
-        return None if path.is_symlink() else json.loads(path.read_text(encoding="utf-8"))
+        return None if path.is_symlink() else parsed(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
+
+
+# What JSON may hold and no page can be sent: halves of surrogate pairs, numbers that are none, endless integers.
+_SUSPECT = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\d{19}|NaN|Infinity|[eE]\+?\d{3}")
+
+
+def parsed(data: bytes) -> Any:
+    """The value of some JSON, fit to be sent on.
+
+    Raises:
+        ValueError: it is none. RecursionError: it is nested too deeply.
+    """
+    value = json.loads(data)
+    return _sendable(value) if _SUSPECT.search(data) else value
+
+
+def _sendable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return None
+    if isinstance(value, dict):
+        return {_sendable(key): _sendable(item) for key, item in value.items()}
+    return [_sendable(item) for item in value] if isinstance(value, list) else clean(value)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -154,6 +179,6 @@ def _whole(fd: int) -> int:
 def _parsed(line: bytes) -> Any:
     """One line's value; None where it is none, as when `start` fell inside a line."""
     try:
-        return json.loads(line)
+        return parsed(line)
     except (ValueError, RecursionError):
         return None

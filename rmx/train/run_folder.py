@@ -15,6 +15,8 @@ from typing import IO, Any
 from rmx.errors import TrainError
 from rmx.train import run_lock
 from rmx.train.run_files import PART, Lines, clear_parts, disk, read_json, read_lines, write_json
+from rmx.train.run_shapes import STATUS as STATUS_SHAPE
+from rmx.train.run_shapes import config_of, fitting, is_check, is_text, summary_of, sweep_of
 
 CONFIG, STATUS, EVENTS, SUMMARY = "config.json", "status.json", "events.jsonl", "summary.json"
 SWEEP = "sweep.json"  # the curve of a sweep over thresholds, as far as it is known
@@ -22,6 +24,7 @@ LOCK, STOP, LOG = "lock", "stop", "log.txt"
 LIVE = ("queued", "running", "stopping")  # states of a run that some process works on
 OVER = ("stopped", "interrupted", "failed", "done")
 KEPT = ("rollouts", "selection", "gate", "done", "guard", "early")  # kinds whose last event the summary holds
+DAMAGED = "Its status.json cannot be read. Resume goes on from what is kept of it."
 LOOK = 0.2  # seconds between two looks for the stop file
 
 
@@ -45,8 +48,8 @@ class RunFolder:
         Raises:
             TrainError: this is no run's folder.
         """
-        found = read_json(self.path / CONFIG)
-        if not isinstance(found, dict) or "recipe" not in found:
+        found = config_of(read_json(self.path / CONFIG))
+        if found is None:
             raise TrainError(f"{self.path.name} is not a run: its config.json is missing or cannot be read.")
         return found
 
@@ -58,7 +61,8 @@ class RunFolder:
         if status.get("state") in LIVE and not alive:
             alive = self.alive  # or it began in between
         if status.get("state") in LIVE and not alive:
-            lost = "Its process ended without a word. Resume goes on from the last checkpoint."
+            damaged = status.get("message") == DAMAGED
+            lost = DAMAGED if damaged else "Its process ended without a word. Resume goes on from the last checkpoint."
             status |= {"state": "interrupted", "message": lost, "left": None, "ahead": None}
         if alive and status.get("state") in LIVE and (self.path / STOP).exists():
             status["state"] = "stopping"
@@ -81,14 +85,12 @@ class RunFolder:
     @property
     def summary(self) -> dict[str, Any]:
         """The last event of each kind that a list of runs needs, and the checks."""
-        found = read_json(self.path / SUMMARY)
-        return found if isinstance(found, dict) else {}
+        return summary_of(read_json(self.path / SUMMARY))
 
     @property
     def sweep(self) -> dict[str, Any] | None:
         """The curve of a sweep, with the thresholds that are trained so far; None of any other run."""
-        found = read_json(self.path / SWEEP)
-        return found if isinstance(found, dict) and isinstance(found.get("taus"), list) else None
+        return sweep_of(read_json(self.path / SWEEP))
 
     def events(self, start: int = 0, most: int = -1) -> tuple[list[dict[str, Any]], int]:
         """Whole events from byte `start` on, and the byte where the next begins. A torn last line is left for later.
@@ -97,7 +99,7 @@ class RunFolder:
             most: bytes to read at most; all by default. A longer line than that is never split.
         """
         found, after = read_lines(self.path / EVENTS, start, most)
-        return [event for event in found if isinstance(event, dict) and "kind" in event], after
+        return [event for event in found if isinstance(event, dict) and is_text(event.get("kind"))], after
 
     def files(self, most: int = 500) -> list[dict[str, Any]]:
         """Its files as {"path", "bytes"}, by name; links and what is not whole yet are left out."""
@@ -111,8 +113,11 @@ class RunFolder:
         return sorted(found, key=lambda file: str(file["path"]))[:most]
 
     def _stored(self) -> dict[str, Any]:
-        found = read_json(self.path / STATUS)
-        begun = found if isinstance(found, dict) else {}
+        found, path = read_json(self.path / STATUS), self.path / STATUS
+        begun = fitting(found, STATUS_SHAPE) if isinstance(found, dict) else {}
+        told = found.get("state") if isinstance(found, dict) else path.exists()
+        if told and begun.get("state") not in (*LIVE, *OVER):
+            begun |= {"state": "running", "message": DAMAGED}  # interrupted, where no process works on it
         return {"state": "stopped", "message": "It has not begun."} | begun  # a process writes its pid before a state
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -135,9 +140,7 @@ class RunFolder:
         try:
             yield
         finally:
-            if self._log is not None:
-                self._log.close()
-                self._log = None
+            self.close()
             file.close()
 
     @contextmanager
@@ -163,6 +166,12 @@ class RunFolder:
         with disk(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / CONFIG, config)
+
+    def close(self) -> None:
+        """Close the events; the next one opens them again."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     def event(self, kind: str, figures: Mapping[str, Any]) -> None:
         """Append one event; those that lists of runs need go into the summary too."""
@@ -227,6 +236,8 @@ class RunFolder:
 def sum_up(summary: dict[str, Any], event: Mapping[str, Any]) -> bool:
     """Take an event into a summary; whether it is one that belongs there."""
     if event["kind"] == "check":
+        if not is_check(event):
+            return False
         if event["optimizer_step"] == 0:  # of a sweep the next threshold begins
             summary["checks"] = {}
         summary.setdefault("checks", {})[str(event["optimizer_step"])] = event

@@ -76,7 +76,7 @@ def _gate(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Threshold and share of the gate; of a sweep that is done those of the threshold that was chosen."""
     gate, sweep = summary.get("gate", {}), summary.get("done", {}).get("sweep") or {}
     if (chosen := sweep.get("chosen")) is not None:
-        gate = next(one for one in sweep["taus"] if one["tau"] == chosen)
+        gate = next((one for one in sweep["taus"] if one["tau"] == chosen), {})
     return {"tau": gate.get("tau"), "gated": gate.get("share")}
 
 

@@ -46,7 +46,8 @@ class Visitor:
 
 def may(visitor: Visitor, owner: str | None, action: str) -> bool:
     """Whether a visitor may stop, resume, delete, annotate or push a run; everybody may look at all of them."""
-    return action == "look" or visitor.admin or (owner is not None and hmac.compare_digest(owner, visitor.public))
+    own = isinstance(owner, str) and hmac.compare_digest(owner.encode("utf-8", "replace"), visitor.public.encode())
+    return action == "look" or visitor.admin or own
 
 
 class Owners:
