@@ -1,4 +1,4 @@
-// The explorer view; view_common.js, worth.js, worth_plot.js and pins.js stand before it, in the same function.
+// The explorer view; view_common.js, worth.js, worth_plot.js, pins.js and share.js stand before it, in the same function.
 // Python sends deltas; a branch is kept whole here, so undo, redo, tau and marks need no round trip.
 const FORCED = 1, SPECIAL = 2, CEILING = 2.5; // the ramp is full at CEILING nats, for every model alike
 
@@ -110,6 +110,7 @@ async function receive(m) {
   if (!b.open || !whole(b)) await repair(b);
   if (again) bring(b);
   else if (b === shown) flow();
+  if (m.open && b === shown) renderOrigin(b);
 }
 // Deltas are lost when the view is not mounted yet or the browser tab sleeps; each gap is fetched from the server.
 function repair(b) {
@@ -194,7 +195,7 @@ function settle(b) {
   renderPins();
   if (selected !== null) renderLook(selected);
   renderWorth();
-  readdress({ run: b.run });
+  readdress({ run: b.run, ...linkGone(b) });
   adoptStrip();
   trigger("settled", { run: b.run, tau });
   if (b.open?.show != null && !b.visited && root.classList.contains("wide") && !presenter.on) {
@@ -216,6 +217,7 @@ function renderHead(b) {
   root.classList.remove("empty");
   ui.title.textContent = showOdd(clip(open.title || (open.prompt ?? "").trim() || "Untitled problem", 600));
   ui.meta.textContent = [open.model, open.label, open.known && `known answer ${open.known}`].filter(Boolean).join(" · ");
+  renderOrigin(b);
   ui.promptBox.hidden = !open.prompt;
   ui.prompt.textContent = showOdd(open.prompt ?? "");
   ui.status.textContent = "";
@@ -227,6 +229,7 @@ function renderButtons() {
   const busy = shown && !settled && !shown.done;
   root.classList.toggle("live", !!busy);
   ui.stop.hidden = !busy;
+  ui.share.hidden = !settled || !server.share_link;
   ui.undo.disabled = !past.length;
   ui.redo.disabled = !future.length;
   const pending = settled && !!shown.open?.parent && !shown.kept;
@@ -676,7 +679,7 @@ const actions = {
   close: closeInspector,
   more: () => selected !== null && renderAlternatives(selected, ui.more.getAttribute("aria-expanded") !== "true"),
   compare: () => compare(ui.compare.getAttribute("aria-pressed") !== "true"),
-  keep, undo, redo, help, replay, ...worthActions, ...pinActions,
+  keep, undo, redo, help, replay, ...worthActions, ...pinActions, ...shareActions,
   tour: () => tour(0), tourEnd, tourBack: () => tour(tourAt - 1), tourNext: () => tour(tourAt + 1),
   back: () => stepFork(-1), forward: () => stepFork(1), play: () => play(!presenter.playing), leave: () => present(false),
 };
@@ -720,6 +723,7 @@ function space() {
 function escape() {
   if (tourAt !== null) return tourEnd();
   if (ui.help.matches(":popover-open")) return ui.help.hidePopover();
+  if (ui.shareMenu.matches(":popover-open")) return ui.shareMenu.hidePopover();
   if (selected !== null) return closeInspector();
   return presenter.on ? present(false) : false;
 }
@@ -731,6 +735,14 @@ window.rmx = Object.assign(window.rmx ?? {}, {
   goto: (pos) => shown && select(Math.max(0, Math.min(els.length - 1, Math.round(pos)))),
   presenter: present,
   tour: () => tour(0),
+  open: async (run) => { // a tree that was opened elsewhere on the page
+    const old = shown, b = await ensure(run);
+    if (!b?.open || shown !== old) return;
+    if (old && !old.done) trigger("halt", { run: old.run });
+    sayError();
+    bring(b);
+    ui.problem.scrollIntoView({ block: "nearest" });
+  },
 });
 ui.ceiling.textContent = `${CEILING}+`;
 ui.tau.textContent = tau.toFixed(2);

@@ -48,7 +48,7 @@ def swaps_of(model: Model, problem: Problem, tau: float, rng: random.Random, max
     controls = rng.sample(others, min(len(forks), len(others)))
     for token in [*forks, *controls]:
         alternatives = [c for c in token.top[:TOP_SHOWN] if c.id != token.id]
-        answers = _answers(model, job, trace.ids, token, [c.id for c in alternatives], max_new)
+        answers = answers_after(model, job, trace.ids, token, [c.id for c in alternatives], max_new)
         for candidate, answer in zip(alternatives, answers, strict=True):
             graded = grade(answer, problem.answer)
             yield Flip(
@@ -62,7 +62,7 @@ def swaps_of(model: Model, problem: Problem, tau: float, rng: random.Random, max
             )
 
 
-def _answers(
+def answers_after(
     model: Model, job: Job, ids: Sequence[int], token: TokenDist, alternatives: list[int], max_new: int
 ) -> list[str]:
     """Completion texts after forcing each alternative, decoded as one batch."""

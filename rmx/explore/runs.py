@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from rmx.errors import SwapError
 from rmx.explore.generate import Generation, Job
@@ -20,10 +20,14 @@ Clock = Callable[[], float]
 class Origin:
     """A tree that came in from outside; all its branches share one, and a check fills in what it found."""
 
-    kind: Literal["link", "recorded"]
+    kind: Literal["link", "recorded", "again"]  # again: recorded, and decoded here
     licence: str | None = None
+    adapter_hash: str | None = None  # as the file has it
     same: bool | None = None  # whether decoding it here gave the same tokens; None: not checked
     said: str | None = None  # the verdict in a sentence
+
+    def json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "licence": self.licence, "same": self.same, "said": self.said}
 
 
 @dataclass

@@ -1,6 +1,8 @@
 """`rmx trace`: options to traces; each swap applies to the branch that the one before it made."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rmx.config import Sampling, check_tau
 from rmx.errors import ProblemError, PromptError, RmxError
@@ -71,6 +73,23 @@ def trace(options: TraceOptions, workspace: Workspace | None = None) -> list[Tra
         job = swap_job(job, traces[-1].tokens, pos, [token_id], model.engine.vocab_size)
         traces.append(Generation(model, job).run())
     return traces
+
+
+def asked(options: TraceOptions, workspace: Workspace, traces: Sequence[Trace]) -> dict[str, Any]:
+    """What a trace does not hold itself, for its document: prompt, problem, known answer, limit, special tokens.
+
+    Raises:
+        RmxError: any mistake in the options, in a sentence.
+    """
+    model = workspace.model(options.model)
+    ids, known = _prompt(options, model)
+    title = options.prompt
+    if options.problem is not None:
+        title = find_problem(options.set_name, options.problem).problem
+    said = {t.id for trace in traces for t in trace.tokens}
+    special = sorted(said & model.detokenizer.special_ids)
+    found = {"title": title, "known": known, "prompt": model.detokenizer.text(ids), "special": special}
+    return found if options.read is not None else found | {"max_new_tokens": options.max_new_tokens}
 
 
 def _tau(options: TraceOptions, model: Model) -> float:

@@ -88,21 +88,25 @@ def tree_of(runs: Sequence[Run], shown: str | None = None, pos: int | None = Non
         raise RmxError("There is nothing to share yet. Wait until the solution is finished.")
     root, model = done[0], done[0].model
     ids = {c for run in done for t in run.tokens for c in (t.id, *(a.id for a in t.top))}
-    spec = adapter_spec(model, root.job.adapter)
+    assert root.trace is not None
+    origin, trace = root.origin, root.trace
+    recorded = origin is not None and origin.kind == "recorded"  # then its facts are those of the file
+    spec = trace.adapter if recorded else adapter_spec(model, root.job.adapter)
+    seal = origin.adapter_hash if origin is not None and recorded else adapter_hash(model, root.job.adapter)
     here = place.get(shown or "", 0)
     return Tree(
         model=model.spec,
         adapter=spec,
-        adapter_hash=adapter_hash(model, root.job.adapter),
-        revision=model.revision,
-        dtype=model.dtype,
+        adapter_hash=seal,
+        revision=trace.revision,
+        dtype=trace.dtype,
         prompt_ids=root.job.prompt_ids,
         tau=root.job.tau,
         branches=tuple(_branch(run, place) for run in done),
         prompt=root.prompt or None,
         title=root.title or None,
         known=root.job.known,
-        licence=root.origin.licence if root.origin else None,
+        licence=origin.licence if origin else None,
         shown=here,
         pos=pos if pos is not None and 0 <= pos < len(done[here].tokens) else None,
         special=frozenset(ids & model.detokenizer.special_ids),

@@ -31,7 +31,7 @@ from rmx.strict import (
 
 FORMAT, VERSION = "rmx tree", 1
 MOST_BRANCHES = 64
-MOST_TOKENS = 100_000  # of all branches together, kept tokens included
+MOST_TOKENS = 50_000  # of all branches together, kept tokens included
 MOST_IDS = 65_536  # of a prompt
 TEXT, NAME, PIECE = 50_000, 400, 4_000  # characters of a prompt or title, of a name, of a token
 STOPS = get_args(Stop)

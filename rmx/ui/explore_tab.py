@@ -23,6 +23,8 @@ from rmx.ui.builder import build_builder
 from rmx.ui.errors import shows_errors
 from rmx.ui.explorer import Explorer, Message
 from rmx.ui.settings import Settings
+from rmx.ui.share_panel import build_share_panel, sharing_functions
+from rmx.ui.sharing import Sharing
 from rmx.ui.token_view import token_view
 from rmx.ui.visitors import Visitors
 from rmx.ui.wiring import LIGHT, QUIET, STREAM
@@ -88,6 +90,7 @@ class ExploreTab:
         self.explorer, self.who = explorer, who
         self._first: Run | None = None  # what the first screen shows, solved once for all visitors
         self.worth = Worth(explorer)
+        self.sharing = Sharing(explorer, settings.max_new_tokens)
         self.settings = settings
         self.notice = notice
         self.visitors = Visitors()
@@ -144,6 +147,30 @@ class ExploreTab:
             return
         yield from self.stream(run, request, "swap")
 
+    def verify(self, event: gr.EventData, request: gr.Request) -> Iterator[Message]:
+        """Decode a recorded tree here."""
+        data, owner = event._data, self.who(request)
+        yield from self.again("verify", request, lambda begin: self.sharing.verify(data, owner, begin))
+
+    def again(
+        self, verb: str, request: gr.Request, messages: Callable[[Callable[[Run], Run]], Iterator[Message]]
+    ) -> Iterator[Message]:
+        """Stream a tree that is decoded again, or the sentence why it cannot be."""
+        made: list[Run] = []
+
+        def begin(run: Run) -> Run:
+            made.append(self.visitors.begin(request.session_hash, run))
+            return run
+
+        def sums() -> dict[str, Any]:
+            tokens = sum(len(run.tokens) - (run.at or 0) for run in made)
+            return {"model": made[0].model.spec if made else None, "tokens": tokens}
+
+        try:
+            yield from observed(verb, messages(begin), sums)
+        except RmxError as error:
+            yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
+
     def halt(self, event: gr.EventData) -> None:
         self.explorer.halt(event._data)
 
@@ -189,6 +216,9 @@ class ExploreTab:
         run, owner = self.explorer.runs.find(request.query_params.get("run")), self.who(request)
         if run is not None and (run.owner == owner or not self.settings.public):
             yield self.explorer.message(run, 0, whole=True)
+            return
+        if link := request.query_params.get("s"):
+            yield from self.again("link", request, lambda begin: self.sharing.open_link(link, owner, begin))
             return
         if self._first is not None:
             yield self.explorer.message(self.explorer.copy(self._first, owner), 0, whole=True)
@@ -260,6 +290,7 @@ def build_explore_tab(
                 answering(explorer.inspect, who),
                 answering(explorer.look, who),
                 answering(explorer.search, who),
+                sharing_functions(tab.sharing, who),
                 elem_id="view",
             )
             strip = gr.Plot(show_label=False, elem_id="strip", container=False)
@@ -288,6 +319,7 @@ def _controls(tab: ExploreTab) -> Controls:
         picked = gr.Dropdown(rows, value=None, label="Problem of the set", elem_id="picked")
         answer = gr.Textbox(first.answer, label="Expected answer (optional)", elem_id="answer", max_lines=1)
     build_builder(problem, answer)
+    build_share_panel(tab.sharing, tab.who)
     with gr.Accordion("Model", open=False):
         model = gr.Dropdown(choices, value=tab.spec, label="Model", allow_custom_value=True, elem_id="model")
         gpu = gr.Button(
@@ -336,6 +368,7 @@ def _wire_view(tab: ExploreTab, c: Controls, view: gr.HTML, strip: gr.Plot, show
     c.read.click(tab.read, [c.text, *c.asked], view, **STREAM)
     view.pick(tab.pick, None, view, **STREAM)
     view.halt(tab.halt, None, None, **LIGHT)
+    view.verify(tab.verify, None, view, **STREAM)
     worth = tab.worth
     view.outcomes(tab.measure(worth.outcomes, "outcomes"), None, view, **STREAM)
     view.importance(tab.measure(worth.importance, "importance"), None, view, **STREAM)

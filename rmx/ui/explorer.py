@@ -19,6 +19,7 @@ from rmx.errors import RmxError, SwapError
 from rmx.explore.branch import swap_job
 from rmx.explore.generate import Job, read_job
 from rmx.explore.lookahead import look_ahead
+from rmx.explore.recorded import Absent, revive
 from rmx.explore.runs import Run, Runs
 from rmx.explore.vocabulary import search
 from rmx.records import TokenDist
@@ -82,6 +83,7 @@ class Explorer:
             SwapError: anything in it that does not exist.
         """
         run, pos = self._place(data)
+        self.revive(run)
         ids = _get(data, "token_ids")
         text = _get(data, "text")
         if isinstance(text, str) and ids is None:
@@ -92,6 +94,15 @@ class Explorer:
         if run.job.read is not None:  # a pasted text goes on as if it had been generated
             job = replace(job, sampling=replace(job.sampling, max_new_tokens=max(len(run.tokens) * 2, 512)))
         return self.runs.add(Run(run.model, job, run.prompt, run.tree, run, run.title, owner=run.owner))
+
+    def revive(self, run: Run) -> None:
+        """Give a recorded branch its model where that is loaded by now.
+
+        Raises:
+            SwapError: what is loaded is another revision.
+        """
+        space = self.workspace
+        revive(run, lambda spec: space.model(spec) if spec in space.loaded else None)
 
     def copy(self, run: Run, owner: str | None) -> Run:
         """A tree of the visitor's own that begins with a solution that is finished already."""
@@ -141,6 +152,8 @@ class Explorer:
     def look(self, data: object) -> Message:
         """What each of the five alternatives at {"run", "pos"} would say next."""
         run, pos = self._place(data)
+        if isinstance(run.model, Absent):
+            return {"pos": pos, "alternatives": []}
         prefix = [*run.job.prompt_ids, *(t.id for t in run.tokens[:pos])]
         ids = [c.id for c in run.tokens[pos].top[:TOP_SHOWN]]
         rows = look_ahead(run.model, prefix, ids, run.job.adapter, patience=PATIENCE)
@@ -205,6 +218,7 @@ class Explorer:
             "known": run.job.known,
             "title": run.title,
             "show": run.show,
+            "origin": run.origin.json() if run.origin else None,
         }
 
     def _swap(self, run: Run) -> Message:

@@ -9,10 +9,12 @@ Or one message of a measuring job, `{"kind", "run", "job", "done", ...}`: the wh
 
 Events (page to Python, payloads are untrusted): `view.pick`, `view.halt`, `view.settled`, `view.next`, and for
 measuring `view.outcomes`, `view.importance`, `view.rescue`, `view.sofar`, `view.haltjob`, each with `gr.EventData`.
+`view.verify` {"run"} asks to decode a recorded tree here.
 `view.pins` {"pins": [{"run", "pos"}, ...]} tells all tokens pinned for training, at most eight, on each change.
-Other components reach the view by `window.rmx`: setTau, goto, presenter, tour.
+Other components reach the view by `window.rmx`: setTau, goto, presenter, tour, open.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -20,7 +22,14 @@ import gradio as gr
 from rmx.ui.view_common import Server, asset, script, served
 
 
-def token_view(tail: Server, inspect: Server, look: Server, search: Server, **kwargs: Any) -> gr.HTML:
+def token_view(
+    tail: Server,
+    inspect: Server,
+    look: Server,
+    search: Server,
+    sharing: Mapping[str, Server] | None = None,
+    **kwargs: Any,
+) -> gr.HTML:
     """Build the view.
 
     Args:
@@ -28,6 +37,7 @@ def token_view(tail: Server, inspect: Server, look: Server, search: Server, **kw
         inspect: `{"run", "pos"}` -> `{"pos", "id", "text", "entropy", "p", "rank", "forced", "top": [...]}`.
         look: `{"run", "pos"}` -> `{"pos", "alternatives": [{"id", "text"}, ...]}`, what would follow each of five.
         search: `{"run", "pos", "q"}` -> `{"tokens": [{"id", "text", "p", "rank"}, ...]}`.
+        sharing: `share_link`, `share_file`, `share_save`, as in rmx/ui/sharing.py; without them nothing is offered.
         kwargs: passed on to `gr.HTML` (elem_id, visible, ...).
 
     Each may return `{"error": sentence}`. A factory, not a subclass: gradio writes a stub file next to the source
@@ -35,8 +45,8 @@ def token_view(tail: Server, inspect: Server, look: Server, search: Server, **kw
     """
     return gr.HTML(
         html_template=asset("token_view.html"),
-        js_on_load=script("worth", "worth_plot", "pins", "token_view"),
+        js_on_load=script("worth", "worth_plot", "pins", "share", "token_view"),
         apply_default_css=False,
-        server_functions=served(tail=tail, inspect=inspect, look=look, search=search),
+        server_functions=served(tail=tail, inspect=inspect, look=look, search=search, **(sharing or {})),
         **kwargs,
     )

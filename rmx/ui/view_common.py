@@ -42,6 +42,7 @@ CSS = "\n".join(
         "token_view",
         "worth",
         "pins",
+        "share",
         "compare_view",
         "claims_view",
         "train_view",

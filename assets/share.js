@@ -1,0 +1,112 @@
+// What a visitor takes home: a link, files, a dataset on the Hub; and where a tree comes from that was opened here.
+// Python makes the text of each file, the browser saves it; nothing is stored on the server.
+const origins = new Map(); // tree -> the newest that is known of where it comes from
+
+// ---- where it comes from ------------------------------------------------------------------------------------
+const KINDS = { link: "From a link", recorded: "Recorded", again: "Decoded again here" };
+function renderOrigin(b) {
+  const own = b.open?.origin ?? null;
+  if (own && (own.said || !origins.has(b.open.tree))) origins.set(b.open.tree, own);
+  ui.origin.hidden = !own;
+  if (!own) return;
+  const { kind, licence, said, same } = origins.get(b.open.tree) ?? own;
+  ui.originKind.textContent = KINDS[kind] ?? "Recorded";
+  const sign = same === true ? make("span", "right", "✓ ") : same === false ? make("span", "wrong", "✗ ") : "";
+  const what = said ?? (kind === "recorded" ? "what stands here was not computed now" : "decoding it again …");
+  ui.originSaid.replaceChildren(sign, showOdd(clip(what, 400)), licence ? make("span", "soft", ` · ${showOdd(clip(licence, 60))}`) : "");
+  ui.verify.hidden = kind !== "recorded" || !server.share_link;
+  ui.verify.setAttribute("aria-label", `Verify: decode it again with ${plainName(b.open.model ?? "")}`);
+}
+function verify() {
+  if (!shown) return;
+  ui.originSaid.textContent = "loading the model, then decoding again …";
+  ui.verify.hidden = true;
+  trigger("verify", { run: shown.run });
+}
+// A link's own part of the address goes as soon as something else is on screen.
+const linkGone = (b) => (b.open?.origin?.kind === "link" ? {} : { s: null });
+
+// ---- the menu -----------------------------------------------------------------------------------------------
+function toggleShare() {
+  tellShare("");
+  ui.saveForm.hidden = true;
+  ui.shareMenu.togglePopover();
+  if (!ui.shareMenu.matches(":popover-open")) return;
+  putNear(ui.shareMenu, ui.share.getBoundingClientRect());
+  ui.shareMenu.querySelector("button").focus({ preventScroll: true });
+}
+ui.shareMenu.addEventListener("toggle", (e) => ui.share.setAttribute("aria-expanded", String(e.newState === "open")));
+function tellShare(sentence, good = true) {
+  ui.shareSaid.replaceChildren(sentence && make("span", good ? "right" : "wrong", good ? "✓ " : "✗ "), sentence);
+  ui.shareSaid.hidden = !sentence;
+}
+const sharedNow = (more) => ({ run: shown?.run, pos: selected, tau, ...more });
+async function askShare(name, more) {
+  if (!shown) return null;
+  ui.shareMenu.setAttribute("aria-busy", "true");
+  try {
+    const reply = await server[name](sharedNow(more));
+    if (reply?.error) tellShare(reply.error, false);
+    return reply?.error ? null : reply;
+  } catch {
+    tellShare("The server did not reply. Try again in a moment.", false);
+    return null;
+  } finally {
+    ui.shareMenu.removeAttribute("aria-busy");
+  }
+}
+async function copyLink() {
+  const reply = await askShare("share_link");
+  if (!reply) return;
+  const url = new URL(location.pathname, location.origin);
+  url.searchParams.set("s", reply.s);
+  ui.linkText.value = url.href;
+  ui.linkRow.hidden = true;
+  try {
+    await navigator.clipboard.writeText(url.href);
+    tellShare("Link copied. Whoever opens it decodes the tree anew and is told if it parts.");
+  } catch { // no permission, or no https: then by hand
+    ui.linkRow.hidden = false;
+    ui.linkText.select();
+    tellShare("Copy the link from the box.");
+  }
+}
+async function download(format) {
+  const reply = await askShare("share_file", { format: format === "png" ? "svg" : format });
+  if (!reply) return;
+  if (format === "png") return drawPng(reply);
+  saveBlob(new Blob([reply.text], { type: `${reply.mime};charset=utf-8` }), reply.name);
+}
+function saveBlob(blob, name) {
+  const link = attrs(make("a"), { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  tellShare(`${name}, ${blob.size < 1e6 ? `${Math.ceil(blob.size / 1000)} kB` : `${(blob.size / 1e6).toFixed(1)} MB`}`);
+}
+async function drawPng({ text, name }) { // twice the size, for slides and print
+  const picture = new Image();
+  picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+  await picture.decode();
+  const canvas = attrs(make("canvas"), { width: picture.width * 2, height: picture.height * 2 });
+  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  canvas.toBlob((blob) => saveBlob(blob, name.replace(/svg$/, "png")), "image/png");
+}
+ui.saveForm.addEventListener("submit", async (e) => {
+  e.preventDefault();
+  const token = ui.saveToken.value;
+  ui.saveToken.value = ""; // for this one upload only
+  tellShare("Saving …");
+  const reply = await askShare("share_save", { repo: ui.saveRepo.value, token });
+  if (reply) tellShare(`Saved: ${reply.url}`);
+});
+
+const shareActions = {
+  share: toggleShare, copyLink, verify,
+  getJson: () => download("json"), getHtml: () => download("html"), getCsv: () => download("csv"),
+  getSvg: () => download("svg"), getPng: () => download("png"),
+  toHub: () => {
+    ui.saveForm.hidden = !ui.saveForm.hidden;
+    if (!ui.saveForm.hidden) ui.saveRepo.focus();
+    putNear(ui.shareMenu, ui.share.getBoundingClientRect());
+  },
+};

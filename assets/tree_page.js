@@ -1,0 +1,176 @@
+// A tree of solutions in a file of its own: nothing is fetched, everything stands in the block #tree. text.js stands
+// before this, in the same function.
+const tree = JSON.parse(document.getElementById("tree").textContent), CEILING = 2.5;
+const ui = {};
+for (const node of document.querySelectorAll("[data-ui]")) ui[node.dataset.ui] = node;
+const branches = [tree, ...tree.branches], texts = tree.texts ?? {}, tau = tree.tau;
+const whole = branches.reduce((all, b, k) => [...all, k ? [...all[b.parent].slice(0, b.at), ...b.tokens] : b.tokens], []);
+const textAt = (t) => t.text ?? texts[t.id] ?? "", isFork = (t) => t.entropy > tau;
+const SIGNS = { right: "✓", wrong: "✗", none: "–" };
+const kindOf = (a) => (a?.text == null || typeof a.correct !== "boolean" ? "none" : a.correct ? "right" : "wrong");
+const mark = (a) => make("span", kindOf(a), `${SIGNS[kindOf(a)]} `, a?.text == null ? "none" : showOdd(clip(a.text, 60)));
+let shown = null, selected = null, els = [], forks = [];
+
+// ---- the text -----------------------------------------------------------------------------------------------
+function tokenSpan(t, pos) {
+  const span = attrs(make("span", "t"), { "data-i": pos }), text = textAt(t);
+  fill(span, text);
+  if (t.entropy > 0.02) span.style.setProperty("--h", Math.min(1, t.entropy / CEILING).toFixed(3));
+  if (text === "") span.classList.add("part");
+  if (t.forced) span.classList.add("forced");
+  if (tree.special?.includes(t.id)) span.classList.add("special");
+  if (t.entropy > 0.1 || t.forced) splitSpace(span);
+  if (!isFork(t)) return span;
+  span.classList.add("fork");
+  span.style.setProperty("--u", (1 + 3 * Math.min(1, t.entropy / CEILING)).toFixed(1));
+  const name = `Fork at token ${pos}: ${JSON.stringify(plainName(text))}, entropy ${t.entropy.toFixed(2)}`;
+  return attrs(span, { role: "button", tabindex: -1, "aria-haspopup": "dialog", "aria-label": name });
+}
+function show(k, focus = null) {
+  close();
+  const from = shown === null ? null : branchingOf(shown, k);
+  shown = k;
+  const paras = [make("p", "para")];
+  els = whole[k].map((t, pos) => {
+    const span = tokenSpan(t, pos), text = textAt(t);
+    if (from !== null && pos > from) span.classList.add("fresh");
+    paras.at(-1).append(span);
+    if (/\n$/.test(text)) paras.push(make("p", "para"));
+    return span;
+  });
+  for (const p of paras) p.dir = "auto";
+  ui.flow.replaceChildren(...paras.filter((p) => p.firstChild));
+  forks = els.flatMap((span, pos) => (span.classList.contains("fork") ? [pos] : []));
+  if (forks.length) els[forks[0]].tabIndex = 0;
+  for (const pos of forks) if (alternatives(pos).size) els[pos].classList.add("tried");
+  renderAnswer();
+  renderTree();
+  if (focus !== null) {
+    els[focus]?.scrollIntoView({ block: "nearest" });
+    if (forks.includes(focus)) els[focus].focus({ preventScroll: true });
+  }
+}
+function branchingOf(a, b) { // the first position where two branches part
+  const [x, y] = [whole[a], whole[b]], at = x.findIndex((t, i) => t.id !== y[i]?.id);
+  return at < 0 ? x.length : at;
+}
+function alternatives(pos) { // token id at pos -> the branch where it was tried
+  const found = new Map(), here = whole[shown];
+  branches.forEach((b, k) => {
+    const there = whole[k];
+    if (k === shown || there.length <= pos || there[pos].id === here[pos].id || found.has(there[pos].id)) return;
+    if (branchingOf(shown, k) === pos) found.set(there[pos].id, k);
+  });
+  return found;
+}
+function renderAnswer() {
+  const { answer } = branches[shown], kind = kindOf(answer), none = answer?.text == null;
+  ui.answer.textContent = none ? "–" : showOdd(clip(answer.text, 120));
+  const word = { right: "right", wrong: "wrong", none: none ? "no answer" : "not checked" }[kind];
+  ui.verdict.replaceChildren(make("span", kind, `${SIGNS[kind]} ${word}`));
+  const parent = branches[branches[shown].parent];
+  if (parent) ui.verdict.append(make("span", "soft", "was ", mark(parent.answer)));
+  ui.status.textContent = `${plural(whole[shown].length, "token")}, ${plural(forks.length, "fork")}`;
+}
+function branchRow(b, k) {
+  const step = make("span", "step"), old = k ? whole[b.parent][b.at] : null;
+  if (k) step.append(nameOf(textAt(old)), make("i", "quiet", " → "), nameOf(b.tokens.slice(0, b.forced).map(textAt).join("")));
+  else step.append(b.read ? "a text that was read" : "first solution");
+  const how = k ? `token ${count(b.at)}, said ${howOften(Math.exp(b.tokens.slice(0, b.forced).reduce((sum, t) => sum + t.logp, 0)))}` : plural(b.tokens.length, "token");
+  const row = attrs(make("button", "branch", step, make("span", "soft", how), make("span", "result", mark(b.answer))), { type: "button", "data-branch": k });
+  if (k === shown) row.setAttribute("aria-current", "true");
+  return row;
+}
+function renderTree() {
+  ui.tree.hidden = branches.length < 2;
+  const list = (parent) => branches.flatMap((b, k) => ((k ? b.parent : null) !== parent ? [] : [make("li", "", branchRow(b, k), make("ol", "", ...list(k)))]));
+  ui.branches.replaceChildren(...list(null));
+}
+
+// ---- the popover --------------------------------------------------------------------------------------------
+function open(pos) {
+  close();
+  const span = els[pos], t = whole[shown][pos];
+  if (!span) return;
+  selected = pos;
+  splitSpace(span);
+  span.classList.add("selected");
+  const tried = alternatives(pos), top = t.top ?? [];
+  const rows = top.slice(0, 5).map((c) => (Array.isArray(c) ? { id: c[0], p: c[1], text: texts[c[0]] ?? "" } : c));
+  ui.where.textContent = `${isFork(t) ? "Fork" : "Token"} at ${pos}`;
+  ui.where.classList.toggle("is-fork", isFork(t));
+  ui.facts.textContent = `entropy ${t.entropy.toFixed(2)} nats, ${undecided(t.entropy)}`;
+  ui.alts.replaceChildren(...rows.map((c, k) => altRow(c, k + 1, t, tried)));
+  const others = [...tried].filter(([id]) => !rows.some((c) => c.id === id)); // tried, though not among the five
+  ui.alts.append(...others.map(([id, k]) => altRow({ id, text: textAt(whole[k][pos]), p: Math.exp(whole[k][pos].logp) }, whole[k][pos].rank ?? 1, t, tried)));
+  ui.box.showPopover();
+  putBeside(ui.box, span.getClientRects()[0] ?? span.getBoundingClientRect());
+  span.scrollIntoView({ block: "nearest" });
+  (ui.alts.querySelector("button") ?? ui.box).focus({ preventScroll: true });
+}
+function altRow(c, rank, t, tried) {
+  const branch = tried.get(c.id), chosen = c.id === t.id, p = percent(c.p ?? 0), bar = make("i", "meter");
+  bar.style.setProperty("--p", c.p ?? 0);
+  const name = make("span", "what", nameOf(c.text ?? ""));
+  if (chosen) name.append(make("span", "badge", "here"));
+  const node = make(branch === undefined ? "div" : "button", "alt", make("kbd", "", count(rank)), name, make("span", "num", p), bar);
+  if (branch === undefined) return make("li", "", node);
+  node.append(make("span", "leads", "tried: ", mark(branches[branch].answer)));
+  attrs(node, { type: "button", "data-branch": branch, "aria-label": `${rank}: ${JSON.stringify(plainName(c.text ?? ""))}, ${p}, show this branch` });
+  return make("li", "", node);
+}
+function close() {
+  if (selected !== null) els[selected]?.classList.remove("selected");
+  selected = null;
+  if (ui.box.matches(":popover-open")) ui.box.hidePopover();
+}
+function putBeside(box, spot) {
+  const below = spot.bottom + box.offsetHeight + 12 < innerHeight || spot.top < box.offsetHeight + 12;
+  box.style.left = `${Math.max(8, Math.min(spot.left, document.documentElement.clientWidth - box.offsetWidth - 8))}px`;
+  box.style.top = `${Math.max(8, below ? spot.bottom + 8 : spot.top - box.offsetHeight - 8)}px`;
+}
+ui.box.addEventListener("toggle", (e) => e.newState === "closed" && selected !== null && close());
+addEventListener("scroll", () => selected !== null && putBeside(ui.box, els[selected].getClientRects()[0]), { passive: true });
+addEventListener("resize", () => selected !== null && putBeside(ui.box, els[selected].getClientRects()[0]));
+
+// ---- clicks and keys ----------------------------------------------------------------------------------------
+document.addEventListener("click", (e) => {
+  const [go, span] = ["[data-branch]", ".flow .t"].map((s) => e.target.closest(s));
+  if (go) show(Number(go.dataset.branch), selected);
+  else if (span && getSelection().isCollapsed) open(Number(span.dataset.i));
+  else if (e.target.closest("[data-do=close]")) leave();
+});
+function step(way) {
+  const here = selected ?? (way > 0 ? -1 : els.length);
+  const next = way > 0 ? forks.find((pos) => pos > here) : forks.findLast((pos) => pos < here);
+  if (next !== undefined) open(next);
+}
+function leave() {
+  const pos = selected;
+  close();
+  els[pos]?.focus({ preventScroll: true });
+}
+const focused = () => (document.activeElement?.matches(".flow .t") ? Number(document.activeElement.dataset.i) : null);
+const keys = {
+  n: () => step(1), p: () => step(-1), PageDown: () => selected !== null && step(1), PageUp: () => selected !== null && step(-1),
+  ArrowRight: () => selected !== null && els[selected + 1] && open(selected + 1),
+  ArrowLeft: () => selected !== null && els[selected - 1] && open(selected - 1),
+  Escape: leave, Enter: () => focused() !== null && open(focused()), " ": () => focused() !== null && open(focused()),
+};
+for (const k of "12345") keys[k] = () => ui.alts.children[k - 1]?.querySelector("button")?.click();
+document.addEventListener("keydown", (e) => {
+  if (e.ctrlKey || e.metaKey || e.altKey || !Object.hasOwn(keys, e.key)) return;
+  if ((e.key === "Enter" || e.key === " ") && e.target.closest("button, summary, a")) return;
+  if (keys[e.key]() !== false) e.preventDefault();
+});
+
+// ---- the start ----------------------------------------------------------------------------------------------
+ui.title.textContent = showOdd(clip(tree.title || tree.prompt?.trim() || "Untitled problem", 2000));
+const how = tree.temperature ? `temperature ${tree.temperature}, top-p ${tree.top_p}, seed ${tree.seed}` : "greedy";
+ui.meta.textContent = [tree.adapter ? `${tree.model} + ${tree.adapter}` : tree.model, how, tree.known && `known answer ${tree.known}`].filter(Boolean).map(showOdd).join(" · ");
+ui.promptBox.hidden = !tree.prompt;
+ui.prompt.textContent = showOdd(tree.prompt ?? "");
+ui.tau.textContent = tau.toFixed(2);
+const made = [`weights ${tree.revision}`, tree.dtype, tree.licence && `licence of the weights: ${tree.licence}`, `${count(branches.length)} branch${branches.length === 1 ? "" : "es"}`];
+ui.made.textContent = made.filter(Boolean).map(showOdd).join(" · ");
+show(Math.min(tree.shown ?? 0, branches.length - 1));

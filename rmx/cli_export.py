@@ -1,0 +1,57 @@
+"""`rmx export`: a trace or a tree as one HTML file, as JSON, as a figure or a table."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rmx.errors import RmxError
+
+Read = Callable[[str | None], str | None]
+
+
+def add_verbs(verbs: Any, read_text: Read) -> None:
+    """`rmx export` beside the other verbs."""
+    export = verbs.add_parser("export", help="a trace or a tree as one HTML file that opens offline")
+    export.add_argument("trace", metavar="TRACE.json", help="what rmx trace --json printed, or a tree ('-' = stdin)")
+    export.add_argument("--html", metavar="OUT", help="one file with all branches, clickable, without a network")
+    export.add_argument("--json", metavar="OUT", help="the tree document ('-' = stdout)")
+    export.add_argument("--svg", metavar="OUT", help="entropy over the tokens of the branch that was shown")
+    export.add_argument("--csv", metavar="OUT", help="the tokens of that branch as a table")
+    export.add_argument("--title", metavar="TEXT", help="the problem, where the file does not hold it")
+    export.set_defaults(run=lambda args: _export(args, read_text))
+
+
+def _export(args: argparse.Namespace, read_text: Read) -> None:
+    from rmx.explore.tree_figures import entropy_svg, tokens_csv
+    from rmx.explore.tree_file import tree_document
+    from rmx.explore.tree_page import read_any, tree_html
+
+    if not (args.html or args.json or args.svg or args.csv):
+        raise RmxError("Say what to make of it: --html OUT.html, --json OUT.json, --svg OUT.svg or --csv OUT.csv.")
+    tree = read_any(read_text(args.trace) or "")
+    if args.title:
+        tree = replace(tree, title=args.title)
+    shown = tree.tokens(tree.shown)
+    if args.html:
+        _write(args.html, tree_html(tree))
+    if args.json:
+        _write(args.json, json.dumps(tree_document(tree), ensure_ascii=False))
+    if args.svg:
+        _write(args.svg, entropy_svg(shown, tree.tau, tree.title or tree.model))
+    if args.csv:
+        _write(args.csv, tokens_csv(shown, tree.tau))
+
+
+def _write(path: str, text: str) -> None:
+    if path == "-":
+        print(text)
+        return
+    try:
+        Path(path).write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise RmxError(f"Cannot write {path}: {error.strerror}.") from error
+    print(f"{path}: {len(text.encode()) / 1000:,.0f} kB", file=sys.stderr)

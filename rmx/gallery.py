@@ -1,0 +1,156 @@
+"""The gallery: trees of real models, recorded once and looked at without the model.
+
+`python -m rmx.gallery` records them again into assets/gallery (a few minutes on two cores); `python -m rmx.gallery
+--search N` looks through the first N problems of a set for more. Nothing in a tree is made up: each branch is what the
+model said, greedily, after one token was swapped at one of its forks.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+from rmx.answers import grade
+from rmx.config import TOP_SHOWN, Sampling
+from rmx.errors import ProblemError
+from rmx.explore.branch import swap_job
+from rmx.explore.flips import answers_after
+from rmx.explore.generate import Job
+from rmx.explore.runs import Run
+from rmx.explore.tree import Tree, tree_of
+from rmx.explore.tree_file import read_tree, tree_document
+from rmx.models import Model
+from rmx.paths import ASSETS
+from rmx.presets import preset_of
+from rmx.problems import find_problem, load_set
+from rmx.records import Problem
+
+log = logging.getLogger(__name__)
+FOLDER = ASSETS / "gallery"
+MODEL, SET = "smollm2-135m-instruct-q4_1", "arith"
+MAX_NEW, LONGEST, FORKS, BRANCHES = 64, 56, 6, 4
+Kind = Literal["wrong → right", "right → wrong", "nothing changes"]
+# What is in the gallery, in the order it is shown: file, problem, what it shows.
+PICKED: tuple[tuple[str, str, Kind], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One tree of the gallery, as its list shows it."""
+
+    name: str
+    kind: str
+    title: str
+    model: str
+    licence: str
+    branches: int
+
+
+@lru_cache(maxsize=1)
+def pieces() -> tuple[Piece, ...]:
+    """What is in the gallery."""
+    found = []
+    for name, _, kind in PICKED:
+        tree = piece(name)
+        found.append(Piece(name, kind, tree.title or "", tree.model, tree.licence or "", len(tree.branches)))
+    return tuple(found)
+
+
+def piece(name: object) -> Tree:
+    """A tree of the gallery by its name.
+
+    Raises:
+        ProblemError: no such tree.
+    """
+    if name not in [known for known, _, _ in PICKED]:
+        raise ProblemError("The gallery has no tree of this name.")
+    return read_tree((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+# -- recording --------------------------------------------------------------------------------------------------------
+
+
+def record(model: Model, problem: Problem, wanted: Kind | None = None) -> tuple[Tree, Kind] | None:
+    """A greedy solution and a few swaps at its forks; None where it is too long or does not show what is wanted."""
+    ids = model.prompt_ids(problem.problem)
+    job = Job(ids, Sampling(max_new_tokens=MAX_NEW), model.tau, known=problem.answer)
+    root = Run(model, job, model.detokenizer.text(ids), "tree", title=problem.problem)
+    _finish(root)
+    assert root.trace is not None
+    if len(root.tokens) > LONGEST or root.trace.answer.text is None:
+        return None
+    runs = [root, *_branches(root, problem, root.trace.answer.correct is True)]
+    turned = [run for run in runs[1:] if run.trace and run.trace.answer.correct != root.trace.answer.correct]
+    kind: Kind = ("right → wrong" if root.trace.answer.correct else "wrong → right") if turned else "nothing changes"
+    if len(runs) == 1 or wanted not in (None, kind):
+        return None
+    preset = preset_of(model.spec)
+    shown = root if turned else runs[1]
+    place = turned[0].at if turned else runs[1].at
+    tree = tree_of(runs, shown.id, place)
+    return replace(tree, licence=preset.licence if preset else None), kind
+
+
+def _branches(root: Run, problem: Problem, right: bool) -> list[Run]:
+    """Swaps at the forks, those first that turn the answer; of each fork and answer only the likeliest."""
+    model, found = root.model, []
+    forks = [t for t in root.tokens if t.entropy > model.tau and t.id not in model.stop_ids][:FORKS]
+    ids = [t.id for t in root.tokens]
+    for token in forks:
+        others = [c for c in token.top[:TOP_SHOWN] if c.id != token.id]
+        texts = answers_after(model, root.job, ids, token, [c.id for c in others], MAX_NEW)
+        seen: set[bool] = set()
+        for candidate, text in zip(others, texts, strict=True):
+            turned = bool(grade(text, problem.answer).correct) != right
+            if turned not in seen and len(text) < 400:
+                seen.add(turned)
+                found.append((not turned, -candidate.p, token.pos, candidate.id))
+    runs = []
+    for _, _, pos, token_id in sorted(sorted(found)[:BRANCHES], key=lambda row: row[2]):
+        job = swap_job(root.job, root.tokens, pos, [token_id], model.engine.vocab_size)
+        runs.append(_finish(Run(model, job, root.prompt, "tree", root, root.title)))
+    return runs
+
+
+def _finish(run: Run) -> Run:
+    for _ in run.steps():
+        pass
+    return run
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Record what is picked, or search for more."""
+    from rmx.workspace import Workspace
+
+    parser = argparse.ArgumentParser(prog="python -m rmx.gallery", description=__doc__.splitlines()[0])
+    parser.add_argument("--search", type=int, metavar="N", help="look through the first N problems, write nothing")
+    parser.add_argument("--skip", type=int, default=0, metavar="N")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    model = Workspace("cpu").model(MODEL)
+    if args.search:
+        for problem in load_set(SET)[args.skip : args.skip + args.search]:
+            found = record(model, problem)
+            log.info("%s %s: %s", problem.id, problem.problem, _said(*found) if found else "no")
+        return
+    FOLDER.mkdir(exist_ok=True)
+    for name, problem_id, wanted in PICKED:
+        found = record(model, find_problem(SET, problem_id), wanted)
+        if found is None:
+            raise SystemExit(f"{problem_id} does not show '{wanted}' here.")
+        text = json.dumps(tree_document(found[0], small=True), ensure_ascii=False, indent=None, separators=(",", ":"))
+        (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        log.info("%s: %s, %.0f kB", name, _said(*found), len(text.encode()) / 1000)
+
+
+def _said(tree: Tree, kind: str) -> str:
+    answers = [f"{b.answer.text}" + {True: "✓", False: "✗", None: ""}[b.answer.correct] for b in tree.branches]
+    steps = [f"{tree.tokens(b.parent)[b.at].text}→{b.tokens[0].text}" for b in tree.branches if b.parent is not None]
+    return f"{kind}; {', '.join(answers)}; {' | '.join(steps)}; {tree.size} tokens"
+
+
+if __name__ == "__main__":
+    main()
