@@ -3,10 +3,14 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rmx.adapters import adapter_name, add_adapter, drop_adapter
 from rmx.models import Model, load
 from rmx.policy import PRIVATE, Policy
+
+if TYPE_CHECKING:
+    from rmx.carry import Carrier
 
 MOST_ADAPTERS = 24  # on one model; of more, the least recently asked for goes
 
@@ -20,6 +24,8 @@ class Workspace:
         policy: what may be asked for; every road to a model or an adapter leads through here.
         max_waiting: who holds or waits for one model at most. per_visitor: how many of those are one visitor's; 0: any.
     """
+
+    forks = False  # whether this process is copied for single calls: gradients computed here would spoil the copies
 
     def __init__(
         self,
@@ -93,6 +99,11 @@ class Workspace:
     def all(self) -> list[Model]:
         """Every model that is loaded."""
         return list(self._models.values())
+
+    def carrier_of(self, spec: str) -> "Carrier | None":
+        """Who carries calls about this model, where it computes in another process."""
+        model = self._models.get(spec)
+        return model.engine.far if model else None
 
     def forked(self) -> None:
         """In a new process that is a copy of another: its threads are not here to free what they hold."""

@@ -44,6 +44,8 @@ class ZeroWorkspace(Workspace):
         gpu: as `spaces.GPU`. device: where the larger models go. options: as for Workspace.
     """
 
+    forks = True
+
     def __init__(self, gpu: Gpu | None = None, device: str = "cuda", **options: Any) -> None:
         self.carrier = Carrier(gpu or spaces_gpu(), self)  # first: spaces must be there before the models
         self._device, self._placing = device, True
@@ -65,10 +67,6 @@ class ZeroWorkspace(Workspace):
         for model in self.all():
             if model.spec not in NEAR:
                 model.engine.far = self.carrier
-
-    def is_far(self, spec: str) -> bool:
-        """Whether this model computes in another process."""
-        return any(model.spec == spec and model.engine.far is not None for model in self.all())
 
     def adapter(self, model: Model, spec: str | None) -> str | None:
         """As Workspace.adapter. Of a model that is far away only the adapter's place is noted; the other process puts

@@ -90,7 +90,7 @@ def _stages(folder: RunFolder, dry: bool, told: _Told) -> str:
     told("state", {"state": "running"})
     struck: str | None = None
     try:
-        for kind, figures in _pipeline(folder, dry, launched()):
+        for kind, figures in pipeline(folder, dry, launched(), folder.stop_wanted):
             told(kind, figures)
             if kind in ("guard", "early") and "tau" not in figures:  # of a sweep it ends one threshold, not the run
                 struck = figures["message"]
@@ -99,7 +99,10 @@ def _stages(folder: RunFolder, dry: bool, told: _Told) -> str:
     return told.over("stopped", DRY) if dry else told.over("done", struck)
 
 
-def _pipeline(folder: RunFolder, dry: bool, accelerator: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def pipeline(
+    folder: RunFolder, dry: bool, accelerator: Any, stop: Callable[[], bool]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The events of a run, of whatever kind it is; `stop` is asked between its steps."""
     from rmx.train.pipeline import Pipeline
 
     config = folder.config
@@ -107,20 +110,20 @@ def _pipeline(folder: RunFolder, dry: bool, accelerator: Any) -> Iterator[tuple[
         from rmx.train.distill import Distillation
         from rmx.train.distill_recipe import DistillJob
 
-        yield from Distillation(DistillJob.from_json(config), folder.path, config, stop=folder.stop_wanted).events()
+        yield from Distillation(DistillJob.from_json(config), folder.path, config, stop=stop).events()
         return
     if config.get("kind") == "sweep":
         from rmx.train.sweep import Sweep
 
         job, events = TrainJob.from_json(config), lambda: folder.events()[0]
-        yield from Sweep(job, folder.path, config, events=events, stop=folder.stop_wanted).events()
+        yield from Sweep(job, folder.path, config, events=events, stop=stop).events()
         return
     made = Pipeline(
         TrainJob.from_json(config),
         folder.path,
         config,
         events=lambda: folder.events()[0],
-        stop=folder.stop_wanted,
+        stop=stop,
         dry=dry,
         accelerator=accelerator,
     )
@@ -133,7 +136,7 @@ def _work_along(folder: RunFolder, dry: bool) -> str:
     from rmx.train.stages import Stopped
 
     try:
-        for _ in _pipeline(folder, dry, launched()):
+        for _ in pipeline(folder, dry, launched(), folder.stop_wanted):
             pass
     except Stopped:
         return "stopped"

@@ -53,6 +53,11 @@ def left_to_us(path: Path) -> IO[bytes] | None:
     return file if _try(file, fcntl.LOCK_EX) else None
 
 
+def release(number: int) -> None:
+    """Give the lock of an open file back now, also where copies of this process still have the file open."""
+    fcntl.flock(number, fcntl.LOCK_UN)
+
+
 def sign(file: IO[bytes]) -> None:
     """Note which process holds the lock."""
     file.seek(0)

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rmx import __version__
 from rmx.errors import Busy, TrainError
@@ -27,12 +28,19 @@ from rmx.train.run_folder import CONFIG, LOG, OVER, RunFolder
 from rmx.train.run_lock import LEFT
 from rmx.turns import asker
 
+if TYPE_CHECKING:
+    from rmx.carry import Carrier
+
 MOST_WAITING, MOST_WAITING_OF_ONE = 8, 1  # runs in the queue, of all and of one owner
 NICE = 10
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PATIENCE = 30.0  # seconds that a new process may take to begin
 GONE = ".removed-"  # begins the names of folders that are being deleted
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+def here(model: str) -> None:
+    """Runs of every model get a process of their own."""
 
 
 class RunStore:
@@ -42,6 +50,7 @@ class RunStore:
         program: what runs are started with; it is given the words that follow `rmx` on a command line.
         private: ids are long, and knowing one is the permission to look: lists hold only what belongs to who asks, and
             runs that nobody owns.
+        away: who carries calls about a model whose runs get no process of their own, but slices; None for others.
     """
 
     def __init__(
@@ -49,9 +58,10 @@ class RunStore:
         root: Path | None = None,
         program: tuple[str, ...] = (sys.executable, "-m", "rmx"),
         private: bool = False,
+        away: Callable[[str], "Carrier | None"] = here,
     ) -> None:
         self.root = (root or runs_dir()).absolute()
-        self._program, self.private = program, private
+        self._program, self.private, self._away = program, private, away
 
     def create(
         self, job: TrainJob | DistillJob, owner: str | None = None, kind: str = "train", path: Path | None = None
@@ -108,6 +118,9 @@ class RunStore:
             TrainError: it is under way or done, or could not be started. Busy: too many wait.
         """
         folder = self.get(name)
+        if (carrier := self._away(folder.config["model"])) is not None:
+            self._start_slices(folder, carrier, extra)
+            return
         with folder.lock_for_another() as lock:  # from here on nobody else can start it
             before = folder.status
             if before["state"] == "done":
@@ -119,6 +132,15 @@ class RunStore:
             child = _spawn(folder, self._words(folder, extra), self.root, lock)
         threading.Thread(target=child.wait, daemon=True).start()  # so that no zombie stays
         _await_first_word(folder, child, before)
+
+    def _start_slices(self, folder: RunFolder, carrier: "Carrier", extra: tuple[str, ...]) -> None:
+        from rmx.train.slices import begin
+
+        if not set(extra) <= {"--dry-run"}:
+            raise TrainError("On ZeroGPU a run goes on as it began. Start a new one with the other threshold.")
+        with deciding(self.root):
+            self._check_room(folder)
+            begin(folder, carrier, dry=bool(extra))
 
     def _words(self, folder: RunFolder, extra: tuple[str, ...]) -> list[str]:
         return [*self._program, "train", "--resume", folder.id, *extra]

@@ -28,6 +28,7 @@ LISTED = 200  # runs in the table
 COMPARED = 8
 MOST_KEPT = 200  # runs of visitors on a public site
 PATIENCE = 8.0  # seconds that a probe waits for the engine
+SLICED = "On ZeroGPU a run goes in slices of a minute of GPU, each of your own quota. Resume goes on where it ended."
 HIDDEN = frozenset({"micro"})  # kinds that pages do not need
 
 
@@ -36,7 +37,7 @@ class Training:
 
     def __init__(self, workspace: Workspace, store: RunStore | None = None) -> None:
         self.workspace = workspace
-        self.store = store or RunStore(private=workspace.policy.public)
+        self.store = store or RunStore(private=workspace.policy.public, away=workspace.carrier_of)
         self._probed: dict[Any, Any] = {}
         self._probing = threading.Lock()
 
@@ -206,7 +207,9 @@ class Training:
         paper = [[name, _word(theirs), _word(ours)] for name, (theirs, ours) in job.recipe.departures().items()]
         message: Reply = {"kind": "plan", "minutes": None, "memory_mb": None, "usd": None, "departs": paper}
         message |= {"command": job.command_line(), "rate": "Minutes and memory are known once the model is loaded."}
-        if job.model in self.workspace.loaded:
+        if self.workspace.forks:
+            message["rate"] = SLICED if self.workspace.carrier_of(job.model) else "Minutes are known once it runs."
+        elif job.model in self.workspace.loaded:
             message |= self._estimate(job).plan()
         return message
 
@@ -236,7 +239,8 @@ class Training:
         """Refuse a run that this machine's GPU has no room for beside the models that are loaded."""
         from rmx.train.room import check_room
 
-        check_room(job)
+        if self.workspace.carrier_of(job.model) is None:
+            check_room(job)
 
 
 def adapter_spec(folder: RunFolder) -> str:
@@ -276,7 +280,7 @@ def _curves(folder: RunFolder) -> Reply:
         else next((e["tau"] for e in reversed(events) if e["kind"] == "update" and "tau" in e), None)
     )
     for event in events:  # a resumed run tells the updates after its checkpoint again: the last word counts
-        if event["kind"] in kept and event.get("tau") == tau:
+        if event["kind"] in kept and event.get("tau") == tau and type(event.get("optimizer_step")) is int:
             kept[event["kind"]][event["optimizer_step"]] = event
     ordered = {kind: [found[at] for at in sorted(found)] for kind, found in kept.items()}
     label = config.get("note") or f"{config['model']} · {config.get('preset')}"
