@@ -1,6 +1,6 @@
 """Pairs of a base and an RL-trained model that are one click away."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from rmx.presets import PRESETS
@@ -75,8 +75,18 @@ PAIRS = {
 }
 
 
-def pairs_first(model: str | None, adapter: str | None, loaded: Collection[str]) -> dict[str, PairPreset]:
-    """The known pairs by name; what a Space was set up with comes first as "given", where it could be had."""
+def pairs_first(
+    model: str | None,
+    adapter: str | None,
+    loaded: Collection[str],
+    offers: Callable[..., bool] = lambda *specs: True,
+) -> dict[str, PairPreset]:
+    """The known pairs by name; what a Space was set up with comes first as "given", where it could be had.
+
+    Args:
+        offers: whether models of these names belong on the list.
+    """
+    known = {name: pair for name, pair in PAIRS.items() if offers(pair.base, pair.teacher)}
     if model and adapter and model in loaded:
-        return {"given": PairPreset("given", f"{model} + {adapter}", model, adapter)} | PAIRS
-    return dict(PAIRS)
+        return {"given": PairPreset("given", f"{model} + {adapter}", model, adapter)} | known
+    return known

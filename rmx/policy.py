@@ -77,6 +77,10 @@ class Policy:
                 f"{spec} has {size / 1e9:.1f} GB of weights; this public site loads up to {self.hub_gb:g} GB."
             )
 
+    def offers(self, *specs: str | None) -> bool:
+        """Whether all of these models belong on a list for visitors; None stands for no model."""
+        return not self.public or all(spec is None or self._listed(spec) for spec in specs)
+
     def _listed(self, spec: str) -> bool:
         preset = preset_of(spec)
         return spec in self.models or (preset is not None and "@" not in spec and preset.name in self.models)

@@ -64,7 +64,8 @@ class ClaimsTab:
     def __init__(self, claims: Claims, settings: Settings, who: Who = nobody) -> None:
         self.claims, self.settings, self.who = claims, settings, who
         self.visitors = Visitors()
-        self.pairs = pairs_first(settings.model, settings.adapter, claims.workspace.loaded)
+        space = claims.workspace
+        self.pairs = pairs_first(settings.model, settings.adapter, space.loaded, space.policy.offers)
 
     def options(self, *asked: Any) -> ClaimOptions:
         """What the form asks for.
@@ -138,7 +139,7 @@ def _controls(tab: ClaimsTab) -> Controls:
     first = next(iter(tab.pairs))
     preset = gr.Dropdown([*choices, ("another pair …", OWN)], value=first, label="Pair", elem_id="claims-preset")
     with gr.Group(visible=False, elem_id="claims-own") as own:
-        models = [(p.title, p.name) for p in PRESETS.values()]
+        models = [(p.title, p.name) for p in PRESETS.values() if tab.claims.workspace.policy.offers(p.name)]
         base = gr.Dropdown(models, value="mini", label="Base", allow_custom_value=True, elem_id="claims-base")
         adapter = gr.Textbox(label="Adapter (bundled, a run, a folder or a Hub id)", elem_id="claims-adapter")
         teacher = gr.Textbox(label="… or a full checkpoint", elem_id="claims-teacher")

@@ -77,7 +77,8 @@ class CompareTab:
         self.comparer, self.who = comparer, who
         self.settings = settings
         self.visitors = Visitors()
-        self.pairs = pairs_first(settings.model, settings.adapter, comparer.workspace.loaded)
+        space = comparer.workspace
+        self.pairs = pairs_first(settings.model, settings.adapter, space.loaded, space.policy.offers)
         self.first = next(iter(self.pairs))
 
     # -- callbacks ------------------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ def _controls(tab: CompareTab) -> Controls:
     choices = [(f"{p.title} · {p.size(gpu)}".rstrip(" ·"), p.name) for p in tab.pairs.values()]
     preset = gr.Dropdown([*choices, ("another pair …", OWN)], value=tab.first, label="Pair", elem_id="pair-preset")
     with gr.Group(visible=False, elem_id="pair-own") as own:
-        models = [(p.title, p.name) for p in PRESETS.values()]
+        models = [(p.title, p.name) for p in PRESETS.values() if tab.comparer.workspace.policy.offers(p.name)]
         spec = gr.Dropdown(models, value="mini", label="Base", allow_custom_value=True, elem_id="pair-base")
         known = ", ".join(bundled_adapters(mini))
         adapter = gr.Textbox(label=f"Adapter (bundled: {known}; a folder or a Hub id)", elem_id="pair-adapter")

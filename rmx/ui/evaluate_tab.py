@@ -157,7 +157,7 @@ def build_evaluate_tab(
 def _controls(tab: EvaluateTab) -> Controls:
     settings, loaded = tab.settings, tab.evaluator.workspace.loaded
     model_spec = settings.model if settings.model and settings.model in loaded else "mini"
-    models = [(p.title, p.name) for p in PRESETS.values()]
+    models = [(p.title, p.name) for p in PRESETS.values() if tab.evaluator.workspace.policy.offers(p.name)]
     if model_spec not in PRESETS:
         models.insert(1, (model_spec, model_spec))
     known = tab.evaluator.contestants(model_spec)

@@ -302,9 +302,9 @@ def build_explore_tab(
 
 
 def _controls(tab: ExploreTab) -> Controls:
-    first = examples()[0]
+    first, offers = examples()[0], tab.explorer.workspace.policy.offers
     opened = tab.explorer.workspace.model(tab.spec)
-    choices = [(f"{p.title} · {p.size(torch.cuda.is_available())}", p.name) for p in PRESETS.values()]
+    choices = [(f"{p.title} · {p.size(torch.cuda.is_available())}", p.name) for p in PRESETS.values() if offers(p.name)]
     if tab.settings.model and tab.settings.model not in PRESETS:
         choices.insert(1, (tab.settings.model, tab.settings.model))
     gpu_preset = next(p for p in PRESETS.values() if p.gpu)
@@ -325,14 +325,15 @@ def _controls(tab: ExploreTab) -> Controls:
         gpu = gr.Button(
             f"Load {gpu_preset.title} ({gpu_preset.size(True)})",
             size="sm",
-            visible=torch.cuda.is_available(),
+            visible=torch.cuda.is_available() and offers(gpu_preset.name),
             elem_id="gpu",
         )
         adapters = list(dict.fromkeys([BASE, *bundled_adapters(opened), *opened.adapters]))
         adapter = gr.Dropdown(
             adapters, value=tab.adapter or BASE, label="Adapter", allow_custom_value=True, elem_id="adapter"
         )
-        note = gr.Markdown("A Hub id, a folder or a .gguf file works too.", elem_id="model-note")
+        more = "" if tab.settings.public else "A Hub id, a folder or a .gguf file works too."
+        note = gr.Markdown(more, elem_id="model-note")
     threshold = gr.Slider(0, 4, opened.tau, step=0.05, label="Fork threshold (nats)", elem_id="tau")
     with gr.Accordion("Decoding", open=False):
         temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature (0 = greedy)", elem_id="temperature")
