@@ -106,7 +106,8 @@ const shareActions = {
   getSvg: () => download("svg"), getPng: () => download("png"),
   toHub: () => {
     ui.saveForm.hidden = !ui.saveForm.hidden;
-    if (!ui.saveForm.hidden) ui.saveRepo.focus();
-    putNear(ui.shareMenu, ui.share.getBoundingClientRect());
+    const over = ui.shareMenu.getBoundingClientRect().bottom - innerHeight + 8; // it grew; it moves no more than it must
+    if (over > 0) ui.shareMenu.style.top = `${Math.max(8, ui.shareMenu.offsetTop - over)}px`;
+    if (!ui.saveForm.hidden) ui.saveRepo.focus({ preventScroll: true });
   },
 };

@@ -26,6 +26,11 @@ function tokenSpan(t, pos) {
   const name = `Fork at token ${pos}: ${JSON.stringify(plainName(text))}, entropy ${t.entropy.toFixed(2)}`;
   return attrs(span, { role: "button", tabindex: -1, "aria-haspopup": "dialog", "aria-label": name });
 }
+function hideFirstSpace(span) { // one space before the very first word would look like an indent; it stays in the text
+  splitSpace(span);
+  const space = span.classList.contains("split") && span.firstChild;
+  if (space && space.data === " ") space.replaceWith(make("i", "edge", " "));
+}
 function show(k, focus = null) {
   close();
   const from = shown === null ? null : branchingOf(shown, k);
@@ -34,6 +39,7 @@ function show(k, focus = null) {
   els = whole[k].map((t, pos) => {
     const span = tokenSpan(t, pos), text = textAt(t);
     if (from !== null && pos > from) span.classList.add("fresh");
+    if (pos === 0) hideFirstSpace(span);
     paras.at(-1).append(span);
     if (/\n$/.test(text)) paras.push(make("p", "para"));
     return span;
