@@ -37,7 +37,7 @@ def page(address: str) -> int:
 
 
 def streamed_trace(address: str) -> tuple[str, int, str]:
-    """One solution, part by part: by which endpoint, how many parts, the last of them as text.
+    """One solution, part by part: by which endpoint, how many parts, and what the last of them, the whole, has to say.
 
     Raises:
         ValueError: it came in one piece, or an error came instead.
@@ -51,7 +51,10 @@ def streamed_trace(address: str) -> tuple[str, int, str]:
         parts, last = parts + 1, content
     if parts < 3 or not last:
         raise ValueError(f"{name} did not stream: {parts} parts, the last one {str(last)[:200]}")
-    return name, parts, json.dumps(last, ensure_ascii=False)
+    whole = last[0] if isinstance(last, list) else last
+    if not isinstance(whole, dict) or "tokens" not in whole:
+        return name, parts, str(whole)[:200]
+    return name, parts, f"{len(whole['tokens'])} tokens, stop {whole['stop']}, answer {whole['answer']}"
 
 
 def _by_the_api(address: str, parameters: list[dict[str, Any]]) -> tuple[str, Iterator[tuple[str, Any]]]:

@@ -33,6 +33,8 @@ CUDA_PACKAGES = ("nvidia", "cuda", "triton")
 CUDA_FILES = ("libtorch_cuda*", "libcudart*", "libcublas*", "libcudnn*", "libnccl*")
 RUN = ["rmx", "train", "--problems", "4", "--k", "4", "--max-steps", "1", "--validation", "2", "--validation-k", "2"]
 RUN += ["--test", "2", "--no-guards"]
+# Its weights are dequantised once and kept.
+REAL = ["rmx", "trace", "One and one is", "--raw", "--model", "smollm2-135m-instruct-q4_1", "--max-new-tokens", "3"]
 
 
 class Failed(Exception):
@@ -228,6 +230,7 @@ def running(buildah: Buildah, container: str, work: Path) -> None:
         print(f"/health after {seconds:.0f} s: {found}")
         asked(buildah, inside, check, port)
         buildah(*inside, *entry, *RUN)
+        print("SmolLM2:", buildah(*inside, *entry, *REAL).replace("\n", " "))
         kept(data, _listener(port))
         ends(engine, _listener(port))
     except Exception:
@@ -254,15 +257,16 @@ def asked(buildah: Buildah, inside: list[str], check: list[str], port: int) -> N
     print("the image's own health check says yes")
     print(f"page: {page(address)} bytes of HTML")
     name, parts, words = streamed_trace(address)
-    print(f"trace by {name}: {parts} parts; the last one begins {words[:160]}")
+    print(f"trace by {name}: {parts} parts; {words}")
 
 
 def kept(data: Path, server: int) -> None:
     """What the app and a short training run wrote to /data, as the image's user."""
     runs = [p.parent for p in data.glob("runs/*/config.json")]
+    weights = [p for p in data.glob("cache/**/*.safetensors") if p.stat().st_size > 1e8]
     print(f"on /data: {', '.join(sorted(p.name for p in data.iterdir()))}; runs: {', '.join(p.name for p in runs)}")
-    if not runs:
-        raise Failed("The run is not on /data.")
+    if not runs or not weights:
+        raise Failed("The run or the dequantised weights are not on /data.")
     strangers = [p for p in data.rglob("*") if p.lstat().st_uid != 1000]
     if strangers:
         raise Failed(f"Not written by uid 1000: {strangers[:5]}")
