@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -79,6 +80,25 @@ class SampleStore:
             parts |= {"top_p": sampling.top_p, "seed": sampling.seed}
         name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
         return Shelf(self.folder / name)
+
+    def trim(self, most_bytes: int) -> None:
+        """Forget the completions that were made longest ago where all together take more than `most_bytes`.
+
+        Files that somebody is writing to are among the newest; one that vanishes meanwhile is not missed.
+        """
+        if self.folder is None:
+            return
+        found = []
+        for path in self.folder.glob("*/*.jsonl"):
+            with suppress(OSError):
+                found.append((path.stat().st_mtime, path.stat().st_size, path))
+        left = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found)[:-1]:
+            if left <= most_bytes:
+                return
+            with suppress(OSError):
+                path.unlink()
+                left -= size
 
 
 class Shelf:

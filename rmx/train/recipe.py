@@ -239,7 +239,7 @@ SMALL = PAPER.with_(
     k=20, problems=80, temperature=1.0, top_p=1.0, max_new_tokens=256, lr=3e-4, warmup_steps=5, micro_batch=8,
     grad_accum=1, order="shuffle", checkpoint_every=0.2, validation=200,
 )  # fmt: skip
-# Under a minute on two cores, beside an app that is in use: what visitors of a public site may start.
+# Half a minute of CPU time: what visitors of a public site may start. Its figures are too few to be trusted.
 QUICK = SMALL.with_(
     k=10, problems=40, select=25, checkpoint_every=0.5, validation=40, validation_k=0, test=60, warmup_steps=3,
     max_steps=30, max_seq_len=512,

@@ -31,6 +31,7 @@ OWN = "own file"  # the choice of a set that was read in the browser
 COUNTS = (0, 4, 16, 64, 256)  # samples per problem that the page offers
 MOST_PROBLEMS, MOST_SAMPLES, MOST_ADAPTERS = 5000, 256, 5
 PUBLIC_PROBLEMS, PUBLIC_SAMPLES = 200, 16  # on a public site, where others wait
+PUBLIC_BYTES = 500_000_000  # of completions that a public site keeps on disk
 MOST_RUNNING = 6  # evaluations at the same time, of all visitors
 KEPT_ROWS, KEPT_JOBS = 40_000, 60  # in memory; older evaluations go first
 FILE_BYTES, KEPT_FILES = MAX_TEXT_BYTES, 60
@@ -213,7 +214,16 @@ class Evaluator:
         except Exception as error:
             log.exception("an evaluation has failed")
             job.end(f"The evaluation broke off ({type(error).__name__}). This is a fault of rmx; its log says more.")
+        if self.workspace.policy.public:
+            self._trim()
         tell("eval", time.monotonic() - began, {"model": job.asked.model, "outcome": job.state})
+
+    @staticmethod
+    def _trim() -> None:
+        """On a public site what strangers have had computed does not fill the disk."""
+        from rmx.evaluate.store import SampleStore
+
+        SampleStore().trim(PUBLIC_BYTES)
 
     def _take_reports(self, job: EvalJob, problems: list[Problem]) -> None:
         report, due = None, 0.0

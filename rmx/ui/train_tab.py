@@ -33,7 +33,7 @@ PRESET_TITLES = [
     ("small · minutes on this machine", "small"),
     ("paper · its values, made for large models", "paper"),
     ("floor · our extension: wrong tokens have a floor", "floor"),
-    ("quick · under a minute, too short to trust", "quick"),
+    ("quick · too short to trust", "quick"),
 ]
 TITLES = {"small": "Small run", "paper": "The paper's run", "floor": "Run with a floor", "quick": "Quick run"}
 

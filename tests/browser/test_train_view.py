@@ -32,7 +32,7 @@ def page(open_page: Open, url: str) -> Page:
 # ---- before a run -----------------------------------------------------------------------------------------------
 def test_the_empty_state_says_what_a_run_does_and_what_to_press(page: Page) -> None:
     expect(page.get_by_text("trains it only at the words where it was undecided")).to_be_visible()
-    expect(page.get_by_text("Press Small run in the form")).to_be_visible()
+    expect(page.get_by_text("Press the coloured button in the form")).to_be_visible()
     expect(page.get_by_role("region", name="Run", exact=True)).to_be_hidden()
     page.wait_for_timeout(1500)
     assert app.POLLS == []
@@ -321,7 +321,7 @@ def test_a_run_that_is_gone_is_said_once_and_forgotten(page: Page, url: str) -> 
     expect(page.get_by_role("alert")).to_have_text("There is no run nowhere here.")
     assert "train=" not in page.url
     page.goto(url + "?train=nowhere")  # remembered from long ago: no fuss
-    expect(page.get_by_text("Press Small run in the form")).to_be_visible()
+    expect(page.get_by_text("Press the coloured button in the form")).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
 
 

@@ -311,3 +311,21 @@ def test_portions_cover_the_problems_and_begin_small() -> None:
         assert [start for start, _ in found[1:]] == [end for _, end in found[:-1]]
         assert (found[0], found[-1][1]) == ((0, 4), 100)
     assert list(portions(3, 4)) == [(0, 3)]
+
+
+def test_of_too_many_completions_on_disk_the_oldest_go(tmp_path):
+    import os
+
+    store = SampleStore(tmp_path)
+    for i in range(4):
+        path = tmp_path / f"shelf{i % 2}" / f"{i}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x" * 100)
+        os.utime(path, (i, i))
+    store.trim(400)
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 4
+    store.trim(250)
+    assert sorted(p.name for p in tmp_path.rglob("*.jsonl")) == ["2.jsonl", "3.jsonl"]
+    store.trim(0)  # the newest stays: somebody may be writing to it
+    assert [p.name for p in tmp_path.rglob("*.jsonl")] == ["3.jsonl"]
+    SampleStore(keep=False).trim(0)

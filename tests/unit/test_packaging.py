@@ -137,3 +137,19 @@ def test_nothing_shipped_names_a_machine(wheel):
     ]
     found = {n: m.group() for n in texts if (m := PLACES.search(wheel.read(n).decode("utf-8")))}
     assert found == {}
+
+
+def test_the_tests_that_the_threats_name_are_there():
+    """A defence whose test was renamed or dropped must not look tested."""
+    table = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", table))
+    there = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    assert len(named) > 10
+    assert named - there == set()
+
+
+def test_every_setting_stands_in_the_readme():
+    from rmx.ui.settings import Settings
+
+    table = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in Settings.model_fields if f"`RMX_{name.upper()}`" not in table] == []
