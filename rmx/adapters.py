@@ -20,6 +20,11 @@ from rmx.paths import ASSETS, runs_dir
 
 PROBE = "Ann has 3 apples and buys 4 more. 3 + 4 = 7. So the answer is 7."
 PROBE_TOKENS = 16
+# What PEFT raises over files that are damaged: it trusts their content.
+_DAMAGE: tuple[type[Exception], ...] = (
+    SafetensorError, OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ImportError,
+    ArithmeticError, AssertionError, re.error,
+)  # fmt: skip
 
 
 def bundled_adapters(model: Model) -> list[str]:
@@ -55,7 +60,7 @@ def attach(model: Model, name: str, place: str, spec: str | None = None) -> str:
         _check_targets(model, config, spec)
         with _biases_apart(model.engine, name, getattr(config, "bias", "none") != "none"):
             _attach(model, place, name)
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except _DAMAGE as error:
         raise ModelError(f"The adapter {spec} cannot be put on {model.spec}: {_first_line(str(error))}") from error
     model.engine.adapters[name] = place
     return name
@@ -145,7 +150,12 @@ def _attach(model: Model, place: str, name: str) -> None:
     engine = model.engine
     options: dict[str, Any] = {"adapter_name": name, "is_trainable": False, "use_safetensors": True}
     if isinstance(engine.model, PeftModel):
-        engine.model.load_adapter(place, **options)
+        try:
+            engine.model.load_adapter(place, **options)
+        except Exception:
+            if name in engine.model.peft_config:  # PEFT puts the layers in first and fails over their weights
+                engine.model.delete_adapter(name)
+            raise
         return
     try:
         engine.model = PeftModel.from_pretrained(engine.model, place, **options).eval()

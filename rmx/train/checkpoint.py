@@ -1,6 +1,7 @@
 """Checkpoint folders: the adapter in PEFT's format, the optimizer's moments, the place in the run. All or nothing."""
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmx.errors import TrainError
 from rmx.train.policy import Policy, load_weights
 
+log = logging.getLogger(__name__)
+WEIGHTS = "adapter_model.safetensors"
 OPTIMIZER, PLACE = "optimizer.safetensors", "place.json"
 
 
@@ -46,11 +49,11 @@ def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> d
         place: dict[str, Any] = json.loads((folder / PLACE).read_text(encoding="utf-8"))
         moments = load_file(folder / OPTIMIZER)
     except (OSError, ValueError, SafetensorError) as error:
-        raise TrainError(f"The checkpoint {folder} cannot be read: {error}") from error
+        raise TrainError(f"The checkpoint {folder.name} cannot be read: {error}") from error
     load_weights(policy.network, folder)
     params = policy.trained()
     if moments and {key.rpartition("/")[0] for key in moments} != set(params):
-        raise TrainError(f"The checkpoint {folder} belongs to another adapter.")
+        raise TrainError(f"The checkpoint {folder.name} belongs to another adapter.")
     optimizer.state.clear()
     for key, value in moments.items():
         name, _, kind = key.rpartition("/")
@@ -60,8 +63,17 @@ def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> d
 
 
 def whole(folder: Path) -> bool:
-    """Whether a run can go on from this checkpoint: adapter, optimizer and place are there."""
-    return (folder / OPTIMIZER).is_file() and (folder / PLACE).is_file()
+    """Whether a run can go on from this checkpoint: adapter, optimizer and place are there, and not cut short."""
+    try:
+        for weights in (folder / WEIGHTS, folder / OPTIMIZER):
+            with safe_open(weights, framework="pt"):  # compares the file's length with what its header names
+                pass
+        return isinstance(json.loads((folder / PLACE).read_text(encoding="utf-8")), dict)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        log.warning("The checkpoint %s is damaged (%s); the run goes on from before it.", folder.name, error)
+        return False
 
 
 def shed(folder: Path, keep_adapter: bool) -> None:

@@ -116,15 +116,21 @@ def zipped(folder: Path, name: str = "adapter") -> bytes:
 
 
 def whole_adapter(folder: Path) -> None:
-    """Make sure that all four files are there, and are files.
+    """Make sure that all four files are there, are files, and are whole.
 
     Raises:
-        TrainError: which one is not.
+        TrainError: which one is not, or what is wrong with it.
     """
     for file in FILES:
         path = folder / file
         if path.is_symlink() or not path.is_file():
             raise TrainError(f"There is no finished adapter here yet: {file} is missing. Let the run end first.")
+    try:
+        _count(folder / WEIGHTS)
+        if not isinstance(json.loads((folder / CONFIG).read_text(encoding="utf-8")), dict):
+            raise ValueError(f"{CONFIG} is no JSON object")
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise TrainError(f"The adapter's files are damaged ({_first_line(error)}). Train it again.") from error
 
 
 def _harmless(name: str) -> str:

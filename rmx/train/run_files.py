@@ -9,11 +9,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rmx.errors import TrainError
 
 PART = ".part"  # ends the names of files that are not whole yet
+LONGEST = 4 << 20  # bytes of an event that is still read where reading is bounded
 BLOCK = 1 << 16  # bytes that are looked at together for the end of the last whole line
 
 
@@ -147,7 +148,8 @@ def read_lines(path: Path, start: int = 0, most: int = -1) -> tuple[list[Any], i
     """Whole lines from byte `start` on, and the byte where the next one begins. A torn last line is left for later.
 
     Args:
-        most: bytes to read at most; all by default. A longer line than that is never split.
+        most: bytes to read at most; all by default. A longer line than that is never split; one of more than
+            `LONGEST` bytes is no event of ours and is passed over.
     """
     try:
         with path.open("rb") as file:
@@ -156,12 +158,22 @@ def read_lines(path: Path, start: int = 0, most: int = -1) -> tuple[list[Any], i
             file.seek(start)
             data = file.read(most)
             if most > 0 and b"\n" not in data:
-                data += file.readline()
+                data += file.readline(LONGEST)
+                if len(data) > LONGEST and not data.endswith(b"\n"):
+                    return [], file.tell() if _passed_over(file) else start
     except OSError:
         return [], start
     whole = data[: data.rfind(b"\n") + 1]
     found = (_parsed(line) for line in whole.split(b"\n"))
     return [event for event in found if event is not None], start + len(whole)
+
+
+def _passed_over(file: IO[bytes]) -> bool:
+    """Go to the next line without keeping this one; False where it has no end yet."""
+    while piece := file.readline(BLOCK):
+        if piece.endswith(b"\n"):
+            return True
+    return False
 
 
 def _whole(fd: int) -> int:
