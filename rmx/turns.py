@@ -36,6 +36,7 @@ class Turns:
         self._line: deque[Ticket] = deque()  # the first one holds the engine
         self.limit, self.per_owner = limit, per_owner
         self._mean: float | None = None  # seconds that a turn takes, lately
+        self._closed = False
 
     def waiting(self) -> int:
         """How many hold the engine or wait for it."""
@@ -54,6 +55,8 @@ class Turns:
         """
         ticket = Ticket(asker.get())
         with self._changed:
+            if self._closed:
+                raise Busy("rmx is being stopped. Try again when it is back.")
             if len(self._line) >= self.limit:
                 raise Busy(f"{len(self._line)} requests wait for this model already. Try again in a moment.")
             mine = sum(t.owner == ticket.owner for t in self._line) if ticket.owner is not None else 0
@@ -62,6 +65,11 @@ class Turns:
             self._line.append(ticket)
             self._called()
         return ticket
+
+    def close(self) -> None:
+        """Let nobody join any more: long jobs, which take one turn per round, end before their next round."""
+        with self._changed:
+            self._closed = True
 
     def wait(self, ticket: Ticket, timeout: float | None = None) -> int:
         """Wait until the ticket's turn comes or `timeout` seconds pass; returns how many are still ahead."""

@@ -111,6 +111,11 @@ class Workspace:
         for model in self.all():
             model.engine.forked()
 
+    def close(self) -> None:
+        """No more work is begun: the process is about to end."""
+        for model in self.all():
+            model.engine.turns.close()
+
     def waiting(self) -> int:
         """How many hold or wait for the model with the longest line."""
         return max((m.engine.turns.waiting() for m in list(self._models.values())), default=0)

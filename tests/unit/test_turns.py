@@ -63,3 +63,14 @@ def test_patience_ends_and_the_place_is_given_up():
     turns.leave(holder)
     with turns.turn(patience=0.05):
         assert turns.waiting() == 1
+
+
+def test_a_closed_line_lets_nobody_in_and_who_is_in_finishes():
+    turns = Turns()
+    holder, waiting = turns.enter(), turns.enter()
+    turns.close()
+    with pytest.raises(Busy, match="being stopped"):
+        turns.enter()
+    turns.leave(holder)
+    assert turns.wait(waiting, 0.01) == 0
+    turns.leave(waiting)
