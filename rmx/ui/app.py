@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -38,6 +39,7 @@ from rmx.ui.train_tab import TrainTab, build_train_tab
 from rmx.ui.training import Training
 from rmx.ui.view_common import CSS
 from rmx.workspace import Workspace
+from rmx.zerogpu import is_zerogpu
 
 log = logging.getLogger(__name__)
 GRACE = 5  # seconds that open requests have to end when the app is stopped
@@ -176,8 +178,28 @@ def wire_runs(
     explore.view.pins(explore.pinned, None, train.pins, queue=False, trigger_mode="always_last", **hidden)
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an application is made of, however it is served."""
+
+    api: fastapi.FastAPI  # routes and middleware
+    page: gr.Blocks
+    options: dict[str, Any]  # of mounting or launching the page
+    halt: Callable[[], None]  # ends what is being generated
+    add_tools: Callable[[], None]  # once the page is mounted or launched
+
+
 def web_app(workspace: Workspace, settings: Settings, notice: str | None = None) -> fastapi.FastAPI:
-    """The FastAPI application: page, /health, closed doors, content policy. Its `state.halt` ends what is generated."""
+    """The FastAPI application: the page and what is around it. Its `state.halt` ends what is generated."""
+    made = parts(workspace, settings, notice)
+    app = gr.mount_gradio_app(made.api, made.page, path="/", **made.options)
+    app.state.halt = made.halt
+    made.add_tools()
+    return app
+
+
+def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -> Parts:
+    """Page, /health, closed doors, content policy."""
     training, owners = Training(workspace), owners_of(settings.host, settings.public)
     explorer = Explorer(workspace, Runs(idle_seconds=60 * settings.idle_minutes))
     policy = content_policy(settings)
@@ -220,11 +242,9 @@ def web_app(workspace: Workspace, settings: Settings, notice: str | None = None)
     api.middleware("http")(owners.greet)
     api.add_middleware(GZipMiddleware, minimum_size=2000)  # the page is a megabyte of text; streams stay as they are
     page = build_app(workspace, settings, notice, training, owners, explorer)
-    mount = LAUNCH | {"head": parents_tag(settings), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
-    app = gr.mount_gradio_app(api, page, path="/", **mount)
-    app.state.halt = explorer.runs.halt_all
-    serve_tools(page, site_of(workspace, settings, training.store), owners, settings)
-    return app
+    options = LAUNCH | {"head": parents_tag(settings), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
+    site = site_of(workspace, settings, training.store)
+    return Parts(api, page, options, explorer.runs.halt_all, lambda: serve_tools(page, site, owners, settings))
 
 
 def prepare(settings: Settings, workspace: Workspace) -> str | None:
@@ -246,6 +266,11 @@ def serve(settings: Settings) -> None:
         os.environ["RMX_RUNS"] = settings.runs  # for the processes that train, too
     if settings.log == "requests":
         write_lines()
+    if is_zerogpu():
+        from rmx.ui.zerogpu import launch
+
+        launch(settings).block_thread()
+        return
     workspace = Workspace(policy=settings.policy, max_waiting=settings.max_visitors, per_visitor=settings.per_visitor)
     notice = prepare(settings, workspace)
     app = web_app(workspace, settings, notice)

@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 from rmx.turns import asker
@@ -44,7 +45,8 @@ async def in_thread(work: "Work[Item]", owner: str | None = None) -> AsyncIterat
                 close()
             tell("end")
 
-    threading.Thread(target=do, name="verb", daemon=True).start()
+    # In the caller's context: on ZeroGPU it says whose GPU time the work takes.
+    threading.Thread(target=copy_context().run, args=(do,), name="verb", daemon=True).start()
     try:
         while True:
             kind, what = await items.get()
