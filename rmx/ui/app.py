@@ -21,6 +21,7 @@ from rmx.explore.runs import Runs
 from rmx.observe import metrics, write_lines
 from rmx.paths import ASSETS
 from rmx.ui.api import add_api, site_of
+from rmx.ui.bodies import guard_bodies
 from rmx.ui.claims import Claims
 from rmx.ui.claims_tab import build_claims_tab
 from rmx.ui.compare_tab import OWN, CompareTab, build_compare_tab
@@ -69,6 +70,10 @@ CLOSED = (
     "/gradio_api/file=http",
     "/gradio_api/deep_link",
     "/gradio_api/process_recording",
+    "/gradio_api/dev/",
+    "/gradio_api/run-history",
+    "/gradio_api/vibe-",
+    "/gradio_api/undo-vibe",
     "/gradio_api/mcp/sse",  # the older transport; tools are at /gradio_api/mcp
     "/gradio_api/mcp/messages",
     "/monitoring",
@@ -242,6 +247,7 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     api.middleware("http")(owners.greet)
     api.add_middleware(GZipMiddleware, minimum_size=2000)  # the page is a megabyte of text; streams stay as they are
     page = build_app(workspace, settings, notice, training, owners, explorer)
+    guard_bodies(api, page)
     options = LAUNCH | {"head": parents_tag(settings), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
     site = site_of(workspace, settings, training.store)
     return Parts(api, page, options, explorer.runs.halt_all, lambda: serve_tools(page, site, owners, settings))

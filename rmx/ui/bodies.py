@@ -1,0 +1,189 @@
+"""What is sent to gradio's own doors, looked at before gradio sees it: a body that it would trip over gets a sentence.
+
+Gradio takes names, numbers of events and components from a request as they are, and a wrong one ends as a bare 500. It
+also answers a visitor's mistake with 500 where an event has no queue; that becomes 422, with the same sentence.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import fastapi
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rmx.verbs import VERBS
+from rmx.verbs.args import hints_of, shown
+
+ROOT = "/gradio_api"
+BY_NAME = re.compile(rf"{ROOT}/(call|run|api)/(v2/)?([^/]*)/?")
+READ = ("/call/", "/run/", "/api/", "/queue/join", "/component_server", "/cancel", "/reset", "/stream/", "/mcp")
+SESSION = re.compile(r"[\w-]{0,64}", re.ASCII)  # what gradio's clients make up
+Refusal = tuple[int, str]
+Body = dict[str, Any]
+
+
+def guard_bodies(app: fastapi.FastAPI, demo: gr.Blocks) -> None:
+    """Put it inside everything else that stands before the page."""
+    app.user_middleware.append(Middleware(Bodies, demo=demo))
+
+
+class Bodies:
+    """ASGI middleware around gradio's app."""
+
+    def __init__(self, app: ASGIApp, demo: gr.Blocks) -> None:
+        self.app, self.demo = app, demo
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = _path(scope)
+        if scope["type"] != "http" or scope["method"] != "POST" or not path.startswith(tuple(ROOT + p for p in READ)):
+            await self.app(scope, receive, send)
+            return
+        content = await _read(receive)
+        refused = (400, "The request ended too early.") if content is None else self.refusal(path, content)
+        if refused is not None:
+            await _answer(*refused)(scope, receive, send)
+            return
+        unqueued = path.startswith((f"{ROOT}/run/", f"{ROOT}/api/"))
+        await self.app(scope, _again(content or b"", receive), _mistakes(send) if unqueued else send)
+
+    def refusal(self, path: str, content: bytes) -> Refusal | None:
+        """Why a body cannot be used; None where gradio may have it."""
+        try:
+            body = json.loads(content, parse_constant=_no_number, parse_float=_finite)
+        except RecursionError:
+            return 400, "The body is nested too deeply."
+        except ValueError:  # no JSON, not in UTF-8, or a number that JSON does not have
+            return 400, "The body is not JSON."
+        if path.startswith(f"{ROOT}/mcp"):
+            return None if isinstance(body, dict) else (400, "Send one JSON-RPC message at a time.")
+        if not isinstance(body, dict):
+            return 422, "The body must be a JSON object."
+        if (found := BY_NAME.fullmatch(path)) and found[2]:
+            return self._by_name_and_arguments(found[3], body)
+        session = body.get("session_hash")
+        if session is not None and not (isinstance(session, str) and SESSION.fullmatch(session)):
+            return 422, "session_hash must be a short name."
+        if body.get("batched"):
+            return 422, "Nothing here takes batches."
+        if path.startswith(f"{ROOT}/component_server"):
+            return self._question(body)
+        if found or path.startswith(f"{ROOT}/queue/join"):
+            return self._event(found[3] if found else None, body)
+        return None
+
+    def _by_name_and_arguments(self, name: str, body: Body) -> Refusal | None:
+        if name not in VERBS:
+            return 404, f"There is no endpoint {shown(name)}. Known: {', '.join(VERBS)}."
+        known = hints_of(VERBS[name])
+        wrong = next((key for key in body if key not in known), None)
+        return None if wrong is None else (422, f"There is no argument {shown(wrong)}. Known: {', '.join(known)}.")
+
+    def _event(self, name: str | None, body: Body) -> Refusal | None:
+        index, events = body.get("fn_index"), self.demo.fns
+        if index is not None and (type(index) is not int or index not in events):
+            return 404, f"There is no event {shown(index)}."
+        named = (e for e in events.values() if name and e.api_name == name)
+        event = events[index] if index is not None else next(named, None)
+        if event is None:
+            return 404, f"There is no endpoint {shown(name)}. Known: {', '.join(VERBS)}."
+        data, inputs = body.get("data"), event.inputs
+        if not isinstance(data, list) or len(data) not in (len(inputs), sum(not i.skip_api for i in inputs)):
+            return 422, f"data must be a list of {len(inputs)} values."
+        if len(data) == len(inputs):
+            for place, (block, value) in enumerate(zip(inputs, data, strict=True), 1):
+                if value is not None and (wanted := _wanted(block, value)):
+                    return 422, f"Value {place} of data must be {wanted}."
+        return None
+
+    def _question(self, body: Body) -> Refusal | None:
+        component, name = body.get("component_id"), body.get("fn_name")
+        if type(component) is not int or component not in self.demo.blocks or not isinstance(name, str):
+            return 404, "There is no such component or question."
+        return None if "data" in body else (422, "A question needs data.")
+
+
+def _wanted(block: Any, value: Any) -> str | None:
+    """What a component takes, where this value is not that; None where it is, or where the component looks itself."""
+    if isinstance(block, gr.Number | gr.Slider):
+        return None if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
+    if isinstance(block, gr.Textbox):
+        return None if isinstance(value, str) else "text"
+    if isinstance(block, gr.Checkbox):
+        return None if isinstance(value, bool) else "true or false"
+    return None
+
+
+def _path(scope: Scope) -> str:
+    """The path below the mount."""
+    path: str = scope.get("path", "")
+    return path.removeprefix(scope.get("root_path", "")) or "/"
+
+
+def _answer(status: int, sentence: str) -> Response:
+    return JSONResponse({"error": sentence, "detail": sentence}, status)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """The whole body; its size is bounded outside. None where it breaks off."""
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _again(content: bytes, receive: Receive) -> Receive:
+    """The body once more, then whatever comes."""
+    first = True
+
+    async def again() -> Message:
+        nonlocal first
+        if first:
+            first = False
+            return {"type": "http.request", "body": content, "more_body": False}
+        return await receive()
+
+    return again
+
+
+def _mistakes(send: Send) -> Send:
+    """Pass a reply on; a 500 whose JSON has a sentence for the visitor becomes 422."""
+    held: list[Message] = []
+
+    async def pass_on(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] == 500:
+            held.append(message)
+            return
+        if held:
+            start = held.pop()
+            if _is_for_visitors(message.get("body", b"")):
+                start["status"] = 422
+            await send(start)
+        await send(message)
+
+    return pass_on
+
+
+def _is_for_visitors(content: bytes) -> bool:
+    try:
+        found: Any = json.loads(content)
+    except ValueError:
+        return False
+    return isinstance(found, Mapping) and isinstance(found.get("error"), str)
