@@ -26,6 +26,7 @@ from rmx.ui.claims import Claims
 from rmx.ui.claims_tab import build_claims_tab
 from rmx.ui.compare_tab import OWN, CompareTab, build_compare_tab
 from rmx.ui.comparer import Comparer
+from rmx.ui.errors import literal
 from rmx.ui.evaluate_tab import build_evaluate_tab, wire_evaluate
 from rmx.ui.evaluator import Evaluator
 from rmx.ui.explore_tab import BASE, ExploreTab, build_explore_tab
@@ -262,7 +263,7 @@ def prepare(settings: Settings, workspace: Workspace) -> str | None:
         model = workspace.model(settings.model)
         workspace.adapter(model, settings.adapter)
     except RmxError as error:
-        return f"⚠ {error} The bundled model *mini* is here instead."
+        return f"⚠ {literal(error)} The bundled model *mini* is here instead."
     return None
 
 

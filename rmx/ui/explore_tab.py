@@ -20,7 +20,7 @@ from rmx.problems import SETS, find_problem, load_set
 from rmx.records import Problem
 from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.builder import build_builder
-from rmx.ui.errors import shows_errors
+from rmx.ui.errors import literal, shows_errors
 from rmx.ui.explorer import Explorer, Message
 from rmx.ui.settings import Settings
 from rmx.ui.share_panel import build_share_panel, sharing_functions
@@ -247,7 +247,7 @@ class ExploreTab:
         try:
             model = self.explorer.workspace.model(str(spec or "").strip())
         except RmxError as error:
-            return gr.skip(), gr.skip(), gr.skip(), f"⚠ {error} *mini* stays available."
+            return gr.skip(), gr.skip(), gr.skip(), f"⚠ {literal(error)} *mini* stays available."
         adapters = [BASE, *bundled_adapters(model)]
         context = f"{model.engine.context:,} tokens"
         note = f"{model.dtype} on {model.engine.device} · context {context} · revision `{model.revision[:20]}`"
