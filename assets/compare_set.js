@@ -109,47 +109,12 @@ function awaitFigure(tries = 20) { // it is mounted some time after this view
 new MutationObserver(adoptFigure).observe(ui.figure, { childList: true, subtree: true });
 
 // ---- files --------------------------------------------------------------------------------------------------
-function save(name, blob) {
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
-  document.body.append(link);
-  link.click();
-  link.remove();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}
 async function saveTable(format) {
   if (!setJob.m) return;
   const reply = await ask("pair_export", { id: setJob.m.id, format });
-  if (reply?.text != null) save(String(reply.name ?? `comparison.${format}`), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
+  if (reply?.text != null) saveFile(String(reply.name ?? `comparison.${format}`), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
 }
-const plotOf = () => ui.figure.querySelector(".js-plotly-plot .main-svg")?.closest(".js-plotly-plot");
-// A Plotly figure is several SVG layers one above the other; together they are one drawing.
-function plotSvg() {
-  const layers = [...plotOf().querySelectorAll(".main-svg")], { width, height } = layers[0].getBoundingClientRect();
-  const all = drawn("svg", { xmlns: SVG, width: Math.round(width), height: Math.round(height), viewBox: `0 0 ${width} ${height}` });
-  all.append(drawn("rect", { width: "100%", height: "100%", fill: paper() }), ...layers.map((layer) => layer.cloneNode(true)));
-  for (const layer of all.querySelectorAll(".main-svg")) layer.style.background = "none";
-  return new XMLSerializer().serializeToString(all);
-}
-function paper() {
-  for (let node = root; node; node = node.parentElement) {
-    const colour = getComputedStyle(node).backgroundColor;
-    if (!/^rgba\(.*, 0\)$|transparent/.test(colour)) return colour;
-  }
-  return "#fff";
-}
-const plotName = (ending) => `${(setJob.m.set ?? "set").replace(/[^\w-]+/g, "-")}-${setJob.m.what}.${ending}`;
-const saveSvg = () => plotOf() && save(plotName("svg"), new Blob([plotSvg()], { type: "image/svg+xml" }));
-async function savePng() {
-  if (!plotOf()) return;
-  const url = URL.createObjectURL(new Blob([plotSvg()], { type: "image/svg+xml" })), image = new Image();
-  image.src = url;
-  try {
-    await image.decode();
-    const canvas = Object.assign(document.createElement("canvas"), { width: 2 * image.width, height: 2 * image.height });
-    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-    canvas.toBlob((blob) => blob && save(plotName("png"), blob));
-  } catch {
-    sayError("The browser could not draw the plot. Take the SVG instead.");
-  }
-  URL.revokeObjectURL(url);
-}
+const plotOf = () => plotIn(ui.figure);
+const plotName = () => `${(setJob.m.set ?? "set").replace(/[^\w-]+/g, "-")}-${setJob.m.what}`;
+const saveSvg = () => plotOf() && savePlot(plotOf(), plotName(), "svg");
+const savePng = () => plotOf() && savePlot(plotOf(), plotName(), "png");

@@ -108,16 +108,13 @@ function renderTake() {
   ui.exports.hidden = false;
   ui.origin.textContent = [licence && `Licence of the set: ${plain(licence, 120)}.`, source && `Source: ${plain(source, 300)}`].filter(Boolean).join(" ");
 }
-function save(name, blob) {
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
-  root.append(link);
-  link.click();
-  link.remove();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}
 async function saveAs(format) {
   const reply = await ask("eval_export", { id: job.id, format });
-  if (reply?.text != null) save(plain(reply.name ?? `evaluation.${format}`, 120), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
+  if (reply?.text != null) saveFile(plain(reply.name ?? `evaluation.${format}`, 120), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
+}
+function savePlots(kind) {
+  const name = `evaluation-${String(job.report?.set ?? "set").replace(/[^\w-]+/g, "-")}`;
+  for (const [box, what] of [[ui.curves, "curves"], [ui.scatter, "problems"]]) if (plotIn(box)) savePlot(plotIn(box), `${name}-${what}`, kind);
 }
 async function copyCommand() {
   let done = true;
@@ -152,7 +149,7 @@ function renderPlan(m) {
 // ---- what is pressed ----------------------------------------------------------------------------------------
 const actions = {
   halt: () => job.id && (trigger("halt", { id: job.id }), (ui.status.textContent = "stopping")),
-  json: () => saveAs("json"), csv: () => saveAs("csv"), copy: copyCommand,
+  json: () => saveAs("json"), csv: () => saveAs("csv"), png: () => savePlots("png"), svg: () => savePlots("svg"), copy: copyCommand,
   more: () => ((shown.most += 100), renderProblems()),
 };
 function choose(key, value) {

@@ -74,22 +74,11 @@ async function copyLink() {
 async function download(format) {
   const reply = await askShare("share_file", { format: format === "png" ? "svg" : format });
   if (!reply) return;
-  if (format === "png") return drawPng(reply);
-  saveBlob(new Blob([reply.text], { type: `${reply.mime};charset=utf-8` }), reply.name);
-}
-function saveBlob(blob, name) {
-  const link = attrs(make("a"), { href: URL.createObjectURL(blob), download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  const blob = format === "png" ? await pngOf(reply.text) : new Blob([reply.text], { type: `${reply.mime};charset=utf-8` });
+  if (!blob) return tellShare("The browser could not draw the figure. Take the SVG instead.", false);
+  const name = reply.name.replace(/svg$/, format === "png" ? "png" : "svg");
+  saveFile(name, blob);
   tellShare(`${name}, ${blob.size < 1e6 ? `${Math.ceil(blob.size / 1000)} kB` : `${(blob.size / 1e6).toFixed(1)} MB`}`);
-}
-async function drawPng({ text, name }) { // twice the size, for slides and print
-  const picture = new Image();
-  picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
-  await picture.decode();
-  const canvas = attrs(make("canvas"), { width: picture.width * 2, height: picture.height * 2 });
-  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
-  canvas.toBlob((blob) => saveBlob(blob, name.replace(/svg$/, "png")), "image/png");
 }
 ui.saveForm.addEventListener("submit", async (e) => {
   e.preventDefault();

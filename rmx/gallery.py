@@ -1,7 +1,7 @@
 """The gallery: trees of real models, recorded once and looked at without the model.
 
 `python -m rmx.gallery` records them again into assets/gallery (a few minutes on two cores); `python -m rmx.gallery
---search N` looks through the first N problems of a set for more. Nothing in a tree is made up: each branch is what the
+--search ID …` says what other problems of the set would show. Nothing in a tree is made up: each branch is what the
 model said, greedily, after one token was swapped at one of its forks.
 """
 
@@ -25,7 +25,7 @@ from rmx.explore.tree_file import read_tree, tree_document
 from rmx.models import Model
 from rmx.paths import ASSETS
 from rmx.presets import preset_of
-from rmx.problems import find_problem, load_set
+from rmx.problems import find_problem
 from rmx.records import Problem
 
 log = logging.getLogger(__name__)
@@ -126,13 +126,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rmx.workspace import Workspace
 
     parser = argparse.ArgumentParser(prog="python -m rmx.gallery", description=__doc__.splitlines()[0])
-    parser.add_argument("--search", type=int, metavar="N", help="look through the first N problems, write nothing")
-    parser.add_argument("--skip", type=int, default=0, metavar="N")
+    parser.add_argument("--search", nargs="+", metavar="ID", help="see what these problems show, write nothing")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     model = Workspace("cpu").model(MODEL)
     if args.search:
-        for problem in load_set(SET)[args.skip : args.skip + args.search]:
+        for problem in (find_problem(SET, problem_id) for problem_id in args.search):
             found = record(model, problem)
             log.info("%s %s: %s", problem.id, problem.problem, _said(*found) if found else "no")
         return
@@ -148,7 +147,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _said(tree: Tree, kind: str) -> str:
     answers = [f"{b.answer.text}" + {True: "✓", False: "✗", None: ""}[b.answer.correct] for b in tree.branches]
-    steps = [f"{tree.tokens(b.parent)[b.at].text}→{b.tokens[0].text}" for b in tree.branches if b.parent is not None]
+    swapped = [(tree.tokens(b.parent)[b.at], b.tokens[0]) for b in tree.branches if b.parent is not None]
+    steps = [f"{old.text!r}→{new.text!r}" for old, new in swapped]
     return f"{kind}; {', '.join(answers)}; {' | '.join(steps)}; {tree.size} tokens"
 
 

@@ -20,7 +20,10 @@ import gradio as gr
 
 from rmx.ui.view_common import Server, asset, script, served
 
-PARTS = ("estimates", "compare_stream", "compare_map", "compare_checks", "compare_patch", "compare_set", "compare_view")
+PARTS = (
+    "estimates", "figures", "compare_stream", "compare_map", "compare_checks", "compare_patch", "compare_set",
+    "compare_view",
+)  # fmt: skip
 
 
 def compare_view(tail: Server, inspect: Server, check: Server, export: Server, **kwargs: Any) -> gr.HTML:

@@ -21,7 +21,7 @@ import gradio as gr
 from rmx.ui.view_common import Server, asset, script, served
 
 KEY = "rmx-evaluation"  # of the browser tab's own storage
-PARTS = ("estimates", "evaluate_table", "evaluate_problems", "evaluate_view")
+PARTS = ("estimates", "figures", "evaluate_table", "evaluate_problems", "evaluate_view")
 
 
 def evaluate_view(tail: Server, export: Server, **kwargs: Any) -> gr.HTML:

@@ -1,6 +1,7 @@
 """The Evaluate tab of the real app: mini and its RL adapter on a few problems, and the way to the other tabs."""
 
 import re
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -56,6 +57,13 @@ def test_stop_and_evaluate_again_goes_on_from_what_is_known(open_page: Open, url
     solved = page.get_by_role("table", name="What each solves")
     expect(solved.locator("tbody tr")).to_have_count(2)
     expect(page.get_by_role("table", name="Differences to the base")).to_contain_text(re.compile("won [0-9]+, lost"))
+    expect(page.locator("#eval-curves .main-svg").first).to_be_visible(timeout=LONG)
+    with page.expect_download() as saved:
+        press(page, "Plots as SVG")
+    assert saved.value.suggested_filename == "evaluation-mini-test-curves.svg"
+    figure = saved.value.path().read_text(encoding="utf-8")
+    assert ElementTree.fromstring(figure).tag == "{http://www.w3.org/2000/svg}svg"
+    assert "trace scatter" in figure
 
 
 def test_a_problem_opens_in_explore_and_in_compare(open_page: Open, url: str) -> None:
