@@ -124,6 +124,7 @@ class Carrier:
         global _home
         _home = workspace
         self._there = gpu(duration=_seconds)(there)
+        self.crosses = self._there is not there  # outside a ZeroGPU Space the decorator of `spaces` changes nothing
 
     def stream(
         self, function: Callable[..., Any], where: Where, args: tuple[Any, ...], named: dict[str, Any], seconds: float

@@ -65,7 +65,7 @@ class ZeroWorkspace(Workspace):
         """From now on the larger models compute in another process only. Call it before the app is launched."""
         self._placing = False
         for model in self.all():
-            if model.spec not in NEAR:
+            if model.spec not in NEAR and self.carrier.crosses:
                 model.engine.far = self.carrier
 
     def adapter(self, model: Model, spec: str | None) -> str | None:
