@@ -73,7 +73,7 @@ class Bodies:
         if path.startswith(f"{ROOT}/component_server"):
             return self._question(body)
         if found or path.startswith(f"{ROOT}/queue/join"):
-            return self._event(found[3] if found else None, body)
+            return self._event(found, body)
         return None
 
     def _by_name_and_arguments(self, name: str, body: Body) -> Refusal | None:
@@ -83,7 +83,8 @@ class Bodies:
         wrong = next((key for key in body if key not in known), None)
         return None if wrong is None else (422, f"There is no argument {shown(wrong)}. Known: {', '.join(known)}.")
 
-    def _event(self, name: str | None, body: Body) -> Refusal | None:
+    def _event(self, found: re.Match[str] | None, body: Body) -> Refusal | None:
+        name = found[3] if found else None
         index, events = body.get("fn_index"), self.demo.fns
         if index is not None and (type(index) is not int or index not in events):
             return 404, f"There is no event {shown(index)}."
@@ -91,6 +92,8 @@ class Bodies:
         event = events[index] if index is not None else next(named, None)
         if event is None:
             return 404, f"There is no endpoint {shown(name)}. Known: {', '.join(VERBS)}."
+        if event.queue and found and found[1] != "call":
+            return 404, "This goes through the queue only."
         data, inputs = body.get("data"), event.inputs
         if not isinstance(data, list) or len(data) not in (len(inputs), sum(not i.skip_api for i in inputs)):
             return 422, f"data must be a list of {len(inputs)} values."

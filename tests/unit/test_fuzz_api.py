@@ -1,0 +1,124 @@
+"""Whatever is sent to the app, it answers with a refusal or a sentence: never a fault, a traceback, a file or a path of
+the machine; and it works as before afterwards. `RMX_FUZZ=3000` sends so many requests instead of a few hundred."""
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from urllib.parse import unquote
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import rmx
+from rmx.policy import Policy
+from rmx.ui.api import FAULT
+from rmx.verbs import Limits, Site
+from rmx.workspace import Workspace
+from tests.unit.fuzzing import TOKEN, Request, Target, exchange, requests
+from tests.unit.live import running
+
+COUNT = int(os.environ.get("RMX_FUZZ", "250"))
+SMALL = Limits(max_new_tokens=12, problems=2, samples=8, budget=300)
+HOME = Path(rmx.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def faults():
+    """Exceptions that went through our own code to gradio, which writes them to the log and goes on."""
+    found: list[str] = []
+
+    def note(*_: object, **__: object) -> None:
+        error = sys.exc_info()[1]
+        frames = traceback.extract_tb(error.__traceback__) if error else []
+        ours = [f"{Path(f.filename).name}:{f.lineno}" for f in frames if str(HOME / "rmx") in f.filename]
+        if error is not None and ours:
+            found.append(f"{type(error).__name__}: {error} at {ours[-1]}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gradio.queueing.traceback.print_exc", note)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def target(mini, tmp_path_factory, faults):
+    """A public app with runs in a folder of its own, files with a token around it, and no limit to how often."""
+    home = tmp_path_factory.mktemp("machine")
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as other:
+        patch.setenv("RMX_RUNS", str(home / "runs"))
+        (home / "runs").mkdir()
+        places = [home / "canary.txt", home / "runs" / "canary.jsonl", Path(other) / "canary.txt"]
+        for place in places:
+            place.write_text(json.dumps({"problem": TOKEN, "answer": "1"}) + "\n", encoding="utf-8")
+        patch.setattr("rmx.ui.gate.Gate._too_often", lambda *_: 0.0)
+        patch.setattr("rmx.ui.app.site_of", lambda space, _, store: Site(space, store, SMALL))
+        space = Workspace("cpu", loader=lambda spec: mini, policy=Policy(public=True, training="off"))
+        space.model("mini")
+        with running(space, public=True, training="off", max_new_tokens=12) as url:
+            yield what_it_offers(url, places)
+
+
+def what_it_offers(url, places):
+    config = httpx.get(f"{url}/config").json()
+    info = httpx.get(f"{url}/gradio_api/info").json()["named_endpoints"]
+    verbs = {name[1:]: [p["parameter_name"] for p in found["parameters"]] for name, found in info.items()}
+    usual = {c["id"]: c["props"].get("value") for c in config["components"]}
+    events = [
+        {
+            "id": d["id"],
+            "name": d["api_name"] or None,
+            "inputs": len(d["inputs"]),
+            "usual": [usual.get(i) for i in d["inputs"]],
+            "queue": d["queue"] is not False,
+            "trigger": d["targets"][0][0] or "null" if d["targets"] else "null",
+        }
+        for d in config["dependencies"]
+        if d["backend_fn"]
+    ]
+    functions = [(c["id"], name) for c in config["components"] for name in c["props"].get("server_fns") or []]
+    assert len(verbs) == 7
+    assert len(events) > 60
+    assert len(functions) > 15
+    return Target(int(url.rpartition(":")[2]), verbs, events, functions, places)
+
+
+def check(target, request, faults):
+    """One request and what came of it."""
+    forbidden = [TOKEN, "Traceback (most", 'File "', "site-packages", str(HOME), "root:x:0:0", FAULT]
+    sent = unquote(unquote(request.path)) + request.body.decode("utf-8", "replace")
+    forbidden += [str(place.parent) for place in target.canaries if str(place.parent) not in sent]
+    for reply in exchange(target.port, request):
+        assert reply.status < 500, (request, reply.status, reply.text[:500])
+        for text in forbidden:
+            assert text not in reply.text, (request, text, reply.text[:2000])
+    assert not faults, (request, faults)
+
+
+@given(data=st.data())
+@settings(
+    max_examples=COUNT,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
+def test_no_request_breaks_in_or_breaks_the_app(target, faults, data):
+    request = data.draw(requests(target))
+    faults.clear()
+    check(target, request, faults)
+
+
+def test_the_app_works_as_before(target):
+    address = f"http://127.0.0.1:{target.port}"
+    assert httpx.get(f"{address}/health").json()["status"] == "ok"
+    body = b'{"problem": "241", "brief": true}'
+    _, events = exchange(
+        target.port, Request("POST", "/gradio_api/call/v2/trace", body, follow="/gradio_api/call/trace")
+    )
+    assert "event: complete" in events.text
+    assert "First, the facts are" in events.text
