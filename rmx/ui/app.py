@@ -32,6 +32,7 @@ from rmx.ui.evaluator import Evaluator
 from rmx.ui.explore_tab import BASE, ExploreTab, build_explore_tab
 from rmx.ui.explorer import Explorer
 from rmx.ui.gate import Gate
+from rmx.ui.in_thread import finish_all
 from rmx.ui.mcp_server import has_mcp, serve_tools
 from rmx.ui.owners import Owners, owners_of
 from rmx.ui.policy_header import content_policy, parents_tag
@@ -251,7 +252,13 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     guard_bodies(api, page)
     options = LAUNCH | {"head": parents_tag(settings), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
     site = site_of(workspace, settings, training.store)
-    return Parts(api, page, options, explorer.runs.halt_all, lambda: serve_tools(page, site, owners, settings))
+
+    def halt() -> None:
+        workspace.close()
+        explorer.runs.halt_all()
+        finish_all()
+
+    return Parts(api, page, options, halt, lambda: serve_tools(page, site, owners, settings))
 
 
 def prepare(settings: Settings, workspace: Workspace) -> str | None:

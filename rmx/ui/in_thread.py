@@ -10,11 +10,19 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from rmx.turns import asker
 
 Item = TypeVar("Item")
+_under_way: "WeakSet[threading.Event]" = WeakSet()  # what asks each piece of work to come to its end
 Work = Callable[[Callable[[], bool]], Iterator[Item]]  # is given `cancelled`
+
+
+def finish_all() -> None:
+    """Ask all work that is under way to stop at its next step and to say its last word."""
+    for finish in list(_under_way):
+        finish.set()
 
 
 async def in_thread(work: "Work[Item]", owner: str | None = None) -> AsyncIterator[Item]:
@@ -24,6 +32,8 @@ async def in_thread(work: "Work[Item]", owner: str | None = None) -> AsyncIterat
         owner: in whose name the work waits for an engine.
     """
     loop, items, stop = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]](), threading.Event()
+    finish = threading.Event()
+    _under_way.add(finish)
 
     def tell(kind: str, what: Any = None) -> None:
         with suppress(RuntimeError):  # the server has ended
@@ -31,7 +41,7 @@ async def in_thread(work: "Work[Item]", owner: str | None = None) -> AsyncIterat
 
     def do() -> None:
         asker.set(owner)
-        steps = work(stop.is_set)
+        steps = work(lambda: stop.is_set() or finish.is_set())
         try:
             for item in steps:
                 tell("item", item)
