@@ -191,7 +191,12 @@ class Engine:
         """Switch to an adapter, or to the base when None, for the length of a `with` block.
 
         An adapter's key is its name, or `name*0.50` for the same adapter at half its strength.
+
+        Raises:
+            ModelError: it is not loaded, or the weights are in another process.
         """
+        if self.far is not None:
+            raise ModelError(NOT_HERE)
         if adapter is None:
             return _switched_off(self.model) if self.adapters else nullcontext()
         name, strength = split_key(adapter)

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rmx.adapter_facts import why_not_linear
+from rmx.adapters import attached
 from rmx.engine import Engine, Saved, Stream, adapter_key, croppable, split_key, whole_length
 from rmx.errors import ModelError
 from rmx.models import Model
@@ -102,6 +103,8 @@ def make_pair(
         return Pair(base, adapted, None)
     name = space.adapter(base, adapter)
     assert name is not None
+    if strength != 1 and name not in attached(base):
+        raise ModelError(f"The strength of {adapter} cannot be set here: on ZeroGPU it is put on in another process.")
     if strength != 1 and (reason := why_not_linear(base.engine.model.peft_config[name])):
         raise ModelError(f"The strength of {adapter} cannot be set: {reason}")
     return Pair(base, base, adapter_key(name, strength))

@@ -96,7 +96,9 @@ class ExploreTab:
         self.visitors = Visitors()
         # A Space names its model in the settings; where that one could not be had, the bundled one opens.
         loaded = explorer.workspace.loaded
-        self.spec = settings.model if settings.model and settings.model in loaded else "mini"
+        # Nor does a page that opens spend a visitor's GPU time where that is lent.
+        own = settings.model if settings.model and settings.model in loaded else "mini"
+        self.spec = "mini" if explorer.workspace.carrier_of(own) else own
         here = explorer.workspace.model(self.spec).adapters
         self.adapter = settings.adapter if settings.adapter in here else None
 
@@ -250,7 +252,8 @@ class ExploreTab:
             return gr.skip(), gr.skip(), gr.skip(), f"⚠ {literal(error)} *mini* stays available."
         adapters = [BASE, *bundled_adapters(model)]
         context = f"{model.engine.context:,} tokens"
-        note = f"{model.dtype} on {model.engine.device} · context {context} · revision `{model.revision[:20]}`"
+        where = "a lent GPU" if model.engine.far else model.engine.device
+        note = f"{model.dtype} on {where} · context {context} · revision `{model.revision[:20]}`"
         problem_set = "mini" if model.spec == "mini" else "arith" if "135m" in model.spec else gr.skip()
         return gr.Dropdown(adapters, value=BASE), model.tau, problem_set, note
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import gradio as gr
 import pytest
 import torch
+from live import until
 from other_process import OtherProcess
 
 from rmx import carry, gpu_time
@@ -27,14 +28,29 @@ from rmx.explore.sofar import sofar
 from rmx.explore.vocabulary import search
 from rmx.models import Model
 from rmx.pair import make_pair
+from rmx.problems import load_set
 from rmx.records import Trace
+from rmx.train.run_store import RunStore
 from rmx.turns import asker
 from rmx.ui.comparer import Comparer
+from rmx.ui.evaluator import Evaluator
 from rmx.ui.explorer import Explorer
 from rmx.ui.worth import Worth
 from rmx.workspace import Workspace
 
 PROBLEM = "Ann has 12 apples and gives 5 to Ben. Then Ann buys 9 more. How many apples does Ann have?"
+FORM = {
+    "model": "mini",
+    "adapters": ["rl"],
+    "set": "mini:test",
+    "limit": 4,
+    "n": 2,
+    "temperature": 0.6,
+    "top_p": 0.95,
+    "seed": 0,
+    "max_new_tokens": 64,
+    "most": 512,
+}
 GREEDY = Sampling(max_new_tokens=96)
 SMALL = OutcomeConfig(samples=4, round_size=2, max_new_tokens=120, budget=4000)
 
@@ -339,6 +355,19 @@ def test_a_quota_that_is_used_up_is_a_sentence(far, space, gpu, monkeypatch, err
 def test_what_is_not_carried_says_so(far):
     with pytest.raises(ModelError, match="not available on ZeroGPU"):
         far.engine.open([1, 2, 3])
+
+
+def test_a_job_that_is_not_carried_ends_with_the_sentence(far, space, tmp_path):
+    comparer = Comparer(space)
+    problems = load_set("mini")[:2]
+    run, reports = comparer.over_set(comparer.pair("mini", "rl", None, 1.0), "shifts", "mini", problems, 0.5, 16)
+    last = list(comparer.stream_set(run, reports))[-1]
+    assert last["done"]
+    assert "not available on ZeroGPU" in last["error"]
+    evaluator = Evaluator(space, RunStore(tmp_path))
+    job = evaluator.start(evaluator.asked(FORM))
+    until(lambda: job.over)
+    assert "not available on ZeroGPU" in str(job.error)
 
 
 def test_in_one_process_nothing_is_wrapped(model, here):
