@@ -6,7 +6,7 @@ const poller = { next: 0, due: 0, busy: false, misses: 0 };
 let run = null, restored = false; // the run on screen; was it remembered from an earlier visit?
 
 const blankRun = (id) => ({
-  id, config: null, status: {}, stages: {}, stage: null, told: {}, points: {}, updates: [], checks: [], replays: [], samples: null,
+  id, config: null, status: {}, stages: Object.create(null), stage: null, told: {}, points: {}, updates: [], checks: [], replays: [], samples: null,
   guards: [], early: null, done: null, taus: [], clock: null, heard: false, changed: new Set(),
 });
 
@@ -137,7 +137,7 @@ const TAKES = {
 function absorb(r, events) {
   for (const e of events) {
     if (!e || !Object.hasOwn(TAKES, e.kind)) continue;
-    TAKES[e.kind](r, e);
+    contained(() => TAKES[e.kind](r, e));
     r.stage = e.kind === "stage" ? e.stage : (WITHIN[e.kind] ?? r.stage);
     measure(r, e);
     r.stage = BEFORE[e.kind] ?? r.stage;

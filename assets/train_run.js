@@ -54,17 +54,24 @@ function clearRun() {
 // `changed` holds the kinds of events that came; only the panels that show them are drawn again.
 function renderRun(changed) {
   settlePending();
-  renderHead();
-  renderStages();
-  renderNotices();
-  renderResult();
   const any = (...kinds) => kinds.some((kind) => changed.has(kind));
-  if (any("rollouts", "selection")) renderRollouts();
-  if (any("gate", "selection")) renderGate();
-  if (any("update", "check", "done")) renderCurves();
-  if (any("replay")) renderReplay();
-  if (any("samples")) renderSamples();
-  retryDry();
+  const panels = [renderHead, renderStages, renderNotices, renderResult];
+  if (any("rollouts", "selection")) panels.push(renderRollouts);
+  if (any("gate", "selection")) panels.push(renderGate);
+  if (any("update", "check", "done")) panels.push(renderCurves);
+  if (any("replay")) panels.push(renderReplay);
+  if (any("samples")) panels.push(renderSamples);
+  panels.forEach(contained);
+  contained(retryDry);
+}
+// Files of a run may be damaged, or somebody else's: what cannot be drawn of them leaves everything else be, and is said.
+function contained(part) {
+  try {
+    part();
+  } catch (error) {
+    console.error(error);
+    sayError("Some figures of this run cannot be shown: its files hold something else than a run writes.");
+  }
 }
 function renderHead() {
   const { config, status } = run, state = stateOf(run);
