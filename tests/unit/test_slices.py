@@ -17,7 +17,7 @@ from rmx.train.run_folder import RunFolder
 from rmx.train.run_store import RunStore
 from rmx.workspace import Workspace
 
-SHORT = TINY.with_(epochs=1, validation=4, test=4)
+SHORT = TINY.with_(epochs=1, problems=6, k=4, select=3, validation=3, test=3)
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 

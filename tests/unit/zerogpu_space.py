@@ -89,6 +89,26 @@ def prepare() -> None:
     zero.size = lambda: 0
 
 
+def stopped(spec: str) -> dict[str, Any]:
+    """A solution that is given up after three tokens, and one after it."""
+    from rmx import carry
+    from rmx.config import Sampling
+    from rmx.explore.generate import Generation, Job
+
+    assert carry._home is not None
+    model = carry._home.model(spec)
+    job = Job(model.prompt_ids(PROBLEM), Sampling(temperature=1.0, seed=3, max_new_tokens=400), 0.5)
+    first = Generation(model, job)
+    steps = iter(first)
+    for _ in range(3):
+        next(steps)
+    steps.close()
+    workers = len(multiprocessing.active_children())
+    second = Generation(model, job).run()
+    same = second.ids[:3] == [token.id for token in first.tokens]
+    return {"kept": len(first.tokens), "same": same, "workers": [workers, len(multiprocessing.active_children())]}
+
+
 def main(model: str) -> dict[str, Any]:
     prepare()
     import base64
@@ -112,6 +132,7 @@ def main(model: str) -> dict[str, Any]:
     seen["again"] = client.predict(api_name="/trace", model=model, **asks)["reuse"]
     seen["near"] = client.predict(api_name="/trace", model="mini", **asks)["dtype"]
     seen["asked"] = [{"seconds": int(one["durationSeconds"]), "token": one.get("token")} for one in asked]
+    seen["stopped"] = stopped(model)
     for name, given in (("mistake", {"prompt": "how " * 600}), ("quota", asks)):
         quota.update({"left": 3, "wait": 3600} if name == "quota" else {})
         try:
