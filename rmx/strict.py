@@ -6,7 +6,7 @@ from typing import Any
 
 from rmx.errors import RmxError
 
-MOST_CHARACTERS = 8_000_000  # of a document
+MOST_CHARACTERS = 4_000_000  # of a document
 MOST_ID = 2**31 - 1
 
 

@@ -164,6 +164,7 @@ class Explorer:
     def search(self, data: object) -> Message:
         """Tokens of the whole vocabulary that contain {"run", "pos", "q"}."""
         run, pos = self._place(data)
+        self.revive(run)
         prefix = [*run.job.prompt_ids, *(t.id for t in run.tokens[:pos])]
         query = _get(data, "q")
         found = search(run.model, prefix, str(query or "")[:100], run.job.adapter, patience=PATIENCE)

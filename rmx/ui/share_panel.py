@@ -7,6 +7,7 @@ import gradio as gr
 
 from rmx.strict import MOST_CHARACTERS
 from rmx.ui.asking import Reply, Who, answering
+from rmx.ui.gate import MOST_BYTES
 from rmx.ui.sharing import Sharing
 from rmx.ui.view_common import asset, script, served
 
@@ -36,4 +37,5 @@ def build_share_panel(sharing: Sharing, who: Who) -> gr.HTML:
 
 
 def _props(sharing: Sharing) -> dict[str, Any]:
-    return {"most": MOST_CHARACTERS, "pieces": sharing.gallery()}
+    # What is sent is JSON again, with every quotation mark escaped; the gate in front of the page counts that.
+    return {"most": MOST_CHARACTERS, "most_sent": MOST_BYTES - 10_000, "pieces": sharing.gallery()}

@@ -128,6 +128,7 @@ class Worth:
         run = self.explorer.runs.get(_get(data, "run"))
         if run.trace is None or not run.trace.tokens:
             raise SwapError("Wait until the solution is finished, then measure it.")
+        self.explorer.revive(run)
         return run, run.trace
 
     def _limit(self, run: Run) -> int:

@@ -31,6 +31,7 @@ from rmx.share import link_of
 from rmx.strict import DocumentError
 from rmx.ui.explorer import Explorer
 from rmx.ui.sharing import Sharing
+from rmx.ui.worth import Worth
 from rmx.workspace import Workspace
 from tests.conftest import qwen, wrap
 from tests.unit.test_tree_file import grown
@@ -139,7 +140,12 @@ def test_a_recorded_tree_can_be_looked_at_without_its_model(model: Model, tree: 
     assert len(message["tree"]) == 3
     assert page.explorer.inspect({"run": run.id, "pos": 9})["forced"] is True
     assert page.explorer.look({"run": run.id, "pos": 9}) == {"pos": 9, "alternatives": []}
-    for question in (page.explorer.search, page.explorer.pick):
+    worth = Worth(page.explorer)
+    for question in (
+        page.explorer.search,
+        page.explorer.pick,
+        lambda data: messages(worth.stream(worth.outcomes(data))),
+    ):
         with pytest.raises(SwapError, match="recorded with some/model, which is not loaded"):
             question({"run": run.id, "pos": 3, "token_ids": [5], "q": "a"})
     again = read_tree(page.file({"run": run.id, "format": "json"})["text"])
@@ -152,6 +158,8 @@ def test_a_recorded_tree_of_a_loaded_model_goes_on_and_is_verified(model: Model,
     page = sharing(model)
     run = page.explorer.runs.get(page.open_file({"text": tree_html(tree)})["run"])
     assert isinstance(run.model, Absent)
+    assert page.explorer.search({"run": run.id, "pos": 3, "q": "a"})["tokens"]
+    assert run.model is model
     token = tree.tokens(2)[3].top[3].id
     made = page.explorer.pick({"run": run.id, "pos": 3, "token_ids": [token]})
     messages(page.explorer.stream(made))

@@ -157,7 +157,7 @@ def test_no_document_at_all(text: str) -> None:
 
 
 def test_sizes_are_bounded() -> None:
-    with pytest.raises(DocumentError, match="at most 8 are read"):
+    with pytest.raises(DocumentError, match="at most 4 are read"):
         parse(" " * (MOST_CHARACTERS + 1))
 
 
