@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 TOKEN = "canary-7f3a91c2d4"  # in files that nobody may read
 MOST = 2_000_000  # bytes of a reply that are read
-PATIENCE, SOON = 20.0, 2.0  # seconds without a byte; after which work is given up that nobody needs
+PATIENCE, SOON = 10.0, 1.0  # seconds without a byte; after which work is given up that nobody needs
 
 
 def words(text: str) -> list[str]:
