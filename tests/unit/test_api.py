@@ -168,3 +168,18 @@ def test_the_log_has_one_line_per_call_without_its_words(client, caplog):
     assert (one["verb"], one["model"], one["tokens"], one["outcome"]) == ("api.trace", "mini", 38, "done")
     assert (other["verb"], other["outcome"]) == ("api.trace", "refused")
     assert "private" not in caplog.text
+
+
+def test_where_the_line_is_full_a_call_is_refused_before_it_is_queued(space):
+    turns = space.model("mini").engine.turns
+    with running(space, max_visitors=1) as url:
+        address, body = f"{url}/gradio_api/call/v2/trace", {"problem": "241", "brief": True}
+        ticket = turns.enter()
+        try:
+            refused = httpx.post(address, json=body)
+        finally:
+            turns.leave(ticket)
+        assert (refused.status_code, refused.json()["waiting"]) == (429, 1)
+        assert refused.json()["error"].startswith("1 requests wait for this model already.")
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert events(url, "v2/trace", body, read="trace")[-1][0] == "complete"
