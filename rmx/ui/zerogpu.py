@@ -10,6 +10,7 @@ import gradio as gr
 from rmx.carry import Gpu
 from rmx.errors import RmxError
 from rmx.ui.app import parts
+from rmx.ui.errors import literal
 from rmx.ui.settings import Settings
 from rmx.zerogpu import ZeroWorkspace
 
@@ -60,4 +61,4 @@ def place(settings: Settings, workspace: ZeroWorkspace) -> str | None:
                 missing.append(str(error))
     for message in missing:
         log.warning("%s", message)
-    return f"⚠ {' '.join(missing)} The bundled model *mini* is here." if missing else None
+    return f"⚠ {' '.join(map(literal, missing))} The bundled model *mini* is here." if missing else None
