@@ -12,8 +12,8 @@ function renderOrigin(b) {
   const { kind, licence, said, same } = origins.get(b.open.tree) ?? own;
   ui.originKind.textContent = KINDS[kind] ?? "Recorded";
   const sign = same === true ? make("span", "right", "✓ ") : same === false ? make("span", "wrong", "✗ ") : "";
-  const what = said ?? (kind === "recorded" ? "what stands here was not computed now" : "decoding it again …");
-  ui.originSaid.replaceChildren(sign, showOdd(clip(what, 400)), licence ? make("span", "soft", ` · ${showOdd(clip(licence, 60))}`) : "");
+  const what = said ?? (kind === "recorded" ? "nothing of this was computed now" : "decoding it again …");
+  ui.originSaid.replaceChildren(sign, showOdd(clip(what, 400)), licence ? make("span", "soft", ` · weights ${showOdd(clip(licence, 60))}`) : "");
   ui.verify.hidden = kind !== "recorded" || !server.share_link;
   ui.verify.setAttribute("aria-label", `Verify: decode it again with ${plainName(b.open.model ?? "")}`);
 }

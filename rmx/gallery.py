@@ -32,9 +32,14 @@ log = logging.getLogger(__name__)
 FOLDER = ASSETS / "gallery"
 MODEL, SET = "smollm2-135m-instruct-q4_1", "arith"
 MAX_NEW, LONGEST, FORKS, BRANCHES = 64, 56, 6, 4
-Kind = Literal["wrong → right", "right → wrong", "nothing changes"]
+Kind = Literal["wrong → right", "right → wrong", "stays right", "stays wrong"]
 # What is in the gallery, in the order it is shown: file, problem, what it shows.
-PICKED: tuple[tuple[str, str, Kind], ...] = ()
+PICKED: tuple[tuple[str, str, Kind], ...] = (
+    ("smollm2-2-plus-1", "arith-test-044", "wrong → right"),
+    ("smollm2-9-plus-8", "arith-test-000", "right → wrong"),
+    ("smollm2-5-minus-2", "arith-test-019", "wrong → right"),
+    ("smollm2-2-plus-7", "arith-test-027", "stays wrong"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ def pieces() -> tuple[Piece, ...]:
     """What is in the gallery."""
     found = []
     for name, _, kind in PICKED:
+        if not (FOLDER / f"{name}.json").is_file():  # while it is being recorded
+            continue
         tree = piece(name)
         found.append(Piece(name, kind, tree.title or "", tree.model, tree.licence or "", len(tree.branches)))
     return tuple(found)
@@ -84,7 +91,9 @@ def record(model: Model, problem: Problem, wanted: Kind | None = None) -> tuple[
         return None
     runs = [root, *_branches(root, problem, root.trace.answer.correct is True)]
     turned = [run for run in runs[1:] if run.trace and run.trace.answer.correct != root.trace.answer.correct]
-    kind: Kind = ("right → wrong" if root.trace.answer.correct else "wrong → right") if turned else "nothing changes"
+    turns: Kind = "right → wrong" if root.trace.answer.correct else "wrong → right"
+    stays: Kind = "stays right" if root.trace.answer.correct else "stays wrong"
+    kind = turns if turned else stays
     if len(runs) == 1 or wanted not in (None, kind):
         return None
     preset = preset_of(model.spec)

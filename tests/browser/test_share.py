@@ -214,7 +214,7 @@ def test_the_gallery_opens_without_its_model(open_page: Open, url: str) -> None:
     page.get_by_role("button", name="Recorded trees").click()
     pieces = page.get_by_role("list", name="Gallery").get_by_role("button")
     assert pieces.count() >= 3
-    for kind in ("wrong → right", "right → wrong", "nothing changes"):
+    for kind in ("wrong → right", "right → wrong", "stays wrong"):
         expect(pieces.filter(has_text=kind).first).to_be_visible()
     first = pieces.filter(has_text="right → wrong").first
     first.click()

@@ -1,0 +1,48 @@
+"""The gallery: each tree is what its list says of it, small, and decodes again to the same tokens."""
+
+import pytest
+
+from rmx.errors import ProblemError
+from rmx.explore.replay import Replay
+from rmx.explore.tree import Tree
+from rmx.gallery import FOLDER, MODEL, PICKED, piece, pieces
+from rmx.models import Model
+from rmx.problems import find_problem
+from rmx.share import recipe_of
+
+
+def shows(tree: Tree) -> str:
+    """What a tree shows, by its answers."""
+    first, *others = (bool(b.answer.correct) for b in tree.branches)
+    word = "right" if first else "wrong"
+    return f"{word} → {'wrong' if first else 'right'}" if (not first) in others else f"stays {word}"
+
+
+@pytest.mark.parametrize(("name", "problem_id", "kind"), PICKED)
+def test_a_tree_shows_what_its_list_says(name: str, problem_id: str, kind: str) -> None:
+    tree = piece(name)
+    problem = find_problem("arith", problem_id)
+    assert (tree.title, tree.known, tree.model, tree.licence) == (problem.problem, problem.answer, MODEL, "Apache-2.0")
+    assert shows(tree) == kind
+    assert len(tree.branches) >= 3
+    for branch in tree.branches[1:]:
+        assert tree.tokens(branch.parent or 0)[branch.at].entropy > tree.tau  # every swap is at a fork
+    assert (FOLDER / f"{name}.json").stat().st_size < 150_000
+
+
+def test_the_list_is_the_folder() -> None:
+    assert {p.name for p in pieces()} == {f.stem for f in FOLDER.glob("*.json")}
+    assert {p.kind for p in pieces()} >= {"wrong → right", "right → wrong", "stays wrong"}
+    for wrong in ("../mini/config", "", None, {"a": 1}):
+        with pytest.raises(ProblemError):
+            piece(wrong)
+
+
+@pytest.mark.real
+def test_the_smallest_tree_is_decoded_to_the_same_tokens(smol: Model) -> None:
+    tree = min((piece(p.name) for p in pieces()), key=lambda t: t.size)
+    replay = Replay(smol, None, recipe_of(tree))
+    for run in replay.runs():
+        for _ in run.steps():
+            pass
+    assert replay.verdict().said == f"verified: same tokens in all {len(tree.branches)} branches"
