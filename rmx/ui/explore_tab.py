@@ -204,7 +204,8 @@ class ExploreTab:
 
     def settled(self, event: gr.EventData, tau: float) -> tuple[Any, str | None]:
         data = event._data if isinstance(event._data, dict) else {}
-        return self.strip(data.get("run"), tau), data.get("run")
+        seen = data.get("tau")  # a tree that was opened may have another threshold than the slider
+        return self.strip(data.get("run"), seen if type(seen) in (int, float) else tau), data.get("run")
 
     def strip(self, run_id: str | None, tau: float) -> Any:
         run = self.explorer.runs.find(run_id)
