@@ -116,7 +116,8 @@ def test_help_does_not_wait_for_torch(args):
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.relative_to(ROOT).as_posix())
 def test_only_the_ui_imports_gradio(module):
     inside = module.relative_to(ROOT / "rmx").parts
-    allowed = {"gradio"} if inside[0] == "ui" else {"playwright"} if inside[0].startswith("bench") else set()
+    benches = {"playwright"} if inside[0].startswith("bench") else set()
+    allowed = {"gradio", "gradio_client"} if inside[0] == "ui" else benches
     assert _imports(module) & {"gradio", "gradio_client", "playwright", "pytest"} <= allowed
 
 
