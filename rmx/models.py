@@ -105,13 +105,14 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int = 512 << 20) -> Model:
+def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int | None = None) -> Model:
     """Load a model by its spec.
 
     Args:
         spec: see the module's docstring.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto" (bf16 on CUDA, else fp32), "float32", "bfloat16", "float16".
+        cache_bytes: bound of the prefix cache; None: 16 times the weights, between 64 and 512 MB.
 
     Raises:
         ModelError: what is missing or refused, and what to do.
@@ -137,6 +138,8 @@ def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int 
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(_why(spec, error, local)) from error
     model.requires_grad_(False)
+    if cache_bytes is None:
+        cache_bytes = min(512 << 20, max(64 << 20, 16 * sum(w.nbytes for w in model.parameters())))
     found = fingerprint(folder) if local else getattr(model.config, "_commit_hash", None) or revision or "unknown"
     style, tau = _manners(preset, tokenizer)
     return Model(spec, found, kind, Engine(model, cache_bytes), tokenizer, style, tau, place)

@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -34,9 +34,10 @@ from rmx.ui.explorer import Explorer
 from rmx.ui.gate import Gate
 from rmx.ui.in_thread import finish_all
 from rmx.ui.mcp_server import has_mcp, serve_tools
-from rmx.ui.owners import Owners, owners_of
-from rmx.ui.policy_header import content_policy, parents_tag
+from rmx.ui.owners import Greeter, Owners, owners_of
+from rmx.ui.policy_header import Headers, content_policy, parents_tag
 from rmx.ui.runs_tab import build_runs_tab
+from rmx.ui.sessions import lighten, without_matplotlib
 from rmx.ui.settings import Settings
 from rmx.ui.train_tab import TrainTab, build_train_tab
 from rmx.ui.training import Training
@@ -193,7 +194,7 @@ class Parts:
     page: gr.Blocks
     options: dict[str, Any]  # of mounting or launching the page
     halt: Callable[[], None]  # ends what is being generated
-    add_tools: Callable[[], None]  # once the page is mounted or launched
+    finish: Callable[[], None]  # what is left to do once the page is mounted or launched
 
 
 def web_app(workspace: Workspace, settings: Settings, notice: str | None = None) -> fastapi.FastAPI:
@@ -201,7 +202,7 @@ def web_app(workspace: Workspace, settings: Settings, notice: str | None = None)
     made = parts(workspace, settings, notice)
     app = gr.mount_gradio_app(made.api, made.page, path="/", **made.options)
     app.state.halt = made.halt
-    made.add_tools()
+    made.finish()
     return app
 
 
@@ -209,7 +210,6 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     """Page, /health, closed doors, content policy."""
     training, owners = Training(workspace), owners_of(settings.host, settings.public)
     explorer = Explorer(workspace, Runs(idle_seconds=60 * settings.idle_minutes))
-    policy = content_policy(settings)
     api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @api.get("/health")
@@ -236,17 +236,8 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
         limited=settings.public,
     )  # fmt: skip
 
-    @api.middleware("http")
-    async def guard(request: fastapi.Request, go_on: Callable[[fastapi.Request], Awaitable[Response]]) -> Response:
-        if request.url.path.startswith(CLOSED):
-            return PlainTextResponse("not here", 404)
-        response = await go_on(request)
-        response.headers["Content-Security-Policy"] = policy
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "same-origin"
-        return response
-
-    api.middleware("http")(owners.greet)
+    api.add_middleware(Greeter, owners=owners)
+    api.add_middleware(Headers, policy=content_policy(settings), closed=CLOSED)
     api.add_middleware(GZipMiddleware, minimum_size=2000)  # the page is a megabyte of text; streams stay as they are
     page = build_app(workspace, settings, notice, training, owners, explorer)
     guard_bodies(api, page)
@@ -258,7 +249,11 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
         explorer.runs.halt_all()
         finish_all()
 
-    return Parts(api, page, options, halt, lambda: serve_tools(page, site, owners, settings))
+    def finish() -> None:
+        lighten(page)
+        serve_tools(page, site, owners, settings)
+
+    return Parts(api, page, options, halt, finish)
 
 
 def prepare(settings: Settings, workspace: Workspace) -> str | None:
@@ -280,6 +275,7 @@ def serve(settings: Settings) -> None:
         os.environ["RMX_RUNS"] = settings.runs  # for the processes that train, too
     if settings.log == "requests":
         write_lines()
+    without_matplotlib()
     if is_zerogpu():
         from rmx.ui.zerogpu import launch
 

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 import torch
 
+from rmx.ahead import ahead
 from rmx.claims.ask import MOST_SAMPLES, ClaimOptions
 from rmx.errors import RmxError
 from rmx.explore.compare import PairOptions
@@ -110,7 +111,7 @@ class ClaimsTab:
             yield {"kind": "refused", "error": str(error)}
             return
         self.visitors.begin(request.session_hash, job)
-        steps = asked_by(self.who(request), self.claims.stream(job))
+        steps = ahead(asked_by(self.who(request), self.claims.stream(job)), job.halt)
         yield from observed("claims", steps, lambda: {"outcome": "error" if job.error else "done"})
 
     def halt(self, event: gr.EventData) -> None:

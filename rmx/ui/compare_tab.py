@@ -8,6 +8,7 @@ import gradio as gr
 import torch
 
 from rmx.adapters import bundled_adapters
+from rmx.ahead import ahead
 from rmx.errors import RmxError
 from rmx.examples import examples
 from rmx.explore.intervene_set import InterveneReport
@@ -99,7 +100,7 @@ class CompareTab:
         def about() -> dict[str, Any]:
             return {"model": run.pair.name, "tokens": run.tokens, "outcome": "error" if run.error else "done"}
 
-        yield from observed(verb, asked_by(self.who(request), steps), about)
+        yield from observed(verb, ahead(asked_by(self.who(request), steps), run.halt), about)
 
     def _map(self, *asked: Any) -> Any:
         *chosen, problem, answer, source, text, tau, max_new = asked

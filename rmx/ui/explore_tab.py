@@ -8,6 +8,7 @@ import gradio as gr
 import torch
 
 from rmx.adapters import bundled_adapters
+from rmx.ahead import ahead
 from rmx.config import Sampling
 from rmx.errors import ProblemError, RmxError
 from rmx.examples import TITLES, Example, Kind, examples, of_kind
@@ -132,7 +133,7 @@ class ExploreTab:
         yield from self.stream(run, request, "trace" if read is None else "read")
 
     def stream(self, run: Run, request: gr.Request, verb: str) -> Iterator[Message]:
-        steps = self.explorer.stream(self.visitors.begin(request.session_hash, run))
+        steps = ahead(self.explorer.stream(self.visitors.begin(request.session_hash, run)), run.halt)
         yield from observed(verb, steps, lambda: told(run))
 
     def solve(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
@@ -188,7 +189,7 @@ class ExploreTab:
                 yield {"kind": kind, "job": None, "done": True, "error": str(error), **about}
                 return
             self.visitors.begin(request.session_hash, job)
-            yield from observed(kind, self.worth.stream(job), lambda: {"model": job.run.model.spec})
+            yield from observed(kind, ahead(self.worth.stream(job), job.halt), lambda: {"model": job.run.model.spec})
 
         return callback
 
@@ -205,7 +206,7 @@ class ExploreTab:
     def settled(self, event: gr.EventData, tau: float) -> tuple[Any, str | None]:
         data = event._data if isinstance(event._data, dict) else {}
         seen = data.get("tau")  # a tree that was opened may have another threshold than the slider
-        return self.strip(data.get("run"), seen if type(seen) in (int, float) else tau), data.get("run")
+        return self.strip(data.get("run"), seen if isinstance(seen, int | float) else tau), data.get("run")
 
     def strip(self, run_id: str | None, tau: float) -> Any:
         run = self.explorer.runs.find(run_id)

@@ -10,15 +10,17 @@ import ipaddress
 import logging
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-import fastapi
-from fastapi.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.errors import RmxError
 from rmx.paths import runs_dir
@@ -110,22 +112,22 @@ class Owners:
 
     # -- web ----------------------------------------------------------------------------------------------------------
 
-    async def greet(
-        self, request: fastapi.Request, go_on: Callable[[fastapi.Request], Awaitable[Response]]
-    ) -> Response:
-        """Middleware: every page gets a cookie, the owner's token is taken out of the address, and no page of another
-        site can act with a visitor's cookie."""
-        if request.method not in ("GET", "HEAD", "OPTIONS") and request.headers.get("sec-fetch-site") not in WITHIN:
+    def answer(self, request: HTTPConnection, method: str) -> Response | None:
+        """What a request gets before the page sees it: a refusal where a page of another site would act with a
+        visitor's cookie, the owner's cookie for `?owner=TOKEN`; None: the page answers."""
+        if method not in ("GET", "HEAD", "OPTIONS") and request.headers.get("sec-fetch-site") not in WITHIN:
             return PlainTextResponse("not from another site", 403)
-        found = self.read(request.cookies.get(self.cookie))
         if "owner" in request.query_params:
-            return self._let_in(request, found or stranger())
-        response = await go_on(request)
-        if found is None and request.url.path == "/":
-            self._set(response, request, stranger())
-        return response
+            return self._let_in(request, self.read(request.cookies.get(self.cookie)) or stranger())
+        return None
 
-    def _let_in(self, request: fastapi.Request, visitor: Visitor) -> Response:
+    def new_cookie(self, request: HTTPConnection) -> str | None:
+        """The cookie that the page brings to somebody who has none."""
+        if request.url.path != "/" or self.read(request.cookies.get(self.cookie)) is not None:
+            return None
+        return self._set_cookie(request, stranger())
+
+    def _let_in(self, request: HTTPConnection, visitor: Visitor) -> Response:
         """Answer `?owner=TOKEN` with the owner's cookie, where it is the token, and the same address without it."""
         given = request.query_params["owner"]
         rest = urlencode([(k, v) for k, v in parse_qsl(request.url.query, keep_blank_values=True) if k != "owner"])
@@ -133,17 +135,44 @@ class Owners:
         if not self.is_token(given):
             return PlainTextResponse("This is not the token of the machine's owner.", 403)
         response = RedirectResponse(f"?{rest}" if rest else ".", 303, {"Cache-Control": "no-store"})
-        self._set(response, request, Visitor(visitor.id, admin=True))
+        response.headers.append("set-cookie", self._set_cookie(request, Visitor(visitor.id, admin=True)))
         return response
 
-    def _set(self, response: Response, request: fastapi.Request, visitor: Visitor) -> None:
+    def _set_cookie(self, request: HTTPConnection, visitor: Visitor) -> str:
         """In a frame of another site, as on Spaces, browsers send a cookie only with SameSite=None, over https, and
         many only where it is kept apart for each site around the frame (Partitioned)."""
         proxied = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip()
         secure = "https" in (request.url.scheme, proxied)
         flags = "SameSite=None; Secure; Partitioned" if secure else "SameSite=Lax"
-        cookie = f"{self.cookie}={self.value(visitor)}; Max-Age={YEAR}; Path=/; HttpOnly; {flags}"
-        response.headers.append("set-cookie", cookie)
+        return f"{self.cookie}={self.value(visitor)}; Max-Age={YEAR}; Path=/; HttpOnly; {flags}"
+
+
+class Greeter:
+    """ASGI middleware: whoever opens the page gets a cookie; see `Owners.answer` for who gets an answer at the door.
+
+    Not a middleware function: around those every message of a stream goes through two queues.
+    """
+
+    def __init__(self, app: ASGIApp, owners: Owners) -> None:
+        self.app, self.owners = app, owners
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = HTTPConnection(scope)
+        answer = self.owners.answer(request, scope["method"])
+        if answer is not None:
+            await answer(scope, receive, send)
+            return
+        cookie = self.owners.new_cookie(request)
+
+        async def with_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).append("set-cookie", str(cookie))
+            await send(message)
+
+        await self.app(scope, receive, send if cookie is None else with_cookie)
 
 
 def stranger() -> Visitor:

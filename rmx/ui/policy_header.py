@@ -10,6 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from rmx.errors import RmxError
 
 VARIABLE = "RMX_FRAME_ANCESTORS"
@@ -30,6 +35,36 @@ def content_policy(settings: Any = None, environment: Mapping[str, str] = os.env
         RmxError: `RMX_FRAME_ANCESTORS` holds something that is no origin.
     """
     return "; frame-ancestors ".join((FIXED, " ".join(("'self'", *ancestors(settings, environment)))))
+
+
+class Headers:
+    """ASGI middleware: the policy on every answer, and doors that are closed.
+
+    Args:
+        closed: beginnings of paths that nobody may ask for.
+    """
+
+    def __init__(self, app: ASGIApp, policy: str, closed: tuple[str, ...]) -> None:
+        self.app, self.closed = app, closed
+        self.headers = {
+            "Content-Security-Policy": policy,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "same-origin",
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self.headers)
+            await send(message)
+
+        shut = HTTPConnection(scope).url.path.startswith(self.closed)
+        inside: ASGIApp = PlainTextResponse("not here", 404) if shut else self.app
+        await inside(scope, receive, with_headers)
 
 
 def ancestors(settings: Any = None, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:

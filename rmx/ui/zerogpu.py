@@ -40,7 +40,7 @@ def launch(settings: Settings, gpu: Gpu | None = None, device: str = "cuda") -> 
         app_kwargs=routes | closed,
         **made.options,
     )
-    made.add_tools()
+    made.finish()
     return made.page
 
 

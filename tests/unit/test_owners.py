@@ -21,7 +21,7 @@ from rmx.scripted import scripted_model
 from rmx.train.job import TrainJob
 from rmx.train.run_store import RunStore
 from rmx.ui.app import web_app
-from rmx.ui.owners import SECRET, TOKEN, Owners, Visitor, is_loopback, is_near, may, owners_of, stranger
+from rmx.ui.owners import SECRET, TOKEN, Greeter, Owners, Visitor, is_loopback, is_near, may, owners_of, stranger
 from rmx.ui.settings import Settings
 from rmx.ui.training import Training
 from rmx.workspace import Workspace
@@ -37,7 +37,7 @@ def owners():
 def site(owners) -> fastapi.FastAPI:
     """A page that says who looks, behind the middleware."""
     api = fastapi.FastAPI()
-    api.middleware("http")(owners.greet)
+    api.add_middleware(Greeter, owners=owners)
 
     @api.get("/")
     @api.get("/who")
@@ -365,7 +365,7 @@ class Serving:
 def gradio_site(owners) -> fastapi.FastAPI:
     """A gradio page whose callbacks say who called: in the queue, past it, and as a server function."""
     api = fastapi.FastAPI()
-    api.middleware("http")(owners.greet)
+    api.add_middleware(Greeter, owners=owners)
 
     def who(request: gr.Request) -> dict[str, object]:
         visitor = owners.visitor_of(request)

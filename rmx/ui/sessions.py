@@ -1,0 +1,46 @@
+"""What gradio remembers of every open page, made light.
+
+For each new session gradio describes all components of the page, for its deep links, which are closed here: a tenth of
+a second of the event loop and about half a megabyte, for ten thousand sessions. A call of the API is a session too.
+"""
+
+import importlib.util
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+from gradio.state_holder import SessionState, StateHolder
+
+MOST = 1000  # sessions; of one that is forgotten the page starts its small states anew
+
+
+class LightState(SessionState):
+    """A session's own values, and descriptions of those components only that were changed for it."""
+
+    def __init__(self, blocks: Any) -> None:
+        # The original describes every block that `blocks.blocks` holds.
+        super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks={}))  # type: ignore[arg-type]
+
+
+class LightSessions(StateHolder):
+    """As gradio's, with light states."""
+
+    def __getitem__(self, session_id: str) -> SessionState:
+        if session_id not in self.session_data:
+            self.session_data[session_id] = LightState(self.blocks)
+        return super().__getitem__(session_id)
+
+
+def lighten(page: gr.Blocks) -> None:
+    """Make the sessions of a page light; to be called once it is mounted or launched."""
+    holder = page.state_holder
+    holder.__class__ = LightSessions  # the app and the page share this very object
+    holder.capacity = MOST
+
+
+def without_matplotlib() -> None:
+    """Around every event gradio imports matplotlib. Where it is not installed, each try searches the whole path again:
+    a fourth of the event loop's time with many visitors. Python is told once that it is not there."""
+    if importlib.util.find_spec("matplotlib") is None:
+        sys.modules["matplotlib"] = None  # type: ignore[assignment]
