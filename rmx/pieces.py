@@ -43,6 +43,8 @@ class Detokenizer:
         self._added = {i: t.content for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items()}
         self.special_ids = frozenset(i for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items() if t.special)
         self._bytes = lru_cache(maxsize=300_000)(self._compute_bytes)
+        # Kept as well: a solution in memory names twenty candidates for each of its tokens.
+        self._lone = lru_cache(maxsize=300_000)(lambda i: self._bytes(i).decode("utf-8", "rmx-show-bytes"))
 
     def _compute_bytes(self, token_id: int) -> bytes:
         if token_id in self._added:
@@ -57,7 +59,7 @@ class Detokenizer:
 
     def lone(self, token_id: int) -> str:
         """The token by itself, incomplete bytes shown in hexadecimal."""
-        return self._bytes(token_id).decode("utf-8", "rmx-show-bytes")
+        return self._lone(token_id)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of a whole list of ids."""

@@ -209,7 +209,8 @@ def web_app(workspace: Workspace, settings: Settings, notice: str | None = None)
 def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -> Parts:
     """Page, /health, closed doors, content policy."""
     training, owners = Training(workspace), owners_of(settings.host, settings.public)
-    explorer = Explorer(workspace, Runs(idle_seconds=60 * settings.idle_minutes))
+    kept = settings.kept_tokens
+    explorer = Explorer(workspace, Runs(kept, kept // 4, 60 * settings.idle_minutes))
     api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @api.get("/health")

@@ -101,7 +101,6 @@ def test_a_session_has_its_own_states_without_a_description_of_the_page():
     light[box._id] = gr.Textbox("changed", render=False)
     assert light[box._id].value == "changed"  # an update of a component is kept
     assert demo.state_holder["another"][box._id].value == "text"
-    assert light.config_values[box._id]["props"]["value"] == "changed"
 
 
 def test_sessions_are_bounded(monkeypatch):
