@@ -1,7 +1,8 @@
 """What gradio remembers of every open page, made light.
 
-For each new session gradio describes all components of the page, for its deep links, which are closed here: a tenth of
-a second of the event loop and about half a megabyte, for ten thousand sessions. A call of the API is a session too.
+For each new session gradio describes all components of the page, and then keeps the last value of each, for its deep
+links, which are closed here: a tenth of a second of the event loop, half a megabyte and a whole solution or two, for
+ten thousand sessions. A call of the API is a session too.
 """
 
 import importlib.util
@@ -16,11 +17,17 @@ MOST = 1000  # sessions; of one that is forgotten the page starts its small stat
 
 
 class LightState(SessionState):
-    """A session's own values, and descriptions of those components only that were changed for it."""
+    """A session's own states and changed components; of what the page shows, nothing."""
 
     def __init__(self, blocks: Any) -> None:
         # The original describes every block that `blocks.blocks` holds.
         super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks={}))  # type: ignore[arg-type]
+
+    def _update_config(self, key: int) -> None:
+        """Nothing is described."""
+
+    def _update_value_in_config(self, key: int, value: Any) -> None:
+        """No value is kept: the page has it."""
 
 
 class LightSessions(StateHolder):

@@ -1,6 +1,7 @@
 """Steps that do not wait for their reader, and sessions that do not weigh."""
 
 import importlib.util
+import socket
 import sys
 import threading
 import time
@@ -101,6 +102,32 @@ def test_a_session_has_its_own_states_without_a_description_of_the_page():
     light[box._id] = gr.Textbox("changed", render=False)
     assert light[box._id].value == "changed"  # an update of a component is kept
     assert demo.state_holder["another"][box._id].value == "text"
+
+
+def test_what_a_page_shows_is_not_kept_for_it():
+    """By a real event: gradio hands every output to the session."""
+    import httpx
+    import uvicorn
+    from fastapi import FastAPI
+
+    said = "a whole solution" * 100
+    with gr.Blocks(analytics_enabled=False) as demo:
+        box, out = gr.Textbox(), gr.Textbox()
+        box.submit(lambda text: said, box, out, api_name="solve")
+    app = gr.mount_gradio_app(FastAPI(), demo, path="/")
+    lighten(demo)
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        thread = threading.Thread(target=server.run, args=([door],), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{door.getsockname()[1]}/gradio_api/call/solve"
+        assert until(lambda: server.started)
+        event = httpx.post(url, json={"data": ["x"]}).json()["event_id"]
+        assert said in httpx.get(f"{url}/{event}", timeout=20).text
+        server.should_exit = True
+        thread.join(20)
+    (state,) = demo.state_holder.session_data.values()
+    assert said not in repr(state.config_values)
 
 
 def test_sessions_are_bounded(monkeypatch):
