@@ -9,6 +9,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+from rmx.models import load
 from rmx.scripted import scripted_model
 from rmx.ui.api import FAULT
 from rmx.verbs import VERBS
@@ -17,8 +18,10 @@ from tests.unit.live import running, until
 
 
 @pytest.fixture(scope="module")
-def space(mini):
-    return Workspace("cpu", loader=lambda spec: scripted_model(seconds=0.02) if spec == "x/slow" else mini)
+def space():
+    """On weights that no other test uses: adapters are put on them."""
+    own = load("mini", device="cpu")
+    return Workspace("cpu", loader=lambda spec: scripted_model(seconds=0.02) if spec == "x/slow" else own)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import anyio
@@ -45,6 +46,12 @@ async def session(url):
         yield found
 
 
+def apart(function, *given):
+    """In a thread of its own: the browser tests leave a running loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(anyio.run, function, *given).result()
+
+
 def asked(url, *calls, progress=None):
     """Results of tool calls, in order."""
 
@@ -52,7 +59,7 @@ def asked(url, *calls, progress=None):
         async with session(url) as tools:
             return [await tools.call_tool(name, given, progress_callback=progress) for name, given in calls]
 
-    return anyio.run(ask)
+    return apart(ask)
 
 
 def document(result):
@@ -69,7 +76,7 @@ def test_the_tools_are_the_public_verbs_with_their_arguments(url):
             }
             return (await found.list_tools()).tools
 
-    tools = {tool.name: tool for tool in anyio.run(ask)}
+    tools = {tool.name: tool for tool in apart(ask)}
     assert list(tools) == list(VERBS)
     assert tools["trace"].description.startswith("Solve a problem")
     given = tools["trace"].inputSchema["properties"]
@@ -120,7 +127,7 @@ def test_a_mistake_is_a_sentence(url):
 def test_a_connection_that_is_closed_frees_the_engine(space, url):
     turns = space.model("x/slow").engine.turns
     with httpx.Client(timeout=60) as web:
-        thread_over = anyio.run(_give_up, f"{url}/gradio_api/mcp/", turns)
+        thread_over = apart(_give_up, f"{url}/gradio_api/mcp/", turns)
         assert thread_over
         assert web.get(f"{url}/health").json()["status"] == "ok"
     until(lambda: turns.waiting() == 0, 5)
