@@ -12,6 +12,7 @@ import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
+from rmx.models import load
 from rmx.scripted import scripted_model
 from rmx.ui.mcp_server import has_mcp
 from rmx.verbs import VERBS
@@ -28,8 +29,10 @@ ACCEPT = {"accept": "application/json, text/event-stream"}
 
 
 @pytest.fixture(scope="module")
-def space(mini):
-    return Workspace("cpu", loader=lambda spec: scripted_model(seconds=0.02) if spec == "x/slow" else mini)
+def space():
+    """On weights that no other test uses: adapters are put on them."""
+    own = load("mini", device="cpu")
+    return Workspace("cpu", loader=lambda spec: scripted_model(seconds=0.02) if spec == "x/slow" else own)
 
 
 @pytest.fixture(scope="module")
