@@ -13,6 +13,32 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 
 
+def pour(begin: Callable[[], Iterator[Any]], tell: Callable[[str, Any], None], left: Callable[[], bool]) -> None:
+    """Go through steps in a thread of its own, in the caller's context (who asks; whose GPU time it takes).
+
+    Args:
+        begin: makes the steps, in the thread. left: whether nobody listens any more; then they are closed.
+        tell: hears ("item", what) for each step, ("error", what) where they fail, and ("end", None) at last.
+    """
+
+    def go() -> None:
+        steps = begin()
+        try:
+            for item in steps:
+                tell("item", item)
+                if left():
+                    break
+        except BaseException as error:  # noqa: BLE001  it is raised again where somebody listens
+            tell("error", error)
+        finally:
+            close = getattr(steps, "close", None)
+            if close is not None:
+                close()
+            tell("end", None)
+
+    threading.Thread(target=copy_context().run, args=(go,), name="ahead", daemon=True).start()
+
+
 def ahead(steps: Iterator[Item], halt: Callable[[], None]) -> Iterator[Item]:
     """What `steps` yields, made in a thread of its own; its errors are raised here.
 
@@ -21,22 +47,7 @@ def ahead(steps: Iterator[Item], halt: Callable[[], None]) -> Iterator[Item]:
     """
     made: SimpleQueue[tuple[str, Any]] = SimpleQueue()
     left = threading.Event()
-
-    def go() -> None:
-        try:
-            for item in steps:
-                made.put(("item", item))
-                if left.is_set():
-                    break
-        except BaseException as error:  # noqa: BLE001  it is raised again where somebody listens
-            made.put(("error", error))
-        finally:
-            close = getattr(steps, "close", None)
-            if close is not None:
-                close()
-            made.put(("end", None))
-
-    threading.Thread(target=copy_context().run, args=(go,), name="ahead", daemon=True).start()
+    pour(lambda: steps, lambda kind, what: made.put((kind, what)), left.is_set)
     over = False
     try:
         while True:

@@ -169,8 +169,12 @@ class ExploreTab:
             tokens = sum(len(run.tokens) - (run.at or 0) for run in made)
             return {"model": made[0].model.spec if made else None, "tokens": tokens}
 
+        def halt() -> None:
+            for run in made:
+                run.halt()
+
         try:
-            yield from observed(verb, messages(begin), sums)
+            yield from observed(verb, ahead(messages(begin), halt), sums)
         except RmxError as error:
             yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
 

@@ -8,11 +8,11 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
-from contextvars import copy_context
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from rmx.turns import asker
+from rmx.ahead import pour
+from rmx.turns import asking
 
 Item = TypeVar("Item")
 _under_way: "WeakSet[threading.Event]" = WeakSet()  # what asks each piece of work to come to its end
@@ -35,28 +35,12 @@ async def in_thread(work: "Work[Item]", owner: str | None = None) -> AsyncIterat
     finish = threading.Event()
     _under_way.add(finish)
 
-    def tell(kind: str, what: Any = None) -> None:
+    def tell(kind: str, what: Any) -> None:
         with suppress(RuntimeError):  # the server has ended
             loop.call_soon_threadsafe(items.put_nowait, (kind, what))
 
-    def do() -> None:
-        asker.set(owner)
-        steps = work(lambda: stop.is_set() or finish.is_set())
-        try:
-            for item in steps:
-                tell("item", item)
-                if stop.is_set():
-                    break
-        except BaseException as error:  # noqa: BLE001  it is raised again where somebody listens
-            tell("error", error)
-        finally:
-            close = getattr(steps, "close", None)
-            if close is not None:
-                close()
-            tell("end")
-
-    # In the caller's context: on ZeroGPU it says whose GPU time the work takes.
-    threading.Thread(target=copy_context().run, args=(do,), name="verb", daemon=True).start()
+    with asking(owner):
+        pour(lambda: work(lambda: stop.is_set() or finish.is_set()), tell, stop.is_set)
     try:
         while True:
             kind, what = await items.get()

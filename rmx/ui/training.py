@@ -177,6 +177,8 @@ class Training:
     def resume(self, data: object, visitor: Visitor) -> None:
         """Go on with {"id"}; {"tau"} is another threshold, where nothing was trained yet."""
         folder, tau = self._own(data, visitor, "resume"), _get(data, "tau")
+        if self.workspace.policy.training != "on" and not visitor.admin:  # it may have been begun under other settings
+            self.workspace.policy.admit_job(TrainJob.from_json(folder.config))
         changed = ["--tau", f"{tau:g}"] if isinstance(tau, int | float) and not isinstance(tau, bool) else []
         self.store.start(folder.id, *changed)
 

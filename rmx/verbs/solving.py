@@ -1,7 +1,7 @@
 """Verbs about one solution: solve, swap, and measure what it hangs on."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ from rmx.explore.measure import Solved, outcomes_json, rescue_json
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.runs import Run
-from rmx.explore.trace import TraceOptions, prepare
+from rmx.explore.trace import TraceOptions, asked, prepare
 from rmx.models import Model
 from rmx.records import Trace as Solution
 from rmx.verbs.args import Limits, adapter_name, between, model_name, set_name, short_enough, swaps_of
@@ -76,12 +76,16 @@ class Sampled(Solving):
         draws = {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed, "cold": self.cold}
         return self.options(site, **draws, **more)
 
-    def shown(self, trace: Solution) -> dict[str, Any]:
-        """The document of a trace; with `brief` its text, and only the tokens that matter."""
-        found = trace.json()
+    def documents(self, options: TraceOptions, site: Site, traces: Sequence[Solution]) -> list[dict[str, Any]]:
+        """The documents of traces; with `brief` their text, and only the tokens that matter."""
+        about = asked(options, site.workspace, traces)
+        return [self._shown(trace.json() | about, trace) for trace in traces]
+
+    def _shown(self, found: dict[str, Any], trace: Solution) -> dict[str, Any]:
         if self.brief:
             found["tokens"] = [t for t in found["tokens"] if t["fork"] or t["forced"]]
-            found = {"text": trace.text, "length": len(trace.tokens)} | without(found, "prompt_ids")
+            kept = without(found, "prompt_ids", "prompt", "special")
+            found = {"text": trace.text, "length": len(trace.tokens)} | kept
         return found | {"tokens": [self.cut(t) for t in found["tokens"]]}
 
     def cut(self, token: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +111,7 @@ class Trace(Sampled):
         options = self.sampled(site, tau_share=self.tau_share, prompt_ids=ids, read=read)
         model, job = prepare(options, site.workspace)
         trace = yield from written(model, job, cancelled, self.cut)
-        yield self.shown(trace)
+        yield self.documents(options, site, [trace])[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,14 +127,15 @@ class Swap(Sampled):
 
     def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
         swaps = swaps_of(self.swaps, site.limits.swaps)
-        model, job = prepare(self.sampled(site), site.workspace)
+        options = self.sampled(site)
+        model, job = prepare(options, site.workspace)
         found = [(yield from written(model, job, cancelled, self.cut, {"branch": 0}))]
         for pos, token_id in swaps:
             if cancelled():
                 break
             job = swap_job(job, found[-1].tokens, pos, [token_id], model.engine.vocab_size)
             found.append((yield from written(model, job, cancelled, self.cut, {"branch": len(found)})))
-        yield [self.shown(trace) for trace in found]
+        yield self.documents(options, site, found)
 
 
 def written(

@@ -174,6 +174,20 @@ def test_it_streams_before_it_is_done(page: Page) -> None:
     page.get_by_role("button", name="Stop").click()
 
 
+def test_who_waits_sees_the_place_in_line_and_the_wait(page: Page) -> None:
+    choose_model(page, "slow")
+    SLOW.engine.turns._mean = 30.0  # a turn takes that long, lately
+    holder = SLOW.engine.turns.enter()
+    try:
+        solve(page, "Go on.")
+        waiting = page.get_by_text(re.compile(r"waiting: 1 request before yours, about (2[0-9]|30) s"))
+        expect(waiting).to_be_visible(timeout=20_000)
+    finally:
+        SLOW.engine.turns.leave(holder)
+    expect(page.locator(".flow .t").nth(5)).to_be_attached(timeout=20_000)
+    page.get_by_role("button", name="Stop").click()
+
+
 def test_closing_the_page_frees_the_engine(open_page: Open, url: str) -> None:
     page = open_page(url)
     expect(status(page)).to_contain_text("tokens", timeout=30_000)

@@ -10,11 +10,19 @@ from typing import Any
 
 import uvicorn
 
+from rmx.models import load
+from rmx.scripted import scripted_model
 from rmx.ui.app import web_app
 from rmx.ui.settings import Settings
 from rmx.workspace import Workspace
 
 PATIENCE = 60.0  # seconds
+
+
+def mini_and_slow() -> Workspace:
+    """Mini, on weights that no other test uses, since adapters are put on them; and x/slow, which speaks a script."""
+    own = load("mini", device="cpu")
+    return Workspace("cpu", loader=lambda spec: scripted_model(seconds=0.02) if spec == "x/slow" else own)
 
 
 @contextmanager

@@ -9,19 +9,14 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from rmx.models import load
-from rmx.scripted import scripted_model
 from rmx.ui.api import FAULT
 from rmx.verbs import VERBS
-from rmx.workspace import Workspace
-from tests.unit.live import running, until
+from tests.unit.live import mini_and_slow, running, until
 
 
 @pytest.fixture(scope="module")
 def space():
-    """On weights that no other test uses: adapters are put on them."""
-    own = load("mini", device="cpu")
-    return Workspace("cpu", loader=lambda spec: scripted_model(seconds=0.02) if spec == "x/slow" else own)
+    return mini_and_slow()
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,11 @@ import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
-from rmx.models import load
 from rmx.scripted import scripted_model
 from rmx.ui.mcp_server import has_mcp
 from rmx.verbs import VERBS
 from rmx.workspace import Workspace
-from tests.unit.live import running, until
+from tests.unit.live import mini_and_slow, running, until
 
 HELLO = {
     "jsonrpc": "2.0",
@@ -30,9 +29,7 @@ ACCEPT = {"accept": "application/json, text/event-stream"}
 
 @pytest.fixture(scope="module")
 def space():
-    """On weights that no other test uses: adapters are put on them."""
-    own = load("mini", device="cpu")
-    return Workspace("cpu", loader=lambda spec: scripted_model(seconds=0.02) if spec == "x/slow" else own)
+    return mini_and_slow()
 
 
 @pytest.fixture(scope="module")

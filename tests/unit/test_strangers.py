@@ -201,6 +201,24 @@ def test_what_one_visitor_computed_tells_another_nothing(mini):
     mini.engine.prefixes.clear()
 
 
+# -- waiting ----------------------------------------------------------------------------------------------------------
+
+
+def test_who_waits_is_told_the_place_and_the_seconds_to_expect(mini):
+    explorer = Explorer(Workspace(loader=lambda spec: mini))
+    turns = mini.engine.turns
+    turns._mean = 7.0  # a turn takes that long, lately
+    holder = turns.enter()
+    steps = explorer.stream(explorer.start("mini", None, "What is 2 plus 3?", GREEDY, 1.0, owner="anna"))
+    first = next(steps)
+    assert first["waiting"] == 1
+    assert 0 < first["expected"] <= 7
+    turns.leave(holder)
+    (*_, last) = steps
+    assert last["done"]
+    assert last["result"]["stop"] != "cancelled"
+
+
 # -- training runs ----------------------------------------------------------------------------------------------------
 
 QUICK = TrainJob("mini", "mini", PRESETS["quick"], "quick")
@@ -254,6 +272,16 @@ def test_where_too_many_are_kept_of_all_the_oldest_of_anybody_goes(tmp_path, mon
     made = [site.start(QUICK, Visitor(f"visitor {i}")) for i in range(5)]
     left = {r.id for r in site.store.all(everybodys=True)}
     assert [r.id in left for r in made] == [False, False, True, True, True]
+
+
+def test_a_run_of_other_days_is_not_resumed_where_it_would_not_be_started(tmp_path, monkeypatch):
+    site = training(tmp_path, monkeypatch, kept_runs=2)
+    large = site.store.create(TrainJob("mini", "mini", PRESETS["small"], "small"), owner=Visitor("anna").public)
+    with pytest.raises(Refused, match="problems may be 48"):
+        site.resume({"id": large.id}, Visitor("anna"))
+    site.resume({"id": large.id}, Visitor("owner", admin=True))
+    small = site.store.create(QUICK, owner=Visitor("anna").public)
+    site.resume({"id": small.id}, Visitor("anna"))
 
 
 def test_a_larger_run_is_refused_before_anything_is_written(tmp_path, monkeypatch):
