@@ -121,8 +121,7 @@ class Explorer:
                 now = time.monotonic()
                 if count == 0 and run.waiting != told:
                     told = run.waiting
-                    message = {"run": run.id, "start": sent, "toks": [], "done": False, "waiting": told}
-                    yield message | {"expected": run.expected}
+                    yield self.message(run, sent)
                 elif count > sent and now >= due:
                     yield self.message(run, sent)
                     sent, due = count, now + INTERVAL
@@ -192,6 +191,8 @@ class Explorer:
             "toks": [self._token(run, t) for t in tokens],
             "done": done,
         }
+        if run.waiting:
+            message |= {"waiting": run.waiting, "expected": run.expected}
         if whole or start == (run.at or 0):
             message["open"] = self._open(run)
         if run.error:
