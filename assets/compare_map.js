@@ -74,7 +74,7 @@ panes.map = {
     renderCounts();
     if (complete(run) && run.result !== map.resultOf) settleMap(run); // again where more was measured since
     const soFar = `${plural(mapEls.length, "token")}, ${plural(differences(), "difference")} …`;
-    const waiting = waitingText(run.waiting);
+    const waiting = waitingText(run.waiting, run.expected);
     ui.mapCount.textContent = map.settled ? "" : run.waiting ? waiting : soFar;
   },
   failed: () => {},

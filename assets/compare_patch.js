@@ -55,7 +55,7 @@ panes.patch = {
     renderCounter(run);
     if (run.answers || run.patches) learn(run);
     if (!patch.settled && (complete(run) || (run.done && !run.result))) settlePatch(run);
-    ui.patchCount.textContent = patch.settled ? "" : run.waiting ? waitingText(run.waiting) : `${plural(run.toks.length, "token")} …`;
+    ui.patchCount.textContent = patch.settled ? "" : run.waiting ? waitingText(run.waiting, run.expected) : `${plural(run.toks.length, "token")} …`;
   },
   failed: () => {
     ui.patch.classList.remove("pending");

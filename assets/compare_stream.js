@@ -16,6 +16,7 @@ function absorb(m) {
   if (start <= run.toks.length) toks.forEach((tok, k) => put(run, start + k, tok));
   for (const key of ["open", "result", "answers", "patches", "map"]) if (m[key] != null) run[key] = m[key];
   run.waiting = m.waiting ?? 0;
+  run.expected = m.expected ?? null;
   run.done ||= !!m.done || !!m.error;
   lastNews.set(m.id, performance.now());
   return run;

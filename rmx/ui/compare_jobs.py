@@ -20,6 +20,7 @@ class Job:
     pair: Pair
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     waiting: int = 0
+    expected: float | None = None  # seconds until its turn, by the turns of late
     error: str | None = None
     done: bool = False
     _stop: threading.Event = field(default_factory=threading.Event)

@@ -31,7 +31,7 @@ def map_message(run: MapRun, start: int, whole: bool = False) -> Message:
     if whole or run.done or start == 0:
         message["open"] = _map_open(run)
     if run.waiting:
-        message["waiting"] = run.waiting
+        message |= {"waiting": run.waiting, "expected": run.expected}
     if run.error:
         message["error"] = run.error
     if run.done:
@@ -124,7 +124,7 @@ def patch_message(run: PatchRun, start: int, whole: bool = False) -> Message:
             "at": run.at,
         }
     if run.waiting:
-        message["waiting"] = run.waiting
+        message |= {"waiting": run.waiting, "expected": run.expected}
     if run.error:
         message["error"] = run.error
     if run.done:

@@ -274,7 +274,7 @@ class Comparer:
                 while ahead := engine.turns.wait(ticket, timeout=0.25):
                     if run.stopped:
                         return
-                    run.waiting = ahead
+                    run.waiting, run.expected = ahead, engine.turns.expected(ahead)
                     yield ahead
             run.waiting = 0
             yield 0

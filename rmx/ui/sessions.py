@@ -1,7 +1,7 @@
 """What gradio remembers of every open page, made light.
 
 For each new session gradio describes all components of the page, and then keeps the last value of each, for its deep
-links, which are closed here: a tenth of a second of the event loop, half a megabyte and a whole solution or two, for
+links, which are closed here: 70 ms of the event loop, half a megabyte and a whole solution or two, for
 ten thousand sessions. A call of the API is a session too.
 """
 

@@ -347,12 +347,14 @@ def test_closing_the_stream_frees_the_engine(rl, monkeypatch):
 
 
 def test_who_waits_is_told_so_and_can_stop_waiting(rl):
+    rl.base.engine.turns._mean = 7.0  # seconds that a turn takes, lately
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0)
     with rl.turn():
         stream = comparer.stream_map(run)
         first = next(stream)
         assert first["waiting"] == 1
+        assert 0 < first["expected"] <= 7
         assert first["toks"] == []
         comparer.halt({"id": run.id})
         last = list(stream)[-1]
