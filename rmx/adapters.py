@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rmx.engine import Engine, split_key
-from rmx.errors import ModelError
-from rmx.models import Model, _first_line
+from rmx.errors import ModelError, first_line
+from rmx.models import Model
 from rmx.paths import ASSETS, runs_dir
 
 PROBE = "Ann has 3 apples and buys 4 more. 3 + 4 = 7. So the answer is 7."
@@ -61,7 +61,9 @@ def attach(model: Model, name: str, place: str, spec: str | None = None) -> str:
         with _biases_apart(model.engine, name, getattr(config, "bias", "none") != "none"):
             _attach(model, place, name)
     except _DAMAGE as error:
-        raise ModelError(f"The adapter {spec} cannot be put on {model.spec}: {_first_line(str(error))}") from error
+        raise ModelError(
+            f"The adapter {spec} cannot be put on {model.spec}: {first_line(str(error), 240) or 'no reason was given'}"
+        ) from error
     model.engine.adapters[name] = place
     return name
 

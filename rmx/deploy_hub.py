@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, Volume
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from rmx.deploy import SpacePlan, stage
-from rmx.errors import RmxError
+from rmx.errors import RmxError, first_line
 
 # The client's own errors: HTTP answers and, below them, whichever library carries them; values that it refuses.
 _FAILURES: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
@@ -111,20 +111,20 @@ def _why(error: Exception, plan: SpacePlan) -> str:
     if isinstance(error, HfHubHTTPError):
         return _why_refused(error, plan, owner)
     if isinstance(error, ValueError):
-        return f"The Hub's client refused it: {_first_line(error)}"
+        return f"The Hub's client refused it: {first_line(error)}"
     if isinstance(error, RuntimeError):
-        return f"The upload broke off: {_first_line(error)} Run this again."
+        return f"The upload broke off: {first_line(error)} Run this again."
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
         return f"A file cannot be read or written ({error.strerror}: {error.filename}). Nothing was uploaded."
     return (
-        f"The Hub cannot be reached ({_first_line(error) or type(error).__name__}). Check the network, HF_ENDPOINT and "
+        f"The Hub cannot be reached ({first_line(error) or type(error).__name__}). Check the network, HF_ENDPOINT and "
         "HF_HUB_OFFLINE, and run this again: what is done already stays done."
     )
 
 
 def _why_refused(error: HfHubHTTPError, plan: SpacePlan, owner: str) -> str:
     status: Any = getattr(error.response, "status_code", None)
-    said = _first_line(error.server_message or "")
+    said = first_line(error.server_message or "")
     more = f" ({said})" if said else ""
     if status == 401:
         return "The Hub does not know this token. Log in again (hf auth login), or set HF_TOKEN to a valid one."
@@ -144,8 +144,3 @@ def _why_refused(error: HfHubHTTPError, plan: SpacePlan, owner: str) -> str:
     if status is not None and status >= 500:
         return f"The Hub has a fault of its own right now ({status}). Run this again later: what is done stays done."
     return f"The Hub refused it ({status}){more}."
-
-
-def _first_line(words: Any) -> str:
-    line = next((line.strip() for line in str(words).splitlines() if line.strip()), "")
-    return line if len(line) <= 200 else line[:199] + "…"

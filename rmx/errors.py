@@ -43,3 +43,9 @@ class Busy(RmxError):
 
 class Refused(RmxError):
     """This site does not allow its visitors what was asked for."""
+
+
+def first_line(words: object, most: int = 200) -> str:
+    """The first line of a library's message that says something, cut to `most` characters; "" where none does."""
+    line = next((line.strip() for line in str(words).splitlines() if line.strip()), "")
+    return line if len(line) <= most else line[: most - 1] + "…"

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rmx.engine import Engine
-from rmx.errors import ModelError, PromptError
+from rmx.errors import ModelError, PromptError, first_line
 from rmx.paths import ASSETS, cache_dir
 from rmx.pieces import Detokenizer
 from rmx.presets import STYLES, Preset, PromptStyle, preset_of
@@ -243,7 +243,7 @@ def _from_pretrained(place: str, revision: str | None, dtype: str, local: bool) 
 def _why(spec: str, error: Exception, local: bool) -> str:
     text = str(error)
     if local:
-        return f"{spec} cannot be loaded as a causal language model: {_first_line(text)}"
+        return f"{spec} cannot be loaded as a causal language model: {first_line(text, 240) or 'no reason was given'}"
     if "gated" in text.lower() or "401" in text or "403" in text:
         return f"{spec} is gated or private. Accept its licence on the Hub and set HF_TOKEN, or take another model."
     if "trust_remote_code" in text:
@@ -252,12 +252,7 @@ def _why(spec: str, error: Exception, local: bool) -> str:
         return f"{spec} was found neither here nor on the Hub. Check the spelling, or that it is public."
     if "connect" in text.lower() or "offline" in text.lower() or "resolve" in text.lower():
         return f"{spec} could not be fetched: the Hub cannot be reached and no copy is cached here."
-    return f"{spec} cannot be loaded: {_first_line(text)}"
-
-
-def _first_line(text: str) -> str:
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "no reason was given")
-    return line if len(line) <= 240 else line[:239] + "…"
+    return f"{spec} cannot be loaded: {first_line(text, 240) or 'no reason was given'}"
 
 
 def _manners(preset: Preset | None, tokenizer: Any) -> tuple[PromptStyle, float]:
@@ -320,7 +315,9 @@ def dequantised(gguf: Path) -> Path:
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         except Exception as error:  # the GGUF reader raises whatever its parser meets in a broken file
-            raise ModelError(f"{gguf} cannot be read as a GGUF model: {_first_line(str(error))}") from error
+            raise ModelError(
+                f"{gguf} cannot be read as a GGUF model: {first_line(str(error), 240) or 'no reason was given'}"
+            ) from error
         _plain(model).save_pretrained(work)
         tokenizer.save_pretrained(work)
         shutil.rmtree(done, ignore_errors=True)

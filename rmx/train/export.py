@@ -18,7 +18,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 
-from rmx.errors import TrainError
+from rmx.errors import TrainError, first_line
 from rmx.models import fingerprint
 from rmx.train.card import adapter_card
 from rmx.train.provenance import Provenance
@@ -130,7 +130,7 @@ def whole_adapter(folder: Path) -> None:
         if not isinstance(json.loads((folder / CONFIG).read_text(encoding="utf-8")), dict):
             raise ValueError(f"{CONFIG} is no JSON object")
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
-        raise TrainError(f"The adapter's files are damaged ({_first_line(error)}). Train it again.") from error
+        raise TrainError(f"The adapter's files are damaged ({first_line(error)}). Train it again.") from error
 
 
 def _harmless(name: str) -> str:
@@ -201,9 +201,9 @@ def _why(error: Exception, repo: str) -> str:
     if isinstance(error, HfHubHTTPError):
         return _why_refused(error, repo)
     if isinstance(error, ValueError):
-        return f"The Hub's client refused the adapter: {_first_line(error)}"
+        return f"The Hub's client refused the adapter: {first_line(error)}"
     if isinstance(error, RuntimeError):
-        return f"The upload broke off: {_first_line(error)}"
+        return f"The upload broke off: {first_line(error)}"
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
         return f"The adapter's files cannot be read ({os.strerror(error.errno)})."
     return "The Hub cannot be reached from here. Check the network, or download the zip and push it from elsewhere."
@@ -211,7 +211,7 @@ def _why(error: Exception, repo: str) -> str:
 
 def _why_refused(error: HfHubHTTPError, repo: str) -> str:
     status = getattr(error.response, "status_code", None)
-    said = _first_line(error.server_message or "")
+    said = first_line(error.server_message or "")
     if status == 401:
         return "The Hub does not know this token. Copy it again, or make a new one: huggingface.co/settings/tokens."
     if status == 403:
@@ -225,8 +225,3 @@ def _why_refused(error: HfHubHTTPError, repo: str) -> str:
     if status is not None and status >= 500:
         return f"The Hub has a fault of its own right now ({status}). Try again later."
     return f"The Hub refused the push ({status}{': ' + said if said else ''})."
-
-
-def _first_line(words: Any) -> str:
-    line = next((line.strip() for line in str(words).splitlines() if line.strip()), "")
-    return line if len(line) <= 200 else line[:199] + "…"
