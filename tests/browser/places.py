@@ -1,6 +1,6 @@
 """Where things are on the page, by role and label; shared by the tests of the view and of the app."""
 
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, expect
 
 
 def status(page: Page) -> Locator:
@@ -13,3 +13,13 @@ def answer(page: Page) -> Locator:
 
 def inspector(page: Page) -> Locator:
     return page.get_by_role("region", name="Inspector")
+
+
+def opened(page: Page, accordion: str, box: str) -> Locator:
+    """The box in an accordion, which is opened. Gradio mounts the box then and may put its first value back into it, so
+    wait until it has stood still: nobody types this soon, but a test does."""
+    page.get_by_role("button", name=accordion).click()
+    found = page.locator(box)
+    expect(found).to_be_visible()
+    page.wait_for_timeout(500)
+    return found

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("playwright")
 import scripted_evaluate as app
+from places import opened
 from playwright.sync_api import Locator, Page, expect
 from scripted_page import shown
 
@@ -43,8 +44,7 @@ def press(page: Page, name: str) -> None:
 def evaluated(page: Page, seed: int = 0, samples: str | None = None) -> Page:
     """The scripted evaluation, done. Seed 13 is the scene with hostile words."""
     if seed:
-        page.get_by_role("button", name="Decoding").click()
-        page.locator("#evaluate-seed input").fill(str(seed))
+        opened(page, "Decoding", "#evaluate-seed input").fill(str(seed))
     if samples is not None:
         page.locator("#evaluate-n").get_by_text(samples, exact=True).click()
     press(page, "Evaluate")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 pytest.importorskip("playwright")
-from places import answer, inspector, status
+from places import answer, inspector, opened, status
 from playwright.sync_api import Locator, Page, expect
 from real_app import serving
 
@@ -92,10 +92,8 @@ def test_the_answer_so_far_stands_after_each_sentence(page: Page) -> None:
 
 def solve_slowly(page: Page) -> None:
     """A solution of a slow model, short, wrong, with a known answer and many forks."""
-    page.get_by_role("button", name="Problem sets").click()
-    page.locator("#answer textarea, #answer input").fill("123456")
-    page.get_by_role("button", name="Decoding").click()
-    page.locator("#max-new input").fill("24")
+    opened(page, "Problem sets", "#answer textarea, #answer input").fill("123456")
+    opened(page, "Decoding", "#max-new input").fill("24")
     page.get_by_role("button", name="Model").click()
     page.get_by_label("Model").last.fill("slow")
     page.keyboard.press("Enter")

@@ -188,7 +188,7 @@ def test_chunks_of_the_head_give_the_whole_logits_loss_and_gradient(cache, tail,
     assert torch.allclose(kl, kl_whole, atol=1e-5)
     assert torch.equal(best, best_whole)
     for one, two in zip(grads, grads_whole, strict=True):
-        assert torch.allclose(one, two, atol=1e-5, rtol=1e-4)
+        assert (one - two).norm() <= 1e-5 * two.norm()  # sums over thousands of terms: rounding goes with their size
     assert max(float(g.abs().max()) for g in grads) > 1e-3
 
 
