@@ -48,6 +48,16 @@ def test_closed_doors(client, method, path):
     assert getattr(client, method)(path).status_code in (403, 404)
 
 
+def test_nothing_is_counted_for_the_closed_monitor(client, monkeypatch):
+    """Gradio would, after every event, and its tables only grow."""
+    (page,) = (route.app.blocks for route in client.app.routes if hasattr(getattr(route, "app", None), "blocks"))
+    queue = page._queue
+    monkeypatch.setattr(queue, "_get_df", lambda records: pytest.fail("a table was made"))
+    monkeypatch.setattr(queue, "events_recorded", 10**6)
+    queue.compute_analytics_summary([{"function": "solve", "status": "success", "process_time": 1.0}])
+    assert queue.ANALYTICS_MAX_EVENTS <= 1000
+
+
 def test_no_file_of_the_machine_is_served(client):
     for path in ("/etc/passwd", "pyproject.toml", "../pyproject.toml", "assets/mini/model.safetensors"):
         assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
