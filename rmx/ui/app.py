@@ -48,8 +48,8 @@ from rmx.zerogpu import is_zerogpu
 log = logging.getLogger(__name__)
 GRACE = 5  # seconds that open requests have to end when the app is stopped
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-# After every event gradio makes a table of the last ten thousand and counts it, for a monitor that is closed here: memory
-# of Arrow that only grows, and 5 to 10 ms. Its queue reads these when a page is built.
+# After every event gradio makes a table of the last ten thousand and counts it, for a monitor that is closed here:
+# memory of Arrow that only grows, and 5 to 10 ms. Its queue reads these when a page is built.
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
 
