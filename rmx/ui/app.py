@@ -188,7 +188,7 @@ def wire_runs(
         )
     runs.watch(watch, None, [tabs, train.view], queue=False, **hidden)
     runs.train(lambda: gr.Tabs(selected="train"), None, tabs, queue=False, **hidden)
-    explore.view.pins(explore.pinned, None, train.pins, queue=False, trigger_mode="always_last", **hidden)
+    explore.view.pins(explore.pinned, None, train.pins, trigger_mode="multiple", **hidden)
 
 
 @dataclass(frozen=True, slots=True)

@@ -413,7 +413,7 @@ def build(wire: Callable[[gr.HTML], None] = lambda view: None) -> gr.Blocks:
         view.pick(on_pick, None, view, trigger_mode="multiple", concurrency_limit=4, **hidden)
         view.halt(on_halt, None, None, queue=False, **hidden)
         view.settled(on_settled, None, settled, trigger_mode="multiple", **hidden)
-        view.pins(on_pins, None, None, queue=False, trigger_mode="always_last", **hidden)
+        view.pins(on_pins, None, None, trigger_mode="multiple", **hidden)
         view.next(on_next, None, view, trigger_mode="multiple", **hidden)
         wire(view)
         tau.change(None, tau, None, js="(x) => { window.rmx?.setTau(x) }")
