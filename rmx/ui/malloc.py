@@ -12,7 +12,7 @@ def few_arenas() -> bool:
     """Let all threads share two arenas of glibc's malloc, unless MALLOC_ARENA_MAX says otherwise.
 
     By itself it makes up to eight for each core, and each keeps what its largest hour took: with 32 visitors 180 MB
-    that nobody uses, and growing, instead of 40 (`rmx bench public`).
+    that nobody uses, and growing, instead of 40 (mallinfo2, under `rmx bench public`).
 
     Returns:
         Whether it was done; elsewhere than on glibc there is nothing to do.

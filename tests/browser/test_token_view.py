@@ -143,7 +143,7 @@ def test_undo_redo_keep_and_the_tree(page: Page) -> None:
     expect(answer(page)).not_to_contain_text("was")
     page.get_by_role("navigation", name="Branches").get_by_role("button").first.click()
     expect(answer(page)).to_contain_text("✗ wrong")
-    deadline = time.monotonic() + 40  # the last event may still be on its way
+    deadline = time.monotonic() + 10  # the last event may still be on its way
     while (settled := [data["run"] for name, data in app.EVENTS if name == "settled"])[4:] != [root]:
         assert time.monotonic() < deadline, settled
         page.wait_for_timeout(50)
