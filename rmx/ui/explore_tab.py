@@ -385,7 +385,8 @@ def _wire_view(tab: ExploreTab, c: Controls, view: gr.HTML, strip: gr.Plot, show
     view.rescue(tab.measure(worth.rescue, "rescue"), None, view, **STREAM)
     view.sofar(tab.measure(worth.sofar, "sofar"), None, view, **STREAM)
     view.haltjob(tab.halt_job, None, None, **LIGHT)
-    view.settled(tab.settled, c.tau, [strip, shown], trigger_mode="always_last", **QUIET)
+    # "always_last" would send the data of the older of two quick events again; each in its turn.
+    view.settled(tab.settled, c.tau, [strip, shown], trigger_mode="multiple", **QUIET)
     view.next(tab.next_problem, place, [view, place, c.problem, c.answer], **STREAM)
     c.tau.input(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
     c.tau.change(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
