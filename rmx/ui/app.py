@@ -38,6 +38,8 @@ from rmx.ui.mcp_server import has_mcp, serve_tools
 from rmx.ui.owners import Greeter, Owners, owners_of
 from rmx.ui.policy_header import Headers, content_policy, parents_tag
 from rmx.ui.runs_tab import build_runs_tab
+from rmx.ui.server.hosts import HostCheck
+from rmx.ui.server.temporary import use_own_folder
 from rmx.ui.sessions import lighten, without_matplotlib
 from rmx.ui.settings import Settings
 from rmx.ui.train_tab import TrainTab, build_train_tab
@@ -75,7 +77,7 @@ LAUNCH: dict[str, Any] = {
 CLOSED = (
     "/gradio_api/upload",
     "/gradio_api/proxy=",
-    "/gradio_api/file=http",
+    "/gradio_api/file",
     "/gradio_api/deep_link",
     "/gradio_api/process_recording",
     "/gradio_api/dev/",
@@ -213,6 +215,7 @@ def web_app(workspace: Workspace, settings: Settings, notice: str | None = None)
 
 def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -> Parts:
     """Page, /health, closed doors, content policy."""
+    use_own_folder()
     training, owners = Training(workspace), owners_of(settings.host, settings.public)
     kept = settings.kept_tokens
     explorer = Explorer(workspace, Runs(kept, kept // 4, 60 * settings.idle_minutes))
@@ -244,6 +247,7 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
 
     api.add_middleware(Greeter, owners=owners)
     api.add_middleware(Headers, policy=content_policy(settings), closed=CLOSED)
+    api.add_middleware(HostCheck, names=None if settings.public else settings.hosts)
     api.add_middleware(GZipMiddleware, minimum_size=2000)  # the page is a megabyte of text; streams stay as they are
     page = build_app(workspace, settings, notice, training, owners, explorer)
     guard_bodies(api, page)
@@ -256,6 +260,7 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
         finish_all()
 
     def finish() -> None:
+        page.has_launched = True  # `launch` sets it; where a page is mounted gradio would copy any file it is told of
         lighten(page)
         serve_tools(page, site, owners, settings)
 

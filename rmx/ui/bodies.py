@@ -21,7 +21,8 @@ from rmx.verbs.args import hints_of, shown
 
 ROOT = "/gradio_api"
 BY_NAME = re.compile(rf"{ROOT}/(call|run|api)/(v2/)?([^/]*)/?")
-READ = ("/call/", "/run/", "/api/", "/queue/join", "/component_server", "/cancel", "/reset", "/stream/", "/mcp")
+FILE_DATA = "gradio.FileData"  # how gradio's clients mark a file; nothing here takes one by its path
+DEEPEST = 64  # levels of a body
 SESSION = re.compile(r"[\w-]{0,64}", re.ASCII)  # what gradio's clients make up
 Refusal = tuple[int, str]
 Body = dict[str, Any]
@@ -39,10 +40,10 @@ class Bodies:
         self.app, self.demo = app, demo
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = _path(scope)
-        if scope["type"] != "http" or scope["method"] != "POST" or not path.startswith(tuple(ROOT + p for p in READ)):
+        if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
+        path = _path(scope)
         content = await _read(receive)
         refused = (400, "The request ended too early.") if content is None else self.refusal(path, content)
         if refused is not None:
@@ -59,6 +60,8 @@ class Bodies:
             return 400, "The body is nested too deeply."
         except ValueError:  # no JSON, not in UTF-8, or a number that JSON does not have
             return 400, "The body is not JSON."
+        if sentence := objection(body):
+            return 422, sentence
         if path.startswith(f"{ROOT}/mcp"):
             return None if isinstance(body, dict) else (400, "Send one JSON-RPC message at a time.")
         if not isinstance(body, dict):
@@ -108,6 +111,30 @@ class Bodies:
         if type(component) is not int or component not in self.demo.blocks or not isinstance(name, str):
             return 404, "There is no such component or question."
         return None if "data" in body else (422, "A question needs data.")
+
+
+def objection(body: Any) -> str | None:
+    """What is wrong with a body wherever in it: a file given by its path, or too many levels; None: nothing."""
+    level, depth = [body], 0
+    while level:
+        if any(isinstance(v, dict) and _is_file(v) for v in level):
+            return "Files cannot be given by their path. Paste the text instead."
+        level = [
+            item
+            for value in level
+            if isinstance(value, dict | list)
+            for item in (value.values() if isinstance(value, dict) else value)
+        ]
+        depth += 1
+        if level and depth > DEEPEST:
+            return "The body is nested too deeply."
+    return None
+
+
+def _is_file(value: dict[str, Any]) -> bool:
+    meta = value.get("meta")
+    marked = isinstance(meta, dict) and meta.get("_type") == FILE_DATA
+    return marked or ("path" in value and "meta" in value)  # gradio looks for both keys, and trips over other metas
 
 
 def _wanted(block: Any, value: Any) -> str | None:

@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     adapter: str | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=7860, ge=0, le=65535)
+    hosts: Names = ()  # private: names of this app beside the machine's own; *.example.org for all below
     root_path: str = ""  # where a proxy serves the app below a path
     runs: str | None = None  # folder of the training runs
     auth: str | None = None  # NAME:PASSWORD that every visitor must know
@@ -57,7 +58,7 @@ class Settings(BaseSettings):
         public = str(given["public"]).strip().lower() in ("1", "true", "yes", "on", "y", "t")
         return PUBLIC | given if public else given
 
-    @field_validator("models", "adapters", mode="before")
+    @field_validator("hosts", "models", "adapters", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value

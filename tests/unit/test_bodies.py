@@ -15,7 +15,7 @@ RPC = {"accept": "application/json, text/event-stream", "host": "localhost"}
 def client():
     space = Workspace(loader=lambda spec: scripted_model())
     space.model("mini")
-    with TestClient(web_app(space, Settings()), raise_server_exceptions=False) as client:
+    with TestClient(web_app(space, Settings()), base_url="http://localhost", raise_server_exceptions=False) as client:
         yield client
 
 

@@ -277,7 +277,7 @@ def test_an_adapter_cut_in_half_is_refused_wherever_it_is_offered(
         with model.engine.using(None):
             assert probe(model).allclose(before, atol=1e-5)
         assert set(model.engine.model.peft_config) == {"rl"}
-    with TestClient(web_app(SPACE, Settings())) as client:
+    with TestClient(web_app(SPACE, Settings()), base_url="http://localhost") as client:
         answer = client.get("/runs/good/adapter.zip")
     assert answer.status_code == (200 if loads else 404)
     assert loads or "files are damaged" in answer.text

@@ -28,7 +28,9 @@ def real():
     """The whole app, behind a password."""
     space = Workspace(loader=lambda spec: scripted_model())
     space.model("mini")
-    with TestClient(web_app(space, Settings(auth="anna:correct horse", metrics=False))) as client:
+    with TestClient(
+        web_app(space, Settings(auth="anna:correct horse", metrics=False, hosts=("testserver",)))
+    ) as client:
         yield client
 
 

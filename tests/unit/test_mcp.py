@@ -173,7 +173,7 @@ def test_without_the_package_the_app_starts_and_says_so_once(monkeypatch, caplog
     caplog.set_level(logging.WARNING)
     space = Workspace(loader=lambda spec: scripted_model())
     space.model("mini")
-    with TestClient(web_app(space, Settings())) as client:
+    with TestClient(web_app(space, Settings()), base_url="http://localhost") as client:
         assert client.get("/health").json()["status"] == "ok"
         assert client.post("/gradio_api/mcp/", json=HELLO, headers=ACCEPT).status_code in (404, 405)
     said = [r.message for r in caplog.records if "MCP" in r.message]

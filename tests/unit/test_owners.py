@@ -431,7 +431,7 @@ def test_the_app_itself_greets(monkeypatch):
     monkeypatch.setenv(TOKEN, KEY)
     space = Workspace(loader=lambda spec: scripted_model())
     space.model("mini")
-    with TestClient(web_app(space, Settings())) as client:
+    with TestClient(web_app(space, Settings()), base_url="http://localhost") as client:
         page = client.get("/")
         assert "rmx_visitor_" in page.headers["set-cookie"]
         assert "Content-Security-Policy" in page.headers

@@ -75,7 +75,7 @@ def test_the_page_carries_both_and_no_other_frame_option(monkeypatch: pytest.Mon
     monkeypatch.setenv(VARIABLE, OURS)
     space = Workspace(loader=lambda spec: scripted_model())
     space.model("mini")
-    with TestClient(web_app(space, Settings())) as client:
+    with TestClient(web_app(space, Settings()), base_url="http://localhost") as client:
         page = client.get("/")
         assert page.headers["Content-Security-Policy"].endswith(f"; frame-ancestors 'self' {OURS}")
         assert "X-Frame-Options" not in page.headers

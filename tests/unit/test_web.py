@@ -14,7 +14,7 @@ from rmx.workspace import Workspace
 def client():
     space = Workspace(loader=lambda spec: scripted_model())
     space.model("mini")
-    with TestClient(web_app(space, Settings())) as client:
+    with TestClient(web_app(space, Settings()), base_url="http://localhost") as client:
         yield client
 
 
