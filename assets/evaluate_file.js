@@ -9,7 +9,7 @@ async function readFile(file) {
   } catch {
     return refuse(`${file.name} is not UTF-8 text. Save it as UTF-8, as .jsonl or .csv.`);
   }
-  const reply = await ask("eval_file", { name: file.name, text });
+  const reply = await sendFile("problems", { name: file.name }, text);
   if (!reply?.file) return refuse(null);
   const unknown = reply.problems - reply.answers;
   ui.told.replaceChildren(make("span", "right", "✓ "), `${showOdd(clip(reply.name, 80))}: ${plural(reply.problems, "problem")}`,

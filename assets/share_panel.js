@@ -14,8 +14,8 @@ async function readFile(file) {
   } catch {
     return refuse(`${file.name} is not UTF-8 text. Choose a .json or .html that rmx has exported.`);
   }
-  if (new Blob([JSON.stringify(text)]).size > props.most_sent) return refuse(`${file.name} is too large to be sent. A page (.html) of the same tree is smaller.`);
-  if (await show(await ask("open_file", { text }))) ui.told.replaceChildren(make("span", "right", "✓ "), showOdd(clip(file.name, 80)));
+  if (file.size > props.most_bytes) return refuse(`${file.name} is too large to be sent. A page (.html) of the same tree is smaller.`);
+  if (await show(await sendFile("tree", {}, text))) ui.told.replaceChildren(make("span", "right", "✓ "), showOdd(clip(file.name, 80)));
   else refuse(null);
 }
 function refuse(sentence) { // null: it has been said

@@ -78,9 +78,9 @@ function followed(box, flow, end, wanted) {
 }
 
 // ---- the server ---------------------------------------------------------------------------------------------
-async function ask(name, question) {
+async function heed(asking) {
   try {
-    const reply = await server[name](question);
+    const reply = await asking();
     if (reply?.error) sayError(reply.error);
     if (!reply?.error || reply.run || reply.id) return reply; // a run that failed half way is still worth showing
   } catch {
@@ -88,6 +88,11 @@ async function ask(name, question) {
   }
   return null;
 }
+const ask = (name, question) => heed(() => server[name](question));
+const sendFile = (kind, about, text) => heed(async () => {
+  const reply = await fetch(`files/${kind}?${new URLSearchParams(about)}`, { method: "POST", body: text });
+  return reply.json();
+});
 const sayError = (sentence) => Object.assign(ui.error, { hidden: !sentence, textContent: sentence ?? "" });
 
 // ---- the address --------------------------------------------------------------------------------------------

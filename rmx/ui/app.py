@@ -1,10 +1,11 @@
 """The page and its server: gradio mounted on FastAPI, a content policy, a health check, nothing from outside."""
 
+import asyncio
 import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import fastapi
 import gradio as gr
 import uvicorn
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
+from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from rmx import __version__
@@ -21,7 +24,7 @@ from rmx.explore.runs import Runs
 from rmx.observe import metrics, write_lines
 from rmx.paths import ASSETS
 from rmx.ui.api import add_api, site_of
-from rmx.ui.bodies import guard_bodies
+from rmx.ui.bodies import guard_bodies, refuse_body
 from rmx.ui.claims import Claims
 from rmx.ui.claims_tab import build_claims_tab
 from rmx.ui.compare_tab import OWN, CompareTab, build_compare_tab
@@ -36,12 +39,18 @@ from rmx.ui.in_thread import finish_all
 from rmx.ui.malloc import few_arenas
 from rmx.ui.mcp_server import has_mcp, serve_tools
 from rmx.ui.owners import Greeter, Owners, owners_of
-from rmx.ui.policy_header import Headers, content_policy, parents_tag
+from rmx.ui.policy_header import ContentPolicy, content_policy, parents_tag
 from rmx.ui.runs_tab import build_runs_tab
+from rmx.ui.server.connections import Connections, calm_logs, most_connections, raise_descriptor_limit
+from rmx.ui.server.doors import Doors
+from rmx.ui.server.files import add_file_routes
 from rmx.ui.server.hosts import HostCheck
+from rmx.ui.server.page_cache import PageCache
+from rmx.ui.server.self_check import check_no_file_is_served
 from rmx.ui.server.temporary import use_own_folder
 from rmx.ui.sessions import lighten, without_matplotlib
 from rmx.ui.settings import Settings
+from rmx.ui.sharing import Sharing
 from rmx.ui.train_tab import TrainTab, build_train_tab
 from rmx.ui.training import Training
 from rmx.ui.view_common import CSS
@@ -49,6 +58,7 @@ from rmx.workspace import Workspace
 from rmx.zerogpu import is_zerogpu
 
 log = logging.getLogger(__name__)
+LAST_WORDS = 1.0  # seconds that open pages have to receive what was halted
 GRACE = 5  # seconds that open requests have to end when the app is stopped
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 # After every event gradio makes a table of the last ten thousand and counts it, for a monitor that is closed here:
@@ -74,23 +84,6 @@ LAUNCH: dict[str, Any] = {
     "show_error": False,  # of bugs; what is meant for visitors is shown all the same
     "footer_links": [],
 }
-CLOSED = (
-    "/gradio_api/upload",
-    "/gradio_api/proxy=",
-    "/gradio_api/file",
-    "/gradio_api/deep_link",
-    "/gradio_api/process_recording",
-    "/gradio_api/dev/",
-    "/gradio_api/run-history",
-    "/gradio_api/vibe-",
-    "/gradio_api/undo-vibe",
-    "/gradio_api/mcp/sse",  # the older transport; tools are at /gradio_api/mcp
-    "/gradio_api/mcp/messages",
-    "/monitoring",
-    "/openapi.json",
-    "/docs",
-    "/redoc",
-)
 HEAD = """<header id="top"><h1>rmx</h1><p>The few words that decide an answer.</p></header>"""
 
 # Both buttons stand over all tabs: they act on the view in sight, and the tour begins where it has something to show.
@@ -116,11 +109,12 @@ def build_app(
     training: Training | None = None,
     owners: Owners | None = None,
     explorer: Explorer | None = None,
+    evaluator: Evaluator | None = None,
 ) -> gr.Blocks:
     """The whole page as gradio blocks."""
     settings = settings or Settings()
     training, owners = training or Training(workspace), owners or owners_of(settings.host, settings.public)
-    explorer = explorer or Explorer(workspace)
+    explorer, evaluator = explorer or Explorer(workspace), evaluator or Evaluator(workspace, training.store)
     with gr.Blocks(title="rmx · fork tokens", analytics_enabled=False, fill_width=True) as demo:
         with gr.Row(elem_id="bar"):
             gr.HTML(HEAD, apply_default_css=False, elem_id="brand")
@@ -134,7 +128,7 @@ def build_app(
             with gr.Tab("Train", id="train") as page:
                 train = build_train_tab(training, owners, page)
             with gr.Tab("Evaluate", id="evaluate") as page:
-                evaluate = build_evaluate_tab(Evaluator(workspace, training.store), settings, page, owners)
+                evaluate = build_evaluate_tab(evaluator, settings, page, owners)
             with gr.Tab("Claims", id="claims") as page:
                 claims = build_claims_tab(
                     Claims(workspace, private_runs=settings.public), settings, page, owners.key_of
@@ -201,22 +195,23 @@ class Parts:
     page: gr.Blocks
     options: dict[str, Any]  # of mounting or launching the page
     halt: Callable[[], None]  # ends what is being generated
-    finish: Callable[[], None]  # what is left to do once the page is mounted or launched
+    finish: Callable[[gr.routes.App], None]  # what is left to do once the page is mounted or launched as this app
 
 
 def web_app(workspace: Workspace, settings: Settings, notice: str | None = None) -> fastapi.FastAPI:
     """The FastAPI application: the page and what is around it. Its `state.halt` ends what is generated."""
     made = parts(workspace, settings, notice)
     app = gr.mount_gradio_app(made.api, made.page, path="/", **made.options)
-    app.state.halt = made.halt
-    made.finish()
+    inner = next(route.app for route in app.routes if isinstance(getattr(route, "app", None), gr.routes.App))
+    made.finish(inner)
+    app.state.halt, app.state.hang_up = made.halt, inner.stop_event.set
     return app
 
 
 def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -> Parts:
     """Page, /health, closed doors, content policy."""
     use_own_folder()
-    training, owners = Training(workspace), owners_of(settings.host, settings.public)
+    training, owners = Training(workspace), owners_of(settings.host, settings.public, settings.proxies)
     kept = settings.kept_tokens
     explorer = Explorer(workspace, Runs(kept, kept // 4, 60 * settings.idle_minutes))
     api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -240,17 +235,23 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
         shown = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(content, media_type="application/zip", headers=shown)
 
+    # The last one that is added is the first that a request meets.
+    api.add_middleware(Greeter, owners=owners)
     api.add_middleware(
         Gate, owners=owners, waiting=workspace.waiting, most=settings.max_visitors, auth=settings.auth,
         limited=settings.public,
     )  # fmt: skip
-
-    api.add_middleware(Greeter, owners=owners)
-    api.add_middleware(Headers, policy=content_policy(settings), closed=CLOSED)
+    api.add_middleware(Doors, prefix=settings.root_path, proxied=settings.public)
     api.add_middleware(HostCheck, names=None if settings.public else settings.hosts)
-    api.add_middleware(GZipMiddleware, minimum_size=2000)  # the page is a megabyte of text; streams stay as they are
-    page = build_app(workspace, settings, notice, training, owners, explorer)
+    api.add_middleware(ContentPolicy, policy=content_policy(settings), proxied=settings.public)
+    api.add_middleware(GZipMiddleware, minimum_size=2000)  # streams stay as they are
+    evaluator = Evaluator(workspace, training.store)
+    page = build_app(workspace, settings, notice, training, owners, explorer, evaluator)
+    sharing = Sharing(explorer, settings.max_new_tokens)
+    add_file_routes(api, evaluator.take_file, sharing.open_file, owners.key_of)
     guard_bodies(api, page)
+    mounted: list[gr.routes.App] = []
+    api.user_middleware.append(Middleware(PageCache, forget=lambda: _forget_info(mounted)))
     options = LAUNCH | {"head": parents_tag(settings), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
     site = site_of(workspace, settings, training.store)
 
@@ -259,12 +260,20 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
         explorer.runs.halt_all()
         finish_all()
 
-    def finish() -> None:
+    def finish(inner: gr.routes.App) -> None:
+        mounted.append(inner)
+        inner.add_exception_handler(RequestValidationError, refuse_body)
         page.has_launched = True  # `launch` sets it; where a page is mounted gradio would copy any file it is told of
         lighten(page)
         serve_tools(page, site, owners, settings)
 
     return Parts(api, page, options, halt, finish)
+
+
+def _forget_info(mounted: Sequence[gr.routes.App]) -> None:
+    """Have gradio describe its endpoints anew for the next who asks."""
+    for app in mounted:
+        app.api_info = None
 
 
 def prepare(settings: Settings, workspace: Workspace) -> str | None:
@@ -296,11 +305,27 @@ def serve(settings: Settings) -> None:
     workspace = Workspace(policy=settings.policy, max_waiting=settings.max_visitors, per_visitor=settings.per_visitor)
     notice = prepare(settings, workspace)
     app = web_app(workspace, settings, notice)
+    if settings.public:
+        check_no_file_is_served(app)
     shown = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
     with _listen(settings) as door:
         print(f"rmx is at http://{shown}:{door.getsockname()[1]}  (Ctrl-C stops it)", flush=True)  # noqa: T201
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE, server_header=False)
-        Server(config, app.state.halt).run(sockets=[door])
+        Server(server_config(app), app.state.halt, app.state.hang_up).run(sockets=[door])
+
+
+def server_config(app: fastapi.FastAPI) -> uvicorn.Config:
+    """How the app is served: as many connections as this process has room for, and no more."""
+    calm_logs()
+    most = most_connections(raise_descriptor_limit())
+    return uvicorn.Config(
+        app,
+        http=Connections(most + 8).protocol(),  # those beyond `limit_concurrency` still get an answer
+        limit_concurrency=most,
+        backlog=128,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE,
+        server_header=False,
+    )
 
 
 class Server(uvicorn.Server):
@@ -309,13 +334,21 @@ class Server(uvicorn.Server):
     Training runs are processes of their own and go on.
     """
 
-    def __init__(self, config: uvicorn.Config, halt: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, halt: Callable[[], None], hang_up: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(config)
-        self._halt = halt
+        self._halt, self._hang_up = halt, hang_up
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # In a thread: a signal may come while this one holds a lock that halting needs.
         threading.Thread(target=self._halt, daemon=True).start()
+        # Open pages hold a stream that says nothing; without this they would use up the whole grace.
+        self._loop.call_soon_threadsafe(self._loop.call_later, LAST_WORDS, self._hang_up)
         super().handle_exit(sig, frame)
 
 

@@ -20,6 +20,7 @@ from rmx.verbs import VERBS
 from rmx.verbs.args import hints_of, shown
 
 ROOT = "/gradio_api"
+FILES = "/files/"  # plain text, read by routes of our own
 BY_NAME = re.compile(rf"{ROOT}/(call|run|api)/(v2/)?([^/]*)/?")
 FILE_DATA = "gradio.FileData"  # how gradio's clients mark a file; nothing here takes one by its path
 DEEPEST = 64  # levels of a body
@@ -40,12 +41,14 @@ class Bodies:
         self.app, self.demo = app, demo
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        path = scope.get("path", "")
+        if scope["type"] != "http" or scope["method"] != "POST" or path.startswith(FILES):
             await self.app(scope, receive, send)
             return
-        path = _path(scope)
         content = await _read(receive)
-        refused = (400, "The request ended too early.") if content is None else self.refusal(path, content)
+        refused = (
+            (400, "The request is too long, or ended too early.") if content is None else self.refusal(path, content)
+        )
         if refused is not None:
             await _answer(*refused)(scope, receive, send)
             return
@@ -148,10 +151,10 @@ def _wanted(block: Any, value: Any) -> str | None:
     return None
 
 
-def _path(scope: Scope) -> str:
-    """The path below the mount."""
-    path: str = scope.get("path", "")
-    return path.removeprefix(scope.get("root_path", "")) or "/"
+async def refuse_body(request: Any, error: Exception) -> Response:
+    """Answer a body of another shape without repeating it: the framework's own answer holds all of it, thrice."""
+    places = [".".join(map(str, one.get("loc", ())))[:80] for one in getattr(error, "errors", list)()[:3]]
+    return _answer(422, f"The body has another shape than this address takes: look at {', '.join(places) or 'it'}.")
 
 
 def _answer(status: int, sentence: str) -> Response:

@@ -178,7 +178,7 @@ def _controls(tab: EvaluateTab) -> Controls:
     problem_set = gr.Dropdown(
         _sets(), value="mini:test", label="Problem set", allow_custom_value=True, elem_id="evaluate-set"
     )
-    file = evaluate_file(answering(tab.evaluator.take_file), FILE_BYTES, elem_id="evaluate-file", visible=False)
+    file = evaluate_file(FILE_BYTES, elem_id="evaluate-file", visible=False)
     limit = gr.Number(FIRST_LIMIT, label="Problems, at most", precision=0, elem_id="evaluate-limit")
     n = gr.Radio(
         [("0", 0), *((str(count), count) for count in COUNTS[1:])],

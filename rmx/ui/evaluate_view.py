@@ -46,11 +46,12 @@ def evaluate_view(tail: Server, export: Server, **kwargs: Any) -> gr.HTML:
     )
 
 
-def evaluate_file(read: Server, most: int, **kwargs: Any) -> gr.HTML:
-    """A button that reads a .jsonl or .csv file in the browser; its value is what `read` answers, None without a file.
+def evaluate_file(most: int, **kwargs: Any) -> gr.HTML:
+    """A button that reads a .jsonl or .csv file in the browser and sends its text to /files/problems.
+
+    Its value is the answer, `{"file", "name", "problems", "answers"}`; None without a file.
 
     Args:
-        read: `{"name", "text"}` -> `{"file", "name", "problems", "answers"}` or `{"error": sentence}`.
         most: bytes that a file may have.
     """
     return gr.HTML(
@@ -58,7 +59,6 @@ def evaluate_file(read: Server, most: int, **kwargs: Any) -> gr.HTML:
         html_template=asset("evaluate_file.html"),
         js_on_load=script("evaluate_file"),
         apply_default_css=False,
-        server_functions=served(eval_file=read),
         most_bytes=most,
         **kwargs,
     )

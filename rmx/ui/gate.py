@@ -1,13 +1,13 @@
-"""What stands before the page: a password where one is set, the size of what is sent, how often one visitor may ask,
-and a refusal where the line of the model is full. Everything else goes through untouched, streams too."""
+"""What stands before the page: a password where one is set, the size and the pace of what is sent, how often one
+visitor may ask, and a refusal where the line of the model is full. All else goes through untouched, streams too."""
 
+import asyncio
 import base64
 import binascii
 import hmac
 import math
-import threading
+import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -16,40 +16,23 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.ui.owners import Owners
+from rmx.ui.server.allowance import Allowance, Places
+from rmx.ui.server.doors import SMALL, Door, Kind, door_of
 
-MOST_BYTES = 6_000_000  # of one request: a file of problems or a saved tree, as JSON
 OPEN = ("/health",)  # asked for by the machine that looks after the container
 CALLS = "/gradio_api/call/"  # the named endpoints
-# Paths whose POSTs start work; the questions of an open page are many and small, so more of them are allowed.
-WORK = (CALLS, "/gradio_api/queue/join", "/gradio_api/mcp", "/gradio_api/run/", "/gradio_api/api/")
-QUESTIONS = ("/gradio_api/component_server",)
+OTHER = Door(frozenset(), re.compile(""), "question", SMALL)  # where nobody has looked the door up
 CROWD = 8  # visitors that may share one address: a household, a classroom, a booth
-MOST_KNOWN = 20_000  # visitors whose allowance is remembered
-
-
-class Allowance:
-    """A token bucket for each key: `burst` at once, `rate` per second after that.
-
-    Args:
-        clock: seconds, monotonic.
-    """
-
-    def __init__(self, burst: float, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.burst, self.rate, self._clock = burst, rate, clock
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> (what is left, when)
-        self._lock = threading.Lock()
-
-    def take(self, key: str) -> float:
-        """Take one; returns 0, or after how many seconds to come again."""
-        now = self._clock()
-        with self._lock:
-            left, then = self._left.pop(key, (self.burst, now))
-            left = min(self.burst, left + max(0.0, now - then) * self.rate)
-            allowed = left >= 1
-            self._left[key] = (left - allowed, now)
-            while len(self._left) > MOST_KNOWN:
-                self._left.popitem(last=False)
-        return 0.0 if allowed else (1 - left) / self.rate
+BODY_SECONDS = 20.0  # that a body may take to arrive
+STREAMS = 96  # that one address may hold: two for each open page
+# What one visitor may do at once, and per second after that.
+PACE: dict[Kind, tuple[float, float]] = {
+    "work": (60, 4),
+    "question": (200, 25),  # of an open page: many and small
+    "stream": (120, 8),
+    "page": (30, 1),
+    "file": (10, 0.2),
+}
 
 
 class Gate:
@@ -72,50 +55,49 @@ class Gate:
     ) -> None:
         self.app, self.owners, self.waiting, self.most, self.limited = app, owners, waiting, most, limited
         self._auth = auth.encode() if auth else None
-        self._work, self._crowd = Allowance(60, 4, clock), Allowance(60 * CROWD, 4 * CROWD, clock)
-        self._asked, self._asked_crowd = Allowance(200, 25, clock), Allowance(200 * CROWD, 25 * CROWD, clock)
+        self._one = {kind: Allowance(burst, rate, clock) for kind, (burst, rate) in PACE.items()}
+        self._crowd = {kind: Allowance(CROWD * burst, CROWD * rate, clock) for kind, (burst, rate) in PACE.items()}
+        self._streams = Places(STREAMS)
         self._wrong = Allowance(10, 0.1, clock)  # wrong passwords from one address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            if scope["type"] == "websocket":  # the page has none
-                await send({"type": "websocket.close", "code": 1008})
-                return
             await self.app(scope, receive, send)
             return
-        request = HTTPConnection(scope)
-        refused = self._refusal(request, scope["method"])
+        request, method = HTTPConnection(scope), scope["method"]
+        door = scope.get("rmx.door") or door_of(method, scope["path"]) or OTHER
+        refused = self._refusal(request, method, door)
         if refused is not None:
             await refused(scope, receive, send)
             return
-        await self.app(scope, _measured(receive), send)
+        if door.kind != "stream" or not self.limited:
+            await self.app(scope, _measured(receive, door.most_bytes), send)
+            return
+        with self._streams.hold(self.owners.address_of(request)) as free:
+            inside = self.app if free else _later("Too many pages of this address are open. Close one of them.", 10)
+            await inside(scope, receive, send)
 
-    def _refusal(self, request: HTTPConnection, method: str) -> Response | None:
-        path = request.url.path
+    def _refusal(self, request: HTTPConnection, method: str, door: Door) -> Response | None:
+        path = request.scope["path"]
         if self._auth is not None and path not in OPEN and (refused := self._locked(request)) is not None:
             return refused
         length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MOST_BYTES:
-            return PlainTextResponse(f"At most {MOST_BYTES // 1_000_000} MB may be sent at once.", 413)
-        if method != "POST":
-            return None
-        if self.limited and (wait := self._too_often(request, path)):
+        if not (length.isascii() and length.isdigit()) or int(length[:12]) > door.most_bytes:
+            sentence = f"At most {door.most_bytes:,} bytes may be sent here at once."
+            return JSONResponse({"error": sentence, "detail": sentence}, 413)
+        if self.limited and (wait := self._too_often(request, door.kind)):
             return _later("That was a lot at once. Wait a moment, then go on.", wait)
-        if path.startswith(CALLS) and (ahead := self.waiting()) >= self.most:
+        if method == "POST" and path.startswith(CALLS) and (ahead := self.waiting()) >= self.most:
             return _later(f"{ahead} requests wait for this model already. Try again in a moment.", 5, waiting=ahead)
         return None
 
-    def _too_often(self, request: HTTPConnection, path: str) -> float:
+    def _too_often(self, request: HTTPConnection, kind: Kind) -> float:
         """After how many seconds this visitor may ask again; 0: now."""
-        if path.startswith(WORK):
-            one, crowd = self._work, self._crowd
-        elif path.startswith(QUESTIONS):
-            one, crowd = self._asked, self._asked_crowd
-        else:
+        if kind not in PACE:
             return 0.0
         address, key = self.owners.address_of(request), self.owners.key_of(request)
         # Who has no cookie is only known by an address, which many may share.
-        return crowd.take(address) or (one.take(key) if key != address else 0.0)
+        return self._crowd[kind].take(address) or (self._one[kind].take(key) if key != address else 0.0)
 
     def _locked(self, request: HTTPConnection) -> Response | None:
         """A refusal where the password is wrong or missing."""
@@ -144,16 +126,21 @@ def _later(sentence: str, seconds: float, **facts: Any) -> Response:
     return JSONResponse({"error": sentence, "detail": sentence, **facts}, 429, shown)
 
 
-def _measured(receive: Receive) -> Receive:
-    """Pass a body on until it is longer than allowed: without a content-length only reading it tells."""
-    seen = 0
+def _measured(receive: Receive, most: int) -> Receive:
+    """Pass a body on until it is longer than allowed or takes too long: without a content-length only reading tells."""
+    seen, whole, began = 0, False, time.monotonic()
 
     async def measured() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > MOST_BYTES:
+        nonlocal seen, whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout(began + BODY_SECONDS - time.monotonic()):
+                message = await receive()
+        except TimeoutError:
             return {"type": "http.disconnect"}
-        return message
+        seen += len(message.get("body", b""))
+        whole = not message.get("more_body", False)
+        return message if seen <= most else {"type": "http.disconnect"}
 
     return measured

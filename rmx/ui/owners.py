@@ -10,26 +10,28 @@ import ipaddress
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.errors import RmxError
 from rmx.paths import runs_dir
+from rmx.ui.server.addresses import Network, visitor_address
+from rmx.ui.server.allowance import Allowance
 
 log = logging.getLogger(__name__)
 YEAR = 365 * 24 * 3600
 SECRET, TOKEN = "RMX_SECRET", "RMX_OWNER_TOKEN"  # names of variables
-SHORTEST = 12  # characters of either, so that nobody guesses it
-BYTES = 32  # of a secret that is made here
+SHORTEST = 12  # characters of a token, so that nobody guesses it; guesses are counted
+BYTES = 32  # of a secret, at least: whoever has a cookie may try secrets on a machine of their own
 WITHIN = ("same-origin", "none", None)  # values of Sec-Fetch-Site; programs that are no browsers send none
 
 
@@ -60,10 +62,20 @@ class Owners:
         everybody: the app listens where only this machine reaches it, so whoever comes from it is its owner.
         token: opens the owner's rights by `?owner=TOKEN`; None: nothing does.
         proxied: a proxy stands before the app and writes who asks into x-forwarded-for.
+        proxies: networks of such proxies, beside those of machines nearby.
     """
 
-    def __init__(self, secret: bytes, everybody: bool = False, token: str | None = None, proxied: bool = False) -> None:
-        self._secret, self._everybody, self._token, self._proxied = secret, everybody, token, proxied
+    def __init__(
+        self,
+        secret: bytes,
+        everybody: bool = False,
+        token: str | None = None,
+        proxied: bool = False,
+        proxies: Sequence[Network] = (),
+    ) -> None:
+        self._secret, self._everybody, self._token = secret, everybody, token
+        self._proxied, self._proxies = proxied, tuple(proxies)
+        self._guesses = Allowance(10, 0.1)  # wrong tokens from one address
         # Browsers share cookies among the ports of a host: apps with other secrets must not overwrite each other's.
         self.cookie = f"rmx_visitor_{hashlib.sha256(b'name/' + secret).hexdigest()[:8]}"
 
@@ -100,9 +112,9 @@ class Owners:
         """A hash of the network address that a request came from."""
         headers = getattr(request, "headers", None) or {}
         client = getattr(request, "client", None)
-        address = str(getattr(client, "host", "") or "")
-        if self._proxied:  # the last entry is the proxy's own; those before it may be invented
-            address = headers.get("x-forwarded-for", "").rpartition(",")[2].strip() or address
+        peer = str(getattr(client, "host", "") or "")
+        lines = Headers(headers).getlist("x-forwarded-for") if self._proxied else []
+        address = visitor_address(peer, lines, self._proxies)
         return "ip-" + hmac.new(self._secret, f"address/{address}".encode(), hashlib.sha256).hexdigest()[:12]
 
     def _sign(self, name: str) -> str:
@@ -123,7 +135,7 @@ class Owners:
 
     def new_cookie(self, request: HTTPConnection) -> str | None:
         """The cookie that the page brings to somebody who has none."""
-        if request.url.path != "/" or self.read(request.cookies.get(self.cookie)) is not None:
+        if request.scope["path"] != "/" or self.read(request.cookies.get(self.cookie)) is not None:
             return None
         return self._set_cookie(request, stranger())
 
@@ -133,6 +145,8 @@ class Owners:
         rest = urlencode([(k, v) for k, v in parse_qsl(request.url.query, keep_blank_values=True) if k != "owner"])
         request.scope["query_string"] = rest.encode()  # a server that logs its requests logs this
         if not self.is_token(given):
+            if wait := self._guesses.take(self.address_of(request)):
+                return PlainTextResponse("Too many wrong tokens. Wait a moment.", 429, {"Retry-After": f"{wait:.0f}"})
             return PlainTextResponse("This is not the token of the machine's owner.", 403)
         response = RedirectResponse(f"?{rest}" if rest else ".", 303, {"Cache-Control": "no-store"})
         response.headers.append("set-cookie", self._set_cookie(request, Visitor(visitor.id, admin=True)))
@@ -201,7 +215,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def owners_of(host: str, public: bool = False) -> Owners:
+def owners_of(host: str, public: bool = False, proxies: Sequence[str] = ()) -> Owners:
     """The owners of an app that listens on `host`: whoever has the token; without one, whoever uses this machine.
 
     A public site has no owner without a token, wherever it listens: a proxy on the same machine may be in between.
@@ -209,21 +223,22 @@ def owners_of(host: str, public: bool = False) -> Owners:
     Raises:
         RmxError: a token or a secret that could be guessed.
     """
-    token = _long_enough(TOKEN)
+    token = _long_enough(TOKEN, SHORTEST)
+    networks = [ipaddress.ip_network(name, strict=False) for name in proxies]
     near = token is None and is_loopback(host) and not public
-    return Owners(_secret(runs_dir()), everybody=near, token=token, proxied=public)
+    return Owners(_secret(runs_dir()), everybody=near, token=token, proxied=public, proxies=networks)
 
 
-def _long_enough(variable: str) -> str | None:
+def _long_enough(variable: str, least: int) -> str | None:
     given = os.environ.get(variable)
-    if given and len(given) < SHORTEST:
-        raise RmxError(f"{variable} must have at least {SHORTEST} characters, so that nobody guesses it.")
+    if given and len(given.encode()) < least:
+        raise RmxError(f"{variable} must have at least {least} characters, so that nobody guesses it.")
     return given or None
 
 
 def _secret(folder: Path) -> bytes:
     """From the environment, else made once and kept beside the runs, where only this user reads it."""
-    if given := _long_enough(SECRET):
+    if given := _long_enough(SECRET, BYTES):
         return given.encode()
     path = folder / ".secret"
     try:

@@ -10,14 +10,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection
-from starlette.responses import PlainTextResponse
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.errors import RmxError
 
 VARIABLE = "RMX_FRAME_ANCESTORS"
+HSTS = "max-age=31536000"  # for a year browsers ask for this host by https only
 HUB = ("https://huggingface.co", "https://*.huggingface.co", "https://*.hf.space")
 # gr.HTML compiles its handlers with new Function, hence 'unsafe-eval': the policy limits where data can go.
 FIXED = (
@@ -37,15 +36,15 @@ def content_policy(settings: Any = None, environment: Mapping[str, str] = os.env
     return "; frame-ancestors ".join((FIXED, " ".join(("'self'", *ancestors(settings, environment)))))
 
 
-class Headers:
-    """ASGI middleware: the policy on every answer, and doors that are closed.
+class ContentPolicy:
+    """ASGI middleware: the policy on every answer, and nothing that opens an answer to pages of other sites.
 
     Args:
-        closed: beginnings of paths that nobody may ask for.
+        proxied: whether a proxy stands before the app, whose word for https is believed.
     """
 
-    def __init__(self, app: ASGIApp, policy: str, closed: tuple[str, ...]) -> None:
-        self.app, self.closed = app, closed
+    def __init__(self, app: ASGIApp, policy: str, proxied: bool = False) -> None:
+        self.app, self.proxied = app, proxied
         self.headers = {
             "Content-Security-Policy": policy,
             "X-Content-Type-Options": "nosniff",
@@ -57,14 +56,23 @@ class Headers:
             await self.app(scope, receive, send)
             return
 
+        own = self.headers | ({"Strict-Transport-Security": HSTS} if self._is_https(scope) else {})
+
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(self.headers)
+                headers = MutableHeaders(scope=message)
+                # Gradio lets every origin read what it answers, with the reader's cookie. Nobody here needs that.
+                for name in [name for name in headers if name.startswith("access-control-")]:
+                    del headers[name]
+                headers.update(own)
             await send(message)
 
-        shut = HTTPConnection(scope).url.path.startswith(self.closed)
-        inside: ASGIApp = PlainTextResponse("not here", 404) if shut else self.app
-        await inside(scope, receive, with_headers)
+        await self.app(scope, receive, with_headers)
+
+    def _is_https(self, scope: Scope) -> bool:
+        """Whether the visitor's connection is certainly an encrypted one."""
+        told = Headers(scope=scope).get("x-forwarded-proto", "") if self.proxied else ""
+        return "https" in (scope.get("scheme"), told.partition(",")[0].strip())
 
 
 def ancestors(settings: Any = None, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The app's settings from the environment; a wrong value is one clear sentence at start."""
 
 import os
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -34,6 +35,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=7860, ge=0, le=65535)
     hosts: Names = ()  # private: names of this app beside the machine's own; *.example.org for all below
+    proxies: Names = ()  # public: networks of proxies whose x-forwarded-for is believed, beside private ones
     root_path: str = ""  # where a proxy serves the app below a path
     runs: str | None = None  # folder of the training runs
     auth: str | None = None  # NAME:PASSWORD that every visitor must know
@@ -58,10 +60,20 @@ class Settings(BaseSettings):
         public = str(given["public"]).strip().lower() in ("1", "true", "yes", "on", "y", "t")
         return PUBLIC | given if public else given
 
-    @field_validator("hosts", "models", "adapters", mode="before")
+    @field_validator("hosts", "proxies", "models", "adapters", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            try:
+                ip_network(name, strict=False)
+            except ValueError:
+                raise ValueError("it must be addresses or networks, such as 203.0.113.7 or 2001:db8::/32") from None
+        return value
 
     @field_validator("auth")
     @classmethod

@@ -7,7 +7,7 @@ import gradio as gr
 
 from rmx.strict import MOST_CHARACTERS
 from rmx.ui.asking import Reply, Who, answering
-from rmx.ui.gate import MOST_BYTES
+from rmx.ui.server.doors import LARGE
 from rmx.ui.sharing import Sharing
 from rmx.ui.view_common import asset, script, served
 
@@ -28,14 +28,11 @@ def build_share_panel(sharing: Sharing, who: Who) -> gr.HTML:
             html_template=asset("share_panel.html"),
             js_on_load=script("share_panel"),
             apply_default_css=False,
-            server_functions=served(
-                open_file=answering(sharing.open_file, who), open_piece=answering(sharing.open_piece, who)
-            ),
+            server_functions=served(open_piece=answering(sharing.open_piece, who)),
             elem_id="share-panel",
             **_props(sharing),
         )
 
 
 def _props(sharing: Sharing) -> dict[str, Any]:
-    # What is sent is JSON again, with every quotation mark escaped; the gate in front of the page counts that.
-    return {"most": MOST_CHARACTERS, "most_sent": MOST_BYTES - 10_000, "pieces": sharing.gallery()}
+    return {"most": MOST_CHARACTERS, "most_bytes": LARGE, "pieces": sharing.gallery()}

@@ -11,6 +11,7 @@ from rmx.carry import Gpu
 from rmx.errors import RmxError
 from rmx.ui.app import parts
 from rmx.ui.errors import literal
+from rmx.ui.server.self_check import check_no_file_is_served
 from rmx.ui.settings import Settings
 from rmx.zerogpu import ZeroWorkspace
 
@@ -40,7 +41,9 @@ def launch(settings: Settings, gpu: Gpu | None = None, device: str = "cuda") -> 
         app_kwargs=routes | closed,
         **made.options,
     )
-    made.finish()
+    made.finish(made.page.app)
+    if settings.public:
+        check_no_file_is_served(made.page.app)
     return made.page
 
 

@@ -12,9 +12,11 @@ from scripted_page import LAUNCH
 from rmx.models import load
 from rmx.records import Problem
 from rmx.train.run_store import RunStore
+from rmx.ui.asking import nobody
 from rmx.ui.evaluate_jobs import EvalJob
 from rmx.ui.evaluate_tab import EvaluateTab, build_evaluate_tab
 from rmx.ui.evaluator import Evaluator
+from rmx.ui.server.files import add_file_routes
 from rmx.ui.settings import Settings
 from rmx.workspace import Workspace
 
@@ -145,10 +147,12 @@ def build(runs: Path) -> gr.Blocks:
     with gr.Blocks(title="Scripted evaluation", analytics_enabled=False, fill_width=True) as demo:
         with gr.Tabs():
             with gr.Tab("Evaluate", id="evaluate") as page:
-                tab = build_evaluate_tab(Evaluator(space, RunStore(runs), measure), Settings(), page)
+                evaluator = Evaluator(space, RunStore(runs), measure)
+                tab = build_evaluate_tab(evaluator, Settings(), page)
             with gr.Tab("Other", id="other"):
                 gr.Markdown("Nothing")
         wire(demo, tab, quiet)
+    demo.add_routes = lambda api: add_file_routes(api, evaluator.take_file, evaluator.take_file, nobody)
     return demo.queue(api_open=False)
 
 

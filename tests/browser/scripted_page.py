@@ -24,5 +24,7 @@ def shown(build: Callable[[], gr.Blocks]) -> Iterator[str]:
     port = free_port()
     demo = build()
     demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **LAUNCH)
+    if add_routes := getattr(demo, "add_routes", None):  # those that the app has beside gradio's
+        add_routes(demo.app)
     yield f"http://127.0.0.1:{port}/"
     demo.close(verbose=False)

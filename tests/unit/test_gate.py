@@ -15,8 +15,10 @@ from starlette.routing import Route
 from rmx.observe import metrics, observed
 from rmx.scripted import scripted_model
 from rmx.ui.app import web_app
-from rmx.ui.gate import MOST_BYTES, Allowance, Gate
+from rmx.ui.gate import Gate
 from rmx.ui.owners import Owners, stranger
+from rmx.ui.server.allowance import Allowance
+from rmx.ui.server.doors import LARGE, SMALL
 from rmx.ui.settings import Settings
 from rmx.workspace import Workspace
 
@@ -71,7 +73,7 @@ def test_an_allowance_is_spent_and_comes_back():
 
 
 def test_allowances_do_not_grow_without_end(monkeypatch):
-    monkeypatch.setattr("rmx.ui.gate.MOST_KNOWN", 10)
+    monkeypatch.setattr("rmx.ui.server.allowance.MOST_KNOWN", 10)
     allowance = Allowance(1, 1, Clock())
     for i in range(50):
         allowance.take(str(i))
@@ -117,7 +119,9 @@ def test_passwords_cannot_be_tried_without_end_and_the_right_one_still_opens():
 
 def test_what_is_too_large_is_refused_before_it_is_read():
     client = gated()
-    assert client.post("/gradio_api/queue/join", content=b"x" * (MOST_BYTES + 1)).status_code == 413
+    assert client.post("/gradio_api/queue/join", content=b"x" * (SMALL + 1)).status_code == 413
+    assert client.post("/files/tree", content=b"x" * (SMALL + 1)).status_code == 200
+    assert client.post("/files/tree", content=b"x" * (LARGE + 1)).status_code == 413
     assert client.post("/gradio_api/queue/join", headers={"Content-Length": "-5"}, content=b"").status_code == 413
     assert client.post("/gradio_api/queue/join", content=b"x").status_code == 200
 
@@ -130,7 +134,7 @@ def test_a_body_without_a_length_is_cut_off_where_it_is_too_large():
             seen.append(len(message["body"]))
         seen.append(message["type"])
 
-    chunk = b"x" * 1_000_000
+    chunk = b"x" * 10_000
 
     async def receive():
         return {"type": "http.request", "body": chunk, "more_body": True}
@@ -143,7 +147,7 @@ def test_a_body_without_a_length_is_cut_off_where_it_is_too_large():
     with ThreadPoolExecutor(1) as pool:  # the browser tests leave a running loop in this thread
         pool.submit(asyncio.run, gate(scope, receive, send)).result()
     assert seen[-1] == "http.disconnect"
-    assert sum(seen[:-1]) <= MOST_BYTES
+    assert sum(seen[:-1]) <= SMALL
 
 
 # -- how often --------------------------------------------------------------------------------------------------------

@@ -262,10 +262,10 @@ def test_loopback_names():
     ] * 3
 
 
-@pytest.mark.parametrize("variable", [SECRET, TOKEN])
-def test_what_could_be_guessed_is_refused_at_start(monkeypatch, variable):
-    monkeypatch.setenv(variable, "hunter2")
-    with pytest.raises(RmxError, match=f"{variable} must have at least 12"):
+@pytest.mark.parametrize(("variable", "least"), [(SECRET, 32), (TOKEN, 12)])
+def test_what_could_be_guessed_is_refused_at_start(monkeypatch, variable, least):
+    monkeypatch.setenv(variable, "x" * (least - 1))
+    with pytest.raises(RmxError, match=f"{variable} must have at least {least}"):
         owners_of("127.0.0.1")
 
 
@@ -306,8 +306,8 @@ def test_who_comes_second_leaves_the_first_one_s_secret(runs):
 
 
 def test_a_secret_of_the_environment_makes_no_file(runs, monkeypatch):
-    monkeypatch.setenv(SECRET, "one secret for several machines")
-    first, second = owners_of("0.0.0.0"), Owners(b"one secret for several machines")
+    monkeypatch.setenv(SECRET, "one secret for several machines, long enough")
+    first, second = owners_of("0.0.0.0"), Owners(b"one secret for several machines, long enough")
     assert second.read(first.value(Visitor("f" * 32))) == Visitor("f" * 32)
     assert not runs.exists()
 

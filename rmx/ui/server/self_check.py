@@ -1,0 +1,73 @@
+"""Whether an app could be made to hand out a file of the machine: asked at start, by asking the app itself."""
+
+import asyncio
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from rmx.errors import RmxError
+from rmx.ui.server.temporary import VARIABLE
+
+ROADS = ("run/predict", "api/predict", "queue/join", "component_server")
+EVENTS = 3  # of the page that are tried; all share their way in
+WAYS = ("file=", "file/", "proxy=file://", "stream/")
+
+
+def check_no_file_is_served(app: Any) -> None:
+    """Ask an application for a file that only this process knows, in every way that ever worked.
+
+    Args:
+        app: the ASGI application.
+
+    Raises:
+        RmxError: it gave the file away, or it failed.
+    """
+    word = secrets.token_hex(16)
+    folders = {tempfile.gettempdir(), os.environ.get(VARIABLE, tempfile.gettempdir())}
+    canaries = []
+    try:
+        for folder in folders:
+            handle, name = tempfile.mkstemp(prefix="rmx-canary-", suffix=".txt", dir=folder)
+            canaries.append(Path(name))
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                file.write(word)
+        given_away = asyncio.run(_ask(app, canaries, word))
+    finally:
+        for canary in canaries:
+            canary.unlink(missing_ok=True)
+    if given_away:
+        raise RmxError(
+            f"This app would hand out files of the machine ({given_away}), so it does not start. Update rmx."
+        )
+
+
+async def _ask(app: Any, canaries: list[Path], word: str) -> str | None:
+    """The request that brought a canary to light; None where none did."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost/gradio_api") as client:
+        for canary in canaries:
+            for way in WAYS:
+                if word in (await client.get(f"/{way}{canary}")).text:
+                    return way
+            for road, body in _bodies(canary):
+                text = (await client.post(f"/{road}", json=body)).text
+                for copy in re.findall(r"/[^\s\"'\\]*rmx-canary-[^\s\"'\\]*", text):
+                    if word in (await client.get(f"/file={copy}")).text:
+                        return road
+                if word in text:
+                    return road
+    return None
+
+
+def _bodies(canary: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Requests that name a file as gradio's clients do."""
+    file = {"path": str(canary), "meta": {"_type": "gradio.FileData"}}
+    for road in ROADS:
+        for index in range(EVENTS):
+            yield road, {"data": [file], "fn_index": index, "session_hash": "canary", "component_id": 1, "fn_name": "x"}
