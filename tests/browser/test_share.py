@@ -224,7 +224,7 @@ def test_the_gallery_opens_without_its_model(open_page: Open, url: str) -> None:
     expect(answer(page)).to_contain_text("✓ right")
     line = page.locator("#strip .shapelayer path")  # the strip's threshold is the tree's own, 1.4, not mini's
     expect(line.first).to_be_attached(timeout=30_000)
-    assert page.evaluate("document.querySelector('#strip .js-plotly-plot').layout.shapes[0].y0") == 1.4
+    page.wait_for_function("() => document.querySelector('#strip .js-plotly-plot').layout.shapes[0].y0 === 1.4")
     branches = page.get_by_role("navigation", name="Branches").get_by_role("button")
     wrong = branches.filter(has_text="✗").first
     wrong.click()
