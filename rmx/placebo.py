@@ -85,7 +85,7 @@ def placebo_pair(
     best = (wanted, 0.0)
     low, high = WEAKEST, STRONGEST
     for _ in range(HALVINGS if wanted else 0):
-        if cancelled() or best[0] == 0:
+        if cancelled() or best[0] == 0 or not pair.give_way(cancelled):
             break
         middle = (low * high) ** 0.5
         off = _disagree(ours, choices(pair.base, adapter_key(str(noise.adapter), middle), texts)) - wanted
@@ -100,6 +100,7 @@ def choices(model: Model, adapter: str | None, texts: Sequence[Text]) -> list[Te
     found: list[Tensor] = []
     with model.engine.using(adapter):
         for ids, start in texts:
+            model.engine.give_way()
             rows: list[Tensor] = []
             read = partial(_note_choices, rows)
             model.engine.open(ids[:-1], adapter=adapter, reuse=False, read_from=start, on_read=read)

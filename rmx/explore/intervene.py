@@ -167,7 +167,7 @@ class Intervention:
                     token = self.take(Step.of(stream), 0, detail=True)
                     self.seconds = time.perf_counter() - began
                     yield token
-                    if self.over():
+                    if self.over() or not self.pair.give_way(self.cancelled):
                         break
                     stream.feed([token.id])
             finally:
@@ -349,7 +349,7 @@ class AllArms:
                 tokens = [arms[i].take(step, row).id for row, i in enumerate(live)]
                 going = [row for row, i in enumerate(live) if not arms[i].over()]
                 done.update(i for row, i in enumerate(live) if row not in going)
-                if not going:
+                if not going or not self.pair.give_way(self.cancelled):
                     break
                 if len(going) < len(live):
                     stream.select(going)
