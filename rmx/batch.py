@@ -75,12 +75,11 @@ def decode_steps(
         max_new: tokens per row, the first one counted.
         over: told each token of each row in order; True ends the row, that token included.
         choose: picks the next ids; must not depend on which other rows are still there.
-        cancelled: ends the wait for the turn.
+        cancelled: shortens the waits in between; the caller asks it after each step.
 
     Yields:
         The rows so far, after each step: for each row its tokens, the first one included. It is one growing list.
-        When the generator ends by itself, every row is over or has `max_new` tokens (or fills the context), unless
-        it was cancelled, which the caller asks after each step.
+        When the generator ends by itself, every row is over or has `max_new` tokens (or fills the context).
     """
     stream = engine.open(prefix, adapter=adapter, reuse=reuse)
     if stream.reuse.computed > 1:  # else all but the last token is in the prefix cache already
@@ -97,9 +96,7 @@ def decode_steps(
         yield out
         if not going or step == room:
             return
-        if not engine.give_way(cancelled):
-            yield out
-            return
+        engine.give_way(cancelled)
         if len(going) < len(live):
             cache.batch_select_indices(torch.tensor(going, device=engine.device))
             live, ids = [live[i] for i in going], [ids[i] for i in going]
@@ -161,8 +158,9 @@ def continue_prefixes(
     while True:
         tokens = logits.argmax(-1).tolist()
         going = [i for i, (row, token) in enumerate(zip(live, tokens, strict=True)) if goes_on(row, token)]
-        if not going or not engine.give_way(cancelled):
+        if not going:
             return out
+        engine.give_way(cancelled)
         if len(going) < len(live):
             batch.select(going)
         live = [live[i] for i in going]

@@ -217,32 +217,33 @@ class Engine:
             return _swapped(self.biases[name])
         return nullcontext() if strength == 1 else _scaled(self.model, name, strength)
 
-    def give_way(self, cancelled: Callable[[], bool] = lambda: False) -> bool:
+    def give_way(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Between two steps of long work: let those go first who should, by the rule of rmx/turns.py.
 
         The adapters in use are left and entered again; caches belong to their streams and are not touched. Engines that
         are held together go together: who waited for one with the other in hand would wait for ever. Not to be called
         inside anything else that changes the network.
 
-        Returns:
-            Whether the caller has the engine still, or again. False: it was cancelled while it waited. Then it must not
-            use it any more, and gives its ticket back as ever.
+        Args:
+            cancelled: whether the work was called off meanwhile; then its next turn comes at once, so that it can end.
 
         Raises:
             ModelError: an adapter in use was dropped meanwhile.
         """
         engines = self.held.engines
         if not any(engine.turns.overdue() for engine in engines):
-            return True
+            return
         left = [(engine, *engine._step_back()) for engine in reversed(engines)]
-        for engine, held, ticket in reversed(left):
+        left.reverse()
+        for engine, held, ticket in left:
+            engine.turns.rejoin(ticket)
             while engine.turns.wait(ticket, POLL):
                 if cancelled():
-                    return False
+                    engine.turns.hurry(ticket)
             engine.held = held
+        for _, held, _ in left:
             for one in held.used:
                 one.switch()
-        return True
 
     def _step_back(self) -> tuple["Held", Ticket]:
         """Give the turn back for a while, the network as it was before it."""
@@ -392,16 +393,16 @@ class Using:
 
     def __init__(self, engine: Engine, adapter: str | None) -> None:
         self._engine, self._adapter = engine, adapter
-        self._switched: AbstractContextManager[Any] | None = None
+        self._switched: AbstractContextManager[Any] | None = None  # None where it was left, and could not be entered
 
     def __enter__(self) -> None:
         self.switch()
-        self._engine.held.used.append(self)
+        self._among = self._engine.held.used
+        self._among.append(self)
 
     def __exit__(self, *error: Any) -> None:
-        if self._switched is not None:  # else the turn was given back and is not here again
-            self._engine.held.used.remove(self)
-            self.leave(*error)
+        self._among.remove(self)
+        self.leave(*error)
 
     def switch(self) -> None:
         """Switch to it; the caller holds the turn."""
@@ -434,8 +435,7 @@ def held_together(engines: Sequence[Engine]) -> Iterator[None]:
         yield
     finally:
         for engine in engines:
-            if engine.held.engines is engines:  # else they were given back already
-                engine.held = Held([engine])
+            engine.held = Held([engine])
 
 
 def adapter_key(name: str, strength: float = 1.0) -> str:

@@ -85,9 +85,9 @@ class Pair:
                 stack.enter_context(held_together(self.engines))
             yield mine
 
-    def give_way(self, cancelled: Callable[[], bool] = lambda: False) -> bool:
+    def give_way(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Let others go first who should, see `Engine.give_way`; the caller holds `turn()`."""
-        return self.base.engine.give_way(cancelled)
+        self.base.engine.give_way(cancelled)
 
 
 def make_pair(

@@ -85,7 +85,7 @@ def placebo_pair(
     best = (wanted, 0.0)
     low, high = WEAKEST, STRONGEST
     for _ in range(HALVINGS if wanted else 0):
-        if cancelled() or best[0] == 0 or not pair.give_way(cancelled):
+        if cancelled() or best[0] == 0:
             break
         middle = (low * high) ** 0.5
         off = _disagree(ours, choices(pair.base, adapter_key(str(noise.adapter), middle), texts)) - wanted

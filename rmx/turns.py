@@ -28,6 +28,7 @@ RISE = 10.0  # seconds of waiting that count as one kind
 HALF_LIFE = 30.0  # seconds after which what somebody had counts half
 MOST_KNOWN = 20_000  # addresses, and owners, whose use is remembered
 MOST_BEGUN, BEGUN_EACH = 12, 3  # turns of one kind begun and not ended: of all, of one address
+ENDING = -1_000_000  # the kind of a ticket that goes before all others
 SMOOTH = 0.2  # weight of the newest turn in the mean length of a turn
 Item = TypeVar("Item")
 
@@ -80,6 +81,8 @@ class Ticket:
     def __init__(self, who: Asker, number: int) -> None:
         self.who, self.number = who, number
         self.begun = False  # whether it has had the engine already
+        self.away = False  # whether it has stepped back, and is not to be called yet
+        self.ending = False  # whether it only wants to come to its end
         self.came = time.monotonic()  # when it began to wait, at first or again
         self.since = self.counted = self.came  # of the holder: when its turn came; up to when it was counted
 
@@ -94,7 +97,7 @@ class Turns:
     def __init__(self, limit: int = 64, per_owner: int = 0, per_address: int = 0) -> None:
         self._changed = threading.Condition()
         self._line: list[Ticket] = []  # in the order of arrival
-        self._holder: Ticket | None = None  # one of them, as long as there is any
+        self._holder: Ticket | None = None  # one of them
         self.limit, self.per_owner, self.per_address = limit, per_owner, per_address
         self._addresses, self._owners = Usage(), Usage()
         self._came = 0  # tickets so far
@@ -164,6 +167,7 @@ class Turns:
             self._line.remove(ticket)
             if ticket is self._holder:
                 self._end_turn(ticket)
+            self._call()
             self._changed.notify_all()
 
     def overdue(self) -> bool:
@@ -175,22 +179,34 @@ class Turns:
             self._count(holder, now)
             return self._first(now) is not holder
 
+    def hurry(self, ticket: Ticket) -> None:
+        """Let the next turn be this ticket's: its work was called off, and all it does with it is to end."""
+        ticket.ending = True
+
     def step_back(self) -> Ticket:
-        """The holder gives its turn back and waits for the next one; returns its ticket."""
+        """The holder gives its turn back, and keeps its place in line until it is to `rejoin` it with its ticket."""
         with self._changed:
             ticket = self._holder
             if ticket is None:
                 raise ValueError("nobody holds this engine")
+            ticket.away = True
             self._end_turn(ticket)
             self._changed.notify_all()
         return ticket
+
+    def rejoin(self, ticket: Ticket) -> None:
+        """Wait for another turn. Who needs two engines rejoins one line after the other: a turn that comes while its
+        ticket waits elsewhere would be held for nothing, and for ever."""
+        with self._changed:
+            ticket.away = False
+            self._call()
 
     # -- inside; the caller holds the lock ----------------------------------------------------------------------------
 
     def _rank(self, ticket: Ticket, now: float) -> tuple[int, float, float, int]:
         """The lowest goes first."""
         who = ticket.who
-        kind = who.kind - int((now - ticket.came) / RISE)
+        kind = ENDING if ticket.ending else who.kind - int((now - ticket.came) / RISE)
         return kind, self._addresses.of(who.address, now), self._owners.of(who.owner, now), ticket.number
 
     def _first(self, now: float) -> Ticket | None:
@@ -201,7 +217,7 @@ class Turns:
 
         def able(t: Ticket) -> bool:
             room = of_kind[t.who.kind] < MOST_BEGUN and near[t.who.kind, t.who.address] < BEGUN_EACH
-            return t.begun or room
+            return (t.begun or room) and not t.away
 
         return min(filter(able, self._line), key=lambda t: self._rank(t, now), default=None)
 

@@ -76,8 +76,7 @@ class Generation:
                     self.tokens.append(token)
                     self.seconds = time.perf_counter() - began
                     yield token
-                    if not self.model.engine.give_way(self.cancelled):
-                        return
+                    self.model.engine.give_way(self.cancelled)
             finally:
                 self.seconds = time.perf_counter() - began
                 if stream is not None and not self.job.cold:

@@ -167,8 +167,9 @@ class Intervention:
                     token = self.take(Step.of(stream), 0, detail=True)
                     self.seconds = time.perf_counter() - began
                     yield token
-                    if self.over() or not self.pair.give_way(self.cancelled):
+                    if self.over():
                         break
+                    self.pair.give_way(self.cancelled)
                     stream.feed([token.id])
             finally:
                 stream.save()
@@ -349,8 +350,9 @@ class AllArms:
                 tokens = [arms[i].take(step, row).id for row, i in enumerate(live)]
                 going = [row for row, i in enumerate(live) if not arms[i].over()]
                 done.update(i for row, i in enumerate(live) if row not in going)
-                if not going or not self.pair.give_way(self.cancelled):
+                if not going:
                     break
+                self.pair.give_way(self.cancelled)
                 if len(going) < len(live):
                     stream.select(going)
                     live, tokens = [live[row] for row in going], [tokens[row] for row in going]

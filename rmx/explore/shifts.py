@@ -186,8 +186,9 @@ class ShiftMap:
                     logits = (stream.base if job.source == "base" else stream.adapted)[0]
                     token = choose(logits, int(logits.argmax()), len(self.shifts))
                     yield shifts_of(self.pair, len(self.shifts), [token], stream.base, stream.adapted, pieces)[0]
-                    if self._over(token, rule) or not self.pair.give_way(self.cancelled):
+                    if self._over(token, rule):
                         break
+                    self.pair.give_way(self.cancelled)
                     stream.feed([token])
             finally:
                 stream.save()

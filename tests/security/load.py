@@ -34,6 +34,8 @@ from rmx.examples import examples
 GREEDY, CROWD, MEASURING = "203.0.113.1", "203.0.113.2", "203.0.113.3"
 PATIENCE = 60.0  # seconds after which the polite visitor counts as not served
 WARM = 8.0  # seconds that the attackers have before the polite visitor comes
+LONGEST = {"temperature": 2.0, "top-p": 1.0, "max-new": 1024}  # as many tokens as the site allows
+Call = tuple[int, list[Any]]  # number of an event, and its inputs
 
 
 class Form:
@@ -43,43 +45,44 @@ class Form:
         self.props = {c["id"]: c["props"] for c in config["components"]}
         self.events = config["dependencies"]
 
-    def event(self, elem_id: str | None, kind: str) -> tuple[int, list[Any]]:
-        """Number and inputs of an event; no `elem_id`: the page's own."""
+    def call(self, elem_id: str | None, kind: str, **values: Any) -> Call:
+        """An event with inputs, some of which have other values; no `elem_id`: that of a page that opens."""
         for event in self.events:
-            for target, name in event["targets"]:
-                known = self.props.get(target, {}).get("elem_id")
-                if name == kind and (known == elem_id if elem_id else target not in self.props):
-                    return event["id"], [self.props[i].get("value") for i in event["inputs"]]
+            names = [self.props[i].get("elem_id") for i in event["inputs"]]
+            if (names or elem_id is None) and self._is_of(event, elem_id, kind):
+                at_first = [self.props[i].get("value") for i in event["inputs"]]
+                return event["id"], [values.get(n, v) for n, v in zip(names, at_first, strict=True)]
         raise LookupError(f"{elem_id} has no {kind}")
 
-    def place(self, elem_id: str, of: int) -> int:
-        """Which of an event's inputs is this component."""
-        inputs = next(e["inputs"] for e in self.events if e["id"] == of)
-        return next(i for i, at in enumerate(inputs) if self.props[at].get("elem_id") == elem_id)
+    def _is_of(self, event: dict[str, Any], elem_id: str | None, kind: str) -> bool:
+        named = [(self.props.get(target, {}).get("elem_id"), name) for target, name in event["targets"]]
+        return (elem_id, kind) in named
 
 
-@dataclass
 class Tab(Page):
-    """A page of somebody at an address; several may share a cookie."""
+    """An open page of somebody at an address."""
 
-    url: str
-    config: dict[str, Any]
-    address: str
+    def __init__(self, url: str, config: dict[str, Any], address: str, cookies: httpx.Cookies | None = None) -> None:
+        super().__init__(url, config)
+        self.url, self.config, self.form = url, config, Form(config)
+        self.client.headers["x-forwarded-for"] = self.address = address
+        if cookies is not None:
+            self.client.cookies = cookies
 
-    def __post_init__(self) -> None:
-        Page.__init__(self, self.url, self.config)
-        self.form = Form(self.config)
-        self.client.headers["x-forwarded-for"] = self.address
-
-    async def again(self) -> "Tab":
+    def another(self) -> "Tab":
         """Another tab of the same browser."""
-        other = Tab(self.url, self.config, self.address)
-        other.client.cookies = self.client.cookies
-        return other
+        return Tab(self.url, self.config, self.address, self.client.cookies)
 
-    async def post(self, number: int, data: Sequence[Any], event: dict[str, Any] | None = None) -> httpx.Response:
-        body = {"data": list(data), "fn_index": number, "session_hash": self.session, "event_data": event}
+    async def post(self, call: Call) -> httpx.Response:
+        body = {"data": call[1], "fn_index": call[0], "session_hash": self.session, "event_data": None}
         return await self.client.post("/gradio_api/queue/join", json=body)
+
+
+async def stranger(url: str, config: dict[str, Any], address: str) -> Tab:
+    """A tab with a cookie of its own."""
+    tab = Tab(url, config, address)
+    (await tab.client.get("/")).raise_for_status()
+    return tab
 
 
 @dataclass
@@ -88,16 +91,16 @@ class Seen:
 
     first: list[float] = field(default_factory=list)  # seconds from Solve to the first token
     screen: list[float] = field(default_factory=list)  # seconds until the first screen has tokens
-    whole: list[float] = field(default_factory=list)  # seconds until the solution is done
+    whole: list[float] = field(default_factory=list)  # seconds until either is done
     refused: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    answers: Counter[str] = field(default_factory=Counter)  # status of posts, what streams ended with
+    answers: Counter[str] = field(default_factory=Counter)  # what was posted, and the status of the answer
 
     def json(self) -> dict[str, Any]:
         return {
-            "first_token": spread(self.first),
-            "first_screen": spread(self.screen),
-            "whole": spread(self.whole),
+            "first_token_seconds": spread(self.first),
+            "first_screen_seconds": spread(self.screen),
+            "whole_seconds": spread(self.whole),
             "refused": len(self.refused),
             "errors": len(self.errors),
             "said": Counter(self.refused + self.errors).most_common(5),
@@ -124,12 +127,11 @@ async def be_polite(url: str, config: dict[str, Any], until: float) -> Seen:
         tab = Tab(url, config, f"198.51.100.{visit % 200 + 1}")
         try:
             await tab.open()
-            await follow(tab, tab.form.event(None, "load"), seen, seen.screen)
+            await follow(tab, tab.form.call(None, "load"), seen, seen.screen)
             for _ in range(2):
-                number, data = tab.form.event("solve", "click")
-                example = draw.choice(examples())
-                data[tab.form.place("problem", number)] = example.problem
-                await follow(tab, (number, data), seen, seen.first)
+                await follow(
+                    tab, tab.form.call("solve", "click", problem=draw.choice(examples()).problem), seen, seen.first
+                )
                 await asyncio.sleep(1.0)
         except Exception as error:  # noqa: BLE001  whatever a visitor meets is counted
             seen.errors.append(f"{type(error).__name__}: {error}"[:200])
@@ -139,36 +141,37 @@ async def be_polite(url: str, config: dict[str, Any], until: float) -> Seen:
     return seen
 
 
-async def follow(tab: Tab, asked: tuple[int, list[Any]], seen: Seen, first: list[float]) -> None:
-    """Ask and read to the end; notes when the first token came, and when none did."""
-    began = time.monotonic()
-    reply = await tab.post(*asked)
+async def follow(tab: Tab, call: Call, seen: Seen, first: list[float]) -> None:
+    """Ask and read to the end; notes when the first token came, and `PATIENCE` where none did."""
+    began, before = time.monotonic(), len(first)
+    reply = await tab.post(call)
     if reply.status_code != 200:
         seen.refused.append(f"{reply.status_code} {reply.text}"[:200])
         return
-    spoke = False
     try:
         async with asyncio.timeout(PATIENCE), tab.listening(reply.json()["event_id"]) as messages:
             async for message in messages:
-                output = message.get("output") or {}
-                if not spoke and has_tokens(output.get("data") or []):
-                    spoke = True
+                data = (message.get("output") or {}).get("data") or [{}]
+                if len(first) == before and has_tokens(data):
                     first.append(time.monotonic() - began)
                 if message["msg"] == "process_completed":
-                    told = output.get("data") or [{}]
-                    error = told[0].get("error") if isinstance(told[0], dict) else None
-                    if error or not message["success"]:
-                        seen.refused.append(str(error or output)[:200])
-                    elif not spoke:
-                        seen.errors.append("it ended without a token")
-                    else:
-                        seen.whole.append(time.monotonic() - began)
+                    note_end(message, data, seen, len(first) > before)
+                    seen.whole.append(time.monotonic() - began)
                     return
         seen.errors.append("the stream broke off")
     except TimeoutError:
-        seen.errors.append(f"not done after {PATIENCE:g} s, {'after' if spoke else 'before'} the first token")
-        if not spoke:
+        seen.errors.append(f"not done after {PATIENCE:g} s")
+        if len(first) == before:
             first.append(PATIENCE)
+
+
+def note_end(message: dict[str, Any], data: list[Any], seen: Seen, spoke: bool) -> None:
+    """The last message of a stream: done, refused, or without a token."""
+    error = data[0].get("error") if isinstance(data[0], dict) else None
+    if error or not message["success"]:
+        seen.refused.append(str(error or message["output"])[:200])
+    elif not spoke:
+        seen.errors.append("it ended without a token")
 
 
 # -- the attackers ----------------------------------------------------------------------------------------------------
@@ -176,55 +179,26 @@ async def follow(tab: Tab, asked: tuple[int, list[Any]], seen: Seen, first: list
 
 async def attack(url: str, config: dict[str, Any], until: float) -> Seen:
     """All of them at once."""
-    seen, greedy = Seen(), Tab(url, config, GREEDY)
-    await greedy.client.get("/")
+    seen, greedy = Seen(), await stranger(url, config, GREEDY)
+    sets = ["pair-shifts", "pair-intervene"]
+    crowd = [await stranger(url, config, CROWD) for _ in range(10)]
     await asyncio.gather(
-        *[without_end(greedy, seen, until, requests_of(i)) for i in range(10)],
-        plans(greedy, seen, until),
-        *[another_cookie(url, config, seen, until) for _ in range(10)],
+        *[without_end(greedy, button, seen, until) for button in sets + 8 * ["solve"]],
+        *[without_end(tab, "solve", seen, until) for tab in crowd],
+        plans(greedy.another(), seen, until),
         claims(url, config, seen, until),
     )
     return seen
 
 
-def requests_of(worker: int) -> Callable[[Tab, random.Random], tuple[int, list[Any]]]:
-    """What one of the greedy cookie's ten asks for, again and again: long samples, readings, sets."""
-
-    def ask(tab: Tab, draw: random.Random) -> tuple[int, list[Any]]:
-        elem_id = "pair-shifts" if worker == 0 else "pair-intervene" if worker == 1 else "solve"
-        number, data = tab.form.event(elem_id, "click" if worker > 1 else "click")
-        if elem_id != "solve":
-            # Of the button's two events the second one has inputs.
-            number = [e["id"] for e in tab.form.events if e["inputs"] and [0] and targets(tab, e, elem_id)][0]
-            inputs = next(e["inputs"] for e in tab.form.events if e["id"] == number)
-            return number, [tab.form.props[i].get("value") for i in inputs]
-        return number, long_sample(tab, number, data, draw)
-
-    return ask
-
-
-def targets(tab: Tab, event: dict[str, Any], elem_id: str) -> bool:
-    return any(tab.form.props.get(target, {}).get("elem_id") == elem_id for target, _ in event["targets"])
-
-
-def long_sample(tab: Tab, number: int, data: list[Any], draw: random.Random) -> list[Any]:
-    """As many tokens as the site allows, without an answer where it can be helped."""
-    values = {"temperature": 2.0, "top-p": 1.0, "seed": draw.randrange(10**6), "max-new": 1024}
-    for elem_id, value in values.items():
-        data[tab.form.place(elem_id, number)] = value
-    return data
-
-
-async def without_end(
-    tab: Tab, seen: Seen, until: float, ask: Callable[[Tab, random.Random], tuple[int, list[Any]]]
-) -> None:
+async def without_end(tab: Tab, button: str, seen: Seen, until: float) -> None:
     """One request after the other, each read to its end; who is refused comes back at once."""
     draw = random.Random()
     while time.monotonic() < until:
-        page = await tab.again()
-        with suppress(httpx.HTTPError, TimeoutError, KeyError):
-            reply = await page.post(*ask(page, draw))
-            seen.answers[f"post {reply.status_code}"] += 1
+        page = tab.another()
+        with suppress(httpx.HTTPError, TimeoutError):
+            reply = await page.post(page.form.call(button, "click", **LONGEST, seed=draw.randrange(10**6)))
+            seen.answers[f"{button} {reply.status_code}"] += 1
             if reply.status_code != 200:
                 await asyncio.sleep(0.25)
             else:
@@ -235,36 +209,26 @@ async def without_end(
         await page.client.aclose()
 
 
-async def another_cookie(url: str, config: dict[str, Any], seen: Seen, until: float) -> None:
-    tab = Tab(url, config, CROWD)
-    await tab.client.get("/")
-    await without_end(tab, seen, until, requests_of(9))
-
-
 async def plans(tab: Tab, seen: Seen, until: float) -> None:
     """A plan with another temperature four times a second; nobody reads what comes of it."""
-    page, count = await tab.again(), 0
-    number, data = page.form.event("train-temperature", "blur")
-    where = page.form.place("train-temperature", number)
+    count = 0
     while time.monotonic() < until:
         count += 1
-        data[where] = str(0.5 + count % 1000 / 1000)
+        call = tab.form.call("train-temperature", "blur", **{"train-temperature": str(0.5 + count % 1000 / 1000)})
         with suppress(httpx.HTTPError):
-            seen.answers[f"plan {(await page.post(number, data)).status_code}"] += 1
+            seen.answers[f"plan {(await tab.post(call)).status_code}"] += 1
         await asyncio.sleep(0.25)
 
 
 async def claims(url: str, config: dict[str, Any], seen: Seen, until: float) -> None:
-    """24 posts by eight cookies, every ten seconds."""
-    cookies = [Tab(url, config, MEASURING) for _ in range(8)]
-    for cookie in cookies:
-        await cookie.client.get("/")
+    """24 posts by eight cookies, every ten seconds; nobody reads what comes of them."""
+    cookies = [await stranger(url, config, MEASURING) for _ in range(8)]
     while time.monotonic() < until:
         for i in range(24):
-            page = await cookies[i % 8].again()
-            number, data = page.form.event("claims-measure", "click")
+            page = cookies[i % 8].another()
             with suppress(httpx.HTTPError):
-                seen.answers[f"claims {(await page.post(number, data)).status_code}"] += 1
+                reply = await page.post(page.form.call("claims-measure", "click"))
+                seen.answers[f"claims {reply.status_code}"] += 1
             await page.client.aclose()
         await asyncio.sleep(10)
 
@@ -288,13 +252,13 @@ def measure(minutes: float, attackers: bool = True) -> dict[str, Any]:
         site = Site(Path(folder))
         site.start()
         try:
-            begin = os.getloadavg()
+            before = os.getloadavg()
             sides = [_side("attack", site.url, seconds + WARM)] if attackers else []
             time.sleep(WARM if attackers else 0)
             sides.append(_side("polite", site.url, seconds))
             said = [json.loads(side.communicate(timeout=seconds + 300)[0]) for side in sides]
             found = {"polite": said[-1], "attack": said[0]["answers"] if attackers else None}
-            return found | {"memory_mb": round(site.memory()), "load": {"before": begin, "after": os.getloadavg()}}
+            return found | {"memory_mb": round(site.memory()), "load_average": [before[0], os.getloadavg()[0]]}
         finally:
             site.stop()
 
