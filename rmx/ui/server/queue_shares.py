@@ -111,9 +111,10 @@ class SharedQueue(Queue):
             running = self._running(group.concurrency_id)
             able = [event for event in group.queue if running[self._who(event).address] < most]
             if able:
-                first = min(able, key=self._had)
+                now = time.monotonic()
+                first = min(able, key=lambda event: self._had(event, now))
                 group.queue.remove(first)
-                self._serve(first)
+                self._serve(first, now)
                 return [first], False, group.concurrency_id
         return None
 
@@ -122,12 +123,13 @@ class SharedQueue(Queue):
         running = (event for job in self.active_jobs for event in job or () if event.concurrency_id == concurrency_id)
         return Counter(address for event in running if (address := self._who(event).address) is not None)
 
-    def _had(self, event: Event) -> tuple[float, float]:
-        who, now = self._who(event), time.monotonic()
+    def _had(self, event: Event, now: float) -> tuple[float, float]:
+        """How many events of its address, and of its visitor, were served lately."""
+        who = self._who(event)
         return self.served.of(f"address {who.address}", now), self.served.of(f"owner {who.owner}", now)
 
-    def _serve(self, event: Event) -> None:
-        who, now = self._who(event), time.monotonic()
+    def _serve(self, event: Event, now: float) -> None:
+        who = self._who(event)
         for key in (f"address {who.address}", f"owner {who.owner}"):
             self.served.add(key, 1.0, now)
 
