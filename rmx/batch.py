@@ -34,7 +34,15 @@ def continue_batch(
 ) -> list[list[int]]:
     """`decode_steps` to its end, or until `cancelled` says so between two steps; returns the rows so far."""
     steps = decode_steps(
-        engine, prefix, firsts, max_new=max_new, over=over, choose=choose, adapter=adapter, reuse=reuse
+        engine,
+        prefix,
+        firsts,
+        max_new=max_new,
+        over=over,
+        choose=choose,
+        adapter=adapter,
+        reuse=reuse,
+        cancelled=cancelled,
     )
     rows: list[list[int]] = [[] for _ in firsts]
     for so_far in steps:
@@ -55,10 +63,11 @@ def decode_steps(
     choose: Choose = greedy,
     adapter: str | None = None,
     reuse: bool = True,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Generator[list[list[int]]]:
     """Continue `prefix` once for each token of `firsts`, as one batch; row i starts with firsts[i].
 
-    The caller holds the engine's turn and is inside `engine.using(adapter)`.
+    The caller holds the engine's turn and is inside `engine.using(adapter)`; between two steps others get theirs.
 
     Args:
         prefix: prompt and kept tokens.
@@ -66,6 +75,7 @@ def decode_steps(
         max_new: tokens per row, the first one counted.
         over: told each token of each row in order; True ends the row, that token included.
         choose: picks the next ids; must not depend on which other rows are still there.
+        cancelled: shortens the waits in between; the caller asks it after each step.
 
     Yields:
         The rows so far, after each step: for each row its tokens, the first one included. It is one growing list.
@@ -86,6 +96,7 @@ def decode_steps(
         yield out
         if not going or step == room:
             return
+        engine.give_way(cancelled)
         if len(going) < len(live):
             cache.batch_select_indices(torch.tensor(going, device=engine.device))
             live, ids = [live[i] for i in going], [ids[i] for i in going]
@@ -149,6 +160,7 @@ def continue_prefixes(
         going = [i for i, (row, token) in enumerate(zip(live, tokens, strict=True)) if goes_on(row, token)]
         if not going:
             return out
+        engine.give_way(cancelled)
         if len(going) < len(live):
             batch.select(going)
         live = [live[i] for i in going]

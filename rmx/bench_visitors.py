@@ -189,7 +189,7 @@ class Visitor:
         last: dict[str, Any] = {}
         spoke = False
         async for message in messages:
-            if message["msg"] == "process_generating" and not spoke and _has_tokens(message["output"]["data"]):
+            if message["msg"] == "process_generating" and not spoke and has_tokens(message["output"]["data"]):
                 spoke = True
                 self.tally.first.append(time.monotonic() - began)
             if message["msg"] == "process_completed":
@@ -291,7 +291,7 @@ def differs(whole: dict[str, Any], cold: Trace) -> str | None:
     return None if answer == cold.answer.json() else f"answer {answer}, {cold.answer.json()} cold"
 
 
-def _has_tokens(data: list[Any]) -> bool:
+def has_tokens(data: list[Any]) -> bool:
     """Whether a message of a stream, whole or as the difference to the one before, brings tokens."""
     first = data[0] if data else None
     if isinstance(first, dict):

@@ -28,7 +28,7 @@ from rmx.errors import RmxError
 from rmx.gpu_time import bounded, work
 from rmx.models import Model
 from rmx.pair import Pair
-from rmx.turns import asker
+from rmx.turns import Asker, asker
 from rmx.workspace import Workspace
 
 P = ParamSpec("P")
@@ -109,7 +109,7 @@ class Call:
     args: tuple[Any, ...]
     named: dict[str, Any]
     seconds: int
-    asker: str | None
+    asker: Asker
 
 
 class Carrier:

@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rmx.errors import ModelError, PromptError
 from rmx.records import Reuse
-from rmx.turns import Turns, asker
+from rmx.turns import POLL, Ticket, Turns, asker
 
 if TYPE_CHECKING:
     from rmx.carry import Carrier
@@ -159,11 +159,13 @@ class Engine:
         self.biases: dict[str, list[tuple[Tensor, Tensor]]] = {}  # of adapters that train them: the base's, theirs
         self.probe: Tensor | None = None  # logits on a fixed text, recorded before the first adapter
         self.far: Carrier | None = None  # who carries calls to the process with the weights; None: that is this one
+        self.held = Held([self])  # of whoever has the turn
 
     def forked(self) -> None:
         """In a new process that is a copy of another: the weights are here, its lines and locks are not ours."""
         self.far = None
-        self.turns = Turns(self.turns.limit, self.turns.per_owner)
+        self.turns = Turns(self.turns.limit, self.turns.per_owner, self.turns.per_address)
+        self.held = Held([self])
         self.prefixes = PrefixCache(self.prefixes.max_bytes)
 
     @property
@@ -187,7 +189,7 @@ class Engine:
 
     # -- adapters -------------------------------------------------------------------------------------------------
 
-    def using(self, adapter: str | None) -> AbstractContextManager[Any]:
+    def using(self, adapter: str | None) -> "Using":
         """Switch to an adapter, or to the base when None, for the length of a `with` block.
 
         An adapter's key is its name, or `name*0.50` for the same adapter at half its strength.
@@ -195,17 +197,60 @@ class Engine:
         Raises:
             ModelError: it is not loaded, or the weights are in another process.
         """
+        self._check_adapter(adapter)
+        return Using(self, adapter)
+
+    def _check_adapter(self, adapter: str | None) -> None:
         if self.far is not None:
             raise ModelError(NOT_HERE)
+        if adapter is not None and (name := split_key(adapter)[0]) not in self.adapters:
+            raise ModelError(f"The adapter '{name}' is not loaded on this model.")
+
+    def switched(self, adapter: str | None) -> AbstractContextManager[Any]:
+        """What `using` enters and leaves."""
+        self._check_adapter(adapter)
         if adapter is None:
             return _switched_off(self.model) if self.adapters else nullcontext()
         name, strength = split_key(adapter)
-        if name not in self.adapters:
-            raise ModelError(f"The adapter '{name}' is not loaded on this model.")
         self.model.set_adapter(name)
         if name in self.biases:
             return _swapped(self.biases[name])
         return nullcontext() if strength == 1 else _scaled(self.model, name, strength)
+
+    def give_way(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Between two steps of long work: let those go first who should, by the rule of rmx/turns.py.
+
+        The adapters in use are left and entered again; caches belong to their streams and are not touched. Engines that
+        are held together go together: who waited for one with the other in hand would wait for ever. Not to be called
+        inside anything else that changes the network.
+
+        Args:
+            cancelled: whether the work was called off meanwhile; then its next turn comes at once, so that it can end.
+
+        Raises:
+            ModelError: an adapter in use was dropped meanwhile.
+        """
+        engines = self.held.engines
+        if not any(engine.turns.overdue() for engine in engines):
+            return
+        left = [(engine, *engine._step_back()) for engine in reversed(engines)]
+        left.reverse()
+        for engine, held, ticket in left:
+            engine.turns.rejoin(ticket)
+            while engine.turns.wait(ticket, POLL):
+                if cancelled():
+                    engine.turns.hurry(ticket)
+            engine.held = held
+        for _, held, _ in left:
+            for one in held.used:
+                one.switch()
+
+    def _step_back(self) -> tuple["Held", Ticket]:
+        """Give the turn back for a while, the network as it was before it."""
+        held, self.held = self.held, Held([self])
+        for one in reversed(held.used):
+            one.leave()
+        return held, self.turns.step_back()
 
     # -- the four moves -------------------------------------------------------------------------------------------
 
@@ -294,7 +339,7 @@ class Engine:
         n = whole_length(cache)
         if n and croppable(cache):
             layers = tuple((layer.keys[:, :, :n], layer.values[:, :, :n]) for layer in cache.layers)
-            self.prefixes.keep(Saved(adapter, torch.tensor(ids[:n], dtype=torch.long), layers, asker.get()))
+            self.prefixes.keep(Saved(adapter, torch.tensor(ids[:n], dtype=torch.long), layers, asker.get().owner))
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
@@ -327,7 +372,7 @@ class Engine:
 
     def _resume(self, adapter: str | None, ids: Sequence[int], limit: int) -> tuple[Any, int]:
         """A cache that already holds as much of ids[:limit] as was ever computed, and how much that is."""
-        found = self.prefixes.find(adapter, ids[:limit], asker.get()) if limit else None
+        found = self.prefixes.find(adapter, ids[:limit], asker.get().owner) if limit else None
         if found is None:
             return self._new_cache(), 0
         saved, shared = found
@@ -341,6 +386,56 @@ class Engine:
             if isinstance(layer, DynamicSlidingWindowLayer):
                 layer.cumulative_length = n
         return cache
+
+
+class Using:
+    """An adapter, or the base, switched to for the length of a `with` block; `give_way` leaves it for a while."""
+
+    def __init__(self, engine: Engine, adapter: str | None) -> None:
+        self._engine, self._adapter = engine, adapter
+        self._switched: AbstractContextManager[Any] | None = None  # None where it was left, and could not be entered
+
+    def __enter__(self) -> None:
+        self.switch()
+        self._among = self._engine.held.used
+        self._among.append(self)
+
+    def __exit__(self, *error: Any) -> None:
+        self._among.remove(self)
+        self.leave(*error)
+
+    def switch(self) -> None:
+        """Switch to it; the caller holds the turn."""
+        switched = self._engine.switched(self._adapter)
+        switched.__enter__()
+        self._switched = switched
+
+    def leave(self, *error: Any) -> None:
+        """Switch back to what was before."""
+        switched, self._switched = self._switched, None
+        if switched is not None:
+            switched.__exit__(*(error or (None, None, None)))
+
+
+@dataclass(frozen=True)
+class Held:
+    """What belongs to whoever holds an engine: the engines held with it, itself among them in the order in which their
+    turns are always taken, and what was switched to, the innermost last."""
+
+    engines: Sequence[Engine]
+    used: list[Using] = field(default_factory=list)
+
+
+@contextmanager
+def held_together(engines: Sequence[Engine]) -> Iterator[None]:
+    """The caller holds the turns of all these engines, in this order, and gives them back after the `with` block."""
+    for engine in engines:
+        engine.held = Held(engines)
+    try:
+        yield
+    finally:
+        for engine in engines:
+            engine.held = Held([engine])
 
 
 def adapter_key(name: str, strength: float = 1.0) -> str:

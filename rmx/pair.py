@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rmx.adapter_facts import why_not_linear
 from rmx.adapters import attached
-from rmx.engine import Engine, Saved, Stream, adapter_key, croppable, split_key, whole_length
+from rmx.engine import Engine, Saved, Stream, adapter_key, croppable, held_together, split_key, whole_length
 from rmx.errors import ModelError
 from rmx.models import Model
 from rmx.turns import asker
@@ -61,21 +61,33 @@ class Pair:
         config = self.base.engine.model.peft_config[split_key(self.adapter)[0]]
         return why_not_linear(config) is None
 
+    @property
+    def engines(self) -> list[Engine]:
+        """The engine, or both engines, in the order in which their turns are always taken."""
+        engines = {id(m.engine): m.engine for m in (self.base, self.adapted)}
+        return [engines[key] for key in sorted(engines)]
+
     @contextmanager
     def turn(self, patience: float | None = None) -> Iterator[None]:
         """Hold the engine, or both engines, always in the same order."""
-        engines = {id(m.engine): m.engine for m in (self.base, self.adapted)}
         with ExitStack() as stack:
-            for _, engine in sorted(engines.items()):
+            for engine in self.engines:
                 stack.enter_context(engine.turns.turn(patience))
+            stack.enter_context(held_together(self.engines))
             yield
 
     @contextmanager
     def when_free(self, cancelled: Callable[[], bool]) -> Iterator[bool]:
         """As `turn`, for a long job that may be called off while it waits; yields whether the turn came."""
-        engines = {id(m.engine): m.engine for m in (self.base, self.adapted)}
         with ExitStack() as stack:
-            yield all(stack.enter_context(engine.turns.when_free(cancelled)) for _, engine in sorted(engines.items()))
+            mine = all(stack.enter_context(engine.turns.when_free(cancelled)) for engine in self.engines)
+            if mine:
+                stack.enter_context(held_together(self.engines))
+            yield mine
+
+    def give_way(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Let others go first who should, see `Engine.give_way`; the caller holds `turn()`."""
+        self.base.engine.give_way(cancelled)
 
 
 def make_pair(
@@ -150,6 +162,7 @@ def read_both(pair: Pair, ids: Sequence[int], start: int, on_rows: OnRows, reuse
             )
     on_rows(start, read[0][:, :v], read[1][:, :v])
     for at in range(start + rows, len(ids), rows):
+        pair.give_way()
         chunk = list(ids[at : at + rows])
         read.clear()
         for (engine, adapter), stream in zip(halves, streams, strict=True):
@@ -236,7 +249,7 @@ class PairStream:
                 (x.keys[i : i + 1, :, :length].clone(), x.values[i : i + 1, :, :length].clone()) for x in cache.layers
             )
             ids = torch.tensor(self.ids[row][:length], dtype=torch.long)
-            engine.prefixes.keep(Saved(adapter, ids, layers, asker.get()))
+            engine.prefixes.keep(Saved(adapter, ids, layers, asker.get().owner))
 
 
 @contextmanager
@@ -249,6 +262,7 @@ def open_pair(pair: Pair, prefixes: Sequence[Sequence[int]], reuse: bool = True)
     known: dict[tuple[int, ...], tuple[Stream, Stream]] = {}
     for prefix in map(tuple, prefixes):
         if prefix not in known:
+            pair.give_way()
             known[prefix] = (
                 _open(pair.base.engine, prefix, None, reuse),
                 _open(pair.adapted.engine, prefix, pair.adapter, reuse),

@@ -100,6 +100,7 @@ def choices(model: Model, adapter: str | None, texts: Sequence[Text]) -> list[Te
     found: list[Tensor] = []
     with model.engine.using(adapter):
         for ids, start in texts:
+            model.engine.give_way()
             rows: list[Tensor] = []
             read = partial(_note_choices, rows)
             model.engine.open(ids[:-1], adapter=adapter, reuse=False, read_from=start, on_read=read)

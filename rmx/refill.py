@@ -146,7 +146,7 @@ class Loop:
         """Decode for a while; returns the samples that ended. The caller holds the engine's turn."""
         began = time.monotonic()
         while not self.done and not cancelled():
-            self._admit()
+            self._admit(cancelled)
             if self._live:
                 self._step()
             if time.monotonic() - began >= ROUND_SECONDS:
@@ -163,10 +163,11 @@ class Loop:
             for number, made in enumerate(ask.made):
                 yield _Row(i, number, key, room, made)
 
-    def _admit(self) -> None:
+    def _admit(self, cancelled: Callable[[], bool]) -> None:
         """Begin waiting rows while there is room; a row that ends with its first token needs none."""
         while self._waiting and (free := self._batch.free(len(self._live))):
             self._begin([self._waiting.popleft() for _ in range(self._alike(free))])
+            self._engine.give_way(cancelled)
 
     def _alike(self, most: int) -> int:
         """How many of the next rows, `most` at most, continue the same prompt."""

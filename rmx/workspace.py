@@ -22,7 +22,8 @@ class Workspace:
 
     Args:
         policy: what may be asked for; every road to a model or an adapter leads through here.
-        max_waiting: who holds or waits for one model at most. per_visitor: how many of those are one visitor's; 0: any.
+        max_waiting: who holds or waits for one model at most. per_visitor, per_address: how many of those are one
+            visitor's, or come from one address; 0: any.
     """
 
     forks = False  # whether this process is copied for single calls: gradients computed here would spoil the copies
@@ -36,9 +37,10 @@ class Workspace:
         policy: Policy = PRIVATE,
         max_waiting: int = 64,
         per_visitor: int = 0,
+        per_address: int = 0,
     ) -> None:
         self._load = loader or (lambda spec: load(spec, device, dtype))
-        self.policy, self._line = policy, (max_waiting, per_visitor)
+        self.policy, self._line = policy, (max_waiting, per_visitor, per_address)
         self._keep = keep
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, threading.Lock] = {}
@@ -64,7 +66,8 @@ class Workspace:
             finally:
                 with self._lock:
                     self._loading.pop(spec, None)
-            model.engine.turns.limit, model.engine.turns.per_owner = self._line
+            turns = model.engine.turns
+            turns.limit, turns.per_owner, turns.per_address = self._line
             with self._lock:
                 self._models[spec] = model
                 large = [s for s in self._models if s != "mini"]

@@ -40,8 +40,8 @@ class Job:
 class Generation:
     """An iterable over the tokens that are new; `trace()` gives the whole completion, also after a cancel.
 
-    Iterating holds the engine's turn from the first token to the last, or until the iterator is closed; a caller
-    that has the turn already iterates over `tokens_held()`.
+    Iterating holds the engine's turn from the first token to the last, or until the iterator is closed, and gives way
+    in between (see rmx/turns.py); a caller that has the turn already iterates over `tokens_held()`.
     """
 
     model: Model
@@ -76,6 +76,7 @@ class Generation:
                     self.tokens.append(token)
                     self.seconds = time.perf_counter() - began
                     yield token
+                    self.model.engine.give_way(self.cancelled)
             finally:
                 self.seconds = time.perf_counter() - began
                 if stream is not None and not self.job.cold:

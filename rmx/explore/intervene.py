@@ -169,6 +169,7 @@ class Intervention:
                     yield token
                     if self.over():
                         break
+                    self.pair.give_way(self.cancelled)
                     stream.feed([token.id])
             finally:
                 stream.save()
@@ -351,6 +352,7 @@ class AllArms:
                 done.update(i for row, i in enumerate(live) if row not in going)
                 if not going:
                     break
+                self.pair.give_way(self.cancelled)
                 if len(going) < len(live):
                     stream.select(going)
                     live, tokens = [live[row] for row in going], [tokens[row] for row in going]

@@ -272,6 +272,7 @@ class Sampler:
                     over=Ending(self.model, self.trace.prompt_ids, self.kept, len(plan)),
                     choose=self._chooser(plan),
                     adapter=adapter,
+                    cancelled=cancelled,
                 )
                 rows, whole = yield from self.meter.decode(steps, cancelled)
         if whole:

@@ -314,6 +314,7 @@ class Search:
                     over=watch.over,
                     choose=watch.choose,
                     adapter=adapter,
+                    cancelled=self.cancelled,
                 )
                 rows, whole = yield from self.meter.decode(steps, self.cancelled)
         for i, ((token_id, p), row) in enumerate(zip(candidates, rows, strict=True)):

@@ -188,6 +188,7 @@ class ShiftMap:
                     yield shifts_of(self.pair, len(self.shifts), [token], stream.base, stream.adapted, pieces)[0]
                     if self._over(token, rule):
                         break
+                    self.pair.give_way(self.cancelled)
                     stream.feed([token])
             finally:
                 stream.save()

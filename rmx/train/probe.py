@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from rmx.engine import Engine
 from rmx.entropy import capture
 from rmx.models import Model
 from rmx.padded import PaddedBatch
@@ -24,7 +25,8 @@ PROMPTS = 4
 FEW = 8  # rows whose ends are waited for where all would take too long
 STEPS = 3  # with all rows, at least
 LONG = 80  # steps that a completion may have
-TYPICAL = 96  # tokens of the text that is read and trained on, at least
+TYPICAL, LONGEST = 96, 256  # tokens of the text that is read and trained on, at least and at most
+TRAINED = 8  # sequences trained together, at most: more rows cost no less per token
 SEED = 0
 
 
@@ -56,21 +58,22 @@ class Speeds:
 def probe(
     model: Model, problems: Sequence[Problem], *, temperature: float, micro_batch: int, seconds: float = 3.0
 ) -> Speeds:
-    """Measure for about `seconds`. The caller holds the engine's turn.
+    """Measure for about `seconds`. The caller holds the engine's turn, and others get theirs in between.
 
     Args:
         problems: some of those that will be sampled; at least one.
         temperature: of the rollouts; it decides how long they get.
-        micro_batch: sequences trained together.
+        micro_batch: sequences trained together; of more than `TRAINED`, so many are measured.
     """
     engine = model.engine
     prompts = [model.prompt_ids(p.problem) for p in problems[:PROMPTS]]
     with engine.using(None):
         step, lengths, text = _decode(model, prompts, temperature, 0.5 * seconds)
-        text += text[-1:] * (TYPICAL - len(text))
-        read = _timed(lambda: _read(model, text), 0.15 * seconds) / len(text)
-        batch, saved = [text] * micro_batch, list[int]()
-        train = _timed(lambda: saved.append(_backward(model, batch)), 0.35 * seconds) / (len(text) * micro_batch)
+        text = (text + text[-1:] * (TYPICAL - len(text)))[:LONGEST]
+        rows = min(micro_batch, TRAINED)
+        read = _timed(engine, lambda: _read(model, text), 0.15 * seconds) / len(text)
+        batch, saved = [text] * rows, list[int]()
+        train = _timed(engine, lambda: saved.append(_backward(model, batch)), 0.35 * seconds) / (len(text) * rows)
     config: Any = engine.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -83,7 +86,7 @@ def probe(
         train_token=train,
         weights=sum(w.nbytes for w in weights),
         kv_token=2 * config.num_hidden_layers * heads * width * weights[0].element_size(),
-        saved_token=saved[-1] // (len(text) * micro_batch),
+        saved_token=saved[-1] // (len(text) * rows),
         hidden=config.hidden_size,
         prompt=sum(map(len, prompts)) / len(prompts),
         lengths=lengths,
@@ -157,6 +160,7 @@ def _decode(
             if len(times) == STEPS and LONG * _median(times) > seconds:
                 rows, began = FEW, time.perf_counter()
                 batch.select(range(FEW))
+        engine.give_way()
     longest = max(range(rows), key=lambda i: len(texts.ids[i]))
     return _median(times), texts.lengths(rows), [*texts.prompts[longest], *texts.ids[longest]]
 
@@ -203,7 +207,7 @@ def _backward(model: Model, batch: Sequence[Sequence[int]]) -> int:
     return sum(kept.values())
 
 
-def _timed(work: Any, seconds: float) -> float:
+def _timed(engine: Engine, work: Any, seconds: float) -> float:
     """Median time of one call, after one that does not count; of a single call where that took too long already."""
     times: list[float] = []
     began = time.perf_counter()
@@ -213,6 +217,7 @@ def _timed(work: Any, seconds: float) -> float:
         times.append(time.perf_counter() - start)
         if times[0] > seconds:
             return times[0]
+        engine.give_way()
     return _median(times[1:])
 
 

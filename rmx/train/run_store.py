@@ -98,7 +98,7 @@ class RunStore:
         runs = [RunFolder(path) for path in sorted(self._paths(), key=_stamp, reverse=True)]
         if everybodys or not self.private:
             return runs
-        return [run for run in runs if owner_of(run) in (None, asker.get())]
+        return [run for run in runs if owner_of(run) in (None, asker.get().owner)]
 
     def _beginnings(self) -> list[Path]:
         """Runs that may be named by the beginning of their id."""

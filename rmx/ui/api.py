@@ -103,7 +103,7 @@ def endpoint(name: str, verb: type[Verb], site: Site, owners: Owners) -> Callabl
         owner = owners.key_of(request)
         given = dict(zip(hints, arguments, strict=False))
         try:
-            async for document in in_thread(work(site, name, given, "api"), owner):
+            async for document in in_thread(work(site, name, given, "api"), owner, verb.kind):
                 yield document
         except Exception as error:  # noqa: BLE001  bugs are logged in there
             raise gr.Error(sentence_of(error, name), print_exception=False, title="Not possible") from None

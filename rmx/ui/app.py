@@ -41,11 +41,13 @@ from rmx.ui.mcp_server import has_mcp, serve_tools
 from rmx.ui.owners import Greeter, Owners, owners_of
 from rmx.ui.policy_header import ContentPolicy, content_policy, parents_tag
 from rmx.ui.runs_tab import build_runs_tab
+from rmx.ui.server.askers import Askers, Namer
 from rmx.ui.server.connections import Connections, calm_logs, most_connections, raise_descriptor_limit
 from rmx.ui.server.doors import Doors
 from rmx.ui.server.files import add_file_routes
 from rmx.ui.server.hosts import HostCheck
 from rmx.ui.server.page_cache import PageCache
+from rmx.ui.server.queue_shares import MOST_THREADS, Shares, share_queue
 from rmx.ui.server.self_check import check_no_file_is_served
 from rmx.ui.server.temporary import use_own_folder
 from rmx.ui.sessions import lighten, without_matplotlib
@@ -54,6 +56,7 @@ from rmx.ui.sharing import Sharing
 from rmx.ui.train_tab import TrainTab, build_train_tab
 from rmx.ui.training import Training
 from rmx.ui.view_common import CSS
+from rmx.ui.wiring import STREAM
 from rmx.workspace import Workspace
 from rmx.zerogpu import is_zerogpu
 
@@ -130,9 +133,7 @@ def build_app(
             with gr.Tab("Evaluate", id="evaluate") as page:
                 evaluate = build_evaluate_tab(evaluator, settings, page, owners)
             with gr.Tab("Claims", id="claims") as page:
-                claims = build_claims_tab(
-                    Claims(workspace, private_runs=settings.public), settings, page, owners.key_of
-                )
+                claims = build_claims_tab(Claims(workspace, public=settings.public), settings, page, owners.key_of)
             with gr.Tab("Runs", id="runs") as page:
                 runs = build_runs_tab(training, owners, page)
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -143,13 +144,18 @@ def build_app(
         wire_runs(training, tabs, explore, compare, train, runs)
         wire_evaluate(demo, evaluate, tabs, explore, compare, PRESSED)
         add_api(demo, site_of(workspace, settings, training.store), owners)
-    return demo.queue(api_open=False, max_size=max(64, 2 * settings.max_visitors))
+    demo.max_threads = MOST_THREADS
+    demo.queue(api_open=False, max_size=max(64, 4 * settings.max_visitors))
+    shares = Shares(2 * settings.per_visitor, 4 * settings.per_address if settings.public else 0)
+    gone = (explore.visitors.leave, compare.visitors.leave, claims.visitors.leave)
+    share_queue(demo, Namer(owners, settings.public), shares, gone)
+    return demo
 
 
 def wire_start(demo: gr.Blocks, explore: ExploreTab, compare: CompareTab) -> None:
     """What happens when a page opens and when it closes."""
     view = next(b for b in demo.blocks.values() if getattr(b, "elem_id", None) == "view")
-    demo.load(explore.opening, None, view, api_visibility="private", show_progress="hidden", concurrency_id="engine")
+    demo.load(explore.opening, None, view, **STREAM)
     demo.unload(explore.leave)
     demo.unload(compare.leave)
 
@@ -237,6 +243,7 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
 
     # The last one that is added is the first that a request meets.
     api.add_middleware(Greeter, owners=owners)
+    api.add_middleware(Askers, name=Namer(owners, settings.public))
     api.add_middleware(
         Gate, owners=owners, waiting=workspace.waiting, most=settings.max_visitors, auth=settings.auth,
         limited=settings.public,
@@ -302,7 +309,12 @@ def serve(settings: Settings) -> None:
 
         launch(settings).block_thread()
         return
-    workspace = Workspace(policy=settings.policy, max_waiting=settings.max_visitors, per_visitor=settings.per_visitor)
+    workspace = Workspace(
+        policy=settings.policy,
+        max_waiting=settings.max_visitors,
+        per_visitor=settings.per_visitor,
+        per_address=settings.per_address,
+    )
     notice = prepare(settings, workspace)
     app = web_app(workspace, settings, notice)
     if settings.public:

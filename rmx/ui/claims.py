@@ -20,10 +20,15 @@ from rmx.claims.board import Board, ClaimsReport
 from rmx.claims.registry import BY_ID, CLAIMS
 from rmx.claims.report import command_of, html_report, set_facts
 from rmx.errors import RmxError
+from rmx.turns import Asker, asker
+from rmx.ui.at_once import AtOnce
 from rmx.workspace import Workspace
 
 KEPT = 60  # jobs in memory, the oldest forgotten first
 INTERVAL = 0.5  # seconds between messages
+PUBLIC = AtOnce(
+    "measurement of claims", "measurements of claims", most=4, per_owner=1, per_address=2
+)  # on a public site
 Message = dict[str, Any]
 
 
@@ -34,6 +39,7 @@ class ClaimsJob:
     options: ClaimOptions
     only: frozenset[str] | None  # None: all
     before: "ClaimsJob | None" = None  # of the same subject
+    who: Asker = field(default_factory=asker.get)
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     board: Board | None = None
     report: ClaimsReport | None = None
@@ -51,10 +57,10 @@ class ClaimsJob:
 
 
 class Claims:
-    """The claims of all pages; with `private_runs`, each visitor's own runs only."""
+    """The claims of all pages; on a `public` site with each visitor's own runs only, and so many at the same time."""
 
-    def __init__(self, workspace: Workspace, keep: int = KEPT, private_runs: bool = False) -> None:
-        self.workspace, self._private = workspace, private_runs
+    def __init__(self, workspace: Workspace, keep: int = KEPT, public: bool = False) -> None:
+        self.workspace, self.public = workspace, public
         self._jobs: OrderedDict[str, ClaimsJob] = OrderedDict()
         self._keep = keep
         self._lock = threading.Lock()
@@ -68,7 +74,7 @@ class Claims:
             before: id of the job that the page shows; what it found is kept where the subject is the same.
 
         Raises:
-            RmxError: there is no such claim.
+            RmxError: there is no such claim. Busy: on a public site, too many are measured.
         """
         if claim is not None and claim not in BY_ID:
             raise RmxError("There is no such claim. Reload the page.")
@@ -77,6 +83,8 @@ class Claims:
         if last is not None and last.board is not None and last.options == options:
             job.before = last
         with self._lock:
+            if self.public:
+                PUBLIC.admit(job.who, [j.who for j in self._jobs.values() if not j.done and not j.stopped])
             self._jobs[job.id] = job
             while len(self._jobs) > self._keep:
                 self._jobs.popitem(last=False)[1].halt()
@@ -112,7 +120,7 @@ class Claims:
         if last is None:
             options = job.options
             subject = subject_of(options.pair.pair(self.workspace), options.pair, options.samples, options.budget)
-            subject = replace(subject, private_runs=self._private)
+            subject = replace(subject, private_runs=self.public)
             return Board(subject, CLAIMS, lambda: job.stopped, job.only)
         found, took, partial = dict(last.found), dict(last.took), dict(last.partial)
         found.pop("runs", None)  # a run may have ended since

@@ -15,16 +15,17 @@ from rmx.observe import observed
 from rmx.pairs import PairPreset, pairs_first
 from rmx.presets import PRESETS
 from rmx.problems import SETS
-from rmx.turns import asked_by
+from rmx.turns import Kind, asked_by, asking
 from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.claims import Claims, Message
 from rmx.ui.claims_view import claims_view
 from rmx.ui.settings import Settings
 from rmx.ui.visitors import Visitors
-from rmx.ui.wiring import LIGHT, STREAM
+from rmx.ui.wiring import LIGHT, MEASURE
 
 OWN = "own"  # the choice that opens the boxes for another pair
 MOST_PROBLEMS, MOST_BUDGET = 500, 2_000_000
+PUBLIC_PROBLEMS, PUBLIC_SAMPLES, PUBLIC_BUDGET = 100, 16, 120_000  # on a public site, where others wait
 FIRST_PROBLEMS, FIRST_SAMPLES, FIRST_BUDGET = 50, 8, 60_000
 NOW = "(...asked) => [window.rmxClaims?.job() ?? '', ...asked.slice(1)]"  # which job the page shows
 
@@ -75,6 +76,9 @@ class ClaimsTab:
             RmxError: a value that cannot be used.
         """
         preset, base, adapter, teacher, name, limit, own_tau, tau, samples, budget, seed, max_new = asked
+        most = (PUBLIC_PROBLEMS, PUBLIC_SAMPLES, PUBLIC_BUDGET)
+        if not self.claims.public:
+            most = (MOST_PROBLEMS, MOST_SAMPLES, MOST_BUDGET)
         found = self.pairs.get(str(preset))
         if found is None:
             base, adapter, teacher = (str(x or "").strip() for x in (base, adapter, teacher))
@@ -87,10 +91,10 @@ class ClaimsTab:
             seed=_whole(seed, "seed", 0, 2**31 - 1),
             max_new_tokens=_whole(max_new, "most tokens", 1, self.settings.max_new_tokens),
             set_name=str(name),
-            limit=_whole(limit, "number of problems", 1, MOST_PROBLEMS),
+            limit=_whole(limit, "number of problems", 1, most[0]),
         )
-        amount = _whole(samples, "number of samples", 1, MOST_SAMPLES)
-        return ClaimOptions(pair, amount, _whole(budget, "budget of tokens", 1, MOST_BUDGET))
+        amount = _whole(samples, "number of samples", 1, most[1])
+        return ClaimOptions(pair, amount, _whole(budget, "budget of tokens", 1, most[2]))
 
     # -- callbacks ----------------------------------------------------------------------------------------------------
 
@@ -106,12 +110,14 @@ class ClaimsTab:
         try:
             options = self.options(*asked)
             self.claims.workspace.policy.admit_set(options.pair.set_name)
-            job = self.claims.start(options, claim, before)
+            self.visitors.leave(request.session_hash)  # what this page did before makes room
+            with asking(self.who(request)):
+                job = self.claims.start(options, claim, before)
         except RmxError as error:
             yield {"kind": "refused", "error": str(error)}
             return
         self.visitors.begin(request.session_hash, job)
-        steps = ahead(asked_by(self.who(request), self.claims.stream(job)), job.halt)
+        steps = ahead(asked_by(self.who(request), self.claims.stream(job), Kind.MEASURED), job.halt)
         yield from observed("claims", steps, lambda: {"outcome": "error" if job.error else "done"})
 
     def halt(self, event: gr.EventData) -> None:
@@ -166,8 +172,8 @@ def _wire(tab: ClaimsTab, c: Controls, page: gr.Tab) -> None:
     before = gr.Textbox(visible=False)
     c.preset.change(lambda preset: gr.Group(visible=preset == OWN), c.preset, c.own, **LIGHT)
     c.own_tau.change(lambda own: gr.Slider(visible=own), c.own_tau, c.tau, **LIGHT)
-    c.measure.click(tab.measure_all, [before, *c.asked], tab.view, js=NOW, **STREAM)
-    tab.view.measure(tab.measure, c.asked, tab.view, **STREAM)
+    c.measure.click(tab.measure_all, [before, *c.asked], tab.view, js=NOW, **MEASURE)
+    tab.view.measure(tab.measure, c.asked, tab.view, **MEASURE)
     tab.view.halt(tab.halt, None, None, **LIGHT)
 
 

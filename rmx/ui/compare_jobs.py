@@ -11,6 +11,7 @@ from rmx.explore.shift_set import ShiftReport
 from rmx.explore.shifts import ShiftMap
 from rmx.pair import Pair
 from rmx.records import Answer
+from rmx.turns import Asker, asker
 
 
 @dataclass
@@ -76,6 +77,7 @@ class SetRun(Job):
     """A run over a problem set."""
 
     what: str = "shifts"
+    who: Asker = field(default_factory=asker.get)
     report: ShiftReport | InterveneReport | None = None
 
 

@@ -19,7 +19,7 @@ from rmx.pairs import pairs_first
 from rmx.plots import arm_figure, shift_figure
 from rmx.presets import PRESETS
 from rmx.problems import SETS, load_set
-from rmx.turns import asked_by
+from rmx.turns import Kind, asked_by, asking
 from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.compare_exports import export
 from rmx.ui.compare_jobs import Job
@@ -29,11 +29,11 @@ from rmx.ui.comparer import Comparer
 from rmx.ui.errors import shows_errors
 from rmx.ui.settings import Settings
 from rmx.ui.visitors import Visitors
-from rmx.ui.wiring import LIGHT, QUIET, STREAM
+from rmx.ui.wiring import LIGHT, MEASURE, QUIET, STREAM
 
 OWN = "own"  # the choice that opens the boxes for another pair
 SOURCES = [("base's own", "base"), ("adapted model's own", "adapted"), ("pasted", "text")]
-MOST_PROBLEMS = 500
+MOST_PROBLEMS, PUBLIC_PROBLEMS = 500, 100  # of a set; on a public site, where others wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class CompareTab:
         def about() -> dict[str, Any]:
             return {"model": run.pair.name, "tokens": run.tokens, "outcome": "error" if run.error else "done"}
 
-        yield from observed(verb, ahead(asked_by(self.who(request), steps), run.halt), about)
+        yield from observed(verb, ahead(asked_by(self.who(request), steps, Kind.MEASURED), run.halt), about)
 
     def _map(self, *asked: Any) -> Any:
         *chosen, problem, answer, source, text, tau, max_new = asked
@@ -141,18 +141,26 @@ class CompareTab:
     def over_set(self, what: str, request: gr.Request, *asked: Any) -> Iterator[tuple[Any, Any]]:
         """Shifts or interventions over a set: the table, and the figure at most every few seconds."""
         *chosen, name, limit, tau, max_new = asked
+        policy = self.comparer.workspace.policy
         try:
-            self.comparer.workspace.policy.admit_set(str(name))
-            problems = load_set(str(name))[: _count(limit, "number of problems", MOST_PROBLEMS)]
+            policy.admit_set(str(name))
+            count = _count(limit, "number of problems", PUBLIC_PROBLEMS if policy.public else MOST_PROBLEMS)
+            problems, pair = load_set(str(name))[:count], self._pair(*chosen)
             most = _count(max_new, "most tokens", self.settings.max_new_tokens)
-            run, reports = self.comparer.over_set(self._pair(*chosen), what, str(name), problems, tau, most)
+            self.visitors.leave(request.session_hash)  # what this page did before makes room
+            with asking(self.who(request)):
+                run, reports = self.comparer.over_set(pair, what, str(name), problems, tau, most)
         except RmxError as error:
             yield _refused("set", error), gr.skip()
             return
-        self.visitors.begin(request.session_hash, run)
-        yield {"kind": "set", "id": run.id, "what": what, "at": 0, "of": len(problems), "done": False}, None
-        for message in self._told(what, run, self.comparer.stream_set(run, reports), request):
-            yield message, _figure(run.report) if message["done"] else gr.skip()
+        try:
+            self.visitors.begin(request.session_hash, run)
+            yield {"kind": "set", "id": run.id, "what": what, "at": 0, "of": len(problems), "done": False}, None
+            for message in self._told(what, run, self.comparer.stream_set(run, reports), request):
+                yield message, _figure(run.report) if message["done"] else gr.skip()
+        finally:
+            if not run.done:
+                run.halt()
 
     @shows_errors
     def choose_pair(self, preset: str) -> tuple[Any, ...]:
@@ -239,7 +247,7 @@ def _wire_set(tab: CompareTab, button: gr.Button, what: str, inputs: list[Any], 
         yield from tab.over_set(what, request, *asked)
 
     button.click(None, None, None, js="() => { window.rmxPair?.pane('set') }", **QUIET)
-    button.click(run, inputs, [view, figure], **STREAM)
+    button.click(run, inputs, [view, figure], **MEASURE)
 
 
 def _figure(report: ShiftReport | InterveneReport | None) -> Any:

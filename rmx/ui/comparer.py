@@ -15,6 +15,7 @@ import torch
 
 from rmx.basecheck import check_base
 from rmx.config import Sampling, check_tau
+from rmx.engine import held_together
 from rmx.errors import Busy, PromptError, RmxError, SwapError
 from rmx.explore.compare import map_json, map_placebo
 from rmx.explore.intervene import ARMS, Arm, Intervention, PatchJob, answer_of, matched_places
@@ -25,6 +26,8 @@ from rmx.noise import shape_noise
 from rmx.pair import Pair, make_pair
 from rmx.records import Problem
 from rmx.sampling import prompt_key
+from rmx.turns import POLL
+from rmx.ui.at_once import AtOnce
 from rmx.ui.compare_jobs import Job, MapRun, PatchRun, SetRun, known_part, refused
 from rmx.ui.compare_messages import CLASSES, Message, map_message, patch_message, set_message
 from rmx.workspace import Workspace
@@ -32,6 +35,7 @@ from rmx.workspace import Workspace
 PATIENCE = 8.0  # seconds that a question of the page waits for the engine
 INTERVAL = 0.08  # seconds between messages while streaming
 MOST_JOBS = 2000
+PUBLIC_SETS = AtOnce("run over a set", "runs over a set", most=4, per_owner=1, per_address=2)  # on a public site
 SMALL = 20e6  # parameters up to which noise and placebo are measured without being asked
 
 
@@ -49,6 +53,9 @@ class Comparer:
 
     def _add(self, job: Any) -> Any:
         with self._lock:
+            if isinstance(job, SetRun) and self.workspace.policy.public:
+                sets = [one for one in self._jobs.values() if isinstance(one, SetRun)]
+                PUBLIC_SETS.admit(job.who, [one.who for one in sets if not one.done and not one.stopped])
             self._jobs[job.id] = job
             kept = sum(j.tokens for j in self._jobs.values())
             for old in [j for j in self._jobs.values() if j.done]:
@@ -157,7 +164,11 @@ class Comparer:
     def over_set(
         self, pair: Pair, what: str, name: str, problems: list[Problem], tau: float, max_new: int = 512
     ) -> tuple[SetRun, Any]:
-        """A run over a problem set and the iterable that makes it."""
+        """A run over a problem set and the iterable that makes it.
+
+        Raises:
+            Busy: on a public site, too many are under way.
+        """
         check_tau(tau)
         Sampling(max_new_tokens=max_new)
         run: SetRun = self._add(SetRun(pair, what=what))
@@ -265,19 +276,19 @@ class Comparer:
 
     def _turn(self, run: Job) -> Iterator[int]:
         """Wait for the engines: yields how many are ahead while waiting, then 0 once, inside the turn."""
-        engines = sorted({id(m.engine): m.engine for m in (run.pair.base, run.pair.adapted)}.items())
-        held = []
+        engines, held = run.pair.engines, []
         try:
-            for _, engine in engines:
+            for engine in engines:
                 ticket = engine.turns.enter()
                 held.append((engine.turns, ticket))
-                while ahead := engine.turns.wait(ticket, timeout=0.25):
+                while ahead := engine.turns.wait(ticket, POLL):
                     if run.stopped:
                         return
                     run.waiting, run.expected = ahead, engine.turns.expected(ahead)
                     yield ahead
             run.waiting = 0
-            yield 0
+            with held_together(engines):
+                yield 0
         finally:
             for turns, ticket in reversed(held):
                 turns.leave(ticket)

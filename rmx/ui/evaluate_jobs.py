@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rmx.records import Problem
+from rmx.turns import Asker
 
 GRACE = 30.0  # seconds after its last page has left that an evaluation goes on: a reload takes less
+UNSEEN = 180.0  # seconds after the last look at it, on a public site; a page that is hidden looks once a minute
 Message = dict[str, Any]
+NOBODY = Asker()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,19 @@ class EvalJob:
     """One evaluation. A thread of its own feeds it; any page that knows its id may look.
 
     Its id is unguessable and is the permission.
+
+    Args:
+        who: asks for it. unseen: seconds without a look after which it ends; None: never.
     """
 
-    def __init__(self, asked: Asked, clock: Callable[[], float] = time.monotonic, owner: str | None = None) -> None:
-        self.asked, self.owner = asked, owner
+    def __init__(
+        self,
+        asked: Asked,
+        clock: Callable[[], float] = time.monotonic,
+        who: Asker = NOBODY,
+        unseen: float | None = None,
+    ) -> None:
+        self.asked, self.who, self._unseen = asked, who, unseen
         self.id = secrets.token_urlsafe(16)
         self.state = "loading"  # then running; at last done, stopped or failed
         self.error: str | None = None
@@ -63,6 +75,7 @@ class EvalJob:
         self.stamp = 0
         self._places: dict[str, int] = {}
         self._clock, self._begun = clock, clock()
+        self._seen = self._begun  # when it was last looked at
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._watchers: set[str] = set()
@@ -104,6 +117,7 @@ class EvalJob:
     def message(self, since: int = 0) -> Message:
         """Its state; figures and rows that have changed after `since`, a stamp of an earlier message."""
         with self._lock:
+            self._seen = self._clock()
             said: Message = {"kind": "eval", "id": self.id, "state": self.state, "stamp": self.stamp}
             said |= self._progress()
             if self.error:
@@ -145,9 +159,11 @@ class EvalJob:
 
     @property
     def stopped(self) -> bool:
-        """Whether it shall end: it was told to, or its pages are closed."""
-        alone = self._alone
-        return self._stop.is_set() or (alone is not None and self._clock() - alone > GRACE)
+        """Whether it shall end: it was told to, its pages are closed, or nobody looks at it."""
+        alone, now = self._alone, self._clock()
+        if self._unseen is not None and now - self._seen > self._unseen:
+            return True
+        return self._stop.is_set() or (alone is not None and now - alone > GRACE)
 
 
 class Watching:

@@ -9,21 +9,22 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from rmx.adapters import bundled_adapters
-from rmx.errors import Busy, ProblemError, RmxError
+from rmx.errors import ProblemError, RmxError
 from rmx.observe import tell
 from rmx.problem_files import MAX_TEXT_BYTES, shown_name
 from rmx.problems import SETS, load_set, problems_from_text, split_name
 from rmx.records import Problem
 from rmx.train.run_row import row
 from rmx.train.run_store import RunStore
-from rmx.turns import asker
-from rmx.ui.evaluate_jobs import Asked, EvalJob, Message
+from rmx.turns import Kind, asker
+from rmx.ui.at_once import AtOnce
+from rmx.ui.evaluate_jobs import UNSEEN, Asked, EvalJob, Message
 from rmx.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ MOST_PROBLEMS, MOST_SAMPLES, MOST_ADAPTERS = 5000, 256, 5
 PUBLIC_PROBLEMS, PUBLIC_SAMPLES = 200, 16  # on a public site, where others wait
 PUBLIC_BYTES = 500_000_000  # of completions that a public site keeps on disk
 MOST_RUNNING = 6  # evaluations at the same time, of all visitors
+PRIVATE = AtOnce("evaluation", "evaluations", MOST_RUNNING)
+PUBLIC = replace(PRIVATE, per_owner=1, per_address=2)
 KEPT_ROWS, KEPT_JOBS = 40_000, 60  # in memory; older evaluations go first
 FILE_BYTES, KEPT_FILES = MAX_TEXT_BYTES, 60
 LISTED = 200  # runs that are offered
@@ -175,15 +178,14 @@ class Evaluator:
         """Begin to measure, in a thread of its own. `owner` is the visitor who asks.
 
         Raises:
-            Busy: too many evaluations are under way, or on a public site one of this visitor's.
+            Busy: too many evaluations are under way, or on a public site one of this visitor's, or some of its address.
         """
-        job = EvalJob(asked, owner=owner)
+        public = self.workspace.policy.public
+        who = replace(asker.get(), owner=owner, kind=Kind.BULK)
+        job = EvalJob(asked, who=who, unseen=UNSEEN if public else None)
         with self._lock:
-            running = [one for one in self._jobs.values() if not one.over and not one.stopped]
-            if len(running) >= MOST_RUNNING:
-                raise Busy(f"{MOST_RUNNING} evaluations are under way. Try again when one of them is over.")
-            if self.workspace.policy.public and any(one.owner == owner for one in running):
-                raise Busy("An evaluation of yours is under way already. Stop it, or wait for its end.")
+            running = [one.who for one in self._jobs.values() if not one.over and not one.stopped]
+            (PUBLIC if public else PRIVATE).admit(who, running)
             self._jobs[job.id] = job
             self._forget()
         threading.Thread(target=self._work, args=(job,), name="rmx-evaluate", daemon=True).start()
@@ -199,7 +201,7 @@ class Evaluator:
 
     def _work(self, job: EvalJob) -> None:
         """The life of a job; whatever goes wrong is said by it."""
-        asker.set(job.owner)  # for this thread
+        asker.set(job.who)  # for this thread
         began = time.monotonic()
         try:
             problems = self._problems(job.asked)

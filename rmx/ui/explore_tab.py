@@ -28,7 +28,7 @@ from rmx.ui.share_panel import build_share_panel, sharing_functions
 from rmx.ui.sharing import Sharing
 from rmx.ui.token_view import token_view
 from rmx.ui.visitors import Visitors
-from rmx.ui.wiring import LIGHT, QUIET, STREAM
+from rmx.ui.wiring import LIGHT, MEASURE, QUIET, STREAM
 from rmx.ui.worth import Measurement, Worth
 
 BASE = "none (base)"
@@ -380,10 +380,10 @@ def _wire_view(tab: ExploreTab, c: Controls, view: gr.HTML, strip: gr.Plot, show
     view.halt(tab.halt, None, None, **LIGHT)
     view.verify(tab.verify, None, view, **STREAM)
     worth = tab.worth
-    view.outcomes(tab.measure(worth.outcomes, "outcomes"), None, view, **STREAM)
-    view.importance(tab.measure(worth.importance, "importance"), None, view, **STREAM)
-    view.rescue(tab.measure(worth.rescue, "rescue"), None, view, **STREAM)
-    view.sofar(tab.measure(worth.sofar, "sofar"), None, view, **STREAM)
+    view.outcomes(tab.measure(worth.outcomes, "outcomes"), None, view, **MEASURE)
+    view.importance(tab.measure(worth.importance, "importance"), None, view, **MEASURE)
+    view.rescue(tab.measure(worth.rescue, "rescue"), None, view, **MEASURE)
+    view.sofar(tab.measure(worth.sofar, "sofar"), None, view, **MEASURE)
     view.haltjob(tab.halt_job, None, None, **LIGHT)
     # "always_last" would send the data of the older of two quick events again; each in its turn.
     view.settled(tab.settled, c.tau, [strip, shown], trigger_mode="multiple", **QUIET)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from rmx.ahead import pour
-from rmx.turns import asking
+from rmx.turns import Asker, Kind, asking
 
 Item = TypeVar("Item")
 _under_way: "WeakSet[threading.Event]" = WeakSet()  # what asks each piece of work to come to its end
@@ -25,11 +25,13 @@ def finish_all() -> None:
         finish.set()
 
 
-async def in_thread(work: "Work[Item]", owner: str | None = None) -> AsyncIterator[Item]:
+async def in_thread(
+    work: "Work[Item]", owner: str | None | Asker = None, kind: Kind | None = None
+) -> AsyncIterator[Item]:
     """What `work` yields, as it comes; errors of it are raised here.
 
     Args:
-        owner: in whose name the work waits for an engine.
+        owner, kind: in whose name the work waits for an engine, and what it is, see `asking`.
     """
     loop, items, stop = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]](), threading.Event()
     finish = threading.Event()
@@ -39,14 +41,14 @@ async def in_thread(work: "Work[Item]", owner: str | None = None) -> AsyncIterat
         with suppress(RuntimeError):  # the server has ended
             loop.call_soon_threadsafe(items.put_nowait, (kind, what))
 
-    with asking(owner):
+    with asking(owner, kind):
         pour(lambda: work(lambda: stop.is_set() or finish.is_set()), tell, stop.is_set)
     try:
         while True:
-            kind, what = await items.get()
-            if kind == "end":
+            told, what = await items.get()
+            if told == "end":
                 return
-            if kind == "error":
+            if told == "error":
                 raise what
             yield what
     finally:

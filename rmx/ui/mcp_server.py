@@ -18,6 +18,7 @@ from rmx.errors import RmxError
 from rmx.ui.api import about, sentence_of, work
 from rmx.ui.in_thread import in_thread
 from rmx.ui.owners import Owners, is_loopback
+from rmx.ui.server.askers import Namer
 from rmx.ui.settings import Settings
 from rmx.verbs import VERBS, Document, Site, Verb
 from rmx.verbs.args import hints_of, shown
@@ -49,6 +50,7 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings)
 
     logging.getLogger("mcp").setLevel(logging.ERROR)  # it repeats what strangers send
     server: Any = demo.mcp_server_obj.mcp_server
+    name_of = Namer(owners, settings.public)
     if is_loopback(settings.host) and not settings.public:
         hosts = [h for name in NEAR for h in (name, f"{name}:*")]
         origins = [f"{scheme}://{h}" for scheme in ("http", "https") for h in hosts]
@@ -73,12 +75,13 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings)
     @server.call_tool(validate_input=False)  # type: ignore[untyped-decorator]
     async def run(name: str, arguments: dict[str, Any]) -> types.CallToolResult:
         context = server.request_context
+        who, kind = name_of(context.request), VERBS[name].kind if name in VERBS else None
         token = getattr(context.meta, "progressToken", None)
         document, error = None, None
         try:
             given = with_defaults(name, arguments)
             count = 0
-            async for document in in_thread(work(site, name, given, "mcp"), owners.key_of(context.request)):
+            async for document in in_thread(work(site, name, given, "mcp"), who, kind):
                 count += 1
                 if token is not None and (where := told(document)):
                     await context.session.send_progress_notification(

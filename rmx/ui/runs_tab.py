@@ -66,7 +66,7 @@ def build_runs_tab(training: Training, owners: Owners, page: gr.Tab) -> gr.HTML:
     page.select(tab.opening, None, view, **LIGHT)
     for action in ("stop", "remove", "note", "rate"):
         getattr(view, action)(tab.act(action), None, view, **LIGHT)
-    view.resume(tab.act("resume"), None, view, **{**QUIET, "concurrency_id": "load"})
+    view.resume(tab.act("resume"), None, view, **{**QUIET, "concurrency_id": "train"})
     view.download(tab.download, None, view, **LIGHT)
     view.push(tab.push, None, view, **PUSH)
     return view

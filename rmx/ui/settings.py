@@ -18,6 +18,7 @@ PUBLIC: dict[str, Any] = {
     "max_new_tokens": 1024,
     "max_visitors": 48,
     "per_visitor": 3,
+    "per_address": 12,
     "kept_tokens": 60_000,
     "idle_minutes": 60.0,
     "log": "requests",
@@ -48,6 +49,7 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(default=4096, ge=1, le=65536)
     max_visitors: int = Field(default=64, ge=1, le=1000)  # who holds or waits for one model
     per_visitor: int = Field(default=0, ge=0, le=1000)  # of those, one visitor's; 0: no limit
+    per_address: int = Field(default=0, ge=0, le=1000)  # public: of those, one address's; 0: no limit
     kept_tokens: int = Field(default=400_000, ge=100)  # of solutions in memory, 6 KB each; one's: a fourth
     idle_minutes: float = Field(default=1440.0, gt=0)  # after which a solution that nobody looks at is forgotten
     log: Literal["off", "requests"] = "off"

@@ -18,7 +18,7 @@ from rmx.ui.asking import answering
 from rmx.ui.owners import Owners
 from rmx.ui.train_view import train_view
 from rmx.ui.training import Training
-from rmx.ui.wiring import LIGHT, QUIET
+from rmx.ui.wiring import LIGHT, PLAN, QUIET
 
 SWEEP: dict[str, Any] = {
     "label": "Sweep thresholds (comma separated)",
@@ -163,14 +163,17 @@ def _controls(policy: Policy) -> Controls:
 
 
 def _wire(tab: TrainTab, c: Controls, view: gr.HTML, page: gr.Tab) -> None:
-    busy: dict[str, Any] = {**QUIET, "concurrency_id": "load", "trigger_mode": "once"}
-    page.select(tab.opening, c.asked, [view, c.start], **busy)
+    busy: dict[str, Any] = {**QUIET, "concurrency_id": "train", "trigger_mode": "once"}
+    # Not among the plans, of which only a page's newest waits: it says who looks as well.
+    page.select(tab.opening, c.asked, [view, c.start], **{**PLAN, "concurrency_id": "train-opening"})
     c.start.click(tab.start, c.asked, view, **busy)
     c.dry.click(tab.dry, c.asked, view, **busy)
-    c.preset.input(tab.choose_preset, c.preset, list(c.fields.values()), **LIGHT).then(tab.plan, c.asked, view, **busy)
+    c.preset.input(tab.choose_preset, c.preset, list(c.fields.values()), **LIGHT).then(
+        tab.plan, c.asked, [view, c.start], **PLAN
+    )
     for component in (c.model, c.problem_set, c.sweep, *c.fields.values()):
         event = component.input if isinstance(component, gr.Dropdown | gr.Checkbox) else component.blur
-        event(tab.plan, c.asked, [view, c.start], **{**busy, "trigger_mode": "always_last"})
+        event(tab.plan, c.asked, [view, c.start], **PLAN, trigger_mode="always_last")
     view.stop(tab.act("stop"), None, view, **LIGHT)
     view.resume(tab.act("resume"), None, view, **busy)
 

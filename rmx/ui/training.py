@@ -5,12 +5,14 @@ restart of the app changes nothing.
 """
 
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from rmx.cost import load_rates, set_rate
-from rmx.errors import RmxError, TrainError
+from rmx.errors import Busy, RmxError, TrainError
+from rmx.problems import split_name
 from rmx.records import Problem
 from rmx.train.job import TrainJob, problems_of, resolved
 from rmx.train.probe import this_device
@@ -19,6 +21,7 @@ from rmx.train.run_folder import RunFolder
 from rmx.train.run_row import row
 from rmx.train.run_store import RunStore, owner_of
 from rmx.train.sweep_taus import NO_DRY
+from rmx.turns import Kind, asker, asking
 from rmx.ui.owners import Visitor, may
 from rmx.workspace import Workspace
 
@@ -28,6 +31,9 @@ LISTED = 200  # runs in the table
 COMPARED = 8
 MOST_KEPT = 200  # runs of visitors on a public site
 PATIENCE = 8.0  # seconds that a probe waits for the engine
+TEMPERATURE, MICRO_BATCH = 1.0, 8  # of a probe, whatever a recipe asks: one serves all recipes for a model and a set
+MOST_PROBED = 32  # models and sets whose speeds are remembered
+FREE = "The model is busy. Minutes and memory are known once it is free."
 SLICED = "On ZeroGPU a run goes in slices of a minute of GPU, each of your own quota. Resume goes on where it ended."
 HIDDEN = frozenset({"micro"})  # kinds that pages do not need
 
@@ -38,7 +44,7 @@ class Training:
     def __init__(self, workspace: Workspace, store: RunStore | None = None) -> None:
         self.workspace = workspace
         self.store = store or RunStore(private=workspace.policy.public, away=workspace.carrier_of)
-        self._probed: dict[Any, Any] = {}
+        self._probed: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._probing = threading.Lock()
 
     # -- what everybody may see ---------------------------------------------------------------------------------------
@@ -122,6 +128,8 @@ class Training:
 
         folder = self.store.get(_get(data, "id"))
         job = TrainJob.from_json(folder.config)
+        if owner_of(folder) is not None:
+            self._admit(job)
         model = self.workspace.model(job.model)
         rollouts, selection = stored_selection(job, folder.path)
         gate = folder.summary.get("gate", {})
@@ -145,7 +153,7 @@ class Training:
         Raises:
             RmxError: the job cannot be done, or too many runs wait.
         """
-        self.workspace.policy.admit_job(job)
+        self._admit(job)
         if dry and job.taus:
             raise TrainError(NO_DRY)
         self.check_memory(job)
@@ -158,6 +166,14 @@ class Training:
                 self.store.remove(folder.id)
             raise
         return folder
+
+    def _admit(self, job: TrainJob) -> None:
+        """Whether visitors may ask for this run: to have it planned, measured, started, resumed, or looked at dry.
+
+        Raises:
+            Refused: not on this site.
+        """
+        self.workspace.policy.admit_job(job)
 
     def _make_room(self, visitor: Visitor) -> None:
         """On a public site a visitor's own oldest runs go where too many are kept, and where too many are kept of all
@@ -177,8 +193,8 @@ class Training:
     def resume(self, data: object, visitor: Visitor) -> None:
         """Go on with {"id"}; {"tau"} is another threshold, where nothing was trained yet."""
         folder, tau = self._own(data, visitor, "resume"), _get(data, "tau")
-        if self.workspace.policy.training != "on" and not visitor.admin:  # it may have been begun under other settings
-            self.workspace.policy.admit_job(TrainJob.from_json(folder.config))
+        if not visitor.admin:  # it may have been begun under other settings
+            self._admit(TrainJob.from_json(folder.config))
         changed = ["--tau", f"{tau:g}"] if isinstance(tau, int | float) and not isinstance(tau, bool) else []
         self.store.start(folder.id, *changed)
 
@@ -205,14 +221,22 @@ class Training:
     # -- plans --------------------------------------------------------------------------------------------------------
 
     def plan(self, job: TrainJob) -> Reply:
-        """What a run would take, as far as that can be known now, and the command that starts it."""
+        """What a run would take, as far as that can be known now, and the command that starts it.
+
+        Raises:
+            RmxError: the job cannot be done here.
+        """
+        self._admit(job)
         paper = [[name, _word(theirs), _word(ours)] for name, (theirs, ours) in job.recipe.departures().items()]
         message: Reply = {"kind": "plan", "minutes": None, "memory_mb": None, "usd": None, "departs": paper}
         message |= {"command": job.command_line(), "rate": "Minutes and memory are known once the model is loaded."}
         if self.workspace.forks:
             message["rate"] = SLICED if self.workspace.carrier_of(job.model) else "Minutes are known once it runs."
         elif job.model in self.workspace.loaded:
-            message |= self._estimate(job).plan()
+            try:
+                message |= self._estimate(job).plan()
+            except Busy:
+                message["rate"] = FREE
         return message
 
     def _estimate(self, job: TrainJob) -> Any:
@@ -225,17 +249,27 @@ class Training:
         return made.swept(len(job.taus)) if job.taus else made
 
     def _speeds(self, job: TrainJob, problems: Sequence[Problem]) -> Any:
-        """How fast the model is here, measured once for each kind of work."""
+        """How fast the model is here, and how long its solutions of this set are; measured once.
+
+        Raises:
+            Busy: the model, or another probe, takes too long.
+        """
         from rmx.train.probe import probe
 
-        recipe, model = job.recipe, self.workspace.model(job.model)
-        temperature, rows = recipe.rollouts.temperature, recipe.optim.micro_batch
-        key = (job.model, job.set_name, temperature, rows)
-        with self._probing:
+        key = (job.model, split_name(job.set_name or "")[0])
+        if not self._probing.acquire(timeout=PATIENCE):
+            raise Busy("Another plan is being measured. Try again in a moment.")
+        try:
             if key not in self._probed:
-                with model.engine.turns.turn(PATIENCE):
-                    self._probed[key] = probe(model, problems, temperature=temperature, micro_batch=rows, seconds=1.0)
+                model = self.workspace.model(job.model)
+                with asking(asker.get(), Kind.BULK), model.engine.turns.turn(PATIENCE):
+                    found = probe(model, problems, temperature=TEMPERATURE, micro_batch=MICRO_BATCH, seconds=1.0)
+                self._probed[key] = found
+                if len(self._probed) > MOST_PROBED:
+                    self._probed.popitem(last=False)
             return self._probed[key]
+        finally:
+            self._probing.release()
 
     def check_memory(self, job: TrainJob) -> None:
         """Refuse a run that this machine's GPU has no room for beside the models that are loaded."""

@@ -21,7 +21,7 @@ from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.runs import Run
 from rmx.explore.sofar import sofar
 from rmx.records import Trace
-from rmx.turns import asked_by
+from rmx.turns import Kind, asked_by
 from rmx.ui.explorer import Explorer, Message, _get, _out_of_memory
 
 SAMPLES, BUDGET = 64, 60_000  # of one fork: samples per alternative, tokens over all
@@ -141,7 +141,7 @@ class Worth:
 
     def stream(self, job: Measurement) -> Iterator[Message]:
         """The job's states as messages; the last one is done, whatever happens."""
-        yield from asked_by(job.run.owner, self._messages(job))
+        yield from asked_by(job.run.owner, self._messages(job), Kind.MEASURED)
 
     def _messages(self, job: Measurement) -> Iterator[Message]:
         last: Message = {"kind": job.kind, "pos": job.pos}

@@ -27,6 +27,7 @@ def launch(settings: Settings, gpu: Gpu | None = None, device: str = "cuda") -> 
     if settings.auth:
         raise RmxError("RMX_AUTH does not work on ZeroGPU. Make the Space private instead.")
     line = {"max_waiting": settings.max_visitors, "per_visitor": settings.per_visitor}
+    line["per_address"] = settings.per_address
     workspace = ZeroWorkspace(gpu, device, policy=settings.policy, **line)
     notice = place(settings, workspace)
     workspace.ready()
@@ -38,6 +39,7 @@ def launch(settings: Settings, gpu: Gpu | None = None, device: str = "cuda") -> 
         server_port=settings.port or None,
         prevent_thread_lock=True,
         quiet=True,
+        max_threads=made.page.max_threads,
         app_kwargs=routes | closed,
         **made.options,
     )

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from rmx.train.run_store import RunStore
+from rmx.turns import Kind
 from rmx.verbs.args import Limits, between
 from rmx.workspace import Workspace
 
@@ -28,6 +29,8 @@ class Site:
 @dataclass(frozen=True, kw_only=True)
 class Verb:
     """A call: its arguments."""
+
+    kind: ClassVar[Kind] = Kind.MEASURED  # of its turns at a model
 
     def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
         """Deltas and, last, the document; ends early without one where it is cancelled before there is any.

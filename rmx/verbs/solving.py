@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from rmx.adapters import bundled_adapters
 from rmx.config import TOP_KEPT
@@ -17,6 +17,7 @@ from rmx.explore.runs import Run
 from rmx.explore.trace import TraceOptions, asked, prepare
 from rmx.models import Model
 from rmx.records import Trace as Solution
+from rmx.turns import Kind
 from rmx.verbs.args import Limits, adapter_name, between, model_name, set_name, short_enough, swaps_of
 from rmx.verbs.base import INTERVAL, Cancelled, Document, Site, Verb, last, new_tokens, without
 
@@ -100,6 +101,7 @@ class Trace(Sampled):
     which the model was undecided), and names the answer. Positions (pos) count from 0 and are what `swap` takes.
     """
 
+    kind: ClassVar[Kind] = Kind.WATCHED
     tau_share: Annotated[float | None, "share of tokens that are forks, instead of tau"] = None
     prompt_ids: Annotated[list[int] | None, "token ids instead of a prompt"] = None
     read: Annotated[str | None, "score this solution instead of writing one"] = None
@@ -123,6 +125,7 @@ class Swap(Sampled):
     arguments of the trace.
     """
 
+    kind: ClassVar[Kind] = Kind.WATCHED
     swaps: Annotated[str, "POSITION=TOKEN_ID, separated by commas, such as 28=879"] = ""
 
     def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:

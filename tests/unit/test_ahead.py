@@ -71,7 +71,7 @@ def test_who_leaves_halts_the_work_and_who_stays_to_the_end_does_not():
 
 def test_who_asks_is_known_in_the_thread_too():
     def steps():
-        yield asker.get()
+        yield asker.get().owner
 
     with asking("anna"):
         assert list(ahead(steps(), lambda: None)) == ["anna"]

@@ -31,7 +31,7 @@ from rmx.pair import make_pair
 from rmx.problems import load_set
 from rmx.records import Trace
 from rmx.train.run_store import RunStore
-from rmx.turns import asker
+from rmx.turns import Asker, asker
 from rmx.ui.comparer import Comparer
 from rmx.ui.evaluator import Evaluator
 from rmx.ui.explorer import Explorer
@@ -139,11 +139,11 @@ def test_a_swap_goes_on_from_what_the_other_process_remembers(far, job, here, mo
 
 def test_what_one_visitor_computed_there_tells_another_nothing(far, job):
     other = replace(job, prompt_ids=far.prompt_ids("Ben has 7 pens and finds 8 more. How many pens does Ben have?"))
-    token = asker.set("ann")
+    token = asker.set(Asker("ann"))
     try:
         Generation(far, other).run()
         assert Generation(far, other).run().reuse.reused > 0
-        asker.set("ben")
+        asker.set(Asker("ben"))
         assert Generation(far, other).run().reuse.reused == 0
     finally:
         asker.reset(token)

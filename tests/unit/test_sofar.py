@@ -32,7 +32,7 @@ def alone(engine, prefix, given, max_new, ends=frozenset()):
 
 def same_as_alone(model, ids, lengths, given, max_new=12, ends=frozenset()):
     engine = model.engine
-    with engine.turns.turn():
+    with engine.turns.turn(), engine.using(None):
         got = continue_prefixes(
             engine, ids, lengths, given, max_new=max_new, over=lambda row, token: token in ends
         )  # fmt: skip

@@ -53,11 +53,11 @@ def test_who_asks_is_known_in_every_step_and_nowhere_else():
 
     def steps():
         for _ in range(3):
-            seen.append(asker.get())
+            seen.append(asker.get().owner)
             yield
 
     for _ in asked_by("anna", steps()):
-        seen.append(asker.get())
+        seen.append(asker.get().owner)
     assert seen == ["anna", None] * 3
 
 

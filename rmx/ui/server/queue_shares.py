@@ -1,0 +1,190 @@
+"""Gradio's queue, shared among visitors and addresses; what nobody listens to any more leaves it.
+
+Gradio has one queue for everybody, first come, first served. Here a visitor and an address have a share of its places,
+an address half of what runs at the same time, and of those who may run the one that was served least lately goes first.
+"""
+
+import asyncio
+import inspect
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fastapi
+import gradio as gr
+from gradio.block_function import BlockFunction
+from gradio.data_classes import PredictBodyInternal
+from gradio.queueing import Event, Queue
+from gradio.server_messages import ProcessCompletedMessage
+from gradio.utils import run_coro_in_background
+
+from rmx.turns import Asker, Usage, asker
+
+PLAN = "plan"  # of these events of a page only the newest waits
+MOST_THREADS = 72  # streams of the page, each holds one, and what else runs beside them
+LOOK = 5.0  # seconds between two looks for events that nobody listens to
+UNHEARD = 30.0  # seconds after which they are ended
+SKIP = {"__type__": "update"}  # an output that stays as it is
+Leave = Callable[[str], object]  # told the session of a page that is gone
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How many events one visitor, and one address, may have waiting and running; 0: any number."""
+
+    visitor: int = 0
+    address: int = 0
+
+
+def share_queue(page: gr.Blocks, name: Callable[[Any], Asker], shares: Shares, leave: Sequence[Leave] = ()) -> None:
+    """Make the queue of a page a shared one; to be called when its events are built, before it is served.
+
+    Args:
+        name: who is behind a request. leave: called where the streams of a page have ended before its events.
+    """
+    queue: Any = page._queue
+    queue.__class__ = SharedQueue
+    queue.name, queue.shares, queue.leave = name, shares, leave
+    queue.served, queue.unheard, queue.tasks = Usage(), {}, {}
+
+
+class SharedQueue(Queue):
+    """As gradio's, shared."""
+
+    name: Callable[[Any], Asker]
+    shares: Shares
+    leave: Sequence[Leave]
+    served: Usage  # events of each address and visitor, lately
+    unheard: dict[str, tuple[Any, float]]  # session -> its first unread message, since when
+    tasks: dict[str, "asyncio.Task[Any] | None"]  # event's id -> what processes it
+
+    def start(self) -> None:
+        super().start()
+        if self.shares.address:
+            run_coro_in_background(self._end_unheard)
+
+    # -- joining ------------------------------------------------------------------------------------------------------
+
+    async def push(self, body: PredictBodyInternal, request: fastapi.Request, username: str | None) -> Any:
+        """As gradio's.
+
+        Raises:
+            HTTPException: 429 with a sentence, where who asks has a full share.
+        """
+        who = self.name(request)
+        self._replace_plan(body)
+        events = [self._who(event) for event in self.event_ids_to_events.values()]
+        mine = sum(other.owner == who.owner for other in events)
+        if self.shares.visitor and mine >= self.shares.visitor:
+            raise _later(f"{mine} requests of yours are under way already. Wait for one of them, or stop it.")
+        near = sum(other.address == who.address for other in events) if who.address is not None else 0
+        if self.shares.address and near >= self.shares.address:
+            raise _later(f"{near} requests from your network are under way already. Try again in a moment.")
+        return await super().push(body, request, username)
+
+    def _replace_plan(self, body: PredictBodyInternal) -> None:
+        """A newer plan of a page takes the place of the one that waits: only the last one is looked at."""
+        function = self.blocks.fns.get(body.fn_index) if body.fn_index is not None else None
+        if function is None or function.concurrency_id != PLAN or PLAN not in self.event_queue_per_concurrency_id:
+            return
+        line = self.event_queue_per_concurrency_id[PLAN].queue
+        for event in [event for event in line if event.session_hash == body.session_hash]:
+            line.remove(event)
+            nothing = {"data": [SKIP] * len(event.fn.outputs), "is_generating": False, "duration": 0.0}
+            self.send_message(event, ProcessCompletedMessage(output=nothing, success=True))
+            self.event_ids_to_events.pop(event._id, None)
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def get_events(self) -> tuple[list[Event], bool, str] | None:
+        """The next event of some concurrency group that has room, see the module."""
+        groups = [group for group in self.event_queue_per_concurrency_id.values() if group.queue]
+        random.shuffle(groups)
+        for group in groups:
+            limit = group.concurrency_limit
+            if limit is not None and group.current_concurrency >= limit:
+                continue
+            most = max(1, limit // 2) if limit is not None else len(self.active_jobs)
+            running = self._running(group.concurrency_id)
+            able = [event for event in group.queue if running[self._who(event).address] < most]
+            if able:
+                now = time.monotonic()
+                first = min(able, key=lambda event: self._had(event, now))
+                group.queue.remove(first)
+                self._serve(first, now)
+                return [first], False, group.concurrency_id
+        return None
+
+    def _running(self, concurrency_id: str) -> Counter[str | None]:
+        """How many events of a group each address has running; addresses that are not told apart have none."""
+        running = (event for job in self.active_jobs for event in job or () if event.concurrency_id == concurrency_id)
+        return Counter(address for event in running if (address := self._who(event).address) is not None)
+
+    def _had(self, event: Event, now: float) -> tuple[float, float]:
+        """How many events of its address, and of its visitor, were served lately."""
+        who = self._who(event)
+        return self.served.of(f"address {who.address}", now), self.served.of(f"owner {who.owner}", now)
+
+    def _serve(self, event: Event, now: float) -> None:
+        who = self._who(event)
+        for key in (f"address {who.address}", f"owner {who.owner}"):
+            self.served.add(key, 1.0, now)
+
+    def _who(self, event: Event) -> Asker:
+        """Who set an event off; worked out once."""
+        known: Asker | None = getattr(event, "who", None)
+        if known is None:
+            known = vars(event)["who"] = self.name(event.request)
+        return known
+
+    async def process_events(self, events: list[Event], batch: bool, begin_time: float, fn: BlockFunction) -> None:
+        """As gradio's, in the name of who set the event off."""
+        asker.set(self._who(events[0]))  # of this task: every event has one of its own
+        self.tasks[events[0]._id] = asyncio.current_task()
+        try:
+            await super().process_events(events, batch, begin_time, fn)
+        finally:
+            self.tasks.pop(events[0]._id, None)
+
+    # -- leaving ------------------------------------------------------------------------------------------------------
+
+    async def clean_events(self, *, session_hash: str | None = None, event_id: str | None = None) -> None:
+        """As gradio's: a page's stream was closed before its events were over. What they do is ended too.
+
+        Gradio looks again when such an event says its next word, which may take as long as it waits for a model.
+        """
+        await super().clean_events(session_hash=session_hash, event_id=event_id)
+        if session_hash is None:
+            return
+        for leave in self.leave:
+            leave(session_hash)
+        for event in [event for job in self.active_jobs for event in job or ()]:
+            task = self.tasks.get(event._id)
+            # A thread cannot be interrupted; those of the page's streams are told by `leave`.
+            if event.session_hash == session_hash and task is not None and inspect.isasyncgenfunction(event.fn.fn):
+                task.cancel()
+
+    async def _end_unheard(self) -> None:
+        """End events whose messages nobody reads: whoever sent them has gone, or never meant to listen."""
+        while not self.stopped:
+            await asyncio.sleep(LOOK)
+            for session in self._unread(time.monotonic()):
+                await self.clean_events(session_hash=session)
+
+    def _unread(self, now: float) -> list[str]:
+        """Sessions with events under way whose first message has been the same for too long."""
+        before, self.unheard = self.unheard, {}
+        for session in {event.session_hash for event in self.event_ids_to_events.values()}:
+            messages = self.pending_messages_per_session.get(session)
+            waiting: Any = messages._queue if messages is not None else ()  # type: ignore[attr-defined]
+            if waiting:
+                first, since = before.get(session, (None, now))
+                self.unheard[session] = (waiting[0], since if waiting[0] is first else now)
+        return [session for session, (_, since) in self.unheard.items() if now - since >= UNHEARD]
+
+
+def _later(sentence: str) -> fastapi.HTTPException:
+    return fastapi.HTTPException(429, sentence, {"Retry-After": "2"})
