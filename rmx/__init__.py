@@ -7,4 +7,9 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
+# Hugging Face's libraries tell their makers who loads what with which versions, and datasets counts what is loaded at
+# an address of its own. They read this once, when they are imported. (transformers asks huggingface_hub.)
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
+
 __version__ = "0.1.0"

@@ -85,8 +85,12 @@ def drop_adapter(model: Model, name: str) -> None:
 
 
 def adapter_name(spec: str) -> str:
-    """PEFT uses the name as a module key, where a dot would nest; a star marks the strength in an adapter's key."""
-    return spec.replace(".", "_").replace("*", "_")
+    """A name of its own for each spec, which `shown_adapter` reads back.
+
+    PEFT uses the name as a module key, where a dot would nest, and a star marks the strength in an adapter's key: they
+    are written as %2E and %2A, and % itself as %25.
+    """
+    return spec.replace("%", "%25").replace(".", "%2E").replace("*", "%2A")
 
 
 def adapter_place(model: Model, spec: str) -> str:

@@ -25,7 +25,8 @@ from rmx.cli_pair import add_verbs as add_pair_verbs
 from rmx.cli_runs import add_verbs as add_runs_verbs
 from rmx.cli_sets import add_verbs as add_sets_verbs
 from rmx.cli_train import add_verbs as add_train_verbs
-from rmx.errors import RmxError
+from rmx.errors import RmxError, shown
+from rmx.strict import whole
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,7 +38,11 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `rmx`; returns the exit code."""
-    args = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if odd := next((word for word in given if word != whole(word)), None):
+        print(f"rmx: {shown(odd)} is not text in UTF-8. Write it in UTF-8, or rename the file.", file=sys.stderr)
+        return 2
+    args = _parser().parse_args(given)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _quiet_transformers()
@@ -153,7 +158,7 @@ def _read_text(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        return whole(sys.stdin.read()) if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RmxError(f"Cannot read {path}: {error}.") from error
 

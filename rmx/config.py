@@ -1,22 +1,34 @@
 """Validated settings of the explore road: checked once, when they are made, with a sentence for what is wrong."""
 
-import math
+import sys
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
-from rmx.errors import RmxError
+from rmx.errors import RmxError, shown
 
 TOP_SHOWN = 5  # alternatives on screen
 TOP_KEPT = 20  # alternatives kept for every token
+LARGEST = sys.float_info.max
 
 
-def check_tau(tau: float) -> float:
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether `value` is a finite number that a float can hold; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+
+
+def is_whole(value: object) -> TypeGuard[int | float]:
+    """Whether `value` is a whole number, as 3 and 3.0 are."""
+    return is_number(value) and value == int(value)
+
+
+def check_tau(tau: Any) -> float:
     """Return `tau` (nats) or say why it cannot be a threshold.
 
     Raises:
-        RmxError: negative, infinite or NaN.
+        RmxError: no number, negative, infinite or NaN.
     """
-    if not isinstance(tau, int | float) or not math.isfinite(tau) or tau < 0:
-        raise RmxError(f"The fork threshold must be a number of nats, 0 or more; got {tau}.")
+    if not is_number(tau) or tau < 0:
+        raise RmxError(f"The fork threshold must be a number of nats, 0 or more; got {shown(tau)}.")
     return float(tau)
 
 
@@ -30,14 +42,15 @@ class Sampling:
     max_new_tokens: int = 512  # bounds the whole completion, kept tokens included
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.temperature) or not 0 <= self.temperature <= 10:
-            raise RmxError(f"Temperature must lie between 0 (greedy) and 10; got {self.temperature}.")
-        if not math.isfinite(self.top_p) or not 0 < self.top_p <= 1:
-            raise RmxError(f"Top-p must lie above 0 and at most at 1; got {self.top_p}.")
-        if self.max_new_tokens != int(self.max_new_tokens) or self.max_new_tokens < 1:
-            raise RmxError(f"The number of new tokens must be a whole number, 1 or more; got {self.max_new_tokens}.")
-        if self.seed != int(self.seed) or not 0 <= self.seed < 2**63:
-            raise RmxError(f"The seed must be a whole number from 0 to 2^63 - 1; got {self.seed}.")
+        if not is_number(self.temperature) or not 0 <= self.temperature <= 10:
+            raise RmxError(f"Temperature must lie between 0 (greedy) and 10; got {shown(self.temperature)}.")
+        if not is_number(self.top_p) or not 0 < self.top_p <= 1:
+            raise RmxError(f"Top-p must lie above 0 and at most at 1; got {shown(self.top_p)}.")
+        if not is_whole(self.max_new_tokens) or self.max_new_tokens < 1:
+            said = shown(self.max_new_tokens)
+            raise RmxError(f"The number of new tokens must be a whole number, 1 or more; got {said}.")
+        if not is_whole(self.seed) or not 0 <= self.seed < 2**63:
+            raise RmxError(f"The seed must be a whole number from 0 to 2^63 - 1; got {shown(self.seed)}.")
 
     @property
     def greedy(self) -> bool:

@@ -12,6 +12,8 @@ RmxError
 Every message says what happened and what to do next. Programmers' mistakes stay ValueError with a traceback.
 """
 
+SHOWN = 60  # characters of a wrong value that are said again
+
 
 class RmxError(Exception):
     """A user's mistake or an expected refusal, explained in one sentence or two."""
@@ -49,3 +51,12 @@ def first_line(words: object, most: int = 200) -> str:
     """The first line of a library's message that says something, cut to `most` characters; "" where none does."""
     line = next((line.strip() for line in str(words).splitlines() if line.strip()), "")
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def shown(value: object) -> str:
+    """A wrong value in a sentence: escaped, on one line, cut to `SHOWN` characters."""
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):  # a number too long to be written out, a list too deep
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

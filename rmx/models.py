@@ -23,6 +23,7 @@ from rmx.errors import ModelError, PromptError, first_line
 from rmx.paths import ASSETS, cache_dir
 from rmx.pieces import Detokenizer
 from rmx.presets import STYLES, Preset, PromptStyle, preset_of
+from rmx.strict import whole
 
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -69,7 +70,7 @@ class Model:
         """Ids of the prompt. A chat template brings its own special tokens, so none are added to it."""
         text = self.prompt(problem, raw)
         added = not (self.style.chat and not raw)
-        ids = tuple(self.tokenizer(_clean(text), add_special_tokens=added)["input_ids"])
+        ids = tuple(self.tokenizer(whole(text), add_special_tokens=added)["input_ids"])
         if not ids:
             raise PromptError("The prompt holds no token of this model. Type a problem first.")
         if len(ids) >= self.engine.context:
@@ -81,7 +82,7 @@ class Model:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a piece of completion text, without special tokens."""
-        ids: list[int] = self.tokenizer(_clean(text), add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(whole(text), add_special_tokens=False)["input_ids"]
         return ids
 
     def prompt_thinks(self, prompt_ids: Sequence[int]) -> bool:
@@ -98,11 +99,6 @@ class Model:
     @property
     def adapters(self) -> list[str]:
         return list(self.engine.adapters)
-
-
-def _clean(text: str) -> str:
-    """Lone surrogates cannot be encoded; they come from broken input, never from a keyboard."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int | None = None) -> Model:

@@ -19,6 +19,7 @@ from rmx.adapters import attached
 from rmx.engine import Engine, Saved, Stream, adapter_key, croppable, held_together, split_key, whole_length
 from rmx.errors import ModelError
 from rmx.models import Model
+from rmx.records import shown_adapter
 from rmx.turns import asker
 from rmx.workspace import Workspace
 
@@ -47,7 +48,7 @@ class Pair:
     @property
     def name(self) -> str:
         """How the adapted model is called on screen."""
-        return f"{self.base.spec} + {self.adapter}" if self.one_set else self.adapted.spec
+        return f"{self.base.spec} + {shown_adapter(self.adapter)}" if self.one_set else self.adapted.spec
 
     @property
     def strength(self) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 from rmx.errors import ProblemError
 from rmx.problem_splits import SPLITS
 from rmx.records import Problem
+from rmx.strict import without_half_characters
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 
@@ -154,7 +155,7 @@ def _jsonl_rows(name: str, lines: Iterable[bytes]) -> Rows:
             continue
         try:
             # Numbers stay as they are written: an answer of 18.50 is "18.50".
-            row = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
+            row = json.loads(without_half_characters(line), parse_int=str, parse_float=str, parse_constant=str)
         except (json.JSONDecodeError, RecursionError) as error:
             what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
             raise ProblemError(

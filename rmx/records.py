@@ -8,8 +8,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import unquote
 
 Stop = Literal["eos", "answer", "length", "context", "cancelled", "read"]
+
+
+def shown_adapter(key: str | None) -> str | None:
+    """An adapter's key as documents and the screen have it: with the spec that it was asked for by."""
+    return key and unquote(key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,7 @@ class Trace:
         """The document of `rmx trace --json`."""
         return {
             "model": self.model,
-            "adapter": self.adapter,
+            "adapter": shown_adapter(self.adapter),
             "revision": self.revision,
             "dtype": self.dtype,
             "prompt_ids": list(self.prompt_ids),

@@ -10,6 +10,7 @@ from torch import Tensor
 from rmx.config import Sampling
 
 BLOCK = 256  # tokens of the vocabulary summed together when a whole distribution is inverted
+COLDEST = 1e-30  # below it fp32 overflows; the likeliest token has all the probability long before
 NUCLEUS = 1024  # likeliest tokens among which a nucleus is looked for first
 
 
@@ -49,12 +50,21 @@ def draw_rows(logits: Tensor, temperature: float, top_p: float, u: Sequence[floa
     Source: nucleus sampling, arXiv 1904.09751, section 3.1.
     """
     at = torch.tensor(u, dtype=torch.float64, device=logits.device)
-    scaled = logits.float()
-    if temperature != 1:
-        scaled = scaled / temperature
+    scaled = cooled(logits, temperature)
     if top_p == 1:
         return _invert_all((scaled - scaled.amax(-1, keepdim=True)).exp_(), at)
     return _invert_nucleus(scaled.softmax(-1), top_p, at)
+
+
+def cooled(logits: Tensor, temperature: float) -> Tensor:
+    """Logits (..., V) over the temperature, fp32, up to a constant of their row; any temperature above 0 will do.
+
+    The peak is subtracted first: nothing overflows then, and tokens near it keep their distance from it.
+    """
+    logits = logits.float()
+    if temperature == 1:
+        return logits
+    return (logits - logits.amax(-1, keepdim=True)) / max(temperature, COLDEST)
 
 
 def _invert_all(weights: Tensor, u: Tensor) -> Tensor:

@@ -2,12 +2,17 @@
 
 import json
 import math
+import re
 from typing import Any
 
 from rmx.errors import RmxError
 
 MOST_CHARACTERS = 4_000_000  # of a document
 MOST_ID = 2**31 - 1
+# An escaped surrogate behind an even number of backslashes: two that make one character, or (group 2) half of one.
+_SURROGATE = re.compile(
+    r"(?<!\\)((?:\\\\)*)(?:\\u[dD][89abAB]HH\\u[dD][c-fC-F]HH|(\\u[dD][89a-fA-F]HH))".replace("HH", "[0-9a-fA-F]{2}")
+)
 
 
 class DocumentError(RmxError):
@@ -23,11 +28,34 @@ def parse(text: str, most: int = MOST_CHARACTERS) -> Any:
     if len(text) > most:
         raise DocumentError(f"The file has {len(text) / 1e6:.1f} million characters; at most {most / 1e6:g} are read.")
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(without_half_characters(text), parse_constant=_no_constant)
     except RecursionError as error:
         raise DocumentError("The file is nested too deeply to be a trace.") from error
     except ValueError as error:
         raise DocumentError(f"The file is not JSON: {str(error)[:120]}.") from error
+
+
+def without_half_characters(document: str) -> str:
+    """JSON text in which a question mark stands for each lone surrogate, written out or escaped."""
+    return _SURROGATE.sub(lambda found: f"{found[1]}?" if found[2] else found[0], whole(document))
+
+
+def whole(text: str) -> str:
+    """Text with a question mark for each lone surrogate: half a character, which UTF-8 cannot say."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def sendable(value: Any) -> Any:
+    """A value that a page can be sent: no half characters; null for numbers that are none or have over 64 bits."""
+    if isinstance(value, str):
+        return whole(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return None
+    if isinstance(value, dict):
+        return {sendable(key): sendable(item) for key, item in value.items()}
+    return [sendable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _no_constant(name: str) -> Any:
@@ -65,7 +93,7 @@ def to_text(value: Any, what: str, most: int) -> str:
         raise DocumentError(f"A text was expected for {what}; got {said(value)}.")
     if len(value) > most:
         raise DocumentError(f"The text for {what} has {len(value):,} characters; at most {most:,} are read.")
-    return value.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be sent on
+    return whole(value)
 
 
 def to_maybe(value: Any, what: str, most: int) -> str | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from rmx.config import Sampling
-from rmx.errors import RmxError
+from rmx.config import Sampling, is_number
+from rmx.errors import RmxError, shown
 from rmx.explore.generate import Generation, Job
 from rmx.models import Model, load
 from rmx.paths import ASSETS
@@ -27,8 +27,8 @@ def tau_of_share(model: Model, share: float) -> float:
     Raises:
         RmxError: the share is not between 0 and 1, or nothing is stored for this model.
     """
-    if not 0 < share < 1:
-        raise RmxError(f"--tau-share must lie between 0 and 1; got {share}.")
+    if not is_number(share) or not 0 < share < 1:
+        raise RmxError(f"--tau-share must lie between 0 and 1; got {shown(share)}.")
     path: Path | None = STORED.get(model.spec)
     if path is None or not path.is_file():
         raise RmxError(f"No calibration set is stored for {model.spec}, so a share cannot become a tau. Give --tau.")

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rmx.config import Sampling, check_tau
-from rmx.errors import RmxError
+from rmx.config import Sampling, check_tau, is_whole
+from rmx.errors import RmxError, shown
 from rmx.explore.generate import Generation, Job
 from rmx.explore.outcomes import CAUTION, OutcomeConfig, Sampler
 from rmx.explore.reached import Target
@@ -47,11 +47,11 @@ class LocatorConfig:
 
     def __post_init__(self) -> None:
         Sampling(seed=self.seed, max_new_tokens=self.max_new_tokens)
-        if self.samples != int(self.samples) or self.samples < 2 or self.samples % 2:
-            raise RmxError(f"The number of samples must be even, 2 or more; got {self.samples}.")
+        if not is_whole(self.samples) or self.samples < 2 or self.samples % 2:
+            raise RmxError(f"The number of samples must be even, 2 or more; got {shown(self.samples)}.")
         for name, value in (("places elsewhere", self.elsewhere), ("budget", self.budget)):
-            if value != int(value) or value < 1:
-                raise RmxError(f"The number of {name} must be a whole number, 1 or more; got {value}.")
+            if not is_whole(value) or value < 1:
+                raise RmxError(f"The number of {name} must be a whole number, 1 or more; got {shown(value)}.")
 
 
 # -- formulas ---------------------------------------------------------------------------------------------------------

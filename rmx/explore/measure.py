@@ -12,7 +12,7 @@ from rmx.explore.rescue import Rescue, RescueConfig, rescue
 from rmx.explore.sofar import SoFar, sofar
 from rmx.explore.trace import TraceOptions, prepare
 from rmx.models import Model
-from rmx.records import Trace
+from rmx.records import Trace, shown_adapter
 from rmx.workspace import Workspace
 
 State = TypeVar("State")
@@ -31,7 +31,7 @@ class Solved:
         trace = self.trace
         return {
             "model": trace.model,
-            "adapter": trace.adapter,
+            "adapter": shown_adapter(trace.adapter),
             "revision": trace.revision,
             "dtype": trace.dtype,
             "tau": trace.tau,

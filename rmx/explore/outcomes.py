@@ -14,8 +14,8 @@ from torch import Tensor
 from rmx.answers import grade
 from rmx.batch import decode_steps
 from rmx.carry import carried, never
-from rmx.config import TOP_SHOWN, Sampling
-from rmx.errors import RmxError, SwapError
+from rmx.config import TOP_SHOWN, Sampling, is_whole
+from rmx.errors import RmxError, SwapError, shown
 from rmx.explore.ending import Ending
 from rmx.explore.meter import Meter
 from rmx.explore.reached import Answered, Reached, Target, reached, same_answers, target_of, total
@@ -49,8 +49,8 @@ class OutcomeConfig:
         if self.temperature == 0:
             raise RmxError("Outcomes are sampled: the temperature must be above 0.")
         for name, value in (("samples", self.samples), ("round size", self.round_size), ("budget", self.budget)):
-            if value != int(value) or value < 1:
-                raise RmxError(f"The {name} must be a whole number, 1 or more; got {value}.")
+            if not is_whole(value) or value < 1:
+                raise RmxError(f"The {name} must be a whole number, 1 or more; got {shown(value)}.")
         if not 0 < self.margin < 1:
             raise RmxError(f"The margin must lie between 0 and 1; got {self.margin}.")
         if not 2 <= self.alternatives <= 20:

@@ -9,7 +9,7 @@ from rmx.explore.generate import Job
 from rmx.explore.runs import Origin, Run
 from rmx.explore.tree import Tree
 from rmx.models import Model
-from rmx.records import Trace
+from rmx.records import Trace, shown_adapter
 
 
 class Texts:
@@ -97,7 +97,7 @@ def revive(run: Run, loaded: Any) -> None:
         )
     adapter = run.job.adapter
     if adapter is not None and adapter not in model.engine.adapters:
-        raise SwapError(f"This tree was recorded with the adapter {adapter}. Press Verify to load it.")
+        raise SwapError(f"This tree was recorded with the adapter {shown_adapter(adapter)}. Press Verify to load it.")
     if absent.highest >= model.engine.vocab_size or len(run.job.prompt_ids) + len(run.tokens) >= model.engine.context:
         raise SwapError(f"This tree does not fit {absent.spec}: it holds tokens that the model lacks.")
     run.model = model

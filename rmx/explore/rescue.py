@@ -17,9 +17,9 @@ from torch import Tensor
 from rmx.answers import grade
 from rmx.batch import decode_steps
 from rmx.carry import carried, never
-from rmx.config import TOP_SHOWN, Sampling
+from rmx.config import TOP_SHOWN, Sampling, is_whole
 from rmx.entropy import capture
-from rmx.errors import ProblemError, RmxError
+from rmx.errors import ProblemError, RmxError, shown
 from rmx.explore.branch import swap_job
 from rmx.explore.ending import Ending
 from rmx.explore.forks import forks_of
@@ -54,11 +54,12 @@ class RescueConfig:
     def __post_init__(self) -> None:
         Sampling(seed=self.seed, max_new_tokens=self.max_new_tokens)
         if self.goal not in (None, "right", "wrong"):
-            raise RmxError(f"The goal must be right or wrong; got {self.goal}.")
-        if self.budget != int(self.budget) or self.budget < 1:
-            raise RmxError(f"The budget must be a whole number of tokens, 1 or more; got {self.budget}.")
-        if not 1 <= self.most_swaps < len(COUNTS):
-            raise RmxError(f"The number of swaps must lie between 1 and {len(COUNTS) - 1}; got {self.most_swaps}.")
+            raise RmxError(f"The goal must be right or wrong; got {shown(self.goal)}.")
+        if not is_whole(self.budget) or self.budget < 1:
+            raise RmxError(f"The budget must be a whole number of tokens, 1 or more; got {shown(self.budget)}.")
+        if not is_whole(self.most_swaps) or not 1 <= self.most_swaps < len(COUNTS):
+            said = shown(self.most_swaps)
+            raise RmxError(f"The number of swaps must lie between 1 and {len(COUNTS) - 1}; got {said}.")
 
 
 @dataclass(frozen=True, slots=True)

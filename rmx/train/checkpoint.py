@@ -117,5 +117,5 @@ def _move(work: Path, folder: Path) -> None:
 def seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Draws inside depend on seed and step alone; the generators outside stay as they are."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed * 1_000_003 + step)
+        torch.manual_seed((seed * 1_000_003 + step) % 2**64)
         yield

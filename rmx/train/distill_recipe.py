@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from rmx.errors import RmxError, TrainError
-from rmx.train.recipe import TARGETS, AdapterConfig, OptimConfig, RolloutConfig
+from rmx.config import is_number
+from rmx.errors import RmxError, TrainError, shown
+from rmx.train.recipe import TARGETS, AdapterConfig, OptimConfig, RolloutConfig, check_seed
 
 Tail = Literal["renormalise", "bucket"]  # what becomes of the teacher's other tokens, see distill_loss.py
 
@@ -48,14 +49,15 @@ class DistillRecipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(self.targets))
-        for name, low in (("top_k", 1), ("heldout", 0), ("validation", 0), ("seed", 0)):
+        for name, low in (("top_k", 1), ("heldout", 0), ("validation", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise RmxError(f"{name} must be a whole number, {low} or more; got {value}.")
-        if not isinstance(self.warmup, int | float) or not 0 <= self.warmup < 1:
-            raise RmxError(f"warmup is a share of the updates, from 0 to below 1; got {self.warmup}.")
+                raise RmxError(f"{name} must be a whole number, {low} or more; got {shown(value)}.")
+        check_seed(self.seed)
+        if not is_number(self.warmup) or not 0 <= self.warmup < 1:
+            raise RmxError(f"warmup is a share of the updates, from 0 to below 1; got {shown(self.warmup)}.")
         if self.tail not in get_args(Tail):
-            raise RmxError(f"tail must be one of {', '.join(get_args(Tail))}; got {self.tail}.")
+            raise RmxError(f"tail must be one of {', '.join(get_args(Tail))}; got {shown(self.tail)}.")
         # The parts check their own values when they are made.
         _ = self.rollouts, self.adapter, self.optim(1)
 

@@ -19,6 +19,7 @@ from rmx.entropy import capture
 from rmx.models import Model
 from rmx.padded import PaddedBatch
 from rmx.records import Problem
+from rmx.sampling import cooled
 
 ROWS = 64  # completions decoded together
 PROMPTS = 4
@@ -151,7 +152,7 @@ def _decode(
         if len(times) >= STEPS and start - began > seconds:
             break
         capture(batch.logits, 1)
-        tokens = torch.multinomial((batch.logits.float() / temperature).softmax(-1), 1, generator=generator)[:, 0]
+        tokens = torch.multinomial(cooled(batch.logits, temperature).softmax(-1), 1, generator=generator)[:, 0]
         texts.take(tokens.tolist())
         batch.feed(tokens)
         _wait(engine.device)

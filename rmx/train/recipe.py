@@ -4,11 +4,11 @@ The defaults are the paper's (arXiv 2605.06241, section 5 and the public 1.5B re
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from rmx.errors import RmxError
+from rmx.config import is_number
+from rmx.errors import RmxError, shown
 
 Objective = Literal["adv_ce", "delta_hinge", "correct_sft"]
 GateKind = Literal["entropy", "random", "full"]
@@ -19,21 +19,34 @@ Order = Literal["clarity", "shuffle", "file"]
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
+SEEDS = 2**62  # seeds lie below it: what is made of them still fits 63 bits
+
+
 def _whole(name: str, value: Any, low: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise RmxError(f"{name} must be a whole number, {low} or more; got {value}.")
+        raise RmxError(f"{name} must be a whole number, {low} or more; got {shown(value)}.")
+
+
+def check_seed(seed: Any) -> None:
+    """Say why a value cannot seed a run's draws.
+
+    Raises:
+        RmxError: no whole number, negative, or `SEEDS` and more.
+    """
+    _whole("seed", seed, 0)
+    if seed >= SEEDS:
+        raise RmxError(f"seed must lie below 2^62; got {shown(seed)}.")
 
 
 def _between(name: str, value: Any, low: float, high: float, open_low: bool = False) -> None:
-    good = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
-    if not good or not low <= value <= high or (open_low and value == low):
+    if not is_number(value) or not low <= value <= high or (open_low and value == low):
         raise RmxError(f"{name} must lie {'above' if open_low else 'from'} {low:g} {'and' if open_low else 'to'} "
-                       f"{'at most at ' if open_low else ''}{high:g}; got {value}.")  # fmt: skip
+                       f"{'at most at ' if open_low else ''}{high:g}; got {shown(value)}.")  # fmt: skip
 
 
 def _one_of(name: str, value: Any, kinds: Any) -> None:
     if value not in get_args(kinds):
-        raise RmxError(f"{name} must be one of {', '.join(get_args(kinds))}; got {value}.")
+        raise RmxError(f"{name} must be one of {', '.join(get_args(kinds))}; got {shown(value)}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +206,7 @@ class Recipe:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        _whole("seed", self.seed, 0)
+        check_seed(self.seed)
         _whole("k", self.rollouts.k, 2)  # a problem teaches by its right and its wrong rollouts
 
     def flat(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rmx.errors import TrainError
+from rmx.strict import sendable
 
 PART = ".part"  # ends the names of files that are not whole yet
 LONGEST = 4 << 20  # bytes of an event that is still read where reading is bounded
@@ -67,17 +68,7 @@ def parsed(data: bytes) -> Any:
         ValueError: it is none. RecursionError: it is nested too deeply.
     """
     value = json.loads(data)
-    return _sendable(value) if _SUSPECT.search(data) else value
-
-
-def _sendable(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        return None
-    if isinstance(value, dict):
-        return {_sendable(key): _sendable(item) for key, item in value.items()}
-    return [_sendable(item) for item in value] if isinstance(value, list) else clean(value)
+    return sendable(value) if _SUSPECT.search(data) else value
 
 
 def write_json(path: Path, content: Any) -> None:

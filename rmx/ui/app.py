@@ -38,6 +38,7 @@ from rmx.ui.gate import Gate
 from rmx.ui.in_thread import finish_all
 from rmx.ui.malloc import few_arenas
 from rmx.ui.mcp_server import has_mcp, serve_tools
+from rmx.ui.outgoing import send_everything
 from rmx.ui.owners import Greeter, Owners, owners_of
 from rmx.ui.policy_header import ContentPolicy, content_policy, parents_tag
 from rmx.ui.runs_tab import build_runs_tab
@@ -272,6 +273,7 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
         inner.add_exception_handler(RequestValidationError, refuse_body)
         page.has_launched = True  # `launch` sets it; where a page is mounted gradio would copy any file it is told of
         lighten(page)
+        send_everything()
         serve_tools(page, site, owners, settings)
 
     return Parts(api, page, options, halt, finish)

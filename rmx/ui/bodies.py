@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rmx.strict import without_half_characters
 from rmx.verbs import VERBS
 from rmx.verbs.args import hints_of, shown
 
@@ -45,7 +46,7 @@ class Bodies:
         if scope["type"] != "http" or scope["method"] != "POST" or path.startswith(FILES):
             await self.app(scope, receive, send)
             return
-        content = await _read(receive)
+        content = _mended(await _read(receive))
         refused = (
             (400, "The request is too long, or ended too early.") if content is None else self.refusal(path, content)
         )
@@ -58,7 +59,7 @@ class Bodies:
     def refusal(self, path: str, content: bytes) -> Refusal | None:
         """Why a body cannot be used; None where gradio may have it."""
         try:
-            body = json.loads(content, parse_constant=_no_number, parse_float=_finite)
+            body = json.loads(content.decode(), parse_constant=_no_number, parse_float=_finite)
         except RecursionError:
             return 400, "The body is nested too deeply."
         except ValueError:  # no JSON, not in UTF-8, or a number that JSON does not have
@@ -159,6 +160,14 @@ async def refuse_body(request: Any, error: Exception) -> Response:
 
 def _answer(status: int, sentence: str) -> Response:
     return JSONResponse({"error": sentence, "detail": sentence}, status)
+
+
+def _mended(content: bytes | None) -> bytes | None:
+    """A body without half characters, which gradio cannot send back; one that is not UTF-8 is refused later."""
+    try:
+        return content and without_half_characters(content.decode()).encode()
+    except UnicodeDecodeError:
+        return content
 
 
 def _no_number(name: str) -> float:

@@ -22,7 +22,7 @@ from rmx.explore.lookahead import look_ahead
 from rmx.explore.recorded import Absent, revive
 from rmx.explore.runs import Run, Runs
 from rmx.explore.vocabulary import search
-from rmx.records import TokenDist
+from rmx.records import TokenDist, shown_adapter
 from rmx.train.pins import MOST, SHOWN, Pin
 from rmx.turns import asked_by
 from rmx.workspace import Workspace
@@ -215,7 +215,7 @@ class Explorer:
             **self._swap(run),
             "tau": run.job.tau,
             "label": "read" if run.job.read is not None else run.job.sampling.label,
-            "model": run.model.spec + (f" + {run.job.adapter}" if run.job.adapter else ""),
+            "model": run.model.spec + (f" + {shown_adapter(run.job.adapter)}" if run.job.adapter else ""),
             "prompt": run.prompt,
             "known": run.job.known,
             "title": run.title,

@@ -4,7 +4,6 @@ Models, adapters and problem sets are named by presets, Hub ids, bundled names a
 never one of them, whoever asks.
 """
 
-import math
 import re
 import types
 from collections.abc import Mapping
@@ -12,11 +11,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from rmx.config import is_number, is_whole
 from rmx.errors import ModelError, ProblemError, RmxError, SwapError
+from rmx.errors import shown as shown
 from rmx.presets import PRESETS
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[A-Za-z0-9][\w.-]{0,99})?")
-SHOWN = 60  # characters of a wrong value that are said again
 LARGEST = 2**63  # of a whole number
 
 
@@ -73,15 +73,6 @@ def typed(name: str, value: Any, hint: Any) -> Any:
     if kind == list[int] and isinstance(value, list) and all(map(_is_whole, value)):
         return [int(v) for v in value]
     raise RmxError(f"{name} must be {_called(kind)}; got {shown(value)}.")
-
-
-def shown(value: Any) -> str:
-    """A value of somebody else's, short and on one line."""
-    try:
-        text = ascii(value)
-    except (ValueError, RecursionError):  # a number too long to be written out, a list too deep
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
 def between(name: str, value: int, low: int, high: int) -> int:
@@ -169,15 +160,11 @@ def _is_union(hint: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value) and value == int(value) and abs(value) < LARGEST
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    return is_whole(value) and abs(value) < LARGEST
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) < LARGEST and math.isfinite(value)
+    return is_number(value) and abs(value) < LARGEST
 
 
 def _called(kind: Any) -> str:

@@ -2,6 +2,7 @@
 
 import ast
 import email
+import os
 import re
 import subprocess
 import sys
@@ -103,6 +104,26 @@ def test_importing_rmx_is_light():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+TOLD = "from huggingface_hub import constants as c; from datasets import config as d; "
+TOLD += "print(c.HF_HUB_DISABLE_TELEMETRY, d.HF_UPDATE_DOWNLOAD_COUNTS)"
+
+
+@pytest.mark.parametrize(
+    ("start", "given", "told"),
+    [
+        ("import rmx.ui.app; ", {}, "True False"),  # what `rmx serve` and app.py import
+        ("import rmx.ui.app; ", {"HF_HUB_DISABLE_TELEMETRY": "0", "HF_UPDATE_DOWNLOAD_COUNTS": "1"}, "False True"),
+        ("from rmx.cli import main\nif main(['sets', '--json']): raise SystemExit(1)\n", {}, "True False"),
+    ],
+)
+def test_nobody_is_told_who_uses_rmx(start, given, told):
+    """Libraries read these variables once, when they are imported. Whoever sets them has the last word."""
+    names = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_UPDATE_DOWNLOAD_COUNTS")
+    plain = {key: value for key, value in os.environ.items() if key not in names}
+    done = subprocess.run([sys.executable, "-c", start + TOLD], capture_output=True, text=True, env=plain | given)
+    assert done.stdout.splitlines()[-1:] == [told], done.stderr
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["trace", "--help"]])

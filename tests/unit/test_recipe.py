@@ -62,11 +62,29 @@ def test_a_share_replaces_a_presets_tau_and_back() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("k", 0), ("lr", 0.0), ("trim", 1.5), ("gate", "some"), ("targets", ()), ("tau", -1.0), ("epochs", 1.5)],
+    [
+        ("k", 0),
+        ("lr", 0.0),
+        ("trim", 1.5),
+        ("gate", "some"),
+        ("targets", ()),
+        ("tau", -1.0),
+        ("epochs", 1.5),
+        ("k", "x" * 10**6),
+        ("gate", "x" * 10**6),
+        ("temperature", 10**400),
+        ("temperature", float("nan")),
+        ("temperature", True),
+        ("top_p", "x" * 10**6),
+        ("seed", 2**62),
+        ("seed", 1.0),
+    ],
+    ids=range(15),
 )
 def test_values_that_cannot_be_are_named(name: str, value: Any) -> None:
-    with pytest.raises(RmxError, match=name):
+    with pytest.raises(RmxError, match=name) as refused:
         PAPER.with_(**{name: value})
+    assert len(str(refused.value)) < 200
 
 
 def test_departures_name_both_values() -> None:

@@ -1,9 +1,11 @@
 """Draws: what they depend on, and what they follow."""
 
+import re
+
 import pytest
 import torch
 
-from rmx.config import Sampling
+from rmx.config import Sampling, check_tau
 from rmx.errors import RmxError
 from rmx.sampling import Chooser, draw, draw_rows, prompt_key, uniform
 
@@ -128,8 +130,54 @@ def test_greedy_takes_the_best():
         {"max_new_tokens": 0},
         {"seed": -1},
         {"seed": 1.5},
+        {"seed": 2**63},
+        {"seed": float("inf")},
+        {"seed": float("nan")},
+        {"seed": True},
+        {"seed": "1"},
+        {"top_p": float("nan")},
+        {"top_p": True},
+        {"temperature": float("inf")},
+        {"temperature": 10**400},
+        {"temperature": True},
+        {"temperature": "0.5"},
+        {"temperature": None},
+        {"max_new_tokens": float("inf")},
+        {"max_new_tokens": True},
+        {"max_new_tokens": [3]},
     ],
 )
 def test_settings_out_of_range_are_explained(bad):
-    with pytest.raises(RmxError, match=str(next(iter(bad.values())))[:3]):
+    with pytest.raises(RmxError, match=re.escape(str(next(iter(bad.values())))[:3])):
         Sampling(**bad)
+
+
+@pytest.mark.parametrize("value", [10**5000, "x" * 10**6, float("nan"), -1, True, None, "1"], ids=range(7))
+def test_a_threshold_that_cannot_be_is_explained_shortly(value):
+    with pytest.raises(RmxError) as refused:
+        check_tau(value)
+    assert len(str(refused.value)) < 200
+
+
+COLD = [1e-3, 1e-30, 1e-38, 1e-45, 1e-308, 5e-324]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 1e-308, 5e-324])
+@pytest.mark.parametrize("temperature", COLD)
+def test_the_coldest_draws_are_greedy(temperature, top_p):
+    logits = 5 * torch.randn(8, 3000, generator=torch.Generator().manual_seed(2))
+    logits[:, 7] = -torch.inf
+    u = torch.linspace(0, 1 - 2**-53, 8, dtype=torch.float64).tolist()
+    assert draw_rows(logits, temperature, top_p, u).tolist() == logits.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("temperature", COLD)
+def test_equal_tokens_share_the_coldest_draws(temperature):
+    logits = torch.tensor([1.0, 40.0, 2.0, 40.0])
+    assert [draw(logits, temperature, 1.0, u) for u in (0.0, 0.49, 0.51, 0.99)] == [1, 1, 3, 3]
+
+
+def test_a_cold_draw_keeps_what_two_near_tokens_differ_by():
+    """Divided first, logits of 1e8 would be rounded to multiples of 8 before they are compared."""
+    logits = torch.tensor([100.0, 100.0 - 2**-17])  # neighbours among fp32 numbers
+    assert [draw(logits, 1e-6, 1.0, u) for u in (0.0, 0.9994, 0.9996)] == [0, 0, 1]

@@ -257,6 +257,11 @@ def test_dropout_is_drawn_from_the_seed_and_the_place():
     assert [s.loss for s in steps] != [s.loss for s in run()[0]]
 
 
+def test_the_greatest_seed_trains():
+    steps, _, _ = run(QUICK.with_(dropout=0.3, seed=2**62 - 1))
+    assert [s.loss for s in steps] != [s.loss for s in run(QUICK.with_(dropout=0.3))[0]]
+
+
 # -- continuation -----------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,23 @@
+"""What gradio sends to a page. Its encoder refuses half a character and a number of more than 64 bits, and ends the
+visitor's stream over it: such a value is replaced here, whatever way it came in."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import gradio.routes
+import orjson
+
+from rmx.strict import sendable
+
+
+def send_everything() -> None:
+    """Have gradio encode every value it sends; nothing changes for those that it could encode before."""
+    names = {name: getattr(orjson, name) for name in orjson.__all__}
+    gradio.routes.orjson = SimpleNamespace(**names | {"dumps": _dumps})  # type: ignore[attr-defined]
+
+
+def _dumps(value: Any, default: Any = None, option: int | None = None) -> bytes:
+    try:
+        return orjson.dumps(value, default, option)
+    except TypeError:
+        return orjson.dumps(sendable(value), default, option)
