@@ -33,7 +33,7 @@ from rmx.ui.explore_tab import BASE, ExploreTab, build_explore_tab
 from rmx.ui.explorer import Explorer
 from rmx.ui.gate import Gate
 from rmx.ui.in_thread import finish_all
-from rmx.ui.malloc import few_arenas
+from rmx.ui.malloc import few_arenas, large_blocks_apart
 from rmx.ui.mcp_server import has_mcp, serve_tools
 from rmx.ui.owners import Greeter, Owners, owners_of
 from rmx.ui.policy_header import Headers, content_policy, parents_tag
@@ -288,6 +288,7 @@ def serve(settings: Settings) -> None:
         write_lines()
     without_matplotlib()
     few_arenas()
+    large_blocks_apart()
     if is_zerogpu():
         from rmx.ui.zerogpu import launch
 

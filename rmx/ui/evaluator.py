@@ -24,6 +24,7 @@ from rmx.train.run_row import row
 from rmx.train.run_store import RunStore
 from rmx.turns import asker
 from rmx.ui.evaluate_jobs import Asked, EvalJob, Message
+from rmx.ui.malloc import give_back
 from rmx.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -216,6 +217,7 @@ class Evaluator:
             job.end(f"The evaluation broke off ({type(error).__name__}). This is a fault of rmx; its log says more.")
         if self.workspace.policy.public:
             self._trim()
+        give_back()
         tell("eval", time.monotonic() - began, {"model": job.asked.model, "outcome": job.state})
 
     @staticmethod
