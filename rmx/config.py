@@ -7,6 +7,7 @@ from rmx.errors import RmxError
 
 TOP_SHOWN = 5  # alternatives on screen
 TOP_KEPT = 20  # alternatives kept for every token
+MOST_NAME = 400  # characters of the name of a model, an adapter or a set
 
 
 def check_tau(tau: float) -> float:

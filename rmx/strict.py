@@ -65,7 +65,11 @@ def to_text(value: Any, what: str, most: int) -> str:
         raise DocumentError(f"A text was expected for {what}; got {said(value)}.")
     if len(value) > most:
         raise DocumentError(f"The text for {what} has {len(value):,} characters; at most {most:,} are read.")
-    return value.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be sent on
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:  # lone surrogates cannot be sent on
+        return value.encode("utf-8", "replace").decode("utf-8")
+    return value  # itself: one text that thousands of tokens share stays one
 
 
 def to_maybe(value: Any, what: str, most: int) -> str | None:

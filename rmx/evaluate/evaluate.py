@@ -70,8 +70,10 @@ class Evaluation:
 
     def run(self, cancelled: Callable[[], bool] = never) -> Iterator[EvalReport]:
         """Make and grade; yields where it stands several times a second. After a cancel the last report says so."""
+        wanted = [{hashed(prompt) for prompt in prompts} for prompts in self._prompts]
         shelves = [
-            [(s, self._store.shelf(c.key, s)) for s in self._settings()] for c in self.contestants
+            [(s, self._store.shelf(c.key, s, prompts)) for s in self._settings()]
+            for c, prompts in zip(self.contestants, wanted, strict=True)
         ]  # one for greedy, one for the draws
         try:
             yield self._report(False)

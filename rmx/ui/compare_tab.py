@@ -19,7 +19,7 @@ from rmx.pairs import pairs_first
 from rmx.plots import arm_figure, shift_figure
 from rmx.presets import PRESETS
 from rmx.problems import SETS, load_set
-from rmx.turns import asked_by
+from rmx.turns import asked_by, asking
 from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.compare_exports import export
 from rmx.ui.compare_jobs import Job
@@ -87,7 +87,8 @@ class CompareTab:
     def compare(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
         """A new map, streamed."""
         try:
-            run = self._map(*asked)
+            with asking(self.who(request)):
+                run = self._map(*asked)
         except RmxError as error:
             yield _refused("map", error)
             return
@@ -125,7 +126,8 @@ class CompareTab:
 
     def patch(self, event: gr.EventData, request: gr.Request) -> Iterator[Message]:
         try:
-            run = self.comparer.patch(event._data)
+            with asking(self.who(request)):
+                run = self.comparer.patch(event._data)
         except RmxError as error:
             yield _refused("patch", error)
             return
@@ -145,7 +147,8 @@ class CompareTab:
             self.comparer.workspace.policy.admit_set(str(name))
             problems = load_set(str(name))[: _count(limit, "number of problems", MOST_PROBLEMS)]
             most = _count(max_new, "most tokens", self.settings.max_new_tokens)
-            run, reports = self.comparer.over_set(self._pair(*chosen), what, str(name), problems, tau, most)
+            with asking(self.who(request)):
+                run, reports = self.comparer.over_set(self._pair(*chosen), what, str(name), problems, tau, most)
         except RmxError as error:
             yield _refused("set", error), gr.skip()
             return
