@@ -9,6 +9,7 @@ from rmx.errors import RmxError, shown
 TOP_SHOWN = 5  # alternatives on screen
 TOP_KEPT = 20  # alternatives kept for every token
 LARGEST = sys.float_info.max
+MOST_NAME = 400  # characters of the name of a model, an adapter or a set
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

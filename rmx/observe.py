@@ -25,6 +25,7 @@ SECONDS = Histogram(
 )
 WAITING = Gauge("rmx_waiting", "Requests that hold or wait for a model", registry=REGISTRY)
 KEPT = Gauge("rmx_tokens_kept", "Tokens of solutions in memory", registry=REGISTRY)
+BYTES = Gauge("rmx_bytes_kept", "Bytes in memory of what visitors have sent and made", registry=REGISTRY)
 Told = dict[str, Any]  # "outcome", and "model" and "tokens" where they are known
 
 
@@ -58,10 +59,11 @@ def tell(verb: str, seconds: float, told: Told) -> None:
     log.info(json.dumps(line | {"seconds": round(seconds, 3), "outcome": outcome}))
 
 
-def metrics(waiting: int, kept: int) -> bytes:
-    """All counters in Prometheus' text format."""
+def metrics(waiting: int, tokens: int, nbytes: int) -> bytes:
+    """All counters in Prometheus' text format; `tokens` and `nbytes` are those that visitors keep in memory."""
     WAITING.set(waiting)
-    KEPT.set(kept)
+    KEPT.set(tokens)
+    BYTES.set(nbytes)
     return generate_latest(REGISTRY)
 
 

@@ -49,7 +49,7 @@ class Slots:
             return
         if self._cache is None:
             self._cache = DynamicCache(config=self._engine.config)
-            self._cache.layers = [SlotLayer(self, k, v, self._capacity) for k, v in layers]
+            self._cache.layers = [SlotLayer(self.size, k, v, self._capacity) for k, v in layers]
         for layer, (keys, values) in zip(self._cache.layers, layers, strict=True):
             layer.put(first, rows, keys, values)
 
@@ -108,12 +108,11 @@ class Slots:
 class SlotLayer(DynamicLayer):
     """One layer's keys and values, (slots, heads, capacity, head_dim) each, of which a pass sees the beginning."""
 
-    def __init__(self, slots: Slots, keys: Tensor, values: Tensor, capacity: int) -> None:
+    def __init__(self, slots: int, keys: Tensor, values: Tensor, capacity: int) -> None:
         """`keys`, `values`: of any sequence, for their shape alone."""
         super().__init__()
         self.lazy_initialization(keys, values)
-        self._slots = slots
-        self._buffers = [_zeros(t, slots.size, capacity) for t in (keys, values)]
+        self._buffers = [_zeros(t, slots, capacity) for t in (keys, values)]
         self._width = 0
 
     def show(self, width: int, lengths: Tensor) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from rmx import decoding_memory
 from rmx.batch import plain_cache, takes_mask
 from rmx.config import Sampling
 from rmx.engine import Engine
@@ -89,6 +90,8 @@ def refill(
 ) -> Iterator[list[Sample]]:
     """Make every sample that is asked for; the engine's turn is taken for each round, and given back in between.
 
+    Memory for all its rows is taken from the process's budget before the first round and held until the last.
+
     Prompts begin in their order, samples of one prompt in theirs. Where rows of different lengths cannot share a batch
     (a sliding window, recurrent state, a network that takes no mask) each prompt has a batch of its own.
 
@@ -104,7 +107,16 @@ def refill(
     Raises:
         PromptError: a prompt that this model cannot take.
     """
-    loop = Loop(engine, asks, sampling, stop_ids, rows, over, adapter)
+    rows = min(rows, sum(len(ask.made) for ask in asks))
+    longest = max((len(ask.prompt_ids) for ask in asks), default=0) + sampling.max_new_tokens
+    needed = rows * decoding_memory.row_bytes(engine, longest)
+    with decoding_memory.budget_of(engine.device).held(needed, cancelled) as mine:
+        if mine:
+            loop = Loop(engine, asks, sampling, stop_ids, rows, over, adapter)
+            yield from _rounds(loop, engine, adapter, cancelled)
+
+
+def _rounds(loop: "Loop", engine: Engine, adapter: str | None, cancelled: Callable[[], bool]) -> Iterator[list[Sample]]:
     while not loop.done and not cancelled():
         with engine.turns.when_free(cancelled) as mine:
             if not mine:

@@ -42,7 +42,11 @@ def without_half_characters(document: str) -> str:
 
 def whole(text: str) -> str:
     """Text with a question mark for each lone surrogate: half a character, which UTF-8 cannot say."""
-    return text.encode("utf-8", "replace").decode()
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text  # itself: one text that thousands of tokens share stays one
 
 
 def sendable(value: Any) -> Any:

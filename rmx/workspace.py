@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rmx.adapters import adapter_name, add_adapter, drop_adapter
+from rmx.config import MOST_NAME
+from rmx.errors import ModelError
 from rmx.models import Model, load
 from rmx.policy import PRIVATE, Policy
 
@@ -52,6 +54,7 @@ class Workspace:
         Raises:
             ModelError: it cannot be loaded; whatever is loaded stays as it is. Refused: not on this site.
         """
+        _check_name("model", spec)
         self.policy.admit_model(spec)
         with self._lock:
             if found := self._found(spec):
@@ -88,6 +91,7 @@ class Workspace:
         """
         if not spec:
             return None
+        _check_name("adapter", spec)
         self.policy.admit_adapter(model, spec)
         engine, name = model.engine, adapter_name(spec)
         if name in engine.adapters:
@@ -126,3 +130,13 @@ class Workspace:
     @property
     def loaded(self) -> list[str]:
         return list(self._models)
+
+
+def _check_name(kind: str, spec: str) -> None:
+    """Refuse a name that no file or repository has: it is said again in errors and kept with what it was asked for.
+
+    Raises:
+        ModelError: it is too long.
+    """
+    if len(spec) > MOST_NAME:
+        raise ModelError(f"The name of the {kind} has {len(spec):,} characters; it may have at most {MOST_NAME}.")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rmx.answers import final_answer
 from rmx.config import Sampling
+from rmx.decoding_memory import fitting_rows
 from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import Contestant
 from rmx.evaluate.report import EvalReport, Solved, Tally
@@ -19,7 +20,6 @@ from rmx.explore.ending import Ending
 from rmx.records import Problem
 from rmx.refill import Ask, Sample, refill
 from rmx.sampling import prompt_key
-from rmx.train.rollouts import fitting_rows
 
 FIRST = 4  # problems of the first portion; the next ones double
 WANTED = 1024  # samples of a portion, about
@@ -70,8 +70,10 @@ class Evaluation:
 
     def run(self, cancelled: Callable[[], bool] = never) -> Iterator[EvalReport]:
         """Make and grade; yields where it stands several times a second. After a cancel the last report says so."""
+        wanted = [{hashed(prompt) for prompt in prompts} for prompts in self._prompts]
         shelves = [
-            [(s, self._store.shelf(c.key, s)) for s in self._settings()] for c in self.contestants
+            [(s, self._store.shelf(c.key, s, prompts)) for s in self._settings()]
+            for c, prompts in zip(self.contestants, wanted, strict=True)
         ]  # one for greedy, one for the draws
         try:
             yield self._report(False)

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import secrets
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from rmx.train.run_files import Lines, is_full, read_lines
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of the lines, and of the rule that ends a completion
+PIECE = 1 << 20  # bytes that are read at once
 CUT = ("length", "context")
 STOPS = get_args(Stop)
 
@@ -71,15 +73,15 @@ class SampleStore:
     def __init__(self, folder: Path | None = None, *, keep: bool = True) -> None:
         self.folder = (folder or cache_dir() / "samples") if keep else None
 
-    def shelf(self, key: str, sampling: Sampling) -> "Shelf":
-        """What one model made with these settings."""
+    def shelf(self, key: str, sampling: Sampling, prompts: Collection[str] | None = None) -> "Shelf":
+        """What one model made with these settings, of these prompts (by their hashes) or of all."""
         if self.folder is None:
             return Shelf(None)
         parts = {"format": FORMAT, "key": key, "limit": sampling.max_new_tokens, "temperature": sampling.temperature}
         if not sampling.greedy:
             parts |= {"top_p": sampling.top_p, "seed": sampling.seed}
         name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
-        return Shelf(self.folder / name)
+        return Shelf(self.folder / name, prompts)
 
     def trim(self, most_bytes: int) -> None:
         """Forget the completions that were made longest ago where all together take more than `most_bytes`.
@@ -102,18 +104,21 @@ class SampleStore:
 
 
 class Shelf:
-    """The completions of one model with one setting."""
+    """The completions of one model with one setting.
 
-    def __init__(self, folder: Path | None) -> None:
+    Args:
+        prompts: hashes of those that are wanted: the files of a busy site hold far more than one evaluation needs.
+    """
+
+    def __init__(self, folder: Path | None, prompts: Collection[str] | None = None) -> None:
         self._folder = folder
         self._lines: Lines | None = None
         self.fault: str | None = None  # why nothing more is kept
         self.found: dict[Place, Answered] = {}
         if folder is not None:
-            for path in sorted(folder.glob("*.jsonl")):
-                for row in read_lines(path)[0]:
-                    if (one := Answered.from_json(row)) is not None:
-                        self.found.setdefault((one.prompt, one.number), one)
+            for one in filter(None, map(Answered.from_json, _rows(folder))):
+                if prompts is None or one.prompt in prompts:
+                    self.found.setdefault((one.prompt, one.number), one)
 
     def add(self, one: Answered) -> None:
         """Keep a completion. A disk that refuses costs the cache, not the evaluation."""
@@ -134,3 +139,12 @@ class Shelf:
         if self._lines is not None:
             self._lines.close()
             self._lines = None
+
+
+def _rows(folder: Path) -> Iterator[Any]:
+    """The lines of all files of a folder, a piece at a time."""
+    for path in sorted(folder.glob("*.jsonl")):
+        start = 0
+        while (read := read_lines(path, start, PIECE))[1] > start:
+            rows, start = read
+            yield from rows

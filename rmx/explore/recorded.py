@@ -49,7 +49,8 @@ class Absent:
 
 def recorded_runs(tree: Tree, owner: str | None) -> list[Run]:
     """The tree's branches as finished runs, labelled as recorded; none of them is added anywhere yet."""
-    model, origin = cast(Model, Absent(tree)), Origin("recorded", tree.licence, tree.adapter_hash)
+    absent, origin = Absent(tree), Origin("recorded", tree.licence, tree.adapter_hash)
+    model = cast(Model, absent)
     adapter = adapter_name(tree.adapter) if tree.adapter else None
     runs: list[Run] = []
     for place, branch in enumerate(tree.branches):
@@ -72,6 +73,7 @@ def recorded_runs(tree: Tree, owner: str | None) -> list[Run]:
             sampling.top_p, tree.tau, tokens, branch.answer, branch.stop, branch.reuse, branch.seconds,
         )  # fmt: skip
         runs.append(run)
+    runs[0].stand_in = vars(absent.detokenizer)
     return runs
 
 

@@ -3,17 +3,17 @@
 import secrets
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rmx.errors import SwapError
 from rmx.explore.generate import Generation, Job
+from rmx.kept import TOKEN_BYTES, Kept, bytes_of
 from rmx.models import Model
 from rmx.records import TokenDist, Trace
 
-Clock = Callable[[], float]
+POINTERS = 24  # bytes of one token in the list of a branch, in its trace, and among what a branch keeps
 
 
 @dataclass
@@ -50,6 +50,8 @@ class Run:
     expected: float | None = None  # seconds until its turn, by the turns of late
     trace: Trace | None = None
     error: str | None = None
+    stand_in: Any = None  # what a recorded tree keeps in place of its model
+    nbytes: int = 0  # that it keeps in memory beside what its parent keeps
     _stop: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -58,8 +60,18 @@ class Run:
         return len(self.job.kept) if self.parent is not None else None
 
     @property
+    def own(self) -> list[TokenDist]:
+        """The tokens that are not its parent's."""
+        return self.tokens[len(self.job.kept) :]
+
+    @property
     def done(self) -> bool:
         return self.trace is not None or self.error is not None
+
+    def parts(self) -> list[Any]:
+        """What it keeps in memory beside what its parent keeps."""
+        job, parts = self.job, [self.own, self.job.forced, self.job.read, self.error]
+        return parts if self.parent else [*parts, self.prompt, self.title, job.prompt_ids, job.known, self.stand_in]
 
     def halt(self) -> None:
         """Ask a running generation to end at the next step."""
@@ -90,34 +102,39 @@ class Run:
 
 
 class Runs:
-    """The branches in memory, by id. Whole trees leave, the least recently used first: those that nobody has looked at
-    for long, then an owner's own when that one's tokens run over, then anybody's when all tokens run over.
+    """The branches in memory, by id. Whole trees leave, as the account of what visitors keep has it (see kept.py).
 
     Args:
-        max_tokens: of all trees together. per_owner: of one owner's. idle_seconds: how long a tree stays unused.
+        kept: the account; by default one of its own, without a share for each visitor.
     """
 
-    def __init__(
-        self,
-        max_tokens: int = 400_000,
-        per_owner: int = 100_000,
-        idle_seconds: float = 24 * 3600,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        self.max_tokens, self.per_owner, self.idle_seconds = max_tokens, per_owner, idle_seconds
-        self._clock = clock
-        self._trees: OrderedDict[str, list[Run]] = OrderedDict()
-        self._used: dict[str, float] = {}  # tree -> when it was last asked for
+    def __init__(self, kept: Kept | None = None) -> None:
+        self.kept = kept or Kept()
+        self._trees: dict[str, list[Run]] = {}
         self._by_id: dict[str, Run] = {}
         self._lock = threading.Lock()
 
-    def add(self, run: Run) -> Run:
+    def add(self, *runs: Run) -> Run:
+        """Keep branches of one tree, all of them or none; returns the first.
+
+        Raises:
+            RmxError: with them the tree is larger than what is kept of one visitor.
+        """
+        weigh(runs)
+        tree, owner = runs[0].tree, runs[0].owner
+        known = self.branches(tree)
+        size = tree_bytes([*known, *runs])
+        self.kept.admit(size, owner, "This solution with its branches" if known else "This solution")
         with self._lock:
-            self._trees.setdefault(run.tree, []).append(run)
-            self._by_id[run.id] = run
-            self._touch(run.tree)
-            self._trim(run.tree)
-        return run
+            self._trees.setdefault(tree, []).extend(runs)
+            self._by_id |= {run.id: run for run in runs}
+        self.kept.put(tree, size, owner, lambda: self._forget(tree), lambda: self._is_busy(tree))
+        return runs[0]
+
+    def weigh_again(self, run: Run) -> None:
+        """Count a branch with the tokens that it has by now."""
+        weigh([run])
+        self.kept.grow(run.tree, tree_bytes(self.branches(run.tree)))
 
     def get(self, run_id: object) -> Run:
         """The run of this id.
@@ -133,9 +150,9 @@ class Runs:
     def find(self, run_id: object) -> Run | None:
         with self._lock:
             run = self._by_id.get(run_id) if isinstance(run_id, str) else None
-            if run is not None:
-                self._touch(run.tree)
-            return run
+        if run is not None:
+            self.kept.touch(run.tree)
+        return run
 
     def branches(self, tree: str) -> list[Run]:
         """All branches of a tree in the order they were made."""
@@ -146,7 +163,13 @@ class Runs:
     def tokens(self) -> int:
         """Tokens in memory."""
         with self._lock:
-            return sum(map(_size, self._trees.values()))
+            return sum(len(run.own) for runs in self._trees.values() for run in runs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all trees."""
+        with self._lock:
+            return sum(map(tree_bytes, self._trees.values()))
 
     def halt_all(self) -> None:
         """Ask every generation to end at its next step."""
@@ -155,24 +178,22 @@ class Runs:
         for run in under_way:
             run.halt()
 
-    def _touch(self, tree: str) -> None:
-        self._trees.move_to_end(tree)
-        self._used[tree] = self._clock()
+    def _is_busy(self, tree: str) -> bool:
+        return not all(run.done for run in self.branches(tree))
 
-    def _trim(self, keep: str) -> None:
-        now, owner = self._clock(), self._trees[keep][0].owner
-        sizes = {tree: _size(runs) for tree, runs in self._trees.items()}
-        mine = {tree for tree, runs in self._trees.items() if owner is not None and runs[0].owner == owner}
-        for tree in [t for t in self._trees if t != keep]:
-            idle = now - self._used[tree] > self.idle_seconds
-            if not idle and not all(run.done for run in self._trees[tree]):
-                continue
-            over_own = tree in mine and sum(sizes[t] for t in mine if t in sizes) > self.per_owner
-            if idle or over_own or sum(sizes.values()) > self.max_tokens:
-                del sizes[tree], self._used[tree]
-                for run in self._trees.pop(tree):
-                    del self._by_id[run.id]
+    def _forget(self, tree: str) -> None:
+        with self._lock:
+            for run in self._trees.pop(tree, []):
+                del self._by_id[run.id]
 
 
-def _size(runs: list[Run]) -> int:
-    return sum(len(run.tokens) for run in runs)
+def weigh(runs: Sequence[Run]) -> None:
+    """Note the bytes of branches of one tree; what several of them have in common counts for the first."""
+    seen: dict[int, Any] = {}
+    for run in runs:
+        run.nbytes = bytes_of(*run.parts(), seen=seen) + POINTERS * len(run.tokens)
+
+
+def tree_bytes(runs: Sequence[Run]) -> int:
+    """Bytes of a tree: of tokens that are there, or still come in, no less than their usual size."""
+    return max(TOKEN_BYTES * sum(len(run.own) for run in runs), sum(run.nbytes for run in runs))

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from rmx.config import TOP_KEPT, TOP_SHOWN, Sampling, check_tau
+from rmx.config import MOST_NAME, TOP_KEPT, TOP_SHOWN, Sampling, check_tau
 from rmx.explore.tree import Branch, Tree
 from rmx.records import Answer, Candidate, Reuse, Stop, TokenDist
 from rmx.strict import (
@@ -33,7 +33,7 @@ FORMAT, VERSION = "rmx tree", 1
 MOST_BRANCHES = 64
 MOST_TOKENS = 50_000  # of all branches together, kept tokens included
 MOST_IDS = 65_536  # of a prompt
-TEXT, NAME, PIECE = 50_000, 400, 4_000  # characters of a prompt or title, of a name, of a token
+TEXT, NAME, PIECE = 50_000, MOST_NAME, 4_000  # characters of a prompt or title, of a name, of a token
 STOPS = get_args(Stop)
 Document = dict[str, Any]
 

@@ -3,6 +3,7 @@
 A pin is whole in itself: it holds the ids before the place, so it outlives the solution that it was taken from.
 """
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,10 @@ class Pin:
             "word": self.word,
         }
 
+    def small(self) -> dict[str, Any]:
+        """The same as `json`, with ids of four bytes."""
+        return self.json() | {"prompt_ids": array("i", self.prompt_ids), "before": array("i", self.before)}
+
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Pin":
         """The pin of a stored run, or of a page's state.
@@ -65,6 +70,6 @@ class Pin:
 
 
 def _ids(stored: Any) -> tuple[int, ...]:
-    if not isinstance(stored, list | tuple) or not all(type(i) is int and i >= 0 for i in stored):
+    if not isinstance(stored, list | tuple | array) or not all(type(i) is int and i >= 0 for i in stored):
         raise TypeError("token ids are whole numbers")
     return tuple(stored)

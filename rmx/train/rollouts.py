@@ -2,23 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import torch
-
 from rmx.answers import grade
 from rmx.config import Sampling
-from rmx.engine import Engine
+from rmx.decoding_memory import fitting_rows
 from rmx.models import Model
 from rmx.records import Problem, Rollout, Stop
 from rmx.refill import Ask, refill
 from rmx.train.recipe import RolloutConfig
 from rmx.train.rollout_file import RolloutLog
 
-__all__ = ["RolloutLog", "fitting_rows", "graded", "sample_rollouts"]
+__all__ = ["RolloutLog", "graded", "sample_rollouts"]
 
 Key = tuple[str, int]  # a problem's id and which of its rollouts
-
-ROWS = 64  # completions decoded together, at most
-CPU_BYTES = 4 << 30  # for their keys and values; on a GPU half of its memory
 
 
 def sample_rollouts(
@@ -90,16 +85,3 @@ def graded(
         stop=stop,
         entropies=None if entropies is None else tuple(entropies),
     )
-
-
-def fitting_rows(engine: Engine, tokens: int) -> int:
-    """How many rows of so many tokens may be decoded together; the same on every run on the same kind of machine."""
-    config, device = engine.config, engine.device
-    queries = getattr(config, "num_attention_heads", None)
-    if not queries:  # recurrent state does not grow with the text
-        return ROWS
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // queries
-    heads = getattr(config, "num_key_value_heads", None) or queries
-    per_token = 2 * config.num_hidden_layers * heads * head_dim * engine.model.dtype.itemsize
-    memory = torch.cuda.get_device_properties(device).total_memory // 2 if device.type == "cuda" else CPU_BYTES
-    return max(1, min(ROWS, memory // (per_token * min(tokens, engine.context))))

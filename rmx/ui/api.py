@@ -26,11 +26,15 @@ NO_MEMORY = "The GPU ran out of memory. Shorten the text or take a smaller model
 
 
 def site_of(workspace: Workspace, settings: Settings, store: RunStore) -> Site:
-    """What the verbs of this app work on; a public one allows less per call."""
-    most = settings.max_new_tokens
-    limits = Limits(most, problems=50, samples=64, budget=50_000) if settings.public else Limits(most)
+    """What the verbs of this app work on."""
     own = settings.model if settings.model in workspace.loaded else None
-    return Site(workspace, store, limits, own or "mini")
+    return Site(workspace, store, limits_of(settings), own or "mini")
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What one request may ask for; of a public site less."""
+    most = settings.max_new_tokens
+    return Limits(most, problems=50, samples=64, budget=50_000) if settings.public else Limits(most)
 
 
 def add_api(demo: gr.Blocks, site: Site, owners: Owners) -> None:

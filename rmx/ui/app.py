@@ -21,9 +21,10 @@ from starlette.middleware.gzip import GZipMiddleware
 from rmx import __version__
 from rmx.errors import RmxError
 from rmx.explore.runs import Runs
+from rmx.kept import TOKEN_BYTES, Kept
 from rmx.observe import metrics, write_lines
 from rmx.paths import ASSETS
-from rmx.ui.api import add_api, site_of
+from rmx.ui.api import add_api, limits_of, site_of
 from rmx.ui.bodies import guard_bodies, refuse_body
 from rmx.ui.claims import Claims
 from rmx.ui.claims_tab import build_claims_tab
@@ -36,7 +37,7 @@ from rmx.ui.explore_tab import BASE, ExploreTab, build_explore_tab
 from rmx.ui.explorer import Explorer
 from rmx.ui.gate import Gate
 from rmx.ui.in_thread import finish_all
-from rmx.ui.malloc import few_arenas
+from rmx.ui.malloc import few_arenas, large_blocks_apart
 from rmx.ui.mcp_server import has_mcp, serve_tools
 from rmx.ui.outgoing import send_everything
 from rmx.ui.owners import Greeter, Owners, owners_of
@@ -118,7 +119,9 @@ def build_app(
     """The whole page as gradio blocks."""
     settings = settings or Settings()
     training, owners = training or Training(workspace), owners or owners_of(settings.host, settings.public)
-    explorer, evaluator = explorer or Explorer(workspace), evaluator or Evaluator(workspace, training.store)
+    explorer = explorer or Explorer(workspace)
+    evaluator = evaluator or Evaluator(workspace, training.store, kept=explorer.runs.kept)
+    kept, limits = explorer.runs.kept, explorer.limits
     with gr.Blocks(title="rmx · fork tokens", analytics_enabled=False, fill_width=True) as demo:
         with gr.Row(elem_id="bar"):
             gr.HTML(HEAD, apply_default_css=False, elem_id="brand")
@@ -128,7 +131,7 @@ def build_app(
             with gr.Tab("Explore", id="explore"):
                 explore = build_explore_tab(explorer, settings, notice, owners.key_of)
             with gr.Tab("Compare", id="compare") as page:
-                compare = build_compare_tab(Comparer(workspace), settings, page, owners.key_of)
+                compare = build_compare_tab(Comparer(workspace, kept, limits), settings, page, owners.key_of)
             with gr.Tab("Train", id="train") as page:
                 train = build_train_tab(training, owners, page)
             with gr.Tab("Evaluate", id="evaluate") as page:
@@ -219,8 +222,9 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     """Page, /health, closed doors, content policy."""
     use_own_folder()
     training, owners = Training(workspace), owners_of(settings.host, settings.public, settings.proxies)
-    kept = settings.kept_tokens
-    explorer = Explorer(workspace, Runs(kept, kept // 4, 60 * settings.idle_minutes))
+    room = settings.kept_tokens * TOKEN_BYTES
+    kept = Kept(room, room // 4, 60 * settings.idle_minutes)
+    explorer = Explorer(workspace, Runs(kept), limits_of(settings))
     api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @api.get("/health")
@@ -231,7 +235,9 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     def counters(request: fastapi.Request) -> Response:
         if not settings.metrics and not owners.visitor_of(request).admin:
             return PlainTextResponse("not here", 404)
-        return Response(metrics(workspace.waiting(), explorer.runs.tokens), media_type="text/plain; version=0.0.4")
+        return Response(
+            metrics(workspace.waiting(), explorer.runs.tokens, kept.nbytes), media_type="text/plain; version=0.0.4"
+        )
 
     @api.get("/runs/{run}/adapter.zip")
     def adapter(run: str) -> Response:
@@ -306,6 +312,7 @@ def serve(settings: Settings) -> None:
         write_lines()
     without_matplotlib()
     few_arenas()
+    large_blocks_apart()
     if is_zerogpu():
         from rmx.ui.zerogpu import launch
 

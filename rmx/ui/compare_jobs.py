@@ -9,9 +9,12 @@ from rmx.explore.intervene import Arm, Intervention, Patched, PatchJob
 from rmx.explore.intervene_set import InterveneReport
 from rmx.explore.shift_set import ShiftReport
 from rmx.explore.shifts import ShiftMap
+from rmx.kept import bytes_of
 from rmx.pair import Pair
 from rmx.records import Answer
 from rmx.turns import Asker, asker
+
+BASE_BYTES = 10_000  # of a job without anything in it: its decoders, locks and books
 
 
 @dataclass
@@ -19,6 +22,7 @@ class Job:
     """What all jobs of the view have in common."""
 
     pair: Pair
+    who: Asker = field(default_factory=asker.get, kw_only=True)  # whose it is
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     waiting: int = 0
     expected: float | None = None  # seconds until its turn, by the turns of late
@@ -27,9 +31,23 @@ class Job:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     @property
+    def owner(self) -> str | None:
+        """The visitor whose it is."""
+        return self.who.owner
+
+    @property
     def tokens(self) -> int:
-        """How many tokens it keeps in memory."""
+        """How many tokens it has made."""
         return 0
+
+    def parts(self) -> list[Any]:
+        """What it keeps in memory."""
+        raise NotImplementedError
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it keeps in memory."""
+        return BASE_BYTES + bytes_of(*self.parts())
 
     def halt(self) -> None:
         """Ask the job to end at its next step."""
@@ -57,6 +75,10 @@ class MapRun(Job):
     def tokens(self) -> int:
         return len(self.found.shifts) + sum(map(len, self.decoded.values()))
 
+    def parts(self) -> list[Any]:
+        found = self.found
+        return [self.title, self.prompt, found.job, found.shifts, self.answers, self.decoded, self.placebo, self.check]
+
 
 @dataclass
 class PatchRun(Job):
@@ -71,14 +93,19 @@ class PatchRun(Job):
     def tokens(self) -> int:
         return len(self.made.tokens)
 
+    def parts(self) -> list[Any]:
+        return [self.made.tokens]  # the rest is its map's
+
 
 @dataclass
 class SetRun(Job):
     """A run over a problem set."""
 
     what: str = "shifts"
-    who: Asker = field(default_factory=asker.get)
     report: ShiftReport | InterveneReport | None = None
+
+    def parts(self) -> list[Any]:
+        return [self.report]
 
 
 def known_part(decoded: list[Patched], budget: int | None) -> tuple[Patched, ...]:

@@ -87,7 +87,8 @@ class CompareTab:
     def compare(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
         """A new map, streamed."""
         try:
-            run = self._map(*asked)
+            with asking(self.who(request)):
+                run = self._map(*asked)
         except RmxError as error:
             yield _refused("map", error)
             return
@@ -125,7 +126,8 @@ class CompareTab:
 
     def patch(self, event: gr.EventData, request: gr.Request) -> Iterator[Message]:
         try:
-            run = self.comparer.patch(event._data)
+            with asking(self.who(request)):
+                run = self.comparer.patch(event._data)
         except RmxError as error:
             yield _refused("patch", error)
             return

@@ -5,7 +5,6 @@ What comes from a browser is checked; ids are unguessable and are the permission
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -22,6 +21,7 @@ from rmx.explore.intervene import ARMS, Arm, Intervention, PatchJob, answer_of, 
 from rmx.explore.intervene_set import InterveneSet
 from rmx.explore.shift_set import ShiftSet, greedy_ids
 from rmx.explore.shifts import MapJob, ShiftMap, Source
+from rmx.kept import Kept
 from rmx.noise import shape_noise
 from rmx.pair import Pair, make_pair
 from rmx.records import Problem
@@ -30,22 +30,23 @@ from rmx.turns import POLL
 from rmx.ui.at_once import AtOnce
 from rmx.ui.compare_jobs import Job, MapRun, PatchRun, SetRun, known_part, refused
 from rmx.ui.compare_messages import CLASSES, Message, map_message, patch_message, set_message
+from rmx.ui.explorer import check_texts
+from rmx.verbs.args import Limits
 from rmx.workspace import Workspace
 
 PATIENCE = 8.0  # seconds that a question of the page waits for the engine
 INTERVAL = 0.08  # seconds between messages while streaming
-MOST_JOBS = 2000
 PUBLIC_SETS = AtOnce("run over a set", "runs over a set", most=4, per_owner=1, per_address=2)  # on a public site
 SMALL = 20e6  # parameters up to which noise and placebo are measured without being asked
 
 
 class Comparer:
-    """The compare road for the page. Jobs leave memory, the least recently used first, when tokens run over."""
+    """The compare road for the page. Jobs leave memory as the account of what visitors keep has it (see kept.py)."""
 
-    def __init__(self, workspace: Workspace, max_tokens: int = 100_000) -> None:
+    def __init__(self, workspace: Workspace, kept: Kept | None = None, limits: Limits | None = None) -> None:
         self.workspace = workspace
-        self.max_tokens = max_tokens
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self.kept, self.limits = kept or Kept(), limits or Limits()
+        self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._copying = threading.Lock()  # a second copy of a checkpoint is large: one at a time
 
@@ -57,20 +58,31 @@ class Comparer:
                 sets = [one for one in self._jobs.values() if isinstance(one, SetRun)]
                 PUBLIC_SETS.admit(job.who, [one.who for one in sets if not one.done and not one.stopped])
             self._jobs[job.id] = job
-            kept = sum(j.tokens for j in self._jobs.values())
-            for old in [j for j in self._jobs.values() if j.done]:
-                if kept <= self.max_tokens and len(self._jobs) <= MOST_JOBS:
-                    break
-                kept -= old.tokens
-                del self._jobs[old.id]
+        self.kept.put(job.id, job.nbytes, job.owner, lambda: self._forget(job), lambda: not job.done)
         return job
+
+    def _forget(self, job: Job) -> None:
+        """Let go of a job, and of the decodes that hold on to it."""
+        with self._lock:
+            held = [j for j in self._jobs.values() if j is job or (isinstance(j, PatchRun) and j.map is job)]
+            for one in held:
+                del self._jobs[one.id]
+        for one in held:
+            self.kept.drop(one.id)
+
+    def _finish(self, job: Job) -> None:
+        """Nothing is worked on any more, also where nobody waited for the end."""
+        job.done = True
+        self.kept.grow(job.id, job.nbytes)
+        if isinstance(job, PatchRun):
+            self.kept.grow(job.map.id, job.map.nbytes)
 
     def find(self, job_id: object) -> Job | None:
         with self._lock:
             job = self._jobs.get(job_id) if isinstance(job_id, str) else None
-            if job is not None:
-                self._jobs.move_to_end(job.id)
-            return job
+        if job is not None:
+            self.kept.touch(job.id)
+        return job
 
     def get(self, job_id: object, kind: type[Any] = Job) -> Any:
         """The job of this id.
@@ -111,7 +123,8 @@ class Comparer:
         """
         check_tau(tau)
         if source not in ("base", "adapted", "text"):
-            raise RmxError(f"There is no text source '{source}'.")
+            raise RmxError(f"There is no text source '{source[:20]}'.")
+        check_texts(self.limits, problem, known, text)
         ids = pair.base.prompt_ids(problem)
         read = tuple(pair.base.encode(text)) if source == "text" else ()
         if source == "text" and not read:
@@ -194,7 +207,8 @@ class Comparer:
             self._beside_map(run)
         except (torch.OutOfMemoryError, RmxError) as error:
             run.error = str(error) if isinstance(error, RmxError) else _out_of_memory(run.pair)
-        run.done = True
+        finally:
+            self._finish(run)
         yield map_message(run, sent)
 
     def _after_map(self, run: MapRun) -> None:
@@ -248,7 +262,8 @@ class Comparer:
                 self._note_arm(run)
         except (torch.OutOfMemoryError, RmxError) as error:
             run.error = str(error) if isinstance(error, RmxError) else _out_of_memory(run.pair)
-        run.done = True
+        finally:
+            self._finish(run)
         yield patch_message(run, sent)
 
     def _note_arm(self, run: PatchRun) -> None:
@@ -271,7 +286,8 @@ class Comparer:
                     due = time.monotonic() + 0.5
         except (torch.OutOfMemoryError, RmxError) as error:
             run.error = str(error) if isinstance(error, RmxError) else _out_of_memory(run.pair)
-        run.done = True
+        finally:
+            self._finish(run)
         yield set_message(run)
 
     def _turn(self, run: Job) -> Iterator[int]:

@@ -8,10 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import ReferenceType, ref
 
+from rmx.kept import bytes_of
 from rmx.records import Problem
 from rmx.turns import Asker
 
+BASE_BYTES = 5_000  # of an evaluation that has found nothing yet
 GRACE = 30.0  # seconds after its last page has left that an evaluation goes on: a reload takes less
 UNSEEN = 180.0  # seconds after the last look at it, on a public site; a page that is hidden looks once a minute
 Message = dict[str, Any]
@@ -73,6 +76,7 @@ class EvalJob:
         self.rows: dict[str, tuple[int, int, Message]] = {}  # problem's id -> stamp of its last change, place, row
         self.notes: dict[str, str] = {}  # of the runs among the contestants
         self.stamp = 0
+        self.nbytes = BASE_BYTES + bytes_of(asked)  # that it keeps in memory
         self._places: dict[str, int] = {}
         self._clock, self._begun = clock, clock()
         self._seen = self._begun  # when it was last looked at
@@ -94,17 +98,21 @@ class EvalJob:
         """A newer report."""
         with self._lock:
             self.stamp += 1
-            for row in document.get("per_problem", []):
+            rows = document.get("per_problem", [])
+            for row in rows:
                 known = self.rows.get(row["id"])
                 if known is None or known[2] != row:
                     place = self._places.get(row["id"], len(self._places) + len(self.rows))
                     self.rows[row["id"]] = (self.stamp, place, row)
-            self.document = document
+                    self.nbytes += bytes_of(row) - (bytes_of(known[2]) if known else 0)
+            # Each row is there once, however many reports have told it.
+            self.document = document | ({"per_problem": [self.rows[row["id"]][2] for row in rows]} if rows else {})
 
     def end(self, error: str | None = None) -> None:
         with self._lock:
             self.error = error
             done = bool(self.document.get("done"))
+            self.nbytes += bytes_of({key: value for key, value in self.document.items() if key != "per_problem"})
             self.state = "failed" if error else "done" if done else "stopped"
             self.stamp += 1
 
@@ -167,10 +175,10 @@ class EvalJob:
 
 
 class Watching:
-    """Which evaluation each open page looks at; bounded, the oldest forgotten first."""
+    """Which evaluation each open page looks at; bounded, the oldest forgotten first. It keeps none in memory."""
 
     def __init__(self, limit: int = 2000) -> None:
-        self._current: OrderedDict[str, EvalJob] = OrderedDict()
+        self._current: OrderedDict[str, ReferenceType[EvalJob]] = OrderedDict()
         self._limit = limit
         self._lock = threading.Lock()
 
@@ -179,10 +187,11 @@ class Watching:
         if session is None:
             return
         with self._lock:
-            old = self._current.pop(session, None)
-            self._current[session] = job
+            seen = self._current.pop(session, None)
+            self._current[session] = ref(job)
             if len(self._current) > self._limit:
                 self._current.popitem(last=False)
+        old = seen() if seen is not None else None
         if old is not None and old is not job:
             old.halt() if instead else old.leave(session)
         job.join(session)
@@ -190,6 +199,7 @@ class Watching:
     def leave(self, session: str | None) -> None:
         """The page was closed."""
         with self._lock:
-            job = self._current.pop(session, None) if session else None
+            seen = self._current.pop(session, None) if session else None
+        job = seen() if seen is not None else None
         if job is not None and session:
             job.leave(session)

@@ -72,7 +72,8 @@ class EvaluateTab:
         form = dict(zip(FORM, values, strict=True)) | {"most": self.settings.max_new_tokens}
         return self.evaluator.asked(form, paths=self._may_name_files(request))
 
-    def _who(self, request: gr.Request) -> str | None:
+    def key_of(self, request: gr.Request) -> str | None:
+        """Names the visitor behind a request."""
         return self.owners.key_of(request) if self.owners is not None else None
 
     def _may_name_files(self, request: gr.Request) -> bool:
@@ -85,7 +86,7 @@ class EvaluateTab:
 
     def evaluate(self, request: gr.Request, *values: Any) -> Message:
         try:
-            job = self.evaluator.start(self.asked(request, values), self._who(request))
+            job = self.evaluator.start(self.asked(request, values), self.key_of(request))
         except RmxError as error:
             return _refused(error)
         self.watching.join(request.session_hash, job, instead=True)
@@ -100,12 +101,12 @@ class EvaluateTab:
 
     def opening(self, request: gr.Request, *values: Any) -> tuple[Any, Any]:
         """The contestants that are there by now, and what the form would take."""
-        with asking(self._who(request)):
+        with asking(self.key_of(request)):
             return gr.Dropdown(self.evaluator.contestants(str(values[0]))), self.plan(request, *values)
 
     def choose_model(self, model: str, request: gr.Request) -> Any:
         """Other weights, other adapters."""
-        with asking(self._who(request)):
+        with asking(self.key_of(request)):
             return gr.Dropdown(self.evaluator.contestants(str(model or "")), value=[])
 
     def attach(self, event: gr.EventData, request: gr.Request) -> Any:

@@ -7,7 +7,6 @@ import logging
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,9 @@ from typing import Any
 import torch
 
 from rmx.adapters import bundled_adapters
+from rmx.config import MOST_NAME
 from rmx.errors import ProblemError, RmxError
+from rmx.kept import Kept, bytes_of
 from rmx.observe import tell
 from rmx.problem_files import MAX_TEXT_BYTES, shown_name
 from rmx.problems import SETS, load_set, problems_from_text, split_name
@@ -25,6 +26,8 @@ from rmx.train.run_store import RunStore
 from rmx.turns import Kind, asker
 from rmx.ui.at_once import AtOnce
 from rmx.ui.evaluate_jobs import UNSEEN, Asked, EvalJob, Message
+from rmx.ui.malloc import give_back
+from rmx.verbs.args import short_enough
 from rmx.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -36,8 +39,7 @@ PUBLIC_BYTES = 500_000_000  # of completions that a public site keeps on disk
 MOST_RUNNING = 6  # evaluations at the same time, of all visitors
 PRIVATE = AtOnce("evaluation", "evaluations", MOST_RUNNING)
 PUBLIC = replace(PRIVATE, per_owner=1, per_address=2)
-KEPT_ROWS, KEPT_JOBS = 40_000, 60  # in memory; older evaluations go first
-FILE_BYTES, KEPT_FILES = MAX_TEXT_BYTES, 60
+FILE_BYTES = MAX_TEXT_BYTES
 LISTED = 200  # runs that are offered
 INTERVAL = 0.6  # seconds between two looks at the figures, or more where they take long to make
 Measure = Callable[[EvalJob, list[Problem]], Iterable[Any]]
@@ -64,18 +66,24 @@ class Opened:
 
 
 class Evaluator:
-    """Evaluations for the page.
+    """Evaluations for the page. They and own files leave memory as the account of what visitors keep has it.
 
     Args:
         measure: makes the reports of a job; tests put a script here.
     """
 
-    def __init__(self, workspace: Workspace, store: RunStore | None = None, measure: Measure | None = None) -> None:
-        self.workspace = workspace
+    def __init__(
+        self,
+        workspace: Workspace,
+        store: RunStore | None = None,
+        measure: Measure | None = None,
+        kept: Kept | None = None,
+    ) -> None:
+        self.workspace, self.kept = workspace, kept or Kept()
         self.store = store or RunStore()
         self._measure = measure or self._evaluation
-        self._jobs: OrderedDict[str, EvalJob] = OrderedDict()
-        self._files: OrderedDict[str, OwnFile] = OrderedDict()
+        self._jobs: dict[str, EvalJob] = {}
+        self._files: dict[str, OwnFile] = {}
         self._pace: dict[tuple[str, str], float] = {}  # (model, set) -> seconds per completion, as last seen here
         self._lock = threading.Lock()
 
@@ -99,8 +107,8 @@ class Evaluator:
             RmxError: a value that cannot be used.
         """
         model = str(form.get("model") or "mini").strip()
-        public = self.workspace.policy.public
-        most_problems, most_samples = (PUBLIC_PROBLEMS, PUBLIC_SAMPLES) if public else (MOST_PROBLEMS, MOST_SAMPLES)
+        short_enough("The model's name", model, MOST_NAME)
+        most_problems, most_samples = self._most
         n = _whole(form.get("n"), "number of samples per problem", 0, most_samples)
         temperature = _number(form.get("temperature"), "temperature", 0.0, 2.0)
         if n > 1 and temperature == 0:
@@ -119,8 +127,14 @@ class Evaluator:
             own=own,
         )
 
+    @property
+    def _most(self) -> tuple[int, int]:
+        """Problems, and samples of each, that one evaluation may have."""
+        return (PUBLIC_PROBLEMS, PUBLIC_SAMPLES) if self.workspace.policy.public else (MOST_PROBLEMS, MOST_SAMPLES)
+
     def _set(self, form: Mapping[str, Any], paths: bool) -> tuple[str, tuple[Problem, ...] | None]:
         name = str(form.get("set") or "").strip()
+        short_enough("The set's name", name, MOST_NAME)
         if name == OWN:
             file = self.file(_get(form.get("file"), "file"))
             return file.name, file.problems
@@ -146,17 +160,21 @@ class Evaluator:
     def take_file(self, data: object) -> Message:
         """A file's {"name", "text"}, read in the browser; the answer's id is known to that page alone.
 
+        Of its problems only so many are kept as one evaluation takes.
+
         Raises:
             ProblemError: too large, of another kind, or malformed: the message names the line.
+            RmxError: more than what is kept of one visitor.
         """
         given = _get(data, "name")
-        problems = tuple(problems_from_text(given, _get(data, "text")))
-        name = shown_name(given)
-        file = OwnFile(secrets.token_urlsafe(16), name, problems)
+        problems = problems_from_text(given, _get(data, "text"))
+        name, owner = shown_name(given), asker.get().owner
+        file = OwnFile(secrets.token_urlsafe(16), name, tuple(problems[: self._most[0]]))
+        size = bytes_of(file)
+        self.kept.admit(size, owner, name)
         with self._lock:
             self._files[file.id] = file
-            while len(self._files) > KEPT_FILES:
-                self._files.popitem(last=False)
+        self.kept.put(file.id, size, owner, lambda: self._forget(self._files, file.id))
         answers = sum(problem.answer is not None for problem in problems)
         return {"file": file.id, "name": name, "problems": len(problems), "answers": answers}
 
@@ -170,7 +188,12 @@ class Evaluator:
             found = self._files.get(file_id) if isinstance(file_id, str) else None
         if found is None:
             raise ProblemError("Choose a .jsonl or .csv file of your own first.")
+        self.kept.touch(found.id)
         return found
+
+    def _forget(self, those: dict[str, Any], name: str) -> None:
+        with self._lock:
+            those.pop(name, None)
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -187,17 +210,9 @@ class Evaluator:
             running = [one.who for one in self._jobs.values() if not one.over and not one.stopped]
             (PUBLIC if public else PRIVATE).admit(who, running)
             self._jobs[job.id] = job
-            self._forget()
+        self.kept.put(job.id, job.nbytes, owner, lambda: self._forget(self._jobs, job.id), lambda: not job.over)
         threading.Thread(target=self._work, args=(job,), name="rmx-evaluate", daemon=True).start()
         return job
-
-    def _forget(self) -> None:
-        rows = sum(len(job.rows) for job in self._jobs.values())
-        for old in [job for job in self._jobs.values() if job.over]:
-            if rows <= KEPT_ROWS and len(self._jobs) <= KEPT_JOBS:
-                return
-            rows -= len(old.rows)
-            del self._jobs[old.id]
 
     def _work(self, job: EvalJob) -> None:
         """The life of a job; whatever goes wrong is said by it."""
@@ -218,6 +233,7 @@ class Evaluator:
             job.end(f"The evaluation broke off ({type(error).__name__}). This is a fault of rmx; its log says more.")
         if self.workspace.policy.public:
             self._trim()
+        give_back()
         tell("eval", time.monotonic() - began, {"model": job.asked.model, "outcome": job.state})
 
     @staticmethod
@@ -232,14 +248,18 @@ class Evaluator:
         for report in self._measure(job, problems):
             if time.monotonic() >= due and not report.done:
                 begun = time.monotonic()
-                job.take(report.json())
+                self._take(job, report)
                 due = time.monotonic() + max(INTERVAL, 4 * (time.monotonic() - begun))
         if report is None:
             return
-        job.take(report.json())
+        self._take(job, report)
         made = report.at - report.cached
-        if made > 0 and report.seconds > 0:
+        if made > 0 and report.seconds > 0 and job.asked.own is None:
             self._pace[job.asked.model, job.asked.set_name] = report.seconds / made
+
+    def _take(self, job: EvalJob, report: Any) -> None:
+        job.take(report.json())
+        self.kept.grow(job.id, job.nbytes)
 
     @staticmethod
     def _problems(asked: Asked) -> list[Problem]:
@@ -281,9 +301,9 @@ class Evaluator:
     def find(self, job_id: object) -> EvalJob | None:
         with self._lock:
             job = self._jobs.get(job_id) if isinstance(job_id, str) else None
-            if job is not None:
-                self._jobs.move_to_end(job.id)
-            return job
+        if job is not None:
+            self.kept.touch(job.id)
+        return job
 
     def get(self, job_id: object) -> EvalJob:
         """The job of this id.

@@ -200,9 +200,10 @@ class ExploreTab:
     def halt_job(self, event: gr.EventData) -> None:
         self.worth.halt(event._data)
 
+    @shows_errors
     def pinned(self, event: gr.EventData) -> list[dict[str, Any]]:
-        """The forks that the page has pinned, as a training run takes them."""
-        return [pin.json() for pin in self.explorer.pins(event._data)]
+        """The forks that the page has pinned, as a training run takes them; gradio keeps them for every open page."""
+        return [pin.small() for pin in self.explorer.pins(event._data)]
 
     def leave(self, request: gr.Request) -> None:
         self.visitors.leave(request.session_hash)
@@ -210,7 +211,9 @@ class ExploreTab:
     def settled(self, event: gr.EventData, tau: float) -> tuple[Any, str | None]:
         data = event._data if isinstance(event._data, dict) else {}
         seen = data.get("tau")  # a tree that was opened may have another threshold than the slider
-        return self.strip(data.get("run"), seen if isinstance(seen, int | float) else tau), data.get("run")
+        run = self.explorer.runs.find(data.get("run"))
+        shown = run.id if run is not None else None  # gradio keeps it for the page: nothing of a visitor's choice
+        return self.strip(shown, seen if isinstance(seen, int | float) else tau), shown
 
     def strip(self, run_id: str | None, tau: float) -> Any:
         run = self.explorer.runs.find(run_id)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from rmx.config import TOP_SHOWN, Sampling, check_tau
-from rmx.errors import RmxError, SwapError
+from rmx.errors import RmxError, SwapError, TrainError
 from rmx.explore.branch import swap_job
 from rmx.explore.generate import Job, read_job
 from rmx.explore.lookahead import look_ahead
@@ -25,21 +25,24 @@ from rmx.explore.vocabulary import search
 from rmx.records import TokenDist, shown_adapter
 from rmx.train.pins import MOST, SHOWN, Pin
 from rmx.turns import asked_by
+from rmx.verbs.args import Limits, short_enough
 from rmx.workspace import Workspace
 
 log = logging.getLogger(__name__)
 PATIENCE = 8.0  # seconds that a question of the page waits for the engine
 INTERVAL = 0.08  # seconds between messages while streaming
 FORCED, SPECIAL = 1, 2
+PROMPT = 1024  # tokens of a prompt that may stand before a pin, beside those of a solution
 Message = dict[str, Any]
 
 
 class Explorer:
     """The explore road for the page: start, pick, halt, and the read-only questions."""
 
-    def __init__(self, workspace: Workspace, runs: Runs | None = None) -> None:
+    def __init__(self, workspace: Workspace, runs: Runs | None = None, limits: Limits | None = None) -> None:
         self.workspace = workspace
         self.runs = runs or Runs()
+        self.limits = limits or Limits()
 
     # -- making runs ----------------------------------------------------------------------------------------------
 
@@ -64,6 +67,7 @@ class Explorer:
             RmxError: the model, the prompt or a setting cannot be used.
         """
         check_tau(tau)
+        check_texts(self.limits, problem, known, read)
         model = self.workspace.model(spec)
         name = self.workspace.adapter(model, adapter)
         ids = model.prompt_ids(problem, raw)
@@ -127,6 +131,8 @@ class Explorer:
                     sent, due = count, now + INTERVAL
         except (torch.OutOfMemoryError, RmxError) as error:
             run.error = str(error) if isinstance(error, RmxError) else _out_of_memory(run)
+        finally:
+            self.runs.weigh_again(run)
         yield self.message(run, sent)
 
     def halt(self, data: object) -> None:
@@ -170,14 +176,24 @@ class Explorer:
         return {"tokens": [{"id": i, "text": t, "p": p, "rank": r} for i, t, p, r in found]}
 
     def pins(self, data: object) -> list[Pin]:
-        """The tokens of {"pins": [{"run", "pos"}, ...]}, each once and at most `MOST`; what left memory is left out."""
+        """The tokens of {"pins": [{"run", "pos"}, ...]}, each once and at most `MOST`; what left memory is left out.
+
+        Raises:
+            TrainError: more stands before a place than a run could replay.
+        """
         places = _get(data, "pins")
         found: dict[tuple[str, int], Pin] = {}
         for place in places if isinstance(places, list) else []:
             run, pos = self.runs.find(_get(place, "run")), _get(place, "pos")
             if run is not None and type(pos) is int and 0 <= pos < len(run.tokens) and len(found) < MOST:
+                self._check_pin(run, pos)
                 found.setdefault((run.id, pos), _pin(run, pos))
         return list(found.values())
+
+    def _check_pin(self, run: Run, pos: int) -> None:
+        before, most = len(run.job.prompt_ids) + pos, self.limits.max_new_tokens + PROMPT
+        if before > most:
+            raise TrainError(f"{before:,} tokens stand before this place; {most:,} are the most that a pin holds.")
 
     # -- messages -------------------------------------------------------------------------------------------------
 
@@ -257,6 +273,17 @@ class Explorer:
         if type(pos) is not int or not 0 <= pos < len(run.tokens):
             raise SwapError(f"There is no token at position {pos}; there are {len(run.tokens)} so far.")
         return run, pos
+
+
+def check_texts(limits: Limits, problem: str, known: str | None, solution: str | None) -> None:
+    """Refuse texts that the API would refuse, before anything is made of them.
+
+    Raises:
+        RmxError: one is too long.
+    """
+    short_enough("The problem", problem, limits.characters)
+    short_enough("The known answer", known, limits.answer)
+    short_enough("The solution", solution, limits.characters)
 
 
 def _get(data: object, key: str) -> Any:

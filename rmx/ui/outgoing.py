@@ -12,8 +12,8 @@ from rmx.strict import sendable
 
 def send_everything() -> None:
     """Have gradio encode every value it sends; nothing changes for those that it could encode before."""
-    names = {name: getattr(orjson, name) for name in orjson.__all__}
-    gradio.routes.orjson = SimpleNamespace(**names | {"dumps": _dumps})  # type: ignore[attr-defined]
+    names = {name: value for name, value in vars(orjson).items() if not name.startswith("_")}
+    vars(gradio.routes)["orjson"] = SimpleNamespace(**names | {"dumps": _dumps})
 
 
 def _dumps(value: Any, default: Any = None, option: int | None = None) -> bytes:

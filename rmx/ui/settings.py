@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     max_visitors: int = Field(default=64, ge=1, le=1000)  # who holds or waits for one model
     per_visitor: int = Field(default=0, ge=0, le=1000)  # of those, one visitor's; 0: no limit
     per_address: int = Field(default=0, ge=0, le=1000)  # public: of those, one address's; 0: no limit
-    kept_tokens: int = Field(default=400_000, ge=100)  # of solutions in memory, 6 KB each; one's: a fourth
+    kept_tokens: int = Field(default=400_000, ge=100)  # of what visitors keep in memory, 4 kB each; one's: a fourth
     idle_minutes: float = Field(default=1440.0, gt=0)  # after which a solution that nobody looks at is forgotten
     log: Literal["off", "requests"] = "off"
     metrics: bool = True

@@ -102,7 +102,8 @@ class Sharing:
 
     def _keep(self, tree: Tree) -> Run:
         """Put a recorded tree into memory; returns the branch that was shown."""
-        runs = [self.explorer.runs.add(run) for run in recorded_runs(tree, asker.get().owner)]
+        runs = recorded_runs(tree, asker.get().owner)
+        self.explorer.runs.add(*runs)
         return runs[tree.shown]
 
     # -- decoding again ---------------------------------------------------------------------------------------------

@@ -6,12 +6,14 @@ from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
 
+from rmx.config import MOST_NAME
 from rmx.errors import RmxError
 from rmx.policy import Policy
 from rmx.presets import PRESETS as MODELS
 from rmx.problems import SETS
 from rmx.train.flags import HELP, field_types
 from rmx.train.job import TrainJob
+from rmx.train.pins import Pin
 from rmx.train.recipe import PRESETS, Recipe
 from rmx.train.sweep_taus import taus_of
 from rmx.ui.asking import answering
@@ -19,6 +21,7 @@ from rmx.ui.owners import Owners
 from rmx.ui.train_view import train_view
 from rmx.ui.training import Training
 from rmx.ui.wiring import LIGHT, PLAN, QUIET
+from rmx.verbs.args import short_enough
 
 SWEEP: dict[str, Any] = {
     "label": "Sweep thresholds (comma separated)",
@@ -72,9 +75,12 @@ class TrainTab:
         Raises:
             RmxError: a value that cannot be used.
         """
+        for what, text in (("model's name", model), ("set's name", problem_set), ("list of thresholds", sweep)):
+            short_enough(f"The {what}", str(text or ""), MOST_NAME)
         given = {name: _value(name, kind, value) for (name, kind), value in zip(_kinds(), values, strict=True)}
         recipe = Recipe().with_(**given)
-        forks = tuple(pin for pin in pins or [] if isinstance(pin, dict) and pin.get("model") == model)
+        mine = (pin for pin in pins or [] if isinstance(pin, dict) and pin.get("model") == model)
+        forks = tuple(Pin.from_json(pin).json() for pin in mine)
         taus = taus_of(sweep) if (sweep or "").strip() else ()
         return TrainJob(str(model or "mini").strip(), str(problem_set), recipe, str(preset), pins=forks, taus=taus)
 
@@ -224,9 +230,10 @@ def _value(name: str, kind: Any, value: Any) -> Any:
     Raises:
         RmxError: it is no such value.
     """
+    text = str(value if value is not None else "").strip()
+    short_enough(f"The field '{name.replace('_', ' ')}'", text, MOST_NAME)
     if kind is bool or get_origin(kind) is Literal:
         return value
-    text = str(value if value is not None else "").strip()
     if get_origin(kind) is tuple:
         return tuple(word.strip() for word in text.split(",") if word.strip())
     kinds = [k for k in get_args(kind) if k is not type(None)] or [kind]

@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from typing import Protocol, TypeVar
+from weakref import ReferenceType, ref
 
 
 class Haltable(Protocol):
@@ -15,10 +16,13 @@ Work = TypeVar("Work", bound=Haltable)
 
 
 class Visitors:
-    """Session hash → what its page is doing; bounded, the oldest forgotten first."""
+    """Session hash → what its page is doing; bounded, the oldest forgotten first.
+
+    It holds nothing in memory: what is over and forgotten elsewhere is gone here too.
+    """
 
     def __init__(self, limit: int = 2000) -> None:
-        self._current: OrderedDict[str, Haltable] = OrderedDict()
+        self._current: OrderedDict[str, ReferenceType[Haltable]] = OrderedDict()
         self._limit = limit
         self._lock = threading.Lock()
 
@@ -28,16 +32,19 @@ class Visitors:
             return run
         with self._lock:
             old = self._current.pop(session, None)
-            self._current[session] = run
+            self._current[session] = ref(run)
             while len(self._current) > self._limit:
                 self._current.popitem(last=False)
-        if old is not None:
-            old.halt()
+        _halt(old)
         return run
 
     def leave(self, session: str | None) -> None:
         """The page was closed."""
         with self._lock:
             old = self._current.pop(session, None) if session else None
-        if old is not None:
-            old.halt()
+        _halt(old)
+
+
+def _halt(work: ReferenceType[Haltable] | None) -> None:
+    if work is not None and (there := work()) is not None:
+        there.halt()

@@ -140,8 +140,12 @@ class Worth:
     # -- messages -------------------------------------------------------------------------------------------------
 
     def stream(self, job: Measurement) -> Iterator[Message]:
-        """The job's states as messages; the last one is done, whatever happens."""
-        yield from asked_by(job.run.owner, self._messages(job), Kind.MEASURED)
+        """The job's states as messages; the last one is done, whatever happens. Then the job is forgotten."""
+        try:
+            yield from asked_by(job.run.owner, self._messages(job), Kind.MEASURED)
+        finally:
+            with self._lock:
+                self._jobs.pop(job.id, None)
 
     def _messages(self, job: Measurement) -> Iterator[Message]:
         last: Message = {"kind": job.kind, "pos": job.pos}
@@ -164,4 +168,5 @@ class Worth:
             run = self.explorer.runs.add(Run(run.model, job, run.prompt, run.tree, run, run.title, owner=run.owner))
             for _ in run.steps():
                 pass
+            self.explorer.runs.weigh_again(run)
         return run.id

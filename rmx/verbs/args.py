@@ -11,10 +11,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from rmx.config import is_number, is_whole
+from rmx.config import MOST_NAME, is_number, is_whole
 from rmx.errors import ModelError, ProblemError, RmxError, SwapError
 from rmx.errors import shown as shown
 from rmx.presets import PRESETS
+from rmx.problem_files import MAX_ANSWER_CHARS, MAX_PROBLEM_CHARS
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[A-Za-z0-9][\w.-]{0,99})?")
 LARGEST = 2**63  # of a whole number
@@ -22,13 +23,15 @@ LARGEST = 2**63  # of a whole number
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may ask for at most."""
+    """What one request may ask for at most, of the API and of a page alike."""
 
     max_new_tokens: int = 4096
     problems: int = 200
     samples: int = 256  # of each alternative
     budget: int = 200_000  # tokens
-    characters: int = 20_000  # of a prompt or a text to read
+    characters: int = MAX_PROBLEM_CHARS  # of a prompt or a text to read
+    answer: int = MAX_ANSWER_CHARS  # characters of a known answer
+    name: int = MOST_NAME  # characters of a model's, an adapter's or a set's name, and of one field of a recipe
     swaps: int = 32
     forks: int = 64
 

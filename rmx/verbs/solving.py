@@ -52,7 +52,7 @@ class Solving(Verb):
             problem=self.problem,
             set_name=name,
             raw=self.raw,
-            answer=short_enough("answer", self.answer, 1000),
+            answer=short_enough("answer", self.answer, limits.answer),
             model=spec,
             adapter=adapter,
             tau=self.tau,

@@ -287,15 +287,17 @@ def test_strangers_ids_find_nothing(scripted):
         comparer.inspect({"id": patched(comparer, run, "base")[0].id, "pos": 0})
 
 
-def test_the_oldest_finished_jobs_are_forgotten_when_tokens_run_over():
-    comparer = Comparer(Workspace("cpu"), max_tokens=5)
+def test_the_oldest_finished_jobs_are_forgotten_when_bytes_run_over():
+    comparer = Comparer(Workspace("cpu"))
     pair = script_pair(lambda pos, last: {65: 9.0}, lambda pos, last: {65: 9.0})
     runs = []
     for _ in range(3):
         runs.append(comparer.map(pair, "p", 1.0, max_new=3))
         list(comparer.stream_map(runs[-1]))
         assert len(runs[-1].found.shifts) == 3
-    running = comparer.map(pair, "p", 1.0)  # 9 tokens are kept by now: the first two jobs go
+    assert comparer.kept.nbytes == sum(run.nbytes for run in runs)
+    comparer.kept.most = runs[0].nbytes * 5 // 3
+    running = comparer.map(pair, "p", 1.0)  # there is room for one and a half: the first two jobs go
     assert [comparer.find(r.id) is r for r in runs] == [False, False, True]
     assert comparer.find(running.id) is running
     later = comparer.map(pair, "p", 1.0)

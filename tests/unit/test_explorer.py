@@ -9,6 +9,7 @@ import torch
 from rmx.config import Sampling
 from rmx.errors import PromptError, RmxError, SwapError
 from rmx.explore.runs import Run, Runs
+from rmx.kept import TOKEN_BYTES, Kept
 from rmx.scripted import HOSTILE, scripted_model
 from rmx.ui.asking import answering
 from rmx.ui.explorer import Explorer
@@ -218,7 +219,7 @@ def test_running_out_of_memory_is_a_sentence_and_the_session_goes_on(explorer, m
 
 
 def test_memory_of_runs_is_bounded_and_whole_trees_leave(explorer):
-    explorer.runs = Runs(max_tokens=150)
+    explorer.runs = Runs(Kept(150 * TOKEN_BYTES))
     first = solve(explorer)
     solve(explorer), solve(explorer), solve(explorer)
     assert explorer.runs.find(first.id) is None

@@ -246,9 +246,10 @@ def test_who_leaves_and_what_fails_is_told_too(lines):
 
 def test_metrics_count_what_was_asked():
     list(observed("trace", iter("ab"), lambda: {"tokens": 2, "outcome": "eos"}))
-    text = metrics(waiting=3, kept=40).decode()
+    text = metrics(waiting=3, tokens=40, nbytes=160_000).decode()
     assert "rmx_waiting 3.0" in text
     assert "rmx_tokens_kept 40.0" in text
+    assert "rmx_bytes_kept 160000.0" in text
     assert 'rmx_requests_total{outcome="eos",verb="trace"}' in text
 
 

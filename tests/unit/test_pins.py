@@ -7,6 +7,7 @@ import pytest
 from rmx.config import Sampling
 from rmx.errors import TrainError
 from rmx.explore.runs import Run, Runs
+from rmx.kept import TOKEN_BYTES, Kept
 from rmx.scripted import scripted_model
 from rmx.train.pins import MOST, Pin
 from rmx.ui.explorer import Explorer
@@ -94,7 +95,7 @@ def test_a_swapped_branch_is_pinned_with_what_it_kept(explorer):
 
 
 def test_pins_outlive_the_run_that_they_were_taken_from(explorer):
-    explorer.runs = Runs(max_tokens=150)
+    explorer.runs = Runs(Kept(150 * TOKEN_BYTES))
     run = solve(explorer)
     (kept,) = pins(explorer, (run.id, 3))
     runs = [solve(explorer) for _ in range(3)]

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from rmx.answers import grade
+from rmx.decoding_memory import ROWS, fitting_rows
 from rmx.entropy import capture
 from rmx.errors import PromptError
 from rmx.problems import load_set
 from rmx.records import Problem, Rollout
 from rmx.sampling import draw, prompt_key, uniform
 from rmx.train.recipe import RolloutConfig
-from rmx.train.rollouts import ROWS, RolloutLog, fitting_rows, sample_rollouts
+from rmx.train.rollouts import RolloutLog, sample_rollouts
 
 CONFIG = RolloutConfig(k=6, problems=6, temperature=1.0, top_p=1.0, max_new_tokens=96)
 
@@ -101,9 +102,9 @@ def test_rows_fit_the_memory(mini, monkeypatch) -> None:
     assert fitting_rows(mini.engine, 256) == ROWS
     config = mini.engine.config
     per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
-    monkeypatch.setattr("rmx.train.rollouts.CPU_BYTES", 10 * per_token * 100 + 1)
+    monkeypatch.setattr("rmx.decoding_memory.CPU_BYTES", 10 * per_token * 100 + 1)
     assert fitting_rows(mini.engine, 100) == 10
-    monkeypatch.setattr("rmx.train.rollouts.CPU_BYTES", 1)
+    monkeypatch.setattr("rmx.decoding_memory.CPU_BYTES", 1)
     assert fitting_rows(mini.engine, 100) == 1
 
 

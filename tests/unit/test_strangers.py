@@ -7,7 +7,9 @@ import pytest
 from rmx.config import Sampling
 from rmx.engine import Saved
 from rmx.errors import Busy, Refused, TrainError
+from rmx.explore.generate import Job
 from rmx.explore.runs import Run, Runs
+from rmx.kept import TOKEN_BYTES, Kept
 from rmx.policy import Policy
 from rmx.scripted import scripted_model
 from rmx.train.job import TrainJob
@@ -99,14 +101,13 @@ def test_the_wait_to_expect_is_that_of_the_turns_of_late(monkeypatch):
 
 
 def run_of(model, owner, tokens=10):
-    job = SimpleNamespace(kept=())
-    run = Run(model, job, "", tree="", owner=owner, tokens=[None] * tokens, trace=object())
+    run = Run(model, Job((1,), GREEDY, 1.0), "", tree="", owner=owner, tokens=[None] * tokens, trace=object())
     run.tree = run.id
     return run
 
 
 def test_a_visitor_who_solves_on_and_on_loses_the_own_oldest_and_nobody_elses():
-    runs = Runs(max_tokens=1000, per_owner=30)
+    runs = Runs(Kept(1000 * TOKEN_BYTES, 30 * TOKEN_BYTES))
     others = [runs.add(run_of(None, "ben")) for _ in range(3)]
     mine = [runs.add(run_of(None, "anna")) for _ in range(5)]
     assert [runs.find(r.id) is not None for r in mine] == [False, False, True, True, True]
@@ -116,7 +117,7 @@ def test_a_visitor_who_solves_on_and_on_loses_the_own_oldest_and_nobody_elses():
 
 def test_what_nobody_looks_at_is_forgotten_after_a_while_even_where_it_was_never_finished():
     clock = Clock()
-    runs = Runs(idle_seconds=60, clock=clock)
+    runs = Runs(Kept(idle_seconds=60, clock=clock))
     old, looked_at, broken = (runs.add(run_of(None, "anna")) for _ in range(3))
     broken.trace = None
     clock.now = 50.0

@@ -1,0 +1,183 @@
+"""What visitors leave in memory, counted in bytes: of each visitor a share, of all together a limit.
+
+Solutions, comparisons, evaluations and files stand in one account. Who is over the share loses what was looked at
+longest ago of that one's own; where all together are over the limit, it is taken from whoever keeps the most. So nobody
+loses anything for as long as somebody else keeps more, however many visitors somebody pretends to be.
+"""
+
+import math
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, is_dataclass
+from sys import getsizeof
+from typing import Any
+
+import torch
+
+from rmx.errors import RmxError
+
+TOKEN_BYTES = 4_000  # a decoded token with its alternatives: 2.7 kB by tracemalloc, 3.0 by the resident set; rounded up
+Clock = Callable[[], float]
+
+
+def bytes_of(*values: Any, seen: dict[int, Any] | None = None) -> int:
+    """Bytes that values take: texts, numbers, containers, records and tensors, each object once.
+
+    Other objects count without what they refer to: a record may name a model that is everybody's.
+
+    Args:
+        seen: objects that are counted already, by their ids; those that are counted now are added.
+    """
+    seen = {} if seen is None else seen
+    total, ahead = 0, list(values)
+    while ahead:
+        value = ahead.pop()
+        if value is None or id(value) in seen:
+            continue
+        seen[id(value)] = value  # held, so that no other object gets its id meanwhile
+        total += (getsizeof(value) + 15) & ~15  # malloc hands out multiples of 16
+        if isinstance(value, dict):
+            ahead += value.keys()
+            ahead += value.values()
+        elif isinstance(value, list | tuple | set | frozenset):
+            ahead += value
+        elif isinstance(value, torch.Tensor):
+            total += value.nbytes
+        elif is_dataclass(value):
+            ahead += (getattr(value, name, None) for name in value.__dataclass_fields__)
+    return total
+
+
+@dataclass(slots=True)
+class _Entry:
+    """Something that is kept."""
+
+    owner: str | None
+    nbytes: int
+    forget: Callable[[], None]
+    is_busy: Callable[[], bool]
+    used: float
+
+
+def never() -> bool:
+    """Whether work is going on: no."""
+    return False
+
+
+class Kept:
+    """The account. Its callers hold no lock of their own while they call it: what has to go is forgotten at once.
+
+    Args:
+        most: bytes of all together. share: of one visitor's. idle_seconds: after which what nobody looks at goes.
+    """
+
+    def __init__(
+        self,
+        most: int = 400_000 * TOKEN_BYTES,
+        share: int | None = None,
+        idle_seconds: float = math.inf,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.most, self.share, self.idle_seconds = most, most if share is None else share, idle_seconds
+        self._clock = clock
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()  # the one used last is the last
+        self._lock = threading.Lock()
+
+    def admit(self, nbytes: int, owner: str | None, what: str) -> None:
+        """Refuse something that alone is larger than a visitor's share, or than everything that may be kept.
+
+        Raises:
+            RmxError: `what`, a noun, is.
+        """
+        room = self.share if owner is not None else self.most
+        if nbytes > room:
+            size, most = (f"{n / 1e6:,.1f} MB" for n in (nbytes, room))
+            raise RmxError(f"{what} takes {size} of memory, and {most} are kept of one visitor. Take a smaller one.")
+
+    def put(
+        self,
+        key: Hashable,
+        nbytes: int,
+        owner: str | None,
+        forget: Callable[[], None],
+        is_busy: Callable[[], bool] = never,
+    ) -> None:
+        """Count something that was admitted, new or grown; others go where there is no room for it.
+
+        Args:
+            forget: lets go of it. is_busy: whether work on it is going on; then it stays, unless it was idle for long.
+        """
+        with self._lock:
+            self._entries[key] = _Entry(owner, nbytes, forget, is_busy, self._clock())
+            self._entries.move_to_end(key)
+            gone = self._take_out(key)
+        for entry in gone:
+            entry.forget()
+
+    def grow(self, key: Hashable, nbytes: int) -> None:
+        """Count something that is kept anew, now that it has grown. If it is too large, it goes when the next comes."""
+        with self._lock:
+            if (entry := self._entries.get(key)) is None:
+                return
+            entry.nbytes = nbytes
+            self._use(key)
+            gone = self._take_out(key)
+        for one in gone:
+            one.forget()
+
+    def touch(self, key: Hashable) -> None:
+        """Note that somebody looks at it."""
+        with self._lock:
+            if key in self._entries:
+                self._use(key)
+
+    def drop(self, key: Hashable) -> None:
+        """Take something off the account that its keeper has let go of."""
+        with self._lock:
+            self._entries.pop(key, None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything."""
+        with self._lock:
+            return sum(entry.nbytes for entry in self._entries.values())
+
+    def _use(self, key: Hashable) -> None:
+        self._entries[key].used = self._clock()
+        self._entries.move_to_end(key)
+
+    def _take_out(self, newest: Hashable) -> list[_Entry]:
+        """Take out what has to go beside `newest`; the caller holds the lock and forgets it after."""
+        now, owner = self._clock(), self._entries[newest].owner
+        gone = [
+            self._entries.pop(key)
+            for key, one in list(self._entries.items())
+            if key != newest and now - one.used > self.idle_seconds
+        ]
+        held = Counter[str | None]()
+        for one in self._entries.values():
+            held[one.owner] += one.nbytes
+        while owner is not None and held[owner] > self.share and (entry := self._pop_oldest(owner, newest)) is not None:
+            held[owner] -= entry.nbytes
+            gone.append(entry)
+        if (
+            owner is not None and held[owner] > self.share
+        ):  # the rest of it is being worked on: nobody else pays for that
+            return gone
+        busy = set[str | None]()  # whose things all have to stay
+        while held.total() > self.most and (others := held.keys() - busy):
+            heaviest = max(others, key=lambda one: held[one])
+            if (entry := self._pop_oldest(heaviest, newest)) is None:
+                busy.add(heaviest)
+                continue
+            held[heaviest] -= entry.nbytes
+            gone.append(entry)
+        return gone
+
+    def _pop_oldest(self, owner: str | None, newest: Hashable) -> _Entry | None:
+        """Take out what was used longest ago of one visitor's; None where all of it has to stay."""
+        free = (k for k, e in self._entries.items() if e.owner == owner and k != newest and not e.is_busy())
+        key = next(free, None)
+        return None if key is None else self._entries.pop(key)
