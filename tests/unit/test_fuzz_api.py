@@ -1,15 +1,21 @@
 """Whatever is sent to the app, it answers with a refusal or a sentence: never a fault, a traceback, a file or a path of
-the machine; and it works as before afterwards. `RMX_FUZZ=3000` sends so many requests instead of a few hundred."""
+the machine; and it works as before afterwards. What a request provokes is followed: a path in an answer is asked for,
+the temporary folders are looked through, names that were looked up are noted, memory and the time of an answer are
+measured. `RMX_FUZZ=3000` sends so many requests instead of a few hundred."""
 
 import json
 import os
+import re
+import socket
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from urllib.parse import unquote
 
 import httpx
+import psutil
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -24,6 +30,7 @@ from tests.unit.live import running
 
 COUNT = int(os.environ.get("RMX_FUZZ", "250"))
 SMALL = Limits(max_new_tokens=12, problems=2, samples=8, budget=300)
+PATHS = re.compile(r"(?<![\w.:/])/(?:tmp|proc|etc|root|home|usr|var)/[^\s\"'\\<>]{1,300}")
 HOME = Path(rmx.__file__).parents[1]
 
 
@@ -42,6 +49,40 @@ def faults():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gradio.queueing.traceback.print_exc", note)
         yield found
+
+
+@pytest.fixture(scope="module")
+def provoked():
+    """What requests may have set off beside their answers: names that were looked up, and how long an answer took."""
+    real, found = socket.getaddrinfo, Provoked()
+
+    def look_up(host, *rest, **more):
+        name = host.decode("latin-1") if isinstance(host, bytes) else host
+        if name not in ("127.0.0.1", "localhost", "::1", None):
+            found.names.append(name)
+        return real(host, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", look_up)
+        yield found
+
+
+class Provoked:
+    def __init__(self):
+        self.names, self.seconds, self.memory = [], [], []
+        self.files = None
+
+    def look(self, target):
+        """Look at what the machine has become after a request."""
+        began = time.monotonic()
+        assert httpx.get(f"http://127.0.0.1:{target.port}/health").status_code == 200
+        self.seconds.append(time.monotonic() - began)
+        self.memory.append(psutil.Process().memory_info().rss / 1e6)
+        folders = [Path(os.environ["GRADIO_TEMP_DIR"]), Path(tempfile.gettempdir()) / "gradio"]
+        files = {path for folder in folders if folder.is_dir() for path in folder.rglob("*")}
+        assert self.files in (None, files), files - self.files
+        self.files = files
+        assert self.names == []
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +136,10 @@ def check(target, request, faults):
         assert reply.status < 500, (request, reply.status, reply.text[:500])
         for text in forbidden:
             assert text not in reply.text, (request, text, reply.text[:2000])
+        for path in {*PATHS.findall(reply.text)[:3]}:
+            for way in ("file=", "file/"):
+                got = httpx.get(f"http://127.0.0.1:{target.port}/gradio_api/{way}{path}")
+                assert got.status_code == 404, (request, path)
     assert not faults, (request, faults)
 
 
@@ -107,10 +152,21 @@ def check(target, request, faults):
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=list(HealthCheck),
 )
-def test_no_request_breaks_in_or_breaks_the_app(target, faults, data):
+def test_no_request_breaks_in_or_breaks_the_app(target, faults, provoked, data):
     request = data.draw(requests(target))
     faults.clear()
     check(target, request, faults)
+    provoked.look(target)
+
+
+def test_memory_and_the_time_of_an_answer_stay_within_bounds(provoked):
+    """Of what the requests before have provoked; the limits are generous, the machine may have other work."""
+    warm = provoked.memory[len(provoked.memory) // 4 :]
+    assert len(warm) > 50
+    assert max(warm) - warm[0] < 300  # MB
+    late = sorted(provoked.seconds)
+    assert late[len(late) // 2] < 0.25
+    assert late[int(0.99 * len(late))] < 3
 
 
 def test_the_app_works_as_before(target):

@@ -19,7 +19,7 @@ def client():
 
 
 def test_health(client):
-    assert client.get("/health").json() == {"status": "ok", "version": "0.1.0", "models": ["mini"]}
+    assert client.get("/health").json() == {"status": "ok", "version": "0.1.1", "models": ["mini"]}
 
 
 def test_the_page_sends_a_policy_and_names_no_other_host(client):
