@@ -162,10 +162,8 @@ class Kept:
         while owner is not None and held[owner] > self.share and (entry := self._pop_oldest(owner, newest)) is not None:
             held[owner] -= entry.nbytes
             gone.append(entry)
-        if (
-            owner is not None and held[owner] > self.share
-        ):  # the rest of it is being worked on: nobody else pays for that
-            return gone
+        if owner is not None and held[owner] > self.share:
+            return gone  # the rest of it is being worked on: nobody else pays for that
         busy = set[str | None]()  # whose things all have to stay
         while held.total() > self.most and (others := held.keys() - busy):
             heaviest = max(others, key=lambda one: held[one])
