@@ -7,9 +7,13 @@ token at that position, at temperature 1, in fp32.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-Stop = Literal["eos", "answer", "length", "context", "cancelled", "read"]
+if TYPE_CHECKING:
+    from rmx.presets import PromptStyle
+
+# stop_sequence: one of the texts that the prompt style ends completions with.
+Stop = Literal["eos", "answer", "stop_sequence", "length", "context", "cancelled", "read"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class Trace:
     stop: Stop
     reuse: Reuse
     seconds: float
+    style: "PromptStyle | None" = None  # how it was asked; None where nothing is known of it
 
     @property
     def ids(self) -> list[int]:
@@ -124,6 +129,7 @@ class Trace:
             "stop": self.stop,
             "reuse": self.reuse.json(),
             "seconds": self.seconds,
+            "style": self.style.json() if self.style else None,
         }
 
 

@@ -10,12 +10,14 @@ from rmx.errors import RmxError
 from rmx.policy import Policy
 from rmx.presets import PRESETS as MODELS
 from rmx.problems import SETS
+from rmx.style_options import from_form
 from rmx.train.flags import HELP, field_types
 from rmx.train.job import TrainJob
 from rmx.train.recipe import PRESETS, Recipe
 from rmx.train.sweep_taus import taus_of
 from rmx.ui.asking import answering
 from rmx.ui.owners import Owners
+from rmx.ui.style_panel import StyleControls, build_style_panel
 from rmx.ui.train_view import train_view
 from rmx.ui.training import Training
 from rmx.ui.wiring import LIGHT, QUIET
@@ -50,11 +52,14 @@ class Controls:
     fields: dict[str, Any]  # name of a recipe's field -> its component
     pins: gr.State
     sweep: gr.Textbox
+    style: StyleControls
 
     @property
     def asked(self) -> list[Any]:
         """Inputs of every callback that makes a job, in the order of `TrainTab.job`."""
-        return [self.model, self.problem_set, self.preset, self.pins, self.sweep, *self.fields.values()]
+        return [
+            self.model, self.problem_set, self.preset, self.pins, self.sweep, *self.fields.values(), *self.style.asked
+        ]  # fmt: skip
 
 
 class TrainTab:
@@ -72,11 +77,13 @@ class TrainTab:
         Raises:
             RmxError: a value that cannot be used.
         """
-        given = {name: _value(name, kind, value) for (name, kind), value in zip(_kinds(), values, strict=True)}
+        fields, style = values[: len(_kinds())], values[len(_kinds()) :]
+        given = {name: _value(name, kind, value) for (name, kind), value in zip(_kinds(), fields, strict=True)}
         recipe = Recipe().with_(**given)
         forks = tuple(pin for pin in pins or [] if isinstance(pin, dict) and pin.get("model") == model)
         taus = taus_of(sweep) if (sweep or "").strip() else ()
-        return TrainJob(str(model or "mini").strip(), str(problem_set), recipe, str(preset), pins=forks, taus=taus)
+        about: dict[str, Any] = {"pins": forks, "taus": taus, "style": from_form(*style)}
+        return TrainJob(str(model or "mini").strip(), str(problem_set), recipe, str(preset), **about)
 
     def plan(self, *asked: Any) -> tuple[Any, Any]:
         """Minutes, memory, dollars and the command of what the form describes; the button says the first of them."""
@@ -158,8 +165,9 @@ def _controls(policy: Policy) -> Controls:
     with gr.Accordion("Everything", open=False, elem_id="train-all"):
         sweep = gr.Textbox(max_lines=1, **SWEEP)
         made |= {name: _component(name, kind, values[name]) for name, kind in _kinds() if name not in USUAL}
+    style = build_style_panel("train")
     fields = {name: made[name] for name, _ in _kinds()}
-    return Controls(start, dry, model, problem_set, preset, fields, gr.State([]), sweep)
+    return Controls(start, dry, model, problem_set, preset, fields, gr.State([]), sweep, style)
 
 
 def _wire(tab: TrainTab, c: Controls, view: gr.HTML, page: gr.Tab) -> None:
@@ -168,8 +176,8 @@ def _wire(tab: TrainTab, c: Controls, view: gr.HTML, page: gr.Tab) -> None:
     c.start.click(tab.start, c.asked, view, **busy)
     c.dry.click(tab.dry, c.asked, view, **busy)
     c.preset.input(tab.choose_preset, c.preset, list(c.fields.values()), **LIGHT).then(tab.plan, c.asked, view, **busy)
-    for component in (c.model, c.problem_set, c.sweep, *c.fields.values()):
-        event = component.input if isinstance(component, gr.Dropdown | gr.Checkbox) else component.blur
+    for component in (c.model, c.problem_set, c.sweep, *c.fields.values(), *c.style.asked):
+        event = component.input if isinstance(component, gr.Dropdown | gr.Checkbox | gr.Radio) else component.blur
         event(tab.plan, c.asked, [view, c.start], **{**busy, "trigger_mode": "always_last"})
     view.stop(tab.act("stop"), None, view, **LIGHT)
     view.resume(tab.act("resume"), None, view, **busy)
