@@ -104,6 +104,7 @@ function renderMapHead(run) {
   ui.mapMeta.textContent = showOdd(meta.filter(Boolean).join(" · "));
   ui.promptBox.hidden = !open.prompt;
   ui.prompt.textContent = showOdd(open.prompt ?? "");
+  ui.promptStyle.textContent = showOdd(open.style ?? "");
   ui.mapTau.textContent = nats(open.tau ?? 0);
   renderNoise(open.noise);
   renderMapAnswers(run);

@@ -79,6 +79,7 @@ function answerBox(label, answer, waiting = false) {
 }
 const STOPS = {
   cancelled: "; stopped by hand", length: "; cut at the length limit", context: "; the context is full", error: "; broken off",
+  stop_sequence: "; ended by a stop text",
 };
 const ending = (result) =>
   `${result?.seconds === undefined ? "" : `; ${result.seconds.toFixed(1)} s`}${STOPS[result?.stop] ?? ""}`;

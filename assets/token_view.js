@@ -204,8 +204,10 @@ function settle(b) {
   }
   presenter.on && renderDeck();
 }
+const CUT = new Set(["length", "context"]); // what a limit has cut off is wrong, whatever stands in it
 const STOPS = {
   cancelled: "; stopped by hand", length: "; cut at the length limit", context: "; the context is full", error: "; broken off",
+  stop_sequence: "; ended by a stop text",
 };
 function summary(b) {
   const r = b.result ?? {}, reuse = r.reuse ? `; reused ${count(r.reuse.reused)}, computed ${count(r.reuse.computed)}` : "";
@@ -220,6 +222,7 @@ function renderHead(b) {
   renderOrigin(b);
   ui.promptBox.hidden = !open.prompt;
   ui.prompt.textContent = showOdd(open.prompt ?? "");
+  ui.promptStyle.textContent = showOdd(open.style ?? "");
   ui.status.textContent = "";
   renderAnswer(b);
   renderButtons();
@@ -302,6 +305,7 @@ function renderAnswer(b) {
   }
   const word = { right: "right", wrong: "wrong", none: text === null ? "no answer" : "not checked" }[kind];
   ui.verdict.replaceChildren(make("span", kind, `${SIGNS[kind]} ${word}`));
+  if (kind === "wrong" && CUT.has(b.result.stop)) ui.verdict.append(make("span", "soft", "cut off"));
   const before = b.open?.parent && !b.kept ? answerOf(b.open.parent) : null;
   if (before && textOf(before) === text) ui.verdict.append(make("span", "soft", "as before"));
   else if (before) ui.verdict.append(make("span", "soft was", "was ", mark(before)));

@@ -176,6 +176,9 @@ const how = tree.temperature ? `temperature ${tree.temperature}, top-p ${tree.to
 ui.meta.textContent = [tree.adapter ? `${tree.model} + ${tree.adapter}` : tree.model, how, tree.known && `known answer ${tree.known}`].filter(Boolean).map(showOdd).join(" · ");
 ui.promptBox.hidden = !tree.prompt;
 ui.prompt.textContent = showOdd(tree.prompt ?? "");
+const style = tree.style, ends = style?.stops?.length ? `stops at ${style.stops.map((s) => JSON.stringify(s)).join(", ")}` : "";
+const asked = style ? [`prompt style ${style.name}`, style.why, style.system && `system line: ${style.system}`, ends] : [];
+ui.promptStyle.textContent = asked.filter(Boolean).map(showOdd).join("; ");
 ui.tau.textContent = tau.toFixed(2);
 const made = [`weights ${tree.revision}`, tree.dtype, tree.licence && `licence of the weights: ${tree.licence}`, `${count(branches.length)} branch${branches.length === 1 ? "" : "es"}`];
 ui.made.textContent = made.filter(Boolean).map(showOdd).join(" · ");

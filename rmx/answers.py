@@ -1,7 +1,11 @@
 """The final answer of a completion: where it stands in the text, whether it is right, and when it has been given.
 
 `final_answer` finds it, `grade` compares it with the known one, and `StopRule` tells piece by piece when a completion
-is over. Whether two answers say the same is decided by `equal`, in rmx/equality.py.
+is over. Whether two answers say the same is decided by `equal`, in rmx/equality.py; an answer in words is found by
+rmx/stated_answer.py.
+
+What counts as an answer is a rule: "boxed", nothing but a box, or "flexible", a box or else what comes nearest to one.
+A completion that was cut off, by its limit of tokens or by the end of the context, is wrong, whatever stands in it.
 """
 
 import re
@@ -9,12 +13,17 @@ from collections import deque
 from typing import Literal
 
 from rmx.equality import equal, is_placeholder, last_box
-from rmx.records import Answer
+from rmx.records import Answer, Stop
+from rmx.stated_answer import stated_answer
 
-__all__ = ["GRACE", "STYLES", "StopRule", "Style", "equal", "final_answer", "grade"]
+__all__ = ["CUT", "GRACE", "RULES", "STYLES", "AnswerRule", "StopRule", "Style", "before_stop", "equal", "final_answer",
+           "grade"]  # fmt: skip
 
-Style = Literal["boxed", "hash", "last_number"]
-STYLES: tuple[Style, ...] = ("boxed", "hash", "last_number")
+Style = Literal["boxed", "hash", "stated", "last_number"]
+STYLES: tuple[Style, ...] = ("boxed", "hash", "stated", "last_number")
+AnswerRule = Literal["boxed", "flexible"]
+RULES: dict[AnswerRule, tuple[Style, ...]] = {"boxed": ("boxed",), "flexible": STYLES}
+CUT: frozenset[Stop] = frozenset({"length", "context"})  # how a completion ends that was cut off
 
 GRACE = 16  # pieces that may follow a closed box on its line
 
@@ -47,8 +56,11 @@ def final_answer(text: str, *, styles: tuple[Style, ...] = STYLES, thinking: boo
             "boxed": the last complete \boxed{} or \fbox{}; boxes quoted in an instruction (empty, "...", "answer") are
             passed over.
             "hash": the number behind the last `####`.
+            "stated": the expression behind the last "answer is" or "answer:", or what the last line ends with an
+            equation for; see rmx/stated_answer.py.
             "last_number": the last number, with its sign, thousands separators, fraction or percent sign, without a
-            currency sign; not where "boxed" is asked for and the text breaks off inside its only box.
+            currency sign.
+            Neither of the last two where "boxed" is asked for and the text breaks off inside its only box.
         thinking: the prompt has opened a `<think>` block already.
     """
     opened, closed = text.rfind("<think>"), text.rfind("</think>")
@@ -64,7 +76,12 @@ def final_answer(text: str, *, styles: tuple[Style, ...] = STYLES, thinking: boo
             numbers = _HASH.findall(text)
             if numbers:
                 return _bare(numbers[-1])
-        elif not broken_off:
+        elif broken_off:
+            continue
+        elif style == "stated":
+            if (stated := stated_answer(text)) is not None:
+                return _bare(stated) if _LAST_NUMBER.fullmatch(stated) else stated
+        else:
             matches = deque(_LAST_NUMBER.finditer(text), maxlen=1)
             if matches:
                 return _bare(matches[0].group())
@@ -75,15 +92,32 @@ def _bare(number: str) -> str:
     return re.sub(r"\\?[$€£¥₹]|^\+|^\s+", "", number).replace("−", "-").replace(" percent", "%").replace("- ", "-")
 
 
-def grade(text: str, known: str | None, *, styles: tuple[Style, ...] = STYLES, thinking: bool = False) -> Answer:
+def grade(
+    text: str,
+    known: str | None,
+    *,
+    styles: tuple[Style, ...] = STYLES,
+    thinking: bool = False,
+    cut: bool = False,
+) -> Answer:
     """The final answer of `text` and whether it equals `known`: None without a known answer, False without an answer.
 
-    `styles` and `thinking` as in `final_answer`. Never raises; see `equal` for the time it may take.
+    Args:
+        styles, thinking: as in `final_answer`.
+        cut: the completion was cut off; then it is wrong.
+
+    Never raises; see `equal` for the time it may take.
     """
     found = final_answer(text, styles=styles, thinking=thinking)
     if known is None:
         return Answer(found, None)
-    return Answer(found, found is not None and equal(found, known))
+    return Answer(found, not cut and found is not None and equal(found, known))
+
+
+def before_stop(text: str, stops: tuple[str, ...]) -> str:
+    """A text up to the first of the texts that end a completion, which is no part of it."""
+    places = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(places)] if places else text
 
 
 # ------------------------------------------------------------------------------------------------- when to stop
@@ -93,15 +127,17 @@ class StopRule:
     r"""Tells, piece by piece, when a completion has given its final answer. One object per completion.
 
     The completion is over
+    - with the first stop text that is complete, wherever it stands;
     - after a complete \boxed{} or \fbox{} outside a `<think>` block: at the next line break, or after `GRACE` more
       pieces on the same line; a box quoted in an instruction (empty, "...", "answer") does not count;
     - after a line break behind `#### 42`.
-    While a `<think>` block is open nothing ends. End tokens and length limits are the caller's.
+    While a `<think>` block is open no answer ends it. End tokens and length limits are the caller's.
 
     Linear in the length of the text; pieces may split anywhere.
     """
 
-    __slots__ = ("_boxes", "_grace", "_hash_line", "_hashes", "_over", "_seen", "_thinking", "_word")
+    __slots__ = ("_answers", "_boxes", "_grace", "_hash_line", "_hashes", "_over", "_seen", "_stops", "_tail",
+                 "_thinking", "_word", "ending")  # fmt: skip
 
     _WORDS = ("\\boxed{", "\\boxed {", "\\fbox{", "\\fbox {", "<think>", "</think>")
     _PREFIXES = frozenset(word[:n] for word in _WORDS for n in range(1, len(word)))
@@ -110,9 +146,17 @@ class StopRule:
     _HASH_LINE = re.compile(rf"\s*{_HASH_NUMBER}\$?\.?\s*")
     _LONGEST = 40  # characters kept of a box or of a #### line; placeholders and numbers are shorter
 
-    def __init__(self, *, thinking: bool = False) -> None:
-        """`thinking`: the prompt has opened a `<think>` block."""
-        self._thinking = thinking
+    def __init__(self, *, thinking: bool = False, stops: tuple[str, ...] = (), answers: bool = True) -> None:
+        """Begin a completion.
+
+        Args:
+            thinking: the prompt has opened a `<think>` block.
+            stops: texts that end a completion.
+            answers: whether a final answer ends it too.
+        """
+        self._thinking, self._answers, self._stops = thinking, answers, stops
+        self.ending: Stop | None = None  # what it was over by: "answer" or "stop_sequence"
+        self._tail = ""  # the last characters, in which a stop text may have begun
         self._word = ""  # the beginning of a possible marker
         self._boxes: list[bool] = []  # open braces since the first open box; True where it is a box
         self._seen = ""  # beginning of the innermost box's content
@@ -129,6 +173,19 @@ class StopRule:
         """Take the next piece of text, a token's worth usually; True once the completion is over, and ever after."""
         if self._over:
             return True
+        if self._stops and self._stopped(piece):
+            self.ending, self._over = "stop_sequence", True
+        elif self._answers and self._answered(piece):
+            self.ending = "answer"
+        return self._over
+
+    def _stopped(self, piece: str) -> bool:
+        text = self._tail + piece
+        longest = max(map(len, self._stops))
+        self._tail = text[max(0, len(text) - longest + 1) :]
+        return any(stop in text for stop in self._stops)
+
+    def _answered(self, piece: str) -> bool:
         if self._grace > 0:
             self._grace -= 1
         # Nearly every piece: no marker begins here and none is under way.

@@ -28,6 +28,7 @@ from rmx.errors import RmxError
 from rmx.gpu_time import bounded, work
 from rmx.models import Model
 from rmx.pair import Pair
+from rmx.presets import PromptStyle
 from rmx.turns import Asker, asker
 from rmx.workspace import Workspace
 
@@ -50,10 +51,11 @@ def never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A loaded model by its spec, and the adapters that belong on it, each with its folder."""
+    """A loaded model by its spec, the adapters that belong on it, each with its folder, and how it is asked."""
 
     spec: str
     adapters: tuple[tuple[str, str], ...]
+    style: PromptStyle
 
     def found(self, workspace: Workspace) -> Model:
         """The model of this process, with its adapters on it."""
@@ -62,7 +64,7 @@ class ModelName:
         for name, place in self.adapters:
             if name not in there:
                 attach(model, name, place)
-        return model
+        return model.with_style(self.style)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def _name(where: Where) -> ModelName | PairName | None:
 
 
 def _model_name(model: Model) -> ModelName:
-    return ModelName(model.spec, tuple(model.engine.adapters.items()))
+    return ModelName(model.spec, tuple(model.engine.adapters.items()), model.style)
 
 
 def far_of(where: Model | Pair) -> "Carrier | None":

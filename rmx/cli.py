@@ -24,6 +24,7 @@ from rmx.cli_export import add_verbs as add_export_verbs
 from rmx.cli_pair import add_verbs as add_pair_verbs
 from rmx.cli_runs import add_verbs as add_runs_verbs
 from rmx.cli_sets import add_verbs as add_sets_verbs
+from rmx.cli_style import add_style, style_of
 from rmx.cli_train import add_verbs as add_train_verbs
 from rmx.errors import RmxError, shown
 from rmx.strict import whole
@@ -101,6 +102,7 @@ def _trace(args: argparse.Namespace) -> None:
         swaps=tuple(_swap(s) for s in args.swap),
         cold=args.cold,
         read=_read_text(args.read),
+        style=style_of(args),
     )
     space = Workspace(options.device, options.dtype)
     traces = trace(options, space)
@@ -189,6 +191,7 @@ def _plain(trace: Any) -> str:
     """A trace for the terminal: forks in brackets with their entropy."""
     marked = "".join(f"[{t.text}|{t.entropy:.2f}]" if t.entropy > trace.tau else t.text for t in trace.tokens)
     right = {True: "right", False: "wrong", None: "not graded"}[trace.answer.correct]
+    right += ", as it was cut off" if trace.stop in ("length", "context") and right == "wrong" else ""
     forks = len(list(trace.forks()))
     return (
         f"{marked}\n  answer {trace.answer.text} ({right}) · {len(trace.tokens)} tokens, {forks} forks "
@@ -258,6 +261,7 @@ def _add_trace(verbs: Any) -> None:
     trace.add_argument("--cold", action="store_true", help="reuse nothing that was computed before")
     trace.add_argument("--read", metavar="FILE", help="score this text instead of generating ('-' = stdin)")
     trace.add_argument("--json", action="store_true")
+    add_style(trace)
     trace.set_defaults(run=_trace)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rmx.cli_style import add_style
 from rmx.errors import RmxError
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -39,6 +40,7 @@ def _add_common(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument("--budget", type=int, default=200_000, metavar="TOKENS", help="for what choices decide")
     parser.add_argument("--json", action="store_true")
+    add_style(parser)
 
 
 # -- rmx claims -------------------------------------------------------------------------------------------------------
@@ -111,7 +113,7 @@ def _locator(args: argparse.Namespace) -> None:
     config = LocatorConfig(args.samples, seed=args.seed, budget=args.budget, max_new_tokens=args.max_new_tokens)
     options, space = pair_options(args), Workspace(args.device, args.dtype)
     problems = options.problems()
-    model = space.model(options.model)
+    model = space.model(options.model).ask_in(options.style, options.set_name)
     adapter = space.adapter(model, args.adapter)
     with stopped_by_hand() as stopped:
         report: Any = None
@@ -123,7 +125,7 @@ def _locator(args: argparse.Namespace) -> None:
                     end=end,
                     file=sys.stderr,
                 )
-    found = report.json() | {"adapter": args.adapter}
+    found = report.json() | {"adapter": args.adapter, "style": model.style.json()}
     print(json.dumps(found, ensure_ascii=False) if args.json else locator_table(found))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rmx.cli_style import add_style, style_of
 from rmx.cli_train import Teller, percent, points
 from rmx.errors import RmxError
 
@@ -44,6 +45,7 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
     where.add_argument("--out", metavar="DIR", help="the run's folder (default: a new one in RMX_RUNS)")
     where.add_argument("--resume", metavar="ID", help="go on with a run that was stopped or interrupted")
     distill.add_argument("--json", action="store_true", help="one JSON line per update and check, and a last one")
+    add_style(distill)
     group = distill.add_argument_group("recipe (defaults: the paper's)")
     add_flags(group, field_types(), SHARED | HELP)
     distill.set_defaults(run=_distill)
@@ -60,7 +62,8 @@ def job_of(args: argparse.Namespace) -> Any:
 
     recipe = DistillRecipe(**given(args, field_types()))
     model = args.model or os.environ.get("RMX_MODEL", "mini")
-    return resolved(DistillJob(model, args.set or "mini", args.adapter, args.teacher, recipe, args.device, args.dtype))
+    who = model, args.set or "mini", args.adapter, args.teacher
+    return resolved(DistillJob(*who, recipe, args.device, args.dtype, style_of(args)))
 
 
 def _distill(args: argparse.Namespace) -> int:
@@ -92,7 +95,7 @@ def _resumed(args: argparse.Namespace) -> Any:
     folder = RunFolder(path.absolute()) if (path / CONFIG).is_file() else RunStore().get(args.resume)
     if folder.config.get("kind") != "distill":
         raise RmxError(f"{folder.id} is no distillation. Go on with it by: rmx train --resume {folder.id}")
-    if given(args, field_types()) or args.set or args.teacher or args.adapter:
+    if given(args, field_types()) or args.set or args.teacher or args.adapter or style_of(args).given:
         raise RmxError("A run goes on as it began; --resume takes no other choices.")
     return folder
 

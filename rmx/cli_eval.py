@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from rmx.cli_style import add_style, style_of
 from rmx.errors import RmxError
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -31,6 +32,7 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
     parser.add_argument("--no-greedy", action="store_true", help="samples only")
     parser.add_argument("--no-cache", action="store_true", help="make every completion anew and keep none")
     parser.add_argument("--json", action="store_true")
+    add_style(parser)
     parser.set_defaults(run=_eval)
 
 
@@ -49,7 +51,7 @@ def _eval(args: argparse.Namespace) -> None:
     problems = with_answers(args.set, args.limit)
     model = args.model or os.environ.get("RMX_MODEL", "mini")
     workspace = Workspace(args.device, args.dtype)
-    contestants = contestants_of(workspace, model, args.adapter, args.teacher)
+    contestants = contestants_of(workspace, model, args.adapter, args.teacher, style_of(args), args.set)
     store = SampleStore(keep=not args.no_cache)
     tell, report = _Progress(), None
     with stopped_by_hand() as stopped:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from rmx.cli_style import add_style, style_of
+
 AddModel = Callable[[argparse.ArgumentParser], None]
 
 
@@ -51,6 +53,7 @@ def _add_solution(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     parser.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="bounds the whole completion")
     parser.add_argument("--json", action="store_true")
+    add_style(parser)
 
 
 def _solution(args: argparse.Namespace) -> Any:
@@ -68,6 +71,7 @@ def _solution(args: argparse.Namespace) -> Any:
         dtype=args.dtype,
         max_new_tokens=args.max_new_tokens,
         tau=args.tau,
+        style=style_of(args),
     )
 
 

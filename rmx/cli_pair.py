@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rmx.cli_style import add_style, style_of
 from rmx.errors import RmxError
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -52,6 +53,7 @@ def _add_pair(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument("--no-placebo", action="store_true", help="leave the random adapter of equal size out")
     parser.add_argument("--json", action="store_true")
+    add_style(parser)
 
 
 def pair_options(args: argparse.Namespace) -> Any:
@@ -73,6 +75,7 @@ def pair_options(args: argparse.Namespace) -> Any:
         max_new_tokens=args.max_new_tokens,
         set_name=args.set,
         limit=args.limit,
+        style=style_of(args),
     )
 
 
@@ -85,7 +88,7 @@ def _shifts(args: argparse.Namespace, read_text: ReadText) -> None:
         one = MapOptions(
             args.prompt, args.problem, args.answer, args.raw, args.source, text, args.temperature, args.top_p
         )
-        found = shift_map(options.pair(), options, one)
+        found = shift_map(options.pair(one=one), options, one)
         print(json.dumps(found, ensure_ascii=False) if args.json else _map_text(found))
         return
     if args.read is not None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rmx.cli_style import add_style, style_of
 from rmx.errors import RmxError
 from rmx.train.run_files import clean
 
@@ -48,6 +49,7 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
 def _add_problems(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", default=None, metavar="NAME", help="mini, arith, gsm8k or a file (default: mini)")
     parser.add_argument("--server", metavar="URL", help="an OpenAI-compatible server that samples the rollouts")
+    add_style(parser)
 
 
 def job_of(args: argparse.Namespace) -> Any:
@@ -67,7 +69,7 @@ def job_of(args: argparse.Namespace) -> Any:
     return resolved(
         TrainJob(
             model, set_name, recipe_of(args, args.preset), args.preset, args.from_rollouts, args.server,
-            args.init_adapter, args.device, args.dtype, taus=taus,
+            args.init_adapter, args.device, args.dtype, taus=taus, style=style_of(args),
         )
     )  # fmt: skip
 
@@ -145,6 +147,8 @@ def _resumed(args: argparse.Namespace) -> Any:
     swept = tuple(folder.config.get("taus") or ())
     if args.sweep_tau is not None and _taus(args) != swept:
         raise RmxError("A sweep goes on with the thresholds that it began with. Leave out --sweep-tau.")
+    if style_of(args).given:
+        raise RmxError("A run goes on with the prompts that it began with. Leave out --style and what belongs to it.")
     if not given:
         return folder
     if swept:
@@ -314,7 +318,8 @@ def _rollouts(args: argparse.Namespace) -> None:
     from rmx.train.sampling_only import sample_to_file
 
     model = args.model or os.environ.get("RMX_MODEL", "mini")
-    job = TrainJob(model, args.set or "mini", recipe_of(args), server=args.server, device=args.device, dtype=args.dtype)
+    about = {"server": args.server, "device": args.device, "dtype": args.dtype, "style": style_of(args)}
+    job = TrainJob(model, args.set or "mini", recipe_of(args), **about)
     out, figures, tell = Path(args.out).absolute(), dict[str, Any](), Teller()
     for kind, told in sample_to_file(job, out, official=args.format == "official"):
         figures = told if kind == "rollouts" else figures

@@ -13,7 +13,7 @@ from rmx.errors import RmxError
 from rmx.models import load
 from rmx.pairs import PAIRS
 from rmx.paths import ASSETS, cache_dir
-from rmx.presets import PRESETS
+from rmx.presets import PRESETS, STYLES
 
 PACKAGES = ("torch", "transformers", "peft", "gradio", "plotly", "accelerate", "datasets", "math-verify", "gguf")
 
@@ -33,6 +33,7 @@ def report() -> dict[str, Any]:
     found |= {
         p.name: _preset(p.source, p.size(torch.cuda.is_available())) for p in PRESETS.values() if p.name != "mini"
     }
+    found["prompt styles"] = ", ".join(STYLES)
     found |= {f"pair {p.name}": f"{p.title}, {p.size(torch.cuda.is_available())}" for p in PAIRS.values()}
     return found
 

@@ -119,7 +119,8 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<!\\)\\!", ""),
         (r"\{,\}", ","),
         (r"\\(?:mathrm|operatorname|mathit|textrm|mbox|textbf|mathbf|boldsymbol|textit|textnormal)\s*\{", r"\\text{"),
-        (r"\\text\{\s*([a-zA-Z])\s*\}", r" \1 "),  # \mathrm{e} is e
+        (r"\\text\{\s*((?![mgshlL])[a-zA-Z])\s*\}", r" \1 "),  # \mathrm{e} is e
+        (r"(?<![\w})\s])(\s*)\\text\{\s*([mgshlL])\s*\}", r"\1 \2 "),  # behind an expression these are units
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|°|\\degree(?![a-zA-Z])", " degrees "),
         (r"\\%|\bper ?cent\b|\\text\{\s*(?:\\?%|percent)\s*\}", "%"),
         (r"\\\$", "$"),
@@ -178,7 +179,10 @@ def _same(a: str, b: str, depth: int) -> bool:
         verdict = rule(a, b, depth)
         if verdict is not None:
             return verdict
-    return library_equal(_strip_unit(a), _strip_unit(b))
+    (bare_a, unit_a), (bare_b, unit_b) = _split_expression(a), _split_expression(b)
+    if unit_a and unit_b and unit_a != unit_b:
+        return False
+    return bare_a == bare_b or library_equal(bare_a, bare_b)
 
 
 # ---- numbers
@@ -327,14 +331,24 @@ def _close(a: _Number, x: Fraction, b: _Number, y: Fraction) -> bool:
     return False
 
 
+_MEASURE = r"(?:(?:square|sq\.?|cubic|cu\.?)\s+)?"
 _UNIT_OF_EXPRESSION = re.compile(
-    rf"\s*degrees\s*$|(?<=[\d}})])(?:\s*\\text\{{[^{{}}]*\}}|\s+(?:{_LONG_UNITS})){_POWER}\s*$"
+    rf"""\s* degrees \s*$
+       | (?: (?<=[\d}})]) \s*\\text\{{ \s*{_MEASURE} (?P<any>[^{{}}]*) \}}
+           | (?<=[a-zA-Z]) \s*\\text\{{ \s*{_MEASURE} (?P<known>(?:{_SHORT_UNITS}|units?)(?![a-zA-Z])[^{{}}]*) \}}
+           | (?:(?<=[\d}})])\s|(?<=\\pi)\s) \s*{_MEASURE} (?P<bare>{_LONG_UNITS}|units?)
+         ) {_POWER} \s*$""",
+    re.VERBOSE,
 )
 
 
-def _strip_unit(text: str) -> str:
-    """Drop a unit behind an expression that is no plain number: 16\\sqrt{3} cm."""
-    return _UNIT_OF_EXPRESSION.sub("", text).strip()
+def _split_expression(text: str) -> tuple[str, str | None]:
+    """An expression, no plain number, without the unit behind it, and the unit if it is listed: 16\\sqrt{3} cm."""
+    match = _UNIT_OF_EXPRESSION.search(text)
+    if match is None:
+        return text.strip(), None
+    name = (match["any"] or match["known"] or match["bare"] or "").strip()
+    return text[: match.start()].strip(), _UNITS.get(name, _UNITS.get(name.lower()))
 
 
 # ---- structure: each rule gives True or False where it applies, else None

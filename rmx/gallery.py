@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from rmx.answers import grade
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.errors import ProblemError
 from rmx.explore.branch import swap_job
@@ -110,10 +109,10 @@ def _branches(root: Run, problem: Problem, right: bool) -> list[Run]:
     ids = [t.id for t in root.tokens]
     for token in forks:
         others = [c for c in token.top[:TOP_SHOWN] if c.id != token.id]
-        texts = answers_after(model, root.job, ids, token, [c.id for c in others], MAX_NEW)
+        answers = answers_after(model, root.job, ids, token, [c.id for c in others], MAX_NEW)
         seen: set[bool] = set()
-        for candidate, text in zip(others, texts, strict=True):
-            turned = bool(grade(text, problem.answer).correct) != right
+        for candidate, (text, answer) in zip(others, answers, strict=True):
+            turned = bool(answer.correct) != right
             if turned not in seen and len(text) < 400:
                 seen.add(turned)
                 found.append((not turned, -candidate.p, token.pos, candidate.id))

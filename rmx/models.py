@@ -4,6 +4,7 @@ Specs: `mini` (bundled) · a preset name · a Hub id, optionally `@revision` · 
 Safetensors only (or GGUF); pickles are refused; remote code is never run.
 """
 
+import copy
 import hashlib
 import importlib.util
 import logging
@@ -15,15 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from rmx.answers import RULES, StopRule, before_stop, final_answer, grade
 from rmx.engine import Engine
 from rmx.errors import ModelError, PromptError, first_line
+from rmx.families import family_of, style_of
 from rmx.paths import ASSETS, cache_dir
 from rmx.pieces import Detokenizer
-from rmx.presets import STYLES, Preset, PromptStyle, preset_of
+from rmx.presets import Preset, PromptStyle, preset_of
+from rmx.records import Answer
 from rmx.strict import whole
+from rmx.style_options import StyleOptions, resolve_style
 
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -47,24 +53,57 @@ class Model:
 
     def __post_init__(self) -> None:
         self.detokenizer = Detokenizer(self.tokenizer)
-        self.stop_ids = _stop_ids(self.engine.model, self.tokenizer)
+        self.stop_ids = _stop_ids(self.engine.model, self.tokenizer, self.style.stops)
+
+    def with_style(self, style: PromptStyle) -> "Model":
+        """The same model, asked in another style; itself where the style is the same."""
+        if style == self.style:
+            return self
+        other = copy.copy(self)
+        other.style = style
+        other.stop_ids = _stop_ids(self.engine.model, self.tokenizer, style.stops)
+        return other
+
+    def ask_in(self, options: StyleOptions, set_name: str | None = None, raw: bool = False) -> "Model":
+        """The same model, asked as the options say, or as its family and the problem set have it.
+
+        Args:
+            set_name: of the problems; None for a problem of the user's own.
+            raw: prompts are given as they stand.
+
+        Raises:
+            PromptError: the style is not one for this model.
+        """
+        template = str(getattr(self.tokenizer, "chat_template", None) or "")
+        return self.with_style(resolve_style(self.style, options, set_name, raw, self.spec, template))
 
     def prompt(self, problem: str, raw: bool = False) -> str:
         """The exact text that the model is asked with.
 
         Raises:
-            PromptError: nothing but white space.
+            PromptError: nothing but white space, or a message that the chat template refuses.
         """
         if not problem.strip():
             raise PromptError("The prompt is empty. Type a problem first.")
         if raw:
             return problem
-        text = self.style.fill(problem.strip())
-        if not self.style.chat:
-            return text
-        message = [{"role": "user", "content": text}]
-        filled: str = self.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+        style = self.style
+        if not style.chat:
+            return style.fill(problem.strip())
+        thinking = {} if style.thinking is None else {"enable_thinking": style.thinking}
+        try:
+            filled: str = self.tokenizer.apply_chat_template(
+                self.messages(problem), add_generation_prompt=True, tokenize=False, **thinking
+            )
+        except TemplateError as error:
+            said = first_line(str(error), 200)
+            raise PromptError(f"The chat template of {self.spec} refuses this prompt: {said}") from error
         return filled
+
+    def messages(self, problem: str) -> list[dict[str, str]]:
+        """The messages that a chat style asks with."""
+        system = [{"role": "system", "content": self.style.system}] if self.style.system else []
+        return [*system, {"role": "user", "content": self.style.fill(problem.strip())}]
 
     def prompt_ids(self, problem: str, raw: bool = False) -> tuple[int, ...]:
         """Ids of the prompt. A chat template brings its own special tokens, so none are added to it."""
@@ -73,12 +112,20 @@ class Model:
         ids = tuple(self.tokenizer(whole(text), add_special_tokens=added)["input_ids"])
         if not ids:
             raise PromptError("The prompt holds no token of this model. Type a problem first.")
+        self.check_fit(ids)
+        return ids
+
+    def check_fit(self, ids: Sequence[int]) -> None:
+        """Refuse a prompt that leaves no room in the context.
+
+        Raises:
+            PromptError: it does not.
+        """
         if len(ids) >= self.engine.context:
             raise PromptError(
                 f"The prompt has {len(ids)} tokens and {self.spec} holds {self.engine.context}. "
                 "Shorten it or take another model."
             )
-        return ids
 
     def encode(self, text: str) -> list[int]:
         """Ids of a piece of completion text, without special tokens."""
@@ -95,6 +142,20 @@ class Model:
         special = self.detokenizer.special_ids
         keep = [i for i in ids if i not in special or "think>" in self.detokenizer.lone(i)]
         return self.detokenizer.text(keep)
+
+    def stop_rule(self, prompt_ids: Sequence[int], answers: bool = True) -> StopRule:
+        """What ends a completion of this prompt beside an end token: a stop text and, with `answers`, its answer."""
+        return StopRule(thinking=self.prompt_thinks(prompt_ids), stops=self.style.stops, answers=answers)
+
+    def find_answer(self, prompt_ids: Sequence[int], ids: Sequence[int]) -> str | None:
+        """The final answer of a completion, by the style's rule."""
+        text = before_stop(self.answer_text(ids), self.style.stops)
+        return final_answer(text, styles=RULES[self.style.answers], thinking=self.prompt_thinks(prompt_ids))
+
+    def grade(self, prompt_ids: Sequence[int], ids: Sequence[int], known: str | None, *, cut: bool) -> Answer:
+        """The final answer of a completion and whether it is right; `cut`: it was cut off, which is wrong."""
+        text, thinking = before_stop(self.answer_text(ids), self.style.stops), self.prompt_thinks(prompt_ids)
+        return grade(text, known, styles=RULES[self.style.answers], thinking=thinking, cut=cut)
 
     @property
     def adapters(self) -> list[str]:
@@ -137,8 +198,8 @@ def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int 
     if cache_bytes is None:
         cache_bytes = min(512 << 20, max(64 << 20, 16 * sum(w.nbytes for w in model.parameters())))
     found = fingerprint(folder) if local else getattr(model.config, "_commit_hash", None) or revision or "unknown"
-    style, tau = _manners(preset, tokenizer)
-    return Model(spec, found, kind, Engine(model, cache_bytes), tokenizer, style, tau, place)
+    family = family_of(model.config, tokenizer)
+    return Model(spec, found, kind, Engine(model, cache_bytes), tokenizer, style_of(family), family.tau, place)
 
 
 def choose_device(device: str) -> torch.device:
@@ -251,17 +312,12 @@ def _why(spec: str, error: Exception, local: bool) -> str:
     return f"{spec} cannot be loaded: {first_line(text, 240) or 'no reason was given'}"
 
 
-def _manners(preset: Preset | None, tokenizer: Any) -> tuple[PromptStyle, float]:
-    if preset is not None:
-        return STYLES[preset.style], preset.tau
-    return STYLES["chat-boxed" if getattr(tokenizer, "chat_template", None) else "boxed"], 1.4
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends a completion, from the generation config and from the tokenizer."""
+def _stop_ids(model: Any, tokenizer: Any, stops: Sequence[str]) -> frozenset[int]:
+    """Every id that ends a completion, from the generation config, the tokenizer and the stop texts that are tokens."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = configured if isinstance(configured, list | tuple) else [configured]
-    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
+    added = tokenizer.get_added_vocab() if stops else {}
+    return frozenset(i for i in (*ids, tokenizer.eos_token_id, *(added.get(stop) for stop in stops)) if i is not None)
 
 
 def fingerprint(folder: Path) -> str:

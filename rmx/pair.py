@@ -6,6 +6,7 @@ an engine of its own. With a plain LoRA both halves of a step go through the wei
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from rmx.engine import Engine, Saved, Stream, adapter_key, croppable, held_toget
 from rmx.errors import ModelError
 from rmx.models import Model
 from rmx.records import shown_adapter
+from rmx.style_options import StyleOptions
 from rmx.turns import asker
 from rmx.workspace import Workspace
 
@@ -92,28 +94,36 @@ class Pair:
 
 
 def make_pair(
-    space: Workspace, spec: str, adapter: str | None = None, teacher: str | None = None, strength: float = 1.0
+    space: Workspace,
+    spec: str,
+    adapter: str | None = None,
+    teacher: str | None = None,
+    strength: float = 1.0,
+    style: StyleOptions = StyleOptions(),  # noqa: B008  a frozen record
+    set_name: str | None = None,
+    raw: bool = False,
 ) -> Pair:
-    """Load what is to be compared.
+    """Load what is to be compared; both are asked the same ids, in the base's way.
 
     Args:
         spec: the base. adapter, teacher: exactly one of them; a LoRA on the base, or a full checkpoint.
         strength: multiplies a plain LoRA's output; 1 is the adapter as it was trained, 0 the base.
+        style: what is asked of the prompt. set_name: of the problems; None for one of the user's own.
+        raw: prompts are given as they stand.
 
     Raises:
         ModelError: one of them cannot be had, the vocabularies differ, or the strength cannot be set.
+        PromptError: no style for the base.
     """
     if bool(adapter) == bool(teacher):
         raise ModelError("Name what to compare with: an adapter on the base, or a full checkpoint (--teacher).")
     if not 0 <= strength <= STRONGEST:
         raise ModelError(f"The adapter's strength must lie between 0 and {STRONGEST}; got {strength}.")
-    base = space.model(spec)
+    base = space.model(spec).ask_in(style, set_name, raw)
     if teacher:
         if strength != 1:
             raise ModelError(f"{teacher} is a full checkpoint: only an adapter's strength can be set.")
-        adapted = space.model(teacher)
-        check_same_tokens(base, adapted)
-        return Pair(base, adapted, None)
+        return Pair(base, ask_alike(space.model(teacher), base), None)
     name = space.adapter(base, adapter)
     assert name is not None
     if strength != 1 and name not in attached(base):
@@ -121,6 +131,20 @@ def make_pair(
     if strength != 1 and (reason := why_not_linear(base.engine.model.peft_config[name])):
         raise ModelError(f"The strength of {adapter} cannot be set: {reason}")
     return Pair(base, base, adapter_key(name, strength))
+
+
+def ask_alike(model: Model, base: Model) -> Model:
+    """A checkpoint that is compared with a base, asked the very ids that the base is asked.
+
+    Its own chat template has no part in that: fine-tuned checkpoints come with others. What ends a text for it stays.
+
+    Raises:
+        ModelError: the same ids do not mean the same to both.
+    """
+    check_same_tokens(base, model)
+    asked = copy(model.with_style(base.style))
+    asked.tokenizer = base.tokenizer
+    return asked
 
 
 def check_same_tokens(base: Model, adapted: Model) -> None:

@@ -7,10 +7,14 @@ token at that position, at temperature 1, in fp32.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
-Stop = Literal["eos", "answer", "length", "context", "cancelled", "read"]
+if TYPE_CHECKING:
+    from rmx.presets import PromptStyle
+
+# stop_sequence: one of the texts that the prompt style ends completions with.
+Stop = Literal["eos", "answer", "stop_sequence", "length", "context", "cancelled", "read"]
 
 
 def shown_adapter(key: str | None) -> str | None:
@@ -101,6 +105,7 @@ class Trace:
     stop: Stop
     reuse: Reuse
     seconds: float
+    style: "PromptStyle | None" = None  # how it was asked; None where nothing is known of it
 
     @property
     def ids(self) -> list[int]:
@@ -130,6 +135,7 @@ class Trace:
             "stop": self.stop,
             "reuse": self.reuse.json(),
             "seconds": self.seconds,
+            "style": self.style.json() if self.style else None,
         }
 
 

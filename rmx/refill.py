@@ -30,12 +30,12 @@ from rmx.sampling import draw_rows, prompt_key, uniform
 
 ROUND_SECONDS = 0.25  # the engine is held this long before others get their turn
 
-Over = Callable[[int, int, int], bool]  # prompt number, sample number, token -> the sample is finished
+# prompt number, sample number, token -> what the sample is over by; True: its answer
+Over = Callable[[int, int, int], Stop | bool | None]
 
 
-def never(prompt: int, sample: int, token: int) -> bool:
+def never(prompt: int, sample: int, token: int) -> None:
     """No ending but the end token and the limits."""
-    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def refill(
     Args:
         stop_ids: tokens that end a sample; they belong to it.
         rows: samples decoded at once, at most.
-        over: told each token of each sample in order; True ends it, that token included.
+        over: told each token of each sample in order; says what ends it, that token included, if anything does.
         cancelled: asked between steps; ends the iteration.
 
     Yields:
@@ -261,7 +261,7 @@ class Loop:
         if token in self._stop_ids:
             return "eos"
         if ended:
-            return "answer"
+            return "answer" if ended is True else ended
         if row.length == row.room:
             return "length" if row.room == self._sampling.max_new_tokens else "context"
         return None

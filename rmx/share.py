@@ -20,8 +20,9 @@ from typing import Any
 from rmx.config import Sampling, check_tau
 from rmx.errors import RmxError
 from rmx.explore.tree import Tree
-from rmx.explore.tree_file import NAME, PIECE, TEXT
-from rmx.strict import DocumentError, parse, to_ids, to_int, to_list, to_maybe, to_number, to_text
+from rmx.explore.tree_file import NAME, PIECE, TEXT, read_style
+from rmx.presets import STYLES, PromptStyle
+from rmx.strict import DocumentError, parse, to_dict, to_ids, to_int, to_list, to_maybe, to_number, to_text
 
 VERSION = "1"  # the first character of a link's value
 MOST_LINK = 4_000  # characters; addresses much longer than this are cut off on the way
@@ -108,6 +109,7 @@ class Recipe:
     title: str | None = None
     shown: int = 0
     pos: int | None = None
+    style: PromptStyle | None = None  # how it was asked; None in links of before
 
 
 def recipe_of(tree: Tree, block: int = 1) -> Recipe:
@@ -127,7 +129,8 @@ def recipe_of(tree: Tree, block: int = 1) -> Recipe:
             )
         )
     facts = (tree.model, tree.revision, tree.adapter, tree.adapter_hash, tree.dtype, tree.prompt_ids, tree.tau)
-    return Recipe(*facts, tuple(steps), tree.known, tree.title, tree.shown, tree.pos)
+    style = replace(tree.style, why="") if tree.style else None
+    return Recipe(*facts, tuple(steps), tree.known, tree.title, tree.shown, tree.pos, style)
 
 
 # -- link -------------------------------------------------------------------------------------------------------------
@@ -165,10 +168,27 @@ def pack(recipe: Recipe) -> str:
         "x": recipe.shown,
         "c": recipe.pos,
         "z": recipe.steps[0].marks.block,
+        "s": _style_row(recipe.style) if recipe.style else None,
         "b": list(_rows(recipe)),
     }
     plain = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()
     return VERSION + base64.urlsafe_b64encode(zlib.compress(plain, 9)).rstrip(b"=").decode()
+
+
+def _style_row(style: PromptStyle) -> dict[str, Any]:
+    """A style by its name and what differs from the one that has this name."""
+    known = _style_named(style.name).json()
+    return {"name": style.name} | {key: value for key, value in style.json().items() if known[key] != value}
+
+
+def _style_named(name: str) -> PromptStyle:
+    return STYLES.get(name) or PromptStyle(name, "{problem}")
+
+
+def _read_style(row: Any) -> PromptStyle:
+    row = to_dict(row, "The link's prompt style")
+    name = to_text(row.get("name"), "the link's prompt style", NAME)
+    return read_style(_style_named(name).json() | row)
 
 
 def _rows(recipe: Recipe) -> Iterator[list[Any]]:
@@ -213,6 +233,7 @@ def unpack(value: str) -> Recipe:
         title=to_maybe(row.get("q"), "the link's title", TEXT),
         shown=shown,
         pos=None if pos is None else to_int(pos, "the link's position", 0, max(0, lengths[shown] - 1)),
+        style=None if row.get("s") is None else _read_style(row["s"]),
     )
 
 

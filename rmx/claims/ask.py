@@ -1,5 +1,6 @@
 """From the options of `rmx claims`, or of the tab, to what the claims are measured on."""
 
+import shlex
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -57,7 +58,7 @@ def subject_of(pair: Pair, options: PairOptions, samples: int, budget: int) -> S
         options.max_new_tokens,
         samples,
         budget,
-        {"model": model, "adapter": adapter, "teacher": teacher},
+        {"model": model, "adapter": adapter, "teacher": teacher, "style": shlex.join(options.style.words())},
         built_so(pair.base),
     )
 

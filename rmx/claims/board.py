@@ -61,6 +61,7 @@ class ClaimsReport:
             "n": len(s.problems),
             "tau": s.tau,
             "seed": s.seed,
+            "style": s.pair.base.style.json(),
             "samples": s.samples,
             "max_new_tokens": s.max_new,
             "by_construction": s.by_construction,

@@ -26,7 +26,8 @@ class Subject:
     max_new: int = 512
     samples: int = 8  # of one problem, for pass@k
     budget: int = 200_000  # tokens that the search for deciding places may sample
-    asked: Mapping[str, str | None] = field(default_factory=dict)  # the specs as given: model, adapter, teacher
+    # The specs as given (model, adapter, teacher) and, as options of the command line, what is asked of the prompt.
+    asked: Mapping[str, str | None] = field(default_factory=dict)
     by_construction: bool = False
     private_runs: bool = False  # whether runs of others stay out; see RunStore
 

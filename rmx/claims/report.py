@@ -33,7 +33,7 @@ def command_of(found: Figures, asked: Mapping[str, str | None]) -> str:
             words += [f"--{flag}", str(asked[flag])]
     words += ["--set", str(found["set"]), "--limit", str(found["n"]), "--tau", f"{found['tau']:g}"]
     words += ["--seed", str(found["seed"]), "--n", str(found["samples"])]
-    words += ["--max-new-tokens", str(found["max_new_tokens"])]
+    words += ["--max-new-tokens", str(found["max_new_tokens"]), *shlex.split(asked.get("style") or "")]
     from rmx.claims.registry import CLAIMS
 
     if len(found["rows"]) < len(CLAIMS):

@@ -10,6 +10,8 @@ from peft import get_peft_model_state_dict
 
 from rmx.adapters import adapter_name
 from rmx.models import Model
+from rmx.pair import ask_alike
+from rmx.style_options import StyleOptions
 from rmx.workspace import Workspace
 
 BASE = "base"
@@ -29,24 +31,32 @@ class Contestant:
 
 
 def contestants_of(
-    workspace: Workspace, model: str, adapters: Sequence[str] = (), teachers: Sequence[str] = ()
+    workspace: Workspace,
+    model: str,
+    adapters: Sequence[str] = (),
+    teachers: Sequence[str] = (),
+    style: StyleOptions = StyleOptions(),  # noqa: B008  a frozen record
+    set_name: str | None = None,
 ) -> list[Contestant]:
     """The base first, then its adapters, then other checkpoints; a spec that is named twice counts once.
+
+    Everybody is asked the same ids, in the base's way: else a difference could be the prompt's.
 
     Args:
         adapters: bundled names, runs (`ID` or `ID/step_N`), folders, Hub ids.
         teachers: model specs of full checkpoints.
+        style: what is asked of the prompt. set_name: of the problems.
 
     Raises:
-        ModelError: one of them cannot be had.
+        ModelError: one of them cannot be had, or has other tokens than the base. PromptError: no style for the base.
     """
-    base = workspace.model(model)
+    base = workspace.model(model).ask_in(style, set_name)
     found = [Contestant(BASE, base.spec, base, None, None, key_of(base, None))]
     for spec in dict.fromkeys(adapters):
         name = workspace.adapter(base, spec)
         found.append(Contestant(spec, f"{base.spec} + {spec}", base, name, spec, key_of(base, name)))
     for spec in dict.fromkeys(teachers):
-        other = workspace.model(spec)
+        other = ask_alike(workspace.model(spec), base)
         found.append(Contestant(spec, other.spec, other, None, spec, key_of(other, None)))
     return found
 

@@ -8,7 +8,6 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from rmx.answers import final_answer
 from rmx.config import Sampling
 from rmx.decoding_memory import fitting_rows
 from rmx.evaluate.config import EvalConfig
@@ -16,7 +15,7 @@ from rmx.evaluate.contestants import Contestant
 from rmx.evaluate.report import EvalReport, Solved, Tally
 from rmx.evaluate.seen import trained_on
 from rmx.evaluate.store import Answered, SampleStore, Shelf
-from rmx.explore.ending import Ending
+from rmx.explore.ending import Endings
 from rmx.records import Problem
 from rmx.refill import Ask, Sample, refill
 from rmx.sampling import prompt_key
@@ -36,7 +35,7 @@ class Evaluation:
     """One evaluation.
 
     Args:
-        contestants: who is evaluated; the first one is what the others are compared with.
+        contestants: who is evaluated; the first one is what the others are compared with. All are asked the same ids.
         problems: with known answers; those without are refused.
         set_name: as the user named the set.
         store: completions that are known already, and where new ones are kept; None keeps nothing.
@@ -56,7 +55,9 @@ class Evaluation:
     ) -> None:
         self.contestants, self.problems, self.config, self.set_name = contestants, problems, config, set_name
         self._store = store or SampleStore(keep=False)
-        self._prompts = [[c.model.prompt_ids(p.problem) for p in problems] for c in contestants]
+        self._prompts = [contestants[0].model.prompt_ids(p.problem) for p in problems]
+        for contestant in contestants[1:]:
+            contestant.model.check_fit(max(self._prompts, key=len, default=()))
         self._tallies = {c.name: Tally() for c in contestants}
         self._seen = {c.name: trained_on(c.spec, problems) for c in contestants}
         self._solved: list[Solved] = []
@@ -70,10 +71,10 @@ class Evaluation:
 
     def run(self, cancelled: Callable[[], bool] = never) -> Iterator[EvalReport]:
         """Make and grade; yields where it stands several times a second. After a cancel the last report says so."""
-        wanted = [{hashed(prompt) for prompt in prompts} for prompts in self._prompts]
+        wanted = {hashed(prompt) for prompt in self._prompts}
         shelves = [
-            [(s, self._store.shelf(c.key, s, prompts)) for s in self._settings()]
-            for c, prompts in zip(self.contestants, wanted, strict=True)
+            [(s, self._store.shelf(c.key, s, c.model.style, wanted)) for s in self._settings()]
+            for c in self.contestants
         ]  # one for greedy, one for the draws
         try:
             yield self._report(False)
@@ -102,7 +103,7 @@ class Evaluation:
     ) -> Iterator[EvalReport]:
         """The completions of some problems by one model with one setting."""
         contestant, count = self.contestants[c], 1 if sampling.greedy else self.config.n
-        prompts = [self._prompts[c][i] for i in places]
+        prompts = [self._prompts[i] for i in places]
         plan = plan_of(prompts, count)
         asks = [Ask(prompt, tuple(known(shelf, prompt, number, plan) for number in range(count))) for prompt in prompts]
         there = sum(length is not None for ask in asks for length in ask.made)
@@ -125,16 +126,7 @@ class Evaluation:
     def _made(
         self, contestant: Contestant, asks: Sequence[Ask], sampling: Sampling, cancelled: Callable[[], bool]
     ) -> Iterator[list[Sample]]:
-        model, endings = contestant.model, dict[tuple[int, int], Ending]()
-
-        def over(prompt: int, number: int, token: int) -> bool:
-            if (prompt, number) not in endings:
-                endings[prompt, number] = Ending(model, asks[prompt].prompt_ids, (), 1)
-            ended = endings[prompt, number](0, token)
-            if ended:
-                del endings[prompt, number]
-            return ended
-
+        model = contestant.model
         longest = max(len(ask.prompt_ids) for ask in asks) + sampling.max_new_tokens
         yield from refill(
             model.engine,
@@ -142,7 +134,7 @@ class Evaluation:
             sampling,
             stop_ids=model.stop_ids,
             rows=fitting_rows(model.engine, longest),
-            over=over,
+            over=Endings(model, [ask.prompt_ids for ask in asks]),
             adapter=contestant.adapter,
             cancelled=cancelled,
         )
@@ -151,7 +143,7 @@ class Evaluation:
         """One problem, as all models answered it."""
         greedy, drawn = dict[str, Answered](), dict[str, list[Answered]]()
         for c, contestant in enumerate(self.contestants):
-            prompt = hashed(self._prompts[c][place])
+            prompt = hashed(self._prompts[place])
             for sampling, shelf in shelves[c]:
                 if sampling.greedy:
                     greedy[contestant.name] = shelf.found[prompt, 0]
@@ -195,8 +187,7 @@ def known(shelf: Shelf, prompt: Sequence[int], number: int, plan: str) -> int | 
 
 def read(contestant: Contestant, prompt: Sequence[int], sample: Sample, plan: str) -> Answered:
     """A finished completion, with its answer as it is written there."""
-    model = contestant.model
-    answer = final_answer(model.answer_text(sample.ids), thinking=model.prompt_thinks(prompt))
+    answer = contestant.model.find_answer(prompt, sample.ids)
     return Answered(hashed(prompt), sample.number, plan, len(sample.ids), answer, sample.stop)
 
 

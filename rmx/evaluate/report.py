@@ -41,13 +41,14 @@ class One:
 
     greedy: Answered | None
     greedy_right: bool
-    right: tuple[bool, ...]  # of the samples
-    votes: tuple[int, ...]  # class of each sample's answer; -1 without one
-    truncated: tuple[bool, ...]  # samples that broke off at a limit
+    right: tuple[bool, ...]  # of the samples; one that was cut off is wrong, whatever stands in it
+    votes: tuple[int, ...]  # class of each sample's answer; -1 without one, or where it was cut off
+    truncated: tuple[bool, ...]  # samples that were cut off at a limit
+    unparsed: tuple[bool, ...]  # samples in which no answer stands
 
     def json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"right": sum(self.right), "samples": len(self.right)}
-        found |= {"truncated": sum(self.truncated), "unparsed": self.votes.count(NO_VOTE)}
+        found |= {"truncated": sum(self.truncated), "unparsed": sum(self.unparsed)}
         if self.greedy is not None:
             g = self.greedy
             found["greedy"] = {"answer": g.answer, "correct": self.greedy_right, "truncated": g.truncated}
@@ -65,11 +66,11 @@ class Solved:
     def graded(
         cls, problem: Problem, greedy: Mapping[str, Answered], drawn: Mapping[str, Sequence[Answered]]
     ) -> "Solved":
-        """Every different writing of an answer is compared with the known one once."""
+        """Every different writing of an answer is compared with the known one once. Cut off is wrong, and no vote."""
         known = problem.answer or ""
         asked = {one.answer for ones in drawn.values() for one in ones} | {one.answer for one in greedy.values()}
         right = {text: text is not None and equal(text, known) for text in asked}
-        counts = Counter(one.answer for ones in drawn.values() for one in ones)
+        counts = Counter(one.answer for ones in drawn.values() for one in ones if not one.truncated)
         stands_for = same_answers(counts, lambda text: right[text])
         number = {text: i for i, text in enumerate(dict.fromkeys(stands_for.values()))}
         found = {}
@@ -77,10 +78,13 @@ class Solved:
             ones, first = drawn.get(name, ()), greedy.get(name)
             found[name] = One(
                 first,
-                first is not None and right[first.answer],
-                tuple(right[one.answer] for one in ones),
-                tuple(NO_VOTE if one.answer is None else number[stands_for[one.answer]] for one in ones),
+                first is not None and right[first.answer] and not first.truncated,
+                tuple(right[one.answer] and not one.truncated for one in ones),
+                tuple(
+                    NO_VOTE if one.answer is None or one.truncated else number[stands_for[one.answer]] for one in ones
+                ),
                 tuple(one.truncated for one in ones),
+                tuple(one.answer is None for one in ones),
             )
         return cls(problem, found)
 
@@ -121,6 +125,7 @@ class EvalReport:
             "licence": info.licence if info else None,
             "source": info.source if info else "the user's own file",
             "by_construction": self.contestants[0].model.spec == "mini",
+            "style": self.contestants[0].model.style.json(),  # all are asked alike
             "fault": next((t.fault for t in self.tallies.values() if t.fault), None),
             "models": models,
             "paired": paired,
@@ -170,16 +175,15 @@ class EvalReport:
         places = range(len(self.solved)) if places is None else places
         rows = [self.solved[i].by[name] for i in places]
         shape = (len(rows), self.config.n)
-        votes = np.array([r.votes for r in rows], int).reshape(shape)
         greedy = [r.greedy for r in rows if r.greedy is not None] if self.config.greedy else None
         return Scored(
             greedy=None if greedy is None else np.array([r.greedy_right for r in rows], bool),
             right=np.array([r.right for r in rows], bool).reshape(shape),
-            votes=votes,
+            votes=np.array([r.votes for r in rows], int).reshape(shape),
             greedy_truncated=None if greedy is None else np.array([g.truncated for g in greedy], bool),
             greedy_unparsed=None if greedy is None else np.array([g.answer is None for g in greedy], bool),
             truncated=np.array([r.truncated for r in rows], bool).reshape(shape),
-            unparsed=votes == NO_VOTE,
+            unparsed=np.array([r.unparsed for r in rows], bool).reshape(shape),
         )
 
     def _took(self, contestant: Contestant) -> dict[str, Any]:

@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from rmx.answers import CUT
 from rmx.config import Sampling
 from rmx.paths import cache_dir
+from rmx.presets import PromptStyle
 from rmx.records import Stop
 from rmx.train.run_files import Lines, is_full, read_lines
 
 log = logging.getLogger(__name__)
-FORMAT = 1  # of the lines, and of the rule that ends a completion
+FORMAT = 2  # of the lines, of the rule that ends a completion, and of what counts as an answer
 PIECE = 1 << 20  # bytes that are read at once
-CUT = ("length", "context")
 STOPS = get_args(Stop)
 
 Place = tuple[str, int]  # prompt (hash of its ids) and number of the sample
@@ -42,7 +43,7 @@ class Answered:
 
     @property
     def truncated(self) -> bool:
-        """It broke off at a limit."""
+        """It was cut off at a limit, so it is wrong."""
         return self.stop in CUT
 
     def json(self) -> dict[str, Any]:
@@ -73,11 +74,18 @@ class SampleStore:
     def __init__(self, folder: Path | None = None, *, keep: bool = True) -> None:
         self.folder = (folder or cache_dir() / "samples") if keep else None
 
-    def shelf(self, key: str, sampling: Sampling, prompts: Collection[str] | None = None) -> "Shelf":
-        """What one model made with these settings, of these prompts (by their hashes) or of all."""
+    def shelf(
+        self, key: str, sampling: Sampling, style: PromptStyle, prompts: Collection[str] | None = None
+    ) -> "Shelf":
+        """What one model made with these settings, with answers by the rule of this prompt style.
+
+        Args:
+            prompts: hashes of the prompts that are wanted; None: all.
+        """
         if self.folder is None:
             return Shelf(None)
         parts = {"format": FORMAT, "key": key, "limit": sampling.max_new_tokens, "temperature": sampling.temperature}
+        parts |= {"answers": style.answers, "stop": list(style.stops)}
         if not sampling.greedy:
             parts |= {"top_p": sampling.top_p, "seed": sampling.seed}
         name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]

@@ -18,6 +18,7 @@ from rmx.pairs import PAIRS
 from rmx.placebo import placebo_pair
 from rmx.problems import find_problem, load_set
 from rmx.records import Problem
+from rmx.style_options import StyleOptions
 from rmx.workspace import Workspace
 
 
@@ -41,12 +42,17 @@ class PairOptions:
     max_new_tokens: int = 512
     set_name: str = "mini"
     limit: int | None = None
+    style: StyleOptions = StyleOptions()  # noqa: RUF009  a frozen record
 
     def __post_init__(self) -> None:
         Sampling(seed=self.seed, max_new_tokens=self.max_new_tokens)  # checks both
 
-    def pair(self, space: Workspace | None = None) -> Pair:
-        """Load both models. The bundled model is compared with its RL partner where nothing else is named."""
+    def pair(self, space: Workspace | None = None, one: "MapOptions | None" = None) -> Pair:
+        """Load both models. The bundled model is compared with its RL partner where nothing else is named.
+
+        Args:
+            one: the one problem that is asked; None for those of the set.
+        """
         model, adapter, teacher = self.model, self.adapter, self.teacher
         if self.preset is not None:
             if self.preset not in PAIRS:
@@ -56,7 +62,9 @@ class PairOptions:
         elif adapter is None and teacher is None and model == "mini":
             adapter = "rl"
         space = space or Workspace(self.device, self.dtype)
-        return make_pair(space, model, adapter, teacher, self.strength)
+        own, raw = one is not None and one.prompt is not None, one is not None and one.raw
+        name = None if own else self.set_name
+        return make_pair(space, model, adapter, teacher, self.strength, self.style, name, raw)
 
     def threshold(self, model: Model) -> float:
         return model.tau if self.tau is None else check_tau(self.tau)
@@ -166,6 +174,7 @@ def map_json(found: ShiftMap) -> dict[str, Any]:
         "answer": found.answer.json(),
         "stop": found.stop,
         "prompt_ids": list(found.job.prompt_ids),
+        "style": found.pair.base.style.json(),
         "tokens": [s.json(found.job.tau, found.tolerance) for s in found.shifts],
         "seconds": round(found.seconds, 3),
     }

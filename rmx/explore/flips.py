@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmx.answers import grade
 from rmx.batch import continue_batch
 from rmx.config import TOP_SHOWN, Sampling
-from rmx.explore.ending import Ending
+from rmx.explore.ending import Ending, is_cut
 from rmx.explore.generate import Generation, Job
 from rmx.intervals import share
 from rmx.models import Model
 from rmx.problems import load_set
-from rmx.records import Problem, TokenDist
+from rmx.records import Answer, Problem, TokenDist
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +48,7 @@ def swaps_of(model: Model, problem: Problem, tau: float, rng: random.Random, max
     for token in [*forks, *controls]:
         alternatives = [c for c in token.top[:TOP_SHOWN] if c.id != token.id]
         answers = answers_after(model, job, trace.ids, token, [c.id for c in alternatives], max_new)
-        for candidate, answer in zip(alternatives, answers, strict=True):
-            graded = grade(answer, problem.answer)
+        for candidate, (_, graded) in zip(alternatives, answers, strict=True):
             yield Flip(
                 problem.id,
                 token.entropy > tau,
@@ -64,8 +62,8 @@ def swaps_of(model: Model, problem: Problem, tau: float, rng: random.Random, max
 
 def answers_after(
     model: Model, job: Job, ids: Sequence[int], token: TokenDist, alternatives: list[int], max_new: int
-) -> list[str]:
-    """Completion texts after forcing each alternative, decoded as one batch."""
+) -> list[tuple[str, Answer]]:
+    """Completion texts after forcing each alternative, decoded as one batch, and what they answer."""
     kept = list(ids[: token.pos])
     engine = model.engine
     with engine.turns.turn(), engine.using(job.adapter):
@@ -77,7 +75,11 @@ def answers_after(
             over=Ending(model, job.prompt_ids, kept, len(alternatives)),
             adapter=job.adapter,
         )
-    return [model.answer_text([*kept, *row]) for row in rows]
+    whole = [[*kept, *row] for row in rows]
+    return [
+        (model.answer_text(row), model.grade(job.prompt_ids, row, job.known, cut=is_cut(model, job.prompt_ids, row)))
+        for row in whole
+    ]
 
 
 def summary(flips: Sequence[Flip]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from rmx.answers import StopRule, grade
+from rmx.answers import CUT, StopRule
 from rmx.carry import carried, never
 from rmx.config import TOP_KEPT, Sampling
 from rmx.engine import Stream
@@ -91,7 +91,7 @@ class Generation:
     def trace(self) -> Trace:
         """The completion so far."""
         job, model = self.job, self.model
-        text = model.answer_text([t.id for t in self.tokens])
+        ids = [t.id for t in self.tokens]
         return Trace(
             model=model.spec,
             adapter=job.adapter,
@@ -103,10 +103,11 @@ class Generation:
             top_p=job.sampling.top_p,
             tau=job.tau,
             tokens=tuple(self.tokens),
-            answer=grade(text, job.known, thinking=model.prompt_thinks(job.prompt_ids)),
+            answer=model.grade(job.prompt_ids, ids, job.known, cut=self.stop in CUT),
             stop=self.stop,
             reuse=self.reuse,
             seconds=self.seconds,
+            style=model.style,
         )
 
     # -- inside ---------------------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ class Generation:
     def _decode(self, stream: Stream) -> Iterator[TokenDist]:
         job, model = self.job, self.model
         pieces = model.detokenizer.stream([t.id for t in self.tokens])
-        rule = StopRule(thinking=model.prompt_thinks(job.prompt_ids))
+        rule = model.stop_rule(job.prompt_ids)
         choose = Chooser(job.sampling, job.prompt_ids)
         if self._over(rule, self.tokens):
             return
@@ -222,8 +223,8 @@ class Generation:
         total = len(self.tokens)
         if tokens and tokens[-1].id in self.model.stop_ids:
             self.stop = "eos"
-        elif ended:
-            self.stop = "answer"
+        elif ended and rule.ending is not None:
+            self.stop = rule.ending
         elif total >= self.job.sampling.max_new_tokens:
             self.stop = "length"
         elif len(self.job.prompt_ids) + total >= self.model.engine.context:

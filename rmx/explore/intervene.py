@@ -20,12 +20,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rmx.answers import StopRule, grade
+from rmx.answers import CUT
 from rmx.carry import carried, never
 from rmx.entropy import capture
 from rmx.gate import is_fork
 from rmx.gpu_time import side_by_side
-from rmx.models import Model
 from rmx.pair import Pair, PairStream, open_pair, rows_together
 from rmx.records import Answer, Stop
 from rmx.sampling import prompt_key, uniform
@@ -138,7 +137,7 @@ class Intervention:
         self.patches = sum(t.patched for t in job.kept)
         self.stop: Stop = "cancelled"
         self.seconds = 0.0
-        self._rule = StopRule(thinking=pair.base.prompt_thinks(job.prompt_ids))
+        self._rule = pair.base.stop_rule(job.prompt_ids)
         self._pieces = pair.base.detokenizer.stream()
         self._key = prompt_key(job.prompt_ids)
         for token in job.kept:
@@ -222,8 +221,8 @@ class Intervention:
         ended = self._rule.feed(last.text)
         if last.id in self.pair.base.stop_ids | self.pair.adapted.stop_ids:
             self.stop = "eos"
-        elif ended:
-            self.stop = "answer"
+        elif ended and self._rule.ending is not None:
+            self.stop = self._rule.ending
         elif len(self.tokens) >= self.job.max_new:
             self.stop = "length"
         elif len(self.job.prompt_ids) + len(self.tokens) >= self.pair.base.engine.context:
@@ -239,7 +238,7 @@ class Intervention:
     @property
     def result(self) -> "ArmResult":
         """What came of it so far."""
-        answer = answer_of(self.pair.base, self.job.prompt_ids, self.ids, self.job.known)
+        answer = self.pair.base.grade(self.job.prompt_ids, self.ids, self.job.known, cut=self.stop in CUT)
         differs, gated = sum(t.differs for t in self.tokens), sum(t.gated for t in self.tokens)
         return ArmResult(
             self.job.arm, answer, len(self.tokens), self.patches, differs, gated, self.stop, tuple(self.ids)
@@ -276,11 +275,6 @@ class ArmResult:
             "gated": self.gated,
             "stop": self.stop,
         }
-
-
-def answer_of(model: Model, prompt_ids: Sequence[int], ids: Sequence[int], known: str | None) -> Answer:
-    """The final answer of completion ids, graded."""
-    return grade(model.answer_text(ids), known, thinking=model.prompt_thinks(prompt_ids))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rmx.answers import CUT
 from rmx.engine import split_key
 from rmx.errors import ModelError, RmxError
 from rmx.explore.intervene import ARMS, AllArms, Arm, ArmResult, Asked
@@ -12,6 +13,7 @@ from rmx.explore.shift_set import CALIBRATION_TEXTS
 from rmx.intervals import Estimate, paired_difference, share
 from rmx.pair import Pair
 from rmx.placebo import Text, placebo_pair
+from rmx.presets import PromptStyle
 from rmx.records import Problem
 
 ROWS = 72  # rows of one batch, both models counted once; a batch is also how often progress is told
@@ -85,6 +87,7 @@ class InterveneReport:
     stopped: bool
     problems: tuple[ProblemArms, ...]
     placebo: PlaceboArm | None = None
+    style: PromptStyle | None = None  # how both models were asked
 
     def placebo_json(self) -> dict[str, Any] | None:
         """The placebo's figures; None where it was not run."""
@@ -104,7 +107,7 @@ class InterveneReport:
             "gated": sum(r.gated for r in results) / tokens if tokens else 0.0,
             "patches": sum(r.patches for r in results),
             "tokens": tokens,
-            "truncated": sum(r.stop in ("length", "context") for r in results),
+            "truncated": sum(r.stop in CUT for r in results),
         }
         if arm == "base" or "base" not in self.arms:
             return found
@@ -148,6 +151,7 @@ class InterveneReport:
             "stopped": self.stopped,
             "tau": self.tau,
             "seed": self.seed,
+            "style": self.style.json() if self.style else None,
             "arms": {arm: self.arm(arm) for arm in self.arms},
             "placebo": self.placebo_json(),
             "paired": {name: d for name, d in pairs.items() if d is not None},
@@ -263,6 +267,7 @@ class InterveneSet:
             self.cancelled(),
             tuple(done),
             placebo,
+            self.pair.base.style,
         )
 
     def _batch_size(self, asked: Sequence[Asked]) -> int:

@@ -36,6 +36,7 @@ class Solved:
             "dtype": trace.dtype,
             "tau": trace.tau,
             "prompt_ids": list(trace.prompt_ids),
+            "style": trace.style.json() if trace.style else None,
             "solution": trace.text,
             "answer_before": trace.answer.json(),
             "known": self.known,

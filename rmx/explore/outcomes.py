@@ -11,12 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from rmx.answers import grade
 from rmx.batch import decode_steps
 from rmx.carry import carried, never
 from rmx.config import TOP_SHOWN, Sampling, is_whole
 from rmx.errors import RmxError, SwapError, shown
-from rmx.explore.ending import Ending
+from rmx.explore.ending import Ending, is_cut
 from rmx.explore.meter import Meter
 from rmx.explore.reached import Answered, Reached, Target, reached, same_answers, target_of, total
 from rmx.explore.slim import slim_trace
@@ -289,9 +288,13 @@ class Sampler:
         return choose
 
     def _count(self, plan: Sequence[tuple[Arm, int]], rows: Sequence[Sequence[int]]) -> None:
-        thinking = self.model.prompt_thinks(self.trace.prompt_ids)
+        prompt_ids = self.trace.prompt_ids
         for (arm, _), row in zip(plan, rows, strict=True):
-            answer = grade(self.model.answer_text([*self.kept, *row]), self.target.text, thinking=thinking)
-            arm.take(answer.text, bool(answer.correct))
+            ids = [*self.kept, *row]
+            if is_cut(self.model, prompt_ids, ids):  # it has reached no answer, whatever stands in it
+                arm.take(None, False)
+            else:
+                answer = self.model.grade(prompt_ids, ids, self.target.text, cut=False)
+                arm.take(answer.text, bool(answer.correct))
             self._row_tokens += len(row)
         self._rows += len(rows)

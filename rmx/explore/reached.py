@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rmx.answers import equal
+from rmx.answers import CUT, equal
 from rmx.errors import ProblemError
 from rmx.records import Trace
 
@@ -36,7 +36,7 @@ def target_of(trace: Trace, known: str | None) -> Target:
     """
     if known is not None:
         return Target(known, True)
-    if trace.answer.text is None:
+    if trace.answer.text is None or trace.stop in CUT:
         raise ProblemError("This solution reached no answer and none is known. Give the known answer first.")
     return Target(trace.answer.text, False)
 

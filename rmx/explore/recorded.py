@@ -34,6 +34,7 @@ class Absent:
 
     def __init__(self, tree: Tree) -> None:
         self.spec, self.revision, self.dtype, self.tau = tree.model, tree.revision, tree.dtype, tree.tau
+        self.style = tree.style
         self.detokenizer = Texts(tree)
         self.highest = max(_ids(tree))
         self.adapters: list[str] = []
@@ -70,7 +71,7 @@ def recorded_runs(tree: Tree, owner: str | None) -> list[Run]:
         sampling = branch.sampling
         run.trace = Trace(
             tree.model, tree.adapter, tree.revision, tree.dtype, tree.prompt_ids, sampling.seed, sampling.temperature,
-            sampling.top_p, tree.tau, tokens, branch.answer, branch.stop, branch.reuse, branch.seconds,
+            sampling.top_p, tree.tau, tokens, branch.answer, branch.stop, branch.reuse, branch.seconds, tree.style,
         )  # fmt: skip
         runs.append(run)
     runs[0].stand_in = vars(absent.detokenizer)
@@ -102,7 +103,7 @@ def revive(run: Run, loaded: Any) -> None:
         raise SwapError(f"This tree was recorded with the adapter {shown_adapter(adapter)}. Press Verify to load it.")
     if absent.highest >= model.engine.vocab_size or len(run.job.prompt_ids) + len(run.tokens) >= model.engine.context:
         raise SwapError(f"This tree does not fit {absent.spec}: it holds tokens that the model lacks.")
-    run.model = model
+    run.model = model.with_style(absent.style or model.style.unrecorded)
 
 
 def _title(tree: Tree) -> str | None:

@@ -30,7 +30,8 @@ class Replay:
     """
 
     def __init__(self, model: Model, adapter: str | None, recipe: Recipe, origin: Origin | None = None) -> None:
-        self.model, self.adapter, self.recipe, self.origin = model, adapter, recipe, origin
+        style = replace(recipe.style, why="as it was recorded") if recipe.style else model.style.unrecorded
+        self.model, self.adapter, self.recipe, self.origin = model.with_style(style), adapter, recipe, origin
         self.made: list[Run | None] = []  # None: a branch that could not be made
         _check_fit(model, recipe)
 

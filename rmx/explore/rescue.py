@@ -14,14 +14,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from rmx.answers import grade
 from rmx.batch import decode_steps
 from rmx.carry import carried, never
 from rmx.config import TOP_SHOWN, Sampling, is_whole
 from rmx.entropy import capture
 from rmx.errors import ProblemError, RmxError, shown
 from rmx.explore.branch import swap_job
-from rmx.explore.ending import Ending
+from rmx.explore.ending import Ending, is_cut
 from rmx.explore.forks import forks_of
 from rmx.explore.generate import Generation, Job
 from rmx.explore.meter import Meter
@@ -330,11 +329,15 @@ class Search:
         return whole
 
     def _grade(self, ids: Sequence[int]) -> Answer:
-        thinking = self.model.prompt_thinks(self.trace.prompt_ids)
-        return grade(self.model.answer_text(ids), self.known, thinking=thinking)
+        return self.model.grade(self.trace.prompt_ids, ids, self.known, cut=False)
 
     def does_it(self, ids: Sequence[int]) -> bool:
-        """Whether a completion has a right answer, or, where that is the goal, one that is there and wrong."""
+        """Whether a completion has a right answer, or, where that is the goal, one that is there and wrong.
+
+        One that was cut off has reached no answer.
+        """
+        if is_cut(self.model, self.trace.prompt_ids, ids):
+            return False
         answer = self._grade(ids)
         return answer.text is not None and bool(answer.correct) == (self.goal == "right")
 

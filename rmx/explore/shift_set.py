@@ -23,6 +23,7 @@ from rmx.models import Model
 from rmx.noise import dtype_noise, shape_noise
 from rmx.pair import Pair, read_both
 from rmx.placebo import Text, placebo_pair
+from rmx.presets import PromptStyle
 from rmx.records import Problem
 
 TOPS = range(1, 11)
@@ -141,6 +142,7 @@ class ShiftReport:
     noise: Difference | None = None
     dtype_noise: Difference | None = None
     stopped: bool = False
+    style: PromptStyle | None = None  # how both models were asked
 
     @property
     def done(self) -> bool:
@@ -154,6 +156,7 @@ class ShiftReport:
             "base": self.base,
             "adapted": self.adapted,
             "tau": self.tau,
+            "style": self.style.json() if self.style else None,
             "problems": self.at,
             "of": self.of,
             "stopped": self.stopped,
@@ -257,6 +260,7 @@ class ShiftSet:
             self._noise,
             self._dtype_noise,
             stopped=self.cancelled(),
+            style=self.pair.base.style,
         )
 
 

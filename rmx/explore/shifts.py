@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rmx.answers import StopRule, grade
+from rmx.answers import CUT, StopRule
 from rmx.carry import carried, never
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.divergence import Compared, Difference, Kind, compare, is_near_tie, kind_of
@@ -140,9 +140,7 @@ class ShiftMap:
     @property
     def answer(self) -> Answer:
         """The answer of the completion on screen."""
-        model = self.pair.base
-        thinking = model.prompt_thinks(self.job.prompt_ids)
-        return grade(model.answer_text(self.ids), self.job.known, thinking=thinking)
+        return self.pair.base.grade(self.job.prompt_ids, self.ids, self.job.known, cut=self.stop in CUT)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
@@ -178,7 +176,7 @@ class ShiftMap:
         """One model writes, both take every step."""
         job, model = self.job, self.pair.base
         pieces = model.detokenizer.stream()
-        rule = StopRule(thinking=model.prompt_thinks(job.prompt_ids))
+        rule = model.stop_rule(job.prompt_ids)
         choose = Chooser(job.sampling, job.prompt_ids)
         with open_pair(self.pair, [job.prompt_ids]) as stream:
             try:
@@ -198,8 +196,8 @@ class ShiftMap:
         ended = rule.feed(self.shifts[-1].text)
         if token in self.pair.base.stop_ids | self.pair.adapted.stop_ids:
             self.stop = "eos"
-        elif ended:
-            self.stop = "answer"
+        elif ended and rule.ending is not None:
+            self.stop = rule.ending
         elif len(self.shifts) >= self.job.sampling.max_new_tokens:
             self.stop = "length"
         elif len(self.job.prompt_ids) + len(self.shifts) >= self.pair.base.engine.context:

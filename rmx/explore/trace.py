@@ -12,6 +12,7 @@ from rmx.explore.generate import Generation, Job, read_job
 from rmx.models import Model
 from rmx.problems import find_problem
 from rmx.records import Trace
+from rmx.style_options import StyleOptions
 from rmx.workspace import Workspace
 
 
@@ -38,6 +39,12 @@ class TraceOptions:
     swaps: tuple[tuple[int, int], ...] = ()
     cold: bool = False
     read: str | None = None
+    style: StyleOptions = StyleOptions()  # noqa: RUF009  a frozen record
+
+    @property
+    def asked_set(self) -> str | None:
+        """The set that the problem is of; None for a problem of the user's own."""
+        return None if self.problem is None else self.set_name
 
 
 def prepare(options: TraceOptions, workspace: Workspace | None = None) -> tuple[Model, Job]:
@@ -52,7 +59,7 @@ def prepare(options: TraceOptions, workspace: Workspace | None = None) -> tuple[
     if options.swaps and options.read is not None:
         raise RmxError("--read scores a text and --swap makes new ones; use one of them.")
     space = workspace or Workspace(options.device, options.dtype)
-    model = space.model(options.model)
+    model = space.model(options.model).ask_in(options.style, options.asked_set, options.raw)
     adapter = space.adapter(model, options.adapter)
     prompt_ids, known = _prompt(options, model)
     tau = _tau(options, model)
@@ -81,7 +88,7 @@ def asked(options: TraceOptions, workspace: Workspace, traces: Sequence[Trace]) 
     Raises:
         RmxError: any mistake in the options, in a sentence.
     """
-    model = workspace.model(options.model)
+    model = workspace.model(options.model).ask_in(options.style, options.asked_set, options.raw)
     ids, known = _prompt(options, model)
     title = options.prompt
     if options.problem is not None:

@@ -10,6 +10,7 @@ from rmx.errors import RmxError
 from rmx.explore.runs import Run
 from rmx.models import Model, fingerprint
 from rmx.paths import runs_dir
+from rmx.presets import PromptStyle
 from rmx.records import Answer, Reuse, Stop, TokenDist
 
 
@@ -52,6 +53,7 @@ class Tree:
     shown: int = 0  # the branch that was on screen
     pos: int | None = None  # the token that was looked at in it
     special: frozenset[int] = frozenset()  # ids of special tokens
+    style: PromptStyle | None = None  # how it was asked; None where the file does not say
 
     def tokens(self, place: int) -> tuple[TokenDist, ...]:
         """The whole completion of a branch, from position 0."""
@@ -110,6 +112,7 @@ def tree_of(runs: Sequence[Run], shown: str | None = None, pos: int | None = Non
         shown=here,
         pos=pos if pos is not None and 0 <= pos < len(done[here].tokens) else None,
         special=frozenset(ids & model.detokenizer.special_ids),
+        style=trace.style.recorded if trace.style else None,
     )
 
 

@@ -12,8 +12,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+from rmx.answers import RULES
 from rmx.config import MOST_NAME, TOP_KEPT, TOP_SHOWN, Sampling, check_tau
 from rmx.explore.tree import Branch, Tree
+from rmx.presets import PromptStyle
 from rmx.records import Answer, Candidate, Reuse, Stop, TokenDist
 from rmx.strict import (
     MOST_ID,
@@ -28,6 +30,7 @@ from rmx.strict import (
     to_number,
     to_text,
 )
+from rmx.style_options import MOST_STOP, MOST_STOPS
 
 FORMAT, VERSION = "rmx tree", 1
 MOST_BRANCHES = 64
@@ -57,6 +60,7 @@ def tree_document(tree: Tree, small: bool = False) -> Document:
         "known": tree.known,
         "prompt": tree.prompt,
         "licence": tree.licence,
+        "style": tree.style.json() if tree.style else None,
         "prompt_ids": list(tree.prompt_ids),
         "tau": tree.tau,
         "shown": tree.shown,
@@ -166,6 +170,32 @@ def _tree(document: Document) -> Tree:
         shown=shown,
         pos=None if pos is None else to_int(pos, "pos", 0, lengths[shown] - 1),
         special=frozenset(to_int(i, "special", 0, MOST_ID) for i in special),
+        style=None if document.get("style") is None else read_style(document["style"]),
+    )
+
+
+def read_style(value: Any) -> PromptStyle:
+    """A prompt style from outside.
+
+    Raises:
+        DocumentError: it is none.
+    """
+    row = to_dict(value, "The prompt style")
+    chat, thinking, answers = row.get("chat", False), row.get("thinking"), row.get("answers", "flexible")
+    if type(chat) is not bool or not (thinking is None or type(thinking) is bool) or answers not in RULES:
+        raise DocumentError("The prompt style of the file is none that rmx knows.")
+    stops = to_list(row.get("stops", []), "the stop texts", MOST_STOPS)
+    return PromptStyle.from_json(
+        {
+            "name": to_text(row.get("name"), "the prompt style", NAME),
+            "template": to_text(row.get("template"), "the template", TEXT),
+            "chat": chat,
+            "system": to_maybe(row.get("system"), "the system line", TEXT),
+            "thinking": thinking,
+            "stops": [stop for stop in (to_text(s, "a stop text", MOST_STOP) for s in stops) if stop],
+            "answers": answers,
+            "why": to_text(row.get("why", ""), "the reason of the prompt style", TEXT),
+        }
     )
 
 

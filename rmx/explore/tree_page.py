@@ -84,7 +84,8 @@ PAGE = """<!doctype html>
 <h1 data-ui="title" dir="auto"></h1>
 <p class="meta" data-ui="meta"></p>
 <details data-ui="promptBox" hidden>
-<summary>exact prompt</summary><pre data-ui="prompt" dir="auto" tabindex="0"></pre></details>
+<summary>exact prompt</summary><pre data-ui="prompt" dir="auto" tabindex="0"></pre>
+<p data-ui="promptStyle" dir="auto"></p></details>
 </div>
 <div class="answer" role="group" aria-label="Answer">
 <p class="label">Answer</p>

@@ -21,7 +21,7 @@ from rmx.adapters import add_adapter, names_adapter
 from rmx.cost import cost
 from rmx.errors import TrainError
 from rmx.models import Model, load
-from rmx.pair import check_same_tokens
+from rmx.pair import ask_alike
 from rmx.records import Problem, Rollout
 from rmx.train.distill_recipe import DistillJob
 from rmx.train.distill_training import EVALUATION, DistillTraining
@@ -32,7 +32,7 @@ from rmx.train.greedy import Solutions, solve
 from rmx.train.heldout import HeldOut
 from rmx.train.items import Item
 from rmx.train.job import Problems, TrainJob, problems_of
-from rmx.train.pipeline import SECONDS, peak_rss_mb
+from rmx.train.pipeline import SECONDS, STYLE, peak_rss_mb
 from rmx.train.policy import make_policy
 from rmx.train.probe import device_name
 from rmx.train.provenance import Held, Provenance, base_of, set_label, spec_label
@@ -70,7 +70,7 @@ class Distillation(RunFiles):
             raise TrainError("A distillation runs in one process. Start it by rmx distill, without accelerate launch.")
         self.job, self.folder, self.config, self.stop = job, folder, config, stop
         self.problems = problems_to_distill(job)
-        self.base = base or load(job.model, job.device, job.dtype)
+        self.base = (base or load(job.model, job.device, job.dtype)).ask_in(job.style, job.set_name)
         self.cache = TeacherCache(folder / CACHE)
         self.seconds: dict[str, float] = (self.read(SECONDS) or {}).get("seconds", {})
         self._checkpoint = teacher
@@ -81,6 +81,7 @@ class Distillation(RunFiles):
         Raises:
             Stopped: it was asked to stop. RmxError: what went wrong and what to do.
         """
+        self.write(STYLE, self.base.style.json())
         if self.read(TEACHER) is None:
             yield from self._learn_the_teacher()
         training = self._training()
@@ -104,9 +105,8 @@ class Distillation(RunFiles):
                 name = add_adapter(self.base, self.job.teacher_name)
             return Teacher(self.base, name, self.base.engine.vocab_size)
         found = self._checkpoint or load(self.job.teacher or "", self.job.device, self.job.dtype)
-        check_same_tokens(self.base, found)
         common = min(self.base.engine.vocab_size, found.engine.vocab_size)
-        return Teacher(replace(found, style=self.base.style), None, common)
+        return Teacher(ask_alike(found, self.base), None, common)
 
     # -- 1. its solutions ---------------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class Distillation(RunFiles):
             "top_p": config.top_p,
             "max_new_tokens": config.max_new_tokens,
             "seed": self.job.recipe.seed,
-        }
+        } | teacher.model.style.settings()
         return RolloutLog(self.folder / name, settings)
 
     def rollouts(self, name: str) -> list[Rollout]:

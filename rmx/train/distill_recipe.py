@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from rmx.config import is_number
 from rmx.errors import RmxError, TrainError, shown
+from rmx.style_options import StyleOptions
 from rmx.train.recipe import TARGETS, AdapterConfig, OptimConfig, RolloutConfig, check_seed
 
 Tail = Literal["renormalise", "bucket"]  # what becomes of the teacher's other tokens, see distill_loss.py
@@ -131,6 +132,7 @@ class DistillJob:
     recipe: DistillRecipe = field(default_factory=DistillRecipe)
     device: str = "auto"
     dtype: str = "auto"
+    style: StyleOptions = field(default_factory=StyleOptions)  # what is asked of the prompt, of base and teacher
 
     def __post_init__(self) -> None:
         if bool(self.adapter) == bool(self.teacher):
@@ -149,7 +151,7 @@ class DistillJob:
         words = ["rmx", "distill", "--model", self.model, *who, "--set", self.set_name]
         for flag, value in (("--device", self.device), ("--dtype", self.dtype)):
             words += [flag, value] if value != "auto" else []
-        return words + self.recipe.words()
+        return words + self.recipe.words() + self.style.words()
 
     def command_line(self) -> str:
         """The same, for a shell."""
@@ -167,6 +169,7 @@ class DistillJob:
             "preset": "paper",
             "device": self.device,
             "dtype": self.dtype,
+            "style": self.style.json(),
             "command": self.words(),
         }
 
@@ -186,6 +189,7 @@ class DistillJob:
                 DistillRecipe.from_json(stored["recipe"]),
                 stored.get("device", "auto"),
                 stored.get("dtype", "auto"),
+                StyleOptions.from_json(stored.get("style")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TrainError(f"The run's config.json cannot be used ({error}). Start a new run.") from error

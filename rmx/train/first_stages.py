@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rmx.answers import CUT
 from rmx.errors import TrainError
 from rmx.records import Problem, Rollout
 from rmx.train.items import Item, make_items
@@ -88,7 +89,7 @@ def rollout_log(run: Context, name: str, config: RolloutConfig, seed: int) -> Ro
         "top_p": config.top_p,
         "max_new_tokens": config.max_new_tokens,
         "seed": seed,
-    }
+    } | run.model.style.settings()
     return RolloutLog(run.folder / name, settings)
 
 
@@ -109,7 +110,7 @@ def rollout_figures(found: Sequence[Rollout], problems: int, k: int) -> dict[str
         "k": k,
         "rollouts": len(found),
         "right": sum(r.correct for r in found),
-        "truncated": sum(r.stop in ("length", "context") for r in found),
+        "truncated": sum(r.stop in CUT for r in found),
         "unparsed": sum(r.answer is None for r in found),
         "histogram": list(pass_histogram(whole, k)),
     }

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from rmx.answers import grade
 from rmx.explore.ending import Ending
 from rmx.intervals import Estimate, paired_difference, share
 from rmx.models import Model
@@ -24,7 +23,7 @@ class Solution:
     ids: tuple[int, ...]  # the end token included
     text: str
     answer: Answer
-    truncated: bool  # broke off at the limit
+    truncated: bool  # cut off at the limit, so wrong
 
     def json(self) -> dict[str, Any]:
         """Ids, text and grade; `Solution.from_json` reads it back."""
@@ -139,6 +138,5 @@ def _decode(model: Model, rows: Sequence[_Row], max_new: int, cancelled: Callabl
 
 
 def _solution(model: Model, problem: Problem, row: _Row) -> Solution:
-    text = model.answer_text(row.ids)
-    answer = grade(text, problem.answer, thinking=model.prompt_thinks(row.prompt))
-    return Solution(problem.id, tuple(row.ids), text, answer, truncated=not row.over)
+    answer = model.grade(row.prompt, row.ids, problem.answer, cut=not row.over)
+    return Solution(problem.id, tuple(row.ids), model.answer_text(row.ids), answer, truncated=not row.over)

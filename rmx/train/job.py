@@ -11,6 +11,7 @@ from rmx.errors import RmxError, TrainError
 from rmx.problem_splits import SPLITS, without
 from rmx.problems import SETS, every_split, split_name
 from rmx.records import Problem
+from rmx.style_options import StyleOptions
 from rmx.train.recipe import PRESETS, Recipe, command
 from rmx.train.sweep_taus import check_sweep
 
@@ -32,6 +33,7 @@ class TrainJob:
     dtype: str = "auto"
     pins: tuple[dict[str, Any], ...] = ()  # forks to replay at every checkpoint
     taus: tuple[float, ...] = ()  # nats, ascending: a sweep, one adapter for each; see sweep.py
+    style: StyleOptions = field(default_factory=StyleOptions)  # what is asked of the prompt
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -58,7 +60,7 @@ class TrainJob:
         for flag, value in (("--device", self.device), ("--dtype", self.dtype)):
             words += [flag, value] if value != "auto" else []
         swept = ["--sweep-tau", ",".join(f"{tau:g}" for tau in self.taus)] if self.taus else []
-        return words + command(self.recipe, self.preset) + swept
+        return words + command(self.recipe, self.preset) + swept + self.style.words()
 
     def command_line(self) -> str:
         """The same, for a shell."""
@@ -77,6 +79,7 @@ class TrainJob:
             "device": self.device,
             "dtype": self.dtype,
             "pins": list(self.pins),
+            "style": self.style.json(),
             "command": self.words(),
         } | ({"taus": list(self.taus)} if self.taus else {})
 
@@ -100,6 +103,7 @@ class TrainJob:
                 stored.get("dtype", "auto"),
                 tuple(stored.get("pins", ())),
                 tuple(stored.get("taus", ())),
+                StyleOptions.from_json(stored.get("style")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TrainError(f"The run's config.json cannot be used ({error}). Start a new run.") from error

@@ -35,6 +35,7 @@ from rmx.train.trainer import Trainer
 from rmx.train.training_stage import Training
 
 SECONDS = "stages.json"
+STYLE = "style.json"  # how the problems are asked
 PROBE = 1.0  # seconds
 WATCHED = 6  # solutions in which forks to replay are looked for
 
@@ -68,7 +69,7 @@ class Pipeline:
         self.config, self.dry, self.accelerator, self._told = config, dry, accelerator, events
         problems = problems_of(job)
         device = str(accelerator.device) if accelerator is not None else job.device
-        loaded = model or load(job.model, device, job.dtype)
+        loaded = (model or load(job.model, device, job.dtype)).ask_in(job.style, job.set_name)
         self.run = Context(job, folder, loaded, problems, stop)
         self.figures = BaseFigures(folder=folder) if figures is None else figures
         self.run.seconds = (self.run.read(SECONDS) or {}).get("seconds", {})
@@ -106,6 +107,7 @@ class Pipeline:
 
     def selected(self) -> Generator[Event, None, list[Rollout]]:
         """Sample and select: the rollouts that teach."""
+        self.run.write(STYLE, self.run.model.style.json())
         with self.timed("rollouts"):
             yield from rollouts_stage(self.run)
         with self.timed("selection"):

@@ -6,13 +6,13 @@ its name alone.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from rmx.intervals import Estimate
 from rmx.models import Model
-from rmx.presets import preset_of
+from rmx.presets import PromptStyle, preset_of
 from rmx.problems import SETS
 from rmx.train.recipe import Recipe
 
@@ -31,6 +31,7 @@ class Base:
     revision: str  # commit of a Hub model, content hash of local files
     licence: str | None  # as the Hub writes it, None where it is not known
     dtype: str  # that the adapter was trained in
+    style: PromptStyle | None = field(default=None, compare=False)  # how its problems were asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Provenance:
             "kind": self.kind,
             "run": self.run,
             "base": {"name": base.name, "revision": base.revision, "dtype": base.dtype, "licence": base.licence},
+            "style": base.style.json() if base.style else None,
             "recipe": {name: list(v) if isinstance(v, tuple) else v for name, v in self.recipe.items()},
             "departures": {name: [_plain(paper), _plain(ours)] for name, (paper, ours) in self.departures.items()},
             "set": self.problem_set,
@@ -98,7 +100,11 @@ def _plain(value: Any) -> Any:
 
 
 def base_of(model: Model) -> Base:
-    """The base as it is named outside of this machine."""
+    """The base as it is named outside of this machine, and how it was asked."""
+    return replace(_named_base(model), style=model.style)
+
+
+def _named_base(model: Model) -> Base:
     spec, preset = model.spec.partition("@")[0], preset_of(model.spec)
     licence = preset.licence.lower() if preset else None
     if model.spec == "mini":

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from rmx.answers import grade
+from rmx.answers import CUT
 from rmx.config import Sampling
 from rmx.decoding_memory import fitting_rows
+from rmx.explore.ending import Endings
 from rmx.models import Model
 from rmx.records import Problem, Rollout, Stop
-from rmx.refill import Ask, refill
+from rmx.refill import Ask, never, refill
 from rmx.train.recipe import RolloutConfig
 from rmx.train.rollout_file import RolloutLog
 
@@ -29,7 +30,8 @@ def sample_rollouts(
 ) -> Iterator[Rollout]:
     """Sample what is missing of `config.k` completions of each problem, and yield each as it ends.
 
-    Completions end with an end token or at a limit, not at their answer: what stands behind it is trained on as well.
+    Completions end with an end token, with a stop text of the prompt style or at a limit, not at their answer: what
+    stands behind it is trained on as well.
     A stage that broke off and goes on with the same problems and settings makes, bit for bit and in the same order,
     what it would have made without the break. The engine's turn is taken for a quarter of a second at a time.
 
@@ -55,6 +57,7 @@ def sample_rollouts(
         Sampling(config.temperature, config.top_p, seed, config.max_new_tokens),
         stop_ids=model.stop_ids,
         rows=rows or fitting_rows(model.engine, longest),
+        over=Endings(model, prompts, answers=False) if model.style.stops else never,
         adapter=adapter,
         cancelled=cancelled,
     )
@@ -73,8 +76,8 @@ def graded(
     stop: Stop,
     entropies: Sequence[float] | None,
 ) -> Rollout:
-    """A completion with its answer. Without a known answer nothing counts as right."""
-    answer = grade(model.answer_text(list(ids)), problem.answer, thinking=model.prompt_thinks(prompt_ids))
+    """A completion with its answer. Without a known answer nothing counts as right, nor does what was cut off."""
+    answer = model.grade(prompt_ids, ids, problem.answer, cut=stop in CUT)
     return Rollout(
         problem_id=problem.id,
         gen_index=gen_index,

@@ -23,7 +23,8 @@ def sample_to_file(job: TrainJob, out: Path, official: bool = False) -> Iterator
         TrainError: the file has other settings, or nothing is left by the selection.
     """
     log = out.with_suffix(".jsonl") if official else out
-    run = Context(job, out.parent, load(job.model, job.device, job.dtype), problems_of(job), lambda: False)
+    model = load(job.model, job.device, job.dtype).ask_in(job.style, job.set_name)
+    run = Context(job, out.parent, model, problems_of(job), lambda: False)
     yield from sample(run, [Draw(log.name, run.problems.train, job.recipe.rollouts, job.recipe.seed)])
     if official:
         found = rollout_log(run, log.name, job.recipe.rollouts, job.recipe.seed).read()

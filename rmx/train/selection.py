@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rmx.answers import CUT
 from rmx.errors import TrainError
 from rmx.records import Rollout
 from rmx.train.recipe import SelectionConfig
@@ -168,7 +169,7 @@ def _name(rollout: Rollout) -> tuple[str, int]:
 def _edge(name: str, group: Sequence[Rollout]) -> tuple[float, int, float, str]:
     """Sorts problems: nearest to one half, then fewer truncated, then shorter, then by name."""
     right, n = sum(r.correct for r in group), len(group)
-    truncated = sum(r.stop in ("length", "context") for r in group)
+    truncated = sum(r.stop in CUT for r in group)
     return abs(2 * right - n) / n, truncated, sum(r.completion_length for r in group) / n, name
 
 

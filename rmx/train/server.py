@@ -136,6 +136,7 @@ def ways(model: Model, config: RolloutConfig) -> list[Way]:
         "min_p": 0.0,
         "repetition_penalty": 1.0,
         "skip_special_tokens": False,
+        **_stopping(model),
     }
     generation = {
         "do_sample": True,
@@ -153,6 +154,17 @@ def ways(model: Model, config: RolloutConfig) -> list[Way]:
         Way("/completions", "text"),
     ]
     return [*found, Way("/chat/completions", "chat")] if model.style.chat else found
+
+
+def _stopping(model: Model) -> dict[str, Any]:
+    """What ends a completion early, for servers that tell by what a completion ended; from others it is cut here."""
+    if not model.style.stops:
+        return {}
+    return {
+        "stop": list(model.style.stops),
+        "include_stop_str_in_output": True,
+        "stop_token_ids": sorted(model.stop_ids),
+    }
 
 
 # -- the conversation -------------------------------------------------------------------------------------------------
@@ -272,8 +284,9 @@ class _Asking:
         if way.prompt == "text":
             asked = {"prompt": self._model.prompt(problem.problem)}
         elif way.prompt == "chat":
-            filled = self._model.style.fill(problem.problem.strip())
-            asked = {"messages": [{"role": "user", "content": filled}]}
+            asked = {"messages": self._model.messages(problem.problem)}
+            if self._model.style.thinking is not None:
+                asked["chat_template_kwargs"] = {"enable_thinking": self._model.style.thinking}
         if name is not None:
             asked["model"] = name
         return {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rmx.errors import TrainError
+from rmx.explore.ending import Ending
 from rmx.models import Model
 from rmx.records import Stop
 from rmx.train.recipe import RolloutConfig
@@ -49,6 +50,7 @@ class Reader:
             reasoning = (choice.get("message") or {}).get("reasoning_content")
             seen = choice.get("prompt_token_ids") or answer.get("prompt_token_ids") or usage.get("prompt_tokens")
             told, end, counted = choice.get("token_ids"), choice.get("finish_reason"), usage.get("completion_tokens")
+            reason = choice.get("stop_reason")  # vLLM: the stop text, or the id of the token that ended it
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise self._malformed(f"no completion in it: {json.dumps(answer)[:120]}") from error
         if many > 1:  # it took a list of ids for a list of prompts
@@ -67,14 +69,25 @@ class Reader:
         else:
             ids = self._model.encode(text)
             doubtful = not self._same(ids, text, counted, stopped)
-        if stopped and not (ids and ids[-1] in self._model.stop_ids):
-            ids = [*ids, self._end]
+        by_text = stopped and isinstance(reason, str)
+        if stopped and not by_text and not (ids and ids[-1] in self._model.stop_ids):
+            ids = [*ids, reason if reason in self._model.stop_ids else self._end]
         if not ids:
             raise self._malformed("an empty completion")
         limit: Stop = (
             "length" if room(self._model, self._config, prompt_ids) == self._config.max_new_tokens else "context"
         )
-        return Read(tuple(ids), "eos" if stopped else limit, isinstance(told, list), doubtful)
+        stop: Stop = "stop_sequence" if by_text else "eos" if stopped else limit
+        length, ended = self._own_ending(ids, prompt_ids)
+        return Read(tuple(ids[:length]), ended or stop, isinstance(told, list), doubtful)
+
+    def _own_ending(self, ids: Sequence[int], prompt_ids: Sequence[int]) -> tuple[int, Stop | None]:
+        """How many tokens there are up to what ends a completion here, and what it is; a server may go on behind it."""
+        ending = Ending(self._model, prompt_ids, (), 1, answers=False)
+        for length, token in enumerate(ids, 1):
+            if ended := ending.ended_by(0, token):
+                return length, ended
+        return len(ids), None
 
     def _malformed(self, what: str) -> TrainError:
         return TrainError(

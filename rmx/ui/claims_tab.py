@@ -15,11 +15,13 @@ from rmx.observe import observed
 from rmx.pairs import PairPreset, pairs_first
 from rmx.presets import PRESETS
 from rmx.problems import SETS
+from rmx.style_options import from_form
 from rmx.turns import Kind, asked_by, asking
 from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.claims import Claims, Message
 from rmx.ui.claims_view import claims_view
 from rmx.ui.settings import Settings
+from rmx.ui.style_panel import StyleControls, build_style_panel
 from rmx.ui.visitors import Visitors
 from rmx.ui.wiring import LIGHT, MEASURE
 
@@ -48,13 +50,14 @@ class Controls:
     budget: gr.Number
     seed: gr.Number
     max_new: gr.Number
+    style: StyleControls
 
     @property
     def asked(self) -> list[Any]:
         """Inputs of a measurement, in the order of `ClaimsTab.options`."""
         pair = [self.preset, self.base, self.adapter, self.teacher]
         amounts = [self.samples, self.budget, self.seed, self.max_new]
-        return [*pair, self.problem_set, self.limit, self.own_tau, self.tau, *amounts]
+        return [*pair, self.problem_set, self.limit, self.own_tau, self.tau, *amounts, *self.style.asked]
 
 
 class ClaimsTab:
@@ -75,7 +78,7 @@ class ClaimsTab:
         Raises:
             RmxError: a value that cannot be used.
         """
-        preset, base, adapter, teacher, name, limit, own_tau, tau, samples, budget, seed, max_new = asked
+        preset, base, adapter, teacher, name, limit, own_tau, tau, samples, budget, seed, max_new, *style = asked
         most = (PUBLIC_PROBLEMS, PUBLIC_SAMPLES, PUBLIC_BUDGET)
         if not self.claims.public:
             most = (MOST_PROBLEMS, MOST_SAMPLES, MOST_BUDGET)
@@ -92,6 +95,7 @@ class ClaimsTab:
             max_new_tokens=_whole(max_new, "most tokens", 1, self.settings.max_new_tokens),
             set_name=str(name),
             limit=_whole(limit, "number of problems", 1, most[0]),
+            style=from_form(*style),
         )
         amount = _whole(samples, "number of samples", 1, most[1])
         return ClaimOptions(pair, amount, _whole(budget, "budget of tokens", 1, most[2]))
@@ -163,9 +167,11 @@ def _controls(tab: ClaimsTab) -> Controls:
             seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="claims-seed")
             most = min(512, tab.settings.max_new_tokens)
             max_new = gr.Number(most, label="Most tokens", precision=0, min_width=80, elem_id="claims-max-new")
+    style = build_style_panel("claims")
     return Controls(
-        preset, own, base, adapter, teacher, problem_set, limit, measure, tau, own_tau, samples, budget, seed, max_new
-    )
+        preset, own, base, adapter, teacher, problem_set, limit, measure, tau, own_tau, samples, budget, seed, max_new,
+        style,
+    )  # fmt: skip
 
 
 def _wire(tab: ClaimsTab, c: Controls, page: gr.Tab) -> None:

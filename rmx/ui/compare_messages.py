@@ -51,6 +51,7 @@ def _map_open(run: MapRun) -> Message:
     return {
         "title": run.title,
         "prompt": run.prompt,
+        "style": run.pair.base.style.sentence(),
         "known": job.known,
         "base": run.pair.base.spec,
         "adapted": run.pair.name,

@@ -19,6 +19,7 @@ from rmx.pairs import pairs_first
 from rmx.plots import arm_figure, shift_figure
 from rmx.presets import PRESETS
 from rmx.problems import SETS, load_set
+from rmx.style_options import from_form
 from rmx.turns import Kind, asked_by, asking
 from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.compare_exports import export
@@ -28,6 +29,7 @@ from rmx.ui.compare_view import compare_view
 from rmx.ui.comparer import Comparer
 from rmx.ui.errors import shows_errors
 from rmx.ui.settings import Settings
+from rmx.ui.style_panel import StyleControls, build_style_panel
 from rmx.ui.visitors import Visitors
 from rmx.ui.wiring import LIGHT, MEASURE, QUIET, STREAM
 
@@ -58,10 +60,11 @@ class Controls:
     shifts: gr.Button
     intervene: gr.Button
     note: gr.Markdown
+    style: StyleControls
 
     @property
     def pair(self) -> list[Any]:
-        return [self.preset, self.base, self.adapter, self.teacher, self.strength]
+        return [self.preset, self.base, self.adapter, self.teacher, self.strength, *self.style.asked]
 
     @property
     def asked(self) -> list[Any]:
@@ -109,12 +112,21 @@ class CompareTab:
         said = {"known": answer, "source": str(source), "text": str(text or "")}
         return self.comparer.map(self._pair(*chosen), str(problem or ""), tau, max_new=most, **said)
 
-    def _pair(self, preset: str, base: str, adapter: str, teacher: str, strength: float) -> Pair:
-        found = self.pairs.get(str(preset))
+    def _pair(
+        self,
+        preset: str,
+        base: str,
+        adapter: str,
+        teacher: str,
+        strength: float,
+        *style: Any,
+        of_set: str | None = None,
+    ) -> Pair:
+        found, asked = self.pairs.get(str(preset)), from_form(*style)
         if found is None:
             names = [str(x or "").strip() for x in (base, adapter, teacher)]
-            return self.comparer.pair(names[0] or "mini", names[1], names[2], float(strength))
-        return self.comparer.pair(found.base, found.adapter, found.teacher, float(strength))
+            return self.comparer.pair(names[0] or "mini", names[1], names[2], float(strength), asked, of_set)
+        return self.comparer.pair(found.base, found.adapter, found.teacher, float(strength), asked, of_set)
 
     def opening(self, opened: bool, request: gr.Request, *asked: Any) -> Iterator[tuple[Any, bool]]:
         """What the tab shows when it is opened for the first time: the pair on the first example."""
@@ -147,7 +159,7 @@ class CompareTab:
         try:
             policy.admit_set(str(name))
             count = _count(limit, "number of problems", PUBLIC_PROBLEMS if policy.public else MOST_PROBLEMS)
-            problems, pair = load_set(str(name))[:count], self._pair(*chosen)
+            problems, pair = load_set(str(name))[:count], self._pair(*chosen, of_set=str(name))
             most = _count(max_new, "most tokens", self.settings.max_new_tokens)
             self.visitors.leave(request.session_hash)  # what this page did before makes room
             with asking(self.who(request)):
@@ -221,10 +233,11 @@ def _controls(tab: CompareTab) -> Controls:
     strength = gr.Slider(0, 1.5, 1, step=0.05, label="Adapter strength", elem_id="pair-strength")
     most = min(512, tab.settings.max_new_tokens)
     max_new = gr.Number(most, label="Most tokens", precision=0, minimum=1, elem_id="pair-max-new")
+    style = build_style_panel("pair")
     note = gr.Markdown("", elem_id="pair-note")
     return Controls(
         preset, own, spec, adapter, teacher, strength, problem, answer, source, text, compare, tau, max_new,
-        problem_set, limit, shifts, intervene, note,
+        problem_set, limit, shifts, intervene, note, style,
     )  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from rmx.config import Sampling, check_tau
 from rmx.engine import held_together
 from rmx.errors import Busy, PromptError, RmxError, SwapError
 from rmx.explore.compare import map_json, map_placebo
-from rmx.explore.intervene import ARMS, Arm, Intervention, PatchJob, answer_of, matched_places
+from rmx.explore.ending import is_cut
+from rmx.explore.intervene import ARMS, Arm, Intervention, PatchJob, matched_places
 from rmx.explore.intervene_set import InterveneSet
 from rmx.explore.shift_set import ShiftSet, greedy_ids
 from rmx.explore.shifts import MapJob, ShiftMap, Source
@@ -26,6 +27,7 @@ from rmx.noise import shape_noise
 from rmx.pair import Pair, make_pair
 from rmx.records import Problem
 from rmx.sampling import prompt_key
+from rmx.style_options import StyleOptions
 from rmx.turns import POLL
 from rmx.ui.at_once import AtOnce
 from rmx.ui.compare_jobs import Job, MapRun, PatchRun, SetRun, known_part, refused
@@ -102,8 +104,16 @@ class Comparer:
 
     # -- making jobs ----------------------------------------------------------------------------------------------
 
-    def pair(self, spec: str, adapter: str | None, teacher: str | None, strength: float) -> Pair:
-        return make_pair(self.workspace, spec, adapter or None, teacher or None, strength)
+    def pair(
+        self,
+        spec: str,
+        adapter: str | None,
+        teacher: str | None,
+        strength: float,
+        style: StyleOptions = StyleOptions(),  # noqa: B008  a frozen record
+        set_name: str | None = None,
+    ) -> Pair:
+        return make_pair(self.workspace, spec, adapter or None, teacher or None, strength, style, set_name)
 
     def map(
         self,
@@ -242,7 +252,8 @@ class Comparer:
             limit = job.sampling.max_new_tokens
             ids = greedy_ids(pair.adapted, job.prompt_ids, pair.adapter, limit, lambda: run.stopped)
         if not run.stopped:
-            run.answers["teacher"] = answer_of(pair.base, job.prompt_ids, ids, job.known)
+            cut = is_cut(pair.base, job.prompt_ids, ids)
+            run.answers["teacher"] = pair.base.grade(job.prompt_ids, ids, job.known, cut=cut)
 
     def stream_patch(self, run: PatchRun) -> Iterator[Message]:
         """Decode under the arm and tell the page."""

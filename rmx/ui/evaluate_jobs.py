@@ -6,12 +6,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import ReferenceType, ref
 
 from rmx.kept import bytes_of
 from rmx.records import Problem
+from rmx.style_options import StyleOptions
 from rmx.turns import Asker
 
 BASE_BYTES = 5_000  # of an evaluation that has found nothing yet
@@ -35,6 +36,7 @@ class Asked:
     seed: int
     max_new_tokens: int
     own: tuple[Problem, ...] | None = None
+    style: StyleOptions = field(default_factory=StyleOptions)  # what is asked of the prompt
 
     @property
     def samples(self) -> int:
@@ -49,7 +51,8 @@ class Asked:
             words += ["--adapter", adapter]
         words += ["--set", self.set_name, "--limit", str(self.limit), "--n", str(self.n)]
         words += ["--temperature", f"{self.temperature:g}", "--top-p", f"{self.top_p:g}", "--seed", str(self.seed)]
-        return shlex.join([*words, "--max-new-tokens", str(self.max_new_tokens), "--json"])
+        words += ["--max-new-tokens", str(self.max_new_tokens), *self.style.words()]
+        return shlex.join([*words, "--json"])
 
 
 class EvalJob:

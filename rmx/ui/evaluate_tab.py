@@ -9,6 +9,7 @@ from rmx.errors import RmxError
 from rmx.eval_plots import curve_figure, scatter_figure
 from rmx.presets import PRESETS
 from rmx.problems import SETS
+from rmx.style_options import to_form
 from rmx.turns import asking
 from rmx.ui.asking import answering
 from rmx.ui.compare_tab import OWN as OWN_PAIR
@@ -16,10 +17,11 @@ from rmx.ui.compare_tab import CompareTab
 from rmx.ui.evaluate_exports import export
 from rmx.ui.evaluate_jobs import Asked, Message, Watching
 from rmx.ui.evaluate_view import KEY, evaluate_file, evaluate_view
-from rmx.ui.evaluator import COUNTS, FILE_BYTES, OWN, Evaluator
+from rmx.ui.evaluator import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator
 from rmx.ui.explore_tab import BASE, ExploreTab
 from rmx.ui.owners import Owners, is_loopback
 from rmx.ui.settings import Settings
+from rmx.ui.style_panel import StyleControls, build_style_panel
 from rmx.ui.wiring import LIGHT, QUIET
 
 FIRST_ADAPTER, FIRST_COUNT, FIRST_LIMIT = "rl", 16, 100
@@ -41,15 +43,19 @@ class Controls:
     seed: gr.Number
     max_new: gr.Number
     evaluate: gr.Button
+    style: StyleControls
 
     @property
     def asked(self) -> list[Any]:
         """Inputs of Evaluate, in the order of `FORM`."""
         decoding = [self.temperature, self.top_p, self.seed, self.max_new]
-        return [self.model, self.adapters, self.problem_set, self.file, self.limit, self.n, *decoding]
+        asked = [self.model, self.adapters, self.problem_set, self.file, self.limit, self.n, *decoding]
+        return [*asked, *self.style.asked]
 
 
-FORM = ("model", "adapters", "set", "file", "limit", "n", "temperature", "top_p", "seed", "max_new_tokens")
+FORM = (
+    "model", "adapters", "set", "file", "limit", "n", "temperature", "top_p", "seed", "max_new_tokens", *STYLE_FORM
+)  # fmt: skip
 
 
 class EvaluateTab:
@@ -197,7 +203,8 @@ def _controls(tab: EvaluateTab) -> Controls:
             seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="evaluate-seed")
             most = min(512, settings.max_new_tokens)
             max_new = gr.Number(most, label="Most tokens", precision=0, min_width=80, elem_id="evaluate-max-new")
-    return Controls(model, adapters, problem_set, file, limit, n, temperature, top_p, seed, max_new, evaluate)
+    style = build_style_panel("evaluate")
+    return Controls(model, adapters, problem_set, file, limit, n, temperature, top_p, seed, max_new, evaluate, style)
 
 
 def _sets() -> list[tuple[str, str]]:
@@ -213,7 +220,8 @@ def _wire(tab: EvaluateTab, c: Controls, curves: gr.Plot, scatter: gr.Plot, page
     c.evaluate.click(tab.evaluate, c.asked, view, **LIGHT)
     c.model.input(tab.choose_model, c.model, c.adapters, **QUIET)
     c.problem_set.change(lambda name: gr.HTML(visible=name == OWN), c.problem_set, c.file, **LIGHT)
-    choices, boxes = (c.model, c.adapters, c.problem_set, c.file, c.n), (c.limit, c.seed, c.max_new)
+    choices = (c.model, c.adapters, c.problem_set, c.file, c.n, c.style.style, c.style.thinking, c.style.answers)
+    boxes = (c.limit, c.seed, c.max_new, c.style.system, c.style.stops)
     sliders = (c.temperature, c.top_p)
     changed = [one.change for one in choices] + [one.blur for one in boxes] + [one.release for one in sliders]
     for event in changed:
@@ -237,15 +245,17 @@ def wire_evaluate(
             return _refused(error), *[gr.skip()] * (len(targets) - 1)
         if data.get("where") == "compare":
             pair = (OWN_PAIR, gr.Group(visible=True), found.model, found.adapter or "", "")
-            asked = (found.problem, found.answer, "base", found.max_new_tokens)
+            asked = (found.problem, found.answer, "base", found.max_new_tokens, *to_form(found.style))
             return gr.skip(), gr.Tabs(selected="compare"), *[gr.skip()] * len(solved), *pair, *asked
         shown = gr.Dropdown(list(dict.fromkeys([BASE, found.adapter or BASE])), value=found.adapter or BASE)
-        greedy = (found.problem, found.answer, 0.0, 1.0, found.max_new_tokens, False)
+        greedy = (found.problem, found.answer, 0.0, 1.0, found.max_new_tokens, False, *to_form(found.style))
         return gr.skip(), gr.Tabs(selected="explore"), found.model, shown, *greedy, *[gr.skip()] * len(compared)
 
     e, c = explore.controls, compare.controls
-    solved = [e.model, e.adapter, e.problem, e.answer, e.temperature, e.top_p, e.max_new, e.raw]
-    compared = [c.preset, c.own, c.base, c.adapter, c.teacher, c.problem, c.answer, c.source, c.max_new]
+    decoding = [e.temperature, e.top_p, e.max_new, e.raw, *e.style.asked]
+    solved = [e.model, e.adapter, e.problem, e.answer, *decoding]
+    pair = [c.preset, c.own, c.base, c.adapter, c.teacher]
+    compared = [*pair, c.problem, c.answer, c.source, c.max_new, *c.style.asked]
     targets = [tab.view, tabs, *solved, *compared]
     tab.view.open(open_problem, None, targets, **{**QUIET, "concurrency_id": "load"}).success(
         None, None, None, js=pressed, **QUIET

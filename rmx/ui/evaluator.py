@@ -17,10 +17,13 @@ from rmx.adapters import bundled_adapters
 from rmx.config import MOST_NAME
 from rmx.errors import ProblemError, RmxError
 from rmx.kept import Kept, bytes_of
+from rmx.models import Model
 from rmx.observe import tell
+from rmx.presets import STYLES
 from rmx.problem_files import MAX_TEXT_BYTES, shown_name
 from rmx.problems import SETS, load_set, problems_from_text, split_name
 from rmx.records import Problem
+from rmx.style_options import StyleOptions, from_form
 from rmx.train.run_row import row
 from rmx.train.run_store import RunStore
 from rmx.turns import Kind, asker
@@ -32,6 +35,7 @@ from rmx.workspace import Workspace
 
 log = logging.getLogger(__name__)
 OWN = "own file"  # the choice of a set that was read in the browser
+STYLE_FORM = ("style", "system", "thinking", "stops", "answers")  # of a form, in the order of `from_form`
 COUNTS = (0, 4, 16, 64, 256)  # samples per problem that the page offers
 MOST_PROBLEMS, MOST_SAMPLES, MOST_ADAPTERS = 5000, 256, 5
 PUBLIC_PROBLEMS, PUBLIC_SAMPLES = 200, 16  # on a public site, where others wait
@@ -63,6 +67,7 @@ class Opened:
     problem: str
     answer: str
     max_new_tokens: int
+    style: StyleOptions  # that asks a problem by itself as the evaluation has asked it
 
 
 class Evaluator:
@@ -125,6 +130,7 @@ class Evaluator:
             seed=_whole(form.get("seed"), "seed", 0, 2**31 - 1),
             max_new_tokens=_whole(form.get("max_new_tokens"), "most tokens", 1, int(form.get("most") or 65536)),
             own=own,
+            style=from_form(*(form.get(name) for name in STYLE_FORM)),
         )
 
     @property
@@ -284,7 +290,7 @@ class Evaluator:
             seed=asked.seed,
             max_new_tokens=asked.max_new_tokens,
         )
-        contestants = contestants_of(self.workspace, asked.model, asked.adapters)
+        contestants = contestants_of(self.workspace, asked.model, asked.adapters, (), asked.style, asked.set_name)
         made = Evaluation(contestants, problems, config, asked.set_name, store=SampleStore())
         yield from made.run(lambda: job.stopped)
 
@@ -349,7 +355,16 @@ class Evaluator:
         model = self.workspace.model(asked.model)
         self.workspace.adapter(model, adapter)
         text = found[2]
-        return Opened(model.spec, adapter, text["problem"], text.get("answer") or "", asked.max_new_tokens)
+        style = _by_itself(model, asked.style, asked.set_name)
+        return Opened(model.spec, adapter, text["problem"], text.get("answer") or "", asked.max_new_tokens, style)
+
+
+def _by_itself(model: Model, asked: StyleOptions, set_name: str) -> StyleOptions:
+    """Options that ask a problem of a set, taken by itself, as the set's problems are asked."""
+    wanted = model.ask_in(asked, set_name).style
+    if model.ask_in(asked).style == wanted:
+        return asked
+    return replace(asked, style=wanted.name if wanted.name in STYLES else asked.style, answers=wanted.answers)
 
 
 def _adapters(given: object) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from rmx.plots import entropy_strip
 from rmx.presets import PRESETS
 from rmx.problems import SETS, find_problem, load_set
 from rmx.records import Problem
+from rmx.style_options import from_form
 from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.builder import build_builder
 from rmx.ui.errors import literal, shows_errors
@@ -26,6 +27,7 @@ from rmx.ui.explorer import Explorer, Message
 from rmx.ui.settings import Settings
 from rmx.ui.share_panel import build_share_panel, sharing_functions
 from rmx.ui.sharing import Sharing
+from rmx.ui.style_panel import StyleControls, build_style_panel
 from rmx.ui.token_view import token_view
 from rmx.ui.visitors import Visitors
 from rmx.ui.wiring import LIGHT, MEASURE, QUIET, STREAM
@@ -70,6 +72,7 @@ class Controls:
     text: gr.Textbox
     read: gr.Button
     kinds: dict[Kind, gr.Button]
+    style: StyleControls
 
     @property
     def asked(self) -> list[Any]:
@@ -78,7 +81,7 @@ class Controls:
 
     @property
     def decoding(self) -> list[Any]:
-        return [self.tau, self.temperature, self.top_p, self.seed, self.max_new, self.raw]
+        return [self.tau, self.temperature, self.top_p, self.seed, self.max_new, self.raw, *self.style.asked]
 
 
 class ExploreTab:
@@ -109,7 +112,7 @@ class ExploreTab:
         self, request: gr.Request, asked: Sequence[Any], read: str | None = None, show: int | None = None
     ) -> Iterator[Message]:
         """Stream a new solution, or score a pasted one; `show` is the place to open when it is done."""
-        model, adapter, problem, answer, tau, temperature, top_p, seed, max_new, raw = asked
+        model, adapter, problem, answer, tau, temperature, top_p, seed, max_new, raw, *style = asked
         try:
             sampling = _sampling(temperature, top_p, seed, max_new)
             if sampling.max_new_tokens > self.settings.max_new_tokens:
@@ -126,6 +129,7 @@ class ExploreTab:
                 title=str(problem or "").strip(),
                 show=show,
                 owner=self.who(request),
+                style=from_form(*style),
             )
         except RmxError as error:
             yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
@@ -354,12 +358,13 @@ def _controls(tab: ExploreTab) -> Controls:
             seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="seed")
             max_new = gr.Number(512, label="Most tokens", precision=0, min_width=80, elem_id="max-new")
         raw = gr.Checkbox(False, label="Raw prompt, no template", elem_id="raw")
+    style = build_style_panel("explore")
     with gr.Accordion("Read a pasted solution", open=False):
         text = gr.Textbox(label="Solution", lines=5, max_lines=14, elem_id="paste", show_label=False)
         read = gr.Button("Score this text", size="sm", elem_id="read")
     return Controls(
         model, adapter, gpu, note, problem_set, picked, problem, answer, banner, solve, threshold, temperature, top_p,
-        seed, max_new, raw, text, read, kinds,
+        seed, max_new, raw, text, read, kinds, style,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from rmx.explore.recorded import Absent, revive
 from rmx.explore.runs import Run, Runs
 from rmx.explore.vocabulary import search
 from rmx.records import TokenDist, shown_adapter
+from rmx.style_options import StyleOptions
 from rmx.train.pins import MOST, SHOWN, Pin
 from rmx.turns import asked_by
 from rmx.verbs.args import Limits, short_enough
@@ -60,6 +61,7 @@ class Explorer:
         title: str | None = None,
         show: int | None = None,
         owner: str | None = None,
+        style: StyleOptions = StyleOptions(),  # noqa: B008  a frozen record
     ) -> Run:
         """A new tree: its first branch, not generated yet. `owner` is the visitor who asks.
 
@@ -68,7 +70,7 @@ class Explorer:
         """
         check_tau(tau)
         check_texts(self.limits, problem, known, read)
-        model = self.workspace.model(spec)
+        model = self.workspace.model(spec).ask_in(style, raw=raw)
         name = self.workspace.adapter(model, adapter)
         ids = model.prompt_ids(problem, raw)
         known = (known or "").strip() or None
@@ -233,6 +235,7 @@ class Explorer:
             "label": "read" if run.job.read is not None else run.job.sampling.label,
             "model": run.model.spec + (f" + {shown_adapter(run.job.adapter)}" if run.job.adapter else ""),
             "prompt": run.prompt,
+            "style": run.model.style.sentence() if run.model.style else None,
             "known": run.job.known,
             "title": run.title,
             "show": run.show,

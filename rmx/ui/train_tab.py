@@ -11,6 +11,7 @@ from rmx.errors import RmxError
 from rmx.policy import Policy
 from rmx.presets import PRESETS as MODELS
 from rmx.problems import SETS
+from rmx.style_options import from_form
 from rmx.train.flags import HELP, field_types
 from rmx.train.job import TrainJob
 from rmx.train.pins import Pin
@@ -18,6 +19,7 @@ from rmx.train.recipe import PRESETS, Recipe
 from rmx.train.sweep_taus import taus_of
 from rmx.ui.asking import answering
 from rmx.ui.owners import Owners
+from rmx.ui.style_panel import StyleControls, build_style_panel
 from rmx.ui.train_view import train_view
 from rmx.ui.training import Training
 from rmx.ui.wiring import LIGHT, PLAN, QUIET
@@ -53,11 +55,14 @@ class Controls:
     fields: dict[str, Any]  # name of a recipe's field -> its component
     pins: gr.State
     sweep: gr.Textbox
+    style: StyleControls
 
     @property
     def asked(self) -> list[Any]:
         """Inputs of every callback that makes a job, in the order of `TrainTab.job`."""
-        return [self.model, self.problem_set, self.preset, self.pins, self.sweep, *self.fields.values()]
+        return [
+            self.model, self.problem_set, self.preset, self.pins, self.sweep, *self.fields.values(), *self.style.asked
+        ]  # fmt: skip
 
 
 class TrainTab:
@@ -77,12 +82,14 @@ class TrainTab:
         """
         for what, text in (("model's name", model), ("set's name", problem_set), ("list of thresholds", sweep)):
             short_enough(f"The {what}", str(text or ""), MOST_NAME)
-        given = {name: _value(name, kind, value) for (name, kind), value in zip(_kinds(), values, strict=True)}
+        fields, style = values[: len(_kinds())], values[len(_kinds()) :]
+        given = {name: _value(name, kind, value) for (name, kind), value in zip(_kinds(), fields, strict=True)}
         recipe = Recipe().with_(**given)
         mine = (pin for pin in pins or [] if isinstance(pin, dict) and pin.get("model") == model)
         forks = tuple(Pin.from_json(pin).json() for pin in mine)
         taus = taus_of(sweep) if (sweep or "").strip() else ()
-        return TrainJob(str(model or "mini").strip(), str(problem_set), recipe, str(preset), pins=forks, taus=taus)
+        about: dict[str, Any] = {"pins": forks, "taus": taus, "style": from_form(*style)}
+        return TrainJob(str(model or "mini").strip(), str(problem_set), recipe, str(preset), **about)
 
     def plan(self, *asked: Any) -> tuple[Any, Any]:
         """Minutes, memory, dollars and the command of what the form describes; the button says the first of them."""
@@ -164,8 +171,9 @@ def _controls(policy: Policy) -> Controls:
     with gr.Accordion("Everything", open=False, elem_id="train-all"):
         sweep = gr.Textbox(max_lines=1, **SWEEP)
         made |= {name: _component(name, kind, values[name]) for name, kind in _kinds() if name not in USUAL}
+    style = build_style_panel("train")
     fields = {name: made[name] for name, _ in _kinds()}
-    return Controls(start, dry, model, problem_set, preset, fields, gr.State([]), sweep)
+    return Controls(start, dry, model, problem_set, preset, fields, gr.State([]), sweep, style)
 
 
 def _wire(tab: TrainTab, c: Controls, view: gr.HTML, page: gr.Tab) -> None:
@@ -177,8 +185,8 @@ def _wire(tab: TrainTab, c: Controls, view: gr.HTML, page: gr.Tab) -> None:
     c.preset.input(tab.choose_preset, c.preset, list(c.fields.values()), **LIGHT).then(
         tab.plan, c.asked, [view, c.start], **PLAN
     )
-    for component in (c.model, c.problem_set, c.sweep, *c.fields.values()):
-        event = component.input if isinstance(component, gr.Dropdown | gr.Checkbox) else component.blur
+    for component in (c.model, c.problem_set, c.sweep, *c.fields.values(), *c.style.asked):
+        event = component.input if isinstance(component, gr.Dropdown | gr.Checkbox | gr.Radio) else component.blur
         event(tab.plan, c.asked, [view, c.start], **PLAN, trigger_mode="always_last")
     view.stop(tab.act("stop"), None, view, **LIGHT)
     view.resume(tab.act("resume"), None, view, **busy)

@@ -75,6 +75,8 @@ def typed(name: str, value: Any, hint: Any) -> Any:
         return value
     if kind == list[int] and isinstance(value, list) and all(map(_is_whole, value)):
         return [int(v) for v in value]
+    if kind == list[str] and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return list(value)
     raise RmxError(f"{name} must be {_called(kind)}; got {shown(value)}.")
 
 
@@ -174,4 +176,4 @@ def _called(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     names = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
-    return names.get(kind, "a list of whole numbers")
+    return names.get(kind, "a list of texts" if kind == list[str] else "a list of whole numbers")

@@ -3,8 +3,10 @@
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
+from rmx.answers import AnswerRule
+from rmx.style_options import StyleOptions
 from rmx.train.run_store import RunStore
 from rmx.turns import Kind
 from rmx.verbs.args import Limits, between
@@ -39,6 +41,28 @@ class Verb:
             RmxError: any mistake in the arguments, in a sentence.
         """
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking(Verb):
+    """What the verbs that ask a model have in common: how its problems are asked."""
+
+    style: Annotated[str | None, "a prompt style by its name; by default what the model's family is asked"] = None
+    system: Annotated[str | None, "the system line of a chat; empty for none"] = None
+    template: Annotated[str | None, "a text with {problem} in it, instead of the style's"] = None
+    thinking: Annotated[Literal["on", "off"] | None, "whether a model that can be told to thinks first"] = None
+    stop: Annotated[list[str] | None, "texts that end a completion, instead of the style's own"] = None
+    answers: Annotated[AnswerRule | None, "what counts as an answer: a box alone, or what comes nearest to one"] = None
+
+    def style_options(self) -> StyleOptions:
+        """What is asked of the prompt.
+
+        Raises:
+            PromptError: it cannot be used.
+        """
+        thinking = None if self.thinking is None else self.thinking == "on"
+        stops = None if self.stop is None else tuple(stop for stop in self.stop if stop)
+        return StyleOptions(self.style, self.system, self.template, thinking, stops, self.answers)
 
 
 def last(

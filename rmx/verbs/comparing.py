@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 from rmx.adapters import bundled_adapters
 from rmx.explore.compare import MapOptions, PairOptions, intervene_run, map_document, prepare_map, shift_run
 from rmx.verbs.args import adapter_name, between, model_name, set_name, short_enough
-from rmx.verbs.base import INTERVAL, Cancelled, Document, Site, Verb, last, new_tokens, without
+from rmx.verbs.base import INTERVAL, Asking, Cancelled, Document, Site, last, new_tokens, without
 
 ARMS = "base,teacher,oracle,random,matched,entropy"
 Source = Literal["base", "adapted"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparing(Verb):
+class Comparing(Asking):
     """What both verbs about a pair of models have in common. `mini` is compared with its partner `rl` by default."""
 
     model: Annotated[str | None, "the base: a preset or a Hub id; by default the model of this app"] = None
@@ -50,6 +50,7 @@ class Comparing(Verb):
             max_new_tokens=new_tokens(self.max_new_tokens, site.limits),
             set_name=name,
             limit=self.limit,
+            style=self.style_options(),
         )
 
 
@@ -85,7 +86,7 @@ class Shifts(Comparing):
         yield from self._one(options, one, site, cancelled)
 
     def _one(self, options: PairOptions, one: MapOptions, site: Site, cancelled: Cancelled) -> Iterator[Document]:
-        run = prepare_map(options.pair(site.workspace), options, one)
+        run = prepare_map(options.pair(site.workspace, one), options, one)
         run.cancelled = cancelled
         sent, due = 0, 0.0
         with run.pair.when_free(cancelled) as mine:

@@ -19,13 +19,13 @@ from rmx.models import Model
 from rmx.records import Trace as Solution
 from rmx.turns import Kind
 from rmx.verbs.args import Limits, adapter_name, between, model_name, set_name, short_enough, swaps_of
-from rmx.verbs.base import INTERVAL, Cancelled, Document, Site, Verb, last, new_tokens, without
+from rmx.verbs.base import INTERVAL, Asking, Cancelled, Document, Site, last, new_tokens, without
 
 Goal = Literal["right", "wrong"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solving(Verb):
+class Solving(Asking):
     """What all verbs about one solution have in common."""
 
     prompt: Annotated[str | None, "a problem in your own words; else name one of a set"] = None
@@ -57,6 +57,7 @@ class Solving(Verb):
             adapter=adapter,
             tau=self.tau,
             max_new_tokens=new_tokens(self.max_new_tokens, limits),
+            style=self.style_options(),
             **more,
         )
 

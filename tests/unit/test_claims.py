@@ -35,6 +35,7 @@ from rmx.explore.flips import Flip
 from rmx.explore.intervene_set import InterveneReport, PlaceboArm, ProblemArms
 from rmx.explore.shift_set import Places, ShiftFigures, ShiftReport
 from rmx.intervals import paired_difference
+from rmx.presets import STYLES
 from rmx.records import Problem
 from rmx.train.recipe import Recipe
 from rmx.train.run_store import RunStore
@@ -167,7 +168,13 @@ def test_figures_are_told_in_their_units():
 
 def subject(**more):
     pair = SimpleNamespace(
-        base=SimpleNamespace(spec="some/model", revision="r", dtype="float32", engine=SimpleNamespace(device="cpu")),
+        base=SimpleNamespace(
+            spec="some/model",
+            revision="r",
+            dtype="float32",
+            engine=SimpleNamespace(device="cpu"),
+            style=STYLES["boxed"],
+        ),
         name="some/model + a",
     )
     problems = tuple(Problem(str(i), "q", "1") for i in range(40))

@@ -24,6 +24,7 @@ from rmx.problems import load_set
 from rmx.records import Problem, Rollout
 from rmx.sampling import prompt_key, uniform
 from rmx.scripted import byte_tokenizer
+from rmx.style_options import StyleOptions
 from rmx.train import server_http
 from rmx.train.recipe import RolloutConfig
 from rmx.train.server import PARALLEL, Report, server_rollouts
@@ -187,6 +188,59 @@ def test_a_full_context_is_told_from_a_limit(tiny, serve) -> None:
     assert server.asked[-1][1]["max_tokens"] == tiny.engine.context - prompt
 
 
+TALK = "It is 2.\nHuman: and 3?"
+TALK_IDS = byte_tokenizer()(TALK)["input_ids"]
+CUT_AT = len("It is 2.\nHuman:")
+STOPPED = StyleOptions(stops=("Human:", "<|end|>"))
+
+
+@pytest.mark.parametrize(
+    ("told", "reason", "stop", "kept"),
+    [
+        (TALK_IDS[:CUT_AT], "Human:", "stop_sequence", TALK_IDS[:CUT_AT]),
+        (TALK_IDS, None, "stop_sequence", TALK_IDS[:CUT_AT]),  # a server that knows no stop texts
+        (TALK_IDS[:5], 256, "eos", [*TALK_IDS[:5], 256]),
+        (TALK_IDS[:5], None, "eos", [*TALK_IDS[:5], 256]),
+    ],
+)
+def test_stop_texts_are_asked_for_and_end_a_completion(tiny, serve, told, reason, stop, kept) -> None:
+    def script(path, body):
+        if path == "/v1/models":
+            return models("tiny")
+        return completion(token_ids=told, prompt_token_ids=body["prompt"], stop_reason=reason)
+
+    server = serve(script)
+    found = every(server, tiny.ask_in(STOPPED), done={("b", gen): 1 for gen in range(3)})
+    assert {(r.completion_ids, r.stop) for r in found} == {(tuple(kept), stop)}
+    assert all(r.answer == "2" and r.correct for r in found if stop == "stop_sequence")
+    body = server.asked[-1][1]
+    assert (body["stop"], body["stop_token_ids"]) == (["Human:", "<|end|>"], [256])
+    assert body["include_stop_str_in_output"] is True
+
+
+def test_a_server_of_texts_is_not_asked_for_stop_texts_and_its_texts_are_cut(tiny, serve) -> None:
+    def script(path, body):
+        if path == "/v1/models":
+            return models("tiny")
+        if not isinstance(body["prompt"], str):
+            return 400, {}, {"detail": "prompt must be a string."}
+        return completion(TALK, usage={"completion_tokens": len(TALK) + 1})
+
+    server, report = serve(script), Report()
+    found = every(server, tiny.ask_in(STOPPED), report=report)
+    assert {(r.completion_ids, r.stop) for r in found} == {(tuple(TALK_IDS[:CUT_AT]), "stop_sequence")}
+    assert report.doubtful == 0
+    assert "stop" not in server.asked[-1][1]
+
+
+def test_what_a_server_has_cut_off_is_wrong(tiny, serve) -> None:
+    def script(path, body):
+        return models("tiny") if path == "/v1/models" else completion(token_ids=[*IDS, 50][:20], end="length")
+
+    found = [r for r in every(serve(script), tiny) if r.problem_id == "a"]
+    assert [(r.answer, r.correct, r.stop) for r in found] == [("2", False, "length")] * 3
+
+
 # -- servers that tell text -------------------------------------------------------------------------------------------
 
 
@@ -256,6 +310,21 @@ def test_a_server_of_chats_is_asked_last(tiny, serve) -> None:
     assert {r.completion_ids for r in found} == {(*IDS, 256)}
     assert {tiny.detokenizer.text(r.prompt_ids) for r in found} == {"<1 + 1?>", "<2 + 2?>"}
     assert server.asked[-1][1]["messages"][0]["content"] in ("1 + 1?", "2 + 2?")
+
+
+def test_a_server_of_chats_is_told_the_system_line_and_whether_to_think(tiny, serve) -> None:
+    def script(path, body):
+        if path != "/v1/chat/completions":
+            return 404, {}, {"detail": "Not Found"}
+        return ok({"choices": [{"message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop"}]})
+
+    server, model = serve(script), chatty(tiny)
+    model.tokenizer.chat_template += "{# enable_thinking #}"
+    every(server, model.ask_in(StyleOptions(system="Be brief.", thinking=False)))
+    body = server.asked[-1][1]
+    assert [m["role"] for m in body["messages"]] == ["system", "user"]
+    assert body["messages"][0]["content"] == "Be brief."
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 def test_split_off_reasoning_is_refused(tiny, serve) -> None:

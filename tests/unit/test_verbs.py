@@ -68,6 +68,16 @@ def unlike(value):
         ),
         ("rescue", {"problem": "241", "budget": 300}, ["--problem", "241", "--budget", "300"]),
         (
+            "trace",
+            {"prompt": "2 + 3?", "style": "abel", "stop": [".", ","], "answers": "boxed", "max_new_tokens": 40},
+            ["2 + 3?", "--style", "abel", "--stop", ".", "--stop", ",", "--answers", "boxed", "--max-new-tokens", "40"],
+        ),
+        (
+            "shifts",
+            {"limit": 1, "placebo": False, "style": "abel", "max_new_tokens": 20},
+            ["--limit", "1", "--no-placebo", "--style", "abel", "--max-new-tokens", "20"],
+        ),
+        (
             "shifts",
             {"problem": "241", "source": "adapted", "max_new_tokens": 12},
             ["--problem", "241", "--source", "adapted", "--max-new-tokens", "12"],
@@ -127,6 +137,11 @@ def test_brief_documents_are_small_and_say_the_same(site):
         ("trace", {}, "exactly one of"),
         ("trace", {"problem": "1", "prompt": "x"}, "exactly one of"),
         ("trace", {"problem": 1}, "problem must be text; got 1"),
+        ("trace", {"prompt": "x", "style": "nobody's"}, "There is no prompt style"),
+        ("trace", {"prompt": "x", "template": "/etc/passwd"}, "A template must hold {problem}"),
+        ("trace", {"prompt": "x", "stop": "."}, "stop must be a list of texts; got '.'"),
+        ("trace", {"prompt": "x", "thinking": "on"}, "cannot be told by its chat template"),
+        ("shifts", {"limit": 1, "system": "x"}, "has no system line"),
         ("trace", {"problem": "1", "colour": "red"}, "no argument 'colour'"),
         ("trace", {"problem": "1", "raw": "yes"}, "raw must be true or false"),
         ("trace", {"problem": "1", "seed": True}, "seed must be a whole number; got True"),

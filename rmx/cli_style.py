@@ -1,0 +1,59 @@
+"""The options that say how a model is asked, and what ends a completion; every verb that asks a model has them."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rmx.errors import RmxError
+
+
+def add_style(parser: argparse.ArgumentParser) -> None:
+    """Add the options to a verb; `style_of` reads them."""
+    group = parser.add_argument_group("prompt (defaults: what the model's family is asked by the paper's code)")
+    group.add_argument("--style", metavar="NAME", help="a prompt style by its name (rmx doctor lists them)")
+    group.add_argument("--system", metavar="TEXT", help="the system line of a chat; '' for none")
+    group.add_argument(
+        "--template",
+        metavar="FILE",
+        help="a text with {problem} in it instead of the style's; its last line break is not part of it",
+    )
+    group.add_argument("--thinking", choices=["on", "off"], help="whether a model that can be told to thinks first")
+    group.add_argument(
+        "--stop",
+        metavar="TEXT",
+        action="append",
+        help="ends a completion, instead of the style's own; several times; '' for none",
+    )
+    group.add_argument(
+        "--answers",
+        choices=["boxed", "flexible"],
+        help="what counts as an answer: a box alone, or else what comes nearest to one (default: by set and style)",
+    )
+
+
+def style_of(args: argparse.Namespace) -> Any:
+    """The `StyleOptions` that the arguments give.
+
+    Raises:
+        RmxError: a template that cannot be read, or options that cannot be used.
+    """
+    from rmx.style_options import StyleOptions
+
+    stops = None if args.stop is None else tuple(stop for stop in args.stop if stop)
+    file = None if args.template is None else str(Path(args.template).expanduser().absolute())
+    return StyleOptions(
+        style=args.style,
+        system=args.system,
+        template=None if file is None else _template(file),
+        thinking=None if args.thinking is None else args.thinking == "on",
+        stops=stops,
+        answers=args.answers,
+        template_file=file,
+    )
+
+
+def _template(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RmxError(f"The template {path} cannot be read: {error}.") from error

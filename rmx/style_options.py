@@ -1,0 +1,156 @@
+"""What a user asks of the prompt, and how it becomes the style that a model is asked in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rmx.answers import RULES, AnswerRule
+from rmx.errors import PromptError
+from rmx.presets import OWN, STYLES, PromptStyle
+
+MOST_STOPS, MOST_STOP = 8, 200  # stop texts, and characters of one
+AUTO = ""  # in a form: as the model's family and the set have it
+MOST_TEXT = 20_000  # characters of a system line or a template
+
+
+@dataclass(frozen=True, slots=True)
+class StyleOptions:
+    """What is asked of the prompt; what is None stays as the model's family has it.
+
+    Raises:
+        PromptError: an unknown style, a template without {problem}, or stop texts that cannot be used.
+    """
+
+    style: str | None = None  # a name of STYLES
+    system: str | None = None  # "": no system line
+    template: str | None = None  # text with {problem}
+    thinking: bool | None = None
+    stops: tuple[str, ...] | None = None  # (): none, not even the style's own
+    answers: AnswerRule | None = None
+    template_file: str | None = None  # where the template was read, for the command that is shown
+
+    def __post_init__(self) -> None:
+        if self.style is not None and self.style not in STYLES:
+            raise PromptError(f"There is no prompt style '{self.style[:60]}'. Known: {', '.join(STYLES)}.")
+        if self.template is not None and "{problem}" not in self.template:
+            raise PromptError("A template must hold {problem}, where the problem goes.")
+        if max(len(self.system or ""), len(self.template or "")) > MOST_TEXT:
+            raise PromptError(f"A system line or a template may have {MOST_TEXT:,} characters.")
+        if self.answers is not None and self.answers not in RULES:
+            raise PromptError(f"What counts as an answer is one of {', '.join(RULES)}; got '{str(self.answers)[:60]}'.")
+        stops = self.stops or ()
+        if len(stops) > MOST_STOPS or not all(0 < len(stop) <= MOST_STOP for stop in stops):
+            raise PromptError(f"Up to {MOST_STOPS} stop texts of 1 to {MOST_STOP} characters end a completion.")
+
+    @property
+    def given(self) -> bool:
+        """Whether anything is asked."""
+        return self != StyleOptions()
+
+    def words(self) -> list[str]:
+        """The options of the command line that ask the same."""
+        words: list[str] = []
+        for flag, value in (("--style", self.style), ("--system", self.system), ("--answers", self.answers)):
+            words += [flag, value] if value is not None else []
+        if self.template is not None:
+            words += ["--template", self.template_file or "TEMPLATE.txt"]
+        if self.thinking is not None:
+            words += ["--thinking", "on" if self.thinking else "off"]
+        for stop in ("",) if self.stops == () else self.stops or ():
+            words += ["--stop", stop]
+        return words
+
+    def json(self) -> dict[str, Any]:
+        """What a run's `config.json` keeps of it; `from_json` reads it back."""
+        stops = None if self.stops is None else list(self.stops)
+        return {
+            "style": self.style,
+            "system": self.system,
+            "template": self.template,
+            "template_file": self.template_file,
+            "thinking": self.thinking,
+            "stops": stops,
+            "answers": self.answers,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any] | None) -> "StyleOptions":
+        """The options that `json` wrote; None stands for a file of before there were any."""
+        if stored is None:
+            return cls()
+        stops = stored.get("stops")
+        kept = {name: stored.get(name) for name in cls().json() if name != "stops"}
+        return cls(**kept, stops=None if stops is None else tuple(stops))
+
+
+def resolve_style(
+    family: PromptStyle, options: StyleOptions, set_name: str | None, raw: bool, spec: str, chat_template: str
+) -> PromptStyle:
+    """The style that options come to, for a model and a problem set.
+
+    Args:
+        family: as the model is asked by itself.
+        set_name: of the problems; None for a problem of the user's own.
+        raw: prompts are given as they stand.
+        spec: how messages call the model. chat_template: its tokenizer's; "" where it has none.
+
+    Raises:
+        PromptError: the style is not one for this model.
+    """
+    style = family
+    if options.style is not None:
+        style = replace(STYLES[options.style], numbers=None, why="as asked for")
+    if options.template is not None:
+        boxes = "\\boxed" in options.template
+        style = replace(style, name=OWN, template=options.template, boxes=boxes, numbers=None, why="as asked for")
+    style = style.for_set(set_name)
+    if raw:
+        if any(x is not None for x in (options.style, options.system, options.template, options.thinking)):
+            raise PromptError("A raw prompt has no style, system line, template or thinking. Leave either out.")
+        style = replace(style, name="raw", template="{problem}", chat=False, system=None, thinking=None, why="")
+    if options.system is not None:
+        if not style.chat:
+            raise PromptError(f"The prompt style {style.name} is no chat, so it has no system line. Take --style chat.")
+        style = replace(style, system=options.system or None)
+    if options.thinking is not None:
+        style = replace(style, thinking=options.thinking)
+    if options.stops is not None:
+        style = replace(style, stops=options.stops)
+    if options.answers is not None:
+        style = replace(style, answers=options.answers)
+    if style.chat and not family.chat and not chat_template:
+        raise PromptError(f"{spec} has no chat template, which the prompt style {style.name} needs.")
+    if options.thinking is not None and not (style.chat and "enable_thinking" in chat_template):
+        raise PromptError(f"{spec} cannot be told by its chat template to think or not. Leave --thinking out.")
+    return style
+
+
+# -- forms ------------------------------------------------------------------------------------------------------------
+
+
+def from_form(
+    style: Any = None, system: Any = None, thinking: Any = None, stops: Any = None, answers: Any = None
+) -> StyleOptions:
+    """What the values of a form ask for; empty ones leave what the model's family has.
+
+    Args:
+        thinking: "on", "off" or empty. stops: one a line, with \\n for a line break.
+
+    Raises:
+        PromptError: a value that cannot be used.
+    """
+    lines = [line.replace("\\n", "\n") for line in str(stops or "").splitlines() if line]
+    return StyleOptions(
+        style=str(style) if style else None,
+        system=str(system) if str(system or "").strip() else None,
+        thinking={"on": True, "off": False}.get(str(thinking)),
+        stops=tuple(lines) or None,
+        answers=answers or None,
+    )
+
+
+def to_form(options: StyleOptions) -> tuple[str, str, str, str, str]:
+    """The values of a form that ask for these options, in the order of `from_form`."""
+    thinking = AUTO if options.thinking is None else "on" if options.thinking else "off"
+    stops = "\n".join(stop.replace("\n", "\\n") for stop in options.stops or ())
+    return options.style or AUTO, options.system or "", thinking, stops, options.answers or AUTO
