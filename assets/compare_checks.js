@@ -22,7 +22,8 @@ async function check(copy) {
 function renderCheck(r) {
   const weights = r.weights, zero = !!r.adapter?.zero;
   const equal = r.holds ?? (r.max_dlogit === 0 && !r.probe && !r.copy && weights?.equal === weights?.tensors);
-  const parts = [make("span", equal ? "right" : "wrong", equal ? "✓ the same" : "✗ not the same"), " largest |Δlogit| ", figure(small(r.max_dlogit))];
+  const parts = equal ? [make("span", "right", "✓ the same"), " largest |Δlogit| ", figure(small(r.max_dlogit))]
+    : [make("span", "wrong", `✗ not the same: ${showOdd(r.sentence ?? "")}`), "; adapter off against the bare network ", figure(small(r.max_dlogit))];
   parts.push(` over ${plural(r.positions ?? 0, "position")}`);
   if (weights) parts.push("; tensors equal to the file ", figure(`${count(weights.equal)}/${count(weights.tensors)}`));
   if (r.probe != null) parts.push("; probe ", figure(small(r.probe)));

@@ -30,8 +30,13 @@ def probe(model: Model) -> Tensor:
 
     The caller has the adapters off and holds the engine's turn, or is the only one who knows the model.
     """
-    ids = (model.encode(PROBE) or [0])[:PROBE_TOKENS]
+    ids = probe_ids(model)
     return model.engine.forward([ids], DynamicCache(config=model.engine.config), keep=len(ids))[0].float().cpu()
+
+
+def probe_ids(model: Model) -> list[int]:
+    """The fixed text."""
+    return (model.encode(PROBE) or [0])[:PROBE_TOKENS]
 
 
 def wrapped_modules(network: Any) -> list[tuple[Any, str, Any, Any]]:
@@ -75,11 +80,17 @@ def base_tensors(engine: Engine) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
 
 
+def base_checksums(held: Mapping[str, Tensor]) -> dict[str, int]:
+    """Checksums of `base_tensors`; of two names of one tensor the first counts."""
+    names = {id(tensor): name for name, tensor in reversed(list(held.items()))}
+    return checksums((name, held[name]) for name in names.values())
+
+
 def remember_base(model: Model) -> None:
     """Record the base, where nothing is on it yet and nothing is recorded. The caller holds the turn."""
     engine = model.engine
     if engine.checksums is None and not isinstance(engine.model, PeftModel):
-        engine.checksums = checksums(base_tensors(engine).items())
+        engine.checksums = base_checksums(base_tensors(engine))
         engine.probe = probe(model)
 
 
@@ -118,7 +129,7 @@ def base_changes(model: Model, now: Mapping[str, int] | None = None) -> Changes 
     before, logits = engine.checksums, engine.probe
     if before is None or logits is None:
         return None
-    now = checksums(base_tensors(engine).items()) if now is None else now
+    now = base_checksums(base_tensors(engine)) if now is None else now
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     with engine.using(None):
         moved = difference([logits], [probe(model)]).max_dlogit

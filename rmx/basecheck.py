@@ -17,9 +17,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rmx.adapter_facts import AdapterFacts, facts
-from rmx.base_state import Changes, bare, base_changes, base_tensors
+from rmx.base_state import Changes, bare, base_changes, base_checksums, base_tensors, probe_ids
 from rmx.carry import carried
-from rmx.checksums import checksums
 from rmx.divergence import difference
 from rmx.engine import Engine, split_key
 from rmx.gpu_time import decoding
@@ -122,7 +121,7 @@ def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: flo
         with bare(model.engine):
             untouched = _logits(model.engine, ids)
         held = base_tensors(model.engine)
-        now = checksums(held.items())
+        now = base_checksums(held)
         memory = base_changes(model, now)
     weights = _file_once(model, held, now)
     found = difference(off, untouched)
@@ -137,6 +136,11 @@ def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: flo
         facts(model, name) if name and pair.one_set else None,
         round(time.monotonic() - began, 3),
     )
+
+
+def check_loaded(pair: Pair) -> BaseCheck:
+    """The same looks on the fixed text: for whoever goes on to a set of problems."""
+    return check_base(pair, probe_ids(pair.base))
 
 
 def _logits(engine: Engine, ids: Sequence[int]) -> list[Tensor]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from rmx.answers import final_answer
+from rmx.basecheck import BaseCheck, check_loaded
 from rmx.config import Sampling
 from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import Contestant
@@ -16,6 +17,7 @@ from rmx.evaluate.report import EvalReport, Solved, Tally
 from rmx.evaluate.seen import trained_on
 from rmx.evaluate.store import Answered, SampleStore, Shelf
 from rmx.explore.ending import Ending
+from rmx.pair import Pair
 from rmx.records import Problem
 from rmx.refill import Ask, Sample, refill
 from rmx.sampling import prompt_key
@@ -60,6 +62,7 @@ class Evaluation:
         self._tallies = {c.name: Tally() for c in contestants}
         self._seen = {c.name: trained_on(c.spec, problems) for c in contestants}
         self._solved: list[Solved] = []
+        self._check: BaseCheck | None = None
         self._at = self._cached = 0
         self._began = time.monotonic()
 
@@ -70,6 +73,9 @@ class Evaluation:
 
     def run(self, cancelled: Callable[[], bool] = never) -> Iterator[EvalReport]:
         """Make and grade; yields where it stands several times a second. After a cancel the last report says so."""
+        base = self.contestants[0].model
+        adapters = [c.adapter for c in self.contestants if c.model is base and c.adapter]
+        self._check = check_loaded(Pair(base, base, adapters[0] if adapters else None))
         shelves = [
             [(s, self._store.shelf(c.key, s)) for s in self._settings()] for c in self.contestants
         ]  # one for greedy, one for the draws
@@ -171,6 +177,7 @@ class Evaluation:
             seconds=time.monotonic() - self._began,
             cached=self._cached,
             seen=self._seen,
+            check=self._check,
         )
 
 
