@@ -39,6 +39,7 @@ const small = (x) => (x === 0 ? "0" : x == null ? "–" : x < 0.001 ? x.toExpone
 function adapterFacts(a) {
   if (!a) return null;
   const facts = [a.name, a.type, a.rank != null && `rank ${a.rank}`, a.alpha != null && `alpha ${a.alpha}`, a.norm != null && `norm ${small(a.norm)}`];
+  facts.push(a.folded && `begun as ${a.folded}, made a plain LoRA of twice its rank`);
   facts.push(a.targets?.length && `on ${a.targets.join(" ")}`, a.parameters && `${count(a.parameters)} parameters`, a.revision && `revision ${String(a.revision).slice(0, 15)}`);
   return facts.filter(Boolean).join(", ");
 }
