@@ -66,8 +66,13 @@ def follow(model: Model, folder: str, expected: Tensor, noise: float = NOISE) ->
     before.confirm()
     assert (whole(model, name) - expected).abs().max() < noise
     assert (stepped(model, name) - expected[3:]).abs().max() < noise
+    pair = Pair(model, model, name)
+    with open_pair(pair, [IDS[:-1]] * 2, reuse=False) as stream:  # as one batch with the base, where it can be
+        stream.feed([IDS[-1]] * 2)
+        assert (stream.adapted - expected[-1]).abs().max() < noise
+        assert (stream.base - before.logits[-1]).abs().max() < noise
     before.confirm()
-    check = check_base(Pair(model, model, name), IDS)
+    check = check_base(pair, IDS)
     assert check.holds
     assert check.memory is not None
     assert json.loads(json.dumps(check.json(), allow_nan=False))["adapter"]["zero"] is False

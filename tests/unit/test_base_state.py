@@ -1,4 +1,4 @@
-"""The base in memory: what is recorded of it, what is found when it changes, and that nobody goes on with a ruined one."""
+"""The base in memory: what is recorded of it, what is found when it changes, and that nobody uses a ruined one."""
 
 import json
 from typing import Any
