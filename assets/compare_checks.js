@@ -22,7 +22,8 @@ async function check(copy) {
 function renderCheck(r) {
   const weights = r.weights, zero = !!r.adapter?.zero;
   const equal = r.holds ?? (r.max_dlogit === 0 && !r.probe && !r.copy && weights?.equal === weights?.tensors);
-  const parts = [make("span", equal ? "right" : "wrong", equal ? "✓ the same" : "✗ not the same"), " largest |Δlogit| ", figure(small(r.max_dlogit))];
+  const parts = equal ? [make("span", "right", "✓ the same"), " largest |Δlogit| ", figure(small(r.max_dlogit))]
+    : [make("span", "wrong", `✗ not the same: ${showOdd(r.sentence ?? "")}`), "; adapter off against the bare network ", figure(small(r.max_dlogit))];
   parts.push(` over ${plural(r.positions ?? 0, "position")}`);
   if (weights) parts.push("; tensors equal to the file ", figure(`${count(weights.equal)}/${count(weights.tensors)}`));
   if (r.probe != null) parts.push("; probe ", figure(small(r.probe)));
@@ -38,6 +39,7 @@ const small = (x) => (x === 0 ? "0" : x == null ? "–" : x < 0.001 ? x.toExpone
 function adapterFacts(a) {
   if (!a) return null;
   const facts = [a.name, a.type, a.rank != null && `rank ${a.rank}`, a.alpha != null && `alpha ${a.alpha}`, a.norm != null && `norm ${small(a.norm)}`];
+  facts.push(a.folded && `begun as ${a.folded}, made a plain LoRA of twice its rank`);
   facts.push(a.targets?.length && `on ${a.targets.join(" ")}`, a.parameters && `${count(a.parameters)} parameters`, a.revision && `revision ${String(a.revision).slice(0, 15)}`);
   return facts.filter(Boolean).join(", ");
 }

@@ -138,6 +138,7 @@ function renderHead() {
   ui.known.hidden = !(m.cached > 0) && m.state !== "stopped";
   const cached = m.cached > 0 ? `${percent(m.cached / Math.max(1, m.at))} was known already.` : "";
   ui.known.textContent = [cached, m.state === "stopped" ? "What was made is kept; Evaluate goes on from here." : ""].filter(Boolean).join(" ");
-  if (report?.fault) [ui.known.textContent, ui.known.hidden] = [plain(report.fault, 300), false];
+  const warned = [report?.base_check?.holds === false && report.base_check.sentence, report?.fault].filter(Boolean).join(" ");
+  if (warned) [ui.known.textContent, ui.known.hidden] = [plain(warned, 600), false];
 }
 const isOver = (m) => ["done", "stopped", "failed"].includes(m?.state);

@@ -23,9 +23,10 @@ class AdapterFacts:
     alpha: float | None
     targets: tuple[str, ...]
     parameters: int
-    norm: float  # Frobenius norm of all weight changes together, at strength 1
+    norm: float | None  # Frobenius norm of all weight changes together, at strength 1; None for other kinds than LoRA
     zero: bool  # it changes nothing at all
     revision: str  # content hash of a local adapter, its source otherwise
+    folded: str | None = None  # how it was begun, where it was made a plain LoRA of twice its rank
 
     def json(self) -> dict[str, Any]:
         return {
@@ -38,6 +39,7 @@ class AdapterFacts:
             "norm": self.norm,
             "zero": self.zero,
             "revision": self.revision,
+            "folded": self.folded,
         }
 
 
@@ -54,7 +56,9 @@ def why_not_linear(config: Any) -> str | None:
         return "it is a DoRA, which renormalises the weights; part of its effect is there at any strength."
     if config.modules_to_save or getattr(config, "trainable_token_indices", None):
         return "it replaces whole modules or tokens, which are either there or not."
-    if config.bias != "none":
+    if getattr(config, "target_parameters", None):
+        return "it sits on parameters that no layer of their own holds, which rows of one batch cannot have apart."
+    if config.bias != "none" or getattr(config, "lora_bias", False):
         return "it trains biases, which do not scale with it."
     if getattr(config, "alora_invocation_tokens", None):
         return "it is switched on by tokens of the text."
@@ -64,16 +68,19 @@ def why_not_linear(config: Any) -> str | None:
 def facts(model: Model, name: str) -> AdapterFacts:
     """Measure an adapter that is on the model.
 
-    The norm is exact for LoRA: ||s B A||_F = s sqrt(tr((B^T B)(A A^T))), computed in fp64 without forming B A.
+    The norm is that of a LoRA, exactly: ||s B A||_F = s sqrt(tr((B^T B)(A A^T))), computed in fp64 without forming B A.
     """
     config = model.engine.model.peft_config[name]
-    norm = math.sqrt(sum(lora_norm(layer, name) ** 2 for layer in lora_layers(model, name)))
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    norm = None
+    if kind == "LORA" and not config.target_parameters:
+        norm = math.sqrt(sum(lora_norm(layer, name) ** 2 for layer in lora_layers(model, name)))
     weights = adapter_tensors(model, name)
     targets = config.target_modules
     source = Path(model.engine.adapters[name])
     return AdapterFacts(
         name=name,
-        type=str(getattr(config.peft_type, "value", config.peft_type)),
+        type=kind,
         rank=getattr(config, "r", None),
         alpha=getattr(config, "lora_alpha", None),
         targets=tuple(sorted(targets)) if isinstance(targets, set | list | tuple) else (str(targets),),
@@ -82,6 +89,7 @@ def facts(model: Model, name: str) -> AdapterFacts:
         # Anything but a plain LoRA is zero only where all of its tensors are.
         zero=norm == 0 if why_not_linear(config) is None else not any(bool(w.any()) for w in weights),
         revision=fingerprint(source) if source.is_dir() else str(source),
+        folded=getattr(config, "folded", None),
     )
 
 

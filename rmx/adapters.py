@@ -1,25 +1,29 @@
-"""Put PEFT adapters on an engine: bundled names, training runs, folders, Hub ids; safetensors only."""
+"""Put PEFT adapters on an engine: bundled names, training runs, folders, Hub ids; safetensors only.
+
+Whatever is put on, the base stays the base: see `adapter_files` for what is refused or folded, and `base_state` for how
+it is asked afterwards. An adapter that changes the base all the same is taken off again.
+"""
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel, set_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import DynamicCache
 
+from rmx.adapter_files import SavedAdapter, read_adapter
+from rmx.base_state import base_changes, base_tensors, remember_base, wrapped_modules
 from rmx.engine import Engine, split_key
 from rmx.errors import ModelError, first_line
 from rmx.models import Model
 from rmx.paths import ASSETS, runs_dir
 
-PROBE = "Ann has 3 apples and buys 4 more. 3 + 4 = 7. So the answer is 7."
-PROBE_TOKENS = 16
 # What PEFT raises over files that are damaged: it trusts their content.
 _DAMAGE: tuple[type[Exception], ...] = (
     SafetensorError, OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ImportError,
@@ -52,19 +56,26 @@ def attach(model: Model, name: str, place: str, spec: str | None = None) -> str:
     Raises:
         ModelError: it is damaged or made for another architecture.
     """
-    spec = spec or name
-    if model.engine.probe is None and not model.engine.adapters:
-        model.engine.probe = probe(model)
+    spec, engine = spec or name, model.engine
+    remember_base(model)
+    held = [(w, w.data) for w in base_tensors(engine).values()]
     try:
-        config = PeftConfig.from_pretrained(place)
-        _check_targets(model, config, spec)
-        with _biases_apart(model.engine, name, getattr(config, "bias", "none") != "none"):
-            _attach(model, place, name)
+        saved = read_adapter(model, place, spec)
+        _check_targets(model, saved.config, spec)
+        with _biases_apart(engine, name, getattr(saved.config, "bias", "none") != "none"):
+            _attach(engine, name, saved)
     except _DAMAGE as error:
+        _put_back(model, held, spec)
         raise ModelError(
             f"The adapter {spec} cannot be put on {model.spec}: {first_line(str(error), 240) or 'no reason was given'}"
         ) from error
-    model.engine.adapters[name] = place
+    engine.adapters[name] = place
+    if changes := base_changes(model):
+        drop_adapter(model, name)
+        _put_back(model, held, spec)
+        raise ModelError(
+            f"The adapter {spec} was taken off {model.spec} again, because it changed the base: {changes}."
+        )
     return name
 
 
@@ -76,9 +87,7 @@ def attached(model: Model) -> set[str]:
 def drop_adapter(model: Model, name: str) -> None:
     """Take an adapter off a model again, with what was computed under it. The caller holds the engine's turn."""
     engine = model.engine
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that another one is active now: `Engine.using` says which, for every pass
-        engine.model.delete_adapter(name)
+    _take_off(engine, name)
     engine.adapters.pop(name)
     engine.biases.pop(name, None)
     engine.prefixes.forget(lambda key: key is not None and split_key(key)[0] == name)
@@ -143,7 +152,7 @@ def is_run(name: str) -> bool:
 
 def _check_targets(model: Model, config: Any, spec: str) -> None:
     """PEFT takes any adapter whose target names occur; a wrong shape then fails deep inside. Say it early."""
-    targets = config.target_modules
+    targets = getattr(config, "target_modules", None)
     if isinstance(targets, set | list):
         names = {name.rpartition(".")[2] for name, _ in model.engine.model.named_modules()}
         if missing := sorted(t for t in targets if t.rpartition(".")[2] not in names):
@@ -152,22 +161,58 @@ def _check_targets(model: Model, config: Any, spec: str) -> None:
             )
 
 
-def _attach(model: Model, place: str, name: str) -> None:
-    engine = model.engine
-    options: dict[str, Any] = {"adapter_name": name, "is_trainable": False, "use_safetensors": True}
-    if isinstance(engine.model, PeftModel):
-        try:
-            engine.model.load_adapter(place, **options)
-        except Exception:
-            if name in engine.model.peft_config:  # PEFT puts the layers in first and fails over their weights
-                engine.model.delete_adapter(name)
-            raise
-        return
+def _attach(engine: Engine, name: str, saved: SavedAdapter) -> None:
+    """Put the layers in and fill them; on a failure they are taken out again."""
     try:
-        engine.model = PeftModel.from_pretrained(engine.model, place, **options).eval()
+        if isinstance(engine.model, PeftModel):
+            engine.model.add_adapter(name, saved.config)
+        else:
+            engine.model = PeftModel(engine.model, saved.config, adapter_name=name)
+        outcome: Any = set_peft_model_state_dict(engine.model, saved.tensors, adapter_name=name)
+        _check_whole(outcome, saved.config, name)
     except Exception:
-        _strip(engine)
+        _take_off(engine, name)
         raise
+    engine.model.eval().requires_grad_(False)
+
+
+def _check_whole(outcome: Any, config: Any, name: str) -> None:
+    """PEFT leaves out what does not fit, without a word."""
+    prefix: str = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type) or ""
+    missing = [key for key in outcome.missing_keys if prefix in key and name in key.split(".")]
+    if missing := [
+        key for key in missing if ".vblora_vector_bank." not in key
+    ]:  # layers share one, filled by its own name
+        raise ValueError(f"it is incomplete: it has no weights for {missing[0]}.")
+    if unknown := [key for key in outcome.unexpected_keys if prefix in key]:
+        raise ValueError(f"it was made for another model: it has weights for {unknown[0]}.")
+
+
+def _take_off(engine: Engine, name: str) -> None:
+    """Delete an adapter's layers, finished or not; with the last one PEFT itself goes off the network."""
+    network = engine.model
+    others = [other for other in getattr(network, "peft_config", {}) if other != name]
+    if isinstance(network, PeftModel) and others:
+        if name in network.peft_config:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that another one is active: `Engine.using` says which, for every pass
+                network.delete_adapter(name)
+        return
+    for parent, attribute, _, original in wrapped_modules(network):
+        setattr(parent, attribute, original)
+    engine.model = network.get_base_model() if isinstance(network, PeftModel) else network
+    if hasattr(engine.model, "peft_config"):
+        del engine.model.peft_config  # left there by PEFT
+
+
+def _put_back(model: Model, held: Sequence[tuple[Tensor, Tensor]], spec: str) -> None:
+    """Give the base's tensors the data that they held. What was written over is lost: such weights are used no more."""
+    for tensor, data in held:
+        tensor.data = data
+    if changes := base_changes(model):
+        model.engine.fault = (
+            f"The adapter {spec} has damaged the weights of {model.spec} in memory: {changes}. Load the model again."
+        )
 
 
 @contextmanager
@@ -183,31 +228,3 @@ def _biases_apart(engine: Engine, name: str, trained: bool) -> Iterator[None]:
             w.data = old
     if changed:
         engine.biases[name] = [(w, new) for w, new, _ in changed]
-
-
-def _strip(engine: Any) -> None:
-    """Take half-attached adapter layers off again, so that a failed load leaves the base as it was."""
-    for parent, name, _, original in wrapped_modules(engine.model):
-        setattr(parent, name, original)
-
-
-def wrapped_modules(network: Any) -> list[tuple[Any, str, Any, Any]]:
-    """Every module that PEFT has put itself around: (parent, attribute, wrapper, what it wraps)."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import AuxiliaryTrainingWrapper
-
-    found = []
-    for name, module in network.named_modules():
-        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
-            inside = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
-            found.append((network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], module, inside))
-    return found
-
-
-def probe(model: Model) -> Tensor:
-    """Logits (n, V), fp32 on the CPU, on a fixed text: whatever changes the network changes these.
-
-    The caller has the adapters off and holds the engine's turn, or is the only one who knows the model.
-    """
-    ids = (model.encode(PROBE) or [0])[:PROBE_TOKENS]
-    return model.engine.forward([ids], DynamicCache(config=model.engine.config), keep=len(ids))[0].float().cpu()

@@ -1,13 +1,13 @@
 """Base is base: proof that the model with its adapter switched off is the checkpoint that was loaded.
 
 Three looks, none of which needs a second copy: the logits on this very text with the adapter off against those of the
-bare network, from which every adapter layer has been taken out; each base tensor against the weights file; and probe
-logits recorded before the adapter was attached. A second copy of the checkpoint is loaded only when asked for.
+bare network, from which every adapter layer has been taken out; each base tensor against the weights file; and each
+tensor's checksum and probe logits against those recorded before the first adapter. The file is read once, and again
+when a tensor has changed. A second copy of the checkpoint is loaded only when asked for.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rmx.adapter_facts import AdapterFacts, facts
-from rmx.adapters import probe, wrapped_modules
+from rmx.base_state import Changes, bare, base_changes, base_checksums, base_tensors, probe_ids
 from rmx.carry import carried
 from rmx.divergence import difference
 from rmx.engine import Engine, split_key
@@ -36,9 +36,10 @@ class Weights:
     file: str
     tensors: int
     equal: int
+    absent: int = 0  # those that the model holds under no such name: it was loaded in another layout
 
     def json(self) -> dict[str, Any]:
-        return {"file": self.file, "tensors": self.tensors, "equal": self.equal}
+        return {"file": self.file, "tensors": self.tensors, "equal": self.equal, "absent": self.absent}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +50,41 @@ class BaseCheck:
     positions: int
     how: str
     weights: Weights | None  # None where the file is not at hand
-    probe: float | None  # largest change of the probe logits since before the adapter; None where none were recorded
+    memory: Changes | None  # since before the first adapter; None where nothing was recorded
     copy: float | None  # against a full second copy, where one was asked for
     adapter: AdapterFacts | None  # None for a pair of two checkpoints
     seconds: float
 
     @property
+    def probe(self) -> float | None:
+        """Largest change of the probe logits since before the first adapter; None where none were recorded."""
+        return None if self.memory is None else self.memory.probe
+
+    @property
+    def changes(self) -> list[str]:
+        """What the looks found that should not be, in words; empty where the base is the base."""
+        found = []
+        if self.max_dlogit:
+            found.append(f"with the adapter off a logit is up to {self.max_dlogit:.2g} from the bare network's")
+        if self.memory:
+            found.append(str(self.memory))
+        w = self.weights
+        if w and w.equal + w.absent < w.tensors:
+            found.append(f"{w.tensors - w.equal - w.absent} of {w.tensors} tensors are not those of {w.file}")
+        if self.copy:
+            found.append(f"a logit is up to {self.copy:.2g} from a second copy's")
+        return found
+
+    @property
     def holds(self) -> bool:
         """Whether every look that was taken found the base unchanged."""
-        same = self.weights is None or self.weights.equal == self.weights.tensors
-        return same and not any((self.max_dlogit, self.probe or 0, self.copy or 0))
+        return not self.changes
+
+    @property
+    def sentence(self) -> str:
+        if self.holds:
+            return f"base is base: largest change of a logit {self.max_dlogit:.2g}"
+        return f"THE BASE HAS CHANGED: {'; '.join(self.changes)}"
 
     def json(self) -> dict[str, Any]:
         return {
@@ -66,7 +92,9 @@ class BaseCheck:
             "positions": self.positions,
             "how": self.how,
             "holds": self.holds,
+            "sentence": self.sentence,
             "weights": self.weights.json() if self.weights else None,
+            "memory": self.memory.json() if self.memory is not None else None,
             "probe": self.probe,
             "copy": self.copy,
             "adapter": self.adapter.json() if self.adapter else None,
@@ -87,27 +115,32 @@ def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: flo
     began = time.monotonic()
     model = pair.base
     ids = ids[: model.engine.context - 1]  # the last token of a full context decides nothing
-    weights = against_file(model)
     second = load(model.spec, str(model.engine.device), model.dtype) if copy else None
     with model.engine.turns.turn(patience):
         off = _logits(model.engine, ids)
         with bare(model.engine):
             untouched = _logits(model.engine, ids)
-        probed = _probe_moved(model)
+        held = base_tensors(model.engine)
+        now = base_checksums(held)
+        memory = base_changes(model, now)
+    weights = _file_once(model, held, now)
     found = difference(off, untouched)
     name = split_key(pair.adapter)[0] if pair.adapter else None
     return BaseCheck(
         found.max_dlogit,
         found.positions,
-        "adapter off against the bare network on this text"
-        if pair.one_set
-        else "two sets of weights; nothing is on the base",
+        ON_THIS_TEXT if pair.one_set else APART,
         weights,
-        probed,
+        memory,
         difference(off, _logits(second.engine, ids)).max_dlogit if second else None,
         facts(model, name) if name and pair.one_set else None,
         round(time.monotonic() - began, 3),
     )
+
+
+def check_loaded(pair: Pair) -> BaseCheck:
+    """The same looks on the fixed text: for whoever goes on to a set of problems."""
+    return check_base(pair, probe_ids(pair.base))
 
 
 def _logits(engine: Engine, ids: Sequence[int]) -> list[Tensor]:
@@ -118,51 +151,36 @@ def _logits(engine: Engine, ids: Sequence[int]) -> list[Tensor]:
     return read
 
 
-def _probe_moved(model: Model) -> float | None:
-    before = model.engine.probe
-    if before is None:
-        return None
-    with model.engine.using(None):
-        return difference([before], [probe(model)]).max_dlogit
+def _file_once(model: Model, held: Mapping[str, Tensor], now: Mapping[str, int]) -> Weights | None:
+    """`against_file`, remembered for as long as the checksums stay as they are."""
+    engine = model.engine
+    if engine.compared is None or engine.compared[0] != now:
+        engine.compared = now, against_file(model, held)
+    found: Weights | None = engine.compared[1]
+    return found
 
 
-@contextmanager
-def bare(engine: Engine) -> Iterator[None]:
-    """The network without any adapter layer in it, for the length of a `with` block. The caller holds the turn."""
-    wrapper = engine.model
-    places = wrapped_modules(wrapper)
-    if not places:
-        with nullcontext():
-            yield
-        return
-    adapters, engine.adapters = engine.adapters, {}
-    try:
-        for parent, name, _, original in places:
-            setattr(parent, name, original)
-        engine.model = wrapper.get_base_model()
-        yield
-    finally:
-        for parent, name, module, _ in places:
-            setattr(parent, name, module)
-        engine.model, engine.adapters = wrapper, adapters
+def against_file(model: Model, held: Mapping[str, Tensor] | None = None) -> Weights | None:
+    """Compare every base tensor in memory with the weights files, cast to the dtype that the model was loaded in.
 
-
-def against_file(model: Model) -> Weights | None:
-    """Compare every base tensor in memory with the weights files, cast to the dtype that the model was loaded in."""
+    Args:
+        held: the base's tensors, where the caller has them and does not hold the turn any more.
+    """
     files = _weight_files(model)
     if not files:
         return None
-    held = {_plain_name(name): w for name, w in model.engine.model.named_parameters()}
-    held |= {_plain_name(name): w for name, w in model.engine.model.named_buffers()}
-    tensors, equal = 0, 0
+    held = base_tensors(model.engine) if held is None else held
+    tensors, equal, absent = 0, 0, 0
     for path in files:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
                 tensors += 1
-                mine = held.get(name)
-                equal += mine is not None and torch.equal(file.get_tensor(name).to(mine.dtype), mine.detach().cpu())
+                if (mine := held.get(name)) is None:
+                    absent += 1
+                else:
+                    equal += torch.equal(file.get_tensor(name).to(mine.dtype), mine.detach().cpu())
     shown = files[0].name if len(files) == 1 else f"{len(files)} files"
-    return Weights(shown, tensors, equal)
+    return Weights(shown, tensors, equal, absent)
 
 
 def _weight_files(model: Model) -> list[Path]:
@@ -178,8 +196,3 @@ def _weight_files(model: Model) -> list[Path]:
         except (LocalEntryNotFoundError, ValueError):
             return []
     return sorted(folder.glob("*.safetensors"))
-
-
-def _plain_name(name: str) -> str:
-    """A parameter's name in the checkpoint, without what PEFT put around it."""
-    return name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", ".")

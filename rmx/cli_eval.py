@@ -87,6 +87,8 @@ def table(found: dict[str, Any]) -> str:
     missing = "" if found["done"] else f" (of {found['of_problems']}; stopped)"
     draws = f"{found['samples']} samples at T {found['temperature']:g}, top-p {found['top_p']:g}, seed {found['seed']}"
     lines = [f"{found['set']}: {found['problems']} problems{missing}, {draws}"]
+    if (check := found.get("base_check")) and not check["holds"]:
+        lines.append(check["sentence"])
     if not found["problems"]:
         return "\n".join([*lines, "Nothing is finished yet."])
     lines += _block(found["models"], found["paired"])

@@ -175,12 +175,9 @@ def _map_text(found: dict[str, Any]) -> str:
         else f"[{t['base']['top'][0]['text']} →{t['adapted']['top'][0]['text']}{marks[t['class']]}|{t['kl']:.2f}]"
         for t in found["tokens"]
     )
-    check = found["base_check"]
-    base = "base is base" if check["holds"] else "THE BASE HAS CHANGED"
     return (
         f"{shown}\n  {found['positions']} tokens, {found['disagreements']} disagreements "
-        f"({found['near_ties']} near ties) · answer {found['answer']['text']} · {base}: "
-        f"largest change of a logit {check['max_dlogit']:.2g}"
+        f"({found['near_ties']} near ties) · answer {found['answer']['text']} · {found['base_check']['sentence']}"
     )
 
 

@@ -157,7 +157,10 @@ class Engine:
         self.turns = Turns()
         self.adapters: dict[str, str] = {}  # name -> where it came from
         self.biases: dict[str, list[tuple[Tensor, Tensor]]] = {}  # of adapters that train them: the base's, theirs
-        self.probe: Tensor | None = None  # logits on a fixed text, recorded before the first adapter
+        self.checksums: dict[str, int] | None = None  # of the base's tensors, recorded before the first adapter
+        self.probe: Tensor | None = None  # logits on a fixed text, recorded with them
+        self.compared: tuple[Any, Any] | None = None  # checksums, and what was found of these tensors in the file
+        self.fault: str | None = None  # why these weights must not be used any more
         self.far: Carrier | None = None  # who carries calls to the process with the weights; None: that is this one
         self.held = Held([self])  # of whoever has the turn
 
@@ -195,7 +198,7 @@ class Engine:
         An adapter's key is its name, or `name*0.50` for the same adapter at half its strength.
 
         Raises:
-            ModelError: it is not loaded, or the weights are in another process.
+            ModelError: it is not loaded, or the weights are damaged or in another process.
         """
         self._check_adapter(adapter)
         return Using(self, adapter)
@@ -203,6 +206,8 @@ class Engine:
     def _check_adapter(self, adapter: str | None) -> None:
         if self.far is not None:
             raise ModelError(NOT_HERE)
+        if self.fault is not None:
+            raise ModelError(self.fault)
         if adapter is not None and (name := split_key(adapter)[0]) not in self.adapters:
             raise ModelError(f"The adapter '{name}' is not loaded on this model.")
 

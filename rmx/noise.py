@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from rmx.basecheck import bare
+from rmx.base_state import bare
 from rmx.divergence import Difference, difference
 from rmx.engine import Engine
 from rmx.models import Model

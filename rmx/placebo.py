@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 
 from rmx.adapter_facts import lora_factors, lora_layers, lora_norm, why_not_linear
-from rmx.adapters import probe
+from rmx.base_state import remember_base
 from rmx.engine import adapter_key, split_key
 from rmx.errors import ModelError
 from rmx.models import Model
@@ -50,10 +50,12 @@ def add_placebo(model: Model, like: str | None, seed: int = 0) -> str:
         if not names.issuperset(TARGETS):
             raise ModelError(f"{model.spec} has no {', '.join(TARGETS)}, so no placebo can be put on it.")
         config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS))
+    remember_base(model)
     if isinstance(engine.model, PeftModel):
+        if engine.model.peft_type != config.peft_type:  # PEFT puts one kind on a network
+            raise ModelError(f"{model.spec} has an adapter of another kind on it, so no placebo can be put beside it.")
         engine.model.add_adapter(name, config)
     else:
-        engine.probe = probe(model)
         engine.model = PeftModel(engine.model, config, adapter_name=name)
     engine.model.eval().requires_grad_(False)
     engine.adapters[name] = f"noise, seed {seed}"

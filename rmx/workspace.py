@@ -79,6 +79,8 @@ class Workspace:
             return model
 
     def _found(self, spec: str) -> Model | None:
+        if spec in self._models and self._models[spec].engine.fault is not None:
+            del self._models[spec]  # whoever asks next gets it from its file again
         if spec in self._models:
             self._models.move_to_end(spec)
         return self._models.get(spec)

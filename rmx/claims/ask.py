@@ -4,6 +4,8 @@ import shlex
 from dataclasses import dataclass
 from functools import lru_cache
 
+from rmx.basecheck import check_loaded
+from rmx.carry import far_of
 from rmx.claims.records import Subject
 from rmx.errors import RmxError
 from rmx.explore.compare import PairOptions
@@ -60,6 +62,7 @@ def subject_of(pair: Pair, options: PairOptions, samples: int, budget: int) -> S
         budget,
         {"model": model, "adapter": adapter, "teacher": teacher, "style": shlex.join(options.style.words())},
         built_so(pair.base),
+        check=check_loaded(pair) if far_of(pair) is None else None,  # no GPU is asked for what ends in a refusal
     )
 
 

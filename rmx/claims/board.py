@@ -66,6 +66,7 @@ class ClaimsReport:
             "max_new_tokens": s.max_new,
             "by_construction": s.by_construction,
             "stopped": self.stopped,
+            "base_check": s.check.json() if s.check else None,
             "rows": [row.json() for row in self.rows],
             "caveats": caveats(s),
             "seconds": round(self.seconds, 1),
@@ -75,7 +76,9 @@ class ClaimsReport:
 
 def caveats(subject: Subject) -> list[str]:
     """What holds for all rows."""
-    return [*([MINIATURE] if subject.by_construction else []), *CAVEATS]
+    check = subject.check
+    changed = [f"{check.sentence}. No row is about the model that was named."] if check and not check.holds else []
+    return [*changed, *([MINIATURE] if subject.by_construction else []), *CAVEATS]
 
 
 @dataclass

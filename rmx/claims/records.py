@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rmx.basecheck import BaseCheck
 from rmx.claims.labels import label_of
 from rmx.claims.verdicts import Judged, Verdict
 from rmx.intervals import Estimate
@@ -30,6 +31,7 @@ class Subject:
     asked: Mapping[str, str | None] = field(default_factory=dict)
     by_construction: bool = False
     private_runs: bool = False  # whether runs of others stay out; see RunStore
+    check: BaseCheck | None = None  # whether the base is what its file says, with the adapter on it
 
     @property
     def model(self) -> str:

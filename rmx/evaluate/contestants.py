@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peft import get_peft_model_state_dict
-
-from rmx.adapters import adapter_name
+from rmx.base_state import base_tensors
+from rmx.checksums import digest
+from rmx.engine import NOT_HERE, split_key
+from rmx.errors import ModelError
 from rmx.models import Model
 from rmx.pair import ask_alike
 from rmx.style_options import StyleOptions
@@ -16,6 +17,12 @@ from rmx.workspace import Workspace
 
 BASE = "base"
 HASHED = "sha256:"  # begins the revision of local weights
+# Fields of configurations that change no figure.
+NO_PART_OF_A_MODEL = frozenset({"_name_or_path", "transformers_version", "architectures", "dtype", "use_cache"})
+NO_PART_OF_AN_ADAPTER = frozenset(
+    {"task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"}
+    | {"lora_dropout", "init_lora_weights"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +69,42 @@ def contestants_of(
 
 
 def key_of(model: Model, adapter: str | None) -> str:
-    """What decides the completions of a prompt, as a hash. The adapter counts by its weights, whatever its name."""
-    parts: dict[str, Any] = {
-        # A hash of the weights says it all; a commit, or a branch's name, belongs to one repository.
-        "model": model.revision if model.revision.startswith(HASHED) else f"{model.spec}@{model.revision}",
-        "dtype": model.dtype,
-        "device": model.engine.device.type,
-        "stops": sorted(model.stop_ids),
-        "adapter": _weights_hash(model, adapter) if adapter else None,
-    }
+    """What decides the completions of a prompt, as a hash of what is in memory now, whatever its files are called.
+
+    Args:
+        adapter: its key on the engine. It counts by its weights, not by its name.
+
+    Raises:
+        ModelError: the weights are in another process.
+    """
+    engine = model.engine
+    if engine.far is not None:
+        raise ModelError(NOT_HERE)
+    with engine.turns.turn():
+        parts: dict[str, Any] = {
+            # Two repositories count as two; weights of local files are one, wherever they lie.
+            "model": model.revision if model.revision.startswith(HASHED) else f"{model.spec}@{model.revision}",
+            "weights": digest(base_tensors(engine)),
+            "config": _kept(engine.config.to_dict(), NO_PART_OF_A_MODEL),
+            "dtype": model.dtype,
+            "device": engine.device.type,
+            "stops": sorted(model.stop_ids),
+            "adapter": _adapter_parts(model, adapter) if adapter else None,
+        }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _weights_hash(model: Model, adapter: str) -> str:
-    network: Any = model.engine.model
-    config = network.peft_config[adapter_name(adapter)]
-    scale = {name: getattr(config, name, None) for name in ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora")}
-    digest = hashlib.sha256(repr(scale).encode())
-    with model.engine.turns.turn():
-        state = get_peft_model_state_dict(network, adapter_name=adapter_name(adapter), save_embedding_layers=False)
-        for name in sorted(state):
-            tensor = state[name].detach().float().cpu().contiguous()
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
+def _adapter_parts(model: Model, adapter: str) -> dict[str, Any]:
+    """All that an adapter is: its tensors, the biases that it trained, how they are used and how strongly."""
+    (name, strength), network = split_key(adapter), model.engine.model
+    held = [*network.named_parameters(), *network.named_buffers()]
+    own = {".".join("*" if p == name else p for p in key.split(".")): w for key, w in held if name in key.split(".")}
+    biases = {f"bias {i}": theirs for i, (_, theirs) in enumerate(model.engine.biases.get(name, ()))}
+    config = _kept(network.peft_config[name].to_dict(), NO_PART_OF_AN_ADAPTER)
+    return {"tensors": digest(own | biases), "config": config, "strength": strength}
+
+
+def _kept(config: Mapping[str, Any], out: frozenset[str]) -> str:
+    """A configuration as one text, without the fields that change no figure."""
+    fields = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
+    return json.dumps({name: value for name, value in fields.items() if name not in out}, sort_keys=True, default=str)

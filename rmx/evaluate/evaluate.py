@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from rmx.basecheck import BaseCheck, check_loaded
 from rmx.config import Sampling
 from rmx.decoding_memory import fitting_rows
 from rmx.evaluate.config import EvalConfig
@@ -16,6 +17,7 @@ from rmx.evaluate.report import EvalReport, Solved, Tally
 from rmx.evaluate.seen import trained_on
 from rmx.evaluate.store import Answered, SampleStore, Shelf
 from rmx.explore.ending import Endings
+from rmx.pair import Pair
 from rmx.records import Problem
 from rmx.refill import Ask, Sample, refill
 from rmx.sampling import prompt_key
@@ -61,6 +63,7 @@ class Evaluation:
         self._tallies = {c.name: Tally() for c in contestants}
         self._seen = {c.name: trained_on(c.spec, problems) for c in contestants}
         self._solved: list[Solved] = []
+        self._check: BaseCheck | None = None
         self._at = self._cached = 0
         self._began = time.monotonic()
 
@@ -72,6 +75,9 @@ class Evaluation:
     def run(self, cancelled: Callable[[], bool] = never) -> Iterator[EvalReport]:
         """Make and grade; yields where it stands several times a second. After a cancel the last report says so."""
         wanted = {hashed(prompt) for prompt in self._prompts}
+        base = self.contestants[0].model
+        adapters = [c.adapter for c in self.contestants if c.model is base and c.adapter]
+        self._check = check_loaded(Pair(base, base, adapters[0] if adapters else None))
         shelves = [
             [(s, self._store.shelf(c.key, s, c.model.style, wanted)) for s in self._settings()]
             for c in self.contestants
@@ -165,6 +171,7 @@ class Evaluation:
             seconds=time.monotonic() - self._began,
             cached=self._cached,
             seen=self._seen,
+            check=self._check,
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rmx.answers import equal
+from rmx.basecheck import BaseCheck
 from rmx.clusters import clusters_of, parts_of
 from rmx.cost import cost
 from rmx.evaluate.config import EvalConfig
@@ -105,6 +106,7 @@ class EvalReport:
     seconds: float
     cached: int  # completions that were known before
     seen: dict[str, int | None]  # problems that a model was trained on, where its run can say so
+    check: BaseCheck | None = None  # whether the first model is what its file says, with the adapters on it
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx eval --json`."""
@@ -126,6 +128,7 @@ class EvalReport:
             "source": info.source if info else "the user's own file",
             "by_construction": self.contestants[0].model.spec == "mini",
             "style": self.contestants[0].model.style.json(),  # all are asked alike
+            "base_check": {k: v for k, v in self.check.json().items() if k != "seconds"} if self.check else None,
             "fault": next((t.fault for t in self.tallies.values() if t.fault), None),
             "models": models,
             "paired": paired,

@@ -1,6 +1,6 @@
 """The model that is trained: one set of weights with a LoRA on it. The base is the same weights with the LoRA off."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rmx.errors import TrainError
+from rmx.adapter_files import SavedAdapter, read_adapter
+from rmx.base_state import remember_base
+from rmx.errors import ModelError, TrainError
 from rmx.models import Model
 from rmx.train.head import find_head
 from rmx.train.recipe import AdapterConfig
@@ -129,7 +131,9 @@ def make_policy(
     if NAME in engine.adapters:
         engine.model.delete_adapter(NAME)
         del engine.adapters[NAME]
-    config = _new_config(model, adapter) if init_adapter is None else _config_of(init_adapter)
+    remember_base(model)
+    saved = None if init_adapter is None else _saved(model, init_adapter)
+    config = _new_config(model, adapter) if saved is None else saved.config
     devices = [engine.device] if engine.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -137,8 +141,8 @@ def make_policy(
             engine.model.add_adapter(NAME, config)
         else:
             engine.model = PeftModel(engine.model, config, adapter_name=NAME)
-    if init_adapter is not None:
-        load_weights(engine.model, init_adapter)
+    if init_adapter is not None and saved is not None:
+        load_weights(engine.model, init_adapter, saved.tensors)
     engine.model.eval().requires_grad_(False)
     engine.adapters[NAME] = "in training"
     engine.prefixes.clear(NAME)
@@ -148,15 +152,18 @@ def make_policy(
     return policy
 
 
-def load_weights(network: PeftModel, folder: Path) -> None:
+def load_weights(network: PeftModel, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
     """Overwrite the trained adapter's weights by those of a folder.
+
+    Args:
+        tensors: the folder's, where they have been read and made fit.
 
     Raises:
         TrainError: they are missing, damaged or of another shape.
     """
     file = folder / "adapter_model.safetensors"
     try:
-        outcome: Any = set_peft_model_state_dict(network, load_file(file), adapter_name=NAME)
+        outcome: Any = set_peft_model_state_dict(network, dict(tensors or load_file(file)), adapter_name=NAME)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise TrainError(f"The adapter in {folder} cannot be put on this model: {error}") from error
     if unknown := outcome.unexpected_keys:
@@ -178,16 +185,19 @@ def _new_config(model: Model, adapter: AdapterConfig) -> LoraConfig:
     )
 
 
-def _config_of(folder: Path) -> Any:
+def _saved(model: Model, folder: Path) -> SavedAdapter:
+    """An adapter to go on from. One that was begun from the base's weights goes on as a LoRA of twice its rank."""
+    if not folder.is_dir():
+        raise TrainError(f"There is no adapter to go on from in {folder}.")
     try:
-        config = PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        saved = read_adapter(model, str(folder), str(folder))
+    except (ModelError, SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
         raise TrainError(f"There is no adapter to go on from in {folder}: {error}") from error
+    config = saved.config
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if kind != "LORA":
         raise TrainError(f"The adapter in {folder} is of the kind {kind}; only a LoRA can be trained further.")
     if config.bias != "none":
         raise TrainError(f"The adapter in {folder} trains biases, so the base could not be told from it.")
     config.inference_mode = False
-    config.init_lora_weights = True  # its own weights follow; PiSSA and its like would change the base's
-    return config
+    return saved

@@ -206,6 +206,7 @@ SETS: dict[str, dict[str, Any]] = {}
 DROP = threading.Event()  # while set, messages are lost on the way to the page
 EVENTS: list[tuple[str, dict[str, Any]]] = []  # what the page sent, for the tests
 REPEAT: list[Job] = []  # what the button Repeat sends again, whole
+CHANGED: list[str] = []  # how the next check finds the base changed
 GONE = {"error": "This comparison is no longer held by the server. Map the problem again."}
 
 
@@ -280,7 +281,8 @@ def check(args: dict[str, Any]) -> dict[str, Any]:
         "name": "rl", "type": "LORA", "rank": 32, "alpha": 64, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"],
         "norm": 0.0 if job.zero else 3.214, "zero": job.zero, "revision": "4f1c2a9", "parameters": 196608,
     }  # fmt: skip
-    return {
+    changed = {"holds": False, "sentence": f"THE BASE HAS CHANGED: {CHANGED[0]}"} if CHANGED else {}
+    return changed | {
         "max_dlogit": 0.0, "positions": 58, "how": "adapter off against a second reading of the checkpoint",
         "weights": {"tensors": 47, "equal": 47, "file": "model.safetensors"}, "probe": 0.0,
         "copy": 0.0 if args.get("copy") else None, "adapter": adapter, "seconds": 0.8,

@@ -250,6 +250,19 @@ def test_base_is_base_and_a_zero_adapter_is_told_loudly(page: Page) -> None:
     expect(page.get_by_text("This adapter changes nothing")).to_be_visible()
 
 
+def test_a_base_that_has_changed_is_said_with_what_has(page: Page) -> None:
+    mapped(page)
+    app.CHANGED.append("3 of 47 tensors in memory are not those that were loaded")
+    try:
+        press(page, "Check")
+        line = page.locator(".checks dd").first
+        said = "✗ not the same: THE BASE HAS CHANGED: 3 of 47 tensors in memory are not those that were loaded"
+        expect(line).to_contain_text(said)
+        expect(line).not_to_contain_text("largest |Δlogit| 0")
+    finally:
+        app.CHANGED.clear()
+
+
 def test_placebo_and_noise_stand_beside_the_map(page: Page) -> None:
     mapped(page)
     checks = page.locator(".checks")

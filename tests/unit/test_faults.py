@@ -14,7 +14,7 @@ import orjson
 import pytest
 from fastapi.testclient import TestClient
 
-from rmx.adapters import probe
+from rmx.base_state import probe
 from rmx.errors import ModelError, RmxError, TrainError
 from rmx.paths import ASSETS
 from rmx.scripted import scripted_model

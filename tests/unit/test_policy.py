@@ -190,7 +190,7 @@ def test_a_password_is_not_repeated(monkeypatch):
 def test_of_many_adapters_the_least_recently_asked_for_leaves_and_the_base_stays_the_base(tmp_path, monkeypatch):
     import shutil
 
-    from rmx.adapters import probe
+    from rmx.base_state import probe
     from rmx.paths import ASSETS
 
     monkeypatch.setattr("rmx.workspace.MOST_ADAPTERS", 2)

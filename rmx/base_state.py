@@ -1,0 +1,136 @@
+"""What the base is in memory: recorded before the first adapter, and asked again whenever one was put on.
+
+Recorded are a checksum of every tensor and logits on a fixed text. A change of either means that whatever shares these
+weights no longer is the model that was loaded.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import Tensor
+from transformers import DynamicCache
+
+from rmx.checksums import checksums
+from rmx.divergence import difference
+from rmx.engine import Engine
+from rmx.models import Model
+
+PROBE = "Ann has 3 apples and buys 4 more. 3 + 4 = 7. So the answer is 7."
+PROBE_TOKENS = 16
+SHOWN = 3  # names in a sentence
+
+
+def probe(model: Model) -> Tensor:
+    """Logits (n, V), fp32 on the CPU, on a fixed text: whatever changes the network changes these.
+
+    The caller has the adapters off and holds the engine's turn, or is the only one who knows the model.
+    """
+    ids = probe_ids(model)
+    return model.engine.forward([ids], DynamicCache(config=model.engine.config), keep=len(ids))[0].float().cpu()
+
+
+def probe_ids(model: Model) -> list[int]:
+    """The fixed text."""
+    return (model.encode(PROBE) or [0])[:PROBE_TOKENS]
+
+
+def wrapped_modules(network: Any) -> list[tuple[Any, str, Any, Any]]:
+    """Every module that PEFT has put itself around: (parent, attribute, wrapper, what it wraps)."""
+    found = []
+    for name, module in network.named_modules():
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            inside = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
+            found.append((network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], module, inside))
+    return found
+
+
+@contextmanager
+def bare(engine: Engine) -> Iterator[None]:
+    """The network without any adapter layer in it, for the length of a `with` block. The caller holds the turn."""
+    wrapper = engine.model
+    places = wrapped_modules(wrapper)
+    if not places:
+        yield
+        return
+    adapters, engine.adapters = engine.adapters, {}
+    try:
+        for parent, name, _, original in places:
+            setattr(parent, name, original)
+        engine.model = wrapper.get_base_model()
+        yield
+    finally:
+        for parent, name, module, _ in places:
+            setattr(parent, name, module)
+        engine.model, engine.adapters = wrapper, adapters
+
+
+def base_tensors(engine: Engine) -> dict[str, Tensor]:
+    """Parameters and stored buffers of the network without its adapters, by their names in a checkpoint.
+
+    Tensors that go by two names (tied embeddings) are there under both. The caller holds the turn.
+    """
+    with bare(engine):
+        network = engine.model.get_base_model() if isinstance(engine.model, PeftModel) else engine.model
+        held = network.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
+
+
+def base_checksums(held: Mapping[str, Tensor]) -> dict[str, int]:
+    """Checksums of `base_tensors`; of two names of one tensor the first counts."""
+    names = {id(tensor): name for name, tensor in reversed(list(held.items()))}
+    return checksums((name, held[name]) for name in names.values())
+
+
+def remember_base(model: Model) -> None:
+    """Record the base, where nothing is on it yet and nothing is recorded. The caller holds the turn."""
+    engine = model.engine
+    if engine.checksums is None and not isinstance(engine.model, PeftModel):
+        engine.checksums = base_checksums(base_tensors(engine))
+        engine.probe = probe(model)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is different of the base since it was recorded."""
+
+    tensors: tuple[str, ...]  # names of those with other bits, or that came or went
+    of: int
+    probe: float  # largest change of a logit on the fixed text, adapters off
+
+    def __bool__(self) -> bool:
+        return bool(self.tensors or self.probe)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.tensors:
+            more = len(self.tensors) - SHOWN
+            names = ", ".join(self.tensors[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+            parts.append(f"{len(self.tensors)} of {self.of} tensors in memory are not those that were loaded ({names})")
+        if self.probe:
+            parts.append(f"on a fixed text a logit moved by {self.probe:.2g}")
+        return "; ".join(parts)
+
+    def json(self) -> dict[str, Any]:
+        return {"changed": len(self.tensors), "of": self.of, "names": list(self.tensors[:SHOWN]), "probe": self.probe}
+
+
+def base_changes(model: Model, now: Mapping[str, int] | None = None) -> Changes | None:
+    """What is different of the base since it was recorded; None where nothing was. The caller holds the turn.
+
+    Args:
+        now: checksums of its tensors, where the caller has made them.
+    """
+    engine = model.engine
+    before, logits = engine.checksums, engine.probe
+    if before is None or logits is None:
+        return None
+    now = base_checksums(base_tensors(engine)) if now is None else now
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    with engine.using(None):
+        moved = difference([logits], [probe(model)]).max_dlogit
+    return Changes(tuple(names), len(before), moved)
