@@ -14,6 +14,7 @@ from rmx.errors import ModelError, ProblemError, RmxError, TrainError
 from rmx.explore.runs import Run
 from rmx.models import Model
 from rmx.pair import Pair
+from rmx.presets import STYLES
 from rmx.train.pins import MOST, Pin
 from rmx.turns import asking
 from rmx.ui.api import limits_of
@@ -288,11 +289,11 @@ def test_an_evaluation_reads_only_its_own_prompts_of_what_the_disk_holds(tmp_pat
     from rmx.evaluate.store import Answered, SampleStore
 
     monkeypatch.setattr("rmx.evaluate.store.PIECE", 1000)
-    shelf = SampleStore(tmp_path).shelf("weights", GREEDY)
+    shelf = SampleStore(tmp_path).shelf("weights", GREEDY, STYLES["boxed"])
     made = [Answered(f"prompt {i % 500}", i // 500, "plan", 3, "7", "eos") for i in range(1000)]
     for one in made:
         shelf.add(one)
     shelf.close()
-    again = SampleStore(tmp_path).shelf("weights", GREEDY, {"prompt 7", "prompt 499", "new"})
+    again = SampleStore(tmp_path).shelf("weights", GREEDY, STYLES["boxed"], {"prompt 7", "prompt 499", "new"})
     assert set(again.found) == {(f"prompt {i}", number) for i in (7, 499) for number in (0, 1)}
-    assert list(SampleStore(tmp_path).shelf("weights", GREEDY).found.values()) == made
+    assert list(SampleStore(tmp_path).shelf("weights", GREEDY, STYLES["boxed"]).found.values()) == made

@@ -360,6 +360,7 @@ from rmx.ui.owners import Visitor, owners_of
 from rmx.ui.training import Training
 from rmx.workspace import Workspace
 from rmx.evaluate.store import Answered, SampleStore
+from rmx.presets import STYLES
 from rmx.config import Sampling
 
 root, how = Path(sys.argv[1]), sys.argv[2]
@@ -375,7 +376,7 @@ if how == "full":
             pass
 else:
     os.system(f"mount -o remount,ro {root}")
-shelf = SampleStore(root / "samples").shelf("key", Sampling())
+shelf = SampleStore(root / "samples").shelf("key", Sampling(), STYLES["boxed"])
 shelf.add(Answered("p", 0, "plan", 3, "7", "eos"))
 print("shelf:", shelf.fault)
 owners = owners_of("0.0.0.0")
