@@ -410,7 +410,7 @@ def test_ten_queued_runs_have_no_process_and_no_memory(store, slow, monkeypatch)
 
 
 def test_a_run_that_ends_starts_the_next_one_without_an_app(store, monkeypatch):
-    monkeypatch.setenv("STEPS", "60")
+    monkeypatch.setenv("STEPS", "100")
     folders = [made(store) for _ in range(3)]
     app = app_that_starts(store, folders)
     app.kill()
@@ -523,7 +523,8 @@ def test_a_starter_that_is_killed_before_it_has_noted_the_start_starts_nothing_t
         until(lambda: starts(folder) and not folder.waiting)
         folder.set_status(flags=[])  # as a starter leaves it that is killed between both
         store.start(last.id)
-        assert store.look() == 1
+        store.look()
+        assert (last.waiting, last.status["ahead"], starts(folder)) == (True, 1, 1)
     until(lambda: folder.state == "running")
     assert (folder.status["flags"], folder.waiting, starts(folder)) == (None, False, 1)
     os.kill(folder.pid, signal.SIGKILL)
@@ -592,7 +593,10 @@ def test_flags_that_are_none_start_nothing(store, flags):
 def test_nothing_is_started_of_a_folder_of_another_user(store, monkeypatch):
     folder = made(store)
     folder.set_status(state="queued", came=1.0, flags=[])
-    monkeypatch.setattr("os.geteuid", lambda: folder.path.stat().st_uid + 1)
+    strange = (folder.path / "config.json").stat().st_uid + 1
+    monkeypatch.setattr("rmx.train.queue._owner", lambda path: strange if path.name == "config.json" else strange - 1)
     store.look()
-    assert starts(folder) == 0
+    assert (starts(folder), folder.waiting) == (0, True)
     monkeypatch.undo()
+    store.look()
+    assert starts(folder) == 1
