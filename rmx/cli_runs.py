@@ -86,14 +86,15 @@ def _stop(args: argparse.Namespace) -> None:
         _until(lambda: not folder.alive)
     else:
         store.stop(folder.id)
-    _tell(args, folder, "ended" if args.force else "ends at its next step")
+    _tell(args, folder, "ended" if args.force else "ends at its next step" if folder.alive else "stopped")
 
 
 def _resume(args: argparse.Namespace) -> None:
     store = _store()
     folder = store.get(args.id)
     store.start(folder.id)
-    _tell(args, folder, f"goes on in a process of its own; rmx runs show {folder.id}")
+    how = "waits for its turn" if folder.waiting else "goes on in a process of its own"
+    _tell(args, folder, f"{how}; rmx runs show {folder.id}")
 
 
 def _remove(args: argparse.Namespace) -> None:

@@ -18,8 +18,11 @@ A set whose only split is called `train` on the Hub is a test set none the less:
 """
 
 import hashlib
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rmx.errors import ProblemError
@@ -115,6 +118,22 @@ _SETS: dict[str, tuple[str, str | None, str | None, _Read]] = {
 }
 
 REPOSITORIES = {name: repository for name, (repository, *_) in _SETS.items()}
+
+
+def is_cached(name: str) -> bool:
+    """Whether a set of the Hub lies, ready to be read, in the cache of the datasets library."""
+    from huggingface_hub.constants import HF_HOME
+
+    repository, config, *_ = _SETS[name]
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(HF_HOME) / "datasets").expanduser()
+    # The library is not asked itself: importing it costs seconds, and looking a set up asks the Hub.
+    return any((cache / _cache_folder(repository)).glob(f"{config or '*'}/*/*/dataset_info.json"))
+
+
+def _cache_folder(repository: str) -> str:
+    """`HuggingFaceH4/MATH-500` -> `HuggingFaceH4___math-500`, as the datasets library calls its folders."""
+    owner, _, name = repository.partition("/")
+    return f"{owner}___{re.sub('(?<=[a-z0-9])(?=[A-Z])', '_', name).lower()}"
 
 
 def _hub(repository: str, config: str | None, split: str) -> Any:

@@ -1,7 +1,8 @@
 """What visitors of a public site may ask for: models, adapters, problem sets and training runs, checked at one place.
 
 A private app allows everything. On a public one only named models and adapters are loaded (or, where a size is set, Hub
-ids whose safetensors stay below it), nothing is read from the machine's own folders, and training is off or capped.
+ids whose safetensors stay below it), no problem set is fetched that is not named, nothing is read from the folders of
+the machine, and training is off or capped.
 """
 
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rmx.errors import Refused
+from rmx.hub_sets import REPOSITORIES, is_cached
 from rmx.presets import preset_of
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class Policy:
     hub_gb: float = 0.0  # other models of the Hub up to this size; 0: none
     training: TrainingMode = "on"
     kept_runs: int = 0  # runs that are kept of one visitor, the newest; 0: all
+    sets: tuple[str, ...] = ()  # problem sets of the Hub that are fetched for visitors
+    cached: Callable[[str], bool] = is_cached  # whether a set of the Hub was fetched before
     size_of: Callable[[str, str | None], int] = hub_bytes
 
     def admit_model(self, spec: str) -> None:
@@ -99,11 +103,20 @@ class Policy:
         self._admit_size(spec, repo, revision or None)
 
     def admit_set(self, name: str) -> None:
-        """Whether this problem set may be read: only those that rmx knows by name."""
-        from rmx.problems import SETS, split_name
+        """Whether this problem set may be read."""
+        from rmx.problems import split_name
 
-        if self.public and split_name(name)[0] not in SETS:
-            raise Refused(f"This public site has the problem sets {', '.join(SETS)}.")
+        if self.public and split_name(name)[0] not in (here := self.problem_sets()):
+            raise Refused(f"This public site has the problem sets {', '.join(here)}. {DUPLICATE}")
+
+    def problem_sets(self) -> list[str]:
+        """Names of the sets that may be read: on a public site the bundled, the listed and those fetched before."""
+        from rmx.problems import SETS
+
+        return [name for name in SETS if not self.public or self._has_set(name)]
+
+    def _has_set(self, name: str) -> bool:
+        return name not in REPOSITORIES or name in self.sets or self.cached(name)
 
     def admit_job(self, job: "TrainJob") -> None:
         """Whether a visitor may start this training run."""
@@ -111,7 +124,8 @@ class Policy:
             raise Refused(f"Training is off on this site. {DUPLICATE}")
         if self.public:
             self.admit_model(job.model)
-            self.admit_set(job.set_name or "")
+            if self.training == "on" or not job.set_name:  # "mini" is narrower, and says so below
+                self.admit_set(job.set_name or "")
             if job.server or job.from_rollouts or job.init_adapter:
                 raise Refused("A public site samples its own rollouts and trains a new adapter.")
         if self.training == "on":

@@ -1,4 +1,4 @@
-"""One run in this process: its turn in the queue, its stages, its events on disk, its state at the end.
+"""One run in this process: its turn in the queue, its stages, its events on disk, its state at the end, and the next.
 
 Nothing here needs torch before the run's turn has come, so that waiting costs little.
 """
@@ -6,13 +6,13 @@ Nothing here needs torch before the run's turn has come, so that waiting costs l
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 from rmx.errors import RmxError, TrainError
 from rmx.train.job import TrainJob
-from rmx.train.queue import wait_for_turn
+from rmx.train.queue import WAITED, deciding, look, niceness, wait_for_turn
 from rmx.train.run_files import is_full
 from rmx.train.run_folder import RunFolder
 
@@ -20,7 +20,6 @@ Tell = Callable[[str, dict[str, Any]], None]  # kind and figures of every event,
 
 DRY = "Dry run: nothing was trained. Resume trains."
 STOPPED = "Stopped; what it made is kept. Resume goes on from there."
-WAITED = "It was stopped while it waited."
 
 
 def silent(kind: str, figures: dict[str, Any]) -> None:
@@ -37,26 +36,35 @@ def drive(folder: RunFolder, *, dry: bool = False, tell: Tell = silent) -> str:
     """
     if int(os.environ.get("RANK", "0")):
         return _work_along(folder, dry)
-    with folder.lock(), _stopped_by_signals(folder):
-        folder.set_status(pid=os.getpid(), message=None, left=None)
-        told = _Told(folder, tell)
-        try:
-            if not wait_for_turn(folder, tell=told.waits):
-                return told.over("stopped", WAITED)
-            return _stages(folder, dry, told)
-        except RmxError as error:
-            told.over("failed", str(error))
-            raise
-        except KeyboardInterrupt:
-            told.over("stopped", STOPPED)
-            raise
-        except Exception as error:
-            if is_full(error):
-                full = f"The disk of {folder.path.parent} is full. Make room, then resume the run."
-                told.over("failed", full)
-                raise TrainError(full) from error
-            told.over("failed", f"A fault of rmx ({type(error).__name__}: {str(error)[:200]}). The log has more.")
-            raise
+    try:
+        with folder.lock(), _stopped_by_signals(folder):
+            return _driven(folder, dry, _Told(folder, tell))
+    finally:
+        with suppress(RmxError, OSError):  # the run's own word counts; who looks next starts the next one
+            look(folder.path.parent, nice=niceness(folder))
+
+
+def _driven(folder: RunFolder, dry: bool, told: "_Told") -> str:
+    """The same by the process that holds the run's lock, on its turn."""
+    try:
+        with deciding(folder.path.parent):
+            folder.set_status(pid=os.getpid(), message=None, left=None, flags=None)
+        if not wait_for_turn(folder, tell=told.waits):
+            return told.over("stopped", WAITED)
+        return _stages(folder, dry, told)
+    except RmxError as error:
+        told.over("failed", str(error))
+        raise
+    except KeyboardInterrupt:
+        told.over("stopped", STOPPED)
+        raise
+    except Exception as error:
+        if is_full(error):
+            full = f"The disk of {folder.path.parent} is full. Make room, then resume the run."
+            told.over("failed", full)
+            raise TrainError(full) from error
+        told.over("failed", f"A fault of rmx ({type(error).__name__}: {str(error)[:200]}). The log has more.")
+        raise
 
 
 class _Told:

@@ -1,7 +1,8 @@
 """A run's folder: what it was asked, how it stands, what happened. Readers need nothing but these files.
 
-A run is alive while a process holds an exclusive lock on its file `lock`. The system frees the lock when the process
-ends, however it ends, so a run that was killed is known by its status and the missing lock. Nothing here needs torch.
+A run has a process while one holds an exclusive lock on its file `lock`. The system frees the lock when the process
+ends, however it ends, so a run that was killed is known by its status and the missing lock. A run that is queued
+without a process has "flags" in its status; it is under way as well. Nothing here needs torch.
 """
 
 import os
@@ -21,7 +22,7 @@ from rmx.train.run_shapes import config_of, fitting, is_check, is_text, summary_
 CONFIG, STATUS, EVENTS, SUMMARY = "config.json", "status.json", "events.jsonl", "summary.json"
 SWEEP = "sweep.json"  # the curve of a sweep over thresholds, as far as it is known
 LOCK, STOP, LOG = "lock", "stop", "log.txt"
-LIVE = ("queued", "running", "stopping")  # states of a run that some process works on
+LIVE = ("queued", "running", "stopping")  # states of a run that is under way
 OVER = ("stopped", "interrupted", "failed", "done")
 KEPT = ("rollouts", "selection", "gate", "done", "guard", "early")  # kinds whose last event the summary holds
 DAMAGED = "Its status.json cannot be read. Resume goes on from what is kept of it."
@@ -55,11 +56,11 @@ class RunFolder:
 
     @property
     def status(self) -> dict[str, Any]:
-        """How it stands; "alive" says whether a process works on it."""
-        alive = self.alive  # before the file: whoever ends in between has written the last word by then
+        """How it stands; "alive" says whether it is under way."""
+        alive = self.held  # before the file: whoever ends in between has written the last word by then
         status = self._stored()
         if status.get("state") in LIVE and not alive:
-            alive = self.alive  # or it began in between
+            alive = _waits(status) or self.held  # or it began in between
         if status.get("state") in LIVE and not alive:
             damaged = status.get("message") == DAMAGED
             lost = DAMAGED if damaged else "Its process ended without a word. Resume goes on from the last checkpoint."
@@ -74,8 +75,23 @@ class RunFolder:
 
     @property
     def alive(self) -> bool:
+        """Whether it is under way: some process works on it, or it is queued without one."""
+        return self.waiting or self.held  # in this order: a process has the lock before the run waits no more
+
+    @property
+    def held(self) -> bool:
         """Whether some process works on it."""
         return run_lock.is_held(self.path / LOCK)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is queued without a process, to be started when its turn comes."""
+        return _waits(self._stored())
+
+    @property
+    def flags(self) -> list[str]:
+        """What a queued run is to be started with, behind `rmx train --resume ID`."""
+        return list(self._stored().get("flags") or [])
 
     @property
     def pid(self) -> int | None:
@@ -127,13 +143,16 @@ class RunFolder:
         """Be the process of this run for the length of a `with` block.
 
         Raises:
-            TrainError: another process is.
+            TrainError: another process is, or the run is queued and will get one of its own.
         """
         with disk(self.path):
             file = run_lock.left_to_us(self.path / LOCK)
             self.begun_for_us = file is not None
             if file is None:
                 file = self._free_lock()
+                if self.waiting:
+                    file.close()
+                    raise self.under_way()
                 self.clear_stop()  # one that was left for us may carry a stop that is meant for us
             run_lock.sign(file)
             clear_parts(self.path)
@@ -158,8 +177,12 @@ class RunFolder:
     def _free_lock(self) -> IO[bytes]:
         file = run_lock.take(self.path / LOCK)
         if file is None:
-            raise TrainError(f"The run {self.id} is under way already. Stop it first: rmx runs stop {self.id}")
+            raise self.under_way()
         return file
+
+    def under_way(self) -> TrainError:
+        """What is said to who wants to begin it a second time."""
+        return TrainError(f"The run {self.id} is under way already. Stop it first: rmx runs stop {self.id}")
 
     def create(self, config: Mapping[str, Any]) -> None:
         """Write the config of a new run."""
@@ -231,6 +254,10 @@ class RunFolder:
         if not self._stop and time.monotonic() - self._looked > LOOK:
             self._looked, self._stop = time.monotonic(), (self.path / STOP).exists()
         return self._stop
+
+
+def _waits(status: Mapping[str, Any]) -> bool:
+    return status.get("state") == "queued" and status.get("flags") is not None
 
 
 def sum_up(summary: dict[str, Any], event: Mapping[str, Any]) -> bool:

@@ -43,6 +43,7 @@ CONFIG: dict[str, Fits] = {
 STATUS: dict[str, Fits] = {
     "state": is_text, "message": is_text, "stage": is_text, "at": is_number, "of": is_number, "left": is_number,
     "ahead": is_number, "started": is_number, "came": is_number, "pid": is_number, "updated": is_number,
+    "flags": is_texts,
 }  # fmt: skip
 # Of the events that a summary keeps: what lists and tables read.
 DONE: dict[str, Fits] = {

@@ -1,14 +1,14 @@
-"""All runs of one folder: make, list, start, stop, resume, remove. Runs are processes of their own. No torch here."""
+"""All runs of one folder: make, list, start, stop, resume, remove. Runs are processes of their own, from their turn in
+the queue on. No torch here.
+"""
 
+import logging
 import os
 import platform
 import re
 import secrets
-import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,24 +18,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmx import __version__
-from rmx.errors import Busy, TrainError
+from rmx.errors import Busy, RmxError, TrainError
 from rmx.paths import runs_dir
 from rmx.train.distill_recipe import DistillJob
 from rmx.train.job import TrainJob
-from rmx.train.queue import deciding, waiting_runs
+from rmx.train.queue import WAITED, begin_due, deciding, look, runs_at_once, waiting_runs
 from rmx.train.run_files import disk
-from rmx.train.run_folder import CONFIG, LOG, OVER, RunFolder
-from rmx.train.run_lock import LEFT
+from rmx.train.run_folder import CONFIG, RunFolder
+from rmx.train.spawning import PROGRAM, await_first_word, mind
 from rmx.turns import asker
 
 if TYPE_CHECKING:
     from rmx.carry import Carrier
 
 MOST_WAITING, MOST_WAITING_OF_ONE = 8, 1  # runs in the queue, of all and of one owner
-NICE = 10
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-PATIENCE = 30.0  # seconds that a new process may take to begin
+EVERY = 1.0  # seconds between two looks at the queue
 GONE = ".removed-"  # begins the names of folders that are being deleted
+log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -56,12 +55,13 @@ class RunStore:
     def __init__(
         self,
         root: Path | None = None,
-        program: tuple[str, ...] = (sys.executable, "-m", "rmx"),
+        program: tuple[str, ...] = PROGRAM,
         private: bool = False,
         away: Callable[[str], "Carrier | None"] = here,
     ) -> None:
         self.root = (root or runs_dir()).absolute()
         self._program, self.private, self._away = program, private, away
+        self._guard, self._watching, self._asked = threading.Lock(), False, False  # of the thread that looks
 
     def create(
         self, job: TrainJob | DistillJob, owner: str | None = None, kind: str = "train", path: Path | None = None
@@ -112,26 +112,72 @@ class RunStore:
     # -- processes ----------------------------------------------------------------------------------------------------
 
     def start(self, name: str, *extra: str) -> None:
-        """Start or resume a run in a process of its own, which outlives this one.
+        """Start or resume a run in a process of its own, which outlives this one, or queue it where others go first.
 
         Raises:
             TrainError: it is under way or done, or could not be started. Busy: too many wait.
         """
         folder = self.get(name)
+        if folder.alive:
+            raise folder.under_way()
         if (carrier := self._away(folder.config["model"])) is not None:
             self._start_slices(folder, carrier, extra)
             return
-        with folder.lock_for_another() as lock:  # from here on nobody else can start it
+        runs_at_once()  # refused before anything is written
+        with deciding(self.root):  # two starts can neither take the last place in the queue nor begin the same run
+            before = self._put_in_queue(folder, extra)
+            begun, left = begin_due(self.root, self._program)
+            refused = None if folder.alive else folder.status["message"]
+        if left:
+            self.watch()
+        for other, child in begun:
+            if other.id == folder.id:
+                refused = await_first_word(folder, child, before)
+            threading.Thread(target=mind, args=(other, child), daemon=True).start()
+        if refused is not None:
+            raise TrainError(f"The run {folder.id} could not be started: {refused}")
+
+    def _put_in_queue(self, folder: RunFolder, flags: tuple[str, ...]) -> dict[str, Any]:
+        """Make a run one that waits without a process; returns the status that it had."""
+        with folder.lock_for_another():
             before = folder.status
+            if folder.waiting:
+                raise folder.under_way()
             if before["state"] == "done":
                 raise TrainError(f"The run {folder.id} is done; there is nothing left to do. Start a new one.")
-            with deciding(self.root):  # nor can two starts take the last place in the queue
-                self._check_room(folder)
-                folder.clear_stop()
-                folder.set_status(state="queued", came=time.time(), ahead=None, message=None, left=None, pid=None)
-            child = _spawn(folder, self._words(folder, extra), self.root, lock)
-        threading.Thread(target=child.wait, daemon=True).start()  # so that no zombie stays
-        _await_first_word(folder, child, before)
+            self._check_room(folder)
+            folder.clear_stop()
+            came = {"state": "queued", "came": time.time(), "flags": list(flags)}
+            folder.set_status(**came, ahead=None, message=None, left=None, pid=None)
+        return before
+
+    def look(self) -> int:
+        """Start the queued runs whose turn has come; returns how many wait on without a process."""
+        return look(self.root, self._program)
+
+    def watch(self) -> None:
+        """Look about once a second from now on, in a thread, for as long as a run is queued without a process."""
+        with self._guard:
+            self._asked = True
+            if not self._watching:
+                self._watching = True
+                threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        said, left = "", 1
+        while True:
+            with self._guard:
+                if not left and not self._asked:
+                    self._watching = False
+                    return
+                self._asked = False
+            try:
+                left = self.look()
+            except (RmxError, OSError) as error:  # a full disk, for one; the next look may go well
+                if str(error) != said:
+                    log.warning("No queued run can be started: %s", error)
+                said, left = str(error), 1
+            time.sleep(EVERY)
 
     def _start_slices(self, folder: RunFolder, carrier: "Carrier", extra: tuple[str, ...]) -> None:
         from rmx.train.slices import begin
@@ -141,9 +187,6 @@ class RunStore:
         with deciding(self.root):
             self._check_room(folder)
             begin(folder, carrier, dry=bool(extra))
-
-    def _words(self, folder: RunFolder, extra: tuple[str, ...]) -> list[str]:
-        return [*self._program, "train", "--resume", folder.id, *extra]
 
     def _check_room(self, folder: RunFolder) -> None:
         waiting, owner = [f for f in waiting_runs(self.root) if f.id != folder.id], folder.config.get("owner")
@@ -159,17 +202,36 @@ class RunStore:
             TrainError: it is not under way.
         """
         folder = self.get(name)
+        if self._leave_queue(folder):
+            return
         if not folder.alive:
             raise TrainError(f"The run {folder.id} is not under way; it is {folder.state}.")
         folder.request_stop()
 
+    def _leave_queue(self, folder: RunFolder) -> bool:
+        """Stop a run that is queued without a process; whether it was one."""
+        if not folder.waiting:
+            return False
+        with deciding(self.root):
+            if not folder.waiting:
+                return False
+            folder.set_status(state="stopped", message=WAITED, left=None, ahead=None, flags=None)
+            folder.event("state", {"state": "stopped", "message": WAITED})
+            folder.close()
+        self.look()  # the others have moved up
+        return True
+
     def kill(self, name: str) -> None:
         """End a run's process at once. It then counts as interrupted and can be resumed from its last checkpoint.
+
+        A run that is queued without a process is stopped.
 
         Raises:
             TrainError: it is not under way, or not of this machine or user.
         """
         folder = self.get(name)
+        if self._leave_queue(folder):
+            return
         number = folder.pid
         if number is None:
             raise TrainError(f"The run {folder.id} has no process to end; it is {folder.state}.")
@@ -182,15 +244,17 @@ class RunStore:
             raise TrainError(f"The process {number} of {folder.id} cannot be ended from here ({error}).") from error
 
     def remove(self, name: str) -> None:
-        """Delete a run that is not under way, with all its files.
+        """Delete a run that no process works on, with all its files; a queued one leaves the queue.
 
         Raises:
-            TrainError: it is under way.
+            TrainError: a process works on it.
         """
         folder = self.get(name)
-        away = self.root / f"{GONE}{folder.id}-{secrets.token_hex(3)}"
+        queued, away = folder.waiting, self.root / f"{GONE}{folder.id}-{secrets.token_hex(3)}"
         with folder.lock_for_another(), disk(folder.path):  # nobody can start it between the look and the move
             folder.path.rename(away)
+        if queued:
+            self.look()  # the others have moved up
         for left in self.root.glob(f"{GONE}*"):  # of removals that were cut short, too
             shutil.rmtree(left, ignore_errors=True)
 
@@ -228,58 +292,3 @@ def _stamp(path: Path) -> float:
     except TrainError:
         return 0.0
     return created if isinstance(created, int | float) else 0.0
-
-
-def _spawn(folder: RunFolder, words: list[str], root: Path, lock: int) -> "subprocess.Popen[bytes]":
-    """The run's process: out of this one's session, at low priority, with a core left for the app, with the run's lock.
-
-    Raises:
-        TrainError: the disk or the system refuses.
-    """
-    threads = str(max(1, _cores() - 1))
-    limits = {name: os.environ.get(name, threads) for name in THREADS}
-    environment = os.environ | {"RMX_RUNS": str(root), "PYTHONUNBUFFERED": "1", LEFT: str(lock)} | limits
-    if shutil.which("nice"):
-        words = ["nice", "-n", str(NICE), *words]
-    with disk(folder.path), (folder.path / LOG).open("ab") as log:
-        log.write(f"$ {shlex.join(words)}\n".encode())
-        log.flush()
-        return subprocess.Popen(
-            words,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            pass_fds=(lock,),
-        )
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _await_first_word(folder: RunFolder, child: "subprocess.Popen[bytes]", before: dict[str, Any]) -> None:
-    """Wait until the process has taken over. One that ends before leaves the run as it stood, or as failed.
-
-    Raises:
-        TrainError: it has ended before it could.
-    """
-    limit = time.monotonic() + PATIENCE
-    while child.poll() is None and folder.pid is None:
-        if time.monotonic() > limit:
-            return
-        time.sleep(0.05)
-    if not child.poll() or folder.status["state"] != "interrupted":
-        return
-    said = _last_line(folder.path / LOG)
-    state, message = (before["state"], before.get("message")) if before["state"] in OVER else ("failed", said)
-    with folder.lock_for_another():
-        folder.set_status(state=state, message=message)
-    raise TrainError(f"The run {folder.id} could not be started: {said}")
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][:500] if lines else f"see {path.name}"

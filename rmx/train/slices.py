@@ -17,7 +17,8 @@ from rmx.carry import Carrier, NoGpu
 from rmx.errors import RmxError, TrainError
 from rmx.gpu_time import START
 from rmx.train import run_lock
-from rmx.train.drive import DRY, STOPPED, WAITED, pipeline
+from rmx.train.drive import DRY, STOPPED, pipeline
+from rmx.train.queue import WAITED
 from rmx.train.run_folder import RunFolder
 from rmx.turns import Turns
 

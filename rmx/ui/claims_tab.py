@@ -14,7 +14,6 @@ from rmx.explore.compare import PairOptions
 from rmx.observe import observed
 from rmx.pairs import PairPreset, pairs_first
 from rmx.presets import PRESETS
-from rmx.problems import SETS
 from rmx.style_options import from_form
 from rmx.turns import Kind, asked_by, asking
 from rmx.ui.asking import Who, answering, nobody
@@ -145,17 +144,18 @@ def build_claims_tab(claims: Claims, settings: Settings, page: gr.Tab, who: Who 
 
 
 def _controls(tab: ClaimsTab) -> Controls:
-    gpu = torch.cuda.is_available()
+    gpu, policy = torch.cuda.is_available(), tab.claims.workspace.policy
     choices = [(f"{p.title} · {p.size(gpu)}".rstrip(" ·"), p.name) for p in tab.pairs.values()]
     first = next(iter(tab.pairs))
     preset = gr.Dropdown([*choices, ("another pair …", OWN)], value=first, label="Pair", elem_id="claims-preset")
     with gr.Group(visible=False, elem_id="claims-own") as own:
-        models = [(p.title, p.name) for p in PRESETS.values() if tab.claims.workspace.policy.offers(p.name)]
+        models = [(p.title, p.name) for p in PRESETS.values() if policy.offers(p.name)]
         base = gr.Dropdown(models, value="mini", label="Base", allow_custom_value=True, elem_id="claims-base")
         adapter = gr.Textbox(label="Adapter (bundled, a run, a folder or a Hub id)", elem_id="claims-adapter")
         teacher = gr.Textbox(label="… or a full checkpoint", elem_id="claims-teacher")
     with gr.Row():
-        problem_set = gr.Dropdown(list(SETS), value="mini", label="Set", min_width=120, elem_id="claims-set")
+        sets = policy.problem_sets()
+        problem_set = gr.Dropdown(sets, value="mini", label="Set", min_width=120, elem_id="claims-set")
         limit = gr.Number(FIRST_PROBLEMS, label="Problems", precision=0, min_width=90, elem_id="claims-limit")
     measure = gr.Button("Measure all", variant="primary", elem_id="claims-measure")
     with gr.Accordion("How much, and how", open=False, elem_id="claims-more"):

@@ -18,7 +18,7 @@ from rmx.pair import Pair
 from rmx.pairs import pairs_first
 from rmx.plots import arm_figure, shift_figure
 from rmx.presets import PRESETS
-from rmx.problems import SETS, load_set
+from rmx.problems import load_set
 from rmx.style_options import from_form
 from rmx.turns import Kind, asked_by, asking
 from rmx.ui.asking import Who, answering, nobody
@@ -208,12 +208,12 @@ def build_compare_tab(comparer: Comparer, settings: Settings, tab: gr.Tab, who: 
 
 def _controls(tab: CompareTab) -> Controls:
     gpu = torch.cuda.is_available()
-    first = examples()[0]
+    first, policy = examples()[0], tab.comparer.workspace.policy
     mini, opened = (tab.comparer.workspace.model(spec) for spec in ("mini", tab.pairs[tab.first].base))
     choices = [(f"{p.title} · {p.size(gpu)}".rstrip(" ·"), p.name) for p in tab.pairs.values()]
     preset = gr.Dropdown([*choices, ("another pair …", OWN)], value=tab.first, label="Pair", elem_id="pair-preset")
     with gr.Group(visible=False, elem_id="pair-own") as own:
-        models = [(p.title, p.name) for p in PRESETS.values() if tab.comparer.workspace.policy.offers(p.name)]
+        models = [(p.title, p.name) for p in PRESETS.values() if policy.offers(p.name)]
         spec = gr.Dropdown(models, value="mini", label="Base", allow_custom_value=True, elem_id="pair-base")
         known = ", ".join(bundled_adapters(mini))
         adapter = gr.Textbox(label=f"Adapter (bundled: {known}; a folder or a Hub id)", elem_id="pair-adapter")
@@ -225,7 +225,8 @@ def _controls(tab: CompareTab) -> Controls:
     text = gr.Textbox(label="Solution", lines=4, max_lines=12, visible=False, elem_id="pair-text")
     with gr.Accordion("On a problem set", open=False, elem_id="pair-set-panel"):
         with gr.Row():
-            problem_set = gr.Dropdown(list(SETS), value="mini", label="Set", min_width=120, elem_id="pair-set")
+            sets = policy.problem_sets()
+            problem_set = gr.Dropdown(sets, value="mini", label="Set", min_width=120, elem_id="pair-set")
             limit = gr.Number(50, label="Problems", precision=0, minimum=1, min_width=90, elem_id="pair-limit")
         shifts = gr.Button("Measure where they part", size="sm", elem_id="pair-shifts")
         intervene = gr.Button("Run all interventions", size="sm", elem_id="pair-intervene")

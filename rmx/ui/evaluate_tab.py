@@ -7,6 +7,7 @@ import gradio as gr
 
 from rmx.errors import RmxError
 from rmx.eval_plots import curve_figure, scatter_figure
+from rmx.policy import Policy
 from rmx.presets import PRESETS
 from rmx.problems import SETS
 from rmx.style_options import to_form
@@ -162,9 +163,9 @@ def build_evaluate_tab(
 
 
 def _controls(tab: EvaluateTab) -> Controls:
-    settings, loaded = tab.settings, tab.evaluator.workspace.loaded
+    settings, loaded, policy = tab.settings, tab.evaluator.workspace.loaded, tab.evaluator.workspace.policy
     model_spec = settings.model if settings.model and settings.model in loaded else "mini"
-    models = [(p.title, p.name) for p in PRESETS.values() if tab.evaluator.workspace.policy.offers(p.name)]
+    models = [(p.title, p.name) for p in PRESETS.values() if policy.offers(p.name)]
     if model_spec not in PRESETS:
         models.insert(1, (model_spec, model_spec))
     known = tab.evaluator.contestants(model_spec)
@@ -183,7 +184,7 @@ def _controls(tab: EvaluateTab) -> Controls:
         elem_id="evaluate-adapters",
     )
     problem_set = gr.Dropdown(
-        _sets(), value="mini:test", label="Problem set", allow_custom_value=True, elem_id="evaluate-set"
+        _sets(policy), value="mini:test", label="Problem set", allow_custom_value=True, elem_id="evaluate-set"
     )
     file = evaluate_file(FILE_BYTES, elem_id="evaluate-file", visible=False)
     limit = gr.Number(FIRST_LIMIT, label="Problems, at most", precision=0, elem_id="evaluate-limit")
@@ -207,9 +208,10 @@ def _controls(tab: EvaluateTab) -> Controls:
     return Controls(model, adapters, problem_set, file, limit, n, temperature, top_p, seed, max_new, evaluate, style)
 
 
-def _sets() -> list[tuple[str, str]]:
-    """Every named set by its splits, test first, and the choice that opens the reader of a file."""
-    found = [(f"{name} · {split}", f"{name}:{split}") for name, info in SETS.items() for split in reversed(info.splits)]
+def _sets(policy: Policy) -> list[tuple[str, str]]:
+    """Every named set that may be read, by its splits, test first, and the choice that opens the reader of a file."""
+    names = policy.problem_sets()
+    found = [(f"{name} · {split}", f"{name}:{split}") for name in names for split in reversed(SETS[name].splits)]
     return [*found, ("a file of your own …", OWN)]
 
 

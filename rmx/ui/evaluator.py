@@ -147,10 +147,12 @@ class Evaluator:
         if not name:
             raise ProblemError("Choose a problem set first.")
         if split_name(name)[0] not in SETS and not paths:
-            known = ", ".join(SETS)
+            known = ", ".join(self.workspace.policy.problem_sets())
             raise ProblemError(
                 f"There is no problem set '{name[:80]}'. Sets are {known}; for problems of your own choose '{OWN}'."
             )
+        if not paths:
+            self.workspace.policy.admit_set(name)
         return name, None
 
     def plan(self, asked: Asked) -> Message:

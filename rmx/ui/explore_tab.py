@@ -17,7 +17,7 @@ from rmx.mini.task import coverage
 from rmx.observe import observed
 from rmx.plots import entropy_strip
 from rmx.presets import PRESETS
-from rmx.problems import SETS, find_problem, load_set
+from rmx.problems import find_problem, load_set
 from rmx.records import Problem
 from rmx.style_options import from_form
 from rmx.ui.asking import Who, answering, nobody
@@ -318,7 +318,8 @@ def build_explore_tab(
 
 
 def _controls(tab: ExploreTab) -> Controls:
-    first, offers = examples()[0], tab.explorer.workspace.policy.offers
+    policy = tab.explorer.workspace.policy
+    first, offers, sets = examples()[0], policy.offers, policy.problem_sets()
     opened = tab.explorer.workspace.model(tab.spec)
     choices = [(f"{p.title} · {p.size(torch.cuda.is_available())}", p.name) for p in PRESETS.values() if offers(p.name)]
     if tab.settings.model and tab.settings.model not in PRESETS:
@@ -330,7 +331,7 @@ def _controls(tab: ExploreTab) -> Controls:
     with gr.Row(elem_id="examples"):
         kinds = {kind: gr.Button(title, size="sm", min_width=60) for kind, title in TITLES.items()}
     with gr.Accordion("Problem sets", open=False):
-        problem_set = gr.Dropdown(list(SETS), value="mini", label="Set", elem_id="set")
+        problem_set = gr.Dropdown(sets, value="mini", label="Set", elem_id="set")
         rows = [(_short(p), p.id) for p in load_set("mini")[:LISTED]]
         picked = gr.Dropdown(rows, value=None, label="Problem of the set", elem_id="picked")
         answer = gr.Textbox(first.answer, label="Expected answer (optional)", elem_id="answer", max_lines=1)

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rmx.errors import RmxError
+from rmx.hub_sets import REPOSITORIES
 from rmx.policy import Policy, TrainingMode
 
 Names = Annotated[tuple[str, ...], NoDecode]  # comma separated in the environment
@@ -42,6 +43,7 @@ class Settings(BaseSettings):
     auth: str | None = None  # NAME:PASSWORD that every visitor must know
     public: bool = False  # on a Space it is on unless it is switched off
     models: Names = ()  # public: models that visitors may load, beside mini and `model`
+    sets: Names = ()  # public: problem sets that are fetched from the Hub for visitors
     adapters: Names = ()  # public: adapters that visitors may load, beside the bundled ones and those of runs
     hub_gb: float = Field(default=0.0, ge=0, le=1000)  # public: other models of the Hub up to this size
     training: TrainingMode = "on"  # mini: quick runs on the bundled model only
@@ -62,7 +64,7 @@ class Settings(BaseSettings):
         public = str(given["public"]).strip().lower() in ("1", "true", "yes", "on", "y", "t")
         return PUBLIC | given if public else given
 
-    @field_validator("hosts", "proxies", "models", "adapters", mode="before")
+    @field_validator("hosts", "proxies", "models", "adapters", "sets", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
@@ -75,6 +77,13 @@ class Settings(BaseSettings):
                 ip_network(name, strict=False)
             except ValueError:
                 raise ValueError("it must be addresses or networks, such as 203.0.113.7 or 2001:db8::/32") from None
+        return value
+
+    @field_validator("sets")
+    @classmethod
+    def _sets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in value if name not in REPOSITORIES]:
+            raise ValueError(f"{unknown[0]} is none of the Hub's sets that rmx knows: {', '.join(REPOSITORIES)}")
         return value
 
     @field_validator("auth")
@@ -98,7 +107,7 @@ class Settings(BaseSettings):
         models = dict.fromkeys(("mini", *([self.model] if self.model else []), *self.models))
         adapters = dict.fromkeys((*([self.adapter] if self.adapter else []), *self.adapters))
         kept = self.kept_runs if self.public else 0
-        return Policy(self.public, tuple(models), tuple(adapters), self.hub_gb, self.training, kept)
+        return Policy(self.public, tuple(models), tuple(adapters), self.hub_gb, self.training, kept, self.sets)
 
     @classmethod
     def from_environment(cls, **given: Any) -> "Settings":

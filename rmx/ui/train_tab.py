@@ -33,7 +33,6 @@ SWEEP: dict[str, Any] = {
 USUAL = ("problems", "k", "tau", "lr", "epochs", "seed")
 CAPPED = "Here visitors start one quick run at a time. Duplicate this Space for longer runs and larger models."
 OFF = "Training is off on this site. Duplicate this Space, or run rmx on your own machine, to train."
-TRAINABLE = [name for name, info in SETS.items() if "train" in info.splits]
 PRESET_TITLES = [
     ("small · minutes on this machine", "small"),
     ("paper · its values, made for large models", "paper"),
@@ -162,7 +161,7 @@ def _controls(policy: Policy) -> Controls:
         gr.Markdown(CAPPED if policy.training == "mini" else OFF, elem_id="train-capped")
     models = [(p.title, p.name) for p in MODELS.values() if not capped or p.name == "mini"]
     model = gr.Dropdown(models, value="mini", label="Model", allow_custom_value=not capped, elem_id="train-model")
-    sets = ["mini"] if capped else TRAINABLE
+    sets = ["mini"] if capped else [name for name in policy.problem_sets() if "train" in SETS[name].splits]
     problem_set = gr.Dropdown(sets, value="mini", label="Problems", elem_id="train-set")
     preset = gr.Dropdown(PRESET_TITLES, value=first, label="Recipe", elem_id="train-preset")
     values = PRESETS[first].flat()

@@ -44,6 +44,7 @@ class Training:
     def __init__(self, workspace: Workspace, store: RunStore | None = None) -> None:
         self.workspace = workspace
         self.store = store or RunStore(private=workspace.policy.public, away=workspace.carrier_of)
+        self.store.watch()  # runs may be queued since the app's last time
         self._probed: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._probing = threading.Lock()
 
@@ -67,7 +68,10 @@ class Training:
     def runs_list(self, data: object) -> Reply:
         """The runs that who asks may see."""
         rates = load_rates(self.store.root)
-        return {"runs": [row(folder, rates) for folder in self.store.all()[:LISTED]]}
+        rows = [row(folder, rates) for folder in self.store.all()[:LISTED]]
+        if any(one["state"] == "queued" for one in rows):
+            self.store.watch()
+        return {"runs": rows}
 
     def run_sweep(self, data: object) -> Reply:
         """The curve of the sweep {"id"}: the thresholds that are trained so far."""
@@ -148,7 +152,7 @@ class Training:
     # -- what a visitor may do with own runs --------------------------------------------------------------------------
 
     def start(self, job: TrainJob, visitor: Visitor, dry: bool = False) -> RunFolder:
-        """A new run in a process of its own.
+        """A new run in a process of its own, or in the queue where others go first.
 
         Raises:
             RmxError: the job cannot be done, or too many runs wait.

@@ -12,7 +12,7 @@ import time
 
 from rmx.cli import main
 from rmx.errors import TrainError
-from rmx.train import drive
+from rmx.train import drive, spawning
 from rmx.train.run_files import read_json, write_json
 from rmx.train.run_store import RunStore
 
@@ -51,6 +51,7 @@ def fail_at(step):
 if __name__ == "__main__":
     time.sleep(float(os.environ.get("LATE", "0")))
     drive._stages = stages
+    spawning.PROGRAM = (sys.executable, __file__)  # what a run that ends starts the next one with
     if sys.argv[3].endswith("-unknown"):
         raise SystemExit(main(["runs", "show", "nobody"]))
     try:

@@ -27,6 +27,10 @@ def store(tmp_path, monkeypatch):
     store = RunStore(tmp_path / "runs", FAKE)
     yield store
     for folder in store.all():
+        if folder.waiting:
+            store.stop(folder.id)
+    for folder in store.all():
+        until(lambda folder=folder: folder.pid or not folder.alive)
         if folder.alive:
             store.kill(folder.id)
             until(lambda folder=folder: not folder.alive)
@@ -47,6 +51,48 @@ def until(true, patience=20.0):
 
 def made(store, owner=None) -> RunFolder:
     return store.create(TrainJob(), owner=owner)
+
+
+def by_hand(store, folder):
+    """A run in the foreground, as `rmx train --resume` on a command line makes it."""
+    words = [*FAKE, "train", "--resume", folder.id]
+    return subprocess.Popen(words, env=os.environ | {"RMX_RUNS": str(store.root)}, stderr=subprocess.PIPE)
+
+
+def app_that_starts(store, folders):
+    """Another app, which starts these runs one after the other and stays until it is killed."""
+    script = f"""
+import sys
+from pathlib import Path
+from rmx.train.run_store import RunStore
+store = RunStore(Path({str(store.root)!r}), {FAKE!r})
+for name in {[folder.id for folder in folders]!r}:
+    store.start(name)
+print("started", flush=True)
+sys.stdin.read()
+"""
+    app = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert app.stdout.readline() == b"started\n"
+    return app
+
+
+def processes_of(folder):
+    """The processes that have the run's id among their words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it is over
+            continue
+        if folder.id.encode() in words:
+            found.append(int(path.name))
+    return found
+
+
+def starts(folder):
+    """How many processes were ever started for it by a store or by another run."""
+    log = folder.path / "log.txt"
+    return log.read_text().count("$ nice") if log.exists() else 0
 
 
 def steps(folder):
@@ -233,14 +279,14 @@ def test_a_process_that_cannot_begin_says_why_and_leaves_a_stopped_run_as_it_was
 
 def test_three_runs_go_one_after_the_other_in_the_order_they_were_asked_for(store, slow, monkeypatch):
     first, second, third = (made(store) for _ in range(3))
-    store.start(first.id)
-    until(lambda: first.state == "running")
     monkeypatch.setenv("LATE", "0.8")  # this one came earlier, although its process is ready later
     with ThreadPoolExecutor() as pool:
-        pool.submit(store.start, second.id)
-        until(lambda: (second.path / "log.txt").exists())
+        pool.submit(store.start, first.id)
+        until(lambda: (first.path / "log.txt").exists())
         monkeypatch.setenv("LATE", "0")
+        store.start(second.id)
         RunStore(store.root, FAKE).start(third.id)  # by another app
+    until(lambda: first.state == "running")
     until(lambda: (second.status.get("ahead"), third.status.get("ahead")) == (1, 2))
     assert [f.state for f in (first, second, third)] == ["running", "queued", "queued"]
     store.stop(first.id)
@@ -277,13 +323,16 @@ def test_more_may_run_at_once_where_the_owner_says_so(store, slow, monkeypatch):
 
 
 def test_a_run_that_waits_can_be_stopped_and_one_that_was_killed_while_it_waited_holds_nobody_up(store, slow):
-    folders = [made(store) for _ in range(4)]
-    for folder in folders:
-        store.start(folder.id)
-    first, second, third, fourth = folders
+    first, second, third, fourth = (made(store) for _ in range(4))
+    store.start(first.id)
+    store.start(second.id)
+    hand = by_hand(store, third)
+    until(lambda: third.status.get("ahead") == 2)
+    store.start(fourth.id)
     until(lambda: fourth.status.get("ahead") == 3)
     store.stop(second.id)
-    os.kill(third.pid, signal.SIGKILL)
+    hand.kill()
+    hand.wait()
     until(lambda: fourth.status.get("ahead") == 1)
     assert (second.state, third.state) == ("stopped", "interrupted")
     assert "while it waited" in second.status["message"]
@@ -294,10 +343,13 @@ def test_a_run_that_waits_can_be_stopped_and_one_that_was_killed_while_it_waited
 
 def test_a_run_killed_while_it_waited_goes_to_the_end_of_the_queue(store, slow):
     first, second, third = (made(store) for _ in range(3))
-    for folder in (first, second, third):
-        store.start(folder.id)
+    store.start(first.id)
+    hand = by_hand(store, second)
+    until(lambda: second.status.get("ahead") == 1)
+    store.start(third.id)
     until(lambda: third.status.get("ahead") == 2)
-    os.kill(second.pid, signal.SIGKILL)
+    hand.kill()
+    hand.wait()
     until(lambda: third.status.get("ahead") == 1)
     store.start(second.id)
     until(lambda: second.status.get("ahead") == 2)
@@ -325,13 +377,226 @@ def test_the_queue_has_bounds_for_one_owner_and_for_all(store, slow, monkeypatch
 
 
 def test_a_run_by_hand_takes_its_place_behind_those_that_wait(store, slow):
-    first, second, by_hand = (made(store) for _ in range(3))
+    first, second, third = (made(store) for _ in range(3))
     store.start(first.id)
     store.start(second.id)
-    by_hand.set_status(state="queued", came=1.0)  # what an old start left does not count
-    hand = subprocess.Popen([*FAKE, "train", "--resume", by_hand.id], env=os.environ | {"RMX_RUNS": str(store.root)})
-    until(lambda: by_hand.status.get("ahead") == 2)
+    third.set_status(state="queued", came=1.0)  # what an old start left does not count
+    hand = by_hand(store, third)
+    until(lambda: third.status.get("ahead") == 2)
     assert second.status["ahead"] == 1
     hand.send_signal(signal.SIGINT)
     assert hand.wait(10) == 0
-    assert by_hand.state == "stopped"
+    assert third.state == "stopped"
+
+
+# -- a queued run is a file -------------------------------------------------------------------------------------------
+
+
+def test_ten_queued_runs_have_no_process_and_no_memory(store, slow, monkeypatch):
+    monkeypatch.setattr("rmx.train.run_store.MOST_WAITING", 20)
+    running, *queued = (made(store) for _ in range(11))
+    store.start(running.id)
+    for folder in queued:
+        store.start(folder.id)
+    time.sleep(1.5)  # more than a look of the store
+    assert processes_of(running) != []
+    for nth, folder in enumerate(queued, 1):
+        found = folder.status
+        assert (found["state"], found["alive"], found["ahead"], found["pid"]) == ("queued", True, nth, None)
+        assert (folder.pid, processes_of(folder), starts(folder)) == (None, [], 0)
+        assert sum(file["bytes"] for file in folder.files()) < 10_000
+    shown = row(queued[2])
+    assert (shown["state"], shown["ahead"], shown["message"]) == ("queued", 3, None)
+
+
+def test_a_run_that_ends_starts_the_next_one_without_an_app(store, monkeypatch):
+    monkeypatch.setenv("STEPS", "100")
+    folders = [made(store) for _ in range(3)]
+    app = app_that_starts(store, folders)
+    app.kill()
+    app.wait()
+    assert [f.state for f in folders[1:]] == ["queued", "queued"]
+    until(lambda: all(f.state == "done" for f in folders), 40)
+    ends = [[e["t"] for e in f.events()[0]] for f in folders]
+    assert ends[0][-1] <= ends[1][0]
+    assert ends[1][-1] <= ends[2][0]
+    done = [next(e for e in f.events()[0] if e["kind"] == "done") for f in folders]
+    assert len({(e["niceness"], e["threads"], e["session"], e["torch"]) for e in done}) == 1
+    assert [starts(f) for f in folders] == [1, 0, 0]  # the others are begun by a nice process already
+    assert [(f.path / "log.txt").read_text().count("$ ") for f in folders] == [1, 1, 1]
+
+
+def test_a_kill_of_app_and_run_loses_nothing_and_the_next_look_starts_the_next_one(store, slow):
+    first, second, third = folders = [made(store) for _ in range(3)]
+    app = app_that_starts(store, folders)
+    app.kill()
+    app.wait()
+    os.kill(first.pid, signal.SIGKILL)
+    until(lambda: first.state == "interrupted")
+    time.sleep(1.2)
+    assert [(f.state, f.alive, f.pid) for f in (second, third)] == [("queued", True, None)] * 2  # nobody looks
+    assert RunStore(store.root, FAKE).look() == 1
+    until(lambda: second.state == "running")
+    assert (third.state, third.status["ahead"], third.pid) == ("queued", 1, None)
+
+
+def test_the_store_looks_by_itself_while_a_run_is_queued(store, slow):
+    first, second = made(store), made(store)
+    store.start(first.id)
+    store.start(second.id)
+    os.kill(first.pid, signal.SIGKILL)
+    until(lambda: second.state == "running")
+    assert first.state == "interrupted"
+
+
+def test_an_app_that_is_started_again_starts_what_is_due(store, slow):
+    from rmx.ui.training import Training
+    from rmx.workspace import Workspace
+
+    first, second = folders = [made(store) for _ in range(2)]
+    app = app_that_starts(store, folders)
+    app.kill()
+    app.wait()
+    os.kill(first.pid, signal.SIGKILL)
+    until(lambda: first.state == "interrupted")
+    rows = Training(Workspace(), RunStore(store.root, FAKE)).runs_list({})["runs"]
+    assert {r["id"]: r["state"] for r in rows}[second.id] in ("queued", "running")
+    until(lambda: second.state == "running")
+
+
+def test_a_queued_run_is_stopped_resumed_ended_and_removed_without_a_process(store, slow):
+    first, second, third, fourth = (made(store) for _ in range(4))
+    for folder in (first, second, third, fourth):
+        store.start(folder.id)
+    store.stop(second.id)
+    assert (second.state, second.alive) == ("stopped", False)
+    assert "while it waited" in second.status["message"]
+    assert [e["state"] for e in second.events()[0]] == ["stopped"]
+    assert (third.status["ahead"], fourth.status["ahead"]) == (1, 2)
+    with pytest.raises(TrainError, match="not under way; it is stopped"):
+        store.stop(second.id)
+    store.start(second.id)  # at the end of the queue
+    assert (second.state, second.status["ahead"]) == ("queued", 3)
+    with pytest.raises(TrainError, match="under way already"):
+        store.start(second.id)
+    store.kill(fourth.id)
+    assert (fourth.state, second.status["ahead"]) == ("stopped", 2)
+    store.remove(third.id)
+    assert not third.path.exists()
+    assert second.status["ahead"] == 1
+    store.stop(first.id)
+    until(lambda: second.state == "running")
+
+
+def test_any_number_that_look_at_the_same_time_start_a_run_once(store, slow):
+    first, second, third = folders = [made(store) for _ in range(3)]
+    app = app_that_starts(store, folders)
+    app.kill()
+    app.wait()
+    os.kill(first.pid, signal.SIGKILL)
+    until(lambda: first.state == "interrupted")
+    look = f"""
+import time
+from pathlib import Path
+from rmx.train.run_store import RunStore
+store = RunStore(Path({str(store.root)!r}), {FAKE!r})
+input()
+for _ in range(20):
+    store.look()
+"""
+    apps = [subprocess.Popen([sys.executable, "-c", look], stdin=subprocess.PIPE) for _ in range(4)]
+    time.sleep(1.5)
+    for one in apps:
+        one.stdin.write(b"\n")
+        one.stdin.flush()
+    assert [one.wait(30) for one in apps] == [0] * 4
+    until(lambda: second.state == "running")
+    assert (starts(second), starts(third), third.state) == (1, 0, "queued")
+    assert len([e for e in second.events()[0] if e["kind"] == "state"]) == 1
+
+
+def test_a_starter_that_is_killed_before_it_has_noted_the_start_starts_nothing_twice(store, slow, monkeypatch):
+    monkeypatch.setenv("LATE", "1.0")
+    folder, last = made(store), made(store)
+    with ThreadPoolExecutor() as pool:
+        pool.submit(store.start, folder.id)
+        until(lambda: starts(folder) and not folder.waiting)
+        folder.set_status(flags=[])  # as a starter leaves it that is killed between both
+        store.start(last.id)
+        store.look()
+        assert (last.waiting, last.status["ahead"], starts(folder)) == (True, 1, 1)
+    until(lambda: folder.state == "running")
+    assert (folder.status["flags"], folder.waiting, starts(folder)) == (None, False, 1)
+    os.kill(folder.pid, signal.SIGKILL)
+    until(lambda: last.state == "running")
+    assert (folder.state, starts(folder)) == ("interrupted", 1)
+
+
+def test_a_queued_run_keeps_the_flags_that_it_was_started_with(store, slow):
+    first, second = made(store), made(store)
+    store.start(first.id)
+    store.start(second.id, "--dry-run")
+    store.stop(first.id)
+    until(lambda: second.state == "running")
+    assert (second.path / "log.txt").read_text().splitlines()[0].endswith(f"train --resume {second.id} --dry-run")
+
+
+def test_a_queued_run_cannot_be_begun_by_hand_as_well(store, slow):
+    first, second = made(store), made(store)
+    store.start(first.id)
+    store.start(second.id)
+    hand = by_hand(store, second)
+    assert "under way already" in hand.communicate(timeout=20)[1].decode()
+    assert hand.returncode == 1
+    assert (second.state, second.status["ahead"]) == ("queued", 1)
+
+
+def test_a_run_by_hand_that_waits_starts_the_queued_one_before_it(store, slow):
+    first, second, third = (made(store) for _ in range(3))
+    app = app_that_starts(store, [first, second])
+    hand = by_hand(store, third)
+    until(lambda: third.status.get("ahead") == 2)
+    app.kill()
+    app.wait()
+    os.kill(first.pid, signal.SIGKILL)
+    until(lambda: second.state == "running")
+    assert (third.state, third.status["ahead"], third.pid) == ("queued", 1, hand.pid)
+    store.stop(second.id)
+    until(lambda: third.state == "running")
+    hand.kill()
+    hand.communicate()
+
+
+def test_a_queued_run_that_cannot_begin_has_failed_and_holds_nobody_up(store, slow, tmp_path):
+    first, second, third = folders = [made(store) for _ in range(3)]
+    app = app_that_starts(store, folders)
+    app.kill()
+    app.wait()
+    os.kill(first.pid, signal.SIGKILL)
+    until(lambda: first.state == "interrupted")
+    RunStore(store.root, (sys.executable, "-c", "raise SystemExit('rmx train: no such flag')")).look()
+    until(lambda: second.state == "failed")
+    assert (second.status["message"], second.waiting) == ("rmx train: no such flag", False)
+    store.look()
+    until(lambda: third.state == "running")
+    assert starts(second) == 1  # it is not tried again and again
+
+
+@pytest.mark.parametrize("flags", ["--dry-run", [1], {"a": "b"}, None])
+def test_flags_that_are_none_start_nothing(store, flags):
+    folder = made(store)
+    folder.set_status(state="queued", came=1.0, flags=flags)
+    assert (folder.state, folder.alive, store.look()) == ("interrupted", False, 0)
+    assert starts(folder) == 0
+
+
+def test_nothing_is_started_of_a_folder_of_another_user(store, monkeypatch):
+    folder = made(store)
+    folder.set_status(state="queued", came=1.0, flags=[])
+    strange = (folder.path / "config.json").stat().st_uid + 1
+    monkeypatch.setattr("rmx.train.queue._owner", lambda path: strange if path.name == "config.json" else strange - 1)
+    store.look()
+    assert (starts(folder), folder.waiting) == (0, True)
+    monkeypatch.undo()
+    store.look()
+    assert starts(folder) == 1

@@ -283,7 +283,7 @@ def test_a_run_that_ends_between_two_looks_is_not_called_interrupted(folder, mon
             return True
         return False
 
-    monkeypatch.setattr(RunFolder, "alive", property(ends))
+    monkeypatch.setattr(RunFolder, "held", property(ends))
     assert folder.status["state"] == "done"
 
 

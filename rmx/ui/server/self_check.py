@@ -6,6 +6,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def check_no_file_is_served(app: Any) -> None:
             canaries.append(Path(name))
             with os.fdopen(handle, "w", encoding="ascii") as file:
                 file.write(word)
-        given_away = asyncio.run(_ask(app, canaries, word))
+        with ThreadPoolExecutor(1) as thread:  # this one may have a loop that runs already
+            given_away = thread.submit(asyncio.run, _ask(app, canaries, word)).result()
     finally:
         for canary in canaries:
             canary.unlink(missing_ok=True)
