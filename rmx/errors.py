@@ -12,7 +12,10 @@ RmxError
 Every message says what happened and what to do next. Programmers' mistakes stay ValueError with a traceback.
 """
 
+import re
+
 SHOWN = 60  # characters of a wrong value that are said again
+_FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^/\s'\"]+/)+")
 
 
 class RmxError(Exception):
@@ -48,9 +51,17 @@ class Refused(RmxError):
 
 
 def first_line(words: object, most: int = 200) -> str:
-    """The first line of a library's message that says something, cut to `most` characters; "" where none does."""
-    line = next((line.strip() for line in str(words).splitlines() if line.strip()), "")
+    """The first line of a library's message that says something, cut to `most` characters; "" where none does.
+
+    Of the paths in it the last parts are left: strangers may read it.
+    """
+    line = cut_paths(next((line.strip() for line in str(words).splitlines() if line.strip()), ""))
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def cut_paths(text: str) -> str:
+    """A text with every absolute path of this machine cut down to its last part."""
+    return _FOLDERS.sub("", text)
 
 
 def shown(value: object) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmx import __version__
-from rmx.errors import Busy, TrainError
+from rmx.errors import Busy, TrainError, first_line
 from rmx.paths import runs_dir
 from rmx.train.distill_recipe import DistillJob
 from rmx.train.job import TrainJob
@@ -282,4 +282,4 @@ def _await_first_word(folder: RunFolder, child: "subprocess.Popen[bytes]", befor
 
 def _last_line(path: Path) -> str:
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][:500] if lines else f"see {path.name}"
+    return first_line(lines[-1], 500) if lines else f"see {path.name}"
