@@ -12,8 +12,10 @@ RmxError
 Every message says what happened and what to do next. Programmers' mistakes stay ValueError with a traceback.
 """
 
+import logging
 import re
 
+log = logging.getLogger(__name__)
 SHOWN = 60  # characters of a wrong value that are said again
 _FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^/\s'\"]+/)+")
 
@@ -53,9 +55,11 @@ class Refused(RmxError):
 def first_line(words: object, most: int = 200) -> str:
     """The first line of a library's message that says something, cut to `most` characters; "" where none does.
 
-    Of the paths in it the last parts are left: strangers may read it.
+    Strangers may read it: of the paths in it the last parts are left, and the log has the line as it was.
     """
-    line = cut_paths(next((line.strip() for line in str(words).splitlines() if line.strip()), ""))
+    whole = next((line.strip() for line in str(words).splitlines() if line.strip()), "")
+    if (line := cut_paths(whole)) != whole:
+        log.warning("%s", whole)
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

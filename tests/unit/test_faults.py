@@ -358,7 +358,7 @@ def test_what_a_visitor_does_on_a_disk_that_refuses_is_a_sentence(
 
 
 REAL = """
-import logging, os, sys
+import os, sys
 from pathlib import Path
 from rmx.errors import RmxError
 from rmx.train.job import TrainJob
@@ -424,7 +424,7 @@ def test_a_real_disk_of_one_megabyte(how: str, said: str, runs: Path) -> None:
 
 
 def test_a_library_that_names_a_file_of_the_machine_is_repeated_without_its_folder(
-    training: Training, adapter: Path, monkeypatch: pytest.MonkeyPatch
+    training: Training, adapter: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Downloads onto a disk that refuses, an adapter that is gone, a run whose process could not be started."""
     from rmx.problems import load_set
@@ -439,6 +439,8 @@ def test_a_library_that_names_a_file_of_the_machine_is_repeated_without_its_fold
         with pytest.raises(RmxError, match=r"Read-only file system: 'adapter_model\.safetensors'") as told:
             act()
         assert str(adapter.parent) not in str(told.value)
+        assert str(adapter / WEIGHTS) in caplog.text
+        caplog.clear()
     assert first_line(f"OSError: [Errno 28] No space left: '{adapter}/x'\nmore") == (
         "OSError: [Errno 28] No space left: 'x'"
     )
