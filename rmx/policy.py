@@ -1,8 +1,8 @@
 """What visitors of a public site may ask for: models, adapters, problem sets and training runs, checked at one place.
 
 A private app allows everything. On a public one only named models and adapters are loaded (or, where a size is set, Hub
-ids whose safetensors stay below it), no problem set is fetched that is not named, nothing is read from the machine's own
-folders, and training is off or capped.
+ids whose safetensors stay below it), no problem set is fetched that is not named, nothing is read from the machine's
+own folders, and training is off or capped.
 """
 
 import re

@@ -331,7 +331,8 @@ class RolloutLog:
         try:
             begun = json.loads(self._meta.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise TrainError(f"{self._meta.name} cannot be read ({first_line(error)}). Give the run a new folder.") from error
+            why = f"{self._meta.name} cannot be read ({first_line(error)})"
+            raise TrainError(f"{why}. Give the run a new folder.") from error
         if not isinstance(begun, dict):
             raise TrainError(f"{self._meta.name} is no JSON object. Give the run a new folder.")
         names = sorted({*begun, *self.settings})

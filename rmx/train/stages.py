@@ -42,7 +42,8 @@ class RunFiles:
         try:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise TrainError(f"{name} of this run cannot be read ({first_line(error)}). Remove it to make it anew.") from error
+            why = f"{name} of this run cannot be read ({first_line(error)})"
+            raise TrainError(f"{why}. Remove it to make it anew.") from error
         return found
 
     def write(self, name: str, content: dict[str, Any]) -> None:
