@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rmx.errors import TrainError
+from rmx.errors import TrainError, first_line
 from rmx.models import Model
 from rmx.train.head import find_head
 from rmx.train.recipe import AdapterConfig
@@ -158,11 +158,11 @@ def load_weights(network: PeftModel, folder: Path) -> None:
     try:
         outcome: Any = set_peft_model_state_dict(network, load_file(file), adapter_name=NAME)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-        raise TrainError(f"The adapter in {folder} cannot be put on this model: {error}") from error
+        raise TrainError(f"The adapter in {folder.name} cannot be put on this model: {first_line(error)}") from error
     if unknown := outcome.unexpected_keys:
-        raise TrainError(f"The adapter in {folder} was made for another model: it has weights for {unknown[0]}.")
+        raise TrainError(f"The adapter in {folder.name} was made for another model: it has weights for {unknown[0]}.")
     if missing := [key for key in outcome.missing_keys if f".{NAME}." in key]:
-        raise TrainError(f"The adapter in {folder} is incomplete: it has no weights for {missing[0]}.")
+        raise TrainError(f"The adapter in {folder.name} is incomplete: it has no weights for {missing[0]}.")
 
 
 def _new_config(model: Model, adapter: AdapterConfig) -> LoraConfig:
@@ -182,12 +182,12 @@ def _config_of(folder: Path) -> Any:
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainError(f"There is no adapter to go on from in {folder}: {error}") from error
+        raise TrainError(f"There is no adapter to go on from in {folder.name}: {first_line(error)}") from error
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if kind != "LORA":
-        raise TrainError(f"The adapter in {folder} is of the kind {kind}; only a LoRA can be trained further.")
+        raise TrainError(f"The adapter in {folder.name} is of the kind {kind}; only a LoRA can be trained further.")
     if config.bias != "none":
-        raise TrainError(f"The adapter in {folder} trains biases, so the base could not be told from it.")
+        raise TrainError(f"The adapter in {folder.name} trains biases, so the base could not be told from it.")
     config.inference_mode = False
     config.init_lora_weights = True  # its own weights follow; PiSSA and its like would change the base's
     return config
