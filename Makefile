@@ -14,7 +14,7 @@ SEEDS ?= 1 2 3
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help run test verify lint licences audit test-gpu bench demo-train wheel image image-check chromium clean FORCE
+.PHONY: help run test verify lint licences audit lock test-gpu bench demo-train wheel image image-check chromium clean FORCE
 help:      ## this list
 	@grep -E '^[a-z-]+: .*##' Makefile | sed 's/:.*##/:/'
 
@@ -49,6 +49,13 @@ bench: $(VENV)/.test  ## how fast the hot paths are here, as ratios
 
 demo-train: $(VENV)/.run  ## three small ReasonMaxxer runs on the bundled model, seed by seed (SEEDS="1 2 3")
 	for seed in $(SEEDS); do $(PY) -m rmx train --preset small --seed $$seed || exit 1; done
+
+lock:      ## requirements.lock anew: every package of the image but torch, with the hashes of its files
+	$(PYTHON) -m venv --clear $(VENV)/lock
+	$(VENV)/lock/bin/pip install --quiet pip-tools
+	$(VENV)/lock/bin/pip-compile --quiet --generate-hashes --strip-extras --extra gguf --extra mcp --all-build-deps -c constraints.txt \
+	  --unsafe-package torch --no-annotate --no-header --no-emit-index-url --no-emit-find-links -o requirements.lock pyproject.toml
+	sed -i '/^$$/d; /^#/d' requirements.lock
 
 wheel: $(VENV)/.test  ## dist/*.whl with the bundled model inside, and the sdist
 	$(PY) -m hatchling build

@@ -8,6 +8,7 @@ No other price is made up: a CPU or another GPU has no rate until its owner ente
 """
 
 import json
+import logging
 import math
 import os
 import re
@@ -21,6 +22,7 @@ from rmx.errors import RmxError
 from rmx.paths import ASSETS, runs_dir
 from rmx.train.run_files import disk, read_json, write_json
 
+log = logging.getLogger(__name__)
 VARIABLE = "RMX_USD_PER_HOUR"
 FILE = "rates.json"
 BY_HAND = "entered by hand"
@@ -151,7 +153,8 @@ def own_rates(root: Path | None = None) -> list[Rate]:
     try:
         return [_own(entry) for entry in stored["rates"]]
     except (KeyError, TypeError, AttributeError) as error:
-        raise RmxError(f"{path} holds no rates that can be read. Correct it, or remove it.") from error
+        log.warning("%s: %r", path, error)
+        raise RmxError(f"{path.name} holds no rates that can be read. Correct it, or remove it.") from error
 
 
 def _own(entry: Mapping[str, Any]) -> Rate:

@@ -13,7 +13,7 @@ from rmx.paths import PACKAGE
 # What the two kinds of Space are built from: pattern in the checkout -> the folder that its names lose in the Space.
 _BOTH = {"rmx/**/*": "", "assets/**/*": "", "LICENSE": ""}
 _DOCKER = {**_BOTH, "Dockerfile": "", ".dockerignore": "", "README.md": "", "deploy/start": ""}
-_DOCKER |= {"pyproject.toml": "", "constraints.txt": ""}
+_DOCKER |= {"pyproject.toml": "", "requirements.lock": ""}
 _ZEROGPU = {**_BOTH, "deploy/zerogpu/*": "deploy/zerogpu/"}
 _LEFT_OUT = ("__pycache__", ".pyc", ".pyi")
 

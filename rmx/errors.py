@@ -12,7 +12,12 @@ RmxError
 Every message says what happened and what to do next. Programmers' mistakes stay ValueError with a traceback.
 """
 
+import logging
+import re
+
+log = logging.getLogger(__name__)
 SHOWN = 60  # characters of a wrong value that are said again
+_FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^/\s'\"]+/)+")
 
 
 class RmxError(Exception):
@@ -48,9 +53,19 @@ class Refused(RmxError):
 
 
 def first_line(words: object, most: int = 200) -> str:
-    """The first line of a library's message that says something, cut to `most` characters; "" where none does."""
-    line = next((line.strip() for line in str(words).splitlines() if line.strip()), "")
+    """The first line of a library's message that says something, cut to `most` characters; "" where none does.
+
+    Strangers may read it: of the paths in it the last parts are left, and the log has the line as it was.
+    """
+    whole = next((line.strip() for line in str(words).splitlines() if line.strip()), "")
+    if (line := cut_paths(whole)) != whole:
+        log.warning("%s", whole)
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def cut_paths(text: str) -> str:
+    """A text with every absolute path of this machine cut down to its last part."""
+    return _FOLDERS.sub("", text)
 
 
 def shown(value: object) -> str:

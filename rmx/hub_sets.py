@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rmx.errors import ProblemError
+from rmx.errors import ProblemError, first_line
 from rmx.problem_files import short_answer
 from rmx.records import Problem
 
@@ -147,7 +147,7 @@ def _hub(repository: str, config: str | None, split: str) -> Any:
     try:
         return load_dataset(repository, config, split=split)
     except Exception as error:  # the Hub's client raises some twenty kinds: no network, no such name, no disk, ...
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = first_line(" ".join(str(error).split()), 300) or type(error).__name__
         raise ProblemError(
             f"{repository} could not be fetched from the Hugging Face Hub ({reason}). Check the network (or "
             "HF_ENDPOINT and HF_HUB_OFFLINE), try again, or use the sets mini and arith or your own .jsonl file."

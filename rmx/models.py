@@ -191,7 +191,8 @@ def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int 
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{spec} does not fit into this GPU's memory. Free it or take a smaller model.") from error
     except SafetensorError as error:
-        raise ModelError(f"The weights of {spec} are damaged ({error}). Fetch or save them again.") from error
+        why = first_line(error)
+        raise ModelError(f"The weights of {spec} are damaged ({why}). Fetch or save them again.") from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(_why(spec, error, local)) from error
     model.requires_grad_(False)

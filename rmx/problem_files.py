@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rmx.errors import ProblemError
+from rmx.errors import ProblemError, first_line
 from rmx.problem_splits import SPLITS
 from rmx.records import Problem
 from rmx.strict import without_half_characters
@@ -221,6 +221,6 @@ def _parquet_rows(path: Path) -> Rows:
                 raise ProblemError(f"{path.name} has no column `problem` or `question`, only: {found}.")
             rows = file.read(columns=columns).to_pylist()
     except pyarrow.ArrowException as error:
-        raise ProblemError(f"{path.name} is not a parquet file that can be read ({error}).") from error
+        raise ProblemError(f"{path.name} is not a parquet file that can be read ({first_line(error)}).") from error
     for index, row in enumerate(rows):
         yield f"row {index + 1}", row

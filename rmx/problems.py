@@ -233,7 +233,7 @@ def _named(name: str, split: str) -> Found:
         return fetch(name, split)
     path = ASSETS / "problems" / f"{name}.{split}.jsonl"
     if not path.is_file():
-        raise ProblemError(f"The bundled set {name}:{split} is missing ({path}). Install rmx again.")
+        raise ProblemError(f"The bundled set {name}:{split} is missing. Install rmx again.")
     return tuple(replace(p, split=split) for p in read_file(path, name)), {}
 
 

@@ -140,8 +140,8 @@ class Shelf:
             self._lines.append(one.json())
         except OSError as error:
             why = "is full" if is_full(error) else f"cannot be written to ({error.strerror})"
-            self.fault = f"The disk of {self._folder.parent} {why}: what is computed now is not kept."
-            log.warning(self.fault)
+            self.fault = f"The disk of the samples {why}: what is computed now is not kept."
+            log.warning("%s: %s", self._folder, self.fault)
 
     def close(self) -> None:
         if self._lines is not None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rmx.errors import TrainError
+from rmx.errors import TrainError, first_line
 from rmx.train.policy import Policy, load_weights
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> d
         place: dict[str, Any] = json.loads((folder / PLACE).read_text(encoding="utf-8"))
         moments = load_file(folder / OPTIMIZER)
     except (OSError, ValueError, SafetensorError) as error:
-        raise TrainError(f"The checkpoint {folder.name} cannot be read: {error}") from error
+        raise TrainError(f"The checkpoint {folder.name} cannot be read: {first_line(error)}") from error
     load_weights(policy.network, folder)
     params = policy.trained()
     if moments and {key.rpartition("/")[0] for key in moments} != set(params):

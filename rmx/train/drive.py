@@ -3,6 +3,7 @@
 Nothing here needs torch before the run's turn has come, so that waiting costs little.
 """
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -10,12 +11,13 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from rmx.errors import RmxError, TrainError
+from rmx.errors import RmxError, TrainError, first_line
 from rmx.train.job import TrainJob
 from rmx.train.queue import WAITED, deciding, look, niceness, wait_for_turn
-from rmx.train.run_files import is_full
+from rmx.train.run_files import FULL, is_full
 from rmx.train.run_folder import RunFolder
 
+log = logging.getLogger(__name__)
 Tell = Callable[[str, dict[str, Any]], None]  # kind and figures of every event, as they happen
 
 DRY = "Dry run: nothing was trained. Resume trains."
@@ -60,10 +62,10 @@ def _driven(folder: RunFolder, dry: bool, told: "_Told") -> str:
         raise
     except Exception as error:
         if is_full(error):
-            full = f"The disk of {folder.path.parent} is full. Make room, then resume the run."
-            told.over("failed", full)
-            raise TrainError(full) from error
-        told.over("failed", f"A fault of rmx ({type(error).__name__}: {str(error)[:200]}). The log has more.")
+            log.warning("%s: %s", folder.path, error)
+            told.over("failed", FULL)
+            raise TrainError(FULL) from error
+        told.over("failed", f"A fault of rmx ({type(error).__name__}: {first_line(error)}). The log has more.")
         raise
 
 

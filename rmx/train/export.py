@@ -53,7 +53,7 @@ def finish_adapter(folder: Path, story: Provenance, checkpoint: Path | None = No
         _write(folder / TRAINING, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         _write(folder / CARD, adapter_card(story, parameters))
     except (OSError, ValueError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise TrainError(f"The adapter in {source.name} cannot be finished ({reason}). Resume the run.") from error
 
 

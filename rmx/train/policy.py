@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rmx.adapter_files import SavedAdapter, read_adapter
 from rmx.base_state import remember_base
-from rmx.errors import ModelError, TrainError
+from rmx.errors import ModelError, TrainError, first_line
 from rmx.models import Model
 from rmx.train.head import find_head
 from rmx.train.recipe import AdapterConfig
@@ -165,11 +165,11 @@ def load_weights(network: PeftModel, folder: Path, tensors: Mapping[str, Tensor]
     try:
         outcome: Any = set_peft_model_state_dict(network, dict(tensors or load_file(file)), adapter_name=NAME)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-        raise TrainError(f"The adapter in {folder} cannot be put on this model: {error}") from error
+        raise TrainError(f"The adapter in {folder.name} cannot be put on this model: {first_line(error)}") from error
     if unknown := outcome.unexpected_keys:
-        raise TrainError(f"The adapter in {folder} was made for another model: it has weights for {unknown[0]}.")
+        raise TrainError(f"The adapter in {folder.name} was made for another model: it has weights for {unknown[0]}.")
     if missing := [key for key in outcome.missing_keys if f".{NAME}." in key]:
-        raise TrainError(f"The adapter in {folder} is incomplete: it has no weights for {missing[0]}.")
+        raise TrainError(f"The adapter in {folder.name} is incomplete: it has no weights for {missing[0]}.")
 
 
 def _new_config(model: Model, adapter: AdapterConfig) -> LoraConfig:
@@ -188,16 +188,16 @@ def _new_config(model: Model, adapter: AdapterConfig) -> LoraConfig:
 def _saved(model: Model, folder: Path) -> SavedAdapter:
     """An adapter to go on from. One that was begun from the base's weights goes on as a LoRA of twice its rank."""
     if not folder.is_dir():
-        raise TrainError(f"There is no adapter to go on from in {folder}.")
+        raise TrainError(f"There is no adapter to go on from in {folder.name}.")
     try:
         saved = read_adapter(model, str(folder), str(folder))
     except (ModelError, SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
-        raise TrainError(f"There is no adapter to go on from in {folder}: {error}") from error
+        raise TrainError(f"There is no adapter to go on from in {folder.name}: {first_line(error)}") from error
     config = saved.config
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if kind != "LORA":
-        raise TrainError(f"The adapter in {folder} is of the kind {kind}; only a LoRA can be trained further.")
+        raise TrainError(f"The adapter in {folder.name} is of the kind {kind}; only a LoRA can be trained further.")
     if config.bias != "none":
-        raise TrainError(f"The adapter in {folder} trains biases, so the base could not be told from it.")
+        raise TrainError(f"The adapter in {folder.name} trains biases, so the base could not be told from it.")
     config.inference_mode = False
     return saved

@@ -1,17 +1,20 @@
 """Rollouts on disk: our lines of JSON, which grow while a stage runs, and the official pipeline's scored file."""
 
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from rmx.errors import TrainError
+from rmx.errors import TrainError, first_line
 from rmx.gate import is_fork
 from rmx.records import Rollout, Stop
 from rmx.train.run_files import disk, write_json
 from rmx.train.selection import with_advantages
+
+log = logging.getLogger(__name__)
 
 # -- one row ----------------------------------------------------------------------------------------------------------
 
@@ -171,7 +174,8 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise TrainError(f"The rollouts {path} cannot be read ({error.strerror}). Check the path.") from error
+        log.warning("%s: %s", path, error)
+        raise TrainError(f"The rollouts {path.name} cannot be read ({error.strerror}). Check the path.") from error
 
 
 def _official_rows(data: bytes, name: str) -> list[tuple[Any, str]] | None:
@@ -327,7 +331,8 @@ class RolloutLog:
         try:
             begun = json.loads(self._meta.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise TrainError(f"{self._meta.name} cannot be read ({error}). Give the run a new folder.") from error
+            why = f"{self._meta.name} cannot be read ({first_line(error)})"
+            raise TrainError(f"{why}. Give the run a new folder.") from error
         if not isinstance(begun, dict):
             raise TrainError(f"{self._meta.name} is no JSON object. Give the run a new folder.")
         names = sorted({*begun, *self.settings})

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import math
 import os
 import re
@@ -14,6 +15,8 @@ from typing import IO, Any
 from rmx.errors import TrainError
 from rmx.strict import sendable
 
+log = logging.getLogger(__name__)
+FULL = "The disk is full. Make room, then resume the run."
 PART = ".part"  # ends the names of files that are not whole yet
 LONGEST = 4 << 20  # bytes of an event that is still read where reading is bounded
 BLOCK = 1 << 16  # bytes that are looked at together for the end of the last whole line
@@ -23,23 +26,33 @@ BLOCK = 1 << 16  # bytes that are looked at together for the end of the last who
 def disk(path: Path) -> Iterator[None]:
     """What the disk says against the work in a `with` block, as a sentence.
 
+    Visitors may read the sentence, so where `path` lies is said by the log alone.
+
     Raises:
         TrainError: it is full, `path` is gone or cannot be written to, or the disk knows no locks.
     """
     try:
         yield
     except OSError as error:
-        if is_full(error):
-            raise TrainError(f"The disk of {path.parent} is full. Make room, then resume the run.") from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise TrainError(f"{path.parent} cannot be written to ({error.strerror}). Set RMX_RUNS.") from error
-        if error.errno in (errno.EEXIST, errno.ENOTDIR):
-            raise TrainError(f"{path} is a file, not a folder. Name another.") from error
-        if error.errno == errno.ENOENT:
-            raise TrainError(f"{path} is gone; somebody has removed it.") from error
-        if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise TrainError(f"The disk of {path.parent} knows no locks. Set RMX_RUNS to a local one.") from error
-        raise
+        if (refusal := _refusal(error, path.name)) is None:
+            raise
+        log.warning("%s: %s", path, error)
+        raise TrainError(refusal) from error
+
+
+def _refusal(error: OSError, name: str) -> str | None:
+    """What a disk says against work on the file or folder `name`; None where that is not to be expected of one."""
+    if is_full(error):
+        return FULL
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"The folder of the runs cannot be written to ({error.strerror}). Set RMX_RUNS."
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"{name} is a file, not a folder. Name another."
+    if error.errno == errno.ENOENT:
+        return f"{name} is gone; somebody has removed it."
+    if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+        return "The disk of the runs knows no locks. Set RMX_RUNS to a local one."
+    return None
 
 
 def is_full(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rmx.errors import first_line
 from rmx.train.run_files import disk
 from rmx.train.run_folder import LOG, OVER, RunFolder
 from rmx.train.run_lock import LEFT
@@ -90,4 +91,4 @@ def mind(folder: RunFolder, child: "subprocess.Popen[bytes]") -> None:
 
 def _last_line(path: Path) -> str:
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][:500] if lines else f"see {path.name}"
+    return first_line(lines[-1], 500) if lines else f"see {path.name}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rmx.errors import TrainError
+from rmx.errors import TrainError, first_line
 from rmx.models import Model
 from rmx.train.job import Problems, TrainJob
 from rmx.train.run_files import disk, write_json
@@ -42,7 +42,8 @@ class RunFiles:
         try:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise TrainError(f"{name} of this run cannot be read ({error}). Remove it to make it anew.") from error
+            why = f"{name} of this run cannot be read ({first_line(error)})"
+            raise TrainError(f"{why}. Remove it to make it anew.") from error
         return found
 
     def write(self, name: str, content: dict[str, Any]) -> None:

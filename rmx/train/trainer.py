@@ -147,7 +147,7 @@ class Trainer:
         for name in ("seed", "items", "of"):
             if place.get(name) != mine[name]:
                 difference = f"its {name} is {place.get(name)}, not {mine[name]}"
-                raise TrainError(f"The checkpoint {folder} belongs to another run: {difference}.")
+                raise TrainError(f"The checkpoint {folder.name} belongs to another run: {difference}.")
         self.updates = int(place["update"])
         self.policy.changed()
 

@@ -51,6 +51,7 @@ from rmx.ui.server.hosts import HostCheck
 from rmx.ui.server.page_cache import PageCache
 from rmx.ui.server.queue_shares import MOST_THREADS, Shares, share_queue
 from rmx.ui.server.self_check import check_no_file_is_served
+from rmx.ui.server.short_logs import keep_logs_short
 from rmx.ui.server.temporary import use_own_folder
 from rmx.ui.sessions import lighten, without_matplotlib
 from rmx.ui.settings import Settings
@@ -221,6 +222,7 @@ def web_app(workspace: Workspace, settings: Settings, notice: str | None = None)
 def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -> Parts:
     """Page, /health, closed doors, content policy."""
     use_own_folder()
+    keep_logs_short()
     training, owners = Training(workspace), owners_of(settings.host, settings.public, settings.proxies)
     room = settings.kept_tokens * TOKEN_BYTES
     kept = Kept(room, room // 4, 60 * settings.idle_minutes)

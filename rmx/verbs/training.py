@@ -1,10 +1,10 @@
 """The verb about training runs: how they stand."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from rmx.errors import cut_paths
 from rmx.train.run_row import row
 from rmx.verbs.base import Cancelled, Document, Site, Verb, without
 
@@ -38,4 +38,4 @@ def without_folders(value: Any) -> Any:
         return {key: without_folders(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [without_folders(one) for one in value]
-    return re.sub(r"(?<![\w.:/-])/(?:[^/\s'\"]+/)+", "", value) if isinstance(value, str) else value
+    return cut_paths(value) if isinstance(value, str) else value

@@ -153,8 +153,14 @@ def test_train(open_page: Open, url: str) -> None:
     dropdown(page, "#train-model", EVIL)
     expect(page.locator("#train")).to_contain_text("<u>mark</u>", timeout=30_000)
     page.locator("#train-usual > button").click()
-    page.locator("#train-lr input, #train-lr textarea").first.fill(SHORT)
-    page.locator("#train-lr input, #train-lr textarea").first.blur()
+    rate = page.locator("#train-lr input, #train-lr textarea").first
+    expect(rate).to_be_visible()
+    page.wait_for_timeout(
+        1000
+    )  # an accordion that opens for the first time sets the values of its fields a moment later
+    rate.fill(SHORT)
+    rate.blur()
+    expect(rate).to_have_value(SHORT)
     expect(page.locator("#train [role=alert]").first).to_contain_text("must be a number", timeout=20_000)
     clean(page)
 

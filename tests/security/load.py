@@ -1,11 +1,15 @@
 """Somebody greedy beside a polite visitor, on a public site: how long the polite one waits for the first token.
 
     python -m tests.security.load --minutes 2
+    python -m tests.security.load --minutes 20 --fuzz
 
 The app, the attackers and the polite visitor are processes of their own on one machine. Addresses are told apart by
 x-forwarded-for, as behind a proxy. The attackers: one cookie with ten requests at a time, plans with another
 temperature four times a second, ten cookies of one address that solve without end, and 24 posts of "measure all claims"
-by eight cookies of one address, again every ten seconds, whose answers nobody reads.
+by eight cookies of one address, again every ten seconds, whose answers nobody reads; with --fuzz also nonsense, sent to
+everything that can be reached. A watcher asks for /health all the time: its waits are the lag of the event loop and the
+way there. Memory is flat when it stays within 10 % of what it was after a quarter of the time; what visitors keep has
+40 MB in all (RMX_KEPT_TOKENS), so that it is full by then.
 """
 
 import argparse
@@ -26,14 +30,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 
 from rmx.bench_public import Site
 from rmx.bench_visitors import Page, has_tokens
 from rmx.examples import examples
+from tests.unit.fuzzing import exchange, requests
+from tests.unit.test_fuzz_api import what_it_offers
 
 GREEDY, CROWD, MEASURING = "203.0.113.1", "203.0.113.2", "203.0.113.3"
 PATIENCE = 60.0  # seconds after which the polite visitor counts as not served
 WARM = 8.0  # seconds that the attackers have before the polite visitor comes
+KEPT_TOKENS = "10000"  # of 4 kB each
+LOOK = 0.1  # seconds between two looks of the watcher
 LONGEST = {"temperature": 2.0, "top-p": 1.0, "max-new": 1024}  # as many tokens as the site allows
 Call = tuple[int, list[Any]]  # number of an event, and its inputs
 
@@ -112,7 +122,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     if len(values) < 2:
         return {"n": len(values), "most": round(max(values, default=0.0), 3)}
     cuts = statistics.quantiles(values, n=20, method="inclusive")
-    found = {"p50": statistics.median(values), "p95": cuts[-1], "most": max(values)}
+    late = sorted(values)[int(0.99 * len(values))]
+    found = {"p50": statistics.median(values), "p95": cuts[-1], "p99": late, "most": max(values)}
     return {name: round(value, 3) for name, value in found.items()} | {"n": len(values)}
 
 
@@ -233,9 +244,51 @@ async def claims(url: str, config: dict[str, Any], seen: Seen, until: float) -> 
         await asyncio.sleep(10)
 
 
+# -- nonsense, and who watches ----------------------------------------------------------------------------------------
+
+
+async def send_nonsense(url: str, config: dict[str, Any], until: float) -> Seen:
+    """What the fuzzer of the tests sends, without an end; an answer of 500 and above is an error."""
+    seen, target = Seen(), what_it_offers(url, [Path("/etc/hostname")])
+
+    @given(data=st.data())
+    @settings(
+        max_examples=50, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
+    def some(data: st.DataObject) -> None:
+        request = data.draw(requests(target))
+        for reply in exchange(target.port, request):
+            seen.answers[f"fuzz {reply.status}"] += 1
+            if reply.status >= 500:
+                seen.errors.append(f"{reply.status} {request}"[:200])
+
+    rounds = 0
+    while time.monotonic() < until:
+        rounds += 1
+        await asyncio.to_thread(seed(rounds)(some))
+    return seen
+
+
+async def watch(url: str, config: dict[str, Any], until: float) -> Seen:
+    """How long the app takes to say that it is well."""
+    seen = Seen()
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        while time.monotonic() < until:
+            began = time.monotonic()
+            (await client.get("/health")).raise_for_status()
+            seen.first.append(time.monotonic() - began)
+            await asyncio.sleep(LOOK)
+    return seen
+
+
 # -- all together -----------------------------------------------------------------------------------------------------
 
-ROLES: dict[str, Callable[[str, dict[str, Any], float], Awaitable[Seen]]] = {"polite": be_polite, "attack": attack}
+ROLES: dict[str, Callable[[str, dict[str, Any], float], Awaitable[Seen]]] = {
+    "polite": be_polite,
+    "attack": attack,
+    "fuzz": send_nonsense,
+    "watch": watch,
+}
 
 
 def play(role: str, url: str, seconds: float) -> None:
@@ -245,20 +298,28 @@ def play(role: str, url: str, seconds: float) -> None:
     sys.stdout.write(json.dumps(seen.json()))
 
 
-def measure(minutes: float, attackers: bool = True) -> dict[str, Any]:
-    """What the polite visitor met, with attackers or without."""
-    seconds = 60 * minutes
+def measure(minutes: float, attackers: Sequence[str] = ("attack",)) -> dict[str, Any]:
+    """What the polite visitor and the watcher met, with attackers or without, and the memory of the app meanwhile."""
+    seconds, before = 60 * minutes, os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="rmx-load-") as folder:
+        os.environ.setdefault("RMX_KEPT_TOKENS", KEPT_TOKENS)
         site = Site(Path(folder))
         site.start()
         try:
-            before = os.getloadavg()
-            sides = [_side("attack", site.url, seconds + WARM)] if attackers else []
+            sides = {role: _side(role, site.url, seconds + WARM) for role in attackers}
             time.sleep(WARM if attackers else 0)
-            sides.append(_side("polite", site.url, seconds))
-            said = [json.loads(side.communicate(timeout=seconds + 300)[0]) for side in sides]
-            found = {"polite": said[-1], "attack": said[0]["answers"] if attackers else None}
-            return found | {"memory_mb": round(site.memory()), "load_average": [before[0], os.getloadavg()[0]]}
+            sides |= {role: _side(role, site.url, seconds) for role in ("polite", "watch")}
+            memory, until = [], time.monotonic() + seconds
+            while time.monotonic() < until:
+                memory.append(round(site.memory()))
+                time.sleep(min(5.0, seconds / 20))
+            met = {role: json.loads(side.communicate(timeout=300)[0]) for role, side in sides.items()}
+            lag = met.pop("watch")["first_token_seconds"]
+            warm = memory[len(memory) // 4 :]
+            mb = {"after_a_quarter": warm[0], "most_later": max(warm), "least_later": min(warm), "end": warm[-1]}
+            faults = sum("Traceback" in line for line in site.log.read_text(errors="replace").splitlines())
+            load = [round(before, 2), round(os.getloadavg()[0], 2)]
+            return met | {"health_seconds": lag, "memory_mb": mb, "tracebacks": faults, "load_average": load}
         finally:
             site.stop()
 
@@ -269,16 +330,18 @@ def _side(role: str, url: str, seconds: float) -> "subprocess.Popen[bytes]":
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--minutes", type=float, default=2.0)
-    options.add_argument("--calm", action="store_true", help="without attackers")
-    options.add_argument("--role", choices=sorted(ROLES), help=argparse.SUPPRESS)
-    options.add_argument("--url", help=argparse.SUPPRESS)
-    given = options.parse_args()
-    if given.role:
-        play(given.role, given.url, 60 * given.minutes)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--calm", action="store_true", help="without attackers")
+    parser.add_argument("--fuzz", action="store_true", help="nonsense beside the attackers")
+    parser.add_argument("--role", choices=sorted(ROLES), help=argparse.SUPPRESS)
+    parser.add_argument("--url", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.role:
+        play(options.role, options.url, 60 * options.minutes)
     else:
-        sys.stdout.write(json.dumps(measure(given.minutes, not given.calm), indent=1) + "\n")
+        attackers = [] if options.calm else ["attack", "fuzz"][: 1 + options.fuzz]
+        sys.stdout.write(json.dumps(measure(options.minutes, attackers), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def test_a_docker_space_has_what_the_dockerfile_copies():
         if line.startswith("COPY")
         for word in [w for w in line.split()[1:] if not w.startswith("--")][:-1]
     }
-    assert copied == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "rmx", "assets", "deploy/start"}
+    assert copied == {"pyproject.toml", "requirements.lock", "README.md", "LICENSE", "rmx", "assets", "deploy/start"}
     assert {w for w in copied if (ROOT / w).is_file()} | {"Dockerfile", ".dockerignore"} <= paths
     assert {"rmx/cli.py", "assets/mini/model.safetensors", "assets/pictures/explore.png"} <= paths
     assert {p.split("/")[0] for p in paths} == {w.split("/")[0] for w in copied} | {"Dockerfile", ".dockerignore"}
@@ -108,7 +108,7 @@ def test_a_docker_space_has_what_the_dockerfile_copies():
 
 def test_the_docker_ignore_file_lets_through_what_is_copied_and_nothing_else():
     allowed = {w[1:] for w in (ROOT / ".dockerignore").read_text().split() if w.startswith("!")}
-    assert allowed == {"rmx", "assets", "deploy/start", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
+    assert allowed == {"rmx", "assets", "deploy/start", "pyproject.toml", "requirements.lock", "README.md", "LICENSE"}
 
 
 def test_a_zerogpu_space_has_its_own_readme_and_requirements():
@@ -188,7 +188,7 @@ def test_leftovers_in_the_checkout_are_not_sent(tmp_path):
     for name in ("LICENSE", "Dockerfile", ".dockerignore", "README.md", "deploy/start", "pyproject.toml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
-    (tmp_path / "constraints.txt").write_text("x")
+    (tmp_path / "requirements.lock").write_text("x")
     for name in ("rmx/a.py", "rmx/a.pyi", "rmx/__pycache__/a.pyc", "rmx/assets/x", "assets/x", ".env", "runs/r/key"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")

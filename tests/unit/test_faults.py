@@ -15,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from rmx.base_state import probe
-from rmx.errors import ModelError, RmxError, TrainError
+from rmx.errors import ModelError, RmxError, TrainError, first_line
 from rmx.paths import ASSETS
 from rmx.scripted import scripted_model
 from rmx.train import checkpoint, run_files
@@ -325,7 +325,12 @@ REFUSALS = [(errno.ENOSPC, "is full"), (errno.EROFS, "cannot be written to"), (e
 
 @pytest.mark.parametrize(("number", "said"), REFUSALS)
 def test_what_a_visitor_does_on_a_disk_that_refuses_is_a_sentence(
-    number: int, said: str, training: Training, good: RunFolder, monkeypatch: pytest.MonkeyPatch
+    number: int,
+    said: str,
+    training: Training,
+    good: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError(number, os.strerror(number))
@@ -341,8 +346,11 @@ def test_what_a_visitor_does_on_a_disk_that_refuses_is_a_sentence(
         lambda: training.resume({"id": "good"}, OWNER),
         lambda: training.remove({"id": "good"}, OWNER),
     ):
-        with pytest.raises(RmxError, match=said):
+        caplog.clear()
+        with pytest.raises(RmxError, match=said) as told:
             act()
+        assert str(training.store.root.parent) not in str(told.value)
+        assert str(training.store.root) in caplog.text
     monkeypatch.undo()
     (row,) = training.runs_list({})["runs"]
     assert (row["id"], row["state"], row["note"]) == ("good", "stopped", "")
@@ -411,7 +419,32 @@ def test_a_real_disk_of_one_megabyte(how: str, said: str, runs: Path) -> None:
     assert lines["cookie"] == " True"
     for name in ("start", "note", "rate", "resume"):
         assert said in lines[f"{name} said"], done.stdout
+    assert str(runs) not in done.stdout  # which is what visitors are told
+    assert str(runs) in done.stderr
     assert lines["list"] == " [('run', 'stopped', '')]"
+
+
+def test_a_library_that_names_a_file_of_the_machine_is_repeated_without_its_folder(
+    training: Training, adapter: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Downloads onto a disk that refuses, an adapter that is gone, a run whose process could not be started."""
+    from rmx.problems import load_set
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(adapter / WEIGHTS))
+
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    monkeypatch.setattr("peft.PeftConfig.from_pretrained", refuse)
+    monkeypatch.setattr("rmx.adapters.PeftConfig.from_pretrained", refuse)
+    for act in (lambda: load_set("amc23"), lambda: Training(Workspace("cpu"), training.store).opened({"id": "good"})):
+        with pytest.raises(RmxError, match=r"Read-only file system: 'adapter_model\.safetensors'") as told:
+            act()
+        assert str(adapter.parent) not in str(told.value)
+        assert str(adapter / WEIGHTS) in caplog.text
+        caplog.clear()
+    assert first_line(f"OSError: [Errno 28] No space left: '{adapter}/x'\nmore") == (
+        "OSError: [Errno 28] No space left: 'x'"
+    )
 
 
 # -- the clock --------------------------------------------------------------------------------------------------------

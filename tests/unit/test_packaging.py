@@ -9,9 +9,12 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from rmx import __version__
 
@@ -20,6 +23,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 MODULES = sorted((ROOT / "rmx").rglob("*.py"))
 # In any file of the package these would be somebody's own machine.
 PLACES = re.compile(r"/(?:work|root|home|Users|tmp)/\w+|\bC:\\\\|\.pyenv\b|/opt/wheels")
+
+PINNED = r"^([\w.-]+)==(\S+) \\\n((?: +--hash=sha256:[0-9a-f]{64}.*\n)+)"  # of requirements.lock
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +92,6 @@ def test_the_metadata_has_the_extras_and_no_server(wheel):
 
 
 def test_every_dependency_has_a_lower_bound_that_the_pins_satisfy():
-    from packaging.requirements import Requirement
-
     pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1] not in "#"]
     pinned = {r.name.replace("_", "-"): next(iter(r.specifier)).version for r in pins if "==" in str(r)}
     for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["gguf"]]:
@@ -96,6 +99,33 @@ def test_every_dependency_has_a_lower_bound_that_the_pins_satisfy():
         assert any(s.operator == ">=" for s in need.specifier), text
         assert need.name in pinned or need.name == "torch", f"{need.name} is not in constraints.txt"
         assert need.name == "torch" or need.specifier.contains(pinned[need.name]), text
+
+
+def test_the_image_installs_what_was_tested_with_its_hashes():
+    """All that rmx needs, and that needs, stands in the lock; torch has a pin in the Dockerfile."""
+    lock = (ROOT / "requirements.lock").read_text()
+    locked = {
+        canonicalize_name(name): (version, hashes.count("--hash=sha256:"))
+        for name, version, hashes in re.findall(PINNED, lock, re.M)
+    }
+    assert len(locked) == sum(not line.startswith(" ") for line in lock.splitlines())
+    pins = (Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1] not in "#")
+    for pin in pins:
+        if (name := canonicalize_name(pin.name)) in locked:
+            assert pin.specifier.contains(locked[name][0]), pin
+    extras = PROJECT["optional-dependencies"]
+    needed, seen = [*PROJECT["dependencies"], *extras["gguf"], *extras["mcp"]], {"torch"}
+    while needed:
+        need = Requirement(needed.pop())
+        name = canonicalize_name(need.name)
+        if name not in seen and (need.marker is None or need.marker.evaluate({"extra": ""})):
+            seen.add(name)
+            assert name in locked, name
+            needed += metadata.requires(name) or []
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert re.search(r'^ARG TORCH="torch==[\d.]+"$', dockerfile, re.M)
+    for line in re.findall(r"pip install .*", dockerfile):
+        assert any(word in line for word in ("--require-hashes", '"$TORCH"', "--no-deps --no-build-isolation .")), line
 
 
 def test_importing_rmx_is_light():

@@ -148,6 +148,14 @@ def test_a_newer_plan_of_a_page_takes_the_place_of_the_one_that_waits(queue):
     assert ended.output["data"] == [{"__type__": "update"}] * 2  # nothing changes on the page
 
 
+def test_a_plan_of_a_page_whose_messages_were_dropped_is_replaced_all_the_same(queue):
+    join(queue, "anna", fn_index=2), run_next(queue)
+    join(queue, "anna", fn_index=2)
+    queue.pending_messages_per_session.clear()  # as gradio does where it has too many of them
+    newer = join(queue, "anna", fn_index=3)
+    assert [event._id for event in queue.event_queue_per_concurrency_id["plan"].queue] == [newer]
+
+
 # -- leaving ----------------------------------------------------------------------------------------------------------
 
 

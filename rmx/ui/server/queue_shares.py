@@ -18,7 +18,7 @@ import gradio as gr
 from gradio.block_function import BlockFunction
 from gradio.data_classes import PredictBodyInternal
 from gradio.queueing import Event, Queue
-from gradio.server_messages import ProcessCompletedMessage
+from gradio.server_messages import EventMessage, ProcessCompletedMessage
 from gradio.utils import run_coro_in_background
 
 from rmx.turns import Asker, Usage, asker
@@ -96,6 +96,11 @@ class SharedQueue(Queue):
             nothing = {"data": [SKIP] * len(event.fn.outputs), "is_generating": False, "duration": 0.0}
             self.send_message(event, ProcessCompletedMessage(output=nothing, success=True))
             self.event_ids_to_events.pop(event._id, None)
+
+    def send_message(self, event: Event, event_message: EventMessage) -> None:
+        """As gradio's; to a page whose messages were dropped, which nobody reads, nothing is said."""
+        if event.session_hash in self.pending_messages_per_session:
+            super().send_message(event, event_message)
 
     # -- running ------------------------------------------------------------------------------------------------------
 
