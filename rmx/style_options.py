@@ -75,11 +75,22 @@ class StyleOptions:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any] | None) -> "StyleOptions":
-        """The options that `json` wrote; None stands for a file of before there were any."""
+        """The options that `json` wrote; None stands for a file of before there were any.
+
+        Raises:
+            PromptError: see the class. TypeError: a value is of another type than `json` writes.
+        """
         if stored is None:
             return cls()
+        if not isinstance(stored, Mapping):
+            raise TypeError(f"style: {str(stored)[:60]} is no object")
         stops = stored.get("stops")
+        if stops is not None and not (isinstance(stops, list) and all(isinstance(stop, str) for stop in stops)):
+            raise TypeError("style: stops is no list of texts")
         kept = {name: stored.get(name) for name in cls().json() if name != "stops"}
+        for name, value in kept.items():
+            if value is not None and not isinstance(value, bool if name == "thinking" else str):
+                raise TypeError(f"style: {name} is of a wrong type")
         return cls(**kept, stops=None if stops is None else tuple(stops))
 
 
