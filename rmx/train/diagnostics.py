@@ -18,6 +18,7 @@ from rmx.train.head import ce_and_kl
 from rmx.train.items import Item, make_items
 from rmx.train.loss import Rows, objective
 from rmx.train.policy import NAME, Policy
+from rmx.train.processes import Team, collected, dealt
 from rmx.train.recipe import GateConfig, LossConfig
 from rmx.train.rows import base_rows
 from rmx.train.selection import with_advantages
@@ -80,20 +81,27 @@ def decision_items(rollouts: Sequence[Rollout], tau: float, max_seq_len: int) ->
 
 
 @torch.no_grad()
-def diagnose(policy: Policy, items: Sequence[Item], figures: BaseFigures) -> Contrast:
+def diagnose(policy: Policy, items: Sequence[Item], figures: BaseFigures, team: Team | None = None) -> Contrast:
     """Read all items under the policy and, where `figures` does not know it yet, under the base.
 
-    The caller holds the engine's turn.
+    Several processes share the batches and add up their sums in one order. The caller holds the engine's turn.
     """
+    groups = list(_groups(items, _room(policy)))
+    mine = [(nth, _sums(policy, groups[nth], figures)) for nth in dealt(len(groups), team)]
     seen, kl_sum, kl_positions = torch.zeros(4, 2, dtype=torch.float64), 0.0, 0
-    for group in _groups(items, _room(policy)):
-        batch = make_batch(group, LOSS, policy.device)
-        rows = _read(policy, batch, figures)
-        sums, more = objective(rows, batch.pull, torch.ones_like(batch.pull), batch.decision, LOSS)
-        seen += more.cpu()
-        kl_sum += float(sums.anchor)
-        kl_positions += batch.anchors
+    for _, (more, kl, positions) in collected(mine, lambda pair: pair[0], team):
+        seen += more
+        kl_sum += kl
+        kl_positions += positions
     return contrast(seen, kl_sum, kl_positions)
+
+
+def _sums(policy: Policy, group: Sequence[Item], figures: BaseFigures) -> tuple[Tensor, float, int]:
+    """What one batch adds to the arguments of `contrast`."""
+    batch = make_batch(group, LOSS, policy.device)
+    rows = _read(policy, batch, figures)
+    sums, seen = objective(rows, batch.pull, torch.ones_like(batch.pull), batch.decision, LOSS)
+    return seen.cpu(), float(sums.anchor), batch.anchors
 
 
 def _room(policy: Policy) -> int:

@@ -9,13 +9,16 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rmx.errors import RmxError, TrainError, first_line
 from rmx.train.job import TrainJob
 from rmx.train.queue import WAITED, deciding, look, niceness, wait_for_turn
 from rmx.train.run_files import FULL, is_full
 from rmx.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from rmx.train.processes import Team
 
 log = logging.getLogger(__name__)
 Tell = Callable[[str, dict[str, Any]], None]  # kind and figures of every event, as they happen
@@ -36,24 +39,35 @@ def drive(folder: RunFolder, *, dry: bool = False, tell: Tell = silent) -> str:
     Raises:
         RmxError: a failure that the user can do something about; the run's status says the same.
     """
-    if int(os.environ.get("RANK", "0")):
-        return _work_along(folder, dry)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from rmx.train.processes import Team
+
+        team = Team()
+        with team.working():
+            state = _work_along(folder, dry, team) if team.process_index else _alone(folder, dry, tell, team)
+            team.leave(state)
+            return state
+    return _alone(folder, dry, tell)
+
+
+def _alone(folder: RunFolder, dry: bool, tell: Tell, team: "Team | None" = None) -> str:
+    """The same by the process that has the folder."""
     try:
         with folder.lock(), _stopped_by_signals(folder):
-            return _driven(folder, dry, _Told(folder, tell))
+            return _driven(folder, dry, _Told(folder, tell), team)
     finally:
         with suppress(RmxError, OSError):  # the run's own word counts; who looks next starts the next one
             look(folder.path.parent, nice=niceness(folder))
 
 
-def _driven(folder: RunFolder, dry: bool, told: "_Told") -> str:
+def _driven(folder: RunFolder, dry: bool, told: "_Told", team: "Team | None") -> str:
     """The same by the process that holds the run's lock, on its turn."""
     try:
         with deciding(folder.path.parent):
             folder.set_status(pid=os.getpid(), message=None, left=None, flags=None)
         if not wait_for_turn(folder, tell=told.waits):
             return told.over("stopped", WAITED)
-        return _stages(folder, dry, told)
+        return _stages(folder, dry, told, team)
     except RmxError as error:
         told.over("failed", str(error))
         raise
@@ -92,15 +106,14 @@ class _Told:
         return state
 
 
-def _stages(folder: RunFolder, dry: bool, told: _Told) -> str:
+def _stages(folder: RunFolder, dry: bool, told: _Told, team: "Team | None") -> str:
     """All stages of the run, told as they go; returns the state that they end in."""
-    from rmx.train.processes import launched
     from rmx.train.stages import Stopped
 
     told("state", {"state": "running"})
     struck: str | None = None
     try:
-        for kind, figures in pipeline(folder, dry, launched(), folder.stop_wanted):
+        for kind, figures in pipeline(folder, dry, team, folder.stop_wanted):
             told(kind, figures)
             if kind in ("guard", "early") and "tau" not in figures:  # of a sweep it ends one threshold, not the run
                 struck = figures["message"]
@@ -110,7 +123,7 @@ def _stages(folder: RunFolder, dry: bool, told: _Told) -> str:
 
 
 def pipeline(
-    folder: RunFolder, dry: bool, accelerator: Any, stop: Callable[[], bool]
+    folder: RunFolder, dry: bool, team: "Team | None", stop: Callable[[], bool]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The events of a run, of whatever kind it is; `stop` is asked between its steps."""
     from rmx.train.pipeline import Pipeline
@@ -133,20 +146,19 @@ def pipeline(
         folder.path,
         config,
         events=lambda: folder.events()[0],
-        stop=stop,
+        stop=stop if team is None else team.stopping(stop),
         dry=dry,
-        accelerator=accelerator,
+        team=team,
     )
     yield from made.events()
 
 
-def _work_along(folder: RunFolder, dry: bool) -> str:
+def _work_along(folder: RunFolder, dry: bool, team: "Team") -> str:
     """A process that is not the first: the same stages, without a word."""
-    from rmx.train.processes import launched
     from rmx.train.stages import Stopped
 
     try:
-        for _ in pipeline(folder, dry, launched(), folder.stop_wanted):
+        for _ in pipeline(folder, dry, team, folder.stop_wanted):
             pass
     except Stopped:
         return "stopped"

@@ -5,7 +5,7 @@ from typing import Any
 
 from rmx.records import Problem
 from rmx.train.export import finish_adapter
-from rmx.train.greedy import Solutions, solve
+from rmx.train.greedy import Solutions, solve_together
 from rmx.train.policy import NAME, load_weights
 from rmx.train.provenance import base_of, provenance
 from rmx.train.stages import Context, Event, Progress
@@ -34,7 +34,8 @@ def final_stage(run: Context, training: Training) -> Iterator[Event]:
     progress.at = len(problems)
     yield progress.event()
     after = solved(run, problems, NAME)
-    run.write(EVALUATION, evaluation(name, problems, before, after))
+    if run.main:
+        run.write(EVALUATION, evaluation(name, problems, before, after))
     progress.at = progress.of
     yield progress.event()
 
@@ -46,7 +47,8 @@ def solved(run: Context, problems: list[Problem], adapter: str | None) -> Soluti
         Stopped: it was asked to stop meanwhile.
     """
     with run.model.engine.turns.turn():
-        found = solve(run.model, problems, adapter, run.job.recipe.rollouts.max_new_tokens, cancelled=run.stop)
+        asked = run.team, run.model, problems, adapter, run.job.recipe.rollouts.max_new_tokens
+        found = solve_together(*asked, cancelled=run.stop)
     run.check_stop()
     return found
 

@@ -11,6 +11,7 @@ from rmx.errors import TrainError
 from rmx.records import Problem, Rollout
 from rmx.train.items import Item, make_items
 from rmx.train.job import TrainJob
+from rmx.train.processes import dealt
 from rmx.train.recipe import RolloutConfig
 from rmx.train.rollout_file import read_rollouts
 from rmx.train.rollouts import RolloutLog, sample_rollouts
@@ -53,30 +54,71 @@ def rollouts_stage(run: Context) -> Iterator[Event]:
 
 def sample(run: Context, draws: Sequence[Draw]) -> Iterator[Event]:
     """Bring each file to `k` rollouts per problem, telling how far all of them are together."""
-    logs = [rollout_log(run, draw.name, draw.config, draw.seed) for draw in draws]
-    there = [log.read() for log in logs]
+    there = [_there(run, draw) for draw in draws]
     progress = Progress("rollouts", sum(draw.wanted for draw in draws), sum(map(len, there)))
-    for draw, log, found in zip(draws, logs, there, strict=True):
-        report = Report()
+    for draw, found in zip(draws, there, strict=True):
+        report, log = Report(), _own_log(run, draw)
         for rollout in _source(run, draw, found, report):
             log.append(rollout)
             found.append(rollout)
-            progress.at += 1
+            _count(run, progress, 1)
             if progress.due():
                 yield progress.event()
                 yield from _figures(run, draw, found, report)
         run.check_stop()
+        if run.team is not None:
+            for _ in run.team.waiting():
+                _count(run, progress, 0)
+                if progress.due():
+                    yield progress.event()
+            found = _there(run, draw)
         yield progress.event()
         yield from _figures(run, draw, found, report)
 
 
 def _source(run: Context, draw: Draw, found: Sequence[Rollout], report: Report) -> Iterator[Rollout]:
-    """What is missing; a server's completions are counted in `report`."""
+    """What is missing, of several processes this one's share; a server's completions are counted in `report`."""
     done = {(r.problem_id, r.gen_index): r.completion_length for r in found}
-    asked = run.model, draw.problems, draw.config, draw.seed, done
+    if run.job.server:
+        problems = draw.problems if run.main else []
+    else:
+        problems = [draw.problems[i] for i in dealt(len(draw.problems), run.team)]
+    asked = run.model, problems, draw.config, draw.seed, done
+    if not problems:
+        return iter(())
     if run.job.server:
         return server_rollouts(run.job.server, *asked, cancelled=run.stop, report=report)
     return sample_rollouts(*asked, cancelled=run.stop)
+
+
+def _count(run: Context, progress: Progress, more: int) -> None:
+    """Progress by what all processes have sampled."""
+    progress.at = progress.first + run.team.count("rollouts", more) if run.team else progress.at + more
+
+
+def _own_log(run: Context, draw: Draw) -> RolloutLog:
+    """Where this process's rollouts go: the first has the file itself, each other one a file beside it."""
+    index = run.team.process_index if run.team else 0
+    return rollout_log(run, _beside(draw.name, f"{index}") if index else draw.name, draw.config, draw.seed)
+
+
+def _beside(name: str, process: str) -> str:
+    return f"{name.removesuffix('.jsonl')}.process-{process}.jsonl"
+
+
+def _there(run: Context, draw: Draw) -> list[Rollout]:
+    """The rollouts of a draw so far, what other processes have sampled included; only the first moves it over."""
+    log = rollout_log(run, draw.name, draw.config, draw.seed)
+    if run.main:
+        for path in sorted(run.folder.glob(_beside(draw.name, "*"))):
+            part = rollout_log(run, path.name, draw.config, draw.seed)
+            for rollout in part.read():
+                log.append(rollout)
+            part.remove()
+    run.meet()
+    found = log.read()
+    run.meet()
+    return found
 
 
 def rollout_log(run: Context, name: str, config: RolloutConfig, seed: int) -> RolloutLog:
@@ -138,7 +180,8 @@ def selection_stage(run: Context) -> tuple[list[Rollout], Event]:
         return chosen, ("selection", stored["figures"])
     made = select(found, run.job.recipe.selection)
     rows = [[r.problem_id, r.gen_index, r.advantage] for r in made.rollouts]
-    run.write(SELECTION, {"figures": made.json(), "rollouts": rows})
+    if run.main:
+        run.write(SELECTION, {"figures": made.json(), "rollouts": rows})
     return list(made.rollouts), ("selection", made.json())
 
 

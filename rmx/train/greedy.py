@@ -11,6 +11,8 @@ from rmx.intervals import Estimate, paired_difference, share
 from rmx.models import Model
 from rmx.padded import PaddedBatch
 from rmx.records import Answer, Problem
+from rmx.train.processes import Team, collected, dealt
+from rmx.train.stages import Stopped
 
 ROWS = 64  # problems decoded together
 
@@ -108,6 +110,31 @@ def solve(
                 break
             _decode(model, [rest[i] for i in order[start : start + rows]], max_new, cancelled)
     return Solutions(tuple(_solution(model, problem, row) for problem, row in zip(problems, rest, strict=True)))
+
+
+def solve_together(
+    team: Team | None,
+    model: Model,
+    problems: Sequence[Problem],
+    adapter: str | None,
+    max_new: int,
+    *,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Solutions:
+    """The same, with the problems dealt to all processes, each of which gets all solutions.
+
+    Raises:
+        Stopped: several processes share the work, and one of them was asked to stop.
+    """
+    if team is None:
+        return solve(model, problems, adapter, max_new, cancelled=cancelled)
+    order = sorted(range(len(problems)), key=lambda i: len(model.prompt_ids(problems[i].problem)))
+    mine = [order[i] for i in dealt(len(order), team)]
+    found = solve(model, [problems[i] for i in mine], adapter, max_new, cancelled=cancelled)
+    if cancelled():
+        raise Stopped
+    pairs = collected(list(zip(mine, found.each, strict=True)), lambda pair: pair[0], team)
+    return Solutions(tuple(solution for _, solution in pairs))
 
 
 class _Row:

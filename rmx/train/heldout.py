@@ -13,8 +13,9 @@ from rmx.intervals import Estimate
 from rmx.records import Problem, Rollout
 from rmx.train.base_figures import BaseFigures
 from rmx.train.diagnostics import Contrast, decision_items, diagnose
-from rmx.train.greedy import Solutions, solve
+from rmx.train.greedy import Solutions, solve_together
 from rmx.train.policy import NAME, Policy
+from rmx.train.processes import Team
 from rmx.train.replay import Solved
 
 FIGURES_BYTES = 256 << 20  # of the base on held-out rollouts; what does not fit is read anew at each check
@@ -103,6 +104,7 @@ class HeldOut:
         problems: of the validation split. rollouts: graded ones of the base on that split, with entropies.
         tau: nats, of the decisions. max_new: tokens of a greedy solution.
         base: the base's solutions where they are known already, as after a resume.
+        team: of several processes, all of which make every check together.
     """
 
     def __init__(
@@ -116,10 +118,11 @@ class HeldOut:
         max_seq_len: int,
         base: Solutions | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        team: Team | None = None,
     ) -> None:
         self.policy, self.problems, self.max_new, self.cancelled = policy, list(problems), max_new, cancelled
         self.items = decision_items(rollouts, tau, max_seq_len)
-        self.figures = BaseFigures(FIGURES_BYTES)
+        self.figures, self.team = BaseFigures(FIGURES_BYTES), team
         self._base, self.latest = base, base
 
     @property
@@ -143,7 +146,7 @@ class HeldOut:
             epoch,
             self.latest.pass_at_1,
             self.latest.against(base) if optimizer_step else None,
-            diagnose(self.policy, self.items, self.figures),
+            diagnose(self.policy, self.items, self.figures, self.team),
             self.latest.truncated,
             self.latest.unparsed,
             time.perf_counter() - began,
@@ -174,4 +177,5 @@ class HeldOut:
         return [Solved(problem.id, ask(problem.problem), one.ids, problem.answer) for problem, one in rows]
 
     def _solve(self, adapter: str | None) -> Solutions:
-        return solve(self.policy.model, self.problems, adapter, self.max_new, cancelled=self.cancelled)
+        asked = self.team, self.policy.model, self.problems, adapter, self.max_new
+        return solve_together(*asked, cancelled=self.cancelled)

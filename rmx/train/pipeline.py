@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from rmx.cost import cost
 from rmx.models import Model, load
 from rmx.records import Problem, Rollout
-from rmx.train.base_figures import BaseFigures
+from rmx.train.base_figures import MEMORY, BaseFigures
 from rmx.train.estimate import Estimate, estimate, work_left
 from rmx.train.final_stage import final_stage, finish
 from rmx.train.first_stages import GATE, VALIDATION, Gated, gate_stage, rollouts_stage, selection_stage
@@ -27,6 +28,7 @@ from rmx.train.items import cut
 from rmx.train.job import TrainJob, problems_of
 from rmx.train.policy import Policy, make_policy
 from rmx.train.probe import device_name, probe
+from rmx.train.processes import Team, collected, dealt_by
 from rmx.train.replay import Fork, Replay, Solved, default_forks
 from rmx.train.rollout_file import read_rollouts
 from rmx.train.scoring import score
@@ -49,7 +51,7 @@ class Pipeline:
         stop: whether the run was asked to stop; asked between steps.
         dry: end after the gate.
         model: a loaded one; None loads the job's.
-        accelerator: of `accelerate launch`.
+        team: of `accelerate launch`.
         figures: of the base, where another pipeline on the same rollouts has made them already.
     """
 
@@ -63,21 +65,16 @@ class Pipeline:
         stop: Callable[[], bool] = lambda: False,
         dry: bool = False,
         model: Model | None = None,
-        accelerator: Any = None,
+        team: Team | None = None,
         figures: BaseFigures | None = None,
     ) -> None:
-        self.config, self.dry, self.accelerator, self._told = config, dry, accelerator, events
+        self.config, self.dry, self.team, self._told = config, dry, team, events
         problems = problems_of(job)
-        device = str(accelerator.device) if accelerator is not None else job.device
+        device = str(team.device) if team is not None else job.device
         loaded = (model or load(job.model, device, job.dtype)).ask_in(job.style, job.set_name)
-        self.run = Context(job, folder, loaded, problems, stop)
-        self.figures = BaseFigures(folder=folder) if figures is None else figures
+        self.run = Context(job, folder, loaded, problems, stop, team=team)
+        self.figures = self._figures() if figures is None else figures
         self.run.seconds = (self.run.read(SECONDS) or {}).get("seconds", {})
-
-    @property
-    def main(self) -> bool:
-        """Whether this process is the one that writes."""
-        return self.accelerator is None or self.accelerator.is_main_process
 
     def events(self) -> Iterator[Event]:
         """All stages, in order.
@@ -85,11 +82,7 @@ class Pipeline:
         Raises:
             Stopped: it was asked to stop. RmxError: what went wrong and what to do.
         """
-        if self.main:
-            rollouts = yield from self.selected()
-        self._wait()
-        if not self.main:
-            rollouts, _ = selection_stage(self.run)  # what the first process wrote
+        rollouts = yield from self.selected()
         policy = self.policy()
         with self.timed("gate"):
             gated = yield from self._gate(policy, rollouts)
@@ -98,16 +91,21 @@ class Pipeline:
         training = self.training(policy, gated, self.held_out(policy, gated))
         with self.timed("training"):
             yield from training.events()
-        if self.main:
-            with self.timed("final"):
-                yield from final_stage(self.run, training)
+        with self.timed("final"):
+            yield from final_stage(self.run, training)
+        if self.run.main:
             yield self._done(training)
+
+    def _figures(self) -> BaseFigures:
+        """Where the base's figures will be kept; several processes keep them in files, which all of them read."""
+        return BaseFigures(0 if self.team else MEMORY, self.run.folder, shared=self.team is not None)
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
     def selected(self) -> Generator[Event, None, list[Rollout]]:
         """Sample and select: the rollouts that teach."""
-        self.run.write(STYLE, self.run.model.style.json())
+        if self.run.main:
+            self.run.write(STYLE, self.run.model.style.json())
         with self.timed("rollouts"):
             yield from rollouts_stage(self.run)
         with self.timed("selection"):
@@ -125,7 +123,7 @@ class Pipeline:
         rollouts = yield from self.scored(policy, rollouts)
         gated = gate_stage(self.run, rollouts)
         figures = gated.figures(self.run.job.recipe.gate.gate)
-        if self.main:
+        if self.run.main:
             figures["estimate"] = self.estimate(rollouts).json()
             self.run.write(GATE, figures)
         yield "gate", figures
@@ -149,14 +147,21 @@ class Pipeline:
     def scored(self, policy: Policy, rollouts: list[Rollout]) -> Generator[Event, None, list[Rollout]]:
         """Entropies where they are missing, and the base's figures of every token, in one pass over the rollouts."""
         longest = self.run.job.recipe.optim.max_seq_len
-        progress, scored = Progress("gate", len(rollouts)), []
-        for rollout in score(policy, (cut(r, longest) for r in rollouts), self.figures):
-            scored.append(rollout)
+        scored = [cut(r, longest) for r in rollouts]
+        mine = dealt_by([r.problem_id for r in scored], self.team)
+        progress, found = Progress("gate", len(mine)), list[tuple[int, Rollout]]()
+        for at, rollout in zip(mine, score(policy, (scored[i] for i in mine), self.figures), strict=True):
+            found.append((at, rollout))
             progress.at += 1
             if progress.due():
                 yield progress.event()
             self.run.check_stop()
         yield progress.event()
+        if self.team is not None:
+            self.figures.share(self.team)
+        new = [(at, rollout.entropies) for at, rollout in found if rollout.entropies is not scored[at].entropies]
+        for at, entropies in collected(new, lambda one: one[0], self.team):
+            scored[at] = replace(scored[at], entropies=entropies)
         return scored
 
     def held_out(self, policy: Policy, gated: Gated, rollouts: Path | None = None) -> HeldOut | None:
@@ -172,18 +177,19 @@ class Pipeline:
             max_new=recipe.rollouts.max_new_tokens,
             max_seq_len=recipe.optim.max_seq_len,
             cancelled=run.stop,
+            team=self.team,
         )
 
     def training(self, policy: Policy, gated: Gated, held_out: HeldOut | None) -> Training:
         run, recipe = self.run, self.run.job.recipe
-        trainer = Trainer(policy, gated.items, recipe, accelerator=self.accelerator, figures=self.figures)
-        return Training(run, trainer, held_out, self._replay(held_out), self._agreed_stop, self.main, self._wait)
+        trainer = Trainer(policy, gated.items, recipe, team=self.team, figures=self.figures)
+        return Training(run, trainer, held_out, self._replay(held_out), self._agreed_stop)
 
     def _replay(self, held_out: HeldOut | None) -> Replay:
         """The pinned forks, else the most open ones in the base's solutions of the first validation problems."""
         model = self.run.model
         forks = [_pinned(f"pin {n}", pin) for n, pin in enumerate(self.run.job.pins, 1)]
-        if not forks and held_out is not None and self.main:
+        if not forks and held_out is not None:  # of several processes all solve, although one replays
             solved = [
                 Solved(p.id, model.prompt_ids(p.problem), s.ids, p.answer)
                 for p, s in zip(held_out.problems[:WATCHED], held_out.base.each, strict=False)
@@ -198,17 +204,12 @@ class Pipeline:
 
     # -- several processes --------------------------------------------------------------------------------------------
 
-    def _wait(self) -> None:
-        if self.accelerator is not None:
-            self.accelerator.wait_for_everyone()
-
     def _agreed_stop(self) -> bool:
         """Whether any of the processes was asked to stop; the same answer in all of them."""
         wanted = self.run.stop()
-        if self.accelerator is None or self.accelerator.num_processes == 1:
+        if self.team is None:
             return wanted
-        asked = torch.tensor(float(wanted), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(asked, "sum") > 0)
+        return bool(self.team.total(torch.tensor(float(wanted), device=self.team.device)) > 0)
 
     @property
     def device(self) -> str:
@@ -223,7 +224,7 @@ class Pipeline:
             yield
         finally:
             self.run.seconds[stage] = before + time.monotonic() - began
-            if self.main:
+            if self.run.main:
                 self.run.write(SECONDS, {"seconds": self.run.seconds, "device": self.device})
 
 

@@ -317,6 +317,11 @@ class RolloutLog:
             ) from error
         self._there.add(key)
 
+    def remove(self) -> None:
+        """Remove the file and what is beside it."""
+        self.path.unlink(missing_ok=True)
+        self._meta.unlink(missing_ok=True)
+
     def _check_settings(self) -> None:
         """Write the settings before the first rollout; later compare."""
         if not self._meta.exists():

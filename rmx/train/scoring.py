@@ -33,7 +33,8 @@ def score(source: Policy | Model, rollouts: Iterable[Rollout], figures: BaseFigu
         if fast:
             assert isinstance(source, Policy)
             assert figures is not None
-            base_block(source, prompt_key(rollout), figures)
+            if figures.keeps:
+                base_block(source, prompt_key(rollout), figures)
             entropies = _fill(source, own_key(rollout), figures, wanted=rollout.entropies is None)
         else:
             entropies = None if rollout.entropies is not None else teacher_forced(model, rollout)
@@ -67,22 +68,28 @@ def base_block(policy: Policy, key: Key, figures: BaseFigures) -> Base:
     """A block of figures, from what is kept or by a pass of the base, then kept if there is room."""
     base = figures.get(key)
     if base is None:
-        base, _ = read_base(policy, key, entropy=False)
+        base, _ = read_base(policy, key, entropy=False, dtype=figures.dtype)
         figures.put(key, base)
     return base
 
 
 def _fill(policy: Policy, key: Key, figures: BaseFigures, wanted: bool) -> Tensor | None:
     """Make sure that a block is kept; returns its entropies where they are wanted."""
-    if key in figures and not wanted:
+    if not wanted and (key in figures or not figures.keeps):
         return None
-    base, entropies = read_base(policy, key, entropy=wanted)
+    base, entropies = read_base(policy, key, entropy=wanted, dtype=figures.dtype)
     figures.put(key, base)
     return entropies
 
 
-def read_base(policy: Policy, key: Key, *, entropy: bool) -> tuple[Base, Tensor | None]:
+def read_base(
+    policy: Policy, key: Key, *, entropy: bool, dtype: torch.dtype = torch.float32
+) -> tuple[Base, Tensor | None]:
     """One pass of the base over one sequence, alone, so that the figures never depend on what else there is.
+
+    Args:
+        dtype: that the vectors are rounded to. Their offsets go with the rounded ones, so that the KL of an unchanged
+            policy stays 0.
 
     Returns:
         Figures of the positions from key's first to the last but one, on the CPU, and their entropies in nats.
@@ -95,6 +102,7 @@ def read_base(policy: Policy, key: Key, *, entropy: bool) -> tuple[Base, Tensor 
         hidden = policy(tokens[None])[0, first:-1].float()
         swept = sweep(head, hidden, tokens[first + 1 :], entropy=entropy, expected=True)
         assert swept.expected is not None
-        base = Base(swept.expected, anchor(head, swept.lse, swept.expected, hidden), swept.own - swept.lse)
+        mean = swept.expected.to(dtype).float()
+        base = Base(mean, anchor(head, swept.lse, mean, hidden), swept.own - swept.lse)
     kept = Base(base.mean.cpu(), base.offset.cpu(), base.logp.cpu())
     return kept, None if swept.entropy is None else swept.entropy.cpu()

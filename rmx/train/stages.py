@@ -5,12 +5,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rmx.errors import TrainError, first_line
 from rmx.models import Model
 from rmx.train.job import Problems, TrainJob
 from rmx.train.run_files import disk, write_json
+
+if TYPE_CHECKING:
+    from rmx.train.processes import Team
 
 Event = tuple[str, dict[str, Any]]  # kind and figures
 INTERVAL = 0.5  # seconds between two progress events of a stage
@@ -66,6 +69,17 @@ class Context(RunFiles):
     problems: Problems
     stop: Callable[[], bool]
     seconds: dict[str, float] = field(default_factory=dict)  # of each stage, over all starts of this run
+    team: "Team | None" = None  # of several processes
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.team is None or self.team.is_main_process
+
+    def meet(self) -> None:
+        """Wait until all processes of the run are here."""
+        if self.team is not None:
+            self.team.meet()
 
 
 @dataclass
@@ -77,12 +91,12 @@ class Progress:
     at: int = 0
 
     def __post_init__(self) -> None:
-        self._began, self._first, self._due = time.monotonic(), self.at, 0.0
+        self._began, self.first, self._due = time.monotonic(), self.at, 0.0
 
     @property
     def left(self) -> float | None:
         """Seconds, at the pace so far."""
-        done = self.at - self._first
+        done = self.at - self.first
         return (time.monotonic() - self._began) * (self.of - self.at) / done if done > 0 else None
 
     def due(self) -> bool:

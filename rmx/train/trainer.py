@@ -17,7 +17,7 @@ from rmx.train.items import Item
 from rmx.train.loss import objective
 from rmx.train.order import Window, lr_at, total_updates, window
 from rmx.train.policy import Policy
-from rmx.train.processes import add_up, collected, dealt
+from rmx.train.processes import Team, add_up, collected, dealt
 from rmx.train.recipe import Recipe
 from rmx.train.rows import read_rows
 
@@ -85,8 +85,8 @@ class Trainer:
 
     Args:
         figures: what the scoring pass found out about the base; what is missing costs passes of the base.
-        accelerator: of `accelerate launch`; None for one process. The micro-batches of a window are dealt to the
-            processes in turn, gradients are summed at its end, and every process yields the same records.
+        team: of `accelerate launch`; None for one process. The micro-batches of a window are dealt to the processes in
+            turn, gradients are summed at its end, and every process yields the same records.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class Trainer:
         items: Sequence[Item],
         recipe: Recipe,
         *,
-        accelerator: Any = None,
+        team: Team | None = None,
         figures: BaseFigures | None = None,
     ) -> None:
         if not items:
             raise TrainError("There are no rollouts to train on.")
         self.policy, self.items, self.recipe = policy, list(items), recipe
-        self.accelerator = accelerator
+        self.team = team
         self.figures = BaseFigures() if figures is None else figures
         self.of = total_updates(len(self.items), recipe.optim)
         self.updates = 0  # made so far
@@ -128,12 +128,12 @@ class Trainer:
             for step in self._micro_steps(now):
                 steps.append(step)
                 yield step
-            add_up(self.params.values(), self.accelerator)
+            add_up(self.params.values(), self.team)
             yield self._update(now, steps)
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint of the last finished update: all of it, or nothing. Of several processes one writes."""
-        if self.accelerator is None or self.accelerator.is_main_process:
+        if self.team is None or self.team.is_main_process:
             checkpoint.save(folder, self.policy, self.optimizer, self._place())
 
     def restore(self, folder: Path) -> None:
@@ -160,8 +160,8 @@ class Trainer:
 
     def _micro_steps(self, now: Window) -> Iterator[MicroStep]:
         """As they are made; with several processes all at once, when everybody is through with the window."""
-        mine = (self._micro_step(now, nth) for nth in dealt(len(now.batches), self.accelerator))
-        return mine if self.accelerator is None else iter(collected(list(mine), key=lambda step: step.step))
+        mine = (self._micro_step(now, nth) for nth in dealt(len(now.batches), self.team))
+        return mine if self.team is None else iter(collected(list(mine), lambda step: step.step, self.team))
 
     def _micro_step(self, now: Window, nth: int) -> MicroStep:
         """One micro-batch, its gradient added to the window's."""

@@ -33,7 +33,7 @@ class Training:
     Args:
         held_out: None where there are no validation problems; then no rule ends the run but a loss that is not finite.
         stop: asked between updates; of several processes all get the same answer.
-        main: whether this process writes files and makes checks. wait: until all processes are here.
+            All of them make the checks together; the first writes the files.
     """
 
     run: Context
@@ -41,8 +41,6 @@ class Training:
     held_out: HeldOut | None
     replay: Replay
     stop: Callable[[], bool]
-    main: bool = True
-    wait: Callable[[], None] = lambda: None
     checks: list[Check] = field(default_factory=list)
     kl_losses: list[float] = field(default_factory=list)
     ended: Event | None = None  # the rule that ended it before its last update
@@ -108,12 +106,9 @@ class Training:
     def _check(self, step: int) -> Iterator[Event]:
         """Measure the policy as it is; a check that a stop broke off does not count."""
         epoch = step / updates_per_epoch(len(self.trainer.items), self.run.job.recipe.optim)
-        if self.main:
+        if self.run.main:
             yield "replay", self.replay.event(step, NAME if step else None)
-            yield from self._held_out_check(step, epoch)
-        self.wait()
-        if not self.main and self.held_out:
-            self._read()
+        yield from self._held_out_check(step, epoch)
         if step:
             yield from self._rules()
 
@@ -123,7 +118,8 @@ class Training:
         found = self.held_out.check(step, epoch)
         self.run.check_stop()
         self.checks.append(found)
-        self.run.write(CHECKS, {"checks": [c.json() for c in self.checks]})
+        if self.run.main:
+            self.run.write(CHECKS, {"checks": [c.json() for c in self.checks]})
         named = {"checkpoint": f"step_{step}" if step else None, "best": best_of(self.checks) is found}
         yield "check", found.json() | named
         yield "samples", self.held_out.samples(step)
@@ -146,12 +142,12 @@ class Training:
 
     def _save(self, step: int) -> None:
         """Write a checkpoint; of those before it only the adapters stay, and of unscheduled ones nothing."""
-        if self.main:
+        if self.run.main:
             self.trainer.save(self.folder / f"step_{step}")
             for old in written(self.folder):
                 if old < step:
                     checkpoint.shed(self.folder / f"step_{old}", keep_adapter=old in self.steps)
-        self.wait()
+        self.run.meet()
 
     def _resume(self) -> Iterator[Event]:
         """Restore the last checkpoint that can be continued, and make the check that is still missing there."""

@@ -13,9 +13,9 @@ from tests.parity.reference import DATA, trainer_of
 if __name__ == "__main__":
     torch.set_num_threads(1)
     run, out = sys.argv[1], Path(sys.argv[2])
-    accelerator = launched()
-    trainer = trainer_of(load(str(DATA / "model"), "cpu", "float32"), run, accelerator=accelerator)
+    team = launched()
+    trainer = trainer_of(load(str(DATA / "model"), "cpu", "float32"), run, team=team)
     made = [step.json() for step in trainer.run()]
     trainer.save(out / "checkpoint")
-    rank = accelerator.process_index if accelerator else 0
+    rank = team.process_index if team else 0
     (out / f"made-{rank}.json").write_text(json.dumps(made))
