@@ -141,8 +141,10 @@ def _until(true: Callable[[], bool], patience: float = 5.0) -> None:
 
 def table(rows: Sequence[Row], width: int | None = None) -> str:
     """Runs under each other, one line each; the last column is cut where the terminal ends."""
+    from rmx.train.run_row import tested
+
     heads = ("run", "state", "model", "set", "tau", "gated", "pass@1 before → after", "gained", "time", "cost", "note")
-    cells = [heads, *(_cells(row) for row in rows)]
+    cells = [heads, *(_cells(tested(row)) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
     lines = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
     return "\n".join(line[:width] for line in lines)
@@ -187,7 +189,7 @@ def _shown(row: Row, path: str) -> str:
         "differs": differs and f"from the paper's: {differs}",
         "gate": row["gated"] is not None and f"{100 * row['gated']:.2f} % of the tokens",
         "before": _known(row["before"]) and f"pass@1 {percent(row['before'])} ({row['on']})",
-        "after": _known(row["after"]) and f"pass@1 {percent(row['after'])}",
+        "after": _known(row["after"]) and f"pass@1 {percent(row['after'])} ({row['on']})",
         "gained": _known(row["vs_base"]) and points(row["vs_base"]),
         "time": row["minutes"] is not None and minutes(row["minutes"]),
         "cost": row["usd"] is not None and _dollars(row["usd"]),

@@ -32,6 +32,11 @@ def row(folder: RunFolder, rates: Rates | None = None) -> dict[str, Any]:
         return EMPTY | {"id": folder.id, "message": why}
 
 
+def tested(found: dict[str, Any]) -> dict[str, Any]:
+    """The row as a table shows it, whose figures are those of test problems: without what validation problems gave."""
+    return found if found["on"] != "validation" else found | {"before": None, "after": None, "vs_base": None}
+
+
 def _row(folder: RunFolder, rates: Rates) -> dict[str, Any]:
     config, status, summary = folder.config, folder.status, folder.summary
     kind = DistillRecipe if config.get("kind") == "distill" else Recipe

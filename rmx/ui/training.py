@@ -18,7 +18,7 @@ from rmx.train.job import TrainJob, problems_of, resolved
 from rmx.train.probe import this_device
 from rmx.train.run_cost import costs
 from rmx.train.run_folder import RunFolder
-from rmx.train.run_row import row
+from rmx.train.run_row import row, tested
 from rmx.train.run_store import RunStore, owner_of
 from rmx.train.sweep_taus import NO_DRY
 from rmx.turns import Kind, asker, asking
@@ -66,9 +66,9 @@ class Training:
         return found | ({"config": _public(folder.config)} if at == 0 else {})
 
     def runs_list(self, data: object) -> Reply:
-        """The runs that who asks may see."""
+        """The runs that who asks may see, with their figures on test problems."""
         rates = load_rates(self.store.root)
-        rows = [row(folder, rates) for folder in self.store.all()[:LISTED]]
+        rows = [tested(row(folder, rates)) for folder in self.store.all()[:LISTED]]
         if any(one["state"] == "queued" for one in rows):
             self.store.watch()
         return {"runs": rows}

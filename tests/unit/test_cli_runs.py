@@ -14,6 +14,8 @@ from rmx.cli_runs import minutes, plain, table
 from rmx.train.job import TrainJob
 from rmx.train.run_row import row
 from rmx.train.run_store import RunStore
+from rmx.ui.training import Training
+from rmx.workspace import Workspace
 from tests.unit.test_cli import run
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_run.py")))
@@ -78,6 +80,22 @@ def test_the_table_has_its_columns_under_each_other(capsys, done, waiting):
     assert first[head.index("time") :].startswith("4.2 min  $0.01")
     assert (first[head.index("tau") :][:4], first[head.index("gated") :][:5]) == ("1.00", "5.2 %")
     assert second[head.index("gated") :].startswith("–")
+
+
+def test_figures_on_validation_problems_do_not_stand_among_those_on_test_problems(capsys, waiting):
+    half, better = ({"value": v, "low": v - 0.05, "high": v + 0.05, "n": 60} for v in (0.425, 0.5))
+    with waiting.lock():
+        waiting.event("check", {"optimizer_step": 0, "pass@1": half, "vs_base": None})
+        waiting.event("check", {"optimizer_step": 5, "pass@1": better, "vs_base": better, "best": True})
+        waiting.set_status(state="running")
+    shown = row(waiting)
+    assert (shown["state"], shown["after"], shown["on"]) == ("interrupted", better, "validation")
+    head, line = table([shown]).splitlines()
+    place = head.index("pass@1 before")
+    assert line[place : head.index("time")].split() == ["–", "–"]
+    (listed,) = Training(Workspace(), RunStore(waiting.path.parent)).runs_list({})["runs"]
+    assert (listed["before"], listed["after"], listed["vs_base"]) == (None, None, None)
+    assert "pass@1 50.0 % [45.0, 55.0] (validation)" in run(capsys, "runs", "show", waiting.id)[1]
 
 
 def test_an_empty_store_says_how_to_begin(capsys, store):
@@ -155,6 +173,8 @@ def test_the_resumed_run_outlives_the_command(store, waiting, tmp_path):
     script = f"""
 import sys, rmx.cli_runs
 from rmx.train.run_store import RunStore
+from rmx.ui.training import Training
+from rmx.workspace import Workspace
 rmx.cli_runs._store = lambda: RunStore(program={FAKE!r})
 from rmx.cli import main
 sys.exit(main(["runs", "resume", {waiting.id!r}]))
