@@ -102,7 +102,7 @@ def _train(args: argparse.Namespace) -> int:
         raise RmxError(NO_DRY)
     if not args.json:
         print(f"run {folder.id} in {folder.path}", flush=True)
-    drive(folder, dry=args.dry_run, tell=_json_lines(folder) if args.json else _teller(folder))
+    drive(folder, dry=args.dry_run, tell=_json_lines(folder, args.dry_run) if args.json else _teller(folder))
     return 0
 
 
@@ -171,21 +171,24 @@ def _with_gate(config: dict[str, Any], args: argparse.Namespace) -> dict[str, An
     return config | replace(job, recipe=job.recipe.with_(**none)).json()
 
 
-def _json_lines(folder: Any) -> Callable[[str, dict[str, Any]], None]:
-    """One line per micro-batch on stdout, one per threshold of a sweep, and a last one with what the run cost."""
+def _json_lines(folder: Any, dry: bool) -> Callable[[str, dict[str, Any]], None]:
+    """One line per micro-batch on stdout, one per threshold of a sweep, and a last one with what the run cost.
+
+    A dry run has the estimates instead: before the rollouts, and with the gate.
+    """
     tokens = 0
 
     def tell(kind: str, figures: dict[str, Any]) -> None:
         nonlocal tokens
         if kind == "micro":
             print(json.dumps(clean(figures)), flush=True)
-        elif kind == "tau":
-            print(json.dumps(clean({"kind": "tau", **figures})), flush=True)
+        elif kind == "tau" or (dry and kind in ("estimate", "gate")):
+            print(json.dumps(clean({"kind": kind, **figures})), flush=True)
         elif kind == "update":
             tokens += figures["tokens"]
         elif kind == "done":
             print(json.dumps(clean({**figures, "tokens": tokens, "run": str(folder.path)})), flush=True)
-        elif kind in ("guard", "early") or (kind == "state" and figures["state"] != "running"):
+        elif kind in ("guard", "early", "note") or (kind == "state" and figures["state"] != "running"):
             said = figures.get("message")
             if said:
                 print(f"rmx train: {said}", file=sys.stderr)
@@ -231,11 +234,23 @@ class Teller:
         )
 
     def _gate(self, f: dict[str, Any]) -> str:
+        from rmx.train.estimate_ahead import lines
+
         tau = "the file's own positions" if f["tau"] is None else f"tau {f['tau']:.3g} nats"
-        return (
+        said = (
             f"gate       {f['gate']}, {tau}: {f['gated']} of {f['tokens']} tokens ({100 * f['share']:.2f} %), "
             f"{f['gated_right']} in right and {f['gated_wrong']} in wrong rollouts"
         )
+        return (
+            "\n".join([said, "estimate   of what is still to come:", *lines(f["estimate"])])
+            if f.get("estimate")
+            else said
+        )
+
+    def _estimate(self, f: dict[str, Any]) -> str:
+        from rmx.train.estimate_ahead import lines
+
+        return "\n".join(["estimate   before the rollouts, of the whole run:", *lines(f)])
 
     def _update(self, f: dict[str, Any]) -> str | None:
         if f["optimizer_step"] < f["of"] and not self._often():
@@ -259,7 +274,7 @@ class Teller:
     def _guard(self, f: dict[str, Any]) -> str:
         return str(f["message"])
 
-    _early = _guard
+    _early = _note = _guard
 
     def _state(self, f: dict[str, Any]) -> str | None:
         return f"{f['state']}: {f['message']}" if f.get("message") else None

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
+import psutil
 import torch
 
 from rmx.engine import Engine
 from rmx.ragged import ROOM
 
 ROWS = 64  # completions decoded together, at most
-CPU_BYTES = 4 << 30  # that the rows of one batch may take; on a GPU half of its memory
+CPU_BYTES = 4 << 30  # that the rows of one batch may take; on a GPU half of what the weights leave
 SHARED_CPU_BYTES = 512 << 20  # that all batches of the process take together, unless a single one needs more
 LOOK = 0.25  # seconds between two questions whether one who waits still wants it
 
@@ -39,9 +40,30 @@ def row_bytes(engine: Engine, tokens: int) -> int:
 
 
 def fitting_rows(engine: Engine, tokens: int) -> int:
-    """How many rows of so many tokens may be decoded together; the same on every run on the same kind of machine."""
+    """How many rows of so many tokens may be decoded together; the same on every run on the same kind of machine.
+
+    What counts is the memory that the machine has, not what is free at the moment: other rows would round otherwise.
+    """
     each = token_bytes(engine) * min(tokens, engine.context)
-    return max(1, min(ROWS, _half_of(engine.device, CPU_BYTES) // each)) if each else ROWS
+    return max(1, min(ROWS, room_of_rows(engine) // each)) if each else ROWS
+
+
+def room_of_rows(engine: Engine) -> int:
+    """Bytes of keys and values that one batch may take: half of what the weights leave of the memory that there is.
+
+    On a CPU `CPU_BYTES` at most. The weights are the base's; adapters come and go.
+    """
+    weights = sum(p.nbytes for name, p in engine.model.named_parameters() if ".lora_" not in name)
+    left = max(0, _memory_of(engine.device) - weights) // 2
+    return left if engine.device.type == "cuda" else min(CPU_BYTES, left)
+
+
+@cache
+def _memory_of(device: torch.device) -> int:
+    """Bytes of memory of a GPU, or of this machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total)
 
 
 class MemoryBudget:
@@ -102,6 +124,4 @@ def budget_of(device: torch.device) -> MemoryBudget:
 
 def _half_of(device: torch.device, on_cpu: int) -> int:
     """Half of a GPU's memory, or what is said for a CPU."""
-    if device.type != "cuda":
-        return on_cpu
-    return int(torch.cuda.get_device_properties(device).total_memory // 2)
+    return _memory_of(device) // 2 if device.type == "cuda" else on_cpu

@@ -33,6 +33,14 @@ Place = tuple[int, int, int, int]  # whose file, the first byte in it, rows, col
 OWN = -1
 
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def token_bytes(hidden: int, kept: str) -> int:
+    """Bytes of one token's figures, by the recipe's field `base_figures`."""
+    return hidden * DTYPES[kept].itemsize + 8 if kept in DTYPES else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Base:
     """Figures of the base at N positions."""

@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rmx.cost import cost
-from rmx.decoding_memory import CPU_BYTES
 from rmx.records import Rollout
+from rmx.train.base_figures import MEMORY, token_bytes
 from rmx.train.order import total_updates
 from rmx.train.probe import Lengths, Speeds
 from rmx.train.recipe import OptimConfig, Recipe
 from rmx.train.training_stage import checkpoint_steps
 
 PROCESS_BYTES = 450_000_000  # Python with everything imported and what a run leaves about; imports alone 355 MB
-FIGURES_BYTES = 512 << 20  # at most, of the base's figures in memory
+LINE_BYTES = 30  # of one token in a file of rollouts: its id and its entropy as text
 CHUNKS_BYTES = 3 * (32 << 20)  # logits, their exponentials and gradients
 LORA_TIME = 1.3  # a step through a network with a LoRA, over one without: 1.1 with 135 M weights, 1.3 to 1.6 with 1 M
 LORA_MEMORY = 1.2
@@ -82,12 +82,17 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Seconds of each stage, peak memory, dollars."""
+    """Seconds of each stage, peak memory, disk, dollars."""
 
     stages: dict[str, Span]
     memory: float  # bytes; on a GPU those of the GPU
     usd: float | None
     rate: str  # a sentence
+    recomputed: float = 0.0  # bytes of memory with --recompute
+    disk: float = 0.0  # bytes, the base's figures included
+    figures: float = 0.0  # bytes of the base's figures on disk while it trains
+    figures_token: int = 0  # bytes of them for one token
+    left_out: float = 0.0  # share of the base's figures that finds no room
 
     @property
     def seconds(self) -> Span:
@@ -110,6 +115,10 @@ class Estimate:
             "high": round(whole.high, 1),
             "stages": {name: span.json() for name, span in self.stages.items()},
             "memory_mb": round(self.memory / 1e6),
+            "disk_mb": round(self.disk / 1e6, 1),
+            "figures_mb": round(self.figures / 1e6, 1),
+            "figures_token": self.figures_token,
+            "left_out": round(self.left_out, 3),
             "usd": None if self.usd is None else round(self.usd, 4),
             "rate": self.rate,
         }
@@ -122,14 +131,43 @@ class Estimate:
 
 def estimate(work: Work, speeds: Speeds, recipe: Recipe) -> Estimate:
     """What the work takes at the speeds that were measured."""
+    figures, filed, left_out = figures_of(work, speeds, recipe)
+    training = work.trained * (speeds.train_token * LORA_TIME + left_out * speeds.read_token * FIGURES_TIME)
     stages = {
         "rollouts": _decoding(work.completions, work.length, speeds) * SPEED,
         "gate": work.read * (speeds.read_token * FIGURES_TIME) * SPEED,
-        "training": (work.trained * (speeds.train_token * LORA_TIME) + _checks(work, speeds)) * SPEED,
+        "training": (training + _checks(work, speeds)) * SPEED,
         "final": _decoding(2 * work.test, work.length, speeds) * SPEED,
     }
     usd, sentence = cost(sum(span.value for span in stages.values()), speeds.device)
-    return Estimate(stages, memory_of(work, speeds, recipe), usd, sentence)
+    return Estimate(
+        stages,
+        memory_of(work, speeds, recipe),
+        usd,
+        sentence,
+        recomputed=memory_of(work, speeds, recipe.with_(recompute=True)),
+        disk=filed + _other_files(work, speeds, recipe),
+        figures=filed,
+        figures_token=figures,
+        left_out=left_out,
+    )
+
+
+def figures_of(work: Work, speeds: Speeds, recipe: Recipe) -> tuple[int, float, float]:
+    """What the base's figures take: bytes of one token, bytes on disk, and the share that finds no room."""
+    each = token_bytes(speeds.hidden, recipe.optim.base_figures)
+    if not each:
+        return 0, 0.0, 1.0
+    beyond = max(0.0, each * work.read.value - MEMORY)
+    filed = min(beyond, recipe.optim.base_disk_gb * 1e9)
+    return each, filed, (beyond - filed) / (each * work.read.value) if beyond > filed else 0.0
+
+
+def _other_files(work: Work, speeds: Speeds, recipe: Recipe) -> float:
+    """Bytes of rollouts and of checkpoints: each one's adapter, the last one's moments, and the adapter at the end."""
+    rollouts = LINE_BYTES * (work.completions * (work.length.value + speeds.prompt / 2) if work.completions else 0.0)
+    adapter = _adapter_bytes(speeds, recipe) / 4
+    return rollouts + adapter * (max(1, work.checks - 1) + 3)
 
 
 def _decoding(completions: int, length: Span, speeds: Speeds) -> Span:
@@ -158,8 +196,8 @@ def memory_of(work: Work, speeds: Speeds, recipe: Recipe) -> float:
     training = saved * tokens * optim.micro_batch + CHUNKS_BYTES + _adapter_bytes(speeds, recipe)
     on_cpu = speeds.device == "cpu"
     decoding = speeds.rows * speeds.kv_token * work.longest
-    decoding = min(decoding, CPU_BYTES) if on_cpu else decoding  # fewer rows where they would need more
-    figures = min(FIGURES_BYTES, 4 * (speeds.hidden + 2) * work.read.value) if on_cpu else 0.0
+    decoding = min(decoding, speeds.kv_most)  # fewer rows where they would need more
+    figures = min(MEMORY, token_bytes(speeds.hidden, optim.base_figures) * work.read.value) if on_cpu else 0.0
     return speeds.weights + (PROCESS_BYTES if on_cpu else 0) + max(decoding, training + figures)
 
 
@@ -192,14 +230,17 @@ def length_of(seen: Lengths, limit: int) -> Span:
     return Span(mean, min(low, mean), min(float(limit), (mean + error) * (1 + open_share)))
 
 
-def work_ahead(recipe: Recipe, speeds: Speeds, problems: int, validation: int, test: int) -> Work:
+def work_ahead(
+    recipe: Recipe, speeds: Speeds, problems: int, validation: int, test: int, length: Span | None = None
+) -> Work:
     """The whole of a run of which nothing is there yet.
 
     Args:
         problems, validation, test: how many there are of each.
+        length: tokens of a completion where they are known; None: as the probe saw them.
     """
     config, check = recipe.rollouts, recipe.check
-    length = length_of(speeds.lengths, config.max_new_tokens)
+    length = length or length_of(speeds.lengths, config.max_new_tokens)
     wanted = min(recipe.selection.select, problems)
     kept = Span(float(wanted), max(1.0, min(wanted, MIXED * problems)), float(wanted)) * (
         config.k * recipe.selection.trim

@@ -151,6 +151,7 @@ def rollout_figures(found: Sequence[Rollout], problems: int, k: int) -> dict[str
         "of": problems,
         "k": k,
         "rollouts": len(found),
+        "tokens": sum(r.completion_length for r in found),
         "right": sum(r.correct for r in found),
         "truncated": sum(r.stop in CUT for r in found),
         "unparsed": sum(r.answer is None for r in found),

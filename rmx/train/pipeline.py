@@ -8,7 +8,7 @@ drives it decides where they go.
 import resource
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +19,20 @@ import torch
 from rmx.cost import cost
 from rmx.models import Model, load
 from rmx.records import Problem, Rollout
-from rmx.train.base_figures import MEMORY, BaseFigures
+from rmx.train.base_figures import DTYPES, MEMORY, SPARE_DISK, BaseFigures
 from rmx.train.estimate import Estimate, estimate, work_left
+from rmx.train.estimate_ahead import ahead_figures, estimate_ahead, usual_length
 from rmx.train.final_stage import final_stage, finish
-from rmx.train.first_stages import GATE, VALIDATION, Gated, gate_stage, rollouts_stage, selection_stage
+from rmx.train.first_stages import GATE, ROLLOUTS, VALIDATION, Gated, gate_stage, rollouts_stage, selection_stage
 from rmx.train.heldout import HeldOut
 from rmx.train.items import cut
 from rmx.train.job import TrainJob, problems_of
 from rmx.train.policy import Policy, make_policy
-from rmx.train.probe import device_name, probe
+from rmx.train.probe import Speeds, device_name, probe
 from rmx.train.processes import Team, collected, dealt_by
 from rmx.train.replay import Fork, Replay, Solved, default_forks
 from rmx.train.rollout_file import read_rollouts
+from rmx.train.room import fit, memory_told, room_of
 from rmx.train.scoring import score
 from rmx.train.stages import Context, Event, Progress
 from rmx.train.trainer import Trainer
@@ -82,6 +84,7 @@ class Pipeline:
         Raises:
             Stopped: it was asked to stop. RmxError: what went wrong and what to do.
         """
+        yield from self.ahead()
         rollouts = yield from self.selected()
         policy = self.policy()
         with self.timed("gate"):
@@ -98,7 +101,24 @@ class Pipeline:
 
     def _figures(self) -> BaseFigures:
         """Where the base's figures will be kept; several processes keep them in files, which all of them read."""
-        return BaseFigures(0 if self.team else MEMORY, self.run.folder, shared=self.team is not None)
+        optim, processes = self.run.job.recipe.optim, self.team.num_processes if self.team else 1
+        if optim.base_figures not in DTYPES:
+            return BaseFigures(0)
+        return BaseFigures(
+            0 if self.team else MEMORY,
+            self.run.folder,
+            limit=int(optim.base_disk_gb * 1e9) // processes,
+            dtype=DTYPES[optim.base_figures],
+            shared=self.team is not None,
+        )
+
+    def ahead(self) -> Iterator[Event]:
+        """The estimate of a run that has not sampled anything; a server's rollouts cannot be estimated from here."""
+        run = self.run
+        if not run.main or run.job.from_rollouts or run.job.server or (run.folder / ROLLOUTS).exists():
+            return
+        usual, speeds = usual_length(run.folder, self.config), self._speeds(run.problems.train)
+        yield "estimate", ahead_figures(estimate_ahead(run.job, run.problems, speeds, usual), speeds, usual)
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
@@ -123,26 +143,47 @@ class Pipeline:
         rollouts = yield from self.scored(policy, rollouts)
         gated = gate_stage(self.run, rollouts)
         figures = gated.figures(self.run.job.recipe.gate.gate)
+        mine = [self.estimate(rollouts)] if self.run.main else []
+        (made,) = collected(mine, lambda _: 0, self.team)
         if self.run.main:
-            figures["estimate"] = self.estimate(rollouts).json()
+            figures["estimate"] = made.json()
             self.run.write(GATE, figures)
         yield "gate", figures
+        yield from self.fitted(policy, made)
         return gated
+
+    def fitted(self, policy: Policy, made: Estimate) -> Iterator[Event]:
+        """What is done where memory or disk do not suffice for what the run is about to do."""
+        room = min(collected([room_of(policy.device)], lambda bytes_: bytes_, self.team))
+        notes = [fit(policy, made, room)]
+        if self.figures.refused and self.figures.keeps:
+            notes.append(
+                f"{self.figures.refused} blocks of the base's figures found no room on disk (--base-disk-gb "
+                f"{self.run.job.recipe.optim.base_disk_gb:g}, and {SPARE_DISK / 1e9:.0f} GB stay free); they are read "
+                "anew whenever they are trained on, which takes longer. --base-figures bf16 halves what they take."
+            )
+        for message in notes:
+            if message:
+                yield "note", {"message": message}
 
     def estimate(self, rollouts: list[Rollout]) -> Estimate:
         """What is still to come, from the lengths that are known now and a short probe."""
         run, recipe = self.run, self.run.job.recipe
         problems = run.problems.train or [Problem("0", run.model.detokenizer.text(rollouts[0].prompt_ids), None)]
         held, test = len(run.problems.validation), len(run.problems.test)
-        speeds = probe(
-            run.model,
+        speeds = self._speeds(problems)
+        left = work_left(recipe, rollouts, held, held * recipe.check.validation_k, test)
+        return estimate(left, speeds, recipe)
+
+    def _speeds(self, problems: Sequence[Problem]) -> Speeds:
+        recipe = self.run.job.recipe
+        return probe(
+            self.run.model,
             problems,
             temperature=recipe.rollouts.temperature,
             micro_batch=recipe.optim.micro_batch,
             seconds=PROBE,
         )
-        left = work_left(recipe, rollouts, held, held * recipe.check.validation_k, test)
-        return estimate(left, speeds, recipe)
 
     def scored(self, policy: Policy, rollouts: list[Rollout]) -> Generator[Event, None, list[Rollout]]:
         """Entropies where they are missing, and the base's figures of every token, in one pass over the rollouts."""
@@ -221,7 +262,8 @@ class Pipeline:
         """Add the time of a `with` block to what its stage took in earlier starts."""
         began, before = time.monotonic(), self.run.seconds.get(stage, 0.0)
         try:
-            yield
+            with memory_told(stage, self.run.job.recipe.optim, self.run.model.engine.device):
+                yield
         finally:
             self.run.seconds[stage] = before + time.monotonic() - began
             if self.run.main:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from rmx.decoding_memory import CPU_BYTES, room_of_rows
 from rmx.engine import Engine
 from rmx.entropy import capture
 from rmx.models import Model
@@ -54,6 +55,7 @@ class Speeds:
     hidden: int  # width of a hidden state
     prompt: float  # tokens, mean
     lengths: Lengths  # of the model's own completions
+    kv_most: int = CPU_BYTES  # bytes of keys and values that rows decoded together may take
 
 
 def probe(
@@ -91,6 +93,7 @@ def probe(
         hidden=config.hidden_size,
         prompt=sum(map(len, prompts)) / len(prompts),
         lengths=lengths,
+        kv_most=room_of_rows(engine),
     )
 
 

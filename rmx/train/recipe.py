@@ -15,6 +15,7 @@ GateKind = Literal["entropy", "random", "full"]
 KlOn = Literal["all", "completion"]
 Normalisation = Literal["reference", "token"]
 Order = Literal["clarity", "shuffle", "file"]
+BaseKept = Literal["fp32", "bf16", "recompute"]
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -157,6 +158,8 @@ class OptimConfig:
     max_steps: int | None = None  # updates after which to stop; the schedule stays that of all epochs
     max_seq_len: int = 8192
     recompute: bool = False  # gradient checkpointing
+    base_figures: BaseKept = "fp32"  # how the anchor's figures of the base are kept; recompute: read anew every time
+    base_disk_gb: float = 50.0  # of them at most on disk; what finds no room is read anew, to the same figures
 
     def __post_init__(self) -> None:
         _between("lr", self.lr, 0, 1, open_low=True)
@@ -166,6 +169,8 @@ class OptimConfig:
         for name in ("epochs", "micro_batch", "grad_accum"):
             _whole(name, getattr(self, name), 1)
         _one_of("order", self.order, Order)
+        _one_of("base_figures", self.base_figures, BaseKept)
+        _between("base_disk_gb", self.base_disk_gb, 0, 1e6)
         if self.max_steps is not None:
             _whole("max_steps", self.max_steps, 1)
         _whole("max_seq_len", self.max_seq_len, 2)

@@ -26,6 +26,7 @@ from rmx.errors import TrainError
 from rmx.intervals import Estimate
 from rmx.models import Model
 from rmx.records import Rollout
+from rmx.train.estimate import Estimate as Forecast
 from rmx.train.export import finish_adapter
 from rmx.train.final_stage import ADAPTER, EVALUATION, evaluation, solved
 from rmx.train.first_stages import GATE, VALIDATION, Gated, gate_stage
@@ -118,6 +119,7 @@ class Sweep(RunFiles):
             raise TrainError("A sweep chooses on validation problems, and there are none. Name a set with --set.")
         self.arms = {arm.tau: arm for arm in map(Arm.from_json, (self.read(SWEEP) or {"taus": []})["taus"])}
         self._held: HeldOut | None = None
+        self._estimate: Forecast | None = None  # of one training
         self._pace: float | None = None  # seconds for one update, checks included
 
     def events(self) -> Iterator[Event]:
@@ -126,6 +128,7 @@ class Sweep(RunFiles):
         Raises:
             Stopped: it was asked to stop. RmxError: what went wrong and what to do.
         """
+        yield from self.trunk.ahead()
         rollouts = yield from self.trunk.selected()
         policy = self.trunk.policy()
         if len(self.arms) < len(self.job.taus):
@@ -150,9 +153,12 @@ class Sweep(RunFiles):
         policy, gated = part.policy(), gate_stage(part.run, rollouts)
         figures = gated.figures(self.job.recipe.gate.gate)
         part.run.write(GATE, figures)
+        if self._estimate is None:
+            self._estimate = self.trunk.estimate(rollouts)
         if not self.arms:
-            figures = figures | {"estimate": self.trunk.estimate(rollouts).swept(len(self.job.taus)).json()}
+            figures = figures | {"estimate": self._estimate.swept(len(self.job.taus)).json()}
         yield "gate", figures
+        yield from part.fitted(policy, self._estimate)
         training, note = part.training(policy, gated, self._held_out(part, policy, gated)), None
         with self.trunk.timed("training"), part.timed("training"):
             for kind, told in training.events():

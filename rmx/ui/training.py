@@ -244,13 +244,10 @@ class Training:
         return message
 
     def _estimate(self, job: TrainJob) -> Any:
-        from rmx.train.estimate import estimate, work_ahead
+        from rmx.train.estimate_ahead import estimate_ahead
 
-        problems, recipe = problems_of(job), job.recipe
-        speeds = self._speeds(job, problems.train)
-        counts = (len(problems.train), len(problems.validation), len(problems.test))
-        made = estimate(work_ahead(recipe, speeds, *counts), speeds, recipe)
-        return made.swept(len(job.taus)) if job.taus else made
+        problems = problems_of(job)
+        return estimate_ahead(job, problems, self._speeds(job, problems.train), None)
 
     def _speeds(self, job: TrainJob, problems: Sequence[Problem]) -> Any:
         """How fast the model is here, and how long its solutions of this set are; measured once.

@@ -1,7 +1,9 @@
-"""`rmx train …` in a group that gives up after two seconds, with processes that take longer: `slow_processes.py WHAT …`.
+"""`rmx train …` in a group that gives up after two seconds, with processes that take longer.
 
-WHAT: slow (rollouts of the second process and checks of the first take three seconds more), stop (a stop is asked for
-while the first checkpoint is checked), fail (the second process fails there).
+`slow_processes.py WHAT train …`, where WHAT is one of
+slow: rollouts of the second process and checks of the first take three seconds more
+stop: a stop is asked for while the first checkpoint is checked
+fail: the second process fails there
 """
 
 import os
