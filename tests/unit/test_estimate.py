@@ -1,6 +1,8 @@
 """The arithmetic of an estimate, with given speeds; and that a probe measures without changing the model."""
 
 import math
+import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +10,11 @@ import torch
 from rmx.models import load
 from rmx.problems import load_set
 from rmx.records import Rollout
+from rmx.train.base_figures import MEMORY
 from rmx.train.estimate import (
     FASTER,
+    FIGURES_TIME,
+    LINE_BYTES,
     LORA_MEMORY,
     LORA_TIME,
     SLOWER,
@@ -17,14 +22,17 @@ from rmx.train.estimate import (
     Work,
     estimate,
     exactly,
+    figures_of,
     length_of,
     memory_of,
     padded_tokens,
     work_ahead,
     work_left,
 )
+from rmx.train.estimate_ahead import lines, usual_length
 from rmx.train.probe import Lengths, Speeds, probe
 from rmx.train.recipe import Recipe
+from tests.unit.training_runs import TINY, tiny_run
 
 SPEEDS = Speeds(
     device="cpu", rows=64, decode_step=0.01, read_token=1e-4, train_token=2e-4, weights=4_000_000, kv_token=4096,
@@ -125,6 +133,68 @@ def test_recomputing_saves_memory_and_a_gpu_does_not_hold_the_process():
     assert memory_of(work, SPEEDS, recipe.with_(recompute=True)) < 0.5 * memory_of(work, SPEEDS, recipe)
     on_gpu = Speeds(**{name: getattr(SPEEDS, name) for name in SPEEDS.__slots__} | {"device": "NVIDIA H100 PCIe"})
     assert memory_of(work, SPEEDS, recipe) - memory_of(work, on_gpu, recipe) == pytest.approx(4.5e8)
+
+
+# ---------------------------------------------------------------- disk
+
+
+def test_the_base_figures_are_announced_and_bounded():
+    wide = replace(SPEEDS, hidden=1536)
+    work = changed(read=exactly(1e6), trained=exactly(1e6))
+    token = 4 * (1536 + 2)  # 6 KB
+    assert figures_of(work, wide, Recipe()) == (token, pytest.approx(token * 1e6 - MEMORY), 0.0)
+    half = figures_of(work, wide, Recipe().with_(base_figures="bf16"))
+    assert half == (2 * 1536 + 8, pytest.approx((2 * 1536 + 8) * 1e6 - MEMORY), 0.0)
+    each, filed, left_out = figures_of(work, wide, Recipe().with_(base_disk_gb=1))
+    assert (each, filed) == (token, 1e9)
+    assert left_out == pytest.approx((token * 1e6 - MEMORY - 1e9) / (token * 1e6))
+    assert figures_of(work, wide, Recipe().with_(base_figures="recompute")) == (0, 0.0, 1.0)
+
+
+def test_what_is_not_kept_is_paid_in_time():
+    work = changed(read=exactly(1e4), trained=exactly(1e4))
+    kept, anew = (estimate(work, SPEEDS, Recipe().with_(base_figures=how)) for how in ("fp32", "recompute"))
+    more = anew.stages["training"].value - kept.stages["training"].value
+    assert more == pytest.approx(1e4 * SPEEDS.read_token * FIGURES_TIME)
+    assert kept.disk - kept.figures == anew.disk
+
+
+def test_rollouts_and_checkpoints_take_disk():
+    bare, sampled = (estimate(changed(completions=n), SPEEDS, Recipe()).disk for n in (0, 100))
+    assert sampled - bare == pytest.approx(LINE_BYTES * 100 * (50 + 15))
+    few, many = (estimate(changed(checks=n), SPEEDS, Recipe()).disk for n in (2, 5))
+    assert many == pytest.approx(few * (4 + 3) / (1 + 3))
+
+
+def test_an_estimate_in_words(monkeypatch):
+    monkeypatch.setenv("RMX_USD_PER_HOUR", "3.6")
+    work = changed(read=exactly(1e6), trained=exactly(1e6), completions=10)
+    made = estimate(work, replace(SPEEDS, hidden=1536), Recipe().with_(base_disk_gb=1))
+    text = "\n".join(lines(made.json() | {"basis": "another run on this set"}))
+    for said in (
+        r"time       about [\d.]+ min, [\d.]+ min to [\d.]+ min, judged by another run on this set",
+        r"rollouts [\d.]+ s, scoring [\d.]+ min, training and checks [\d.]+ min$",
+        r"memory     about [\d.]+ [MG]B",
+        r"disk       about [\d.]+ GB; 1.0 GB of it for the base's figures, 6,152 bytes a token, where 75 % find",
+        r"cost       about \$[\d.]+, \$[\d.]+ to \$[\d.]+\.",
+    ):
+        assert re.search(said, text, re.MULTILINE), (said, text)
+
+
+def test_lengths_that_another_run_has_measured_are_used(tmp_path):
+    def made(name, tokens, **recipe):
+        folder = tiny_run(tmp_path, name, recipe=TINY.with_(**recipe))
+        with folder.lock():
+            folder.event("rollouts", {"rollouts": 50, "tokens": tokens})
+        return folder
+
+    made("alike", 5000)
+    made("hotter", 9000, temperature=1.5)
+    new = tiny_run(tmp_path, "new")
+    assert usual_length(new.path, new.config) == Span(100.0, pytest.approx(85.0), pytest.approx(120.0))
+    assert usual_length(new.path, new.config | {"set": "gsm8k"}) is None
+    ahead = work_ahead(TINY, SPEEDS, 8, 6, 6, length=exactly(100.0))
+    near(ahead.length, 100.0, 100.0, 100.0)
 
 
 # ---------------------------------------------------------------- lengths

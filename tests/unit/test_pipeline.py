@@ -1,5 +1,6 @@
 """A whole run on the miniature: its files, the rules that end it, dry runs, and what is never looked at."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,9 +13,10 @@ from safetensors.torch import load_file
 from training_runs import TINY, tiny_run
 
 from rmx.cli import main
+from rmx.errors import TrainError
 from rmx.problems import load_set
 from rmx.records import Rollout
-from rmx.train import first_stages
+from rmx.train import first_stages, pipeline, trainer
 from rmx.train.drive import DRY, drive
 from rmx.train.job import TrainJob
 from rmx.train.recipe import Recipe
@@ -54,6 +56,77 @@ def test_a_dry_run_gates_and_trains_nothing(sampled: RunFolder) -> None:
     assert gate["estimate"]["seconds"] > 0
     assert not (sampled.path / "checkpoints").exists()
     assert len(read_rollouts(sampled.path / "rollouts.jsonl")) == TINY.rollouts.problems * TINY.rollouts.k
+
+
+def test_before_any_rollout_the_run_is_estimated(sampled: RunFolder) -> None:
+    kinds = [event["kind"] for event in sampled.events()[0]]
+    assert kinds.index("estimate") < kinds.index("rollouts")
+    (ahead,) = told(sampled, "estimate")
+    assert 0 < ahead["low"] < ahead["seconds"] < ahead["high"]
+    assert all(ahead["stages"][stage]["value"] > 0 for stage in ("rollouts", "gate", "training", "final"))
+    assert ahead["memory_mb"] > 100
+    assert ahead["figures_token"] == 4 * (128 + 2)
+    assert ahead["disk_mb"] > 0
+
+
+def test_a_dry_run_tells_time_memory_disk_and_cost_in_words(
+    sampled: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(sampled.path, tmp_path / "run")
+    assert main(["train", "--resume", str(tmp_path / "run"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    after = said[said.index("estimate   of what is still to come") :].splitlines()
+    assert [line.split()[0] for line in after[1:] if not line.startswith(" ")] == [
+        "time", "memory", "disk", "cost", "stopped:",
+    ]  # fmt: skip
+    assert main(["train", "--resume", str(tmp_path / "run"), "--dry-run", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["kind"] == "gate"
+    assert json.loads(line)["estimate"]["disk_mb"] > 0
+
+
+def test_where_memory_does_not_suffice_training_recomputes_and_says_so(
+    sampled: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, short = again(sampled, tmp_path / "plain", max_steps=2), again(sampled, tmp_path / "short", max_steps=2)
+    assert drive(plain) == "done"
+    assert told(plain, "note") == []
+    monkeypatch.setattr(pipeline, "room_of", lambda device: 1_000_000)
+    assert drive(short) == "done"
+    (note,) = told(short, "note")
+    assert "computed twice rather than kept, as --recompute does" in note["message"]
+    assert "--max-seq-len" in note["message"]
+    weights = [load_file(folder.path / "adapter" / WEIGHTS) for folder in (plain, short)]
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0])
+
+
+def test_a_run_that_finds_no_disk_for_figures_says_so_and_makes_the_same_adapter(
+    sampled: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, full = again(sampled, tmp_path / "plain", max_steps=2), again(sampled, tmp_path / "full", max_steps=2)
+    full.change(full.config | {"recipe": full.config["recipe"] | {"base_disk_gb": 0.0001}})
+    assert drive(plain) == "done"
+    monkeypatch.setattr(pipeline, "MEMORY", 0)
+    assert drive(full) == "done"
+    (note,) = told(full, "note")
+    assert "--base-disk-gb 0.0001" in note["message"]
+    weights = [load_file(folder.path / "adapter" / WEIGHTS) for folder in (plain, full)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_out_of_memory_says_what_to_change(
+    error: Exception, sampled: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise error
+
+    folder = again(sampled, tmp_path)
+    monkeypatch.setattr(trainer, "read_rows", fails)
+    with pytest.raises(TrainError, match="--recompute, a --max-seq-len below 8192 or a --micro-batch below 3"):
+        drive(folder)
+    assert folder.state == "failed"
+    assert "ran out of memory in the stage training" in folder.status["message"]
 
 
 def test_a_dry_run_goes_on_with_another_threshold(sampled: RunFolder, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rmx import decoding_memory
 from rmx.answers import grade
 from rmx.decoding_memory import ROWS, fitting_rows
 from rmx.entropy import capture
@@ -105,6 +106,15 @@ def test_rows_fit_the_memory(mini, monkeypatch) -> None:
     monkeypatch.setattr("rmx.decoding_memory.CPU_BYTES", 10 * per_token * 100 + 1)
     assert fitting_rows(mini.engine, 100) == 10
     monkeypatch.setattr("rmx.decoding_memory.CPU_BYTES", 1)
+    assert fitting_rows(mini.engine, 100) == 1
+
+
+def test_the_weights_leave_less_memory_to_the_rows(mini, monkeypatch) -> None:
+    weights = sum(p.nbytes for p in mini.engine.model.parameters())
+    each = decoding_memory.token_bytes(mini.engine) * 100
+    monkeypatch.setattr(decoding_memory, "_memory_of", lambda device: weights + 2 * 10 * each)
+    assert fitting_rows(mini.engine, 100) == 10
+    monkeypatch.setattr(decoding_memory, "_memory_of", lambda device: weights)
     assert fitting_rows(mini.engine, 100) == 1
 
 

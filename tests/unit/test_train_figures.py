@@ -6,7 +6,7 @@ import torch
 from rmx.entropy import capture
 from rmx.errors import TrainError
 from rmx.train import base_figures
-from rmx.train.base_figures import Base, BaseFigures
+from rmx.train.base_figures import Base, BaseFigures, token_bytes
 from rmx.train.scoring import own_key, prompt_key, read_base, score, teacher_forced
 from rmx.train.trainer import Trainer
 from tests.unit.training import QUICK, items_of, made_by, policy_of, rollout, rollouts
@@ -56,6 +56,57 @@ def test_a_block_is_stored_once(tmp_path):
     before = figures.file_bytes
     figures.put((0, (1,)), block())
     assert figures.file_bytes == before
+
+
+def test_beyond_the_limit_nothing_is_written(tmp_path):
+    size = 4 * 3 * (D + 2)
+    figures = BaseFigures(memory=0, folder=tmp_path, limit=2 * size)
+    for n in range(4):
+        figures.put((0, (n,)), block(seed=n))
+    assert (figures.file_bytes, figures.refused) == (2 * size, 2)
+    assert same(figures.get((0, (1,))), block(seed=1))
+    assert figures.get((0, (2,))) is None
+
+
+def test_bf16_takes_half_and_rounds_the_vectors_alone(tmp_path):
+    figures, made = BaseFigures(memory=0, folder=tmp_path, dtype=torch.bfloat16), block()
+    figures.put((0, (1,)), made)
+    found = figures.get((0, (1,)))
+    assert figures.file_bytes == 3 * token_bytes(D, "bf16") == 3 * (2 * D + 8)
+    assert torch.equal(found.mean, made.mean.bfloat16().float())
+    assert torch.equal(found.offset, made.offset)
+    assert torch.equal(found.logp, made.logp)
+
+
+def test_figures_in_bf16_leave_the_kl_of_an_unchanged_policy_at_zero(tiny):
+    """Within the rounding of fp32, as exact figures do; without offsets of its own it would be some 1e-4."""
+    made, kls = rollouts(problems=3, k=4), {}
+    for dtype in (torch.float32, torch.bfloat16):
+        policy, figures = policy_of(tiny, moved=False), BaseFigures(dtype=dtype)
+        scored = list(score(policy, made, figures))
+        steps, _ = made_by(Trainer(policy, items_of(scored), QUICK.with_(lr=1e-9), figures=figures))
+        kls[dtype] = max(abs(step.kl_loss) for step in steps)
+    assert kls[torch.bfloat16] < 1e-5
+    assert kls[torch.float32] < 1e-5
+
+
+@pytest.mark.parametrize("kept", ["nothing", "a part"])
+def test_figures_that_are_read_anew_make_the_same_adapter(tiny, tmp_path, kept):
+    made, adapters = rollouts(problems=3, k=4), []
+    for figures in (BaseFigures(), BaseFigures(0) if kept == "nothing" else BaseFigures(0, tmp_path, limit=4000)):
+        policy = policy_of(tiny)
+        scored = list(score(policy, made, figures))
+        made_by(Trainer(policy, items_of(scored), QUICK, figures=figures))
+        adapters.append({name: p.detach().clone() for name, p in policy.trained().items()})
+    assert all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
+    assert figures.refused > 0
+    assert (figures.file_bytes > 0) == (kept == "a part")
+
+
+def test_scoring_for_figures_that_are_not_kept_reads_nothing_for_them(tiny):
+    policy = policy_of(tiny)
+    list(score(policy, rollouts(problems=3, k=4), BaseFigures(0)))  # they come with their entropies
+    assert policy.base_passes == 0
 
 
 def test_scoring_leaves_no_pass_of_the_base_to_training(tiny):
