@@ -7,7 +7,7 @@ let run = null, restored = false; // the run on screen; was it remembered from a
 
 const blankRun = (id) => ({
   id, config: null, status: {}, stages: Object.create(null), stage: null, told: {}, points: {}, updates: [], checks: [], replays: [], samples: null,
-  guards: [], early: null, done: null, taus: [], clock: null, heard: false, changed: new Set(),
+  guards: [], notes: [], early: null, done: null, taus: [], clock: null, heard: false, changed: new Set(),
 });
 
 // ---- which run ----------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ function addUpdate(r, e) {
   for (const name of FIGURES) fromStep((r.points[name] ??= []), e.optimizer_step, (p) => p[0]).push([e.optimizer_step, e[name] ?? null]);
 }
 const TAKES = {
-  state: (r, e) => e.state === "running" && Object.assign(r, { guards: [], early: null, clock: null }),
+  state: (r, e) => e.state === "running" && Object.assign(r, { guards: [], notes: [], early: null, clock: null }),
   stage: (r, e) => {
     Object.assign(partOf(r, e.stage), { at: e.at, of: e.of, left: e.left });
   },
@@ -130,6 +130,7 @@ const TAKES = {
   replay: (r, e) => fromStep(r.replays, e.optimizer_step).push(e),
   samples: (r, e) => (r.samples = e),
   guard: (r, e) => r.guards.push(e),
+  note: (r, e) => r.notes.push(e),
   early: (r, e) => (r.early = e),
   tau: (r, e) => fromStep(r.taus, e.tau, (t) => t.tau).push(e), // of a sweep: one threshold is trained
   done: (r, e) => (r.done = e),

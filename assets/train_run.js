@@ -218,6 +218,7 @@ function noticesOf() {
   if (isDry()) told.push(["Nothing is trained yet", "Move the threshold below, then press Train.", "early"]);
   else if (state === "stopped" && !told.length) told.push(["Stopped", `${/^Stopped/.test(message ?? "Stopped") ? "" : `${message} `}${keptText()}${goesOn}`, "early"]);
   if (["queued", "running"].includes(state) && !isMine()) told.push(["Another visitor's run", "Watch as you like; only they can stop it.", "early"]);
+  told.push(...run.notes.map((note) => ["Memory or disk", note.message, "early"]));
   return told;
 }
 function renderNotices() {
