@@ -218,7 +218,7 @@ function renderHead(b) {
   const open = b.open ?? {};
   root.classList.remove("empty");
   ui.title.textContent = showOdd(clip(open.title || (open.prompt ?? "").trim() || "Untitled problem", 600));
-  ui.meta.textContent = [open.model, open.label, open.known && `known answer ${open.known}`].filter(Boolean).join(" · ");
+  ui.meta.textContent = [open.model, open.label, knownText(open)].filter(Boolean).join(" · ");
   renderOrigin(b);
   ui.promptBox.hidden = !open.prompt;
   ui.prompt.textContent = showOdd(open.prompt ?? "");
@@ -305,6 +305,7 @@ function renderAnswer(b) {
   }
   const word = { right: "right", wrong: "wrong", none: text === null ? "no answer" : "not checked" }[kind];
   ui.verdict.replaceChildren(make("span", kind, `${SIGNS[kind]} ${word}`));
+  if (kind === "none" && text !== null && !b.open?.known) ui.verdict.append(make("span", "soft", "no known answer"), ...offerKnown("answer"));
   if (kind === "wrong" && CUT.has(b.result.stop)) ui.verdict.append(make("span", "soft", "cut off"));
   const before = b.open?.parent && !b.kept ? answerOf(b.open.parent) : null;
   if (before && textOf(before) === text) ui.verdict.append(make("span", "soft", "as before"));
@@ -684,6 +685,7 @@ const actions = {
   more: () => selected !== null && renderAlternatives(selected, ui.more.getAttribute("aria-expanded") !== "true"),
   compare: () => compare(ui.compare.getAttribute("aria-pressed") !== "true"),
   keep, undo, redo, help, replay, ...worthActions, ...pinActions, ...shareActions,
+  giveKnown: () => (present(false), giveKnown("answer")),
   tour: () => tour(0), tourEnd, tourBack: () => tour(tourAt - 1), tourNext: () => tour(tourAt + 1),
   back: () => stepFork(-1), forward: () => stepFork(1), play: () => play(!presenter.playing), leave: () => present(false),
 };
