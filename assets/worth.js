@@ -273,7 +273,7 @@ function renderGoalless() {
   if (!worth.drawn && ui.panelBody.dataset.kind === "goalless") return;
   worth.drawn = null;
   ui.panelBody.dataset.kind = "goalless";
-  ui.panelBody.replaceChildren(make("p", "finding", NO_GOAL), make("p", "", ...offerKnown("answer")));
+  ui.panelBody.replaceChildren(make("p", "", NO_GOAL), make("p", "", ...offerKnown("answer")));
 }
 function panelState(job) {
   const m = job.m;

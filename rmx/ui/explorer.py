@@ -224,7 +224,7 @@ class Explorer:
 
     def _token(self, run: Run, t: TokenDist) -> list[Any]:
         special = SPECIAL if t.id in run.model.detokenizer.special_ids else 0
-        return [t.text, round(t.entropy, 4), round(t.p, 6), t.rank, (FORCED if t.forced else 0) | special]
+        return [t.text, round(t.entropy, 4), float(f"{t.p:.6g}"), t.rank, (FORCED if t.forced else 0) | special]
 
     def _open(self, run: Run) -> Message:
         return {
