@@ -460,9 +460,8 @@ function renderKind() {
   const tok = shown.toks[selected], fork = isFork(tok), forced = tok[4] & FORCED, special = tok[4] & SPECIAL;
   ui.where.textContent = `${fork ? "Fork" : "Token"} at ${selected}${special ? ", special token" : ""}`;
   ui.where.classList.toggle("is-fork", fork);
-  ui.swap.hidden = !forced && tok[3] === 1;
-  const why = forced ? "Forced by a swap" : "Not the likeliest token";
-  ui.swap.textContent = `${why}; left alone, the model says it ${howOften(tok[2])}.`;
+  ui.swap.hidden = !forced;
+  ui.swap.textContent = `Forced by a swap; left alone, the model says it ${howOften(tok[2])}.`;
 }
 async function renderAlternatives(pos, all = false) {
   const b = shown, waiting = setTimeout(() => ui.alts.replaceChildren(make("li", "soft", "…")), 120); // no flash when quick

@@ -63,4 +63,3 @@ def _pattern(text: str) -> re.Pattern[str]:
             seen.add(slot)
             made += f"(?P<{slot}>{_SLOTS.get(slot, '[0-9]{1,2}')})"
     return re.compile(made)
-

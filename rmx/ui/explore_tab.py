@@ -425,9 +425,7 @@ def _wire_example(tab: ExploreTab, c: Controls, view: gr.HTML, button: gr.Button
         for message in tab.start(request, tab.prepared(example), show=example.pos):
             yield message, turn + 1, *settings
 
-    button.click(
-        show, turn, [view, turn, *c.boxes.all, c.model, c.adapter, c.temperature, c.top_p, c.raw], **STREAM
-    )
+    button.click(show, turn, [view, turn, *c.boxes.all, c.model, c.adapter, c.temperature, c.top_p, c.raw], **STREAM)
 
 
 def _banner(spec: str, problem: str) -> tuple[Any, Any]:

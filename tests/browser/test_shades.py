@@ -1,5 +1,6 @@
 """Entropy, surprise and rank as the colour of tokens; a pasted text opens on surprise. The real app."""
 
+import math
 import re
 from collections.abc import Callable, Iterator
 
@@ -48,9 +49,12 @@ def heat(page: Page) -> list[float]:
     return page.eval_on_selector_all(".flow .t", "els => els.map(e => Number(e.style.getPropertyValue('--h') || 0))")
 
 
-def pos_of(page: Page, text: str) -> int:
-    said = page.eval_on_selector_all(".flow .t", "els => els.map(e => e.textContent.trim())")
-    return said.index(text)
+def wrong_digit(page: Page) -> int:
+    """The miniature writes a number digit by digit: this is the first of the wrong 99."""
+    said = page.eval_on_selector_all(".flow .t", "els => els.map(e => e.textContent)")
+    place = said.index(" =") + 1
+    assert said[place : place + 2] == [" 9", "9"]
+    return place
 
 
 def test_a_wrong_number_of_a_pasted_text_is_marked_and_the_inspector_says_why(page: Page) -> None:
@@ -58,16 +62,19 @@ def test_a_wrong_number_of_a_pasted_text_is_marked_and_the_inspector_says_why(pa
     expect(page.locator(MARKED)).to_have_count(0)
     read(page)
     expect(shades(page).get_by_role("radio", name="surprise")).to_be_checked()
-    wrong = pos_of(page, "99")
+    wrong = wrong_digit(page)
     span = page.locator(f".flow .t[data-i='{wrong}']")
     expect(span).to_have_class(re.compile("unlikely"))
-    expect(span).to_have_attribute("aria-label", re.compile(r'"␣99".*rank \d+, surprise \d+\.\d\d'))
+    expect(span).to_have_attribute("aria-label", re.compile(r'"␣9".*rank \d+, surprise \d+\.\d\d'))
     assert heat(page)[wrong] == 1
     assert heat(page)[wrong - 2] < 0.5
     expect(status(page)).to_contain_text("below 1")
     span.click()
     said = inspector(page).locator(".stands")
-    expect(said).to_have_text(re.compile(r"^The model expected ␣14 here with (>?9\d|100).*%; ␣99 has < 0\.1\s%.*\(rank \d+\)\.$"))
+    sentence = r"^The model expected ␣1 here with >99\.9\s%; ␣9 has <0\.1\s% \(rank [2-9]\)\.$"
+    expect(said).to_have_text(re.compile(sentence))
+        re.compile(r"^The model expected ␣1 here with >99\.9\s%; ␣9 has <0\.1\s% \(rank [2-9]\)\.$")
+    )
     expect(inspector(page)).to_contain_text("Practically decided, for another token.")
     expect(inspector(page).locator(".facts")).to_contain_text("surprise")
     expect(answer(page)).to_contain_text("✗ wrong")
@@ -78,7 +85,8 @@ def test_the_switch_is_walked_by_keys_and_each_measure_has_its_legend(page: Page
     read(page)
     legend = page.get_by_role("list", name="Legend")
     expect(legend).to_contain_text("nats of surprise")
-    surprise = heat(page)
+    surprise, wrong = heat(page), wrong_digit(page)
+    said = page.locator(f".flow .t[data-i='{wrong}']").get_attribute("aria-label") or ""
     shades(page).get_by_role("radio", name="surprise").focus()
     page.keyboard.press("ArrowRight")
     expect(shades(page).get_by_role("radio", name="rank")).to_be_checked()
@@ -89,8 +97,9 @@ def test_the_switch_is_walked_by_keys_and_each_measure_has_its_legend(page: Page
     expect(legend).to_contain_text("0 – 2.5+ nats of entropy")
     expect(page.locator(MARKED)).to_have_count(0)
     entropy = heat(page)
-    wrong = pos_of(page, "99")
-    assert entropy[wrong] < 0.1 < 0.9 < rank[wrong] <= surprise[wrong]
+    assert (entropy[wrong], surprise[wrong]) == (0, 1)
+    place = int(re.search(r"rank (\d+)", said).group(1))  # type: ignore[union-attr]
+    assert rank[wrong] == pytest.approx(min(1, math.log10(place)), abs=0.001)
     page.locator("body").press("c")
     page.locator("body").press("c")
     expect(shades(page).get_by_role("radio", name="rank")).to_be_checked()
@@ -99,7 +108,7 @@ def test_the_switch_is_walked_by_keys_and_each_measure_has_its_legend(page: Page
 def test_n_walks_the_surprising_tokens_and_one_tab_stop_remains(page: Page) -> None:
     read(page)
     marked = page.eval_on_selector_all(MARKED, "els => els.map(e => +e.dataset.i)")
-    assert pos_of(page, "99") in marked
+    assert wrong_digit(page) in marked
     for pos in marked:
         page.locator("body").press("n")
         expect(inspector(page)).to_contain_text(re.compile(rf"at {pos}\b"))
@@ -114,9 +123,9 @@ def test_n_walks_the_surprising_tokens_and_one_tab_stop_remains(page: Page) -> N
 
 def test_the_tooltip_speaks_of_the_token_that_stands_there(page: Page) -> None:
     read(page)
-    page.locator(f".flow .t[data-i='{pos_of(page, '99')}']").hover()
+    page.locator(f".flow .t[data-i='{wrong_digit(page)}']").hover()
     tip = page.get_by_role("tooltip")
-    expect(tip).to_contain_text("␣99 has < 0.1")
+    expect(tip).to_contain_text("␣9 has <0.1")
     expect(tip).to_contain_text("−ln p")
     expect(tip).to_contain_text("practically decided, for another token")
 
