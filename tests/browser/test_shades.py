@@ -73,8 +73,6 @@ def test_a_wrong_number_of_a_pasted_text_is_marked_and_the_inspector_says_why(pa
     said = inspector(page).locator(".stands")
     sentence = r"^The model expected ␣1 here with >99\.9\s%; ␣9 has <0\.1\s% \(rank [2-9]\)\.$"
     expect(said).to_have_text(re.compile(sentence))
-        re.compile(r"^The model expected ␣1 here with >99\.9\s%; ␣9 has <0\.1\s% \(rank [2-9]\)\.$")
-    )
     expect(inspector(page)).to_contain_text("Practically decided, for another token.")
     expect(inspector(page).locator(".facts")).to_contain_text("surprise")
     expect(answer(page)).to_contain_text("✗ wrong")
