@@ -100,8 +100,9 @@ function renderMapHead(run) {
   ui.mapTitle.textContent = showOdd(clip(open.title || (open.prompt ?? "").trim() || "Untitled problem", 600));
   const text = { base: "the base's solution", adapted: "the adapted model's solution", text: "a given text" }[open.source];
   const strength = (open.strength ?? 1) === 1 ? "" : `strength ${open.strength}`;
-  const meta = [`${open.base} and ${open.adapted}`, text, strength, open.known && `known answer ${open.known}`];
+  const meta = [`${open.base} and ${open.adapted}`, text, strength, knownText(open)];
   ui.mapMeta.textContent = showOdd(meta.filter(Boolean).join(" · "));
+  renderUnjudged(ui.mapUnjudged, open);
   ui.promptBox.hidden = !open.prompt;
   ui.prompt.textContent = showOdd(open.prompt ?? "");
   ui.promptStyle.textContent = showOdd(open.style ?? "");

@@ -95,7 +95,8 @@ function renderPatchHead(run) {
   const open = (patch.headOf = run.open);
   [patch.arm, patch.budget] = [open.arm, open.budget ?? null];
   ui.patchTitle.textContent = showOdd(clip(open.title || "Untitled problem", 600));
-  ui.patchMeta.textContent = showOdd([`${open.base} and ${open.adapted}`, open.known && `known answer ${open.known}`].filter(Boolean).join(" · "));
+  ui.patchMeta.textContent = showOdd([`${open.base} and ${open.adapted}`, knownText(open)].join(" · "));
+  renderUnjudged(ui.patchUnjudged, open);
   renderArms();
 }
 function learn(run) {

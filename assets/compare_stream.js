@@ -77,6 +77,11 @@ function answerBox(label, answer, waiting = false) {
   return attrs(make("div", "answer", make("p", "label", `Answer, ${label}`), make("p", "value", value), make("p", "verdict", verdict)),
     { role: "group", "aria-label": `${label} answer` });
 }
+const UNJUDGED = "No answer is known of this problem, so none is called right or wrong. ";
+function renderUnjudged(node, open) {
+  node.hidden = !!open.known;
+  if (!open.known) node.replaceChildren(UNJUDGED, ...offerKnown("pair-answer"));
+}
 const STOPS = {
   cancelled: "; stopped by hand", length: "; cut at the length limit", context: "; the context is full", error: "; broken off",
   stop_sequence: "; ended by a stop text",

@@ -40,7 +40,7 @@ function present(on = !root.classList.contains("presenting")) {
 // ---- clicks and keys ----------------------------------------------------------------------------------------
 const halt = (run) => run && trigger("halt", { id: run.id });
 const actions = {
-  close: closeInspector,
+  close: closeInspector, giveKnown: () => (present(false), giveKnown("pair-answer")),
   check: () => check(false), checkCopy: () => check(true),
   haltMap: () => halt(map.run), haltPatch: () => halt(patch.run), haltSet: () => halt(setJob.m),
   step: () => step(1), stepBack: () => step(-1), begin: () => chooseArm("oracle"), runAll,

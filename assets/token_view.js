@@ -1,6 +1,7 @@
-// The explorer view; view_common.js, worth.js, worth_plot.js, pins.js and share.js stand before it, in the same function.
+// The explorer view; view_common.js, worth.js, worth_plot.js, pins.js, figures.js, share.js and shades.js stand before it, in
+// the same function.
 // Python sends deltas; a branch is kept whole here, so undo, redo, tau and marks need no round trip.
-const FORCED = 1, SPECIAL = 2, CEILING = 2.5; // the ramp is full at CEILING nats, for every model alike
+const FORCED = 1, SPECIAL = 2;
 
 // ---- state --------------------------------------------------------------------------------------------------
 const branches = new Map(); // run -> {run, toks, want, open, result, done, reveal, kept}
@@ -24,29 +25,33 @@ const parentOf = (b) => branches.get(b?.open?.parent) ?? null;
 
 // ---- tokens to spans ----------------------------------------------------------------------------------------
 function tokenSpan(tok, pos) {
-  const [text, entropy, , , flags] = tok, span = make("span", "t");
+  const [text, , , , flags] = tok, span = make("span", "t");
   span.dataset.i = pos;
   fill(span, text);
-  if (entropy > 0.02) span.style.setProperty("--h", Math.min(1, entropy / CEILING).toFixed(3));
-  if (entropy > 0.1) splitSpace(span);
+  tintToken(span, tok);
   const kinds = { part: text === "", forced: flags & FORCED, special: flags & SPECIAL, blank: /^ +$/.test(text) };
   for (const kind in kinds) if (kinds[kind]) span.classList.add(kind);
-  if (isFork(tok)) markFork(span, tok, pos, true);
+  if (isFork(tok) || isUnlikely(tok)) markToken(span, tok, pos);
   return span;
 }
-function markFork(span, tok, pos, on) {
-  span.classList.toggle("fork", on);
-  if (!on) return ["role", "aria-label", "tabindex"].forEach((name) => span.removeAttribute(name));
+function markToken(span, tok, pos) {
+  const [text, H, p, rank] = tok, fork = isFork(tok), odd = isUnlikely(tok);
+  span.classList.toggle("fork", fork);
+  span.classList.toggle("unlikely", odd);
+  if (!fork && !odd) return ["role", "aria-label", "tabindex"].forEach((name) => span.removeAttribute(name));
   splitSpace(span);
-  span.style.setProperty("--u", (1 + 3 * Math.min(1, tok[1] / CEILING)).toFixed(1));
-  const label = `Fork at token ${pos}: ${JSON.stringify(plainName(tok[0]))}, entropy ${tok[1].toFixed(2)}`;
-  attrs(span, { role: "button", tabindex: -1, "aria-label": label });
+  if (fork) span.style.setProperty("--u", (1 + 3 * Math.min(1, H / CEILING)).toFixed(1));
+  const facts = [`entropy ${(H ?? 0).toFixed(2)}`, ...(odd ? [`probability ${percent(p)}`, `rank ${count(rank)}`, `surprise ${nats(surpriseOf(tok))}`] : [])];
+  const label = `${fork ? "Fork" : "Surprising token"} at ${fork ? "token " : ""}${pos}: ${JSON.stringify(plainName(text))}, ${facts.join(", ")}`;
+  attrs(span, { role: "button", "aria-label": label });
+  if (!span.hasAttribute("tabindex")) span.tabIndex = -1;
 }
 function append(b, upTo) {
   for (let pos = els.length; pos < upTo; pos++) {
     const tok = b.toks[pos], span = tokenSpan(tok, pos);
     place(span, tok[0], b.toks[pos - 1]?.[0]);
     if (isFork(tok)) addFork(pos);
+    else if (isUnlikely(tok) && !tabStop?.isConnected) setTabStop(span);
   }
 }
 function addFork(pos) {
@@ -62,6 +67,11 @@ function setTabStop(span) { // one stop for the Tab key; the other keys move it
   if (tabStop) tabStop.tabIndex = -1;
   (tabStop = span).tabIndex = 0;
 }
+function keepTabStop() { // where its span is marked no longer, the first marked one takes it over
+  if (tabStop?.isConnected && tabStop.hasAttribute("tabindex")) return;
+  const first = ui.flow.querySelector(".t[tabindex]");
+  if (first) setTabStop(first);
+}
 function setTau(x) {
   if (!Number.isFinite(Number(x))) return;
   tau = Number(x);
@@ -70,9 +80,10 @@ function setTau(x) {
   forks = [];
   els.forEach((span, pos) => {
     const tok = shown.toks[pos], on = isFork(tok);
-    if (on !== span.classList.contains("fork")) markFork(span, tok, pos, on);
+    if (on !== span.classList.contains("fork")) markToken(span, tok, pos);
     if (on) addFork(pos);
   });
+  keepTabStop();
   if (settled) ui.status.textContent = summary(shown);
   if (selected !== null) renderKind();
 }
@@ -139,6 +150,7 @@ function bring(b) {
   future = [];
   if (related) root.classList.remove("fresh");
   if (!tauByHand && b.open?.tau !== undefined) tau = b.open.tau;
+  if (!related) shadeFor(b);
   show(b);
 }
 function ancestors(b) {
@@ -211,14 +223,15 @@ const STOPS = {
 };
 function summary(b) {
   const r = b.result ?? {}, reuse = r.reuse ? `; reused ${count(r.reuse.reused)}, computed ${count(r.reuse.computed)}` : "";
+  const odd = unlikely().length, below = shade === "entropy" ? "" : `; ${odd ? plural(odd, "token") : "none"} below 1\u202f%`;
   const time = r.seconds === undefined ? "" : `; ${r.seconds.toFixed(r.seconds < 10 ? 1 : 0)} s`;
-  return `${plural(b.toks.length, "token")}, ${plural(forks.length, "fork")}${reuse}${time}${STOPS[r.stop] ?? ""}`;
+  return `${plural(b.toks.length, "token")}, ${plural(forks.length, "fork")}${below}${reuse}${time}${STOPS[r.stop] ?? ""}`;
 }
 function renderHead(b) {
   const open = b.open ?? {};
   root.classList.remove("empty");
   ui.title.textContent = showOdd(clip(open.title || (open.prompt ?? "").trim() || "Untitled problem", 600));
-  ui.meta.textContent = [open.model, open.label, open.known && `known answer ${open.known}`].filter(Boolean).join(" · ");
+  ui.meta.textContent = [open.model, open.label, knownText(open)].filter(Boolean).join(" · ");
   renderOrigin(b);
   ui.promptBox.hidden = !open.prompt;
   ui.prompt.textContent = showOdd(open.prompt ?? "");
@@ -305,6 +318,7 @@ function renderAnswer(b) {
   }
   const word = { right: "right", wrong: "wrong", none: text === null ? "no answer" : "not checked" }[kind];
   ui.verdict.replaceChildren(make("span", kind, `${SIGNS[kind]} ${word}`));
+  if (kind === "none" && text !== null && !b.open?.known) ui.verdict.append(make("span", "soft", "no known answer"), ...offerKnown("answer"));
   if (kind === "wrong" && CUT.has(b.result.stop)) ui.verdict.append(make("span", "soft", "cut off"));
   const before = b.open?.parent && !b.kept ? answerOf(b.open.parent) : null;
   if (before && textOf(before) === text) ui.verdict.append(make("span", "soft", "as before"));
@@ -382,8 +396,10 @@ const tipGone = tooltip(ui.flow, (span) => {
   if (!tok || presenter.on || selected === pos) return [];
   const [text, H, p, rank] = tok, num = (k, v) => make("span", "num", make("i", "quiet", k), v);
   const name = make("p", "", nameOf(text), make("span", "soft", `token ${pos}`));
-  const figures = make("p", "", num("H ", (H ?? 0).toFixed(2)), num("p ", percent(p ?? 0)), num("rank ", rank));
-  return [name, figures, make("p", "soft", undecided(H))];
+  const surprise = num("−ln p ", nats(surpriseOf(tok)));
+  const figures = make("p", "", num("H ", (H ?? 0).toFixed(2)), surprise, num("p ", percent(p ?? 0)), num("rank ", rank));
+  const stands = rank > 1 ? [make("p", "", make("span", "", ...standsThere(tok)))] : [];
+  return [name, figures, ...stands, make("p", "soft", aboutChoice(tok))];
 });
 
 // ---- inspector ----------------------------------------------------------------------------------------------
@@ -426,11 +442,12 @@ function openInspector(pos) {
   ui.inspector.hidden = false;
   ui.hint.hidden = true;
   root.classList.add("open");
-  const [text, H, p, rank] = shown.toks[pos];
+  const tok = shown.toks[pos], [text, H, p, rank] = tok;
   ui.chosen.replaceChildren(nameOf(text));
-  const figures = [["entropy", (H ?? 0).toFixed(2)], ["probability", percent(p ?? 0)], ["rank", String(rank)]];
+  const figures = [["entropy", (H ?? 0).toFixed(2)], ["surprise", nats(surpriseOf(tok))], ["probability", percent(p ?? 0)], ["rank", count(rank)]];
   ui.facts.replaceChildren(...figures.map(([name, value]) => make("div", "", make("dt", "", name), make("dd", "num", value))));
-  ui.undecided.textContent = `${undecided(H)[0].toUpperCase()}${undecided(H).slice(1)}.`;
+  ui.stands.replaceChildren(...standsThere(tok));
+  ui.undecided.textContent = sentence(aboutChoice(tok));
   ui.query.value = "";
   ui.found.replaceChildren();
   ui.words.value = text.startsWith(" ") ? " " : "";
@@ -443,15 +460,15 @@ function renderKind() {
   const tok = shown.toks[selected], fork = isFork(tok), forced = tok[4] & FORCED, special = tok[4] & SPECIAL;
   ui.where.textContent = `${fork ? "Fork" : "Token"} at ${selected}${special ? ", special token" : ""}`;
   ui.where.classList.toggle("is-fork", fork);
-  ui.swap.hidden = !forced && tok[3] === 1;
-  const why = forced ? "Forced by a swap" : "Not the likeliest token";
-  ui.swap.textContent = `${why}; left alone, the model says it ${howOften(tok[2])}.`;
+  ui.swap.hidden = !forced;
+  ui.swap.textContent = `Forced by a swap; left alone, the model says it ${howOften(tok[2])}.`;
 }
 async function renderAlternatives(pos, all = false) {
   const b = shown, waiting = setTimeout(() => ui.alts.replaceChildren(make("li", "soft", "…")), 120); // no flash when quick
   const reply = await cached("inspect", pos);
   clearTimeout(waiting);
   if (b !== shown || selected !== pos) return;
+  if (reply?.top?.[0]) ui.stands.replaceChildren(...standsThere(b.toks[pos], reply.top[0]));
   const top = reply?.top ?? [], rows = top.slice(0, all ? 20 : 5);
   ui.alts.replaceChildren(...rows.map((alt, k) => altRow(alt, k + 1, alt.id === reply.id)));
   if (reply && !rows.some((alt) => alt.id === reply.id)) ui.alts.append(altRow(reply, reply.rank, true));
@@ -611,8 +628,8 @@ function stepFork(way, clicker = true) {
     if (way < 0) return replay();
     return presenter.asking !== null ? goOn(presenter.asking) : release(shown, Infinity, true);
   }
-  const here = selected ?? (way > 0 ? -1 : els.length), atEnd = presenter.on && clicker && way > 0 && selected === null;
-  const next = way > 0 ? forks.find((pos) => pos > here) : forks.findLast((pos) => pos < here);
+  const places = stops(), here = selected ?? (way > 0 ? -1 : els.length), atEnd = presenter.on && clicker && way > 0 && selected === null;
+  const next = way > 0 ? places.find((pos) => pos > here) : places.findLast((pos) => pos < here);
   if (next !== undefined && !atEnd) return select(next);
   if (!presenter.on) return false;
   deselect();
@@ -684,6 +701,7 @@ const actions = {
   more: () => selected !== null && renderAlternatives(selected, ui.more.getAttribute("aria-expanded") !== "true"),
   compare: () => compare(ui.compare.getAttribute("aria-pressed") !== "true"),
   keep, undo, redo, help, replay, ...worthActions, ...pinActions, ...shareActions,
+  giveKnown: () => (present(false), giveKnown("answer")),
   tour: () => tour(0), tourEnd, tourBack: () => tour(tourAt - 1), tourNext: () => tour(tourAt + 1),
   back: () => stepFork(-1), forward: () => stepFork(1), play: () => play(!presenter.playing), leave: () => present(false),
 };
@@ -700,7 +718,7 @@ for (const [on, off] of [["pointerenter", "pointerleave"], ["focus", "blur"]]) {
 }
 const keys = {
   n: () => stepFork(1, false), p: () => stepFork(-1, false), PageDown: () => stepFork(1), PageUp: () => stepFork(-1),
-  u: undo, r: redo, o: askOutcomes, t: togglePin, "?": help,
+  u: undo, r: redo, o: askOutcomes, t: togglePin, c: nextShade, "?": help,
   ArrowRight: () => stepToken(1), ArrowLeft: () => stepToken(-1),
   Enter: () => enter(), " ": () => space(), Escape: () => escape(),
 };
@@ -748,7 +766,7 @@ window.rmx = Object.assign(window.rmx ?? {}, {
     ui.problem.scrollIntoView({ block: "nearest" });
   },
 });
-ui.ceiling.textContent = `${CEILING}+`;
+setShade(shade);
 ui.tau.textContent = tau.toFixed(2);
 watch("value", () => receive(props.value));
 async function start() {

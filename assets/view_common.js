@@ -122,6 +122,17 @@ const kindOf = (a) => (textOf(a) === null || typeof a.correct !== "boolean" ? "n
 const SIGNS = { right: "✓", wrong: "✗", none: "–" };
 const mark = (a) => make("span", kindOf(a), `${SIGNS[kindOf(a)]} `, textOf(a) === null ? "none" : showOdd(clip(textOf(a), 60)));
 
+// ---- the known answer ---------------------------------------------------------------------------------------
+const knownText = ({ known, known_computed }) => (known ? `known answer ${known}${known_computed ? ", computed from the text" : ""}` : "no known answer");
+// Its box stands beside the problem's, outside the view; a button leads there, where there is such a box.
+const knownBox = (id) => document.querySelector(`#${id} input, #${id} textarea`);
+function giveKnown(id) {
+  const box = knownBox(id);
+  box?.focus({ preventScroll: true });
+  box?.scrollIntoView({ block: "center" });
+}
+const offerKnown = (id) => (knownBox(id) ? [attrs(make("button", "link give-known", "Give the known answer"), { type: "button", "data-do": "giveKnown" })] : []);
+
 // ---- tooltip ------------------------------------------------------------------------------------------------
 function putNear(box, spot) {
   const beside = spot.height > innerHeight / 3 && spot.left > box.offsetWidth + 24; // what is tall would be covered

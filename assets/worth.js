@@ -110,6 +110,10 @@ function targetText(target) {
   const text = writeAnswer(target.text, 40);
   return target.known ? `right means ${text}` : `no known answer: share that reaches ${text}, the answer of this solution`;
 }
+function renderTarget(node, target, text) { // rewritten only where it has changed: its button may hold the focus
+  if (node.firstChild?.data === text) return;
+  node.replaceChildren(text, ...(target?.known === false ? [" ", ...offerKnown("answer")] : []));
+}
 const spentText = (m) => `${count(m.tokens_spent ?? 0)} of ${count(m.budget ?? 0)} tokens`;
 
 // ---- outcomes: in the inspector -----------------------------------------------------------------------------
@@ -137,7 +141,7 @@ function renderOutcomes() {
   const verdict = VERDICTS[m.verdict] ?? VERDICTS.open;
   if (ui.decides.textContent !== verdict) ui.decides.textContent = verdict;
   ui.decides.dataset.verdict = m.verdict;
-  ui.outcomeTarget.textContent = targetText(m.target);
+  renderTarget(ui.outcomeTarget, m.target, targetText(m.target));
   ui.outcomeSpent.textContent = `${spentText(m)}${outcomeState(job)}`;
   ui.outcomeSpent.style.setProperty("--p", Math.min(1, (m.tokens_spent ?? 0) / (m.budget || 1)));
   ui.outcomeRule.textContent = m.rule ?? "";
@@ -204,6 +208,7 @@ function stageOutcomes(pos) {
 }
 
 // ---- the whole solution: one quiet row, one panel -----------------------------------------------------------
+const NO_GOAL = "A rescue looks for swaps that turn a wrong answer right, so it needs the known answer. None is known of this problem: give it beside the problem and press Solve.";
 const PANELS = { importance: "Which forks decide?", sofar: "Answer so far", rescue: "The smallest rescue" };
 // A rescue is also told on the branch that it found.
 function panelJob(kind = worth.open) {
@@ -216,6 +221,10 @@ function rescueGoal() { // null where it takes a known answer and there is none
 }
 function measure(kind) {
   if (!settled) return;
+  if (kind === "rescue" && !rescueGoal()) {
+    worth.open = worth.open === kind ? null : kind;
+    return renderMeasure();
+  }
   const job = panelJob(kind), own = job && job.run === shown.run;
   if (worth.open === kind && own && !restartable(job)) worth.open = null;
   else {
@@ -228,18 +237,18 @@ function renderMeasure() {
   const goal = rescueGoal();
   ui.measure.hidden = !settled;
   if (!settled) return;
-  ui.askRescue.hidden = !goal;
   ui.askRescue.textContent = goal === "wrong" ? "Find the smallest break" : "Find the smallest rescue";
   for (const [kind, button] of [["importance", ui.askImportance], ["sofar", ui.askSofar], ["rescue", ui.askRescue]]) {
-    button.setAttribute("aria-expanded", String(worth.open === kind && panelJob(kind)?.run === shown.run));
+    button.setAttribute("aria-expanded", String(worth.open === kind && (panelJob(kind)?.run === shown.run || (kind === "rescue" && !goal))));
     button.classList.toggle("busy", running(jobOf(kind)));
   }
   renderPanel();
 }
 function renderPanel() {
-  const job = panelJob(), m = job?.m, live = running(job);
-  ui.panel.hidden = !job;
+  const job = panelJob(), m = job?.m, live = running(job), goalless = !job && worth.open === "rescue" && !rescueGoal();
+  ui.panel.hidden = !job && !goalless;
   if (!job || worth.open !== "sofar") clearChips();
+  if (goalless) return renderGoalless();
   if (!job) return;
   const breaks = job.kind === "rescue" && (m?.goal ?? job.goal) === "wrong";
   ui.panelTitle.textContent = breaks ? "The smallest break" : PANELS[job.kind];
@@ -255,6 +264,16 @@ function renderPanel() {
   ui.panelBody.dataset.kind = job.kind;
   worth.drawn = job;
   if (m) ({ importance: renderImportance, rescue: renderRescue, sofar: renderSofar })[job.kind](m, job);
+}
+function renderGoalless() {
+  ui.panelTitle.textContent = PANELS.rescue;
+  ui.panelState.textContent = "";
+  ui.panelState.classList.remove("live");
+  ui.panelStop.hidden = ui.panelAgain.hidden = ui.panelRule.hidden = true;
+  if (!worth.drawn && ui.panelBody.dataset.kind === "goalless") return;
+  worth.drawn = null;
+  ui.panelBody.dataset.kind = "goalless";
+  ui.panelBody.replaceChildren(make("p", "", NO_GOAL), make("p", "", ...offerKnown("answer")));
 }
 function panelState(job) {
   const m = job.m;

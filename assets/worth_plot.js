@@ -12,7 +12,7 @@ const importanceState = (m) => `${count(m.at ?? 0)} of ${plural(m.of ?? 0, "fork
 function renderImportance(m, job) {
   const parts = (job.parts ??= importanceParts());
   if (parts.plot.parentNode !== ui.panelBody) ui.panelBody.replaceChildren(...Object.values(parts));
-  parts.target.textContent = `Answers still within reach, token by token; ${targetText(m.target)}.`;
+  renderTarget(parts.target, m.target, `Answers still within reach, token by token; ${targetText(m.target)}.`);
   drawPlot(m, job);
   const known = m.target?.known !== false, seen = layers(m).filter((layer) => m.points.some((p) => layer.share(p) > 0.001));
   parts.legend.replaceChildren(...seen.map(({ text, tone }) => answerLabel(text, tone, known)));

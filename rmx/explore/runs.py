@@ -42,6 +42,7 @@ class Run:
     title: str | None = None
     show: int | None = None  # the place worth opening when it is done
     owner: str | None = None  # the visitor whose it is
+    known_computed: bool = False  # the known answer was computed from the text, nobody gave it
     origin: Origin | None = None  # where it comes from, unless it was asked for on this page
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))  # unguessable: knowing it is the permission
     created: float = field(default_factory=time.time)
@@ -72,6 +73,12 @@ class Run:
         """What it keeps in memory beside what its parent keeps."""
         job, parts = self.job, [self.own, self.job.forced, self.job.read, self.error]
         return parts if self.parent else [*parts, self.prompt, self.title, job.prompt_ids, job.known, self.stand_in]
+
+    def branch(self, job: Job) -> "Run":
+        """A branch of the same solution, not generated yet."""
+        made = Run(self.model, job, self.prompt, self.tree, self, self.title, owner=self.owner)
+        made.known_computed = self.known_computed
+        return made
 
     def halt(self) -> None:
         """Ask a running generation to end at the next step."""

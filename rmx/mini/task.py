@@ -33,6 +33,7 @@ __all__ = [
     "final_answer",
     "make_problem",
     "make_set",
+    "right_answer",
     "split_of",
     "with_made_up_words",
     "write_solution",
@@ -221,7 +222,7 @@ def _numbers_by_slot(template: Template, numbers: Mapping[str, int] | Sequence[i
     return {name: int(numbers[name]) for name in template.slots}
 
 
-def _right_answer(template: Template, numbers: Mapping[str, int]) -> int:
+def right_answer(template: Template, numbers: Mapping[str, int]) -> int:
     """The answer of the first right plan that can be done; raises the main plan's complaint if none can."""
     complaint: ValueError | None = None
     for plan in right_plans(template):
@@ -277,7 +278,7 @@ def compose_text(
     first, second = _checked_names(names)
     if not re.fullmatch(r"[a-z]+", thing):
         raise ValueError(f"The thing must be one lower-case word in the plural, not {thing!r}.")
-    answer = _right_answer(template, numbers)
+    answer = right_answer(template, numbers)
     # A held-out wording belongs to its own split, whatever the numbers.
     own = template.wordings[wording].split
     split = own if own != "train" else split_of(template.name, numbers)

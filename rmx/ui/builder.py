@@ -8,6 +8,7 @@ import gradio as gr
 from rmx.errors import ProblemError
 from rmx.mini.task import NAMES, TEMPLATES, THINGS, compose
 from rmx.ui.errors import shows_errors
+from rmx.ui.known_answer import ProblemBoxes, together
 
 MAX_NUMBERS = max(len(t.slots) for t in TEMPLATES.values())
 
@@ -19,7 +20,7 @@ class Builder:
     panel: gr.Accordion
 
 
-def build_builder(problem: gr.Textbox, answer: gr.Textbox) -> Builder:
+def build_builder(boxes: ProblemBoxes) -> Builder:
     """The folded panel; its button writes into the problem and the answer box."""
     first = next(iter(TEMPLATES.values()))
     with gr.Accordion("Build a problem", open=False, elem_id="builder") as panel:
@@ -36,7 +37,7 @@ def build_builder(problem: gr.Textbox, answer: gr.Textbox) -> Builder:
         make = gr.Button("Use this problem", size="sm")
     hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
     template.change(_choose, template, [wording, *numbers], **hidden)
-    make.click(_make, [template, wording, one, two, thing, *numbers], [problem, answer], **hidden)
+    make.click(_make, [template, wording, one, two, thing, *numbers], boxes.all, **hidden)
     return Builder(panel)
 
 
@@ -58,11 +59,11 @@ def _choose(template: str) -> list[Any]:
 
 
 @shows_errors
-def _make(template: str, wording: int, one: str, two: str, thing: str, *numbers: float | None) -> tuple[str, str]:
+def _make(template: str, wording: int, one: str, two: str, thing: str, *numbers: float | None) -> tuple[Any, ...]:
     count = len(TEMPLATES[template].slots) if template in TEMPLATES else 0
     given = [int(n) if n is not None else 0 for n in numbers[:count]]
     try:
         made = compose(template, int(wording), (one, two), thing, given)
     except (ValueError, TypeError) as error:
         raise ProblemError(str(error)) from error
-    return made.problem, made.answer
+    return together(made.problem, made.answer)

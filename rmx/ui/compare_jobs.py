@@ -65,6 +65,7 @@ class MapRun(Job):
     found: ShiftMap = field(init=False)
     title: str = ""
     prompt: str = ""
+    known_computed: bool = False  # the known answer was computed from the text, nobody gave it
     answers: dict[Arm, Answer] = field(default_factory=dict)
     patches: dict[Arm, int] = field(default_factory=dict)
     decoded: dict[Arm, list[Patched]] = field(default_factory=dict)  # the longest budget of each arm

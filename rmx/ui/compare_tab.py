@@ -28,6 +28,7 @@ from rmx.ui.compare_messages import Message
 from rmx.ui.compare_view import compare_view
 from rmx.ui.comparer import Comparer
 from rmx.ui.errors import shows_errors
+from rmx.ui.known_answer import ProblemBoxes, build_problem_boxes, known_answer, show_computed
 from rmx.ui.settings import Settings
 from rmx.ui.style_panel import StyleControls, build_style_panel
 from rmx.ui.visitors import Visitors
@@ -48,8 +49,7 @@ class Controls:
     adapter: gr.Textbox
     teacher: gr.Textbox
     strength: gr.Slider
-    problem: gr.Textbox
-    answer: gr.Textbox
+    boxes: ProblemBoxes
     source: gr.Radio
     text: gr.Textbox
     compare: gr.Button
@@ -69,7 +69,7 @@ class Controls:
     @property
     def asked(self) -> list[Any]:
         """Inputs of Compare, in the order of `CompareTab._map`."""
-        return [*self.pair, self.problem, self.answer, self.source, self.text, self.tau, self.max_new]
+        return [*self.pair, *self.boxes.all, self.source, self.text, self.tau, self.max_new]
 
 
 class CompareTab:
@@ -107,10 +107,24 @@ class CompareTab:
         yield from observed(verb, ahead(asked_by(self.who(request), steps, Kind.MEASURED), run.halt), about)
 
     def _map(self, *asked: Any) -> Any:
-        *chosen, problem, answer, source, text, tau, max_new = asked
+        *chosen, pair, problem, answer, source, text, tau, max_new = asked
         most = _count(max_new, "most tokens", self.settings.max_new_tokens)
-        said = {"known": answer, "source": str(source), "text": str(text or "")}
-        return self.comparer.map(self._pair(*chosen), str(problem or ""), tau, max_new=most, **said)
+        known = known_answer(self.base_of(*chosen[:2]), pair, problem, answer)
+        return self.comparer.map(
+            self._pair(*chosen),
+            str(problem or ""),
+            tau,
+            known=known.answer,
+            known_computed=known.computed,
+            source=str(source),
+            text=str(text or ""),
+            max_new=most,
+        )
+
+    def base_of(self, preset: str, base: str) -> str:
+        """The base of a pair, as the form has it."""
+        found = self.pairs.get(str(preset))
+        return found.base if found is not None else str(base or "").strip() or "mini"
 
     def _pair(
         self,
@@ -127,6 +141,9 @@ class CompareTab:
             names = [str(x or "").strip() for x in (base, adapter, teacher)]
             return self.comparer.pair(names[0] or "mini", names[1], names[2], float(strength), asked, of_set)
         return self.comparer.pair(found.base, found.adapter, found.teacher, float(strength), asked, of_set)
+
+    def show_computed(self, preset: str, base: str, problem: str) -> Any:
+        return show_computed(self.base_of(preset, base), problem)
 
     def opening(self, opened: bool, request: gr.Request, *asked: Any) -> Iterator[tuple[Any, bool]]:
         """What the tab shows when it is opened for the first time: the pair on the first example."""
@@ -218,8 +235,7 @@ def _controls(tab: CompareTab) -> Controls:
         known = ", ".join(bundled_adapters(mini))
         adapter = gr.Textbox(label=f"Adapter (bundled: {known}; a folder or a Hub id)", elem_id="pair-adapter")
         teacher = gr.Textbox(label="… or a full checkpoint", elem_id="pair-teacher")
-    problem = gr.Textbox(first.problem, label="Problem", lines=4, max_lines=12, elem_id="pair-problem")
-    answer = gr.Textbox(first.answer, label="Expected answer (optional)", max_lines=1, elem_id="pair-answer")
+    boxes = build_problem_boxes(first, "pair-")
     compare = gr.Button("Compare", variant="primary", elem_id="pair-compare")
     source = gr.Radio(SOURCES, value="base", label="Read which solution?", elem_id="pair-source")
     text = gr.Textbox(label="Solution", lines=4, max_lines=12, visible=False, elem_id="pair-text")
@@ -237,7 +253,7 @@ def _controls(tab: CompareTab) -> Controls:
     style = build_style_panel("pair")
     note = gr.Markdown("", elem_id="pair-note")
     return Controls(
-        preset, own, spec, adapter, teacher, strength, problem, answer, source, text, compare, tau, max_new,
+        preset, own, spec, adapter, teacher, strength, boxes, source, text, compare, tau, max_new,
         problem_set, limit, shifts, intervene, note, style,
     )  # fmt: skip
 
@@ -251,6 +267,9 @@ def _wire(tab: CompareTab, c: Controls, view: gr.HTML, figure: gr.Plot, page: gr
         tab.choose_pair, c.preset, [c.own, c.tau, c.note], api_visibility="private", concurrency_id="load"
     ).success(tab.compare, c.asked, view, **STREAM)
     c.source.change(lambda source: gr.Textbox(visible=source == "text"), c.source, c.text, **LIGHT)
+    for box in (c.boxes.problem, c.preset, c.base):
+        asked: list[Any] = [c.preset, c.base, c.boxes.problem]
+        box.change(tab.show_computed, asked, c.boxes.answer, trigger_mode="always_last", **LIGHT)
     view.patch(tab.patch, None, view, **STREAM)
     view.halt(tab.halt, None, None, **LIGHT)
     set_inputs = [*c.pair, c.problem_set, c.limit, c.tau, c.max_new]

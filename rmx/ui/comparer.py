@@ -122,6 +122,7 @@ class Comparer:
         tau: float,
         *,
         known: str | None = None,
+        known_computed: bool = False,
         source: str = "base",
         text: str = "",
         max_new: int = 512,
@@ -141,6 +142,7 @@ class Comparer:
             raise PromptError("The text to read is empty. Paste a solution first.")
         whose: Source = "base" if source == "base" else "adapted" if source == "adapted" else "text"
         run = MapRun(pair, title=problem.strip(), prompt=pair.base.detokenizer.text(ids))
+        run.known_computed = known_computed
         sampling = Sampling(max_new_tokens=max_new)
         job = MapJob(ids, sampling, float(tau), whose, (known or "").strip() or None, read)
         run.found = ShiftMap(pair, job, lambda: run.stopped)

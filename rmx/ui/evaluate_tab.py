@@ -20,6 +20,7 @@ from rmx.ui.evaluate_jobs import Asked, Message, Watching
 from rmx.ui.evaluate_view import KEY, evaluate_file, evaluate_view
 from rmx.ui.evaluator import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator
 from rmx.ui.explore_tab import BASE, ExploreTab
+from rmx.ui.known_answer import together
 from rmx.ui.owners import Owners, is_loopback
 from rmx.ui.settings import Settings
 from rmx.ui.style_panel import StyleControls, build_style_panel
@@ -247,17 +248,17 @@ def wire_evaluate(
             return _refused(error), *[gr.skip()] * (len(targets) - 1)
         if data.get("where") == "compare":
             pair = (OWN_PAIR, gr.Group(visible=True), found.model, found.adapter or "", "")
-            asked = (found.problem, found.answer, "base", found.max_new_tokens, *to_form(found.style))
+            asked = (*together(found.problem, found.answer), "base", found.max_new_tokens, *to_form(found.style))
             return gr.skip(), gr.Tabs(selected="compare"), *[gr.skip()] * len(solved), *pair, *asked
         shown = gr.Dropdown(list(dict.fromkeys([BASE, found.adapter or BASE])), value=found.adapter or BASE)
-        greedy = (found.problem, found.answer, 0.0, 1.0, found.max_new_tokens, False, *to_form(found.style))
+        greedy = (*together(found.problem, found.answer), 0.0, 1.0, found.max_new_tokens, False, *to_form(found.style))
         return gr.skip(), gr.Tabs(selected="explore"), found.model, shown, *greedy, *[gr.skip()] * len(compared)
 
     e, c = explore.controls, compare.controls
     decoding = [e.temperature, e.top_p, e.max_new, e.raw, *e.style.asked]
-    solved = [e.model, e.adapter, e.problem, e.answer, *decoding]
+    solved = [e.model, e.adapter, *e.boxes.all, *decoding]
     pair = [c.preset, c.own, c.base, c.adapter, c.teacher]
-    compared = [*pair, c.problem, c.answer, c.source, c.max_new, *c.style.asked]
+    compared = [*pair, *c.boxes.all, c.source, c.max_new, *c.style.asked]
     targets = [tab.view, tabs, *solved, *compared]
     tab.view.open(open_problem, None, targets, **{**QUIET, "concurrency_id": "load"}).success(
         None, None, None, js=pressed, **QUIET

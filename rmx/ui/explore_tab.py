@@ -24,6 +24,7 @@ from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.builder import build_builder
 from rmx.ui.errors import literal, shows_errors
 from rmx.ui.explorer import Explorer, Message
+from rmx.ui.known_answer import ProblemBoxes, build_problem_boxes, known_answer, show_computed, together
 from rmx.ui.settings import Settings
 from rmx.ui.share_panel import build_share_panel, sharing_functions
 from rmx.ui.sharing import Sharing
@@ -59,8 +60,7 @@ class Controls:
     model_note: gr.Markdown
     problem_set: gr.Dropdown
     picked: gr.Dropdown
-    problem: gr.Textbox
-    answer: gr.Textbox
+    boxes: ProblemBoxes
     banner: gr.Markdown
     solve: gr.Button
     tau: gr.Slider
@@ -76,8 +76,8 @@ class Controls:
 
     @property
     def asked(self) -> list[Any]:
-        """Inputs of Solve and Read, in the order of `ExploreTab._start`."""
-        return [self.model, self.adapter, self.problem, self.answer, *self.decoding]
+        """Inputs of Solve and Read, in the order of `ExploreTab.begin`."""
+        return [self.model, self.adapter, *self.boxes.all, *self.decoding]
 
     @property
     def decoding(self) -> list[Any]:
@@ -112,29 +112,40 @@ class ExploreTab:
         self, request: gr.Request, asked: Sequence[Any], read: str | None = None, show: int | None = None
     ) -> Iterator[Message]:
         """Stream a new solution, or score a pasted one; `show` is the place to open when it is done."""
-        model, adapter, problem, answer, tau, temperature, top_p, seed, max_new, raw, *style = asked
         try:
-            sampling = _sampling(temperature, top_p, seed, max_new)
-            if sampling.max_new_tokens > self.settings.max_new_tokens:
-                raise RmxError(f"At most {self.settings.max_new_tokens} tokens here; got {sampling.max_new_tokens}.")
-            run = self.explorer.start(
-                str(model or "mini").strip(),
-                None if adapter in (None, "", BASE) else str(adapter).strip(),
-                str(problem or ""),
-                sampling,
-                tau,
-                known=answer,
-                raw=bool(raw),
-                read=read,
-                title=str(problem or "").strip(),
-                show=show,
-                owner=self.who(request),
-                style=from_form(*style),
-            )
+            run = self.begin(asked, self.who(request), read, show)
         except RmxError as error:
             yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
             return
         yield from self.stream(run, request, "trace" if read is None else "read")
+
+    def begin(self, asked: Sequence[Any], owner: str | None, read: str | None = None, show: int | None = None) -> Run:
+        """The solution that was asked for, not generated yet.
+
+        Raises:
+            RmxError: the model, the problem or a setting cannot be used.
+        """
+        model, adapter, pair, problem, answer, tau, temperature, top_p, seed, max_new, raw, *style = asked
+        sampling = _sampling(temperature, top_p, seed, max_new)
+        if sampling.max_new_tokens > self.settings.max_new_tokens:
+            raise RmxError(f"At most {self.settings.max_new_tokens} tokens here; got {sampling.max_new_tokens}.")
+        spec = str(model or "mini").strip()
+        known = known_answer(spec, pair, problem, answer)
+        return self.explorer.start(
+            spec,
+            None if adapter in (None, "", BASE) else str(adapter).strip(),
+            str(problem or ""),
+            sampling,
+            tau,
+            known=known.answer,
+            known_computed=known.computed,
+            raw=bool(raw),
+            read=read,
+            title=str(problem or "").strip(),
+            show=show,
+            owner=owner,
+            style=from_form(*style),
+        )
 
     def stream(self, run: Run, request: gr.Request, verb: str) -> Iterator[Message]:
         steps = ahead(self.explorer.stream(self.visitors.begin(request.session_hash, run)), run.halt)
@@ -247,7 +258,7 @@ class ExploreTab:
     def prepared(self, example: Example, spec: str = "mini", adapter: str | None = None) -> tuple[Any, ...]:
         """What Solve would be given for an example."""
         tau = self.explorer.workspace.model(spec).tau
-        return (spec, adapter or BASE, example.problem, example.answer, tau, 0.0, 1.0, 0, 512, False)
+        return (spec, adapter or BASE, *together(example.problem, example.answer), tau, 0.0, 1.0, 0, 512, False)
 
     def next_problem(self, event: gr.EventData, place: int, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """The playlist of presenter mode: the prepared examples, round and round."""
@@ -255,7 +266,7 @@ class ExploreTab:
         place = (place + (-1 if step == -1 else 1)) % len(examples())
         example = examples()[place]
         for message in self.start(request, self.prepared(example)):
-            yield message, place, example.problem, example.answer
+            yield message, place, *together(example.problem, example.answer)
 
     def choose_model(self, spec: str) -> tuple[Any, ...]:
         """Load a model now, so that Solve is instant; on failure the old one stays, and why is said."""
@@ -279,10 +290,10 @@ class ExploreTab:
     @shows_errors
     def choose_problem(self, name: str, problem_id: str | None) -> tuple[Any, ...]:
         if not problem_id:
-            return gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), gr.skip()
         self.explorer.workspace.policy.admit_set(str(name))
         problem = find_problem(name, problem_id)
-        return problem.problem, problem.answer or ""
+        return together(problem.problem, problem.answer)
 
 
 def told(run: Run) -> dict[str, Any]:
@@ -325,7 +336,7 @@ def _controls(tab: ExploreTab) -> Controls:
     if tab.settings.model and tab.settings.model not in PRESETS:
         choices.insert(1, (tab.settings.model, tab.settings.model))
     gpu_preset = next(p for p in PRESETS.values() if p.gpu)
-    problem = gr.Textbox(first.problem, label="Problem", lines=4, max_lines=12, elem_id="problem")
+    boxes = build_problem_boxes(first)
     solve = gr.Button("Solve", variant="primary", elem_id="solve")
     banner = gr.Markdown(tab.notice or "", visible=bool(tab.notice), elem_id="banner")
     with gr.Row(elem_id="examples"):
@@ -334,8 +345,7 @@ def _controls(tab: ExploreTab) -> Controls:
         problem_set = gr.Dropdown(sets, value="mini", label="Set", elem_id="set")
         rows = [(_short(p), p.id) for p in load_set("mini")[:LISTED]]
         picked = gr.Dropdown(rows, value=None, label="Problem of the set", elem_id="picked")
-        answer = gr.Textbox(first.answer, label="Expected answer (optional)", elem_id="answer", max_lines=1)
-    build_builder(problem, answer)
+    build_builder(boxes)
     build_share_panel(tab.sharing, tab.who)
     with gr.Accordion("Model", open=False):
         model = gr.Dropdown(choices, value=tab.spec, label="Model", allow_custom_value=True, elem_id="model")
@@ -364,7 +374,7 @@ def _controls(tab: ExploreTab) -> Controls:
         text = gr.Textbox(label="Solution", lines=5, max_lines=14, elem_id="paste", show_label=False)
         read = gr.Button("Score this text", size="sm", elem_id="read")
     return Controls(
-        model, adapter, gpu, note, problem_set, picked, problem, answer, banner, solve, threshold, temperature, top_p,
+        model, adapter, gpu, note, problem_set, picked, boxes, banner, solve, threshold, temperature, top_p,
         seed, max_new, raw, text, read, kinds, style,
     )  # fmt: skip
 
@@ -377,9 +387,10 @@ def _wire_settings(tab: ExploreTab, c: Controls) -> None:
         tab.choose_model, c.model, loaded, api_visibility="private", concurrency_id="load"
     )
     c.problem_set.change(tab.choose_set, c.problem_set, c.picked, api_visibility="private")
-    c.picked.change(tab.choose_problem, [c.problem_set, c.picked], [c.problem, c.answer], **LIGHT)
-    c.problem.change(_banner, [c.model, c.problem], c.banner, trigger_mode="always_last", **LIGHT)
-    c.model.change(_banner, [c.model, c.problem], c.banner, trigger_mode="always_last", **LIGHT)
+    c.picked.change(tab.choose_problem, [c.problem_set, c.picked], c.boxes.all, **LIGHT)
+    for box in (c.boxes.problem, c.model):
+        asked: list[Any] = [c.model, c.boxes.problem]
+        box.change(_banner, asked, [c.banner, c.boxes.answer], trigger_mode="always_last", **LIGHT)
 
 
 def _wire_view(tab: ExploreTab, c: Controls, view: gr.HTML, strip: gr.Plot, shown: gr.State, place: gr.State) -> None:
@@ -396,7 +407,7 @@ def _wire_view(tab: ExploreTab, c: Controls, view: gr.HTML, strip: gr.Plot, show
     view.haltjob(tab.halt_job, None, None, **LIGHT)
     # "always_last" would send the data of the older of two quick events again; each in its turn.
     view.settled(tab.settled, c.tau, [strip, shown], trigger_mode="multiple", **QUIET)
-    view.next(tab.next_problem, place, [view, place, c.problem, c.answer], **STREAM)
+    view.next(tab.next_problem, place, [view, place, *c.boxes.all], **STREAM)
     c.tau.input(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
     c.tau.change(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
     c.tau.release(tab.strip, [shown, c.tau], strip, **QUIET)
@@ -410,17 +421,19 @@ def _wire_example(tab: ExploreTab, c: Controls, view: gr.HTML, button: gr.Button
 
     def show(request: gr.Request, turn: int) -> Iterator[tuple[Any, ...]]:
         example = prepared[turn % len(prepared)]
-        settings = (example.problem, example.answer, "mini", BASE, 0.0, 1.0, False)
+        settings = (*together(example.problem, example.answer), "mini", BASE, 0.0, 1.0, False)
         for message in tab.start(request, tab.prepared(example), show=example.pos):
             yield message, turn + 1, *settings
 
-    button.click(
-        show, turn, [view, turn, c.problem, c.answer, c.model, c.adapter, c.temperature, c.top_p, c.raw], **STREAM
-    )
+    button.click(show, turn, [view, turn, *c.boxes.all, c.model, c.adapter, c.temperature, c.top_p, c.raw], **STREAM)
 
 
-def _banner(spec: str, problem: str) -> Any:
-    """Says when a text lies outside what the bundled model was trained on."""
+def _banner(spec: str, problem: str) -> tuple[Any, Any]:
+    """Says when a text lies outside what the bundled model was trained on, and what is known of its answer."""
+    return _outside(spec, problem), show_computed(spec, problem)
+
+
+def _outside(spec: str, problem: str) -> Any:
     if spec != "mini" or not str(problem).strip():
         return gr.Markdown(visible=False)
     found = coverage(str(problem)[:4000])

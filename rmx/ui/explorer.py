@@ -56,6 +56,7 @@ class Explorer:
         tau: float,
         *,
         known: str | None = None,
+        known_computed: bool = False,
         raw: bool = False,
         read: str | None = None,
         title: str | None = None,
@@ -78,7 +79,8 @@ class Explorer:
             job = Job(ids, sampling, tau, name, known)
         else:
             job = replace(read_job(model, ids, read, tau, known), adapter=name)
-        run = Run(model, job, model.detokenizer.text(ids), tree="", title=title, show=show, owner=owner)
+        prompt = model.detokenizer.text(ids)
+        run = Run(model, job, prompt, "", title=title, show=show, owner=owner, known_computed=known_computed)
         run.tree = run.id
         return self.runs.add(run)
 
@@ -99,7 +101,7 @@ class Explorer:
         job = swap_job(run.job, run.tokens, pos, ids, run.model.engine.vocab_size)
         if run.job.read is not None:  # a pasted text goes on as if it had been generated
             job = replace(job, sampling=replace(job.sampling, max_new_tokens=max(len(run.tokens) * 2, 512)))
-        return self.runs.add(Run(run.model, job, run.prompt, run.tree, run, run.title, owner=run.owner))
+        return self.runs.add(run.branch(job))
 
     def revive(self, run: Run) -> None:
         """Give a recorded branch its model where that is loaded by now.
@@ -222,7 +224,7 @@ class Explorer:
 
     def _token(self, run: Run, t: TokenDist) -> list[Any]:
         special = SPECIAL if t.id in run.model.detokenizer.special_ids else 0
-        return [t.text, round(t.entropy, 4), round(t.p, 6), t.rank, (FORCED if t.forced else 0) | special]
+        return [t.text, round(t.entropy, 4), float(f"{t.p:.6g}"), t.rank, (FORCED if t.forced else 0) | special]
 
     def _open(self, run: Run) -> Message:
         return {
@@ -237,6 +239,7 @@ class Explorer:
             "prompt": run.prompt,
             "style": run.model.style.sentence() if run.model.style else None,
             "known": run.job.known,
+            "known_computed": run.known_computed,
             "title": run.title,
             "show": run.show,
             "origin": run.origin.json() if run.origin else None,

@@ -45,7 +45,7 @@ def token_view(
     """
     return gr.HTML(
         html_template=asset("token_view.html"),
-        js_on_load=script("worth", "worth_plot", "pins", "figures", "share", "token_view"),
+        js_on_load=script("worth", "worth_plot", "pins", "figures", "share", "shades", "token_view"),
         apply_default_css=False,
         server_functions=served(tail=tail, inspect=inspect, look=look, search=search, **(sharing or {})),
         **kwargs,

@@ -165,7 +165,7 @@ class Worth:
             job = swap_job(run.job, run.tokens, swap.pos, [swap.to_id], run.model.engine.vocab_size)
             limit = self._limit(run)
             job = replace(job, sampling=Sampling(max_new_tokens=limit))
-            run = self.explorer.runs.add(Run(run.model, job, run.prompt, run.tree, run, run.title, owner=run.owner))
+            run = self.explorer.runs.add(run.branch(job))
             for _ in run.steps():
                 pass
             self.explorer.runs.weigh_again(run)

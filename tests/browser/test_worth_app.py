@@ -92,13 +92,14 @@ def test_the_answer_so_far_stands_after_each_sentence(page: Page) -> None:
 
 def solve_slowly(page: Page) -> None:
     """A solution of a slow model, short, wrong, with a known answer and many forks."""
-    opened(page, "Problem sets", "#answer textarea, #answer input").fill("123456")
     opened(page, "Decoding", "#max-new input").fill("24")
     page.get_by_role("button", name="Model").click()
     page.get_by_label("Model").last.fill("slow")
     page.keyboard.press("Enter")
     expect(page.locator("#model-note")).to_contain_text("context", timeout=30_000)
     page.get_by_label("Problem", exact=True).first.fill("Go on.")
+    expect(page.locator("#answer input, #answer textarea")).to_have_value("")  # that of the problem before is gone
+    page.locator("#answer input, #answer textarea").fill("123456")
     page.get_by_role("button", name="Solve").click()
     expect(page.locator(".rmx .title")).to_have_text("Go on.", timeout=20_000)
     expect(status(page)).to_contain_text("24 tokens", timeout=30_000)
@@ -140,11 +141,12 @@ def test_a_closed_page_ends_its_measurement(page: Page) -> None:
     assert quiet()
 
 
-def test_a_rescue_without_a_known_answer_is_not_offered(page: Page) -> None:
-    page.get_by_role("button", name="Problem sets").click()
-    page.locator("#answer textarea, #answer input").fill("")
+def test_a_rescue_without_a_known_answer_says_what_it_needs(page: Page) -> None:
+    page.get_by_label("Problem", exact=True).first.fill("How many apples?")
     page.get_by_role("button", name="Solve").click()
+    expect(page.locator(".rmx .title").first).to_have_text("How many apples?", timeout=20_000)
     expect(status(page)).to_contain_text("tokens")
-    worth = page.get_by_role("region", name="Worth")
-    expect(worth.get_by_role("button", name="Answer so far")).to_be_visible()
-    expect(worth.get_by_role("button", name=re.compile("smallest"))).to_have_count(0)
+    panel = measure(page, "Find the smallest rescue")
+    expect(panel).to_contain_text("needs the known answer")
+    expect(panel.get_by_role("button", name="Give the known answer")).to_be_visible()
+    expect(panel.get_by_role("button", name=re.compile("Stop|Start"))).to_have_count(0)

@@ -1,7 +1,9 @@
 """What the page is told and what it may ask: messages, branches, stops, strangers' input."""
 
 import json
+import math
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -240,3 +242,11 @@ def test_reading_a_pasted_text_and_going_on_from_it(explorer):
     branch = explorer.pick({"run": run.id, "pos": 1, "token_ids": [run.tokens[1].top[0].id]})
     list(explorer.stream(branch))
     assert len(branch.tokens) > len(run.tokens)
+
+
+def test_the_page_is_told_a_small_probability_to_six_digits(explorer):
+    """The surprise of a token is -ln p: of a probability rounded to 0 it would be infinite."""
+    run = solve(explorer)
+    run.tokens[0] = replace(run.tokens[0], logp=-25.5)
+    p = explorer.tail({"run": run.id, "start": 0})["toks"][0][2]
+    assert math.log(p) == pytest.approx(-25.5, abs=1e-5)
