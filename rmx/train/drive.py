@@ -158,8 +158,9 @@ def _work_along(folder: RunFolder, dry: bool, team: "Team") -> str:
     from rmx.train.stages import Stopped
 
     try:
-        for _ in pipeline(folder, dry, team, folder.stop_wanted):
-            pass
+        with _stopped_by_signals(folder):
+            for _ in pipeline(folder, dry, team, folder.stop_wanted):
+                pass
     except Stopped:
         return "stopped"
     return "done"

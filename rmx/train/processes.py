@@ -24,7 +24,7 @@ from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from rmx.errors import RmxError, TrainError
+from rmx.errors import RmxError, TrainError, first_line
 from rmx.train.stages import Stopped
 
 T = TypeVar("T")
@@ -135,7 +135,8 @@ class Team:
             self.leave("stopped")
             raise
         except Exception as error:
-            self.leave("failed", str(error) if isinstance(error, RmxError) else f"{type(error).__name__}: {error}")
+            fault = f"{type(error).__name__}: {first_line(error)}"
+            self.leave("failed", str(error) if isinstance(error, RmxError) else fault)
             raise
 
     def leave(self, state: str, message: str = "") -> None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,19 @@ def test_a_stop_in_a_held_out_check_ends_both_processes(tmp_path: Path) -> None:
     assert RunFolder(tmp_path / "run").status["state"] == "stopped"
     checks = json.loads((tmp_path / "run" / "checks.json").read_text())["checks"]
     assert [check["optimizer_step"] for check in checks] == [0]
+
+
+def test_ctrl_c_on_the_launcher_stops_both_processes(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, *LAUNCH, str(SCRIPT), "slow", "train", *WHOLE, "--out", str(out)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=os.environ | ALONE, **quiet) as launcher:
+        limit = time.monotonic() + 200
+        while not (out / "rollouts.jsonl").exists() and time.monotonic() < limit:
+            time.sleep(0.1)
+        launcher.send_signal(signal.SIGINT)
+        launcher.wait(120)
+    assert RunFolder(out).status["state"] == "stopped"
 
 
 def test_a_failure_in_a_held_out_check_ends_both_processes(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rmx.train.run_files import read_json, write_json
 from rmx.train.run_store import RunStore
 
 
-def stages(folder, dry, told):
+def stages(folder, dry, told, team):
     """Count on from the checkpoint; every second step is one."""
     steps, pace = int(os.environ.get("STEPS", "4")), float(os.environ.get("PACE", "0.02"))
     told("state", {"state": "running"})

@@ -53,8 +53,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, dict[s
 
     patch.setattr(first_stages, "sample_rollouts", sampled)
     patch.setattr(sweep.Pipeline, "scored", scored)
-    for module in ("rmx.train.heldout.solve", "rmx.train.final_stage.solve"):
-        patch.setattr(module, solved)
+    patch.setattr("rmx.train.greedy.solve", solved)
     folder = tiny_run(tmp_path_factory.mktemp("sweep"), recipe=QUICK, taus=TAUS)
     assert drive(folder) == "done"
     patch.undo()
@@ -166,7 +165,7 @@ def test_the_choice_is_written_before_a_test_problem_is_solved(
         order.append(problems[0].split)
         return really_solve(model, problems, adapter, *args, **options)
 
-    monkeypatch.setattr("rmx.train.final_stage.solve", solved)
+    monkeypatch.setattr("rmx.train.greedy.solve", solved)
     assert drive(folder) == "done"
     assert order == ["test"] * 3
     assert seen == [curve(swept)["chosen"]] * 3
