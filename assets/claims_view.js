@@ -42,7 +42,8 @@ function renderRow(row) {
   part.badge.replaceChildren(attrs(make("span", "", sign), { "aria-hidden": "true" }), ` ${measuring ? "measuring" : row.verdict}`);
   const n = typeof row.n === "number" ? ` · n = ${count(row.n)}` : "";
   const took = typeof row.minutes === "number" && row.minutes > 0 ? ` · ${row.minutes.toFixed(1)} min` : "";
-  part.where.textContent = `${part.section}${n}${took}${row.state === "stopped" ? " · stopped" : ""}`;
+  const rule = row.rule ? ` · judged by: ${row.rule}` : "";
+  part.where.textContent = `${part.section}${n}${rule}${took}${row.state === "stopped" ? " · stopped" : ""}`;
   part.text.textContent = showOdd(clip(String(row.text ?? "–"), 1200));
   part.why.textContent = ["waiting", "measuring"].includes(row.state) ? "" : showOdd(clip(String(row.why ?? ""), 900));
   part.why.classList.toggle("wrong", row.state === "failed");

@@ -94,6 +94,7 @@ def table(found: dict[str, Any]) -> str:
             f"{'':16s} paper     {row['paper']}",
             f"{'':16s} measured  {row['measured']['text']}" + (f"  n = {row['n']}" if row["n"] is not None else ""),
             f"{'':16s} why       {row['why']}",
+            *([f"{'':16s} rule      {row['rule']}"] if row["rule"] else []),
         ]
     counts = Counter(row["verdict"] for row in found["rows"])
     lines += ["", " · ".join(f"{n} {verdict}" for verdict, n in counts.items()) + f" · {found['seconds']:.0f} s"]

@@ -9,7 +9,8 @@ from rmx.claims.records import Reading, StudyName, Subject
 from rmx.claims.verdicts import above, inside, no_better, not_below, nothing_to_judge
 from rmx.explore.intervene import Arm
 from rmx.explore.intervene_set import InterveneReport
-from rmx.intervals import Estimate, paired_difference, ratio_of_sums
+from rmx.exact_test import tested_difference
+from rmx.intervals import Estimate, ratio_of_sums
 
 Found = Mapping[StudyName, Any]
 
@@ -57,7 +58,7 @@ def gate(found: Found, subject: Subject) -> Reading:
     won = _difference(report, "teacher", "base")
     text = f"Gate {_accuracy(report, 'entropy')}, teacher {_accuracy(report, 'teacher')}: {told(short, 'points')}"
     judged = not_below(short, "The gate comes near the teacher", -floor_of("gate_minus_teacher"))
-    if judged.verdict != "not enough data" and not (won["low"] is not None and won["low"] > 0):
+    if judged.verdict != "not enough data" and won["verdict"] != "better":
         judged = nothing_to_judge(
             "The adapted model cannot be told from the base here, so there is no gain that the gate could match."
         )
@@ -81,8 +82,8 @@ def placebo(found: Found, subject: Subject) -> Reading:
         reason = "No placebo could be put on this model." if report.done else "The placebo has not been run yet."
         return Reading("–", nothing_to_judge(reason, "not measured"))
     n = len(noise.right)
-    better = paired_difference(noise.right, report.right("teacher")[:n])
-    alone = paired_difference(report.right("base")[:n], noise.right)
+    better = tested_difference(noise.right, report.right("teacher")[:n])
+    alone = tested_difference(report.right("base")[:n], noise.right)
     right = exact_share(sum(noise.right), n)
     text = (
         f"Noise {told(right, '%')}, {told(alone, 'points')} from the base; the adapter minus noise: "
@@ -104,7 +105,7 @@ def _report(found: Found) -> InterveneReport:
 
 
 def _difference(report: InterveneReport, one: Arm, other: Arm) -> Estimate:
-    return paired_difference(report.right(other), report.right(one))
+    return tested_difference(report.right(other), report.right(one))
 
 
 def _accuracy(report: InterveneReport, arm: Arm) -> str:

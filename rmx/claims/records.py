@@ -81,6 +81,11 @@ class Row:
         return self.reading.judged.verdict if self.reading else "not measured"
 
     @property
+    def rule(self) -> str | None:
+        """By which the verdict was given; None where nothing was judged."""
+        return self.reading.judged.rule if self.reading else None
+
+    @property
     def why(self) -> str:
         if self.reading:
             return self.reading.judged.why
@@ -100,6 +105,7 @@ class Row:
             "labels": {name: label_of(name).json() for name in found.figures} if found else {},
             "n": found.n if found else None,
             "verdict": self.verdict,
+            "rule": self.rule,
             "why": self.why,
             "minutes": round(self.seconds / 60, 1) if self.state in ("done", "stopped") and found else None,
             "button": claim.button,

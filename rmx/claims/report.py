@@ -83,7 +83,8 @@ def html_report(found: Figures, command: str, when: datetime | None = None) -> s
 <ul>{caveats}</ul>
 <h2>How verdicts are given</h2>
 <p>The band behind a bar is what agrees: the paper's range, or a margin of ours. Every rule looks at the whole 95 %
-interval. <b>✓ agrees</b>: it lies inside the range, or excludes the opposite of the claim. <b>✗ differs</b>: it lies
+interval; only whether one model answers more problems than another, asked greedily, is judged by McNemar's exact test
+(p below 0.05), whose p stands in the reason. Each row names its rule. <b>✓ agrees</b>: it lies inside the range, or excludes the opposite of the claim. <b>✗ differs</b>: it lies
 outside the range, or excludes the claim. <b>? not enough data</b>: anything else, or fewer than 30 problems.
 <b>≡ by construction</b>: measured on a model that was built to show it.
 <b>○ open in the paper</b>: it makes no claim. <b>– not measured</b>: nothing to go by.</p>
@@ -137,6 +138,7 @@ def _row(row: Figures) -> str:
     section = f"section {row['section']}" if row["section"] else "a control"
     minutes = f" · {row['minutes']:.1f} min" if row.get("minutes") else ""
     n = f" · n = {row['n']:,}" if row["n"] is not None else ""
+    n += f" · judged by: {escape(row['rule'])}" if row.get("rule") else ""
     notes = "".join(f"<li>{escape(c)}</li>" for c in row.get("caveats", ()))
     return f"""<article id="{escape(str(row["id"]))}">
 <div class="head"><h3>{escape(row["claim"])}</h3>{_badge(row["verdict"])}</div>

@@ -198,7 +198,7 @@ def claims_texts() -> list[dict[str, Any]]:
 
 def _row(row: dict[str, Any]) -> Message:
     """What changes of a row."""
-    kept = {name: row[name] for name in ("id", "verdict", "why", "n", "minutes", "state")}
+    kept = {name: row[name] for name in ("id", "verdict", "rule", "why", "n", "minutes", "state")}
     return kept | {"text": row["measured"]["text"], "bars": [bar.json() for bar in bars_of(row)]}
 
 
