@@ -24,7 +24,7 @@ from rmx.cli_export import add_verbs as add_export_verbs
 from rmx.cli_pair import add_verbs as add_pair_verbs
 from rmx.cli_runs import add_verbs as add_runs_verbs
 from rmx.cli_sets import add_verbs as add_sets_verbs
-from rmx.cli_style import add_style, style_of
+from rmx.cli_style import add_share, add_style, style_of
 from rmx.cli_train import add_verbs as add_train_verbs
 from rmx.errors import RmxError, shown
 from rmx.strict import whole
@@ -99,6 +99,7 @@ def _trace(args: argparse.Namespace) -> None:
         max_new_tokens=args.max_new_tokens,
         tau=args.tau,
         tau_share=args.tau_share,
+        recalibrate=args.recalibrate,
         swaps=tuple(_swap(s) for s in args.swap),
         cold=args.cold,
         read=_read_text(args.read),
@@ -113,6 +114,8 @@ def _trace(args: argparse.Namespace) -> None:
         return
     for t in traces:
         print(_plain(t))
+    if options.tau_share is not None:
+        print(asked(options, space, traces)["calibration"]["sentence"], file=sys.stderr)
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -256,7 +259,7 @@ def _add_trace(verbs: Any) -> None:
     trace.add_argument("--seed", type=int, default=0)
     trace.add_argument("--max-new-tokens", type=int, default=512, help="bounds the whole completion")
     trace.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
-    trace.add_argument("--tau-share", type=float, default=None, help="share of tokens that are forks instead")
+    add_share(trace)
     trace.add_argument("--swap", action="append", default=[], metavar="POS=TOKEN_ID", help="may be given several times")
     trace.add_argument("--cold", action="store_true", help="reuse nothing that was computed before")
     trace.add_argument("--read", metavar="FILE", help="score this text instead of generating ('-' = stdin)")

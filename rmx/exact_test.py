@@ -63,7 +63,7 @@ def with_verdict(found: Estimate) -> Estimate:
 
 
 def tested_difference(before: Sequence[bool], after: Sequence[bool]) -> Estimate:
-    """`paired_difference` with `won`, `lost`, McNemar's exact `p`, `verdict` and `rule`; None where nothing was done."""
+    """`paired_difference` with `won`, `lost`, McNemar's exact `p`, `verdict` and `rule`; None without problems."""
     won = sum(b and not a for a, b in zip(before, after, strict=True))
     lost = sum(a and not b for a, b in zip(before, after, strict=True))
     p = mcnemar(won, lost) if len(before) else None
@@ -81,7 +81,7 @@ def excludes_zero(found: Estimate) -> bool:
 
 
 def write_p(p: float) -> str:
-    """"p = 0.0563"; with so many digits that rounding never carries it over 0.05."""
+    """ "p = 0.0563"; with so many digits that rounding never carries it over 0.05."""
     if p < 1e-12:
         return "p < 1e-12"
     digits = 3 if abs(p - ALPHA) > 1e-4 else 6

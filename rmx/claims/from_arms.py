@@ -6,10 +6,10 @@ from typing import Any
 from rmx.claims.figures import exact_share, told
 from rmx.claims.labels import ceiling_of, floor_of, span_of
 from rmx.claims.records import Reading, StudyName, Subject
-from rmx.claims.verdicts import above, inside, no_better, not_below, nothing_to_judge
+from rmx.claims.verdicts import above, inside, no_better, not_below, nothing_to_judge, too_wide
+from rmx.exact_test import tested_difference
 from rmx.explore.intervene import Arm
 from rmx.explore.intervene_set import InterveneReport
-from rmx.exact_test import tested_difference
 from rmx.intervals import Estimate, ratio_of_sums
 
 Found = Mapping[StudyName, Any]
@@ -62,16 +62,18 @@ def gate(found: Found, subject: Subject) -> Reading:
         judged = nothing_to_judge(
             "The adapted model cannot be told from the base here, so there is no gain that the gate could match."
         )
+    judged = too_wide(_gated(report)["value"], subject.tau) or judged
     return Reading(text, judged, {"gate_minus_teacher": short}, short["n"])
 
 
 def gate_share(found: Found, subject: Subject) -> Reading:
     """Share of tokens above tau, where the gate takes the teacher's token, against 1.2 to 8.3 %."""
     report = _report(found)
-    gated = _touched(report, "entropy", [p.results["entropy"].gated for p in report.problems])
+    gated = _gated(report)
     changed = _touched(report, "entropy", [p.results["entropy"].patches for p in report.problems])
     text = f"{told(gated, '%')} of tokens are gated at tau {subject.tau:g} nats; {told(changed, '%')} really change"
-    return Reading(text, inside(gated, *span_of("gated")), {"gated": gated, "changed": changed}, gated["n"])
+    judged = too_wide(gated["value"], subject.tau) or inside(gated, *span_of("gated"))
+    return Reading(text, judged, {"gated": gated, "changed": changed}, gated["n"])
 
 
 def placebo(found: Found, subject: Subject) -> Reading:
@@ -111,6 +113,11 @@ def _difference(report: InterveneReport, one: Arm, other: Arm) -> Estimate:
 def _accuracy(report: InterveneReport, arm: Arm) -> str:
     right = report.right(arm)
     return told(exact_share(sum(right), len(right)), "%")
+
+
+def _gated(report: InterveneReport) -> Estimate:
+    """Share of the tokens of the gated decoding that lie above tau."""
+    return _touched(report, "entropy", [p.results["entropy"].gated for p in report.problems])
 
 
 def _touched(report: InterveneReport, arm: Arm, counts: Sequence[int]) -> Estimate:

@@ -6,7 +6,7 @@ from typing import Any
 from rmx.claims.figures import difference_of_ratios, told
 from rmx.claims.records import Reading, StudyName, Subject
 from rmx.claims.studies import Swaps
-from rmx.claims.verdicts import FEWEST, above, nothing_to_judge
+from rmx.claims.verdicts import FEWEST, above, nothing_to_judge, too_wide
 from rmx.explore.flips import Flip
 from rmx.explore.locator import LocatorReport
 from rmx.intervals import Estimate, ratio_of_sums
@@ -51,6 +51,10 @@ def locator(found: Found, subject: Subject) -> Reading:
         f"{told(figures['precision'], '%')} decide, {told(figures['decides_nothing'], '%')} surely do not "
         f"({report.problems} problem{'s' * (report.problems != 1)}, {report.tokens_spent:,} tokens sampled)"
     )
+    tokens = sum(one.tokens for one in report.each)
+    gated = sum(one.gated for one in report.each) / tokens if tokens else None
+    if (wide := too_wide(gated, subject.tau)) is not None:
+        return Reading(text, wide, figures, report.problems)
     missed = figures["missed"]
     if missed["value"] is None:
         why = "No choice was found to decide anything, so there is nothing to find."

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from rmx.basecheck import BaseCheck
 from rmx.claims.labels import label_of
 from rmx.claims.verdicts import Judged, Verdict
+from rmx.explore.calibration import Calibration
 from rmx.intervals import Estimate
 from rmx.pair import Pair
 from rmx.records import Problem
@@ -31,6 +32,7 @@ class Subject:
     asked: Mapping[str, str | None] = field(default_factory=dict)
     by_construction: bool = False
     private_runs: bool = False  # whether runs of others stay out; see RunStore
+    calibration: Calibration | None = None  # what tau came from, where a share of tokens was asked for
     check: BaseCheck | None = None  # whether the base is what its file says, with the adapter on it
 
     @property

@@ -8,7 +8,8 @@ another, asked greedily, is judged by the exact test, as everywhere (see rmx/exa
     not enough data   anything else, fewer than `FEWEST` problems, or no spread between them; with the number of
                       problems that would do, where it can be told
 
-Two more are given without an interval: "not measured", and "open in the paper" where it makes no claim. On the bundled
+Three more are given without an interval: "not measured", "open in the paper" where it makes no claim, and "no verdict"
+where the gate takes more than a fifth of the tokens, so that its places are no forks. On the bundled
 miniature every figure reads "by construction" instead: it was built to show what the paper shows.
 """
 
@@ -19,7 +20,10 @@ from typing import Literal
 from rmx.exact_test import BY_TEST, tested, with_verdict, write_p
 from rmx.intervals import Estimate
 
-Verdict = Literal["agrees", "differs", "not enough data", "by construction", "not measured", "open in the paper"]
+Verdict = Literal[
+    "agrees", "differs", "not enough data", "by construction", "not measured", "open in the paper", "no verdict"
+]
+MOST_GATED = 0.2  # of the tokens; the paper's gates take 1.2 to 8.3 %
 FEWEST = 30  # problems; bootstrap intervals over fewer are too narrow to be believed
 MOST_NEEDED = 1_000_000  # problems; more than that is no advice
 WHOLE_INTERVAL = "whole 95 % interval"
@@ -109,9 +113,25 @@ def nothing_to_judge(reason: str, verdict: Verdict = "not enough data") -> Judge
     return Judged(verdict, reason, None)
 
 
+def too_wide(gated: float | None, tau: float) -> Judged | None:
+    """No verdict on a gate that takes more than `MOST_GATED` of the tokens; None where it takes less.
+
+    Args:
+        gated: share of tokens whose entropy exceeds tau.
+    """
+    if gated is None or gated <= MOST_GATED:
+        return None
+    return Judged(
+        "no verdict",
+        f"The gate takes {100 * gated:.0f} % of the tokens at tau {tau:.3g} nats, more than a fifth, so it does not "
+        "pick out forks; measure again with a share of the tokens, such as --tau-share 0.05.",
+        None,
+    )
+
+
 def by_construction(judged: Judged) -> Judged:
     """On the miniature: the relation to the paper is still told, the verdict is not given."""
-    if judged.verdict == "not measured":
+    if judged.verdict in ("not measured", "no verdict"):
         return judged
     why = f"{judged.why} The miniature was built to show this: no evidence either way."
     return replace(judged, verdict="by construction", why=why)

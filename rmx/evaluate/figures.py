@@ -73,7 +73,7 @@ def model_figures(s: Scored, ks: Sequence[int], clusters: Clusters = None) -> di
 
 
 def paired_figures(before: Scored, after: Scored, ks: Sequence[int], clusters: Clusters = None) -> dict[str, Any]:
-    """What changed from one model to another on the same problems, with `needed`, `verdict` and `rule` beside each difference.
+    """What changed from one model to another on the same problems; each difference has `needed`, `verdict` and `rule`.
 
     Raises:
         ValueError: as `model_figures`, or the two were not asked the same number of problems and samples.

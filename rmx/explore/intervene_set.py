@@ -8,9 +8,10 @@ from typing import Any
 from rmx.answers import CUT
 from rmx.engine import split_key
 from rmx.errors import ModelError, RmxError
+from rmx.exact_test import tested_difference, write_p
+from rmx.explore.calibration import Calibration
 from rmx.explore.intervene import ARMS, AllArms, Arm, ArmResult, Asked
 from rmx.explore.shift_set import CALIBRATION_TEXTS
-from rmx.exact_test import tested_difference, write_p
 from rmx.intervals import Estimate, share
 from rmx.pair import Pair
 from rmx.placebo import Text, placebo_pair
@@ -89,6 +90,7 @@ class InterveneReport:
     problems: tuple[ProblemArms, ...]
     placebo: PlaceboArm | None = None
     style: PromptStyle | None = None  # how both models were asked
+    calibration: Calibration | None = None  # what tau came from, where a share of tokens was asked for
 
     def placebo_json(self) -> dict[str, Any] | None:
         """The placebo's figures; None where it was not run."""
@@ -153,6 +155,7 @@ class InterveneReport:
             "tau": self.tau,
             "seed": self.seed,
             "style": self.style.json() if self.style else None,
+            "calibration": self.calibration.json() if self.calibration else None,
             "arms": {arm: self.arm(arm) for arm in self.arms},
             "placebo": self.placebo_json(),
             "paired": {name: d for name, d in pairs.items() if d is not None},
@@ -199,6 +202,7 @@ class InterveneSet:
     max_new: int = 512
     with_placebo: bool = True  # needs the arm "base"
     cancelled: Callable[[], bool] = lambda: False
+    calibration: Calibration | None = None  # what tau came from
 
     def __iter__(self) -> Iterator[InterveneReport]:
         """Raises RmxError where a problem has no known answer."""
@@ -270,6 +274,7 @@ class InterveneSet:
             tuple(done),
             placebo,
             self.pair.base.style,
+            self.calibration,
         )
 
     def _batch_size(self, asked: Sequence[Asked]) -> int:

@@ -145,7 +145,10 @@ class Claims:
             "rows": [_row(row) for row in found["rows"]],
             "licence": licence,
             "source": source,
-            **{name: found[name] for name in ("pair", "set", "n", "tau", "seed", "caveats", "by_construction")},
+            **{
+                name: found[name]
+                for name in ("pair", "set", "n", "tau", "seed", "caveats", "by_construction", "calibration")
+            },
             "command": command_of(found, report.subject.asked),
         }
 

@@ -82,7 +82,12 @@ def problems(names: list[str], samples: int) -> list[dict[str, Any]]:
 
 
 def document(
-    done: bool = True, samples: int = 16, names: tuple[str, ...] = ("rl",), upto: int = 40, hostile: bool = False, edge: bool = False
+    done: bool = True,
+    samples: int = 16,
+    names: tuple[str, ...] = ("rl",),
+    upto: int = 40,
+    hostile: bool = False,
+    edge: bool = False,
 ) -> dict[str, Any]:
     """The JSON of a report over the first `upto` problems."""
     names = (*names, HOSTILE) if hostile else names
