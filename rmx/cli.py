@@ -127,7 +127,8 @@ def _bench(args: argparse.Namespace) -> None:
         return
     from rmx.bench import run
 
-    result = run(args.what, model=args.model, device=args.device, dtype=args.dtype, rounds=args.rounds)
+    forks = {"limit": args.limit, "seed": args.seed, "temperature": args.temperature} if args.what == "forks" else {}
+    result = run(args.what, model=args.model, device=args.device, dtype=args.dtype, rounds=args.rounds, **forks)
     if args.json:
         print(json.dumps(result))
         return
@@ -184,6 +185,8 @@ def _table(rows: dict[str, Any]) -> str:
 def _figure(value: Any) -> str:
     """A measured value for the terminal: a ratio with its interval, three digits, or the pairs of a small table."""
     if isinstance(value, dict) and {"value", "low", "high", "n"} <= value.keys():
+        if value["value"] is None or value["low"] is None:
+            return f"{'–' if value['value'] is None else format(value['value'], '.3g')}  (n = {value['n']})"
         return f"{value['value']:.3g}  (95 %: {value['low']:.3g} to {value['high']:.3g}, n = {value['n']})"
     if isinstance(value, dict):
         return ", ".join(f"{k} {_figure(v)}" for k, v in value.items() if v is not None)
@@ -277,6 +280,9 @@ def _add_bench(verbs: Any) -> None:
     _add_model(bench)
     bench.epilog = "--model random:qwen2.5-1.5b measures that shape with random weights, without a download."
     bench.add_argument("--rounds", type=int, default=7)
+    bench.add_argument("--limit", type=int, default=100, metavar="N", help="forks: the first N problems of mini")
+    bench.add_argument("--temperature", type=float, default=1.0, help="forks: of the controls that sample")
+    bench.add_argument("--seed", type=int, default=0, help="forks: of the draws")
     bench.add_argument("--clients", type=int, default=32, help="public: visitors at the same time")
     bench.add_argument("--minutes", type=float, default=5.0, help="public: how long they stay")
     bench.add_argument("--kill", action="store_true", help="public: kill the app and the run half way")
