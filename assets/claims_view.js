@@ -1,7 +1,7 @@
 // The claims view: one card for each claim. A message holds the whole state; what never changes came with the page.
 const VERDICTS = {
   "agrees": ["✓", "yes"], "differs": ["✗", "no"], "not enough data": ["?", "open"], "by construction": ["≡", "built"],
-  "not measured": ["–", "nothing"], "open in the paper": ["○", "open"],
+  "not measured": ["–", "nothing"], "open in the paper": ["○", "open"], "no verdict": ["!", "nothing"],
 };
 const KEPT = "rmx-claims", EVERY = 1500; // ms between two looks at a job that no stream tells of
 const SVG = "http://www.w3.org/2000/svg";
@@ -42,7 +42,8 @@ function renderRow(row) {
   part.badge.replaceChildren(attrs(make("span", "", sign), { "aria-hidden": "true" }), ` ${measuring ? "measuring" : row.verdict}`);
   const n = typeof row.n === "number" ? ` · n = ${count(row.n)}` : "";
   const took = typeof row.minutes === "number" && row.minutes > 0 ? ` · ${row.minutes.toFixed(1)} min` : "";
-  part.where.textContent = `${part.section}${n}${took}${row.state === "stopped" ? " · stopped" : ""}`;
+  const rule = row.rule ? ` · judged by: ${row.rule}` : "";
+  part.where.textContent = `${part.section}${n}${rule}${took}${row.state === "stopped" ? " · stopped" : ""}`;
   part.text.textContent = showOdd(clip(String(row.text ?? "–"), 1200));
   part.why.textContent = ["waiting", "measuring"].includes(row.state) ? "" : showOdd(clip(String(row.why ?? ""), 900));
   part.why.classList.toggle("wrong", row.state === "failed");
@@ -94,7 +95,8 @@ function renderTally(rows) {
 }
 function renderFacts(m) {
   const pair = make("bdi", "", showOdd(clip(String(m.pair), 160)));
-  ui.facts.replaceChildren(pair, ` · the first ${count(m.n)} problems of ${showOdd(clip(String(m.set), 120))} (${m.licence}) · threshold ${m.tau} nats · seed ${m.seed}`);
+  ui.facts.replaceChildren(pair, ` · the first ${count(m.n)} problems of ${showOdd(clip(String(m.set), 120))} (${m.licence}) · threshold ${m.tau} nats · seed ${m.seed}`,
+    m.calibration ? ` · ${showOdd(clip(String(m.calibration.sentence), 300))}` : "");
   ui.made.hidden = !m.command;
   ui.made.replaceChildren("The same from a shell: ", make("code", "num", showOdd(clip(String(m.command ?? ""), 900))));
 }

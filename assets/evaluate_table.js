@@ -73,7 +73,7 @@ function renderSolved() {
 }
 
 // ---- against the base ---------------------------------------------------------------------------------------
-const tone = (e) => (e?.low == null ? "none" : e.low > 0 ? "right" : e.high < 0 ? "wrong" : "none");
+const tone = (e) => ({ better: "right", worse: "wrong" })[e?.verdict] ?? "none";
 function differenceBar(e, reach, label) { // all rows on one scale: right of the line is better
   const svg = attrs(drawn("svg", { viewBox: "0 0 160 16", class: `gain ${tone(e)}`, role: "img" }), { "aria-label": label });
   const x = (v) => 80 + 76 * Math.max(-1, Math.min(1, v / reach));
@@ -83,9 +83,10 @@ function differenceBar(e, reach, label) { // all rows on one scale: right of the
   return svg;
 }
 function chance(p) {
-  return p < 0.001 ? "p < 0.001" : `p = ${p.toFixed(p < 0.1 ? 3 : 2)}`;
+  const digits = Math.abs(p - 0.05) < 0.0006 ? 6 : p < 0.1 ? 3 : 2; // rounding never carries it over 0.05
+  return p < 0.001 ? "p < 0.001" : `p = ${p.toFixed(digits)}`;
 }
-function verdict(e, problems) { // what the interval allows to say, and how many problems would say more
+function verdict(e, problems) { // what the row's own rule allows to say, and how many problems would say more
   const word = { right: "better", wrong: "worse" }[tone(e)];
   const counted = e.won == null ? "" : `won ${count(e.won)}, lost ${count(e.lost)}${e.p == null ? "" : `, ${chance(e.p)}`}`;
   if (word) return [make("span", tone(e), `${SIGNS[tone(e)]} ${word}`), make("span", "soft second", counted)];
@@ -103,6 +104,7 @@ function renderAgainst() {
   ui.againstBox.hidden = !rows.some(([, found]) => found.length);
   if (ui.againstBox.hidden) return;
   ui.againstOf.textContent = `paired over ${plural(problems, "problem")}`;
+  ui.rules.textContent = job.report.verdict_rule ?? "";
   const ends = rows.flatMap(([, found]) => found.flatMap(([, e]) => [e.low, e.high, e.value])).filter((v) => Number.isFinite(v)).map(Math.abs);
   const most = Math.max(0.05, ...ends), reach = [0.1, 0.2, 0.3, 0.5].find((r) => r >= most) ?? 1;
   keyed(ui.against, [null, ...rows], (row) => row === null ? header(["model", "measure", "points, 95 % interval", "", "what it shows"]) : against(row, reach, problems));

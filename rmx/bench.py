@@ -30,9 +30,13 @@ DEFAULT = "smollm2-135m-instruct-q4_1"
 
 
 def run(
-    what: str, model: str | None = None, device: str = "auto", dtype: str = "auto", rounds: int = 7
+    what: str, model: str | None = None, device: str = "auto", dtype: str = "auto", rounds: int = 7, **forks: Any
 ) -> dict[str, Any]:
-    """Run one benchmark; returns a flat document with `environment`."""
+    """Run one benchmark; returns a flat document with `environment`.
+
+    Args:
+        forks: arguments of `bench_forks`; no other benchmark takes them.
+    """
     if rounds < 1:
         raise RmxError(f"--rounds must be 1 or more; got {rounds}.")
     if what == "ui":
@@ -43,7 +47,7 @@ def run(
         from rmx.explore.flips import bench_forks
 
         loaded = load(model or "mini", device, dtype)
-        return bench_forks(loaded) | {"environment": environment(loaded)}
+        return bench_forks(loaded, **forks) | {"environment": environment(loaded)}
     name = model or DEFAULT
     loaded = open_model(name, device, dtype)
     measures: dict[str, Callable[[Model, int], dict[str, Any]]] = {"decode": decode, "swap": swap, "branches": branches}

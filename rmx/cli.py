@@ -24,7 +24,7 @@ from rmx.cli_export import add_verbs as add_export_verbs
 from rmx.cli_pair import add_verbs as add_pair_verbs
 from rmx.cli_runs import add_verbs as add_runs_verbs
 from rmx.cli_sets import add_verbs as add_sets_verbs
-from rmx.cli_style import add_style, style_of
+from rmx.cli_style import add_share, add_style, style_of
 from rmx.cli_train import add_verbs as add_train_verbs
 from rmx.errors import RmxError, shown
 from rmx.strict import whole
@@ -99,6 +99,7 @@ def _trace(args: argparse.Namespace) -> None:
         max_new_tokens=args.max_new_tokens,
         tau=args.tau,
         tau_share=args.tau_share,
+        recalibrate=args.recalibrate,
         swaps=tuple(_swap(s) for s in args.swap),
         cold=args.cold,
         read=_read_text(args.read),
@@ -113,6 +114,8 @@ def _trace(args: argparse.Namespace) -> None:
         return
     for t in traces:
         print(_plain(t))
+    if options.tau_share is not None:
+        print(asked(options, space, traces)["calibration"]["sentence"], file=sys.stderr)
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -124,7 +127,8 @@ def _bench(args: argparse.Namespace) -> None:
         return
     from rmx.bench import run
 
-    result = run(args.what, model=args.model, device=args.device, dtype=args.dtype, rounds=args.rounds)
+    forks = {"limit": args.limit, "seed": args.seed, "temperature": args.temperature} if args.what == "forks" else {}
+    result = run(args.what, model=args.model, device=args.device, dtype=args.dtype, rounds=args.rounds, **forks)
     if args.json:
         print(json.dumps(result))
         return
@@ -181,6 +185,8 @@ def _table(rows: dict[str, Any]) -> str:
 def _figure(value: Any) -> str:
     """A measured value for the terminal: a ratio with its interval, three digits, or the pairs of a small table."""
     if isinstance(value, dict) and {"value", "low", "high", "n"} <= value.keys():
+        if value["value"] is None or value["low"] is None:
+            return f"{'–' if value['value'] is None else format(value['value'], '.3g')}  (n = {value['n']})"
         return f"{value['value']:.3g}  (95 %: {value['low']:.3g} to {value['high']:.3g}, n = {value['n']})"
     if isinstance(value, dict):
         return ", ".join(f"{k} {_figure(v)}" for k, v in value.items() if v is not None)
@@ -256,7 +262,7 @@ def _add_trace(verbs: Any) -> None:
     trace.add_argument("--seed", type=int, default=0)
     trace.add_argument("--max-new-tokens", type=int, default=512, help="bounds the whole completion")
     trace.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
-    trace.add_argument("--tau-share", type=float, default=None, help="share of tokens that are forks instead")
+    add_share(trace)
     trace.add_argument("--swap", action="append", default=[], metavar="POS=TOKEN_ID", help="may be given several times")
     trace.add_argument("--cold", action="store_true", help="reuse nothing that was computed before")
     trace.add_argument("--read", metavar="FILE", help="score this text instead of generating ('-' = stdin)")
@@ -274,6 +280,9 @@ def _add_bench(verbs: Any) -> None:
     _add_model(bench)
     bench.epilog = "--model random:qwen2.5-1.5b measures that shape with random weights, without a download."
     bench.add_argument("--rounds", type=int, default=7)
+    bench.add_argument("--limit", type=int, default=100, metavar="N", help="forks: the first N problems of mini")
+    bench.add_argument("--temperature", type=float, default=1.0, help="forks: of the controls that sample")
+    bench.add_argument("--seed", type=int, default=0, help="forks: of the draws")
     bench.add_argument("--clients", type=int, default=32, help="public: visitors at the same time")
     bench.add_argument("--minutes", type=float, default=5.0, help="public: how long they stay")
     bench.add_argument("--kill", action="store_true", help="public: kill the app and the run half way")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rmx.cli_style import add_style
+from rmx.cli_style import add_share, add_style
 from rmx.errors import RmxError
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -36,6 +36,7 @@ def _add_common(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     parser.add_argument("--set", default="mini", metavar="NAME", help="mini, arith, gsm8k, math500 or a file")
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="the first N problems (default 100)")
     parser.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
+    add_share(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument("--budget", type=int, default=200_000, metavar="TOKENS", help="for what choices decide")
@@ -86,6 +87,8 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         f"{found['pair']} on {found['n']} problems of {found['set']}, tau {found['tau']:g} nats, seed {found['seed']}",
     ]
+    if found["calibration"]:
+        lines.append(found["calibration"]["sentence"])
     for row in found["rows"]:
         section = f"section {row['section']}" if row["section"] else "a control"
         lines += [
@@ -94,6 +97,7 @@ def table(found: dict[str, Any]) -> str:
             f"{'':16s} paper     {row['paper']}",
             f"{'':16s} measured  {row['measured']['text']}" + (f"  n = {row['n']}" if row["n"] is not None else ""),
             f"{'':16s} why       {row['why']}",
+            *([f"{'':16s} rule      {row['rule']}"] if row["rule"] else []),
         ]
     counts = Counter(row["verdict"] for row in found["rows"])
     lines += ["", " · ".join(f"{n} {verdict}" for verdict, n in counts.items()) + f" · {found['seconds']:.0f} s"]
@@ -126,6 +130,7 @@ def _locator(args: argparse.Namespace) -> None:
                     file=sys.stderr,
                 )
     found = report.json() | {"adapter": args.adapter, "style": model.style.json()}
+    found["calibration"] = calibrated.json() if (calibrated := options.calibration(model)) else None
     print(json.dumps(found, ensure_ascii=False) if args.json else locator_table(found))
 
 

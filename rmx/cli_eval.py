@@ -9,6 +9,7 @@ from typing import Any
 
 from rmx.cli_style import add_style, style_of
 from rmx.errors import RmxError
+from rmx.exact_test import RULE, told_change
 
 AddModel = Callable[[argparse.ArgumentParser], None]
 
@@ -94,6 +95,8 @@ def table(found: dict[str, Any]) -> str:
     lines += _block(found["models"], found["paired"])
     for part in found["parts"]:
         lines += ["", f"{part['name']}: {part['problems']} problems", *_block(part["models"], part["paired"])]
+    if found["paired"]:
+        lines += ["", RULE]
     if found["crossings"]:
         lines += ["", *(c["sentence"] for c in found["crossings"])]
     lines += [
@@ -141,11 +144,12 @@ def _bounds(value: dict[str, Any]) -> str:
 
 
 def _counts(value: dict[str, Any]) -> str:
-    told = f"  won {value['won']}, lost {value['lost']}, p = {value['p']:.3g}" if "won" in value else ""
-    needed, settled = value.get("needed"), value["low"] is not None and (value["low"] > 0 or value["high"] < 0)
-    return told + (
-        f"  (about {needed} problems would show a difference of this size)" if needed and not settled else ""
-    )
+    won = f"  won {value['won']}, lost {value['lost']}," if value.get("won") is not None else " "
+    told = f"{won} {told_change(value)}".rstrip()
+    needed = value.get("needed")
+    if value["verdict"] != "not shown" or not needed or needed <= value["n"]:
+        return told
+    return f"{told}  (about {needed} problems would show a difference of this size)"
 
 
 def _both(counts: dict[str, int]) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rmx.cli_style import add_style, style_of
+from rmx.cli_style import add_share, add_style, style_of
 from rmx.errors import RmxError
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -49,6 +49,7 @@ def _add_pair(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     parser.add_argument("--set", default="mini", metavar="NAME", help="a set by its name (see rmx sets) or a file")
     parser.add_argument("--limit", type=int, default=None, metavar="N", help="the first N problems of the set")
     parser.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
+    add_share(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument("--no-placebo", action="store_true", help="leave the random adapter of equal size out")
@@ -71,6 +72,8 @@ def pair_options(args: argparse.Namespace) -> Any:
         device=args.device,
         dtype=args.dtype,
         tau=args.tau,
+        tau_share=args.tau_share,
+        recalibrate=args.recalibrate,
         seed=args.seed,
         max_new_tokens=args.max_new_tokens,
         set_name=args.set,
@@ -211,6 +214,8 @@ def _shift_table(found: dict[str, Any]) -> str:
                 f"{what}: logits move by up to {n['max_dlogit']:.2g}, "
                 f"{n['argmax_changed']} of {n['positions']} choices change"
             )
+    if found["calibration"]:
+        lines.append(found["calibration"]["sentence"])
     return "\n".join(lines)
 
 
@@ -242,4 +247,6 @@ def _arms_table(found: dict[str, Any]) -> str:
     same = found["oracle_equals_teacher"]
     if same:
         lines.append(f"oracle and adapted model: the same tokens in {same['same']} of {same['of']} problems")
+    if found["calibration"]:
+        lines.append(found["calibration"]["sentence"])
     return "\n".join([*lines, *found["reading"]])

@@ -7,6 +7,13 @@ from typing import Any
 from rmx.errors import RmxError
 
 
+def add_share(parser: argparse.ArgumentParser) -> None:
+    """Define the options that name a threshold by the share of tokens above it."""
+    what = "share of tokens that are forks, such as 0.05, instead of --tau: found once from solutions of the set"
+    parser.add_argument("--tau-share", type=float, default=None, metavar="X", help=what)
+    parser.add_argument("--recalibrate", action="store_true", help="make the solutions behind --tau-share anew")
+
+
 def add_style(parser: argparse.ArgumentParser) -> None:
     """Add the options to a verb; `style_of` reads them."""
     group = parser.add_argument_group("prompt (defaults: what the model's family is asked by the paper's code)")

@@ -51,17 +51,19 @@ def subject_of(pair: Pair, options: PairOptions, samples: int, budget: int) -> S
     if any(p.answer is None for p in problems):
         raise RmxError(f"{options.set_name} holds problems without a known answer, so nothing can be graded.")
     model, adapter, teacher = specs(options)
+    tau = options.threshold(pair.base)
     return Subject(
         pair,
         options.set_name,
         tuple(problems),
-        options.threshold(pair.base),
+        tau,
         options.seed,
         options.max_new_tokens,
         samples,
         budget,
         {"model": model, "adapter": adapter, "teacher": teacher, "style": shlex.join(options.style.words())},
         built_so(pair.base),
+        calibration=options.calibration(pair.base),
         check=check_loaded(pair) if far_of(pair) is None else None,  # no GPU is asked for what ends in a refusal
     )
 

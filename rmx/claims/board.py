@@ -60,6 +60,7 @@ class ClaimsReport:
             "set": s.set_name,
             "n": len(s.problems),
             "tau": s.tau,
+            "calibration": s.calibration.json() if s.calibration else None,
             "seed": s.seed,
             "style": s.pair.base.style.json(),
             "samples": s.samples,

@@ -6,10 +6,11 @@ from typing import Any
 from rmx.claims.figures import exact_share, told
 from rmx.claims.labels import ceiling_of, floor_of, span_of
 from rmx.claims.records import Reading, StudyName, Subject
-from rmx.claims.verdicts import above, inside, no_better, not_below, nothing_to_judge
+from rmx.claims.verdicts import above, inside, no_better, not_below, nothing_to_judge, too_wide
+from rmx.exact_test import tested_difference
 from rmx.explore.intervene import Arm
 from rmx.explore.intervene_set import InterveneReport
-from rmx.intervals import Estimate, paired_difference, ratio_of_sums
+from rmx.intervals import Estimate, ratio_of_sums
 
 Found = Mapping[StudyName, Any]
 
@@ -57,20 +58,22 @@ def gate(found: Found, subject: Subject) -> Reading:
     won = _difference(report, "teacher", "base")
     text = f"Gate {_accuracy(report, 'entropy')}, teacher {_accuracy(report, 'teacher')}: {told(short, 'points')}"
     judged = not_below(short, "The gate comes near the teacher", -floor_of("gate_minus_teacher"))
-    if judged.verdict != "not enough data" and not (won["low"] is not None and won["low"] > 0):
+    if judged.verdict != "not enough data" and won["verdict"] != "better":
         judged = nothing_to_judge(
             "The adapted model cannot be told from the base here, so there is no gain that the gate could match."
         )
+    judged = too_wide(_gated(report)["value"], subject.tau) or judged
     return Reading(text, judged, {"gate_minus_teacher": short}, short["n"])
 
 
 def gate_share(found: Found, subject: Subject) -> Reading:
     """Share of tokens above tau, where the gate takes the teacher's token, against 1.2 to 8.3 %."""
     report = _report(found)
-    gated = _touched(report, "entropy", [p.results["entropy"].gated for p in report.problems])
+    gated = _gated(report)
     changed = _touched(report, "entropy", [p.results["entropy"].patches for p in report.problems])
     text = f"{told(gated, '%')} of tokens are gated at tau {subject.tau:g} nats; {told(changed, '%')} really change"
-    return Reading(text, inside(gated, *span_of("gated")), {"gated": gated, "changed": changed}, gated["n"])
+    judged = too_wide(gated["value"], subject.tau) or inside(gated, *span_of("gated"))
+    return Reading(text, judged, {"gated": gated, "changed": changed}, gated["n"])
 
 
 def placebo(found: Found, subject: Subject) -> Reading:
@@ -81,8 +84,8 @@ def placebo(found: Found, subject: Subject) -> Reading:
         reason = "No placebo could be put on this model." if report.done else "The placebo has not been run yet."
         return Reading("–", nothing_to_judge(reason, "not measured"))
     n = len(noise.right)
-    better = paired_difference(noise.right, report.right("teacher")[:n])
-    alone = paired_difference(report.right("base")[:n], noise.right)
+    better = tested_difference(noise.right, report.right("teacher")[:n])
+    alone = tested_difference(report.right("base")[:n], noise.right)
     right = exact_share(sum(noise.right), n)
     text = (
         f"Noise {told(right, '%')}, {told(alone, 'points')} from the base; the adapter minus noise: "
@@ -104,12 +107,17 @@ def _report(found: Found) -> InterveneReport:
 
 
 def _difference(report: InterveneReport, one: Arm, other: Arm) -> Estimate:
-    return paired_difference(report.right(other), report.right(one))
+    return tested_difference(report.right(other), report.right(one))
 
 
 def _accuracy(report: InterveneReport, arm: Arm) -> str:
     right = report.right(arm)
     return told(exact_share(sum(right), len(right)), "%")
+
+
+def _gated(report: InterveneReport) -> Estimate:
+    """Share of the tokens of the gated decoding that lie above tau."""
+    return _touched(report, "entropy", [p.results["entropy"].gated for p in report.problems])
 
 
 def _touched(report: InterveneReport, arm: Arm, counts: Sequence[int]) -> Estimate:

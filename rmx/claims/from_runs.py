@@ -11,7 +11,8 @@ from rmx.claims.labels import floor_of, span_of
 from rmx.claims.own_runs import OwnRun, OwnRuns, paired, same_set
 from rmx.claims.records import Reading, StudyName, Subject
 from rmx.claims.verdicts import Judged, above, inside, not_below, nothing_to_judge
-from rmx.intervals import Estimate, paired_difference, quotient
+from rmx.exact_test import tested_difference
+from rmx.intervals import Estimate, quotient
 from rmx.problems import split_name
 from rmx.train.distill_recipe import DistillRecipe
 
@@ -95,7 +96,7 @@ def random_gate(found: Found, subject: Subject) -> Reading:
     assert outcomes is not None
     assert entropy.vs_base is not None
     assert chance.vs_base is not None
-    better = paired_difference([c for _, _, c in outcomes], [e for _, e, _ in outcomes])
+    better = tested_difference([c for _, _, c in outcomes], [e for _, e, _ in outcomes])
     text = (
         f"Gate by entropy {told(entropy.vs_base, 'points')} ({entropy.id}), by chance {told(chance.vs_base, 'points')} "
         f"({chance.id}): {told(better, 'points')} apart"

@@ -6,9 +6,10 @@ from typing import Any
 from rmx.claims.figures import difference_of_ratios, told
 from rmx.claims.records import Reading, StudyName, Subject
 from rmx.claims.studies import Swaps
-from rmx.claims.verdicts import FEWEST, above, nothing_to_judge
+from rmx.claims.verdicts import FEWEST, Judged, above, nothing_to_judge, too_wide
 from rmx.explore.flips import Flip
 from rmx.explore.locator import LocatorReport
+from rmx.explore.swap_controls import ARMS, summarise
 from rmx.intervals import Estimate, ratio_of_sums
 
 Found = Mapping[StudyName, Any]
@@ -25,7 +26,36 @@ def swaps(found: Found, subject: Subject) -> Reading:
         f"and {told(there, '%')} elsewhere ({len(study.flips):,} swaps)"
     )
     judged = above(excess, "A swap at a fork decides more than one elsewhere")
-    return Reading(text, judged, {"forks": here, "elsewhere": there, "excess": excess}, excess["n"])
+    figures = {"forks": here, "elsewhere": there, "excess": excess}
+    if study.controls:
+        said, more = _controls(study)
+        text, figures, judged = text + said, figures | more, _sound(study, subject, judged)
+    return Reading(text, judged, figures, excess["n"])
+
+
+def _controls(study: Swaps) -> tuple[str, dict[str, Estimate]]:
+    """What forcing the second choice, forcing the token that is there, and forcing nothing do at the same forks."""
+    found = summarise(study.controls)
+    figures: dict[str, Estimate] = {arm: found[arm]["flip"] for arm in ARMS}
+    second, null, sampled, resampled = (told(figure, "%") for figure in figures.values())
+    text = (
+        f". Controls at {found['forks']:,} forks of {found['problems']} problems: the second choice flips {second}, "
+        f"the token that is there {null} (the same tokens in {found['null']['same_tokens']:,}); sampled on at "
+        f"temperature 1 the second choice flips {sampled}, nothing forced {resampled}"
+    )
+    return text, figures
+
+
+def _sound(study: Swaps, subject: Subject, judged: Judged) -> Judged:
+    """The verdict, unless the gate is too wide, or forcing the token that is there changes answers as well."""
+    tokens, forks = (sum(getattr(p, name) for p in study.controls) for name in ("tokens", "forks"))
+    changed = sum(t.other_answer for p in study.controls for t in p.tried if t.arm == "null")
+    if (wide := too_wide(forks / tokens if tokens else None, subject.tau)) is not None:
+        return wide
+    if changed:
+        why = f"Forcing the token that is there already changed the answer at {changed:,} of {forks:,} forks: rounding."
+        return Judged("no verdict", why, None)
+    return judged
 
 
 def _flips_of(study: Swaps, fork: bool) -> tuple[list[float], list[float]]:
@@ -51,6 +81,10 @@ def locator(found: Found, subject: Subject) -> Reading:
         f"{told(figures['precision'], '%')} decide, {told(figures['decides_nothing'], '%')} surely do not "
         f"({report.problems} problem{'s' * (report.problems != 1)}, {report.tokens_spent:,} tokens sampled)"
     )
+    tokens = sum(one.tokens for one in report.each)
+    gated = sum(one.gated for one in report.each) / tokens if tokens else None
+    if (wide := too_wide(gated, subject.tau)) is not None:
+        return Reading(text, wide, figures, report.problems)
     missed = figures["missed"]
     if missed["value"] is None:
         why = "No choice was found to decide anything, so there is nothing to find."

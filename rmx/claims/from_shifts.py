@@ -6,7 +6,7 @@ from typing import Any
 from rmx.claims.figures import difference_of_ratios, told
 from rmx.claims.labels import ceiling_of, span_of
 from rmx.claims.records import Reading, StudyName, Subject
-from rmx.claims.verdicts import above, below, inside
+from rmx.claims.verdicts import above, below, inside, too_wide
 from rmx.explore.shift_set import ShiftFigures, ShiftReport
 
 Found = Mapping[StudyName, Any]
@@ -66,7 +66,8 @@ def on_forks(found: Found, subject: Subject) -> Reading:
     here, chance = shares["on_forks"], shares["on_forks_by_chance"]
     text = f"{told(here, '%')} of disagreements lie on forks; by chance {told(chance, '%')} would"
     figures = {"on_forks": here, "by_chance": chance, "excess": excess}
-    return Reading(text, above(excess, "More disagreements lie on forks than chance puts there"), figures, excess["n"])
+    judged = above(excess, "More disagreements lie on forks than chance puts there")
+    return Reading(text, too_wide(chance["value"], subject.tau) or judged, figures, excess["n"])
 
 
 def _report(found: Found) -> ShiftReport:

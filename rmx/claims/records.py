@@ -7,6 +7,7 @@ from typing import Any, Literal
 from rmx.basecheck import BaseCheck
 from rmx.claims.labels import label_of
 from rmx.claims.verdicts import Judged, Verdict
+from rmx.explore.calibration import Calibration
 from rmx.intervals import Estimate
 from rmx.pair import Pair
 from rmx.records import Problem
@@ -31,6 +32,7 @@ class Subject:
     asked: Mapping[str, str | None] = field(default_factory=dict)
     by_construction: bool = False
     private_runs: bool = False  # whether runs of others stay out; see RunStore
+    calibration: Calibration | None = None  # what tau came from, where a share of tokens was asked for
     check: BaseCheck | None = None  # whether the base is what its file says, with the adapter on it
 
     @property
@@ -81,6 +83,11 @@ class Row:
         return self.reading.judged.verdict if self.reading else "not measured"
 
     @property
+    def rule(self) -> str | None:
+        """By which the verdict was given; None where nothing was judged."""
+        return self.reading.judged.rule if self.reading else None
+
+    @property
     def why(self) -> str:
         if self.reading:
             return self.reading.judged.why
@@ -100,6 +107,7 @@ class Row:
             "labels": {name: label_of(name).json() for name in found.figures} if found else {},
             "n": found.n if found else None,
             "verdict": self.verdict,
+            "rule": self.rule,
             "why": self.why,
             "minutes": round(self.seconds / 60, 1) if self.state in ("done", "stopped") and found else None,
             "button": claim.button,

@@ -126,7 +126,8 @@ CLAIMS: tuple[Claim, ...] = (
         "A swap at a fork decides more than one elsewhere",
         "Implied, and shown in aggregate only: whether one promoted token matters is left open (section 7).",
         "At forks and at as many other places each other top-5 token is forced and decoding goes on greedily; a swap "
-        "counts as much as its token is likely.",
+        "counts as much as its token is likely. Controls at the same forks: the token that is there is "
+        "forced, which must change nothing; and nothing is forced, but all is sampled on at temperature 1.",
         (CONTROL, GREEDY),
         "Swap at forks and elsewhere",
         ("swaps",),

@@ -22,6 +22,7 @@ SIGNS = {
     "by construction": ("≡", "built"),
     "not measured": ("–", "none"),
     "open in the paper": ("○", "open"),
+    "no verdict": ("!", "none"),
 }
 
 
@@ -83,10 +84,12 @@ def html_report(found: Figures, command: str, when: datetime | None = None) -> s
 <ul>{caveats}</ul>
 <h2>How verdicts are given</h2>
 <p>The band behind a bar is what agrees: the paper's range, or a margin of ours. Every rule looks at the whole 95 %
-interval. <b>✓ agrees</b>: it lies inside the range, or excludes the opposite of the claim. <b>✗ differs</b>: it lies
-outside the range, or excludes the claim. <b>? not enough data</b>: anything else, or fewer than 30 problems.
-<b>≡ by construction</b>: measured on a model that was built to show it.
-<b>○ open in the paper</b>: it makes no claim. <b>– not measured</b>: nothing to go by.</p>
+interval; only whether one model answers more problems than another, asked greedily, is judged by McNemar's exact test
+(p below 0.05), whose p stands in the reason. Each row names its rule. <b>✓ agrees</b>: it lies inside the range, or
+excludes the opposite of the claim. <b>✗ differs</b>: it lies outside the range, or excludes the claim. <b>? not
+enough data</b>: anything else, or fewer than 30 problems. <b>≡ by construction</b>: measured on a model that was
+built to show it. <b>○ open in the paper</b>: it makes no claim. <b>! no verdict</b>: the gate takes more than a fifth
+of the tokens, so its places are no forks. <b>– not measured</b>: nothing to go by.</p>
 </section>
 <footer>rmx {escape(__version__)} · {versions}</footer>
 </main>
@@ -116,6 +119,7 @@ def _facts(found: Figures, when: datetime) -> str:
         ("Licence of the set", licence),
         ("Source of the set", source),
         ("Fork threshold", f"{found['tau']:g} nats"),
+        *([("Found from", calibrated["sentence"])] if (calibrated := found.get("calibration")) else []),
         ("Seed", found["seed"]),
         ("Device", f"{found['device']}, {found['dtype']}"),
         ("Weights", found["revision"]),
@@ -137,6 +141,7 @@ def _row(row: Figures) -> str:
     section = f"section {row['section']}" if row["section"] else "a control"
     minutes = f" · {row['minutes']:.1f} min" if row.get("minutes") else ""
     n = f" · n = {row['n']:,}" if row["n"] is not None else ""
+    n += f" · judged by: {escape(row['rule'])}" if row.get("rule") else ""
     notes = "".join(f"<li>{escape(c)}</li>" for c in row.get("caveats", ()))
     return f"""<article id="{escape(str(row["id"]))}">
 <div class="head"><h3>{escape(row["claim"])}</h3>{_badge(row["verdict"])}</div>

@@ -12,6 +12,7 @@ from rmx.explore.intervene import ARMS
 from rmx.explore.intervene_set import InterveneSet
 from rmx.explore.locator import Locator, LocatorConfig
 from rmx.explore.shift_set import ShiftSet
+from rmx.explore.swap_controls import ProblemControls, controls_of
 from rmx.train.run_store import RunStore
 
 Cancelled = Callable[[], bool]
@@ -32,6 +33,7 @@ class Swaps:
 
     problems: tuple[str, ...]
     flips: tuple[Flip, ...]
+    controls: tuple[ProblemControls, ...] = ()  # null swaps and resampling at the forks of the same problems
 
 
 def shifts(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
@@ -66,15 +68,16 @@ def interventions(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
 
 
 def swaps(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
-    """Forced tokens at the base's forks and at as many other places."""
-    draw, done, flips = random.Random(subject.seed), list[str](), list[Flip]()
+    """Forced tokens at the base's forks and at as many other places, and the controls at the forks."""
+    draw, done, flips, controls = random.Random(subject.seed), list[str](), list[Flip](), list[ProblemControls]()
     for problem in subject.problems:
         if cancelled():
             break
-        found = list(swaps_of(subject.pair.base, problem, subject.tau, draw, subject.max_new))
+        base, tau, most = subject.pair.base, subject.tau, subject.max_new
+        flips += swaps_of(base, problem, tau, draw, most)
+        controls.append(controls_of(base, problem, tau, seed=subject.seed, max_new=most))
         done.append(problem.id)
-        flips += found
-        yield Progress(len(done), len(subject.problems), Swaps(tuple(done), tuple(flips)))
+        yield Progress(len(done), len(subject.problems), Swaps(tuple(done), tuple(flips), tuple(controls)))
 
 
 def locator(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:

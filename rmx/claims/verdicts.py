@@ -1,13 +1,15 @@
 """When a figure agrees with the paper, when it differs, and when there are too few problems to say.
 
-Every rule looks at the whole 95 % interval, never at the value alone:
+Every rule looks at the whole 95 % interval, never at the value alone; whether a model answers more problems than
+another, asked greedily, is judged by the exact test, as everywhere (see rmx/exact_test.py). Each row says which:
 
     agrees            the interval lies inside the paper's range, or excludes the opposite of what the paper claims
     differs           the interval lies outside the range altogether, or excludes what the paper claims
     not enough data   anything else, fewer than `FEWEST` problems, or no spread between them; with the number of
                       problems that would do, where it can be told
 
-Two more are given without an interval: "not measured", and "open in the paper" where it makes no claim. On the bundled
+Three more are given without an interval: "not measured", "open in the paper" where it makes no claim, and "no verdict"
+where the gate takes more than a fifth of the tokens, so that its places are no forks. On the bundled
 miniature every figure reads "by construction" instead: it was built to show what the paper shows.
 """
 
@@ -15,11 +17,16 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from rmx.exact_test import BY_TEST, tested, with_verdict, write_p
 from rmx.intervals import Estimate
 
-Verdict = Literal["agrees", "differs", "not enough data", "by construction", "not measured", "open in the paper"]
+Verdict = Literal[
+    "agrees", "differs", "not enough data", "by construction", "not measured", "open in the paper", "no verdict"
+]
+MOST_GATED = 0.2  # of the tokens; the paper's gates take 1.2 to 8.3 %
 FEWEST = 30  # problems; bootstrap intervals over fewer are too narrow to be believed
 MOST_NEEDED = 1_000_000  # problems; more than that is no advice
+WHOLE_INTERVAL = "whole 95 % interval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,7 @@ class Judged:
 
     verdict: Verdict
     why: str
+    rule: str | None = WHOLE_INTERVAL  # by which it was judged; None where nothing was
 
 
 def inside(found: Estimate, low: float, high: float, unit: str = "") -> Judged:
@@ -46,9 +54,14 @@ def inside(found: Estimate, low: float, high: float, unit: str = "") -> Judged:
 
 
 def above(found: Estimate, what: str, floor: float = 0.0, unit: str = "") -> Judged:
-    """Agrees where the interval lies above `floor`, differs where it lies below; `what` names the claimed direction."""
+    """Agrees where the interval lies above `floor`, differs where it lies below; `what` names the claimed direction.
+
+    Above 0, a paired difference that brings its exact test is judged by that test instead.
+    """
     if (short := _too_few(found)) is not None:
         return short
+    if floor == 0 and tested(found):
+        return _more_by_test(found, what)
     a, b, value = found["low"], found["high"], found["value"]
     mark = _number(floor, unit)
     if a > floor:
@@ -74,15 +87,18 @@ def below(found: Estimate, what: str, ceiling: float, unit: str = "") -> Judged:
 
 
 def no_better(found: Estimate, what: str, margin: float) -> Judged:
-    """For "no better than": a paired difference. Better at all (interval above 0) differs, `margin` at most agrees.
+    """For "no better than": a paired difference. Better at all differs, `margin` at most agrees.
 
     No interval can show that a difference is exactly 0, hence the margin; it is ours and is told.
     """
     if (short := _too_few(found)) is not None:
         return short
-    if found["low"] > 0:
-        return Judged("differs", "Not so here: the interval lies above 0.")
+    if with_verdict(found)["verdict"] == "better":
+        return _better_after_all(found)
     judged = below(found, what, margin, "points")
+    if judged.verdict == "differs":  # by the interval, while the exact test does not say that it is better at all
+        why = f"The interval lies above the margin, yet the exact test has {write_p(found['p'])}, which may be chance."
+        return Judged("not enough data", why, BY_TEST)
     return replace(judged, why=judged.why.rstrip(".") + " (a margin of ours).")
 
 
@@ -94,17 +110,54 @@ def not_below(found: Estimate, what: str, margin: float) -> Judged:
 
 def nothing_to_judge(reason: str, verdict: Verdict = "not enough data") -> Judged:
     """Where the question itself falls away, such as matching a teacher that is no better than the base."""
-    return Judged(verdict, reason)
+    return Judged(verdict, reason, None)
+
+
+def too_wide(gated: float | None, tau: float) -> Judged | None:
+    """No verdict on a gate that takes more than `MOST_GATED` of the tokens; None where it takes less.
+
+    Args:
+        gated: share of tokens whose entropy exceeds tau.
+    """
+    if gated is None or gated <= MOST_GATED:
+        return None
+    return Judged(
+        "no verdict",
+        f"The gate takes {100 * gated:.0f} % of the tokens at tau {tau:.3g} nats, more than a fifth, so it does not "
+        "pick out forks; measure again with a share of the tokens, such as --tau-share 0.05.",
+        None,
+    )
 
 
 def by_construction(judged: Judged) -> Judged:
     """On the miniature: the relation to the paper is still told, the verdict is not given."""
-    if judged.verdict == "not measured":
+    if judged.verdict in ("not measured", "no verdict"):
         return judged
-    return Judged("by construction", f"{judged.why} The miniature was built to show this: no evidence either way.")
+    why = f"{judged.why} The miniature was built to show this: no evidence either way."
+    return replace(judged, verdict="by construction", why=why)
 
 
 # -- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _more_by_test(found: Estimate, what: str) -> Judged:
+    """`above` 0 by the exact test alone."""
+    verdict, said = with_verdict(found)["verdict"], write_p(found["p"])
+    if verdict == "better":
+        return Judged("agrees", f"{what}: the exact test has {said}.", BY_TEST)
+    if verdict == "worse":
+        return Judged("differs", f"Not so here: {_lower(what)} does not hold; the exact test has {said}.", BY_TEST)
+    a, b, value = found["low"], found["high"], found["value"]
+    why = f"The exact test has {said}, so it cannot be said whether {_lower(what)}"
+    if a > 0 or b < 0:
+        return Judged("not enough data", f"{why}, although the interval of the difference leaves 0 out.", BY_TEST)
+    return replace(_open(found, why, [(value - a, value) if value > 0 else (b - value, -value)]), rule=BY_TEST)
+
+
+def _better_after_all(found: Estimate) -> Judged:
+    if tested(found):
+        return Judged("differs", f"Not so here: it is better; the exact test has {write_p(found['p'])}.", BY_TEST)
+    return Judged("differs", "Not so here: the interval lies above 0.")
 
 
 def _judgeable(found: Estimate) -> bool:
@@ -113,15 +166,19 @@ def _judgeable(found: Estimate) -> bool:
 
 def _too_few(found: Estimate) -> Judged | None:
     if found["value"] is None:
-        return Judged("not enough data", "There was nothing to count.")
+        return Judged("not enough data", "There was nothing to count.", None)
     if found["n"] < FEWEST or found["low"] is None:
         n = found["n"]
         return Judged(
-            "not enough data", f"{n} problem{'s' * (n != 1)}: no verdict is given below {FEWEST}, whatever they show."
+            "not enough data",
+            f"{n} problem{'s' * (n != 1)}: no verdict is given below {FEWEST}, whatever they show.",
+            None,
         )
     if found["low"] == found["high"] and not found.get("exact"):
         return Judged(
-            "not enough data", "All problems say the same, so their spread, and with it an interval, is unknown."
+            "not enough data",
+            "All problems say the same, so their spread, and with it an interval, is unknown.",
+            None,
         )
     return None
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from rmx.evaluate.majority import majority_profile
-from rmx.evaluate.paired import excludes_zero, greedy_difference, sampled_differences
+from rmx.evaluate.paired import greedy_difference, sampled_differences
 from rmx.evaluate.passk import pass_at_k
 from rmx.evaluate.resample import Clusters, mean_estimates, share_estimate, unknown
+from rmx.exact_test import excludes_zero, with_verdict
 from rmx.intervals import Estimate
 
 
@@ -72,7 +73,7 @@ def model_figures(s: Scored, ks: Sequence[int], clusters: Clusters = None) -> di
 
 
 def paired_figures(before: Scored, after: Scored, ks: Sequence[int], clusters: Clusters = None) -> dict[str, Any]:
-    """What changed from one model to another on the same problems, with `needed` beside each difference.
+    """What changed from one model to another on the same problems; each difference has `needed`, `verdict` and `rule`.
 
     Raises:
         ValueError: as `model_figures`, or the two were not asked the same number of problems and samples.
@@ -84,10 +85,10 @@ def paired_figures(before: Scored, after: Scored, ks: Sequence[int], clusters: C
     return {
         "greedy": greedy_difference(before.greedy, after.greedy, clusters)  # type: ignore[arg-type]
         if both_greedy
-        else unknown() | {"won": None, "lost": None, "p": None, "needed": None},
+        else with_verdict(unknown() | {"won": None, "lost": None, "p": None, "needed": None}),
         "pass@k": {str(k): figures["pass@k", k] for k in ks},
         "majority": {str(k): figures["majority", k] for k in ks},
-        "avg": figures.get(("avg", 1), unknown() | {"needed": None}),
+        "avg": figures.get(("avg", 1), with_verdict(unknown() | {"needed": None})),
     }
 
 

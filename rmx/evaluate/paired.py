@@ -7,36 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rmx.evaluate.resample import Clusters, difference_estimate, difference_estimates, spread_of, units_of
+from rmx.exact_test import excludes_zero, sign_flip, with_verdict
 from rmx.intervals import Estimate, paired_difference
 
 Z = 1.959964  # the 97.5 % quantile of the normal distribution
-
-
-def mcnemar(won: int, lost: int) -> float:
-    """McNemar's exact two-sided p: of won + lost problems that changed, how odd is this split of a fair coin?
-
-    Source: McNemar, Psychometrika 12 (1947), 153-157, with binomial probabilities; p = 1 where nothing changed.
-    """
-    return sign_flip([1] * won + [-1] * lost)
-
-
-def sign_flip(nets: Sequence[int] | np.ndarray) -> float:
-    """The exact two-sided p of a sum under random signs, one sign for each unit.
-
-    If the two models did not differ, a cluster's net of won and lost problems would as likely be its opposite. The p is
-    the share of all sign patterns with a sum at least as far from 0 as the one seen. With units of one problem this is
-    McNemar's exact test.
-    """
-    sizes = np.abs(np.asarray(nets, dtype=int))
-    reach = int(sizes.sum())
-    if reach == 0:
-        return 1.0
-    chance = np.zeros(2 * reach + 1)  # of each sum from -reach to reach
-    chance[reach] = 1.0
-    for size in sizes[sizes > 0]:
-        chance = (np.roll(chance, size) + np.roll(chance, -size)) / 2  # never wraps: sums so far are small enough
-    far = np.abs(np.arange(-reach, reach + 1)) >= abs(int(np.sum(nets)))
-    return min(1.0, float(chance[far].sum()))
 
 
 def greedy_difference(
@@ -45,9 +19,9 @@ def greedy_difference(
     """Share right after less share right before, one greedy answer per problem.
 
     Returns:
-        An estimate with `won` (wrong before, right after), `lost`, `p` and `needed` (see `needed`). Problems that stand
-        for themselves have Newcombe's interval and McNemar's exact p. With clusters the interval is that of
-        `difference_estimate` and p that of `sign_flip` over clusters.
+        An estimate with `won` (wrong before, right after), `lost`, `p`, `needed` (see `needed`), and `verdict` by `p`.
+        Problems that stand for themselves have Newcombe's interval and McNemar's exact p. With clusters the interval
+        is that of `difference_estimate` and p that of `sign_flip` over clusters.
 
     Raises:
         ValueError: the numbers of problems or labels differ.
@@ -61,19 +35,22 @@ def greedy_difference(
         found = paired_difference(old.tolist(), new.tolist())
     else:
         found = difference_estimate(old, new, clusters)
-    return found | {
+    counted = {
         "won": int((gained > 0).sum()),
         "lost": int((gained < 0).sum()),
         "p": sign_flip(np.bincount(units.index, gained, units.n).round().astype(int)),
         "needed": _needed(found, spread_of(gained.astype(float), clusters)),
     }
+    return with_verdict(found | counted)
 
 
 def sampled_differences(before: ArrayLike, after: ArrayLike, clusters: Clusters = None) -> list[Estimate]:
-    """`difference_estimates` of two (P, M) tables, each estimate with `needed`."""
+    """`difference_estimates` of two (P, M) tables, each estimate with `needed`, and `verdict` by its interval."""
     old, new = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     found = difference_estimates(old, new, clusters)
-    return [e | {"needed": _needed(e, spread_of((new - old)[:, i], clusters))} for i, e in enumerate(found)]
+    return [
+        with_verdict(e | {"needed": _needed(e, spread_of((new - old)[:, i], clusters))}) for i, e in enumerate(found)
+    ]
 
 
 def needed(difference: float, spread: float) -> int | None:
@@ -92,11 +69,6 @@ def needed(difference: float, spread: float) -> int | None:
     if abs(difference) < 1e-12:
         return None
     return math.floor((Z * spread / difference) ** 2) + 1
-
-
-def excludes_zero(found: Estimate) -> bool:
-    """Whether an estimate's interval lies on one side of 0."""
-    return found["low"] is not None and (found["low"] > 0 or found["high"] < 0)
 
 
 def _needed(found: Estimate, spread: float | None) -> int | None:

@@ -15,6 +15,7 @@ from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import Contestant
 from rmx.evaluate.figures import Scored, crossing, model_figures, paired_figures
 from rmx.evaluate.store import Answered
+from rmx.exact_test import RULE
 from rmx.explore.reached import same_answers
 from rmx.problems import SETS, split_name
 from rmx.records import Problem
@@ -132,6 +133,7 @@ class EvalReport:
             "fault": next((t.fault for t in self.tallies.values() if t.fault), None),
             "models": models,
             "paired": paired,
+            "verdict_rule": RULE if paired else None,
             "crossings": self._crossings(clusters),
             "parts": self._parts(parts, clusters),
             "per_problem": [

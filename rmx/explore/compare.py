@@ -8,6 +8,7 @@ from rmx.basecheck import check_base
 from rmx.config import Sampling, check_tau
 from rmx.engine import split_key
 from rmx.errors import ModelError, ProblemError, PromptError, RmxError
+from rmx.explore.calibration import Calibration, calibration_of, tau_of_share
 from rmx.explore.intervene_set import InterveneReport, InterveneSet, check_arms
 from rmx.explore.shift_set import PAPER, Places, ShiftFigures, ShiftReport, ShiftSet, places_of
 from rmx.explore.shifts import MapJob, ShiftMap, Source
@@ -38,6 +39,8 @@ class PairOptions:
     device: str = "auto"
     dtype: str = "auto"
     tau: float | None = None
+    tau_share: float | None = None  # share of the base's tokens above tau, in its place
+    recalibrate: bool = False  # make the solutions behind the share anew
     seed: int = 0
     max_new_tokens: int = 512
     set_name: str = "mini"
@@ -67,7 +70,22 @@ class PairOptions:
         return make_pair(space, model, adapter, teacher, self.strength, self.style, name, raw)
 
     def threshold(self, model: Model) -> float:
-        return model.tau if self.tau is None else check_tau(self.tau)
+        """The tau that was asked for, else that of the share that was asked for, else the model's own.
+
+        Raises:
+            RmxError: both were given, or the model cannot be calibrated.
+        """
+        if self.tau_share is None:
+            if self.recalibrate:
+                raise RmxError("--recalibrate makes the solutions behind --tau-share anew; give a share as well.")
+            return model.tau if self.tau is None else check_tau(self.tau)
+        if self.tau is not None:
+            raise RmxError("--tau and --tau-share say the same thing in two ways; give one of them.")
+        return tau_of_share(model, self.tau_share, self.set_name, again=self.recalibrate)
+
+    def calibration(self, model: Model) -> Calibration | None:
+        """What `threshold` came from, once it was asked for; None without a share."""
+        return None if self.tau_share is None else calibration_of(model, self.tau_share, self.set_name)
 
     def problems(self) -> list[Problem]:
         """The first `limit` problems of the set.
@@ -100,7 +118,8 @@ def shift_map(pair: Pair, options: PairOptions, one: MapOptions) -> dict[str, An
     Raises:
         RmxError: any mistake in the options, in a sentence.
     """
-    return map_document(prepare_map(pair, options, one).run())
+    found, calibrated = map_document(prepare_map(pair, options, one).run()), options.calibration(pair.base)
+    return found | ({"calibration": calibrated.json()} if calibrated else {})
 
 
 def prepare_map(pair: Pair, options: PairOptions, one: MapOptions) -> ShiftMap:
@@ -212,7 +231,8 @@ def shift_run(
     """The run over a problem set that the options name, not begun."""
     pair, problems = options.pair(space), options.problems()
     tau, most = options.threshold(pair.base), options.max_new_tokens
-    return ShiftSet(pair, options.set_name, problems, tau, most, placebo, options.seed, cancelled)
+    found = options.calibration(pair.base)
+    return ShiftSet(pair, options.set_name, problems, tau, most, placebo, options.seed, cancelled, found)
 
 
 def shift_set(
@@ -237,7 +257,8 @@ def intervene_run(
     checked = check_arms(arms)
     pair, problems = options.pair(space), options.problems()
     tau, most = options.threshold(pair.base), options.max_new_tokens
-    return InterveneSet(pair, options.set_name, problems, checked, tau, options.seed, most, placebo, cancelled)
+    seed, found = options.seed, options.calibration(pair.base)
+    return InterveneSet(pair, options.set_name, problems, checked, tau, seed, most, placebo, cancelled, found)
 
 
 def intervene_set(

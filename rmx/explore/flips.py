@@ -12,8 +12,10 @@ from typing import Any
 
 from rmx.batch import continue_batch
 from rmx.config import TOP_SHOWN, Sampling
+from rmx.errors import RmxError
 from rmx.explore.ending import Ending, is_cut
 from rmx.explore.generate import Generation, Job
+from rmx.explore.swap_controls import ProblemControls, controls_of, summarise
 from rmx.intervals import share
 from rmx.models import Model
 from rmx.problems import load_set
@@ -109,14 +111,27 @@ def bench_forks(
     tau: float | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    temperature: float = 1.0,
 ) -> dict[str, Any]:
-    """Flip rates at forks and elsewhere on the first `limit` problems of a set."""
+    """Flip rates at forks and elsewhere on the first `limit` problems of a set, and those of the controls.
+
+    Args:
+        temperature: of the controls that sample.
+
+    Raises:
+        RmxError: the number of problems or the temperature cannot be used, or there is no such set.
+    """
+    if limit < 1:
+        raise RmxError(f"The number of problems must be 1 or more; got {limit}.")
+    if not Sampling(temperature, seed=seed).temperature > 0:
+        raise RmxError("The controls are sampled: the temperature must be above 0.")
     tau = model.tau if tau is None else tau
     problems = load_set(set_name)[:limit]
     rng = random.Random(seed)
-    flips: list[Flip] = []
+    flips, controls = list[Flip](), list[ProblemControls]()
     for i, problem in enumerate(problems):
         flips.extend(swaps_of(model, problem, tau, rng))
+        controls.append(controls_of(model, problem, tau, temperature, seed))
         if progress:
             progress(i + 1, len(problems))
     forks, elsewhere = [f for f in flips if f.fork], [f for f in flips if not f.fork]
@@ -127,4 +142,5 @@ def bench_forks(
         "seed": seed,
         "forks": summary(forks),
         "elsewhere": summary(elsewhere),
+        "controls": summarise(controls) | {"temperature": temperature},
     }

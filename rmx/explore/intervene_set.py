@@ -8,9 +8,11 @@ from typing import Any
 from rmx.answers import CUT
 from rmx.engine import split_key
 from rmx.errors import ModelError, RmxError
+from rmx.exact_test import tested_difference, write_p
+from rmx.explore.calibration import Calibration
 from rmx.explore.intervene import ARMS, AllArms, Arm, ArmResult, Asked
 from rmx.explore.shift_set import CALIBRATION_TEXTS
-from rmx.intervals import Estimate, paired_difference, share
+from rmx.intervals import Estimate, share
 from rmx.pair import Pair
 from rmx.placebo import Text, placebo_pair
 from rmx.presets import PromptStyle
@@ -65,9 +67,9 @@ class PlaceboArm:
             "pass@1": share(sum(self.right), len(self.right)),
             "touched": self.patches / self.tokens if self.tokens else 0.0,
             "strength": self.strength,
-            "vs_base": paired_difference(before, self.right),
-            "won": sum(a and not b for a, b in zip(self.right, before, strict=True)),
-            "lost": sum(b and not a for a, b in zip(self.right, before, strict=True)),
+            "vs_base": (difference := tested_difference(before, self.right)),
+            "won": difference["won"],
+            "lost": difference["lost"],
         }
 
 
@@ -88,6 +90,7 @@ class InterveneReport:
     problems: tuple[ProblemArms, ...]
     placebo: PlaceboArm | None = None
     style: PromptStyle | None = None  # how both models were asked
+    calibration: Calibration | None = None  # what tau came from, where a share of tokens was asked for
 
     def placebo_json(self) -> dict[str, Any] | None:
         """The placebo's figures; None where it was not run."""
@@ -113,9 +116,9 @@ class InterveneReport:
             return found
         base = self.right("base")
         return found | {
-            "vs_base": paired_difference(base, right),
-            "won": sum(a and not b for a, b in zip(right, base, strict=True)),
-            "lost": sum(b and not a for a, b in zip(right, base, strict=True)),
+            "vs_base": (difference := tested_difference(base, right)),
+            "won": difference["won"],
+            "lost": difference["lost"],
         }
 
     def same_as_teacher(self) -> dict[str, Any] | None:
@@ -130,10 +133,10 @@ class InterveneReport:
         """Accuracy of `one` minus that of `other`, paired; None where either was not asked."""
         if not {one, other} <= set(self.arms):
             return None
-        return paired_difference(self.right(other), self.right(one))
+        return tested_difference(self.right(other), self.right(one))
 
     def reading(self) -> list[str]:
-        """What the differences say, in sentences; nothing is claimed whose interval holds 0."""
+        """What the differences say, in sentences; nothing is claimed that the exact test does not say."""
         if not self.problems:
             return []
         said = [_compared(self.difference(a, b), one, other) for a, b, one, other in _QUESTIONS]
@@ -152,6 +155,7 @@ class InterveneReport:
             "tau": self.tau,
             "seed": self.seed,
             "style": self.style.json() if self.style else None,
+            "calibration": self.calibration.json() if self.calibration else None,
             "arms": {arm: self.arm(arm) for arm in self.arms},
             "placebo": self.placebo_json(),
             "paired": {name: d for name, d in pairs.items() if d is not None},
@@ -175,12 +179,13 @@ _QUESTIONS: tuple[tuple[Arm, Arm, str, str], ...] = (
 
 
 def _compared(d: Estimate | None, one: str, other: str) -> str | None:
-    """A difference as a sentence; it claims one only where the interval leaves 0 out."""
+    """A difference as a sentence; it claims one only where the exact test says so."""
     if d is None or d["value"] is None:
         return None
     points = f"{100 * d['value']:+.1f} points [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}], n = {d['n']}"
-    if d["low"] > 0 or d["high"] < 0:
-        return f"{one} does {'better' if d['value'] > 0 else 'worse'} than {other}: {points}."
+    points += f", exact {write_p(d['p'])}"
+    if d["verdict"] != "not shown":
+        return f"{one} does {d['verdict']} than {other}: {points}."
     return f"{one} cannot be told from {other}: {points}."
 
 
@@ -197,6 +202,7 @@ class InterveneSet:
     max_new: int = 512
     with_placebo: bool = True  # needs the arm "base"
     cancelled: Callable[[], bool] = lambda: False
+    calibration: Calibration | None = None  # what tau came from
 
     def __iter__(self) -> Iterator[InterveneReport]:
         """Raises RmxError where a problem has no known answer."""
@@ -268,6 +274,7 @@ class InterveneSet:
             tuple(done),
             placebo,
             self.pair.base.style,
+            self.calibration,
         )
 
     def _batch_size(self, asked: Sequence[Asked]) -> int:

@@ -17,6 +17,7 @@ from rmx.divergence import KINDS, Difference, compare, kind_of
 from rmx.engine import split_key
 from rmx.entropy import capture
 from rmx.errors import ModelError
+from rmx.explore.calibration import Calibration
 from rmx.explore.ending import Ending
 from rmx.intervals import Estimate, quotient, ratio_of_sums
 from rmx.models import Model
@@ -143,6 +144,7 @@ class ShiftReport:
     dtype_noise: Difference | None = None
     stopped: bool = False
     style: PromptStyle | None = None  # how both models were asked
+    calibration: Calibration | None = None  # what tau came from, where a share of tokens was asked for
 
     @property
     def done(self) -> bool:
@@ -157,6 +159,7 @@ class ShiftReport:
             "adapted": self.adapted,
             "tau": self.tau,
             "style": self.style.json() if self.style else None,
+            "calibration": self.calibration.json() if self.calibration else None,
             "problems": self.at,
             "of": self.of,
             "stopped": self.stopped,
@@ -183,6 +186,7 @@ class ShiftSet:
     with_placebo: bool = True
     seed: int = 0
     cancelled: Callable[[], bool] = lambda: False
+    calibration: Calibration | None = None  # what tau came from
     _texts: list[Text] = field(default_factory=list)
     _places: list[Places] = field(default_factory=list)
     _noise: Difference | None = None
@@ -261,6 +265,7 @@ class ShiftSet:
             self._dtype_noise,
             stopped=self.cancelled(),
             style=self.pair.base.style,
+            calibration=self.calibration,
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from rmx.config import Sampling, check_tau
 from rmx.errors import ProblemError, PromptError, RmxError
 from rmx.explore.branch import swap_job
-from rmx.explore.calibration import tau_of_share
+from rmx.explore.calibration import calibration_of, tau_of_share
 from rmx.explore.generate import Generation, Job, read_job
 from rmx.models import Model
 from rmx.problems import find_problem
@@ -36,6 +36,7 @@ class TraceOptions:
     max_new_tokens: int = 512
     tau: float | None = None
     tau_share: float | None = None
+    recalibrate: bool = False  # make the solutions behind a share anew
     swaps: tuple[tuple[int, int], ...] = ()
     cold: bool = False
     read: str | None = None
@@ -95,7 +96,9 @@ def asked(options: TraceOptions, workspace: Workspace, traces: Sequence[Trace]) 
         title = find_problem(options.set_name, options.problem).problem
     said = {t.id for trace in traces for t in trace.tokens}
     special = sorted(said & model.detokenizer.special_ids)
-    found = {"title": title, "known": known, "prompt": model.detokenizer.text(ids), "special": special}
+    found: dict[str, Any] = {"title": title, "known": known, "prompt": model.detokenizer.text(ids), "special": special}
+    if options.tau_share is not None:
+        found["calibration"] = calibration_of(model, options.tau_share, options.set_name).json()
     return found if options.read is not None else found | {"max_new_tokens": options.max_new_tokens}
 
 
@@ -103,7 +106,9 @@ def _tau(options: TraceOptions, model: Model) -> float:
     if options.tau_share is not None:
         if options.tau is not None:
             raise RmxError("--tau and --tau-share say the same thing in two ways; give one of them.")
-        return tau_of_share(model, options.tau_share)
+        return tau_of_share(model, options.tau_share, options.set_name, again=options.recalibrate)
+    if options.recalibrate:
+        raise RmxError("--recalibrate makes the solutions behind --tau-share anew; give a share as well.")
     return model.tau if options.tau is None else check_tau(options.tau)
 
 

@@ -145,7 +145,10 @@ class Claims:
             "rows": [_row(row) for row in found["rows"]],
             "licence": licence,
             "source": source,
-            **{name: found[name] for name in ("pair", "set", "n", "tau", "seed", "caveats", "by_construction")},
+            **{
+                name: found[name]
+                for name in ("pair", "set", "n", "tau", "seed", "caveats", "by_construction", "calibration")
+            },
             "command": command_of(found, report.subject.asked),
         }
 
@@ -198,7 +201,7 @@ def claims_texts() -> list[dict[str, Any]]:
 
 def _row(row: dict[str, Any]) -> Message:
     """What changes of a row."""
-    kept = {name: row[name] for name in ("id", "verdict", "why", "n", "minutes", "state")}
+    kept = {name: row[name] for name in ("id", "verdict", "rule", "why", "n", "minutes", "state")}
     return kept | {"text": row["measured"]["text"], "bars": [bar.json() for bar in bars_of(row)]}
 
 

@@ -45,6 +45,7 @@ class Controls:
     measure: gr.Button
     tau: gr.Slider
     own_tau: gr.Checkbox
+    share: gr.Slider
     samples: gr.Number
     budget: gr.Number
     seed: gr.Number
@@ -56,7 +57,7 @@ class Controls:
         """Inputs of a measurement, in the order of `ClaimsTab.options`."""
         pair = [self.preset, self.base, self.adapter, self.teacher]
         amounts = [self.samples, self.budget, self.seed, self.max_new]
-        return [*pair, self.problem_set, self.limit, self.own_tau, self.tau, *amounts, *self.style.asked]
+        return [*pair, self.problem_set, self.limit, self.own_tau, self.tau, self.share, *amounts, *self.style.asked]
 
 
 class ClaimsTab:
@@ -77,7 +78,8 @@ class ClaimsTab:
         Raises:
             RmxError: a value that cannot be used.
         """
-        preset, base, adapter, teacher, name, limit, own_tau, tau, samples, budget, seed, max_new, *style = asked
+        preset, base, adapter, teacher, name, limit, own_tau, tau, share, *rest = asked
+        samples, budget, seed, max_new, *style = rest
         most = (PUBLIC_PROBLEMS, PUBLIC_SAMPLES, PUBLIC_BUDGET)
         if not self.claims.public:
             most = (MOST_PROBLEMS, MOST_SAMPLES, MOST_BUDGET)
@@ -89,7 +91,8 @@ class ClaimsTab:
             model=found.base,
             adapter=found.adapter,
             teacher=found.teacher,
-            tau=float(tau) if own_tau else None,
+            tau=float(tau) if own_tau and not share else None,
+            tau_share=float(share) / 100 if share else None,
             seed=_whole(seed, "seed", 0, 2**31 - 1),
             max_new_tokens=_whole(max_new, "most tokens", 1, self.settings.max_new_tokens),
             set_name=str(name),
@@ -161,6 +164,9 @@ def _controls(tab: ClaimsTab) -> Controls:
     with gr.Accordion("How much, and how", open=False, elem_id="claims-more"):
         own_tau = gr.Checkbox(False, label="A threshold of my own", elem_id="claims-own-tau")
         tau = gr.Slider(0, 4, 1.2, step=0.05, label="Fork threshold (nats)", visible=False, elem_id="claims-tau")
+        share = gr.Slider(
+            0, 20, 0, step=0.5, label="… or the share of tokens that are forks (%; 0: by nats)", elem_id="claims-share"
+        )
         samples = gr.Number(FIRST_SAMPLES, label="Samples per problem, pass@k", precision=0, elem_id="claims-samples")
         budget = gr.Number(FIRST_BUDGET, label="Tokens for what decides", precision=0, elem_id="claims-budget")
         with gr.Row():
@@ -169,8 +175,8 @@ def _controls(tab: ClaimsTab) -> Controls:
             max_new = gr.Number(most, label="Most tokens", precision=0, min_width=80, elem_id="claims-max-new")
     style = build_style_panel("claims")
     return Controls(
-        preset, own, base, adapter, teacher, problem_set, limit, measure, tau, own_tau, samples, budget, seed, max_new,
-        style,
+        preset, own, base, adapter, teacher, problem_set, limit, measure, tau, own_tau, share, samples, budget, seed,
+        max_new, style,
     )  # fmt: skip
 
 

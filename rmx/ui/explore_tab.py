@@ -1,5 +1,6 @@
 """The Explore tab: a problem, its solution with the forks marked, a swap, another answer."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from rmx.ahead import ahead
 from rmx.config import Sampling
 from rmx.errors import ProblemError, RmxError
 from rmx.examples import TITLES, Example, Kind, examples, of_kind
+from rmx.explore.calibration import calibration_of
 from rmx.explore.runs import Run
 from rmx.mini.task import coverage
 from rmx.observe import observed
@@ -20,6 +22,7 @@ from rmx.presets import PRESETS
 from rmx.problems import find_problem, load_set
 from rmx.records import Problem
 from rmx.style_options import from_form
+from rmx.turns import asking
 from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.builder import build_builder
 from rmx.ui.errors import literal, shows_errors
@@ -35,6 +38,7 @@ from rmx.ui.wiring import LIGHT, MEASURE, QUIET, STREAM
 from rmx.ui.worth import Measurement, Worth
 
 BASE = "none (base)"
+MOST_TAU = 4  # nats, of the slider, unless a share asks for more
 LISTED = 400  # problems of a set in the list
 
 # Finds the Plotly div again after every redraw; a click on a bar selects that token.
@@ -64,6 +68,9 @@ class Controls:
     banner: gr.Markdown
     solve: gr.Button
     tau: gr.Slider
+    share: gr.Slider
+    set_share: gr.Button
+    share_note: gr.Markdown
     temperature: gr.Slider
     top_p: gr.Slider
     seed: gr.Number
@@ -282,6 +289,17 @@ class ExploreTab:
         return gr.Dropdown(adapters, value=BASE), model.tau, problem_set, note
 
     @shows_errors
+    def set_share(self, request: gr.Request, share: float, spec: str, name: str, *style: Any) -> tuple[Any, str]:
+        """Find the threshold above which so many per cent of the model's tokens lie, by solutions if none are kept."""
+        space = self.explorer.workspace
+        space.policy.admit_set(str(name))
+        with asking(self.who(request)):
+            model = space.model(str(spec or "mini").strip()).ask_in(from_form(*style))
+            found = calibration_of(model, float(share) / 100, str(name))
+        tau = round(found.tau, 2)
+        return gr.Slider(value=tau, maximum=max(MOST_TAU, math.ceil(tau))), literal(found.sentence)
+
+    @shows_errors
     def choose_set(self, name: str) -> Any:
         self.explorer.workspace.policy.admit_set(str(name))
         rows = load_set(name)[:LISTED]
@@ -361,7 +379,11 @@ def _controls(tab: ExploreTab) -> Controls:
         )
         more = "" if tab.settings.public else "A Hub id, a folder or a .gguf file works too."
         note = gr.Markdown(more, elem_id="model-note")
-    threshold = gr.Slider(0, 4, opened.tau, step=0.05, label="Fork threshold (nats)", elem_id="tau")
+    threshold = gr.Slider(0, MOST_TAU, opened.tau, step=0.01, label="Fork threshold (nats)", elem_id="tau")
+    with gr.Accordion("Threshold by a share of tokens", open=False, elem_id="by-share"):
+        share = gr.Slider(0.5, 20, 5, step=0.5, label="Tokens that are forks (%)", elem_id="tau-share")
+        set_share = gr.Button("Set the threshold", size="sm", elem_id="set-share")
+        share_note = gr.Markdown("A model new to this solves 16 problems of the set first.", elem_id="share-note")
     with gr.Accordion("Decoding", open=False):
         temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature (0 = greedy)", elem_id="temperature")
         top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", elem_id="top-p")
@@ -374,8 +396,8 @@ def _controls(tab: ExploreTab) -> Controls:
         text = gr.Textbox(label="Solution", lines=5, max_lines=14, elem_id="paste", show_label=False)
         read = gr.Button("Score this text", size="sm", elem_id="read")
     return Controls(
-        model, adapter, gpu, note, problem_set, picked, boxes, banner, solve, threshold, temperature, top_p,
-        seed, max_new, raw, text, read, kinds, style,
+        model, adapter, gpu, note, problem_set, picked, boxes, banner, solve, threshold, share,
+        set_share, share_note, temperature, top_p, seed, max_new, raw, text, read, kinds, style,
     )  # fmt: skip
 
 
@@ -386,11 +408,12 @@ def _wire_settings(tab: ExploreTab, c: Controls) -> None:
     c.gpu.click(lambda: preset.name, None, c.model, **LIGHT).then(
         tab.choose_model, c.model, loaded, api_visibility="private", concurrency_id="load"
     )
+    asked = [c.share, c.model, c.problem_set, *c.style.asked]
+    c.set_share.click(tab.set_share, asked, [c.tau, c.share_note], **MEASURE | {"show_progress": "full"})
     c.problem_set.change(tab.choose_set, c.problem_set, c.picked, api_visibility="private")
     c.picked.change(tab.choose_problem, [c.problem_set, c.picked], c.boxes.all, **LIGHT)
     for box in (c.boxes.problem, c.model):
-        asked: list[Any] = [c.model, c.boxes.problem]
-        box.change(_banner, asked, [c.banner, c.boxes.answer], trigger_mode="always_last", **LIGHT)
+        box.change(_banner, [c.model, c.boxes.problem], [c.banner, c.boxes.answer], trigger_mode="always_last", **LIGHT)
 
 
 def _wire_view(tab: ExploreTab, c: Controls, view: gr.HTML, strip: gr.Plot, shown: gr.State, place: gr.State) -> None:

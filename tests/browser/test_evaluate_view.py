@@ -151,6 +151,15 @@ def test_differences_say_what_they_show(page: Page) -> None:
     expect(page.locator("#eval-scatter .ytitle")).to_have_text("right by reasonmaxxer", timeout=PLOTTED)
 
 
+def test_no_row_calls_better_what_its_own_p_does_not(open_page: Open, url: str) -> None:
+    """Seed 14: 11 won and 3 lost of 40, p = 0.057, though the interval leaves 0 out."""
+    page = evaluated(open_page(url), seed=14)
+    found = rows(page, "Differences to the base")
+    expect(found.nth(0)).to_contain_text("– not shownwon 11, lost 3, p = 0.057")
+    assert found.nth(0).locator("svg.gain.right").count() == 0
+    expect(page.locator("#evaluate")).to_contain_text("where the exact test has p < 0.05")
+
+
 def test_curves_on_a_log_axis_and_a_reading(page: Page) -> None:
     curves = page.locator("#eval-curves .js-plotly-plot")
     expect(curves).to_be_visible(timeout=PLOTTED)

@@ -277,6 +277,25 @@ def test_a_gate_has_nothing_to_match_where_the_teacher_is_no_better():
     assert "no gain" in reading.judged.why
 
 
+def test_a_gate_over_half_of_the_tokens_gets_no_verdict():
+    """As on SmolLM2, where 1.4 nats take 49 % of the tokens: each row that leans on the gate says so, and why."""
+    every = {"base": 80, "teacher": 160, "oracle": 160, "random": 60, "matched": 70, "entropy": 158}
+    report = arms_report({arm: right(wins) for arm, wins in every.items()}, gated=25)
+    shifts = shift_report([[2] + [1] * 9] * 100, [[1.5, 1.5, 1.4] + [0.2] * 7] * 100)
+    found = {"interventions": report, "shifts": shifts}
+    for read in (from_arms.gate, from_arms.gate_share, from_shifts.on_forks):
+        reading = read(found, subject())
+        assert (reading.judged.verdict, reading.judged.rule) == ("no verdict", None)
+        assert "more than a fifth" in reading.judged.why
+        assert "--tau-share" in reading.judged.why
+        assert reading.figures
+    assert "takes 50 %" in from_arms.gate(found, subject()).judged.why
+    assert by_construction(from_arms.gate(found, subject()).judged).verdict == "no verdict"
+    assert from_arms.gain(found, subject()).judged.verdict == "agrees"  # it does not lean on the gate
+    narrow = {"interventions": arms_report({arm: right(wins) for arm, wins in every.items()}, gated=10)}
+    assert from_arms.gate_share(narrow, subject()).judged.verdict == "differs"  # 19.8 %, which is judged
+
+
 def test_a_placebo_that_was_not_run_is_not_measured():
     report = replace(arms(), placebo=None)
     assert from_arms.placebo({"interventions": report}, subject()).judged.verdict == "not measured"

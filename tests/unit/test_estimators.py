@@ -12,10 +12,11 @@ import pytest
 from rmx.clusters import clusters_of, parts_of
 from rmx.evaluate.figures import Scored, crossing, crossing_of, model_figures, paired_figures
 from rmx.evaluate.majority import majority_at_k, majority_profile
-from rmx.evaluate.paired import greedy_difference, mcnemar, needed, sampled_differences, sign_flip
+from rmx.evaluate.paired import greedy_difference, needed, sampled_differences
 from rmx.evaluate.passk import pass_at_k, powers
 from rmx.evaluate.quantiles import clopper_pearson, incomplete_beta, t_quantile
 from rmx.evaluate.resample import difference_estimate, mean_estimate, share_estimate, units_of
+from rmx.exact_test import mcnemar, sign_flip
 from rmx.intervals import exact_edge, paired_difference, share
 from rmx.problems import load_set
 

@@ -143,7 +143,7 @@ def test_evaluations_are_bulk_and_done_in_the_name_of_who_asked():
 
 
 def claims_form(limit=50, samples=8, budget=60_000):
-    return ("own", "mini", "rl", "", "mini", limit, False, 1.0, samples, budget, 0, 512)
+    return ("own", "mini", "rl", "", "mini", limit, False, 1.0, 0, samples, budget, 0, 512)
 
 
 def claims_tab(public):
