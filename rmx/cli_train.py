@@ -11,6 +11,7 @@ from typing import Any
 
 from rmx.cli_style import add_style, style_of
 from rmx.errors import RmxError
+from rmx.progress import Progress
 from rmx.train.run_files import clean
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -173,18 +174,21 @@ def _with_gate(config: dict[str, Any], args: argparse.Namespace) -> dict[str, An
 
 def _json_lines(folder: Any) -> Callable[[str, dict[str, Any]], None]:
     """One line per micro-batch on stdout, one per threshold of a sweep, and a last one with what the run cost."""
-    tokens = 0
+    tokens, progress = 0, Progress()
 
     def tell(kind: str, figures: dict[str, Any]) -> None:
         nonlocal tokens
-        if kind == "micro":
-            print(json.dumps(clean(figures)), flush=True)
+        if kind == "stage":
+            progress(figures["stage"], figures["at"], figures["of"])
+        elif kind == "micro":
+            progress.say(json.dumps(clean(figures)))
         elif kind == "tau":
-            print(json.dumps(clean({"kind": "tau", **figures})), flush=True)
+            progress.say(json.dumps(clean({"kind": "tau", **figures})))
         elif kind == "update":
             tokens += figures["tokens"]
         elif kind == "done":
-            print(json.dumps(clean({**figures, "tokens": tokens, "run": str(folder.path)})), flush=True)
+            progress.close()
+            progress.say(json.dumps(clean({**figures, "tokens": tokens, "run": str(folder.path)})))
         elif kind in ("guard", "early") or (kind == "state" and figures["state"] != "running"):
             said = figures.get("message")
             if said:
@@ -194,29 +198,27 @@ def _json_lines(folder: Any) -> Callable[[str, dict[str, Any]], None]:
 
 
 class Teller:
-    """A run for the terminal: stages, what they found, an update every two seconds, each check as a row."""
+    """A run for the terminal: on stdout what each stage found and each check, on stderr how far it is."""
 
     def __init__(self) -> None:
-        self._due = 0.0
+        self.progress = Progress()
+        self._note = ""  # of the last update
 
     def __call__(self, kind: str, figures: dict[str, Any]) -> None:
-        if line := self.line(kind, figures):
-            print(line, flush=True)
+        if kind == "update":
+            self._note = self._update(figures)
+        elif kind == "stage":
+            self.progress(figures["stage"], figures["at"], figures["of"], self._note)
+        elif line := self.line(kind, figures):
+            self.progress.say(line)
 
     def line(self, kind: str, figures: dict[str, Any]) -> str | None:
         """What is said of an event; nothing of those that are for the page."""
         say = getattr(self, f"_{kind}", None)
         return say(figures) if say else None
 
-    def _often(self) -> bool:
-        now = time.monotonic()
-        if now < self._due:
-            return False
-        self._due = now + 2
-        return True
-
     def _rollouts(self, f: dict[str, Any]) -> str | None:
-        if f["at"] < f["of"] and not self._often():
+        if f["at"] < f["of"]:
             return None
         return (
             f"rollouts   {f['at']} of {f['of']} problems, {f['rollouts']} rollouts: {f['right']} right, "
@@ -237,13 +239,8 @@ class Teller:
             f"{f['gated_right']} in right and {f['gated_wrong']} in wrong rollouts"
         )
 
-    def _update(self, f: dict[str, Any]) -> str | None:
-        if f["optimizer_step"] < f["of"] and not self._often():
-            return None
-        return (
-            f"update     {f['optimizer_step']:4d} of {f['of']}  decision {f['decision_loss']:+.4f}  "
-            f"KL {f['kl_loss']:.5f}  gradient {f['grad_norm']:.3f}  lr {f['lr']:.2e}"
-        )
+    def _update(self, f: dict[str, Any]) -> str:
+        return f"decision {f['decision_loss']:+.4f}, KL {f['kl_loss']:.5f}, gradient {f['grad_norm']:.3f}, lr {f['lr']:.2e}"
 
     def _check(self, f: dict[str, Any]) -> str:
         gap = f"  gap {f['gap']:+.4f}" if f["gap"] is not None else ""
@@ -265,6 +262,7 @@ class Teller:
         return f"{f['state']}: {f['message']}" if f.get("message") else None
 
     def _done(self, f: dict[str, Any]) -> str:
+        self.progress.close()
         told = f"done       {f['updates']} updates in {f['seconds']:.0f} s"
         if f["after"]:
             told += (
@@ -323,7 +321,8 @@ def _rollouts(args: argparse.Namespace) -> None:
     out, figures, tell = Path(args.out).absolute(), dict[str, Any](), Teller()
     for kind, told in sample_to_file(job, out, official=args.format == "official"):
         figures = told if kind == "rollouts" else figures
-        if not args.json and (line := tell.line(kind, told)):
-            print(line, flush=True)
+        if kind == "stage" or not args.json:
+            tell(kind, told)
+    tell.progress.close()
     if args.json:
         print(json.dumps(figures | {"file": str(out)}))

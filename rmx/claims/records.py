@@ -7,6 +7,7 @@ from typing import Any, Literal
 from rmx.basecheck import BaseCheck
 from rmx.claims.labels import label_of
 from rmx.claims.verdicts import Judged, Verdict
+from rmx.evaluate.store import SampleStore
 from rmx.intervals import Estimate
 from rmx.pair import Pair
 from rmx.records import Problem
@@ -32,6 +33,7 @@ class Subject:
     by_construction: bool = False
     private_runs: bool = False  # whether runs of others stay out; see RunStore
     check: BaseCheck | None = None  # whether the base is what its file says, with the adapter on it
+    store: SampleStore | None = None  # what earlier studies of the same have found, and where these are kept
 
     @property
     def model(self) -> str:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rmx.claims.own_runs import read_runs
@@ -10,8 +10,11 @@ from rmx.claims.records import StudyName, Subject
 from rmx.explore.flips import Flip, swaps_of
 from rmx.explore.intervene import ARMS
 from rmx.explore.intervene_set import InterveneSet
+from rmx.explore.journal import journal_of
 from rmx.explore.locator import Locator, LocatorConfig
 from rmx.explore.shift_set import ShiftSet
+from rmx.model_key import key_of
+from rmx.sampling import prompt_key
 from rmx.train.run_store import RunStore
 
 Cancelled = Callable[[], bool]
@@ -44,6 +47,7 @@ def shifts(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
         subject.max_new,
         seed=subject.seed,
         cancelled=cancelled,
+        store=subject.store,
     )
     for report in run:
         yield Progress(report.at, report.of, report if report.at else None)
@@ -60,6 +64,7 @@ def interventions(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
         subject.seed,
         subject.max_new,
         cancelled=cancelled,
+        store=subject.store,
     )
     for report in run:
         yield Progress(len(report.problems), report.of, report if report.problems else None)
@@ -67,20 +72,34 @@ def interventions(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
 
 def swaps(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
     """Forced tokens at the base's forks and at as many other places."""
-    draw, done, flips = random.Random(subject.seed), list[str](), list[Flip]()
-    for problem in subject.problems:
-        if cancelled():
-            break
-        found = list(swaps_of(subject.pair.base, problem, subject.tau, draw, subject.max_new))
-        done.append(problem.id)
-        flips += found
-        yield Progress(len(done), len(subject.problems), Swaps(tuple(done), tuple(flips)))
+    base, done, flips = subject.pair.base, list[str](), list[Flip]()
+    settings = {"tau": subject.tau, "seed": subject.seed, "max_new": subject.max_new}
+    journal = journal_of(subject.store, "swaps", [(base, None)], **settings)
+    try:
+        for problem in subject.problems:
+            if cancelled():
+                break
+            name = f"{problem.id} {prompt_key(base.prompt_ids(problem.problem)).hex()} {problem.answer}"
+            if (row := journal.get(name)) is not None:
+                found = [Flip(**flip) for flip in row["flips"]]
+            else:
+                # A draw of its own for each problem, so that those before it need not be known.
+                draw = random.Random(f"swaps/{subject.seed}/{problem.id}")
+                found = list(swaps_of(base, problem, subject.tau, draw, subject.max_new))
+                journal.put(name, {"flips": [asdict(flip) for flip in found]})
+            done.append(problem.id)
+            flips += found
+            yield Progress(len(done), len(subject.problems), Swaps(tuple(done), tuple(flips)))
+    finally:
+        journal.close()
 
 
 def locator(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
     """Continuations at gated and ungated places of the base's greedy solutions, within the budget of tokens."""
     config = LocatorConfig(seed=subject.seed, budget=subject.budget, max_new_tokens=subject.max_new)
-    for report in Locator(subject.pair.base, subject.problems, subject.tau, config, subject.set_name, cancelled):
+    base, store = subject.pair.base, subject.store
+    run = Locator(base, subject.problems, subject.tau, config, subject.set_name, cancelled, store=store)
+    for report in run:
         yield Progress(report.problems, report.of, report)
 
 
@@ -94,7 +113,7 @@ def evaluation(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
     """pass@k of both models over the same samples per problem; completions that are stored are not made again."""
     # Later than the rest: the evaluation brings its own store, which the other studies do not need.
     from rmx.evaluate.config import EvalConfig
-    from rmx.evaluate.contestants import BASE, Contestant, key_of
+    from rmx.evaluate.contestants import BASE, Contestant
     from rmx.evaluate.evaluate import Evaluation
     from rmx.evaluate.store import SampleStore
 
@@ -105,7 +124,8 @@ def evaluation(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
     ]
     most = subject.max_new
     config = EvalConfig(subject.samples, (), 1.0, 1.0, subject.seed, max_new_tokens=most, greedy=False)
-    run = Evaluation(two, list(subject.problems), config, subject.set_name, store=SampleStore())
+    store = subject.store or SampleStore(readable=not subject.private_runs)
+    run = Evaluation(two, list(subject.problems), config, subject.set_name, store=store)
     for report in run.run(cancelled):
         yield Progress(report.at, report.of, report)
 
