@@ -240,7 +240,8 @@ class Teller:
         )
 
     def _update(self, f: dict[str, Any]) -> str:
-        return f"decision {f['decision_loss']:+.4f}, KL {f['kl_loss']:.5f}, gradient {f['grad_norm']:.3f}, lr {f['lr']:.2e}"
+        losses = f"decision {f['decision_loss']:+.4f}, KL {f['kl_loss']:.5f}"
+        return f"{losses}, gradient {f['grad_norm']:.3f}, lr {f['lr']:.2e}"
 
     def _check(self, f: dict[str, Any]) -> str:
         gap = f"  gap {f['gap']:+.4f}" if f["gap"] is not None else ""

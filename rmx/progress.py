@@ -3,6 +3,7 @@
 All of it goes to stderr, so that stdout holds what a command prints and nothing else.
 """
 
+import os
 import sys
 import time
 from typing import Any, TextIO
@@ -78,7 +79,8 @@ class Progress:
 
     def _draw(self, at: int, of: int, note: str) -> None:
         if self._bar is None:
-            self._bar = _Bar(total=of, desc=self._what, file=self._file, dynamic_ncols=True, mininterval=0.2)
+            size: dict[str, Any] = {"dynamic_ncols": True} if _knows_width(self._file) else {"ncols": 80, "nrows": 24}
+            self._bar = _Bar(total=of, desc=self._what, file=self._file, mininterval=0.2, **size)
         self._bar.total = of
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(at - self._bar.n)
@@ -86,6 +88,14 @@ class Progress:
     def _write(self) -> None:
         print(self._line, file=self._file, flush=True)
         self._shown = True
+
+
+def _knows_width(file: TextIO) -> bool:
+    """Whether a terminal says how wide it is; one of a container may say 0."""
+    try:
+        return os.get_terminal_size(file.fileno()).columns > 0
+    except OSError:
+        return False
 
 
 def show_downloads() -> None:

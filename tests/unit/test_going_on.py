@@ -112,8 +112,8 @@ def test_answers_that_are_kept_are_judged_by_the_present_rules(tmp_path, monkeyp
 
 
 def test_a_locator_with_more_budget_goes_on(tmp_path, monkeypatch, capsys) -> None:
-    words = ["locator", *OPTIONS, "--limit", "3", "--samples", "4"]
-    small, _ = counted([*words, "--budget", "3000"], tmp_path, monkeypatch, capsys)
+    words = ["locator", *OPTIONS, "--limit", "2", "--samples", "2"]
+    small, _ = counted([*words, "--budget", "1500"], tmp_path, monkeypatch, capsys)
     assert small["ended"] == "budget"
     large, calls = counted(words, tmp_path, monkeypatch, capsys)
     fresh, all_calls = counted([*words, "--no-cache"], tmp_path, monkeypatch, capsys)
