@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,6 +52,7 @@ def _claims(args: argparse.Namespace) -> None:
     from rmx.claims.ask import ClaimOptions
     from rmx.claims.board import Board
     from rmx.claims.registry import chosen
+    from rmx.claims.verdicts import FEWEST, NO_VERDICT
     from rmx.cli_pair import pair_options, stopped_by_hand
     from rmx.evaluate.store import SampleStore
     from rmx.progress import Progress
@@ -58,6 +60,8 @@ def _claims(args: argparse.Namespace) -> None:
     wanted = chosen(tuple(i.strip() for i in args.only.split(",") if i.strip()) if args.only else None)
     subject = ClaimOptions(pair_options(args), args.n, args.budget).subject()
     subject = replace(subject, store=SampleStore(keep=not args.no_cache))
+    if len(subject.problems) < FEWEST:
+        print(f"{len(subject.problems)} problems: {NO_VERDICT} Take --limit {FEWEST} or more for one.", file=sys.stderr)
     with stopped_by_hand() as stopped, Progress() as tell:
         report: Any = None
         for report in Board(subject, wanted, stopped):

@@ -19,6 +19,7 @@ from rmx.intervals import Estimate
 
 Verdict = Literal["agrees", "differs", "not enough data", "by construction", "not measured", "open in the paper"]
 FEWEST = 30  # problems; bootstrap intervals over fewer are too narrow to be believed
+NO_VERDICT = f"no verdict is given below {FEWEST}, whatever they show."
 MOST_NEEDED = 1_000_000  # problems; more than that is no advice
 
 
@@ -116,9 +117,7 @@ def _too_few(found: Estimate) -> Judged | None:
         return Judged("not enough data", "There was nothing to count.")
     if found["n"] < FEWEST or found["low"] is None:
         n = found["n"]
-        return Judged(
-            "not enough data", f"{n} problem{'s' * (n != 1)}: no verdict is given below {FEWEST}, whatever they show."
-        )
+        return Judged("not enough data", f"{n} problem{'s' * (n != 1)}: {NO_VERDICT}")
     if found["low"] == found["high"] and not found.get("exact"):
         return Judged(
             "not enough data", "All problems say the same, so their spread, and with it an interval, is unknown."
