@@ -192,9 +192,9 @@ def _twin(
 
 
 def _missing(what: str, words: list[str]) -> Reading:
-    command = shlex.join(["rmx", *words])
+    line = shlex.join(["rmx", *words])
     return Reading(
-        "–", nothing_to_judge(f"This model has no finished {what} here. Make one: {command}", "not measured")
+        "–", nothing_to_judge(f"This model has no finished {what} here. Make one: {line}", "not measured")
     )
 
 
