@@ -88,7 +88,7 @@ def _held_out(text: str) -> bool:
 def _math_500(name: str) -> "_Read":
     def read(rows: Iterable[Row], split: str, left_out: Counter[str]) -> Iterator[Problem]:
         for row in rows:
-            yield Problem(str(row["unique_id"]), row["problem"], row["answer"], name, split, _level(row["level"]))
+            yield Problem(str(row["unique_id"]), row["problem"], row["answer"], name, split, _level(row.get("level")))
 
     return read
 

@@ -121,8 +121,8 @@ class KeptLines:
                 self.close()
         except OSError as error:
             why = "is full" if is_full(error) else f"cannot be written to ({error.strerror})"
-            self.fault = f"The disk of {self._folder.parent} {why}: what is computed now is not kept."
-            log.warning(self.fault)
+            self.fault = f"The disk of the samples {why}: what is computed now is not kept."
+            log.warning("%s: %s", self._folder, self.fault)  # strangers may read the fault, but no path
 
     def close(self) -> None:
         if self._lines is not None:

@@ -193,9 +193,7 @@ def _twin(
 
 def _missing(what: str, words: list[str]) -> Reading:
     line = shlex.join(["rmx", *words])
-    return Reading(
-        "–", nothing_to_judge(f"This model has no finished {what} here. Make one: {line}", "not measured")
-    )
+    return Reading("–", nothing_to_judge(f"This model has no finished {what} here. Make one: {line}", "not measured"))
 
 
 def _rank(run: OwnRun) -> Any:
