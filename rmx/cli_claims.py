@@ -5,6 +5,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def _add_common(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument("--budget", type=int, default=200_000, metavar="TOKENS", help="for what choices decide")
+    parser.add_argument("--no-cache", action="store_true", help="make everything anew and keep nothing")
     parser.add_argument("--json", action="store_true")
     add_style(parser)
 
@@ -51,14 +53,21 @@ def _claims(args: argparse.Namespace) -> None:
     from rmx.claims.ask import ClaimOptions
     from rmx.claims.board import Board
     from rmx.claims.registry import chosen
+    from rmx.claims.verdicts import FEWEST, NO_VERDICT
     from rmx.cli_pair import pair_options, stopped_by_hand
+    from rmx.evaluate.store import SampleStore
+    from rmx.progress import Progress
 
     wanted = chosen(tuple(i.strip() for i in args.only.split(",") if i.strip()) if args.only else None)
     subject = ClaimOptions(pair_options(args), args.n, args.budget).subject()
-    with stopped_by_hand() as stopped:
+    subject = replace(subject, store=SampleStore(keep=not args.no_cache))
+    if len(subject.problems) < FEWEST:
+        print(f"{len(subject.problems)} problems: {NO_VERDICT} Take --limit {FEWEST} or more for one.", file=sys.stderr)
+    with stopped_by_hand() as stopped, Progress() as tell:
         report: Any = None
         for report in Board(subject, wanted, stopped):
-            _tell(report)
+            if report.study:
+                tell(report.does, report.at, report.of)
     found = report.json()
     if args.html:
         _write(args.html, found, subject.asked)
@@ -72,14 +81,6 @@ def _write(path: str, found: dict[str, Any], asked: Any) -> None:
         Path(path).write_text(html_report(found, command_of(found, asked)), encoding="utf-8")
     except OSError as error:
         raise RmxError(f"Cannot write {path}: {error.strerror}.") from error
-
-
-def _tell(report: Any) -> None:
-    """One line on stderr that is written over, where somebody is looking."""
-    if report.study and sys.stderr.isatty():
-        print(f"\x1b[2K{report.does}: {report.at} of {report.of}", end="\r", file=sys.stderr, flush=True)
-    elif report.done and sys.stderr.isatty():
-        print("\x1b[2K", end="\r", file=sys.stderr, flush=True)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -112,23 +113,20 @@ def table(found: dict[str, Any]) -> str:
 def _locator(args: argparse.Namespace) -> None:
     from rmx.cli_pair import pair_options, stopped_by_hand
     from rmx.explore.locator import Locator, LocatorConfig
+    from rmx.line_store import LineStore
+    from rmx.progress import Progress
     from rmx.workspace import Workspace
 
     config = LocatorConfig(args.samples, seed=args.seed, budget=args.budget, max_new_tokens=args.max_new_tokens)
     options, space = pair_options(args), Workspace(args.device, args.dtype)
     problems = options.problems()
     model = space.model(options.model).ask_in(options.style, options.set_name)
-    adapter = space.adapter(model, args.adapter)
-    with stopped_by_hand() as stopped:
+    adapter, store = space.adapter(model, args.adapter), LineStore(keep=not args.no_cache)
+    tau = options.threshold(model)
+    with stopped_by_hand() as stopped, Progress() as tell:
         report: Any = None
-        for report in Locator(model, problems, options.threshold(model), config, args.set, stopped, adapter):
-            if sys.stderr.isatty():
-                end = "\n" if report.done else "\r"
-                print(
-                    f"{report.problems} of {report.of} problems, {report.tokens_spent:,} tokens",
-                    end=end,
-                    file=sys.stderr,
-                )
+        for report in Locator(model, problems, tau, config, args.set, stopped, adapter, store=store):
+            tell("problems", report.problems, report.of, f"{report.tokens_spent:,} tokens")
     found = report.json() | {"adapter": args.adapter, "style": model.style.json()}
     found["calibration"] = calibrated.json() if (calibrated := options.calibration(model)) else None
     print(json.dumps(found, ensure_ascii=False) if args.json else locator_table(found))

@@ -10,6 +10,7 @@ from typing import Any
 from rmx.cli_style import add_style, style_of
 from rmx.cli_train import Teller, percent, points
 from rmx.errors import RmxError
+from rmx.progress import Progress
 
 AddModel = Callable[[argparse.ArgumentParser], None]
 HELP = {
@@ -76,7 +77,7 @@ def _distill(args: argparse.Namespace) -> int:
         folder = RunStore().create(job_of(args), kind="distill", path=Path(args.out).absolute() if args.out else None)
     if not args.json:
         print(f"run {folder.id} in {folder.path}", flush=True)
-    drive(folder, tell=_json_line if args.json else DistillTeller())
+    drive(folder, tell=_json_lines() if args.json else DistillTeller())
     return 0
 
 
@@ -100,27 +101,27 @@ def _resumed(args: argparse.Namespace) -> Any:
     return folder
 
 
-def _json_line(kind: str, figures: dict[str, Any]) -> None:
-    if kind in ("update", "check", "done"):
-        print(json.dumps({"kind": kind, **figures}), flush=True)
+def _json_lines() -> Callable[[str, dict[str, Any]], None]:
+    """One line per update and check on stdout, and a last one; how far it is on stderr."""
+    progress = Progress()
+
+    def tell(kind: str, figures: dict[str, Any]) -> None:
+        if kind == "stage":
+            progress(figures["stage"], figures["at"], figures["of"])
+        elif kind in ("update", "check", "done"):
+            progress.say(json.dumps({"kind": kind, **figures}))
+        if kind == "done":
+            progress.close()
+
+    return tell
 
 
 class DistillTeller(Teller):
     """A distillation for the terminal."""
 
-    def _stage(self, f: dict[str, Any]) -> str | None:
-        if f["stage"] == "training" or (f["at"] < f["of"] and not self._often()):
-            return None
-        what = {"rollouts": "solutions by the teacher", "teacher": "of them read"}[f["stage"]]
-        return f"{f['stage']:10s} {f['at']} of {f['of']} {what}"
-
-    def _update(self, f: dict[str, Any]) -> str | None:
-        if f["optimizer_step"] < f["of"] and not self._often():
-            return None
-        return (
-            f"update     {f['optimizer_step']:4d} of {f['of']}  KL {f['loss']:.5f}  same choice "
-            f"{100 * f['agreement']:.2f} %  gradient {f['grad_norm']:.3f}  lr {f['lr']:.2e}"
-        )
+    def _update(self, f: dict[str, Any]) -> str:
+        same = f"same choice {100 * f['agreement']:.2f} %"
+        return f"KL {f['loss']:.5f}, {same}, gradient {f['grad_norm']:.3f}, lr {f['lr']:.2e}"
 
     def _check(self, f: dict[str, Any]) -> str:
         near, words = f["agreement"], [f"check      at {f['optimizer_step']:4d}:"]
@@ -133,6 +134,7 @@ class DistillTeller(Teller):
         return "  ".join(words)
 
     def _done(self, f: dict[str, Any]) -> str:
+        self.progress.close()
         told = f"done       {f['updates']} updates in {f['seconds']:.0f} s"
         if f["after"]:
             told += (

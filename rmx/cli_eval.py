@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +31,11 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=2048)
     parser.add_argument("--no-greedy", action="store_true", help="samples only")
     parser.add_argument("--no-cache", action="store_true", help="make every completion anew and keep none")
+    parser.add_argument(
+        "--regrade",
+        action="store_true",
+        help="make nothing: read and judge the kept completions again, and say which verdicts changed",
+    )
     parser.add_argument("--json", action="store_true")
     add_style(parser)
     parser.set_defaults(run=_eval)
@@ -43,9 +47,13 @@ def _eval(args: argparse.Namespace) -> None:
     from rmx.evaluate.contestants import contestants_of
     from rmx.evaluate.evaluate import Evaluation
     from rmx.evaluate.known import with_answers
+    from rmx.evaluate.regrade import Regrading
     from rmx.evaluate.store import SampleStore
+    from rmx.progress import Progress
     from rmx.workspace import Workspace
 
+    if args.regrade and args.no_cache:
+        raise RmxError("--regrade reads what is kept, and --no-cache keeps nothing. Leave one of them out.")
     config = EvalConfig(
         args.n, _numbers(args.k), args.temperature, args.top_p, args.seed, args.max_new_tokens, not args.no_greedy
     )
@@ -54,10 +62,10 @@ def _eval(args: argparse.Namespace) -> None:
     workspace = Workspace(args.device, args.dtype)
     contestants = contestants_of(workspace, model, args.adapter, args.teacher, style_of(args), args.set)
     store = SampleStore(keep=not args.no_cache)
-    tell, report = _Progress(), None
-    with stopped_by_hand() as stopped:
-        for report in Evaluation(contestants, problems, config, args.set, store=store).run(stopped):
-            tell(report)
+    kind, report = Regrading if args.regrade else Evaluation, None
+    with stopped_by_hand() as stopped, Progress() as tell:
+        for report in kind(contestants, problems, config, args.set, store=store).run(stopped):
+            tell("completions", report.at, report.of, f"{report.cached:,} known before" if report.cached else "")
     found = report.json() if report is not None else {}
     print(json.dumps(found) if args.json else table(found))
 
@@ -67,17 +75,6 @@ def _numbers(text: str | None) -> tuple[int, ...]:
         return tuple(int(word) for word in text.split(",")) if text else ()
     except ValueError as error:
         raise RmxError(f"--k takes whole numbers with commas, such as 1,2,4; got '{text}'.") from error
-
-
-class _Progress:
-    """One line on stderr that is written over, where somebody is looking."""
-
-    def __call__(self, report: Any) -> None:
-        if not (sys.stderr.isatty() or report.done):
-            return
-        known = f", {report.cached} known before" if report.cached else ""
-        end = "\n" if report.done else "\r"
-        print(f"{report.at} of {report.of} completions{known}, {report.seconds:.0f} s", end=end, file=sys.stderr)
 
 
 # -- for the terminal -------------------------------------------------------------------------------------------------
@@ -106,7 +103,30 @@ def table(found: dict[str, Any]) -> str:
         lines.append(f"Intervals take problems of one {clusters['what']} as dependent ({clusters['n']} groups).")
     if found["by_construction"]:
         lines.append("By construction: the bundled miniature was made so that this can be seen.")
+    if regraded := found.get("regraded"):
+        lines += ["", *_regraded(regraded)]
     return "\n".join(lines)
+
+
+def _regraded(found: dict[str, Any]) -> list[str]:
+    """What a second look has changed: a line with the counts, and one for each verdict that is another now."""
+    told = f"{found['completions']} kept completions looked at again: {found['changed']} verdicts changed, "
+    told += f"{found['answers_changed']} answers"
+    extras = (
+        ("not_judged_before", "had not been judged before"),
+        ("without_ids", "have no token ids, so only their verdict is new"),
+        ("left_out", "problems are left out, as some of their completions are not kept"),
+    )
+    told += "".join(f"; {found[name]} {words}" for name, words in extras if found[name])
+    return [told, *map(_change, found["changes"])]
+
+
+def _change(change: dict[str, Any]) -> str:
+    """One verdict that is another now."""
+    word, sample = {True: "right", False: "wrong"}, change["sample"]
+    before, after = (f"{one['answer']} ({word[one['correct']]})" for one in (change["before"], change["after"]))
+    which = "greedy" if sample is None else f"sample {sample}"
+    return f"  {change['id']}  {change['model']} {which}: {before} → {after}"
 
 
 def _block(models: list[dict[str, Any]], paired: list[dict[str, Any]]) -> list[str]:

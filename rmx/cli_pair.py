@@ -53,6 +53,7 @@ def _add_pair(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument("--no-placebo", action="store_true", help="leave the random adapter of equal size out")
+    parser.add_argument("--no-cache", action="store_true", help="make everything of a set anew and keep nothing")
     parser.add_argument("--json", action="store_true")
     add_style(parser)
 
@@ -84,6 +85,7 @@ def pair_options(args: argparse.Namespace) -> Any:
 
 def _shifts(args: argparse.Namespace, read_text: ReadText) -> None:
     from rmx.explore.compare import MapOptions, shift_map, shift_set
+    from rmx.line_store import LineStore
 
     options = pair_options(args)
     if args.prompt is not None or args.problem is not None:
@@ -97,16 +99,21 @@ def _shifts(args: argparse.Namespace, read_text: ReadText) -> None:
     if args.read is not None:
         raise RmxError("--read needs the PROMPT or --problem that the text answers.")
     with stopped_by_hand() as stopped:
-        report = shift_set(options, _progress("problems"), not args.no_placebo, cancelled=stopped)
+        store = LineStore(keep=not args.no_cache)
+        report = shift_set(options, _progress("problems"), not args.no_placebo, cancelled=stopped, store=store)
     print(json.dumps(report.json()) if args.json else _shift_table(report.json()))
 
 
 def _intervene(args: argparse.Namespace) -> None:
     from rmx.explore.compare import intervene_set
+    from rmx.line_store import LineStore
 
     arms = tuple(a.strip() for a in args.arms.split(",") if a.strip())
+    options, store = pair_options(args), LineStore(keep=not args.no_cache)
     with stopped_by_hand() as stopped:
-        report = intervene_set(pair_options(args), arms, _progress("problems"), not args.no_placebo, cancelled=stopped)
+        report = intervene_set(
+            options, arms, _progress("problems"), not args.no_placebo, cancelled=stopped, store=store
+        )
     found = report.json()
     if args.csv:
         _write_csv(args.csv, found)
@@ -132,14 +139,17 @@ def stopped_by_hand() -> Iterator[Callable[[], bool]]:
 
 
 def _progress(what: str) -> Callable[[Any], None]:
-    """One line on stderr that is written over, where somebody is looking."""
+    """A teller of reports on stderr; the last one ends it."""
+    from rmx.progress import Progress
+
+    progress = Progress()
 
     def tell(report: Any) -> None:
         at = getattr(report, "at", None)
-        at = len(report.problems) if at is None else at
-        end = "\n" if report.done else "\r"
-        if sys.stderr.isatty() or report.done:
-            print(f"{at} of {report.of} {what}, {report.seconds:.0f} s", end=end, file=sys.stderr, flush=True)
+        stage = getattr(report, "stage", "reading")
+        progress(what, len(report.problems) if at is None else at, report.of, "" if stage != "placebo" else stage)
+        if report.done:
+            progress.close()
 
     return tell
 

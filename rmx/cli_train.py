@@ -11,6 +11,7 @@ from typing import Any
 
 from rmx.cli_style import add_style, style_of
 from rmx.errors import RmxError
+from rmx.progress import Progress
 from rmx.train.run_files import clean
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -176,18 +177,21 @@ def _json_lines(folder: Any, dry: bool) -> Callable[[str, dict[str, Any]], None]
 
     A dry run has the estimates instead: before the rollouts, and with the gate.
     """
-    tokens = 0
+    tokens, progress = 0, Progress()
 
     def tell(kind: str, figures: dict[str, Any]) -> None:
         nonlocal tokens
-        if kind == "micro":
-            print(json.dumps(clean(figures)), flush=True)
+        if kind == "stage":
+            progress(figures["stage"], figures["at"], figures["of"])
+        elif kind == "micro":
+            progress.say(json.dumps(clean(figures)))
         elif kind == "tau" or (dry and kind in ("estimate", "gate")):
-            print(json.dumps(clean({"kind": kind, **figures})), flush=True)
+            progress.say(json.dumps(clean({"kind": kind, **figures})))
         elif kind == "update":
             tokens += figures["tokens"]
         elif kind == "done":
-            print(json.dumps(clean({**figures, "tokens": tokens, "run": str(folder.path)})), flush=True)
+            progress.close()
+            progress.say(json.dumps(clean({**figures, "tokens": tokens, "run": str(folder.path)})))
         elif kind in ("guard", "early", "note") or (kind == "state" and figures["state"] != "running"):
             said = figures.get("message")
             if said:
@@ -197,29 +201,27 @@ def _json_lines(folder: Any, dry: bool) -> Callable[[str, dict[str, Any]], None]
 
 
 class Teller:
-    """A run for the terminal: stages, what they found, an update every two seconds, each check as a row."""
+    """A run for the terminal: on stdout what each stage found and each check, on stderr how far it is."""
 
     def __init__(self) -> None:
-        self._due = 0.0
+        self.progress = Progress()
+        self.losses = ""  # of the last update
 
     def __call__(self, kind: str, figures: dict[str, Any]) -> None:
-        if line := self.line(kind, figures):
-            print(line, flush=True)
+        if kind == "update":
+            self.losses = self._update(figures)
+        elif kind == "stage":
+            self.progress(figures["stage"], figures["at"], figures["of"], self.losses)
+        elif line := self.line(kind, figures):
+            self.progress.say(line)
 
     def line(self, kind: str, figures: dict[str, Any]) -> str | None:
         """What is said of an event; nothing of those that are for the page."""
         say = getattr(self, f"_{kind}", None)
         return say(figures) if say else None
 
-    def _often(self) -> bool:
-        now = time.monotonic()
-        if now < self._due:
-            return False
-        self._due = now + 2
-        return True
-
     def _rollouts(self, f: dict[str, Any]) -> str | None:
-        if f["at"] < f["of"] and not self._often():
+        if f["at"] < f["of"]:
             return None
         return (
             f"rollouts   {f['at']} of {f['of']} problems, {f['rollouts']} rollouts: {f['right']} right, "
@@ -252,13 +254,9 @@ class Teller:
 
         return "\n".join(["estimate   before the rollouts, of the whole run:", *lines(f)])
 
-    def _update(self, f: dict[str, Any]) -> str | None:
-        if f["optimizer_step"] < f["of"] and not self._often():
-            return None
-        return (
-            f"update     {f['optimizer_step']:4d} of {f['of']}  decision {f['decision_loss']:+.4f}  "
-            f"KL {f['kl_loss']:.5f}  gradient {f['grad_norm']:.3f}  lr {f['lr']:.2e}"
-        )
+    def _update(self, f: dict[str, Any]) -> str:
+        losses = f"decision {f['decision_loss']:+.4f}, KL {f['kl_loss']:.5f}"
+        return f"{losses}, gradient {f['grad_norm']:.3f}, lr {f['lr']:.2e}"
 
     def _check(self, f: dict[str, Any]) -> str:
         gap = f"  gap {f['gap']:+.4f}" if f["gap"] is not None else ""
@@ -280,6 +278,7 @@ class Teller:
         return f"{f['state']}: {f['message']}" if f.get("message") else None
 
     def _done(self, f: dict[str, Any]) -> str:
+        self.progress.close()
         told = f"done       {f['updates']} updates in {f['seconds']:.0f} s"
         if f["after"]:
             told += (
@@ -338,7 +337,8 @@ def _rollouts(args: argparse.Namespace) -> None:
     out, figures, tell = Path(args.out).absolute(), dict[str, Any](), Teller()
     for kind, told in sample_to_file(job, out, official=args.format == "official"):
         figures = told if kind == "rollouts" else figures
-        if not args.json and (line := tell.line(kind, told)):
-            print(line, flush=True)
+        if kind == "stage" or not args.json:
+            tell(kind, told)
+    tell.progress.close()
     if args.json:
         print(json.dumps(figures | {"file": str(out)}))

@@ -27,6 +27,7 @@ from rmx.families import family_of, style_of
 from rmx.paths import ASSETS, cache_dir
 from rmx.pieces import Detokenizer
 from rmx.presets import Preset, PromptStyle, preset_of
+from rmx.progress import show_downloads
 from rmx.records import Answer
 from rmx.strict import whole
 from rmx.style_options import StyleOptions, resolve_style
@@ -174,6 +175,7 @@ def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int 
     Raises:
         ModelError: what is missing or refused, and what to do.
     """
+    show_downloads()
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
     preset = preset_of(spec)

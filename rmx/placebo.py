@@ -69,7 +69,11 @@ def add_placebo(model: Model, like: str | None, seed: int = 0) -> str:
 
 
 def placebo_pair(
-    pair: Pair, texts: Sequence[Text], seed: int = 0, cancelled: Callable[[], bool] = lambda: False
+    pair: Pair,
+    texts: Sequence[Text],
+    seed: int = 0,
+    cancelled: Callable[[], bool] = lambda: False,
+    strength: float | None = None,
 ) -> Pair:
     """The base against a placebo that reranks these texts as often as the adapted model does.
 
@@ -78,10 +82,13 @@ def placebo_pair(
 
     Args:
         texts: token ids with the index from which on they count; the last id is not a position.
+        strength: as it was found for these texts before; None: it is looked for.
     """
     name = split_key(pair.adapter)[0] if pair.one_set and pair.adapter else None
     like = name if name and why_not_linear(pair.base.engine.model.peft_config[name]) is None else None
     noise = replace(pair, adapted=pair.base, adapter=add_placebo(pair.base, like, seed))
+    if strength is not None:
+        return replace(noise, adapter=adapter_key(str(noise.adapter), strength))
     ours = choices(pair.base, None, texts)
     wanted = _disagree(ours, choices(pair.adapted, pair.adapter, texts))
     best = (wanted, 0.0)

@@ -1,4 +1,4 @@
-"""Problem sets: bundled ones, six from the Hugging Face Hub, and the reader's own files.
+"""Problem sets: bundled ones, seven from the Hugging Face Hub, and the reader's own files.
 
 A set is named `NAME[:train|validation|test]`, or is the path of a .jsonl, .csv or .parquet file with a column `problem`
 or `question` and, where they are known, `answer`, `id` and `split`.
@@ -60,6 +60,15 @@ SETS: dict[str, SetInfo] = {
         SPLITS,
         {"test": 1319},
         "train and validation are 7473 problems together",
+    ),
+    "math": SetInfo(
+        "MATH, levels 3 to 5: competition problems to train on; its test split is MATH-500",
+        "MIT",
+        "https://huggingface.co/datasets/DigitalLearningGmbH/MATH-lighteval (Hendrycks et al., arXiv 2103.03874), both "
+        "its splits without the problems of HuggingFaceH4/MATH-500; validation is a tenth, by the hash of the text",
+        SPLITS,
+        {"test": 500},
+        "the levels that SimpleRL-Zoo trains on; training takes as many problems of each",
     ),
     "math500": SetInfo(
         "MATH-500: competition problems",

@@ -148,6 +148,7 @@ class Problem:
     answer: str | None
     set: str = "own"
     split: str = "test"
+    level: int | None = None  # of difficulty, where the set says it
 
 
 @dataclass(frozen=True, slots=True)

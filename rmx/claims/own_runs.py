@@ -9,6 +9,7 @@ from rmx.errors import RmxError
 from rmx.intervals import Estimate
 from rmx.problems import split_name
 from rmx.train.distill_recipe import DistillRecipe
+from rmx.train.job import TrainJob
 from rmx.train.recipe import Recipe
 from rmx.train.run_cost import dollars
 from rmx.train.run_files import read_json
@@ -31,6 +32,17 @@ class OwnRun:
     right: dict[str, dict[str, bool]] | None = None  # "before" and "after": problem -> right, on the test problems
     sweep: dict[str, Any] | None = None
     teacher: str | None = None
+    job: TrainJob | None = None  # what it was asked; None for a distillation
+
+    def command(self, **changes: Any) -> list[str]:
+        """The command of a run that differs from this one in some fields of the recipe alone.
+
+        Raises:
+            ValueError: it is no training run.
+        """
+        if self.job is None:
+            raise ValueError(f"{self.id} is no training run")
+        return replace(self.job, recipe=self.job.recipe.with_(**changes), taus=()).words()
 
     @property
     def vs_base(self) -> Estimate | None:
@@ -75,7 +87,7 @@ class OwnRuns:
         """The newest pair whose recipes differ in gate or positive-only alone, over the same test problems."""
         for one in ones:
             for other in others:
-                if _plain(one.recipe) == _plain(other.recipe) and one.set_name == other.set_name and paired(one, other):
+                if _alike(one, other) and one.set_name == other.set_name and paired(one, other):
                     return one, other
         return None
 
@@ -116,6 +128,7 @@ def _read(folder: RunFolder, rates: Rates) -> tuple[str, OwnRun] | None:
             _right(read_json(folder.path / EVALUATION)),
             sweep if isinstance(sweep, dict) and isinstance(sweep.get("taus"), list) else None,
             config.get("teacher") or config.get("adapter"),
+            None if kind == "distill" else TrainJob.from_json(config),
         )
         return str(config["model"]), run
     except (RmxError, ValueError, TypeError, KeyError, AttributeError):
@@ -128,6 +141,12 @@ def _right(found: Any) -> dict[str, dict[str, bool]] | None:
     if not isinstance(problems, dict) or not {"before", "after"} <= problems.keys():
         return None
     return {side: {str(s["id"]): bool(s["correct"]) for s in problems[side]} for side in ("before", "after")}
+
+
+def _alike(one: OwnRun, other: OwnRun) -> bool:
+    """Whether two runs were asked the same, but for the gate and for what becomes of wrong rollouts."""
+    begun = [(run.job.style, run.job.init_adapter) if run.job else None for run in (one, other)]
+    return _plain(one.recipe) == _plain(other.recipe) and begun[0] == begun[1]
 
 
 def _plain(recipe: Recipe | DistillRecipe) -> Any:

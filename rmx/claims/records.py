@@ -7,6 +7,7 @@ from typing import Any, Literal
 from rmx.basecheck import BaseCheck
 from rmx.claims.labels import label_of
 from rmx.claims.verdicts import Judged, Verdict
+from rmx.evaluate.store import SampleStore
 from rmx.explore.calibration import Calibration
 from rmx.intervals import Estimate
 from rmx.pair import Pair
@@ -34,6 +35,7 @@ class Subject:
     private_runs: bool = False  # whether runs of others stay out; see RunStore
     calibration: Calibration | None = None  # what tau came from, where a share of tokens was asked for
     check: BaseCheck | None = None  # whether the base is what its file says, with the adapter on it
+    store: SampleStore | None = None  # what earlier studies of the same have found, and where these are kept
 
     @property
     def model(self) -> str:

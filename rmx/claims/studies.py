@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rmx.claims.own_runs import read_runs
@@ -10,9 +10,12 @@ from rmx.claims.records import StudyName, Subject
 from rmx.explore.flips import Flip, swaps_of
 from rmx.explore.intervene import ARMS
 from rmx.explore.intervene_set import InterveneSet
+from rmx.explore.journal import journal_of
 from rmx.explore.locator import Locator, LocatorConfig
 from rmx.explore.shift_set import ShiftSet
 from rmx.explore.swap_controls import ProblemControls, controls_of
+from rmx.model_key import key_of
+from rmx.sampling import prompt_key
 from rmx.train.run_store import RunStore
 
 Cancelled = Callable[[], bool]
@@ -46,6 +49,7 @@ def shifts(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
         subject.max_new,
         seed=subject.seed,
         cancelled=cancelled,
+        store=subject.store,
     )
     for report in run:
         yield Progress(report.at, report.of, report if report.at else None)
@@ -62,6 +66,7 @@ def interventions(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
         subject.seed,
         subject.max_new,
         cancelled=cancelled,
+        store=subject.store,
     )
     for report in run:
         yield Progress(len(report.problems), report.of, report if report.problems else None)
@@ -69,21 +74,36 @@ def interventions(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
 
 def swaps(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
     """Forced tokens at the base's forks and at as many other places, and the controls at the forks."""
-    draw, done, flips, controls = random.Random(subject.seed), list[str](), list[Flip](), list[ProblemControls]()
-    for problem in subject.problems:
-        if cancelled():
-            break
-        base, tau, most = subject.pair.base, subject.tau, subject.max_new
-        flips += swaps_of(base, problem, tau, draw, most)
-        controls.append(controls_of(base, problem, tau, seed=subject.seed, max_new=most))
-        done.append(problem.id)
-        yield Progress(len(done), len(subject.problems), Swaps(tuple(done), tuple(flips), tuple(controls)))
+    base, tau, most = subject.pair.base, subject.tau, subject.max_new
+    done, flips, controls = list[str](), list[Flip](), list[ProblemControls]()
+    journal = journal_of(subject.store, "swaps", [(base, None)], tau=tau, seed=subject.seed, max_new=most)
+    try:
+        for problem in subject.problems:
+            if cancelled():
+                break
+            name = f"{problem.id} {prompt_key(base.prompt_ids(problem.problem)).hex()} {problem.answer}"
+            if (row := journal.get(name)) is not None:
+                found, tried = [Flip(**flip) for flip in row["flips"]], ProblemControls.from_json(row["controls"])
+            else:
+                # A draw of its own for each problem, so that those before it need not be known.
+                draw = random.Random(f"swaps/{subject.seed}/{problem.id}")
+                found = list(swaps_of(base, problem, tau, draw, most))
+                tried = controls_of(base, problem, tau, seed=subject.seed, max_new=most)
+                journal.put(name, {"flips": [asdict(flip) for flip in found], "controls": asdict(tried)})
+            done.append(problem.id)
+            flips += found
+            controls.append(tried)
+            yield Progress(len(done), len(subject.problems), Swaps(tuple(done), tuple(flips), tuple(controls)))
+    finally:
+        journal.close()
 
 
 def locator(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
     """Continuations at gated and ungated places of the base's greedy solutions, within the budget of tokens."""
     config = LocatorConfig(seed=subject.seed, budget=subject.budget, max_new_tokens=subject.max_new)
-    for report in Locator(subject.pair.base, subject.problems, subject.tau, config, subject.set_name, cancelled):
+    base, store = subject.pair.base, subject.store
+    run = Locator(base, subject.problems, subject.tau, config, subject.set_name, cancelled, store=store)
+    for report in run:
         yield Progress(report.problems, report.of, report)
 
 
@@ -97,7 +117,7 @@ def evaluation(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
     """pass@k of both models over the same samples per problem; completions that are stored are not made again."""
     # Later than the rest: the evaluation brings its own store, which the other studies do not need.
     from rmx.evaluate.config import EvalConfig
-    from rmx.evaluate.contestants import BASE, Contestant, key_of
+    from rmx.evaluate.contestants import BASE, Contestant
     from rmx.evaluate.evaluate import Evaluation
     from rmx.evaluate.store import SampleStore
 
@@ -108,7 +128,8 @@ def evaluation(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
     ]
     most = subject.max_new
     config = EvalConfig(subject.samples, (), 1.0, 1.0, subject.seed, max_new_tokens=most, greedy=False)
-    run = Evaluation(two, list(subject.problems), config, subject.set_name, store=SampleStore())
+    store = subject.store or SampleStore(readable=not subject.private_runs)
+    run = Evaluation(two, list(subject.problems), config, subject.set_name, store=store)
     for report in run.run(cancelled):
         yield Progress(report.at, report.of, report)
 

@@ -25,6 +25,7 @@ Verdict = Literal[
 ]
 MOST_GATED = 0.2  # of the tokens; the paper's gates take 1.2 to 8.3 %
 FEWEST = 30  # problems; bootstrap intervals over fewer are too narrow to be believed
+NO_VERDICT = f"no verdict is given below {FEWEST}, whatever they show."
 MOST_NEEDED = 1_000_000  # problems; more than that is no advice
 WHOLE_INTERVAL = "whole 95 % interval"
 
@@ -169,11 +170,7 @@ def _too_few(found: Estimate) -> Judged | None:
         return Judged("not enough data", "There was nothing to count.", None)
     if found["n"] < FEWEST or found["low"] is None:
         n = found["n"]
-        return Judged(
-            "not enough data",
-            f"{n} problem{'s' * (n != 1)}: no verdict is given below {FEWEST}, whatever they show.",
-            None,
-        )
+        return Judged("not enough data", f"{n} problem{'s' * (n != 1)}: {NO_VERDICT}", None)
     if found["low"] == found["high"] and not found.get("exact"):
         return Judged(
             "not enough data",

@@ -27,6 +27,8 @@ WANTED = 1024  # samples of a portion, about
 LEAST, MOST = 8, 64  # problems of a portion
 SKIPPED = 1  # length of a ghost that leaves the batch at once
 
+Shelves = Sequence[Sequence[tuple[Sampling, Shelf]]]  # for each model one for greedy, one for the draws
+
 
 def never() -> bool:
     """Goes on to the end."""
@@ -78,10 +80,10 @@ class Evaluation:
         base = self.contestants[0].model
         adapters = [c.adapter for c in self.contestants if c.model is base and c.adapter]
         self._check = check_loaded(Pair(base, base, adapters[0] if adapters else None))
-        shelves = [
+        shelves: Shelves = [
             [(s, self._store.shelf(c.key, s, c.model.style, wanted)) for s in self._settings()]
             for c in self.contestants
-        ]  # one for greedy, one for the draws
+        ]
         try:
             yield self._report(False)
             for start, end in portions(len(self.problems), self.config.n):
@@ -145,17 +147,23 @@ class Evaluation:
             cancelled=cancelled,
         )
 
-    def _graded(self, place: int, shelves: Sequence[Sequence[tuple[Sampling, Shelf]]]) -> Solved:
-        """One problem, as all models answered it."""
+    def _graded(self, place: int, shelves: Shelves) -> Solved:
+        """One problem, as all models answered it; what its answers were judged to be is kept."""
         greedy, drawn = dict[str, Answered](), dict[str, list[Answered]]()
+        prompt, problem = hashed(self._prompts[place]), self.problems[place]
         for c, contestant in enumerate(self.contestants):
-            prompt = hashed(self._prompts[place])
             for sampling, shelf in shelves[c]:
                 if sampling.greedy:
                     greedy[contestant.name] = shelf.found[prompt, 0]
                 else:
                     drawn[contestant.name] = [shelf.found[prompt, number] for number in range(self.config.n)]
-        return Solved.graded(self.problems[place], greedy, drawn)
+        solved = Solved.graded(problem, greedy, drawn)
+        for c, contestant in enumerate(self.contestants):
+            for sampling, shelf in shelves[c]:
+                ones = [greedy[contestant.name]] if sampling.greedy else drawn[contestant.name]
+                answers = {one.answer for one in ones if one.answer is not None}
+                shelf.judge(prompt, problem.answer or "", {text: solved.verdicts[text] for text in answers})
+        return solved
 
     def _report(self, done: bool) -> EvalReport:
         return EvalReport(
@@ -195,7 +203,7 @@ def known(shelf: Shelf, prompt: Sequence[int], number: int, plan: str) -> int | 
 def read(contestant: Contestant, prompt: Sequence[int], sample: Sample, plan: str) -> Answered:
     """A finished completion, with its answer as it is written there."""
     answer = contestant.model.find_answer(prompt, sample.ids)
-    return Answered(hashed(prompt), sample.number, plan, len(sample.ids), answer, sample.stop)
+    return Answered(hashed(prompt), sample.number, plan, len(sample.ids), answer, sample.stop, tuple(sample.ids))
 
 
 def hashed(prompt: Sequence[int]) -> str:

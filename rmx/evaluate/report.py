@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,7 @@ class Solved:
 
     problem: Problem
     by: dict[str, One]  # name of the model -> what it did
+    verdicts: dict[str, bool] = field(default_factory=dict)  # each different answer -> whether it is the known one
 
     @classmethod
     def graded(
@@ -88,7 +89,7 @@ class Solved:
                 tuple(one.truncated for one in ones),
                 tuple(one.answer is None for one in ones),
             )
-        return cls(problem, found)
+        return cls(problem, found, {text: is_right for text, is_right in right.items() if text is not None})
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ class EvalReport:
     cached: int  # completions that were known before
     seen: dict[str, int | None]  # problems that a model was trained on, where its run can say so
     check: BaseCheck | None = None  # whether the first model is what its file says, with the adapters on it
+    regraded: dict[str, Any] | None = None  # what a second look at kept completions has changed
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx eval --json`."""
@@ -148,6 +150,8 @@ class EvalReport:
                 for i, p in enumerate(problems)
             ],
         }
+        if self.regraded is not None:
+            document["regraded"] = self.regraded
         first = {name: models[0][name] for name in FIGURES if name in models[0]}
         if len(names) == 1:
             return document | first

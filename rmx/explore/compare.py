@@ -12,6 +12,7 @@ from rmx.explore.calibration import Calibration, calibration_of, tau_of_share
 from rmx.explore.intervene_set import InterveneReport, InterveneSet, check_arms
 from rmx.explore.shift_set import PAPER, Places, ShiftFigures, ShiftReport, ShiftSet, places_of
 from rmx.explore.shifts import MapJob, ShiftMap, Source
+from rmx.line_store import LineStore
 from rmx.models import Model
 from rmx.noise import shape_noise
 from rmx.pair import Pair, make_pair
@@ -227,12 +228,13 @@ def shift_run(
     placebo: bool = True,
     space: Workspace | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    store: LineStore | None = None,
 ) -> ShiftSet:
     """The run over a problem set that the options name, not begun."""
     pair, problems = options.pair(space), options.problems()
     tau, most = options.threshold(pair.base), options.max_new_tokens
     found = options.calibration(pair.base)
-    return ShiftSet(pair, options.set_name, problems, tau, most, placebo, options.seed, cancelled, found)
+    return ShiftSet(pair, options.set_name, problems, tau, most, placebo, options.seed, cancelled, found, store)
 
 
 def shift_set(
@@ -241,9 +243,10 @@ def shift_set(
     placebo: bool = True,
     space: Workspace | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    store: LineStore | None = None,
 ) -> ShiftReport:
     """The shift statistics of a problem set, or of the part that was done when it was cancelled."""
-    return _last(shift_run(options, placebo, space, cancelled), on_report)
+    return _last(shift_run(options, placebo, space, cancelled, store), on_report)
 
 
 def intervene_run(
@@ -252,13 +255,14 @@ def intervene_run(
     placebo: bool = True,
     space: Workspace | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    store: LineStore | None = None,
 ) -> InterveneSet:
     """All arms over the problem set that the options name, not begun."""
     checked = check_arms(arms)
     pair, problems = options.pair(space), options.problems()
     tau, most = options.threshold(pair.base), options.max_new_tokens
     seed, found = options.seed, options.calibration(pair.base)
-    return InterveneSet(pair, options.set_name, problems, checked, tau, seed, most, placebo, cancelled, found)
+    return InterveneSet(pair, options.set_name, problems, checked, tau, seed, most, placebo, cancelled, found, store)
 
 
 def intervene_set(
@@ -268,9 +272,10 @@ def intervene_set(
     placebo: bool = True,
     space: Workspace | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    store: LineStore | None = None,
 ) -> InterveneReport:
     """All arms over a problem set, or over the part that was done when it was cancelled."""
-    return _last(intervene_run(options, arms, placebo, space, cancelled), on_report)
+    return _last(intervene_run(options, arms, placebo, space, cancelled, store), on_report)
 
 
 def _last(run: Any, on_report: Callable[[Any], None]) -> Any:

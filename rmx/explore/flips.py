@@ -14,7 +14,7 @@ from rmx.batch import continue_batch
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.errors import RmxError
 from rmx.explore.ending import Ending, is_cut
-from rmx.explore.generate import Generation, Job
+from rmx.explore.generate import Job, solve_anew
 from rmx.explore.swap_controls import ProblemControls, controls_of, summarise
 from rmx.intervals import share
 from rmx.models import Model
@@ -42,7 +42,7 @@ class Flip:
 def swaps_of(model: Model, problem: Problem, tau: float, rng: random.Random, max_new: int = 160) -> Iterator[Flip]:
     """Every swap at the forks of one greedy solution, and as many places elsewhere."""
     job = Job(model.prompt_ids(problem.problem), Sampling(max_new_tokens=max_new), tau, known=problem.answer)
-    trace = Generation(model, job).run()
+    trace = solve_anew(model, job)
     places = [t for t in trace.tokens if t.id not in model.stop_ids]
     forks = [t for t in places if t.entropy > tau]
     others = [t for t in places if t.entropy <= tau]

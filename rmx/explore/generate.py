@@ -268,6 +268,19 @@ def complete(model: Model, job: Job, cancelled: Callable[[], bool] = never) -> I
     yield Ended(generation.stop)
 
 
+def solve_anew(model: Model, job: Job, cancelled: Callable[[], bool] = never) -> Trace:
+    """Generate with nothing reused, and leave the text in the prefix cache.
+
+    What goes on from it then does not depend on what else was computed before, to the last bit.
+    """
+    trace = Generation(model, replace(job, cold=True), cancelled).run()
+    engine = model.engine
+    if engine.far is None and trace.tokens:
+        with engine.turns.turn(), engine.using(job.adapter):
+            engine.open([*job.prompt_ids, *trace.ids], adapter=job.adapter, reuse=False).save()
+    return trace
+
+
 def read_job(model: Model, prompt_ids: tuple[int, ...], text: str, tau: float, known: str | None = None) -> Job:
     """Score a pasted text after a prompt: tokenised apart from the prompt and appended.
 

@@ -266,6 +266,16 @@ class ArmResult:
     stop: Stop
     ids: tuple[int, ...] = ()
 
+    def row(self) -> dict[str, Any]:
+        """Everything but the answer, which is read from the ids again."""
+        names = ("tokens", "patches", "disagreements", "gated", "stop")
+        return {"ids": list(self.ids), **{name: getattr(self, name) for name in names}}
+
+    @classmethod
+    def of_row(cls, arm: Arm, answer: Answer, row: dict[str, Any]) -> "ArmResult":
+        """The result that `row` has told."""
+        return cls(arm, answer, **(row | {"ids": tuple(row["ids"])}))
+
     def json(self) -> dict[str, Any]:
         return {
             "answer": self.answer.json(),
@@ -338,7 +348,8 @@ class AllArms:
         """Decode in step; a finished row leaves the batch."""
         arms = [Intervention(self.pair, job) for job in jobs]
         live, done = list(range(len(arms))), set[int]()
-        with open_pair(self.pair, [job.prompt_ids for job in jobs]) as stream:
+        # Read anew, so that nothing depends on what was computed before.
+        with open_pair(self.pair, [job.prompt_ids for job in jobs], reuse=False) as stream:
             while live and not self.cancelled():
                 step = Step.of(stream)
                 tokens = [arms[i].take(step, row).id for row, i in enumerate(live)]

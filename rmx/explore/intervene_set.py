@@ -11,10 +11,12 @@ from rmx.errors import ModelError, RmxError
 from rmx.exact_test import tested_difference, write_p
 from rmx.explore.calibration import Calibration
 from rmx.explore.intervene import ARMS, AllArms, Arm, ArmResult, Asked
-from rmx.explore.shift_set import CALIBRATION_TEXTS
+from rmx.explore.journal import chained, journal_of
+from rmx.explore.shift_set import CALIBRATION_TEXTS, known_placebo
 from rmx.intervals import Estimate, share
+from rmx.line_store import LineStore
 from rmx.pair import Pair
-from rmx.placebo import Text, placebo_pair
+from rmx.placebo import Text
 from rmx.presets import PromptStyle
 from rmx.records import Problem
 
@@ -203,28 +205,66 @@ class InterveneSet:
     with_placebo: bool = True  # needs the arm "base"
     cancelled: Callable[[], bool] = lambda: False
     calibration: Calibration | None = None  # what tau came from
+    store: LineStore | None = None  # what earlier runs of the same have found, and where this one keeps it
 
     def __iter__(self) -> Iterator[InterveneReport]:
         """Raises RmxError where a problem has no known answer."""
         if any(p.answer is None for p in self.problems):
             raise RmxError(f"{self.set_name} holds problems without a known answer, so nothing can be graded.")
+        models = [(self.pair.base, None), (self.pair.adapted, self.pair.adapter)]
+        settings = {"arms": list(self.arms), "tau": self.tau, "seed": self.seed, "max_new": self.max_new}
+        self._journal = journal_of(self.store, "interventions", models, **settings)
+        try:
+            yield from self._run()
+        finally:
+            self._journal.close()
+
+    def _run(self) -> Iterator[InterveneReport]:
         began, done = time.perf_counter(), list[ProblemArms]()
         asked = [Asked(p.id, self.pair.base.prompt_ids(p.problem), p.answer) for p in self.problems]
         size = self._batch_size(asked)
         for start in range(0, len(asked), size):
             if self.cancelled():
                 break
-            batch = asked[start : start + size]
-            with self.pair.when_free(self.cancelled) as mine:
-                if not mine:
-                    break
-                arms = AllArms(self.pair, batch, self.arms, self.tau, self.seed, self.max_new, self.cancelled)
-                found = arms.run()
+            found = self._batch(self.pair, asked[start : start + size], self.arms, "arms")
+            if found is None:
+                break
             # A cancel in the middle leaves some problems without some arms; only whole ones count.
-            done += [ProblemArms(a.id, r) for a, r in zip(batch, found, strict=True) if len(r) == len(self.arms)]
+            batch = zip(asked[start : start + size], found, strict=True)
+            done += [ProblemArms(a.id, r) for a, r in batch if len(r) == len(self.arms)]
             yield self._report(done, began, False)
         placebo = self._placebo(asked, done, size) if done and self.with_placebo and "base" in self.arms else None
         yield self._report(done, began, True, placebo)
+
+    def _batch(
+        self, pair: Pair, batch: Sequence[Asked], arms: Sequence[Arm], what: str
+    ) -> list[dict[Arm, ArmResult]] | None:
+        """All arms on the problems of a batch, as they are known or as they are decoded; None after a cancel.
+
+        A batch that is not known whole is decoded whole: one of another shape would round otherwise.
+
+        Args:
+            what: names this kind of work among the pieces that are kept.
+        """
+        name = f"{what} {chained([a.prompt_ids for a in batch])[-1]}"
+        rows = [self._journal.get(f"{name} {i}") for i in range(len(batch))]
+        if all(rows):
+            return [self._known(a, row or {}) for a, row in zip(batch, rows, strict=True)]
+        with pair.when_free(self.cancelled) as mine:
+            if not mine:
+                return None
+            found = AllArms(pair, batch, arms, self.tau, self.seed, self.max_new, self.cancelled).run()
+        for i, results in enumerate(found) if not self.cancelled() else ():
+            self._journal.put(f"{name} {i}", {"arms": {arm: r.row() for arm, r in results.items()}})
+        return found
+
+    def _known(self, asked: Asked, row: dict[str, Any]) -> dict[Arm, ArmResult]:
+        """What is known of a problem, its answers read and judged by the present rules."""
+        found: dict[Arm, ArmResult] = {}
+        for arm, kept in row["arms"].items():
+            answer = self.pair.base.grade(asked.prompt_ids, kept["ids"], asked.known, cut=kept["stop"] in CUT)
+            found[arm] = ArmResult.of_row(arm, answer, kept)
+        return found
 
     def _placebo(self, asked: Sequence[Asked], done: Sequence[ProblemArms], size: int) -> PlaceboArm | None:
         """Solve the same problems with noise that reranks the base's solutions as often as the adapted model does."""
@@ -234,28 +274,22 @@ class InterveneSet:
             ([*prompts[p.id].prompt_ids, *p.results["base"].ids], len(prompts[p.id].prompt_ids) - 1)
             for p in done[:CALIBRATION_TEXTS]
         ]
+        piece = f"strength {chained([ids for ids, _ in texts])[-1]}"
         try:
-            with self.pair.when_free(self.cancelled) as mine:
-                noise = placebo_pair(self.pair, texts, self.seed, self.cancelled) if mine else None
+            noise = known_placebo(self._journal, piece, self.pair, texts, self.seed, self.cancelled)
         except ModelError:  # a model without the layers that a placebo sits on
             noise = None
         if noise is None:
             return None
-        results: list[ArmResult] = []
+        strength, results = split_key(str(noise.adapter))[1], list[ArmResult]()
         for start in range(0, len(wanted), size):
-            with noise.when_free(self.cancelled) as mine:
-                if not mine:
-                    break
-                arms = AllArms(
-                    noise, wanted[start : start + size], ("teacher",), self.tau, self.seed, self.max_new, self.cancelled
-                )
-                found = [r["teacher"] for r in arms.run() if r]
-            if self.cancelled():
+            found = self._batch(noise, wanted[start : start + size], ("teacher",), f"placebo {strength!r}")
+            if found is None or self.cancelled():
                 break
-            results += found
+            results += [r["teacher"] for r in found if r]
         right = tuple(bool(r.answer.correct) for r in results)
         tokens, patches = sum(r.tokens for r in results), sum(r.patches for r in results)
-        return PlaceboArm(split_key(str(noise.adapter))[1], right, tokens, patches)
+        return PlaceboArm(strength, right, tokens, patches)
 
     def _report(
         self, done: Sequence[ProblemArms], began: float, over: bool, placebo: PlaceboArm | None = None

@@ -17,17 +17,20 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from rmx.config import Sampling, check_tau, is_whole
 from rmx.errors import RmxError, shown
-from rmx.explore.generate import Generation, Job
+from rmx.explore.generate import Job, solve_anew
+from rmx.explore.journal import Journal, journal_of
 from rmx.explore.outcomes import CAUTION, OutcomeConfig, Sampler
 from rmx.explore.reached import Target
 from rmx.intervals import Estimate, exact_edge, ratio_of_sums, wilson
+from rmx.line_store import LineStore
 from rmx.models import Model
 from rmx.records import Problem, TokenDist, Trace
+from rmx.sampling import prompt_key
 
 Ended = Literal["cancelled", "budget"] | None
 
@@ -299,15 +302,32 @@ class Locator:
     cancelled: Callable[[], bool] = lambda: False
     adapter: str | None = None
     spent: int = 0
+    store: LineStore | None = None  # what earlier searches of the same have found, and where this one keeps it
 
     def __iter__(self) -> Iterator[LocatorReport]:
         """Raises RmxError where a problem has no known answer or tau is no threshold."""
         check_tau(self.tau)
         if any(p.answer is None for p in self.problems):
             raise RmxError(f"{self.set_name} holds problems without a known answer, so nothing can be graded.")
-        self._began, done, ended = time.perf_counter(), list[Located](), None
+        # The budget decides how many solutions are looked at, not what is found in one.
+        settings = {name: value for name, value in asdict(self.config).items() if name not in ("budget", "margin")}
+        self._began = time.perf_counter()
+        journal = journal_of(self.store, "locator", [(self.model, self.adapter)], tau=self.tau, **settings)
+        try:
+            yield from self._run(journal)
+        finally:
+            journal.close()
+
+    def _run(self, journal: Journal) -> Iterator[LocatorReport]:
+        done, ended = list[Located](), None
         for problem in self.problems:
-            found = self._problem(problem)
+            name = f"{problem.id} {prompt_key(self.model.prompt_ids(problem.problem)).hex()} {problem.answer}"
+            found: Located | Ended = self._known(journal.get(name))
+            if found is None:
+                before, found = self.spent, self._problem(problem)
+                if isinstance(found, Located):
+                    about = {"spent": self.spent - before, "left": self.config.budget - before}
+                    journal.put(name, {**asdict(found), **about})
             if not isinstance(found, Located):
                 ended = found
                 break
@@ -315,13 +335,21 @@ class Locator:
             yield self._report(done, False, None)
         yield self._report(done, True, ended)
 
+    def _known(self, row: dict[str, Any] | None) -> Located | None:
+        """What an earlier search has found in a solution; None where it is unknown, or had more of the budget left."""
+        if row is None or self.cancelled() or self.config.budget - self.spent < row["left"]:
+            return None
+        places = tuple(Place(**(place | {"bounds": tuple(place["bounds"])})) for place in row["places"])
+        self.spent += row["spent"]
+        return Located(row["problem"], row["tokens"], row["gated"], places, row["most_elsewhere"], row["unseen"])
+
     def _problem(self, problem: Problem) -> Located | Ended:
         """One solution; what ended the search where it could not be looked at whole."""
         sampling = Sampling(max_new_tokens=self.config.max_new_tokens)
         job = Job(self.model.prompt_ids(problem.problem), sampling, self.tau, self.adapter, problem.answer)
         if self.cancelled():
             return "cancelled"
-        trace = Generation(self.model, job, self.cancelled).run()
+        trace = solve_anew(self.model, job, self.cancelled)
         drawn = self._drawn(problem, trace)
         places = list[Place]()
         for token, chance in drawn:

@@ -19,7 +19,9 @@ from rmx.entropy import capture
 from rmx.errors import ModelError
 from rmx.explore.calibration import Calibration
 from rmx.explore.ending import Ending
+from rmx.explore.journal import Journal, chained, journal_of
 from rmx.intervals import Estimate, quotient, ratio_of_sums
+from rmx.line_store import LineStore
 from rmx.models import Model
 from rmx.noise import dtype_noise, shape_noise
 from rmx.pair import Pair, read_both
@@ -52,6 +54,17 @@ class Places:
     @property
     def differs(self) -> Tensor:
         return self.rank > 1
+
+    def row(self) -> dict[str, Any]:
+        """Everything but the problem, fit for JSON; fp32 survives it bit by bit."""
+        return {name: getattr(self, name).tolist() for name in ("entropy", "rank", "kl", "near")}
+
+    @classmethod
+    def of_row(cls, problem: str, row: dict[str, Any]) -> "Places":
+        """The places that `row` has told."""
+        near = torch.tensor(row["near"], dtype=torch.bool)
+        entropy, kl = (torch.tensor(row[name], dtype=torch.float32) for name in ("entropy", "kl"))
+        return cls(problem, entropy, torch.tensor(row["rank"], dtype=torch.long), kl, near)
 
     def of(self, kind: str) -> Tensor:
         """Mask of one class."""
@@ -187,6 +200,7 @@ class ShiftSet:
     seed: int = 0
     cancelled: Callable[[], bool] = lambda: False
     calibration: Calibration | None = None  # what tau came from
+    store: LineStore | None = None  # what earlier runs of the same have found, and where this one keeps it
     _texts: list[Text] = field(default_factory=list)
     _places: list[Places] = field(default_factory=list)
     _noise: Difference | None = None
@@ -194,31 +208,59 @@ class ShiftSet:
 
     def __iter__(self) -> Iterator[ShiftReport]:
         self._began = time.perf_counter()
-        for problem in self.problems:
+        models = [(self.pair.base, None), (self.pair.adapted, self.pair.adapter)]
+        self._journal = journal_of(self.store, "shifts", models, seed=self.seed, max_new=self.max_new)
+        try:
+            yield from self._run()
+        finally:
+            self._journal.close()
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> Iterator[ShiftReport]:
+        prompts = [self.pair.base.prompt_ids(problem.problem) for problem in self.problems]
+        # The noise that decides what is a near tie is that of the texts before, so a piece is named by them too.
+        self._names = chained(prompts)
+        for problem, prompt, name in zip(self.problems, prompts, self._names, strict=True):
             if self.cancelled():
                 break
-            with self.pair.when_free(self.cancelled) as mine:
-                if not mine:
-                    break
-                self._solve(problem)
+            if (row := self._journal.get(name)) is not None:
+                self._take(problem, prompt, row)
+            else:
+                with self.pair.when_free(self.cancelled) as mine:
+                    if not mine:
+                        break
+                    self._solve(problem, prompt, name)
             yield self._report("reading")
         if self._places and self.with_placebo and not self.cancelled():
             yield from self._with_noise()
         else:
             yield self._report("done")
 
-    # -- inside ---------------------------------------------------------------------------------------------------
-
-    def _solve(self, problem: Problem) -> None:
-        prompt = self.pair.base.prompt_ids(problem.problem)
-        completion = greedy_ids(self.pair.base, prompt, None, self.max_new, self.cancelled)
+    def _solve(self, problem: Problem, prompt: tuple[int, ...], name: str) -> None:
+        completion = greedy_ids(self.pair.base, prompt, None, self.max_new, self.cancelled, reuse=False)
         if self.cancelled():
             return  # half a solution is no solution
         text: Text = ([*prompt, *completion], len(prompt) - 1)
         if len(self._texts) < NOISE_TEXTS:
             self._measure_noise(text[0])
         self._texts.append(text)
-        self._places.append(places_of(self.pair, problem.id, text, self._noise.max_dlogit if self._noise else 0.0))
+        self._places.append(places_of(self.pair, problem.id, text, self._tolerance))
+        self._journal.put(
+            name, {"ids": completion, "noise": self._noise, "dtype": self._dtype_noise, **self._places[-1].row()}
+        )
+
+    def _take(self, problem: Problem, prompt: tuple[int, ...], row: dict[str, Any]) -> None:
+        """A problem that an earlier run has done."""
+        self._texts.append(([*prompt, *row["ids"]], len(prompt) - 1))
+        self._places.append(Places.of_row(problem.id, row))
+        self._noise, self._dtype_noise = (
+            Difference(*row[name]) if row[name] is not None else None for name in ("noise", "dtype")
+        )
+
+    @property
+    def _tolerance(self) -> float:
+        return self._noise.max_dlogit if self._noise else 0.0
 
     def _measure_noise(self, ids: Sequence[int]) -> None:
         self._noise = _worst(self._noise, shape_noise(self.pair.base.engine, ids))
@@ -229,9 +271,7 @@ class ShiftSet:
         """The same solutions under a placebo that reranks as often."""
         yield self._report("placebo")
         try:
-            with self.pair.when_free(self.cancelled) as mine:
-                texts = self._texts[:CALIBRATION_TEXTS]
-                noise = placebo_pair(self.pair, texts, self.seed, self.cancelled) if mine else None
+            noise = self._placebo()
         except ModelError:  # a model without the layers that a placebo sits on
             noise = None
         if noise is None:
@@ -239,14 +279,26 @@ class ShiftSet:
             return
         strength = split_key(str(noise.adapter))[1]
         read: list[Places] = []
-        for place, text in zip(self._places, self._texts, strict=True):
+        for place, text, name in zip(self._places, self._texts, self._names, strict=False):
             if self.cancelled():
                 break
+            piece = f"placebo {strength!r} {self._tolerance!r} {name}"
+            if (row := self._journal.get(piece)) is not None:
+                read.append(Places.of_row(place.problem, row))
+                continue
             with noise.when_free(self.cancelled) as mine:
                 if not mine:
                     break
-                read.append(places_of(noise, place.problem, text, self._noise.max_dlogit if self._noise else 0.0))
+                read.append(places_of(noise, place.problem, text, self._tolerance))
+            self._journal.put(piece, read[-1].row())
         yield self._report("done", ShiftFigures(tuple(read), self.tau), strength)
+
+    def _placebo(self) -> Pair | None:
+        """The base against the placebo; None after a cancel."""
+        texts = self._texts[:CALIBRATION_TEXTS]
+        return known_placebo(
+            self._journal, f"strength {self._names[len(texts) - 1]}", self.pair, texts, self.seed, self.cancelled
+        )
 
     def _report(self, stage: str, placebo: ShiftFigures | None = None, strength: float | None = None) -> ShiftReport:
         return ShiftReport(
@@ -269,6 +321,32 @@ class ShiftSet:
         )
 
 
+def known_placebo(
+    journal: Journal,
+    piece: str,
+    pair: Pair,
+    texts: Sequence[Text],
+    seed: int,
+    cancelled: Callable[[], bool],
+) -> Pair | None:
+    """The placebo of a pair, with the strength that a journal knows or else with one that is looked for and kept.
+
+    Returns:
+        None after a cancel.
+
+    Raises:
+        ModelError: the model has no layers that a placebo sits on.
+    """
+    row = journal.get(piece)
+    with pair.when_free(cancelled) as mine:
+        if not mine:
+            return None
+        noise = placebo_pair(pair, texts, seed, cancelled, None if row is None else row["strength"])
+    if row is None and not cancelled():
+        journal.put(piece, {"strength": split_key(str(noise.adapter))[1]})
+    return noise
+
+
 def _worst(a: Difference | None, b: Difference) -> Difference:
     if a is None:
         return b
@@ -283,11 +361,16 @@ def greedy_ids(
     adapter: str | None,
     max_new: int,
     cancelled: Callable[[], bool] = lambda: False,
+    reuse: bool = True,
 ) -> list[int]:
-    """A greedy completion without any statistics; the caller holds the engine's turn."""
+    """A greedy completion without any statistics; the caller holds the engine's turn.
+
+    Args:
+        reuse: False reads the prompt anew, so that nothing depends on what was computed before.
+    """
     engine = model.engine
     with engine.using(adapter):
-        stream = engine.open(prompt, adapter=adapter)
+        stream = engine.open(prompt, adapter=adapter, reuse=reuse)
         stream.save()
         first = int(stream.logits.argmax())
         ending = Ending(model, prompt, (), 1)
@@ -297,7 +380,7 @@ def greedy_ids(
 
 
 def places_of(pair: Pair, problem: str, text: Text, noise: float) -> Places:
-    """Read one text under both models; the caller holds `pair.turn()`."""
+    """Read one text under both models, anew; the caller holds `pair.turn()`."""
     ids, start = text
     columns: list[tuple[Tensor, ...]] = []
 
@@ -306,6 +389,6 @@ def places_of(pair: Pair, problem: str, text: Text, noise: float) -> Places:
         near = (found.rank > 1) & (torch.minimum(found.base_gap, found.adapted_gap) <= 2 * noise)
         columns.append((capture(base, 1).entropy, found.rank, found.kl, near))
 
-    read_both(pair, ids[:-1], start, on_rows)
+    read_both(pair, ids[:-1], start, on_rows, reuse=False)
     entropy, rank, kl, near = (torch.cat([c[i] for c in columns]).cpu() for i in range(4))
     return Places(problem, entropy, rank, kl, near)

@@ -10,7 +10,7 @@ At every fork of a greedy solution four things are done, and each is compared wi
 What a swap does beyond resampling is the swap's own; what a null swap does is a fault of the measurement.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -21,7 +21,7 @@ from rmx.batch import continue_batch
 from rmx.config import Sampling
 from rmx.explore.branch import swap
 from rmx.explore.ending import Ending, is_cut
-from rmx.explore.generate import Generation, Job
+from rmx.explore.generate import Job, solve_anew
 from rmx.intervals import ratio_of_sums
 from rmx.models import Model
 from rmx.records import Answer, Problem, TokenDist, Trace
@@ -51,6 +51,11 @@ class ProblemControls:
     forks: int
     tried: tuple[Tried, ...]
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "ProblemControls":
+        """What `dataclasses.asdict` has made of it."""
+        return cls(**{**stored, "tried": tuple(Tried(**one) for one in stored["tried"])})
+
 
 def controls_of(
     model: Model, problem: Problem, tau: float, temperature: float = 1.0, seed: int = 0, max_new: int = 160
@@ -61,7 +66,7 @@ def controls_of(
         temperature: of what is sampled, above 0. seed: of the draws, which depend on it, the prompt and the place.
     """
     job = Job(model.prompt_ids(problem.problem), Sampling(max_new_tokens=max_new), tau, known=problem.answer)
-    trace = Generation(model, job).run()
+    trace = solve_anew(model, job)
     places = [t for t in trace.tokens if t.id not in model.stop_ids]
     forks = [t for t in places if t.entropy > tau]
     tried = [one for token in forks for one in _at(model, job, trace, token, temperature, seed)]

@@ -3,7 +3,9 @@
 import logging
 import random
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +150,22 @@ def problems_of(job: TrainJob) -> Problems:
         )  # fmt: skip
     if job.from_rollouts is None and len(train) < 2:
         raise TrainError(f"{job.set_name} has {len(train)} problems to train on; at least 2 are needed.")
-    chosen = random.Random(f"problems/{job.recipe.seed}").sample(train, min(wanted, len(train)))
+    chosen = draw_problems(train, wanted, random.Random(f"problems/{job.recipe.seed}"))
     return Problems(chosen, validation[: check.validation], test[: check.test])
+
+
+def draw_problems(problems: Sequence[Problem], count: int, draw: random.Random) -> list[Problem]:
+    """Draw `count` problems, or all where there are fewer; where the set knows levels, as many of each as it has.
+
+    Where a level has too few problems, the others make up for it.
+    """
+    count, levels = min(count, len(problems)), sorted({p.level for p in problems if p.level is not None})
+    if not levels:
+        return draw.sample(list(problems), count)
+    sides = [[p for p in problems if p.level == level] for level in (*levels, None)]
+    queues = [draw.sample(side, len(side)) for side in sides if side]
+    turns = (problem for turn in zip_longest(*queues) for problem in turn if problem is not None)
+    return list(islice(turns, count))
 
 
 def _has_train(name: str) -> bool:

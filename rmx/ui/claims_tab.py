@@ -9,6 +9,7 @@ import torch
 
 from rmx.ahead import ahead
 from rmx.claims.ask import MOST_SAMPLES, ClaimOptions
+from rmx.claims.verdicts import FEWEST
 from rmx.errors import RmxError
 from rmx.explore.compare import PairOptions
 from rmx.observe import observed
@@ -159,7 +160,8 @@ def _controls(tab: ClaimsTab) -> Controls:
     with gr.Row():
         sets = policy.problem_sets()
         problem_set = gr.Dropdown(sets, value="mini", label="Set", min_width=120, elem_id="claims-set")
-        limit = gr.Number(FIRST_PROBLEMS, label="Problems", precision=0, min_width=90, elem_id="claims-limit")
+        few = f"Below {FEWEST} no verdict is given."
+        limit = gr.Number(FIRST_PROBLEMS, label="Problems", info=few, precision=0, min_width=90, elem_id="claims-limit")
     measure = gr.Button("Measure all", variant="primary", elem_id="claims-measure")
     with gr.Accordion("How much, and how", open=False, elem_id="claims-more"):
         own_tau = gr.Checkbox(False, label="A threshold of my own", elem_id="claims-own-tau")

@@ -293,7 +293,8 @@ class Evaluator:
             max_new_tokens=asked.max_new_tokens,
         )
         contestants = contestants_of(self.workspace, asked.model, asked.adapters, (), asked.style, asked.set_name)
-        made = Evaluation(contestants, problems, config, asked.set_name, store=SampleStore())
+        store = SampleStore(readable=not self.workspace.policy.public)
+        made = Evaluation(contestants, problems, config, asked.set_name, store=store)
         yield from made.run(lambda: job.stopped)
 
     def _notes(self, asked: Asked) -> dict[str, str]:

@@ -16,7 +16,7 @@ from rmx.base_state import base_changes, base_tensors, probe
 from rmx.basecheck import check_base
 from rmx.engine import adapter_key
 from rmx.errors import ModelError, TrainError
-from rmx.evaluate.contestants import key_of
+from rmx.model_key import key_of
 from rmx.models import Model
 from rmx.pair import Pair, open_pair
 from rmx.train.policy import NAME, make_policy

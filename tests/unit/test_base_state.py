@@ -13,9 +13,10 @@ from rmx.basecheck import against_file, check_base, check_loaded
 from rmx.checksums import checksum, checksums, digest
 from rmx.errors import ModelError
 from rmx.evaluate.config import EvalConfig
-from rmx.evaluate.contestants import contestants_of, key_of
+from rmx.evaluate.contestants import contestants_of
 from rmx.evaluate.evaluate import Evaluation
 from rmx.evaluate.store import SampleStore
+from rmx.model_key import key_of
 from rmx.models import Model
 from rmx.pair import Pair, make_pair
 from rmx.problems import load_set

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -29,6 +30,8 @@ from rmx.claims.verdicts import (
     no_better,
     not_below,
 )
+from rmx.cli import _parser
+from rmx.cli_train import job_of
 from rmx.errors import RmxError
 from rmx.explore.compare import PairOptions
 from rmx.explore.flips import Flip
@@ -37,6 +40,7 @@ from rmx.explore.shift_set import Places, ShiftFigures, ShiftReport
 from rmx.intervals import paired_difference
 from rmx.presets import STYLES
 from rmx.records import Problem
+from rmx.train.job import TrainJob
 from rmx.train.recipe import Recipe
 from rmx.train.run_store import RunStore
 
@@ -428,6 +432,51 @@ def test_half_of_the_gain_by_twins(tmp_path):
     reading = from_runs.positive_only(runs_in(tmp_path), subject())
     assert reading.figures["share_of_gain"]["value"] == pytest.approx(0.5)
     assert reading.judged.verdict == "agrees"
+
+
+def suggested(name, tmp_path):
+    """The command that a row tells, after its `rmx train`."""
+    asked = {"model": "some/model", "adapter": "a", "teacher": None, "style": "--style abel"}
+    why = BY_ID[name].read(runs_in(tmp_path), subject(asked=asked)).judged.why
+    return why.partition(" Make one: rmx train ")[2]
+
+
+def test_a_run_that_lacks_its_twin_gets_the_command_of_that_very_twin(tmp_path):
+    recipe = Recipe().with_(lr=5e-4, seed=7, tau=1.4)
+    put_run(tmp_path, "full", recipe=recipe, done=gained(80, 160), evaluation=solved(right(80), right(160)))
+    path = tmp_path / "full" / "config.json"
+    config = json.loads(path.read_text()) | {"style": {"style": "abel"}, "adapter": "/some where/adapter"}
+    path.write_text(json.dumps(config))
+    ran = TrainJob.from_json(config)
+    for name, changes in (("positive-only", {"positive_only": True}), ("random-gate", {"gate": "random"})):
+        words = shlex.split(suggested(name, tmp_path))
+        made = job_of(_parser().parse_args(["train", *words]))
+        assert made.recipe == recipe.with_(**changes)
+        assert (made.model, made.set_name, made.preset) == ("some/model", "gsm8k", "paper")
+        assert (made.style.style, made.init_adapter) == ("abel", "/some where/adapter")
+        assert made.style == ran.style
+
+
+def test_where_only_the_twin_is_there_the_plain_run_is_suggested(tmp_path):
+    recipe = Recipe().with_(positive_only=True, seed=9)
+    put_run(tmp_path, "half", recipe=recipe, done=gained(80, 120), evaluation=solved(right(80), right(120)))
+    command = suggested("positive-only", tmp_path)
+    assert "--seed 9" in command
+    assert "--positive-only" not in command
+
+
+def test_without_any_run_the_command_asks_as_the_claims_do(tmp_path):
+    assert suggested("reasonmaxxer", tmp_path) == "--model some/model --set gsm8k --style abel"
+    assert suggested("positive-only", tmp_path).endswith("--style abel --positive-only")
+
+
+def test_runs_that_were_asked_otherwise_are_no_twins(tmp_path):
+    put_run(tmp_path, "full", done=gained(80, 160), evaluation=solved(right(80), right(160)))
+    half = Recipe().with_(positive_only=True)
+    put_run(tmp_path, "half", recipe=half, done=gained(80, 120), evaluation=solved(right(80), right(120)))
+    path = tmp_path / "half" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"style": {"style": "abel"}}))
+    assert from_runs.positive_only(runs_in(tmp_path), subject()).judged.verdict == "not measured"
 
 
 def test_twins_differ_in_one_thing_only(tmp_path):

@@ -96,3 +96,15 @@ def test_the_locator_tells_what_the_gate_misses(capsys):
     assert document["gated"] == sum(place["gated"] for place in document["places"])
     assert main(["locator", "--limit", "1", "--budget", "50"]) == 0
     assert "the budget is used up" in capsys.readouterr().out
+
+
+def test_too_few_problems_for_a_verdict_are_said_before_anything_is_measured(capsys, monkeypatch):
+    def told(subject, cancelled):
+        assert "2 problems: no verdict is given below 30" in capsys.readouterr().err
+        yield studies.Progress(1, 1, None)
+
+    monkeypatch.setitem(board.STUDIES, "shifts", told)
+    assert main(["claims", "--only", "reranked", "--limit", "2", "--json"]) == 0
+    monkeypatch.setitem(board.STUDIES, "shifts", lambda *_: iter(()))
+    assert main(["claims", "--only", "reranked", "--limit", "30", "--json"]) == 0
+    assert "no verdict" not in capsys.readouterr().err

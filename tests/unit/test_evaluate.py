@@ -17,11 +17,13 @@ import torch
 from rmx.errors import ModelError, ProblemError, RmxError
 from rmx.evaluate import evaluate as evaluate_module
 from rmx.evaluate.config import EvalConfig
-from rmx.evaluate.contestants import Contestant, contestants_of, key_of
+from rmx.evaluate.contestants import Contestant, contestants_of
 from rmx.evaluate.evaluate import Evaluation, portions
 from rmx.evaluate.known import answered, with_answers
 from rmx.evaluate.report import EvalReport, Solved
 from rmx.evaluate.store import Answered, SampleStore, Shelf
+from rmx.line_store import KeptLines
+from rmx.model_key import key_of
 from rmx.problems import load_set
 from rmx.records import Problem
 from rmx.workspace import Workspace
@@ -218,7 +220,7 @@ def test_a_full_disk_costs_the_cache_not_the_evaluation(pair, whole, tmp_path, m
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("rmx.evaluate.store.Lines.append", full)
+    monkeypatch.setattr("rmx.line_store.Lines.append", full)
     found = last(Evaluation(pair, PROBLEMS, CONFIG, "mini:test", store=SampleStore(tmp_path))).json()
     assert "is full" in found.pop("fault")
     assert figures(found | {"fault": None}) == figures(whole)
@@ -228,7 +230,7 @@ def test_lines_that_are_not_ours_are_passed_over(tmp_path) -> None:
     good = Answered("aa", 1, "plan", 7, "42", "eos")
     bad = [{}, [], None, {**good.json(), "i": -1}, {**good.json(), "stop": "no"}, {**good.json(), "answer": 42}]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*bad, good.json()]) + '{"p": "bb"')
-    assert Shelf(tmp_path).found == {("aa", 1): good}
+    assert Shelf(KeptLines(tmp_path)).found == {("aa", 1): good}
 
 
 # -- who is evaluated -------------------------------------------------------------------------------------------------

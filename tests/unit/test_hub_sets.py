@@ -1,17 +1,21 @@
 """The sets of the Hub: which repository is asked for, which columns are read, which rows are left out."""
 
+import random
 import sys
 import types
+from collections import Counter
 
 import pytest
 
 from rmx import problems
 from rmx.answers import grade
+from rmx.cli import _parser
+from rmx.cli_train import job_of
 from rmx.errors import ProblemError, TrainError
-from rmx.hub_sets import REPOSITORIES
+from rmx.hub_sets import REPOSITORIES, is_cached
 from rmx.problems import SETS, find_problem, left_out, load_set, sizes
 from rmx.records import Problem
-from rmx.train.job import TrainJob, problems_of
+from rmx.train.job import TrainJob, draw_problems, problems_of
 
 OLYMPIAD = {  # the columns of OE_TO_maths_en_COMP, with a problem of our own
     "id": 1606, "question": "How many of the numbers from 1 to 9 are prime?", "solution": ["2, 3, 5 and 7."],
@@ -146,7 +150,7 @@ def test_without_the_hub_each_says_which_repository_cannot_be_had(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     for name, repository in REPOSITORIES.items():
         with pytest.raises(ProblemError, match=f"{repository} could not be fetched from the Hugging Face Hub"):
-            load_set(name)
+            load_set(f"{name}:{SETS[name].splits[0]}")
 
 
 def test_sizes_need_no_network(monkeypatch):
@@ -160,3 +164,115 @@ def test_sizes_need_no_network(monkeypatch):
         assert set(info.sizes) <= set(info.splits), name
         assert (name in REPOSITORIES) == ("huggingface.co/datasets/" in info.source), name
         assert REPOSITORIES.get(name, "") in info.source
+
+
+# -- MATH -------------------------------------------------------------------------------------------------------------
+
+
+def math_row(i: int, level: object, answer: str = "7", text: str | None = None) -> dict[str, object]:
+    """A row with the columns of MATH-lighteval."""
+    problem = f"Find the value of $x_{{{i}}}$." if text is None else text
+    return {"problem": problem, "level": level, "solution": rf"So $\boxed{{{answer}}}$.", "type": "Algebra"}
+
+
+MATH_500_ROWS = [
+    {"problem": f"Measured  on {i}?", "solution": "", "answer": str(i), "subject": "Algebra", "level": 1 + i % 5,
+     "unique_id": f"test/algebra/{i}.json"}
+    for i in range(6)
+]  # fmt: skip
+MATH_ROWS = {
+    "train": [
+        *(math_row(i, f"Level {1 + i % 5}") for i in range(400)),
+        math_row(400, "Level ?"),
+        math_row(401, "Level 4", text="No box here.") | {"solution": "It is 4."},
+    ],
+    "test": [
+        math_row(500, "Level 5", r"\frac{\sqrt{3}}{2}"),
+        *(math_row(600 + i, "Level 3", text=f"measured on {i}?\n") for i in range(6)),  # other spaces, other case
+    ],
+}
+
+
+@pytest.fixture
+def math(monkeypatch, tmp_path):
+    """Both repositories as local folders, read by the datasets library itself."""
+    datasets = pytest.importorskip("datasets")
+    folders = {
+        "DigitalLearningGmbH/MATH-lighteval": MATH_ROWS,
+        "HuggingFaceH4/MATH-500": {"test": MATH_500_ROWS},
+    }
+    for repository, sides in folders.items():
+        for split, rows in sides.items():
+            path = tmp_path / repository / "data" / f"{split}-00000-of-00001.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            datasets.Dataset.from_list(rows).to_parquet(path)
+    load, asked = datasets.load_dataset, []
+
+    def here(repository, config=None, *, split):
+        asked.append((repository, config, split))
+        return load(str(tmp_path / repository), config, split=split, cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", here)
+    return asked
+
+
+def test_math_is_levels_3_to_5_without_math_500(math):
+    train, validation = load_set("math:train"), load_set("math:validation")
+    assert {p.level for p in train} == {p.level for p in validation} == {3, 4, 5}
+    assert len(train) + len(validation) == 240 + 1  # of 400 by fives, and one of the Hub's test split
+    assert not {p.id for p in train} & {p.id for p in validation}
+    assert 10 <= len(validation) <= 40
+    assert all((p.set, p.split) == ("math", "train") for p in train)
+    both = {p.id: p for p in (*train, *validation)}
+    assert both["test-0"].answer == r"\frac{\sqrt{3}}{2}"
+    assert both["train-2"].answer == "7"
+    assert not any("easured" in p.problem for p in both.values())
+    found = problems._named("math", "train")[1]
+    assert found == {"another level than 3 to 5": 161, "in MATH-500": 6, "no final answer": 1}
+    assert set(math) == {
+        ("DigitalLearningGmbH/MATH-lighteval", None, "train"),
+        ("DigitalLearningGmbH/MATH-lighteval", None, "test"),
+        ("HuggingFaceH4/MATH-500", None, "test"),
+    }
+
+
+def test_the_first_validation_problems_are_of_all_levels(math):
+    found = load_set("math:validation")
+    assert {p.level for p in found[:10]} == {3, 4, 5}
+    assert [p.id for p in found] != sorted((p.id for p in found), key=lambda i: int(i.partition("-")[2]))
+
+
+def test_its_test_split_is_math_500(math):
+    found = load_set("math")
+    assert [(p.id, p.answer, p.level) for p in found] == [(p.id, p.answer, p.level) for p in load_set("math500")]
+    assert {p.set for p in found} == {"math"}
+
+
+def test_a_run_trains_on_as_many_problems_of_each_level(math):
+    job = job_of(_parser().parse_args(["train", "--model", "qwen2.5-1.5b", "--set", "math"]))
+    assert (job.recipe.rollouts.problems, job.recipe.rollouts.k, job.preset) == (150, 20, "paper")
+    found = problems_of(job)
+    assert Counter(p.level for p in found.train) == {3: 50, 4: 50, 5: 50}
+    assert found.train == problems_of(job).train
+    assert [p.id for p in found.test] == [f"test/algebra/{i}.json" for i in range(6)]
+    assert found.validation
+    texts = {p.problem for p in found.train}
+    assert not texts & {p.problem for p in (*found.validation, *found.test)}
+
+
+def test_where_a_level_has_too_few_problems_the_others_make_up_for_it():
+    rows = [Problem(f"{level}-{i}", "?", "1", level=level) for level, n in ((3, 2), (4, 30), (5, 30)) for i in range(n)]
+    found = [p.level for p in draw_problems(rows, 22, random.Random(0))]
+    assert (found.count(3), found.count(4), found.count(5)) == (2, 10, 10)
+    plain = [Problem(str(i), "?", "1") for i in range(9)]
+    assert draw_problems(plain, 4, random.Random(1)) == random.Random(1).sample(plain, 4)
+
+
+def test_a_public_site_knows_math_as_cached_only_with_both_repositories(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    for folder, expected in (("HuggingFaceH4___math-500", False), ("DigitalLearningGmbH___math-lighteval", True)):
+        path = tmp_path / folder / "default" / "0.0.0" / "abc"
+        path.mkdir(parents=True)
+        (path / "dataset_info.json").write_text("{}")
+        assert is_cached("math") is expected
+    assert is_cached("math500")

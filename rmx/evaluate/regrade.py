@@ -1,0 +1,121 @@
+"""Kept completions looked at again, by the present rules and without a pass of any network."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rmx.answers import RULES
+from rmx.config import Sampling
+from rmx.errors import RmxError
+from rmx.evaluate.evaluate import Evaluation, Shelves, hashed, never
+from rmx.evaluate.report import EvalReport
+from rmx.evaluate.store import Answered, Shelf
+
+
+class Regrading(Evaluation):
+    """An evaluation of what is kept: each answer is read from its token ids again and compared with the known one.
+
+    Completions that were kept by the other rule of what counts as an answer are taken too: what a model writes does not
+    depend on it. Problems of which a completion is missing are left out and counted. What is found is kept, so that
+    later evaluations show it as well.
+    """
+
+    def run(self, cancelled: Callable[[], bool] = never) -> Iterator[EvalReport]:
+        """Read and judge; the last report holds in `regraded` what has changed.
+
+        Raises:
+            RmxError: of no problem all completions are kept.
+        """
+        wanted = {hashed(prompt) for prompt in self._prompts}
+        shelves: Shelves = [[(s, self._shelf(c, s, wanted)) for s in self._settings()] for c in self.contestants]
+        counts = {"completions": 0, "changed": 0, "answers_changed": 0, "without_ids": 0, "not_judged_before": 0}
+        changes = list[dict[str, Any]]()
+        try:
+            left_out = self._leave_out(shelves)
+            told: dict[str, Any] = {**counts, "left_out": left_out, "changes": changes}
+            for place in range(len(self.problems)):
+                if cancelled():
+                    break
+                before = self._read_again(place, shelves, told)
+                solved = self._graded(place, shelves)
+                self._solved.append(solved)
+                for change in _changes(solved.problem.id, before, solved.verdicts):
+                    told["not_judged_before"] += change["before"]["correct"] is None
+                    if change["before"]["correct"] not in (None, change["after"]["correct"]):
+                        changes.append(change)
+                told["changed"] = len(changes)
+                yield replace(self._report(len(self._solved) == len(self.problems)), regraded=told)
+        finally:
+            for found in shelves:
+                for _, shelf in found:
+                    shelf.close()
+
+    def _shelf(self, contestant: Any, sampling: Sampling, wanted: set[str]) -> Shelf:
+        """The kept completions by the present rule, and those by the others which that one lacks."""
+        style, key = contestant.model.style, contestant.key
+        shelf = self._store.shelf(key, sampling, style, wanted, with_ids=True)
+        for rule in RULES:
+            if rule != style.answers:
+                other = self._store.shelf(key, sampling, replace(style, answers=rule), wanted, with_ids=True)
+                shelf.borrow(other)
+        return shelf
+
+    def _numbers(self, sampling: Sampling) -> range:
+        return range(1 if sampling.greedy else self.config.n)
+
+    def _leave_out(self, shelves: Shelves) -> int:
+        """Keep the problems alone of which everything is there; returns how many were left out."""
+        there = [
+            all(
+                (hashed(prompt), number) in shelf.found
+                for found in shelves
+                for sampling, shelf in found
+                for number in self._numbers(sampling)
+            )
+            for prompt in self._prompts
+        ]
+        if not any(there):
+            raise RmxError(
+                "Of none of these problems all completions are kept. Evaluate once without --regrade, with the same "
+                "models, samples, temperature and limit; what is kept may also have made room (RMX_KEPT_GB)."
+            )
+        self.problems = [p for p, whole in zip(self.problems, there, strict=True) if whole]
+        self._prompts = [p for p, whole in zip(self._prompts, there, strict=True) if whole]
+        return there.count(False)
+
+    def _read_again(
+        self, place: int, shelves: Shelves, told: dict[str, Any]
+    ) -> list[tuple[str, int | None, Answered, Answered, bool | None]]:
+        """Read the answers of one problem; returns each as it was, as it is, and what it was judged to be."""
+        found, prompt, known = [], self._prompts[place], self.problems[place].answer or ""
+        for contestant, theirs in zip(self.contestants, shelves, strict=True):
+            for sampling, shelf in theirs:
+                for number in self._numbers(sampling):
+                    was = shelf.found[hashed(prompt), number]
+                    right = False if was.truncated else shelf.judged(was.prompt, known, was.answer)
+                    now = was
+                    if was.ids:
+                        now = replace(was, answer=contestant.model.find_answer(prompt, was.ids))
+                    shelf.read_again(now)
+                    told["completions"] += 1
+                    told["without_ids"] += not was.ids
+                    told["answers_changed"] += now != was
+                    found.append((contestant.name, None if sampling.greedy else number, was, now, right))
+        self._at += len(found)
+        self._cached += len(found)
+        return found
+
+
+def _changes(
+    problem: str, found: Sequence[tuple[str, int | None, Answered, Answered, bool | None]], verdicts: dict[str, bool]
+) -> Iterator[dict[str, Any]]:
+    """Each completion with its answer and verdict as they were and as they are; `sample` is null for the greedy one."""
+    for model, sample, was, now, right in found:
+        is_right = now.answer is not None and not now.truncated and verdicts[now.answer]
+        yield {
+            "id": problem,
+            "model": model,
+            "sample": sample,
+            "before": {"answer": was.answer, "correct": right},
+            "after": {"answer": now.answer, "correct": is_right},
+        }
