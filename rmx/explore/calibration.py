@@ -52,7 +52,7 @@ class Calibration:
     temperature: float | None
     set_name: str
     style: str
-    kept: bool  # whether the solutions were there before
+    kept: bool  # whether the solutions were there before this call
 
     def json(self) -> dict[str, Any]:
         """What documents hold of it."""
@@ -64,7 +64,6 @@ class Calibration:
             "temperature": self.temperature,
             "set": self.set_name,
             "style": self.style,
-            "kept": self.kept,
             "sentence": self.sentence,
         }
 

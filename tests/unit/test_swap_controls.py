@@ -9,6 +9,7 @@ from rmx.claims.studies import Swaps
 from rmx.cli import main
 from rmx.explore.flips import Flip
 from rmx.explore.swap_controls import ARMS, ProblemControls, Tried, controls_of, summarise
+from rmx.paths import ASSETS
 from rmx.problems import load_set
 from tests.unit.test_claims import subject
 
@@ -108,3 +109,9 @@ def test_the_bench_prints_them(capsys):
     assert "null" in capsys.readouterr().out
     assert main(["bench", "forks", "--limit", "0"]) == 2
     assert main(["bench", "forks", "--limit", "1", "--temperature", "0"]) == 2
+
+
+def test_the_page_tells_of_the_controls():
+    small = (ASSETS / "token_view.html").read_text(encoding="utf-8")
+    assert "the null swap, forcing the token that is there already, at 0&#8239;% [0, 2.6]" in small
+    assert "142 forks of 40 problems" in small
