@@ -8,7 +8,6 @@ from typing import Any
 
 from rmx.cli_style import add_style, style_of
 from rmx.errors import RmxError
-from rmx.exact_test import RULE, told_change
 
 AddModel = Callable[[argparse.ArgumentParser], None]
 
@@ -82,6 +81,8 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 
 def table(found: dict[str, Any]) -> str:
     """The figures of an evaluation as lines of text."""
+    from rmx.exact_test import RULE
+
     missing = "" if found["done"] else f" (of {found['of_problems']}; stopped)"
     draws = f"{found['samples']} samples at T {found['temperature']:g}, top-p {found['top_p']:g}, seed {found['seed']}"
     lines = [f"{found['set']}: {found['problems']} problems{missing}, {draws}"]
@@ -164,6 +165,8 @@ def _bounds(value: dict[str, Any]) -> str:
 
 
 def _counts(value: dict[str, Any]) -> str:
+    from rmx.exact_test import told_change
+
     won = f"  won {value['won']}, lost {value['lost']}," if value.get("won") is not None else " "
     told = f"{won} {told_change(value)}".rstrip()
     needed = value.get("needed")

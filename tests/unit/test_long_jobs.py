@@ -202,7 +202,7 @@ def test_a_page_that_measures_again_makes_room_for_itself(monkeypatch):
 def test_a_set_whose_page_leaves_before_it_begins_does_not_count_for_ever(monkeypatch):
     space = Workspace(loader=lambda spec: scripted_model(), policy=Policy(public=True))
     tab = CompareTab(Comparer(space), Settings(public=True))
-    monkeypatch.setattr(tab, "_pair", lambda *_: SimpleNamespace(name="a pair"))
+    monkeypatch.setattr(tab, "_pair", lambda *_, **__: SimpleNamespace(name="a pair"))
     steps = tab.over_set("shifts", SimpleNamespace(session_hash="page"), None, None, None, None, 1.0, "mini", 1, 1.0, 8)
     message, _ = next(steps)
     steps.close()
