@@ -73,6 +73,7 @@ class Controls:
     read: gr.Button
     kinds: dict[Kind, gr.Button]
     style: StyleControls
+    section: gr.Accordion  # of the model
 
     @property
     def asked(self) -> list[Any]:
@@ -337,7 +338,7 @@ def _controls(tab: ExploreTab) -> Controls:
         answer = gr.Textbox(first.answer, label="Expected answer (optional)", elem_id="answer", max_lines=1)
     build_builder(problem, answer)
     build_share_panel(tab.sharing, tab.who)
-    with gr.Accordion("Model", open=False):
+    with gr.Accordion("Model", open=False, elem_id="model-section") as section:
         model = gr.Dropdown(choices, value=tab.spec, label="Model", allow_custom_value=True, elem_id="model")
         gpu = gr.Button(
             f"Load {gpu_preset.title} ({gpu_preset.size(True)})",
@@ -365,7 +366,7 @@ def _controls(tab: ExploreTab) -> Controls:
         read = gr.Button("Score this text", size="sm", elem_id="read")
     return Controls(
         model, adapter, gpu, note, problem_set, picked, problem, answer, banner, solve, threshold, temperature, top_p,
-        seed, max_new, raw, text, read, kinds, style,
+        seed, max_new, raw, text, read, kinds, style, section,
     )  # fmt: skip
 
 
