@@ -111,7 +111,8 @@ def _locator(args: argparse.Namespace) -> None:
     from rmx.workspace import Workspace
 
     config = LocatorConfig(args.samples, seed=args.seed, budget=args.budget, max_new_tokens=args.max_new_tokens)
-    options, space = pair_options(args), Workspace(args.device, args.dtype)
+    options = pair_options(args)
+    space = Workspace(args.device, args.dtype, placing=options.placing)
     problems = options.problems()
     model = space.model(options.model).ask_in(options.style, options.set_name)
     adapter = space.adapter(model, args.adapter)
@@ -125,7 +126,7 @@ def _locator(args: argparse.Namespace) -> None:
                     end=end,
                     file=sys.stderr,
                 )
-    found = report.json() | {"adapter": args.adapter, "style": model.style.json()}
+    found = report.json() | {"dtype": model.dtype, "adapter": args.adapter, "style": model.style.json()}
     print(json.dumps(found, ensure_ascii=False) if args.json else locator_table(found))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rmx.cli_placing import refuse_placing
 from rmx.cli_style import add_style, style_of
 from rmx.errors import RmxError
 from rmx.train.run_files import clean
@@ -97,6 +98,7 @@ def _train(args: argparse.Namespace) -> int:
     from rmx.train.drive import drive
     from rmx.train.sweep_taus import NO_DRY
 
+    refuse_placing(args)
     folder = _resumed(args) if args.resume else _new_run(args)
     if args.dry_run and folder.config.get("kind") == "sweep":
         raise RmxError(NO_DRY)
@@ -318,6 +320,7 @@ def _rollouts(args: argparse.Namespace) -> None:
     from rmx.train.sampling_only import sample_to_file
 
     model = args.model or os.environ.get("RMX_MODEL", "mini")
+    refuse_placing(args)
     about = {"server": args.server, "device": args.device, "dtype": args.dtype, "style": style_of(args)}
     job = TrainJob(model, args.set or "mini", recipe_of(args), **about)
     out, figures, tell = Path(args.out).absolute(), dict[str, Any](), Teller()

@@ -552,6 +552,13 @@ def _drop_hooks(model: Any) -> None:
         hooked._forward_pre_hooks_with_kwargs.clear()
 
 
+def select_rows(cache: Any, rows: Tensor) -> None:
+    """Keep these rows of a cache, in this order; the layers of a model over several GPUs are not all on one."""
+    for layer in cache.layers:
+        keys = getattr(layer, "keys", None)
+        layer.batch_select_indices(rows if keys is None else rows.to(keys.device))
+
+
 def whole_length(cache: Any) -> int:
     """Positions that every layer holds: a pass that broke half way leaves some layers with more than others."""
     return min((int(layer.get_seq_length()) for layer in cache.layers), default=0)

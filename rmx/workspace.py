@@ -14,6 +14,7 @@ from rmx.config import MOST_NAME
 from rmx.engine import Engine
 from rmx.errors import Busy, ModelError, shown
 from rmx.models import Model, load
+from rmx.placing import PLAIN, Placing
 from rmx.policy import PRIVATE, Policy
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Workspace:
         policy: what may be asked for; every road to a model or an adapter leads through here.
         max_waiting: who holds or waits for one model at most. per_visitor, per_address: how many of those are one
             visitor's, or come from one address; 0: any.
+        placing: quantised weights, or a model over several GPUs.
     """
 
     forks = False  # whether this process is copied for single calls: gradients computed here would spoil the copies
@@ -45,8 +47,9 @@ class Workspace:
         max_waiting: int = 64,
         per_visitor: int = 0,
         per_address: int = 0,
+        placing: Placing = PLAIN,
     ) -> None:
-        self._load = loader or (lambda spec: load(spec, device, dtype))
+        self._load = loader or (lambda spec: load(spec, device, dtype, placing=placing))
         self.policy, self._line = policy, (max_waiting, per_visitor, per_address)
         self._keep = keep
         self._models: OrderedDict[str, Model] = OrderedDict()

@@ -88,6 +88,7 @@ class InterveneReport:
     problems: tuple[ProblemArms, ...]
     placebo: PlaceboArm | None = None
     style: PromptStyle | None = None  # how both models were asked
+    dtype: str | None = None  # of the base
 
     def placebo_json(self) -> dict[str, Any] | None:
         """The placebo's figures; None where it was not run."""
@@ -146,6 +147,7 @@ class InterveneReport:
             "set": self.set_name,
             "base": self.base,
             "adapted": self.adapted,
+            "dtype": self.dtype,
             "n": len(self.problems),
             "of": self.of,
             "stopped": self.stopped,
@@ -268,6 +270,7 @@ class InterveneSet:
             tuple(done),
             placebo,
             self.pair.base.style,
+            self.pair.base.dtype,
         )
 
     def _batch_size(self, asked: Sequence[Asked]) -> int:

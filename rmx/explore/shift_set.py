@@ -143,6 +143,7 @@ class ShiftReport:
     dtype_noise: Difference | None = None
     stopped: bool = False
     style: PromptStyle | None = None  # how both models were asked
+    dtype: str | None = None  # of the base
 
     @property
     def done(self) -> bool:
@@ -155,6 +156,7 @@ class ShiftReport:
             "set": self.set_name,
             "base": self.base,
             "adapted": self.adapted,
+            "dtype": self.dtype,
             "tau": self.tau,
             "style": self.style.json() if self.style else None,
             "problems": self.at,
@@ -261,6 +263,7 @@ class ShiftSet:
             self._dtype_noise,
             stopped=self.cancelled(),
             style=self.pair.base.style,
+            dtype=self.pair.base.dtype,
         )
 
 
