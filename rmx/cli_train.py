@@ -225,6 +225,14 @@ class Teller:
             f"{f['truncated']} truncated, {f['unparsed']} without an answer{_ids_of(f.get('server'))}"
         )
 
+    def _head(self, f: dict[str, Any]) -> str:
+        if not f["tf32"]:
+            return f"head       --tf32 has no effect. {f['why']}"
+        return (
+            f"head       products in TF32: on a fixed text a log-probability moves by up to {f['logp_error']:.1e} "
+            f"nats, a mean of the head's rows by {100 * f['mean_error']:.1e} %"
+        )
+
     def _selection(self, f: dict[str, Any]) -> str:
         out = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in f["out"].items() if n)
         return (

@@ -40,10 +40,10 @@ _TAILS = {
 }
 # Choices that the paper leaves open, or that it does not have.
 _OURS = {
-    "train": {"neg_floor_nats", "recompute", "validation_k", "test", "patience", "guards", "kl_limit", "seed"},
+    "train": {"neg_floor_nats", "recompute", "tf32", "validation_k", "test", "patience", "guards", "kl_limit", "seed"},
     "distill": {
-        "k", "max_new_tokens", "tail", "alpha", "dropout", "max_grad_norm", "max_seq_len", "recompute", "heldout",
-        "validation", "seed",
+        "k", "max_new_tokens", "tail", "alpha", "dropout", "max_grad_norm", "max_seq_len", "recompute", "tf32",
+        "heldout", "validation", "seed",
     },
 }  # fmt: skip
 

@@ -157,6 +157,7 @@ class OptimConfig:
     max_steps: int | None = None  # updates after which to stop; the schedule stays that of all epochs
     max_seq_len: int = 8192
     recompute: bool = False  # gradient checkpointing
+    tf32: bool = False  # products of the head in TF32, on CUDA
 
     def __post_init__(self) -> None:
         _between("lr", self.lr, 0, 1, open_low=True)
