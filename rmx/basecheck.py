@@ -24,6 +24,7 @@ from rmx.engine import Engine, split_key
 from rmx.gpu_time import decoding
 from rmx.models import Model, load
 from rmx.pair import Pair
+from rmx.placing import Placing, split_dtype
 
 ON_THIS_TEXT = "adapter off against the bare network on this text"
 APART = "two sets of weights; nothing is on the base"
@@ -49,7 +50,7 @@ class BaseCheck:
     max_dlogit: float  # adapter off against the bare network, on this text
     positions: int
     how: str
-    weights: Weights | None  # None where the file is not at hand
+    weights: Weights | None  # None where the file is not at hand, or holds what is quantised in memory
     memory: Changes | None  # since before the first adapter; None where nothing was recorded
     copy: float | None  # against a full second copy, where one was asked for
     adapter: AdapterFacts | None  # None for a pair of two checkpoints
@@ -115,7 +116,8 @@ def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: flo
     began = time.monotonic()
     model = pair.base
     ids = ids[: model.engine.context - 1]  # the last token of a full context decides nothing
-    second = load(model.spec, str(model.engine.device), model.dtype) if copy else None
+    kind, quantize = split_dtype(model.dtype)
+    second = load(model.spec, str(model.engine.device), kind, placing=Placing(quantize)) if copy else None
     with model.engine.turns.turn(patience):
         off = _logits(model.engine, ids)
         with bare(model.engine):
@@ -184,7 +186,7 @@ def against_file(model: Model, held: Mapping[str, Tensor] | None = None) -> Weig
 
 
 def _weight_files(model: Model) -> list[Path]:
-    if model.source is None:
+    if model.source is None or split_dtype(model.dtype)[1]:
         return []
     folder = Path(model.source)
     if not folder.is_dir():

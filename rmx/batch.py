@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from rmx.engine import Engine
+from rmx.engine import Engine, select_rows
 from rmx.roomy import roomy
 
 Choose = Callable[[Tensor, Sequence[int], int], Tensor]  # logits (B, V), row numbers, step -> ids (B,)
@@ -98,7 +98,7 @@ def decode_steps(
             return
         engine.give_way(cancelled)
         if len(going) < len(live):
-            cache.batch_select_indices(torch.tensor(going, device=engine.device))
+            select_rows(cache, torch.tensor(going, device=engine.device))
             live, ids = [live[i] for i in going], [ids[i] for i in going]
         logits = engine.forward([[t] for t in ids], cache, keep=1)[:, -1]
         ids = choose(logits, live, step).tolist()
@@ -187,7 +187,7 @@ class _Masked:
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""
         kept = torch.tensor(rows, device=self._engine.device)
-        self._cache.batch_select_indices(kept)
+        select_rows(self._cache, kept)
         self._mask, self._next = self._mask[kept], self._next[kept]
 
 

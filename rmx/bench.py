@@ -23,6 +23,7 @@ from rmx.errors import RmxError
 from rmx.explore.generate import Generation, Job
 from rmx.intervals import bootstrap_median
 from rmx.models import Model, load
+from rmx.placing import PLAIN, Placing
 from rmx.random_weights import random_model
 
 PROBLEM = "Explain in detail how rain forms, from the sea to the ground, and why some places get more of it."
@@ -30,7 +31,13 @@ DEFAULT = "smollm2-135m-instruct-q4_1"
 
 
 def run(
-    what: str, model: str | None = None, device: str = "auto", dtype: str = "auto", rounds: int = 7, **forks: Any
+    what: str,
+    model: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    rounds: int = 7,
+    placing: Placing = PLAIN,
+    **forks: Any,
 ) -> dict[str, Any]:
     """Run one benchmark; returns a flat document with `environment`.
 
@@ -39,6 +46,8 @@ def run(
     """
     if rounds < 1:
         raise RmxError(f"--rounds must be 1 or more; got {rounds}.")
+    if placing and (what in ("ui", "pair", "train") or (model or DEFAULT).startswith("random:")):
+        raise RmxError("This measures whole weights on one device. Leave --quantize and --device-map out.")
     if what == "ui":
         from rmx.bench_ui import bench_ui
 
@@ -46,10 +55,10 @@ def run(
     if what == "forks":
         from rmx.explore.flips import bench_forks
 
-        loaded = load(model or "mini", device, dtype)
+        loaded = load(model or "mini", device, dtype, placing=placing)
         return bench_forks(loaded, **forks) | {"environment": environment(loaded)}
     name = model or DEFAULT
-    loaded = open_model(name, device, dtype)
+    loaded = open_model(name, device, dtype, placing)
     measures: dict[str, Callable[[Model, int], dict[str, Any]]] = {"decode": decode, "swap": swap, "branches": branches}
     if what == "rollouts":
         from rmx.bench_rollouts import bench_rollouts
@@ -72,10 +81,10 @@ def run(
     return result | {"environment": environment(loaded)}
 
 
-def open_model(name: str, device: str, dtype: str) -> Model:
+def open_model(name: str, device: str, dtype: str, placing: Placing = PLAIN) -> Model:
     """Load a model, or make a `random:` one."""
     shape = name.removeprefix("random:")
-    return random_model(shape, device, dtype) if shape != name else load(name, device, dtype)
+    return random_model(shape, device, dtype) if shape != name else load(name, device, dtype, placing=placing)
 
 
 class pinned:

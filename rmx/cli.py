@@ -22,6 +22,7 @@ from rmx.cli_eval import add_verbs as add_eval_verbs
 from rmx.cli_explore import add_verbs as add_explore_verbs
 from rmx.cli_export import add_verbs as add_export_verbs
 from rmx.cli_pair import add_verbs as add_pair_verbs
+from rmx.cli_placing import add_placing, placing_of
 from rmx.cli_runs import add_verbs as add_runs_verbs
 from rmx.cli_sets import add_verbs as add_sets_verbs
 from rmx.cli_style import add_share, add_style, style_of
@@ -106,8 +107,9 @@ def _trace(args: argparse.Namespace) -> None:
         cold=args.cold,
         read=_read_text(args.read),
         style=style_of(args),
+        placing=placing_of(args),
     )
-    space = Workspace(options.device, options.dtype)
+    space = Workspace(options.device, options.dtype, placing=options.placing)
     traces = trace(options, space)
     if args.json:
         about = asked(options, space, traces)
@@ -129,8 +131,9 @@ def _bench(args: argparse.Namespace) -> None:
         return
     from rmx.bench import run
 
+    about = {"device": args.device, "dtype": args.dtype, "rounds": args.rounds, "placing": placing_of(args)}
     forks = {"limit": args.limit, "seed": args.seed, "temperature": args.temperature} if args.what == "forks" else {}
-    result = run(args.what, model=args.model, device=args.device, dtype=args.dtype, rounds=args.rounds, **forks)
+    result = run(args.what, model=args.model, **about, **forks)
     if args.json:
         print(json.dumps(result))
         return
@@ -239,6 +242,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", metavar="S", help="a bundled name, a folder or a Hub id (safetensors)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+    add_placing(parser)
 
 
 def _add_serve(verbs: Any) -> None:

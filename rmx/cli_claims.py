@@ -118,7 +118,8 @@ def _locator(args: argparse.Namespace) -> None:
     from rmx.workspace import Workspace
 
     config = LocatorConfig(args.samples, seed=args.seed, budget=args.budget, max_new_tokens=args.max_new_tokens)
-    options, space = pair_options(args), Workspace(args.device, args.dtype)
+    options = pair_options(args)
+    space = Workspace(args.device, args.dtype, placing=options.placing)
     problems = options.problems()
     model = space.model(options.model).ask_in(options.style, options.set_name)
     adapter, store = space.adapter(model, args.adapter), LineStore(keep=not args.no_cache)
@@ -127,7 +128,7 @@ def _locator(args: argparse.Namespace) -> None:
         report: Any = None
         for report in Locator(model, problems, tau, config, args.set, stopped, adapter, store=store):
             tell("problems", report.problems, report.of, f"{report.tokens_spent:,} tokens")
-    found = report.json() | {"adapter": args.adapter, "style": model.style.json()}
+    found = report.json() | {"dtype": model.dtype, "adapter": args.adapter, "style": model.style.json()}
     found["calibration"] = calibrated.json() if (calibrated := options.calibration(model)) else None
     print(json.dumps(found, ensure_ascii=False) if args.json else locator_table(found))
 

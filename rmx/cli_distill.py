@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rmx.cli_placing import refuse_placing
 from rmx.cli_style import add_style, style_of
 from rmx.cli_train import Teller, percent, points
 from rmx.errors import RmxError
@@ -71,6 +72,7 @@ def _distill(args: argparse.Namespace) -> int:
     from rmx.train.drive import drive
     from rmx.train.run_store import RunStore
 
+    refuse_placing(args)
     if args.resume:
         folder = _resumed(args)
     else:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from rmx.cli_placing import placing_of
 from rmx.cli_style import add_style, style_of
 from rmx.errors import RmxError
 
@@ -58,7 +59,7 @@ def _eval(args: argparse.Namespace) -> None:
     )
     problems = with_answers(args.set, args.limit)
     model = args.model or os.environ.get("RMX_MODEL", "mini")
-    workspace = Workspace(args.device, args.dtype)
+    workspace = Workspace(args.device, args.dtype, placing=placing_of(args))
     contestants = contestants_of(workspace, model, args.adapter, args.teacher, style_of(args), args.set)
     store = SampleStore(keep=not args.no_cache)
     kind, report = Regrading if args.regrade else Evaluation, None

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from rmx.cli_placing import placing_of
 from rmx.cli_style import add_style, style_of
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -72,6 +73,7 @@ def _solution(args: argparse.Namespace) -> Any:
         max_new_tokens=args.max_new_tokens,
         tau=args.tau,
         style=style_of(args),
+        placing=placing_of(args),
     )
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rmx.cli_placing import placing_of
 from rmx.cli_style import add_share, add_style, style_of
 from rmx.errors import RmxError
 
@@ -80,6 +81,7 @@ def pair_options(args: argparse.Namespace) -> Any:
         set_name=args.set,
         limit=args.limit,
         style=style_of(args),
+        placing=placing_of(args),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rmx.cli_placing import refuse_placing
 from rmx.cli_style import add_style, style_of
 from rmx.errors import RmxError
 from rmx.progress import Progress
@@ -98,6 +99,7 @@ def _train(args: argparse.Namespace) -> int:
     from rmx.train.drive import drive
     from rmx.train.sweep_taus import NO_DRY
 
+    refuse_placing(args)
     folder = _resumed(args) if args.resume else _new_run(args)
     if args.dry_run and folder.config.get("kind") == "sweep":
         raise RmxError(NO_DRY)
@@ -228,6 +230,14 @@ class Teller:
             f"{f['truncated']} truncated, {f['unparsed']} without an answer{_ids_of(f.get('server'))}"
         )
 
+    def _head(self, f: dict[str, Any]) -> str:
+        if not f["tf32"]:
+            return f"head       --tf32 has no effect. {f['why']}"
+        return (
+            f"head       products in TF32: on a fixed text a log-probability moves by up to {f['logp_error']:.1e} "
+            f"nats, a mean of the head's rows by {100 * f['mean_error']:.1e} %"
+        )
+
     def _selection(self, f: dict[str, Any]) -> str:
         out = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in f["out"].items() if n)
         return (
@@ -332,6 +342,7 @@ def _rollouts(args: argparse.Namespace) -> None:
     from rmx.train.sampling_only import sample_to_file
 
     model = args.model or os.environ.get("RMX_MODEL", "mini")
+    refuse_placing(args)
     about = {"server": args.server, "device": args.device, "dtype": args.dtype, "style": style_of(args)}
     job = TrainJob(model, args.set or "mini", recipe_of(args), **about)
     out, figures, tell = Path(args.out).absolute(), dict[str, Any](), Teller()

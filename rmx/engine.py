@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -58,7 +58,7 @@ class PrefixCache:
 
     @property
     def nbytes(self) -> int:
-        return sum(s.nbytes for s in self._saved.values())
+        return sum(s.nbytes for s in list(self._saved.values()))
 
     def __len__(self) -> int:
         return len(self._saved)
@@ -142,6 +142,25 @@ class Stream:
         self._engine.save(self._adapter, self.ids, self._cache)
 
 
+class Unloaded:
+    """Stands in for a network that was given back; whoever asks it for anything is told why.
+
+    Args:
+        why: a sentence for users.
+    """
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ModelError(self._why)
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        raise ModelError(self._why)
+
+
 class Engine:
     """A causal language model with its prefix cache and its adapters.
 
@@ -189,6 +208,29 @@ class Engine:
     def chunk_rows(self) -> int:
         """How many rows of logits one reading chunk holds."""
         return max(16, CHUNK_BYTES // (4 * self.vocab_size))
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights, with those of the adapters on them, and of the prefix cache."""
+        return int(self.model.get_memory_footprint()) + self.prefixes.nbytes
+
+    def unload(self, why: str) -> None:
+        """Let go of the network, its adapters and all that was computed with it. The caller holds the turn.
+
+        Args:
+            why: what everybody is told who asks these weights for anything, until `reload`.
+        """
+        self.fault, self.model = why, Unloaded(why)
+        self.prefixes.clear()
+        self.biases.clear()  # the adapters' names stay: solutions that are kept say where theirs came from
+        self.checksums = self.probe = self.compared = None
+
+    def reload(self, other: "Engine") -> None:
+        """Take over the network of an engine that nobody has used yet, in the place of one that was unloaded."""
+        self.adapters.clear()
+        self.model, self.config, self.fault = other.model, other.config, None
 
     # -- adapters -------------------------------------------------------------------------------------------------
 
@@ -508,6 +550,13 @@ def _drop_hooks(model: Any) -> None:
         hooked: Any = layer
         hooked._forward_pre_hooks.clear()
         hooked._forward_pre_hooks_with_kwargs.clear()
+
+
+def select_rows(cache: Any, rows: Tensor) -> None:
+    """Keep these rows of a cache, in this order; the layers of a model over several GPUs are not all on one."""
+    for layer in cache.layers:
+        keys = getattr(layer, "keys", None)
+        layer.batch_select_indices(rows if keys is None else rows.to(keys.device))
 
 
 def whole_length(cache: Any) -> int:

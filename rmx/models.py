@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from rmx.errors import ModelError, PromptError, first_line
 from rmx.families import family_of, style_of
 from rmx.paths import ASSETS, cache_dir
 from rmx.pieces import Detokenizer
+from rmx.placing import PLAIN, Placing, check_in_memory
 from rmx.presets import Preset, PromptStyle, preset_of
 from rmx.progress import show_downloads
 from rmx.records import Answer
@@ -43,7 +44,7 @@ class Model:
 
     spec: str
     revision: str  # commit of a Hub model, content hash of local files
-    dtype: str
+    dtype: str  # that it computes in, with `+8bit` or `+4bit` where the weights are quantised
     engine: Engine
     tokenizer: Any
     style: PromptStyle
@@ -163,7 +164,13 @@ class Model:
         return list(self.engine.adapters)
 
 
-def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int | None = None) -> Model:
+def load(
+    spec: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    cache_bytes: int | None = None,
+    placing: Placing = PLAIN,
+) -> Model:
     """Load a model by its spec.
 
     Args:
@@ -171,6 +178,7 @@ def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int 
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto" (bf16 on CUDA, else fp32), "float32", "bfloat16", "float16".
         cache_bytes: bound of the prefix cache; None: 16 times the weights, between 64 and 512 MB.
+        placing: quantised, or spread over several GPUs.
 
     Raises:
         ModelError: what is missing or refused, and what to do.
@@ -178,6 +186,7 @@ def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int 
     show_downloads()
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
+    placed = placing.options(device, where, DTYPES[kind])
     preset = preset_of(spec)
     source, revision = _source(spec, preset)
     folder = Path(source)
@@ -188,8 +197,8 @@ def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int 
         _check_folder(folder, spec)
     place = str(folder) if local else source
     try:
-        tokenizer, model = _from_pretrained(place, revision, kind, local)
-        model = model.to(where).eval()
+        tokenizer, model = _from_pretrained(place, revision, kind, local, placed)
+        model = (model if placed else model.to(where)).eval()
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{spec} does not fit into this GPU's memory. Free it or take a smaller model.") from error
     except SafetensorError as error:
@@ -197,12 +206,14 @@ def load(spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int 
         raise ModelError(f"The weights of {spec} are damaged ({why}). Fetch or save them again.") from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(_why(spec, error, local)) from error
+    check_in_memory(spec, model)
     model.requires_grad_(False)
     if cache_bytes is None:
         cache_bytes = min(512 << 20, max(64 << 20, 16 * sum(w.nbytes for w in model.parameters())))
     found = fingerprint(folder) if local else getattr(model.config, "_commit_hash", None) or revision or "unknown"
     family = family_of(model.config, tokenizer)
-    return Model(spec, found, kind, Engine(model, cache_bytes), tokenizer, style_of(family), family.tau, place)
+    engine, named = Engine(model, cache_bytes), placing.dtype(kind)
+    return Model(spec, found, named, engine, tokenizer, style_of(family), family.tau, place)
 
 
 def choose_device(device: str) -> torch.device:
@@ -281,7 +292,9 @@ def _check_folder(folder: Path, spec: str) -> None:
         raise ModelError(f"{spec} has no tokenizer. Save the tokenizer into the same folder.")
 
 
-def _from_pretrained(place: str, revision: str | None, dtype: str, local: bool) -> tuple[Any, Any]:
+def _from_pretrained(
+    place: str, revision: str | None, dtype: str, local: bool, placed: Mapping[str, Any]
+) -> tuple[Any, Any]:
     """Tokenizer and model; a snapshot that is cached already loads without asking the network."""
     for offline in (True,) if local else (True, False):
         options: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
@@ -290,7 +303,7 @@ def _from_pretrained(place: str, revision: str | None, dtype: str, local: bool) 
         try:
             config = AutoConfig.from_pretrained(place, **options)
             model = AutoModelForCausalLM.from_pretrained(
-                place, config=config, dtype=DTYPES[dtype], use_safetensors=True, **options
+                place, config=config, dtype=DTYPES[dtype], use_safetensors=True, **options, **placed
             )
             return AutoTokenizer.from_pretrained(place, **options), model
         except OSError:

@@ -11,6 +11,7 @@ from rmx.base_state import bare
 from rmx.divergence import Difference, difference
 from rmx.engine import Engine
 from rmx.models import Model
+from rmx.placing import split_dtype
 
 POSITIONS = 128  # at most; more would tell the same
 STEPS = 16  # of them, read one token at a time
@@ -44,10 +45,11 @@ def shape_noise(engine: Engine, ids: Sequence[int]) -> Difference:
 def dtype_noise(model: Model, ids: Sequence[int]) -> Difference | None:
     """The same weights in the other dtype: fp32 rounded to bf16, or bf16 computed in fp32.
 
-    None for a model too large to be copied. The caller holds the engine's turn.
+    None for a model too large to be copied, and for quantised weights, which have no other dtype. The caller holds the
+    engine's turn.
     """
     engine = model.engine
-    if sum(p.numel() for p in engine.model.parameters()) > DTYPE_PARAMETERS:
+    if split_dtype(model.dtype)[1] or sum(p.numel() for p in engine.model.parameters()) > DTYPE_PARAMETERS:
         return None
     ids = list(ids[-POSITIONS:])
     other = torch.bfloat16 if model.dtype == "float32" else torch.float32

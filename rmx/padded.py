@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from rmx.engine import Engine
+from rmx.engine import Engine, select_rows
 
 
 class PaddedBatch:
@@ -37,7 +37,7 @@ class PaddedBatch:
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows only; their logits stay."""
         kept = torch.tensor(rows, device=self._engine.device)
-        self._cache.batch_select_indices(kept)
+        select_rows(self._cache, kept)
         self._mask, self._next, self.logits = self._mask[kept], self._next[kept], self.logits[kept]
 
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:

@@ -17,7 +17,17 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rmx.adapter_facts import why_not_linear
 from rmx.adapters import attached
-from rmx.engine import Engine, Saved, Stream, adapter_key, croppable, held_together, split_key, whole_length
+from rmx.engine import (
+    Engine,
+    Saved,
+    Stream,
+    adapter_key,
+    croppable,
+    held_together,
+    select_rows,
+    split_key,
+    whole_length,
+)
 from rmx.errors import ModelError
 from rmx.models import Model
 from rmx.records import shown_adapter
@@ -258,7 +268,7 @@ class PairStream:
         self.base, self.adapted = self.base[picked], self.adapted[picked]
         wanted = torch.cat([picked, picked + n]) if self._mixed else picked
         for cache in self._caches:
-            cache.batch_select_indices(wanted.to(_device(cache)))
+            select_rows(cache, wanted)
 
     def save(self, row: int = 0) -> None:
         """Hand one row's keys and values, under both models, to the prefix cache."""
@@ -338,8 +348,3 @@ def _stack(caches: Sequence[Any], engine: Engine) -> Any:
 
 def _to_the_right(rows: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(rows, (0, 0, length - rows.shape[-2], 0))
-
-
-def _device(cache: Any) -> torch.device:
-    device: torch.device = cache.layers[0].keys.device
-    return device

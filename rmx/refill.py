@@ -21,7 +21,7 @@ from transformers import DynamicCache
 from rmx import decoding_memory
 from rmx.batch import plain_cache, takes_mask
 from rmx.config import Sampling
-from rmx.engine import Engine
+from rmx.engine import Engine, select_rows
 from rmx.entropy import capture
 from rmx.ragged import Layers, Slots
 from rmx.records import Stop
@@ -323,7 +323,7 @@ class _Even:
         order = [i for i in range(self._rows) if i not in left]
         self._rows = len(order)
         if order and self._cache is not None:
-            self._cache.batch_select_indices(torch.tensor(order, device=self._engine.device))
+            select_rows(self._cache, torch.tensor(order, device=self._engine.device))
         return order
 
 

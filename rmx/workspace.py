@@ -1,14 +1,20 @@
 """The loaded models, shared by all visitors."""
 
+import gc
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+import torch
 
 from rmx.adapters import adapter_name, add_adapter, drop_adapter
 from rmx.config import MOST_NAME
-from rmx.errors import ModelError
+from rmx.engine import Engine
+from rmx.errors import Busy, ModelError, shown
 from rmx.models import Model, load
+from rmx.placing import PLAIN, Placing
 from rmx.policy import PRIVATE, Policy
 
 if TYPE_CHECKING:
@@ -26,6 +32,7 @@ class Workspace:
         policy: what may be asked for; every road to a model or an adapter leads through here.
         max_waiting: who holds or waits for one model at most. per_visitor, per_address: how many of those are one
             visitor's, or come from one address; 0: any.
+        placing: quantised weights, or a model over several GPUs.
     """
 
     forks = False  # whether this process is copied for single calls: gradients computed here would spoil the copies
@@ -40,12 +47,15 @@ class Workspace:
         max_waiting: int = 64,
         per_visitor: int = 0,
         per_address: int = 0,
+        placing: Placing = PLAIN,
     ) -> None:
-        self._load = loader or (lambda spec: load(spec, device, dtype))
+        self._load = loader or (lambda spec: load(spec, device, dtype, placing=placing))
         self.policy, self._line = policy, (max_waiting, per_visitor, per_address)
         self._keep = keep
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._loading: dict[str, threading.Lock] = {}
+        # What was unloaded and is still named by solutions that are kept: they go on once the weights are back.
+        self._unloaded: WeakValueDictionary[tuple[str, str], Engine] = WeakValueDictionary()
         self._lock = threading.Lock()  # held for moments only: a slow load must not stop the others
 
     def model(self, spec: str) -> Model:
@@ -69,9 +79,12 @@ class Workspace:
             finally:
                 with self._lock:
                     self._loading.pop(spec, None)
-            turns = model.engine.turns
-            turns.limit, turns.per_owner, turns.per_address = self._line
             with self._lock:
+                if (before := self._unloaded.pop((spec, model.revision), None)) is not None:
+                    before.reload(model.engine)
+                    model.engine = before
+                turns = model.engine.turns
+                turns.limit, turns.per_owner, turns.per_address = self._line
                 self._models[spec] = model
                 large = [s for s in self._models if s != "mini"]
                 for old in large[: -self._keep]:
@@ -104,6 +117,41 @@ class Workspace:
             for old in list(engine.adapters)[:-MOST_ADAPTERS]:
                 drop_adapter(model, old)
             return name
+
+    def sizes(self) -> dict[str, int]:
+        """Each loaded model by its spec, and the bytes that it takes with its adapters and its prefix cache."""
+        held = list(self._models.items())
+        return {spec: model.engine.nbytes for spec, model in held if model.engine.fault is None}
+
+    def unload(self, spec: str) -> int:
+        """Give a model's memory back, with its adapters and all that was computed with it; returns the bytes.
+
+        Solutions that are kept stay as they are. They go on with the model as soon as it is loaded again.
+
+        Raises:
+            ModelError: it is not loaded, or it has to stay. Busy: somebody uses it.
+        """
+        if spec == "mini":
+            raise ModelError("The bundled model mini always stays: the page needs it, and it takes a few megabytes.")
+        with self._lock:
+            model = self._models.get(spec)
+        if model is None:
+            raise ModelError(f"The model {shown(spec)} is not loaded.")
+        engine = model.engine
+        if engine.turns.waiting():
+            raise Busy(f"Somebody uses {spec} at the moment. Unload it when that is done.")
+        with engine.turns.turn(patience=0):
+            if engine.fault is not None:
+                raise ModelError(engine.fault)
+            nbytes = engine.nbytes
+            with self._lock:
+                self._models.pop(spec, None)
+                self._unloaded[spec, model.revision] = engine
+            engine.unload(f"{spec} was unloaded. Load it again, under Model, to go on from here.")
+        gc.collect()  # networks refer to themselves
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return nbytes
 
     def all(self) -> list[Model]:
         """Every model that is loaded."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from rmx.adapters import adapter_name, adapter_place, attached
 from rmx.carry import Carrier, Gpu
-from rmx.errors import ModelError, RmxError
+from rmx.errors import ModelError, RmxError, shown
 from rmx.models import Model, load
 from rmx.workspace import MOST_ADAPTERS, Workspace
 
@@ -67,6 +67,14 @@ class ZeroWorkspace(Workspace):
         for model in self.all():
             if model.spec not in NEAR and self.carrier.crosses:
                 model.engine.far = self.carrier
+
+    def unload(self, spec: str) -> int:
+        """Refuse: what leaves memory here could not come back.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(f"On ZeroGPU models are loaded when the Space starts, so {shown(spec)} stays in memory.")
 
     def adapter(self, model: Model, spec: str | None) -> str | None:
         """As Workspace.adapter. Of a model that is far away only the adapter's place is noted; the other process puts

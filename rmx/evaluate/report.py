@@ -167,7 +167,7 @@ class EvalReport:
         ks, labels = self.config.k, None if clusters is None else [clusters[i] for i in places]
         scored = {c.name: self.scored(c.name, places) for c in self.contestants}
         models = [
-            {"name": c.name, "label": c.label, "adapter": c.spec}
+            {"name": c.name, "label": c.label, "adapter": c.spec, "dtype": c.model.dtype}
             | model_figures(scored[c.name], ks, labels)
             | self._took(c)
             for c in self.contestants

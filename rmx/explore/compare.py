@@ -18,6 +18,7 @@ from rmx.noise import shape_noise
 from rmx.pair import Pair, make_pair
 from rmx.pairs import PAIRS
 from rmx.placebo import placebo_pair
+from rmx.placing import PLAIN, Placing
 from rmx.problems import find_problem, load_set
 from rmx.records import Problem
 from rmx.style_options import StyleOptions
@@ -47,6 +48,7 @@ class PairOptions:
     set_name: str = "mini"
     limit: int | None = None
     style: StyleOptions = StyleOptions()  # noqa: RUF009  a frozen record
+    placing: Placing = PLAIN
 
     def __post_init__(self) -> None:
         Sampling(seed=self.seed, max_new_tokens=self.max_new_tokens)  # checks both
@@ -65,7 +67,7 @@ class PairOptions:
             model, adapter, teacher = named.base, named.adapter, named.teacher
         elif adapter is None and teacher is None and model == "mini":
             adapter = "rl"
-        space = space or Workspace(self.device, self.dtype)
+        space = space or Workspace(self.device, self.dtype, placing=self.placing)
         own, raw = one is not None and one.prompt is not None, one is not None and one.raw
         name = None if own else self.set_name
         return make_pair(space, model, adapter, teacher, self.strength, self.style, name, raw)

@@ -93,6 +93,7 @@ class InterveneReport:
     placebo: PlaceboArm | None = None
     style: PromptStyle | None = None  # how both models were asked
     calibration: Calibration | None = None  # what tau came from, where a share of tokens was asked for
+    dtype: str | None = None  # of the base
 
     def placebo_json(self) -> dict[str, Any] | None:
         """The placebo's figures; None where it was not run."""
@@ -151,6 +152,7 @@ class InterveneReport:
             "set": self.set_name,
             "base": self.base,
             "adapted": self.adapted,
+            "dtype": self.dtype,
             "n": len(self.problems),
             "of": self.of,
             "stopped": self.stopped,
@@ -309,6 +311,7 @@ class InterveneSet:
             placebo,
             self.pair.base.style,
             self.calibration,
+            self.pair.base.dtype,
         )
 
     def _batch_size(self, asked: Sequence[Asked]) -> int:

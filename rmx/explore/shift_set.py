@@ -158,6 +158,7 @@ class ShiftReport:
     stopped: bool = False
     style: PromptStyle | None = None  # how both models were asked
     calibration: Calibration | None = None  # what tau came from, where a share of tokens was asked for
+    dtype: str | None = None  # of the base
 
     @property
     def done(self) -> bool:
@@ -170,6 +171,7 @@ class ShiftReport:
             "set": self.set_name,
             "base": self.base,
             "adapted": self.adapted,
+            "dtype": self.dtype,
             "tau": self.tau,
             "style": self.style.json() if self.style else None,
             "calibration": self.calibration.json() if self.calibration else None,
@@ -318,6 +320,7 @@ class ShiftSet:
             stopped=self.cancelled(),
             style=self.pair.base.style,
             calibration=self.calibration,
+            dtype=self.pair.base.dtype,
         )
 
 

@@ -10,6 +10,7 @@ from rmx.explore.branch import swap_job
 from rmx.explore.calibration import calibration_of, tau_of_share
 from rmx.explore.generate import Generation, Job, read_job
 from rmx.models import Model
+from rmx.placing import PLAIN, Placing
 from rmx.problems import find_problem
 from rmx.records import Trace
 from rmx.style_options import StyleOptions
@@ -41,6 +42,7 @@ class TraceOptions:
     cold: bool = False
     read: str | None = None
     style: StyleOptions = StyleOptions()  # noqa: RUF009  a frozen record
+    placing: Placing = PLAIN
 
     @property
     def asked_set(self) -> str | None:
@@ -59,7 +61,7 @@ def prepare(options: TraceOptions, workspace: Workspace | None = None) -> tuple[
         check_tau(options.tau)
     if options.swaps and options.read is not None:
         raise RmxError("--read scores a text and --swap makes new ones; use one of them.")
-    space = workspace or Workspace(options.device, options.dtype)
+    space = workspace or Workspace(options.device, options.dtype, placing=options.placing)
     model = space.model(options.model).ask_in(options.style, options.asked_set, options.raw)
     adapter = space.adapter(model, options.adapter)
     prompt_ids, known = _prompt(options, model)

@@ -41,12 +41,12 @@ _TAILS = {
 # Choices that the paper leaves open, or that it does not have.
 _OURS = {
     "train": {
-        "neg_floor_nats", "recompute", "base_figures", "base_disk_gb", "validation_k", "test", "patience", "guards",
-        "kl_limit", "seed",
+        "neg_floor_nats", "recompute", "tf32", "base_figures", "base_disk_gb", "validation_k", "test", "patience",
+        "guards", "kl_limit", "seed",
     },
     "distill": {
-        "k", "max_new_tokens", "tail", "alpha", "dropout", "max_grad_norm", "max_seq_len", "recompute", "heldout",
-        "validation", "seed",
+        "k", "max_new_tokens", "tail", "alpha", "dropout", "max_grad_norm", "max_seq_len", "recompute", "tf32",
+        "heldout", "validation", "seed",
     },
 }  # fmt: skip
 

@@ -85,6 +85,8 @@ class Distillation(RunFiles):
         if self.read(TEACHER) is None:
             yield from self._learn_the_teacher()
         training = self._training()
+        if (products := training.distiller.policy.products) is not None:
+            yield "head", products.json()
         with self._timed("training"):
             yield from training.events()
         yield self._done(training)
@@ -185,7 +187,7 @@ class Distillation(RunFiles):
 
     def _training(self) -> DistillTraining:
         recipe = self.job.recipe
-        policy = make_policy(self.base, recipe.adapter, None, recipe.seed, recipe.recompute)
+        policy = make_policy(self.base, recipe.adapter, None, recipe.seed, recipe.recompute, recipe.tf32)
         problems, held_out = self.problems.validation[: recipe.validation], None
         if problems:
             held_out = HeldOut(
@@ -206,7 +208,9 @@ class Distillation(RunFiles):
         found = self.read(EVALUATION) or {}
         figures = {key: found.get(key) for key in ("before", "after", "vs_base", "teacher", "vs_teacher")}
         updates, took = training.distiller.updates, sum(self.seconds.values())
+        products = training.distiller.policy.products
         story = self._story(figures, training.nearness(), updates)
+        story = replace(story, head=products.json() if products else None)
         finish_adapter(self.folder / ADAPTER, replace(story, seconds=took), training.folder / f"step_{updates}")
         return "done", {
             "seconds": round(took, 1),

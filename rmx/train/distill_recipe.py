@@ -44,6 +44,7 @@ class DistillRecipe:
     grad_accum: int = 8
     max_seq_len: int = 8192
     recompute: bool = False
+    tf32: bool = False
     heldout: int = 20  # problems whose solutions by the teacher are only compared with; 0: none
     validation: int = 100  # problems solved greedily by base, teacher and student; 0: none
     seed: int = 42
@@ -85,6 +86,7 @@ class DistillRecipe:
             order="shuffle",
             max_seq_len=self.max_seq_len,
             recompute=self.recompute,
+            tf32=self.tf32,
         )
 
     def flat(self) -> dict[str, Any]:

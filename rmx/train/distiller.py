@@ -16,7 +16,7 @@ from rmx.train import checkpoint
 from rmx.train.batches import Batch, make_batch
 from rmx.train.distill_loss import TeacherRows, topk_kl
 from rmx.train.distill_recipe import DistillRecipe, Tail
-from rmx.train.head import LinearHead
+from rmx.train.head import LinearHead, products
 from rmx.train.items import Item, cut
 from rmx.train.order import Window, lr_at, total_updates, window
 from rmx.train.policy import NAME, Policy
@@ -55,10 +55,11 @@ class _ChunkedKl(torch.autograd.Function):
             rows = TeacherRows(teacher.ids[at], teacher.logp[at], teacher.rest[at])
             with torch.set_grad_enabled(grad is not None):
                 part = hidden[at].detach().requires_grad_(grad is not None)
-                logits = F.linear(part, head.weight, head.bias) * head.scale
-                found = topk_kl(logits, rows, tail)
-                if grad is not None:
-                    (grad[at],) = torch.autograd.grad(found.sum(), part)
+                with products(head):
+                    logits = F.linear(part, head.weight, head.bias) * head.scale
+                    found = topk_kl(logits, rows, tail)
+                    if grad is not None:
+                        (grad[at],) = torch.autograd.grad(found.sum(), part)
             kl[at], best[at] = found.detach(), logits.detach().argmax(-1)
         ctx.save_for_backward(grad)
         ctx.mark_non_differentiable(best)

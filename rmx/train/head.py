@@ -6,7 +6,7 @@ the vocabulary, is all that a gradient needs of a distribution; a chunk's logits
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ class LinearHead:
     weight: Tensor  # (V, D) fp32: a bf16 head would drown the KL in its rounding
     bias: Tensor | None  # (V,) fp32
     scale: float
+    tf32: bool = False  # whether its products are made in TF32, see `products`
 
     @property
     def width(self) -> int:
@@ -57,6 +58,11 @@ def sweep(head: LinearHead, hidden: Tensor, target: Tensor, *, entropy: bool, ex
         hidden: (N, D) fp32. target: (N,) token of each row.
         entropy, expected: whether these are wanted too; the latter costs a second product with the head.
     """
+    with products(head):
+        return _swept(head, hidden, target, entropy, expected)
+
+
+def _swept(head: LinearHead, hidden: Tensor, target: Tensor, entropy: bool, expected: bool) -> Swept:
     n, step = len(hidden), head.chunk_rows
     buffer = hidden.new_empty(min(n, step), len(head.weight))
     lse, own = hidden.new_empty(n), hidden.new_empty(n)
@@ -134,6 +140,57 @@ class _CeAndKl(torch.autograd.Function):
 def anchor(head: LinearHead, lse: Tensor, mean: Tensor, hidden: Tensor) -> Tensor:
     """(N,) lse - s m . h. Of the base itself this is the offset, so that an unchanged policy has KL 0."""
     return lse - head.scale * torch.linalg.vecdot(mean, hidden)
+
+
+# -- TF32 -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def products(head: LinearHead) -> Iterator[None]:
+    """The head's products in the precision that it asks for, for the length of a `with` block.
+
+    TF32 rounds the factors to 10 bits behind the point and adds up in fp32. bf16 weights and hidden states have 7, so
+    their logits lose nothing; probabilities do. The switch is the whole process's, hence as short a time as can be.
+    """
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        if head.tf32:
+            matmul.fp32_precision = "tf32"
+        yield
+    finally:
+        if head.tf32:
+            matmul.fp32_precision = before
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """How the head's products are made, where TF32 was asked for, and what that changes on a fixed text."""
+
+    tf32: bool
+    why: str | None = None  # a sentence where it is off all the same
+    logp_error: float | None = None  # nats, largest change of a target's log-probability
+    mean_error: float | None = None  # largest change of E_p[W], as a share of its largest component
+
+    def json(self) -> dict[str, Any]:
+        return {"tf32": self.tf32, "why": self.why, "logp_error": self.logp_error, "mean_error": self.mean_error}
+
+
+def with_tf32(head: LinearHead, hidden: Tensor, target: Tensor) -> tuple[LinearHead, Products]:
+    """The same head with its products in TF32, where its device has that.
+
+    Args:
+        hidden: (N, D) fp32, (N,) target: where the change is measured.
+    """
+    if hidden.device.type != "cuda":
+        return head, Products(False, "TF32 exists on CUDA only: the products of the head stay in fp32.")
+    rough = replace(head, tf32=True)
+    ours, exact = (sweep(h, hidden, target, entropy=False, expected=True) for h in (rough, head))
+    assert ours.expected is not None
+    assert exact.expected is not None
+    logp = (ours.own - ours.lse) - (exact.own - exact.lse)
+    mean = (ours.expected - exact.expected).abs().max() / exact.expected.abs().max()
+    return rough, Products(True, None, float(logp.abs().max()), float(mean))
 
 
 # -- is the head linear? ----------------------------------------------------------------------------------------------

@@ -87,6 +87,8 @@ class Pipeline:
         yield from self.ahead()
         rollouts = yield from self.selected()
         policy = self.policy()
+        if policy.products is not None:
+            yield "head", policy.products.json()
         with self.timed("gate"):
             gated = yield from self._gate(policy, rollouts)
         if self.dry:
@@ -136,7 +138,9 @@ class Pipeline:
     def policy(self) -> Policy:
         recipe, init = self.run.job.recipe, self.run.job.init_adapter
         folder = Path(init) if init else None
-        return make_policy(self.run.model, recipe.adapter, folder, recipe.seed, recipe.optim.recompute)
+        return make_policy(
+            self.run.model, recipe.adapter, folder, recipe.seed, recipe.optim.recompute, recipe.optim.tf32
+        )
 
     def _gate(self, policy: Policy, rollouts: list[Rollout]) -> Generator[Event, None, Gated]:
         """Score what has no entropies yet, and gate."""

@@ -17,10 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rmx.adapter_files import SavedAdapter, read_adapter
-from rmx.base_state import remember_base
+from rmx.base_state import probe_ids, remember_base
 from rmx.errors import ModelError, TrainError, first_line
 from rmx.models import Model
-from rmx.train.head import find_head
+from rmx.train.head import Products, find_head, with_tf32
 from rmx.train.recipe import AdapterConfig
 
 NAME = "policy"  # of the adapter that is trained, in PEFT and in `Engine.using`
@@ -39,6 +39,7 @@ class Policy(nn.Module):
         self.network: Any = model.engine.model  # a PeftModel
         self.causal: Any = self.network.get_base_model()
         self.head = find_head(self.causal)  # None: logits have to be made whole
+        self.products: Products | None = None  # of the head, where TF32 was asked for
         self.recompute = recompute
         self.base_passes = 0  # how often the network ran with its adapter off
         mark = f".{NAME}."
@@ -93,6 +94,16 @@ class Policy(nn.Module):
         out: Tensor = self.causal(input_ids=ids, use_cache=False).logits
         return out
 
+    def use_tf32(self) -> None:
+        """Make the head's products in TF32 where that can be; `products` says whether, and what it changes."""
+        if self.head is None:
+            self.products = Products(False, "The logits of this model are made whole, in its own dtype.")
+            return
+        ids = torch.tensor([probe_ids(self.model)], device=self.device)
+        with self.base():
+            hidden = self(ids)[0].float()
+        self.head, self.products = with_tf32(self.head, hidden, ids[0].roll(-1))
+
     def changed(self) -> None:
         """The weights have moved: what the engine remembers of this adapter is stale."""
         self.model.engine.prefixes.clear(NAME)
@@ -114,7 +125,12 @@ class Policy(nn.Module):
 
 
 def make_policy(
-    model: Model, adapter: AdapterConfig, init_adapter: Path | None, seed: int, recompute: bool = False
+    model: Model,
+    adapter: AdapterConfig,
+    init_adapter: Path | None,
+    seed: int,
+    recompute: bool = False,
+    tf32: bool = False,
 ) -> Policy:
     """Put the adapter that will be trained on a model; a policy made before on the same model is replaced.
 
@@ -123,6 +139,7 @@ def make_policy(
         adapter: shape of a new adapter, whose A is drawn from `seed` and whose B is 0. Without effect on another.
         init_adapter: folder of an adapter to go on from, with its own rank, alpha and targets.
         recompute: trade time for memory: the layers' inner values are computed again in the backward pass.
+        tf32: make the head's products in TF32, where the device has that.
 
     Raises:
         TrainError: the model has no such layers, or the adapter cannot be trained further.
@@ -149,6 +166,8 @@ def make_policy(
     policy = Policy(model, recompute)
     if recompute and not policy.blocks():
         raise TrainError(f"The layers of {model.spec} cannot be computed twice. Leave out --recompute.")
+    if tf32:
+        policy.use_tf32()
     return policy
 
 

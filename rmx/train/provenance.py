@@ -59,6 +59,7 @@ class Provenance:
     started_from: str | None = None  # an adapter that was trained further, by its name
     data: Mapping[str, Any] | None = None  # figures of the events `selection` (train) or `rollouts` (distill)
     gate: Mapping[str, Any] | None = None  # figures of the event `gate`
+    head: Mapping[str, Any] | None = None  # where TF32 was asked for: whether, and what it changes
     histogram: tuple[int, ...] = ()  # sampled problems with 0 … k right rollouts
     checks: tuple[Held, ...] = ()
     agreement: Mapping[str, Any] | None = None  # with the teacher, on held-out rollouts of its own
@@ -83,6 +84,7 @@ class Provenance:
             "started_from": self.started_from,
             "data": dict(self.data) if self.data else None,
             "gate": dict(self.gate) if self.gate else None,
+            "head": dict(self.head) if self.head else None,
             "histogram": list(self.histogram),
             "checks": [
                 {"split": c.split, "before": c.before, "after": c.after, "vs_base": c.change} for c in self.checks
@@ -170,6 +172,7 @@ def provenance(
         started_from=spec_label(config.get("adapter")),
         data=figures_of(last.get("selection")),
         gate=figures_of(last.get("gate")),
+        head=figures_of(last.get("head")),
         histogram=tuple(last.get("rollouts", last.get("selection", {})).get("histogram", ())),
         checks=(*chosen_on(last), *final_check(finished)),
         notes=tuple(last[kind]["message"] for kind in ("guard", "early") if kind in last),

@@ -160,6 +160,7 @@ class OptimConfig:
     recompute: bool = False  # gradient checkpointing
     base_figures: BaseKept = "fp32"  # how the anchor's figures of the base are kept; recompute: read anew every time
     base_disk_gb: float = 50.0  # of them at most on disk; what finds no room is read anew, to the same figures
+    tf32: bool = False  # products of the head in TF32, on CUDA
 
     def __post_init__(self) -> None:
         _between("lr", self.lr, 0, 1, open_low=True)

@@ -131,6 +131,8 @@ class Sweep(RunFiles):
         yield from self.trunk.ahead()
         rollouts = yield from self.trunk.selected()
         policy = self.trunk.policy()
+        if policy.products is not None:
+            yield "head", policy.products.json()
         if len(self.arms) < len(self.job.taus):
             with self.trunk.timed("gate"):
                 rollouts = yield from self.trunk.scored(policy, rollouts)

@@ -39,6 +39,7 @@ from rmx.ui.gate import Gate
 from rmx.ui.in_thread import finish_all
 from rmx.ui.malloc import few_arenas, large_blocks_apart
 from rmx.ui.mcp_server import has_mcp, serve_tools
+from rmx.ui.memory_panel import build_memory_panel
 from rmx.ui.outgoing import send_everything
 from rmx.ui.owners import Greeter, Owners, owners_of
 from rmx.ui.policy_header import ContentPolicy, content_policy, parents_tag
@@ -131,6 +132,8 @@ def build_app(
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Explore", id="explore"):
                 explore = build_explore_tab(explorer, settings, notice, owners.key_of)
+                c = explore.controls
+                build_memory_panel(workspace, owners, settings.public, c.section, c.model_note)
             with gr.Tab("Compare", id="compare") as page:
                 compare = build_compare_tab(Comparer(workspace, kept, limits), settings, page, owners.key_of)
             with gr.Tab("Train", id="train") as page:

@@ -80,6 +80,7 @@ class Controls:
     read: gr.Button
     kinds: dict[Kind, gr.Button]
     style: StyleControls
+    section: gr.Accordion  # of the model
 
     @property
     def asked(self) -> list[Any]:
@@ -365,7 +366,7 @@ def _controls(tab: ExploreTab) -> Controls:
         picked = gr.Dropdown(rows, value=None, label="Problem of the set", elem_id="picked")
     build_builder(boxes)
     build_share_panel(tab.sharing, tab.who)
-    with gr.Accordion("Model", open=False):
+    with gr.Accordion("Model", open=False, elem_id="model-section") as section:
         model = gr.Dropdown(choices, value=tab.spec, label="Model", allow_custom_value=True, elem_id="model")
         gpu = gr.Button(
             f"Load {gpu_preset.title} ({gpu_preset.size(True)})",
@@ -397,7 +398,7 @@ def _controls(tab: ExploreTab) -> Controls:
         read = gr.Button("Score this text", size="sm", elem_id="read")
     return Controls(
         model, adapter, gpu, note, problem_set, picked, boxes, banner, solve, threshold, share,
-        set_share, share_note, temperature, top_p, seed, max_new, raw, text, read, kinds, style,
+        set_share, share_note, temperature, top_p, seed, max_new, raw, text, read, kinds, style, section,
     )  # fmt: skip
 
 

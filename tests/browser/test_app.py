@@ -1,6 +1,7 @@
 """The real app in Chromium: mini, and a scripted model for what a real one would only do by chance."""
 
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 
@@ -12,6 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 from real_app import serving
 
 from rmx.examples import examples, of_kind
+from rmx.paths import ASSETS
 from rmx.scripted import NEWLINES, scripted_model
 
 Open = Callable[..., Page]
@@ -320,3 +322,22 @@ def test_two_visitors_do_not_see_each_other(open_page: Open, url: str) -> None:
     expect(answer(one)).to_contain_text("✓ right")
     expect(answer(two)).to_contain_text("✗ wrong")
     expect(two.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(0)
+
+
+def test_a_model_is_unloaded_and_loaded_again(page, tmp_path):
+    copy = shutil.copytree(ASSETS / "mini", tmp_path / "copy")
+    choose_model(page, str(copy))
+    solve(page)
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    memory = page.locator("#memory")
+    expect(memory.get_by_role("radio")).to_have_count(2)
+    memory.get_by_label(f"{copy} · 0.0").check()
+    memory.get_by_role("button", name="Unload").click()
+    expect(page.locator("#model-note")).to_contain_text("was unloaded: 0.0")
+    expect(memory.get_by_role("radio")).to_have_count(1)
+    memory.get_by_label("mini").check()
+    memory.get_by_role("button", name="Unload").click()
+    expect(page.get_by_text("mini always stays")).to_be_visible()
+    solve(page)  # what is asked for again is loaded again
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    expect(page.locator("#model-note")).not_to_contain_text("⚠")

@@ -14,6 +14,7 @@ from rmx.explore.lookahead import look_ahead
 from rmx.pair import Pair, open_pair, read_both
 from rmx.placebo import add_placebo
 from rmx.random_weights import random_model
+from rmx.train.head import find_head, sweep, with_tf32
 
 pytestmark = pytest.mark.gpu
 
@@ -78,6 +79,26 @@ def test_the_oracle_follows_the_teacher(pair):
         assert same == len(found)
     # In bf16 a near tie may part them; nothing but their number is known beforehand.
     assert all(len(f["oracle"].ids) == 24 for f in found)
+
+
+def test_products_of_the_head_in_tf32(model, record_property):
+    """What TF32 changes; `--junitxml` keeps it. bf16 factors are not rounded, so that their logits hardly move."""
+    head = find_head(model.engine.model)
+    torch.manual_seed(0)
+    ids = torch.randint(0, len(head.weight), (2, 256), device="cuda")
+    with torch.no_grad():
+        hidden = model.engine.model.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1).float()
+    before = torch.backends.cuda.matmul.fp32_precision
+    rough, found = with_tf32(head, hidden, ids.flatten().roll(-1))
+    for name, value in found.json().items():
+        record_property(f"{model.dtype} {name}", value)
+    assert found.tf32
+    assert torch.backends.cuda.matmul.fp32_precision == before
+    assert found.logp_error < (1e-3 if model.dtype == "bfloat16" else 2e-2)
+    assert found.mean_error < 1e-2
+    exact = sweep(head, hidden, ids.flatten(), entropy=True, expected=False)
+    ours = sweep(rough, hidden, ids.flatten(), entropy=True, expected=False)
+    assert float((ours.entropy - exact.entropy).abs().max()) < 2e-2
 
 
 def test_a_model_that_does_not_fit_is_refused_in_a_sentence_and_frees_what_it_took():

@@ -87,14 +87,17 @@ def test_the_wheel_installs_the_command(wheel):
 def test_the_metadata_has_the_extras_and_no_server(wheel):
     metadata = email.message_from_bytes(wheel.read(f"rmx_explorer-{__version__}.dist-info/METADATA"))
     assert metadata["Version"] == __version__ == PROJECT["version"]
-    assert set(metadata.get_all("Provides-Extra") or []) == {"gguf", "mcp", "test"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {"gguf", "mcp", "quantize", "test"}
     assert not [r for r in metadata.get_all("Requires-Dist") or [] if "vllm" in r.lower()]
 
 
 def test_every_dependency_has_a_lower_bound_that_the_pins_satisfy():
     pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1] not in "#"]
     pinned = {r.name.replace("_", "-"): next(iter(r.specifier)).version for r in pins if "==" in str(r)}
-    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["gguf"]]:
+    for text in [
+        *PROJECT["dependencies"],
+        *(t for name in ("gguf", "quantize") for t in PROJECT["optional-dependencies"][name]),
+    ]:
         need = Requirement(text)
         assert any(s.operator == ">=" for s in need.specifier), text
         assert need.name in pinned or need.name == "torch", f"{need.name} is not in constraints.txt"

@@ -1,5 +1,7 @@
 """The head in chunks against full softmaxes and autograd, and which models may take it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
@@ -13,11 +15,15 @@ from transformers import (
     GraniteForCausalLM,
 )
 
+from rmx.cli_train import Teller
 from rmx.train import head as head_module
 from rmx.train.base_figures import BaseFigures
 from rmx.train.batches import make_batch
-from rmx.train.head import LinearHead, anchor, ce_and_kl, find_head, sweep
-from rmx.train.recipe import LossConfig
+from rmx.train.distill_recipe import DistillRecipe
+from rmx.train.head import LinearHead, Products, anchor, ce_and_kl, find_head, products, sweep, with_tf32
+from rmx.train.policy import make_policy
+from rmx.train.provenance import Base, provenance
+from rmx.train.recipe import LossConfig, Recipe, command
 from rmx.train.rows import read_rows, read_rows_whole
 from tests.conftest import SHAPE, qwen, wrap
 from tests.unit.training import QUICK, items_of, policy_of, rollouts
@@ -159,3 +165,63 @@ def test_both_paths_say_the_same(name):
     assert torch.allclose(ours.kl, whole.kl, atol=2e-5)
     assert torch.allclose(ours.base_logp, whole.base_logp, atol=2e-5)
     assert float(whole.kl.detach().max()) > 1e-3
+
+
+# -- TF32 -------------------------------------------------------------------------------------------------------------
+
+
+def test_products_ask_for_tf32_and_put_the_switch_back(head, states, monkeypatch):
+    matmul = torch.backends.cuda.matmul
+    before, seen = matmul.fp32_precision, []
+    real = head_module._swept
+    monkeypatch.setattr(head_module, "_swept", lambda *a: seen.append(matmul.fp32_precision) or real(*a))
+    hidden, _, target = states
+    rough = replace(head, tf32=True)
+    ours, exact = (sweep(h, hidden, target, entropy=True, expected=True) for h in (rough, head))
+    assert seen == ["tf32", before]
+    assert matmul.fp32_precision == before
+    assert torch.equal(ours.lse, exact.lse)  # on a CPU the switch changes nothing
+    with pytest.raises(KeyError), products(rough):
+        raise KeyError
+    assert matmul.fp32_precision == before
+
+
+def test_on_a_cpu_tf32_has_no_effect_and_says_so(head, states):
+    same, found = with_tf32(head, states[0], states[2])
+    assert same is head
+    assert found.json() == {
+        "tf32": False,
+        "why": "TF32 exists on CUDA only: the products of the head stay in fp32.",
+        "logp_error": None,
+        "mean_error": None,
+    }
+
+
+def test_a_policy_says_whether_its_head_is_in_tf32():
+    assert policy_of(wrap(qwen())).products is None
+    policy = make_policy(wrap(qwen()), QUICK.adapter, None, 0, tf32=True)
+    assert not policy.head.tf32
+    assert policy.products is not None
+    assert "stay in fp32" in policy.products.why
+    network = qwen()
+    network.config.final_logit_softcapping = 30.0
+    capped = make_policy(wrap(network), QUICK.adapter, None, 0, tf32=True)
+    assert "made whole" in capped.products.why
+
+
+def test_a_run_says_it_on_the_terminal_and_in_its_documents():
+    told = Products(False, "TF32 exists on CUDA only.").json()
+    assert Teller().line("head", told) == "head       --tf32 has no effect. TF32 exists on CUDA only."
+    on = Products(True, None, 3.2e-6, 1.5e-4).json()
+    assert "moves by up to 3.2e-06 nats, a mean of the head's rows by 1.5e-02 %" in Teller().line("head", on)
+    recipe = Recipe().with_(tf32=True)
+    config, base = {"id": "r", "recipe": recipe.json()}, Base("mini", "bundled", "x", None, "bfloat16")
+    events = [{"kind": "head", "t": 1.0, **on}]
+    story = provenance(config, events, base).json()
+    assert story["head"] == on
+    assert story["recipe"]["tf32"] is True
+    assert story["departures"]["tf32"] == [False, True]
+    assert provenance(config | {"recipe": Recipe().json()}, [], base).json()["head"] is None
+    assert command(recipe) == ["--tf32"]
+    assert DistillRecipe(tf32=True).words() == ["--tf32"]
+    assert DistillRecipe(tf32=True).optim(4).tf32
