@@ -138,7 +138,7 @@ def test_departures_are_marked():
     assert row(text, "lr", "Recipe") == ["lr", f"{SMALL.optim.lr:g}", "**0.0001**"]
     assert row(text, "k", "Recipe") == ["k", "20", "the same"]
     assert row(text, "targets", "Recipe") == ["targets", "q\\_proj, k\\_proj, v\\_proj, o\\_proj", "the same"]
-    assert f"{len(SMALL.departures())} of the {len(SMALL.flat()) - 9} values that the paper states differ" in text
+    assert f"{len(SMALL.departures())} of the {len(SMALL.flat()) - 11} values that the paper states differ" in text
     assert "All 36 that the paper states hold." in card()
 
 
