@@ -257,7 +257,12 @@ async def send_nonsense(url: str, config: dict[str, Any], until: float) -> Seen:
     )
     def some(data: st.DataObject) -> None:
         request = data.draw(requests(target))
-        for reply in exchange(target.port, request):
+        try:
+            replies = exchange(target.port, request)
+        except TimeoutError:
+            seen.answers["fuzz late"] += 1
+            return
+        for reply in replies:
             seen.answers[f"fuzz {reply.status}"] += 1
             if reply.status >= 500:
                 seen.errors.append(f"{reply.status} {request}"[:200])
