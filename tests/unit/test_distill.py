@@ -112,7 +112,13 @@ def test_a_job_names_one_teacher_and_its_command_makes_it_again():
         with pytest.raises(RmxError, match="one of them"):
             DistillJob(**wrong)
     job = DistillJob(adapter="rl", recipe=replace(DistillRecipe(), rank=8, targets=("o_proj",)))
-    assert job.command_line() == "rmx distill --model mini --adapter rl --set mini --rank 8 --targets o_proj"
+    assert job.command_line() == (
+        "rmx distill --model mini --adapter rl --set mini --preset paper --rank 8 --targets o_proj"
+    )
+    other = replace(job, model="tiny")  # the paper's recipe is the default of every model but the bundled one
+    assert other.command_line() == "rmx distill --model tiny --adapter rl --set mini --rank 8 --targets o_proj"
+    with pytest.raises(RmxError, match="no preset 'large'"):
+        replace(job, preset="large")
     assert DistillJob.from_json(job.json()) == job
     with pytest.raises(TrainError, match=r"config\.json cannot be used"):
         DistillJob.from_json({"model": "mini"})
@@ -388,6 +394,7 @@ def test_a_run_from_problems_to_adapter(whole):
     (done,) = run.of("done")
     assert done["updates"] == 6
     assert done["before"]["n"] == done["after"]["n"] == done["teacher"]["n"] == 4
+    assert done["teacher_vs_base"]["n"] == done["gap_closed"]["n"] == 4
     assert done["agreement"]["adapted"] == checks[-1]["agreement"]
     assert set(done["stages"]) == {"rollouts", "teacher", "training"}
     assert (run.folder / "evaluation.json").exists()
@@ -404,6 +411,8 @@ def test_the_adapter_is_plain_peft_with_a_card(whole):
     assert "Distilled from other" in card
     assert "renormalised over the tokens that were kept" in card
     assert "The teacher itself: " in card
+    assert "The teacher against the base: " in card
+    assert "what share of the gap the adapter closes cannot be said" in card  # four problems that nobody solves
     assert "same likeliest token as the teacher" in card
     assert "12 solutions by the teacher" in card
     assert "chosen on the validation" not in card
@@ -411,6 +420,7 @@ def test_the_adapter_is_plain_peft_with_a_card(whole):
     assert about["kind"] == "distill"
     assert about["recipe"]["tail"] == "renormalise"
     assert about["departures"]["top_k"] == [64, 8]
+    assert set(about["teacher_figures"]) == {"teacher", "vs_teacher", "teacher_vs_base", "gap_closed"}
 
 
 @pytest.mark.parametrize("kind", ["stage", "rollouts", "update", "check"])
