@@ -24,7 +24,7 @@ from rmx.train.distill_recipe import SMALL as SMALL_RECIPE
 from rmx.train.distill_recipe import DistillJob, DistillRecipe
 from rmx.train.distiller import Distiller, agreement, lessons, student_rows
 from rmx.train.job import Problems
-from rmx.train.policy import NAME, make_policy
+from rmx.train.policy import NAME, Policy, make_policy
 from rmx.train.recipe import AdapterConfig
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_row import row
@@ -552,12 +552,19 @@ def test_mini_learns_from_its_partner_and_stays_mini(tmp_path):
 # -- the bundled pair -------------------------------------------------------------------------------------------------
 
 
-def test_the_small_recipe_closes_part_of_the_gap_of_the_bundled_pair(tmp_path):
-    """An eighth of its updates suffice to see it; at the paper's rate the same solutions close none of the gap."""
-    recipe = replace(SMALL_RECIPE, problems=150, epochs=1, heldout=0, seed=0)
+def test_the_small_recipe_moves_the_bundled_model_and_the_papers_rate_hardly_does(tmp_path):
+    """KL over the solutions that were learned from, on a tenth of the problems; as many updates at either rate."""
+    recipe = replace(SMALL_RECIPE, problems=60, k=2, heldout=0, validation=0, seed=0)
     job = DistillJob(adapter="rl", recipe=recipe, device="cpu", dtype="float32", preset="small")
     made = Distillation(job, tmp_path, {"id": "r", "versions": {}}, base=load("mini", "cpu", "float32"))
     done = dict(made.events())["done"]
-    assert done["teacher_vs_base"]["low"] > 0.05
-    assert done["gap_closed"]["value"] > 0.2
-    assert done["gap_closed"]["low"] > 0
+    items, left = made.items(distill.ROLLOUTS), {}
+    before = agreement(Policy(made.base, recompute=False), items, made.cache, trained=False).kl["value"]
+    left["small"] = agreement(Policy(made.base, recompute=False), items, made.cache, trained=True).kl["value"]
+    slow = Distiller(
+        make_policy(made.base, recipe.adapter, None, 0), items, made.cache, replace(recipe, lr=DistillRecipe().lr)
+    )
+    assert len(list(slow.run())) == done["updates"] == 16
+    left["paper"] = agreement(slow.policy, items, made.cache, trained=True).kl["value"]
+    assert left["small"] < 0.6 * before
+    assert left["paper"] > 0.8 * before
