@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
@@ -197,4 +198,6 @@ def plain_cache(cache: Any) -> bool:
 
 
 def takes_mask(engine: Engine) -> bool:
-    return "attention_mask" in inspect.signature(engine.model.forward).parameters
+    """Whether the network can be told which positions to look at. The adapters' wrapper around it names no arguments."""
+    network = engine.model.get_base_model() if isinstance(engine.model, PeftModel) else engine.model
+    return "attention_mask" in inspect.signature(network.forward).parameters

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,13 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
     add_model(distill)
     distill.add_argument("--teacher", metavar="S", help="the teacher: a checkpoint, or an adapter on the base")
     distill.add_argument("--set", default=None, metavar="NAME", help="mini, arith, gsm8k or a file (default: mini)")
+    distill.add_argument("--preset", choices=["paper", "small"], help="where the recipe begins (default: small for mini)")
     where = distill.add_mutually_exclusive_group()
     where.add_argument("--out", metavar="DIR", help="the run's folder (default: a new one in RMX_RUNS)")
     where.add_argument("--resume", metavar="ID", help="go on with a run that was stopped or interrupted")
     distill.add_argument("--json", action="store_true", help="one JSON line per update and check, and a last one")
     add_style(distill)
-    group = distill.add_argument_group("recipe (defaults: the paper's)")
+    group = distill.add_argument_group("recipe (defaults: the preset's)")
     add_flags(group, field_types(), SHARED | HELP)
     distill.set_defaults(run=_distill)
 
@@ -59,13 +61,14 @@ def job_of(args: argparse.Namespace) -> Any:
     Raises:
         RmxError: flags that do not go together, or values that cannot be used.
     """
-    from rmx.train.distill_recipe import DistillJob, DistillRecipe, field_types, resolved
+    from rmx.train.distill_recipe import PRESETS, DistillJob, default_preset, field_types, resolved
     from rmx.train.flags import given
 
-    recipe = DistillRecipe(**given(args, field_types()))
     model = args.model or os.environ.get("RMX_MODEL", "mini")
+    preset = args.preset or default_preset(model)
+    recipe = replace(PRESETS[preset], **given(args, field_types()))
     who = model, args.set or "mini", args.adapter, args.teacher
-    return resolved(DistillJob(*who, recipe, args.device, args.dtype, style_of(args)))
+    return resolved(DistillJob(*who, recipe, args.device, args.dtype, style_of(args), preset))
 
 
 def _distill(args: argparse.Namespace) -> int:
@@ -98,7 +101,7 @@ def _resumed(args: argparse.Namespace) -> Any:
     folder = RunFolder(path.absolute()) if (path / CONFIG).is_file() else RunStore().get(args.resume)
     if folder.config.get("kind") != "distill":
         raise RmxError(f"{folder.id} is no distillation. Go on with it by: rmx train --resume {folder.id}")
-    if given(args, field_types()) or args.set or args.teacher or args.adapter or style_of(args).given:
+    if given(args, field_types()) or args.preset or args.set or args.teacher or args.adapter or style_of(args).given:
         raise RmxError("A run goes on as it began; --resume takes no other choices.")
     return folder
 
@@ -142,6 +145,10 @@ class DistillTeller(Teller):
             told += (
                 f"; {f['split']}, n = {f['after']['n']}: {percent(f['before'])} -> {percent(f['after'])} "
                 f"({points(f['vs_base'])}); the teacher {percent(f['teacher'])} "
-                f"({points(f['vs_teacher'])} against it)"
+                f"({points(f['vs_teacher'])} against it){self._gap(f.get('gap_closed'))}"
             )
         return told
+
+    def _gap(self, closed: dict[str, Any] | None) -> str:
+        """Nothing where the teacher's gain over the base cannot be told from 0."""
+        return "" if closed is None or closed["value"] is None else f"; closes {percent(closed)} of the gap"

@@ -117,8 +117,7 @@ def _figures(story: Provenance) -> str:
     rows += [_held_row(held) for held in story.checks]
     notes = []
     if story.teacher_figures:
-        pass_at_1, change = (story.teacher_figures[key] for key in ("teacher", "vs_teacher"))
-        notes.append(f"The teacher itself: {_percent(pass_at_1)}. The adapter against the teacher: {_points(change)}.")
+        notes.append(_nearness(story.teacher_figures))
     if story.kind == "train" and any(held.split == "validation" for held in story.checks):
         notes.append("The checkpoint was chosen on the validation problems, so that row is optimistic.")
     if any(held.change and _open(held.change) for held in story.checks):
@@ -128,6 +127,21 @@ def _figures(story: Provenance) -> str:
 
 def _notes(story: Provenance) -> str:
     return "".join(f"\n{_text(note)}\n" for note in story.notes)
+
+
+def _nearness(figures: Mapping[str, Estimate]) -> str:
+    """What the teacher makes of the same problems, and how much of its gain over the base the adapter has."""
+    text = (
+        f"The teacher itself: {_percent(figures['teacher'])}. "
+        f"The adapter against the teacher: {_points(figures['vs_teacher'])}."
+    )
+    gain, closed = figures.get("teacher_vs_base"), figures.get("gap_closed")
+    if gain is None or closed is None:  # of a run before 0.1.1
+        return text
+    text += f" The teacher against the base: {_points(gain)}"
+    if closed["value"] is None:
+        return f"{text}; that is no measurable gain, so what share of the gap the adapter closes cannot be said."
+    return f"{text}; the adapter closes {_percent(closed)}, of that gap (0 % is the base, 100 % the teacher)."
 
 
 def _held_row(held: Held) -> str:

@@ -45,6 +45,7 @@ from rmx.train.teacher import Teacher, TeacherCache
 STAGES = ("rollouts", "teacher", "training")
 ROLLOUTS, HELD_OUT = "rollouts.jsonl", "heldout_rollouts.jsonl"
 CACHE, TEACHER, ADAPTER = "teacher", "teacher.json", "adapter"
+OF_TEACHER = ("teacher", "vs_teacher", "teacher_vs_base", "gap_closed")  # figures of an evaluation, the last two since 0.1.1
 
 
 class Distillation(RunFiles):
@@ -206,7 +207,7 @@ class Distillation(RunFiles):
     def _done(self, training: DistillTraining) -> Event:
         """Write the adapter with its card, and tell that the run is done."""
         found = self.read(EVALUATION) or {}
-        figures = {key: found.get(key) for key in ("before", "after", "vs_base", "teacher", "vs_teacher")}
+        figures = {key: found.get(key) for key in ("before", "after", "vs_base", *OF_TEACHER)}
         updates, took = training.distiller.updates, sum(self.seconds.values())
         products = training.distiller.policy.products
         story = self._story(figures, training.nearness(), updates)
@@ -236,7 +237,7 @@ class Distillation(RunFiles):
             departures=job.recipe.departures(),
             problem_set=set_label(job.set_name),
             teacher=spec_label(job.teacher_name),
-            teacher_figures={key: figures[key] for key in ("teacher", "vs_teacher")} if solved else None,
+            teacher_figures={key: figures[key] for key in OF_TEACHER if figures[key]} if solved else None,
             data={
                 "rollouts": len(rollouts),
                 "tokens": sum(r.completion_length for r in rollouts),

@@ -124,6 +124,8 @@ class DistillTraining:
             "vs_base": after.against(before),
             "teacher": self.teacher.pass_at_1,
             "vs_teacher": after.against(self.teacher),
+            "teacher_vs_base": self.teacher.against(before),
+            "gap_closed": after.gap_closed(before, self.teacher),
             "problems": {"before": before.json(), "after": after.json(), "teacher": self.teacher.json()},
         }
 

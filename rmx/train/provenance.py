@@ -55,7 +55,7 @@ class Provenance:
     departures: Mapping[str, tuple[Any, Any]]  # name -> (the paper's value, this one)
     problem_set: str | None  # NAME or NAME:SPLIT, a file by its name
     teacher: str | None = None  # distill only
-    teacher_figures: Mapping[str, Estimate] | None = None  # its pass@1, and the adapter's against it
+    teacher_figures: Mapping[str, Estimate] | None = None  # its pass@1 and gain, the adapter against it
     started_from: str | None = None  # an adapter that was trained further, by its name
     data: Mapping[str, Any] | None = None  # figures of the events `selection` (train) or `rollouts` (distill)
     gate: Mapping[str, Any] | None = None  # figures of the event `gate`

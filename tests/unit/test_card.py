@@ -10,7 +10,8 @@ from peft import PeftModel
 
 from rmx.models import Model
 from rmx.train.card import adapter_card, snippet
-from rmx.train.provenance import Base, base_of, provenance, set_label, spec_label
+from rmx.train.distill_recipe import SMALL as SMALL_DISTILL
+from rmx.train.provenance import Base, Held, Provenance, base_of, provenance, set_label, spec_label
 from rmx.train.recipe import PAPER, SMALL
 from tests.conftest import qwen, wrap
 
@@ -265,3 +266,35 @@ def test_the_snippets_of_other_bases_are_python_that_names_the_base(origin):
     ast.parse(text)
     assert '"some\'name"' in text
     assert (COMMIT in text) == (origin == "hub")
+
+
+# -- a distillation's -------------------------------------------------------------------------------------------------
+
+
+def distilled(**figures) -> str:
+    """The card of a distillation whose teacher has these figures beside its pass@1."""
+    recipe = SMALL_DISTILL
+    story = Provenance(
+        "distill", "r1", MINI, recipe.flat(), recipe.departures(), "mini", teacher="rl",
+        teacher_figures={"teacher": estimate(0.72, 200), "vs_teacher": estimate(-0.02, 200)} | figures,
+        checks=(Held("validation", estimate(0.52, 200), estimate(0.70, 200), estimate(0.18, 200)),),
+    )  # fmt: skip
+    return section(adapter_card(story), "Measured")
+
+
+def test_a_distillation_says_how_much_of_the_gap_it_closes():
+    told = distilled(teacher_vs_base=estimate(0.2, 200), gap_closed=estimate(0.9, 200))
+    assert "| validation | 52.0 % (47.0 to 56.0), n = 200 | 70.0 % (65.0 to 74.0), n = 200 |" in told
+    assert (
+        "The teacher itself: 72.0 % (67.0 to 76.0), n = 200. The adapter against the teacher: -2.0 points (-7.0 to "
+        "+2.0), n = 200. The teacher against the base: +20.0 points (+15.0 to +24.0), n = 200; the adapter closes "
+        "90.0 % (85.0 to 94.0), n = 200, of that gap (0 % is the base, 100 % the teacher)." in told
+    )
+
+
+def test_no_share_is_given_of_a_gap_that_may_not_be_there():
+    nothing = dict.fromkeys(("value", "low", "high")) | {"n": 200}
+    told = distilled(teacher_vs_base=estimate(0.01, 200), gap_closed=nothing)
+    assert "+1.0 points (-4.0 to +5.0), n = 200; that is no measurable gain" in told
+    assert "closes –" not in told
+    assert "against the base" not in distilled()  # a run before 0.1.1 has no such figures

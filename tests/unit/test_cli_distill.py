@@ -12,13 +12,13 @@ import pytest
 
 from rmx.cli import _parser, main
 from rmx.cli_distill import DistillTeller, job_of
-from rmx.train.distill_recipe import DistillRecipe
+from rmx.train.distill_recipe import SMALL, DistillJob, DistillRecipe
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_row import row
 
 FEW = [
     "--problems", "8", "--max-new-tokens", "80", "--epochs", "2", "--grad-accum", "2", "--heldout", "2",
-    "--validation", "4", "--device", "cpu",
+    "--validation", "4", "--device", "cpu", "--preset", "paper",
 ]  # fmt: skip
 
 
@@ -33,11 +33,24 @@ def runs(tmp_path, monkeypatch) -> Path:
 
 
 def test_flags_make_the_recipe():
-    job = parsed("--adapter", "rl", "--rank", "8", "--targets", "o_proj", "--tail", "bucket", "--top-k", "32")
+    flags = ("--rank", "8", "--targets", "o_proj", "--tail", "bucket", "--top-k", "32")
+    job = parsed("--adapter", "rl", "--preset", "paper", *flags)
     assert job.recipe == DistillRecipe(rank=8, targets=("o_proj",), tail="bucket", top_k=32)
     assert (job.model, job.set_name, job.adapter, job.teacher) == ("mini", "mini", "rl", None)
     again = parsed(*job.words()[2:])
     assert again == job
+
+
+def test_the_bundled_model_has_a_recipe_of_its_own_and_others_the_papers(monkeypatch):
+    monkeypatch.delenv("RMX_MODEL", raising=False)
+    mini, other = parsed("--teacher", "rl"), parsed("--teacher", "rl", "--model", "smollm2-135m-instruct-q4_1")
+    assert (mini.preset, mini.recipe) == ("small", SMALL)
+    assert (other.preset, other.recipe) == ("paper", DistillRecipe())
+    assert mini.command_line() == "rmx distill --model mini --teacher rl --set mini"
+    for job in (mini, other, parsed("--teacher", "rl", "--lr", "1e-4", "--alpha", "none", "--seed", "3")):
+        assert parsed(*job.words()[2:]) == job
+        assert DistillJob.from_json(job.json()) == job
+    assert DistillJob.from_json({k: v for k, v in mini.json().items() if k != "preset"}).preset == "paper"
 
 
 def test_paths_are_made_absolute_and_names_stay(tmp_path, monkeypatch):
@@ -87,6 +100,10 @@ def test_the_terminal_says_what_came_of_it():
     done = {"updates": 3, "seconds": 9.0, "split": "validation"}
     figures = dict.fromkeys(("before", "after", "vs_base", "teacher", "vs_teacher"), share)
     assert "50.0 % [40.0, 60.0] -> 50.0 %" in DistillTeller().line("done", done | figures)
+    told = DistillTeller().line("done", done | figures | {"gap_closed": share})
+    assert told.endswith("against it); closes 50.0 % [40.0, 60.0] of the gap")
+    unknown = dict.fromkeys(("value", "low", "high")) | {"n": 4}
+    assert "gap" not in DistillTeller().line("done", done | figures | {"gap_closed": unknown})
     assert DistillTeller().line("done", done | {"after": None}) == "done       3 updates in 9 s"
 
 

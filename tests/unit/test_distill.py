@@ -20,10 +20,11 @@ from rmx.records import Problem, Rollout
 from rmx.train import distill, distiller
 from rmx.train.distill import Distillation
 from rmx.train.distill_loss import teacher_rows, topk_kl
+from rmx.train.distill_recipe import SMALL as SMALL_RECIPE
 from rmx.train.distill_recipe import DistillJob, DistillRecipe
 from rmx.train.distiller import Distiller, agreement, lessons, student_rows
 from rmx.train.job import Problems
-from rmx.train.policy import NAME, make_policy
+from rmx.train.policy import NAME, Policy, make_policy
 from rmx.train.recipe import AdapterConfig
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_row import row
@@ -112,7 +113,13 @@ def test_a_job_names_one_teacher_and_its_command_makes_it_again():
         with pytest.raises(RmxError, match="one of them"):
             DistillJob(**wrong)
     job = DistillJob(adapter="rl", recipe=replace(DistillRecipe(), rank=8, targets=("o_proj",)))
-    assert job.command_line() == "rmx distill --model mini --adapter rl --set mini --rank 8 --targets o_proj"
+    assert job.command_line() == (
+        "rmx distill --model mini --adapter rl --set mini --preset paper --rank 8 --targets o_proj"
+    )
+    other = replace(job, model="tiny")  # the paper's recipe is the default of every model but the bundled one
+    assert other.command_line() == "rmx distill --model tiny --adapter rl --set mini --rank 8 --targets o_proj"
+    with pytest.raises(RmxError, match="no preset 'large'"):
+        replace(job, preset="large")
     assert DistillJob.from_json(job.json()) == job
     with pytest.raises(TrainError, match=r"config\.json cannot be used"):
         DistillJob.from_json({"model": "mini"})
@@ -388,6 +395,7 @@ def test_a_run_from_problems_to_adapter(whole):
     (done,) = run.of("done")
     assert done["updates"] == 6
     assert done["before"]["n"] == done["after"]["n"] == done["teacher"]["n"] == 4
+    assert done["teacher_vs_base"]["n"] == done["gap_closed"]["n"] == 4
     assert done["agreement"]["adapted"] == checks[-1]["agreement"]
     assert set(done["stages"]) == {"rollouts", "teacher", "training"}
     assert (run.folder / "evaluation.json").exists()
@@ -404,6 +412,8 @@ def test_the_adapter_is_plain_peft_with_a_card(whole):
     assert "Distilled from other" in card
     assert "renormalised over the tokens that were kept" in card
     assert "The teacher itself: " in card
+    assert "The teacher against the base: " in card
+    assert "what share of the gap the adapter closes cannot be said" in card  # four problems that nobody solves
     assert "same likeliest token as the teacher" in card
     assert "12 solutions by the teacher" in card
     assert "chosen on the validation" not in card
@@ -411,6 +421,7 @@ def test_the_adapter_is_plain_peft_with_a_card(whole):
     assert about["kind"] == "distill"
     assert about["recipe"]["tail"] == "renormalise"
     assert about["departures"]["top_k"] == [64, 8]
+    assert set(about["teacher_figures"]) == {"teacher", "vs_teacher", "teacher_vs_base", "gap_closed"}
 
 
 @pytest.mark.parametrize("kind", ["stage", "rollouts", "update", "check"])
@@ -536,3 +547,24 @@ def test_mini_learns_from_its_partner_and_stays_mini(tmp_path):
         student = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
         assert not torch.equal(student(ids).logits, base.engine.model(ids).logits)
     assert "By construction" in (tmp_path / "adapter" / "README.md").read_text()
+
+
+# -- the bundled pair -------------------------------------------------------------------------------------------------
+
+
+def test_the_small_recipe_moves_the_bundled_model_and_the_papers_rate_hardly_does(tmp_path):
+    """KL over the solutions that were learned from, on a tenth of the problems; as many updates at either rate."""
+    recipe = replace(SMALL_RECIPE, problems=60, k=2, heldout=0, validation=0, seed=0)
+    job = DistillJob(adapter="rl", recipe=recipe, device="cpu", dtype="float32", preset="small")
+    made = Distillation(job, tmp_path, {"id": "r", "versions": {}}, base=load("mini", "cpu", "float32"))
+    done = dict(made.events())["done"]
+    items, left = made.items(distill.ROLLOUTS), {}
+    before = agreement(Policy(made.base, recompute=False), items, made.cache, trained=False).kl["value"]
+    left["small"] = agreement(Policy(made.base, recompute=False), items, made.cache, trained=True).kl["value"]
+    slow = Distiller(
+        make_policy(made.base, recipe.adapter, None, 0), items, made.cache, replace(recipe, lr=DistillRecipe().lr)
+    )
+    assert len(list(slow.run())) == done["updates"] == 16
+    left["paper"] = agreement(slow.policy, items, made.cache, trained=True).kl["value"]
+    assert left["small"] < 0.6 * before
+    assert left["paper"] > 0.8 * before

@@ -8,10 +8,10 @@ from rmx.intervals import paired_difference, share
 from rmx.models import load
 from rmx.paths import ASSETS
 from rmx.problems import load_set
-from rmx.records import Problem, Rollout
+from rmx.records import Answer, Problem, Rollout
 from rmx.train.base_figures import BaseFigures
 from rmx.train.diagnostics import Contrast, contrast, decision_items, diagnose
-from rmx.train.greedy import Solutions, solve
+from rmx.train.greedy import Solution, Solutions, solve
 from rmx.train.heldout import Check, HeldOut, best_of, stops_early
 from rmx.train.policy import NAME, make_policy
 from rmx.train.recipe import AdapterConfig
@@ -97,6 +97,32 @@ def test_solutions_survive_json_and_are_compared_pairwise(policy, problems):
     assert after.against(again) == paired_difference(base.right, after.right)
     with pytest.raises(ValueError, match="different problems"):
         after.against(Solutions(base.each[:3]))
+
+
+def graded(right: str) -> Solutions:
+    """Solutions of as many problems as there are letters, right where it is an x."""
+    return Solutions(tuple(Solution(f"p{i}", (), "", Answer("1", c == "x"), False) for i, c in enumerate(right)))
+
+
+def test_the_share_of_the_teachers_gain():
+    base, teacher = graded("xx........" * 4), graded("xxxxxx...." * 4)
+    half = graded("xxxx......" * 4)
+    found = half.gap_closed(base, teacher)
+    assert (found["value"], found["n"]) == (0.5, 40)
+    assert 0.2 < found["low"] < 0.5 < found["high"] < 0.8
+    assert teacher.gap_closed(base, teacher)["value"] == 1.0
+    assert base.gap_closed(base, teacher)["value"] == 0.0
+    worse = graded("x........." * 4)
+    assert worse.gap_closed(base, teacher)["value"] == -0.25
+
+
+def test_no_share_of_a_gain_that_cannot_be_told_from_none():
+    base, teacher = graded("xx........"), graded("xxx.......")
+    assert teacher.against(base)["low"] < 0
+    nothing = {"value": None, "low": None, "high": None, "n": 10}
+    assert teacher.gap_closed(base, teacher) == nothing
+    assert base.gap_closed(teacher, base) == nothing  # a teacher that is worse
+    assert graded("").gap_closed(graded(""), graded("")) == nothing | {"n": 0}
 
 
 # ---------------------------------------------------------------- decision diagnostics

@@ -193,6 +193,26 @@ def test_the_batch_speaks_for_an_adapter(rl):
     assert made.entropies[0] == pytest.approx(float(capture(logits[None], 1).entropy), abs=1e-6)
 
 
+def test_prompts_share_a_batch_under_an_adapter_too(rl, monkeypatch):
+    """The adapters' wrapper hides what the network's forward takes; prompt after prompt, this would be 36 passes."""
+    model, sampling = rl.adapted, Sampling(temperature=1.0, top_p=1.0, seed=7, max_new_tokens=12)
+    asked = [model.prompt_ids(f"Ann has {n} apples and buys 4 more. How many apples does Ann have?") for n in (3, 17, 5)]
+    asks = [Ask(prompt, (None,)) for prompt in asked]
+    one_by_one = [every(model.engine, [ask], sampling, adapter=rl.adapter, stop_ids=frozenset()) for ask in asks]
+    sizes, forward = [], Engine.forward
+
+    def counted(self, tokens, *args, **kwargs):
+        sizes.append(len(tokens))
+        return forward(self, tokens, *args, **kwargs)
+
+    monkeypatch.setattr(Engine, "forward", counted)
+    made = every(model.engine, asks, sampling, adapter=rl.adapter, stop_ids=frozenset())
+    assert sizes == [1] * 3 + [3] * 11  # each prompt once, then all of them together
+    for i, alone_ in enumerate(one_by_one):
+        assert made[i, 0].ids == alone_[0, 0].ids
+        assert made[i, 0].entropies == pytest.approx(alone_[0, 0].entropies, abs=1e-4)
+
+
 def test_slots_close_up_by_moving_the_last_rows(tiny):
     slots = Slots(tiny.engine, 5)
     slots.put(3, 2, None)
