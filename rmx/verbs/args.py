@@ -19,6 +19,7 @@ from rmx.problem_files import MAX_ANSWER_CHARS, MAX_PROBLEM_CHARS
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[A-Za-z0-9][\w.-]{0,99})?")
 LARGEST = 2**63  # of a whole number
+LATER = {"later": True}  # metadata of a field
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,13 @@ class Limits:
 
 
 def hints_of(verb: type) -> dict[str, tuple[Any, str]]:
-    """Argument -> its type and what it means, from the fields of a verb: `name: Annotated[type, "meaning"]`."""
+    """Argument -> its type and what it means, from the fields of a verb: `name: Annotated[type, "meaning"]`.
+
+    Callers may give arguments by position, so those that verbs have been given later (`LATER`) stand behind the others.
+    """
     found = get_type_hints(verb, include_extras=True)
-    return {f.name: (found[f.name].__origin__, found[f.name].__metadata__[0]) for f in fields(verb)}
+    ordered = sorted(fields(verb), key=lambda f: f.metadata == LATER)
+    return {f.name: (found[f.name].__origin__, found[f.name].__metadata__[0]) for f in ordered}
 
 
 def checked(verb: type, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rmx.answers import AnswerRule
 from rmx.style_options import StyleOptions
 from rmx.train.run_store import RunStore
 from rmx.turns import Kind
-from rmx.verbs.args import Limits, between
+from rmx.verbs.args import LATER, Limits, between
 from rmx.workspace import Workspace
 
 Document = dict[str, Any] | list[dict[str, Any]]
@@ -47,12 +47,22 @@ class Verb:
 class Asking(Verb):
     """What the verbs that ask a model have in common: how its problems are asked."""
 
-    style: Annotated[str | None, "a prompt style by its name; by default what the model's family is asked"] = None
-    system: Annotated[str | None, "the system line of a chat; empty for none"] = None
-    template: Annotated[str | None, "a text with {problem} in it, instead of the style's"] = None
-    thinking: Annotated[Literal["on", "off"] | None, "whether a model that can be told to thinks first"] = None
-    stop: Annotated[list[str] | None, "texts that end a completion, instead of the style's own"] = None
-    answers: Annotated[AnswerRule | None, "what counts as an answer: a box alone, or what comes nearest to one"] = None
+    style: Annotated[str | None, "a prompt style by its name; by default what the model's family is asked"] = field(
+        default=None, metadata=LATER
+    )
+    system: Annotated[str | None, "the system line of a chat; empty for none"] = field(default=None, metadata=LATER)
+    template: Annotated[str | None, "a text with {problem} in it, instead of the style's"] = field(
+        default=None, metadata=LATER
+    )
+    thinking: Annotated[Literal["on", "off"] | None, "whether a model that can be told to thinks first"] = field(
+        default=None, metadata=LATER
+    )
+    stop: Annotated[list[str] | None, "texts that end a completion, instead of the style's own"] = field(
+        default=None, metadata=LATER
+    )
+    answers: Annotated[AnswerRule | None, "what counts as an answer: a box alone, or what comes nearest to one"] = (
+        field(default=None, metadata=LATER)
+    )
 
     def style_options(self) -> StyleOptions:
         """What is asked of the prompt.

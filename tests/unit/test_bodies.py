@@ -36,7 +36,7 @@ def config(client):
         ("call/v2/trace", '{"seed": ' + "1" * 5000 + "}", 400, "The body is not JSON."),
         ("call/v2/trace", '{"tau": ' + "[" * 60_000 + "}", 400, "The body is"),
         ("call/v2/trace", b'{"prompt": "\xe3"}', 400, "The body is not JSON."),
-        ("call/trace", '{"data": [1]}', 422, "data must be a list of 18 values."),
+        ("call/trace", '{"data": [1]}', 422, "data must be a list of 24 values."),
         ("call/trace", '{"data": "x"}', 422, "data must be a list"),
         ("run/trace", '{"data": []}', 404, "This goes through the queue only."),
         ("run/nothing", '{"data": []}', 404, "There is no endpoint 'nothing'"),

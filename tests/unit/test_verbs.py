@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import fields
 
 import pytest
 
@@ -14,6 +15,7 @@ from rmx.train.job import TrainJob
 from rmx.train.run_store import RunStore
 from rmx.verbs import VERBS, Limits, Site, call
 from rmx.verbs.args import hints_of
+from rmx.verbs.base import Asking
 from rmx.verbs.training import without_folders
 from rmx.workspace import Workspace
 
@@ -249,3 +251,11 @@ def test_how_runs_stand_without_paths_of_the_machine(tmp_path):
     assert without_folders({"a": ["rmx train --out /home/me/runs/x1 --lr 1e-4"]}) == {
         "a": ["rmx train --out x1 --lr 1e-4"]
     }
+
+
+def test_arguments_keep_their_places_for_callers_that_give_them_by_position():
+    first = ["prompt", "problem", "set", "answer", "model", "adapter", "raw", "tau", "max_new_tokens"]
+    assert list(hints_of(VERBS["trace"]))[:9] == first
+    assert list(hints_of(VERBS["shifts"]))[0] not in {f.name for f in fields(Asking)}
+    for verb in (verb for verb in VERBS.values() if issubclass(verb, Asking)):
+        assert list(hints_of(verb))[-6:] == ["style", "system", "template", "thinking", "stop", "answers"]
