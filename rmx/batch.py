@@ -198,6 +198,7 @@ def plain_cache(cache: Any) -> bool:
 
 
 def takes_mask(engine: Engine) -> bool:
-    """Whether the network can be told which positions to look at. The adapters' wrapper around it names no arguments."""
+    """Whether the network can be told which positions to look at."""
+    # PEFT's wrapper passes on what it is given and names none of it
     network = engine.model.get_base_model() if isinstance(engine.model, PeftModel) else engine.model
     return "attention_mask" in inspect.signature(network.forward).parameters

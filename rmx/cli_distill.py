@@ -44,7 +44,9 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
     add_model(distill)
     distill.add_argument("--teacher", metavar="S", help="the teacher: a checkpoint, or an adapter on the base")
     distill.add_argument("--set", default=None, metavar="NAME", help="mini, arith, gsm8k or a file (default: mini)")
-    distill.add_argument("--preset", choices=["paper", "small"], help="where the recipe begins (default: small for mini)")
+    distill.add_argument(
+        "--preset", choices=["paper", "small"], help="where the recipe begins (default: small for mini)"
+    )
     where = distill.add_mutually_exclusive_group()
     where.add_argument("--out", metavar="DIR", help="the run's folder (default: a new one in RMX_RUNS)")
     where.add_argument("--resume", metavar="ID", help="go on with a run that was stopped or interrupted")

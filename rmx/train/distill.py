@@ -45,7 +45,7 @@ from rmx.train.teacher import Teacher, TeacherCache
 STAGES = ("rollouts", "teacher", "training")
 ROLLOUTS, HELD_OUT = "rollouts.jsonl", "heldout_rollouts.jsonl"
 CACHE, TEACHER, ADAPTER = "teacher", "teacher.json", "adapter"
-OF_TEACHER = ("teacher", "vs_teacher", "teacher_vs_base", "gap_closed")  # figures of an evaluation, the last two since 0.1.1
+OF_TEACHER = ("teacher", "vs_teacher", "teacher_vs_base", "gap_closed")  # the last two are not in runs of 0.1.0
 
 
 class Distillation(RunFiles):

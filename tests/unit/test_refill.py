@@ -196,7 +196,9 @@ def test_the_batch_speaks_for_an_adapter(rl):
 def test_prompts_share_a_batch_under_an_adapter_too(rl, monkeypatch):
     """The adapters' wrapper hides what the network's forward takes; prompt after prompt, this would be 36 passes."""
     model, sampling = rl.adapted, Sampling(temperature=1.0, top_p=1.0, seed=7, max_new_tokens=12)
-    asked = [model.prompt_ids(f"Ann has {n} apples and buys 4 more. How many apples does Ann have?") for n in (3, 17, 5)]
+    asked = [
+        model.prompt_ids(f"Ann has {n} apples and buys 4 more. How many apples does Ann have?") for n in (3, 17, 5)
+    ]
     asks = [Ask(prompt, (None,)) for prompt in asked]
     one_by_one = [every(model.engine, [ask], sampling, adapter=rl.adapter, stop_ids=frozenset()) for ask in asks]
     sizes, forward = [], Engine.forward
