@@ -225,8 +225,8 @@ def probed(monkeypatch):
         return SimpleNamespace()
 
     monkeypatch.setattr("rmx.train.probe.probe", quick)
-    monkeypatch.setattr("rmx.train.estimate.work_ahead", lambda *_: None)
-    monkeypatch.setattr("rmx.train.estimate.estimate", lambda *_: SimpleNamespace(plan=lambda: {"minutes": 1}))
+    monkeypatch.setattr("rmx.train.estimate.work_ahead", lambda *_, **__: None)
+    monkeypatch.setattr("rmx.train.estimate.estimate", lambda *_, **__: SimpleNamespace(plan=lambda: {"minutes": 1}))
     return calls
 
 

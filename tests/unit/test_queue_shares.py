@@ -1,6 +1,7 @@
 """Gradio's queue shared among visitors and addresses: shares, order, what nobody listens to, and one greedy cookie."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import fastapi
@@ -46,11 +47,17 @@ def queue():
     return queue
 
 
+def run(coroutine):
+    """In a thread of its own: the browser tests leave a running loop in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
+
+
 def join(queue, owner, address=None, fn_index=0, session=None):
     """Push an event; returns its id."""
     request = SimpleNamespace(who=Asker(owner, address))
     body = PredictBodyInternal(session_hash=session or owner, fn_index=fn_index, data=[])
-    done, event, _ = asyncio.run(queue.push(body, request, None))
+    done, event, _ = run(queue.push(body, request, None))
     assert done
     return event
 
@@ -162,8 +169,8 @@ def test_a_plan_of_a_page_whose_messages_were_dropped_is_replaced_all_the_same(q
 def test_a_page_whose_stream_is_closed_is_told_of_and_its_waiting_events_go(queue):
     join(queue, "anna", session="page 1"), join(queue, "anna", session="page 2")
     running = run_next(queue)
-    asyncio.run(queue.clean_events(session_hash="page 1"))
-    asyncio.run(queue.clean_events(event_id=running._id))
+    run(queue.clean_events(session_hash="page 1"))
+    run(queue.clean_events(event_id=running._id))
     assert queue.left == ["page 1"]
     assert not running.alive
     assert [e.session_hash for e in queue.event_queue_per_concurrency_id["engine"].queue] == ["page 2"]
@@ -258,7 +265,7 @@ def test_a_greedy_cookie_and_a_greedy_address_neither_refuse_nor_delay_somebody_
         await polite.close()
         return replies, seen, still
 
-    replies, seen, still = asyncio.run(visit())
+    replies, seen, still = run(visit())
     refused = [reply for reply in replies if reply.status_code != 200]
     assert {reply.status_code for reply in refused} == {429}
     assert len(refused) == 4
@@ -290,7 +297,7 @@ def test_what_nobody_listens_to_ends_by_itself_also_while_it_waits(button, value
 
     impatient()
     try:
-        asyncio.run(visit())
+        run(visit())
         until(lambda: sum(line.waiting() for line in turns) == 3)
         until(lambda: sum(line.waiting() for line in turns) == 2)
     finally:
@@ -310,7 +317,7 @@ def test_a_stream_that_is_closed_ends_what_is_done_for_it(url, space):
                     break
         await asyncio.to_thread(until, lambda: not turns.waiting())
 
-    asyncio.run(visit())
+    run(visit())
 
 
 def test_a_measurement_whose_page_closes_its_stream_ends_also_while_it_waits(url, space):
@@ -334,7 +341,7 @@ def test_a_measurement_whose_page_closes_its_stream_ends_also_while_it_waits(url
         finally:
             turns.leave(held)
 
-    asyncio.run(visit())
+    run(visit())
 
 
 def test_a_call_by_name_that_nobody_reads_is_ended_too(url, space, impatient):
