@@ -17,6 +17,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -322,9 +323,10 @@ def measure(minutes: float, attackers: Sequence[str] = ("attack",)) -> dict[str,
             lag = met.pop("watch")["first_token_seconds"]
             warm = memory[len(memory) // 4 :]
             mb = {"after_a_quarter": warm[0], "most_later": max(warm), "least_later": min(warm), "end": warm[-1]}
-            faults = sum("Traceback" in line for line in site.log.read_text(errors="replace").splitlines())
+            log = site.log.read_text(errors="replace").splitlines()
+            faults = Counter(line[:120] for line in log if re.match(r"[\w.]*(Error|Exception)\b", line)).most_common(5)
             load = [round(before, 2), round(os.getloadavg()[0], 2)]
-            return met | {"health_seconds": lag, "memory_mb": mb, "tracebacks": faults, "load_average": load}
+            return met | {"health_seconds": lag, "memory_mb": mb, "faults": faults, "load_average": load}
         finally:
             site.stop()
 

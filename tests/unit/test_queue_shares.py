@@ -187,6 +187,16 @@ def test_only_what_nobody_reads_for_long_counts_as_unheard(queue):
     assert sorted(queue._unread(2 * UNHEARD)) == ["slow", "unread"]
 
 
+def test_messages_that_nobody_reads_are_not_kept_also_when_their_event_is_over(queue):
+    event = join(queue, "anna", session="gone")
+    queue.event_ids_to_events.pop(event)  # over, before anybody has looked
+    assert queue._unread(0.0) == []
+    assert queue._unread(UNHEARD) == ["gone"]
+    run(queue._forget("gone"))
+    assert "gone" not in queue.pending_messages_per_session
+    assert queue._unread(3 * UNHEARD) == []
+
+
 # -- who asks ---------------------------------------------------------------------------------------------------------
 
 

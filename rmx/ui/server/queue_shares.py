@@ -177,14 +177,18 @@ class SharedQueue(Queue):
         while not self.stopped:
             await asyncio.sleep(LOOK)
             for session in self._unread(time.monotonic()):
-                await self.clean_events(session_hash=session)
+                await self._forget(session)
+
+    async def _forget(self, session: str) -> None:
+        """End a page's events and drop its messages, which gradio keeps for 2,000 pages."""
+        await self.clean_events(session_hash=session)
+        self.pending_messages_per_session.pop(session, None)
 
     def _unread(self, now: float) -> list[str]:
-        """Sessions with events under way whose first message has been the same for too long."""
+        """Sessions whose first message has been the same for too long, whether their events are over or not."""
         before, self.unheard = self.unheard, {}
-        for session in {event.session_hash for event in self.event_ids_to_events.values()}:
-            messages = self.pending_messages_per_session.get(session)
-            waiting: Any = messages._queue if messages is not None else ()  # type: ignore[attr-defined]
+        for session, messages in self.pending_messages_per_session.items():
+            waiting: Any = messages._queue  # type: ignore[attr-defined]
             if waiting:
                 first, since = before.get(session, (None, now))
                 self.unheard[session] = (waiting[0], since if waiting[0] is first else now)
