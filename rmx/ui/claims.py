@@ -20,6 +20,7 @@ from rmx.claims.board import Board, ClaimsReport
 from rmx.claims.registry import BY_ID, CLAIMS
 from rmx.claims.report import command_of, html_report, set_facts
 from rmx.errors import RmxError
+from rmx.pair import Pair
 from rmx.turns import Asker, asker
 from rmx.ui.at_once import AtOnce
 from rmx.workspace import Workspace
@@ -119,7 +120,9 @@ class Claims:
         last = job.before.board if job.before else None
         if last is None:
             options = job.options
-            subject = subject_of(options.pair.pair(self.workspace), options.pair, options.samples, options.budget)
+            pair = options.pair.pair(self.workspace)
+            _wait(pair, job)
+            subject = subject_of(pair, options.pair, options.samples, options.budget)
             subject = replace(subject, private_runs=self.public)
             return Board(subject, CLAIMS, lambda: job.stopped, job.only)
         found, took, partial = dict(last.found), dict(last.took), dict(last.partial)
@@ -180,6 +183,17 @@ class Claims:
         if job is None:
             raise RmxError("These claims are no longer in memory. Measure them again.")
         return job
+
+
+def _wait(pair: Pair, job: ClaimsJob) -> None:
+    """Wait until the pair can be looked at, or nobody wants it any more: the looks themselves cannot be ended.
+
+    Raises:
+        RmxError: the job was stopped.
+    """
+    with pair.when_free(lambda: job.stopped) as mine:
+        if not mine:
+            raise RmxError("This was stopped before it began.")
 
 
 def claims_texts() -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The claims as the page asks for them: jobs, what the next one goes on with, messages, the report."""
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -38,7 +39,8 @@ def made(monkeypatch):
     found = {"shifts": alike(40), "interventions": arms(), "runs": runs}
     monkeypatch.setattr(board_module, "STUDIES", {name: study(name, found[name]) for name in calls})
     monkeypatch.setattr(claims_module, "subject_of", lambda *_: subject())
-    monkeypatch.setattr(PairOptions, "pair", lambda *_: None)
+    free = SimpleNamespace(when_free=lambda _: nullcontext(True))
+    monkeypatch.setattr(PairOptions, "pair", lambda *_: free)
     return calls
 
 

@@ -62,7 +62,7 @@ def roads(space: Workspace, name: str) -> dict[str, Any]:
     explore, compare = ExploreTab(Explorer(space, Runs()), settings), CompareTab(Comparer(space), settings)
     claims, site = ClaimsTab(Claims(space, public=True), settings), Site(space)
     pair, job = ("mini+rl", "", "", "", 1.0), TrainJob("mini", name, PRESETS["quick"], "quick")
-    asked = (*pair[:4], name, 2, False, 1.2, 1, 100, 0, 4)
+    asked = (*pair[:4], name, 2, False, 1.2, 0, 1, 100, 0, 4)
 
     def verb(what: str, **given: Any) -> Any:
         return lambda: list(call(site, what, {"set": name, "max_new_tokens": 2, **given}, lambda: False))
