@@ -14,7 +14,7 @@ from rmx.gallery import piece, pieces
 
 
 def menu(page: Page) -> None:
-    page.get_by_role("button", name="Share").click()
+    page.get_by_role("button", name="Share", exact=True).click()
 
 
 def saving(page: Page) -> None:

@@ -51,9 +51,9 @@ def swapped(page: Page) -> None:
 
 
 def link(page: Page) -> str:
-    page.get_by_role("button", name="Share").click()
+    page.get_by_role("button", name="Share", exact=True).click()
     page.get_by_role("button", name="Copy link").click()
-    expect(page.get_by_role("dialog", name="Share")).to_contain_text("Link copied")
+    expect(page.get_by_role("dialog", name="Share", exact=True)).to_contain_text("Link copied")
     return str(page.evaluate("navigator.clipboard.readText()"))
 
 
@@ -162,7 +162,7 @@ def test_files_are_opened_verified_and_gone_on_from(open_page: Open, url: str, t
     expect(page.locator(".origin")).to_be_hidden()
     expect(page.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(3)
 
-    page.get_by_role("button", name="Share").click()
+    page.get_by_role("button", name="Share", exact=True).click()
     with page.expect_download() as saved:
         page.get_by_role("button", name="Tree .json").click()
     back = read_tree(Path(saved.value.path()).read_text(encoding="utf-8"))
@@ -193,9 +193,9 @@ def test_hostile_documents_run_nothing(open_page: Open, url: str, browser: Brows
     expect(page.locator(".title")).to_contain_text("<img src=x onerror=window.PWN=1>")
     page.locator(".flow .t[data-i='1']").click()
     expect(inspector(page)).to_contain_text("</script><script>")
-    page.get_by_role("button", name="Share").click()
+    page.get_by_role("button", name="Share", exact=True).click()
     page.get_by_role("button", name="Entropy figure .png").click()
-    expect(page.get_by_role("dialog", name="Share")).to_contain_text(".png, ")
+    expect(page.get_by_role("dialog", name="Share", exact=True)).to_contain_text(".png, ")
     page.get_by_role("button", name="Verify").click(force=True)
     expect(page.get_by_role("alert").first).to_contain_text("</script>")
 

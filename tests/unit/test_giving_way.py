@@ -135,7 +135,7 @@ def test_batches_maps_and_arms_beside_each_other_are_those_of_undisturbed_runs(r
     model.engine.prefixes.clear()
     assert stepped == []
     assert together(*works, lambda: Generation(model, Job(ids[0], SAMPLED, 1.0)).run().ids)[:4] == alone
-    assert len(stepped) > 50
+    assert len(stepped) > 25  # prompts share their steps, under an adapter too
 
 
 def test_two_engines_that_are_held_together_go_and_come_back_together(eager, stepped):
