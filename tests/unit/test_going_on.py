@@ -72,7 +72,7 @@ def counted(words: list[str], cache: Path, monkeypatch: Any, capsys: Any) -> tup
     return json.loads(capsys.readouterr().out), calls
 
 
-@pytest.mark.parametrize(("verb", "reached"), [("intervene", 13), ("shifts", 5), ("locator", 2), ("claims", 6)])
+@pytest.mark.parametrize(("verb", "reached"), [("intervene", 13), ("shifts", 5), ("locator", 2), ("claims", 10)])
 def test_killed_in_the_middle(verb: str, reached: int, tmp_path, monkeypatch, capsys) -> None:
     words, killed = VERBS[verb], tmp_path / "killed"
     whole, calls = counted(words, tmp_path / "whole", monkeypatch, capsys)
