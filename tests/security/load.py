@@ -323,6 +323,7 @@ def measure(minutes: float, attackers: Sequence[str] = ("attack",)) -> dict[str,
             lag = met.pop("watch")["first_token_seconds"]
             warm = memory[len(memory) // 4 :]
             mb = {"after_a_quarter": warm[0], "most_later": max(warm), "least_later": min(warm), "end": warm[-1]}
+            mb["course"] = memory[:: max(1, len(memory) // 20)]
             log = site.log.read_text(errors="replace").splitlines()
             faults = Counter(line[:120] for line in log if re.match(r"[\w.]*(Error|Exception)\b", line)).most_common(5)
             load = [round(before, 2), round(os.getloadavg()[0], 2)]
