@@ -53,9 +53,10 @@ def read_adapter(model: Model, place: str, spec: str) -> SavedAdapter:
     Raises:
         ModelError: it is damaged, or it cannot be put on without changing the base or giving wrong figures.
     """
-    raw = read_config(place, spec)
+    refused = f"The adapter {spec} cannot be put on {model.spec}"
+    raw = read_config(place, spec, refused)
     if reason := why_refused(raw):
-        raise ModelError(f"The adapter {spec} cannot be put on {model.spec}: {reason}")
+        raise ModelError(f"{refused}: {reason}")
     tensors = load_file(_file(place, WEIGHTS, spec))
     held = base_tensors(model.engine)
     tensors = _own(tensors, raw, held, spec)
@@ -71,8 +72,11 @@ def read_adapter(model: Model, place: str, spec: str) -> SavedAdapter:
     return SavedAdapter(config, tensors)
 
 
-def read_config(place: str, spec: str) -> dict[str, Any]:
+def read_config(place: str, spec: str, refused: str) -> dict[str, Any]:
     """What adapter_config.json says.
+
+    Args:
+        refused: how the sentence begins that says why it cannot be used.
 
     Raises:
         ModelError: it is missing or says no kind.
@@ -80,9 +84,9 @@ def read_config(place: str, spec: str) -> dict[str, Any]:
     try:
         raw = json.loads(Path(_file(place, CONFIG, spec)).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"The adapter {spec} cannot be used: its {CONFIG} cannot be read.") from error
+        raise ModelError(f"{refused}: its {CONFIG} cannot be read.") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("peft_type"), str):
-        raise ModelError(f"The adapter {spec} cannot be used: its {CONFIG} names no kind of adapter (peft_type).")
+        raise ModelError(f"{refused}: its {CONFIG} names no kind of adapter (peft_type).")
     return {name: value for name, value in raw.items() if name != "runtime_config"}
 
 
@@ -216,7 +220,9 @@ def _initial(raw: Mapping[str, Any], begun: str, place: str, spec: str) -> dict[
     folder = Path(place) / f"{_stem(begun)}_init"
     if not (folder / WEIGHTS).is_file():
         return None
-    other = read_config(str(folder), f"{spec}/{folder.name}")
+    other = read_config(
+        str(folder), f"{spec}/{folder.name}", f"The adapter {spec} cannot be folded by its {folder.name}"
+    )
     scale = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
     if differs := next((name for name in scale if (other.get(name) or None) != (raw.get(name) or None)), None):
         raise ModelError(f"The adapter {spec} and its {folder.name} differ in {differs}: they are not of one training.")

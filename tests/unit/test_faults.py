@@ -267,12 +267,12 @@ def test_an_adapter_cut_in_half_is_refused_wherever_it_is_offered(
     if not loads:
         before = probe(model)
         for load in (lambda: training.opened({"id": "good"}), lambda: space.adapter(model, "good")):
-            with pytest.raises(ModelError, match="The adapter good cannot be (put on mini|used): ") as caught:
+            with pytest.raises(ModelError, match="The adapter good cannot be put on mini: ") as caught:
                 load()
             assert "\n" not in str(caught.value)
         assert probe(model).equal(before)
         space.adapter(model, "rl")  # and beside another one, which stays as it is
-        with pytest.raises(ModelError, match="The adapter good cannot be "):
+        with pytest.raises(ModelError, match="cannot be put on mini"):
             space.adapter(model, "good")
         with model.engine.using(None):
             assert probe(model).allclose(before, atol=1e-5)
@@ -291,7 +291,7 @@ def test_an_adapter_cut_in_half_is_refused_wherever_it_is_offered(
 def test_a_config_that_peft_chokes_on_is_a_sentence(config: dict[str, Any], adapter: Path, store: RunStore) -> None:
     told = json.loads((adapter / CONFIG).read_text())
     (adapter / CONFIG).write_text(json.dumps(told | config))
-    with pytest.raises(ModelError, match="The adapter good cannot be "):
+    with pytest.raises(ModelError, match="The adapter good cannot be put on mini"):
         Training(Workspace("cpu"), store).opened({"id": "good"})
 
 
