@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import fastapi
@@ -18,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.strict import without_half_characters
 from rmx.verbs import VERBS
-from rmx.verbs.args import hints_of, shown
+from rmx.verbs.args import count_later, hints_of, shown
 
 ROOT = "/gradio_api"
 FILES = "/files/"  # plain text, read by routes of our own
@@ -46,7 +47,7 @@ class Bodies:
         if scope["type"] != "http" or scope["method"] != "POST" or path.startswith(FILES):
             await self.app(scope, receive, send)
             return
-        content = _mended(await _read(receive))
+        content = _filled(path, _mended(await _read(receive)))
         refused = (
             (400, "The request is too long, or ended too early.") if content is None else self.refusal(path, content)
         )
@@ -177,6 +178,19 @@ def _no_number(name: str) -> float:
 def _finite(text: str) -> float:
     value = float(text)
     return value if math.isfinite(value) else _no_number(text)
+
+
+def _filled(path: str, content: bytes | None) -> bytes | None:
+    """A call by position of somebody who does not know the arguments that came later: null, their default, for each."""
+    found = BY_NAME.fullmatch(path)
+    if content is None or found is None or found[2] or found[3] not in VERBS:
+        return content
+    count, later = len(hints_of(VERBS[found[3]])), count_later(VERBS[found[3]])
+    with suppress(ValueError, RecursionError):  # what is no JSON is refused with a sentence
+        body = json.loads(content)
+        if isinstance(body, dict) and isinstance(body.get("data"), list) and len(body["data"]) == count - later:
+            return json.dumps(body | {"data": body["data"] + [None] * later}).encode()
+    return content
 
 
 async def _read(receive: Receive) -> bytes | None:

@@ -47,6 +47,11 @@ def hints_of(verb: type) -> dict[str, tuple[Any, str]]:
     return {f.name: (found[f.name].__origin__, found[f.name].__metadata__[0]) for f in ordered}
 
 
+def count_later(verb: type) -> int:
+    """How many arguments of a verb stand last because they came later."""
+    return sum(f.metadata == LATER for f in fields(verb))
+
+
 def checked(verb: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that are given, of the right type; null stands for the default.
 

@@ -111,6 +111,14 @@ def test_what_is_right_goes_through(client, config):
     assert '"length":3' in client.get(f"/gradio_api/call/trace/{event}").text.replace(" ", "")
 
 
+def test_a_call_by_position_need_not_know_the_arguments_that_came_later(client):
+    """The 18 arguments that `trace` had at first; what was added since stands behind them, and null is its default."""
+    data = ["x", None, "mini", *[None] * 5, 3, *[None] * 5, True, *[None] * 3]
+    assert len(data) == 18
+    event = client.post("/gradio_api/call/trace", json={"data": data}).json()["event_id"]
+    assert '"length":3' in client.get(f"/gradio_api/call/trace/{event}").text.replace(" ", "")
+
+
 @pytest.mark.parametrize("path", ["dev/reload", "vibe-code/", "run-history/buckets", "mcp/sse", "process_recording"])
 def test_doors_that_the_page_does_not_use_are_closed(client, path):
     assert client.get(f"/gradio_api/{path}").status_code == 404
