@@ -2,11 +2,13 @@
 
 For each new session gradio describes all components of the page, and then keeps the last value of each, for its deep
 links, which are closed here: 70 ms of the event loop, half a megabyte and a whole solution or two, for
-ten thousand sessions. A call of the API is a session too.
+ten thousand sessions. Its tables of components and events, 28 kB, are copied for each; here they are shared. A call of
+the API is a session too.
 """
 
 import importlib.util
 import sys
+from collections import ChainMap
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +24,14 @@ class LightState(SessionState):
     def __init__(self, blocks: Any) -> None:
         # The original describes every block that `blocks.blocks` holds.
         super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks={}))  # type: ignore[arg-type]
+        whole = blocks.default_config  # nothing here is rendered anew for one page, so its events are everybody's
+        self.blocks_config.blocks = ChainMap({}, whole.blocks)  # type: ignore[assignment]
+        self.blocks_config.fns = whole.fns
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        """As gradio's, without the description of a component that an event has changed."""
+        super().__setitem__(key, value)
+        self.config_values.pop(key, None)
 
     def _update_config(self, key: int) -> None:
         """Nothing is described."""

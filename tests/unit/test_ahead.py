@@ -102,6 +102,16 @@ def test_a_session_has_its_own_states_without_a_description_of_the_page():
     light[box._id] = gr.Textbox("changed", render=False)
     assert light[box._id].value == "changed"  # an update of a component is kept
     assert demo.state_holder["another"][box._id].value == "text"
+    assert light.config_values == {}
+
+
+def test_sessions_share_the_tables_of_the_page():
+    demo, box, _ = page()
+    lighten(demo)
+    first, second = (demo.state_holder[name].blocks_config for name in ("first", "second"))
+    assert first.fns is second.fns is demo.default_config.fns
+    assert not first.blocks.maps[0]
+    assert first.blocks[box._id] is second.blocks[box._id] is box
 
 
 def test_what_a_page_shows_is_not_kept_for_it():

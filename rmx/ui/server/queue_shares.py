@@ -25,6 +25,7 @@ from rmx.turns import Asker, Usage, asker
 
 PLAN = "plan"  # of these events of a page only the newest waits
 MOST_THREADS = 72  # streams of the page, each holds one, and what else runs beside them
+MOST_RECORDS = 200  # of past events, for gradio's monitoring, which is closed here; it would keep 10,000
 LOOK = 5.0  # seconds between two looks for events that nobody listens to
 UNHEARD = 30.0  # seconds after which they are ended
 SKIP = {"__type__": "update"}  # an output that stays as it is
@@ -49,6 +50,7 @@ def share_queue(page: gr.Blocks, name: Callable[[Any], Asker], shares: Shares, l
     queue.__class__ = SharedQueue
     queue.name, queue.shares, queue.leave = name, shares, leave
     queue.served, queue.unheard, queue.tasks = Usage(), {}, {}
+    queue.ANALYTICS_MAX_EVENTS = MOST_RECORDS
 
 
 class SharedQueue(Queue):
