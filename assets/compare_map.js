@@ -208,12 +208,12 @@ async function renderInspector(pos) {
 function sentences(reply) {
   const ours = reply.base.top[0]?.text, theirs = reply.adapted.top[0]?.text, say = (...parts) => make("p", "", ...parts);
   if (!reply.cls) {
-    const p = say("Both choose ", named(ours), ": base ", figure(percent(reply.p)), ", adapted ", figure(percent(reply.back_p)), ".");
+    const p = say("Both choose ", named(ours), ": base ", figure(odds(reply.p)), ", adapted ", figure(odds(reply.back_p)), ".");
     return reply.base.rank > 1 ? [p, say("The token on screen is the base's number ", figure(reply.base.rank), ".")] : [p];
   }
   const sides = [["adapted model", theirs, "base", reply.rank, reply.p], ["base", ours, "adapted model", reply.back_rank, reply.back_p]];
   const parted = sides.map(([who, word, other, rank, p]) =>
-    say(`The ${who}'s choice `, named(word), ` is the ${other}'s number `, figure(count(rank)), ", ", figure(percent(p ?? 0)), "."));
+    say(`The ${who}'s choice `, named(word), ` is the ${other}'s number `, figure(count(rank)), ", ", figure(odds(p ?? 0)), "."));
   if (reply.near_tie) parted.push(make("p", "soft", "Rounding alone could make the two agree here."));
   return parted;
 }
@@ -225,7 +225,7 @@ function topRows(reply, side) {
   return rows;
 }
 function topRow(alt, rank, here) {
-  const p = percent(alt.p ?? 0), bar = make("i", "meter");
+  const p = odds(alt.p ?? 0), bar = make("i", "meter");
   bar.style.setProperty("--p", alt.p ?? 0);
   const row = make("li", "top", make("span", "num soft", count(rank)), make("span", "what", nameOf(alt.text)), make("span", "num", p), bar);
   row.title = `${rank}: ${plainName(alt.text)}, ${p}${here ? ", on screen" : ""}`;
@@ -238,7 +238,7 @@ const mapTipGone = tooltip(ui.mapFlow, (span) => {
   const [text, cls, , kl, , , p, q] = tok, num = (k, v) => make("span", "num", make("i", "quiet", k), v);
   const kind = isNear(tok) ? "near tie" : CLASSES[cls];
   return [make("p", "", nameOf(text), make("span", "soft", `${kind}, token ${pos}`)),
-    make("p", "", num("KL ", nats(kl)), num("base ", percent(p ?? 0)), num("adapted ", percent(q ?? 0)))];
+    make("p", "", num("KL ", nats(kl)), num("base ", odds(p ?? 0)), num("adapted ", odds(q ?? 0)))];
 });
 ui.mapText.addEventListener("scroll", () => mapTipGone(0), { passive: true });
 

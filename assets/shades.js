@@ -47,7 +47,6 @@ function stops() {
 }
 
 // ---- the sentence about the token that stands there --------------------------------------------------------
-const odds = (p) => (p >= 0.9995 ? ">99.9\u202f%" : p >= 0.99 ? `${(Math.floor(1000 * p) / 10).toFixed(1)}\u202f%` : percent(p));
 function standsThere([text, , p, rank], expected) {
   const here = nameOf(text), said = odds(p ?? 0);
   if (rank === 1) return ["The model expected ", here, ` here with ${said}.`];

@@ -17,6 +17,8 @@ function percent(p) {
   const figure = p >= 0.9995 ? "100" : p >= 0.1 ? (100 * p).toFixed(0) : p >= 0.001 ? (100 * p).toFixed(1) : "<0.1";
   return `${figure}\u202f%`;
 }
+// A token's probability: never a round 100 %, which would leave nothing for the others.
+const odds = (p) => (p >= 0.9995 ? ">99.9\u202f%" : p >= 0.99 ? `${(Math.floor(1000 * p) / 10).toFixed(1)}\u202f%` : percent(p));
 
 function howOften(p) { // p = 0.07 is "1 time in 14"
   if (!(p > 0)) return "practically never";

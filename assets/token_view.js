@@ -41,7 +41,7 @@ function markToken(span, tok, pos) {
   if (!fork && !odd) return ["role", "aria-label", "tabindex"].forEach((name) => span.removeAttribute(name));
   splitSpace(span);
   if (fork) span.style.setProperty("--u", (1 + 3 * Math.min(1, H / CEILING)).toFixed(1));
-  const facts = [`entropy ${(H ?? 0).toFixed(2)}`, ...(odd ? [`probability ${percent(p)}`, `rank ${count(rank)}`, `surprise ${nats(surpriseOf(tok))}`] : [])];
+  const facts = [`entropy ${(H ?? 0).toFixed(2)}`, ...(odd ? [`probability ${odds(p)}`, `rank ${count(rank)}`, `surprise ${nats(surpriseOf(tok))}`] : [])];
   const label = `${fork ? "Fork" : "Surprising token"} at ${fork ? "token " : ""}${pos}: ${JSON.stringify(plainName(text))}, ${facts.join(", ")}`;
   attrs(span, { role: "button", "aria-label": label });
   if (!span.hasAttribute("tabindex")) span.tabIndex = -1;
@@ -397,7 +397,7 @@ const tipGone = tooltip(ui.flow, (span) => {
   const [text, H, p, rank] = tok, num = (k, v) => make("span", "num", make("i", "quiet", k), v);
   const name = make("p", "", nameOf(text), make("span", "soft", `token ${pos}`));
   const surprise = num("−ln p ", nats(surpriseOf(tok)));
-  const figures = make("p", "", num("H ", (H ?? 0).toFixed(2)), surprise, num("p ", percent(p ?? 0)), num("rank ", rank));
+  const figures = make("p", "", num("H ", (H ?? 0).toFixed(2)), surprise, num("p ", odds(p ?? 0)), num("rank ", rank));
   const stands = rank > 1 ? [make("p", "", make("span", "", ...standsThere(tok)))] : [];
   return [name, figures, ...stands, make("p", "soft", aboutChoice(tok))];
 });
@@ -444,7 +444,7 @@ function openInspector(pos) {
   root.classList.add("open");
   const tok = shown.toks[pos], [text, H, p, rank] = tok;
   ui.chosen.replaceChildren(nameOf(text));
-  const figures = [["entropy", (H ?? 0).toFixed(2)], ["surprise", nats(surpriseOf(tok))], ["probability", percent(p ?? 0)], ["rank", count(rank)]];
+  const figures = [["entropy", (H ?? 0).toFixed(2)], ["surprise", nats(surpriseOf(tok))], ["probability", odds(p ?? 0)], ["rank", count(rank)]];
   ui.facts.replaceChildren(...figures.map(([name, value]) => make("div", "", make("dt", "", name), make("dd", "num", value))));
   ui.stands.replaceChildren(...standsThere(tok));
   ui.undecided.textContent = sentence(aboutChoice(tok));
@@ -479,7 +479,7 @@ async function renderAlternatives(pos, all = false) {
   renderOutcomes();
 }
 function altRow(alt, rank, chosen) {
-  const bar = make("i", "meter"), name = make("span", "what", nameOf(alt.text)), p = percent(alt.p ?? 0);
+  const bar = make("i", "meter"), name = make("span", "what", nameOf(alt.text)), p = odds(alt.p ?? 0);
   bar.style.setProperty("--p", alt.p ?? 0);
   if (chosen) name.append(make("span", "badge", "chosen"));
   const row = make("button", "alt", make("kbd", "", count(rank)), name, make("span", "num", p), bar, make("span", "ahead"));

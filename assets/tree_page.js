@@ -115,7 +115,7 @@ function open(pos) {
   (ui.alts.querySelector("button") ?? ui.box).focus({ preventScroll: true });
 }
 function altRow(c, rank, t, tried) {
-  const branch = tried.get(c.id), chosen = c.id === t.id, p = percent(c.p ?? 0), bar = make("i", "meter");
+  const branch = tried.get(c.id), chosen = c.id === t.id, p = odds(c.p ?? 0), bar = make("i", "meter");
   bar.style.setProperty("--p", c.p ?? 0);
   const name = make("span", "what", nameOf(c.text ?? ""));
   if (chosen) name.append(make("span", "badge", "here"));

@@ -157,11 +157,10 @@ def _controls(tab: ClaimsTab) -> Controls:
         base = gr.Dropdown(models, value="mini", label="Base", allow_custom_value=True, elem_id="claims-base")
         adapter = gr.Textbox(label="Adapter (bundled, a run, a folder or a Hub id)", elem_id="claims-adapter")
         teacher = gr.Textbox(label="… or a full checkpoint", elem_id="claims-teacher")
-    with gr.Row():
-        sets = policy.problem_sets()
-        problem_set = gr.Dropdown(sets, value="mini", label="Set", min_width=120, elem_id="claims-set")
-        few = f"Below {FEWEST} no verdict is given."
-        limit = gr.Number(FIRST_PROBLEMS, label="Problems", info=few, precision=0, min_width=90, elem_id="claims-limit")
+    sets = policy.problem_sets()
+    problem_set = gr.Dropdown(sets, value="mini", label="Set", elem_id="claims-set")
+    few = f"Below {FEWEST} no verdict is given."
+    limit = gr.Number(FIRST_PROBLEMS, label="Problems", info=few, precision=0, elem_id="claims-limit")
     measure = gr.Button("Measure all", variant="primary", elem_id="claims-measure")
     with gr.Accordion("How much, and how", open=False, elem_id="claims-more"):
         own_tau = gr.Checkbox(False, label="A threshold of my own", elem_id="claims-own-tau")

@@ -30,11 +30,11 @@ class MemoryPanel:
         """The panel as this visitor may see it, with what is loaded now."""
         if not self.may(request):
             return gr.Group(visible=False), gr.skip()
-        return gr.Group(visible=True), self._choices()
+        return self._panel()
 
     @shows_errors
-    def unload(self, spec: str | None, request: gr.Request) -> tuple[Any, str]:
-        """Give a model back; returns what is loaded then, and what was freed in a sentence.
+    def unload(self, spec: str | None, request: gr.Request) -> tuple[Any, Any, str]:
+        """Give a model back; returns the panel with what is loaded then, and what was freed in a sentence.
 
         Raises:
             RmxError: it cannot be unloaded now, or not by this visitor.
@@ -44,11 +44,13 @@ class MemoryPanel:
         if not spec:
             raise ModelError("Choose the model that is to be unloaded.")
         freed = self.workspace.unload(str(spec))
-        return self._choices(), f"{literal(spec)} was unloaded: {gigabytes(freed)} of memory are free again."
+        return *self._panel(), f"{literal(spec)} was unloaded: {gigabytes(freed)} of memory are free again."
 
-    def _choices(self) -> Any:
-        sizes = self.workspace.sizes()
-        return gr.Radio([(f"{spec} · {gigabytes(nbytes)}", spec) for spec, nbytes in sizes.items()], value=None)
+    def _panel(self) -> tuple[Any, Any]:
+        """What can be unloaded; nothing is shown where that is nothing. The bundled model always stays."""
+        sizes = {spec: nbytes for spec, nbytes in self.workspace.sizes().items() if spec != "mini"}
+        choices = [(f"{spec} · {gigabytes(nbytes)}", spec) for spec, nbytes in sizes.items()]
+        return gr.Group(visible=bool(sizes)), gr.Radio(choices, value=None)
 
 
 def gigabytes(nbytes: int) -> str:
@@ -71,4 +73,4 @@ def build_memory_panel(
         button = gr.Button("Unload", size="sm", elem_id="unload")
     section.expand(panel.look, None, [group, loaded], **LIGHT)
     note.change(panel.look, None, [group, loaded], **LIGHT)
-    button.click(panel.unload, loaded, [loaded, note], **QUIET, concurrency_id="load")
+    button.click(panel.unload, loaded, [group, loaded, note], **QUIET, concurrency_id="load")

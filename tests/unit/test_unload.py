@@ -192,8 +192,8 @@ def test_who_may_unload(public, admin, may):
         return
     assert [value for _, value in shown.choices] == ["a"]
     assert shown.choices[0][0] == f"a · {gigabytes(space.sizes()['a'])}"
-    left, said = panel.unload("a", request)
-    assert left.choices == []
+    group, left, said = panel.unload("a", request)
+    assert (group.visible, left.choices) == (False, [])
     assert "was unloaded" in said
     assert space.loaded == []
 
