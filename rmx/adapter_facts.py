@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from rmx.models import Model, fingerprint
@@ -118,8 +117,3 @@ def lora_factors(layer: Any, name: str) -> tuple[Tensor, Tensor]:
 def adapter_tensors(model: Model, name: str) -> list[Tensor]:
     """All tensors of one adapter."""
     return [w for key, w in model.engine.model.named_parameters() if name in key.split(".")]
-
-
-def tuner_layers(model: Model) -> list[BaseTunerLayer]:
-    """Every layer that PEFT has wrapped."""
-    return [m for m in model.engine.model.modules() if isinstance(m, BaseTunerLayer)]

@@ -28,6 +28,7 @@ from rmx.cli_sets import add_verbs as add_sets_verbs
 from rmx.cli_style import add_share, add_style, style_of
 from rmx.cli_train import add_verbs as add_train_verbs
 from rmx.errors import RmxError, shown
+from rmx.records import is_fork
 from rmx.strict import whole
 
 
@@ -200,7 +201,7 @@ def _figure(value: Any) -> str:
 
 def _plain(trace: Any) -> str:
     """A trace for the terminal: forks in brackets with their entropy."""
-    marked = "".join(f"[{t.text}|{t.entropy:.2f}]" if t.entropy > trace.tau else t.text for t in trace.tokens)
+    marked = "".join(f"[{t.text}|{t.entropy:.2f}]" if is_fork(t.entropy, trace.tau) else t.text for t in trace.tokens)
     right = {True: "right", False: "wrong", None: "not graded"}[trace.answer.correct]
     right += ", as it was cut off" if trace.stop in ("length", "context") and right == "wrong" else ""
     forks = len(list(trace.forks()))

@@ -112,11 +112,6 @@ def load_rates(root: Path | None = None) -> Rates:
     return Rates((*longest_first, *bundled), amount(text, VARIABLE) if text else None)
 
 
-def rate_of(device: str) -> Rate | None:
-    """The rate of a device by the table as it stands; see `Rates.of` and `load_rates`."""
-    return load_rates().of(device)
-
-
 def cost(seconds: float, device: str) -> Cost:
     """What `seconds` on a device cost by the table as it stands; see `Rates.cost` and `load_rates`."""
     return load_rates().cost(seconds, device)

@@ -25,7 +25,7 @@ from rmx.models import Model
 from rmx.paths import ASSETS
 from rmx.presets import preset_of
 from rmx.problems import find_problem
-from rmx.records import Problem
+from rmx.records import Problem, is_fork
 
 log = logging.getLogger(__name__)
 FOLDER = ASSETS / "gallery"
@@ -105,7 +105,7 @@ def record(model: Model, problem: Problem, wanted: Kind | None = None) -> tuple[
 def _branches(root: Run, problem: Problem, right: bool) -> list[Run]:
     """Swaps at the forks, those first that turn the answer; of each fork and answer only the likeliest."""
     model, found = root.model, []
-    forks = [t for t in root.tokens if t.entropy > model.tau and t.id not in model.stop_ids][:FORKS]
+    forks = [t for t in root.tokens if is_fork(t.entropy, model.tau) and t.id not in model.stop_ids][:FORKS]
     ids = [t.id for t in root.tokens]
     for token in forks:
         others = [c for c in token.top[:TOP_SHOWN] if c.id != token.id]

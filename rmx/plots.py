@@ -10,7 +10,7 @@ from rmx.divergence import KINDS
 from rmx.explore.intervene import LABELS
 from rmx.explore.intervene_set import InterveneReport
 from rmx.explore.shift_set import TOPS, ShiftReport
-from rmx.records import TokenDist
+from rmx.records import TokenDist, is_fork
 
 # Okabe-Ito, and a grey that both themes carry
 ORANGE, VERMILLION, BLUE, PURPLE, GREEN, GREY = "#E69F00", "#D55E00", "#0072B2", "#CC79A7", "#009E73", "#808080"
@@ -37,7 +37,7 @@ def entropy_strip(tokens: Sequence[TokenDist], tau: float, selected: int | None 
     figure.add_bar(
         x=[t.pos for t in tokens],
         y=[round(t.entropy, 4) for t in tokens],
-        marker_color=[VERMILLION if t.entropy > tau else ORANGE for t in tokens],
+        marker_color=[VERMILLION if is_fork(t.entropy, tau) else ORANGE for t in tokens],
         marker_line_width=0,
         customdata=[_label(t.text) for t in tokens],
         hovertemplate="%{x}: %{customdata}<br>%{y:.2f} nats<extra></extra>",

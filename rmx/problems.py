@@ -156,19 +156,6 @@ def every_split(base: str) -> dict[str, list[Problem]]:
     return _sides(_own_file(base))
 
 
-def kept_apart(name: str, default_split: str = "test") -> bool:
-    """Whether no problem of this set can have been trained on by who trained on the same set's train split.
-
-    True for the named sets and for a split of an own file. A file taken whole has its training problems in it; in one
-    with a column `split` the texts are compared.
-    """
-    base, _ = split_name(name, default_split)
-    if base in SETS:
-        return True
-    problems = _own_file(base)
-    return not shared(_sides(problems)) if problems[0].split else base != name.strip()
-
-
 def left_out(name: str) -> dict[str, int]:
     """Why rows of a named set are not among its problems, and how many; {} where all are.
 

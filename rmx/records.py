@@ -7,14 +7,32 @@ token at that position, at temperature 1, in fp32.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rmx.presets import PromptStyle
 
 # stop_sequence: one of the texts that the prompt style ends completions with.
 Stop = Literal["eos", "answer", "stop_sequence", "length", "context", "cancelled", "read"]
+
+
+@overload
+def is_fork(entropy: float, tau: float) -> bool: ...
+@overload
+def is_fork(entropy: "Tensor", tau: float) -> "Tensor": ...
+def is_fork(entropy: "float | Tensor", tau: float) -> "bool | Tensor":
+    """Decide whether a token is a fork: whether its entropy exceeds the threshold.
+
+    Args:
+        entropy: nats of the distribution that chose the token, at temperature 1; of several tokens as a tensor.
+        tau: threshold in nats; equality is no fork.
+
+    Source: arXiv 2605.06241, section 3; strict ">" as in the official scripts.
+    """
+    return entropy > tau
 
 
 def shown_adapter(key: str | None) -> str | None:
@@ -59,7 +77,7 @@ class TokenDist:
             "entropy": self.entropy,
             "logp": self.logp,
             "rank": self.rank,
-            "fork": self.entropy > tau,
+            "fork": is_fork(self.entropy, tau),
             "forced": self.forced,
             "top": [c.json() for c in self.top],
         }
@@ -116,7 +134,7 @@ class Trace:
         return "".join(t.text for t in self.tokens)
 
     def forks(self) -> Iterator[TokenDist]:
-        return (t for t in self.tokens if t.entropy > self.tau)
+        return (t for t in self.tokens if is_fork(t.entropy, self.tau))
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx trace --json`."""

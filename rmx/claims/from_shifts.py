@@ -8,6 +8,7 @@ from rmx.claims.labels import ceiling_of, span_of
 from rmx.claims.records import Reading, StudyName, Subject
 from rmx.claims.verdicts import above, below, inside, too_wide
 from rmx.explore.shift_set import ShiftFigures, ShiftReport
+from rmx.records import is_fork
 
 Found = Mapping[StudyName, Any]
 
@@ -56,7 +57,7 @@ def on_forks(found: Found, subject: Subject) -> Reading:
     """Share of disagreements on forks minus the share of positions that are forks."""
     report = _report(found)
     shares, places = report.figures.shares(), report.figures.places
-    forks = [p.entropy > report.tau for p in places]
+    forks = [is_fork(p.entropy, report.tau) for p in places]
     excess = difference_of_ratios(
         [float((p.differs & f).sum()) for p, f in zip(places, forks, strict=True)],
         [float(p.differs.sum()) for p in places],

@@ -12,8 +12,8 @@ NO_VOTE = -1  # of a sample that reached no answer
 Counts = tuple[int, ...]
 
 
-def majority_at_k(votes: Sequence[int], right: Sequence[bool], k: int) -> float:
-    """The expected credit of a majority vote over k of a problem's samples, drawn without replacement.
+def majority_profile(votes: Sequence[int], right: Sequence[bool], ks: Sequence[int]) -> np.ndarray:
+    """Expected credit of a majority vote over k of a problem's samples, drawn without replacement, for each k, (K,).
 
     A sample without an answer casts no vote. Answers that tie for most votes share the credit: a draw in which one
     right and two wrong answers tie counts 1/3. A draw without a vote counts 0. Exact for every k: no sampling.
@@ -23,14 +23,9 @@ def majority_at_k(votes: Sequence[int], right: Sequence[bool], k: int) -> float:
         right: whether that answer is right.
 
     Raises:
-        ValueError: k is below 1 or above the number of samples; samples of one class are right and wrong; a sample
+        ValueError: a k is below 1 or above the number of samples; samples of one class are right and wrong; a sample
             without an answer is right.
     """
-    return float(majority_profile(votes, right, (k,))[0])
-
-
-def majority_profile(votes: Sequence[int], right: Sequence[bool], ks: Sequence[int]) -> np.ndarray:
-    """`majority_at_k` for several k at once, (K,)."""
     if len(votes) != len(right):
         raise ValueError(f"{len(votes)} votes but {len(right)} marks")
     if not len(ks):

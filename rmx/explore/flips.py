@@ -19,7 +19,7 @@ from rmx.explore.swap_controls import ProblemControls, controls_of, summarise
 from rmx.intervals import share
 from rmx.models import Model
 from rmx.problems import load_set
-from rmx.records import Answer, Problem, TokenDist
+from rmx.records import Answer, Problem, TokenDist, is_fork
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ def swaps_of(model: Model, problem: Problem, tau: float, rng: random.Random, max
     job = Job(model.prompt_ids(problem.problem), Sampling(max_new_tokens=max_new), tau, known=problem.answer)
     trace = solve_anew(model, job)
     places = [t for t in trace.tokens if t.id not in model.stop_ids]
-    forks = [t for t in places if t.entropy > tau]
-    others = [t for t in places if t.entropy <= tau]
+    forks = [t for t in places if is_fork(t.entropy, tau)]
+    others = [t for t in places if not is_fork(t.entropy, tau)]
     controls = rng.sample(others, min(len(forks), len(others)))
     for token in [*forks, *controls]:
         alternatives = [c for c in token.top[:TOP_SHOWN] if c.id != token.id]
@@ -53,7 +53,7 @@ def swaps_of(model: Model, problem: Problem, tau: float, rng: random.Random, max
         for candidate, (_, graded) in zip(alternatives, answers, strict=True):
             yield Flip(
                 problem.id,
-                token.entropy > tau,
+                is_fork(token.entropy, tau),
                 token.pos,
                 candidate.p,
                 bool(trace.answer.correct),

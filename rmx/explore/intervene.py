@@ -23,10 +23,9 @@ from torch import Tensor
 from rmx.answers import CUT
 from rmx.carry import carried, never
 from rmx.entropy import capture
-from rmx.gate import is_fork
 from rmx.gpu_time import side_by_side
 from rmx.pair import Pair, PairStream, open_pair, rows_together
-from rmx.records import Answer, Stop
+from rmx.records import Answer, Stop, is_fork
 from rmx.sampling import prompt_key, uniform
 
 Arm = Literal["base", "teacher", "oracle", "random", "matched", "entropy"]

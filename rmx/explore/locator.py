@@ -29,7 +29,7 @@ from rmx.explore.reached import Target
 from rmx.intervals import Estimate, exact_edge, ratio_of_sums, wilson
 from rmx.line_store import LineStore
 from rmx.models import Model
-from rmx.records import Problem, TokenDist, Trace
+from rmx.records import Problem, TokenDist, Trace, is_fork
 from rmx.sampling import prompt_key
 
 Ended = Literal["cancelled", "budget"] | None
@@ -358,21 +358,23 @@ class Locator:
                 return place
             places.append(place)
         here = [t for t in trace.tokens if t.id not in self.model.stop_ids]
-        gated = sum(t.entropy > self.tau for t in here)
-        most = sum(self._mass(t) for t in here if t.entropy <= self.tau)
+        gated = sum(is_fork(t.entropy, self.tau) for t in here)
+        most = sum(self._mass(t) for t in here if not is_fork(t.entropy, self.tau))
         unseen = sum(1 - t.p - self._mass(t) for t in here)
         return Located(problem.id, len(here), gated, tuple(places), most, max(0.0, unseen))
 
     def _drawn(self, problem: Problem, trace: Trace) -> list[tuple[TokenDist, float]]:
         """The places that are looked at, in their order, with their chances."""
         here = [t for t in trace.tokens if t.id not in self.model.stop_ids]
-        others = [t for t in here if t.entropy <= self.tau]
+        others = [t for t in here if not is_fork(t.entropy, self.tau)]
         draw = random.Random(f"locator/{self.config.seed}/{problem.id}")
         draw.shuffle(others)  # neighbours are alike, and places drawn one after the other would be too
         chances = inclusion([self._mass(t) for t in others], self.config.elsewhere)
         picked = {others[i].pos: chances[i] for i in systematic(chances, draw.random())}
         return [
-            (t, 1.0 if t.entropy > self.tau else picked[t.pos]) for t in here if t.entropy > self.tau or t.pos in picked
+            (t, 1.0 if is_fork(t.entropy, self.tau) else picked[t.pos])
+            for t in here
+            if is_fork(t.entropy, self.tau) or t.pos in picked
         ]
 
     def _others(self, token: TokenDist) -> list[float]:
@@ -385,7 +387,7 @@ class Locator:
         return sum(self._others(token))
 
     def _place(self, problem: Problem, trace: Trace, token: TokenDist, chance: float) -> Place | Ended:
-        gated, p = token.entropy > self.tau, self._others(token)
+        gated, p = is_fork(token.entropy, self.tau), self._others(token)
         about = (problem.id, token.pos, token.text, token.entropy, gated, chance)
         if not p:
             return Place(*about, 0.0, 0.0, (0.0, 0.0), 0.0)

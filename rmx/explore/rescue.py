@@ -26,10 +26,9 @@ from rmx.explore.generate import Generation, Job
 from rmx.explore.meter import Meter
 from rmx.explore.resampling import Resampling, resample
 from rmx.explore.slim import forks_only
-from rmx.gate import is_fork
 from rmx.gpu_time import CAP
 from rmx.models import Model
-from rmx.records import Answer, Trace
+from rmx.records import Answer, Trace, is_fork
 
 Goal = Literal["right", "wrong"]
 COUNTS = ("no token", "one token", "two tokens", "three tokens", "four tokens")

@@ -27,7 +27,7 @@ from rmx.noise import dtype_noise, shape_noise
 from rmx.pair import Pair, read_both
 from rmx.placebo import Text, placebo_pair
 from rmx.presets import PromptStyle
-from rmx.records import Problem
+from rmx.records import Problem, is_fork
 
 TOPS = range(1, 11)
 EDGES = [i / 10 for i in range(31)]  # nats, of the histogram; the last bin is open
@@ -96,7 +96,7 @@ class ShiftFigures:
 
     def shares(self) -> dict[str, Estimate]:
         """Every share, and the mean KL, with intervals."""
-        forks = [p.entropy > self.tau for p in self.places]
+        forks = [is_fork(p.entropy, self.tau) for p in self.places]
         differs = [p.differs for p in self.places]
         every = [torch.ones(len(p.rank)) for p in self.places]
         classes: dict[str, list[Tensor]] = {kind: [p.of(kind) for p in self.places] for kind in KINDS}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from rmx.config import TOP_SHOWN
-from rmx.records import TokenDist, Trace
+from rmx.records import TokenDist, Trace, is_fork
 
 
 def bare(token: TokenDist) -> TokenDist:
@@ -20,4 +20,4 @@ def slim_trace(trace: Trace, wanted: Callable[[TokenDist], bool]) -> Trace:
 
 def forks_only(trace: Trace) -> Trace:
     """Alternatives of the forks alone."""
-    return slim_trace(trace, lambda t: t.entropy > trace.tau)
+    return slim_trace(trace, lambda t: is_fork(t.entropy, trace.tau))

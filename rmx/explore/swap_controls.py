@@ -24,7 +24,7 @@ from rmx.explore.ending import Ending, is_cut
 from rmx.explore.generate import Job, solve_anew
 from rmx.intervals import ratio_of_sums
 from rmx.models import Model
-from rmx.records import Answer, Problem, TokenDist, Trace
+from rmx.records import Answer, Problem, TokenDist, Trace, is_fork
 from rmx.sampling import draw_rows, prompt_key, uniform
 
 Arm = Literal["second", "null", "second_sampled", "resampled"]
@@ -68,7 +68,7 @@ def controls_of(
     job = Job(model.prompt_ids(problem.problem), Sampling(max_new_tokens=max_new), tau, known=problem.answer)
     trace = solve_anew(model, job)
     places = [t for t in trace.tokens if t.id not in model.stop_ids]
-    forks = [t for t in places if t.entropy > tau]
+    forks = [t for t in places if is_fork(t.entropy, tau)]
     tried = [one for token in forks for one in _at(model, job, trace, token, temperature, seed)]
     return ProblemControls(problem.id, len(places), len(forks), tuple(tried))
 

@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from html import escape
 
-from rmx.records import TokenDist
+from rmx.records import TokenDist, is_fork
 
 WIDTH, HEIGHT = 960, 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 34, 42
@@ -21,7 +21,7 @@ def entropy_svg(tokens: Sequence[TokenDist], tau: float, title: str) -> str:
     y = lambda nats: TOP + tall * (1 - nats / most)  # noqa: E731
     bars = "".join(
         f'<rect x="{LEFT + i * step:.2f}" y="{y(t.entropy):.2f}" width="{max(0.6, 0.8 * step):.2f}" '
-        f'height="{tall * t.entropy / most:.2f}" fill="{VERMILLION if t.entropy > tau else ORANGE}">'
+        f'height="{tall * t.entropy / most:.2f}" fill="{VERMILLION if is_fork(t.entropy, tau) else ORANGE}">'
         f"<title>{escape(_label(t))}</title></rect>"
         for i, t in enumerate(tokens)
         if t.entropy > 0.002 * most

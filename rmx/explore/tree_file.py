@@ -16,7 +16,7 @@ from rmx.answers import RULES
 from rmx.config import MOST_NAME, TOP_KEPT, TOP_SHOWN, Sampling, check_tau
 from rmx.explore.tree import Branch, Tree
 from rmx.presets import PromptStyle
-from rmx.records import Answer, Candidate, Reuse, Stop, TokenDist
+from rmx.records import Answer, Candidate, Reuse, Stop, TokenDist, is_fork
 from rmx.strict import (
     MOST_ID,
     DocumentError,
@@ -105,7 +105,7 @@ def _common_texts(tree: Tree) -> dict[int, str]:
 
 def _small(token: TokenDist, tau: float, texts: Mapping[int, str]) -> Document:
     entropy = round(token.entropy, 4)
-    if (entropy > tau) != (token.entropy > tau):
+    if is_fork(entropy, tau) != is_fork(token.entropy, tau):
         entropy = token.entropy  # rounding must not make or unmake a fork
     document: Document = {"id": token.id}
     if texts.get(token.id) != token.text:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from rmx.mini.problems import mini_set
 from rmx.mini.sampling import Ids, decode, entropy, score
 from rmx.mini.task import PROMPT, MiniProblem, equations, final_answer, with_made_up_words
+from rmx.records import is_fork
 
 TAU = 1.0  # nats; harmless synonyms lie at 0.94, consequential forks at 1.2 and more
 LEVELS = (0.1, 0.3, 0.5, 0.7, 1.0, 1.2, 1.4)
@@ -131,7 +132,7 @@ def swaps(mini: Mini, solved: Greedy, tau: float = TAU) -> list[Swap]:
     jobs: list[tuple[int, int, int, float, float]] = []
     for i, logits in enumerate(score(mini.model, solved.prompts, solved.completions)):
         nats, probs = entropy(logits), logits.softmax(-1)
-        for pos in (nats > tau).nonzero()[:, 0].tolist():
+        for pos in is_fork(nats, tau).nonzero()[:, 0].tolist():
             top = probs[pos].topk(SWAP_TOP)
             for p, token in zip(top.values.tolist(), top.indices.tolist(), strict=True):
                 if p > SWAP_MIN_P and token != solved.completions[i][pos]:

@@ -16,7 +16,6 @@ from rmx.train.diagnostics import Contrast, decision_items, diagnose
 from rmx.train.greedy import Solutions, solve_together
 from rmx.train.policy import NAME, Policy
 from rmx.train.processes import Team
-from rmx.train.replay import Solved
 
 FIGURES_BYTES = 256 << 20  # of the base on held-out rollouts; what does not fit is read anew at each check
 SAMPLES = 6  # solutions shown before and after
@@ -169,12 +168,6 @@ class HeldOut:
             for problem, one, two in rows[:limit]
         ]
         return {"optimizer_step": optimizer_step, "problems": problems}
-
-    def base_solved(self) -> list[Solved]:
-        """The base's solutions, to look for forks in where none is pinned."""
-        ask = self.policy.model.prompt_ids
-        rows = zip(self.problems, self.base.each, strict=True)
-        return [Solved(problem.id, ask(problem.problem), one.ids, problem.answer) for problem, one in rows]
 
     def _solve(self, adapter: str | None) -> Solutions:
         asked = self.team, self.policy.model, self.problems, adapter, self.max_new

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rmx.errors import TrainError
-from rmx.gate import is_fork
-from rmx.records import Rollout
+from rmx.records import Rollout, is_fork
 from rmx.train.recipe import GateConfig, LossConfig
 
 

@@ -8,7 +8,6 @@ store, and a process that ends without a word is known by its missing signs of l
 
 import atexit
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -185,11 +184,6 @@ class Team:
 
 def _failed(process: int, why: str) -> str:
     return f"Process {process} of this run has failed: {why.rstrip('.')}. Resume goes on from what is kept."
-
-
-def launched() -> Team | None:
-    """The team of `accelerate launch` or `torchrun`; None where this process is the only one."""
-    return Team() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
 
 
 def dealt(count: int, team: Team | None) -> range:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from rmx.errors import TrainError, first_line
-from rmx.gate import is_fork
-from rmx.records import Rollout, Stop
+from rmx.records import Rollout, Stop, is_fork
 from rmx.train.run_files import disk, write_json
 from rmx.train.selection import with_advantages
 

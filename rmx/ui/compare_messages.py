@@ -10,6 +10,7 @@ from rmx.explore.intervene import Patched
 from rmx.explore.intervene_set import InterveneReport
 from rmx.explore.shift_set import ShiftReport
 from rmx.explore.shifts import Shift, ShiftMap, largest
+from rmx.records import is_fork
 from rmx.ui.compare_jobs import MapRun, PatchRun, SetRun
 from rmx.ui.compare_rows import shift_rows
 
@@ -40,7 +41,9 @@ def map_message(run: MapRun, start: int, whole: bool = False) -> Message:
 
 
 def _map_token(found: ShiftMap, s: Shift, special: frozenset[int]) -> list[Any]:
-    flags = NEAR * s.near_tie(found.tolerance) | FORK * (s.base.entropy > found.job.tau) | SPECIAL * (s.id in special)
+    flags = (
+        NEAR * s.near_tie(found.tolerance) | FORK * is_fork(s.base.entropy, found.job.tau) | SPECIAL * (s.id in special)
+    )
     p, q = (round(float(torch.tensor(v.logp).exp()), 6) for v in (s.base, s.adapted))
     kl, h, g = round(s.kl, 5), round(s.base.entropy, 4), round(s.adapted.entropy, 4)
     return [s.text, CLASSES[s.kind], flags, kl, h, g, p, q]
@@ -67,7 +70,7 @@ def _map_result(run: MapRun) -> Message:
     found = run.found
     shifts, lone = found.shifts, run.pair.base.detokenizer.lone
     differ = [s for s in shifts if s.rank > 1]
-    forks = [s for s in shifts if s.base.entropy > found.job.tau]
+    forks = [s for s in shifts if is_fork(s.base.entropy, found.job.tau)]
     counts = {kind: sum(s.kind == kind for s in shifts) for kind in CLASSES}
     return {
         "answer": found.answer.json(),
@@ -76,7 +79,7 @@ def _map_result(run: MapRun) -> Message:
         "n": len(shifts),
         "on_forks": {
             "disagreements": len(differ),
-            "on_forks": sum(s.base.entropy > found.job.tau for s in differ),
+            "on_forks": sum(is_fork(s.base.entropy, found.job.tau) for s in differ),
             "by_chance": len(forks) / len(shifts) if shifts else 0.0,
         },
         "figures": {k: map_json(found)[k] for k in ("mean_rank", "entropy_ratio")} if shifts else None,

@@ -9,7 +9,7 @@ import pytest
 
 from rmx import cost as costs_module
 from rmx.cli import main
-from rmx.cost import BY_HAND, FILE, VARIABLE, cost, load_rates, named_rate, own_rates, paper_costs, rate_of, set_rate
+from rmx.cost import BY_HAND, FILE, VARIABLE, cost, load_rates, named_rate, own_rates, paper_costs, set_rate
 from rmx.errors import RmxError
 from rmx.train.job import TrainJob
 from rmx.train.recipe import SMALL
@@ -122,7 +122,7 @@ def test_an_amount_that_is_none_is_explained(text: str, monkeypatch: pytest.Monk
     assert own_rates() == []
     monkeypatch.setenv(VARIABLE, text)
     with pytest.raises(RmxError, match=VARIABLE):
-        rate_of("cpu")
+        load_rates()
 
 
 @pytest.mark.parametrize("name", ["", "  ", "--", "x" * 81, None, 7, ["cpu"]])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rmx.entropy import capture, logp_and_rank
-from rmx.gate import gate_mask, is_fork
+from rmx.records import is_fork
 
 
 def by_hand(logits: list[float]) -> tuple[float, list[float]]:
@@ -64,14 +64,5 @@ def test_rank_counts_better_tokens():
     assert ranks == [4, 1, 2, 2]
 
 
-def test_gate_is_strict_and_on_the_completion_only():
-    entropy = torch.tensor([[1.0, 1.1, 2.0]])
-    mask = torch.tensor([[True, True, False]])
-    assert gate_mask(entropy, mask, 1.0).tolist() == [[False, True, False]]
-    assert [is_fork(h, 1.0) for h in (1.0, 1.0001)] == [False, True]
-
-
-@pytest.mark.parametrize("tau", [-0.1, float("nan")])
-def test_gate_refuses_impossible_thresholds(tau):
-    with pytest.raises(ValueError):
-        gate_mask(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), tau)
+def test_a_fork_exceeds_the_threshold():
+    assert [is_fork(h, 1.0) for h in (0.9, 1.0, 1.0001)] == [False, False, True]

@@ -11,7 +11,7 @@ import pytest
 
 from rmx.clusters import clusters_of, parts_of
 from rmx.evaluate.figures import Scored, crossing, crossing_of, model_figures, paired_figures
-from rmx.evaluate.majority import majority_at_k, majority_profile
+from rmx.evaluate.majority import majority_profile
 from rmx.evaluate.paired import greedy_difference, needed, sampled_differences
 from rmx.evaluate.passk import pass_at_k, powers
 from rmx.evaluate.quantiles import clopper_pearson, incomplete_beta, t_quantile
@@ -105,7 +105,7 @@ def test_a_majority_vote_against_every_draw():
     ],
 )
 def test_majority_votes_by_hand(votes, right, k, credit):
-    assert majority_at_k(votes, right, k) == pytest.approx(credit)
+    assert majority_profile(votes, right, [k])[0] == pytest.approx(credit)
 
 
 def test_one_vote_is_the_share_of_right_samples_and_all_votes_the_plain_majority():
@@ -134,7 +134,7 @@ def test_the_credits_of_all_answers_add_up_to_1():
 )
 def test_votes_that_contradict_themselves_are_refused(votes, right, k):
     with pytest.raises(ValueError):
-        majority_at_k(votes, right, k)
+        majority_profile(votes, right, [k])
 
 
 # -- quantiles --------------------------------------------------------------------------------------------------------

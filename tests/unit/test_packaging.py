@@ -104,6 +104,17 @@ def test_every_dependency_has_a_lower_bound_that_the_pins_satisfy():
         assert need.name == "torch" or need.specifier.contains(pinned[need.name]), text
 
 
+def test_every_package_that_rmx_imports_is_declared():
+    extras = PROJECT["optional-dependencies"]
+    texts = [*PROJECT["dependencies"], *extras["gguf"], *extras["mcp"], *extras["quantize"]]
+    declared = {canonicalize_name(Requirement(text).name) for text in texts}
+    owners = metadata.packages_distributions()
+    found = {name for module in MODULES for name in _imports(module)} - {"rmx", *sys.stdlib_module_names}
+    benches = {"playwright"}  # drives the page benchmark only, and comes with the extra `test`
+    assert "yaml" in found
+    assert [name for name in found - benches if not declared & {*map(canonicalize_name, owners[name])}] == []
+
+
 def test_the_image_installs_what_was_tested_with_its_hashes():
     """All that rmx needs, and that needs, stands in the lock; torch has a pin in the Dockerfile."""
     lock = (ROOT / "requirements.lock").read_text()

@@ -8,7 +8,7 @@ import pytest
 
 from rmx.errors import ProblemError, TrainError
 from rmx.problem_splits import SPLITS, deal, normalised, overlap, shared, side_of, without
-from rmx.problems import every_split, kept_apart, load_set, problems_from_text
+from rmx.problems import every_split, load_set, problems_from_text
 from rmx.records import Problem
 from rmx.train.job import TrainJob, problems_of
 from rmx.train.recipe import PAPER
@@ -85,8 +85,6 @@ def test_bundled_splits_share_no_text(name):
     sides = every_split(name)
     assert set(sides) == set(SPLITS)
     assert shared(sides) == {}
-    assert kept_apart(name)
-    assert kept_apart(f"{name}:validation")
 
 
 # ---- own files without a column
@@ -101,8 +99,6 @@ def test_an_own_files_splits_are_apart_and_together_the_whole(own):
     assert shared(sides) == {}
     assert sides == every_split(own)
     assert all(sides.values())
-    assert kept_apart(f"{own}:test")
-    assert not kept_apart(own)
 
 
 def test_a_run_trains_on_none_of_what_is_measured_afterwards(own):
@@ -160,7 +156,6 @@ def test_a_text_in_two_splits_is_told_and_not_trained_on(stated, caplog):
     with caplog.at_level(logging.WARNING):
         load_set(stated)
     assert "stated.jsonl: 1 of its test problems are among its train problems as well." in caplog.text
-    assert not kept_apart(f"{stated}:test")
     run = problems_of(TrainJob(set_name=stated, recipe=ALL))
     assert sorted(p.id for p in run.train) == ["p0", "p1", "p2", "p3"]
     assert [p.id for p in run.test] == ["p7", "p8", "p9", "again"]
