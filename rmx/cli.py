@@ -29,7 +29,7 @@ from rmx.cli_style import add_share, add_style, style_of
 from rmx.cli_train import add_verbs as add_train_verbs
 from rmx.errors import RmxError, shown
 from rmx.records import is_fork
-from rmx.strict import whole
+from rmx.storage.strict_json import whole
 
 
 class Parser(argparse.ArgumentParser):

@@ -87,7 +87,7 @@ def pair_options(args: argparse.Namespace) -> Any:
 
 def _shifts(args: argparse.Namespace, read_text: ReadText) -> None:
     from rmx.explore.compare import MapOptions, shift_map, shift_set
-    from rmx.line_store import LineStore
+    from rmx.storage.line_store import LineStore
 
     options = pair_options(args)
     if args.prompt is not None or args.problem is not None:
@@ -108,7 +108,7 @@ def _shifts(args: argparse.Namespace, read_text: ReadText) -> None:
 
 def _intervene(args: argparse.Namespace) -> None:
     from rmx.explore.compare import intervene_set
-    from rmx.line_store import LineStore
+    from rmx.storage.line_store import LineStore
 
     arms = tuple(a.strip() for a in args.arms.split(",") if a.strip())
     options, store = pair_options(args), LineStore(keep=not args.no_cache)

@@ -13,7 +13,7 @@ from rmx.cli_placing import refuse_placing
 from rmx.cli_style import add_style, style_of
 from rmx.errors import RmxError
 from rmx.progress import Progress
-from rmx.train.run_files import clean
+from rmx.storage.files import clean
 
 AddModel = Callable[[argparse.ArgumentParser], None]
 SAMPLING = ("k", "problems", "temperature", "top_p", "max_new_tokens", "seed")

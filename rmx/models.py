@@ -30,7 +30,7 @@ from rmx.placing import PLAIN, Placing, check_in_memory
 from rmx.presets import Preset, PromptStyle, preset_of
 from rmx.progress import show_downloads
 from rmx.records import Answer
-from rmx.strict import whole
+from rmx.storage.strict_json import whole
 from rmx.style_options import StyleOptions, resolve_style
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any
 from rmx.errors import ProblemError, first_line
 from rmx.problem_splits import SPLITS
 from rmx.records import Problem
-from rmx.strict import without_half_characters
+from rmx.storage.strict_json import without_half_characters
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 

@@ -22,7 +22,7 @@ from rmx.errors import RmxError
 from rmx.explore.tree import Tree
 from rmx.explore.tree_file import NAME, PIECE, TEXT, read_style
 from rmx.presets import STYLES, PromptStyle
-from rmx.strict import DocumentError, parse, to_dict, to_ids, to_int, to_list, to_maybe, to_number, to_text
+from rmx.storage.strict_json import DocumentError, parse, to_dict, to_ids, to_int, to_list, to_maybe, to_number, to_text
 
 VERSION = "1"  # the first character of a link's value
 MOST_LINK = 4_000  # characters; addresses much longer than this are cut off on the way

@@ -43,7 +43,7 @@ def own_runs(tmp_path_factory):
     kept = tmp_path_factory.mktemp("kept")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RMX_RUNS", str(tmp_path_factory.mktemp("runs")))
-        patch.setattr("rmx.line_store.cache_dir", lambda: Path(os.environ.get("RMX_CACHE", kept)))
+        patch.setattr("rmx.storage.line_store.cache_dir", lambda: Path(os.environ.get("RMX_CACHE", kept)))
         yield
 
 

@@ -8,11 +8,11 @@ from rmx.cost import Rates, load_rates
 from rmx.errors import RmxError
 from rmx.intervals import Estimate
 from rmx.problems import split_name
+from rmx.storage.files import read_json
 from rmx.train.distill_recipe import DistillRecipe
 from rmx.train.job import TrainJob
 from rmx.train.recipe import Recipe
 from rmx.train.run_cost import dollars
-from rmx.train.run_files import read_json
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_store import RunStore
 

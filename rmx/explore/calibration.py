@@ -29,7 +29,7 @@ from rmx.paths import ASSETS, cache_dir
 from rmx.problems import load_set, split_name
 from rmx.records import Problem
 from rmx.refill import Ask, refill
-from rmx.train.run_files import read_json, write_json
+from rmx.storage.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 STORED = {"mini": ASSETS / "mini" / "calibration.json"}

@@ -12,7 +12,6 @@ from rmx.explore.calibration import Calibration, calibration_of, tau_of_share
 from rmx.explore.intervene_set import InterveneReport, InterveneSet, check_arms
 from rmx.explore.shift_set import PAPER, Places, ShiftFigures, ShiftReport, ShiftSet, places_of
 from rmx.explore.shifts import MapJob, ShiftMap, Source
-from rmx.line_store import LineStore
 from rmx.models import Model
 from rmx.noise import shape_noise
 from rmx.pair import Pair, make_pair
@@ -21,6 +20,7 @@ from rmx.placebo import placebo_pair
 from rmx.placing import PLAIN, Placing
 from rmx.problems import find_problem, load_set
 from rmx.records import Problem
+from rmx.storage.line_store import LineStore
 from rmx.style_options import StyleOptions
 from rmx.workspace import Workspace
 

@@ -14,11 +14,11 @@ from rmx.explore.intervene import ARMS, AllArms, Arm, ArmResult, Asked
 from rmx.explore.journal import chained, journal_of
 from rmx.explore.shift_set import CALIBRATION_TEXTS, known_placebo
 from rmx.intervals import Estimate, share
-from rmx.line_store import LineStore
 from rmx.pair import Pair
 from rmx.placebo import Text
 from rmx.presets import PromptStyle
 from rmx.records import Problem
+from rmx.storage.line_store import LineStore
 
 ROWS = 72  # rows of one batch, both models counted once; a batch is also how often progress is told
 CACHE_BYTES = 1 << 30  # keys and values of one batch

@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from rmx.line_store import KeptLines, LineStore
 from rmx.model_key import key_of
 from rmx.models import Model
 from rmx.sampling import prompt_key
+from rmx.storage.line_store import KeptLines, LineStore
 
 FORMAT = 1  # of the lines, and of what is computed for them
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from rmx.errors import SwapError
 from rmx.explore.generate import Generation, Job
-from rmx.kept import TOKEN_BYTES, Kept, bytes_of
 from rmx.models import Model
 from rmx.records import TokenDist, Trace
+from rmx.storage.memory_shares import TOKEN_BYTES, Kept, bytes_of
 
 POINTERS = 24  # bytes of one token in the list of a branch, in its trace, and among what a branch keeps
 

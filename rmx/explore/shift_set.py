@@ -21,13 +21,13 @@ from rmx.explore.calibration import Calibration
 from rmx.explore.ending import Ending
 from rmx.explore.journal import Journal, chained, journal_of
 from rmx.intervals import Estimate, quotient, ratio_of_sums
-from rmx.line_store import LineStore
 from rmx.models import Model
 from rmx.noise import dtype_noise, shape_noise
 from rmx.pair import Pair, read_both
 from rmx.placebo import Text, placebo_pair
 from rmx.presets import PromptStyle
 from rmx.records import Problem, is_fork
+from rmx.storage.line_store import LineStore
 
 TOPS = range(1, 11)
 EDGES = [i / 10 for i in range(31)]  # nats, of the histogram; the last bin is open

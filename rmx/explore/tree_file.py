@@ -17,7 +17,7 @@ from rmx.config import MOST_NAME, TOP_KEPT, TOP_SHOWN, Sampling, check_tau
 from rmx.explore.tree import Branch, Tree
 from rmx.presets import PromptStyle
 from rmx.records import Answer, Candidate, Reuse, Stop, TokenDist, is_fork
-from rmx.strict import (
+from rmx.storage.strict_json import (
     MOST_ID,
     DocumentError,
     parse,

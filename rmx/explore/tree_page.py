@@ -14,7 +14,7 @@ from rmx import __version__
 from rmx.explore.tree import Tree
 from rmx.explore.tree_file import read_tree, tree_document
 from rmx.paths import ASSETS
-from rmx.strict import MOST_CHARACTERS, DocumentError
+from rmx.storage.strict_json import MOST_CHARACTERS, DocumentError
 
 OPENING, CLOSING = '<script type="application/json" id="tree">', "</script>"
 CLOSED = "base-uri 'none'; form-action 'none'"

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rmx.train.run_files import disk
+from rmx.storage.files import disk
 
 if TYPE_CHECKING:
     from rmx.train.processes import Team

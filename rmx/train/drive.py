@@ -12,9 +12,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rmx.errors import RmxError, TrainError, first_line
+from rmx.storage.files import FULL, is_full
 from rmx.train.job import TrainJob
 from rmx.train.queue import WAITED, deciding, look, niceness, wait_for_turn
-from rmx.train.run_files import FULL, is_full
 from rmx.train.run_folder import RunFolder
 
 if TYPE_CHECKING:

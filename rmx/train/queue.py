@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from rmx.errors import RmxError, TrainError
+from rmx.storage.files import disk
 from rmx.train import spawning
-from rmx.train.run_files import disk
 from rmx.train.run_folder import CONFIG, STATUS, RunFolder
 from rmx.train.spawning import NICE, mind, spawn
 

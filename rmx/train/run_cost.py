@@ -11,7 +11,7 @@ from typing import Any
 
 from rmx.cost import Rates, load_rates, paper_costs, total
 from rmx.errors import RmxError
-from rmx.train.run_files import read_json
+from rmx.storage.files import read_json
 from rmx.train.run_folder import RunFolder
 
 STAGES = "stages.json"

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from rmx.errors import TrainError
+from rmx.storage.files import PART, Lines, clear_parts, disk, read_json, read_lines, write_json
 from rmx.train import run_lock
-from rmx.train.run_files import PART, Lines, clear_parts, disk, read_json, read_lines, write_json
 from rmx.train.run_shapes import STATUS as STATUS_SHAPE
 from rmx.train.run_shapes import config_of, fitting, is_check, is_text, summary_of, sweep_of
 

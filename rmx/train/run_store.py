@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from rmx import __version__
 from rmx.errors import Busy, RmxError, TrainError
 from rmx.paths import runs_dir
+from rmx.storage.files import disk
 from rmx.train.distill_recipe import DistillJob
 from rmx.train.job import TrainJob
 from rmx.train.queue import WAITED, begin_due, deciding, look, runs_at_once, waiting_runs
-from rmx.train.run_files import disk
 from rmx.train.run_folder import CONFIG, RunFolder
 from rmx.train.spawning import PROGRAM, await_first_word, mind
 from rmx.turns import asker

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rmx.errors import first_line
-from rmx.train.run_files import disk
+from rmx.storage.files import disk
 from rmx.train.run_folder import LOG, OVER, RunFolder
 from rmx.train.run_lock import LEFT
 

@@ -26,6 +26,7 @@ from rmx.errors import TrainError
 from rmx.intervals import Estimate
 from rmx.models import Model
 from rmx.records import Rollout
+from rmx.storage.files import disk
 from rmx.train.estimate import Estimate as Forecast
 from rmx.train.export import finish_adapter
 from rmx.train.final_stage import ADAPTER, EVALUATION, evaluation, solved
@@ -36,7 +37,6 @@ from rmx.train.job import TrainJob
 from rmx.train.pipeline import Pipeline, peak_rss_mb
 from rmx.train.policy import NAME, Policy, load_weights
 from rmx.train.provenance import base_of, provenance
-from rmx.train.run_files import disk
 from rmx.train.run_folder import SWEEP
 from rmx.train.stages import Event, Progress, RunFiles
 from rmx.train.sweep_taus import ONE_PROCESS

@@ -21,9 +21,9 @@ from starlette.middleware.gzip import GZipMiddleware
 from rmx import __version__
 from rmx.errors import RmxError
 from rmx.explore.runs import Runs
-from rmx.kept import TOKEN_BYTES, Kept
 from rmx.observe import metrics, write_lines
 from rmx.paths import ASSETS
+from rmx.storage.memory_shares import TOKEN_BYTES, Kept
 from rmx.ui.api import add_api, limits_of, site_of
 from rmx.ui.bodies import guard_bodies, refuse_body
 from rmx.ui.claims import Claims

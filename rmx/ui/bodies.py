@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rmx.strict import without_half_characters
+from rmx.storage.strict_json import without_half_characters
 from rmx.verbs import VERBS
 from rmx.verbs.args import count_later, hints_of, shown
 

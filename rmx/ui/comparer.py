@@ -22,11 +22,11 @@ from rmx.explore.intervene import ARMS, Arm, Intervention, PatchJob, matched_pla
 from rmx.explore.intervene_set import InterveneSet
 from rmx.explore.shift_set import ShiftSet, greedy_ids
 from rmx.explore.shifts import MapJob, ShiftMap, Source
-from rmx.kept import Kept
 from rmx.noise import shape_noise
 from rmx.pair import Pair, make_pair
 from rmx.records import Problem
 from rmx.sampling import prompt_key
+from rmx.storage.memory_shares import Kept
 from rmx.style_options import StyleOptions
 from rmx.turns import POLL
 from rmx.ui.at_once import AtOnce

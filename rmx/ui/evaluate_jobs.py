@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import ReferenceType, ref
 
-from rmx.kept import bytes_of
 from rmx.records import Problem
+from rmx.storage.memory_shares import bytes_of
 from rmx.style_options import StyleOptions
 from rmx.turns import Asker
 

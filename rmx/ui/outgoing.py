@@ -7,7 +7,7 @@ from typing import Any
 import gradio.routes
 import orjson
 
-from rmx.strict import sendable
+from rmx.storage.strict_json import sendable
 
 
 def send_everything() -> None:

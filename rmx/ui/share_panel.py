@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from rmx.strict import MOST_CHARACTERS
+from rmx.storage.strict_json import MOST_CHARACTERS
 from rmx.ui.asking import Reply, Who, answering
 from rmx.ui.server.doors import LARGE
 from rmx.ui.sharing import Sharing

@@ -12,7 +12,7 @@ import torch
 from rmx.config import Sampling
 from rmx.errors import RmxError
 from rmx.explore.runs import Run
-from rmx.kept import TOKEN_BYTES, Kept, bytes_of
+from rmx.storage.memory_shares import TOKEN_BYTES, Kept, bytes_of
 from rmx.turns import asking
 from rmx.ui.evaluator import Evaluator
 from rmx.ui.explorer import Explorer

@@ -266,7 +266,7 @@ def test_an_own_file_keeps_no_more_problems_than_an_evaluation_takes(space, monk
 
 
 def test_own_files_leave_memory_with_their_owners_others_and_one_that_is_too_large_is_refused(space):
-    from rmx.kept import Kept
+    from rmx.storage.memory_shares import Kept
 
     evaluator = Evaluator(space, kept=Kept(most=400_000, share=100_000))
     text = "problem\n" + "".join(f"How much is {i} and one?\n" for i in range(300))
@@ -288,7 +288,7 @@ def test_own_files_leave_memory_with_their_owners_others_and_one_that_is_too_lar
 def test_an_evaluation_reads_only_its_own_prompts_of_what_the_disk_holds(tmp_path, monkeypatch):
     from rmx.evaluate.store import Answered, SampleStore
 
-    monkeypatch.setattr("rmx.line_store.PIECE", 1000)
+    monkeypatch.setattr("rmx.storage.line_store.PIECE", 1000)
     shelf = SampleStore(tmp_path).shelf("weights", GREEDY, STYLES["boxed"])
     made = [Answered(f"prompt {i % 500}", i // 500, "plan", 3, "7", "eos") for i in range(1000)]
     for one in made:

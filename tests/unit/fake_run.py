@@ -12,8 +12,8 @@ import time
 
 from rmx.cli import main
 from rmx.errors import TrainError
+from rmx.storage.files import read_json, write_json
 from rmx.train import drive, spawning
-from rmx.train.run_files import read_json, write_json
 from rmx.train.run_store import RunStore
 
 

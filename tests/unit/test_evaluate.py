@@ -22,10 +22,10 @@ from rmx.evaluate.evaluate import Evaluation, portions
 from rmx.evaluate.known import answered, with_answers
 from rmx.evaluate.report import EvalReport, Solved
 from rmx.evaluate.store import Answered, SampleStore, Shelf
-from rmx.line_store import KeptLines
 from rmx.model_key import key_of
 from rmx.problems import load_set
 from rmx.records import Problem
+from rmx.storage.line_store import KeptLines
 from rmx.workspace import Workspace
 
 CONFIG = EvalConfig(n=4, temperature=1.0, top_p=1.0, seed=3, max_new_tokens=96)
@@ -220,7 +220,7 @@ def test_a_full_disk_costs_the_cache_not_the_evaluation(pair, whole, tmp_path, m
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("rmx.line_store.Lines.append", full)
+    monkeypatch.setattr("rmx.storage.line_store.Lines.append", full)
     found = last(Evaluation(pair, PROBLEMS, CONFIG, "mini:test", store=SampleStore(tmp_path))).json()
     assert "is full" in found.pop("fault")
     assert figures(found | {"fault": None}) == figures(whole)

@@ -11,8 +11,8 @@ import torch
 from rmx.config import Sampling
 from rmx.errors import PromptError, RmxError, SwapError
 from rmx.explore.runs import Run, Runs
-from rmx.kept import TOKEN_BYTES, Kept
 from rmx.scripted import HOSTILE, scripted_model
+from rmx.storage.memory_shares import TOKEN_BYTES, Kept
 from rmx.ui.asking import answering
 from rmx.ui.explorer import Explorer
 from rmx.ui.visitors import Visitors

@@ -18,7 +18,8 @@ from rmx.base_state import probe
 from rmx.errors import ModelError, RmxError, TrainError, first_line
 from rmx.paths import ASSETS
 from rmx.scripted import scripted_model
-from rmx.train import checkpoint, run_files
+from rmx.storage import files as run_files
+from rmx.train import checkpoint
 from rmx.train.job import TrainJob
 from rmx.train.queue import _before
 from rmx.train.recipe import SMALL

@@ -10,7 +10,7 @@ from rmx.cli import main
 from rmx.errors import RmxError
 from rmx.policy import Policy
 from rmx.problem_files import read_text
-from rmx.strict import parse, sendable, without_half_characters
+from rmx.storage.strict_json import parse, sendable, without_half_characters
 from rmx.workspace import Workspace
 from tests.unit.fuzzing import Request, exchange
 from tests.unit.live import running

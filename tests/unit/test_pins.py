@@ -7,8 +7,8 @@ import pytest
 from rmx.config import Sampling
 from rmx.errors import TrainError
 from rmx.explore.runs import Run, Runs
-from rmx.kept import TOKEN_BYTES, Kept
 from rmx.scripted import scripted_model
+from rmx.storage.memory_shares import TOKEN_BYTES, Kept
 from rmx.train.pins import MOST, Pin
 from rmx.ui.explorer import Explorer
 from rmx.workspace import Workspace

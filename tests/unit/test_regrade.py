@@ -181,7 +181,7 @@ def test_what_strangers_had_computed_is_not_readable(pair, tmp_path) -> None:
 
 def test_what_is_kept_has_a_limit_and_the_oldest_goes(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("RMX_KEPT_GB", "0.00003")  # 30 kB
-    monkeypatch.setattr("rmx.line_store.PART", 5_000)
+    monkeypatch.setattr("rmx.storage.line_store.PART", 5_000)
     shelf = SampleStore(tmp_path).shelf("weights", Sampling(), STYLES["boxed"])
     for i in range(400):
         shelf.add(Answered(f"prompt {i}", 0, "plan", 50, "7", "eos", tuple(range(50))))

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from rmx.errors import RmxError, TrainError
-from rmx.train import run_files
+from rmx.storage import files as run_files
 from rmx.train.distill_recipe import DistillJob
 from rmx.train.job import TrainJob
 from rmx.train.queue import _before

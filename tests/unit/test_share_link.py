@@ -15,7 +15,7 @@ from rmx.explore.runs import Origin
 from rmx.explore.tree import Tree, tree_of
 from rmx.models import Model
 from rmx.share import MOST_LINK, Recipe, TooLong, link_of, marks_of, pack, recipe_of, unpack
-from rmx.strict import DocumentError
+from rmx.storage.strict_json import DocumentError
 from tests.conftest import qwen, wrap
 from tests.unit.test_tree_file import grown
 

@@ -28,7 +28,7 @@ from rmx.models import Model
 from rmx.policy import Policy
 from rmx.records import TokenDist
 from rmx.share import link_of
-from rmx.strict import DocumentError
+from rmx.storage.strict_json import DocumentError
 from rmx.ui.explorer import Explorer
 from rmx.ui.sharing import Sharing
 from rmx.ui.worth import Worth

@@ -9,9 +9,9 @@ from rmx.engine import Saved
 from rmx.errors import Busy, Refused, TrainError
 from rmx.explore.generate import Job
 from rmx.explore.runs import Run, Runs
-from rmx.kept import TOKEN_BYTES, Kept
 from rmx.policy import Policy
 from rmx.scripted import scripted_model
+from rmx.storage.memory_shares import TOKEN_BYTES, Kept
 from rmx.train.job import TrainJob
 from rmx.train.recipe import PRESETS
 from rmx.train.run_store import RunStore

@@ -16,7 +16,7 @@ from rmx.models import Model
 from rmx.presets import STYLES
 from rmx.scripted import scripted_model
 from rmx.share import MOST_LINK, link_of, pack, recipe_of, unpack
-from rmx.strict import DocumentError
+from rmx.storage.strict_json import DocumentError
 from rmx.style_options import StyleOptions
 from rmx.train.recipe import Recipe
 from rmx.train.run_store import RunStore

@@ -15,7 +15,7 @@ from rmx.explore.trace import TraceOptions, trace
 from rmx.explore.tree import Tree, tree_of
 from rmx.explore.tree_file import read_tree, tree_document
 from rmx.models import Model
-from rmx.strict import MOST_CHARACTERS, DocumentError, parse
+from rmx.storage.strict_json import MOST_CHARACTERS, DocumentError, parse
 from tests.conftest import qwen, wrap
 
 

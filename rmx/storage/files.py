@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rmx.errors import TrainError
-from rmx.strict import sendable
+from rmx.storage.strict_json import sendable
 
 log = logging.getLogger(__name__)
 FULL = "The disk is full. Make room, then resume the run."
