@@ -21,10 +21,10 @@ from rmx.engine import Engine
 from rmx.entropy import capture
 from rmx.errors import RmxError
 from rmx.explore.generate import Generation, Job
-from rmx.intervals import bootstrap_median
 from rmx.models import Model, load
 from rmx.placing import PLAIN, Placing
 from rmx.random_weights import random_model
+from rmx.stats.intervals import bootstrap_median
 
 PROBLEM = "Explain in detail how rain forms, from the sea to the ground, and why some places get more of it."
 DEFAULT = "smollm2-135m-instruct-q4_1"

@@ -82,7 +82,7 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 
 def table(found: dict[str, Any]) -> str:
     """The figures of an evaluation as lines of text."""
-    from rmx.exact_test import RULE
+    from rmx.stats.exact_test import RULE
 
     missing = "" if found["done"] else f" (of {found['of_problems']}; stopped)"
     draws = f"{found['samples']} samples at T {found['temperature']:g}, top-p {found['top_p']:g}, seed {found['seed']}"
@@ -166,7 +166,7 @@ def _bounds(value: dict[str, Any]) -> str:
 
 
 def _counts(value: dict[str, Any]) -> str:
-    from rmx.exact_test import told_change
+    from rmx.stats.exact_test import told_change
 
     won = f"  won {value['won']}, lost {value['lost']}," if value.get("won") is not None else " "
     told = f"{won} {told_change(value)}".rstrip()

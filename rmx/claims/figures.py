@@ -1,10 +1,10 @@
-"""Figures over problems that the claims need beside those of rmx/intervals.py."""
+"""Figures over problems that the claims need beside those of rmx/stats/intervals.py."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from rmx.intervals import Estimate, exact_edge, share
+from rmx.stats.intervals import Estimate, exact_edge, share
 
 
 def difference_of_ratios(

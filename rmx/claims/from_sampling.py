@@ -10,7 +10,7 @@ from rmx.claims.verdicts import FEWEST, Judged, above, nothing_to_judge, too_wid
 from rmx.explore.flips import Flip
 from rmx.explore.locator import LocatorReport
 from rmx.explore.swap_controls import ARMS, summarise
-from rmx.intervals import Estimate, ratio_of_sums
+from rmx.stats.intervals import Estimate, ratio_of_sums
 
 Found = Mapping[StudyName, Any]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from rmx.cost import Rates, load_rates
 from rmx.errors import RmxError
-from rmx.intervals import Estimate
 from rmx.problems import split_name
+from rmx.stats.intervals import Estimate
 from rmx.storage.files import read_json
 from rmx.train.distill_recipe import DistillRecipe
 from rmx.train.job import TrainJob

@@ -9,9 +9,9 @@ from rmx.claims.labels import label_of
 from rmx.claims.verdicts import Judged, Verdict
 from rmx.evaluate.store import SampleStore
 from rmx.explore.calibration import Calibration
-from rmx.intervals import Estimate
 from rmx.pair import Pair
 from rmx.records import Problem
+from rmx.stats.intervals import Estimate
 
 StudyName = Literal["shifts", "interventions", "swaps", "locator", "runs", "evaluation"]
 State = Literal["waiting", "measuring", "done", "stopped", "failed"]

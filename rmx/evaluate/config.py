@@ -5,7 +5,7 @@ from typing import Any
 
 from rmx.config import Sampling
 from rmx.errors import RmxError
-from rmx.evaluate.passk import powers
+from rmx.stats.pass_at_k import powers
 
 MOST_SAMPLES = 256  # per problem
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from rmx.evaluate.majority import majority_profile
-from rmx.evaluate.paired import greedy_difference, sampled_differences
-from rmx.evaluate.passk import pass_at_k
-from rmx.evaluate.resample import Clusters, mean_estimates, share_estimate, unknown
-from rmx.exact_test import excludes_zero, with_verdict
-from rmx.intervals import Estimate
+from rmx.stats.cluster_bootstrap import Clusters, mean_estimates, share_estimate, unknown
+from rmx.stats.exact_test import excludes_zero, with_verdict
+from rmx.stats.intervals import Estimate
+from rmx.stats.majority import majority_profile
+from rmx.stats.paired import greedy_difference, sampled_differences
+from rmx.stats.pass_at_k import pass_at_k
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,10 +15,10 @@ from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import Contestant
 from rmx.evaluate.figures import Scored, crossing, model_figures, paired_figures
 from rmx.evaluate.store import Answered
-from rmx.exact_test import RULE
 from rmx.explore.reached import same_answers
 from rmx.problems import SETS, split_name
 from rmx.records import Problem
+from rmx.stats.exact_test import RULE
 from rmx.train.probe import device_name
 
 NO_VOTE = -1

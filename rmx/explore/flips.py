@@ -16,10 +16,10 @@ from rmx.errors import RmxError
 from rmx.explore.ending import Ending, is_cut
 from rmx.explore.generate import Job, solve_anew
 from rmx.explore.swap_controls import ProblemControls, controls_of, summarise
-from rmx.intervals import share
 from rmx.models import Model
 from rmx.problems import load_set
 from rmx.records import Answer, Problem, TokenDist, is_fork
+from rmx.stats.intervals import share
 
 
 @dataclass(frozen=True, slots=True)

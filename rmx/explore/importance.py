@@ -26,7 +26,7 @@ from rmx.explore.slim import forks_only
 from rmx.gpu_time import decoding
 from rmx.models import Model
 from rmx.records import TokenDist, Trace
-from rmx.sequential import Bounds
+from rmx.stats.anytime import Bounds
 
 MOST_FORKS = 16
 MOST_ANSWERS = 6  # shown by name; the rest is "other"

@@ -8,16 +8,16 @@ from typing import Any
 from rmx.answers import CUT
 from rmx.engine import split_key
 from rmx.errors import ModelError, RmxError
-from rmx.exact_test import tested_difference, write_p
 from rmx.explore.calibration import Calibration
 from rmx.explore.intervene import ARMS, AllArms, Arm, ArmResult, Asked
 from rmx.explore.journal import chained, journal_of
 from rmx.explore.shift_set import CALIBRATION_TEXTS, known_placebo
-from rmx.intervals import Estimate, share
 from rmx.pair import Pair
 from rmx.placebo import Text
 from rmx.presets import PromptStyle
 from rmx.records import Problem
+from rmx.stats.exact_test import tested_difference, write_p
+from rmx.stats.intervals import Estimate, share
 from rmx.storage.line_store import LineStore
 
 ROWS = 72  # rows of one batch, both models counted once; a batch is also how often progress is told

@@ -26,10 +26,10 @@ from rmx.explore.generate import Job, solve_anew
 from rmx.explore.journal import Journal, journal_of
 from rmx.explore.outcomes import CAUTION, OutcomeConfig, Sampler
 from rmx.explore.reached import Target
-from rmx.intervals import Estimate, exact_edge, ratio_of_sums, wilson
 from rmx.models import Model
 from rmx.records import Problem, TokenDist, Trace, is_fork
 from rmx.sampling import prompt_key
+from rmx.stats.intervals import Estimate, exact_edge, ratio_of_sums, wilson
 from rmx.storage.line_store import LineStore
 
 Ended = Literal["cancelled", "budget"] | None

@@ -1,7 +1,7 @@
 """What one choice is worth: sample on from each alternative of a place and see which answers are reached.
 
 All open alternatives are sampled in rounds, each round one batch from the shared prefix, until the rule of
-rmx/sequential.py says stop. The idea is that of arXiv 2412.07961 (forking paths) and 2506.19143 (thought anchors).
+rmx/stats/anytime.py says stop. The idea is that of arXiv 2412.07961 (forking paths) and 2506.19143 (thought anchors).
 """
 
 from collections import Counter
@@ -20,11 +20,11 @@ from rmx.explore.meter import Meter
 from rmx.explore.reached import Answered, Reached, Target, reached, same_answers, target_of, total
 from rmx.explore.slim import slim_trace
 from rmx.gpu_time import decoding
-from rmx.intervals import Estimate, share
 from rmx.models import Model
 from rmx.records import Candidate, Trace
 from rmx.sampling import draw_rows, prompt_key, uniform
-from rmx.sequential import ALPHA, Bounds, Verdict, anytime, decide, rule
+from rmx.stats.anytime import ALPHA, Bounds, Verdict, anytime, decide, rule
+from rmx.stats.intervals import Estimate, share
 
 CAUTION = 1.5  # a round is begun where this many times its expected tokens are left
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from rmx.batch import continue_batch
 from rmx.explore.ending import Ending
-from rmx.intervals import share, wilson
 from rmx.models import Model
 from rmx.records import Trace
 from rmx.sampling import draw_rows, prompt_key, uniform
+from rmx.stats.intervals import share, wilson
 
 ROWS = 32  # solutions in one batch, at most
 NOTE = "Whole solutions at temperature 1 for as many tokens; the known answer says which of them are hits."

@@ -20,13 +20,13 @@ from rmx.errors import ModelError
 from rmx.explore.calibration import Calibration
 from rmx.explore.ending import Ending
 from rmx.explore.journal import Journal, chained, journal_of
-from rmx.intervals import Estimate, quotient, ratio_of_sums
 from rmx.models import Model
 from rmx.noise import dtype_noise, shape_noise
 from rmx.pair import Pair, read_both
 from rmx.placebo import Text, placebo_pair
 from rmx.presets import PromptStyle
 from rmx.records import Problem, is_fork
+from rmx.stats.intervals import Estimate, quotient, ratio_of_sums
 from rmx.storage.line_store import LineStore
 
 TOPS = range(1, 11)

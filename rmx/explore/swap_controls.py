@@ -22,10 +22,10 @@ from rmx.config import Sampling
 from rmx.explore.branch import swap
 from rmx.explore.ending import Ending, is_cut
 from rmx.explore.generate import Job, solve_anew
-from rmx.intervals import ratio_of_sums
 from rmx.models import Model
 from rmx.records import Answer, Problem, TokenDist, Trace, is_fork
 from rmx.sampling import draw_rows, prompt_key, uniform
+from rmx.stats.intervals import ratio_of_sums
 
 Arm = Literal["second", "null", "second_sampled", "resampled"]
 ARMS: tuple[Arm, ...] = get_args(Arm)

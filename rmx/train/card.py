@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from rmx.hub_sets import REPOSITORIES
-from rmx.intervals import Estimate
 from rmx.problems import SETS
+from rmx.stats.intervals import Estimate
 from rmx.train.provenance import Base, Held, Provenance
 
 PAPER = "arXiv 2605.06241"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rmx.errors import TrainError
-from rmx.intervals import share
+from rmx.stats.intervals import share
 from rmx.train import checkpoint
 from rmx.train.distiller import Distiller, DistillUpdate, agreement
 from rmx.train.greedy import Solutions

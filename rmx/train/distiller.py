@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rmx.errors import TrainError
-from rmx.intervals import Estimate, ratio_of_sums
 from rmx.records import Rollout
+from rmx.stats.intervals import Estimate, ratio_of_sums
 from rmx.train import checkpoint
 from rmx.train.batches import Batch, make_batch
 from rmx.train.distill_loss import TeacherRows, topk_kl

@@ -6,7 +6,7 @@ The sentence says what happened, what is kept and what to change.
 import math
 from collections.abc import Sequence
 
-from rmx.intervals import Estimate
+from rmx.stats.intervals import Estimate
 
 WINDOW = 5  # updates over which the anchor is averaged: single updates jump
 CHANGE = "Train again with a lower lr, with neg_floor_nats (0.5, say) or with a higher kl_weight."

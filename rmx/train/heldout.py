@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmx.intervals import Estimate
 from rmx.records import Problem, Rollout
+from rmx.stats.intervals import Estimate
 from rmx.train.base_figures import BaseFigures
 from rmx.train.diagnostics import Contrast, decision_items, diagnose
 from rmx.train.greedy import Solutions, solve_together

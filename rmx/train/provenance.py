@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rmx.intervals import Estimate
 from rmx.models import Model
 from rmx.presets import PromptStyle, preset_of
 from rmx.problems import SETS
+from rmx.stats.intervals import Estimate
 from rmx.train.recipe import Recipe
 
 Origin = Literal["bundled", "hub", "gguf", "local"]

@@ -23,9 +23,9 @@ from typing import Any
 
 from rmx.cost import cost
 from rmx.errors import TrainError
-from rmx.intervals import Estimate
 from rmx.models import Model
 from rmx.records import Rollout
+from rmx.stats.intervals import Estimate
 from rmx.storage.files import disk
 from rmx.train.estimate import Estimate as Forecast
 from rmx.train.export import finish_adapter

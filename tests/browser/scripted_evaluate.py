@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 from scripted_page import LAUNCH
 
-from rmx.exact_test import RULE, with_verdict
 from rmx.models import load
 from rmx.records import Problem
+from rmx.stats.exact_test import RULE, with_verdict
 from rmx.train.run_store import RunStore
 from rmx.ui.asking import nobody
 from rmx.ui.evaluate_jobs import EvalJob

@@ -21,7 +21,7 @@ from scripted_page import LAUNCH
 
 from rmx.explore.importance import spread, spread_bounds
 from rmx.explore.reached import Target, reached, same_answers
-from rmx.sequential import ALPHA, anytime, decide, rule
+from rmx.stats.anytime import ALPHA, anytime, decide, rule
 
 Message = dict[str, Any]
 SAMPLES, ROUND, BUDGET, MARGIN = 64, 8, 60_000, 0.3

@@ -37,9 +37,9 @@ from rmx.explore.compare import PairOptions
 from rmx.explore.flips import Flip
 from rmx.explore.intervene_set import InterveneReport, PlaceboArm, ProblemArms
 from rmx.explore.shift_set import Places, ShiftFigures, ShiftReport
-from rmx.intervals import paired_difference
 from rmx.presets import STYLES
 from rmx.records import Problem
+from rmx.stats.intervals import paired_difference
 from rmx.train.job import TrainJob
 from rmx.train.recipe import Recipe
 from rmx.train.run_store import RunStore

@@ -10,8 +10,8 @@ import torch
 
 from rmx import cli_pair
 from rmx.cli import main
-from rmx.intervals import wilson
 from rmx.problems import load_set
+from rmx.stats.intervals import wilson
 from tests.unit.test_cli import run
 
 ESTIMATE = {"value", "low", "high", "n"}

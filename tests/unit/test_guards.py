@@ -2,7 +2,7 @@
 
 import math
 
-from rmx.intervals import paired_difference, share
+from rmx.stats.intervals import paired_difference, share
 from rmx.train.guards import below_base, kl_away, not_finite
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from rmx.explore.shift_set import greedy_ids
-from rmx.intervals import paired_difference, share
 from rmx.models import load
 from rmx.paths import ASSETS
 from rmx.problems import load_set
 from rmx.records import Answer, Problem, Rollout
+from rmx.stats.intervals import paired_difference, share
 from rmx.train.base_figures import BaseFigures
 from rmx.train.diagnostics import Contrast, contrast, decision_items, diagnose
 from rmx.train.greedy import Solution, Solutions, solve

@@ -17,10 +17,10 @@ from rmx.explore.locator import (
     plain_weight,
     systematic,
 )
-from rmx.intervals import exact_edge
 from rmx.problems import load_set
 from rmx.records import Problem
 from rmx.scripted import byte_tokenizer
+from rmx.stats.intervals import exact_edge
 from tests.unit.pairs import script_model
 
 # -- formulas ---------------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from rmx.claims.report import html_report
 from rmx.claims.verdicts import Judged, above, no_better
 from rmx.cli_eval import table
 from rmx.evaluate.figures import Scored, paired_figures
-from rmx.evaluate.paired import greedy_difference
 from rmx.explore.intervene_set import _compared
+from rmx.stats.paired import greedy_difference
 from tests.unit.claims_document import document
 
 EDGE = (43, 11, 3, 43)  # right twice, won, lost, wrong twice: McNemar's exact p = 0.0574, Newcombe's interval above 0

@@ -15,7 +15,7 @@ from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.reached import Target, reached, same_answers
 from rmx.problems import load_set
 from rmx.sampling import draw, prompt_key, uniform
-from rmx.sequential import anytime, decide
+from rmx.stats.anytime import anytime, decide
 from tests.unit.chain import END, chain, solved
 
 ONE, TWO = "\\boxed{1}", "\\boxed{2}"

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from rmx.intervals import exact_edge, paired_difference, quotient, ratio_of_sums, share, wilson
+from rmx.stats.intervals import exact_edge, paired_difference, quotient, ratio_of_sums, share, wilson
 
 
 def bounds(estimate) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from rmx.intervals import Estimate, paired_difference
+from rmx.stats.intervals import Estimate, paired_difference
 
 ALPHA = 0.05
 BY_TEST = "exact p < 0.05"

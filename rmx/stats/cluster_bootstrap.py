@@ -2,7 +2,7 @@
 
 Problems of one wording stand or fall together. Where labels say so, what is resampled is the cluster, not the problem;
 a unit below is a cluster, or a problem that stands for itself. Which interval is shown depends on what the units can
-tell; each choice is the one that kept its promise in simulation (tests/unit/test_coverage.py):
+tell; each choice is the one that kept its promise in simulation (tests/unit/stats/test_coverage.py):
 
 1. Many units, many of them telling: the percentile bootstrap over units, RESAMPLES times.
 2. Few units, or few that tell: percentile intervals come out too narrow. For shares the Wilson interval with the
@@ -31,8 +31,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rmx.evaluate.quantiles import clopper_pearson, t_quantile
-from rmx.intervals import Estimate, share
+from rmx.stats.intervals import Estimate, share
+from rmx.stats.quantiles import clopper_pearson, t_quantile
 
 RESAMPLES = 2000
 FEW_UNITS = 50  # below, a percentile bootstrap covers less than it says

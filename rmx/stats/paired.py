@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rmx.evaluate.resample import Clusters, difference_estimate, difference_estimates, spread_of, units_of
-from rmx.exact_test import excludes_zero, sign_flip, with_verdict
-from rmx.intervals import Estimate, paired_difference
+from rmx.stats.cluster_bootstrap import Clusters, difference_estimate, difference_estimates, spread_of, units_of
+from rmx.stats.exact_test import excludes_zero, sign_flip, with_verdict
+from rmx.stats.intervals import Estimate, paired_difference
 
 Z = 1.959964  # the 97.5 % quantile of the normal distribution
 

@@ -6,8 +6,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from rmx.intervals import wilson
-from rmx.sequential import anytime, decide, rule
+from rmx.stats.anytime import anytime, decide, rule
+from rmx.stats.intervals import wilson
 
 ALPHA = 0.05 / 5
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from rmx.evaluate.passk import pass_at_k
-from rmx.evaluate.resample import difference_estimates, mean_estimates, share_estimate
-from rmx.intervals import share
+from rmx.stats.cluster_bootstrap import difference_estimates, mean_estimates, share_estimate
+from rmx.stats.intervals import share
+from rmx.stats.pass_at_k import pass_at_k
 
 TRIALS, LONG = 2000, 10_000
 SAMPLES = 16  # of each problem

@@ -1,0 +1,1 @@
+"""Numbers to estimates: intervals, tests, pass@k, bootstrap over problems."""
