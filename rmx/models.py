@@ -20,10 +20,10 @@ from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from rmx.answers import RULES, StopRule, before_stop, final_answer, grade
 from rmx.engine import Engine
 from rmx.errors import ModelError, PromptError, first_line
 from rmx.families import family_of, style_of
+from rmx.grading.answers import RULES, StopRule, before_stop, final_answer, grade
 from rmx.paths import ASSETS, cache_dir
 from rmx.pieces import Detokenizer
 from rmx.placing import PLAIN, Placing, check_in_memory

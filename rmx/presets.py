@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmx.answers import AnswerRule
+from rmx.grading.answers import AnswerRule
 
 MATH_SETS = ("math", "math500")  # sets whose answers the official code takes from boxes alone
 NUMBER_SETS = ("gsm8k",)  # sets that the official code asks without a box

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmx.answers import RULES, AnswerRule
 from rmx.errors import PromptError
+from rmx.grading.answers import RULES, AnswerRule
 from rmx.presets import OWN, STYLES, PromptStyle
 
 MOST_STOPS, MOST_STOP = 8, 200  # stop texts, and characters of one

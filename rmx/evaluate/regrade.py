@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rmx.answers import RULES
 from rmx.config import Sampling
 from rmx.errors import RmxError
 from rmx.evaluate.evaluate import Evaluation, Shelves, hashed, never
 from rmx.evaluate.report import EvalReport
 from rmx.evaluate.store import Answered, Shelf
+from rmx.grading.answers import RULES
 
 
 class Regrading(Evaluation):

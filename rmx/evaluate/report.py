@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from rmx.answers import equal
 from rmx.basecheck import BaseCheck
 from rmx.clusters import clusters_of, parts_of
 from rmx.cost import cost
@@ -15,7 +14,8 @@ from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import Contestant
 from rmx.evaluate.figures import Scored, crossing, model_figures, paired_figures
 from rmx.evaluate.store import Answered
-from rmx.explore.reached import same_answers
+from rmx.grading.answer_groups import same_answers
+from rmx.grading.answers import equal
 from rmx.problems import SETS, split_name
 from rmx.records import Problem
 from rmx.stats.exact_test import RULE

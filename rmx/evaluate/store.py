@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from rmx.answers import CUT
 from rmx.config import Sampling
+from rmx.grading.answers import CUT
 from rmx.presets import PromptStyle
 from rmx.records import Stop
 from rmx.storage.line_store import KeptLines, LineStore

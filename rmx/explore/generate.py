@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from rmx.answers import CUT, StopRule
 from rmx.carry import carried, never
 from rmx.config import TOP_KEPT, Sampling
 from rmx.engine import Stream
@@ -15,6 +14,7 @@ from rmx.entropy import Capture, capture, logp_and_rank
 from rmx.errors import PromptError
 from rmx.explore.slim import bare
 from rmx.gpu_time import decoding
+from rmx.grading.answers import CUT, StopRule
 from rmx.models import Model
 from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace
 from rmx.sampling import Chooser

@@ -20,10 +20,10 @@ from rmx.carry import carried, never
 from rmx.explore.forks import forks_of
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
 from rmx.explore.outcomes import ended as ended_fork
-from rmx.explore.reached import Answered, Target, same_answers, target_of, total
 from rmx.explore.sentences import sentences_of
 from rmx.explore.slim import forks_only
 from rmx.gpu_time import decoding
+from rmx.grading.answer_groups import Answered, Target, same_answers, target_of, total
 from rmx.models import Model
 from rmx.records import TokenDist, Trace
 from rmx.stats.anytime import Bounds

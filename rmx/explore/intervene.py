@@ -20,10 +20,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rmx.answers import CUT
 from rmx.carry import carried, never
 from rmx.entropy import capture
 from rmx.gpu_time import side_by_side
+from rmx.grading.answers import CUT
 from rmx.pair import Pair, PairStream, open_pair, rows_together
 from rmx.records import Answer, Stop, is_fork
 from rmx.sampling import prompt_key, uniform

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmx.answers import CUT
 from rmx.engine import split_key
 from rmx.errors import ModelError, RmxError
 from rmx.explore.calibration import Calibration
 from rmx.explore.intervene import ARMS, AllArms, Arm, ArmResult, Asked
 from rmx.explore.journal import chained, journal_of
 from rmx.explore.shift_set import CALIBRATION_TEXTS, known_placebo
+from rmx.grading.answers import CUT
 from rmx.pair import Pair
 from rmx.placebo import Text
 from rmx.presets import PromptStyle

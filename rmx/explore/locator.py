@@ -25,7 +25,7 @@ from rmx.errors import RmxError, shown
 from rmx.explore.generate import Job, solve_anew
 from rmx.explore.journal import Journal, journal_of
 from rmx.explore.outcomes import CAUTION, OutcomeConfig, Sampler
-from rmx.explore.reached import Target
+from rmx.grading.answer_groups import Target
 from rmx.models import Model
 from rmx.records import Problem, TokenDist, Trace, is_fork
 from rmx.sampling import prompt_key

@@ -17,9 +17,9 @@ from rmx.config import TOP_SHOWN, Sampling, is_whole
 from rmx.errors import RmxError, SwapError, shown
 from rmx.explore.ending import Ending, is_cut
 from rmx.explore.meter import Meter
-from rmx.explore.reached import Answered, Reached, Target, reached, same_answers, target_of, total
 from rmx.explore.slim import slim_trace
 from rmx.gpu_time import decoding
+from rmx.grading.answer_groups import Answered, Reached, Target, reached, same_answers, target_of, total
 from rmx.models import Model
 from rmx.records import Candidate, Trace
 from rmx.sampling import draw_rows, prompt_key, uniform

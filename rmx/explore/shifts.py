@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rmx.answers import CUT, StopRule
 from rmx.carry import carried, never
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.divergence import Compared, Difference, Kind, compare, is_near_tie, kind_of
 from rmx.entropy import Capture, capture, logp_and_rank
 from rmx.gpu_time import side_by_side
+from rmx.grading.answers import CUT, StopRule
 from rmx.noise import shape_noise
 from rmx.pair import Pair, open_pair, read_both
 from rmx.pieces import PieceStream

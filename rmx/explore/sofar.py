@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmx.answers import equal, grade
 from rmx.batch import continue_prefixes
 from rmx.carry import carried, never
-from rmx.explore.reached import Answered, same_answers
 from rmx.explore.sentences import sentences_of
 from rmx.explore.slim import slim_trace
 from rmx.gpu_time import decoding
+from rmx.grading.answer_groups import Answered, same_answers
+from rmx.grading.answers import equal, grade
 from rmx.models import Model
 from rmx.records import Answer, Trace
 

@@ -12,9 +12,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from rmx.answers import RULES
 from rmx.config import MOST_NAME, TOP_KEPT, TOP_SHOWN, Sampling, check_tau
 from rmx.explore.tree import Branch, Tree
+from rmx.grading.answers import RULES
 from rmx.presets import PromptStyle
 from rmx.records import Answer, Candidate, Reuse, Stop, TokenDist, is_fork
 from rmx.storage.strict_json import (

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rmx.answers import CUT
 from rmx.errors import TrainError
+from rmx.grading.answers import CUT
 from rmx.records import Problem, Rollout
 from rmx.train.items import Item, make_items
 from rmx.train.job import TrainJob

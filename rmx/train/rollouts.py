@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from rmx.answers import CUT
 from rmx.config import Sampling
 from rmx.decoding_memory import fitting_rows
 from rmx.explore.ending import Endings
+from rmx.grading.answers import CUT
 from rmx.models import Model
 from rmx.records import Problem, Rollout, Stop
 from rmx.refill import Ask, never, refill

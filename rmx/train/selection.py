@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rmx.answers import CUT
 from rmx.errors import TrainError
+from rmx.grading.answers import CUT
 from rmx.records import Rollout
 from rmx.train.recipe import SelectionConfig
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from rmx.answers import RULES
+from rmx.grading.answers import RULES
 from rmx.presets import STYLES
 from rmx.style_options import AUTO
 

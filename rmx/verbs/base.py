@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from rmx.answers import AnswerRule
+from rmx.grading.answers import AnswerRule
 from rmx.style_options import StyleOptions
 from rmx.train.run_store import RunStore
 from rmx.turns import Kind

@@ -20,7 +20,7 @@ import scripted_app as app
 from scripted_page import LAUNCH
 
 from rmx.explore.importance import spread, spread_bounds
-from rmx.explore.reached import Target, reached, same_answers
+from rmx.grading.answer_groups import Target, reached, same_answers
 from rmx.stats.anytime import ALPHA, anytime, decide, rule
 
 Message = dict[str, Any]

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from rmx.answers import StopRule, before_stop, grade
 from rmx.config import Sampling
 from rmx.errors import ProblemError
 from rmx.evaluate.config import EvalConfig
@@ -19,10 +18,11 @@ from rmx.explore.generate import Generation, Job
 from rmx.explore.intervene import Intervention, PatchJob
 from rmx.explore.intervene_set import InterveneSet
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
-from rmx.explore.reached import target_of
 from rmx.explore.rescue import RescueConfig, Search
 from rmx.explore.shift_set import greedy_ids
 from rmx.explore.shifts import MapJob, ShiftMap
+from rmx.grading.answer_groups import target_of
+from rmx.grading.answers import StopRule, before_stop, grade
 from rmx.models import Model
 from rmx.pair import Pair
 from rmx.problems import load_set

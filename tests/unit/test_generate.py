@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rmx.answers import StopRule
 from rmx.config import Sampling
 from rmx.errors import PromptError, SwapError
 from rmx.explore.branch import swap, swap_job
@@ -13,6 +12,7 @@ from rmx.explore.ending import Ending
 from rmx.explore.generate import Generation, Job, read_job
 from rmx.explore.lookahead import look_ahead
 from rmx.explore.vocabulary import search
+from rmx.grading.answers import StopRule
 
 PROMPT = tuple(b"What is 2 + 2?")
 

@@ -105,7 +105,7 @@ def test_answers_that_are_kept_are_judged_by_the_present_rules(tmp_path, monkeyp
     words = ["intervene", *PAIR, "--limit", "4", "--arms", "base,teacher", "--no-placebo"]
     first, _ = counted(words, tmp_path, monkeypatch, capsys)
     assert first["arms"]["teacher"]["pass@1"]["value"] > 0
-    monkeypatch.setattr("rmx.answers.equal", lambda *_: False)
+    monkeypatch.setattr("rmx.grading.answers.equal", lambda *_: False)
     again, made = counted(words, tmp_path, monkeypatch, capsys)
     assert again["arms"]["teacher"]["pass@1"]["value"] == 0
     assert made < 20

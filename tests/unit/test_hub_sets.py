@@ -8,10 +8,10 @@ from collections import Counter
 import pytest
 
 from rmx import problems
-from rmx.answers import grade
 from rmx.cli import _parser
 from rmx.cli_train import job_of
 from rmx.errors import ProblemError, TrainError
+from rmx.grading.answers import grade
 from rmx.hub_sets import REPOSITORIES, is_cached
 from rmx.problems import SETS, find_problem, left_out, load_set, sizes
 from rmx.records import Problem

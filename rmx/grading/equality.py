@@ -4,7 +4,7 @@
 
 1. exact: the same string in normal form, or two plain numbers compared as fractions, with their units;
 2. by structure: lists, tuples, sets and intervals element by element, ratios, plus-minus, plain words;
-3. by the math-verify library, in a process of its own (rmx/equality_worker.py).
+3. by the math-verify library, in a process of its own (rmx/grading/math_verify_process.py).
 
 Answers are LaTeX or plain text as models and data sets write them. The normal form writes in one way what both write
 in several; a box is part of the dress too.
@@ -17,7 +17,7 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 
-from rmx.equality_worker import Late, library_equal, new_answers
+from rmx.grading.math_verify_process import Late, library_equal, new_answers
 
 logger = logging.getLogger(__name__)
 

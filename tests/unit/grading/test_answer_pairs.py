@@ -5,7 +5,7 @@ All pairs are made up for these tests.
 
 import pytest
 
-from rmx.answers import equal
+from rmx.grading.answers import equal
 
 SAME = {
     "whole numbers": [

@@ -1,8 +1,8 @@
 """The final answer of a completion: where it stands in the text, whether it is right, and when it has been given.
 
 `final_answer` finds it, `grade` compares it with the known one, and `StopRule` tells piece by piece when a completion
-is over. Whether two answers say the same is decided by `equal`, in rmx/equality.py; an answer in words is found by
-rmx/stated_answer.py.
+is over. Whether two answers say the same is decided by `equal`, in rmx/grading/equality.py; an answer in words is found by
+rmx/grading/stated_answer.py.
 
 What counts as an answer is a rule: "boxed", nothing but a box, or "flexible", a box or else what comes nearest to one.
 A completion that was cut off, by its limit of tokens or by the end of the context, is wrong, whatever stands in it.
@@ -12,9 +12,9 @@ import re
 from collections import deque
 from typing import Literal
 
-from rmx.equality import equal, is_placeholder, last_box
+from rmx.grading.equality import equal, is_placeholder, last_box
+from rmx.grading.stated_answer import stated_answer
 from rmx.records import Answer, Stop
-from rmx.stated_answer import stated_answer
 
 __all__ = ["CUT", "GRACE", "RULES", "STYLES", "AnswerRule", "StopRule", "Style", "before_stop", "equal", "final_answer",
            "grade"]  # fmt: skip
@@ -57,7 +57,7 @@ def final_answer(text: str, *, styles: tuple[Style, ...] = STYLES, thinking: boo
             passed over.
             "hash": the number behind the last `####`.
             "stated": the expression behind the last "answer is" or "answer:", or what the last line ends with an
-            equation for; see rmx/stated_answer.py.
+            equation for; see rmx/grading/stated_answer.py.
             "last_number": the last number, with its sign, thousands separators, fraction or percent sign, without a
             currency sign.
             Neither of the last two where "boxed" is asked for and the text breaks off inside its only box.

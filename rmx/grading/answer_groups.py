@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rmx.answers import CUT, equal
 from rmx.errors import ProblemError
+from rmx.grading.answers import CUT, equal
 from rmx.records import Trace
 
 COMPARED = 20  # writings that later ones are compared with; rarer ones stand for themselves
