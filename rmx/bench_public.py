@@ -21,9 +21,9 @@ from typing import Any
 import httpx
 
 from rmx.bench_visitors import Tally, Task, Visitor, make_tasks
+from rmx.data.problems import load_set
 from rmx.errors import RmxError
 from rmx.models import load
-from rmx.problems import load_set
 from rmx.train.job import TrainJob, resolved
 from rmx.train.recipe import PRESETS
 from rmx.train.run_store import RunStore

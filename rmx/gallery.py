@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Literal
 
 from rmx.config import TOP_SHOWN, Sampling
+from rmx.data.problems import find_problem
 from rmx.errors import ProblemError
 from rmx.explore.branch import swap_job
 from rmx.explore.flips import answers_after
@@ -24,7 +25,6 @@ from rmx.explore.tree_file import read_tree, tree_document
 from rmx.models import Model
 from rmx.paths import ASSETS
 from rmx.presets import preset_of
-from rmx.problems import find_problem
 from rmx.records import Problem, is_fork
 
 log = logging.getLogger(__name__)

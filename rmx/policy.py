@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rmx.data.hub import REPOSITORIES, is_cached
 from rmx.errors import Refused
-from rmx.hub_sets import REPOSITORIES, is_cached
 from rmx.presets import preset_of
 
 if TYPE_CHECKING:
@@ -104,14 +104,14 @@ class Policy:
 
     def admit_set(self, name: str) -> None:
         """Whether this problem set may be read."""
-        from rmx.problems import split_name
+        from rmx.data.problems import split_name
 
         if self.public and split_name(name)[0] not in (here := self.problem_sets()):
             raise Refused(f"This public site has the problem sets {', '.join(here)}. {DUPLICATE}")
 
     def problem_sets(self) -> list[str]:
         """Names of the sets that may be read: on a public site the bundled, the listed and those fetched before."""
-        from rmx.problems import SETS
+        from rmx.data.problems import SETS
 
         return [name for name in SETS if not self.public or self._has_set(name)]
 

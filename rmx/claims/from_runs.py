@@ -11,7 +11,7 @@ from rmx.claims.labels import floor_of, span_of
 from rmx.claims.own_runs import OwnRun, OwnRuns, paired, same_set
 from rmx.claims.records import Reading, StudyName, Subject
 from rmx.claims.verdicts import Judged, above, inside, not_below, nothing_to_judge
-from rmx.problems import split_name
+from rmx.data.problems import split_name
 from rmx.stats.exact_test import tested_difference
 from rmx.stats.intervals import Estimate, quotient
 from rmx.train.distill_recipe import DistillRecipe

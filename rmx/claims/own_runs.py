@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rmx.cost import Rates, load_rates
+from rmx.data.problems import split_name
 from rmx.errors import RmxError
-from rmx.problems import split_name
 from rmx.stats.intervals import Estimate
 from rmx.storage.files import read_json
 from rmx.train.distill_recipe import DistillRecipe

@@ -11,8 +11,8 @@ from html import escape
 
 from rmx import __version__
 from rmx.claims.bars import Bar, Figures, bars_of
+from rmx.data.problems import SETS, split_name
 from rmx.errors import RmxError
-from rmx.problems import SETS, split_name
 
 # Sign, and the class that colours it: a verdict is never told by colour alone.
 SIGNS = {

@@ -1,7 +1,7 @@
 """The problems of an evaluation: a set's first ones, all with known answers."""
 
+from rmx.data.problems import load_set
 from rmx.errors import ProblemError, RmxError
-from rmx.problems import load_set
 from rmx.records import Problem
 
 

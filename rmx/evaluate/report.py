@@ -10,13 +10,13 @@ import numpy as np
 from rmx.basecheck import BaseCheck
 from rmx.clusters import clusters_of, parts_of
 from rmx.cost import cost
+from rmx.data.problems import SETS, split_name
 from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import Contestant
 from rmx.evaluate.figures import Scored, crossing, model_figures, paired_figures
 from rmx.evaluate.store import Answered
 from rmx.grading.answer_groups import same_answers
 from rmx.grading.answers import equal
-from rmx.problems import SETS, split_name
 from rmx.records import Problem
 from rmx.stats.exact_test import RULE
 from rmx.train.probe import device_name

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from rmx.data.splits import overlap
 from rmx.errors import RmxError
-from rmx.problem_splits import overlap
 from rmx.records import Problem
 from rmx.train.job import TrainJob, problems_of
 from rmx.train.run_store import RunStore

@@ -19,6 +19,7 @@ import torch
 from rmx.base_state import base_tensors
 from rmx.checksums import digest
 from rmx.config import Sampling, is_number
+from rmx.data.problems import load_set, split_name
 from rmx.decoding_memory import fitting_rows
 from rmx.engine import NOT_HERE, Engine
 from rmx.errors import ModelError, RmxError, shown
@@ -26,7 +27,6 @@ from rmx.explore.ending import Endings
 from rmx.explore.generate import Generation, Job
 from rmx.models import Model, load
 from rmx.paths import ASSETS, cache_dir
-from rmx.problems import load_set, split_name
 from rmx.records import Problem
 from rmx.refill import Ask, refill
 from rmx.storage.files import read_json, write_json

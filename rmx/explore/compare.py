@@ -6,6 +6,7 @@ from typing import Any
 
 from rmx.basecheck import check_base
 from rmx.config import Sampling, check_tau
+from rmx.data.problems import find_problem, load_set
 from rmx.engine import split_key
 from rmx.errors import ModelError, ProblemError, PromptError, RmxError
 from rmx.explore.calibration import Calibration, calibration_of, tau_of_share
@@ -18,7 +19,6 @@ from rmx.pair import Pair, make_pair
 from rmx.pairs import PAIRS
 from rmx.placebo import placebo_pair
 from rmx.placing import PLAIN, Placing
-from rmx.problems import find_problem, load_set
 from rmx.records import Problem
 from rmx.storage.line_store import LineStore
 from rmx.style_options import StyleOptions

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rmx.config import Sampling, check_tau
+from rmx.data.problems import find_problem
 from rmx.errors import ProblemError, PromptError, RmxError
 from rmx.explore.branch import swap_job
 from rmx.explore.calibration import calibration_of, tau_of_share
 from rmx.explore.generate import Generation, Job, read_job
 from rmx.models import Model
 from rmx.placing import PLAIN, Placing
-from rmx.problems import find_problem
 from rmx.records import Trace
 from rmx.style_options import StyleOptions
 from rmx.workspace import Workspace

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
-from rmx.examples import Example, Kind
+from rmx.data.examples import Example, Kind
 from rmx.mini.figures import Greedy, Mini, Swap, greedy, sound, swaps
 from rmx.mini.problems import mini_set
 

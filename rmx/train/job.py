@@ -9,9 +9,9 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+from rmx.data.problems import SETS, every_split, split_name
+from rmx.data.splits import SPLITS, without
 from rmx.errors import RmxError, TrainError
-from rmx.problem_splits import SPLITS, without
-from rmx.problems import SETS, every_split, split_name
 from rmx.records import Problem
 from rmx.style_options import StyleOptions
 from rmx.train.recipe import PRESETS, Recipe, command

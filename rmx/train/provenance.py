@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rmx.data.problems import SETS
 from rmx.models import Model
 from rmx.presets import PromptStyle, preset_of
-from rmx.problems import SETS
 from rmx.stats.intervals import Estimate
 from rmx.train.recipe import Recipe
 

@@ -9,8 +9,9 @@ import torch
 
 from rmx.adapters import bundled_adapters
 from rmx.ahead import ahead
+from rmx.data.examples import examples
+from rmx.data.problems import load_set
 from rmx.errors import RmxError
-from rmx.examples import examples
 from rmx.explore.intervene_set import InterveneReport
 from rmx.explore.shift_set import ShiftReport
 from rmx.observe import observed
@@ -18,7 +19,6 @@ from rmx.pair import Pair
 from rmx.pairs import pairs_first
 from rmx.plots import arm_figure, shift_figure
 from rmx.presets import PRESETS
-from rmx.problems import load_set
 from rmx.style_options import from_form
 from rmx.turns import Kind, asked_by, asking
 from rmx.ui.asking import Who, answering, nobody

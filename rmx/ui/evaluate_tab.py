@@ -5,11 +5,11 @@ from typing import Any
 
 import gradio as gr
 
+from rmx.data.problems import SETS
 from rmx.errors import RmxError
 from rmx.eval_plots import curve_figure, scatter_figure
 from rmx.policy import Policy
 from rmx.presets import PRESETS
-from rmx.problems import SETS
 from rmx.style_options import to_form
 from rmx.turns import asking
 from rmx.ui.asking import answering

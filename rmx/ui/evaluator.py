@@ -15,12 +15,12 @@ import torch
 
 from rmx.adapters import bundled_adapters
 from rmx.config import MOST_NAME
+from rmx.data.files import MAX_TEXT_BYTES, shown_name
+from rmx.data.problems import SETS, load_set, problems_from_text, split_name
 from rmx.errors import ProblemError, RmxError
 from rmx.models import Model
 from rmx.observe import tell
 from rmx.presets import STYLES
-from rmx.problem_files import MAX_TEXT_BYTES, shown_name
-from rmx.problems import SETS, load_set, problems_from_text, split_name
 from rmx.records import Problem
 from rmx.storage.memory_shares import Kept, bytes_of
 from rmx.style_options import StyleOptions, from_form

@@ -11,15 +11,15 @@ import torch
 from rmx.adapters import bundled_adapters
 from rmx.ahead import ahead
 from rmx.config import Sampling
+from rmx.data.examples import TITLES, Example, Kind, examples, of_kind
+from rmx.data.problems import find_problem, load_set
 from rmx.errors import ProblemError, RmxError
-from rmx.examples import TITLES, Example, Kind, examples, of_kind
 from rmx.explore.calibration import calibration_of
 from rmx.explore.runs import Run
 from rmx.mini.task import coverage
 from rmx.observe import observed
 from rmx.plots import entropy_strip
 from rmx.presets import PRESETS
-from rmx.problems import find_problem, load_set
 from rmx.records import Problem
 from rmx.style_options import from_form
 from rmx.turns import asking

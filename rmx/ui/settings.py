@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from rmx.data.hub import REPOSITORIES
 from rmx.errors import RmxError
-from rmx.hub_sets import REPOSITORIES
 from rmx.policy import Policy, TrainingMode
 
 Names = Annotated[tuple[str, ...], NoDecode]  # comma separated in the environment

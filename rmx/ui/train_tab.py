@@ -7,10 +7,10 @@ from typing import Any, Literal, get_args, get_origin
 import gradio as gr
 
 from rmx.config import MOST_NAME
+from rmx.data.problems import SETS
 from rmx.errors import RmxError
 from rmx.policy import Policy
 from rmx.presets import PRESETS as MODELS
-from rmx.problems import SETS
 from rmx.style_options import from_form
 from rmx.train.flags import HELP, field_types
 from rmx.train.job import TrainJob

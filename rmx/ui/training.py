@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Any
 
 from rmx.cost import load_rates, set_rate
+from rmx.data.problems import split_name
 from rmx.errors import Busy, RmxError, TrainError
-from rmx.problems import split_name
 from rmx.records import Problem
 from rmx.train.job import TrainJob, problems_of, resolved
 from rmx.train.probe import this_device

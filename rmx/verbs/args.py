@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from rmx.config import MOST_NAME, is_number, is_whole
+from rmx.data.files import MAX_ANSWER_CHARS, MAX_PROBLEM_CHARS
 from rmx.errors import ModelError, ProblemError, RmxError, SwapError
 from rmx.errors import shown as shown
 from rmx.presets import PRESETS
-from rmx.problem_files import MAX_ANSWER_CHARS, MAX_PROBLEM_CHARS
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[A-Za-z0-9][\w.-]{0,99})?")
 LARGEST = 2**63  # of a whole number
@@ -158,7 +158,7 @@ def set_name(name: str) -> str:
     Raises:
         ProblemError: it is a path, or not one of the sets.
     """
-    from rmx.problems import SETS, split_name
+    from rmx.data.problems import SETS, split_name
 
     if split_name(name)[0] not in SETS:
         raise ProblemError(f"There is no problem set {shown(name)} here. Sets are {', '.join(SETS)}.")

@@ -16,7 +16,7 @@ pytest.importorskip("playwright")
 from playwright.sync_api import Browser, FrameLocator, Page, expect
 from real_app import serving
 
-from rmx.examples import examples
+from rmx.data.examples import examples
 from rmx.train.job import TrainJob
 from rmx.train.recipe import SMALL
 from rmx.train.run_folder import RunFolder

@@ -16,7 +16,7 @@ from places import answer, inspector, status
 from playwright.sync_api import Browser, Page, expect
 from real_app import serving
 
-from rmx.examples import examples
+from rmx.data.examples import examples
 from rmx.explore.trace import TraceOptions, trace
 from rmx.explore.tree import Tree
 from rmx.explore.tree_file import read_tree, tree_document

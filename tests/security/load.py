@@ -36,7 +36,7 @@ from hypothesis import strategies as st
 
 from rmx.bench_public import Site
 from rmx.bench_visitors import Page, has_tokens
-from rmx.examples import examples
+from rmx.data.examples import examples
 from tests.unit.fuzzing import exchange, requests
 from tests.unit.test_fuzz_api import what_it_offers
 

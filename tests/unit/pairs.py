@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from rmx.adapters import add_adapter
+from rmx.data.problems import load_set
 from rmx.engine import Engine, adapter_key
 from rmx.models import Model
 from rmx.pair import Pair
 from rmx.presets import PromptStyle
-from rmx.problems import load_set
 from rmx.scripted import byte_tokenizer
 from tests.conftest import qwen, wrap
 

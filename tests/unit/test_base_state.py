@@ -11,6 +11,7 @@ from rmx.adapters import add_adapter, attached
 from rmx.base_state import base_changes, base_tensors, probe, remember_base
 from rmx.basecheck import against_file, check_base, check_loaded
 from rmx.checksums import checksum, checksums, digest
+from rmx.data.problems import load_set
 from rmx.errors import ModelError
 from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import contestants_of
@@ -19,7 +20,6 @@ from rmx.evaluate.store import SampleStore
 from rmx.model_key import key_of
 from rmx.models import Model
 from rmx.pair import Pair, make_pair
-from rmx.problems import load_set
 from rmx.workspace import Workspace
 from tests.conftest import qwen, wrap
 from tests.unit.adapter_kinds import FOLDED, save, tied

@@ -7,12 +7,12 @@ import torch
 
 from rmx.cli import main
 from rmx.config import Sampling
+from rmx.data.problems import load_set
 from rmx.errors import RmxError
 from rmx.explore import calibration
 from rmx.explore.calibration import STORED, calibrate, calibration_of, tau_of_share
 from rmx.explore.generate import Generation, Job
 from rmx.presets import STYLES
-from rmx.problems import load_set
 from rmx.ui.claims import Claims
 from rmx.ui.claims_tab import ClaimsTab
 from rmx.ui.explore_tab import ExploreTab

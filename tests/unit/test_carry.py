@@ -16,6 +16,7 @@ from rmx import carry, gpu_time
 from rmx.basecheck import check_base
 from rmx.carry import Carrier, NoGpu, carried, never
 from rmx.config import Sampling
+from rmx.data.problems import load_set
 from rmx.errors import ModelError, SwapError
 from rmx.explore.generate import Generation, Job
 from rmx.explore.importance import importance
@@ -28,7 +29,6 @@ from rmx.explore.sofar import sofar
 from rmx.explore.vocabulary import search
 from rmx.models import Model
 from rmx.pair import make_pair
-from rmx.problems import load_set
 from rmx.records import Trace
 from rmx.train.run_store import RunStore
 from rmx.turns import Asker, asker

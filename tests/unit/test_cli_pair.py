@@ -10,7 +10,7 @@ import torch
 
 from rmx import cli_pair
 from rmx.cli import main
-from rmx.problems import load_set
+from rmx.data.problems import load_set
 from rmx.stats.intervals import wilson
 from tests.unit.test_cli import run
 

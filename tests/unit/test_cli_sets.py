@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from rmx.cli import main
-from rmx.problems import SETS
+from rmx.data.problems import SETS
 
 
 @pytest.fixture(autouse=True)

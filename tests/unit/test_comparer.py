@@ -8,11 +8,11 @@ import time
 
 import pytest
 
+from rmx.data.problems import load_set
 from rmx.errors import Busy, RmxError, SwapError
 from rmx.explore.compare import map_json
 from rmx.explore.intervene import ARMS
 from rmx.explore.intervene_set import InterveneSet
-from rmx.problems import load_set
 from rmx.ui.compare_exports import export
 from rmx.ui.compare_jobs import MapRun
 from rmx.ui.comparer import Comparer

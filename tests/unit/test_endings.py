@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from rmx.config import Sampling
+from rmx.data.problems import load_set
 from rmx.errors import ProblemError
 from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import contestants_of
@@ -25,7 +26,6 @@ from rmx.grading.answer_groups import target_of
 from rmx.grading.answers import StopRule, before_stop, grade
 from rmx.models import Model
 from rmx.pair import Pair
-from rmx.problems import load_set
 from rmx.records import Answer, Problem, Trace
 from rmx.style_options import StyleOptions
 from rmx.train.greedy import solve

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from rmx.data.problems import load_set
 from rmx.errors import ModelError, ProblemError, RmxError
 from rmx.evaluate import evaluate as evaluate_module
 from rmx.evaluate.config import EvalConfig
@@ -23,7 +24,6 @@ from rmx.evaluate.known import answered, with_answers
 from rmx.evaluate.report import EvalReport, Solved
 from rmx.evaluate.store import Answered, SampleStore, Shelf
 from rmx.model_key import key_of
-from rmx.problems import load_set
 from rmx.records import Problem
 from rmx.storage.line_store import KeptLines
 from rmx.workspace import Workspace

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from rmx.data.problems import load_set
 from rmx.errors import Busy, ProblemError, RmxError
 from rmx.eval_plots import curve_figure, scatter_figure, short
-from rmx.problems import load_set
 from rmx.train.run_store import RunStore
 from rmx.ui.evaluate_exports import export
 from rmx.ui.evaluate_jobs import GRACE, EvalJob, Watching

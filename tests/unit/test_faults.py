@@ -429,7 +429,7 @@ def test_a_library_that_names_a_file_of_the_machine_is_repeated_without_its_fold
     training: Training, adapter: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Downloads onto a disk that refuses, an adapter that is gone, a run whose process could not be started."""
-    from rmx.problems import load_set
+    from rmx.data.problems import load_set
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(adapter / WEIGHTS))

@@ -2,12 +2,12 @@
 
 import pytest
 
+from rmx.data.problems import find_problem
 from rmx.errors import ProblemError
 from rmx.explore.replay import Replay
 from rmx.explore.tree import Tree
 from rmx.gallery import FOLDER, MODEL, PICKED, piece, pieces
 from rmx.models import Model
-from rmx.problems import find_problem
 from rmx.share import recipe_of
 
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from rmx.cli import main
+from rmx.data.files import read_text
 from rmx.errors import RmxError
 from rmx.policy import Policy
-from rmx.problem_files import read_text
 from rmx.storage.strict_json import parse, sendable, without_half_characters
 from rmx.workspace import Workspace
 from tests.unit.fuzzing import Request, exchange

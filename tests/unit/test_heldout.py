@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from rmx.data.problems import load_set
 from rmx.explore.shift_set import greedy_ids
 from rmx.models import load
 from rmx.paths import ASSETS
-from rmx.problems import load_set
 from rmx.records import Answer, Problem, Rollout
 from rmx.stats.intervals import paired_difference, share
 from rmx.train.base_figures import BaseFigures

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rmx.data.problems import load_set
 from rmx.errors import RmxError
 from rmx.explore.intervene import (
     ARMS,
@@ -17,7 +18,6 @@ from rmx.explore.intervene import (
     random_other,
 )
 from rmx.explore.intervene_set import InterveneSet, check_arms
-from rmx.problems import load_set
 from rmx.records import Problem
 from rmx.sampling import prompt_key, uniform
 from rmx.ui.compare_jobs import known_part

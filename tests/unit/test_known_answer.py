@@ -2,8 +2,8 @@
 
 import pytest
 
-from rmx.examples import examples
-from rmx.problems import load_set
+from rmx.data.examples import examples
+from rmx.data.problems import load_set
 from rmx.ui.builder import _make
 from rmx.ui.compare_tab import CompareTab
 from rmx.ui.comparer import Comparer

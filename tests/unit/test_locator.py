@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 
+from rmx.data.problems import load_set
 from rmx.errors import RmxError
 from rmx.explore.locator import (
     Located,
@@ -17,7 +18,6 @@ from rmx.explore.locator import (
     plain_weight,
     systematic,
 )
-from rmx.problems import load_set
 from rmx.records import Problem
 from rmx.scripted import byte_tokenizer
 from rmx.stats.intervals import exact_edge

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from rmx.claims.ask import MOST_SAMPLES, ClaimOptions
+from rmx.data.problems import load_set
 from rmx.errors import Busy, Refused, RmxError
 from rmx.explore.compare import PairOptions
 from rmx.policy import Policy
-from rmx.problems import load_set
 from rmx.scripted import scripted_model
 from rmx.train.job import TrainJob
 from rmx.train.probe import LONGEST, TRAINED, probe

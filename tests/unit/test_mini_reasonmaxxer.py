@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from rmx import models
 from rmx.adapters import add_adapter, bundled_adapters
+from rmx.data.problems import load_set
 from rmx.mini.problems import mini_set
 from rmx.mini.reasonmaxxer import (
     KINDS,
@@ -27,7 +28,6 @@ from rmx.mini.reasonmaxxer import (
 from rmx.mini.reasonmaxxer import VARIANTS as ALL
 from rmx.mini.reasonmaxxer_card import reasonmaxxer_card
 from rmx.paths import ASSETS
-from rmx.problems import load_set
 from rmx.records import Answer
 from rmx.train.greedy import Solution, Solutions, solve
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from training_runs import TINY, tiny_run
 
 from rmx.cli import main
+from rmx.data.problems import load_set
 from rmx.errors import TrainError
-from rmx.problems import load_set
 from rmx.records import Rollout
 from rmx.train import first_stages, pipeline, trainer
 from rmx.train.drive import DRY, drive

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rmx.cli import main
+from rmx.data.problems import load_set
 from rmx.errors import ModelError, PromptError
 from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import contestants_of
@@ -18,7 +19,6 @@ from rmx.models import load
 from rmx.pair import ask_alike, make_pair
 from rmx.paths import ASSETS
 from rmx.presets import PRESETS, STYLES, PromptStyle
-from rmx.problems import load_set
 from rmx.scripted import byte_tokenizer
 from rmx.style_options import StyleOptions, from_form, resolve_style, to_form
 from rmx.train.distill_recipe import DistillJob

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from rmx.data.problems import load_set
 from rmx.errors import RmxError, TrainError
-from rmx.problems import load_set
 from rmx.train.flags import HELP, add_recipe, field_types, recipe_of
 from rmx.train.job import TrainJob, problems_of, resolved
 from rmx.train.recipe import PAPER, PRESETS, Recipe, command

@@ -10,6 +10,7 @@ import pytest
 
 from rmx.cli import main
 from rmx.config import Sampling
+from rmx.data.problems import load_set
 from rmx.engine import Engine
 from rmx.errors import RmxError
 from rmx.evaluate import report as report_module
@@ -20,7 +21,6 @@ from rmx.evaluate.regrade import Regrading
 from rmx.evaluate.report import EvalReport
 from rmx.evaluate.store import Answered, SampleStore
 from rmx.presets import STYLES
-from rmx.problems import load_set
 from rmx.style_options import StyleOptions
 from rmx.workspace import Workspace
 

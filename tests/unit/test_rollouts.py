@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from rmx import decoding_memory
+from rmx.data.problems import load_set
 from rmx.decoding_memory import ROWS, fitting_rows
 from rmx.entropy import capture
 from rmx.errors import PromptError
 from rmx.grading.answers import grade
-from rmx.problems import load_set
 from rmx.records import Problem, Rollout
 from rmx.sampling import draw, prompt_key, uniform
 from rmx.train.recipe import RolloutConfig

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from rmx.data.problems import load_set
 from rmx.errors import TrainError
 from rmx.models import Model
 from rmx.paths import ASSETS
 from rmx.presets import STYLES
-from rmx.problems import load_set
 from rmx.records import Problem, Rollout
 from rmx.sampling import prompt_key, uniform
 from rmx.scripted import byte_tokenizer

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from rmx.config import Sampling
+from rmx.data.problems import load_set
 from rmx.explore.compare import map_json, map_places
 from rmx.explore.shift_set import EDGES, Places, ShiftFigures, ShiftSet, places_of
 from rmx.explore.shifts import MapJob, ShiftMap, largest
-from rmx.problems import load_set
 from tests.unit.pairs import PROMPT, ids_of, prompts, script_pair, whole_logits
 
 

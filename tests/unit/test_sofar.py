@@ -8,10 +8,10 @@ import torch
 from rmx.batch import continue_prefixes
 from rmx.cli import main
 from rmx.config import Sampling
+from rmx.data.problems import load_set
 from rmx.explore.generate import Generation, Job, read_job
 from rmx.explore.sentences import sentences
 from rmx.explore.sofar import _mode, sofar
-from rmx.problems import load_set
 from rmx.scripted import scripted_model
 from tests.unit.chain import chain, solved
 

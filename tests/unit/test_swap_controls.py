@@ -7,10 +7,10 @@ import pytest
 from rmx.claims import from_sampling
 from rmx.claims.studies import Swaps
 from rmx.cli import main
+from rmx.data.problems import load_set
 from rmx.explore.flips import Flip
 from rmx.explore.swap_controls import ARMS, ProblemControls, Tried, controls_of, summarise
 from rmx.paths import ASSETS
-from rmx.problems import load_set
 from tests.unit.test_claims import subject
 
 

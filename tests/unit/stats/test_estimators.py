@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rmx.clusters import clusters_of, parts_of
+from rmx.data.problems import load_set
 from rmx.evaluate.figures import Scored, crossing, crossing_of, model_figures, paired_figures
-from rmx.problems import load_set
 from rmx.stats.cluster_bootstrap import difference_estimate, mean_estimate, share_estimate, units_of
 from rmx.stats.exact_test import mcnemar, sign_flip
 from rmx.stats.intervals import exact_edge, paired_difference, share

@@ -9,10 +9,10 @@ import gradio as gr
 import pytest
 from datasets.naming import camelcase_to_snakecase
 
-from rmx import hub_sets
+from rmx.data import hub as hub_sets
+from rmx.data.hub import REPOSITORIES, is_cached
 from rmx.errors import Refused, RmxError
 from rmx.explore.runs import Runs
-from rmx.hub_sets import REPOSITORIES, is_cached
 from rmx.policy import Policy
 from rmx.records import Problem
 from rmx.train.job import TrainJob
@@ -45,7 +45,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("RMX_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr("rmx.problems.fetch", fetch)
+    monkeypatch.setattr("rmx.data.problems.fetch", fetch)
     return found
 
 
@@ -108,7 +108,7 @@ def test_a_set_that_is_named_is_read(mini, fetched: list[str]) -> None:
         policy.admit_set("math500")
 
 
-# `math` is read from two repositories; tests/unit/test_hub_sets.py has it.
+# `math` is read from two repositories; tests/unit/data/test_hub_sets.py has it.
 @pytest.mark.parametrize("name", [name for name in REPOSITORIES if name != "math"])
 def test_a_set_that_was_fetched_before_is_read(name: str, tmp_path: Path) -> None:
     owner, _, repository = REPOSITORIES[name].partition("/")

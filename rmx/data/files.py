@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rmx.data.splits import SPLITS
 from rmx.errors import ProblemError, first_line
-from rmx.problem_splits import SPLITS
 from rmx.records import Problem
 from rmx.storage.strict_json import without_half_characters
 

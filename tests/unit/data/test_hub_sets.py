@@ -7,13 +7,13 @@ from collections import Counter
 
 import pytest
 
-from rmx import problems
 from rmx.cli import _parser
 from rmx.cli_train import job_of
+from rmx.data import problems
+from rmx.data.hub import REPOSITORIES, is_cached
+from rmx.data.problems import SETS, find_problem, left_out, load_set, sizes
 from rmx.errors import ProblemError, TrainError
 from rmx.grading.answers import grade
-from rmx.hub_sets import REPOSITORIES, is_cached
-from rmx.problems import SETS, find_problem, left_out, load_set, sizes
 from rmx.records import Problem
 from rmx.train.job import TrainJob, draw_problems, problems_of
 

@@ -28,10 +28,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rmx.data.files import short_answer
+from rmx.data.splits import normalised
 from rmx.errors import ProblemError, first_line
 from rmx.grading.equality import last_box
-from rmx.problem_files import short_answer
-from rmx.problem_splits import normalised
 from rmx.records import Problem
 
 Row = Mapping[str, Any]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rmx import problem_files, problems
+from rmx.data import files as problem_files
+from rmx.data import problems
+from rmx.data.problems import SETS, SPLITS, find_problem, load_set, split_name
 from rmx.errors import ProblemError
-from rmx.problems import SETS, SPLITS, find_problem, load_set, split_name
 from rmx.records import Problem
 
 GSM8K_LINES = [

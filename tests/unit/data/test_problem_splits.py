@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rmx.data.problems import every_split, load_set, problems_from_text
+from rmx.data.splits import SPLITS, deal, normalised, overlap, shared, side_of, without
 from rmx.errors import ProblemError, TrainError
-from rmx.problem_splits import SPLITS, deal, normalised, overlap, shared, side_of, without
-from rmx.problems import every_split, load_set, problems_from_text
 from rmx.records import Problem
 from rmx.train.job import TrainJob, problems_of
 from rmx.train.recipe import PAPER

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
+from rmx.data.files import MAX_TEXT_BYTES, shown_name
+from rmx.data.problems import SETS, load_set, problems_from_text
 from rmx.errors import ProblemError
-from rmx.problem_files import MAX_TEXT_BYTES, shown_name
-from rmx.problems import SETS, load_set, problems_from_text
 from rmx.records import Problem
 
 JSONL = '{"id": "a", "question": "1 + 1?", "answer": "#### 1,002"}\r\n\n{"problem": "Größe 👍?", "answer": 18.50}\n'

@@ -3,9 +3,9 @@
 A set is named `NAME[:train|validation|test]`, or is the path of a .jsonl, .csv or .parquet file with a column `problem`
 or `question` and, where they are known, `answer`, `id` and `split`.
 
-    rmx/problem_files.py    rows of an own file -> problems
-    rmx/hub_sets.py         rows of the Hub -> problems
-    rmx/problem_splits.py   training, validation and test kept apart
+    rmx/data/files.py    rows of an own file -> problems
+    rmx/data/hub.py         rows of the Hub -> problems
+    rmx/data/splits.py   training, validation and test kept apart
 """
 
 import difflib
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
+from rmx.data.files import SUFFIXES, read_file, read_text
+from rmx.data.hub import REPOSITORIES, Found, fetch
+from rmx.data.splits import SPLITS, deal, shared
 from rmx.errors import ProblemError
-from rmx.hub_sets import REPOSITORIES, Found, fetch
 from rmx.paths import ASSETS
-from rmx.problem_files import SUFFIXES, read_file, read_text
-from rmx.problem_splits import SPLITS, deal, shared
 from rmx.records import Problem
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def load_set(name: str, default_split: str = "test") -> list[Problem]:
     Args:
         name: `NAME[:train|validation|test]` with a NAME of `SETS`, or a file's path, which may carry a split as well.
             A file with a column `split` gives the problems of that split. Of one without, a split that is named gets
-            its share (see rmx/problem_splits.py); with no split named all problems are taken.
+            its share (see rmx/data/splits.py); with no split named all problems are taken.
         default_split: the split where `name` says none; a file's problems without one are labelled with it.
 
     Raises:

@@ -1,0 +1,1 @@
+"""Problem sets: bundled ones, those of the Hub, files, and their splits."""
