@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rmx.adapter_files import SavedAdapter, read_adapter
 from rmx.base_state import base_changes, base_tensors, remember_base, wrapped_modules
-from rmx.engine import Engine, split_key
+from rmx.engine.engine import Engine, split_key
 from rmx.errors import ModelError, first_line
 from rmx.models import Model
 from rmx.paths import ASSETS, runs_dir

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rmx.checksums import checksums
-from rmx.divergence import difference
-from rmx.engine import Engine
+from rmx.engine.divergence import difference
+from rmx.engine.engine import Engine
 from rmx.models import Model
 
 PROBE = "Ann has 3 apples and buys 4 more. 3 + 4 = 7. So the answer is 7."

@@ -19,8 +19,8 @@ from torch import Tensor
 from rmx.adapter_facts import AdapterFacts, facts
 from rmx.base_state import Changes, bare, base_changes, base_checksums, base_tensors, probe_ids
 from rmx.carry import carried
-from rmx.divergence import difference
-from rmx.engine import Engine, split_key
+from rmx.engine.divergence import difference
+from rmx.engine.engine import Engine, split_key
 from rmx.gpu_time import decoding
 from rmx.models import Model, load
 from rmx.pair import Pair

@@ -15,10 +15,10 @@ import torch
 import transformers
 from transformers import DynamicCache
 
-from rmx.batch import continue_batch
 from rmx.config import TOP_KEPT, Sampling
-from rmx.engine import Engine
-from rmx.entropy import capture
+from rmx.engine.batch import continue_batch
+from rmx.engine.engine import Engine
+from rmx.engine.entropy import capture
 from rmx.errors import RmxError
 from rmx.explore.generate import Generation, Job
 from rmx.models import Model, load

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from rmx.batch import continue_batch
 from rmx.bench import PROBLEM, alternate, open_model, ratio
-from rmx.engine import Engine
+from rmx.engine.batch import continue_batch
+from rmx.engine.engine import Engine
+from rmx.engine.sampling import draw_rows, prompt_key, uniform
 from rmx.explore.ending import Ending
 from rmx.models import Model, choose_device
 from rmx.pair import Pair, PairStream, open_pair, read_both
 from rmx.placebo import add_placebo
-from rmx.sampling import draw_rows, prompt_key, uniform
 
 READ_TOKENS = 300
 STEPS = 8  # of one timed block

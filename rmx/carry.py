@@ -24,12 +24,12 @@ from typing import Any, ParamSpec, TypeVar, cast
 import torch
 
 from rmx.adapters import attach, attached
+from rmx.engine.fair_queue import Asker, asker
 from rmx.errors import RmxError
 from rmx.gpu_time import bounded, work
 from rmx.models import Model
 from rmx.pair import Pair
 from rmx.presets import PromptStyle
-from rmx.turns import Asker, asker
 from rmx.workspace import Workspace
 
 P = ParamSpec("P")

@@ -7,7 +7,7 @@ from typing import Any
 
 from rmx.base_state import base_tensors
 from rmx.checksums import digest
-from rmx.engine import NOT_HERE, split_key
+from rmx.engine.engine import NOT_HERE, split_key
 from rmx.errors import ModelError
 from rmx.models import Model
 

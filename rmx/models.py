@@ -20,7 +20,7 @@ from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from rmx.engine import Engine
+from rmx.engine.engine import Engine
 from rmx.errors import ModelError, PromptError, first_line
 from rmx.families import family_of, style_of
 from rmx.grading.answers import RULES, StopRule, before_stop, final_answer, grade

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rmx.base_state import bare
-from rmx.divergence import Difference, difference
-from rmx.engine import Engine
+from rmx.engine.divergence import Difference, difference
+from rmx.engine.engine import Engine
 from rmx.models import Model
 from rmx.placing import split_dtype
 

@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rmx.adapter_facts import why_not_linear
 from rmx.adapters import attached
-from rmx.engine import (
+from rmx.engine.engine import (
     Engine,
     Saved,
     Stream,
@@ -28,11 +28,11 @@ from rmx.engine import (
     split_key,
     whole_length,
 )
+from rmx.engine.fair_queue import asker
 from rmx.errors import ModelError
 from rmx.models import Model
 from rmx.records import shown_adapter
 from rmx.style_options import StyleOptions
-from rmx.turns import asker
 from rmx.workspace import Workspace
 
 STRONGEST = 1.5  # of the strength slider

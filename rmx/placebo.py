@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rmx.adapter_facts import lora_factors, lora_layers, lora_norm, why_not_linear
 from rmx.base_state import remember_base
-from rmx.engine import adapter_key, split_key
+from rmx.engine.engine import adapter_key, split_key
 from rmx.errors import ModelError
 from rmx.models import Model
 from rmx.pair import Pair

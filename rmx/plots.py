@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rmx.divergence import KINDS
+from rmx.engine.divergence import KINDS
 from rmx.explore.intervene import LABELS
 from rmx.explore.intervene_set import InterveneReport
 from rmx.explore.shift_set import TOPS, ShiftReport

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from rmx.engine import Engine
+from rmx.engine.engine import Engine
 from rmx.errors import ModelError
 from rmx.models import DTYPES, Model, choose_device, choose_dtype
 from rmx.presets import PromptStyle

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-from rmx.engine import Engine
+from rmx.engine.engine import Engine
 from rmx.models import Model
 from rmx.presets import PromptStyle
 

@@ -11,7 +11,7 @@ import torch
 
 from rmx.adapters import adapter_name, add_adapter, drop_adapter
 from rmx.config import MOST_NAME
-from rmx.engine import Engine
+from rmx.engine.engine import Engine
 from rmx.errors import Busy, ModelError, shown
 from rmx.models import Model, load
 from rmx.placing import PLAIN, Placing

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from rmx.engine import Engine
+from rmx.engine.engine import Engine
 from rmx.models import Model, load
 from rmx.pair import Pair, make_pair
 from rmx.paths import ASSETS

@@ -7,6 +7,7 @@ from typing import Any
 
 from rmx.claims.own_runs import read_runs
 from rmx.claims.records import StudyName, Subject
+from rmx.engine.sampling import prompt_key
 from rmx.explore.flips import Flip, swaps_of
 from rmx.explore.intervene import ARMS
 from rmx.explore.intervene_set import InterveneSet
@@ -15,7 +16,6 @@ from rmx.explore.locator import Locator, LocatorConfig
 from rmx.explore.shift_set import ShiftSet
 from rmx.explore.swap_controls import ProblemControls, controls_of
 from rmx.model_key import key_of
-from rmx.sampling import prompt_key
 from rmx.train.run_store import RunStore
 
 Cancelled = Callable[[], bool]

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rmx.basecheck import BaseCheck, check_loaded
 from rmx.config import Sampling
-from rmx.decoding_memory import fitting_rows
+from rmx.engine.continuous_batching import Ask, Sample, refill
+from rmx.engine.decoding_memory import fitting_rows
+from rmx.engine.sampling import prompt_key
 from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import Contestant
 from rmx.evaluate.report import EvalReport, Solved, Tally
@@ -19,8 +21,6 @@ from rmx.evaluate.store import Answered, SampleStore, Shelf
 from rmx.explore.ending import Endings
 from rmx.pair import Pair
 from rmx.records import Problem
-from rmx.refill import Ask, Sample, refill
-from rmx.sampling import prompt_key
 
 FIRST = 4  # problems of the first portion; the next ones double
 WANTED = 1024  # samples of a portion, about

@@ -7,7 +7,7 @@ from typing import Any
 from rmx.basecheck import check_base
 from rmx.config import Sampling, check_tau
 from rmx.data.problems import find_problem, load_set
-from rmx.engine import split_key
+from rmx.engine.engine import split_key
 from rmx.errors import ModelError, ProblemError, PromptError, RmxError
 from rmx.explore.calibration import Calibration, calibration_of, tau_of_share
 from rmx.explore.intervene_set import InterveneReport, InterveneSet, check_arms

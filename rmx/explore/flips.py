@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmx.batch import continue_batch
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.data.problems import load_set
+from rmx.engine.batch import continue_batch
 from rmx.errors import RmxError
 from rmx.explore.ending import Ending, is_cut
 from rmx.explore.generate import Job, solve_anew

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from rmx.carry import carried, never
 from rmx.config import TOP_KEPT, Sampling
-from rmx.engine import Stream
-from rmx.entropy import Capture, capture, logp_and_rank
+from rmx.engine.engine import Stream
+from rmx.engine.entropy import Capture, capture, logp_and_rank
+from rmx.engine.sampling import Chooser
 from rmx.errors import PromptError
 from rmx.explore.slim import bare
 from rmx.gpu_time import decoding
 from rmx.grading.answers import CUT, StopRule
 from rmx.models import Model
 from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace
-from rmx.sampling import Chooser
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Generation:
     """An iterable over the tokens that are new; `trace()` gives the whole completion, also after a cancel.
 
     Iterating holds the engine's turn from the first token to the last, or until the iterator is closed, and gives way
-    in between (see rmx/turns.py); a caller that has the turn already iterates over `tokens_held()`.
+    in between (see rmx/engine/fair_queue.py); a caller that has the turn already iterates over `tokens_held()`.
     """
 
     model: Model

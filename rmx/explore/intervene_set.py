@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmx.engine import split_key
+from rmx.engine.engine import split_key
 from rmx.errors import ModelError, RmxError
 from rmx.explore.calibration import Calibration
 from rmx.explore.intervene import ARMS, AllArms, Arm, ArmResult, Asked

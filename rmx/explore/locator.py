@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from rmx.config import Sampling, check_tau, is_whole
+from rmx.engine.sampling import prompt_key
 from rmx.errors import RmxError, shown
 from rmx.explore.generate import Job, solve_anew
 from rmx.explore.journal import Journal, journal_of
@@ -28,7 +29,6 @@ from rmx.explore.outcomes import CAUTION, OutcomeConfig, Sampler
 from rmx.grading.answer_groups import Target
 from rmx.models import Model
 from rmx.records import Problem, TokenDist, Trace, is_fork
-from rmx.sampling import prompt_key
 from rmx.stats.intervals import Estimate, exact_edge, ratio_of_sums, wilson
 from rmx.storage.line_store import LineStore
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from rmx.batch import continue_batch
 from rmx.carry import carried
+from rmx.engine.batch import continue_batch
 from rmx.gpu_time import decoding
 from rmx.models import Model
 

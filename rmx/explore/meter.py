@@ -26,7 +26,7 @@ class Meter:
         The caller sees to it that the first token of each row is affordable.
 
         Args:
-            steps: `decode_steps` of rmx/batch.py.
+            steps: `decode_steps` of rmx/engine/batch.py.
 
         Returns:
             The rows, and whether they were decoded to their ends.

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmx.batch import continue_batch
+from rmx.engine.batch import continue_batch
+from rmx.engine.sampling import draw_rows, prompt_key, uniform
 from rmx.explore.ending import Ending
 from rmx.models import Model
 from rmx.records import Trace
-from rmx.sampling import draw_rows, prompt_key, uniform
 from rmx.stats.intervals import share, wilson
 
 ROWS = 32  # solutions in one batch, at most

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from rmx.batch import decode_steps
 from rmx.carry import carried, never
 from rmx.config import TOP_SHOWN, Sampling, is_whole
-from rmx.entropy import capture
+from rmx.engine.batch import decode_steps
+from rmx.engine.entropy import capture
 from rmx.errors import ProblemError, RmxError, shown
 from rmx.explore.branch import swap_job
 from rmx.explore.ending import Ending, is_cut

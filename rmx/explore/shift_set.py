@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmx.batch import continue_batch
-from rmx.divergence import KINDS, Difference, compare, kind_of
-from rmx.engine import split_key
-from rmx.entropy import capture
+from rmx.engine.batch import continue_batch
+from rmx.engine.divergence import KINDS, Difference, compare, kind_of
+from rmx.engine.engine import split_key
+from rmx.engine.entropy import capture
 from rmx.errors import ModelError
 from rmx.explore.calibration import Calibration
 from rmx.explore.ending import Ending

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmx.batch import continue_prefixes
 from rmx.carry import carried, never
+from rmx.engine.batch import continue_prefixes
 from rmx.explore.sentences import sentences_of
 from rmx.explore.slim import slim_trace
 from rmx.gpu_time import decoding

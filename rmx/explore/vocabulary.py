@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 
 from rmx.carry import carried
-from rmx.entropy import capture, logp_and_rank
+from rmx.engine.entropy import capture, logp_and_rank
 from rmx.gpu_time import decoding
 from rmx.models import Model
 from rmx.pieces import Detokenizer

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmx.engine import CHUNK_BYTES
+from rmx.engine.engine import CHUNK_BYTES
 from rmx.records import Rollout
 from rmx.train.base_figures import BaseFigures
 from rmx.train.batches import Batch, make_batch

@@ -15,7 +15,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rmx.engine import CHUNK_BYTES
+from rmx.engine.engine import CHUNK_BYTES
 
 STRETCH = 16.0  # hidden states of the test, beside themselves, that show whether the head is linear
 

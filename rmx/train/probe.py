@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from rmx.decoding_memory import CPU_BYTES, room_of_rows
-from rmx.engine import Engine
-from rmx.entropy import capture
+from rmx.engine.decoding_memory import CPU_BYTES, room_of_rows
+from rmx.engine.engine import Engine
+from rmx.engine.entropy import capture
+from rmx.engine.padded import PaddedBatch
+from rmx.engine.sampling import cooled
 from rmx.models import Model
-from rmx.padded import PaddedBatch
 from rmx.records import Problem
-from rmx.sampling import cooled
 
 ROWS = 64  # completions decoded together
 PROMPTS = 4

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmx.entropy import capture
+from rmx.engine.entropy import capture
+from rmx.engine.padded import PaddedBatch
 from rmx.models import Model
-from rmx.padded import PaddedBatch
 
 SHOWN = 5
 WATCHED = 6  # forks where nothing is pinned

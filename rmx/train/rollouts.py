@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rmx.config import Sampling
-from rmx.decoding_memory import fitting_rows
+from rmx.engine.continuous_batching import Ask, never, refill
+from rmx.engine.decoding_memory import fitting_rows
 from rmx.explore.ending import Endings
 from rmx.grading.answers import CUT
 from rmx.models import Model
 from rmx.records import Problem, Rollout, Stop
-from rmx.refill import Ask, never, refill
 from rmx.train.recipe import RolloutConfig
 from rmx.train.rollout_file import RolloutLog
 

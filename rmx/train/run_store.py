@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmx import __version__
+from rmx.engine.fair_queue import asker
 from rmx.errors import Busy, RmxError, TrainError
 from rmx.paths import runs_dir
 from rmx.storage.files import disk
@@ -26,7 +27,6 @@ from rmx.train.job import TrainJob
 from rmx.train.queue import WAITED, begin_due, deciding, look, runs_at_once, waiting_runs
 from rmx.train.run_folder import CONFIG, RunFolder
 from rmx.train.spawning import PROGRAM, await_first_word, mind
-from rmx.turns import asker
 
 if TYPE_CHECKING:
     from rmx.carry import Carrier

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rmx.entropy import capture
+from rmx.engine.entropy import capture
 from rmx.errors import TrainError
 from rmx.models import Model
 from rmx.records import Rollout

@@ -16,10 +16,10 @@ from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 
+from rmx.engine.sampling import prompt_key, uniform
 from rmx.errors import TrainError
 from rmx.models import Model
 from rmx.records import Problem, Rollout
-from rmx.sampling import prompt_key, uniform
 from rmx.train.recipe import RolloutConfig
 from rmx.train.rollouts import graded
 from rmx.train.server_answer import Misread, Read, Reader, room

@@ -10,10 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rmx.engine.sampling import prompt_key
 from rmx.errors import TrainError
 from rmx.models import Model
 from rmx.records import Rollout
-from rmx.sampling import prompt_key
 from rmx.train.distill_loss import TeacherRows, teacher_rows
 
 

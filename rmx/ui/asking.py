@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 import torch
 
+from rmx.engine.fair_queue import asking
 from rmx.errors import RmxError
-from rmx.turns import asking
 
 log = logging.getLogger(__name__)
 Reply = dict[str, Any]

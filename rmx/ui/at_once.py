@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rmx.engine.fair_queue import Asker
 from rmx.errors import Busy
-from rmx.turns import Asker
 
 
 @dataclass(frozen=True, slots=True)

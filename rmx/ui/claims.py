@@ -19,9 +19,9 @@ from rmx.claims.bars import bars_of
 from rmx.claims.board import Board, ClaimsReport
 from rmx.claims.registry import BY_ID, CLAIMS
 from rmx.claims.report import command_of, html_report, set_facts
+from rmx.engine.fair_queue import Asker, asker
 from rmx.errors import RmxError
 from rmx.pair import Pair
-from rmx.turns import Asker, asker
 from rmx.ui.at_once import AtOnce
 from rmx.workspace import Workspace
 

@@ -10,13 +10,13 @@ import torch
 from rmx.ahead import ahead
 from rmx.claims.ask import MOST_SAMPLES, ClaimOptions
 from rmx.claims.verdicts import FEWEST
+from rmx.engine.fair_queue import Kind, asked_by, asking
 from rmx.errors import RmxError
 from rmx.explore.compare import PairOptions
 from rmx.observe import observed
 from rmx.pairs import PairPreset, pairs_first
 from rmx.presets import PRESETS
 from rmx.style_options import from_form
-from rmx.turns import Kind, asked_by, asking
 from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.claims import Claims, Message
 from rmx.ui.claims_view import claims_view

@@ -5,6 +5,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+from rmx.engine.fair_queue import Asker, asker
 from rmx.explore.intervene import Arm, Intervention, Patched, PatchJob
 from rmx.explore.intervene_set import InterveneReport
 from rmx.explore.shift_set import ShiftReport
@@ -12,7 +13,6 @@ from rmx.explore.shifts import ShiftMap
 from rmx.pair import Pair
 from rmx.records import Answer
 from rmx.storage.memory_shares import bytes_of
-from rmx.turns import Asker, asker
 
 BASE_BYTES = 10_000  # of a job without anything in it: its decoders, locks and books
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from rmx.divergence import KINDS
+from rmx.engine.divergence import KINDS
 from rmx.explore.compare import map_json
 from rmx.explore.intervene import Patched
 from rmx.explore.intervene_set import InterveneReport

@@ -11,6 +11,7 @@ from rmx.adapters import bundled_adapters
 from rmx.ahead import ahead
 from rmx.data.examples import examples
 from rmx.data.problems import load_set
+from rmx.engine.fair_queue import Kind, asked_by, asking
 from rmx.errors import RmxError
 from rmx.explore.intervene_set import InterveneReport
 from rmx.explore.shift_set import ShiftReport
@@ -20,7 +21,6 @@ from rmx.pairs import pairs_first
 from rmx.plots import arm_figure, shift_figure
 from rmx.presets import PRESETS
 from rmx.style_options import from_form
-from rmx.turns import Kind, asked_by, asking
 from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.compare_exports import export
 from rmx.ui.compare_jobs import Job

@@ -14,7 +14,9 @@ import torch
 
 from rmx.basecheck import check_base
 from rmx.config import Sampling, check_tau
-from rmx.engine import held_together
+from rmx.engine.engine import held_together
+from rmx.engine.fair_queue import POLL
+from rmx.engine.sampling import prompt_key
 from rmx.errors import Busy, PromptError, RmxError, SwapError
 from rmx.explore.compare import map_json, map_placebo
 from rmx.explore.ending import is_cut
@@ -25,10 +27,8 @@ from rmx.explore.shifts import MapJob, ShiftMap, Source
 from rmx.noise import shape_noise
 from rmx.pair import Pair, make_pair
 from rmx.records import Problem
-from rmx.sampling import prompt_key
 from rmx.storage.memory_shares import Kept
 from rmx.style_options import StyleOptions
-from rmx.turns import POLL
 from rmx.ui.at_once import AtOnce
 from rmx.ui.compare_jobs import Job, MapRun, PatchRun, SetRun, known_part, refused
 from rmx.ui.compare_messages import CLASSES, Message, map_message, patch_message, set_message

@@ -6,12 +6,12 @@ from typing import Any
 import gradio as gr
 
 from rmx.data.problems import SETS
+from rmx.engine.fair_queue import asking
 from rmx.errors import RmxError
 from rmx.eval_plots import curve_figure, scatter_figure
 from rmx.policy import Policy
 from rmx.presets import PRESETS
 from rmx.style_options import to_form
-from rmx.turns import asking
 from rmx.ui.asking import answering
 from rmx.ui.compare_tab import OWN as OWN_PAIR
 from rmx.ui.compare_tab import CompareTab

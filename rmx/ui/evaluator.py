@@ -17,6 +17,7 @@ from rmx.adapters import bundled_adapters
 from rmx.config import MOST_NAME
 from rmx.data.files import MAX_TEXT_BYTES, shown_name
 from rmx.data.problems import SETS, load_set, problems_from_text, split_name
+from rmx.engine.fair_queue import Kind, asker
 from rmx.errors import ProblemError, RmxError
 from rmx.models import Model
 from rmx.observe import tell
@@ -26,7 +27,6 @@ from rmx.storage.memory_shares import Kept, bytes_of
 from rmx.style_options import StyleOptions, from_form
 from rmx.train.run_row import row
 from rmx.train.run_store import RunStore
-from rmx.turns import Kind, asker
 from rmx.ui.at_once import AtOnce
 from rmx.ui.evaluate_jobs import UNSEEN, Asked, EvalJob, Message
 from rmx.ui.malloc import give_back

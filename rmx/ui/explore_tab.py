@@ -13,6 +13,7 @@ from rmx.ahead import ahead
 from rmx.config import Sampling
 from rmx.data.examples import TITLES, Example, Kind, examples, of_kind
 from rmx.data.problems import find_problem, load_set
+from rmx.engine.fair_queue import asking
 from rmx.errors import ProblemError, RmxError
 from rmx.explore.calibration import calibration_of
 from rmx.explore.runs import Run
@@ -22,7 +23,6 @@ from rmx.plots import entropy_strip
 from rmx.presets import PRESETS
 from rmx.records import Problem
 from rmx.style_options import from_form
-from rmx.turns import asking
 from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.builder import build_builder
 from rmx.ui.errors import literal, shows_errors

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from rmx.config import TOP_SHOWN, Sampling, check_tau
+from rmx.engine.fair_queue import asked_by
 from rmx.errors import RmxError, SwapError, TrainError
 from rmx.explore.branch import swap_job
 from rmx.explore.generate import Job, read_job
@@ -25,7 +26,6 @@ from rmx.explore.vocabulary import search
 from rmx.records import TokenDist, shown_adapter
 from rmx.style_options import StyleOptions
 from rmx.train.pins import MOST, SHOWN, Pin
-from rmx.turns import asked_by
 from rmx.verbs.args import Limits, short_enough
 from rmx.workspace import Workspace
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from rmx.ahead import pour
-from rmx.turns import Asker, Kind, asking
+from rmx.engine.fair_queue import Asker, Kind, asking
 
 Item = TypeVar("Item")
 _under_way: "WeakSet[threading.Event]" = WeakSet()  # what asks each piece of work to come to its end

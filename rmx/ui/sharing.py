@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from rmx.config import check_tau
+from rmx.engine.fair_queue import asker
 from rmx.errors import RmxError, SwapError
 from rmx.explore.recorded import recorded_runs
 from rmx.explore.replay import Replay
@@ -21,7 +22,6 @@ from rmx.explore.tree_page import read_any, tree_html
 from rmx.gallery import piece, pieces
 from rmx.hub_tree import save_tree
 from rmx.share import Recipe, link_of, recipe_of, unpack
-from rmx.turns import asker
 from rmx.ui.explorer import Explorer, Message, _get
 
 MIME = {"json": "application/json", "html": "text/html", "svg": "image/svg+xml", "csv": "text/csv"}

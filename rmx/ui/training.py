@@ -12,6 +12,7 @@ from typing import Any
 
 from rmx.cost import load_rates, set_rate
 from rmx.data.problems import split_name
+from rmx.engine.fair_queue import Kind, asker, asking
 from rmx.errors import Busy, RmxError, TrainError
 from rmx.records import Problem
 from rmx.train.job import TrainJob, problems_of, resolved
@@ -21,7 +22,6 @@ from rmx.train.run_folder import RunFolder
 from rmx.train.run_row import row, tested
 from rmx.train.run_store import RunStore, owner_of
 from rmx.train.sweep_taus import NO_DRY
-from rmx.turns import Kind, asker, asking
 from rmx.ui.owners import Visitor, may
 from rmx.workspace import Workspace
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from rmx.config import Sampling
+from rmx.engine.fair_queue import Kind, asked_by
 from rmx.errors import RmxError, SwapError
 from rmx.explore.branch import swap_job
 from rmx.explore.importance import importance
@@ -21,7 +22,6 @@ from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.runs import Run
 from rmx.explore.sofar import sofar
 from rmx.records import Trace
-from rmx.turns import Kind, asked_by
 from rmx.ui.explorer import Explorer, Message, _get, _out_of_memory
 
 SAMPLES, BUDGET = 64, 60_000  # of one fork: samples per alternative, tokens over all

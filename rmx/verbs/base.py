@@ -5,10 +5,10 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
+from rmx.engine.fair_queue import Kind
 from rmx.grading.answers import AnswerRule
 from rmx.style_options import StyleOptions
 from rmx.train.run_store import RunStore
-from rmx.turns import Kind
 from rmx.verbs.args import LATER, Limits, between
 from rmx.workspace import Workspace
 

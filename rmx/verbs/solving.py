@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from rmx.adapters import bundled_adapters
 from rmx.config import TOP_KEPT
+from rmx.engine.fair_queue import Kind
 from rmx.explore.branch import swap_job
 from rmx.explore.generate import Job
 from rmx.explore.importance import MOST_FORKS, importance
@@ -17,7 +18,6 @@ from rmx.explore.runs import Run
 from rmx.explore.trace import TraceOptions, asked, prepare
 from rmx.models import Model
 from rmx.records import Trace as Solution
-from rmx.turns import Kind
 from rmx.verbs.args import Limits, adapter_name, between, model_name, set_name, short_enough, swaps_of
 from rmx.verbs.base import INTERVAL, Asking, Cancelled, Document, Site, last, new_tokens, without
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rmx import decoding_memory
 from rmx.config import Sampling
-from rmx.decoding_memory import MemoryBudget, row_bytes
-from rmx.ragged import SlotLayer
-from rmx.refill import Ask, Sample, refill
+from rmx.engine import decoding_memory
+from rmx.engine.continuous_batching import Ask, Sample, refill
+from rmx.engine.decoding_memory import MemoryBudget, row_bytes
+from rmx.engine.ragged import SlotLayer
 
 HOT = Sampling(temperature=1.0, seed=7, max_new_tokens=40)
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from rmx.config import MOST_NAME, Sampling
+from rmx.engine.fair_queue import asking
 from rmx.errors import ModelError, ProblemError, RmxError, TrainError
 from rmx.explore.runs import Run
 from rmx.models import Model
 from rmx.pair import Pair
 from rmx.presets import STYLES
 from rmx.train.pins import MOST, Pin
-from rmx.turns import asking
 from rmx.ui.api import limits_of
 from rmx.ui.app import parts
 from rmx.ui.comparer import Comparer

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from rmx.config import Sampling
-from rmx.engine import Engine
+from rmx.engine.engine import Engine
 from rmx.explore.generate import Generation, Job
 from rmx.models import Model
 from rmx.presets import PromptStyle

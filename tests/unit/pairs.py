@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from rmx.adapters import add_adapter
 from rmx.data.problems import load_set
-from rmx.engine import Engine, adapter_key
+from rmx.engine.engine import Engine, adapter_key
 from rmx.models import Model
 from rmx.pair import Pair
 from rmx.presets import PromptStyle

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rmx.adapters import adapter_name
 from rmx.config import Sampling
-from rmx.engine import adapter_key, split_key
+from rmx.engine.engine import adapter_key, split_key
 from rmx.explore.generate import Generation, Job
 from rmx.records import shown_adapter
 from rmx.workspace import Workspace

@@ -14,7 +14,7 @@ from rmx.adapter_files import KINDS
 from rmx.adapters import add_adapter, attached, drop_adapter
 from rmx.base_state import base_changes, base_tensors, probe
 from rmx.basecheck import check_base
-from rmx.engine import adapter_key
+from rmx.engine.engine import adapter_key
 from rmx.errors import ModelError, TrainError
 from rmx.model_key import key_of
 from rmx.models import Model

@@ -11,7 +11,7 @@ import pytest
 from gradio.state_holder import StateHolder
 
 from rmx.ahead import ahead
-from rmx.turns import asker, asking
+from rmx.engine.fair_queue import asker, asking
 from rmx.ui.sessions import LightSessions, lighten, without_matplotlib
 
 

@@ -102,7 +102,7 @@ def test_the_difference_sees_the_adapter(pairs):
 def test_two_models_never_switch(pairs, monkeypatch):
     _, two = pairs
     monkeypatch.setattr(type(two.adapted.engine.model), "set_adapter", lambda *_, **__: pytest.fail("switched on"))
-    monkeypatch.setattr("rmx.engine._switched_off", lambda *_: pytest.fail("switched off"))
+    monkeypatch.setattr("rmx.engine.engine._switched_off", lambda *_: pytest.fail("switched off"))
     ids, start = _text(two.base)
     with two.turn():
         read_both(two, ids[: start + 2], start, lambda *_: None, reuse=False)

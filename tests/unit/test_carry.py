@@ -17,6 +17,7 @@ from rmx.basecheck import check_base
 from rmx.carry import Carrier, NoGpu, carried, never
 from rmx.config import Sampling
 from rmx.data.problems import load_set
+from rmx.engine.fair_queue import Asker, asker
 from rmx.errors import ModelError, SwapError
 from rmx.explore.generate import Generation, Job
 from rmx.explore.importance import importance
@@ -31,7 +32,6 @@ from rmx.models import Model
 from rmx.pair import make_pair
 from rmx.records import Trace
 from rmx.train.run_store import RunStore
-from rmx.turns import Asker, asker
 from rmx.ui.comparer import Comparer
 from rmx.ui.evaluator import Evaluator
 from rmx.ui.explorer import Explorer

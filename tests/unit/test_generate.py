@@ -174,7 +174,7 @@ def test_reading_a_text_gives_the_statistics_of_generating_it(tiny):
 
 
 def test_reading_many_tokens_goes_in_chunks(tiny, monkeypatch):
-    monkeypatch.setattr("rmx.engine.CHUNK_BYTES", 1)
+    monkeypatch.setattr("rmx.engine.engine.CHUNK_BYTES", 1)
     text = "the quick brown fox " * 10
     read = Generation(tiny, read_job(tiny, PROMPT, text, 1.0)).run()
     assert read.text == text

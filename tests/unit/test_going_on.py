@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rmx.cli import main
-from rmx.engine import Engine
+from rmx.engine.engine import Engine
 
 OPTIONS = ["--model", "mini", "--set", "mini", "--max-new-tokens", "96", "--device", "cpu", "--json"]
 PAIR = ["--adapter", "rl", *OPTIONS]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rmx.data.problems import load_set
+from rmx.engine.sampling import prompt_key, uniform
 from rmx.errors import RmxError
 from rmx.explore.intervene import (
     ARMS,
@@ -19,7 +20,6 @@ from rmx.explore.intervene import (
 )
 from rmx.explore.intervene_set import InterveneSet, check_arms
 from rmx.records import Problem
-from rmx.sampling import prompt_key, uniform
 from rmx.ui.compare_jobs import known_part
 from tests.unit.pairs import Say, ids_of, script_pair, whole_logits
 

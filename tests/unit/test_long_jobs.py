@@ -6,6 +6,7 @@ import pytest
 
 from rmx.claims.ask import MOST_SAMPLES, ClaimOptions
 from rmx.data.problems import load_set
+from rmx.engine.fair_queue import Asker, Kind, asker, asking
 from rmx.errors import Busy, Refused, RmxError
 from rmx.explore.compare import PairOptions
 from rmx.policy import Policy
@@ -14,7 +15,6 @@ from rmx.train.job import TrainJob
 from rmx.train.probe import LONGEST, TRAINED, probe
 from rmx.train.recipe import PRESETS
 from rmx.train.run_store import RunStore
-from rmx.turns import Asker, Kind, asker, asking
 from rmx.ui.at_once import AtOnce
 from rmx.ui.claims import Claims
 from rmx.ui.claims_tab import ClaimsTab

@@ -8,13 +8,13 @@ import pytest
 from rmx.cli import main
 from rmx.config import Sampling
 from rmx.data.problems import load_set
+from rmx.engine.sampling import draw, prompt_key, uniform
 from rmx.errors import ProblemError, RmxError, SwapError
 from rmx.explore.generate import Generation, Job
 from rmx.explore.importance import importance, spread, spread_bounds
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.grading.answer_groups import Target, reached, same_answers
 from rmx.grading.answers import StopRule
-from rmx.sampling import draw, prompt_key, uniform
 from rmx.stats.anytime import anytime, decide
 from tests.unit.chain import END, chain, solved
 

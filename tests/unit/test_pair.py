@@ -7,7 +7,7 @@ from transformers import DynamicCache, Qwen2ForCausalLM
 from rmx.adapter_facts import facts, why_not_linear
 from rmx.adapters import add_adapter
 from rmx.data.problems import load_set
-from rmx.engine import adapter_key, split_key
+from rmx.engine.engine import adapter_key, split_key
 from rmx.errors import ModelError
 from rmx.explore.intervene import AllArms, Asked, Intervention, PatchJob
 from rmx.explore.shift_set import greedy_ids
@@ -376,7 +376,7 @@ def test_different_vocabularies_are_refused_with_a_sentence():
 
 
 def test_reading_in_chunks_reports_every_index_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("rmx.engine.CHUNK_BYTES", 1)
+    monkeypatch.setattr("rmx.engine.engine.CHUNK_BYTES", 1)
     pair = tiny_pair(tmp_path)
     ids, seen = [i % 200 + 1 for i in range(90)], {}
     for _ in range(2):  # the second time out of the prefix cache

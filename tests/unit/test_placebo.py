@@ -5,7 +5,7 @@ import torch
 
 from rmx.adapter_facts import lora_factors, lora_layers, lora_norm
 from rmx.basecheck import check_base
-from rmx.engine import adapter_key, split_key
+from rmx.engine.engine import adapter_key, split_key
 from rmx.explore.shift_set import greedy_ids, places_of
 from rmx.pair import Pair, make_pair
 from rmx.placebo import HALVINGS, STRONGEST, WEAKEST, add_placebo, choices, placebo_pair

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 import rmx.models
 from rmx.basecheck import check_loaded
 from rmx.cli import main
-from rmx.engine import select_rows
+from rmx.engine.engine import select_rows
 from rmx.errors import ModelError
 from rmx.evaluate.contestants import key_of
 from rmx.models import load

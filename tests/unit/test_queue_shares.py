@@ -11,8 +11,8 @@ import pytest
 from gradio.data_classes import PredictBodyInternal
 from gradio.server_messages import ProcessCompletedMessage
 
+from rmx.engine.fair_queue import Asker
 from rmx.policy import Policy
-from rmx.turns import Asker
 from rmx.ui.app import build_app
 from rmx.ui.owners import Owners
 from rmx.ui.server.askers import Namer

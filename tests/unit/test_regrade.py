@@ -11,7 +11,7 @@ import pytest
 from rmx.cli import main
 from rmx.config import Sampling
 from rmx.data.problems import load_set
-from rmx.engine import Engine
+from rmx.engine.engine import Engine
 from rmx.errors import RmxError
 from rmx.evaluate import report as report_module
 from rmx.evaluate.config import EvalConfig

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from rmx import decoding_memory
 from rmx.data.problems import load_set
-from rmx.decoding_memory import ROWS, fitting_rows
-from rmx.entropy import capture
+from rmx.engine import decoding_memory
+from rmx.engine.decoding_memory import ROWS, fitting_rows
+from rmx.engine.entropy import capture
+from rmx.engine.sampling import draw, prompt_key, uniform
 from rmx.errors import PromptError
 from rmx.grading.answers import grade
 from rmx.records import Problem, Rollout
-from rmx.sampling import draw, prompt_key, uniform
 from rmx.train.recipe import RolloutConfig
 from rmx.train.rollouts import RolloutLog, sample_rollouts
 
@@ -103,9 +103,9 @@ def test_rows_fit_the_memory(mini, monkeypatch) -> None:
     assert fitting_rows(mini.engine, 256) == ROWS
     config = mini.engine.config
     per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
-    monkeypatch.setattr("rmx.decoding_memory.CPU_BYTES", 10 * per_token * 100 + 1)
+    monkeypatch.setattr("rmx.engine.decoding_memory.CPU_BYTES", 10 * per_token * 100 + 1)
     assert fitting_rows(mini.engine, 100) == 10
-    monkeypatch.setattr("rmx.decoding_memory.CPU_BYTES", 1)
+    monkeypatch.setattr("rmx.engine.decoding_memory.CPU_BYTES", 1)
     assert fitting_rows(mini.engine, 100) == 1
 
 

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from rmx.data.problems import load_set
+from rmx.engine.sampling import prompt_key, uniform
 from rmx.errors import TrainError
 from rmx.models import Model
 from rmx.paths import ASSETS
 from rmx.presets import STYLES
 from rmx.records import Problem, Rollout
-from rmx.sampling import prompt_key, uniform
 from rmx.scripted import byte_tokenizer
 from rmx.style_options import StyleOptions
 from rmx.train import server_http

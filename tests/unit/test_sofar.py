@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from rmx.batch import continue_prefixes
 from rmx.cli import main
 from rmx.config import Sampling
 from rmx.data.problems import load_set
+from rmx.engine.batch import continue_prefixes
 from rmx.explore.generate import Generation, Job, read_job
 from rmx.explore.sentences import sentences
 from rmx.explore.sofar import _mode, sofar

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from rmx.config import Sampling
-from rmx.engine import Saved
+from rmx.engine.engine import Saved
+from rmx.engine.fair_queue import Turns, asked_by, asker, asking
 from rmx.errors import Busy, Refused, TrainError
 from rmx.explore.generate import Job
 from rmx.explore.runs import Run, Runs
@@ -15,7 +16,6 @@ from rmx.storage.memory_shares import TOKEN_BYTES, Kept
 from rmx.train.job import TrainJob
 from rmx.train.recipe import PRESETS
 from rmx.train.run_store import RunStore
-from rmx.turns import Turns, asked_by, asker, asking
 from rmx.ui.explore_tab import ExploreTab
 from rmx.ui.explorer import Explorer
 from rmx.ui.owners import Visitor
@@ -81,7 +81,7 @@ def test_leaving_early_closes_what_was_asked_for():
 
 def test_the_wait_to_expect_is_that_of_the_turns_of_late(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("rmx.turns.time.monotonic", clock)
+    monkeypatch.setattr("rmx.engine.fair_queue.time.monotonic", clock)
     turns = Turns()
     first, second, third = turns.enter(), turns.enter(), turns.enter()
     assert turns.expected(1) is None  # nothing was seen yet

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rmx.entropy import capture
+from rmx.engine.entropy import capture
 from rmx.errors import TrainError
 from rmx.train import base_figures
 from rmx.train.base_figures import Base, BaseFigures, token_bytes

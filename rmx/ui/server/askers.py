@@ -5,7 +5,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rmx.turns import Asker, asker
+from rmx.engine.fair_queue import Asker, asker
 from rmx.ui.owners import Owners
 
 

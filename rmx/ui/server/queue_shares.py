@@ -21,7 +21,7 @@ from gradio.queueing import Event, Queue
 from gradio.server_messages import EventMessage, ProcessCompletedMessage
 from gradio.utils import run_coro_in_background
 
-from rmx.turns import Asker, Usage, asker
+from rmx.engine.fair_queue import Asker, Usage, asker
 
 PLAN = "plan"  # of these events of a page only the newest waits
 MOST_THREADS = 72  # streams of the page, each holds one, and what else runs beside them

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rmx.engine import Engine, PrefixCache, Saved
+from rmx.engine.engine import Engine, PrefixCache, Saved
 from rmx.errors import PromptError
 from tests.conftest import qwen
 from tests.unit.pairs import tiny_pair
@@ -44,7 +44,7 @@ def test_step_by_step_equals_one_pass(tiny):
 
 
 def test_reading_reports_every_wanted_position_once(tiny, monkeypatch):
-    monkeypatch.setattr("rmx.engine.CHUNK_BYTES", 1)  # the smallest chunks
+    monkeypatch.setattr("rmx.engine.engine.CHUNK_BYTES", 1)  # the smallest chunks
     ids, seen = list(range(1, 100)), {}
     stream = tiny.engine.open(
         ids, read_from=10, on_read=lambda start, rows: seen.update({start + i: row for i, row in enumerate(rows)})

@@ -7,18 +7,18 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from rmx.batch import continue_batch
 from rmx.config import Sampling
-from rmx.engine import Held
+from rmx.engine.batch import continue_batch
+from rmx.engine.continuous_batching import Ask, refill
+from rmx.engine.engine import Held
+from rmx.engine.fair_queue import Asker, Kind, Turns, asking
 from rmx.errors import ModelError
 from rmx.explore.generate import Generation, Job
 from rmx.explore.intervene import AllArms, Asked
 from rmx.explore.runs import Run
 from rmx.explore.shifts import MapJob, ShiftMap
 from rmx.pair import Pair
-from rmx.refill import Ask, refill
 from rmx.train.probe import probe
-from rmx.turns import Asker, Kind, Turns, asking
 from tests.conftest import qwen, wrap
 
 PROBLEMS = ("Tom has 5 pens and buys 4 more. How many pens has Tom?", "Mia has 9 figs and eats 2. How many are left?")
@@ -29,8 +29,8 @@ PATIENCE = 60.0
 @pytest.fixture
 def eager(monkeypatch):
     """Everybody gives way after each step to whoever waits and had less."""
-    monkeypatch.setattr("rmx.turns.SLICE", 0.0)
-    monkeypatch.setattr("rmx.turns.LOOK", 0.0)
+    monkeypatch.setattr("rmx.engine.fair_queue.SLICE", 0.0)
+    monkeypatch.setattr("rmx.engine.fair_queue.LOOK", 0.0)
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rmx.config import Sampling, check_tau
+from rmx.engine.sampling import Chooser, draw, draw_rows, prompt_key, uniform
 from rmx.errors import RmxError
-from rmx.sampling import Chooser, draw, draw_rows, prompt_key, uniform
 
 
 def test_a_draw_depends_on_seed_prompt_sample_and_position_only():

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from rmx.batch import continue_batch, continue_prefixes, decode_steps
+from rmx.engine.batch import continue_batch, continue_prefixes, decode_steps
+from rmx.engine.kv_cache import ROOM
 from rmx.explore.ending import Ending
 from rmx.random_weights import random_model
-from rmx.roomy import ROOM
 
 
 def alone(engine, prefix, first, length):

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from rmx.engine import Engine, select_rows
+from rmx.engine.engine import Engine, select_rows
 
 
 class PaddedBatch:

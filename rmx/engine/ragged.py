@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from rmx.engine import Engine
+from rmx.engine.engine import Engine
 
 ROOM = 64  # buffers grow by so many positions at once
 

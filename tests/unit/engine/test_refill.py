@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from rmx.config import Sampling
-from rmx.engine import Engine
-from rmx.entropy import capture
+from rmx.engine.continuous_batching import Ask, Sample, refill
+from rmx.engine.engine import Engine
+from rmx.engine.entropy import capture
+from rmx.engine.ragged import ROOM, Slots
+from rmx.engine.sampling import draw, prompt_key, uniform
 from rmx.errors import PromptError
-from rmx.ragged import ROOM, Slots
-from rmx.refill import Ask, Sample, refill
-from rmx.sampling import draw, prompt_key, uniform
 
 HOT = Sampling(temperature=1.0, top_p=1.0, seed=7, max_new_tokens=40)
 
@@ -153,7 +153,7 @@ def test_a_prompt_that_does_not_fit_says_so(tiny):
 
 
 def test_others_get_their_turn_between_rounds(tiny, prompts, monkeypatch):
-    monkeypatch.setattr("rmx.refill.ROUND_SECONDS", 0.0)
+    monkeypatch.setattr("rmx.engine.continuous_batching.ROUND_SECONDS", 0.0)
     rounds = refill(tiny.engine, [Ask(prompts[0], (None,) * 2)], HOT, stop_ids=frozenset())
     turns = 0
     for _ in rounds:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rmx.entropy import capture, logp_and_rank
+from rmx.engine.entropy import capture, logp_and_rank
 from rmx.records import is_fork
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from rmx.engine.fair_queue import POLL, Ticket, Turns, asker
 from rmx.errors import ModelError, PromptError
 from rmx.records import Reuse
-from rmx.turns import POLL, Ticket, Turns, asker
 
 if TYPE_CHECKING:
     from rmx.carry import Carrier
@@ -265,7 +265,7 @@ class Engine:
         return nullcontext() if strength == 1 else _scaled(self.model, name, strength)
 
     def give_way(self, cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Between two steps of long work: let those go first who should, by the rule of rmx/turns.py.
+        """Between two steps of long work: let those go first who should, by the rule of rmx/engine/fair_queue.py.
 
         The adapters in use are left and entered again; caches belong to their streams and are not touched. Engines that
         are held together go together: who waited for one with the other in hand would wait for ever. Not to be called

@@ -9,8 +9,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from rmx.engine import Engine, select_rows
-from rmx.roomy import roomy
+from rmx.engine.engine import Engine, select_rows
+from rmx.engine.kv_cache import roomy
 
 Choose = Callable[[Tensor, Sequence[int], int], Tensor]  # logits (B, V), row numbers, step -> ids (B,)
 Over = Callable[[int, int], bool]  # row number, token id -> this row is finished

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from rmx.engine.fair_queue import BEGUN_EACH, HALF_LIFE, LOOK, RISE, SLICE, Asker, Kind, Turns, Usage, asker, asking
 from rmx.errors import Busy
-from rmx.turns import BEGUN_EACH, HALF_LIFE, LOOK, RISE, SLICE, Asker, Kind, Turns, Usage, asker, asking
 
 
 def test_turns_come_in_the_order_of_arrival():
@@ -89,7 +89,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("rmx.turns.time.monotonic", clock)
+    monkeypatch.setattr("rmx.engine.fair_queue.time.monotonic", clock)
     return clock
 
 
@@ -325,7 +325,7 @@ def test_a_closed_line_lets_those_go_on_who_have_given_way(clock):
 
 
 def test_what_is_noted_of_owners_is_bounded(monkeypatch):
-    monkeypatch.setattr("rmx.turns.MOST_KNOWN", 3)
+    monkeypatch.setattr("rmx.engine.fair_queue.MOST_KNOWN", 3)
     usage = Usage()
     for i in range(10):
         usage.add(f"cookie {i}", 1.0, 0.0)

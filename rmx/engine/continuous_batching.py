@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from rmx import decoding_memory
-from rmx.batch import plain_cache, takes_mask
 from rmx.config import Sampling
-from rmx.engine import Engine, select_rows
-from rmx.entropy import capture
-from rmx.ragged import Layers, Slots
+from rmx.engine import decoding_memory
+from rmx.engine.batch import plain_cache, takes_mask
+from rmx.engine.engine import Engine, select_rows
+from rmx.engine.entropy import capture
+from rmx.engine.kv_cache import roomy
+from rmx.engine.ragged import Layers, Slots
+from rmx.engine.sampling import draw_rows, prompt_key, uniform
 from rmx.records import Stop
-from rmx.roomy import roomy
-from rmx.sampling import draw_rows, prompt_key, uniform
 
 ROUND_SECONDS = 0.25  # the engine is held this long before others get their turn
 
