@@ -21,9 +21,9 @@ from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
 from rmx.errors import RmxError
 from rmx.explore.generate import Generation, Job
-from rmx.models import Model, load
-from rmx.placing import PLAIN, Placing
-from rmx.random_weights import random_model
+from rmx.models.load import Model, load
+from rmx.models.placing import PLAIN, Placing
+from rmx.models.random_weights import random_model
 from rmx.stats.intervals import bootstrap_median
 
 PROBLEM = "Explain in detail how rain forms, from the sea to the ground, and why some places get more of it."

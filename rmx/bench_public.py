@@ -23,7 +23,7 @@ import httpx
 from rmx.bench_visitors import Tally, Task, Visitor, make_tasks
 from rmx.data.problems import load_set
 from rmx.errors import RmxError
-from rmx.models import load
+from rmx.models.load import load
 from rmx.train.job import TrainJob, resolved
 from rmx.train.recipe import PRESETS
 from rmx.train.run_store import RunStore

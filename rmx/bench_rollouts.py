@@ -12,7 +12,7 @@ from rmx.bench import _timed, ratio
 from rmx.bench_pair import LONGEST, SHORTEST, Script, _endless
 from rmx.config import Sampling
 from rmx.engine.continuous_batching import Ask, refill
-from rmx.models import Model
+from rmx.models.load import Model
 
 SAMPLES = 8  # of each prompt
 PROBLEMS = (

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rmx.bench import PROBLEM, _endless, alternate, open_model, ratio
 from rmx.bench_pair import _resident_peak
-from rmx.models import Model, choose_device
+from rmx.models.load import Model, choose_device
 from rmx.records import Problem, Rollout
 from rmx.train.base_figures import BaseFigures
 from rmx.train.items import Item, make_items

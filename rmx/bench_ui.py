@@ -109,10 +109,10 @@ def _serve(size: int) -> tuple[str, Any]:
     """The real app on a scripted model that is quick up to `size` tokens and then speaks 60 a second."""
     import uvicorn
 
-    from rmx.scripted import scripted_model
+    from rmx.models.stand_ins import scripted_model
+    from rmx.models.workspace import Workspace
     from rmx.ui.app import web_app
     from rmx.ui.settings import Settings
-    from rmx.workspace import Workspace
 
     model = scripted_model(1 / 60, slow_from=size, hostile=False)
     app = web_app(Workspace(loader=lambda spec: model), Settings(max_new_tokens=8000))

@@ -19,7 +19,7 @@ import httpx
 from rmx.config import Sampling
 from rmx.explore.branch import swap_job
 from rmx.explore.generate import Generation, Job
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import Problem, TokenDist, Trace
 
 NEAR = 1e-3  # nats; entropies of a cached and of a cold run agree within that

@@ -23,14 +23,14 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 
-from rmx.adapters import attach, attached
 from rmx.engine.fair_queue import Asker, asker
 from rmx.errors import RmxError
 from rmx.gpu_time import bounded, work
-from rmx.models import Model
-from rmx.pair import Pair
-from rmx.presets import PromptStyle
-from rmx.workspace import Workspace
+from rmx.models.adapters import attach, attached
+from rmx.models.load import Model
+from rmx.models.pair import Pair
+from rmx.models.presets import PromptStyle
+from rmx.models.workspace import Workspace
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -84,7 +84,7 @@ def _serve(args: argparse.Namespace) -> None:
 
 def _trace(args: argparse.Namespace) -> None:
     from rmx.explore.trace import TraceOptions, asked, trace
-    from rmx.workspace import Workspace
+    from rmx.models.workspace import Workspace
 
     options = TraceOptions(
         prompt=args.prompt,

@@ -113,9 +113,9 @@ def table(found: dict[str, Any]) -> str:
 def _locator(args: argparse.Namespace) -> None:
     from rmx.cli_pair import pair_options, stopped_by_hand
     from rmx.explore.locator import Locator, LocatorConfig
+    from rmx.models.workspace import Workspace
     from rmx.progress import Progress
     from rmx.storage.line_store import LineStore
-    from rmx.workspace import Workspace
 
     config = LocatorConfig(args.samples, seed=args.seed, budget=args.budget, max_new_tokens=args.max_new_tokens)
     options = pair_options(args)

@@ -49,8 +49,8 @@ def _eval(args: argparse.Namespace) -> None:
     from rmx.evaluate.known import with_answers
     from rmx.evaluate.regrade import Regrading
     from rmx.evaluate.store import SampleStore
+    from rmx.models.workspace import Workspace
     from rmx.progress import Progress
-    from rmx.workspace import Workspace
 
     if args.regrade and args.no_cache:
         raise RmxError("--regrade reads what is kept, and --no-cache keeps nothing. Leave one of them out.")

@@ -18,7 +18,7 @@ def placing_of(args: argparse.Namespace) -> Any:
     Raises:
         ModelError: a value that is not known.
     """
-    from rmx.placing import Placing
+    from rmx.models.placing import Placing
 
     return Placing(args.quantize, args.device_map)
 

@@ -44,7 +44,7 @@ def style_of(args: argparse.Namespace) -> Any:
     Raises:
         RmxError: a template that cannot be read, or options that cannot be used.
     """
-    from rmx.style_options import StyleOptions
+    from rmx.models.style_options import StyleOptions
 
     stops = None if args.stop is None else tuple(stop for stop in args.stop if stop)
     file = None if args.template is None else str(Path(args.template).expanduser().absolute())

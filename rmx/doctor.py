@@ -10,10 +10,10 @@ import torch
 
 from rmx import __version__
 from rmx.errors import RmxError
-from rmx.models import load
-from rmx.pairs import PAIRS
+from rmx.models.bundled_pairs import PAIRS
+from rmx.models.load import load
+from rmx.models.presets import PRESETS, STYLES
 from rmx.paths import ASSETS, cache_dir
-from rmx.presets import PRESETS, STYLES
 
 PACKAGES = ("torch", "transformers", "peft", "gradio", "plotly", "accelerate", "datasets", "math-verify", "gguf")
 

@@ -22,9 +22,9 @@ from rmx.explore.generate import Job
 from rmx.explore.runs import Run
 from rmx.explore.tree import Tree, tree_of
 from rmx.explore.tree_file import read_tree, tree_document
-from rmx.models import Model
+from rmx.models.load import Model
+from rmx.models.presets import preset_of
 from rmx.paths import ASSETS
-from rmx.presets import preset_of
 from rmx.records import Problem, is_fork
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def _finish(run: Run) -> Run:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Record what is picked, or search for more."""
-    from rmx.workspace import Workspace
+    from rmx.models.workspace import Workspace
 
     parser = argparse.ArgumentParser(prog="python -m rmx.gallery", description=__doc__.splitlines()[0])
     parser.add_argument("--search", nargs="+", metavar="ID", help="see what these problems show, write nothing")

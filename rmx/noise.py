@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from rmx.base_state import bare
 from rmx.engine.divergence import Difference, difference
 from rmx.engine.engine import Engine
-from rmx.models import Model
-from rmx.placing import split_dtype
+from rmx.models.base_state import bare
+from rmx.models.load import Model
+from rmx.models.placing import split_dtype
 
 POSITIONS = 128  # at most; more would tell the same
 STEPS = 16  # of them, read one token at a time

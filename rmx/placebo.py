@@ -14,12 +14,12 @@ import torch
 from peft import LoraConfig, PeftModel
 from torch import Tensor
 
-from rmx.adapter_facts import lora_factors, lora_layers, lora_norm, why_not_linear
-from rmx.base_state import remember_base
 from rmx.engine.engine import adapter_key, split_key
 from rmx.errors import ModelError
-from rmx.models import Model
-from rmx.pair import Pair
+from rmx.models.adapter_facts import lora_factors, lora_layers, lora_norm, why_not_linear
+from rmx.models.base_state import remember_base
+from rmx.models.load import Model
+from rmx.models.pair import Pair
 
 NAME = "placebo"
 RANK = 32

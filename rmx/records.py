@@ -13,7 +13,7 @@ from urllib.parse import unquote
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rmx.presets import PromptStyle
+    from rmx.models.presets import PromptStyle
 
 # stop_sequence: one of the texts that the prompt style ends completions with.
 Stop = Literal["eos", "answer", "stop_sequence", "length", "context", "cancelled", "read"]

@@ -26,12 +26,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rmx.engine.engine import Engine
-from rmx.models import Model, load
-from rmx.pair import Pair, make_pair
+from rmx.models.load import Model, load
+from rmx.models.pair import Pair, make_pair
+from rmx.models.presets import STYLES
+from rmx.models.stand_ins import byte_tokenizer
+from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
-from rmx.presets import STYLES
-from rmx.scripted import byte_tokenizer
-from rmx.workspace import Workspace
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()

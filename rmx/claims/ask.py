@@ -9,10 +9,10 @@ from rmx.carry import far_of
 from rmx.claims.records import Subject
 from rmx.errors import RmxError
 from rmx.explore.compare import PairOptions
-from rmx.models import Model, fingerprint
-from rmx.pair import Pair
+from rmx.models.load import Model, fingerprint
+from rmx.models.pair import Pair
+from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
-from rmx.workspace import Workspace
 
 MOST_SAMPLES = 256
 
@@ -70,7 +70,7 @@ def subject_of(pair: Pair, options: PairOptions, samples: int, budget: int) -> S
 
 def specs(options: PairOptions) -> tuple[str, str | None, str | None]:
     """Model, adapter and teacher as `PairOptions.pair` takes them."""
-    from rmx.pairs import PAIRS
+    from rmx.models.bundled_pairs import PAIRS
 
     if options.preset is not None and options.preset in PAIRS:
         named = PAIRS[options.preset]

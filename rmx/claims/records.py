@@ -9,7 +9,7 @@ from rmx.claims.labels import label_of
 from rmx.claims.verdicts import Judged, Verdict
 from rmx.evaluate.store import SampleStore
 from rmx.explore.calibration import Calibration
-from rmx.pair import Pair
+from rmx.models.pair import Pair
 from rmx.records import Problem
 from rmx.stats.intervals import Estimate
 

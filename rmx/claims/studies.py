@@ -15,7 +15,7 @@ from rmx.explore.journal import journal_of
 from rmx.explore.locator import Locator, LocatorConfig
 from rmx.explore.shift_set import ShiftSet
 from rmx.explore.swap_controls import ProblemControls, controls_of
-from rmx.model_key import key_of
+from rmx.models.model_key import key_of
 from rmx.train.run_store import RunStore
 
 Cancelled = Callable[[], bool]

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rmx.model_key import key_of
-from rmx.models import Model
-from rmx.pair import ask_alike
-from rmx.style_options import StyleOptions
-from rmx.workspace import Workspace
+from rmx.models.load import Model
+from rmx.models.model_key import key_of
+from rmx.models.pair import ask_alike
+from rmx.models.style_options import StyleOptions
+from rmx.models.workspace import Workspace
 
 BASE = "base"
 

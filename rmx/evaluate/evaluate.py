@@ -18,8 +18,8 @@ from rmx.evaluate.contestants import Contestant
 from rmx.evaluate.report import EvalReport, Solved, Tally
 from rmx.evaluate.seen import trained_on
 from rmx.evaluate.store import Answered, SampleStore, Shelf
-from rmx.explore.ending import Endings
-from rmx.pair import Pair
+from rmx.models.pair import Pair
+from rmx.models.stopping import Endings
 from rmx.records import Problem
 
 FIRST = 4  # problems of the first portion; the next ones double

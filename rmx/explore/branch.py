@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rmx.errors import SwapError
 from rmx.explore.generate import Generation, Job
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import TokenDist, Trace
 
 

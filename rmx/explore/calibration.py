@@ -16,17 +16,17 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from rmx.base_state import base_tensors
-from rmx.checksums import digest
 from rmx.config import Sampling, is_number
 from rmx.data.problems import load_set, split_name
 from rmx.engine.continuous_batching import Ask, refill
 from rmx.engine.decoding_memory import fitting_rows
 from rmx.engine.engine import NOT_HERE, Engine
 from rmx.errors import ModelError, RmxError, shown
-from rmx.explore.ending import Endings
 from rmx.explore.generate import Generation, Job
-from rmx.models import Model, load
+from rmx.models.base_state import base_tensors
+from rmx.models.checksums import digest
+from rmx.models.load import Model, load
+from rmx.models.stopping import Endings
 from rmx.paths import ASSETS, cache_dir
 from rmx.records import Problem
 from rmx.storage.files import read_json, write_json

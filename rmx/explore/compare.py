@@ -13,16 +13,16 @@ from rmx.explore.calibration import Calibration, calibration_of, tau_of_share
 from rmx.explore.intervene_set import InterveneReport, InterveneSet, check_arms
 from rmx.explore.shift_set import PAPER, Places, ShiftFigures, ShiftReport, ShiftSet, places_of
 from rmx.explore.shifts import MapJob, ShiftMap, Source
-from rmx.models import Model
+from rmx.models.bundled_pairs import PAIRS
+from rmx.models.load import Model
+from rmx.models.pair import Pair, make_pair
+from rmx.models.placing import PLAIN, Placing
+from rmx.models.style_options import StyleOptions
+from rmx.models.workspace import Workspace
 from rmx.noise import shape_noise
-from rmx.pair import Pair, make_pair
-from rmx.pairs import PAIRS
 from rmx.placebo import placebo_pair
-from rmx.placing import PLAIN, Placing
 from rmx.records import Problem
 from rmx.storage.line_store import LineStore
-from rmx.style_options import StyleOptions
-from rmx.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

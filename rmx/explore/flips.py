@@ -14,10 +14,10 @@ from rmx.config import TOP_SHOWN, Sampling
 from rmx.data.problems import load_set
 from rmx.engine.batch import continue_batch
 from rmx.errors import RmxError
-from rmx.explore.ending import Ending, is_cut
 from rmx.explore.generate import Job, solve_anew
 from rmx.explore.swap_controls import ProblemControls, controls_of, summarise
-from rmx.models import Model
+from rmx.models.load import Model
+from rmx.models.stopping import Ending, is_cut
 from rmx.records import Answer, Problem, TokenDist, is_fork
 from rmx.stats.intervals import share
 

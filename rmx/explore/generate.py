@@ -16,7 +16,7 @@ from rmx.errors import PromptError
 from rmx.explore.slim import bare
 from rmx.gpu_time import decoding
 from rmx.grading.answers import CUT, StopRule
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace
 
 

@@ -24,7 +24,7 @@ from rmx.explore.sentences import sentences_of
 from rmx.explore.slim import forks_only
 from rmx.gpu_time import decoding
 from rmx.grading.answer_groups import Answered, Target, same_answers, target_of, total
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import TokenDist, Trace
 from rmx.stats.anytime import Bounds
 

@@ -25,7 +25,7 @@ from rmx.engine.entropy import capture
 from rmx.engine.sampling import prompt_key, uniform
 from rmx.gpu_time import side_by_side
 from rmx.grading.answers import CUT
-from rmx.pair import Pair, PairStream, open_pair, rows_together
+from rmx.models.pair import Pair, PairStream, open_pair, rows_together
 from rmx.records import Answer, Stop, is_fork
 
 Arm = Literal["base", "teacher", "oracle", "random", "matched", "entropy"]

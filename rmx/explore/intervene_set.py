@@ -12,9 +12,9 @@ from rmx.explore.intervene import ARMS, AllArms, Arm, ArmResult, Asked
 from rmx.explore.journal import chained, journal_of
 from rmx.explore.shift_set import CALIBRATION_TEXTS, known_placebo
 from rmx.grading.answers import CUT
-from rmx.pair import Pair
+from rmx.models.pair import Pair
+from rmx.models.presets import PromptStyle
 from rmx.placebo import Text
-from rmx.presets import PromptStyle
 from rmx.records import Problem
 from rmx.stats.exact_test import tested_difference, write_p
 from rmx.stats.intervals import Estimate, share

@@ -27,7 +27,7 @@ from rmx.explore.generate import Job, solve_anew
 from rmx.explore.journal import Journal, journal_of
 from rmx.explore.outcomes import CAUTION, OutcomeConfig, Sampler
 from rmx.grading.answer_groups import Target
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import Problem, TokenDist, Trace, is_fork
 from rmx.stats.intervals import Estimate, exact_edge, ratio_of_sums, wilson
 from rmx.storage.line_store import LineStore

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rmx.carry import carried
 from rmx.engine.batch import continue_batch
 from rmx.gpu_time import decoding
-from rmx.models import Model
+from rmx.models.load import Model
 
 LOOK_AHEAD = 16  # tokens after the alternative itself
 

@@ -11,9 +11,9 @@ from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
 from rmx.explore.rescue import Rescue, RescueConfig, rescue
 from rmx.explore.sofar import SoFar, sofar
 from rmx.explore.trace import TraceOptions, prepare
-from rmx.models import Model
+from rmx.models.load import Model
+from rmx.models.workspace import Workspace
 from rmx.records import Trace, shown_adapter
-from rmx.workspace import Workspace
 
 State = TypeVar("State")
 

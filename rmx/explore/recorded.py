@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
-from rmx.adapters import adapter_name
 from rmx.errors import SwapError
 from rmx.explore.generate import Job
 from rmx.explore.runs import Origin, Run
 from rmx.explore.tree import Tree
-from rmx.models import Model
+from rmx.models.adapters import adapter_name
+from rmx.models.load import Model
 from rmx.records import Trace, shown_adapter
 
 

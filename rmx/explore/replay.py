@@ -10,7 +10,7 @@ from rmx.explore.branch import swap_job
 from rmx.explore.generate import Job
 from rmx.explore.runs import Origin, Run
 from rmx.explore.tree import adapter_hash
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.share import Recipe, Step
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from rmx.engine.batch import continue_batch
 from rmx.engine.sampling import draw_rows, prompt_key, uniform
-from rmx.explore.ending import Ending
-from rmx.models import Model
+from rmx.models.load import Model
+from rmx.models.stopping import Ending
 from rmx.records import Trace
 from rmx.stats.intervals import share, wilson
 

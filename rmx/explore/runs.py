@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rmx.errors import SwapError
 from rmx.explore.generate import Generation, Job
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import TokenDist, Trace
 from rmx.storage.memory_shares import TOKEN_BYTES, Kept, bytes_of
 

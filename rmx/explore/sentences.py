@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import TokenDist
 
 # A line break, or a full stop, exclamation or question mark (with what closes behind it) before white space; not the

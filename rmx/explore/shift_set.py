@@ -18,13 +18,13 @@ from rmx.engine.engine import split_key
 from rmx.engine.entropy import capture
 from rmx.errors import ModelError
 from rmx.explore.calibration import Calibration
-from rmx.explore.ending import Ending
 from rmx.explore.journal import Journal, chained, journal_of
-from rmx.models import Model
+from rmx.models.load import Model
+from rmx.models.pair import Pair, read_both
+from rmx.models.presets import PromptStyle
+from rmx.models.stopping import Ending
 from rmx.noise import dtype_noise, shape_noise
-from rmx.pair import Pair, read_both
 from rmx.placebo import Text, placebo_pair
-from rmx.presets import PromptStyle
 from rmx.records import Problem, is_fork
 from rmx.stats.intervals import Estimate, quotient, ratio_of_sums
 from rmx.storage.line_store import LineStore

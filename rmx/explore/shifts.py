@@ -19,9 +19,9 @@ from rmx.engine.entropy import Capture, capture, logp_and_rank
 from rmx.engine.sampling import Chooser
 from rmx.gpu_time import side_by_side
 from rmx.grading.answers import CUT, StopRule
+from rmx.models.detokenizer import PieceStream
+from rmx.models.pair import Pair, open_pair, read_both
 from rmx.noise import shape_noise
-from rmx.pair import Pair, open_pair, read_both
-from rmx.pieces import PieceStream
 from rmx.records import Answer, Candidate, Stop, is_fork
 
 Source = Literal["base", "adapted", "text"]

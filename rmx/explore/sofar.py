@@ -17,7 +17,7 @@ from rmx.explore.slim import slim_trace
 from rmx.gpu_time import decoding
 from rmx.grading.answer_groups import Answered, same_answers
 from rmx.grading.answers import equal, grade
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import Answer, Trace
 
 MAX_ANSWER = 32  # tokens inside the box

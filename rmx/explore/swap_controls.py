@@ -21,9 +21,9 @@ from rmx.config import Sampling
 from rmx.engine.batch import continue_batch
 from rmx.engine.sampling import draw_rows, prompt_key, uniform
 from rmx.explore.branch import swap
-from rmx.explore.ending import Ending, is_cut
 from rmx.explore.generate import Job, solve_anew
-from rmx.models import Model
+from rmx.models.load import Model
+from rmx.models.stopping import Ending, is_cut
 from rmx.records import Answer, Problem, TokenDist, Trace, is_fork
 from rmx.stats.intervals import ratio_of_sums
 

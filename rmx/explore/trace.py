@@ -10,11 +10,11 @@ from rmx.errors import ProblemError, PromptError, RmxError
 from rmx.explore.branch import swap_job
 from rmx.explore.calibration import calibration_of, tau_of_share
 from rmx.explore.generate import Generation, Job, read_job
-from rmx.models import Model
-from rmx.placing import PLAIN, Placing
+from rmx.models.load import Model
+from rmx.models.placing import PLAIN, Placing
+from rmx.models.style_options import StyleOptions
+from rmx.models.workspace import Workspace
 from rmx.records import Trace
-from rmx.style_options import StyleOptions
-from rmx.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

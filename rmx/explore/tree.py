@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rmx.adapters import bundled_adapters
 from rmx.config import Sampling
 from rmx.errors import RmxError
 from rmx.explore.runs import Run
-from rmx.models import Model, fingerprint
+from rmx.models.adapters import bundled_adapters
+from rmx.models.load import Model, fingerprint
+from rmx.models.presets import PromptStyle
 from rmx.paths import runs_dir
-from rmx.presets import PromptStyle
 from rmx.records import Answer, Reuse, Stop, TokenDist
 
 

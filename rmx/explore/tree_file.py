@@ -15,7 +15,8 @@ from typing import Any, get_args
 from rmx.config import MOST_NAME, TOP_KEPT, TOP_SHOWN, Sampling, check_tau
 from rmx.explore.tree import Branch, Tree
 from rmx.grading.answers import RULES
-from rmx.presets import PromptStyle
+from rmx.models.presets import PromptStyle
+from rmx.models.style_options import MOST_STOP, MOST_STOPS
 from rmx.records import Answer, Candidate, Reuse, Stop, TokenDist, is_fork
 from rmx.storage.strict_json import (
     MOST_ID,
@@ -30,7 +31,6 @@ from rmx.storage.strict_json import (
     to_number,
     to_text,
 )
-from rmx.style_options import MOST_STOP, MOST_STOPS
 
 FORMAT, VERSION = "rmx tree", 1
 MOST_BRANCHES = 64

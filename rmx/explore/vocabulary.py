@@ -8,8 +8,8 @@ import torch
 from rmx.carry import carried
 from rmx.engine.entropy import capture, logp_and_rank
 from rmx.gpu_time import decoding
-from rmx.models import Model
-from rmx.pieces import Detokenizer
+from rmx.models.detokenizer import Detokenizer
+from rmx.models.load import Model
 
 
 @lru_cache(maxsize=4)

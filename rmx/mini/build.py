@@ -20,8 +20,6 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM
 
-from rmx import models
-from rmx.adapters import add_adapter
 from rmx.errors import ModelError
 from rmx.mini import reasonmaxxer
 from rmx.mini.card import card
@@ -33,6 +31,8 @@ from rmx.mini.reasonmaxxer_card import reasonmaxxer_card
 from rmx.mini.rl import RLConfig, RLStep, RLTrainer
 from rmx.mini.rl_card import rl_card
 from rmx.mini.tokenizer import build_tokenizer, save_tokenizer
+from rmx.models import load as models
+from rmx.models.adapters import add_adapter
 from rmx.paths import ASSETS, runs_dir
 
 CHECKPOINT = "base.checkpoint"

@@ -18,13 +18,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from rmx import models
-from rmx.adapters import add_adapter
 from rmx.data.problems import load_set
 from rmx.errors import ModelError
 from rmx.mini.figures import Mini, measure_sides, pair_figures
 from rmx.mini.problems import mini_set
-from rmx.models import Model
+from rmx.models import load as models
+from rmx.models.adapters import add_adapter
+from rmx.models.load import Model
 from rmx.records import Problem
 from rmx.stats.intervals import Estimate
 from rmx.train.first_stages import ROLLOUTS, VALIDATION

@@ -231,7 +231,11 @@ def snippet(base: Base) -> str:
     """Python that loads base and adapter with transformers and PEFT."""
     revision = f", revision={_quoted(base.revision)}" if base.origin == "hub" and base.revision != "unknown" else ""
     if base.origin == "gguf":  # whose weights rmx unpacks once, in a place of its own
-        lines = ["from rmx.models import load", "", f"base = load({_quoted(base.name)}, dtype={_quoted(base.dtype)})"]
+        lines = [
+            "from rmx.models.load import load",
+            "",
+            f"base = load({_quoted(base.name)}, dtype={_quoted(base.dtype)})",
+        ]
         load = ["model, tokenizer = base.engine.model, base.tokenizer"]
         imports = ["from peft import PeftModel"]
     else:

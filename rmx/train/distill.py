@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rmx.adapters import add_adapter, names_adapter
 from rmx.cost import cost
 from rmx.errors import TrainError
-from rmx.models import Model, load
-from rmx.pair import ask_alike
+from rmx.models.adapters import add_adapter, names_adapter
+from rmx.models.load import Model, load
+from rmx.models.pair import ask_alike
 from rmx.records import Problem, Rollout
 from rmx.train.distill_recipe import DistillJob
 from rmx.train.distill_training import EVALUATION, DistillTraining

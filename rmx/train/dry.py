@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rmx.errors import TrainError
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import Rollout
 
 LEVELS = tuple(round(0.05 * i, 2) for i in range(81))  # nats, 0 to 4

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 
 from rmx.errors import TrainError, first_line
-from rmx.models import fingerprint
+from rmx.models.load import fingerprint
 from rmx.train.card import adapter_card
 from rmx.train.provenance import Provenance
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from rmx.engine.padded import PaddedBatch
-from rmx.explore.ending import Ending
-from rmx.models import Model
+from rmx.models.load import Model
+from rmx.models.stopping import Ending
 from rmx.records import Answer, Problem
 from rmx.stats.intervals import Estimate, paired_difference, quotient, share
 from rmx.train.processes import Team, collected, dealt

@@ -12,8 +12,8 @@ from typing import Any
 from rmx.data.problems import SETS, every_split, split_name
 from rmx.data.splits import SPLITS, without
 from rmx.errors import RmxError, TrainError
+from rmx.models.style_options import StyleOptions
 from rmx.records import Problem
-from rmx.style_options import StyleOptions
 from rmx.train.recipe import PRESETS, Recipe, command
 from rmx.train.sweep_taus import check_sweep
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from rmx.cost import cost
-from rmx.models import Model, load
+from rmx.models.load import Model, load
 from rmx.records import Problem, Rollout
 from rmx.train.base_figures import DTYPES, MEMORY, SPARE_DISK, BaseFigures
 from rmx.train.estimate import Estimate, estimate, work_left

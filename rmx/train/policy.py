@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rmx.adapter_files import SavedAdapter, read_adapter
-from rmx.base_state import probe_ids, remember_base
 from rmx.errors import ModelError, TrainError, first_line
-from rmx.models import Model
+from rmx.models.adapter_files import SavedAdapter, read_adapter
+from rmx.models.base_state import probe_ids, remember_base
+from rmx.models.load import Model
 from rmx.train.head import Products, find_head, with_tf32
 from rmx.train.recipe import AdapterConfig
 

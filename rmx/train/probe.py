@@ -19,7 +19,7 @@ from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
 from rmx.engine.padded import PaddedBatch
 from rmx.engine.sampling import cooled
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import Problem
 
 ROWS = 64  # completions decoded together
@@ -104,7 +104,7 @@ def device_name(device: torch.device) -> str:
 
 def this_device() -> str:
     """The same of the device that a run on this machine takes by itself."""
-    from rmx.models import choose_device
+    from rmx.models.load import choose_device
 
     return device_name(choose_device("auto"))
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rmx.data.problems import SETS
-from rmx.models import Model
-from rmx.presets import PromptStyle, preset_of
+from rmx.models.load import Model
+from rmx.models.presets import PromptStyle, preset_of
 from rmx.stats.intervals import Estimate
 from rmx.train.recipe import Recipe
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rmx.engine.entropy import capture
 from rmx.engine.padded import PaddedBatch
-from rmx.models import Model
+from rmx.models.load import Model
 
 SHOWN = 5
 WATCHED = 6  # forks where nothing is pinned

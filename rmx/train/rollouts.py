@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from rmx.config import Sampling
 from rmx.engine.continuous_batching import Ask, never, refill
 from rmx.engine.decoding_memory import fitting_rows
-from rmx.explore.ending import Endings
 from rmx.grading.answers import CUT
-from rmx.models import Model
+from rmx.models.load import Model
+from rmx.models.stopping import Endings
 from rmx.records import Problem, Rollout, Stop
 from rmx.train.recipe import RolloutConfig
 from rmx.train.rollout_file import RolloutLog

@@ -8,8 +8,8 @@ import psutil
 import torch
 
 from rmx.errors import TrainError
-from rmx.models import choose_device
-from rmx.presets import preset_of
+from rmx.models.load import choose_device
+from rmx.models.presets import preset_of
 from rmx.train.estimate import Estimate
 from rmx.train.job import TrainJob
 from rmx.train.policy import Policy

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from rmx.models import load
+from rmx.models.load import load
 from rmx.train.first_stages import Draw, rollout_log, sample, threshold
 from rmx.train.job import TrainJob, problems_of
 from rmx.train.rollout_file import write_official

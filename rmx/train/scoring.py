@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rmx.engine.entropy import capture
 from rmx.errors import TrainError
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import Rollout
 from rmx.train.base_figures import Base, BaseFigures, Key
 from rmx.train.head import anchor, sweep

@@ -18,7 +18,7 @@ from anyio.from_thread import start_blocking_portal
 
 from rmx.engine.sampling import prompt_key, uniform
 from rmx.errors import TrainError
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import Problem, Rollout
 from rmx.train.recipe import RolloutConfig
 from rmx.train.rollouts import graded

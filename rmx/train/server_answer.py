@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rmx.errors import TrainError
-from rmx.explore.ending import Ending
-from rmx.models import Model
+from rmx.models.load import Model
+from rmx.models.stopping import Ending
 from rmx.records import Stop
 from rmx.train.recipe import RolloutConfig
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmx.errors import TrainError, first_line
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.storage.files import disk, write_json
 from rmx.train.job import Problems, TrainJob
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from rmx.cost import cost
 from rmx.errors import TrainError
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import Rollout
 from rmx.stats.intervals import Estimate
 from rmx.storage.files import disk

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rmx.engine.sampling import prompt_key
 from rmx.errors import TrainError
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import Rollout
 from rmx.train.distill_loss import TeacherRows, teacher_rows
 

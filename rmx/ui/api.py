@@ -10,6 +10,7 @@ import torch
 from gradio.events import api
 
 from rmx.errors import RmxError
+from rmx.models.workspace import Workspace
 from rmx.observe import observed
 from rmx.train.run_store import RunStore
 from rmx.ui.in_thread import Work, in_thread
@@ -17,7 +18,6 @@ from rmx.ui.owners import Owners
 from rmx.ui.settings import Settings
 from rmx.verbs import VERBS, Document, Limits, Site, Verb, call
 from rmx.verbs.args import hints_of
-from rmx.workspace import Workspace
 
 log = logging.getLogger(__name__)
 AT_ONCE = 16  # calls that wait or work beside those of the pages; the engine has a fair queue of its own

@@ -21,6 +21,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from rmx import __version__
 from rmx.errors import RmxError
 from rmx.explore.runs import Runs
+from rmx.models.workspace import Workspace
 from rmx.observe import metrics, write_lines
 from rmx.paths import ASSETS
 from rmx.storage.memory_shares import TOKEN_BYTES, Kept
@@ -61,7 +62,6 @@ from rmx.ui.train_tab import TrainTab, build_train_tab
 from rmx.ui.training import Training
 from rmx.ui.view_common import CSS
 from rmx.ui.wiring import STREAM
-from rmx.workspace import Workspace
 from rmx.zerogpu import is_zerogpu
 
 log = logging.getLogger(__name__)

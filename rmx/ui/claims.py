@@ -21,9 +21,9 @@ from rmx.claims.registry import BY_ID, CLAIMS
 from rmx.claims.report import command_of, html_report, set_facts
 from rmx.engine.fair_queue import Asker, asker
 from rmx.errors import RmxError
-from rmx.pair import Pair
+from rmx.models.pair import Pair
+from rmx.models.workspace import Workspace
 from rmx.ui.at_once import AtOnce
-from rmx.workspace import Workspace
 
 KEPT = 60  # jobs in memory, the oldest forgotten first
 INTERVAL = 0.5  # seconds between messages

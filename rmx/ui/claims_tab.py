@@ -13,10 +13,10 @@ from rmx.claims.verdicts import FEWEST
 from rmx.engine.fair_queue import Kind, asked_by, asking
 from rmx.errors import RmxError
 from rmx.explore.compare import PairOptions
+from rmx.models.bundled_pairs import PairPreset, pairs_first
+from rmx.models.presets import PRESETS
+from rmx.models.style_options import from_form
 from rmx.observe import observed
-from rmx.pairs import PairPreset, pairs_first
-from rmx.presets import PRESETS
-from rmx.style_options import from_form
 from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.claims import Claims, Message
 from rmx.ui.claims_view import claims_view

@@ -10,7 +10,7 @@ from rmx.explore.intervene import Arm, Intervention, Patched, PatchJob
 from rmx.explore.intervene_set import InterveneReport
 from rmx.explore.shift_set import ShiftReport
 from rmx.explore.shifts import ShiftMap
-from rmx.pair import Pair
+from rmx.models.pair import Pair
 from rmx.records import Answer
 from rmx.storage.memory_shares import bytes_of
 

@@ -7,7 +7,6 @@ from typing import Any
 import gradio as gr
 import torch
 
-from rmx.adapters import bundled_adapters
 from rmx.ahead import ahead
 from rmx.data.examples import examples
 from rmx.data.problems import load_set
@@ -15,12 +14,13 @@ from rmx.engine.fair_queue import Kind, asked_by, asking
 from rmx.errors import RmxError
 from rmx.explore.intervene_set import InterveneReport
 from rmx.explore.shift_set import ShiftReport
+from rmx.models.adapters import bundled_adapters
+from rmx.models.bundled_pairs import pairs_first
+from rmx.models.pair import Pair
+from rmx.models.presets import PRESETS
+from rmx.models.style_options import from_form
 from rmx.observe import observed
-from rmx.pair import Pair
-from rmx.pairs import pairs_first
 from rmx.plots import arm_figure, shift_figure
-from rmx.presets import PRESETS
-from rmx.style_options import from_form
 from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.compare_exports import export
 from rmx.ui.compare_jobs import Job

@@ -19,22 +19,22 @@ from rmx.engine.fair_queue import POLL
 from rmx.engine.sampling import prompt_key
 from rmx.errors import Busy, PromptError, RmxError, SwapError
 from rmx.explore.compare import map_json, map_placebo
-from rmx.explore.ending import is_cut
 from rmx.explore.intervene import ARMS, Arm, Intervention, PatchJob, matched_places
 from rmx.explore.intervene_set import InterveneSet
 from rmx.explore.shift_set import ShiftSet, greedy_ids
 from rmx.explore.shifts import MapJob, ShiftMap, Source
+from rmx.models.pair import Pair, make_pair
+from rmx.models.stopping import is_cut
+from rmx.models.style_options import StyleOptions
+from rmx.models.workspace import Workspace
 from rmx.noise import shape_noise
-from rmx.pair import Pair, make_pair
 from rmx.records import Problem
 from rmx.storage.memory_shares import Kept
-from rmx.style_options import StyleOptions
 from rmx.ui.at_once import AtOnce
 from rmx.ui.compare_jobs import Job, MapRun, PatchRun, SetRun, known_part, refused
 from rmx.ui.compare_messages import CLASSES, Message, map_message, patch_message, set_message
 from rmx.ui.explorer import check_texts
 from rmx.verbs.args import Limits
-from rmx.workspace import Workspace
 
 PATIENCE = 8.0  # seconds that a question of the page waits for the engine
 INTERVAL = 0.08  # seconds between messages while streaming

@@ -11,9 +11,9 @@ from typing import Any
 from weakref import ReferenceType, ref
 
 from rmx.engine.fair_queue import Asker
+from rmx.models.style_options import StyleOptions
 from rmx.records import Problem
 from rmx.storage.memory_shares import bytes_of
-from rmx.style_options import StyleOptions
 
 BASE_BYTES = 5_000  # of an evaluation that has found nothing yet
 GRACE = 30.0  # seconds after its last page has left that an evaluation goes on: a reload takes less

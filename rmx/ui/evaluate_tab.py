@@ -9,9 +9,9 @@ from rmx.data.problems import SETS
 from rmx.engine.fair_queue import asking
 from rmx.errors import RmxError
 from rmx.eval_plots import curve_figure, scatter_figure
-from rmx.policy import Policy
-from rmx.presets import PRESETS
-from rmx.style_options import to_form
+from rmx.models.presets import PRESETS
+from rmx.models.site_rules import Policy
+from rmx.models.style_options import to_form
 from rmx.ui.asking import answering
 from rmx.ui.compare_tab import OWN as OWN_PAIR
 from rmx.ui.compare_tab import CompareTab

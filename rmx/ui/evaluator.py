@@ -13,25 +13,25 @@ from typing import Any
 
 import torch
 
-from rmx.adapters import bundled_adapters
 from rmx.config import MOST_NAME
 from rmx.data.files import MAX_TEXT_BYTES, shown_name
 from rmx.data.problems import SETS, load_set, problems_from_text, split_name
 from rmx.engine.fair_queue import Kind, asker
 from rmx.errors import ProblemError, RmxError
-from rmx.models import Model
+from rmx.models.adapters import bundled_adapters
+from rmx.models.load import Model
+from rmx.models.presets import STYLES
+from rmx.models.style_options import StyleOptions, from_form
+from rmx.models.workspace import Workspace
 from rmx.observe import tell
-from rmx.presets import STYLES
 from rmx.records import Problem
 from rmx.storage.memory_shares import Kept, bytes_of
-from rmx.style_options import StyleOptions, from_form
 from rmx.train.run_row import row
 from rmx.train.run_store import RunStore
 from rmx.ui.at_once import AtOnce
 from rmx.ui.evaluate_jobs import UNSEEN, Asked, EvalJob, Message
 from rmx.ui.malloc import give_back
 from rmx.verbs.args import short_enough
-from rmx.workspace import Workspace
 
 log = logging.getLogger(__name__)
 OWN = "own file"  # the choice of a set that was read in the browser

@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 import torch
 
-from rmx.adapters import bundled_adapters
 from rmx.ahead import ahead
 from rmx.config import Sampling
 from rmx.data.examples import TITLES, Example, Kind, examples, of_kind
@@ -18,11 +17,12 @@ from rmx.errors import ProblemError, RmxError
 from rmx.explore.calibration import calibration_of
 from rmx.explore.runs import Run
 from rmx.mini.task import coverage
+from rmx.models.adapters import bundled_adapters
+from rmx.models.presets import PRESETS
+from rmx.models.style_options import from_form
 from rmx.observe import observed
 from rmx.plots import entropy_strip
-from rmx.presets import PRESETS
 from rmx.records import Problem
-from rmx.style_options import from_form
 from rmx.ui.asking import Who, answering, nobody
 from rmx.ui.builder import build_builder
 from rmx.ui.errors import literal, shows_errors

@@ -23,11 +23,11 @@ from rmx.explore.lookahead import look_ahead
 from rmx.explore.recorded import Absent, revive
 from rmx.explore.runs import Run, Runs
 from rmx.explore.vocabulary import search
+from rmx.models.style_options import StyleOptions
+from rmx.models.workspace import Workspace
 from rmx.records import TokenDist, shown_adapter
-from rmx.style_options import StyleOptions
 from rmx.train.pins import MOST, SHOWN, Pin
 from rmx.verbs.args import Limits, short_enough
-from rmx.workspace import Workspace
 
 log = logging.getLogger(__name__)
 PATIENCE = 8.0  # seconds that a question of the page waits for the engine

@@ -5,10 +5,10 @@ from typing import Any
 import gradio as gr
 
 from rmx.errors import ModelError, Refused
+from rmx.models.workspace import Workspace
 from rmx.ui.errors import literal, shows_errors
 from rmx.ui.owners import Owners
 from rmx.ui.wiring import LIGHT, QUIET
-from rmx.workspace import Workspace
 
 
 class MemoryPanel:

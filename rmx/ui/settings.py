@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rmx.data.hub import REPOSITORIES
 from rmx.errors import RmxError
-from rmx.policy import Policy, TrainingMode
+from rmx.models.site_rules import Policy, TrainingMode
 
 Names = Annotated[tuple[str, ...], NoDecode]  # comma separated in the environment
 SHORTEST_PASSWORD = 8

@@ -6,8 +6,8 @@ from typing import Any
 import gradio as gr
 
 from rmx.grading.answers import RULES
-from rmx.presets import STYLES
-from rmx.style_options import AUTO
+from rmx.models.presets import STYLES
+from rmx.models.style_options import AUTO
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import gradio as gr
 from rmx.config import MOST_NAME
 from rmx.data.problems import SETS
 from rmx.errors import RmxError
-from rmx.policy import Policy
-from rmx.presets import PRESETS as MODELS
-from rmx.style_options import from_form
+from rmx.models.presets import PRESETS as MODELS
+from rmx.models.site_rules import Policy
+from rmx.models.style_options import from_form
 from rmx.train.flags import HELP, field_types
 from rmx.train.job import TrainJob
 from rmx.train.pins import Pin

@@ -14,6 +14,7 @@ from rmx.cost import load_rates, set_rate
 from rmx.data.problems import split_name
 from rmx.engine.fair_queue import Kind, asker, asking
 from rmx.errors import Busy, RmxError, TrainError
+from rmx.models.workspace import Workspace
 from rmx.records import Problem
 from rmx.train.job import TrainJob, problems_of, resolved
 from rmx.train.probe import this_device
@@ -23,7 +24,6 @@ from rmx.train.run_row import row, tested
 from rmx.train.run_store import RunStore, owner_of
 from rmx.train.sweep_taus import NO_DRY
 from rmx.ui.owners import Visitor, may
-from rmx.workspace import Workspace
 
 Reply = dict[str, Any]
 POLL_BYTES = 400_000  # of events that one poll reads at most

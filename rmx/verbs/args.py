@@ -15,7 +15,7 @@ from rmx.config import MOST_NAME, is_number, is_whole
 from rmx.data.files import MAX_ANSWER_CHARS, MAX_PROBLEM_CHARS
 from rmx.errors import ModelError, ProblemError, RmxError, SwapError
 from rmx.errors import shown as shown
-from rmx.presets import PRESETS
+from rmx.models.presets import PRESETS
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[A-Za-z0-9][\w.-]{0,99})?")
 LARGEST = 2**63  # of a whole number
@@ -144,7 +144,7 @@ def adapter_name(spec: str, bundled: list[str]) -> str:
     Raises:
         ModelError: it is a path, or no name at all.
     """
-    from rmx.adapters import run_adapter
+    from rmx.models.adapters import run_adapter
 
     if spec in bundled or _on_the_hub(spec) or (len(spec) < 200 and run_adapter(spec) is not None):
         return spec

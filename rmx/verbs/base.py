@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from rmx.engine.fair_queue import Kind
 from rmx.grading.answers import AnswerRule
-from rmx.style_options import StyleOptions
+from rmx.models.style_options import StyleOptions
+from rmx.models.workspace import Workspace
 from rmx.train.run_store import RunStore
 from rmx.verbs.args import LATER, Limits, between
-from rmx.workspace import Workspace
 
 Document = dict[str, Any] | list[dict[str, Any]]
 Cancelled = Callable[[], bool]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from rmx.adapters import bundled_adapters
 from rmx.config import TOP_KEPT
 from rmx.engine.fair_queue import Kind
 from rmx.explore.branch import swap_job
@@ -16,7 +15,8 @@ from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.runs import Run
 from rmx.explore.trace import TraceOptions, asked, prepare
-from rmx.models import Model
+from rmx.models.adapters import bundled_adapters
+from rmx.models.load import Model
 from rmx.records import Trace as Solution
 from rmx.verbs.args import Limits, adapter_name, between, model_name, set_name, short_enough, swaps_of
 from rmx.verbs.base import INTERVAL, Asking, Cancelled, Document, Site, last, new_tokens, without

@@ -9,10 +9,10 @@ from typing import Any
 import uvicorn
 from conftest import free_port
 
-from rmx.models import Model, load
+from rmx.models.load import Model, load
+from rmx.models.workspace import Workspace
 from rmx.ui.app import web_app
 from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 
 
 @contextmanager

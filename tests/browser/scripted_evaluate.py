@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 from scripted_page import LAUNCH
 
-from rmx.models import load
+from rmx.models.load import load
+from rmx.models.workspace import Workspace
 from rmx.records import Problem
 from rmx.stats.exact_test import RULE, with_verdict
 from rmx.train.run_store import RunStore
@@ -19,7 +20,6 @@ from rmx.ui.evaluate_tab import EvaluateTab, build_evaluate_tab
 from rmx.ui.evaluator import Evaluator
 from rmx.ui.server.files import add_file_routes
 from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 
 HOSTILE = "<img src=x onerror=window.PWN=1> ${window.PWN=1} {{value}} \u202egnp.exe `"
 NUMBERS, WORDINGS = "held-out numbers", "held-out wordings"

@@ -13,8 +13,8 @@ from playwright.sync_api import Locator, Page, expect
 from real_app import serving
 
 from rmx.data.examples import examples, of_kind
+from rmx.models.stand_ins import NEWLINES, scripted_model
 from rmx.paths import ASSETS
-from rmx.scripted import NEWLINES, scripted_model
 
 Open = Callable[..., Page]
 FIRST = examples()[0]

@@ -15,7 +15,7 @@ from playwright.sync_api import Locator, Page, expect
 from real_app import serving
 
 from rmx.data.examples import examples
-from rmx.scripted import scripted_model
+from rmx.models.stand_ins import scripted_model
 
 Open = Callable[..., Page]
 FIRST = examples()[0]

@@ -13,8 +13,8 @@ pytest.importorskip("playwright")
 from playwright.sync_api import Page, expect
 from real_app import serving
 
+from rmx.models.stand_ins import scripted_model
 from rmx.paths import ASSETS
-from rmx.scripted import scripted_model
 from rmx.train.job import TrainJob
 from rmx.train.recipe import SMALL
 from rmx.train.run_store import RunStore

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import Rollout
 from rmx.train.items import Item, make_items
 from rmx.train.policy import Policy, make_policy

@@ -9,7 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rmx.models import load
+from rmx.models.load import load
 from rmx.train.trainer import MicroStep
 from tests.parity.reference import DATA, RUNS, expected, trainer_of
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from rmx.models import load
+from rmx.models.load import load
 from rmx.train.processes import launched
 from tests.parity.reference import DATA, trainer_of
 

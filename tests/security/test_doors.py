@@ -11,12 +11,12 @@ from fastapi.testclient import TestClient
 from starlette.responses import JSONResponse
 from starlette.routing import Mount
 
-from rmx.scripted import scripted_model
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.ui.app import web_app
 from rmx.ui.gate import CROWD, PACE
 from rmx.ui.server.doors import DOORS, LARGE, SMALL, Doors, door_of, normal_path
 from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 
 # What gradio 6.31 and this app answer to, and whether it is open. A release with another route has to be looked at.
 OPEN = """

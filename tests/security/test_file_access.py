@@ -11,10 +11,10 @@ import gradio as gr
 import httpx
 import pytest
 
-from rmx.scripted import scripted_model
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.ui.app import web_app
 from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 from tests.unit.live import running
 
 CANARY = "the canary of this test"

@@ -13,11 +13,11 @@ from rmx.config import Sampling
 from rmx.engine.fair_queue import asking
 from rmx.errors import RmxError
 from rmx.explore.runs import Run
+from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import TOKEN_BYTES, Kept, bytes_of
 from rmx.ui.evaluator import Evaluator
 from rmx.ui.explorer import Explorer
 from rmx.ui.sharing import Sharing
-from rmx.workspace import Workspace
 
 
 class Shelf:

@@ -13,9 +13,10 @@ from rmx.config import MOST_NAME, Sampling
 from rmx.engine.fair_queue import asking
 from rmx.errors import ModelError, ProblemError, RmxError, TrainError
 from rmx.explore.runs import Run
-from rmx.models import Model
-from rmx.pair import Pair
-from rmx.presets import STYLES
+from rmx.models.load import Model
+from rmx.models.pair import Pair
+from rmx.models.presets import STYLES
+from rmx.models.workspace import Workspace
 from rmx.train.pins import MOST, Pin
 from rmx.ui.api import limits_of
 from rmx.ui.app import parts
@@ -32,7 +33,6 @@ from rmx.ui.training import Training
 from rmx.ui.visitors import Visitors
 from rmx.ui.worth import Worth
 from rmx.verbs import Limits
-from rmx.workspace import Workspace
 
 GREEDY = Sampling(max_new_tokens=40)
 LIMITS = Limits()

@@ -13,7 +13,8 @@ from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse
 
 from rmx.errors import RmxError
-from rmx.scripted import scripted_model
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.ui import gate as gate_module
 from rmx.ui.app import Server, server_config, web_app
 from rmx.ui.owners import Owners
@@ -22,7 +23,6 @@ from rmx.ui.server.addresses import parse_address, visitor_address
 from rmx.ui.server.connections import Connections, SeldomRepeated, most_connections
 from rmx.ui.server.self_check import check_no_file_is_served
 from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 from tests.unit.live import until
 
 PROXY = "10.0.0.1"

@@ -10,10 +10,10 @@ from transformers import PretrainedConfig
 from rmx.config import Sampling
 from rmx.engine.engine import Engine
 from rmx.explore.generate import Generation, Job
-from rmx.models import Model
-from rmx.presets import PromptStyle
+from rmx.models.load import Model
+from rmx.models.presets import PromptStyle
+from rmx.models.stand_ins import byte_tokenizer
 from rmx.records import Trace
-from rmx.scripted import byte_tokenizer
 
 END = "<|end|>"
 Table = dict[str, dict[str, float]]  # word -> probabilities of the next; a word without an entry is followed by END

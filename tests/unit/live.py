@@ -10,11 +10,11 @@ from typing import Any
 
 import uvicorn
 
-from rmx.models import load
-from rmx.scripted import scripted_model
+from rmx.models.load import load
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.ui.app import web_app
 from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 
 PATIENCE = 60.0  # seconds
 

@@ -9,13 +9,13 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from rmx.adapters import add_adapter
 from rmx.data.problems import load_set
 from rmx.engine.engine import Engine, adapter_key
-from rmx.models import Model
-from rmx.pair import Pair
-from rmx.presets import PromptStyle
-from rmx.scripted import byte_tokenizer
+from rmx.models.adapters import add_adapter
+from rmx.models.load import Model
+from rmx.models.pair import Pair
+from rmx.models.presets import PromptStyle
+from rmx.models.stand_ins import byte_tokenizer
 from tests.conftest import qwen, wrap
 
 Say = Callable[[int, int], dict[int, float]]  # completion position, token before it -> logits of some tokens

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from rmx.basecheck import against_file, bare, check_base
+from rmx.models.pair import Pair, make_pair
+from rmx.models.workspace import Workspace
 from rmx.noise import dtype_noise, shape_noise
-from rmx.pair import Pair, make_pair
-from rmx.workspace import Workspace
 from tests.conftest import qwen, wrap
 from tests.unit.pairs import prompts, save_lora, tiny_pair
 

@@ -22,8 +22,8 @@ from rmx.bench_pair import (
     weight_bytes,
 )
 from rmx.cli import main
-from rmx.models import load
-from rmx.pair import read_both
+from rmx.models.load import load
+from rmx.models.pair import read_both
 from tests.conftest import qwen, wrap
 
 LOADS = {"tiny": lambda: wrap(qwen()), "mini": partial(load, "mini", "cpu")}

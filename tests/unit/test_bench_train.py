@@ -6,7 +6,7 @@ import pytest
 
 from rmx.bench_train import OneSet, TwoModels, peaks, sample
 from rmx.cli import main
-from rmx.models import load
+from rmx.models.load import load
 from tests.conftest import qwen, wrap
 
 

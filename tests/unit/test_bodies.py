@@ -3,10 +3,10 @@
 import pytest
 from fastapi.testclient import TestClient
 
-from rmx.scripted import scripted_model
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.ui.app import web_app
 from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 
 RPC = {"accept": "application/json, text/event-stream", "host": "localhost"}
 

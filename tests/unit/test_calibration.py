@@ -12,13 +12,13 @@ from rmx.errors import RmxError
 from rmx.explore import calibration
 from rmx.explore.calibration import STORED, calibrate, calibration_of, tau_of_share
 from rmx.explore.generate import Generation, Job
-from rmx.presets import STYLES
+from rmx.models.presets import STYLES
+from rmx.models.workspace import Workspace
 from rmx.ui.claims import Claims
 from rmx.ui.claims_tab import ClaimsTab
 from rmx.ui.explore_tab import ExploreTab
 from rmx.ui.explorer import Explorer
 from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 
 
 def test_the_share_of_tokens_above_the_threshold_is_the_share_asked_for(mini):

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import metadata_load
 from peft import PeftModel
 
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.train.card import adapter_card, snippet
 from rmx.train.distill_recipe import SMALL as SMALL_DISTILL
 from rmx.train.provenance import Base, Held, Provenance, base_of, provenance, set_label, spec_label

@@ -28,15 +28,15 @@ from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.shifts import MapJob, ShiftMap
 from rmx.explore.sofar import sofar
 from rmx.explore.vocabulary import search
-from rmx.models import Model
-from rmx.pair import make_pair
+from rmx.models.load import Model
+from rmx.models.pair import make_pair
+from rmx.models.workspace import Workspace
 from rmx.records import Trace
 from rmx.train.run_store import RunStore
 from rmx.ui.comparer import Comparer
 from rmx.ui.evaluator import Evaluator
 from rmx.ui.explorer import Explorer
 from rmx.ui.worth import Worth
-from rmx.workspace import Workspace
 
 PROBLEM = "Ann has 12 apples and gives 5 to Ben. Then Ann buys 9 more. How many apples does Ann have?"
 FORM = {

@@ -37,7 +37,7 @@ from rmx.explore.compare import PairOptions
 from rmx.explore.flips import Flip
 from rmx.explore.intervene_set import InterveneReport, PlaceboArm, ProblemArms
 from rmx.explore.shift_set import Places, ShiftFigures, ShiftReport
-from rmx.presets import STYLES
+from rmx.models.presets import STYLES
 from rmx.records import Problem
 from rmx.stats.intervals import paired_difference
 from rmx.train.job import TrainJob

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from rmx.cli_runs import minutes, plain, table
+from rmx.models.workspace import Workspace
 from rmx.train.job import TrainJob
 from rmx.train.run_row import row
 from rmx.train.run_store import RunStore
 from rmx.ui.training import Training
-from rmx.workspace import Workspace
 from tests.unit.test_cli import run
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_run.py")))
@@ -174,7 +174,7 @@ def test_the_resumed_run_outlives_the_command(store, waiting, tmp_path):
 import sys, rmx.cli_runs
 from rmx.train.run_store import RunStore
 from rmx.ui.training import Training
-from rmx.workspace import Workspace
+from rmx.models.workspace import Workspace
 rmx.cli_runs._store = lambda: RunStore(program={FAKE!r})
 from rmx.cli import main
 sys.exit(main(["runs", "resume", {waiting.id!r}]))

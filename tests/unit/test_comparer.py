@@ -13,10 +13,10 @@ from rmx.errors import Busy, RmxError, SwapError
 from rmx.explore.compare import map_json
 from rmx.explore.intervene import ARMS
 from rmx.explore.intervene_set import InterveneSet
+from rmx.models.workspace import Workspace
 from rmx.ui.compare_exports import export
 from rmx.ui.compare_jobs import MapRun
 from rmx.ui.comparer import Comparer
-from rmx.workspace import Workspace
 from tests.unit.pairs import script_pair
 from tests.unit.test_intervene import parting_pair
 

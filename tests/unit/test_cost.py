@@ -11,6 +11,7 @@ from rmx import cost as costs_module
 from rmx.cli import main
 from rmx.cost import BY_HAND, FILE, VARIABLE, cost, load_rates, named_rate, own_rates, paper_costs, set_rate
 from rmx.errors import RmxError
+from rmx.models.workspace import Workspace
 from rmx.storage.files import write_json
 from rmx.train.job import TrainJob
 from rmx.train.recipe import SMALL
@@ -20,7 +21,6 @@ from rmx.train.run_row import row
 from rmx.train.run_store import RunStore
 from rmx.ui.owners import Visitor
 from rmx.ui.training import Training
-from rmx.workspace import Workspace
 
 SXM, PCIE, A100 = "NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA A100-SXM4-80GB"
 DAY = date(2026, 11, 26)

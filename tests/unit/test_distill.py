@@ -12,9 +12,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from rmx.adapters import names_adapter
 from rmx.errors import ModelError, RmxError, TrainError
-from rmx.models import Model, load
+from rmx.models.adapters import names_adapter
+from rmx.models.load import Model, load
 from rmx.paths import ASSETS
 from rmx.records import Problem, Rollout
 from rmx.train import distill, distiller

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rmx.data.problems import load_set
-from rmx.models import load
+from rmx.models.load import load
 from rmx.records import Rollout
 from rmx.train.base_figures import MEMORY
 from rmx.train.estimate import (

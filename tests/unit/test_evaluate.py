@@ -23,10 +23,10 @@ from rmx.evaluate.evaluate import Evaluation, portions
 from rmx.evaluate.known import answered, with_answers
 from rmx.evaluate.report import EvalReport, Solved
 from rmx.evaluate.store import Answered, SampleStore, Shelf
-from rmx.model_key import key_of
+from rmx.models.model_key import key_of
+from rmx.models.workspace import Workspace
 from rmx.records import Problem
 from rmx.storage.line_store import KeptLines
-from rmx.workspace import Workspace
 
 CONFIG = EvalConfig(n=4, temperature=1.0, top_p=1.0, seed=3, max_new_tokens=96)
 PROBLEMS = load_set("mini:test")[:14]

@@ -11,12 +11,12 @@ import torch
 from rmx.config import Sampling
 from rmx.errors import PromptError, RmxError, SwapError
 from rmx.explore.runs import Run, Runs
-from rmx.scripted import HOSTILE, scripted_model
+from rmx.models.stand_ins import HOSTILE, scripted_model
+from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import TOKEN_BYTES, Kept
 from rmx.ui.asking import answering
 from rmx.ui.explorer import Explorer
 from rmx.ui.visitors import Visitors
-from rmx.workspace import Workspace
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from huggingface_hub.utils import hf_raise_for_status
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from rmx.adapters import add_adapter
 from rmx.errors import TrainError
-from rmx.models import load
+from rmx.models.adapters import add_adapter
+from rmx.models.load import load
 from rmx.paths import ASSETS
 from rmx.train.export import FILES, finish_adapter, push_adapter, zip_adapter, zipped
 from rmx.train.provenance import Base, base_of, provenance

@@ -14,10 +14,11 @@ import orjson
 import pytest
 from fastapi.testclient import TestClient
 
-from rmx.base_state import probe
 from rmx.errors import ModelError, RmxError, TrainError, first_line
+from rmx.models.base_state import probe
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
-from rmx.scripted import scripted_model
 from rmx.storage import files as run_files
 from rmx.train import checkpoint
 from rmx.train.job import TrainJob
@@ -30,7 +31,6 @@ from rmx.ui.evaluator import Evaluator
 from rmx.ui.owners import Visitor
 from rmx.ui.settings import Settings
 from rmx.ui.training import Training, adapter_spec
-from rmx.workspace import Workspace
 
 HALF = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 60}
 SPACE = Workspace(loader=lambda spec: scripted_model())
@@ -367,9 +367,9 @@ from rmx.train.recipe import SMALL
 from rmx.train.run_store import RunStore
 from rmx.ui.owners import Visitor, owners_of
 from rmx.ui.training import Training
-from rmx.workspace import Workspace
+from rmx.models.workspace import Workspace
 from rmx.evaluate.store import Answered, SampleStore
-from rmx.presets import STYLES
+from rmx.models.presets import STYLES
 from rmx.config import Sampling
 
 root, how = Path(sys.argv[1]), sys.argv[2]
@@ -435,7 +435,7 @@ def test_a_library_that_names_a_file_of_the_machine_is_repeated_without_its_fold
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(adapter / WEIGHTS))
 
     monkeypatch.setattr("datasets.load_dataset", refuse)
-    monkeypatch.setattr("rmx.adapter_files.load_file", refuse)
+    monkeypatch.setattr("rmx.models.adapter_files.load_file", refuse)
     for act in (lambda: load_set("amc23"), lambda: Training(Workspace("cpu"), training.store).opened({"id": "good"})):
         with pytest.raises(RmxError, match=r"Read-only file system: 'adapter_model\.safetensors'") as told:
             act()

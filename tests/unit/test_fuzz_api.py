@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import rmx
-from rmx.policy import Policy
+from rmx.models.site_rules import Policy
+from rmx.models.workspace import Workspace
 from rmx.ui.api import FAULT
 from rmx.verbs import Limits, Site
-from rmx.workspace import Workspace
 from tests.unit.fuzzing import TOKEN, Request, Target, exchange, requests
 from tests.unit.live import running
 

@@ -7,7 +7,7 @@ from rmx.errors import ProblemError
 from rmx.explore.replay import Replay
 from rmx.explore.tree import Tree
 from rmx.gallery import FOLDER, MODEL, PICKED, piece, pieces
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.share import recipe_of
 
 

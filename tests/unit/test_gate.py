@@ -12,15 +12,15 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.observe import metrics, observed
-from rmx.scripted import scripted_model
 from rmx.ui.app import web_app
 from rmx.ui.gate import Gate
 from rmx.ui.owners import Owners, stranger
 from rmx.ui.server.allowance import Allowance
 from rmx.ui.server.doors import LARGE, SMALL
 from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 
 SECRET, RIGHT = b"s" * 32, "anna:correct horse"
 

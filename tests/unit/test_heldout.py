@@ -5,7 +5,7 @@ import torch
 
 from rmx.data.problems import load_set
 from rmx.explore.shift_set import greedy_ids
-from rmx.models import load
+from rmx.models.load import load
 from rmx.paths import ASSETS
 from rmx.records import Answer, Problem, Rollout
 from rmx.stats.intervals import paired_difference, share

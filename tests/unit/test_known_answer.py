@@ -4,6 +4,7 @@ import pytest
 
 from rmx.data.examples import examples
 from rmx.data.problems import load_set
+from rmx.models.workspace import Workspace
 from rmx.ui.builder import _make
 from rmx.ui.compare_tab import CompareTab
 from rmx.ui.comparer import Comparer
@@ -11,7 +12,6 @@ from rmx.ui.explore_tab import ExploreTab
 from rmx.ui.explorer import Explorer
 from rmx.ui.known_answer import Known, known_answer, placeholder, show_computed, together
 from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 
 FIRST = examples()[0]
 TYPED = "Ann has 5 apples. Ben has 3 more. How many apples do they have together?"

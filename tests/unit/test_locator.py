@@ -18,8 +18,8 @@ from rmx.explore.locator import (
     plain_weight,
     systematic,
 )
+from rmx.models.stand_ins import byte_tokenizer
 from rmx.records import Problem
-from rmx.scripted import byte_tokenizer
 from rmx.stats.intervals import exact_edge
 from tests.unit.pairs import script_model
 

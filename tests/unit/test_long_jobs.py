@@ -9,8 +9,9 @@ from rmx.data.problems import load_set
 from rmx.engine.fair_queue import Asker, Kind, asker, asking
 from rmx.errors import Busy, Refused, RmxError
 from rmx.explore.compare import PairOptions
-from rmx.policy import Policy
-from rmx.scripted import scripted_model
+from rmx.models.site_rules import Policy
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.train.job import TrainJob
 from rmx.train.probe import LONGEST, TRAINED, probe
 from rmx.train.recipe import PRESETS
@@ -25,7 +26,6 @@ from rmx.ui.evaluator import MOST_RUNNING, Evaluator
 from rmx.ui.owners import Visitor
 from rmx.ui.settings import Settings
 from rmx.ui.training import FREE, MICRO_BATCH, MOST_PROBED, Training
-from rmx.workspace import Workspace
 
 PUBLIC = Policy(public=True, training="mini")
 OPTIONS = ClaimOptions(PairOptions(model="mini", adapter="rl", limit=2))

@@ -12,10 +12,10 @@ import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
-from rmx.scripted import scripted_model
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.ui.mcp_server import has_mcp
 from rmx.verbs import VERBS
-from rmx.workspace import Workspace
 from tests.unit.live import mini_and_slow, running, until
 
 HELLO = {

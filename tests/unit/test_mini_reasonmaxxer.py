@@ -8,8 +8,6 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rmx import models
-from rmx.adapters import add_adapter, bundled_adapters
 from rmx.data.problems import load_set
 from rmx.mini.problems import mini_set
 from rmx.mini.reasonmaxxer import (
@@ -27,6 +25,8 @@ from rmx.mini.reasonmaxxer import (
 )
 from rmx.mini.reasonmaxxer import VARIANTS as ALL
 from rmx.mini.reasonmaxxer_card import reasonmaxxer_card
+from rmx.models import load as models
+from rmx.models.adapters import add_adapter, bundled_adapters
 from rmx.paths import ASSETS
 from rmx.records import Answer
 from rmx.train.greedy import Solution, Solutions, solve

@@ -9,8 +9,6 @@ import torch
 from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rmx import models
-from rmx.adapters import add_adapter, bundled_adapters
 from rmx.errors import ModelError
 from rmx.mini.build import evaluate_rl
 from rmx.mini.figures import Mini, change, greedy, load
@@ -27,7 +25,9 @@ from rmx.mini.rl import (
 from rmx.mini.rl_card import rl_card
 from rmx.mini.sampling import score
 from rmx.mini.task import TEMPLATES, split_of
-from rmx.models import Model
+from rmx.models import load as models
+from rmx.models.adapters import add_adapter, bundled_adapters
+from rmx.models.load import Model
 from rmx.paths import ASSETS
 
 RL = ASSETS / "mini" / "rl"

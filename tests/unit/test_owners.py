@@ -17,14 +17,14 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from rmx.errors import RmxError, TrainError
-from rmx.scripted import scripted_model
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.train.job import TrainJob
 from rmx.train.run_store import RunStore
 from rmx.ui.app import web_app
 from rmx.ui.owners import SECRET, TOKEN, Greeter, Owners, Visitor, is_loopback, is_near, may, owners_of, stranger
 from rmx.ui.settings import Settings
 from rmx.ui.training import Training
-from rmx.workspace import Workspace
 
 KEY = "a-token-of-the-owner/+&="
 

@@ -7,11 +7,11 @@ import pytest
 from rmx.config import Sampling
 from rmx.errors import TrainError
 from rmx.explore.runs import Run, Runs
-from rmx.scripted import scripted_model
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import TOKEN_BYTES, Kept
 from rmx.train.pins import MOST, Pin
 from rmx.ui.explorer import Explorer
-from rmx.workspace import Workspace
 
 PIN = Pin("mini", "rl", (5, 6, 7), (8, 9), 10, "73", "We add", " 42")
 

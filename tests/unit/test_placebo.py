@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from rmx.adapter_facts import lora_factors, lora_layers, lora_norm
 from rmx.basecheck import check_base
 from rmx.engine.engine import adapter_key, split_key
 from rmx.explore.shift_set import greedy_ids, places_of
-from rmx.pair import Pair, make_pair
+from rmx.models.adapter_facts import lora_factors, lora_layers, lora_norm
+from rmx.models.pair import Pair, make_pair
+from rmx.models.workspace import Workspace
 from rmx.placebo import HALVINGS, STRONGEST, WEAKEST, add_placebo, choices, placebo_pair
-from rmx.workspace import Workspace
 from tests.conftest import qwen, wrap
 from tests.unit.pairs import prompts, tiny_pair, whole_logits
 

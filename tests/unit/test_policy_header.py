@@ -4,11 +4,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from rmx.errors import RmxError
-from rmx.scripted import scripted_model
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.ui.app import web_app
 from rmx.ui.policy_header import VARIABLE, content_policy, parents_tag
 from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 
 OURS = "https://own.example"
 

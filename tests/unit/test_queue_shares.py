@@ -12,13 +12,13 @@ from gradio.data_classes import PredictBodyInternal
 from gradio.server_messages import ProcessCompletedMessage
 
 from rmx.engine.fair_queue import Asker
-from rmx.policy import Policy
+from rmx.models.site_rules import Policy
+from rmx.models.workspace import Workspace
 from rmx.ui.app import build_app
 from rmx.ui.owners import Owners
 from rmx.ui.server.askers import Namer
 from rmx.ui.server.queue_shares import UNHEARD, Shares, share_queue
 from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 from tests.security.load import Seen, Tab, follow, stranger
 from tests.unit.live import mini_and_slow, running, until
 

@@ -5,7 +5,7 @@ import io
 import re
 from pathlib import Path
 
-from rmx.workspace import Workspace
+from rmx.models.workspace import Workspace
 from tests.unit.live import running
 
 README = Path(__file__).parents[2] / "README.md"

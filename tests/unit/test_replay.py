@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rmx.adapters import add_adapter
-from rmx.models import load
+from rmx.models.adapters import add_adapter
+from rmx.models.load import load
 from rmx.train.replay import Fork, Replay, Solved, default_forks
 from tests.unit.chain import chain
 

@@ -248,7 +248,7 @@ def test_plain_output_and_mistakes(capsys):
 
 @pytest.mark.real
 def test_rescue_on_a_real_model(smol, capsys, monkeypatch):
-    monkeypatch.setattr("rmx.workspace.Workspace.model", lambda self, spec: smol)
+    monkeypatch.setattr("rmx.models.workspace.Workspace.model", lambda self, spec: smol)
     argv = ["rescue", "--problem", "0", "--set", "arith", "--budget", "60", "--max-new-tokens", "30", "--json"]
     assert main(argv) == 0
     found = json.loads(capsys.readouterr().out)

@@ -123,7 +123,7 @@ def test_the_weights_leave_less_memory_to_the_rows(mini, monkeypatch) -> None:
 
 def stage(path: str, threads: int) -> None:
     """What a run's process does in its first stage."""
-    from rmx.models import load
+    from rmx.models.load import load
 
     torch.set_num_threads(threads)
     model, log = load("mini", device="cpu"), RolloutLog(Path(path), {"seed": 5})
@@ -136,7 +136,7 @@ def test_a_stage_killed_again_and_again_makes_the_same_file(tmp_path, whole) -> 
     for rollout in whole:
         unbroken.append(rollout)
     context, draws = multiprocessing.get_context("forkserver"), random.Random(2)
-    context.set_forkserver_preload(["rmx.train.rollouts", "rmx.models"])
+    context.set_forkserver_preload(["rmx.train.rollouts", "rmx.models.load"])
     kills, threads = 0, torch.get_num_threads()  # another number of them may round otherwise
     for _ in range(20):
         process = context.Process(target=stage, args=(str(killed), threads), daemon=True)

@@ -19,12 +19,12 @@ import pytest
 from rmx.data.problems import load_set
 from rmx.engine.sampling import prompt_key, uniform
 from rmx.errors import TrainError
-from rmx.models import Model
+from rmx.models.load import Model
+from rmx.models.presets import STYLES
+from rmx.models.stand_ins import byte_tokenizer
+from rmx.models.style_options import StyleOptions
 from rmx.paths import ASSETS
-from rmx.presets import STYLES
 from rmx.records import Problem, Rollout
-from rmx.scripted import byte_tokenizer
-from rmx.style_options import StyleOptions
 from rmx.train import server_http
 from rmx.train.recipe import RolloutConfig
 from rmx.train.server import PARALLEL, Report, server_rollouts

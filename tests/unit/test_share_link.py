@@ -13,7 +13,7 @@ from rmx.errors import ModelError
 from rmx.explore.replay import Replay, Verdict
 from rmx.explore.runs import Origin
 from rmx.explore.tree import Tree, tree_of
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.share import MOST_LINK, Recipe, TooLong, link_of, marks_of, pack, recipe_of, unpack
 from rmx.storage.strict_json import DocumentError
 from tests.conftest import qwen, wrap

@@ -24,15 +24,15 @@ from rmx.explore.tree_figures import entropy_svg, inert, tokens_csv
 from rmx.explore.tree_file import read_tree, tree_document
 from rmx.explore.tree_page import read_any, tree_html
 from rmx.hub_tree import save_tree
-from rmx.models import Model
-from rmx.policy import Policy
+from rmx.models.load import Model
+from rmx.models.site_rules import Policy
+from rmx.models.workspace import Workspace
 from rmx.records import TokenDist
 from rmx.share import link_of
 from rmx.storage.strict_json import DocumentError
 from rmx.ui.explorer import Explorer
 from rmx.ui.sharing import Sharing
 from rmx.ui.worth import Worth
-from rmx.workspace import Workspace
 from tests.conftest import qwen, wrap
 from tests.unit.test_tree_file import grown
 

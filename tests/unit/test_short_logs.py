@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from rmx.policy import Policy
+from rmx.models.site_rules import Policy
+from rmx.models.workspace import Workspace
 from rmx.ui.server.short_logs import LONGEST, MOST, keep_logs_short
-from rmx.workspace import Workspace
 from tests.unit.fuzzing import Request, exchange
 from tests.unit.live import running
 

@@ -9,10 +9,10 @@ import time
 import httpx
 import uvicorn
 
-from rmx.scripted import scripted_model
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.ui.app import Server, web_app
 from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 
 NEVER = 400  # tokens of the script at 20 a second: far longer than the test
 

@@ -10,8 +10,9 @@ from rmx.engine.fair_queue import Turns, asked_by, asker, asking
 from rmx.errors import Busy, Refused, TrainError
 from rmx.explore.generate import Job
 from rmx.explore.runs import Run, Runs
-from rmx.policy import Policy
-from rmx.scripted import scripted_model
+from rmx.models.site_rules import Policy
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import TOKEN_BYTES, Kept
 from rmx.train.job import TrainJob
 from rmx.train.recipe import PRESETS
@@ -21,7 +22,6 @@ from rmx.ui.explorer import Explorer
 from rmx.ui.owners import Visitor
 from rmx.ui.settings import Settings
 from rmx.ui.training import Training
-from rmx.workspace import Workspace
 
 GREEDY = Sampling(max_new_tokens=40)
 

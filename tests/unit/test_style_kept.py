@@ -12,12 +12,13 @@ from rmx.explore.recorded import recorded_runs, revive
 from rmx.explore.replay import Replay
 from rmx.explore.tree import Tree, tree_of
 from rmx.explore.tree_file import read_tree, tree_document
-from rmx.models import Model
-from rmx.presets import STYLES
-from rmx.scripted import scripted_model
+from rmx.models.load import Model
+from rmx.models.presets import STYLES
+from rmx.models.stand_ins import scripted_model
+from rmx.models.style_options import StyleOptions
+from rmx.models.workspace import Workspace
 from rmx.share import MOST_LINK, link_of, pack, recipe_of, unpack
 from rmx.storage.strict_json import DocumentError
-from rmx.style_options import StyleOptions
 from rmx.train.recipe import Recipe
 from rmx.train.run_store import RunStore
 from rmx.ui.evaluator import Evaluator, _by_itself
@@ -25,7 +26,6 @@ from rmx.ui.explorer import Explorer
 from rmx.ui.owners import owners_of
 from rmx.ui.train_tab import TrainTab, _kinds, _shown
 from rmx.ui.training import Training
-from rmx.workspace import Workspace
 from tests.conftest import qwen, wrap
 from tests.unit.test_evaluator import FORM
 from tests.unit.test_share_link import again

@@ -10,11 +10,11 @@ import pytest
 from safetensors.torch import load_file
 from training_runs import TINY, finish, kill_in, tiny_run
 
-from rmx.adapters import run_adapter
 from rmx.cli import main
 from rmx.cli_train import Teller, sweep_lines
 from rmx.data.problems import load_set
 from rmx.errors import RmxError, TrainError
+from rmx.models.adapters import run_adapter
 from rmx.train import first_stages, sweep
 from rmx.train.drive import drive
 from rmx.train.greedy import Solutions

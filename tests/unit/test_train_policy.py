@@ -8,9 +8,9 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
-from rmx.adapters import add_adapter
 from rmx.errors import TrainError
-from rmx.models import load
+from rmx.models.adapters import add_adapter
+from rmx.models.load import load
 from rmx.train.policy import NAME, make_policy
 from rmx.train.recipe import AdapterConfig
 from rmx.train.trainer import Trainer

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from rmx.errors import RmxError, TrainError
+from rmx.models.workspace import Workspace
 from rmx.train.job import TrainJob
 from rmx.train.recipe import SMALL
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_store import RunStore
 from rmx.ui.owners import Visitor
 from rmx.ui.training import POLL_BYTES, Training, adapter_spec
-from rmx.workspace import Workspace
 
 ANN, BOB, OWNER = Visitor("ann"), Visitor("bob"), Visitor("eve", admin=True)
 

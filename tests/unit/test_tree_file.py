@@ -14,7 +14,7 @@ from rmx.explore.runs import Run
 from rmx.explore.trace import TraceOptions, trace
 from rmx.explore.tree import Tree, tree_of
 from rmx.explore.tree_file import read_tree, tree_document
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.storage.strict_json import MOST_CHARACTERS, DocumentError, parse
 from tests.conftest import qwen, wrap
 

@@ -8,16 +8,16 @@ import pytest
 
 from rmx.cli import main
 from rmx.errors import RmxError
-from rmx.models import load
-from rmx.policy import Policy
-from rmx.scripted import scripted_model
+from rmx.models.load import load
+from rmx.models.site_rules import Policy
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.train.job import TrainJob
 from rmx.train.run_store import RunStore
 from rmx.verbs import VERBS, Limits, Site, call
 from rmx.verbs.args import hints_of
 from rmx.verbs.base import Asking
 from rmx.verbs.training import without_folders
-from rmx.workspace import Workspace
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from rmx.errors import RmxError
-from rmx.scripted import scripted_model
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
 from rmx.ui.app import prepare, web_app
 from rmx.ui.settings import Settings
-from rmx.workspace import Workspace
 
 
 @pytest.fixture(scope="module")

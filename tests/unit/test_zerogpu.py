@@ -15,17 +15,17 @@ import torch
 from other_process import OtherProcess
 
 from rmx import carry
-from rmx.adapters import attached
 from rmx.config import Sampling
 from rmx.errors import ModelError, Refused, RmxError
 from rmx.explore.generate import Generation, Job
+from rmx.models.adapters import attached
+from rmx.models.site_rules import Policy
+from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
-from rmx.policy import Policy
 from rmx.ui.explorer import Explorer
 from rmx.ui.settings import Settings
 from rmx.ui.training import Training
 from rmx.ui.zerogpu import launch
-from rmx.workspace import Workspace
 from rmx.zerogpu import ZeroWorkspace, is_zerogpu
 
 PROBLEM = "Ann has 12 apples and gives 5 to Ben. Then Ann buys 9 more. How many apples does Ann have?"

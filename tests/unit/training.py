@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import Rollout
 from rmx.train.items import Item, make_items
 from rmx.train.policy import Policy, make_policy

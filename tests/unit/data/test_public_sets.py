@@ -13,7 +13,8 @@ from rmx.data import hub as hub_sets
 from rmx.data.hub import REPOSITORIES, is_cached
 from rmx.errors import Refused, RmxError
 from rmx.explore.runs import Runs
-from rmx.policy import Policy
+from rmx.models.site_rules import Policy
+from rmx.models.workspace import Workspace
 from rmx.records import Problem
 from rmx.train.job import TrainJob
 from rmx.train.recipe import PRESETS
@@ -28,7 +29,6 @@ from rmx.ui.explorer import Explorer
 from rmx.ui.settings import Settings
 from rmx.ui.training import Training
 from rmx.verbs import Site, call
-from rmx.workspace import Workspace
 
 FORM = {"model": "mini", "limit": 2, "n": 0, "temperature": 0.6, "top_p": 0.95, "seed": 0, "max_new_tokens": 4}
 REQUEST = SimpleNamespace(session_hash="s")

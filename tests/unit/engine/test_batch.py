@@ -5,8 +5,8 @@ import torch
 
 from rmx.engine.batch import continue_batch, continue_prefixes, decode_steps
 from rmx.engine.kv_cache import ROOM
-from rmx.explore.ending import Ending
-from rmx.random_weights import random_model
+from rmx.models.random_weights import random_model
+from rmx.models.stopping import Ending
 
 
 def alone(engine, prefix, first, length):

@@ -13,7 +13,6 @@ from rmx.evaluate.contestants import contestants_of
 from rmx.evaluate.evaluate import Evaluation
 from rmx.evaluate.report import EvalReport
 from rmx.evaluate.store import SampleStore
-from rmx.explore.ending import Ending, is_cut
 from rmx.explore.flips import answers_after
 from rmx.explore.generate import Generation, Job
 from rmx.explore.intervene import Intervention, PatchJob
@@ -24,14 +23,15 @@ from rmx.explore.shift_set import greedy_ids
 from rmx.explore.shifts import MapJob, ShiftMap
 from rmx.grading.answer_groups import target_of
 from rmx.grading.answers import StopRule, before_stop, grade
-from rmx.models import Model
-from rmx.pair import Pair
+from rmx.models.load import Model
+from rmx.models.pair import Pair
+from rmx.models.stopping import Ending, is_cut
+from rmx.models.style_options import StyleOptions
+from rmx.models.workspace import Workspace
 from rmx.records import Answer, Problem, Trace
-from rmx.style_options import StyleOptions
 from rmx.train.greedy import solve
 from rmx.train.recipe import RolloutConfig
 from rmx.train.rollouts import sample_rollouts
-from rmx.workspace import Workspace
 from tests.unit.chain import END, chain, solved
 
 PROBLEM = load_set("mini:test")[0]

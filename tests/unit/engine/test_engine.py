@@ -128,7 +128,7 @@ def test_impossible_prompts_are_explained(tiny, ids, said):
 def test_base_means_base_with_adapters_on_the_same_weights(tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    from rmx.adapters import add_adapter
+    from rmx.models.adapters import add_adapter
     from tests.conftest import wrap
 
     plain = qwen()

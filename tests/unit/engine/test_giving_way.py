@@ -17,7 +17,7 @@ from rmx.explore.generate import Generation, Job
 from rmx.explore.intervene import AllArms, Asked
 from rmx.explore.runs import Run
 from rmx.explore.shifts import MapJob, ShiftMap
-from rmx.pair import Pair
+from rmx.models.pair import Pair
 from rmx.train.probe import probe
 from tests.conftest import qwen, wrap
 

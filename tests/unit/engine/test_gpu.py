@@ -11,9 +11,9 @@ from rmx.explore.branch import swap_job
 from rmx.explore.generate import Generation, Job
 from rmx.explore.intervene import AllArms, Asked
 from rmx.explore.lookahead import look_ahead
-from rmx.pair import Pair, open_pair, read_both
+from rmx.models.pair import Pair, open_pair, read_both
+from rmx.models.random_weights import random_model
 from rmx.placebo import add_placebo
-from rmx.random_weights import random_model
 from rmx.train.head import find_head, sweep, with_tf32
 
 pytestmark = pytest.mark.gpu

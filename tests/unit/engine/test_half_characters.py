@@ -9,9 +9,9 @@ import pytest
 from rmx.cli import main
 from rmx.data.files import read_text
 from rmx.errors import RmxError
-from rmx.policy import Policy
+from rmx.models.site_rules import Policy
+from rmx.models.workspace import Workspace
 from rmx.storage.strict_json import parse, sendable, without_half_characters
-from rmx.workspace import Workspace
 from tests.unit.fuzzing import Request, exchange
 from tests.unit.live import running
 from tests.unit.test_fuzz_api import what_it_offers

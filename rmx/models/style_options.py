@@ -6,7 +6,7 @@ from typing import Any
 
 from rmx.errors import PromptError
 from rmx.grading.answers import RULES, AnswerRule
-from rmx.presets import OWN, STYLES, PromptStyle
+from rmx.models.presets import OWN, STYLES, PromptStyle
 
 MOST_STOPS, MOST_STOP = 8, 200  # stop texts, and characters of one
 AUTO = ""  # in a form: as the model's family and the set have it

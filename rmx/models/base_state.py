@@ -15,10 +15,10 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor
 from transformers import DynamicCache
 
-from rmx.checksums import checksums
 from rmx.engine.divergence import difference
 from rmx.engine.engine import Engine
-from rmx.models import Model
+from rmx.models.checksums import checksums
+from rmx.models.load import Model
 
 PROBE = "Ann has 3 apples and buys 4 more. 3 + 4 = 7. So the answer is 7."
 PROBE_TOKENS = 16

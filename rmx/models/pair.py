@@ -15,8 +15,6 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from rmx.adapter_facts import why_not_linear
-from rmx.adapters import attached
 from rmx.engine.engine import (
     Engine,
     Saved,
@@ -30,10 +28,12 @@ from rmx.engine.engine import (
 )
 from rmx.engine.fair_queue import asker
 from rmx.errors import ModelError
-from rmx.models import Model
+from rmx.models.adapter_facts import why_not_linear
+from rmx.models.adapters import attached
+from rmx.models.load import Model
+from rmx.models.style_options import StyleOptions
+from rmx.models.workspace import Workspace
 from rmx.records import shown_adapter
-from rmx.style_options import StyleOptions
-from rmx.workspace import Workspace
 
 STRONGEST = 1.5  # of the strength slider
 OnRows = Callable[[int, Tensor, Tensor], None]  # first index, base logits (n, V), adapted logits (n, V)

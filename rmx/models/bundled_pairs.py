@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from rmx.presets import PRESETS
+from rmx.models.presets import PRESETS
 
 
 @dataclass(frozen=True, slots=True)

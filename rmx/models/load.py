@@ -22,16 +22,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rmx.engine.engine import Engine
 from rmx.errors import ModelError, PromptError, first_line
-from rmx.families import family_of, style_of
 from rmx.grading.answers import RULES, StopRule, before_stop, final_answer, grade
+from rmx.models.detokenizer import Detokenizer
+from rmx.models.families import family_of, style_of
+from rmx.models.placing import PLAIN, Placing, check_in_memory
+from rmx.models.presets import Preset, PromptStyle, preset_of
+from rmx.models.style_options import StyleOptions, resolve_style
 from rmx.paths import ASSETS, cache_dir
-from rmx.pieces import Detokenizer
-from rmx.placing import PLAIN, Placing, check_in_memory
-from rmx.presets import Preset, PromptStyle, preset_of
 from rmx.progress import show_downloads
 from rmx.records import Answer
 from rmx.storage.strict_json import whole
-from rmx.style_options import StyleOptions, resolve_style
 
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

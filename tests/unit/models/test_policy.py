@@ -3,13 +3,13 @@
 import pytest
 
 from rmx.errors import Refused, RmxError
-from rmx.models import load
-from rmx.policy import CAPS, PRIVATE, Policy
-from rmx.scripted import scripted_model
+from rmx.models.load import load
+from rmx.models.site_rules import CAPS, PRIVATE, Policy
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import MOST_ADAPTERS, Workspace
 from rmx.train.job import TrainJob
 from rmx.train.recipe import PRESETS
 from rmx.ui.settings import Settings
-from rmx.workspace import MOST_ADAPTERS, Workspace
 
 PUBLIC = Policy(public=True, models=("mini", "qwen2.5-0.5b"), training="mini", kept_runs=2)
 
@@ -190,10 +190,10 @@ def test_a_password_is_not_repeated(monkeypatch):
 def test_of_many_adapters_the_least_recently_asked_for_leaves_and_the_base_stays_the_base(tmp_path, monkeypatch):
     import shutil
 
-    from rmx.base_state import probe
+    from rmx.models.base_state import probe
     from rmx.paths import ASSETS
 
-    monkeypatch.setattr("rmx.workspace.MOST_ADAPTERS", 2)
+    monkeypatch.setattr("rmx.models.workspace.MOST_ADAPTERS", 2)
     assert MOST_ADAPTERS > 2
     space = Workspace("cpu")
     mini = space.model("mini")

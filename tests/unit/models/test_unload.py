@@ -11,12 +11,12 @@ from peft import LoraConfig, get_peft_model
 
 from rmx.config import Sampling
 from rmx.errors import Busy, ModelError
-from rmx.models import Model
+from rmx.models.load import Model
+from rmx.models.workspace import Workspace
 from rmx.ui.comparer import Comparer
 from rmx.ui.explorer import Explorer
 from rmx.ui.memory_panel import MemoryPanel, gigabytes
 from rmx.ui.owners import Owners, Visitor, stranger
-from rmx.workspace import Workspace
 from rmx.zerogpu import ZeroWorkspace
 from tests.conftest import qwen, wrap
 

@@ -9,13 +9,13 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from rmx.adapters import adapter_name, add_adapter, drop_adapter
 from rmx.config import MOST_NAME
 from rmx.engine.engine import Engine
 from rmx.errors import Busy, ModelError, shown
-from rmx.models import Model, load
-from rmx.placing import PLAIN, Placing
-from rmx.policy import PRIVATE, Policy
+from rmx.models.adapters import adapter_name, add_adapter, drop_adapter
+from rmx.models.load import Model, load
+from rmx.models.placing import PLAIN, Placing
+from rmx.models.site_rules import PRIVATE, Policy
 
 if TYPE_CHECKING:
     from rmx.carry import Carrier

@@ -11,36 +11,36 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-import rmx.models
+import rmx.models.load
 from rmx.basecheck import check_loaded
 from rmx.cli import main
 from rmx.engine.engine import select_rows
 from rmx.errors import ModelError
 from rmx.evaluate.contestants import key_of
-from rmx.models import load
+from rmx.models.load import load
+from rmx.models.pair import Pair
+from rmx.models.placing import Placing, check_in_memory, split_dtype
+from rmx.models.workspace import Workspace
 from rmx.noise import dtype_noise
-from rmx.pair import Pair
-from rmx.placing import Placing, check_in_memory, split_dtype
-from rmx.workspace import Workspace
 
 
 @pytest.fixture
 def asked(monkeypatch) -> list[dict]:
     """What `from_pretrained` is asked for on a machine that seems to have CUDA and bitsandbytes."""
     seen: list[dict] = []
-    real, found = rmx.models.AutoModelForCausalLM.from_pretrained, importlib.util.find_spec
+    real, found = rmx.models.load.AutoModelForCausalLM.from_pretrained, importlib.util.find_spec
 
     def from_pretrained(place, **options):
         seen.append(options)
         kept = {k: v for k, v in options.items() if k not in ("quantization_config", "device_map")}
         return real(place, **kept)
 
-    monkeypatch.setattr(rmx.models.AutoModelForCausalLM, "from_pretrained", from_pretrained)
-    monkeypatch.setattr("rmx.models.choose_device", lambda device: torch.device("cuda"))
+    monkeypatch.setattr(rmx.models.load.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr("rmx.models.load.choose_device", lambda device: torch.device("cuda"))
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name, *a: True if name == "bitsandbytes" else found(name, *a)
     )
-    monkeypatch.setattr("rmx.placing.BitsAndBytesConfig", lambda **options: SimpleNamespace(**options))
+    monkeypatch.setattr("rmx.models.placing.BitsAndBytesConfig", lambda **options: SimpleNamespace(**options))
     return seen
 
 
@@ -77,9 +77,9 @@ def test_a_workspace_loads_all_models_so(asked):
 
 def test_nothing_is_asked_for_by_itself(monkeypatch):
     seen = []
-    real = rmx.models.AutoModelForCausalLM.from_pretrained
+    real = rmx.models.load.AutoModelForCausalLM.from_pretrained
     monkeypatch.setattr(
-        rmx.models.AutoModelForCausalLM, "from_pretrained", lambda place, **o: seen.append(o) or real(place, **o)
+        rmx.models.load.AutoModelForCausalLM, "from_pretrained", lambda place, **o: seen.append(o) or real(place, **o)
     )
     assert load("mini", "cpu").dtype == "float32"
     assert {"device_map", "quantization_config"}.isdisjoint(seen[0])
@@ -107,7 +107,7 @@ def test_what_this_machine_cannot_do_is_a_sentence(placing, device, said):
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(asked, monkeypatch):
-    monkeypatch.setattr("rmx.placing.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("rmx.models.placing.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'rmx-explorer\[quantize\]'"):
         load("mini", placing=Placing("4bit"))
     assert asked == []

@@ -17,11 +17,11 @@ from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from safetensors import SafetensorError
 from torch import Tensor
 
-from rmx.adapter_files import SavedAdapter, read_adapter
-from rmx.base_state import base_changes, base_tensors, remember_base, wrapped_modules
 from rmx.engine.engine import Engine, split_key
 from rmx.errors import ModelError, first_line
-from rmx.models import Model
+from rmx.models.adapter_files import SavedAdapter, read_adapter
+from rmx.models.base_state import base_changes, base_tensors, remember_base, wrapped_modules
+from rmx.models.load import Model
 from rmx.paths import ASSETS, runs_dir
 
 # What PEFT raises over files that are damaged: it trusts their content.

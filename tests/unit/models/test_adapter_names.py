@@ -6,12 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmx.adapters import adapter_name
 from rmx.config import Sampling
 from rmx.engine.engine import adapter_key, split_key
 from rmx.explore.generate import Generation, Job
+from rmx.models.adapters import adapter_name
+from rmx.models.workspace import Workspace
 from rmx.records import shown_adapter
-from rmx.workspace import Workspace
 from tests.conftest import qwen, wrap
 from tests.unit.pairs import save_lora
 

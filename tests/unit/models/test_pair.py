@@ -4,16 +4,16 @@ import pytest
 import torch
 from transformers import DynamicCache, Qwen2ForCausalLM
 
-from rmx.adapter_facts import facts, why_not_linear
-from rmx.adapters import add_adapter
 from rmx.data.problems import load_set
 from rmx.engine.engine import adapter_key, split_key
 from rmx.errors import ModelError
 from rmx.explore.intervene import AllArms, Asked, Intervention, PatchJob
 from rmx.explore.shift_set import greedy_ids
-from rmx.models import Model
-from rmx.pair import Pair, PairStream, check_same_tokens, make_pair, open_pair, read_both, rows_together
-from rmx.workspace import Workspace
+from rmx.models.adapter_facts import facts, why_not_linear
+from rmx.models.adapters import add_adapter
+from rmx.models.load import Model
+from rmx.models.pair import Pair, PairStream, check_same_tokens, make_pair, open_pair, read_both, rows_together
+from rmx.models.workspace import Workspace
 from tests.conftest import SHAPE, qwen, wrap
 from tests.unit.pairs import prompts, save_lora, script_model, tiny_pair, whole_logits
 

@@ -10,12 +10,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-import rmx.models
-from rmx.adapters import add_adapter
+import rmx.models.load
 from rmx.errors import ModelError, PromptError
-from rmx.models import dequantised, fingerprint, load
-from rmx.scripted import byte_tokenizer
-from rmx.workspace import Workspace
+from rmx.models.adapters import add_adapter
+from rmx.models.load import dequantised, fingerprint, load
+from rmx.models.stand_ins import byte_tokenizer
+from rmx.models.workspace import Workspace
 from tests.conftest import qwen, wrap
 
 
@@ -122,13 +122,13 @@ def test_failures_of_the_hub_are_sentences(monkeypatch, recorded, said):
     def fail(*args, **kwargs):
         raise recorded
 
-    monkeypatch.setattr(rmx.models, "_from_pretrained", fail)
+    monkeypatch.setattr(rmx.models.load, "_from_pretrained", fail)
     assert said in refused(load, "someone/something")
 
 
 def test_a_cached_snapshot_is_tried_before_the_network(monkeypatch, folder):
     asked = []
-    real = rmx.models.AutoConfig.from_pretrained
+    real = rmx.models.load.AutoConfig.from_pretrained
 
     def config(place, **options):
         asked.append(options["local_files_only"])
@@ -136,9 +136,9 @@ def test_a_cached_snapshot_is_tried_before_the_network(monkeypatch, folder):
             raise OSError("not cached")
         return real(folder)
 
-    monkeypatch.setattr(rmx.models.AutoConfig, "from_pretrained", config)
-    monkeypatch.setattr(rmx.models.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: qwen())
-    monkeypatch.setattr(rmx.models.AutoTokenizer, "from_pretrained", lambda *a, **k: byte_tokenizer())
+    monkeypatch.setattr(rmx.models.load.AutoConfig, "from_pretrained", config)
+    monkeypatch.setattr(rmx.models.load.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: qwen())
+    monkeypatch.setattr(rmx.models.load.AutoTokenizer, "from_pretrained", lambda *a, **k: byte_tokenizer())
     assert load("someone/something", device="cpu").spec == "someone/something"
     assert asked == [True, False]
 
@@ -155,7 +155,7 @@ def test_out_of_memory_is_a_sentence(monkeypatch, folder):
     def fail(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(rmx.models, "_from_pretrained", fail)
+    monkeypatch.setattr(rmx.models.load, "_from_pretrained", fail)
     assert "memory" in refused(load, str(folder))
 
 

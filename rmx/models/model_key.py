@@ -5,11 +5,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rmx.base_state import base_tensors
-from rmx.checksums import digest
 from rmx.engine.engine import NOT_HERE, split_key
 from rmx.errors import ModelError
-from rmx.models import Model
+from rmx.models.base_state import base_tensors
+from rmx.models.checksums import digest
+from rmx.models.load import Model
 
 HASHED = "sha256:"  # begins the revision of local weights
 # Fields of configurations that change no figure.

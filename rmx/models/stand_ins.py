@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from rmx.engine.engine import Engine
-from rmx.models import Model
-from rmx.presets import PromptStyle
+from rmx.models.load import Model
+from rmx.models.presets import PromptStyle
 
 WORDS = [" the", " a", " so", " but", " wait", " because", " then", " we", " add", " subtract", " get", " is"]
 WORDS += [" half", " of", " all", " apples", " 42", " 7", ",", ".", ".\n", "\n\n"]

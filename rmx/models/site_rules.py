@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 from rmx.data.hub import REPOSITORIES, is_cached
 from rmx.errors import Refused
-from rmx.presets import preset_of
+from rmx.models.presets import preset_of
 
 if TYPE_CHECKING:
-    from rmx.models import Model
+    from rmx.models.load import Model
     from rmx.train.job import TrainJob
 
 TrainingMode = Literal["on", "mini", "off"]
@@ -91,7 +91,7 @@ class Policy:
 
     def admit_adapter(self, model: "Model", spec: str) -> None:
         """Whether this adapter may be put on a model: bundled, listed, or made by a run."""
-        from rmx.adapters import bundled_adapters, run_adapter
+        from rmx.models.adapters import bundled_adapters, run_adapter
 
         bundled = bundled_adapters(model)
         if not self.public or spec in self.adapters or spec in bundled or run_adapter(spec) is not None:

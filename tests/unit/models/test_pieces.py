@@ -4,8 +4,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from rmx.pieces import Detokenizer
-from rmx.scripted import byte_tokenizer
+from rmx.models.detokenizer import Detokenizer
+from rmx.models.stand_ins import byte_tokenizer
 
 HOSTILE = "<script>x</script> ${y} {{z}} `q` \u202eabc\u202c سلام שלום 👩‍💻 é\n\n\t end"
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 
-from rmx.models import Model
+from rmx.models.load import Model
 from rmx.records import Stop
 
 

@@ -6,21 +6,21 @@ from typing import Any
 import pytest
 import torch
 
-from rmx import adapters as adapters_module
-from rmx.adapters import add_adapter, attached
-from rmx.base_state import base_changes, base_tensors, probe, remember_base
 from rmx.basecheck import against_file, check_base, check_loaded
-from rmx.checksums import checksum, checksums, digest
 from rmx.data.problems import load_set
 from rmx.errors import ModelError
 from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import contestants_of
 from rmx.evaluate.evaluate import Evaluation
 from rmx.evaluate.store import SampleStore
-from rmx.model_key import key_of
-from rmx.models import Model
-from rmx.pair import Pair, make_pair
-from rmx.workspace import Workspace
+from rmx.models import adapters as adapters_module
+from rmx.models.adapters import add_adapter, attached
+from rmx.models.base_state import base_changes, base_tensors, probe, remember_base
+from rmx.models.checksums import checksum, checksums, digest
+from rmx.models.load import Model
+from rmx.models.model_key import key_of
+from rmx.models.pair import Pair, make_pair
+from rmx.models.workspace import Workspace
 from tests.conftest import qwen, wrap
 from tests.unit.adapter_kinds import FOLDED, save, tied
 from tests.unit.pairs import save_lora
@@ -235,8 +235,8 @@ def test_the_sentence_says_what_has_changed():
 def test_a_base_that_has_changed_is_said_with_a_reason_whichever_look_finds_it(look):
     from dataclasses import replace
 
-    from rmx.base_state import Changes
     from rmx.basecheck import Weights
+    from rmx.models.base_state import Changes
 
     check = check_loaded(fresh())
     wrong = {

@@ -1,6 +1,6 @@
 """Models that are one click away, and the prompt styles: how a problem becomes the text that a model is asked with.
 
-Which style a model gets by itself is decided by its configuration and tokenizer, see rmx/families.py.
+Which style a model gets by itself is decided by its configuration and tokenizer, see rmx/models/families.py.
 """
 
 from collections.abc import Mapping

@@ -19,9 +19,9 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rmx.base_state import base_tensors
 from rmx.errors import ModelError
-from rmx.models import Model
+from rmx.models.base_state import base_tensors
+from rmx.models.load import Model
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Kinds whose figures are tested against PEFT's own model: whole texts, token by token, and with a second one beside.

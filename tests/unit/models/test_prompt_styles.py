@@ -14,16 +14,16 @@ from rmx.errors import ModelError, PromptError
 from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import contestants_of
 from rmx.evaluate.evaluate import Evaluation
-from rmx.families import FAMILIES, Facts, family_of, style_of
-from rmx.models import load
-from rmx.pair import ask_alike, make_pair
+from rmx.models.families import FAMILIES, Facts, family_of, style_of
+from rmx.models.load import load
+from rmx.models.pair import ask_alike, make_pair
+from rmx.models.presets import PRESETS, STYLES, PromptStyle
+from rmx.models.stand_ins import byte_tokenizer
+from rmx.models.style_options import StyleOptions, from_form, resolve_style, to_form
+from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
-from rmx.presets import PRESETS, STYLES, PromptStyle
-from rmx.scripted import byte_tokenizer
-from rmx.style_options import StyleOptions, from_form, resolve_style, to_form
 from rmx.train.distill_recipe import DistillJob
 from rmx.train.job import TrainJob
-from rmx.workspace import Workspace
 from tests.conftest import qwen, wrap
 
 QWEN = frozenset(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])

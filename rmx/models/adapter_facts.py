@@ -9,7 +9,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from rmx.models import Model, fingerprint
+from rmx.models.load import Model, fingerprint
 
 
 @dataclass(frozen=True, slots=True)

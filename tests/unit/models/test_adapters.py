@@ -9,16 +9,16 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rmx.adapter_facts import facts, why_not_linear
-from rmx.adapter_files import KINDS
-from rmx.adapters import add_adapter, attached, drop_adapter
-from rmx.base_state import base_changes, base_tensors, probe
 from rmx.basecheck import check_base
 from rmx.engine.engine import adapter_key
 from rmx.errors import ModelError, TrainError
-from rmx.model_key import key_of
-from rmx.models import Model
-from rmx.pair import Pair, open_pair
+from rmx.models.adapter_facts import facts, why_not_linear
+from rmx.models.adapter_files import KINDS
+from rmx.models.adapters import add_adapter, attached, drop_adapter
+from rmx.models.base_state import base_changes, base_tensors, probe
+from rmx.models.load import Model
+from rmx.models.model_key import key_of
+from rmx.models.pair import Pair, open_pair
 from rmx.train.policy import NAME, make_policy
 from rmx.train.recipe import AdapterConfig
 from tests.conftest import qwen, wrap
