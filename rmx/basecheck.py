@@ -16,15 +16,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from rmx.carry import carried
 from rmx.engine.divergence import difference
 from rmx.engine.engine import Engine, split_key
-from rmx.gpu_time import decoding
 from rmx.models.adapter_facts import AdapterFacts, facts
 from rmx.models.base_state import Changes, bare, base_changes, base_checksums, base_tensors, probe_ids
 from rmx.models.load import Model, load
 from rmx.models.pair import Pair
 from rmx.models.placing import Placing, split_dtype
+from rmx.zerogpu.calls import carried
+from rmx.zerogpu.gpu_seconds import decoding
 
 ON_THIS_TEXT = "adapter off against the bare network on this text"
 APART = "two sets of weights; nothing is on the base"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from rmx.basecheck import check_loaded
-from rmx.carry import far_of
 from rmx.claims.records import Subject
 from rmx.errors import RmxError
 from rmx.explore.compare import PairOptions
@@ -13,6 +12,7 @@ from rmx.models.load import Model, fingerprint
 from rmx.models.pair import Pair
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
+from rmx.zerogpu.calls import far_of
 
 MOST_SAMPLES = 256
 

@@ -23,7 +23,7 @@ from rmx.errors import ModelError, PromptError
 from rmx.records import Reuse
 
 if TYPE_CHECKING:
-    from rmx.carry import Carrier
+    from rmx.zerogpu.calls import Carrier
 
 NOT_HERE = (
     "This is not available on ZeroGPU, where the GPU is lent for single requests: solving, reading, swapping, "

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from rmx.carry import carried, never
 from rmx.config import TOP_KEPT, Sampling
 from rmx.engine.engine import Stream
 from rmx.engine.entropy import Capture, capture, logp_and_rank
 from rmx.engine.sampling import Chooser
 from rmx.errors import PromptError
-from rmx.explore.slim import bare
-from rmx.gpu_time import decoding
 from rmx.grading.answers import CUT, StopRule
 from rmx.models.load import Model
 from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace
+from rmx.zerogpu.calls import carried, never
+from rmx.zerogpu.gpu_seconds import decoding
+from rmx.zerogpu.payload import bare
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rmx.carry import carried, never
 from rmx.engine.entropy import capture
 from rmx.engine.sampling import prompt_key, uniform
-from rmx.gpu_time import side_by_side
 from rmx.grading.answers import CUT
 from rmx.models.pair import Pair, PairStream, open_pair, rows_together
 from rmx.records import Answer, Stop, is_fork
+from rmx.zerogpu.calls import carried, never
+from rmx.zerogpu.gpu_seconds import side_by_side
 
 Arm = Literal["base", "teacher", "oracle", "random", "matched", "entropy"]
 ARMS: tuple[Arm, ...] = ("base", "teacher", "oracle", "random", "matched", "entropy")

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from rmx.carry import carried
 from rmx.engine.batch import continue_batch
-from rmx.gpu_time import decoding
 from rmx.models.load import Model
+from rmx.zerogpu.calls import carried
+from rmx.zerogpu.gpu_seconds import decoding
 
 LOOK_AHEAD = 16  # tokens after the alternative itself
 

@@ -11,20 +11,20 @@ from typing import Any
 
 from torch import Tensor
 
-from rmx.carry import carried, never
 from rmx.config import TOP_SHOWN, Sampling, is_whole
 from rmx.engine.batch import decode_steps
 from rmx.engine.sampling import draw_rows, prompt_key, uniform
 from rmx.errors import RmxError, SwapError, shown
 from rmx.explore.meter import Meter
-from rmx.explore.slim import slim_trace
-from rmx.gpu_time import decoding
 from rmx.grading.answer_groups import Answered, Reached, Target, reached, same_answers, target_of, total
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
 from rmx.records import Candidate, Trace
 from rmx.stats.anytime import ALPHA, Bounds, Verdict, anytime, decide, rule
 from rmx.stats.intervals import Estimate, share
+from rmx.zerogpu.calls import carried, never
+from rmx.zerogpu.gpu_seconds import decoding
+from rmx.zerogpu.payload import slim_trace
 
 CAUTION = 1.5  # a round is begun where this many times its expected tokens are left
 

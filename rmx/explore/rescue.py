@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from rmx.carry import carried, never
 from rmx.config import TOP_SHOWN, Sampling, is_whole
 from rmx.engine.batch import decode_steps
 from rmx.engine.entropy import capture
@@ -24,11 +23,12 @@ from rmx.explore.forks import forks_of
 from rmx.explore.generate import Generation, Job
 from rmx.explore.meter import Meter
 from rmx.explore.resampling import Resampling, resample
-from rmx.explore.slim import forks_only
-from rmx.gpu_time import CAP
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
 from rmx.records import Answer, Trace, is_fork
+from rmx.zerogpu.calls import carried, never
+from rmx.zerogpu.gpu_seconds import CAP
+from rmx.zerogpu.payload import forks_only
 
 Goal = Literal["right", "wrong"]
 COUNTS = ("no token", "one token", "two tokens", "three tokens", "four tokens")

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmx.carry import carried, never
 from rmx.engine.batch import continue_prefixes
 from rmx.explore.sentences import sentences_of
-from rmx.explore.slim import slim_trace
-from rmx.gpu_time import decoding
 from rmx.grading.answer_groups import Answered, same_answers
 from rmx.grading.answers import equal, grade
 from rmx.models.load import Model
 from rmx.records import Answer, Trace
+from rmx.zerogpu.calls import carried, never
+from rmx.zerogpu.gpu_seconds import decoding
+from rmx.zerogpu.payload import slim_trace
 
 MAX_ANSWER = 32  # tokens inside the box
 POSITIONS = 16_384  # cached positions of one batch: its rows times the length of the solution

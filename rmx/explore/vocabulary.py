@@ -5,11 +5,11 @@ from functools import lru_cache
 
 import torch
 
-from rmx.carry import carried
 from rmx.engine.entropy import capture, logp_and_rank
-from rmx.gpu_time import decoding
 from rmx.models.detokenizer import Detokenizer
 from rmx.models.load import Model
+from rmx.zerogpu.calls import carried
+from rmx.zerogpu.gpu_seconds import decoding
 
 
 @lru_cache(maxsize=4)

@@ -18,7 +18,7 @@ from rmx.models.placing import PLAIN, Placing
 from rmx.models.site_rules import PRIVATE, Policy
 
 if TYPE_CHECKING:
-    from rmx.carry import Carrier
+    from rmx.zerogpu.calls import Carrier
 
 MOST_ADAPTERS = 24  # on one model; of more, the least recently asked for goes
 

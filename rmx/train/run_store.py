@@ -29,7 +29,7 @@ from rmx.train.run_folder import CONFIG, RunFolder
 from rmx.train.spawning import PROGRAM, await_first_word, mind
 
 if TYPE_CHECKING:
-    from rmx.carry import Carrier
+    from rmx.zerogpu.calls import Carrier
 
 MOST_WAITING, MOST_WAITING_OF_ONE = 8, 1  # runs in the queue, of all and of one owner
 EVERY = 1.0  # seconds between two looks at the queue

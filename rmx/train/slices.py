@@ -13,14 +13,14 @@ from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from pathlib import Path
 
-from rmx.carry import Carrier, NoGpu
 from rmx.engine.fair_queue import Turns
 from rmx.errors import RmxError, TrainError
-from rmx.gpu_time import START
 from rmx.train import run_lock
 from rmx.train.drive import DRY, STOPPED, pipeline
 from rmx.train.queue import WAITED
 from rmx.train.run_folder import RunFolder
+from rmx.zerogpu.calls import Carrier, NoGpu
+from rmx.zerogpu.gpu_seconds import START
 
 SLICE = 60.0 - START  # seconds of GPU, the start not counted: what ZeroGPU lends where nothing is said
 REST = 12.0  # of them kept for the last step and its checkpoint

@@ -62,7 +62,7 @@ from rmx.ui.train_tab import TrainTab, build_train_tab
 from rmx.ui.training import Training
 from rmx.ui.view_common import CSS
 from rmx.ui.wiring import STREAM
-from rmx.zerogpu import is_zerogpu
+from rmx.zerogpu.workspace import is_zerogpu
 
 log = logging.getLogger(__name__)
 LAST_WORDS = 1.0  # seconds that open pages have to receive what was halted

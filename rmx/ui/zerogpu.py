@@ -7,13 +7,13 @@ import logging
 
 import gradio as gr
 
-from rmx.carry import Gpu
 from rmx.errors import RmxError
 from rmx.ui.app import parts
 from rmx.ui.errors import literal
 from rmx.ui.server.self_check import check_no_file_is_served
 from rmx.ui.settings import Settings
-from rmx.zerogpu import ZeroWorkspace
+from rmx.zerogpu.calls import Gpu
+from rmx.zerogpu.workspace import ZeroWorkspace
 
 log = logging.getLogger(__name__)
 

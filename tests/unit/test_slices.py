@@ -10,12 +10,12 @@ from other_process import OtherProcess
 from safetensors.torch import load_file
 from training_runs import TINY, begin, tiny_run
 
-from rmx.carry import Carrier
 from rmx.errors import TrainError
 from rmx.models.workspace import Workspace
 from rmx.train import slices
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_store import RunStore
+from rmx.zerogpu.calls import Carrier
 
 SHORT = TINY.with_(epochs=1, problems=6, k=4, select=3, validation=3, test=3)
 WEIGHTS = "adapter/adapter_model.safetensors"

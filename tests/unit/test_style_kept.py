@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from rmx.carry import _model_name
 from rmx.config import Sampling
 from rmx.explore.recorded import recorded_runs, revive
 from rmx.explore.replay import Replay
@@ -26,6 +25,7 @@ from rmx.ui.explorer import Explorer
 from rmx.ui.owners import owners_of
 from rmx.ui.train_tab import TrainTab, _kinds, _shown
 from rmx.ui.training import Training
+from rmx.zerogpu.calls import _model_name
 from tests.conftest import qwen, wrap
 from tests.unit.test_evaluator import FORM
 from tests.unit.test_share_link import again

@@ -17,7 +17,7 @@ from rmx.ui.comparer import Comparer
 from rmx.ui.explorer import Explorer
 from rmx.ui.memory_panel import MemoryPanel, gigabytes
 from rmx.ui.owners import Owners, Visitor, stranger
-from rmx.zerogpu import ZeroWorkspace
+from rmx.zerogpu.workspace import ZeroWorkspace
 from tests.conftest import qwen, wrap
 
 

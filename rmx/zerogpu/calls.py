@@ -25,12 +25,12 @@ import torch
 
 from rmx.engine.fair_queue import Asker, asker
 from rmx.errors import RmxError
-from rmx.gpu_time import bounded, work
 from rmx.models.adapters import attach, attached
 from rmx.models.load import Model
 from rmx.models.pair import Pair
 from rmx.models.presets import PromptStyle
 from rmx.models.workspace import Workspace
+from rmx.zerogpu.gpu_seconds import bounded, work
 
 P = ParamSpec("P")
 R = TypeVar("R")

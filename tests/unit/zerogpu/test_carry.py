@@ -12,9 +12,7 @@ import torch
 from live import until
 from other_process import OtherProcess
 
-from rmx import carry, gpu_time
 from rmx.basecheck import check_base
-from rmx.carry import Carrier, NoGpu, carried, never
 from rmx.config import Sampling
 from rmx.data.problems import load_set
 from rmx.engine.fair_queue import Asker, asker
@@ -37,6 +35,9 @@ from rmx.ui.comparer import Comparer
 from rmx.ui.evaluator import Evaluator
 from rmx.ui.explorer import Explorer
 from rmx.ui.worth import Worth
+from rmx.zerogpu import calls as carry
+from rmx.zerogpu import gpu_seconds as gpu_time
+from rmx.zerogpu.calls import Carrier, NoGpu, carried, never
 
 PROBLEM = "Ann has 12 apples and gives 5 to Ben. Then Ann buys 9 more. How many apples does Ann have?"
 FORM = {

@@ -9,11 +9,11 @@ import importlib
 import os
 from typing import Any
 
-from rmx.carry import Carrier, Gpu
 from rmx.errors import ModelError, RmxError, shown
 from rmx.models.adapters import adapter_name, adapter_place, attached
 from rmx.models.load import Model, load
 from rmx.models.workspace import MOST_ADAPTERS, Workspace
+from rmx.zerogpu.calls import Carrier, Gpu
 
 VARIABLE = "SPACES_ZERO_GPU"  # set by the Space; `spaces` reads the same
 NEAR = ("mini",)  # models that need no GPU

@@ -14,7 +14,6 @@ import spaces
 import torch
 from other_process import OtherProcess
 
-from rmx import carry
 from rmx.config import Sampling
 from rmx.errors import ModelError, Refused, RmxError
 from rmx.explore.generate import Generation, Job
@@ -26,7 +25,8 @@ from rmx.ui.explorer import Explorer
 from rmx.ui.settings import Settings
 from rmx.ui.training import Training
 from rmx.ui.zerogpu import launch
-from rmx.zerogpu import ZeroWorkspace, is_zerogpu
+from rmx.zerogpu import calls as carry
+from rmx.zerogpu.workspace import ZeroWorkspace, is_zerogpu
 
 PROBLEM = "Ann has 12 apples and gives 5 to Ben. Then Ann buys 9 more. How many apples does Ann have?"
 
@@ -161,7 +161,7 @@ def test_a_password_is_refused_at_the_start():
 def test_on_a_space_the_app_is_launched_and_the_gpu_is_asked_for_each_call(larger, tmp_path):
     """Real hooks, worker processes and errors of `spaces`; who lends the GPU is played."""
     script, told = Path(__file__).with_name("zerogpu_space.py"), tmp_path / "seen.json"
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     run = subprocess.run(
         [sys.executable, str(script), larger, str(told)],
         env=os.environ | {"PYTHONPATH": path, "RMX_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"},

@@ -1,0 +1,1 @@
+"""Calls into the process that has the lent GPU of a ZeroGPU Space."""
