@@ -53,7 +53,7 @@ def run(
 
         return bench_ui(rounds) | {"environment": environment(None)}
     if what == "forks":
-        from rmx.explore.flips import bench_forks
+        from rmx.explore.flip_rates import bench_forks
 
         loaded = load(model or "mini", device, dtype, placing=placing)
         return bench_forks(loaded, **forks) | {"environment": environment(loaded)}

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 
 from rmx.config import Sampling
-from rmx.explore.branch import swap_job
 from rmx.explore.generate import Generation, Job
+from rmx.explore.swap import swap_job
 from rmx.models.load import Model
 from rmx.records import Problem, TokenDist, Trace
 

@@ -112,7 +112,7 @@ def table(found: dict[str, Any]) -> str:
 
 def _locator(args: argparse.Namespace) -> None:
     from rmx.cli_pair import pair_options, stopped_by_hand
-    from rmx.explore.locator import Locator, LocatorConfig
+    from rmx.explore.gate_recall import Locator, LocatorConfig
     from rmx.models.workspace import Workspace
     from rmx.progress import Progress
     from rmx.storage.line_store import LineStore

@@ -16,10 +16,10 @@ from typing import Literal
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.data.problems import find_problem
 from rmx.errors import ProblemError
-from rmx.explore.branch import swap_job
-from rmx.explore.flips import answers_after
+from rmx.explore.branches import Run
+from rmx.explore.flip_rates import answers_after
 from rmx.explore.generate import Job
-from rmx.explore.runs import Run
+from rmx.explore.swap import swap_job
 from rmx.explore.tree import Tree, tree_of
 from rmx.explore.tree_file import read_tree, tree_document
 from rmx.models.load import Model

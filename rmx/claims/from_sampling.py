@@ -7,8 +7,8 @@ from rmx.claims.figures import difference_of_ratios, told
 from rmx.claims.records import Reading, StudyName, Subject
 from rmx.claims.studies import Swaps
 from rmx.claims.verdicts import FEWEST, Judged, above, nothing_to_judge, too_wide
-from rmx.explore.flips import Flip
-from rmx.explore.locator import LocatorReport
+from rmx.explore.flip_rates import Flip
+from rmx.explore.gate_recall import LocatorReport
 from rmx.explore.swap_controls import ARMS, summarise
 from rmx.stats.intervals import Estimate, ratio_of_sums
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rmx.errors import RmxError
+from rmx.explore.answer_so_far import SoFar, sofar
 from rmx.explore.generate import Generation
 from rmx.explore.importance import MOST_FORKS, Importance, importance
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
 from rmx.explore.rescue import Rescue, RescueConfig, rescue
-from rmx.explore.sofar import SoFar, sofar
 from rmx.explore.trace import TraceOptions, prepare
 from rmx.models.load import Model
 from rmx.models.workspace import Workspace

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
 from rmx.errors import SwapError
+from rmx.explore.branches import Origin, Run
 from rmx.explore.generate import Job
-from rmx.explore.runs import Origin, Run
 from rmx.explore.tree import Tree
 from rmx.models.adapters import adapter_name
 from rmx.models.load import Model

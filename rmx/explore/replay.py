@@ -6,9 +6,9 @@ from typing import Any
 
 from rmx.config import Sampling
 from rmx.errors import ModelError, PromptError, SwapError
-from rmx.explore.branch import swap_job
+from rmx.explore.branches import Origin, Run
 from rmx.explore.generate import Job
-from rmx.explore.runs import Origin, Run
+from rmx.explore.swap import swap_job
 from rmx.explore.tree import adapter_hash
 from rmx.models.load import Model
 from rmx.share import Recipe, Step

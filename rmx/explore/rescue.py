@@ -18,11 +18,11 @@ from rmx.config import TOP_SHOWN, Sampling, is_whole
 from rmx.engine.batch import decode_steps
 from rmx.engine.entropy import capture
 from rmx.errors import ProblemError, RmxError, shown
-from rmx.explore.branch import swap_job
 from rmx.explore.forks import forks_of
 from rmx.explore.generate import Generation, Job
-from rmx.explore.meter import Meter
 from rmx.explore.resampling import Resampling, resample
+from rmx.explore.swap import swap_job
+from rmx.explore.token_budget import Meter
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
 from rmx.records import Answer, Trace, is_fork

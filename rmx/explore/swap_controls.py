@@ -20,8 +20,8 @@ from torch import Tensor
 from rmx.config import Sampling
 from rmx.engine.batch import continue_batch
 from rmx.engine.sampling import draw_rows, prompt_key, uniform
-from rmx.explore.branch import swap
 from rmx.explore.generate import Job, solve_anew
+from rmx.explore.swap import swap
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
 from rmx.records import Answer, Problem, TokenDist, Trace, is_fork

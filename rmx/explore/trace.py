@@ -7,9 +7,9 @@ from typing import Any
 from rmx.config import Sampling, check_tau
 from rmx.data.problems import find_problem
 from rmx.errors import ProblemError, PromptError, RmxError
-from rmx.explore.branch import swap_job
 from rmx.explore.calibration import calibration_of, tau_of_share
 from rmx.explore.generate import Generation, Job, read_job
+from rmx.explore.swap import swap_job
 from rmx.models.load import Model
 from rmx.models.placing import PLAIN, Placing
 from rmx.models.style_options import StyleOptions

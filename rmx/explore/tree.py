@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rmx.config import Sampling
 from rmx.errors import RmxError
-from rmx.explore.runs import Run
+from rmx.explore.branches import Run
 from rmx.models.adapters import bundled_adapters
 from rmx.models.load import Model, fingerprint
 from rmx.models.presets import PromptStyle

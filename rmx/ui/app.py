@@ -20,7 +20,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from rmx import __version__
 from rmx.errors import RmxError
-from rmx.explore.runs import Runs
+from rmx.explore.branches import Runs
 from rmx.models.workspace import Workspace
 from rmx.observe import metrics, write_lines
 from rmx.paths import ASSETS

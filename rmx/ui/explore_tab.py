@@ -14,8 +14,8 @@ from rmx.data.examples import TITLES, Example, Kind, examples, of_kind
 from rmx.data.problems import find_problem, load_set
 from rmx.engine.fair_queue import asking
 from rmx.errors import ProblemError, RmxError
+from rmx.explore.branches import Run
 from rmx.explore.calibration import calibration_of
-from rmx.explore.runs import Run
 from rmx.mini.task import coverage
 from rmx.models.adapters import bundled_adapters
 from rmx.models.presets import PRESETS

@@ -17,11 +17,11 @@ import torch
 from rmx.config import TOP_SHOWN, Sampling, check_tau
 from rmx.engine.fair_queue import asked_by
 from rmx.errors import RmxError, SwapError, TrainError
-from rmx.explore.branch import swap_job
+from rmx.explore.branches import Run, Runs
 from rmx.explore.generate import Job, read_job
 from rmx.explore.lookahead import look_ahead
 from rmx.explore.recorded import Absent, revive
-from rmx.explore.runs import Run, Runs
+from rmx.explore.swap import swap_job
 from rmx.explore.vocabulary import search
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace

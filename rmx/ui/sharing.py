@@ -12,9 +12,9 @@ from typing import Any
 from rmx.config import check_tau
 from rmx.engine.fair_queue import asker
 from rmx.errors import RmxError, SwapError
+from rmx.explore.branches import Origin, Run
 from rmx.explore.recorded import recorded_runs
 from rmx.explore.replay import Replay
-from rmx.explore.runs import Origin, Run
 from rmx.explore.tree import Tree, tree_of
 from rmx.explore.tree_figures import entropy_svg, tokens_csv
 from rmx.explore.tree_file import tree_document

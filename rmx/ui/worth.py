@@ -15,12 +15,12 @@ import torch
 from rmx.config import Sampling
 from rmx.engine.fair_queue import Kind, asked_by
 from rmx.errors import RmxError, SwapError
-from rmx.explore.branch import swap_job
+from rmx.explore.answer_so_far import sofar
+from rmx.explore.branches import Run
 from rmx.explore.importance import importance
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
-from rmx.explore.runs import Run
-from rmx.explore.sofar import sofar
+from rmx.explore.swap import swap_job
 from rmx.records import Trace
 from rmx.ui.explorer import Explorer, Message, _get, _out_of_memory
 

@@ -7,13 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from rmx.config import TOP_KEPT
 from rmx.engine.fair_queue import Kind
-from rmx.explore.branch import swap_job
+from rmx.explore.branches import Run
 from rmx.explore.generate import Job
 from rmx.explore.importance import MOST_FORKS, importance
 from rmx.explore.measure import Solved, outcomes_json, rescue_json
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
-from rmx.explore.runs import Run
+from rmx.explore.swap import swap_job
 from rmx.explore.trace import TraceOptions, asked, prepare
 from rmx.models.adapters import bundled_adapters
 from rmx.models.load import Model

@@ -12,7 +12,7 @@ import torch
 from rmx.config import Sampling
 from rmx.engine.fair_queue import asking
 from rmx.errors import RmxError
-from rmx.explore.runs import Run
+from rmx.explore.branches import Run
 from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import TOKEN_BYTES, Kept, bytes_of
 from rmx.ui.evaluator import Evaluator

@@ -12,7 +12,7 @@ import pytest
 from rmx.config import MOST_NAME, Sampling
 from rmx.engine.fair_queue import asking
 from rmx.errors import ModelError, ProblemError, RmxError, TrainError
-from rmx.explore.runs import Run
+from rmx.explore.branches import Run
 from rmx.models.load import Model
 from rmx.models.pair import Pair
 from rmx.models.presets import STYLES

@@ -34,7 +34,7 @@ from rmx.cli import _parser
 from rmx.cli_train import job_of
 from rmx.errors import RmxError
 from rmx.explore.compare import PairOptions
-from rmx.explore.flips import Flip
+from rmx.explore.flip_rates import Flip
 from rmx.explore.intervene_set import InterveneReport, PlaceboArm, ProblemArms
 from rmx.explore.shift_set import Places, ShiftFigures, ShiftReport
 from rmx.models.presets import STYLES

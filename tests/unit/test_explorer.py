@@ -10,7 +10,7 @@ import torch
 
 from rmx.config import Sampling
 from rmx.errors import PromptError, RmxError, SwapError
-from rmx.explore.runs import Run, Runs
+from rmx.explore.branches import Run, Runs
 from rmx.models.stand_ins import HOSTILE, scripted_model
 from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import TOKEN_BYTES, Kept

@@ -6,7 +6,7 @@ import pytest
 
 from rmx.config import Sampling
 from rmx.errors import TrainError
-from rmx.explore.runs import Run, Runs
+from rmx.explore.branches import Run, Runs
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import TOKEN_BYTES, Kept

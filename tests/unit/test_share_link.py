@@ -10,8 +10,8 @@ import pytest
 
 from rmx.config import Sampling
 from rmx.errors import ModelError
+from rmx.explore.branches import Origin
 from rmx.explore.replay import Replay, Verdict
-from rmx.explore.runs import Origin
 from rmx.explore.tree import Tree, tree_of
 from rmx.models.load import Model
 from rmx.share import MOST_LINK, Recipe, TooLong, link_of, marks_of, pack, recipe_of, unpack

@@ -8,8 +8,8 @@ from rmx.config import Sampling
 from rmx.engine.engine import Saved
 from rmx.engine.fair_queue import Turns, asked_by, asker, asking
 from rmx.errors import Busy, Refused, TrainError
+from rmx.explore.branches import Run, Runs
 from rmx.explore.generate import Job
-from rmx.explore.runs import Run, Runs
 from rmx.models.site_rules import Policy
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace

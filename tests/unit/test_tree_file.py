@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from rmx.config import Sampling
-from rmx.explore.branch import swap_job
+from rmx.explore.branches import Run
 from rmx.explore.generate import Job
-from rmx.explore.runs import Run
+from rmx.explore.swap import swap_job
 from rmx.explore.trace import TraceOptions, trace
 from rmx.explore.tree import Tree, tree_of
 from rmx.explore.tree_file import read_tree, tree_document

@@ -12,7 +12,7 @@ from datasets.naming import camelcase_to_snakecase
 from rmx.data import hub as hub_sets
 from rmx.data.hub import REPOSITORIES, is_cached
 from rmx.errors import Refused, RmxError
-from rmx.explore.runs import Runs
+from rmx.explore.branches import Runs
 from rmx.models.site_rules import Policy
 from rmx.models.workspace import Workspace
 from rmx.records import Problem

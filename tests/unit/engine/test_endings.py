@@ -13,7 +13,7 @@ from rmx.evaluate.contestants import contestants_of
 from rmx.evaluate.evaluate import Evaluation
 from rmx.evaluate.report import EvalReport
 from rmx.evaluate.store import SampleStore
-from rmx.explore.flips import answers_after
+from rmx.explore.flip_rates import answers_after
 from rmx.explore.generate import Generation, Job
 from rmx.explore.intervene import Intervention, PatchJob
 from rmx.explore.intervene_set import InterveneSet

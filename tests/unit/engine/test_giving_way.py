@@ -13,9 +13,9 @@ from rmx.engine.continuous_batching import Ask, refill
 from rmx.engine.engine import Held
 from rmx.engine.fair_queue import Asker, Kind, Turns, asking
 from rmx.errors import ModelError
+from rmx.explore.branches import Run
 from rmx.explore.generate import Generation, Job
 from rmx.explore.intervene import AllArms, Asked
-from rmx.explore.runs import Run
 from rmx.explore.shifts import MapJob, ShiftMap
 from rmx.models.pair import Pair
 from rmx.train.probe import probe

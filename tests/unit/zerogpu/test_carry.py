@@ -17,6 +17,7 @@ from rmx.config import Sampling
 from rmx.data.problems import load_set
 from rmx.engine.fair_queue import Asker, asker
 from rmx.errors import ModelError, SwapError
+from rmx.explore.answer_so_far import sofar
 from rmx.explore.generate import Generation, Job
 from rmx.explore.importance import importance
 from rmx.explore.intervene import Intervention, PatchJob
@@ -24,7 +25,6 @@ from rmx.explore.lookahead import look_ahead
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.shifts import MapJob, ShiftMap
-from rmx.explore.sofar import sofar
 from rmx.explore.vocabulary import search
 from rmx.models.load import Model
 from rmx.models.pair import make_pair

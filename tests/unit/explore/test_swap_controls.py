@@ -8,7 +8,7 @@ from rmx.claims import from_sampling
 from rmx.claims.studies import Swaps
 from rmx.cli import main
 from rmx.data.problems import load_set
-from rmx.explore.flips import Flip
+from rmx.explore.flip_rates import Flip
 from rmx.explore.swap_controls import ARMS, ProblemControls, Tried, controls_of, summarise
 from rmx.paths import ASSETS
 from tests.unit.test_claims import subject

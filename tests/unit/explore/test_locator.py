@@ -7,7 +7,7 @@ import pytest
 
 from rmx.data.problems import load_set
 from rmx.errors import RmxError
-from rmx.explore.locator import (
+from rmx.explore.gate_recall import (
     Located,
     Locator,
     LocatorConfig,

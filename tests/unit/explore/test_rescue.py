@@ -9,11 +9,11 @@ from rmx.cli import main
 from rmx.config import Sampling
 from rmx.data.problems import load_set
 from rmx.errors import ProblemError, RmxError
-from rmx.explore.branch import swap_job
-from rmx.explore.flips import swaps_of
+from rmx.explore.flip_rates import swaps_of
 from rmx.explore.generate import Generation, Job
 from rmx.explore.resampling import Resampling, resample
 from rmx.explore.rescue import RescueConfig, Search, rescue
+from rmx.explore.swap import swap_job
 from tests.unit.chain import END, chain, solved
 
 ONE, TWO, THREE = "\\boxed{1}", "\\boxed{2}", "\\boxed{3}"
