@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from rmx.bench import PROBLEM, alternate, open_model, ratio
+from rmx.compare.placebo import add_placebo
 from rmx.engine.batch import continue_batch
 from rmx.engine.engine import Engine
 from rmx.engine.sampling import draw_rows, prompt_key, uniform
 from rmx.models.load import Model, choose_device
 from rmx.models.pair import Pair, PairStream, open_pair, read_both
 from rmx.models.stopping import Ending
-from rmx.placebo import add_placebo
 
 READ_TOKENS = 300
 STEPS = 8  # of one timed block

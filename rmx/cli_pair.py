@@ -63,7 +63,7 @@ def pair_options(args: argparse.Namespace) -> Any:
     """The pair and the problems that the arguments name; a verb that lacks an option takes its default."""
     import os
 
-    from rmx.explore.compare import PairOptions
+    from rmx.compare.pair_options import PairOptions
 
     return PairOptions(
         model=args.model or os.environ.get("RMX_MODEL", "mini"),
@@ -86,7 +86,7 @@ def pair_options(args: argparse.Namespace) -> Any:
 
 
 def _shifts(args: argparse.Namespace, read_text: ReadText) -> None:
-    from rmx.explore.compare import MapOptions, shift_map, shift_set
+    from rmx.compare.pair_options import MapOptions, shift_map, shift_set
     from rmx.storage.line_store import LineStore
 
     options = pair_options(args)
@@ -107,7 +107,7 @@ def _shifts(args: argparse.Namespace, read_text: ReadText) -> None:
 
 
 def _intervene(args: argparse.Namespace) -> None:
-    from rmx.explore.compare import intervene_set
+    from rmx.compare.pair_options import intervene_set
     from rmx.storage.line_store import LineStore
 
     arms = tuple(a.strip() for a in args.arms.split(",") if a.strip())

@@ -6,10 +6,10 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from rmx.compare.intervene import LABELS
+from rmx.compare.intervene_set import InterveneReport
+from rmx.compare.shift_set import TOPS, ShiftReport
 from rmx.engine.divergence import KINDS
-from rmx.explore.intervene import LABELS
-from rmx.explore.intervene_set import InterveneReport
-from rmx.explore.shift_set import TOPS, ShiftReport
 from rmx.records import TokenDist, is_fork
 
 # Okabe-Ito, and a grey that both themes carry

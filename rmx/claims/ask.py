@@ -4,10 +4,10 @@ import shlex
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rmx.basecheck import check_loaded
 from rmx.claims.records import Subject
+from rmx.compare.base_check import check_loaded
+from rmx.compare.pair_options import PairOptions
 from rmx.errors import RmxError
-from rmx.explore.compare import PairOptions
 from rmx.models.load import Model, fingerprint
 from rmx.models.pair import Pair
 from rmx.models.workspace import Workspace

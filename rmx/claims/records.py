@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rmx.basecheck import BaseCheck
 from rmx.claims.labels import label_of
 from rmx.claims.verdicts import Judged, Verdict
+from rmx.compare.base_check import BaseCheck
 from rmx.evaluate.store import SampleStore
 from rmx.explore.calibration import Calibration
 from rmx.models.pair import Pair

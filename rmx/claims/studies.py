@@ -7,13 +7,13 @@ from typing import Any
 
 from rmx.claims.own_runs import read_runs
 from rmx.claims.records import StudyName, Subject
+from rmx.compare.intervene import ARMS
+from rmx.compare.intervene_set import InterveneSet
+from rmx.compare.shift_set import ShiftSet
 from rmx.engine.sampling import prompt_key
 from rmx.explore.flip_rates import Flip, swaps_of
 from rmx.explore.gate_recall import Locator, LocatorConfig
-from rmx.explore.intervene import ARMS
-from rmx.explore.intervene_set import InterveneSet
 from rmx.explore.journal import journal_of
-from rmx.explore.shift_set import ShiftSet
 from rmx.explore.swap_controls import ProblemControls, controls_of
 from rmx.models.model_key import key_of
 from rmx.train.run_store import RunStore

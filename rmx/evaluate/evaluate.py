@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from rmx.basecheck import BaseCheck, check_loaded
+from rmx.compare.base_check import BaseCheck, check_loaded
 from rmx.config import Sampling
 from rmx.engine.continuous_batching import Ask, Sample, refill
 from rmx.engine.decoding_memory import fitting_rows

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rmx.basecheck import BaseCheck
 from rmx.clusters import clusters_of, parts_of
+from rmx.compare.base_check import BaseCheck
 from rmx.cost import cost
 from rmx.data.problems import SETS, split_name
 from rmx.evaluate.config import EvalConfig

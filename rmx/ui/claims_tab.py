@@ -10,9 +10,9 @@ import torch
 from rmx.ahead import ahead
 from rmx.claims.ask import MOST_SAMPLES, ClaimOptions
 from rmx.claims.verdicts import FEWEST
+from rmx.compare.pair_options import PairOptions
 from rmx.engine.fair_queue import Kind, asked_by, asking
 from rmx.errors import RmxError
-from rmx.explore.compare import PairOptions
 from rmx.models.bundled_pairs import PairPreset, pairs_first
 from rmx.models.presets import PRESETS
 from rmx.models.style_options import from_form

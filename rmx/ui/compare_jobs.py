@@ -5,11 +5,11 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+from rmx.compare.intervene import Arm, Intervention, Patched, PatchJob
+from rmx.compare.intervene_set import InterveneReport
+from rmx.compare.shift_map import ShiftMap
+from rmx.compare.shift_set import ShiftReport
 from rmx.engine.fair_queue import Asker, asker
-from rmx.explore.intervene import Arm, Intervention, Patched, PatchJob
-from rmx.explore.intervene_set import InterveneReport
-from rmx.explore.shift_set import ShiftReport
-from rmx.explore.shifts import ShiftMap
 from rmx.models.pair import Pair
 from rmx.records import Answer
 from rmx.storage.memory_shares import bytes_of

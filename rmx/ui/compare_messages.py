@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
+from rmx.compare.intervene import Patched
+from rmx.compare.intervene_set import InterveneReport
+from rmx.compare.pair_options import map_json
+from rmx.compare.shift_map import Shift, ShiftMap, largest
+from rmx.compare.shift_set import ShiftReport
 from rmx.engine.divergence import KINDS
-from rmx.explore.compare import map_json
-from rmx.explore.intervene import Patched
-from rmx.explore.intervene_set import InterveneReport
-from rmx.explore.shift_set import ShiftReport
-from rmx.explore.shifts import Shift, ShiftMap, largest
 from rmx.records import is_fork
 from rmx.ui.compare_jobs import MapRun, PatchRun, SetRun
 from rmx.ui.compare_rows import shift_rows

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rmx.explore.shift_set import PAPER, ShiftReport
+from rmx.compare.shift_set import PAPER, ShiftReport
 
 ROWS: tuple[tuple[str, str, str], ...] = (
     ("reranked", "Reranked: another choice, inside the base's top 5", "share"),

@@ -8,12 +8,12 @@ import gradio as gr
 import torch
 
 from rmx.ahead import ahead
+from rmx.compare.intervene_set import InterveneReport
+from rmx.compare.shift_set import ShiftReport
 from rmx.data.examples import examples
 from rmx.data.problems import load_set
 from rmx.engine.fair_queue import Kind, asked_by, asking
 from rmx.errors import RmxError
-from rmx.explore.intervene_set import InterveneReport
-from rmx.explore.shift_set import ShiftReport
 from rmx.models.adapters import bundled_adapters
 from rmx.models.bundled_pairs import pairs_first
 from rmx.models.pair import Pair

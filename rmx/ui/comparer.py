@@ -12,22 +12,22 @@ from typing import Any
 
 import torch
 
-from rmx.basecheck import check_base
+from rmx.compare.base_check import check_base
+from rmx.compare.intervene import ARMS, Arm, Intervention, PatchJob, matched_places
+from rmx.compare.intervene_set import InterveneSet
+from rmx.compare.noise_floor import shape_noise
+from rmx.compare.pair_options import map_json, map_placebo
+from rmx.compare.shift_map import MapJob, ShiftMap, Source
+from rmx.compare.shift_set import ShiftSet, greedy_ids
 from rmx.config import Sampling, check_tau
 from rmx.engine.engine import held_together
 from rmx.engine.fair_queue import POLL
 from rmx.engine.sampling import prompt_key
 from rmx.errors import Busy, PromptError, RmxError, SwapError
-from rmx.explore.compare import map_json, map_placebo
-from rmx.explore.intervene import ARMS, Arm, Intervention, PatchJob, matched_places
-from rmx.explore.intervene_set import InterveneSet
-from rmx.explore.shift_set import ShiftSet, greedy_ids
-from rmx.explore.shifts import MapJob, ShiftMap, Source
 from rmx.models.pair import Pair, make_pair
 from rmx.models.stopping import is_cut
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
-from rmx.noise import shape_noise
 from rmx.records import Problem
 from rmx.storage.memory_shares import Kept
 from rmx.ui.at_once import AtOnce

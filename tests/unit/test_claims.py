@@ -32,11 +32,11 @@ from rmx.claims.verdicts import (
 )
 from rmx.cli import _parser
 from rmx.cli_train import job_of
+from rmx.compare.intervene_set import InterveneReport, PlaceboArm, ProblemArms
+from rmx.compare.pair_options import PairOptions
+from rmx.compare.shift_set import Places, ShiftFigures, ShiftReport
 from rmx.errors import RmxError
-from rmx.explore.compare import PairOptions
 from rmx.explore.flip_rates import Flip
-from rmx.explore.intervene_set import InterveneReport, PlaceboArm, ProblemArms
-from rmx.explore.shift_set import Places, ShiftFigures, ShiftReport
 from rmx.models.presets import STYLES
 from rmx.records import Problem
 from rmx.stats.intervals import paired_difference

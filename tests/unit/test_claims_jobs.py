@@ -10,8 +10,8 @@ from rmx.claims import board as board_module
 from rmx.claims.ask import ClaimOptions
 from rmx.claims.registry import CLAIMS
 from rmx.claims.studies import Progress
+from rmx.compare.pair_options import PairOptions
 from rmx.errors import ModelError, RmxError
-from rmx.explore.compare import PairOptions
 from rmx.ui import claims as claims_module
 from rmx.ui.claims import Claims, claims_texts
 from tests.unit.claims_document import HOSTILE

@@ -8,17 +8,17 @@ import time
 
 import pytest
 
+from rmx.compare.intervene import ARMS
+from rmx.compare.intervene_set import InterveneSet
+from rmx.compare.pair_options import map_json
 from rmx.data.problems import load_set
 from rmx.errors import Busy, RmxError, SwapError
-from rmx.explore.compare import map_json
-from rmx.explore.intervene import ARMS
-from rmx.explore.intervene_set import InterveneSet
 from rmx.models.workspace import Workspace
 from rmx.ui.compare_exports import export
 from rmx.ui.compare_jobs import MapRun
 from rmx.ui.comparer import Comparer
+from tests.unit.compare.test_intervene import parting_pair
 from tests.unit.pairs import script_pair
-from tests.unit.test_intervene import parting_pair
 
 
 @pytest.fixture(scope="module")

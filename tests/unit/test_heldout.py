@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from rmx.compare.shift_set import greedy_ids
 from rmx.data.problems import load_set
-from rmx.explore.shift_set import greedy_ids
 from rmx.models.load import load
 from rmx.paths import ASSETS
 from rmx.records import Answer, Problem, Rollout

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from rmx.claims.ask import MOST_SAMPLES, ClaimOptions
+from rmx.compare.pair_options import PairOptions
 from rmx.data.problems import load_set
 from rmx.engine.fair_queue import Asker, Kind, asker, asking
 from rmx.errors import Busy, Refused, RmxError
-from rmx.explore.compare import PairOptions
 from rmx.models.site_rules import Policy
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace

@@ -11,8 +11,8 @@ from rmx.claims.registry import BY_ID
 from rmx.claims.report import html_report
 from rmx.claims.verdicts import Judged, above, no_better
 from rmx.cli_eval import table
+from rmx.compare.intervene_set import _compared
 from rmx.evaluate.figures import Scored, paired_figures
-from rmx.explore.intervene_set import _compared
 from rmx.stats.paired import greedy_difference
 from tests.unit.claims_document import document
 

@@ -5,6 +5,10 @@ from typing import Any
 
 import pytest
 
+from rmx.compare.intervene import Intervention, PatchJob
+from rmx.compare.intervene_set import InterveneSet
+from rmx.compare.shift_map import MapJob, ShiftMap
+from rmx.compare.shift_set import greedy_ids
 from rmx.config import Sampling
 from rmx.data.problems import load_set
 from rmx.errors import ProblemError
@@ -15,12 +19,8 @@ from rmx.evaluate.report import EvalReport
 from rmx.evaluate.store import SampleStore
 from rmx.explore.flip_rates import answers_after
 from rmx.explore.generate import Generation, Job
-from rmx.explore.intervene import Intervention, PatchJob
-from rmx.explore.intervene_set import InterveneSet
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
 from rmx.explore.rescue import RescueConfig, Search
-from rmx.explore.shift_set import greedy_ids
-from rmx.explore.shifts import MapJob, ShiftMap
 from rmx.grading.answer_groups import target_of
 from rmx.grading.answers import StopRule, before_stop, grade
 from rmx.models.load import Model

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from rmx.compare.intervene import AllArms, Asked
+from rmx.compare.shift_map import MapJob, ShiftMap
 from rmx.config import Sampling
 from rmx.engine.batch import continue_batch
 from rmx.engine.continuous_batching import Ask, refill
@@ -15,8 +17,6 @@ from rmx.engine.fair_queue import Asker, Kind, Turns, asking
 from rmx.errors import ModelError
 from rmx.explore.branches import Run
 from rmx.explore.generate import Generation, Job
-from rmx.explore.intervene import AllArms, Asked
-from rmx.explore.shifts import MapJob, ShiftMap
 from rmx.models.pair import Pair
 from rmx.train.probe import probe
 from tests.conftest import qwen, wrap

@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rmx.compare.intervene import AllArms, Asked
+from rmx.compare.placebo import add_placebo
 from rmx.config import Sampling
 from rmx.errors import ModelError
 from rmx.explore.generate import Generation, Job
-from rmx.explore.intervene import AllArms, Asked
 from rmx.explore.lookahead import look_ahead
 from rmx.explore.swap import swap_job
 from rmx.models.pair import Pair, open_pair, read_both
 from rmx.models.random_weights import random_model
-from rmx.placebo import add_placebo
 from rmx.train.head import find_head, sweep, with_tf32
 
 pytestmark = pytest.mark.gpu

@@ -9,7 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rmx.basecheck import check_base
+from rmx.compare.base_check import check_base
 from rmx.engine.engine import adapter_key
 from rmx.errors import ModelError, TrainError
 from rmx.models.adapter_facts import facts, why_not_linear

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from rmx.basecheck import against_file, check_base, check_loaded
+from rmx.compare.base_check import against_file, check_base, check_loaded
 from rmx.data.problems import load_set
 from rmx.errors import ModelError
 from rmx.evaluate.config import EvalConfig
@@ -235,7 +235,7 @@ def test_the_sentence_says_what_has_changed():
 def test_a_base_that_has_changed_is_said_with_a_reason_whichever_look_finds_it(look):
     from dataclasses import replace
 
-    from rmx.basecheck import Weights
+    from rmx.compare.base_check import Weights
     from rmx.models.base_state import Changes
 
     check = check_loaded(fresh())
@@ -254,7 +254,7 @@ def test_a_base_that_has_changed_is_said_with_a_reason_whichever_look_finds_it(l
 
 
 def test_the_file_is_read_once_per_load_and_again_after_a_change(monkeypatch):
-    from rmx import basecheck
+    from rmx.compare import base_check as basecheck
 
     pair, read = fresh(), []
 
@@ -273,7 +273,7 @@ def test_the_file_is_read_once_per_load_and_again_after_a_change(monkeypatch):
 def test_tensors_of_the_file_that_are_held_under_other_names_are_counted_apart(tmp_path, monkeypatch):
     from safetensors.torch import load_file, save_file
 
-    from rmx import basecheck
+    from rmx.compare import base_check as basecheck
 
     pair = fresh()
     place = basecheck._weight_files(pair.base)[0]
@@ -346,7 +346,7 @@ def test_claims_ask_the_base_once_and_say_so_before_all_else_where_it_has_change
 
     from rmx.claims.ask import ClaimOptions
     from rmx.claims.board import ClaimsReport, caveats
-    from rmx.explore.compare import PairOptions
+    from rmx.compare.pair_options import PairOptions
 
     subject = ClaimOptions(PairOptions("mini", adapter="rl", set_name="mini", limit=2)).subject(Workspace("cpu"))
     report = ClaimsReport(subject, (), None, 0, 0, 0.0, True)

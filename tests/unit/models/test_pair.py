@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import DynamicCache, Qwen2ForCausalLM
 
+from rmx.compare.intervene import AllArms, Asked, Intervention, PatchJob
+from rmx.compare.shift_set import greedy_ids
 from rmx.data.problems import load_set
 from rmx.engine.engine import adapter_key, split_key
 from rmx.errors import ModelError
-from rmx.explore.intervene import AllArms, Asked, Intervention, PatchJob
-from rmx.explore.shift_set import greedy_ids
 from rmx.models.adapter_facts import facts, why_not_linear
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model

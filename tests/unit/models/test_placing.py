@@ -12,8 +12,9 @@ import torch
 from transformers import DynamicCache
 
 import rmx.models.load
-from rmx.basecheck import check_loaded
 from rmx.cli import main
+from rmx.compare.base_check import check_loaded
+from rmx.compare.noise_floor import dtype_noise
 from rmx.engine.engine import select_rows
 from rmx.errors import ModelError
 from rmx.evaluate.contestants import key_of
@@ -21,7 +22,6 @@ from rmx.models.load import load
 from rmx.models.pair import Pair
 from rmx.models.placing import Placing, check_in_memory, split_dtype
 from rmx.models.workspace import Workspace
-from rmx.noise import dtype_noise
 
 
 @pytest.fixture

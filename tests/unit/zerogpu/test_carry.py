@@ -12,7 +12,9 @@ import torch
 from live import until
 from other_process import OtherProcess
 
-from rmx.basecheck import check_base
+from rmx.compare.base_check import check_base
+from rmx.compare.intervene import Intervention, PatchJob
+from rmx.compare.shift_map import MapJob, ShiftMap
 from rmx.config import Sampling
 from rmx.data.problems import load_set
 from rmx.engine.fair_queue import Asker, asker
@@ -20,11 +22,9 @@ from rmx.errors import ModelError, SwapError
 from rmx.explore.answer_so_far import sofar
 from rmx.explore.generate import Generation, Job
 from rmx.explore.importance import importance
-from rmx.explore.intervene import Intervention, PatchJob
 from rmx.explore.lookahead import look_ahead
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
-from rmx.explore.shifts import MapJob, ShiftMap
 from rmx.explore.vocabulary import search
 from rmx.models.load import Model
 from rmx.models.pair import make_pair

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rmx.compare.noise_floor import dtype_noise, shape_noise
+from rmx.compare.placebo import Text, placebo_pair
 from rmx.engine.batch import continue_batch
 from rmx.engine.divergence import KINDS, Difference, compare, kind_of
 from rmx.engine.engine import split_key
@@ -23,8 +25,6 @@ from rmx.models.load import Model
 from rmx.models.pair import Pair, read_both
 from rmx.models.presets import PromptStyle
 from rmx.models.stopping import Ending
-from rmx.noise import dtype_noise, shape_noise
-from rmx.placebo import Text, placebo_pair
 from rmx.records import Problem, is_fork
 from rmx.stats.intervals import Estimate, quotient, ratio_of_sums
 from rmx.storage.line_store import LineStore

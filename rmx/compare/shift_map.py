@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rmx.compare.noise_floor import shape_noise
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.engine.divergence import Compared, Difference, Kind, compare, is_near_tie, kind_of
 from rmx.engine.entropy import Capture, capture, logp_and_rank
@@ -19,7 +20,6 @@ from rmx.engine.sampling import Chooser
 from rmx.grading.answers import CUT, StopRule
 from rmx.models.detokenizer import PieceStream
 from rmx.models.pair import Pair, open_pair, read_both
-from rmx.noise import shape_noise
 from rmx.records import Answer, Candidate, Stop, is_fork
 from rmx.zerogpu.calls import carried, never
 from rmx.zerogpu.gpu_seconds import side_by_side

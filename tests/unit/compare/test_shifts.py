@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
+from rmx.compare.pair_options import map_json, map_places
+from rmx.compare.shift_map import MapJob, ShiftMap, largest
+from rmx.compare.shift_set import EDGES, Places, ShiftFigures, ShiftSet, places_of
 from rmx.config import Sampling
 from rmx.data.problems import load_set
-from rmx.explore.compare import map_json, map_places
-from rmx.explore.shift_set import EDGES, Places, ShiftFigures, ShiftSet, places_of
-from rmx.explore.shifts import MapJob, ShiftMap, largest
 from tests.unit.pairs import PROMPT, ids_of, prompts, script_pair, whole_logits
 
 

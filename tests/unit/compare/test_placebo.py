@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from rmx.basecheck import check_base
+from rmx.compare.base_check import check_base
+from rmx.compare.placebo import HALVINGS, STRONGEST, WEAKEST, add_placebo, choices, placebo_pair
+from rmx.compare.shift_set import greedy_ids, places_of
 from rmx.engine.engine import adapter_key, split_key
-from rmx.explore.shift_set import greedy_ids, places_of
 from rmx.models.adapter_facts import lora_factors, lora_layers, lora_norm
 from rmx.models.pair import Pair, make_pair
 from rmx.models.workspace import Workspace
-from rmx.placebo import HALVINGS, STRONGEST, WEAKEST, add_placebo, choices, placebo_pair
 from tests.conftest import qwen, wrap
 from tests.unit.pairs import prompts, tiny_pair, whole_logits
 
@@ -47,7 +47,7 @@ def test_the_closest_step_that_was_tried_is_taken(rl, texts, monkeypatch):
                 tried[adapter] = sum(int((a != b).sum()) for a, b in zip(ours, found, strict=True))
             return found
 
-        monkeypatch.setattr("rmx.placebo.choices", noted)
+        monkeypatch.setattr("rmx.compare.placebo.choices", noted)
         noise = placebo_pair(rl, texts[:4], seed=5)
     wanted = disagreements(rl, texts[:4])
     assert 1 <= len(tried) <= HALVINGS

@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rmx.compare.intervene import ARMS, AllArms, Arm, ArmResult, Asked
+from rmx.compare.placebo import Text
+from rmx.compare.shift_set import CALIBRATION_TEXTS, known_placebo
 from rmx.engine.engine import split_key
 from rmx.errors import ModelError, RmxError
 from rmx.explore.calibration import Calibration
-from rmx.explore.intervene import ARMS, AllArms, Arm, ArmResult, Asked
 from rmx.explore.journal import chained, journal_of
-from rmx.explore.shift_set import CALIBRATION_TEXTS, known_placebo
 from rmx.grading.answers import CUT
 from rmx.models.pair import Pair
 from rmx.models.presets import PromptStyle
-from rmx.placebo import Text
 from rmx.records import Problem
 from rmx.stats.exact_test import tested_difference, write_p
 from rmx.stats.intervals import Estimate, share

@@ -4,23 +4,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmx.basecheck import check_base
+from rmx.compare.base_check import check_base
+from rmx.compare.intervene_set import InterveneReport, InterveneSet, check_arms
+from rmx.compare.noise_floor import shape_noise
+from rmx.compare.placebo import placebo_pair
+from rmx.compare.shift_map import MapJob, ShiftMap, Source
+from rmx.compare.shift_set import PAPER, Places, ShiftFigures, ShiftReport, ShiftSet, places_of
 from rmx.config import Sampling, check_tau
 from rmx.data.problems import find_problem, load_set
 from rmx.engine.engine import split_key
 from rmx.errors import ModelError, ProblemError, PromptError, RmxError
 from rmx.explore.calibration import Calibration, calibration_of, tau_of_share
-from rmx.explore.intervene_set import InterveneReport, InterveneSet, check_arms
-from rmx.explore.shift_set import PAPER, Places, ShiftFigures, ShiftReport, ShiftSet, places_of
-from rmx.explore.shifts import MapJob, ShiftMap, Source
 from rmx.models.bundled_pairs import PAIRS
 from rmx.models.load import Model
 from rmx.models.pair import Pair, make_pair
 from rmx.models.placing import PLAIN, Placing
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
-from rmx.noise import shape_noise
-from rmx.placebo import placebo_pair
 from rmx.records import Problem
 from rmx.storage.line_store import LineStore
 

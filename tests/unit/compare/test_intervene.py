@@ -6,10 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rmx.data.problems import load_set
-from rmx.engine.sampling import prompt_key, uniform
-from rmx.errors import RmxError
-from rmx.explore.intervene import (
+from rmx.compare.intervene import (
     ARMS,
     AllArms,
     Asked,
@@ -18,7 +15,10 @@ from rmx.explore.intervene import (
     matched_places,
     random_other,
 )
-from rmx.explore.intervene_set import InterveneSet, check_arms
+from rmx.compare.intervene_set import InterveneSet, check_arms
+from rmx.data.problems import load_set
+from rmx.engine.sampling import prompt_key, uniform
+from rmx.errors import RmxError
 from rmx.records import Problem
 from rmx.ui.compare_jobs import known_part
 from tests.unit.pairs import Say, ids_of, script_pair, whole_logits
@@ -355,7 +355,7 @@ def whole(rl):
 
 @pytest.mark.parametrize("n", [0, 1, 20, 75, 130])
 def test_a_stop_leaves_whole_problems_only(rl, whole, n, monkeypatch):
-    monkeypatch.setattr("rmx.explore.intervene_set.ROWS", 12)  # two problems in a batch
+    monkeypatch.setattr("rmx.compare.intervene_set.ROWS", 12)  # two problems in a batch
     problems = load_set("mini")[:3]
     reports = list(InterveneSet(rl, "mini", problems, ARMS, 1.0, cancelled=After(n)))
     assert reports[-1].done

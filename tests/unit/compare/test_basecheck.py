@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from rmx.basecheck import against_file, bare, check_base
+from rmx.compare.base_check import against_file, bare, check_base
+from rmx.compare.noise_floor import dtype_noise, shape_noise
 from rmx.models.pair import Pair, make_pair
 from rmx.models.workspace import Workspace
-from rmx.noise import dtype_noise, shape_noise
 from tests.conftest import qwen, wrap
 from tests.unit.pairs import prompts, save_lora, tiny_pair
 
