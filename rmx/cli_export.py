@@ -26,9 +26,9 @@ def add_verbs(verbs: Any, read_text: Read) -> None:
 
 
 def _export(args: argparse.Namespace, read_text: Read) -> None:
-    from rmx.explore.tree_figures import entropy_svg, tokens_csv
-    from rmx.explore.tree_file import tree_document
-    from rmx.explore.tree_page import read_any, tree_html
+    from rmx.trees.document import tree_document
+    from rmx.trees.figures import entropy_svg, tokens_csv
+    from rmx.trees.page import read_any, tree_html
 
     if not (args.html or args.json or args.svg or args.csv):
         raise RmxError("Say what to make of it: --html OUT.html, --json OUT.json, --svg OUT.svg or --csv OUT.csv.")

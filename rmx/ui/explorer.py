@@ -20,13 +20,13 @@ from rmx.errors import RmxError, SwapError, TrainError
 from rmx.explore.branches import Run, Runs
 from rmx.explore.generate import Job, read_job
 from rmx.explore.lookahead import look_ahead
-from rmx.explore.recorded import Absent, revive
 from rmx.explore.swap import swap_job
 from rmx.explore.vocabulary import search
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import TokenDist, shown_adapter
 from rmx.train.pins import MOST, SHOWN, Pin
+from rmx.trees.recorded import Absent, revive
 from rmx.verbs.args import Limits, short_enough
 
 log = logging.getLogger(__name__)

@@ -13,15 +13,15 @@ from rmx.config import check_tau
 from rmx.engine.fair_queue import asker
 from rmx.errors import RmxError, SwapError
 from rmx.explore.branches import Origin, Run
-from rmx.explore.recorded import recorded_runs
-from rmx.explore.replay import Replay
-from rmx.explore.tree import Tree, tree_of
-from rmx.explore.tree_figures import entropy_svg, tokens_csv
-from rmx.explore.tree_file import tree_document
-from rmx.explore.tree_page import read_any, tree_html
-from rmx.gallery import piece, pieces
-from rmx.hub_tree import save_tree
-from rmx.share import Recipe, link_of, recipe_of, unpack
+from rmx.trees.document import tree_document
+from rmx.trees.figures import entropy_svg, tokens_csv
+from rmx.trees.gallery import piece, pieces
+from rmx.trees.hub import save_tree
+from rmx.trees.link import Recipe, link_of, recipe_of, unpack
+from rmx.trees.page import read_any, tree_html
+from rmx.trees.recorded import recorded_runs
+from rmx.trees.tree import Tree, tree_of
+from rmx.trees.verify import Replay
 from rmx.ui.explorer import Explorer, Message, _get
 
 MIME = {"json": "application/json", "html": "text/html", "svg": "image/svg+xml", "csv": "text/csv"}

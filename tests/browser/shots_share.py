@@ -9,8 +9,8 @@ from conftest import FLAGS, chromium
 from playwright.sync_api import Error, Page, sync_playwright
 from real_app import serving
 
-from rmx.explore.tree_page import tree_html
-from rmx.gallery import piece, pieces
+from rmx.trees.gallery import piece, pieces
+from rmx.trees.page import tree_html
 
 
 def menu(page: Page) -> None:

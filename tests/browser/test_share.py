@@ -18,9 +18,9 @@ from real_app import serving
 
 from rmx.data.examples import examples
 from rmx.explore.trace import TraceOptions, trace
-from rmx.explore.tree import Tree
-from rmx.explore.tree_file import read_tree, tree_document
-from rmx.explore.tree_page import tree_html
+from rmx.trees.document import read_tree, tree_document
+from rmx.trees.page import tree_html
+from rmx.trees.tree import Tree
 
 Open = Callable[..., Page]
 FIRST = examples()[0]

@@ -18,23 +18,23 @@ import pytest
 from rmx.cli import main
 from rmx.config import Sampling
 from rmx.errors import Refused, RmxError, SwapError
-from rmx.explore.recorded import Absent, recorded_runs
-from rmx.explore.tree import Tree, adapter_hash, adapter_spec, tree_of
-from rmx.explore.tree_figures import entropy_svg, inert, tokens_csv
-from rmx.explore.tree_file import read_tree, tree_document
-from rmx.explore.tree_page import read_any, tree_html
-from rmx.hub_tree import save_tree
 from rmx.models.load import Model
 from rmx.models.site_rules import Policy
 from rmx.models.workspace import Workspace
 from rmx.records import TokenDist
-from rmx.share import link_of
 from rmx.storage.strict_json import DocumentError
+from rmx.trees.document import read_tree, tree_document
+from rmx.trees.figures import entropy_svg, inert, tokens_csv
+from rmx.trees.hub import save_tree
+from rmx.trees.link import link_of
+from rmx.trees.page import read_any, tree_html
+from rmx.trees.recorded import Absent, recorded_runs
+from rmx.trees.tree import Tree, adapter_hash, adapter_spec, tree_of
 from rmx.ui.explorer import Explorer
 from rmx.ui.sharing import Sharing
 from rmx.ui.worth import Worth
 from tests.conftest import qwen, wrap
-from tests.unit.test_tree_file import grown
+from tests.unit.trees.test_tree_file import grown
 
 
 @pytest.fixture(scope="module")

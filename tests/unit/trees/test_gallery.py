@@ -4,11 +4,11 @@ import pytest
 
 from rmx.data.problems import find_problem
 from rmx.errors import ProblemError
-from rmx.explore.replay import Replay
-from rmx.explore.tree import Tree
-from rmx.gallery import FOLDER, MODEL, PICKED, piece, pieces
 from rmx.models.load import Model
-from rmx.share import recipe_of
+from rmx.trees.gallery import FOLDER, MODEL, PICKED, piece, pieces
+from rmx.trees.link import recipe_of
+from rmx.trees.tree import Tree
+from rmx.trees.verify import Replay
 
 
 def shows(tree: Tree) -> str:

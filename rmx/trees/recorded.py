@@ -6,10 +6,10 @@ from typing import Any, NoReturn, cast
 from rmx.errors import SwapError
 from rmx.explore.branches import Origin, Run
 from rmx.explore.generate import Job
-from rmx.explore.tree import Tree
 from rmx.models.adapters import adapter_name
 from rmx.models.load import Model
 from rmx.records import Trace, shown_adapter
+from rmx.trees.tree import Tree
 
 
 class Texts:

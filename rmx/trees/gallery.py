@@ -1,6 +1,6 @@
 """The gallery: trees of real models, recorded once and looked at without the model.
 
-`python -m rmx.gallery` records them again into assets/gallery (a few minutes on two cores); `python -m rmx.gallery
+`python -m rmx.trees.gallery` records them again into assets/gallery (a few minutes on two cores); `python -m rmx.trees.gallery
 --search ID …` says what other problems of the set would show. Nothing in a tree is made up: each branch is what the
 model said, greedily, after one token was swapped at one of its forks.
 """
@@ -20,12 +20,12 @@ from rmx.explore.branches import Run
 from rmx.explore.flip_rates import answers_after
 from rmx.explore.generate import Job
 from rmx.explore.swap import swap_job
-from rmx.explore.tree import Tree, tree_of
-from rmx.explore.tree_file import read_tree, tree_document
 from rmx.models.load import Model
 from rmx.models.presets import preset_of
 from rmx.paths import ASSETS
 from rmx.records import Problem, is_fork
+from rmx.trees.document import read_tree, tree_document
+from rmx.trees.tree import Tree, tree_of
 
 log = logging.getLogger(__name__)
 FOLDER = ASSETS / "gallery"
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Record what is picked, or search for more."""
     from rmx.models.workspace import Workspace
 
-    parser = argparse.ArgumentParser(prog="python -m rmx.gallery", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m rmx.trees.gallery", description=__doc__.splitlines()[0])
     parser.add_argument("--search", nargs="+", metavar="ID", help="see what these problems show, write nothing")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

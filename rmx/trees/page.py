@@ -11,10 +11,10 @@ import re
 from html import escape
 
 from rmx import __version__
-from rmx.explore.tree import Tree
-from rmx.explore.tree_file import read_tree, tree_document
 from rmx.paths import ASSETS
 from rmx.storage.strict_json import MOST_CHARACTERS, DocumentError
+from rmx.trees.document import read_tree, tree_document
+from rmx.trees.tree import Tree
 
 OPENING, CLOSING = '<script type="application/json" id="tree">', "</script>"
 CLOSED = "base-uri 'none'; form-action 'none'"

@@ -11,13 +11,13 @@ import pytest
 from rmx.config import Sampling
 from rmx.errors import ModelError
 from rmx.explore.branches import Origin
-from rmx.explore.replay import Replay, Verdict
-from rmx.explore.tree import Tree, tree_of
 from rmx.models.load import Model
-from rmx.share import MOST_LINK, Recipe, TooLong, link_of, marks_of, pack, recipe_of, unpack
 from rmx.storage.strict_json import DocumentError
+from rmx.trees.link import MOST_LINK, Recipe, TooLong, link_of, marks_of, pack, recipe_of, unpack
+from rmx.trees.tree import Tree, tree_of
+from rmx.trees.verify import Replay, Verdict
 from tests.conftest import qwen, wrap
-from tests.unit.test_tree_file import grown
+from tests.unit.trees.test_tree_file import grown
 
 PROMPT, IDS = (1, 2, 3), list(range(40, 100))
 

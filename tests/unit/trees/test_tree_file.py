@@ -12,10 +12,10 @@ from rmx.explore.branches import Run
 from rmx.explore.generate import Job
 from rmx.explore.swap import swap_job
 from rmx.explore.trace import TraceOptions, trace
-from rmx.explore.tree import Tree, tree_of
-from rmx.explore.tree_file import read_tree, tree_document
 from rmx.models.load import Model
 from rmx.storage.strict_json import MOST_CHARACTERS, DocumentError, parse
+from rmx.trees.document import read_tree, tree_document
+from rmx.trees.tree import Tree, tree_of
 from tests.conftest import qwen, wrap
 
 

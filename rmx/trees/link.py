@@ -19,10 +19,10 @@ from typing import Any
 
 from rmx.config import Sampling, check_tau
 from rmx.errors import RmxError
-from rmx.explore.tree import Tree
-from rmx.explore.tree_file import NAME, PIECE, TEXT, read_style
 from rmx.models.presets import STYLES, PromptStyle
 from rmx.storage.strict_json import DocumentError, parse, to_dict, to_ids, to_int, to_list, to_maybe, to_number, to_text
+from rmx.trees.document import NAME, PIECE, TEXT, read_style
+from rmx.trees.tree import Tree
 
 VERSION = "1"  # the first character of a link's value
 MOST_LINK = 4_000  # characters; addresses much longer than this are cut off on the way

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from rmx.config import MOST_NAME, TOP_KEPT, TOP_SHOWN, Sampling, check_tau
-from rmx.explore.tree import Branch, Tree
 from rmx.grading.answers import RULES
 from rmx.models.presets import PromptStyle
 from rmx.models.style_options import MOST_STOP, MOST_STOPS
@@ -31,6 +30,7 @@ from rmx.storage.strict_json import (
     to_number,
     to_text,
 )
+from rmx.trees.tree import Branch, Tree
 
 FORMAT, VERSION = "rmx tree", 1
 MOST_BRANCHES = 64

@@ -7,19 +7,19 @@ from types import SimpleNamespace
 import pytest
 
 from rmx.config import Sampling
-from rmx.explore.recorded import recorded_runs, revive
-from rmx.explore.replay import Replay
-from rmx.explore.tree import Tree, tree_of
-from rmx.explore.tree_file import read_tree, tree_document
 from rmx.models.load import Model
 from rmx.models.presets import STYLES
 from rmx.models.stand_ins import scripted_model
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
-from rmx.share import MOST_LINK, link_of, pack, recipe_of, unpack
 from rmx.storage.strict_json import DocumentError
 from rmx.train.recipe import Recipe
 from rmx.train.run_store import RunStore
+from rmx.trees.document import read_tree, tree_document
+from rmx.trees.link import MOST_LINK, link_of, pack, recipe_of, unpack
+from rmx.trees.recorded import recorded_runs, revive
+from rmx.trees.tree import Tree, tree_of
+from rmx.trees.verify import Replay
 from rmx.ui.evaluator import Evaluator, _by_itself
 from rmx.ui.explorer import Explorer
 from rmx.ui.owners import owners_of
@@ -28,8 +28,8 @@ from rmx.ui.training import Training
 from rmx.zerogpu.calls import _model_name
 from tests.conftest import qwen, wrap
 from tests.unit.test_evaluator import FORM
-from tests.unit.test_share_link import again
-from tests.unit.test_tree_file import grown
+from tests.unit.trees.test_share_link import again
+from tests.unit.trees.test_tree_file import grown
 
 DRAWN = Sampling(0.8, 0.9, 7, 24)
 STOPPED = StyleOptions(stops=(" apples", "\n"), answers="boxed")

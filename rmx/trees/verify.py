@@ -9,9 +9,9 @@ from rmx.errors import ModelError, PromptError, SwapError
 from rmx.explore.branches import Origin, Run
 from rmx.explore.generate import Job
 from rmx.explore.swap import swap_job
-from rmx.explore.tree import adapter_hash
 from rmx.models.load import Model
-from rmx.share import Recipe, Step
+from rmx.trees.link import Recipe, Step
+from rmx.trees.tree import adapter_hash
 
 
 @dataclass(frozen=True, slots=True)
