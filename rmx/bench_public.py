@@ -24,8 +24,8 @@ from rmx.bench_visitors import Tally, Task, Visitor, make_tasks
 from rmx.data.problems import load_set
 from rmx.errors import RmxError
 from rmx.models.load import load
-from rmx.train.job import TrainJob, resolved
-from rmx.train.recipe import PRESETS
+from rmx.recipes.job import TrainJob, resolved
+from rmx.recipes.recipe import PRESETS
 from rmx.train.run_store import RunStore
 
 PROBLEMS, SEEDS, MAX_NEW = 30, (1, 2), 200

@@ -23,12 +23,12 @@ from torch import Tensor
 from rmx.bench import PROBLEM, _endless, alternate, open_model, ratio
 from rmx.bench_pair import _resident_peak
 from rmx.models.load import Model, choose_device
+from rmx.recipes.recipe import Recipe, RolloutConfig
 from rmx.records import Problem, Rollout
 from rmx.train.base_figures import BaseFigures
 from rmx.train.items import Item, make_items
 from rmx.train.order import in_order, lr_at
 from rmx.train.policy import make_policy
-from rmx.train.recipe import Recipe, RolloutConfig
 from rmx.train.rollouts import sample_rollouts
 from rmx.train.scoring import score
 from rmx.train.trainer import BETAS, EPS, MicroStep, Trainer, Update

@@ -36,9 +36,9 @@ HELP = {
 
 def add_verbs(verbs: Any, add_model: AddModel) -> None:
     """Define the verb; `add_model` gives it the options that all verbs share."""
-    from rmx.train.distill_recipe import field_types
-    from rmx.train.flags import HELP as SHARED
-    from rmx.train.flags import add_flags
+    from rmx.recipes.distill import field_types
+    from rmx.recipes.flags import HELP as SHARED
+    from rmx.recipes.flags import add_flags
 
     distill = verbs.add_parser("distill", help="a LoRA on the base that follows a teacher's distributions")
     add_model(distill)
@@ -63,8 +63,8 @@ def job_of(args: argparse.Namespace) -> Any:
     Raises:
         RmxError: flags that do not go together, or values that cannot be used.
     """
-    from rmx.train.distill_recipe import PRESETS, DistillJob, default_preset, field_types, resolved
-    from rmx.train.flags import given
+    from rmx.recipes.distill import PRESETS, DistillJob, default_preset, field_types, resolved
+    from rmx.recipes.flags import given
 
     model = args.model or os.environ.get("RMX_MODEL", "mini")
     preset = args.preset or default_preset(model)
@@ -94,8 +94,8 @@ def _resumed(args: argparse.Namespace) -> Any:
     Raises:
         RmxError: no such run, it is of another kind, or a flag would change it.
     """
-    from rmx.train.distill_recipe import field_types
-    from rmx.train.flags import given
+    from rmx.recipes.distill import field_types
+    from rmx.recipes.flags import given
     from rmx.train.run_folder import CONFIG, RunFolder
     from rmx.train.run_store import RunStore
 

@@ -21,7 +21,7 @@ SAMPLING = ("k", "problems", "temperature", "top_p", "max_new_tokens", "seed")
 
 def add_verbs(verbs: Any, add_model: AddModel) -> None:
     """Define both verbs; `add_model` gives them the options that all verbs share."""
-    from rmx.train.flags import add_recipe
+    from rmx.recipes.flags import add_recipe
 
     rollouts = verbs.add_parser("rollouts", help="sample and grade solutions of the base, with entropies")
     add_model(rollouts)
@@ -60,8 +60,8 @@ def job_of(args: argparse.Namespace) -> Any:
     Raises:
         RmxError: flags that do not go together.
     """
-    from rmx.train.flags import recipe_of
-    from rmx.train.job import TrainJob, resolved
+    from rmx.recipes.flags import recipe_of
+    from rmx.recipes.job import TrainJob, resolved
 
     if args.adapter:
         raise RmxError("To train an adapter further, name it with --init-adapter.")
@@ -82,7 +82,7 @@ def _taus(args: argparse.Namespace) -> tuple[float, ...]:
     Raises:
         RmxError: it holds no thresholds, or does not go together with another flag.
     """
-    from rmx.train.sweep_taus import NO_DRY, ONE_PROCESS, taus_of
+    from rmx.recipes.sweep import NO_DRY, ONE_PROCESS, taus_of
 
     if args.sweep_tau is None:
         return ()
@@ -96,8 +96,8 @@ def _taus(args: argparse.Namespace) -> tuple[float, ...]:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from rmx.recipes.sweep import NO_DRY
     from rmx.train.drive import drive
-    from rmx.train.sweep_taus import NO_DRY
 
     refuse_placing(args)
     folder = _resumed(args) if args.resume else _new_run(args)
@@ -139,7 +139,7 @@ def _resumed(args: argparse.Namespace) -> Any:
     Raises:
         RmxError: no such run, or a change that comes too late.
     """
-    from rmx.train.flags import field_types
+    from rmx.recipes.flags import field_types
     from rmx.train.run_folder import CONFIG, RunFolder
     from rmx.train.run_store import RunStore
     from rmx.train.training_stage import CHECKPOINTS, written
@@ -166,7 +166,7 @@ def _with_gate(config: dict[str, Any], args: argparse.Namespace) -> dict[str, An
     """The config with another threshold, in recipe and command alike."""
     from dataclasses import replace
 
-    from rmx.train.job import TrainJob
+    from rmx.recipes.job import TrainJob
 
     job = TrainJob.from_json(config)
     changed = {"tau": args.recipe_tau, "tau_share": args.recipe_tau_share}
@@ -337,8 +337,8 @@ def points(estimate: dict[str, Any]) -> str:
 
 
 def _rollouts(args: argparse.Namespace) -> None:
-    from rmx.train.flags import recipe_of
-    from rmx.train.job import TrainJob
+    from rmx.recipes.flags import recipe_of
+    from rmx.recipes.job import TrainJob
     from rmx.train.sampling_only import sample_to_file
 
     model = args.model or os.environ.get("RMX_MODEL", "mini")

@@ -12,10 +12,10 @@ from rmx.claims.own_runs import OwnRun, OwnRuns, paired, same_set
 from rmx.claims.records import Reading, StudyName, Subject
 from rmx.claims.verdicts import Judged, above, inside, not_below, nothing_to_judge
 from rmx.data.problems import split_name
+from rmx.recipes.distill import DistillRecipe
+from rmx.recipes.recipe import Recipe, command
 from rmx.stats.exact_test import tested_difference
 from rmx.stats.intervals import Estimate, quotient
-from rmx.train.distill_recipe import DistillRecipe
-from rmx.train.recipe import Recipe, command
 
 Found = Mapping[StudyName, Any]
 LOW_RANK = 32

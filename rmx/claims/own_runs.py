@@ -7,11 +7,11 @@ from typing import Any
 from rmx.cost import Rates, load_rates
 from rmx.data.problems import split_name
 from rmx.errors import RmxError
+from rmx.recipes.distill import DistillRecipe
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import Recipe
 from rmx.stats.intervals import Estimate
 from rmx.storage.files import read_json
-from rmx.train.distill_recipe import DistillRecipe
-from rmx.train.job import TrainJob
-from rmx.train.recipe import Recipe
 from rmx.train.run_cost import dollars
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_store import RunStore

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from rmx.data.splits import overlap
 from rmx.errors import RmxError
+from rmx.recipes.job import TrainJob, problems_of
 from rmx.records import Problem
-from rmx.train.job import TrainJob, problems_of
 from rmx.train.run_store import RunStore
 
 

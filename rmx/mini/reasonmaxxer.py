@@ -25,14 +25,14 @@ from rmx.mini.problems import mini_set
 from rmx.models import load as models
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import PRESETS, Recipe
 from rmx.records import Problem
 from rmx.stats.intervals import Estimate
 from rmx.train.first_stages import ROLLOUTS, VALIDATION
 from rmx.train.greedy import Solutions, solve
 from rmx.train.heldout import Check, best_of
-from rmx.train.job import TrainJob
 from rmx.train.pipeline import Pipeline
-from rmx.train.recipe import PRESETS, Recipe
 
 SEEDS = (1, 2, 3)
 WEIGHTS, CONFIG, TRAINING = "adapter_model.safetensors", "adapter_config.json", "training.json"

@@ -17,7 +17,7 @@ from rmx.models.presets import preset_of
 
 if TYPE_CHECKING:
     from rmx.models.load import Model
-    from rmx.train.job import TrainJob
+    from rmx.recipes.job import TrainJob
 
 TrainingMode = Literal["on", "mini", "off"]
 MODES: tuple[TrainingMode, ...] = ("on", "mini", "off")

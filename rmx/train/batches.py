@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rmx.recipes.recipe import KlOn, LossConfig
 from rmx.train.items import Item
-from rmx.train.recipe import KlOn, LossConfig
 
 
 @dataclass(frozen=True, slots=True)

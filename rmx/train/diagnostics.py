@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rmx.engine.engine import CHUNK_BYTES
+from rmx.recipes.recipe import GateConfig, LossConfig
 from rmx.records import Rollout
 from rmx.train.base_figures import BaseFigures
 from rmx.train.batches import Batch, make_batch
@@ -19,7 +20,6 @@ from rmx.train.items import Item, make_items
 from rmx.train.loss import Rows, objective
 from rmx.train.policy import NAME, Policy
 from rmx.train.processes import Team, collected, dealt
-from rmx.train.recipe import GateConfig, LossConfig
 from rmx.train.rows import base_rows
 from rmx.train.selection import with_advantages
 

@@ -22,8 +22,10 @@ from rmx.errors import TrainError
 from rmx.models.adapters import add_adapter, names_adapter
 from rmx.models.load import Model, load
 from rmx.models.pair import ask_alike
+from rmx.recipes.distill import DistillJob
+from rmx.recipes.job import Problems, TrainJob, problems_of
+from rmx.recipes.recipe import Recipe, RolloutConfig
 from rmx.records import Problem, Rollout
-from rmx.train.distill_recipe import DistillJob
 from rmx.train.distill_training import EVALUATION, DistillTraining
 from rmx.train.distiller import Distiller, lessons
 from rmx.train.export import finish_adapter
@@ -31,12 +33,10 @@ from rmx.train.first_stages import rollout_figures
 from rmx.train.greedy import Solutions, solve
 from rmx.train.heldout import HeldOut
 from rmx.train.items import Item
-from rmx.train.job import Problems, TrainJob, problems_of
 from rmx.train.pipeline import SECONDS, STYLE, peak_rss_mb
 from rmx.train.policy import make_policy
 from rmx.train.probe import device_name
 from rmx.train.provenance import Held, Provenance, base_of, set_label, spec_label
-from rmx.train.recipe import Recipe, RolloutConfig
 from rmx.train.rollout_file import read_rollouts
 from rmx.train.rollouts import RolloutLog, sample_rollouts
 from rmx.train.stages import Event, Progress, RunFiles

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rmx.train.distill_recipe import Tail
+from rmx.recipes.distill import Tail
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rmx.errors import TrainError
+from rmx.recipes.distill import DistillRecipe, Tail
+from rmx.recipes.recipe import LossConfig
 from rmx.records import Rollout
 from rmx.stats.intervals import Estimate, ratio_of_sums
 from rmx.train import checkpoint
 from rmx.train.batches import Batch, make_batch
 from rmx.train.distill_loss import TeacherRows, topk_kl
-from rmx.train.distill_recipe import DistillRecipe, Tail
 from rmx.train.head import LinearHead, products
 from rmx.train.items import Item, cut
 from rmx.train.order import Window, lr_at, total_updates, window
 from rmx.train.policy import NAME, Policy
-from rmx.train.recipe import LossConfig
 from rmx.train.teacher import TeacherCache
 from rmx.train.trainer import BETAS, EPS
 

@@ -12,8 +12,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rmx.errors import RmxError, TrainError, first_line
+from rmx.recipes.job import TrainJob
 from rmx.storage.files import FULL, is_full
-from rmx.train.job import TrainJob
 from rmx.train.queue import WAITED, deciding, look, niceness, wait_for_turn
 from rmx.train.run_folder import RunFolder
 
@@ -130,8 +130,8 @@ def pipeline(
 
     config = folder.config
     if config.get("kind") == "distill":
+        from rmx.recipes.distill import DistillJob
         from rmx.train.distill import Distillation
-        from rmx.train.distill_recipe import DistillJob
 
         yield from Distillation(DistillJob.from_json(config), folder.path, config, stop=stop).events()
         return

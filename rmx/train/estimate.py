@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rmx.cost import cost
+from rmx.recipes.recipe import OptimConfig, Recipe
 from rmx.records import Rollout
 from rmx.train.base_figures import MEMORY, token_bytes
 from rmx.train.order import total_updates
 from rmx.train.probe import Lengths, Speeds
-from rmx.train.recipe import OptimConfig, Recipe
 from rmx.train.training_stage import checkpoint_steps
 
 PROCESS_BYTES = 450_000_000  # Python with everything imported and what a run leaves about; imports alone 355 MB

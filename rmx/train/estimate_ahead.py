@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rmx.errors import RmxError
+from rmx.recipes.job import Problems, TrainJob
 from rmx.train.estimate import Estimate, Span, estimate, work_ahead
-from rmx.train.job import Problems, TrainJob
 from rmx.train.probe import Speeds
 from rmx.train.run_folder import CONFIG, RunFolder
 

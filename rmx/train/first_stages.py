@@ -8,11 +8,11 @@ from typing import Any
 
 from rmx.errors import TrainError
 from rmx.grading.answers import CUT
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
 from rmx.train.items import Item, make_items
-from rmx.train.job import TrainJob
 from rmx.train.processes import dealt
-from rmx.train.recipe import RolloutConfig
 from rmx.train.rollout_file import read_rollouts
 from rmx.train.rollouts import RolloutLog, sample_rollouts
 from rmx.train.selection import pass_histogram, select, tau_of_share

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rmx.errors import TrainError
+from rmx.recipes.recipe import GateConfig, LossConfig
 from rmx.records import Rollout, is_fork
-from rmx.train.recipe import GateConfig, LossConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rmx.train.recipe import LossConfig
+from rmx.recipes.recipe import LossConfig
 
 
 @dataclass(frozen=True, slots=True)

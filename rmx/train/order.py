@@ -5,8 +5,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rmx.recipes.recipe import OptimConfig, Order
 from rmx.train.items import Item
-from rmx.train.recipe import OptimConfig, Order
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import torch
 
 from rmx.cost import cost
 from rmx.models.load import Model, load
+from rmx.recipes.job import TrainJob, problems_of
 from rmx.records import Problem, Rollout
 from rmx.train.base_figures import DTYPES, MEMORY, SPARE_DISK, BaseFigures
 from rmx.train.estimate import Estimate, estimate, work_left
@@ -26,7 +27,6 @@ from rmx.train.final_stage import final_stage, finish
 from rmx.train.first_stages import GATE, ROLLOUTS, VALIDATION, Gated, gate_stage, rollouts_stage, selection_stage
 from rmx.train.heldout import HeldOut
 from rmx.train.items import cut
-from rmx.train.job import TrainJob, problems_of
 from rmx.train.policy import Policy, make_policy
 from rmx.train.probe import Speeds, device_name, probe
 from rmx.train.processes import Team, collected, dealt_by

@@ -20,8 +20,8 @@ from rmx.errors import ModelError, TrainError, first_line
 from rmx.models.adapter_files import SavedAdapter, read_adapter
 from rmx.models.base_state import probe_ids, remember_base
 from rmx.models.load import Model
+from rmx.recipes.recipe import AdapterConfig
 from rmx.train.head import Products, find_head, with_tf32
-from rmx.train.recipe import AdapterConfig
 
 NAME = "policy"  # of the adapter that is trained, in PEFT and in `Engine.using`
 

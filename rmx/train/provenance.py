@@ -13,8 +13,8 @@ from typing import Any, Literal
 from rmx.data.problems import SETS
 from rmx.models.load import Model
 from rmx.models.presets import PromptStyle, preset_of
+from rmx.recipes.recipe import Recipe
 from rmx.stats.intervals import Estimate
-from rmx.train.recipe import Recipe
 
 Origin = Literal["bundled", "hub", "gguf", "local"]
 Kind = Literal["train", "distill"]

@@ -8,8 +8,8 @@ from rmx.engine.decoding_memory import fitting_rows
 from rmx.grading.answers import CUT
 from rmx.models.load import Model
 from rmx.models.stopping import Endings
+from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout, Stop
-from rmx.train.recipe import RolloutConfig
 from rmx.train.rollout_file import RolloutLog
 
 __all__ = ["RolloutLog", "graded", "sample_rollouts"]

@@ -10,10 +10,10 @@ import torch
 from rmx.errors import TrainError
 from rmx.models.load import choose_device
 from rmx.models.presets import preset_of
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import OptimConfig
 from rmx.train.estimate import Estimate
-from rmx.train.job import TrainJob
 from rmx.train.policy import Policy
-from rmx.train.recipe import OptimConfig
 
 SPARE = 2.0  # times the weights: keys and values of the rollouts, activations, logits of a chunk
 LESS = "a smaller --max-seq-len or --micro-batch"

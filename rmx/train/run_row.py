@@ -7,8 +7,8 @@ from typing import Any
 
 from rmx.cost import Rates, load_rates
 from rmx.errors import RmxError
-from rmx.train.distill_recipe import DistillRecipe
-from rmx.train.recipe import Recipe
+from rmx.recipes.distill import DistillRecipe
+from rmx.recipes.recipe import Recipe
 from rmx.train.run_cost import STAGES, dollars, measured
 from rmx.train.run_folder import RunFolder
 

@@ -21,9 +21,9 @@ from rmx import __version__
 from rmx.engine.fair_queue import asker
 from rmx.errors import Busy, RmxError, TrainError
 from rmx.paths import runs_dir
+from rmx.recipes.distill import DistillJob
+from rmx.recipes.job import TrainJob
 from rmx.storage.files import disk
-from rmx.train.distill_recipe import DistillJob
-from rmx.train.job import TrainJob
 from rmx.train.queue import WAITED, begin_due, deciding, look, runs_at_once, waiting_runs
 from rmx.train.run_folder import CONFIG, RunFolder
 from rmx.train.spawning import PROGRAM, await_first_word, mind

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rmx.models.load import load
+from rmx.recipes.job import TrainJob, problems_of
 from rmx.train.first_stages import Draw, rollout_log, sample, threshold
-from rmx.train.job import TrainJob, problems_of
 from rmx.train.rollout_file import write_official
 from rmx.train.scoring import score
 from rmx.train.selection import select

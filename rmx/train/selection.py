@@ -9,8 +9,8 @@ import numpy as np
 
 from rmx.errors import TrainError
 from rmx.grading.answers import CUT
+from rmx.recipes.recipe import SelectionConfig
 from rmx.records import Rollout
-from rmx.train.recipe import SelectionConfig
 
 LEAST_STD = 1e-8  # so that a problem whose rollouts are all alike gives advantages of 0
 LEAST_PROBLEMS = 2  # of mixed success; one alone would be learned by heart

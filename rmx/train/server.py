@@ -19,8 +19,8 @@ from anyio.from_thread import start_blocking_portal
 from rmx.engine.sampling import prompt_key, uniform
 from rmx.errors import TrainError
 from rmx.models.load import Model
+from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
-from rmx.train.recipe import RolloutConfig
 from rmx.train.rollouts import graded
 from rmx.train.server_answer import Misread, Read, Reader, room
 from rmx.train.server_http import Address, Line, Refusal

@@ -8,8 +8,8 @@ from typing import Any
 from rmx.errors import TrainError
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
+from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Stop
-from rmx.train.recipe import RolloutConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rmx.errors import TrainError, first_line
 from rmx.models.load import Model
+from rmx.recipes.job import Problems, TrainJob
 from rmx.storage.files import disk, write_json
-from rmx.train.job import Problems, TrainJob
 
 if TYPE_CHECKING:
     from rmx.train.processes import Team

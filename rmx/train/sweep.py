@@ -24,6 +24,8 @@ from typing import Any
 from rmx.cost import cost
 from rmx.errors import TrainError
 from rmx.models.load import Model
+from rmx.recipes.job import TrainJob
+from rmx.recipes.sweep import ONE_PROCESS
 from rmx.records import Rollout
 from rmx.stats.intervals import Estimate
 from rmx.storage.files import disk
@@ -33,13 +35,11 @@ from rmx.train.final_stage import ADAPTER, EVALUATION, evaluation, solved
 from rmx.train.first_stages import GATE, VALIDATION, Gated, gate_stage
 from rmx.train.greedy import Solutions
 from rmx.train.heldout import HeldOut, best_of
-from rmx.train.job import TrainJob
 from rmx.train.pipeline import Pipeline, peak_rss_mb
 from rmx.train.policy import NAME, Policy, load_weights
 from rmx.train.provenance import base_of, provenance
 from rmx.train.run_folder import SWEEP
 from rmx.train.stages import Event, Progress, RunFiles
-from rmx.train.sweep_taus import ONE_PROCESS
 from rmx.train.training_stage import CHECKPOINTS, Training
 
 TEST_BASE = "test_base.json"

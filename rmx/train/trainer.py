@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rmx.errors import TrainError
+from rmx.recipes.recipe import Recipe
 from rmx.train import checkpoint
 from rmx.train.base_figures import BaseFigures
 from rmx.train.batches import Batch, make_batch, mass
@@ -18,7 +19,6 @@ from rmx.train.loss import objective
 from rmx.train.order import Window, lr_at, total_updates, window
 from rmx.train.policy import Policy
 from rmx.train.processes import Team, add_up, collected, dealt
-from rmx.train.recipe import Recipe
 from rmx.train.rows import read_rows
 
 BETAS, EPS = (0.9, 0.999), 1e-8

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rmx.recipes.recipe import Recipe
 from rmx.train import checkpoint
 from rmx.train.guards import below_base, kl_away, not_finite
 from rmx.train.heldout import Check, HeldOut, best_of, stops_early
 from rmx.train.order import total_updates, updates_per_epoch
 from rmx.train.policy import NAME
-from rmx.train.recipe import Recipe
 from rmx.train.replay import Replay
 from rmx.train.stages import Context, Event, Progress, Stopped
 from rmx.train.trainer import MicroStep, Trainer, Update

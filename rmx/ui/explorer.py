@@ -24,8 +24,8 @@ from rmx.explore.swap import swap_job
 from rmx.explore.vocabulary import search
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
+from rmx.recipes.pins import MOST, SHOWN, Pin
 from rmx.records import TokenDist, shown_adapter
-from rmx.train.pins import MOST, SHOWN, Pin
 from rmx.trees.recorded import Absent, revive
 from rmx.verbs.args import Limits, short_enough
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import gradio as gr
 
-from rmx.train.recipe import PAPER, PRESETS
+from rmx.recipes.recipe import PAPER, PRESETS
 from rmx.ui.view_common import Server, asset, script, served
 
 PARTS = ("estimates", "curves", "runs_table", "runs_sweep", "runs_detail", "runs_compare", "runs_cost", "runs_view")

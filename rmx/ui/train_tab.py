@@ -12,11 +12,11 @@ from rmx.errors import RmxError
 from rmx.models.presets import PRESETS as MODELS
 from rmx.models.site_rules import Policy
 from rmx.models.style_options import from_form
-from rmx.train.flags import HELP, field_types
-from rmx.train.job import TrainJob
-from rmx.train.pins import Pin
-from rmx.train.recipe import PRESETS, Recipe
-from rmx.train.sweep_taus import taus_of
+from rmx.recipes.flags import HELP, field_types
+from rmx.recipes.job import TrainJob
+from rmx.recipes.pins import Pin
+from rmx.recipes.recipe import PRESETS, Recipe
+from rmx.recipes.sweep import taus_of
 from rmx.ui.asking import answering
 from rmx.ui.owners import Owners
 from rmx.ui.style_panel import StyleControls, build_style_panel

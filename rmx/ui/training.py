@@ -15,14 +15,14 @@ from rmx.data.problems import split_name
 from rmx.engine.fair_queue import Kind, asker, asking
 from rmx.errors import Busy, RmxError, TrainError
 from rmx.models.workspace import Workspace
+from rmx.recipes.job import TrainJob, problems_of, resolved
+from rmx.recipes.sweep import NO_DRY
 from rmx.records import Problem
-from rmx.train.job import TrainJob, problems_of, resolved
 from rmx.train.probe import this_device
 from rmx.train.run_cost import costs
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_row import row, tested
 from rmx.train.run_store import RunStore, owner_of
-from rmx.train.sweep_taus import NO_DRY
 from rmx.ui.owners import Visitor, may
 
 Reply = dict[str, Any]

@@ -9,7 +9,7 @@ import gradio as gr
 from scripted_page import LAUNCH
 
 from rmx.cost import Rate, Rates, bundled_rates, paper_costs
-from rmx.train.recipe import PRESETS
+from rmx.recipes.recipe import PRESETS
 from rmx.ui.runs_view import runs_view
 
 ME, OTHER = "6f1c2ab94e", "0b77f3d1aa"

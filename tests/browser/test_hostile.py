@@ -15,8 +15,8 @@ from real_app import serving
 
 from rmx.models.stand_ins import scripted_model
 from rmx.paths import ASSETS
-from rmx.train.job import TrainJob
-from rmx.train.recipe import SMALL
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import SMALL
 from rmx.train.run_store import RunStore
 from rmx.ui.settings import Settings
 

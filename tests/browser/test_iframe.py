@@ -17,8 +17,8 @@ from playwright.sync_api import Browser, FrameLocator, Page, expect
 from real_app import serving
 
 from rmx.data.examples import examples
-from rmx.train.job import TrainJob
-from rmx.train.recipe import SMALL
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import SMALL
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_store import RunStore
 from rmx.ui.owners import Visitor, stranger

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rmx.models.load import Model
+from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout
 from rmx.train.items import Item, make_items
 from rmx.train.policy import Policy, make_policy
-from rmx.train.recipe import Recipe
 from rmx.train.trainer import Trainer
 
 DATA = Path(__file__).parents[1] / "reference_data"

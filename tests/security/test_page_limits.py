@@ -17,7 +17,7 @@ from rmx.models.load import Model
 from rmx.models.pair import Pair
 from rmx.models.presets import STYLES
 from rmx.models.workspace import Workspace
-from rmx.train.pins import MOST, Pin
+from rmx.recipes.pins import MOST, Pin
 from rmx.ui.api import limits_of
 from rmx.ui.app import parts
 from rmx.ui.comparer import Comparer
@@ -143,7 +143,7 @@ def train_form(**more: Any) -> list[Any]:
 
 
 def train_values() -> dict[str, Any]:
-    from rmx.train.recipe import SMALL
+    from rmx.recipes.recipe import SMALL
     from rmx.ui.train_tab import _shown
 
     flat = SMALL.flat()

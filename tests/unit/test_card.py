@@ -9,10 +9,10 @@ from huggingface_hub import metadata_load
 from peft import PeftModel
 
 from rmx.models.load import Model
+from rmx.recipes.distill import SMALL as SMALL_DISTILL
+from rmx.recipes.recipe import PAPER, SMALL
 from rmx.train.card import adapter_card, snippet
-from rmx.train.distill_recipe import SMALL as SMALL_DISTILL
 from rmx.train.provenance import Base, Held, Provenance, base_of, provenance, set_label, spec_label
-from rmx.train.recipe import PAPER, SMALL
 from tests.conftest import qwen, wrap
 
 COMMIT = "8faed761d45a263340a0528343f099c05c9a4323"

@@ -38,10 +38,10 @@ from rmx.compare.shift_set import Places, ShiftFigures, ShiftReport
 from rmx.errors import RmxError
 from rmx.explore.flip_rates import Flip
 from rmx.models.presets import STYLES
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import Recipe
 from rmx.records import Problem
 from rmx.stats.intervals import paired_difference
-from rmx.train.job import TrainJob
-from rmx.train.recipe import Recipe
 from rmx.train.run_store import RunStore
 
 
@@ -535,7 +535,7 @@ def test_a_rate_that_is_entered_later_prices_a_run_that_is_there(tmp_path):
 
 
 def test_a_distillation_of_this_teacher_comes_first(tmp_path):
-    from rmx.train.distill_recipe import DistillRecipe
+    from rmx.recipes.distill import DistillRecipe
 
     near = {"teacher": est(0.8, 0.7, 0.9), "vs_teacher": est(-0.001, -0.015, 0.012), **gained(80, 159)}
     far = {"teacher": est(0.8, 0.7, 0.9), "vs_teacher": est(-0.3, -0.4, -0.2), **gained(80, 100)}

@@ -12,7 +12,7 @@ import pytest
 
 from rmx.cli import _parser, main
 from rmx.cli_distill import DistillTeller, job_of
-from rmx.train.distill_recipe import SMALL, DistillJob, DistillRecipe
+from rmx.recipes.distill import SMALL, DistillJob, DistillRecipe
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_row import row
 

@@ -12,7 +12,7 @@ import pytest
 
 from rmx.cli_runs import minutes, plain, table
 from rmx.models.workspace import Workspace
-from rmx.train.job import TrainJob
+from rmx.recipes.job import TrainJob
 from rmx.train.run_row import row
 from rmx.train.run_store import RunStore
 from rmx.ui.training import Training

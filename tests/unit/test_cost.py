@@ -12,9 +12,9 @@ from rmx.cli import main
 from rmx.cost import BY_HAND, FILE, VARIABLE, cost, load_rates, named_rate, own_rates, paper_costs, set_rate
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import SMALL
 from rmx.storage.files import write_json
-from rmx.train.job import TrainJob
-from rmx.train.recipe import SMALL
 from rmx.train.run_cost import costs
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_row import row

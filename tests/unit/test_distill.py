@@ -16,16 +16,16 @@ from rmx.errors import ModelError, RmxError, TrainError
 from rmx.models.adapters import names_adapter
 from rmx.models.load import Model, load
 from rmx.paths import ASSETS
+from rmx.recipes.distill import SMALL as SMALL_RECIPE
+from rmx.recipes.distill import DistillJob, DistillRecipe
+from rmx.recipes.job import Problems
+from rmx.recipes.recipe import AdapterConfig
 from rmx.records import Problem, Rollout
 from rmx.train import distill, distiller
 from rmx.train.distill import Distillation
 from rmx.train.distill_loss import teacher_rows, topk_kl
-from rmx.train.distill_recipe import SMALL as SMALL_RECIPE
-from rmx.train.distill_recipe import DistillJob, DistillRecipe
 from rmx.train.distiller import Distiller, agreement, lessons, student_rows
-from rmx.train.job import Problems
 from rmx.train.policy import NAME, Policy, make_policy
-from rmx.train.recipe import AdapterConfig
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_row import row
 from rmx.train.stages import Stopped

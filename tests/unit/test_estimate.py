@@ -9,6 +9,7 @@ import torch
 
 from rmx.data.problems import load_set
 from rmx.models.load import load
+from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout
 from rmx.train.base_figures import MEMORY
 from rmx.train.estimate import (
@@ -31,7 +32,6 @@ from rmx.train.estimate import (
 )
 from rmx.train.estimate_ahead import lines, usual_length
 from rmx.train.probe import Lengths, Speeds, probe
-from rmx.train.recipe import Recipe
 from tests.unit.training_runs import TINY, tiny_run
 
 SPEEDS = Speeds(

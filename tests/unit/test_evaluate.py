@@ -258,8 +258,8 @@ def test_models_of_two_repositories_are_two_even_at_a_revision_of_the_same_name(
 
 def test_problems_that_a_run_was_trained_on_are_counted(tmp_path, monkeypatch) -> None:
     from rmx.evaluate.seen import trained_on
-    from rmx.train.job import TrainJob, problems_of
-    from rmx.train.recipe import PRESETS
+    from rmx.recipes.job import TrainJob, problems_of
+    from rmx.recipes.recipe import PRESETS
     from rmx.train.run_store import RunStore
 
     monkeypatch.setenv("RMX_RUNS", str(tmp_path))

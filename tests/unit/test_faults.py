@@ -19,11 +19,11 @@ from rmx.models.base_state import probe
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import SMALL
 from rmx.storage import files as run_files
 from rmx.train import checkpoint
-from rmx.train.job import TrainJob
 from rmx.train.queue import _before
-from rmx.train.recipe import SMALL
 from rmx.train.run_folder import DAMAGED, RunFolder
 from rmx.train.run_store import RunStore
 from rmx.ui.app import web_app
@@ -362,8 +362,8 @@ REAL = """
 import os, sys
 from pathlib import Path
 from rmx.errors import RmxError
-from rmx.train.job import TrainJob
-from rmx.train.recipe import SMALL
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import SMALL
 from rmx.train.run_store import RunStore
 from rmx.ui.owners import Visitor, owners_of
 from rmx.ui.training import Training

@@ -7,6 +7,7 @@ from rmx.compare.shift_set import greedy_ids
 from rmx.data.problems import load_set
 from rmx.models.load import load
 from rmx.paths import ASSETS
+from rmx.recipes.recipe import AdapterConfig
 from rmx.records import Answer, Problem, Rollout
 from rmx.stats.intervals import paired_difference, share
 from rmx.train.base_figures import BaseFigures
@@ -14,7 +15,6 @@ from rmx.train.diagnostics import Contrast, contrast, decision_items, diagnose
 from rmx.train.greedy import Solution, Solutions, solve
 from rmx.train.heldout import Check, HeldOut, best_of, stops_early
 from rmx.train.policy import NAME, make_policy
-from rmx.train.recipe import AdapterConfig
 from rmx.train.selection import with_advantages
 
 TAU = 1.0

@@ -12,9 +12,9 @@ from rmx.errors import Busy, Refused, RmxError
 from rmx.models.site_rules import Policy
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.train.job import TrainJob
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import PRESETS
 from rmx.train.probe import LONGEST, TRAINED, probe
-from rmx.train.recipe import PRESETS
 from rmx.train.run_store import RunStore
 from rmx.ui.at_once import AtOnce
 from rmx.ui.claims import Claims

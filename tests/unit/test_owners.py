@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 from rmx.errors import RmxError, TrainError
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.train.job import TrainJob
+from rmx.recipes.job import TrainJob
 from rmx.train.run_store import RunStore
 from rmx.ui.app import web_app
 from rmx.ui.owners import SECRET, TOKEN, Greeter, Owners, Visitor, is_loopback, is_near, may, owners_of, stranger

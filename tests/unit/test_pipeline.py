@@ -15,11 +15,11 @@ from training_runs import TINY, tiny_run
 from rmx.cli import main
 from rmx.data.problems import load_set
 from rmx.errors import TrainError
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout
 from rmx.train import first_stages, pipeline, trainer
 from rmx.train.drive import DRY, drive
-from rmx.train.job import TrainJob
-from rmx.train.recipe import Recipe
 from rmx.train.rollout_file import read_rollouts
 from rmx.train.run_folder import RunFolder
 from rmx.train.training_stage import written
@@ -237,7 +237,7 @@ def test_ids_in_doubt_are_told_of_a_servers_rollouts(
 
 
 def test_paths_of_a_job_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rmx.train.job import resolved
+    from rmx.recipes.job import resolved
 
     (tmp_path / "adapter").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rmx.errors import Busy, TrainError
-from rmx.train.job import TrainJob
+from rmx.recipes.job import TrainJob
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_row import row
 from rmx.train.run_store import RunStore

@@ -20,8 +20,8 @@ from rmx.engine.entropy import capture
 from rmx.engine.sampling import draw, prompt_key, uniform
 from rmx.errors import PromptError
 from rmx.grading.answers import grade
+from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
-from rmx.train.recipe import RolloutConfig
 from rmx.train.rollouts import RolloutLog, sample_rollouts
 
 CONFIG = RolloutConfig(k=6, problems=6, temperature=1.0, top_p=1.0, max_new_tokens=96)

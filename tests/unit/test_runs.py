@@ -12,11 +12,11 @@ import time
 import pytest
 
 from rmx.errors import RmxError, TrainError
+from rmx.recipes.distill import DistillJob
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import SMALL
 from rmx.storage import files as run_files
-from rmx.train.distill_recipe import DistillJob
-from rmx.train.job import TrainJob
 from rmx.train.queue import _before
-from rmx.train.recipe import SMALL
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_row import EMPTY, row
 from rmx.train.run_store import RunStore, new_id

@@ -24,9 +24,9 @@ from rmx.models.presets import STYLES
 from rmx.models.stand_ins import byte_tokenizer
 from rmx.models.style_options import StyleOptions
 from rmx.paths import ASSETS
+from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
 from rmx.train import server_http
-from rmx.train.recipe import RolloutConfig
 from rmx.train.server import PARALLEL, Report, server_rollouts
 from rmx.train.server_http import Address
 

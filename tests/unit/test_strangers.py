@@ -13,9 +13,9 @@ from rmx.explore.generate import Job
 from rmx.models.site_rules import Policy
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import PRESETS
 from rmx.storage.memory_shares import TOKEN_BYTES, Kept
-from rmx.train.job import TrainJob
-from rmx.train.recipe import PRESETS
 from rmx.train.run_store import RunStore
 from rmx.ui.explore_tab import ExploreTab
 from rmx.ui.explorer import Explorer

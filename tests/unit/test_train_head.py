@@ -16,14 +16,14 @@ from transformers import (
 )
 
 from rmx.cli_train import Teller
+from rmx.recipes.distill import DistillRecipe
+from rmx.recipes.recipe import LossConfig, Recipe, command
 from rmx.train import head as head_module
 from rmx.train.base_figures import BaseFigures
 from rmx.train.batches import make_batch
-from rmx.train.distill_recipe import DistillRecipe
 from rmx.train.head import LinearHead, Products, anchor, ce_and_kl, find_head, products, sweep, with_tf32
 from rmx.train.policy import make_policy
 from rmx.train.provenance import Base, provenance
-from rmx.train.recipe import LossConfig, Recipe, command
 from rmx.train.rows import read_rows, read_rows_whole
 from tests.conftest import SHAPE, qwen, wrap
 from tests.unit.training import QUICK, items_of, policy_of, rollouts

@@ -3,8 +3,8 @@
 import pytest
 
 from rmx.errors import TrainError
+from rmx.recipes.recipe import GateConfig, LossConfig
 from rmx.train.items import cut, make_items, pull_of
-from rmx.train.recipe import GateConfig, LossConfig
 from tests.unit.training import rollout, rollouts
 
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from rmx.recipes.recipe import LossConfig
 from rmx.train.batches import anchors, make_batch, mass
 from rmx.train.loss import Rows, decision_terms, objective
-from rmx.train.recipe import LossConfig
 from tests.unit.training import QUICK, items_of, rollout, rollouts
 
 N = 24

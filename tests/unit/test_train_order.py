@@ -2,8 +2,8 @@
 
 import pytest
 
+from rmx.recipes.recipe import OptimConfig
 from rmx.train.order import in_order, lr_at, total_updates, window
-from rmx.train.recipe import OptimConfig
 from tests.unit.training import items_of, rollout, rollouts
 
 

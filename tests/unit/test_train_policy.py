@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from rmx.errors import TrainError
 from rmx.models.adapters import add_adapter
 from rmx.models.load import load
+from rmx.recipes.recipe import AdapterConfig
 from rmx.train.policy import NAME, make_policy
-from rmx.train.recipe import AdapterConfig
 from rmx.train.trainer import Trainer
 from tests.conftest import qwen, wrap
 from tests.unit.training import QUICK, items_of, made_by, policy_of, rollouts, weights

@@ -7,8 +7,8 @@ import pytest
 
 from rmx.errors import RmxError, TrainError
 from rmx.models.workspace import Workspace
-from rmx.train.job import TrainJob
-from rmx.train.recipe import SMALL
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import SMALL
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_store import RunStore
 from rmx.ui.owners import Visitor

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from rmx.models.load import Model
+from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout
 from rmx.train.items import Item, make_items
 from rmx.train.policy import Policy, make_policy
-from rmx.train.recipe import Recipe
 from rmx.train.trainer import MicroStep, Trainer, Update
 
 # A recipe that moves quickly and in short sequences.

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rmx.train.job import TrainJob
-from rmx.train.recipe import SMALL, Recipe
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import SMALL, Recipe
 from rmx.train.run_folder import RunFolder
 from rmx.train.run_store import RunStore
 

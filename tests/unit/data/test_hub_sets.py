@@ -14,8 +14,8 @@ from rmx.data.hub import REPOSITORIES, is_cached
 from rmx.data.problems import SETS, find_problem, left_out, load_set, sizes
 from rmx.errors import ProblemError, TrainError
 from rmx.grading.answers import grade
+from rmx.recipes.job import TrainJob, draw_problems, problems_of
 from rmx.records import Problem
-from rmx.train.job import TrainJob, draw_problems, problems_of
 
 OLYMPIAD = {  # the columns of OE_TO_maths_en_COMP, with a problem of our own
     "id": 1606, "question": "How many of the numbers from 1 to 9 are prime?", "solution": ["2, 3, 5 and 7."],

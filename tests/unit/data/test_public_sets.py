@@ -15,9 +15,9 @@ from rmx.errors import Refused, RmxError
 from rmx.explore.branches import Runs
 from rmx.models.site_rules import Policy
 from rmx.models.workspace import Workspace
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import PRESETS
 from rmx.records import Problem
-from rmx.train.job import TrainJob
-from rmx.train.recipe import PRESETS
 from rmx.ui.app import build_app
 from rmx.ui.claims import Claims
 from rmx.ui.claims_tab import ClaimsTab

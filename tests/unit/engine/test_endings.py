@@ -28,9 +28,9 @@ from rmx.models.pair import Pair
 from rmx.models.stopping import Ending, is_cut
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
+from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Answer, Problem, Trace
 from rmx.train.greedy import solve
-from rmx.train.recipe import RolloutConfig
 from rmx.train.rollouts import sample_rollouts
 from tests.unit.chain import END, chain, solved
 

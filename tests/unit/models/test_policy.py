@@ -7,8 +7,8 @@ from rmx.models.load import load
 from rmx.models.site_rules import CAPS, PRIVATE, Policy
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import MOST_ADAPTERS, Workspace
-from rmx.train.job import TrainJob
-from rmx.train.recipe import PRESETS
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import PRESETS
 from rmx.ui.settings import Settings
 
 PUBLIC = Policy(public=True, models=("mini", "qwen2.5-0.5b"), training="mini", kept_runs=2)

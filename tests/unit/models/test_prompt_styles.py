@@ -22,8 +22,8 @@ from rmx.models.stand_ins import byte_tokenizer
 from rmx.models.style_options import StyleOptions, from_form, resolve_style, to_form
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
-from rmx.train.distill_recipe import DistillJob
-from rmx.train.job import TrainJob
+from rmx.recipes.distill import DistillJob
+from rmx.recipes.job import TrainJob
 from tests.conftest import qwen, wrap
 
 QWEN = frozenset(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])

@@ -142,7 +142,7 @@ def test_the_policy_counts_there_too(gpu):
 
 def test_the_plan_of_a_run_computes_nothing_in_the_app(space, larger):
     """A gradient that was computed here would keep every copy of this process from computing one."""
-    from rmx.train.job import TrainJob
+    from rmx.recipes.job import TrainJob
 
     plan = Training(space).plan(TrainJob(model=larger))
     assert plan["minutes"] is None

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rmx.errors import RmxError
-from rmx.train.recipe import PRESETS, Recipe
+from rmx.recipes.recipe import PRESETS, Recipe
 
 HELP = {
     "k": "completions per problem",

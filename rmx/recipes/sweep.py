@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from rmx.errors import RmxError
-from rmx.train.recipe import Recipe
+from rmx.recipes.recipe import Recipe
 
 MOST = 16  # thresholds of one sweep
 HIGHEST = 100.0  # nats, as a recipe takes them

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from rmx.config import is_number
 from rmx.errors import RmxError, TrainError, shown
 from rmx.models.style_options import StyleOptions
-from rmx.train.recipe import TARGETS, AdapterConfig, OptimConfig, RolloutConfig, check_seed
+from rmx.recipes.recipe import TARGETS, AdapterConfig, OptimConfig, RolloutConfig, check_seed
 
 Tail = Literal["renormalise", "bucket"]  # what becomes of the teacher's other tokens, see distill_loss.py
 

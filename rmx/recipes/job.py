@@ -13,9 +13,9 @@ from rmx.data.problems import SETS, every_split, split_name
 from rmx.data.splits import SPLITS, without
 from rmx.errors import RmxError, TrainError
 from rmx.models.style_options import StyleOptions
+from rmx.recipes.recipe import PRESETS, Recipe, command
+from rmx.recipes.sweep import check_sweep
 from rmx.records import Problem
-from rmx.train.recipe import PRESETS, Recipe, command
-from rmx.train.sweep_taus import check_sweep
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import pytest
 
 from rmx.data.problems import load_set
 from rmx.errors import RmxError, TrainError
-from rmx.train.flags import HELP, add_recipe, field_types, recipe_of
-from rmx.train.job import TrainJob, problems_of, resolved
-from rmx.train.recipe import PAPER, PRESETS, Recipe, command
+from rmx.recipes.flags import HELP, add_recipe, field_types, recipe_of
+from rmx.recipes.job import TrainJob, problems_of, resolved
+from rmx.recipes.recipe import PAPER, PRESETS, Recipe, command
 
 
 def parsed(words: list[str]) -> Recipe:
