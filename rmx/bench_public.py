@@ -26,7 +26,7 @@ from rmx.errors import RmxError
 from rmx.models.load import load
 from rmx.recipes.job import TrainJob, resolved
 from rmx.recipes.recipe import PRESETS
-from rmx.train.run_store import RunStore
+from rmx.runs.store import RunStore
 
 PROBLEMS, SEEDS, MAX_NEW = 30, (1, 2), 200
 EVERY = 5.0  # seconds between two looks at the app's memory

@@ -23,10 +23,10 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _cost(args: argparse.Namespace) -> None:
-    from rmx.cost import named_rate, set_rate
+    from rmx.runs.cost import costs
+    from rmx.runs.rates import named_rate, set_rate
+    from rmx.runs.store import RunStore
     from rmx.train.probe import this_device
-    from rmx.train.run_cost import costs
-    from rmx.train.run_store import RunStore
 
     store = RunStore()
     for name, usd in [named_rate(text) for text in args.rate]:  # all are read before one is entered

@@ -74,8 +74,8 @@ def job_of(args: argparse.Namespace) -> Any:
 
 
 def _distill(args: argparse.Namespace) -> int:
+    from rmx.runs.store import RunStore
     from rmx.train.drive import drive
-    from rmx.train.run_store import RunStore
 
     refuse_placing(args)
     if args.resume:
@@ -96,8 +96,8 @@ def _resumed(args: argparse.Namespace) -> Any:
     """
     from rmx.recipes.distill import field_types
     from rmx.recipes.flags import given
-    from rmx.train.run_folder import CONFIG, RunFolder
-    from rmx.train.run_store import RunStore
+    from rmx.runs.folder import CONFIG, RunFolder
+    from rmx.runs.store import RunStore
 
     path = Path(args.resume).expanduser()
     folder = RunFolder(path.absolute()) if (path / CONFIG).is_file() else RunStore().get(args.resume)

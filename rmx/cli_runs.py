@@ -48,7 +48,7 @@ def _add(
 
 
 def _list(args: argparse.Namespace) -> None:
-    from rmx.train.run_row import row
+    from rmx.runs.row import row
 
     rows = [row(folder) for folder in _store().all()]
     if args.json:
@@ -61,7 +61,7 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from rmx.train.run_row import row
+    from rmx.runs.row import row
 
     folder = _store().get(args.id)
     found, files, sweep = row(folder), folder.files(), folder.sweep
@@ -111,14 +111,14 @@ def _note(args: argparse.Namespace) -> None:
 
 
 def _store() -> Any:
-    from rmx.train.run_store import RunStore
+    from rmx.runs.store import RunStore
 
     return RunStore()
 
 
 def _tell(args: argparse.Namespace, folder: Any, what: str) -> None:
     """What became of it: the run's row as JSON, or one line."""
-    from rmx.train.run_row import row
+    from rmx.runs.row import row
 
     print(json.dumps(row(folder)) if args.json else f"{folder.id} {what}")
 
@@ -141,7 +141,7 @@ def _until(true: Callable[[], bool], patience: float = 5.0) -> None:
 
 def table(rows: Sequence[Row], width: int | None = None) -> str:
     """Runs under each other, one line each; the last column is cut where the terminal ends."""
-    from rmx.train.run_row import tested
+    from rmx.runs.row import tested
 
     heads = ("run", "state", "model", "set", "tau", "gated", "pass@1 before → after", "gained", "time", "cost", "note")
     cells = [heads, *(_cells(tested(row)) for row in rows)]

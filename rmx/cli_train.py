@@ -118,8 +118,8 @@ def _teller(folder: Any) -> "Teller":
 
 def _new_run(args: argparse.Namespace) -> Any:
     """The folder of a new run. Of several processes the first makes it, and the others wait for it."""
-    from rmx.train.run_folder import CONFIG, RunFolder
-    from rmx.train.run_store import RunStore
+    from rmx.runs.folder import CONFIG, RunFolder
+    from rmx.runs.store import RunStore
 
     job = job_of(args)
     out = Path(args.out).absolute() if args.out else None
@@ -140,8 +140,8 @@ def _resumed(args: argparse.Namespace) -> Any:
         RmxError: no such run, or a change that comes too late.
     """
     from rmx.recipes.flags import field_types
-    from rmx.train.run_folder import CONFIG, RunFolder
-    from rmx.train.run_store import RunStore
+    from rmx.runs.folder import CONFIG, RunFolder
+    from rmx.runs.store import RunStore
     from rmx.train.training_stage import CHECKPOINTS, written
 
     path = Path(args.resume).expanduser()

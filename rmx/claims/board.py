@@ -9,7 +9,7 @@ from rmx.claims.records import Claim, Reading, Row, State, StudyName, Subject
 from rmx.claims.studies import DOES, STUDIES
 from rmx.claims.verdicts import by_construction
 from rmx.errors import RmxError
-from rmx.train.run_store import versions
+from rmx.runs.store import versions
 
 CAVEATS = (
     "Only mathematics: the paper's problems and these are of one kind, and nothing here speaks of others.",

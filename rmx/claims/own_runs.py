@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmx.cost import Rates, load_rates
 from rmx.data.problems import split_name
 from rmx.errors import RmxError
 from rmx.recipes.distill import DistillRecipe
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import Recipe
+from rmx.runs.cost import dollars
+from rmx.runs.folder import RunFolder
+from rmx.runs.rates import Rates, load_rates
+from rmx.runs.store import RunStore
 from rmx.stats.intervals import Estimate
 from rmx.storage.files import read_json
-from rmx.train.run_cost import dollars
-from rmx.train.run_folder import RunFolder
-from rmx.train.run_store import RunStore
 
 SWEEP, EVALUATION = "sweep.json", "evaluation.json"
 

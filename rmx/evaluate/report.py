@@ -9,7 +9,6 @@ import numpy as np
 
 from rmx.clusters import clusters_of, parts_of
 from rmx.compare.base_check import BaseCheck
-from rmx.cost import cost
 from rmx.data.problems import SETS, split_name
 from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import Contestant
@@ -18,6 +17,7 @@ from rmx.evaluate.store import Answered
 from rmx.grading.answer_groups import same_answers
 from rmx.grading.answers import equal
 from rmx.records import Problem
+from rmx.runs.rates import cost
 from rmx.stats.exact_test import RULE
 from rmx.train.probe import device_name
 

@@ -6,7 +6,7 @@ from rmx.data.splits import overlap
 from rmx.errors import RmxError
 from rmx.recipes.job import TrainJob, problems_of
 from rmx.records import Problem
-from rmx.train.run_store import RunStore
+from rmx.runs.store import RunStore
 
 
 def trained_on(spec: str | None, problems: Sequence[Problem], store: RunStore | None = None) -> int | None:

@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rmx.cost import cost
 from rmx.errors import TrainError
 from rmx.models.adapters import add_adapter, names_adapter
 from rmx.models.load import Model, load
@@ -26,6 +25,7 @@ from rmx.recipes.distill import DistillJob
 from rmx.recipes.job import Problems, TrainJob, problems_of
 from rmx.recipes.recipe import Recipe, RolloutConfig
 from rmx.records import Problem, Rollout
+from rmx.runs.rates import cost
 from rmx.train.distill_training import EVALUATION, DistillTraining
 from rmx.train.distiller import Distiller, lessons
 from rmx.train.export import finish_adapter

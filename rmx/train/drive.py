@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from rmx.errors import RmxError, TrainError, first_line
 from rmx.recipes.job import TrainJob
+from rmx.runs.folder import RunFolder
+from rmx.runs.queue import WAITED, deciding, look, niceness, wait_for_turn
 from rmx.storage.files import FULL, is_full
-from rmx.train.queue import WAITED, deciding, look, niceness, wait_for_turn
-from rmx.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from rmx.train.processes import Team

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmx.cost import cost
 from rmx.recipes.recipe import OptimConfig, Recipe
 from rmx.records import Rollout
+from rmx.runs.rates import cost
 from rmx.train.base_figures import MEMORY, token_bytes
 from rmx.train.order import total_updates
 from rmx.train.probe import Lengths, Speeds

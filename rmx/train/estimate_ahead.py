@@ -7,9 +7,9 @@ from typing import Any
 
 from rmx.errors import RmxError
 from rmx.recipes.job import Problems, TrainJob
+from rmx.runs.folder import CONFIG, RunFolder
 from rmx.train.estimate import Estimate, Span, estimate, work_ahead
 from rmx.train.probe import Speeds
-from rmx.train.run_folder import CONFIG, RunFolder
 
 SAME = ("model", "set", "dtype", "style")  # of a config: what the length of a completion depends on
 SAME_RECIPE = ("temperature", "top_p", "max_new_tokens")

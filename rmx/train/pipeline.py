@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from rmx.cost import cost
 from rmx.models.load import Model, load
 from rmx.recipes.job import TrainJob, problems_of
 from rmx.records import Problem, Rollout
+from rmx.runs.rates import cost
 from rmx.train.base_figures import DTYPES, MEMORY, SPARE_DISK, BaseFigures
 from rmx.train.estimate import Estimate, estimate, work_left
 from rmx.train.estimate_ahead import ahead_figures, estimate_ahead, usual_length

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from rmx.engine.fair_queue import Turns
 from rmx.errors import RmxError, TrainError
-from rmx.train import run_lock
+from rmx.runs import lock as run_lock
+from rmx.runs.folder import RunFolder
+from rmx.runs.queue import WAITED
 from rmx.train.drive import DRY, STOPPED, pipeline
-from rmx.train.queue import WAITED
-from rmx.train.run_folder import RunFolder
 from rmx.zerogpu.calls import Carrier, NoGpu
 from rmx.zerogpu.gpu_seconds import START
 

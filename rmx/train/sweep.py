@@ -21,12 +21,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rmx.cost import cost
 from rmx.errors import TrainError
 from rmx.models.load import Model
 from rmx.recipes.job import TrainJob
 from rmx.recipes.sweep import ONE_PROCESS
 from rmx.records import Rollout
+from rmx.runs.folder import SWEEP
+from rmx.runs.rates import cost
 from rmx.stats.intervals import Estimate
 from rmx.storage.files import disk
 from rmx.train.estimate import Estimate as Forecast
@@ -38,7 +39,6 @@ from rmx.train.heldout import HeldOut, best_of
 from rmx.train.pipeline import Pipeline, peak_rss_mb
 from rmx.train.policy import NAME, Policy, load_weights
 from rmx.train.provenance import base_of, provenance
-from rmx.train.run_folder import SWEEP
 from rmx.train.stages import Event, Progress, RunFiles
 from rmx.train.training_stage import CHECKPOINTS, Training
 

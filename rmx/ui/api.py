@@ -12,7 +12,7 @@ from gradio.events import api
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
 from rmx.observe import observed
-from rmx.train.run_store import RunStore
+from rmx.runs.store import RunStore
 from rmx.ui.in_thread import Work, in_thread
 from rmx.ui.owners import Owners
 from rmx.ui.settings import Settings

@@ -25,9 +25,9 @@ from rmx.models.style_options import StyleOptions, from_form
 from rmx.models.workspace import Workspace
 from rmx.observe import tell
 from rmx.records import Problem
+from rmx.runs.row import row
+from rmx.runs.store import RunStore
 from rmx.storage.memory_shares import Kept, bytes_of
-from rmx.train.run_row import row
-from rmx.train.run_store import RunStore
 from rmx.ui.at_once import AtOnce
 from rmx.ui.evaluate_jobs import UNSEEN, Asked, EvalJob, Message
 from rmx.ui.malloc import give_back

@@ -43,7 +43,7 @@ def runs_view(
             "update" and "check" of each.
         run_files: `{"id"}` -> `{"files": [{"path", "bytes"}, ...]}`.
         run_sweep: `{"id"}` -> `{"id", "sweep": the content of sweep.json | null}`; see rmx/train/sweep.py.
-        costs: `{}` -> what `rmx cost --json` prints; see rmx/train/run_cost.py.
+        costs: `{}` -> what `rmx cost --json` prints; see rmx/runs/cost.py.
         kwargs: passed on to `gr.HTML` (elem_id, visible, ...).
 
     Each may return `{"error": sentence}`.

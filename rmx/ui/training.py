@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from rmx.cost import load_rates, set_rate
 from rmx.data.problems import split_name
 from rmx.engine.fair_queue import Kind, asker, asking
 from rmx.errors import Busy, RmxError, TrainError
@@ -18,11 +17,12 @@ from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob, problems_of, resolved
 from rmx.recipes.sweep import NO_DRY
 from rmx.records import Problem
+from rmx.runs.cost import costs
+from rmx.runs.folder import RunFolder
+from rmx.runs.rates import load_rates, set_rate
+from rmx.runs.row import row, tested
+from rmx.runs.store import RunStore, owner_of
 from rmx.train.probe import this_device
-from rmx.train.run_cost import costs
-from rmx.train.run_folder import RunFolder
-from rmx.train.run_row import row, tested
-from rmx.train.run_store import RunStore, owner_of
 from rmx.ui.owners import Visitor, may
 
 Reply = dict[str, Any]

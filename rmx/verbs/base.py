@@ -9,7 +9,7 @@ from rmx.engine.fair_queue import Kind
 from rmx.grading.answers import AnswerRule
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
-from rmx.train.run_store import RunStore
+from rmx.runs.store import RunStore
 from rmx.verbs.args import LATER, Limits, between
 
 Document = dict[str, Any] | list[dict[str, Any]]

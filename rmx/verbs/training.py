@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from rmx.errors import cut_paths
-from rmx.train.run_row import row
+from rmx.runs.row import row
 from rmx.verbs.base import Cancelled, Document, Site, Verb, without
 
 LISTED = 200  # runs

@@ -12,8 +12,8 @@ from scripted_page import LAUNCH
 from rmx.models.load import load
 from rmx.models.workspace import Workspace
 from rmx.records import Problem
+from rmx.runs.store import RunStore
 from rmx.stats.exact_test import RULE, with_verdict
-from rmx.train.run_store import RunStore
 from rmx.ui.asking import nobody
 from rmx.ui.evaluate_jobs import EvalJob
 from rmx.ui.evaluate_tab import EvaluateTab, build_evaluate_tab

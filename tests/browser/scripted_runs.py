@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 from scripted_page import LAUNCH
 
-from rmx.cost import Rate, Rates, bundled_rates, paper_costs
 from rmx.recipes.recipe import PRESETS
+from rmx.runs.rates import Rate, Rates, bundled_rates, paper_costs
 from rmx.ui.runs_view import runs_view
 
 ME, OTHER = "6f1c2ab94e", "0b77f3d1aa"
@@ -154,7 +154,7 @@ def run_sweep(args: Any) -> dict[str, Any]:
 
 
 def costs(args: Any) -> dict[str, Any]:
-    """As rmx.train.run_cost makes it, out of the scripted rows."""
+    """As rmx.runs.cost makes it, out of the scripted rows."""
     CALLS.append(("costs", args))
     own = [Rate(n, usd, "2026-11-25", "entered by hand", ((n.lower(),),), own=True) for n, usd in OWN.items()]
     changed = {rate.name for rate in own}

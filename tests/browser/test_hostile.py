@@ -17,7 +17,7 @@ from rmx.models.stand_ins import scripted_model
 from rmx.paths import ASSETS
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
-from rmx.train.run_store import RunStore
+from rmx.runs.store import RunStore
 from rmx.ui.settings import Settings
 
 Open = Callable[..., Page]

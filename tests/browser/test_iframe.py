@@ -19,8 +19,8 @@ from real_app import serving
 from rmx.data.examples import examples
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
-from rmx.train.run_folder import RunFolder
-from rmx.train.run_store import RunStore
+from rmx.runs.folder import RunFolder
+from rmx.runs.store import RunStore
 from rmx.ui.owners import Visitor, stranger
 from rmx.ui.policy_header import VARIABLE
 from rmx.ui.settings import Settings

@@ -13,8 +13,8 @@ pytest.importorskip("playwright")
 from playwright.sync_api import Browser, Locator, Page, expect
 from real_app import serving
 
-from rmx.train.run_folder import RunFolder
-from rmx.train.run_store import RunStore
+from rmx.runs.folder import RunFolder
+from rmx.runs.store import RunStore
 from rmx.ui.settings import Settings
 
 Open = Callable[..., Page]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from rmx.train.run_folder import RunFolder
+from rmx.runs.folder import RunFolder
 from tests.parity.test_command import ALONE, WHOLE, train
 from tests.parity.test_two_processes import LAUNCH
 

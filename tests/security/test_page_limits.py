@@ -152,7 +152,7 @@ def train_values() -> dict[str, Any]:
 
 @pytest.fixture
 def train_tab(space, tmp_path) -> TrainTab:
-    from rmx.train.run_store import RunStore
+    from rmx.runs.store import RunStore
 
     return TrainTab(Training(space, RunStore(tmp_path)), owners_of("127.0.0.1", False))
 

@@ -12,9 +12,10 @@ import time
 
 from rmx.cli import main
 from rmx.errors import TrainError
+from rmx.runs import spawning
+from rmx.runs.store import RunStore
 from rmx.storage.files import read_json, write_json
-from rmx.train import drive, spawning
-from rmx.train.run_store import RunStore
+from rmx.train import drive
 
 
 def stages(folder, dry, told, team):

@@ -41,8 +41,8 @@ from rmx.models.presets import STYLES
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import Recipe
 from rmx.records import Problem
+from rmx.runs.store import RunStore
 from rmx.stats.intervals import paired_difference
-from rmx.train.run_store import RunStore
 
 
 def est(value, low, high, n=200, **more):
@@ -524,7 +524,7 @@ def test_cost_counts_only_for_the_whole_recipe(tmp_path):
 
 
 def test_a_rate_that_is_entered_later_prices_a_run_that_is_there(tmp_path):
-    from rmx.cost import set_rate
+    from rmx.runs.rates import set_rate
 
     put_run(tmp_path, "mine", done=gained(80, 90), stages={"seconds": {"training": 1800}, "device": "cpu"})
     assert from_runs.cost(runs_in(tmp_path), subject()).judged.verdict == "not measured"

@@ -13,8 +13,8 @@ import pytest
 from rmx.cli import _parser, main
 from rmx.cli_distill import DistillTeller, job_of
 from rmx.recipes.distill import SMALL, DistillJob, DistillRecipe
-from rmx.train.run_folder import RunFolder
-from rmx.train.run_row import row
+from rmx.runs.folder import RunFolder
+from rmx.runs.row import row
 
 FEW = [
     "--problems", "8", "--max-new-tokens", "80", "--epochs", "2", "--grad-accum", "2", "--heldout", "2",

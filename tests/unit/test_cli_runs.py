@@ -13,8 +13,8 @@ import pytest
 from rmx.cli_runs import minutes, plain, table
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
-from rmx.train.run_row import row
-from rmx.train.run_store import RunStore
+from rmx.runs.row import row
+from rmx.runs.store import RunStore
 from rmx.ui.training import Training
 from tests.unit.test_cli import run
 
@@ -172,7 +172,7 @@ def test_the_resumed_run_outlives_the_command(store, waiting, tmp_path):
     """The very command, as a user gives it; only the program of the run is another one."""
     script = f"""
 import sys, rmx.cli_runs
-from rmx.train.run_store import RunStore
+from rmx.runs.store import RunStore
 from rmx.ui.training import Training
 from rmx.models.workspace import Workspace
 rmx.cli_runs._store = lambda: RunStore(program={FAKE!r})

@@ -21,13 +21,13 @@ from rmx.recipes.distill import DistillJob, DistillRecipe
 from rmx.recipes.job import Problems
 from rmx.recipes.recipe import AdapterConfig
 from rmx.records import Problem, Rollout
+from rmx.runs.folder import RunFolder
+from rmx.runs.row import row
 from rmx.train import distill, distiller
 from rmx.train.distill import Distillation
 from rmx.train.distill_loss import teacher_rows, topk_kl
 from rmx.train.distiller import Distiller, agreement, lessons, student_rows
 from rmx.train.policy import NAME, Policy, make_policy
-from rmx.train.run_folder import RunFolder
-from rmx.train.run_row import row
 from rmx.train.stages import Stopped
 from rmx.train.teacher import Teacher, TeacherCache
 from tests.conftest import qwen, wrap

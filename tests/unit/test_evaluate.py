@@ -260,7 +260,7 @@ def test_problems_that_a_run_was_trained_on_are_counted(tmp_path, monkeypatch) -
     from rmx.evaluate.seen import trained_on
     from rmx.recipes.job import TrainJob, problems_of
     from rmx.recipes.recipe import PRESETS
-    from rmx.train.run_store import RunStore
+    from rmx.runs.store import RunStore
 
     monkeypatch.setenv("RMX_RUNS", str(tmp_path))
     job = TrainJob("mini", "mini", PRESETS["small"], "small")

@@ -12,7 +12,7 @@ from rmx.data.problems import load_set
 from rmx.errors import Busy, ProblemError, RmxError
 from rmx.eval_plots import curve_figure, scatter_figure, short
 from rmx.models.workspace import Workspace
-from rmx.train.run_store import RunStore
+from rmx.runs.store import RunStore
 from rmx.ui.evaluate_exports import export
 from rmx.ui.evaluate_jobs import GRACE, EvalJob, Watching
 from rmx.ui.evaluator import FILE_BYTES, MOST_RUNNING, OWN, Evaluator

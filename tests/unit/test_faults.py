@@ -21,11 +21,11 @@ from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
+from rmx.runs.folder import DAMAGED, RunFolder
+from rmx.runs.queue import _before
+from rmx.runs.store import RunStore
 from rmx.storage import files as run_files
 from rmx.train import checkpoint
-from rmx.train.queue import _before
-from rmx.train.run_folder import DAMAGED, RunFolder
-from rmx.train.run_store import RunStore
 from rmx.ui.app import web_app
 from rmx.ui.evaluator import Evaluator
 from rmx.ui.owners import Visitor
@@ -364,7 +364,7 @@ from pathlib import Path
 from rmx.errors import RmxError
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
-from rmx.train.run_store import RunStore
+from rmx.runs.store import RunStore
 from rmx.ui.owners import Visitor, owners_of
 from rmx.ui.training import Training
 from rmx.models.workspace import Workspace

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from training_runs import delays, finish, kill_in, tiny_run
 
-from rmx.train.run_folder import RunFolder
+from rmx.runs.folder import RunFolder
 
 ADAPTER = Path("adapter") / "adapter_model.safetensors"
 

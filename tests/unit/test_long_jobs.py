@@ -14,8 +14,8 @@ from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
+from rmx.runs.store import RunStore
 from rmx.train.probe import LONGEST, TRAINED, probe
-from rmx.train.run_store import RunStore
 from rmx.ui.at_once import AtOnce
 from rmx.ui.claims import Claims
 from rmx.ui.claims_tab import ClaimsTab

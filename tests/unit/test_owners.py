@@ -20,7 +20,7 @@ from rmx.errors import RmxError, TrainError
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
-from rmx.train.run_store import RunStore
+from rmx.runs.store import RunStore
 from rmx.ui.app import web_app
 from rmx.ui.owners import SECRET, TOKEN, Greeter, Owners, Visitor, is_loopback, is_near, may, owners_of, stranger
 from rmx.ui.settings import Settings

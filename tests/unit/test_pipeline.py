@@ -18,10 +18,10 @@ from rmx.errors import TrainError
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout
+from rmx.runs.folder import RunFolder
 from rmx.train import first_stages, pipeline, trainer
 from rmx.train.drive import DRY, drive
 from rmx.train.rollout_file import read_rollouts
-from rmx.train.run_folder import RunFolder
 from rmx.train.training_stage import written
 
 WEIGHTS = "adapter_model.safetensors"

@@ -12,9 +12,9 @@ from training_runs import TINY, begin, tiny_run
 
 from rmx.errors import TrainError
 from rmx.models.workspace import Workspace
+from rmx.runs.folder import RunFolder
+from rmx.runs.store import RunStore
 from rmx.train import slices
-from rmx.train.run_folder import RunFolder
-from rmx.train.run_store import RunStore
 from rmx.zerogpu.calls import Carrier
 
 SHORT = TINY.with_(epochs=1, problems=6, k=4, select=3, validation=3, test=3)

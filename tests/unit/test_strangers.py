@@ -15,8 +15,8 @@ from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
+from rmx.runs.store import RunStore
 from rmx.storage.memory_shares import TOKEN_BYTES, Kept
-from rmx.train.run_store import RunStore
 from rmx.ui.explore_tab import ExploreTab
 from rmx.ui.explorer import Explorer
 from rmx.ui.owners import Visitor

@@ -17,13 +17,13 @@ from rmx.errors import RmxError, TrainError
 from rmx.models.adapters import run_adapter
 from rmx.recipes.job import TrainJob
 from rmx.recipes.sweep import taus_of
+from rmx.runs.folder import RunFolder
+from rmx.runs.row import row
+from rmx.runs.store import RunStore
 from rmx.train import first_stages, sweep
 from rmx.train.drive import drive
 from rmx.train.greedy import Solutions
 from rmx.train.greedy import solve as really_solve
-from rmx.train.run_folder import RunFolder
-from rmx.train.run_row import row
-from rmx.train.run_store import RunStore
 from rmx.train.sweep import Arm, chosen_of
 from rmx.ui.training import adapter_spec
 

@@ -9,8 +9,8 @@ from rmx.errors import RmxError, TrainError
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
-from rmx.train.run_folder import RunFolder
-from rmx.train.run_store import RunStore
+from rmx.runs.folder import RunFolder
+from rmx.runs.store import RunStore
 from rmx.ui.owners import Visitor
 from rmx.ui.training import POLL_BYTES, Training, adapter_spec
 

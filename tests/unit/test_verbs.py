@@ -13,7 +13,7 @@ from rmx.models.site_rules import Policy
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
-from rmx.train.run_store import RunStore
+from rmx.runs.store import RunStore
 from rmx.verbs import VERBS, Limits, Site, call
 from rmx.verbs.args import hints_of
 from rmx.verbs.base import Asking

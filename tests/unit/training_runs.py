@@ -10,8 +10,8 @@ from typing import Any
 
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL, Recipe
-from rmx.train.run_folder import RunFolder
-from rmx.train.run_store import RunStore
+from rmx.runs.folder import RunFolder
+from rmx.runs.store import RunStore
 
 TINY = SMALL.with_(
     problems=8,

@@ -13,8 +13,8 @@ from rmx.models.stand_ins import scripted_model
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.recipes.recipe import Recipe
+from rmx.runs.store import RunStore
 from rmx.storage.strict_json import DocumentError
-from rmx.train.run_store import RunStore
 from rmx.trees.document import read_tree, tree_document
 from rmx.trees.link import MOST_LINK, link_of, pack, recipe_of, unpack
 from rmx.trees.recorded import recorded_runs, revive

@@ -30,7 +30,7 @@ from rmx.models.load import Model
 from rmx.models.pair import make_pair
 from rmx.models.workspace import Workspace
 from rmx.records import Trace
-from rmx.train.run_store import RunStore
+from rmx.runs.store import RunStore
 from rmx.ui.comparer import Comparer
 from rmx.ui.evaluator import Evaluator
 from rmx.ui.explorer import Explorer

@@ -15,11 +15,11 @@ from rmx.errors import RmxError, TrainError
 from rmx.recipes.distill import DistillJob
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
+from rmx.runs.folder import RunFolder
+from rmx.runs.queue import _before
+from rmx.runs.row import EMPTY, row
+from rmx.runs.store import RunStore, new_id
 from rmx.storage import files as run_files
-from rmx.train.queue import _before
-from rmx.train.run_folder import RunFolder
-from rmx.train.run_row import EMPTY, row
-from rmx.train.run_store import RunStore, new_id
 
 HALF = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 60}
 BETTER = {"value": 0.7, "low": 0.6, "high": 0.8, "n": 60}
@@ -36,7 +36,7 @@ def folder(store):
 
 
 def test_nothing_here_needs_torch_so_that_waiting_costs_little():
-    wanted = "rmx.cli, rmx.cli_runs, rmx.train.drive, rmx.train.run_store, rmx.train.run_row"
+    wanted = "rmx.cli, rmx.cli_runs, rmx.train.drive, rmx.runs.store, rmx.runs.row"
     heavy = "{'torch', 'numpy', 'transformers', 'gradio'} & set(sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", f"import sys, {wanted}; print(sorted({heavy}))"], capture_output=True, text=True
@@ -188,7 +188,7 @@ def test_a_file_that_the_system_stops_growing_keeps_whole_lines(folder):
     script = f"""
 import resource, signal, sys
 from pathlib import Path
-from rmx.train.run_folder import RunFolder
+from rmx.runs.folder import RunFolder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 folder = RunFolder(Path({str(folder.path)!r}))
@@ -236,7 +236,7 @@ def test_alive_is_whoever_holds_the_lock(folder):
 
 
 def test_two_processes_cannot_have_one_run(folder, monkeypatch):
-    monkeypatch.setattr("rmx.train.run_lock.PATIENCE", 0.1)
+    monkeypatch.setattr("rmx.runs.lock.PATIENCE", 0.1)
     with folder.lock(), pytest.raises(TrainError, match="under way already"), RunFolder(folder.path).lock():
         pytest.fail("it was had twice")
 
@@ -391,7 +391,7 @@ def test_a_new_run_takes_no_folder_that_holds_something(store, tmp_path):
 
 
 def test_removing_leaves_nothing_and_spares_a_run_under_way(store, folder, monkeypatch):
-    monkeypatch.setattr("rmx.train.run_lock.PATIENCE", 0.1)
+    monkeypatch.setattr("rmx.runs.lock.PATIENCE", 0.1)
     (store.root / ".removed-half-done").mkdir()
     (folder.path / "checkpoints").mkdir()
     (folder.path / "checkpoints" / "weights").write_bytes(b"x")
@@ -525,7 +525,7 @@ def test_the_list_is_newest_first_and_quick(store):
 
 
 def test_an_impossible_count_of_runs_at_once_is_one_sentence(monkeypatch):
-    from rmx.train.queue import runs_at_once
+    from rmx.runs.queue import runs_at_once
 
     assert runs_at_once() == 1
     for wrong in ("0", "-1", "two", "1.5", "²"):

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from rmx import cost as costs_module
 from rmx.cli import main
-from rmx.cost import BY_HAND, FILE, VARIABLE, cost, load_rates, named_rate, own_rates, paper_costs, set_rate
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
+from rmx.runs import rates as costs_module
+from rmx.runs.cost import costs
+from rmx.runs.folder import RunFolder
+from rmx.runs.rates import BY_HAND, FILE, VARIABLE, cost, load_rates, named_rate, own_rates, paper_costs, set_rate
+from rmx.runs.row import row
+from rmx.runs.store import RunStore
 from rmx.storage.files import write_json
-from rmx.train.run_cost import costs
-from rmx.train.run_folder import RunFolder
-from rmx.train.run_row import row
-from rmx.train.run_store import RunStore
 from rmx.ui.owners import Visitor
 from rmx.ui.training import Training
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rmx.cost import Rates, load_rates, paper_costs, total
 from rmx.errors import RmxError
+from rmx.runs.folder import RunFolder
+from rmx.runs.rates import Rates, load_rates, paper_costs, total
 from rmx.storage.files import read_json
-from rmx.train.run_folder import RunFolder
 
 STAGES = "stages.json"
 

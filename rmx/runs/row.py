@@ -5,12 +5,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from rmx.cost import Rates, load_rates
 from rmx.errors import RmxError
 from rmx.recipes.distill import DistillRecipe
 from rmx.recipes.recipe import Recipe
-from rmx.train.run_cost import STAGES, dollars, measured
-from rmx.train.run_folder import RunFolder
+from rmx.runs.cost import STAGES, dollars, measured
+from rmx.runs.folder import RunFolder
+from rmx.runs.rates import Rates, load_rates
 
 EMPTY: dict[str, Any] = {
     "id": "", "kind": "train", "model": None, "set": None, "preset": None, "state": "unreadable", "stage": None,

@@ -15,10 +15,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from rmx.errors import RmxError, TrainError
+from rmx.runs import spawning
+from rmx.runs.folder import CONFIG, STATUS, RunFolder
+from rmx.runs.spawning import NICE, mind, spawn
 from rmx.storage.files import disk
-from rmx.train import spawning
-from rmx.train.run_folder import CONFIG, STATUS, RunFolder
-from rmx.train.spawning import NICE, mind, spawn
 
 VARIABLE = "RMX_RUNS_AT_ONCE"
 PAUSE = 0.5  # seconds between two looks

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rmx.errors import first_line
+from rmx.runs.folder import LOG, OVER, RunFolder
+from rmx.runs.lock import LEFT
 from rmx.storage.files import disk
-from rmx.train.run_folder import LOG, OVER, RunFolder
-from rmx.train.run_lock import LEFT
 
 PROGRAM = (sys.executable, "-m", "rmx")  # what runs are started with; the words that follow `rmx` come behind it
 NICE = 10  # what a run's process adds to the niceness of an app or of a command line

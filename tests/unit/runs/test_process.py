@@ -12,9 +12,9 @@ import pytest
 
 from rmx.errors import Busy, TrainError
 from rmx.recipes.job import TrainJob
-from rmx.train.run_folder import RunFolder
-from rmx.train.run_row import row
-from rmx.train.run_store import RunStore
+from rmx.runs.folder import RunFolder
+from rmx.runs.row import row
+from rmx.runs.store import RunStore
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_run.py")))
 SLOW = {"STEPS": "400", "PACE": "0.05"}
@@ -22,7 +22,7 @@ SLOW = {"STEPS": "400", "PACE": "0.05"}
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     store = RunStore(tmp_path / "runs", FAKE)
     yield store
@@ -64,7 +64,7 @@ def app_that_starts(store, folders):
     script = f"""
 import sys
 from pathlib import Path
-from rmx.train.run_store import RunStore
+from rmx.runs.store import RunStore
 store = RunStore(Path({str(store.root)!r}), {FAKE!r})
 for name in {[folder.id for folder in folders]!r}:
     store.start(name)
@@ -118,7 +118,7 @@ def test_a_run_from_start_to_end_in_a_process_of_its_own(store):
 
 def test_it_is_alive_from_the_first_moment_and_cannot_be_started_twice(store, slow, monkeypatch):
     monkeypatch.setenv("LATE", "1.0")
-    monkeypatch.setattr("rmx.train.run_lock.PATIENCE", 0.1)
+    monkeypatch.setattr("rmx.runs.lock.PATIENCE", 0.1)
     folder, seen = made(store), []
     with ThreadPoolExecutor() as pool:
         start = pool.submit(store.start, folder.id)
@@ -217,7 +217,7 @@ def test_a_run_goes_on_when_the_app_that_started_it_is_killed(store, slow, monke
     script = f"""
 import sys
 from pathlib import Path
-from rmx.train.run_store import RunStore
+from rmx.runs.store import RunStore
 RunStore(Path({str(store.root)!r}), {FAKE!r}).start({folder.id!r})
 sys.stdin.read()
 """
@@ -357,7 +357,7 @@ def test_a_run_killed_while_it_waited_goes_to_the_end_of_the_queue(store, slow):
 
 
 def test_the_queue_has_bounds_for_one_owner_and_for_all(store, slow, monkeypatch):
-    monkeypatch.setattr("rmx.train.run_store.MOST_WAITING", 3)
+    monkeypatch.setattr("rmx.runs.store.MOST_WAITING", 3)
     running, waiting, refused = (made(store, owner="ann") for _ in range(3))
     store.start(running.id)
     until(lambda: running.state == "running")
@@ -393,7 +393,7 @@ def test_a_run_by_hand_takes_its_place_behind_those_that_wait(store, slow):
 
 
 def test_ten_queued_runs_have_no_process_and_no_memory(store, slow, monkeypatch):
-    monkeypatch.setattr("rmx.train.run_store.MOST_WAITING", 20)
+    monkeypatch.setattr("rmx.runs.store.MOST_WAITING", 20)
     running, *queued = (made(store) for _ in range(11))
     store.start(running.id)
     for folder in queued:
@@ -498,7 +498,7 @@ def test_any_number_that_look_at_the_same_time_start_a_run_once(store, slow):
     look = f"""
 import time
 from pathlib import Path
-from rmx.train.run_store import RunStore
+from rmx.runs.store import RunStore
 store = RunStore(Path({str(store.root)!r}), {FAKE!r})
 input()
 for _ in range(20):
@@ -594,7 +594,7 @@ def test_nothing_is_started_of_a_folder_of_another_user(store, monkeypatch):
     folder = made(store)
     folder.set_status(state="queued", came=1.0, flags=[])
     strange = (folder.path / "config.json").stat().st_uid + 1
-    monkeypatch.setattr("rmx.train.queue._owner", lambda path: strange if path.name == "config.json" else strange - 1)
+    monkeypatch.setattr("rmx.runs.queue._owner", lambda path: strange if path.name == "config.json" else strange - 1)
     store.look()
     assert (starts(folder), folder.waiting) == (0, True)
     monkeypatch.undo()

@@ -23,10 +23,10 @@ from rmx.errors import Busy, RmxError, TrainError
 from rmx.paths import runs_dir
 from rmx.recipes.distill import DistillJob
 from rmx.recipes.job import TrainJob
+from rmx.runs.folder import CONFIG, RunFolder
+from rmx.runs.queue import WAITED, begin_due, deciding, look, runs_at_once, waiting_runs
+from rmx.runs.spawning import PROGRAM, await_first_word, mind
 from rmx.storage.files import disk
-from rmx.train.queue import WAITED, begin_due, deciding, look, runs_at_once, waiting_runs
-from rmx.train.run_folder import CONFIG, RunFolder
-from rmx.train.spawning import PROGRAM, await_first_word, mind
 
 if TYPE_CHECKING:
     from rmx.zerogpu.calls import Carrier

@@ -1,0 +1,1 @@
+"""A training run on disk: its files, lock, queue, costs. Needs no torch."""
