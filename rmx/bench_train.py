@@ -25,13 +25,13 @@ from rmx.bench_pair import _resident_peak
 from rmx.models.load import Model, choose_device
 from rmx.recipes.recipe import Recipe, RolloutConfig
 from rmx.records import Problem, Rollout
-from rmx.train.base_figures import BaseFigures
-from rmx.train.items import Item, make_items
-from rmx.train.order import in_order, lr_at
-from rmx.train.policy import make_policy
-from rmx.train.rollouts import sample_rollouts
-from rmx.train.scoring import score
-from rmx.train.trainer import BETAS, EPS, MicroStep, Trainer, Update
+from rmx.train.rollouts.sample import sample_rollouts
+from rmx.train.step.base_figures import BaseFigures
+from rmx.train.step.items import Item, make_items
+from rmx.train.step.lora_policy import make_policy
+from rmx.train.step.order import in_order, lr_at
+from rmx.train.step.scoring import score
+from rmx.train.step.trainer import BETAS, EPS, MicroStep, Trainer, Update
 
 PROBLEMS = (PROBLEM, "Write down how bread is made at home, step by step, and what can go wrong at each of the steps.")
 PER_PROBLEM, TOKENS = 2, 180  # completions of a problem, and tokens of each

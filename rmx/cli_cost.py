@@ -26,7 +26,7 @@ def _cost(args: argparse.Namespace) -> None:
     from rmx.runs.cost import costs
     from rmx.runs.rates import named_rate, set_rate
     from rmx.runs.store import RunStore
-    from rmx.train.probe import this_device
+    from rmx.train.plan.probe import this_device
 
     store = RunStore()
     for name, usd in [named_rate(text) for text in args.rate]:  # all are read before one is entered

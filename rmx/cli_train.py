@@ -246,7 +246,7 @@ class Teller:
         )
 
     def _gate(self, f: dict[str, Any]) -> str:
-        from rmx.train.estimate_ahead import lines
+        from rmx.train.plan.estimate_ahead import lines
 
         tau = "the file's own positions" if f["tau"] is None else f"tau {f['tau']:.3g} nats"
         said = (
@@ -260,7 +260,7 @@ class Teller:
         )
 
     def _estimate(self, f: dict[str, Any]) -> str:
-        from rmx.train.estimate_ahead import lines
+        from rmx.train.plan.estimate_ahead import lines
 
         return "\n".join(["estimate   before the rollouts, of the whole run:", *lines(f)])
 
@@ -339,7 +339,7 @@ def points(estimate: dict[str, Any]) -> str:
 def _rollouts(args: argparse.Namespace) -> None:
     from rmx.recipes.flags import recipe_of
     from rmx.recipes.job import TrainJob
-    from rmx.train.sampling_only import sample_to_file
+    from rmx.train.sample_to_file import sample_to_file
 
     model = args.model or os.environ.get("RMX_MODEL", "mini")
     refuse_placing(args)

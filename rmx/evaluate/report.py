@@ -19,7 +19,7 @@ from rmx.grading.answers import equal
 from rmx.records import Problem
 from rmx.runs.rates import cost
 from rmx.stats.exact_test import RULE
-from rmx.train.probe import device_name
+from rmx.train.plan.probe import device_name
 
 NO_VOTE = -1
 FIGURES = ("greedy", "pass@k", "avg", "majority", "truncated", "unparsed")

@@ -29,9 +29,9 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS, Recipe
 from rmx.records import Problem
 from rmx.stats.intervals import Estimate
-from rmx.train.first_stages import ROLLOUTS, VALIDATION
-from rmx.train.greedy import Solutions, solve
-from rmx.train.heldout import Check, best_of
+from rmx.train.checks.greedy import Solutions, solve
+from rmx.train.checks.heldout import Check, best_of
+from rmx.train.data_stages import ROLLOUTS, VALIDATION
 from rmx.train.pipeline import Pipeline
 
 SEEDS = (1, 2, 3)

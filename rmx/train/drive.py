@@ -18,7 +18,7 @@ from rmx.runs.queue import WAITED, deciding, look, niceness, wait_for_turn
 from rmx.storage.files import FULL, is_full
 
 if TYPE_CHECKING:
-    from rmx.train.processes import Team
+    from rmx.train.step.processes import Team
 
 log = logging.getLogger(__name__)
 Tell = Callable[[str, dict[str, Any]], None]  # kind and figures of every event, as they happen
@@ -40,7 +40,7 @@ def drive(folder: RunFolder, *, dry: bool = False, tell: Tell = silent) -> str:
         RmxError: a failure that the user can do something about; the run's status says the same.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from rmx.train.processes import Team
+        from rmx.train.step.processes import Team
 
         team = Team()
         with team.working():
@@ -131,7 +131,7 @@ def pipeline(
     config = folder.config
     if config.get("kind") == "distill":
         from rmx.recipes.distill import DistillJob
-        from rmx.train.distill import Distillation
+        from rmx.train.distill.pipeline import Distillation
 
         yield from Distillation(DistillJob.from_json(config), folder.path, config, stop=stop).events()
         return

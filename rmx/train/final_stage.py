@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rmx.records import Problem
-from rmx.train.export import finish_adapter
-from rmx.train.greedy import Solutions, solve_together
-from rmx.train.policy import NAME, load_weights
-from rmx.train.provenance import base_of, provenance
+from rmx.train.checks.greedy import Solutions, solve_together
+from rmx.train.publish.export import finish_adapter
+from rmx.train.publish.provenance import base_of, provenance
 from rmx.train.stages import Context, Event, Progress
+from rmx.train.step.lora_policy import NAME, load_weights
 from rmx.train.training_stage import Training, written
 
 EVALUATION, ADAPTER = "evaluation.json", "adapter"

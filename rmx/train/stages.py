@@ -13,7 +13,7 @@ from rmx.recipes.job import Problems, TrainJob
 from rmx.storage.files import disk, write_json
 
 if TYPE_CHECKING:
-    from rmx.train.processes import Team
+    from rmx.train.step.processes import Team
 
 Event = tuple[str, dict[str, Any]]  # kind and figures
 INTERVAL = 0.5  # seconds between two progress events of a stage

@@ -30,16 +30,16 @@ from rmx.runs.folder import SWEEP
 from rmx.runs.rates import cost
 from rmx.stats.intervals import Estimate
 from rmx.storage.files import disk
-from rmx.train.estimate import Estimate as Forecast
-from rmx.train.export import finish_adapter
+from rmx.train.checks.greedy import Solutions
+from rmx.train.checks.heldout import HeldOut, best_of
+from rmx.train.data_stages import GATE, VALIDATION, Gated, gate_stage
 from rmx.train.final_stage import ADAPTER, EVALUATION, evaluation, solved
-from rmx.train.first_stages import GATE, VALIDATION, Gated, gate_stage
-from rmx.train.greedy import Solutions
-from rmx.train.heldout import HeldOut, best_of
 from rmx.train.pipeline import Pipeline, peak_rss_mb
-from rmx.train.policy import NAME, Policy, load_weights
-from rmx.train.provenance import base_of, provenance
+from rmx.train.plan.estimate import Estimate as Forecast
+from rmx.train.publish.export import finish_adapter
+from rmx.train.publish.provenance import base_of, provenance
 from rmx.train.stages import Event, Progress, RunFiles
+from rmx.train.step.lora_policy import NAME, Policy, load_weights
 from rmx.train.training_stage import CHECKPOINTS, Training
 
 TEST_BASE = "test_base.json"

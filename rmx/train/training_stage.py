@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rmx.recipes.recipe import Recipe
-from rmx.train import checkpoint
-from rmx.train.guards import below_base, kl_away, not_finite
-from rmx.train.heldout import Check, HeldOut, best_of, stops_early
-from rmx.train.order import total_updates, updates_per_epoch
-from rmx.train.policy import NAME
-from rmx.train.replay import Replay
+from rmx.train.checks.guards import below_base, kl_away, not_finite
+from rmx.train.checks.heldout import Check, HeldOut, best_of, stops_early
+from rmx.train.checks.replay import Replay
 from rmx.train.stages import Context, Event, Progress, Stopped
-from rmx.train.trainer import MicroStep, Trainer, Update
+from rmx.train.step import checkpoint
+from rmx.train.step.lora_policy import NAME
+from rmx.train.step.order import total_updates, updates_per_epoch
+from rmx.train.step.trainer import MicroStep, Trainer, Update
 
 CHECKS, CHECKPOINTS = "checks.json", "checkpoints"
 _STEP = re.compile(r"step_(\d+)")

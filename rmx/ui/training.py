@@ -22,7 +22,7 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.rates import load_rates, set_rate
 from rmx.runs.row import row, tested
 from rmx.runs.store import RunStore, owner_of
-from rmx.train.probe import this_device
+from rmx.train.plan.probe import this_device
 from rmx.ui.owners import Visitor, may
 
 Reply = dict[str, Any]
@@ -106,7 +106,7 @@ class Training:
         Raises:
             TrainError: no such run, or no finished adapter in it.
         """
-        from rmx.train.export import zipped
+        from rmx.train.publish.export import zipped
 
         folder = self.store.get(run)
         return f"{folder.id}.zip", zipped(folder.path / "adapter", folder.id)
@@ -127,8 +127,8 @@ class Training:
 
     def dry_run(self, data: object) -> Reply:
         """What every threshold would gate of the rollouts that {"id"} has stored."""
-        from rmx.train.dry import dry_message
-        from rmx.train.first_stages import stored_selection
+        from rmx.train.data_stages import stored_selection
+        from rmx.train.plan.dry import dry_message
 
         folder = self.store.get(_get(data, "id"))
         job = TrainJob.from_json(folder.config)
@@ -210,7 +210,7 @@ class Training:
 
     def push(self, data: object, visitor: Visitor) -> str:
         """Push the adapter of {"id"} with the visitor's own token; returns its address."""
-        from rmx.train.export import push_adapter
+        from rmx.train.publish.export import push_adapter
 
         folder = self._own(data, visitor, "push")
         repo, token = str(_get(data, "repo") or ""), str(_get(data, "token") or "")
@@ -244,7 +244,7 @@ class Training:
         return message
 
     def _estimate(self, job: TrainJob) -> Any:
-        from rmx.train.estimate_ahead import estimate_ahead
+        from rmx.train.plan.estimate_ahead import estimate_ahead
 
         problems = problems_of(job)
         return estimate_ahead(job, problems, self._speeds(job, problems.train), None)
@@ -255,7 +255,7 @@ class Training:
         Raises:
             Busy: the model, or another probe, takes too long.
         """
-        from rmx.train.probe import probe
+        from rmx.train.plan.probe import probe
 
         key = (job.model, split_name(job.set_name or "")[0])
         if not self._probing.acquire(timeout=PATIENCE):
@@ -274,7 +274,7 @@ class Training:
 
     def check_memory(self, job: TrainJob) -> None:
         """Refuse a run that this machine's GPU has no room for beside the models that are loaded."""
-        from rmx.train.room import check_room
+        from rmx.train.plan.room import check_room
 
         if self.workspace.carrier_of(job.model) is None:
             check_room(job)

@@ -10,9 +10,9 @@ from typing import Any
 from rmx.models.load import Model
 from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout
-from rmx.train.items import Item, make_items
-from rmx.train.policy import Policy, make_policy
-from rmx.train.trainer import Trainer
+from rmx.train.step.items import Item, make_items
+from rmx.train.step.lora_policy import Policy, make_policy
+from rmx.train.step.trainer import Trainer
 
 DATA = Path(__file__).parents[1] / "reference_data"
 RUNS = sorted(path.stem for path in DATA.glob("expected*/*.json"))

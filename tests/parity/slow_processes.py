@@ -18,7 +18,9 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from rmx.cli import main
 from rmx.errors import RmxError
-from rmx.train import first_stages, greedy, processes
+from rmx.train import data_stages as first_stages
+from rmx.train.checks import greedy
+from rmx.train.step import processes
 
 SLOW = 3.0  # seconds; the group's timeout is two
 RANK = int(os.environ.get("RANK", "0"))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rmx.models.load import load
-from rmx.train.trainer import MicroStep
+from rmx.train.step.trainer import MicroStep
 from tests.parity.reference import DATA, RUNS, expected, trainer_of
 
 RELATIVE = 1e-4  # of losses, times max(1, |x|)

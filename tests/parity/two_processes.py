@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from rmx.models.load import load
-from rmx.train.processes import launched
+from rmx.train.step.processes import launched
 from tests.parity.reference import DATA, trainer_of
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from rmx.runs.folder import DAMAGED, RunFolder
 from rmx.runs.queue import _before
 from rmx.runs.store import RunStore
 from rmx.storage import files as run_files
-from rmx.train import checkpoint
+from rmx.train.step import checkpoint
 from rmx.ui.app import web_app
 from rmx.ui.evaluator import Evaluator
 from rmx.ui.owners import Visitor

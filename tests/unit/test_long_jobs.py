@@ -15,7 +15,7 @@ from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.store import RunStore
-from rmx.train.probe import LONGEST, TRAINED, probe
+from rmx.train.plan.probe import LONGEST, TRAINED, probe
 from rmx.ui.at_once import AtOnce
 from rmx.ui.claims import Claims
 from rmx.ui.claims_tab import ClaimsTab
@@ -224,9 +224,11 @@ def probed(monkeypatch):
         calls.append(asked | {"kind": asker.get().kind})
         return SimpleNamespace()
 
-    monkeypatch.setattr("rmx.train.probe.probe", quick)
-    monkeypatch.setattr("rmx.train.estimate.work_ahead", lambda *_, **__: None)
-    monkeypatch.setattr("rmx.train.estimate.estimate", lambda *_, **__: SimpleNamespace(plan=lambda: {"minutes": 1}))
+    monkeypatch.setattr("rmx.train.plan.probe.probe", quick)
+    monkeypatch.setattr("rmx.train.plan.estimate.work_ahead", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "rmx.train.plan.estimate.estimate", lambda *_, **__: SimpleNamespace(plan=lambda: {"minutes": 1})
+    )
     return calls
 
 
@@ -310,7 +312,7 @@ def test_a_probe_measures_few_rows_of_a_short_text_whatever_is_asked(rl, monkeyp
         shapes.append((len(batch), len(batch[0])))
         return 1000
 
-    monkeypatch.setattr("rmx.train.probe._backward", noted)
+    monkeypatch.setattr("rmx.train.plan.probe._backward", noted)
     with rl.base.engine.turns.turn():
         found = probe(rl.base, load_set("mini:train"), temperature=1.0, micro_batch=1024, seconds=0.1)
     assert {rows for rows, _ in shapes} == {TRAINED}

@@ -29,7 +29,7 @@ from rmx.models import load as models
 from rmx.models.adapters import add_adapter, bundled_adapters
 from rmx.paths import ASSETS
 from rmx.records import Answer
-from rmx.train.greedy import Solution, Solutions, solve
+from rmx.train.checks.greedy import Solution, Solutions, solve
 
 TINY = {
     "k": 4, "problems": 8, "select": 3, "max_new_tokens": 120, "validation": 4, "validation_k": 2, "epochs": 1,

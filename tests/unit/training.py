@@ -8,9 +8,9 @@ import torch
 from rmx.models.load import Model
 from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout
-from rmx.train.items import Item, make_items
-from rmx.train.policy import Policy, make_policy
-from rmx.train.trainer import MicroStep, Trainer, Update
+from rmx.train.step.items import Item, make_items
+from rmx.train.step.lora_policy import Policy, make_policy
+from rmx.train.step.trainer import MicroStep, Trainer, Update
 
 # A recipe that moves quickly and in short sequences.
 QUICK = Recipe().with_(rank=4, alpha=8, lr=1e-2, warmup_steps=1, grad_accum=2, micro_batch=2, max_seq_len=64)

@@ -30,8 +30,8 @@ from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Answer, Problem, Trace
-from rmx.train.greedy import solve
-from rmx.train.rollouts import sample_rollouts
+from rmx.train.checks.greedy import solve
+from rmx.train.rollouts.sample import sample_rollouts
 from tests.unit.chain import END, chain, solved
 
 PROBLEM = load_set("mini:test")[0]

@@ -18,7 +18,7 @@ from rmx.errors import ModelError
 from rmx.explore.branches import Run
 from rmx.explore.generate import Generation, Job
 from rmx.models.pair import Pair
-from rmx.train.probe import probe
+from rmx.train.plan.probe import probe
 from tests.conftest import qwen, wrap
 
 PROBLEMS = ("Tom has 5 pens and buys 4 more. How many pens has Tom?", "Mia has 9 figs and eats 2. How many are left?")

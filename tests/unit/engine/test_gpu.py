@@ -14,7 +14,7 @@ from rmx.explore.lookahead import look_ahead
 from rmx.explore.swap import swap_job
 from rmx.models.pair import Pair, open_pair, read_both
 from rmx.models.random_weights import random_model
-from rmx.train.head import find_head, sweep, with_tf32
+from rmx.train.step.head import find_head, sweep, with_tf32
 
 pytestmark = pytest.mark.gpu
 

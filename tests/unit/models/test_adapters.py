@@ -20,7 +20,7 @@ from rmx.models.load import Model
 from rmx.models.model_key import key_of
 from rmx.models.pair import Pair, open_pair
 from rmx.recipes.recipe import AdapterConfig
-from rmx.train.policy import NAME, make_policy
+from rmx.train.step.lora_policy import NAME, make_policy
 from tests.conftest import qwen, wrap
 from tests.unit.adapter_kinds import FOLDED, IDS, WITH_INITIAL, WORKS, begin, logits, lora, other, save, tied, train
 

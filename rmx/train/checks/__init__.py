@@ -1,0 +1,1 @@
+"""Checks of a run under way: held-out problems, guards, diagnostics, replayed forks."""

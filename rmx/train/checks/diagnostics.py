@@ -1,0 +1,149 @@
+"""What training does to decisions that it does not train on: held-out rollouts of the base, read under base and policy.
+
+Both are read with the same weights, the adapter off and on, by the very rows and terms of the trainer.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmx.engine.engine import CHUNK_BYTES
+from rmx.recipes.recipe import GateConfig, LossConfig
+from rmx.records import Rollout
+from rmx.train.rollouts.selection import with_advantages
+from rmx.train.step.base_figures import BaseFigures
+from rmx.train.step.batches import Batch, make_batch
+from rmx.train.step.head import ce_and_kl
+from rmx.train.step.items import Item, make_items
+from rmx.train.step.lora_policy import NAME, Policy
+from rmx.train.step.loss import Rows, objective
+from rmx.train.step.processes import Team, collected, dealt
+from rmx.train.step.rows import base_rows
+
+LOSS = LossConfig(kl_on="completion")  # the paper's decision term; KL on the other completion positions
+TOKENS = 4096  # padded tokens read together
+GATE = GateConfig()  # by entropy, whatever gate a run trains with, so that its ablations can be compared
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Means over the decision tokens of held-out rollouts; None where there is no such token."""
+
+    delta_logp_pos: float | None  # nats, policy minus base, on decision tokens of right rollouts
+    delta_logp_neg: float | None  # of wrong ones
+    pressure: float | None  # sum of |A| CE over wrong decision tokens / the same sum over right ones
+    kl: float | None  # nats, mean KL(base || policy) over the completion positions that are no decisions
+
+    @property
+    def gap(self) -> float | None:
+        """How much further right choices moved up than wrong ones: delta_logp_pos - delta_logp_neg."""
+        if self.delta_logp_pos is None or self.delta_logp_neg is None:
+            return None
+        return self.delta_logp_pos - self.delta_logp_neg
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "gap": self.gap,
+            "delta_logp_pos": self.delta_logp_pos,
+            "delta_logp_neg": self.delta_logp_neg,
+            "pressure": self.pressure,
+            "kl": self.kl,
+        }
+
+
+def contrast(seen: Tensor, kl_sum: float, kl_positions: int) -> Contrast:
+    """Means out of sums.
+
+    Args:
+        seen: (4, 2) float64 sums over decision tokens as `objective` gives them: CE, delta, |A| CE, 1; right, wrong.
+
+    Source: contrastive gap and neg_pressure_sum / pos_pressure_sum as the official trainer logs them.
+    """
+    (_, _), (delta_pos, delta_neg), (push_pos, push_neg), (pos, neg) = seen.tolist()
+    return Contrast(
+        delta_pos / pos if pos else None,
+        delta_neg / neg if neg else None,
+        push_neg / push_pos if push_pos else None,
+        kl_sum / kl_positions if kl_positions else None,
+    )
+
+
+def decision_items(rollouts: Sequence[Rollout], tau: float, max_seq_len: int) -> list[Item]:
+    """Held-out rollouts as items, with advantages among their problem's: one-sided problems take no part in the gap.
+
+    Decisions go by entropy; the order is by length, so that batches waste little padding.
+    """
+    items = make_items(with_advantages(rollouts), GATE, tau, LOSS, max_seq_len, seed=0)
+    return sorted(items, key=lambda item: len(item.rollout.input_ids))
+
+
+@torch.no_grad()
+def diagnose(policy: Policy, items: Sequence[Item], figures: BaseFigures, team: Team | None = None) -> Contrast:
+    """Read all items under the policy and, where `figures` does not know it yet, under the base.
+
+    Several processes share the batches and add up their sums in one order. The caller holds the engine's turn.
+    """
+    groups = list(_groups(items, _room(policy)))
+    mine = [(nth, _sums(policy, groups[nth], figures)) for nth in dealt(len(groups), team)]
+    seen, kl_sum, kl_positions = torch.zeros(4, 2, dtype=torch.float64), 0.0, 0
+    for _, (more, kl, positions) in collected(mine, lambda pair: pair[0], team):
+        seen += more
+        kl_sum += kl
+        kl_positions += positions
+    return contrast(seen, kl_sum, kl_positions)
+
+
+def _sums(policy: Policy, group: Sequence[Item], figures: BaseFigures) -> tuple[Tensor, float, int]:
+    """What one batch adds to the arguments of `contrast`."""
+    batch = make_batch(group, LOSS, policy.device)
+    rows = _read(policy, batch, figures)
+    sums, seen = objective(rows, batch.pull, torch.ones_like(batch.pull), batch.decision, LOSS)
+    return seen.cpu(), float(sums.anchor), batch.anchors
+
+
+def _room(policy: Policy) -> int:
+    """Padded tokens that are read at once: without a linear head all their logits are there together."""
+    return TOKENS if policy.head else CHUNK_BYTES // (4 * policy.model.engine.vocab_size)
+
+
+def _groups(items: Sequence[Item], room: int) -> Iterator[list[Item]]:
+    """Neighbours whose padded tokens fit into `room`; a longer item goes alone."""
+    group: list[Item] = []
+    for item in items:
+        width = max(len(i.rollout.input_ids) for i in (*group, item))
+        if group and width * (len(group) + 1) > room:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def _read(policy: Policy, batch: Batch, figures: BaseFigures) -> Rows:
+    """Base and policy at the rows of a batch, both as they decode: no dropout."""
+    if policy.head is None:
+        return _read_whole(policy, batch)
+    base = base_rows(policy, batch, figures)
+    with policy.model.engine.using(NAME):
+        hidden = policy(batch.ids)[batch.row, batch.pred_pos].float()
+    ce, kl = ce_and_kl(policy.head, hidden, batch.target, base.mean, base.offset)
+    return Rows(ce, kl, base.logp)
+
+
+def _read_whole(policy: Policy, batch: Batch) -> Rows:
+    """By the full logits of both, for heads that are not plainly linear."""
+    with policy.base():
+        base = _logp(policy, batch)
+    with policy.model.engine.using(NAME):
+        ours = _logp(policy, batch)
+    target = batch.target[:, None]
+    kl = torch.where(base == -torch.inf, 0.0, base.exp() * (base - ours)).sum(-1)
+    return Rows(ce=-ours.gather(1, target)[:, 0], kl=kl, base_logp=base.gather(1, target)[:, 0])
+
+
+def _logp(policy: Policy, batch: Batch) -> Tensor:
+    """(N, V) fp32."""
+    return policy.logits(batch.ids)[batch.row, batch.pred_pos].float().log_softmax(-1)

@@ -1,0 +1,174 @@
+"""Checks on the validation split while a model trains, which of them was the best, and when to stop early.
+
+A check solves the validation problems greedily and compares with the base on the same problems, and reads held-out
+rollouts of the base (see diagnostics.py). The test split has no part in any of it.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rmx.records import Problem, Rollout
+from rmx.stats.intervals import Estimate
+from rmx.train.checks.diagnostics import Contrast, decision_items, diagnose
+from rmx.train.checks.greedy import Solutions, solve_together
+from rmx.train.step.base_figures import BaseFigures
+from rmx.train.step.lora_policy import NAME, Policy
+from rmx.train.step.processes import Team
+
+FIGURES_BYTES = 256 << 20  # of the base on held-out rollouts; what does not fit is read anew at each check
+SAMPLES = 6  # solutions shown before and after
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The figures of one checkpoint; update 0 is the base."""
+
+    optimizer_step: int
+    epoch: float
+    pass_at_1: Estimate
+    vs_base: Estimate | None  # paired; None at update 0
+    contrast: Contrast
+    truncated: int
+    unparsed: int
+    seconds: float
+
+    def json(self) -> dict[str, Any]:
+        """The check event; `Check.from_json` reads it back."""
+        return {
+            "optimizer_step": self.optimizer_step,
+            "epoch": self.epoch,
+            "pass@1": self.pass_at_1,
+            "vs_base": self.vs_base,
+            **self.contrast.json(),
+            "truncated": self.truncated,
+            "unparsed": self.unparsed,
+            "seconds": round(self.seconds, 2),
+        }
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "Check":
+        names = ("delta_logp_pos", "delta_logp_neg", "pressure", "kl")
+        return cls(
+            stored["optimizer_step"],
+            stored["epoch"],
+            stored["pass@1"],
+            stored["vs_base"],
+            Contrast(**{name: stored[name] for name in names}),
+            stored["truncated"],
+            stored["unparsed"],
+            stored["seconds"],
+        )
+
+
+def best_of(checks: Sequence[Check]) -> Check | None:
+    """The checkpoint that becomes the adapter: highest pass@1, ties by the larger gap, then the earlier one.
+
+    The base (update 0) is no checkpoint: a run always has an adapter to show, better or worse.
+    """
+    trained = [c for c in checks if c.optimizer_step > 0]
+    return min(trained, key=_rank, default=None)
+
+
+def _rank(check: Check) -> tuple[float, float, int]:
+    gap = check.contrast.gap
+    return -(check.pass_at_1["value"] or 0.0), -gap if gap is not None else float("inf"), check.optimizer_step
+
+
+def stops_early(checks: Sequence[Check], patience: int) -> str | None:
+    """A sentence where the last `patience` checks brought no better pass@1 than there was before them, else None.
+
+    The base counts among what was before. Patience 0 never stops.
+    """
+    before, last = checks[: len(checks) - patience], checks[len(checks) - patience :]
+    if not patience or not before:
+        return None
+    highest = max(before, key=lambda c: c.pass_at_1["value"] or 0.0)
+    bar = highest.pass_at_1["value"] or 0.0
+    if any((c.pass_at_1["value"] or 0.0) > bar for c in last):
+        return None
+    where = f"update {highest.optimizer_step}" if highest.optimizer_step else "the base"
+    checks_ = "check" if patience == 1 else f"{patience} checks"
+    return (
+        f"Stopped early: the last {checks_} brought no better validation pass@1 than {where} with "
+        f"{100 * bar:.1f} % (patience {patience})."
+    )
+
+
+class HeldOut:
+    """The validation problems and held-out rollouts of one run, and what the base did on them.
+
+    Args:
+        problems: of the validation split. rollouts: graded ones of the base on that split, with entropies.
+        tau: nats, of the decisions. max_new: tokens of a greedy solution.
+        base: the base's solutions where they are known already, as after a resume.
+        team: of several processes, all of which make every check together.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        problems: Sequence[Problem],
+        rollouts: Sequence[Rollout],
+        *,
+        tau: float,
+        max_new: int,
+        max_seq_len: int,
+        base: Solutions | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+        team: Team | None = None,
+    ) -> None:
+        self.policy, self.problems, self.max_new, self.cancelled = policy, list(problems), max_new, cancelled
+        self.items = decision_items(rollouts, tau, max_seq_len)
+        self.figures, self.team = BaseFigures(FIGURES_BYTES), team
+        self._base, self.latest = base, base
+
+    @property
+    def base(self) -> Solutions:
+        """The base's greedy solutions, made at first need."""
+        if self._base is None:
+            self._base = self._solve(None)
+        return self._base
+
+    def share(self, other: "HeldOut") -> None:
+        """Take over what another run on the same problems and rollouts knows of the base."""
+        self._base = self.latest = other.base
+        self.figures = other.figures
+
+    def check(self, optimizer_step: int, epoch: float) -> Check:
+        """Measure the policy as it is; at update 0 the base. The caller holds the engine's turn."""
+        began, base = time.perf_counter(), self.base
+        self.latest = self._solve(NAME) if optimizer_step else base
+        return Check(
+            optimizer_step,
+            epoch,
+            self.latest.pass_at_1,
+            self.latest.against(base) if optimizer_step else None,
+            diagnose(self.policy, self.items, self.figures, self.team),
+            self.latest.truncated,
+            self.latest.unparsed,
+            time.perf_counter() - began,
+        )
+
+    def samples(self, optimizer_step: int, limit: int = SAMPLES) -> dict[str, Any]:
+        """The samples event: first those problems whose grade changed, then others, before and after."""
+        after = self.latest or self.base
+        rows = list(zip(self.problems, self.base.each, after.each, strict=True))
+        rows.sort(key=lambda row: row[1].answer.correct == row[2].answer.correct)
+        keys = ("text", "answer", "correct")
+        problems = [
+            {
+                "id": problem.id,
+                "problem": problem.problem,
+                "known": problem.answer,
+                "before": {key: value for key, value in one.json().items() if key in keys},
+                "after": {key: value for key, value in two.json().items() if key in keys},
+            }
+            for problem, one, two in rows[:limit]
+        ]
+        return {"optimizer_step": optimizer_step, "problems": problems}
+
+    def _solve(self, adapter: str | None) -> Solutions:
+        asked = self.team, self.policy.model, self.problems, adapter, self.max_new
+        return solve_together(*asked, cancelled=self.cancelled)

@@ -1,0 +1,268 @@
+"""Stages 1 to 3 of a run: rollouts, selection, gate. After a restart each is read back from its file."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rmx.errors import TrainError
+from rmx.grading.answers import CUT
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import RolloutConfig
+from rmx.records import Problem, Rollout
+from rmx.train.rollouts.file import read_rollouts
+from rmx.train.rollouts.sample import RolloutLog, sample_rollouts
+from rmx.train.rollouts.selection import pass_histogram, select, tau_of_share
+from rmx.train.rollouts.server import Report, server_rollouts
+from rmx.train.stages import Context, Event, Progress
+from rmx.train.step.items import Item, make_items
+from rmx.train.step.processes import dealt
+
+ROLLOUTS, VALIDATION = "rollouts.jsonl", "validation_rollouts.jsonl"
+SELECTION, GATE = "selection.json", "gate.json"
+VALIDATION_SEED = 1  # added to the run's own, for rollouts that nothing is learned from
+
+
+# -- 1. rollouts ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Some problems, how they are sampled, and the file that the rollouts go to."""
+
+    name: str
+    problems: Sequence[Problem]
+    config: RolloutConfig
+    seed: int
+
+    @property
+    def wanted(self) -> int:
+        return len(self.problems) * self.config.k
+
+
+def rollouts_stage(run: Context) -> Iterator[Event]:
+    """Sample what is missing of K rollouts per problem, for training and for validation."""
+    recipe, draws = run.job.recipe, list[Draw]()
+    if not run.job.from_rollouts:
+        draws.append(Draw(ROLLOUTS, run.problems.train, recipe.rollouts, recipe.seed))
+    if recipe.check.validation_k and run.problems.validation:
+        few = replace(recipe.rollouts, k=max(2, recipe.check.validation_k))
+        draws.append(Draw(VALIDATION, run.problems.validation, few, recipe.seed + VALIDATION_SEED))
+    yield from sample(run, draws)
+
+
+def sample(run: Context, draws: Sequence[Draw]) -> Iterator[Event]:
+    """Bring each file to `k` rollouts per problem, telling how far all of them are together."""
+    there = [_there(run, draw) for draw in draws]
+    progress = Progress("rollouts", sum(draw.wanted for draw in draws), sum(map(len, there)))
+    for draw, found in zip(draws, there, strict=True):
+        report, log = Report(), _own_log(run, draw)
+        for rollout in _source(run, draw, found, report):
+            log.append(rollout)
+            found.append(rollout)
+            _count(run, progress, 1)
+            if progress.due():
+                yield progress.event()
+                yield from _figures(run, draw, found, report)
+        run.check_stop()
+        if run.team is not None:
+            for _ in run.team.waiting():
+                _count(run, progress, 0)
+                if progress.due():
+                    yield progress.event()
+            found = _there(run, draw)
+        yield progress.event()
+        yield from _figures(run, draw, found, report)
+
+
+def _source(run: Context, draw: Draw, found: Sequence[Rollout], report: Report) -> Iterator[Rollout]:
+    """What is missing, of several processes this one's share; a server's completions are counted in `report`."""
+    done = {(r.problem_id, r.gen_index): r.completion_length for r in found}
+    if run.job.server:
+        problems = draw.problems if run.main else []
+    else:
+        problems = [draw.problems[i] for i in dealt(len(draw.problems), run.team)]
+    asked = run.model, problems, draw.config, draw.seed, done
+    if not problems:
+        return iter(())
+    if run.job.server:
+        return server_rollouts(run.job.server, *asked, cancelled=run.stop, report=report)
+    return sample_rollouts(*asked, cancelled=run.stop)
+
+
+def _count(run: Context, progress: Progress, more: int) -> None:
+    """Progress by what all processes have sampled."""
+    progress.at = progress.first + run.team.count("rollouts", more) if run.team else progress.at + more
+
+
+def _own_log(run: Context, draw: Draw) -> RolloutLog:
+    """Where this process's rollouts go: the first has the file itself, each other one a file beside it."""
+    index = run.team.process_index if run.team else 0
+    return rollout_log(run, _beside(draw.name, f"{index}") if index else draw.name, draw.config, draw.seed)
+
+
+def _beside(name: str, process: str) -> str:
+    return f"{name.removesuffix('.jsonl')}.process-{process}.jsonl"
+
+
+def _there(run: Context, draw: Draw) -> list[Rollout]:
+    """The rollouts of a draw so far, what other processes have sampled included; only the first moves it over."""
+    log = rollout_log(run, draw.name, draw.config, draw.seed)
+    if run.main:
+        for path in sorted(run.folder.glob(_beside(draw.name, "*"))):
+            part = rollout_log(run, path.name, draw.config, draw.seed)
+            for rollout in part.read():
+                log.append(rollout)
+            part.remove()
+    run.meet()
+    found = log.read()
+    run.meet()
+    return found
+
+
+def rollout_log(run: Context, name: str, config: RolloutConfig, seed: int) -> RolloutLog:
+    """The file of a run's rollouts, which refuses to go on under other settings."""
+    settings = {
+        "model": run.model.revision,
+        "dtype": run.model.dtype,
+        "server": run.job.server,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "max_new_tokens": config.max_new_tokens,
+        "seed": seed,
+    } | run.model.style.settings()
+    return RolloutLog(run.folder / name, settings)
+
+
+def _figures(run: Context, draw: Draw, found: Sequence[Rollout], report: Report) -> Iterator[Event]:
+    """What is told of rollouts, but for those that only checks read."""
+    if draw.name != VALIDATION:
+        told = rollout_figures(found, len(draw.problems), draw.config.k)
+        yield "rollouts", told | ({"server": report.json()} if run.job.server else {})
+
+
+def rollout_figures(found: Sequence[Rollout], problems: int, k: int) -> dict[str, Any]:
+    """Counts of what was sampled so far; the histogram counts problems with all their k rollouts."""
+    of_each = Counter(r.problem_id for r in found)
+    whole = [r for r in found if of_each[r.problem_id] >= k]
+    return {
+        "at": sum(n >= k for n in of_each.values()),
+        "of": problems,
+        "k": k,
+        "rollouts": len(found),
+        "tokens": sum(r.completion_length for r in found),
+        "right": sum(r.correct for r in found),
+        "truncated": sum(r.stop in CUT for r in found),
+        "unparsed": sum(r.answer is None for r in found),
+        "histogram": list(pass_histogram(whole, k)),
+    }
+
+
+# -- 2. selection -----------------------------------------------------------------------------------------------------
+
+
+def selection_stage(run: Context) -> tuple[list[Rollout], Event]:
+    """The rollouts that teach, each with its advantage.
+
+    Raises:
+        TrainError: too few problems with mixed success; what to change.
+    """
+    if run.job.from_rollouts:
+        found = read_rollouts(Path(run.job.from_rollouts))
+        if any(r.advantage is not None for r in found):  # selected already, by whoever wrote the file
+            return found, ("selection", _given(found))
+    else:
+        recipe = run.job.recipe
+        found = rollout_log(run, ROLLOUTS, recipe.rollouts, recipe.seed).read()
+    if stored := run.read(SELECTION):
+        sampled = {(r.problem_id, r.gen_index): r for r in found}
+        chosen = [replace(sampled[p, g], advantage=a) for p, g, a in stored["rollouts"]]
+        return chosen, ("selection", stored["figures"])
+    made = select(found, run.job.recipe.selection)
+    rows = [[r.problem_id, r.gen_index, r.advantage] for r in made.rollouts]
+    if run.main:
+        run.write(SELECTION, {"figures": made.json(), "rollouts": rows})
+    return list(made.rollouts), ("selection", made.json())
+
+
+def stored_selection(job: TrainJob, folder: Path) -> tuple[list[Rollout], dict[str, Any]]:
+    """The selected rollouts of a run, read from its files alone; what a dry run shows.
+
+    Raises:
+        TrainError: the run has not come so far, or its rollouts have no entropies.
+    """
+    path = Path(job.from_rollouts) if job.from_rollouts else folder / ROLLOUTS
+    if not path.exists():
+        raise TrainError("This run has no rollouts yet. Let it sample some first.")
+    found = read_rollouts(path)
+    if not any(r.advantage is not None for r in found):
+        made = select(found, job.recipe.selection)
+        found, figures = list(made.rollouts), made.json()
+    else:
+        figures = _given(found)
+    if any(r.entropies is None for r in found):
+        raise TrainError("The rollouts of this run came without entropies, so the gate cannot be shown here.")
+    return [r if r.advantage is not None else replace(r, advantage=0.0) for r in found], figures
+
+
+def _given(found: Sequence[Rollout]) -> dict[str, Any]:
+    """Counts of rollouts that came selected."""
+    right = sum(r.correct for r in found)
+    problems = len({r.problem_id for r in found})
+    return {
+        "problems": problems,
+        "sampled": len(found),
+        "kept": problems,
+        "rollouts": len(found),
+        "trimmed": 0,
+        "right": right,
+        "wrong": len(found) - right,
+        "out": {},
+        "histogram": [],
+    }
+
+
+# -- 3. gate ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """What training starts from."""
+
+    tau: float | None  # nats; None where the file's own decision positions count
+    items: list[Item]
+
+    def figures(self, kind: str) -> dict[str, Any]:
+        """Counts for the event `gate`."""
+        tokens = sum(i.rollout.completion_length for i in self.items)
+        gated = sum(len(i.decisions) for i in self.items)
+        return {
+            "tau": self.tau,
+            "tokens": tokens,
+            "gated": gated,
+            "share": gated / tokens if tokens else 0.0,
+            "gated_right": sum(len(i.decisions) for i in self.items if i.advantage > 0),
+            "gated_wrong": sum(len(i.decisions) for i in self.items if i.advantage < 0),
+            "gate": kind,
+        }
+
+
+def threshold(run: Context, rollouts: Sequence[Rollout]) -> float | None:
+    """The gate's tau: as the recipe names it, else the file's own decisions (None), else the model's threshold."""
+    gate = run.job.recipe.gate
+    if gate.tau is not None:
+        return gate.tau
+    if gate.tau_share is not None:
+        return tau_of_share(rollouts, gate.tau_share)
+    if all(r.decision_positions is not None for r in rollouts):
+        return None
+    return run.model.tau
+
+
+def gate_stage(run: Context, rollouts: Sequence[Rollout]) -> Gated:
+    """The decision tokens of each rollout; `rollouts` have entropies unless their file names the decisions."""
+    recipe = run.job.recipe
+    tau = threshold(run, rollouts)
+    items = make_items(rollouts, recipe.gate, tau, recipe.loss, recipe.optim.max_seq_len, recipe.seed)
+    return Gated(tau, items)

@@ -1,0 +1,100 @@
+"""What is kept of a teacher's distributions: read once over its own solutions, one small file for each."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rmx.engine.sampling import prompt_key
+from rmx.errors import TrainError
+from rmx.models.load import Model
+from rmx.records import Rollout
+from rmx.train.distill.loss import TeacherRows, teacher_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """Whom to learn from: the base's own weights under an adapter, or a checkpoint."""
+
+    model: Model
+    adapter: str | None  # a key of `Engine.using`
+    vocab: int  # tokens that teacher and student both know
+
+    @torch.inference_mode()
+    def read(self, rollout: Rollout, k: int) -> TeacherRows:
+        """Its k likeliest tokens at each position of a rollout's completion. The caller holds the engine's turn."""
+        engine, parts = self.model.engine, list[TeacherRows]()
+        ids = rollout.input_ids[:-1]  # the last token decides nothing
+
+        def keep(_: int, logits: Tensor) -> None:
+            parts.append(teacher_rows(logits[:, : self.vocab], k))
+
+        with engine.using(self.adapter):
+            engine.open(ids, adapter=self.adapter, reuse=False, read_from=rollout.prompt_length - 1, on_read=keep)
+        return joined(parts)
+
+
+def joined(parts: Sequence[TeacherRows]) -> TeacherRows:
+    """Rows one after the other."""
+    return TeacherRows(
+        torch.cat([p.ids for p in parts]), torch.cat([p.logp for p in parts]), torch.cat([p.rest for p in parts])
+    )
+
+
+class TeacherCache:
+    """The rows of many rollouts, by their ids, in a folder. A file is there whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __contains__(self, rollout: Rollout) -> bool:
+        return self._path(rollout).is_file()
+
+    def put(self, rollout: Rollout, rows: TeacherRows) -> None:
+        """Keep the rows of a rollout.
+
+        Raises:
+            TrainError: the disk is full or not writable.
+        """
+        path = self._path(rollout)
+        part = path.with_suffix(".part")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tensors = {"ids": rows.ids.int().cpu(), "logp": rows.logp.cpu(), "rest": rows.rest.cpu()}
+            save_file({name: t.contiguous() for name, t in tensors.items()}, part)
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            raise TrainError(
+                f"The teacher's figures cannot be written ({error.strerror}). Make room and resume the run."
+            ) from error
+
+    def get(self, rollouts: Sequence[Rollout], device: torch.device) -> TeacherRows:
+        """The rows of some rollouts, one after the other.
+
+        Raises:
+            TrainError: a file is missing or broken.
+        """
+        found = [self._read(rollout) for rollout in rollouts]
+        rows = joined(found)
+        return TeacherRows(rows.ids.to(device), rows.logp.to(device), rows.rest.to(device))
+
+    def _read(self, rollout: Rollout) -> TeacherRows:
+        path = self._path(rollout)
+        try:
+            held = load_file(path)
+            rows = TeacherRows(held["ids"].long(), held["logp"], held["rest"])
+        except (OSError, KeyError, SafetensorError) as error:
+            raise TrainError(f"The teacher's figures in {path.name} cannot be read. Remove the file.") from error
+        if len(rows) != rollout.completion_length:
+            raise TrainError(f"The teacher's figures in {path.name} belong to other tokens. Remove the file.")
+        return rows
+
+    def _path(self, rollout: Rollout) -> Path:
+        return self.folder / f"{prompt_key(rollout.input_ids).hex()}.safetensors"

@@ -1,0 +1,1 @@
+"""How much time and memory a run will take, before it is started."""

@@ -1,0 +1,307 @@
+"""How long a run will take, how much memory it needs and what it costs, before it starts or before it trains.
+
+Before a run only a probe is known (probe.py), so how long completions get and how many problems are mixed are guesses
+with wide bounds. After the rollouts their lengths are known, and only the speed is uncertain.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rmx.recipes.recipe import OptimConfig, Recipe
+from rmx.records import Rollout
+from rmx.runs.rates import cost
+from rmx.train.plan.probe import Lengths, Speeds
+from rmx.train.step.base_figures import MEMORY, token_bytes
+from rmx.train.step.order import total_updates
+from rmx.train.training_stage import checkpoint_steps
+
+PROCESS_BYTES = 450_000_000  # Python with everything imported and what a run leaves about; imports alone 355 MB
+LINE_BYTES = 30  # of one token in a file of rollouts: its id and its entropy as text
+CHUNKS_BYTES = 3 * (32 << 20)  # logits, their exponentials and gradients
+LORA_TIME = 1.3  # a step through a network with a LoRA, over one without: 1.1 with 135 M weights, 1.3 to 1.6 with 1 M
+LORA_MEMORY = 1.2
+FIGURES_TIME = 1.4  # reading with the base's figures for training, over reading with entropies alone
+FASTER, SLOWER = 0.7, 1.6  # of the probe's speed: other programs, longer contexts
+MIXED = 0.35  # at least this share of the problems asked for turns out to be mixed
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A guess and its bounds."""
+
+    value: float
+    low: float
+    high: float
+
+    def __add__(self, other: "Span") -> "Span":
+        return Span(self.value + other.value, self.low + other.low, self.high + other.high)
+
+    def __mul__(self, other: "Span | float") -> "Span":
+        """Independent factors: their deviations combine as the root of the sum of squared logarithms."""
+        if not isinstance(other, Span):
+            return Span(self.value * other, self.low * other, self.high * other)
+        value = self.value * other.value
+        if not value:
+            return Span(0.0, 0.0, self.high * other.high)
+        down = math.hypot(_log(self.low, self.value), _log(other.low, other.value))
+        up = math.hypot(_log(self.high, self.value), _log(other.high, other.value))
+        return Span(value, value * math.exp(-down), value * math.exp(up))
+
+    def json(self, digits: int = 1) -> dict[str, float]:
+        return {"value": round(self.value, digits), "low": round(self.low, digits), "high": round(self.high, digits)}
+
+
+def _log(a: float, b: float) -> float:
+    return abs(math.log(a / b)) if a > 0 and b > 0 else 50.0
+
+
+def exactly(value: float) -> Span:
+    return Span(value, value, value)
+
+
+SPEED = Span(1.0, FASTER, SLOWER)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a run still has to do, in tokens and calls."""
+
+    completions: int  # still to be sampled, for training and for validation
+    length: Span  # tokens of a completion
+    read: Span  # tokens that the base reads before training
+    trained: Span  # tokens that go forward and backward, padding included, over all epochs
+    longest: float  # tokens of a sequence, for the memory
+    checks: int  # held-out checks, the one of the base included
+    validation: int  # problems solved at each
+    validation_rollouts: int  # read at each
+    test: int  # problems solved before and after
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Seconds of each stage, peak memory, disk, dollars."""
+
+    stages: dict[str, Span]
+    memory: float  # bytes; on a GPU those of the GPU
+    usd: float | None
+    rate: str  # a sentence
+    recomputed: float = 0.0  # bytes of memory with --recompute
+    disk: float = 0.0  # bytes, the base's figures included
+    figures: float = 0.0  # bytes of the base's figures on disk while it trains
+    figures_token: int = 0  # bytes of them for one token
+    left_out: float = 0.0  # share of the base's figures that finds no room
+
+    @property
+    def seconds(self) -> Span:
+        return sum(self.stages.values(), exactly(0.0))
+
+    def swept(self, thresholds: int) -> "Estimate":
+        """The same for a sweep: rollouts and scoring once, a training for each threshold, the base tested once."""
+        times = {"training": float(thresholds), "final": (1 + thresholds) / 2}
+        stages = {name: span * times.get(name, 1.0) for name, span in self.stages.items()}
+        before, after = self.seconds.value, sum(span.value for span in stages.values())
+        usd = None if self.usd is None else self.usd * (after / before if before else 1.0)
+        return replace(self, stages=stages, usd=usd)
+
+    def json(self) -> dict[str, Any]:
+        """As the events `gate` and `dry` carry it."""
+        whole = self.seconds
+        return {
+            "seconds": round(whole.value, 1),
+            "low": round(whole.low, 1),
+            "high": round(whole.high, 1),
+            "stages": {name: span.json() for name, span in self.stages.items()},
+            "memory_mb": round(self.memory / 1e6),
+            "disk_mb": round(self.disk / 1e6, 1),
+            "figures_mb": round(self.figures / 1e6, 1),
+            "figures_token": self.figures_token,
+            "left_out": round(self.left_out, 3),
+            "usd": None if self.usd is None else round(self.usd, 4),
+            "rate": self.rate,
+        }
+
+    def plan(self) -> dict[str, Any]:
+        """As the message `plan` carries it."""
+        minutes = self.seconds * (1 / 60)
+        return {"minutes": minutes.json(2), **{key: self.json()[key] for key in ("memory_mb", "usd", "rate")}}
+
+
+def estimate(work: Work, speeds: Speeds, recipe: Recipe) -> Estimate:
+    """What the work takes at the speeds that were measured."""
+    figures, filed, left_out = figures_of(work, speeds, recipe)
+    training = work.trained * (speeds.train_token * LORA_TIME + left_out * speeds.read_token * FIGURES_TIME)
+    stages = {
+        "rollouts": _decoding(work.completions, work.length, speeds) * SPEED,
+        "gate": work.read * (speeds.read_token * FIGURES_TIME) * SPEED,
+        "training": (training + _checks(work, speeds)) * SPEED,
+        "final": _decoding(2 * work.test, work.length, speeds) * SPEED,
+    }
+    usd, sentence = cost(sum(span.value for span in stages.values()), speeds.device)
+    return Estimate(
+        stages,
+        memory_of(work, speeds, recipe),
+        usd,
+        sentence,
+        recomputed=memory_of(work, speeds, recipe.with_(recompute=True)),
+        disk=filed + _other_files(work, speeds, recipe),
+        figures=filed,
+        figures_token=figures,
+        left_out=left_out,
+    )
+
+
+def figures_of(work: Work, speeds: Speeds, recipe: Recipe) -> tuple[int, float, float]:
+    """What the base's figures take: bytes of one token, bytes on disk, and the share that finds no room."""
+    each = token_bytes(speeds.hidden, recipe.optim.base_figures)
+    if not each:
+        return 0, 0.0, 1.0
+    beyond = max(0.0, each * work.read.value - MEMORY)
+    filed = min(beyond, recipe.optim.base_disk_gb * 1e9)
+    return each, filed, (beyond - filed) / (each * work.read.value) if beyond > filed else 0.0
+
+
+def _other_files(work: Work, speeds: Speeds, recipe: Recipe) -> float:
+    """Bytes of rollouts and of checkpoints: each one's adapter, the last one's moments, and the adapter at the end."""
+    rollouts = LINE_BYTES * (work.completions * (work.length.value + speeds.prompt / 2) if work.completions else 0.0)
+    adapter = _adapter_bytes(speeds, recipe) / 4
+    return rollouts + adapter * (max(1, work.checks - 1) + 3)
+
+
+def _decoding(completions: int, length: Span, speeds: Speeds) -> Span:
+    """Seconds: the batch is full but for its end, where the last rows finish alone."""
+    if not completions:
+        return exactly(0.0)
+    steps = max(1.0, completions / speeds.rows) + min(1.0, completions / speeds.rows) * 0.5
+    prompts = speeds.prompt * speeds.read_token  # of each problem once; a completion's share is at most this
+    return length * (steps * speeds.decode_step) + exactly(completions / 4 * prompts)
+
+
+def _checks(work: Work, speeds: Speeds) -> Span:
+    """Seconds of all held-out checks."""
+    solved = _decoding(work.validation, work.length, speeds)
+    read = (work.length + exactly(speeds.prompt)) * (work.validation_rollouts * speeds.read_token)
+    return (solved + read) * float(work.checks)
+
+
+def memory_of(work: Work, speeds: Speeds, recipe: Recipe) -> float:
+    """Bytes at the peak: weights, and the larger of what decoding and what training keeps.
+
+    On a CPU the process itself counts as well; on a GPU only what lies on it.
+    """
+    optim, tokens = recipe.optim, min(work.longest, recipe.optim.max_seq_len)
+    saved = speeds.saved_token * (LORA_MEMORY if not optim.recompute else 0.25)
+    training = saved * tokens * optim.micro_batch + CHUNKS_BYTES + _adapter_bytes(speeds, recipe)
+    on_cpu = speeds.device == "cpu"
+    decoding = speeds.rows * speeds.kv_token * work.longest
+    decoding = min(decoding, speeds.kv_most)  # fewer rows where they would need more
+    figures = min(MEMORY, token_bytes(speeds.hidden, optim.base_figures) * work.read.value) if on_cpu else 0.0
+    return speeds.weights + (PROCESS_BYTES if on_cpu else 0) + max(decoding, training + figures)
+
+
+def _adapter_bytes(speeds: Speeds, recipe: Recipe) -> float:
+    """Weights, gradients and two moments of the LoRA, fp32; about two matrices for each square layer that it is on."""
+    layers = speeds.weights / (4 * 12 * speeds.hidden**2)  # a block has some 12 hidden^2 weights
+    return 16 * layers * len(recipe.adapter.targets) * 2 * speeds.hidden * recipe.adapter.rank
+
+
+# -- before a run -----------------------------------------------------------------------------------------------------
+
+
+def length_of(seen: Lengths, limit: int) -> Span:
+    """Tokens of a completion, from those that a probe saw.
+
+    Finished ones alone would be too short, so unfinished ones count with what they had: tokens per end, as where ends
+    come at a steady rate. Bounds are two standard errors, wider by the share that did not finish.
+    """
+    ended = [min(x, limit) for x in seen.ended]
+    n, cut = len(ended), len(seen.cut)
+    tokens = sum(ended) + sum(seen.cut)
+    if n == 0:
+        so_far = min(float(limit), tokens / cut if cut else 1.0)
+        return Span(min(float(limit), 4 * so_far), so_far, float(limit))
+    mean = min(float(limit), tokens / n)
+    spread = math.sqrt(sum((x - mean) ** 2 for x in ended) / n) if n > 1 and not cut else mean
+    error, open_share = 2 * spread / math.sqrt(n), cut / (n + cut)
+    so_far = tokens / (n + cut) if cut else 0.0
+    low = max(so_far, (mean - error) * (1 - open_share / 2))
+    return Span(mean, min(low, mean), min(float(limit), (mean + error) * (1 + open_share)))
+
+
+def work_ahead(
+    recipe: Recipe, speeds: Speeds, problems: int, validation: int, test: int, length: Span | None = None
+) -> Work:
+    """The whole of a run of which nothing is there yet.
+
+    Args:
+        problems, validation, test: how many there are of each.
+        length: tokens of a completion where they are known; None: as the probe saw them.
+    """
+    config, check = recipe.rollouts, recipe.check
+    length = length or length_of(speeds.lengths, config.max_new_tokens)
+    wanted = min(recipe.selection.select, problems)
+    kept = Span(float(wanted), max(1.0, min(wanted, MIXED * problems)), float(wanted)) * (
+        config.k * recipe.selection.trim
+    )
+    sequence = length + exactly(speeds.prompt)
+    read = kept * (sequence + exactly(speeds.prompt / config.k))  # each sequence, and each problem's prompt by itself
+    held = validation * max(2, check.validation_k) if check.validation_k else 0
+    padding = 1.0 if recipe.optim.micro_batch == 1 else 1.15
+    return Work(
+        completions=problems * config.k + held,
+        length=length,
+        read=read,
+        trained=kept * sequence * (padding * _epochs(kept.value, recipe.optim)),
+        longest=speeds.prompt + min(length.high, config.max_new_tokens),
+        checks=_check_count(kept.value, recipe) if validation else 0,
+        validation=validation,
+        validation_rollouts=held,
+        test=test,
+    )
+
+
+def _epochs(items: float, optim: OptimConfig) -> float:
+    """Passes over the rollouts, fewer than `epochs` where `max_steps` ends them."""
+    whole = total_updates(max(1, round(items)), optim)
+    return optim.epochs * min(1.0, (optim.max_steps or whole) / whole)
+
+
+def _check_count(items: float, recipe: Recipe) -> int:
+    """Held-out checks, the base's included."""
+    return 1 + len(checkpoint_steps(max(1, round(items)), recipe))
+
+
+# -- before training --------------------------------------------------------------------------------------------------
+
+
+def work_left(
+    recipe: Recipe, rollouts: Sequence[Rollout], validation: int, validation_rollouts: int, test: int
+) -> Work:
+    """What remains once the rollouts are selected: their lengths are known."""
+    lengths = [min(len(r.input_ids), recipe.optim.max_seq_len) for r in rollouts]
+    completions = [r.completion_length for r in rollouts]
+    prompts = {r.problem_id: r.prompt_length for r in rollouts}
+    mean = sum(completions) / max(1, len(completions))
+    optim = recipe.optim
+    return Work(
+        completions=0,
+        length=Span(mean, 0.9 * mean, 1.2 * mean),  # greedy solutions of other problems, with no tail cut off
+        read=exactly(float(sum(lengths) + sum(prompts.values()))),
+        trained=exactly(padded_tokens(lengths, optim, recipe.seed) * _epochs(len(rollouts), optim)),
+        longest=float(max(lengths, default=0)),
+        checks=_check_count(len(rollouts), recipe) if validation else 0,
+        validation=validation,
+        validation_rollouts=validation_rollouts,
+        test=test,
+    )
+
+
+def padded_tokens(lengths: Sequence[int], optim: OptimConfig, seed: int) -> int:
+    """Tokens of one epoch, padding included: every sequence of a micro-batch is as long as its longest."""
+    mixed, size = list(lengths), optim.micro_batch
+    if optim.order != "file":
+        random.Random(seed).shuffle(mixed)
+    groups = [mixed[i : i + size] for i in range(0, len(mixed), size)]
+    return sum(max(group) * len(group) for group in groups)

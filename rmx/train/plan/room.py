@@ -1,0 +1,102 @@
+"""Memory for a run: whether there is enough before it starts and before it trains, and what to change where not."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+from rmx.errors import TrainError
+from rmx.models.load import choose_device
+from rmx.models.presets import preset_of
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import OptimConfig
+from rmx.train.plan.estimate import Estimate
+from rmx.train.step.lora_policy import Policy
+
+SPARE = 2.0  # times the weights: keys and values of the rollouts, activations, logits of a chunk
+LESS = "a smaller --max-seq-len or --micro-batch"
+
+
+def check_room(job: TrainJob) -> None:
+    """Refuse a run on a GPU whose free memory is less than its weights and what is computed with them.
+
+    Only sizes that are known beforehand are checked; a model without a preset may still run out of memory, which its
+    run then says.
+
+    Raises:
+        TrainError: there is no room.
+    """
+    device, preset = choose_device(job.device), preset_of(job.model)
+    if device.type != "cuda" or preset is None:
+        return
+    free, _ = torch.cuda.mem_get_info(device)
+    needed = preset.parameters * 1e6 * 2 * SPARE
+    if free < needed:
+        raise TrainError(
+            f"The GPU has {free / 1e9:.1f} GB free and a run on {job.model} needs about {needed / 1e9:.1f} GB. "
+            "Unload models in the app, or train a smaller one."
+        )
+
+
+def room_of(device: torch.device) -> int:
+    """Bytes that this process has and may still get, on its GPU or in this machine's memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
+    return int(psutil.virtual_memory().available + psutil.Process(os.getpid()).memory_info().rss)
+
+
+def fit(policy: Policy, estimate: Estimate, room: int) -> str | None:
+    """Have the policy compute inner values twice rather than keep them where the estimate does not fit the memory.
+
+    Args:
+        room: bytes that the process may have in all.
+
+    Returns:
+        What was changed, or that memory may run out; None where all fits.
+    """
+    if estimate.memory <= room:
+        return None
+    needed = f"Training needs about {_gb(estimate.memory)} of memory and {_gb(room)} are there"
+    if policy.recompute or not policy.blocks():
+        return f"{needed}; should it run out, take {LESS}."
+    policy.recompute = True
+    told = f"{needed}, so inner values are computed twice rather than kept, as --recompute does: about "
+    told += f"{_gb(estimate.recomputed)}, in more time."
+    return told if estimate.recomputed <= room else f"{told} Should memory still run out, take {LESS}."
+
+
+def _gb(nbytes: float) -> str:
+    return f"{nbytes / 1e9:.1f} GB"
+
+
+@contextmanager
+def memory_told(stage: str, optim: OptimConfig, device: torch.device) -> Iterator[None]:
+    """Tell what to change where a stage runs out of memory.
+
+    Raises:
+        TrainError: it has.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        where = "The GPU" if device.type == "cuda" else "This machine"
+        raise TrainError(f"{where} ran out of memory in the stage {stage}. {_change(stage, optim)}") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory has run out; on a CPU PyTorch has no class of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _change(stage: str, optim: OptimConfig) -> str:
+    if stage == "training":
+        ways = [] if optim.recompute else ["--recompute"]
+        ways.append(f"a --max-seq-len below {optim.max_seq_len}")
+        ways += [f"a --micro-batch below {optim.micro_batch}"] if optim.micro_batch > 1 else []
+        said = ", ".join(ways[:-1]) + f" or {ways[-1]}" if len(ways) > 1 else ways[0]
+        return f"Train again with {said}; --from-rollouts with this run's rollouts.jsonl spares the sampling."
+    return "Free memory by closing what else uses it, or take a smaller --max-new-tokens or --max-seq-len."

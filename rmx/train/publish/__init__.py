@@ -1,0 +1,1 @@
+"""A finished run as a card, an export and its provenance."""

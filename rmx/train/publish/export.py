@@ -1,0 +1,227 @@
+"""Make a trained adapter ready to leave: plain PEFT files with a card, a zip of them, a push to the Hub.
+
+Only the four files named in `FILES` ever leave, whatever else lies in the folder. A visitor's token is used for the two
+calls to the Hub and is nowhere else: not in a log, not in a file, not in an error or what an error refers to.
+"""
+
+import io
+import json
+import math
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError, safe_open
+
+from rmx.errors import TrainError, first_line
+from rmx.models.load import fingerprint
+from rmx.train.publish.card import adapter_card
+from rmx.train.publish.provenance import Provenance
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+CARD, TRAINING = "README.md", "training.json"
+FILES = (CARD, CONFIG, WEIGHTS, TRAINING)
+
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can hold
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+
+
+def finish_adapter(folder: Path, story: Provenance, checkpoint: Path | None = None) -> None:
+    """Put into `folder` what plain `PeftModel.from_pretrained` loads, with the card and `training.json` beside it.
+
+    Args:
+        folder: holds PEFT's two files already, or gets them from `checkpoint`.
+        checkpoint: a folder that PEFT saved to. Other files in it (optimizer, RNG) stay there.
+
+    Raises:
+        TrainError: there is no adapter, or the files cannot be read or written.
+    """
+    source = checkpoint or folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        parameters = _count(source / WEIGHTS)
+        config = _config(source / CONFIG, story)
+        if source != folder:
+            _copy(source / WEIGHTS, folder / WEIGHTS)
+        _write(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+        about = story.json() | {"adapter": fingerprint(folder), "parameters": parameters}
+        _write(folder / TRAINING, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        _write(folder / CARD, adapter_card(story, parameters))
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise TrainError(f"The adapter in {source.name} cannot be finished ({reason}). Resume the run.") from error
+
+
+def _count(weights: Path) -> int:
+    """Parameters in a safetensors file."""
+    with safe_open(weights, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - not a dict
+
+
+def _config(path: Path, story: Provenance) -> dict[str, Any]:
+    """PEFT's config with a base that means something elsewhere, and with its sets in a fixed order."""
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    base = story.base
+    config["base_model_name_or_path"] = base.name
+    config["revision"] = base.revision if base.origin == "hub" and base.revision != "unknown" else None
+    config["inference_mode"] = True
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"] = sorted(config["target_modules"])
+    return config
+
+
+def _copy(source: Path, target: Path) -> None:
+    part = target.with_name(target.name + ".part")
+    shutil.copyfile(source, part)
+    part.replace(target)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file in one move."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+# -- zip --------------------------------------------------------------------------------------------------------------
+
+
+def zip_adapter(folder: Path, out: IO[bytes], name: str = "adapter") -> None:
+    """Write a zip with a finished adapter in a folder `name`; the same files always make the same bytes.
+
+    Raises:
+        TrainError: there is no finished adapter in `folder`.
+    """
+    whole_adapter(folder)
+    with zipfile.ZipFile(out, "w") as archive:
+        for file in FILES:
+            entry = zipfile.ZipInfo(f"{_harmless(name)}/{file}", _LONG_AGO)
+            entry.create_system, entry.external_attr = 3, 0o644 << 16  # as made on Unix, wherever it is made
+            # Weights do not shrink; storing them also keeps the bytes apart from the version of zlib.
+            entry.compress_type = zipfile.ZIP_STORED
+            with (folder / file).open("rb") as source, archive.open(entry, "w") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+
+def zipped(folder: Path, name: str = "adapter") -> bytes:
+    """The zip of a finished adapter in memory."""
+    out = io.BytesIO()
+    zip_adapter(folder, out, name)
+    return out.getvalue()
+
+
+def whole_adapter(folder: Path) -> None:
+    """Make sure that all four files are there, are files, and are whole.
+
+    Raises:
+        TrainError: which one is not, or what is wrong with it.
+    """
+    for file in FILES:
+        path = folder / file
+        if path.is_symlink() or not path.is_file():
+            raise TrainError(f"There is no finished adapter here yet: {file} is missing. Let the run end first.")
+    try:
+        _count(folder / WEIGHTS)
+        if not isinstance(json.loads((folder / CONFIG).read_text(encoding="utf-8")), dict):
+            raise ValueError(f"{CONFIG} is no JSON object")
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise TrainError(f"The adapter's files are damaged ({first_line(error)}). Train it again.") from error
+
+
+def _harmless(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "adapter"
+
+
+# -- the Hub ----------------------------------------------------------------------------------------------------------
+
+# The client's own errors: HTTP answers and, below them, whichever library carries them; values that it refuses.
+_FAILURES: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
+
+
+def push_adapter(
+    folder: Path, repo: str, token: str, private: bool = True, update: bool = False, api: HfApi | None = None
+) -> str:
+    """Upload a finished adapter as a model of its own; returns its address.
+
+    Args:
+        repo: NAME in the token's own namespace, or ORGANISATION/NAME.
+        token: the visitor's, with the right to write. Never the machine's: an empty one is refused.
+        private: who may see a repository that is made now; one that is there stays as it is.
+        update: whether a repository of this name may be there already, and gets a new commit.
+
+    Raises:
+        TrainError: no finished adapter, or what the Hub said against it, in a sentence.
+    """
+    whole_adapter(folder)
+    token, repo = _checked(token), repo.strip()
+    api = api or HfApi(token=token)
+    failure: Exception
+    made = None
+    try:
+        made = api.create_repo(repo, private=private, repo_type="model", exist_ok=update, token=token)
+        api.upload_folder(
+            repo_id=made.repo_id,
+            folder_path=folder,
+            repo_type="model",
+            commit_message="Adapter trained with rmx",
+            allow_patterns=list(FILES),
+            token=token,
+        )
+        return str(made)
+    except _FAILURES as error:
+        failure = error
+    # Raised out here, so that nothing refers to the request that failed: its headers hold the token.
+    said = _why(failure, repo) + ("" if made is None else f" {repo} is there now and lacks files: push to it again.")
+    raise TrainError(said.replace(token, "(token)"))
+
+
+def _checked(token: str) -> str:
+    """A token that can go into a header. What is refused is not repeated.
+
+    Raises:
+        TrainError: empty (the client would then use the machine's own), or with characters that no token has.
+    """
+    token = token.strip()
+    if not token:
+        raise TrainError("Pushing needs a token of your own with the right to write: huggingface.co/settings/tokens.")
+    if not _TOKEN.fullmatch(token):
+        raise TrainError("That is not a token: it has spaces or other characters in it. Copy it again.")
+    return token
+
+
+def _why(error: Exception, repo: str) -> str:
+    """What stood against a push, and what to do."""
+    if isinstance(error, HFValidationError):
+        return f"'{repo}' is no name for a repository. Use letters, digits, '-', '_' and '.', as NAME or OWNER/NAME."
+    if isinstance(error, HfHubHTTPError):
+        return _why_refused(error, repo)
+    if isinstance(error, ValueError):
+        return f"The Hub's client refused the adapter: {first_line(error)}"
+    if isinstance(error, RuntimeError):
+        return f"The upload broke off: {first_line(error)}"
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
+        return f"The adapter's files cannot be read ({os.strerror(error.errno)})."
+    return "The Hub cannot be reached from here. Check the network, or download the zip and push it from elsewhere."
+
+
+def _why_refused(error: HfHubHTTPError, repo: str) -> str:
+    status = getattr(error.response, "status_code", None)
+    said = first_line(error.server_message or "")
+    if status == 401:
+        return "The Hub does not know this token. Copy it again, or make a new one: huggingface.co/settings/tokens."
+    if status == 403:
+        return f"This token may not write to {repo} ({said or 'forbidden'}). Make one with the right to write there."
+    if status == 404:
+        return f"The Hub has no place called {repo}, or this token may not see it. Check the owner's name."
+    if status == 409:
+        return f"{repo} exists already. Choose another name, or allow it to be updated."
+    if status == 429:
+        return "The Hub takes no more requests from here for now. Try again in a few minutes."
+    if status is not None and status >= 500:
+        return f"The Hub has a fault of its own right now ({status}). Try again later."
+    return f"The Hub refused the push ({status}{': ' + said if said else ''})."

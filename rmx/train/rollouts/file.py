@@ -1,0 +1,346 @@
+"""Rollouts on disk: our lines of JSON, which grow while a stage runs, and the official pipeline's scored file."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from rmx.errors import TrainError, first_line
+from rmx.records import Rollout, Stop, is_fork
+from rmx.storage.files import disk, write_json
+from rmx.train.rollouts.selection import with_advantages
+
+log = logging.getLogger(__name__)
+
+# -- one row ----------------------------------------------------------------------------------------------------------
+
+
+def to_row(rollout: Rollout) -> dict[str, Any]:
+    """One line of our files."""
+    row: dict[str, Any] = {
+        "problem_id": rollout.problem_id,
+        "gen_index": rollout.gen_index,
+        "input_ids": list(rollout.input_ids),
+        "prompt_length": rollout.prompt_length,
+        "completion_length": rollout.completion_length,
+        "correct": rollout.correct,
+        "answer": rollout.answer,
+        "stop": rollout.stop,
+        "entropies": None if rollout.entropies is None else list(rollout.entropies),
+    }
+    if rollout.advantage is not None:
+        row["advantage"] = rollout.advantage
+    if rollout.decision_positions is not None:
+        row["decision_positions"] = list(rollout.decision_positions)
+    return row
+
+
+def from_row(row: Any, place: str) -> Rollout:
+    """One row of ours or of the official file; keys that we do not know are passed over.
+
+    Args:
+        place: how a message names the row.
+
+    Raises:
+        TrainError: something is missing or cannot be; one sentence that says where and what.
+    """
+    if not isinstance(row, dict):
+        _refuse(place, "is no JSON object")
+    ids = _whole_numbers(row, ("input_ids", "tokens"), place, 0, None)
+    prompt = _whole(row, ("prompt_length",), place, 1)
+    length = _whole(row, ("completion_length", "num_completion_tokens"), place, 0, len(ids) - prompt)
+    if prompt + length != len(ids):
+        _refuse(place, f"has {len(ids)} tokens, but prompt_length {prompt} and completion_length {length}")
+    first, last = prompt - 1, len(ids) - 2
+    positions = row.get("decision_positions")
+    answer, stop = row.get("answer"), row.get("stop")
+    return Rollout(
+        problem_id=_problem(row, place),
+        gen_index=_whole(row, ("gen_index",), place, 0),
+        input_ids=ids,
+        prompt_length=prompt,
+        correct=_verdict(row, place),
+        answer=None if answer is None else str(answer),
+        stop=stop if stop in get_args(Stop) else None,  # the official file's words for it are its own
+        entropies=_entropies(row, place, length),
+        advantage=_advantage(row, place),
+        decision_positions=None
+        if positions is None
+        else _whole_numbers(row, ("decision_positions",), place, first, last),
+    )
+
+
+def _refuse(place: str, what: str) -> NoReturn:
+    raise TrainError(f"{place} {what}. Correct the file, or sample the rollouts anew.")
+
+
+def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """What stands under the first of several names for the same thing; None where none is there."""
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _whole(row: Mapping[str, Any], names: Sequence[str], place: str, least: int, default: int | None = None) -> int:
+    value = _first(row, names)
+    if value is None and default is not None and default >= least:
+        return default
+    if not _is_whole(value) or value < least:
+        _refuse(place, f"needs {names[0]}, a whole number from {least} on" + _got(value))
+    return int(value)
+
+
+def _whole_numbers(
+    row: Mapping[str, Any], names: Sequence[str], place: str, least: int, most: int | None
+) -> tuple[int, ...]:
+    values = _first(row, names)
+    limits = f"from {least} on" if most is None else f"from {least} to {most}"
+    if not isinstance(values, list):
+        _refuse(place, f"needs {names[0]}, a list of whole numbers {limits}" + _got(values))
+    for value in values:
+        if not _is_whole(value) or value < least or (most is not None and value > most):
+            _refuse(place, f"has {json.dumps(value)[:40]} among its {names[0]}, which are whole numbers {limits}")
+    return tuple(values)
+
+
+def _problem(row: Mapping[str, Any], place: str) -> str:
+    value = row.get("problem_id")
+    if not (isinstance(value, str) and value) and not _is_whole(value):
+        _refuse(place, "needs problem_id, a name or a number" + _got(value))
+    return str(value)
+
+
+def _verdict(row: Mapping[str, Any], place: str) -> bool:
+    value = row.get("correct")
+    if value not in (0, 1):  # True and False among them
+        _refuse(place, "needs correct, true or false" + _got(value))
+    return bool(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _entropies(row: Mapping[str, Any], place: str, length: int) -> tuple[float, ...] | None:
+    values = row.get("entropies")
+    if values is None:
+        return None
+    if not isinstance(values, list) or len(values) != length:
+        found = len(values) if isinstance(values, list) else 0
+        _refuse(place, f"has {found} entropies for {length} completion tokens, where each token needs its own")
+    for value in values:
+        if not _is_number(value) or value < 0:
+            _refuse(place, f"has {json.dumps(value)[:40]} among its entropies, which are nats, 0 or more")
+    return tuple(map(float, values))
+
+
+def _advantage(row: Mapping[str, Any], place: str) -> float | None:
+    value = row.get("advantage")
+    if value is not None and not _is_number(value):
+        _refuse(place, "needs a number as its advantage" + _got(value))
+    return None if value is None else float(value)
+
+
+def _got(value: Any) -> str:
+    return "" if value is None else f", not {json.dumps(value)[:40]}"
+
+
+# -- whole files ------------------------------------------------------------------------------------------------------
+
+
+def read_rollouts(path: Path) -> list[Rollout]:
+    """The rollouts of one of our files or of an official one, in their order.
+
+    A last line that broke off is dropped, and of two rollouts with the same problem and number the first counts.
+
+    Raises:
+        TrainError: the file is missing, empty or malformed; the message names the line or the row.
+    """
+    data = _bytes(path)
+    rows = _official_rows(data, path.name)
+    found = [from_row(row, place) for row, place in (_lines(data, path.name) if rows is None else rows)]
+    if not found:
+        raise TrainError(f"{path.name} holds no rollouts. Give a file that rmx rollouts or the official scripts wrote.")
+    return _once(found)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        log.warning("%s: %s", path, error)
+        raise TrainError(f"The rollouts {path.name} cannot be read ({error.strerror}). Check the path.") from error
+
+
+def _official_rows(data: bytes, name: str) -> list[tuple[Any, str]] | None:
+    """The rows of a file that is one JSON document; None where it is one document a line."""
+    head = data.partition(b"\n")[0]
+    try:
+        first = json.loads(head)
+    except ValueError:
+        first = None
+    if isinstance(first, dict) and "rollouts" not in first:
+        return None
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        if head.lstrip().startswith(b'{"problem_id"') or first is not None or not data.strip():
+            return None
+        raise TrainError(f"{name} is neither JSON nor lines of JSON ({error}). Give a file of rollouts.") from error
+    rows = document.get("rollouts") if isinstance(document, dict) else document
+    if not isinstance(rows, list):
+        raise TrainError(f'{name} has no list "rollouts". Give a file that rmx rollouts or the official scripts wrote.')
+    return [(row, f"{name}, rollout {i}") for i, row in enumerate(rows, 1)]
+
+
+def _lines(data: bytes, name: str) -> Iterator[tuple[Any, str]]:
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line), f"{name}, line {number}"
+        except ValueError as error:
+            if number == len(lines):
+                return  # whoever wrote it was stopped half way
+            raise TrainError(
+                f"{name}, line {number} is not JSON ({error}). Correct the line, or sample the rollouts anew."
+            ) from error
+
+
+def _once(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    return list({(r.problem_id, r.gen_index): r for r in reversed(rollouts)}.values())[::-1]
+
+
+def write_official(path: Path, rollouts: Sequence[Rollout], tau: float) -> None:
+    """The scored JSON of the official pipeline.
+
+    Rollouts that have no advantage yet get it from their problem's rollouts in this list. Decisions are the file's own
+    positions where a rollout has them, else the tokens above tau.
+
+    Args:
+        tau: nats.
+
+    Raises:
+        TrainError: a rollout has neither entropies nor decision positions; the file cannot be written.
+    """
+    scored = with_advantages(rollouts)
+    rows = [
+        _official_row(rollout if rollout.advantage is not None else other, tau)
+        for rollout, other in zip(rollouts, scored, strict=True)
+    ]
+    with disk(path):
+        write_json(path, {"rollouts": rows, "config": {"tau": tau}})
+
+
+def _official_row(rollout: Rollout, tau: float) -> dict[str, Any]:
+    first, positions = rollout.prompt_length - 1, rollout.decision_positions
+    if positions is None and rollout.entropies is None:
+        raise TrainError(
+            f"Rollout {rollout.gen_index} of problem {rollout.problem_id} has no entropies. Score the rollouts first."
+        )
+    if positions is None:
+        positions = tuple(first + i for i, h in enumerate(rollout.entropies or ()) if is_fork(h, tau))
+    return {
+        "problem_id": rollout.problem_id,
+        "gen_index": rollout.gen_index,
+        "input_ids": list(rollout.input_ids),
+        "prompt_length": rollout.prompt_length,
+        "completion_length": rollout.completion_length,
+        "correct": rollout.correct,
+        "reward": float(rollout.correct),
+        "advantage": rollout.advantage,
+        "entropies": None if rollout.entropies is None else list(rollout.entropies),
+        "generation_pred_start": first,
+        "decision_positions": list(positions),
+    }
+
+
+# -- a file that grows ------------------------------------------------------------------------------------------------
+
+
+class RolloutLog:
+    """A stage's rollouts, one line each as they are made. `FILE.meta.json` beside it says how they were sampled.
+
+    Args:
+        settings: what the rollouts depend on; a file that was begun under others is refused.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path, self.settings = path, json.loads(json.dumps(dict(settings)))
+        self._there: set[tuple[str, int]] = set()
+        self._looked = False
+
+    @property
+    def _meta(self) -> Path:
+        return self.path.with_name(self.path.name + ".meta.json")
+
+    def read(self) -> list[Rollout]:
+        """What is there. A last line that broke off is cut away, so that the next one begins where it began.
+
+        Raises:
+            TrainError: other settings, or a malformed line.
+        """
+        self._check_settings()
+        data = _bytes(self.path) if self.path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            os.truncate(self.path, len(whole))
+        found = _once([from_row(row, place) for row, place in _lines(whole, self.path.name)])
+        self._there, self._looked = {(r.problem_id, r.gen_index) for r in found}, True
+        return found
+
+    def append(self, rollout: Rollout) -> None:
+        """Add one line; a rollout that is there already is passed over.
+
+        Raises:
+            TrainError: as `read`; the disk is full or not writable.
+        """
+        if not self._looked:
+            self.read()
+        key = rollout.problem_id, rollout.gen_index
+        if key in self._there:
+            return
+        line = json.dumps(to_row(rollout)) + "\n"
+        try:
+            with self.path.open("ab") as file:
+                file.write(line.encode())
+        except OSError as error:
+            raise TrainError(
+                f"{self.path.name} cannot be written ({error.strerror}). Make room and resume the run."
+            ) from error
+        self._there.add(key)
+
+    def remove(self) -> None:
+        """Remove the file and what is beside it."""
+        self.path.unlink(missing_ok=True)
+        self._meta.unlink(missing_ok=True)
+
+    def _check_settings(self) -> None:
+        """Write the settings before the first rollout; later compare."""
+        if not self._meta.exists():
+            if self.path.exists() and self.path.stat().st_size:
+                raise TrainError(
+                    f"{self.path.name} does not say how it was sampled ({self._meta.name} is missing). Train from it "
+                    "with --from-rollouts, or give the run a new folder."
+                )
+            with disk(self._meta):
+                write_json(self._meta, self.settings)
+            return
+        try:
+            begun = json.loads(self._meta.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            why = f"{self._meta.name} cannot be read ({first_line(error)})"
+            raise TrainError(f"{why}. Give the run a new folder.") from error
+        if not isinstance(begun, dict):
+            raise TrainError(f"{self._meta.name} is no JSON object. Give the run a new folder.")
+        names = sorted({*begun, *self.settings})
+        other = [n for n in names if begun.get(n) != self.settings.get(n)]
+        if other:
+            said = "; ".join(f"{n} was {begun.get(n)}, now {self.settings.get(n)}" for n in other)
+            raise TrainError(f"{self.path.name} was begun with other settings: {said}. Give the run a new folder.")

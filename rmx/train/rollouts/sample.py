@@ -1,0 +1,90 @@
+"""Rollouts: K graded completions of each problem, with the entropies of the very passes that chose their tokens."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from rmx.config import Sampling
+from rmx.engine.continuous_batching import Ask, never, refill
+from rmx.engine.decoding_memory import fitting_rows
+from rmx.grading.answers import CUT
+from rmx.models.load import Model
+from rmx.models.stopping import Endings
+from rmx.recipes.recipe import RolloutConfig
+from rmx.records import Problem, Rollout, Stop
+from rmx.train.rollouts.file import RolloutLog
+
+__all__ = ["RolloutLog", "graded", "sample_rollouts"]
+
+Key = tuple[str, int]  # a problem's id and which of its rollouts
+
+
+def sample_rollouts(
+    model: Model,
+    problems: Sequence[Problem],
+    config: RolloutConfig,
+    seed: int,
+    done: Mapping[Key, int],
+    *,
+    adapter: str | None = None,
+    rows: int | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[Rollout]:
+    """Sample what is missing of `config.k` completions of each problem, and yield each as it ends.
+
+    Completions end with an end token, with a stop text of the prompt style or at a limit, not at their answer: what
+    stands behind it is trained on as well.
+    A stage that broke off and goes on with the same problems and settings makes, bit for bit and in the same order,
+    what it would have made without the break. The engine's turn is taken for a quarter of a second at a time.
+
+    Args:
+        seed: of the draws, which depend on it, the prompt, the completion's number and the position alone.
+        done: rollouts that are there already, with the lengths of their completions in tokens.
+        adapter: name of a loaded adapter; None samples the base.
+        rows: completions decoded together; None: as many as memory allows, 64 at most.
+        cancelled: asked between steps; unfinished completions are dropped.
+
+    Raises:
+        PromptError: a problem that this model cannot take.
+    """
+    prompts = [model.prompt_ids(p.problem) for p in problems]
+    asks = [
+        Ask(prompt, tuple(done.get((problem.id, gen)) for gen in range(config.k)))
+        for problem, prompt in zip(problems, prompts, strict=True)
+    ]
+    longest = max(map(len, prompts), default=0) + config.max_new_tokens
+    ended = refill(
+        model.engine,
+        asks,
+        Sampling(config.temperature, config.top_p, seed, config.max_new_tokens),
+        stop_ids=model.stop_ids,
+        rows=rows or fitting_rows(model.engine, longest),
+        over=Endings(model, prompts, answers=False) if model.style.stops else never,
+        adapter=adapter,
+        cancelled=cancelled,
+    )
+    for samples in ended:
+        for s in samples:
+            problem, prompt = problems[s.prompt], prompts[s.prompt]
+            yield graded(model, problem, s.number, prompt, s.ids, s.stop, s.entropies)
+
+
+def graded(
+    model: Model,
+    problem: Problem,
+    gen_index: int,
+    prompt_ids: Sequence[int],
+    ids: Sequence[int],
+    stop: Stop,
+    entropies: Sequence[float] | None,
+) -> Rollout:
+    """A completion with its answer. Without a known answer nothing counts as right, nor does what was cut off."""
+    answer = model.grade(prompt_ids, ids, problem.answer, cut=stop in CUT)
+    return Rollout(
+        problem_id=problem.id,
+        gen_index=gen_index,
+        input_ids=(*prompt_ids, *ids),
+        prompt_length=len(prompt_ids),
+        correct=bool(answer.correct),
+        answer=answer.text,
+        stop=stop,
+        entropies=None if entropies is None else tuple(entropies),
+    )

@@ -1,0 +1,1 @@
+"""One optimizer step: items, batches, order, loss, and the LoRA policy that it changes."""

@@ -1,0 +1,108 @@
+"""The scoring pass: teacher-forced entropies of the frozen base, and whatever else training needs of it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rmx.engine.entropy import capture
+from rmx.errors import TrainError
+from rmx.models.load import Model
+from rmx.records import Rollout
+from rmx.train.step.base_figures import Base, BaseFigures, Key
+from rmx.train.step.head import anchor, sweep
+from rmx.train.step.items import name_of
+from rmx.train.step.lora_policy import Policy
+
+
+def score(source: Policy | Model, rollouts: Iterable[Rollout], figures: BaseFigures | None = None) -> Iterator[Rollout]:
+    """Fill in the entropies of each rollout, one after the other; those that a rollout brings along stay.
+
+    With a policy whose head allows it, the base's figures are put into `figures` in the same pass, and training needs
+    no pass of the base for what found room there. Cut rollouts to the length that is trained on before.
+
+    Raises:
+        TrainError: a rollout with nothing but a prompt.
+    """
+    fast = isinstance(source, Policy) and source.head is not None and figures is not None
+    model = source.model if isinstance(source, Policy) else source
+    for rollout in rollouts:
+        if rollout.completion_length < 1:
+            raise TrainError(f"{name_of(rollout)} has no completion tokens. Take it out of the file.")
+        if fast:
+            assert isinstance(source, Policy)
+            assert figures is not None
+            if figures.keeps:
+                base_block(source, prompt_key(rollout), figures)
+            entropies = _fill(source, own_key(rollout), figures, wanted=rollout.entropies is None)
+        else:
+            entropies = None if rollout.entropies is not None else teacher_forced(model, rollout)
+        yield rollout if entropies is None else replace(rollout, entropies=tuple(entropies.tolist()))
+
+
+def teacher_forced(model: Model, rollout: Rollout) -> Tensor:
+    """(completion_length,) nats: entropies of the base, from the logits of one pass over the rollout."""
+    found: list[Tensor] = []
+    engine = model.engine
+
+    def note(_first: int, logits: Tensor) -> None:
+        found.append(capture(logits, 1).entropy)
+
+    with engine.using(None):
+        engine.open(rollout.input_ids[:-1], reuse=False, read_from=rollout.prompt_length - 1, on_read=note)
+    return torch.cat(found).cpu()
+
+
+def prompt_key(rollout: Rollout) -> Key:
+    """The block of the positions that predict prompt tokens; shared by all rollouts of a problem."""
+    return 0, rollout.prompt_ids
+
+
+def own_key(rollout: Rollout) -> Key:
+    """The block of the positions that predict completion tokens."""
+    return rollout.prompt_length - 1, rollout.input_ids
+
+
+def base_block(policy: Policy, key: Key, figures: BaseFigures) -> Base:
+    """A block of figures, from what is kept or by a pass of the base, then kept if there is room."""
+    base = figures.get(key)
+    if base is None:
+        base, _ = read_base(policy, key, entropy=False, dtype=figures.dtype)
+        figures.put(key, base)
+    return base
+
+
+def _fill(policy: Policy, key: Key, figures: BaseFigures, wanted: bool) -> Tensor | None:
+    """Make sure that a block is kept; returns its entropies where they are wanted."""
+    if not wanted and (key in figures or not figures.keeps):
+        return None
+    base, entropies = read_base(policy, key, entropy=wanted, dtype=figures.dtype)
+    figures.put(key, base)
+    return entropies
+
+
+def read_base(
+    policy: Policy, key: Key, *, entropy: bool, dtype: torch.dtype = torch.float32
+) -> tuple[Base, Tensor | None]:
+    """One pass of the base over one sequence, alone, so that the figures never depend on what else there is.
+
+    Args:
+        dtype: that the vectors are rounded to. Their offsets go with the rounded ones, so that the KL of an unchanged
+            policy stays 0.
+
+    Returns:
+        Figures of the positions from key's first to the last but one, on the CPU, and their entropies in nats.
+    """
+    first, ids = key
+    head = policy.head
+    assert head is not None
+    tokens = torch.tensor(ids, device=policy.device)
+    with policy.base():
+        hidden = policy(tokens[None])[0, first:-1].float()
+        swept = sweep(head, hidden, tokens[first + 1 :], entropy=entropy, expected=True)
+        assert swept.expected is not None
+        mean = swept.expected.to(dtype).float()
+        base = Base(mean, anchor(head, swept.lse, mean, hidden), swept.own - swept.lse)
+    kept = Base(base.mean.cpu(), base.offset.cpu(), base.logp.cpu())
+    return kept, None if swept.entropy is None else swept.entropy.cpu()

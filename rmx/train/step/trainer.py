@@ -1,0 +1,255 @@
+"""The training loop: windows of micro-batches, one update each, yielded as they happen; exact continuation."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmx.errors import TrainError
+from rmx.recipes.recipe import Recipe
+from rmx.train.step import checkpoint
+from rmx.train.step.base_figures import BaseFigures
+from rmx.train.step.batches import Batch, make_batch, mass
+from rmx.train.step.items import Item
+from rmx.train.step.lora_policy import Policy
+from rmx.train.step.loss import objective
+from rmx.train.step.order import Window, lr_at, total_updates, window
+from rmx.train.step.processes import Team, add_up, collected, dealt
+from rmx.train.step.rows import read_rows
+
+BETAS, EPS = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class MicroStep:
+    """One micro-batch. Its figures are those before its own update; `lr` and `optimizer_step` those after it.
+
+    Means over no token are 0, as in the official log.
+    """
+
+    step: int  # micro-batches so far, this one included
+    optimizer_step: int  # updates so far
+    epoch: int  # 1-based
+    loss: float
+    decision_loss: float
+    kl_loss: float  # nats
+    decision_tokens: int
+    pos_decision_tokens: int
+    neg_decision_tokens: int
+    nondecision_tokens: int  # positions of the anchor
+    valid_tokens: int  # positions that predict a token
+    ce_pos_mean: float  # nats
+    ce_neg_mean: float
+    delta_logp_pos_mean: float  # nats, policy minus base
+    delta_logp_neg_mean: float
+    neg_pos_pressure_ratio: float  # summed absolute terms of wrong rollouts over those of right ones
+    pos_pressure: float
+    neg_pressure: float
+    lr: float
+
+    def json(self) -> dict[str, Any]:
+        """The line of `rmx train --json`."""
+        hidden = ("pos_pressure", "neg_pressure")
+        return {name: getattr(self, name) for name in self.__slots__ if name not in hidden}
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One optimizer step over a window. Means over no token are None."""
+
+    optimizer_step: int  # this one included
+    of: int
+    epoch: int  # 1-based
+    loss: float
+    decision_loss: float
+    kl_loss: float  # nats
+    delta_logp_pos_mean: float | None  # nats
+    delta_logp_neg_mean: float | None
+    grad_norm: float  # before clipping
+    lr: float  # that it was made with
+    tokens: int  # positions that predicted a token
+
+    def json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Trainer:
+    """Trains a policy on items by a recipe.
+
+    Every random choice is a function of the recipe's seed and the place in the run (the order of an epoch, the dropout
+    of a micro-batch), so a checkpoint needs no generator's state beside the number of updates made.
+
+    Args:
+        figures: what the scoring pass found out about the base; what is missing costs passes of the base.
+        team: of `accelerate launch`; None for one process. The micro-batches of a window are dealt to the processes in
+            turn, gradients are summed at its end, and every process yields the same records.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        items: Sequence[Item],
+        recipe: Recipe,
+        *,
+        team: Team | None = None,
+        figures: BaseFigures | None = None,
+    ) -> None:
+        if not items:
+            raise TrainError("There are no rollouts to train on.")
+        self.policy, self.items, self.recipe = policy, list(items), recipe
+        self.team = team
+        self.figures = BaseFigures() if figures is None else figures
+        self.of = total_updates(len(self.items), recipe.optim)
+        self.updates = 0  # made so far
+        self.params = policy.trained()
+        self.optimizer = torch.optim.AdamW(
+            self.params.values(), lr=0.0, betas=BETAS, eps=EPS, weight_decay=recipe.optim.weight_decay
+        )
+
+    @property
+    def last(self) -> int:
+        """The update after which the run ends."""
+        return min(self.of, self.recipe.optim.max_steps or self.of)
+
+    def run(self) -> Iterator[MicroStep | Update]:
+        """Train from where it stands to the end.
+
+        A window's last micro-batch is yielded before its update is made: whoever stops there keeps the weights as
+        they were.
+        """
+        while self.updates < self.last:
+            now = window(self.items, self.recipe.optim, self.recipe.seed, self.updates)
+            steps: list[MicroStep] = []
+            self._clear()
+            for step in self._micro_steps(now):
+                steps.append(step)
+                yield step
+            add_up(self.params.values(), self.team)
+            yield self._update(now, steps)
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint of the last finished update: all of it, or nothing. Of several processes one writes."""
+        if self.team is None or self.team.is_main_process:
+            checkpoint.save(folder, self.policy, self.optimizer, self._place())
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint exactly as an unbroken run would.
+
+        Raises:
+            TrainError: the checkpoint is missing, broken, or of another run.
+        """
+        place = checkpoint.restore(folder, self.policy, self.optimizer)
+        mine = self._place()
+        for name in ("seed", "items", "of"):
+            if place.get(name) != mine[name]:
+                difference = f"its {name} is {place.get(name)}, not {mine[name]}"
+                raise TrainError(f"The checkpoint {folder.name} belongs to another run: {difference}.")
+        self.updates = int(place["update"])
+        self.policy.changed()
+
+    def _place(self) -> dict[str, Any]:
+        return {"update": self.updates, "of": self.of, "items": len(self.items), "seed": self.recipe.seed}
+
+    def _clear(self) -> None:
+        for p in self.params.values():
+            p.grad = torch.zeros_like(p)
+
+    def _micro_steps(self, now: Window) -> Iterator[MicroStep]:
+        """As they are made; with several processes all at once, when everybody is through with the window."""
+        mine = (self._micro_step(now, nth) for nth in dealt(len(now.batches), self.team))
+        return mine if self.team is None else iter(collected(list(mine), lambda step: step.step, self.team))
+
+    def _micro_step(self, now: Window, nth: int) -> MicroStep:
+        """One micro-batch, its gradient added to the window's."""
+        loss_config, optim, items = self.recipe.loss, self.recipe.optim, now.batches[nth]
+        batch = make_batch(items, loss_config, self.policy.device)
+        masses = mass(items, loss_config)
+        decision, anchor, seen = 0.0, 0.0, torch.zeros(4, 2)
+        if len(batch.row):
+            decision, anchor, seen = self._add_gradient(now, nth, batch)
+        decision_loss, kl_loss = decision / (masses[0] or 1.0), anchor / (masses[1] or 1.0)
+        done = now.update + (nth + 1 == len(now.batches))
+        return MicroStep(
+            step=now.first_step + nth + 1,
+            optimizer_step=done,
+            epoch=now.epoch + 1,
+            loss=decision_loss + loss_config.kl_weight * kl_loss,
+            decision_loss=decision_loss,
+            kl_loss=kl_loss,
+            nondecision_tokens=batch.anchors,
+            valid_tokens=batch.valid,
+            lr=lr_at(done, self.of, optim),
+            **_seen(seen),
+        )
+
+    def _add_gradient(self, now: Window, nth: int, batch: Batch) -> tuple[float, float, Tensor]:
+        """Forward and backward; returns the sums of the two terms, and those of the log."""
+        loss_config = self.recipe.loss
+        with self._seeded(now.first_step + nth), self.policy.learning():
+            rows = read_rows(self.policy, batch, self.figures)
+            sums, seen = objective(rows, batch.pull, batch.weight, batch.decision, loss_config)
+            if loss_config.normalisation == "token":
+                share = sums.loss(*self._window_mass(now), loss_config.kl_weight)
+            else:
+                share = sums.loss(*mass(batch.items, loss_config), loss_config.kl_weight) / self.recipe.optim.grad_accum
+            share.backward()
+        decision, anchor = torch.stack((sums.decision, sums.anchor)).detach().tolist()
+        return decision, anchor, seen
+
+    def _window_mass(self, now: Window) -> tuple[float, float]:
+        pairs = [mass(items, self.recipe.loss) for items in now.batches]
+        return sum(d for d, _ in pairs), sum(a for _, a in pairs)
+
+    def _seeded(self, step: int) -> Any:
+        return checkpoint.seeded(self.recipe.seed, step, self.policy.device)
+
+    def _update(self, now: Window, steps: Sequence[MicroStep]) -> Update:
+        optim = self.recipe.optim
+        norm: Tensor = torch.nn.utils.clip_grad_norm_(self.params.values(), optim.max_grad_norm)
+        rate = lr_at(now.update, self.of, optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.policy.changed()
+        self.updates = now.update + 1
+        return Update(
+            optimizer_step=self.updates,
+            of=self.of,
+            epoch=now.epoch + 1,
+            grad_norm=float(norm),
+            lr=rate,
+            tokens=sum(s.valid_tokens for s in steps),
+            **self._means(steps),
+        )
+
+    def _means(self, steps: Sequence[MicroStep]) -> dict[str, Any]:
+        """Means of a window: of its micro-batches, or of its tokens where that is what is minimised."""
+        n = len(steps)
+        means: dict[str, float | None]
+        means = {name: math.fsum(getattr(s, name) for s in steps) / n for name in ("loss", "decision_loss", "kl_loss")}
+        for sign in ("pos", "neg"):
+            counts = [getattr(s, f"{sign}_decision_tokens") for s in steps]
+            total = math.fsum(c * getattr(s, f"delta_logp_{sign}_mean") for c, s in zip(counts, steps, strict=True))
+            means[f"delta_logp_{sign}_mean"] = total / sum(counts) if sum(counts) else None
+        return means
+
+
+def _seen(seen: Tensor) -> dict[str, Any]:
+    """The logged figures of the decision rows out of the sums of `objective`."""
+    (ce_pos, ce_neg), (delta_pos, delta_neg), (push_pos, push_neg), (pos, neg) = seen.tolist()
+    return {
+        "decision_tokens": int(pos + neg),
+        "pos_decision_tokens": int(pos),
+        "neg_decision_tokens": int(neg),
+        "ce_pos_mean": ce_pos / (pos or 1),
+        "ce_neg_mean": ce_neg / (neg or 1),
+        "delta_logp_pos_mean": delta_pos / (pos or 1),
+        "delta_logp_neg_mean": delta_neg / (neg or 1),
+        "pos_pressure": push_pos,
+        "neg_pressure": push_neg,
+        "neg_pos_pressure_ratio": push_neg / push_pos if push_pos > 0 else 0.0,
+    }
