@@ -55,7 +55,7 @@ def model_figures(s: Scored, ks: Sequence[int], clusters: Clusters = None) -> di
 
     Args:
         ks: grid of k, each from 1 to the number of samples.
-        clusters: one label per problem where problems depend on each other; see `rmx.clusters`.
+        clusters: one label per problem where problems depend on each other; see `rmx.evaluate.clusters`.
 
     Raises:
         ValueError: a k is out of range, or labels and problems differ in number.

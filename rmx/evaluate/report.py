@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from rmx.clusters import clusters_of, parts_of
 from rmx.compare.base_check import BaseCheck
 from rmx.data.problems import SETS, split_name
+from rmx.evaluate.clusters import clusters_of, parts_of
 from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import Contestant
 from rmx.evaluate.figures import Scored, crossing, model_figures, paired_figures

@@ -9,8 +9,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rmx.clusters import clusters_of, parts_of
 from rmx.data.problems import load_set
+from rmx.evaluate.clusters import clusters_of, parts_of
 from rmx.evaluate.figures import Scored, crossing, crossing_of, model_figures, paired_figures
 from rmx.stats.cluster_bootstrap import difference_estimate, mean_estimate, share_estimate, units_of
 from rmx.stats.exact_test import mcnemar, sign_flip
