@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rmx.mini.card import counted, percent
-from rmx.mini.figures import SAMPLES
-from rmx.mini.reasonmaxxer import DEFAULT, KINDS, VARIANTS, points
-from rmx.mini.rl_card import FRONT, changes, table
+from rmx.mini.build.card import counted, percent
+from rmx.mini.build.figures import SAMPLES
+from rmx.mini.build.reasonmaxxer import DEFAULT, KINDS, VARIANTS, points
+from rmx.mini.build.rl_card import FRONT, changes, table
 
 _ABOUT = """
 # The miniature's ReasonMaxxer adapter
@@ -34,8 +34,8 @@ _LIMITS = """
 ## How to make it again
 
 ```
-python -m rmx.mini.build --stage reasonmaxxer                  # all runs; goes on where it was cut off
-python -m rmx.mini.build --stage reasonmaxxer --evaluate-only  # the figures above, from runs that are there
+python -m rmx.mini.build.build --stage reasonmaxxer                  # all runs; goes on where it was cut off
+python -m rmx.mini.build.build --stage reasonmaxxer --evaluate-only  # the figures above, from runs that are there
 rmx train --model mini --preset small --seed {seed}            # the run that ships, alone
 ```
 

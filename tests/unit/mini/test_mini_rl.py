@@ -10,10 +10,9 @@ from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rmx.errors import ModelError
-from rmx.mini.build import evaluate_rl
-from rmx.mini.figures import Mini, change, greedy, load
-from rmx.mini.problems import mini_set
-from rmx.mini.rl import (
+from rmx.mini.build.build import evaluate_rl
+from rmx.mini.build.figures import Mini, change, greedy, load
+from rmx.mini.build.rl import (
     RLConfig,
     RLTrainer,
     draw_problems,
@@ -22,8 +21,9 @@ from rmx.mini.rl import (
     schedule,
     token_logp,
 )
-from rmx.mini.rl_card import rl_card
-from rmx.mini.sampling import score
+from rmx.mini.build.rl_card import rl_card
+from rmx.mini.build.sampling import score
+from rmx.mini.problems import mini_set
 from rmx.mini.task import TEMPLATES, split_of
 from rmx.models import load as models
 from rmx.models.adapters import add_adapter, bundled_adapters

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from rmx.mini.build.sampling import Ids, decode, entropy, score
 from rmx.mini.problems import mini_set
-from rmx.mini.sampling import Ids, decode, entropy, score
 from rmx.mini.task import PROMPT, MiniProblem, equations, final_answer, with_made_up_words
 from rmx.records import is_fork
 

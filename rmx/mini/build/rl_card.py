@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from rmx.mini.card import counted, percent
-from rmx.mini.figures import SAMPLES
+from rmx.mini.build.card import counted, percent
+from rmx.mini.build.figures import SAMPLES
 
 FRONT = """---
 license: apache-2.0
@@ -59,8 +59,8 @@ _LIMITS = """
 ## How to make it again
 
 ```
-python -m rmx.mini.build --stage rl --out FOLDER     # ten minutes on one core; resumes after a kill
-python -m rmx.mini.build --stage rl --evaluate-only  # the figures above, from the bundled files
+python -m rmx.mini.build.build --stage rl --out FOLDER     # ten minutes on one core; resumes after a kill
+python -m rmx.mini.build.build --stage rl --evaluate-only  # the figures above, from the bundled files
 ```
 
 FOLDER holds the base. The adapter loads as any PEFT adapter does: `PeftModel.from_pretrained(base, folder)`. Its file

@@ -1,4 +1,4 @@
-"""Make the miniature again: `python -m rmx.mini.build`.
+"""Make the miniature again: `python -m rmx.mini.build.build`.
 
 Stages: `base` trains the weights from a seed, measures them and writes the model card; `examples` searches the
 prepared examples; `rl` trains the base's partner with a binary reward, as an adapter in `rl`, and measures the pair;
@@ -21,16 +21,16 @@ import transformers
 from transformers import LlamaForCausalLM
 
 from rmx.errors import ModelError
-from rmx.mini import reasonmaxxer
-from rmx.mini.card import card
-from rmx.mini.examples import write_examples
-from rmx.mini.figures import Mini, greedy, load, measure, measure_sides, pair_figures, pair_summary, summary
-from rmx.mini.pretrain import PretrainConfig, PretrainStep, pretrain
+from rmx.mini.build import reasonmaxxer
+from rmx.mini.build.card import card
+from rmx.mini.build.examples import write_examples
+from rmx.mini.build.figures import Mini, greedy, load, measure, measure_sides, pair_figures, pair_summary, summary
+from rmx.mini.build.pretrain import PretrainConfig, PretrainStep, pretrain
+from rmx.mini.build.reasonmaxxer_card import reasonmaxxer_card
+from rmx.mini.build.rl import RLConfig, RLStep, RLTrainer
+from rmx.mini.build.rl_card import rl_card
+from rmx.mini.build.tokenizer import build_tokenizer, save_tokenizer
 from rmx.mini.problems import mini_set
-from rmx.mini.reasonmaxxer_card import reasonmaxxer_card
-from rmx.mini.rl import RLConfig, RLStep, RLTrainer
-from rmx.mini.rl_card import rl_card
-from rmx.mini.tokenizer import build_tokenizer, save_tokenizer
 from rmx.models import load as models
 from rmx.models.adapters import add_adapter
 from rmx.paths import ASSETS, runs_dir
@@ -221,7 +221,7 @@ STAGES: Mapping[str, Callable[[argparse.Namespace], None]] = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m rmx.mini.build", description=__doc__)
+    made = argparse.ArgumentParser(prog="python -m rmx.mini.build.build", description=__doc__)
     defaults = PretrainConfig()
     made.add_argument("--stage", choices=list(STAGES), default="base")
     made.add_argument("--out", type=Path, default=ASSETS / "mini", help="folder to read and write (default: bundled)")

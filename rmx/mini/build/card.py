@@ -78,10 +78,10 @@ _LIMITS = """
 ## How to make it again
 
 ```
-python -m rmx.mini.build --out FOLDER          # half an hour to an hour on one core; resumes after a kill
-python -m rmx.mini.build --evaluate-only       # the figures above, from the bundled weights
-python -m rmx.mini.build --stage rl --out FOLDER  # the adapter in `rl`, from the weights in FOLDER
-python -m rmx.mini.build --stage reasonmaxxer     # the adapter in `reasonmaxxer`, from the bundled weights
+python -m rmx.mini.build.build --out FOLDER          # half an hour to an hour on one core; resumes after a kill
+python -m rmx.mini.build.build --evaluate-only       # the figures above, from the bundled weights
+python -m rmx.mini.build.build --stage rl --out FOLDER  # the adapter in `rl`, from the weights in FOLDER
+python -m rmx.mini.build.build --stage reasonmaxxer     # the adapter in `reasonmaxxer`, from the bundled weights
 ```
 
 The data, the initial weights and the order of training follow from the seed. Other versions of torch or another

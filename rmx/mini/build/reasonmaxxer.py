@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from rmx.data.problems import load_set
 from rmx.errors import ModelError
-from rmx.mini.figures import Mini, measure_sides, pair_figures
+from rmx.mini.build.figures import Mini, measure_sides, pair_figures
 from rmx.mini.problems import mini_set
 from rmx.models import load as models
 from rmx.models.adapters import add_adapter

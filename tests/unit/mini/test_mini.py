@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from rmx.mini.card import card
-from rmx.mini.figures import Mini, greedy, load, wilson
-from rmx.mini.pretrain import Data, PretrainConfig, Trainer, drill, schedule
+from rmx.mini.build.card import card
+from rmx.mini.build.figures import Mini, greedy, load, wilson
+from rmx.mini.build.pretrain import Data, PretrainConfig, Trainer, drill, schedule
+from rmx.mini.build.sampling import decode
+from rmx.mini.build.tokenizer import build_tokenizer
 from rmx.mini.problems import SPLITS, arith_set, mini_set
-from rmx.mini.sampling import decode
 from rmx.mini.task import (
     NAMES,
     PROMPT,
@@ -33,7 +34,6 @@ from rmx.mini.task import (
     write_plan,
     write_solution,
 )
-from rmx.mini.tokenizer import build_tokenizer
 from rmx.paths import ASSETS
 
 MINI = ASSETS / "mini"

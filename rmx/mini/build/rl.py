@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rmx.mini.figures import Mini
-from rmx.mini.sampling import Ids, decode, right_padded
+from rmx.mini.build.figures import Mini
+from rmx.mini.build.sampling import Ids, decode, right_padded
 from rmx.mini.task import MiniProblem, make_problem
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from rmx.data.examples import Example, Kind
-from rmx.mini.figures import Greedy, Mini, Swap, greedy, sound, swaps
+from rmx.mini.build.figures import Greedy, Mini, Swap, greedy, sound, swaps
 from rmx.mini.problems import mini_set
 
 PER_KIND = 4

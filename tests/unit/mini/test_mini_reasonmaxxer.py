@@ -9,8 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rmx.data.problems import load_set
-from rmx.mini.problems import mini_set
-from rmx.mini.reasonmaxxer import (
+from rmx.mini.build.reasonmaxxer import (
     KINDS,
     SEEDS,
     Variant,
@@ -23,8 +22,9 @@ from rmx.mini.reasonmaxxer import (
     ship,
     train_variants,
 )
-from rmx.mini.reasonmaxxer import VARIANTS as ALL
-from rmx.mini.reasonmaxxer_card import reasonmaxxer_card
+from rmx.mini.build.reasonmaxxer import VARIANTS as ALL
+from rmx.mini.build.reasonmaxxer_card import reasonmaxxer_card
+from rmx.mini.problems import mini_set
 from rmx.models import load as models
 from rmx.models.adapters import add_adapter, bundled_adapters
 from rmx.paths import ASSETS

@@ -1,0 +1,1 @@
+"""How the bundled miniature and its adapters were made; nothing of the app imports this."""
