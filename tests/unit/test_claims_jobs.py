@@ -14,8 +14,8 @@ from rmx.compare.pair_options import PairOptions
 from rmx.errors import ModelError, RmxError
 from rmx.ui import claims as claims_module
 from rmx.ui.claims import Claims, claims_texts
+from tests.unit.claims.test_claims import alike, arms, subject
 from tests.unit.claims_document import HOSTILE
-from tests.unit.test_claims import alike, arms, subject
 
 OPTIONS = ClaimOptions(PairOptions(model="mini", adapter="rl", limit=2))
 

@@ -11,7 +11,7 @@ from rmx.data.problems import load_set
 from rmx.explore.flip_rates import Flip
 from rmx.explore.swap_controls import ARMS, ProblemControls, Tried, controls_of, summarise
 from rmx.paths import ASSETS
-from tests.unit.test_claims import subject
+from tests.unit.claims.test_claims import subject
 
 
 def test_forcing_the_token_that_is_there_changes_no_token(mini):
