@@ -83,8 +83,8 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _trace(args: argparse.Namespace) -> None:
-    from rmx.explore.trace import TraceOptions, asked, trace
     from rmx.models.workspace import Workspace
+    from rmx.service.trace import TraceOptions, asked, trace
 
     options = TraceOptions(
         prompt=args.prompt,

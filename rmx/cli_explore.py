@@ -58,7 +58,7 @@ def _add_solution(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
 
 
 def _solution(args: argparse.Namespace) -> Any:
-    from rmx.explore.trace import TraceOptions
+    from rmx.service.trace import TraceOptions
 
     return TraceOptions(
         prompt=args.prompt,
@@ -105,8 +105,8 @@ def _share(estimate: dict[str, Any]) -> str:
 
 
 def _outcomes(args: argparse.Namespace) -> None:
-    from rmx.explore.measure import measure_importance, measure_outcomes
     from rmx.explore.outcomes import OutcomeConfig
+    from rmx.service.measure import measure_importance, measure_outcomes
 
     samples, budget = (64, 50_000) if args.pos is not None else (24, 200_000)
     config = OutcomeConfig(
@@ -163,8 +163,8 @@ def _curve_table(found: dict[str, Any]) -> str:
 
 
 def _rescue(args: argparse.Namespace) -> None:
-    from rmx.explore.measure import measure_rescue
     from rmx.explore.rescue import RescueConfig
+    from rmx.service.measure import measure_rescue
 
     config = RescueConfig(args.goal, args.budget, args.swaps, seed=args.seed, max_new_tokens=args.max_new_tokens)
     _print(args, measure_rescue(_solution(args), config, _Teller(lambda state: state.sentence)), _rescue_table)
@@ -185,7 +185,7 @@ def _rescue_table(found: dict[str, Any]) -> str:
 
 
 def _sofar(args: argparse.Namespace) -> None:
-    from rmx.explore.measure import measure_sofar
+    from rmx.service.measure import measure_sofar
 
     _print(args, measure_sofar(_solution(args)), _sofar_table)
 

@@ -13,11 +13,11 @@ from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
 from rmx.observe import observed
 from rmx.runs.store import RunStore
+from rmx.service import VERBS, Document, Limits, Site, Verb, call
+from rmx.service.arguments import hints_of
 from rmx.ui.in_thread import Work, in_thread
 from rmx.ui.owners import Owners
 from rmx.ui.settings import Settings
-from rmx.verbs import VERBS, Document, Limits, Site, Verb, call
-from rmx.verbs.args import hints_of
 
 log = logging.getLogger(__name__)
 AT_ONCE = 16  # calls that wait or work beside those of the pages; the engine has a fair queue of its own

@@ -17,9 +17,9 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rmx.service import VERBS
+from rmx.service.arguments import count_later, hints_of, shown
 from rmx.storage.strict_json import without_half_characters
-from rmx.verbs import VERBS
-from rmx.verbs.args import count_later, hints_of, shown
 
 ROOT = "/gradio_api"
 FILES = "/files/"  # plain text, read by routes of our own

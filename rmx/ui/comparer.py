@@ -29,12 +29,12 @@ from rmx.models.stopping import is_cut
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Problem
+from rmx.service.arguments import Limits
 from rmx.storage.memory_shares import Kept
 from rmx.ui.at_once import AtOnce
 from rmx.ui.compare_jobs import Job, MapRun, PatchRun, SetRun, known_part, refused
 from rmx.ui.compare_messages import CLASSES, Message, map_message, patch_message, set_message
 from rmx.ui.explorer import check_texts
-from rmx.verbs.args import Limits
 
 PATIENCE = 8.0  # seconds that a question of the page waits for the engine
 INTERVAL = 0.08  # seconds between messages while streaming

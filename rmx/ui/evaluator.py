@@ -27,11 +27,11 @@ from rmx.observe import tell
 from rmx.records import Problem
 from rmx.runs.row import row
 from rmx.runs.store import RunStore
+from rmx.service.arguments import short_enough
 from rmx.storage.memory_shares import Kept, bytes_of
 from rmx.ui.at_once import AtOnce
 from rmx.ui.evaluate_jobs import UNSEEN, Asked, EvalJob, Message
 from rmx.ui.malloc import give_back
-from rmx.verbs.args import short_enough
 
 log = logging.getLogger(__name__)
 OWN = "own file"  # the choice of a set that was read in the browser

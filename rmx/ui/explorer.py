@@ -26,8 +26,8 @@ from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.recipes.pins import MOST, SHOWN, Pin
 from rmx.records import TokenDist, shown_adapter
+from rmx.service.arguments import Limits, short_enough
 from rmx.trees.recorded import Absent, revive
-from rmx.verbs.args import Limits, short_enough
 
 log = logging.getLogger(__name__)
 PATIENCE = 8.0  # seconds that a question of the page waits for the engine

@@ -15,13 +15,13 @@ import gradio as gr
 from gradio_client.utils import python_type_to_json_schema
 
 from rmx.errors import RmxError
+from rmx.service import VERBS, Document, Site, Verb
+from rmx.service.arguments import hints_of, shown
 from rmx.ui.api import about, sentence_of, work
 from rmx.ui.in_thread import in_thread
 from rmx.ui.owners import Owners, is_loopback
 from rmx.ui.server.askers import Namer
 from rmx.ui.settings import Settings
-from rmx.verbs import VERBS, Document, Site, Verb
-from rmx.verbs.args import hints_of, shown
 
 log = logging.getLogger(__name__)
 PATH = "/gradio_api/mcp"

@@ -17,13 +17,13 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.pins import Pin
 from rmx.recipes.recipe import PRESETS, Recipe
 from rmx.recipes.sweep import taus_of
+from rmx.service.arguments import short_enough
 from rmx.ui.asking import answering
 from rmx.ui.owners import Owners
 from rmx.ui.style_panel import StyleControls, build_style_panel
 from rmx.ui.train_view import train_view
 from rmx.ui.training import Training
 from rmx.ui.wiring import LIGHT, PLAN, QUIET
-from rmx.verbs.args import short_enough
 
 SWEEP: dict[str, Any] = {
     "label": "Sweep thresholds (comma separated)",

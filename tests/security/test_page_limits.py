@@ -18,6 +18,7 @@ from rmx.models.pair import Pair
 from rmx.models.presets import STYLES
 from rmx.models.workspace import Workspace
 from rmx.recipes.pins import MOST, Pin
+from rmx.service import Limits
 from rmx.ui.api import limits_of
 from rmx.ui.app import parts
 from rmx.ui.comparer import Comparer
@@ -32,7 +33,6 @@ from rmx.ui.train_tab import TrainTab, _kinds
 from rmx.ui.training import Training
 from rmx.ui.visitors import Visitors
 from rmx.ui.worth import Worth
-from rmx.verbs import Limits
 
 GREEDY = Sampling(max_new_tokens=40)
 LIMITS = Limits()

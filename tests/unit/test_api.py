@@ -9,8 +9,8 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+from rmx.service import VERBS
 from rmx.ui.api import FAULT
-from rmx.verbs import VERBS
 from tests.unit.live import mini_and_slow, running, until
 
 
@@ -95,7 +95,7 @@ def test_a_fault_is_a_neutral_sentence_and_a_line_in_the_log(client, monkeypatch
     def broken(*_):
         raise RuntimeError("a secret of ours in /home/me/.ssh")
 
-    monkeypatch.setattr("rmx.verbs.solving.prepare", broken)
+    monkeypatch.setattr("rmx.service.solution.prepare", broken)
     with pytest.raises(AppError) as caught:
         client.predict(problem="1", api_name="/trace")
     assert FAULT in str(caught.value)

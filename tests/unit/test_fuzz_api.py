@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 import rmx
 from rmx.models.site_rules import Policy
 from rmx.models.workspace import Workspace
+from rmx.service import Limits, Site
 from rmx.ui.api import FAULT
-from rmx.verbs import Limits, Site
 from tests.unit.fuzzing import TOKEN, Request, Target, exchange, requests
 from tests.unit.live import running
 

@@ -14,8 +14,8 @@ from mcp.client.streamable_http import streamablehttp_client
 
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
+from rmx.service import VERBS
 from rmx.ui.mcp_server import has_mcp
-from rmx.verbs import VERBS
 from tests.unit.live import mini_and_slow, running, until
 
 HELLO = {

@@ -18,6 +18,7 @@ from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
 from rmx.records import Problem
+from rmx.service import Site, call
 from rmx.ui.app import build_app
 from rmx.ui.claims import Claims
 from rmx.ui.claims_tab import ClaimsTab
@@ -28,7 +29,6 @@ from rmx.ui.explore_tab import ExploreTab
 from rmx.ui.explorer import Explorer
 from rmx.ui.settings import Settings
 from rmx.ui.training import Training
-from rmx.verbs import Site, call
 
 FORM = {"model": "mini", "limit": 2, "n": 0, "temperature": 0.6, "top_p": 0.95, "seed": 0, "max_new_tokens": 4}
 REQUEST = SimpleNamespace(session_hash="s")

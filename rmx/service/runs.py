@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from rmx.errors import cut_paths
 from rmx.runs.row import row
-from rmx.verbs.base import Cancelled, Document, Site, Verb, without
+from rmx.service.verb import Cancelled, Document, Site, Verb, without
 
 LISTED = 200  # runs
 

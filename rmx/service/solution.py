@@ -10,16 +10,16 @@ from rmx.engine.fair_queue import Kind
 from rmx.explore.branches import Run
 from rmx.explore.generate import Job
 from rmx.explore.importance import MOST_FORKS, importance
-from rmx.explore.measure import Solved, outcomes_json, rescue_json
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.swap import swap_job
-from rmx.explore.trace import TraceOptions, asked, prepare
 from rmx.models.adapters import bundled_adapters
 from rmx.models.load import Model
 from rmx.records import Trace as Solution
-from rmx.verbs.args import Limits, adapter_name, between, model_name, set_name, short_enough, swaps_of
-from rmx.verbs.base import INTERVAL, Asking, Cancelled, Document, Site, last, new_tokens, without
+from rmx.service.arguments import Limits, adapter_name, between, model_name, set_name, short_enough, swaps_of
+from rmx.service.measure import Solved, outcomes_json, rescue_json
+from rmx.service.trace import TraceOptions, asked, prepare
+from rmx.service.verb import INTERVAL, Asking, Cancelled, Document, Site, last, new_tokens, without
 
 Goal = Literal["right", "wrong"]
 

@@ -10,7 +10,7 @@ from rmx.grading.answers import AnswerRule
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.runs.store import RunStore
-from rmx.verbs.args import LATER, Limits, between
+from rmx.service.arguments import LATER, Limits, between
 
 Document = dict[str, Any] | list[dict[str, Any]]
 Cancelled = Callable[[], bool]

@@ -14,10 +14,10 @@ from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.runs.store import RunStore
-from rmx.verbs import VERBS, Limits, Site, call
-from rmx.verbs.args import hints_of
-from rmx.verbs.base import Asking
-from rmx.verbs.training import without_folders
+from rmx.service import VERBS, Limits, Site, call
+from rmx.service.arguments import hints_of
+from rmx.service.runs import without_folders
+from rmx.service.verb import Asking
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +97,14 @@ def test_the_last_document_is_that_of_the_command_line(site, space, monkeypatch,
     forget()
     ours = last(site, verb, **given)
     forget()
-    monkeypatch.setattr("rmx.explore.trace.Workspace", lambda *_, **__: space)
+    monkeypatch.setattr("rmx.service.trace.Workspace", lambda *_, **__: space)
     monkeypatch.setattr("rmx.compare.pair_options.Workspace", lambda *_, **__: space)
     assert main(["trace" if verb == "swap" else verb, *words, "--json"]) == 0
     assert unlike(ours) == unlike(json.loads(capsys.readouterr().out))
 
 
 def test_the_deltas_of_a_trace_are_its_tokens(site, monkeypatch):
-    monkeypatch.setattr("rmx.verbs.solving.INTERVAL", 0.0)
+    monkeypatch.setattr("rmx.service.solution.INTERVAL", 0.0)
     *deltas, document = call(site, "trace", {"problem": "241", "top": 3})
     tokens = [token for delta in deltas for token in delta["tokens"]]
     assert [d["start"] for d in deltas] == list(range(len(deltas)))
@@ -113,7 +113,7 @@ def test_the_deltas_of_a_trace_are_its_tokens(site, monkeypatch):
 
 
 def test_a_swap_says_which_branch_its_deltas_belong_to(site, monkeypatch):
-    monkeypatch.setattr("rmx.verbs.solving.INTERVAL", 0.0)
+    monkeypatch.setattr("rmx.service.solution.INTERVAL", 0.0)
     *deltas, (before, after) = call(site, "swap", {"problem": "241", "swaps": "28=879"})
     assert (before["answer"], after["answer"]) == ({"text": "33", "correct": False}, {"text": "52", "correct": True})
     assert after["reuse"]["computed"] == 1

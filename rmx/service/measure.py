@@ -10,10 +10,10 @@ from rmx.explore.generate import Generation
 from rmx.explore.importance import MOST_FORKS, Importance, importance
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
 from rmx.explore.rescue import Rescue, RescueConfig, rescue
-from rmx.explore.trace import TraceOptions, prepare
 from rmx.models.load import Model
 from rmx.models.workspace import Workspace
 from rmx.records import Trace, shown_adapter
+from rmx.service.trace import TraceOptions, prepare
 
 State = TypeVar("State")
 

@@ -13,11 +13,11 @@ A delta has one of these keys, which no document has: `start` (with `tokens`), `
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rmx.verbs.args import Limits, checked
-from rmx.verbs.base import Cancelled, Document, Site, Verb
-from rmx.verbs.comparing import Intervene, Shifts
-from rmx.verbs.solving import Outcomes, Rescue, Swap, Trace
-from rmx.verbs.training import TrainStatus
+from rmx.service.arguments import Limits, checked
+from rmx.service.pair import Intervene, Shifts
+from rmx.service.runs import TrainStatus
+from rmx.service.solution import Outcomes, Rescue, Swap, Trace
+from rmx.service.verb import Cancelled, Document, Site, Verb
 
 VERBS: dict[str, type[Verb]] = {
     "trace": Trace,
