@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from rmx.ui.view_common import asset
+from rmx.ui.views.view_common import asset
 
 PAGE = """<!doctype html><html lang="en" class="{mode}"><meta charset="utf-8"><title>Curves</title>
 <meta name="viewport" content="width=device-width">

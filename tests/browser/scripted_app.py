@@ -19,7 +19,7 @@ from typing import Any
 import gradio as gr
 from scripted_page import LAUNCH
 
-from rmx.ui.token_view import token_view
+from rmx.ui.views.token_view import token_view
 
 Choice = list[tuple[str, float]]
 END = "<|end|>"

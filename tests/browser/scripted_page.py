@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from conftest import free_port
 
-from rmx.ui.view_common import CSS
+from rmx.ui.views.view_common import CSS
 
 LAUNCH: dict[str, Any] = {
     "css": CSS,

@@ -10,7 +10,7 @@ from scripted_page import LAUNCH
 
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.rates import Rate, Rates, bundled_rates, paper_costs
-from rmx.ui.runs_view import runs_view
+from rmx.ui.views.runs_view import runs_view
 
 ME, OTHER = "6f1c2ab94e", "0b77f3d1aa"
 HOSTILE = "<img src=x onerror=window.PWN=1> ${window.PWN=1} {{value}} \u202egnp.exe `"

@@ -9,7 +9,7 @@ import gradio as gr
 import train_world as world
 from scripted_page import LAUNCH
 
-from rmx.ui.train_view import train_view
+from rmx.ui.views.train_view import train_view
 
 RUNS = world.make_runs()
 POLLS: list[dict[str, Any]] = []  # every question of the page: id, start, events in the reply

@@ -21,9 +21,9 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
 from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore
-from rmx.ui.owners import Visitor, stranger
-from rmx.ui.policy_header import VARIABLE
+from rmx.ui.server.content_policy import VARIABLE
 from rmx.ui.settings import Settings
+from rmx.ui.visitor_cookie import Visitor, stranger
 
 Visit = Callable[..., Page]
 Framed = Callable[..., str]

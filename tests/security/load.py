@@ -38,7 +38,7 @@ from rmx.bench_public import Site
 from rmx.bench_visitors import Page, has_tokens
 from rmx.data.examples import examples
 from tests.unit.fuzzing import exchange, requests
-from tests.unit.test_fuzz_api import what_it_offers
+from tests.unit.ui.test_fuzz_api import what_it_offers
 
 GREEDY, CROWD, MEASURING = "203.0.113.1", "203.0.113.2", "203.0.113.3"
 PATIENCE = 60.0  # seconds after which the polite visitor counts as not served

@@ -15,9 +15,9 @@ from rmx.errors import RmxError
 from rmx.explore.branches import Run
 from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import TOKEN_BYTES, Kept, bytes_of
-from rmx.ui.evaluator import Evaluator
-from rmx.ui.explorer import Explorer
-from rmx.ui.sharing import Sharing
+from rmx.ui.jobs.evaluate import Evaluator
+from rmx.ui.jobs.explore import Explorer
+from rmx.ui.jobs.share import Sharing
 
 
 class Shelf:

@@ -19,20 +19,20 @@ from rmx.models.presets import STYLES
 from rmx.models.workspace import Workspace
 from rmx.recipes.pins import MOST, Pin
 from rmx.service import Limits
-from rmx.ui.api import limits_of
-from rmx.ui.app import parts
-from rmx.ui.comparer import Comparer
-from rmx.ui.evaluate_jobs import Watching
-from rmx.ui.evaluator import Evaluator
-from rmx.ui.explore_tab import ExploreTab
-from rmx.ui.explorer import Explorer
-from rmx.ui.owners import owners_of
+from rmx.ui.api.endpoints import limits_of
+from rmx.ui.jobs.compare import Comparer
+from rmx.ui.jobs.evaluate import Evaluator
+from rmx.ui.jobs.evaluate_jobs import Watching
+from rmx.ui.jobs.explore import Explorer
+from rmx.ui.jobs.measure import Worth
+from rmx.ui.jobs.open_pages import Visitors
+from rmx.ui.jobs.share import Sharing
+from rmx.ui.jobs.train import Training
+from rmx.ui.page import parts
 from rmx.ui.settings import Settings
-from rmx.ui.sharing import Sharing
-from rmx.ui.train_tab import TrainTab, _kinds
-from rmx.ui.training import Training
-from rmx.ui.visitors import Visitors
-from rmx.ui.worth import Worth
+from rmx.ui.tabs.explore_tab import ExploreTab
+from rmx.ui.tabs.train_tab import TrainTab, _kinds
+from rmx.ui.visitor_cookie import owners_of
 
 GREEDY = Sampling(max_new_tokens=40)
 LIMITS = Limits()
@@ -144,7 +144,7 @@ def train_form(**more: Any) -> list[Any]:
 
 def train_values() -> dict[str, Any]:
     from rmx.recipes.recipe import SMALL
-    from rmx.ui.train_tab import _shown
+    from rmx.ui.tabs.train_tab import _shown
 
     flat = SMALL.flat()
     return {name: _shown(flat[name]) for name, _ in _kinds()}
@@ -258,7 +258,7 @@ def test_one_text_that_many_tokens_share_is_there_once(explorer):
 
 
 def test_an_own_file_keeps_no_more_problems_than_an_evaluation_takes(space, monkeypatch):
-    monkeypatch.setattr("rmx.ui.evaluator.MOST_PROBLEMS", 50)
+    monkeypatch.setattr("rmx.ui.jobs.evaluate.MOST_PROBLEMS", 50)
     evaluator = Evaluator(space)
     reply = evaluator.take_file({"name": "a.csv", "text": "problem\n" + "a\n" * 300})
     assert reply["problems"] == 300

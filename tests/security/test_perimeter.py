@@ -15,14 +15,14 @@ from starlette.responses import PlainTextResponse
 from rmx.errors import RmxError
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui import gate as gate_module
-from rmx.ui.app import Server, server_config, web_app
-from rmx.ui.owners import Owners
+from rmx.ui.page import Server, server_config, web_app
 from rmx.ui.server import connections as connections_module
+from rmx.ui.server import rate_limit as gate_module
 from rmx.ui.server.addresses import parse_address, visitor_address
 from rmx.ui.server.connections import Connections, SeldomRepeated, most_connections
 from rmx.ui.server.self_check import check_no_file_is_served
 from rmx.ui.settings import Settings
+from rmx.ui.visitor_cookie import Owners
 from tests.unit.live import until
 
 PROXY = "10.0.0.1"
@@ -169,7 +169,7 @@ def test_connections_that_say_nothing_are_closed_and_others_go_on(monkeypatch):
 
 
 def test_more_connections_than_there_is_room_for_leave_the_app_reachable(monkeypatch, caplog):
-    monkeypatch.setattr("rmx.ui.app.raise_descriptor_limit", lambda: 120)  # room for 24
+    monkeypatch.setattr("rmx.ui.page.raise_descriptor_limit", lambda: 120)  # room for 24
     with Served(web()) as site:
         many = []
         for _ in range(80):
@@ -262,7 +262,7 @@ def test_an_app_that_gives_nothing_away_starts():
 
 def test_an_app_that_would_hand_out_a_file_does_not_start(monkeypatch):
     """As 0.1.0 did: its guards and gradio's own check taken away, the canary is found."""
-    monkeypatch.setattr("rmx.ui.bodies.objection", lambda body: None)
+    monkeypatch.setattr("rmx.ui.api.request_guard.objection", lambda body: None)
     monkeypatch.setattr("rmx.ui.server.doors.DOORS", (*_doors(), _file_door()))
     app = web(public=True)
     for route in app.routes:

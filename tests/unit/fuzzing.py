@@ -31,7 +31,7 @@ SPECIAL = ["", "2 + 3?", "x" * 3000, "\ud800", "\x00", "a\x00b", "\u0661\u0662"]
 TAILS = words(r"""
 /etc/passwd ../../../../../../../../etc/passwd /proc/self/environ %00 x%00.png ..\..\x http://127.0.0.1:9/ .
 http://169.254.169.254/ https://example.com/ \\host\share .. pyproject.toml app.py .env
-rmx/assets/mini/model.safetensors ../rmx/ui/app.py a/1/b/../../x x/adapter.zip ../adapter.zip
+rmx/assets/mini/model.safetensors ../rmx/ui/page.py a/1/b/../../x x/adapter.zip ../adapter.zip
 %2e%2e/adapter.zip ..%2f..%2fx/adapter.zip
 0/1/2/playlist.m3u8 0/1/2/3.ts 0/1/2/playlist-file %ff%fe %c0%ae%c0%ae/
 """)

@@ -15,7 +15,7 @@ from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.runs.row import row
 from rmx.runs.store import RunStore
-from rmx.ui.training import Training
+from rmx.ui.jobs.train import Training
 from tests.unit.test_cli import run
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_run.py")))
@@ -173,7 +173,7 @@ def test_the_resumed_run_outlives_the_command(store, waiting, tmp_path):
     script = f"""
 import sys, rmx.cli_runs
 from rmx.runs.store import RunStore
-from rmx.ui.training import Training
+from rmx.ui.jobs.train import Training
 from rmx.models.workspace import Workspace
 rmx.cli_runs._store = lambda: RunStore(program={FAKE!r})
 from rmx.cli import main

@@ -157,8 +157,8 @@ TOLD += "print(c.HF_HUB_DISABLE_TELEMETRY, d.HF_UPDATE_DOWNLOAD_COUNTS)"
 @pytest.mark.parametrize(
     ("start", "given", "told"),
     [
-        ("import rmx.ui.app; ", {}, "True False"),  # what `rmx serve` and app.py import
-        ("import rmx.ui.app; ", {"HF_HUB_DISABLE_TELEMETRY": "0", "HF_UPDATE_DOWNLOAD_COUNTS": "1"}, "False True"),
+        ("import rmx.ui.page; ", {}, "True False"),  # what `rmx serve` and app.py import
+        ("import rmx.ui.page; ", {"HF_HUB_DISABLE_TELEMETRY": "0", "HF_UPDATE_DOWNLOAD_COUNTS": "1"}, "False True"),
         ("from rmx.cli import main\nif main(['sets', '--json']): raise SystemExit(1)\n", {}, "True False"),
     ],
 )

@@ -116,8 +116,8 @@ def main(model: str) -> dict[str, Any]:
     import httpx
     from gradio_client import Client
 
+    from rmx.ui.server.zerogpu import launch
     from rmx.ui.settings import Settings
-    from rmx.ui.zerogpu import launch
 
     page = launch(Settings(model=model, host="127.0.0.1", port=0, public=True, max_new_tokens=512))
     url = str(page.local_url)

@@ -6,7 +6,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rmx.engine.fair_queue import Asker, asker
-from rmx.ui.owners import Owners
+from rmx.ui.visitor_cookie import Owners
 
 
 class Namer:

@@ -20,7 +20,7 @@ from rmx.data.problems import load_set
 from rmx.engine.sampling import prompt_key, uniform
 from rmx.errors import RmxError
 from rmx.records import Problem
-from rmx.ui.compare_jobs import known_part
+from rmx.ui.jobs.compare_jobs import known_part
 from tests.unit.pairs import Say, ids_of, script_pair, whole_logits
 
 A, B, C, D, E, END = 97, 98, 99, 100, 101, 256

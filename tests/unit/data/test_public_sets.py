@@ -19,16 +19,16 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
 from rmx.records import Problem
 from rmx.service import Site, call
-from rmx.ui.app import build_app
-from rmx.ui.claims import Claims
-from rmx.ui.claims_tab import ClaimsTab
-from rmx.ui.compare_tab import CompareTab
-from rmx.ui.comparer import Comparer
-from rmx.ui.evaluator import Evaluator
-from rmx.ui.explore_tab import ExploreTab
-from rmx.ui.explorer import Explorer
+from rmx.ui.jobs.claims import Claims
+from rmx.ui.jobs.compare import Comparer
+from rmx.ui.jobs.evaluate import Evaluator
+from rmx.ui.jobs.explore import Explorer
+from rmx.ui.jobs.train import Training
+from rmx.ui.page import build_app
 from rmx.ui.settings import Settings
-from rmx.ui.training import Training
+from rmx.ui.tabs.claims_tab import ClaimsTab
+from rmx.ui.tabs.compare_tab import CompareTab
+from rmx.ui.tabs.explore_tab import ExploreTab
 
 FORM = {"model": "mini", "limit": 2, "n": 0, "temperature": 0.6, "top_p": 0.95, "seed": 0, "max_new_tokens": 4}
 REQUEST = SimpleNamespace(session_hash="s")

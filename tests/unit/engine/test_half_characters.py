@@ -14,7 +14,7 @@ from rmx.models.workspace import Workspace
 from rmx.storage.strict_json import parse, sendable, without_half_characters
 from tests.unit.fuzzing import Request, exchange
 from tests.unit.live import running
-from tests.unit.test_fuzz_api import what_it_offers
+from tests.unit.ui.test_fuzz_api import what_it_offers
 
 HALF = "a \ud83d b"
 WHOLE = "a ? b"
@@ -31,7 +31,7 @@ def space(mini):
 def target(space, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RMX_RUNS", str(tmp_path_factory.mktemp("runs")))
-        patch.setattr("rmx.ui.gate.Gate._too_often", lambda *_: 0.0)
+        patch.setattr("rmx.ui.server.rate_limit.Gate._too_often", lambda *_: 0.0)
         with running(space, public=True, training="off", max_new_tokens=12) as url:
             yield what_it_offers(url, [])
 
@@ -124,7 +124,7 @@ def test_whatever_reaches_a_stream_can_be_sent(target, monkeypatch):
     def say_half(*_, **__):
         raise RmxError(HALF)
 
-    monkeypatch.setattr("rmx.ui.explorer.Explorer.pick", say_half)
+    monkeypatch.setattr("rmx.ui.jobs.explore.Explorer.pick", say_half)
     pick = next(e for e in target.events if e["queue"] and e["inputs"] == 0)
     body = {"data": [], "fn_index": pick["id"], "session_hash": "last"}
     request = Request("POST", "/gradio_api/queue/join", json.dumps(body).encode(), session="last")

@@ -14,11 +14,11 @@ from rmx.explore.calibration import STORED, calibrate, calibration_of, tau_of_sh
 from rmx.explore.generate import Generation, Job
 from rmx.models.presets import STYLES
 from rmx.models.workspace import Workspace
-from rmx.ui.claims import Claims
-from rmx.ui.claims_tab import ClaimsTab
-from rmx.ui.explore_tab import ExploreTab
-from rmx.ui.explorer import Explorer
+from rmx.ui.jobs.claims import Claims
+from rmx.ui.jobs.explore import Explorer
 from rmx.ui.settings import Settings
+from rmx.ui.tabs.claims_tab import ClaimsTab
+from rmx.ui.tabs.explore_tab import ExploreTab
 
 
 def test_the_share_of_tokens_above_the_threshold_is_the_share_asked_for(mini):

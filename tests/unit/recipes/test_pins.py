@@ -11,7 +11,7 @@ from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.recipes.pins import MOST, Pin
 from rmx.storage.memory_shares import TOKEN_BYTES, Kept
-from rmx.ui.explorer import Explorer
+from rmx.ui.jobs.explore import Explorer
 
 PIN = Pin("mini", "rl", (5, 6, 7), (8, 9), 10, "73", "We add", " 42")
 

@@ -26,7 +26,7 @@ from rmx.train.checks.greedy import Solutions
 from rmx.train.checks.greedy import solve as really_solve
 from rmx.train.drive import drive
 from rmx.train.sweep import Arm, chosen_of
-from rmx.ui.training import adapter_spec
+from rmx.ui.jobs.train import adapter_spec
 
 WEIGHTS = "adapter_model.safetensors"
 TAUS = (1.0, 1.6)

@@ -20,16 +20,16 @@ from rmx.trees.link import MOST_LINK, link_of, pack, recipe_of, unpack
 from rmx.trees.recorded import recorded_runs, revive
 from rmx.trees.tree import Tree, tree_of
 from rmx.trees.verify import Replay
-from rmx.ui.evaluator import Evaluator, _by_itself
-from rmx.ui.explorer import Explorer
-from rmx.ui.owners import owners_of
-from rmx.ui.train_tab import TrainTab, _kinds, _shown
-from rmx.ui.training import Training
+from rmx.ui.jobs.evaluate import Evaluator, _by_itself
+from rmx.ui.jobs.explore import Explorer
+from rmx.ui.jobs.train import Training
+from rmx.ui.tabs.train_tab import TrainTab, _kinds, _shown
+from rmx.ui.visitor_cookie import owners_of
 from rmx.zerogpu.calls import _model_name
 from tests.conftest import qwen, wrap
-from tests.unit.test_evaluator import FORM
 from tests.unit.trees.test_share_link import again
 from tests.unit.trees.test_tree_file import grown
+from tests.unit.ui.test_evaluator import FORM
 
 DRAWN = Sampling(0.8, 0.9, 7, 24)
 STOPPED = StyleOptions(stops=(" apples", "\n"), answers="boxed")

@@ -31,10 +31,10 @@ from rmx.models.pair import make_pair
 from rmx.models.workspace import Workspace
 from rmx.records import Trace
 from rmx.runs.store import RunStore
-from rmx.ui.comparer import Comparer
-from rmx.ui.evaluator import Evaluator
-from rmx.ui.explorer import Explorer
-from rmx.ui.worth import Worth
+from rmx.ui.jobs.compare import Comparer
+from rmx.ui.jobs.evaluate import Evaluator
+from rmx.ui.jobs.explore import Explorer
+from rmx.ui.jobs.measure import Worth
 from rmx.zerogpu import calls as carry
 from rmx.zerogpu import gpu_seconds as gpu_time
 from rmx.zerogpu.calls import Carrier, NoGpu, carried, never

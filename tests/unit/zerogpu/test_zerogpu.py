@@ -21,10 +21,10 @@ from rmx.models.adapters import attached
 from rmx.models.site_rules import Policy
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
-from rmx.ui.explorer import Explorer
+from rmx.ui.jobs.explore import Explorer
+from rmx.ui.jobs.train import Training
+from rmx.ui.server.zerogpu import launch
 from rmx.ui.settings import Settings
-from rmx.ui.training import Training
-from rmx.ui.zerogpu import launch
 from rmx.zerogpu import calls as carry
 from rmx.zerogpu.workspace import ZeroWorkspace, is_zerogpu
 

@@ -1,0 +1,122 @@
+"""The verbs as named endpoints of the app: typed, documented, streaming. All other events of the page stay hidden."""
+
+import inspect
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
+
+import gradio as gr
+import torch
+from gradio.events import api
+
+from rmx.errors import RmxError
+from rmx.models.workspace import Workspace
+from rmx.runs.store import RunStore
+from rmx.service import VERBS, Document, Limits, Site, Verb, call
+from rmx.service.arguments import hints_of
+from rmx.ui.background import Work, in_thread
+from rmx.ui.request_log import observed
+from rmx.ui.settings import Settings
+from rmx.ui.visitor_cookie import Owners
+
+log = logging.getLogger(__name__)
+AT_ONCE = 16  # calls that wait or work beside those of the pages; the engine has a fair queue of its own
+FAULT = "Something went wrong inside rmx. It was written to the server's log; the same call may fail again."
+NO_MEMORY = "The GPU ran out of memory. Shorten the text or take a smaller model."
+
+
+def site_of(workspace: Workspace, settings: Settings, store: RunStore) -> Site:
+    """What the verbs of this app work on."""
+    own = settings.model if settings.model in workspace.loaded else None
+    return Site(workspace, store, limits_of(settings), own or "mini")
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What one request may ask for; of a public site less."""
+    most = settings.max_new_tokens
+    return Limits(most, problems=50, samples=64, budget=50_000) if settings.public else Limits(most)
+
+
+def add_api(demo: gr.Blocks, site: Site, owners: Owners) -> None:
+    """Add an endpoint /NAME for each verb; to be called while `demo` is being built."""
+    for name, verb in VERBS.items():
+        api(
+            endpoint(name, verb, site, owners),
+            api_name=name,
+            api_description=about(verb),
+            concurrency_id="api",
+            concurrency_limit=AT_ONCE,
+        )
+
+
+def about(verb: type[Verb]) -> str:
+    """What a verb does, on one line."""
+    return " ".join((inspect.getdoc(verb) or "").split())
+
+
+def sentence_of(error: BaseException, verb: str) -> str:
+    """What a visitor is told of an error; a bug is written to the log instead."""
+    if isinstance(error, RmxError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return NO_MEMORY
+    log.error("%s failed", verb, exc_info=error)
+    return FAULT
+
+
+def work(site: Site, name: str, given: Mapping[str, Any], road: str) -> Work[Document]:
+    """A call as work for a thread, with a line in the log at its end; `road` says how it came."""
+
+    def do(cancelled: Callable[[], bool]) -> Iterator[Document]:
+        told: dict[str, Any] = {}
+        refused: list[RmxError] = []
+
+        def steps() -> Iterator[Document]:
+            try:
+                for document in call(site, name, given, cancelled):
+                    told.update(facts(document))
+                    yield document
+            except RmxError as error:
+                refused.append(error)
+
+        about = lambda: told | ({"outcome": "refused"} if refused else {})  # noqa: E731
+        yield from observed(f"{road}.{name}", steps(), about)
+        if refused:
+            raise refused[0]
+
+    return do
+
+
+def facts(document: Document) -> dict[str, Any]:
+    """What the log may tell of a document: the model's name and how many tokens it took."""
+    one = document[-1] if isinstance(document, list) else document
+    tokens = one.get("tokens_spent", one.get("length", len(one.get("tokens", ()))))
+    return {"tokens": tokens, "model": one.get("model", one.get("base"))} if {"model", "base"} & one.keys() else {}
+
+
+def endpoint(name: str, verb: type[Verb], site: Site, owners: Owners) -> Callable[..., AsyncIterator[Any]]:
+    """A function of the verb's arguments, as gradio wants to see it."""
+    hints = {argument: hint for argument, (hint, _) in hints_of(verb).items()}
+    fields = inspect.signature(verb).parameters
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    inputs = [inspect.Parameter(n, kind, default=fields[n].default, annotation=hint) for n, hint in hints.items()]
+    result: Any = list if name == "swap" else dict
+
+    async def run(*values: Any) -> AsyncIterator[Any]:
+        *arguments, request = values
+        owner = owners.key_of(request)
+        given = dict(zip(hints, arguments, strict=False))
+        try:
+            async for document in in_thread(work(site, name, given, "api"), owner, verb.kind):
+                yield document
+        except Exception as error:  # noqa: BLE001  bugs are logged in there
+            raise gr.Error(sentence_of(error, name), print_exception=False, title="Not possible") from None
+
+    run.__name__ = run.__qualname__ = name
+    run.__doc__ = "\n".join(
+        [about(verb), "", "Args:", *(f"    {n}: {says}" for n, (_, says) in hints_of(verb).items())]
+    )
+    run.__annotations__ = {**hints, "request": gr.Request, "return": result}
+    asked = inspect.Parameter("request", kind, annotation=gr.Request, default=None)
+    vars(run)["__signature__"] = inspect.Signature([*inputs, asked], return_annotation=result)
+    return run

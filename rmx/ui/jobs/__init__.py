@@ -1,0 +1,1 @@
+"""What goes on for a visitor behind each tab."""

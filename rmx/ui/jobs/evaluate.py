@@ -1,0 +1,395 @@
+"""The evaluate road for the page: what it may ask for, the jobs, the visitors' own files. No gradio in here.
+
+What comes from a browser is checked; ids are unguessable and are the permission.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from rmx.config import MOST_NAME
+from rmx.data.files import MAX_TEXT_BYTES, shown_name
+from rmx.data.problems import SETS, load_set, problems_from_text, split_name
+from rmx.engine.fair_queue import Kind, asker
+from rmx.errors import ProblemError, RmxError
+from rmx.models.adapters import bundled_adapters
+from rmx.models.load import Model
+from rmx.models.presets import STYLES
+from rmx.models.style_options import StyleOptions, from_form
+from rmx.models.workspace import Workspace
+from rmx.records import Problem
+from rmx.runs.row import row
+from rmx.runs.store import RunStore
+from rmx.service.arguments import short_enough
+from rmx.storage.memory_shares import Kept, bytes_of
+from rmx.ui.jobs.at_once import AtOnce
+from rmx.ui.jobs.evaluate_jobs import UNSEEN, Asked, EvalJob, Message
+from rmx.ui.request_log import tell
+from rmx.ui.server.malloc import give_back
+
+log = logging.getLogger(__name__)
+OWN = "own file"  # the choice of a set that was read in the browser
+STYLE_FORM = ("style", "system", "thinking", "stops", "answers")  # of a form, in the order of `from_form`
+COUNTS = (0, 4, 16, 64, 256)  # samples per problem that the page offers
+MOST_PROBLEMS, MOST_SAMPLES, MOST_ADAPTERS = 5000, 256, 5
+PUBLIC_PROBLEMS, PUBLIC_SAMPLES = 200, 16  # on a public site, where others wait
+PUBLIC_BYTES = 500_000_000  # of completions that a public site keeps on disk
+MOST_RUNNING = 6  # evaluations at the same time, of all visitors
+PRIVATE = AtOnce("evaluation", "evaluations", MOST_RUNNING)
+PUBLIC = replace(PRIVATE, per_owner=1, per_address=2)
+FILE_BYTES = MAX_TEXT_BYTES
+LISTED = 200  # runs that are offered
+INTERVAL = 0.6  # seconds between two looks at the figures, or more where they take long to make
+Measure = Callable[[EvalJob, list[Problem]], Iterable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFile:
+    """A file that one visitor has read in."""
+
+    id: str
+    name: str
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A problem of an evaluation, for another tab."""
+
+    model: str
+    adapter: str | None
+    problem: str
+    answer: str
+    max_new_tokens: int
+    style: StyleOptions  # that asks a problem by itself as the evaluation has asked it
+
+
+class Evaluator:
+    """Evaluations for the page. They and own files leave memory as the account of what visitors keep has it.
+
+    Args:
+        measure: makes the reports of a job; tests put a script here.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        store: RunStore | None = None,
+        measure: Measure | None = None,
+        kept: Kept | None = None,
+    ) -> None:
+        self.workspace, self.kept = workspace, kept or Kept()
+        self.store = store or RunStore()
+        self._measure = measure or self._evaluation
+        self._jobs: dict[str, EvalJob] = {}
+        self._files: dict[str, OwnFile] = {}
+        self._pace: dict[tuple[str, str], float] = {}  # (model, set) -> seconds per completion, as last seen here
+        self._lock = threading.Lock()
+
+    # -- what can be chosen -------------------------------------------------------------------------------------------
+
+    def contestants(self, model: str) -> list[tuple[str, str]]:
+        """What can be measured beside this base, as (title, spec): bundled adapters, then runs, the newest first."""
+        model = model.strip()
+        bundled = bundled_adapters(self.workspace.model("mini")) if model == "mini" else []
+        runs = [found for found in map(row, self.store.all()[:LISTED]) if found["has_adapter"]]
+        mine = [(f"{r['id']} · {r['note']}".rstrip(" ·")[:90], r["id"]) for r in runs if r["model"] == model]
+        return [*((name, name) for name in bundled), *mine]
+
+    def asked(self, form: Mapping[str, Any], paths: bool = False) -> Asked:
+        """What a form asks for.
+
+        Args:
+            paths: whether this visitor may name files of the machine.
+
+        Raises:
+            RmxError: a value that cannot be used.
+        """
+        model = str(form.get("model") or "mini").strip()
+        short_enough("The model's name", model, MOST_NAME)
+        most_problems, most_samples = self._most
+        n = _whole(form.get("n"), "number of samples per problem", 0, most_samples)
+        temperature = _number(form.get("temperature"), "temperature", 0.0, 2.0)
+        if n > 1 and temperature == 0:
+            raise RmxError("At temperature 0 all samples are the same. Raise it, or ask for 0 samples: greedy only.")
+        set_name, own = self._set(form, paths)
+        return Asked(
+            model=model,
+            adapters=_adapters(form.get("adapters")),
+            set_name=set_name,
+            limit=_whole(form.get("limit"), "number of problems", 1, most_problems),
+            n=n,
+            temperature=temperature,
+            top_p=_number(form.get("top_p"), "top-p", 0.01, 1.0),
+            seed=_whole(form.get("seed"), "seed", 0, 2**31 - 1),
+            max_new_tokens=_whole(form.get("max_new_tokens"), "most tokens", 1, int(form.get("most") or 65536)),
+            own=own,
+            style=from_form(*(form.get(name) for name in STYLE_FORM)),
+        )
+
+    @property
+    def _most(self) -> tuple[int, int]:
+        """Problems, and samples of each, that one evaluation may have."""
+        return (PUBLIC_PROBLEMS, PUBLIC_SAMPLES) if self.workspace.policy.public else (MOST_PROBLEMS, MOST_SAMPLES)
+
+    def _set(self, form: Mapping[str, Any], paths: bool) -> tuple[str, tuple[Problem, ...] | None]:
+        name = str(form.get("set") or "").strip()
+        short_enough("The set's name", name, MOST_NAME)
+        if name == OWN:
+            file = self.file(_get(form.get("file"), "file"))
+            return file.name, file.problems
+        if not name:
+            raise ProblemError("Choose a problem set first.")
+        if split_name(name)[0] not in SETS and not paths:
+            known = ", ".join(self.workspace.policy.problem_sets())
+            raise ProblemError(
+                f"There is no problem set '{name[:80]}'. Sets are {known}; for problems of your own choose '{OWN}'."
+            )
+        if not paths:
+            self.workspace.policy.admit_set(name)
+        return name, None
+
+    def plan(self, asked: Asked) -> Message:
+        """What it would take, as far as that is known, and the command."""
+        pace = self._pace.get((asked.model, asked.set_name))
+        known = SETS.get(split_name(asked.set_name)[0]) if asked.own is None else None
+        about = {"title": known.title, "licence": known.licence, "source": known.source} if known else None
+        plan: Message = {"kind": "plan", "samples": asked.samples, "seconds": pace and pace * asked.samples}
+        return plan | {"command": asked.command(), "set": about, "own": asked.own is not None}
+
+    # -- own files ----------------------------------------------------------------------------------------------------
+
+    def take_file(self, data: object) -> Message:
+        """A file's {"name", "text"}, read in the browser; the answer's id is known to that page alone.
+
+        Of its problems only so many are kept as one evaluation takes.
+
+        Raises:
+            ProblemError: too large, of another kind, or malformed: the message names the line.
+            RmxError: more than what is kept of one visitor.
+        """
+        given = _get(data, "name")
+        problems = problems_from_text(given, _get(data, "text"))
+        name, owner = shown_name(given), asker.get().owner
+        file = OwnFile(secrets.token_urlsafe(16), name, tuple(problems[: self._most[0]]))
+        size = bytes_of(file)
+        self.kept.admit(size, owner, name)
+        with self._lock:
+            self._files[file.id] = file
+        self.kept.put(file.id, size, owner, lambda: self._forget(self._files, file.id))
+        answers = sum(problem.answer is not None for problem in problems)
+        return {"file": file.id, "name": name, "problems": len(problems), "answers": answers}
+
+    def file(self, file_id: object) -> OwnFile:
+        """The file of this id.
+
+        Raises:
+            ProblemError: none (any more).
+        """
+        with self._lock:
+            found = self._files.get(file_id) if isinstance(file_id, str) else None
+        if found is None:
+            raise ProblemError("Choose a .jsonl or .csv file of your own first.")
+        self.kept.touch(found.id)
+        return found
+
+    def _forget(self, those: dict[str, Any], name: str) -> None:
+        with self._lock:
+            those.pop(name, None)
+
+    # -- jobs ---------------------------------------------------------------------------------------------------------
+
+    def start(self, asked: Asked, owner: str | None = None) -> EvalJob:
+        """Begin to measure, in a thread of its own. `owner` is the visitor who asks.
+
+        Raises:
+            Busy: too many evaluations are under way, or on a public site one of this visitor's, or some of its address.
+        """
+        public = self.workspace.policy.public
+        who = replace(asker.get(), owner=owner, kind=Kind.BULK)
+        job = EvalJob(asked, who=who, unseen=UNSEEN if public else None)
+        with self._lock:
+            running = [one.who for one in self._jobs.values() if not one.over and not one.stopped]
+            (PUBLIC if public else PRIVATE).admit(who, running)
+            self._jobs[job.id] = job
+        self.kept.put(job.id, job.nbytes, owner, lambda: self._forget(self._jobs, job.id), lambda: not job.over)
+        threading.Thread(target=self._work, args=(job,), name="rmx-evaluate", daemon=True).start()
+        return job
+
+    def _work(self, job: EvalJob) -> None:
+        """The life of a job; whatever goes wrong is said by it."""
+        asker.set(job.who)  # for this thread
+        began = time.monotonic()
+        try:
+            problems = self._problems(job.asked)
+            job.notes = self._notes(job.asked)
+            job.begin(problems)
+            self._take_reports(job, problems)
+            job.end()
+        except RmxError as error:
+            job.end(str(error))
+        except torch.OutOfMemoryError:
+            job.end("The GPU ran out of memory. Take fewer tokens or a smaller model; what was measured is kept.")
+        except Exception as error:
+            log.exception("an evaluation has failed")
+            job.end(f"The evaluation broke off ({type(error).__name__}). This is a fault of rmx; its log says more.")
+        if self.workspace.policy.public:
+            self._trim()
+        give_back()
+        tell("eval", time.monotonic() - began, {"model": job.asked.model, "outcome": job.state})
+
+    @staticmethod
+    def _trim() -> None:
+        """On a public site what strangers have had computed does not fill the disk."""
+        from rmx.evaluate.store import SampleStore
+
+        SampleStore().trim(PUBLIC_BYTES)
+
+    def _take_reports(self, job: EvalJob, problems: list[Problem]) -> None:
+        report, due = None, 0.0
+        for report in self._measure(job, problems):
+            if time.monotonic() >= due and not report.done:
+                begun = time.monotonic()
+                self._take(job, report)
+                due = time.monotonic() + max(INTERVAL, 4 * (time.monotonic() - begun))
+        if report is None:
+            return
+        self._take(job, report)
+        made = report.at - report.cached
+        if made > 0 and report.seconds > 0 and job.asked.own is None:
+            self._pace[job.asked.model, job.asked.set_name] = report.seconds / made
+
+    def _take(self, job: EvalJob, report: Any) -> None:
+        job.take(report.json())
+        self.kept.grow(job.id, job.nbytes)
+
+    @staticmethod
+    def _problems(asked: Asked) -> list[Problem]:
+        """The problems that were asked for, all of them with a known answer."""
+        from rmx.evaluate.known import answered
+
+        problems = list(asked.own) if asked.own is not None else load_set(asked.set_name)
+        return answered(problems[: asked.limit], asked.set_name)
+
+    def _evaluation(self, job: EvalJob, problems: list[Problem]) -> Iterator[Any]:
+        """The library's evaluation of what was asked."""
+        from rmx.evaluate.config import EvalConfig
+        from rmx.evaluate.contestants import contestants_of
+        from rmx.evaluate.evaluate import Evaluation
+        from rmx.evaluate.store import SampleStore
+
+        asked = job.asked
+        config = EvalConfig(
+            n=asked.n,
+            temperature=asked.temperature,
+            top_p=asked.top_p,
+            seed=asked.seed,
+            max_new_tokens=asked.max_new_tokens,
+        )
+        contestants = contestants_of(self.workspace, asked.model, asked.adapters, (), asked.style, asked.set_name)
+        store = SampleStore(readable=not self.workspace.policy.public)
+        made = Evaluation(contestants, problems, config, asked.set_name, store=store)
+        yield from made.run(lambda: job.stopped)
+
+    def _notes(self, asked: Asked) -> dict[str, str]:
+        """The notes of the runs among the contestants."""
+        notes = {}
+        for spec in asked.adapters:
+            try:
+                notes[spec] = str(self.store.get(spec.partition("/")[0]).config.get("note") or "")
+            except RmxError:
+                continue  # no run
+        return {spec: note for spec, note in notes.items() if note}
+
+    def find(self, job_id: object) -> EvalJob | None:
+        with self._lock:
+            job = self._jobs.get(job_id) if isinstance(job_id, str) else None
+        if job is not None:
+            self.kept.touch(job.id)
+        return job
+
+    def get(self, job_id: object) -> EvalJob:
+        """The job of this id.
+
+        Raises:
+            RmxError: none (any more).
+        """
+        job = self.find(job_id)
+        if job is None:
+            raise RmxError("This evaluation is no longer in memory. Press Evaluate: what was made is kept on disk.")
+        return job
+
+    def halt(self, data: object) -> None:
+        """Stop a job within one step; unknown ids are ignored."""
+        if job := self.find(_get(data, "id")):
+            job.halt()
+
+    # -- questions of the page ----------------------------------------------------------------------------------------
+
+    def tail(self, data: object) -> Message:
+        """What is new of {"id"} after the stamp {"since"}."""
+        since = _get(data, "since")
+        job = self.find(_get(data, "id"))
+        if job is None:
+            return {"kind": "gone", "id": str(_get(data, "id"))[:80]}
+        return job.message(since if type(since) is int else 0)
+
+    def opened(self, data: object) -> Opened:
+        """The problem and the model that {"id", "problem", "name"} names, loaded.
+
+        Raises:
+            RmxError: one of them is not there, or cannot be had.
+        """
+        job, wanted = self.get(_get(data, "id")), _get(data, "problem")
+        found = job.rows.get(wanted) if isinstance(wanted, str) else None
+        if found is None:
+            raise RmxError("This problem is not part of the evaluation.")
+        asked, name = job.asked, _get(data, "name")
+        names = [str(model.get("name")) for model in job.document.get("models", [])]
+        if name not in names:
+            raise RmxError("This model is not part of the evaluation.")
+        adapter = [None, *asked.adapters][names.index(str(name))]
+        model = self.workspace.model(asked.model)
+        self.workspace.adapter(model, adapter)
+        text = found[2]
+        style = _by_itself(model, asked.style, asked.set_name)
+        return Opened(model.spec, adapter, text["problem"], text.get("answer") or "", asked.max_new_tokens, style)
+
+
+def _by_itself(model: Model, asked: StyleOptions, set_name: str) -> StyleOptions:
+    """Options that ask a problem of a set, taken by itself, as the set's problems are asked."""
+    wanted = model.ask_in(asked, set_name).style
+    if model.ask_in(asked).style == wanted:
+        return asked
+    return replace(asked, style=wanted.name if wanted.name in STYLES else asked.style, answers=wanted.answers)
+
+
+def _adapters(given: object) -> tuple[str, ...]:
+    names = given if isinstance(given, list | tuple) else [given] if given else []
+    specs = [name.strip()[:300] for name in names if isinstance(name, str) and name.strip() not in ("", "base")]
+    found = tuple(dict.fromkeys(specs))
+    if len(found) > MOST_ADAPTERS:
+        raise RmxError(f"At most {MOST_ADAPTERS} adapters beside the base can be told apart. Take some out.")
+    return found
+
+
+def _whole(value: object, what: str, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or value % 1:
+        raise RmxError(f"The {what} must be a whole number between {least:,} and {most:,}.")
+    return int(value)
+
+
+def _number(value: object, what: str, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise RmxError(f"The {what} must lie between {least:g} and {most:g}.")
+    return float(value)
+
+
+def _get(data: object, key: str) -> Any:
+    return data.get(key) if isinstance(data, dict) else None

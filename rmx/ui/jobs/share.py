@@ -1,0 +1,174 @@
+"""What the page takes home and what it opens: links, files, the gallery, and decoding a tree again. No gradio in here.
+
+Nothing that comes in is believed: links and files are read strictly, models go through the workspace and its policy,
+and what was read from a file is labelled as recorded until it has been decoded here.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from rmx.config import check_tau
+from rmx.engine.fair_queue import asker
+from rmx.errors import RmxError, SwapError
+from rmx.explore.branches import Origin, Run
+from rmx.trees.document import tree_document
+from rmx.trees.figures import entropy_svg, tokens_csv
+from rmx.trees.gallery import piece, pieces
+from rmx.trees.hub import save_tree
+from rmx.trees.link import Recipe, link_of, recipe_of, unpack
+from rmx.trees.page import read_any, tree_html
+from rmx.trees.recorded import recorded_runs
+from rmx.trees.tree import Tree, tree_of
+from rmx.trees.verify import Replay
+from rmx.ui.jobs.explore import Explorer, Message, _get
+
+MIME = {"json": "application/json", "html": "text/html", "svg": "image/svg+xml", "csv": "text/csv"}
+Begin = Callable[[Run], Run]
+
+
+class Sharing:
+    """Trees out of and into one explorer's memory."""
+
+    def __init__(self, explorer: Explorer, max_new_tokens: int = 4096) -> None:
+        self.explorer, self.max_new_tokens = explorer, max_new_tokens
+
+    # -- out ------------------------------------------------------------------------------------------------------
+
+    def link(self, data: object) -> Message:
+        """{"run", "pos", "tau"} -> {"s": the value of a link's ?s=}.
+
+        Raises:
+            RmxError: nothing is finished yet, or the tree is too long for a link.
+        """
+        return {"s": link_of(self._tree(data))}
+
+    def file(self, data: object) -> Message:
+        """{"run", "pos", "tau", "format": "json" | "html" | "svg" | "csv"} -> {"name", "mime", "text"}.
+
+        Raises:
+            RmxError: nothing is finished yet, or another format.
+        """
+        kind = _get(data, "format")
+        if kind not in MIME:
+            raise RmxError(f"Files are {', '.join(MIME)}.")
+        tree = self._tree(data)
+        return {"name": f"{_slug(tree)}.{kind}", "mime": MIME[kind], "text": _text(tree, kind)}
+
+    def save(self, data: object) -> Message:
+        """{"run", "pos", "tau", "repo", "token"} -> {"url"}: the tree in a dataset of the visitor's on the Hub.
+
+        Raises:
+            RmxError: the Hub does not allow it.
+        """
+        tree = self._tree(data)
+        repo, token = (str(_get(data, key) or "").strip() for key in ("repo", "token"))
+        return {"url": save_tree(_text(tree, "json"), f"{_slug(tree)}.json", repo, token)}
+
+    def _tree(self, data: object) -> Tree:
+        run, pos, tau = self.explorer.runs.get(_get(data, "run")), _get(data, "pos"), _get(data, "tau")
+        tree = tree_of(self.explorer.runs.branches(run.tree), run.id, pos if type(pos) is int else None)
+        return tree if tau is None else replace(tree, tau=check_tau(tau))
+
+    # -- in -------------------------------------------------------------------------------------------------------
+
+    def open_file(self, data: object) -> Message:
+        """{"text"} of a file -> {"run"}: the branch of it to show, in memory now and labelled as recorded.
+
+        Raises:
+            RmxError: it is no tree.
+        """
+        text = _get(data, "text")
+        if not isinstance(text, str):
+            raise RmxError("There is no text in this file.")
+        return {"run": self._keep(read_any(text)).id}
+
+    def open_piece(self, data: object) -> Message:
+        """{"name"} of the gallery -> {"run"}.
+
+        Raises:
+            RmxError: no such tree.
+        """
+        return {"run": self._keep(piece(_get(data, "name"))).id}
+
+    @staticmethod
+    def gallery() -> list[dict[str, Any]]:
+        """What is in the gallery, for its list."""
+        return [
+            {"name": p.name, "kind": p.kind, "title": p.title, "model": p.model, "branches": p.branches}
+            for p in pieces()
+        ]
+
+    def _keep(self, tree: Tree) -> Run:
+        """Put a recorded tree into memory; returns the branch that was shown."""
+        runs = recorded_runs(tree, asker.get().owner)
+        self.explorer.runs.add(*runs)
+        return runs[tree.shown]
+
+    # -- decoding again ---------------------------------------------------------------------------------------------
+
+    def open_link(self, value: str, owner: str | None, begin: Begin) -> Iterator[Message]:
+        """Decode the tree of a link and stream it; the last message shows its branch with the verdict.
+
+        Raises:
+            RmxError: the link or its model cannot be had.
+        """
+        yield from self._again(unpack(value), Origin("link"), owner, begin)
+
+    def verify(self, data: object, owner: str | None, begin: Begin) -> Iterator[Message]:
+        """The same for a recorded tree: {"run"}.
+
+        Raises:
+            RmxError: it was not recorded, or its model cannot be had.
+        """
+        run = self.explorer.runs.get(_get(data, "run"))
+        if run.origin is None or run.origin.kind != "recorded":
+            raise SwapError("This tree was decoded here; there is nothing to verify.")
+        recorded = [r for r in self.explorer.runs.branches(run.tree) if r.origin is run.origin]
+        recipe = recipe_of(tree_of(recorded, run.id, run.show))
+        yield from self._again(recipe, Origin("again", run.origin.licence), owner, begin)
+
+    def _again(self, recipe: Recipe, origin: Origin, owner: str | None, begin: Begin) -> Iterator[Message]:
+        most = max(step.sampling.max_new_tokens for step in recipe.steps)
+        if min(most, max(s.at + s.marks.length for s in recipe.steps)) > self.max_new_tokens:
+            raise RmxError(f"At most {self.max_new_tokens} tokens here; this tree has more.")
+        model = self.explorer.workspace.model(recipe.model)
+        adapter = self.explorer.workspace.adapter(model, recipe.adapter)
+        replay, stopped = Replay(model, adapter, self._bounded(recipe), origin), False
+        for run in replay.runs(owner):
+            yield from self.explorer.stream(begin(self.explorer.runs.add(run)))
+            cut = recipe.steps[len(replay.made) - 1].cut
+            stopped = run.error is not None or (run.trace is not None and run.trace.stop == "cancelled" and not cut)
+            if stopped:
+                break
+        if not stopped:
+            verdict = replay.verdict()
+            origin.same, origin.said = verdict.same, verdict.said
+        else:
+            origin.said = "stopped before it was compared"
+        if replay.shown is not None:
+            yield self.explorer.message(replay.shown, 0, whole=True)
+
+    def _bounded(self, recipe: Recipe) -> Recipe:
+        """No branch is decoded further than this site allows."""
+        steps = []
+        for step in recipe.steps:
+            most = min(step.sampling.max_new_tokens, self.max_new_tokens)
+            steps.append(replace(step, sampling=replace(step.sampling, max_new_tokens=most)))
+        return replace(recipe, steps=tuple(steps))
+
+
+def _text(tree: Tree, kind: str) -> str:
+    if kind == "json":
+        return json.dumps(tree_document(tree), ensure_ascii=False)
+    if kind == "html":
+        return tree_html(tree)
+    shown = tree.tokens(tree.shown)
+    return entropy_svg(shown, tree.tau, tree.title or tree.model) if kind == "svg" else tokens_csv(shown, tree.tau)
+
+
+def _slug(tree: Tree) -> str:
+    """A file's name from the first words of the problem."""
+    words = "".join(c if c.isascii() and c.isalnum() else " " for c in tree.title or tree.model).split()
+    return "-".join(words)[:48].strip("-").lower() or "solution"

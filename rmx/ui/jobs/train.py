@@ -1,0 +1,333 @@
+"""The train road for the pages: what they ask about runs, and what a visitor may do with them. No gradio here.
+
+A page knows nothing but the files of the runs: every answer is read from them, so a reload, a second browser or a
+restart of the app changes nothing.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from rmx.data.problems import split_name
+from rmx.engine.fair_queue import Kind, asker, asking
+from rmx.errors import Busy, RmxError, TrainError
+from rmx.models.workspace import Workspace
+from rmx.recipes.job import TrainJob, problems_of, resolved
+from rmx.recipes.sweep import NO_DRY
+from rmx.records import Problem
+from rmx.runs.cost import costs
+from rmx.runs.folder import RunFolder
+from rmx.runs.rates import load_rates, set_rate
+from rmx.runs.row import row, tested
+from rmx.runs.store import RunStore, owner_of
+from rmx.train.plan.probe import this_device
+from rmx.ui.visitor_cookie import Visitor, may
+
+Reply = dict[str, Any]
+POLL_BYTES = 400_000  # of events that one poll reads at most
+LISTED = 200  # runs in the table
+COMPARED = 8
+MOST_KEPT = 200  # runs of visitors on a public site
+PATIENCE = 8.0  # seconds that a probe waits for the engine
+TEMPERATURE, MICRO_BATCH = 1.0, 8  # of a probe, whatever a recipe asks: one serves all recipes for a model and a set
+MOST_PROBED = 32  # models and sets whose speeds are remembered
+FREE = "The model is busy. Minutes and memory are known once it is free."
+SLICED = "On ZeroGPU a run goes in slices of a minute of GPU, each of your own quota. Resume goes on where it ended."
+HIDDEN = frozenset({"micro"})  # kinds that pages do not need
+
+
+class Training:
+    """Answers for the Train and Runs pages."""
+
+    def __init__(self, workspace: Workspace, store: RunStore | None = None) -> None:
+        self.workspace = workspace
+        self.store = store or RunStore(private=workspace.policy.public, away=workspace.carrier_of)
+        self.store.watch()  # runs may be queued since the app's last time
+        self._probed: OrderedDict[tuple[str, str], Any] = OrderedDict()
+        self._probing = threading.Lock()
+
+    # -- what everybody may see ---------------------------------------------------------------------------------------
+
+    def run_tail(self, data: object) -> Reply:
+        """Events of {"id"} from byte {"start"} on; the config comes with the first ones."""
+        folder, start = self.store.get(_get(data, "id")), _get(data, "start")
+        at = start if type(start) is int and start > 0 else 0
+        events, after = folder.events(at, POLL_BYTES)
+        found: Reply = {
+            "id": folder.id,
+            "start": at,
+            "next": after,
+            "more": folder.events(after, 1)[1] > after,  # one more whole line is there
+            "events": [e for e in events if e["kind"] not in HIDDEN],
+            "status": folder.status,
+        }
+        return found | ({"config": _public(folder.config)} if at == 0 else {})
+
+    def runs_list(self, data: object) -> Reply:
+        """The runs that who asks may see, with their figures on test problems."""
+        rates = load_rates(self.store.root)
+        rows = [tested(row(folder, rates)) for folder in self.store.all()[:LISTED]]
+        if any(one["state"] == "queued" for one in rows):
+            self.store.watch()
+        return {"runs": rows}
+
+    def run_sweep(self, data: object) -> Reply:
+        """The curve of the sweep {"id"}: the thresholds that are trained so far."""
+        folder = self.store.get(_get(data, "id"))
+        return {"id": folder.id, "sweep": folder.sweep}
+
+    def costs(self, data: object) -> Reply:
+        """Rates, what every run cost at them, the sum, and the paper's table."""
+        return costs(self.store.all()[:LISTED], this_device(), self.store.root)
+
+    def rate(self, data: object, visitor: Visitor) -> None:
+        """Enter {"usd"} per hour for the machine {"name"}; no amount takes the entry back.
+
+        Raises:
+            RmxError: not the owner of this machine, or no name or amount.
+        """
+        if not may(visitor, None, "price"):
+            raise RmxError("Only the owner of this machine may change its rates.")
+        usd = _get(data, "usd")
+        set_rate(_get(data, "name"), None if usd in (None, "") else str(usd), self.store.root)
+
+    def run_curves(self, data: object) -> Reply:
+        """Updates and checks of the runs {"ids"}."""
+        ids = _get(data, "ids")
+        if not isinstance(ids, list) or not 0 < len(ids) <= COMPARED:
+            raise RmxError(f"Choose between 1 and {COMPARED} runs.")
+        return {"runs": [_curves(self.store.get(one)) for one in ids]}
+
+    def adapter_zip(self, run: str) -> tuple[str, bytes]:
+        """File name and bytes of a run's adapter.
+
+        Raises:
+            TrainError: no such run, or no finished adapter in it.
+        """
+        from rmx.train.publish.export import zipped
+
+        folder = self.store.get(run)
+        return f"{folder.id}.zip", zipped(folder.path / "adapter", folder.id)
+
+    def opened(self, data: object) -> tuple[str, str]:
+        """Model and adapter of {"id"}, loaded; a run that is not done yet gives its latest checkpoint.
+
+        Raises:
+            RmxError: it has no adapter yet, or its model cannot be had.
+        """
+        folder = self.store.get(_get(data, "id"))
+        spec, model = adapter_spec(folder), self.workspace.model(folder.config["model"])
+        self.workspace.adapter(model, spec)
+        return model.spec, spec
+
+    def run_files(self, data: object) -> Reply:
+        return {"files": self.store.get(_get(data, "id")).files()}
+
+    def dry_run(self, data: object) -> Reply:
+        """What every threshold would gate of the rollouts that {"id"} has stored."""
+        from rmx.train.data_stages import stored_selection
+        from rmx.train.plan.dry import dry_message
+
+        folder = self.store.get(_get(data, "id"))
+        job = TrainJob.from_json(folder.config)
+        if owner_of(folder) is not None:
+            self._admit(job)
+        model = self.workspace.model(job.model)
+        rollouts, selection = stored_selection(job, folder.path)
+        gate = folder.summary.get("gate", {})
+        tau = gate.get("tau")
+        return dry_message(
+            model,
+            rollouts,
+            run=folder.id,
+            tau=model.tau if tau is None else tau,
+            k=job.recipe.rollouts.k,
+            max_seq_len=job.recipe.optim.max_seq_len,
+            selection=selection,
+            estimate=gate.get("estimate"),
+        )
+
+    # -- what a visitor may do with own runs --------------------------------------------------------------------------
+
+    def start(self, job: TrainJob, visitor: Visitor, dry: bool = False) -> RunFolder:
+        """A new run in a process of its own, or in the queue where others go first.
+
+        Raises:
+            RmxError: the job cannot be done, or too many runs wait.
+        """
+        self._admit(job)
+        if dry and job.taus:
+            raise TrainError(NO_DRY)
+        self.check_memory(job)
+        self._make_room(visitor)
+        folder = self.store.create(resolved(job), owner=visitor.public)
+        try:
+            self.store.start(folder.id, *(["--dry-run"] if dry else []))
+        except RmxError:
+            if not folder.alive and not folder.events()[0]:
+                self.store.remove(folder.id)
+            raise
+        return folder
+
+    def _admit(self, job: TrainJob) -> None:
+        """Whether visitors may ask for this run: to have it planned, measured, started, resumed, or looked at dry.
+
+        Raises:
+            Refused: not on this site.
+        """
+        self.workspace.policy.admit_job(job)
+
+    def _make_room(self, visitor: Visitor) -> None:
+        """On a public site a visitor's own oldest runs go where too many are kept, and where too many are kept of all
+        visitors together, the oldest of anybody; never one that is under way or that nobody owns."""
+        keep = self.workspace.policy.kept_runs
+        if not keep:
+            return
+        over = [run for run in self.store.all(everybodys=True) if owner_of(run) is not None and not run.alive]
+        mine = [run for run in over if owner_of(run) == visitor.public]
+        for run in {run.id: run for run in (*mine[keep - 1 :], *over[MOST_KEPT - 1 :])}.values():
+            with suppress(TrainError):  # somebody else was quicker, or has just resumed it
+                self.store.remove(run.id)
+
+    def stop(self, data: object, visitor: Visitor) -> None:
+        self.store.stop(self._own(data, visitor, "stop").id)
+
+    def resume(self, data: object, visitor: Visitor) -> None:
+        """Go on with {"id"}; {"tau"} is another threshold, where nothing was trained yet."""
+        folder, tau = self._own(data, visitor, "resume"), _get(data, "tau")
+        if not visitor.admin:  # it may have been begun under other settings
+            self._admit(TrainJob.from_json(folder.config))
+        changed = ["--tau", f"{tau:g}"] if isinstance(tau, int | float) and not isinstance(tau, bool) else []
+        self.store.start(folder.id, *changed)
+
+    def remove(self, data: object, visitor: Visitor) -> None:
+        self.store.remove(self._own(data, visitor, "delete").id)
+
+    def note(self, data: object, visitor: Visitor) -> None:
+        self._own(data, visitor, "annotate").note(str(_get(data, "text") or ""))
+
+    def push(self, data: object, visitor: Visitor) -> str:
+        """Push the adapter of {"id"} with the visitor's own token; returns its address."""
+        from rmx.train.publish.export import push_adapter
+
+        folder = self._own(data, visitor, "push")
+        repo, token = str(_get(data, "repo") or ""), str(_get(data, "token") or "")
+        return push_adapter(folder.path / "adapter", repo, token, private=_get(data, "private") is not False)
+
+    def _own(self, data: object, visitor: Visitor, action: str) -> RunFolder:
+        folder = self.store.get(_get(data, "id"))
+        if not may(visitor, folder.config.get("owner"), action):
+            raise TrainError(f"Only who started a run, or the owner of this machine, may {action} it.")
+        return folder
+
+    # -- plans --------------------------------------------------------------------------------------------------------
+
+    def plan(self, job: TrainJob) -> Reply:
+        """What a run would take, as far as that can be known now, and the command that starts it.
+
+        Raises:
+            RmxError: the job cannot be done here.
+        """
+        self._admit(job)
+        paper = [[name, _word(theirs), _word(ours)] for name, (theirs, ours) in job.recipe.departures().items()]
+        message: Reply = {"kind": "plan", "minutes": None, "memory_mb": None, "usd": None, "departs": paper}
+        message |= {"command": job.command_line(), "rate": "Minutes and memory are known once the model is loaded."}
+        if self.workspace.forks:
+            message["rate"] = SLICED if self.workspace.carrier_of(job.model) else "Minutes are known once it runs."
+        elif job.model in self.workspace.loaded:
+            try:
+                message |= self._estimate(job).plan()
+            except Busy:
+                message["rate"] = FREE
+        return message
+
+    def _estimate(self, job: TrainJob) -> Any:
+        from rmx.train.plan.estimate_ahead import estimate_ahead
+
+        problems = problems_of(job)
+        return estimate_ahead(job, problems, self._speeds(job, problems.train), None)
+
+    def _speeds(self, job: TrainJob, problems: Sequence[Problem]) -> Any:
+        """How fast the model is here, and how long its solutions of this set are; measured once.
+
+        Raises:
+            Busy: the model, or another probe, takes too long.
+        """
+        from rmx.train.plan.probe import probe
+
+        key = (job.model, split_name(job.set_name or "")[0])
+        if not self._probing.acquire(timeout=PATIENCE):
+            raise Busy("Another plan is being measured. Try again in a moment.")
+        try:
+            if key not in self._probed:
+                model = self.workspace.model(job.model)
+                with asking(asker.get(), Kind.BULK), model.engine.turns.turn(PATIENCE):
+                    found = probe(model, problems, temperature=TEMPERATURE, micro_batch=MICRO_BATCH, seconds=1.0)
+                self._probed[key] = found
+                if len(self._probed) > MOST_PROBED:
+                    self._probed.popitem(last=False)
+            return self._probed[key]
+        finally:
+            self._probing.release()
+
+    def check_memory(self, job: TrainJob) -> None:
+        """Refuse a run that this machine's GPU has no room for beside the models that are loaded."""
+        from rmx.train.plan.room import check_room
+
+        if self.workspace.carrier_of(job.model) is None:
+            check_room(job)
+
+
+def adapter_spec(folder: RunFolder) -> str:
+    """How the adapter of a run is named: the run's id, ID/step_N while only checkpoints are there, ID/tau_X of a sweep
+    that goes on.
+
+    Raises:
+        TrainError: there is neither.
+    """
+    if (folder.path / "adapter" / "adapter_config.json").is_file():
+        return folder.id
+    if done := [one["tau"] for one in (folder.sweep or {"taus": []})["taus"] if one.get("adapter")]:
+        return f"{folder.id}/tau_{done[-1]:g}"
+    steps = sorted(int(p.name[5:]) for p in (folder.path / "checkpoints").glob("step_*") if p.name[5:].isdigit())
+    if not steps:
+        raise TrainError(f"The run {folder.id} has no adapter yet. Wait for its first checkpoint.")
+    return f"{folder.id}/step_{steps[-1]}"
+
+
+def _word(value: Any) -> str:
+    """A value of a recipe in the table of departures."""
+    if value is None:
+        return "–"
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _curves(folder: RunFolder) -> Reply:
+    """Updates and checks; of a sweep those of the chosen threshold, or of the one that is under way."""
+    config, events = folder.config, folder.events()[0]
+    kept: dict[str, dict[int, Any]] = {"update": {}, "check": {}}
+    chosen = (folder.sweep or {}).get("chosen")
+    tau = (
+        chosen
+        if chosen is not None
+        else next((e["tau"] for e in reversed(events) if e["kind"] == "update" and "tau" in e), None)
+    )
+    for event in events:  # a resumed run tells the updates after its checkpoint again: the last word counts
+        if event["kind"] in kept and event.get("tau") == tau and type(event.get("optimizer_step")) is int:
+            kept[event["kind"]][event["optimizer_step"]] = event
+    ordered = {kind: [found[at] for at in sorted(found)] for kind, found in kept.items()}
+    label = config.get("note") or f"{config['model']} · {config.get('preset')}"
+    return {"id": folder.id, "label": label, "updates": ordered["update"], "checks": ordered["check"]}
+
+
+def _public(config: Mapping[str, Any]) -> Reply:
+    """A config as pages get it: without the ids of pinned forks, which are of no use there."""
+    return {key: value for key, value in config.items() if key != "pins"}
+
+
+def _get(data: object, key: str) -> Any:
+    return data.get(key) if isinstance(data, dict) else None

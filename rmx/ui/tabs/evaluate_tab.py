@@ -1,0 +1,271 @@
+"""The Evaluate tab: a base and its adapters on a problem set, side by side, with intervals."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from rmx.data.problems import SETS
+from rmx.engine.fair_queue import asking
+from rmx.errors import RmxError
+from rmx.models.presets import PRESETS
+from rmx.models.site_rules import Policy
+from rmx.models.style_options import to_form
+from rmx.ui.figures.evaluate import curve_figure, scatter_figure
+from rmx.ui.jobs.evaluate import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator
+from rmx.ui.jobs.evaluate_exports import export
+from rmx.ui.jobs.evaluate_jobs import Asked, Message, Watching
+from rmx.ui.settings import Settings
+from rmx.ui.tabs.asking import answering
+from rmx.ui.tabs.compare_tab import OWN as OWN_PAIR
+from rmx.ui.tabs.compare_tab import CompareTab
+from rmx.ui.tabs.explore_tab import BASE, ExploreTab
+from rmx.ui.tabs.known_answer import together
+from rmx.ui.tabs.style_panel import StyleControls, build_style_panel
+from rmx.ui.tabs.wiring import LIGHT, QUIET
+from rmx.ui.views.evaluate_view import KEY, evaluate_file, evaluate_view
+from rmx.ui.visitor_cookie import Owners, is_loopback
+
+FIRST_ADAPTER, FIRST_COUNT, FIRST_LIMIT = "rl", 16, 100
+RESTORE = f"() => sessionStorage.getItem('{KEY}') ?? ''"  # what this browser tab was looking at before a reload
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The settings column."""
+
+    model: gr.Dropdown
+    adapters: gr.Dropdown
+    problem_set: gr.Dropdown
+    file: gr.HTML
+    limit: gr.Number
+    n: gr.Radio
+    temperature: gr.Slider
+    top_p: gr.Slider
+    seed: gr.Number
+    max_new: gr.Number
+    evaluate: gr.Button
+    style: StyleControls
+
+    @property
+    def asked(self) -> list[Any]:
+        """Inputs of Evaluate, in the order of `FORM`."""
+        decoding = [self.temperature, self.top_p, self.seed, self.max_new]
+        asked = [self.model, self.adapters, self.problem_set, self.file, self.limit, self.n, *decoding]
+        return [*asked, *self.style.asked]
+
+
+FORM = (
+    "model", "adapters", "set", "file", "limit", "n", "temperature", "top_p", "seed", "max_new_tokens", *STYLE_FORM
+)  # fmt: skip
+
+
+class EvaluateTab:
+    """Callbacks of the tab; each makes one library call and renders what came of it."""
+
+    controls: Controls
+    view: gr.HTML
+    kept: gr.Textbox  # the evaluation that this browser tab was looking at
+
+    def __init__(self, evaluator: Evaluator, settings: Settings, owners: Owners | None = None) -> None:
+        self.evaluator, self.settings, self.owners = evaluator, settings, owners
+        self.watching = Watching()
+
+    def asked(self, request: gr.Request, values: tuple[Any, ...]) -> Asked:
+        """What the form asks for.
+
+        Raises:
+            RmxError: a value that cannot be used.
+        """
+        form = dict(zip(FORM, values, strict=True)) | {"most": self.settings.max_new_tokens}
+        return self.evaluator.asked(form, paths=self._may_name_files(request))
+
+    def key_of(self, request: gr.Request) -> str | None:
+        """Names the visitor behind a request."""
+        return self.owners.key_of(request) if self.owners is not None else None
+
+    def _may_name_files(self, request: gr.Request) -> bool:
+        """Only the machine's owner reads its files."""
+        if self.owners is not None:
+            return self.owners.visitor_of(request).admin
+        return is_loopback(self.settings.host)
+
+    # -- callbacks ----------------------------------------------------------------------------------------------------
+
+    def evaluate(self, request: gr.Request, *values: Any) -> Message:
+        try:
+            job = self.evaluator.start(self.asked(request, values), self.key_of(request))
+        except RmxError as error:
+            return _refused(error)
+        self.watching.join(request.session_hash, job, instead=True)
+        return {"kind": "job", "id": job.id}
+
+    def plan(self, request: gr.Request, *values: Any) -> Any:
+        """What the form would take; a form that is not complete yet is no mistake, and has no plan."""
+        try:
+            return self.evaluator.plan(self.asked(request, values))
+        except RmxError:
+            return {"kind": "unplanned"}
+
+    def opening(self, request: gr.Request, *values: Any) -> tuple[Any, Any]:
+        """The contestants that are there by now, and what the form would take."""
+        with asking(self.key_of(request)):
+            return gr.Dropdown(self.evaluator.contestants(str(values[0]))), self.plan(request, *values)
+
+    def choose_model(self, model: str, request: gr.Request) -> Any:
+        """Other weights, other adapters."""
+        with asking(self.key_of(request)):
+            return gr.Dropdown(self.evaluator.contestants(str(model or "")), value=[])
+
+    def attach(self, event: gr.EventData, request: gr.Request) -> Any:
+        """A page that was reloaded looks again at what it looked at before."""
+        return self.again(event._data.get("id") if isinstance(event._data, dict) else None, request)
+
+    def again(self, job_id: Any, request: gr.Request) -> Any:
+        job = self.evaluator.find(job_id)
+        if job is None:
+            return gr.skip()
+        self.watching.join(request.session_hash, job)
+        return {"kind": "job", "id": job.id}
+
+    def halt(self, event: gr.EventData) -> None:
+        self.evaluator.halt(event._data)
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed: its evaluation ends after a moment, unless the page comes back."""
+        self.watching.leave(request.session_hash)
+
+    def figures(self, event: gr.EventData) -> tuple[Any, Any]:
+        """Curves of {"id"} and the scatter of {"name"}, over {"part"} or all problems."""
+        data = event._data if isinstance(event._data, dict) else {}
+        job, part = self.evaluator.find(data.get("id")), data.get("part") or None
+        if job is None or not job.document:
+            return None, None
+        return curve_figure(job.document, part), scatter_figure(job.document, str(data.get("name")), part)
+
+
+def build_evaluate_tab(
+    evaluator: Evaluator, settings: Settings, page: gr.Tab, owners: Owners | None = None
+) -> EvaluateTab:
+    """Lay the tab out inside an open gr.Tab and wire it."""
+    tab = EvaluateTab(evaluator, settings, owners)
+    with gr.Row(elem_id="evaluation", equal_height=False):
+        with gr.Column(scale=0, min_width=300, elem_id="evaluate-controls", elem_classes="controls"):
+            controls = tab.controls = _controls(tab)
+        with gr.Column(scale=1, min_width=320):
+            tab.view = evaluate_view(
+                answering(evaluator.tail), answering(lambda data: export(evaluator, data)), elem_id="evaluate"
+            )
+            curves = gr.Plot(show_label=False, elem_id="eval-curves", container=False)
+            scatter = gr.Plot(show_label=False, elem_id="eval-scatter", container=False)
+            tab.kept = gr.Textbox(visible=False)
+    _wire(tab, controls, curves, scatter, page)
+    return tab
+
+
+def _controls(tab: EvaluateTab) -> Controls:
+    settings, loaded, policy = tab.settings, tab.evaluator.workspace.loaded, tab.evaluator.workspace.policy
+    model_spec = settings.model if settings.model and settings.model in loaded else "mini"
+    models = [(p.title, p.name) for p in PRESETS.values() if policy.offers(p.name)]
+    if model_spec not in PRESETS:
+        models.insert(1, (model_spec, model_spec))
+    known = tab.evaluator.contestants(model_spec)
+    first = [FIRST_ADAPTER] if any(spec == FIRST_ADAPTER for _, spec in known) else []
+    if settings.adapter and model_spec != "mini":
+        known, first = [(settings.adapter, settings.adapter), *known], [settings.adapter]
+    evaluate = gr.Button("Evaluate", variant="primary", elem_id="evaluate-start")
+    model = gr.Dropdown(models, value=model_spec, label="Base", allow_custom_value=True, elem_id="evaluate-model")
+    adapters = gr.Dropdown(
+        known,
+        value=first,
+        label="Compared with it",
+        info="Bundled adapters, your runs; or type a folder or a Hub id.",
+        multiselect=True,
+        allow_custom_value=True,
+        elem_id="evaluate-adapters",
+    )
+    problem_set = gr.Dropdown(
+        _sets(policy), value="mini:test", label="Problem set", allow_custom_value=True, elem_id="evaluate-set"
+    )
+    file = evaluate_file(FILE_BYTES, elem_id="evaluate-file", visible=False)
+    limit = gr.Number(FIRST_LIMIT, label="Problems, at most", precision=0, elem_id="evaluate-limit")
+    n = gr.Radio(
+        [("0", 0), *((str(count), count) for count in COUNTS[1:])],
+        value=FIRST_COUNT,
+        label="Samples per problem",
+        info="0: one greedy answer only",
+        elem_id="evaluate-n",
+    )
+    with gr.Accordion("Decoding", open=False, elem_id="evaluate-decoding"):
+        temperature = gr.Slider(
+            0, 2, 0.6, step=0.05, label="Temperature of the samples", elem_id="evaluate-temperature"
+        )
+        top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p", elem_id="evaluate-top-p")
+        with gr.Row():
+            seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="evaluate-seed")
+            most = min(512, settings.max_new_tokens)
+            max_new = gr.Number(most, label="Most tokens", precision=0, min_width=80, elem_id="evaluate-max-new")
+    style = build_style_panel("evaluate")
+    return Controls(model, adapters, problem_set, file, limit, n, temperature, top_p, seed, max_new, evaluate, style)
+
+
+def _sets(policy: Policy) -> list[tuple[str, str]]:
+    """Every named set that may be read, by its splits, test first, and the choice that opens the reader of a file."""
+    names = policy.problem_sets()
+    found = [(f"{name} · {split}", f"{name}:{split}") for name in names for split in reversed(SETS[name].splits)]
+    return [*found, ("a file of your own …", OWN)]
+
+
+def _wire(tab: EvaluateTab, c: Controls, curves: gr.Plot, scatter: gr.Plot, page: gr.Tab) -> None:
+    view = tab.view
+    latest: dict[str, Any] = {**LIGHT, "trigger_mode": "always_last"}
+    page.select(tab.opening, c.asked, [c.adapters, view], **LIGHT)
+    c.evaluate.click(tab.evaluate, c.asked, view, **LIGHT)
+    c.model.input(tab.choose_model, c.model, c.adapters, **QUIET)
+    c.problem_set.change(lambda name: gr.HTML(visible=name == OWN), c.problem_set, c.file, **LIGHT)
+    choices = (c.model, c.adapters, c.problem_set, c.file, c.n, c.style.style, c.style.thinking, c.style.answers)
+    boxes = (c.limit, c.seed, c.max_new, c.style.system, c.style.stops)
+    sliders = (c.temperature, c.top_p)
+    changed = [one.change for one in choices] + [one.blur for one in boxes] + [one.release for one in sliders]
+    for event in changed:
+        event(tab.plan, c.asked, view, **latest)
+    view.halt(tab.halt, None, None, **LIGHT)
+    view.attach(tab.attach, None, view, **LIGHT)
+    # Each in its turn, none left out: what was asked for last is what stays.
+    view.figures(tab.figures, None, [curves, scatter], trigger_mode="multiple", **QUIET)
+
+
+def wire_evaluate(
+    demo: gr.Blocks, tab: EvaluateTab, tabs: gr.Tabs, explore: ExploreTab, compare: CompareTab, pressed: str
+) -> None:
+    """A page that opens or closes, and a problem's way to the other tabs; `pressed` presses their main button."""
+
+    def open_problem(event: gr.EventData) -> tuple[Any, ...]:
+        data = event._data if isinstance(event._data, dict) else {}
+        try:
+            found = tab.evaluator.opened(data)
+        except RmxError as error:
+            return _refused(error), *[gr.skip()] * (len(targets) - 1)
+        if data.get("where") == "compare":
+            pair = (OWN_PAIR, gr.Group(visible=True), found.model, found.adapter or "", "")
+            asked = (*together(found.problem, found.answer), "base", found.max_new_tokens, *to_form(found.style))
+            return gr.skip(), gr.Tabs(selected="compare"), *[gr.skip()] * len(solved), *pair, *asked
+        shown = gr.Dropdown(list(dict.fromkeys([BASE, found.adapter or BASE])), value=found.adapter or BASE)
+        greedy = (*together(found.problem, found.answer), 0.0, 1.0, found.max_new_tokens, False, *to_form(found.style))
+        return gr.skip(), gr.Tabs(selected="explore"), found.model, shown, *greedy, *[gr.skip()] * len(compared)
+
+    e, c = explore.controls, compare.controls
+    decoding = [e.temperature, e.top_p, e.max_new, e.raw, *e.style.asked]
+    solved = [e.model, e.adapter, *e.boxes.all, *decoding]
+    pair = [c.preset, c.own, c.base, c.adapter, c.teacher]
+    compared = [*pair, *c.boxes.all, c.source, c.max_new, *c.style.asked]
+    targets = [tab.view, tabs, *solved, *compared]
+    tab.view.open(open_problem, None, targets, **{**QUIET, "concurrency_id": "load"}).success(
+        None, None, None, js=pressed, **QUIET
+    )
+    demo.load(tab.again, tab.kept, tab.view, js=RESTORE, **LIGHT)
+    demo.unload(tab.leave)
+
+
+def _refused(error: RmxError) -> Message:
+    return {"kind": "refused", "error": str(error)}

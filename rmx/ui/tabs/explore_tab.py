@@ -1,0 +1,482 @@
+"""The Explore tab: a problem, its solution with the forks marked, a swap, another answer."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+import torch
+
+from rmx.config import Sampling
+from rmx.data.examples import TITLES, Example, Kind, examples, of_kind
+from rmx.data.problems import find_problem, load_set
+from rmx.engine.fair_queue import asking
+from rmx.errors import ProblemError, RmxError
+from rmx.explore.branches import Run
+from rmx.explore.calibration import calibration_of
+from rmx.mini.task import coverage
+from rmx.models.adapters import bundled_adapters
+from rmx.models.presets import PRESETS
+from rmx.models.style_options import from_form
+from rmx.records import Problem
+from rmx.ui.figures.compare import entropy_strip
+from rmx.ui.jobs.explore import Explorer, Message
+from rmx.ui.jobs.measure import Measurement, Worth
+from rmx.ui.jobs.open_pages import Visitors
+from rmx.ui.jobs.share import Sharing
+from rmx.ui.prefetch import ahead
+from rmx.ui.request_log import observed
+from rmx.ui.settings import Settings
+from rmx.ui.tabs.asking import Who, answering, nobody
+from rmx.ui.tabs.builder import build_builder
+from rmx.ui.tabs.errors import literal, shows_errors
+from rmx.ui.tabs.known_answer import ProblemBoxes, build_problem_boxes, known_answer, show_computed, together
+from rmx.ui.tabs.share_panel import build_share_panel, sharing_functions
+from rmx.ui.tabs.style_panel import StyleControls, build_style_panel
+from rmx.ui.tabs.wiring import LIGHT, MEASURE, QUIET, STREAM
+from rmx.ui.views.token_view import token_view
+
+BASE = "none (base)"
+MOST_TAU = 4  # nats, of the slider, unless a share asks for more
+LISTED = 400  # problems of a set in the list
+
+# Finds the Plotly div again after every redraw; a click on a bar selects that token.
+STRIP_CLICKS = """
+const bind = () => {
+  const plot = document.querySelector('#strip .js-plotly-plot');
+  if (!plot || plot.rmxBound || !plot.on) return;
+  plot.rmxBound = true;
+  plot.on('plotly_click', (event) => window.rmx?.goto(event.points[0].x));
+};
+new MutationObserver(bind).observe(document.body, {childList: true, subtree: true});
+bind();
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The settings column."""
+
+    model: gr.Dropdown
+    adapter: gr.Dropdown
+    gpu: gr.Button
+    model_note: gr.Markdown
+    problem_set: gr.Dropdown
+    picked: gr.Dropdown
+    boxes: ProblemBoxes
+    banner: gr.Markdown
+    solve: gr.Button
+    tau: gr.Slider
+    share: gr.Slider
+    set_share: gr.Button
+    share_note: gr.Markdown
+    temperature: gr.Slider
+    top_p: gr.Slider
+    seed: gr.Number
+    max_new: gr.Number
+    raw: gr.Checkbox
+    text: gr.Textbox
+    read: gr.Button
+    kinds: dict[Kind, gr.Button]
+    style: StyleControls
+    section: gr.Accordion  # of the model
+
+    @property
+    def asked(self) -> list[Any]:
+        """Inputs of Solve and Read, in the order of `ExploreTab.begin`."""
+        return [self.model, self.adapter, *self.boxes.all, *self.decoding]
+
+    @property
+    def decoding(self) -> list[Any]:
+        return [self.tau, self.temperature, self.top_p, self.seed, self.max_new, self.raw, *self.style.asked]
+
+
+class ExploreTab:
+    """Callbacks of the tab; each makes one library call and renders what came of it."""
+
+    controls: Controls
+    view: gr.HTML
+
+    def __init__(self, explorer: Explorer, settings: Settings, notice: str | None = None, who: Who = nobody) -> None:
+        self.explorer, self.who = explorer, who
+        self._first: Run | None = None  # what the first screen shows, solved once for all visitors
+        self.worth = Worth(explorer)
+        self.sharing = Sharing(explorer, settings.max_new_tokens)
+        self.settings = settings
+        self.notice = notice
+        self.visitors = Visitors()
+        # A Space names its model in the settings; where that one could not be had, the bundled one opens.
+        loaded = explorer.workspace.loaded
+        # Nor does a page that opens spend a visitor's GPU time where that is lent.
+        own = settings.model if settings.model and settings.model in loaded else "mini"
+        self.spec = "mini" if explorer.workspace.carrier_of(own) else own
+        here = explorer.workspace.model(self.spec).adapters
+        self.adapter = settings.adapter if settings.adapter in here else None
+
+    # -- callbacks ------------------------------------------------------------------------------------------------
+
+    def start(
+        self, request: gr.Request, asked: Sequence[Any], read: str | None = None, show: int | None = None
+    ) -> Iterator[Message]:
+        """Stream a new solution, or score a pasted one; `show` is the place to open when it is done."""
+        try:
+            run = self.begin(asked, self.who(request), read, show)
+        except RmxError as error:
+            yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
+            return
+        yield from self.stream(run, request, "trace" if read is None else "read")
+
+    def begin(self, asked: Sequence[Any], owner: str | None, read: str | None = None, show: int | None = None) -> Run:
+        """The solution that was asked for, not generated yet.
+
+        Raises:
+            RmxError: the model, the problem or a setting cannot be used.
+        """
+        model, adapter, pair, problem, answer, tau, temperature, top_p, seed, max_new, raw, *style = asked
+        sampling = _sampling(temperature, top_p, seed, max_new)
+        if sampling.max_new_tokens > self.settings.max_new_tokens:
+            raise RmxError(f"At most {self.settings.max_new_tokens} tokens here; got {sampling.max_new_tokens}.")
+        spec = str(model or "mini").strip()
+        known = known_answer(spec, pair, problem, answer)
+        return self.explorer.start(
+            spec,
+            None if adapter in (None, "", BASE) else str(adapter).strip(),
+            str(problem or ""),
+            sampling,
+            tau,
+            known=known.answer,
+            known_computed=known.computed,
+            raw=bool(raw),
+            read=read,
+            title=str(problem or "").strip(),
+            show=show,
+            owner=owner,
+            style=from_form(*style),
+        )
+
+    def stream(self, run: Run, request: gr.Request, verb: str) -> Iterator[Message]:
+        steps = ahead(self.explorer.stream(self.visitors.begin(request.session_hash, run)), run.halt)
+        yield from observed(verb, steps, lambda: told(run))
+
+    def solve(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
+        yield from self.start(request, asked)
+
+    def read(self, request: gr.Request, text: str, *asked: Any) -> Iterator[Message]:
+        yield from self.start(request, asked, read=str(text or ""))
+
+    def pick(self, event: gr.EventData, request: gr.Request) -> Iterator[Message]:
+        try:
+            run = self.explorer.pick(event._data)
+        except RmxError as error:
+            yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
+            return
+        yield from self.stream(run, request, "swap")
+
+    def verify(self, event: gr.EventData, request: gr.Request) -> Iterator[Message]:
+        """Decode a recorded tree here."""
+        data, owner = event._data, self.who(request)
+        yield from self.again("verify", request, lambda begin: self.sharing.verify(data, owner, begin))
+
+    def again(
+        self, verb: str, request: gr.Request, messages: Callable[[Callable[[Run], Run]], Iterator[Message]]
+    ) -> Iterator[Message]:
+        """Stream a tree that is decoded again, or the sentence why it cannot be."""
+        made: list[Run] = []
+
+        def begin(run: Run) -> Run:
+            made.append(self.visitors.begin(request.session_hash, run))
+            return run
+
+        def sums() -> dict[str, Any]:
+            tokens = sum(len(run.tokens) - (run.at or 0) for run in made)
+            return {"model": made[0].model.spec if made else None, "tokens": tokens}
+
+        def halt() -> None:
+            for run in made:
+                run.halt()
+
+        try:
+            yield from observed(verb, ahead(messages(begin), halt), sums)
+        except RmxError as error:
+            yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
+
+    def halt(self, event: gr.EventData) -> None:
+        self.explorer.halt(event._data)
+
+    def measure(self, start: Callable[[object], Measurement], kind: str) -> Callable[..., Iterator[Message]]:
+        """A callback that starts a measuring job of the page and streams it."""
+
+        def callback(event: gr.EventData, request: gr.Request) -> Iterator[Message]:
+            data = event._data if isinstance(event._data, dict) else {}
+            try:
+                job = start(data)
+            except RmxError as error:
+                about = {"run": data.get("run"), "pos": data.get("pos")}
+                yield {"kind": kind, "job": None, "done": True, "error": str(error), **about}
+                return
+            self.visitors.begin(request.session_hash, job)
+            yield from observed(kind, ahead(self.worth.stream(job), job.halt), lambda: {"model": job.run.model.spec})
+
+        return callback
+
+    def halt_job(self, event: gr.EventData) -> None:
+        self.worth.halt(event._data)
+
+    @shows_errors
+    def pinned(self, event: gr.EventData) -> list[dict[str, Any]]:
+        """The forks that the page has pinned, as a training run takes them; gradio keeps them for every open page."""
+        return [pin.small() for pin in self.explorer.pins(event._data)]
+
+    def leave(self, request: gr.Request) -> None:
+        self.visitors.leave(request.session_hash)
+
+    def settled(self, event: gr.EventData, tau: float) -> tuple[Any, str | None]:
+        data = event._data if isinstance(event._data, dict) else {}
+        seen = data.get("tau")  # a tree that was opened may have another threshold than the slider
+        run = self.explorer.runs.find(data.get("run"))
+        shown = run.id if run is not None else None  # gradio keeps it for the page: nothing of a visitor's choice
+        return self.strip(shown, seen if isinstance(seen, int | float) else tau), shown
+
+    def strip(self, run_id: str | None, tau: float) -> Any:
+        run = self.explorer.runs.find(run_id)
+        return entropy_strip(run.tokens if run else [], float(tau or 0))
+
+    def opening(self, request: gr.Request) -> Iterator[Message]:
+        """The first screen: the visitor's own run that the address names, else the first example.
+
+        The example is solved for the first visitor; those who come later get a copy of it, a tree of their own.
+        """
+        run, owner = self.explorer.runs.find(request.query_params.get("run")), self.who(request)
+        if run is not None and (run.owner == owner or not self.settings.public):
+            yield self.explorer.message(run, 0, whole=True)
+            return
+        if link := request.query_params.get("s"):
+            yield from self.again("link", request, lambda begin: self.sharing.open_link(link, owner, begin))
+            return
+        if self._first is not None:
+            yield self.explorer.message(self.explorer.copy(self._first, owner), 0, whole=True)
+            return
+        for message in self.start(request, self.prepared(examples()[0], self.spec, self.adapter)):
+            yield message
+        solved = self.explorer.runs.find(message["run"])
+        if solved is not None and solved.trace is not None and solved.trace.stop in ("eos", "answer", "length"):
+            self._first = replace(solved, owner=None)
+
+    def prepared(self, example: Example, spec: str = "mini", adapter: str | None = None) -> tuple[Any, ...]:
+        """What Solve would be given for an example."""
+        tau = self.explorer.workspace.model(spec).tau
+        return (spec, adapter or BASE, *together(example.problem, example.answer), tau, 0.0, 1.0, 0, 512, False)
+
+    def next_problem(self, event: gr.EventData, place: int, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        """The playlist of presenter mode: the prepared examples, round and round."""
+        step = event._data.get("step") if isinstance(event._data, dict) else 1
+        place = (place + (-1 if step == -1 else 1)) % len(examples())
+        example = examples()[place]
+        for message in self.start(request, self.prepared(example)):
+            yield message, place, *together(example.problem, example.answer)
+
+    def choose_model(self, spec: str) -> tuple[Any, ...]:
+        """Load a model now, so that Solve is instant; on failure the old one stays, and why is said."""
+        try:
+            model = self.explorer.workspace.model(str(spec or "").strip())
+        except RmxError as error:
+            return gr.skip(), gr.skip(), gr.skip(), f"⚠ {literal(error)} *mini* stays available."
+        adapters = [BASE, *bundled_adapters(model)]
+        context = f"{model.engine.context:,} tokens"
+        where = "a lent GPU" if model.engine.far else model.engine.device
+        note = f"{model.dtype} on {where} · context {context} · revision `{model.revision[:20]}`"
+        problem_set = "mini" if model.spec == "mini" else "arith" if "135m" in model.spec else gr.skip()
+        return gr.Dropdown(adapters, value=BASE), model.tau, problem_set, note
+
+    @shows_errors
+    def set_share(self, request: gr.Request, share: float, spec: str, name: str, *style: Any) -> tuple[Any, str]:
+        """Find the threshold above which so many per cent of the model's tokens lie, by solutions if none are kept."""
+        space = self.explorer.workspace
+        space.policy.admit_set(str(name))
+        with asking(self.who(request)):
+            model = space.model(str(spec or "mini").strip()).ask_in(from_form(*style))
+            found = calibration_of(model, float(share) / 100, str(name))
+        tau = round(found.tau, 2)
+        return gr.Slider(value=tau, maximum=max(MOST_TAU, math.ceil(tau))), literal(found.sentence)
+
+    @shows_errors
+    def choose_set(self, name: str) -> Any:
+        self.explorer.workspace.policy.admit_set(str(name))
+        rows = load_set(name)[:LISTED]
+        return gr.Dropdown([(_short(p), p.id) for p in rows], value=None)
+
+    @shows_errors
+    def choose_problem(self, name: str, problem_id: str | None) -> tuple[Any, ...]:
+        if not problem_id:
+            return gr.skip(), gr.skip(), gr.skip()
+        self.explorer.workspace.policy.admit_set(str(name))
+        problem = find_problem(name, problem_id)
+        return together(problem.problem, problem.answer)
+
+
+def told(run: Run) -> dict[str, Any]:
+    """What the log says of a solution."""
+    stop = run.trace.stop if run.trace is not None else "left"
+    made = len(run.tokens) - (run.at or 0)
+    return {"model": run.model.spec, "tokens": made, "outcome": "error" if run.error else stop}
+
+
+def build_explore_tab(
+    explorer: Explorer, settings: Settings, notice: str | None = None, who: Who = nobody
+) -> ExploreTab:
+    """Lay the tab out inside an open gr.Blocks and wire it; `who` names the visitor behind a request."""
+    tab = ExploreTab(explorer, settings, notice, who)
+    with gr.Row(elem_id="explore", equal_height=False):
+        with gr.Column(scale=0, min_width=300, elem_id="controls", elem_classes="controls"):
+            controls = tab.controls = _controls(tab)
+        with gr.Column(scale=1, min_width=320):
+            view = tab.view = token_view(
+                answering(explorer.tail, who),
+                answering(explorer.inspect, who),
+                answering(explorer.look, who),
+                answering(explorer.search, who),
+                sharing_functions(tab.sharing, who),
+                elem_id="view",
+            )
+            strip = gr.Plot(show_label=False, elem_id="strip", container=False)
+            gr.HTML(html_template="<span></span>", js_on_load=STRIP_CLICKS, visible="hidden", apply_default_css=False)
+    shown, place = gr.State(None), gr.State(0)
+    _wire_settings(tab, controls)
+    _wire_view(tab, controls, view, strip, shown, place)
+    return tab
+
+
+def _controls(tab: ExploreTab) -> Controls:
+    policy = tab.explorer.workspace.policy
+    first, offers, sets = examples()[0], policy.offers, policy.problem_sets()
+    opened = tab.explorer.workspace.model(tab.spec)
+    choices = [(f"{p.title} · {p.size(torch.cuda.is_available())}", p.name) for p in PRESETS.values() if offers(p.name)]
+    if tab.settings.model and tab.settings.model not in PRESETS:
+        choices.insert(1, (tab.settings.model, tab.settings.model))
+    gpu_preset = next(p for p in PRESETS.values() if p.gpu)
+    boxes = build_problem_boxes(first)
+    solve = gr.Button("Solve", variant="primary", elem_id="solve")
+    banner = gr.Markdown(tab.notice or "", visible=bool(tab.notice), elem_id="banner")
+    with gr.Row(elem_id="examples"):
+        kinds = {kind: gr.Button(title, size="sm", min_width=60) for kind, title in TITLES.items()}
+    with gr.Accordion("Problem sets", open=False):
+        problem_set = gr.Dropdown(sets, value="mini", label="Set", elem_id="set")
+        rows = [(_short(p), p.id) for p in load_set("mini")[:LISTED]]
+        picked = gr.Dropdown(rows, value=None, label="Problem of the set", elem_id="picked")
+    build_builder(boxes)
+    build_share_panel(tab.sharing, tab.who)
+    with gr.Accordion("Model", open=False, elem_id="model-section") as section:
+        model = gr.Dropdown(choices, value=tab.spec, label="Model", allow_custom_value=True, elem_id="model")
+        gpu = gr.Button(
+            f"Load {gpu_preset.title} ({gpu_preset.size(True)})",
+            size="sm",
+            visible=torch.cuda.is_available() and offers(gpu_preset.name),
+            elem_id="gpu",
+        )
+        adapters = list(dict.fromkeys([BASE, *bundled_adapters(opened), *opened.adapters]))
+        adapter = gr.Dropdown(
+            adapters, value=tab.adapter or BASE, label="Adapter", allow_custom_value=True, elem_id="adapter"
+        )
+        more = "" if tab.settings.public else "A Hub id, a folder or a .gguf file works too."
+        note = gr.Markdown(more, elem_id="model-note")
+    threshold = gr.Slider(0, MOST_TAU, opened.tau, step=0.01, label="Fork threshold (nats)", elem_id="tau")
+    with gr.Accordion("Threshold by a share of tokens", open=False, elem_id="by-share"):
+        share = gr.Slider(0.5, 20, 5, step=0.5, label="Tokens that are forks (%)", elem_id="tau-share")
+        set_share = gr.Button("Set the threshold", size="sm", elem_id="set-share")
+        share_note = gr.Markdown("A model new to this solves 16 problems of the set first.", elem_id="share-note")
+    with gr.Accordion("Decoding", open=False):
+        temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature (0 = greedy)", elem_id="temperature")
+        top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", elem_id="top-p")
+        with gr.Row():
+            seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="seed")
+            max_new = gr.Number(512, label="Most tokens", precision=0, min_width=80, elem_id="max-new")
+        raw = gr.Checkbox(False, label="Raw prompt, no template", elem_id="raw")
+    style = build_style_panel("explore")
+    with gr.Accordion("Read a pasted solution", open=False):
+        text = gr.Textbox(label="Solution", lines=5, max_lines=14, elem_id="paste", show_label=False)
+        read = gr.Button("Score this text", size="sm", elem_id="read")
+    return Controls(
+        model, adapter, gpu, note, problem_set, picked, boxes, banner, solve, threshold, share,
+        set_share, share_note, temperature, top_p, seed, max_new, raw, text, read, kinds, style, section,
+    )  # fmt: skip
+
+
+def _wire_settings(tab: ExploreTab, c: Controls) -> None:
+    preset = next(p for p in PRESETS.values() if p.gpu)
+    loaded = [c.adapter, c.tau, c.problem_set, c.model_note]
+    c.model.input(tab.choose_model, c.model, loaded, api_visibility="private", concurrency_id="load")
+    c.gpu.click(lambda: preset.name, None, c.model, **LIGHT).then(
+        tab.choose_model, c.model, loaded, api_visibility="private", concurrency_id="load"
+    )
+    asked = [c.share, c.model, c.problem_set, *c.style.asked]
+    c.set_share.click(tab.set_share, asked, [c.tau, c.share_note], **MEASURE | {"show_progress": "full"})
+    c.problem_set.change(tab.choose_set, c.problem_set, c.picked, api_visibility="private")
+    c.picked.change(tab.choose_problem, [c.problem_set, c.picked], c.boxes.all, **LIGHT)
+    for box in (c.boxes.problem, c.model):
+        box.change(_banner, [c.model, c.boxes.problem], [c.banner, c.boxes.answer], trigger_mode="always_last", **LIGHT)
+
+
+def _wire_view(tab: ExploreTab, c: Controls, view: gr.HTML, strip: gr.Plot, shown: gr.State, place: gr.State) -> None:
+    c.solve.click(tab.solve, c.asked, view, **STREAM)
+    c.read.click(tab.read, [c.text, *c.asked], view, **STREAM)
+    view.pick(tab.pick, None, view, **STREAM)
+    view.halt(tab.halt, None, None, **LIGHT)
+    view.verify(tab.verify, None, view, **STREAM)
+    worth = tab.worth
+    view.outcomes(tab.measure(worth.outcomes, "outcomes"), None, view, **MEASURE)
+    view.importance(tab.measure(worth.importance, "importance"), None, view, **MEASURE)
+    view.rescue(tab.measure(worth.rescue, "rescue"), None, view, **MEASURE)
+    view.sofar(tab.measure(worth.sofar, "sofar"), None, view, **MEASURE)
+    view.haltjob(tab.halt_job, None, None, **LIGHT)
+    # "always_last" would send the data of the older of two quick events again; each in its turn.
+    view.settled(tab.settled, c.tau, [strip, shown], trigger_mode="multiple", **QUIET)
+    view.next(tab.next_problem, place, [view, place, *c.boxes.all], **STREAM)
+    c.tau.input(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
+    c.tau.change(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
+    c.tau.release(tab.strip, [shown, c.tau], strip, **QUIET)
+    for kind, button in c.kinds.items():
+        _wire_example(tab, c, view, button, of_kind(kind))
+
+
+def _wire_example(tab: ExploreTab, c: Controls, view: gr.HTML, button: gr.Button, prepared: list[Example]) -> None:
+    """Each click takes the next example of its kind, solves it and then opens the place worth looking at."""
+    turn = gr.State(0)
+
+    def show(request: gr.Request, turn: int) -> Iterator[tuple[Any, ...]]:
+        example = prepared[turn % len(prepared)]
+        settings = (*together(example.problem, example.answer), "mini", BASE, 0.0, 1.0, False)
+        for message in tab.start(request, tab.prepared(example), show=example.pos):
+            yield message, turn + 1, *settings
+
+    button.click(show, turn, [view, turn, *c.boxes.all, c.model, c.adapter, c.temperature, c.top_p, c.raw], **STREAM)
+
+
+def _banner(spec: str, problem: str) -> tuple[Any, Any]:
+    """Says when a text lies outside what the bundled model was trained on, and what is known of its answer."""
+    return _outside(spec, problem), show_computed(spec, problem)
+
+
+def _outside(spec: str, problem: str) -> Any:
+    if spec != "mini" or not str(problem).strip():
+        return gr.Markdown(visible=False)
+    found = coverage(str(problem)[:4000])
+    if found.inside:
+        return gr.Markdown(visible=False)
+    return gr.Markdown(f"⚠ Outside what *mini* was trained on: {_plain(found.reason)}", visible=True)
+
+
+def _plain(text: str) -> str:
+    """A visitor's words inside Markdown: nothing of them is markup."""
+    return "".join(c if c.isalnum() or c in " .,;:'-?!→" else " " for c in text)
+
+
+def _short(problem: Problem) -> str:
+    text = " ".join(problem.problem.split())
+    return text if len(text) <= 90 else text[:89] + "…"
+
+
+def _sampling(temperature: Any, top_p: Any, seed: Any, max_new: Any) -> Sampling:
+    if None in (temperature, top_p, seed, max_new):
+        raise ProblemError("A decoding setting is empty. Fill in temperature, top-p, seed and the number of tokens.")
+    return Sampling(float(temperature), float(top_p), int(seed), int(max_new))

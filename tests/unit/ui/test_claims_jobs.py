@@ -1,0 +1,152 @@
+"""The claims as the page asks for them: jobs, what the next one goes on with, messages, the report."""
+
+import json
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+
+from rmx.claims import board as board_module
+from rmx.claims.ask import ClaimOptions
+from rmx.claims.registry import CLAIMS
+from rmx.claims.studies import Progress
+from rmx.compare.pair_options import PairOptions
+from rmx.errors import ModelError, RmxError
+from rmx.ui.jobs import claims as claims_module
+from rmx.ui.jobs.claims import Claims, claims_texts
+from tests.unit.claims.test_claims import alike, arms, subject
+from tests.unit.claims_document import HOSTILE
+
+OPTIONS = ClaimOptions(PairOptions(model="mini", adapter="rl", limit=2))
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """How often each study was made; studies and subject are made by hand."""
+    calls = {"shifts": 0, "interventions": 0, "runs": 0}
+
+    def study(name, found):
+        def run(_, cancelled):
+            calls[name] += 1
+            for i in (1, 2):
+                if cancelled():
+                    return
+                yield Progress(i, 2, found)
+
+        return run
+
+    runs = SimpleNamespace(all=(), distilled=lambda _: [], trained=lambda **_: [], sweeps=list, twins=lambda *_: None)
+    found = {"shifts": alike(40), "interventions": arms(), "runs": runs}
+    monkeypatch.setattr(board_module, "STUDIES", {name: study(name, found[name]) for name in calls})
+    monkeypatch.setattr(claims_module, "subject_of", lambda *_: subject())
+    free = SimpleNamespace(when_free=lambda _: nullcontext(True))
+    monkeypatch.setattr(PairOptions, "pair", lambda *_: free)
+    return calls
+
+
+def last_of(claims, job):
+    *_, message = claims.stream(job)
+    return message
+
+
+def row(message, name):
+    return next(r for r in message["rows"] if r["id"] == name)
+
+
+def test_one_row_measures_its_study_alone(made):
+    claims = Claims(None)
+    message = last_of(claims, claims.start(OPTIONS, "gain"))
+    assert made == {"shifts": 0, "interventions": 1, "runs": 0}
+    assert message["done"]
+    assert row(message, "gain")["verdict"] == "agrees"
+    assert row(message, "oracle")["state"] == "done"  # of the same study
+    assert row(message, "reranked")["verdict"] == "not measured"
+    assert row(message, "placebo")["state"] == "waiting"
+    json.dumps(message, allow_nan=False)
+
+
+def test_the_next_job_goes_on_with_what_is_known(made):
+    claims = Claims(None)
+    first = claims.start(OPTIONS, "gain")
+    last_of(claims, first)
+    second = claims.start(OPTIONS, "reranked", first.id)
+    message = last_of(claims, second)
+    assert made == {"shifts": 1, "interventions": 1, "runs": 0}
+    assert row(message, "gain")["verdict"] == "agrees"
+    assert row(message, "reranked")["state"] == "done"
+    message = last_of(claims, claims.start(OPTIONS, "cost", second.id))
+    last_of(claims, claims.start(OPTIONS, "cost", message["id"]))
+    assert made["runs"] == 2  # runs are looked for anew: one may have ended
+    assert made["shifts"] == 1
+
+
+def test_another_subject_begins_anew(made):
+    claims = Claims(None)
+    first = claims.start(OPTIONS, "gain")
+    last_of(claims, first)
+    other = ClaimOptions(PairOptions(model="mini", adapter="rl", limit=3))
+    message = last_of(claims, claims.start(other, "reranked", first.id))
+    assert row(message, "gain")["verdict"] == "not measured"
+
+
+def test_a_stopped_job_says_so(made):
+    claims = Claims(None)
+    job = claims.start(OPTIONS)
+    messages = []
+    for message in claims.stream(job):
+        messages.append(message)
+        claims.halt({"id": job.id})
+    assert messages[-1]["stopped"]
+    assert messages[-1]["done"]
+    assert sum(made.values()) <= 1
+
+
+def test_a_model_that_cannot_be_had_is_an_error_and_no_end_of_the_page(monkeypatch):
+    def refuse(*_):
+        raise ModelError(f"{HOSTILE} cannot be had.")
+
+    monkeypatch.setattr(PairOptions, "pair", refuse)
+    claims = Claims(None)
+    message = last_of(claims, claims.start(OPTIONS))
+    assert message["done"]
+    assert message["error"] == f"{HOSTILE} cannot be had."
+    assert message["rows"] == []
+
+
+@pytest.mark.parametrize("claim", ["nonsense", HOSTILE, 7])
+def test_only_claims_that_exist_are_measured(claim):
+    with pytest.raises(RmxError, match="no such claim"):
+        Claims(None).start(OPTIONS, claim)
+
+
+@pytest.mark.parametrize("data", [None, {}, {"id": 7}, {"id": HOSTILE}, "text"])
+def test_unknown_ids_are_refused_or_ignored(data):
+    claims = Claims(None)
+    claims.halt(data)
+    for question in (claims.tail, claims.export):
+        with pytest.raises(RmxError):
+            question(data)
+
+
+def test_the_report_is_a_file_once_something_is_measured(made):
+    claims = Claims(None)
+    job = claims.start(OPTIONS, "gain")
+    with pytest.raises(RmxError, match="nothing to report"):
+        claims.export({"id": job.id})
+    last_of(claims, job)
+    file = claims.export({"id": job.id})
+    assert (file["name"], file["mime"]) == ("claims.html", "text/html")
+    assert "RL raises pass@1" in file["text"]
+
+
+def test_old_jobs_leave_memory(made):
+    claims = Claims(None, keep=2)
+    jobs = [claims.start(OPTIONS) for _ in range(3)]
+    assert claims.find(jobs[0].id) is None
+    assert jobs[0].stopped
+    assert claims.find(jobs[2].id) is jobs[2]
+
+
+def test_the_page_has_all_texts_from_the_start():
+    assert [t["id"] for t in claims_texts()] == [c.id for c in CLAIMS]
+    assert all(t["paper"] and t["how"] and t["button"] and t["caveats"] for t in claims_texts())

@@ -1,0 +1,110 @@
+"""What the pages ask about runs, and what a visitor may do with them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rmx.errors import RmxError, TrainError
+from rmx.models.workspace import Workspace
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import SMALL
+from rmx.runs.folder import RunFolder
+from rmx.runs.store import RunStore
+from rmx.ui.jobs.train import POLL_BYTES, Training, adapter_spec
+from rmx.ui.visitor_cookie import Visitor
+
+ANN, BOB, OWNER = Visitor("ann"), Visitor("bob"), Visitor("eve", admin=True)
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Training:
+    return Training(Workspace(), RunStore(tmp_path))
+
+
+@pytest.fixture
+def run(training: Training) -> RunFolder:
+    """A run of Ann's with some events, not under way."""
+    pins = ({"model": "mini", "prompt_ids": [1], "before": [], "said": 2},)
+    folder = training.store.create(TrainJob(recipe=SMALL, preset="small", pins=pins), owner=ANN.public)
+    with folder.lock():
+        for step in (1, 2, 3, 2, 3):  # resumed after the first update
+            folder.event("micro", {"step": step})
+            folder.event("update", {"optimizer_step": step, "loss": float(step)})
+        folder.event("update", {"optimizer_step": 3, "loss": 30.0})
+    return folder
+
+
+def test_a_poll_brings_what_is_new_and_nothing_that_pages_do_not_need(training: Training, run: RunFolder) -> None:
+    first = training.run_tail({"id": run.id, "start": 0})
+    assert {e["kind"] for e in first["events"]} == {"update"}
+    assert "pins" not in first["config"]
+    assert first["config"]["recipe"]["lr"] == SMALL.optim.lr
+    assert not first["more"]
+    again = training.run_tail({"id": run.id, "start": first["next"]})
+    assert again["events"] == []
+    assert "config" not in again
+
+
+def test_a_long_log_comes_in_pieces(training: Training, run: RunFolder) -> None:
+    with run.lock():
+        run.event("samples", {"text": "x" * POLL_BYTES})
+        run.event("update", {"optimizer_step": 4})
+    got, start, more = [], 0, True
+    while more:
+        part = training.run_tail({"id": run.id, "start": start})
+        got, start, more = got + part["events"], part["next"], part["more"]
+    assert [e["kind"] for e in got][-2:] == ["samples", "update"]
+
+
+def test_curves_have_each_update_once_as_it_was_told_last(training: Training, run: RunFolder) -> None:
+    (found,) = training.run_curves({"ids": [run.id]})["runs"]
+    assert [(u["optimizer_step"], u["loss"]) for u in found["updates"]] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+    with pytest.raises(RmxError, match="between 1 and"):
+        training.run_curves({"ids": []})
+
+
+@pytest.mark.parametrize("action", ["stop", "resume", "remove", "note", "push"])
+def test_only_its_owner_and_the_machines_may_act_on_a_run(action: str, training: Training, run: RunFolder) -> None:
+    for visitor in (BOB, Visitor("")):
+        with pytest.raises(TrainError, match="Only who started"):
+            getattr(training, action)({"id": run.id}, visitor)
+    assert run.path.exists()
+
+
+def test_owner_and_admin_may(training: Training, run: RunFolder) -> None:
+    training.note({"id": run.id, "text": "mine"}, ANN)
+    assert run.config["note"] == "mine"
+    with pytest.raises(TrainError, match="finished adapter"):
+        training.push({"id": run.id, "repo": "a/b", "token": "hf_x"}, OWNER)
+    training.remove({"id": run.id}, OWNER)
+    assert not run.path.exists()
+
+
+@pytest.mark.parametrize("data", [None, {}, {"id": 7}, {"id": "../x"}, {"id": "no-such-run"}])
+def test_nonsense_is_a_sentence(data: Any, training: Training) -> None:
+    for ask in (training.run_tail, training.run_files, training.dry_run, training.opened):
+        with pytest.raises(RmxError, match="no run"):
+            ask(data)
+
+
+def test_a_plan_names_command_and_departures_also_of_a_model_that_is_not_loaded(training: Training) -> None:
+    plan = training.plan(TrainJob("qwen2.5-1.5b", "gsm8k", SMALL.with_(seed=7), "small"))
+    assert plan["command"] == "rmx train --model qwen2.5-1.5b --set gsm8k --preset small --seed 7"
+    assert plan["minutes"] is None
+    assert ["lr", "0.0001", "0.0003"] in plan["departs"]
+    training.workspace.model("mini")
+    known = training.plan(TrainJob(recipe=SMALL, preset="small"))
+    assert known["minutes"]["low"] < known["minutes"]["value"] < known["minutes"]["high"]
+    assert known["memory_mb"] > 100
+
+
+def test_an_adapter_is_named_by_its_run_or_its_last_checkpoint(training: Training, run: RunFolder) -> None:
+    with pytest.raises(TrainError, match="no adapter yet"):
+        adapter_spec(run)
+    for step in (5, 10):
+        (run.path / "checkpoints" / f"step_{step}").mkdir(parents=True)
+    assert adapter_spec(run) == f"{run.id}/step_10"
+    (run.path / "adapter").mkdir()
+    (run.path / "adapter" / "adapter_config.json").write_text("{}")
+    assert adapter_spec(run) == run.id
