@@ -1,3 +1,3 @@
-from rmx.cli import main
+from rmx.cli.main import main
 
 raise SystemExit(main())

@@ -4,7 +4,7 @@ import os
 
 import spaces  # noqa: F401
 
-from rmx.cli import main
+from rmx.cli.main import main
 
 if __name__ == "__main__":
     os.environ.setdefault("RMX_HOST", "0.0.0.0")

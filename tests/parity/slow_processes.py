@@ -16,7 +16,7 @@ from pathlib import Path
 import accelerate
 from accelerate.utils import InitProcessGroupKwargs
 
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.errors import RmxError
 from rmx.train import data_stages as first_stages
 from rmx.train.checks import greedy

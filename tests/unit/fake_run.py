@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.errors import TrainError
 from rmx.runs import spawning
 from rmx.runs.store import RunStore

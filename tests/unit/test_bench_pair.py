@@ -21,7 +21,7 @@ from rmx.bench_pair import (
     two_models,
     weight_bytes,
 )
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.models.load import load
 from rmx.models.pair import read_both
 from tests.conftest import qwen, wrap

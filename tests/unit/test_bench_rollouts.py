@@ -3,7 +3,7 @@
 import json
 
 from rmx.bench_rollouts import PROBLEMS, in_turn, rollouts_ours, rollouts_theirs
-from rmx.cli import main
+from rmx.cli.main import main
 
 
 def test_both_sides_make_what_the_script_says(mini):

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, Volume
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, Response
 from huggingface_hub.utils import hf_raise_for_status
 
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.deploy import CUDA_TORCH, plan, settings, stage, with_thumbnail
 from rmx.deploy_hub import carry_out
 from rmx.errors import RmxError
@@ -101,7 +101,7 @@ def test_a_docker_space_has_what_the_dockerfile_copies():
     }
     assert copied == {"pyproject.toml", "requirements.lock", "README.md", "LICENSE", "rmx", "assets", "deploy/start"}
     assert {w for w in copied if (ROOT / w).is_file()} | {"Dockerfile", ".dockerignore"} <= paths
-    assert {"rmx/cli.py", "assets/mini/model.safetensors", "assets/pictures/explore.png"} <= paths
+    assert {"rmx/cli/main.py", "assets/mini/model.safetensors", "assets/pictures/explore.png"} <= paths
     assert {p.split("/")[0] for p in paths} == {w.split("/")[0] for w in copied} | {"Dockerfile", ".dockerignore"}
     assert not [p for p in paths if "__pycache__" in p or p.endswith((".pyc", ".pyi"))]
 
@@ -116,7 +116,7 @@ def test_a_zerogpu_space_has_its_own_readme_and_requirements():
     sources = {f.path: f.source for f in made.files}
     assert sources["README.md"] == ROOT / "deploy/zerogpu/README.md"
     assert sources["requirements.txt"] == ROOT / "deploy/zerogpu/requirements.txt"
-    assert {"app.py", "rmx/cli.py", "assets/mini/config.json"} <= set(sources)
+    assert {"app.py", "rmx/cli/main.py", "assets/mini/config.json"} <= set(sources)
     assert "Dockerfile" not in sources
     assert (made.sdk, made.hardware) == ("gradio", "zero-a10g")
 
@@ -400,8 +400,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys):
 
 
 def test_help_does_not_wait_for_the_hubs_client():
-    code = (
-        "import sys, rmx.cli\ntry: rmx.cli.main(['deploy', '--help'])\nfinally: print('huggingface_hub' in sys.modules)"
-    )
+    code = "import sys, rmx.cli.main\ntry: rmx.cli.main.main(['deploy', '--help'])\nfinally: print('huggingface_hub' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.stdout.splitlines()[-1] == "False", out.stderr

@@ -81,7 +81,7 @@ def test_the_wheel_carries_the_licence_and_nothing_of_the_workshop(names):
 
 
 def test_the_wheel_installs_the_command(wheel):
-    assert "rmx = rmx.cli:main" in wheel.read(f"rmx_explorer-{__version__}.dist-info/entry_points.txt").decode()
+    assert "rmx = rmx.cli.main:main" in wheel.read(f"rmx_explorer-{__version__}.dist-info/entry_points.txt").decode()
 
 
 def test_the_metadata_has_the_extras_and_no_server(wheel):
@@ -143,9 +143,7 @@ def test_the_image_installs_what_was_tested_with_its_hashes():
 
 
 def test_importing_rmx_is_light():
-    code = (
-        "import sys, rmx, rmx.cli; print([m for m in ('torch', 'transformers', 'gradio', 'numpy') if m in sys.modules])"
-    )
+    code = "import sys, rmx, rmx.cli.main; print([m for m in ('torch', 'transformers', 'gradio', 'numpy') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
@@ -159,7 +157,7 @@ TOLD += "print(c.HF_HUB_DISABLE_TELEMETRY, d.HF_UPDATE_DOWNLOAD_COUNTS)"
     [
         ("import rmx.ui.page; ", {}, "True False"),  # what `rmx serve` and app.py import
         ("import rmx.ui.page; ", {"HF_HUB_DISABLE_TELEMETRY": "0", "HF_UPDATE_DOWNLOAD_COUNTS": "1"}, "False True"),
-        ("from rmx.cli import main\nif main(['sets', '--json']): raise SystemExit(1)\n", {}, "True False"),
+        ("from rmx.cli.main import main\nif main(['sets', '--json']): raise SystemExit(1)\n", {}, "True False"),
     ],
 )
 def test_nobody_is_told_who_uses_rmx(start, given, told):

@@ -30,8 +30,8 @@ from rmx.claims.verdicts import (
     no_better,
     not_below,
 )
-from rmx.cli import _parser
-from rmx.cli_train import job_of
+from rmx.cli.main import _parser
+from rmx.cli.train import job_of
 from rmx.compare.intervene_set import InterveneReport, PlaceboArm, ProblemArms
 from rmx.compare.pair_options import PairOptions
 from rmx.compare.shift_set import Places, ShiftFigures, ShiftReport

@@ -10,7 +10,7 @@ from rmx.claims.records import Reading, Row
 from rmx.claims.registry import BY_ID
 from rmx.claims.report import html_report
 from rmx.claims.verdicts import Judged, above, no_better
-from rmx.cli_eval import table
+from rmx.cli.eval import table
 from rmx.compare.intervene_set import _compared
 from rmx.evaluate.figures import Scored, paired_figures
 from rmx.stats.paired import greedy_difference

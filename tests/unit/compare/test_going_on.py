@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.engine.engine import Engine
 
 OPTIONS = ["--model", "mini", "--set", "mini", "--max-new-tokens", "96", "--device", "cpu", "--json"]

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from rmx.cli import _parser
-from rmx.cli_train import job_of
+from rmx.cli.main import _parser
+from rmx.cli.train import job_of
 from rmx.data import problems
 from rmx.data.hub import REPOSITORIES, is_cached
 from rmx.data.problems import SETS, find_problem, left_out, load_set, sizes

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.data.files import read_text
 from rmx.errors import RmxError
 from rmx.models.site_rules import Policy

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.config import Sampling
 from rmx.data.problems import load_set
 from rmx.engine.engine import Engine

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.config import Sampling
 from rmx.data.problems import load_set
 from rmx.errors import RmxError

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.config import Sampling
 from rmx.data.problems import load_set
 from rmx.engine.sampling import draw, prompt_key, uniform

@@ -305,7 +305,7 @@ def test_an_evaluation_says_that_the_base_is_the_base(tmp_path):
 
 
 def test_a_ruined_base_keeps_nothing_under_the_clean_ones_key_and_is_told(tmp_path):
-    from rmx.cli_eval import table
+    from rmx.cli.eval import table
 
     store = SampleStore(tmp_path)
     clean = evaluated(Workspace("cpu"), store, [])

@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache
 
 import rmx.models.load
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.compare.base_check import check_loaded
 from rmx.compare.noise_floor import dtype_noise
 from rmx.engine.engine import select_rows

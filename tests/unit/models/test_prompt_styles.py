@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.data.problems import load_set
 from rmx.errors import ModelError, PromptError
 from rmx.evaluate.config import EvalConfig

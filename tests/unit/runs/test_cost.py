@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob

@@ -36,7 +36,7 @@ def folder(store):
 
 
 def test_nothing_here_needs_torch_so_that_waiting_costs_little():
-    wanted = "rmx.cli, rmx.cli_runs, rmx.train.drive, rmx.runs.store, rmx.runs.row"
+    wanted = "rmx.cli.main, rmx.cli.runs, rmx.train.drive, rmx.runs.store, rmx.runs.row"
     heavy = "{'torch', 'numpy', 'transformers', 'gradio'} & set(sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", f"import sys, {wanted}; print(sorted({heavy}))"], capture_output=True, text=True

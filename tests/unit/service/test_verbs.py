@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.errors import RmxError
 from rmx.models.load import load
 from rmx.models.site_rules import Policy

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from training_runs import TINY, tiny_run
 
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.data.problems import load_set
 from rmx.errors import TrainError
 from rmx.recipes.job import TrainJob

@@ -10,8 +10,8 @@ import pytest
 from safetensors.torch import load_file
 from training_runs import TINY, finish, kill_in, tiny_run
 
-from rmx.cli import main
-from rmx.cli_train import Teller, sweep_lines
+from rmx.cli.main import main
+from rmx.cli.train import Teller, sweep_lines
 from rmx.data.problems import load_set
 from rmx.errors import RmxError, TrainError
 from rmx.models.adapters import run_adapter

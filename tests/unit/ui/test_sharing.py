@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.config import Sampling
 from rmx.errors import Refused, RmxError, SwapError
 from rmx.models.load import Model

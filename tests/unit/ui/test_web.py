@@ -124,7 +124,7 @@ def test_the_model_of_the_settings_opens_the_page_where_it_could_be_had():
 def test_a_taken_port_is_one_sentence_and_exit_code_two(capsys, monkeypatch):
     import socket
 
-    from rmx.cli import main
+    from rmx.cli.main import main
 
     monkeypatch.setattr("rmx.ui.page.Workspace", lambda **_: Workspace(loader=lambda spec: scripted_model()))
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -136,7 +136,7 @@ def test_a_taken_port_is_one_sentence_and_exit_code_two(capsys, monkeypatch):
 
 
 def test_a_wrong_port_in_the_environment_is_exit_code_two(capsys, monkeypatch):
-    from rmx.cli import main
+    from rmx.cli.main import main
 
     monkeypatch.setenv("PORT", "many")
     assert main(["serve"]) == 2

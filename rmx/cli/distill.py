@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rmx.cli_placing import refuse_placing
-from rmx.cli_style import add_style, style_of
-from rmx.cli_train import Teller, percent, points
+from rmx.cli.placing import refuse_placing
+from rmx.cli.style import add_style, style_of
+from rmx.cli.train import Teller, percent, points
 from rmx.errors import RmxError
 from rmx.progress import Progress
 

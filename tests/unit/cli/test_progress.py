@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from rmx import progress
-from rmx.cli import main
-from rmx.cli_train import Teller
+from rmx.cli.main import main
+from rmx.cli.train import Teller
 from rmx.progress import Progress
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Terminal(io.StringIO):
@@ -140,7 +140,7 @@ def test_a_command_on_a_terminal_draws_a_bar(tmp_path, monkeypatch) -> None:
 
 
 DOWNLOADS = """
-from rmx.cli import _quiet_transformers
+from rmx.cli.main import _quiet_transformers
 _quiet_transformers()
 from rmx.progress import show_downloads
 show_downloads()

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from rmx.cli_placing import placing_of
-from rmx.cli_style import add_style, style_of
+from rmx.cli.placing import placing_of
+from rmx.cli.style import add_style, style_of
 
 AddModel = Callable[[argparse.ArgumentParser], None]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rmx.cli import _parser, main
-from rmx.cli_distill import DistillTeller, job_of
+from rmx.cli.distill import DistillTeller, job_of
+from rmx.cli.main import _parser, main
 from rmx.recipes.distill import SMALL, DistillJob, DistillRecipe
 from rmx.runs.folder import RunFolder
 from rmx.runs.row import row

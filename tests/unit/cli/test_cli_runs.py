@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from rmx.cli_runs import minutes, plain, table
+from rmx.cli.runs import minutes, plain, table
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.runs.row import row
 from rmx.runs.store import RunStore
 from rmx.ui.jobs.train import Training
-from tests.unit.test_cli import run
+from tests.unit.cli.test_cli import run
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_run.py")))
 
@@ -24,8 +24,8 @@ FAKE = (sys.executable, str(Path(__file__).with_name("fake_run.py")))
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("RMX_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    monkeypatch.setattr("rmx.cli_runs._store", lambda: RunStore(program=FAKE))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    monkeypatch.setattr("rmx.cli.runs._store", lambda: RunStore(program=FAKE))
     return RunStore(program=FAKE)
 
 
@@ -171,12 +171,12 @@ def test_resume_stop_and_remove(capsys, store, waiting, monkeypatch):
 def test_the_resumed_run_outlives_the_command(store, waiting, tmp_path):
     """The very command, as a user gives it; only the program of the run is another one."""
     script = f"""
-import sys, rmx.cli_runs
+import sys, rmx.cli.runs
 from rmx.runs.store import RunStore
 from rmx.ui.jobs.train import Training
 from rmx.models.workspace import Workspace
-rmx.cli_runs._store = lambda: RunStore(program={FAKE!r})
-from rmx.cli import main
+rmx.cli.runs._store = lambda: RunStore(program={FAKE!r})
+from rmx.cli.main import main
 sys.exit(main(["runs", "resume", {waiting.id!r}]))
 """
     more = {"STEPS": "400", "PACE": "0.05"}

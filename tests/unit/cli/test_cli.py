@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rmx.cli import main
+from rmx.cli.main import main
 
 PROBLEM = ["--problem", "0"]
 

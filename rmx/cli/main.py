@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rmx import __version__
-from rmx.cli_claims import add_verbs as add_claims_verbs
-from rmx.cli_cost import add_verbs as add_cost_verbs
-from rmx.cli_deploy import add_verbs as add_deploy_verbs
-from rmx.cli_distill import add_verbs as add_distill_verbs
-from rmx.cli_eval import add_verbs as add_eval_verbs
-from rmx.cli_explore import add_verbs as add_explore_verbs
-from rmx.cli_export import add_verbs as add_export_verbs
-from rmx.cli_pair import add_verbs as add_pair_verbs
-from rmx.cli_placing import add_placing, placing_of
-from rmx.cli_runs import add_verbs as add_runs_verbs
-from rmx.cli_sets import add_verbs as add_sets_verbs
-from rmx.cli_style import add_share, add_style, style_of
-from rmx.cli_train import add_verbs as add_train_verbs
+from rmx.cli.claims import add_verbs as add_claims_verbs
+from rmx.cli.cost import add_verbs as add_cost_verbs
+from rmx.cli.deploy import add_verbs as add_deploy_verbs
+from rmx.cli.distill import add_verbs as add_distill_verbs
+from rmx.cli.eval import add_verbs as add_eval_verbs
+from rmx.cli.explore import add_verbs as add_explore_verbs
+from rmx.cli.export import add_verbs as add_export_verbs
+from rmx.cli.pair import add_verbs as add_pair_verbs
+from rmx.cli.placing import add_placing, placing_of
+from rmx.cli.runs import add_verbs as add_runs_verbs
+from rmx.cli.sets import add_verbs as add_sets_verbs
+from rmx.cli.style import add_share, add_style, style_of
+from rmx.cli.train import add_verbs as add_train_verbs
 from rmx.errors import RmxError, shown
 from rmx.records import is_fork
 from rmx.storage.strict_json import whole
@@ -142,7 +142,7 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> None:
-    from rmx.doctor import report
+    from rmx.cli.doctor import report
 
     found = report()
     if args.json:

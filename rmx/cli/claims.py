@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rmx.cli_style import add_share, add_style
+from rmx.cli.style import add_share, add_style
 from rmx.errors import RmxError
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -54,7 +54,7 @@ def _claims(args: argparse.Namespace) -> None:
     from rmx.claims.board import Board
     from rmx.claims.registry import chosen
     from rmx.claims.verdicts import FEWEST, NO_VERDICT
-    from rmx.cli_pair import pair_options, stopped_by_hand
+    from rmx.cli.pair import pair_options, stopped_by_hand
     from rmx.evaluate.store import SampleStore
     from rmx.progress import Progress
 
@@ -111,7 +111,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _locator(args: argparse.Namespace) -> None:
-    from rmx.cli_pair import pair_options, stopped_by_hand
+    from rmx.cli.pair import pair_options, stopped_by_hand
     from rmx.explore.gate_recall import Locator, LocatorConfig
     from rmx.models.workspace import Workspace
     from rmx.progress import Progress

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rmx.cli_placing import placing_of
-from rmx.cli_style import add_share, add_style, style_of
+from rmx.cli.placing import placing_of
+from rmx.cli.style import add_share, add_style, style_of
 from rmx.errors import RmxError
 
 AddModel = Callable[[argparse.ArgumentParser], None]

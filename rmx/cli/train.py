@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rmx.cli_placing import refuse_placing
-from rmx.cli_style import add_style, style_of
+from rmx.cli.placing import refuse_placing
+from rmx.cli.style import add_style, style_of
 from rmx.errors import RmxError
 from rmx.progress import Progress
 from rmx.storage.files import clean
@@ -111,7 +111,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _teller(folder: Any) -> "Teller":
     """A run that is gone on with may be of the other kind."""
-    from rmx.cli_distill import DistillTeller
+    from rmx.cli.distill import DistillTeller
 
     return DistillTeller() if folder.config.get("kind") == "distill" else Teller()
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rmx.cli import main
+from rmx.cli.main import main
 from rmx.data.problems import SETS
 
 

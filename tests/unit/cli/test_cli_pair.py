@@ -8,11 +8,11 @@ import signal
 import pytest
 import torch
 
-from rmx import cli_pair
-from rmx.cli import main
+from rmx.cli import pair as cli_pair
+from rmx.cli.main import main
 from rmx.data.problems import load_set
 from rmx.stats.intervals import wilson
-from tests.unit.test_cli import run
+from tests.unit.cli.test_cli import run
 
 ESTIMATE = {"value", "low", "high", "n"}
 

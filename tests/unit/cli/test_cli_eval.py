@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from rmx.cli import main
-from rmx.cli_eval import table
+from rmx.cli.eval import table
+from rmx.cli.main import main
 
 TINY = ["eval", "--limit", "5", "--n", "2", "--max-new-tokens", "96", "--device", "cpu"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from rmx.claims import board, studies
 from rmx.claims.registry import CLAIMS
-from rmx.cli import main
+from rmx.cli.main import main
 
 SMALL = ["--limit", "2", "--max-new-tokens", "96", "--n", "2", "--budget", "500"]
 

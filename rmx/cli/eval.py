@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from rmx.cli_placing import placing_of
-from rmx.cli_style import add_style, style_of
+from rmx.cli.placing import placing_of
+from rmx.cli.style import add_style, style_of
 from rmx.errors import RmxError
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -42,7 +42,7 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
 
 
 def _eval(args: argparse.Namespace) -> None:
-    from rmx.cli_pair import stopped_by_hand
+    from rmx.cli.pair import stopped_by_hand
     from rmx.evaluate.config import EvalConfig
     from rmx.evaluate.contestants import contestants_of
     from rmx.evaluate.evaluate import Evaluation
