@@ -125,12 +125,12 @@ def _trace(args: argparse.Namespace) -> None:
 
 def _bench(args: argparse.Namespace) -> None:
     if args.what == "public":
-        from rmx.bench_public import bench_public
+        from rmx.bench.public import bench_public
 
         visits = bench_public(args.clients, args.minutes, args.kill)
         print(json.dumps(visits) if args.json else _table({k: _figure(v) for k, v in visits.items() if k != "memory"}))
         return
-    from rmx.bench import run
+    from rmx.bench.run import run
 
     about = {"device": args.device, "dtype": args.dtype, "rounds": args.rounds, "placing": placing_of(args)}
     forks = {"limit": args.limit, "seed": args.seed, "temperature": args.temperature} if args.what == "forks" else {}

@@ -34,8 +34,8 @@ import httpx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from rmx.bench_public import Site
-from rmx.bench_visitors import Page, has_tokens
+from rmx.bench.public import Site
+from rmx.bench.visitors import Page, has_tokens
 from rmx.data.examples import examples
 from tests.unit.fuzzing import exchange, requests
 from tests.unit.ui.test_fuzz_api import what_it_offers

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from rmx.bench import PROBLEM, alternate, open_model, ratio
+from rmx.bench.run import PROBLEM, alternate, open_model, ratio
 from rmx.compare.placebo import add_placebo
 from rmx.engine.batch import continue_batch
 from rmx.engine.engine import Engine
@@ -190,7 +190,7 @@ def peaks(name: str, device: str, dtype: str) -> dict[str, Any]:
 
 
 def _peak_of(side: str, name: str, device: str, dtype: str) -> Any:
-    command = [sys.executable, "-m", "rmx.bench_pair", side, name, device, dtype]
+    command = [sys.executable, "-m", "rmx.bench.pair", side, name, device, dtype]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the process that measures the memory of {side} failed:\n{done.stderr}")

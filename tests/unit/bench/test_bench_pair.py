@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from rmx.bench_pair import (
+from rmx.bench.pair import (
     READ_TOKENS,
     _streams,
     _text,

@@ -20,8 +20,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from rmx.bench import PROBLEM, _endless, alternate, open_model, ratio
-from rmx.bench_pair import _resident_peak
+from rmx.bench.pair import _resident_peak
+from rmx.bench.run import PROBLEM, _endless, alternate, open_model, ratio
 from rmx.models.load import Model, choose_device
 from rmx.recipes.recipe import Recipe, RolloutConfig
 from rmx.records import Problem, Rollout
@@ -185,7 +185,7 @@ def peaks(rollouts: Sequence[Rollout], name: str, device: str, dtype: str) -> di
 
 
 def _peak_of(side: str, name: str, device: str, dtype: str, file: Path) -> Any:
-    command = [sys.executable, "-m", "rmx.bench_train", side, name, device, dtype, str(file)]
+    command = [sys.executable, "-m", "rmx.bench.train", side, name, device, dtype, str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the process that measures the memory of {side} failed:\n{done.stderr}")

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from rmx.bench_visitors import Tally, Task, Visitor, make_tasks
+from rmx.bench.visitors import Tally, Task, Visitor, make_tasks
 from rmx.data.problems import load_set
 from rmx.errors import RmxError
 from rmx.models.load import load

@@ -49,7 +49,7 @@ def run(
     if placing and (what in ("ui", "pair", "train") or (model or DEFAULT).startswith("random:")):
         raise RmxError("This measures whole weights on one device. Leave --quantize and --device-map out.")
     if what == "ui":
-        from rmx.bench_ui import bench_ui
+        from rmx.bench.ui import bench_ui
 
         return bench_ui(rounds) | {"environment": environment(None)}
     if what == "forks":
@@ -61,15 +61,15 @@ def run(
     loaded = open_model(name, device, dtype, placing)
     measures: dict[str, Callable[[Model, int], dict[str, Any]]] = {"decode": decode, "swap": swap, "branches": branches}
     if what == "rollouts":
-        from rmx.bench_rollouts import bench_rollouts
+        from rmx.bench.rollouts import bench_rollouts
 
         measures = {"rollouts": bench_rollouts}
     if what == "train":
-        from rmx.bench_train import bench_train
+        from rmx.bench.train import bench_train
 
         measures = {"train": lambda base, n: bench_train(base, n, name, device, dtype)}
     if what in ("pair", "outcomes"):
-        from rmx.bench_pair import bench_outcomes, bench_pair, peaks
+        from rmx.bench.pair import bench_outcomes, bench_pair, peaks
 
         again = partial(open_model, name, device, dtype)
         measures = {

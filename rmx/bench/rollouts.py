@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import StoppingCriteriaList
 
-from rmx.bench import _timed, ratio
-from rmx.bench_pair import LONGEST, SHORTEST, Script, _endless
+from rmx.bench.pair import LONGEST, SHORTEST, Script, _endless
+from rmx.bench.run import _timed, ratio
 from rmx.config import Sampling
 from rmx.engine.continuous_batching import Ask, refill
 from rmx.models.load import Model

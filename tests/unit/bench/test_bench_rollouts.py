@@ -2,7 +2,7 @@
 
 import json
 
-from rmx.bench_rollouts import PROBLEMS, in_turn, rollouts_ours, rollouts_theirs
+from rmx.bench.rollouts import PROBLEMS, in_turn, rollouts_ours, rollouts_theirs
 from rmx.cli.main import main
 
 
