@@ -28,7 +28,7 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _deploy(args: argparse.Namespace) -> None:
-    from rmx.deploy import plan, settings
+    from rmx.space.plan import plan, settings
 
     made = plan(
         args.space,
@@ -45,7 +45,7 @@ def _deploy(args: argparse.Namespace) -> None:
         told |= {"steps": list(made.steps), "files": files}
         print(json.dumps(told) if args.json else "\n".join([*made.steps, *(f"  {file['path']}" for file in files)]))
         return
-    from rmx.deploy_hub import carry_out
+    from rmx.space.hub import carry_out
 
     done = []
     for line in carry_out(made):

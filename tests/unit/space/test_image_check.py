@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / ".ci"))
+sys.path.insert(0, str(Path(__file__).parents[3] / ".ci"))
 import ask  # noqa: E402
 import image  # noqa: E402
 

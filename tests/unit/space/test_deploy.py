@@ -15,11 +15,11 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from huggingface_hub.utils import hf_raise_for_status
 
 from rmx.cli.main import main
-from rmx.deploy import CUDA_TORCH, plan, settings, stage, with_thumbnail
-from rmx.deploy_hub import carry_out
 from rmx.errors import RmxError
+from rmx.space.hub import carry_out
+from rmx.space.plan import CUDA_TORCH, plan, settings, stage, with_thumbnail
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SECRET = "s3cret-value"
 TOKEN = "hf_abcdefSECRETghijkl"
 # Made once: reading the client's signatures takes a second. Each Hub says anew what its methods do.
@@ -388,7 +388,7 @@ def test_a_dry_run_as_json(capsys):
 
 def test_the_verb_does_it_and_says_so(capsys, monkeypatch):
     hub = Hub()
-    monkeypatch.setattr("rmx.deploy_hub.HfApi", lambda: hub.api)
+    monkeypatch.setattr("rmx.space.hub.HfApi", lambda: hub.api)
     assert main(["deploy", "--space", "me/rmx"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "created the docker Space me/rmx for me"
     assert "upload_folder" in hub.names

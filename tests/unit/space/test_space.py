@@ -11,9 +11,9 @@ import yaml
 from huggingface_hub import SpaceHardware
 from packaging.requirements import Requirement
 
-from rmx.deploy import THUMBNAIL
+from rmx.space.plan import THUMBNAIL
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DOCKER, ZEROGPU = ROOT / "README.md", ROOT / "deploy" / "zerogpu" / "README.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")

@@ -8,8 +8,8 @@ from typing import Any
 from huggingface_hub import HfApi, Volume
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-from rmx.deploy import SpacePlan, stage
 from rmx.errors import RmxError, first_line
+from rmx.space.plan import SpacePlan, stage
 
 # The client's own errors: HTTP answers and, below them, whichever library carries them; values that it refuses.
 _FAILURES: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)

@@ -1,0 +1,1 @@
+"""Deploying to a Hugging Face Space."""
