@@ -7,7 +7,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from rmx.claims.registry import CLAIMS
 from rmx.claims.report import command_of, html_report
-from tests.unit.claims_document import document
+from tests.helpers.claims_document import document
 
 
 @pytest.fixture(scope="module")

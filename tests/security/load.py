@@ -37,7 +37,7 @@ from hypothesis import strategies as st
 from rmx.bench.public import Site
 from rmx.bench.visitors import Page, has_tokens
 from rmx.data.examples import examples
-from tests.unit.fuzzing import exchange, requests
+from tests.helpers.fuzzing import exchange, requests
 from tests.unit.ui.test_fuzz_api import what_it_offers
 
 GREEDY, CROWD, MEASURING = "203.0.113.1", "203.0.113.2", "203.0.113.3"

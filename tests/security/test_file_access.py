@@ -15,7 +15,7 @@ from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.ui.page import web_app
 from rmx.ui.settings import Settings
-from tests.unit.live import running
+from tests.helpers.live import running
 
 CANARY = "the canary of this test"
 FILE_DATA = {"_type": "gradio.FileData"}

@@ -23,7 +23,7 @@ from rmx.ui.server.connections import Connections, SeldomRepeated, most_connecti
 from rmx.ui.server.self_check import check_no_file_is_served
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners
-from tests.unit.live import until
+from tests.helpers.live import until
 
 PROXY = "10.0.0.1"
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from rmx.models.workspace import Workspace
-from tests.unit.live import running
+from tests.helpers.live import running
 
 README = Path(__file__).parents[2] / "README.md"
 ADDRESS = "http://127.0.0.1:7860"

@@ -10,7 +10,7 @@ import pytest
 from rmx.claims.bars import scale_of
 from rmx.claims.registry import CLAIMS
 from rmx.claims.report import command_of, html_report, set_facts
-from tests.unit.claims_document import HOSTILE, VERDICTS, document
+from tests.helpers.claims_document import HOSTILE, VERDICTS, document
 
 WHEN = datetime(2026, 5, 1, 12, 30, tzinfo=UTC)
 

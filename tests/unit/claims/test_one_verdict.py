@@ -14,7 +14,7 @@ from rmx.cli.eval import table
 from rmx.compare.intervene_set import _compared
 from rmx.evaluate.figures import Scored, paired_figures
 from rmx.stats.paired import greedy_difference
-from tests.unit.claims_document import document
+from tests.helpers.claims_document import document
 
 EDGE = (43, 11, 3, 43)  # right twice, won, lost, wrong twice: McNemar's exact p = 0.0574, Newcombe's interval above 0
 SURE = (30, 20, 4, 46)

@@ -10,7 +10,7 @@ from rmx.compare.noise_floor import dtype_noise, shape_noise
 from rmx.models.pair import Pair, make_pair
 from rmx.models.workspace import Workspace
 from tests.conftest import qwen, wrap
-from tests.unit.pairs import prompts, save_lora, tiny_pair
+from tests.helpers.pairs import prompts, save_lora, tiny_pair
 
 
 @pytest.fixture

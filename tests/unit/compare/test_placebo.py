@@ -11,7 +11,7 @@ from rmx.models.adapter_facts import lora_factors, lora_layers, lora_norm
 from rmx.models.pair import Pair, make_pair
 from rmx.models.workspace import Workspace
 from tests.conftest import qwen, wrap
-from tests.unit.pairs import prompts, tiny_pair, whole_logits
+from tests.helpers.pairs import prompts, tiny_pair, whole_logits
 
 
 @pytest.fixture(scope="module")

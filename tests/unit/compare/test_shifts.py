@@ -11,7 +11,7 @@ from rmx.compare.shift_map import MapJob, ShiftMap, largest
 from rmx.compare.shift_set import EDGES, Places, ShiftFigures, ShiftSet, places_of
 from rmx.config import Sampling
 from rmx.data.problems import load_set
-from tests.unit.pairs import PROMPT, ids_of, prompts, script_pair, whole_logits
+from tests.helpers.pairs import PROMPT, ids_of, prompts, script_pair, whole_logits
 
 
 def places(ranks: list[int], entropies: list[float], kl: float = 0.0, near: int = 0, name: str = "x") -> Places:

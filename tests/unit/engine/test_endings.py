@@ -32,7 +32,7 @@ from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Answer, Problem, Trace
 from rmx.train.checks.greedy import solve
 from rmx.train.rollouts.sample import sample_rollouts
-from tests.unit.chain import END, chain, solved
+from tests.helpers.chain import END, chain, solved
 
 PROBLEM = load_set("mini:test")[0]
 STOP = " So"  # a word that stands in mini's solutions before their answers

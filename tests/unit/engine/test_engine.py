@@ -6,7 +6,7 @@ import torch
 from rmx.engine.engine import Engine, PrefixCache, Saved
 from rmx.errors import PromptError
 from tests.conftest import qwen
-from tests.unit.pairs import tiny_pair
+from tests.helpers.pairs import tiny_pair
 
 
 def grow(engine: Engine, ids: list[int], more: list[int], **kwargs):

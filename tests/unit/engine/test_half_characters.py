@@ -12,8 +12,8 @@ from rmx.errors import RmxError
 from rmx.models.site_rules import Policy
 from rmx.models.workspace import Workspace
 from rmx.storage.strict_json import parse, sendable, without_half_characters
-from tests.unit.fuzzing import Request, exchange
-from tests.unit.live import running
+from tests.helpers.fuzzing import Request, exchange
+from tests.helpers.live import running
 from tests.unit.ui.test_fuzz_api import what_it_offers
 
 HALF = "a \ud83d b"

@@ -21,7 +21,7 @@ from rmx.explore.gate_recall import (
 from rmx.models.stand_ins import byte_tokenizer
 from rmx.records import Problem
 from rmx.stats.intervals import exact_edge
-from tests.unit.pairs import script_model
+from tests.helpers.pairs import script_model
 
 # -- formulas ---------------------------------------------------------------------------------------------------------
 

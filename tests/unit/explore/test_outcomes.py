@@ -16,7 +16,7 @@ from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.grading.answer_groups import Target, reached, same_answers
 from rmx.grading.answers import StopRule
 from rmx.stats.anytime import anytime, decide
-from tests.unit.chain import END, chain, solved
+from tests.helpers.chain import END, chain, solved
 
 ONE, TWO = "\\boxed{1}", "\\boxed{2}"
 FORK = {

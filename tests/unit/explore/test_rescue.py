@@ -14,7 +14,7 @@ from rmx.explore.generate import Generation, Job
 from rmx.explore.resampling import Resampling, resample
 from rmx.explore.rescue import RescueConfig, Search, rescue
 from rmx.explore.swap import swap_job
-from tests.unit.chain import END, chain, solved
+from tests.helpers.chain import END, chain, solved
 
 ONE, TWO, THREE = "\\boxed{1}", "\\boxed{2}", "\\boxed{3}"
 SINGLE = {"Q": {" W": 0.5, " M": 0.3, " R": 0.1, END: 0.1}, " W": {TWO: 1.0}, " M": {TWO: 1.0}, " R": {ONE: 1.0}}

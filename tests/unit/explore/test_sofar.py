@@ -13,7 +13,7 @@ from rmx.explore.answer_so_far import _mode, sofar
 from rmx.explore.generate import Generation, Job, read_job
 from rmx.explore.sentences import sentences
 from rmx.models.stand_ins import scripted_model
-from tests.unit.chain import chain, solved
+from tests.helpers.chain import chain, solved
 
 SOLUTION = " First, the facts are 8, 12, 5. We add 8 and 12: 8 + 12 = 20. Then we subtract 5 from 20: 20 - 5 = 15."
 

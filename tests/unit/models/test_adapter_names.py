@@ -13,7 +13,7 @@ from rmx.models.adapters import adapter_name
 from rmx.models.workspace import Workspace
 from rmx.records import shown_adapter
 from tests.conftest import qwen, wrap
-from tests.unit.pairs import save_lora
+from tests.helpers.pairs import save_lora
 
 SPECS = st.text(st.sampled_from("ab._*%25EA/-~"), max_size=6) | st.text(max_size=6)
 

@@ -22,7 +22,7 @@ from rmx.models.pair import Pair, open_pair
 from rmx.recipes.recipe import AdapterConfig
 from rmx.train.step.lora_policy import NAME, make_policy
 from tests.conftest import qwen, wrap
-from tests.unit.adapter_kinds import FOLDED, IDS, WITH_INITIAL, WORKS, begin, logits, lora, other, save, tied, train
+from tests.helpers.adapter_kinds import FOLDED, IDS, WITH_INITIAL, WORKS, begin, logits, lora, other, save, tied, train
 
 NOISE = 1e-4  # of fp32 logits that are about 10
 

@@ -22,8 +22,8 @@ from rmx.models.model_key import key_of
 from rmx.models.pair import Pair, make_pair
 from rmx.models.workspace import Workspace
 from tests.conftest import qwen, wrap
-from tests.unit.adapter_kinds import FOLDED, save, tied
-from tests.unit.pairs import save_lora
+from tests.helpers.adapter_kinds import FOLDED, save, tied
+from tests.helpers.pairs import save_lora
 
 # -- checksums ---------------------------------------------------------------------------------------------------------
 

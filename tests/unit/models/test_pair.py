@@ -15,7 +15,7 @@ from rmx.models.load import Model
 from rmx.models.pair import Pair, PairStream, check_same_tokens, make_pair, open_pair, read_both, rows_together
 from rmx.models.workspace import Workspace
 from tests.conftest import SHAPE, qwen, wrap
-from tests.unit.pairs import prompts, save_lora, script_model, tiny_pair, whole_logits
+from tests.helpers.pairs import prompts, save_lora, script_model, tiny_pair, whole_logits
 
 RAGGED = ([1, 2, 3, 4, 5, 6, 7], [40, 41, 42], [9, 8, 7, 6, 5, 4, 3, 2, 1, 0], [77])
 FED = ([11, 12, 13, 14], [21, 22, 23, 24], [31, 32, 33, 34], [51, 52, 53, 54])

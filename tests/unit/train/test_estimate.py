@@ -32,7 +32,7 @@ from rmx.train.plan.estimate import (
 from rmx.train.plan.estimate_ahead import lines, usual_length
 from rmx.train.plan.probe import Lengths, Speeds, probe
 from rmx.train.step.base_figures import MEMORY
-from tests.unit.training_runs import TINY, tiny_run
+from tests.helpers.training_runs import TINY, tiny_run
 
 SPEEDS = Speeds(
     device="cpu", rows=64, decode_step=0.01, read_token=1e-4, train_token=2e-4, weights=4_000_000, kv_token=4096,

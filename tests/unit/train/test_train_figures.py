@@ -9,7 +9,7 @@ from rmx.train.step import base_figures
 from rmx.train.step.base_figures import Base, BaseFigures, token_bytes
 from rmx.train.step.scoring import own_key, prompt_key, read_base, score, teacher_forced
 from rmx.train.step.trainer import Trainer
-from tests.unit.training import QUICK, items_of, made_by, policy_of, rollout, rollouts
+from tests.helpers.training import QUICK, items_of, made_by, policy_of, rollout, rollouts
 
 D = 4
 

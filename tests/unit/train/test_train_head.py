@@ -26,7 +26,7 @@ from rmx.train.step.head import LinearHead, Products, anchor, ce_and_kl, find_he
 from rmx.train.step.lora_policy import make_policy
 from rmx.train.step.rows import read_rows, read_rows_whole
 from tests.conftest import SHAPE, qwen, wrap
-from tests.unit.training import QUICK, items_of, policy_of, rollouts
+from tests.helpers.training import QUICK, items_of, policy_of, rollouts
 
 V, D, N = 50, 8, 21
 

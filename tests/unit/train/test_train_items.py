@@ -5,7 +5,7 @@ import pytest
 from rmx.errors import TrainError
 from rmx.recipes.recipe import GateConfig, LossConfig
 from rmx.train.step.items import cut, make_items, pull_of
-from tests.unit.training import rollout, rollouts
+from tests.helpers.training import rollout, rollouts
 
 
 def decisions(made, gate=None, tau=None, max_seq_len=64, seed=0):

@@ -8,7 +8,7 @@ import torch
 from rmx.recipes.recipe import LossConfig
 from rmx.train.step.batches import anchors, make_batch, mass
 from rmx.train.step.loss import Rows, decision_terms, objective
-from tests.unit.training import QUICK, items_of, rollout, rollouts
+from tests.helpers.training import QUICK, items_of, rollout, rollouts
 
 N = 24
 CONFIGS = [

@@ -4,7 +4,7 @@ import pytest
 
 from rmx.recipes.recipe import OptimConfig
 from rmx.train.step.order import in_order, lr_at, total_updates, window
-from tests.unit.training import items_of, rollout, rollouts
+from tests.helpers.training import items_of, rollout, rollouts
 
 
 def names(items):

@@ -15,7 +15,7 @@ from rmx.recipes.recipe import AdapterConfig
 from rmx.train.step.lora_policy import NAME, make_policy
 from rmx.train.step.trainer import Trainer
 from tests.conftest import qwen, wrap
-from tests.unit.training import QUICK, items_of, made_by, policy_of, rollouts, weights
+from tests.helpers.training import QUICK, items_of, made_by, policy_of, rollouts, weights
 
 
 @pytest.fixture

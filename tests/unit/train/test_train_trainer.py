@@ -14,7 +14,7 @@ from rmx.train.step.lora_policy import NAME, make_policy
 from rmx.train.step.scoring import score
 from rmx.train.step.trainer import MicroStep, Trainer, Update
 from tests.conftest import qwen, wrap
-from tests.unit.training import QUICK, items_of, made_by, policy_of, rollout, rollouts, weights
+from tests.helpers.training import QUICK, items_of, made_by, policy_of, rollout, rollouts, weights
 
 
 def run(recipe=QUICK, made=None, model=None, **options):

@@ -11,7 +11,7 @@ from gradio_client.exceptions import AppError
 
 from rmx.service import VERBS
 from rmx.ui.api.endpoints import FAULT
-from tests.unit.live import mini_and_slow, running, until
+from tests.helpers.live import mini_and_slow, running, until
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from rmx.compare.pair_options import PairOptions
 from rmx.errors import ModelError, RmxError
 from rmx.ui.jobs import claims as claims_module
 from rmx.ui.jobs.claims import Claims, claims_texts
+from tests.helpers.claims_document import HOSTILE
 from tests.unit.claims.test_claims import alike, arms, subject
-from tests.unit.claims_document import HOSTILE
 
 OPTIONS = ClaimOptions(PairOptions(model="mini", adapter="rl", limit=2))
 

@@ -17,8 +17,8 @@ from rmx.models.workspace import Workspace
 from rmx.ui.jobs.compare import Comparer
 from rmx.ui.jobs.compare_exports import export
 from rmx.ui.jobs.compare_jobs import MapRun
+from tests.helpers.pairs import script_pair
 from tests.unit.compare.test_intervene import parting_pair
-from tests.unit.pairs import script_pair
 
 
 @pytest.fixture(scope="module")

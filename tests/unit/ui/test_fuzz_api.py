@@ -24,8 +24,8 @@ from rmx.models.site_rules import Policy
 from rmx.models.workspace import Workspace
 from rmx.service import Limits, Site
 from rmx.ui.api.endpoints import FAULT
-from tests.unit.fuzzing import TOKEN, Request, Target, exchange, requests
-from tests.unit.live import running
+from tests.helpers.fuzzing import TOKEN, Request, Target, exchange, requests
+from tests.helpers.live import running
 
 COUNT = int(os.environ.get("RMX_FUZZ", "250"))
 SMALL = Limits(max_new_tokens=12, problems=2, samples=8, budget=300)

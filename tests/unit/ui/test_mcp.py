@@ -16,7 +16,7 @@ from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.service import VERBS
 from rmx.ui.api.mcp_tools import has_mcp
-from tests.unit.live import mini_and_slow, running, until
+from tests.helpers.live import mini_and_slow, running, until
 
 HELLO = {
     "jsonrpc": "2.0",

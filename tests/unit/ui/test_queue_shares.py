@@ -19,8 +19,8 @@ from rmx.ui.server.askers import Namer
 from rmx.ui.server.queue_shares import UNHEARD, Shares, share_queue
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners
+from tests.helpers.live import mini_and_slow, running, until
 from tests.security.load import Seen, Tab, follow, stranger
-from tests.unit.live import mini_and_slow, running, until
 
 ALL = Shares(visitor=3, address=5)
 

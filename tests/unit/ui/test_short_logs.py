@@ -11,8 +11,8 @@ import pytest
 from rmx.models.site_rules import Policy
 from rmx.models.workspace import Workspace
 from rmx.ui.server.short_logs import LONGEST, MOST, keep_logs_short
-from tests.unit.fuzzing import Request, exchange
-from tests.unit.live import running
+from tests.helpers.fuzzing import Request, exchange
+from tests.helpers.live import running
 
 TEXT = " ".join(f"w{n:05}" for n in range(8500))  # 60 kB in which each word says where it stands
 LINES = TEXT.replace(" ", "\n")
