@@ -109,7 +109,7 @@ class Run:
 
 
 class Runs:
-    """The branches in memory, by id. Whole trees leave, as the account of what visitors keep has it (see kept.py).
+    """The branches in memory, by id. Whole trees leave, as the account of what visitors keep has it (see memory_shares.py).
 
     Args:
         kept: the account; by default one of its own, without a share for each visitor.

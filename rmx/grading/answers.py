@@ -1,8 +1,8 @@
 """The final answer of a completion: where it stands in the text, whether it is right, and when it has been given.
 
 `final_answer` finds it, `grade` compares it with the known one, and `StopRule` tells piece by piece when a completion
-is over. Whether two answers say the same is decided by `equal`, in rmx/grading/equality.py; an answer in words is found by
-rmx/grading/stated_answer.py.
+is over. Whether two answers say the same is decided by `equal`, in equality.py; an answer in words is found by
+stated_answer.py.
 
 What counts as an answer is a rule: "boxed", nothing but a box, or "flexible", a box or else what comes nearest to one.
 A completion that was cut off, by its limit of tokens or by the end of the context, is wrong, whatever stands in it.

@@ -1,7 +1,7 @@
 """The math-verify library in processes of its own: are two expressions equal, within limits of time and memory.
 
 math-verify 0.9 bounds its own time with SIGALRM, which works in a main thread only, and no thread can interrupt a
-`9**9**9` that is being computed. So the library runs in small helper processes (`python -m rmx.grading.math_verify_process`), one
+`9**9**9` that is being computed. So the library runs in small helper processes (`python -m` with this module), one
 comparison at a time, and a process that is late is killed. Each "equal" of the library is then checked at a few numeric
 points, because the library calls 1/2004! and 1/2006! equal.
 

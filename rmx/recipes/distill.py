@@ -13,7 +13,7 @@ from rmx.errors import RmxError, TrainError, shown
 from rmx.models.style_options import StyleOptions
 from rmx.recipes.recipe import TARGETS, AdapterConfig, OptimConfig, RolloutConfig, check_seed
 
-Tail = Literal["renormalise", "bucket"]  # what becomes of the teacher's other tokens, see distill_loss.py
+Tail = Literal["renormalise", "bucket"]  # what becomes of the teacher's other tokens, see train/distill/loss.py
 
 
 @dataclass(frozen=True, slots=True)

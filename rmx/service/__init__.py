@@ -6,8 +6,8 @@ the prefix cache makes that cheap. `brief` leaves out what a language model woul
 
 A delta has one of these keys, which no document has: `start` (with `tokens`), `progress`, `waiting`.
 
-    args.py       arguments from outside, checked          base.py      the site, deltas of progress
-    solving.py    trace, swap, outcomes, rescue            comparing.py shifts, intervene          training.py
+    arguments.py  arguments from outside, checked          verb.py      the site, deltas of progress
+    solution.py   trace, swap, outcomes, rescue            pair.py      shifts, intervene          runs.py
 """
 
 from collections.abc import Iterator, Mapping

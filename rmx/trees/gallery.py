@@ -1,8 +1,8 @@
 """The gallery: trees of real models, recorded once and looked at without the model.
 
-`python -m rmx.trees.gallery` records them again into assets/gallery (a few minutes on two cores); `python -m rmx.trees.gallery
---search ID …` says what other problems of the set would show. Nothing in a tree is made up: each branch is what the
-model said, greedily, after one token was swapped at one of its forks.
+`python -m rmx.trees.gallery` records them again into assets/gallery (a few minutes on two cores); with `--search ID …`
+it says what other problems of the set would show. Nothing in a tree is made up: each branch is what the model said,
+greedily, after one token was swapped at one of its forks.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 What the package `spaces` asks for: it is imported before anything touches CUDA; models are put on "cuda" in the main
 thread before the app is launched, where that is only pretended and the weights go to disk; functions that use them are
-decorated, and run in a process that is a copy of this one with the weights on a real GPU (see carry.py).
+decorated, and run in a process that is a copy of this one with the weights on a real GPU (see calls.py).
 """
 
 import importlib

@@ -18,7 +18,7 @@ from rmx.runs.store import RunStore
 from rmx.ui.jobs.train import Training
 from tests.unit.cli.test_cli import run
 
-FAKE = (sys.executable, str(Path(__file__).with_name("fake_run.py")))
+FAKE = (sys.executable, str(Path(__file__).parents[2] / "helpers" / "fake_run.py"))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.row import row
 from rmx.runs.store import RunStore
 
-FAKE = (sys.executable, str(Path(__file__).with_name("fake_run.py")))
+FAKE = (sys.executable, str(Path(__file__).parents[2] / "helpers" / "fake_run.py"))
 SLOW = {"STEPS": "400", "PACE": "0.05"}
 
 

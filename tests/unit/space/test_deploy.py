@@ -400,6 +400,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys):
 
 
 def test_help_does_not_wait_for_the_hubs_client():
-    code = "import sys, rmx.cli.main\ntry: rmx.cli.main.main(['deploy', '--help'])\nfinally: print('huggingface_hub' in sys.modules)"
+    code = "import sys\nfrom rmx.cli.main import main\ntry: main(['deploy', '--help'])\n"
+    code += "finally: print('huggingface_hub' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.stdout.splitlines()[-1] == "False", out.stderr

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import delays, finish, kill_in, tiny_run
 
 from rmx.runs.folder import RunFolder
+from tests.helpers.training_runs import delays, finish, kill_in, tiny_run
 
 ADAPTER = Path("adapter") / "adapter_model.safetensors"
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import TINY, tiny_run
 
 from rmx.cli.main import main
 from rmx.data.problems import load_set
@@ -25,6 +24,7 @@ from rmx.train.drive import DRY, drive
 from rmx.train.rollouts.file import read_rollouts
 from rmx.train.step import trainer
 from rmx.train.training_stage import written
+from tests.helpers.training_runs import TINY, tiny_run
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 import gradio as gr
 import pytest
 import torch
-from other_process import OtherProcess
 from safetensors.torch import load_file
-from training_runs import TINY, begin, tiny_run
 
 from rmx.errors import TrainError
 from rmx.models.workspace import Workspace
@@ -16,6 +14,8 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore
 from rmx.train import slices
 from rmx.zerogpu.calls import Carrier
+from tests.helpers.other_process import OtherProcess
+from tests.helpers.training_runs import TINY, begin, tiny_run
 
 SHORT = TINY.with_(epochs=1, problems=6, k=4, select=3, validation=3, test=3)
 WEIGHTS = "adapter/adapter_model.safetensors"

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from training_runs import TINY, finish, kill_in, tiny_run
 
 from rmx.cli.main import main
 from rmx.cli.train import Teller, sweep_lines
@@ -27,6 +26,7 @@ from rmx.train.checks.greedy import solve as really_solve
 from rmx.train.drive import drive
 from rmx.train.sweep import Arm, chosen_of
 from rmx.ui.jobs.train import adapter_spec
+from tests.helpers.training_runs import TINY, finish, kill_in, tiny_run
 
 WEIGHTS = "adapter_model.safetensors"
 TAUS = (1.0, 1.6)

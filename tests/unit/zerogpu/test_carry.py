@@ -9,8 +9,6 @@ from dataclasses import replace
 import gradio as gr
 import pytest
 import torch
-from live import until
-from other_process import OtherProcess
 
 from rmx.compare.base_check import check_base
 from rmx.compare.intervene import Intervention, PatchJob
@@ -38,6 +36,8 @@ from rmx.ui.jobs.measure import Worth
 from rmx.zerogpu import calls as carry
 from rmx.zerogpu import gpu_seconds as gpu_time
 from rmx.zerogpu.calls import Carrier, NoGpu, carried, never
+from tests.helpers.live import until
+from tests.helpers.other_process import OtherProcess
 
 PROBLEM = "Ann has 12 apples and gives 5 to Ben. Then Ann buys 9 more. How many apples does Ann have?"
 FORM = {

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import spaces
 import torch
-from other_process import OtherProcess
 
 from rmx.config import Sampling
 from rmx.errors import ModelError, Refused, RmxError
@@ -27,6 +26,7 @@ from rmx.ui.server.zerogpu import launch
 from rmx.ui.settings import Settings
 from rmx.zerogpu import calls as carry
 from rmx.zerogpu.workspace import ZeroWorkspace, is_zerogpu
+from tests.helpers.other_process import OtherProcess
 
 PROBLEM = "Ann has 12 apples and gives 5 to Ben. Then Ann buys 9 more. How many apples does Ann have?"
 
@@ -160,7 +160,7 @@ def test_a_password_is_refused_at_the_start():
 
 def test_on_a_space_the_app_is_launched_and_the_gpu_is_asked_for_each_call(larger, tmp_path):
     """Real hooks, worker processes and errors of `spaces`; who lends the GPU is played."""
-    script, told = Path(__file__).with_name("zerogpu_space.py"), tmp_path / "seen.json"
+    script, told = Path(__file__).parents[2] / "helpers" / "zerogpu_space.py", tmp_path / "seen.json"
     path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     run = subprocess.run(
         [sys.executable, str(script), larger, str(told)],
