@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import unquote
 
+from rmx.prompt_styles import PromptStyle
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rmx.models.presets import PromptStyle
 
 # stop_sequence: one of the texts that the prompt style ends completions with.
 Stop = Literal["eos", "answer", "stop_sequence", "length", "context", "cancelled", "read"]
@@ -123,7 +124,7 @@ class Trace:
     stop: Stop
     reuse: Reuse
     seconds: float
-    style: "PromptStyle | None" = None  # how it was asked; None where nothing is known of it
+    style: PromptStyle | None = None  # how it was asked; None where nothing is known of it
 
     @property
     def ids(self) -> list[int]:

@@ -28,10 +28,10 @@ from transformers.utils import logging as transformers_logging
 from rmx.engine.engine import Engine
 from rmx.models.load import Model, load
 from rmx.models.pair import Pair, make_pair
-from rmx.models.presets import STYLES
 from rmx.models.stand_ins import byte_tokenizer
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
+from rmx.prompt_styles import STYLES
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()

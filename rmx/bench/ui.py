@@ -111,7 +111,7 @@ def _serve(size: int) -> tuple[str, Any]:
 
     from rmx.models.stand_ins import scripted_model
     from rmx.models.workspace import Workspace
-    from rmx.ui.page import web_app
+    from rmx.ui.server.web_app import web_app
     from rmx.ui.settings import Settings
 
     model = scripted_model(1 / 60, slow_from=size, hostile=False)

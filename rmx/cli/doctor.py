@@ -12,8 +12,9 @@ from rmx import __version__
 from rmx.errors import RmxError
 from rmx.models.bundled_pairs import PAIRS
 from rmx.models.load import load
-from rmx.models.presets import PRESETS, STYLES
+from rmx.models.presets import PRESETS
 from rmx.paths import ASSETS, cache_dir
+from rmx.prompt_styles import STYLES
 
 PACKAGES = ("torch", "transformers", "peft", "gradio", "plotly", "accelerate", "datasets", "math-verify", "gguf")
 

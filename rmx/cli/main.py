@@ -76,7 +76,7 @@ def _quiet_transformers() -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from rmx.ui.page import serve
+    from rmx.ui.server.serve import serve
     from rmx.ui.settings import Settings
 
     serve(Settings.from_environment(model=args.model, adapter=args.adapter, host=args.host, port=args.port))

@@ -14,7 +14,7 @@ from rmx.explore.calibration import Calibration
 from rmx.explore.journal import chained, journal_of
 from rmx.grading.answers import CUT
 from rmx.models.pair import Pair
-from rmx.models.presets import PromptStyle
+from rmx.prompt_styles import PromptStyle
 from rmx.records import Problem
 from rmx.stats.exact_test import tested_difference, write_p
 from rmx.stats.intervals import Estimate, share

@@ -23,8 +23,8 @@ from rmx.explore.calibration import Calibration
 from rmx.explore.journal import Journal, chained, journal_of
 from rmx.models.load import Model
 from rmx.models.pair import Pair, read_both
-from rmx.models.presets import PromptStyle
 from rmx.models.stopping import Ending
+from rmx.prompt_styles import PromptStyle
 from rmx.records import Problem, is_fork
 from rmx.stats.intervals import Estimate, quotient, ratio_of_sums
 from rmx.storage.line_store import LineStore

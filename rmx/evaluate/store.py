@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from rmx.config import Sampling
 from rmx.grading.answers import CUT
-from rmx.models.presets import PromptStyle
+from rmx.prompt_styles import PromptStyle
 from rmx.records import Stop
 from rmx.storage.line_store import KeptLines, LineStore
 

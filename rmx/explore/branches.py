@@ -109,7 +109,7 @@ class Run:
 
 
 class Runs:
-    """The branches in memory, by id. Whole trees leave, as the account of what visitors keep has it (see memory_shares.py).
+    """The branches in memory, by id. Whole trees leave memory as storage.memory_shares has it.
 
     Args:
         kept: the account; by default one of its own, without a share for each visitor.

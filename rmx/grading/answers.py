@@ -14,14 +14,14 @@ from typing import Literal
 
 from rmx.grading.equality import equal, is_placeholder, last_box
 from rmx.grading.stated_answer import stated_answer
+from rmx.prompt_styles import AnswerRule
 from rmx.records import Answer, Stop
 
-__all__ = ["CUT", "GRACE", "RULES", "STYLES", "AnswerRule", "StopRule", "Style", "before_stop", "equal", "final_answer",
+__all__ = ["CUT", "GRACE", "RULES", "STYLES", "StopRule", "Style", "before_stop", "equal", "final_answer",
            "grade"]  # fmt: skip
 
 Style = Literal["boxed", "hash", "stated", "last_number"]
 STYLES: tuple[Style, ...] = ("boxed", "hash", "stated", "last_number")
-AnswerRule = Literal["boxed", "flexible"]
 RULES: dict[AnswerRule, tuple[Style, ...]] = {"boxed": ("boxed",), "flexible": STYLES}
 CUT: frozenset[Stop] = frozenset({"length", "context"})  # how a completion ends that was cut off
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmx.models.presets import STYLES, PromptStyle
+from rmx.prompt_styles import STYLES, PromptStyle
 
 TAU = 1.4  # nats; the paper's for most models
 _MINI = "{% for m in messages %}{% if m['role'] == 'user' %}Q: {{ m['content'] | trim }}"

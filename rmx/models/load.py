@@ -26,10 +26,11 @@ from rmx.grading.answers import RULES, StopRule, before_stop, final_answer, grad
 from rmx.models.detokenizer import Detokenizer
 from rmx.models.families import family_of, style_of
 from rmx.models.placing import PLAIN, Placing, check_in_memory
-from rmx.models.presets import Preset, PromptStyle, preset_of
+from rmx.models.presets import Preset, preset_of
 from rmx.models.style_options import StyleOptions, resolve_style
 from rmx.paths import ASSETS, cache_dir
 from rmx.progress import show_downloads
+from rmx.prompt_styles import PromptStyle
 from rmx.records import Answer
 from rmx.storage.strict_json import whole
 

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from rmx.engine.engine import Engine
 from rmx.errors import ModelError
 from rmx.models.load import DTYPES, Model, choose_device, choose_dtype
-from rmx.models.presets import PromptStyle
 from rmx.models.stand_ins import byte_tokenizer
+from rmx.prompt_styles import PromptStyle
 
 SHAPES = {
     "qwen2.5-0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from rmx.engine.engine import Engine
 from rmx.models.load import Model
-from rmx.models.presets import PromptStyle
+from rmx.prompt_styles import PromptStyle
 
 WORDS = [" the", " a", " so", " but", " wait", " because", " then", " we", " add", " subtract", " get", " is"]
 WORDS += [" half", " of", " all", " apples", " 42", " 7", ",", ".", ".\n", "\n\n"]

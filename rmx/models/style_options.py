@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rmx.errors import PromptError
-from rmx.grading.answers import RULES, AnswerRule
-from rmx.models.presets import OWN, STYLES, PromptStyle
+from rmx.grading.answers import RULES
+from rmx.prompt_styles import OWN, STYLES, AnswerRule, PromptStyle
 
 MOST_STOPS, MOST_STOP = 8, 200  # stop texts, and characters of one
 AUTO = ""  # in a form: as the model's family and the set have it

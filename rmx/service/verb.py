@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from rmx.engine.fair_queue import Kind
-from rmx.grading.answers import AnswerRule
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
+from rmx.prompt_styles import AnswerRule
 from rmx.runs.store import RunStore
 from rmx.service.arguments import LATER, Limits, between
 

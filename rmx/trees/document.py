@@ -14,8 +14,8 @@ from typing import Any, get_args
 
 from rmx.config import MOST_NAME, TOP_KEPT, TOP_SHOWN, Sampling, check_tau
 from rmx.grading.answers import RULES
-from rmx.models.presets import PromptStyle
 from rmx.models.style_options import MOST_STOP, MOST_STOPS
+from rmx.prompt_styles import PromptStyle
 from rmx.records import Answer, Candidate, Reuse, Stop, TokenDist, is_fork
 from rmx.storage.strict_json import (
     MOST_ID,

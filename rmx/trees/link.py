@@ -19,7 +19,7 @@ from typing import Any
 
 from rmx.config import Sampling, check_tau
 from rmx.errors import RmxError
-from rmx.models.presets import STYLES, PromptStyle
+from rmx.prompt_styles import STYLES, PromptStyle
 from rmx.storage.strict_json import DocumentError, parse, to_dict, to_ids, to_int, to_list, to_maybe, to_number, to_text
 from rmx.trees.document import NAME, PIECE, TEXT, read_style
 from rmx.trees.tree import Tree

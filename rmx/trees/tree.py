@@ -9,8 +9,8 @@ from rmx.errors import RmxError
 from rmx.explore.branches import Run
 from rmx.models.adapters import bundled_adapters
 from rmx.models.load import Model, fingerprint
-from rmx.models.presets import PromptStyle
 from rmx.paths import runs_dir
+from rmx.prompt_styles import PromptStyle
 from rmx.records import Answer, Reuse, Stop, TokenDist
 
 

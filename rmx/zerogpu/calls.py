@@ -28,8 +28,8 @@ from rmx.errors import RmxError
 from rmx.models.adapters import attach, attached
 from rmx.models.load import Model
 from rmx.models.pair import Pair
-from rmx.models.presets import PromptStyle
 from rmx.models.workspace import Workspace
+from rmx.prompt_styles import PromptStyle
 from rmx.zerogpu.gpu_seconds import bounded, work
 
 P = ParamSpec("P")

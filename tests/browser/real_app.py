@@ -11,7 +11,7 @@ from conftest import free_port
 
 from rmx.models.load import Model, load
 from rmx.models.workspace import Workspace
-from rmx.ui.page import web_app
+from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 
 

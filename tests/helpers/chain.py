@@ -11,8 +11,8 @@ from rmx.config import Sampling
 from rmx.engine.engine import Engine
 from rmx.explore.generate import Generation, Job
 from rmx.models.load import Model
-from rmx.models.presets import PromptStyle
 from rmx.models.stand_ins import byte_tokenizer
+from rmx.prompt_styles import PromptStyle
 from rmx.records import Trace
 
 END = "<|end|>"

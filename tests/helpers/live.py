@@ -13,7 +13,7 @@ import uvicorn
 from rmx.models.load import load
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.page import web_app
+from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 
 PATIENCE = 60.0  # seconds

@@ -14,8 +14,8 @@ from rmx.engine.engine import Engine, adapter_key
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model
 from rmx.models.pair import Pair
-from rmx.models.presets import PromptStyle
 from rmx.models.stand_ins import byte_tokenizer
+from rmx.prompt_styles import PromptStyle
 from tests.conftest import qwen, wrap
 
 Say = Callable[[int, int], dict[int, float]]  # completion position, token before it -> logits of some tokens

@@ -13,9 +13,9 @@ from starlette.routing import Mount
 
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.page import web_app
 from rmx.ui.server.doors import DOORS, LARGE, SMALL, Doors, door_of, normal_path
 from rmx.ui.server.rate_limit import CROWD, PACE
+from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 
 # What gradio 6.31 and this app answer to, and whether it is open. A release with another route has to be looked at.

@@ -13,7 +13,7 @@ import pytest
 
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.page import web_app
+from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 from tests.helpers.live import running
 

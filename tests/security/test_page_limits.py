@@ -15,8 +15,8 @@ from rmx.errors import ModelError, ProblemError, RmxError, TrainError
 from rmx.explore.branches import Run
 from rmx.models.load import Model
 from rmx.models.pair import Pair
-from rmx.models.presets import STYLES
 from rmx.models.workspace import Workspace
+from rmx.prompt_styles import STYLES
 from rmx.recipes.pins import MOST, Pin
 from rmx.service import Limits
 from rmx.ui.api.endpoints import limits_of
@@ -28,7 +28,7 @@ from rmx.ui.jobs.measure import Worth
 from rmx.ui.jobs.open_pages import Visitors
 from rmx.ui.jobs.share import Sharing
 from rmx.ui.jobs.train import Training
-from rmx.ui.page import parts
+from rmx.ui.server.web_app import parts
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.explore_tab import ExploreTab
 from rmx.ui.tabs.train_tab import TrainTab, _kinds

@@ -15,12 +15,13 @@ from starlette.responses import PlainTextResponse
 from rmx.errors import RmxError
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.page import Server, server_config, web_app
 from rmx.ui.server import connections as connections_module
 from rmx.ui.server import rate_limit as gate_module
 from rmx.ui.server.addresses import parse_address, visitor_address
 from rmx.ui.server.connections import Connections, SeldomRepeated, most_connections
 from rmx.ui.server.self_check import check_no_file_is_served
+from rmx.ui.server.serve import Server, server_config
+from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners
 from tests.helpers.live import until
@@ -169,7 +170,7 @@ def test_connections_that_say_nothing_are_closed_and_others_go_on(monkeypatch):
 
 
 def test_more_connections_than_there_is_room_for_leave_the_app_reachable(monkeypatch, caplog):
-    monkeypatch.setattr("rmx.ui.page.raise_descriptor_limit", lambda: 120)  # room for 24
+    monkeypatch.setattr("rmx.ui.server.serve.raise_descriptor_limit", lambda: 120)  # room for 24
     with Served(web()) as site:
         many = []
         for _ in range(80):

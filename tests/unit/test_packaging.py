@@ -149,6 +149,7 @@ def test_importing_rmx_is_light():
     assert out.stdout.strip() == "[]"
 
 
+SERVE = "import rmx.ui.server.serve; "  # what `rmx serve` and app.py import
 TOLD = "from huggingface_hub import constants as c; from datasets import config as d; "
 TOLD += "print(c.HF_HUB_DISABLE_TELEMETRY, d.HF_UPDATE_DOWNLOAD_COUNTS)"
 
@@ -156,8 +157,12 @@ TOLD += "print(c.HF_HUB_DISABLE_TELEMETRY, d.HF_UPDATE_DOWNLOAD_COUNTS)"
 @pytest.mark.parametrize(
     ("start", "given", "told"),
     [
-        ("import rmx.ui.page; ", {}, "True False"),  # what `rmx serve` and app.py import
-        ("import rmx.ui.page; ", {"HF_HUB_DISABLE_TELEMETRY": "0", "HF_UPDATE_DOWNLOAD_COUNTS": "1"}, "False True"),
+        ("import rmx.ui.server.serve; ", {}, "True False"),  # what `rmx serve` and app.py import
+        (
+            "import rmx.ui.server.serve; ",
+            {"HF_HUB_DISABLE_TELEMETRY": "0", "HF_UPDATE_DOWNLOAD_COUNTS": "1"},
+            "False True",
+        ),
         ("from rmx.cli.main import main\nif main(['sets', '--json']): raise SystemExit(1)\n", {}, "True False"),
     ],
 )

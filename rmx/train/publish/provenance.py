@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from rmx.data.problems import SETS
 from rmx.models.load import Model
-from rmx.models.presets import PromptStyle, preset_of
+from rmx.models.presets import preset_of
+from rmx.prompt_styles import PromptStyle
 from rmx.recipes.recipe import Recipe
 from rmx.stats.intervals import Estimate
 

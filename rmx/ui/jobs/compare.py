@@ -43,7 +43,7 @@ SMALL = 20e6  # parameters up to which noise and placebo are measured without be
 
 
 class Comparer:
-    """The compare road for the page. Jobs leave memory as the account of what visitors keep has it (see memory_shares.py)."""
+    """The compare road for the page. Jobs leave memory as storage.memory_shares has it."""
 
     def __init__(self, workspace: Workspace, kept: Kept | None = None, limits: Limits | None = None) -> None:
         self.workspace = workspace

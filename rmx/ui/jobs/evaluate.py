@@ -20,9 +20,9 @@ from rmx.engine.fair_queue import Kind, asker
 from rmx.errors import ProblemError, RmxError
 from rmx.models.adapters import bundled_adapters
 from rmx.models.load import Model
-from rmx.models.presets import STYLES
 from rmx.models.style_options import StyleOptions, from_form
 from rmx.models.workspace import Workspace
+from rmx.prompt_styles import STYLES
 from rmx.records import Problem
 from rmx.runs.row import row
 from rmx.runs.store import RunStore

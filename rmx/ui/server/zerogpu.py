@@ -8,8 +8,8 @@ import logging
 import gradio as gr
 
 from rmx.errors import RmxError
-from rmx.ui.page import parts
 from rmx.ui.server.self_check import check_no_file_is_served
+from rmx.ui.server.web_app import parts
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.errors import literal
 from rmx.zerogpu.calls import Gpu

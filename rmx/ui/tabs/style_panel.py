@@ -6,8 +6,8 @@ from typing import Any
 import gradio as gr
 
 from rmx.grading.answers import RULES
-from rmx.models.presets import STYLES
 from rmx.models.style_options import AUTO
+from rmx.prompt_styles import STYLES
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from rmx.compare.pair_options import PairOptions
 from rmx.compare.shift_set import Places, ShiftFigures, ShiftReport
 from rmx.errors import RmxError
 from rmx.explore.flip_rates import Flip
-from rmx.models.presets import STYLES
+from rmx.prompt_styles import STYLES
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import Recipe
 from rmx.records import Problem

@@ -20,9 +20,9 @@ from rmx.evaluate.evaluate import Evaluation
 from rmx.evaluate.regrade import Regrading
 from rmx.evaluate.report import EvalReport
 from rmx.evaluate.store import Answered, SampleStore
-from rmx.models.presets import STYLES
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
+from rmx.prompt_styles import STYLES
 
 CONFIG = EvalConfig(n=3, temperature=1.0, top_p=1.0, seed=3, max_new_tokens=96)
 PROBLEMS = load_set("mini:test")[:5]

@@ -12,8 +12,8 @@ from rmx.errors import RmxError
 from rmx.explore import calibration
 from rmx.explore.calibration import STORED, calibrate, calibration_of, tau_of_share
 from rmx.explore.generate import Generation, Job
-from rmx.models.presets import STYLES
 from rmx.models.workspace import Workspace
+from rmx.prompt_styles import STYLES
 from rmx.ui.jobs.claims import Claims
 from rmx.ui.jobs.explore import Explorer
 from rmx.ui.settings import Settings

@@ -17,11 +17,12 @@ from rmx.evaluate.evaluate import Evaluation
 from rmx.models.families import FAMILIES, Facts, family_of, style_of
 from rmx.models.load import load
 from rmx.models.pair import ask_alike, make_pair
-from rmx.models.presets import PRESETS, STYLES, PromptStyle
+from rmx.models.presets import PRESETS
 from rmx.models.stand_ins import byte_tokenizer
 from rmx.models.style_options import StyleOptions, from_form, resolve_style, to_form
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
+from rmx.prompt_styles import STYLES, PromptStyle
 from rmx.recipes.distill import DistillJob
 from rmx.recipes.job import TrainJob
 from tests.conftest import qwen, wrap

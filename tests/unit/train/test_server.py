@@ -20,10 +20,10 @@ from rmx.data.problems import load_set
 from rmx.engine.sampling import prompt_key, uniform
 from rmx.errors import TrainError
 from rmx.models.load import Model
-from rmx.models.presets import STYLES
 from rmx.models.stand_ins import byte_tokenizer
 from rmx.models.style_options import StyleOptions
 from rmx.paths import ASSETS
+from rmx.prompt_styles import STYLES
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
 from rmx.train.rollouts import server_http

@@ -8,10 +8,10 @@ import pytest
 
 from rmx.config import Sampling
 from rmx.models.load import Model
-from rmx.models.presets import STYLES
 from rmx.models.stand_ins import scripted_model
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
+from rmx.prompt_styles import STYLES
 from rmx.recipes.recipe import Recipe
 from rmx.runs.store import RunStore
 from rmx.storage.strict_json import DocumentError

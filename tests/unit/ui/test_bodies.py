@@ -5,7 +5,7 @@ from fastapi.testclient import TestClient
 
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.page import web_app
+from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 
 RPC = {"accept": "application/json, text/event-stream", "host": "localhost"}

@@ -28,7 +28,7 @@ from rmx.storage import files as run_files
 from rmx.train.step import checkpoint
 from rmx.ui.jobs.evaluate import Evaluator
 from rmx.ui.jobs.train import Training, adapter_spec
-from rmx.ui.page import web_app
+from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Visitor
 

@@ -30,7 +30,7 @@ from tests.helpers.live import running
 COUNT = int(os.environ.get("RMX_FUZZ", "250"))
 SMALL = Limits(max_new_tokens=12, problems=2, samples=8, budget=300)
 PATHS = re.compile(r"(?<![\w.:/])/(?:tmp|proc|etc|root|home|usr|var)/[^\s\"'\\<>]{1,300}")
-HOME = Path(rmx.__file__).parents[2]
+HOME = Path(rmx.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,8 @@ def target(mini, tmp_path_factory, faults):
         for place in places:
             place.write_text(json.dumps({"problem": TOKEN, "answer": "1"}) + "\n", encoding="utf-8")
         patch.setattr("rmx.ui.server.rate_limit.Gate._too_often", lambda *_: 0.0)
-        patch.setattr("rmx.ui.page.site_of", lambda space, _, store: Site(space, store, SMALL))
+        for place in ("page", "server.web_app"):
+            patch.setattr(f"rmx.ui.{place}.site_of", lambda space, _, store: Site(space, store, SMALL))
         space = Workspace("cpu", loader=lambda spec: mini, policy=Policy(public=True, training="off"))
         space.model("mini")
         with running(space, public=True, training="off", max_new_tokens=12) as url:

@@ -14,11 +14,11 @@ from starlette.routing import Route
 
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.page import web_app
 from rmx.ui.request_log import metrics, observed
 from rmx.ui.server.allowance import Allowance
 from rmx.ui.server.doors import LARGE, SMALL
 from rmx.ui.server.rate_limit import Gate
+from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners, stranger
 

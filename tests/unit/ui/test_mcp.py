@@ -165,7 +165,7 @@ def test_there_are_no_resources_no_prompts_and_no_older_transport(url):
 def test_without_the_package_the_app_starts_and_says_so_once(monkeypatch, caplog):
     from fastapi.testclient import TestClient
 
-    from rmx.ui.page import web_app
+    from rmx.ui.server.web_app import web_app
     from rmx.ui.settings import Settings
 
     monkeypatch.setitem(sys.modules, "mcp", None)

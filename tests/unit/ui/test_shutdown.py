@@ -11,7 +11,8 @@ import uvicorn
 
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.page import Server, web_app
+from rmx.ui.server.serve import Server
+from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 
 NEVER = 400  # tokens of the script at 20 a second: far longer than the test

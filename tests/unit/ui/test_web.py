@@ -6,7 +6,8 @@ from fastapi.testclient import TestClient
 from rmx.errors import RmxError
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.page import prepare, web_app
+from rmx.ui.server.serve import prepare
+from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 
 
@@ -126,7 +127,7 @@ def test_a_taken_port_is_one_sentence_and_exit_code_two(capsys, monkeypatch):
 
     from rmx.cli.main import main
 
-    monkeypatch.setattr("rmx.ui.page.Workspace", lambda **_: Workspace(loader=lambda spec: scripted_model()))
+    monkeypatch.setattr("rmx.ui.server.serve.Workspace", lambda **_: Workspace(loader=lambda spec: scripted_model()))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["serve", "--port", port]) == 2

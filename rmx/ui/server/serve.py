@@ -1,0 +1,123 @@
+"""Start the app and stop it: settings to a listening server whose streams get their last message."""
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import fastapi
+import uvicorn
+
+from rmx.errors import RmxError
+from rmx.models.workspace import Workspace
+from rmx.ui.request_log import write_lines
+from rmx.ui.server.connections import Connections, calm_logs, most_connections, raise_descriptor_limit
+from rmx.ui.server.light_sessions import without_matplotlib
+from rmx.ui.server.malloc import few_arenas, large_blocks_apart
+from rmx.ui.server.self_check import check_no_file_is_served
+from rmx.ui.server.web_app import web_app
+from rmx.ui.settings import Settings
+from rmx.ui.tabs.errors import literal
+from rmx.zerogpu.workspace import is_zerogpu
+
+LAST_WORDS = 1.0  # seconds that open pages have to receive what was halted
+
+
+GRACE = 5  # seconds that open requests have to end when the app is stopped
+
+
+def prepare(settings: Settings, workspace: Workspace) -> str | None:
+    """Load mini and, if one is asked for, another model; returns a notice where that one cannot be had."""
+    workspace.model("mini")
+    if not settings.model or settings.model == "mini":
+        return None
+    try:
+        model = workspace.model(settings.model)
+        workspace.adapter(model, settings.adapter)
+    except RmxError as error:
+        return f"⚠ {literal(error)} The bundled model *mini* is here instead."
+    return None
+
+
+def serve(settings: Settings) -> None:
+    """Run the app until it is stopped."""
+    if settings.runs:
+        os.environ["RMX_RUNS"] = settings.runs  # for the processes that train, too
+    if settings.log == "requests":
+        write_lines()
+    without_matplotlib()
+    few_arenas()
+    large_blocks_apart()
+    if is_zerogpu():
+        from rmx.ui.server.zerogpu import launch
+
+        launch(settings).block_thread()
+        return
+    workspace = Workspace(
+        policy=settings.policy,
+        max_waiting=settings.max_visitors,
+        per_visitor=settings.per_visitor,
+        per_address=settings.per_address,
+    )
+    notice = prepare(settings, workspace)
+    app = web_app(workspace, settings, notice)
+    if settings.public:
+        check_no_file_is_served(app)
+    shown = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
+    with _listen(settings) as door:
+        print(f"rmx is at http://{shown}:{door.getsockname()[1]}  (Ctrl-C stops it)", flush=True)  # noqa: T201
+        Server(server_config(app), app.state.halt, app.state.hang_up).run(sockets=[door])
+
+
+def server_config(app: fastapi.FastAPI) -> uvicorn.Config:
+    """How the app is served: as many connections as this process has room for, and no more."""
+    calm_logs()
+    most = most_connections(raise_descriptor_limit())
+    return uvicorn.Config(
+        app,
+        http=Connections(most + 8).protocol(),  # those beyond `limit_concurrency` still get an answer
+        limit_concurrency=most,
+        backlog=128,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE,
+        server_header=False,
+    )
+
+
+class Server(uvicorn.Server):
+    """Told to stop, it lets what is being generated end at its next step, so that open streams get their last message.
+
+    Training runs are processes of their own and go on.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, halt: Callable[[], None], hang_up: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(config)
+        self._halt, self._hang_up = halt, hang_up
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # In a thread: a signal may come while this one holds a lock that halting needs.
+        threading.Thread(target=self._halt, daemon=True).start()
+        # Open pages hold a stream that says nothing; without this they would use up the whole grace.
+        self._loop.call_soon_threadsafe(self._loop.call_later, LAST_WORDS, self._hang_up)
+        super().handle_exit(sig, frame)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """An open door, before anybody is told of it.
+
+    Raises:
+        RmxError: the port is taken or the host is not ours.
+    """
+    try:
+        return socket.create_server((settings.host, settings.port))
+    except OSError as error:
+        place = f"{settings.host}:{settings.port}"
+        raise RmxError(f"Cannot listen on {place} ({error.strerror}). Take another: --port N or PORT=N.") from error

@@ -1,0 +1,159 @@
+"""The web application: the page on FastAPI, closed doors, a content policy, a health check, nothing from outside."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fastapi
+import gradio as gr
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse, Response
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+
+from rmx import __version__
+from rmx.errors import RmxError
+from rmx.explore.branches import Runs
+from rmx.models.workspace import Workspace
+from rmx.paths import ASSETS
+from rmx.storage.memory_shares import TOKEN_BYTES, Kept
+from rmx.ui.api.endpoints import limits_of, site_of
+from rmx.ui.api.mcp_tools import has_mcp, serve_tools
+from rmx.ui.api.request_guard import guard_bodies, refuse_body
+from rmx.ui.background import finish_all
+from rmx.ui.jobs.evaluate import Evaluator
+from rmx.ui.jobs.explore import Explorer
+from rmx.ui.jobs.share import Sharing
+from rmx.ui.jobs.train import Training
+from rmx.ui.page import build_app
+from rmx.ui.request_log import metrics
+from rmx.ui.server.askers import Askers, Namer
+from rmx.ui.server.content_policy import ContentPolicy, content_policy, parents_tag
+from rmx.ui.server.doors import Doors
+from rmx.ui.server.files import add_file_routes
+from rmx.ui.server.hosts import HostCheck
+from rmx.ui.server.light_sessions import lighten
+from rmx.ui.server.outgoing import send_everything
+from rmx.ui.server.page_cache import PageCache
+from rmx.ui.server.rate_limit import Gate
+from rmx.ui.server.short_logs import keep_logs_short
+from rmx.ui.server.temporary import use_own_folder
+from rmx.ui.settings import Settings
+from rmx.ui.views.view_common import CSS
+from rmx.ui.visitor_cookie import Greeter, owners_of
+
+THEME = gr.themes.Default(
+    primary_hue="orange",
+    neutral_hue="stone",
+    # The semi-bold face that gradio bundles has no Latin letters; the system's own needs no download.
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
+    radius_size="sm",
+)
+
+
+LAUNCH: dict[str, Any] = {
+    "css": CSS + (ASSETS / "app.css").read_text(encoding="utf-8"),
+    "theme": THEME,
+    "run_history": False,
+    "enable_monitoring": False,
+    "max_file_size": "1kb",
+    "ssr_mode": False,
+    "show_error": False,  # of bugs; what is meant for visitors is shown all the same
+    "footer_links": [],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an application is made of, however it is served."""
+
+    api: fastapi.FastAPI  # routes and middleware
+    page: gr.Blocks
+    options: dict[str, Any]  # of mounting or launching the page
+    halt: Callable[[], None]  # ends what is being generated
+    finish: Callable[[gr.routes.App], None]  # what is left to do once the page is mounted or launched as this app
+
+
+def web_app(workspace: Workspace, settings: Settings, notice: str | None = None) -> fastapi.FastAPI:
+    """The FastAPI application: the page and what is around it. Its `state.halt` ends what is generated."""
+    made = parts(workspace, settings, notice)
+    app = gr.mount_gradio_app(made.api, made.page, path="/", **made.options)
+    inner = next(route.app for route in app.routes if isinstance(getattr(route, "app", None), gr.routes.App))
+    made.finish(inner)
+    app.state.halt, app.state.hang_up = made.halt, inner.stop_event.set
+    return app
+
+
+def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -> Parts:
+    """Page, /health, closed doors, content policy."""
+    use_own_folder()
+    keep_logs_short()
+    training, owners = Training(workspace), owners_of(settings.host, settings.public, settings.proxies)
+    room = settings.kept_tokens * TOKEN_BYTES
+    kept = Kept(room, room // 4, 60 * settings.idle_minutes)
+    explorer = Explorer(workspace, Runs(kept), limits_of(settings))
+    api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @api.get("/health")
+    def health() -> dict[str, Any]:
+        return {"status": "ok", "version": __version__, "models": workspace.loaded}
+
+    @api.get("/metrics")
+    def counters(request: fastapi.Request) -> Response:
+        if not settings.metrics and not owners.visitor_of(request).admin:
+            return PlainTextResponse("not here", 404)
+        return Response(
+            metrics(workspace.waiting(), explorer.runs.tokens, kept.nbytes), media_type="text/plain; version=0.0.4"
+        )
+
+    @api.get("/runs/{run}/adapter.zip")
+    def adapter(run: str) -> Response:
+        try:
+            name, content = training.adapter_zip(run)
+        except RmxError as error:
+            return PlainTextResponse(str(error), 404)
+        shown = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(content, media_type="application/zip", headers=shown)
+
+    # The last one that is added is the first that a request meets.
+    api.add_middleware(Greeter, owners=owners)
+    api.add_middleware(Askers, name=Namer(owners, settings.public))
+    api.add_middleware(
+        Gate, owners=owners, waiting=workspace.waiting, most=settings.max_visitors, auth=settings.auth,
+        limited=settings.public,
+    )  # fmt: skip
+    api.add_middleware(Doors, prefix=settings.root_path, proxied=settings.public)
+    api.add_middleware(HostCheck, names=None if settings.public else settings.hosts)
+    api.add_middleware(ContentPolicy, policy=content_policy(settings), proxied=settings.public)
+    api.add_middleware(GZipMiddleware, minimum_size=2000)  # streams stay as they are
+    evaluator = Evaluator(workspace, training.store)
+    page = build_app(workspace, settings, notice, training, owners, explorer, evaluator)
+    sharing = Sharing(explorer, settings.max_new_tokens)
+    add_file_routes(api, evaluator.take_file, sharing.open_file, owners.key_of)
+    guard_bodies(api, page)
+    mounted: list[gr.routes.App] = []
+    api.user_middleware.append(Middleware(PageCache, forget=lambda: _forget_info(mounted)))
+    options = LAUNCH | {"head": parents_tag(settings), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
+    site = site_of(workspace, settings, training.store)
+
+    def halt() -> None:
+        workspace.close()
+        explorer.runs.halt_all()
+        finish_all()
+
+    def finish(inner: gr.routes.App) -> None:
+        mounted.append(inner)
+        inner.add_exception_handler(RequestValidationError, refuse_body)
+        page.has_launched = True  # `launch` sets it; where a page is mounted gradio would copy any file it is told of
+        lighten(page)
+        send_everything()
+        serve_tools(page, site, owners, settings)
+
+    return Parts(api, page, options, halt, finish)
+
+
+def _forget_info(mounted: Sequence[gr.routes.App]) -> None:
+    """Have gradio describe its endpoints anew for the next who asks."""
+    for app in mounted:
+        app.api_info = None
