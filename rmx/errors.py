@@ -40,6 +40,10 @@ class ProblemError(RmxError):
     """The problem or the problem set is missing or malformed."""
 
 
+class Stopped(Exception):
+    """A training run was asked to stop; what it made is kept."""
+
+
 class TrainError(RmxError):
     """Rollouts, a recipe or a run cannot be used as asked."""
 

@@ -11,14 +11,24 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteriaList
 
-from rmx.bench.run import PROBLEM, alternate, open_model, ratio
+from rmx.bench.timing import (
+    LONGEST,
+    PROBLEM,
+    SAMPLES,
+    SHORTEST,
+    Script,
+    _resident_peak,
+    alternate,
+    never_ending,
+    open_model,
+    ratio,
+)
 from rmx.compare.placebo import add_placebo
 from rmx.engine.batch import continue_batch
 from rmx.engine.engine import Engine
@@ -29,7 +39,6 @@ from rmx.models.stopping import Ending
 
 READ_TOKENS = 300
 STEPS = 8  # of one timed block
-SAMPLES, SHORTEST, LONGEST = 64, 8, 64  # rows, and how many tokens each gets
 
 Load = Callable[[], Model]
 
@@ -208,13 +217,6 @@ def _measure_peak(side: str, name: str, device: str, dtype: str) -> float | None
     return torch.cuda.max_memory_allocated(where) / 1e6 if where.type == "cuda" else _resident_peak()
 
 
-def _resident_peak() -> float | None:
-    """VmHWM in MB. Unlike getrusage it does not count the process that this one was forked from; Linux only."""
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), None)
-
-
 # -- samples ----------------------------------------------------------------------------------------------------------
 
 
@@ -266,7 +268,7 @@ def sample_theirs(model: Model, prefix: Sequence[int], lengths: Sequence[int]) -
     """The same by `generate`."""
     network, prompt = model.engine.model, torch.tensor([list(prefix)], device=model.engine.device)
     script = Script(len(prefix), torch.tensor(lengths, device=model.engine.device))
-    with _endless(network):
+    with never_ending(network):
         out = network.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
@@ -280,27 +282,6 @@ def sample_theirs(model: Model, prefix: Sequence[int], lengths: Sequence[int]) -
             stopping_criteria=StoppingCriteriaList([script]),
         )
     return [row[len(prefix) :][:length] for row, length in zip(out.tolist(), lengths, strict=True)]
-
-
-class Script(StoppingCriteria):
-    """Ends each row when it has its number of tokens."""
-
-    def __init__(self, prompt: int, lengths: Tensor) -> None:
-        self.ends = prompt + lengths
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
-        return input_ids.shape[1] >= self.ends
-
-
-@contextmanager
-def _endless(network: Any) -> Iterator[None]:
-    """No end token for the length of a `with` block."""
-    before = network.generation_config.eos_token_id
-    network.generation_config.eos_token_id = None
-    try:
-        yield
-    finally:
-        network.generation_config.eos_token_id = before
 
 
 if __name__ == "__main__":

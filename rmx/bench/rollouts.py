@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteriaList
 
-from rmx.bench.pair import LONGEST, SHORTEST, Script, _endless
-from rmx.bench.run import _timed, ratio
+from rmx.bench.timing import LONGEST, SHORTEST, Script, _timed, never_ending, ratio
 from rmx.config import Sampling
 from rmx.engine.continuous_batching import Ask, refill
 from rmx.models.load import Model
@@ -96,7 +95,7 @@ def rollouts_theirs(model: Model, prompts: Sequence[tuple[int, ...]], lengths: L
     wanted = [n for row in lengths for n in row]
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    with _endless(network):
+    with never_ending(network):
         out = network.generate(
             ids,
             attention_mask=mask,

@@ -20,8 +20,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from rmx.bench.pair import _resident_peak
-from rmx.bench.run import PROBLEM, _endless, alternate, open_model, ratio
+from rmx.bench.timing import PROBLEM, _endless, _resident_peak, alternate, open_model, ratio
 from rmx.models.load import Model, choose_device
 from rmx.recipes.recipe import Recipe, RolloutConfig
 from rmx.records import Problem, Rollout

@@ -54,7 +54,8 @@ def _claims(args: argparse.Namespace) -> None:
     from rmx.claims.board import Board
     from rmx.claims.registry import chosen
     from rmx.claims.verdicts import FEWEST, NO_VERDICT
-    from rmx.cli.pair import pair_options, stopped_by_hand
+    from rmx.cli.pair import pair_options
+    from rmx.cli.terminal import stopped_by_hand
     from rmx.evaluate.store import SampleStore
     from rmx.progress import Progress
 
@@ -111,7 +112,8 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _locator(args: argparse.Namespace) -> None:
-    from rmx.cli.pair import pair_options, stopped_by_hand
+    from rmx.cli.pair import pair_options
+    from rmx.cli.terminal import stopped_by_hand
     from rmx.explore.gate_recall import Locator, LocatorConfig
     from rmx.models.workspace import Workspace
     from rmx.progress import Progress

@@ -10,7 +10,7 @@ from typing import Any
 
 from rmx.cli.placing import refuse_placing
 from rmx.cli.style import add_style, style_of
-from rmx.cli.train import Teller, percent, points
+from rmx.cli.terminal import DistillTeller
 from rmx.errors import RmxError
 from rmx.progress import Progress
 
@@ -121,36 +121,3 @@ def _json_lines() -> Callable[[str, dict[str, Any]], None]:
             progress.close()
 
     return tell
-
-
-class DistillTeller(Teller):
-    """A distillation for the terminal."""
-
-    def _update(self, f: dict[str, Any]) -> str:
-        same = f"same choice {100 * f['agreement']:.2f} %"
-        return f"KL {f['loss']:.5f}, {same}, gradient {f['grad_norm']:.3f}, lr {f['lr']:.2e}"
-
-    def _check(self, f: dict[str, Any]) -> str:
-        near, words = f["agreement"], [f"check      at {f['optimizer_step']:4d}:"]
-        if near:
-            kl = near["kl"]
-            words.append(f"same choice as the teacher {percent(near['agreement'])}")
-            words.append(f"KL {kl['value']:.5f} [{kl['low']:.5f}, {kl['high']:.5f}]")
-        if f["pass@1"]["n"]:
-            words.append(f"pass@1 {percent(f['pass@1'])}")
-        return "  ".join(words)
-
-    def _done(self, f: dict[str, Any]) -> str:
-        self.progress.close()
-        told = f"done       {f['updates']} updates in {f['seconds']:.0f} s"
-        if f["after"]:
-            told += (
-                f"; {f['split']}, n = {f['after']['n']}: {percent(f['before'])} -> {percent(f['after'])} "
-                f"({points(f['vs_base'])}); the teacher {percent(f['teacher'])} "
-                f"({points(f['vs_teacher'])} against it){self._gap(f.get('gap_closed'))}"
-            )
-        return told
-
-    def _gap(self, closed: dict[str, Any] | None) -> str:
-        """Nothing where the teacher's gain over the base cannot be told from 0."""
-        return "" if closed is None or closed["value"] is None else f"; closes {percent(closed)} of the gap"

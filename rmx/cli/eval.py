@@ -42,7 +42,7 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
 
 
 def _eval(args: argparse.Namespace) -> None:
-    from rmx.cli.pair import stopped_by_hand
+    from rmx.cli.terminal import stopped_by_hand
     from rmx.evaluate.config import EvalConfig
     from rmx.evaluate.contestants import contestants_of
     from rmx.evaluate.evaluate import Evaluation

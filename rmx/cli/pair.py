@@ -1,18 +1,15 @@
 """The verbs that compare two models: `rmx shifts` and `rmx intervene`."""
 
 import argparse
-import csv
 import json
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rmx.cli.placing import placing_of
 from rmx.cli.style import add_share, add_style, style_of
+from rmx.cli.terminal import _progress, stopped_by_hand
+from rmx.compare.intervene_set import arms_csv
 from rmx.errors import RmxError
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -122,60 +119,12 @@ def _intervene(args: argparse.Namespace) -> None:
     print(json.dumps(found) if args.json else _arms_table(found))
 
 
-@contextmanager
-def stopped_by_hand() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C ends the run at its next step, and what is there is still reported; a second one ends the command."""
-    asked = threading.Event()
-
-    def ask(*_: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-        print("stopping; once more ends it at once", file=sys.stderr, flush=True)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _progress(what: str) -> Callable[[Any], None]:
-    """A teller of reports on stderr; the last one ends it."""
-    from rmx.progress import Progress
-
-    progress = Progress()
-
-    def tell(report: Any) -> None:
-        at = getattr(report, "at", None)
-        stage = getattr(report, "stage", "reading")
-        progress(what, len(report.problems) if at is None else at, report.of, "" if stage != "placebo" else stage)
-        if report.done:
-            progress.close()
-
-    return tell
-
-
 def _write_csv(path: str, found: dict[str, Any]) -> None:
     try:
         with Path(path).open("w", encoding="utf-8", newline="") as file:
             file.write(arms_csv(found))
     except OSError as error:
         raise RmxError(f"Cannot write {path}: {error.strerror}.") from error
-
-
-def arms_csv(found: dict[str, Any]) -> str:
-    """One line per problem and arm of an intervene document."""
-    import io
-
-    out = io.StringIO()
-    rows = csv.writer(out)
-    rows.writerow(["problem", "arm", "answer", "correct", "patches", "tokens"])
-    for problem in found["problems"]:
-        for arm in problem["answers"]:
-            values = [problem[key][arm] for key in ("answers", "correct", "patches", "tokens")]
-            rows.writerow([problem["id"], arm, *values])
-    return out.getvalue()
 
 
 # -- for the terminal -------------------------------------------------------------------------------------------------

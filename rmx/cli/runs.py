@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rmx.cli.train import percent, points, sweep_lines
+from rmx.cli.terminal import percent, points, sweep_lines
 from rmx.errors import RmxError
 
 Row = dict[str, Any]

@@ -1,5 +1,6 @@
 """Interventions over a problem set: accuracy per arm with intervals, paired with the base on the same problems."""
 
+import csv
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -324,3 +325,17 @@ class InterveneSet:
         row = 2 * 2 * config.num_hidden_layers * heads * width * longest * width_bytes  # keys and values, two models
         rows = min(ROWS, CACHE_BYTES // max(row, 1))
         return max(1, rows // len(ARMS))
+
+
+def arms_csv(found: dict[str, Any]) -> str:
+    """One line per problem and arm of an intervene document."""
+    import io
+
+    out = io.StringIO()
+    rows = csv.writer(out)
+    rows.writerow(["problem", "arm", "answer", "correct", "patches", "tokens"])
+    for problem in found["problems"]:
+        for arm in problem["answers"]:
+            values = [problem[key][arm] for key in ("answers", "correct", "patches", "tokens")]
+            rows.writerow([problem["id"], arm, *values])
+    return out.getvalue()

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -19,17 +19,10 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rmx.engine.fair_queue import POLL, Ticket, Turns, asker
+from rmx.engine.remote import NOT_HERE, RemoteCaller
 from rmx.errors import ModelError, PromptError
 from rmx.records import Reuse
 
-if TYPE_CHECKING:
-    from rmx.zerogpu.calls import Carrier
-
-NOT_HERE = (
-    "This is not available on ZeroGPU, where the GPU is lent for single requests: solving, reading, swapping, "
-    "measuring, comparing one text, training in slices. Take the model mini, which needs no GPU, or run rmx on a GPU "
-    "of your own."
-)
 CHUNK_BYTES = 32 << 20  # logits of one reading chunk; larger blocks cost page faults more than they save
 
 
@@ -180,7 +173,7 @@ class Engine:
         self.probe: Tensor | None = None  # logits on a fixed text, recorded with them
         self.compared: tuple[Any, Any] | None = None  # checksums, and what was found of these tensors in the file
         self.fault: str | None = None  # why these weights must not be used any more
-        self.far: Carrier | None = None  # who carries calls to the process with the weights; None: that is this one
+        self.far: RemoteCaller | None = None  # what calls the process with the weights; None: that is this one
         self.held = Held([self])  # of whoever has the turn
 
     def forked(self) -> None:

@@ -20,7 +20,8 @@ from rmx.config import Sampling, is_number
 from rmx.data.problems import load_set, split_name
 from rmx.engine.continuous_batching import Ask, refill
 from rmx.engine.decoding_memory import fitting_rows
-from rmx.engine.engine import NOT_HERE, Engine
+from rmx.engine.engine import Engine
+from rmx.engine.remote import NOT_HERE
 from rmx.errors import ModelError, RmxError, shown
 from rmx.explore.generate import Generation, Job
 from rmx.models.base_state import base_tensors

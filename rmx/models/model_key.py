@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rmx.engine.engine import NOT_HERE, split_key
+from rmx.engine.engine import split_key
+from rmx.engine.remote import NOT_HERE
 from rmx.errors import ModelError
 from rmx.models.base_state import base_tensors
 from rmx.models.checksums import digest

@@ -17,17 +17,10 @@ from rmx.models.presets import preset_of
 
 if TYPE_CHECKING:
     from rmx.models.load import Model
-    from rmx.recipes.job import TrainJob
 
 TrainingMode = Literal["on", "mini", "off"]
 MODES: tuple[TrainingMode, ...] = ("on", "mini", "off")
 DUPLICATE = "Duplicate this Space, or run rmx on your own machine, to use others."
-# A visitor's run on `mini` where training is "mini": fields of the recipe and the most that each may ask for.
-CAPS = {
-    "problems": 48, "k": 12, "select": 32, "max_new_tokens": 256, "epochs": 1, "max_steps": 40, "rank": 64,
-    "micro_batch": 16, "grad_accum": 8, "max_seq_len": 512, "validation": 60, "validation_k": 4, "test": 100,
-}  # fmt: skip
-FEWEST_CHECKS = 0.2  # epochs between two checks, at least
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w.-]{1,100})?")
 
 
@@ -117,35 +110,6 @@ class Policy:
 
     def _has_set(self, name: str) -> bool:
         return name not in REPOSITORIES or name in self.sets or self.cached(name)
-
-    def admit_job(self, job: "TrainJob") -> None:
-        """Whether a visitor may start this training run."""
-        if self.training == "off":
-            raise Refused(f"Training is off on this site. {DUPLICATE}")
-        if self.public:
-            self.admit_model(job.model)
-            if self.training == "on" or not job.set_name:  # "mini" is narrower, and says so below
-                self.admit_set(job.set_name or "")
-            if job.server or job.from_rollouts or job.init_adapter:
-                raise Refused("A public site samples its own rollouts and trains a new adapter.")
-        if self.training == "on":
-            return
-        if job.model != "mini" or job.set_name not in ("mini", "mini:train"):
-            raise Refused(f"Visitors may train mini on its own problems here. {DUPLICATE}")
-        if job.taus:
-            raise Refused(f"A sweep of thresholds is too long for this site. {DUPLICATE}")
-        self._admit_caps(job)
-
-    def _admit_caps(self, job: "TrainJob") -> None:
-        flat = job.recipe.flat()
-        for name, most in CAPS.items():
-            value = flat[name]
-            if value is None or value > most:
-                shown = "no limit" if value is None else f"{value}"
-                said = f"{name.replace('_', ' ')} may be {most} at most here, not {shown}: take the quick recipe."
-                raise Refused(f"{said} {DUPLICATE}")
-        if flat["checkpoint_every"] < FEWEST_CHECKS:
-            raise Refused(f"A check every {FEWEST_CHECKS:g} epochs is the most here: take the quick recipe.")
 
 
 PRIVATE = Policy()

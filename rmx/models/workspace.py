@@ -4,21 +4,18 @@ import gc
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import torch
 
 from rmx.config import MOST_NAME
 from rmx.engine.engine import Engine
+from rmx.engine.remote import RemoteCaller
 from rmx.errors import Busy, ModelError, shown
 from rmx.models.adapters import adapter_name, add_adapter, drop_adapter
 from rmx.models.load import Model, load
 from rmx.models.placing import PLAIN, Placing
 from rmx.models.site_rules import PRIVATE, Policy
-
-if TYPE_CHECKING:
-    from rmx.zerogpu.calls import Carrier
 
 MOST_ADAPTERS = 24  # on one model; of more, the least recently asked for goes
 
@@ -157,7 +154,7 @@ class Workspace:
         """Every model that is loaded."""
         return list(self._models.values())
 
-    def carrier_of(self, spec: str) -> "Carrier | None":
+    def carrier_of(self, spec: str) -> RemoteCaller | None:
         """Who carries calls about this model, where it computes in another process."""
         model = self._models.get(spec)
         return model.engine.far if model else None

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rmx import __version__
 from rmx.engine.fair_queue import asker
@@ -28,9 +28,6 @@ from rmx.runs.queue import WAITED, begin_due, deciding, look, runs_at_once, wait
 from rmx.runs.spawning import PROGRAM, await_first_word, mind
 from rmx.storage.files import disk
 
-if TYPE_CHECKING:
-    from rmx.zerogpu.calls import Carrier
-
 MOST_WAITING, MOST_WAITING_OF_ONE = 8, 1  # runs in the queue, of all and of one owner
 EVERY = 1.0  # seconds between two looks at the queue
 GONE = ".removed-"  # begins the names of folders that are being deleted
@@ -38,7 +35,10 @@ log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
-def here(model: str) -> None:
+SliceStarter = Callable[[RunFolder, bool], object]  # starts a run in slices; of a dry run where the flag is set
+
+
+def in_a_process(model: str) -> None:
     """Runs of every model get a process of their own."""
 
 
@@ -49,7 +49,7 @@ class RunStore:
         program: what runs are started with; it is given the words that follow `rmx` on a command line.
         private: ids are long, and knowing one is the permission to look: lists hold only what belongs to who asks, and
             runs that nobody owns.
-        away: who carries calls about a model whose runs get no process of their own, but slices; None for others.
+        slicer: what starts the runs of a model in slices of a lent GPU; None where they get a process of their own.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class RunStore:
         root: Path | None = None,
         program: tuple[str, ...] = PROGRAM,
         private: bool = False,
-        away: Callable[[str], "Carrier | None"] = here,
+        slicer: Callable[[str], SliceStarter | None] = in_a_process,
     ) -> None:
         self.root = (root or runs_dir()).absolute()
-        self._program, self.private, self._away = program, private, away
+        self._program, self.private, self._slicer = program, private, slicer
         self._guard, self._watching, self._asked = threading.Lock(), False, False  # of the thread that looks
 
     def create(
@@ -120,8 +120,8 @@ class RunStore:
         folder = self.get(name)
         if folder.alive:
             raise folder.under_way()
-        if (carrier := self._away(folder.config["model"])) is not None:
-            self._start_slices(folder, carrier, extra)
+        if (begin := self._slicer(folder.config["model"])) is not None:
+            self._start_slices(folder, begin, extra)
             return
         runs_at_once()  # refused before anything is written
         with deciding(self.root):  # two starts can neither take the last place in the queue nor begin the same run
@@ -179,14 +179,12 @@ class RunStore:
                 said, left = str(error), 1
             time.sleep(EVERY)
 
-    def _start_slices(self, folder: RunFolder, carrier: "Carrier", extra: tuple[str, ...]) -> None:
-        from rmx.train.slices import begin
-
+    def _start_slices(self, folder: RunFolder, begin: SliceStarter, extra: tuple[str, ...]) -> None:
         if not set(extra) <= {"--dry-run"}:
             raise TrainError("On ZeroGPU a run goes on as it began. Start a new one with the other threshold.")
         with deciding(self.root):
             self._check_room(folder)
-            begin(folder, carrier, dry=bool(extra))
+            begin(folder, bool(extra))
 
     def _check_room(self, folder: RunFolder) -> None:
         waiting, owner = [f for f in waiting_runs(self.root) if f.id != folder.id], folder.config.get("owner")

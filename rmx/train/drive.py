@@ -108,7 +108,7 @@ class _Told:
 
 def _stages(folder: RunFolder, dry: bool, told: _Told, team: "Team | None") -> str:
     """All stages of the run, told as they go; returns the state that they end in."""
-    from rmx.train.stages import Stopped
+    from rmx.errors import Stopped
 
     told("state", {"state": "running"})
     struck: str | None = None
@@ -155,7 +155,7 @@ def pipeline(
 
 def _work_along(folder: RunFolder, dry: bool, team: "Team") -> str:
     """A process that is not the first: the same stages, without a word."""
-    from rmx.train.stages import Stopped
+    from rmx.errors import Stopped
 
     try:
         with _stopped_by_signals(folder):

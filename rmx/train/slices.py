@@ -8,18 +8,20 @@ the run's lock from the first slice to the last, and slices of several runs take
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from pathlib import Path
 
 from rmx.engine.fair_queue import Turns
-from rmx.errors import RmxError, TrainError
+from rmx.engine.remote import RemoteCaller
+from rmx.errors import RmxError, Stopped, TrainError
 from rmx.runs import lock as run_lock
 from rmx.runs.folder import RunFolder
 from rmx.runs.queue import WAITED
+from rmx.runs.store import SliceStarter
 from rmx.train.drive import DRY, STOPPED, pipeline
-from rmx.zerogpu.calls import Carrier, NoGpu
+from rmx.zerogpu.calls import NoGpu
 from rmx.zerogpu.gpu_seconds import START
 
 SLICE = 60.0 - START  # seconds of GPU, the start not counted: what ZeroGPU lends where nothing is said
@@ -43,7 +45,6 @@ def slice_of(path: str, seconds: float, dry: bool) -> Iterator[Over]:
 
     The state "again" means that its time was over. The caller holds the run's lock.
     """
-    from rmx.train.stages import Stopped
 
     folder, ends = RunFolder(Path(path)), clock() + seconds
     struck: str | None = None
@@ -67,7 +68,17 @@ def slice_of(path: str, seconds: float, dry: bool) -> Iterator[Over]:
 # -- on the side of the app -------------------------------------------------------------------------------------------
 
 
-def begin(folder: RunFolder, carrier: Carrier, dry: bool = False) -> threading.Thread:
+def slicer_of(carrier_of: Callable[[str], RemoteCaller | None]) -> Callable[[str], SliceStarter | None]:
+    """Make what a run store asks for the starter of a model's runs: None where they get a process of their own."""
+
+    def starter(model: str) -> SliceStarter | None:
+        carrier = carrier_of(model)
+        return None if carrier is None else lambda folder, dry: begin(folder, carrier, dry)
+
+    return starter
+
+
+def begin(folder: RunFolder, carrier: RemoteCaller, dry: bool = False) -> threading.Thread:
     """Start or resume a run in slices, beside the caller; its GPU time is that of the visitor who asked.
 
     Raises:
@@ -108,7 +119,7 @@ def holding(folder: RunFolder) -> Iterator[None]:
             run_lock.release(number)
 
 
-def run_slices(folder: RunFolder, carrier: Carrier, dry: bool = False, seconds: float = SLICE) -> str:
+def run_slices(folder: RunFolder, carrier: RemoteCaller, dry: bool = False, seconds: float = SLICE) -> str:
     """Slice after slice until the run is over; returns the state that it ends in. The caller holds its lock.
 
     Args:
@@ -133,7 +144,7 @@ def run_slices(folder: RunFolder, carrier: Carrier, dry: bool = False, seconds: 
     return state
 
 
-def _next(folder: RunFolder, carrier: Carrier, dry: bool, seconds: float) -> Over:
+def _next(folder: RunFolder, carrier: RemoteCaller, dry: bool, seconds: float) -> Over:
     """One slice, when its turn has come."""
     with _line.when_free(folder.stop_wanted) as mine:
         if not mine or folder.stop_wanted():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmx.errors import TrainError, first_line
+from rmx.errors import Stopped, TrainError, first_line
 from rmx.models.load import Model
 from rmx.recipes.job import Problems, TrainJob
 from rmx.storage.files import disk, write_json
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 Event = tuple[str, dict[str, Any]]  # kind and figures
 INTERVAL = 0.5  # seconds between two progress events of a stage
-
-
-class Stopped(Exception):
-    """The run was asked to stop; what it made is kept."""
 
 
 class RunFiles:

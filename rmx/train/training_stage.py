@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rmx.errors import Stopped
 from rmx.recipes.recipe import Recipe
 from rmx.train.checks.guards import below_base, kl_away, not_finite
 from rmx.train.checks.heldout import Check, HeldOut, best_of, stops_early
 from rmx.train.checks.replay import Replay
-from rmx.train.stages import Context, Event, Progress, Stopped
+from rmx.train.stages import Context, Event, Progress
 from rmx.train.step import checkpoint
 from rmx.train.step.lora_policy import NAME
 from rmx.train.step.order import total_updates, updates_per_epoch

@@ -24,6 +24,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import torch
 
 from rmx.engine.fair_queue import Asker, asker
+from rmx.engine.remote import RemoteCaller
 from rmx.errors import RmxError
 from rmx.models.adapters import attach, attached
 from rmx.models.load import Model
@@ -94,7 +95,7 @@ def _model_name(model: Model) -> ModelName:
     return ModelName(model.spec, tuple(model.engine.adapters.items()), model.style)
 
 
-def far_of(where: Model | Pair) -> "Carrier | None":
+def far_of(where: Model | Pair) -> RemoteCaller | None:
     """Who carries calls about this model or pair; None where they are simply made."""
     return (where.base if isinstance(where, Pair) else where).engine.far
 

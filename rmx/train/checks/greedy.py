@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from rmx.engine.padded import PaddedBatch
+from rmx.errors import Stopped
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
 from rmx.records import Answer, Problem
 from rmx.stats.intervals import Estimate, paired_difference, quotient, share
-from rmx.train.stages import Stopped
 from rmx.train.step.processes import Team, collected, dealt
 
 ROWS = 64  # problems decoded together

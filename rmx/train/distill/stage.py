@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rmx.errors import TrainError
+from rmx.errors import Stopped, TrainError
 from rmx.stats.intervals import share
 from rmx.train.checks.greedy import Solutions
 from rmx.train.checks.guards import not_finite
 from rmx.train.checks.heldout import HeldOut
 from rmx.train.distill.trainer import Distiller, DistillUpdate, agreement
-from rmx.train.stages import Event, Progress, RunFiles, Stopped
+from rmx.train.stages import Event, Progress, RunFiles
 from rmx.train.step import checkpoint
 from rmx.train.step.items import Item
 from rmx.train.step.order import updates_per_epoch

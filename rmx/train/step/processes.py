@@ -23,8 +23,7 @@ from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from rmx.errors import RmxError, TrainError, first_line
-from rmx.train.stages import Stopped
+from rmx.errors import RmxError, Stopped, TrainError, first_line
 
 T = TypeVar("T")
 TOGETHER = timedelta(minutes=10)  # in which all processes of a launch have to begin

@@ -5,7 +5,7 @@ import io
 import json
 from typing import Any
 
-from rmx.cli.pair import arms_csv
+from rmx.compare.intervene_set import arms_csv
 from rmx.errors import RmxError
 from rmx.ui.jobs.compare import Comparer
 

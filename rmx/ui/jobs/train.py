@@ -15,6 +15,7 @@ from rmx.engine.fair_queue import Kind, asker, asking
 from rmx.errors import Busy, RmxError, TrainError
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob, problems_of, resolved
+from rmx.recipes.site_limits import admit_job
 from rmx.recipes.sweep import NO_DRY
 from rmx.records import Problem
 from rmx.runs.cost import costs
@@ -23,6 +24,7 @@ from rmx.runs.rates import load_rates, set_rate
 from rmx.runs.row import row, tested
 from rmx.runs.store import RunStore, owner_of
 from rmx.train.plan.probe import this_device
+from rmx.train.slices import slicer_of
 from rmx.ui.visitor_cookie import Visitor, may
 
 Reply = dict[str, Any]
@@ -43,7 +45,7 @@ class Training:
 
     def __init__(self, workspace: Workspace, store: RunStore | None = None) -> None:
         self.workspace = workspace
-        self.store = store or RunStore(private=workspace.policy.public, away=workspace.carrier_of)
+        self.store = store or RunStore(private=workspace.policy.public, slicer=slicer_of(workspace.carrier_of))
         self.store.watch()  # runs may be queued since the app's last time
         self._probed: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._probing = threading.Lock()
@@ -177,7 +179,7 @@ class Training:
         Raises:
             Refused: not on this site.
         """
-        self.workspace.policy.admit_job(job)
+        admit_job(self.workspace.policy, job)
 
     def _make_room(self, visitor: Visitor) -> None:
         """On a public site a visitor's own oldest runs go where too many are kept, and where too many are kept of all

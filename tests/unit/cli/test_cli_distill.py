@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rmx.cli.distill import DistillTeller, job_of
+from rmx.cli.distill import job_of
 from rmx.cli.main import _parser, main
+from rmx.cli.terminal import DistillTeller
 from rmx.recipes.distill import SMALL, DistillJob, DistillRecipe
 from rmx.runs.folder import RunFolder
 from rmx.runs.row import row

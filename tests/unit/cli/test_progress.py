@@ -12,7 +12,7 @@ import pytest
 
 from rmx import progress
 from rmx.cli.main import main
-from rmx.cli.train import Teller
+from rmx.cli.terminal import Teller
 from rmx.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -4,11 +4,12 @@ import pytest
 
 from rmx.errors import Refused, RmxError
 from rmx.models.load import load
-from rmx.models.site_rules import CAPS, PRIVATE, Policy
+from rmx.models.site_rules import PRIVATE, Policy
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import MOST_ADAPTERS, Workspace
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
+from rmx.recipes.site_limits import CAPS, admit_job
 from rmx.ui.settings import Settings
 
 PUBLIC = Policy(public=True, models=("mini", "qwen2.5-0.5b"), training="mini", kept_runs=2)
@@ -21,7 +22,7 @@ def sized(gigabytes):
 def test_a_private_app_allows_everything():
     PRIVATE.admit_model("/any/folder")
     PRIVATE.admit_set("own.jsonl")
-    PRIVATE.admit_job(TrainJob("qwen2.5-7b", "gsm8k", PRESETS["paper"], "paper", server="http://10.0.0.1/v1"))
+    admit_job(PRIVATE, TrainJob("qwen2.5-7b", "gsm8k", PRESETS["paper"], "paper", server="http://10.0.0.1/v1"))
 
 
 @pytest.mark.parametrize("spec", ["mini", "qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B"])
@@ -104,8 +105,8 @@ def quick(**changes):
 
 
 def test_the_quick_recipe_is_what_visitors_may_start():
-    PUBLIC.admit_job(quick())
-    PUBLIC.admit_job(quick(seed=7, tau=0.8, lr=1e-3, objective="delta_hinge"))
+    admit_job(PUBLIC, quick())
+    admit_job(PUBLIC, quick(seed=7, tau=0.8, lr=1e-3, objective="delta_hinge"))
 
 
 @pytest.mark.parametrize(
@@ -125,18 +126,18 @@ def test_the_quick_recipe_is_what_visitors_may_start():
 )
 def test_larger_runs_are_refused_with_what_to_do(job, said):
     with pytest.raises(Refused, match=said):
-        PUBLIC.admit_job(job)
+        admit_job(PUBLIC, job)
 
 
 @pytest.mark.parametrize("name", CAPS)
 def test_each_cap_holds(name):
     with pytest.raises(Refused, match=name.replace("_", " ")):
-        PUBLIC.admit_job(quick(**{name: CAPS[name] + 1}))
+        admit_job(PUBLIC, quick(**{name: CAPS[name] + 1}))
 
 
 def test_training_can_be_switched_off():
     with pytest.raises(Refused, match="off"):
-        Policy(training="off").admit_job(quick())
+        admit_job(Policy(training="off"), quick())
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------

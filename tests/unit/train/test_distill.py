@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from rmx.errors import ModelError, RmxError, TrainError
+from rmx.errors import ModelError, RmxError, Stopped, TrainError
 from rmx.models.adapters import names_adapter
 from rmx.models.load import Model, load
 from rmx.paths import ASSETS
@@ -29,7 +29,6 @@ from rmx.train.distill.loss import teacher_rows, topk_kl
 from rmx.train.distill.pipeline import Distillation
 from rmx.train.distill.teacher import Teacher, TeacherCache
 from rmx.train.distill.trainer import Distiller, agreement, lessons, student_rows
-from rmx.train.stages import Stopped
 from rmx.train.step.lora_policy import NAME, Policy, make_policy
 from tests.conftest import qwen, wrap
 

@@ -137,7 +137,7 @@ def test_the_store_starts_slices_where_a_process_would_get_no_gpu(carrier, tmp_p
     begin_slices = slices.begin
     monkeypatch.setattr(slices, "begin", lambda *a, **k: began.append(begin_slices(*a, **k)))
     monkeypatch.setattr(slices, "slice_of", said_done)
-    store = RunStore(tmp_path, away=lambda spec: carrier if spec == "mini" else None)
+    store = RunStore(tmp_path, slicer=slices.slicer_of(lambda spec: carrier if spec == "mini" else None))
     folder = tiny_run(tmp_path, recipe=SHORT)
     with pytest.raises(TrainError, match="goes on as it began"):
         store.start(folder.id, "--tau", "1.4")

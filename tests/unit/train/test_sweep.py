@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from rmx.cli.main import main
-from rmx.cli.train import Teller, sweep_lines
+from rmx.cli.terminal import Teller, sweep_lines
 from rmx.data.problems import load_set
 from rmx.errors import RmxError, TrainError
 from rmx.models.adapters import run_adapter

@@ -15,7 +15,7 @@ from transformers import (
     GraniteForCausalLM,
 )
 
-from rmx.cli.train import Teller
+from rmx.cli.terminal import Teller
 from rmx.recipes.distill import DistillRecipe
 from rmx.recipes.recipe import LossConfig, Recipe, command
 from rmx.train.publish.provenance import Base, provenance
