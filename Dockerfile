@@ -37,7 +37,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY rmx rmx
 COPY assets assets
 RUN pip install --no-deps --no-build-isolation .
-COPY deploy/start /usr/local/bin/start
+COPY assets/space/start /usr/local/bin/start
 
 USER 1000
 WORKDIR /home/user

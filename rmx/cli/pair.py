@@ -9,7 +9,6 @@ from typing import Any
 from rmx.cli.placing import placing_of
 from rmx.cli.style import add_share, add_style, style_of
 from rmx.cli.terminal import _progress, stopped_by_hand
-from rmx.compare.intervene_set import arms_csv
 from rmx.errors import RmxError
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -120,6 +119,8 @@ def _intervene(args: argparse.Namespace) -> None:
 
 
 def _write_csv(path: str, found: dict[str, Any]) -> None:
+    from rmx.compare.intervene_set import arms_csv
+
     try:
         with Path(path).open("w", encoding="utf-8", newline="") as file:
             file.write(arms_csv(found))

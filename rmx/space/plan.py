@@ -12,9 +12,9 @@ from rmx.paths import PACKAGE
 
 # What the two kinds of Space are built from: pattern in the checkout -> the folder that its names lose in the Space.
 _BOTH = {"rmx/**/*": "", "assets/**/*": "", "LICENSE": ""}
-_DOCKER = {**_BOTH, "Dockerfile": "", ".dockerignore": "", "README.md": "", "deploy/start": ""}
+_DOCKER = {**_BOTH, "Dockerfile": "", ".dockerignore": "", "README.md": ""}
 _DOCKER |= {"pyproject.toml": "", "requirements.lock": ""}
-_ZEROGPU = {**_BOTH, "deploy/zerogpu/*": "deploy/zerogpu/"}
+_ZEROGPU = {**_BOTH, "assets/space/zerogpu/*": "assets/space/zerogpu/"}
 _LEFT_OUT = ("__pycache__", ".pyc", ".pyi")
 
 THUMBNAIL = "assets/pictures/explore.png"

@@ -22,8 +22,8 @@ CLOSED = "base-uri 'none'; form-action 'none'"
 
 def tree_html(tree: Tree) -> str:
     """The whole file: five alternatives for each token, figures rounded to four digits."""
-    script = "(() => {\n" + _asset("text.js") + _asset("tree_page.js") + "})();\n"
-    style = _asset("tree_page.css")
+    script = "(() => {\n" + _asset("common/text.js") + _asset("trees/tree_page.js") + "})();\n"
+    style = _asset("trees/tree_page.css")
     data = json.dumps(tree_document(tree, small=True), ensure_ascii=False, separators=(",", ":"))
     title = " ".join((tree.title or f"A solution of {tree.model}").split())[:120]
     parts = {
@@ -59,7 +59,7 @@ def read_any(text: str) -> Tree:
 
 
 def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
+    return (ASSETS / "ui" / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -20,8 +20,8 @@ body {{ margin: 16px; font-family: system-ui, sans-serif; background: #fff; --ba
 
 def page(dark: bool = False) -> str:
     """The page's source; scripts in it reach the component as `curves(element, options)`."""
-    css = asset("view_common.css") + asset("curves.css")
-    return PAGE.format(mode="dark" if dark else "", css=css, js=asset("curves.js"))
+    css = asset("common/view_common.css") + asset("common/curves.css")
+    return PAGE.format(mode="dark" if dark else "", css=css, js=asset("common/curves.js"))
 
 
 if __name__ == "__main__":

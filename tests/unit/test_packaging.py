@@ -48,10 +48,11 @@ def names(wheel) -> set[str]:
 @pytest.mark.parametrize(
     "name",
     [
-        "app.css",
-        "token_view.html",
-        "token_view.css",
-        "token_view.js",
+        "ui/common/app.css",
+        "ui/explore/token_view.html",
+        "ui/explore/token_view.css",
+        "ui/explore/token_view.js",
+        "space/start",
         "mini/config.json",
         "mini/model.safetensors",
         "mini/tokenizer.json",

@@ -15,7 +15,6 @@ from rmx import __version__
 from rmx.errors import RmxError
 from rmx.explore.branches import Runs
 from rmx.models.workspace import Workspace
-from rmx.paths import ASSETS
 from rmx.storage.memory_shares import TOKEN_BYTES, Kept
 from rmx.ui.api.endpoints import limits_of, site_of
 from rmx.ui.api.mcp_tools import has_mcp, serve_tools
@@ -39,7 +38,7 @@ from rmx.ui.server.rate_limit import Gate
 from rmx.ui.server.short_logs import keep_logs_short
 from rmx.ui.server.temporary import use_own_folder
 from rmx.ui.settings import Settings
-from rmx.ui.views.view_common import CSS
+from rmx.ui.views.view_common import CSS, asset
 from rmx.ui.visitor_cookie import Greeter, owners_of
 
 THEME = gr.themes.Default(
@@ -53,7 +52,7 @@ THEME = gr.themes.Default(
 
 
 LAUNCH: dict[str, Any] = {
-    "css": CSS + (ASSETS / "app.css").read_text(encoding="utf-8"),
+    "css": CSS + asset("common/app.css"),
     "theme": THEME,
     "run_history": False,
     "enable_monitoring": False,

@@ -25,8 +25,8 @@ def build_share_panel(sharing: Sharing, who: Who) -> gr.HTML:
     """A file control and the gallery; what is opened appears in the token view (`window.rmx.open`)."""
     with gr.Accordion("Recorded trees", open=False, elem_id="recorded"):
         return gr.HTML(
-            html_template=asset("share_panel.html"),
-            js_on_load=script("share_panel"),
+            html_template=asset("explore/share_panel.html"),
+            js_on_load=script("explore/share_panel"),
             apply_default_css=False,
             server_functions=served(open_piece=answering(sharing.open_piece, who)),
             elem_id="share-panel",

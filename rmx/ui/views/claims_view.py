@@ -28,8 +28,8 @@ def claims_view(tail: Server, export: Server, **kwargs: Any) -> gr.HTML:
     Each may return `{"error": sentence}`.
     """
     return gr.HTML(
-        html_template=asset("claims_view.html"),
-        js_on_load=script("claims_view"),
+        html_template=asset("claims/claims_view.html"),
+        js_on_load=script("claims/claims_view"),
         apply_default_css=False,
         server_functions=served(claims_tail=tail, claims_export=export),
         claims=claims_texts(),

@@ -21,8 +21,9 @@ import gradio as gr
 from rmx.ui.views.view_common import Server, asset, script, served
 
 PARTS = (
-    "estimates", "figures", "compare_stream", "compare_map", "compare_checks", "compare_patch", "compare_set",
-    "compare_view",
+    "common/estimates", "common/figures", "compare/compare_stream", "compare/compare_map", "compare/compare_checks",
+    "compare/compare_patch", "compare/compare_set",
+    "compare/compare_view",
 )  # fmt: skip
 
 
@@ -41,7 +42,7 @@ def compare_view(tail: Server, inspect: Server, check: Server, export: Server, *
     Each may return `{"error": sentence}`.
     """
     return gr.HTML(
-        html_template=asset("compare_view.html"),
+        html_template=asset("compare/compare_view.html"),
         js_on_load=script(*PARTS),
         apply_default_css=False,
         server_functions=served(pair_tail=tail, pair_inspect=inspect, pair_check=check, pair_export=export),

@@ -21,7 +21,13 @@ import gradio as gr
 from rmx.ui.views.view_common import Server, asset, script, served
 
 KEY = "rmx-evaluation"  # of the browser tab's own storage
-PARTS = ("estimates", "figures", "evaluate_table", "evaluate_problems", "evaluate_view")
+PARTS = (
+    "common/estimates",
+    "common/figures",
+    "evaluate/evaluate_table",
+    "evaluate/evaluate_problems",
+    "evaluate/evaluate_view",
+)
 
 
 def evaluate_view(tail: Server, export: Server, **kwargs: Any) -> gr.HTML:
@@ -37,7 +43,7 @@ def evaluate_view(tail: Server, export: Server, **kwargs: Any) -> gr.HTML:
     Each may return `{"error": sentence}`.
     """
     return gr.HTML(
-        html_template=asset("evaluate_view.html"),
+        html_template=asset("evaluate/evaluate_view.html"),
         js_on_load=script(*PARTS),
         apply_default_css=False,
         server_functions=served(eval_tail=tail, eval_export=export),
@@ -56,8 +62,8 @@ def evaluate_file(most: int, **kwargs: Any) -> gr.HTML:
     """
     return gr.HTML(
         value=None,
-        html_template=asset("evaluate_file.html"),
-        js_on_load=script("evaluate_file"),
+        html_template=asset("evaluate/evaluate_file.html"),
+        js_on_load=script("evaluate/evaluate_file"),
         apply_default_css=False,
         most_bytes=most,
         **kwargs,

@@ -25,7 +25,16 @@ import gradio as gr
 from rmx.recipes.recipe import PAPER, PRESETS
 from rmx.ui.views.view_common import Server, asset, script, served
 
-PARTS = ("estimates", "curves", "runs_table", "runs_sweep", "runs_detail", "runs_compare", "runs_cost", "runs_view")
+PARTS = (
+    "common/estimates",
+    "common/curves",
+    "runs/runs_table",
+    "runs/runs_sweep",
+    "runs/runs_detail",
+    "runs/runs_compare",
+    "runs/runs_cost",
+    "runs/runs_view",
+)
 
 
 def runs_view(
@@ -49,7 +58,7 @@ def runs_view(
     Each may return `{"error": sentence}`.
     """
     return gr.HTML(
-        html_template=asset("runs_view.html"),
+        html_template=asset("runs/runs_view.html"),
         js_on_load=script(*PARTS),
         apply_default_css=False,
         server_functions=served(

@@ -44,8 +44,16 @@ def token_view(
     of every subclass, and type checkers would believe it.
     """
     return gr.HTML(
-        html_template=asset("token_view.html"),
-        js_on_load=script("worth", "worth_plot", "pins", "figures", "share", "shades", "token_view"),
+        html_template=asset("explore/token_view.html"),
+        js_on_load=script(
+            "explore/worth",
+            "explore/worth_plot",
+            "explore/pins",
+            "common/figures",
+            "explore/share",
+            "explore/shades",
+            "explore/token_view",
+        ),
         apply_default_css=False,
         server_functions=served(tail=tail, inspect=inspect, look=look, search=search, **(sharing or {})),
         **kwargs,

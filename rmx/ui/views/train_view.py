@@ -28,15 +28,15 @@ import gradio as gr
 from rmx.ui.views.view_common import Server, asset, script, served
 
 PARTS = (
-    "curves",
-    "train_poll",
-    "train_run",
-    "train_rollouts",
-    "train_gate",
-    "train_curves",
-    "train_replay",
-    "train_samples",
-    "train_view",
+    "common/curves",
+    "train/train_poll",
+    "train/train_run",
+    "train/train_rollouts",
+    "train/train_gate",
+    "train/train_curves",
+    "train/train_replay",
+    "train/train_samples",
+    "train/train_view",
 )
 
 
@@ -53,7 +53,7 @@ def train_view(run_tail: Server, dry_run: Server, **kwargs: Any) -> gr.HTML:
     Each may return `{"error": sentence}`; run_tail does for a run that is not there.
     """
     return gr.HTML(
-        html_template=asset("train_view.html"),
+        html_template=asset("train/train_view.html"),
         js_on_load=script(*PARTS),
         apply_default_css=False,
         server_functions=served(run_tail=run_tail, dry_run=dry_run),

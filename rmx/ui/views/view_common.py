@@ -11,12 +11,12 @@ Server = Callable[[dict[str, Any]], Reply]
 
 
 def asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
+    return (ASSETS / "ui" / name).read_text(encoding="utf-8")
 
 
 def script(*names: str) -> str:
     """The `js_on_load` of a view: the common part, then the view's own files; all share one function's scope."""
-    return "\n".join(asset(f"{name}.js") for name in ("text", "view_common", *names))
+    return "\n".join(asset(f"{name}.js") for name in ("common/text", "common/view_common", *names))
 
 
 def served(**functions: Server) -> list[Server]:
@@ -37,16 +37,16 @@ def _named(fn: Server, name: str) -> Server:
 CSS = "\n".join(
     asset(f"{name}.css")
     for name in (
-        "view_common",
-        "curves",
-        "token_view",
-        "worth",
-        "pins",
-        "share",
-        "compare_view",
-        "claims_view",
-        "train_view",
-        "runs_view",
-        "evaluate_view",
+        "common/view_common",
+        "common/curves",
+        "explore/token_view",
+        "explore/worth",
+        "explore/pins",
+        "explore/share",
+        "compare/compare_view",
+        "claims/claims_view",
+        "train/train_view",
+        "runs/runs_view",
+        "evaluate/evaluate_view",
     )
 )

@@ -112,6 +112,6 @@ def test_the_bench_prints_them(capsys):
 
 
 def test_the_page_tells_of_the_controls():
-    small = (ASSETS / "token_view.html").read_text(encoding="utf-8")
+    small = (ASSETS / "ui/explore/token_view.html").read_text(encoding="utf-8")
     assert "the null swap, forcing the token that is there already, at 0&#8239;% [0, 2.6]" in small
     assert "142 forks of 40 problems" in small

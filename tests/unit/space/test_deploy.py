@@ -99,7 +99,8 @@ def test_a_docker_space_has_what_the_dockerfile_copies():
         if line.startswith("COPY")
         for word in [w for w in line.split()[1:] if not w.startswith("--")][:-1]
     }
-    assert copied == {"pyproject.toml", "requirements.lock", "README.md", "LICENSE", "rmx", "assets", "deploy/start"}
+    whole = {"pyproject.toml", "requirements.lock", "README.md", "LICENSE", "rmx", "assets"}
+    assert copied == whole | {"assets/space/start"}
     assert {w for w in copied if (ROOT / w).is_file()} | {"Dockerfile", ".dockerignore"} <= paths
     assert {"rmx/cli/main.py", "assets/mini/model.safetensors", "assets/pictures/explore.png"} <= paths
     assert {p.split("/")[0] for p in paths} == {w.split("/")[0] for w in copied} | {"Dockerfile", ".dockerignore"}
@@ -108,14 +109,14 @@ def test_a_docker_space_has_what_the_dockerfile_copies():
 
 def test_the_docker_ignore_file_lets_through_what_is_copied_and_nothing_else():
     allowed = {w[1:] for w in (ROOT / ".dockerignore").read_text().split() if w.startswith("!")}
-    assert allowed == {"rmx", "assets", "deploy/start", "pyproject.toml", "requirements.lock", "README.md", "LICENSE"}
+    assert allowed == {"rmx", "assets", "pyproject.toml", "requirements.lock", "README.md", "LICENSE"}
 
 
 def test_a_zerogpu_space_has_its_own_readme_and_requirements():
     made = plan("me/rmx", zerogpu=True)
     sources = {f.path: f.source for f in made.files}
-    assert sources["README.md"] == ROOT / "deploy/zerogpu/README.md"
-    assert sources["requirements.txt"] == ROOT / "deploy/zerogpu/requirements.txt"
+    assert sources["README.md"] == ROOT / "assets/space/zerogpu/README.md"
+    assert sources["requirements.txt"] == ROOT / "assets/space/zerogpu/requirements.txt"
     assert {"app.py", "rmx/cli/main.py", "assets/mini/config.json"} <= set(sources)
     assert "Dockerfile" not in sources
     assert (made.sdk, made.hardware) == ("gradio", "zero-a10g")
@@ -185,15 +186,15 @@ def test_an_installed_wheel_says_that_it_lacks_the_files(tmp_path):
 
 
 def test_leftovers_in_the_checkout_are_not_sent(tmp_path):
-    for name in ("LICENSE", "Dockerfile", ".dockerignore", "README.md", "deploy/start", "pyproject.toml"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("LICENSE", "Dockerfile", ".dockerignore", "README.md", "assets/space/start", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     (tmp_path / "requirements.lock").write_text("x")
     for name in ("rmx/a.py", "rmx/a.pyi", "rmx/__pycache__/a.pyc", "rmx/assets/x", "assets/x", ".env", "runs/r/key"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     paths = [f.path for f in plan("me/rmx", root=tmp_path).files]
-    assert [p for p in paths if "/" in p] == ["rmx/a.py", "assets/x", "deploy/start"]
+    assert [p for p in paths if "/" in p] == ["rmx/a.py", "assets/space/start", "assets/x"]
     assert ".env" not in paths
 
 
@@ -381,9 +382,10 @@ def test_a_dry_run_as_json(capsys):
     assert main(["deploy", "--space", "me/rmx", "--zerogpu", "--dry-run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["space"], told["sdk"], told["dry_run"]) == ("me/rmx", "gradio", True)
-    assert {"path": "requirements.txt", "bytes": (ROOT / "deploy/zerogpu/requirements.txt").stat().st_size} in told[
-        "files"
-    ]
+    assert {
+        "path": "requirements.txt",
+        "bytes": (ROOT / "assets/space/zerogpu/requirements.txt").stat().st_size,
+    } in told["files"]
 
 
 def test_the_verb_does_it_and_says_so(capsys, monkeypatch):

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from rmx.space.plan import THUMBNAIL
 
 ROOT = Path(__file__).parents[3]
-DOCKER, ZEROGPU = ROOT / "README.md", ROOT / "deploy" / "zerogpu" / "README.md"
+DOCKER, ZEROGPU = ROOT / "README.md", ROOT / "assets/space/zerogpu" / "README.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
@@ -96,7 +96,7 @@ SHOWN = 'echo "$HF_HOME $RMX_CACHE $RMX_RUNS" "$@"'
 
 
 def start(data: Path, user: int | None = None, **environment: str) -> str:
-    script = (ROOT / "deploy" / "start").read_text(encoding="utf-8")
+    script = (ROOT / "assets/space/start").read_text(encoding="utf-8")
     command = ["/bin/sh", "-c", script, "start", "/bin/sh", "-c", SHOWN, "sh", "a b"]
     env = {"PATH": "/usr/bin:/bin", "RMX_DATA": str(data), **environment}
     return subprocess.run(command, env=env, user=user, capture_output=True, text=True, check=True).stdout.strip()
