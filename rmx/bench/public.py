@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from rmx.bench.visitors import Tally, Task, Visitor, make_tasks
+from rmx.bench.visitors import FakeVisitor, Task, VisitTally, make_tasks
 from rmx.data.problems import load_set
 from rmx.errors import RmxError
 from rmx.models.load import load
@@ -35,7 +35,7 @@ DOWN = 45.0  # seconds around a kill in which lost connections are no errors
 WARM = 0.25  # share of the time after which memory should no longer grow
 
 
-class Site:
+class AppProcess:
     """The app in a process of its own, public, with a folder of runs."""
 
     def __init__(self, runs: Path) -> None:
@@ -87,7 +87,7 @@ class Site:
 def bench_public(clients: int = 32, minutes: float = 5.0, kill: bool = False) -> dict[str, Any]:
     """Errors, wrong results, waits and memory of `clients` visitors over `minutes`."""
     with tempfile.TemporaryDirectory(prefix="rmx-public-") as folder:
-        site, store = Site(Path(folder)), RunStore(Path(folder))
+        site, store = AppProcess(Path(folder)), RunStore(Path(folder))
         tasks = make_tasks(load("mini", device="cpu"), load_set("mini")[:PROBLEMS], SEEDS, MAX_NEW)
         site.start()
         try:
@@ -100,20 +100,20 @@ def bench_public(clients: int = 32, minutes: float = 5.0, kill: bool = False) ->
 
 
 async def _visited(
-    site: Site, store: RunStore, tasks: Sequence[Task], clients: int, seconds: float, kill: bool
+    site: AppProcess, store: RunStore, tasks: Sequence[Task], clients: int, seconds: float, kill: bool
 ) -> dict[str, Any]:
-    tally, config = Tally(), httpx.get(f"{site.url}/config", timeout=60).json()
+    tally, config = VisitTally(), httpx.get(f"{site.url}/config", timeout=60).json()
     began = time.monotonic()
     until = began + seconds
     watch = asyncio.create_task(_watch(site, began, until))
     train = asyncio.create_task(_train(store, until))
     crash = asyncio.create_task(_crash(site, store, tally, began + seconds / 2)) if kill else None
-    await asyncio.gather(*(Visitor(site.url, config, tasks, i, tally).stay(until) for i in range(clients)))
+    await asyncio.gather(*(FakeVisitor(site.url, config, tasks, i, tally).stay(until) for i in range(clients)))
     memory, trained = await watch, await train
     return _report(tally, memory, trained, clients, seconds) | ({"after_the_kill": await crash} if crash else {})
 
 
-async def _watch(site: Site, began: float, until: float) -> list[tuple[float, float]]:
+async def _watch(site: AppProcess, began: float, until: float) -> list[tuple[float, float]]:
     """(seconds since the beginning, MB) of the app."""
     seen = []
     while time.monotonic() < until:
@@ -138,7 +138,7 @@ async def _train(store: RunStore, until: float) -> dict[str, int]:
     return ended
 
 
-async def _crash(site: Site, store: RunStore, tally: Tally, at: float) -> dict[str, Any]:
+async def _crash(site: AppProcess, store: RunStore, tally: VisitTally, at: float) -> dict[str, Any]:
     """Kill the app and the run, start the app again, and look at what was finished before."""
     while time.monotonic() < at:
         await asyncio.sleep(0.5)
@@ -159,7 +159,7 @@ async def _crash(site: Site, store: RunStore, tally: Tally, at: float) -> dict[s
 
 
 def _report(
-    tally: Tally, memory: list[tuple[float, float]], trained: dict[str, int], clients: int, seconds: float
+    tally: VisitTally, memory: list[tuple[float, float]], trained: dict[str, int], clients: int, seconds: float
 ) -> dict[str, Any]:
     late = [mb for t, mb in memory if t >= WARM * seconds]
     return {

@@ -53,7 +53,7 @@ def make_tasks(model: Model, problems: Sequence[Problem], seeds: Sequence[int], 
 
 
 @dataclass
-class Tally:
+class VisitTally:
     """What all visitors met."""
 
     done: Counter[str] = field(default_factory=Counter)
@@ -129,10 +129,10 @@ class Page:
             yield messages()
 
 
-class Visitor:
+class FakeVisitor:
     """Does what visitors do, again and again: solve, swap, stop, close the tab, use the API."""
 
-    def __init__(self, url: str, config: dict[str, Any], tasks: Sequence[Task], seed: int, tally: Tally) -> None:
+    def __init__(self, url: str, config: dict[str, Any], tasks: Sequence[Task], seed: int, tally: VisitTally) -> None:
         self.url, self.config, self.tasks, self.tally = url, config, tasks, tally
         self.draw = random.Random(seed)
 

@@ -22,7 +22,7 @@ Cancelled = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class StudyProgress:
     """Where a study stands; `found` holds everything so far, None before the first result."""
 
     at: int
@@ -39,7 +39,7 @@ class Swaps:
     controls: tuple[ProblemControls, ...] = ()  # null swaps and resampling at the forks of the same problems
 
 
-def shifts(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
+def shifts(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """Both models, and a placebo, read the base's greedy solutions."""
     run = ShiftSet(
         subject.pair,
@@ -52,10 +52,10 @@ def shifts(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
         store=subject.store,
     )
     for report in run:
-        yield Progress(report.at, report.of, report if report.at else None)
+        yield StudyProgress(report.at, report.of, report if report.at else None)
 
 
-def interventions(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
+def interventions(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """All arms and the placebo, greedily."""
     run = InterveneSet(
         subject.pair,
@@ -69,10 +69,10 @@ def interventions(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
         store=subject.store,
     )
     for report in run:
-        yield Progress(len(report.problems), report.of, report if report.problems else None)
+        yield StudyProgress(len(report.problems), report.of, report if report.problems else None)
 
 
-def swaps(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
+def swaps(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """Forced tokens at the base's forks and at as many other places, and the controls at the forks."""
     base, tau, most = subject.pair.base, subject.tau, subject.max_new
     done, flips, controls = list[str](), list[Flip](), list[ProblemControls]()
@@ -93,27 +93,27 @@ def swaps(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
             done.append(problem.id)
             flips += found
             controls.append(tried)
-            yield Progress(len(done), len(subject.problems), Swaps(tuple(done), tuple(flips), tuple(controls)))
+            yield StudyProgress(len(done), len(subject.problems), Swaps(tuple(done), tuple(flips), tuple(controls)))
     finally:
         journal.close()
 
 
-def locator(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
+def locator(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """Continuations at gated and ungated places of the base's greedy solutions, within the budget of tokens."""
     config = LocatorConfig(seed=subject.seed, budget=subject.budget, max_new_tokens=subject.max_new)
     base, store = subject.pair.base, subject.store
     run = Locator(base, subject.problems, subject.tau, config, subject.set_name, cancelled, store=store)
     for report in run:
-        yield Progress(report.problems, report.of, report)
+        yield StudyProgress(report.problems, report.of, report)
 
 
-def runs(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
+def runs(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """Finished training runs of this model, on this machine."""
     found = read_runs(RunStore(private=subject.private_runs), subject.asked.get("model") or subject.model)
-    yield Progress(len(found.all), len(found.all), found)
+    yield StudyProgress(len(found.all), len(found.all), found)
 
 
-def evaluation(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
+def evaluation(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """pass@k of both models over the same samples per problem; completions that are stored are not made again."""
     # Later than the rest: the evaluation brings its own store, which the other studies do not need.
     from rmx.evaluate.config import EvalConfig
@@ -131,10 +131,10 @@ def evaluation(subject: Subject, cancelled: Cancelled) -> Iterator[Progress]:
     store = subject.store or SampleStore(readable=not subject.private_runs)
     run = Evaluation(two, list(subject.problems), config, subject.set_name, store=store)
     for report in run.run(cancelled):
-        yield Progress(report.at, report.of, report)
+        yield StudyProgress(report.at, report.of, report)
 
 
-STUDIES: dict[StudyName, Callable[[Subject, Cancelled], Iterator[Progress]]] = {
+STUDIES: dict[StudyName, Callable[[Subject, Cancelled], Iterator[StudyProgress]]] = {
     "runs": runs,
     "shifts": shifts,
     "interventions": interventions,

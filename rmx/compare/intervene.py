@@ -82,7 +82,7 @@ class PatchJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PairStep:
     """What both models say at one step of a batch: one entry for each row."""
 
     base: Tensor  # (rows, V) logits
@@ -92,14 +92,14 @@ class Step:
     entropy: list[float]  # of the base, nats
 
     @classmethod
-    def of(cls, stream: PairStream) -> "Step":
+    def of(cls, stream: PairStream) -> "PairStep":
         cap = capture(stream.base, 1)
         # The same argmax as a lone decode takes: topk may break an exact tie the other way.
         ours, theirs = stream.base.argmax(-1).tolist(), stream.adapted.argmax(-1).tolist()
         return cls(stream.base, stream.adapted, ours, theirs, cap.entropy.tolist())
 
 
-def choose(job: PatchJob, key: bytes, pos: int, step: Step, row: int) -> tuple[int, bool]:
+def choose(job: PatchJob, key: bytes, pos: int, step: PairStep, row: int) -> tuple[int, bool]:
     """The token that an arm takes at one place, were its budget unlimited, and whether it interferes there."""
     ours, theirs = step.ours[row], step.theirs[row]
     differs = ours != theirs
@@ -162,7 +162,7 @@ class Intervention:
         with open_pair(self.pair, [prefix]) as stream:
             try:
                 while not self.cancelled():
-                    token = self.take(Step.of(stream), 0, detail=True)
+                    token = self.take(PairStep.of(stream), 0, detail=True)
                     self.seconds = time.perf_counter() - began
                     yield token
                     if self.over():
@@ -187,7 +187,7 @@ class Intervention:
         finally:
             self.seconds = time.perf_counter() - began
 
-    def take(self, step: Step, row: int, detail: bool = False) -> Patched:
+    def take(self, step: PairStep, row: int, detail: bool = False) -> Patched:
         """Choose the next token from one row of a batch and note it; `detail` adds what only a reader wants."""
         pos = len(self.tokens)
         token, wanted = choose(self.job, self._key, pos, step, row)
@@ -209,7 +209,7 @@ class Intervention:
         self.patches += taken.patched
         return taken
 
-    def _detail(self, step: Step, row: int, token: int) -> tuple[float, float]:
+    def _detail(self, step: PairStep, row: int, token: int) -> tuple[float, float]:
         """Probabilities of the token under the base and under the adapted model."""
         both = torch.stack([step.base[row].float(), step.adapted[row].float()]).log_softmax(-1)[:, token].exp()
         return float(both[0]), float(both[1])
@@ -287,7 +287,7 @@ class ArmResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ArmProblem:
     """A problem as the arms see it."""
 
     id: str
@@ -304,7 +304,7 @@ class AllArms:
     def __init__(
         self,
         pair: Pair,
-        problems: Sequence[Asked],
+        problems: Sequence[ArmProblem],
         arms: Sequence[Arm],
         tau: float,
         seed: int = 0,
@@ -325,10 +325,10 @@ class AllArms:
                 results |= last
         return [{arm: o for arm, o in results.items() if arm in self.arms} for results in found]
 
-    def _job(self, asked: Asked, arm: Arm, places: tuple[int, ...] = ()) -> PatchJob:
+    def _job(self, asked: ArmProblem, arm: Arm, places: tuple[int, ...] = ()) -> PatchJob:
         return PatchJob(asked.prompt_ids, arm, self.tau, asked.known, None, places, self.seed, self.max_new)
 
-    def _matched(self, asked: Asked, found: dict[Arm, ArmResult]) -> PatchJob:
+    def _matched(self, asked: ArmProblem, found: dict[Arm, ArmResult]) -> PatchJob:
         length, patches = found["base"].tokens, found["oracle"].patches
         return self._job(asked, "matched", matched_places(length, patches, self.seed, prompt_key(asked.prompt_ids)))
 
@@ -350,7 +350,7 @@ class AllArms:
         # Read anew, so that nothing depends on what was computed before.
         with open_pair(self.pair, [job.prompt_ids for job in jobs], reuse=False) as stream:
             while live and not self.cancelled():
-                step = Step.of(stream)
+                step = PairStep.of(stream)
                 tokens = [arms[i].take(step, row).id for row, i in enumerate(live)]
                 going = [row for row, i in enumerate(live) if not arms[i].over()]
                 done.update(i for row, i in enumerate(live) if row not in going)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmx.compare.intervene import ARMS, AllArms, Arm, ArmResult, Asked
+from rmx.compare.intervene import ARMS, AllArms, Arm, ArmProblem, ArmResult
 from rmx.compare.placebo import Text
 from rmx.compare.shift_set import CALIBRATION_TEXTS, known_placebo
 from rmx.engine.engine import split_key
@@ -224,7 +224,7 @@ class InterveneSet:
 
     def _run(self) -> Iterator[InterveneReport]:
         began, done = time.perf_counter(), list[ProblemArms]()
-        asked = [Asked(p.id, self.pair.base.prompt_ids(p.problem), p.answer) for p in self.problems]
+        asked = [ArmProblem(p.id, self.pair.base.prompt_ids(p.problem), p.answer) for p in self.problems]
         size = self._batch_size(asked)
         for start in range(0, len(asked), size):
             if self.cancelled():
@@ -240,7 +240,7 @@ class InterveneSet:
         yield self._report(done, began, True, placebo)
 
     def _batch(
-        self, pair: Pair, batch: Sequence[Asked], arms: Sequence[Arm], what: str
+        self, pair: Pair, batch: Sequence[ArmProblem], arms: Sequence[Arm], what: str
     ) -> list[dict[Arm, ArmResult]] | None:
         """All arms on the problems of a batch, as they are known or as they are decoded; None after a cancel.
 
@@ -261,7 +261,7 @@ class InterveneSet:
             self._journal.put(f"{name} {i}", {"arms": {arm: r.row() for arm, r in results.items()}})
         return found
 
-    def _known(self, asked: Asked, row: dict[str, Any]) -> dict[Arm, ArmResult]:
+    def _known(self, asked: ArmProblem, row: dict[str, Any]) -> dict[Arm, ArmResult]:
         """What is known of a problem, its answers read and judged by the present rules."""
         found: dict[Arm, ArmResult] = {}
         for arm, kept in row["arms"].items():
@@ -269,7 +269,7 @@ class InterveneSet:
             found[arm] = ArmResult.of_row(arm, answer, kept)
         return found
 
-    def _placebo(self, asked: Sequence[Asked], done: Sequence[ProblemArms], size: int) -> PlaceboArm | None:
+    def _placebo(self, asked: Sequence[ArmProblem], done: Sequence[ProblemArms], size: int) -> PlaceboArm | None:
         """Solve the same problems with noise that reranks the base's solutions as often as the adapted model does."""
         prompts = {a.id: a for a in asked}
         wanted = [prompts[p.id] for p in done]
@@ -315,7 +315,7 @@ class InterveneSet:
             self.pair.base.dtype,
         )
 
-    def _batch_size(self, asked: Sequence[Asked]) -> int:
+    def _batch_size(self, asked: Sequence[ArmProblem]) -> int:
         """Problems that go together, by rows and by the memory of their keys and values."""
         config = self.pair.base.engine.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

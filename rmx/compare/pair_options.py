@@ -9,7 +9,7 @@ from rmx.compare.intervene_set import InterveneReport, InterveneSet, check_arms
 from rmx.compare.noise_floor import shape_noise
 from rmx.compare.placebo import placebo_pair
 from rmx.compare.shift_map import MapJob, ShiftMap, Source
-from rmx.compare.shift_set import PAPER, Places, ShiftFigures, ShiftReport, ShiftSet, places_of
+from rmx.compare.shift_set import PAPER, ReadPlaces, ShiftFigures, ShiftReport, ShiftSet, places_of
 from rmx.config import Sampling, check_tau
 from rmx.data.problems import find_problem, load_set
 from rmx.engine.engine import split_key
@@ -165,12 +165,12 @@ def _prompt(model: Model, options: PairOptions, one: MapOptions) -> tuple[tuple[
     return model.prompt_ids(one.prompt or "", one.raw), one.answer
 
 
-def map_places(found: ShiftMap) -> Places:
+def map_places(found: ShiftMap) -> ReadPlaces:
     """A map's places, for the same statistics as a set's."""
     import torch
 
     shifts = found.shifts
-    return Places(
+    return ReadPlaces(
         "prompt",
         torch.tensor([s.base.entropy for s in shifts]),
         torch.tensor([s.rank for s in shifts], dtype=torch.long),

@@ -42,7 +42,7 @@ PAPER = {
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class ReadPlaces:
     """All places of one solution, read by two models. Tensors are (T,) on the CPU."""
 
     problem: str
@@ -60,7 +60,7 @@ class Places:
         return {name: getattr(self, name).tolist() for name in ("entropy", "rank", "kl", "near")}
 
     @classmethod
-    def of_row(cls, problem: str, row: dict[str, Any]) -> "Places":
+    def of_row(cls, problem: str, row: dict[str, Any]) -> "ReadPlaces":
         """The places that `row` has told."""
         near = torch.tensor(row["near"], dtype=torch.bool)
         entropy, kl = (torch.tensor(row[name], dtype=torch.float32) for name in ("entropy", "kl"))
@@ -75,7 +75,7 @@ class Places:
 class ShiftFigures:
     """The statistics of many solutions."""
 
-    places: tuple[Places, ...]
+    places: tuple[ReadPlaces, ...]
     tau: float
 
     def json(self) -> dict[str, Any]:
@@ -204,7 +204,7 @@ class ShiftSet:
     calibration: Calibration | None = None  # what tau came from
     store: LineStore | None = None  # what earlier runs of the same have found, and where this one keeps it
     _texts: list[Text] = field(default_factory=list)
-    _places: list[Places] = field(default_factory=list)
+    _places: list[ReadPlaces] = field(default_factory=list)
     _noise: Difference | None = None
     _dtype_noise: Difference | None = None
 
@@ -255,7 +255,7 @@ class ShiftSet:
     def _take(self, problem: Problem, prompt: tuple[int, ...], row: dict[str, Any]) -> None:
         """A problem that an earlier run has done."""
         self._texts.append(([*prompt, *row["ids"]], len(prompt) - 1))
-        self._places.append(Places.of_row(problem.id, row))
+        self._places.append(ReadPlaces.of_row(problem.id, row))
         self._noise, self._dtype_noise = (
             Difference(*row[name]) if row[name] is not None else None for name in ("noise", "dtype")
         )
@@ -280,13 +280,13 @@ class ShiftSet:
             yield self._report("done")
             return
         strength = split_key(str(noise.adapter))[1]
-        read: list[Places] = []
+        read: list[ReadPlaces] = []
         for place, text, name in zip(self._places, self._texts, self._names, strict=False):
             if self.cancelled():
                 break
             piece = f"placebo {strength!r} {self._tolerance!r} {name}"
             if (row := self._journal.get(piece)) is not None:
-                read.append(Places.of_row(place.problem, row))
+                read.append(ReadPlaces.of_row(place.problem, row))
                 continue
             with noise.when_free(self.cancelled) as mine:
                 if not mine:
@@ -382,7 +382,7 @@ def greedy_ids(
         )[0]
 
 
-def places_of(pair: Pair, problem: str, text: Text, noise: float) -> Places:
+def places_of(pair: Pair, problem: str, text: Text, noise: float) -> ReadPlaces:
     """Read one text under both models, anew; the caller holds `pair.turn()`."""
     ids, start = text
     columns: list[tuple[Tensor, ...]] = []
@@ -394,4 +394,4 @@ def places_of(pair: Pair, problem: str, text: Text, noise: float) -> Places:
 
     read_both(pair, ids[:-1], start, on_rows, reuse=False)
     entropy, rank, kl, near = (torch.cat([c[i] for c in columns]).cpu() for i in range(4))
-    return Places(problem, entropy, rank, kl, near)
+    return ReadPlaces(problem, entropy, rank, kl, near)

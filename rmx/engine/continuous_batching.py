@@ -59,7 +59,7 @@ class Sample:
 
 
 @dataclass(slots=True)
-class _Row:
+class _SampledRow:
     """A sample under way."""
 
     prompt: int
@@ -143,7 +143,7 @@ class Loop:
         self._stop_ids, self._over = stop_ids, over
         self._batch = _Ragged(engine, rows) if _ragged(engine) else _Even(engine, rows)
         self._waiting = deque(self._rows_of_all())
-        self._live: list[_Row] = []  # in the order of the batch
+        self._live: list[_SampledRow] = []  # in the order of the batch
         self._next: list[int] = []  # the token that each of them is fed next
         self._prefilled: tuple[int, Tensor, Any] | None = None  # the last prompt: its number, logits (1, V), cache
         self._ended: list[Sample] = []
@@ -168,12 +168,12 @@ class Loop:
 
     # -- rows that begin ------------------------------------------------------------------------------------------
 
-    def _rows_of_all(self) -> Iterator[_Row]:
+    def _rows_of_all(self) -> Iterator[_SampledRow]:
         for i, ask in enumerate(self._asks):
             key = prompt_key(ask.prompt_ids)
             room = min(self._sampling.max_new_tokens, self._engine.context - len(ask.prompt_ids))
             for number, made in enumerate(ask.made):
-                yield _Row(i, number, key, room, made)
+                yield _SampledRow(i, number, key, room, made)
 
     def _admit(self, cancelled: Callable[[], bool]) -> None:
         """Begin waiting rows while there is room; a row that ends with its first token needs none."""
@@ -190,7 +190,7 @@ class Loop:
             n += 1
         return n
 
-    def _begin(self, rows: list[_Row]) -> None:
+    def _begin(self, rows: list[_SampledRow]) -> None:
         """Choose the first tokens of rows of one prompt and put them into the batch."""
         prompt, cache = rows[0].prompt, None
         tokens = [0] * len(rows)
@@ -226,7 +226,7 @@ class Loop:
             self._live = [self._live[i] for i in order]
             self._next = [tokens[i] for i in order]
 
-    def _choose(self, logits: Tensor, rows: Sequence[_Row]) -> list[int]:
+    def _choose(self, logits: Tensor, rows: Sequence[_SampledRow]) -> list[int]:
         """The next token of each row, noted with its entropy and log-probability; one transfer for all of it."""
         found = capture(logits, 1)
         if self._sampling.greedy:
@@ -244,7 +244,7 @@ class Loop:
                 row.logps.append(value)
         return [0 if row.ghost else int(token) for row, token in zip(rows, tokens, strict=True)]
 
-    def _take(self, row: _Row, token: int) -> bool:
+    def _take(self, row: _SampledRow, token: int) -> bool:
         """Count a row's new token; True where the row ends with it."""
         row.length += 1
         if row.ghost:
@@ -256,7 +256,7 @@ class Loop:
         self._ended.append(Sample(row.prompt, row.number, *figures, stop))
         return True
 
-    def _stop(self, row: _Row, token: int) -> Stop | None:
+    def _stop(self, row: _SampledRow, token: int) -> Stop | None:
         ended = self._over(row.prompt, row.number, token)
         if token in self._stop_ids:
             return "eos"

@@ -174,13 +174,13 @@ class Engine:
         self.compared: tuple[Any, Any] | None = None  # checksums, and what was found of these tensors in the file
         self.fault: str | None = None  # why these weights must not be used any more
         self.far: RemoteCaller | None = None  # what calls the process with the weights; None: that is this one
-        self.held = Held([self])  # of whoever has the turn
+        self.held = HeldEngines([self])  # of whoever has the turn
 
     def forked(self) -> None:
         """In a new process that is a copy of another: the weights are here, its lines and locks are not ours."""
         self.far = None
         self.turns = Turns(self.turns.limit, self.turns.per_owner, self.turns.per_address)
-        self.held = Held([self])
+        self.held = HeldEngines([self])
         self.prefixes = PrefixCache(self.prefixes.max_bytes)
 
     @property
@@ -285,9 +285,9 @@ class Engine:
             for one in held.used:
                 one.switch()
 
-    def _step_back(self) -> tuple["Held", Ticket]:
+    def _step_back(self) -> tuple["HeldEngines", Ticket]:
         """Give the turn back for a while, the network as it was before it."""
-        held, self.held = self.held, Held([self])
+        held, self.held = self.held, HeldEngines([self])
         for one in reversed(held.used):
             one.leave()
         return held, self.turns.step_back()
@@ -458,7 +458,7 @@ class Using:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldEngines:
     """What belongs to whoever holds an engine: the engines held with it, itself among them in the order in which their
     turns are always taken, and what was switched to, the innermost last."""
 
@@ -470,12 +470,12 @@ class Held:
 def held_together(engines: Sequence[Engine]) -> Iterator[None]:
     """The caller holds the turns of all these engines, in this order, and gives them back after the `with` block."""
     for engine in engines:
-        engine.held = Held(engines)
+        engine.held = HeldEngines(engines)
     try:
         yield
     finally:
         for engine in engines:
-            engine.held = Held([engine])
+            engine.held = HeldEngines([engine])
 
 
 def adapter_key(name: str, strength: float = 1.0) -> str:

@@ -15,7 +15,7 @@ from rmx.engine.decoding_memory import fitting_rows
 from rmx.engine.sampling import prompt_key
 from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import Contestant
-from rmx.evaluate.report import EvalReport, Solved, Tally
+from rmx.evaluate.report import DecodingTally, EvalReport, ProblemRow
 from rmx.evaluate.seen import trained_on
 from rmx.evaluate.store import Answered, SampleStore, Shelf
 from rmx.models.pair import Pair
@@ -62,9 +62,9 @@ class Evaluation:
         self._prompts = [contestants[0].model.prompt_ids(p.problem) for p in problems]
         for contestant in contestants[1:]:
             contestant.model.check_fit(max(self._prompts, key=len, default=()))
-        self._tallies = {c.name: Tally() for c in contestants}
+        self._tallies = {c.name: DecodingTally() for c in contestants}
         self._seen = {c.name: trained_on(c.spec, problems) for c in contestants}
-        self._solved: list[Solved] = []
+        self._solved: list[ProblemRow] = []
         self._check: BaseCheck | None = None
         self._at = self._cached = 0
         self._began = time.monotonic()
@@ -147,7 +147,7 @@ class Evaluation:
             cancelled=cancelled,
         )
 
-    def _graded(self, place: int, shelves: Shelves) -> Solved:
+    def _graded(self, place: int, shelves: Shelves) -> ProblemRow:
         """One problem, as all models answered it; what its answers were judged to be is kept."""
         greedy, drawn = dict[str, Answered](), dict[str, list[Answered]]()
         prompt, problem = hashed(self._prompts[place]), self.problems[place]
@@ -157,7 +157,7 @@ class Evaluation:
                     greedy[contestant.name] = shelf.found[prompt, 0]
                 else:
                     drawn[contestant.name] = [shelf.found[prompt, number] for number in range(self.config.n)]
-        solved = Solved.graded(problem, greedy, drawn)
+        solved = ProblemRow.graded(problem, greedy, drawn)
         for c, contestant in enumerate(self.contestants):
             for sampling, shelf in shelves[c]:
                 ones = [greedy[contestant.name]] if sampling.greedy else drawn[contestant.name]

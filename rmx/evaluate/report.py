@@ -26,14 +26,14 @@ FIGURES = ("greedy", "pass@k", "avg", "majority", "truncated", "unparsed")
 
 
 @dataclass(slots=True)
-class Tally:
+class DecodingTally:
     """What a model's new completions took."""
 
     tokens: int = 0
     seconds: float = 0.0
     fault: str | None = None  # why completions are not kept
 
-    def copy(self) -> "Tally":
+    def copy(self) -> "DecodingTally":
         return replace(self)
 
 
@@ -58,7 +58,7 @@ class One:
 
 
 @dataclass(frozen=True, slots=True)
-class Solved:
+class ProblemRow:
     """One problem as all models answered it."""
 
     problem: Problem
@@ -68,7 +68,7 @@ class Solved:
     @classmethod
     def graded(
         cls, problem: Problem, greedy: Mapping[str, Answered], drawn: Mapping[str, Sequence[Answered]]
-    ) -> "Solved":
+    ) -> "ProblemRow":
         """Every different writing of an answer is compared with the known one once. Cut off is wrong, and no vote."""
         known = problem.answer or ""
         asked = {one.answer for ones in drawn.values() for one in ones} | {one.answer for one in greedy.values()}
@@ -100,8 +100,8 @@ class EvalReport:
     config: EvalConfig
     contestants: tuple[Contestant, ...]
     of_problems: int
-    solved: tuple[Solved, ...]
-    tallies: dict[str, Tally]
+    solved: tuple[ProblemRow, ...]
+    tallies: dict[str, DecodingTally]
     at: int  # completions made or known
     of: int
     done: bool

@@ -11,7 +11,7 @@ from rmx.errors import SwapError
 from rmx.explore.generate import Generation, Job
 from rmx.models.load import Model
 from rmx.records import TokenDist, Trace
-from rmx.storage.memory_shares import TOKEN_BYTES, Kept, bytes_of
+from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares, bytes_of
 
 POINTERS = 24  # bytes of one token in the list of a branch, in its trace, and among what a branch keeps
 
@@ -31,14 +31,14 @@ class Origin:
 
 
 @dataclass
-class Run:
+class Branch:
     """One branch: how it was made, its tokens so far, and its end."""
 
     model: Model
     job: Job
     prompt: str  # the exact text that the model was asked with
     tree: str
-    parent: "Run | None" = None
+    parent: "Branch | None" = None
     title: str | None = None
     show: int | None = None  # the place worth opening when it is done
     owner: str | None = None  # the visitor whose it is
@@ -74,9 +74,9 @@ class Run:
         job, parts = self.job, [self.own, self.job.forced, self.job.read, self.error]
         return parts if self.parent else [*parts, self.prompt, self.title, job.prompt_ids, job.known, self.stand_in]
 
-    def branch(self, job: Job) -> "Run":
+    def branch(self, job: Job) -> "Branch":
         """A branch of the same solution, not generated yet."""
-        made = Run(self.model, job, self.prompt, self.tree, self, self.title, owner=self.owner)
+        made = Branch(self.model, job, self.prompt, self.tree, self, self.title, owner=self.owner)
         made.known_computed = self.known_computed
         return made
 
@@ -108,20 +108,20 @@ class Run:
             self.trace = generation.trace()
 
 
-class Runs:
+class BranchStore:
     """The branches in memory, by id. Whole trees leave memory as storage.memory_shares has it.
 
     Args:
         kept: the account; by default one of its own, without a share for each visitor.
     """
 
-    def __init__(self, kept: Kept | None = None) -> None:
-        self.kept = kept or Kept()
-        self._trees: dict[str, list[Run]] = {}
-        self._by_id: dict[str, Run] = {}
+    def __init__(self, kept: MemoryShares | None = None) -> None:
+        self.kept = kept or MemoryShares()
+        self._trees: dict[str, list[Branch]] = {}
+        self._by_id: dict[str, Branch] = {}
         self._lock = threading.Lock()
 
-    def add(self, *runs: Run) -> Run:
+    def add(self, *runs: Branch) -> Branch:
         """Keep branches of one tree, all of them or none; returns the first.
 
         Raises:
@@ -138,12 +138,12 @@ class Runs:
         self.kept.put(tree, size, owner, lambda: self._forget(tree), lambda: self._is_busy(tree))
         return runs[0]
 
-    def weigh_again(self, run: Run) -> None:
+    def weigh_again(self, run: Branch) -> None:
         """Count a branch with the tokens that it has by now."""
         weigh([run])
         self.kept.grow(run.tree, tree_bytes(self.branches(run.tree)))
 
-    def get(self, run_id: object) -> Run:
+    def get(self, run_id: object) -> Branch:
         """The run of this id.
 
         Raises:
@@ -154,14 +154,14 @@ class Runs:
             raise SwapError("This solution is no longer in memory. Solve the problem again.")
         return run
 
-    def find(self, run_id: object) -> Run | None:
+    def find(self, run_id: object) -> Branch | None:
         with self._lock:
             run = self._by_id.get(run_id) if isinstance(run_id, str) else None
         if run is not None:
             self.kept.touch(run.tree)
         return run
 
-    def branches(self, tree: str) -> list[Run]:
+    def branches(self, tree: str) -> list[Branch]:
         """All branches of a tree in the order they were made."""
         with self._lock:
             return list(self._trees.get(tree, []))
@@ -194,13 +194,13 @@ class Runs:
                 del self._by_id[run.id]
 
 
-def weigh(runs: Sequence[Run]) -> None:
+def weigh(runs: Sequence[Branch]) -> None:
     """Note the bytes of branches of one tree; what several of them have in common counts for the first."""
     seen: dict[int, Any] = {}
     for run in runs:
         run.nbytes = bytes_of(*run.parts(), seen=seen) + POINTERS * len(run.tokens)
 
 
-def tree_bytes(runs: Sequence[Run]) -> int:
+def tree_bytes(runs: Sequence[Branch]) -> int:
     """Bytes of a tree: of tokens that are there, or still come in, no less than their usual size."""
     return max(TOKEN_BYTES * sum(len(run.own) for run in runs), sum(run.nbytes for run in runs))

@@ -120,7 +120,7 @@ def systematic(chances: Sequence[float], start: float) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RedrawnToken:
     """One token of a solution and what redrawing it would change."""
 
     problem: str
@@ -161,7 +161,7 @@ class Located:
     problem: str
     tokens: int
     gated: int
-    places: tuple[Place, ...]
+    places: tuple[RedrawnToken, ...]
     most_elsewhere: float  # weight that all ungated places together could have, the alternatives left out not counted
     unseen: float  # probability of the alternatives left out, over all places: the most that they could add
 
@@ -339,7 +339,7 @@ class Locator:
         """What an earlier search has found in a solution; None where it is unknown, or had more of the budget left."""
         if row is None or self.cancelled() or self.config.budget - self.spent < row["left"]:
             return None
-        places = tuple(Place(**(place | {"bounds": tuple(place["bounds"])})) for place in row["places"])
+        places = tuple(RedrawnToken(**(place | {"bounds": tuple(place["bounds"])})) for place in row["places"])
         self.spent += row["spent"]
         return Located(row["problem"], row["tokens"], row["gated"], places, row["most_elsewhere"], row["unseen"])
 
@@ -351,10 +351,10 @@ class Locator:
             return "cancelled"
         trace = solve_anew(self.model, job, self.cancelled)
         drawn = self._drawn(problem, trace)
-        places = list[Place]()
+        places = list[RedrawnToken]()
         for token, chance in drawn:
             place = self._place(problem, trace, token, chance)
-            if not isinstance(place, Place):
+            if not isinstance(place, RedrawnToken):
                 return place
             places.append(place)
         here = [t for t in trace.tokens if t.id not in self.model.stop_ids]
@@ -386,11 +386,11 @@ class Locator:
         """The most that the sampled alternatives of a place could decide."""
         return sum(self._others(token))
 
-    def _place(self, problem: Problem, trace: Trace, token: TokenDist, chance: float) -> Place | Ended:
+    def _place(self, problem: Problem, trace: Trace, token: TokenDist, chance: float) -> RedrawnToken | Ended:
         gated, p = is_fork(token.entropy, self.tau), self._others(token)
         about = (problem.id, token.pos, token.text, token.entropy, gated, chance)
         if not p:
-            return Place(*about, 0.0, 0.0, (0.0, 0.0), 0.0)
+            return RedrawnToken(*about, 0.0, 0.0, (0.0, 0.0), 0.0)
         found = self._sampled(trace, token, str(problem.answer))
         if not isinstance(found, list):
             return found
@@ -403,7 +403,7 @@ class Locator:
         gaps = [_difference(sum(chosen), sum(hits), self.config.samples) for hits in others]
         low = sum(w * max(0.0, a, -b) for w, (a, b) in zip(p, gaps, strict=True))
         high = sum(w * max(abs(a), abs(b)) for w, (a, b) in zip(p, gaps, strict=True))
-        return Place(*about, weight, plain, (low, high), sum(p))
+        return RedrawnToken(*about, weight, plain, (low, high), sum(p))
 
     def _sampled(self, trace: Trace, token: TokenDist, known: str) -> list[tuple[int, int]] | Ended:
         """Right answers in both halves, of the chosen token first and then of each alternative, likeliest first."""

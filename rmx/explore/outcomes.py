@@ -182,7 +182,7 @@ def outcomes(
 
 
 @dataclass
-class Arm:
+class SampledArm:
     """The samples of one alternative so far."""
 
     candidate: Candidate
@@ -209,7 +209,7 @@ class Sampler:
         self.kept = trace.ids[:pos]
         self.prefix = [*trace.prompt_ids, *self.kept]
         top = trace.tokens[pos].top[: config.alternatives]
-        self.arms = [Arm(c, prompt_key([*self.prefix, c.id])) for c in top]
+        self.arms = [SampledArm(c, prompt_key([*self.prefix, c.id])) for c in top]
         self.meter = Meter(config.budget)
         self._row_tokens, self._rows = 0, 0  # of finished rounds
 
@@ -278,7 +278,7 @@ class Sampler:
             self._count(plan, rows)
         yield
 
-    def _chooser(self, plan: Sequence[tuple[Arm, int]]) -> Callable[[Tensor, Sequence[int], int], Tensor]:
+    def _chooser(self, plan: Sequence[tuple[SampledArm, int]]) -> Callable[[Tensor, Sequence[int], int], Tensor]:
         seed, temperature, top_p = self.config.seed, self.config.temperature, self.config.top_p
 
         def choose(logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
@@ -287,7 +287,7 @@ class Sampler:
 
         return choose
 
-    def _count(self, plan: Sequence[tuple[Arm, int]], rows: Sequence[Sequence[int]]) -> None:
+    def _count(self, plan: Sequence[tuple[SampledArm, int]], rows: Sequence[Sequence[int]]) -> None:
         prompt_ids = self.trace.prompt_ids
         for (arm, _), row in zip(plan, rows, strict=True):
             ids = [*self.kept, *row]

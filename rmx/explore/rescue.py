@@ -192,7 +192,7 @@ def _goal(trace: Trace, config: RescueConfig, known: str | None) -> Goal:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SearchFork:
     """A fork of a branch and the tokens that could stand there."""
 
     pos: int
@@ -201,13 +201,13 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
+class SearchBranch:
     """A decoded branch: its tokens, what was swapped in it, and the forks behind the last swap."""
 
     ids: tuple[int, ...]
     swaps: tuple[tuple[int, int, int], ...]  # (position, token before, token after)
     p: float  # product of the swapped tokens' probabilities
-    places: tuple[Place, ...]
+    places: tuple[SearchFork, ...]
 
 
 @dataclass
@@ -230,14 +230,15 @@ class Search:
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.config.budget)
-        self._queue: list[tuple[int, float, int, Branch, Place]] = []
+        self._queue: list[tuple[int, float, int, SearchBranch, SearchFork]] = []
         self._number = count()  # breaks ties: first come, first served
         self._seen: set[tuple[int, ...]] = set()
         k = self.config.alternatives
         places = tuple(
-            Place(t.pos, tuple(c.id for c in t.top[:k]), tuple(c.p for c in t.top[:k])) for t in forks_of(self.trace)
+            SearchFork(t.pos, tuple(c.id for c in t.top[:k]), tuple(c.p for c in t.top[:k]))
+            for t in forks_of(self.trace)
         )
-        self._push(Branch(tuple(self.trace.ids), (), 1.0, places))
+        self._push(SearchBranch(tuple(self.trace.ids), (), 1.0, places))
 
     def state(self, done: bool = False) -> Rescue:
         return Rescue(
@@ -273,7 +274,7 @@ class Search:
 
     # -- the queue ------------------------------------------------------------------------------------------------
 
-    def _push(self, branch: Branch) -> None:
+    def _push(self, branch: SearchBranch) -> None:
         """Queue the forks of a branch: fewest swaps first, then by the likeliest branch that can come of them."""
         if len(branch.swaps) >= self.config.most_swaps:
             return
@@ -282,7 +283,7 @@ class Search:
             best = max((p for i, p in zip(place.ids, place.p, strict=True) if i != here), default=0.0)
             heappush(self._queue, (len(branch.swaps) + 1, -branch.p * best, next(self._number), branch, place))
 
-    def _candidates(self, branch: Branch, place: Place) -> list[tuple[int, float]]:
+    def _candidates(self, branch: SearchBranch, place: SearchFork) -> list[tuple[int, float]]:
         """The tokens to try at a fork, likeliest first, without beginnings that were tried before."""
         found = []
         for token_id, p in zip(place.ids, place.p, strict=True):
@@ -295,7 +296,7 @@ class Search:
     # -- trying ---------------------------------------------------------------------------------------------------
 
     def _try(
-        self, branch: Branch, place: Place, candidates: Sequence[tuple[int, float]]
+        self, branch: SearchBranch, place: SearchFork, candidates: Sequence[tuple[int, float]]
     ) -> Generator[None, None, bool]:
         """Decode all alternatives of one fork as one batch; whether they came to their ends."""
         engine, adapter = self.model.engine, self.trace.adapter
@@ -321,7 +322,7 @@ class Search:
                 continue
             self.tried += 1
             swaps = (*branch.swaps, (place.pos, branch.ids[place.pos], token_id))
-            child = Branch((*kept, *row), swaps, branch.p * p, tuple(watch.places[i]))
+            child = SearchBranch((*kept, *row), swaps, branch.p * p, tuple(watch.places[i]))
             if not self.found and self.does_it(child.ids):
                 self._confirm(child)
             self._push(child)
@@ -340,7 +341,7 @@ class Search:
         answer = self._grade(ids)
         return answer.text is not None and bool(answer.correct) == (self.goal == "right")
 
-    def _confirm(self, branch: Branch) -> None:
+    def _confirm(self, branch: SearchBranch) -> None:
         """Make the branch swap by swap, each decoded by itself: a batch may round a near tie the other way."""
         trace = self.trace
         sampling = Sampling(max_new_tokens=self.config.max_new_tokens)
@@ -367,7 +368,7 @@ class _Watch:
     def __init__(self, ending: Ending, search: Search, pos: int) -> None:
         self._ending, self._pos = ending, pos
         self._tau, self._k = search.trace.tau, search.config.alternatives
-        self.places: dict[int, list[Place]] = {}
+        self.places: dict[int, list[SearchFork]] = {}
         self.ended: set[int] = set()
 
     def over(self, row: int, token_id: int) -> bool:
@@ -381,5 +382,5 @@ class _Watch:
         for i, entropy in enumerate(cap.entropy.tolist()):
             if is_fork(entropy, self._tau):
                 ids, p = cap.top_ids[i].tolist(), cap.top_logp[i].exp().tolist()
-                self.places[rows[i]].append(Place(self._pos + step, tuple(ids), tuple(p)))
+                self.places[rows[i]].append(SearchFork(self._pos + step, tuple(ids), tuple(p)))
         return cap.top_ids[:, 0]

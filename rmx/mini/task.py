@@ -15,7 +15,7 @@ from difflib import SequenceMatcher
 from functools import cache
 from typing import Literal
 
-from rmx.mini.templates import TEMPLATES, Plan, Split, Step, Template, Wording
+from rmx.mini.templates import TEMPLATES, Plan, Split, Template, TemplateStep, Wording
 from rmx.mini.words import NAMES, THINGS
 
 __all__ = [
@@ -152,7 +152,7 @@ def calculate(x: int, op: str, y: int) -> int:
     return value
 
 
-def work_out(steps: Iterable[Step], numbers: Mapping[str, int]) -> list[Equation]:
+def work_out(steps: Iterable[TemplateStep], numbers: Mapping[str, int]) -> list[Equation]:
     """The equations of a plan; raises ValueError where a step cannot be done."""
     known, worked = dict(numbers), []
     for i, step in enumerate(steps, 1):

@@ -21,7 +21,7 @@ _CHOICE = re.compile(r"\[([^\]]*)\]")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TemplateStep:
     """One equation of a plan, `left op right`, over slot names and earlier results `s1`, `s2`."""
 
     left: str
@@ -35,7 +35,7 @@ class Plan:
 
     name: str
     right: bool
-    steps: tuple[Step, ...]
+    steps: tuple[TemplateStep, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Template:
 
 def _plan(name: str, text: str) -> Plan:
     """Read `"!a + b; s1 - c"`; the exclamation mark says that the plan is right."""
-    steps = tuple(Step(*step.split()) for step in text.lstrip("!").split(";"))
+    steps = tuple(TemplateStep(*step.split()) for step in text.lstrip("!").split(";"))
     return Plan(name, text.startswith("!"), steps)
 
 

@@ -37,7 +37,7 @@ def hub_bytes(repo: str, revision: str | None) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class SiteRules:
     """What may be asked for. Every `admit_…` returns or raises `Refused` with a sentence."""
 
     public: bool = False
@@ -112,4 +112,4 @@ class Policy:
         return name not in REPOSITORIES or name in self.sets or self.cached(name)
 
 
-PRIVATE = Policy()
+PRIVATE = SiteRules()

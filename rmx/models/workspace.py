@@ -15,7 +15,7 @@ from rmx.errors import Busy, ModelError, shown
 from rmx.models.adapters import adapter_name, add_adapter, drop_adapter
 from rmx.models.load import Model, load
 from rmx.models.placing import PLAIN, Placing
-from rmx.models.site_rules import PRIVATE, Policy
+from rmx.models.site_rules import PRIVATE, SiteRules
 
 MOST_ADAPTERS = 24  # on one model; of more, the least recently asked for goes
 
@@ -40,7 +40,7 @@ class Workspace:
         dtype: str = "auto",
         keep: int = 2,
         loader: Callable[[str], Model] | None = None,
-        policy: Policy = PRIVATE,
+        policy: SiteRules = PRIVATE,
         max_waiting: int = 64,
         per_visitor: int = 0,
         per_address: int = 0,

@@ -1,7 +1,7 @@
 """Which training runs the visitors of a site may start, and how large they may be."""
 
 from rmx.errors import Refused
-from rmx.models.site_rules import DUPLICATE, Policy
+from rmx.models.site_rules import DUPLICATE, SiteRules
 from rmx.recipes.job import TrainJob
 
 # A visitor's run on `mini` where training is "mini": fields of the recipe and the most that each may ask for.
@@ -12,7 +12,7 @@ CAPS = {
 FEWEST_CHECKS = 0.2  # epochs between two checks, at least
 
 
-def admit_job(rules: Policy, job: TrainJob) -> None:
+def admit_job(rules: SiteRules, job: TrainJob) -> None:
     """Let a visitor start this training run.
 
     Raises:

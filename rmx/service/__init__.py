@@ -14,19 +14,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rmx.service.arguments import Limits, checked
-from rmx.service.pair import Intervene, Shifts
-from rmx.service.runs import TrainStatus
-from rmx.service.solution import Outcomes, Rescue, Swap, Trace
+from rmx.service.pair import InterveneRequest, ShiftsRequest
+from rmx.service.runs import TrainStatusRequest
+from rmx.service.solution import OutcomesRequest, RescueRequest, SwapRequest, TraceRequest
 from rmx.service.verb import Cancelled, Document, Site, Verb
 
 VERBS: dict[str, type[Verb]] = {
-    "trace": Trace,
-    "swap": Swap,
-    "outcomes": Outcomes,
-    "rescue": Rescue,
-    "shifts": Shifts,
-    "intervene": Intervene,
-    "train_status": TrainStatus,
+    "trace": TraceRequest,
+    "swap": SwapRequest,
+    "outcomes": OutcomesRequest,
+    "rescue": RescueRequest,
+    "shifts": ShiftsRequest,
+    "intervene": InterveneRequest,
+    "train_status": TrainStatusRequest,
 }
 
 

@@ -19,7 +19,7 @@ State = TypeVar("State")
 
 
 @dataclass(frozen=True, slots=True)
-class Solved:
+class MeasuredSolution:
     """The solution that is measured."""
 
     model: Model
@@ -43,14 +43,14 @@ class Solved:
         }
 
 
-def solve(options: TraceOptions, workspace: Workspace | None = None) -> Solved:
+def solve(options: TraceOptions, workspace: Workspace | None = None) -> MeasuredSolution:
     """The greedy solution.
 
     Raises:
         RmxError: any mistake in the options, in a sentence.
     """
     model, job = prepare(options, workspace)
-    return Solved(model, Generation(model, job).run(), job.known)
+    return MeasuredSolution(model, Generation(model, job).run(), job.known)
 
 
 def measure_outcomes(
@@ -107,13 +107,13 @@ def measure_sofar(
     return solved.json() | _last(sofar(solved.model, solved.trace, known=solved.known), on_state).json()
 
 
-def outcomes_json(solved: Solved, config: OutcomeConfig, found: Outcomes | Importance) -> dict[str, Any]:
+def outcomes_json(solved: MeasuredSolution, config: OutcomeConfig, found: Outcomes | Importance) -> dict[str, Any]:
     """The document of either form of `rmx outcomes`."""
     draws = {"seed": config.seed, "temperature": config.temperature, "top_p": config.top_p}
     return solved.json() | draws | found.json()
 
 
-def rescue_json(solved: Solved, config: RescueConfig, found: Rescue) -> dict[str, Any]:
+def rescue_json(solved: MeasuredSolution, config: RescueConfig, found: Rescue) -> dict[str, Any]:
     """The document of `rmx rescue`."""
     return solved.json() | {"seed": config.seed} | found.json()
 

@@ -55,7 +55,7 @@ class Comparing(Asking):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shifts(Comparing):
+class ShiftsRequest(Comparing):
     """Where a base and an adapted model part: on one solution, token by token, or over the first `limit` problems.
 
     On one solution every token has its class: unshifted, reranked (the adapted model's choice is among the base's top
@@ -106,7 +106,7 @@ class Shifts(Comparing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Intervene(Comparing):
+class InterveneRequest(Comparing):
     """Patch single tokens of the base on the first `limit` problems of a set (20 by default) and count right answers.
 
     Arms: base and teacher are the two models; oracle takes the adapted model's token wherever they disagree, entropy

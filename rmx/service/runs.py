@@ -12,7 +12,7 @@ LISTED = 200  # runs
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainStatus(Verb):
+class TrainStatusRequest(Verb):
     """How the training runs stand: all of them, or one with what was asked and its files."""
 
     run: Annotated[str | None, "a run's id, or as much of its beginning as only one has; by default all runs"] = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from rmx.config import TOP_KEPT
 from rmx.engine.fair_queue import Kind
-from rmx.explore.branches import Run
+from rmx.explore.branches import Branch
 from rmx.explore.generate import Job
 from rmx.explore.importance import MOST_FORKS, importance
 from rmx.explore.outcomes import OutcomeConfig, outcomes
@@ -17,7 +17,7 @@ from rmx.models.adapters import bundled_adapters
 from rmx.models.load import Model
 from rmx.records import Trace as Solution
 from rmx.service.arguments import Limits, adapter_name, between, model_name, set_name, short_enough, swaps_of
-from rmx.service.measure import Solved, outcomes_json, rescue_json
+from rmx.service.measure import MeasuredSolution, outcomes_json, rescue_json
 from rmx.service.trace import TraceOptions, asked, prepare
 from rmx.service.verb import INTERVAL, Asking, Cancelled, Document, Site, last, new_tokens, without
 
@@ -95,7 +95,7 @@ class Sampled(Solving):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trace(Sampled):
+class TraceRequest(Sampled):
     """Solve a problem, or read a given solution, and see the distribution behind every token.
 
     The document has the tokens with their entropy, probability and likeliest alternatives, marks the forks (tokens at
@@ -118,7 +118,7 @@ class Trace(Sampled):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Swap(Sampled):
+class SwapRequest(Sampled):
     """Solve a problem, put other tokens in the place of some of its tokens, and see whether the answer changes.
 
     Each swap keeps what stands before its position, forces its token and lets the model go on; it applies to the branch
@@ -150,7 +150,7 @@ def written(
     about: Mapping[str, Any] | None = None,
 ) -> Generator[Document, None, Solution]:
     """Generate, with deltas of new tokens a few times a second; returns the solution, or as much of it as there is."""
-    run = Run(model, job, prompt="", tree="")
+    run = Branch(model, job, prompt="", tree="")
     sent, told, due = len(job.kept), 0, 0.0
     for count in run.steps():
         if cancelled():
@@ -169,7 +169,7 @@ def written(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcomes(Solving):
+class OutcomesRequest(Solving):
     """What each alternative of a place is worth: sample on from it many times and count the answers that are reached.
 
     Without `pos` this is done at the forks of the highest entropy, and the document says which of them decide. Shares
@@ -213,7 +213,7 @@ class Outcomes(Solving):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rescue(Solving):
+class RescueRequest(Solving):
     """The fewest swaps that turn a wrong answer right, or break a right one. The right answer must be known.
 
     `swaps` of the document, written as POSITION=TOKEN_ID, are what `swap` takes.
@@ -235,7 +235,7 @@ class Rescue(Solving):
         yield without(found, "prompt_ids") if self.brief else found
 
 
-def solve(options: TraceOptions, site: Site, cancelled: Cancelled) -> Generator[Document, None, Solved]:
+def solve(options: TraceOptions, site: Site, cancelled: Cancelled) -> Generator[Document, None, MeasuredSolution]:
     """The greedy solution that is measured, with the deltas of its tokens."""
     model, job = prepare(options, site.workspace)
-    return Solved(model, (yield from written(model, job, cancelled)), job.known)
+    return MeasuredSolution(model, (yield from written(model, job, cancelled)), job.known)

@@ -66,7 +66,7 @@ def never() -> bool:
     return False
 
 
-class Kept:
+class MemoryShares:
     """The account. Its callers hold no lock of their own while they call it: what has to go is forgotten at once.
 
     Args:

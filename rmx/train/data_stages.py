@@ -15,7 +15,7 @@ from rmx.train.rollouts.file import read_rollouts
 from rmx.train.rollouts.sample import RolloutLog, sample_rollouts
 from rmx.train.rollouts.selection import pass_histogram, select, tau_of_share
 from rmx.train.rollouts.server import Report, server_rollouts
-from rmx.train.stages import Context, Event, Progress
+from rmx.train.stages import Context, Event, StageProgress
 from rmx.train.step.items import Item, make_items
 from rmx.train.step.processes import dealt
 
@@ -55,7 +55,7 @@ def rollouts_stage(run: Context) -> Iterator[Event]:
 def sample(run: Context, draws: Sequence[Draw]) -> Iterator[Event]:
     """Bring each file to `k` rollouts per problem, telling how far all of them are together."""
     there = [_there(run, draw) for draw in draws]
-    progress = Progress("rollouts", sum(draw.wanted for draw in draws), sum(map(len, there)))
+    progress = StageProgress("rollouts", sum(draw.wanted for draw in draws), sum(map(len, there)))
     for draw, found in zip(draws, there, strict=True):
         report, log = Report(), _own_log(run, draw)
         for rollout in _source(run, draw, found, report):
@@ -91,7 +91,7 @@ def _source(run: Context, draw: Draw, found: Sequence[Rollout], report: Report) 
     return sample_rollouts(*asked, cancelled=run.stop)
 
 
-def _count(run: Context, progress: Progress, more: int) -> None:
+def _count(run: Context, progress: StageProgress, more: int) -> None:
     """Progress by what all processes have sampled."""
     progress.at = progress.first + run.team.count("rollouts", more) if run.team else progress.at + more
 

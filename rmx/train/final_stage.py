@@ -7,14 +7,14 @@ from rmx.records import Problem
 from rmx.train.checks.greedy import Solutions, solve_together
 from rmx.train.publish.export import finish_adapter
 from rmx.train.publish.provenance import base_of, provenance
-from rmx.train.stages import Context, Event, Progress
+from rmx.train.stages import Context, Event, StageProgress
 from rmx.train.step.lora_policy import NAME, load_weights
-from rmx.train.training_stage import Training, written
+from rmx.train.training_stage import TrainingLoop, written
 
 EVALUATION, ADAPTER = "evaluation.json", "adapter"
 
 
-def final_stage(run: Context, training: Training) -> Iterator[Event]:
+def final_stage(run: Context, training: TrainingLoop) -> Iterator[Event]:
     """Load the best checkpoint into the policy and measure it; yields progress only.
 
     The test problems decide nothing: the checkpoint was chosen on the validation split, or is the last one.
@@ -28,7 +28,7 @@ def final_stage(run: Context, training: Training) -> Iterator[Event]:
     stored = run.read(EVALUATION)
     if not problems or (stored and stored["checkpoint"] == name):
         return
-    progress = Progress("final", 2 * len(problems))
+    progress = StageProgress("final", 2 * len(problems))
     yield progress.event()
     before = solved(run, problems, None)
     progress.at = len(problems)
@@ -68,13 +68,15 @@ def evaluation(name: str, problems: list[Problem], before: Solutions, after: Sol
     }
 
 
-def chosen(training: Training) -> str | None:
+def chosen(training: TrainingLoop) -> str | None:
     """Name of the checkpoint that becomes the adapter; None where there is none."""
     there = written(training.folder)
     return training.best or (f"step_{there[-1]}" if there else None)
 
 
-def finish(run: Context, training: Training, config: Mapping[str, Any], events: Iterable[Any], took: float) -> Event:
+def finish(
+    run: Context, training: TrainingLoop, config: Mapping[str, Any], events: Iterable[Any], took: float
+) -> Event:
     """Write the adapter with its card, and tell that the run is done."""
     name = chosen(training)
     found = run.read(EVALUATION) or {}

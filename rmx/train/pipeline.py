@@ -21,7 +21,7 @@ from rmx.recipes.job import TrainJob, problems_of
 from rmx.records import Problem, Rollout
 from rmx.runs.rates import cost
 from rmx.train.checks.heldout import HeldOut
-from rmx.train.checks.replay import Fork, Replay, Solved, default_forks
+from rmx.train.checks.replay import BaseSolution, Fork, ForkReplay, default_forks
 from rmx.train.data_stages import GATE, ROLLOUTS, VALIDATION, Gated, gate_stage, rollouts_stage, selection_stage
 from rmx.train.final_stage import final_stage, finish
 from rmx.train.plan.estimate import Estimate, estimate, work_left
@@ -29,14 +29,14 @@ from rmx.train.plan.estimate_ahead import ahead_figures, estimate_ahead, usual_l
 from rmx.train.plan.probe import Speeds, device_name, probe
 from rmx.train.plan.room import fit, memory_told, room_of
 from rmx.train.rollouts.file import read_rollouts
-from rmx.train.stages import Context, Event, Progress
+from rmx.train.stages import Context, Event, StageProgress
 from rmx.train.step.base_figures import DTYPES, MEMORY, SPARE_DISK, BaseFigures
 from rmx.train.step.items import cut
-from rmx.train.step.lora_policy import Policy, make_policy
+from rmx.train.step.lora_policy import LoraPolicy, make_policy
 from rmx.train.step.processes import Team, collected, dealt_by
 from rmx.train.step.scoring import score
 from rmx.train.step.trainer import Trainer
-from rmx.train.training_stage import Training
+from rmx.train.training_stage import TrainingLoop
 
 SECONDS = "stages.json"
 STYLE = "style.json"  # how the problems are asked
@@ -135,14 +135,14 @@ class Pipeline:
             yield told
         return rollouts
 
-    def policy(self) -> Policy:
+    def policy(self) -> LoraPolicy:
         recipe, init = self.run.job.recipe, self.run.job.init_adapter
         folder = Path(init) if init else None
         return make_policy(
             self.run.model, recipe.adapter, folder, recipe.seed, recipe.optim.recompute, recipe.optim.tf32
         )
 
-    def _gate(self, policy: Policy, rollouts: list[Rollout]) -> Generator[Event, None, Gated]:
+    def _gate(self, policy: LoraPolicy, rollouts: list[Rollout]) -> Generator[Event, None, Gated]:
         """Score what has no entropies yet, and gate."""
         rollouts = yield from self.scored(policy, rollouts)
         gated = gate_stage(self.run, rollouts)
@@ -156,7 +156,7 @@ class Pipeline:
         yield from self.fitted(policy, made)
         return gated
 
-    def fitted(self, policy: Policy, made: Estimate) -> Iterator[Event]:
+    def fitted(self, policy: LoraPolicy, made: Estimate) -> Iterator[Event]:
         """What is done where memory or disk do not suffice for what the run is about to do."""
         room = min(collected([room_of(policy.device)], lambda bytes_: bytes_, self.team))
         notes = [fit(policy, made, room)]
@@ -189,12 +189,12 @@ class Pipeline:
             seconds=PROBE,
         )
 
-    def scored(self, policy: Policy, rollouts: list[Rollout]) -> Generator[Event, None, list[Rollout]]:
+    def scored(self, policy: LoraPolicy, rollouts: list[Rollout]) -> Generator[Event, None, list[Rollout]]:
         """Entropies where they are missing, and the base's figures of every token, in one pass over the rollouts."""
         longest = self.run.job.recipe.optim.max_seq_len
         scored = [cut(r, longest) for r in rollouts]
         mine = dealt_by([r.problem_id for r in scored], self.team)
-        progress, found = Progress("gate", len(mine)), list[tuple[int, Rollout]]()
+        progress, found = StageProgress("gate", len(mine)), list[tuple[int, Rollout]]()
         for at, rollout in zip(mine, score(policy, (scored[i] for i in mine), self.figures), strict=True):
             found.append((at, rollout))
             progress.at += 1
@@ -209,7 +209,7 @@ class Pipeline:
             scored[at] = replace(scored[at], entropies=entropies)
         return scored
 
-    def held_out(self, policy: Policy, gated: Gated, rollouts: Path | None = None) -> HeldOut | None:
+    def held_out(self, policy: LoraPolicy, gated: Gated, rollouts: Path | None = None) -> HeldOut | None:
         """What is checked while it trains; `rollouts` is the file of held-out ones, by default this run's own."""
         run, recipe, path = self.run, self.run.job.recipe, rollouts or self.run.folder / VALIDATION
         if not run.problems.validation:
@@ -225,24 +225,24 @@ class Pipeline:
             team=self.team,
         )
 
-    def training(self, policy: Policy, gated: Gated, held_out: HeldOut | None) -> Training:
+    def training(self, policy: LoraPolicy, gated: Gated, held_out: HeldOut | None) -> TrainingLoop:
         run, recipe = self.run, self.run.job.recipe
         trainer = Trainer(policy, gated.items, recipe, team=self.team, figures=self.figures)
-        return Training(run, trainer, held_out, self._replay(held_out), self._agreed_stop)
+        return TrainingLoop(run, trainer, held_out, self._replay(held_out), self._agreed_stop)
 
-    def _replay(self, held_out: HeldOut | None) -> Replay:
+    def _replay(self, held_out: HeldOut | None) -> ForkReplay:
         """The pinned forks, else the most open ones in the base's solutions of the first validation problems."""
         model = self.run.model
         forks = [_pinned(f"pin {n}", pin) for n, pin in enumerate(self.run.job.pins, 1)]
         if not forks and held_out is not None:  # of several processes all solve, although one replays
             solved = [
-                Solved(p.id, model.prompt_ids(p.problem), s.ids, p.answer)
+                BaseSolution(p.id, model.prompt_ids(p.problem), s.ids, p.answer)
                 for p, s in zip(held_out.problems[:WATCHED], held_out.base.each, strict=False)
             ]
             forks = default_forks(model, solved)
-        return Replay(model, forks)
+        return ForkReplay(model, forks)
 
-    def _done(self, training: Training) -> Event:
+    def _done(self, training: TrainingLoop) -> Event:
         kind, figures = finish(self.run, training, self.config, self._told(), sum(self.run.seconds.values()))
         usd = cost(figures["seconds"], self.device).usd
         return kind, figures | {"usd": usd, "peak_rss_mb": round(peak_rss_mb(), 1)}

@@ -79,7 +79,7 @@ class Context(RunFiles):
 
 
 @dataclass
-class Progress:
+class StageProgress:
     """How far a stage is, how long it may take still, and when to say so."""
 
     stage: str

@@ -38,9 +38,9 @@ from rmx.train.pipeline import Pipeline, peak_rss_mb
 from rmx.train.plan.estimate import Estimate as Forecast
 from rmx.train.publish.export import finish_adapter
 from rmx.train.publish.provenance import base_of, provenance
-from rmx.train.stages import Event, Progress, RunFiles
-from rmx.train.step.lora_policy import NAME, Policy, load_weights
-from rmx.train.training_stage import CHECKPOINTS, Training
+from rmx.train.stages import Event, RunFiles, StageProgress
+from rmx.train.step.lora_policy import NAME, LoraPolicy, load_weights
+from rmx.train.training_stage import CHECKPOINTS, TrainingLoop
 
 TEST_BASE = "test_base.json"
 RULE = (
@@ -50,7 +50,7 @@ RULE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class SweptTau:
     """What came of one threshold."""
 
     tau: float  # nats
@@ -77,7 +77,7 @@ class Arm:
         return fields | {"share": share, "adapter": f"{self.folder}/{ADAPTER}" if self.best else None}
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Arm":
+    def from_json(cls, stored: Mapping[str, Any]) -> "SweptTau":
         return cls(**{name: stored[name] for name in cls.__slots__})
 
 
@@ -86,7 +86,7 @@ def folder_of(tau: float) -> str:
     return f"tau_{tau:g}"
 
 
-def chosen_of(arms: Iterable[Arm]) -> Arm | None:
+def chosen_of(arms: Iterable[SweptTau]) -> SweptTau | None:
     """The rule: highest validation pass@1 of the best checkpoint, of equal ones the smaller tau; never the test."""
     able = [arm for arm in arms if arm.validation and arm.validation["value"] is not None]
     return min(
@@ -117,7 +117,7 @@ class Sweep(RunFiles):
         self.trunk = Pipeline(job, folder, config, stop=stop, model=model)
         if not self.trunk.run.problems.validation:
             raise TrainError("A sweep chooses on validation problems, and there are none. Name a set with --set.")
-        self.arms = {arm.tau: arm for arm in map(Arm.from_json, (self.read(SWEEP) or {"taus": []})["taus"])}
+        self.arms = {arm.tau: arm for arm in map(SweptTau.from_json, (self.read(SWEEP) or {"taus": []})["taus"])}
         self._held: HeldOut | None = None
         self._estimate: Forecast | None = None  # of one training
         self._pace: float | None = None  # seconds for one update, checks included
@@ -171,7 +171,7 @@ class Sweep(RunFiles):
         self._keep(arm)
         yield "tau", arm.json() | {"nth": len(self.arms), "of": len(self.job.taus)}
 
-    def _held_out(self, part: Pipeline, policy: Policy, gated: Gated) -> HeldOut | None:
+    def _held_out(self, part: Pipeline, policy: LoraPolicy, gated: Gated) -> HeldOut | None:
         """The validation problems, with what is known of the base from the threshold before."""
         held = part.held_out(policy, gated, self.folder / VALIDATION)
         if held and self._held:
@@ -195,7 +195,7 @@ class Sweep(RunFiles):
         problems = run.problems.test
         if not problems:
             return
-        progress = Progress("final", (1 + len(arms)) * len(problems))
+        progress = StageProgress("final", (1 + len(arms)) * len(problems))
         yield progress.event()
         before = self._base_solved()
         for arm in arms:
@@ -221,20 +221,20 @@ class Sweep(RunFiles):
         self.write(TEST_BASE, {"solutions": made.json()})
         return made
 
-    def _load(self, arm: Arm) -> None:
+    def _load(self, arm: SweptTau) -> None:
         """Put a threshold's best checkpoint on the model."""
         engine = self.trunk.run.model.engine
         load_weights(engine.model, self.folder / arm.folder / CHECKPOINTS / str(arm.best))
         engine.prefixes.clear(NAME)
 
-    def _keep(self, arm: Arm) -> None:
+    def _keep(self, arm: SweptTau) -> None:
         self.arms[arm.tau] = arm
         self._write(chosen_of(self.arms.values()) if len(self.arms) == len(self.job.taus) else None)
 
-    def _write(self, chosen: Arm | None) -> None:
+    def _write(self, chosen: SweptTau | None) -> None:
         self.write(SWEEP, self._json(chosen))
 
-    def _json(self, chosen: Arm | None) -> dict[str, Any]:
+    def _json(self, chosen: SweptTau | None) -> dict[str, Any]:
         arms, stored = [self.arms[tau] for tau in self.job.taus if tau in self.arms], self.read(TEST_BASE)
         return {
             "taus": [arm.json() for arm in arms],
@@ -248,7 +248,7 @@ class Sweep(RunFiles):
 
     # -- adapters -----------------------------------------------------------------------------------------------------
 
-    def _finish(self, arm: Arm, folder: Path, base: Solutions | None = None) -> None:
+    def _finish(self, arm: SweptTau, folder: Path, base: Solutions | None = None) -> None:
         """Write the adapter of one threshold, with its card; `base` where the test problems are solved."""
         if arm.best is None:
             return
@@ -285,7 +285,7 @@ class Sweep(RunFiles):
         }
 
 
-def _before_after(chosen: Arm | None, base: Solutions | None) -> dict[str, Any]:
+def _before_after(chosen: SweptTau | None, base: Solutions | None) -> dict[str, Any]:
     """What the run is known by: the chosen adapter on the test problems, else on those of the validation split."""
     if chosen is None:
         return {"split": None, "before": None, "after": None, "vs_base": None}
@@ -294,10 +294,10 @@ def _before_after(chosen: Arm | None, base: Solutions | None) -> dict[str, Any]:
     return {"split": "test", "before": base.pass_at_1, "after": chosen.test, "vs_base": chosen.test_vs_base}
 
 
-def _arm(tau: float, gate: Mapping[str, Any], training: Training, seconds: float, note: str | None) -> Arm:
+def _arm(tau: float, gate: Mapping[str, Any], training: TrainingLoop, seconds: float, note: str | None) -> SweptTau:
     """What is known of a threshold once it is trained."""
     best, first = best_of(training.checks), next((c for c in training.checks if c.optimizer_step == 0), None)
-    return Arm(
+    return SweptTau(
         tau=tau,
         gated=gate["gated"],
         tokens=gate["tokens"],

@@ -9,8 +9,8 @@ from rmx.errors import Stopped
 from rmx.recipes.recipe import Recipe
 from rmx.train.checks.guards import below_base, kl_away, not_finite
 from rmx.train.checks.heldout import Check, HeldOut, best_of, stops_early
-from rmx.train.checks.replay import Replay
-from rmx.train.stages import Context, Event, Progress
+from rmx.train.checks.replay import ForkReplay
+from rmx.train.stages import Context, Event, StageProgress
 from rmx.train.step import checkpoint
 from rmx.train.step.lora_policy import NAME
 from rmx.train.step.order import total_updates, updates_per_epoch
@@ -28,7 +28,7 @@ def checkpoint_steps(items: int, recipe: Recipe) -> list[int]:
 
 
 @dataclass
-class Training:
+class TrainingLoop:
     """The loop around a trainer. What was checked so far is in `checks.json`; a restart begins at the last checkpoint.
 
     Args:
@@ -40,7 +40,7 @@ class Training:
     run: Context
     trainer: Trainer
     held_out: HeldOut | None
-    replay: Replay
+    replay: ForkReplay
     stop: Callable[[], bool]
     checks: list[Check] = field(default_factory=list)
     kl_losses: list[float] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Training:
             Stopped: it was asked to stop; the last update is in a checkpoint.
         """
         yield from self._resume()
-        progress = Progress("training", self.trainer.last, self.trainer.updates)
+        progress = StageProgress("training", self.trainer.last, self.trainer.updates)
         yield progress.event()
         steps = iter(()) if self.ended else self.trainer.run()
         for step in steps:

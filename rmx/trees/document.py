@@ -30,7 +30,7 @@ from rmx.storage.strict_json import (
     to_number,
     to_text,
 )
-from rmx.trees.tree import Branch, Tree
+from rmx.trees.tree import Tree, TreeBranch
 
 FORMAT, VERSION = "rmx tree", 1
 MOST_BRANCHES = 64
@@ -76,7 +76,7 @@ def tree_document(tree: Tree, small: bool = False) -> Document:
     return document
 
 
-def _branch_document(tree: Tree, branch: Branch, texts: Mapping[int, str] | None) -> Document:
+def _branch_document(tree: Tree, branch: TreeBranch, texts: Mapping[int, str] | None) -> Document:
     sampling = branch.sampling
     tokens = [t.json(tree.tau) if texts is None else _small(t, tree.tau, texts) for t in branch.tokens]
     return {
@@ -199,7 +199,7 @@ def read_style(value: Any) -> PromptStyle:
     )
 
 
-def _read_branch(row: Document, i: int, lengths: Sequence[int], texts: Mapping[int, str]) -> Branch:
+def _read_branch(row: Document, i: int, lengths: Sequence[int], texts: Mapping[int, str]) -> TreeBranch:
     name = f"branch {i + 1}"
     parent = to_int(row.get("parent"), f"the parent of {name} (an earlier branch)", 0, i - 1)
     at = to_int(row.get("at"), f"the place where {name} leaves its parent", 0, lengths[parent] - 1)
@@ -208,7 +208,7 @@ def _read_branch(row: Document, i: int, lengths: Sequence[int], texts: Mapping[i
     return _branch(row, parent, at, forced, texts, i)
 
 
-def _branch(row: Document, parent: int | None, at: int, forced: int, texts: Mapping[int, str], i: int) -> Branch:
+def _branch(row: Document, parent: int | None, at: int, forced: int, texts: Mapping[int, str], i: int) -> TreeBranch:
     name = f"branch {i + 1}"
     rows = to_list(row.get("tokens"), f"the tokens of {name}", MOST_TOKENS)
     if not rows:
@@ -224,7 +224,7 @@ def _branch(row: Document, parent: int | None, at: int, forced: int, texts: Mapp
     read = row.get("read", stop == "read")
     if type(read) is not bool:
         raise DocumentError("'read' must be true or false.")
-    return Branch(
+    return TreeBranch(
         parent=parent,
         at=at,
         forced=forced,

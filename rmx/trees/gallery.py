@@ -16,7 +16,7 @@ from typing import Literal
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.data.problems import find_problem
 from rmx.errors import ProblemError
-from rmx.explore.branches import Run
+from rmx.explore.branches import Branch
 from rmx.explore.flip_rates import answers_after
 from rmx.explore.generate import Job
 from rmx.explore.swap import swap_job
@@ -83,7 +83,7 @@ def record(model: Model, problem: Problem, wanted: Kind | None = None) -> tuple[
     """A greedy solution and a few swaps at its forks; None where it is too long or does not show what is wanted."""
     ids = model.prompt_ids(problem.problem)
     job = Job(ids, Sampling(max_new_tokens=MAX_NEW), model.tau, known=problem.answer)
-    root = Run(model, job, model.detokenizer.text(ids), "tree", title=problem.problem)
+    root = Branch(model, job, model.detokenizer.text(ids), "tree", title=problem.problem)
     _finish(root)
     assert root.trace is not None
     if len(root.tokens) > LONGEST or root.trace.answer.text is None:
@@ -102,7 +102,7 @@ def record(model: Model, problem: Problem, wanted: Kind | None = None) -> tuple[
     return replace(tree, licence=preset.licence if preset else None), kind
 
 
-def _branches(root: Run, problem: Problem, right: bool) -> list[Run]:
+def _branches(root: Branch, problem: Problem, right: bool) -> list[Branch]:
     """Swaps at the forks, those first that turn the answer; of each fork and answer only the likeliest."""
     model, found = root.model, []
     forks = [t for t in root.tokens if is_fork(t.entropy, model.tau) and t.id not in model.stop_ids][:FORKS]
@@ -119,11 +119,11 @@ def _branches(root: Run, problem: Problem, right: bool) -> list[Run]:
     runs = []
     for _, _, pos, token_id in sorted(sorted(found)[:BRANCHES], key=lambda row: row[2]):
         job = swap_job(root.job, root.tokens, pos, [token_id], model.engine.vocab_size)
-        runs.append(_finish(Run(model, job, root.prompt, "tree", root, root.title)))
+        runs.append(_finish(Branch(model, job, root.prompt, "tree", root, root.title)))
     return runs
 
 
-def _finish(run: Run) -> Run:
+def _finish(run: Branch) -> Branch:
     for _ in run.steps():
         pass
     return run

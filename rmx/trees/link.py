@@ -81,7 +81,7 @@ def marks_of(prompt: Sequence[int], ids: Sequence[int], start: int, block: int) 
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ReplayStep:
     """One branch of a recipe."""
 
     parent: int | None
@@ -94,7 +94,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ReplayPlan:
     """Everything that decodes a tree again, and tells whether it came out the same."""
 
     model: str
@@ -104,7 +104,7 @@ class Recipe:
     dtype: str
     prompt_ids: tuple[int, ...]
     tau: float
-    steps: tuple[Step, ...]
+    steps: tuple[ReplayStep, ...]
     known: str | None = None
     title: str | None = None
     shown: int = 0
@@ -112,13 +112,13 @@ class Recipe:
     style: PromptStyle | None = None  # how it was asked; None in links of before
 
 
-def recipe_of(tree: Tree, block: int = 1) -> Recipe:
+def recipe_of(tree: Tree, block: int = 1) -> ReplayPlan:
     """How to decode a tree again."""
     steps = []
     for place, branch in enumerate(tree.branches):
         ids = tree.ids(place)
         steps.append(
-            Step(
+            ReplayStep(
                 parent=branch.parent,
                 at=branch.at,
                 forced=branch.forced_ids if branch.parent is not None else (),
@@ -130,7 +130,7 @@ def recipe_of(tree: Tree, block: int = 1) -> Recipe:
         )
     facts = (tree.model, tree.revision, tree.adapter, tree.adapter_hash, tree.dtype, tree.prompt_ids, tree.tau)
     style = replace(tree.style, why="") if tree.style else None
-    return Recipe(*facts, tuple(steps), tree.known, tree.title, tree.shown, tree.pos, style)
+    return ReplayPlan(*facts, tuple(steps), tree.known, tree.title, tree.shown, tree.pos, style)
 
 
 # -- link -------------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def link_of(tree: Tree, most: int = MOST_LINK) -> str:
     raise TooLong("This tree is too long for a link. Download the file instead; it opens here as well.")
 
 
-def pack(recipe: Recipe) -> str:
+def pack(recipe: ReplayPlan) -> str:
     """A recipe as characters that an address can hold."""
     row = {
         "m": recipe.model,
@@ -191,7 +191,7 @@ def _read_style(row: Any) -> PromptStyle:
     return read_style(_style_named(name).json() | row)
 
 
-def _rows(recipe: Recipe) -> Iterator[list[Any]]:
+def _rows(recipe: ReplayPlan) -> Iterator[list[Any]]:
     for step in recipe.steps:
         before = recipe.steps[step.parent].sampling if step.parent is not None else None
         s = step.sampling
@@ -200,7 +200,7 @@ def _rows(recipe: Recipe) -> Iterator[list[Any]]:
         yield [step.parent, step.at, step.forced, how, step.marks.length, marks, int(step.cut), step.given]
 
 
-def unpack(value: str) -> Recipe:
+def unpack(value: str) -> ReplayPlan:
     """The recipe of a link.
 
     Raises:
@@ -211,7 +211,7 @@ def unpack(value: str) -> Recipe:
         raise DocumentError(BROKEN)
     block = to_int(row.get("z"), "the link's block", 1, 1024)
     rows = to_list(row.get("b"), "the link's branches", MOST_BRANCHES)
-    steps: list[Step] = []
+    steps: list[ReplayStep] = []
     for i, entry in enumerate(rows):
         steps.append(_step(entry, i, steps, block))
     if not steps:
@@ -220,7 +220,7 @@ def unpack(value: str) -> Recipe:
     if sum(lengths) > MOST_TOKENS:
         raise DocumentError(f"The link asks for {sum(lengths):,} tokens; at most {MOST_TOKENS:,} are decoded.")
     shown, pos = to_int(row.get("x", 0), "the link's branch", 0, len(steps) - 1), row.get("c")
-    return Recipe(
+    return ReplayPlan(
         model=to_text(row.get("m"), "the link's model", NAME),
         revision=to_text(row.get("r"), "the link's revision", NAME),
         adapter=to_maybe(row.get("a"), "the link's adapter", NAME),
@@ -254,7 +254,7 @@ def _unfold(value: str) -> str:
         raise DocumentError(BROKEN) from error
 
 
-def _step(entry: Any, i: int, before: Sequence[Step], block: int) -> Step:
+def _step(entry: Any, i: int, before: Sequence[ReplayStep], block: int) -> ReplayStep:
     row = to_list(entry, f"branch {i + 1} of the link", 8)
     if len(row) != 8 or (row[0] is None) != (i == 0):
         raise DocumentError(BROKEN)
@@ -270,10 +270,10 @@ def _step(entry: Any, i: int, before: Sequence[Step], block: int) -> Step:
     given = None if row[7] is None or above is not None else to_ids(row[7], "the text's tokens", MOST_TOKENS)
     if given is not None and len(given) != length:
         raise DocumentError(BROKEN)
-    return Step(parent, at, forced, _sampling(row[3], above), marks, given, bool(row[6]))
+    return ReplayStep(parent, at, forced, _sampling(row[3], above), marks, given, bool(row[6]))
 
 
-def _sampling(row: Any, above: Step | None) -> Sampling:
+def _sampling(row: Any, above: ReplayStep | None) -> Sampling:
     if row == 0 and above is not None:
         return above.sampling
     row = to_list(row, "a branch's sampling", 4)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
 from rmx.errors import SwapError
-from rmx.explore.branches import Origin, Run
+from rmx.explore.branches import Branch, Origin
 from rmx.explore.generate import Job
 from rmx.models.adapters import adapter_name
 from rmx.models.load import Model
@@ -48,12 +48,12 @@ class Absent:
         )
 
 
-def recorded_runs(tree: Tree, owner: str | None) -> list[Run]:
+def recorded_runs(tree: Tree, owner: str | None) -> list[Branch]:
     """The tree's branches as finished runs, labelled as recorded; none of them is added anywhere yet."""
     absent, origin = Absent(tree), Origin("recorded", tree.licence, tree.adapter_hash)
     model = cast(Model, absent)
     adapter = adapter_name(tree.adapter) if tree.adapter else None
-    runs: list[Run] = []
+    runs: list[Branch] = []
     for place, branch in enumerate(tree.branches):
         tokens = tree.tokens(place)
         parent = runs[branch.parent] if branch.parent is not None else None
@@ -64,7 +64,7 @@ def recorded_runs(tree: Tree, owner: str | None) -> list[Run]:
                 tree.prompt_ids, branch.sampling, tree.tau, adapter, tree.known, tokens[: branch.at],
                 branch.forced_ids, parent.tokens[branch.at],
             )  # fmt: skip
-        run = Run(model, job, tree.prompt or "", runs[0].tree if runs else "", parent, _title(tree), owner=owner)
+        run = Branch(model, job, tree.prompt or "", runs[0].tree if runs else "", parent, _title(tree), owner=owner)
         run.tree = run.tree or run.id
         run.origin, run.tokens = origin, list(tokens)
         run.show = tree.pos if place == tree.shown else None
@@ -78,7 +78,7 @@ def recorded_runs(tree: Tree, owner: str | None) -> list[Run]:
     return runs
 
 
-def revive(run: Run, loaded: Any) -> None:
+def revive(run: Branch, loaded: Any) -> None:
     """Give a recorded run its model where that is loaded meanwhile, so that it can be gone on from.
 
     Args:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rmx.config import Sampling
 from rmx.errors import RmxError
-from rmx.explore.branches import Run
+from rmx.explore.branches import Branch
 from rmx.models.adapters import bundled_adapters
 from rmx.models.load import Model, fingerprint
 from rmx.paths import runs_dir
@@ -15,7 +15,7 @@ from rmx.records import Answer, Reuse, Stop, TokenDist
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
+class TreeBranch:
     """One completion; the tokens before `at` are those of its parent."""
 
     parent: int | None  # place of an earlier branch in the tree; None: the root
@@ -45,7 +45,7 @@ class Tree:
     dtype: str
     prompt_ids: tuple[int, ...]
     tau: float
-    branches: tuple[Branch, ...]
+    branches: tuple[TreeBranch, ...]
     prompt: str | None = None  # the exact text; None where the file does not say
     title: str | None = None
     known: str | None = None  # the known answer
@@ -71,7 +71,7 @@ class Tree:
         return sum(len(b.tokens) for b in self.branches)
 
 
-def tree_of(runs: Sequence[Run], shown: str | None = None, pos: int | None = None) -> Tree:
+def tree_of(runs: Sequence[Branch], shown: str | None = None, pos: int | None = None) -> Tree:
     """The finished branches among `runs` of one tree, in the order they were made.
 
     Args:
@@ -80,7 +80,7 @@ def tree_of(runs: Sequence[Run], shown: str | None = None, pos: int | None = Non
     Raises:
         RmxError: none of them is finished.
     """
-    done: list[Run] = []
+    done: list[Branch] = []
     place: dict[str, int] = {}
     for run in runs:
         if run.trace is not None and run.tokens and (run.parent is None or run.parent.id in place):
@@ -116,14 +116,14 @@ def tree_of(runs: Sequence[Run], shown: str | None = None, pos: int | None = Non
     )
 
 
-def _branch(run: Run, place: dict[str, int]) -> Branch:
+def _branch(run: Branch, place: dict[str, int]) -> TreeBranch:
     assert run.trace is not None
     at, job, trace = run.at or 0, run.job, run.trace
     forced = len(job.forced) if run.parent is not None else 0
     parent = place[run.parent.id] if run.parent is not None else None
     tokens = tuple(run.tokens[at:])
     found = (trace.answer, trace.stop, trace.reuse, trace.seconds)
-    return Branch(parent, at, min(forced, len(tokens)), job.read is not None, job.sampling, tokens, *found)
+    return TreeBranch(parent, at, min(forced, len(tokens)), job.read is not None, job.sampling, tokens, *found)
 
 
 def adapter_spec(model: Model, name: str | None) -> str | None:

@@ -6,11 +6,11 @@ from typing import Any
 
 from rmx.config import Sampling
 from rmx.errors import ModelError, PromptError, SwapError
-from rmx.explore.branches import Origin, Run
+from rmx.explore.branches import Branch, Origin
 from rmx.explore.generate import Job
 from rmx.explore.swap import swap_job
 from rmx.models.load import Model
-from rmx.trees.link import Recipe, Step
+from rmx.trees.link import ReplayPlan, ReplayStep
 from rmx.trees.tree import adapter_hash
 
 
@@ -22,20 +22,20 @@ class Verdict:
     said: str
 
 
-class Replay:
+class TreeReplay:
     """A recipe on a model. `runs()` hands out each branch, not generated yet; `verdict()` compares what came of them.
 
     Branches are decoded as their recipe says, one after another: that is what tells whether the same tokens come. A
     text that was read has its tokens in the recipe and takes one pass.
     """
 
-    def __init__(self, model: Model, adapter: str | None, recipe: Recipe, origin: Origin | None = None) -> None:
+    def __init__(self, model: Model, adapter: str | None, recipe: ReplayPlan, origin: Origin | None = None) -> None:
         style = replace(recipe.style, why="as it was recorded") if recipe.style else model.style.unrecorded
         self.model, self.adapter, self.recipe, self.origin = model.with_style(style), adapter, recipe, origin
-        self.made: list[Run | None] = []  # None: a branch that could not be made
+        self.made: list[Branch | None] = []  # None: a branch that could not be made
         _check_fit(model, recipe)
 
-    def runs(self, owner: str | None = None) -> Iterator[Run]:
+    def runs(self, owner: str | None = None) -> Iterator[Branch]:
         """Each branch in turn; the caller generates it before asking for the next."""
         for place, step in enumerate(self.recipe.steps):
             run = self._run(place, step, owner)
@@ -43,13 +43,13 @@ class Replay:
             if run is not None:
                 yield run
 
-    def _run(self, place: int, step: Step, owner: str | None) -> Run | None:
+    def _run(self, place: int, step: ReplayStep, owner: str | None) -> Branch | None:
         recipe = self.recipe
         show = recipe.pos if place == recipe.shown else None
         facts: dict[str, Any] = {"title": recipe.title, "show": show, "owner": owner, "origin": self.origin}
         if step.parent is None:
             job = Job(recipe.prompt_ids, _bounded(step), recipe.tau, self.adapter, recipe.known, read=step.given)
-            run = Run(self.model, job, self.model.detokenizer.text(recipe.prompt_ids), tree="", **facts)
+            run = Branch(self.model, job, self.model.detokenizer.text(recipe.prompt_ids), tree="", **facts)
             run.tree = run.id
             return run
         parent = self.made[step.parent]
@@ -60,10 +60,10 @@ class Replay:
             job = swap_job(above, parent.tokens, step.at, step.forced, self.model.engine.vocab_size)
         except SwapError:  # the parent came out shorter
             return None
-        return Run(self.model, job, parent.prompt, parent.tree, parent, **facts)
+        return Branch(self.model, job, parent.prompt, parent.tree, parent, **facts)
 
     @property
-    def shown(self) -> Run | None:
+    def shown(self) -> Branch | None:
         """The branch that was on screen; the root where that one could not be made."""
         wanted = self.made[self.recipe.shown] if self.recipe.shown < len(self.made) else None
         return wanted or (self.made[0] if self.made else None)
@@ -105,13 +105,13 @@ class Replay:
         return "".join(f"; {what}" for what in found)
 
 
-def _bounded(step: Step) -> Sampling:
+def _bounded(step: ReplayStep) -> Sampling:
     """Its own sampling; a branch that was stopped by hand is decoded no further than it came."""
     length = step.at + step.marks.length
     return replace(step.sampling, max_new_tokens=length) if step.cut else step.sampling
 
 
-def _check_fit(model: Model, recipe: Recipe) -> None:
+def _check_fit(model: Model, recipe: ReplayPlan) -> None:
     ids = (*recipe.prompt_ids, *(i for s in recipe.steps for i in (*s.forced, *(s.given or ()))))
     if max(ids) >= model.engine.vocab_size:
         raise ModelError(f"This tree is not of {model.spec}: it holds the token id {max(ids)}, which that model lacks.")

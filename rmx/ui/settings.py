@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rmx.data.hub import REPOSITORIES
 from rmx.errors import RmxError
-from rmx.models.site_rules import Policy, TrainingMode
+from rmx.models.site_rules import SiteRules, TrainingMode
 
 Names = Annotated[tuple[str, ...], NoDecode]  # comma separated in the environment
 SHORTEST_PASSWORD = 8
@@ -102,12 +102,12 @@ class Settings(BaseSettings):
         return value
 
     @property
-    def policy(self) -> Policy:
+    def policy(self) -> SiteRules:
         """What visitors may ask for."""
         models = dict.fromkeys(("mini", *([self.model] if self.model else []), *self.models))
         adapters = dict.fromkeys((*([self.adapter] if self.adapter else []), *self.adapters))
         kept = self.kept_runs if self.public else 0
-        return Policy(self.public, tuple(models), tuple(adapters), self.hub_gb, self.training, kept, self.sets)
+        return SiteRules(self.public, tuple(models), tuple(adapters), self.hub_gb, self.training, kept, self.sets)
 
     @classmethod
     def from_environment(cls, **given: Any) -> "Settings":

@@ -9,7 +9,7 @@ from rmx.models.load import Model
 from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout
 from rmx.train.step.items import Item, make_items
-from rmx.train.step.lora_policy import Policy, make_policy
+from rmx.train.step.lora_policy import LoraPolicy, make_policy
 from rmx.train.step.trainer import MicroStep, Trainer, Update
 
 # A recipe that moves quickly and in short sequences.
@@ -54,7 +54,7 @@ def items_of(made: list[Rollout], recipe: Recipe = QUICK, tau: float | None = 1.
     return make_items(made, recipe.gate, tau, recipe.loss, recipe.optim.max_seq_len, recipe.seed)
 
 
-def policy_of(model: Model, recipe: Recipe = QUICK, *, moved: bool = True, **options: Any) -> Policy:
+def policy_of(model: Model, recipe: Recipe = QUICK, *, moved: bool = True, **options: Any) -> LoraPolicy:
     """A policy whose adapter already does something, unless `moved` is False."""
     policy = make_policy(model, recipe.adapter, None, recipe.seed, **options)
     if moved:
@@ -71,5 +71,5 @@ def made_by(trainer: Trainer) -> tuple[list[MicroStep], list[Update]]:
     return steps, [x for x in everything if isinstance(x, Update)]
 
 
-def weights(policy: Policy) -> dict[str, torch.Tensor]:
+def weights(policy: LoraPolicy) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in policy.trained().items()}

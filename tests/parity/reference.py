@@ -11,7 +11,7 @@ from rmx.models.load import Model
 from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout
 from rmx.train.step.items import Item, make_items
-from rmx.train.step.lora_policy import Policy, make_policy
+from rmx.train.step.lora_policy import LoraPolicy, make_policy
 from rmx.train.step.trainer import Trainer
 
 DATA = Path(__file__).parents[1] / "reference_data"
@@ -59,7 +59,7 @@ def items_of(run: str, recipe: Recipe) -> list[Item]:
     return make_items(rollouts_of(run), recipe.gate, None, recipe.loss, recipe.optim.max_seq_len, recipe.seed)
 
 
-def policy_of(model: Model, recipe: Recipe, **options: Any) -> Policy:
+def policy_of(model: Model, recipe: Recipe, **options: Any) -> LoraPolicy:
     return make_policy(model, recipe.adapter, DATA / "init_adapter", recipe.seed, **options)
 
 

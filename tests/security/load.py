@@ -34,7 +34,7 @@ import httpx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from rmx.bench.public import Site
+from rmx.bench.public import AppProcess
 from rmx.bench.visitors import Page, has_tokens
 from rmx.data.examples import examples
 from tests.helpers.fuzzing import exchange, requests
@@ -309,7 +309,7 @@ def measure(minutes: float, attackers: Sequence[str] = ("attack",)) -> dict[str,
     seconds, before = 60 * minutes, os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="rmx-load-") as folder:
         os.environ.setdefault("RMX_KEPT_TOKENS", KEPT_TOKENS)
-        site = Site(Path(folder))
+        site = AppProcess(Path(folder))
         site.start()
         try:
             sides = {role: _side(role, site.url, seconds + WARM) for role in attackers}

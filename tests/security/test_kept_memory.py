@@ -12,9 +12,9 @@ import torch
 from rmx.config import Sampling
 from rmx.engine.fair_queue import asking
 from rmx.errors import RmxError
-from rmx.explore.branches import Run
+from rmx.explore.branches import Branch
 from rmx.models.workspace import Workspace
-from rmx.storage.memory_shares import TOKEN_BYTES, Kept, bytes_of
+from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares, bytes_of
 from rmx.ui.jobs.evaluate import Evaluator
 from rmx.ui.jobs.explore import Explorer
 from rmx.ui.jobs.share import Sharing
@@ -23,7 +23,7 @@ from rmx.ui.jobs.share import Sharing
 class Shelf:
     """Keeps what an account lets it."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, kept: MemoryShares) -> None:
         self.kept, self.here = kept, set[str]()
 
     def put(self, key: str, nbytes: int, owner: str | None, busy: bool = False) -> None:
@@ -36,7 +36,7 @@ class Shelf:
 
 
 def test_who_is_over_the_share_loses_the_own_oldest_before_anybody_loses_anything():
-    shelf = Shelf(Kept(most=100, share=30))
+    shelf = Shelf(MemoryShares(most=100, share=30))
     for i in range(8):
         shelf.put(f"ben{i}", 10, f"ben {i}")
     for i in range(5):
@@ -46,7 +46,7 @@ def test_who_is_over_the_share_loses_the_own_oldest_before_anybody_loses_anythin
 
 
 def test_what_somebody_looked_at_stays_longer():
-    shelf = Shelf(Kept(most=100, share=30))
+    shelf = Shelf(MemoryShares(most=100, share=30))
     for name in ("one", "two", "three"):
         shelf.put(name, 10, "anna")
     shelf.kept.touch("one")
@@ -56,7 +56,7 @@ def test_what_somebody_looked_at_stays_longer():
 
 def test_large_things_under_many_names_push_out_each_other_and_not_the_small_things_of_others():
     """Somebody who throws cookies away has a share under each of them, and it is those that are the largest."""
-    shelf = Shelf(Kept(most=100, share=25))
+    shelf = Shelf(MemoryShares(most=100, share=25))
     for i in range(5):
         shelf.put(f"visitor {i}", 2, f"visitor {i}")
     for i in range(40):
@@ -66,7 +66,7 @@ def test_large_things_under_many_names_push_out_each_other_and_not_the_small_thi
 
 
 def test_one_thing_that_is_larger_than_a_share_is_refused_and_takes_nothing():
-    shelf = Shelf(Kept(most=100_000_000, share=25_000_000))
+    shelf = Shelf(MemoryShares(most=100_000_000, share=25_000_000))
     shelf.put("mine", 20_000_000, "anna")
     with pytest.raises(RmxError, match=r"The file takes 26\.0 MB of memory, and 25\.0 MB are kept of one visitor"):
         shelf.put("huge", 26_000_000, "anna")
@@ -78,7 +78,7 @@ def test_one_thing_that_is_larger_than_a_share_is_refused_and_takes_nothing():
 
 
 def test_what_is_worked_on_stays_and_others_do_not_pay_for_it():
-    shelf = Shelf(Kept(most=100, share=30))
+    shelf = Shelf(MemoryShares(most=100, share=30))
     shelf.put("bens", 50, None)
     for i in range(3):
         shelf.put(f"under way {i}", 15, "anna", busy=True)
@@ -89,7 +89,7 @@ def test_what_is_worked_on_stays_and_others_do_not_pay_for_it():
 
 
 def test_what_grows_counts_with_what_it_has_grown_to():
-    shelf = Shelf(Kept(most=100, share=50))
+    shelf = Shelf(MemoryShares(most=100, share=50))
     shelf.put("old", 20, "anna")
     shelf.put("growing", 0, "anna")
     shelf.kept.grow("growing", 40)
@@ -104,7 +104,7 @@ def test_what_grows_counts_with_what_it_has_grown_to():
 
 def test_what_nobody_looks_at_for_long_goes_even_if_it_was_never_finished():
     now = [0.0]
-    shelf = Shelf(Kept(most=100, share=30, idle_seconds=60, clock=lambda: now[0]))
+    shelf = Shelf(MemoryShares(most=100, share=30, idle_seconds=60, clock=lambda: now[0]))
     shelf.put("old", 1, "anna", busy=True)
     shelf.put("looked at", 1, "anna")
     now[0] = 50.0
@@ -139,7 +139,7 @@ def explorer(mini, monkeypatch) -> Explorer:
     return Explorer(space)
 
 
-def solved(explorer: Explorer, tokens: int) -> Run:
+def solved(explorer: Explorer, tokens: int) -> Branch:
     how = Sampling(temperature=2.0, max_new_tokens=tokens, seed=1)
     run = explorer.start("mini", None, "Once upon a time", how, 1.0, raw=True, owner="anna")
     for _ in explorer.stream(run):
@@ -173,7 +173,7 @@ def test_the_bytes_of_a_branch_are_those_that_it_adds_to_its_parents(explorer):
     at = len(run.tokens) - 20
     other = next(c.id for c in run.tokens[at].top if c.id != run.tokens[at].id)
 
-    def swapped() -> Run:
+    def swapped() -> Branch:
         branch = explorer.pick({"run": run.id, "pos": at, "token_ids": [other]})
         for _ in explorer.stream(branch):
             pass
@@ -188,7 +188,7 @@ def test_the_bytes_of_a_branch_are_those_that_it_adds_to_its_parents(explorer):
 def test_the_bytes_of_a_tree_that_was_opened_are_those_that_it_takes(explorer):
     text = json.dumps(DOCUMENT)
 
-    def opened() -> Run:
+    def opened() -> Branch:
         with asking("anna"):
             return explorer.runs.get(Sharing(explorer).open_file({"text": text})["run"])
 

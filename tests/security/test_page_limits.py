@@ -12,7 +12,7 @@ import pytest
 from rmx.config import MOST_NAME, Sampling
 from rmx.engine.fair_queue import asking
 from rmx.errors import ModelError, ProblemError, RmxError, TrainError
-from rmx.explore.branches import Run
+from rmx.explore.branches import Branch
 from rmx.models.load import Model
 from rmx.models.pair import Pair
 from rmx.models.workspace import Workspace
@@ -167,7 +167,7 @@ def test_a_run_takes_no_text_of_any_length(field, train_tab):
 # -- what stays behind ------------------------------------------------------------------------------------------------
 
 
-def solved(explorer: Explorer, owner: str | None = None) -> Run:
+def solved(explorer: Explorer, owner: str | None = None) -> Branch:
     run = explorer.start("mini", None, "What is 2 plus 3?", GREEDY, 1.0, owner=owner)
     for _ in explorer.stream(run):
         pass
@@ -266,9 +266,9 @@ def test_an_own_file_keeps_no_more_problems_than_an_evaluation_takes(space, monk
 
 
 def test_own_files_leave_memory_with_their_owners_others_and_one_that_is_too_large_is_refused(space):
-    from rmx.storage.memory_shares import Kept
+    from rmx.storage.memory_shares import MemoryShares
 
-    evaluator = Evaluator(space, kept=Kept(most=400_000, share=100_000))
+    evaluator = Evaluator(space, kept=MemoryShares(most=400_000, share=100_000))
     text = "problem\n" + "".join(f"How much is {i} and one?\n" for i in range(300))
 
     def take(owner: str) -> str:

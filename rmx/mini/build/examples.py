@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from rmx.data.examples import Example, Kind
-from rmx.mini.build.figures import Greedy, Mini, Swap, greedy, sound, swaps
+from rmx.mini.build.figures import ForkSwap, Greedy, Mini, greedy, sound, swaps
 from rmx.mini.problems import mini_set
 
 PER_KIND = 4
@@ -20,7 +20,7 @@ def _title(base: str, token: str, base_answer: str, swapped_answer: str) -> str:
     return f"\u201c{token.strip()}\u201d instead of \u201c{base.strip()}\u201d: {verdict}"
 
 
-def _example(mini: Mini, solved: Greedy, swap: Swap, kind: Kind) -> Example:
+def _example(mini: Mini, solved: Greedy, swap: ForkSwap, kind: Kind) -> Example:
     problem, base = solved.problems[swap.problem], solved.completions[swap.problem][swap.pos]
     token, base_answer = mini.text([swap.token_id]), solved.answers[swap.problem]
     if base_answer is None or swap.answer is None:
@@ -41,7 +41,7 @@ def _example(mini: Mini, solved: Greedy, swap: Swap, kind: Kind) -> Example:
     )
 
 
-def _presentable(mini: Mini, solved: Greedy, swap: Swap) -> bool:
+def _presentable(mini: Mini, solved: Greedy, swap: ForkSwap) -> bool:
     """True for words on short problems whose solution has an answer and no slip."""
     words = mini.text([solved.completions[swap.problem][swap.pos]]), mini.text([swap.token_id])
     return (
@@ -52,7 +52,7 @@ def _presentable(mini: Mini, solved: Greedy, swap: Swap) -> bool:
     )
 
 
-def _candidates(mini: Mini, solved: Greedy, tried: Sequence[Swap]) -> Iterator[tuple[Kind, Swap]]:
+def _candidates(mini: Mini, solved: Greedy, tried: Sequence[ForkSwap]) -> Iterator[tuple[Kind, ForkSwap]]:
     """Every swap that could be shown, with its kind; for a harmless fork its likeliest alternative."""
     for (i, _), group in groupby(tried, key=lambda swap: (swap.problem, swap.pos)):
         alternatives = list(group)
@@ -77,7 +77,7 @@ def _varied(examples: Iterable[Example], templates: Sequence[str], count: int) -
     return taken
 
 
-def _appeal(solved: Greedy, swap: Swap) -> float:
+def _appeal(solved: Greedy, swap: ForkSwap) -> float:
     """Higher for a likely swap on a short problem; the opening word tells least and comes last."""
     return swap.p - 0.002 * len(solved.problems[swap.problem].problem) - (1.0 if swap.pos == 0 else 0.0)
 

@@ -47,7 +47,7 @@ class Mini:
 
 
 @dataclass(frozen=True, slots=True)
-class Swap:
+class ForkSwap:
     """One other token at a fork of a greedy solution, and the answer that greedy decoding then reaches."""
 
     problem: int  # index into the problems given
@@ -127,7 +127,7 @@ def sampled(mini: Mini, problems: Sequence[MiniProblem], temperature: float, k: 
     return torch.tensor(right, dtype=torch.float32).view(len(problems), k), completions
 
 
-def swaps(mini: Mini, solved: Greedy, tau: float = TAU) -> list[Swap]:
+def swaps(mini: Mini, solved: Greedy, tau: float = TAU) -> list[ForkSwap]:
     """Every single-token swap at every fork of the greedy solutions, continued greedily."""
     jobs: list[tuple[int, int, int, float, float]] = []
     for i, logits in enumerate(score(mini.model, solved.prompts, solved.completions)):
@@ -141,7 +141,7 @@ def swaps(mini: Mini, solved: Greedy, tau: float = TAU) -> list[Swap]:
     rests = decode(mini.model, [solved.prompts[job[0]] + k for job, k in zip(jobs, kept, strict=True)])
     texts = [mini.text(k + rest) for k, rest in zip(kept, rests, strict=True)]
     return [
-        Swap(*job, final_answer(text), final_answer(text) == solved.problems[job[0]].answer, sound(text))
+        ForkSwap(*job, final_answer(text), final_answer(text) == solved.problems[job[0]].answer, sound(text))
         for job, text in zip(jobs, texts, strict=True)
     ]
 
@@ -188,10 +188,10 @@ def entropy_figures(mini: Mini, problems: Sequence[MiniProblem], completions: Se
     }
 
 
-def swap_figures(solved: Greedy, tried: Sequence[Swap]) -> Json:
+def swap_figures(solved: Greedy, tried: Sequence[ForkSwap]) -> Json:
     """What single swaps at forks do to greedy solutions."""
     right = solved.right
-    forks: dict[tuple[int, int], list[Swap]] = {}
+    forks: dict[tuple[int, int], list[ForkSwap]] = {}
     for swap in tried:
         forks.setdefault((swap.problem, swap.pos), []).append(swap)
     rescued = {s.problem for s in tried if s.right and not right[s.problem]}

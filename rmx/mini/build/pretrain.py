@@ -50,7 +50,7 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class TrainingText:
     """One training sequence; `weights[i]` is the loss weight of predicting `ids[i]`."""
 
     ids: Ids
@@ -132,7 +132,7 @@ class Data:
                 yield ids, weights
             start, number = 0, number + 1
 
-    def _block(self, number: int) -> list[list[Example]]:
+    def _block(self, number: int) -> list[list[TrainingText]]:
         """BLOCK batches, each of sequences of about the same length."""
         label, size = f"{self.config.seed}/{number}", self.config.batch * BLOCK
         drills = round(size * self.config.drill_share)
@@ -143,7 +143,7 @@ class Data:
         order.shuffle(batches)
         return batches
 
-    def _solutions(self, label: str, count: int) -> list[Example]:
+    def _solutions(self, label: str, count: int) -> list[TrainingText]:
         numbers, words, writers = (random.Random(f"{kind}/{label}") for kind in ("numbers", "text", "writers"))
         problems = [make_problem(numbers, "train", text_rng=words) for _ in range(count)]
         solutions = [write_solution(writers, problem) for problem in problems]
@@ -154,13 +154,15 @@ class Data:
         questions = self._encode([PROMPT.format(problem=text) for text in texts])
         answers = [[*ids, self.tokenizer.eos_token_id] for ids in self._encode(solutions)]
         return [
-            Example(q + a, [0.0] * len(q) + self._weights(a, other=1.0))
+            TrainingText(q + a, [0.0] * len(q) + self._weights(a, other=1.0))
             for q, a in zip(questions, answers, strict=True)
         ]
 
-    def _drills(self, label: str, count: int) -> list[Example]:
+    def _drills(self, label: str, count: int) -> list[TrainingText]:
         rng = random.Random(f"drills/{label}")
-        return [Example(ids, self._weights(ids, other=0.0)) for ids in self._encode([drill(rng) for _ in range(count)])]
+        return [
+            TrainingText(ids, self._weights(ids, other=0.0)) for ids in self._encode([drill(rng) for _ in range(count)])
+        ]
 
     def _encode(self, texts: list[str]) -> list[Ids]:
         return self.tokenizer(texts)["input_ids"] if texts else []
@@ -183,7 +185,7 @@ def schedule(step: int, config: PretrainConfig) -> float:
     return rise * min(1.0, (config.steps - step) / (config.decay_share * config.steps))
 
 
-class Trainer:
+class Pretrainer:
     """Model, optimizers and position in the data."""
 
     def __init__(self, config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -264,7 +266,7 @@ def pretrain(
     every: int = 250,
 ) -> LlamaForCausalLM:
     """Train to the end, resuming from `checkpoint` where it exists; returns the fp32 model."""
-    trainer = Trainer(config, tokenizer)
+    trainer = Pretrainer(config, tokenizer)
     if checkpoint.exists():
         trainer.restore(checkpoint)
     for done in trainer.run():

@@ -18,7 +18,7 @@ from rmx.train.step.base_figures import BaseFigures
 from rmx.train.step.batches import Batch, make_batch
 from rmx.train.step.head import ce_and_kl
 from rmx.train.step.items import Item, make_items
-from rmx.train.step.lora_policy import NAME, Policy
+from rmx.train.step.lora_policy import NAME, LoraPolicy
 from rmx.train.step.loss import Rows, objective
 from rmx.train.step.processes import Team, collected, dealt
 from rmx.train.step.rows import base_rows
@@ -81,7 +81,7 @@ def decision_items(rollouts: Sequence[Rollout], tau: float, max_seq_len: int) ->
 
 
 @torch.no_grad()
-def diagnose(policy: Policy, items: Sequence[Item], figures: BaseFigures, team: Team | None = None) -> Contrast:
+def diagnose(policy: LoraPolicy, items: Sequence[Item], figures: BaseFigures, team: Team | None = None) -> Contrast:
     """Read all items under the policy and, where `figures` does not know it yet, under the base.
 
     Several processes share the batches and add up their sums in one order. The caller holds the engine's turn.
@@ -96,7 +96,7 @@ def diagnose(policy: Policy, items: Sequence[Item], figures: BaseFigures, team: 
     return contrast(seen, kl_sum, kl_positions)
 
 
-def _sums(policy: Policy, group: Sequence[Item], figures: BaseFigures) -> tuple[Tensor, float, int]:
+def _sums(policy: LoraPolicy, group: Sequence[Item], figures: BaseFigures) -> tuple[Tensor, float, int]:
     """What one batch adds to the arguments of `contrast`."""
     batch = make_batch(group, LOSS, policy.device)
     rows = _read(policy, batch, figures)
@@ -104,7 +104,7 @@ def _sums(policy: Policy, group: Sequence[Item], figures: BaseFigures) -> tuple[
     return seen.cpu(), float(sums.anchor), batch.anchors
 
 
-def _room(policy: Policy) -> int:
+def _room(policy: LoraPolicy) -> int:
     """Padded tokens that are read at once: without a linear head all their logits are there together."""
     return TOKENS if policy.head else CHUNK_BYTES // (4 * policy.model.engine.vocab_size)
 
@@ -122,7 +122,7 @@ def _groups(items: Sequence[Item], room: int) -> Iterator[list[Item]]:
         yield group
 
 
-def _read(policy: Policy, batch: Batch, figures: BaseFigures) -> Rows:
+def _read(policy: LoraPolicy, batch: Batch, figures: BaseFigures) -> Rows:
     """Base and policy at the rows of a batch, both as they decode: no dropout."""
     if policy.head is None:
         return _read_whole(policy, batch)
@@ -133,7 +133,7 @@ def _read(policy: Policy, batch: Batch, figures: BaseFigures) -> Rows:
     return Rows(ce, kl, base.logp)
 
 
-def _read_whole(policy: Policy, batch: Batch) -> Rows:
+def _read_whole(policy: LoraPolicy, batch: Batch) -> Rows:
     """By the full logits of both, for heads that are not plainly linear."""
     with policy.base():
         base = _logp(policy, batch)
@@ -144,6 +144,6 @@ def _read_whole(policy: Policy, batch: Batch) -> Rows:
     return Rows(ce=-ours.gather(1, target)[:, 0], kl=kl, base_logp=base.gather(1, target)[:, 0])
 
 
-def _logp(policy: Policy, batch: Batch) -> Tensor:
+def _logp(policy: LoraPolicy, batch: Batch) -> Tensor:
     """(N, V) fp32."""
     return policy.logits(batch.ids)[batch.row, batch.pred_pos].float().log_softmax(-1)

@@ -119,7 +119,7 @@ def solve(
     """
     prompts = [model.prompt_ids(p.problem) for p in problems]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    rest = [_Row(model, prompt) for prompt in prompts]
+    rest = [_GreedyRow(model, prompt) for prompt in prompts]
     with model.engine.using(adapter):
         for start in range(0, len(order), rows):
             if cancelled():
@@ -153,7 +153,7 @@ def solve_together(
     return Solutions(tuple(solution for _, solution in pairs))
 
 
-class _Row:
+class _GreedyRow:
     """A prompt and its completion so far."""
 
     def __init__(self, model: Model, prompt: tuple[int, ...]) -> None:
@@ -166,7 +166,7 @@ class _Row:
         return not self.over
 
 
-def _decode(model: Model, rows: Sequence[_Row], max_new: int, cancelled: Callable[[], bool]) -> None:
+def _decode(model: Model, rows: Sequence[_GreedyRow], max_new: int, cancelled: Callable[[], bool]) -> None:
     """Complete rows as one batch; a finished row leaves it at once."""
     batch, live = PaddedBatch(model.engine, [row.prompt for row in rows]), list(rows)
     for step in range(min(max_new, batch.room)):
@@ -180,6 +180,6 @@ def _decode(model: Model, rows: Sequence[_Row], max_new: int, cancelled: Callabl
         batch.feed(chosen)
 
 
-def _solution(model: Model, problem: Problem, row: _Row) -> Solution:
+def _solution(model: Model, problem: Problem, row: _GreedyRow) -> Solution:
     answer = model.grade(row.prompt, row.ids, problem.answer, cut=not row.over)
     return Solution(problem.id, tuple(row.ids), model.answer_text(row.ids), answer, truncated=not row.over)

@@ -14,7 +14,7 @@ from rmx.stats.intervals import Estimate
 from rmx.train.checks.diagnostics import Contrast, decision_items, diagnose
 from rmx.train.checks.greedy import Solutions, solve_together
 from rmx.train.step.base_figures import BaseFigures
-from rmx.train.step.lora_policy import NAME, Policy
+from rmx.train.step.lora_policy import NAME, LoraPolicy
 from rmx.train.step.processes import Team
 
 FIGURES_BYTES = 256 << 20  # of the base on held-out rollouts; what does not fit is read anew at each check
@@ -108,7 +108,7 @@ class HeldOut:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: LoraPolicy,
         problems: Sequence[Problem],
         rollouts: Sequence[Rollout],
         *,

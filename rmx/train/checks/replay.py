@@ -32,7 +32,7 @@ class Fork:
 
 
 @dataclass(frozen=True, slots=True)
-class Solved:
+class BaseSolution:
     """A completion of the base in which forks are looked for."""
 
     problem_id: str
@@ -41,7 +41,7 @@ class Solved:
     known: str | None
 
 
-class Replay:
+class ForkReplay:
     """The watched forks of one run.
 
     Args:
@@ -86,7 +86,7 @@ class Replay:
 
 
 def default_forks(
-    model: Model, solved: Sequence[Solved], limit: int = WATCHED, per_problem: int = PER_PROBLEM
+    model: Model, solved: Sequence[BaseSolution], limit: int = WATCHED, per_problem: int = PER_PROBLEM
 ) -> list[Fork]:
     """The places of highest entropy in the base's solutions: at most `per_problem` in each, in the solutions' order.
 
@@ -101,12 +101,12 @@ def default_forks(
     return forks
 
 
-def _highest(one: Solved, entropies: Tensor, count: int) -> list[Fork]:
+def _highest(one: BaseSolution, entropies: Tensor, count: int) -> list[Fork]:
     places = sorted(entropies.topk(min(count, len(entropies))).indices.tolist())
     return [Fork(f"{one.problem_id}@{at}", one.prompt_ids, one.ids[:at], one.ids[at], one.known) for at in places]
 
 
-def _entropies(model: Model, one: Solved) -> Tensor:
+def _entropies(model: Model, one: BaseSolution) -> Tensor:
     """(T,) nats of the base, one per completion token."""
     read: list[Tensor] = []
     with model.engine.using(None):

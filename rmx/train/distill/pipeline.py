@@ -35,10 +35,10 @@ from rmx.train.distill.trainer import Distiller, lessons
 from rmx.train.pipeline import SECONDS, STYLE, peak_rss_mb
 from rmx.train.plan.probe import device_name
 from rmx.train.publish.export import finish_adapter
-from rmx.train.publish.provenance import Held, Provenance, base_of, set_label, spec_label
+from rmx.train.publish.provenance import PassRates, Provenance, base_of, set_label, spec_label
 from rmx.train.rollouts.file import read_rollouts
 from rmx.train.rollouts.sample import RolloutLog, sample_rollouts
-from rmx.train.stages import Event, Progress, RunFiles
+from rmx.train.stages import Event, RunFiles, StageProgress
 from rmx.train.step.items import Item
 from rmx.train.step.lora_policy import make_policy
 
@@ -126,7 +126,7 @@ class Distillation(RunFiles):
         log = self._log(name, teacher, config)
         found, seed = log.read(), self.job.recipe.seed
         done = {(r.problem_id, r.gen_index): r.completion_length for r in found}
-        progress = Progress("rollouts", len(problems) * config.k, len(found))
+        progress = StageProgress("rollouts", len(problems) * config.k, len(found))
         for rollout in sample_rollouts(
             teacher.model, problems, config, seed, done, adapter=teacher.adapter, cancelled=self.stop
         ):
@@ -168,7 +168,7 @@ class Distillation(RunFiles):
     def _read_teacher(self, teacher: Teacher) -> Iterator[Event]:
         """Keep its likeliest tokens over every solution, and what it makes of the validation problems."""
         items, recipe = [*self.items(ROLLOUTS), *self.items(HELD_OUT)], self.job.recipe
-        progress = Progress("teacher", len(items))
+        progress = StageProgress("teacher", len(items))
         yield progress.event()
         with teacher.model.engine.turns.turn():
             for item in items:
@@ -243,7 +243,9 @@ class Distillation(RunFiles):
                 "tokens": sum(r.completion_length for r in rollouts),
                 "right": sum(r.correct for r in rollouts),
             },
-            checks=(Held("validation", figures["before"], figures["after"], figures["vs_base"]),) if solved else (),
+            checks=(PassRates("validation", figures["before"], figures["after"], figures["vs_base"]),)
+            if solved
+            else (),
             agreement=near,
             updates=updates,
             versions=self.config.get("versions"),

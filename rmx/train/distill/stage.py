@@ -11,7 +11,7 @@ from rmx.train.checks.greedy import Solutions
 from rmx.train.checks.guards import not_finite
 from rmx.train.checks.heldout import HeldOut
 from rmx.train.distill.trainer import Distiller, DistillUpdate, agreement
-from rmx.train.stages import Event, Progress, RunFiles
+from rmx.train.stages import Event, RunFiles, StageProgress
 from rmx.train.step import checkpoint
 from rmx.train.step.items import Item
 from rmx.train.step.order import updates_per_epoch
@@ -52,7 +52,7 @@ class DistillTraining:
             Stopped: it was asked to stop; the last update is in a checkpoint. TrainError: the loss is not finite.
         """
         yield from self._resume()
-        progress = Progress("training", self.distiller.of, self.distiller.updates)
+        progress = StageProgress("training", self.distiller.of, self.distiller.updates)
         yield progress.event()
         for step in self.distiller.run():
             progress.at = step.optimizer_step

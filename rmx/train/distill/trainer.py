@@ -20,7 +20,7 @@ from rmx.train.step import checkpoint
 from rmx.train.step.batches import Batch, make_batch
 from rmx.train.step.head import LinearHead, products
 from rmx.train.step.items import Item, cut
-from rmx.train.step.lora_policy import NAME, Policy
+from rmx.train.step.lora_policy import NAME, LoraPolicy
 from rmx.train.step.order import Window, lr_at, total_updates, window
 from rmx.train.step.trainer import BETAS, EPS
 
@@ -30,7 +30,7 @@ COMPLETIONS = LossConfig(kl_weight=1.0, kl_on="completion")  # a batch's rows ar
 # -- the student at a batch's rows ------------------------------------------------------------------------------------
 
 
-def student_rows(policy: Policy, batch: Batch, teacher: TeacherRows, tail: Tail) -> tuple[Tensor, Tensor]:
+def student_rows(policy: LoraPolicy, batch: Batch, teacher: TeacherRows, tail: Tail) -> tuple[Tensor, Tensor]:
     """KL(teacher || student) in nats (N,), with gradient where the caller has any, and the student's choices (N,).
 
     The caller has switched the adapter on or off. With a plainly linear head no more than a chunk of logits is alive.
@@ -110,7 +110,7 @@ class Distiller:
         items: see `lessons`; their teacher's rows are in `cache`.
     """
 
-    def __init__(self, policy: Policy, items: Sequence[Item], cache: TeacherCache, recipe: DistillRecipe) -> None:
+    def __init__(self, policy: LoraPolicy, items: Sequence[Item], cache: TeacherCache, recipe: DistillRecipe) -> None:
         if not items:
             raise TrainError("The teacher's solutions hold no tokens to learn from.")
         self.policy, self.items, self.cache, self.recipe = policy, list(items), cache, recipe
@@ -195,7 +195,7 @@ class Agreement:
 
 
 @torch.no_grad()
-def agreement(policy: Policy, items: Sequence[Item], cache: TeacherCache, trained: bool) -> Agreement:
+def agreement(policy: LoraPolicy, items: Sequence[Item], cache: TeacherCache, trained: bool) -> Agreement:
     """Read held-out rollouts one by one under the policy, or under the base where `trained` is False."""
     same, kl, tokens = list[float](), list[float](), list[float]()
     with policy.model.engine.using(NAME if trained else None):

@@ -13,7 +13,7 @@ from rmx.models.presets import preset_of
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import OptimConfig
 from rmx.train.plan.estimate import Estimate
-from rmx.train.step.lora_policy import Policy
+from rmx.train.step.lora_policy import LoraPolicy
 
 SPARE = 2.0  # times the weights: keys and values of the rollouts, activations, logits of a chunk
 LESS = "a smaller --max-seq-len or --micro-batch"
@@ -47,7 +47,7 @@ def room_of(device: torch.device) -> int:
     return int(psutil.virtual_memory().available + psutil.Process(os.getpid()).memory_info().rss)
 
 
-def fit(policy: Policy, estimate: Estimate, room: int) -> str | None:
+def fit(policy: LoraPolicy, estimate: Estimate, room: int) -> str | None:
     """Have the policy compute inner values twice rather than keep them where the estimate does not fit the memory.
 
     Args:

@@ -12,7 +12,7 @@ import yaml
 from rmx.data.hub import REPOSITORIES
 from rmx.data.problems import SETS
 from rmx.stats.intervals import Estimate
-from rmx.train.publish.provenance import Base, Held, Provenance
+from rmx.train.publish.provenance import BaseFacts, PassRates, Provenance
 
 PAPER = "arXiv 2605.06241"
 
@@ -144,7 +144,7 @@ def _nearness(figures: Mapping[str, Estimate]) -> str:
     return f"{text}; the adapter closes {_percent(closed)}, of that gap (0 % is the base, 100 % the teacher)."
 
 
-def _held_row(held: Held) -> str:
+def _held_row(held: PassRates) -> str:
     change = _points(held.change) if held.change else "not measured"
     return f"| {held.split} | {_percent(held.before)} | {_percent(held.after)} | {change} |"
 
@@ -222,12 +222,12 @@ def _recipe(story: Provenance, parameters: int | None) -> str:
     return f"## Recipe\n\n{says}{size}\n\n" + "\n".join(rows) + "\n" + tail
 
 
-def _loading(base: Base) -> str:
+def _loading(base: BaseFacts) -> str:
     """How to load it without rmx. The snippet runs as it stands inside the adapter's folder."""
     return f"## Loading\n\n```python\n{snippet(base)}```\n"
 
 
-def snippet(base: Base) -> str:
+def snippet(base: BaseFacts) -> str:
     """Python that loads base and adapter with transformers and PEFT."""
     revision = f", revision={_quoted(base.revision)}" if base.origin == "hub" and base.revision != "unknown" else ""
     if base.origin == "gguf":  # whose weights rmx unpacks once, in a place of its own

@@ -24,7 +24,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class BaseFacts:
     """The model that an adapter belongs to."""
 
     name: str  # a Hub id, a bundled or preset name, or the name of a local folder or file
@@ -36,7 +36,7 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class PassRates:
     """Greedy pass@1 on problems that nothing was learned from, before and after."""
 
     split: str
@@ -51,7 +51,7 @@ class Provenance:
 
     kind: Kind
     run: str  # id of the run
-    base: Base
+    base: BaseFacts
     recipe: Mapping[str, Any]  # every field by its name
     departures: Mapping[str, tuple[Any, Any]]  # name -> (the paper's value, this one)
     problem_set: str | None  # NAME or NAME:SPLIT, a file by its name
@@ -62,7 +62,7 @@ class Provenance:
     gate: Mapping[str, Any] | None = None  # figures of the event `gate`
     head: Mapping[str, Any] | None = None  # where TF32 was asked for: whether, and what it changes
     histogram: tuple[int, ...] = ()  # sampled problems with 0 … k right rollouts
-    checks: tuple[Held, ...] = ()
+    checks: tuple[PassRates, ...] = ()
     agreement: Mapping[str, Any] | None = None  # with the teacher, on held-out rollouts of its own
     notes: tuple[str, ...] = ()  # why it ended early
     updates: int | None = None
@@ -102,24 +102,24 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def base_of(model: Model) -> Base:
+def base_of(model: Model) -> BaseFacts:
     """The base as it is named outside of this machine, and how it was asked."""
     return replace(_named_base(model), style=model.style)
 
 
-def _named_base(model: Model) -> Base:
+def _named_base(model: Model) -> BaseFacts:
     spec, preset = model.spec.partition("@")[0], preset_of(model.spec)
     licence = preset.licence.lower() if preset else None
     if model.spec == "mini":
-        return Base("mini", "bundled", model.revision, licence, model.dtype)
+        return BaseFacts("mini", "bundled", model.revision, licence, model.dtype)
     if preset and preset.source.startswith("package:"):
-        return Base(preset.name, "gguf", model.revision, licence, model.dtype)
+        return BaseFacts(preset.name, "gguf", model.revision, licence, model.dtype)
     if spec.endswith(".gguf"):
-        return Base(Path(spec).name, "gguf", model.revision, licence, model.dtype)
+        return BaseFacts(Path(spec).name, "gguf", model.revision, licence, model.dtype)
     if Path(model.spec).exists() or not (preset or _HUB_ID.fullmatch(spec)):
         place = Path(model.spec).expanduser().absolute()
-        return Base(place.name, "local", model.revision, _own_licence(place), model.dtype)
-    return Base(preset.source if preset else spec, "hub", model.revision, licence, model.dtype)
+        return BaseFacts(place.name, "local", model.revision, _own_licence(place), model.dtype)
+    return BaseFacts(preset.source if preset else spec, "hub", model.revision, licence, model.dtype)
 
 
 def _own_licence(folder: Path) -> str | None:
@@ -151,7 +151,10 @@ def set_label(name: str | None) -> str | None:
 
 
 def provenance(
-    config: Mapping[str, Any], events: Iterable[Mapping[str, Any]], base: Base, done: Mapping[str, Any] | None = None
+    config: Mapping[str, Any],
+    events: Iterable[Mapping[str, Any]],
+    base: BaseFacts,
+    done: Mapping[str, Any] | None = None,
 ) -> Provenance:
     """The story of a ReasonMaxxer run so far.
 
@@ -191,21 +194,21 @@ def events_that_count(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, 
     return [*found, *named, *(dict(e, kind="best check") for e in checks if e.get("best"))]
 
 
-def chosen_on(last: Mapping[str, Mapping[str, Any]]) -> tuple[Held, ...]:
+def chosen_on(last: Mapping[str, Mapping[str, Any]]) -> tuple[PassRates, ...]:
     """What the validation split said of the checkpoint that was kept."""
     best = last.get("best check")
     before = last.get("check of the base", {}).get("pass@1")
     if best is None or before is None or best.get("optimizer_step") == 0 or best.get("pass@1") is None:
         return ()
-    return (Held("validation", before, best["pass@1"], best.get("vs_base")),)
+    return (PassRates("validation", before, best["pass@1"], best.get("vs_base")),)
 
 
-def final_check(done: Mapping[str, Any]) -> tuple[Held, ...]:
+def final_check(done: Mapping[str, Any]) -> tuple[PassRates, ...]:
     """What was measured once, after the training."""
     before, after = done.get("before"), done.get("after")
     if before is None or after is None:
         return ()
-    return (Held(done.get("split", "test"), before, after, done.get("vs_base")),)
+    return (PassRates(done.get("split", "test"), before, after, done.get("vs_base")),)
 
 
 def figures_of(event: Mapping[str, Any] | None) -> dict[str, Any] | None:

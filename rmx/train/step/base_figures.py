@@ -42,7 +42,7 @@ def token_bytes(hidden: int, kept: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class BaseTokens:
     """Figures of the base at N positions."""
 
     mean: Tensor  # (N, D) fp32: E_base[W]
@@ -89,7 +89,7 @@ class BaseFigures:
         """Whether anything may be kept at all."""
         return self.memory > 0 or self.folder is not None
 
-    def put(self, key: Key, base: Base) -> None:
+    def put(self, key: Key, base: BaseTokens) -> None:
         """Keep a block, if there is room for it anywhere."""
         if key in self:
             return
@@ -102,7 +102,7 @@ class BaseFigures:
         else:
             self.refused += 1
 
-    def get(self, key: Key) -> Base | None:
+    def get(self, key: Key) -> BaseTokens | None:
         """A block's figures, on the CPU; None where it is not kept."""
         block = self._kept.get(key)
         if block is None and key in self._filed:
@@ -136,15 +136,15 @@ class BaseFigures:
         self._filed.clear()
         self.nbytes = self.file_bytes = 0
 
-    def _packed(self, base: Base) -> Tensor:
+    def _packed(self, base: BaseTokens) -> Tensor:
         """(N, columns) of `dtype`: the vectors, and the bytes of the two fp32 numbers behind them."""
         numbers = torch.stack((base.offset, base.logp), dim=1).float().cpu()
         return torch.cat((base.mean.cpu().to(self.dtype), numbers.view(self.dtype)), dim=1)
 
-    def _unpacked(self, block: Tensor) -> Base:
+    def _unpacked(self, block: Tensor) -> BaseTokens:
         width = 2 * 4 // block.element_size()  # columns of the two numbers
         numbers = block[:, -width:].contiguous().view(torch.float32)
-        return Base(block[:, :-width].float(), numbers[:, 0], numbers[:, 1])
+        return BaseTokens(block[:, :-width].float(), numbers[:, 0], numbers[:, 1])
 
     def _has_disk(self, size: int) -> bool:
         if self.folder is None or (self.limit is not None and self.file_bytes + size > self.limit):

@@ -16,14 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmx.errors import TrainError, first_line
-from rmx.train.step.lora_policy import Policy, load_weights
+from rmx.train.step.lora_policy import LoraPolicy, load_weights
 
 log = logging.getLogger(__name__)
 WEIGHTS = "adapter_model.safetensors"
 OPTIMIZER, PLACE = "optimizer.safetensors", "place.json"
 
 
-def save(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, place: dict[str, Any]) -> None:
+def save(folder: Path, policy: LoraPolicy, optimizer: torch.optim.Optimizer, place: dict[str, Any]) -> None:
     """Write a checkpoint under a temporary name, force it to disk, and give it its name in one move."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -39,7 +39,7 @@ def save(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, place: 
         shutil.rmtree(work, ignore_errors=True)
 
 
-def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def restore(folder: Path, policy: LoraPolicy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Load a checkpoint; returns the place that was saved with it.
 
     Raises:
@@ -85,7 +85,7 @@ def shed(folder: Path, keep_adapter: bool) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _moments(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(policy: LoraPolicy, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
         f"{name}/{kind}": value.detach().cpu().contiguous()
         for name, p in policy.trained().items()

@@ -26,7 +26,7 @@ from rmx.train.step.head import Products, find_head, with_tf32
 NAME = "policy"  # of the adapter that is trained, in PEFT and in `Engine.using`
 
 
-class Policy(nn.Module):
+class LoraPolicy(nn.Module):
     """A model and the adapter on it that learns.
 
     The adapter is on the engine as `NAME`, so that `engine.using(NAME)` decodes with it and `engine.using(None)`
@@ -131,7 +131,7 @@ def make_policy(
     seed: int,
     recompute: bool = False,
     tf32: bool = False,
-) -> Policy:
+) -> LoraPolicy:
     """Put the adapter that will be trained on a model; a policy made before on the same model is replaced.
 
     Args:
@@ -163,7 +163,7 @@ def make_policy(
     engine.model.eval().requires_grad_(False)
     engine.adapters[NAME] = "in training"
     engine.prefixes.clear(NAME)
-    policy = Policy(model, recompute)
+    policy = LoraPolicy(model, recompute)
     if recompute and not policy.blocks():
         raise TrainError(f"The layers of {model.spec} cannot be computed twice. Leave out --recompute.")
     if tf32:

@@ -3,16 +3,16 @@
 import torch
 from torch import Tensor
 
-from rmx.train.step.base_figures import Base, BaseFigures
+from rmx.train.step.base_figures import BaseFigures, BaseTokens
 from rmx.train.step.batches import Batch
 from rmx.train.step.head import ce_and_kl
 from rmx.train.step.items import Item
-from rmx.train.step.lora_policy import Policy
+from rmx.train.step.lora_policy import LoraPolicy
 from rmx.train.step.loss import Rows
 from rmx.train.step.scoring import base_block, own_key, prompt_key
 
 
-def read_rows(policy: Policy, batch: Batch, figures: BaseFigures) -> Rows:
+def read_rows(policy: LoraPolicy, batch: Batch, figures: BaseFigures) -> Rows:
     """Cross entropy, KL and the base's log-probability at each row, with gradient to the adapter.
 
     Where base and policy share a plainly linear head, logits are made in chunks, for these rows only, and the base
@@ -27,7 +27,7 @@ def read_rows(policy: Policy, batch: Batch, figures: BaseFigures) -> Rows:
     return Rows(ce, kl, base.logp)
 
 
-def read_rows_whole(policy: Policy, batch: Batch) -> Rows:
+def read_rows_whole(policy: LoraPolicy, batch: Batch) -> Rows:
     """The same by the full logits of both: right for every model, at the price of time and memory."""
     with policy.base():
         base = _log_softmax(policy.logits(batch.ids), batch)
@@ -42,14 +42,14 @@ def _log_softmax(logits: Tensor, batch: Batch) -> Tensor:
     return logits[batch.row, batch.pred_pos].float().log_softmax(-1)
 
 
-def base_rows(policy: Policy, batch: Batch, figures: BaseFigures) -> Base:
+def base_rows(policy: LoraPolicy, batch: Batch, figures: BaseFigures) -> BaseTokens:
     """The base's figures at the rows of a micro-batch, on the policy's device."""
     found = [_of_item(policy, item, at, figures) for item, at in zip(batch.items, batch.places, strict=True)]
     mean, offset, logp = (torch.cat(column).to(policy.device) for column in zip(*found, strict=True))
-    return Base(mean, offset, logp)
+    return BaseTokens(mean, offset, logp)
 
 
-def _of_item(policy: Policy, item: Item, at: Tensor, figures: BaseFigures) -> tuple[Tensor, Tensor, Tensor]:
+def _of_item(policy: LoraPolicy, item: Item, at: Tensor, figures: BaseFigures) -> tuple[Tensor, Tensor, Tensor]:
     """Figures at positions `at` (ascending) of one sequence, on the CPU."""
     rollout, first = item.rollout, item.first
     parts = []

@@ -10,13 +10,15 @@ from rmx.engine.entropy import capture
 from rmx.errors import TrainError
 from rmx.models.load import Model
 from rmx.records import Rollout
-from rmx.train.step.base_figures import Base, BaseFigures, Key
+from rmx.train.step.base_figures import BaseFigures, BaseTokens, Key
 from rmx.train.step.head import anchor, sweep
 from rmx.train.step.items import name_of
-from rmx.train.step.lora_policy import Policy
+from rmx.train.step.lora_policy import LoraPolicy
 
 
-def score(source: Policy | Model, rollouts: Iterable[Rollout], figures: BaseFigures | None = None) -> Iterator[Rollout]:
+def score(
+    source: LoraPolicy | Model, rollouts: Iterable[Rollout], figures: BaseFigures | None = None
+) -> Iterator[Rollout]:
     """Fill in the entropies of each rollout, one after the other; those that a rollout brings along stay.
 
     With a policy whose head allows it, the base's figures are put into `figures` in the same pass, and training needs
@@ -25,13 +27,13 @@ def score(source: Policy | Model, rollouts: Iterable[Rollout], figures: BaseFigu
     Raises:
         TrainError: a rollout with nothing but a prompt.
     """
-    fast = isinstance(source, Policy) and source.head is not None and figures is not None
-    model = source.model if isinstance(source, Policy) else source
+    fast = isinstance(source, LoraPolicy) and source.head is not None and figures is not None
+    model = source.model if isinstance(source, LoraPolicy) else source
     for rollout in rollouts:
         if rollout.completion_length < 1:
             raise TrainError(f"{name_of(rollout)} has no completion tokens. Take it out of the file.")
         if fast:
-            assert isinstance(source, Policy)
+            assert isinstance(source, LoraPolicy)
             assert figures is not None
             if figures.keeps:
                 base_block(source, prompt_key(rollout), figures)
@@ -64,7 +66,7 @@ def own_key(rollout: Rollout) -> Key:
     return rollout.prompt_length - 1, rollout.input_ids
 
 
-def base_block(policy: Policy, key: Key, figures: BaseFigures) -> Base:
+def base_block(policy: LoraPolicy, key: Key, figures: BaseFigures) -> BaseTokens:
     """A block of figures, from what is kept or by a pass of the base, then kept if there is room."""
     base = figures.get(key)
     if base is None:
@@ -73,7 +75,7 @@ def base_block(policy: Policy, key: Key, figures: BaseFigures) -> Base:
     return base
 
 
-def _fill(policy: Policy, key: Key, figures: BaseFigures, wanted: bool) -> Tensor | None:
+def _fill(policy: LoraPolicy, key: Key, figures: BaseFigures, wanted: bool) -> Tensor | None:
     """Make sure that a block is kept; returns its entropies where they are wanted."""
     if not wanted and (key in figures or not figures.keeps):
         return None
@@ -83,8 +85,8 @@ def _fill(policy: Policy, key: Key, figures: BaseFigures, wanted: bool) -> Tenso
 
 
 def read_base(
-    policy: Policy, key: Key, *, entropy: bool, dtype: torch.dtype = torch.float32
-) -> tuple[Base, Tensor | None]:
+    policy: LoraPolicy, key: Key, *, entropy: bool, dtype: torch.dtype = torch.float32
+) -> tuple[BaseTokens, Tensor | None]:
     """One pass of the base over one sequence, alone, so that the figures never depend on what else there is.
 
     Args:
@@ -103,6 +105,6 @@ def read_base(
         swept = sweep(head, hidden, tokens[first + 1 :], entropy=entropy, expected=True)
         assert swept.expected is not None
         mean = swept.expected.to(dtype).float()
-        base = Base(mean, anchor(head, swept.lse, mean, hidden), swept.own - swept.lse)
-    kept = Base(base.mean.cpu(), base.offset.cpu(), base.logp.cpu())
+        base = BaseTokens(mean, anchor(head, swept.lse, mean, hidden), swept.own - swept.lse)
+    kept = BaseTokens(base.mean.cpu(), base.offset.cpu(), base.logp.cpu())
     return kept, None if swept.entropy is None else swept.entropy.cpu()

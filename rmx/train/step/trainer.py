@@ -15,7 +15,7 @@ from rmx.train.step import checkpoint
 from rmx.train.step.base_figures import BaseFigures
 from rmx.train.step.batches import Batch, make_batch, mass
 from rmx.train.step.items import Item
-from rmx.train.step.lora_policy import Policy
+from rmx.train.step.lora_policy import LoraPolicy
 from rmx.train.step.loss import objective
 from rmx.train.step.order import Window, lr_at, total_updates, window
 from rmx.train.step.processes import Team, add_up, collected, dealt
@@ -91,7 +91,7 @@ class Trainer:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: LoraPolicy,
         items: Sequence[Item],
         recipe: Recipe,
         *,

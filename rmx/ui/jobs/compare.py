@@ -30,9 +30,9 @@ from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Problem
 from rmx.service.arguments import Limits
-from rmx.storage.memory_shares import Kept
+from rmx.storage.memory_shares import MemoryShares
 from rmx.ui.jobs.at_once import AtOnce
-from rmx.ui.jobs.compare_jobs import Job, MapRun, PatchRun, SetRun, known_part, refused
+from rmx.ui.jobs.compare_jobs import MapRun, PairJob, PatchRun, SetRun, known_part, refused
 from rmx.ui.jobs.compare_messages import CLASSES, Message, map_message, patch_message, set_message
 from rmx.ui.jobs.explore import check_texts
 
@@ -45,10 +45,10 @@ SMALL = 20e6  # parameters up to which noise and placebo are measured without be
 class Comparer:
     """The compare road for the page. Jobs leave memory as storage.memory_shares has it."""
 
-    def __init__(self, workspace: Workspace, kept: Kept | None = None, limits: Limits | None = None) -> None:
+    def __init__(self, workspace: Workspace, kept: MemoryShares | None = None, limits: Limits | None = None) -> None:
         self.workspace = workspace
-        self.kept, self.limits = kept or Kept(), limits or Limits()
-        self._jobs: dict[str, Job] = {}
+        self.kept, self.limits = kept or MemoryShares(), limits or Limits()
+        self._jobs: dict[str, PairJob] = {}
         self._lock = threading.Lock()
         self._copying = threading.Lock()  # a second copy of a checkpoint is large: one at a time
 
@@ -63,7 +63,7 @@ class Comparer:
         self.kept.put(job.id, job.nbytes, job.owner, lambda: self._forget(job), lambda: not job.done)
         return job
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, job: PairJob) -> None:
         """Let go of a job, and of the decodes that hold on to it."""
         with self._lock:
             held = [j for j in self._jobs.values() if j is job or (isinstance(j, PatchRun) and j.map is job)]
@@ -72,21 +72,21 @@ class Comparer:
         for one in held:
             self.kept.drop(one.id)
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: PairJob) -> None:
         """Nothing is worked on any more, also where nobody waited for the end."""
         job.done = True
         self.kept.grow(job.id, job.nbytes)
         if isinstance(job, PatchRun):
             self.kept.grow(job.map.id, job.map.nbytes)
 
-    def find(self, job_id: object) -> Job | None:
+    def find(self, job_id: object) -> PairJob | None:
         with self._lock:
             job = self._jobs.get(job_id) if isinstance(job_id, str) else None
         if job is not None:
             self.kept.touch(job.id)
         return job
 
-    def get(self, job_id: object, kind: type[Any] = Job) -> Any:
+    def get(self, job_id: object, kind: type[Any] = PairJob) -> Any:
         """The job of this id.
 
         Raises:
@@ -303,7 +303,7 @@ class Comparer:
             self._finish(run)
         yield set_message(run)
 
-    def _turn(self, run: Job) -> Iterator[int]:
+    def _turn(self, run: PairJob) -> Iterator[int]:
         """Wait for the engines: yields how many are ahead while waiting, then 0 once, inside the turn."""
         engines, held = run.pair.engines, []
         try:

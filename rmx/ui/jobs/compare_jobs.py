@@ -18,7 +18,7 @@ BASE_BYTES = 10_000  # of a job without anything in it: its decoders, locks and 
 
 
 @dataclass
-class Job:
+class PairJob:
     """What all jobs of the view have in common."""
 
     pair: Pair
@@ -59,7 +59,7 @@ class Job:
 
 
 @dataclass
-class MapRun(Job):
+class MapRun(PairJob):
     """One map and what was decoded for its problem since: the arms' answers and their tokens."""
 
     found: ShiftMap = field(init=False)
@@ -82,7 +82,7 @@ class MapRun(Job):
 
 
 @dataclass
-class PatchRun(Job):
+class PatchRun(PairJob):
     """One intervened decode."""
 
     job: PatchJob = field(init=False)
@@ -99,7 +99,7 @@ class PatchRun(Job):
 
 
 @dataclass
-class SetRun(Job):
+class SetRun(PairJob):
     """A run over a problem set."""
 
     what: str = "shifts"

@@ -27,9 +27,9 @@ from rmx.records import Problem
 from rmx.runs.row import row
 from rmx.runs.store import RunStore
 from rmx.service.arguments import short_enough
-from rmx.storage.memory_shares import Kept, bytes_of
+from rmx.storage.memory_shares import MemoryShares, bytes_of
 from rmx.ui.jobs.at_once import AtOnce
-from rmx.ui.jobs.evaluate_jobs import UNSEEN, Asked, EvalJob, Message
+from rmx.ui.jobs.evaluate_jobs import UNSEEN, EvalJob, EvaluateForm, Message
 from rmx.ui.request_log import tell
 from rmx.ui.server.malloc import give_back
 
@@ -82,9 +82,9 @@ class Evaluator:
         workspace: Workspace,
         store: RunStore | None = None,
         measure: Measure | None = None,
-        kept: Kept | None = None,
+        kept: MemoryShares | None = None,
     ) -> None:
-        self.workspace, self.kept = workspace, kept or Kept()
+        self.workspace, self.kept = workspace, kept or MemoryShares()
         self.store = store or RunStore()
         self._measure = measure or self._evaluation
         self._jobs: dict[str, EvalJob] = {}
@@ -102,7 +102,7 @@ class Evaluator:
         mine = [(f"{r['id']} · {r['note']}".rstrip(" ·")[:90], r["id"]) for r in runs if r["model"] == model]
         return [*((name, name) for name in bundled), *mine]
 
-    def asked(self, form: Mapping[str, Any], paths: bool = False) -> Asked:
+    def asked(self, form: Mapping[str, Any], paths: bool = False) -> EvaluateForm:
         """What a form asks for.
 
         Args:
@@ -119,7 +119,7 @@ class Evaluator:
         if n > 1 and temperature == 0:
             raise RmxError("At temperature 0 all samples are the same. Raise it, or ask for 0 samples: greedy only.")
         set_name, own = self._set(form, paths)
-        return Asked(
+        return EvaluateForm(
             model=model,
             adapters=_adapters(form.get("adapters")),
             set_name=set_name,
@@ -155,7 +155,7 @@ class Evaluator:
             self.workspace.policy.admit_set(name)
         return name, None
 
-    def plan(self, asked: Asked) -> Message:
+    def plan(self, asked: EvaluateForm) -> Message:
         """What it would take, as far as that is known, and the command."""
         pace = self._pace.get((asked.model, asked.set_name))
         known = SETS.get(split_name(asked.set_name)[0]) if asked.own is None else None
@@ -205,7 +205,7 @@ class Evaluator:
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
-    def start(self, asked: Asked, owner: str | None = None) -> EvalJob:
+    def start(self, asked: EvaluateForm, owner: str | None = None) -> EvalJob:
         """Begin to measure, in a thread of its own. `owner` is the visitor who asks.
 
         Raises:
@@ -270,7 +270,7 @@ class Evaluator:
         self.kept.grow(job.id, job.nbytes)
 
     @staticmethod
-    def _problems(asked: Asked) -> list[Problem]:
+    def _problems(asked: EvaluateForm) -> list[Problem]:
         """The problems that were asked for, all of them with a known answer."""
         from rmx.evaluate.known import answered
 
@@ -297,7 +297,7 @@ class Evaluator:
         made = Evaluation(contestants, problems, config, asked.set_name, store=store)
         yield from made.run(lambda: job.stopped)
 
-    def _notes(self, asked: Asked) -> dict[str, str]:
+    def _notes(self, asked: EvaluateForm) -> dict[str, str]:
         """The notes of the runs among the contestants."""
         notes = {}
         for spec in asked.adapters:

@@ -23,7 +23,7 @@ NOBODY = Asker()
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class EvaluateForm:
     """What a visitor wants measured, checked. `own` are the problems of a file that was read in the browser."""
 
     model: str
@@ -66,7 +66,7 @@ class EvalJob:
 
     def __init__(
         self,
-        asked: Asked,
+        asked: EvaluateForm,
         clock: Callable[[], float] = time.monotonic,
         who: Asker = NOBODY,
         unseen: float | None = None,

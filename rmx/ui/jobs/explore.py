@@ -17,7 +17,7 @@ import torch
 from rmx.config import TOP_SHOWN, Sampling, check_tau
 from rmx.engine.fair_queue import asked_by
 from rmx.errors import RmxError, SwapError, TrainError
-from rmx.explore.branches import Run, Runs
+from rmx.explore.branches import Branch, BranchStore
 from rmx.explore.generate import Job, read_job
 from rmx.explore.lookahead import look_ahead
 from rmx.explore.swap import swap_job
@@ -40,9 +40,9 @@ Message = dict[str, Any]
 class Explorer:
     """The explore road for the page: start, pick, halt, and the read-only questions."""
 
-    def __init__(self, workspace: Workspace, runs: Runs | None = None, limits: Limits | None = None) -> None:
+    def __init__(self, workspace: Workspace, runs: BranchStore | None = None, limits: Limits | None = None) -> None:
         self.workspace = workspace
-        self.runs = runs or Runs()
+        self.runs = runs or BranchStore()
         self.limits = limits or Limits()
 
     # -- making runs ----------------------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ class Explorer:
         show: int | None = None,
         owner: str | None = None,
         style: StyleOptions = StyleOptions(),  # noqa: B008  a frozen record
-    ) -> Run:
+    ) -> Branch:
         """A new tree: its first branch, not generated yet. `owner` is the visitor who asks.
 
         Raises:
@@ -80,11 +80,11 @@ class Explorer:
         else:
             job = replace(read_job(model, ids, read, tau, known), adapter=name)
         prompt = model.detokenizer.text(ids)
-        run = Run(model, job, prompt, "", title=title, show=show, owner=owner, known_computed=known_computed)
+        run = Branch(model, job, prompt, "", title=title, show=show, owner=owner, known_computed=known_computed)
         run.tree = run.id
         return self.runs.add(run)
 
-    def pick(self, data: object) -> Run:
+    def pick(self, data: object) -> Branch:
         """A new branch from {"run", "pos", "token_ids" | "text"}.
 
         Raises:
@@ -103,7 +103,7 @@ class Explorer:
             job = replace(job, sampling=replace(job.sampling, max_new_tokens=max(len(run.tokens) * 2, 512)))
         return self.runs.add(run.branch(job))
 
-    def revive(self, run: Run) -> None:
+    def revive(self, run: Branch) -> None:
         """Give a recorded branch its model where that is loaded by now.
 
         Raises:
@@ -112,17 +112,17 @@ class Explorer:
         space = self.workspace
         revive(run, lambda spec: space.model(spec) if spec in space.loaded else None)
 
-    def copy(self, run: Run, owner: str | None) -> Run:
+    def copy(self, run: Branch, owner: str | None) -> Branch:
         """A tree of the visitor's own that begins with a solution that is finished already."""
         made = replace(run, owner=owner, id=secrets.token_urlsafe(12), tree="", tokens=list(run.tokens), _stop=Event())
         made.tree = made.id
         return self.runs.add(made)
 
-    def stream(self, run: Run) -> Iterator[Message]:
+    def stream(self, run: Branch) -> Iterator[Message]:
         """Generate a run and tell the page, at most a dozen times a second; the last message has the result."""
         yield from asked_by(run.owner, self._steps(run))
 
-    def _steps(self, run: Run) -> Iterator[Message]:
+    def _steps(self, run: Branch) -> Iterator[Message]:
         sent, due, told = run.at or 0, 0.0, 0
         try:
             for count in run.steps():
@@ -194,14 +194,14 @@ class Explorer:
                 found.setdefault((run.id, pos), _pin(run, pos))
         return list(found.values())
 
-    def _check_pin(self, run: Run, pos: int) -> None:
+    def _check_pin(self, run: Branch, pos: int) -> None:
         before, most = len(run.job.prompt_ids) + pos, self.limits.max_new_tokens + PROMPT
         if before > most:
             raise TrainError(f"{before:,} tokens stand before this place; {most:,} are the most that a pin holds.")
 
     # -- messages -------------------------------------------------------------------------------------------------
 
-    def message(self, run: Run, start: int, whole: bool = False) -> Message:
+    def message(self, run: Branch, start: int, whole: bool = False) -> Message:
         """Tokens from `start` on; with the opening facts at the beginning and the result at the end."""
         tokens = run.tokens[start:]
         done = run.done
@@ -222,11 +222,11 @@ class Explorer:
             message["tree"] = [self._branch(r) for r in self.runs.branches(run.tree)]
         return message
 
-    def _token(self, run: Run, t: TokenDist) -> list[Any]:
+    def _token(self, run: Branch, t: TokenDist) -> list[Any]:
         special = SPECIAL if t.id in run.model.detokenizer.special_ids else 0
         return [t.text, round(t.entropy, 4), float(f"{t.p:.6g}"), t.rank, (FORCED if t.forced else 0) | special]
 
-    def _open(self, run: Run) -> Message:
+    def _open(self, run: Branch) -> Message:
         return {
             "tree": run.tree,
             "parent": run.parent.id if run.parent else None,
@@ -245,7 +245,7 @@ class Explorer:
             "origin": run.origin.json() if run.origin else None,
         }
 
-    def _swap(self, run: Run) -> Message:
+    def _swap(self, run: Branch) -> Message:
         """What a branch forced and how likely it was; the probability is that of all its forced tokens together."""
         if run.parent is None or run.job.fork is None:
             return {"from_text": None, "to_text": None, "to_p": None}
@@ -255,7 +255,7 @@ class Explorer:
         p = float(torch.tensor(logp).exp()) if len(run.tokens) > at else None
         return {"from_text": lone(run.job.fork.id), "to_text": text(run.job.forced), "to_p": p}
 
-    def _result(self, run: Run) -> Message:
+    def _result(self, run: Branch) -> Message:
         trace = run.trace
         if trace is None:
             return {"answer": {"text": None, "correct": None}, "stop": "error", "n": len(run.tokens)}
@@ -267,14 +267,14 @@ class Explorer:
             "n": len(run.tokens),
         }
 
-    def _branch(self, run: Run) -> Message:
+    def _branch(self, run: Branch) -> Message:
         answer = run.trace.answer.json() if run.trace else {"text": None, "correct": None}
         label = "read" if run.job.read is not None else run.job.sampling.label
         parent = run.parent.id if run.parent else None
         base = {"run": run.id, "parent": parent, "at": run.at, "label": label, "answer": answer}
         return base | self._swap(run) | {"n": len(run.tokens)}
 
-    def _place(self, data: object) -> tuple[Run, int]:
+    def _place(self, data: object) -> tuple[Branch, int]:
         run, pos = self.runs.get(_get(data, "run")), _get(data, "pos")
         if type(pos) is not int or not 0 <= pos < len(run.tokens):
             raise SwapError(f"There is no token at position {pos}; there are {len(run.tokens)} so far.")
@@ -296,7 +296,7 @@ def _get(data: object, key: str) -> Any:
     return data.get(key) if isinstance(data, dict) else None
 
 
-def _pin(run: Run, pos: int) -> Pin:
+def _pin(run: Branch, pos: int) -> Pin:
     before = tuple(t.id for t in run.tokens[:pos])
     text = (run.prompt + run.model.detokenizer.text(before))[-SHOWN:]
     token = run.tokens[pos]
@@ -304,6 +304,6 @@ def _pin(run: Run, pos: int) -> Pin:
     return Pin(run.model.spec, run.job.adapter, tuple(run.job.prompt_ids), before, token.id, run.job.known, text, word)
 
 
-def _out_of_memory(run: Run) -> str:
+def _out_of_memory(run: Branch) -> str:
     run.model.engine.prefixes.clear()
     return f"{run.model.spec} ran out of GPU memory after {len(run.tokens)} tokens. Shorten it or take a smaller model."

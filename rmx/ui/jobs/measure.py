@@ -16,7 +16,7 @@ from rmx.config import Sampling
 from rmx.engine.fair_queue import Kind, asked_by
 from rmx.errors import RmxError, SwapError
 from rmx.explore.answer_so_far import sofar
-from rmx.explore.branches import Run
+from rmx.explore.branches import Branch
 from rmx.explore.importance import importance
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
@@ -34,7 +34,7 @@ class Measurement:
     """One job under way on a page."""
 
     kind: str
-    run: Run
+    run: Branch
     states: Iterator[Any]
     pos: int | None = None  # of outcomes
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
@@ -114,7 +114,7 @@ class Worth:
             job.halt()
 
     def _begin(
-        self, kind: str, run: Run, start: Callable[[Callable[[], bool]], Iterator[Any]], pos: int | None = None
+        self, kind: str, run: Branch, start: Callable[[Callable[[], bool]], Iterator[Any]], pos: int | None = None
     ) -> Measurement:
         job = Measurement(kind, run, iter(()), pos)
         job.states = start(lambda: job.stopped)
@@ -124,14 +124,14 @@ class Worth:
                 self._jobs.popitem(last=False)
         return job
 
-    def _solved(self, data: object) -> tuple[Run, Trace]:
+    def _solved(self, data: object) -> tuple[Branch, Trace]:
         run = self.explorer.runs.get(_get(data, "run"))
         if run.trace is None or not run.trace.tokens:
             raise SwapError("Wait until the solution is finished, then measure it.")
         self.explorer.revive(run)
         return run, run.trace
 
-    def _limit(self, run: Run) -> int:
+    def _limit(self, run: Branch) -> int:
         """A pasted text was read without a limit; what follows it needs one."""
         return (
             max(run.job.sampling.max_new_tokens, 512) if run.job.read is not None else run.job.sampling.max_new_tokens
@@ -159,7 +159,7 @@ class Worth:
             said = str(error) if isinstance(error, RmxError) else _out_of_memory(job.run)
             yield last | {"run": job.run.id, "job": job.id, "done": True, "error": said}
 
-    def _branch(self, run: Run, state: Any) -> str | None:
+    def _branch(self, run: Branch, state: Any) -> str | None:
         """Make the branches that a rescue found: one for each swap, continued greedily as the search did."""
         for swap in state.swaps:
             job = swap_job(run.job, run.tokens, swap.pos, [swap.to_id], run.model.engine.vocab_size)

@@ -12,20 +12,20 @@ from typing import Any
 from rmx.config import check_tau
 from rmx.engine.fair_queue import asker
 from rmx.errors import RmxError, SwapError
-from rmx.explore.branches import Origin, Run
+from rmx.explore.branches import Branch, Origin
 from rmx.trees.document import tree_document
 from rmx.trees.figures import entropy_svg, tokens_csv
 from rmx.trees.gallery import piece, pieces
 from rmx.trees.hub import save_tree
-from rmx.trees.link import Recipe, link_of, recipe_of, unpack
+from rmx.trees.link import ReplayPlan, link_of, recipe_of, unpack
 from rmx.trees.page import read_any, tree_html
 from rmx.trees.recorded import recorded_runs
 from rmx.trees.tree import Tree, tree_of
-from rmx.trees.verify import Replay
+from rmx.trees.verify import TreeReplay
 from rmx.ui.jobs.explore import Explorer, Message, _get
 
 MIME = {"json": "application/json", "html": "text/html", "svg": "image/svg+xml", "csv": "text/csv"}
-Begin = Callable[[Run], Run]
+Begin = Callable[[Branch], Branch]
 
 
 class Sharing:
@@ -100,7 +100,7 @@ class Sharing:
             for p in pieces()
         ]
 
-    def _keep(self, tree: Tree) -> Run:
+    def _keep(self, tree: Tree) -> Branch:
         """Put a recorded tree into memory; returns the branch that was shown."""
         runs = recorded_runs(tree, asker.get().owner)
         self.explorer.runs.add(*runs)
@@ -129,13 +129,13 @@ class Sharing:
         recipe = recipe_of(tree_of(recorded, run.id, run.show))
         yield from self._again(recipe, Origin("again", run.origin.licence), owner, begin)
 
-    def _again(self, recipe: Recipe, origin: Origin, owner: str | None, begin: Begin) -> Iterator[Message]:
+    def _again(self, recipe: ReplayPlan, origin: Origin, owner: str | None, begin: Begin) -> Iterator[Message]:
         most = max(step.sampling.max_new_tokens for step in recipe.steps)
         if min(most, max(s.at + s.marks.length for s in recipe.steps)) > self.max_new_tokens:
             raise RmxError(f"At most {self.max_new_tokens} tokens here; this tree has more.")
         model = self.explorer.workspace.model(recipe.model)
         adapter = self.explorer.workspace.adapter(model, recipe.adapter)
-        replay, stopped = Replay(model, adapter, self._bounded(recipe), origin), False
+        replay, stopped = TreeReplay(model, adapter, self._bounded(recipe), origin), False
         for run in replay.runs(owner):
             yield from self.explorer.stream(begin(self.explorer.runs.add(run)))
             cut = recipe.steps[len(replay.made) - 1].cut
@@ -150,7 +150,7 @@ class Sharing:
         if replay.shown is not None:
             yield self.explorer.message(replay.shown, 0, whole=True)
 
-    def _bounded(self, recipe: Recipe) -> Recipe:
+    def _bounded(self, recipe: ReplayPlan) -> ReplayPlan:
         """No branch is decoded further than this site allows."""
         steps = []
         for step in recipe.steps:

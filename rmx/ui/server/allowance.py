@@ -34,7 +34,7 @@ class Allowance:
         return 0.0 if allowed else (1 - left) / self.rate
 
 
-class Places:
+class ConcurrencyLimit:
     """At most so many places for each key at the same time."""
 
     def __init__(self, most: int) -> None:

@@ -20,7 +20,7 @@ PACKED = ("br", "gzip")
 
 
 @dataclass
-class Kept:
+class CachedAnswer:
     """An answer."""
 
     status: int = 500
@@ -37,7 +37,7 @@ class PageCache:
 
     def __init__(self, app: ASGIApp, forget: Callable[[], None]) -> None:
         self.app, self.forget = app, forget
-        self._kept: OrderedDict[tuple[str, ...], Kept] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, ...], CachedAnswer] = OrderedDict()
         self._making = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,7 +53,7 @@ class PageCache:
         await send({"type": "http.response.start", "status": kept.status, "headers": list(kept.headers)})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else kept.body})
 
-    async def _make(self, key: tuple[str, ...], path: str, packing: str, scope: Scope) -> Kept:
+    async def _make(self, key: tuple[str, ...], path: str, packing: str, scope: Scope) -> CachedAnswer:
         async with self._making:
             if key in self._kept:
                 return self._kept[key]
@@ -72,9 +72,9 @@ class PageCache:
             return kept
 
 
-async def _answer(app: ASGIApp, scope: Scope) -> Kept:
+async def _answer(app: ASGIApp, scope: Scope) -> CachedAnswer:
     """The whole answer of an application to a request without a body."""
-    kept = Kept()
+    kept = CachedAnswer()
     parts: list[bytes] = []
 
     async def receive() -> Message:

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rmx.ui.server.allowance import Allowance, Places
+from rmx.ui.server.allowance import Allowance, ConcurrencyLimit
 from rmx.ui.server.doors import SMALL, Door, Kind, door_of
 from rmx.ui.visitor_cookie import Owners
 
@@ -57,7 +57,7 @@ class Gate:
         self._auth = auth.encode() if auth else None
         self._one = {kind: Allowance(burst, rate, clock) for kind, (burst, rate) in PACE.items()}
         self._crowd = {kind: Allowance(CROWD * burst, CROWD * rate, clock) for kind, (burst, rate) in PACE.items()}
-        self._streams = Places(STREAMS)
+        self._streams = ConcurrencyLimit(STREAMS)
         self._wrong = Allowance(10, 0.1, clock)  # wrong passwords from one address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

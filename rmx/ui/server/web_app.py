@@ -13,9 +13,9 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from rmx import __version__
 from rmx.errors import RmxError
-from rmx.explore.branches import Runs
+from rmx.explore.branches import BranchStore
 from rmx.models.workspace import Workspace
-from rmx.storage.memory_shares import TOKEN_BYTES, Kept
+from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares
 from rmx.ui.api.endpoints import limits_of, site_of
 from rmx.ui.api.mcp_tools import has_mcp, serve_tools
 from rmx.ui.api.request_guard import guard_bodies, refuse_body
@@ -90,8 +90,8 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     keep_logs_short()
     training, owners = Training(workspace), owners_of(settings.host, settings.public, settings.proxies)
     room = settings.kept_tokens * TOKEN_BYTES
-    kept = Kept(room, room // 4, 60 * settings.idle_minutes)
-    explorer = Explorer(workspace, Runs(kept), limits_of(settings))
+    kept = MemoryShares(room, room // 4, 60 * settings.idle_minutes)
+    explorer = Explorer(workspace, BranchStore(kept), limits_of(settings))
     api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @api.get("/health")

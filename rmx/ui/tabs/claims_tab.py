@@ -33,7 +33,7 @@ NOW = "(...asked) => [window.rmxClaims?.job() ?? '', ...asked.slice(1)]"  # whic
 
 
 @dataclass(frozen=True, slots=True)
-class Controls:
+class ClaimsForm:
     """The settings column."""
 
     preset: gr.Dropdown
@@ -64,7 +64,7 @@ class Controls:
 class ClaimsTab:
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
-    controls: Controls
+    controls: ClaimsForm
     view: gr.HTML
 
     def __init__(self, claims: Claims, settings: Settings, who: Who = nobody) -> None:
@@ -147,7 +147,7 @@ def build_claims_tab(claims: Claims, settings: Settings, page: gr.Tab, who: Who 
     return tab
 
 
-def _controls(tab: ClaimsTab) -> Controls:
+def _controls(tab: ClaimsTab) -> ClaimsForm:
     gpu, policy = torch.cuda.is_available(), tab.claims.workspace.policy
     choices = [(f"{p.title} · {p.size(gpu)}".rstrip(" ·"), p.name) for p in tab.pairs.values()]
     first = next(iter(tab.pairs))
@@ -175,13 +175,13 @@ def _controls(tab: ClaimsTab) -> Controls:
             most = min(512, tab.settings.max_new_tokens)
             max_new = gr.Number(most, label="Most tokens", precision=0, min_width=80, elem_id="claims-max-new")
     style = build_style_panel("claims")
-    return Controls(
+    return ClaimsForm(
         preset, own, base, adapter, teacher, problem_set, limit, measure, tau, own_tau, share, samples, budget, seed,
         max_new, style,
     )  # fmt: skip
 
 
-def _wire(tab: ClaimsTab, c: Controls, page: gr.Tab) -> None:
+def _wire(tab: ClaimsTab, c: ClaimsForm, page: gr.Tab) -> None:
     before = gr.Textbox(visible=False)
     c.preset.change(lambda preset: gr.Group(visible=preset == OWN), c.preset, c.own, **LIGHT)
     c.own_tau.change(lambda own: gr.Slider(visible=own), c.own_tau, c.tau, **LIGHT)

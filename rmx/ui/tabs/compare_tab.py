@@ -21,7 +21,7 @@ from rmx.models.style_options import from_form
 from rmx.ui.figures.compare import arm_figure, shift_figure
 from rmx.ui.jobs.compare import Comparer
 from rmx.ui.jobs.compare_exports import export
-from rmx.ui.jobs.compare_jobs import Job
+from rmx.ui.jobs.compare_jobs import PairJob
 from rmx.ui.jobs.compare_messages import Message
 from rmx.ui.jobs.open_pages import Visitors
 from rmx.ui.prefetch import ahead
@@ -40,7 +40,7 @@ MOST_PROBLEMS, PUBLIC_PROBLEMS = 500, 100  # of a set; on a public site, where o
 
 
 @dataclass(frozen=True, slots=True)
-class Controls:
+class CompareForm:
     """The settings column."""
 
     preset: gr.Dropdown
@@ -75,7 +75,7 @@ class Controls:
 class CompareTab:
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
-    controls: Controls
+    controls: CompareForm
 
     def __init__(self, comparer: Comparer, settings: Settings, who: Who = nobody) -> None:
         self.comparer, self.who = comparer, who
@@ -98,7 +98,7 @@ class CompareTab:
         self.visitors.begin(request.session_hash, run)
         yield from self._told("map", run, self.comparer.stream_map(run), request)
 
-    def _told(self, verb: str, run: Job, steps: Iterator[Message], request: gr.Request) -> Iterator[Message]:
+    def _told(self, verb: str, run: PairJob, steps: Iterator[Message], request: gr.Request) -> Iterator[Message]:
         """A job's messages as the work of who asks, with a line in the log at the end."""
 
         def about() -> dict[str, Any]:
@@ -223,7 +223,7 @@ def build_compare_tab(comparer: Comparer, settings: Settings, tab: gr.Tab, who: 
     return made
 
 
-def _controls(tab: CompareTab) -> Controls:
+def _controls(tab: CompareTab) -> CompareForm:
     gpu = torch.cuda.is_available()
     first, policy = examples()[0], tab.comparer.workspace.policy
     mini, opened = (tab.comparer.workspace.model(spec) for spec in ("mini", tab.pairs[tab.first].base))
@@ -252,13 +252,13 @@ def _controls(tab: CompareTab) -> Controls:
     max_new = gr.Number(most, label="Most tokens", precision=0, minimum=1, elem_id="pair-max-new")
     style = build_style_panel("pair")
     note = gr.Markdown("", elem_id="pair-note")
-    return Controls(
+    return CompareForm(
         preset, own, spec, adapter, teacher, strength, boxes, source, text, compare, tau, max_new,
         problem_set, limit, shifts, intervene, note, style,
     )  # fmt: skip
 
 
-def _wire(tab: CompareTab, c: Controls, view: gr.HTML, figure: gr.Plot, page: gr.Tab) -> None:
+def _wire(tab: CompareTab, c: CompareForm, view: gr.HTML, figure: gr.Plot, page: gr.Tab) -> None:
     opened = gr.State(False)
     page.select(tab.opening, [opened, *c.asked], [view, opened], **STREAM)
     c.compare.click(tab.compare, c.asked, view, **STREAM)

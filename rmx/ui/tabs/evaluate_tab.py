@@ -9,12 +9,12 @@ from rmx.data.problems import SETS
 from rmx.engine.fair_queue import asking
 from rmx.errors import RmxError
 from rmx.models.presets import PRESETS
-from rmx.models.site_rules import Policy
+from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import to_form
 from rmx.ui.figures.evaluate import curve_figure, scatter_figure
 from rmx.ui.jobs.evaluate import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator
 from rmx.ui.jobs.evaluate_exports import export
-from rmx.ui.jobs.evaluate_jobs import Asked, Message, Watching
+from rmx.ui.jobs.evaluate_jobs import EvaluateForm, Message, Watching
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.asking import answering
 from rmx.ui.tabs.compare_tab import OWN as OWN_PAIR
@@ -31,7 +31,7 @@ RESTORE = f"() => sessionStorage.getItem('{KEY}') ?? ''"  # what this browser ta
 
 
 @dataclass(frozen=True, slots=True)
-class Controls:
+class EvaluateControls:
     """The settings column."""
 
     model: gr.Dropdown
@@ -63,7 +63,7 @@ FORM = (
 class EvaluateTab:
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
-    controls: Controls
+    controls: EvaluateControls
     view: gr.HTML
     kept: gr.Textbox  # the evaluation that this browser tab was looking at
 
@@ -71,7 +71,7 @@ class EvaluateTab:
         self.evaluator, self.settings, self.owners = evaluator, settings, owners
         self.watching = Watching()
 
-    def asked(self, request: gr.Request, values: tuple[Any, ...]) -> Asked:
+    def asked(self, request: gr.Request, values: tuple[Any, ...]) -> EvaluateForm:
         """What the form asks for.
 
         Raises:
@@ -163,7 +163,7 @@ def build_evaluate_tab(
     return tab
 
 
-def _controls(tab: EvaluateTab) -> Controls:
+def _controls(tab: EvaluateTab) -> EvaluateControls:
     settings, loaded, policy = tab.settings, tab.evaluator.workspace.loaded, tab.evaluator.workspace.policy
     model_spec = settings.model if settings.model and settings.model in loaded else "mini"
     models = [(p.title, p.name) for p in PRESETS.values() if policy.offers(p.name)]
@@ -206,17 +206,19 @@ def _controls(tab: EvaluateTab) -> Controls:
             most = min(512, settings.max_new_tokens)
             max_new = gr.Number(most, label="Most tokens", precision=0, min_width=80, elem_id="evaluate-max-new")
     style = build_style_panel("evaluate")
-    return Controls(model, adapters, problem_set, file, limit, n, temperature, top_p, seed, max_new, evaluate, style)
+    return EvaluateControls(
+        model, adapters, problem_set, file, limit, n, temperature, top_p, seed, max_new, evaluate, style
+    )
 
 
-def _sets(policy: Policy) -> list[tuple[str, str]]:
+def _sets(policy: SiteRules) -> list[tuple[str, str]]:
     """Every named set that may be read, by its splits, test first, and the choice that opens the reader of a file."""
     names = policy.problem_sets()
     found = [(f"{name} · {split}", f"{name}:{split}") for name in names for split in reversed(SETS[name].splits)]
     return [*found, ("a file of your own …", OWN)]
 
 
-def _wire(tab: EvaluateTab, c: Controls, curves: gr.Plot, scatter: gr.Plot, page: gr.Tab) -> None:
+def _wire(tab: EvaluateTab, c: EvaluateControls, curves: gr.Plot, scatter: gr.Plot, page: gr.Tab) -> None:
     view = tab.view
     latest: dict[str, Any] = {**LIGHT, "trigger_mode": "always_last"}
     page.select(tab.opening, c.asked, [c.adapters, view], **LIGHT)

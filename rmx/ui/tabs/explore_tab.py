@@ -13,7 +13,7 @@ from rmx.data.examples import TITLES, Example, Kind, examples, of_kind
 from rmx.data.problems import find_problem, load_set
 from rmx.engine.fair_queue import asking
 from rmx.errors import ProblemError, RmxError
-from rmx.explore.branches import Run
+from rmx.explore.branches import Branch
 from rmx.explore.calibration import calibration_of
 from rmx.mini.task import coverage
 from rmx.models.adapters import bundled_adapters
@@ -55,7 +55,7 @@ bind();
 
 
 @dataclass(frozen=True, slots=True)
-class Controls:
+class ExploreForm:
     """The settings column."""
 
     model: gr.Dropdown
@@ -95,12 +95,12 @@ class Controls:
 class ExploreTab:
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
-    controls: Controls
+    controls: ExploreForm
     view: gr.HTML
 
     def __init__(self, explorer: Explorer, settings: Settings, notice: str | None = None, who: Who = nobody) -> None:
         self.explorer, self.who = explorer, who
-        self._first: Run | None = None  # what the first screen shows, solved once for all visitors
+        self._first: Branch | None = None  # what the first screen shows, solved once for all visitors
         self.worth = Worth(explorer)
         self.sharing = Sharing(explorer, settings.max_new_tokens)
         self.settings = settings
@@ -127,7 +127,9 @@ class ExploreTab:
             return
         yield from self.stream(run, request, "trace" if read is None else "read")
 
-    def begin(self, asked: Sequence[Any], owner: str | None, read: str | None = None, show: int | None = None) -> Run:
+    def begin(
+        self, asked: Sequence[Any], owner: str | None, read: str | None = None, show: int | None = None
+    ) -> Branch:
         """The solution that was asked for, not generated yet.
 
         Raises:
@@ -155,7 +157,7 @@ class ExploreTab:
             style=from_form(*style),
         )
 
-    def stream(self, run: Run, request: gr.Request, verb: str) -> Iterator[Message]:
+    def stream(self, run: Branch, request: gr.Request, verb: str) -> Iterator[Message]:
         steps = ahead(self.explorer.stream(self.visitors.begin(request.session_hash, run)), run.halt)
         yield from observed(verb, steps, lambda: told(run))
 
@@ -179,12 +181,12 @@ class ExploreTab:
         yield from self.again("verify", request, lambda begin: self.sharing.verify(data, owner, begin))
 
     def again(
-        self, verb: str, request: gr.Request, messages: Callable[[Callable[[Run], Run]], Iterator[Message]]
+        self, verb: str, request: gr.Request, messages: Callable[[Callable[[Branch], Branch]], Iterator[Message]]
     ) -> Iterator[Message]:
         """Stream a tree that is decoded again, or the sentence why it cannot be."""
-        made: list[Run] = []
+        made: list[Branch] = []
 
-        def begin(run: Run) -> Run:
+        def begin(run: Branch) -> Branch:
             made.append(self.visitors.begin(request.session_hash, run))
             return run
 
@@ -315,7 +317,7 @@ class ExploreTab:
         return together(problem.problem, problem.answer)
 
 
-def told(run: Run) -> dict[str, Any]:
+def told(run: Branch) -> dict[str, Any]:
     """What the log says of a solution."""
     stop = run.trace.stop if run.trace is not None else "left"
     made = len(run.tokens) - (run.at or 0)
@@ -347,7 +349,7 @@ def build_explore_tab(
     return tab
 
 
-def _controls(tab: ExploreTab) -> Controls:
+def _controls(tab: ExploreTab) -> ExploreForm:
     policy = tab.explorer.workspace.policy
     first, offers, sets = examples()[0], policy.offers, policy.problem_sets()
     opened = tab.explorer.workspace.model(tab.spec)
@@ -396,13 +398,13 @@ def _controls(tab: ExploreTab) -> Controls:
     with gr.Accordion("Read a pasted solution", open=False):
         text = gr.Textbox(label="Solution", lines=5, max_lines=14, elem_id="paste", show_label=False)
         read = gr.Button("Score this text", size="sm", elem_id="read")
-    return Controls(
+    return ExploreForm(
         model, adapter, gpu, note, problem_set, picked, boxes, banner, solve, threshold, share,
         set_share, share_note, temperature, top_p, seed, max_new, raw, text, read, kinds, style, section,
     )  # fmt: skip
 
 
-def _wire_settings(tab: ExploreTab, c: Controls) -> None:
+def _wire_settings(tab: ExploreTab, c: ExploreForm) -> None:
     preset = next(p for p in PRESETS.values() if p.gpu)
     loaded = [c.adapter, c.tau, c.problem_set, c.model_note]
     c.model.input(tab.choose_model, c.model, loaded, api_visibility="private", concurrency_id="load")
@@ -417,7 +419,9 @@ def _wire_settings(tab: ExploreTab, c: Controls) -> None:
         box.change(_banner, [c.model, c.boxes.problem], [c.banner, c.boxes.answer], trigger_mode="always_last", **LIGHT)
 
 
-def _wire_view(tab: ExploreTab, c: Controls, view: gr.HTML, strip: gr.Plot, shown: gr.State, place: gr.State) -> None:
+def _wire_view(
+    tab: ExploreTab, c: ExploreForm, view: gr.HTML, strip: gr.Plot, shown: gr.State, place: gr.State
+) -> None:
     c.solve.click(tab.solve, c.asked, view, **STREAM)
     c.read.click(tab.read, [c.text, *c.asked], view, **STREAM)
     view.pick(tab.pick, None, view, **STREAM)
@@ -439,7 +443,7 @@ def _wire_view(tab: ExploreTab, c: Controls, view: gr.HTML, strip: gr.Plot, show
         _wire_example(tab, c, view, button, of_kind(kind))
 
 
-def _wire_example(tab: ExploreTab, c: Controls, view: gr.HTML, button: gr.Button, prepared: list[Example]) -> None:
+def _wire_example(tab: ExploreTab, c: ExploreForm, view: gr.HTML, button: gr.Button, prepared: list[Example]) -> None:
     """Each click takes the next example of its kind, solves it and then opens the place worth looking at."""
     turn = gr.State(0)
 

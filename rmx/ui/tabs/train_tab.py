@@ -10,7 +10,7 @@ from rmx.config import MOST_NAME
 from rmx.data.problems import SETS
 from rmx.errors import RmxError
 from rmx.models.presets import PRESETS as MODELS
-from rmx.models.site_rules import Policy
+from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import from_form
 from rmx.recipes.flags import HELP, field_types
 from rmx.recipes.job import TrainJob
@@ -43,7 +43,7 @@ TITLES = {"small": "Small run", "paper": "The paper's run", "floor": "Run with a
 
 
 @dataclass(frozen=True, slots=True)
-class Controls:
+class TrainForm:
     """The form."""
 
     start: gr.Button
@@ -152,7 +152,7 @@ def build_train_tab(training: Training, owners: Owners, page: gr.Tab) -> TrainTa
     return tab
 
 
-def _controls(policy: Policy) -> Controls:
+def _controls(policy: SiteRules) -> TrainForm:
     """The form; where training is capped it begins with the recipe that stays below the caps."""
     capped, first = policy.training != "on", "small" if policy.training == "on" else "quick"
     start = gr.Button(f"{TITLES[first]} on mini", variant="primary", elem_id="train-start")
@@ -172,10 +172,10 @@ def _controls(policy: Policy) -> Controls:
         made |= {name: _component(name, kind, values[name]) for name, kind in _kinds() if name not in USUAL}
     style = build_style_panel("train")
     fields = {name: made[name] for name, _ in _kinds()}
-    return Controls(start, dry, model, problem_set, preset, fields, gr.State([]), sweep, style)
+    return TrainForm(start, dry, model, problem_set, preset, fields, gr.State([]), sweep, style)
 
 
-def _wire(tab: TrainTab, c: Controls, view: gr.HTML, page: gr.Tab) -> None:
+def _wire(tab: TrainTab, c: TrainForm, view: gr.HTML, page: gr.Tab) -> None:
     busy: dict[str, Any] = {**QUIET, "concurrency_id": "train", "trigger_mode": "once"}
     # Not among the plans, of which only a page's newest waits: it says who looks as well.
     page.select(tab.opening, c.asked, [view, c.start], **{**PLAN, "concurrency_id": "train-opening"})

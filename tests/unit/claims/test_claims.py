@@ -18,7 +18,7 @@ from rmx.claims.labels import LABELS, label_of
 from rmx.claims.own_runs import read_runs
 from rmx.claims.records import Reading, Subject
 from rmx.claims.registry import BY_ID, CLAIMS, chosen
-from rmx.claims.studies import Progress, Swaps
+from rmx.claims.studies import StudyProgress, Swaps
 from rmx.claims.verdicts import (
     FEWEST,
     Judged,
@@ -34,7 +34,7 @@ from rmx.cli.main import _parser
 from rmx.cli.train import job_of
 from rmx.compare.intervene_set import InterveneReport, PlaceboArm, ProblemArms
 from rmx.compare.pair_options import PairOptions
-from rmx.compare.shift_set import Places, ShiftFigures, ShiftReport
+from rmx.compare.shift_set import ReadPlaces, ShiftFigures, ShiftReport
 from rmx.errors import RmxError
 from rmx.explore.flip_rates import Flip
 from rmx.prompt_styles import STYLES
@@ -188,7 +188,7 @@ def subject(**more):
 
 def shift_report(ranks_of_each, entropy_of_each):
     places = tuple(
-        Places(str(i), torch.tensor(h), torch.tensor(r), torch.zeros(len(r)), torch.zeros(len(r), dtype=torch.bool))
+        ReadPlaces(str(i), torch.tensor(h), torch.tensor(r), torch.zeros(len(r)), torch.zeros(len(r), dtype=torch.bool))
         for i, (r, h) in enumerate(zip(ranks_of_each, entropy_of_each, strict=True))
     )
     figures = ShiftFigures(places, 1.2)
@@ -555,7 +555,7 @@ def study(found, at=3):
         for i in range(1, at + 1):
             if cancelled():
                 return
-            yield Progress(i, at, found)
+            yield StudyProgress(i, at, found)
 
     return made
 
@@ -606,7 +606,7 @@ def test_a_stopped_study_tells_what_it_has(studies):
 
 def test_a_study_that_fails_leaves_the_others_alone(studies, monkeypatch):
     def broken(_, cancelled):
-        yield Progress(1, 3, None)
+        yield StudyProgress(1, 3, None)
         raise RmxError("This model has no such layers.")
 
     monkeypatch.setitem(studies, "shifts", broken)

@@ -9,7 +9,7 @@ import torch
 from rmx.compare.intervene import (
     ARMS,
     AllArms,
-    Asked,
+    ArmProblem,
     Intervention,
     PatchJob,
     matched_places,
@@ -256,7 +256,7 @@ def test_matched_places_are_drawn_uniformly_without_replacement():
 def test_matched_patches_as_often_as_the_oracle_did_and_is_never_the_bases_choice():
     pair = long_pair()
     prompt = tuple(ids_of(pair.base, "p"))
-    found = AllArms(pair, [Asked("x", prompt, "1")], ("oracle", "matched"), 1.0).run()[0]
+    found = AllArms(pair, [ArmProblem("x", prompt, "1")], ("oracle", "matched"), 1.0).run()[0]
     assert set(found) == {"oracle", "matched"}
     assert found["oracle"].patches == found["matched"].patches == 10
     places = matched_places(31, 10, 0, prompt_key(prompt))
@@ -267,8 +267,8 @@ def test_matched_patches_as_often_as_the_oracle_did_and_is_never_the_bases_choic
 # -- many problems, one batch -----------------------------------------------------------------------------------------
 
 
-def asked_of(pair, count: int) -> list[Asked]:
-    return [Asked(p.id, pair.base.prompt_ids(p.problem), p.answer) for p in load_set("mini")[:count]]
+def asked_of(pair, count: int) -> list[ArmProblem]:
+    return [ArmProblem(p.id, pair.base.prompt_ids(p.problem), p.answer) for p in load_set("mini")[:count]]
 
 
 def test_a_batch_of_ragged_problems_equals_one_at_a_time(rl):
@@ -317,7 +317,7 @@ def test_a_finished_row_leaves_the_batch():
     """Prompts of one and two tokens end at different steps; what is left goes on alone."""
     pair = long_pair()
     short, longer = tuple(ids_of(pair.base, "p")), tuple(ids_of(pair.base, "pp"))
-    found = AllArms(pair, [Asked("1", short, None), Asked("2", longer, None)], ("base", "oracle"), 1.0).run()
+    found = AllArms(pair, [ArmProblem("1", short, None), ArmProblem("2", longer, None)], ("base", "oracle"), 1.0).run()
     # The script counts from the first prompt's length, so that the longer prompt's text is one token shorter.
     assert [r["base"].tokens for r in found] == [31, 30]
     assert [r["base"].stop for r in found] == ["eos", "eos"]

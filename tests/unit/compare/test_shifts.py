@@ -8,16 +8,16 @@ import torch
 
 from rmx.compare.pair_options import map_json, map_places
 from rmx.compare.shift_map import MapJob, ShiftMap, largest
-from rmx.compare.shift_set import EDGES, Places, ShiftFigures, ShiftSet, places_of
+from rmx.compare.shift_set import EDGES, ReadPlaces, ShiftFigures, ShiftSet, places_of
 from rmx.config import Sampling
 from rmx.data.problems import load_set
 from tests.helpers.pairs import PROMPT, ids_of, prompts, script_pair, whole_logits
 
 
-def places(ranks: list[int], entropies: list[float], kl: float = 0.0, near: int = 0, name: str = "x") -> Places:
+def places(ranks: list[int], entropies: list[float], kl: float = 0.0, near: int = 0, name: str = "x") -> ReadPlaces:
     flags = torch.zeros(len(ranks), dtype=torch.bool)
     flags[:near] = True
-    return Places(name, torch.tensor(entropies), torch.tensor(ranks), torch.full((len(ranks),), kl), flags)
+    return ReadPlaces(name, torch.tensor(entropies), torch.tensor(ranks), torch.full((len(ranks),), kl), flags)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from datasets.naming import camelcase_to_snakecase
 from rmx.data import hub as hub_sets
 from rmx.data.hub import REPOSITORIES, is_cached
 from rmx.errors import Refused, RmxError
-from rmx.explore.branches import Runs
-from rmx.models.site_rules import Policy
+from rmx.explore.branches import BranchStore
+from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
@@ -51,7 +51,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def space(mini) -> Workspace:
-    made = Workspace("cpu", loader=lambda spec: mini, policy=Policy(public=True, training="on"))
+    made = Workspace("cpu", loader=lambda spec: mini, policy=SiteRules(public=True, training="on"))
     made.model("mini")
     return made
 
@@ -59,7 +59,7 @@ def space(mini) -> Workspace:
 def roads(space: Workspace, name: str) -> dict[str, Any]:
     """Every way in which a visitor can name a problem set."""
     settings, evaluator, training = Settings(public=True), Evaluator(space), Training(space)
-    explore, compare = ExploreTab(Explorer(space, Runs()), settings), CompareTab(Comparer(space), settings)
+    explore, compare = ExploreTab(Explorer(space, BranchStore()), settings), CompareTab(Comparer(space), settings)
     claims, site = ClaimsTab(Claims(space, public=True), settings), Site(space)
     pair, job = ("mini+rl", "", "", "", 1.0), TrainJob("mini", name, PRESETS["quick"], "quick")
     asked = (*pair[:4], name, 2, False, 1.2, 0, 1, 100, 0, 4)
@@ -120,7 +120,7 @@ def test_a_set_that_was_fetched_before_is_read(name: str, tmp_path: Path) -> Non
     assert not is_cached(name)
     (folder / config / "0.0.0" / "a1" / "dataset_info.json").write_text("{}")
     assert is_cached(name)
-    policy = Policy(public=True)
+    policy = SiteRules(public=True)
     assert policy.problem_sets() == ["mini", "arith", name]
     policy.admit_set(f"{name}:test")
 

@@ -7,15 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from rmx.compare.intervene import AllArms, Asked
+from rmx.compare.intervene import AllArms, ArmProblem
 from rmx.compare.shift_map import MapJob, ShiftMap
 from rmx.config import Sampling
 from rmx.engine.batch import continue_batch
 from rmx.engine.continuous_batching import Ask, refill
-from rmx.engine.engine import Held
+from rmx.engine.engine import HeldEngines
 from rmx.engine.fair_queue import Asker, Kind, Turns, asking
 from rmx.errors import ModelError
-from rmx.explore.branches import Run
+from rmx.explore.branches import Branch
 from rmx.explore.generate import Generation, Job
 from rmx.models.pair import Pair
 from rmx.train.plan.probe import probe
@@ -118,7 +118,7 @@ def test_batches_maps_and_arms_beside_each_other_are_those_of_undisturbed_runs(r
         return [(s.id, s.rank, s.base.entropy, s.adapted.entropy) for s in found.shifts]
 
     def arms():
-        asked = [Asked(str(i), prompt, None) for i, prompt in enumerate(ids)]
+        asked = [ArmProblem(str(i), prompt, None) for i, prompt in enumerate(ids)]
         with rl.turn():
             found = AllArms(rl, asked, ("base", "teacher", "oracle"), 1.0, max_new=60).run()
         return [{arm: result.ids for arm, result in one.items()} for one in found]
@@ -189,7 +189,7 @@ def test_a_long_generation_does_not_keep_another_visitor_waiting_for_its_end(rl)
 def test_who_is_stopped_while_others_have_the_engine_ends_soon_and_keeps_its_tokens(rl, eager):
     model = rl.base
     job = Job(model.prompt_ids(PROBLEMS[0]), Sampling(2.0, 1.0, 1, 2000), 1.0, cold=True)
-    run = Run(model, job, prompt="", tree="")
+    run = Branch(model, job, prompt="", tree="")
 
     def stopping():
         with asking(Asker("stopped", "there", Kind.BULK)):
@@ -229,7 +229,7 @@ def test_an_adapter_that_is_dropped_meanwhile_is_an_error_and_leaves_the_engine_
         tokens.close()
         engine.adapters[rl.adapter] = place
     assert engine.turns.waiting() == 0
-    assert engine.held == Held([engine])
+    assert engine.held == HeldEngines([engine])
     base = Job(job.prompt_ids, job.sampling, 1.0, None, cold=True)
     assert Generation(model, base).run().ids == Generation(model, base).run().ids
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rmx.compare.intervene import AllArms, Asked
+from rmx.compare.intervene import AllArms, ArmProblem
 from rmx.compare.placebo import add_placebo
 from rmx.config import Sampling
 from rmx.errors import ModelError
@@ -71,7 +71,7 @@ def test_a_mixed_step_against_reading_under_both(pair):
 
 
 def test_the_oracle_follows_the_teacher(pair):
-    asked = [Asked(str(i), pair.base.prompt_ids(f"What is {i} + 2?"), None) for i in range(4)]
+    asked = [ArmProblem(str(i), pair.base.prompt_ids(f"What is {i} + 2?"), None) for i in range(4)]
     with pair.turn():
         found = AllArms(pair, asked, ("base", "teacher", "oracle", "random"), 1.4, max_new=24).run()
     same = sum(f["oracle"].ids == f["teacher"].ids for f in found)

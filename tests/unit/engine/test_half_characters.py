@@ -9,7 +9,7 @@ import pytest
 from rmx.cli.main import main
 from rmx.data.files import read_text
 from rmx.errors import RmxError
-from rmx.models.site_rules import Policy
+from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.storage.strict_json import parse, sendable, without_half_characters
 from tests.helpers.fuzzing import Request, exchange
@@ -22,7 +22,7 @@ WHOLE = "a ? b"
 
 @pytest.fixture(scope="module")
 def space(mini):
-    space = Workspace("cpu", loader=lambda spec: mini, policy=Policy(public=True, training="off"))
+    space = Workspace("cpu", loader=lambda spec: mini, policy=SiteRules(public=True, training="off"))
     space.model("mini")
     return space
 

@@ -21,7 +21,7 @@ from rmx.evaluate.config import EvalConfig
 from rmx.evaluate.contestants import Contestant, contestants_of
 from rmx.evaluate.evaluate import Evaluation, portions
 from rmx.evaluate.known import answered, with_answers
-from rmx.evaluate.report import EvalReport, Solved
+from rmx.evaluate.report import EvalReport, ProblemRow
 from rmx.evaluate.store import Answered, SampleStore, Shelf
 from rmx.models.model_key import key_of
 from rmx.models.workspace import Workspace
@@ -123,7 +123,7 @@ def test_equal_writings_of_an_answer_are_one_vote() -> None:
     problem = Problem("a", "?", "0.5")
     texts = ["1/2", "0.5", "3", "3.0", None]
     drawn = [Answered("p", i, "x", 5, text, "answer") for i, text in enumerate(texts)]
-    found = Solved.graded(problem, {}, {"base": drawn}).by["base"]
+    found = ProblemRow.graded(problem, {}, {"base": drawn}).by["base"]
     assert found.right == (True, True, False, False, False)
     first, second, third, fourth, none = found.votes
     assert first == second != third == fourth

@@ -12,7 +12,7 @@ from rmx.explore.gate_recall import (
     Locator,
     LocatorConfig,
     LocatorReport,
-    Place,
+    RedrawnToken,
     crossed_weight,
     inclusion,
     plain_weight,
@@ -92,7 +92,7 @@ def test_certain_places_are_always_drawn():
 
 def place(problem, gated, weight, chance=1.0, high=None):
     bounds = (0.0, weight if high is None else high)
-    return Place(problem, 0, "t", 1.5 if gated else 0.2, gated, chance, weight, weight, bounds, 0.9)
+    return RedrawnToken(problem, 0, "t", 1.5 if gated else 0.2, gated, chance, weight, weight, bounds, 0.9)
 
 
 def located(problem, *places, most=0.5):

@@ -11,7 +11,7 @@ import torch
 
 from rmx.mini.build.card import card
 from rmx.mini.build.figures import Mini, greedy, load, wilson
-from rmx.mini.build.pretrain import Data, PretrainConfig, Trainer, drill, schedule
+from rmx.mini.build.pretrain import Data, PretrainConfig, Pretrainer, drill, schedule
 from rmx.mini.build.sampling import decode
 from rmx.mini.build.tokenizer import build_tokenizer
 from rmx.mini.problems import SPLITS, arith_set, mini_set
@@ -334,9 +334,9 @@ def test_drills_are_right():
 
 def test_training_goes_on_from_a_checkpoint_to_the_same_weights(tmp_path):
     config = PretrainConfig(steps=4, batch=2, hidden=32, heads=2, layers=1, feed_forward=32)
-    whole = Trainer(config, bundled().tokenizer)
+    whole = Pretrainer(config, bundled().tokenizer)
     losses = [step.loss for step in whole.run()]
-    first, second = (Trainer(config, bundled().tokenizer) for _ in range(2))
+    first, second = (Pretrainer(config, bundled().tokenizer) for _ in range(2))
     for step in first.run():
         if step.step == 2:
             first.save(tmp_path / "c")
@@ -346,7 +346,7 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_weights(tmp_path):
     for ours, theirs in zip(second.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     with pytest.raises(ValueError, match="another run"):
-        Trainer(PretrainConfig(steps=5), bundled().tokenizer).restore(tmp_path / "c")
+        Pretrainer(PretrainConfig(steps=5), bundled().tokenizer).restore(tmp_path / "c")
 
 
 def test_the_learning_rate_rises_holds_and_falls():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache, Qwen2ForCausalLM
 
-from rmx.compare.intervene import AllArms, Asked, Intervention, PatchJob
+from rmx.compare.intervene import AllArms, ArmProblem, Intervention, PatchJob
 from rmx.compare.shift_set import greedy_ids
 from rmx.data.problems import load_set
 from rmx.engine.engine import adapter_key, split_key
@@ -418,7 +418,7 @@ def test_a_sliding_window_steps_like_one_pass(sliding, tmp_path, length):
 
 def test_all_arms_on_a_sliding_window_equal_one_problem_at_a_time(sliding, tmp_path):
     pair = sliding_pair(sliding, tmp_path)
-    asked = [Asked(str(n), tuple(i % 200 + 1 for i in range(n)), "1") for n in (3, 14, 30)]
+    asked = [ArmProblem(str(n), tuple(i % 200 + 1 for i in range(n)), "1") for n in (3, 14, 30)]
     arms = ("base", "teacher", "oracle", "random", "matched", "entropy")
     together = AllArms(pair, asked, arms, 1.0, max_new=24).run()
     for problem, found in zip(asked, together, strict=True):

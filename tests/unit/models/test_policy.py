@@ -4,7 +4,7 @@ import pytest
 
 from rmx.errors import Refused, RmxError
 from rmx.models.load import load
-from rmx.models.site_rules import PRIVATE, Policy
+from rmx.models.site_rules import PRIVATE, SiteRules
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import MOST_ADAPTERS, Workspace
 from rmx.recipes.job import TrainJob
@@ -12,7 +12,7 @@ from rmx.recipes.recipe import PRESETS
 from rmx.recipes.site_limits import CAPS, admit_job
 from rmx.ui.settings import Settings
 
-PUBLIC = Policy(public=True, models=("mini", "qwen2.5-0.5b"), training="mini", kept_runs=2)
+PUBLIC = SiteRules(public=True, models=("mini", "qwen2.5-0.5b"), training="mini", kept_runs=2)
 
 
 def sized(gigabytes):
@@ -43,20 +43,20 @@ def test_no_other_model_is_loaded_on_a_public_site(spec):
 
 
 def test_other_models_of_the_hub_pass_below_the_size_where_one_is_set():
-    Policy(public=True, hub_gb=2, size_of=sized(1.9)).admit_model("some/model@v1")
+    SiteRules(public=True, hub_gb=2, size_of=sized(1.9)).admit_model("some/model@v1")
     with pytest.raises(Refused, match=r"3\.1 GB of weights.*up to 2 GB"):
-        Policy(public=True, hub_gb=2, size_of=sized(3.1)).admit_model("some/model")
+        SiteRules(public=True, hub_gb=2, size_of=sized(3.1)).admit_model("some/model")
     with pytest.raises(Refused, match="no safetensors"):
-        Policy(public=True, hub_gb=2, size_of=sized(0)).admit_model("some/pickle")
+        SiteRules(public=True, hub_gb=2, size_of=sized(0)).admit_model("some/pickle")
 
     def away(repo, revision):
         raise OSError("resolve huggingface.co")
 
     with pytest.raises(Refused, match="could not be looked up"):
-        Policy(public=True, hub_gb=2, size_of=away).admit_model("some/model")
+        SiteRules(public=True, hub_gb=2, size_of=away).admit_model("some/model")
     for spec in ("assets/mini", "/etc/passwd", "..", "a/../b"):  # a folder of the machine is none of the Hub
         with pytest.raises(Refused):
-            Policy(public=True, hub_gb=2, size_of=sized(0.1)).admit_model(spec)
+            SiteRules(public=True, hub_gb=2, size_of=sized(0.1)).admit_model(spec)
 
 
 def test_the_workspace_asks_before_it_loads():
@@ -84,7 +84,7 @@ def test_bundled_and_listed_adapters_and_those_of_runs_pass(tmp_path, monkeypatc
     mini = load("mini", device="cpu")
     for spec in ("rl", "reasonmaxxer", "r1"):
         PUBLIC.admit_adapter(mini, spec)
-    Policy(public=True, adapters=("own/lora",)).admit_adapter(mini, "own/lora")
+    SiteRules(public=True, adapters=("own/lora",)).admit_adapter(mini, "own/lora")
     for spec in ("r2", "r1/../r1", "../r1", str(tmp_path / "r1" / "adapter")):
         with pytest.raises(Refused):
             PUBLIC.admit_adapter(mini, spec)
@@ -137,7 +137,7 @@ def test_each_cap_holds(name):
 
 def test_training_can_be_switched_off():
     with pytest.raises(Refused, match="off"):
-        admit_job(Policy(training="off"), quick())
+        admit_job(SiteRules(training="off"), quick())
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------

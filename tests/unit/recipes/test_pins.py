@@ -6,11 +6,11 @@ import pytest
 
 from rmx.config import Sampling
 from rmx.errors import TrainError
-from rmx.explore.branches import Run, Runs
+from rmx.explore.branches import Branch, BranchStore
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.recipes.pins import MOST, Pin
-from rmx.storage.memory_shares import TOKEN_BYTES, Kept
+from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares
 from rmx.ui.jobs.explore import Explorer
 
 PIN = Pin("mini", "rl", (5, 6, 7), (8, 9), 10, "73", "We add", " 42")
@@ -22,7 +22,7 @@ def explorer() -> Explorer:
     return Explorer(Workspace(loader=lambda spec: model))
 
 
-def solve(explorer: Explorer, known: str | None = "42") -> Run:
+def solve(explorer: Explorer, known: str | None = "42") -> Branch:
     run = explorer.start("scripted", None, "What?", Sampling(max_new_tokens=200), 1.5, known=known)
     list(explorer.stream(run))
     return run
@@ -95,7 +95,7 @@ def test_a_swapped_branch_is_pinned_with_what_it_kept(explorer):
 
 
 def test_pins_outlive_the_run_that_they_were_taken_from(explorer):
-    explorer.runs = Runs(Kept(150 * TOKEN_BYTES))
+    explorer.runs = BranchStore(MemoryShares(150 * TOKEN_BYTES))
     run = solve(explorer)
     (kept,) = pins(explorer, (run.id, 3))
     runs = [solve(explorer) for _ in range(3)]

@@ -9,7 +9,7 @@ import pytest
 from rmx.cli.main import main
 from rmx.errors import RmxError
 from rmx.models.load import load
-from rmx.models.site_rules import Policy
+from rmx.models.site_rules import SiteRules
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
@@ -208,7 +208,7 @@ def test_limits_are_those_of_the_site(space):
 
 
 def test_the_policy_is_asked(mini):
-    public = Site(Workspace("cpu", loader=lambda spec: mini, policy=Policy(public=True)))
+    public = Site(Workspace("cpu", loader=lambda spec: mini, policy=SiteRules(public=True)))
     assert last(public, "trace", problem="241", max_new_tokens=2)["model"] == "mini"
     with pytest.raises(RmxError, match="This public site has the models mini"):
         last(public, "trace", problem="241", model="qwen2.5-7b")

@@ -12,12 +12,12 @@ from rmx.models.load import Model
 from rmx.recipes.distill import SMALL as SMALL_DISTILL
 from rmx.recipes.recipe import PAPER, SMALL
 from rmx.train.publish.card import adapter_card, snippet
-from rmx.train.publish.provenance import Base, Held, Provenance, base_of, provenance, set_label, spec_label
+from rmx.train.publish.provenance import BaseFacts, PassRates, Provenance, base_of, provenance, set_label, spec_label
 from tests.conftest import qwen, wrap
 
 COMMIT = "8faed761d45a263340a0528343f099c05c9a4323"
-QWEN = Base("Qwen/Qwen2.5-1.5B", "hub", COMMIT, "apache-2.0", "bfloat16")
-MINI = Base("mini", "bundled", "sha256:6ebb007138f380d8", "apache-2.0", "float32")
+QWEN = BaseFacts("Qwen/Qwen2.5-1.5B", "hub", COMMIT, "apache-2.0", "bfloat16")
+MINI = BaseFacts("mini", "bundled", "sha256:6ebb007138f380d8", "apache-2.0", "float32")
 
 
 def estimate(value: float, n: int = 100) -> dict:
@@ -79,12 +79,12 @@ def test_the_hub_reads_its_front_matter(tmp_path):
 
 
 def test_what_is_not_known_is_left_out_of_it(tmp_path):
-    found = front(card(Base("my-model", "local", "sha256:1", None, "float32"), set="mini"), tmp_path)
+    found = front(card(BaseFacts("my-model", "local", "sha256:1", None, "float32"), set="mini"), tmp_path)
     assert not {"license", "datasets", "base_model"} & found.keys()
 
 
 def test_a_name_with_yaml_in_it_stays_a_name(tmp_path):
-    found = front(card(Base("a: b\n---\nx", "bundled", "r", "mit", "float32")), tmp_path)
+    found = front(card(BaseFacts("a: b\n---\nx", "bundled", "r", "mit", "float32")), tmp_path)
     assert found["base_model"] == "a: b\n---\nx"
     assert found["license"] == "mit"
 
@@ -229,11 +229,11 @@ def test_the_base_goes_by_a_name_that_means_something_elsewhere(mini):
     assert base_of(named("Qwen/Qwen2.5-1.5B@main")).name == "Qwen/Qwen2.5-1.5B"
     assert base_of(named("org/unknown")).licence is None
     assert base_of(named("smollm2-135m-instruct-q4_1")).origin == "gguf"
-    assert base_of(named("/x/y/model.gguf")) == Base("model.gguf", "gguf", "test", None, "float32")
+    assert base_of(named("/x/y/model.gguf")) == BaseFacts("model.gguf", "gguf", "test", None, "float32")
 
 
 def test_a_folder_may_name_its_own_licence(tmp_path):
-    assert base_of(named(str(tmp_path))) == Base(tmp_path.name, "local", "test", None, "float32")
+    assert base_of(named(str(tmp_path))) == BaseFacts(tmp_path.name, "local", "test", None, "float32")
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# x\n")
     assert base_of(named(str(tmp_path))).licence == "mit"
 
@@ -241,7 +241,7 @@ def test_a_folder_may_name_its_own_licence(tmp_path):
 # -- loading ----------------------------------------------------------------------------------------------------------
 
 
-def ran(base: Base, folder, monkeypatch) -> dict:
+def ran(base: BaseFacts, folder, monkeypatch) -> dict:
     code = re.search(r"```python\n(.*?)```", card(base), re.S)[1]
     assert code == snippet(base)
     monkeypatch.chdir(folder)
@@ -262,7 +262,7 @@ def test_the_snippet_loads_the_adapter_on_mini(mini, plain_rl, monkeypatch):
 
 @pytest.mark.parametrize("origin", ["hub", "gguf", "local"])
 def test_the_snippets_of_other_bases_are_python_that_names_the_base(origin):
-    text = snippet(Base("some'name", origin, COMMIT, None, "float32"))
+    text = snippet(BaseFacts("some'name", origin, COMMIT, None, "float32"))
     ast.parse(text)
     assert '"some\'name"' in text
     assert (COMMIT in text) == (origin == "hub")
@@ -277,7 +277,7 @@ def distilled(**figures) -> str:
     story = Provenance(
         "distill", "r1", MINI, recipe.flat(), recipe.departures(), "mini", teacher="rl",
         teacher_figures={"teacher": estimate(0.72, 200), "vs_teacher": estimate(-0.02, 200)} | figures,
-        checks=(Held("validation", estimate(0.52, 200), estimate(0.70, 200), estimate(0.18, 200)),),
+        checks=(PassRates("validation", estimate(0.52, 200), estimate(0.70, 200), estimate(0.18, 200)),),
     )  # fmt: skip
     return section(adapter_card(story), "Measured")
 

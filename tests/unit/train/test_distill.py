@@ -29,7 +29,7 @@ from rmx.train.distill.loss import teacher_rows, topk_kl
 from rmx.train.distill.pipeline import Distillation
 from rmx.train.distill.teacher import Teacher, TeacherCache
 from rmx.train.distill.trainer import Distiller, agreement, lessons, student_rows
-from rmx.train.step.lora_policy import NAME, Policy, make_policy
+from rmx.train.step.lora_policy import NAME, LoraPolicy, make_policy
 from tests.conftest import qwen, wrap
 
 SMALL = DistillRecipe(
@@ -559,8 +559,8 @@ def test_the_small_recipe_moves_the_bundled_model_and_the_papers_rate_hardly_doe
     made = Distillation(job, tmp_path, {"id": "r", "versions": {}}, base=load("mini", "cpu", "float32"))
     done = dict(made.events())["done"]
     items, left = made.items(distill.ROLLOUTS), {}
-    before = agreement(Policy(made.base, recompute=False), items, made.cache, trained=False).kl["value"]
-    left["small"] = agreement(Policy(made.base, recompute=False), items, made.cache, trained=True).kl["value"]
+    before = agreement(LoraPolicy(made.base, recompute=False), items, made.cache, trained=False).kl["value"]
+    left["small"] = agreement(LoraPolicy(made.base, recompute=False), items, made.cache, trained=True).kl["value"]
     slow = Distiller(
         make_policy(made.base, recipe.adapter, None, 0), items, made.cache, replace(recipe, lr=DistillRecipe().lr)
     )

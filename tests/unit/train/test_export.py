@@ -22,14 +22,14 @@ from rmx.models.adapters import add_adapter
 from rmx.models.load import load
 from rmx.paths import ASSETS
 from rmx.train.publish.export import FILES, finish_adapter, push_adapter, zip_adapter, zipped
-from rmx.train.publish.provenance import Base, base_of, provenance
+from rmx.train.publish.provenance import BaseFacts, base_of, provenance
 from tests.unit.train.test_card import COMMIT, DONE, EVENTS, MINI, QWEN, config
 
 TOKEN = "hf_abcdefSECRETghijkl"
 IDS = torch.tensor([[5, 6, 7, 8]])
 
 
-def story(base: Base = MINI):
+def story(base: BaseFacts = MINI):
     return provenance(config(), EVENTS, base, DONE)
 
 
@@ -96,8 +96,8 @@ def test_it_can_be_finished_where_it_lies(adapter):
     [
         (MINI, "mini", None),
         (QWEN, "Qwen/Qwen2.5-1.5B", COMMIT),
-        (Base("my-model", "local", "sha256:12", None, "float32"), "my-model", None),
-        (Base("org/x", "hub", "unknown", None, "float32"), "org/x", None),
+        (BaseFacts("my-model", "local", "sha256:12", None, "float32"), "my-model", None),
+        (BaseFacts("org/x", "hub", "unknown", None, "float32"), "org/x", None),
     ],
 )
 def test_the_config_names_a_base_that_means_something_elsewhere(checkpoint, tmp_path, base, name, revision):

@@ -5,7 +5,7 @@ import torch
 
 from rmx.models.adapters import add_adapter
 from rmx.models.load import load
-from rmx.train.checks.replay import Fork, Replay, Solved, default_forks
+from rmx.train.checks.replay import BaseSolution, Fork, ForkReplay, default_forks
 from tests.helpers.chain import chain
 
 QUESTION = "Finn has 42 cards. That is 11 more than Jon has. How many cards do they have in all?"
@@ -38,7 +38,7 @@ def _alone(model, adapter, fork):
 def test_batch_of_unequal_prefixes_equals_each_prefix_alone(pair, forks):
     model, adapter = pair
     for key in (None, adapter):
-        for fork, told in zip(forks, Replay(model, forks).event(3, key)["forks"], strict=True):
+        for fork, told in zip(forks, ForkReplay(model, forks).event(3, key)["forks"], strict=True):
             p, entropy = _alone(model, key, fork)
             assert told["entropy"] == pytest.approx(entropy, abs=1e-4)
             assert [c["p"] for c in told["top"]] == pytest.approx([float(p[c["id"]]) for c in told["top"]], abs=1e-5)
@@ -46,7 +46,7 @@ def test_batch_of_unequal_prefixes_equals_each_prefix_alone(pair, forks):
 
 def test_base_event_is_its_five_best_first(pair, forks):
     model, _ = pair
-    event = Replay(model, forks).event(0, None)
+    event = ForkReplay(model, forks).event(0, None)
     verb = event["forks"][0]
     assert event["optimizer_step"] == 0
     assert (verb["key"], verb["said"], verb["known"]) == ("verb", " add", "73")
@@ -59,7 +59,7 @@ def test_base_event_is_its_five_best_first(pair, forks):
 
 def test_candidates_of_the_base_stay_in_their_order(pair, forks):
     model, adapter = pair
-    replay = Replay(model, forks)
+    replay = ForkReplay(model, forks)
     now = replay.event(25, adapter)["forks"]  # also where the first call is under an adapter, as after a resume
     base = replay.event(0, None)["forks"]
     for before, after in zip(base, now, strict=True):
@@ -73,7 +73,7 @@ def test_newcomers_stand_behind_the_candidates():
     """Nothing but the head decides in a chain; a changed table stands for a trained policy."""
     model = chain({"Q": dict(zip("abcdefg", (0.4, 0.2, 0.15, 0.1, 0.08, 0.04, 0.03), strict=True))})
     prompt = model.prompt_ids("Q")
-    replay = Replay(model, [Fork("f", prompt, (), prompt[0])])
+    replay = ForkReplay(model, [Fork("f", prompt, (), prompt[0])])
     model.engine.forward = _unmasked(model.engine.forward)
     replay.event(0, None)
     row = model.engine.model.logits[prompt[0]]
@@ -90,15 +90,15 @@ def _unmasked(forward):
 
 
 def test_no_forks_no_work(pair):
-    assert Replay(pair[0], []).event(1, None) == {"optimizer_step": 1, "forks": []}
+    assert ForkReplay(pair[0], []).event(1, None) == {"optimizer_step": 1, "forks": []}
 
 
 def test_default_forks_are_the_places_of_highest_entropy(pair):
     model, _ = pair
     prompt = model.prompt_ids(QUESTION)
     ids = tuple(model.encode(" First, the facts are 42, 11. We add 42 and 11: 42 + 11 = 53."))
-    one = Solved("p1", prompt, ids, "73")
-    forks = default_forks(model, [one, Solved("empty", prompt, (), None), one], limit=3, per_problem=2)
+    one = BaseSolution("p1", prompt, ids, "73")
+    forks = default_forks(model, [one, BaseSolution("empty", prompt, (), None), one], limit=3, per_problem=2)
     entropies = [_alone(model, None, Fork("", prompt, ids[:i], 0))[1] for i in range(len(ids))]
     best = sorted(sorted(range(len(ids)), key=lambda i: -entropies[i])[:2])
     assert [f.key for f in forks[:2]] == [f"p1@{i}" for i in best]

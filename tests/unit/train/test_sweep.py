@@ -24,7 +24,7 @@ from rmx.train import sweep
 from rmx.train.checks.greedy import Solutions
 from rmx.train.checks.greedy import solve as really_solve
 from rmx.train.drive import drive
-from rmx.train.sweep import Arm, chosen_of
+from rmx.train.sweep import SweptTau, chosen_of
 from rmx.ui.jobs.train import adapter_spec
 from tests.helpers.training_runs import TINY, finish, kill_in, tiny_run
 
@@ -130,8 +130,8 @@ def estimate(value: float | None) -> Any:
     return None if value is None else {"value": value, "low": 0.0, "high": 1.0, "n": 10}
 
 
-def arm(tau: float, validation: float | None, test: float) -> Arm:
-    return Arm(tau, 5, 100, "step_1", estimate(0.4), estimate(validation), None, 1, 1.0, None, estimate(test))
+def arm(tau: float, validation: float | None, test: float) -> SweptTau:
+    return SweptTau(tau, 5, 100, "step_1", estimate(0.4), estimate(validation), None, 1, 1.0, None, estimate(test))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def arm(tau: float, validation: float | None, test: float) -> Arm:
         ([arm(1.2, None, 0.9)], None),
     ],
 )
-def test_validation_chooses(arms: list[Arm], chosen: float | None) -> None:
+def test_validation_chooses(arms: list[SweptTau], chosen: float | None) -> None:
     found = chosen_of(arms)
     assert (found.tau if found else None) == chosen
 

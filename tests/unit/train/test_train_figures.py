@@ -6,7 +6,7 @@ import torch
 from rmx.engine.entropy import capture
 from rmx.errors import TrainError
 from rmx.train.step import base_figures
-from rmx.train.step.base_figures import Base, BaseFigures, token_bytes
+from rmx.train.step.base_figures import BaseFigures, BaseTokens, token_bytes
 from rmx.train.step.scoring import own_key, prompt_key, read_base, score, teacher_forced
 from rmx.train.step.trainer import Trainer
 from tests.helpers.training import QUICK, items_of, made_by, policy_of, rollout, rollouts
@@ -16,7 +16,7 @@ D = 4
 
 def block(rows=3, seed=0):
     draws = torch.Generator().manual_seed(seed)
-    return Base(*(torch.randn(*shape, generator=draws) for shape in ((rows, D), (rows,), (rows,))))
+    return BaseTokens(*(torch.randn(*shape, generator=draws) for shape in ((rows, D), (rows,), (rows,))))
 
 
 def same(a, b):

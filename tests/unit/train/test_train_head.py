@@ -18,7 +18,7 @@ from transformers import (
 from rmx.cli.terminal import Teller
 from rmx.recipes.distill import DistillRecipe
 from rmx.recipes.recipe import LossConfig, Recipe, command
-from rmx.train.publish.provenance import Base, provenance
+from rmx.train.publish.provenance import BaseFacts, provenance
 from rmx.train.step import head as head_module
 from rmx.train.step.base_figures import BaseFigures
 from rmx.train.step.batches import make_batch
@@ -215,7 +215,7 @@ def test_a_run_says_it_on_the_terminal_and_in_its_documents():
     on = Products(True, None, 3.2e-6, 1.5e-4).json()
     assert "moves by up to 3.2e-06 nats, a mean of the head's rows by 1.5e-02 %" in Teller().line("head", on)
     recipe = Recipe().with_(tf32=True)
-    config, base = {"id": "r", "recipe": recipe.json()}, Base("mini", "bundled", "x", None, "bfloat16")
+    config, base = {"id": "r", "recipe": recipe.json()}, BaseFacts("mini", "bundled", "x", None, "bfloat16")
     events = [{"kind": "head", "t": 1.0, **on}]
     story = provenance(config, events, base).json()
     assert story["head"] == on

@@ -8,7 +8,7 @@ from rmx.models.load import Model
 from rmx.trees.gallery import FOLDER, MODEL, PICKED, piece, pieces
 from rmx.trees.link import recipe_of
 from rmx.trees.tree import Tree
-from rmx.trees.verify import Replay
+from rmx.trees.verify import TreeReplay
 
 
 def shows(tree: Tree) -> str:
@@ -41,7 +41,7 @@ def test_the_list_is_the_folder() -> None:
 @pytest.mark.real
 def test_the_smallest_tree_is_decoded_to_the_same_tokens(smol: Model) -> None:
     tree = min((piece(p.name) for p in pieces()), key=lambda t: t.size)
-    replay = Replay(smol, None, recipe_of(tree))
+    replay = TreeReplay(smol, None, recipe_of(tree))
     for run in replay.runs():
         for _ in run.steps():
             pass

@@ -13,9 +13,9 @@ from rmx.errors import ModelError
 from rmx.explore.branches import Origin
 from rmx.models.load import Model
 from rmx.storage.strict_json import DocumentError
-from rmx.trees.link import MOST_LINK, Recipe, TooLong, link_of, marks_of, pack, recipe_of, unpack
+from rmx.trees.link import MOST_LINK, ReplayPlan, TooLong, link_of, marks_of, pack, recipe_of, unpack
 from rmx.trees.tree import Tree, tree_of
-from rmx.trees.verify import Replay, Verdict
+from rmx.trees.verify import TreeReplay, Verdict
 from tests.conftest import qwen, wrap
 from tests.unit.trees.test_tree_file import grown
 
@@ -33,8 +33,8 @@ def tree(model: Model) -> Tree:
     return tree_of(runs, runs[2].id, 10)
 
 
-def again(model: Model, recipe: Recipe) -> tuple[Replay, Verdict]:
-    replay = Replay(model, None, recipe, Origin("link"))
+def again(model: Model, recipe: ReplayPlan) -> tuple[TreeReplay, Verdict]:
+    replay = TreeReplay(model, None, recipe, Origin("link"))
     for run in replay.runs("visitor"):
         list(run.steps())
     return replay, replay.verdict()
@@ -110,7 +110,7 @@ def test_what_differs_here_is_said(model: Model, tree: Tree) -> None:
 
 def test_a_tree_of_another_vocabulary_is_refused(model: Model, tree: Tree) -> None:
     with pytest.raises(ModelError, match="token id 70000"):
-        Replay(model, None, replace(recipe_of(tree), prompt_ids=(70_000,)))
+        TreeReplay(model, None, replace(recipe_of(tree), prompt_ids=(70_000,)))
 
 
 def folded(plain: object) -> str:

@@ -19,7 +19,7 @@ from rmx.trees.document import read_tree, tree_document
 from rmx.trees.link import MOST_LINK, link_of, pack, recipe_of, unpack
 from rmx.trees.recorded import recorded_runs, revive
 from rmx.trees.tree import Tree, tree_of
-from rmx.trees.verify import Replay
+from rmx.trees.verify import TreeReplay
 from rmx.ui.jobs.evaluate import Evaluator, _by_itself
 from rmx.ui.jobs.explore import Explorer
 from rmx.ui.jobs.train import Training
@@ -170,7 +170,7 @@ def test_a_recorded_tree_goes_on_in_its_style(model: Model, tree: Tree, letters)
 
 def test_a_replay_does_not_change_the_loaded_model(model: Model, tree: Tree) -> None:
     before = model.style
-    Replay(model, None, recipe_of(tree))
+    TreeReplay(model, None, recipe_of(tree))
     assert model.style == before
 
 

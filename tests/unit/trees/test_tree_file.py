@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rmx.config import Sampling
-from rmx.explore.branches import Run
+from rmx.explore.branches import Branch
 from rmx.explore.generate import Job
 from rmx.explore.swap import swap_job
 from rmx.models.load import Model
@@ -19,18 +19,20 @@ from rmx.trees.tree import Tree, tree_of
 from tests.conftest import qwen, wrap
 
 
-def grown(model: Model, swaps: list[tuple[int, int, int]], problem: str = "1 + 1?", sampling: Any = None) -> list[Run]:
+def grown(
+    model: Model, swaps: list[tuple[int, int, int]], problem: str = "1 + 1?", sampling: Any = None
+) -> list[Branch]:
     """Runs of one tree: the root, then a branch for each (parent, position, rank of the token in its top)."""
     ids = model.prompt_ids(problem)
     job = Job(ids, sampling or Sampling(max_new_tokens=24), 1.0, known="2")
-    root = Run(model, job, model.detokenizer.text(ids), "tree", title=problem)
+    root = Branch(model, job, model.detokenizer.text(ids), "tree", title=problem)
     runs = [root]
     list(root.steps())
     for parent, pos, rank in swaps:
         above = runs[parent]
         token = above.tokens[pos].top[rank].id
         branch = swap_job(above.job, above.tokens, pos, [token], model.engine.vocab_size)
-        runs.append(Run(model, branch, root.prompt, "tree", above, problem))
+        runs.append(Branch(model, branch, root.prompt, "tree", above, problem))
         list(runs[-1].steps())
     return runs
 

@@ -9,7 +9,7 @@ import pytest
 from rmx.claims import board as board_module
 from rmx.claims.ask import ClaimOptions
 from rmx.claims.registry import CLAIMS
-from rmx.claims.studies import Progress
+from rmx.claims.studies import StudyProgress
 from rmx.compare.pair_options import PairOptions
 from rmx.errors import ModelError, RmxError
 from rmx.ui.jobs import claims as claims_module
@@ -31,7 +31,7 @@ def made(monkeypatch):
             for i in (1, 2):
                 if cancelled():
                     return
-                yield Progress(i, 2, found)
+                yield StudyProgress(i, 2, found)
 
         return run
 

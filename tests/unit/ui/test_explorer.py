@@ -10,10 +10,10 @@ import torch
 
 from rmx.config import Sampling
 from rmx.errors import PromptError, RmxError, SwapError
-from rmx.explore.branches import Run, Runs
+from rmx.explore.branches import Branch, BranchStore
 from rmx.models.stand_ins import HOSTILE, scripted_model
 from rmx.models.workspace import Workspace
-from rmx.storage.memory_shares import TOKEN_BYTES, Kept
+from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares
 from rmx.ui.jobs.explore import Explorer
 from rmx.ui.jobs.open_pages import Visitors
 from rmx.ui.tabs.asking import answering
@@ -25,7 +25,7 @@ def explorer() -> Explorer:
     return Explorer(Workspace(loader=lambda spec: model))
 
 
-def solve(explorer: Explorer, **kwargs) -> Run:
+def solve(explorer: Explorer, **kwargs) -> Branch:
     run = explorer.start("scripted", None, "What?", Sampling(max_new_tokens=200), 1.5, **kwargs)
     list(explorer.stream(run))
     return run
@@ -168,7 +168,7 @@ def test_visitors_wait_in_line_see_their_place_and_do_not_mix():
     runs = [explorer.start("scripted", None, "What?", Sampling(max_new_tokens=60, seed=i), 1.5) for i in range(3)]
     got: dict[str, list[dict]] = {run.id: [] for run in runs}
 
-    def visit(run: Run) -> None:
+    def visit(run: Branch) -> None:
         got[run.id].extend(explorer.stream(run))
 
     threads = [threading.Thread(target=visit, args=[run]) for run in runs]
@@ -221,7 +221,7 @@ def test_running_out_of_memory_is_a_sentence_and_the_session_goes_on(explorer, m
 
 
 def test_memory_of_runs_is_bounded_and_whole_trees_leave(explorer):
-    explorer.runs = Runs(Kept(150 * TOKEN_BYTES))
+    explorer.runs = BranchStore(MemoryShares(150 * TOKEN_BYTES))
     first = solve(explorer)
     solve(explorer), solve(explorer), solve(explorer)
     assert explorer.runs.find(first.id) is None

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import rmx
-from rmx.models.site_rules import Policy
+from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.service import Limits, Site
 from rmx.ui.api.endpoints import FAULT
@@ -96,7 +96,7 @@ def target(mini, tmp_path_factory, faults):
         patch.setattr("rmx.ui.server.rate_limit.Gate._too_often", lambda *_: 0.0)
         for place in ("page", "server.web_app"):
             patch.setattr(f"rmx.ui.{place}.site_of", lambda space, _, store: Site(space, store, SMALL))
-        space = Workspace("cpu", loader=lambda spec: mini, policy=Policy(public=True, training="off"))
+        space = Workspace("cpu", loader=lambda spec: mini, policy=SiteRules(public=True, training="off"))
         space.model("mini")
         with running(space, public=True, training="off", max_new_tokens=12) as url:
             yield what_it_offers(url, places)

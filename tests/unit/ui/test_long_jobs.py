@@ -9,7 +9,7 @@ from rmx.compare.pair_options import PairOptions
 from rmx.data.problems import load_set
 from rmx.engine.fair_queue import Asker, Kind, asker, asking
 from rmx.errors import Busy, Refused, RmxError
-from rmx.models.site_rules import Policy
+from rmx.models.site_rules import SiteRules
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
@@ -27,7 +27,7 @@ from rmx.ui.tabs.claims_tab import ClaimsTab
 from rmx.ui.tabs.compare_tab import CompareTab
 from rmx.ui.visitor_cookie import Visitor
 
-PUBLIC = Policy(public=True, training="mini")
+PUBLIC = SiteRules(public=True, training="mini")
 OPTIONS = ClaimOptions(PairOptions(model="mini", adapter="rl", limit=2))
 
 
@@ -55,14 +55,14 @@ def begin_claims(public):
 
 
 def begin_set(public):
-    comparer = Comparer(Workspace("cpu", policy=Policy(public=public)))
+    comparer = Comparer(Workspace("cpu", policy=SiteRules(public=public)))
     pair = SimpleNamespace()
     return comparer, lambda: comparer.over_set(pair, "shifts", "mini", load_set("mini")[:1], 1.0)[0]
 
 
 def begin_evaluation(public):
     evaluator = Evaluator(
-        Workspace("cpu", loader=lambda spec: scripted_model(), policy=Policy(public=public)),
+        Workspace("cpu", loader=lambda spec: scripted_model(), policy=SiteRules(public=public)),
         SimpleNamespace(all=list),
         lambda job, problems: iter(()) if job.stopped else _until_stopped(job),
     )
@@ -147,7 +147,7 @@ def claims_form(limit=50, samples=8, budget=60_000):
 
 
 def claims_tab(public):
-    space = Workspace(loader=lambda spec: scripted_model(), policy=Policy(public=public))
+    space = Workspace(loader=lambda spec: scripted_model(), policy=SiteRules(public=public))
     return ClaimsTab(Claims(space, public=public), Settings(public=public))
 
 
@@ -163,7 +163,7 @@ def test_claims_are_smaller_on_a_public_site(wrong):
 
 @pytest.mark.parametrize(("public", "most"), [(True, 100), (False, 500)])
 def test_a_set_of_compare_is_smaller_on_a_public_site(public, most):
-    space = Workspace(loader=lambda spec: scripted_model(), policy=Policy(public=public))
+    space = Workspace(loader=lambda spec: scripted_model(), policy=SiteRules(public=public))
     tab = CompareTab(Comparer(space), Settings(public=public))
     request = SimpleNamespace(session_hash="page")
     asked = ("own", "mini", "rl", "", 1.0, "mini", most + 1, 1.0, 64)
@@ -200,7 +200,7 @@ def test_a_page_that_measures_again_makes_room_for_itself(monkeypatch):
 
 
 def test_a_set_whose_page_leaves_before_it_begins_does_not_count_for_ever(monkeypatch):
-    space = Workspace(loader=lambda spec: scripted_model(), policy=Policy(public=True))
+    space = Workspace(loader=lambda spec: scripted_model(), policy=SiteRules(public=True))
     tab = CompareTab(Comparer(space), Settings(public=True))
     monkeypatch.setattr(tab, "_pair", lambda *_, **__: SimpleNamespace(name="a pair"))
     steps = tab.over_set("shifts", SimpleNamespace(session_hash="page"), None, None, None, None, 1.0, "mini", 1, 1.0, 8)
@@ -261,11 +261,11 @@ def test_plan_start_dry_run_resume_and_probe_admit_the_same(site, probed):
 
 
 def test_a_plan_is_refused_where_training_is_off_and_for_other_models(tmp_path, probed):
-    space = Workspace(loader=lambda spec: scripted_model(), policy=Policy(public=True, training="off"))
+    space = Workspace(loader=lambda spec: scripted_model(), policy=SiteRules(public=True, training="off"))
     space.model("mini")
     with pytest.raises(Refused, match="off on this site"):
         Training(space, RunStore(tmp_path)).plan(QUICK)
-    allowed = Workspace(loader=lambda spec: scripted_model(), policy=Policy(public=True, training="on"))
+    allowed = Workspace(loader=lambda spec: scripted_model(), policy=SiteRules(public=True, training="on"))
     with pytest.raises(Refused, match="has the models mini"):
         Training(allowed, RunStore(tmp_path)).plan(TrainJob("x/other", "mini", PRESETS["quick"], "quick"))
     assert probed == []

@@ -12,7 +12,7 @@ from gradio.data_classes import PredictBodyInternal
 from gradio.server_messages import ProcessCompletedMessage
 
 from rmx.engine.fair_queue import Asker
-from rmx.models.site_rules import Policy
+from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.ui.page import build_app
 from rmx.ui.server.askers import Namer
@@ -229,7 +229,7 @@ SLOW = {"model": "x/slow", "max-new": 600}  # some twelve seconds of the model
 def space():
     """As a public site has it: mini, and a model whose tokens take their time."""
     made = mini_and_slow()
-    public = Policy(public=True, models=("mini", "x/slow"))
+    public = SiteRules(public=True, models=("mini", "x/slow"))
     space = Workspace("cpu", loader=made.model, policy=public, max_waiting=48, per_visitor=3, per_address=12)
     space.adapter(space.model("mini"), "rl")
     space.model("x/slow")

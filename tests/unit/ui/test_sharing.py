@@ -19,7 +19,7 @@ from rmx.cli.main import main
 from rmx.config import Sampling
 from rmx.errors import Refused, RmxError, SwapError
 from rmx.models.load import Model
-from rmx.models.site_rules import Policy
+from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.records import TokenDist
 from rmx.storage.strict_json import DocumentError
@@ -48,7 +48,7 @@ def tree(model: Model) -> Tree:
     return tree_of(runs, runs[2].id, 10)
 
 
-def sharing(*models: Model, policy: Policy | None = None) -> Sharing:
+def sharing(*models: Model, policy: SiteRules | None = None) -> Sharing:
     """The page's side, with `mini` standing for the first model; nothing else can be loaded."""
     known = {m.spec: m for m in models}
 
@@ -214,7 +214,7 @@ def test_a_link_of_the_page_is_opened_and_verified(model: Model, tree: Tree) -> 
 
 
 def test_a_link_asks_the_policy_and_the_site_s_limit(model: Model, tree: Tree) -> None:
-    page = sharing(model, policy=Policy(public=True, models=("tiny",)))
+    page = sharing(model, policy=SiteRules(public=True, models=("tiny",)))
     with pytest.raises(Refused, match="public site has the models tiny"):
         messages(page.open_link(link_of(replace(tree, model="../../etc")), None, lambda r: r))
     page.max_new_tokens = 10

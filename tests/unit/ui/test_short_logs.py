@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from rmx.models.site_rules import Policy
+from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.ui.server.short_logs import LONGEST, MOST, keep_logs_short
 from tests.helpers.fuzzing import Request, exchange
@@ -37,7 +37,7 @@ def said(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) ->
 @pytest.fixture
 def address(mini, said: Said, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr("rmx.ui.server.rate_limit.Gate._too_often", lambda *_: 0.0)
-    space = Workspace("cpu", loader=lambda spec: mini, policy=Policy(public=True, training="off"))
+    space = Workspace("cpu", loader=lambda spec: mini, policy=SiteRules(public=True, training="off"))
     space.model("mini")
     with running(space, public=True, training="off", max_new_tokens=12) as url:
         yield url

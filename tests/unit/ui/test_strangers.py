@@ -8,15 +8,15 @@ from rmx.config import Sampling
 from rmx.engine.engine import Saved
 from rmx.engine.fair_queue import Turns, asked_by, asker, asking
 from rmx.errors import Busy, Refused, TrainError
-from rmx.explore.branches import Run, Runs
+from rmx.explore.branches import Branch, BranchStore
 from rmx.explore.generate import Job
-from rmx.models.site_rules import Policy
+from rmx.models.site_rules import SiteRules
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.store import RunStore
-from rmx.storage.memory_shares import TOKEN_BYTES, Kept
+from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares
 from rmx.ui.jobs.explore import Explorer
 from rmx.ui.jobs.train import Training
 from rmx.ui.settings import Settings
@@ -101,13 +101,13 @@ def test_the_wait_to_expect_is_that_of_the_turns_of_late(monkeypatch):
 
 
 def run_of(model, owner, tokens=10):
-    run = Run(model, Job((1,), GREEDY, 1.0), "", tree="", owner=owner, tokens=[None] * tokens, trace=object())
+    run = Branch(model, Job((1,), GREEDY, 1.0), "", tree="", owner=owner, tokens=[None] * tokens, trace=object())
     run.tree = run.id
     return run
 
 
 def test_a_visitor_who_solves_on_and_on_loses_the_own_oldest_and_nobody_elses():
-    runs = Runs(Kept(1000 * TOKEN_BYTES, 30 * TOKEN_BYTES))
+    runs = BranchStore(MemoryShares(1000 * TOKEN_BYTES, 30 * TOKEN_BYTES))
     others = [runs.add(run_of(None, "ben")) for _ in range(3)]
     mine = [runs.add(run_of(None, "anna")) for _ in range(5)]
     assert [runs.find(r.id) is not None for r in mine] == [False, False, True, True, True]
@@ -117,7 +117,7 @@ def test_a_visitor_who_solves_on_and_on_loses_the_own_oldest_and_nobody_elses():
 
 def test_what_nobody_looks_at_is_forgotten_after_a_while_even_where_it_was_never_finished():
     clock = Clock()
-    runs = Runs(Kept(idle_seconds=60, clock=clock))
+    runs = BranchStore(MemoryShares(idle_seconds=60, clock=clock))
     old, looked_at, broken = (runs.add(run_of(None, "anna")) for _ in range(3))
     broken.trace = None
     clock.now = 50.0
@@ -128,7 +128,7 @@ def test_what_nobody_looks_at_is_forgotten_after_a_while_even_where_it_was_never
 
 
 def test_all_generations_can_be_asked_to_end():
-    runs = Runs()
+    runs = BranchStore()
     run = runs.add(run_of(None, "anna"))
     under_way = runs.add(run_of(None, "ben"))
     under_way.trace = None
@@ -149,7 +149,7 @@ def asked(name, **query):
 
 @pytest.fixture
 def tab(mini):
-    space = Workspace(loader=lambda spec: mini, policy=Policy(public=True))
+    space = Workspace(loader=lambda spec: mini, policy=SiteRules(public=True))
     space.model("mini")
     return ExploreTab(Explorer(space), Settings(public=True), who=who)
 
@@ -249,7 +249,7 @@ def test_a_run_that_cannot_be_read_is_shown_to_nobody_on_a_public_site(tmp_path)
 
 
 def training(tmp_path, monkeypatch, **policy):
-    space = Workspace(loader=lambda spec: scripted_model(), policy=Policy(public=True, training="mini", **policy))
+    space = Workspace(loader=lambda spec: scripted_model(), policy=SiteRules(public=True, training="mini", **policy))
     monkeypatch.setattr(RunStore, "start", lambda self, name, *extra: None)
     monkeypatch.setattr("rmx.ui.jobs.train.Training.check_memory", lambda self, job: None)
     return Training(space, RunStore(tmp_path, private=True))

@@ -17,7 +17,7 @@ from rmx.config import Sampling
 from rmx.errors import ModelError, Refused, RmxError
 from rmx.explore.generate import Generation, Job
 from rmx.models.adapters import attached
-from rmx.models.site_rules import Policy
+from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
 from rmx.ui.jobs.explore import Explorer
@@ -135,7 +135,7 @@ def test_an_adapter_that_is_not_here_is_refused(space, larger):
 
 
 def test_the_policy_counts_there_too(gpu):
-    space = ZeroWorkspace(gpu, "cpu", policy=Policy(public=True))
+    space = ZeroWorkspace(gpu, "cpu", policy=SiteRules(public=True))
     with pytest.raises(Refused):
         space.model("somebody/model")
 
