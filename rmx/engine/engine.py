@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NoReturn
 
 import torch
@@ -207,7 +208,8 @@ class Engine:
     @property
     def nbytes(self) -> int:
         """Bytes of the weights, with those of the adapters on them, and of the prefix cache."""
-        return int(self.model.get_memory_footprint()) + self.prefixes.nbytes
+        tensors = chain(self.model.parameters(), self.model.buffers())
+        return sum(tensor.nbytes for tensor in tensors) + self.prefixes.nbytes
 
     def unload(self, why: str) -> None:
         """Let go of the network, its adapters and all that was computed with it. The caller holds the turn.

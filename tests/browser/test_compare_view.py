@@ -14,6 +14,8 @@ from places import inspector
 from playwright.sync_api import Locator, Page, expect
 from scripted_page import shown
 
+from tests.helpers.live import until
+
 Open = Callable[..., Page]
 
 
@@ -98,7 +100,7 @@ def test_the_text_is_exact_and_both_layers_are_marked(page: Page) -> None:
     expect(page.get_by_role("group", name="adapted answer")).to_contain_text("✓ right")
     expect(status(page)).to_contain_text("3 of 3 disagreements on forks, which are 8.8")
     expect(status(page)).to_contain_text("57 tokens: 1 reranked (1.8 %), 1 shifted (1.8 %); 1 near tie apart")
-    assert sent("ready") == [{"id": job.id}]
+    until(lambda: sent("ready") == [{"id": job.id}])
 
 
 def test_marks_differ_in_shape_and_not_by_colour_alone(page: Page) -> None:
@@ -393,7 +395,7 @@ def test_shifts_on_a_set_with_intervals_paper_and_placebo(page: Page) -> None:
     expect(row.first).to_contain_text("1.3 %")
     expect(page.get_by_role("list", name="Reading").get_by_role("listitem")).to_have_count(2)
     expect(page.locator(".set-head")).to_contain_text("200 of 200")
-    assert sent("ready") == [{"id": list(app.SETS)[-1]}]
+    until(lambda: sent("ready") == [{"id": list(app.SETS)[-1]}])
 
 
 def test_arms_on_a_set_have_drawn_intervals(page: Page) -> None:

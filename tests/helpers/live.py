@@ -1,6 +1,7 @@
 """The real app on a free port, in a thread of this process."""
 
 import logging
+import signal
 import socket
 import threading
 import time
@@ -8,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import uvicorn
+from sse_starlette.sse import AppStatus
 
 from rmx.models.load import load
 from rmx.models.stand_ins import scripted_model
@@ -38,6 +41,12 @@ def running(space: Workspace, **settings: Any) -> Iterator[str]:
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # streams that are still open are cut
         server.should_exit = True
         thread.join(PATIENCE)
+
+
+def tell_to_stop(server: uvicorn.Server, patch: pytest.MonkeyPatch) -> None:
+    """Do what SIGTERM does. sse_starlette would remember it and end every stream of later servers in this process."""
+    patch.setattr(AppStatus, "should_exit", False)
+    server.handle_exit(signal.SIGTERM, None)
 
 
 def until(true: Any, patience: float = PATIENCE) -> None:

@@ -2,7 +2,6 @@
 looks for its own leaks before it lets anybody in."""
 
 import ipaddress
-import signal
 import socket
 import threading
 import time
@@ -24,7 +23,7 @@ from rmx.ui.server.serve import Server, server_config
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners
-from tests.helpers.live import until
+from tests.helpers.live import tell_to_stop, until
 
 PROXY = "10.0.0.1"
 
@@ -225,11 +224,11 @@ def test_a_body_that_does_not_arrive_is_given_up(monkeypatch):
         assert b" 400 " in line.recv(200)
 
 
-def test_open_pages_do_not_use_up_the_time_of_a_stop():
+def test_open_pages_do_not_use_up_the_time_of_a_stop(monkeypatch):
     with Served(web()) as site, httpx.stream("GET", f"{site.url}/gradio_api/heartbeat/x", timeout=30) as stream:
         words = stream.iter_lines()
         assert next(words) == "data: ALIVE"
-        site.server.handle_exit(signal.SIGTERM, None)
+        tell_to_stop(site.server, monkeypatch)
         began = time.monotonic()
         list(words)
         site.thread.join(20)

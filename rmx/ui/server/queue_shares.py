@@ -117,6 +117,9 @@ class SharedQueue(Queue):
             most = max(1, limit // 2) if limit is not None else len(self.active_jobs)
             running = self._running(group.concurrency_id)
             able = [event for event in group.queue if running[self._who(event).address] < most]
+            if is_plan(group.queue[0]):  # one after the other for a page: an older one must not be its last word
+                planning = {event.session_hash for job in self.active_jobs for event in job or () if is_plan(event)}
+                able = [event for event in able if event.session_hash not in planning]
             if able:
                 now = time.monotonic()
                 first = min(able, key=lambda event: self._had(event, now))
@@ -195,6 +198,10 @@ class SharedQueue(Queue):
                 first, since = before.get(session, (None, now))
                 self.unheard[session] = (waiting[0], since if waiting[0] is first else now)
         return [session for session, (_, since) in self.unheard.items() if now - since >= UNHEARD]
+
+
+def is_plan(event: Event) -> bool:
+    return event.concurrency_id == PLAN
 
 
 def _later(sentence: str) -> fastapi.HTTPException:

@@ -1,6 +1,5 @@
 """The Train tab: a run in one click, the usual knobs, or every field; the run itself is shown by the train view."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -125,13 +124,10 @@ class TrainTab:
 
         return callback
 
-    def opening(self, request: gr.Request, *asked: Any) -> Iterator[tuple[Any, Any]]:
-        """Who looks, and what the form's run would cost."""
+    def who(self, request: gr.Request) -> dict[str, Any]:
+        """Tell the page who looks."""
         visitor = self.owners.visitor_of(request)
-        me = {"kind": "me", "owner": visitor.public, "admin": visitor.admin}
-        yield [me], gr.skip()
-        plan, button = self.plan(*asked)
-        yield [me, plan], button
+        return {"kind": "me", "owner": visitor.public, "admin": visitor.admin}
 
     def choose_preset(self, preset: str) -> list[Any]:
         """Fill the form with a preset's values."""
@@ -177,8 +173,7 @@ def _controls(policy: SiteRules) -> TrainForm:
 
 def _wire(tab: TrainTab, c: TrainForm, view: gr.HTML, page: gr.Tab) -> None:
     busy: dict[str, Any] = {**QUIET, "concurrency_id": "train", "trigger_mode": "once"}
-    # Not among the plans, of which only a page's newest waits: it says who looks as well.
-    page.select(tab.opening, c.asked, [view, c.start], **{**PLAN, "concurrency_id": "train-opening"})
+    page.select(tab.who, None, view, **LIGHT).then(tab.plan, c.asked, [view, c.start], **PLAN)
     c.start.click(tab.start, c.asked, view, **busy)
     c.dry.click(tab.dry, c.asked, view, **busy)
     c.preset.input(tab.choose_preset, c.preset, list(c.fields.values()), **LIGHT).then(

@@ -225,9 +225,9 @@ def probed(monkeypatch):
         return SimpleNamespace()
 
     monkeypatch.setattr("rmx.train.plan.probe.probe", quick)
-    monkeypatch.setattr("rmx.train.plan.estimate.work_ahead", lambda *_, **__: None)
+    monkeypatch.setattr("rmx.train.plan.estimate_ahead.work_ahead", lambda *_, **__: None)
     monkeypatch.setattr(
-        "rmx.train.plan.estimate.estimate", lambda *_, **__: SimpleNamespace(plan=lambda: {"minutes": 1})
+        "rmx.train.plan.estimate_ahead.estimate", lambda *_, **__: SimpleNamespace(plan=lambda: {"minutes": 1})
     )
     return calls
 

@@ -155,6 +155,18 @@ def test_a_newer_plan_of_a_page_takes_the_place_of_the_one_that_waits(queue):
     assert ended.output["data"] == [{"__type__": "update"}] * 2  # nothing changes on the page
 
 
+def test_plans_of_a_page_go_one_after_the_other(queue):
+    """Side by side an older plan that takes longer would be the last word on the page."""
+    join(queue, "anna", fn_index=2)
+    older = run_next(queue)
+    newer, other = join(queue, "anna", fn_index=3), join(queue, "ben", fn_index=2)
+    queue.event_queue_per_concurrency_id["plan"].concurrency_limit = 3
+    assert run_next(queue)._id == other
+    assert run_next(queue) is None
+    queue.active_jobs[queue.active_jobs.index([older])] = None
+    assert run_next(queue)._id == newer
+
+
 def test_a_plan_of_a_page_whose_messages_were_dropped_is_replaced_all_the_same(queue):
     join(queue, "anna", fn_index=2), run_next(queue)
     join(queue, "anna", fn_index=2)

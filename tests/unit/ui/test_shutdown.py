@@ -1,7 +1,6 @@
 """The app is told to stop: what is being generated comes to its end, and so do the streams that listen."""
 
 import json
-import signal
 import socket
 import threading
 import time
@@ -14,6 +13,7 @@ from rmx.models.workspace import Workspace
 from rmx.ui.server.serve import Server
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
+from tests.helpers.live import tell_to_stop
 
 NEVER = 400  # tokens of the script at 20 a second: far longer than the test
 
@@ -28,7 +28,7 @@ def events(stream):
             yield kind, json.loads(line[5:])
 
 
-def test_a_stop_ends_the_streams_with_what_there_is_and_then_the_server():
+def test_a_stop_ends_the_streams_with_what_there_is_and_then_the_server(monkeypatch):
     model = scripted_model(1 / 20, hostile=False)
     app = web_app(Workspace(loader=lambda spec: model), Settings())
     with socket.create_server(("127.0.0.1", 0)) as door:
@@ -45,7 +45,7 @@ def test_a_stop_ends_the_streams_with_what_there_is_and_then_the_server():
             for kind, data in events(stream):
                 seen.append((kind, data))
                 if len(seen) == 2:
-                    server.handle_exit(signal.SIGTERM, None)
+                    tell_to_stop(server, monkeypatch)
         kind, (document,) = seen[-1]
         assert kind == "complete"
         assert document["stop"] == "cancelled"
