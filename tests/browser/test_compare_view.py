@@ -427,7 +427,7 @@ def test_the_last_message_of_a_job_may_be_lost(page: Page) -> None:
     press(page, "Shifts on a set")
     expect(page.locator(".set-head")).to_contain_text("25 of 200")
     app.DROP.set()
-    page.wait_for_timeout(1200)
+    until(lambda: list(app.SETS.values())[-1]["done"])
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     expect(status(page)).to_contain_text("done in 60 s")
     app.DROP.clear()
