@@ -464,7 +464,8 @@ def test_without_a_worker_answers_are_different_and_a_warning_is_logged(stub_poo
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_has_a_worker_of_its_own():
     code = (
-        "import os; from rmx import equality_worker; from rmx.grading.equality import equal\n"
+        "import os; from rmx.grading import math_verify_process as equality_worker\n"
+        "from rmx.grading.equality import equal\n"
         f"equality_worker.COMMAND = ('-c', {STUB!r})\n"
         "def ids(): return {w._process.pid for w in equality_worker._pool._workers if w._process}\n"
         "assert equal('(x-1)(x+1)', 'x^2-1')\n"

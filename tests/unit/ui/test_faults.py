@@ -369,7 +369,7 @@ from rmx.ui.visitor_cookie import Visitor, owners_of
 from rmx.ui.jobs.train import Training
 from rmx.models.workspace import Workspace
 from rmx.evaluate.store import Answered, SampleStore
-from rmx.models.presets import STYLES
+from rmx.prompt_styles import STYLES
 from rmx.config import Sampling
 
 root, how = Path(sys.argv[1]), sys.argv[2]
