@@ -256,7 +256,7 @@ def sample_ours(model: Model, prefix: Sequence[int], lengths: Sequence[int]) -> 
         left[row] -= 1
         return left[row] == 0
 
-    with engine.turns.turn(), engine.using(None):
+    with engine.queue.turn(), engine.using(None):
         engine.prefixes.clear()
         stream = engine.open(prefix)
         stream.save()

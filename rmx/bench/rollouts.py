@@ -10,7 +10,7 @@ from transformers import StoppingCriteriaList
 
 from rmx.bench.timing import LONGEST, SHORTEST, Script, _timed, never_ending, ratio
 from rmx.config import Sampling
-from rmx.engine.continuous_batching import Ask, refill
+from rmx.engine.continuous_batching import SampleRequest, sample_continuously
 from rmx.models.load import Model
 
 SAMPLES = 8  # of each prompt
@@ -77,11 +77,11 @@ def rollouts_ours(model: Model, prompts: Sequence[tuple[int, ...]], lengths: Len
         left[prompt][sample] -= 1
         return left[prompt][sample] == 0
 
-    asks = [Ask(prompt, (None,) * len(row)) for prompt, row in zip(prompts, lengths, strict=True)]
+    asks = [SampleRequest(prompt, (None,) * len(row)) for prompt, row in zip(prompts, lengths, strict=True)]
     sampling = Sampling(temperature=1.0, max_new_tokens=max(map(max, lengths)))
     made: list[list[list[int]]] = [[[] for _ in row] for row in lengths]
     rows = sum(map(len, lengths))
-    for ended in refill(model.engine, asks, sampling, stop_ids=frozenset(), rows=rows, over=over):
+    for ended in sample_continuously(model.engine, asks, sampling, stop_ids=frozenset(), rows=rows, over=over):
         for sample in ended:
             made[sample.prompt][sample.number] = list(sample.ids)
     return made

@@ -12,7 +12,7 @@ from rmx.models.load import Model, fingerprint
 from rmx.models.pair import Pair
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
-from rmx.zerogpu.calls import far_of
+from rmx.zerogpu.calls import remote_of
 
 MOST_SAMPLES = 256
 
@@ -64,7 +64,7 @@ def subject_of(pair: Pair, options: PairOptions, samples: int, budget: int) -> S
         {"model": model, "adapter": adapter, "teacher": teacher, "style": shlex.join(options.style.words())},
         built_so(pair.base),
         calibration=options.calibration(pair.base),
-        check=check_loaded(pair) if far_of(pair) is None else None,  # no GPU is asked for what ends in a refusal
+        check=check_loaded(pair) if remote_of(pair) is None else None,  # no GPU is asked for what ends in a refusal
     )
 
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from rmx.engine.divergence import difference
 from rmx.engine.engine import Engine, split_key
 from rmx.models.adapter_facts import AdapterFacts, facts
-from rmx.models.base_state import Changes, bare, base_changes, base_checksums, base_tensors, probe_ids
+from rmx.models.base_state import Changes, base_changes, base_checksums, base_tensors, probe_ids, without_adapters
 from rmx.models.load import Model, load
 from rmx.models.pair import Pair
 from rmx.models.placing import Placing, split_dtype
-from rmx.zerogpu.calls import carried
+from rmx.zerogpu.calls import on_gpu_worker
 from rmx.zerogpu.gpu_seconds import decoding
 
 ON_THIS_TEXT = "adapter off against the bare network on this text"
@@ -103,7 +103,7 @@ class BaseCheck:
         }
 
 
-@carried(seconds=lambda pair, ids, *_, **__: decoding(60, read=3 * len(ids)))  # mostly reading the weights file
+@on_gpu_worker(seconds=lambda pair, ids, *_, **__: decoding(60, read=3 * len(ids)))  # mostly reading the weights file
 def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: float | None = None) -> BaseCheck:
     """Take the looks on this text (prompt and completion, as ids).
 
@@ -118,9 +118,9 @@ def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: flo
     ids = ids[: model.engine.context - 1]  # the last token of a full context decides nothing
     kind, quantize = split_dtype(model.dtype)
     second = load(model.spec, str(model.engine.device), kind, placing=Placing(quantize)) if copy else None
-    with model.engine.turns.turn(patience):
+    with model.engine.queue.turn(patience):
         off = _logits(model.engine, ids)
-        with bare(model.engine):
+        with without_adapters(model.engine):
             untouched = _logits(model.engine, ids)
         held = base_tensors(model.engine)
         now = base_checksums(held)

@@ -25,7 +25,7 @@ from rmx.engine.sampling import prompt_key, uniform
 from rmx.grading.answers import CUT
 from rmx.models.pair import Pair, PairStream, open_pair, rows_together
 from rmx.records import Answer, Stop, is_fork
-from rmx.zerogpu.calls import carried, never
+from rmx.zerogpu.calls import never, on_gpu_worker
 from rmx.zerogpu.gpu_seconds import side_by_side
 
 Arm = Literal["base", "teacher", "oracle", "random", "matched", "entropy"]
@@ -154,7 +154,7 @@ class Intervention:
 
     def held(self) -> Iterator[Patched]:
         """The new tokens, for a caller that holds `pair.turn()`."""
-        if self.pair.base.engine.far is not None:
+        if self.pair.base.engine.remote is not None:
             yield from self._from_afar()
             return
         began = time.perf_counter()
@@ -244,7 +244,9 @@ class Intervention:
         )
 
 
-@carried(seconds=lambda pair, job, **_: side_by_side(job.max_new - len(job.kept), len(job.prompt_ids) + len(job.kept)))
+@on_gpu_worker(
+    seconds=lambda pair, job, **_: side_by_side(job.max_new - len(job.kept), len(job.prompt_ids) + len(job.kept))
+)
 def patched(pair: Pair, job: PatchJob, cancelled: Callable[[], bool] = never) -> Iterator[Patched | Stop]:
     """A decode for one who is not in this process: its new tokens, and how it ended."""
     made = Intervention(pair, job, cancelled)

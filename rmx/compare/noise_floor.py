@@ -9,7 +9,7 @@ from transformers import DynamicCache
 
 from rmx.engine.divergence import Difference, difference
 from rmx.engine.engine import Engine
-from rmx.models.base_state import bare
+from rmx.models.base_state import without_adapters
 from rmx.models.load import Model
 from rmx.models.placing import split_dtype
 
@@ -53,7 +53,7 @@ def dtype_noise(model: Model, ids: Sequence[int]) -> Difference | None:
         return None
     ids = list(ids[-POSITIONS:])
     other = torch.bfloat16 if model.dtype == "float32" else torch.float32
-    with bare(engine):
+    with without_adapters(engine):
         here = _read(engine, [ids])
         # A copy: weights that went through bf16 and back would no longer be those of the file.
         there = _read(Engine(deepcopy(engine.model).to(other)), [ids])

@@ -18,10 +18,10 @@ from rmx.engine.divergence import Compared, Difference, Kind, compare, is_near_t
 from rmx.engine.entropy import Capture, capture, logp_and_rank
 from rmx.engine.sampling import Chooser
 from rmx.grading.answers import CUT, StopRule
-from rmx.models.detokenizer import PieceStream
+from rmx.models.detokenizer import TextStream
 from rmx.models.pair import Pair, open_pair, read_both
 from rmx.records import Answer, Candidate, Stop, is_fork
-from rmx.zerogpu.calls import carried, never
+from rmx.zerogpu.calls import never, on_gpu_worker
 from rmx.zerogpu.gpu_seconds import side_by_side
 
 Source = Literal["base", "adapted", "text"]
@@ -144,7 +144,7 @@ class ShiftMap:
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _shifts(self) -> Iterator[Shift]:
-        if self.pair.base.engine.far is not None:
+        if self.pair.base.engine.remote is not None:
             return self._from_afar()
         return self._read() if self.job.source == "text" else self._write()
 
@@ -212,7 +212,7 @@ def _seconds(pair: Pair, job: MapJob, **_: object) -> float:
     return side_by_side(steps, read=len(job.prompt_ids) + len(job.read)) + side_by_side(20)  # the noise
 
 
-@carried(seconds=_seconds)
+@on_gpu_worker(seconds=_seconds)
 def mapped(
     pair: Pair, job: MapJob, cancelled: Callable[[], bool] = never
 ) -> Iterator[Shift | tuple[Stop, Difference | None]]:
@@ -225,7 +225,7 @@ def mapped(
 
 
 def shifts_of(
-    pair: Pair, pos: int, ids: Sequence[int], base: Tensor, adapted: Tensor, pieces: PieceStream
+    pair: Pair, pos: int, ids: Sequence[int], base: Tensor, adapted: Tensor, pieces: TextStream
 ) -> list[Shift]:
     """Records of consecutive places.
 
@@ -263,7 +263,7 @@ def shifts_of(
 def _views(pair: Pair, ids: Sequence[int], logits: Tensor) -> list[View]:
     cap: Capture = capture(logits, TOP_SHOWN)
     logp, rank = logp_and_rank(logits, cap.lse, torch.tensor(ids, device=logits.device))
-    lone = pair.base.detokenizer.lone
+    lone = pair.base.detokenizer.token_text
     tops = zip(cap.top_ids.tolist(), cap.top_logp.exp().tolist(), strict=True)
     return [
         View(float(h), float(lp), int(r), tuple(Candidate(i, lone(i), p) for i, p in zip(top, ps, strict=True)))

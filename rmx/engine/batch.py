@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from rmx.engine.engine import Engine, select_rows
-from rmx.engine.kv_cache import roomy
+from rmx.engine.kv_cache import preallocated
 
 Choose = Callable[[Tensor, Sequence[int], int], Tensor]  # logits (B, V), row numbers, step -> ids (B,)
 Over = Callable[[int, int], bool]  # row number, token id -> this row is finished
@@ -85,7 +85,7 @@ def decode_steps(
     stream = engine.open(prefix, adapter=adapter, reuse=reuse)
     if stream.reuse.computed > 1:  # else all but the last token is in the prefix cache already
         stream.save()
-    cache = roomy(engine.expand(stream, 1), len(firsts))
+    cache = preallocated(engine.expand(stream, 1), len(firsts))
     out: list[list[int]] = [[] for _ in firsts]
     live = list(range(len(firsts)))
     ids = list(firsts)
@@ -154,7 +154,7 @@ def continue_prefixes(
             while goes_on(row, token := int(single.logits.argmax())):
                 single.feed(token)
         return out
-    batch = _Masked(engine, roomy(cache, len(fits)), [lengths[i] for i in fits])
+    batch = _Masked(engine, preallocated(cache, len(fits)), [lengths[i] for i in fits])
     live, logits = fits, batch.feed([given] * len(fits))
     while True:
         tokens = logits.argmax(-1).tolist()

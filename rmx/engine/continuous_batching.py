@@ -23,7 +23,7 @@ from rmx.engine import decoding_memory
 from rmx.engine.batch import plain_cache, takes_mask
 from rmx.engine.engine import Engine, select_rows
 from rmx.engine.entropy import capture
-from rmx.engine.kv_cache import roomy
+from rmx.engine.kv_cache import preallocated
 from rmx.engine.ragged import Layers, Slots
 from rmx.engine.sampling import draw_rows, prompt_key, uniform
 from rmx.records import Stop
@@ -39,7 +39,7 @@ def never(prompt: int, sample: int, token: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class SampleRequest:
     """One prompt and the samples that are wanted of it."""
 
     prompt_ids: tuple[int, ...]
@@ -77,9 +77,9 @@ class _SampledRow:
         return self.made is not None
 
 
-def refill(
+def sample_continuously(
     engine: Engine,
-    asks: Sequence[Ask],
+    asks: Sequence[SampleRequest],
     sampling: Sampling,
     *,
     stop_ids: frozenset[int],
@@ -118,7 +118,7 @@ def refill(
 
 def _rounds(loop: "Loop", engine: Engine, adapter: str | None, cancelled: Callable[[], bool]) -> Iterator[list[Sample]]:
     while not loop.done and not cancelled():
-        with engine.turns.when_free(cancelled) as mine:
+        with engine.queue.when_free(cancelled) as mine:
             if not mine:
                 return
             with engine.using(adapter):
@@ -132,7 +132,7 @@ class Loop:
     def __init__(
         self,
         engine: Engine,
-        asks: Sequence[Ask],
+        asks: Sequence[SampleRequest],
         sampling: Sampling,
         stop_ids: frozenset[int],
         rows: int,
@@ -310,7 +310,7 @@ class _Even:
         return 0 if live else self._most
 
     def put(self, length: int, rows: int, cache: Any) -> None:
-        self._rows, self._cache = rows, None if cache is None else roomy(cache, rows)
+        self._rows, self._cache = rows, None if cache is None else preallocated(cache, rows)
 
     def feed(self, tokens: Sequence[int]) -> Tensor:
         return self._engine.forward([[token] for token in tokens], self._cache, keep=1)[:, -1]

@@ -1,7 +1,7 @@
 """One set of weights: prefill, step, crop, expand, read; the prefix cache; base and adapters on the same weights.
 
 The engine speaks token ids and logits only. It knows nothing about text, forks, answers or the web. Callers hold
-`engine.turns.turn()` while they use it.
+`engine.queue.turn()` while they use it.
 """
 
 import threading
@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from rmx.engine.fair_queue import POLL, Ticket, Turns, asker
+from rmx.engine.fair_queue import POLL, FairQueue, Ticket, current_owner
 from rmx.engine.remote import NOT_HERE, RemoteCaller
 from rmx.errors import ModelError, PromptError
 from rmx.records import Reuse
@@ -167,20 +167,20 @@ class Engine:
         self.model = model
         self.config = model.config.get_text_config()
         self.prefixes = PrefixCache(cache_bytes)
-        self.turns = Turns()
+        self.queue = FairQueue()
         self.adapters: dict[str, str] = {}  # name -> where it came from
         self.biases: dict[str, list[tuple[Tensor, Tensor]]] = {}  # of adapters that train them: the base's, theirs
         self.checksums: dict[str, int] | None = None  # of the base's tensors, recorded before the first adapter
         self.probe: Tensor | None = None  # logits on a fixed text, recorded with them
         self.compared: tuple[Any, Any] | None = None  # checksums, and what was found of these tensors in the file
         self.fault: str | None = None  # why these weights must not be used any more
-        self.far: RemoteCaller | None = None  # what calls the process with the weights; None: that is this one
+        self.remote: RemoteCaller | None = None  # what calls the process with the weights; None: that is this one
         self.held = HeldEngines([self])  # of whoever has the turn
 
     def forked(self) -> None:
         """In a new process that is a copy of another: the weights are here, its lines and locks are not ours."""
-        self.far = None
-        self.turns = Turns(self.turns.limit, self.turns.per_owner, self.turns.per_address)
+        self.remote = None
+        self.queue = FairQueue(self.queue.limit, self.queue.per_owner, self.queue.per_address)
         self.held = HeldEngines([self])
         self.prefixes = PrefixCache(self.prefixes.max_bytes)
 
@@ -241,7 +241,7 @@ class Engine:
         return Using(self, adapter)
 
     def _check_adapter(self, adapter: str | None) -> None:
-        if self.far is not None:
+        if self.remote is not None:
             raise ModelError(NOT_HERE)
         if self.fault is not None:
             raise ModelError(self.fault)
@@ -273,15 +273,15 @@ class Engine:
             ModelError: an adapter in use was dropped meanwhile.
         """
         engines = self.held.engines
-        if not any(engine.turns.overdue() for engine in engines):
+        if not any(engine.queue.overdue() for engine in engines):
             return
         left = [(engine, *engine._step_back()) for engine in reversed(engines)]
         left.reverse()
         for engine, held, ticket in left:
-            engine.turns.rejoin(ticket)
-            while engine.turns.wait(ticket, POLL):
+            engine.queue.rejoin(ticket)
+            while engine.queue.wait(ticket, POLL):
                 if cancelled():
-                    engine.turns.hurry(ticket)
+                    engine.queue.hurry(ticket)
             engine.held = held
         for _, held, _ in left:
             for one in held.used:
@@ -292,7 +292,7 @@ class Engine:
         held, self.held = self.held, HeldEngines([self])
         for one in reversed(held.used):
             one.leave()
-        return held, self.turns.step_back()
+        return held, self.queue.step_back()
 
     # -- the four moves -------------------------------------------------------------------------------------------
 
@@ -357,7 +357,7 @@ class Engine:
         Raises:
             ModelError: the weights are in another process.
         """
-        if self.far is not None:
+        if self.remote is not None:
             raise ModelError(NOT_HERE)
         options: dict[str, Any] = {"past_key_values": cache, "use_cache": True, "logits_to_keep": keep}
         if attention_mask is not None:
@@ -381,7 +381,9 @@ class Engine:
         n = whole_length(cache)
         if n and croppable(cache):
             layers = tuple((layer.keys[:, :, :n], layer.values[:, :, :n]) for layer in cache.layers)
-            self.prefixes.keep(Saved(adapter, torch.tensor(ids[:n], dtype=torch.long), layers, asker.get().owner))
+            self.prefixes.keep(
+                Saved(adapter, torch.tensor(ids[:n], dtype=torch.long), layers, current_owner.get().owner)
+            )
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
@@ -414,7 +416,7 @@ class Engine:
 
     def _resume(self, adapter: str | None, ids: Sequence[int], limit: int) -> tuple[Any, int]:
         """A cache that already holds as much of ids[:limit] as was ever computed, and how much that is."""
-        found = self.prefixes.find(adapter, ids[:limit], asker.get().owner) if limit else None
+        found = self.prefixes.find(adapter, ids[:limit], current_owner.get().owner) if limit else None
         if found is None:
             return self._new_cache(), 0
         saved, shared = found

@@ -42,7 +42,7 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class RequestOwner:
     """Who asks for work, and of which kind it is. None: not known, or not told apart."""
 
     owner: str | None = None
@@ -51,7 +51,7 @@ class Asker:
 
 
 # Set while work of a visitor is done, so that nobody takes more than a share of the line.
-asker: ContextVar[Asker] = ContextVar("asker", default=Asker())  # noqa: B039  it is frozen
+current_owner: ContextVar[RequestOwner] = ContextVar("current_owner", default=RequestOwner())  # noqa: B039  it is frozen
 
 
 class Usage:
@@ -78,7 +78,7 @@ class Usage:
 class Ticket:
     """A place in line."""
 
-    def __init__(self, who: Asker, number: int) -> None:
+    def __init__(self, who: RequestOwner, number: int) -> None:
         self.who, self.number = who, number
         self.begun = False  # whether it has had the engine already
         self.away = False  # whether it has stepped back, and is not to be called yet
@@ -87,7 +87,7 @@ class Ticket:
         self.since = self.counted = self.came  # of the holder: when its turn came; up to when it was counted
 
 
-class Turns:
+class FairQueue:
     """One holder at a time. Unlike threading.Lock it is fair, and a turn may be given back from another thread.
 
     Args:
@@ -117,17 +117,17 @@ class Turns:
         """Join the line.
 
         Raises:
-            Busy: the line is full, or this asker or its address has a full share of it.
+            Busy: the queue is full, or this owner or its address has a full share of it.
         """
         with self._changed:
-            self._admit(asker.get())
+            self._admit(current_owner.get())
             self._came += 1
-            ticket = Ticket(asker.get(), self._came)
+            ticket = Ticket(current_owner.get(), self._came)
             self._line.append(ticket)
             self._call()
         return ticket
 
-    def _admit(self, who: Asker) -> None:
+    def _admit(self, who: RequestOwner) -> None:
         if self._closed:
             raise Busy("rmx is being stopped. Try again when it is back.")
         if len(self._line) >= self.limit:
@@ -283,29 +283,31 @@ class Turns:
 
 
 @contextmanager
-def asking(owner: str | None | Asker, kind: Kind | None = None) -> Iterator[None]:
-    """What is done in the `with` block is done for this asker.
+def as_owner(owner: str | None | RequestOwner, kind: Kind | None = None) -> Iterator[None]:
+    """Do what the `with` block does on behalf of this owner.
 
     Args:
         owner: an owner alone keeps the address that asks already.
         kind: of the work; None: the kind that it is already.
     """
-    now = owner if isinstance(owner, Asker) else replace(asker.get(), owner=owner)
-    token = asker.set(now if kind is None else replace(now, kind=kind))
+    now = owner if isinstance(owner, RequestOwner) else replace(current_owner.get(), owner=owner)
+    token = current_owner.set(now if kind is None else replace(now, kind=kind))
     try:
         yield
     finally:
-        asker.reset(token)
+        current_owner.reset(token)
 
 
-def asked_by(owner: str | None | Asker, steps: Iterator[Item], kind: Kind | None = None) -> Iterator[Item]:
-    """Go through `steps` as the work of one asker, see `asking`.
+def iterate_as_owner(
+    owner: str | None | RequestOwner, steps: Iterator[Item], kind: Kind | None = None
+) -> Iterator[Item]:
+    """Go through `steps` as the work of one owner, see `as_owner`.
 
     A server may run each step in another thread and context, so who asks is said anew for every one.
     """
     try:
         while True:
-            with asking(owner, kind):
+            with as_owner(owner, kind):
                 try:
                     item = next(steps)
                 except StopIteration:

@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 ROOM = 32  # spare positions made at once
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """Full attention over every position, as `DynamicLayer`; keys and values are views of larger buffers."""
 
     def __init__(self, keys: Tensor, values: Tensor, rows: int) -> None:
@@ -44,12 +44,12 @@ class RoomyLayer(DynamicLayer):
         return keys, values
 
 
-def roomy(cache: Any, rows: int) -> Any:
+def preallocated(cache: Any, rows: int) -> Any:
     """Turn a cache of one row into one of `rows` equal rows, with room where its layers are plain ones."""
     if not all(type(layer) is DynamicLayer for layer in cache.layers):
         cache.batch_repeat_interleave(rows)
         return cache
-    cache.layers = [RoomyLayer(layer.keys, layer.values, rows) for layer in cache.layers]
+    cache.layers = [PreallocatedLayer(layer.keys, layer.values, rows) for layer in cache.layers]
     return cache
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rmx.compare.base_check import BaseCheck, check_loaded
 from rmx.config import Sampling
-from rmx.engine.continuous_batching import Ask, Sample, refill
+from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
 from rmx.engine.sampling import prompt_key
 from rmx.evaluate.config import EvalConfig
@@ -113,7 +113,10 @@ class Evaluation:
         contestant, count = self.contestants[c], 1 if sampling.greedy else self.config.n
         prompts = [self._prompts[i] for i in places]
         plan = plan_of(prompts, count)
-        asks = [Ask(prompt, tuple(known(shelf, prompt, number, plan) for number in range(count))) for prompt in prompts]
+        asks = [
+            SampleRequest(prompt, tuple(known(shelf, prompt, number, plan) for number in range(count)))
+            for prompt in prompts
+        ]
         there = sum(length is not None for ask in asks for length in ask.made)
         self._at += there
         self._cached += there
@@ -132,11 +135,11 @@ class Evaluation:
             yield self._report(False)
 
     def _made(
-        self, contestant: Contestant, asks: Sequence[Ask], sampling: Sampling, cancelled: Callable[[], bool]
+        self, contestant: Contestant, asks: Sequence[SampleRequest], sampling: Sampling, cancelled: Callable[[], bool]
     ) -> Iterator[list[Sample]]:
         model = contestant.model
         longest = max(len(ask.prompt_ids) for ask in asks) + sampling.max_new_tokens
-        yield from refill(
+        yield from sample_continuously(
             model.engine,
             asks,
             sampling,

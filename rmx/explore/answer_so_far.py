@@ -16,9 +16,9 @@ from rmx.grading.answer_groups import Answered, same_answers
 from rmx.grading.answers import equal, grade
 from rmx.models.load import Model
 from rmx.records import Answer, Trace
-from rmx.zerogpu.calls import carried, never
+from rmx.zerogpu.calls import never, on_gpu_worker
 from rmx.zerogpu.gpu_seconds import decoding
-from rmx.zerogpu.payload import slim_trace
+from rmx.zerogpu.payload import with_alternatives_at
 
 MAX_ANSWER = 32  # tokens inside the box
 POSITIONS = 16_384  # cached positions of one batch: its rows times the length of the solution
@@ -70,9 +70,9 @@ def _seconds(model: Model, trace: Trace, **_: object) -> float:
     return batches * decoding(MAX_ANSWER, read=length)
 
 
-@carried(
+@on_gpu_worker(
     seconds=_seconds,
-    slim=lambda trace: (slim_trace(trace, lambda _: False),),
+    slim=lambda trace: (with_alternatives_at(trace, lambda _: False),),
     ended=lambda state: replace(state, done=True),
 )
 def sofar(
@@ -134,7 +134,7 @@ def _force(
     """The tokens that follow the concluding text behind each of `ends`, up to the brace that closes its box."""
     engine, prompt = model.engine, len(trace.prompt_ids)
     boxes = [_Box(model, concluding) for _ in ends]
-    with engine.turns.when_free(cancelled) as mine:
+    with engine.queue.when_free(cancelled) as mine:
         if not mine:
             return []
         with engine.using(trace.adapter):

@@ -89,7 +89,7 @@ class Branch:
 
         Closing the iterator frees the engine at once and keeps what is there as a cancelled trace.
         """
-        turns = self.model.engine.turns
+        turns = self.model.engine.queue
         generation = Generation(self.model, self.job, self._stop.is_set, self.tokens)
         ticket = turns.enter()
         try:

@@ -18,7 +18,7 @@ import torch
 
 from rmx.config import Sampling, is_number
 from rmx.data.problems import load_set, split_name
-from rmx.engine.continuous_batching import Ask, refill
+from rmx.engine.continuous_batching import SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
 from rmx.engine.engine import Engine
 from rmx.engine.remote import NOT_HERE
@@ -129,9 +129,9 @@ def calibrate_greedily(model: Model, problems: Sequence[Problem], longest: int) 
     """
     prompts = [model.prompt_ids(p.problem) for p in problems]
     most = max(map(len, prompts)) + longest
-    ended = refill(
+    ended = sample_continuously(
         model.engine,
-        [Ask(prompt, (None,)) for prompt in prompts],
+        [SampleRequest(prompt, (None,)) for prompt in prompts],
         Sampling(max_new_tokens=longest),
         stop_ids=model.stop_ids,
         rows=fitting_rows(model.engine, most),
@@ -160,7 +160,7 @@ def _about(model: Model, problems: int, entropies: Sequence[float], temperature:
 
 def _record(model: Model, set_name: str, again: bool) -> tuple[Mapping[str, Any], bool]:
     """The record of this model, style and set, and whether it was there before."""
-    if model.engine.far is not None:
+    if model.engine.remote is not None:
         raise ModelError(NOT_HERE)
     stored = STORED.get(model.spec)
     if split_name(set_name)[0] != "mini" or model.style.name != STORED_STYLE:
@@ -195,7 +195,7 @@ def _place(model: Model, problems: Sequence[Problem]) -> Path:
 def _weights_of(engine: Engine) -> str:
     """A hash of the base's tensors, made once: no adapter changes them."""
     if engine not in _weights:
-        with engine.turns.turn():
+        with engine.queue.turn():
             _weights[engine] = digest(base_tensors(engine))
     return _weights[engine]
 

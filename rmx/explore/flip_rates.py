@@ -68,7 +68,7 @@ def answers_after(
     """Completion texts after forcing each alternative, decoded as one batch, and what they answer."""
     kept = list(ids[: token.pos])
     engine = model.engine
-    with engine.turns.turn(), engine.using(job.adapter):
+    with engine.queue.turn(), engine.using(job.adapter):
         rows = continue_batch(
             engine,
             [*job.prompt_ids, *kept],

@@ -15,9 +15,9 @@ from rmx.errors import PromptError
 from rmx.grading.answers import CUT, StopRule
 from rmx.models.load import Model
 from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace
-from rmx.zerogpu.calls import carried, never
+from rmx.zerogpu.calls import never, on_gpu_worker
 from rmx.zerogpu.gpu_seconds import decoding
-from rmx.zerogpu.payload import bare
+from rmx.zerogpu.payload import without_alternatives
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ class Generation:
             self.tokens.extend(self.job.kept)
 
     def __iter__(self) -> Iterator[TokenDist]:
-        with self.model.engine.turns.turn():
+        with self.model.engine.queue.turn():
             yield from self.tokens_held()
 
     def tokens_held(self) -> Iterator[TokenDist]:
         """The new tokens, for a caller that holds the engine's turn."""
-        if self.model.engine.far is not None:
+        if self.model.engine.remote is not None:
             yield from self._from_afar()
             return
         began = time.perf_counter()
@@ -236,7 +236,7 @@ class Generation:
     def _dist(
         self, pos: int, token_id: int, piece: str, cap: Capture, row: int, logp: float, rank: int, forced: bool
     ) -> TokenDist:
-        lone = self.model.detokenizer.lone
+        lone = self.model.detokenizer.token_text
         ids, probabilities = cap.top_ids[row].tolist(), cap.top_logp[row].exp().tolist()
         top = tuple(Candidate(i, lone(i), p) for i, p in zip(ids, probabilities, strict=True))
         return TokenDist(pos, token_id, piece, float(cap.entropy[row]), logp, rank, forced, top)
@@ -255,7 +255,7 @@ def _steps(model: Model, job: Job, **_: object) -> float:
     return decoding(0 if job.read is not None else job.sampling.max_new_tokens - len(job.kept), read=given)
 
 
-@carried(seconds=_steps, slim=lambda job: (replace(job, kept=tuple(bare(t) for t in job.kept)),))
+@on_gpu_worker(seconds=_steps, slim=lambda job: (replace(job, kept=tuple(without_alternatives(t) for t in job.kept)),))
 def complete(model: Model, job: Job, cancelled: Callable[[], bool] = never) -> Iterator[Reuse | TokenDist | Ended]:
     """A generation for one who is not in this process: what was reused, each new token, and how it ended."""
     generation = Generation(model, job, cancelled)
@@ -275,8 +275,8 @@ def solve_anew(model: Model, job: Job, cancelled: Callable[[], bool] = never) ->
     """
     trace = Generation(model, replace(job, cold=True), cancelled).run()
     engine = model.engine
-    if engine.far is None and trace.tokens:
-        with engine.turns.turn(), engine.using(job.adapter):
+    if engine.remote is None and trace.tokens:
+        with engine.queue.turn(), engine.using(job.adapter):
             engine.open([*job.prompt_ids, *trace.ids], adapter=job.adapter, reuse=False).save()
     return trace
 

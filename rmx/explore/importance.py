@@ -24,7 +24,7 @@ from rmx.grading.answer_groups import Answered, Target, same_answers, target_of,
 from rmx.models.load import Model
 from rmx.records import TokenDist, Trace
 from rmx.stats.anytime import Bounds
-from rmx.zerogpu.calls import carried, never
+from rmx.zerogpu.calls import never, on_gpu_worker
 from rmx.zerogpu.gpu_seconds import decoding
 from rmx.zerogpu.payload import forks_only
 
@@ -139,7 +139,7 @@ def _seconds(model: Model, trace: Trace, config: OutcomeConfig, *, forks: int = 
     return min(forks, sum(1 for _ in trace.forks())) * rounds * decoding(config.max_new_tokens // 2)
 
 
-@carried(seconds=_seconds, slim=lambda trace, config: (forks_only(trace), config), ended=_ended)
+@on_gpu_worker(seconds=_seconds, slim=lambda trace, config: (forks_only(trace), config), ended=_ended)
 def importance(
     model: Model,
     trace: Trace,

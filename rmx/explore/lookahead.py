@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from rmx.engine.batch import continue_batch
 from rmx.models.load import Model
-from rmx.zerogpu.calls import carried
+from rmx.zerogpu.calls import on_gpu_worker
 from rmx.zerogpu.gpu_seconds import decoding
 
 LOOK_AHEAD = 16  # tokens after the alternative itself
 
 
-@carried(seconds=lambda model, prefix, *_, length=LOOK_AHEAD, **__: decoding(length + 1, read=len(prefix)))
+@on_gpu_worker(seconds=lambda model, prefix, *_, length=LOOK_AHEAD, **__: decoding(length + 1, read=len(prefix)))
 def look_ahead(
     model: Model,
     prefix: Sequence[int],
@@ -28,7 +28,7 @@ def look_ahead(
         patience: seconds to wait for the engine, see `Turns.turn`.
     """
     engine = model.engine
-    with engine.turns.turn(patience), engine.using(adapter):
+    with engine.queue.turn(patience), engine.using(adapter):
         return continue_batch(
             engine,
             prefix,

@@ -22,9 +22,9 @@ from rmx.models.stopping import Ending, is_cut
 from rmx.records import Candidate, Trace
 from rmx.stats.anytime import ALPHA, Bounds, Verdict, anytime, decide, rule
 from rmx.stats.intervals import Estimate, share
-from rmx.zerogpu.calls import carried, never
+from rmx.zerogpu.calls import never, on_gpu_worker
 from rmx.zerogpu.gpu_seconds import decoding
-from rmx.zerogpu.payload import slim_trace
+from rmx.zerogpu.payload import with_alternatives_at
 
 CAUTION = 1.5  # a round is begun where this many times its expected tokens are left
 
@@ -143,10 +143,10 @@ def _seconds(model: Model, trace: Trace, pos: int, config: OutcomeConfig, **_: o
 
 
 def _slim(trace: Trace, pos: int, config: OutcomeConfig) -> tuple[Trace, int, OutcomeConfig]:
-    return slim_trace(trace, lambda token: token.pos == pos), pos, config
+    return with_alternatives_at(trace, lambda token: token.pos == pos), pos, config
 
 
-@carried(seconds=_seconds, slim=_slim, ended=ended)
+@on_gpu_worker(seconds=_seconds, slim=_slim, ended=ended)
 def outcomes(
     model: Model,
     trace: Trace,
@@ -259,7 +259,7 @@ class Sampler:
         """Sample each alternative `size` times as one batch; yields while it goes on and when it is counted."""
         plan = [(arm, arm.samples + i) for arm in self.arms for i in range(size)]
         engine, adapter = self.model.engine, self.trace.adapter
-        with engine.turns.when_free(cancelled) as mine:
+        with engine.queue.when_free(cancelled) as mine:
             if not mine:
                 return
             with engine.using(adapter):

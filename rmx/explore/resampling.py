@@ -81,7 +81,7 @@ def _batch(
     def choose(logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
         return draw_rows(logits, 1.0, 1.0, [uniform(seed, key, numbers[row], step) for row in rows])
 
-    with engine.turns.when_free(cancelled) as mine:
+    with engine.queue.when_free(cancelled) as mine:
         if not mine:
             return []
         with engine.using(trace.adapter), torch.inference_mode():

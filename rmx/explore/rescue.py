@@ -26,7 +26,7 @@ from rmx.explore.token_budget import Meter
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
 from rmx.records import Answer, Trace, is_fork
-from rmx.zerogpu.calls import carried, never
+from rmx.zerogpu.calls import never, on_gpu_worker
 from rmx.zerogpu.gpu_seconds import CAP
 from rmx.zerogpu.payload import forks_only
 
@@ -143,7 +143,7 @@ class Rescue:
         return self.json() | {"kind": "rescue", "done": self.done, "branch": None}
 
 
-@carried(
+@on_gpu_worker(
     seconds=lambda *_, **__: float(CAP),  # how many forks it tries is not known before
     slim=lambda trace, config: (forks_only(trace), config),
     ended=lambda state: replace(state, done=True),
@@ -302,7 +302,7 @@ class Search:
         engine, adapter = self.model.engine, self.trace.adapter
         kept = branch.ids[: place.pos]
         watch = _Watch(Ending(self.model, self.trace.prompt_ids, kept, len(candidates)), self, place.pos)
-        with engine.turns.when_free(self.cancelled) as mine:
+        with engine.queue.when_free(self.cancelled) as mine:
             if not mine:
                 return False
             with engine.using(adapter):
@@ -351,7 +351,7 @@ class Search:
         for pos, _, to in branch.swaps:
             if pos >= len(tokens):
                 return
-            made.append(Swap(pos, tokens[pos].id, to, tokens[pos].text, self.model.detokenizer.lone(to)))
+            made.append(Swap(pos, tokens[pos].id, to, tokens[pos].text, self.model.detokenizer.token_text(to)))
             job = swap_job(job, tokens, pos, [to], self.model.engine.vocab_size)
             generation = Generation(self.model, job, self.cancelled)
             for _ in generation:

@@ -123,7 +123,7 @@ def _sampled(
         at = [uniform(seed, key, 2 * place + row, place + step) for row in rows]
         return draw_rows(logits, temperature, 1.0, at)
 
-    with engine.turns.turn(), engine.using(job.adapter), torch.inference_mode():
+    with engine.queue.turn(), engine.using(job.adapter), torch.inference_mode():
         prefix = [*job.prompt_ids, *kept]
         first = int(choose(engine.open(prefix, adapter=job.adapter).logits[None], [1], 0)[0])
         rows = continue_batch(

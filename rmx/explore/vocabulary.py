@@ -8,16 +8,16 @@ import torch
 from rmx.engine.entropy import capture, logp_and_rank
 from rmx.models.detokenizer import Detokenizer
 from rmx.models.load import Model
-from rmx.zerogpu.calls import carried
+from rmx.zerogpu.calls import on_gpu_worker
 from rmx.zerogpu.gpu_seconds import decoding
 
 
 @lru_cache(maxsize=4)
 def _texts(detokenizer: Detokenizer, size: int) -> tuple[str, ...]:
-    return tuple(detokenizer.lone(i).lower() for i in range(size))
+    return tuple(detokenizer.token_text(i).lower() for i in range(size))
 
 
-@carried(seconds=lambda model, prefix, *_, **__: decoding(1, read=len(prefix)))
+@on_gpu_worker(seconds=lambda model, prefix, *_, **__: decoding(1, read=len(prefix)))
 def search(
     model: Model,
     prefix: Sequence[int],
@@ -37,7 +37,7 @@ def search(
     matches = [i for i, text in enumerate(texts) if wanted in text] if wanted else []
     if not matches:
         return []
-    with engine.turns.turn(patience), engine.using(adapter):
+    with engine.queue.turn(patience), engine.using(adapter):
         logits = engine.open(prefix, adapter=adapter).logits.float()
     ids = torch.tensor(matches, device=logits.device)
     rows = logits.expand(len(matches), -1)
@@ -46,7 +46,7 @@ def search(
     ids = ids[order]
     logp, rank = logp_and_rank(rows[: len(ids)], lse.expand(len(ids)), ids)
     found = [
-        (int(i), model.detokenizer.lone(int(i)), float(p), int(r))
+        (int(i), model.detokenizer.token_text(int(i)), float(p), int(r))
         for i, p, r in zip(ids, logp.exp(), rank, strict=True)
     ]
     found.sort(key=lambda f: texts[f[0]].strip() != wanted.strip())

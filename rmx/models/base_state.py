@@ -50,7 +50,7 @@ def wrapped_modules(network: Any) -> list[tuple[Any, str, Any, Any]]:
 
 
 @contextmanager
-def bare(engine: Engine) -> Iterator[None]:
+def without_adapters(engine: Engine) -> Iterator[None]:
     """The network without any adapter layer in it, for the length of a `with` block. The caller holds the turn."""
     wrapper = engine.model
     places = wrapped_modules(wrapper)
@@ -74,7 +74,7 @@ def base_tensors(engine: Engine) -> dict[str, Tensor]:
 
     Tensors that go by two names (tied embeddings) are there under both. The caller holds the turn.
     """
-    with bare(engine):
+    with without_adapters(engine):
         network = engine.model.get_base_model() if isinstance(engine.model, PeftModel) else engine.model
         held = network.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}

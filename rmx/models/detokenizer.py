@@ -44,7 +44,7 @@ class Detokenizer:
         self.special_ids = frozenset(i for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items() if t.special)
         self._bytes = lru_cache(maxsize=300_000)(self._compute_bytes)
         # Kept as well: a solution in memory names twenty candidates for each of its tokens.
-        self._lone = lru_cache(maxsize=300_000)(lambda i: self._bytes(i).decode("utf-8", "rmx-show-bytes"))
+        self._token_text = lru_cache(maxsize=300_000)(lambda i: self._bytes(i).decode("utf-8", "rmx-show-bytes"))
 
     def _compute_bytes(self, token_id: int) -> bytes:
         if token_id in self._added:
@@ -57,24 +57,24 @@ class Detokenizer:
         """The bytes that this token stands for."""
         return self._bytes(token_id)
 
-    def lone(self, token_id: int) -> str:
+    def token_text(self, token_id: int) -> str:
         """The token by itself, incomplete bytes shown in hexadecimal."""
-        return self._lone(token_id)
+        return self._token_text(token_id)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of a whole list of ids."""
         return b"".join(map(self._bytes, ids)).decode("utf-8", "rmx-show-bytes")
 
-    def stream(self, kept: Sequence[int] = ()) -> "PieceStream":
+    def stream(self, kept: Sequence[int] = ()) -> "TextStream":
         """A decoder that has already seen `kept`."""
-        stream = PieceStream(self)
+        stream = TextStream(self)
         # A character has at most four bytes, so the last few tokens hold all that can be pending.
         for token_id in kept[-8:]:
             stream.feed(token_id)
         return stream
 
 
-class PieceStream:
+class TextStream:
     """Incremental decoding; `feed` returns what a token adds, `flush` what the end leaves unfinished."""
 
     def __init__(self, detokenizer: Detokenizer) -> None:

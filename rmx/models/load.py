@@ -143,7 +143,7 @@ class Model:
     def answer_text(self, ids: Sequence[int]) -> str:
         """Completion text for grading: without special tokens, but with the marks of a think block."""
         special = self.detokenizer.special_ids
-        keep = [i for i in ids if i not in special or "think>" in self.detokenizer.lone(i)]
+        keep = [i for i in ids if i not in special or "think>" in self.detokenizer.token_text(i)]
         return self.detokenizer.text(keep)
 
     def stop_rule(self, prompt_ids: Sequence[int], answers: bool = True) -> StopRule:

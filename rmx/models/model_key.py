@@ -31,9 +31,9 @@ def key_of(model: Model, adapter: str | None) -> str:
         ModelError: the weights are in another process.
     """
     engine = model.engine
-    if engine.far is not None:
+    if engine.remote is not None:
         raise ModelError(NOT_HERE)
-    with engine.turns.turn():
+    with engine.queue.turn():
         parts: dict[str, Any] = {
             # Two repositories count as two; weights of local files are one, wherever they lie.
             "model": model.revision if model.revision.startswith(HASHED) else f"{model.spec}@{model.revision}",

@@ -26,7 +26,7 @@ from rmx.engine.engine import (
     split_key,
     whole_length,
 )
-from rmx.engine.fair_queue import asker
+from rmx.engine.fair_queue import current_owner
 from rmx.errors import ModelError
 from rmx.models.adapter_facts import why_not_linear
 from rmx.models.adapters import attached
@@ -85,7 +85,7 @@ class Pair:
         """Hold the engine, or both engines, always in the same order."""
         with ExitStack() as stack:
             for engine in self.engines:
-                stack.enter_context(engine.turns.turn(patience))
+                stack.enter_context(engine.queue.turn(patience))
             stack.enter_context(held_together(self.engines))
             yield
 
@@ -93,7 +93,7 @@ class Pair:
     def when_free(self, cancelled: Callable[[], bool]) -> Iterator[bool]:
         """As `turn`, for a long job that may be called off while it waits; yields whether the turn came."""
         with ExitStack() as stack:
-            mine = all(stack.enter_context(engine.turns.when_free(cancelled)) for engine in self.engines)
+            mine = all(stack.enter_context(engine.queue.when_free(cancelled)) for engine in self.engines)
             if mine:
                 stack.enter_context(held_together(self.engines))
             yield mine
@@ -284,7 +284,7 @@ class PairStream:
                 (x.keys[i : i + 1, :, :length].clone(), x.values[i : i + 1, :, :length].clone()) for x in cache.layers
             )
             ids = torch.tensor(self.ids[row][:length], dtype=torch.long)
-            engine.prefixes.keep(Saved(adapter, ids, layers, asker.get().owner))
+            engine.prefixes.keep(Saved(adapter, ids, layers, current_owner.get().owner))
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class Workspace:
         placing: quantised weights, or a model over several GPUs.
     """
 
-    forks = False  # whether this process is copied for single calls: gradients computed here would spoil the copies
+    process_is_copied = False  # for single calls: gradients computed here would spoil the copies
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Workspace:
                 if (before := self._unloaded.pop((spec, model.revision), None)) is not None:
                     before.reload(model.engine)
                     model.engine = before
-                turns = model.engine.turns
+                turns = model.engine.queue
                 turns.limit, turns.per_owner, turns.per_address = self._line
                 self._models[spec] = model
                 large = [s for s in self._models if s != "mini"]
@@ -109,7 +109,7 @@ class Workspace:
         if name in engine.adapters:
             engine.adapters[name] = engine.adapters.pop(name)  # the newest is the last
             return name
-        with engine.turns.turn():
+        with engine.queue.turn():
             name = add_adapter(model, spec)
             for old in list(engine.adapters)[:-MOST_ADAPTERS]:
                 drop_adapter(model, old)
@@ -135,9 +135,9 @@ class Workspace:
         if model is None:
             raise ModelError(f"The model {shown(spec)} is not loaded.")
         engine = model.engine
-        if engine.turns.waiting():
+        if engine.queue.waiting():
             raise Busy(f"Somebody uses {spec} at the moment. Unload it when that is done.")
-        with engine.turns.turn(patience=0):
+        with engine.queue.turn(patience=0):
             if engine.fault is not None:
                 raise ModelError(engine.fault)
             nbytes = engine.nbytes
@@ -154,10 +154,10 @@ class Workspace:
         """Every model that is loaded."""
         return list(self._models.values())
 
-    def carrier_of(self, spec: str) -> RemoteCaller | None:
+    def remote_of(self, spec: str) -> RemoteCaller | None:
         """Who carries calls about this model, where it computes in another process."""
         model = self._models.get(spec)
-        return model.engine.far if model else None
+        return model.engine.remote if model else None
 
     def forked(self) -> None:
         """In a new process that is a copy of another: its threads are not here to free what they hold."""
@@ -168,11 +168,11 @@ class Workspace:
     def close(self) -> None:
         """No more work is begun: the process is about to end."""
         for model in self.all():
-            model.engine.turns.close()
+            model.engine.queue.close()
 
     def waiting(self) -> int:
         """How many hold or wait for the model with the longest line."""
-        return max((m.engine.turns.waiting() for m in list(self._models.values())), default=0)
+        return max((m.engine.queue.waiting() for m in list(self._models.values())), default=0)
 
     @property
     def loaded(self) -> list[str]:

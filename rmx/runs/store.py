@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rmx import __version__
-from rmx.engine.fair_queue import asker
+from rmx.engine.fair_queue import current_owner
 from rmx.errors import Busy, RmxError, TrainError
 from rmx.paths import runs_dir
 from rmx.recipes.distill import DistillJob
@@ -98,7 +98,7 @@ class RunStore:
         runs = [RunFolder(path) for path in sorted(self._paths(), key=_stamp, reverse=True)]
         if everybodys or not self.private:
             return runs
-        return [run for run in runs if owner_of(run) in (None, asker.get().owner)]
+        return [run for run in runs if owner_of(run) in (None, current_owner.get().owner)]
 
     def _beginnings(self) -> list[Path]:
         """Runs that may be named by the beginning of their id."""

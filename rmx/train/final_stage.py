@@ -46,7 +46,7 @@ def solved(run: Context, problems: list[Problem], adapter: str | None) -> Soluti
     Raises:
         Stopped: it was asked to stop meanwhile.
     """
-    with run.model.engine.turns.turn():
+    with run.model.engine.queue.turn():
         asked = run.team, run.model, problems, adapter, run.job.recipe.rollouts.max_new_tokens
         found = solve_together(*asked, cancelled=run.stop)
     run.check_stop()

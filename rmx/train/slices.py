@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from pathlib import Path
 
-from rmx.engine.fair_queue import Turns
+from rmx.engine.fair_queue import FairQueue
 from rmx.engine.remote import RemoteCaller
 from rmx.errors import RmxError, Stopped, TrainError
 from rmx.runs import lock as run_lock
@@ -33,7 +33,7 @@ TOO_SHORT = (
     "checks, or train where a GPU stays."
 )
 clock = time.monotonic
-_line = Turns()  # of the slices of all runs
+_line = FairQueue()  # of the slices of all runs
 Over = tuple[str, str | None]  # state and message
 
 
@@ -68,11 +68,11 @@ def slice_of(path: str, seconds: float, dry: bool) -> Iterator[Over]:
 # -- on the side of the app -------------------------------------------------------------------------------------------
 
 
-def slicer_of(carrier_of: Callable[[str], RemoteCaller | None]) -> Callable[[str], SliceStarter | None]:
+def slicer_of(remote_of: Callable[[str], RemoteCaller | None]) -> Callable[[str], SliceStarter | None]:
     """Make what a run store asks for the starter of a model's runs: None where they get a process of their own."""
 
     def starter(model: str) -> SliceStarter | None:
-        carrier = carrier_of(model)
+        carrier = remote_of(model)
         return None if carrier is None else lambda folder, dry: begin(folder, carrier, dry)
 
     return starter

@@ -54,18 +54,18 @@ class Piece:
 
 
 @lru_cache(maxsize=1)
-def pieces() -> tuple[Piece, ...]:
+def list_trees() -> tuple[Piece, ...]:
     """What is in the gallery."""
     found = []
     for name, _, kind in PICKED:
         if not (FOLDER / f"{name}.json").is_file():  # while it is being recorded
             continue
-        tree = piece(name)
+        tree = load_tree(name)
         found.append(Piece(name, kind, tree.title or "", tree.model, tree.licence or "", len(tree.branches)))
     return tuple(found)
 
 
-def piece(name: object) -> Tree:
+def load_tree(name: object) -> Tree:
     """A tree of the gallery by its name.
 
     Raises:

@@ -22,11 +22,11 @@ class Texts:
             for token in branch.tokens:
                 self._texts.setdefault(token.id, token.text)
 
-    def lone(self, token_id: int) -> str:
+    def token_text(self, token_id: int) -> str:
         return self._texts.get(token_id, f"⟪{token_id}⟫")
 
     def text(self, ids: Sequence[int]) -> str:
-        return "".join(map(self.lone, ids))
+        return "".join(map(self.token_text, ids))
 
 
 class Absent:

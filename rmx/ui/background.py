@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from rmx.engine.fair_queue import Asker, Kind, asking
-from rmx.ui.prefetch import pour
+from rmx.engine.fair_queue import Kind, RequestOwner, as_owner
+from rmx.ui.prefetch import fill_queue
 
 Item = TypeVar("Item")
 _under_way: "WeakSet[threading.Event]" = WeakSet()  # what asks each piece of work to come to its end
@@ -26,7 +26,7 @@ def finish_all() -> None:
 
 
 async def in_thread(
-    work: "Work[Item]", owner: str | None | Asker = None, kind: Kind | None = None
+    work: "Work[Item]", owner: str | None | RequestOwner = None, kind: Kind | None = None
 ) -> AsyncIterator[Item]:
     """What `work` yields, as it comes; errors of it are raised here.
 
@@ -41,8 +41,8 @@ async def in_thread(
         with suppress(RuntimeError):  # the server has ended
             loop.call_soon_threadsafe(items.put_nowait, (kind, what))
 
-    with asking(owner, kind):
-        pour(lambda: work(lambda: stop.is_set() or finish.is_set()), tell, stop.is_set)
+    with as_owner(owner, kind):
+        fill_queue(lambda: work(lambda: stop.is_set() or finish.is_set()), tell, stop.is_set)
     try:
         while True:
             told, what = await items.get()

@@ -14,8 +14,8 @@ from rmx.ui.jobs.compare import Comparer
 from rmx.ui.jobs.evaluate import Evaluator
 from rmx.ui.jobs.explore import Explorer
 from rmx.ui.jobs.train import Training
-from rmx.ui.server.askers import Namer
 from rmx.ui.server.queue_shares import MOST_THREADS, Shares, share_queue
+from rmx.ui.server.request_owner import Namer
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.claims_tab import build_claims_tab
 from rmx.ui.tabs.compare_tab import OWN, CompareTab, build_compare_tab

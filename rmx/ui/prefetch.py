@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 
 
-def pour(begin: Callable[[], Iterator[Any]], tell: Callable[[str, Any], None], left: Callable[[], bool]) -> None:
+def fill_queue(begin: Callable[[], Iterator[Any]], tell: Callable[[str, Any], None], left: Callable[[], bool]) -> None:
     """Go through steps in a thread of its own, in the caller's context (who asks; whose GPU time it takes).
 
     Args:
@@ -39,7 +39,7 @@ def pour(begin: Callable[[], Iterator[Any]], tell: Callable[[str, Any], None], l
     threading.Thread(target=copy_context().run, args=(go,), name="ahead", daemon=True).start()
 
 
-def ahead(steps: Iterator[Item], halt: Callable[[], None]) -> Iterator[Item]:
+def prefetch(steps: Iterator[Item], halt: Callable[[], None]) -> Iterator[Item]:
     """What `steps` yields, made in a thread of its own; its errors are raised here.
 
     Args:
@@ -47,7 +47,7 @@ def ahead(steps: Iterator[Item], halt: Callable[[], None]) -> Iterator[Item]:
     """
     made: SimpleQueue[tuple[str, Any]] = SimpleQueue()
     left = threading.Event()
-    pour(lambda: steps, lambda kind, what: made.put((kind, what)), left.is_set)
+    fill_queue(lambda: steps, lambda kind, what: made.put((kind, what)), left.is_set)
     over = False
     try:
         while True:

@@ -1,15 +1,15 @@
-"""The border between this process and the one that has the GPU.
+"""Calls into the process that has the GPU.
 
-Nearly everywhere they are the same, and nothing is carried. On ZeroGPU a GPU is lent for single calls, which run in a
-process of their own: what they change in memory is lost, and what goes in and comes out is pickled. There a model's
-engine says who carries (`engine.far`), and a function that is marked `carried` is run on the other side by itself:
+Nearly everywhere that is this process, and a call is simply made. On ZeroGPU a GPU is lent for single calls, which run
+in a process of their own: what they change in memory is lost, and their arguments and results are pickled. There a
+model's engine knows what makes the call (`engine.remote`), and a function marked `on_gpu_worker` makes it by itself:
 
-    @carried(seconds=lambda model, job: decoding(job.sampling.max_new_tokens))
+    @on_gpu_worker(seconds=lambda model, job: decoding(job.sampling.max_new_tokens))
     def complete(model, job, cancelled=never): ...
 
-Models and pairs cross by name and are found among the loaded ones there; everything else should be small. What the
-function yields comes back one by one. `cancelled` stays here: it is asked after each step, and closing the stream ends
-the other side at its next one. No gradio in here: the errors of ZeroGPU are told by what they say.
+Models and pairs are sent by name and looked up among the loaded ones there; all else should be small. What the function
+yields comes back one by one. `cancelled` stays here: it is asked after each step, and closing the stream ends the
+other process at its next one. Gradio is not imported here: ZeroGPU's errors are recognised by their words.
 """
 
 import functools
@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 
-from rmx.engine.fair_queue import Asker, asker
+from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.engine.remote import RemoteCaller
 from rmx.errors import RmxError
 from rmx.models.adapters import attach, attached
@@ -61,9 +61,9 @@ class ModelName:
     def found(self, workspace: Workspace) -> Model:
         """The model of this process, with its adapters on it."""
         model = workspace.model(self.spec)
-        there = attached(model)
+        run_on_worker = attached(model)
         for name, place in self.adapters:
-            if name not in there:
+            if name not in run_on_worker:
                 attach(model, name, place)
         return model.with_style(self.style)
 
@@ -95,12 +95,12 @@ def _model_name(model: Model) -> ModelName:
     return ModelName(model.spec, tuple(model.engine.adapters.items()), model.style)
 
 
-def far_of(where: Model | Pair) -> RemoteCaller | None:
-    """Who carries calls about this model or pair; None where they are simply made."""
-    return (where.base if isinstance(where, Pair) else where).engine.far
+def remote_of(where: Model | Pair) -> RemoteCaller | None:
+    """What makes calls about this model or pair in another process; None where they are made in this one."""
+    return (where.base if isinstance(where, Pair) else where).engine.remote
 
 
-# -- this side --------------------------------------------------------------------------------------------------------
+# -- in this process ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +112,24 @@ class Call:
     args: tuple[Any, ...]
     named: dict[str, Any]
     seconds: int
-    asker: Asker
+    owner: RequestOwner
 
 
-class Carrier:
-    """Makes calls on the other side.
+class ZeroGpuCaller:
+    """Makes calls in the process with the GPU.
 
     Args:
         gpu: `spaces.GPU`, or anything that takes a duration and wraps a generator function as it does.
-        workspace: the models; on the other side, which is a copy of this process, the same ones are found in it.
+        workspace: the models; the other process, which is a copy of this one, has the same.
     """
 
     def __init__(self, gpu: Gpu, workspace: Workspace) -> None:
         global _home
         _home = workspace
-        self._there = gpu(duration=_seconds)(there)
-        self.crosses = self._there is not there  # outside a ZeroGPU Space the decorator of `spaces` changes nothing
+        self._there = gpu(duration=_seconds)(run_on_worker)
+        self.crosses = (
+            self._there is not run_on_worker
+        )  # outside a ZeroGPU Space the decorator of `spaces` changes nothing
 
     def stream(
         self, function: Callable[..., Any], where: Where, args: tuple[Any, ...], named: dict[str, Any], seconds: float
@@ -138,7 +140,7 @@ class Carrier:
         Raises:
             RmxError: what it raised there. NoGpu: the GPU could not be had or was taken back, in a sentence.
         """
-        call = Call(function, _name(where), args, named, bounded(seconds), asker.get())
+        call = Call(function, _name(where), args, named, bounded(seconds), current_owner.get())
         try:
             with closing(cast(Any, self._there(call))) as messages:
                 for kind, value in messages:
@@ -151,7 +153,7 @@ class Carrier:
             raise NoGpu(_sentence(error, call.seconds)) from error
 
 
-def carried(
+def on_gpu_worker(
     seconds: Callable[..., float],
     slim: Callable[..., tuple[Any, ...]] | None = None,
     ended: Callable[[Any], Any] | None = None,
@@ -170,7 +172,7 @@ def carried(
         @functools.wraps(function)
         def call(*args: P.args, **named: P.kwargs) -> R:
             where = cast(Model | Pair, args[0])
-            far = far_of(where)
+            far = remote_of(where)
             if far is None:
                 return function(*args, **named)
             cancelled = cast(Callable[[], bool], named.pop("cancelled", never))
@@ -213,18 +215,18 @@ def _sentence(error: Exception, seconds: int) -> str:
     return f"No GPU at the moment: {said} The bundled model mini needs none."
 
 
-# -- the other side ---------------------------------------------------------------------------------------------------
+# -- in the other process ----------------------------------------------------------------------------------------------
 
 _home: Workspace | None = None  # the models of this process
 _arrived = os.getpid()  # the process in which locks and lines are its own
 
 
-def there(call: Call) -> Iterator[tuple[str, Any]]:
+def run_on_worker(call: Call) -> Iterator[tuple[str, Any]]:
     """Make a call in the process that has the GPU. Errors that a visitor may read cross as values: one that is raised
     costs the process, with the weights and prefixes that it holds."""
     assert _home is not None
     _arrive(_home)
-    asker.set(call.asker)
+    current_owner.set(call.owner)
     ends = time.monotonic() + work(call.seconds)
     late = False
 

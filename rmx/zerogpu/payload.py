@@ -7,17 +7,17 @@ from rmx.config import TOP_SHOWN
 from rmx.records import TokenDist, Trace, is_fork
 
 
-def bare(token: TokenDist) -> TokenDist:
+def without_alternatives(token: TokenDist) -> TokenDist:
     """The token and its figures, without what else could have stood there."""
     return replace(token, top=())
 
 
-def slim_trace(trace: Trace, wanted: Callable[[TokenDist], bool]) -> Trace:
+def with_alternatives_at(trace: Trace, wanted: Callable[[TokenDist], bool]) -> Trace:
     """A trace whose alternatives are the shown ones of the wanted tokens, and none of the others."""
-    tokens = (replace(t, top=t.top[:TOP_SHOWN]) if wanted(t) else bare(t) for t in trace.tokens)
+    tokens = (replace(t, top=t.top[:TOP_SHOWN]) if wanted(t) else without_alternatives(t) for t in trace.tokens)
     return replace(trace, tokens=tuple(tokens))
 
 
 def forks_only(trace: Trace) -> Trace:
     """Alternatives of the forks alone."""
-    return slim_trace(trace, lambda t: is_fork(t.entropy, trace.tau))
+    return with_alternatives_at(trace, lambda t: is_fork(t.entropy, trace.tau))

@@ -13,7 +13,7 @@ from rmx.errors import ModelError, RmxError, shown
 from rmx.models.adapters import adapter_name, adapter_place, attached
 from rmx.models.load import Model, load
 from rmx.models.workspace import MOST_ADAPTERS, Workspace
-from rmx.zerogpu.calls import Carrier, Gpu
+from rmx.zerogpu.calls import Gpu, ZeroGpuCaller
 
 VARIABLE = "SPACES_ZERO_GPU"  # set by the Space; `spaces` reads the same
 NEAR = ("mini",)  # models that need no GPU
@@ -44,10 +44,10 @@ class ZeroWorkspace(Workspace):
         gpu: as `spaces.GPU`. device: where the larger models go. options: as for Workspace.
     """
 
-    forks = True
+    process_is_copied = True
 
     def __init__(self, gpu: Gpu | None = None, device: str = "cuda", **options: Any) -> None:
-        self.carrier = Carrier(gpu or spaces_gpu(), self)  # first: spaces must be there before the models
+        self.carrier = ZeroGpuCaller(gpu or spaces_gpu(), self)  # first: spaces must be there before the models
         self._device, self._placing = device, True
         super().__init__(loader=self._place, keep=1 << 16, **options)
 
@@ -66,7 +66,7 @@ class ZeroWorkspace(Workspace):
         self._placing = False
         for model in self.all():
             if model.spec not in NEAR and self.carrier.crosses:
-                model.engine.far = self.carrier
+                model.engine.remote = self.carrier
 
     def unload(self, spec: str) -> int:
         """Refuse: what leaves memory here could not come back.
@@ -84,7 +84,7 @@ class ZeroWorkspace(Workspace):
             ModelError: there is none here. Refused: not on this site.
         """
         engine = model.engine
-        if not spec or engine.far is None:
+        if not spec or engine.remote is None:
             return super().adapter(model, spec)
         self.policy.admit_adapter(model, spec)
         name = adapter_name(spec)

@@ -9,7 +9,7 @@ from conftest import FLAGS, chromium
 from playwright.sync_api import Error, Page, sync_playwright
 from real_app import serving
 
-from rmx.trees.gallery import piece, pieces
+from rmx.trees.gallery import list_trees, load_tree
 from rmx.trees.page import tree_html
 
 
@@ -73,7 +73,7 @@ def main(folder: Path) -> None:
             if sys.argv[2:] and name not in sys.argv[2:]:
                 continue
             file = folder / "page.html"
-            file.write_text(tree_html(piece(pieces()[0].name)), encoding="utf-8")
+            file.write_text(tree_html(load_tree(list_trees()[0].name)), encoding="utf-8")
             context = browser.new_context(viewport={"width": width, "height": 780}, color_scheme=scheme)  # type: ignore[arg-type]
             page = context.new_page()
             page.goto(file.as_uri())

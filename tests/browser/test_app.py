@@ -160,7 +160,7 @@ def test_stop_frees_the_engine_and_keeps_what_is_there(page: Page) -> None:
     expect(status(page)).to_contain_text("tokens")
     count = page.locator(".flow .t").count()
     assert 10 <= count < 400
-    assert SLOW.engine.turns.waiting() == 0
+    assert SLOW.engine.queue.waiting() == 0
     page.wait_for_timeout(400)
     assert page.locator(".flow .t").count() == count
 
@@ -178,14 +178,14 @@ def test_it_streams_before_it_is_done(page: Page) -> None:
 
 def test_who_waits_sees_the_place_in_line_and_the_wait(page: Page) -> None:
     choose_model(page, "slow")
-    SLOW.engine.turns._mean = 30.0  # a turn takes that long, lately
-    holder = SLOW.engine.turns.enter()
+    SLOW.engine.queue._mean = 30.0  # a turn takes that long, lately
+    holder = SLOW.engine.queue.enter()
     try:
         solve(page, "Go on.")
         waiting = page.get_by_text(re.compile(r"waiting: 1 request before yours, about (2[0-9]|30) s"))
         expect(waiting).to_be_visible(timeout=20_000)
     finally:
-        SLOW.engine.turns.leave(holder)
+        SLOW.engine.queue.leave(holder)
     expect(page.locator(".flow .t").nth(5)).to_be_attached(timeout=20_000)
     page.get_by_role("button", name="Stop").click()
 
@@ -199,9 +199,9 @@ def test_closing_the_page_frees_the_engine(open_page: Open, url: str) -> None:
     expect(page.locator(".flow .t").nth(5)).to_be_attached(timeout=20_000)
     page.goto("about:blank")
     deadline = time.monotonic() + 10
-    while SLOW.engine.turns.waiting() and time.monotonic() < deadline:
+    while SLOW.engine.queue.waiting() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert SLOW.engine.turns.waiting() == 0
+    assert SLOW.engine.queue.waiting() == 0
 
 
 def test_hostile_tokens_are_text(page: Page) -> None:

@@ -159,9 +159,9 @@ def test_a_set_is_stopped_and_keeps_what_it_has(page: Page) -> None:
 
 def quiet(timeout: float = 10) -> bool:
     deadline = time.monotonic() + timeout
-    while (SLOW.engine.turns.waiting() or SLOW_TOO.engine.turns.waiting()) and time.monotonic() < deadline:
+    while (SLOW.engine.queue.waiting() or SLOW_TOO.engine.queue.waiting()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return not SLOW.engine.turns.waiting() and not SLOW_TOO.engine.turns.waiting()
+    return not SLOW.engine.queue.waiting() and not SLOW_TOO.engine.queue.waiting()
 
 
 def test_a_map_streams_and_stop_frees_both_engines(page: Page) -> None:

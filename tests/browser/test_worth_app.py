@@ -107,9 +107,9 @@ def solve_slowly(page: Page) -> None:
 
 def quiet(timeout: float = 10) -> bool:
     deadline = time.monotonic() + timeout
-    while SLOW.engine.turns.waiting() and time.monotonic() < deadline:
+    while SLOW.engine.queue.waiting() and time.monotonic() < deadline:
         time.sleep(0.02)
-    return not SLOW.engine.turns.waiting()
+    return not SLOW.engine.queue.waiting()
 
 
 def test_outcomes_stop_in_the_middle(page: Page) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rmx.config import Sampling
 from rmx.engine import decoding_memory
-from rmx.engine.continuous_batching import Ask, Sample, refill
+from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import MemoryBudget, row_bytes
 from rmx.engine.ragged import SlotLayer
 
@@ -25,7 +25,7 @@ def until(true: Callable[[], bool]) -> None:
 
 def batch(engine, samples: int = 4, **options) -> Iterator[list[Sample]]:
     options = {"stop_ids": frozenset[int](), "rows": 4} | options
-    return refill(engine, [Ask((1, 2, 3), (None,) * samples)], HOT, **options)
+    return sample_continuously(engine, [SampleRequest((1, 2, 3), (None,) * samples)], HOT, **options)
 
 
 def layers() -> int:

@@ -33,7 +33,7 @@ def canary(tmp_path_factory):
 def app(request):
     """The app's address and what its page offers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rmx.ui.server.rate_limit.Gate._too_often", lambda *_: 0.0)
+        patch.setattr("rmx.ui.server.rate_limit.AccessGate._too_often", lambda *_: 0.0)
         space = Workspace(loader=lambda spec: scripted_model())
         space.model("mini")
         with running(space, public=request.param) as url:

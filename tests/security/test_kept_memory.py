@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rmx.config import Sampling
-from rmx.engine.fair_queue import asking
+from rmx.engine.fair_queue import as_owner
 from rmx.errors import RmxError
 from rmx.explore.branches import Branch
 from rmx.models.workspace import Workspace
@@ -189,7 +189,7 @@ def test_the_bytes_of_a_tree_that_was_opened_are_those_that_it_takes(explorer):
     text = json.dumps(DOCUMENT)
 
     def opened() -> Branch:
-        with asking("anna"):
+        with as_owner("anna"):
             return explorer.runs.get(Sharing(explorer).open_file({"text": text})["run"])
 
     run, taken = traced(opened)

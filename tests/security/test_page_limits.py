@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rmx.config import MOST_NAME, Sampling
-from rmx.engine.fair_queue import asking
+from rmx.engine.fair_queue import as_owner
 from rmx.errors import ModelError, ProblemError, RmxError, TrainError
 from rmx.explore.branches import Branch
 from rmx.models.load import Model
@@ -251,7 +251,7 @@ def test_one_text_that_many_tokens_share_is_there_once(explorer):
 
     rows = [{"id": 1, "entropy": 0.0, "logp": 0.0, "top": [[1, 0.01]] * 20} for _ in range(200)]
     document = {"model": "mini", "tau": 1.0, "prompt_ids": [1], "texts": {"1": "🙂" * 4000}, "tokens": rows}
-    with asking("anna"):
+    with as_owner("anna"):
         opened = Sharing(explorer).open_file({"text": json.dumps(document, ensure_ascii=False)})
     run = explorer.runs.get(opened["run"])
     assert run.nbytes < 2_000_000  # 64 MB where each of the 4,200 has a copy of its own
@@ -272,7 +272,7 @@ def test_own_files_leave_memory_with_their_owners_others_and_one_that_is_too_lar
     text = "problem\n" + "".join(f"How much is {i} and one?\n" for i in range(300))
 
     def take(owner: str) -> str:
-        with asking(owner):
+        with as_owner(owner):
             return str(evaluator.take_file({"name": "a.csv", "text": text})["file"])
 
     bens = take("ben")
@@ -281,7 +281,7 @@ def test_own_files_leave_memory_with_their_owners_others_and_one_that_is_too_lar
     assert evaluator.file(files[-1])
     with pytest.raises(ProblemError):
         evaluator.file(files[0])
-    with asking("anna"), pytest.raises(RmxError, match="a.csv takes 0.. MB of memory, and 0.1 MB are kept"):
+    with as_owner("anna"), pytest.raises(RmxError, match="a.csv takes 0.. MB of memory, and 0.1 MB are kept"):
         evaluator.take_file({"name": "a.csv", "text": text * 5})
 
 

@@ -178,7 +178,7 @@ def evaluate_runs(base: str, work: Path, runs: Sequence[Json], problems: Sequenc
 
 
 def _solved(model: Model, problems: Sequence[Problem], adapter: str | None) -> Solutions:
-    with model.engine.turns.turn():
+    with model.engine.queue.turn():
         return solve(model, problems, adapter, MAX_NEW)
 
 

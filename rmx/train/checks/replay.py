@@ -69,7 +69,7 @@ class ForkReplay:
         return {"optimizer_step": optimizer_step, "forks": forks}
 
     def _json(self, fork: Fork, entropy: float, ids: list[int], p: list[float]) -> dict[str, Any]:
-        lone = self.model.detokenizer.lone
+        lone = self.model.detokenizer.token_text
         return {
             "key": fork.key,
             "before": self.model.detokenizer.text(fork.before),

@@ -104,7 +104,7 @@ class Distillation(RunFiles):
     def _teacher(self) -> Teacher:
         """Whom to learn from; asked in the base's way, as the student will be."""
         if self.job.adapter or names_adapter(self.base, self.job.teacher_name):
-            with self.base.engine.turns.turn():
+            with self.base.engine.queue.turn():
                 name = add_adapter(self.base, self.job.teacher_name)
             return Teacher(self.base, name, self.base.engine.vocab_size)
         found = self._checkpoint or load(self.job.teacher or "", self.job.device, self.job.dtype)
@@ -170,7 +170,7 @@ class Distillation(RunFiles):
         items, recipe = [*self.items(ROLLOUTS), *self.items(HELD_OUT)], self.job.recipe
         progress = StageProgress("teacher", len(items))
         yield progress.event()
-        with teacher.model.engine.turns.turn():
+        with teacher.model.engine.queue.turn():
             for item in items:
                 self.check_stop()
                 if item.rollout not in self.cache:

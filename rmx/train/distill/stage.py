@@ -96,7 +96,7 @@ class DistillTraining:
     def _check(self, step: int) -> Iterator[Event]:
         """Measure the student as it is, at update 0 the base; a check that a stop broke off does not count."""
         policy = self.distiller.policy
-        with policy.model.engine.turns.turn():
+        with policy.model.engine.queue.turn():
             found = self.held_out.check(step, step / self.per_epoch).json() if self.held_out else self._unsolved(step)
             near = agreement(policy, self.held_items, self.distiller.cache, bool(step)) if self.held_items else None
         self.run.check_stop()

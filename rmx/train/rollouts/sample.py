@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rmx.config import Sampling
-from rmx.engine.continuous_batching import Ask, never, refill
+from rmx.engine.continuous_batching import SampleRequest, never, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
 from rmx.grading.answers import CUT
 from rmx.models.load import Model
@@ -47,11 +47,11 @@ def sample_rollouts(
     """
     prompts = [model.prompt_ids(p.problem) for p in problems]
     asks = [
-        Ask(prompt, tuple(done.get((problem.id, gen)) for gen in range(config.k)))
+        SampleRequest(prompt, tuple(done.get((problem.id, gen)) for gen in range(config.k)))
         for problem, prompt in zip(problems, prompts, strict=True)
     ]
     longest = max(map(len, prompts), default=0) + config.max_new_tokens
-    ended = refill(
+    ended = sample_continuously(
         model.engine,
         asks,
         Sampling(config.temperature, config.top_p, seed, config.max_new_tokens),

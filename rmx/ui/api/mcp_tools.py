@@ -19,7 +19,7 @@ from rmx.service import VERBS, Document, Site, Verb
 from rmx.service.arguments import hints_of, shown
 from rmx.ui.api.endpoints import about, sentence_of, work
 from rmx.ui.background import in_thread
-from rmx.ui.server.askers import Namer
+from rmx.ui.server.request_owner import Namer
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners, is_loopback
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rmx.engine.fair_queue import Asker
+from rmx.engine.fair_queue import RequestOwner
 from rmx.errors import Busy
 
 
@@ -21,7 +21,7 @@ class AtOnce:
     per_owner: int = 0
     per_address: int = 0
 
-    def admit(self, who: Asker, running: Iterable[Asker]) -> None:
+    def admit(self, who: RequestOwner, running: Iterable[RequestOwner]) -> None:
         """Whether one more may begin beside those of `running`.
 
         Raises:

@@ -19,7 +19,7 @@ from rmx.claims.bars import bars_of
 from rmx.claims.board import Board, ClaimsReport
 from rmx.claims.registry import BY_ID, CLAIMS
 from rmx.claims.report import command_of, html_report, set_facts
-from rmx.engine.fair_queue import Asker, asker
+from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.errors import RmxError
 from rmx.models.pair import Pair
 from rmx.models.workspace import Workspace
@@ -40,7 +40,7 @@ class ClaimsJob:
     options: ClaimOptions
     only: frozenset[str] | None  # None: all
     before: "ClaimsJob | None" = None  # of the same subject
-    who: Asker = field(default_factory=asker.get)
+    who: RequestOwner = field(default_factory=current_owner.get)
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     board: Board | None = None
     report: ClaimsReport | None = None

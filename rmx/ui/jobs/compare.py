@@ -239,7 +239,7 @@ class Comparer:
         The turn was given back: whoever has the engines now may keep them, and the map stands without these.
         """
         engine = run.pair.base.engine
-        if run.stopped or engine.far is not None or sum(p.numel() for p in engine.model.parameters()) > SMALL:
+        if run.stopped or engine.remote is not None or sum(p.numel() for p in engine.model.parameters()) > SMALL:
             return
         with suppress(Busy):
             if "teacher" not in run.answers:
@@ -308,12 +308,12 @@ class Comparer:
         engines, held = run.pair.engines, []
         try:
             for engine in engines:
-                ticket = engine.turns.enter()
-                held.append((engine.turns, ticket))
-                while ahead := engine.turns.wait(ticket, POLL):
+                ticket = engine.queue.enter()
+                held.append((engine.queue, ticket))
+                while ahead := engine.queue.wait(ticket, POLL):
                     if run.stopped:
                         return
-                    run.waiting, run.expected = ahead, engine.turns.expected(ahead)
+                    run.waiting, run.expected = ahead, engine.queue.expected(ahead)
                     yield ahead
             run.waiting = 0
             with held_together(engines):

@@ -9,7 +9,7 @@ from rmx.compare.intervene import Arm, Intervention, Patched, PatchJob
 from rmx.compare.intervene_set import InterveneReport
 from rmx.compare.shift_map import ShiftMap
 from rmx.compare.shift_set import ShiftReport
-from rmx.engine.fair_queue import Asker, asker
+from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.models.pair import Pair
 from rmx.records import Answer
 from rmx.storage.memory_shares import bytes_of
@@ -22,7 +22,7 @@ class PairJob:
     """What all jobs of the view have in common."""
 
     pair: Pair
-    who: Asker = field(default_factory=asker.get, kw_only=True)  # whose it is
+    who: RequestOwner = field(default_factory=current_owner.get, kw_only=True)  # whose it is
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     waiting: int = 0
     expected: float | None = None  # seconds until its turn, by the turns of late

@@ -68,7 +68,7 @@ def _map_open(run: MapRun) -> Message:
 
 def _map_result(run: MapRun) -> Message:
     found = run.found
-    shifts, lone = found.shifts, run.pair.base.detokenizer.lone
+    shifts, lone = found.shifts, run.pair.base.detokenizer.token_text
     differ = [s for s in shifts if s.rank > 1]
     forks = [s for s in shifts if is_fork(s.base.entropy, found.job.tau)]
     counts = {kind: sum(s.kind == kind for s in shifts) for kind in CLASSES}
@@ -105,7 +105,7 @@ def _map_result(run: MapRun) -> Message:
 def patch_message(run: PatchRun, start: int, whole: bool = False) -> Message:
     """Tokens from `start` on, the opening facts, the result, and the answers of all arms so far."""
     made, base = run.made, run.pair.base
-    special, lone = base.detokenizer.special_ids, base.detokenizer.lone
+    special, lone = base.detokenizer.special_ids, base.detokenizer.token_text
     message: Message = {
         "kind": "patch",
         "id": run.id,

@@ -16,7 +16,7 @@ import torch
 from rmx.config import MOST_NAME
 from rmx.data.files import MAX_TEXT_BYTES, shown_name
 from rmx.data.problems import SETS, load_set, problems_from_text, split_name
-from rmx.engine.fair_queue import Kind, asker
+from rmx.engine.fair_queue import Kind, current_owner
 from rmx.errors import ProblemError, RmxError
 from rmx.models.adapters import bundled_adapters
 from rmx.models.load import Model
@@ -176,7 +176,7 @@ class Evaluator:
         """
         given = _get(data, "name")
         problems = problems_from_text(given, _get(data, "text"))
-        name, owner = shown_name(given), asker.get().owner
+        name, owner = shown_name(given), current_owner.get().owner
         file = OwnFile(secrets.token_urlsafe(16), name, tuple(problems[: self._most[0]]))
         size = bytes_of(file)
         self.kept.admit(size, owner, name)
@@ -212,7 +212,7 @@ class Evaluator:
             Busy: too many evaluations are under way, or on a public site one of this visitor's, or some of its address.
         """
         public = self.workspace.policy.public
-        who = replace(asker.get(), owner=owner, kind=Kind.BULK)
+        who = replace(current_owner.get(), owner=owner, kind=Kind.BULK)
         job = EvalJob(asked, who=who, unseen=UNSEEN if public else None)
         with self._lock:
             running = [one.who for one in self._jobs.values() if not one.over and not one.stopped]
@@ -224,7 +224,7 @@ class Evaluator:
 
     def _work(self, job: EvalJob) -> None:
         """The life of a job; whatever goes wrong is said by it."""
-        asker.set(job.who)  # for this thread
+        current_owner.set(job.who)  # for this thread
         began = time.monotonic()
         try:
             problems = self._problems(job.asked)

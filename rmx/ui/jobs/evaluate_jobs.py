@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import ReferenceType, ref
 
-from rmx.engine.fair_queue import Asker
+from rmx.engine.fair_queue import RequestOwner
 from rmx.models.style_options import StyleOptions
 from rmx.records import Problem
 from rmx.storage.memory_shares import bytes_of
@@ -19,7 +19,7 @@ BASE_BYTES = 5_000  # of an evaluation that has found nothing yet
 GRACE = 30.0  # seconds after its last page has left that an evaluation goes on: a reload takes less
 UNSEEN = 180.0  # seconds after the last look at it, on a public site; a page that is hidden looks once a minute
 Message = dict[str, Any]
-NOBODY = Asker()
+NOBODY = RequestOwner()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class EvalJob:
         self,
         asked: EvaluateForm,
         clock: Callable[[], float] = time.monotonic,
-        who: Asker = NOBODY,
+        who: RequestOwner = NOBODY,
         unseen: float | None = None,
     ) -> None:
         self.asked, self.who, self._unseen = asked, who, unseen

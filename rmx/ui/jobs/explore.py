@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from rmx.config import TOP_SHOWN, Sampling, check_tau
-from rmx.engine.fair_queue import asked_by
+from rmx.engine.fair_queue import iterate_as_owner
 from rmx.errors import RmxError, SwapError, TrainError
 from rmx.explore.branches import Branch, BranchStore
 from rmx.explore.generate import Job, read_job
@@ -120,7 +120,7 @@ class Explorer:
 
     def stream(self, run: Branch) -> Iterator[Message]:
         """Generate a run and tell the page, at most a dozen times a second; the last message has the result."""
-        yield from asked_by(run.owner, self._steps(run))
+        yield from iterate_as_owner(run.owner, self._steps(run))
 
     def _steps(self, run: Branch) -> Iterator[Message]:
         sent, due, told = run.at or 0, 0.0, 0
@@ -251,7 +251,7 @@ class Explorer:
             return {"from_text": None, "to_text": None, "to_p": None}
         at, n = len(run.job.kept), len(run.job.forced)
         logp = sum(t.logp for t in run.tokens[at : at + n])
-        lone, text = run.model.detokenizer.lone, run.model.detokenizer.text
+        lone, text = run.model.detokenizer.token_text, run.model.detokenizer.text
         p = float(torch.tensor(logp).exp()) if len(run.tokens) > at else None
         return {"from_text": lone(run.job.fork.id), "to_text": text(run.job.forced), "to_p": p}
 
@@ -300,7 +300,7 @@ def _pin(run: Branch, pos: int) -> Pin:
     before = tuple(t.id for t in run.tokens[:pos])
     text = (run.prompt + run.model.detokenizer.text(before))[-SHOWN:]
     token = run.tokens[pos]
-    word = run.model.detokenizer.lone(token.id)
+    word = run.model.detokenizer.token_text(token.id)
     return Pin(run.model.spec, run.job.adapter, tuple(run.job.prompt_ids), before, token.id, run.job.known, text, word)
 
 

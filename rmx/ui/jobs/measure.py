@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rmx.config import Sampling
-from rmx.engine.fair_queue import Kind, asked_by
+from rmx.engine.fair_queue import Kind, iterate_as_owner
 from rmx.errors import RmxError, SwapError
 from rmx.explore.answer_so_far import sofar
 from rmx.explore.branches import Branch
@@ -142,7 +142,7 @@ class Worth:
     def stream(self, job: Measurement) -> Iterator[Message]:
         """The job's states as messages; the last one is done, whatever happens. Then the job is forgotten."""
         try:
-            yield from asked_by(job.run.owner, self._messages(job), Kind.MEASURED)
+            yield from iterate_as_owner(job.run.owner, self._messages(job), Kind.MEASURED)
         finally:
             with self._lock:
                 self._jobs.pop(job.id, None)

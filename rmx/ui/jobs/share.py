@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from rmx.config import check_tau
-from rmx.engine.fair_queue import asker
+from rmx.engine.fair_queue import current_owner
 from rmx.errors import RmxError, SwapError
 from rmx.explore.branches import Branch, Origin
 from rmx.trees.document import tree_document
 from rmx.trees.figures import entropy_svg, tokens_csv
-from rmx.trees.gallery import piece, pieces
+from rmx.trees.gallery import list_trees, load_tree
 from rmx.trees.hub import save_tree
 from rmx.trees.link import ReplayPlan, link_of, recipe_of, unpack
 from rmx.trees.page import read_any, tree_html
@@ -90,19 +90,19 @@ class Sharing:
         Raises:
             RmxError: no such tree.
         """
-        return {"run": self._keep(piece(_get(data, "name"))).id}
+        return {"run": self._keep(load_tree(_get(data, "name"))).id}
 
     @staticmethod
     def gallery() -> list[dict[str, Any]]:
         """What is in the gallery, for its list."""
         return [
             {"name": p.name, "kind": p.kind, "title": p.title, "model": p.model, "branches": p.branches}
-            for p in pieces()
+            for p in list_trees()
         ]
 
     def _keep(self, tree: Tree) -> Branch:
         """Put a recorded tree into memory; returns the branch that was shown."""
-        runs = recorded_runs(tree, asker.get().owner)
+        runs = recorded_runs(tree, current_owner.get().owner)
         self.explorer.runs.add(*runs)
         return runs[tree.shown]
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from rmx.data.problems import split_name
-from rmx.engine.fair_queue import Kind, asker, asking
+from rmx.engine.fair_queue import Kind, as_owner, current_owner
 from rmx.errors import Busy, RmxError, TrainError
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob, problems_of, resolved
@@ -45,7 +45,7 @@ class Training:
 
     def __init__(self, workspace: Workspace, store: RunStore | None = None) -> None:
         self.workspace = workspace
-        self.store = store or RunStore(private=workspace.policy.public, slicer=slicer_of(workspace.carrier_of))
+        self.store = store or RunStore(private=workspace.policy.public, slicer=slicer_of(workspace.remote_of))
         self.store.watch()  # runs may be queued since the app's last time
         self._probed: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._probing = threading.Lock()
@@ -236,8 +236,8 @@ class Training:
         paper = [[name, _word(theirs), _word(ours)] for name, (theirs, ours) in job.recipe.departures().items()]
         message: Reply = {"kind": "plan", "minutes": None, "memory_mb": None, "usd": None, "departs": paper}
         message |= {"command": job.command_line(), "rate": "Minutes and memory are known once the model is loaded."}
-        if self.workspace.forks:
-            message["rate"] = SLICED if self.workspace.carrier_of(job.model) else "Minutes are known once it runs."
+        if self.workspace.process_is_copied:
+            message["rate"] = SLICED if self.workspace.remote_of(job.model) else "Minutes are known once it runs."
         elif job.model in self.workspace.loaded:
             try:
                 message |= self._estimate(job).plan()
@@ -265,7 +265,7 @@ class Training:
         try:
             if key not in self._probed:
                 model = self.workspace.model(job.model)
-                with asking(asker.get(), Kind.BULK), model.engine.turns.turn(PATIENCE):
+                with as_owner(current_owner.get(), Kind.BULK), model.engine.queue.turn(PATIENCE):
                     found = probe(model, problems, temperature=TEMPERATURE, micro_batch=MICRO_BATCH, seconds=1.0)
                 self._probed[key] = found
                 if len(self._probed) > MOST_PROBED:
@@ -278,7 +278,7 @@ class Training:
         """Refuse a run that this machine's GPU has no room for beside the models that are loaded."""
         from rmx.train.plan.room import check_room
 
-        if self.workspace.carrier_of(job.model) is None:
+        if self.workspace.remote_of(job.model) is None:
             check_room(job)
 
 

@@ -21,7 +21,7 @@ from gradio.queueing import Event, Queue
 from gradio.server_messages import EventMessage, ProcessCompletedMessage
 from gradio.utils import run_coro_in_background
 
-from rmx.engine.fair_queue import Asker, Usage, asker
+from rmx.engine.fair_queue import RequestOwner, Usage, current_owner
 
 PLAN = "plan"  # of these events of a page only the newest waits
 MOST_THREADS = 72  # streams of the page, each holds one, and what else runs beside them
@@ -40,7 +40,9 @@ class Shares:
     address: int = 0
 
 
-def share_queue(page: gr.Blocks, name: Callable[[Any], Asker], shares: Shares, leave: Sequence[Leave] = ()) -> None:
+def share_queue(
+    page: gr.Blocks, name: Callable[[Any], RequestOwner], shares: Shares, leave: Sequence[Leave] = ()
+) -> None:
     """Make the queue of a page a shared one; to be called when its events are built, before it is served.
 
     Args:
@@ -56,7 +58,7 @@ def share_queue(page: gr.Blocks, name: Callable[[Any], Asker], shares: Shares, l
 class SharedQueue(Queue):
     """As gradio's, shared."""
 
-    name: Callable[[Any], Asker]
+    name: Callable[[Any], RequestOwner]
     shares: Shares
     leave: Sequence[Leave]
     served: Usage  # events of each address and visitor, lately
@@ -143,16 +145,16 @@ class SharedQueue(Queue):
         for key in (f"address {who.address}", f"owner {who.owner}"):
             self.served.add(key, 1.0, now)
 
-    def _who(self, event: Event) -> Asker:
+    def _who(self, event: Event) -> RequestOwner:
         """Who set an event off; worked out once."""
-        known: Asker | None = getattr(event, "who", None)
+        known: RequestOwner | None = getattr(event, "who", None)
         if known is None:
             known = vars(event)["who"] = self.name(event.request)
         return known
 
     async def process_events(self, events: list[Event], batch: bool, begin_time: float, fn: BlockFunction) -> None:
         """As gradio's, in the name of who set the event off."""
-        asker.set(self._who(events[0]))  # of this task: every event has one of its own
+        current_owner.set(self._who(events[0]))  # of this task: every event has one of its own
         self.tasks[events[0]._id] = asyncio.current_task()
         try:
             await super().process_events(events, batch, begin_time, fn)

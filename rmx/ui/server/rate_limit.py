@@ -35,7 +35,7 @@ PACE: dict[Kind, tuple[float, float]] = {
 }
 
 
-class Gate:
+class AccessGate:
     """ASGI middleware.
 
     Args:

@@ -26,7 +26,6 @@ from rmx.ui.jobs.share import Sharing
 from rmx.ui.jobs.train import Training
 from rmx.ui.page import build_app
 from rmx.ui.request_log import metrics
-from rmx.ui.server.askers import Askers, Namer
 from rmx.ui.server.content_policy import ContentPolicy, content_policy, parents_tag
 from rmx.ui.server.doors import Doors
 from rmx.ui.server.files import add_file_routes
@@ -34,7 +33,8 @@ from rmx.ui.server.hosts import HostCheck
 from rmx.ui.server.light_sessions import lighten
 from rmx.ui.server.outgoing import send_everything
 from rmx.ui.server.page_cache import PageCache
-from rmx.ui.server.rate_limit import Gate
+from rmx.ui.server.rate_limit import AccessGate
+from rmx.ui.server.request_owner import Namer, OwnerOfRequest
 from rmx.ui.server.short_logs import keep_logs_short
 from rmx.ui.server.temporary import use_own_folder
 from rmx.ui.settings import Settings
@@ -117,9 +117,9 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
 
     # The last one that is added is the first that a request meets.
     api.add_middleware(Greeter, owners=owners)
-    api.add_middleware(Askers, name=Namer(owners, settings.public))
+    api.add_middleware(OwnerOfRequest, name=Namer(owners, settings.public))
     api.add_middleware(
-        Gate, owners=owners, waiting=workspace.waiting, most=settings.max_visitors, auth=settings.auth,
+        AccessGate, owners=owners, waiting=workspace.waiting, most=settings.max_visitors, auth=settings.auth,
         limited=settings.public,
     )  # fmt: skip
     api.add_middleware(Doors, prefix=settings.root_path, proxied=settings.public)

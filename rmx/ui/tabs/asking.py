@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 import torch
 
-from rmx.engine.fair_queue import asking
+from rmx.engine.fair_queue import as_owner
 from rmx.errors import RmxError
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def answering(question: Callable[[object], Reply], who: Who = nobody) -> Callabl
 
     def server_function(data: Any, request: gr.Request | None = None) -> Reply:
         try:
-            with asking(who(request) if request is not None else None):
+            with as_owner(who(request) if request is not None else None):
                 return question(data)
         except RmxError as error:
             return {"error": str(error)}

@@ -10,14 +10,14 @@ import torch
 from rmx.claims.ask import MOST_SAMPLES, ClaimOptions
 from rmx.claims.verdicts import FEWEST
 from rmx.compare.pair_options import PairOptions
-from rmx.engine.fair_queue import Kind, asked_by, asking
+from rmx.engine.fair_queue import Kind, as_owner, iterate_as_owner
 from rmx.errors import RmxError
 from rmx.models.bundled_pairs import PairPreset, pairs_first
 from rmx.models.presets import PRESETS
 from rmx.models.style_options import from_form
 from rmx.ui.jobs.claims import Claims, Message
 from rmx.ui.jobs.open_pages import Visitors
-from rmx.ui.prefetch import ahead
+from rmx.ui.prefetch import prefetch
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.asking import Who, answering, nobody
@@ -118,13 +118,13 @@ class ClaimsTab:
             options = self.options(*asked)
             self.claims.workspace.policy.admit_set(options.pair.set_name)
             self.visitors.leave(request.session_hash)  # what this page did before makes room
-            with asking(self.who(request)):
+            with as_owner(self.who(request)):
                 job = self.claims.start(options, claim, before)
         except RmxError as error:
             yield {"kind": "refused", "error": str(error)}
             return
         self.visitors.begin(request.session_hash, job)
-        steps = ahead(asked_by(self.who(request), self.claims.stream(job), Kind.MEASURED), job.halt)
+        steps = prefetch(iterate_as_owner(self.who(request), self.claims.stream(job), Kind.MEASURED), job.halt)
         yield from observed("claims", steps, lambda: {"outcome": "error" if job.error else "done"})
 
     def halt(self, event: gr.EventData) -> None:

@@ -11,7 +11,7 @@ from rmx.compare.intervene_set import InterveneReport
 from rmx.compare.shift_set import ShiftReport
 from rmx.data.examples import examples
 from rmx.data.problems import load_set
-from rmx.engine.fair_queue import Kind, asked_by, asking
+from rmx.engine.fair_queue import Kind, as_owner, iterate_as_owner
 from rmx.errors import RmxError
 from rmx.models.adapters import bundled_adapters
 from rmx.models.bundled_pairs import pairs_first
@@ -24,7 +24,7 @@ from rmx.ui.jobs.compare_exports import export
 from rmx.ui.jobs.compare_jobs import PairJob
 from rmx.ui.jobs.compare_messages import Message
 from rmx.ui.jobs.open_pages import Visitors
-from rmx.ui.prefetch import ahead
+from rmx.ui.prefetch import prefetch
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.asking import Who, answering, nobody
@@ -90,7 +90,7 @@ class CompareTab:
     def compare(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
         """A new map, streamed."""
         try:
-            with asking(self.who(request)):
+            with as_owner(self.who(request)):
                 run = self._map(*asked)
         except RmxError as error:
             yield _refused("map", error)
@@ -104,7 +104,7 @@ class CompareTab:
         def about() -> dict[str, Any]:
             return {"model": run.pair.name, "tokens": run.tokens, "outcome": "error" if run.error else "done"}
 
-        yield from observed(verb, ahead(asked_by(self.who(request), steps, Kind.MEASURED), run.halt), about)
+        yield from observed(verb, prefetch(iterate_as_owner(self.who(request), steps, Kind.MEASURED), run.halt), about)
 
     def _map(self, *asked: Any) -> Any:
         *chosen, pair, problem, answer, source, text, tau, max_new = asked
@@ -155,7 +155,7 @@ class CompareTab:
 
     def patch(self, event: gr.EventData, request: gr.Request) -> Iterator[Message]:
         try:
-            with asking(self.who(request)):
+            with as_owner(self.who(request)):
                 run = self.comparer.patch(event._data)
         except RmxError as error:
             yield _refused("patch", error)
@@ -179,7 +179,7 @@ class CompareTab:
             problems, pair = load_set(str(name))[:count], self._pair(*chosen, of_set=str(name))
             most = _count(max_new, "most tokens", self.settings.max_new_tokens)
             self.visitors.leave(request.session_hash)  # what this page did before makes room
-            with asking(self.who(request)):
+            with as_owner(self.who(request)):
                 run, reports = self.comparer.over_set(pair, what, str(name), problems, tau, most)
         except RmxError as error:
             yield _refused("set", error), gr.skip()

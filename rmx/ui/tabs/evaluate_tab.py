@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from rmx.data.problems import SETS
-from rmx.engine.fair_queue import asking
+from rmx.engine.fair_queue import as_owner
 from rmx.errors import RmxError
 from rmx.models.presets import PRESETS
 from rmx.models.site_rules import SiteRules
@@ -109,12 +109,12 @@ class EvaluateTab:
 
     def opening(self, request: gr.Request, *values: Any) -> tuple[Any, Any]:
         """The contestants that are there by now, and what the form would take."""
-        with asking(self.key_of(request)):
+        with as_owner(self.key_of(request)):
             return gr.Dropdown(self.evaluator.contestants(str(values[0]))), self.plan(request, *values)
 
     def choose_model(self, model: str, request: gr.Request) -> Any:
         """Other weights, other adapters."""
-        with asking(self.key_of(request)):
+        with as_owner(self.key_of(request)):
             return gr.Dropdown(self.evaluator.contestants(str(model or "")), value=[])
 
     def attach(self, event: gr.EventData, request: gr.Request) -> Any:

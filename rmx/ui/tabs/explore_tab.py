@@ -11,7 +11,7 @@ import torch
 from rmx.config import Sampling
 from rmx.data.examples import TITLES, Example, Kind, examples, of_kind
 from rmx.data.problems import find_problem, load_set
-from rmx.engine.fair_queue import asking
+from rmx.engine.fair_queue import as_owner
 from rmx.errors import ProblemError, RmxError
 from rmx.explore.branches import Branch
 from rmx.explore.calibration import calibration_of
@@ -25,7 +25,7 @@ from rmx.ui.jobs.explore import Explorer, Message
 from rmx.ui.jobs.measure import Measurement, Worth
 from rmx.ui.jobs.open_pages import Visitors
 from rmx.ui.jobs.share import Sharing
-from rmx.ui.prefetch import ahead
+from rmx.ui.prefetch import prefetch
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.asking import Who, answering, nobody
@@ -110,7 +110,7 @@ class ExploreTab:
         loaded = explorer.workspace.loaded
         # Nor does a page that opens spend a visitor's GPU time where that is lent.
         own = settings.model if settings.model and settings.model in loaded else "mini"
-        self.spec = "mini" if explorer.workspace.carrier_of(own) else own
+        self.spec = "mini" if explorer.workspace.remote_of(own) else own
         here = explorer.workspace.model(self.spec).adapters
         self.adapter = settings.adapter if settings.adapter in here else None
 
@@ -158,7 +158,7 @@ class ExploreTab:
         )
 
     def stream(self, run: Branch, request: gr.Request, verb: str) -> Iterator[Message]:
-        steps = ahead(self.explorer.stream(self.visitors.begin(request.session_hash, run)), run.halt)
+        steps = prefetch(self.explorer.stream(self.visitors.begin(request.session_hash, run)), run.halt)
         yield from observed(verb, steps, lambda: told(run))
 
     def solve(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
@@ -199,7 +199,7 @@ class ExploreTab:
                 run.halt()
 
         try:
-            yield from observed(verb, ahead(messages(begin), halt), sums)
+            yield from observed(verb, prefetch(messages(begin), halt), sums)
         except RmxError as error:
             yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
 
@@ -218,7 +218,7 @@ class ExploreTab:
                 yield {"kind": kind, "job": None, "done": True, "error": str(error), **about}
                 return
             self.visitors.begin(request.session_hash, job)
-            yield from observed(kind, ahead(self.worth.stream(job), job.halt), lambda: {"model": job.run.model.spec})
+            yield from observed(kind, prefetch(self.worth.stream(job), job.halt), lambda: {"model": job.run.model.spec})
 
         return callback
 
@@ -286,7 +286,7 @@ class ExploreTab:
             return gr.skip(), gr.skip(), gr.skip(), f"⚠ {literal(error)} *mini* stays available."
         adapters = [BASE, *bundled_adapters(model)]
         context = f"{model.engine.context:,} tokens"
-        where = "a lent GPU" if model.engine.far else model.engine.device
+        where = "a lent GPU" if model.engine.remote else model.engine.device
         note = f"{model.dtype} on {where} · context {context} · revision `{model.revision[:20]}`"
         problem_set = "mini" if model.spec == "mini" else "arith" if "135m" in model.spec else gr.skip()
         return gr.Dropdown(adapters, value=BASE), model.tau, problem_set, note
@@ -296,7 +296,7 @@ class ExploreTab:
         """Find the threshold above which so many per cent of the model's tokens lie, by solutions if none are kept."""
         space = self.explorer.workspace
         space.policy.admit_set(str(name))
-        with asking(self.who(request)):
+        with as_owner(self.who(request)):
             model = space.model(str(spec or "mini").strip()).ask_in(from_form(*style))
             found = calibration_of(model, float(share) / 100, str(name))
         tau = round(found.tau, 2)

@@ -42,7 +42,7 @@ def test_the_base_of_the_bundled_pair_is_the_base(rl):
     assert found.weights.equal == found.weights.tensors == 38
     assert (found.adapter.name, found.adapter.type, found.adapter.rank, found.adapter.zero) == ("rl", "LORA", 32, False)
     assert json.loads(json.dumps(found.json(), allow_nan=False))["holds"] is True
-    assert rl.base.engine.turns.waiting() == 0
+    assert rl.base.engine.queue.waiting() == 0
 
 
 def test_one_changed_weight_is_found(fresh):

@@ -363,7 +363,7 @@ def test_a_stop_leaves_whole_problems_only(rl, whole, n, monkeypatch):
     assert len(reports[-1].problems) < 3
     assert list(reports[-1].problems) == [p for p in whole.problems if p.id in {q.id for q in reports[-1].problems}]
     reports[-1].json()
-    assert rl.base.engine.turns.waiting() == 0
+    assert rl.base.engine.queue.waiting() == 0
 
 
 def test_an_abandoned_decode_frees_the_engine_and_keeps_its_prefix(rl):
@@ -372,7 +372,7 @@ def test_an_abandoned_decode_frees_the_engine_and_keeps_its_prefix(rl):
     tokens = iter(Intervention(rl, PatchJob(prompt, "oracle", 1.0)))
     first = [next(tokens).id for _ in range(9)]
     tokens.close()
-    assert rl.base.engine.turns.waiting() == 0
+    assert rl.base.engine.queue.waiting() == 0
     assert rl.base.engine.prefixes.find(rl.adapter, [*prompt, *first])[1] == len(prompt) + 8
     assert Intervention(rl, PatchJob(prompt, "oracle", 1.0)).run().ids[:9] == first
 

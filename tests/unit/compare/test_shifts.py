@@ -207,7 +207,7 @@ def test_every_report_holds_everything_so_far_and_the_last_the_placebo(rl):
     assert last["noise"]["batch_shape"]["max_dlogit"] < 1e-3
     assert last["noise"]["dtype"]["max_dlogit"] > last["noise"]["batch_shape"]["max_dlogit"]
     json.dumps(last, allow_nan=False)
-    assert rl.base.engine.turns.waiting() == 0
+    assert rl.base.engine.queue.waiting() == 0
 
 
 def test_a_solution_that_a_stop_cut_off_does_not_count(rl):
@@ -223,7 +223,7 @@ def test_a_solution_that_a_stop_cut_off_does_not_count(rl):
     assert reports[-1].stopped
     assert reports[-1].at == 1
     assert reports[-1].json()["positions"] == reports[0].json()["positions"]
-    assert rl.base.engine.turns.waiting() == 0
+    assert rl.base.engine.queue.waiting() == 0
 
 
 def test_places_count_the_completion_only_and_each_token_once(rl):
@@ -286,9 +286,9 @@ def test_a_stopped_map_keeps_what_it_has_and_frees_the_engines(rl):
     assert (len(found.shifts), found.stop) == (5, "cancelled")
     abandoned = iter(ShiftMap(rl, job))
     next(abandoned)
-    assert rl.base.engine.turns.waiting() == 1
+    assert rl.base.engine.queue.waiting() == 1
     abandoned.close()
-    assert rl.base.engine.turns.waiting() == 0
+    assert rl.base.engine.queue.waiting() == 0
 
 
 def test_a_sampled_map_repeats_with_its_seed(rl):

@@ -25,7 +25,7 @@ def prefix():
 
 def test_rows_grow_past_the_room_that_was_made_for_them(tiny, prefix):
     firsts, length = [3, 1, 4, 1], 2 * ROOM + 9
-    with tiny.engine.turns.turn():
+    with tiny.engine.queue.turn():
         rows = continue_batch(tiny.engine, prefix, firsts, max_new=length, over=lambda row, token: False)
         assert rows == [alone(tiny.engine, prefix, first, length) for first in firsts]
 
@@ -38,13 +38,13 @@ def test_rows_that_leave_take_nothing_of_the_others_with_them(tiny, prefix):
         seen[row] += 1
         return seen[row] == lengths[row]
 
-    with tiny.engine.turns.turn():
+    with tiny.engine.queue.turn():
         rows = continue_batch(tiny.engine, prefix, [5, 6, 7, 8, 9, 10], max_new=60, over=over)
         assert rows == [alone(tiny.engine, prefix, 5 + i, n) for i, n in enumerate(lengths)]
 
 
 def test_sliding_windows_in_a_batch(sliding, prefix):
-    with sliding.engine.turns.turn():
+    with sliding.engine.queue.turn():
         rows = continue_batch(sliding.engine, prefix, [3, 1], max_new=40, over=lambda row, token: False)
         assert rows == [alone(sliding.engine, prefix, first, 40) for first in (3, 1)]
 
@@ -52,7 +52,7 @@ def test_sliding_windows_in_a_batch(sliding, prefix):
 def test_the_prefix_stays_in_the_cache_as_it_was(tiny, prefix):
     """The batch writes behind the prefix; what is kept for later must not change with it."""
     engine = tiny.engine
-    with engine.turns.turn():
+    with engine.queue.turn():
         cold = engine.open(prefix, reuse=False).logits
         continue_batch(engine, prefix, [3, 1], max_new=40, over=lambda row, token: False)
         warm = engine.open(prefix)
@@ -61,7 +61,7 @@ def test_the_prefix_stays_in_the_cache_as_it_was(tiny, prefix):
 
 
 def test_steps_can_be_watched_and_left(tiny, prefix):
-    with tiny.engine.turns.turn():
+    with tiny.engine.queue.turn():
         steps = decode_steps(tiny.engine, prefix, [3, 1], max_new=9, over=lambda row, token: False)
         counts = [sum(map(len, rows)) for rows in steps]
         assert counts == list(range(2, 19, 2))
@@ -86,7 +86,7 @@ def test_the_kept_tokens_count_for_the_ending_of_every_row(mini):
 def test_batches_on_a_gpu():
     model = random_model("qwen2.5-0.5b", "cuda", "float32")
     prefix = torch.randint(0, 1000, (40,), generator=torch.Generator().manual_seed(3)).tolist()
-    with model.engine.turns.turn():
+    with model.engine.queue.turn():
         rows = continue_batch(model.engine, prefix, [3, 1], max_new=40, over=lambda row, token: False)
         assert rows == [alone(model.engine, prefix, first, 40) for first in (3, 1)]
         rows = continue_prefixes(model.engine, prefix, [40, 8], [5, 6], max_new=6, over=lambda row, token: False)

@@ -112,7 +112,7 @@ def test_a_trace_ends(stopping) -> None:
 def test_all_decoders_end_where_a_trace_ends(stopping, rl) -> None:
     wanted = trace_of(stopping).ids
     prompt = stopping.prompt_ids(PROBLEM.problem)
-    with stopping.engine.turns.turn():
+    with stopping.engine.queue.turn():
         assert greedy_ids(stopping, prompt, None, 160) == wanted
         found = solve(stopping, [PROBLEM], None, 160)
     assert list(found.each[0].ids) == wanted
@@ -215,7 +215,7 @@ def cutting(mini, right) -> int:
 
 
 def test_a_greedy_solution_of_a_check(mini, right, cutting) -> None:
-    with mini.engine.turns.turn():
+    with mini.engine.queue.turn():
         found = solve(mini, [right], None, cutting)
     assert (found.right, found.truncated) == ([False], 1)
     assert found.unparsed == 0  # a number stands there, though it is none that counts

@@ -11,9 +11,9 @@ from rmx.compare.intervene import AllArms, ArmProblem
 from rmx.compare.shift_map import MapJob, ShiftMap
 from rmx.config import Sampling
 from rmx.engine.batch import continue_batch
-from rmx.engine.continuous_batching import Ask, refill
+from rmx.engine.continuous_batching import SampleRequest, sample_continuously
 from rmx.engine.engine import HeldEngines
-from rmx.engine.fair_queue import Asker, Kind, Turns, asking
+from rmx.engine.fair_queue import FairQueue, Kind, RequestOwner, as_owner
 from rmx.errors import ModelError
 from rmx.explore.branches import Branch
 from rmx.explore.generate import Generation, Job
@@ -37,13 +37,13 @@ def eager(monkeypatch):
 def stepped(monkeypatch):
     """How often somebody gave way."""
     count = []
-    step_back = Turns.step_back
+    step_back = FairQueue.step_back
 
     def noted(self):
         count.append(1)
         return step_back(self)
 
-    monkeypatch.setattr(Turns, "step_back", noted)
+    monkeypatch.setattr(FairQueue, "step_back", noted)
     return count
 
 
@@ -52,7 +52,7 @@ def together(*works: Callable[[], object], first: int = 0) -> list[object]:
     found: dict[int, object] = {}
 
     def do(i):
-        with asking(Asker(f"owner {first + i}", f"address {first + i}")):
+        with as_owner(RequestOwner(f"owner {first + i}", f"address {first + i}")):
             found[i] = works[i]()
 
     threads = [threading.Thread(target=do, args=[i], daemon=True) for i in range(len(works))]
@@ -81,7 +81,7 @@ def test_interleaved_generations_under_different_adapters_are_those_of_undisturb
     assert len(stepped) > 50
     assert [figures(t) for t in beside] == [figures(t) for t in alone]
     assert len({str(figures(t)) for t in alone}) == len(jobs)  # the adapters do matter
-    assert model.engine.turns.waiting() == 0
+    assert model.engine.queue.waiting() == 0
     assert model.engine.held.used == []
 
 
@@ -107,7 +107,7 @@ def test_batches_maps_and_arms_beside_each_other_are_those_of_undisturbed_runs(r
     ids = [model.prompt_ids(problem) for problem in PROBLEMS]
 
     def batch():
-        with model.engine.turns.turn(), model.engine.using(rl.adapter):
+        with model.engine.queue.turn(), model.engine.using(rl.adapter):
             firsts = list(range(5, 12))
             return continue_batch(
                 model.engine, ids[0], firsts, max_new=60, over=lambda *_: False, adapter=rl.adapter, reuse=False
@@ -124,9 +124,9 @@ def test_batches_maps_and_arms_beside_each_other_are_those_of_undisturbed_runs(r
         return [{arm: result.ids for arm, result in one.items()} for one in found]
 
     def samples():
-        asks = [Ask(prompt, (None,) * 3) for prompt in ids]
+        asks = [SampleRequest(prompt, (None,) * 3) for prompt in ids]
         stops = frozenset(model.stop_ids)
-        made = refill(model.engine, asks, SAMPLED, stop_ids=stops, rows=4, adapter=rl.adapter)
+        made = sample_continuously(model.engine, asks, SAMPLED, stop_ids=stops, rows=4, adapter=rl.adapter)
         return sorted((s.prompt, s.number, s.ids) for ended in made for s in ended)
 
     works = (batch, mapped, arms, samples)
@@ -192,43 +192,43 @@ def test_who_is_stopped_while_others_have_the_engine_ends_soon_and_keeps_its_tok
     run = Branch(model, job, prompt="", tree="")
 
     def stopping():
-        with asking(Asker("stopped", "there", Kind.BULK)):
+        with as_owner(RequestOwner("stopped", "there", Kind.BULK)):
             for count in run.steps():
                 if count == 10:
-                    ticket = enter_as(model.engine.turns, Asker("other", "here"))
+                    ticket = enter_as(model.engine.queue, RequestOwner("other", "here"))
                     threading.Timer(0.1, run.halt).start()
-                    threading.Timer(0.6, model.engine.turns.leave, [ticket]).start()
+                    threading.Timer(0.6, model.engine.queue.leave, [ticket]).start()
         return len(run.tokens)
 
     def enter_as(turns, who):
-        with asking(who):
+        with as_owner(who):
             return turns.enter()
 
     (count,) = together(stopping)
     assert run.trace.stop == "cancelled"
     assert 10 <= count < 15
-    assert model.engine.turns.waiting() == 0
+    assert model.engine.queue.waiting() == 0
 
 
 def test_an_adapter_that_is_dropped_meanwhile_is_an_error_and_leaves_the_engine_whole(rl, eager):
     model = rl.base
     engine = model.engine
     job = Job(model.prompt_ids(PROBLEMS[0]), Sampling(max_new_tokens=40), 1.0, rl.adapter, cold=True)
-    with asking(Asker("anna", "her place")):
+    with as_owner(RequestOwner("anna", "her place")):
         tokens = iter(Generation(model, job))
         next(tokens)
     place = engine.adapters.pop(rl.adapter)
     try:
-        with asking(Asker("ben", "his place")):
-            ticket = engine.turns.enter()
-        threading.Timer(0.2, engine.turns.leave, [ticket]).start()
+        with as_owner(RequestOwner("ben", "his place")):
+            ticket = engine.queue.enter()
+        threading.Timer(0.2, engine.queue.leave, [ticket]).start()
         time.sleep(0.01)
         with pytest.raises(ModelError, match="not loaded"):
             next(tokens)
     finally:
         tokens.close()
         engine.adapters[rl.adapter] = place
-    assert engine.turns.waiting() == 0
+    assert engine.queue.waiting() == 0
     assert engine.held == HeldEngines([engine])
     base = Job(job.prompt_ids, job.sampling, 1.0, None, cold=True)
     assert Generation(model, base).run().ids == Generation(model, base).run().ids
@@ -243,7 +243,7 @@ def test_the_probe_lets_others_in_between(rl, eager, stepped):
     alone = Generation(model, job).run().ids
 
     def measured():
-        with asking(Asker("planner", "there", Kind.BULK)), model.engine.turns.turn():
+        with as_owner(RequestOwner("planner", "there", Kind.BULK)), model.engine.queue.turn():
             return probe(model, problems, temperature=1.0, micro_batch=2, seconds=0.5)
 
     def again():

@@ -52,7 +52,7 @@ def test_look_ahead_runs_as_one_batch(model):
 
 @pytest.fixture(scope="module")
 def pair(model):
-    with model.engine.turns.turn():
+    with model.engine.queue.turn():
         return Pair(model, model, add_placebo(model, None))
 
 

@@ -31,7 +31,7 @@ def space(mini):
 def target(space, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RMX_RUNS", str(tmp_path_factory.mktemp("runs")))
-        patch.setattr("rmx.ui.server.rate_limit.Gate._too_often", lambda *_: 0.0)
+        patch.setattr("rmx.ui.server.rate_limit.AccessGate._too_often", lambda *_: 0.0)
         with running(space, public=True, training="off", max_new_tokens=12) as url:
             yield what_it_offers(url, [])
 

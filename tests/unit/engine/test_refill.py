@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rmx.config import Sampling
-from rmx.engine.continuous_batching import Ask, Sample, refill
+from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
 from rmx.engine.ragged import ROOM, Slots
@@ -25,7 +25,7 @@ def prompts() -> list[tuple[int, ...]]:
 
 def every(engine: Engine, asks, sampling=HOT, **options) -> dict[tuple[int, int], Sample]:
     options = {"stop_ids": frozenset({65, 66, 67, 68, 69, 70})} | options
-    ended = [s for found in refill(engine, asks, sampling, **options) for s in found]
+    ended = [s for found in sample_continuously(engine, asks, sampling, **options) for s in found]
     made = {(s.prompt, s.number): s for s in ended}
     assert len(made) == len(ended)
     return made
@@ -50,7 +50,7 @@ def alone(engine: Engine, prompt, number, sampling, stop_ids):
 def test_a_sample_is_what_it_would_be_alone(tiny, prompts, rows):
     stop_ids = frozenset(range(60, 64))
     sampling = Sampling(temperature=0.9, top_p=0.95, seed=3, max_new_tokens=ROOM + 10)
-    made = every(tiny.engine, [Ask(p, (None,) * 4) for p in prompts], sampling, rows=rows, stop_ids=stop_ids)
+    made = every(tiny.engine, [SampleRequest(p, (None,) * 4) for p in prompts], sampling, rows=rows, stop_ids=stop_ids)
     assert set(made) == {(i, n) for i in range(4) for n in range(4)}
     for (i, number), sample in made.items():
         ids, entropies, logps = alone(tiny.engine, prompts[i], number, sampling, stop_ids)
@@ -62,14 +62,16 @@ def test_a_sample_is_what_it_would_be_alone(tiny, prompts, rows):
 
 
 def test_sliding_windows_have_a_batch_for_each_prompt(sliding, prompts):
-    made = every(sliding.engine, [Ask(p, (None,) * 3) for p in prompts], rows=2)
+    made = every(sliding.engine, [SampleRequest(p, (None,) * 3) for p in prompts], rows=2)
     assert len(made) == 12
     for (i, number), sample in made.items():
         assert list(sample.ids) == alone(sliding.engine, prompts[i], number, HOT, frozenset(range(65, 71)))[0]
 
 
 def test_greedy_takes_the_likeliest(tiny, prompts):
-    made = every(tiny.engine, [Ask(prompts[0], (None, None))], Sampling(max_new_tokens=6), stop_ids=frozenset())
+    made = every(
+        tiny.engine, [SampleRequest(prompts[0], (None, None))], Sampling(max_new_tokens=6), stop_ids=frozenset()
+    )
     stream, ids = tiny.engine.open(prompts[0]), []
     for _ in range(6):
         ids.append(int(stream.logits.argmax()))
@@ -87,14 +89,14 @@ def test_batches_of_one_prompt_go_on_bit_for_bit(sliding, prompts):
 
 
 def goes_on_bit_for_bit(engine, prompts):
-    whole = every(engine, [Ask(p, (None,) * 6) for p in prompts], rows=5)
+    whole = every(engine, [SampleRequest(p, (None,) * 6) for p in prompts], rows=5)
     order, draws = list(whole), random.Random(0)
     for cut in (0, 1, 9, 17, 23):
         done = set(order[:cut])
         draws.shuffle(scattered := list(order))
         for made in (done, set(scattered[:cut])):  # as a kill leaves them, and any others
             asks = [
-                Ask(p, tuple(len(whole[i, n].ids) if (i, n) in made else None for n in range(6)))
+                SampleRequest(p, tuple(len(whole[i, n].ids) if (i, n) in made else None for n in range(6)))
                 for i, p in enumerate(prompts)
             ]
             rest = every(engine, asks, rows=5)
@@ -102,7 +104,7 @@ def goes_on_bit_for_bit(engine, prompts):
 
 
 def test_stretches_that_nobody_asked_for_are_not_computed(tiny, prompts, monkeypatch):
-    whole = every(tiny.engine, [Ask(p, (None,) * 6) for p in prompts], rows=6)
+    whole = every(tiny.engine, [SampleRequest(p, (None,) * 6) for p in prompts], rows=6)
     last = list(whole)[-1]
     passes = 0
     forward = Engine.forward
@@ -114,7 +116,8 @@ def test_stretches_that_nobody_asked_for_are_not_computed(tiny, prompts, monkeyp
 
     monkeypatch.setattr(Engine, "forward", counted)
     asks = [
-        Ask(p, tuple(None if (i, n) == last else len(whole[i, n].ids) for n in range(6))) for i, p in enumerate(prompts)
+        SampleRequest(p, tuple(None if (i, n) == last else len(whole[i, n].ids) for n in range(6)))
+        for i, p in enumerate(prompts)
     ]
     assert every(tiny.engine, asks, rows=6) == {last: whole[last]}
     assert passes == len(whole[last].ids)  # its prompt once, and a step for every token but the last
@@ -124,7 +127,7 @@ def test_each_prompt_is_prefilled_once(tiny, prompts, monkeypatch):
     opened = []
     plain = Engine.open
     monkeypatch.setattr(Engine, "open", lambda self, ids, **options: opened.append(ids) or plain(self, ids, **options))
-    every(tiny.engine, [Ask(p, (None,) * 6) for p in prompts], rows=4)
+    every(tiny.engine, [SampleRequest(p, (None,) * 6) for p in prompts], rows=4)
     assert opened == prompts
 
 
@@ -135,7 +138,7 @@ def test_rows_end_as_they_are_told_and_are_told_of_every_token(tiny, prompts):
         told.setdefault((prompt, number), []).append(token)
         return len(told[prompt, number]) == 1 + 3 * prompt + number
 
-    made = every(tiny.engine, [Ask(p, (None,) * 3) for p in prompts], rows=4, over=over, stop_ids=frozenset())
+    made = every(tiny.engine, [SampleRequest(p, (None,) * 3) for p in prompts], rows=4, over=over, stop_ids=frozenset())
     assert {key: list(s.ids) for key, s in made.items()} == told
     assert {key: len(s.ids) for key, s in made.items()} == {(i, n): 1 + 3 * i + n for i in range(4) for n in range(3)}
     assert {s.stop for s in made.values()} == {"answer"}
@@ -143,21 +146,21 @@ def test_rows_end_as_they_are_told_and_are_told_of_every_token(tiny, prompts):
 
 def test_a_full_context_ends_a_sample(tiny):
     prompt = (5,) * (tiny.engine.context - 3)
-    made = every(tiny.engine, [Ask(prompt, (None, None))], stop_ids=frozenset())
+    made = every(tiny.engine, [SampleRequest(prompt, (None, None))], stop_ids=frozenset())
     assert [(len(s.ids), s.stop) for s in made.values()] == [(3, "context")] * 2
 
 
 def test_a_prompt_that_does_not_fit_says_so(tiny):
     with pytest.raises(PromptError, match="holds 256"):
-        every(tiny.engine, [Ask((5,) * 300, (None,))])
+        every(tiny.engine, [SampleRequest((5,) * 300, (None,))])
 
 
 def test_others_get_their_turn_between_rounds(tiny, prompts, monkeypatch):
     monkeypatch.setattr("rmx.engine.continuous_batching.ROUND_SECONDS", 0.0)
-    rounds = refill(tiny.engine, [Ask(prompts[0], (None,) * 2)], HOT, stop_ids=frozenset())
+    rounds = sample_continuously(tiny.engine, [SampleRequest(prompts[0], (None,) * 2)], HOT, stop_ids=frozenset())
     turns = 0
     for _ in rounds:
-        with tiny.engine.turns.turn(patience=0.1):
+        with tiny.engine.queue.turn(patience=0.1):
             turns += 1
     assert turns >= HOT.max_new_tokens - 1
 
@@ -170,24 +173,24 @@ def test_a_cancel_ends_it_within_a_step(tiny, prompts):
         asked += 1
         return asked > 20
 
-    every(tiny.engine, [Ask(p, (None,) * 2) for p in prompts], stop_ids=frozenset(), cancelled=cancelled)
+    every(tiny.engine, [SampleRequest(p, (None,) * 2) for p in prompts], stop_ids=frozenset(), cancelled=cancelled)
     assert asked < 30
-    assert tiny.engine.turns.waiting() == 0
+    assert tiny.engine.queue.waiting() == 0
 
 
 def test_the_prefix_cache_of_others_stays_as_it_is(tiny, prompts):
     """What a visitor computed may round otherwise, so it is neither used nor replaced."""
-    fresh = every(tiny.engine, [Ask(prompts[3], (None,) * 2)])
+    fresh = every(tiny.engine, [SampleRequest(prompts[3], (None,) * 2)])
     tiny.engine.open(prompts[3][:11]).save()
     kept = len(tiny.engine.prefixes)
-    assert every(tiny.engine, [Ask(prompts[3], (None,) * 2)]) == fresh
+    assert every(tiny.engine, [SampleRequest(prompts[3], (None,) * 2)]) == fresh
     assert len(tiny.engine.prefixes) == kept
 
 
 def test_the_batch_speaks_for_an_adapter(rl):
     model = rl.adapted
     prompt = model.prompt_ids("Ann has 3 apples and buys 4 more. How many apples does Ann have?")
-    made = every(model.engine, [Ask(prompt, (None,))], HOT, adapter=rl.adapter, stop_ids=model.stop_ids)[0, 0]
+    made = every(model.engine, [SampleRequest(prompt, (None,))], HOT, adapter=rl.adapter, stop_ids=model.stop_ids)[0, 0]
     with model.engine.using(rl.adapter):
         logits = model.engine.open(prompt, adapter=rl.adapter, reuse=False).logits
     assert made.entropies[0] == pytest.approx(float(capture(logits[None], 1).entropy), abs=1e-6)
@@ -199,7 +202,7 @@ def test_prompts_share_a_batch_under_an_adapter_too(rl, monkeypatch):
     asked = [
         model.prompt_ids(f"Ann has {n} apples and buys 4 more. How many apples does Ann have?") for n in (3, 17, 5)
     ]
-    asks = [Ask(prompt, (None,)) for prompt in asked]
+    asks = [SampleRequest(prompt, (None,)) for prompt in asked]
     one_by_one = [every(model.engine, [ask], sampling, adapter=rl.adapter, stop_ids=frozenset()) for ask in asks]
     sizes, forward = [], Engine.forward
 

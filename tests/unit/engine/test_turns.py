@@ -5,12 +5,24 @@ import time
 
 import pytest
 
-from rmx.engine.fair_queue import BEGUN_EACH, HALF_LIFE, LOOK, RISE, SLICE, Asker, Kind, Turns, Usage, asker, asking
+from rmx.engine.fair_queue import (
+    BEGUN_EACH,
+    HALF_LIFE,
+    LOOK,
+    RISE,
+    SLICE,
+    FairQueue,
+    Kind,
+    RequestOwner,
+    Usage,
+    as_owner,
+    current_owner,
+)
 from rmx.errors import Busy
 
 
 def test_turns_come_in_the_order_of_arrival():
-    turns, order, threads = Turns(), [], []
+    turns, order, threads = FairQueue(), [], []
     first = turns.enter()
 
     def visit(name):
@@ -31,7 +43,7 @@ def test_turns_come_in_the_order_of_arrival():
 
 
 def test_the_place_in_line_is_visible_and_leaving_moves_the_rest_up():
-    turns = Turns()
+    turns = FairQueue()
     a, b, c = (turns.enter() for _ in range(3))
     assert [turns.wait(t, 0.01) for t in (a, b, c)] == [0, 1, 2]
     turns.leave(b)
@@ -41,21 +53,21 @@ def test_the_place_in_line_is_visible_and_leaving_moves_the_rest_up():
 
 
 def test_a_full_line_is_refused_in_a_sentence():
-    turns = Turns(limit=1)
+    turns = FairQueue(limit=1)
     turns.enter()
     with pytest.raises(Busy, match="Try again"):
         turns.enter()
 
 
 def test_an_exception_gives_the_turn_back():
-    turns = Turns()
+    turns = FairQueue()
     with pytest.raises(KeyError), turns.turn():
         raise KeyError
     assert turns.waiting() == 0
 
 
 def test_patience_ends_and_the_place_is_given_up():
-    turns = Turns()
+    turns = FairQueue()
     holder = turns.enter()
     with pytest.raises(Busy, match="busy"), turns.turn(patience=0.05):
         pass
@@ -66,7 +78,7 @@ def test_patience_ends_and_the_place_is_given_up():
 
 
 def test_a_closed_line_lets_nobody_in_and_who_is_in_finishes():
-    turns = Turns()
+    turns = FairQueue()
     holder, waiting = turns.enter(), turns.enter()
     turns.close()
     with pytest.raises(Busy, match="being stopped"):
@@ -94,7 +106,7 @@ def clock(monkeypatch):
 
 
 def enter(turns, owner, address=None, kind=Kind.WATCHED):
-    with asking(Asker(owner, address, kind)):
+    with as_owner(RequestOwner(owner, address, kind)):
         return turns.enter()
 
 
@@ -117,7 +129,7 @@ def served(turns, tickets, clock, seconds=1.0):
 
 
 def test_watched_goes_before_measured_before_bulk(clock):
-    turns = Turns()
+    turns = FairQueue()
     holder = enter(turns, "anna")
     tickets = {kind.name: enter(turns, "ben", kind=kind) for kind in (Kind.BULK, Kind.MEASURED, Kind.WATCHED)}
     assert [turns.wait(t, 0.0) for t in tickets.values()] == [3, 2, 1]
@@ -126,7 +138,7 @@ def test_watched_goes_before_measured_before_bulk(clock):
 
 
 def test_of_one_kind_the_address_goes_first_that_had_least_then_the_owner_then_who_came(clock):
-    turns = Turns()
+    turns = FairQueue()
     busy = enter(turns, "greedy", "there")
     clock.now = 5.0
     turns.leave(busy)
@@ -142,7 +154,7 @@ def test_of_one_kind_the_address_goes_first_that_had_least_then_the_owner_then_w
 
 
 def test_many_cookies_of_one_address_do_not_keep_another_waiting(clock):
-    turns = Turns()
+    turns = FairQueue()
     crowd = [enter(turns, f"cookie {i}", "there") for i in range(8)]
     clock.now = 0.25
     polite = enter(turns, "polite", "here")
@@ -151,7 +163,7 @@ def test_many_cookies_of_one_address_do_not_keep_another_waiting(clock):
 
 
 def test_what_somebody_had_is_forgotten_after_a_while(clock):
-    turns = Turns()
+    turns = FairQueue()
     turns.leave(enter(turns, "anna"))
     held = enter(turns, "anna")
     clock.now = 8.0
@@ -168,7 +180,7 @@ def test_what_somebody_had_is_forgotten_after_a_while(clock):
 
 @pytest.mark.parametrize("kind", [Kind.MEASURED, Kind.BULK])
 def test_whatever_keeps_coming_nobody_waits_for_ever(kind, clock):
-    turns = Turns()
+    turns = FairQueue()
     greedy = enter(turns, "greedy", "there")
     clock.now = 60.0  # it had more than anybody else
     turns.leave(greedy)
@@ -185,7 +197,7 @@ def test_whatever_keeps_coming_nobody_waits_for_ever(kind, clock):
 
 
 def test_what_waits_longer_than_its_kind_allows_goes_before_what_came_just_now(clock):
-    turns = Turns()
+    turns = FairQueue()
     holder = enter(turns, "anna")
     bulk = enter(turns, "ben", kind=Kind.BULK)
     clock.now = 3 * RISE
@@ -199,7 +211,7 @@ def test_what_waits_longer_than_its_kind_allows_goes_before_what_came_just_now(c
 
 
 def test_no_address_takes_more_than_a_share_of_the_line():
-    turns = Turns(limit=9, per_owner=2, per_address=3)
+    turns = FairQueue(limit=9, per_owner=2, per_address=3)
     mine = [enter(turns, f"cookie {i}", "there") for i in range(3)]
     with pytest.raises(Busy, match="3 requests from your network"):
         enter(turns, "cookie 4", "there")
@@ -212,7 +224,7 @@ def test_no_address_takes_more_than_a_share_of_the_line():
 
 
 def test_only_a_few_are_begun_at_the_same_time_and_the_others_wait_for_an_end(clock):
-    turns = Turns()
+    turns = FairQueue()
     begun = [enter(turns, f"cookie {i}", "there") for i in range(BEGUN_EACH + 1)]
     for ticket in begun[:BEGUN_EACH]:  # each begins, and gives way to the next one
         assert turns.wait(ticket, 0.0) == 0
@@ -228,7 +240,7 @@ def test_only_a_few_are_begun_at_the_same_time_and_the_others_wait_for_an_end(cl
 
 
 def test_a_holder_gives_way_after_its_slice_to_who_had_less_and_not_to_its_own(clock):
-    turns = Turns()
+    turns = FairQueue()
     first = enter(turns, "anna", "there")
     second = enter(turns, "anna", "there")
     clock.now = 2 * SLICE
@@ -246,7 +258,7 @@ def test_a_holder_gives_way_after_its_slice_to_who_had_less_and_not_to_its_own(c
 
 
 def test_nobody_gives_way_to_a_higher_kind_or_before_the_slice_is_over(clock):
-    turns = Turns()
+    turns = FairQueue()
     enter(turns, "anna")
     bulk = enter(turns, "ben", kind=Kind.BULK)
     clock.now = 4 * SLICE
@@ -258,7 +270,7 @@ def test_nobody_gives_way_to_a_higher_kind_or_before_the_slice_is_over(clock):
 
 
 def test_what_was_called_off_has_the_next_turn_to_come_to_its_end(clock):
-    turns = Turns()
+    turns = FairQueue()
     stopped = enter(turns, "anna", kind=Kind.BULK)
     watched = [enter(turns, f"visitor {i}") for i in range(3)]
     clock.now = 1.0
@@ -271,7 +283,7 @@ def test_what_was_called_off_has_the_next_turn_to_come_to_its_end(clock):
 
 
 def test_who_leaves_the_line_is_not_waited_for(clock):
-    turns = Turns()
+    turns = FairQueue()
     holder, gone, last = (enter(turns, name) for name in ("anna", "ben", "carl"))
     turns.leave(gone)
     turns.leave(holder)
@@ -284,10 +296,10 @@ def test_who_leaves_the_line_is_not_waited_for(clock):
 
 def test_no_turn_is_lost_among_many_threads():
     """Twelve threads come, wait, hold, give way and leave; never two at once, and everybody gets to the end."""
-    turns, inside, ended, wrong = Turns(), [], [], []
+    turns, inside, ended, wrong = FairQueue(), [], [], []
 
     def work(name):
-        with asking(Asker(f"owner {name % 4}", f"address {name % 3}", Kind(name % 3))):
+        with as_owner(RequestOwner(f"owner {name % 4}", f"address {name % 3}", Kind(name % 3))):
             for _ in range(40):
                 ticket = turns.enter()
                 if name == 5:  # one that never holds anything
@@ -315,7 +327,7 @@ def test_no_turn_is_lost_among_many_threads():
 
 
 def test_a_closed_line_lets_those_go_on_who_have_given_way(clock):
-    turns = Turns()
+    turns = FairQueue()
     first, second = enter(turns, "anna"), enter(turns, "ben")
     clock.now = 1.0
     give_way(turns)
@@ -338,10 +350,10 @@ def test_what_is_noted_of_owners_is_bounded(monkeypatch):
 
 
 def test_an_owner_alone_keeps_address_and_kind_and_a_kind_keeps_the_owner():
-    with asking(Asker("anna", "here")):
-        with asking("ben", Kind.MEASURED):
-            assert asker.get() == Asker("ben", "here", Kind.MEASURED)
-            with asking("ben"):
-                assert asker.get().kind is Kind.MEASURED
-        assert asker.get() == Asker("anna", "here")
-    assert asker.get() == Asker()
+    with as_owner(RequestOwner("anna", "here")):
+        with as_owner("ben", Kind.MEASURED):
+            assert current_owner.get() == RequestOwner("ben", "here", Kind.MEASURED)
+            with as_owner("ben"):
+                assert current_owner.get().kind is Kind.MEASURED
+        assert current_owner.get() == RequestOwner("anna", "here")
+    assert current_owner.get() == RequestOwner()

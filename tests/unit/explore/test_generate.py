@@ -153,16 +153,16 @@ def test_cancel_ends_within_a_step_and_frees_the_engine(tiny):
     generation.cancelled = lambda: len(generation.tokens) >= 5
     trace = generation.run()
     assert (trace.stop, len(trace.tokens)) == ("cancelled", 5)
-    assert tiny.engine.turns.waiting() == 0
+    assert tiny.engine.queue.waiting() == 0
 
 
 def test_closing_the_iterator_frees_the_engine(tiny):
     generation = Generation(tiny, job(max_new_tokens=200))
     tokens = iter(generation)
     next(tokens)
-    assert tiny.engine.turns.waiting() == 1
+    assert tiny.engine.queue.waiting() == 1
     tokens.close()
-    assert tiny.engine.turns.waiting() == 0
+    assert tiny.engine.queue.waiting() == 0
     assert generation.trace().stop == "cancelled"
 
 
@@ -236,8 +236,8 @@ def test_rows_of_a_batch_end_where_a_trace_ends(tiny):
         ending = Ending(tiny, PROMPT, kept, 1)
         rule = StopRule()
         for token in kept:
-            rule.feed(tiny.detokenizer.lone(token))
-        assert [ending(0, t) for t in ids] == [rule.feed(tiny.detokenizer.lone(t)) for t in ids]
+            rule.feed(tiny.detokenizer.token_text(token))
+        assert [ending(0, t) for t in ids] == [rule.feed(tiny.detokenizer.token_text(t)) for t in ids]
     tiny.stop_ids = frozenset({7})
     assert [Ending(tiny, PROMPT, kept, 2)(row, 7) for row in (0, 1)] == [True, True]
 

@@ -160,7 +160,7 @@ def test_a_cancelled_round_is_not_counted_and_the_next_run_is_the_same(fork):
     assert stopped.done
     assert stopped.alternatives[0].samples in (0, 8, 16, 24)
     assert stopped.tokens_spent > 0
-    assert model.engine.turns.waiting() == 0
+    assert model.engine.queue.waiting() == 0
     whole = list(outcomes(model, trace, 0, OutcomeConfig(samples=64, margin=0.001), known="1"))
     same = [s for s in whole if s.alternatives[0].samples == stopped.alternatives[0].samples]
     assert [a.answers for a in same[0].alternatives] == [a.answers for a in stopped.alternatives]
@@ -170,11 +170,11 @@ def test_others_get_their_turn_between_rounds_and_an_abandoned_job_holds_none(fo
     model, trace = fork
     states = outcomes(model, trace, 0, OPEN, known="1")
     for _ in states:
-        assert model.engine.turns.waiting() == 0  # nothing is slow enough here to be reported within a round
+        assert model.engine.queue.waiting() == 0  # nothing is slow enough here to be reported within a round
     running = outcomes(model, trace, 0, OPEN, known="1")
     next(running), next(running)
     running.close()
-    with model.engine.turns.turn(0):
+    with model.engine.queue.turn(0):
         pass
 
 

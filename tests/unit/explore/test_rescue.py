@@ -141,7 +141,7 @@ def test_a_cancelled_search_ends_without_a_claim():
     assert not found.found
     assert not found.exhausted
     assert found.resampling is None
-    assert model.engine.turns.waiting() == 0
+    assert model.engine.queue.waiting() == 0
 
 
 def test_what_the_page_is_told():

@@ -32,7 +32,7 @@ def alone(engine, prefix, given, max_new, ends=frozenset()):
 
 def same_as_alone(model, ids, lengths, given, max_new=12, ends=frozenset()):
     engine = model.engine
-    with engine.turns.turn(), engine.using(None):
+    with engine.queue.turn(), engine.using(None):
         got = continue_prefixes(
             engine, ids, lengths, given, max_new=max_new, over=lambda row, token: token in ends
         )  # fmt: skip
@@ -69,13 +69,13 @@ def test_networks_that_take_no_mask_are_decoded_one_by_one():
 
 def test_nothing_is_decoded_where_the_context_ends(tiny):
     ids = [5] * 255
-    with tiny.engine.turns.turn():
+    with tiny.engine.queue.turn():
         rows = continue_prefixes(tiny.engine, ids, [255, 250, 100], [7, 8], max_new=12, over=lambda r, t: False)
     assert [len(r) for r in rows] == [0, 4, 12]
 
 
 def test_a_cancelled_batch_ends_at_once(tiny):
-    with tiny.engine.turns.turn():
+    with tiny.engine.queue.turn():
         rows = continue_prefixes(
             tiny.engine, [5] * 30, [9, 20], [7], max_new=12, over=lambda r, t: False, cancelled=lambda: True
         )
@@ -136,7 +136,7 @@ def test_a_cancelled_job_says_what_it_has(mini):
     assert states[-1].done
     assert states[-1].points == ()
     assert states[-1].share is None
-    assert mini.engine.turns.waiting() == 0
+    assert mini.engine.queue.waiting() == 0
 
 
 def test_long_solutions_take_several_batches_and_say_the_same(mini, monkeypatch):

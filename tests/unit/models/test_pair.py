@@ -170,7 +170,7 @@ def test_a_pass_that_breaks_half_way_poisons_no_prefix(tmp_path):
     with pytest.raises(torch.OutOfMemoryError):
         next(tokens)
     handle.remove()
-    assert pair.base.engine.turns.waiting() == 0
+    assert pair.base.engine.queue.waiting() == 0
     ids = [*prompt, *decode.ids]
     with open_pair(pair, [[*ids, 5]]) as stream:
         assert_is(stream, pair, [[*ids, 5]])
@@ -333,7 +333,7 @@ def test_two_checkpoints_of_one_tokenizer(tmp_path):
     assert (pair.mixable, pair.one_set, pair.strength) == (False, False, 1.0)
     rows = [list(r) for r in RAGGED]
     with pair.turn(), open_pair(pair, rows) as stream:
-        assert pair.base.engine.turns.waiting() == pair.adapted.engine.turns.waiting() == 1
+        assert pair.base.engine.queue.waiting() == pair.adapted.engine.queue.waiting() == 1
         stream.feed([f[0] for f in FED])
         rows = [[*r, f[0]] for r, f in zip(rows, FED, strict=True)]
         assert_is(stream, pair, rows)
@@ -342,7 +342,7 @@ def test_two_checkpoints_of_one_tokenizer(tmp_path):
         stream.feed([1, 2])
         assert_is(stream, pair, [[*rows[0], 1], [*rows[1], 2]])
         stream.save(0)
-    assert pair.base.engine.turns.waiting() == pair.adapted.engine.turns.waiting() == 0
+    assert pair.base.engine.queue.waiting() == pair.adapted.engine.queue.waiting() == 0
     with open_pair(pair, [[*rows[0], 1, 5]]) as stream:
         assert_is(stream, pair, [[*rows[0], 1, 5]])
 

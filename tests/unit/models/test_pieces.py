@@ -38,7 +38,7 @@ def test_broken_bytes_are_shown_in_hexadecimal_never_as_a_replacement_character(
     tokenizer = byte_tokenizer()
     detokenizer = Detokenizer(tokenizer)
     first = tokenizer("é")["input_ids"][0]
-    assert detokenizer.lone(first) == "⟪c3⟫"
+    assert detokenizer.token_text(first) == "⟪c3⟫"
     stream = detokenizer.stream()
     assert [stream.feed(first), stream.feed(tokenizer("a")["input_ids"][0])] == ["", "⟪c3⟫a"]
 
@@ -46,12 +46,12 @@ def test_broken_bytes_are_shown_in_hexadecimal_never_as_a_replacement_character(
 def test_special_tokens_have_their_name():
     tokenizer = byte_tokenizer()
     detokenizer = Detokenizer(tokenizer)
-    assert detokenizer.lone(tokenizer.eos_token_id) == "<|end|>"
+    assert detokenizer.token_text(tokenizer.eos_token_id) == "<|end|>"
     assert tokenizer.eos_token_id in detokenizer.special_ids
 
 
 def test_ids_beyond_the_tokenizer_do_not_fail():
-    assert Detokenizer(byte_tokenizer()).lone(9999) == "⟪9999⟫"
+    assert Detokenizer(byte_tokenizer()).token_text(9999) == "⟪9999⟫"
 
 
 @pytest.mark.parametrize(("token", "text"), [("▁the", " the"), ("<0x0A>", "\n"), ("ing", "ing"), ("▁", " ")])
@@ -60,4 +60,4 @@ def test_sentencepiece_spaces_and_bytes(token, text):
     backend = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    assert Detokenizer(tokenizer).lone(1) == text
+    assert Detokenizer(tokenizer).token_text(1) == text

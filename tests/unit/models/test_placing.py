@@ -140,7 +140,7 @@ def test_quantised_tensors_are_not_compared_with_the_file(asked):
     check = check_loaded(Pair(model, model, None))
     assert check.weights is None
     assert check.holds
-    with model.engine.turns.turn():
+    with model.engine.queue.turn():
         assert dtype_noise(model, [1, 2, 3]) is None
 
 

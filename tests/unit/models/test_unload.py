@@ -134,7 +134,7 @@ def test_a_model_in_use_is_refused_and_stays_whole():
     inside, go_on = threading.Event(), threading.Event()
 
     def use() -> None:
-        with model.engine.turns.turn():
+        with model.engine.queue.turn():
             inside.set()
             assert go_on.wait(20)
 

@@ -70,7 +70,7 @@ def test_a_pin_holds_the_ids_before_its_place(explorer):
     assert pin.before == tuple(t.id for t in run.tokens[:12])
     assert pin.said == run.tokens[12].id
     assert pin.known == "42"
-    assert pin.word == run.model.detokenizer.lone(pin.said)
+    assert pin.word == run.model.detokenizer.token_text(pin.said)
 
 
 def test_the_text_is_the_end_of_what_stands_before(explorer):

@@ -234,7 +234,7 @@ def test_a_call_that_is_cancelled_gives_the_engine_back(verb, given):
     asked.set()
     rest = list(steps)
     assert len(rest) <= 2
-    assert slow.workspace.model("mini").engine.turns.waiting() == 0
+    assert slow.workspace.model("mini").engine.queue.waiting() == 0
 
 
 def test_how_runs_stand_without_paths_of_the_machine(tmp_path):

@@ -13,7 +13,7 @@ from rmx.models.workspace import Workspace
 from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore
 from rmx.train import slices
-from rmx.zerogpu.calls import Carrier
+from rmx.zerogpu.calls import ZeroGpuCaller
 from tests.helpers.other_process import OtherProcess
 from tests.helpers.training_runs import TINY, begin, tiny_run
 
@@ -43,8 +43,8 @@ def events_as_seconds(monkeypatch) -> None:
 
 
 @pytest.fixture
-def carrier(gpu) -> Carrier:
-    return Carrier(gpu, Workspace("cpu"))
+def carrier(gpu) -> ZeroGpuCaller:
+    return ZeroGpuCaller(gpu, Workspace("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def checks(folder: RunFolder) -> list:
     return [e["pass@1"] for e in folder.events()[0] if e["kind"] == "check"]
 
 
-def run(folder: RunFolder, carrier: Carrier, seconds: float) -> str:
+def run(folder: RunFolder, carrier: ZeroGpuCaller, seconds: float) -> str:
     with slices.holding(folder):
         return slices.run_slices(folder, carrier, seconds=slices.REST + seconds)
 

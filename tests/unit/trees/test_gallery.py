@@ -5,7 +5,7 @@ import pytest
 from rmx.data.problems import find_problem
 from rmx.errors import ProblemError
 from rmx.models.load import Model
-from rmx.trees.gallery import FOLDER, MODEL, PICKED, piece, pieces
+from rmx.trees.gallery import FOLDER, MODEL, PICKED, list_trees, load_tree
 from rmx.trees.link import recipe_of
 from rmx.trees.tree import Tree
 from rmx.trees.verify import TreeReplay
@@ -20,7 +20,7 @@ def shows(tree: Tree) -> str:
 
 @pytest.mark.parametrize(("name", "problem_id", "kind"), PICKED)
 def test_a_tree_shows_what_its_list_says(name: str, problem_id: str, kind: str) -> None:
-    tree = piece(name)
+    tree = load_tree(name)
     problem = find_problem("arith", problem_id)
     assert (tree.title, tree.known, tree.model, tree.licence) == (problem.problem, problem.answer, MODEL, "Apache-2.0")
     assert shows(tree) == kind
@@ -31,16 +31,16 @@ def test_a_tree_shows_what_its_list_says(name: str, problem_id: str, kind: str) 
 
 
 def test_the_list_is_the_folder() -> None:
-    assert {p.name for p in pieces()} == {f.stem for f in FOLDER.glob("*.json")}
-    assert {p.kind for p in pieces()} >= {"wrong → right", "right → wrong", "stays wrong"}
+    assert {p.name for p in list_trees()} == {f.stem for f in FOLDER.glob("*.json")}
+    assert {p.kind for p in list_trees()} >= {"wrong → right", "right → wrong", "stays wrong"}
     for wrong in ("../mini/config", "", None, {"a": 1}):
         with pytest.raises(ProblemError):
-            piece(wrong)
+            load_tree(wrong)
 
 
 @pytest.mark.real
 def test_the_smallest_tree_is_decoded_to_the_same_tokens(smol: Model) -> None:
-    tree = min((piece(p.name) for p in pieces()), key=lambda t: t.size)
+    tree = min((load_tree(p.name) for p in list_trees()), key=lambda t: t.size)
     replay = TreeReplay(smol, None, recipe_of(tree))
     for run in replay.runs():
         for _ in run.steps():

@@ -10,8 +10,8 @@ import gradio as gr
 import pytest
 from gradio.state_holder import StateHolder
 
-from rmx.engine.fair_queue import asker, asking
-from rmx.ui.prefetch import ahead
+from rmx.engine.fair_queue import as_owner, current_owner
+from rmx.ui.prefetch import prefetch
 from rmx.ui.server.light_sessions import LightSessions, lighten, without_matplotlib
 
 
@@ -31,7 +31,7 @@ def test_steps_go_on_while_nobody_takes_them():
             made.append(i)
             yield i
 
-    reading = ahead(steps(), lambda: None)
+    reading = prefetch(steps(), lambda: None)
     assert next(reading) == 0
     assert until(lambda: made == [0, 1, 2, 3, 4])
     assert list(reading) == [1, 2, 3, 4]
@@ -42,7 +42,7 @@ def test_errors_arrive_where_somebody_listens():
         yield 1
         raise KeyError("x")
 
-    reading = ahead(steps(), lambda: None)
+    reading = prefetch(steps(), lambda: None)
     assert next(reading) == 1
     with pytest.raises(KeyError):
         next(reading)
@@ -59,22 +59,22 @@ def test_who_leaves_halts_the_work_and_who_stays_to_the_end_does_not():
         finally:
             closed.set()
 
-    reading = ahead(steps(), halted.set)
+    reading = prefetch(steps(), halted.set)
     next(reading)
     reading.close()
     assert halted.is_set()
     assert closed.wait(5)
     again = threading.Event()
-    assert list(ahead(iter("ab"), again.set)) == ["a", "b"]
+    assert list(prefetch(iter("ab"), again.set)) == ["a", "b"]
     assert not again.is_set()
 
 
 def test_who_asks_is_known_in_the_thread_too():
     def steps():
-        yield asker.get().owner
+        yield current_owner.get().owner
 
-    with asking("anna"):
-        assert list(ahead(steps(), lambda: None)) == ["anna"]
+    with as_owner("anna"):
+        assert list(prefetch(steps(), lambda: None)) == ["anna"]
 
 
 # -- sessions ---------------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_a_fault_is_a_neutral_sentence_and_a_line_in_the_log(client, monkeypatch
 
 
 def test_a_call_that_is_cancelled_frees_the_engine(space, client):
-    turns = space.model("x/slow").engine.turns
+    turns = space.model("x/slow").engine.queue
     job = client.submit(prompt="x", model="x/slow", max_new_tokens=4000, api_name="/trace")
     until(lambda: turns.waiting() == 1)
     job.cancel()
@@ -112,7 +112,7 @@ def test_a_call_that_is_cancelled_frees_the_engine(space, client):
 
 
 def test_a_connection_that_is_closed_frees_the_engine(space, url):
-    turns = space.model("x/slow").engine.turns
+    turns = space.model("x/slow").engine.queue
     body = {"prompt": "x", "model": "x/slow", "max_new_tokens": 4000}
     with httpx.Client(base_url=f"{url}/gradio_api", timeout=60) as web:
         event = web.post("/call/v2/trace", json=body).json()["event_id"]
@@ -123,7 +123,7 @@ def test_a_connection_that_is_closed_frees_the_engine(space, url):
 
 
 def test_one_that_waits_is_told_so_and_can_leave_the_line(space, client):
-    turns = space.model("x/slow").engine.turns
+    turns = space.model("x/slow").engine.queue
     ticket = turns.enter()
     try:
         job = client.submit(prompt="x", model="x/slow", api_name="/trace")
@@ -169,7 +169,7 @@ def test_the_log_has_one_line_per_call_without_its_words(client, caplog):
 
 
 def test_where_the_line_is_full_a_call_is_refused_before_it_is_queued(space):
-    turns = space.model("mini").engine.turns
+    turns = space.model("mini").engine.queue
     with running(space, max_visitors=1) as url:
         address, body = f"{url}/gradio_api/call/v2/trace", {"problem": "241", "brief": True}
         ticket = turns.enter()

@@ -135,7 +135,7 @@ def test_inspecting_a_token_shows_both_distributions(solved):
         assert found["cls"] == rebuilt(messages)[pos][1]
         assert len(found["base"]["top"]) == len(found["adapted"]["top"]) == 5
         assert found["base"]["rank"] == 1  # the base's own greedy completion
-        assert found["base"]["top"][0]["text"] == run.pair.base.detokenizer.lone(shift.id)
+        assert found["base"]["top"][0]["text"] == run.pair.base.detokenizer.token_text(shift.id)
         assert found["adapted"]["top"][0]["p"] >= found["back_p"] - 1e-5
     json.dumps(found, allow_nan=False)
 
@@ -241,7 +241,7 @@ def test_stopping_while_random_places_are_drawn_leaves_nothing_half_known(after)
     network.say = say
     assert last["done"]
     assert "error" not in last
-    assert run.pair.base.engine.turns.waiting() == run.pair.adapted.engine.turns.waiting() == 0
+    assert run.pair.base.engine.queue.waiting() == run.pair.adapted.engine.queue.waiting() == 0
     assert all(len(tokens) == 14 for tokens in run.decoded.values())
     _, messages = patched(comparer, run, "matched")
     assert messages[-1]["result"]["patches"] == 5
@@ -334,7 +334,7 @@ def test_halting_a_map_ends_it_within_a_step_and_frees_the_engine(rl, source, mo
     assert messages[-1]["result"]["stop"] == "cancelled"
     assert "error" not in messages[-1]
     assert run.answers == {}
-    assert rl.base.engine.turns.waiting() == 0
+    assert rl.base.engine.queue.waiting() == 0
 
 
 def test_closing_the_stream_frees_the_engine(rl, monkeypatch):
@@ -343,13 +343,13 @@ def test_closing_the_stream_frees_the_engine(rl, monkeypatch):
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0)
     stream = comparer.stream_map(run)
     next(stream)
-    assert rl.base.engine.turns.waiting() == 1
+    assert rl.base.engine.queue.waiting() == 1
     stream.close()
-    assert rl.base.engine.turns.waiting() == 0
+    assert rl.base.engine.queue.waiting() == 0
 
 
 def test_who_waits_is_told_so_and_can_stop_waiting(rl):
-    rl.base.engine.turns._mean = 7.0  # seconds that a turn takes, lately
+    rl.base.engine.queue._mean = 7.0  # seconds that a turn takes, lately
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0)
     with rl.turn():
@@ -363,7 +363,7 @@ def test_who_waits_is_told_so_and_can_stop_waiting(rl):
     assert last["done"]
     assert last["toks"] == []
     assert last["result"]["n"] == 0
-    assert rl.base.engine.turns.waiting() == 0
+    assert rl.base.engine.queue.waiting() == 0
 
 
 def test_a_busy_engine_spoils_no_finished_map(rl, monkeypatch):
@@ -384,7 +384,7 @@ def test_a_busy_engine_spoils_no_finished_map(rl, monkeypatch):
     def then_busy(one: MapRun) -> None:
         after(one)
         thread.start()
-        while rl.base.engine.turns.waiting() < 2:
+        while rl.base.engine.queue.waiting() < 2:
             time.sleep(0.01)
 
     monkeypatch.setattr(comparer, "_after_map", then_busy)
@@ -444,7 +444,7 @@ def test_halting_a_set_frees_the_engine(rl, what):
     comparer.halt({"id": run.id})
     last = list(comparer.stream_set(run, reports))[-1]
     assert (last["done"], last["stopped"], last["at"]) == (True, True, 0)
-    assert rl.base.engine.turns.waiting() == 0
+    assert rl.base.engine.queue.waiting() == 0
     json.dumps(last, allow_nan=False)
     assert export(comparer, {"id": run.id, "format": "csv"})["text"]
 
@@ -504,10 +504,10 @@ def test_other_formats_and_other_jobs_export_nothing(scripted):
 @pytest.mark.parametrize("what", ["shifts", "intervene"])
 def test_a_set_run_that_waits_for_the_engine_can_be_stopped(rl, what):
     comparer, run, reports = over_set(rl, what)
-    with rl.base.engine.turns.turn():  # somebody else is at work
+    with rl.base.engine.queue.turn():  # somebody else is at work
         run.halt()
         last = list(comparer.stream_set(run, reports))[-1]
         assert last["done"]
         assert last["stopped"]
-        assert rl.base.engine.turns.waiting() == 1
+        assert rl.base.engine.queue.waiting() == 1
     assert last["at"] == 0

@@ -148,7 +148,7 @@ def test_stop_ends_a_run_within_a_step_and_keeps_what_is_there():
     rest = list(messages)
     assert rest[-1]["result"]["stop"] == "cancelled"
     assert 0 < len(run.tokens) < 50
-    assert model.engine.turns.waiting() == 0
+    assert model.engine.queue.waiting() == 0
 
 
 def test_a_closed_page_frees_the_engine():
@@ -158,7 +158,7 @@ def test_a_closed_page_frees_the_engine():
     messages = explorer.stream(run)
     next(messages)
     messages.close()
-    assert model.engine.turns.waiting() == 0
+    assert model.engine.queue.waiting() == 0
     assert run.done
 
 
@@ -186,7 +186,7 @@ def test_visitors_wait_in_line_see_their_place_and_do_not_mix():
 def test_questions_give_up_when_the_engine_stays_busy(explorer, monkeypatch):
     run = solve(explorer)
     monkeypatch.setattr("rmx.ui.jobs.explore.PATIENCE", 0.05)
-    with run.model.engine.turns.turn():
+    with run.model.engine.queue.turn():
         for ask in (explorer.look, explorer.search):
             assert "busy" in answering(ask)({"run": run.id, "pos": 3, "q": "a"})["error"]
     assert "alternatives" in answering(explorer.look)({"run": run.id, "pos": 3})

@@ -93,7 +93,7 @@ def target(mini, tmp_path_factory, faults):
         places = [home / "canary.txt", home / "runs" / "canary.jsonl", Path(other) / "canary.txt"]
         for place in places:
             place.write_text(json.dumps({"problem": TOKEN, "answer": "1"}) + "\n", encoding="utf-8")
-        patch.setattr("rmx.ui.server.rate_limit.Gate._too_often", lambda *_: 0.0)
+        patch.setattr("rmx.ui.server.rate_limit.AccessGate._too_often", lambda *_: 0.0)
         for place in ("page", "server.web_app"):
             patch.setattr(f"rmx.ui.{place}.site_of", lambda space, _, store: Site(space, store, SMALL))
         space = Workspace("cpu", loader=lambda spec: mini, policy=SiteRules(public=True, training="off"))

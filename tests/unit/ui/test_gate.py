@@ -17,7 +17,7 @@ from rmx.models.workspace import Workspace
 from rmx.ui.request_log import metrics, observed
 from rmx.ui.server.allowance import Allowance
 from rmx.ui.server.doors import LARGE, SMALL
-from rmx.ui.server.rate_limit import Gate
+from rmx.ui.server.rate_limit import AccessGate
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners, stranger
@@ -41,7 +41,7 @@ def gated(waiting=lambda: 0, most=9, **kwargs):
     inner = Starlette(
         routes=[Route("/{path:path}", lambda request: PlainTextResponse("inside"), methods=["GET", "POST"])]
     )
-    return TestClient(Gate(inner, Owners(SECRET), waiting, most, **kwargs))
+    return TestClient(AccessGate(inner, Owners(SECRET), waiting, most, **kwargs))
 
 
 def known(client):
@@ -142,7 +142,7 @@ def test_a_body_without_a_length_is_cut_off_where_it_is_too_large():
     async def send(message):
         pass
 
-    gate = Gate(inner, Owners(SECRET), lambda: 0, 9)
+    gate = AccessGate(inner, Owners(SECRET), lambda: 0, 9)
     scope = {"type": "http", "method": "POST", "path": "/x", "headers": [], "query_string": b"", "server": ("h", 80)}
     with ThreadPoolExecutor(1) as pool:  # the browser tests leave a running loop in this thread
         pool.submit(asyncio.run, gate(scope, receive, send)).result()

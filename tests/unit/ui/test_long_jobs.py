@@ -7,7 +7,7 @@ import pytest
 from rmx.claims.ask import MOST_SAMPLES, ClaimOptions
 from rmx.compare.pair_options import PairOptions
 from rmx.data.problems import load_set
-from rmx.engine.fair_queue import Asker, Kind, asker, asking
+from rmx.engine.fair_queue import Kind, RequestOwner, as_owner, current_owner
 from rmx.errors import Busy, Refused, RmxError
 from rmx.models.site_rules import SiteRules
 from rmx.models.stand_ins import scripted_model
@@ -36,16 +36,16 @@ OPTIONS = ClaimOptions(PairOptions(model="mini", adapter="rl", limit=2))
 
 def test_jobs_at_once_are_limited_in_all_per_visitor_and_per_address():
     limits = AtOnce("evaluation", "evaluations", most=4, per_owner=1, per_address=2)
-    anna, ben, carl = (Asker(name, "here") for name in ("anna", "ben", "carl"))
+    anna, ben, carl = (RequestOwner(name, "here") for name in ("anna", "ben", "carl"))
     limits.admit(ben, [anna])
     with pytest.raises(Busy, match="An evaluation of yours is under way already"):
         limits.admit(anna, [anna])
     with pytest.raises(Busy, match="2 evaluations from your network"):
         limits.admit(carl, [anna, ben])
-    limits.admit(Asker("carl", "there"), [anna, ben])
-    limits.admit(Asker("carl"), [anna, ben, Asker("dora")])  # whose address is not told apart
+    limits.admit(RequestOwner("carl", "there"), [anna, ben])
+    limits.admit(RequestOwner("carl"), [anna, ben, RequestOwner("dora")])  # whose address is not told apart
     with pytest.raises(Busy, match="4 evaluations are under way"):
-        limits.admit(Asker("x", "elsewhere"), [anna, ben, Asker("c"), Asker("d")])
+        limits.admit(RequestOwner("x", "elsewhere"), [anna, ben, RequestOwner("c"), RequestOwner("d")])
     AtOnce("run", "runs").admit(anna, [anna] * 100)
 
 
@@ -67,7 +67,7 @@ def begin_evaluation(public):
         lambda job, problems: iter(()) if job.stopped else _until_stopped(job),
     )
     form = {"set": "mini", "n": 0, "temperature": 0.0, "top_p": 1.0, "seed": 0, "limit": 1, "max_new_tokens": 8}
-    return evaluator, lambda: evaluator.start(evaluator.asked(form), asker.get().owner)
+    return evaluator, lambda: evaluator.start(evaluator.asked(form), current_owner.get().owner)
 
 
 def _until_stopped(job):
@@ -83,7 +83,7 @@ def test_a_public_site_runs_few_long_jobs_and_one_of_each_visitor(begin, limit):
     jobs = []
 
     def ask(owner, address):
-        with asking(Asker(owner, address)):
+        with as_owner(RequestOwner(owner, address)):
             jobs.append(start())
         return jobs[-1]
 
@@ -106,14 +106,14 @@ def test_a_public_site_runs_few_long_jobs_and_one_of_each_visitor(begin, limit):
 @pytest.mark.parametrize("begin", [begin_claims, begin_set])
 def test_a_private_app_does_not_count_them(begin):
     _, start = begin(False)
-    with asking(Asker("anna")):
+    with as_owner(RequestOwner("anna")):
         jobs = [start() for _ in range(8)]
     assert len({job.id for job in jobs}) == 8
 
 
 def test_a_private_app_runs_several_evaluations_of_one_visitor():
     _, start = begin_evaluation(False)
-    with asking(Asker("anna")):
+    with as_owner(RequestOwner("anna")):
         jobs = [start() for _ in range(MOST_RUNNING)]
         with pytest.raises(Busy, match="6 evaluations are under way"):
             start()
@@ -126,17 +126,17 @@ def test_evaluations_are_bulk_and_done_in_the_name_of_who_asked():
     seen = []
 
     def measure(job, problems):
-        seen.append(asker.get())
+        seen.append(current_owner.get())
         return iter(())
 
     evaluator._measure = measure
-    with asking(Asker("anna", "there")):
+    with as_owner(RequestOwner("anna", "there")):
         job = start()
     for _ in range(500):
         if job.over:
             break
         job._stop.wait(0.01)
-    assert seen == [Asker("anna", "there", Kind.BULK)]
+    assert seen == [RequestOwner("anna", "there", Kind.BULK)]
 
 
 # -- how large --------------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_a_page_that_measures_again_makes_room_for_itself(monkeypatch):
     tab = claims_tab(True)
     monkeypatch.setattr(tab.claims, "stream", lambda job: iter([{"id": job.id}]))
     request = SimpleNamespace(session_hash="page")
-    with asking(Asker("anna", "there")):
+    with as_owner(RequestOwner("anna", "there")):
         first, second = (list(tab._measured(None, None, request, *claims_form())) for _ in range(2))
         (refused,) = tab._measured(None, None, SimpleNamespace(session_hash="another"), *claims_form())
     assert tab.claims.find(first[0]["id"]).stopped
@@ -221,7 +221,7 @@ def probed(monkeypatch):
     calls = []
 
     def quick(model, problems, **asked):
-        calls.append(asked | {"kind": asker.get().kind})
+        calls.append(asked | {"kind": current_owner.get().kind})
         return SimpleNamespace()
 
     monkeypatch.setattr("rmx.train.plan.probe.probe", quick)
@@ -291,7 +291,7 @@ def test_what_is_remembered_of_probes_is_bounded(tmp_path, probed, monkeypatch):
 
 def test_a_plan_beside_a_busy_model_says_so_and_names_the_command(site, probed, monkeypatch):
     monkeypatch.setattr("rmx.ui.jobs.train.PATIENCE", 0.05)
-    turns = site.workspace.model("mini").engine.turns
+    turns = site.workspace.model("mini").engine.queue
     ticket = turns.enter()
     try:
         plan = site.plan(QUICK)
@@ -313,7 +313,7 @@ def test_a_probe_measures_few_rows_of_a_short_text_whatever_is_asked(rl, monkeyp
         return 1000
 
     monkeypatch.setattr("rmx.train.plan.probe._backward", noted)
-    with rl.base.engine.turns.turn():
+    with rl.base.engine.queue.turn():
         found = probe(rl.base, load_set("mini:train"), temperature=1.0, micro_batch=1024, seconds=0.1)
     assert {rows for rows, _ in shapes} == {TRAINED}
     assert all(length <= LONGEST for _, length in shapes)

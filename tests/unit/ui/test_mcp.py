@@ -125,7 +125,7 @@ def test_a_mistake_is_a_sentence(url):
 
 
 def test_a_connection_that_is_closed_frees_the_engine(space, url):
-    turns = space.model("x/slow").engine.turns
+    turns = space.model("x/slow").engine.queue
     with httpx.Client(timeout=60) as web:
         thread_over = apart(_give_up, f"{url}/gradio_api/mcp/", turns)
         assert thread_over

@@ -11,12 +11,12 @@ import pytest
 from gradio.data_classes import PredictBodyInternal
 from gradio.server_messages import ProcessCompletedMessage
 
-from rmx.engine.fair_queue import Asker
+from rmx.engine.fair_queue import RequestOwner
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.ui.page import build_app
-from rmx.ui.server.askers import Namer
 from rmx.ui.server.queue_shares import UNHEARD, Shares, share_queue
+from rmx.ui.server.request_owner import Namer
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners
 from tests.helpers.live import mini_and_slow, running, until
@@ -55,7 +55,7 @@ def run(coroutine):
 
 def join(queue, owner, address=None, fn_index=0, session=None):
     """Push an event; returns its id."""
-    request = SimpleNamespace(who=Asker(owner, address))
+    request = SimpleNamespace(who=RequestOwner(owner, address))
     body = PredictBodyInternal(session_hash=session or owner, fn_index=fn_index, data=[])
     done, event, _ = run(queue.push(body, request, None))
     assert done
@@ -215,8 +215,8 @@ def test_messages_that_nobody_reads_are_not_kept_also_when_their_event_is_over(q
 def test_addresses_are_told_apart_on_public_sites_only():
     request = SimpleNamespace(cookies={}, headers={}, client=SimpleNamespace(host="203.0.113.7"))
     owners = Owners(b"secret")
-    assert Namer(owners, False)(request) == Asker(owners.address_of(request), None)
-    assert Namer(owners, True)(request) == Asker(owners.key_of(request), owners.address_of(request))
+    assert Namer(owners, False)(request) == RequestOwner(owners.address_of(request), None)
+    assert Namer(owners, True)(request) == RequestOwner(owners.key_of(request), owners.address_of(request))
 
 
 def test_events_of_one_group_name_one_limit(mini):
@@ -283,7 +283,7 @@ def test_a_greedy_cookie_and_a_greedy_address_neither_refuse_nor_delay_somebody_
         for model in ("x/slow", "mini"):
             call = polite.form.call("solve", "click", **{"model": model, "max-new": 20})
             await follow(polite, call, seen, seen.first)
-        still = space.model("x/slow").engine.turns.waiting()
+        still = space.model("x/slow").engine.queue.waiting()
         await polite.close()
         return replies, seen, still
 
@@ -310,7 +310,7 @@ def test_a_greedy_cookie_and_a_greedy_address_neither_refuse_nor_delay_somebody_
 )
 def test_what_nobody_listens_to_ends_by_itself_also_while_it_waits(button, values, url, space, impatient):
     """Nobody opens a stream or a heartbeat, as a script that only posts."""
-    turns = [space.model(spec).engine.turns for spec in ("mini", "x/slow")]
+    turns = [space.model(spec).engine.queue for spec in ("mini", "x/slow")]
     held = [(line, line.enter()) for line in turns]  # whatever is asked waits
 
     async def visit():
@@ -328,7 +328,7 @@ def test_what_nobody_listens_to_ends_by_itself_also_while_it_waits(button, value
 
 
 def test_a_stream_that_is_closed_ends_what_is_done_for_it(url, space):
-    turns = space.model("x/slow").engine.turns
+    turns = space.model("x/slow").engine.queue
 
     async def visit():
         tab = await stranger(url, await config_of(url), "203.0.113.1")
@@ -343,7 +343,7 @@ def test_a_stream_that_is_closed_ends_what_is_done_for_it(url, space):
 
 
 def test_a_measurement_whose_page_closes_its_stream_ends_also_while_it_waits(url, space):
-    turns = space.model("mini").engine.turns
+    turns = space.model("mini").engine.queue
 
     async def visit():
         tab = await stranger(url, await config_of(url), "203.0.113.1")
@@ -367,7 +367,7 @@ def test_a_measurement_whose_page_closes_its_stream_ends_also_while_it_waits(url
 
 
 def test_a_call_by_name_that_nobody_reads_is_ended_too(url, space, impatient):
-    turns = space.model("x/slow").engine.turns
+    turns = space.model("x/slow").engine.queue
     impatient()
     asked = {"prompt": "How many?", "model": "x/slow", "max_new_tokens": 900}
     begun = httpx.post(f"{url}/gradio_api/call/v2/trace", json=asked, timeout=30)

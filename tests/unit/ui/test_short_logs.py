@@ -36,7 +36,7 @@ def said(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) ->
 
 @pytest.fixture
 def address(mini, said: Said, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr("rmx.ui.server.rate_limit.Gate._too_often", lambda *_: 0.0)
+    monkeypatch.setattr("rmx.ui.server.rate_limit.AccessGate._too_often", lambda *_: 0.0)
     space = Workspace("cpu", loader=lambda spec: mini, policy=SiteRules(public=True, training="off"))
     space.model("mini")
     with running(space, public=True, training="off", max_new_tokens=12) as url:

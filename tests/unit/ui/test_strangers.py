@@ -6,7 +6,7 @@ import pytest
 
 from rmx.config import Sampling
 from rmx.engine.engine import Saved
-from rmx.engine.fair_queue import Turns, asked_by, asker, asking
+from rmx.engine.fair_queue import FairQueue, as_owner, current_owner, iterate_as_owner
 from rmx.errors import Busy, Refused, TrainError
 from rmx.explore.branches import Branch, BranchStore
 from rmx.explore.generate import Job
@@ -37,16 +37,16 @@ class Clock:
 
 
 def test_nobody_takes_more_than_a_share_of_the_line():
-    turns = Turns(limit=9, per_owner=2)
-    with asking("anna"):
+    turns = FairQueue(limit=9, per_owner=2)
+    with as_owner("anna"):
         mine = [turns.enter(), turns.enter()]
         with pytest.raises(Busy, match="2 requests of yours"):
             turns.enter()
-    with asking("ben"):
+    with as_owner("ben"):
         turns.enter()
     turns.enter(), turns.enter(), turns.enter()  # who is not known has no share
     turns.leave(mine[0])
-    with asking("anna"):
+    with as_owner("anna"):
         turns.enter()
 
 
@@ -55,11 +55,11 @@ def test_who_asks_is_known_in_every_step_and_nowhere_else():
 
     def steps():
         for _ in range(3):
-            seen.append(asker.get().owner)
+            seen.append(current_owner.get().owner)
             yield
 
-    for _ in asked_by("anna", steps()):
-        seen.append(asker.get().owner)
+    for _ in iterate_as_owner("anna", steps()):
+        seen.append(current_owner.get().owner)
     assert seen == ["anna", None] * 3
 
 
@@ -73,7 +73,7 @@ def test_leaving_early_closes_what_was_asked_for():
         finally:
             closed.append(True)
 
-    asked = asked_by("anna", steps())
+    asked = iterate_as_owner("anna", steps())
     next(asked)
     asked.close()
     assert closed == [True]
@@ -82,7 +82,7 @@ def test_leaving_early_closes_what_was_asked_for():
 def test_the_wait_to_expect_is_that_of_the_turns_of_late(monkeypatch):
     clock = Clock()
     monkeypatch.setattr("rmx.engine.fair_queue.time.monotonic", clock)
-    turns = Turns()
+    turns = FairQueue()
     first, second, third = turns.enter(), turns.enter(), turns.enter()
     assert turns.expected(1) is None  # nothing was seen yet
     clock.now = 10.0
@@ -207,7 +207,7 @@ def test_what_one_visitor_computed_tells_another_nothing(mini):
 
 def test_who_waits_is_told_the_place_and_the_seconds_to_expect(mini):
     explorer = Explorer(Workspace(loader=lambda spec: mini))
-    turns = mini.engine.turns
+    turns = mini.engine.queue
     turns._mean = 7.0  # a turn takes that long, lately
     holder = turns.enter()
     steps = explorer.stream(explorer.start("mini", None, "What is 2 plus 3?", GREEDY, 1.0, owner="anna"))
@@ -228,7 +228,7 @@ QUICK = TrainJob("mini", "mini", PRESETS["quick"], "quick")
 def test_on_a_public_site_runs_are_listed_to_their_owners_only(tmp_path):
     store = RunStore(tmp_path, private=True)
     anna, ben, nobody = (store.create(QUICK, owner=owner) for owner in ("anna", "ben", None))
-    with asking("anna"):
+    with as_owner("anna"):
         assert {r.id for r in store.all()} == {anna.id, nobody.id}
     assert {r.id for r in store.all()} == {nobody.id}
     assert len(store.all(everybodys=True)) == 3
@@ -243,7 +243,7 @@ def test_a_run_that_cannot_be_read_is_shown_to_nobody_on_a_public_site(tmp_path)
     store = RunStore(tmp_path, private=True)
     broken = store.create(QUICK, owner="anna")
     (broken.path / "config.json").write_text("{")
-    with asking("anna"):
+    with as_owner("anna"):
         assert store.all() == []
     assert len(RunStore(tmp_path).all()) == 1
 

@@ -15,7 +15,7 @@ from rmx.compare.intervene import Intervention, PatchJob
 from rmx.compare.shift_map import MapJob, ShiftMap
 from rmx.config import Sampling
 from rmx.data.problems import load_set
-from rmx.engine.fair_queue import Asker, asker
+from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.errors import ModelError, SwapError
 from rmx.explore.answer_so_far import sofar
 from rmx.explore.generate import Generation, Job
@@ -35,7 +35,7 @@ from rmx.ui.jobs.explore import Explorer
 from rmx.ui.jobs.measure import Worth
 from rmx.zerogpu import calls as carry
 from rmx.zerogpu import gpu_seconds as gpu_time
-from rmx.zerogpu.calls import Carrier, NoGpu, carried, never
+from rmx.zerogpu.calls import NoGpu, ZeroGpuCaller, never, on_gpu_worker
 from tests.helpers.live import until
 from tests.helpers.other_process import OtherProcess
 
@@ -73,8 +73,8 @@ def space(gpu) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def carrier(gpu, space) -> Carrier:
-    return Carrier(gpu, space)
+def carrier(gpu, space) -> ZeroGpuCaller:
+    return ZeroGpuCaller(gpu, space)
 
 
 @pytest.fixture
@@ -84,9 +84,9 @@ def model(space) -> Model:
 
 @pytest.fixture
 def far(model, carrier) -> Iterator[Model]:
-    model.engine.far = carrier
+    model.engine.remote = carrier
     yield model
-    model.engine.far = None
+    model.engine.remote = None
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +100,14 @@ def here(space, job) -> Trace:
     return Generation(space.model("mini"), job).run()
 
 
-def both(model: Model, carrier: Carrier, ask):
+def both(model: Model, carrier: ZeroGpuCaller, ask):
     """What a question gives here, and what it gives in the other process."""
     near = ask()
-    model.engine.far = carrier
+    model.engine.remote = carrier
     try:
         return near, ask()
     finally:
-        model.engine.far = None
+        model.engine.remote = None
 
 
 # -- explore ----------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_a_swap_goes_on_from_what_the_other_process_remembers(far, job, here, mo
     branch = replace(job, kept=first.tokens[:at], forced=(other,), fork=first.tokens[at])
     made = Generation(far, branch).run()
     assert made.reuse.reused >= len(job.prompt_ids) + at - 1
-    far.engine.far = None
+    far.engine.remote = None
     near = Generation(far, branch).run()
     assert (made.ids, made.answer, made.stop) == (near.ids, near.answer, near.stop)
     # The two remember different beginnings, so the last digits may differ.
@@ -140,14 +140,14 @@ def test_a_swap_goes_on_from_what_the_other_process_remembers(far, job, here, mo
 
 def test_what_one_visitor_computed_there_tells_another_nothing(far, job):
     other = replace(job, prompt_ids=far.prompt_ids("Ben has 7 pens and finds 8 more. How many pens does Ben have?"))
-    token = asker.set(Asker("ann"))
+    token = current_owner.set(RequestOwner("ann"))
     try:
         Generation(far, other).run()
         assert Generation(far, other).run().reuse.reused > 0
-        asker.set(Asker("ben"))
+        current_owner.set(RequestOwner("ben"))
         assert Generation(far, other).run().reuse.reused == 0
     finally:
-        asker.reset(token)
+        current_owner.reset(token)
 
 
 def test_look_ahead_and_search_are_the_same(model, carrier, job, here):
@@ -261,7 +261,7 @@ def test_a_stop_ends_the_other_side_at_its_next_step(far, space, gpu):
     assert again.trace is not None
     assert again.trace.stop != "cancelled"
     assert gpu.pid == process  # the same one, still usable
-    assert far.engine.turns.waiting() == 0
+    assert far.engine.queue.waiting() == 0
 
 
 def test_a_closed_page_frees_the_model(far, space):
@@ -271,7 +271,7 @@ def test_a_closed_page_frees_the_model(far, space):
     while next(steps) < 3:
         pass
     steps.close()
-    assert far.engine.turns.waiting() == 0
+    assert far.engine.queue.waiting() == 0
     assert run.trace is not None
     assert run.trace.stop == "cancelled"
 
@@ -303,7 +303,7 @@ def test_a_call_ends_itself_before_its_seconds_are_over(far, space, here, monkey
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-@carried(seconds=lambda *_, **__: 1.0)
+@on_gpu_worker(seconds=lambda *_, **__: 1.0)
 def failing(model: Model, how: str) -> Iterator[int]:
     """Fails there in several ways."""
     yield os.getpid()

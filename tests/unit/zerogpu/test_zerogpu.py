@@ -70,7 +70,7 @@ def test_outside_a_space_the_decorator_changes_nothing(larger):
     space = ZeroWorkspace(device="cpu")
     model = space.model(larger)
     space.ready()
-    assert model.engine.far is None
+    assert model.engine.remote is None
     plain = Workspace("cpu")
     told, expected = stream(space, larger)[-1], stream(plain, larger)[-1]
     assert told["result"] | {"seconds": 0} == expected["result"] | {"seconds": 0}
@@ -101,8 +101,8 @@ def test_mini_computes_here_and_the_larger_model_elsewhere(space, larger, gpu):
     here = stream(Workspace("cpu"), larger)[-1]
     told = ("answer", "stop", "n")
     assert [far["result"][name] for name in told] == [here["result"][name] for name in told]
-    assert space.carrier_of(larger) is space.carrier
-    assert space.carrier_of("mini") is None
+    assert space.remote_of(larger) is space.carrier
+    assert space.remote_of("mini") is None
 
 
 def test_no_model_is_loaded_once_the_space_is_ready(space):
