@@ -14,7 +14,7 @@ from transformers import StoppingCriteria
 
 from rmx.models.load import Model, load
 from rmx.models.placing import PLAIN, Placing
-from rmx.models.random_weights import random_model
+from rmx.models.stand_ins import random_model
 from rmx.stats.intervals import bootstrap_median
 
 PROBLEM = "Explain in detail how rain forms, from the sea to the ground, and why some places get more of it."

@@ -26,9 +26,8 @@ from rmx.recipes.recipe import Recipe, RolloutConfig
 from rmx.records import Problem, Rollout
 from rmx.train.rollouts.sample import sample_rollouts
 from rmx.train.step.base_figures import BaseFigures
-from rmx.train.step.items import Item, make_items
+from rmx.train.step.items import Item, in_order, lr_at, make_items
 from rmx.train.step.lora_policy import make_policy
-from rmx.train.step.order import in_order, lr_at
 from rmx.train.step.scoring import score
 from rmx.train.step.trainer import BETAS, EPS, MicroStep, Trainer, Update
 

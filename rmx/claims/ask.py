@@ -70,7 +70,7 @@ def subject_of(pair: Pair, options: PairOptions, samples: int, budget: int) -> S
 
 def specs(options: PairOptions) -> tuple[str, str | None, str | None]:
     """Model, adapter and teacher as `PairOptions.pair` takes them."""
-    from rmx.models.bundled_pairs import PAIRS
+    from rmx.models.presets import PAIRS
 
     if options.preset is not None and options.preset in PAIRS:
         named = PAIRS[options.preset]

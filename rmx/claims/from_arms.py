@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rmx.claims.figures import exact_share, told
-from rmx.claims.labels import ceiling_of, floor_of, span_of
-from rmx.claims.records import Reading, StudyName, Subject
+from rmx.claims.records import Reading, StudyName, Subject, ceiling_of, floor_of, span_of
 from rmx.claims.verdicts import above, inside, no_better, not_below, nothing_to_judge, too_wide
 from rmx.compare.intervene import Arm
 from rmx.compare.intervene_set import InterveneReport
-from rmx.stats.exact_test import tested_difference
 from rmx.stats.intervals import Estimate, ratio_of_sums
+from rmx.stats.paired import tested_difference
 
 Found = Mapping[StudyName, Any]
 

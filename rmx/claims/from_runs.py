@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 
 from rmx.claims.figures import told
-from rmx.claims.labels import floor_of, span_of
 from rmx.claims.own_runs import OwnRun, OwnRuns, paired, same_set
-from rmx.claims.records import Reading, StudyName, Subject
+from rmx.claims.records import Reading, StudyName, Subject, floor_of, span_of
 from rmx.claims.verdicts import Judged, above, inside, not_below, nothing_to_judge
 from rmx.data.problems import split_name
 from rmx.recipes.distill import DistillRecipe
 from rmx.recipes.recipe import Recipe, command
-from rmx.stats.exact_test import tested_difference
 from rmx.stats.intervals import Estimate, quotient
+from rmx.stats.paired import tested_difference
 
 Found = Mapping[StudyName, Any]
 LOW_RANK = 32

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rmx.claims.figures import difference_of_ratios, told
-from rmx.claims.labels import ceiling_of, span_of
-from rmx.claims.records import Reading, StudyName, Subject
+from rmx.claims.records import Reading, StudyName, Subject, ceiling_of, span_of
 from rmx.claims.verdicts import above, below, inside, too_wide
 from rmx.compare.shift_set import ShiftFigures, ShiftReport
 from rmx.records import is_fork

@@ -9,9 +9,9 @@ from rmx.errors import RmxError
 from rmx.recipes.distill import DistillRecipe
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import Recipe
-from rmx.runs.cost import dollars
 from rmx.runs.folder import RunFolder
 from rmx.runs.rates import Rates, load_rates
+from rmx.runs.row import dollars
 from rmx.runs.store import RunStore
 from rmx.stats.intervals import Estimate
 from rmx.storage.files import read_json

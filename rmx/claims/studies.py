@@ -116,8 +116,7 @@ def runs(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
 def evaluation(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """pass@k of both models over the same samples per problem; completions that are stored are not made again."""
     # Later than the rest: the evaluation brings its own store, which the other studies do not need.
-    from rmx.evaluate.config import EvalConfig
-    from rmx.evaluate.contestants import BASE, Contestant
+    from rmx.evaluate.config import BASE, Contestant, EvalConfig
     from rmx.evaluate.evaluate import Evaluation
     from rmx.evaluate.store import SampleStore
 

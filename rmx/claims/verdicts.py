@@ -1,7 +1,7 @@
 """When a figure agrees with the paper, when it differs, and when there are too few problems to say.
 
 Every rule looks at the whole 95 % interval, never at the value alone; whether a model answers more problems than
-another, asked greedily, is judged by the exact test, as everywhere (see rmx/stats/exact_test.py). Each row says which:
+another, asked greedily, is judged by the exact test, as everywhere (see rmx/stats/paired.py). Each row says which:
 
     agrees            the interval lies inside the paper's range, or excludes the opposite of what the paper claims
     differs           the interval lies outside the range altogether, or excludes what the paper claims
@@ -17,8 +17,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rmx.stats.exact_test import BY_TEST, tested, with_verdict, write_p
 from rmx.stats.intervals import Estimate
+from rmx.stats.paired import BY_TEST, tested, with_verdict, write_p
 
 Verdict = Literal[
     "agrees", "differs", "not enough data", "by construction", "not measured", "open in the paper", "no verdict"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rmx.cli.style import add_share, add_style
+from rmx.cli.options import add_share, add_style
 from rmx.errors import RmxError
 
 AddModel = Callable[[argparse.ArgumentParser], None]

@@ -23,8 +23,8 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _cost(args: argparse.Namespace) -> None:
-    from rmx.runs.cost import costs
     from rmx.runs.rates import named_rate, set_rate
+    from rmx.runs.row import costs
     from rmx.runs.store import RunStore
     from rmx.train.plan.probe import this_device
 

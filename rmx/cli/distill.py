@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rmx.cli.placing import refuse_placing
-from rmx.cli.style import add_style, style_of
+from rmx.cli.options import add_style, refuse_placing, style_of
 from rmx.cli.terminal import DistillTeller
 from rmx.errors import RmxError
 from rmx.progress import Progress

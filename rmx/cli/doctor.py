@@ -10,9 +10,8 @@ import torch
 
 from rmx import __version__
 from rmx.errors import RmxError
-from rmx.models.bundled_pairs import PAIRS
 from rmx.models.load import load
-from rmx.models.presets import PRESETS
+from rmx.models.presets import PAIRS, PRESETS
 from rmx.paths import ASSETS, cache_dir
 from rmx.prompt_styles import STYLES
 

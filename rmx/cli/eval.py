@@ -6,8 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from rmx.cli.placing import placing_of
-from rmx.cli.style import add_style, style_of
+from rmx.cli.options import add_style, placing_of, style_of
 from rmx.errors import RmxError
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -43,10 +42,8 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
 
 def _eval(args: argparse.Namespace) -> None:
     from rmx.cli.terminal import stopped_by_hand
-    from rmx.evaluate.config import EvalConfig
-    from rmx.evaluate.contestants import contestants_of
+    from rmx.evaluate.config import EvalConfig, contestants_of, with_answers
     from rmx.evaluate.evaluate import Evaluation
-    from rmx.evaluate.known import with_answers
     from rmx.evaluate.regrade import Regrading
     from rmx.evaluate.store import SampleStore
     from rmx.models.workspace import Workspace
@@ -82,7 +79,7 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 
 def table(found: dict[str, Any]) -> str:
     """The figures of an evaluation as lines of text."""
-    from rmx.stats.exact_test import RULE
+    from rmx.stats.paired import RULE
 
     missing = "" if found["done"] else f" (of {found['of_problems']}; stopped)"
     draws = f"{found['samples']} samples at T {found['temperature']:g}, top-p {found['top_p']:g}, seed {found['seed']}"
@@ -166,7 +163,7 @@ def _bounds(value: dict[str, Any]) -> str:
 
 
 def _counts(value: dict[str, Any]) -> str:
-    from rmx.stats.exact_test import told_change
+    from rmx.stats.paired import told_change
 
     won = f"  won {value['won']}, lost {value['lost']}," if value.get("won") is not None else " "
     told = f"{won} {told_change(value)}".rstrip()

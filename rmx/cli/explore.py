@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from rmx.cli.placing import placing_of
-from rmx.cli.style import add_style, style_of
+from rmx.cli.options import add_style, placing_of, style_of
 
 AddModel = Callable[[argparse.ArgumentParser], None]
 
@@ -58,7 +57,7 @@ def _add_solution(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
 
 
 def _solution(args: argparse.Namespace) -> Any:
-    from rmx.service.trace import TraceOptions
+    from rmx.service.measure import TraceOptions
 
     return TraceOptions(
         prompt=args.prompt,

@@ -21,11 +21,10 @@ from rmx.cli.distill import add_verbs as add_distill_verbs
 from rmx.cli.eval import add_verbs as add_eval_verbs
 from rmx.cli.explore import add_verbs as add_explore_verbs
 from rmx.cli.export import add_verbs as add_export_verbs
+from rmx.cli.options import add_placing, add_share, add_style, placing_of, style_of
 from rmx.cli.pair import add_verbs as add_pair_verbs
-from rmx.cli.placing import add_placing, placing_of
 from rmx.cli.runs import add_verbs as add_runs_verbs
 from rmx.cli.sets import add_verbs as add_sets_verbs
-from rmx.cli.style import add_share, add_style, style_of
 from rmx.cli.train import add_verbs as add_train_verbs
 from rmx.errors import RmxError, shown
 from rmx.records import is_fork
@@ -84,7 +83,7 @@ def _serve(args: argparse.Namespace) -> None:
 
 def _trace(args: argparse.Namespace) -> None:
     from rmx.models.workspace import Workspace
-    from rmx.service.trace import TraceOptions, asked, trace
+    from rmx.service.measure import TraceOptions, asked, trace
 
     options = TraceOptions(
         prompt=args.prompt,

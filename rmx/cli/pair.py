@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rmx.cli.placing import placing_of
-from rmx.cli.style import add_share, add_style, style_of
+from rmx.cli.options import add_share, add_style, placing_of, style_of
 from rmx.cli.terminal import _progress, stopped_by_hand
 from rmx.errors import RmxError
 

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rmx.cli.placing import refuse_placing
-from rmx.cli.style import add_style, style_of
+from rmx.cli.options import add_style, refuse_placing, style_of
 from rmx.cli.terminal import Teller
 from rmx.errors import RmxError
 from rmx.progress import Progress
@@ -209,7 +208,7 @@ def _json_lines(folder: Any, dry: bool) -> Callable[[str, dict[str, Any]], None]
 def _rollouts(args: argparse.Namespace) -> None:
     from rmx.recipes.flags import recipe_of
     from rmx.recipes.job import TrainJob
-    from rmx.train.sample_to_file import sample_to_file
+    from rmx.train.data_stages import sample_to_file
 
     model = args.model or os.environ.get("RMX_MODEL", "mini")
     refuse_placing(args)

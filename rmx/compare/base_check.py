@@ -23,8 +23,7 @@ from rmx.models.base_state import Changes, base_changes, base_checksums, base_te
 from rmx.models.load import Model, load
 from rmx.models.pair import Pair
 from rmx.models.placing import Placing, split_dtype
-from rmx.zerogpu.calls import on_gpu_worker
-from rmx.zerogpu.gpu_seconds import decoding
+from rmx.zerogpu.calls import decoding, on_gpu_worker
 
 ON_THIS_TEXT = "adapter off against the bare network on this text"
 APART = "two sets of weights; nothing is on the base"

@@ -25,8 +25,7 @@ from rmx.engine.sampling import prompt_key, uniform
 from rmx.grading.answers import CUT
 from rmx.models.pair import Pair, PairStream, open_pair, rows_together
 from rmx.records import Answer, Stop, is_fork
-from rmx.zerogpu.calls import never, on_gpu_worker
-from rmx.zerogpu.gpu_seconds import side_by_side
+from rmx.zerogpu.calls import never, on_gpu_worker, side_by_side
 
 Arm = Literal["base", "teacher", "oracle", "random", "matched", "entropy"]
 ARMS: tuple[Arm, ...] = ("base", "teacher", "oracle", "random", "matched", "entropy")

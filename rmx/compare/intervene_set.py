@@ -17,8 +17,8 @@ from rmx.grading.answers import CUT
 from rmx.models.pair import Pair
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Problem
-from rmx.stats.exact_test import tested_difference, write_p
 from rmx.stats.intervals import Estimate, share
+from rmx.stats.paired import tested_difference, write_p
 from rmx.storage.line_store import LineStore
 
 ROWS = 72  # rows of one batch, both models counted once; a batch is also how often progress is told

@@ -15,10 +15,10 @@ from rmx.data.problems import find_problem, load_set
 from rmx.engine.engine import split_key
 from rmx.errors import ModelError, ProblemError, PromptError, RmxError
 from rmx.explore.calibration import Calibration, calibration_of, tau_of_share
-from rmx.models.bundled_pairs import PAIRS
 from rmx.models.load import Model
 from rmx.models.pair import Pair, make_pair
 from rmx.models.placing import PLAIN, Placing
+from rmx.models.presets import PAIRS
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Problem

@@ -21,8 +21,7 @@ from rmx.grading.answers import CUT, StopRule
 from rmx.models.detokenizer import TextStream
 from rmx.models.pair import Pair, open_pair, read_both
 from rmx.records import Answer, Candidate, Stop, is_fork
-from rmx.zerogpu.calls import never, on_gpu_worker
-from rmx.zerogpu.gpu_seconds import side_by_side
+from rmx.zerogpu.calls import never, on_gpu_worker, side_by_side
 
 Source = Literal["base", "adapted", "text"]
 QUIET = 0.02  # nats of KL, below which an agreement is not worth listing

@@ -10,17 +10,36 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rmx.compare.base_check import BaseCheck, check_loaded
 from rmx.config import Sampling
+from rmx.data.splits import overlap
 from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
 from rmx.engine.sampling import prompt_key
-from rmx.evaluate.config import EvalConfig
-from rmx.evaluate.contestants import Contestant
+from rmx.errors import RmxError
+from rmx.evaluate.config import Contestant, EvalConfig
 from rmx.evaluate.report import DecodingTally, EvalReport, ProblemRow
-from rmx.evaluate.seen import trained_on
 from rmx.evaluate.store import Answered, SampleStore, Shelf
 from rmx.models.pair import Pair
 from rmx.models.stopping import Endings
+from rmx.recipes.job import TrainJob, problems_of
 from rmx.records import Problem
+from rmx.runs.store import RunStore
+
+
+def trained_on(spec: str | None, problems: Sequence[Problem], store: RunStore | None = None) -> int | None:
+    """How many of `problems` were among those that the run `spec` (`ID` or `ID/step_N`) trained on.
+
+    None where nothing is known: the adapter is no run's, it was trained on stored rollouts, or its set is gone.
+    """
+    if not spec:
+        return None
+    try:
+        config = (store or RunStore()).get(spec.partition("/")[0]).config
+        if config.get("kind") == "distill" or config.get("from_rollouts"):
+            return None
+        return overlap(problems_of(TrainJob.from_json(config)).train, problems)
+    except (RmxError, KeyError, TypeError, ValueError):
+        return None
+
 
 FIRST = 4  # problems of the first portion; the next ones double
 WANTED = 1024  # samples of a portion, about

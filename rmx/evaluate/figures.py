@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 
 from rmx.stats.cluster_bootstrap import Clusters, mean_estimates, share_estimate, unknown
-from rmx.stats.exact_test import excludes_zero, with_verdict
 from rmx.stats.intervals import Estimate
-from rmx.stats.majority import majority_profile
-from rmx.stats.paired import greedy_difference, sampled_differences
-from rmx.stats.pass_at_k import pass_at_k
+from rmx.stats.paired import excludes_zero, greedy_difference, sampled_differences, with_verdict
+from rmx.stats.pass_at_k import majority_profile, pass_at_k
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +53,7 @@ def model_figures(s: Scored, ks: Sequence[int], clusters: Clusters = None) -> di
 
     Args:
         ks: grid of k, each from 1 to the number of samples.
-        clusters: one label per problem where problems depend on each other; see `rmx.evaluate.clusters`.
+        clusters: one label per problem where problems depend on each other; see `rmx.evaluate.report`.
 
     Raises:
         ValueError: a k is out of range, or labels and problems differ in number.

@@ -3,23 +3,72 @@
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from rmx.compare.base_check import BaseCheck
 from rmx.data.problems import SETS, split_name
-from rmx.evaluate.clusters import clusters_of, parts_of
-from rmx.evaluate.config import EvalConfig
-from rmx.evaluate.contestants import Contestant
+from rmx.evaluate.config import Contestant, EvalConfig
 from rmx.evaluate.figures import Scored, crossing, model_figures, paired_figures
 from rmx.evaluate.store import Answered
 from rmx.grading.answer_groups import same_answers
 from rmx.grading.answers import equal
+from rmx.mini.problems import MINI_SIZES, mini_set
+from rmx.mini.task import MiniProblem
 from rmx.records import Problem
 from rmx.runs.rates import cost
-from rmx.stats.exact_test import RULE
+from rmx.stats.paired import RULE
 from rmx.train.plan.probe import device_name
+
+WORDING = "wording"  # what the clusters of `mini` are
+PARTS = {"none": "known wordings and numbers", "numbers": "held-out numbers", "wording": "held-out wordings"}
+
+
+def clusters_of(problems: Sequence[Problem]) -> tuple[list[Hashable] | None, str | None]:
+    """A label for each problem, the same for those that depend on each other, and what the labels stand for.
+
+    Problems of `mini` with a held-out wording are labelled by template and wording, all others by their id.
+
+    Returns:
+        (None, None) for every other set, and where no two problems share a label.
+    """
+    known = _mini_problems(problems)
+    if known is None:
+        return None, None
+    labels: list[Hashable] = [_cluster(problem) for problem in known]
+    return (labels, WORDING) if len(set(labels)) < len(labels) else (None, None)
+
+
+def parts_of(problems: Sequence[Problem]) -> list[str] | None:
+    """The part of each problem: "held-out numbers" or "held-out wordings" in the test and validation sets of `mini`.
+
+    None for every other set, and where all problems are of one part.
+    """
+    known = _mini_problems(problems)
+    if known is None:
+        return None
+    parts = [PARTS[problem.held_out] for problem in known]
+    return parts if len(set(parts)) > 1 else None
+
+
+def _cluster(problem: MiniProblem) -> str:
+    return f"{problem.template}, wording {problem.wording}" if problem.held_out == "wording" else problem.id
+
+
+def _mini_problems(problems: Sequence[Problem]) -> list[MiniProblem] | None:
+    """What is known of each problem of `mini`; None if one of them is of another set."""
+    if not problems or any(p.set != "mini" or p.split not in MINI_SIZES for p in problems):
+        return None
+    known = [_by_id(p.split).get(p.id) for p in problems]
+    return None if None in known else known  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=3)
+def _by_id(split: str) -> dict[str, MiniProblem]:
+    return {problem.id: problem for problem in mini_set(split)}  # type: ignore[arg-type]
+
 
 NO_VOTE = -1
 FIGURES = ("greedy", "pass@k", "avg", "majority", "truncated", "unparsed")

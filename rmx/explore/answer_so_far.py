@@ -16,9 +16,7 @@ from rmx.grading.answer_groups import Answered, same_answers
 from rmx.grading.answers import equal, grade
 from rmx.models.load import Model
 from rmx.records import Answer, Trace
-from rmx.zerogpu.calls import never, on_gpu_worker
-from rmx.zerogpu.gpu_seconds import decoding
-from rmx.zerogpu.payload import with_alternatives_at
+from rmx.zerogpu.calls import decoding, never, on_gpu_worker, with_alternatives_at
 
 MAX_ANSWER = 32  # tokens inside the box
 POSITIONS = 16_384  # cached positions of one batch: its rows times the length of the solution

@@ -24,8 +24,7 @@ from rmx.engine.engine import Engine
 from rmx.engine.remote import NOT_HERE
 from rmx.errors import ModelError, RmxError, shown
 from rmx.explore.generate import Generation, Job
-from rmx.models.base_state import base_tensors
-from rmx.models.checksums import digest
+from rmx.models.base_state import base_tensors, digest
 from rmx.models.load import Model, load
 from rmx.models.stopping import Endings
 from rmx.paths import ASSETS, cache_dir

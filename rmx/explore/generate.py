@@ -15,9 +15,7 @@ from rmx.errors import PromptError
 from rmx.grading.answers import CUT, StopRule
 from rmx.models.load import Model
 from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace
-from rmx.zerogpu.calls import never, on_gpu_worker
-from rmx.zerogpu.gpu_seconds import decoding
-from rmx.zerogpu.payload import without_alternatives
+from rmx.zerogpu.calls import decoding, never, on_gpu_worker, without_alternatives
 
 
 @dataclass(frozen=True, slots=True)

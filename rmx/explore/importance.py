@@ -16,17 +16,15 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from rmx.explore.forks import forks_of
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
 from rmx.explore.outcomes import ended as ended_fork
 from rmx.explore.sentences import sentences_of
+from rmx.explore.swap import forks_of
 from rmx.grading.answer_groups import Answered, Target, same_answers, target_of, total
 from rmx.models.load import Model
 from rmx.records import TokenDist, Trace
 from rmx.stats.anytime import Bounds
-from rmx.zerogpu.calls import never, on_gpu_worker
-from rmx.zerogpu.gpu_seconds import decoding
-from rmx.zerogpu.payload import forks_only
+from rmx.zerogpu.calls import decoding, forks_only, never, on_gpu_worker
 
 MOST_FORKS = 16
 MOST_ANSWERS = 6  # shown by name; the rest is "other"

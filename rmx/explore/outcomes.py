@@ -22,9 +22,7 @@ from rmx.models.stopping import Ending, is_cut
 from rmx.records import Candidate, Trace
 from rmx.stats.anytime import ALPHA, Bounds, Verdict, anytime, decide, rule
 from rmx.stats.intervals import Estimate, share
-from rmx.zerogpu.calls import never, on_gpu_worker
-from rmx.zerogpu.gpu_seconds import decoding
-from rmx.zerogpu.payload import with_alternatives_at
+from rmx.zerogpu.calls import decoding, never, on_gpu_worker, with_alternatives_at
 
 CAUTION = 1.5  # a round is begun where this many times its expected tokens are left
 

@@ -18,17 +18,14 @@ from rmx.config import TOP_SHOWN, Sampling, is_whole
 from rmx.engine.batch import decode_steps
 from rmx.engine.entropy import capture
 from rmx.errors import ProblemError, RmxError, shown
-from rmx.explore.forks import forks_of
 from rmx.explore.generate import Generation, Job
 from rmx.explore.resampling import Resampling, resample
-from rmx.explore.swap import swap_job
+from rmx.explore.swap import forks_of, swap_job
 from rmx.explore.token_budget import Meter
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
 from rmx.records import Answer, Trace, is_fork
-from rmx.zerogpu.calls import never, on_gpu_worker
-from rmx.zerogpu.gpu_seconds import CAP
-from rmx.zerogpu.payload import forks_only
+from rmx.zerogpu.calls import CAP, forks_only, never, on_gpu_worker
 
 Goal = Literal["right", "wrong"]
 COUNTS = ("no token", "one token", "two tokens", "three tokens", "four tokens")

@@ -2,11 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
-from rmx.errors import SwapError
+import torch
+
+from rmx.engine.batch import continue_batch
+from rmx.engine.entropy import capture, logp_and_rank
+from rmx.errors import RmxError, SwapError
 from rmx.explore.generate import Generation, Job
+from rmx.models.detokenizer import Detokenizer
 from rmx.models.load import Model
 from rmx.records import TokenDist, Trace
+from rmx.zerogpu.calls import decoding, on_gpu_worker
 
 
 def swap_job(job: Job, tokens: Sequence[TokenDist], pos: int, ids: Sequence[int], vocab_size: int) -> Job:
@@ -36,3 +43,89 @@ def swap(model: Model, job: Job, trace: Trace, pos: int, token_id: int) -> tuple
     """Force one token and decode to the end. Returns the job of the new branch and its trace."""
     branch = swap_job(job, trace.tokens, pos, [token_id], model.engine.vocab_size)
     return branch, Generation(model, branch).run()
+
+
+LOOK_AHEAD = 16  # tokens after the alternative itself
+
+
+@on_gpu_worker(seconds=lambda model, prefix, *_, length=LOOK_AHEAD, **__: decoding(length + 1, read=len(prefix)))
+def look_ahead(
+    model: Model,
+    prefix: Sequence[int],
+    alternatives: Sequence[int],
+    adapter: str | None = None,
+    length: int = LOOK_AHEAD,
+    patience: float | None = None,
+) -> list[list[int]]:
+    """Greedy continuations of `prefix`, one for each alternative; each list begins with its alternative.
+
+    Args:
+        prefix: prompt and kept tokens, as ids.
+        alternatives: token ids that could follow it.
+        length: tokens after the alternative; a row ends early at an end token.
+        patience: seconds to wait for the engine, see `Turns.turn`.
+    """
+    engine = model.engine
+    with engine.queue.turn(patience), engine.using(adapter):
+        return continue_batch(
+            engine,
+            prefix,
+            alternatives,
+            max_new=length + 1,
+            over=lambda row, token: token in model.stop_ids,
+            adapter=adapter,
+        )
+
+
+@lru_cache(maxsize=4)
+def _texts(detokenizer: Detokenizer, size: int) -> tuple[str, ...]:
+    return tuple(detokenizer.token_text(i).lower() for i in range(size))
+
+
+@on_gpu_worker(seconds=lambda model, prefix, *_, **__: decoding(1, read=len(prefix)))
+def search(
+    model: Model,
+    prefix: Sequence[int],
+    query: str,
+    adapter: str | None = None,
+    limit: int = 30,
+    patience: float | None = None,
+) -> list[tuple[int, str, float, int]]:
+    """Tokens whose text contains `query`, as (id, text, probability, rank) given `prefix`.
+
+    All matches of the vocabulary are ranked before the list is cut. A query that is a token's whole text, give or
+    take a leading space, comes first.
+    """
+    wanted = query.lower()
+    engine = model.engine
+    texts = _texts(model.detokenizer, engine.vocab_size)
+    matches = [i for i, text in enumerate(texts) if wanted in text] if wanted else []
+    if not matches:
+        return []
+    with engine.queue.turn(patience), engine.using(adapter):
+        logits = engine.open(prefix, adapter=adapter).logits.float()
+    ids = torch.tensor(matches, device=logits.device)
+    rows = logits.expand(len(matches), -1)
+    lse = capture(logits[None], 1).lse
+    order = logits[ids].argsort(descending=True)[: 4 * limit]
+    ids = ids[order]
+    logp, rank = logp_and_rank(rows[: len(ids)], lse.expand(len(ids)), ids)
+    found = [
+        (int(i), model.detokenizer.token_text(int(i)), float(p), int(r))
+        for i, p, r in zip(ids, logp.exp(), rank, strict=True)
+    ]
+    found.sort(key=lambda f: texts[f[0]].strip() != wanted.strip())
+    return found[:limit]
+
+
+def forks_of(trace: Trace) -> list[TokenDist]:
+    """The tokens whose entropy exceeds the solution's threshold, in order.
+
+    Raises:
+        RmxError: there is none.
+    """
+    forks = list(trace.forks())
+    if not forks:
+        highest = max((t.entropy for t in trace.tokens), default=0.0)
+        raise RmxError(f"No token exceeds {trace.tau:.2f} nats; the highest is {highest:.2f}. Lower the threshold.")
+    return forks

@@ -8,8 +8,7 @@ from typing import Any
 from rmx.engine.engine import split_key
 from rmx.engine.remote import NOT_HERE
 from rmx.errors import ModelError
-from rmx.models.base_state import base_tensors
-from rmx.models.checksums import digest
+from rmx.models.base_state import base_tensors, digest
 from rmx.models.load import Model
 
 HASHED = "sha256:"  # begins the revision of local weights

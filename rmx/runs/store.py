@@ -24,8 +24,17 @@ from rmx.paths import runs_dir
 from rmx.recipes.distill import DistillJob
 from rmx.recipes.job import TrainJob
 from rmx.runs.folder import CONFIG, RunFolder
-from rmx.runs.queue import WAITED, begin_due, deciding, look, runs_at_once, waiting_runs
-from rmx.runs.spawning import PROGRAM, await_first_word, mind
+from rmx.runs.queue import (
+    PROGRAM,
+    WAITED,
+    await_first_word,
+    begin_due,
+    deciding,
+    look,
+    mind,
+    runs_at_once,
+    waiting_runs,
+)
 from rmx.storage.files import disk
 
 MOST_WAITING, MOST_WAITING_OF_ONE = 8, 1  # runs in the queue, of all and of one owner

@@ -17,8 +17,7 @@ from rmx.models.adapters import bundled_adapters
 from rmx.models.load import Model
 from rmx.records import Trace as Solution
 from rmx.service.arguments import Limits, adapter_name, between, model_name, set_name, short_enough, swaps_of
-from rmx.service.measure import MeasuredSolution, outcomes_json, rescue_json
-from rmx.service.trace import TraceOptions, asked, prepare
+from rmx.service.measure import MeasuredSolution, TraceOptions, asked, outcomes_json, prepare, rescue_json
 from rmx.service.verb import INTERVAL, Asking, Cancelled, Document, Site, last, new_tokens, without
 
 Goal = Literal["right", "wrong"]

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rmx.stats.intervals import Estimate, share
-from rmx.stats.quantiles import clopper_pearson, t_quantile
+from rmx.stats.pass_at_k import clopper_pearson, t_quantile
 
 RESAMPLES = 2000
 FEW_UNITS = 50  # below, a percentile bootstrap covers less than it says

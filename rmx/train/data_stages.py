@@ -8,16 +8,18 @@ from typing import Any
 
 from rmx.errors import TrainError
 from rmx.grading.answers import CUT
-from rmx.recipes.job import TrainJob
+from rmx.models.load import load
+from rmx.recipes.job import TrainJob, problems_of
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
-from rmx.train.rollouts.file import read_rollouts
-from rmx.train.rollouts.sample import RolloutLog, sample_rollouts
+from rmx.train.rollouts.file import RolloutLog, read_rollouts, write_official
+from rmx.train.rollouts.sample import sample_rollouts
 from rmx.train.rollouts.selection import pass_histogram, select, tau_of_share
 from rmx.train.rollouts.server import Report, server_rollouts
 from rmx.train.stages import Context, Event, StageProgress
 from rmx.train.step.items import Item, make_items
 from rmx.train.step.processes import dealt
+from rmx.train.step.scoring import score
 
 ROLLOUTS, VALIDATION = "rollouts.jsonl", "validation_rollouts.jsonl"
 SELECTION, GATE = "selection.json", "gate.json"
@@ -266,3 +268,26 @@ def gate_stage(run: Context, rollouts: Sequence[Rollout]) -> Gated:
     tau = threshold(run, rollouts)
     items = make_items(rollouts, recipe.gate, tau, recipe.loss, recipe.optim.max_seq_len, recipe.seed)
     return Gated(tau, items)
+
+
+def sample_to_file(job: TrainJob, out: Path, official: bool = False) -> Iterator[Event]:
+    """Sample K rollouts of each problem; a file that was begun under the same settings is completed.
+
+    Args:
+        official: select, score and gate them too, and write what the official scripts read; the rollouts themselves
+            lie beside it in a file of the same name that ends in .jsonl.
+
+    Raises:
+        TrainError: the file has other settings, or nothing is left by the selection.
+    """
+    log = out.with_suffix(".jsonl") if official else out
+    model = load(job.model, job.device, job.dtype).ask_in(job.style, job.set_name)
+    run = Context(job, out.parent, model, problems_of(job), lambda: False)
+    yield from sample(run, [Draw(log.name, run.problems.train, job.recipe.rollouts, job.recipe.seed)])
+    if official:
+        found = rollout_log(run, log.name, job.recipe.rollouts, job.recipe.seed).read()
+        chosen = select(found, job.recipe.selection)
+        yield "selection", chosen.json()
+        scored = list(score(run.model, chosen.rollouts))
+        tau = threshold(run, scored)
+        write_official(out, scored, run.model.tau if tau is None else tau)

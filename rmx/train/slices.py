@@ -21,8 +21,7 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.queue import WAITED
 from rmx.runs.store import SliceStarter
 from rmx.train.drive import DRY, STOPPED, pipeline
-from rmx.zerogpu.calls import NoGpu
-from rmx.zerogpu.gpu_seconds import START
+from rmx.zerogpu.calls import START, NoGpu
 
 SLICE = 60.0 - START  # seconds of GPU, the start not counted: what ZeroGPU lends where nothing is said
 REST = 12.0  # of them kept for the last step and its checkpoint

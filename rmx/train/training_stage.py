@@ -12,8 +12,8 @@ from rmx.train.checks.heldout import Check, HeldOut, best_of, stops_early
 from rmx.train.checks.replay import ForkReplay
 from rmx.train.stages import Context, Event, StageProgress
 from rmx.train.step import checkpoint
+from rmx.train.step.items import total_updates, updates_per_epoch
 from rmx.train.step.lora_policy import NAME
-from rmx.train.step.order import total_updates, updates_per_epoch
 from rmx.train.step.trainer import MicroStep, Trainer, Update
 
 CHECKS, CHECKPOINTS = "checks.json", "checkpoints"

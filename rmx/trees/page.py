@@ -5,13 +5,17 @@ style run, by their hashes, and fetches nothing.
 """
 
 import base64
+import csv
 import hashlib
+import io
 import json
 import re
+from collections.abc import Sequence
 from html import escape
 
 from rmx import __version__
 from rmx.paths import ASSETS
+from rmx.records import TokenDist, is_fork
 from rmx.storage.strict_json import MOST_CHARACTERS, DocumentError
 from rmx.trees.document import read_tree, tree_document
 from rmx.trees.tree import Tree
@@ -123,3 +127,78 @@ PAGE = """<!doctype html>
 </body>
 </html>
 """
+
+
+WIDTH, HEIGHT = 960, 220
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 34, 42
+ORANGE, VERMILLION, GREY, INK = "#e69f00", "#d55e00", "#7a7a76", "#1c1c1a"
+COLUMNS = ("pos", "id", "text", "entropy", "p", "logp", "rank", "fork", "forced")
+
+
+def entropy_svg(tokens: Sequence[TokenDist], tau: float, title: str) -> str:
+    """Entropy over positions with the threshold as a line: dark on white, to be put into a paper or on a slide."""
+    most = max([0.5, tau, *(t.entropy for t in tokens)]) * 1.05
+    inner, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    step = inner / max(1, len(tokens))
+    y = lambda nats: TOP + tall * (1 - nats / most)  # noqa: E731
+    bars = "".join(
+        f'<rect x="{LEFT + i * step:.2f}" y="{y(t.entropy):.2f}" width="{max(0.6, 0.8 * step):.2f}" '
+        f'height="{tall * t.entropy / most:.2f}" fill="{VERMILLION if is_fork(t.entropy, tau) else ORANGE}">'
+        f"<title>{escape(_label(t))}</title></rect>"
+        for i, t in enumerate(tokens)
+        if t.entropy > 0.002 * most
+    )
+    rows = "".join(
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(v):.2f}" y2="{y(v):.2f}" stroke="#e2e0db"/>'
+        f'<text x="{LEFT - 8}" y="{y(v) + 4:.2f}" text-anchor="end">{v:g}</text>'
+        for v in _ticks(most)
+    )
+    marks = "".join(
+        f'<text x="{LEFT + (i + 0.4) * step:.2f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{i:g}</text>'
+        for i in (int(v) for v in _ticks(max(1, len(tokens) - 1)) if v == int(v))
+    )
+    line = (
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tau):.2f}" y2="{y(tau):.2f}" stroke="{VERMILLION}" '
+        'stroke-dasharray="3 3"/>'
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'font-family="system-ui, sans-serif" font-size="12" fill="{GREY}" role="img">'
+        f"<title>{escape(_clean(title))}</title>"
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
+        f'<text x="{LEFT}" y="20" fill="{INK}" font-size="14">{escape(_clean(title)[:110])}</text>'
+        f"{rows}{bars}{line}{marks}"
+        f'<text x="{LEFT + inner / 2:.0f}" y="{HEIGHT - 6}" text-anchor="middle">token</text>'
+        f'<text x="14" y="{TOP + tall / 2:.0f}" text-anchor="middle" transform="rotate(-90 14 {TOP + tall / 2:.0f})">'
+        "entropy, nats</text></svg>"
+    )
+
+
+def tokens_csv(tokens: Sequence[TokenDist], tau: float) -> str:
+    """One line per token. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    out = io.StringIO()
+    rows = csv.writer(out)
+    rows.writerow(COLUMNS)
+    for t in tokens:
+        found = t.json(tau) | {"p": t.p, "text": inert(t.text)}
+        rows.writerow([found[c] for c in COLUMNS])
+    return out.getvalue()
+
+
+def inert(text: str) -> str:
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") and text.strip() not in ("=", "+", "-") else text
+
+
+def _label(token: TokenDist) -> str:
+    return f"{token.pos}: {_clean(token.text)}, {token.entropy:.2f} nats"
+
+
+def _clean(text: str) -> str:
+    """XML has no control characters, not even escaped ones."""
+    return "".join(c if c.isprintable() else "␣" for c in text)
+
+
+def _ticks(most: float) -> list[float]:
+    """Four or five round values from 0 up to `most`."""
+    size = next(s * 10**e for e in range(-2, 6) for s in (1, 2, 5) if most / (s * 10**e) <= 5)
+    return [round(k * size, 6) for k in range(int(most / size) + 1)]

@@ -24,8 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.errors import RmxError
 from rmx.paths import runs_dir
-from rmx.ui.server.addresses import Network, visitor_address
 from rmx.ui.server.allowance import Allowance
+from rmx.ui.server.connections import Network, visitor_address
 
 log = logging.getLogger(__name__)
 YEAR = 365 * 24 * 3600

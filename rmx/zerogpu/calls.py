@@ -18,11 +18,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 
+from rmx.config import TOP_SHOWN
 from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.engine.remote import RemoteCaller
 from rmx.errors import RmxError
@@ -31,7 +32,36 @@ from rmx.models.load import Model
 from rmx.models.pair import Pair
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import PromptStyle
-from rmx.zerogpu.gpu_seconds import bounded, work
+from rmx.records import TokenDist, Trace, is_fork
+
+START = 8.0  # a new process, CUDA, and the weights on their way to the GPU; only a process that is warm has none of it
+STEP = 0.05  # one decoding step, of one row or of a batch; transformers without a compiled graph needs 20 to 40 ms
+PAIR_STEP = 0.09  # one step of two models side by side
+READ = 1 / 2000  # one token that is only read
+FLOOR = 15  # least that is asked for
+# Most: a visitor without an account has 120 s a day, and on cards with a factor of 1.5 a second counts as much.
+CAP = 80
+
+
+def bounded(seconds: float) -> int:
+    """What is asked for: the estimate and the start, not below the floor nor above the cap."""
+    return round(min(max(seconds + START, FLOOR), CAP))
+
+
+def work(seconds: int) -> float:
+    """Of the seconds that were asked for, those that a call may work before it ends itself."""
+    return seconds - START
+
+
+def decoding(steps: int, read: int = 0) -> float:
+    """Decode `steps` tokens, one row or a batch, after reading `read` tokens."""
+    return steps * STEP + read * READ
+
+
+def side_by_side(steps: int, read: int = 0) -> float:
+    """The same under two models."""
+    return steps * PAIR_STEP + 2 * read * READ
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -262,3 +292,19 @@ def _arrive(workspace: Workspace) -> None:
         return
     _arrived = os.getpid()
     workspace.forked()
+
+
+def without_alternatives(token: TokenDist) -> TokenDist:
+    """The token and its figures, without what else could have stood there."""
+    return replace(token, top=())
+
+
+def with_alternatives_at(trace: Trace, wanted: Callable[[TokenDist], bool]) -> Trace:
+    """A trace whose alternatives are the shown ones of the wanted tokens, and none of the others."""
+    tokens = (replace(t, top=t.top[:TOP_SHOWN]) if wanted(t) else without_alternatives(t) for t in trace.tokens)
+    return replace(trace, tokens=tuple(tokens))
+
+
+def forks_only(trace: Trace) -> Trace:
+    """Alternatives of the forks alone."""
+    return with_alternatives_at(trace, lambda t: is_fork(t.entropy, trace.tau))

@@ -154,7 +154,7 @@ def run_sweep(args: Any) -> dict[str, Any]:
 
 
 def costs(args: Any) -> dict[str, Any]:
-    """As rmx.runs.cost makes it, out of the scripted rows."""
+    """As rmx.runs.row makes it, out of the scripted rows."""
     CALLS.append(("costs", args))
     own = [Rate(n, usd, "2026-11-25", "entered by hand", ((n.lower(),),), own=True) for n, usd in OWN.items()]
     changed = {rate.name for rate in own}

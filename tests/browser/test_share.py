@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 from real_app import serving
 
 from rmx.data.examples import examples
-from rmx.service.trace import TraceOptions, trace
+from rmx.service.measure import TraceOptions, trace
 from rmx.trees.document import read_tree, tree_document
 from rmx.trees.page import tree_html
 from rmx.trees.tree import Tree

@@ -12,7 +12,7 @@ import time
 
 from rmx.cli.main import main
 from rmx.errors import TrainError
-from rmx.runs import spawning
+from rmx.runs import queue as spawning
 from rmx.runs.store import RunStore
 from rmx.storage.files import read_json, write_json
 from rmx.train import drive

@@ -16,8 +16,7 @@ from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.ui.server import connections as connections_module
 from rmx.ui.server import rate_limit as gate_module
-from rmx.ui.server.addresses import parse_address, visitor_address
-from rmx.ui.server.connections import Connections, SeldomRepeated, most_connections
+from rmx.ui.server.connections import Connections, SeldomRepeated, most_connections, parse_address, visitor_address
 from rmx.ui.server.self_check import check_no_file_is_served
 from rmx.ui.server.serve import Server, server_config
 from rmx.ui.server.web_app import web_app

@@ -15,13 +15,12 @@ from rmx.recipes.recipe import GateConfig, LossConfig
 from rmx.records import Rollout
 from rmx.train.rollouts.selection import with_advantages
 from rmx.train.step.base_figures import BaseFigures
-from rmx.train.step.batches import Batch, make_batch
+from rmx.train.step.batches import Batch, base_rows, make_batch
 from rmx.train.step.head import ce_and_kl
 from rmx.train.step.items import Item, make_items
 from rmx.train.step.lora_policy import NAME, LoraPolicy
 from rmx.train.step.loss import Rows, objective
 from rmx.train.step.processes import Team, collected, dealt
-from rmx.train.step.rows import base_rows
 
 LOSS = LossConfig(kl_on="completion")  # the paper's decision term; KL on the other completion positions
 TOKENS = 4096  # padded tokens read together

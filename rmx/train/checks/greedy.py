@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from rmx.engine.padded import PaddedBatch
+from rmx.engine.batch import PaddedBatch
 from rmx.errors import Stopped
 from rmx.models.load import Model
 from rmx.models.stopping import Ending

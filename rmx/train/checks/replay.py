@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rmx.engine.batch import PaddedBatch
 from rmx.engine.entropy import capture
-from rmx.engine.padded import PaddedBatch
 from rmx.models.load import Model
 
 SHOWN = 5

@@ -13,8 +13,7 @@ from rmx.train.checks.heldout import HeldOut
 from rmx.train.distill.trainer import Distiller, DistillUpdate, agreement
 from rmx.train.stages import Event, RunFiles, StageProgress
 from rmx.train.step import checkpoint
-from rmx.train.step.items import Item
-from rmx.train.step.order import updates_per_epoch
+from rmx.train.step.items import Item, updates_per_epoch
 from rmx.train.training_stage import CHECKPOINTS, CHECKS, written
 
 EVALUATION = "evaluation.json"

@@ -14,14 +14,12 @@ from rmx.recipes.distill import DistillRecipe, Tail
 from rmx.recipes.recipe import LossConfig
 from rmx.records import Rollout
 from rmx.stats.intervals import Estimate, ratio_of_sums
-from rmx.train.distill.loss import TeacherRows, topk_kl
-from rmx.train.distill.teacher import TeacherCache
+from rmx.train.distill.teacher import TeacherCache, TeacherRows, topk_kl
 from rmx.train.step import checkpoint
 from rmx.train.step.batches import Batch, make_batch
 from rmx.train.step.head import LinearHead, products
-from rmx.train.step.items import Item, cut
+from rmx.train.step.items import Item, Window, cut, lr_at, total_updates, window
 from rmx.train.step.lora_policy import NAME, LoraPolicy
-from rmx.train.step.order import Window, lr_at, total_updates, window
 from rmx.train.step.trainer import BETAS, EPS
 
 COMPLETIONS = LossConfig(kl_weight=1.0, kl_on="completion")  # a batch's rows are then the positions of completions

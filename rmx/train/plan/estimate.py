@@ -15,7 +15,7 @@ from rmx.records import Rollout
 from rmx.runs.rates import cost
 from rmx.train.plan.probe import Lengths, Speeds
 from rmx.train.step.base_figures import MEMORY, token_bytes
-from rmx.train.step.order import total_updates
+from rmx.train.step.items import total_updates
 from rmx.train.training_stage import checkpoint_steps
 
 PROCESS_BYTES = 450_000_000  # Python with everything imported and what a run leaves about; imports alone 355 MB

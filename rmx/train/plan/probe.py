@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from rmx.engine.batch import PaddedBatch
 from rmx.engine.decoding_memory import CPU_BYTES, room_of_rows
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
-from rmx.engine.padded import PaddedBatch
 from rmx.engine.sampling import cooled
 from rmx.models.load import Model
 from rmx.records import Problem

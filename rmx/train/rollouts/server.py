@@ -22,8 +22,7 @@ from rmx.models.load import Model
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
 from rmx.train.rollouts.sample import graded
-from rmx.train.rollouts.server_answer import Misread, Read, Reader, room
-from rmx.train.rollouts.server_http import Address, Line, Refusal
+from rmx.train.rollouts.server_http import Address, Line, Misread, Read, Reader, Refusal, room
 
 log = logging.getLogger(__name__)
 PARALLEL = 32  # requests at once

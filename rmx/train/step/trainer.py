@@ -13,13 +13,11 @@ from rmx.errors import TrainError
 from rmx.recipes.recipe import Recipe
 from rmx.train.step import checkpoint
 from rmx.train.step.base_figures import BaseFigures
-from rmx.train.step.batches import Batch, make_batch, mass
-from rmx.train.step.items import Item
+from rmx.train.step.batches import Batch, make_batch, mass, read_rows
+from rmx.train.step.items import Item, Window, lr_at, total_updates, window
 from rmx.train.step.lora_policy import LoraPolicy
 from rmx.train.step.loss import objective
-from rmx.train.step.order import Window, lr_at, total_updates, window
 from rmx.train.step.processes import Team, add_up, collected, dealt
-from rmx.train.step.rows import read_rows
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 

@@ -3,6 +3,9 @@
 What comes from a browser is checked; ids are unguessable and are the permission.
 """
 
+import csv
+import io
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +17,7 @@ import torch
 
 from rmx.compare.base_check import check_base
 from rmx.compare.intervene import ARMS, Arm, Intervention, PatchJob, matched_places
-from rmx.compare.intervene_set import InterveneSet
+from rmx.compare.intervene_set import InterveneSet, arms_csv
 from rmx.compare.noise_floor import shape_noise
 from rmx.compare.pair_options import map_json, map_placebo
 from rmx.compare.shift_map import MapJob, ShiftMap, Source
@@ -31,10 +34,10 @@ from rmx.models.workspace import Workspace
 from rmx.records import Problem
 from rmx.service.arguments import Limits
 from rmx.storage.memory_shares import MemoryShares
-from rmx.ui.jobs.at_once import AtOnce
 from rmx.ui.jobs.compare_jobs import MapRun, PairJob, PatchRun, SetRun, known_part, refused
 from rmx.ui.jobs.compare_messages import CLASSES, Message, map_message, patch_message, set_message
 from rmx.ui.jobs.explore import check_texts
+from rmx.ui.jobs.open_pages import AtOnce
 
 PATIENCE = 8.0  # seconds that a question of the page waits for the engine
 INTERVAL = 0.08  # seconds between messages while streaming
@@ -374,3 +377,41 @@ def _out_of_memory(pair: Pair) -> str:
     for model in (pair.base, pair.adapted):
         model.engine.prefixes.clear()
     return f"{pair.base.spec} with {pair.name} ran out of GPU memory. Shorten the text or take smaller models."
+
+
+def export(comparer: Comparer, data: object) -> dict[str, Any]:
+    """{"id", "format": "json" | "csv"} -> {"name", "mime", "text"}.
+
+    Raises:
+        RmxError: nothing there, or another format.
+    """
+    wanted = data if isinstance(data, dict) else {}
+    document = comparer.document(wanted.get("id"))
+    name = "interventions" if "arms" in document else "shifts"
+    if wanted.get("format") == "json":
+        return {"name": f"{name}.json", "mime": "application/json", "text": json.dumps(document, ensure_ascii=False)}
+    if wanted.get("format") == "csv":
+        return {"name": f"{name}.csv", "mime": "text/csv", "text": table(document)}
+    raise RmxError("Exports are JSON or CSV.")
+
+
+def table(document: dict[str, Any]) -> str:
+    """The document as a table: arms per problem, tokens of one map, or figures of a set."""
+    if "arms" in document:
+        return arms_csv(document)
+    out = io.StringIO()
+    rows = csv.writer(out)
+    if "tokens" in document:
+        columns = ["pos", "id", "text", "class", "near_tie", "fork", "kl", "rank", "p", "back_rank", "back_p"]
+        rows.writerow([*columns, "base_entropy", "adapted_entropy"])
+        for token in document["tokens"]:
+            rows.writerow([*(token[c] for c in columns), token["base"]["entropy"], token["adapted"]["entropy"]])
+        return out.getvalue()
+    rows.writerow(["figure", "value", "low", "high", "n", "placebo"])
+    figures = document["intervals"] | {name: document[name] for name in ("mean_rank", "entropy_ratio")}
+    noise = document["placebo"] or {}
+    theirs = noise.get("intervals", {}) | {k: noise.get(k) for k in ("mean_rank", "entropy_ratio")}
+    for name, estimate in figures.items():
+        placebo = (theirs.get(name) or {}).get("value")
+        rows.writerow([name, *(estimate[k] for k in ("value", "low", "high", "n")), placebo])
+    return out.getvalue()

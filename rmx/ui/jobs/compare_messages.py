@@ -8,11 +8,45 @@ from rmx.compare.intervene import Patched
 from rmx.compare.intervene_set import InterveneReport
 from rmx.compare.pair_options import map_json
 from rmx.compare.shift_map import Shift, ShiftMap, largest
-from rmx.compare.shift_set import ShiftReport
+from rmx.compare.shift_set import PAPER, ShiftReport
 from rmx.engine.divergence import KINDS
 from rmx.records import is_fork
 from rmx.ui.jobs.compare_jobs import MapRun, PatchRun, SetRun
-from rmx.ui.jobs.compare_rows import shift_rows
+
+ROWS: tuple[tuple[str, str, str], ...] = (
+    ("reranked", "Reranked: another choice, inside the base's top 5", "share"),
+    ("shifted", "Shifted: outside the base's top 5", "share"),
+    ("mean_rank", "Mean rank of the adapted model's choice", "number"),
+    ("entropy_ratio", "Base entropy where reranked, over elsewhere", "ratio"),
+    ("on_forks", "Disagreements that fall on forks", "share"),
+    ("on_forks_by_chance", "… expected by chance", "share"),
+    ("within_top_2", "Disagreements inside the base's top 2", "share"),
+    ("within_top_10", "Disagreements inside the base's top 10", "share"),
+    ("untouched", "Solutions without any disagreement", "share"),
+    ("mean_kl", "KL(base ‖ adapted), mean over all tokens", "nats"),
+)
+
+
+def shift_rows(report: ShiftReport) -> list[dict[str, Any]]:
+    """One row per figure."""
+    ours = _estimates(report.figures)
+    noise = _estimates(report.placebo) if report.placebo else {}
+    return [
+        {
+            "name": name,
+            "label": label,
+            "unit": unit,
+            "value": ours[name],
+            "paper": PAPER.get(name),
+            "placebo": noise.get(name),
+        }
+        for name, label, unit in ROWS
+    ]
+
+
+def _estimates(figures: Any) -> dict[str, Any]:
+    return figures.shares() | {"mean_rank": figures.mean_rank(), "entropy_ratio": figures.entropy_ratio()}
+
 
 NEAR, FORK, SPECIAL = 1, 2, 4
 PATCHED, DIFFERS, GATED, SPECIAL_PATCH, OVER_BUDGET = 1, 2, 4, 8, 16

@@ -3,6 +3,9 @@
 What comes from a browser is checked; ids are unguessable and are the permission.
 """
 
+import csv
+import io
+import json
 import logging
 import secrets
 import threading
@@ -28,8 +31,8 @@ from rmx.runs.row import row
 from rmx.runs.store import RunStore
 from rmx.service.arguments import short_enough
 from rmx.storage.memory_shares import MemoryShares, bytes_of
-from rmx.ui.jobs.at_once import AtOnce
 from rmx.ui.jobs.evaluate_jobs import UNSEEN, EvalJob, EvaluateForm, Message
+from rmx.ui.jobs.open_pages import AtOnce
 from rmx.ui.request_log import tell
 from rmx.ui.server.malloc import give_back
 
@@ -272,15 +275,14 @@ class Evaluator:
     @staticmethod
     def _problems(asked: EvaluateForm) -> list[Problem]:
         """The problems that were asked for, all of them with a known answer."""
-        from rmx.evaluate.known import answered
+        from rmx.evaluate.config import answered
 
         problems = list(asked.own) if asked.own is not None else load_set(asked.set_name)
         return answered(problems[: asked.limit], asked.set_name)
 
     def _evaluation(self, job: EvalJob, problems: list[Problem]) -> Iterator[Any]:
         """The library's evaluation of what was asked."""
-        from rmx.evaluate.config import EvalConfig
-        from rmx.evaluate.contestants import contestants_of
+        from rmx.evaluate.config import EvalConfig, contestants_of
         from rmx.evaluate.evaluate import Evaluation
         from rmx.evaluate.store import SampleStore
 
@@ -393,3 +395,42 @@ def _number(value: object, what: str, least: float, most: float) -> float:
 
 def _get(data: object, key: str) -> Any:
     return data.get(key) if isinstance(data, dict) else None
+
+
+CSV_COLUMNS = (
+    "id", "part", "cluster", "problem", "known", "model", "greedy_answer", "greedy_correct", "greedy_truncated",
+)  # fmt: skip
+CSV_COUNTS = ("right", "samples", "truncated", "unparsed")
+
+
+def export(evaluator: Evaluator, data: object) -> dict[str, Any]:
+    """{"id", "format": "json" | "csv"} -> {"name", "mime", "text"}.
+
+    Raises:
+        RmxError: nothing there yet, or another format.
+    """
+    wanted = data if isinstance(data, dict) else {}
+    document = evaluator.get(wanted.get("id")).document
+    if not document:
+        raise RmxError("There is nothing to export yet.")
+    name = "".join(c if c.isalnum() else "-" for c in str(document.get("set", "set"))).strip("-") or "set"
+    if wanted.get("format") == "json":
+        text = json.dumps(document, ensure_ascii=False, indent=1)
+        return {"name": f"evaluation-{name}.json", "mime": "application/json", "text": text}
+    if wanted.get("format") == "csv":
+        return {"name": f"evaluation-{name}.csv", "mime": "text/csv", "text": table(document)}
+    raise RmxError("Exports are JSON or CSV.")
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """One line per problem and model."""
+    out = io.StringIO()
+    rows = csv.writer(out)
+    rows.writerow([*CSV_COLUMNS, *CSV_COUNTS])
+    for problem in document.get("per_problem", []):
+        about = [problem.get(key) for key in ("id", "part", "cluster", "problem", "answer")]
+        for name, found in problem["models"].items():
+            greedy = found.get("greedy") or {}
+            said = [greedy.get(key) for key in ("answer", "correct", "truncated")]
+            rows.writerow([*about, name, *said, *(found.get(key) for key in CSV_COUNTS)])
+    return out.getvalue()

@@ -19,9 +19,7 @@ from rmx.engine.fair_queue import iterate_as_owner
 from rmx.errors import RmxError, SwapError, TrainError
 from rmx.explore.branches import Branch, BranchStore
 from rmx.explore.generate import Job, read_job
-from rmx.explore.lookahead import look_ahead
-from rmx.explore.swap import swap_job
-from rmx.explore.vocabulary import search
+from rmx.explore.swap import look_ahead, search, swap_job
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.recipes.pins import MOST, SHOWN, Pin

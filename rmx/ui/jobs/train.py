@@ -18,10 +18,9 @@ from rmx.recipes.job import TrainJob, problems_of, resolved
 from rmx.recipes.site_limits import admit_job
 from rmx.recipes.sweep import NO_DRY
 from rmx.records import Problem
-from rmx.runs.cost import costs
 from rmx.runs.folder import RunFolder
 from rmx.runs.rates import load_rates, set_rate
-from rmx.runs.row import row, tested
+from rmx.runs.row import costs, row, tested
 from rmx.runs.store import RunStore, owner_of
 from rmx.train.plan.probe import this_device
 from rmx.train.slices import slicer_of
@@ -130,7 +129,7 @@ class Training:
     def dry_run(self, data: object) -> Reply:
         """What every threshold would gate of the rollouts that {"id"} has stored."""
         from rmx.train.data_stages import stored_selection
-        from rmx.train.plan.dry import dry_message
+        from rmx.train.plan.estimate_ahead import dry_message
 
         folder = self.store.get(_get(data, "id"))
         job = TrainJob.from_json(folder.config)

@@ -7,7 +7,7 @@ import anyio
 import fastapi
 from fastapi.responses import JSONResponse
 
-from rmx.ui.tabs.asking import Who, answering
+from rmx.ui.tabs.wiring import Who, answering
 
 AT_ONCE = 2  # files that are read at the same time: each holds a thread and a few times its size
 Question = Callable[[object], dict[str, Any]]

@@ -13,7 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import gradio.routes
+import orjson
 from gradio.state_holder import SessionState, StateHolder
+
+from rmx.storage.strict_json import sendable
 
 MOST = 1000  # sessions; of one that is forgotten the page starts its small states anew
 
@@ -61,3 +65,16 @@ def without_matplotlib() -> None:
     a fourth of the event loop's time with many visitors. Python is told once that it is not there."""
     if importlib.util.find_spec("matplotlib") is None:
         sys.modules["matplotlib"] = None  # type: ignore[assignment]
+
+
+def send_everything() -> None:
+    """Have gradio encode every value it sends; nothing changes for those that it could encode before."""
+    names = {name: value for name, value in vars(orjson).items() if not name.startswith("_")}
+    vars(gradio.routes)["orjson"] = SimpleNamespace(**names | {"dumps": _dumps})
+
+
+def _dumps(value: Any, default: Any = None, option: int | None = None) -> bytes:
+    try:
+        return orjson.dumps(value, default, option)
+    except TypeError:
+        return orjson.dumps(sendable(value), default, option)

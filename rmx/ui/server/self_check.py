@@ -1,19 +1,42 @@
 """Whether an app could be made to hand out a file of the machine: asked at start, by asking the app itself."""
 
 import asyncio
+import atexit
 import os
 import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from rmx.errors import RmxError
-from rmx.ui.server.temporary import VARIABLE
+
+VARIABLE = "GRADIO_TEMP_DIR"
+
+
+@cache
+def use_own_folder() -> str:
+    """Have gradio keep its files in a new folder that only this user may open; to be called before a page is built.
+
+    By itself it takes a folder in the system's temporary one, which all apps of the machine share.
+    """
+    folder = tempfile.mkdtemp(prefix="rmx-gradio-")
+    os.environ[VARIABLE] = folder
+    owner = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not a forked copy
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
 
 ROADS = ("run/predict", "api/predict", "queue/join", "component_server")
 EVENTS = 3  # of the page that are tried; all share their way in

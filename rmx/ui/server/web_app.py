@@ -27,16 +27,14 @@ from rmx.ui.jobs.train import Training
 from rmx.ui.page import build_app
 from rmx.ui.request_log import metrics
 from rmx.ui.server.content_policy import ContentPolicy, content_policy, parents_tag
-from rmx.ui.server.doors import Doors
+from rmx.ui.server.doors import Doors, HostCheck
 from rmx.ui.server.files import add_file_routes
-from rmx.ui.server.hosts import HostCheck
-from rmx.ui.server.light_sessions import lighten
-from rmx.ui.server.outgoing import send_everything
+from rmx.ui.server.light_sessions import lighten, send_everything
 from rmx.ui.server.page_cache import PageCache
 from rmx.ui.server.rate_limit import AccessGate
 from rmx.ui.server.request_owner import Namer, OwnerOfRequest
+from rmx.ui.server.self_check import use_own_folder
 from rmx.ui.server.short_logs import keep_logs_short
-from rmx.ui.server.temporary import use_own_folder
 from rmx.ui.settings import Settings
 from rmx.ui.views.view_common import CSS, asset
 from rmx.ui.visitor_cookie import Greeter, owners_of

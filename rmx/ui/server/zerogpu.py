@@ -11,7 +11,7 @@ from rmx.errors import RmxError
 from rmx.ui.server.self_check import check_no_file_is_served
 from rmx.ui.server.web_app import parts
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.errors import literal
+from rmx.ui.tabs.wiring import literal
 from rmx.zerogpu.calls import Gpu
 from rmx.zerogpu.workspace import ZeroWorkspace
 

@@ -7,8 +7,8 @@ import gradio as gr
 
 from rmx.errors import ProblemError
 from rmx.mini.task import NAMES, TEMPLATES, THINGS, compose
-from rmx.ui.tabs.errors import shows_errors
 from rmx.ui.tabs.known_answer import ProblemBoxes, together
+from rmx.ui.tabs.wiring import shows_errors
 
 MAX_NUMBERS = max(len(t.slots) for t in TEMPLATES.values())
 

@@ -12,17 +12,15 @@ from rmx.claims.verdicts import FEWEST
 from rmx.compare.pair_options import PairOptions
 from rmx.engine.fair_queue import Kind, as_owner, iterate_as_owner
 from rmx.errors import RmxError
-from rmx.models.bundled_pairs import PairPreset, pairs_first
-from rmx.models.presets import PRESETS
+from rmx.models.presets import PRESETS, PairPreset, pairs_first
 from rmx.models.style_options import from_form
 from rmx.ui.jobs.claims import Claims, Message
 from rmx.ui.jobs.open_pages import Visitors
 from rmx.ui.prefetch import prefetch
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.asking import Who, answering, nobody
 from rmx.ui.tabs.style_panel import StyleControls, build_style_panel
-from rmx.ui.tabs.wiring import LIGHT, MEASURE
+from rmx.ui.tabs.wiring import LIGHT, MEASURE, Who, answering, nobody
 from rmx.ui.views.claims_view import claims_view
 
 OWN = "own"  # the choice that opens the boxes for another pair

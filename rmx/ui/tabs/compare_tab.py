@@ -14,24 +14,20 @@ from rmx.data.problems import load_set
 from rmx.engine.fair_queue import Kind, as_owner, iterate_as_owner
 from rmx.errors import RmxError
 from rmx.models.adapters import bundled_adapters
-from rmx.models.bundled_pairs import pairs_first
 from rmx.models.pair import Pair
-from rmx.models.presets import PRESETS
+from rmx.models.presets import PRESETS, pairs_first
 from rmx.models.style_options import from_form
 from rmx.ui.figures.compare import arm_figure, shift_figure
-from rmx.ui.jobs.compare import Comparer
-from rmx.ui.jobs.compare_exports import export
+from rmx.ui.jobs.compare import Comparer, export
 from rmx.ui.jobs.compare_jobs import PairJob
 from rmx.ui.jobs.compare_messages import Message
 from rmx.ui.jobs.open_pages import Visitors
 from rmx.ui.prefetch import prefetch
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.asking import Who, answering, nobody
-from rmx.ui.tabs.errors import shows_errors
 from rmx.ui.tabs.known_answer import ProblemBoxes, build_problem_boxes, known_answer, show_computed
 from rmx.ui.tabs.style_panel import StyleControls, build_style_panel
-from rmx.ui.tabs.wiring import LIGHT, MEASURE, QUIET, STREAM
+from rmx.ui.tabs.wiring import LIGHT, MEASURE, QUIET, STREAM, Who, answering, nobody, shows_errors
 from rmx.ui.views.compare_view import compare_view
 
 OWN = "own"  # the choice that opens the boxes for another pair

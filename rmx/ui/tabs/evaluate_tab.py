@@ -12,17 +12,15 @@ from rmx.models.presets import PRESETS
 from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import to_form
 from rmx.ui.figures.evaluate import curve_figure, scatter_figure
-from rmx.ui.jobs.evaluate import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator
-from rmx.ui.jobs.evaluate_exports import export
+from rmx.ui.jobs.evaluate import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator, export
 from rmx.ui.jobs.evaluate_jobs import EvaluateForm, Message, Watching
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.asking import answering
 from rmx.ui.tabs.compare_tab import OWN as OWN_PAIR
 from rmx.ui.tabs.compare_tab import CompareTab
 from rmx.ui.tabs.explore_tab import BASE, ExploreTab
 from rmx.ui.tabs.known_answer import together
 from rmx.ui.tabs.style_panel import StyleControls, build_style_panel
-from rmx.ui.tabs.wiring import LIGHT, QUIET
+from rmx.ui.tabs.wiring import LIGHT, QUIET, answering
 from rmx.ui.views.evaluate_view import KEY, evaluate_file, evaluate_view
 from rmx.ui.visitor_cookie import Owners, is_loopback
 

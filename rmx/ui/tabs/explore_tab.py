@@ -28,13 +28,11 @@ from rmx.ui.jobs.share import Sharing
 from rmx.ui.prefetch import prefetch
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.asking import Who, answering, nobody
 from rmx.ui.tabs.builder import build_builder
-from rmx.ui.tabs.errors import literal, shows_errors
 from rmx.ui.tabs.known_answer import ProblemBoxes, build_problem_boxes, known_answer, show_computed, together
 from rmx.ui.tabs.share_panel import build_share_panel, sharing_functions
 from rmx.ui.tabs.style_panel import StyleControls, build_style_panel
-from rmx.ui.tabs.wiring import LIGHT, MEASURE, QUIET, STREAM
+from rmx.ui.tabs.wiring import LIGHT, MEASURE, QUIET, STREAM, Who, answering, literal, nobody, shows_errors
 from rmx.ui.views.token_view import token_view
 
 BASE = "none (base)"

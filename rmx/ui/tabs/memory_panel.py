@@ -6,8 +6,7 @@ import gradio as gr
 
 from rmx.errors import ModelError, Refused
 from rmx.models.workspace import Workspace
-from rmx.ui.tabs.errors import literal, shows_errors
-from rmx.ui.tabs.wiring import LIGHT, QUIET
+from rmx.ui.tabs.wiring import LIGHT, QUIET, literal, shows_errors
 from rmx.ui.visitor_cookie import Owners
 
 

@@ -7,8 +7,7 @@ import gradio as gr
 
 from rmx.errors import RmxError
 from rmx.ui.jobs.train import Training
-from rmx.ui.tabs.asking import answering
-from rmx.ui.tabs.wiring import LIGHT, QUIET
+from rmx.ui.tabs.wiring import LIGHT, QUIET, answering
 from rmx.ui.views.runs_view import runs_view
 from rmx.ui.visitor_cookie import Owners
 

@@ -52,7 +52,7 @@ def runs_view(
             "update" and "check" of each.
         run_files: `{"id"}` -> `{"files": [{"path", "bytes"}, ...]}`.
         run_sweep: `{"id"}` -> `{"id", "sweep": the content of sweep.json | null}`; see rmx/train/sweep.py.
-        costs: `{}` -> what `rmx cost --json` prints; see rmx/runs/cost.py.
+        costs: `{}` -> what `rmx cost --json` prints; see rmx/runs/row.py.
         kwargs: passed on to `gr.HTML` (elem_id, visible, ...).
 
     Each may return `{"error": sentence}`.

@@ -14,9 +14,8 @@ from rmx.claims import from_arms, from_runs, from_sampling, from_shifts
 from rmx.claims.ask import ClaimOptions, built_so
 from rmx.claims.board import CAVEATS, MINIATURE, Board
 from rmx.claims.figures import difference_of_ratios, exact_share, told
-from rmx.claims.labels import LABELS, label_of
 from rmx.claims.own_runs import read_runs
-from rmx.claims.records import Reading, Subject
+from rmx.claims.records import LABELS, Reading, Subject, label_of
 from rmx.claims.registry import BY_ID, CLAIMS, chosen
 from rmx.claims.studies import StudyProgress, Swaps
 from rmx.claims.verdicts import (

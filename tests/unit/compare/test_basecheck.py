@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from rmx.compare.base_check import against_file, bare, check_base
+from rmx.compare.base_check import against_file, check_base
 from rmx.compare.noise_floor import dtype_noise, shape_noise
+from rmx.models.base_state import without_adapters
 from rmx.models.pair import Pair, make_pair
 from rmx.models.workspace import Workspace
 from tests.conftest import qwen, wrap
@@ -132,7 +133,7 @@ def test_bare_takes_everything_out_and_puts_it_back_also_after_an_error(tmp_path
     ids = torch.tensor([[1, 2, 3]])
 
     def break_inside() -> None:
-        with bare(engine):
+        with without_adapters(engine):
             assert not any("lora" in name for name, _ in engine.model.named_modules())
             assert list(engine.model.state_dict()) == list(plain.state_dict())
             with engine.using(None):
@@ -152,7 +153,7 @@ def test_bare_takes_everything_out_and_puts_it_back_also_after_an_error(tmp_path
 def test_without_an_adapter_there_is_nothing_to_take_out():
     engine = wrap(qwen()).engine
     network = engine.model
-    with bare(engine):
+    with without_adapters(engine):
         assert engine.model is network
 
 

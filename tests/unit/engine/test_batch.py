@@ -5,7 +5,7 @@ import torch
 
 from rmx.engine.batch import continue_batch, continue_prefixes, decode_steps
 from rmx.engine.kv_cache import ROOM
-from rmx.models.random_weights import random_model
+from rmx.models.stand_ins import random_model
 from rmx.models.stopping import Ending
 
 

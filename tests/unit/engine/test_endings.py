@@ -12,8 +12,7 @@ from rmx.compare.shift_set import greedy_ids
 from rmx.config import Sampling
 from rmx.data.problems import load_set
 from rmx.errors import ProblemError
-from rmx.evaluate.config import EvalConfig
-from rmx.evaluate.contestants import contestants_of
+from rmx.evaluate.config import EvalConfig, contestants_of
 from rmx.evaluate.evaluate import Evaluation
 from rmx.evaluate.report import EvalReport
 from rmx.evaluate.store import SampleStore

@@ -10,10 +10,9 @@ from rmx.compare.placebo import add_placebo
 from rmx.config import Sampling
 from rmx.errors import ModelError
 from rmx.explore.generate import Generation, Job
-from rmx.explore.lookahead import look_ahead
-from rmx.explore.swap import swap_job
+from rmx.explore.swap import look_ahead, swap_job
 from rmx.models.pair import Pair, open_pair, read_both
-from rmx.models.random_weights import random_model
+from rmx.models.stand_ins import random_model
 from rmx.train.step.head import find_head, sweep, with_tf32
 
 pytestmark = pytest.mark.gpu

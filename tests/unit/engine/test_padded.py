@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rmx.engine.padded import PaddedBatch
+from rmx.engine.batch import PaddedBatch
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [40], [11, 12, 13]]
 

@@ -17,10 +17,8 @@ import torch
 from rmx.data.problems import load_set
 from rmx.errors import ModelError, ProblemError, RmxError
 from rmx.evaluate import evaluate as evaluate_module
-from rmx.evaluate.config import EvalConfig
-from rmx.evaluate.contestants import Contestant, contestants_of
+from rmx.evaluate.config import Contestant, EvalConfig, answered, contestants_of, with_answers
 from rmx.evaluate.evaluate import Evaluation, portions
-from rmx.evaluate.known import answered, with_answers
 from rmx.evaluate.report import EvalReport, ProblemRow
 from rmx.evaluate.store import Answered, SampleStore, Shelf
 from rmx.models.model_key import key_of
@@ -68,7 +66,7 @@ def counted(monkeypatch) -> list[int]:
         return refill(engine, asks, *args, **options)
 
     refill = evaluate_module.refill
-    monkeypatch.setattr(evaluate_module, "refill", counting)
+    monkeypatch.setattr(evaluate_module, "sample_continuously", counting)
     return asked
 
 
@@ -257,7 +255,7 @@ def test_models_of_two_repositories_are_two_even_at_a_revision_of_the_same_name(
 
 
 def test_problems_that_a_run_was_trained_on_are_counted(tmp_path, monkeypatch) -> None:
-    from rmx.evaluate.seen import trained_on
+    from rmx.evaluate.evaluate import trained_on
     from rmx.recipes.job import TrainJob, problems_of
     from rmx.recipes.recipe import PRESETS
     from rmx.runs.store import RunStore

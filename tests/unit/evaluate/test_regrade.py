@@ -14,8 +14,7 @@ from rmx.data.problems import load_set
 from rmx.engine.engine import Engine
 from rmx.errors import RmxError
 from rmx.evaluate import report as report_module
-from rmx.evaluate.config import EvalConfig
-from rmx.evaluate.contestants import Contestant, contestants_of
+from rmx.evaluate.config import Contestant, EvalConfig, contestants_of
 from rmx.evaluate.evaluate import Evaluation
 from rmx.evaluate.regrade import Regrading
 from rmx.evaluate.report import EvalReport

@@ -8,9 +8,7 @@ import torch
 from rmx.config import Sampling
 from rmx.errors import PromptError, SwapError
 from rmx.explore.generate import Generation, Job, read_job
-from rmx.explore.lookahead import look_ahead
-from rmx.explore.swap import swap, swap_job
-from rmx.explore.vocabulary import search
+from rmx.explore.swap import look_ahead, search, swap, swap_job
 from rmx.grading.answers import StopRule
 from rmx.models.stopping import Ending
 

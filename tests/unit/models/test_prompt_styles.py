@@ -11,8 +11,7 @@ import torch
 from rmx.cli.main import main
 from rmx.data.problems import load_set
 from rmx.errors import ModelError, PromptError
-from rmx.evaluate.config import EvalConfig
-from rmx.evaluate.contestants import contestants_of
+from rmx.evaluate.config import EvalConfig, contestants_of
 from rmx.evaluate.evaluate import Evaluation
 from rmx.models.families import FAMILIES, Facts, family_of, style_of
 from rmx.models.load import load

@@ -13,10 +13,9 @@ from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
 from rmx.runs import rates as costs_module
-from rmx.runs.cost import costs
 from rmx.runs.folder import RunFolder
 from rmx.runs.rates import BY_HAND, FILE, VARIABLE, cost, load_rates, named_rate, own_rates, paper_costs, set_rate
-from rmx.runs.row import row
+from rmx.runs.row import costs, row
 from rmx.runs.store import RunStore
 from rmx.storage.files import write_json
 from rmx.ui.jobs.train import Training

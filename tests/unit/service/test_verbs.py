@@ -97,7 +97,7 @@ def test_the_last_document_is_that_of_the_command_line(site, space, monkeypatch,
     forget()
     ours = last(site, verb, **given)
     forget()
-    monkeypatch.setattr("rmx.service.trace.Workspace", lambda *_, **__: space)
+    monkeypatch.setattr("rmx.service.measure.Workspace", lambda *_, **__: space)
     monkeypatch.setattr("rmx.compare.pair_options.Workspace", lambda *_, **__: space)
     assert main(["trace" if verb == "swap" else verb, *words, "--json"]) == 0
     assert unlike(ours) == unlike(json.loads(capsys.readouterr().out))

@@ -10,15 +10,12 @@ import numpy as np
 import pytest
 
 from rmx.data.problems import load_set
-from rmx.evaluate.clusters import clusters_of, parts_of
 from rmx.evaluate.figures import Scored, crossing, crossing_of, model_figures, paired_figures
+from rmx.evaluate.report import clusters_of, parts_of
 from rmx.stats.cluster_bootstrap import difference_estimate, mean_estimate, share_estimate, units_of
-from rmx.stats.exact_test import mcnemar, sign_flip
 from rmx.stats.intervals import exact_edge, paired_difference, share
-from rmx.stats.majority import majority_profile
-from rmx.stats.paired import greedy_difference, needed, sampled_differences
-from rmx.stats.pass_at_k import pass_at_k, powers
-from rmx.stats.quantiles import clopper_pearson, incomplete_beta, t_quantile
+from rmx.stats.paired import greedy_difference, mcnemar, needed, sampled_differences, sign_flip
+from rmx.stats.pass_at_k import clopper_pearson, incomplete_beta, majority_profile, pass_at_k, powers, t_quantile
 
 NONE = -1
 

@@ -25,9 +25,8 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.row import row
 from rmx.train.distill import pipeline as distill
 from rmx.train.distill import trainer as distiller
-from rmx.train.distill.loss import teacher_rows, topk_kl
 from rmx.train.distill.pipeline import Distillation
-from rmx.train.distill.teacher import Teacher, TeacherCache
+from rmx.train.distill.teacher import Teacher, TeacherCache, teacher_rows, topk_kl
 from rmx.train.distill.trainer import Distiller, agreement, lessons, student_rows
 from rmx.train.step.lora_policy import NAME, LoraPolicy, make_policy
 from tests.conftest import qwen, wrap

@@ -21,10 +21,9 @@ from rmx.recipes.recipe import LossConfig, Recipe, command
 from rmx.train.publish.provenance import BaseFacts, provenance
 from rmx.train.step import head as head_module
 from rmx.train.step.base_figures import BaseFigures
-from rmx.train.step.batches import make_batch
+from rmx.train.step.batches import make_batch, read_rows, read_rows_whole
 from rmx.train.step.head import LinearHead, Products, anchor, ce_and_kl, find_head, products, sweep, with_tf32
 from rmx.train.step.lora_policy import make_policy
-from rmx.train.step.rows import read_rows, read_rows_whole
 from tests.conftest import SHAPE, qwen, wrap
 from tests.helpers.training import QUICK, items_of, policy_of, rollouts
 

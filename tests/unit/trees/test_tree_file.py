@@ -12,7 +12,7 @@ from rmx.explore.branches import Branch
 from rmx.explore.generate import Job
 from rmx.explore.swap import swap_job
 from rmx.models.load import Model
-from rmx.service.trace import TraceOptions, trace
+from rmx.service.measure import TraceOptions, trace
 from rmx.storage.strict_json import MOST_CHARACTERS, DocumentError, parse
 from rmx.trees.document import read_tree, tree_document
 from rmx.trees.tree import Tree, tree_of

@@ -14,8 +14,7 @@ from rmx.compare.pair_options import map_json
 from rmx.data.problems import load_set
 from rmx.errors import Busy, RmxError, SwapError
 from rmx.models.workspace import Workspace
-from rmx.ui.jobs.compare import Comparer
-from rmx.ui.jobs.compare_exports import export
+from rmx.ui.jobs.compare import Comparer, export
 from rmx.ui.jobs.compare_jobs import MapRun
 from tests.helpers.pairs import script_pair
 from tests.unit.compare.test_intervene import parting_pair

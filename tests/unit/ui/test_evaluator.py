@@ -13,8 +13,7 @@ from rmx.errors import Busy, ProblemError, RmxError
 from rmx.models.workspace import Workspace
 from rmx.runs.store import RunStore
 from rmx.ui.figures.evaluate import curve_figure, scatter_figure, short
-from rmx.ui.jobs.evaluate import FILE_BYTES, MOST_RUNNING, OWN, Evaluator
-from rmx.ui.jobs.evaluate_exports import export
+from rmx.ui.jobs.evaluate import FILE_BYTES, MOST_RUNNING, OWN, Evaluator, export
 from rmx.ui.jobs.evaluate_jobs import GRACE, EvalJob, Watching
 
 FORM = {

@@ -16,7 +16,7 @@ from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares
 from rmx.ui.jobs.explore import Explorer
 from rmx.ui.jobs.open_pages import Visitors
-from rmx.ui.tabs.asking import answering
+from rmx.ui.tabs.wiring import answering
 
 
 @pytest.fixture

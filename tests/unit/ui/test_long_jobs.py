@@ -16,11 +16,11 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.store import RunStore
 from rmx.train.plan.probe import LONGEST, TRAINED, probe
-from rmx.ui.jobs.at_once import AtOnce
 from rmx.ui.jobs.claims import Claims
 from rmx.ui.jobs.compare import Comparer
 from rmx.ui.jobs.evaluate import MOST_RUNNING, Evaluator
 from rmx.ui.jobs.evaluate_jobs import UNSEEN, EvalJob
+from rmx.ui.jobs.open_pages import AtOnce
 from rmx.ui.jobs.train import FREE, MICRO_BATCH, MOST_PROBED, Training
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.claims_tab import ClaimsTab

@@ -24,10 +24,9 @@ from rmx.models.workspace import Workspace
 from rmx.records import TokenDist
 from rmx.storage.strict_json import DocumentError
 from rmx.trees.document import read_tree, tree_document
-from rmx.trees.figures import entropy_svg, inert, tokens_csv
 from rmx.trees.hub import save_tree
 from rmx.trees.link import link_of
-from rmx.trees.page import read_any, tree_html
+from rmx.trees.page import entropy_svg, inert, read_any, tokens_csv, tree_html
 from rmx.trees.recorded import Absent, recorded_runs
 from rmx.trees.tree import Tree, adapter_hash, adapter_spec, tree_of
 from rmx.ui.jobs.explore import Explorer

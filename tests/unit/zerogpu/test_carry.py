@@ -20,10 +20,9 @@ from rmx.errors import ModelError, SwapError
 from rmx.explore.answer_so_far import sofar
 from rmx.explore.generate import Generation, Job
 from rmx.explore.importance import importance
-from rmx.explore.lookahead import look_ahead
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
-from rmx.explore.vocabulary import search
+from rmx.explore.swap import look_ahead, search
 from rmx.models.load import Model
 from rmx.models.pair import make_pair
 from rmx.models.workspace import Workspace
@@ -34,7 +33,7 @@ from rmx.ui.jobs.evaluate import Evaluator
 from rmx.ui.jobs.explore import Explorer
 from rmx.ui.jobs.measure import Worth
 from rmx.zerogpu import calls as carry
-from rmx.zerogpu import gpu_seconds as gpu_time
+from rmx.zerogpu import calls as gpu_time
 from rmx.zerogpu.calls import NoGpu, ZeroGpuCaller, never, on_gpu_worker
 from tests.helpers.live import until
 from tests.helpers.other_process import OtherProcess
