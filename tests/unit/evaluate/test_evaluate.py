@@ -65,7 +65,7 @@ def counted(monkeypatch) -> list[int]:
         asked.append(sum(made is None for ask in asks for made in ask.made))
         return refill(engine, asks, *args, **options)
 
-    refill = evaluate_module.refill
+    refill = evaluate_module.sample_continuously
     monkeypatch.setattr(evaluate_module, "sample_continuously", counting)
     return asked
 
