@@ -1,6 +1,6 @@
 """The claims, in the order in which a reader meets them. The paper: arXiv 2605.06241; the wording is ours."""
 
-from rmx.claims import from_arms, from_runs, from_sampling, from_shifts
+from rmx.claims import from_pairs, from_runs, from_sampling
 from rmx.claims.records import Claim
 from rmx.errors import RmxError
 
@@ -19,7 +19,7 @@ CLAIMS: tuple[Claim, ...] = (
         (GREEDY,),
         "Measure accuracy",
         ("interventions",),
-        from_arms.gain,
+        from_pairs.gain,
     ),
     Claim(
         "reranked",
@@ -30,7 +30,7 @@ CLAIMS: tuple[Claim, ...] = (
         (OWN_TEXT,),
         "Measure where they part",
         ("shifts",),
-        from_shifts.reranked,
+        from_pairs.reranked,
     ),
     Claim(
         "shifted",
@@ -41,7 +41,7 @@ CLAIMS: tuple[Claim, ...] = (
         (OWN_TEXT,),
         "Measure where they part",
         ("shifts",),
-        from_shifts.shifted,
+        from_pairs.shifted,
     ),
     Claim(
         "mean-rank",
@@ -52,7 +52,7 @@ CLAIMS: tuple[Claim, ...] = (
         (OWN_TEXT, "Noise that reranks as often has a mean rank near 2 as well: see the placebo."),
         "Measure where they part",
         ("shifts",),
-        from_shifts.mean_rank,
+        from_pairs.mean_rank,
     ),
     Claim(
         "entropy-ratio",
@@ -63,7 +63,7 @@ CLAIMS: tuple[Claim, ...] = (
         (OWN_TEXT, "Undecided places turn at any push, so noise gives a high ratio too: see the placebo."),
         "Measure where they part",
         ("shifts",),
-        from_shifts.entropy_ratio,
+        from_pairs.entropy_ratio,
     ),
     Claim(
         "on-forks",
@@ -74,7 +74,7 @@ CLAIMS: tuple[Claim, ...] = (
         (OWN_TEXT, "Choices that are confidently wrong have low entropy: no fork, whatever they do."),
         "Measure where they part",
         ("shifts",),
-        from_shifts.on_forks,
+        from_pairs.on_forks,
     ),
     Claim(
         "oracle",
@@ -85,7 +85,7 @@ CLAIMS: tuple[Claim, ...] = (
         ("It follows the teacher's path token by token, so equality is expected; the finding is how few change.",),
         "Run the interventions",
         ("interventions",),
-        from_arms.oracle,
+        from_pairs.oracle,
     ),
     Claim(
         "random",
@@ -96,7 +96,7 @@ CLAIMS: tuple[Claim, ...] = (
         ("Where the base's choice is mostly wrong, any other token may help a little.",),
         "Run the interventions",
         ("interventions",),
-        from_arms.random_control,
+        from_pairs.random_control,
     ),
     Claim(
         "gate",
@@ -107,7 +107,7 @@ CLAIMS: tuple[Claim, ...] = (
         ("The threshold here is the one given below the title, not the paper's 1.2 unless it says so.",),
         "Run the interventions",
         ("interventions",),
-        from_arms.gate,
+        from_pairs.gate,
     ),
     Claim(
         "gate-share",
@@ -118,7 +118,7 @@ CLAIMS: tuple[Claim, ...] = (
         ("The threshold decides this share by itself.",),
         "Run the interventions",
         ("interventions",),
-        from_arms.gate_share,
+        from_pairs.gate_share,
     ),
     Claim(
         "swaps",
@@ -154,7 +154,7 @@ CLAIMS: tuple[Claim, ...] = (
         (CONTROL, "Its mean rank and entropy ratio show how much of section 3 any push would give."),
         "Run the placebo",
         ("shifts", "interventions"),
-        from_arms.placebo,
+        from_pairs.placebo,
     ),
     Claim(
         "low-rank",

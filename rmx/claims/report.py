@@ -5,14 +5,80 @@ Everything that comes from outside (names of models, sets, tokens) is escaped he
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from html import escape
+from typing import Any
 
 from rmx import __version__
-from rmx.claims.bars import Bar, Figures, bars_of
+from rmx.claims.figures import told
 from rmx.data.problems import SETS, split_name
 from rmx.errors import RmxError
+
+Figures = Mapping[str, Any]
+THIN = 0.4  # per cent; the least that can be seen
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One figure."""
+
+    name: str
+    numbers: str
+    said: str  # the whole of it in words
+    low: float
+    value: float
+    high: float
+    zero: float
+    band: tuple[float, float] | None
+
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def bars_of(row: Figures) -> list[Bar]:
+    """The bars of a row of `rmx claims`; figures without an interval have none."""
+    named = row.get("labels", {})
+    shown = [(named[n], f) for n, f in row["measured"]["figures"].items() if n in named and f.get("low") is not None]
+    units = {label["unit"] for label, _ in shown}
+    scales = {unit: scale_of([pair for pair in shown if pair[0]["unit"] == unit]) for unit in units}
+    return [_bar(label, figure, scales[label["unit"]]) for label, figure in shown]
+
+
+def scale_of(bars: Sequence[tuple[Figures, Figures]]) -> tuple[float, float]:
+    """From the least to the greatest of intervals and ranges, 0 among them, with a little room at either end."""
+    ends = [0.0]
+    for label, figure in bars:
+        ends += [float(x) for x in (figure["low"], figure["high"], label["low"], label["high"]) if x is not None]
+    room = 0.04 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - room, max(ends) + room
+
+
+def _bar(label: Figures, figure: Figures, scale: tuple[float, float]) -> Bar:
+    left, right = scale
+
+    def at(x: float) -> float:
+        return round(100 * (x - left) / (right - left), 2)
+
+    numbers, exact = told(dict(figure), label["unit"]), " (exact bound)" if figure.get("exact") else ""
+    said, band = f"{label['text']}: {numbers}, 95 % interval{exact}", None
+    if label["low"] is not None or label["high"] is not None:
+        a, b = (end if x is None else at(x) for x, end in ((label["low"], 0.0), (label["high"], 100.0)))
+        band = a, max(b, a + THIN)
+        said += f"; {'margin of ours' if label['ours'] else 'paper'}: {_edges(label)}"
+    low, value, high = (at(float(figure[key])) for key in ("low", "value", "high"))
+    return Bar(label["text"], numbers, said, low, value, max(high, low + THIN), at(0.0), band)
+
+
+def _edges(label: Figures) -> str:
+    """What agrees, in words."""
+    ends = [
+        None if x is None else told({"value": x, "low": None}, label["unit"]) for x in (label["low"], label["high"])
+    ]
+    low, high = ends
+    return f"{low} to {high}" if low and high else f"from {low}" if low else f"up to {high}"
+
 
 # Sign, and the class that colours it: a verdict is never told by colour alone.
 SIGNS = {
@@ -158,11 +224,11 @@ def _row(row: Figures) -> str:
 
 def _bars(row: Figures) -> str:
     """Intervals as bars, those of one unit on one scale, with what agrees with the claim as a band behind them."""
-    bars = "".join(map(_bar, bars_of(row)))
+    bars = "".join(map(_bar_html, bars_of(row)))
     return f'<div class="bars">{bars}</div>' if bars else ""
 
 
-def _bar(bar: Bar) -> str:
+def _bar_html(bar: Bar) -> str:
     band = ""
     if bar.band:
         band = f'<rect class="band" x="{bar.band[0]:.2f}" y="0" width="{bar.band[1] - bar.band[0]:.2f}" height="10"/>'

@@ -23,8 +23,7 @@ from rmx.engine import decoding_memory
 from rmx.engine.batch import plain_cache, takes_mask
 from rmx.engine.engine import Engine, select_rows
 from rmx.engine.entropy import capture
-from rmx.engine.kv_cache import preallocated
-from rmx.engine.ragged import Layers, Slots
+from rmx.engine.kv_cache import Layers, Slots, preallocated
 from rmx.engine.sampling import draw_rows, prompt_key, uniform
 from rmx.records import Stop
 

@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from rmx.engine.engine import Engine
-from rmx.engine.ragged import ROOM
+from rmx.engine.kv_cache import ROOM
 
 ROWS = 64  # completions decoded together, at most
 CPU_BYTES = 4 << 30  # that the rows of one batch may take; on a GPU half of what the weights leave

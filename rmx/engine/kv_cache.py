@@ -4,11 +4,15 @@ transformers' own layer concatenates at each step. For one row that is cheap; fo
 costs as much as a good part of the network.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from rmx.engine.engine import Engine
 
 ROOM = 32  # spare positions made at once
 
@@ -58,3 +62,138 @@ def _with_room(old: Tensor, more: int = 0) -> Tensor:
     new = torch.empty((rows, heads, length + more + ROOM, dim), dtype=old.dtype, device=old.device)
     new[:, :, :length] = old
     return new
+
+
+GROWTH = 64  # buffers grow by so many positions at once
+
+Layers = Sequence[tuple[Tensor, Tensor]]  # keys and values of one sequence, each (1, heads, T, head_dim)
+
+
+class Slots:
+    """Rows side by side in one cache, without a forward pass until one is asked for.
+
+    Args:
+        size: how many rows there may be.
+    """
+
+    def __init__(self, engine: Engine, size: int) -> None:
+        self._engine, self.size = engine, size
+        self.lengths: list[int] = []  # of each row, in tokens; row i is in slot i
+        self._capacity = 0
+        self._cache: Any = None  # made when keys and values are first put in
+
+    @property
+    def width(self) -> int:
+        """Positions of the longest row."""
+        return max(self.lengths, default=0)
+
+    def put(self, length: int, rows: int, layers: Layers | None) -> None:
+        """Fill the next free slots with equal rows; without `layers` they only take their place."""
+        first = len(self.lengths)
+        if first + rows > self.size:
+            raise ValueError(f"{rows} rows do not fit: {first} of {self.size} slots are taken")
+        self.lengths += [length] * rows
+        self._make_room(length)
+        if layers is None:
+            return
+        if self._cache is None:
+            self._cache = DynamicCache(config=self._engine.config)
+            self._cache.layers = [SlotLayer(self.size, k, v, self._capacity) for k, v in layers]
+        for layer, (keys, values) in zip(self._cache.layers, layers, strict=True):
+            layer.put(first, rows, keys, values)
+
+    def close_up(self, gone: Sequence[int]) -> list[int]:
+        """Free some slots; the last rows move into them.
+
+        Returns:
+            For each remaining slot the slot where its row was before.
+        """
+        keep = len(self.lengths) - len(gone)
+        holes = sorted(slot for slot in gone if slot < keep)
+        left = set(gone)
+        movers = [slot for slot in range(keep, len(self.lengths)) if slot not in left]
+        order = list(range(keep))
+        for hole, mover in zip(holes, movers, strict=True):
+            order[hole] = mover
+        self.lengths = [self.lengths[slot] for slot in order]
+        if self._cache is not None and movers:
+            for layer in self._cache.layers:
+                layer.move(movers, holes, self.width)
+        return order
+
+    def feed(self, tokens: Sequence[int]) -> Tensor:
+        """Append one token to each row; logits (rows, V) of the next."""
+        width, lengths = self.width, torch.tensor(self.lengths, device=self._engine.device)
+        self._make_room(width + 1)
+        hidden = any(n < width for n in self.lengths)
+        mask = (torch.arange(width + 1, device=lengths.device) <= lengths[:, None]).long() if hidden else None
+        for layer in self._cache.layers:
+            layer.show(width, lengths)
+        logits = self._engine.forward(
+            [[token] for token in tokens],
+            self._cache,
+            keep=1,
+            attention_mask=mask,
+            position_ids=lengths[:, None],
+        )
+        self.lengths = [n + 1 for n in self.lengths]
+        return logits[:, -1]
+
+    def skip(self) -> None:
+        """As `feed`, for rows of which nobody wants to know: nothing is computed, and what was stored is dropped."""
+        self._cache = None
+        self._make_room(self.width + 1)
+        self.lengths = [n + 1 for n in self.lengths]
+
+    def _make_room(self, width: int) -> None:
+        if width <= self._capacity:
+            return
+        self._capacity = -(-width // GROWTH) * GROWTH
+        if self._cache is not None:
+            for layer in self._cache.layers:
+                layer.widen(self._capacity)
+
+
+class SlotLayer(DynamicLayer):
+    """One layer's keys and values, (slots, heads, capacity, head_dim) each, of which a pass sees the beginning."""
+
+    def __init__(self, slots: int, keys: Tensor, values: Tensor, capacity: int) -> None:
+        """`keys`, `values`: of any sequence, for their shape alone."""
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self._buffers = [_zeros(t, slots, capacity) for t in (keys, values)]
+        self._width = 0
+
+    def show(self, width: int, lengths: Tensor) -> None:
+        """Before a pass: how far the longest row reaches, and where each row (rows,) goes on."""
+        self._width, self._rows, self._ends = width, torch.arange(len(lengths), device=lengths.device), lengths
+
+    def get_seq_length(self) -> int:
+        return self._width
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write one position behind each row; returns what the pass may look at, up to the mask."""
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[self._rows, :, self._ends] = new[:, :, 0]
+        keys, values = (buffer[: len(self._rows), :, : self._width + 1] for buffer in self._buffers)
+        return keys, values
+
+    def put(self, first: int, rows: int, keys: Tensor, values: Tensor) -> None:
+        for buffer, new in zip(self._buffers, (keys, values), strict=True):
+            buffer[first : first + rows, :, : new.shape[-2]] = new
+
+    def move(self, sources: Sequence[int], targets: Sequence[int], width: int) -> None:
+        for buffer in self._buffers:
+            for source, target in zip(sources, targets, strict=True):
+                buffer[target, :, :width] = buffer[source, :, :width]
+
+    def widen(self, capacity: int) -> None:
+        for i, old in enumerate(self._buffers):
+            self._buffers[i] = _zeros(old, len(old), capacity)
+            self._buffers[i][:, :, : old.shape[-2]] = old
+
+
+def _zeros(like: Tensor, rows: int, capacity: int) -> Tensor:
+    """Zeros: memory as it comes may hold NaN, which no mask hides."""
+    _, heads, _, dim = like.shape
+    return torch.zeros((rows, heads, capacity, dim), dtype=like.dtype, device=like.device)

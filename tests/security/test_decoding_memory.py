@@ -11,7 +11,7 @@ from rmx.config import Sampling
 from rmx.engine import decoding_memory
 from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import MemoryBudget, row_bytes
-from rmx.engine.ragged import SlotLayer
+from rmx.engine.kv_cache import SlotLayer
 
 HOT = Sampling(temperature=1.0, seed=7, max_new_tokens=40)
 

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 
 from rmx.claims.ask import ClaimOptions, subject_of
-from rmx.claims.bars import bars_of
 from rmx.claims.board import Board, ClaimsReport
 from rmx.claims.registry import BY_ID, CLAIMS
-from rmx.claims.report import command_of, html_report, set_facts
+from rmx.claims.report import bars_of, command_of, html_report, set_facts
 from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.errors import RmxError
 from rmx.models.pair import Pair

@@ -14,9 +14,9 @@ from rmx.engine.fair_queue import Kind, as_owner, iterate_as_owner
 from rmx.errors import RmxError
 from rmx.models.presets import PRESETS, PairPreset, pairs_first
 from rmx.models.style_options import from_form
+from rmx.ui.background import prefetch
 from rmx.ui.jobs.claims import Claims, Message
 from rmx.ui.jobs.open_pages import Visitors
-from rmx.ui.prefetch import prefetch
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.style_panel import StyleControls, build_style_panel

@@ -20,12 +20,12 @@ from rmx.models.adapters import bundled_adapters
 from rmx.models.presets import PRESETS
 from rmx.models.style_options import from_form
 from rmx.records import Problem
+from rmx.ui.background import prefetch
 from rmx.ui.figures.compare import entropy_strip
 from rmx.ui.jobs.explore import Explorer, Message
 from rmx.ui.jobs.measure import Measurement, Worth
 from rmx.ui.jobs.open_pages import Visitors
 from rmx.ui.jobs.share import Sharing
-from rmx.ui.prefetch import prefetch
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.builder import build_builder

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from rmx.claims import board as board_module
-from rmx.claims import from_arms, from_runs, from_sampling, from_shifts
+from rmx.claims import from_runs, from_sampling, from_shifts
+from rmx.claims import from_shifts as from_arms
 from rmx.claims.ask import ClaimOptions, built_so
 from rmx.claims.board import CAVEATS, MINIATURE, Board
 from rmx.claims.figures import difference_of_ratios, exact_share, told

@@ -9,7 +9,7 @@ from rmx.config import Sampling
 from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
-from rmx.engine.ragged import ROOM, Slots
+from rmx.engine.kv_cache import ROOM, Slots
 from rmx.engine.sampling import draw, prompt_key, uniform
 from rmx.errors import PromptError
 

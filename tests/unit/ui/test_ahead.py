@@ -11,7 +11,7 @@ import pytest
 from gradio.state_holder import StateHolder
 
 from rmx.engine.fair_queue import as_owner, current_owner
-from rmx.ui.prefetch import prefetch
+from rmx.ui.background import prefetch
 from rmx.ui.server.light_sessions import LightSessions, lighten, without_matplotlib
 
 

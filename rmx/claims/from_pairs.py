@@ -1,22 +1,100 @@
-"""Readings of the interventions: single tokens of the base's decoding patched, and what becomes of the answers."""
+"""Readings of the studies of a pair: where base and adapted model part, and what patching those places does."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rmx.claims.figures import exact_share, told
+from rmx.claims.figures import difference_of_ratios, exact_share, told
 from rmx.claims.records import Reading, StudyName, Subject, ceiling_of, floor_of, span_of
-from rmx.claims.verdicts import above, inside, no_better, not_below, nothing_to_judge, too_wide
+from rmx.claims.verdicts import above, below, inside, no_better, not_below, nothing_to_judge, too_wide
 from rmx.compare.intervene import Arm
 from rmx.compare.intervene_set import InterveneReport
+from rmx.compare.shift_set import ShiftFigures, ShiftReport
+from rmx.records import is_fork
 from rmx.stats.intervals import Estimate, ratio_of_sums
 from rmx.stats.paired import tested_difference
 
 Found = Mapping[StudyName, Any]
 
 
+def reranked(found: Found, subject: Subject) -> Reading:
+    """Share of positions with another choice inside the base's top 5, against 1.0 to 4.1 %."""
+    report = _report(found)
+    share = report.figures.shares()["reranked"]
+    text = f"{told(share, '%')} of {_positions(report)} positions{_near(report)}"
+    return Reading(text, inside(share, *span_of("reranked")), {"reranked": share}, share["n"])
+
+
+def shifted(found: Found, subject: Subject) -> Reading:
+    """Share outside the base's top 5: nearly none, so less than the paper's least agrees too."""
+    report = _report(found)
+    share = report.figures.shares()["shifted"]
+    judged = below(share, "Nearly none, as the paper says", ceiling_of("shifted"), "%")
+    return Reading(f"{told(share, '%')} of {_positions(report)} positions", judged, {"shifted": share}, share["n"])
+
+
+def mean_rank(found: Found, subject: Subject) -> Reading:
+    """Mean rank of the adapted choice under the base where they disagree, against 2.14 to 2.39."""
+    report = _report(found)
+    rank = report.figures.mean_rank()
+    figures = {"mean_rank": rank}
+    text = f"{told(rank)} at {_disagreements(report.figures)} disagreements"
+    if report.placebo:
+        figures["placebo_rank"] = noise = report.placebo.mean_rank()
+        text += f"; noise that reranks as often: {told(noise)}"
+    return Reading(text, inside(rank, *span_of("mean_rank")), figures, rank["n"])
+
+
+def entropy_ratio(found: Found, subject: Subject) -> Reading:
+    """Base entropy where reranked over where unshifted, against 5 to 12."""
+    report = _report(found)
+    ratio = report.figures.entropy_ratio()
+    figures = {"entropy_ratio": ratio}
+    text = f"{told(ratio)} times"
+    if report.placebo:
+        figures["placebo_ratio"] = noise = report.placebo.entropy_ratio()
+        text += f"; noise that reranks as often: {told(noise)}"
+    return Reading(text, inside(ratio, *span_of("entropy_ratio")), figures, ratio["n"])
+
+
+def on_forks(found: Found, subject: Subject) -> Reading:
+    """Share of disagreements on forks minus the share of positions that are forks."""
+    report = _report(found)
+    shares, places = report.figures.shares(), report.figures.places
+    forks = [is_fork(p.entropy, report.tau) for p in places]
+    excess = difference_of_ratios(
+        [float((p.differs & f).sum()) for p, f in zip(places, forks, strict=True)],
+        [float(p.differs.sum()) for p in places],
+        [float(f.sum()) for f in forks],
+        [float(len(f)) for f in forks],
+    )
+    here, chance = shares["on_forks"], shares["on_forks_by_chance"]
+    text = f"{told(here, '%')} of disagreements lie on forks; by chance {told(chance, '%')} would"
+    figures = {"on_forks": here, "by_chance": chance, "excess": excess}
+    judged = above(excess, "More disagreements lie on forks than chance puts there")
+    return Reading(text, too_wide(chance["value"], subject.tau) or judged, figures, excess["n"])
+
+
+def _report(found: Found) -> ShiftReport:
+    report: ShiftReport = found["shifts"]
+    return report
+
+
+def _positions(report: ShiftReport) -> str:
+    return f"{sum(len(p.rank) for p in report.figures.places):,}"
+
+
+def _disagreements(figures: ShiftFigures) -> str:
+    return f"{sum(int(p.differs.sum()) for p in figures.places):,}"
+
+
+def _near(report: ShiftReport) -> str:
+    near = sum(int(p.near.sum()) for p in report.figures.places)
+    return f"; {near} of the disagreements are ties within rounding" if near else ""
+
+
 def gain(found: Found, subject: Subject) -> Reading:
     """The adapted model's pass@1 minus the base's, greedy, on the same problems."""
-    report = _report(found)
+    report = _interventions(found)
     difference = _difference(report, "teacher", "base")
     text = f"Base {_accuracy(report, 'base')}, adapted {_accuracy(report, 'teacher')}: {told(difference, 'points')}"
     judged = above(difference, "The adapted model is right more often than the base", unit="points")
@@ -25,7 +103,7 @@ def gain(found: Found, subject: Subject) -> Reading:
 
 def oracle(found: Found, subject: Subject) -> Reading:
     """Problems on which the oracle's answer is right or wrong as the teacher's is, and how few tokens it takes."""
-    report = _report(found)
+    report = _interventions(found)
     ours, theirs = report.right("oracle"), report.right("teacher")
     same = exact_share(sum(a == b for a, b in zip(ours, theirs, strict=True)), len(ours))
     touched = _touched(report, "oracle", [p.results["oracle"].patches for p in report.problems])
@@ -39,7 +117,7 @@ def oracle(found: Found, subject: Subject) -> Reading:
 
 def random_control(found: Found, subject: Subject) -> Reading:
     """A random token at the places where the models disagree, against the base."""
-    report = _report(found)
+    report = _interventions(found)
     difference = _difference(report, "random", "base")
     elsewhere = _difference(report, "matched", "base")
     text = (
@@ -52,7 +130,7 @@ def random_control(found: Found, subject: Subject) -> Reading:
 
 def gate(found: Found, subject: Subject) -> Reading:
     """The entropy gate against the teacher; it asks nothing where the teacher is not better than the base."""
-    report = _report(found)
+    report = _interventions(found)
     short = _difference(report, "entropy", "teacher")
     won = _difference(report, "teacher", "base")
     text = f"Gate {_accuracy(report, 'entropy')}, teacher {_accuracy(report, 'teacher')}: {told(short, 'points')}"
@@ -67,7 +145,7 @@ def gate(found: Found, subject: Subject) -> Reading:
 
 def gate_share(found: Found, subject: Subject) -> Reading:
     """Share of tokens above tau, where the gate takes the teacher's token, against 1.2 to 8.3 %."""
-    report = _report(found)
+    report = _interventions(found)
     gated = _gated(report)
     changed = _touched(report, "entropy", [p.results["entropy"].patches for p in report.problems])
     text = f"{told(gated, '%')} of tokens are gated at tau {subject.tau:g} nats; {told(changed, '%')} really change"
@@ -77,7 +155,7 @@ def gate_share(found: Found, subject: Subject) -> Reading:
 
 def placebo(found: Found, subject: Subject) -> Reading:
     """The adapted model against noise of the same size and as many reranked tokens, on the same problems."""
-    report = _report(found)
+    report = _interventions(found)
     noise = report.placebo
     if noise is None or not noise.right:
         reason = "No placebo could be put on this model." if report.done else "The placebo has not been run yet."
@@ -100,7 +178,7 @@ def placebo(found: Found, subject: Subject) -> Reading:
     return Reading(text, judged, figures, better["n"])
 
 
-def _report(found: Found) -> InterveneReport:
+def _interventions(found: Found) -> InterveneReport:
     report: InterveneReport = found["interventions"]
     return report
 
