@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from rmx.claims import board as board_module
-from rmx.claims import from_runs, from_sampling, from_shifts
-from rmx.claims import from_shifts as from_arms
+from rmx.claims import from_pairs, from_runs, from_sampling
 from rmx.claims.ask import ClaimOptions, built_so
 from rmx.claims.board import CAVEATS, MINIATURE, Board
 from rmx.claims.figures import difference_of_ratios, exact_share, told
@@ -205,13 +204,13 @@ def alike(problems=400):
 
 def test_shift_rows_are_the_studies_figures():
     found = {"shifts": alike()}
-    assert from_shifts.reranked(found, subject()).judged.verdict == "agrees"  # 2 %
-    assert from_shifts.shifted(found, subject()).judged.verdict == "agrees"  # none of 20,000
-    assert from_shifts.mean_rank(found, subject()).judged.verdict == "not enough data"  # 2 everywhere: no spread
-    ratio = from_shifts.entropy_ratio(found, subject())
+    assert from_pairs.reranked(found, subject()).judged.verdict == "agrees"  # 2 %
+    assert from_pairs.shifted(found, subject()).judged.verdict == "agrees"  # none of 20,000
+    assert from_pairs.mean_rank(found, subject()).judged.verdict == "not enough data"  # 2 everywhere: no spread
+    ratio = from_pairs.entropy_ratio(found, subject())
     assert ratio.figures["entropy_ratio"]["value"] == pytest.approx(8)
     assert ratio.judged.verdict == "agrees"
-    forks = from_shifts.on_forks(found, subject())
+    forks = from_pairs.on_forks(found, subject())
     assert forks.figures["excess"]["value"] == pytest.approx(
         1 - 1 / 50
     )  # every disagreement, against 1 in 50 positions
@@ -221,7 +220,7 @@ def test_shift_rows_are_the_studies_figures():
 def test_a_shifted_position_in_every_solution_differs():
     lengths = [9 + i % 2 for i in range(50)]
     report = shift_report([[9] + [1] * n for n in lengths], [[1.5] + [0.1] * n for n in lengths])
-    assert from_shifts.shifted({"shifts": report}, subject()).judged.verdict == "differs"
+    assert from_pairs.shifted({"shifts": report}, subject()).judged.verdict == "differs"
 
 
 def arms_report(right_by_arm, patches=1, gated=2, tokens=50, noise=None):
@@ -255,28 +254,28 @@ def arms(**more):
 
 def test_rows_of_the_interventions():
     found = {"interventions": arms()}
-    assert from_arms.gain(found, subject()).judged.verdict == "agrees"
-    oracle = from_arms.oracle(found, subject())
+    assert from_pairs.gain(found, subject()).judged.verdict == "agrees"
+    oracle = from_pairs.oracle(found, subject())
     assert oracle.judged.verdict == "agrees"  # 200 of 200: at least 98.2 %
     assert oracle.figures["touched"]["value"] == pytest.approx(1 / 50.5)
-    assert from_arms.random_control(found, subject()).judged.verdict == "agrees"
-    assert from_arms.gate(found, subject()).judged.verdict == "agrees"
-    assert from_arms.gate_share(found, subject()).judged.verdict == "agrees"  # 4 %
-    placebo = from_arms.placebo(found, subject())
+    assert from_pairs.random_control(found, subject()).judged.verdict == "agrees"
+    assert from_pairs.gate(found, subject()).judged.verdict == "agrees"
+    assert from_pairs.gate_share(found, subject()).judged.verdict == "agrees"  # 4 %
+    placebo = from_pairs.placebo(found, subject())
     assert placebo.figures["adapter_minus_noise"]["value"] == pytest.approx(0.41)
     assert placebo.judged.verdict == "agrees"
 
 
 def test_rows_of_the_interventions_the_other_way():
     found = {"interventions": arms(random=140, oracle=120, entropy=90)}
-    assert from_arms.random_control(found, subject()).judged.verdict == "differs"
-    assert from_arms.oracle(found, subject()).judged.verdict == "differs"
-    assert from_arms.gate(found, subject()).judged.verdict == "differs"
+    assert from_pairs.random_control(found, subject()).judged.verdict == "differs"
+    assert from_pairs.oracle(found, subject()).judged.verdict == "differs"
+    assert from_pairs.gate(found, subject()).judged.verdict == "differs"
 
 
 def test_a_gate_has_nothing_to_match_where_the_teacher_is_no_better():
     found = {"interventions": arms(teacher=80, oracle=80, entropy=80)}
-    reading = from_arms.gate(found, subject())
+    reading = from_pairs.gate(found, subject())
     assert reading.judged.verdict == "not enough data"
     assert "no gain" in reading.judged.why
 
@@ -287,22 +286,22 @@ def test_a_gate_over_half_of_the_tokens_gets_no_verdict():
     report = arms_report({arm: right(wins) for arm, wins in every.items()}, gated=25)
     shifts = shift_report([[2] + [1] * 9] * 100, [[1.5, 1.5, 1.4] + [0.2] * 7] * 100)
     found = {"interventions": report, "shifts": shifts}
-    for read in (from_arms.gate, from_arms.gate_share, from_shifts.on_forks):
+    for read in (from_pairs.gate, from_pairs.gate_share, from_pairs.on_forks):
         reading = read(found, subject())
         assert (reading.judged.verdict, reading.judged.rule) == ("no verdict", None)
         assert "more than a fifth" in reading.judged.why
         assert "--tau-share" in reading.judged.why
         assert reading.figures
-    assert "takes 50 %" in from_arms.gate(found, subject()).judged.why
-    assert by_construction(from_arms.gate(found, subject()).judged).verdict == "no verdict"
-    assert from_arms.gain(found, subject()).judged.verdict == "agrees"  # it does not lean on the gate
+    assert "takes 50 %" in from_pairs.gate(found, subject()).judged.why
+    assert by_construction(from_pairs.gate(found, subject()).judged).verdict == "no verdict"
+    assert from_pairs.gain(found, subject()).judged.verdict == "agrees"  # it does not lean on the gate
     narrow = {"interventions": arms_report({arm: right(wins) for arm, wins in every.items()}, gated=10)}
-    assert from_arms.gate_share(narrow, subject()).judged.verdict == "differs"  # 19.8 %, which is judged
+    assert from_pairs.gate_share(narrow, subject()).judged.verdict == "differs"  # 19.8 %, which is judged
 
 
 def test_a_placebo_that_was_not_run_is_not_measured():
     report = replace(arms(), placebo=None)
-    assert from_arms.placebo({"interventions": report}, subject()).judged.verdict == "not measured"
+    assert from_pairs.placebo({"interventions": report}, subject()).judged.verdict == "not measured"
 
 
 def test_swaps_are_weighted_by_the_probability_of_their_token():
