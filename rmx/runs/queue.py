@@ -92,9 +92,14 @@ def await_first_word(
     return said
 
 
-def mind(folder: RunFolder, child: "subprocess.Popen[bytes]") -> None:
-    """Stay with a process to its end, so that no zombie stays and one that cannot begin is known as failed."""
-    await_first_word(folder, child)
+def mind(folder: RunFolder, child: "subprocess.Popen[bytes]", first_word: bool = True) -> None:
+    """Stay with a process to its end, so that no zombie stays and one that cannot begin is known as failed.
+
+    Args:
+        first_word: whether it may not have begun yet. Of one that has, a sudden end is an interruption.
+    """
+    if first_word:
+        await_first_word(folder, child)
     child.wait()
 
 

@@ -140,9 +140,11 @@ class RunStore:
         if left:
             self.watch()
         for other, child in begun:
+            unsigned = True
             if other.id == folder.id:
                 refused = await_first_word(folder, child, before)
-            threading.Thread(target=mind, args=(other, child), daemon=True).start()
+                unsigned = folder.pid is None and child.poll() is None
+            threading.Thread(target=mind, args=(other, child, unsigned), daemon=True).start()
         if refused is not None:
             raise TrainError(f"The run {folder.id} could not be started: {refused}")
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from rmx.errors import Busy, TrainError
 from rmx.recipes.job import TrainJob
+from rmx.runs import queue
 from rmx.runs.folder import RunFolder
 from rmx.runs.row import row
 from rmx.runs.store import RunStore
@@ -63,6 +65,7 @@ def app_that_starts(store, folders):
     """Another app, which starts these runs one after the other and stays until it is killed."""
     script = f"""
 import sys
+import threading
 from pathlib import Path
 from rmx.runs.store import RunStore
 store = RunStore(Path({str(store.root)!r}), {FAKE!r})
@@ -216,6 +219,7 @@ def test_a_run_goes_on_when_the_app_that_started_it_is_killed(store, slow, monke
     folder = made(store)
     script = f"""
 import sys
+import threading
 from pathlib import Path
 from rmx.runs.store import RunStore
 RunStore(Path({str(store.root)!r}), {FAKE!r}).start({folder.id!r})
@@ -600,3 +604,17 @@ def test_nothing_is_started_of_a_folder_of_another_user(store, monkeypatch):
     monkeypatch.undo()
     store.look()
     assert starts(folder) == 1
+
+
+def test_a_run_that_is_killed_before_its_minder_looks_counts_as_interrupted(store, slow, monkeypatch):
+    looks = threading.Event()
+    waited = queue.mind
+    monkeypatch.setattr("rmx.runs.store.mind", lambda *about: looks.wait(20) and waited(*about))
+    folder = made(store)
+    store.start(folder.id)
+    until(lambda: steps(folder))
+    store.kill(folder.id)
+    until(lambda: not folder.alive)
+    looks.set()
+    time.sleep(0.3)
+    assert folder.state == "interrupted"
