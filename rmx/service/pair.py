@@ -19,16 +19,24 @@ class Comparing(Asking):
     """What both verbs about a pair of models have in common. `mini` is compared with its partner `rl` by default."""
 
     model: Annotated[str | None, "the base: a preset or a Hub id; by default the model of this app"] = None
-    adapter: Annotated[str | None, "a LoRA on it: a bundled name (rl, reasonmaxxer), a run's id or a Hub id"] = None
-    teacher: Annotated[str | None, "or a full checkpoint: a preset or a Hub id"] = None
-    pair: Annotated[str | None, "or a known pair, such as mini+rl, instead of all three"] = None
-    strength: Annotated[float, "of a plain LoRA, 0 to 1.5"] = 1.0
+    adapter: Annotated[
+        str | None, "a LoRA adapter on the base: a bundled name (rl, reasonmaxxer), a training run's id or a Hub id"
+    ] = None
+    teacher: Annotated[
+        str | None, "the adapted model as a full checkpoint, instead of an adapter: a preset or a Hub id"
+    ] = None
+    pair: Annotated[str | None, "a known pair such as mini+rl, instead of model, adapter and teacher"] = None
+    strength: Annotated[
+        float, "strength of the adapter, 0 to 1.5; 1 is the adapter as it was trained. Plain LoRA only"
+    ] = 1.0
     set: Annotated[str, "a problem set by its name, such as mini, arith or gsm8k, with :train or :test"] = "mini"
-    limit: Annotated[int | None, "the first so many problems of the set"] = None
-    tau: Annotated[float | None, "entropy in nats above which a token is a fork; by default the model's own"] = None
-    seed: Annotated[int, "of whatever is drawn"] = 0
-    max_new_tokens: Annotated[int | None, "bounds each completion; 512 by default"] = None
-    placebo: Annotated[bool, "also a random adapter of equal size, over a set"] = True
+    limit: Annotated[int | None, "how many problems of the set are taken, from its first on"] = None
+    tau: Annotated[
+        float | None, "entropy in nats above which a token is a fork; by default the base's own threshold"
+    ] = None
+    seed: Annotated[int, "seed of all random draws"] = 0
+    max_new_tokens: Annotated[int | None, "upper bound of each completion, in tokens; 512 by default"] = None
+    placebo: Annotated[bool, "over a set, also measure a random adapter of the same size for comparison"] = True
 
     def options(self, site: Site) -> PairOptions:
         """As the command line has them."""
@@ -62,15 +70,19 @@ class ShiftsRequest(Comparing):
     five) or shifted. Over a set there are shares with 95 % intervals, and a placebo beside them.
     """
 
-    prompt: Annotated[str | None, "one problem in your own words"] = None
-    problem: Annotated[str | None, "or one problem of the set, by its id or 0-based index; else give a limit"] = None
-    answer: Annotated[str | None, "the known answer of a prompt"] = None
-    raw: Annotated[bool, "give the prompt as it stands, without the model's template"] = False
-    source: Annotated[Source, "whose solution is read"] = "base"
-    read: Annotated[str | None, "read this solution instead"] = None
-    temperature: Annotated[float, "0 is greedy"] = 0.0
-    top_p: Annotated[float, "share of the probability that is drawn from"] = 1.0
-    brief: Annotated[bool, "only the tokens where the two part, with the text as a whole"] = False
+    prompt: Annotated[str | None, "one problem in your own words, instead of problems of a set"] = None
+    problem: Annotated[str | None, "one problem of the set, by its id or 0-based index; for several give a limit"] = (
+        None
+    )
+    answer: Annotated[str | None, "the known answer of the prompt"] = None
+    raw: Annotated[bool, "send the prompt to the model as it stands, without a prompt template"] = False
+    source: Annotated[Source, "the model whose solution both read: the base or the adapted one"] = "base"
+    read: Annotated[str | None, "a solution for both to read, instead of generating one"] = None
+    temperature: Annotated[float, "sampling temperature of the solution; 0 decodes greedily"] = 0.0
+    top_p: Annotated[
+        float, "nucleus sampling: the likeliest tokens with this share of the probability are drawn from"
+    ] = 1.0
+    brief: Annotated[bool, "list only the tokens at which the two models part, beside the whole text"] = False
 
     def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
         options, most = self.options(site), site.limits.characters
@@ -113,8 +125,8 @@ class InterveneRequest(Comparing):
     wherever the base is at a fork; random and matched are controls. Differences are paired, with 95 % intervals.
     """
 
-    arms: Annotated[str, "separated by commas"] = ARMS
-    brief: Annotated[bool, "without the answers to each problem"] = False
+    arms: Annotated[str, "the arms to run, separated by commas"] = ARMS
+    brief: Annotated[bool, "leave out the answers to each problem"] = False
 
     def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
         given = self if self.limit is not None else type(self)(**{**vars(self), "limit": min(20, site.limits.problems)})

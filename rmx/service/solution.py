@@ -30,12 +30,16 @@ class Solving(Asking):
     prompt: Annotated[str | None, "a problem in your own words; else name one of a set"] = None
     problem: Annotated[str | None, "a problem of the set, by its id or 0-based index"] = None
     set: Annotated[str, "a problem set by its name, such as mini, arith or gsm8k, with :train or :test"] = "mini"
-    answer: Annotated[str | None, "the known answer of a prompt, to grade against"] = None
+    answer: Annotated[str | None, "the known answer of the prompt, which its solution is graded against"] = None
     model: Annotated[str | None, "a preset or a Hub id; by default the model of this app"] = None
-    adapter: Annotated[str | None, "a LoRA on it: a bundled name (rl, reasonmaxxer), a run's id or a Hub id"] = None
-    raw: Annotated[bool, "give the prompt as it stands, without the model's template"] = False
-    tau: Annotated[float | None, "entropy in nats above which a token is a fork; by default the model's own"] = None
-    max_new_tokens: Annotated[int | None, "bounds the whole completion; 512 by default"] = None
+    adapter: Annotated[
+        str | None, "a LoRA adapter on the model: a bundled name (rl, reasonmaxxer), a training run's id or a Hub id"
+    ] = None
+    raw: Annotated[bool, "send the prompt to the model as it stands, without a prompt template"] = False
+    tau: Annotated[
+        float | None, "entropy in nats above which a token is a fork; by default the model's own threshold"
+    ] = None
+    max_new_tokens: Annotated[int | None, "upper bound of the whole completion, in tokens; 512 by default"] = None
 
     def options(self, site: Site, **more: Any) -> TraceOptions:
         """As the command line has them."""
@@ -65,12 +69,14 @@ class Solving(Asking):
 class Sampled(Solving):
     """A solution that may be drawn at random."""
 
-    temperature: Annotated[float, "0 is greedy"] = 0.0
-    top_p: Annotated[float, "share of the probability that is drawn from"] = 1.0
-    seed: Annotated[int, "of the draws"] = 0
-    cold: Annotated[bool, "reuse nothing that was computed before"] = False
-    top: Annotated[int, "how many likely tokens are listed for each place, 1 to 20"] = TOP_KEPT
-    brief: Annotated[bool, "only the forks and forced tokens, with the text as a whole"] = False
+    temperature: Annotated[float, "sampling temperature; 0 decodes greedily"] = 0.0
+    top_p: Annotated[
+        float, "nucleus sampling: the likeliest tokens with this share of the probability are drawn from"
+    ] = 1.0
+    seed: Annotated[int, "seed of the random draws; the same seed gives the same tokens"] = 0
+    cold: Annotated[bool, "compute everything anew: no cached prefix is reused"] = False
+    top: Annotated[int, "how many of the likeliest tokens are listed for each position, 1 to 20"] = TOP_KEPT
+    brief: Annotated[bool, "list only the forks and the forced tokens, beside the whole text"] = False
 
     def sampled(self, site: Site, **more: Any) -> TraceOptions:
         between("top", self.top, 1, TOP_KEPT)
@@ -102,9 +108,12 @@ class TraceRequest(Sampled):
     """
 
     kind: ClassVar[Kind] = Kind.WATCHED
-    tau_share: Annotated[float | None, "share of tokens that are forks, instead of tau"] = None
-    prompt_ids: Annotated[list[int] | None, "token ids instead of a prompt"] = None
-    read: Annotated[str | None, "score this solution instead of writing one"] = None
+    tau_share: Annotated[
+        float | None,
+        "the share of tokens that shall be forks, between 0 and 1; the threshold is worked out from it, instead of tau",
+    ] = None
+    prompt_ids: Annotated[list[int] | None, "the prompt as token ids, instead of a text"] = None
+    read: Annotated[str | None, "a solution to be scored token by token, instead of generating one"] = None
 
     def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
         ids = None if self.prompt_ids is None else tuple(self.prompt_ids)
@@ -175,14 +184,22 @@ class OutcomesRequest(Solving):
     come with 95 % intervals; the right answer counts or, where none is known, that of the solution itself.
     """
 
-    pos: Annotated[int | None, "position of the place in the greedy solution; by default all forks"] = None
-    forks: Annotated[int, "without pos: so many forks, those of the highest entropy"] = MOST_FORKS
-    samples: Annotated[int | None, "of each alternative, at most; 64, or 24 without pos"] = None
-    budget: Annotated[int | None, "tokens to sample at most; 50,000, or 200,000 without pos"] = None
-    temperature: Annotated[float, "of the samples"] = 1.0
-    top_p: Annotated[float, "of the samples"] = 1.0
-    seed: Annotated[int, "of the samples"] = 0
-    brief: Annotated[bool, "without the ids of the prompt"] = False
+    pos: Annotated[
+        int | None, "position in the greedy solution whose alternatives are measured; by default every fork is"
+    ] = None
+    forks: Annotated[int, "how many forks are measured where no pos is given: those of the highest entropy"] = (
+        MOST_FORKS
+    )
+    samples: Annotated[
+        int | None, "samples of each alternative, at most; by default 64, or 24 where no pos is given"
+    ] = None
+    budget: Annotated[
+        int | None, "tokens to sample in all, at most; by default 50,000, or 200,000 where no pos is given"
+    ] = None
+    temperature: Annotated[float, "temperature of the samples"] = 1.0
+    top_p: Annotated[float, "nucleus sampling of the samples: the share of the probability that is drawn from"] = 1.0
+    seed: Annotated[int, "seed of the samples"] = 0
+    brief: Annotated[bool, "leave out the token ids of the prompt"] = False
 
     def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
         config = self._config(site.limits)
@@ -218,11 +235,13 @@ class RescueRequest(Solving):
     `swaps` of the document, written as POSITION=TOKEN_ID, are what `swap` takes.
     """
 
-    goal: Annotated[Goal | None, "by default what the solution is not"] = None
-    budget: Annotated[int, "tokens to search with at most"] = 20_000
-    most_swaps: Annotated[int, "1 to 4"] = 3
-    seed: Annotated[int, "of the solutions that are sampled for comparison"] = 0
-    brief: Annotated[bool, "without the ids of the prompt"] = False
+    goal: Annotated[
+        Goal | None, "what the swaps shall make of the answer; by default the opposite of what the solution is"
+    ] = None
+    budget: Annotated[int, "tokens that the search may generate, at most"] = 20_000
+    most_swaps: Annotated[int, "how many swaps a rescue may need, at most: 1 to 4"] = 3
+    seed: Annotated[int, "seed of the solutions that are sampled for comparison"] = 0
+    brief: Annotated[bool, "leave out the token ids of the prompt"] = False
 
     def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
         budget = between("budget", self.budget, 1, site.limits.budget)

@@ -47,22 +47,25 @@ class Verb:
 class Asking(Verb):
     """What the verbs that ask a model have in common: how its problems are asked."""
 
-    style: Annotated[str | None, "a prompt style by its name; by default what the model's family is asked"] = field(
+    style: Annotated[str | None, "the prompt style, by its name; by default the one of the model's family"] = field(
         default=None, metadata=LATER
     )
-    system: Annotated[str | None, "the system line of a chat; empty for none"] = field(default=None, metadata=LATER)
-    template: Annotated[str | None, "a text with {problem} in it, instead of the style's"] = field(
+    system: Annotated[str | None, "the system message of a chat prompt; an empty text leaves it out"] = field(
         default=None, metadata=LATER
     )
-    thinking: Annotated[Literal["on", "off"] | None, "whether a model that can be told to thinks first"] = field(
+    template: Annotated[str | None, "a prompt template with {problem} in it, instead of the style's own"] = field(
         default=None, metadata=LATER
     )
-    stop: Annotated[list[str] | None, "texts that end a completion, instead of the style's own"] = field(
+    thinking: Annotated[
+        Literal["on", "off"] | None, "on or off: whether a model with a thinking mode thinks before it answers"
+    ] = field(default=None, metadata=LATER)
+    stop: Annotated[list[str] | None, "texts that end a completion, instead of those of the style"] = field(
         default=None, metadata=LATER
     )
-    answers: Annotated[AnswerRule | None, "what counts as an answer: a box alone, or what comes nearest to one"] = (
-        field(default=None, metadata=LATER)
-    )
+    answers: Annotated[
+        AnswerRule | None,
+        "what counts as an answer: boxed (a box alone) or flexible (a box, or what comes nearest to one)",
+    ] = field(default=None, metadata=LATER)
 
     def style_options(self) -> StyleOptions:
         """What is asked of the prompt.
