@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rmx.cli.options import add_share, add_style
+from rmx.cli.options import add_options, add_share, add_style
 from rmx.errors import RmxError
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -19,30 +19,29 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
     """Define both verbs; `add_model` gives them the options that all verbs share."""
     claims = verbs.add_parser("claims", help="the paper's claims, measured on your model")
     _add_common(claims, add_model)
-    claims.add_argument("--pair", metavar="NAME", help="a known pair instead (rmx doctor lists them)")
-    claims.add_argument("--teacher", metavar="S", help="a full checkpoint instead of an adapter")
-    claims.add_argument("--only", metavar="ID,ID", help="these claims alone")
+    add_options(claims, "--pair", "--teacher")
+    claims.add_argument("--only", metavar="ID,ID", help="measure these claims alone")
     claims.add_argument("--n", type=int, default=8, metavar="N", help="samples of each problem, for pass@k (default 8)")
     claims.add_argument("--html", metavar="FILE", help="also write the report, one file that opens offline")
     claims.set_defaults(run=_claims)
 
     locator = verbs.add_parser("locator", help="does high entropy find the tokens that decide?")
     _add_common(locator, add_model)
-    locator.add_argument("--samples", type=int, default=16, metavar="N", help="of each alternative; even (default 16)")
+    locator.add_argument(
+        "--samples", type=int, default=16, metavar="N", help="samples of each alternative, an even number (default 16)"
+    )
     locator.set_defaults(run=_locator)
 
 
 def _add_common(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     add_model(parser)
-    parser.add_argument("--set", default="mini", metavar="NAME", help="mini, arith, gsm8k, math500 or a file")
-    parser.add_argument("--limit", type=int, default=100, metavar="N", help="the first N problems (default 100)")
-    parser.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
+    first = {"default": 100, "help": "take the first N problems of the set (default 100)"}
+    add_options(parser, "--set", "--limit", "--tau", limit=first)
     add_share(parser)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-new-tokens", type=int, default=512)
-    parser.add_argument("--budget", type=int, default=200_000, metavar="TOKENS", help="for what choices decide")
-    parser.add_argument("--no-cache", action="store_true", help="make everything anew and keep nothing")
-    parser.add_argument("--json", action="store_true")
+    add_options(parser, "--seed", "--max-new-tokens")
+    spent = "tokens that sampling what choices decide may take (default 200,000)"
+    parser.add_argument("--budget", type=int, default=200_000, metavar="TOKENS", help=spent)
+    add_options(parser, "--no-cache", "--json")
     add_style(parser)
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from rmx.cli.options import add_style, placing_of, style_of
+from rmx.cli.options import add_options, add_style, placing_of, style_of
 from rmx.errors import RmxError
 
 AddModel = Callable[[argparse.ArgumentParser], None]
@@ -18,24 +18,28 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
     parser = verbs.add_parser("eval", help=what, conflict_handler="resolve")
     add_model(parser)
     several = {"action": "append", "default": [], "metavar": "S"}
-    parser.add_argument("--adapter", **several, help="a bundled name, a run, a folder or a Hub id; several times")
-    parser.add_argument("--teacher", **several, help="a full checkpoint beside the base; several times")
-    parser.add_argument("--set", default="mini", metavar="NAME", help="a set (rmx sets lists them) or a file")
-    parser.add_argument("--limit", type=int, default=None, metavar="N", help="the first N problems")
+    parser.add_argument(
+        "--adapter",
+        **several,
+        help="an adapter: a bundled name, a run, a folder or a Hub id; may be given several times",
+    )
+    parser.add_argument("--teacher", **several, help="a full checkpoint beside the base; may be given several times")
+    add_options(parser, "--set", "--limit")
     parser.add_argument("--n", type=int, default=16, metavar="N", help="samples per problem, up to 256; 0: greedy only")
     parser.add_argument("--k", default=None, metavar="1,2,4", help="tries of pass@k (default: 1, 2, 4 ... n)")
-    parser.add_argument("--temperature", type=float, default=0.6)
-    parser.add_argument("--top-p", type=float, default=0.95)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-new-tokens", type=int, default=2048)
-    parser.add_argument("--no-greedy", action="store_true", help="samples only")
-    parser.add_argument("--no-cache", action="store_true", help="make every completion anew and keep none")
+    add_options(
+        parser, "--temperature", "--top-p", "--seed", "--max-new-tokens", "--no-cache",
+        temperature={"default": 0.6, "help": "temperature of the samples (default 0.6)"},
+        top_p={"default": 0.95, "help": "nucleus sampling: share of the probability drawn from (default 0.95)"},
+        max_new_tokens={"default": 2048, "help": "upper bound of a completion, in tokens (default 2048)"},
+    )  # fmt: skip
+    parser.add_argument("--no-greedy", action="store_true", help="draw samples only; leave the greedy answers out")
     parser.add_argument(
         "--regrade",
         action="store_true",
         help="make nothing: read and judge the kept completions again, and say which verdicts changed",
     )
-    parser.add_argument("--json", action="store_true")
+    add_options(parser, "--json")
     add_style(parser)
     parser.set_defaults(run=_eval)
 

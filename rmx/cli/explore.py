@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from rmx.cli.options import add_style, placing_of, style_of
+from rmx.cli.options import add_options, add_style, placing_of, style_of
 
 AddModel = Callable[[argparse.ArgumentParser], None]
 
@@ -16,25 +16,39 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
     """Define the verbs; `add_model` gives them the options that all verbs share."""
     outcomes = verbs.add_parser("outcomes", help="what each alternative of a place is worth, by sampling on from it")
     _add_solution(outcomes, add_model)
-    outcomes.add_argument("--pos", type=int, default=None, metavar="N", help="completion position; default: all forks")
-    outcomes.add_argument("--forks", type=int, default=16, help="without --pos: the N of the highest entropy (16)")
     outcomes.add_argument(
-        "--samples", type=int, default=None, help="of each alternative, at most (64; 24 without --pos)"
+        "--pos",
+        type=int,
+        default=None,
+        metavar="N",
+        help="measure the alternatives at this position (default: at the forks)",
     )
     outcomes.add_argument(
-        "--budget", type=int, default=None, help="tokens to sample at most (50,000; 200,000 without --pos)"
+        "--forks", type=int, default=16, help="without --pos: how many forks, those of the highest entropy (16)"
     )
-    outcomes.add_argument("--temperature", type=float, default=1.0, help="of the samples (default 1)")
-    outcomes.add_argument("--top-p", type=float, default=1.0, help="of the samples")
-    outcomes.add_argument("--seed", type=int, default=0)
+    outcomes.add_argument(
+        "--samples", type=int, default=None, help="samples of each alternative, at most (64; 24 without --pos)"
+    )
+    outcomes.add_argument(
+        "--budget", type=int, default=None, help="tokens to sample in all, at most (50,000; 200,000 without --pos)"
+    )
+    sampled = {"default": 1.0, "help": "temperature of the samples (default 1)"}
+    add_options(outcomes, "--temperature", "--top-p", "--seed", temperature=sampled)
     outcomes.set_defaults(run=_outcomes)
 
     rescue = verbs.add_parser("rescue", help="the fewest swaps that turn a wrong answer right, or break a right one")
     _add_solution(rescue, add_model)
-    rescue.add_argument("--goal", choices=["right", "wrong"], default=None, help="default: what the solution is not")
-    rescue.add_argument("--budget", type=int, default=20_000, help="tokens to search with at most (default 20,000)")
-    rescue.add_argument("--swaps", type=int, default=3, help="how many at most (default 3)")
-    rescue.add_argument("--seed", type=int, default=0, help="of the solutions that are sampled for comparison")
+    rescue.add_argument(
+        "--goal",
+        choices=["right", "wrong"],
+        default=None,
+        help="what the answer shall become (default: what it is not)",
+    )
+    rescue.add_argument(
+        "--budget", type=int, default=20_000, help="tokens that the search may generate (default 20,000)"
+    )
+    rescue.add_argument("--swaps", type=int, default=3, help="how many swaps a rescue may need, at most (default 3)")
+    add_options(rescue, "--seed")
     rescue.set_defaults(run=_rescue)
 
     sofar = verbs.add_parser("sofar", help="the answer that the model would give at the end of each sentence")
@@ -44,15 +58,9 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
 
 def _add_solution(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     """Which solution: a prompt or a problem, solved greedily."""
-    parser.add_argument("prompt", nargs="?", metavar="PROMPT")
-    parser.add_argument("--problem", metavar="ID", help="a problem's id or its 0-based index in the set")
-    parser.add_argument("--set", default="mini", metavar="NAME", help="a set by its name (see rmx sets) or a file")
-    parser.add_argument("--answer", metavar="A", help="the known answer of a free prompt")
-    parser.add_argument("--raw", action="store_true", help="no template: the prompt as it stands")
+    add_options(parser, "prompt", "--problem", "--set", "--answer", "--raw")
     add_model(parser)
-    parser.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
-    parser.add_argument("--max-new-tokens", type=int, default=512, help="bounds the whole completion")
-    parser.add_argument("--json", action="store_true")
+    add_options(parser, "--tau", "--max-new-tokens", "--json")
     add_style(parser)
 
 

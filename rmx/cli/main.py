@@ -21,7 +21,7 @@ from rmx.cli.distill import add_verbs as add_distill_verbs
 from rmx.cli.eval import add_verbs as add_eval_verbs
 from rmx.cli.explore import add_verbs as add_explore_verbs
 from rmx.cli.export import add_verbs as add_export_verbs
-from rmx.cli.options import add_placing, add_share, add_style, placing_of, style_of
+from rmx.cli.options import add_options, add_placing, add_share, add_style, placing_of, style_of
 from rmx.cli.pair import add_verbs as add_pair_verbs
 from rmx.cli.runs import add_verbs as add_runs_verbs
 from rmx.cli.sets import add_verbs as add_sets_verbs
@@ -248,31 +248,33 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_serve(verbs: Any) -> None:
     serve = verbs.add_parser("serve", help="open the app")
     serve.add_argument("--model", metavar="S", help="offered beside mini and loaded at start")
-    serve.add_argument("--adapter", metavar="S")
-    serve.add_argument("--host", default=None)
-    serve.add_argument("--port", type=int, default=None)
+    serve.add_argument("--adapter", metavar="S", help="an adapter on that model, loaded at start")
+    serve.add_argument(
+        "--host", default=None, help="address to listen on (default 127.0.0.1; 0.0.0.0 on a public site)"
+    )
+    serve.add_argument("--port", type=int, default=None, help="port to listen on (default 7860)")
     serve.set_defaults(run=_serve)
 
 
 def _add_trace(verbs: Any) -> None:
     trace = verbs.add_parser("trace", help="one solution with the distribution behind every token")
-    trace.add_argument("prompt", nargs="?", metavar="PROMPT")
-    trace.add_argument("--problem", metavar="ID", help="a problem's id or its 0-based index in the set")
-    trace.add_argument("--set", default="mini", metavar="NAME", help="a set by its name (see rmx sets) or a file")
-    trace.add_argument("--prompt-ids", metavar="FILE", help="a JSON array of token ids ('-' = stdin)")
-    trace.add_argument("--answer", metavar="A", help="the known answer of a free prompt")
-    trace.add_argument("--raw", action="store_true", help="no template: the prompt as it stands")
+    add_options(trace, "prompt", "--problem", "--set", "--answer", "--raw")
+    trace.add_argument("--prompt-ids", metavar="FILE", help="the prompt as a JSON array of token ids ('-' = stdin)")
     _add_model(trace)
-    trace.add_argument("--temperature", type=float, default=0.0)
-    trace.add_argument("--top-p", type=float, default=1.0)
-    trace.add_argument("--seed", type=int, default=0)
-    trace.add_argument("--max-new-tokens", type=int, default=512, help="bounds the whole completion")
-    trace.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
+    add_options(trace, "--temperature", "--top-p", "--seed", "--max-new-tokens", "--tau")
     add_share(trace)
-    trace.add_argument("--swap", action="append", default=[], metavar="POS=TOKEN_ID", help="may be given several times")
-    trace.add_argument("--cold", action="store_true", help="reuse nothing that was computed before")
-    trace.add_argument("--read", metavar="FILE", help="score this text instead of generating ('-' = stdin)")
-    trace.add_argument("--json", action="store_true")
+    trace.add_argument(
+        "--swap",
+        action="append",
+        default=[],
+        metavar="POS=TOKEN_ID",
+        help="force this token there and go on; may be given several times",
+    )
+    trace.add_argument("--cold", action="store_true", help="compute everything anew: reuse no cached prefix")
+    trace.add_argument(
+        "--read", metavar="FILE", help="score the solution in this file instead of generating one ('-' = stdin)"
+    )
+    add_options(trace, "--json")
     add_style(trace)
     trace.set_defaults(run=_trace)
 

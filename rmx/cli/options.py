@@ -1,10 +1,40 @@
-"""`--quantize` and `--device-map` of the verbs that load a model."""
+"""Options that several verbs share, each declared once: its type, its default and its help."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rmx.errors import RmxError, TrainError
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "prompt": {"nargs": "?", "metavar": "PROMPT", "help": "a problem in your own words"},
+    "--problem": {"metavar": "ID", "help": "a problem of the set, by its id or its 0-based index"},
+    "--set": {"default": "mini", "metavar": "NAME", "help": "a problem set (rmx sets lists them) or a file"},
+    "--answer": {"metavar": "A", "help": "the known answer of the prompt, which its solution is graded against"},
+    "--raw": {"action": "store_true", "help": "send the prompt to the model as it stands, without a template"},
+    "--limit": {"type": int, "metavar": "N", "help": "take the first N problems of the set (default: all of them)"},
+    "--tau": {"type": float, "help": "entropy in nats above which a token is a fork (default: the model's own)"},
+    "--temperature": {"type": float, "default": 0.0, "help": "sampling temperature; 0 decodes greedily (default)"},
+    "--top-p": {"type": float, "default": 1.0, "help": "nucleus sampling: share of probability drawn from (default 1)"},
+    "--seed": {"type": int, "default": 0, "help": "seed of all random draws (default 0)"},
+    "--max-new-tokens": {"type": int, "default": 512, "help": "upper bound of a completion, in tokens (default 512)"},
+    "--no-cache": {"action": "store_true", "help": "compute everything anew, and keep nothing on disk"},
+    "--json": {"action": "store_true", "help": "print a JSON document instead of text"},
+    "--pair": {"metavar": "NAME", "help": "a known pair of base and adapted model (rmx doctor lists them)"},
+    "--teacher": {"metavar": "S", "help": "the adapted model as a full checkpoint, instead of --adapter"},
+}  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser, *names: str, **changed: Mapping[str, Any]) -> None:
+    """Give a verb options of the table.
+
+    Args:
+        names: as they stand in the table.
+        changed: what is different for this verb, by the option's name in Python: `seed={"default": 7}`.
+    """
+    for name in names:
+        parser.add_argument(name, **{**OPTIONS[name], **changed.get(name.lstrip("-").replace("-", "_"), {})})
 
 
 def add_placing(parser: argparse.ArgumentParser) -> None:

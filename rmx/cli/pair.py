@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rmx.cli.options import add_share, add_style, placing_of, style_of
+from rmx.cli.options import add_options, add_share, add_style, placing_of, style_of
 from rmx.cli.terminal import _progress, stopped_by_hand
 from rmx.errors import RmxError
 
@@ -17,20 +17,20 @@ ReadText = Callable[[str | None], str | None]
 def add_verbs(verbs: Any, add_model: AddModel, read_text: ReadText) -> None:
     """Define both verbs; `add_model` gives them the options that all verbs share."""
     shifts = verbs.add_parser("shifts", help="where base and adapted model part")
-    shifts.add_argument("prompt", nargs="?", metavar="PROMPT")
-    shifts.add_argument("--problem", metavar="ID", help="one problem of the set, by id or 0-based index")
-    shifts.add_argument("--answer", metavar="A", help="the known answer of a free prompt")
-    shifts.add_argument("--raw", action="store_true", help="no template: the prompt as it stands")
-    shifts.add_argument("--source", choices=["base", "adapted"], default="base", help="whose completion is read")
-    shifts.add_argument("--read", metavar="FILE", help="read this text instead ('-' = stdin)")
-    shifts.add_argument("--temperature", type=float, default=0.0)
-    shifts.add_argument("--top-p", type=float, default=1.0)
+    add_options(shifts, "prompt", "--problem", "--answer", "--raw")
+    shifts.add_argument(
+        "--source", choices=["base", "adapted"], default="base", help="the model whose solution both read"
+    )
+    shifts.add_argument("--read", metavar="FILE", help="have both read the solution in this file ('-' = stdin)")
+    add_options(shifts, "--temperature", "--top-p")
     _add_pair(shifts, add_model)
     shifts.set_defaults(run=lambda args: _shifts(args, read_text))
 
     intervene = verbs.add_parser("intervene", help="patch tokens of the base and count right answers")
     intervene.add_argument(
-        "--arms", default="base,teacher,oracle,random,matched,entropy", help="comma-separated; default: all six"
+        "--arms",
+        default="base,teacher,oracle,random,matched,entropy",
+        help="the arms to run, separated by commas (default: all six)",
     )
     intervene.add_argument("--csv", metavar="FILE", help="also write one line per problem and arm")
     _add_pair(intervene, add_model)
@@ -39,18 +39,13 @@ def add_verbs(verbs: Any, add_model: AddModel, read_text: ReadText) -> None:
 
 def _add_pair(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
     add_model(parser)
-    parser.add_argument("--pair", metavar="NAME", help="a known pair instead (rmx doctor lists them)")
-    parser.add_argument("--teacher", metavar="S", help="a full checkpoint instead of an adapter")
-    parser.add_argument("--strength", type=float, default=1.0, help="of a plain LoRA, 0 to 1.5 (default 1)")
-    parser.add_argument("--set", default="mini", metavar="NAME", help="a set by its name (see rmx sets) or a file")
-    parser.add_argument("--limit", type=int, default=None, metavar="N", help="the first N problems of the set")
-    parser.add_argument("--tau", type=float, default=None, help="fork threshold in nats (default: the model's own)")
+    add_options(parser, "--pair", "--teacher")
+    parser.add_argument("--strength", type=float, default=1.0, help="strength of a plain LoRA, 0 to 1.5 (default 1)")
+    add_options(parser, "--set", "--limit", "--tau")
     add_share(parser)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-new-tokens", type=int, default=512)
-    parser.add_argument("--no-placebo", action="store_true", help="leave the random adapter of equal size out")
-    parser.add_argument("--no-cache", action="store_true", help="make everything of a set anew and keep nothing")
-    parser.add_argument("--json", action="store_true")
+    add_options(parser, "--seed", "--max-new-tokens")
+    parser.add_argument("--no-placebo", action="store_true", help="do not measure the random adapter of equal size")
+    add_options(parser, "--no-cache", "--json")
     add_style(parser)
 
 
