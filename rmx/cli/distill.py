@@ -15,15 +15,15 @@ from rmx.progress import Progress
 
 AddModel = Callable[[argparse.ArgumentParser], None]
 HELP = {
-    "problems": "of the train split, that the teacher solves",
-    "k": "solutions per problem",
-    "temperature": "of the teacher's solutions",
-    "top_p": "of the teacher's solutions",
-    "max_new_tokens": "of a solution",
+    "problems": "problems of the train split that the teacher solves",
+    "k": "solutions of the teacher for each problem",
+    "temperature": "sampling temperature of the teacher's solutions",
+    "top_p": "nucleus sampling of the teacher's solutions: share of probability drawn from",
+    "max_new_tokens": "upper bound of a solution, in tokens",
     "top_k": "likeliest tokens of the teacher that are kept at each place",
     "tail": "what becomes of the others: the kept ones renormalised, or one bucket for the rest",
-    "alpha": "of the LoRA (default: twice the rank)",
-    "warmup": "share of the updates",
+    "alpha": "scale of the LoRA adapter, alpha / rank (default: twice the rank)",
+    "warmup": "share of the updates over which the learning rate rises",
     "epochs": "passes over the solutions",
     "micro_batch": "solutions that go through the network together",
     "grad_accum": "micro-batches per update",
