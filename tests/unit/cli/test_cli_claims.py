@@ -60,7 +60,7 @@ def test_what_is_there_is_reported_after_ctrl_c(capsys, monkeypatch):
     def endless(subject, cancelled):
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
         while not cancelled():
-            yield studies.Progress(1, 2, None)
+            yield studies.StudyProgress(1, 2, None)
 
     monkeypatch.setitem(board.STUDIES, "shifts", endless)
     assert main(["claims", "--only", "reranked,low-rank,gain", "--limit", "1", "--json"]) == 0
@@ -101,7 +101,7 @@ def test_the_locator_tells_what_the_gate_misses(capsys):
 def test_too_few_problems_for_a_verdict_are_said_before_anything_is_measured(capsys, monkeypatch):
     def told(subject, cancelled):
         assert "2 problems: no verdict is given below 30" in capsys.readouterr().err
-        yield studies.Progress(1, 1, None)
+        yield studies.StudyProgress(1, 1, None)
 
     monkeypatch.setitem(board.STUDIES, "shifts", told)
     assert main(["claims", "--only", "reranked", "--limit", "2", "--json"]) == 0
