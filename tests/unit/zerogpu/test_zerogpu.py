@@ -66,7 +66,7 @@ def stream(space: Workspace, spec: str, adapter: str | None = None) -> list[dict
 
 def test_outside_a_space_the_decorator_changes_nothing(larger):
     assert not is_zerogpu()
-    assert spaces.GPU(duration=60)(carry.there) is carry.there
+    assert spaces.GPU(duration=60)(carry.run_on_worker) is carry.run_on_worker
     space = ZeroWorkspace(device="cpu")
     model = space.model(larger)
     space.ready()
@@ -74,7 +74,7 @@ def test_outside_a_space_the_decorator_changes_nothing(larger):
     plain = Workspace("cpu")
     told, expected = stream(space, larger)[-1], stream(plain, larger)[-1]
     assert told["result"] | {"seconds": 0} == expected["result"] | {"seconds": 0}
-    assert inspect.isgeneratorfunction(carry.there)  # spaces asks that to tell streams from single values
+    assert inspect.isgeneratorfunction(carry.run_on_worker)  # spaces asks that to tell streams from single values
 
 
 @pytest.mark.parametrize(("value", "so"), [("true", True), ("1", True), ("", False), ("false", False)])
