@@ -1,6 +1,7 @@
 """Interventions over a problem set: accuracy per arm with intervals, paired with the base on the same problems."""
 
 import csv
+import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -329,8 +330,6 @@ class InterveneSet:
 
 def arms_csv(found: dict[str, Any]) -> str:
     """One line per problem and arm of an intervene document."""
-    import io
-
     out = io.StringIO()
     rows = csv.writer(out)
     rows.writerow(["problem", "arm", "answer", "correct", "patches", "tokens"])

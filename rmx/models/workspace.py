@@ -106,9 +106,10 @@ class Workspace:
         _check_name("adapter", spec)
         self.policy.admit_adapter(model, spec)
         engine, name = model.engine, adapter_name(spec)
-        if name in engine.adapters:
-            engine.adapters[name] = engine.adapters.pop(name)  # the newest is the last
-            return name
+        with self._lock:  # two at once would both take it out
+            if name in engine.adapters:
+                engine.adapters[name] = engine.adapters.pop(name)  # the newest is the last
+                return name
         with engine.queue.turn():
             name = add_adapter(model, spec)
             for old in list(engine.adapters)[:-MOST_ADAPTERS]:

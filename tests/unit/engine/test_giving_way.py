@@ -110,17 +110,17 @@ def test_batches_maps_and_arms_beside_each_other_are_those_of_undisturbed_runs(r
         with model.engine.queue.turn(), model.engine.using(rl.adapter):
             firsts = list(range(5, 12))
             return continue_batch(
-                model.engine, ids[0], firsts, max_new=60, over=lambda *_: False, adapter=rl.adapter, reuse=False
+                model.engine, ids[0], firsts, max_new=90, over=lambda *_: False, adapter=rl.adapter, reuse=False
             )
 
     def mapped():
-        found = ShiftMap(rl, MapJob(ids[1], Sampling(max_new_tokens=40), 1.0)).run()
+        found = ShiftMap(rl, MapJob(ids[1], Sampling(max_new_tokens=60), 1.0)).run()
         return [(s.id, s.rank, s.base.entropy, s.adapted.entropy) for s in found.shifts]
 
     def arms():
         asked = [ArmProblem(str(i), prompt, None) for i, prompt in enumerate(ids)]
         with rl.turn():
-            found = AllArms(rl, asked, ("base", "teacher", "oracle"), 1.0, max_new=60).run()
+            found = AllArms(rl, asked, ("base", "teacher", "oracle"), 1.0, max_new=90).run()
         return [{arm: result.ids for arm, result in one.items()} for one in found]
 
     def samples():

@@ -2,7 +2,9 @@
 
 import gc
 import threading
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import gradio as gr
@@ -216,3 +218,27 @@ def test_nothing_else_is_alive():
     space.unload("a")
     gc.collect()
     assert seen() is network
+
+
+def test_an_adapter_that_two_ask_for_at_once_stays(folder):
+    """Who asks makes it the newest; the second one must not find it taken out by the first."""
+
+    class Slow(dict):
+        def pop(self, name):
+            found = super().pop(name)
+            time.sleep(0.2)
+            return found
+
+        def __contains__(self, name):
+            found = super().__contains__(name)
+            time.sleep(0.05)
+            return found
+
+    space = made({"one": 1})
+    model = space.model("one")
+    name = space.adapter(model, folder)
+    model.engine.adapters = Slow(model.engine.adapters)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(space.adapter, model, folder) for _ in range(2)]
+        assert [one.result(10) for one in asked] == [name, name]
+    assert list(model.engine.adapters) == [name]
