@@ -371,9 +371,9 @@ def on_set(what: str, pause: float) -> Iterator[dict[str, Any]]:
         SETS[state["id"]] = dict(state)
         if not DROP.is_set():
             yield dict(state)
+            time.sleep(pause / 1000)
         if stopped:
             return
-        time.sleep(pause / 1000)
 
 
 HALTED: set[str] = set()

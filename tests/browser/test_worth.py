@@ -248,6 +248,21 @@ def test_importance_draws_every_fork_and_a_click_selects_it(page: Page) -> None:
     expect(page.locator(".flow .selected")).to_have_attribute("data-i", str(state["points"][4]["pos"]))
 
 
+def test_a_click_counts_although_news_arrives_while_the_button_is_down(page: Page) -> None:
+    worth.PACE["seconds"] = 0.6
+    solve(page)
+    panel = measure(page, "Which forks decide?")
+    expect(panel.get_by_role("listitem").first).to_be_visible()
+    first = panel.get_by_role("listitem").first.get_by_role("button")
+    place = first.get_attribute("data-pos")
+    first.hover()
+    page.mouse.down()
+    expect(panel).to_contain_text("5 of 5 forks")
+    page.mouse.up()
+    expect(page.locator(".flow .selected")).to_have_attribute("data-i", str(place))
+    expect(panel.get_by_role("listitem")).to_have_count(4)
+
+
 def test_the_areas_stand_for_the_shares_and_end_at_their_fork(page: Page) -> None:
     run = solve(page)
     panel = measure(page, "Which forks decide?")

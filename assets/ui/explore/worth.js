@@ -4,7 +4,7 @@
 const JOBS = { outcomes: "outcomes", importance: "importance", rescue: "rescue", sofar: "sofar", stop: "haltjob" };
 const CONTENT = { outcomes: "alternatives", importance: "points", rescue: "tried", sofar: "points" }; // a field that a state has
 const SILENT = 25_000; // milliseconds without a word after which a job may be started again
-const worth = { jobs: new Map(), tones: new Map(), open: null };
+const worth = { jobs: new Map(), tones: new Map(), open: null, pressed: false };
 
 // ---- jobs ---------------------------------------------------------------------------------------------------
 const jobKey = (kind, run, pos) => (kind === "outcomes" ? `${kind} ${run} ${pos}` : `${kind} ${run}`);
@@ -263,8 +263,17 @@ function renderPanel() {
   if (ui.panelBody.dataset.kind !== job.kind || worth.drawn !== job) ui.panelBody.replaceChildren();
   ui.panelBody.dataset.kind = job.kind;
   worth.drawn = job;
-  if (m) ({ importance: renderImportance, rescue: renderRescue, sofar: renderSofar })[job.kind](m, job);
+  if (m && !worth.pressed) ({ importance: renderImportance, rescue: renderRescue, sofar: renderSofar })[job.kind](m, job);
 }
+// A click ends on the node on which it began: news that arrives in between is drawn afterwards.
+ui.panelBody.addEventListener("pointerdown", () => {
+  worth.pressed = true;
+  const release = () => setTimeout(() => { // after the click
+    worth.pressed = false;
+    renderMeasure();
+  });
+  for (const end of ["pointerup", "pointercancel"]) addEventListener(end, release, { once: true });
+});
 function renderGoalless() {
   ui.panelTitle.textContent = PANELS.rescue;
   ui.panelState.textContent = "";
