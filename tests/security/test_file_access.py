@@ -113,9 +113,10 @@ def test_no_name_is_looked_up(app, monkeypatch):
         return real(host, *rest, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    for road, body, inputs in doors(config):
-        value = {"path": "http://canary.invalid/x", "url": "http://canary.invalid/y", "meta": FILE_DATA}
-        httpx.post(f"{url}/gradio_api/{road}", json=body | {"data": [value, *[None] * max(0, inputs - 1)]})
+    value = {"path": "http://canary.invalid/x", "url": "http://canary.invalid/y", "meta": FILE_DATA}
+    with httpx.Client(base_url=f"{url}/gradio_api/") as client:
+        for road, body, inputs in doors(config):
+            client.post(road, json=body | {"data": [value, *[None] * max(0, inputs - 1)]})
     assert asked == []
 
 

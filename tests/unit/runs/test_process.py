@@ -516,7 +516,8 @@ for _ in range(20):
     assert [one.wait(30) for one in apps] == [0] * 4
     until(lambda: second.state == "running")
     assert (starts(second), starts(third), third.state) == (1, 0, "queued")
-    assert len([e for e in second.events()[0] if e["kind"] == "state"]) == 1
+    until(lambda: [e["kind"] for e in second.events()[0]].count("state"))  # noted after the state itself
+    assert [e["kind"] for e in second.events()[0]].count("state") == 1
 
 
 def test_a_starter_that_is_killed_before_it_has_noted_the_start_starts_nothing_twice(store, slow, monkeypatch):
