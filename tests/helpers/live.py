@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from sse_starlette.sse import AppStatus
 from rmx.models.load import load
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
+from rmx.ui.server.serve import listen
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 
@@ -32,7 +32,7 @@ def mini_and_slow() -> Workspace:
 def running(space: Workspace, **settings: Any) -> Iterator[str]:
     """Serve the app; yields its address."""
     app = web_app(space, Settings(**settings))
-    with socket.create_server(("127.0.0.1", 0)) as door:
+    with listen("127.0.0.1", 0) as door:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
         thread.start()

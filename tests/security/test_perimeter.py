@@ -18,7 +18,7 @@ from rmx.ui.server import connections as connections_module
 from rmx.ui.server import rate_limit as gate_module
 from rmx.ui.server.connections import Connections, SeldomRepeated, most_connections, parse_address, visitor_address
 from rmx.ui.server.self_check import check_no_file_is_served
-from rmx.ui.server.serve import Server, server_config
+from rmx.ui.server.serve import Server, listen, server_config
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners
@@ -133,7 +133,7 @@ class Served:
     """The whole app on a port, served as `rmx serve` does."""
 
     def __init__(self, app):
-        self.door = socket.create_server(("127.0.0.1", 0))
+        self.door = listen("127.0.0.1", 0)
         self.port = self.door.getsockname()[1]
         self.server = Server(server_config(app), app.state.halt, app.state.hang_up)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.door]}, daemon=True)

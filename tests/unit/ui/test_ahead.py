@@ -1,7 +1,6 @@
 """Steps that do not wait for their reader, and sessions that do not weigh."""
 
 import importlib.util
-import socket
 import sys
 import threading
 import time
@@ -13,6 +12,7 @@ from gradio.state_holder import StateHolder
 from rmx.engine.fair_queue import as_owner, current_owner
 from rmx.ui.background import prefetch
 from rmx.ui.server.light_sessions import LightSessions, lighten, without_matplotlib
+from rmx.ui.server.serve import listen
 
 
 def until(condition):
@@ -126,7 +126,7 @@ def test_what_a_page_shows_is_not_kept_for_it():
         box.submit(lambda text: said, box, out, api_name="solve")
     app = gr.mount_gradio_app(FastAPI(), demo, path="/")
     lighten(demo)
-    with socket.create_server(("127.0.0.1", 0)) as door:
+    with listen("127.0.0.1", 0) as door:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         thread = threading.Thread(target=server.run, args=([door],), daemon=True)
         thread.start()

@@ -10,7 +10,7 @@ import uvicorn
 
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.server.serve import Server
+from rmx.ui.server.serve import Server, listen
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 from tests.helpers.live import tell_to_stop
@@ -31,7 +31,7 @@ def events(stream):
 def test_a_stop_ends_the_streams_with_what_there_is_and_then_the_server(monkeypatch):
     model = scripted_model(1 / 20, hostile=False)
     app = web_app(Workspace(loader=lambda spec: model), Settings())
-    with socket.create_server(("127.0.0.1", 0)) as door:
+    with listen("127.0.0.1", 0) as door:
         url = f"http://127.0.0.1:{door.getsockname()[1]}"
         server = Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=20), app.state.halt)
         thread = threading.Thread(target=server.run, args=([door],), daemon=True)
@@ -52,3 +52,10 @@ def test_a_stop_ends_the_streams_with_what_there_is_and_then_the_server(monkeypa
         assert 0 < len(document["tokens"]) < NEVER
         thread.join(30)
         assert not thread.is_alive()
+
+
+def test_no_answer_waits_for_an_acknowledgement():
+    with listen("127.0.0.1", 0) as door, socket.create_connection(door.getsockname()) as _:
+        accepted, _ = door.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
