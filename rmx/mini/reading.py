@@ -5,7 +5,7 @@ from functools import cache
 from itertools import zip_longest
 
 from rmx.mini.task import MAX_VALUE, right_answer
-from rmx.mini.templates import TEMPLATES, Template
+from rmx.mini.wordings import TEMPLATES, Template
 
 LONGEST = 1000  # characters; no wording comes near it
 _SLOT = re.compile(r"\{(\w+)\}")

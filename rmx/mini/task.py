@@ -2,8 +2,8 @@
 
 Everything is synthetic. A problem is a template's wording with names, a thing and numbers put in; a solution is one
 paragraph of short equations. Which equation comes next is the writer's choice, drawn with the weights of
-`rmx/mini/templates.py`: these choices are the consequential forks. Synonyms of the verbs and of the connecting words
-are the harmless ones. Careful writers err less and hasty ones more; some who took a wrong first step notice it.
+`assets/mini/wordings.toml`: these choices are the consequential forks. Synonyms of the verbs and of the connecting
+words are the harmless ones. Careful writers err less and hasty ones more; some who took a wrong first step notice it.
 """
 
 import random
@@ -15,8 +15,24 @@ from difflib import SequenceMatcher
 from functools import cache
 from typing import Literal
 
-from rmx.mini.templates import TEMPLATES, Plan, Split, Template, TemplateStep, Wording
-from rmx.mini.words import NAMES, THINGS
+from rmx.mini.wordings import (
+    FINAL_WORDS,
+    NAMES,
+    NEXT_WORDS,
+    NOTICE_SHARE,
+    NOTICE_TEXT,
+    SYNONYM_SHARES,
+    TEMPLATES,
+    THINGS,
+    VERBS,
+    WRITERS,
+    Plan,
+    Split,
+    Template,
+    TemplateStep,
+    Wording,
+    Writer,
+)
 
 __all__ = [
     "MAX_VALUE",
@@ -45,45 +61,10 @@ MAX_VALUE = 99  # every number in a problem or a solution lies in 1 .. MAX_VALUE
 PROMPT = "Q: {problem}\nA:"
 SPLIT_BUCKETS = 16  # of these, 0 and 1 are test, 2 and 3 validation, the rest train
 
-SYNONYM_SHARES = (0.60, 0.25, 0.15)  # 0.94 nats: the entropy of a harmless fork
-VERBS = {
-    "+": ("add {x} and {y}", "combine {x} and {y}", "join {x} and {y}"),
-    "-": ("subtract {y} from {x}", "remove {y} from {x}", "drop {y} from {x}"),
-    "*": ("multiply {x} by {y}", "scale {x} by {y}", "take {x} times {y}"),
-    "/": ("divide {x} by {y}", "split {x} into {y}", "share {x} among {y}"),
-}
-NEXT_WORDS = ("Then", "Next", "Now")
-FINAL_WORDS = ("So", "Thus", "Hence")
-NOTICE_SHARE = 0.12  # of the writers whose first step was wrong
-NOTICE_TEXT = "Wait, that is wrong."
-
 _EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 _BOXED = re.compile(r"\\boxed\{(\d+)\}")
 _CHOICE_MARKS = re.compile(r"[\[\]|]")
 _WORD = re.compile(r"[A-Za-z]+|\d+|[^\sA-Za-z\d]")
-
-
-@dataclass(frozen=True, slots=True)
-class Writer:
-    """A kind of solution writer, known by the opening words."""
-
-    opener: str
-    share: float
-    error_factor: float  # multiplies the share of flawed plans where below 1
-    success_factor: float  # multiplies the share of right plans where below 1
-
-    def success(self, plain: float) -> float:
-        """Share of right plans, given that of a plain writer."""
-        return self.success_factor * (1 - self.error_factor * (1 - plain))
-
-
-WRITERS = (
-    Writer("First,", 0.32, 1.0, 1.0),
-    Writer("Okay,", 0.26, 1.0, 1.0),
-    Writer("Let's see,", 0.20, 1.0, 1.0),
-    Writer("Step by step,", 0.13, 0.5, 1.0),
-    Writer("Quickly,", 0.09, 1.0, 0.6),
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The bundled problem sets `mini` and `arith`, written by `python -m rmx.mini.problems`; always the same files."""
+"""The bundled problem sets `mini` and `arith`, written by `python -m rmx.mini.problem_sets`; always the same files."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rmx.mini.task import MiniProblem, make_set
-from rmx.mini.templates import Split
+from rmx.mini.wordings import Split
 from rmx.paths import ASSETS
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -72,7 +72,7 @@ def write_sets(folder: Path) -> list[Path]:
 
 def main() -> None:
     """Write the problem sets and say how large they are."""
-    parser = argparse.ArgumentParser(prog="python -m rmx.mini.problems", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m rmx.mini.problem_sets", description=__doc__)
     parser.add_argument("--out", type=Path, default=ASSETS / "problems", help="folder for the JSONL files")
     for path in write_sets(parser.parse_args().out):
         print(f"{path}: {len(path.read_text(encoding='utf-8').splitlines())} problems")
