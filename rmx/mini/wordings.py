@@ -45,13 +45,13 @@ class Wording:
     weights: Mapping[str, float] = field(default_factory=dict)  # plan name -> share of writers; empty if never trained
 
     def variants(self) -> Iterator[str]:
-        """Every text that the `[x|y]` choices allow, the plain one first."""
+        """Write every text that the `[x|y]` choices allow, the plain one first."""
         parts = _CHOICE.split(self.text)
         for choice in product(*(part.split("|") for part in parts[1::2])):
             yield "".join(fixed + chosen for fixed, chosen in zip(parts[::2], (*choice, ""), strict=True))
 
     def plain(self) -> str:
-        """The text with the first of every choice."""
+        """Write the text with the first of every choice."""
         return next(self.variants())
 
 
@@ -86,12 +86,12 @@ class Template:
                 raise ValueError(f"{self.name}: the weights of {wording.text!r} do not add up to 1")
 
     def describe(self) -> str:
-        """One line for a list: what happens, and which numbers it takes."""
+        """Say in one line for a list what happens, and which numbers it takes."""
         ranges = ", ".join(f"{name} {low}-{high}" for name, (low, high) in self.slots.items())
         return f"{self.summary} ({ranges})"
 
     def wordings_of(self, split: Split) -> tuple[int, ...]:
-        """Indices of the wordings that belong to `split`."""
+        """List the indices of the wordings that belong to `split`."""
         return tuple(i for i, wording in enumerate(self.wordings) if wording.split == split)
 
 
@@ -105,7 +105,7 @@ class Writer:
     success_factor: float = 1.0  # multiplies the share of right plans where below 1
 
     def success(self, plain: float) -> float:
-        """Share of right plans, given that of a plain writer."""
+        """Work out the share of right plans from that of a plain writer."""
         return self.success_factor * (1 - self.error_factor * (1 - plain))
 
 

@@ -13,7 +13,7 @@ SPEAK = {"percent": percent, "counted": counted, "points": points}
 
 
 def base_card(figures: Json) -> str:
-    """The text of `assets/mini/README.md`."""
+    """Write `assets/mini/README.md`."""
     shares = [
         sum(template.wordings[i].weights[plan.name] for plan in right_plans(template))
         for template in TEMPLATES.values()
@@ -32,12 +32,12 @@ def base_card(figures: Json) -> str:
 
 
 def rl_card(figures: Json) -> str:
-    """The text of `assets/mini/rl/README.md`."""
+    """Write `assets/mini/rl/README.md`."""
     return render("mini_rl_card.md.jinja", figures=figures, **_standing(figures["cells"]), **SPEAK)
 
 
 def _standing(cells: list[Json]) -> Json:
-    """How many wordings there are, how many the adapter still gets wrong more often than not, and more than before."""
+    """Count wordings: all, those still wrong more often than not, and those solved less often than by the base."""
     kinds = {name: [c["greedy"] for c in cells if c["held_out"] == name] for name in ("numbers", "wording")}
     return {
         "wordings": {name: len(found) for name, found in kinds.items()},
@@ -47,7 +47,7 @@ def _standing(cells: list[Json]) -> Json:
 
 
 def reasonmaxxer_card(figures: Json) -> str:
-    """The text of `assets/mini/reasonmaxxer/README.md`."""
+    """Write `assets/mini/reasonmaxxer/README.md`."""
     shipped = figures["shipped"]
     return render(
         "mini_reasonmaxxer_card.md.jinja",

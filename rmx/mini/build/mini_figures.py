@@ -14,7 +14,8 @@ from rmx.engine.entropy import capture
 from rmx.errors import ModelError
 from rmx.mini.build.miniature import Ids, Mini
 from rmx.mini.problem_sets import mini_set
-from rmx.mini.task import MiniProblem, equations, final_answer, with_made_up_words
+from rmx.mini.solutions import equations, final_answer
+from rmx.mini.task import MiniProblem, with_made_up_words
 from rmx.models import load as models
 from rmx.models.adapters import add_adapter
 from rmx.records import is_fork
@@ -78,12 +79,12 @@ class Side:
 
 
 def share(hits: Sequence[bool]) -> Json:
-    """A share of independent trials with its Wilson interval."""
+    """Estimate a share of independent trials, with its Wilson interval."""
     return {key: round(value or 0.0, 4) for key, value in intervals.share(sum(hits), len(hits)).items()}
 
 
 def mean_share(shares: Tensor) -> Json:
-    """Mean of one share per problem, (P,), with a 95 % bootstrap interval over problems.
+    """Estimate the mean of one share per problem, (P,), with a 95 % bootstrap interval over problems.
 
     The bundled figures and cards rest on these very resamples; `rmx.stats` draws others.
     """
@@ -94,7 +95,7 @@ def mean_share(shares: Tensor) -> Json:
 
 
 def change(before: Tensor, after: Tensor) -> Json:
-    """What changed from one share per problem to another, (P,) each: mean with interval, problems won and lost."""
+    """Estimate what changed from one share per problem to another, (P,) each, and count problems won and lost."""
     return mean_share(after - before) | {"won": int((after > before).sum()), "lost": int((after < before).sum())}
 
 
@@ -122,12 +123,12 @@ def sampled(
     return torch.tensor(right, dtype=torch.float32).view(len(problems), k), prompts, completions
 
 
-def swaps(mini: Mini, solved: Greedy, tau: float = TAU) -> list[ForkSwap]:
-    """Every single-token swap at every fork of the greedy solutions, continued greedily."""
+def swaps(mini: Mini, solved: Greedy) -> list[ForkSwap]:
+    """Try every single-token swap at every fork of the greedy solutions, continued greedily."""
     jobs: list[tuple[int, int, int, float, float]] = []
     for i, logits in enumerate(mini.score(solved.prompts, solved.completions)):
         nats, probs = capture(logits, 1).entropy, logits.softmax(-1)
-        for pos in is_fork(nats, tau).nonzero()[:, 0].tolist():
+        for pos in is_fork(nats, TAU).nonzero()[:, 0].tolist():
             top = probs[pos].topk(SWAP_TOP)
             for p, token in zip(top.values.tolist(), top.indices.tolist(), strict=True):
                 if p > SWAP_MIN_P and token != solved.completions[i][pos]:
@@ -142,19 +143,19 @@ def swaps(mini: Mini, solved: Greedy, tau: float = TAU) -> list[ForkSwap]:
 
 
 def sound(text: str) -> bool:
-    """True if every equation of a solution holds."""
+    """Say whether every equation of a solution holds."""
     return all(holds for _, holds in equations(text))
 
 
 def equation_figures(mini: Mini, completions: Iterable[Ids]) -> Json:
-    """How often an equation is wrong, and how many solutions have no answer."""
+    """Measure how often an equation is wrong, and how many solutions have no answer."""
     texts = [mini.text(c) for c in completions]
     wrong = [not holds for text in texts for _, holds in equations(text)]
     return {"wrong_equations": share(wrong), "unanswered": share([final_answer(text) is None for text in texts])}
 
 
 def entropy_figures(mini: Mini, problems: Sequence[MiniProblem], completions: Sequence[Ids]) -> Json:
-    """Shares of tokens above some entropies, and quantiles, over one completion per problem."""
+    """Measure shares of tokens above some entropies, and quantiles, over one completion per problem."""
     scored = mini.score(mini.prompts(problems), completions)
     nats = torch.cat([capture(logits, 1).entropy for logits in scored])
     return {
@@ -168,7 +169,7 @@ def entropy_figures(mini: Mini, problems: Sequence[MiniProblem], completions: Se
 
 
 def swap_figures(solved: Greedy, tried: Sequence[ForkSwap]) -> Json:
-    """What single swaps at forks do to greedy solutions."""
+    """Count what single swaps at forks do to greedy solutions."""
     right = solved.right
     forks: dict[tuple[int, int], list[ForkSwap]] = {}
     for swap in tried:
@@ -193,7 +194,7 @@ def swap_figures(solved: Greedy, tried: Sequence[ForkSwap]) -> Json:
 
 
 def made_up_figures(mini: Mini, solved: Greedy) -> Json:
-    """The same problems about unheard-of people and things: accuracy, and share of unchanged answers."""
+    """Solve the same problems about unheard-of people and things: accuracy, and share of unchanged answers."""
     rng = random.Random(SEED)
     again = greedy(mini, [replace(p, problem=with_made_up_words(rng, p.problem)) for p in solved.problems])
     same = [x == y for x, y in zip(again.answers, solved.answers, strict=True)]
@@ -201,7 +202,7 @@ def made_up_figures(mini: Mini, solved: Greedy) -> Json:
 
 
 def cell_figures(side: Side) -> list[Json]:
-    """One row per template and wording."""
+    """Make one row per template and wording."""
     problems, right = side.solved.problems, side.solved.right
     rows: dict[tuple[str, int], list[int]] = {}
     for i, problem in enumerate(problems):
@@ -220,7 +221,7 @@ def cell_figures(side: Side) -> list[Json]:
 
 
 def measure_sides(mini: Mini) -> dict[str, Side]:
-    """Accuracy at three temperatures and at 16 tries on the bundled test set, by what was held out."""
+    """Measure accuracy at three temperatures and at 16 tries on the bundled test set, by what was held out."""
     sides = {}
     for name, kind in KINDS.items():
         problems = [p for p in mini_set("test") if p.held_out == kind]
@@ -242,7 +243,7 @@ def measure_sides(mini: Mini) -> dict[str, Side]:
 
 
 def _remembered(sides: Iterable[Side]) -> dict[str, str | None]:
-    """Greedy answers of the first problems of the set, by id."""
+    """List the greedy answers of the first problems of the set, by id."""
     answers = {p.id: a for s in sides for p, a in zip(s.solved.problems, s.solved.answers, strict=True)}
     return {p.id: answers[p.id] for p in mini_set("test")[:REMEMBERED]}
 
@@ -251,7 +252,7 @@ def _remembered(sides: Iterable[Side]) -> dict[str, str | None]:
 
 
 def measure(mini: Mini) -> Json:
-    """All figures of the base, on the bundled test set; the two kinds of held-out problems apart."""
+    """Measure all figures of the base on the bundled test set; the two kinds of held-out problems apart."""
     sides = measure_sides(mini)
     seen, unseen = (sides[name] for name in KINDS)
     return {
@@ -271,7 +272,7 @@ def measure(mini: Mini) -> Json:
 
 
 def measure_pair(base: str, folder: Path) -> Json:
-    """The figures of base and adapter, loaded as the app loads them, and the change problem by problem.
+    """Measure base and adapter, loaded as the app loads them, and the change problem by problem.
 
     Args:
         base: spec or folder of the base. folder: the adapter with its `training.json`.
@@ -297,7 +298,7 @@ def measure_pair(base: str, folder: Path) -> Json:
 
 
 def pair_figures(base: Mapping[str, Side], adapted: Mapping[str, Side]) -> Json:
-    """The figures of both, and the change problem by problem."""
+    """Put the figures of both together, with the change problem by problem."""
     figures: Json = {"set": "mini:test", "seed": SEED}
     cells: list[Json] = []
     for name, before in base.items():
@@ -319,18 +320,18 @@ def pair_figures(base: Mapping[str, Side], adapted: Mapping[str, Side]) -> Json:
 
 
 def percent(figure: Json) -> str:
-    """A share with its interval, for reading."""
+    """Write a share with its interval, for reading."""
     value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
     return f"{value:.1f} % ({low:.1f} to {high:.1f})"
 
 
 def counted(figure: Json) -> str:
-    """The same with the number of trials."""
+    """Write a share with its interval and the number of trials."""
     return f"{percent(figure)}, n = {figure['n']}"
 
 
 def points(figure: Json) -> str:
-    """A change with its interval."""
+    """Write a change with its interval."""
     value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
     return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
 
@@ -341,7 +342,7 @@ def _line(label: str, figure: Json) -> str:
 
 
 def pair_summary(figures: Json) -> list[str]:
-    """The main figures of base and adapter as short lines."""
+    """Write the main figures of base and adapter as short lines."""
     lines = []
     for name, label in KINDS.items():
         found = figures[name]
@@ -353,7 +354,7 @@ def pair_summary(figures: Json) -> list[str]:
 
 
 def summary(figures: Json) -> list[str]:
-    """The main figures of the base as short lines."""
+    """Write the main figures of the base as short lines."""
     lines = []
     for name, label in KINDS.items():
         found = {k: v for k, v in figures[name].items() if isinstance(v, dict)}

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmx.engine.batch import PaddedBatch
-from rmx.mini.task import PROMPT, MiniProblem, final_answer
+from rmx.mini.solutions import final_answer
+from rmx.mini.task import PROMPT, MiniProblem
 from rmx.models import load as models
 from rmx.models.load import Model
 
@@ -82,7 +83,7 @@ class Mini:
             batch.feed(chosen)
 
     def score(self, prompts: Sequence[Ids], completions: Sequence[Ids]) -> list[Tensor]:
-        """For each completion the (len, V) fp32 logits that chose its tokens."""
+        """Read the (len, V) fp32 logits that chose the tokens of each completion."""
         pairs, scored = list(zip(prompts, completions, strict=True)), list[Tensor]()
         with self._held():
             for start in range(0, len(pairs), SCORED_ROWS):
@@ -108,7 +109,7 @@ def _chooser(temperature: float, generator: torch.Generator) -> Choose:
 
 
 def right_padded(sequences: Sequence[Ids]) -> Tensor:
-    """(B, T) ids, padded on the right with zeros; under a causal mask the padding needs no attention mask."""
+    """Pad to (B, T) ids, on the right with zeros; under a causal mask the padding needs no attention mask."""
     ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.tensor(sequence)

@@ -16,6 +16,7 @@ from rmx.mini.build.miniature import Mini, load
 from rmx.mini.build.pretrain import Data, PretrainConfig, Pretrainer, drill, schedule
 from rmx.mini.build.tokenizer import build_tokenizer
 from rmx.mini.problem_sets import SPLITS, arith_set, mini_set
+from rmx.mini.solutions import equations, final_answer, write_plan, write_solution
 from rmx.mini.task import (
     NAMES,
     PROMPT,
@@ -24,15 +25,11 @@ from rmx.mini.task import (
     compose,
     coverage,
     draw_numbers,
-    equations,
-    final_answer,
     make_problem,
     make_set,
     right_plans,
     split_of,
     work_out,
-    write_plan,
-    write_solution,
 )
 from rmx.mini.wordings import WRITERS, read_template
 from rmx.paths import ASSETS
