@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from rmx.bench.timing import PROBLEM, _endless, _timed, alternate, ratio
+from rmx.bench.timing import PROBLEM, alternate, endless, ratio, seconds_of
 from rmx.config import TOP_KEPT, Sampling
 from rmx.engine.batch import continue_batch
 from rmx.engine.engine import Engine
@@ -22,7 +22,7 @@ def decode(model: Model, rounds: int, tokens: int = 64) -> dict[str, Any]:
     prompt = torch.tensor([ids], device=engine.device)
     quiet = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "pad_token_id": 0}
     engine.model.generation_config.eos_token_id = None  # both sides decode equally many tokens
-    endless = _endless(model)
+    unending = endless(model)
 
     def plain() -> Any:
         return engine.model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, **quiet)
@@ -30,7 +30,7 @@ def decode(model: Model, rounds: int, tokens: int = 64) -> dict[str, Any]:
     def ours() -> list[int]:
         engine.prefixes.clear()
         job = Job(ids, Sampling(max_new_tokens=tokens), model.tau)
-        return Generation(endless, job).run().ids
+        return Generation(unending, job).run().ids
 
     wanted = plain()[0, len(ids) :].tolist()
     got = ours()
@@ -39,7 +39,7 @@ def decode(model: Model, rounds: int, tokens: int = 64) -> dict[str, Any]:
     cuda = engine.device.type == "cuda"
     slow, fast = alternate(plain, ours, rounds, cuda)
     logits = engine.open(ids).logits[None]
-    captures = [_timed(lambda: capture(logits, TOP_KEPT), cuda) for _ in range(200)]
+    captures = [seconds_of(lambda: capture(logits, TOP_KEPT), cuda) for _ in range(200)]
     step = statistics.median(fast) / tokens
     cost = statistics.median([sum(captures[i : i + 20]) / 20 for i in range(0, 200, 20)])
     return {

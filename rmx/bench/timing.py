@@ -1,16 +1,17 @@
-"""What the benchmarks share: models, two things timed in turn, ratios with intervals, and the machine."""
+"""What the benchmarks share: models, things timed in turn, ratios with intervals, peaks of memory, and the machine."""
 
+import json
 import os
+import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
-from transformers import StoppingCriteria
 
 from rmx.models.load import Model, load
 from rmx.models.placing import PLAIN, Placing
@@ -18,9 +19,10 @@ from rmx.models.stand_ins import random_model
 from rmx.stats.intervals import bootstrap_median
 
 PROBLEM = "Explain in detail how rain forms, from the sea to the ground, and why some places get more of it."
-
-
 DEFAULT = "smollm2-135m-instruct-q4_1"
+
+Load = Callable[[], Model]  # loads the same model once more at each call
+Work = Callable[[], Any]
 
 
 def open_model(name: str, device: str, dtype: str, placing: Placing = PLAIN) -> Model:
@@ -71,39 +73,76 @@ def _processor() -> str:
         return "cpu"
 
 
-def alternate(a: Callable[[], Any], b: Callable[[], Any], rounds: int, cuda: bool) -> tuple[list[float], list[float]]:
+def alternate(a: Work, b: Work, rounds: int, cuda: bool) -> list[list[float]]:
     """Seconds of a and b, in alternating order, after one warm-up each."""
     a(), b()
-    times: tuple[list[float], list[float]] = ([], [])
+    return in_turn((a, b), rounds, cuda)
+
+
+def in_turn(work: Sequence[Work], rounds: int, cuda: bool) -> list[list[float]]:
+    """Seconds of each piece of work, one after the other, forwards and backwards by turns."""
+    times: list[list[float]] = [[] for _ in work]
     for i in range(rounds):
-        for which in (0, 1) if i % 2 == 0 else (1, 0):
-            times[which].append(_timed((a, b)[which], cuda))
+        for which in range(len(work)) if i % 2 == 0 else reversed(range(len(work))):
+            times[which].append(seconds_of(work[which], cuda))
     return times
 
 
-def _timed(f: Callable[[], Any], cuda: bool) -> float:
+def seconds_of(work: Work, cuda: bool) -> float:
+    """Process CPU time of a piece of work; on CUDA wall time to the end of its kernels."""
     if cuda:
         torch.cuda.synchronize()
     clock = time.perf_counter if cuda else time.process_time
     began = clock()
-    f()
+    work()
     if cuda:
         torch.cuda.synchronize()
     return clock() - began
 
 
-def ratio(slow: list[float], fast: list[float]) -> dict[str, Any]:
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, Any]:
+    """The median of the paired ratios with its interval."""
     return bootstrap_median([s / f for s, f in zip(slow, fast, strict=True)])
 
 
-def _endless(model: Model) -> Model:
+def milliseconds(per: int = 1, **seconds: Sequence[float]) -> dict[str, float]:
+    """The median of each, in milliseconds, for one of `per` things done."""
+    return {name: 1000 * statistics.median(values) / per for name, values in seconds.items()}
+
+
+def endless(model: Model) -> Model:
     """The same model without its end tokens, so that both sides decode equally many."""
     twin = Model(model.spec, model.revision, model.dtype, model.engine, model.tokenizer, model.style, model.tau)
     twin.stop_ids = frozenset()
     return twin
 
 
-SAMPLES, SHORTEST, LONGEST = 64, 8, 64  # rows, and how many tokens each gets
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def peaks_of(module: str, sides: Sequence[str], *words: str) -> dict[str, float] | None:
+    """Peak memory of each side of a benchmark in MB, each in a fresh process; None where nothing tells it.
+
+    Args:
+        module: run as `python -m MODULE SIDE WORDS`, it does that side's work and ends with `tell_peak`.
+
+    Raises:
+        RuntimeError: a process failed; the message has what it said.
+    """
+    found: dict[str, Any] = {}
+    for side in sides:
+        command = [sys.executable, "-m", module, side, *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"the process that measures the memory of {side} failed:\n{done.stderr}")
+        found[side] = json.loads(done.stdout.splitlines()[-1])
+    return None if None in found.values() else found
+
+
+def tell_peak(device: torch.device) -> None:
+    """Print the peak memory of this process in MB as JSON: of the GPU where there is one, else resident."""
+    peak = torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else _resident_peak()
+    sys.stdout.write(json.dumps(peak) + "\n")
 
 
 def _resident_peak() -> float | None:
@@ -111,24 +150,3 @@ def _resident_peak() -> float | None:
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), None)
-
-
-class Script(StoppingCriteria):
-    """Ends each row when it has its number of tokens."""
-
-    def __init__(self, prompt: int, lengths: Tensor) -> None:
-        self.ends = prompt + lengths
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
-        return input_ids.shape[1] >= self.ends
-
-
-@contextmanager
-def never_ending(network: Any) -> Iterator[None]:
-    """No end token for the length of a `with` block."""
-    before = network.generation_config.eos_token_id
-    network.generation_config.eos_token_id = None
-    try:
-        yield
-    finally:
-        network.generation_config.eos_token_id = before

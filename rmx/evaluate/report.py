@@ -15,7 +15,7 @@ from rmx.evaluate.figures import Scored, crossing, model_figures, paired_figures
 from rmx.evaluate.store import Answered
 from rmx.grading.answer_groups import same_answers
 from rmx.grading.answers import equal
-from rmx.mini.problems import MINI_SIZES, mini_set
+from rmx.mini.problem_sets import MINI_SIZES, mini_set
 from rmx.mini.task import MiniProblem
 from rmx.records import Problem
 from rmx.runs.rates import cost

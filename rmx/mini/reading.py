@@ -5,7 +5,7 @@ from functools import cache
 from itertools import zip_longest
 
 from rmx.mini.task import MAX_VALUE, right_answer
-from rmx.mini.templates import TEMPLATES, Template
+from rmx.mini.wordings import TEMPLATES, Template
 
 LONGEST = 1000  # characters; no wording comes near it
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -42,7 +42,7 @@ def _read(template: Template, pattern: re.Pattern[str], text: str) -> str | None
 
 @cache
 def _patterns() -> tuple[tuple[Template, re.Pattern[str]], ...]:
-    """Every variant of every wording as a pattern, with the template that it belongs to."""
+    """List every variant of every wording as a pattern, with the template that it belongs to."""
     return tuple(
         (template, _pattern(text))
         for template in TEMPLATES.values()
@@ -52,7 +52,7 @@ def _patterns() -> tuple[tuple[Template, re.Pattern[str]], ...]:
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    """The text with its slots as groups; what stands in a slot twice must be the same both times."""
+    """Turn the slots of a text into groups; what stands in a slot twice must be the same both times."""
     made, seen = "", set[str]()
     parts = _SLOT.split(text)
     for fixed, slot in zip_longest(parts[::2], parts[1::2]):

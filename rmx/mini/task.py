@@ -1,9 +1,7 @@
-"""The miniature's task: word problems, and solutions by a mixture of writers who often part ways.
+"""The miniature's task: word problems, made of the templates in `assets/mini/wordings.toml`.
 
-Everything is synthetic. A problem is a template's wording with names, a thing and numbers put in; a solution is one
-paragraph of short equations. Which equation comes next is the writer's choice, drawn with the weights of
-`rmx/mini/templates.py`: these choices are the consequential forks. Synonyms of the verbs and of the connecting words
-are the harmless ones. Careful writers err less and hasty ones more; some who took a wrong first step notice it.
+Everything is synthetic. A problem is a template's wording with names, a thing and numbers put in; the numbers decide
+whether it belongs to the train, the validation or the test split.
 """
 
 import random
@@ -15,8 +13,7 @@ from difflib import SequenceMatcher
 from functools import cache
 from typing import Literal
 
-from rmx.mini.templates import TEMPLATES, Plan, Split, Template, TemplateStep, Wording
-from rmx.mini.words import NAMES, THINGS
+from rmx.mini.wordings import NAMES, TEMPLATES, THINGS, Plan, Split, Template, TemplateStep, Wording
 
 __all__ = [
     "MAX_VALUE",
@@ -29,14 +26,11 @@ __all__ = [
     "MiniProblem",
     "compose",
     "coverage",
-    "equations",
-    "final_answer",
     "make_problem",
     "make_set",
     "right_answer",
     "split_of",
     "with_made_up_words",
-    "write_solution",
 ]
 
 HeldOut = Literal["none", "numbers", "wording"]
@@ -45,45 +39,8 @@ MAX_VALUE = 99  # every number in a problem or a solution lies in 1 .. MAX_VALUE
 PROMPT = "Q: {problem}\nA:"
 SPLIT_BUCKETS = 16  # of these, 0 and 1 are test, 2 and 3 validation, the rest train
 
-SYNONYM_SHARES = (0.60, 0.25, 0.15)  # 0.94 nats: the entropy of a harmless fork
-VERBS = {
-    "+": ("add {x} and {y}", "combine {x} and {y}", "join {x} and {y}"),
-    "-": ("subtract {y} from {x}", "remove {y} from {x}", "drop {y} from {x}"),
-    "*": ("multiply {x} by {y}", "scale {x} by {y}", "take {x} times {y}"),
-    "/": ("divide {x} by {y}", "split {x} into {y}", "share {x} among {y}"),
-}
-NEXT_WORDS = ("Then", "Next", "Now")
-FINAL_WORDS = ("So", "Thus", "Hence")
-NOTICE_SHARE = 0.12  # of the writers whose first step was wrong
-NOTICE_TEXT = "Wait, that is wrong."
-
-_EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
-_BOXED = re.compile(r"\\boxed\{(\d+)\}")
 _CHOICE_MARKS = re.compile(r"[\[\]|]")
 _WORD = re.compile(r"[A-Za-z]+|\d+|[^\sA-Za-z\d]")
-
-
-@dataclass(frozen=True, slots=True)
-class Writer:
-    """A kind of solution writer, known by the opening words."""
-
-    opener: str
-    share: float
-    error_factor: float  # multiplies the share of flawed plans where below 1
-    success_factor: float  # multiplies the share of right plans where below 1
-
-    def success(self, plain: float) -> float:
-        """Share of right plans, given that of a plain writer."""
-        return self.success_factor * (1 - self.error_factor * (1 - plain))
-
-
-WRITERS = (
-    Writer("First,", 0.32, 1.0, 1.0),
-    Writer("Okay,", 0.26, 1.0, 1.0),
-    Writer("Let's see,", 0.20, 1.0, 1.0),
-    Writer("Step by step,", 0.13, 0.5, 1.0),
-    Writer("Quickly,", 0.09, 1.0, 0.6),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +70,7 @@ class MiniProblem:
     numbers: tuple[tuple[str, int], ...]  # (slot, value)
 
     def json(self) -> dict[str, str | int]:
-        """The line of a problem file."""
+        """Write the problem as a line of a problem file."""
         return {
             "id": self.id,
             "problem": self.problem,
@@ -137,7 +94,7 @@ class Coverage:
 
 
 def calculate(x: int, op: str, y: int) -> int:
-    """The value of `x op y`.
+    """Work out `x op y`.
 
     Raises:
         ValueError: a division that is not exact, or a value outside 1 .. 99; the message says which.
@@ -153,7 +110,7 @@ def calculate(x: int, op: str, y: int) -> int:
 
 
 def work_out(steps: Iterable[TemplateStep], numbers: Mapping[str, int]) -> list[Equation]:
-    """The equations of a plan; raises ValueError where a step cannot be done."""
+    """Work out the equations of a plan; raises ValueError where a step cannot be done."""
     known, worked = dict(numbers), []
     for i, step in enumerate(steps, 1):
         x, y = known[step.left], known[step.right]
@@ -163,7 +120,7 @@ def work_out(steps: Iterable[TemplateStep], numbers: Mapping[str, int]) -> list[
 
 
 def worked_plans(template: Template, numbers: Mapping[str, int]) -> dict[str, list[Equation]]:
-    """The equations of every plan that these numbers allow."""
+    """Work out the equations of every plan that these numbers allow."""
     worked = {}
     for plan in template.plans.values():
         try:
@@ -174,18 +131,18 @@ def worked_plans(template: Template, numbers: Mapping[str, int]) -> dict[str, li
 
 
 def right_plans(template: Template) -> list[Plan]:
-    """The right plans, the main one first."""
+    """List the right plans, the main one first."""
     return [plan for plan in template.plans.values() if plan.right]
 
 
 def split_of(template: str, numbers: Mapping[str, int]) -> Split:
-    """The split that a template with these numbers belongs to, by a hash that never changes."""
+    """Find the split that a template with these numbers belongs to, by a hash that never changes."""
     bucket = zlib.crc32(f"{template}{sorted(numbers.items())}".encode()) % SPLIT_BUCKETS
     return "test" if bucket < 2 else "validation" if bucket < 4 else "train"
 
 
-def _telling_numbers(template: Template, numbers: Mapping[str, int]) -> bool:
-    """True if every plan can be done and exactly the right ones reach the right answer."""
+def _tell_plans_apart(template: Template, numbers: Mapping[str, int]) -> bool:
+    """Say whether every plan can be done and exactly the right ones reach the right answer."""
     worked = worked_plans(template, numbers)
     if len(worked) < len(template.plans):
         return False
@@ -196,12 +153,12 @@ def _telling_numbers(template: Template, numbers: Mapping[str, int]) -> bool:
 
 
 def draw_numbers(rng: random.Random, template: Template, split: Split) -> dict[str, int]:
-    """Distinct numbers of this split on which no flawed plan is right by luck."""
+    """Draw distinct numbers of this split on which no flawed plan is right by luck."""
     while True:
         numbers = {name: rng.randint(low, high) for name, (low, high) in template.slots.items()}
         if len(set(numbers.values())) < len(numbers) or split_of(template.name, numbers) != split:
             continue
-        if _telling_numbers(template, numbers):
+        if _tell_plans_apart(template, numbers):
             return numbers
 
 
@@ -223,7 +180,7 @@ def _numbers_by_slot(template: Template, numbers: Mapping[str, int] | Sequence[i
 
 
 def right_answer(template: Template, numbers: Mapping[str, int]) -> int:
-    """The answer of the first right plan that can be done; raises the main plan's complaint if none can."""
+    """Work out the answer by the first right plan that can be done; raises the main plan's ValueError if none can."""
     complaint: ValueError | None = None
     for plan in right_plans(template):
         try:
@@ -339,7 +296,7 @@ def make_problem(
 
 
 def cells(split: Split, held_out_wording: bool = False) -> list[tuple[str, int]]:
-    """All (template, wording) pairs: the trained ones, or those held out for `split`."""
+    """List (template, wording) pairs: the trained ones, or those held out for `split`."""
     wanted: Split = split if held_out_wording else "train"
     return [(t.name, i) for t in TEMPLATES.values() for i in t.wordings_of(wanted)]
 
@@ -385,87 +342,6 @@ def with_made_up_words(rng: random.Random, text: str) -> str:
     return " ".join(words)
 
 
-# ---------------------------------------------------------------- solutions
-
-
-def plan_weights(problem: MiniProblem, writer: Writer) -> dict[str, float]:
-    """Share of each plan among the solutions that this writer gives to this problem.
-
-    Raises:
-        ValueError: the wording is held out, so no writer has ever seen it.
-    """
-    template = TEMPLATES[problem.template]
-    weights = template.wordings[problem.wording].weights
-    if not weights:
-        raise ValueError(f"Wording {problem.wording} of {problem.template} is held out: it has no solutions.")
-    doable = worked_plans(template, dict(problem.numbers))
-    plain = {name: weight for name, weight in weights.items() if name in doable}
-    right = sum(weight for name, weight in plain.items() if template.plans[name].right)
-    flawed = sum(plain.values()) - right
-    success = writer.success(right / (right + flawed)) if flawed else 1.0
-    return {
-        name: weight / right * success if template.plans[name].right else weight / flawed * (1 - success)
-        for name, weight in plain.items()
-    }
-
-
-def write_solution(rng: random.Random, problem: MiniProblem) -> str:
-    """A solution by a random writer, beginning with a space; right or wrong as the plan it follows."""
-    writer = rng.choices(WRITERS, [w.share for w in WRITERS])[0]
-    weights = plan_weights(problem, writer)
-    plan = rng.choices(list(weights), list(weights.values()))[0]
-    return write_plan(rng, problem, writer, plan)
-
-
-def write_plan(rng: random.Random, problem: MiniProblem, writer: Writer, plan: str) -> str:
-    """The paragraph of one writer who follows one plan, or turns back after a wrong first step."""
-    template = TEMPLATES[problem.template]
-    worked = worked_plans(template, dict(problem.numbers))
-    steps = worked[plan]
-    said = [_say(rng, steps[0], first=True)]
-    if _first_step_wrong(template, worked, plan) and rng.random() < NOTICE_SHARE:
-        steps = worked[right_plans(template)[0].name]
-        said += [NOTICE_TEXT, _say(rng, steps[0], first=True)]
-    said += [_say(rng, step, first=False) for step in steps[1:]]
-    facts = ", ".join(re.findall(r"\d+", problem.problem))
-    opening = f"{writer.opener} the facts are {facts}."
-    ending = f"{_synonym(rng, FINAL_WORDS)} the answer is \\boxed{{{steps[-1].value}}}."
-    return " " + " ".join([opening, *said, ending])
-
-
-def _first_step_wrong(template: Template, worked: Mapping[str, list[Equation]], plan: str) -> bool:
-    """True if no right plan begins like this one, and the main right plan can be done."""
-    right = [worked[p.name][0] for p in right_plans(template) if p.name in worked]
-    return right_plans(template)[0].name in worked and worked[plan][0] not in right
-
-
-def _synonym(rng: random.Random, words: Sequence[str]) -> str:
-    return rng.choices(words, SYNONYM_SHARES)[0]
-
-
-def _say(rng: random.Random, step: Equation, first: bool) -> str:
-    """One sentence: `We add 3 and 4: 3 + 4 = 7.`"""
-    head = "We" if first else f"{_synonym(rng, NEXT_WORDS)} we"
-    return f"{head} {_synonym(rng, VERBS[step.op]).format(x=step.x, y=step.y)}: {step}."
-
-
-def final_answer(text: str) -> str | None:
-    """The number in the last box of a solution; None where there is none."""
-    found = _BOXED.findall(text)
-    return found[-1] if found else None
-
-
-def equations(text: str) -> list[tuple[Equation, bool]]:
-    """The equations of a solution, each with whether it is right."""
-    found = [Equation(int(x), op, int(y), int(value)) for x, op, y, value in _EQUATION.findall(text)]
-    return [(equation, _holds(equation)) for equation in found]
-
-
-def _holds(equation: Equation) -> bool:
-    x, y, value = equation.x, equation.y, equation.value
-    return {"+": x + y == value, "-": x - y == value, "*": x * y == value, "/": y * value == x}[equation.op]
-
-
 # ---------------------------------------------------------------- coverage
 
 LIKENESS = 0.66  # share of words in common, in order, that makes a text resemble a wording
@@ -473,7 +349,7 @@ LIKENESS = 0.66  # share of words in common, in order, that makes a text resembl
 
 @cache
 def _known_words() -> frozenset[str]:
-    """Lower-case words of all training wordings, names and things."""
+    """Collect the lower-case words of all training wordings, names and things."""
     words = {w.lower() for w in (*NAMES, *THINGS)}
     for template in TEMPLATES.values():
         for i in template.wordings_of("train"):
@@ -483,7 +359,7 @@ def _known_words() -> frozenset[str]:
 
 
 def _shape(text: str) -> tuple[str, ...]:
-    """The words of a text with names, things and numbers each put under one sign."""
+    """Split a text into words, with one sign for every name, one for every thing and one for every number."""
     names, things = set(NAMES), set(THINGS)
     return tuple(
         "A" if word in names else "o" if word.lower() in things else "0" if word.isdigit() else word.lower()
@@ -493,7 +369,7 @@ def _shape(text: str) -> tuple[str, ...]:
 
 @cache
 def _known_shapes() -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """(template, shape) of every variant of every training wording."""
+    """List (template, shape) of every variant of every training wording."""
     filled = {"A": NAMES[0], "B": NAMES[1], "o": THINGS[0]}
     shapes = {}
     for template in TEMPLATES.values():
@@ -504,7 +380,7 @@ def _known_shapes() -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 def likeness(text: str, count: int) -> float:
-    """How much a text resembles the nearest training wording that takes `count` numbers, 0 to 1."""
+    """Measure how much a text resembles the nearest training wording that takes `count` numbers, 0 to 1."""
     matcher: SequenceMatcher[str] = SequenceMatcher(autojunk=False)
     matcher.set_seq2(_shape(text))
     best = 0.0

@@ -10,35 +10,35 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
 import transformers
 from transformers import LlamaForCausalLM
 
-from rmx.errors import ModelError
 from rmx.mini.build import reasonmaxxer
-from rmx.mini.build.card import card
-from rmx.mini.build.examples import write_examples
-from rmx.mini.build.figures import Mini, greedy, load, measure, measure_sides, pair_figures, pair_summary, summary
+from rmx.mini.build.cards import base_card, reasonmaxxer_card, rl_card
+from rmx.mini.build.mini_figures import greedy, measure, measure_pair, pair_summary, summary
+from rmx.mini.build.miniature import Mini, load, write_json
 from rmx.mini.build.pretrain import PretrainConfig, PretrainStep, pretrain
-from rmx.mini.build.reasonmaxxer_card import reasonmaxxer_card
 from rmx.mini.build.rl import RLConfig, RLStep, RLTrainer
-from rmx.mini.build.rl_card import rl_card
+from rmx.mini.build.swap_examples import write_examples
 from rmx.mini.build.tokenizer import build_tokenizer, save_tokenizer
-from rmx.mini.problems import mini_set
-from rmx.models import load as models
-from rmx.models.adapters import add_adapter
+from rmx.mini.problem_sets import mini_set
 from rmx.paths import ASSETS, runs_dir
 
 CHECKPOINT = "base.checkpoint"
 LOG_EVERY = 250  # steps
 RL_CHECKPOINT = "rl.checkpoint"
 VALIDATE_EVERY = 10  # iterations of RL
+
+Json = dict[str, Any]
 
 
 class Log:
@@ -94,15 +94,14 @@ def train_base(out: Path, config: PretrainConfig, log: Log) -> None:
     checkpoint.unlink()
 
 
-def evaluate(out: Path, log: Log) -> None:
-    """Measure the weights in `out`; write figures.json and the model card."""
-    began = time.monotonic()
-    figures = measure(load(out))
-    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    (out / "README.md").write_text(card(figures), encoding="utf-8")
-    for line in summary(figures):
+def publish(
+    folder: Path, figures: Json, card: Callable[[Json], str], told: Callable[[Json], list[str]], log: Log
+) -> None:
+    """Write figures.json and the model card into `folder`, and the main figures to the log."""
+    write_json(folder / "figures.json", figures)
+    (folder / "README.md").write_text(card(figures), encoding="utf-8")
+    for line in told(figures):
         log(line)
-    log(f"measured in {time.monotonic() - began:.0f} s")
 
 
 def base_stage(args: argparse.Namespace) -> None:
@@ -110,7 +109,9 @@ def base_stage(args: argparse.Namespace) -> None:
     log = Log(args.out / "build.log")
     if not args.evaluate_only:
         train_base(args.out, PretrainConfig(steps=args.steps, seed=args.seed), log)
-    evaluate(args.out, log)
+    began = time.monotonic()
+    publish(args.out, measure(load(args.out)), base_card, summary, log)
+    log(f"measured in {time.monotonic() - began:.0f} s")
 
 
 def examples_stage(args: argparse.Namespace) -> None:
@@ -140,7 +141,8 @@ def _validation_line(policy: Mini) -> str:
 def train_rl(out: Path, config: RLConfig, log: Log) -> None:
     """Train the adapter of the base in `out` into `out/rl`; what the last iteration leaves is what is kept."""
     checkpoint = out / RL_CHECKPOINT
-    trainer = RLTrainer(load(out), config)
+    base = load(out).model
+    trainer = RLTrainer(base, config)
     if checkpoint.exists():
         trainer.restore(checkpoint)
         log(f"goes on after iteration {trainer.done}")
@@ -148,55 +150,27 @@ def train_rl(out: Path, config: RLConfig, log: Log) -> None:
         versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
         log(f"{versions}, {platform.machine()}, one thread")
         log(json.dumps(asdict(config)))
-        log(_validation_line(trainer.policy))
+        log(_validation_line(trainer.mini))
     for step in trainer.run():
         log(_rl_line(step))
         if step.iteration % VALIDATE_EVERY == 0 or step.iteration == config.iterations:
-            log(_validation_line(trainer.policy))
+            log(_validation_line(trainer.mini))
             trainer.save(checkpoint)
-    trainer.export(out / "rl", base=models.fingerprint(out))
+    trainer.export(out / "rl", base.revision)
     log(f"{sum(p.numel() for p in trainer.weights)} parameters in the adapter")
-    checkpoint.unlink()
-
-
-def evaluate_rl(out: Path, log: Log) -> None:
-    """Measure base and adapter in `out`, loaded as the app loads them; write the pair's figures and card.
-
-    Raises:
-        ModelError: the adapter was trained on other weights than those in `out`.
-    """
-    began, folder = time.monotonic(), out / "rl"
-    model = models.load(str(out), device="cpu", dtype="float32")
-    trained = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    if trained["base"] != model.revision:
-        raise ModelError(f"{folder} belongs to {trained['base']}, but {out} holds {model.revision}; train it again.")
-    name = add_adapter(model, str(folder))
-    mini = Mini(model.engine.model.get_base_model(), model.tokenizer)
-    with model.engine.using(None):
-        base = measure_sides(mini)
-    with model.engine.using(name):
-        adapted = measure_sides(mini)
-    about = {
-        "base": model.revision,
-        "adapter": models.fingerprint(folder),
-        "parameters": sum(p.numel() for n, p in mini.model.named_parameters() if "lora_" in n),
-        "training": trained["config"],
-    }
-    figures = about | pair_figures(base, adapted)
-    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(rl_card(figures), encoding="utf-8")
-    for line in pair_summary(figures):
-        log(line)
-    log(f"measured in {time.monotonic() - began:.0f} s")
+    shutil.rmtree(checkpoint)
 
 
 def rl_stage(args: argparse.Namespace) -> None:
     """Train the adapter unless only the figures are wanted, then measure the pair."""
-    (args.out / "rl").mkdir(exist_ok=True)
-    log = Log(args.out / "rl" / "build.log")
+    out = args.out / "rl"
+    out.mkdir(exist_ok=True)
+    log = Log(out / "build.log")
     if not args.evaluate_only:
         train_rl(args.out, RLConfig(iterations=args.iterations, seed=args.seed), log)
-    evaluate_rl(args.out, log)
+    began = time.monotonic()
+    publish(out, measure_pair(str(args.out), out), rl_card, pair_summary, log)
+    log(f"measured in {time.monotonic() - began:.0f} s")
 
 
 def reasonmaxxer_stage(args: argparse.Namespace) -> None:
@@ -205,10 +179,7 @@ def reasonmaxxer_stage(args: argparse.Namespace) -> None:
     out.mkdir(exist_ok=True)
     log = Log(out / "build.log")
     figures = reasonmaxxer.build(out, runs_dir() / "mini-reasonmaxxer", log, evaluate_only=args.evaluate_only)
-    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    (out / "README.md").write_text(reasonmaxxer_card(figures), encoding="utf-8")
-    for line in pair_summary(figures):
-        log(line)
+    publish(out, figures, reasonmaxxer_card, pair_summary, log)
 
 
 STAGES: Mapping[str, Callable[[argparse.Namespace], None]] = {

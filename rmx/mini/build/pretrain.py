@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rmx.mini.build.sampling import Ids, right_padded
+from rmx.mini.build.miniature import Ids, right_padded
 from rmx.mini.build.tokenizer import MAX_POSITIONS
-from rmx.mini.task import MAX_VALUE, PROMPT, calculate, make_problem, with_made_up_words, write_solution
+from rmx.mini.solutions import write_solution
+from rmx.mini.task import MAX_VALUE, PROMPT, calculate, make_problem, with_made_up_words
 
 BLOCK = 16  # batches that are made, sorted by length and shuffled together
 DRILL_EQUATIONS = 7

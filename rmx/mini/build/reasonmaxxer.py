@@ -16,12 +16,11 @@ from typing import Any
 import peft
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 
 from rmx.data.problems import load_set
-from rmx.errors import ModelError
-from rmx.mini.build.figures import Mini, measure_sides, pair_figures
-from rmx.mini.problems import mini_set
+from rmx.mini.build.mini_figures import KINDS, measure_pair, points
+from rmx.mini.build.miniature import TRAINING, write_adapter, write_json
+from rmx.mini.problem_sets import mini_set
 from rmx.models import load as models
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model
@@ -35,10 +34,8 @@ from rmx.train.data_stages import ROLLOUTS, VALIDATION
 from rmx.train.pipeline import Pipeline
 
 SEEDS = (1, 2, 3)
-WEIGHTS, CONFIG, TRAINING = "adapter_model.safetensors", "adapter_config.json", "training.json"
 RESULT = "result.json"
 MAX_NEW = 220  # tokens of a test solution; the longest has about 100
-KINDS = {"held_out_numbers": "numbers", "held_out_wording": "wording"}
 
 Json = dict[str, Any]
 Tell = Callable[[str], None]
@@ -86,7 +83,7 @@ def train_variants(
             folder = work / f"{variant.name}-{seed}"
             if not (folder / RESULT).exists():
                 result = train_one(base, folder, variant, seed)
-                (folder / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                write_json(folder / RESULT, result)
             tell(run_line(json.loads((folder / RESULT).read_text(encoding="utf-8"))))
 
 
@@ -149,16 +146,10 @@ def chosen(runs: Sequence[Json]) -> Json:
 
 
 def ship(run: Path, out: Path) -> None:
-    """Put a run's adapter into `out`: fp16 weights, PEFT's config, and what it was trained by."""
-    out.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.half() for name, tensor in load_file(run / "adapter" / WEIGHTS).items()}
-    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
-    shutil.copyfile(run / "adapter" / CONFIG, out / CONFIG)
+    """Put a run's adapter into `out`, with what it was trained by."""
+    write_adapter(run / "adapter", out)
     about = json.loads((run / "adapter" / TRAINING).read_text(encoding="utf-8"))
-    about["adapter"] = models.fingerprint(out)
-    (out / TRAINING).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for path in out.iterdir():
-        path.chmod(0o644)
+    write_json(out / TRAINING, about | {"adapter": models.fingerprint(out)})
 
 
 # -- the test split, once ---------------------------------------------------------------------------------------------
@@ -193,30 +184,6 @@ def compared(ids: Sequence[str], before: Solutions, after: Solutions) -> dict[st
     return found
 
 
-def measure_shipped(base: str, folder: Path) -> Json:
-    """Base and shipped adapter side by side, as the RL partner is measured, from the files in `folder`.
-
-    Raises:
-        ModelError: the adapter was trained on other weights.
-    """
-    model = models.load(base, device="cpu", dtype="float32")
-    trained = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
-    if trained["base"]["revision"] != model.revision:
-        raise ModelError(f"{folder} belongs to {trained['base']['revision']}, but {base} holds {model.revision}.")
-    name = add_adapter(model, str(folder))
-    mini = Mini(model.engine.model.get_base_model(), model.tokenizer)
-    sides = []
-    for key in (None, name):
-        with model.engine.using(key):
-            sides.append(measure_sides(mini))
-    about = {
-        "base": model.revision,
-        "adapter": models.fingerprint(folder),
-        "parameters": sum(p.numel() for n, p in mini.model.named_parameters() if "lora_" in n),
-    }
-    return about | pair_figures(*sides)
-
-
 # -- as text ----------------------------------------------------------------------------------------------------------
 
 
@@ -238,13 +205,8 @@ def outcome_line(run: Json) -> str:
 
 
 def percent(estimate: Estimate) -> str:
+    """A share for the log."""
     return f"{100 * estimate['value']:.1f} %"
-
-
-def points(change: Estimate) -> str:
-    """A change with its 95 % interval."""
-    value, low, high = (100 * change[key] for key in ("value", "low", "high"))
-    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
 
 
 def build(out: Path, work: Path, tell: Tell, base: str = "mini", evaluate_only: bool = False) -> Json:
@@ -266,6 +228,6 @@ def build(out: Path, work: Path, tell: Tell, base: str = "mini", evaluate_only: 
         tell(outcome_line(run))
         tested.append(run)
     figures = {"shipped": {key: best[key] for key in ("variant", "seed", "checkpoint")}, "runs": tested}
-    figures |= measure_shipped(base, out)
+    figures |= measure_pair(base, out)
     tell(f"{time.monotonic() - began:.0f} s")
     return figures

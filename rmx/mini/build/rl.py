@@ -8,28 +8,27 @@ run that was cut off goes on from its checkpoint as if nothing had happened.
 
 import json
 import random
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from rmx.mini.build.figures import Mini
-from rmx.mini.build.sampling import Ids, decode, right_padded
+from rmx.mini.build.mini_figures import sampled
+from rmx.mini.build.miniature import TRAINING, Ids, Mini, right_padded, write_adapter, write_json
 from rmx.mini.task import MiniProblem, make_problem
+from rmx.models.load import Model
+from rmx.recipes.recipe import AdapterConfig
+from rmx.train.step import checkpoint
+from rmx.train.step.lora_policy import NAME, make_policy
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 TEMPERATURE = 1.0  # any other would make the samples off-policy
 ADVANTAGE_EPS = 1e-4  # keeps a group of equal rewards at 0
 ROWS = 64  # rollouts in one backward pass
-WEIGHTS = "adapter_model.safetensors"  # the name that PEFT looks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +100,16 @@ def policy_gradient_loss(logp: Tensor, advantage: Tensor, mask: Tensor, tokens: 
     return -weighted[mask].sum() / tokens
 
 
-def token_logp(model: PreTrainedModel, prompts: Sequence[Ids], completions: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-    """(B, T) log-probability of each token of the text but the first, and the (B, T) bool mask of the sampled ones."""
-    ids = right_padded([p + c for p, c in zip(prompts, completions, strict=True)])
-    mask = torch.zeros(ids.shape[0], ids.shape[1] - 1, dtype=torch.bool)
-    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        mask[row, len(prompt) - 1 : len(prompt) + len(completion) - 1] = True
-    logits = model(input_ids=ids).logits[:, :-1].float()
-    return -F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none"), mask
+def token_logp(logits: Tensor, ids: Tensor) -> Tensor:
+    """(B, T, V) logits at (B, T) tokens -> (B, T - 1) log-probability of each token but the first."""
+    return -F.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+
+
+def sampled_mask(prompts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
+    """(B, T - 1) bool over the tokens of padded texts but the first, True where the policy sampled the token."""
+    lengths = torch.tensor([[len(p), len(p) + len(c)] for p, c in zip(prompts, completions, strict=True)])
+    place = torch.arange(1, int(lengths.max()))
+    return (place >= lengths[:, :1]) & (place < lengths[:, 1:])
 
 
 def schedule(iteration: int, config: RLConfig) -> float:
@@ -131,16 +132,16 @@ def draw_problems(config: RLConfig, iteration: int) -> list[MiniProblem]:
 
 
 class RLTrainer:
-    """The policy (the base with a LoRA on it), its optimizer and the position in the run."""
+    """The policy (the base with a LoRA on it), its optimizer and the position in the run.
 
-    def __init__(self, base: Mini, config: RLConfig) -> None:
+    Advantages, schedule and sampling are its own and not those of `rmx.train`: the bundled adapter rests on them.
+    """
+
+    def __init__(self, base: Model, config: RLConfig) -> None:
         self.config, self.done = config, 0
-        torch.manual_seed(config.seed)
-        base.model.name_or_path = "mini"  # PEFT notes it in the adapter; the folder here would mean nothing elsewhere
-        lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(TARGETS), task_type="CAUSAL_LM")
-        self.peft: Any = get_peft_model(base.model, lora).eval()
-        self.policy = Mini(base.model, base.tokenizer)  # the same network, which now holds the LoRA layers
-        self.weights = [p for p in self.peft.parameters() if p.requires_grad]
+        self.policy = make_policy(base, AdapterConfig(config.rank, config.alpha), None, config.seed)
+        self.mini = Mini(base, NAME)
+        self.weights = list(self.policy.trained().values())
         self.optimizer = torch.optim.AdamW(self.weights, lr=config.lr, weight_decay=0.0)
 
     def run(self) -> Iterator[RLStep]:
@@ -148,21 +149,13 @@ class RLTrainer:
         began = time.monotonic()
         while self.done < self.config.iterations:
             problems = draw_problems(self.config, self.done)
-            prompts, completions, rewards = self._rollouts(problems)
+            seed = 1_000_000 * self.config.seed + self.done
+            rewards, prompts, completions = sampled(self.mini, problems, TEMPERATURE, self.config.rollouts, seed)
             lr = self.config.lr * schedule(self.done, self.config)
             loss, norm = self._update(prompts, completions, group_advantage(rewards).flatten(), lr)
             self.done += 1
             mixed = int((rewards.std(1, correction=0) > 0).sum())
             yield RLStep(self.done, rewards.mean().item(), mixed, loss, norm, lr, time.monotonic() - began)
-
-    def _rollouts(self, problems: Sequence[MiniProblem]) -> tuple[list[Ids], list[Ids], Tensor]:
-        """Prompts and completions of P*K rollouts, problem by problem, and their (P, K) rewards of 0 and 1."""
-        k = self.config.rollouts
-        prompts = [prompt for prompt in self.policy.prompts(problems) for _ in range(k)]
-        seed = 1_000_000 * self.config.seed + self.done
-        completions = decode(self.policy.model, prompts, TEMPERATURE, seed)
-        right = [self.policy.answer(c) == problems[i // k].answer for i, c in enumerate(completions)]
-        return prompts, completions, torch.tensor(right, dtype=torch.float32).view(len(problems), k)
 
     def _update(self, prompts: list[Ids], completions: list[Ids], advantage: Tensor, lr: float) -> tuple[float, float]:
         """One optimizer step over all rollouts that teach something; returns loss and gradient norm."""
@@ -170,58 +163,44 @@ class RLTrainer:
         if not rows:
             return 0.0, 0.0
         tokens, total = sum(len(completions[i]) for i in rows), 0.0
-        for start in range(0, len(rows), ROWS):
-            part = rows[start : start + ROWS]
-            logp, mask = token_logp(self.policy.model, [prompts[i] for i in part], [completions[i] for i in part])
-            loss = policy_gradient_loss(logp, advantage[part], mask, tokens)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
+        with self.policy.learning():
+            for start in range(0, len(rows), ROWS):
+                part = rows[start : start + ROWS]
+                ids = right_padded([prompts[i] + completions[i] for i in part])
+                mask = sampled_mask([prompts[i] for i in part], [completions[i] for i in part])
+                logp = token_logp(self.policy.logits(ids), ids)
+                loss = policy_gradient_loss(logp, advantage[part], mask, tokens)
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip).item()
         self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.policy.changed()
         return total, norm
 
-    def save(self, path: Path) -> None:
+    def save(self, folder: Path) -> None:
         """Write a checkpoint, replacing the one before in one move."""
-        state = {
-            "config": self.config,
-            "adapter": get_peft_model_state_dict(self.peft, save_embedding_layers=False),
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-        }
-        part = path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(path)
+        checkpoint.save(folder, self.policy, self.optimizer, {"config": asdict(self.config), "done": self.done})
 
-    def restore(self, path: Path) -> None:
-        """Go on from a checkpoint of our own making.
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint.
 
         Raises:
-            ValueError: the checkpoint belongs to a run with another config.
+            ValueError: it belongs to a run with another config.
         """
-        with torch.serialization.safe_globals([RLConfig]):
-            state = torch.load(path, weights_only=True)
-        if state["config"] != self.config:
-            raise ValueError(f"{path} belongs to another run: {state['config']}; remove it to begin anew.")
-        set_peft_model_state_dict(self.peft, state["adapter"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = state["done"]
+        place = json.loads((folder / checkpoint.PLACE).read_text(encoding="utf-8"))
+        if place["config"] != asdict(self.config):
+            raise ValueError(f"{folder} belongs to another run: {place['config']}; remove it to begin anew.")
+        self.done = checkpoint.restore(folder, self.policy, self.optimizer)["done"]
 
     def export(self, folder: Path, base: str) -> None:
-        """Write the adapter as PEFT does, in fp16, and `training.json`, which says where it comes from.
+        """Write the adapter for shipping, and in `training.json` where it comes from.
 
-        `base` is the fingerprint of the weights that it was trained on. Sets are sorted, so that equal runs give
-        equal files.
+        Args:
+            base: fingerprint of the weights that it was trained on.
         """
-        lora = self.peft.peft_config["default"].to_dict()
-        lora |= {"target_modules": sorted(lora["target_modules"]), "inference_mode": True}
-        _write_json(folder / "adapter_config.json", lora)
-        _write_json(folder / "training.json", {"base": base, "config": asdict(self.config)})
-        weights = get_peft_model_state_dict(self.peft, save_embedding_layers=False)
-        save_file({name: w.half().contiguous() for name, w in weights.items()}, folder / WEIGHTS, {"format": "pt"})
-        (folder / WEIGHTS).chmod(0o644)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        with tempfile.TemporaryDirectory() as work:
+            self.policy.save_adapter(Path(work))
+            write_adapter(Path(work), folder)
+        write_json(folder / TRAINING, {"base": base, "config": asdict(self.config)})

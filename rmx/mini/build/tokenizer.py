@@ -8,9 +8,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rmx.mini.task import FINAL_WORDS, NEXT_WORDS, NOTICE_TEXT, VERBS, WRITERS
-from rmx.mini.templates import TEMPLATES
-from rmx.mini.words import NAMES, THINGS
+from rmx.mini.wordings import FINAL_WORDS, NAMES, NEXT_WORDS, NOTICE_TEXT, TEMPLATES, THINGS, VERBS, WRITERS
 
 END, PAD = "<|end|>", "<|pad|>"
 MAX_POSITIONS = 512

@@ -1,4 +1,4 @@
-"""`rmx bench pair` and `rmx bench outcomes`: both sides do the same work, and the figures mean what they say."""
+"""`rmx bench pair`: both sides do the same work, and the figures mean what they say."""
 
 import json
 from functools import partial
@@ -7,16 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from rmx.bench.pair import (
+from rmx.bench.base_and_adapter import (
     READ_TOKENS,
     _streams,
     _text,
-    bench_outcomes,
     bench_pair,
     one_set,
     reading_difference,
-    sample_ours,
-    sample_theirs,
     step_difference,
     two_models,
     weight_bytes,
@@ -60,15 +57,6 @@ def test_bench_pair_gives_every_figure(capsys):
     assert 100 < peaks["imports"] < peaks["one_set"]  # resident, with torch in it
     assert got["peak_one_set / peak_two_models"] == pytest.approx(peaks["one_set"] / peaks["two_models"])
     assert got["environment"]["model"] == "mini"
-
-
-def test_bench_outcomes_gives_every_figure(capsys):
-    got = document(capsys, "outcomes", "--rounds", "1")
-    assert set(got["generate / rmx_samples"]) == RATIO
-    assert got["samples"] == 64
-    assert got["longest"] <= 64
-    assert 64 * 8 <= got["useful_tokens"] <= 64 * got["longest"]
-    assert set(got["ms"]) == {"generate", "rmx"}
 
 
 def test_one_set_scores_a_text_as_two_models_do(pairs):
@@ -136,38 +124,3 @@ def test_one_set_weighs_the_base_and_the_adapter(pairs):
     assert weight_bytes([two.base.engine.model, two.adapted.engine.model]) == base + adapted
     layers = [w for name, w in two.adapted.engine.model.named_parameters() if "lora_" in name]
     assert adapted - base == sum(w.numel() * w.element_size() for w in layers) > 0
-
-
-@pytest.mark.parametrize("sample", [sample_ours, sample_theirs])
-def test_each_sample_gets_its_length_and_end_tokens_do_not_count(tiny, sample):
-    network = tiny.engine.model
-    network.generation_config.eos_token_id = list(range(258))
-    lengths = [3, 1, 9, 5]
-    rows = sample(tiny, tiny.prompt_ids("why"), lengths)
-    assert [len(row) for row in rows] == lengths
-    assert network.generation_config.eos_token_id == list(range(258))
-
-
-@pytest.mark.parametrize("sample", [sample_ours, sample_theirs])
-def test_both_sides_sample_the_model_s_own_distribution(tiny, sample):
-    torch.manual_seed(0)
-    prompt, n = tiny.prompt_ids("why"), 600
-    p = tiny.engine.open(prompt, reuse=False).logits.softmax(-1)
-    counts = torch.bincount(torch.tensor([row[0] for row in sample(tiny, prompt, [1] * n)]), minlength=len(p))
-    assert 0.02 < p.max() < 0.98
-    assert (counts / n - p).abs().max() < 0.06  # three standard errors of a share of a half
-
-
-def test_samples_differ_and_come_again():
-    model = wrap(qwen())
-    prompt = model.prompt_ids("why")
-    rows = sample_ours(model, prompt, [12] * 8)
-    assert len({tuple(row) for row in rows}) > 4
-    assert sample_ours(model, prompt, [12] * 8) == rows
-
-
-def test_outcomes_of_a_few_samples(tiny):
-    got = bench_outcomes(tiny, rounds=2, samples=5, longest=10)
-    assert got["generate / rmx_samples"]["n"] == 2
-    assert got["samples"] == 5
-    assert 40 <= got["useful_tokens"] <= 50

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rmx.bench.train import OneSet, TwoModels, peaks, sample
+from rmx.bench.train_step import OneSet, TwoModels, peaks, sample
 from rmx.cli.main import main
 from rmx.models.load import load
 from tests.conftest import qwen, wrap

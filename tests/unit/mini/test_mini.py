@@ -8,32 +8,30 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from rmx.mini.build.card import card
-from rmx.mini.build.figures import Mini, greedy, load, wilson
+from rmx.mini.build.cards import base_card
+from rmx.mini.build.mini_figures import greedy, share
+from rmx.mini.build.miniature import Mini, load
 from rmx.mini.build.pretrain import Data, PretrainConfig, Pretrainer, drill, schedule
-from rmx.mini.build.sampling import decode
 from rmx.mini.build.tokenizer import build_tokenizer
-from rmx.mini.problems import SPLITS, arith_set, mini_set
+from rmx.mini.problem_sets import SPLITS, arith_set, mini_set
+from rmx.mini.solutions import equations, final_answer, write_plan, write_solution
 from rmx.mini.task import (
     NAMES,
     PROMPT,
     TEMPLATES,
     THINGS,
-    WRITERS,
     compose,
     coverage,
     draw_numbers,
-    equations,
-    final_answer,
     make_problem,
     make_set,
     right_plans,
     split_of,
     work_out,
-    write_plan,
-    write_solution,
 )
+from rmx.mini.wordings import WRITERS, read_template
 from rmx.paths import ASSETS
 
 MINI = ASSETS / "mini"
@@ -64,13 +62,40 @@ def test_names_and_things_are_many_different_plain_words():
     assert all(re.fullmatch(r"[a-z]+s", thing) for thing in THINGS)
 
 
-@pytest.mark.parametrize("template", TEMPLATES.values(), ids=lambda t: t.name)
-def test_weights_are_shares_of_the_plans(template):
-    for i in template.wordings_of("train"):
-        weights = template.wordings[i].weights
-        assert set(weights) == set(template.plans)
-        assert sum(weights.values()) == pytest.approx(1)
-    assert right_plans(template)[0].name == "ok"
+ROW = {
+    "summary": "One has more",
+    "slots": {"a": [12, 50], "b": [3, 20]},
+    "plans": {"ok": "!a - b; a + s1", "key": "a + b"},
+    "train": [{"text": "{A} has {a} {o}. {B} has {b} [fewer|less].", "weights": {"ok": 0.75, "key": 0.25}}],
+}
+
+
+def test_a_template_is_read_from_its_table():
+    made = read_template("more", ROW | {"test": "{A} has {a}."})
+    assert [(plan.name, plan.right, len(plan.steps)) for plan in made.plans.values()] == [
+        ("ok", True, 2),
+        ("key", False, 1),
+    ]
+    assert [(w.split, dict(w.weights)) for w in made.wordings] == [("train", {"ok": 0.75, "key": 0.25}), ("test", {})]
+    assert list(made.wordings[0].variants())[1] == "{A} has {a} {o}. {B} has {b} less."
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"plans": {"key": "a + b", "ok": "!a - b"}}, "first plan must be right"),
+        ({"plans": {"ok": "!a - c", "key": "a + b"}}, "step 1 of the plan ok"),
+        ({"plans": {"ok": "!a - b; a + s2", "key": "a + b"}}, "step 2 of the plan ok"),
+        ({"plans": {"ok": "!a ^ b", "key": "a + b"}}, "step 1 of the plan ok"),
+        ({"train": [{"text": "{A}", "weights": {"ok": 1.0}}]}, "not those of the plans"),
+        ({"train": [{"text": "{A}", "weights": {"ok": 0.75, "key": 0.2}}]}, "do not add up to 1"),
+        ({"train": [{"text": "{C}", "weights": {"ok": 0.75, "key": 0.25}}]}, "nothing is known of \\['C'\\]"),
+        ({"tset": "{A}"}, "nothing is known of \\['tset'\\]"),
+    ],
+)
+def test_a_table_that_does_not_fit_together_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        read_template("more", ROW | change)
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=lambda t: t.name)
@@ -289,12 +314,12 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_any_text_survives_the_tokenizer(text):
-    tokenizer = bundled().tokenizer
+    tokenizer = bundled().model.tokenizer
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
 def test_every_word_is_one_token_and_digits_stand_alone():
-    tokenizer = bundled().tokenizer
+    tokenizer = bundled().model.tokenizer
     words = set(re.findall(r"[A-Za-z]+", " ".join(p.problem for p in make_set(300, 1, "train"))))
     for word in {*words, *NAMES, *THINGS} - {"Q", "A"}:
         assert len(tokenizer(f" {word}")["input_ids"]) == 1, word
@@ -302,18 +327,18 @@ def test_every_word_is_one_token_and_digits_stand_alone():
 
 
 def test_the_bundled_tokenizer_is_the_one_that_is_built():
-    assert build_tokenizer().get_vocab() == bundled().tokenizer.get_vocab()
+    assert build_tokenizer().get_vocab() == bundled().model.tokenizer.get_vocab()
     assert stored("tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_the_chat_template_writes_the_prompt():
     messages = [{"role": "user", "content": " How many? \n"}]
-    text = bundled().tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text = bundled().model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert text == PROMPT.format(problem="How many?")
 
 
 def test_batches_depend_on_their_number_only():
-    data = Data(PretrainConfig(batch=4), bundled().tokenizer)
+    data = Data(PretrainConfig(batch=4), bundled().model.tokenizer)
     ahead = data.batches(0)
     for _ in range(17):
         next(ahead)
@@ -321,7 +346,7 @@ def test_batches_depend_on_their_number_only():
 
 
 def test_loss_weights_mark_results_up_to_the_full_stop():
-    data = Data(PretrainConfig(), bundled().tokenizer)
+    data = Data(PretrainConfig(), bundled().model.tokenizer)
     ids = data.tokenizer(" 30 + 12 = 42. So")["input_ids"]
     assert data._weights(ids, other=1.0) == [1, 1, 1, 1, 1, 1, 4, 4, 4, 1]
 
@@ -334,9 +359,9 @@ def test_drills_are_right():
 
 def test_training_goes_on_from_a_checkpoint_to_the_same_weights(tmp_path):
     config = PretrainConfig(steps=4, batch=2, hidden=32, heads=2, layers=1, feed_forward=32)
-    whole = Pretrainer(config, bundled().tokenizer)
+    whole = Pretrainer(config, bundled().model.tokenizer)
     losses = [step.loss for step in whole.run()]
-    first, second = (Pretrainer(config, bundled().tokenizer) for _ in range(2))
+    first, second = (Pretrainer(config, bundled().model.tokenizer) for _ in range(2))
     for step in first.run():
         if step.step == 2:
             first.save(tmp_path / "c")
@@ -346,7 +371,7 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_weights(tmp_path):
     for ours, theirs in zip(second.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     with pytest.raises(ValueError, match="another run"):
-        Pretrainer(PretrainConfig(steps=5), bundled().tokenizer).restore(tmp_path / "c")
+        Pretrainer(PretrainConfig(steps=5), bundled().model.tokenizer).restore(tmp_path / "c")
 
 
 def test_the_learning_rate_rises_holds_and_falls():
@@ -389,10 +414,10 @@ def test_arith_answers_are_right():
 
 def test_the_bundled_weights_are_small_and_plain():
     assert sum(f.stat().st_size for f in MINI.iterdir() if f.is_file()) < 4_000_000
-    config = bundled().model.config
-    assert config.model_type == "llama"
-    assert config.max_position_embeddings >= 512
-    assert bundled().model.generation_config.eos_token_id == bundled().tokenizer.eos_token_id
+    network = bundled().model.engine.model
+    assert network.config.model_type == "llama"
+    assert network.config.max_position_embeddings >= 512
+    assert network.generation_config.eos_token_id == bundled().model.tokenizer.eos_token_id
 
 
 def test_the_bundled_weights_give_the_stored_greedy_answers():
@@ -403,20 +428,21 @@ def test_the_bundled_weights_give_the_stored_greedy_answers():
 
 
 def test_the_card_has_the_stored_figures():
-    assert (MINI / "README.md").read_text(encoding="utf-8") == card(stored("figures.json"))
+    assert (MINI / "README.md").read_text(encoding="utf-8") == base_card(stored("figures.json"))
 
 
 def test_the_examples_come_true_in_plain_transformers():
     mini, problems = bundled(), {p["id"]: p for p in lines("mini.test")}
+    tokenizer, network = mini.model.tokenizer, AutoModelForCausalLM.from_pretrained(MINI, dtype=torch.float32)
     examples = stored("examples.json")
     assert {e["kind"] for e in examples} == {"rescue", "break", "harmless"}
     assert examples[0]["kind"] == "rescue"
     for example in examples:
         assert problems[example["problem_id"]]["problem"] == example["problem"]
-        prompt = mini.tokenizer(PROMPT.format(problem=example["problem"]), return_tensors="pt").input_ids
-        base = mini.model.generate(prompt)[0, prompt.shape[1] :]
+        prompt = tokenizer(PROMPT.format(problem=example["problem"]), return_tensors="pt").input_ids
+        base = network.generate(prompt)[0, prompt.shape[1] :]
         kept = torch.cat([prompt[0], base[: example["pos"]], torch.tensor([example["token_id"]])])[None]
-        swapped = mini.model.generate(kept)[0, prompt.shape[1] :]
+        swapped = network.generate(kept)[0, prompt.shape[1] :]
         assert mini.answer(base.tolist()) == example["base_answer"]
         assert mini.answer(swapped.tolist()) == example["swapped_answer"]
         right = (example["base_answer"] == example["answer"], example["swapped_answer"] == example["answer"])
@@ -424,7 +450,7 @@ def test_the_examples_come_true_in_plain_transformers():
             example["kind"], example["base_answer"] == example["swapped_answer"]
         )
         with torch.no_grad():
-            probs = mini.model(kept[:, :-1]).logits[0, -1].softmax(-1)
+            probs = network(kept[:, :-1]).logits[0, -1].softmax(-1)
         assert probs[example["token_id"]].item() == pytest.approx(example["p"], abs=1e-3)
         assert -(probs * probs.log()).sum().item() == pytest.approx(example["entropy"], abs=1e-3)
 
@@ -432,15 +458,20 @@ def test_the_examples_come_true_in_plain_transformers():
 def test_decoding_in_a_batch_is_decoding_alone():
     mini = bundled()
     prompts = mini.prompts(mini_set("test")[:8])
-    assert decode(mini.model, prompts) == [decode(mini.model, [prompt])[0] for prompt in prompts]
+    assert mini.decode(prompts) == [mini.decode([prompt])[0] for prompt in prompts]
 
 
-def test_wilson_intervals():
-    assert wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert wilson(0, 60)[0] == 0
-    assert wilson(60, 60)[1] == pytest.approx(1)
-    with pytest.raises(ValueError):
-        wilson(3, 0)
+def test_samples_depend_on_their_seed():
+    mini = bundled()
+    prompts = mini.prompts(mini_set("test")[:4])
+    first = mini.decode(prompts, 1.0, seed=3)
+    assert first == mini.decode(prompts, 1.0, seed=3)
+    assert first != mini.decode(prompts, 1.0, seed=4)
+
+
+def test_a_share_has_its_wilson_interval():
+    assert share([True, False] * 50) == {"value": 0.5, "low": 0.4038, "high": 0.5962, "n": 100}
+    assert share([]) == {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}
 
 
 def test_no_stray_files_lie_beside_the_weights():

@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rmx.data.problems import load_set
+from rmx.mini.build.cards import reasonmaxxer_card
+from rmx.mini.build.mini_figures import KINDS
 from rmx.mini.build.reasonmaxxer import (
-    KINDS,
     SEEDS,
     Variant,
     chosen,
@@ -23,8 +24,7 @@ from rmx.mini.build.reasonmaxxer import (
     train_variants,
 )
 from rmx.mini.build.reasonmaxxer import VARIANTS as ALL
-from rmx.mini.build.reasonmaxxer_card import reasonmaxxer_card
-from rmx.mini.problems import mini_set
+from rmx.mini.problem_sets import mini_set
 from rmx.models import load as models
 from rmx.models.adapters import add_adapter, bundled_adapters
 from rmx.paths import ASSETS

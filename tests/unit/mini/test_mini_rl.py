@@ -7,23 +7,23 @@ from functools import cache
 import pytest
 import torch
 from peft import PeftModel
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from rmx.errors import ModelError
-from rmx.mini.build.build import evaluate_rl
-from rmx.mini.build.figures import Mini, change, greedy, load
+from rmx.mini.build.cards import rl_card
+from rmx.mini.build.mini_figures import change, greedy, measure_pair
+from rmx.mini.build.miniature import Mini, load, right_padded
 from rmx.mini.build.rl import (
     RLConfig,
     RLTrainer,
     draw_problems,
     group_advantage,
     policy_gradient_loss,
+    sampled_mask,
     schedule,
     token_logp,
 )
-from rmx.mini.build.rl_card import rl_card
-from rmx.mini.build.sampling import score
-from rmx.mini.problems import mini_set
+from rmx.mini.problem_sets import mini_set
 from rmx.mini.task import TEMPLATES, split_of
 from rmx.models import load as models
 from rmx.models.adapters import add_adapter, bundled_adapters
@@ -46,10 +46,9 @@ def pair() -> Model:
     return model
 
 
-def network(seed: int = 0) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=11, **shape)).eval()
+def fresh() -> Model:
+    """The base, without any adapter on it yet."""
+    return load(ASSETS / "mini").model
 
 
 # ---------------------------------------------------------------- maths
@@ -93,12 +92,15 @@ def test_the_losses_of_parts_add_up_to_the_loss_of_the_whole():
 
 
 def test_log_probabilities_are_those_of_the_sampled_tokens_alone():
-    model, prompts, completions = network(), [[3, 4], [5, 6, 7]], [[8, 9, 1], [2]]
-    logp, mask = token_logp(model, prompts, completions)
+    mini, prompts, completions = Mini(pair()), [[3, 4], [5, 6, 7]], [[8, 9, 1], [2]]
+    ids = right_padded([p + c for p, c in zip(prompts, completions, strict=True)])
+    mask = sampled_mask(prompts, completions)
     assert mask.tolist() == [[False, True, True, True], [False, False, True, False]]
-    for row, logits in enumerate(score(model, prompts, completions)):
+    with torch.no_grad(), pair().engine.using(None):
+        logp = token_logp(pair().engine.model(input_ids=ids).logits, ids)
+    for row, logits in enumerate(mini.score(prompts, completions)):
         taken = logits.log_softmax(-1).gather(1, torch.tensor(completions[row])[:, None])[:, 0]
-        assert torch.allclose(logp[row][mask[row]], taken, atol=1e-6)
+        assert torch.allclose(logp[row][mask[row]], taken, atol=1e-5)
 
 
 def test_the_learning_rate_rises_and_falls():
@@ -140,18 +142,17 @@ def test_problems_depend_on_seed_and_iteration():
 
 
 def test_training_goes_on_from_a_checkpoint_to_the_same_weights(tmp_path):
-    base = ASSETS / "mini"
-    whole = RLTrainer(load(base), TINY)
+    whole = RLTrainer(fresh(), TINY)
     before = [p.clone() for p in whole.weights]
     steps = [(s.reward, s.mixed, s.loss, s.grad_norm, s.lr) for s in whole.run()]
     assert any(step[1] for step in steps)  # something was learnt, so something can differ
     assert any(not torch.equal(x, y) for x, y in zip(before, whole.weights, strict=True))
-    first = RLTrainer(load(base), TINY)
+    first = RLTrainer(fresh(), TINY)
     for step in first.run():
         if step.iteration == 2:
             first.save(tmp_path / "c")
             break
-    second = RLTrainer(load(base), TINY)
+    second = RLTrainer(fresh(), TINY)
     second.restore(tmp_path / "c")
     assert [(s.reward, s.mixed, s.loss, s.grad_norm, s.lr) for s in second.run()] == steps[2:]
     for ours, theirs in zip(second.weights, whole.weights, strict=True):
@@ -162,18 +163,19 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_weights(tmp_path):
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
     with pytest.raises(ValueError, match="another run"):
-        RLTrainer(load(base), RLConfig(iterations=5)).restore(tmp_path / "c")
+        RLTrainer(fresh(), RLConfig(iterations=5)).restore(tmp_path / "c")
 
 
 def test_only_the_adapter_is_trained():
-    trainer = RLTrainer(load(ASSETS / "mini"), TINY)
-    names = {n for n, p in trainer.peft.named_parameters() if p.requires_grad}
+    trainer = RLTrainer(fresh(), TINY)
+    with trainer.policy.learning():
+        names = {n for n, p in trainer.policy.named_parameters() if p.requires_grad}
     assert len(names) == 4 * 4 * 2  # layers, projections, A and B
     assert all("lora_" in name for name in names)
 
 
 def test_an_iteration_without_mixed_problems_changes_nothing():
-    trainer = RLTrainer(load(ASSETS / "mini"), TINY)
+    trainer = RLTrainer(fresh(), TINY)
     before = [p.clone() for p in trainer.weights]
     assert trainer._update([[5, 6]], [[7]], torch.zeros(1), 1.0) == (0.0, 0.0)
     assert all(torch.equal(x, y) for x, y in zip(before, trainer.weights, strict=True))
@@ -201,7 +203,7 @@ def test_the_adapter_of_another_base_is_not_measured(tmp_path):
     (tmp_path / "rl").mkdir()
     (tmp_path / "rl" / "training.json").write_text(json.dumps({"base": "sha256:other", "config": {}}))
     with pytest.raises(ModelError, match="belongs to sha256:other"):
-        evaluate_rl(tmp_path, print)
+        measure_pair(str(tmp_path), tmp_path / "rl")
 
 
 def test_the_bundled_adapter_is_plain_small_and_portable():
@@ -220,30 +222,28 @@ def test_the_bundled_adapter_gives_the_stored_greedy_answers():
     expected = stored("figures.json")["greedy_answers"]
     problems = mini_set("test")[: len(expected)]
     assert len(problems) == 60
-    engine = pair().engine
-    with engine.using("rl"):
-        found = greedy(Mini(engine.model.get_base_model(), pair().tokenizer), problems)
+    found = greedy(Mini(pair(), "rl"), problems)
     assert dict(zip((p.id for p in problems), found.answers, strict=True)) == expected
 
 
 def test_with_the_adapter_off_the_base_is_untouched():
     engine, problems = pair().engine, mini_set("test")[:4]
-    plain = load(ASSETS / "mini")
-    texts = [torch.tensor([ids]) for ids in plain.prompts(problems)]
+    plain = AutoModelForCausalLM.from_pretrained(ASSETS / "mini", dtype=torch.float32)
+    texts = [torch.tensor([ids]) for ids in Mini(pair()).prompts(problems)]
     with torch.no_grad():
         with engine.using(None):
             off = [engine.model(input_ids=ids).logits for ids in texts]
         with engine.using("rl"):
             on = [engine.model(input_ids=ids).logits for ids in texts]
-        bare = [plain.model(input_ids=ids).logits for ids in texts]
+        bare = [plain(input_ids=ids).logits for ids in texts]
     assert all(torch.equal(x, y) for x, y in zip(off, bare, strict=True))
     assert all((x - y).abs().max() > 0.1 for x, y in zip(on, bare, strict=True))
 
 
 def test_plain_peft_gives_the_logits_of_our_loader():
-    plain = load(ASSETS / "mini")
-    ids = torch.tensor(plain.prompts(mini_set("test")[:1]))
-    peft = PeftModel.from_pretrained(plain.model, RL).eval()
+    plain = AutoModelForCausalLM.from_pretrained(ASSETS / "mini", dtype=torch.float32)
+    ids = torch.tensor(Mini(pair()).prompts(mini_set("test")[:1]))
+    peft = PeftModel.from_pretrained(plain, RL).eval()
     with torch.no_grad(), pair().engine.using("rl"):
         assert torch.equal(peft(input_ids=ids).logits, pair().engine.model(input_ids=ids).logits)
 

@@ -1,4 +1,4 @@
-"""The bundled problem sets `mini` and `arith`, written by `python -m rmx.mini.problems`; always the same files."""
+"""The bundled problem sets `mini` and `arith`, written by `python -m rmx.mini.problem_sets`; always the same files."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rmx.mini.task import MiniProblem, make_set
-from rmx.mini.templates import Split
+from rmx.mini.wordings import Split
 from rmx.paths import ASSETS
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -23,19 +23,19 @@ Line = Mapping[str, str | int]
 
 
 def mini_set(split: Split) -> list[MiniProblem]:
-    """The bundled word problems of a split."""
+    """Make the bundled word problems of a split."""
     size, held_out_wordings, seed = MINI_SIZES[split]
     return make_set(size, seed, split, held_out_wordings)
 
 
 def _arith_split(op: str, x: int, y: int) -> Split:
-    """By hash; x op y and y op x share a split where they mean the same."""
+    """Choose a split by hash; x op y and y op x share one where they mean the same."""
     pair = (x, y) if op == "-" else (min(x, y), max(x, y))
     return ARITH_BUCKETS[zlib.crc32(f"{op}{pair}".encode()) % len(ARITH_BUCKETS)]
 
 
 def _arith_all() -> Iterator[tuple[str, int, int, int]]:
-    """(op, x, y, value) for digits 0 to 9 and values from 0 up."""
+    """List (op, x, y, value) for digits 0 to 9 and values from 0 up."""
     for x in range(10):
         for y in range(10):
             yield "+", x, y, x + y
@@ -45,7 +45,7 @@ def _arith_all() -> Iterator[tuple[str, int, int, int]]:
 
 
 def arith_set(split: Split) -> list[Line]:
-    """One-digit sums, differences and products as short questions, in mixed order."""
+    """Make one-digit sums, differences and products as short questions, in mixed order."""
     chosen = [fact for fact in _arith_all() if _arith_split(*fact[:3]) == split]
     chosen.sort(key=lambda fact: zlib.crc32(f"order {fact}".encode()))
     return [
@@ -72,7 +72,7 @@ def write_sets(folder: Path) -> list[Path]:
 
 def main() -> None:
     """Write the problem sets and say how large they are."""
-    parser = argparse.ArgumentParser(prog="python -m rmx.mini.problems", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m rmx.mini.problem_sets", description=__doc__)
     parser.add_argument("--out", type=Path, default=ASSETS / "problems", help="folder for the JSONL files")
     for path in write_sets(parser.parse_args().out):
         print(f"{path}: {len(path.read_text(encoding='utf-8').splitlines())} problems")

@@ -1,49 +1,25 @@
-"""`rmx bench pair` and `rmx bench outcomes`: base and adapter on one set of weights, and many samples of one prefix.
+"""`rmx bench pair`: base and adapter on one set of weights.
 
 The adapter is a random LoRA of rank 32 on q, k, v, o, made on the spot. What it is measured against is two separate
 models, each with its adapter already on or off for good, so that they never pay for switching.
 """
 
-import json
-import statistics
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import StoppingCriteriaList
 
-from rmx.bench.timing import (
-    LONGEST,
-    PROBLEM,
-    SAMPLES,
-    SHORTEST,
-    Script,
-    _resident_peak,
-    alternate,
-    never_ending,
-    open_model,
-    ratio,
-)
+from rmx.bench.timing import PROBLEM, Load, alternate, milliseconds, open_model, peaks_of, ratio, tell_peak
 from rmx.compare.placebo import add_placebo
-from rmx.engine.batch import continue_batch
-from rmx.engine.engine import Engine
-from rmx.engine.sampling import draw_rows, prompt_key, uniform
 from rmx.models.load import Model, choose_device
 from rmx.models.pair import Pair, PairStream, open_pair, read_both
-from rmx.models.stopping import Ending
 
 READ_TOKENS = 300
 STEPS = 8  # of one timed block
-
-Load = Callable[[], Model]
-
-
-# -- base and adapter -------------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
@@ -80,8 +56,8 @@ def bench_pair(base: Model, load: Load, rounds: int) -> dict[str, Any]:
         "max_logit_difference": differences,
         "weights_mb": {name: size / 1e6 for name, size in weights.items()},
         "read_tokens": len(ids),
-        "read_ms": _milliseconds(two_models=halves[0], one_set=halves[1], merged=against_merged[0]),
-        "step_ms": _milliseconds(two_steps=steps[0], mixed_step=steps[1], per=STEPS),
+        "read_ms": milliseconds(two_models=halves[0], one_set=halves[1], merged=against_merged[0]),
+        "step_ms": milliseconds(two_steps=steps[0], mixed_step=steps[1], per=STEPS),
     }
 
 
@@ -158,7 +134,7 @@ def _streams(a: Pair, b: Pair, prefix: Sequence[int]) -> Iterator[tuple[PairStre
         )
 
 
-def _steps(one: Pair, two: Pair, prefix: Sequence[int], rounds: int, cuda: bool) -> tuple[list[float], list[float]]:
+def _steps(one: Pair, two: Pair, prefix: Sequence[int], rounds: int, cuda: bool) -> list[list[float]]:
     """Seconds of blocks of greedy steps of two models and of one set; prefill and switching are not in them."""
 
     def block(stream: PairStream) -> None:
@@ -167,10 +143,6 @@ def _steps(one: Pair, two: Pair, prefix: Sequence[int], rounds: int, cuda: bool)
 
     with _streams(two, one, prefix) as (separate, mixed):
         return alternate(partial(block, separate), partial(block, mixed), rounds, cuda)
-
-
-def _milliseconds(per: int = 1, **seconds: Sequence[float]) -> dict[str, float]:
-    return {name: 1000 * statistics.median(values) / per for name, values in seconds.items()}
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -191,98 +163,20 @@ def _networks(pair: Pair) -> tuple[nn.Module, nn.Module]:
 
 
 def peaks(name: str, device: str, dtype: str) -> dict[str, Any]:
-    """Peak memory of either side, and of the imports alone, each in a fresh process; empty where nothing tells it."""
-    found = {side: _peak_of(side, name, device, dtype) for side in ("imports", "one_set", "two_models")}
-    if any(peak is None for peak in found.values()):
-        return {}
-    return {"peak_one_set / peak_two_models": found["one_set"] / found["two_models"], "peak_mb": found}
+    """Peak memory of either side, and of the imports alone; empty where nothing tells it."""
+    found = peaks_of("rmx.bench.base_and_adapter", ("imports", "one_set", "two_models"), name, device, dtype)
+    return {"peak_one_set / peak_two_models": found["one_set"] / found["two_models"], "peak_mb": found} if found else {}
 
 
-def _peak_of(side: str, name: str, device: str, dtype: str) -> Any:
-    command = [sys.executable, "-m", "rmx.bench.pair", side, name, device, dtype]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the process that measures the memory of {side} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _measure_peak(side: str, name: str, device: str, dtype: str) -> float | None:
-    """Load one side, read the text, tell the peak of this process in MB: of the GPU where there is one."""
+def _read_once(side: str, name: str, device: str, dtype: str) -> None:
+    """Load one side, read the text, and tell the peak of this process."""
     torch.set_num_threads(1)
-    where = choose_device(device)
     if side != "imports":
         load = partial(open_model, name, device, dtype)
         pair = one_set(load()) if side == "one_set" else two_models(load(), load())
         _read(pair, *_text(pair.base))
-    return torch.cuda.max_memory_allocated(where) / 1e6 if where.type == "cuda" else _resident_peak()
-
-
-# -- samples ----------------------------------------------------------------------------------------------------------
-
-
-@torch.inference_mode()
-def bench_outcomes(model: Model, rounds: int, samples: int = SAMPLES, longest: int = LONGEST) -> dict[str, Any]:
-    """Samples of one prefix at temperature 1, against transformers' own `generate(num_return_sequences=...)`.
-
-    How long each sample gets is drawn beforehand, evenly from 8 to `longest`, and scripted on both sides; end tokens
-    do not count. So both make the same number of useful tokens, whatever they sample.
-    """
-    prefix = list(model.prompt_ids(PROBLEM))
-    drawn = torch.randint(SHORTEST, longest + 1, (samples,), generator=torch.Generator().manual_seed(0))
-    lengths: list[int] = drawn.tolist()
-    ours, theirs = partial(sample_ours, model, prefix, lengths), partial(sample_theirs, model, prefix, lengths)
-    slow, fast = alternate(theirs, ours, rounds, model.engine.device.type == "cuda")
-    return {
-        "generate / rmx_samples": ratio(slow, fast),
-        "samples": samples,
-        "prefix_tokens": len(prefix),
-        "useful_tokens": sum(lengths),
-        "longest": max(lengths),
-        "ms": _milliseconds(generate=slow, rmx=fast),
-    }
-
-
-def sample_ours(model: Model, prefix: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """One sample of each length as `rmx outcomes` makes them; the real ending rule is paid for, the script decides."""
-    engine: Engine = model.engine
-    key, ending = prompt_key(prefix), Ending(model, prefix, (), len(lengths))
-    left = list(lengths)
-
-    def choose(logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
-        return draw_rows(logits, 1.0, 1.0, [uniform(0, key, row, step) for row in rows])
-
-    def over(row: int, token: int) -> bool:
-        ending(row, token)
-        left[row] -= 1
-        return left[row] == 0
-
-    with engine.queue.turn(), engine.using(None):
-        engine.prefixes.clear()
-        stream = engine.open(prefix)
-        stream.save()
-        firsts = choose(stream.logits.expand(len(lengths), -1), range(len(lengths)), 0).tolist()
-        return continue_batch(engine, prefix, firsts, max_new=max(lengths), over=over, choose=choose)
-
-
-def sample_theirs(model: Model, prefix: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """The same by `generate`."""
-    network, prompt = model.engine.model, torch.tensor([list(prefix)], device=model.engine.device)
-    script = Script(len(prefix), torch.tensor(lengths, device=model.engine.device))
-    with never_ending(network):
-        out = network.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            num_return_sequences=len(lengths),
-            max_new_tokens=max(lengths),
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            pad_token_id=0,
-            stopping_criteria=StoppingCriteriaList([script]),
-        )
-    return [row[len(prefix) :][:length] for row, length in zip(out.tolist(), lengths, strict=True)]
+    tell_peak(choose_device(device))
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_measure_peak(*sys.argv[1:])) + "\n")
+    _read_once(*sys.argv[1:])

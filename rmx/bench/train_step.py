@@ -7,10 +7,9 @@ compared all the way.
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from rmx.bench.timing import PROBLEM, _endless, _resident_peak, alternate, open_model, ratio
+from rmx.bench.timing import PROBLEM, Load, alternate, endless, milliseconds, open_model, peaks_of, ratio, tell_peak
 from rmx.models.load import Model, choose_device
 from rmx.recipes.recipe import Recipe, RolloutConfig
 from rmx.records import Problem, Rollout
@@ -36,8 +35,6 @@ PER_PROBLEM, TOKENS = 2, 180  # completions of a problem, and tokens of each
 SHARE = 0.05  # of completion tokens that are decisions, those of highest entropy
 EPOCHS = 1000  # more than any benchmark runs through: an epoch is one window, and one timed block
 SIDES = ("imports", "two_models", "one_set", "one_set_recomputed")
-
-Load = Callable[[], Model]
 
 
 def recipe_for(rollouts: int) -> Recipe:
@@ -73,10 +70,7 @@ def speed(model: Model, load: Load, rollouts: Sequence[Rollout], rounds: int) ->
         "base_passes_after_scoring": ours.trainer.policy.base_passes - passes,
         "rollouts": len(rollouts),
         "tokens_per_rollout": statistics.mean(len(r.input_ids) for r in rollouts),
-        "ms_per_rollout": {
-            "two_models": 1000 * statistics.median(slow) / len(rollouts),
-            "one_set": 1000 * statistics.median(fast) / len(rollouts),
-        },
+        "ms_per_rollout": milliseconds(len(rollouts), two_models=slow, one_set=fast),
         "figures_mb": ours.trainer.figures.nbytes / 1e6,
     }
 
@@ -85,7 +79,7 @@ def sample(model: Model) -> list[Rollout]:
     """Completions of the problems at temperature 1, all of one length; every second one is called right."""
     config = RolloutConfig(k=PER_PROBLEM, temperature=1.0, top_p=1.0, max_new_tokens=TOKENS)
     problems = [Problem(f"p{n}", text, None) for n, text in enumerate(PROBLEMS)]
-    made = list(sample_rollouts(_endless(model), problems, config, 0, {}))
+    made = list(sample_rollouts(endless(model), problems, config, 0, {}))
     model.engine.prefixes.clear()
     return [_with_decisions(replace(r, advantage=1.0 if r.gen_index % 2 else -1.0)) for r in made]
 
@@ -168,12 +162,12 @@ class TwoModels:
 
 
 def peaks(rollouts: Sequence[Rollout], name: str, device: str, dtype: str) -> dict[str, Any]:
-    """Peak memory of either side over two windows, each in a fresh process; empty where nothing tells it."""
+    """Peak memory of either side over two windows; empty where nothing tells it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rollouts.json"
         file.write_text(json.dumps([asdict(r) for r in rollouts]), encoding="utf-8")
-        found = {side: _peak_of(side, name, device, dtype, file) for side in SIDES}
-    if any(peak is None for peak in found.values()):
+        found = peaks_of("rmx.bench.train_step", SIDES, name, device, dtype, str(file))
+    if found is None:
         return {}
     return {
         "peak_one_set / peak_two_models": found["one_set"] / found["two_models"],
@@ -182,18 +176,9 @@ def peaks(rollouts: Sequence[Rollout], name: str, device: str, dtype: str) -> di
     }
 
 
-def _peak_of(side: str, name: str, device: str, dtype: str, file: Path) -> Any:
-    command = [sys.executable, "-m", "rmx.bench.train", side, name, device, dtype, str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the process that measures the memory of {side} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _measure_peak(side: str, name: str, device: str, dtype: str, file: str) -> float | None:
-    """Load one side, make two windows, tell the peak of this process in MB: of the GPU where there is one."""
+def _two_windows(side: str, name: str, device: str, dtype: str, file: str) -> None:
+    """Load one side, make two windows, and tell the peak of this process."""
     torch.set_num_threads(1)
-    where = choose_device(device)
     if side != "imports":
         rollouts = [_rollout(row) for row in json.loads(Path(file).read_text(encoding="utf-8"))]
         load = partial(open_model, name, device, dtype)
@@ -201,7 +186,7 @@ def _measure_peak(side: str, name: str, device: str, dtype: str, file: str) -> f
         loop = TwoModels(load(), load(), rollouts) if side == "two_models" else OneSet(load(), rollouts, recompute)
         loop.window()
         loop.window()
-    return torch.cuda.max_memory_allocated(where) / 1e6 if where.type == "cuda" else _resident_peak()
+    tell_peak(choose_device(device))
 
 
 def _rollout(row: dict[str, Any]) -> Rollout:
@@ -210,4 +195,4 @@ def _rollout(row: dict[str, Any]) -> Rollout:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_measure_peak(*sys.argv[1:])) + "\n")
+    _two_windows(*sys.argv[1:])

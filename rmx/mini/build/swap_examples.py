@@ -1,14 +1,14 @@
 """Prepared examples for the first screen: one swap that rescues, breaks or leaves alone a greedy solution."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
 from rmx.data.examples import Example, Kind
-from rmx.mini.build.figures import ForkSwap, Greedy, Mini, greedy, sound, swaps
-from rmx.mini.problems import mini_set
+from rmx.mini.build.mini_figures import ForkSwap, Greedy, greedy, sound, swaps
+from rmx.mini.build.miniature import Mini, write_json
+from rmx.mini.problem_sets import mini_set
 
 PER_KIND = 4
 LONGEST_PROBLEM = 150  # characters
@@ -98,5 +98,5 @@ def find_examples(mini: Mini) -> list[Example]:
 def write_examples(mini: Mini, path: Path) -> list[Example]:
     """Write `examples.json` and return what is in it."""
     examples = find_examples(mini)
-    path.write_text(json.dumps([asdict(e) for e in examples], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, [asdict(e) for e in examples])
     return examples

@@ -1,0 +1,60 @@
+"""The model cards of the miniature and of its two adapters, written from their measured figures."""
+
+from typing import Any
+
+from rmx.mini.build.mini_figures import KINDS, counted, percent, points
+from rmx.mini.build.reasonmaxxer import DEFAULT, VARIANTS
+from rmx.mini.task import right_plans
+from rmx.mini.wordings import NAMES, NOTICE_SHARE, SYNONYM_SHARES, TEMPLATES, THINGS, WRITERS
+from rmx.templates import render
+
+Json = dict[str, Any]
+SPEAK = {"percent": percent, "counted": counted, "points": points}
+
+
+def base_card(figures: Json) -> str:
+    """Write `assets/mini/README.md`."""
+    shares = [
+        sum(template.wordings[i].weights[plan.name] for plan in right_plans(template))
+        for template in TEMPLATES.values()
+        for i in template.wordings_of("train")
+    ]
+    mixture = {
+        "templates": len(TEMPLATES),
+        "right_shares": shares,  # of the plans, one for each trained wording
+        "names": len(NAMES),
+        "things": len(THINGS),
+        "writers": WRITERS,
+        "synonym_shares": SYNONYM_SHARES,
+        "notice_share": NOTICE_SHARE,
+    }
+    return render("mini_card.md.jinja", figures=figures, **mixture, **SPEAK)
+
+
+def rl_card(figures: Json) -> str:
+    """Write `assets/mini/rl/README.md`."""
+    return render("mini_rl_card.md.jinja", figures=figures, **_standing(figures["cells"]), **SPEAK)
+
+
+def _standing(cells: list[Json]) -> Json:
+    """Count wordings: all, those still wrong more often than not, and those solved less often than by the base."""
+    kinds = {name: [c["greedy"] for c in cells if c["held_out"] == name] for name in ("numbers", "wording")}
+    return {
+        "wordings": {name: len(found) for name, found in kinds.items()},
+        "unsolved": {name: sum(g["adapted"] < 0.5 for g in found) for name, found in kinds.items()},
+        "worse": sum(c["greedy"]["adapted"] < c["greedy"]["base"] for c in cells),
+    }
+
+
+def reasonmaxxer_card(figures: Json) -> str:
+    """Write `assets/mini/reasonmaxxer/README.md`."""
+    shipped = figures["shipped"]
+    return render(
+        "mini_reasonmaxxer_card.md.jinja",
+        figures=figures,
+        run=next(r for r in figures["runs"] if (r["variant"], r["seed"]) == (shipped["variant"], shipped["seed"])),
+        seeds=sum(r["variant"] == DEFAULT for r in figures["runs"]),
+        titles={variant.name: variant.title for variant in VARIANTS},
+        kinds=list(KINDS),
+        **SPEAK,
+    )

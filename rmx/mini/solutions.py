@@ -1,0 +1,105 @@
+"""Solutions of the miniature's problems, by a mixture of writers who often part ways.
+
+A solution is one paragraph of short equations. Which equation comes next is the writer's choice, drawn with the weights
+of `assets/mini/wordings.toml`: these choices are the consequential forks. Synonyms of the verbs and of the connecting
+words are the harmless ones. Careful writers err less and hasty ones more; some who took a wrong first step notice it.
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+
+from rmx.mini.task import Equation, MiniProblem, right_plans, worked_plans
+from rmx.mini.wordings import (
+    FINAL_WORDS,
+    NEXT_WORDS,
+    NOTICE_SHARE,
+    NOTICE_TEXT,
+    SYNONYM_SHARES,
+    TEMPLATES,
+    VERBS,
+    WRITERS,
+    Template,
+    Writer,
+)
+
+_EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
+_BOXED = re.compile(r"\\boxed\{(\d+)\}")
+
+
+def plan_weights(problem: MiniProblem, writer: Writer) -> dict[str, float]:
+    """Work out the share of each plan among the solutions that this writer gives to this problem.
+
+    Raises:
+        ValueError: the wording is held out, so no writer has ever seen it.
+    """
+    template = TEMPLATES[problem.template]
+    weights = template.wordings[problem.wording].weights
+    if not weights:
+        raise ValueError(f"Wording {problem.wording} of {problem.template} is held out: it has no solutions.")
+    doable = worked_plans(template, dict(problem.numbers))
+    plain = {name: weight for name, weight in weights.items() if name in doable}
+    right = sum(weight for name, weight in plain.items() if template.plans[name].right)
+    flawed = sum(plain.values()) - right
+    success = writer.success(right / (right + flawed)) if flawed else 1.0
+    return {
+        name: weight / right * success if template.plans[name].right else weight / flawed * (1 - success)
+        for name, weight in plain.items()
+    }
+
+
+def write_solution(rng: random.Random, problem: MiniProblem) -> str:
+    """Write a solution as a random writer does, beginning with a space; right or wrong as the plan it follows."""
+    writer = rng.choices(WRITERS, [w.share for w in WRITERS])[0]
+    weights = plan_weights(problem, writer)
+    plan = rng.choices(list(weights), list(weights.values()))[0]
+    return write_plan(rng, problem, writer, plan)
+
+
+def write_plan(rng: random.Random, problem: MiniProblem, writer: Writer, plan: str) -> str:
+    """Write the paragraph of one writer who follows one plan, or turns back after a wrong first step."""
+    template = TEMPLATES[problem.template]
+    worked = worked_plans(template, dict(problem.numbers))
+    steps = worked[plan]
+    said = [_say(rng, steps[0], first=True)]
+    if _first_step_wrong(template, worked, plan) and rng.random() < NOTICE_SHARE:
+        steps = worked[right_plans(template)[0].name]
+        said += [NOTICE_TEXT, _say(rng, steps[0], first=True)]
+    said += [_say(rng, step, first=False) for step in steps[1:]]
+    facts = ", ".join(re.findall(r"\d+", problem.problem))
+    opening = f"{writer.opener} the facts are {facts}."
+    ending = f"{_synonym(rng, FINAL_WORDS)} the answer is \\boxed{{{steps[-1].value}}}."
+    return " " + " ".join([opening, *said, ending])
+
+
+def _first_step_wrong(template: Template, worked: Mapping[str, list[Equation]], plan: str) -> bool:
+    """Say whether no right plan begins like this one, and the main right plan can be done."""
+    right = [worked[p.name][0] for p in right_plans(template) if p.name in worked]
+    return right_plans(template)[0].name in worked and worked[plan][0] not in right
+
+
+def _synonym(rng: random.Random, words: Sequence[str]) -> str:
+    return rng.choices(words, SYNONYM_SHARES)[0]
+
+
+def _say(rng: random.Random, step: Equation, first: bool) -> str:
+    """Write one sentence: `We add 3 and 4: 3 + 4 = 7.`"""
+    head = "We" if first else f"{_synonym(rng, NEXT_WORDS)} we"
+    return f"{head} {_synonym(rng, VERBS[step.op]).format(x=step.x, y=step.y)}: {step}."
+
+
+def final_answer(text: str) -> str | None:
+    """Find the number in the last box of a solution; None where there is none."""
+    found = _BOXED.findall(text)
+    return found[-1] if found else None
+
+
+def equations(text: str) -> list[tuple[Equation, bool]]:
+    """Find the equations of a solution, each with whether it is right."""
+    found = [Equation(int(x), op, int(y), int(value)) for x, op, y, value in _EQUATION.findall(text)]
+    return [(equation, _holds(equation)) for equation in found]
+
+
+def _holds(equation: Equation) -> bool:
+    x, y, value = equation.x, equation.y, equation.value
+    return {"+": x + y == value, "-": x - y == value, "*": x * y == value, "/": y * value == x}[equation.op]

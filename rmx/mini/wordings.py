@@ -1,0 +1,146 @@
+"""The words of the miniature's problems and solutions, read from `assets/mini/wordings.toml` and checked.
+
+The file says what a plan, a wording and a weight are; the bundled weights of the miniature belong to what is in it.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from types import MappingProxyType
+from typing import Any, Literal
+
+from rmx.paths import ASSETS
+
+Split = Literal["train", "validation", "test"]
+_CHOICE = re.compile(r"\[([^\]]*)\]")
+_SLOT = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateStep:
+    """One equation of a plan, `left op right`, over slot names and earlier results `s1`, `s2`."""
+
+    left: str
+    op: str  # one of + - * /
+    right: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A way to solve, or to fail at, a template's problems."""
+
+    name: str
+    right: bool
+    steps: tuple[TemplateStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """One way to put a template into words."""
+
+    text: str
+    split: Split = "train"
+    weights: Mapping[str, float] = field(default_factory=dict)  # plan name -> share of writers; empty if never trained
+
+    def variants(self) -> Iterator[str]:
+        """Write every text that the `[x|y]` choices allow, the plain one first."""
+        parts = _CHOICE.split(self.text)
+        for choice in product(*(part.split("|") for part in parts[1::2])):
+            yield "".join(fixed + chosen for fixed, chosen in zip(parts[::2], (*choice, ""), strict=True))
+
+    def plain(self) -> str:
+        """Write the text with the first of every choice."""
+        return next(self.variants())
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A family of word problems that differ in wording, names, thing and numbers.
+
+    Raises:
+        ValueError: a plan or a wording does not fit the slots, or the weights of a wording are no shares of the plans.
+    """
+
+    name: str
+    summary: str
+    slots: Mapping[str, tuple[int, int]]  # number name -> (lowest, highest), both allowed
+    plans: Mapping[str, Plan]  # the main right one first
+    wordings: tuple[Wording, ...]  # training wordings first
+
+    def __post_init__(self) -> None:
+        if not next(iter(self.plans.values())).right:
+            raise ValueError(f"{self.name}: its first plan must be right")
+        for plan in self.plans.values():
+            for i, step in enumerate(plan.steps, 1):
+                known = {*self.slots, *(f"s{n}" for n in range(1, i))}
+                if step.op not in "+-*/" or not {step.left, step.right} <= known:
+                    raise ValueError(f"{self.name}: step {i} of the plan {plan.name} cannot be worked out")
+        for wording in self.wordings:
+            if unknown := set(_SLOT.findall(wording.text)) - {"A", "B", "o", *self.slots}:
+                raise ValueError(f"{self.name}: nothing is known of {sorted(unknown)} in {wording.text!r}")
+            if wording.split == "train" and wording.weights.keys() != self.plans.keys():
+                raise ValueError(f"{self.name}: the weights of {wording.text!r} are not those of the plans")
+            if wording.split == "train" and abs(sum(wording.weights.values()) - 1) > 1e-9:
+                raise ValueError(f"{self.name}: the weights of {wording.text!r} do not add up to 1")
+
+    def describe(self) -> str:
+        """Say in one line for a list what happens, and which numbers it takes."""
+        ranges = ", ".join(f"{name} {low}-{high}" for name, (low, high) in self.slots.items())
+        return f"{self.summary} ({ranges})"
+
+    def wordings_of(self, split: Split) -> tuple[int, ...]:
+        """List the indices of the wordings that belong to `split`."""
+        return tuple(i for i, wording in enumerate(self.wordings) if wording.split == split)
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A kind of solution writer, known by the opening words."""
+
+    opener: str
+    share: float
+    error_factor: float = 1.0  # multiplies the share of flawed plans where below 1
+    success_factor: float = 1.0  # multiplies the share of right plans where below 1
+
+    def success(self, plain: float) -> float:
+        """Work out the share of right plans from that of a plain writer."""
+        return self.success_factor * (1 - self.error_factor * (1 - plain))
+
+
+def read_template(name: str, row: Mapping[str, Any]) -> Template:
+    """Make a template of its table in the file; raises ValueError where that does not fit together."""
+    given = dict(row)
+    slots = {slot: (low, high) for slot, (low, high) in given.pop("slots").items()}
+    plans = {key: _plan(key, text) for key, text in given.pop("plans").items()}
+    trained = [Wording(w["text"], "train", MappingProxyType(w["weights"])) for w in given.pop("train")]
+    held_out: tuple[Split, ...] = ("validation", "test")
+    unseen = [Wording(given.pop(split), split) for split in held_out if split in given]
+    summary = given.pop("summary")
+    if given:
+        raise ValueError(f"{name}: nothing is known of {sorted(given)}")
+    return Template(name, summary, MappingProxyType(slots), MappingProxyType(plans), (*trained, *unseen))
+
+
+def _plan(name: str, text: str) -> Plan:
+    """Read `"!a + b; s1 - c"`; the exclamation mark says that the plan is right."""
+    steps = tuple(TemplateStep(*step.split()) for step in text.lstrip("!").split(";"))
+    return Plan(name, text.startswith("!"), steps)
+
+
+_FILE = tomllib.loads((ASSETS / "mini" / "wordings.toml").read_text(encoding="utf-8"))
+_SOLUTIONS = _FILE["solutions"]
+
+NAMES: tuple[str, ...] = tuple(_FILE["names"].split())
+THINGS: tuple[str, ...] = tuple(_FILE["things"].split())
+TEMPLATES: Mapping[str, Template] = MappingProxyType(
+    {name: read_template(name, row) for name, row in _FILE["templates"].items()}
+)
+WRITERS: tuple[Writer, ...] = tuple(Writer(**row) for row in _SOLUTIONS["writers"])
+VERBS: Mapping[str, tuple[str, ...]] = MappingProxyType({op: tuple(x) for op, x in _SOLUTIONS["verbs"].items()})
+NEXT_WORDS: tuple[str, ...] = tuple(_SOLUTIONS["next_words"])
+FINAL_WORDS: tuple[str, ...] = tuple(_SOLUTIONS["final_words"])
+SYNONYM_SHARES: tuple[float, ...] = tuple(_SOLUTIONS["synonym_shares"])
+NOTICE_SHARE: float = _SOLUTIONS["notice_share"]
+NOTICE_TEXT: str = _SOLUTIONS["notice_text"]
