@@ -9,8 +9,12 @@ from functools import partial
 from typing import Any
 
 from rmx.bench.decoding import branches, decode, swap
+from rmx.bench.pair import bench_outcomes, bench_pair, peaks
+from rmx.bench.rollouts import bench_rollouts
 from rmx.bench.timing import DEFAULT, environment, open_model, pinned
+from rmx.bench.train import bench_train
 from rmx.errors import RmxError
+from rmx.explore.flip_rates import bench_forks
 from rmx.models.load import Model, load
 from rmx.models.placing import PLAIN, Placing
 
@@ -38,29 +42,20 @@ def run(
 
         return bench_ui(rounds) | {"environment": environment(None)}
     if what == "forks":
-        from rmx.explore.flip_rates import bench_forks
-
         loaded = load(model or "mini", device, dtype, placing=placing)
         return bench_forks(loaded, **forks) | {"environment": environment(loaded)}
     name = model or DEFAULT
     loaded = open_model(name, device, dtype, placing)
-    measures: dict[str, Callable[[Model, int], dict[str, Any]]] = {"decode": decode, "swap": swap, "branches": branches}
-    if what == "rollouts":
-        from rmx.bench.rollouts import bench_rollouts
-
-        measures = {"rollouts": bench_rollouts}
-    if what == "train":
-        from rmx.bench.train import bench_train
-
-        measures = {"train": lambda base, n: bench_train(base, n, name, device, dtype)}
-    if what in ("pair", "outcomes"):
-        from rmx.bench.pair import bench_outcomes, bench_pair, peaks
-
-        again = partial(open_model, name, device, dtype)
-        measures = {
-            "pair": lambda base, n: bench_pair(base, again, n) | peaks(name, device, dtype),
-            "outcomes": bench_outcomes,
-        }
+    again = partial(open_model, name, device, dtype)
+    measures: dict[str, Callable[[Model, int], dict[str, Any]]] = {
+        "decode": decode,
+        "swap": swap,
+        "branches": branches,
+        "rollouts": bench_rollouts,
+        "train": lambda base, n: bench_train(base, n, name, device, dtype),
+        "pair": lambda base, n: bench_pair(base, again, n) | peaks(name, device, dtype),
+        "outcomes": bench_outcomes,
+    }
     with pinned(loaded):
         result = measures[what](loaded, rounds)
     return result | {"environment": environment(loaded)}

@@ -11,6 +11,9 @@ from rmx.compare.intervene import ARMS
 from rmx.compare.intervene_set import InterveneSet
 from rmx.compare.shift_set import ShiftSet
 from rmx.engine.sampling import prompt_key
+from rmx.evaluate.config import BASE, Contestant, EvalConfig
+from rmx.evaluate.evaluate import Evaluation
+from rmx.evaluate.store import SampleStore
 from rmx.explore.flip_rates import Flip, swaps_of
 from rmx.explore.gate_recall import Locator, LocatorConfig
 from rmx.explore.journal import journal_of
@@ -115,11 +118,6 @@ def runs(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
 
 def evaluation(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """pass@k of both models over the same samples per problem; completions that are stored are not made again."""
-    # Later than the rest: the evaluation brings its own store, which the other studies do not need.
-    from rmx.evaluate.config import BASE, Contestant, EvalConfig
-    from rmx.evaluate.evaluate import Evaluation
-    from rmx.evaluate.store import SampleStore
-
     pair, spec = subject.pair, subject.asked.get("adapter") or subject.asked.get("teacher") or "adapted"
     two = [
         Contestant(BASE, pair.base.spec, pair.base, None, None, key_of(pair.base, None)),

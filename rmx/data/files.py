@@ -202,8 +202,7 @@ def _csv_rows(name: str, raw: bytes) -> Rows:
 
 def _parquet_rows(path: Path) -> Rows:
     try:
-        import pyarrow
-        from pyarrow import parquet
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise ProblemError(
             "Reading .parquet needs pyarrow: pip install pyarrow. Or save the file as .jsonl."
@@ -220,7 +219,7 @@ def _parquet_rows(path: Path) -> Rows:
                 found = ", ".join(name[:40] for name in file.schema_arrow.names[:12])
                 raise ProblemError(f"{path.name} has no column `problem` or `question`, only: {found}.")
             rows = file.read(columns=columns).to_pylist()
-    except pyarrow.ArrowException as error:
+    except ArrowException as error:
         raise ProblemError(f"{path.name} is not a parquet file that can be read ({first_line(error)}).") from error
     for index, row in enumerate(rows):
         yield f"row {index + 1}", row

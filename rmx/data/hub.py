@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.constants import HF_HOME
+
 from rmx.data.files import short_answer
 from rmx.data.splits import normalised
 from rmx.errors import ProblemError, first_line
@@ -176,8 +178,6 @@ REPOSITORIES = {name: repository for name, (repository, *_) in _SETS.items()} | 
 
 def is_cached(name: str) -> bool:
     """Whether a set of the Hub lies, ready to be read, in the cache of the datasets library."""
-    from huggingface_hub.constants import HF_HOME
-
     repository, config, *_ = _SETS[name]
     needed = {repository, REPOSITORIES[name]}
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(HF_HOME) / "datasets").expanduser()

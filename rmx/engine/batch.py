@@ -5,13 +5,12 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from rmx.engine.engine import Engine, select_rows
+from rmx.engine.engine import Engine, base_network, select_rows
 from rmx.engine.kv_cache import preallocated
 
 Choose = Callable[[Tensor, Sequence[int], int], Tensor]  # logits (B, V), row numbers, step -> ids (B,)
@@ -202,8 +201,7 @@ def plain_cache(cache: Any) -> bool:
 def takes_mask(engine: Engine) -> bool:
     """Whether the network can be told which positions to look at."""
     # PEFT's wrapper passes on what it is given and names none of it
-    network = engine.model.get_base_model() if isinstance(engine.model, PeftModel) else engine.model
-    return "attention_mask" in inspect.signature(network.forward).parameters
+    return "attention_mask" in inspect.signature(base_network(engine.model).forward).parameters
 
 
 class PaddedBatch:

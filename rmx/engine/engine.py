@@ -13,8 +13,6 @@ from itertools import chain
 from typing import Any, NoReturn
 
 import torch
-from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -496,7 +494,7 @@ def split_key(key: str) -> tuple[str, float]:
 @contextmanager
 def _scaled(model: Any, name: str, strength: float) -> Iterator[None]:
     """A LoRA's output multiplied by `strength` for the length of a `with` block."""
-    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and name in m.scaling]
+    layers = [layer for layer in lora_layers(model) if name in layer.scaling]
     before = [layer.scaling[name] for layer in layers]
     try:
         for layer, scale in zip(layers, before, strict=True):
@@ -513,11 +511,7 @@ def _switched_off(model: Any) -> Iterator[None]:
 
     PEFT's own `disable_adapter` surveys every layer first, which costs more than the switching.
     """
-    if not isinstance(model.base_model, BaseTuner):  # learned prompts and the like have ways of their own
-        with model.disable_adapter():
-            yield
-        return
-    layer = next((m for m in model.modules() if isinstance(m, BaseTunerLayer)), None)
+    layer = next((module for module in model.modules() if is_adapter_layer(module)), None)
     if layer is not None and layer.disable_adapters:
         yield
         return
@@ -543,10 +537,28 @@ def _swapped(biases: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
 
 def _drop_hooks(model: Any) -> None:
     """A mixed pass that fails half way leaves PEFT's hooks behind, and every later pass would obey them."""
-    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
-        hooked: Any = layer
-        hooked._forward_pre_hooks.clear()
-        hooked._forward_pre_hooks_with_kwargs.clear()
+    for layer in lora_layers(model):
+        layer._forward_pre_hooks.clear()
+        layer._forward_pre_hooks_with_kwargs.clear()
+
+
+def base_network(model: Any) -> Any:
+    """The network itself: what PEFT's model is put around, or the model where no adapter is on it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def lora_layers(model: Any) -> list[Any]:
+    """The layers of a network that carry LoRA adapters."""
+    return [module for module in model.modules() if is_adapter_layer(module) and hasattr(module, "lora_A")]
+
+
+def is_adapter_layer(module: Any) -> bool:
+    """Whether a module is a layer with adapters around a layer of the network (PEFT's BaseTunerLayer).
+
+    PEFT takes long to import, so that it is imported only where an adapter is put on; its layers are recognised by
+    their method.
+    """
+    return hasattr(type(module), "get_base_layer")
 
 
 def select_rows(cache: Any, rows: Tensor) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from peft import PeftConfig
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
@@ -94,8 +95,6 @@ def _file(place: str, name: str, spec: str) -> str:
     """A file of a local folder or of a repository of the Hub."""
     if Path(place).is_dir():
         return str(Path(place) / name)
-    from huggingface_hub import hf_hub_download
-
     try:
         return hf_hub_download(place, name)
     except (OSError, ValueError) as error:  # also what the Hub's own errors are

@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor
 from transformers import DynamicCache
 
 from rmx.engine.divergence import difference
-from rmx.engine.engine import Engine
+from rmx.engine.engine import Engine, base_network, is_adapter_layer
 from rmx.models.load import Model
 
 STEP, ODD = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9  # multipliers without a pattern in their bits
@@ -92,8 +89,9 @@ def wrapped_modules(network: Any) -> list[tuple[Any, str, Any, Any]]:
     """Every module that PEFT has put itself around: (parent, attribute, wrapper, what it wraps)."""
     found = []
     for name, module in network.named_modules():
-        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
-            inside = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
+        # PEFT keeps a whole module that was trained beside the original one.
+        if is_adapter_layer(module) or "original_module" in module._modules:
+            inside = module.get_base_layer() if is_adapter_layer(module) else module.original_module
             found.append((network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], module, inside))
     return found
 
@@ -124,8 +122,7 @@ def base_tensors(engine: Engine) -> dict[str, Tensor]:
     Tensors that go by two names (tied embeddings) are there under both. The caller holds the turn.
     """
     with without_adapters(engine):
-        network = engine.model.get_base_model() if isinstance(engine.model, PeftModel) else engine.model
-        held = network.state_dict(keep_vars=True)
+        held = base_network(engine.model).state_dict(keep_vars=True)
     return {name: tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
 
 
@@ -138,7 +135,7 @@ def base_checksums(held: Mapping[str, Tensor]) -> dict[str, int]:
 def remember_base(model: Model) -> None:
     """Record the base, where nothing is on it yet and nothing is recorded. The caller holds the turn."""
     engine = model.engine
-    if engine.checksums is None and not isinstance(engine.model, PeftModel):
+    if engine.checksums is None and base_network(engine.model) is engine.model:
         engine.checksums = base_checksums(base_tensors(engine))
         engine.probe = probe(model)
 

@@ -29,7 +29,7 @@ from rmx.engine.engine import (
 from rmx.engine.fair_queue import current_owner
 from rmx.errors import ModelError
 from rmx.models.adapter_facts import why_not_linear
-from rmx.models.adapters import attached
+from rmx.models.adapter_names import attached
 from rmx.models.load import Model
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace

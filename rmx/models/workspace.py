@@ -12,7 +12,7 @@ from rmx.config import MOST_NAME
 from rmx.engine.engine import Engine
 from rmx.engine.remote import RemoteCaller
 from rmx.errors import Busy, ModelError, shown
-from rmx.models.adapters import adapter_name, add_adapter, drop_adapter
+from rmx.models.adapter_names import adapter_name
 from rmx.models.load import Model, load
 from rmx.models.placing import PLAIN, Placing
 from rmx.models.site_rules import PRIVATE, SiteRules
@@ -110,6 +110,8 @@ class Workspace:
             if name in engine.adapters:
                 engine.adapters[name] = engine.adapters.pop(name)  # the newest is the last
                 return name
+        from rmx.models.adapters import add_adapter, drop_adapter  # with PEFT, which takes long to import
+
         with engine.queue.turn():
             name = add_adapter(model, spec)
             for old in list(engine.adapters)[:-MOST_ADAPTERS]:

@@ -27,7 +27,7 @@ from rmx.config import TOP_SHOWN
 from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.engine.remote import RemoteCaller
 from rmx.errors import RmxError
-from rmx.models.adapters import attach, attached
+from rmx.models.adapter_names import attached
 from rmx.models.load import Model
 from rmx.models.pair import Pair
 from rmx.models.workspace import Workspace
@@ -91,9 +91,11 @@ class ModelName:
     def found(self, workspace: Workspace) -> Model:
         """The model of this process, with its adapters on it."""
         model = workspace.model(self.spec)
-        run_on_worker = attached(model)
-        for name, place in self.adapters:
-            if name not in run_on_worker:
+        here = attached(model)
+        if missing := [(name, place) for name, place in self.adapters if name not in here]:
+            from rmx.models.adapters import attach  # with PEFT, which takes long to import
+
+            for name, place in missing:
                 attach(model, name, place)
         return model.with_style(self.style)
 

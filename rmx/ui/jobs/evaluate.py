@@ -21,7 +21,7 @@ from rmx.data.files import MAX_TEXT_BYTES, shown_name
 from rmx.data.problems import SETS, load_set, problems_from_text, split_name
 from rmx.engine.fair_queue import Kind, current_owner
 from rmx.errors import ProblemError, RmxError
-from rmx.models.adapters import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.models.load import Model
 from rmx.models.style_options import StyleOptions, from_form
 from rmx.models.workspace import Workspace

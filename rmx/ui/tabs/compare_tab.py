@@ -13,7 +13,7 @@ from rmx.data.examples import examples
 from rmx.data.problems import load_set
 from rmx.engine.fair_queue import Kind, as_owner, iterate_as_owner
 from rmx.errors import RmxError
-from rmx.models.adapters import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.models.pair import Pair
 from rmx.models.presets import PRESETS, pairs_first
 from rmx.models.style_options import from_form

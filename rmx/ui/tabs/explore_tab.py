@@ -16,7 +16,7 @@ from rmx.errors import ProblemError, RmxError
 from rmx.explore.branches import Branch
 from rmx.explore.calibration import calibration_of
 from rmx.mini.task import coverage
-from rmx.models.adapters import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.models.presets import PRESETS
 from rmx.models.style_options import from_form
 from rmx.records import Problem

@@ -26,7 +26,8 @@ from rmx.mini.build.reasonmaxxer import VARIANTS as ALL
 from rmx.mini.build.reasonmaxxer_card import reasonmaxxer_card
 from rmx.mini.problems import mini_set
 from rmx.models import load as models
-from rmx.models.adapters import add_adapter, bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
+from rmx.models.adapters import add_adapter
 from rmx.paths import ASSETS
 from rmx.records import Answer
 from rmx.train.checks.greedy import Solution, Solutions, solve

@@ -13,7 +13,8 @@ from rmx.evaluate.config import EvalConfig, contestants_of
 from rmx.evaluate.evaluate import Evaluation
 from rmx.evaluate.store import SampleStore
 from rmx.models import adapters as adapters_module
-from rmx.models.adapters import add_adapter, attached
+from rmx.models.adapter_names import attached
+from rmx.models.adapters import add_adapter
 from rmx.models.base_state import base_changes, base_tensors, checksum, checksums, digest, probe, remember_base
 from rmx.models.load import Model
 from rmx.models.model_key import key_of
