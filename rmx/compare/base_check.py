@@ -8,7 +8,7 @@ when a tensor has changed. A second copy of the checkpoint is loaded only when a
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,6 @@ class Weights:
     tensors: int
     equal: int
     absent: int = 0  # those that the model holds under no such name: it was loaded in another layout
-
-    def json(self) -> dict[str, Any]:
-        return {"file": self.file, "tensors": self.tensors, "equal": self.equal, "absent": self.absent}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +80,24 @@ class BaseCheck:
 
     @property
     def sentence(self) -> str:
+        """The result as a sentence."""
         if self.holds:
             return f"base is base: largest change of a logit {self.max_dlogit:.2g}"
         return f"THE BASE HAS CHANGED: {'; '.join(self.changes)}"
 
     def json(self) -> dict[str, Any]:
+        """Return the result as documents hold it."""
         return {
             "max_dlogit": self.max_dlogit,
             "positions": self.positions,
             "how": self.how,
             "holds": self.holds,
             "sentence": self.sentence,
-            "weights": self.weights.json() if self.weights else None,
+            "weights": asdict(self.weights) if self.weights else None,
             "memory": self.memory.json() if self.memory is not None else None,
             "probe": self.probe,
             "copy": self.copy,
-            "adapter": self.adapter.json() if self.adapter else None,
+            "adapter": asdict(self.adapter) if self.adapter else None,
             "seconds": self.seconds,
         }
 

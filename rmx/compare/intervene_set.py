@@ -10,6 +10,7 @@ from typing import Any
 from rmx.compare.intervene import ARMS, AllArms, Arm, ArmProblem, ArmResult
 from rmx.compare.placebo import Text
 from rmx.compare.shift_set import CALIBRATION_TEXTS, known_placebo
+from rmx.config import NEW_TOKENS
 from rmx.engine.engine import split_key
 from rmx.errors import ModelError, RmxError
 from rmx.explore.calibration import Calibration
@@ -22,7 +23,7 @@ from rmx.stats.intervals import Estimate, share
 from rmx.stats.paired import tested_difference, write_p
 from rmx.storage.line_store import LineStore
 
-ROWS = 72  # rows of one batch, both models counted once; a batch is also how often progress is told
+ROWS = 72  # rows of one batch, both models counted once; progress is reported after each batch
 CACHE_BYTES = 1 << 30  # keys and values of one batch
 
 
@@ -46,6 +47,7 @@ class ProblemArms:
     results: dict[Arm, ArmResult]
 
     def json(self) -> dict[str, Any]:
+        """Return the problem's row of the document, by arm."""
         return {
             "id": self.id,
             "answers": {arm: r.answer.text for arm, r in self.results.items()},
@@ -144,8 +146,8 @@ class InterveneReport:
         """What the differences say, in sentences; nothing is claimed that the exact test does not say."""
         if not self.problems:
             return []
-        said = [_compared(self.difference(a, b), one, other) for a, b, one, other in _QUESTIONS]
-        return [s for s in said if s]
+        sentences = [_compared(self.difference(a, b), one, other) for a, b, one, other in _QUESTIONS]
+        return [sentence for sentence in sentences if sentence]
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx intervene`."""
@@ -185,7 +187,7 @@ _QUESTIONS: tuple[tuple[Arm, Arm, str, str], ...] = (
 
 
 def _compared(d: Estimate | None, one: str, other: str) -> str | None:
-    """A difference as a sentence; it claims one only where the exact test says so."""
+    """Write a difference as a sentence; it claims one only where the exact test finds it."""
     if d is None or d["value"] is None:
         return None
     points = f"{100 * d['value']:+.1f} points [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}], n = {d['n']}"
@@ -205,7 +207,7 @@ class InterveneSet:
     arms: tuple[Arm, ...]
     tau: float
     seed: int = 0
-    max_new: int = 512
+    max_new: int = NEW_TOKENS
     with_placebo: bool = True  # needs the arm "base"
     cancelled: Callable[[], bool] = lambda: False
     calibration: Calibration | None = None  # what tau came from

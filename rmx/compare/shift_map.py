@@ -37,6 +37,7 @@ class View:
     top: tuple[Candidate, ...]  # best first
 
     def json(self) -> dict[str, Any]:
+        """Return the view as documents hold it."""
         top = [c.json() for c in self.top]
         return {"entropy": self.entropy, "logp": self.logp, "rank": self.rank, "top": top}
 
@@ -64,6 +65,11 @@ class Shift:
         return is_near_tie(self.rank, self.base_gap, self.adapted_gap, noise)
 
     def json(self, tau: float, noise: float) -> dict[str, Any]:
+        """Return the place as documents hold it.
+
+        Args:
+            tau: threshold of forks in nats. noise: largest change of a logit by batch shape or dtype alone.
+        """
         return {
             "pos": self.pos,
             "id": self.id,
@@ -83,7 +89,7 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class MapJob:
-    """What to map: a prompt and whose completion."""
+    """What to map: a prompt, and the model that completes it."""
 
     prompt_ids: tuple[int, ...]
     sampling: Sampling
@@ -128,6 +134,7 @@ class ShiftMap:
 
     @property
     def ids(self) -> list[int]:
+        """Ids of the completion so far."""
         return [s.id for s in self.shifts]
 
     @property
@@ -149,11 +156,11 @@ class ShiftMap:
 
     def _from_afar(self) -> Iterator[Shift]:
         """As another process makes them, with the noise that belongs to them."""
-        for told in mapped(self.pair, self.job, cancelled=self.cancelled):
-            if isinstance(told, Shift):
-                yield told
+        for item in mapped(self.pair, self.job, cancelled=self.cancelled):
+            if isinstance(item, Shift):
+                yield item
             else:
-                self.stop, self.noise = told
+                self.stop, self.noise = item
 
     def _read(self) -> Iterator[Shift]:
         """Score a given text: one pass under each model."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rmx.compare.noise_floor import dtype_noise, shape_noise
 from rmx.compare.placebo import Text, placebo_pair
+from rmx.config import NEW_TOKENS
 from rmx.engine.batch import continue_batch
 from rmx.engine.divergence import KINDS, Difference, compare, kind_of
 from rmx.engine.engine import split_key
@@ -53,6 +54,7 @@ class ReadPlaces:
 
     @property
     def differs(self) -> Tensor:
+        """Places (N,) bool at which the two models choose different tokens."""
         return self.rank > 1
 
     def row(self) -> dict[str, Any]:
@@ -61,7 +63,7 @@ class ReadPlaces:
 
     @classmethod
     def of_row(cls, problem: str, row: dict[str, Any]) -> "ReadPlaces":
-        """The places that `row` has told."""
+        """Read places back from what `row` returned."""
         near = torch.tensor(row["near"], dtype=torch.bool)
         entropy, kl = (torch.tensor(row[name], dtype=torch.float32) for name in ("entropy", "kl"))
         return cls(problem, entropy, torch.tensor(row["rank"], dtype=torch.long), kl, near)
@@ -162,6 +164,7 @@ class ShiftReport:
 
     @property
     def done(self) -> bool:
+        """Whether all problems are read."""
         return self.stage == "done"
 
     def json(self) -> dict[str, Any]:
@@ -197,7 +200,7 @@ class ShiftSet:
     set_name: str
     problems: Sequence[Problem]
     tau: float
-    max_new: int = 512
+    max_new: int = NEW_TOKENS
     with_placebo: bool = True
     seed: int = 0
     cancelled: Callable[[], bool] = lambda: False

@@ -17,7 +17,7 @@ that were found in stored public pages and in public code that reads the same se
   competitions), one split `train` of 674 rows, whose `final_answer` is a list of one text each. 93 of them have several
   answers in that text (`is_multiple_answer`), says a reader's test at revision 91184b5.
 
-A set whose only split is called `train` on the Hub is a test set none the less: nobody trains on these.
+A set whose only split is called `train` on the Hub is a test set none the less: these are not for training.
 """
 
 import hashlib

@@ -34,7 +34,7 @@ def continue_batch(
     cancelled: Callable[[], bool] = lambda: False,
     reuse: bool = True,
 ) -> list[list[int]]:
-    """`decode_steps` to its end, or until `cancelled` says so between two steps; returns the rows so far."""
+    """Run `decode_steps` to its end, or until `cancelled` is true between two steps; return the rows so far."""
     steps = decode_steps(
         engine,
         prefix,
@@ -75,7 +75,7 @@ def decode_steps(
         prefix: prompt and kept tokens.
         firsts: the first token of each row; at least one.
         max_new: tokens per row, the first one counted.
-        over: told each token of each row in order; True ends the row, that token included.
+        over: called with each token of each row in order; True ends the row, that token included.
         choose: picks the next ids; must not depend on which other rows are still there.
         cancelled: shortens the waits in between; the caller asks it after each step.
 
@@ -133,7 +133,7 @@ def continue_prefixes(
         ids: the sequence. lengths: how much of it each row keeps, 1 or more.
         given: at least one token.
         max_new: tokens per row behind the given ones; less where the context ends.
-        over: told each new token of each row in order; True ends the row, that token included.
+        over: called with each new token of each row in order; True ends the row, that token included.
         cancelled: asked between steps; what is there so far is returned.
 
     Returns:
@@ -199,7 +199,7 @@ def plain_cache(cache: Any) -> bool:
 
 
 def takes_mask(engine: Engine) -> bool:
-    """Whether the network can be told which positions to look at."""
+    """Whether the network takes an attention mask."""
     # PEFT's wrapper passes on what it is given and names none of it
     return "attention_mask" in inspect.signature(base_network(engine.model).forward).parameters
 

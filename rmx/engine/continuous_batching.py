@@ -73,6 +73,7 @@ class _SampledRow:
 
     @property
     def ghost(self) -> bool:
+        """Whether the row is replayed: its tokens are known, and it only keeps the batch's shape."""
         return self.made is not None
 
 
@@ -97,7 +98,7 @@ def sample_continuously(
     Args:
         stop_ids: tokens that end a sample; they belong to it.
         rows: samples decoded at once, at most.
-        over: told each token of each sample in order; says what ends it, that token included, if anything does.
+        over: called with each token of each sample in order; returns what ends it, that token included, or None.
         cancelled: asked between steps; ends the iteration.
 
     Yields:

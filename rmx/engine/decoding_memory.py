@@ -123,5 +123,5 @@ def budget_of(device: torch.device) -> MemoryBudget:
 
 
 def _half_of(device: torch.device, on_cpu: int) -> int:
-    """Half of a GPU's memory, or what is said for a CPU."""
+    """Half of a GPU's memory, or `on_cpu` bytes."""
     return _memory_of(device) // 2 if device.type == "cuda" else on_cpu

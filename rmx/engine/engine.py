@@ -32,10 +32,11 @@ class Saved:
     adapter: str | None
     ids: Tensor  # (T,) int64 on the CPU
     layers: tuple[tuple[Tensor, Tensor], ...]  # each (1, heads, T, head_dim)
-    owner: str | None = None  # whose it is: what one visitor computed tells another nothing
+    owner: str | None = None  # visitor who computed it; other visitors cannot reuse it, and so learn nothing from it
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the keys and values."""
         return sum(k.nbytes + v.nbytes for k, v in self.layers)
 
 
@@ -50,6 +51,7 @@ class PrefixCache:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all saved sequences."""
         return sum(s.nbytes for s in list(self._saved.values()))
 
     def __len__(self) -> int:
@@ -95,7 +97,7 @@ class PrefixCache:
                 del self._saved[key]
 
     def forget(self, where: Callable[[str | None], bool]) -> None:
-        """Forget all that was computed under the adapters whose keys `where` names."""
+        """Forget all that was computed under the adapters for whose keys `where` is true."""
         with self._lock:
             for key in [k for k, s in self._saved.items() if where(s.adapter)]:
                 del self._saved[key]
@@ -135,7 +137,7 @@ class Stream:
 
 
 class Unloaded:
-    """Stands in for a network that was given back; whoever asks it for anything is told why.
+    """Stands in for a network whose memory was given back; every use raises ModelError with the reason.
 
     Args:
         why: a sentence for users.
@@ -184,11 +186,13 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
+        """The device that the weights are on."""
         device: torch.device = self.model.device
         return device
 
     @property
     def vocab_size(self) -> int:
+        """Number of output rows V: token ids run from 0 to V - 1."""
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     @property
@@ -213,7 +217,7 @@ class Engine:
         """Let go of the network, its adapters and all that was computed with it. The caller holds the turn.
 
         Args:
-            why: what everybody is told who asks these weights for anything, until `reload`.
+            why: sentence of the ModelError that every use of these weights raises until `reload`.
         """
         self.fault, self.model = why, Unloaded(why)
         self.prefixes.clear()
@@ -221,7 +225,7 @@ class Engine:
         self.checksums = self.probe = self.compared = None
 
     def reload(self, other: "Engine") -> None:
-        """Take over the network of an engine that nobody has used yet, in the place of one that was unloaded."""
+        """Take over the network of an unused engine in place of the network that was unloaded."""
         self.adapters.clear()
         self.model, self.config, self.fault = other.model, other.config, None
 
@@ -350,7 +354,7 @@ class Engine:
             attention_mask: (B, cached + T), 0 where a row must not look; None where every row may look everywhere.
             position_ids: (B, T), needed where rows have seen different numbers of tokens.
             adapters: each row under an adapter of its own, None for the base; one pass over the weights serves all
-                rows. The caller is inside `using` of the adapter whose strength counts.
+                rows. The caller is inside `using` of the adapter with the strength that all of them have.
 
         Raises:
             ModelError: the weights are in another process.
@@ -398,7 +402,7 @@ class Engine:
     def _prefill(self, ids: Sequence[int], start: int, cache: Any, wanted: int | None) -> Iterator[tuple[int, Tensor]]:
         """Run ids[start:] in chunks; yields (first index, logits) for the last token or for all from `wanted` on."""
         silent_end = len(ids) if wanted is None else min(wanted, len(ids) - 1)
-        while start < silent_end:  # positions that nobody reads: one row of logits, whatever the length
+        while start < silent_end:  # positions without a reader: one row of logits, whatever the length
             n = min(2048, silent_end - start)
             logits = self.forward([list(ids[start : start + n])], cache, keep=1)[0]
             start += n
@@ -461,8 +465,8 @@ class Using:
 
 @dataclass(frozen=True)
 class HeldEngines:
-    """What belongs to whoever holds an engine: the engines held with it, itself among them in the order in which their
-    turns are always taken, and what was switched to, the innermost last."""
+    """Engines that are held together, in the order in which their turns are always taken, and the adapters in use on
+    one of them, the innermost last."""
 
     engines: Sequence[Engine]
     used: list[Using] = field(default_factory=list)

@@ -45,10 +45,12 @@ class EvalConfig:
 
     @property
     def drawn(self) -> Sampling:
+        """Sampling of the drawn completions."""
         return Sampling(self.temperature, self.top_p, self.seed, self.max_new_tokens)
 
     @property
     def argmax(self) -> Sampling:
+        """Sampling of the greedy completion."""
         return Sampling(0.0, 1.0, 0, self.max_new_tokens)
 
     @property
@@ -57,6 +59,7 @@ class EvalConfig:
         return self.n + self.greedy
 
     def json(self) -> dict[str, Any]:
+        """Return the settings as the document of an evaluation holds them."""
         return {
             "samples": self.n,
             "k": list(self.k),

@@ -94,7 +94,7 @@ class Evaluation:
         return len(self.problems) * len(self.contestants) * self.config.per_problem
 
     def run(self, cancelled: Callable[[], bool] = never) -> Iterator[EvalReport]:
-        """Make and grade; yields where it stands several times a second. After a cancel the last report says so."""
+        """Make and grade completions; yield a report several times a second. After a cancel the last is not `done`."""
         wanted = {hashed(prompt) for prompt in self._prompts}
         base = self.contestants[0].model
         adapters = [c.adapter for c in self.contestants if c.model is base and c.adapter]
@@ -229,6 +229,7 @@ def read(contestant: Contestant, prompt: Sequence[int], sample: Sample, plan: st
 
 
 def hashed(prompt: Sequence[int]) -> str:
+    """Return the hash, 16 hexadecimal digits, under which a prompt's completions are stored."""
     return prompt_key(prompt).hex()
 
 

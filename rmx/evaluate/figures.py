@@ -34,6 +34,7 @@ class Scored:
 
     @property
     def problems(self) -> int:
+        """Number of problems."""
         return len(self.right)
 
     @property

@@ -83,6 +83,7 @@ class DecodingTally:
     fault: str | None = None  # why completions are not kept
 
     def copy(self) -> "DecodingTally":
+        """Return a copy that later counting leaves as it is."""
         return replace(self)
 
 
@@ -98,6 +99,7 @@ class One:
     unparsed: tuple[bool, ...]  # samples in which no answer stands
 
     def json(self) -> dict[str, Any]:
+        """Return one model's counts on one problem as documents hold them."""
         found: dict[str, Any] = {"right": sum(self.right), "samples": len(self.right)}
         found |= {"truncated": sum(self.truncated), "unparsed": sum(self.unparsed)}
         if self.greedy is not None:
@@ -157,7 +159,7 @@ class EvalReport:
     seconds: float
     cached: int  # completions that were known before
     seen: dict[str, int | None]  # problems that a model was trained on, where its run can say so
-    check: BaseCheck | None = None  # whether the first model is what its file says, with the adapters on it
+    check: BaseCheck | None = None  # whether the first model equals its file, with the adapters on it
     regraded: dict[str, Any] | None = None  # what a second look at kept completions has changed
 
     def json(self) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def calibration_of(model: Model, share: float, set_name: str = "mini", *, again:
 
     Args:
         model: in the prompt style that is asked about; its base is calibrated, without adapters.
-        set_name: whose first problems it solves.
+        set_name: problem set; its first problems are solved.
         again: make the solutions anew, and keep these.
 
     Raises:

@@ -36,6 +36,7 @@ class Flip:
 
     @property
     def flipped(self) -> bool:
+        """Whether the swap made a right answer wrong, or a wrong one right."""
         return self.was_right != self.is_right
 
 

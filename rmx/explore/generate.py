@@ -114,15 +114,15 @@ class Generation:
         """The new tokens as another process makes them."""
         began = time.perf_counter()
         try:
-            for told in complete(self.model, self.job, cancelled=self.cancelled):
-                if isinstance(told, TokenDist):
-                    self.tokens.append(told)
+            for item in complete(self.model, self.job, cancelled=self.cancelled):
+                if isinstance(item, TokenDist):
+                    self.tokens.append(item)
                     self.seconds = time.perf_counter() - began
-                    yield told
-                elif isinstance(told, Reuse):
-                    self.reuse = told
+                    yield item
+                elif isinstance(item, Reuse):
+                    self.reuse = item
                 else:
-                    self.stop = told.stop
+                    self.stop = item.stop
         finally:
             self.seconds = time.perf_counter() - began
 
@@ -214,7 +214,7 @@ class Generation:
             stream.feed(token_id)
 
     def _over(self, rule: StopRule, tokens: Sequence[TokenDist]) -> bool:
-        """Show tokens to the one stopping rule; sets `stop` and says whether the completion ends here."""
+        """Feed tokens to the stopping rule; set `stop` and return whether the completion ends here."""
         ended = False
         for token in tokens:
             ended = rule.feed(token.text)
@@ -257,10 +257,10 @@ def _steps(model: Model, job: Job, **_: object) -> float:
 def complete(model: Model, job: Job, cancelled: Callable[[], bool] = never) -> Iterator[Reuse | TokenDist | Ended]:
     """A generation for one who is not in this process: what was reused, each new token, and how it ended."""
     generation = Generation(model, job, cancelled)
-    told = False
+    reported = False
     for token in generation:
-        if not told:
-            told = True
+        if not reported:
+            reported = True
             yield generation.reuse
         yield token
     yield Ended(generation.stop)

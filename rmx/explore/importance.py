@@ -12,7 +12,7 @@ all alternatives do, so at 95 %; with few samples the value itself leans upwards
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -61,6 +61,7 @@ class Point:
     decides: bool
 
     def json(self) -> dict[str, Any]:
+        """Return the point as documents hold it."""
         low, high = self.interval
         return {
             "pos": self.pos,
@@ -107,7 +108,7 @@ class Importance:
     def json(self) -> dict[str, Any]:
         """The document of `rmx outcomes` without a position."""
         return {
-            "target": self.target.json(),
+            "target": asdict(self.target),
             "at": self.at,
             "of": self.of,
             "answers": list(self.answers),
@@ -120,10 +121,10 @@ class Importance:
         }
 
     def message(self) -> dict[str, Any]:
-        """What the page is told; the caller adds "run" and "job"."""
-        told = self.json() | {"kind": "importance", "done": self.done}
-        del told["forks"]
-        return told
+        """Return the message for the page; the caller adds "run" and "job"."""
+        message = self.json() | {"kind": "importance", "done": self.done}
+        del message["forks"]
+        return message
 
 
 def _ended(state: Importance) -> Importance:

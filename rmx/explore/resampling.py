@@ -56,7 +56,7 @@ def resample(
     not counted.
 
     Args:
-        hit: told the tokens of a whole solution, says whether it is what one looks for.
+        hit: called with the tokens of a whole solution; whether it counts as a hit.
     """
     samples = hits = spent = 0
     length = len(trace.tokens)

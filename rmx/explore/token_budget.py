@@ -16,6 +16,7 @@ class Meter:
 
     @property
     def left(self) -> int:
+        """Tokens that may still be decoded."""
         return self.budget - self.spent
 
     def decode(

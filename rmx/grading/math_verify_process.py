@@ -85,7 +85,7 @@ class _Worker:
         reply = self._line(WALL_LIMIT)
         _spent.seconds += time.monotonic() - start
         if reply is None:
-            self.start()  # it warms up while nobody waits
+            self.start()  # it warms up before the next question
         if reply in (None, "late"):
             raise Late
         return reply == "equal"

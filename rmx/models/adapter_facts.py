@@ -14,7 +14,7 @@ from rmx.models.load import Model, fingerprint
 
 @dataclass(frozen=True, slots=True)
 class AdapterFacts:
-    """What the badge says of an adapter."""
+    """Figures of an adapter, in the order of documents."""
 
     name: str
     type: str  # PEFT's word: LORA, IA3, …
@@ -26,20 +26,6 @@ class AdapterFacts:
     zero: bool  # it changes nothing at all
     revision: str  # content hash of a local adapter, its source otherwise
     folded: str | None = None  # how it was begun, where it was made a plain LoRA of twice its rank
-
-    def json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "type": self.type,
-            "rank": self.rank,
-            "alpha": self.alpha,
-            "targets": list(self.targets),
-            "parameters": self.parameters,
-            "norm": self.norm,
-            "zero": self.zero,
-            "revision": self.revision,
-            "folded": self.folded,
-        }
 
 
 def why_not_linear(config: Any) -> str | None:

@@ -25,7 +25,7 @@ from rmx.models.base_state import base_tensors
 from rmx.models.load import Model
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Kinds whose figures are tested against PEFT's own model: whole texts, token by token, and with a second one beside.
+# Kinds that are tested against PEFT's own model: whole texts, token by token, and with a second one beside.
 KINDS = (
     "LORA", "ADALORA", "C3A", "DELORA", "FOURIERFT", "GRALORA", "HIRA", "HRA", "IA3", "LN_TUNING", "LOHA",
     "LOKR", "MISS", "OFT", "RANDLORA", "ROAD", "SHIRA", "TRAINABLE_TOKENS", "VBLORA", "VERA", "WAVEFT",
@@ -74,13 +74,13 @@ def read_adapter(model: Model, place: str, spec: str) -> SavedAdapter:
 
 
 def read_config(place: str, spec: str, refused: str) -> dict[str, Any]:
-    """What adapter_config.json says.
+    """Read adapter_config.json.
 
     Args:
-        refused: how the sentence begins that says why it cannot be used.
+        refused: beginning of the error message, which ends with the reason.
 
     Raises:
-        ModelError: it is missing or says no kind.
+        ModelError: it is missing or names no kind.
     """
     try:
         raw = json.loads(Path(_file(place, CONFIG, spec)).read_text(encoding="utf-8"))

@@ -81,7 +81,7 @@ def drop_adapter(model: Model, name: str) -> None:
 
 
 def _check_targets(model: Model, config: Any, spec: str) -> None:
-    """PEFT takes any adapter whose target names occur; a wrong shape then fails deep inside. Say it early."""
+    """PEFT takes any adapter whose target names occur; a wrong shape then fails deep inside. Refuse it early."""
     targets = getattr(config, "target_modules", None)
     if isinstance(targets, set | list):
         names = {name.rpartition(".")[2] for name, _ in model.engine.model.named_modules()}
@@ -135,7 +135,7 @@ def _take_off(engine: Engine, name: str) -> None:
     if isinstance(network, PeftModel) and others:
         if name in network.peft_config:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that another one is active: `Engine.using` says which, for every pass
+                warnings.simplefilter("ignore")  # that another one is active: `Engine.using` chooses one for every pass
                 network.delete_adapter(name)
         return
     for parent, attribute, _, original in wrapped_modules(network):

@@ -162,6 +162,7 @@ class Changes:
         return "; ".join(parts)
 
     def json(self) -> dict[str, Any]:
+        """Return the changes as documents hold them."""
         return {"changed": len(self.tensors), "of": self.of, "names": list(self.tensors[:SHOWN]), "probe": self.probe}
 
 

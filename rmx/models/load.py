@@ -102,8 +102,8 @@ class Model:
                 self.messages(problem), add_generation_prompt=True, tokenize=False, **thinking
             )
         except TemplateError as error:
-            said = first_line(str(error), 200)
-            raise PromptError(f"The chat template of {self.spec} refuses this prompt: {said}") from error
+            reason = first_line(str(error), 200)
+            raise PromptError(f"The chat template of {self.spec} refuses this prompt: {reason}") from error
         return filled
 
     def messages(self, problem: str) -> list[dict[str, str]]:
@@ -165,6 +165,7 @@ class Model:
 
     @property
     def adapters(self) -> list[str]:
+        """Names of the adapters that the engine knows."""
         return list(self.engine.adapters)
 
 

@@ -64,6 +64,7 @@ class Pair:
 
     @property
     def strength(self) -> float:
+        """Factor on the adapter's output; 1 for a checkpoint."""
         return split_key(self.adapter)[1] if self.adapter else 1.0
 
     @property
@@ -251,7 +252,7 @@ class PairStream:
         self.base, self.adapted = read
 
     def _places(self, device: torch.device, times: int) -> dict[str, Any]:
-        """What a ragged batch must be told; nothing for rows of one length, so that they compute as one row does."""
+        """Mask and positions of rows of different lengths; nothing for equal ones: they compute as one row does."""
         if not self._hidden.any():
             return {}
         lengths = torch.tensor([len(row) for row in self.ids])
@@ -331,7 +332,7 @@ def _stackable(cache: Any) -> bool:
 
 
 def _stack(caches: Sequence[Any], engine: Engine) -> Any:
-    """One cache whose rows are the given caches of one row each, the shorter ones moved to the right."""
+    """Stack caches of one row each into one cache, the shorter ones moved to the right."""
     if len(caches) == 1:
         return caches[0]
     stacked: Any = DynamicCache(config=engine.config)

@@ -8,7 +8,7 @@ from rmx.records import Stop
 
 
 class Ending:
-    """Told each row's tokens in order, says when and how that row is over; one rule and one decoder per row.
+    """Decide token by token when and how each row of a batch ends; one rule and one decoder per row.
 
     Args:
         prompt_ids: of the prompt; a `<think>` that it opened must be closed before anything counts as an answer.
@@ -41,7 +41,7 @@ class Ending:
 
 
 class Endings:
-    """The same for samples of several prompts that begin at any time, told as `refill` tells them.
+    """The same for samples of several prompts that begin at any time, as `sample_continuously` calls it.
 
     Args:
         prompts: ids of each. answers: as for `Ending`.

@@ -179,11 +179,12 @@ class Workspace:
 
     @property
     def loaded(self) -> list[str]:
+        """Specs of the loaded models, the least recently used first."""
         return list(self._models)
 
 
 def _check_name(kind: str, spec: str) -> None:
-    """Refuse a name that no file or repository has: it is said again in errors and kept with what it was asked for.
+    """Refuse a name longer than any file or repository has: errors repeat it, and results keep it.
 
     Raises:
         ModelError: it is too long.

@@ -109,6 +109,7 @@ class PairName:
     adapter: str | None
 
     def found(self, workspace: Workspace) -> Pair:
+        """Return the pair of this process, with its adapters on it."""
         base = self.base.found(workspace)
         same = self.adapted.spec == self.base.spec
         return Pair(base, base if same else self.adapted.found(workspace), self.adapter)
@@ -193,7 +194,7 @@ def on_gpu_worker(
     """Mark a function of a module, whose first argument is a model or a pair, as one that may have to run elsewhere.
 
     Args:
-        seconds: what it may take, told the same arguments but for `cancelled`.
+        seconds: what it may take, called with the same arguments but `cancelled`.
         slim: makes the arguments behind the first smaller before they cross; what the function does not read may go.
         ended: makes the last state of a cancelled stream out of the newest one.
     """
@@ -218,7 +219,7 @@ def on_gpu_worker(
 
 
 def _until(found: Iterator[Any], cancelled: Callable[[], bool], ended: Callable[[Any], Any] | None) -> Iterator[Any]:
-    """What comes from the other side, as long as nobody cancels here."""
+    """Yield what the other process yields, until `cancelled` is true here."""
     if cancelled():
         return
     with closing(cast(Any, found)):
@@ -230,12 +231,12 @@ def _until(found: Iterator[Any], cancelled: Callable[[], bool], ended: Callable[
 
 
 def _seconds(call: Call) -> int:
-    """The duration as ZeroGPU asks for it: told the arguments of the call, in seconds."""
+    """Return the function that gives ZeroGPU the duration of a call in seconds, from the call's arguments."""
     return call.seconds
 
 
 def _sentence(error: Exception, seconds: int) -> str:
-    """An error of ZeroGPU, made readable. Its classes are gradio's, so they are told by title and message."""
+    """An error of ZeroGPU, made readable. Its classes are gradio's, so it is recognised by title and message."""
     title, said = str(getattr(error, "title", "")).lower(), str(getattr(error, "message", "") or error).strip()
     if "worker" in title and "aborted" in said.lower():
         return (
