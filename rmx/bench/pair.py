@@ -32,9 +32,9 @@ from rmx.bench.timing import (
 from rmx.compare.placebo import add_placebo
 from rmx.engine.batch import continue_batch
 from rmx.engine.engine import Engine
-from rmx.engine.sampling import draw_rows, prompt_key, uniform
+from rmx.engine.token_draws import draw_rows, prompt_key, uniform
 from rmx.models.load import Model, choose_device
-from rmx.models.pair import Pair, PairStream, open_pair, read_both
+from rmx.models.model_pair import Pair, PairStream, open_pair, read_both
 from rmx.models.stopping import Ending
 
 READ_TOKENS = 300

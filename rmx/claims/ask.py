@@ -9,7 +9,7 @@ from rmx.compare.base_check import check_loaded
 from rmx.compare.pair_options import PairOptions
 from rmx.errors import RmxError
 from rmx.models.load import Model, fingerprint
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.models.presets import PAIRS
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from rmx.claims.verdicts import Judged, Verdict
 from rmx.compare.base_check import BaseCheck
 from rmx.config import NEW_TOKENS
-from rmx.evaluate.store import SampleStore
+from rmx.evaluate.sample_store import SampleStore
 from rmx.explore.calibration import Calibration
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.records import Problem
 from rmx.stats.intervals import Estimate
 

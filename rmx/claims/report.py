@@ -14,7 +14,7 @@ from typing import Any
 from rmx import __version__
 from rmx.claims.figures import told
 from rmx.claims.registry import CLAIMS
-from rmx.data.problems import SETS, split_name
+from rmx.data.problem_sets import SETS, split_name
 from rmx.errors import RmxError
 
 Figures = Mapping[str, Any]

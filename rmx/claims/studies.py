@@ -10,10 +10,10 @@ from rmx.claims.records import StudyName, Subject
 from rmx.compare.intervene import ARMS
 from rmx.compare.intervene_set import InterveneSet
 from rmx.compare.shift_set import ShiftSet
-from rmx.engine.sampling import prompt_key
-from rmx.evaluate.config import BASE, Contestant, EvalConfig
-from rmx.evaluate.evaluate import Evaluation
-from rmx.evaluate.store import SampleStore
+from rmx.engine.token_draws import prompt_key
+from rmx.evaluate.contestants import BASE, Contestant, EvalConfig
+from rmx.evaluate.evaluation import Evaluation
+from rmx.evaluate.sample_store import SampleStore
 from rmx.explore.flip_rates import Flip, swaps_of
 from rmx.explore.gate_recall import Locator, LocatorConfig
 from rmx.explore.journal import journal_of

@@ -22,7 +22,7 @@ from rmx.engine.engine import Engine, split_key
 from rmx.models.adapter_facts import AdapterFacts, facts
 from rmx.models.base_state import Changes, base_changes, base_checksums, base_tensors, probe_ids, without_adapters
 from rmx.models.load import Model, load
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.models.placing import Placing, split_dtype
 from rmx.zerogpu.calls import decoding, on_gpu_worker
 

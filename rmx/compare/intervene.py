@@ -22,9 +22,9 @@ from torch import Tensor
 
 from rmx.config import NEW_TOKENS
 from rmx.engine.entropy import capture
-from rmx.engine.sampling import prompt_key, uniform
+from rmx.engine.token_draws import prompt_key, uniform
 from rmx.grading.answers import CUT
-from rmx.models.pair import Pair, PairStream, open_pair, rows_together
+from rmx.models.model_pair import Pair, PairStream, open_pair, rows_together
 from rmx.records import Answer, Stop, is_fork
 from rmx.zerogpu.calls import never, on_gpu_worker, side_by_side
 

@@ -16,7 +16,7 @@ from rmx.errors import ModelError, RmxError
 from rmx.explore.calibration import Calibration
 from rmx.explore.journal import chained, journal_of
 from rmx.grading.answers import CUT
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Problem
 from rmx.stats.intervals import Estimate, share

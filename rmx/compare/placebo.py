@@ -18,7 +18,7 @@ from rmx.errors import ModelError
 from rmx.models.adapter_facts import adapted_layers, lora_factors, lora_norm, why_not_linear
 from rmx.models.base_state import remember_base
 from rmx.models.load import Model
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 
 NAME = "placebo"
 RANK = 32

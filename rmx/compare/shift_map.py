@@ -16,10 +16,10 @@ from rmx.compare.noise_floor import shape_noise
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.engine.divergence import Compared, Difference, Kind, compare, is_near_tie, kind_of
 from rmx.engine.entropy import Capture, capture, logp_and_rank
-from rmx.engine.sampling import Chooser
+from rmx.engine.token_draws import Chooser
 from rmx.grading.answers import CUT, StopRule
 from rmx.models.detokenizer import TextStream
-from rmx.models.pair import Pair, open_pair, read_both
+from rmx.models.model_pair import Pair, open_pair, read_both
 from rmx.records import Answer, Candidate, Stop, is_fork
 from rmx.zerogpu.calls import never, on_gpu_worker, side_by_side
 

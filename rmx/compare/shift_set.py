@@ -23,7 +23,7 @@ from rmx.errors import ModelError
 from rmx.explore.calibration import Calibration
 from rmx.explore.journal import Journal, chained, journal_of
 from rmx.models.load import Model
-from rmx.models.pair import Pair, read_both
+from rmx.models.model_pair import Pair, read_both
 from rmx.models.stopping import Ending
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Problem, is_fork

@@ -24,7 +24,7 @@ from rmx.engine.batch import plain_cache, takes_mask
 from rmx.engine.engine import Engine, select_rows
 from rmx.engine.entropy import capture
 from rmx.engine.kv_cache import Layers, Slots, preallocated
-from rmx.engine.sampling import draw_rows, prompt_key, uniform
+from rmx.engine.token_draws import draw_rows, prompt_key, uniform
 from rmx.records import Stop
 
 ROUND_SECONDS = 0.25  # the engine is held this long before others get their turn

@@ -6,9 +6,9 @@ from typing import Any
 
 from rmx.config import Sampling
 from rmx.errors import RmxError
-from rmx.evaluate.evaluate import Evaluation, Shelves, hashed, never
-from rmx.evaluate.report import EvalReport
-from rmx.evaluate.store import Answered, Shelf
+from rmx.evaluate.eval_report import EvalReport
+from rmx.evaluate.evaluation import Evaluation, Shelves, hashed, never
+from rmx.evaluate.sample_store import Answered, Shelf
 from rmx.grading.answers import RULES
 
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from rmx.config import NEW_TOKENS, Sampling, check_tau, is_whole
-from rmx.engine.sampling import prompt_key
+from rmx.engine.token_draws import prompt_key
 from rmx.errors import RmxError, shown
 from rmx.explore.generate import Job, solve_anew
 from rmx.explore.journal import Journal, journal_of

@@ -10,7 +10,7 @@ from torch import Tensor
 from rmx.config import TOP_KEPT, Sampling
 from rmx.engine.engine import Stream
 from rmx.engine.entropy import Capture, capture, logp_and_rank
-from rmx.engine.sampling import Chooser
+from rmx.engine.token_draws import Chooser
 from rmx.errors import PromptError
 from rmx.grading.answers import CUT, StopRule
 from rmx.models.load import Model

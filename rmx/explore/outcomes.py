@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rmx.config import NEW_TOKENS, TOP_SHOWN, Sampling, is_whole
 from rmx.engine.batch import decode_steps
-from rmx.engine.sampling import draw_rows, prompt_key, uniform
+from rmx.engine.token_draws import draw_rows, prompt_key, uniform
 from rmx.errors import RmxError, SwapError, shown
 from rmx.explore.token_budget import Meter
 from rmx.grading.answer_groups import Answered, Reached, Target, reached, same_answers, target_of, total

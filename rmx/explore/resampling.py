@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rmx.engine.batch import continue_batch
-from rmx.engine.sampling import draw_rows, prompt_key, uniform
+from rmx.engine.token_draws import draw_rows, prompt_key, uniform
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
 from rmx.records import Trace

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from rmx.config import MOST_NAME, is_number, is_whole
-from rmx.data.files import MAX_ANSWER_CHARS, MAX_PROBLEM_CHARS
-from rmx.data.problems import SETS, split_name
+from rmx.data.problem_files import MAX_ANSWER_CHARS, MAX_PROBLEM_CHARS
+from rmx.data.problem_sets import SETS, split_name
 from rmx.errors import ModelError, ProblemError, RmxError, SwapError
 from rmx.errors import shown as shown
 from rmx.models.adapter_names import run_adapter

@@ -17,7 +17,7 @@ from typing import Any
 
 from rmx.errors import RmxError
 from rmx.paths import cache_dir
-from rmx.storage.files import Lines, is_full, read_lines
+from rmx.storage.safe_files import Lines, is_full, read_lines
 
 log = logging.getLogger(__name__)
 PIECE = 1 << 20  # bytes that are read at once

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Literal
 
 from rmx.config import TOP_SHOWN, Sampling
-from rmx.data.problems import find_problem
+from rmx.data.problem_sets import find_problem
 from rmx.errors import ProblemError
 from rmx.explore.branches import Branch
 from rmx.explore.flip_rates import answers_after

@@ -29,7 +29,7 @@ from rmx.engine.remote import RemoteCaller
 from rmx.errors import RmxError
 from rmx.models.adapter_names import attached
 from rmx.models.load import Model
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import PromptStyle
 from rmx.records import TokenDist, Trace, is_fork

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
-from rmx.data.examples import Example, Kind
+from rmx.data.prepared_swaps import Example, Kind
 from rmx.mini.build.figures import ForkSwap, Greedy, Mini, greedy, sound, swaps
 from rmx.mini.problems import mini_set
 

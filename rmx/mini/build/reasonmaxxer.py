@@ -18,7 +18,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import ModelError
 from rmx.mini.build.figures import Mini, measure_sides, pair_figures
 from rmx.mini.problems import mini_set

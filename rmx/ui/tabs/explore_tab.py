@@ -9,8 +9,8 @@ import gradio as gr
 import torch
 
 from rmx.config import Sampling
-from rmx.data.examples import TITLES, Example, Kind, examples, of_kind
-from rmx.data.problems import find_problem, load_set
+from rmx.data.prepared_swaps import TITLES, Example, Kind, examples, of_kind
+from rmx.data.problem_sets import find_problem, load_set
 from rmx.engine.fair_queue import as_owner
 from rmx.errors import ProblemError, RmxError
 from rmx.explore.branches import Branch

@@ -8,7 +8,7 @@ from rmx.compare.placebo import HALVINGS, STRONGEST, WEAKEST, add_placebo, choic
 from rmx.compare.shift_set import greedy_ids, places_of
 from rmx.engine.engine import adapter_key, split_key
 from rmx.models.adapter_facts import adapted_layers, lora_factors, lora_norm
-from rmx.models.pair import Pair, make_pair
+from rmx.models.model_pair import Pair, make_pair
 from rmx.models.workspace import Workspace
 from tests.conftest import qwen, wrap
 from tests.helpers.pairs import prompts, tiny_pair, whole_logits

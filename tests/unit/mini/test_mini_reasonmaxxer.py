@@ -8,7 +8,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.mini.build.reasonmaxxer import (
     KINDS,
     SEEDS,

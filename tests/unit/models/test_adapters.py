@@ -19,7 +19,7 @@ from rmx.models.adapters import add_adapter, drop_adapter
 from rmx.models.base_state import base_changes, base_tensors, probe
 from rmx.models.load import Model
 from rmx.models.model_key import key_of
-from rmx.models.pair import Pair, open_pair
+from rmx.models.model_pair import Pair, open_pair
 from rmx.recipes.recipe import AdapterConfig
 from rmx.train.step.lora_policy import NAME, make_policy
 from tests.conftest import qwen, wrap

@@ -25,7 +25,7 @@ from rmx.ui.jobs.train import Training
 from rmx.ui.server.zerogpu import launch
 from rmx.ui.settings import Settings
 from rmx.zerogpu import calls as carry
-from rmx.zerogpu.workspace import ZeroWorkspace, is_zerogpu
+from rmx.zerogpu.zero_workspace import ZeroWorkspace, is_zerogpu
 from tests.helpers.other_process import OtherProcess
 
 PROBLEM = "Ann has 12 apples and gives 5 to Ben. Then Ann buys 9 more. How many apples does Ann have?"

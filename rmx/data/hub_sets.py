@@ -30,7 +30,7 @@ from typing import Any
 
 from huggingface_hub.constants import HF_HOME
 
-from rmx.data.files import short_answer
+from rmx.data.problem_files import short_answer
 from rmx.data.splits import normalised
 from rmx.errors import ProblemError, first_line
 from rmx.grading.equality import last_box

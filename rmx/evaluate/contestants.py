@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rmx.config import Sampling
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import ProblemError, RmxError
 from rmx.models.load import Model
 from rmx.models.model_key import key_of
-from rmx.models.pair import ask_alike
+from rmx.models.model_pair import ask_alike
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Problem

@@ -13,12 +13,12 @@ from rmx.config import Sampling
 from rmx.data.splits import overlap
 from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
-from rmx.engine.sampling import prompt_key
+from rmx.engine.token_draws import prompt_key
 from rmx.errors import RmxError
-from rmx.evaluate.config import Contestant, EvalConfig
-from rmx.evaluate.report import DecodingTally, EvalReport, ProblemRow
-from rmx.evaluate.store import Answered, SampleStore, Shelf
-from rmx.models.pair import Pair
+from rmx.evaluate.contestants import Contestant, EvalConfig
+from rmx.evaluate.eval_report import DecodingTally, EvalReport, ProblemRow
+from rmx.evaluate.sample_store import Answered, SampleStore, Shelf
+from rmx.models.model_pair import Pair
 from rmx.models.stopping import Endings
 from rmx.recipes.job import TrainJob, problems_of
 from rmx.records import Problem

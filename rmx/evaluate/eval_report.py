@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from rmx.compare.base_check import BaseCheck
-from rmx.data.problems import SETS, split_name
-from rmx.evaluate.config import Contestant, EvalConfig
-from rmx.evaluate.figures import Scored, crossing, model_figures, paired_figures
-from rmx.evaluate.store import Answered
+from rmx.data.problem_sets import SETS, split_name
+from rmx.evaluate.contestants import Contestant, EvalConfig
+from rmx.evaluate.model_figures import Scored, crossing, model_figures, paired_figures
+from rmx.evaluate.sample_store import Answered
 from rmx.grading.answer_groups import same_answers
 from rmx.grading.answers import equal
 from rmx.mini.problems import MINI_SIZES, mini_set

@@ -3,8 +3,8 @@
 A set is named `NAME[:train|validation|test]`, or is the path of a .jsonl, .csv or .parquet file with a column `problem`
 or `question` and, where they are known, `answer`, `id` and `split`.
 
-    rmx/data/files.py    rows of an own file -> problems
-    rmx/data/hub.py         rows of the Hub -> problems
+    rmx/data/problem_files.py    rows of an own file -> problems
+    rmx/data/hub_sets.py         rows of the Hub -> problems
     rmx/data/splits.py   training, validation and test kept apart
 """
 
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from rmx.data.files import SUFFIXES, read_file, read_text
-from rmx.data.hub import REPOSITORIES, Found, fetch
+from rmx.data.hub_sets import REPOSITORIES, Found, fetch
+from rmx.data.problem_files import SUFFIXES, read_file, read_text
 from rmx.data.splits import SPLITS, deal, shared
 from rmx.errors import ProblemError
 from rmx.paths import ASSETS
