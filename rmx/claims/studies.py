@@ -18,7 +18,7 @@ from rmx.explore.flip_rates import Flip, swaps_of
 from rmx.explore.gate_recall import Locator, LocatorConfig
 from rmx.explore.journal import journal_of
 from rmx.explore.swap_controls import ProblemControls, controls_of
-from rmx.models.model_key import key_of
+from rmx.models.base_state import key_of
 from rmx.runs.store import RunStore
 
 Cancelled = Callable[[], bool]

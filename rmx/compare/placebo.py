@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +60,7 @@ def add_placebo(model: Model, like: str | None, seed: int = 0) -> str:
     for layer in adapted_layers(model, name):
         for factor in lora_factors(layer, name):
             factor.data.copy_(torch.randn(factor.shape, generator=generator))
-        wanted = lora_norm(layer, like) if like else 0.01 * _weight_norm(layer)
+        wanted = lora_norm(layer, like) if like else 0.01 * float(layer.get_base_layer().weight.float().norm())
         lora_factors(layer, name)[1].data.mul_(wanted / lora_norm(layer, name))
     return name
 
@@ -117,10 +116,6 @@ def choices(model: Model, adapter: str | None, texts: Sequence[Text]) -> list[Te
 
 def _note_choices(rows: list[Tensor], _: int, logits: Tensor) -> None:
     rows.append(logits.argmax(-1))
-
-
-def _weight_norm(layer: Any) -> float:
-    return float(layer.get_base_layer().weight.float().norm())
 
 
 def _disagree(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> int:

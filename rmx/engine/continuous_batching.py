@@ -141,7 +141,8 @@ class Loop:
     ) -> None:
         self._engine, self._asks, self._sampling, self._adapter = engine, asks, sampling, adapter
         self._stop_ids, self._over = stop_ids, over
-        self._batch = _Ragged(engine, rows) if _ragged(engine) else _Even(engine, rows)
+        masked = takes_mask(engine) and plain_cache(DynamicCache(config=engine.config))
+        self._batch = _Ragged(engine, rows) if masked else _Even(engine, rows)
         self._waiting = deque(self._rows_of_all())
         self._live: list[_SampledRow] = []  # in the order of the batch
         self._next: list[int] = []  # the token that each of them is fed next
@@ -325,7 +326,3 @@ class _Even:
         if order and self._cache is not None:
             select_rows(self._cache, torch.tensor(order, device=self._engine.device))
         return order
-
-
-def _ragged(engine: Engine) -> bool:
-    return takes_mask(engine) and plain_cache(DynamicCache(config=engine.config))

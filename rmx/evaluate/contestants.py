@@ -7,8 +7,8 @@ from typing import Any
 from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.errors import ProblemError, RmxError
+from rmx.models.base_state import key_of
 from rmx.models.load import Model
-from rmx.models.model_key import key_of
 from rmx.models.model_pair import ask_alike
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace

@@ -22,7 +22,7 @@ from rmx.explore.sentences import sentences_of
 from rmx.explore.swap import forks_of
 from rmx.grading.answer_groups import Answered, Target, same_answers, target_of, total
 from rmx.models.load import Model
-from rmx.records import TokenDist, Trace
+from rmx.records import Trace
 from rmx.stats.anytime import Bounds
 from rmx.zerogpu.calls import decoding, forks_only, never, on_gpu_worker
 
@@ -215,16 +215,13 @@ class _Curve:
         measured = len(values) == len(found.alternatives)
         return Point(
             found.pos,
-            self._token(found.pos).text,
+            self.trace.tokens[found.pos].text,
             spread(weights, values) if measured else None,
             spread_bounds(weights, [a.interval for a in found.alternatives]),
             sum(w * v for w, v in zip(weights, values, strict=True)) if measured else None,
             (*shares, max(0.0, sum(mix.values()) - sum(shares))),
             found.verdict == "decides",
         )
-
-    def _token(self, pos: int) -> TokenDist:
-        return self.trace.tokens[pos]
 
     def _sentences(self, points: Sequence[Point]) -> tuple[SentenceImportance, ...]:
         found = []

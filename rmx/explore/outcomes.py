@@ -15,7 +15,7 @@ from rmx.config import NEW_TOKENS, TOP_SHOWN, Sampling, is_whole
 from rmx.engine.batch import decode_steps
 from rmx.engine.token_draws import draw_rows, prompt_key, uniform
 from rmx.errors import RmxError, SwapError, shown
-from rmx.explore.token_budget import Meter
+from rmx.explore.resampling import Meter
 from rmx.grading.answer_groups import Answered, Reached, Target, reached, same_answers, target_of, total
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut

@@ -231,7 +231,7 @@ def _until(found: Iterator[Any], cancelled: Callable[[], bool], ended: Callable[
 
 
 def _seconds(call: Call) -> int:
-    """Return the function that gives ZeroGPU the duration of a call in seconds, from the call's arguments."""
+    """Return the seconds that a call may take; ZeroGPU asks with the arguments of the call."""
     return call.seconds
 
 

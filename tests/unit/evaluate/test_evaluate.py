@@ -21,7 +21,7 @@ from rmx.evaluate.contestants import Contestant, EvalConfig, answered, contestan
 from rmx.evaluate.eval_report import EvalReport, ProblemRow
 from rmx.evaluate.evaluation import Evaluation, portions
 from rmx.evaluate.sample_store import Answered, SampleStore, Shelf
-from rmx.models.model_key import key_of
+from rmx.models.base_state import key_of
 from rmx.models.workspace import Workspace
 from rmx.records import Problem
 from rmx.storage.line_store import KeptLines

@@ -15,9 +15,8 @@ from rmx.evaluate.sample_store import SampleStore
 from rmx.models import adapters as adapters_module
 from rmx.models.adapter_names import attached
 from rmx.models.adapters import add_adapter
-from rmx.models.base_state import base_changes, base_tensors, checksum, checksums, digest, probe, remember_base
+from rmx.models.base_state import base_changes, base_tensors, checksum, checksums, digest, key_of, probe, remember_base
 from rmx.models.load import Model
-from rmx.models.model_key import key_of
 from rmx.models.model_pair import Pair, make_pair
 from rmx.models.workspace import Workspace
 from tests.conftest import qwen, wrap
