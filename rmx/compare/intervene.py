@@ -25,6 +25,7 @@ from rmx.engine.entropy import capture
 from rmx.engine.token_draws import prompt_key, uniform
 from rmx.grading.answers import CUT
 from rmx.models.model_pair import Pair, PairStream, open_pair, rows_together
+from rmx.models.stopping import stop_after
 from rmx.records import Answer, Stop, is_fork
 from rmx.zerogpu.calls import never, on_gpu_worker, side_by_side
 
@@ -219,18 +220,11 @@ class Intervention:
     def over(self) -> bool:
         """Whether the decode ends with the last token; sets `stop`."""
         last = self.tokens[-1]
-        ended = self._rule.feed(last.text)
-        if last.id in self.pair.base.stop_ids | self.pair.adapted.stop_ids:
-            self.stop = "eos"
-        elif ended and self._rule.ending is not None:
-            self.stop = self._rule.ending
-        elif len(self.tokens) >= self.job.max_new:
-            self.stop = "length"
-        elif len(self.job.prompt_ids) + len(self.tokens) >= self.pair.base.engine.context:
-            self.stop = "context"
-        else:
-            return False
-        return True
+        self._rule.feed(last.text)
+        room = self.pair.base.engine.context - len(self.job.prompt_ids)
+        stop = stop_after(self._rule, last.id, self.pair.stop_ids, len(self.tokens), self.job.max_new, room)
+        self.stop = stop or self.stop
+        return stop is not None
 
     @property
     def ids(self) -> list[int]:

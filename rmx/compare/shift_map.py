@@ -20,6 +20,7 @@ from rmx.engine.token_draws import Chooser
 from rmx.grading.answers import CUT, StopRule
 from rmx.models.detokenizer import TextStream
 from rmx.models.model_pair import Pair, open_pair, read_both
+from rmx.models.stopping import stop_after
 from rmx.records import Answer, Candidate, Stop, is_fork
 from rmx.zerogpu.calls import never, on_gpu_worker, side_by_side
 
@@ -198,18 +199,12 @@ class ShiftMap:
 
     def _over(self, token: int, rule: StopRule) -> bool:
         """Whether the completion ends with this token; sets `stop`."""
-        ended = rule.feed(self.shifts[-1].text)
-        if token in self.pair.base.stop_ids | self.pair.adapted.stop_ids:
-            self.stop = "eos"
-        elif ended and rule.ending is not None:
-            self.stop = rule.ending
-        elif len(self.shifts) >= self.job.sampling.max_new_tokens:
-            self.stop = "length"
-        elif len(self.job.prompt_ids) + len(self.shifts) >= self.pair.base.engine.context:
-            self.stop = "context"
-        else:
-            return False
-        return True
+        rule.feed(self.shifts[-1].text)
+        room = self.pair.base.engine.context - len(self.job.prompt_ids)
+        most = self.job.sampling.max_new_tokens
+        stop = stop_after(rule, token, self.pair.stop_ids, len(self.shifts), most, room)
+        self.stop = stop or self.stop
+        return stop is not None
 
 
 def _seconds(pair: Pair, job: MapJob, **_: object) -> float:

@@ -14,6 +14,7 @@ from rmx.engine.token_draws import Chooser
 from rmx.errors import PromptError
 from rmx.grading.answers import CUT, StopRule
 from rmx.models.load import Model
+from rmx.models.stopping import stop_after
 from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace
 from rmx.zerogpu.calls import decoding, never, on_gpu_worker, without_alternatives
 
@@ -215,21 +216,14 @@ class Generation:
 
     def _over(self, rule: StopRule, tokens: Sequence[TokenDist]) -> bool:
         """Feed tokens to the stopping rule; set `stop` and return whether the completion ends here."""
-        ended = False
         for token in tokens:
-            ended = rule.feed(token.text)
-        total = len(self.tokens)
-        if tokens and tokens[-1].id in self.model.stop_ids:
-            self.stop = "eos"
-        elif ended and rule.ending is not None:
-            self.stop = rule.ending
-        elif total >= self.job.sampling.max_new_tokens:
-            self.stop = "length"
-        elif len(self.job.prompt_ids) + total >= self.model.engine.context:
-            self.stop = "context"
-        else:
-            return False
-        return True
+            rule.feed(token.text)
+        last = tokens[-1].id if tokens else None
+        room = self.model.engine.context - len(self.job.prompt_ids)
+        most = self.job.sampling.max_new_tokens
+        stop = stop_after(rule, last, self.model.stop_ids, len(self.tokens), most, room)
+        self.stop = stop or self.stop
+        return stop is not None
 
     def _dist(
         self, pos: int, token_id: int, piece: str, cap: Capture, row: int, logp: float, rank: int, forced: bool

@@ -58,6 +58,11 @@ class Pair:
         return min(self.base.engine.vocab_size, self.adapted.engine.vocab_size)
 
     @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end a completion for either model."""
+        return self.base.stop_ids | self.adapted.stop_ids
+
+    @property
     def name(self) -> str:
         """How the adapted model is called on screen."""
         return f"{self.base.spec} + {shown_adapter(self.adapter)}" if self.one_set else self.adapted.spec
