@@ -275,10 +275,9 @@ class ShiftSet:
     def _with_noise(self) -> Iterator[ShiftReport]:
         """The same solutions under a placebo that reranks as often."""
         yield self._report("placebo")
-        try:
-            noise = self._placebo()
-        except ModelError:  # a model without the layers that a placebo sits on
-            noise = None
+        texts = self._texts[:CALIBRATION_TEXTS]
+        piece = f"strength {self._names[len(texts) - 1]}"
+        noise = known_placebo(self._journal, piece, self.pair, texts, self.seed, self.cancelled)
         if noise is None:
             yield self._report("done")
             return
@@ -297,13 +296,6 @@ class ShiftSet:
                 read.append(places_of(noise, place.problem, text, self._tolerance))
             self._journal.put(piece, read[-1].row())
         yield self._report("done", ShiftFigures(tuple(read), self.tau), strength)
-
-    def _placebo(self) -> Pair | None:
-        """The base against the placebo; None after a cancel."""
-        texts = self._texts[:CALIBRATION_TEXTS]
-        return known_placebo(
-            self._journal, f"strength {self._names[len(texts) - 1]}", self.pair, texts, self.seed, self.cancelled
-        )
 
     def _report(self, stage: str, placebo: ShiftFigures | None = None, strength: float | None = None) -> ShiftReport:
         return ShiftReport(
@@ -338,16 +330,16 @@ def known_placebo(
     """The placebo of a pair, with the strength that a journal knows or else with one that is looked for and kept.
 
     Returns:
-        None after a cancel.
-
-    Raises:
-        ModelError: the model has no layers that a placebo sits on.
+        None after a cancel, and for a model without the layers that a placebo sits on.
     """
     row = journal.get(piece)
     with pair.when_free(cancelled) as mine:
         if not mine:
             return None
-        noise = placebo_pair(pair, texts, seed, cancelled, None if row is None else row["strength"])
+        try:
+            noise = placebo_pair(pair, texts, seed, cancelled, None if row is None else row["strength"])
+        except ModelError:
+            return None
     if row is None and not cancelled():
         journal.put(piece, {"strength": split_key(str(noise.adapter))[1]})
     return noise
