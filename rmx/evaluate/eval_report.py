@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -81,10 +81,6 @@ class DecodingTally:
     tokens: int = 0
     seconds: float = 0.0
     fault: str | None = None  # why completions are not kept
-
-    def copy(self) -> "DecodingTally":
-        """Return a copy that later counting leaves as it is."""
-        return replace(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ An evaluation that broke off goes on with the same batches as if it had not, to 
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from rmx.compare.base_check import BaseCheck, check_loaded
 from rmx.config import Sampling
@@ -23,6 +24,7 @@ from rmx.models.stopping import Endings
 from rmx.recipes.job import TrainJob, problems_of
 from rmx.records import Problem
 from rmx.runs.store import RunStore
+from rmx.zerogpu.calls import never
 
 
 def trained_on(spec: str | None, problems: Sequence[Problem], store: RunStore | None = None) -> int | None:
@@ -47,11 +49,6 @@ LEAST, MOST = 8, 64  # problems of a portion
 SKIPPED = 1  # length of a ghost that leaves the batch at once
 
 Shelves = Sequence[Sequence[tuple[Sampling, Shelf]]]  # for each model one for greedy, one for the draws
-
-
-def never() -> bool:
-    """Goes on to the end."""
-    return False
 
 
 class Evaluation:
@@ -194,7 +191,7 @@ class Evaluation:
             contestants=tuple(self.contestants),
             of_problems=len(self.problems),
             solved=tuple(self._solved),
-            tallies={name: tally.copy() for name, tally in self._tallies.items()},
+            tallies={name: replace(tally) for name, tally in self._tallies.items()},
             at=self._at,
             of=self.of,
             done=done,

@@ -7,9 +7,10 @@ from typing import Any
 from rmx.config import Sampling
 from rmx.errors import RmxError
 from rmx.evaluate.eval_report import EvalReport
-from rmx.evaluate.evaluation import Evaluation, Shelves, hashed, never
+from rmx.evaluate.evaluation import Evaluation, Shelves, hashed
 from rmx.evaluate.sample_store import Answered, Shelf
 from rmx.grading.answers import RULES
+from rmx.zerogpu.calls import never
 
 
 class Regrading(Evaluation):
