@@ -10,8 +10,9 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from rmx.engine.engine import Engine, base_network, select_rows
+from rmx.engine.engine import Engine, base_network
 from rmx.engine.kv_cache import preallocated
+from rmx.engine.prefix_cache import select_rows
 
 Choose = Callable[[Tensor, Sequence[int], int], Tensor]  # logits (B, V), row numbers, step -> ids (B,)
 Over = Callable[[int, int], bool]  # row number, token id -> this row is finished

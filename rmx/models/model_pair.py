@@ -15,18 +15,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from rmx.engine.engine import (
-    Engine,
-    Saved,
-    Stream,
-    adapter_key,
-    croppable,
-    held_together,
-    select_rows,
-    split_key,
-    whole_length,
-)
+from rmx.engine.engine import Engine, Stream, adapter_key, held_together, split_key
 from rmx.engine.fair_queue import current_owner
+from rmx.engine.prefix_cache import Saved, croppable, select_rows, whole_length
 from rmx.errors import ModelError
 from rmx.models.adapter_facts import why_not_linear
 from rmx.models.adapter_names import attached

@@ -15,7 +15,7 @@ import rmx.models.load
 from rmx.cli.main import main
 from rmx.compare.base_check import check_loaded
 from rmx.compare.noise_floor import dtype_noise
-from rmx.engine.engine import select_rows
+from rmx.engine.prefix_cache import select_rows
 from rmx.errors import ModelError
 from rmx.evaluate.contestants import key_of
 from rmx.models.load import load
