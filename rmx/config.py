@@ -7,6 +7,7 @@ from typing import Any, TypeGuard
 from rmx.errors import RmxError, shown
 
 TOP_SHOWN = 5  # alternatives on screen
+NEW_TOKENS = 512  # upper bound of a completion where a request names none
 TOP_KEPT = 20  # alternatives kept for every token
 LARGEST = sys.float_info.max
 MOST_NAME = 400  # characters of the name of a model, an adapter or a set
@@ -40,7 +41,7 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    max_new_tokens: int = 512  # bounds the whole completion, kept tokens included
+    max_new_tokens: int = NEW_TOKENS  # bounds the whole completion, kept tokens included
 
     def __post_init__(self) -> None:
         if not is_number(self.temperature) or not 0 <= self.temperature <= 10:

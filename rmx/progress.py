@@ -96,17 +96,3 @@ def _knows_width(file: TextIO) -> bool:
         return os.get_terminal_size(file.fileno()).columns > 0
     except OSError:
         return False
-
-
-def show_downloads() -> None:
-    """Let the Hub's client show what it downloads on a terminal; the loading of weights shows no bar of its own.
-
-    `HF_HUB_DISABLE_PROGRESS_BARS` stands where it is set.
-    """
-    from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
-    from huggingface_hub.utils.tqdm import enable_progress_bars
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # it disables those of the Hub's client as well
-    if sys.stderr.isatty() and HF_HUB_DISABLE_PROGRESS_BARS is None:
-        enable_progress_bars()

@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from rmx.engine.engine import Engine
 from rmx.models.load import Model, load
-from rmx.models.pair import Pair, make_pair
+from rmx.models.model_pair import Pair, make_pair
 from rmx.models.stand_ins import byte_tokenizer
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from rmx.bench.visitors import FakeVisitor, Task, VisitTally, make_tasks
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError
 from rmx.models.load import load
 from rmx.recipes.job import TrainJob, resolved

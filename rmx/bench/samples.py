@@ -19,7 +19,7 @@ from rmx.config import Sampling
 from rmx.engine.batch import continue_batch
 from rmx.engine.continuous_batching import SampleRequest, sample_continuously
 from rmx.engine.engine import Engine
-from rmx.engine.sampling import draw_rows, prompt_key, uniform
+from rmx.engine.token_draws import draw_rows, prompt_key, uniform
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
 

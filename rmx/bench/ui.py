@@ -12,7 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import uvicorn
+
 from rmx.errors import RmxError
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
+from rmx.ui.server.web_app import web_app
+from rmx.ui.settings import Settings
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 SIZES = (500, 4000)
@@ -107,13 +113,6 @@ def _busy(session: Any) -> float:
 
 def _serve(size: int) -> tuple[str, Any]:
     """The real app on a scripted model that is quick up to `size` tokens and then speaks 60 a second."""
-    import uvicorn
-
-    from rmx.models.stand_ins import scripted_model
-    from rmx.models.workspace import Workspace
-    from rmx.ui.server.web_app import web_app
-    from rmx.ui.settings import Settings
-
     model = scripted_model(1 / 60, slow_from=size, hostile=False)
     app = web_app(Workspace(loader=lambda spec: model), Settings(max_new_tokens=8000))
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -9,7 +9,8 @@ from rmx.compare.base_check import check_loaded
 from rmx.compare.pair_options import PairOptions
 from rmx.errors import RmxError
 from rmx.models.load import Model, fingerprint
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
+from rmx.models.presets import PAIRS
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
 from rmx.zerogpu.calls import remote_of
@@ -70,8 +71,6 @@ def subject_of(pair: Pair, options: PairOptions, samples: int, budget: int) -> S
 
 def specs(options: PairOptions) -> tuple[str, str | None, str | None]:
     """Model, adapter and teacher as `PairOptions.pair` takes them."""
-    from rmx.models.presets import PAIRS
-
     if options.preset is not None and options.preset in PAIRS:
         named = PAIRS[options.preset]
         return named.base, named.adapter, named.teacher

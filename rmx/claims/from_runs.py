@@ -10,7 +10,7 @@ from rmx.claims.figures import told
 from rmx.claims.own_runs import OwnRun, OwnRuns, paired, same_set
 from rmx.claims.records import Reading, StudyName, Subject, floor_of, span_of
 from rmx.claims.verdicts import Judged, above, inside, not_below, nothing_to_judge
-from rmx.data.problems import split_name
+from rmx.data.problem_sets import split_name
 from rmx.recipes.distill import DistillRecipe
 from rmx.recipes.recipe import Recipe, command
 from rmx.stats.intervals import Estimate, quotient

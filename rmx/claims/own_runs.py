@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmx.data.problems import split_name
+from rmx.data.problem_sets import split_name
 from rmx.errors import RmxError
 from rmx.recipes.distill import DistillRecipe
 from rmx.recipes.job import TrainJob
@@ -14,7 +14,7 @@ from rmx.runs.rates import Rates, load_rates
 from rmx.runs.row import dollars
 from rmx.runs.store import RunStore
 from rmx.stats.intervals import Estimate
-from rmx.storage.files import read_json
+from rmx.storage.safe_files import read_json
 
 SWEEP, EVALUATION = "sweep.json", "evaluation.json"
 

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from rmx.claims.verdicts import Judged, Verdict
 from rmx.compare.base_check import BaseCheck
-from rmx.evaluate.store import SampleStore
+from rmx.config import NEW_TOKENS
+from rmx.evaluate.sample_store import SampleStore
 from rmx.explore.calibration import Calibration
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.records import Problem
 from rmx.stats.intervals import Estimate
 
@@ -111,7 +112,7 @@ class Subject:
     problems: tuple[Problem, ...]
     tau: float
     seed: int = 0
-    max_new: int = 512
+    max_new: int = NEW_TOKENS
     samples: int = 8  # of one problem, for pass@k
     budget: int = 200_000  # tokens that the search for deciding places may sample
     # The specs as given (model, adapter, teacher) and, as options of the command line, what is asked of the prompt.

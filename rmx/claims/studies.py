@@ -10,12 +10,15 @@ from rmx.claims.records import StudyName, Subject
 from rmx.compare.intervene import ARMS
 from rmx.compare.intervene_set import InterveneSet
 from rmx.compare.shift_set import ShiftSet
-from rmx.engine.sampling import prompt_key
+from rmx.engine.token_draws import prompt_key
+from rmx.evaluate.contestants import BASE, Contestant, EvalConfig
+from rmx.evaluate.evaluation import Evaluation
+from rmx.evaluate.sample_store import SampleStore
 from rmx.explore.flip_rates import Flip, swaps_of
 from rmx.explore.gate_recall import Locator, LocatorConfig
 from rmx.explore.journal import journal_of
 from rmx.explore.swap_controls import ProblemControls, controls_of
-from rmx.models.model_key import key_of
+from rmx.models.base_state import key_of
 from rmx.runs.store import RunStore
 
 Cancelled = Callable[[], bool]
@@ -115,11 +118,6 @@ def runs(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
 
 def evaluation(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """pass@k of both models over the same samples per problem; completions that are stored are not made again."""
-    # Later than the rest: the evaluation brings its own store, which the other studies do not need.
-    from rmx.evaluate.config import BASE, Contestant, EvalConfig
-    from rmx.evaluate.evaluate import Evaluation
-    from rmx.evaluate.store import SampleStore
-
     pair, spec = subject.pair, subject.asked.get("adapter") or subject.asked.get("teacher") or "adapted"
     two = [
         Contestant(BASE, pair.base.spec, pair.base, None, None, key_of(pair.base, None)),

@@ -55,7 +55,7 @@ def _claims(args: argparse.Namespace) -> None:
     from rmx.claims.verdicts import FEWEST, NO_VERDICT
     from rmx.cli.pair import pair_options
     from rmx.cli.terminal import stopped_by_hand
-    from rmx.evaluate.store import SampleStore
+    from rmx.evaluate.sample_store import SampleStore
     from rmx.progress import Progress
 
     wanted = chosen(tuple(i.strip() for i in args.only.split(",") if i.strip()) if args.only else None)

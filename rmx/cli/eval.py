@@ -46,10 +46,10 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
 
 def _eval(args: argparse.Namespace) -> None:
     from rmx.cli.terminal import stopped_by_hand
-    from rmx.evaluate.config import EvalConfig, contestants_of, with_answers
-    from rmx.evaluate.evaluate import Evaluation
+    from rmx.evaluate.contestants import EvalConfig, contestants_of, with_answers
+    from rmx.evaluate.evaluation import Evaluation
     from rmx.evaluate.regrade import Regrading
-    from rmx.evaluate.store import SampleStore
+    from rmx.evaluate.sample_store import SampleStore
     from rmx.models.workspace import Workspace
     from rmx.progress import Progress
 

@@ -29,8 +29,8 @@ def _sets(args: argparse.Namespace) -> None:
 
 def listed() -> list[dict[str, Any]]:
     """One row per named set. A size is null where only the Hub could tell it."""
-    from rmx.data.hub import REPOSITORIES
-    from rmx.data.problems import SETS, sizes
+    from rmx.data.hub_sets import REPOSITORIES
+    from rmx.data.problem_sets import SETS, sizes
 
     return [
         {

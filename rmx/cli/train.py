@@ -13,7 +13,7 @@ from rmx.cli.options import add_style, refuse_placing, style_of
 from rmx.cli.terminal import Teller
 from rmx.errors import RmxError
 from rmx.progress import Progress
-from rmx.storage.files import clean
+from rmx.storage.safe_files import clean
 
 AddModel = Callable[[argparse.ArgumentParser], None]
 SAMPLING = ("k", "problems", "temperature", "top_p", "max_new_tokens", "seed")

@@ -8,11 +8,12 @@ when a tensor has changed. A second copy of the checkpoint is loaded only when a
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import safe_open
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from rmx.engine.engine import Engine, split_key
 from rmx.models.adapter_facts import AdapterFacts, facts
 from rmx.models.base_state import Changes, base_changes, base_checksums, base_tensors, probe_ids, without_adapters
 from rmx.models.load import Model, load
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.models.placing import Placing, split_dtype
 from rmx.zerogpu.calls import decoding, on_gpu_worker
 
@@ -37,9 +38,6 @@ class Weights:
     tensors: int
     equal: int
     absent: int = 0  # those that the model holds under no such name: it was loaded in another layout
-
-    def json(self) -> dict[str, Any]:
-        return {"file": self.file, "tensors": self.tensors, "equal": self.equal, "absent": self.absent}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +80,24 @@ class BaseCheck:
 
     @property
     def sentence(self) -> str:
+        """The result as a sentence."""
         if self.holds:
             return f"base is base: largest change of a logit {self.max_dlogit:.2g}"
         return f"THE BASE HAS CHANGED: {'; '.join(self.changes)}"
 
     def json(self) -> dict[str, Any]:
+        """Return the result as documents hold it."""
         return {
             "max_dlogit": self.max_dlogit,
             "positions": self.positions,
             "how": self.how,
             "holds": self.holds,
             "sentence": self.sentence,
-            "weights": self.weights.json() if self.weights else None,
+            "weights": asdict(self.weights) if self.weights else None,
             "memory": self.memory.json() if self.memory is not None else None,
             "probe": self.probe,
             "copy": self.copy,
-            "adapter": self.adapter.json() if self.adapter else None,
+            "adapter": asdict(self.adapter) if self.adapter else None,
             "seconds": self.seconds,
         }
 
@@ -189,8 +189,7 @@ def _weight_files(model: Model) -> list[Path]:
         return []
     folder = Path(model.source)
     if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+        from huggingface_hub import snapshot_download  # with the Hub's whole client, which takes long to import
 
         try:
             folder = Path(snapshot_download(model.source, revision=model.revision, local_files_only=True))

@@ -20,10 +20,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rmx.config import NEW_TOKENS
 from rmx.engine.entropy import capture
-from rmx.engine.sampling import prompt_key, uniform
+from rmx.engine.token_draws import prompt_key, uniform
 from rmx.grading.answers import CUT
-from rmx.models.pair import Pair, PairStream, open_pair, rows_together
+from rmx.models.model_pair import Pair, PairStream, open_pair, rows_together
+from rmx.models.stopping import stop_after
 from rmx.records import Answer, Stop, is_fork
 from rmx.zerogpu.calls import never, on_gpu_worker, side_by_side
 
@@ -52,7 +54,7 @@ class Patched:
     adapted_choice: int
     gated: bool  # entropy above tau
     wanted: bool  # the arm would patch here
-    p: float  # the base's probability of the token; NaN where nobody looks
+    p: float  # the base's probability of the token; NaN where it is not shown
     q: float  # the adapted model's
 
     @property
@@ -62,6 +64,7 @@ class Patched:
 
     @property
     def differs(self) -> bool:
+        """Whether the two models choose different tokens here."""
         return self.base_choice != self.adapted_choice
 
 
@@ -76,7 +79,7 @@ class PatchJob:
     budget: int | None = None  # the first n patches only
     places: tuple[int, ...] = ()  # completion positions that "matched" patches
     seed: int = 0
-    max_new: int = 512
+    max_new: int = NEW_TOKENS
     kept: tuple[Patched, ...] = ()  # what is known of this very decode already
 
 
@@ -92,6 +95,7 @@ class PairStep:
 
     @classmethod
     def of(cls, stream: PairStream) -> "PairStep":
+        """Read entropy and choices off the logits of a pair's rows."""
         cap = capture(stream.base, 1)
         # The same argmax as a lone decode takes: topk may break an exact tie the other way.
         ours, theirs = stream.base.argmax(-1).tolist(), stream.adapted.argmax(-1).tolist()
@@ -176,13 +180,13 @@ class Intervention:
         """The new tokens as another process makes them."""
         began = time.perf_counter()
         try:
-            for told in patched(self.pair, self.job, cancelled=self.cancelled):
-                if isinstance(told, Patched):
-                    self.tokens.append(told)
-                    self.patches += told.patched
-                    yield told
+            for item in patched(self.pair, self.job, cancelled=self.cancelled):
+                if isinstance(item, Patched):
+                    self.tokens.append(item)
+                    self.patches += item.patched
+                    yield item
                 else:
-                    self.stop = told
+                    self.stop = item
         finally:
             self.seconds = time.perf_counter() - began
 
@@ -216,21 +220,15 @@ class Intervention:
     def over(self) -> bool:
         """Whether the decode ends with the last token; sets `stop`."""
         last = self.tokens[-1]
-        ended = self._rule.feed(last.text)
-        if last.id in self.pair.base.stop_ids | self.pair.adapted.stop_ids:
-            self.stop = "eos"
-        elif ended and self._rule.ending is not None:
-            self.stop = self._rule.ending
-        elif len(self.tokens) >= self.job.max_new:
-            self.stop = "length"
-        elif len(self.job.prompt_ids) + len(self.tokens) >= self.pair.base.engine.context:
-            self.stop = "context"
-        else:
-            return False
-        return True
+        self._rule.feed(last.text)
+        room = self.pair.base.engine.context - len(self.job.prompt_ids)
+        stop = stop_after(self._rule, last.id, self.pair.stop_ids, len(self.tokens), self.job.max_new, room)
+        self.stop = stop or self.stop
+        return stop is not None
 
     @property
     def ids(self) -> list[int]:
+        """Ids of the completion so far."""
         return [t.id for t in self.tokens]
 
     @property
@@ -273,10 +271,11 @@ class ArmResult:
 
     @classmethod
     def of_row(cls, arm: Arm, answer: Answer, row: dict[str, Any]) -> "ArmResult":
-        """The result that `row` has told."""
+        """Read a result back from what `row` returned."""
         return cls(arm, answer, **(row | {"ids": tuple(row["ids"])}))
 
     def json(self) -> dict[str, Any]:
+        """Return the result as documents hold it."""
         return {
             "answer": self.answer.json(),
             "n": self.tokens,
@@ -309,7 +308,7 @@ class AllArms:
         arms: Sequence[Arm],
         tau: float,
         seed: int = 0,
-        max_new: int = 512,
+        max_new: int = NEW_TOKENS,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         self.pair, self.problems, self.arms = pair, problems, arms

@@ -10,19 +10,21 @@ from typing import Any
 from rmx.compare.intervene import ARMS, AllArms, Arm, ArmProblem, ArmResult
 from rmx.compare.placebo import Text
 from rmx.compare.shift_set import CALIBRATION_TEXTS, known_placebo
+from rmx.config import NEW_TOKENS
+from rmx.engine.decoding_memory import token_bytes
 from rmx.engine.engine import split_key
-from rmx.errors import ModelError, RmxError
+from rmx.errors import RmxError
 from rmx.explore.calibration import Calibration
 from rmx.explore.journal import chained, journal_of
 from rmx.grading.answers import CUT
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Problem
 from rmx.stats.intervals import Estimate, share
 from rmx.stats.paired import tested_difference, write_p
 from rmx.storage.line_store import LineStore
 
-ROWS = 72  # rows of one batch, both models counted once; a batch is also how often progress is told
+ROWS = 72  # rows of one batch, both models counted once; progress is reported after each batch
 CACHE_BYTES = 1 << 30  # keys and values of one batch
 
 
@@ -46,6 +48,7 @@ class ProblemArms:
     results: dict[Arm, ArmResult]
 
     def json(self) -> dict[str, Any]:
+        """Return the problem's row of the document, by arm."""
         return {
             "id": self.id,
             "answers": {arm: r.answer.text for arm, r in self.results.items()},
@@ -53,6 +56,12 @@ class ProblemArms:
             "patches": {arm: r.patches for arm, r in self.results.items()},
             "tokens": {arm: r.tokens for arm, r in self.results.items()},
         }
+
+
+def _against_base(base: Sequence[bool], right: Sequence[bool]) -> dict[str, Any]:
+    """The paired difference from the base, and on how many problems it was won and lost."""
+    difference = tested_difference(base, right)
+    return {"vs_base": difference, "won": difference["won"], "lost": difference["lost"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +80,7 @@ class PlaceboArm:
             "pass@1": share(sum(self.right), len(self.right)),
             "touched": self.patches / self.tokens if self.tokens else 0.0,
             "strength": self.strength,
-            "vs_base": (difference := tested_difference(before, self.right)),
-            "won": difference["won"],
-            "lost": difference["lost"],
+            **_against_base(before, self.right),
         }
 
 
@@ -119,12 +126,7 @@ class InterveneReport:
         }
         if arm == "base" or "base" not in self.arms:
             return found
-        base = self.right("base")
-        return found | {
-            "vs_base": (difference := tested_difference(base, right)),
-            "won": difference["won"],
-            "lost": difference["lost"],
-        }
+        return found | _against_base(self.right("base"), right)
 
     def same_as_teacher(self) -> dict[str, Any] | None:
         """On how many problems the oracle's tokens are the teacher's, all of them; None where either is not asked."""
@@ -144,8 +146,8 @@ class InterveneReport:
         """What the differences say, in sentences; nothing is claimed that the exact test does not say."""
         if not self.problems:
             return []
-        said = [_compared(self.difference(a, b), one, other) for a, b, one, other in _QUESTIONS]
-        return [s for s in said if s]
+        sentences = [_compared(self.difference(a, b), one, other) for a, b, one, other in _QUESTIONS]
+        return [sentence for sentence in sentences if sentence]
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx intervene`."""
@@ -185,7 +187,7 @@ _QUESTIONS: tuple[tuple[Arm, Arm, str, str], ...] = (
 
 
 def _compared(d: Estimate | None, one: str, other: str) -> str | None:
-    """A difference as a sentence; it claims one only where the exact test says so."""
+    """Write a difference as a sentence; it claims one only where the exact test finds it."""
     if d is None or d["value"] is None:
         return None
     points = f"{100 * d['value']:+.1f} points [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}], n = {d['n']}"
@@ -205,7 +207,7 @@ class InterveneSet:
     arms: tuple[Arm, ...]
     tau: float
     seed: int = 0
-    max_new: int = 512
+    max_new: int = NEW_TOKENS
     with_placebo: bool = True  # needs the arm "base"
     cancelled: Callable[[], bool] = lambda: False
     calibration: Calibration | None = None  # what tau came from
@@ -279,10 +281,7 @@ class InterveneSet:
             for p in done[:CALIBRATION_TEXTS]
         ]
         piece = f"strength {chained([ids for ids, _ in texts])[-1]}"
-        try:
-            noise = known_placebo(self._journal, piece, self.pair, texts, self.seed, self.cancelled)
-        except ModelError:  # a model without the layers that a placebo sits on
-            noise = None
+        noise = known_placebo(self._journal, piece, self.pair, texts, self.seed, self.cancelled)
         if noise is None:
             return None
         strength, results = split_key(str(noise.adapter))[1], list[ArmResult]()
@@ -318,12 +317,8 @@ class InterveneSet:
 
     def _batch_size(self, asked: Sequence[ArmProblem]) -> int:
         """Problems that go together, by rows and by the memory of their keys and values."""
-        config = self.pair.base.engine.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         longest = max((len(a.prompt_ids) for a in asked), default=0) + self.max_new
-        width_bytes = 2 if self.pair.base.dtype != "float32" else 4
-        row = 2 * 2 * config.num_hidden_layers * heads * width * longest * width_bytes  # keys and values, two models
+        row = 2 * token_bytes(self.pair.base.engine) * longest  # under both models
         rows = min(ROWS, CACHE_BYTES // max(row, 1))
         return max(1, rows // len(ARMS))
 

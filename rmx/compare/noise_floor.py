@@ -13,7 +13,7 @@ from rmx.models.base_state import without_adapters
 from rmx.models.load import Model
 from rmx.models.placing import split_dtype
 
-POSITIONS = 128  # at most; more would tell the same
+POSITIONS = 128  # at most; more give the same figure
 STEPS = 16  # of them, read one token at a time
 DTYPE_PARAMETERS = 200e6  # a model up to this size is copied into the other dtype without asking
 

@@ -11,12 +11,12 @@ from rmx.compare.placebo import placebo_pair
 from rmx.compare.shift_map import MapJob, ShiftMap, Source
 from rmx.compare.shift_set import PAPER, ReadPlaces, ShiftFigures, ShiftReport, ShiftSet, places_of
 from rmx.config import Sampling, check_tau
-from rmx.data.problems import find_problem, load_set
+from rmx.data.problem_sets import find_problem, load_set
 from rmx.engine.engine import split_key
 from rmx.errors import ModelError, ProblemError, PromptError, RmxError
 from rmx.explore.calibration import Calibration, calibration_of, tau_of_share
 from rmx.models.load import Model
-from rmx.models.pair import Pair, make_pair
+from rmx.models.model_pair import Pair, make_pair
 from rmx.models.placing import PLAIN, Placing
 from rmx.models.presets import PAIRS
 from rmx.models.style_options import StyleOptions

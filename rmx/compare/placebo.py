@@ -8,18 +8,16 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
 from torch import Tensor
 
 from rmx.engine.engine import adapter_key, split_key
 from rmx.errors import ModelError
-from rmx.models.adapter_facts import lora_factors, lora_layers, lora_norm, why_not_linear
+from rmx.models.adapter_facts import adapted_layers, lora_factors, lora_norm, why_not_linear
 from rmx.models.base_state import remember_base
 from rmx.models.load import Model
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 
 NAME = "placebo"
 RANK = 32
@@ -38,6 +36,8 @@ def add_placebo(model: Model, like: str | None, seed: int = 0) -> str:
     Raises:
         ModelError: the model has no such layers.
     """
+    from rmx.models.adapters import plain_lora, put_layers  # with PEFT, which takes long to import
+
     name = f"{NAME}-{seed}" + (f"-{like}" if like else "")
     engine = model.engine
     if name in engine.adapters:
@@ -49,21 +49,18 @@ def add_placebo(model: Model, like: str | None, seed: int = 0) -> str:
         names = {path.rpartition(".")[2] for path, _ in engine.model.named_modules()}
         if not names.issuperset(TARGETS):
             raise ModelError(f"{model.spec} has no {', '.join(TARGETS)}, so no placebo can be put on it.")
-        config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS))
+        config = plain_lora(RANK, TARGETS)
     remember_base(model)
-    if isinstance(engine.model, PeftModel):
-        if engine.model.peft_type != config.peft_type:  # PEFT puts one kind on a network
-            raise ModelError(f"{model.spec} has an adapter of another kind on it, so no placebo can be put beside it.")
-        engine.model.add_adapter(name, config)
-    else:
-        engine.model = PeftModel(engine.model, config, adapter_name=name)
+    if getattr(engine.model, "peft_type", config.peft_type) != config.peft_type:  # PEFT puts one kind on a network
+        raise ModelError(f"{model.spec} has an adapter of another kind on it, so no placebo can be put beside it.")
+    put_layers(engine, name, config)
     engine.model.eval().requires_grad_(False)
     engine.adapters[name] = f"noise, seed {seed}"
     generator = torch.Generator().manual_seed(seed)
-    for layer in lora_layers(model, name):
+    for layer in adapted_layers(model, name):
         for factor in lora_factors(layer, name):
             factor.data.copy_(torch.randn(factor.shape, generator=generator))
-        wanted = lora_norm(layer, like) if like else 0.01 * _weight_norm(layer)
+        wanted = lora_norm(layer, like) if like else 0.01 * float(layer.get_base_layer().weight.float().norm())
         lora_factors(layer, name)[1].data.mul_(wanted / lora_norm(layer, name))
     return name
 
@@ -119,10 +116,6 @@ def choices(model: Model, adapter: str | None, texts: Sequence[Text]) -> list[Te
 
 def _note_choices(rows: list[Tensor], _: int, logits: Tensor) -> None:
     rows.append(logits.argmax(-1))
-
-
-def _weight_norm(layer: Any) -> float:
-    return float(layer.get_base_layer().weight.float().norm())
 
 
 def _disagree(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> int:

@@ -16,10 +16,11 @@ from rmx.compare.noise_floor import shape_noise
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.engine.divergence import Compared, Difference, Kind, compare, is_near_tie, kind_of
 from rmx.engine.entropy import Capture, capture, logp_and_rank
-from rmx.engine.sampling import Chooser
+from rmx.engine.token_draws import Chooser
 from rmx.grading.answers import CUT, StopRule
 from rmx.models.detokenizer import TextStream
-from rmx.models.pair import Pair, open_pair, read_both
+from rmx.models.model_pair import Pair, open_pair, read_both
+from rmx.models.stopping import stop_after
 from rmx.records import Answer, Candidate, Stop, is_fork
 from rmx.zerogpu.calls import never, on_gpu_worker, side_by_side
 
@@ -37,6 +38,7 @@ class View:
     top: tuple[Candidate, ...]  # best first
 
     def json(self) -> dict[str, Any]:
+        """Return the view as documents hold it."""
         top = [c.json() for c in self.top]
         return {"entropy": self.entropy, "logp": self.logp, "rank": self.rank, "top": top}
 
@@ -64,6 +66,11 @@ class Shift:
         return is_near_tie(self.rank, self.base_gap, self.adapted_gap, noise)
 
     def json(self, tau: float, noise: float) -> dict[str, Any]:
+        """Return the place as documents hold it.
+
+        Args:
+            tau: threshold of forks in nats. noise: largest change of a logit by batch shape or dtype alone.
+        """
         return {
             "pos": self.pos,
             "id": self.id,
@@ -83,7 +90,7 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class MapJob:
-    """What to map: a prompt and whose completion."""
+    """What to map: a prompt, and the model that completes it."""
 
     prompt_ids: tuple[int, ...]
     sampling: Sampling
@@ -128,6 +135,7 @@ class ShiftMap:
 
     @property
     def ids(self) -> list[int]:
+        """Ids of the completion so far."""
         return [s.id for s in self.shifts]
 
     @property
@@ -149,11 +157,11 @@ class ShiftMap:
 
     def _from_afar(self) -> Iterator[Shift]:
         """As another process makes them, with the noise that belongs to them."""
-        for told in mapped(self.pair, self.job, cancelled=self.cancelled):
-            if isinstance(told, Shift):
-                yield told
+        for item in mapped(self.pair, self.job, cancelled=self.cancelled):
+            if isinstance(item, Shift):
+                yield item
             else:
-                self.stop, self.noise = told
+                self.stop, self.noise = item
 
     def _read(self) -> Iterator[Shift]:
         """Score a given text: one pass under each model."""
@@ -191,18 +199,12 @@ class ShiftMap:
 
     def _over(self, token: int, rule: StopRule) -> bool:
         """Whether the completion ends with this token; sets `stop`."""
-        ended = rule.feed(self.shifts[-1].text)
-        if token in self.pair.base.stop_ids | self.pair.adapted.stop_ids:
-            self.stop = "eos"
-        elif ended and rule.ending is not None:
-            self.stop = rule.ending
-        elif len(self.shifts) >= self.job.sampling.max_new_tokens:
-            self.stop = "length"
-        elif len(self.job.prompt_ids) + len(self.shifts) >= self.pair.base.engine.context:
-            self.stop = "context"
-        else:
-            return False
-        return True
+        rule.feed(self.shifts[-1].text)
+        room = self.pair.base.engine.context - len(self.job.prompt_ids)
+        most = self.job.sampling.max_new_tokens
+        stop = stop_after(rule, token, self.pair.stop_ids, len(self.shifts), most, room)
+        self.stop = stop or self.stop
+        return stop is not None
 
 
 def _seconds(pair: Pair, job: MapJob, **_: object) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rmx.compare.noise_floor import dtype_noise, shape_noise
 from rmx.compare.placebo import Text, placebo_pair
+from rmx.config import NEW_TOKENS
 from rmx.engine.batch import continue_batch
 from rmx.engine.divergence import KINDS, Difference, compare, kind_of
 from rmx.engine.engine import split_key
@@ -22,7 +23,7 @@ from rmx.errors import ModelError
 from rmx.explore.calibration import Calibration
 from rmx.explore.journal import Journal, chained, journal_of
 from rmx.models.load import Model
-from rmx.models.pair import Pair, read_both
+from rmx.models.model_pair import Pair, read_both
 from rmx.models.stopping import Ending
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Problem, is_fork
@@ -53,6 +54,7 @@ class ReadPlaces:
 
     @property
     def differs(self) -> Tensor:
+        """Places (N,) bool at which the two models choose different tokens."""
         return self.rank > 1
 
     def row(self) -> dict[str, Any]:
@@ -61,7 +63,7 @@ class ReadPlaces:
 
     @classmethod
     def of_row(cls, problem: str, row: dict[str, Any]) -> "ReadPlaces":
-        """The places that `row` has told."""
+        """Read places back from what `row` returned."""
         near = torch.tensor(row["near"], dtype=torch.bool)
         entropy, kl = (torch.tensor(row[name], dtype=torch.float32) for name in ("entropy", "kl"))
         return cls(problem, entropy, torch.tensor(row["rank"], dtype=torch.long), kl, near)
@@ -162,6 +164,7 @@ class ShiftReport:
 
     @property
     def done(self) -> bool:
+        """Whether all problems are read."""
         return self.stage == "done"
 
     def json(self) -> dict[str, Any]:
@@ -197,7 +200,7 @@ class ShiftSet:
     set_name: str
     problems: Sequence[Problem]
     tau: float
-    max_new: int = 512
+    max_new: int = NEW_TOKENS
     with_placebo: bool = True
     seed: int = 0
     cancelled: Callable[[], bool] = lambda: False
@@ -272,10 +275,9 @@ class ShiftSet:
     def _with_noise(self) -> Iterator[ShiftReport]:
         """The same solutions under a placebo that reranks as often."""
         yield self._report("placebo")
-        try:
-            noise = self._placebo()
-        except ModelError:  # a model without the layers that a placebo sits on
-            noise = None
+        texts = self._texts[:CALIBRATION_TEXTS]
+        piece = f"strength {self._names[len(texts) - 1]}"
+        noise = known_placebo(self._journal, piece, self.pair, texts, self.seed, self.cancelled)
         if noise is None:
             yield self._report("done")
             return
@@ -294,13 +296,6 @@ class ShiftSet:
                 read.append(places_of(noise, place.problem, text, self._tolerance))
             self._journal.put(piece, read[-1].row())
         yield self._report("done", ShiftFigures(tuple(read), self.tau), strength)
-
-    def _placebo(self) -> Pair | None:
-        """The base against the placebo; None after a cancel."""
-        texts = self._texts[:CALIBRATION_TEXTS]
-        return known_placebo(
-            self._journal, f"strength {self._names[len(texts) - 1]}", self.pair, texts, self.seed, self.cancelled
-        )
 
     def _report(self, stage: str, placebo: ShiftFigures | None = None, strength: float | None = None) -> ShiftReport:
         return ShiftReport(
@@ -335,16 +330,16 @@ def known_placebo(
     """The placebo of a pair, with the strength that a journal knows or else with one that is looked for and kept.
 
     Returns:
-        None after a cancel.
-
-    Raises:
-        ModelError: the model has no layers that a placebo sits on.
+        None after a cancel, and for a model without the layers that a placebo sits on.
     """
     row = journal.get(piece)
     with pair.when_free(cancelled) as mine:
         if not mine:
             return None
-        noise = placebo_pair(pair, texts, seed, cancelled, None if row is None else row["strength"])
+        try:
+            noise = placebo_pair(pair, texts, seed, cancelled, None if row is None else row["strength"])
+        except ModelError:
+            return None
     if row is None and not cancelled():
         journal.put(piece, {"strength": split_key(str(noise.adapter))[1]})
     return noise

@@ -1,6 +1,6 @@
 """Training, validation and test problems, kept apart.
 
-The bundled sets and GSM8K come with splits that share no problem. A reader's own file either says in a column `split`
+The bundled sets and GSM8K come with splits that share no problem. A user's own file either says in a column `split`
 where each problem belongs, or `deal` does, by the text alone: the same text is always on the same side, in whatever
 file and order it comes. `overlap` counts what is the same all the same.
 """
@@ -54,6 +54,6 @@ def shared(sides: Mapping[str, Sequence[Problem]]) -> dict[tuple[str, str], int]
 
 
 def without(problems: Sequence[Problem], *others: Sequence[Problem]) -> list[Problem]:
-    """The problems whose text is in none of the others."""
+    """Leave out the problems that stand, by their normalised text, in any of the others."""
     seen = {normalised(p.problem) for other in others for p in other}
     return [p for p in problems if normalised(p.problem) not in seen]

@@ -5,14 +5,14 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from rmx.engine.engine import Engine, select_rows
+from rmx.engine.engine import Engine, base_network
 from rmx.engine.kv_cache import preallocated
+from rmx.engine.prefix_cache import select_rows
 
 Choose = Callable[[Tensor, Sequence[int], int], Tensor]  # logits (B, V), row numbers, step -> ids (B,)
 Over = Callable[[int, int], bool]  # row number, token id -> this row is finished
@@ -35,7 +35,7 @@ def continue_batch(
     cancelled: Callable[[], bool] = lambda: False,
     reuse: bool = True,
 ) -> list[list[int]]:
-    """`decode_steps` to its end, or until `cancelled` says so between two steps; returns the rows so far."""
+    """Run `decode_steps` to its end, or until `cancelled` is true between two steps; return the rows so far."""
     steps = decode_steps(
         engine,
         prefix,
@@ -76,7 +76,7 @@ def decode_steps(
         prefix: prompt and kept tokens.
         firsts: the first token of each row; at least one.
         max_new: tokens per row, the first one counted.
-        over: told each token of each row in order; True ends the row, that token included.
+        over: called with each token of each row in order; True ends the row, that token included.
         choose: picks the next ids; must not depend on which other rows are still there.
         cancelled: shortens the waits in between; the caller asks it after each step.
 
@@ -134,7 +134,7 @@ def continue_prefixes(
         ids: the sequence. lengths: how much of it each row keeps, 1 or more.
         given: at least one token.
         max_new: tokens per row behind the given ones; less where the context ends.
-        over: told each new token of each row in order; True ends the row, that token included.
+        over: called with each new token of each row in order; True ends the row, that token included.
         cancelled: asked between steps; what is there so far is returned.
 
     Returns:
@@ -200,10 +200,9 @@ def plain_cache(cache: Any) -> bool:
 
 
 def takes_mask(engine: Engine) -> bool:
-    """Whether the network can be told which positions to look at."""
+    """Whether the network takes an attention mask."""
     # PEFT's wrapper passes on what it is given and names none of it
-    network = engine.model.get_base_model() if isinstance(engine.model, PeftModel) else engine.model
-    return "attention_mask" in inspect.signature(network.forward).parameters
+    return "attention_mask" in inspect.signature(base_network(engine.model).forward).parameters
 
 
 class PaddedBatch:

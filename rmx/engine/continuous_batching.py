@@ -21,10 +21,11 @@ from transformers import DynamicCache
 from rmx.config import Sampling
 from rmx.engine import decoding_memory
 from rmx.engine.batch import plain_cache, takes_mask
-from rmx.engine.engine import Engine, select_rows
+from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
 from rmx.engine.kv_cache import Layers, Slots, preallocated
-from rmx.engine.sampling import draw_rows, prompt_key, uniform
+from rmx.engine.prefix_cache import select_rows
+from rmx.engine.token_draws import draw_rows, prompt_key, uniform
 from rmx.records import Stop
 
 ROUND_SECONDS = 0.25  # the engine is held this long before others get their turn
@@ -73,6 +74,7 @@ class _SampledRow:
 
     @property
     def ghost(self) -> bool:
+        """Whether the row is replayed: its tokens are known, and it only keeps the batch's shape."""
         return self.made is not None
 
 
@@ -97,7 +99,7 @@ def sample_continuously(
     Args:
         stop_ids: tokens that end a sample; they belong to it.
         rows: samples decoded at once, at most.
-        over: told each token of each sample in order; says what ends it, that token included, if anything does.
+        over: called with each token of each sample in order; returns what ends it, that token included, or None.
         cancelled: asked between steps; ends the iteration.
 
     Yields:
@@ -140,7 +142,8 @@ class Loop:
     ) -> None:
         self._engine, self._asks, self._sampling, self._adapter = engine, asks, sampling, adapter
         self._stop_ids, self._over = stop_ids, over
-        self._batch = _Ragged(engine, rows) if _ragged(engine) else _Even(engine, rows)
+        masked = takes_mask(engine) and plain_cache(DynamicCache(config=engine.config))
+        self._batch = _Ragged(engine, rows) if masked else _Even(engine, rows)
         self._waiting = deque(self._rows_of_all())
         self._live: list[_SampledRow] = []  # in the order of the batch
         self._next: list[int] = []  # the token that each of them is fed next
@@ -324,7 +327,3 @@ class _Even:
         if order and self._cache is not None:
             select_rows(self._cache, torch.tensor(order, device=self._engine.device))
         return order
-
-
-def _ragged(engine: Engine) -> bool:
-    return takes_mask(engine) and plain_cache(DynamicCache(config=engine.config))

@@ -118,10 +118,5 @@ class MemoryBudget:
 
 @cache
 def budget_of(device: torch.device) -> MemoryBudget:
-    """The budget that all batches on a device share."""
-    return MemoryBudget(_half_of(device, SHARED_CPU_BYTES))
-
-
-def _half_of(device: torch.device, on_cpu: int) -> int:
-    """Half of a GPU's memory, or what is said for a CPU."""
-    return _memory_of(device) // 2 if device.type == "cuda" else on_cpu
+    """The budget that all batches on a device share: half of a GPU's memory, or `SHARED_CPU_BYTES`."""
+    return MemoryBudget(_memory_of(device) // 2 if device.type == "cuda" else SHARED_CPU_BYTES)

@@ -91,6 +91,7 @@ class Difference(NamedTuple):
     positions: int
 
     def json(self) -> dict[str, float | int]:
+        """Return the figures as documents hold them."""
         return self._asdict()
 
 

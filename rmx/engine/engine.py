@@ -1,11 +1,9 @@
-"""One set of weights: prefill, step, crop, expand, read; the prefix cache; base and adapters on the same weights.
+"""One set of weights: prefill, step, crop, expand, read; base and adapters on the same weights.
 
 The engine speaks token ids and logits only. It knows nothing about text, forks, answers or the web. Callers hold
 `engine.queue.turn()` while they use it.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -13,100 +11,17 @@ from itertools import chain
 from typing import Any, NoReturn
 
 import torch
-from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from rmx.engine.fair_queue import POLL, FairQueue, Ticket, current_owner
+from rmx.engine.prefix_cache import PrefixCache, Saved, croppable, whole_length
 from rmx.engine.remote import NOT_HERE, RemoteCaller
 from rmx.errors import ModelError, PromptError
 from rmx.records import Reuse
 
 CHUNK_BYTES = 32 << 20  # logits of one reading chunk; larger blocks cost page faults more than they save
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """Keys and values of one sequence, kept for later prefixes."""
-
-    adapter: str | None
-    ids: Tensor  # (T,) int64 on the CPU
-    layers: tuple[tuple[Tensor, Tensor], ...]  # each (1, heads, T, head_dim)
-    owner: str | None = None  # whose it is: what one visitor computed tells another nothing
-
-    @property
-    def nbytes(self) -> int:
-        return sum(k.nbytes + v.nbytes for k, v in self.layers)
-
-
-class PrefixCache:
-    """Sequences already computed, found by longest common prefix; least recently used out, bounded in bytes."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self._saved: OrderedDict[int, Saved] = OrderedDict()
-        self._next = 0
-        self._lock = threading.Lock()
-
-    @property
-    def nbytes(self) -> int:
-        return sum(s.nbytes for s in list(self._saved.values()))
-
-    def __len__(self) -> int:
-        return len(self._saved)
-
-    def find(self, adapter: str | None, ids: Sequence[int], owner: str | None = None) -> tuple[Saved, int] | None:
-        """The owner's saved sequence that shares the longest prefix with `ids`, and how many tokens they share."""
-        wanted = torch.tensor(ids, dtype=torch.long)
-        best: tuple[int, int] | None = None
-        with self._lock:
-            for key, saved in self._saved.items():
-                mine = saved.adapter == adapter and saved.owner == owner
-                shared = _common_prefix(saved.ids, wanted) if mine else 0
-                if shared and (best is None or shared >= best[1]):
-                    best = (key, shared)
-            if best is None:
-                return None
-            self._saved.move_to_end(best[0])
-            return self._saved[best[0]], best[1]
-
-    def keep(self, saved: Saved) -> None:
-        """Store a sequence; sequences that it extends are dropped, the oldest go when the bytes run out."""
-        if saved.nbytes > self.max_bytes:
-            return
-        with self._lock:
-            covered = [
-                key
-                for key, old in self._saved.items()
-                if (old.adapter, old.owner) == (saved.adapter, saved.owner)
-                and _common_prefix(old.ids, saved.ids) == len(old.ids)
-            ]
-            for key in covered:
-                del self._saved[key]
-            self._saved[self._next] = saved
-            self._next += 1
-            while self.nbytes > self.max_bytes:
-                self._saved.popitem(last=False)
-
-    def clear(self, adapter: str | None = None) -> None:
-        """Forget everything, or all that one adapter computed."""
-        with self._lock:
-            for key in [k for k, s in self._saved.items() if adapter is None or s.adapter == adapter]:
-                del self._saved[key]
-
-    def forget(self, where: Callable[[str | None], bool]) -> None:
-        """Forget all that was computed under the adapters whose keys `where` names."""
-        with self._lock:
-            for key in [k for k, s in self._saved.items() if where(s.adapter)]:
-                del self._saved[key]
-
-
-def _common_prefix(a: Tensor, b: Tensor) -> int:
-    n = min(len(a), len(b))
-    differs = (a[:n] != b[:n]).nonzero()
-    return int(differs[0]) if len(differs) else n
 
 
 class Stream:
@@ -137,7 +52,7 @@ class Stream:
 
 
 class Unloaded:
-    """Stands in for a network that was given back; whoever asks it for anything is told why.
+    """Stands in for a network whose memory was given back; every use raises ModelError with the reason.
 
     Args:
         why: a sentence for users.
@@ -186,11 +101,13 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
+        """The device that the weights are on."""
         device: torch.device = self.model.device
         return device
 
     @property
     def vocab_size(self) -> int:
+        """Number of output rows V: token ids run from 0 to V - 1."""
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     @property
@@ -215,7 +132,7 @@ class Engine:
         """Let go of the network, its adapters and all that was computed with it. The caller holds the turn.
 
         Args:
-            why: what everybody is told who asks these weights for anything, until `reload`.
+            why: sentence of the ModelError that every use of these weights raises until `reload`.
         """
         self.fault, self.model = why, Unloaded(why)
         self.prefixes.clear()
@@ -223,7 +140,7 @@ class Engine:
         self.checksums = self.probe = self.compared = None
 
     def reload(self, other: "Engine") -> None:
-        """Take over the network of an engine that nobody has used yet, in the place of one that was unloaded."""
+        """Take over the network of an unused engine in place of the network that was unloaded."""
         self.adapters.clear()
         self.model, self.config, self.fault = other.model, other.config, None
 
@@ -352,7 +269,7 @@ class Engine:
             attention_mask: (B, cached + T), 0 where a row must not look; None where every row may look everywhere.
             position_ids: (B, T), needed where rows have seen different numbers of tokens.
             adapters: each row under an adapter of its own, None for the base; one pass over the weights serves all
-                rows. The caller is inside `using` of the adapter whose strength counts.
+                rows. The caller is inside `using` of the adapter with the strength that all of them have.
 
         Raises:
             ModelError: the weights are in another process.
@@ -400,7 +317,7 @@ class Engine:
     def _prefill(self, ids: Sequence[int], start: int, cache: Any, wanted: int | None) -> Iterator[tuple[int, Tensor]]:
         """Run ids[start:] in chunks; yields (first index, logits) for the last token or for all from `wanted` on."""
         silent_end = len(ids) if wanted is None else min(wanted, len(ids) - 1)
-        while start < silent_end:  # positions that nobody reads: one row of logits, whatever the length
+        while start < silent_end:  # positions without a reader: one row of logits, whatever the length
             n = min(2048, silent_end - start)
             logits = self.forward([list(ids[start : start + n])], cache, keep=1)[0]
             start += n
@@ -463,8 +380,8 @@ class Using:
 
 @dataclass(frozen=True)
 class HeldEngines:
-    """What belongs to whoever holds an engine: the engines held with it, itself among them in the order in which their
-    turns are always taken, and what was switched to, the innermost last."""
+    """Engines that are held together, in the order in which their turns are always taken, and the adapters in use on
+    one of them, the innermost last."""
 
     engines: Sequence[Engine]
     used: list[Using] = field(default_factory=list)
@@ -496,7 +413,7 @@ def split_key(key: str) -> tuple[str, float]:
 @contextmanager
 def _scaled(model: Any, name: str, strength: float) -> Iterator[None]:
     """A LoRA's output multiplied by `strength` for the length of a `with` block."""
-    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and name in m.scaling]
+    layers = [layer for layer in lora_layers(model) if name in layer.scaling]
     before = [layer.scaling[name] for layer in layers]
     try:
         for layer, scale in zip(layers, before, strict=True):
@@ -513,11 +430,7 @@ def _switched_off(model: Any) -> Iterator[None]:
 
     PEFT's own `disable_adapter` surveys every layer first, which costs more than the switching.
     """
-    if not isinstance(model.base_model, BaseTuner):  # learned prompts and the like have ways of their own
-        with model.disable_adapter():
-            yield
-        return
-    layer = next((m for m in model.modules() if isinstance(m, BaseTunerLayer)), None)
+    layer = next((module for module in model.modules() if is_adapter_layer(module)), None)
     if layer is not None and layer.disable_adapters:
         yield
         return
@@ -543,33 +456,25 @@ def _swapped(biases: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
 
 def _drop_hooks(model: Any) -> None:
     """A mixed pass that fails half way leaves PEFT's hooks behind, and every later pass would obey them."""
-    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
-        hooked: Any = layer
-        hooked._forward_pre_hooks.clear()
-        hooked._forward_pre_hooks_with_kwargs.clear()
+    for layer in lora_layers(model):
+        layer._forward_pre_hooks.clear()
+        layer._forward_pre_hooks_with_kwargs.clear()
 
 
-def select_rows(cache: Any, rows: Tensor) -> None:
-    """Keep these rows of a cache, in this order; the layers of a model over several GPUs are not all on one."""
-    for layer in cache.layers:
-        keys = getattr(layer, "keys", None)
-        layer.batch_select_indices(rows if keys is None else rows.to(keys.device))
+def base_network(model: Any) -> Any:
+    """The network itself: what PEFT's model is put around, or the model where no adapter is on it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def whole_length(cache: Any) -> int:
-    """Positions that every layer holds: a pass that broke half way leaves some layers with more than others."""
-    return min((int(layer.get_seq_length()) for layer in cache.layers), default=0)
+def lora_layers(model: Any) -> list[Any]:
+    """The layers of a network that carry LoRA adapters."""
+    return [module for module in model.modules() if is_adapter_layer(module) and hasattr(module, "lora_A")]
 
 
-def croppable(cache: Any) -> bool:
-    """Whether positions can be taken off the end of this cache and the rest is still what a cold run computes.
+def is_adapter_layer(module: Any) -> bool:
+    """Whether a module is a layer with adapters around a layer of the network (PEFT's BaseTunerLayer).
 
-    Full attention keeps every position. A sliding window forgets once it is full; recurrent state cannot go back.
+    PEFT takes long to import, so that it is imported only where an adapter is put on; its layers are recognised by
+    their method.
     """
-    for layer in cache.layers:
-        if type(layer) is DynamicSlidingWindowLayer:
-            if layer.cumulative_length >= layer.sliding_window:
-                return False
-        elif type(layer) is not DynamicLayer:
-            return False
-    return bool(cache.layers)
+    return hasattr(type(module), "get_base_layer")

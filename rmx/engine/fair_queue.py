@@ -1,4 +1,4 @@
-"""A fair queue in front of an engine: watched work first, then who had least of it lately; nobody waits for ever.
+"""A fair queue in front of an engine: watched work first, then whoever used it least lately; every wait ends.
 
 The rule: the next turn goes to the lowest kind (watched, measured, bulk); among equals to the address, then to the
 owner, that has held the engine least lately; then to whoever came first. A ticket counts one kind lower for every
@@ -43,14 +43,14 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class RequestOwner:
-    """Who asks for work, and of which kind it is. None: not known, or not told apart."""
+    """Who requests work, and of which kind it is; None where that is unknown."""
 
     owner: str | None = None
     address: str | None = None
     kind: Kind = Kind.WATCHED
 
 
-# Set while work of a visitor is done, so that nobody takes more than a share of the line.
+# Set while work of a visitor is done, so that no visitor takes more than a share of the line.
 current_owner: ContextVar[RequestOwner] = ContextVar("current_owner", default=RequestOwner())  # noqa: B039  it is frozen
 
 
@@ -111,6 +111,7 @@ class FairQueue:
 
     @property
     def full(self) -> bool:
+        """Whether as many as the limit allows hold or wait for the engine."""
         return self.waiting() >= self.limit
 
     def enter(self) -> Ticket:
@@ -140,7 +141,7 @@ class FairQueue:
             raise Busy(f"{near} requests from your network are under way already. Try again in a moment.")
 
     def close(self) -> None:
-        """Let nobody join any more: long jobs, which take one turn per round, end before their next round."""
+        """Refuse new tickets: long jobs, which take one turn per round, end before their next round."""
         with self._changed:
             self._closed = True
 
@@ -188,7 +189,7 @@ class FairQueue:
         with self._changed:
             ticket = self._holder
             if ticket is None:
-                raise ValueError("nobody holds this engine")
+                raise ValueError("the engine is not held")
             ticket.away = True
             self._end_turn(ticket)
             self._changed.notify_all()
@@ -222,7 +223,7 @@ class FairQueue:
         return min(filter(able, self._line), key=lambda t: self._rank(t, now), default=None)
 
     def _call(self) -> None:
-        """Give the engine to the first one, where nobody has it."""
+        """Give a free engine to the first in line."""
         now = time.monotonic()
         if self._holder is None and (first := self._first(now)) is not None:
             self._holder, first.begun, first.since, first.counted = first, True, now, now
@@ -265,7 +266,7 @@ class FairQueue:
 
     @contextmanager
     def when_free(self, cancelled: Callable[[], bool]) -> Iterator[bool]:
-        """Wait as long as it takes, unless `cancelled` says otherwise; yields whether the turn came.
+        """Wait as long as it takes, unless `cancelled` becomes true; yields whether the turn came.
 
         For long jobs, which take one turn per round, so that others get theirs in between.
 
@@ -303,7 +304,7 @@ def iterate_as_owner(
 ) -> Iterator[Item]:
     """Go through `steps` as the work of one owner, see `as_owner`.
 
-    A server may run each step in another thread and context, so who asks is said anew for every one.
+    A server may run each step in another thread and context, so the owner is set anew for each step.
     """
     try:
         while True:

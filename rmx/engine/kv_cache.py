@@ -140,7 +140,7 @@ class Slots:
         return logits[:, -1]
 
     def skip(self) -> None:
-        """As `feed`, for rows of which nobody wants to know: nothing is computed, and what was stored is dropped."""
+        """Count a token of each row where no logits are needed: nothing is computed, what was stored is dropped."""
         self._cache = None
         self._make_room(self.width + 1)
         self.lengths = [n + 1 for n in self.lengths]
@@ -169,6 +169,7 @@ class SlotLayer(DynamicLayer):
         self._width, self._rows, self._ends = width, torch.arange(len(lengths), device=lengths.device), lengths
 
     def get_seq_length(self) -> int:
+        """Return the number of positions that the longest row holds, as transformers asks for it."""
         return self._width
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -179,15 +180,18 @@ class SlotLayer(DynamicLayer):
         return keys, values
 
     def put(self, first: int, rows: int, keys: Tensor, values: Tensor) -> None:
+        """Write the keys and values (rows, heads, T, head_dim) of new rows into the slots from `first` on."""
         for buffer, new in zip(self._buffers, (keys, values), strict=True):
             buffer[first : first + rows, :, : new.shape[-2]] = new
 
     def move(self, sources: Sequence[int], targets: Sequence[int], width: int) -> None:
+        """Copy the first `width` positions of the slots `sources` into the slots `targets`."""
         for buffer in self._buffers:
             for source, target in zip(sources, targets, strict=True):
                 buffer[target, :, :width] = buffer[source, :, :width]
 
     def widen(self, capacity: int) -> None:
+        """Make room for `capacity` positions in each slot; what the slots hold stays."""
         for i, old in enumerate(self._buffers):
             self._buffers[i] = _zeros(old, len(old), capacity)
             self._buffers[i][:, :, : old.shape[-2]] = old

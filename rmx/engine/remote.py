@@ -1,4 +1,4 @@
-"""Weights that are in another process: what makes calls there, and what is said where no call may be made."""
+"""Calls to weights in another process, and the error message where no call can be made."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol

@@ -6,10 +6,11 @@ from typing import Any
 
 from rmx.config import Sampling
 from rmx.errors import RmxError
-from rmx.evaluate.evaluate import Evaluation, Shelves, hashed, never
-from rmx.evaluate.report import EvalReport
-from rmx.evaluate.store import Answered, Shelf
+from rmx.evaluate.eval_report import EvalReport
+from rmx.evaluate.evaluation import Evaluation, Shelves, hashed
+from rmx.evaluate.sample_store import Answered, Shelf
 from rmx.grading.answers import RULES
+from rmx.zerogpu.calls import never
 
 
 class Regrading(Evaluation):
@@ -32,19 +33,19 @@ class Regrading(Evaluation):
         changes = list[dict[str, Any]]()
         try:
             left_out = self._leave_out(shelves)
-            told: dict[str, Any] = {**counts, "left_out": left_out, "changes": changes}
+            counted: dict[str, Any] = {**counts, "left_out": left_out, "changes": changes}
             for place in range(len(self.problems)):
                 if cancelled():
                     break
-                before = self._read_again(place, shelves, told)
+                before = self._read_again(place, shelves, counted)
                 solved = self._graded(place, shelves)
                 self._solved.append(solved)
                 for change in _changes(solved.problem.id, before, solved.verdicts):
-                    told["not_judged_before"] += change["before"]["correct"] is None
+                    counted["not_judged_before"] += change["before"]["correct"] is None
                     if change["before"]["correct"] not in (None, change["after"]["correct"]):
                         changes.append(change)
-                told["changed"] = len(changes)
-                yield replace(self._report(len(self._solved) == len(self.problems)), regraded=told)
+                counted["changed"] = len(changes)
+                yield replace(self._report(len(self._solved) == len(self.problems)), regraded=counted)
         finally:
             for found in shelves:
                 for _, shelf in found:
@@ -84,7 +85,7 @@ class Regrading(Evaluation):
         return there.count(False)
 
     def _read_again(
-        self, place: int, shelves: Shelves, told: dict[str, Any]
+        self, place: int, shelves: Shelves, counted: dict[str, Any]
     ) -> list[tuple[str, int | None, Answered, Answered, bool | None]]:
         """Read the answers of one problem; returns each as it was, as it is, and what it was judged to be."""
         found, prompt, known = [], self._prompts[place], self.problems[place].answer or ""
@@ -97,9 +98,9 @@ class Regrading(Evaluation):
                     if was.ids:
                         now = replace(was, answer=contestant.model.find_answer(prompt, was.ids))
                     shelf.read_again(now)
-                    told["completions"] += 1
-                    told["without_ids"] += not was.ids
-                    told["answers_changed"] += now != was
+                    counted["completions"] += 1
+                    counted["without_ids"] += not was.ids
+                    counted["answers_changed"] += now != was
                     found.append((contestant.name, None if sampling.greedy else number, was, now, right))
         self._at += len(found)
         self._cached += len(found)

@@ -31,6 +31,7 @@ class SoFarPoint:
     forced: bool  # the model was made to conclude; False where the solution has given its answer already
 
     def json(self) -> dict[str, Any]:
+        """Return the point as documents hold it."""
         return {"pos": self.pos, "answer": self.answer.text, "correct": self.answer.correct, "forced": self.forced}
 
 
@@ -57,7 +58,7 @@ class SoFar:
         }
 
     def message(self) -> dict[str, Any]:
-        """What the page is told; the caller adds "run" and "job"."""
+        """Return the message for the page; the caller adds "run" and "job"."""
         return self.json() | {"kind": "sofar", "done": self.done}
 
 

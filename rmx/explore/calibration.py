@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from rmx.config import Sampling, is_number
-from rmx.data.problems import load_set, split_name
+from rmx.data.problem_sets import load_set, split_name
 from rmx.engine.continuous_batching import SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
 from rmx.engine.engine import Engine
@@ -29,7 +29,7 @@ from rmx.models.load import Model, load
 from rmx.models.stopping import Endings
 from rmx.paths import ASSETS, cache_dir
 from rmx.records import Problem
-from rmx.storage.files import read_json, write_json
+from rmx.storage.safe_files import read_json, write_json
 
 log = logging.getLogger(__name__)
 STORED = {"mini": ASSETS / "mini" / "calibration.json"}
@@ -90,7 +90,7 @@ def calibration_of(model: Model, share: float, set_name: str = "mini", *, again:
 
     Args:
         model: in the prompt style that is asked about; its base is calibrated, without adapters.
-        set_name: whose first problems it solves.
+        set_name: problem set; its first problems are solved.
         again: make the solutions anew, and keep these.
 
     Raises:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rmx.config import TOP_SHOWN, Sampling
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.engine.batch import continue_batch
 from rmx.errors import RmxError
 from rmx.explore.generate import Job, solve_anew
@@ -36,6 +36,7 @@ class Flip:
 
     @property
     def flipped(self) -> bool:
+        """Whether the swap made a right answer wrong, or a wrong one right."""
         return self.was_right != self.is_right
 
 

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from rmx.config import Sampling, check_tau, is_whole
-from rmx.engine.sampling import prompt_key
+from rmx.config import NEW_TOKENS, Sampling, check_tau, is_whole
+from rmx.engine.token_draws import prompt_key
 from rmx.errors import RmxError, shown
 from rmx.explore.generate import Job, solve_anew
 from rmx.explore.journal import Journal, journal_of
@@ -42,11 +42,11 @@ class LocatorConfig:
     samples: int = 16  # of the chosen token and of each alternative; even
     elsewhere: int = 6  # places without the gate, of each solution, that are looked at
     alternatives: int = 5  # the likeliest tokens, the chosen one among them
-    least: float = 0.002  # probability below which an alternative is left out; what that could hide is told
+    least: float = 0.002  # probability below which an alternative is left out; the report bounds what that could hide
     margin: float = 0.1  # a token decides from this weight on
     seed: int = 0
     budget: int = 200_000  # tokens over all
-    max_new_tokens: int = 512
+    max_new_tokens: int = NEW_TOKENS
 
     def __post_init__(self) -> None:
         Sampling(seed=self.seed, max_new_tokens=self.max_new_tokens)
@@ -136,9 +136,11 @@ class RedrawnToken:
 
     @property
     def kind(self) -> str:
+        """Which of the two groups of places the token belongs to."""
         return "gated" if self.gated else "elsewhere"
 
     def json(self) -> dict[str, Any]:
+        """Return the place as documents hold it."""
         return {
             "problem": self.problem,
             "pos": self.pos,
@@ -166,6 +168,7 @@ class Located:
     unseen: float  # probability of the alternatives left out, over all places: the most that they could add
 
     def gated_weight(self) -> float:
+        """Sum the weights of the places above the threshold."""
         return sum(p.weight for p in self.places if p.gated)
 
     def other_weight(self) -> float:
@@ -190,6 +193,7 @@ class LocatorReport:
 
     @property
     def problems(self) -> int:
+        """Number of problems looked at so far."""
         return len(self.each)
 
     def figures(self) -> dict[str, Estimate]:

@@ -10,10 +10,11 @@ from torch import Tensor
 from rmx.config import TOP_KEPT, Sampling
 from rmx.engine.engine import Stream
 from rmx.engine.entropy import Capture, capture, logp_and_rank
-from rmx.engine.sampling import Chooser
+from rmx.engine.token_draws import Chooser
 from rmx.errors import PromptError
 from rmx.grading.answers import CUT, StopRule
 from rmx.models.load import Model
+from rmx.models.stopping import stop_after
 from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace
 from rmx.zerogpu.calls import decoding, never, on_gpu_worker, without_alternatives
 
@@ -114,15 +115,15 @@ class Generation:
         """The new tokens as another process makes them."""
         began = time.perf_counter()
         try:
-            for told in complete(self.model, self.job, cancelled=self.cancelled):
-                if isinstance(told, TokenDist):
-                    self.tokens.append(told)
+            for item in complete(self.model, self.job, cancelled=self.cancelled):
+                if isinstance(item, TokenDist):
+                    self.tokens.append(item)
                     self.seconds = time.perf_counter() - began
-                    yield told
-                elif isinstance(told, Reuse):
-                    self.reuse = told
+                    yield item
+                elif isinstance(item, Reuse):
+                    self.reuse = item
                 else:
-                    self.stop = told.stop
+                    self.stop = item.stop
         finally:
             self.seconds = time.perf_counter() - began
 
@@ -214,22 +215,15 @@ class Generation:
             stream.feed(token_id)
 
     def _over(self, rule: StopRule, tokens: Sequence[TokenDist]) -> bool:
-        """Show tokens to the one stopping rule; sets `stop` and says whether the completion ends here."""
-        ended = False
+        """Feed tokens to the stopping rule; set `stop` and return whether the completion ends here."""
         for token in tokens:
-            ended = rule.feed(token.text)
-        total = len(self.tokens)
-        if tokens and tokens[-1].id in self.model.stop_ids:
-            self.stop = "eos"
-        elif ended and rule.ending is not None:
-            self.stop = rule.ending
-        elif total >= self.job.sampling.max_new_tokens:
-            self.stop = "length"
-        elif len(self.job.prompt_ids) + total >= self.model.engine.context:
-            self.stop = "context"
-        else:
-            return False
-        return True
+            rule.feed(token.text)
+        last = tokens[-1].id if tokens else None
+        room = self.model.engine.context - len(self.job.prompt_ids)
+        most = self.job.sampling.max_new_tokens
+        stop = stop_after(rule, last, self.model.stop_ids, len(self.tokens), most, room)
+        self.stop = stop or self.stop
+        return stop is not None
 
     def _dist(
         self, pos: int, token_id: int, piece: str, cap: Capture, row: int, logp: float, rank: int, forced: bool
@@ -257,10 +251,10 @@ def _steps(model: Model, job: Job, **_: object) -> float:
 def complete(model: Model, job: Job, cancelled: Callable[[], bool] = never) -> Iterator[Reuse | TokenDist | Ended]:
     """A generation for one who is not in this process: what was reused, each new token, and how it ended."""
     generation = Generation(model, job, cancelled)
-    told = False
+    reported = False
     for token in generation:
-        if not told:
-            told = True
+        if not reported:
+            reported = True
             yield generation.reuse
         yield token
     yield Ended(generation.stop)

@@ -12,7 +12,7 @@ all alternatives do, so at 95 %; with few samples the value itself leans upwards
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -22,7 +22,7 @@ from rmx.explore.sentences import sentences_of
 from rmx.explore.swap import forks_of
 from rmx.grading.answer_groups import Answered, Target, same_answers, target_of, total
 from rmx.models.load import Model
-from rmx.records import TokenDist, Trace
+from rmx.records import Trace
 from rmx.stats.anytime import Bounds
 from rmx.zerogpu.calls import decoding, forks_only, never, on_gpu_worker
 
@@ -61,6 +61,7 @@ class Point:
     decides: bool
 
     def json(self) -> dict[str, Any]:
+        """Return the point as documents hold it."""
         low, high = self.interval
         return {
             "pos": self.pos,
@@ -107,7 +108,7 @@ class Importance:
     def json(self) -> dict[str, Any]:
         """The document of `rmx outcomes` without a position."""
         return {
-            "target": self.target.json(),
+            "target": asdict(self.target),
             "at": self.at,
             "of": self.of,
             "answers": list(self.answers),
@@ -120,10 +121,10 @@ class Importance:
         }
 
     def message(self) -> dict[str, Any]:
-        """What the page is told; the caller adds "run" and "job"."""
-        told = self.json() | {"kind": "importance", "done": self.done}
-        del told["forks"]
-        return told
+        """Return the message for the page; the caller adds "run" and "job"."""
+        message = self.json() | {"kind": "importance", "done": self.done}
+        del message["forks"]
+        return message
 
 
 def _ended(state: Importance) -> Importance:
@@ -214,16 +215,13 @@ class _Curve:
         measured = len(values) == len(found.alternatives)
         return Point(
             found.pos,
-            self._token(found.pos).text,
+            self.trace.tokens[found.pos].text,
             spread(weights, values) if measured else None,
             spread_bounds(weights, [a.interval for a in found.alternatives]),
             sum(w * v for w, v in zip(weights, values, strict=True)) if measured else None,
             (*shares, max(0.0, sum(mix.values()) - sum(shares))),
             found.verdict == "decides",
         )
-
-    def _token(self, pos: int) -> TokenDist:
-        return self.trace.tokens[pos]
 
     def _sentences(self, points: Sequence[Point]) -> tuple[SentenceImportance, ...]:
         found = []

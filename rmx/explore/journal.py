@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from rmx.engine.sampling import prompt_key
+from rmx.engine.token_draws import prompt_key
+from rmx.models.base_state import key_of
 from rmx.models.load import Model
-from rmx.models.model_key import key_of
 from rmx.storage.line_store import KeptLines, LineStore
 
 FORMAT = 1  # of the lines, and of what is computed for them

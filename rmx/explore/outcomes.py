@@ -6,16 +6,16 @@ rmx/stats/anytime.py says stop. The idea is that of arXiv 2412.07961 (forking pa
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
-from rmx.config import TOP_SHOWN, Sampling, is_whole
+from rmx.config import NEW_TOKENS, TOP_SHOWN, Sampling, is_whole
 from rmx.engine.batch import decode_steps
-from rmx.engine.sampling import draw_rows, prompt_key, uniform
+from rmx.engine.token_draws import draw_rows, prompt_key, uniform
 from rmx.errors import RmxError, SwapError, shown
-from rmx.explore.token_budget import Meter
+from rmx.explore.resampling import Meter
 from rmx.grading.answer_groups import Answered, Reached, Target, reached, same_answers, target_of, total
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
@@ -37,7 +37,7 @@ class OutcomeConfig:
     top_p: float = 1.0
     seed: int = 0
     budget: int = 50_000  # tokens over all alternatives
-    max_new_tokens: int = 512  # bounds the whole completion, kept tokens included
+    max_new_tokens: int = NEW_TOKENS  # bounds the whole completion, kept tokens included
     margin: float = 0.3  # intervals that span less than this say that the choice makes no difference
     alternatives: int = TOP_SHOWN
 
@@ -70,10 +70,12 @@ class Outcome:
 
     @property
     def share(self) -> float | None:
+        """Share of samples that hit the target; None without samples."""
         return self.hits / self.samples if self.samples else None
 
     @property
     def correct(self) -> Estimate:
+        """The share of hits with its interval, which holds whenever sampling stops."""
         low, high = self.interval
         return {"value": self.share, "low": low, "high": high, "n": self.samples}
 
@@ -92,6 +94,7 @@ class Outcome:
         }
 
     def message(self) -> dict[str, Any]:
+        """Return the alternative as the page shows it."""
         return self.json() | {
             "correct": self.correct if self.samples else None,
             "answers": [[a.text, a.count, a.correct] for a in self.answers],
@@ -115,7 +118,7 @@ class Outcomes:
         """The document of `rmx outcomes --pos`. In `answers`, "" counts samples that reached no answer."""
         return {
             "pos": self.pos,
-            "target": self.target.json(),
+            "target": asdict(self.target),
             "alternatives": [a.json() for a in self.alternatives],
             "verdict": self.verdict,
             "tokens_spent": self.tokens_spent,
@@ -124,7 +127,7 @@ class Outcomes:
         }
 
     def message(self) -> dict[str, Any]:
-        """What the page is told; the caller adds "run" and "job"."""
+        """Return the message for the page; the caller adds "run" and "job"."""
         alternatives = [a.message() for a in self.alternatives]
         return self.json() | {"kind": "outcomes", "done": self.done, "alternatives": alternatives}
 
@@ -190,6 +193,7 @@ class SampledArm:
     counts: Counter[Answered] = field(default_factory=Counter)
 
     def take(self, answer: Answered, hit: bool) -> None:
+        """Count one more sample."""
         self.samples += 1
         self.hits += hit
         self.counts[answer] += 1
@@ -219,18 +223,20 @@ class Sampler:
         return [anytime(arm.hits, arm.samples, alpha) for arm in self.arms]
 
     def verdict(self) -> Verdict:
+        """Decide from the samples so far whether the alternatives differ."""
         return decide(self.intervals(), self.config.margin)
 
     def next_size(self) -> int:
         """Samples of each alternative in the next round; 0 where there is none."""
         if self.verdict() != "open":
             return 0
-        # Before the first round the solution itself says how long a continuation may be.
+        # Before the first round the rest of the solution is the estimate of a continuation's length.
         length = self._row_tokens / self._rows if self._rows else len(self.trace.tokens) - self.pos
         affordable = int(self.meter.left / (CAUTION * length * len(self.arms)))
         return max(0, min(self.config.round_size, self.config.samples - self.arms[0].samples, affordable))
 
     def state(self, done: bool = False) -> Outcomes:
+        """Summarise the samples so far."""
         config, verdict, hit = self.config, self.verdict(), self.target.hit
         stands_for = same_answers(total(arm.counts for arm in self.arms), hit)
         chosen = self.trace.tokens[self.pos].id

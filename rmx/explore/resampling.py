@@ -1,6 +1,7 @@
-"""Whole solutions sampled anew until a number of tokens is spent, and how many of them hit."""
+"""Sampling with a limit of tokens: batches that end and report in between, and whole solutions sampled anew."""
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +9,53 @@ import torch
 from torch import Tensor
 
 from rmx.engine.batch import continue_batch
-from rmx.engine.sampling import draw_rows, prompt_key, uniform
+from rmx.engine.token_draws import draw_rows, prompt_key, uniform
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
 from rmx.records import Trace
 from rmx.stats.intervals import share, wilson
 
+INTERVAL = 0.25  # seconds between two reports within a batch
 ROWS = 32  # solutions in one batch, at most
 NOTE = "Whole solutions at temperature 1 for as many tokens; the known answer says which of them are hits."
+
+
+@dataclass
+class Meter:
+    """Tokens that a job has decoded, and how many it may."""
+
+    budget: int
+    spent: int = 0
+
+    @property
+    def left(self) -> int:
+        """Tokens that may still be decoded."""
+        return self.budget - self.spent
+
+    def decode(
+        self, steps: Iterable[list[list[int]]], cancelled: Callable[[], bool]
+    ) -> Generator[None, None, tuple[list[list[int]], bool]]:
+        """Decode a batch while the budget lasts; yields when it is time to report.
+
+        The caller sees to it that the first token of each row is affordable.
+
+        Args:
+            steps: `decode_steps` of rmx/engine/batch.py.
+
+        Returns:
+            The rows, and whether they were decoded to their ends.
+        """
+        before, due = self.spent, time.monotonic() + INTERVAL
+        rows: list[list[int]] = []
+        for so_far in steps:
+            rows = so_far
+            self.spent = before + sum(map(len, rows))
+            if self.left < len(rows) or cancelled():
+                return rows, False
+            if time.monotonic() >= due:
+                due = time.monotonic() + INTERVAL
+                yield
+        return rows, True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +96,7 @@ def resample(
     not counted.
 
     Args:
-        hit: told the tokens of a whole solution, says whether it is what one looks for.
+        hit: called with the tokens of a whole solution; whether it counts as a hit.
     """
     samples = hits = spent = 0
     length = len(trace.tokens)

@@ -14,14 +14,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from rmx.config import TOP_SHOWN, Sampling, is_whole
+from rmx.config import NEW_TOKENS, TOP_SHOWN, Sampling, is_whole
 from rmx.engine.batch import decode_steps
 from rmx.engine.entropy import capture
 from rmx.errors import ProblemError, RmxError, shown
 from rmx.explore.generate import Generation, Job
-from rmx.explore.resampling import Resampling, resample
+from rmx.explore.resampling import Meter, Resampling, resample
 from rmx.explore.swap import forks_of, swap_job
-from rmx.explore.token_budget import Meter
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
 from rmx.records import Answer, Trace, is_fork
@@ -44,7 +43,7 @@ class RescueConfig:
     most_swaps: int = 3
     alternatives: int = TOP_SHOWN  # of each fork, the token that stands there counted
     seed: int = 0  # of the resampling
-    max_new_tokens: int = 512  # bounds the whole completion, kept tokens included
+    max_new_tokens: int = NEW_TOKENS  # bounds the whole completion, kept tokens included
 
     def __post_init__(self) -> None:
         Sampling(seed=self.seed, max_new_tokens=self.max_new_tokens)
@@ -53,8 +52,8 @@ class RescueConfig:
         if not is_whole(self.budget) or self.budget < 1:
             raise RmxError(f"The budget must be a whole number of tokens, 1 or more; got {shown(self.budget)}.")
         if not is_whole(self.most_swaps) or not 1 <= self.most_swaps < len(COUNTS):
-            said = shown(self.most_swaps)
-            raise RmxError(f"The number of swaps must lie between 1 and {len(COUNTS) - 1}; got {said}.")
+            got = shown(self.most_swaps)
+            raise RmxError(f"The number of swaps must lie between 1 and {len(COUNTS) - 1}; got {got}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +68,7 @@ class Swap:
 
     @property
     def text(self) -> str:
+        """The swap as a phrase."""
         return f"{self.from_text!r} → {self.to_text!r} at {self.pos}"
 
     def json(self) -> dict[str, Any]:
@@ -105,10 +105,12 @@ class Rescue:
 
     @property
     def found(self) -> bool:
+        """Whether swaps that reach the goal are found."""
         return bool(self.swaps)
 
     @property
     def sentence(self) -> str:
+        """The result, or how far the search is, as a sentence."""
         if self.found:
             return f"{COUNTS[len(self.swaps)]}: {', '.join(s.text for s in self.swaps)}"
         if not self.done:
@@ -136,7 +138,7 @@ class Rescue:
         }
 
     def message(self) -> dict[str, Any]:
-        """What the page is told; the caller adds "run", "job" and "branch"."""
+        """Return the message for the page; the caller adds "run", "job" and "branch"."""
         return self.json() | {"kind": "rescue", "done": self.done, "branch": None}
 
 
@@ -238,6 +240,7 @@ class Search:
         self._push(SearchBranch(tuple(self.trace.ids), (), 1.0, places))
 
     def state(self, done: bool = False) -> Rescue:
+        """Summarise the search so far."""
         return Rescue(
             self.goal,
             self.known,

@@ -48,7 +48,7 @@ def sentences(texts: Sequence[str]) -> list[Sentence]:
 
 def sentences_of(model: Model, tokens: Sequence[TokenDist]) -> list[Sentence]:
     """Sentences of a completion without its end token."""
-    said = [t.text for t in tokens]
-    while said and tokens[len(said) - 1].id in model.stop_ids:
-        said.pop()
-    return sentences(said)
+    texts = [t.text for t in tokens]
+    while texts and tokens[len(texts) - 1].id in model.stop_ids:
+        texts.pop()
+    return sentences(texts)

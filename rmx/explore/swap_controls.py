@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rmx.config import Sampling
 from rmx.engine.batch import continue_batch
-from rmx.engine.sampling import draw_rows, prompt_key, uniform
+from rmx.engine.token_draws import draw_rows, prompt_key, uniform
 from rmx.explore.generate import Job, solve_anew
 from rmx.explore.swap import swap
 from rmx.models.load import Model

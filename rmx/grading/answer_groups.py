@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rmx.errors import ProblemError
 from rmx.grading.answers import CUT, equal
@@ -22,10 +21,8 @@ class Target:
     known: bool
 
     def hit(self, answer: Answered) -> bool:
+        """Whether an answer equals the target; no answer never does."""
         return answer is not None and equal(answer, self.text)
-
-    def json(self) -> dict[str, Any]:
-        return {"text": self.text, "known": self.known}
 
 
 def target_of(trace: Trace, known: str | None) -> Target:
@@ -51,9 +48,9 @@ class Reached:
 
 
 def same_answers(counts: Mapping[Answered, int], hit: Callable[[Answered], bool]) -> dict[Answered, Answered]:
-    """For each writing the one that stands for it: the most frequent that says the same.
+    """Map each writing of an answer to the most frequent writing of an equal answer.
 
-    Right and wrong writings are never put together, whatever `equal` says of the two. Whether an answer was reached
+    Right and wrong writings are never put together, whatever `equal` finds of the two. Whether an answer was reached
     first or last makes no difference.
     """
     stands_for: dict[Answered, Answered] = {None: None}

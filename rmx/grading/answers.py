@@ -1,6 +1,6 @@
 """The final answer of a completion: where it stands in the text, whether it is right, and when it has been given.
 
-`final_answer` finds it, `grade` compares it with the known one, and `StopRule` tells piece by piece when a completion
+`final_answer` finds it, `grade` compares it with the known one, and `StopRule` decides piece by piece when a completion
 is over. Whether two answers say the same is decided by `equal`, in equality.py; an answer in words is found by
 stated_answer.py.
 
@@ -43,14 +43,14 @@ _ASSIGNED = re.compile(
 def stated_answer(text: str) -> str | None:
     """The expression that a text states as its answer, as it is written there, or None."""
     text = text.rstrip()[-RECENT:]
-    said = deque(_SAYS.finditer(text), maxlen=1)
-    if said:
-        return _leading(text[said[0].end() : said[0].end() + LONGEST])
+    found = deque(_SAYS.finditer(text), maxlen=1)
+    if found:
+        return _leading(text[found[0].end() : found[0].end() + LONGEST])
     return _assigned(text[-LONGEST:].rpartition("\n")[2])
 
 
 def _leading(region: str) -> str | None:
-    """The expression at the beginning of what is said."""
+    """The expression at the beginning of a text."""
     region = region.lstrip(" \t\n*:")
     whole = _MATH.match(region)
     if whole is not None and whole[4] is None:  # displayed, or in \\( \\)
@@ -267,6 +267,7 @@ class StopRule:
 
     @property
     def over(self) -> bool:
+        """Whether the completion has ended."""
         return self._over
 
     def feed(self, piece: str) -> bool:

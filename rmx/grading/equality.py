@@ -104,6 +104,7 @@ def last_box(text: str) -> tuple[str | None, bool]:
 
 
 def is_placeholder(content: str) -> bool:
+    """Whether the content of a box is a placeholder of the instructions, such as `...`."""
     return content.strip().strip("$").strip().lower() in PLACEHOLDERS
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
+from rmx.engine.engine import lora_layers
 from rmx.models.load import Model, fingerprint
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterFacts:
-    """What the badge says of an adapter."""
+    """Figures of an adapter, in the order of documents."""
 
     name: str
     type: str  # PEFT's word: LORA, IA3, …
@@ -26,20 +26,6 @@ class AdapterFacts:
     zero: bool  # it changes nothing at all
     revision: str  # content hash of a local adapter, its source otherwise
     folded: str | None = None  # how it was begun, where it was made a plain LoRA of twice its rank
-
-    def json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "type": self.type,
-            "rank": self.rank,
-            "alpha": self.alpha,
-            "targets": list(self.targets),
-            "parameters": self.parameters,
-            "norm": self.norm,
-            "zero": self.zero,
-            "revision": self.revision,
-            "folded": self.folded,
-        }
 
 
 def why_not_linear(config: Any) -> str | None:
@@ -73,7 +59,7 @@ def facts(model: Model, name: str) -> AdapterFacts:
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     norm = None
     if kind == "LORA" and not config.target_parameters:
-        norm = math.sqrt(sum(lora_norm(layer, name) ** 2 for layer in lora_layers(model, name)))
+        norm = math.sqrt(sum(lora_norm(layer, name) ** 2 for layer in adapted_layers(model, name)))
     weights = adapter_tensors(model, name)
     targets = config.target_modules
     source = Path(model.engine.adapters[name])
@@ -92,19 +78,17 @@ def facts(model: Model, name: str) -> AdapterFacts:
     )
 
 
-def lora_layers(model: Model, name: str) -> list[LoraLayer]:
+def adapted_layers(model: Model, name: str) -> list[Any]:
     """The layers that carry this LoRA."""
-    modules: Any = model.engine.model.modules()
-    return [m for m in modules if isinstance(m, LoraLayer) and (name in m.lora_A or name in m.lora_embedding_A)]
+    return [m for m in lora_layers(model.engine.model) if name in m.lora_A or name in m.lora_embedding_A]
 
 
-def lora_norm(layer: LoraLayer, name: str) -> float:
+def lora_norm(layer: Any, name: str) -> float:
     """Frobenius norm of one layer's weight change at strength 1."""
     a, b = lora_factors(layer, name)
-    scaling: Any = layer.scaling
     with torch.inference_mode():
         gram = (b.double().T @ b.double()) * (a.double() @ a.double().T)
-        return float(scaling[name] * gram.sum().clamp_min(0).sqrt())
+        return float(layer.scaling[name] * gram.sum().clamp_min(0).sqrt())
 
 
 def lora_factors(layer: Any, name: str) -> tuple[Tensor, Tensor]:

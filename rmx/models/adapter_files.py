@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from peft import PeftConfig
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
@@ -24,7 +25,7 @@ from rmx.models.base_state import base_tensors
 from rmx.models.load import Model
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Kinds whose figures are tested against PEFT's own model: whole texts, token by token, and with a second one beside.
+# Kinds that are tested against PEFT's own model: whole texts, token by token, and with a second one beside.
 KINDS = (
     "LORA", "ADALORA", "C3A", "DELORA", "FOURIERFT", "GRALORA", "HIRA", "HRA", "IA3", "LN_TUNING", "LOHA",
     "LOKR", "MISS", "OFT", "RANDLORA", "ROAD", "SHIRA", "TRAINABLE_TOKENS", "VBLORA", "VERA", "WAVEFT",
@@ -73,13 +74,13 @@ def read_adapter(model: Model, place: str, spec: str) -> SavedAdapter:
 
 
 def read_config(place: str, spec: str, refused: str) -> dict[str, Any]:
-    """What adapter_config.json says.
+    """Read adapter_config.json.
 
     Args:
-        refused: how the sentence begins that says why it cannot be used.
+        refused: beginning of the error message, which ends with the reason.
 
     Raises:
-        ModelError: it is missing or says no kind.
+        ModelError: it is missing or names no kind.
     """
     try:
         raw = json.loads(Path(_file(place, CONFIG, spec)).read_text(encoding="utf-8"))
@@ -94,8 +95,6 @@ def _file(place: str, name: str, spec: str) -> str:
     """A file of a local folder or of a repository of the Hub."""
     if Path(place).is_dir():
         return str(Path(place) / name)
-    from huggingface_hub import hf_hub_download
-
     try:
         return hf_hub_download(place, name)
     except (OSError, ValueError) as error:  # also what the Hub's own errors are

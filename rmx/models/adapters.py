@@ -1,4 +1,4 @@
-"""Put PEFT adapters on an engine: bundled names, training runs, folders, Hub ids; safetensors only.
+"""Put PEFT adapters on an engine; safetensors only.
 
 Whatever is put on, the base stays the base: see `adapter_files` for what is refused or folded, and `base_state` for how
 it is asked afterwards. An adapter that changes the base all the same is taken off again.
@@ -8,34 +8,26 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from safetensors import SafetensorError
 from torch import Tensor
 
-from rmx.engine.engine import Engine, split_key
+from rmx.engine.engine import Engine, base_network, split_key
 from rmx.errors import ModelError, first_line
 from rmx.models.adapter_files import SavedAdapter, read_adapter
+from rmx.models.adapter_names import adapter_name, adapter_place
 from rmx.models.base_state import base_changes, base_tensors, remember_base, wrapped_modules
 from rmx.models.load import Model
-from rmx.paths import ASSETS, runs_dir
 
 # What PEFT raises over files that are damaged: it trusts their content.
 _DAMAGE: tuple[type[Exception], ...] = (
     SafetensorError, OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ImportError,
     ArithmeticError, AssertionError, re.error,
 )  # fmt: skip
-
-
-def bundled_adapters(model: Model) -> list[str]:
-    """Names of the adapters that ship with this model."""
-    if model.spec != "mini":
-        return []
-    return [p.parent.name for p in sorted((ASSETS / "mini").glob("*/adapter_config.json"))]
 
 
 def add_adapter(model: Model, spec: str) -> str:
@@ -79,11 +71,6 @@ def attach(model: Model, name: str, place: str, spec: str | None = None) -> str:
     return name
 
 
-def attached(model: Model) -> set[str]:
-    """Names of the adapters whose weights are on the model in this process."""
-    return set(getattr(model.engine.model, "peft_config", {}))
-
-
 def drop_adapter(model: Model, name: str) -> None:
     """Take an adapter off a model again, with what was computed under it. The caller holds the engine's turn."""
     engine = model.engine
@@ -93,65 +80,8 @@ def drop_adapter(model: Model, name: str) -> None:
     engine.prefixes.forget(lambda key: key is not None and split_key(key)[0] == name)
 
 
-def adapter_name(spec: str) -> str:
-    """A name of its own for each spec, which `shown_adapter` reads back.
-
-    PEFT uses the name as a module key, where a dot would nest, and a star marks the strength in an adapter's key: they
-    are written as %2E and %2A, and % itself as %25.
-    """
-    return spec.replace("%", "%25").replace(".", "%2E").replace("*", "%2A")
-
-
-def adapter_place(model: Model, spec: str) -> str:
-    """Folder or Hub id of an adapter.
-
-    Raises:
-        ModelError: there is none, or it holds no safetensors.
-    """
-    if spec in bundled_adapters(model):
-        return str(ASSETS / "mini" / spec)
-    folder = run_adapter(spec) or Path(spec)
-    if folder.is_dir():
-        if not (folder / "adapter_config.json").is_file():
-            raise ModelError(f"{spec} is not an adapter folder: it has no adapter_config.json.")
-        if not (folder / "adapter_model.safetensors").is_file():
-            pickled = (folder / "adapter_model.bin").is_file()
-            reason = "holds a pickle, which can run code when opened" if pickled else "holds no weights"
-            raise ModelError(f"The adapter {spec} {reason}. Save adapter_model.safetensors.")
-        return str(folder)
-    if is_run(spec.partition("/")[0]):  # never somebody's repository that is called like a run of ours
-        raise ModelError(f"The run {spec.partition('/')[0]} has no adapter {spec}; it may have been removed.")
-    if "/" not in spec or spec.startswith((".", "/", "~")):
-        known = ", ".join(bundled_adapters(model)) or "none is bundled with this model"
-        raise ModelError(f"There is no adapter '{spec}'. Bundled: {known}. Or give a run, a folder or a Hub id.")
-    return spec
-
-
-def names_adapter(model: Model, spec: str) -> bool:
-    """Whether a spec that may mean a checkpoint as well is an adapter that is at hand: bundled, a run's, a folder."""
-    bundled = spec in bundled_adapters(model)
-    return bundled or run_adapter(spec) is not None or (Path(spec) / "adapter_config.json").is_file()
-
-
-def run_adapter(spec: str) -> Path | None:
-    """The folder of a training run's adapter, by the run's id, by `ID/step_N` for one of its checkpoints or by
-    `ID/tau_X` for one threshold of a sweep."""
-    run, _, part = spec.partition("/")
-    if not is_run(run) or not re.fullmatch(r"(step_\d+|tau_[\d.e-]+)?", part):
-        return None
-    home = runs_dir() / run
-    folder = home / "checkpoints" / part if part.startswith("step_") else home / part / "adapter"
-    return folder if folder.is_dir() else None
-
-
-def is_run(name: str) -> bool:
-    """Whether a run of this id is here."""
-    plain = re.fullmatch(r"[\w.-]+", name) and not name.startswith(".")
-    return bool(plain) and (runs_dir() / name / "config.json").is_file()
-
-
 def _check_targets(model: Model, config: Any, spec: str) -> None:
-    """PEFT takes any adapter whose target names occur; a wrong shape then fails deep inside. Say it early."""
+    """PEFT takes any adapter whose target names occur; a wrong shape then fails deep inside. Refuse it early."""
     targets = getattr(config, "target_modules", None)
     if isinstance(targets, set | list):
         names = {name.rpartition(".")[2] for name, _ in model.engine.model.named_modules()}
@@ -164,16 +94,26 @@ def _check_targets(model: Model, config: Any, spec: str) -> None:
 def _attach(engine: Engine, name: str, saved: SavedAdapter) -> None:
     """Put the layers in and fill them; on a failure they are taken out again."""
     try:
-        if isinstance(engine.model, PeftModel):
-            engine.model.add_adapter(name, saved.config)
-        else:
-            engine.model = PeftModel(engine.model, saved.config, adapter_name=name)
+        put_layers(engine, name, saved.config)
         outcome: Any = set_peft_model_state_dict(engine.model, saved.tensors, adapter_name=name)
         _check_whole(outcome, saved.config, name)
     except Exception:
         _take_off(engine, name)
         raise
     engine.model.eval().requires_grad_(False)
+
+
+def put_layers(engine: Engine, name: str, config: Any) -> None:
+    """Put an adapter's layers into the network, filled as PEFT begins them. The caller holds the engine's turn."""
+    if isinstance(engine.model, PeftModel):
+        engine.model.add_adapter(name, config)
+    else:
+        engine.model = PeftModel(engine.model, config, adapter_name=name)
+
+
+def plain_lora(rank: int, targets: Sequence[str]) -> LoraConfig:
+    """A LoRA of this rank and scaling 1 on the modules of these names."""
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets))
 
 
 def _check_whole(outcome: Any, config: Any, name: str) -> None:
@@ -195,12 +135,12 @@ def _take_off(engine: Engine, name: str) -> None:
     if isinstance(network, PeftModel) and others:
         if name in network.peft_config:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that another one is active: `Engine.using` says which, for every pass
+                warnings.simplefilter("ignore")  # that another one is active: `Engine.using` chooses one for every pass
                 network.delete_adapter(name)
         return
     for parent, attribute, _, original in wrapped_modules(network):
         setattr(parent, attribute, original)
-    engine.model = network.get_base_model() if isinstance(network, PeftModel) else network
+    engine.model = base_network(network)
     if hasattr(engine.model, "peft_config"):
         del engine.model.peft_config  # left there by PEFT
 

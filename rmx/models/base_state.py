@@ -1,24 +1,24 @@
-"""What the base is in memory: recorded before the first adapter, and asked again whenever one was put on.
+"""What a model is in memory: the base, recorded before the first adapter and read again after each, and its key.
 
 Recorded are a checksum of every tensor and logits on a fixed text. A change of either means that whatever shares these
 weights no longer is the model that was loaded.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor
 from transformers import DynamicCache
 
 from rmx.engine.divergence import difference
-from rmx.engine.engine import Engine
+from rmx.engine.engine import Engine, base_network, is_adapter_layer, split_key
+from rmx.engine.remote import NOT_HERE
+from rmx.errors import ModelError
 from rmx.models.load import Model
 
 STEP, ODD = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9  # multipliers without a pattern in their bits
@@ -92,8 +92,9 @@ def wrapped_modules(network: Any) -> list[tuple[Any, str, Any, Any]]:
     """Every module that PEFT has put itself around: (parent, attribute, wrapper, what it wraps)."""
     found = []
     for name, module in network.named_modules():
-        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
-            inside = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
+        # PEFT keeps a whole module that was trained beside the original one.
+        if is_adapter_layer(module) or "original_module" in module._modules:
+            inside = module.get_base_layer() if is_adapter_layer(module) else module.original_module
             found.append((network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], module, inside))
     return found
 
@@ -124,8 +125,7 @@ def base_tensors(engine: Engine) -> dict[str, Tensor]:
     Tensors that go by two names (tied embeddings) are there under both. The caller holds the turn.
     """
     with without_adapters(engine):
-        network = engine.model.get_base_model() if isinstance(engine.model, PeftModel) else engine.model
-        held = network.state_dict(keep_vars=True)
+        held = base_network(engine.model).state_dict(keep_vars=True)
     return {name: tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
 
 
@@ -138,7 +138,7 @@ def base_checksums(held: Mapping[str, Tensor]) -> dict[str, int]:
 def remember_base(model: Model) -> None:
     """Record the base, where nothing is on it yet and nothing is recorded. The caller holds the turn."""
     engine = model.engine
-    if engine.checksums is None and not isinstance(engine.model, PeftModel):
+    if engine.checksums is None and base_network(engine.model) is engine.model:
         engine.checksums = base_checksums(base_tensors(engine))
         engine.probe = probe(model)
 
@@ -165,6 +165,7 @@ class Changes:
         return "; ".join(parts)
 
     def json(self) -> dict[str, Any]:
+        """Return the changes as documents hold them."""
         return {"changed": len(self.tensors), "of": self.of, "names": list(self.tensors[:SHOWN]), "probe": self.probe}
 
 
@@ -183,3 +184,56 @@ def base_changes(model: Model, now: Mapping[str, int] | None = None) -> Changes 
     with engine.using(None):
         moved = difference([logits], [probe(model)]).max_dlogit
     return Changes(tuple(names), len(before), moved)
+
+
+# -- the key of a model ------------------------------------------------------------------------------------------------
+
+HASHED = "sha256:"  # begins the revision of local weights
+# Fields of configurations that change no figure.
+NO_PART_OF_A_MODEL = frozenset({"_name_or_path", "transformers_version", "architectures", "dtype", "use_cache"})
+NO_PART_OF_AN_ADAPTER = frozenset(
+    {"task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"}
+    | {"lora_dropout", "init_lora_weights"}
+)
+
+
+def key_of(model: Model, adapter: str | None) -> str:
+    """What decides the completions of a prompt, as a hash of what is in memory now, whatever its files are called.
+
+    Args:
+        adapter: its key on the engine. It counts by its weights, not by its name.
+
+    Raises:
+        ModelError: the weights are in another process.
+    """
+    engine = model.engine
+    if engine.remote is not None:
+        raise ModelError(NOT_HERE)
+    with engine.queue.turn():
+        parts: dict[str, Any] = {
+            # Two repositories count as two; weights of local files are one, wherever they lie.
+            "model": model.revision if model.revision.startswith(HASHED) else f"{model.spec}@{model.revision}",
+            "weights": digest(base_tensors(engine)),
+            "config": _kept(engine.config.to_dict(), NO_PART_OF_A_MODEL),
+            "dtype": model.dtype,
+            "device": engine.device.type,
+            "stops": sorted(model.stop_ids),
+            "adapter": _adapter_parts(model, adapter) if adapter else None,
+        }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _adapter_parts(model: Model, adapter: str) -> dict[str, Any]:
+    """All that an adapter is: its tensors, the biases that it trained, how they are used and how strongly."""
+    (name, strength), network = split_key(adapter), model.engine.model
+    held = [*network.named_parameters(), *network.named_buffers()]
+    own = {".".join("*" if p == name else p for p in key.split(".")): w for key, w in held if name in key.split(".")}
+    biases = {f"bias {i}": theirs for i, (_, theirs) in enumerate(model.engine.biases.get(name, ()))}
+    config = _kept(network.peft_config[name].to_dict(), NO_PART_OF_AN_ADAPTER)
+    return {"tensors": digest(own | biases), "config": config, "strength": strength}
+
+
+def _kept(config: Mapping[str, Any], out: frozenset[str]) -> str:
+    """A configuration as one text, without the fields that change no figure."""
+    fields = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
+    return json.dumps({name: value for name, value in fields.items() if name not in out}, sort_keys=True, default=str)

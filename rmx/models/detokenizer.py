@@ -82,9 +82,11 @@ class TextStream:
         self._state = _decoder("rmx-show-bytes")
 
     def feed(self, token_id: int) -> str:
+        """Add a token and return the text that is complete with it."""
         return self._state.decode(self._detokenizer.token_bytes(token_id))
 
     def flush(self) -> str:
+        """Return the text of what is left at the end, incomplete characters as replacement characters."""
         return self._state.decode(b"", final=True)
 
 

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import logging
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+from huggingface_hub.utils.tqdm import enable_progress_bars
 from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from rmx.engine.engine import Engine
 from rmx.errors import ModelError, PromptError, first_line
@@ -29,7 +33,6 @@ from rmx.models.placing import PLAIN, Placing, check_in_memory
 from rmx.models.presets import Preset, preset_of
 from rmx.models.style_options import StyleOptions, resolve_style
 from rmx.paths import ASSETS, cache_dir
-from rmx.progress import show_downloads
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Answer
 from rmx.storage.strict_json import whole
@@ -99,8 +102,8 @@ class Model:
                 self.messages(problem), add_generation_prompt=True, tokenize=False, **thinking
             )
         except TemplateError as error:
-            said = first_line(str(error), 200)
-            raise PromptError(f"The chat template of {self.spec} refuses this prompt: {said}") from error
+            reason = first_line(str(error), 200)
+            raise PromptError(f"The chat template of {self.spec} refuses this prompt: {reason}") from error
         return filled
 
     def messages(self, problem: str) -> list[dict[str, str]]:
@@ -162,6 +165,7 @@ class Model:
 
     @property
     def adapters(self) -> list[str]:
+        """Names of the adapters that the engine knows."""
         return list(self.engine.adapters)
 
 
@@ -215,6 +219,16 @@ def load(
     family = family_of(model.config, tokenizer)
     engine, named = Engine(model, cache_bytes), placing.dtype(kind)
     return Model(spec, found, named, engine, tokenizer, style_of(family), family.tau, place)
+
+
+def show_downloads() -> None:
+    """Let the Hub's client show what it downloads on a terminal; the loading of weights shows no bar of its own.
+
+    `HF_HUB_DISABLE_PROGRESS_BARS` stands where it is set.
+    """
+    transformers_logging.disable_progress_bar()  # it disables those of the Hub's client as well
+    if sys.stderr.isatty() and HF_HUB_DISABLE_PROGRESS_BARS is None:
+        enable_progress_bars()
 
 
 def choose_device(device: str) -> torch.device:

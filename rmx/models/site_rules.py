@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rmx.data.hub import REPOSITORIES, is_cached
+from rmx.data.hub_sets import REPOSITORIES, is_cached
+from rmx.data.problem_sets import SETS, split_name
 from rmx.errors import Refused
+from rmx.models.adapter_names import bundled_adapters, run_adapter
 from rmx.models.presets import preset_of
 
 if TYPE_CHECKING:
@@ -84,8 +86,6 @@ class SiteRules:
 
     def admit_adapter(self, model: "Model", spec: str) -> None:
         """Whether this adapter may be put on a model: bundled, listed, or made by a run."""
-        from rmx.models.adapters import bundled_adapters, run_adapter
-
         bundled = bundled_adapters(model)
         if not self.public or spec in self.adapters or spec in bundled or run_adapter(spec) is not None:
             return
@@ -97,15 +97,11 @@ class SiteRules:
 
     def admit_set(self, name: str) -> None:
         """Whether this problem set may be read."""
-        from rmx.data.problems import split_name
-
         if self.public and split_name(name)[0] not in (here := self.problem_sets()):
             raise Refused(f"This public site has the problem sets {', '.join(here)}. {DUPLICATE}")
 
     def problem_sets(self) -> list[str]:
         """Names of the sets that may be read: on a public site the bundled, the listed and those fetched before."""
-        from rmx.data.problems import SETS
-
         return [name for name in SETS if not self.public or self._has_set(name)]
 
     def _has_set(self, name: str) -> bool:

@@ -54,7 +54,7 @@ class ScriptedNetwork(nn.Module):
         self.generation_config = SimpleNamespace(eos_token_id=None)
         self.seconds = seconds  # of one forward pass, from position `slow_from` on
         self.slow_from = slow_from
-        self.end = end  # sequence position at which the end token is said
+        self.end = end  # sequence position of the end token
         self.device = torch.device("cpu")
         self.head = nn.Linear(1, vocabulary, bias=False)
         rows = torch.full((997, vocabulary), -30.0)
@@ -65,9 +65,11 @@ class ScriptedNetwork(nn.Module):
         self.rows = rows
 
     def get_output_embeddings(self) -> nn.Linear:
+        """Return the output layer; its rows are the vocabulary."""
         return self.head
 
     def forward(self, input_ids: Tensor, past_key_values: Any, logits_to_keep: int, use_cache: bool = True) -> Any:
+        """Return logits (B, `logits_to_keep`, V) that follow the script."""
         batch, length = input_ids.shape
         start = past_key_values.get_seq_length()
         if self.seconds and start >= self.slow_from:

@@ -1,14 +1,15 @@
 """The one stopping rule for the rows of a batch: an end token, a stop text, or the end of the line after the answer."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 
+from rmx.grading.answers import StopRule
 from rmx.models.load import Model
 from rmx.records import Stop
 
 
 class Ending:
-    """Told each row's tokens in order, says when and how that row is over; one rule and one decoder per row.
+    """Decide token by token when and how each row of a batch ends; one rule and one decoder per row.
 
     Args:
         prompt_ids: of the prompt; a `<think>` that it opened must be closed before anything counts as an answer.
@@ -41,7 +42,7 @@ class Ending:
 
 
 class Endings:
-    """The same for samples of several prompts that begin at any time, told as `refill` tells them.
+    """The same for samples of several prompts that begin at any time, as `sample_continuously` calls it.
 
     Args:
         prompts: ids of each. answers: as for `Ending`.
@@ -60,6 +61,24 @@ class Endings:
         if ended is not None:
             del self._going[place]
         return ended
+
+
+def stop_after(
+    rule: StopRule, token_id: int | None, stop_ids: Collection[int], made: int, most: int, room: int
+) -> Stop | None:
+    """Decide what a completion ends by with its newest token; None where it goes on.
+
+    Args:
+        rule: has been fed the completion. token_id: the newest token; None where there is none yet.
+        made: tokens of the completion. most: upper bound of them. room: as many as the context holds.
+    """
+    if token_id in stop_ids:
+        return "eos"
+    if rule.over and rule.ending is not None:
+        return rule.ending
+    if made >= most:
+        return "length"
+    return "context" if made >= room else None
 
 
 def is_cut(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> bool:

@@ -12,7 +12,7 @@ from rmx.config import MOST_NAME
 from rmx.engine.engine import Engine
 from rmx.engine.remote import RemoteCaller
 from rmx.errors import Busy, ModelError, shown
-from rmx.models.adapters import adapter_name, add_adapter, drop_adapter
+from rmx.models.adapter_names import adapter_name
 from rmx.models.load import Model, load
 from rmx.models.placing import PLAIN, Placing
 from rmx.models.site_rules import PRIVATE, SiteRules
@@ -110,6 +110,8 @@ class Workspace:
             if name in engine.adapters:
                 engine.adapters[name] = engine.adapters.pop(name)  # the newest is the last
                 return name
+        from rmx.models.adapters import add_adapter, drop_adapter  # with PEFT, which takes long to import
+
         with engine.queue.turn():
             name = add_adapter(model, spec)
             for old in list(engine.adapters)[:-MOST_ADAPTERS]:
@@ -177,11 +179,12 @@ class Workspace:
 
     @property
     def loaded(self) -> list[str]:
+        """Specs of the loaded models, the least recently used first."""
         return list(self._models)
 
 
 def _check_name(kind: str, spec: str) -> None:
-    """Refuse a name that no file or repository has: it is said again in errors and kept with what it was asked for.
+    """Refuse a name longer than any file or repository has: errors repeat it, and results keep it.
 
     Raises:
         ModelError: it is too long.

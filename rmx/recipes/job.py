@@ -9,7 +9,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from rmx.data.problems import SETS, every_split, split_name
+from rmx.data.problem_sets import SETS, every_split, split_name
 from rmx.data.splits import SPLITS, without
 from rmx.errors import RmxError, TrainError
 from rmx.models.style_options import StyleOptions

@@ -17,7 +17,7 @@ from rmx.errors import TrainError
 from rmx.runs import lock as run_lock
 from rmx.runs.shapes import STATUS as STATUS_SHAPE
 from rmx.runs.shapes import config_of, fitting, is_check, is_text, summary_of, sweep_of
-from rmx.storage.files import PART, Lines, clear_parts, disk, read_json, read_lines, write_json
+from rmx.storage.safe_files import PART, Lines, clear_parts, disk, read_json, read_lines, write_json
 
 CONFIG, STATUS, EVENTS, SUMMARY = "config.json", "status.json", "events.jsonl", "summary.json"
 SWEEP = "sweep.json"  # the curve of a sweep over thresholds, as far as it is known

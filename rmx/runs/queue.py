@@ -22,7 +22,7 @@ from rmx.errors import RmxError, TrainError, first_line
 from rmx.runs import queue as spawning
 from rmx.runs.folder import CONFIG, LOG, OVER, STATUS, RunFolder
 from rmx.runs.lock import LEFT
-from rmx.storage.files import disk
+from rmx.storage.safe_files import disk
 
 PROGRAM = (sys.executable, "-m", "rmx")  # what runs are started with; the words that follow `rmx` come behind it
 NICE = 10  # what a run's process adds to the niceness of an app or of a command line

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from rmx.errors import RmxError
 from rmx.paths import ASSETS, runs_dir
-from rmx.storage.files import disk, read_json, write_json
+from rmx.storage.safe_files import disk, read_json, write_json
 
 log = logging.getLogger(__name__)
 VARIABLE = "RMX_USD_PER_HOUR"

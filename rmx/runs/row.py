@@ -12,7 +12,7 @@ from rmx.recipes.distill import DistillRecipe
 from rmx.recipes.recipe import Recipe
 from rmx.runs.folder import RunFolder
 from rmx.runs.rates import Rates, load_rates, paper_costs, total
-from rmx.storage.files import read_json
+from rmx.storage.safe_files import read_json
 
 STAGES = "stages.json"
 

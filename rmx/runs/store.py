@@ -35,7 +35,7 @@ from rmx.runs.queue import (
     runs_at_once,
     waiting_runs,
 )
-from rmx.storage.files import disk
+from rmx.storage.safe_files import disk
 
 MOST_WAITING, MOST_WAITING_OF_ONE = 8, 1  # runs in the queue, of all and of one owner
 EVERY = 1.0  # seconds between two looks at the queue

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from rmx.config import MOST_NAME, is_number, is_whole
-from rmx.data.files import MAX_ANSWER_CHARS, MAX_PROBLEM_CHARS
+from rmx.data.problem_files import MAX_ANSWER_CHARS, MAX_PROBLEM_CHARS
+from rmx.data.problem_sets import SETS, split_name
 from rmx.errors import ModelError, ProblemError, RmxError, SwapError
 from rmx.errors import shown as shown
+from rmx.models.adapter_names import run_adapter
 from rmx.models.presets import PRESETS
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[A-Za-z0-9][\w.-]{0,99})?")
@@ -144,8 +146,6 @@ def adapter_name(spec: str, bundled: list[str]) -> str:
     Raises:
         ModelError: it is a path, or no name at all.
     """
-    from rmx.models.adapters import run_adapter
-
     if spec in bundled or _on_the_hub(spec) or (len(spec) < 200 and run_adapter(spec) is not None):
         return spec
     known = ", ".join(bundled) or "none is bundled with this model"
@@ -158,8 +158,6 @@ def set_name(name: str) -> str:
     Raises:
         ProblemError: it is a path, or not one of the sets.
     """
-    from rmx.data.problems import SETS, split_name
-
     if split_name(name)[0] not in SETS:
         raise ProblemError(f"There is no problem set {shown(name)} here. Sets are {', '.join(SETS)}.")
     return name.strip()

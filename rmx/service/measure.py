@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from rmx.config import Sampling, check_tau
-from rmx.data.problems import find_problem
+from rmx.data.problem_sets import find_problem
 from rmx.errors import ProblemError, PromptError, RmxError
 from rmx.explore.answer_so_far import SoFar, sofar
 from rmx.explore.calibration import calibration_of, tau_of_share

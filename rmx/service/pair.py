@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from rmx.compare.pair_options import MapOptions, PairOptions, intervene_run, map_document, prepare_map, shift_run
-from rmx.models.adapters import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.service.arguments import adapter_name, between, model_name, set_name, short_enough
 from rmx.service.verb import INTERVAL, Asking, Cancelled, Document, Site, last, new_tokens, without
 

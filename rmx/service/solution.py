@@ -13,7 +13,7 @@ from rmx.explore.importance import MOST_FORKS, importance
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.swap import swap_job
-from rmx.models.adapters import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.models.load import Model
 from rmx.records import Trace as Solution
 from rmx.service.arguments import Limits, adapter_name, between, model_name, set_name, short_enough, swaps_of

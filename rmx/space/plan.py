@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from huggingface_hub import SpaceHardware
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
+
 from rmx.errors import RmxError
 from rmx.paths import PACKAGE
 
@@ -120,9 +124,6 @@ def _own_variables(hardware: str | None, zerogpu: bool, bucket: str | None) -> d
 
 
 def _space_name(space: str) -> str:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
-
     space = space.strip().removeprefix("https://huggingface.co/spaces/").strip("/")
     try:
         validate_repo_id(space)
@@ -135,8 +136,6 @@ def _space_name(space: str) -> str:
 
 
 def _hardware(asked: str | None, zerogpu: bool) -> str | None:
-    from huggingface_hub import SpaceHardware
-
     names = [str(h.value) for h in SpaceHardware]
     if asked is not None and asked not in names:
         near = difflib.get_close_matches(asked, names, n=3, cutoff=0.4)

@@ -1,4 +1,4 @@
-"""Intervals that hold whenever one stops looking, and the rule that says when to stop.
+"""Intervals that hold whenever one stops looking, and the rule when to stop.
 
 An interval made for one fixed number of samples is too narrow for somebody who looks again and again and stops when
 the picture pleases. The one here covers at all sample sizes at once, so sampling may stop by any rule, this one's

@@ -61,6 +61,7 @@ class Units:
 
     @property
     def n(self) -> int:
+        """Number of units."""
         return len(self.sizes)
 
     @property

@@ -1,6 +1,6 @@
 """What was computed once, kept on disk as lines of JSON: a folder for each key, bounded in bytes, the oldest out first.
 
-A folder has one file for each process that wrote into it, so that nobody waits for anybody, and a torn last line, of a
+A folder has one file for each process that wrote into it, so that none waits for another, and a torn last line, of a
 process that was killed, harms nothing. A file that has grown to `PART` bytes is followed by another, so that what is
 old can go while its writer goes on.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from rmx.errors import RmxError
 from rmx.paths import cache_dir
-from rmx.storage.files import Lines, is_full, read_lines
+from rmx.storage.safe_files import Lines, is_full, read_lines
 
 log = logging.getLogger(__name__)
 PIECE = 1 << 20  # bytes that are read at once
@@ -125,6 +125,7 @@ class KeptLines:
             log.warning("%s: %s", self._folder, self.fault)  # strangers may read the fault, but no path
 
     def close(self) -> None:
+        """Close the file, if one was opened."""
         if self._lines is not None:
             self._lines.close()
             self._lines = None

@@ -70,7 +70,7 @@ class MemoryShares:
     """The account. Its callers hold no lock of their own while they call it: what has to go is forgotten at once.
 
     Args:
-        most: bytes of all together. share: of one visitor's. idle_seconds: after which what nobody looks at goes.
+        most: bytes of all together. share: of one visitor's. idle_seconds: entries not looked at for so long go.
     """
 
     def __init__(
@@ -163,8 +163,8 @@ class MemoryShares:
             held[owner] -= entry.nbytes
             gone.append(entry)
         if owner is not None and held[owner] > self.share:
-            return gone  # the rest of it is being worked on: nobody else pays for that
-        busy = set[str | None]()  # whose things all have to stay
+            return gone  # the rest of it is being worked on; other owners lose nothing for it
+        busy = set[str | None]()  # owners with nothing that may go
         while held.total() > self.most and (others := held.keys() - busy):
             heaviest = max(others, key=lambda one: held[one])
             if (entry := self._pop_oldest(heaviest, newest)) is None:

@@ -1,4 +1,4 @@
-"""Values from outside, strictly: JSON of somebody else becomes what was expected, or one sentence says why not."""
+"""Strict checks of values in JSON from outside; what is not as expected raises an error with one sentence."""
 
 import json
 import math
@@ -67,12 +67,14 @@ def _no_constant(name: str) -> Any:
 
 
 def to_dict(value: Any, what: str) -> dict[str, Any]:
+    """Return a JSON object."""
     if not isinstance(value, dict):
         raise DocumentError(f"{what} must be a JSON object; got {said(value)}.")
     return value
 
 
 def to_list(value: Any, what: str, most: int) -> list[Any]:
+    """Return a list of at most `most` entries."""
     if not isinstance(value, list):
         raise DocumentError(f"A list was expected for {what}; got {said(value)}.")
     if len(value) > most:
@@ -81,18 +83,21 @@ def to_list(value: Any, what: str, most: int) -> list[Any]:
 
 
 def to_int(value: Any, what: str, low: int, high: int) -> int:
+    """Return a whole number from `low` to `high`."""
     if type(value) is not int or not low <= value <= high:
         raise DocumentError(f"A whole number from {low} to {high} was expected for {what}; got {said(value)}.")
     return value
 
 
 def to_number(value: Any, what: str, low: float, high: float) -> float:
+    """Return a finite number from `low` to `high`."""
     if type(value) not in (int, float) or not low <= value <= high or not math.isfinite(value):
         raise DocumentError(f"A number from {low:g} to {high:g} was expected for {what}; got {said(value)}.")
     return float(value)
 
 
 def to_text(value: Any, what: str, most: int) -> str:
+    """Return a text of at most `most` characters."""
     if not isinstance(value, str):
         raise DocumentError(f"A text was expected for {what}; got {said(value)}.")
     if len(value) > most:
@@ -101,10 +106,12 @@ def to_text(value: Any, what: str, most: int) -> str:
 
 
 def to_maybe(value: Any, what: str, most: int) -> str | None:
+    """Return a text of at most `most` characters, or None."""
     return None if value is None else to_text(value, what, most)
 
 
 def to_ids(value: Any, what: str, most: int) -> tuple[int, ...]:
+    """Return token ids: at least one, at most `most`."""
     ids = to_list(value, what, most)
     if not ids:
         raise DocumentError(f"There are no ids for {what}.")

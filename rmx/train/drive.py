@@ -15,7 +15,7 @@ from rmx.errors import RmxError, TrainError, first_line
 from rmx.recipes.job import TrainJob
 from rmx.runs.folder import RunFolder
 from rmx.runs.queue import WAITED, deciding, look, niceness, wait_for_turn
-from rmx.storage.files import FULL, is_full
+from rmx.storage.safe_files import FULL, is_full
 
 if TYPE_CHECKING:
     from rmx.train.step.processes import Team

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rmx.errors import Stopped, TrainError, first_line
 from rmx.models.load import Model
 from rmx.recipes.job import Problems, TrainJob
-from rmx.storage.files import disk, write_json
+from rmx.storage.safe_files import disk, write_json
 
 if TYPE_CHECKING:
     from rmx.train.step.processes import Team

@@ -29,7 +29,7 @@ from rmx.records import Rollout
 from rmx.runs.folder import SWEEP
 from rmx.runs.rates import cost
 from rmx.stats.intervals import Estimate
-from rmx.storage.files import disk
+from rmx.storage.safe_files import disk
 from rmx.train.checks.greedy import Solutions
 from rmx.train.checks.heldout import HeldOut, best_of
 from rmx.train.data_stages import GATE, VALIDATION, Gated, gate_stage

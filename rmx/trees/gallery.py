@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Literal
 
 from rmx.config import TOP_SHOWN, Sampling
-from rmx.data.problems import find_problem
+from rmx.data.problem_sets import find_problem
 from rmx.errors import ProblemError
 from rmx.explore.branches import Branch
 from rmx.explore.flip_rates import answers_after
@@ -22,6 +22,7 @@ from rmx.explore.generate import Job
 from rmx.explore.swap import swap_job
 from rmx.models.load import Model
 from rmx.models.presets import preset_of
+from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
 from rmx.records import Problem, is_fork
 from rmx.trees.document import read_tree, tree_document
@@ -131,8 +132,6 @@ def _finish(run: Branch) -> Branch:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Record what is picked, or search for more."""
-    from rmx.models.workspace import Workspace
-
     parser = argparse.ArgumentParser(prog="python -m rmx.trees.gallery", description=__doc__.splitlines()[0])
     parser.add_argument("--search", nargs="+", metavar="ID", help="see what these problems show, write nothing")
     args = parser.parse_args(argv)

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from huggingface_hub import HfApi
+
 from rmx.errors import RmxError
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -29,8 +31,6 @@ def save_tree(text: str, name: str, repo: str, token: str, api: Any = None) -> s
     place = f"{FOLDER}/{name}"
     try:
         if api is None:
-            from huggingface_hub import HfApi
-
             api = HfApi(token=token)
         api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
         api.upload_file(

@@ -6,7 +6,7 @@ from typing import Any, NoReturn, cast
 from rmx.errors import SwapError
 from rmx.explore.branches import Branch, Origin
 from rmx.explore.generate import Job
-from rmx.models.adapters import adapter_name
+from rmx.models.adapter_names import adapter_name
 from rmx.models.load import Model
 from rmx.records import Trace, shown_adapter
 from rmx.trees.tree import Tree

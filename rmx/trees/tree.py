@@ -7,7 +7,7 @@ from pathlib import Path
 from rmx.config import Sampling
 from rmx.errors import RmxError
 from rmx.explore.branches import Branch
-from rmx.models.adapters import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.models.load import Model, fingerprint
 from rmx.paths import runs_dir
 from rmx.prompt_styles import PromptStyle

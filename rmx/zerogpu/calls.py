@@ -27,9 +27,9 @@ from rmx.config import TOP_SHOWN
 from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.engine.remote import RemoteCaller
 from rmx.errors import RmxError
-from rmx.models.adapters import attach, attached
+from rmx.models.adapter_names import attached
 from rmx.models.load import Model
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import PromptStyle
 from rmx.records import TokenDist, Trace, is_fork
@@ -91,9 +91,11 @@ class ModelName:
     def found(self, workspace: Workspace) -> Model:
         """The model of this process, with its adapters on it."""
         model = workspace.model(self.spec)
-        run_on_worker = attached(model)
-        for name, place in self.adapters:
-            if name not in run_on_worker:
+        here = attached(model)
+        if missing := [(name, place) for name, place in self.adapters if name not in here]:
+            from rmx.models.adapters import attach  # with PEFT, which takes long to import
+
+            for name, place in missing:
                 attach(model, name, place)
         return model.with_style(self.style)
 
@@ -107,6 +109,7 @@ class PairName:
     adapter: str | None
 
     def found(self, workspace: Workspace) -> Pair:
+        """Return the pair of this process, with its adapters on it."""
         base = self.base.found(workspace)
         same = self.adapted.spec == self.base.spec
         return Pair(base, base if same else self.adapted.found(workspace), self.adapter)
@@ -191,7 +194,7 @@ def on_gpu_worker(
     """Mark a function of a module, whose first argument is a model or a pair, as one that may have to run elsewhere.
 
     Args:
-        seconds: what it may take, told the same arguments but for `cancelled`.
+        seconds: what it may take, called with the same arguments but `cancelled`.
         slim: makes the arguments behind the first smaller before they cross; what the function does not read may go.
         ended: makes the last state of a cancelled stream out of the newest one.
     """
@@ -216,7 +219,7 @@ def on_gpu_worker(
 
 
 def _until(found: Iterator[Any], cancelled: Callable[[], bool], ended: Callable[[Any], Any] | None) -> Iterator[Any]:
-    """What comes from the other side, as long as nobody cancels here."""
+    """Yield what the other process yields, until `cancelled` is true here."""
     if cancelled():
         return
     with closing(cast(Any, found)):
@@ -228,12 +231,12 @@ def _until(found: Iterator[Any], cancelled: Callable[[], bool], ended: Callable[
 
 
 def _seconds(call: Call) -> int:
-    """The duration as ZeroGPU asks for it: told the arguments of the call, in seconds."""
+    """Return the seconds that a call may take; ZeroGPU asks with the arguments of the call."""
     return call.seconds
 
 
 def _sentence(error: Exception, seconds: int) -> str:
-    """An error of ZeroGPU, made readable. Its classes are gradio's, so they are told by title and message."""
+    """An error of ZeroGPU, made readable. Its classes are gradio's, so it is recognised by title and message."""
     title, said = str(getattr(error, "title", "")).lower(), str(getattr(error, "message", "") or error).strip()
     if "worker" in title and "aborted" in said.lower():
         return (

@@ -8,7 +8,7 @@ from conftest import FLAGS, chromium
 from playwright.sync_api import Page, sync_playwright
 from real_app import serving
 
-from rmx.data.examples import examples
+from rmx.data.prepared_swaps import examples
 from rmx.paths import ASSETS
 
 FIRST = examples()[0]

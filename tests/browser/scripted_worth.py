@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -122,7 +122,7 @@ class Place:
             alternatives.append(said | {"samples": n, "correct": correct, "answers": answers, "open": going})
         return {
             "pos": self.pos,
-            "target": self.target.json(),
+            "target": asdict(self.target),
             "alternatives": alternatives,
             "tokens_spent": self.spent,
             "budget": BUDGET,

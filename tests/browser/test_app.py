@@ -12,7 +12,7 @@ from places import answer, inspector, status
 from playwright.sync_api import Locator, Page, expect
 from real_app import serving
 
-from rmx.data.examples import examples, of_kind
+from rmx.data.prepared_swaps import examples, of_kind
 from rmx.models.stand_ins import NEWLINES, scripted_model
 from rmx.paths import ASSETS
 

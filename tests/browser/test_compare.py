@@ -14,7 +14,7 @@ pytest.importorskip("playwright")
 from playwright.sync_api import Locator, Page, expect
 from real_app import serving
 
-from rmx.data.examples import examples
+from rmx.data.prepared_swaps import examples
 from rmx.models.stand_ins import scripted_model
 
 Open = Callable[..., Page]

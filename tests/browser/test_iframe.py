@@ -16,7 +16,7 @@ pytest.importorskip("playwright")
 from playwright.sync_api import Browser, FrameLocator, Page, expect
 from real_app import serving
 
-from rmx.data.examples import examples
+from rmx.data.prepared_swaps import examples
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
 from rmx.runs.folder import RunFolder

@@ -10,7 +10,7 @@ from places import answer, status
 from playwright.sync_api import Page, expect
 from real_app import serving
 
-from rmx.data.examples import examples
+from rmx.data.prepared_swaps import examples
 
 Open = Callable[..., Page]
 FIRST = examples()[0]

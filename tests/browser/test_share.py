@@ -16,7 +16,7 @@ from places import answer, inspector, status
 from playwright.sync_api import Browser, Page, expect
 from real_app import serving
 
-from rmx.data.examples import examples
+from rmx.data.prepared_swaps import examples
 from rmx.service.measure import TraceOptions, trace
 from rmx.trees.document import read_tree, tree_document
 from rmx.trees.page import tree_html

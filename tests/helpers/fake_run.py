@@ -14,7 +14,7 @@ from rmx.cli.main import main
 from rmx.errors import TrainError
 from rmx.runs import queue as spawning
 from rmx.runs.store import RunStore
-from rmx.storage.files import read_json, write_json
+from rmx.storage.safe_files import read_json, write_json
 from rmx.train import drive
 
 

@@ -9,11 +9,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.engine.engine import Engine, adapter_key
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.models.stand_ins import byte_tokenizer
 from rmx.prompt_styles import PromptStyle
 from tests.conftest import qwen, wrap

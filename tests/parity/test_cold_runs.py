@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rmx.config import Sampling
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.explore.generate import Generation, Job
 from rmx.explore.swap import swap_job
 

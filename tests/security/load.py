@@ -36,7 +36,7 @@ from hypothesis import strategies as st
 
 from rmx.bench.public import AppProcess
 from rmx.bench.visitors import Page, has_tokens
-from rmx.data.examples import examples
+from rmx.data.prepared_swaps import examples
 from tests.helpers.fuzzing import exchange, requests
 from tests.unit.ui.test_fuzz_api import what_it_offers
 

@@ -14,7 +14,7 @@ from rmx.engine.fair_queue import as_owner
 from rmx.errors import ModelError, ProblemError, RmxError, TrainError
 from rmx.explore.branches import Branch
 from rmx.models.load import Model
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES
 from rmx.recipes.pins import MOST, Pin
@@ -286,7 +286,7 @@ def test_own_files_leave_memory_with_their_owners_others_and_one_that_is_too_lar
 
 
 def test_an_evaluation_reads_only_its_own_prompts_of_what_the_disk_holds(tmp_path, monkeypatch):
-    from rmx.evaluate.store import Answered, SampleStore
+    from rmx.evaluate.sample_store import Answered, SampleStore
 
     monkeypatch.setattr("rmx.storage.line_store.PIECE", 1000)
     shelf = SampleStore(tmp_path).shelf("weights", GREEDY, STYLES["boxed"])

@@ -183,6 +183,13 @@ def test_help_does_not_wait_for_torch(args):
     assert not [m for m in ("torch", "transformers", "gradio", "numpy") if f" {m}\n" in done.stderr]
 
 
+def test_a_trace_without_an_adapter_does_not_wait_for_peft():
+    args = ["trace", "1 + 1?", "--max-new-tokens", "2"]
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "rmx", *args], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert [m for m in ("transformers", "peft", "datasets", "gradio") if f" {m}\n" in done.stderr] == ["transformers"]
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.relative_to(ROOT).as_posix())
 def test_only_the_ui_imports_gradio(module):
     inside = module.relative_to(ROOT / "rmx").parts

@@ -17,7 +17,7 @@ import peft
 import torch
 import transformers
 
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.mini.build.mini_figures import KINDS, measure_pair, points
 from rmx.mini.build.miniature import TRAINING, write_adapter, write_json
 from rmx.mini.problem_sets import mini_set

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
-from rmx.data.examples import Example, Kind
+from rmx.data.prepared_swaps import Example, Kind
 from rmx.mini.build.mini_figures import ForkSwap, Greedy, greedy, sound, swaps
 from rmx.mini.build.miniature import Mini, write_json
 from rmx.mini.problem_sets import mini_set

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from rmx.errors import TrainError
-from rmx.models.adapters import add_adapter, names_adapter
+from rmx.models.adapter_names import names_adapter
+from rmx.models.adapters import add_adapter
 from rmx.models.load import Model, load
-from rmx.models.pair import ask_alike
+from rmx.models.model_pair import ask_alike
 from rmx.recipes.distill import DistillJob
 from rmx.recipes.job import Problems, TrainJob, problems_of
 from rmx.recipes.recipe import Recipe, RolloutConfig

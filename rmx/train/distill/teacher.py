@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rmx.engine.sampling import prompt_key
+from rmx.engine.token_draws import prompt_key
 from rmx.errors import TrainError
 from rmx.models.load import Model
 from rmx.recipes.distill import Tail

@@ -18,7 +18,7 @@ from rmx.engine.batch import PaddedBatch
 from rmx.engine.decoding_memory import CPU_BYTES, room_of_rows
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
-from rmx.engine.sampling import cooled
+from rmx.engine.token_draws import cooled
 from rmx.models.load import Model
 from rmx.records import Problem
 

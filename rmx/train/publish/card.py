@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from rmx.data.hub import REPOSITORIES
-from rmx.data.problems import SETS
+from rmx.data.hub_sets import REPOSITORIES
+from rmx.data.problem_sets import SETS
 from rmx.stats.intervals import Estimate
 from rmx.train.publish.provenance import BaseFacts, PassRates, Provenance
 

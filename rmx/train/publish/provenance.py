@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rmx.data.problems import SETS
+from rmx.data.problem_sets import SETS
 from rmx.models.load import Model
 from rmx.models.presets import preset_of
 from rmx.prompt_styles import PromptStyle

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, get_args
 
 from rmx.errors import TrainError, first_line
 from rmx.records import Rollout, Stop, is_fork
-from rmx.storage.files import disk, write_json
+from rmx.storage.safe_files import disk, write_json
 from rmx.train.rollouts.selection import with_advantages
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 
-from rmx.engine.sampling import prompt_key, uniform
+from rmx.engine.token_draws import prompt_key, uniform
 from rmx.errors import TrainError
 from rmx.models.load import Model
 from rmx.recipes.recipe import RolloutConfig

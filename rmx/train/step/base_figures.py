@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rmx.storage.files import disk
+from rmx.storage.safe_files import disk
 
 if TYPE_CHECKING:
     from rmx.train.step.processes import Team

@@ -20,7 +20,7 @@ from rmx.claims.registry import BY_ID, CLAIMS
 from rmx.claims.report import bars_of, command_of, html_report, set_facts
 from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.errors import RmxError
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs.open_pages import AtOnce
 

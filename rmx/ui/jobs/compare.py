@@ -25,9 +25,9 @@ from rmx.compare.shift_set import ShiftSet, greedy_ids
 from rmx.config import Sampling, check_tau
 from rmx.engine.engine import held_together
 from rmx.engine.fair_queue import POLL
-from rmx.engine.sampling import prompt_key
+from rmx.engine.token_draws import prompt_key
 from rmx.errors import Busy, PromptError, RmxError, SwapError
-from rmx.models.pair import Pair, make_pair
+from rmx.models.model_pair import Pair, make_pair
 from rmx.models.stopping import is_cut
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace

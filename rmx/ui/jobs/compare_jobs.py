@@ -10,7 +10,7 @@ from rmx.compare.intervene_set import InterveneReport
 from rmx.compare.shift_map import ShiftMap
 from rmx.compare.shift_set import ShiftReport
 from rmx.engine.fair_queue import RequestOwner, current_owner
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.records import Answer
 from rmx.storage.memory_shares import bytes_of
 

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from rmx.config import MOST_NAME
-from rmx.data.files import MAX_TEXT_BYTES, shown_name
-from rmx.data.problems import SETS, load_set, problems_from_text, split_name
+from rmx.data.problem_files import MAX_TEXT_BYTES, shown_name
+from rmx.data.problem_sets import SETS, load_set, problems_from_text, split_name
 from rmx.engine.fair_queue import Kind, current_owner
 from rmx.errors import ProblemError, RmxError
-from rmx.models.adapters import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.models.load import Model
 from rmx.models.style_options import StyleOptions, from_form
 from rmx.models.workspace import Workspace
@@ -250,7 +250,7 @@ class Evaluator:
     @staticmethod
     def _trim() -> None:
         """On a public site what strangers have had computed does not fill the disk."""
-        from rmx.evaluate.store import SampleStore
+        from rmx.evaluate.sample_store import SampleStore
 
         SampleStore().trim(PUBLIC_BYTES)
 
@@ -275,16 +275,16 @@ class Evaluator:
     @staticmethod
     def _problems(asked: EvaluateForm) -> list[Problem]:
         """The problems that were asked for, all of them with a known answer."""
-        from rmx.evaluate.config import answered
+        from rmx.evaluate.contestants import answered
 
         problems = list(asked.own) if asked.own is not None else load_set(asked.set_name)
         return answered(problems[: asked.limit], asked.set_name)
 
     def _evaluation(self, job: EvalJob, problems: list[Problem]) -> Iterator[Any]:
         """The library's evaluation of what was asked."""
-        from rmx.evaluate.config import EvalConfig, contestants_of
-        from rmx.evaluate.evaluate import Evaluation
-        from rmx.evaluate.store import SampleStore
+        from rmx.evaluate.contestants import EvalConfig, contestants_of
+        from rmx.evaluate.evaluation import Evaluation
+        from rmx.evaluate.sample_store import SampleStore
 
         asked = job.asked
         config = EvalConfig(

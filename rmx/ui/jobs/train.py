@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from rmx.data.problems import split_name
+from rmx.data.problem_sets import split_name
 from rmx.engine.fair_queue import Kind, as_owner, current_owner
 from rmx.errors import Busy, RmxError, TrainError
 from rmx.models.workspace import Workspace

@@ -20,7 +20,7 @@ from rmx.ui.server.self_check import check_no_file_is_served
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.wiring import literal
-from rmx.zerogpu.workspace import is_zerogpu
+from rmx.zerogpu.zero_workspace import is_zerogpu
 
 LAST_WORDS = 1.0  # seconds that open pages have to receive what was halted
 

@@ -13,7 +13,7 @@ from rmx.ui.server.web_app import parts
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.wiring import literal
 from rmx.zerogpu.calls import Gpu
-from rmx.zerogpu.workspace import ZeroWorkspace
+from rmx.zerogpu.zero_workspace import ZeroWorkspace
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ import torch
 
 from rmx.compare.intervene_set import InterveneReport
 from rmx.compare.shift_set import ShiftReport
-from rmx.data.examples import examples
-from rmx.data.problems import load_set
+from rmx.data.prepared_swaps import examples
+from rmx.data.problem_sets import load_set
 from rmx.engine.fair_queue import Kind, as_owner, iterate_as_owner
 from rmx.errors import RmxError
-from rmx.models.adapters import bundled_adapters
-from rmx.models.pair import Pair
+from rmx.models.adapter_names import bundled_adapters
+from rmx.models.model_pair import Pair
 from rmx.models.presets import PRESETS, pairs_first
 from rmx.models.style_options import from_form
 from rmx.ui.background import prefetch

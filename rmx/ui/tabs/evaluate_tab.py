@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from rmx.data.problems import SETS
+from rmx.data.problem_sets import SETS
 from rmx.engine.fair_queue import as_owner
 from rmx.errors import RmxError
 from rmx.models.presets import PRESETS

@@ -9,14 +9,14 @@ import gradio as gr
 import torch
 
 from rmx.config import Sampling
-from rmx.data.examples import TITLES, Example, Kind, examples, of_kind
-from rmx.data.problems import find_problem, load_set
+from rmx.data.prepared_swaps import TITLES, Example, Kind, examples, of_kind
+from rmx.data.problem_sets import find_problem, load_set
 from rmx.engine.fair_queue import as_owner
 from rmx.errors import ProblemError, RmxError
 from rmx.explore.branches import Branch
 from rmx.explore.calibration import calibration_of
 from rmx.mini.task import coverage
-from rmx.models.adapters import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.models.presets import PRESETS
 from rmx.models.style_options import from_form
 from rmx.records import Problem

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from rmx.data.examples import Example
+from rmx.data.prepared_swaps import Example
 from rmx.mini.reading import computed_answer
 from rmx.ui.tabs.wiring import QUIET
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 import gradio as gr
 
 from rmx.config import MOST_NAME
-from rmx.data.problems import SETS
+from rmx.data.problem_sets import SETS
 from rmx.errors import RmxError
 from rmx.models.presets import PRESETS as MODELS
 from rmx.models.site_rules import SiteRules

@@ -20,7 +20,7 @@ from rmx.bench.base_and_adapter import (
 )
 from rmx.cli.main import main
 from rmx.models.load import load
-from rmx.models.pair import read_both
+from rmx.models.model_pair import read_both
 from tests.conftest import qwen, wrap
 
 LOADS = {"tiny": lambda: wrap(qwen()), "mini": partial(load, "mini", "cpu")}

@@ -12,7 +12,7 @@ from rmx.claims.report import html_report
 from rmx.claims.verdicts import Judged, above, no_better
 from rmx.cli.eval import table
 from rmx.compare.intervene_set import _compared
-from rmx.evaluate.figures import Scored, paired_figures
+from rmx.evaluate.model_figures import Scored, paired_figures
 from rmx.stats.paired import greedy_difference
 from tests.helpers.claims_document import document
 

@@ -10,7 +10,7 @@ import torch
 
 from rmx.cli import pair as cli_pair
 from rmx.cli.main import main
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.stats.intervals import wilson
 from tests.unit.cli.test_cli import run
 

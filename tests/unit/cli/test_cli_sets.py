@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from rmx.cli.main import main
-from rmx.data.problems import SETS
+from rmx.data.problem_sets import SETS
 
 
 @pytest.fixture(autouse=True)

@@ -142,7 +142,7 @@ def test_a_command_on_a_terminal_draws_a_bar(tmp_path, monkeypatch) -> None:
 DOWNLOADS = """
 from rmx.cli.main import _quiet_transformers
 _quiet_transformers()
-from rmx.progress import show_downloads
+from rmx.models.load import show_downloads
 show_downloads()
 from huggingface_hub.utils import are_progress_bars_disabled
 print(are_progress_bars_disabled())

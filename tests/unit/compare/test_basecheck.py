@@ -8,7 +8,7 @@ import torch
 from rmx.compare.base_check import against_file, check_base
 from rmx.compare.noise_floor import dtype_noise, shape_noise
 from rmx.models.base_state import without_adapters
-from rmx.models.pair import Pair, make_pair
+from rmx.models.model_pair import Pair, make_pair
 from rmx.models.workspace import Workspace
 from tests.conftest import qwen, wrap
 from tests.helpers.pairs import prompts, save_lora, tiny_pair

@@ -16,8 +16,8 @@ from rmx.compare.intervene import (
     random_other,
 )
 from rmx.compare.intervene_set import InterveneSet, check_arms
-from rmx.data.problems import load_set
-from rmx.engine.sampling import prompt_key, uniform
+from rmx.data.problem_sets import load_set
+from rmx.engine.token_draws import prompt_key, uniform
 from rmx.errors import RmxError
 from rmx.records import Problem
 from rmx.ui.jobs.compare_jobs import known_part

@@ -7,8 +7,8 @@ from rmx.compare.base_check import check_base
 from rmx.compare.placebo import HALVINGS, STRONGEST, WEAKEST, add_placebo, choices, placebo_pair
 from rmx.compare.shift_set import greedy_ids, places_of
 from rmx.engine.engine import adapter_key, split_key
-from rmx.models.adapter_facts import lora_factors, lora_layers, lora_norm
-from rmx.models.pair import Pair, make_pair
+from rmx.models.adapter_facts import adapted_layers, lora_factors, lora_norm
+from rmx.models.model_pair import Pair, make_pair
 from rmx.models.workspace import Workspace
 from tests.conftest import qwen, wrap
 from tests.helpers.pairs import prompts, tiny_pair, whole_logits
@@ -66,15 +66,15 @@ def test_choices_are_those_of_a_plain_network_at_the_completions_places(rl, text
 def test_each_layer_is_as_large_as_the_adapters(rl):
     with rl.turn():
         name = add_placebo(rl.base, "rl", seed=1)
-    layers = lora_layers(rl.base, name)
-    assert len(layers) == len(lora_layers(rl.base, "rl")) > 4
+    layers = adapted_layers(rl.base, name)
+    assert len(layers) == len(adapted_layers(rl.base, "rl")) > 4
     for layer in layers:
         assert lora_norm(layer, name) == pytest.approx(lora_norm(layer, "rl"), rel=1e-4)
         assert not torch.equal(lora_factors(layer, name)[0], lora_factors(layer, "rl")[0])
 
 
 def factors(pair: Pair, name: str) -> list[torch.Tensor]:
-    return [f.clone() for layer in lora_layers(pair.base, name) for f in lora_factors(layer, name)]
+    return [f.clone() for layer in adapted_layers(pair.base, name) for f in lora_factors(layer, name)]
 
 
 def test_the_same_seed_makes_the_same_noise_and_another_one_another():
@@ -124,7 +124,7 @@ def test_a_pair_that_agrees_everywhere_gets_no_noise(tmp_path):
 def test_it_has_the_shape_of_any_plain_lora(tmp_path, config):
     pair = tiny_pair(tmp_path, **config)
     name = add_placebo(pair.base, pair.adapter)
-    layers, trained = lora_layers(pair.base, name), lora_layers(pair.base, pair.adapter)
+    layers, trained = adapted_layers(pair.base, name), adapted_layers(pair.base, pair.adapter)
     assert layers == trained
     for layer in layers:
         assert [f.shape for f in lora_factors(layer, name)] == [f.shape for f in lora_factors(layer, pair.adapter)]
@@ -138,7 +138,7 @@ def test_beside_an_adapter_that_does_not_scale_stands_a_lora_of_its_own(tmp_path
     ids = [(list(range(1, 40)), 4)]
     noise = placebo_pair(pair, ids)
     assert split_key(noise.adapter)[0] == "placebo-0"
-    for layer in lora_layers(pair.base, "placebo-0"):
+    for layer in adapted_layers(pair.base, "placebo-0"):
         assert lora_norm(layer, "placebo-0") == pytest.approx(
             0.01 * float(layer.get_base_layer().weight.norm()), rel=1e-4
         )

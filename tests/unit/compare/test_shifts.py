@@ -10,7 +10,7 @@ from rmx.compare.pair_options import map_json, map_places
 from rmx.compare.shift_map import MapJob, ShiftMap, largest
 from rmx.compare.shift_set import EDGES, ReadPlaces, ShiftFigures, ShiftSet, places_of
 from rmx.config import Sampling
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from tests.helpers.pairs import PROMPT, ids_of, prompts, script_pair, whole_logits
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from rmx.cli.main import _parser
 from rmx.cli.train import job_of
-from rmx.data import problems
-from rmx.data.hub import REPOSITORIES, is_cached
-from rmx.data.problems import SETS, find_problem, left_out, load_set, sizes
+from rmx.data import problem_sets as problems
+from rmx.data.hub_sets import REPOSITORIES, is_cached
+from rmx.data.problem_sets import SETS, find_problem, left_out, load_set, sizes
 from rmx.errors import ProblemError, TrainError
 from rmx.grading.answers import grade
 from rmx.recipes.job import TrainJob, draw_problems, problems_of

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from rmx.data.files import MAX_TEXT_BYTES, shown_name
-from rmx.data.problems import SETS, load_set, problems_from_text
+from rmx.data.problem_files import MAX_TEXT_BYTES, shown_name
+from rmx.data.problem_sets import SETS, load_set, problems_from_text
 from rmx.errors import ProblemError
 from rmx.records import Problem
 

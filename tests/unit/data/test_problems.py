@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rmx.data import files as problem_files
-from rmx.data import problems
-from rmx.data.problems import SETS, SPLITS, find_problem, load_set, split_name
+from rmx.data import problem_files as problem_files
+from rmx.data import problem_sets as problems
+from rmx.data.problem_sets import SETS, SPLITS, find_problem, load_set, split_name
 from rmx.errors import ProblemError
 from rmx.records import Problem
 

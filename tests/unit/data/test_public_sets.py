@@ -9,8 +9,8 @@ import gradio as gr
 import pytest
 from datasets.naming import camelcase_to_snakecase
 
-from rmx.data import hub as hub_sets
-from rmx.data.hub import REPOSITORIES, is_cached
+from rmx.data import hub_sets as hub_sets
+from rmx.data.hub_sets import REPOSITORIES, is_cached
 from rmx.errors import Refused, RmxError
 from rmx.explore.branches import BranchStore
 from rmx.models.site_rules import SiteRules
@@ -45,7 +45,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("RMX_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr("rmx.data.problems.fetch", fetch)
+    monkeypatch.setattr("rmx.data.problem_sets.fetch", fetch)
     return found
 
 

@@ -10,12 +10,12 @@ from rmx.compare.intervene_set import InterveneSet
 from rmx.compare.shift_map import MapJob, ShiftMap
 from rmx.compare.shift_set import greedy_ids
 from rmx.config import Sampling
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import ProblemError
-from rmx.evaluate.config import EvalConfig, contestants_of
-from rmx.evaluate.evaluate import Evaluation
-from rmx.evaluate.report import EvalReport
-from rmx.evaluate.store import SampleStore
+from rmx.evaluate.contestants import EvalConfig, contestants_of
+from rmx.evaluate.eval_report import EvalReport
+from rmx.evaluate.evaluation import Evaluation
+from rmx.evaluate.sample_store import SampleStore
 from rmx.explore.flip_rates import answers_after
 from rmx.explore.generate import Generation, Job
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
@@ -23,7 +23,7 @@ from rmx.explore.rescue import RescueConfig, Search
 from rmx.grading.answer_groups import target_of
 from rmx.grading.answers import StopRule, before_stop, grade
 from rmx.models.load import Model
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.models.stopping import Ending, is_cut
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from rmx.engine.engine import Engine, PrefixCache, Saved
+from rmx.engine.engine import Engine
+from rmx.engine.prefix_cache import PrefixCache, Saved
 from rmx.errors import PromptError
 from tests.conftest import qwen
 from tests.helpers.pairs import tiny_pair

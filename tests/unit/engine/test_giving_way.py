@@ -17,7 +17,7 @@ from rmx.engine.fair_queue import FairQueue, Kind, RequestOwner, as_owner
 from rmx.errors import ModelError
 from rmx.explore.branches import Branch
 from rmx.explore.generate import Generation, Job
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.train.plan.probe import probe
 from tests.conftest import qwen, wrap
 

@@ -11,7 +11,7 @@ from rmx.config import Sampling
 from rmx.errors import ModelError
 from rmx.explore.generate import Generation, Job
 from rmx.explore.swap import look_ahead, swap_job
-from rmx.models.pair import Pair, open_pair, read_both
+from rmx.models.model_pair import Pair, open_pair, read_both
 from rmx.models.stand_ins import random_model
 from rmx.train.step.head import find_head, sweep, with_tf32
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from rmx.cli.main import main
-from rmx.data.files import read_text
+from rmx.data.problem_files import read_text
 from rmx.errors import RmxError
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace

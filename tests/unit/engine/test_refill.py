@@ -10,7 +10,7 @@ from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continu
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
 from rmx.engine.kv_cache import ROOM, Slots
-from rmx.engine.sampling import draw, prompt_key, uniform
+from rmx.engine.token_draws import draw, prompt_key, uniform
 from rmx.errors import PromptError
 
 HOT = Sampling(temperature=1.0, top_p=1.0, seed=7, max_new_tokens=40)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rmx.config import Sampling, check_tau
-from rmx.engine.sampling import Chooser, draw, draw_rows, prompt_key, uniform
+from rmx.engine.token_draws import Chooser, draw, draw_rows, prompt_key, uniform
 from rmx.errors import RmxError
 
 

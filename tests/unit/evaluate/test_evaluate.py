@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import ModelError, ProblemError, RmxError
-from rmx.evaluate import evaluate as evaluate_module
-from rmx.evaluate.config import Contestant, EvalConfig, answered, contestants_of, with_answers
-from rmx.evaluate.evaluate import Evaluation, portions
-from rmx.evaluate.report import EvalReport, ProblemRow
-from rmx.evaluate.store import Answered, SampleStore, Shelf
-from rmx.models.model_key import key_of
+from rmx.evaluate import evaluation as evaluate_module
+from rmx.evaluate.contestants import Contestant, EvalConfig, answered, contestants_of, with_answers
+from rmx.evaluate.eval_report import EvalReport, ProblemRow
+from rmx.evaluate.evaluation import Evaluation, portions
+from rmx.evaluate.sample_store import Answered, SampleStore, Shelf
+from rmx.models.base_state import key_of
 from rmx.models.workspace import Workspace
 from rmx.records import Problem
 from rmx.storage.line_store import KeptLines
@@ -255,7 +255,7 @@ def test_models_of_two_repositories_are_two_even_at_a_revision_of_the_same_name(
 
 
 def test_problems_that_a_run_was_trained_on_are_counted(tmp_path, monkeypatch) -> None:
-    from rmx.evaluate.evaluate import trained_on
+    from rmx.evaluate.evaluation import trained_on
     from rmx.recipes.job import TrainJob, problems_of
     from rmx.recipes.recipe import PRESETS
     from rmx.runs.store import RunStore

@@ -10,15 +10,15 @@ import pytest
 
 from rmx.cli.main import main
 from rmx.config import Sampling
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.engine.engine import Engine
 from rmx.errors import RmxError
-from rmx.evaluate import report as report_module
-from rmx.evaluate.config import Contestant, EvalConfig, contestants_of
-from rmx.evaluate.evaluate import Evaluation
+from rmx.evaluate import eval_report as report_module
+from rmx.evaluate.contestants import Contestant, EvalConfig, contestants_of
+from rmx.evaluate.eval_report import EvalReport
+from rmx.evaluate.evaluation import Evaluation
 from rmx.evaluate.regrade import Regrading
-from rmx.evaluate.report import EvalReport
-from rmx.evaluate.store import Answered, SampleStore
+from rmx.evaluate.sample_store import Answered, SampleStore
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES

@@ -7,7 +7,7 @@ import torch
 
 from rmx.cli.main import main
 from rmx.config import Sampling
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError
 from rmx.explore import calibration
 from rmx.explore.calibration import STORED, calibrate, calibration_of, tau_of_share

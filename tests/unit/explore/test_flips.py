@@ -5,7 +5,7 @@ import random
 import pytest
 
 from rmx.config import Sampling
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.explore.flip_rates import Flip, bench_forks, summary, swaps_of
 from rmx.explore.generate import Generation, Job
 from rmx.explore.swap import swap

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError
 from rmx.explore.gate_recall import (
     Located,

@@ -7,8 +7,8 @@ import pytest
 
 from rmx.cli.main import main
 from rmx.config import Sampling
-from rmx.data.problems import load_set
-from rmx.engine.sampling import draw, prompt_key, uniform
+from rmx.data.problem_sets import load_set
+from rmx.engine.token_draws import draw, prompt_key, uniform
 from rmx.errors import ProblemError, RmxError, SwapError
 from rmx.explore.generate import Generation, Job
 from rmx.explore.importance import importance, spread, spread_bounds

@@ -7,7 +7,7 @@ import pytest
 
 from rmx.cli.main import main
 from rmx.config import Sampling
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import ProblemError, RmxError
 from rmx.explore.flip_rates import swaps_of
 from rmx.explore.generate import Generation, Job

@@ -7,7 +7,7 @@ import torch
 
 from rmx.cli.main import main
 from rmx.config import Sampling
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.engine.batch import continue_prefixes
 from rmx.explore.answer_so_far import _mode, sofar
 from rmx.explore.generate import Generation, Job, read_job

@@ -7,7 +7,7 @@ import pytest
 from rmx.claims import from_sampling
 from rmx.claims.studies import Swaps
 from rmx.cli.main import main
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.explore.flip_rates import Flip
 from rmx.explore.swap_controls import ARMS, ProblemControls, Tried, controls_of, summarise
 from rmx.paths import ASSETS

@@ -8,7 +8,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.mini.build.cards import reasonmaxxer_card
 from rmx.mini.build.mini_figures import KINDS
 from rmx.mini.build.reasonmaxxer import (
@@ -26,7 +26,8 @@ from rmx.mini.build.reasonmaxxer import (
 from rmx.mini.build.reasonmaxxer import VARIANTS as ALL
 from rmx.mini.problem_sets import mini_set
 from rmx.models import load as models
-from rmx.models.adapters import add_adapter, bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
+from rmx.models.adapters import add_adapter
 from rmx.paths import ASSETS
 from rmx.records import Answer
 from rmx.train.checks.greedy import Solution, Solutions, solve

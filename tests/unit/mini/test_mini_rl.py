@@ -26,7 +26,8 @@ from rmx.mini.build.rl import (
 from rmx.mini.problem_sets import mini_set
 from rmx.mini.task import TEMPLATES, split_of
 from rmx.models import load as models
-from rmx.models.adapters import add_adapter, bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
+from rmx.models.adapters import add_adapter
 from rmx.models.load import Model
 from rmx.paths import ASSETS
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rmx.data.examples import examples
+from rmx.data.prepared_swaps import examples
 from rmx.mini.problem_sets import SPLITS, mini_set
 from rmx.mini.reading import computed_answer
 from rmx.mini.task import TEMPLATES, compose

@@ -14,11 +14,11 @@ from rmx.engine.engine import adapter_key
 from rmx.errors import ModelError, TrainError
 from rmx.models.adapter_facts import facts, why_not_linear
 from rmx.models.adapter_files import KINDS
-from rmx.models.adapters import add_adapter, attached, drop_adapter
-from rmx.models.base_state import base_changes, base_tensors, probe
+from rmx.models.adapter_names import attached
+from rmx.models.adapters import add_adapter, drop_adapter
+from rmx.models.base_state import base_changes, base_tensors, key_of, probe
 from rmx.models.load import Model
-from rmx.models.model_key import key_of
-from rmx.models.pair import Pair, open_pair
+from rmx.models.model_pair import Pair, open_pair
 from rmx.recipes.recipe import AdapterConfig
 from rmx.train.step.lora_policy import NAME, make_policy
 from tests.conftest import qwen, wrap

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from rmx.compare.base_check import against_file, check_base, check_loaded
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import ModelError
-from rmx.evaluate.config import EvalConfig, contestants_of
-from rmx.evaluate.evaluate import Evaluation
-from rmx.evaluate.store import SampleStore
+from rmx.evaluate.contestants import EvalConfig, contestants_of
+from rmx.evaluate.evaluation import Evaluation
+from rmx.evaluate.sample_store import SampleStore
 from rmx.models import adapters as adapters_module
-from rmx.models.adapters import add_adapter, attached
-from rmx.models.base_state import base_changes, base_tensors, checksum, checksums, digest, probe, remember_base
+from rmx.models.adapter_names import attached
+from rmx.models.adapters import add_adapter
+from rmx.models.base_state import base_changes, base_tensors, checksum, checksums, digest, key_of, probe, remember_base
 from rmx.models.load import Model
-from rmx.models.model_key import key_of
-from rmx.models.pair import Pair, make_pair
+from rmx.models.model_pair import Pair, make_pair
 from rmx.models.workspace import Workspace
 from tests.conftest import qwen, wrap
 from tests.helpers.adapter_kinds import FOLDED, save, tied

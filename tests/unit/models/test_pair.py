@@ -6,13 +6,13 @@ from transformers import DynamicCache, Qwen2ForCausalLM
 
 from rmx.compare.intervene import AllArms, ArmProblem, Intervention, PatchJob
 from rmx.compare.shift_set import greedy_ids
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.engine.engine import adapter_key, split_key
 from rmx.errors import ModelError
 from rmx.models.adapter_facts import facts, why_not_linear
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model
-from rmx.models.pair import Pair, PairStream, check_same_tokens, make_pair, open_pair, read_both, rows_together
+from rmx.models.model_pair import Pair, PairStream, check_same_tokens, make_pair, open_pair, read_both, rows_together
 from rmx.models.workspace import Workspace
 from tests.conftest import SHAPE, qwen, wrap
 from tests.helpers.pairs import prompts, save_lora, script_model, tiny_pair, whole_logits

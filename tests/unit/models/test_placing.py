@@ -15,11 +15,11 @@ import rmx.models.load
 from rmx.cli.main import main
 from rmx.compare.base_check import check_loaded
 from rmx.compare.noise_floor import dtype_noise
-from rmx.engine.engine import select_rows
+from rmx.engine.prefix_cache import select_rows
 from rmx.errors import ModelError
-from rmx.evaluate.config import key_of
+from rmx.evaluate.contestants import key_of
 from rmx.models.load import load
-from rmx.models.pair import Pair
+from rmx.models.model_pair import Pair
 from rmx.models.placing import Placing, check_in_memory, split_dtype
 from rmx.models.workspace import Workspace
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from rmx.cli.main import main
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import ModelError, PromptError
-from rmx.evaluate.config import EvalConfig, contestants_of
-from rmx.evaluate.evaluate import Evaluation
+from rmx.evaluate.contestants import EvalConfig, contestants_of
+from rmx.evaluate.evaluation import Evaluation
 from rmx.models.families import FAMILIES, Facts, family_of, style_of
 from rmx.models.load import load
-from rmx.models.pair import ask_alike, make_pair
+from rmx.models.model_pair import ask_alike, make_pair
 from rmx.models.presets import PRESETS
 from rmx.models.stand_ins import byte_tokenizer
 from rmx.models.style_options import StyleOptions, from_form, resolve_style, to_form

@@ -19,7 +19,7 @@ from rmx.ui.jobs.compare import Comparer
 from rmx.ui.jobs.explore import Explorer
 from rmx.ui.tabs.memory_panel import MemoryPanel, gigabytes
 from rmx.ui.visitor_cookie import Owners, Visitor, stranger
-from rmx.zerogpu.workspace import ZeroWorkspace
+from rmx.zerogpu.zero_workspace import ZeroWorkspace
 from tests.conftest import qwen, wrap
 
 

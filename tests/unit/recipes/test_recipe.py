@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError, TrainError
 from rmx.recipes.flags import HELP, add_recipe, field_types, recipe_of
 from rmx.recipes.job import TrainJob, problems_of, resolved

@@ -17,7 +17,7 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.rates import BY_HAND, FILE, VARIABLE, cost, load_rates, named_rate, own_rates, paper_costs, set_rate
 from rmx.runs.row import costs, row
 from rmx.runs.store import RunStore
-from rmx.storage.files import write_json
+from rmx.storage.safe_files import write_json
 from rmx.ui.jobs.train import Training
 from rmx.ui.visitor_cookie import Visitor
 

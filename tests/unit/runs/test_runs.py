@@ -19,7 +19,7 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.queue import _before
 from rmx.runs.row import EMPTY, row
 from rmx.runs.store import RunStore, new_id
-from rmx.storage import files as run_files
+from rmx.storage import safe_files as run_files
 
 HALF = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 60}
 BETTER = {"value": 0.7, "low": 0.6, "high": 0.8, "n": 60}

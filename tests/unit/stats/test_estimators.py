@@ -9,9 +9,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rmx.data.problems import load_set
-from rmx.evaluate.figures import Scored, crossing, crossing_of, model_figures, paired_figures
-from rmx.evaluate.report import clusters_of, parts_of
+from rmx.data.problem_sets import load_set
+from rmx.evaluate.eval_report import clusters_of, parts_of
+from rmx.evaluate.model_figures import Scored, crossing, crossing_of, model_figures, paired_figures
 from rmx.stats.cluster_bootstrap import difference_estimate, mean_estimate, share_estimate, units_of
 from rmx.stats.intervals import exact_edge, paired_difference, share
 from rmx.stats.paired import greedy_difference, mcnemar, needed, sampled_differences, sign_flip

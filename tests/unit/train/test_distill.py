@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from rmx.errors import ModelError, RmxError, Stopped, TrainError
-from rmx.models.adapters import names_adapter
+from rmx.models.adapter_names import names_adapter
 from rmx.models.load import Model, load
 from rmx.paths import ASSETS
 from rmx.recipes.distill import SMALL as SMALL_RECIPE

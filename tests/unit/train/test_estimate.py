@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.models.load import load
 from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout

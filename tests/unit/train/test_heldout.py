@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rmx.compare.shift_set import greedy_ids
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.models.load import load
 from rmx.paths import ASSETS
 from rmx.recipes.recipe import AdapterConfig

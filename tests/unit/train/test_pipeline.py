@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from rmx.cli.main import main
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import TrainError
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import Recipe

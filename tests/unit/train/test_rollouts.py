@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.engine import decoding_memory
 from rmx.engine.decoding_memory import ROWS, fitting_rows
 from rmx.engine.entropy import capture
-from rmx.engine.sampling import draw, prompt_key, uniform
+from rmx.engine.token_draws import draw, prompt_key, uniform
 from rmx.errors import PromptError
 from rmx.grading.answers import grade
 from rmx.recipes.recipe import RolloutConfig

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from rmx.data.problems import load_set
-from rmx.engine.sampling import prompt_key, uniform
+from rmx.data.problem_sets import load_set
+from rmx.engine.token_draws import prompt_key, uniform
 from rmx.errors import TrainError
 from rmx.models.load import Model
 from rmx.models.stand_ins import byte_tokenizer

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from rmx.cli.main import main
 from rmx.cli.terminal import Teller, sweep_lines
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError, TrainError
-from rmx.models.adapters import run_adapter
+from rmx.models.adapter_names import run_adapter
 from rmx.recipes.job import TrainJob
 from rmx.recipes.sweep import taus_of
 from rmx.runs.folder import RunFolder

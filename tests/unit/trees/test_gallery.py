@@ -2,7 +2,7 @@
 
 import pytest
 
-from rmx.data.problems import find_problem
+from rmx.data.problem_sets import find_problem
 from rmx.errors import ProblemError
 from rmx.models.load import Model
 from rmx.trees.gallery import FOLDER, MODEL, PICKED, list_trees, load_tree

@@ -11,7 +11,7 @@ import pytest
 from rmx.compare.intervene import ARMS
 from rmx.compare.intervene_set import InterveneSet
 from rmx.compare.pair_options import map_json
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import Busy, RmxError, SwapError
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs.compare import Comparer, export

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import Busy, ProblemError, RmxError
 from rmx.models.workspace import Workspace
 from rmx.runs.store import RunStore

@@ -24,7 +24,7 @@ from rmx.recipes.recipe import SMALL
 from rmx.runs.folder import DAMAGED, RunFolder
 from rmx.runs.queue import _before
 from rmx.runs.store import RunStore
-from rmx.storage import files as run_files
+from rmx.storage import safe_files as run_files
 from rmx.train.step import checkpoint
 from rmx.ui.jobs.evaluate import Evaluator
 from rmx.ui.jobs.train import Training, adapter_spec
@@ -368,7 +368,7 @@ from rmx.runs.store import RunStore
 from rmx.ui.visitor_cookie import Visitor, owners_of
 from rmx.ui.jobs.train import Training
 from rmx.models.workspace import Workspace
-from rmx.evaluate.store import Answered, SampleStore
+from rmx.evaluate.sample_store import Answered, SampleStore
 from rmx.prompt_styles import STYLES
 from rmx.config import Sampling
 
@@ -429,7 +429,7 @@ def test_a_library_that_names_a_file_of_the_machine_is_repeated_without_its_fold
     training: Training, adapter: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Downloads onto a disk that refuses, an adapter that is gone, a run whose process could not be started."""
-    from rmx.data.problems import load_set
+    from rmx.data.problem_sets import load_set
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(adapter / WEIGHTS))

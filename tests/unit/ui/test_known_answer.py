@@ -2,8 +2,8 @@
 
 import pytest
 
-from rmx.data.examples import examples
-from rmx.data.problems import load_set
+from rmx.data.prepared_swaps import examples
+from rmx.data.problem_sets import load_set
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs.compare import Comparer
 from rmx.ui.jobs.explore import Explorer

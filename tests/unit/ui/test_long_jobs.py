@@ -6,7 +6,7 @@ import pytest
 
 from rmx.claims.ask import MOST_SAMPLES, ClaimOptions
 from rmx.compare.pair_options import PairOptions
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.engine.fair_queue import Kind, RequestOwner, as_owner, current_owner
 from rmx.errors import Busy, Refused, RmxError
 from rmx.models.site_rules import SiteRules

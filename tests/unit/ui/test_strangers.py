@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from rmx.config import Sampling
-from rmx.engine.engine import Saved
 from rmx.engine.fair_queue import FairQueue, as_owner, current_owner, iterate_as_owner
+from rmx.engine.prefix_cache import Saved
 from rmx.errors import Busy, Refused, TrainError
 from rmx.explore.branches import Branch, BranchStore
 from rmx.explore.generate import Job

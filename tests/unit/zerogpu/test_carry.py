@@ -14,7 +14,7 @@ from rmx.compare.base_check import check_base
 from rmx.compare.intervene import Intervention, PatchJob
 from rmx.compare.shift_map import MapJob, ShiftMap
 from rmx.config import Sampling
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.errors import ModelError, SwapError
 from rmx.explore.answer_so_far import sofar
@@ -24,7 +24,7 @@ from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.swap import look_ahead, search
 from rmx.models.load import Model
-from rmx.models.pair import make_pair
+from rmx.models.model_pair import make_pair
 from rmx.models.workspace import Workspace
 from rmx.records import Trace
 from rmx.runs.store import RunStore

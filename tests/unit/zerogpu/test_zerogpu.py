@@ -16,7 +16,7 @@ import torch
 from rmx.config import Sampling
 from rmx.errors import ModelError, Refused, RmxError
 from rmx.explore.generate import Generation, Job
-from rmx.models.adapters import attached
+from rmx.models.adapter_names import attached
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
@@ -25,7 +25,7 @@ from rmx.ui.jobs.train import Training
 from rmx.ui.server.zerogpu import launch
 from rmx.ui.settings import Settings
 from rmx.zerogpu import calls as carry
-from rmx.zerogpu.workspace import ZeroWorkspace, is_zerogpu
+from rmx.zerogpu.zero_workspace import ZeroWorkspace, is_zerogpu
 from tests.helpers.other_process import OtherProcess
 
 PROBLEM = "Ann has 12 apples and gives 5 to Ben. Then Ann buys 9 more. How many apples does Ann have?"

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rmx.config import Sampling
-from rmx.data.problems import load_set
+from rmx.data.problem_sets import load_set
 from rmx.errors import ProblemError, RmxError
+from rmx.models.base_state import key_of
 from rmx.models.load import Model
-from rmx.models.model_key import key_of
-from rmx.models.pair import ask_alike
+from rmx.models.model_pair import ask_alike
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Problem
@@ -45,10 +45,12 @@ class EvalConfig:
 
     @property
     def drawn(self) -> Sampling:
+        """Sampling of the drawn completions."""
         return Sampling(self.temperature, self.top_p, self.seed, self.max_new_tokens)
 
     @property
     def argmax(self) -> Sampling:
+        """Sampling of the greedy completion."""
         return Sampling(0.0, 1.0, 0, self.max_new_tokens)
 
     @property
@@ -57,6 +59,7 @@ class EvalConfig:
         return self.n + self.greedy
 
     def json(self) -> dict[str, Any]:
+        """Return the settings as the document of an evaluation holds them."""
         return {
             "samples": self.n,
             "k": list(self.k),

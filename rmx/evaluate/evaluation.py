@@ -7,22 +7,24 @@ An evaluation that broke off goes on with the same batches as if it had not, to 
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from rmx.compare.base_check import BaseCheck, check_loaded
 from rmx.config import Sampling
 from rmx.data.splits import overlap
 from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
-from rmx.engine.sampling import prompt_key
+from rmx.engine.token_draws import prompt_key
 from rmx.errors import RmxError
-from rmx.evaluate.config import Contestant, EvalConfig
-from rmx.evaluate.report import DecodingTally, EvalReport, ProblemRow
-from rmx.evaluate.store import Answered, SampleStore, Shelf
-from rmx.models.pair import Pair
+from rmx.evaluate.contestants import Contestant, EvalConfig
+from rmx.evaluate.eval_report import DecodingTally, EvalReport, ProblemRow
+from rmx.evaluate.sample_store import Answered, SampleStore, Shelf
+from rmx.models.model_pair import Pair
 from rmx.models.stopping import Endings
 from rmx.recipes.job import TrainJob, problems_of
 from rmx.records import Problem
 from rmx.runs.store import RunStore
+from rmx.zerogpu.calls import never
 
 
 def trained_on(spec: str | None, problems: Sequence[Problem], store: RunStore | None = None) -> int | None:
@@ -47,11 +49,6 @@ LEAST, MOST = 8, 64  # problems of a portion
 SKIPPED = 1  # length of a ghost that leaves the batch at once
 
 Shelves = Sequence[Sequence[tuple[Sampling, Shelf]]]  # for each model one for greedy, one for the draws
-
-
-def never() -> bool:
-    """Goes on to the end."""
-    return False
 
 
 class Evaluation:
@@ -94,7 +91,7 @@ class Evaluation:
         return len(self.problems) * len(self.contestants) * self.config.per_problem
 
     def run(self, cancelled: Callable[[], bool] = never) -> Iterator[EvalReport]:
-        """Make and grade; yields where it stands several times a second. After a cancel the last report says so."""
+        """Make and grade completions; yield a report several times a second. After a cancel the last is not `done`."""
         wanted = {hashed(prompt) for prompt in self._prompts}
         base = self.contestants[0].model
         adapters = [c.adapter for c in self.contestants if c.model is base and c.adapter]
@@ -194,7 +191,7 @@ class Evaluation:
             contestants=tuple(self.contestants),
             of_problems=len(self.problems),
             solved=tuple(self._solved),
-            tallies={name: tally.copy() for name, tally in self._tallies.items()},
+            tallies={name: replace(tally) for name, tally in self._tallies.items()},
             at=self._at,
             of=self.of,
             done=done,
@@ -229,6 +226,7 @@ def read(contestant: Contestant, prompt: Sequence[int], sample: Sample, plan: st
 
 
 def hashed(prompt: Sequence[int]) -> str:
+    """Return the hash, 16 hexadecimal digits, under which a prompt's completions are stored."""
     return prompt_key(prompt).hex()
 
 

@@ -17,7 +17,7 @@ that were found in stored public pages and in public code that reads the same se
   competitions), one split `train` of 674 rows, whose `final_answer` is a list of one text each. 93 of them have several
   answers in that text (`is_multiple_answer`), says a reader's test at revision 91184b5.
 
-A set whose only split is called `train` on the Hub is a test set none the less: nobody trains on these.
+A set whose only split is called `train` on the Hub is a test set none the less: these are not for training.
 """
 
 import hashlib
@@ -28,7 +28,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rmx.data.files import short_answer
+from huggingface_hub.constants import HF_HOME
+
+from rmx.data.problem_files import short_answer
 from rmx.data.splits import normalised
 from rmx.errors import ProblemError, first_line
 from rmx.grading.equality import last_box
@@ -176,8 +178,6 @@ REPOSITORIES = {name: repository for name, (repository, *_) in _SETS.items()} | 
 
 def is_cached(name: str) -> bool:
     """Whether a set of the Hub lies, ready to be read, in the cache of the datasets library."""
-    from huggingface_hub.constants import HF_HOME
-
     repository, config, *_ = _SETS[name]
     needed = {repository, REPOSITORIES[name]}
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(HF_HOME) / "datasets").expanduser()

@@ -34,6 +34,7 @@ class Scored:
 
     @property
     def problems(self) -> int:
+        """Number of problems."""
         return len(self.right)
 
     @property
@@ -53,7 +54,7 @@ def model_figures(s: Scored, ks: Sequence[int], clusters: Clusters = None) -> di
 
     Args:
         ks: grid of k, each from 1 to the number of samples.
-        clusters: one label per problem where problems depend on each other; see `rmx.evaluate.report`.
+        clusters: one label per problem where problems depend on each other; see `rmx.evaluate.eval_report`.
 
     Raises:
         ValueError: a k is out of range, or labels and problems differ in number.

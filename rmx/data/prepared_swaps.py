@@ -41,4 +41,5 @@ def examples() -> tuple[Example, ...]:
 
 
 def of_kind(kind: Kind) -> list[Example]:
+    """Return the examples of one kind, in their order."""
     return [e for e in examples() if e.kind == kind]

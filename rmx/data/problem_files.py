@@ -53,7 +53,7 @@ def read_file(path: Path, set_name: str) -> list[Problem]:
 
 
 def read_text(name: str, text: str, set_name: str) -> list[Problem]:
-    """The same for a .jsonl or .csv file that was sent as text; `name` is only named, and tells which of the two."""
+    """Read the problems of a .jsonl or .csv file that was sent as text; the suffix of `name` decides which."""
     if not isinstance(name, str) or not isinstance(text, str):
         raise ProblemError("A file of problems is sent by its name and its text.")
     shown = shown_name(name)
@@ -127,12 +127,12 @@ def _problem(row: dict[str, Any], index: int, set_name: str) -> Problem:
 
 
 def _split(row: dict[str, Any]) -> str:
-    said = row.get("split")
-    if said in (None, ""):
+    label = row.get("split")
+    if label in (None, ""):
         return ""
-    split = str(said).strip().lower()
+    split = str(label).strip().lower()
     if split not in SPLITS:
-        raise ProblemError(f"`split` must be train, validation or test, not {str(said)[:40]!r}.")
+        raise ProblemError(f"`split` must be train, validation or test, not {str(label)[:40]!r}.")
     return split
 
 
@@ -202,8 +202,7 @@ def _csv_rows(name: str, raw: bytes) -> Rows:
 
 def _parquet_rows(path: Path) -> Rows:
     try:
-        import pyarrow
-        from pyarrow import parquet
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise ProblemError(
             "Reading .parquet needs pyarrow: pip install pyarrow. Or save the file as .jsonl."
@@ -220,7 +219,7 @@ def _parquet_rows(path: Path) -> Rows:
                 found = ", ".join(name[:40] for name in file.schema_arrow.names[:12])
                 raise ProblemError(f"{path.name} has no column `problem` or `question`, only: {found}.")
             rows = file.read(columns=columns).to_pylist()
-    except pyarrow.ArrowException as error:
+    except ArrowException as error:
         raise ProblemError(f"{path.name} is not a parquet file that can be read ({first_line(error)}).") from error
     for index, row in enumerate(rows):
         yield f"row {index + 1}", row

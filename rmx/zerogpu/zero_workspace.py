@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from rmx.errors import ModelError, RmxError, shown
-from rmx.models.adapters import adapter_name, adapter_place, attached
+from rmx.models.adapter_names import adapter_name, adapter_place, attached
 from rmx.models.load import Model, load
 from rmx.models.workspace import MOST_ADAPTERS, Workspace
 from rmx.zerogpu.calls import Gpu, ZeroGpuCaller

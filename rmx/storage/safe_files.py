@@ -1,4 +1,4 @@
-"""Files that survive a crash: JSON replaced in one move, lines appended whole, and what the disk says against it."""
+"""Files that survive a crash: JSON replaced in one move, lines appended whole, and errors of the disk as sentences."""
 
 import errno
 import json
@@ -24,9 +24,9 @@ BLOCK = 1 << 16  # bytes that are looked at together for the end of the last who
 
 @contextmanager
 def disk(path: Path) -> Iterator[None]:
-    """What the disk says against the work in a `with` block, as a sentence.
+    """Raise errors of the disk in a `with` block as sentences.
 
-    Visitors may read the sentence, so where `path` lies is said by the log alone.
+    Visitors may read the sentence, so only the log names the place of `path`.
 
     Raises:
         TrainError: it is full, `path` is gone or cannot be written to, or the disk knows no locks.
@@ -41,7 +41,7 @@ def disk(path: Path) -> Iterator[None]:
 
 
 def _refusal(error: OSError, name: str) -> str | None:
-    """What a disk says against work on the file or folder `name`; None where that is not to be expected of one."""
+    """Describe a disk's error on the file or folder `name`; None for errors that disks do not make."""
     if is_full(error):
         return FULL
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -56,7 +56,7 @@ def _refusal(error: OSError, name: str) -> str | None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error means that a disk is full; libraries that write tensors tell it in words of their own."""
+    """Whether an error means that a disk is full; libraries that write tensors have words of their own for it."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return os.strerror(errno.ENOSPC) in str(error)
@@ -145,6 +145,7 @@ class Lines:
         return end
 
     def close(self) -> None:
+        """Close the file."""
         os.close(self._fd)
 
 

@@ -15,21 +15,12 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from rmx.engine.engine import (
-    Engine,
-    Saved,
-    Stream,
-    adapter_key,
-    croppable,
-    held_together,
-    select_rows,
-    split_key,
-    whole_length,
-)
+from rmx.engine.engine import Engine, Stream, adapter_key, held_together, split_key
 from rmx.engine.fair_queue import current_owner
+from rmx.engine.prefix_cache import Saved, croppable, select_rows, whole_length
 from rmx.errors import ModelError
 from rmx.models.adapter_facts import why_not_linear
-from rmx.models.adapters import attached
+from rmx.models.adapter_names import attached
 from rmx.models.load import Model
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
@@ -58,12 +49,18 @@ class Pair:
         return min(self.base.engine.vocab_size, self.adapted.engine.vocab_size)
 
     @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end a completion for either model."""
+        return self.base.stop_ids | self.adapted.stop_ids
+
+    @property
     def name(self) -> str:
         """How the adapted model is called on screen."""
         return f"{self.base.spec} + {shown_adapter(self.adapter)}" if self.one_set else self.adapted.spec
 
     @property
     def strength(self) -> float:
+        """Factor on the adapter's output; 1 for a checkpoint."""
         return split_key(self.adapter)[1] if self.adapter else 1.0
 
     @property
@@ -251,7 +248,7 @@ class PairStream:
         self.base, self.adapted = read
 
     def _places(self, device: torch.device, times: int) -> dict[str, Any]:
-        """What a ragged batch must be told; nothing for rows of one length, so that they compute as one row does."""
+        """Mask and positions of rows of different lengths; nothing for equal ones: they compute as one row does."""
         if not self._hidden.any():
             return {}
         lengths = torch.tensor([len(row) for row in self.ids])
@@ -331,7 +328,7 @@ def _stackable(cache: Any) -> bool:
 
 
 def _stack(caches: Sequence[Any], engine: Engine) -> Any:
-    """One cache whose rows are the given caches of one row each, the shorter ones moved to the right."""
+    """Stack caches of one row each into one cache, the shorter ones moved to the right."""
     if len(caches) == 1:
         return caches[0]
     stacked: Any = DynamicCache(config=engine.config)

@@ -2,17 +2,17 @@
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from rmx.compare.base_check import BaseCheck
-from rmx.data.problems import SETS, split_name
-from rmx.evaluate.config import Contestant, EvalConfig
-from rmx.evaluate.figures import Scored, crossing, model_figures, paired_figures
-from rmx.evaluate.store import Answered
+from rmx.data.problem_sets import SETS, split_name
+from rmx.evaluate.contestants import Contestant, EvalConfig
+from rmx.evaluate.model_figures import Scored, crossing, model_figures, paired_figures
+from rmx.evaluate.sample_store import Answered
 from rmx.grading.answer_groups import same_answers
 from rmx.grading.answers import equal
 from rmx.mini.problem_sets import MINI_SIZES, mini_set
@@ -82,9 +82,6 @@ class DecodingTally:
     seconds: float = 0.0
     fault: str | None = None  # why completions are not kept
 
-    def copy(self) -> "DecodingTally":
-        return replace(self)
-
 
 @dataclass(frozen=True, slots=True)
 class One:
@@ -98,6 +95,7 @@ class One:
     unparsed: tuple[bool, ...]  # samples in which no answer stands
 
     def json(self) -> dict[str, Any]:
+        """Return one model's counts on one problem as documents hold them."""
         found: dict[str, Any] = {"right": sum(self.right), "samples": len(self.right)}
         found |= {"truncated": sum(self.truncated), "unparsed": sum(self.unparsed)}
         if self.greedy is not None:
@@ -157,7 +155,7 @@ class EvalReport:
     seconds: float
     cached: int  # completions that were known before
     seen: dict[str, int | None]  # problems that a model was trained on, where its run can say so
-    check: BaseCheck | None = None  # whether the first model is what its file says, with the adapters on it
+    check: BaseCheck | None = None  # whether the first model equals its file, with the adapters on it
     regraded: dict[str, Any] | None = None  # what a second look at kept completions has changed
 
     def json(self) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 A set is named `NAME[:train|validation|test]`, or is the path of a .jsonl, .csv or .parquet file with a column `problem`
 or `question` and, where they are known, `answer`, `id` and `split`.
 
-    rmx/data/files.py    rows of an own file -> problems
-    rmx/data/hub.py         rows of the Hub -> problems
+    rmx/data/problem_files.py    rows of an own file -> problems
+    rmx/data/hub_sets.py         rows of the Hub -> problems
     rmx/data/splits.py   training, validation and test kept apart
 """
 
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from rmx.data.files import SUFFIXES, read_file, read_text
-from rmx.data.hub import REPOSITORIES, Found, fetch
+from rmx.data.hub_sets import REPOSITORIES, Found, fetch
+from rmx.data.problem_files import SUFFIXES, read_file, read_text
 from rmx.data.splits import SPLITS, deal, shared
 from rmx.errors import ProblemError
 from rmx.paths import ASSETS
@@ -121,7 +121,7 @@ def load_set(name: str, default_split: str = "test") -> list[Problem]:
         name: `NAME[:train|validation|test]` with a NAME of `SETS`, or a file's path, which may carry a split as well.
             A file with a column `split` gives the problems of that split. Of one without, a split that is named gets
             its share (see rmx/data/splits.py); with no split named all problems are taken.
-        default_split: the split where `name` says none; a file's problems without one are labelled with it.
+        default_split: the split where `name` holds none; a file's problems without one are labelled with it.
 
     Raises:
         ProblemError: there is no such set, split or file; the file is too big or malformed (the message names the
@@ -167,7 +167,7 @@ def left_out(name: str) -> dict[str, int]:
 
 
 def sizes(name: str) -> dict[str, int | None]:
-    """Split -> number of problems of a named set, without a network; None where only the Hub could tell."""
+    """Split -> number of problems of a named set, without a network; None where only the Hub knows."""
     info = SETS[name]
     if name in REPOSITORIES:
         return {split: info.sizes.get(split) for split in info.splits}
@@ -249,7 +249,7 @@ def _own_file(base: str) -> list[Problem]:
 
 
 def _sides(problems: list[Problem]) -> dict[str, list[Problem]]:
-    """As the column `split` says or, where there is none, as the texts are dealt."""
+    """Split by the column `split` or, where there is none, by the texts."""
     if not problems[0].split:
         return deal(problems)
     return {split: [p for p in problems if p.split == split] for split in SPLITS}

@@ -41,6 +41,7 @@ class Answered:
         return self.stop in CUT
 
     def json(self) -> dict[str, Any]:
+        """Return the completion as a line of the store."""
         row: dict[str, Any] = {
             "p": self.prompt,
             "i": self.number,
@@ -144,7 +145,7 @@ class Shelf:
         self._lines.append((one if self._readable else bare).json())
 
     def borrow(self, other: "Shelf") -> None:
-        """Take completions that this shelf lacks from one whose answers are read by another rule.
+        """Take completions that this shelf lacks from a shelf with another rule for answers.
 
         They are kept here once their answers are read by the rule of this one, see `read_again`.
         """
@@ -173,7 +174,7 @@ class Shelf:
                 self._lines.append(row)
 
     def judged(self, prompt: str, known: str, answer: str | None) -> bool | None:
-        """What an answer was judged to be when it was last looked at; None where nobody has. No answer is wrong."""
+        """The last verdict on an answer; None where there is none yet. No answer at all is wrong."""
         if answer is None:
             return False
         for shelf in (self, *self._others):
@@ -182,6 +183,7 @@ class Shelf:
         return None
 
     def close(self) -> None:
+        """Close the file; nothing more is stored."""
         self._lines.close()
 
     def _take_verdict(self, row: Mapping[str, Any]) -> None:
