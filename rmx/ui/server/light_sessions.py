@@ -9,6 +9,7 @@ the API is a session too.
 import importlib.util
 import sys
 from collections import ChainMap
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,7 +77,7 @@ def send_light_page() -> None:
 
     The descriptions themselves, and the whole configuration, stay at their own addresses.
     """
-    written = gradio.routes.toorjson
+    written: Callable[[Any], Any] = gradio.routes.toorjson
     gradio.routes.templates.env.filters["toorjson"] = lambda value: written(without_descriptions(value))
 
 
