@@ -10,7 +10,11 @@ from conftest import free_port
 
 from rmx.ui.server.page_files import add_page_files, link_first_tab
 
+own = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+add_page_files(own)
+link_first_tab()
 LAUNCH: dict[str, Any] = {
+    "app_kwargs": {"routes": own.routes},  # before gradio's
     "run_history": False,
     "ssr_mode": False,
     "footer_links": [],
@@ -23,11 +27,7 @@ def shown(build: Callable[[], gr.Blocks]) -> Iterator[str]:
     """The address of a scripted page for the length of a `with` block."""
     port = free_port()
     demo = build()
-    own = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    add_page_files(own)
-    link_first_tab()
-    routes = {"routes": own.routes}  # before gradio's
-    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, app_kwargs=routes, **LAUNCH)
+    demo.launch(prevent_thread_lock=True, quiet=True, server_port=port, **LAUNCH)
     if add_routes := getattr(demo, "add_routes", None):  # those that the app has beside gradio's
         add_routes(demo.app)
     yield f"http://127.0.0.1:{port}/"
