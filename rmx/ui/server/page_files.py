@@ -28,7 +28,7 @@ def add_page_files(api: fastapi.FastAPI) -> None:
 
 def link_first_tab() -> None:
     """Put the tags of what the first tab needs into gradio's page; its own `head` comes after all is drawn."""
-    templates = FileSystemLoader(gradio.routes.STATIC_TEMPLATE_LIB)
+    templates = FileSystemLoader(vars(gradio.routes)["STATIC_TEMPLATE_LIB"])
     environment = gradio.routes.templates.env
     source = templates.get_source(environment, PAGE)[0]
     page = source.replace("</head>", "".join(first_tags()) + "</head>")
