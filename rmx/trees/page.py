@@ -26,7 +26,7 @@ CLOSED = "base-uri 'none'; form-action 'none'"
 
 def tree_html(tree: Tree) -> str:
     """The whole file: five alternatives for each token, figures rounded to four digits."""
-    script = "(() => {\n" + _asset("common/text.js") + _asset("trees/tree_page.js") + "})();\n"
+    script = inlined("common/text.js", "common/answers.js", "trees/tree_page.js")
     style = _asset("trees/tree_page.css")
     data = json.dumps(tree_document(tree, small=True), ensure_ascii=False, separators=(",", ":"))
     title = " ".join((tree.title or f"A solution of {tree.model}").split())[:120]
@@ -60,6 +60,13 @@ def read_any(text: str) -> Tree:
     if start < 0 or end < 0:
         raise DocumentError("This HTML file holds no tree of rmx. Open one that rmx has exported, or its JSON.")
     return read_tree(text[start + len(OPENING) : end])
+
+
+def inlined(*modules: str) -> str:
+    """Modules of the page as one script that fetches nothing, each after those that it imports from."""
+    code = "".join(_asset(name) for name in modules)
+    code = re.sub(r"^import [^;]*;\n", "", code, flags=re.MULTILINE)
+    return '"use strict";\n(() => {\n' + re.sub(r"^export ", "", code, flags=re.MULTILINE) + "})();\n"
 
 
 def _asset(name: str) -> str:

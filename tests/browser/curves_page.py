@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from rmx.ui.views.view_common import asset
+from rmx.trees.page import inlined
+from rmx.ui.views.view_common import FILES
 
 PAGE = """<!doctype html><html lang="en" class="{mode}"><meta charset="utf-8"><title>Curves</title>
 <meta name="viewport" content="width=device-width">
@@ -20,8 +21,8 @@ body {{ margin: 16px; font-family: system-ui, sans-serif; background: #fff; --ba
 
 def page(dark: bool = False) -> str:
     """The page's source; scripts in it reach the component as `curves(element, options)`."""
-    css = asset("common/view_common.css") + asset("common/curves.css")
-    return PAGE.format(mode="dark" if dark else "", css=css, js=asset("common/curves.js"))
+    js = inlined("common/curves.js").replace("})();\n", "window.curves = curves;\n})();\n")
+    return PAGE.format(mode="dark" if dark else "", css=FILES["common/view.css"].decode(), js=js)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import fastapi
 import gradio as gr
 from conftest import free_port
 
-from rmx.ui.views.view_common import CSS
+from rmx.ui.server.page_files import add_page_files, link_first_tab
 
+own = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+add_page_files(own)
+link_first_tab()
 LAUNCH: dict[str, Any] = {
-    "css": CSS,
+    "app_kwargs": {"routes": own.routes},  # before gradio's
     "run_history": False,
     "ssr_mode": False,
     "footer_links": [],

@@ -68,6 +68,26 @@ def test_the_first_screen_has_a_solved_example_with_forks(page: Page) -> None:
     expect(page.locator("#strip .js-plotly-plot")).to_be_visible()
 
 
+def modules(page: Page) -> list[str]:
+    """What the page has fetched of its own modules, templates and style sheets."""
+    fetched = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+    return [address.partition("/assets/ui/")[2].partition("/")[2] for address in fetched if "/assets/ui/" in address]
+
+
+def test_the_modules_of_a_tab_are_loaded_once_when_it_is_first_opened(page: Page) -> None:
+    assert "explore/token_view.js" in modules(page)
+    assert not [
+        path for path in modules(page) if path.startswith(("compare/", "train/", "evaluate/", "runs/", "claims/"))
+    ]
+    for tab in ("Compare", "Explore", "Compare"):
+        page.get_by_role("tab", name=tab, exact=True).click()
+        expect(page.locator("#pair .rmx" if tab == "Compare" else "#view .rmx")).to_be_visible()
+    found = modules(page)
+    assert {"compare/compare_map.js", "compare/compare_view.css", "compare/compare_view.html"} <= set(found)
+    assert len(found) == len(set(found))  # what the two tabs have in common came once
+    assert not [path for path in found if path.startswith("train/")]
+
+
 def test_taking_an_alternative_by_mouse_turns_wrong_into_right(page: Page) -> None:
     token(page, FIRST.pos).click()
     alternatives(page).filter(has_text=FIRST.token_text.strip()).first.click()

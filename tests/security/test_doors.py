@@ -20,7 +20,8 @@ from rmx.ui.settings import Settings
 
 # What gradio 6.31 and this app answer to, and whether it is open. A release with another route has to be looked at.
 OPEN = """
-GET /health | GET /metrics | GET /runs/{run}/adapter.zip | POST /files/problems | POST /files/tree
+GET /health | GET /metrics |  GET /runs/{run}/adapter.zip | POST /files/problems | POST /files/tree
+GET /assets/ui/{version}/{path:path} | HEAD /assets/ui/{version}/{path:path}
 GET / | HEAD / | GET /config | GET /config/ | GET /gradio_api/info | GET /gradio_api/info/
 GET /static/{path:path} | GET /assets/{path:path} | GET /favicon.ico | GET /robots.txt | GET /pwa_icon
 GET /manifest.json | GET /theme.css | GET /gradio_api/theme.css | GET /gradio_api/app_id | GET /gradio_api/app_id/

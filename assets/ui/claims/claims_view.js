@@ -1,10 +1,14 @@
 // The claims view: one card for each claim. A message holds the whole state; what never changes came with the page.
+import { attrs, clip, count, drawn, make, showOdd } from "../common/text.js";
+import { saveFile } from "../common/figures.js";
+import { openView } from "../common/view.js";
+
+const { root, ui, props, server, trigger, hear, ask, sayError } = openView(window.rmxViews["claims/claims_view"]);
 const VERDICTS = {
   "agrees": ["✓", "yes"], "differs": ["✗", "no"], "not enough data": ["?", "open"], "by construction": ["≡", "built"],
   "not measured": ["–", "nothing"], "open in the paper": ["○", "open"], "no verdict": ["!", "nothing"],
 };
 const KEPT = "rmx-claims", EVERY = 1500; // ms between two looks at a job that no stream tells of
-const SVG = "http://www.w3.org/2000/svg";
 const cards = new Map(), shown = { job: null, done: true, asking: null };
 
 // ---- cards --------------------------------------------------------------------------------------------------
@@ -51,11 +55,11 @@ function renderRow(row) {
   part.button.disabled = !shown.done;
 }
 function makeBar(bar) {
-  const line = (cls, a, b, top, bottom) => attrs(document.createElementNS(SVG, "line"), { class: cls, x1: a, x2: b, y1: top, y2: bottom });
-  const svg = attrs(document.createElementNS(SVG, "svg"), { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
+  const line = (cls, a, b, top, bottom) => drawn("line", { class: cls, x1: a, x2: b, y1: top, y2: bottom });
+  const svg = drawn("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
   if (bar.band) {
     const [a, b] = bar.band;
-    svg.append(attrs(document.createElementNS(SVG, "rect"), { class: "band", x: a, y: 0, width: Math.max(0, b - a), height: 10 }));
+    svg.append(drawn("rect", { class: "band", x: a, y: 0, width: Math.max(0, b - a), height: 10 }));
   }
   svg.append(line("zero", bar.zero, bar.zero, 0, 10), line("span", bar.low, bar.high, 5, 5), line("dot", bar.value, bar.value, 1.5, 8.5));
   const whole = attrs(make("div", "bar", make("span", "", bar.name), svg, make("span", "num", bar.numbers)), { role: "img" });
@@ -115,12 +119,7 @@ root.addEventListener("click", (e) => {
 async function saveReport() {
   const file = await ask("claims_export", { id: shown.job });
   if (typeof file?.text !== "string") return;
-  const url = URL.createObjectURL(new Blob([file.text], { type: file.mime }));
-  const link = attrs(make("a"), { href: url, download: file.name });
-  root.append(link);
-  link.click();
-  link.remove();
-  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  saveFile(file.name, new Blob([file.text], { type: file.mime }));
 }
 
 // ---- a page that was reloaded, or a stream that broke off ----------------------------------------------------
@@ -134,7 +133,7 @@ function lookSoon() {
   shown.asking = setTimeout(look, EVERY);
 }
 async function look() {
-  if (!element.isConnected || shown.done) return;
+  if (!root.isConnected || shown.done) return;
   if (document.hidden || Date.now() - shown.told < EVERY) return lookSoon();
   try {
     const m = await server.claims_tail({ id: shown.job });
@@ -156,6 +155,5 @@ async function resumeSight() {
 
 window.rmxClaims = Object.assign(window.rmxClaims ?? {}, { job: () => shown.job });
 buildCards();
-watch("value", () => receive(props.value));
-receive(props.value);
+hear(receive);
 resumeSight();

@@ -23,7 +23,7 @@
 //   chart.remove()
 //   curves.sign(style), curves.styles       dash and marker of a style as a small drawing, for a legend elsewhere; how many
 // Drawing happens once per frame, and not at all while the panel is out of sight.
-const curves = (() => {
+export const curves = (() => {
   const NS = "http://www.w3.org/2000/svg", PAD = { top: 10, right: 12, bottom: 22 };
   // Colour by CSS (.curve-k); dash and marker here, so that no two series differ by colour alone.
   const DASHES = ["", "7 4", "2 3.5", "11 4 2 4", "5 2.5", "1.5 3 6 3", "14 5"];

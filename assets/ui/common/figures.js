@@ -1,5 +1,7 @@
 // Files and figures that a visitor takes home: Python or the page makes them, the browser saves them.
-function saveFile(name, blob) {
+import { attrs, drawn, make } from "./text.js";
+
+export function saveFile(name, blob) {
   const link = attrs(make("a"), { href: URL.createObjectURL(blob), download: name });
   document.body.append(link);
   link.click();
@@ -8,7 +10,7 @@ function saveFile(name, blob) {
 }
 const svgFile = (text) => new Blob([text], { type: "image/svg+xml" });
 // A drawing as PNG, at twice its size, for slides and print. Null where the browser cannot draw it.
-async function pngOf(text) {
+export async function pngOf(text) {
   const url = URL.createObjectURL(svgFile(text)), image = new Image();
   image.src = url;
   try {
@@ -23,23 +25,23 @@ async function pngOf(text) {
   }
 }
 // A Plotly figure is several SVG layers one above the other; together they are one drawing.
-const plotIn = (box) => box.querySelector(".js-plotly-plot .main-svg")?.closest(".js-plotly-plot");
+export const plotIn = (box) => box.querySelector(".js-plotly-plot .main-svg")?.closest(".js-plotly-plot");
 function plotSvg(plot) {
   const layers = [...plot.querySelectorAll(".main-svg")], { width, height } = layers[0].getBoundingClientRect();
-  const ns = "http://www.w3.org/2000/svg", node = (tag, pairs) => attrs(document.createElementNS(ns, tag), pairs);
-  const all = node("svg", { width: Math.round(width), height: Math.round(height), viewBox: `0 0 ${width} ${height}` });
-  all.append(node("rect", { width: "100%", height: "100%", fill: paper() }), ...layers.map((layer) => layer.cloneNode(true)));
+  const all = drawn("svg", { width: Math.round(width), height: Math.round(height), viewBox: `0 0 ${width} ${height}` });
+  all.append(drawn("rect", { width: "100%", height: "100%", fill: paper(plot) }), ...layers.map((layer) => layer.cloneNode(true)));
   for (const layer of all.querySelectorAll(".main-svg")) layer.style.background = "none";
   return new XMLSerializer().serializeToString(all);
 }
-function paper() {
-  for (let node = root; node; node = node.parentElement) {
+function paper(plot) { // the first colour behind it
+  for (let node = plot.parentElement; node; node = node.parentElement) {
     const colour = getComputedStyle(node).backgroundColor;
     if (!/^rgba\(.*, 0\)$|transparent/.test(colour)) return colour;
   }
   return "#fff";
 }
-async function savePlot(plot, name, kind) {
+// Saves a plot as "svg" or "png"; `sayError` is told where the browser cannot.
+export async function savePlot(plot, name, kind, sayError) {
   const text = plotSvg(plot), blob = kind === "svg" ? svgFile(text) : await pngOf(text);
   if (blob) saveFile(`${name}.${kind}`, blob);
   else sayError("The browser could not draw the plot. Take the SVG instead.");

@@ -1,5 +1,11 @@
 // Is it real? The base against the untouched checkpoint, noise of the same size, and what rounding alone does.
-function resetChecks() {
+import { count, make, plural, showOdd } from "../common/text.js";
+import { figure } from "../common/estimates.js";
+import { ask, ui } from "./context.js";
+import { share } from "./compare_stream.js";
+import { map } from "./compare_map.js";
+
+export function resetChecks() {
   ui.check.replaceChildren(make("span", "soft", "not checked yet"));
   ui.loud.hidden = ui.checkFacts.hidden = true;
   ui.checkButton.disabled = ui.copyButton.disabled = false;
@@ -8,7 +14,7 @@ function resetChecks() {
   for (const place of [ui.placebo, ui.noise]) place.replaceChildren(make("span", "soft", "–"));
   ui.largest.replaceChildren(make("li", "soft", "They are listed when the text is done."));
 }
-async function check(copy) {
+export async function check(copy) {
   const run = map.run;
   if (!run) return;
   ui.checkButton.disabled = ui.copyButton.disabled = true;
@@ -19,7 +25,7 @@ async function check(copy) {
   if (reply) renderCheck(reply);
   else ui.check.replaceChildren(make("span", "soft", "not checked"));
 }
-function renderCheck(r) {
+export function renderCheck(r) {
   const weights = r.weights, zero = !!r.adapter?.zero;
   const equal = r.holds ?? (r.max_dlogit === 0 && !r.probe && !r.copy && weights?.equal === weights?.tensors);
   const parts = equal ? [make("span", "right", "✓ the same"), " largest |Δlogit| ", figure(small(r.max_dlogit))]
@@ -43,7 +49,7 @@ function adapterFacts(a) {
   facts.push(a.targets?.length && `on ${a.targets.join(" ")}`, a.parameters && `${count(a.parameters)} parameters`, a.revision && `revision ${String(a.revision).slice(0, 15)}`);
   return facts.filter(Boolean).join(", ");
 }
-function renderPlacebo(run) {
+export function renderPlacebo(run) {
   const p = run.result?.placebo, { all, reranked, shifted, near } = map.counts;
   if (!p) return ui.placebo.replaceChildren(make("span", "soft", "not measured for this map"));
   const valueOf = (figure) => figure?.value ?? (typeof figure === "number" ? figure : null);
@@ -55,7 +61,7 @@ function renderPlacebo(run) {
   ui.placebo.replaceChildren(`Noise of the same size (a random LoRA${(p.strength ?? 1) === 1 ? "" : ` at strength ${p.strength}`})`,
     ...facts, ". ", make("span", "soft", `${here.filter(Boolean).join(", ")}.`));
 }
-function renderNoise(noise) {
+export function renderNoise(noise) {
   if (!noise) return ui.noise.replaceChildren(make("span", "soft", "not measured"));
   ui.noise.replaceChildren("Rounding alone moves a logit by up to ", figure(small(noise.max_dlogit)),
     ` and changes ${noise.argmax_changed ? count(noise.argmax_changed) : "no"} choice${noise.argmax_changed === 1 ? "" : "s"} in ${plural(noise.positions ?? 0, "position")}`);

@@ -1,6 +1,18 @@
 // "Where they part": one text, two layers of marks. A line above a word is the adapted model's, a line below the base's.
+import {
+  attrs, clip, count, fill, make, nameOf, odds, percent, plainName, plural, showOdd, splitSpace, waitingText,
+} from "../common/text.js";
+import { knownText } from "../common/answers.js";
+import { followed, prose } from "../common/prose.js";
+import { figure } from "../common/estimates.js";
+import { ask, root, tooltip, trigger, ui } from "./context.js";
+import { answerBox, complete, ending, named, nats, renderUnjudged, share } from "./compare_stream.js";
+import { renderCheck, renderNoise, renderPlacebo, resetChecks } from "./compare_checks.js";
+import { forgetPatches } from "./compare_patch.js";
+import { showPane } from "./compare_view.js";
+
 const CLASSES = ["unshifted", "reranked", "shifted"], NEAR = 1, FORK = 2, MAP_SPECIAL = 4, KL_FULL = 1; // tint full at 1 nat
-const map = { run: null, selected: null, tabStop: null, settled: false, quiet: 0.05, only: "all", counts: {} };
+export const map = { run: null, selected: null, tabStop: null, settled: false, quiet: 0.05, only: "all", counts: {} };
 const mapProse = prose(ui.mapFlow), mapEls = mapProse.els;
 const mapFollow = followed(ui.mapText, ui.mapFlow, ui.mapEnd, () => map.selected === null && !map.settled);
 
@@ -43,7 +55,7 @@ function tint(span, tok) {
   splitSpace(span);
   span.style.setProperty("--h", (0.15 + 0.85 * Math.min(1, kl / KL_FULL)).toFixed(2));
 }
-function setQuiet(x) {
+export function setQuiet(x) {
   map.quiet = x;
   ui.quietValue.textContent = ui.rampFrom.textContent = x.toFixed(2);
   mapEls.forEach((span, pos) => tint(span, map.run.toks[pos]));
@@ -54,7 +66,7 @@ function setTabStop(span) {
 }
 
 // ---- the run on screen --------------------------------------------------------------------------------------
-panes.map = {
+export const mapPane = {
   shown: () => map.run,
   bring: (run) => {
     deselect();
@@ -65,7 +77,7 @@ panes.map = {
     showOnly("all");
     resetChecks();
     showPane("map");
-    panes.map.flow(run);
+    mapPane.flow(run);
   },
   flow: (run) => {
     if (run.open && run.open !== map.headOf) renderMapHead(run);
@@ -142,17 +154,17 @@ function mapSummary(run) {
 }
 
 // ---- filter -------------------------------------------------------------------------------------------------
-function showOnly(kind) {
+export function showOnly(kind) {
   map.only = kind;
   ui.mapFlow.className = kind === "all" ? "flow" : `flow only only-${kind}`;
   for (const chip of ui.classes.children) chip.setAttribute("aria-pressed", String(chip.dataset.only === kind));
 }
-function stepDifference(way) {
+export function stepDifference(way) {
   const wanted = isKind[map.only === "all" ? "parted" : map.only], here = map.selected ?? (way > 0 ? -1 : mapEls.length);
   for (let pos = here + way; mapEls[pos]; pos += way) if (wanted(map.run.toks[pos])) return selectToken(pos);
   return false;
 }
-function stepToken(way) {
+export function stepToken(way) {
   const focused = document.activeElement?.closest?.(".map .flow .t")?.dataset.i;
   const to = Number(map.selected ?? focused ?? -way) + way;
   return mapEls[to] ? selectToken(to) : false;
@@ -170,7 +182,7 @@ function inspectAt(pos) {
   }
   return inspected.get(key);
 }
-function selectToken(pos, focus = true) {
+export function selectToken(pos, focus = true) {
   const span = mapEls[pos];
   if (!span) return;
   deselect(false);
@@ -189,7 +201,7 @@ function deselect(close = true) {
   map.selected = null;
   if (close) root.classList.remove("open");
 }
-const closeInspector = () => [mapEls[map.selected], deselect()][0]?.focus({ preventScroll: true });
+export const closeInspector = () => [mapEls[map.selected], deselect()][0]?.focus({ preventScroll: true });
 async function renderInspector(pos) {
   const run = map.run, tok = run.toks[pos], [text, cls, flags, kl, H, G] = tok;
   const kind = isNear(tok) ? "near" : CLASSES[cls], said = [kind === "near" ? "near tie" : kind, flags & FORK && "on a fork"];
@@ -232,7 +244,7 @@ function topRow(alt, rank, here) {
   if (here) row.setAttribute("aria-current", "true");
   return row;
 }
-const mapTipGone = tooltip(ui.mapFlow, (span) => {
+export const mapTipGone = tooltip(ui.mapFlow, (span) => {
   const pos = Number(span.dataset.i), tok = map.run?.toks[pos];
   if (!tok || map.selected === pos || root.classList.contains("presenting")) return [];
   const [text, cls, , kl, , , p, q] = tok, num = (k, v) => make("span", "num", make("i", "quiet", k), v);

@@ -1,6 +1,13 @@
 // "Patch": the base's text with single words of the adapted model, and how few of them turn the answer.
+import { attrs, clip, count, fill, make, plainName, plural, showOdd, splitSpace, waitingText } from "../common/text.js";
+import { knownText, mark, textOf, verdictOn } from "../common/answers.js";
+import { followed, prose } from "../common/prose.js";
+import { sayError, trigger, ui } from "./context.js";
+import { complete, ending, renderUnjudged, runs, share } from "./compare_stream.js";
+import { showPane } from "./compare_view.js";
+
 const PATCHED = 1, DIFFERS = 2, GATED = 4, PATCH_SPECIAL = 8, REFUSED = 16;
-const ARMS = { // arm: name, what it does
+export const ARMS = { // arm: name, what it does
   base: ["base", "The base alone, no patch: the answer to start from."],
   teacher: ["adapted", "The adapted model alone, from the first token on."],
   oracle: ["oracle", "Where the two disagree, the base is given the adapted model's word. All else is the base's own."],
@@ -9,7 +16,7 @@ const ARMS = { // arm: name, what it does
   entropy: ["entropy gate", "The adapted model's word wherever the base is undecided. No second model says where, only the base's entropy."],
 };
 const BUDGETED = new Set(["oracle", "random", "matched", "entropy"]);
-const patch = { run: null, map: null, arm: "oracle", budget: null, answers: {}, patches: {}, full: {}, queue: null, settled: false, flash: null };
+export const patch = { run: null, map: null, arm: "oracle", budget: null, answers: {}, patches: {}, full: {}, queue: null, settled: false, flash: null };
 const patchProse = prose(ui.patchFlow), patchEls = patchProse.els;
 const patchFollow = followed(ui.patchText, ui.patchFlow, ui.patchEnd, () => patch.run && !patch.settled && !stepping());
 const stepping = () => patch.budget !== null;
@@ -35,7 +42,7 @@ const sameDecode = (a, b) => a !== undefined && b !== undefined && a[0] === b[0]
 
 // ---- the decode on screen -----------------------------------------------------------------------------------
 // What a new decode shares with the one on screen stays; its tail is replaced from the first difference on.
-panes.patch = {
+export const patchPane = {
   shown: () => patch.run,
   bring: (run) => {
     showPane("patch");
@@ -71,14 +78,14 @@ function showDecode(run) {
   ui.patch.classList.remove("none-yet", "pending");
   ui.patchStart.hidden = true;
   ui.patchStatus.textContent = "";
-  panes.patch.flow(run);
+  patchPane.flow(run);
 }
 function addToPatch(run, pos) {
   const tok = run.toks[pos], span = patchSpan(tok, pos);
   patchProse.place(span, tok[0], run.toks[pos - 1]?.[0]);
   patch.onScreen[pos] = tok;
 }
-function forgetPatches(run) {
+export function forgetPatches(run) {
   stopQueue();
   patchProse.cut([], 0);
   Object.assign(patch, { run: null, map: run.id ?? null, answers: {}, patches: {}, full: {}, onScreen: [], headOf: null, settled: false, budget: null, arm: "oracle" });
@@ -130,15 +137,14 @@ function renderCounter(run) {
   const rest = `${n === 1 ? "patch" : "patches"} in ${plural(all, "token")}, ${share(n, all)}`;
   ui.counter.firstElementChild.textContent = teacher ? "–" : count(n);
   ui.counter.lastElementChild.textContent = teacher ? `every word of ${plural(all, "token")} is the adapted model's` : rest;
-  const answer = run.result?.answer, text = textOf(answer), kind = kindOf(answer);
+  const answer = run.result?.answer, text = textOf(answer);
   const busy = !patch.settled && !run.done;
   ui.patchStop.hidden = !busy;
   ui.patch.classList.toggle("live", busy);
   ui.patchAnswer.parentNode.classList.toggle("stale", !run.result);
   if (!run.result) return;
   ui.patchAnswer.replaceChildren(text === null ? make("span", "none", "–") : showOdd(clip(text, 120)));
-  const word = { right: "right", wrong: "wrong", none: text === null ? "no answer" : "not checked" }[kind];
-  ui.patchVerdict.replaceChildren(make("span", kind, `${SIGNS[kind]} ${word}`));
+  ui.patchVerdict.replaceChildren(verdictOn(answer));
   const before = patch.answers.base;
   if (before && run.open?.arm !== "base" && textOf(before) !== text) ui.patchVerdict.append(make("span", "soft was", "base ", mark(before)));
 }
@@ -174,18 +180,18 @@ function request(arm, budget = null) {
   if (patch.run && !patch.run.done) trigger("halt", { id: patch.run.id });
   trigger("patch", { map: patch.map, arm, budget });
 }
-function chooseArm(arm) {
+export function chooseArm(arm) {
   if (!Object.hasOwn(ARMS, arm)) return;
   stopQueue();
   sayError();
   request(arm);
 }
-function setBudget(n) {
+export function setBudget(n) {
   stopQueue();
   request(BUDGETED.has(patch.arm) ? patch.arm : "oracle", Math.max(0, Math.round(n)));
 }
 // From all patches a step starts over: the first word alone, then the second, until the answer turns.
-function step(way = 1) {
+export function step(way = 1) {
   const arm = BUDGETED.has(patch.arm) ? patch.arm : "oracle", all = knownPatches(arm), wasAll = patch.budget === null;
   const started = patch.run && patch.run.open?.arm === arm;
   if (!started) return way > 0 ? setBudget(patch.arm === "base" && patch.run ? 1 : 0) : false;
@@ -193,7 +199,7 @@ function step(way = 1) {
   if (next < 0 || (next > all && patch.full[arm] !== undefined)) return false;
   return setBudget(next);
 }
-function renderArms() {
+export function renderArms() {
   const arm = patch.arm, all = knownPatches(), [name, says] = ARMS[arm] ?? [arm, ""];
   for (const chip of ui.arms.children) chip.setAttribute("aria-pressed", String(chip.dataset.arm === arm));
   ui.armName.textContent = `Answer, ${name}`;
@@ -220,7 +226,7 @@ function renderArmRows() {
   }));
   ui.runAll.textContent = patch.queue ? "Stop" : "Run all arms";
 }
-function runAll() {
+export function runAll() {
   if (patch.queue) return patch.run && !patch.run.done ? (trigger("halt", { id: patch.run.id }), stopQueue()) : stopQueue();
   sayError();
   const missing = Object.keys(ARMS).filter((arm) => !held(arm, null));

@@ -1,7 +1,16 @@
 // "On a problem set": how far, what was measured, with intervals; tables, plot and files of it.
-const setJob = { m: null, heard: 0, asked: false };
+import { attrs, count, make, showOdd } from "../common/text.js";
+import { cell, header } from "../common/tables.js";
+import { around, clock, estimate, figure, intervalBar, written } from "../common/estimates.js";
+import { plotIn, saveFile, savePlot } from "../common/figures.js";
+import { ask, root, sayError, server, trigger, ui } from "./context.js";
+import { nats } from "./compare_stream.js";
+import { ARMS } from "./compare_patch.js";
+import { showPane } from "./compare_view.js";
 
-function receiveSet(m) {
+export const setJob = { m: null, heard: 0, asked: false };
+
+export function receiveSet(m) {
   if (!m.id) return;
   const before = setJob.m, fresh = before?.id !== m.id;
   if (!fresh && (before.done || m.at < before.at) && !m.done) return; // late news of an earlier moment
@@ -12,7 +21,7 @@ function receiveSet(m) {
   if (m.done && !ended) trigger("ready", { id: m.id });
 }
 // A job tells the whole state each time, so all that can be missing is its last message.
-async function lookAfterSet(patience = 8000) {
+export async function lookAfterSet(patience = 8000) {
   const m = setJob.m;
   if (!m || m.done || setJob.asked || performance.now() - setJob.heard < patience) return;
   setJob.asked = true;
@@ -26,23 +35,6 @@ async function lookAfterSet(patience = 8000) {
 }
 
 // ---- tables -------------------------------------------------------------------------------------------------
-// An interval bar from 0 to 1: the thick line is the interval, the dot the value, the tick the base's value.
-function intervalBar(e, base, label) {
-  const svg = attrs(drawn("svg", { viewBox: "0 0 120 14", preserveAspectRatio: "xMinYMid", class: "interval-bar", role: "img" }), { "aria-label": label });
-  const x = (v) => (4 + 112 * Math.max(0, Math.min(1, v))).toFixed(1);
-  svg.append(drawn("line", { x1: 4, x2: 116, y1: 7, y2: 7, class: "rail" }));
-  if (base != null) svg.append(drawn("line", { x1: x(base), x2: x(base), y1: 1, y2: 13, class: "tick" }));
-  if (e?.value == null) return svg;
-  if (e.low != null) svg.append(drawn("line", { x1: x(e.low), x2: x(e.high), y1: 7, y2: 7, class: "span" }));
-  svg.append(drawn("circle", { cx: x(e.value), cy: 7, r: 3.5 }));
-  return svg;
-}
-function cell(name, ...kids) { // on a phone each cell carries its column's name
-  const td = make("td", "", ...kids);
-  td.dataset.name = name;
-  return td;
-}
-const header = (names) => make("thead", "", make("tr", "", ...names.map((name) => attrs(make("th", "", name), { scope: "col" }))));
 function rowsTable(rows) {
   const paper = rows.some((row) => row.paper), placebo = rows.some((row) => row.placebo);
   const names = ["", "here, 95 % interval", ...(placebo ? ["placebo"] : []), ...(paper ? ["paper"] : [])];
@@ -62,7 +54,7 @@ function armsTable(arms) {
     const name = arm.label ?? ARMS[arm.arm]?.[0] ?? arm.arm, label = `${name}: ${written(arm.pass?.value, "share")}, interval ${around(arm.pass, "share")}`;
     const flips = arm.won == null ? "–" : `${count(arm.won)} / ${count(arm.lost ?? 0)}`;
     return make("tr", "", attrs(make("th", "", showOdd(name)), { scope: "row" }),
-      cell("solved", estimate(arm.pass, "share")), cell("", intervalBar(arm.pass, base, label)),
+      cell("solved", estimate(arm.pass, "share")), cell("", intervalBar(arm.pass, label, { from: 0, to: 1, mark: base, height: 14, look: "interval-bar" })),
       cell("tokens touched", figure(written(arm.touched, "share"))),
       cell("points over base", estimate(arm.vs_base, "points")), cell("won / lost", figure(flips)));
   }));
@@ -95,26 +87,26 @@ function renderSet(m) {
   adoptFigure();
 }
 // The app's plot belongs under the table; as its own block it would show on the other panes too.
-function adoptFigure() {
+export function adoptFigure() {
   const box = document.getElementById("pair-figure");
   if (box && !ui.figure.contains(box)) ui.figure.append(box);
   const drawn = !!plotOf();
   ui.figure.classList.toggle("drawn", drawn);
   ui.png.hidden = ui.svg.hidden = !drawn;
 }
-function awaitFigure(tries = 20) { // it is mounted some time after this view
+export function awaitFigure(tries = 20) { // it is mounted some time after this view
   adoptFigure();
-  if (!ui.figure.firstChild && tries > 0 && element.isConnected) setTimeout(awaitFigure, 250, tries - 1);
+  if (!ui.figure.firstChild && tries > 0 && root.isConnected) setTimeout(awaitFigure, 250, tries - 1);
 }
 new MutationObserver(adoptFigure).observe(ui.figure, { childList: true, subtree: true });
 
 // ---- files --------------------------------------------------------------------------------------------------
-async function saveTable(format) {
+export async function saveTable(format) {
   if (!setJob.m) return;
   const reply = await ask("pair_export", { id: setJob.m.id, format });
   if (reply?.text != null) saveFile(String(reply.name ?? `comparison.${format}`), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
 }
 const plotOf = () => plotIn(ui.figure);
 const plotName = () => `${(setJob.m.set ?? "set").replace(/[^\w-]+/g, "-")}-${setJob.m.what}`;
-const saveSvg = () => plotOf() && savePlot(plotOf(), plotName(), "svg");
-const savePng = () => plotOf() && savePlot(plotOf(), plotName(), "png");
+export const saveSvg = () => plotOf() && savePlot(plotOf(), plotName(), "svg", sayError);
+export const savePng = () => plotOf() && savePlot(plotOf(), plotName(), "png", sayError);

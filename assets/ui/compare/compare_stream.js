@@ -1,9 +1,14 @@
 // Runs of the comparison: tokens arrive in deltas, any of which may be lost or repeated; gaps are fetched.
-const runs = new Map(); // id -> {id, kind, map, toks, want, open, result, done, waiting, answers, patches, changed}
+import { attrs, clip, make, nameOf, percent, showOdd } from "../common/text.js";
+import { offerKnown, STOPS, textOf, verdictOn } from "../common/answers.js";
+import { ask, root, sayError } from "./context.js";
+import { lookAfterSet, receiveSet } from "./compare_set.js";
+
+export const runs = new Map(); // id -> {id, kind, map, toks, want, open, result, done, waiting, answers, patches, changed}
 const lastNews = new Map(); // id -> when something was last heard of it
 
 const whole = (run) => run.toks.length >= run.want;
-const complete = (run) => run.done && !!run.open && whole(run);
+export const complete = (run) => run.done && !!run.open && whole(run);
 const blankRun = (m) => ({
   id: m.id, kind: m.kind, map: m.map ?? null, toks: [], want: 0, open: null, result: null, done: false, waiting: 0,
   answers: null, patches: null, changed: [],
@@ -28,8 +33,8 @@ function put(run, pos, tok) {
 }
 
 // Each pane has `bring(run)` for a run seen first and `flow(run)` for more of the one on screen.
-const panes = {};
-function receive(m) {
+export const panes = {};
+export function receive(m) {
   if (!m || typeof m !== "object") return;
   sayError(m.error);
   if (m.kind === "set") return receiveSet(m);
@@ -55,36 +60,31 @@ function repair(run) {
 // The last message can be lost too, and then nothing else would reveal the gap.
 const unfinished = () => Object.values(panes).map((pane) => pane.shown()).filter((run) => run && !run.done);
 const watchdog = setInterval(() => {
-  if (!element.isConnected) return clearInterval(watchdog);
+  if (!root.isConnected) return clearInterval(watchdog);
   for (const run of unfinished()) if (performance.now() - lastNews.get(run.id) > 4000) repair(run);
   lookAfterSet();
 }, 2000);
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden || !element.isConnected) return;
+  if (document.hidden || !root.isConnected) return;
   unfinished().forEach(repair);
   lookAfterSet(0);
 });
 
 // ---- figures ------------------------------------------------------------------------------------------------
-const nats = (x, digits = 2) => (x == null ? "∞" : x.toFixed(digits)); // infinite where one model excludes a token
-const share = (part, all) => (part ? percent(part / all) : "0\u202f%");
-const named = (text) => nameOf(text ?? "");
-function answerBox(label, answer, waiting = false) {
-  const text = textOf(answer), kind = kindOf(answer);
-  const word = { right: "right", wrong: "wrong", none: text === null ? "no answer" : "not checked" }[kind];
+export const nats = (x, digits = 2) => (x == null ? "∞" : x.toFixed(digits)); // infinite where one model excludes a token
+export const share = (part, all) => (part ? percent(part / all) : "0\u202f%");
+export const named = (text) => nameOf(text ?? "");
+export function answerBox(label, answer, waiting = false) {
+  const text = textOf(answer);
   const value = waiting ? make("span", "none", "…") : text === null ? make("span", "none", "–") : showOdd(clip(text, 60));
-  const verdict = waiting ? make("span", "soft", "not there yet") : make("span", kind, `${SIGNS[kind]} ${word}`);
+  const verdict = waiting ? make("span", "soft", "not there yet") : verdictOn(answer);
   return attrs(make("div", "answer", make("p", "label", `Answer, ${label}`), make("p", "value", value), make("p", "verdict", verdict)),
     { role: "group", "aria-label": `${label} answer` });
 }
 const UNJUDGED = "No answer is known of this problem, so none is called right or wrong. ";
-function renderUnjudged(node, open) {
+export function renderUnjudged(node, open) {
   node.hidden = !!open.known;
   if (!open.known) node.replaceChildren(UNJUDGED, ...offerKnown("pair-answer"));
 }
-const STOPS = {
-  cancelled: "; stopped by hand", length: "; cut at the length limit", context: "; the context is full", error: "; broken off",
-  stop_sequence: "; ended by a stop text",
-};
-const ending = (result) =>
+export const ending = (result) =>
   `${result?.seconds === undefined ? "" : `; ${result.seconds.toFixed(1)} s`}${STOPS[result?.stop] ?? ""}`;

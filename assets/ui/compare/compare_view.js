@@ -1,10 +1,20 @@
-// The comparison: one view, three panes. Before this stand view_common.js, compare_stream.js and one file per pane.
+// The comparison: one view, three panes, each with a module of its own.
+import { attrs } from "../common/text.js";
+import { giveKnown } from "../common/answers.js";
+import { hear, listenToKeys, root, trigger, ui } from "./context.js";
+import { panes, receive } from "./compare_stream.js";
+import {
+  closeInspector, map, mapPane, mapTipGone, selectToken, setQuiet, showOnly, stepDifference, stepToken,
+} from "./compare_map.js";
+import { check, resetChecks } from "./compare_checks.js";
+import { chooseArm, patch, patchPane, renderArms, runAll, setBudget, step } from "./compare_patch.js";
+import { adoptFigure, awaitFigure, savePng, saveSvg, saveTable, setJob } from "./compare_set.js";
 
 // ---- panes --------------------------------------------------------------------------------------------------
 const PANES = ["map", "patch", "set"];
 const tabs = [...ui.tabs.children];
 let paneNow = "map";
-function showPane(name) {
+export function showPane(name) {
   if (!PANES.includes(name)) return;
   if (name !== paneNow && root.classList.contains("presenting") && name === "set") present(false);
   paneNow = name;
@@ -80,8 +90,8 @@ function escape() {
 
 // ---- hooks for the rest of the page, and the start ----------------------------------------------------------
 window.rmxPair = Object.assign(window.rmxPair ?? {}, { step, arm: chooseArm, budget: setBudget, pane: showPane, present });
+Object.assign(panes, { map: mapPane, patch: patchPane });
 resetChecks();
 renderArms();
 awaitFigure();
-watch("value", () => receive(props.value));
-receive(props.value);
+hear(receive);

@@ -1,5 +1,12 @@
 // Which problems were won, which lost, and which only because an answer was cut off; each with both answers, and a way
 // to the other tabs.
+import { attrs, clip, count, make, oneLine, showOdd } from "../common/text.js";
+import { mark } from "../common/answers.js";
+import { cell, header, keyed, plain } from "../common/tables.js";
+import { figure } from "../common/estimates.js";
+import { ui } from "./context.js";
+import { chips, job, others, samplesOf, shortName, shown } from "./evaluate_table.js";
+
 const GROUPS = { won: "won", lost: "lost", cut: "changed by truncation", all: "all" };
 const RULES = {
   greedy: "By the greedy answer: won is wrong before and right after, lost the other way round. Where one of the two was cut off, the difference may be the limit’s.",
@@ -27,7 +34,7 @@ function ordered(rows) { // what moved furthest first; in the list of all, the o
   const byPlace = (a, b) => a.place - b.place;
   return rows.sort(shown.group === "all" ? byPlace : (a, b) => Math.abs(b.fate.moved) - Math.abs(a.fate.moved) || byPlace(a, b));
 }
-function renderProblems() {
+export function renderProblems() {
   const paired = others().length > 0, rows = inPart();
   if (!paired) shown.group = "all";
   ui.listTitle.textContent = paired ? "Won and lost" : "The problems";
@@ -87,12 +94,12 @@ function goButtons(row, name) {
   };
   return make("span", "go", button("Open in Explore", "explore"), ...(name === baseName() ? [] : [button("Compare", "compare")]));
 }
-function openProblem(id, on = !shown.open.has(id)) {
+export function openProblem(id, on = !shown.open.has(id)) {
   on ? shown.open.add(id) : shown.open.delete(id);
   renderProblems();
 }
 // From elsewhere: a problem's detail, whatever is listed now.
-function showProblem(id) {
+export function showProblem(id) {
   const entry = job.rows.get(id);
   if (!entry) return;
   const listed = () => [...ui.list.querySelectorAll("[data-open]")].find((node) => node.dataset.open === id);

@@ -1,38 +1,28 @@
 // What was measured, as tables: what each model solves, and what has changed against the base. Every figure stands with
 // its interval. `job` is the evaluation that the page follows, `shown` what the visitor has chosen to see of it.
-const job = { id: null, m: null, report: null, rows: new Map(), stamp: 0, notes: {}, command: "", own: false };
-const shown = { k: null, part: "", name: "", by: "greedy", group: "won", open: new Set(), most: 30 };
+import { attrs, count, make, percent, plural } from "../common/text.js";
+import { SIGNS } from "../common/answers.js";
+import { cell, header, keyed, plain } from "../common/tables.js";
+import { around, clock, estimate, figure, intervalBar, written } from "../common/estimates.js";
+import { root, ui } from "./context.js";
+
+export const job = { id: null, m: null, report: null, rows: new Map(), stamp: 0, notes: {}, command: "", own: false };
+export const shown = { k: null, part: "", name: "", by: "greedy", group: "won", open: new Set(), most: 30 };
 const BUILT = "This miniature was built with a few decisive forks: what training gains on it, it gains by construction.";
 
-const plain = (text, n = 200) => showOdd(clip(String(text ?? ""), n));
 const dollars = (usd) => (usd == null ? "" : usd === 0 ? "free" : usd < 0.01 ? "< $0.01" : `$${usd.toFixed(2)}`);
 const scope = () => job.report?.parts?.find((part) => part.name === shown.part) ?? job.report;
-const ks = () => (job.report?.k ?? []).map(String).filter((k) => scope()?.models?.some((model) => model["pass@k"]?.[k]));
-const samplesOf = () => job.report?.samples ?? 0;
-const shortName = (name) => plain(/^\d{8}-\d{4}-(.+)$/.exec(name)?.[1] ?? name, 60);
-const others = () => (job.report?.models ?? []).slice(1).map((model) => model.name);
+export const ks = () => (job.report?.k ?? []).map(String).filter((k) => scope()?.models?.some((model) => model["pass@k"]?.[k]));
+export const samplesOf = () => job.report?.samples ?? 0;
+export const shortName = (name) => plain(/^\d{8}-\d{4}-(.+)$/.exec(name)?.[1] ?? name, 60);
+export const others = () => (job.report?.models ?? []).slice(1).map((model) => model.name);
 
-// Makes the children of a node anew, unless what they say is what stands there.
-function keyed(node, items, build) {
-  const made = items.map(build), html = made.map((kid) => kid.outerHTML).join("");
-  if (node.dataset.said === html) return;
-  const at = [...node.children].findIndex((kid) => kid.contains(document.activeElement));
-  node.replaceChildren(...made);
-  node.dataset.said = html;
-  if (at >= 0) node.children[Math.min(at, made.length - 1)]?.focus({ preventScroll: true });
-}
-function chips(node, key, choices) { // [value, words, figure?]; a single choice is none
+export function chips(node, key, choices) { // [value, words, figure?]; a single choice is none
   keyed(node, choices.length > 1 ? choices : [], ([value, words, n]) => {
     const chip = attrs(make("button", "chip", words, ...(n == null ? [] : [" ", make("span", "num", count(n))])), { type: "button", "data-choose": key, "data-value": value });
     return attrs(chip, { "aria-pressed": String(shown[key] === value) });
   });
 }
-function cell(name, ...kids) { // on a phone each cell carries its column's name
-  const td = make("td", "", ...kids);
-  td.dataset.name = name;
-  return td;
-}
-const header = (names) => make("thead", "", make("tr", "", ...names.map((name) => attrs(make("th", "", name), { scope: "col" }))));
 
 // ---- what each solves ---------------------------------------------------------------------------------------
 function modelName(model, place) {
@@ -56,7 +46,7 @@ function spentCell(model) {
   const time = [model.seconds > 0 ? clock(model.seconds) : "", dollars(model.usd)].filter(Boolean).join(" · ");
   return [make("span", "line", figure(count(model.tokens ?? 0)), make("span", "soft", " tokens")), make("span", "line soft", time)];
 }
-function renderSolved() {
+export function renderSolved() {
   const { models, problems } = scope(), k = shown.k, n = samplesOf(), sampled = k !== null;
   const greedy = models.some((model) => model.greedy?.value != null);
   const columns = [
@@ -74,14 +64,6 @@ function renderSolved() {
 
 // ---- against the base ---------------------------------------------------------------------------------------
 const tone = (e) => ({ better: "right", worse: "wrong" })[e?.verdict] ?? "none";
-function differenceBar(e, reach, label) { // all rows on one scale: right of the line is better
-  const svg = attrs(drawn("svg", { viewBox: "0 0 160 16", class: `gain ${tone(e)}`, role: "img" }), { "aria-label": label });
-  const x = (v) => 80 + 76 * Math.max(-1, Math.min(1, v / reach));
-  svg.append(drawn("line", { x1: 4, x2: 156, y1: 8, y2: 8, class: "rail" }), drawn("line", { x1: 80, x2: 80, y1: 1, y2: 15, class: "zero" }));
-  if (e.low != null) svg.append(drawn("line", { x1: x(e.low), x2: x(e.high), y1: 8, y2: 8, class: "span" }));
-  svg.append(drawn("circle", { cx: x(e.value), cy: 8, r: 3.5 }));
-  return svg;
-}
 function chance(p) {
   const digits = Math.abs(p - 0.05) < 0.0006 ? 6 : p < 0.1 ? 3 : 2; // rounding never carries it over 0.05
   return p < 0.001 ? "p < 0.001" : `p = ${p.toFixed(digits)}`;
@@ -99,7 +81,7 @@ function measures(pair, k, n) { // [words, estimate] of one adapter
   if (k !== null && k !== "1") found.push([`pass@${k}`, pair["pass@k"]?.[k]], [`majority of ${k}`, pair.majority?.[k]]);
   return found.filter(([, e]) => e?.value != null);
 }
-function renderAgainst() {
+export function renderAgainst() {
   const { paired, problems } = scope(), rows = (paired ?? []).map((pair) => [pair, measures(pair, shown.k, samplesOf())]);
   ui.againstBox.hidden = !rows.some(([, found]) => found.length);
   if (ui.againstBox.hidden) return;
@@ -113,14 +95,14 @@ function against([pair, found], reach, problems) {
   return make("tbody", "", ...found.map(([words, e], i) => {
     const label = `${pair.name}, ${words}: ${written(e.value, "points")} points, ${around(e, "points")}`;
     const name = i === 0 ? attrs(make("th", "", shortName(pair.name)), { scope: "rowgroup", rowspan: found.length, title: plain(pair.name) }) : null;
-    return make("tr", "", ...(name ? [name] : []), cell("measure", words), cell("points", estimate(e, "points")), cell("", differenceBar(e, reach, label)), cell("", ...verdict(e, problems)));
+    return make("tr", "", ...(name ? [name] : []), cell("measure", words), cell("points", estimate(e, "points")), cell("", intervalBar(e, label, { from: -reach, to: reach, mark: 0, width: 160, look: `gain ${tone(e)}` })), cell("", ...verdict(e, problems)));
   }));
 }
 
 // ---- over the tables ----------------------------------------------------------------------------------------
 const STATES = { loading: "loading the model and the problems", running: "", done: "done", stopped: "stopped", failed: "broken off" };
 const passed = (s) => (s < 90 ? `${Math.round(s)} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${(s / 3600).toFixed(1)} h`);
-function renderHead() {
+export function renderHead() {
   const m = job.m, report = job.report, ended = isOver(m);
   ui.head.hidden = false;
   const about = report ? [`${plain(report.set, 80)}`, report.samples ? `${plural(report.samples, "sample")} per problem at temperature ${report.temperature}, top-p ${report.top_p}` : "greedy only",
@@ -143,4 +125,4 @@ function renderHead() {
   const warned = [report?.base_check?.holds === false && report.base_check.sentence, report?.fault].filter(Boolean).join(" ");
   if (warned) [ui.known.textContent, ui.known.hidden] = [plain(warned, 600), false];
 }
-const isOver = (m) => ["done", "stopped", "failed"].includes(m?.state);
+export const isOver = (m) => ["done", "stopped", "failed"].includes(m?.state);

@@ -1,5 +1,12 @@
-// The evaluation: follows a job of the server, takes the plots in, passes on what is pressed. Before this stand
-// view_common.js, estimates.js, evaluate_table.js and evaluate_problems.js.
+// The evaluation: follows a job of the server, takes the plots in, passes on what is pressed.
+import { make, plural, showOdd } from "../common/text.js";
+import { copyText, keyed, plain } from "../common/tables.js";
+import { clock } from "../common/estimates.js";
+import { plotIn, saveFile, savePlot } from "../common/figures.js";
+import { ask, hear, props, root, sayError, server, trigger, ui } from "./context.js";
+import { chips, isOver, job, ks, others, renderAgainst, renderHead, renderSolved, shown } from "./evaluate_table.js";
+import { openProblem, renderProblems, showProblem } from "./evaluate_problems.js";
+
 const EVERY = 700, DRAWN = 5000; // ms between two looks, and between two drawings of the plots while it runs
 let polling = 0, drawn_ = { at: 0, what: "" };
 
@@ -28,7 +35,7 @@ async function poll() {
   } catch {
     ui.status.textContent = "no reply from the server; trying again"; // what is on screen stays
   }
-  if (element.isConnected && !isOver(job.m)) polling = setTimeout(poll, EVERY);
+  if (root.isConnected && !isOver(job.m)) polling = setTimeout(poll, EVERY);
 }
 function forget() {
   sessionStorage.removeItem(props.storage_key);
@@ -93,7 +100,7 @@ function adopt() {
 }
 function awaitPlots(tries = 40) { // they are mounted some time after this view
   adopt();
-  if ((!ui.curves.firstChild || !ui.scatter.firstChild) && tries > 0 && element.isConnected) setTimeout(awaitPlots, 250, tries - 1);
+  if ((!ui.curves.firstChild || !ui.scatter.firstChild) && tries > 0 && root.isConnected) setTimeout(awaitPlots, 250, tries - 1);
 }
 for (const box of [ui.curves, ui.scatter]) new MutationObserver(adopt).observe(box, { childList: true, subtree: true });
 
@@ -114,18 +121,7 @@ async function saveAs(format) {
 }
 function savePlots(kind) {
   const name = `evaluation-${String(job.report?.set ?? "set").replace(/[^\w-]+/g, "-")}`;
-  for (const [box, what] of [[ui.curves, "curves"], [ui.scatter, "problems"]]) if (plotIn(box)) savePlot(plotIn(box), `${name}-${what}`, kind);
-}
-async function copyCommand() {
-  let done = true;
-  try {
-    await navigator.clipboard.writeText(ui.command.textContent);
-  } catch { // no clipboard outside https
-    getSelection().selectAllChildren(ui.command);
-    done = document.execCommand("copy");
-  }
-  ui.copy.textContent = done ? "Copied" : "Select it and copy by hand";
-  setTimeout(() => (ui.copy.textContent = "Copy"), 2000);
+  for (const [box, what] of [[ui.curves, "curves"], [ui.scatter, "problems"]]) if (plotIn(box)) savePlot(plotIn(box), `${name}-${what}`, kind, sayError);
 }
 
 // ---- messages from Python -----------------------------------------------------------------------------------
@@ -149,7 +145,7 @@ function renderPlan(m) {
 // ---- what is pressed ----------------------------------------------------------------------------------------
 const actions = {
   halt: () => job.id && (trigger("halt", { id: job.id }), (ui.status.textContent = "stopping")),
-  json: () => saveAs("json"), csv: () => saveAs("csv"), png: () => savePlots("png"), svg: () => savePlots("svg"), copy: copyCommand,
+  json: () => saveAs("json"), csv: () => saveAs("csv"), png: () => savePlots("png"), svg: () => savePlots("svg"), copy: () => copyText(ui.command, ui.copy),
   more: () => ((shown.most += 100), renderProblems()),
 };
 function choose(key, value) {
@@ -169,7 +165,6 @@ root.addEventListener("click", (e) => {
 // ---- the start ----------------------------------------------------------------------------------------------
 window.rmxEval = Object.assign(window.rmxEval ?? {}, { show: showProblem, follow });
 awaitPlots();
-watch("value", () => receive(props.value));
-receive(props.value);
+hear(receive);
 const kept = sessionStorage.getItem(props.storage_key);
 if (kept && !job.id) trigger("attach", { id: kept });

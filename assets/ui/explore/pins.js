@@ -1,5 +1,9 @@
 // Tokens pinned for training: a small mark in the text, a row of chips under it. The page keeps {run, pos}; who trains is
 // told by the event "pins". A pin outlives swaps and new problems, and goes when the server no longer holds its run.
+import { attrs, make, nameOf, oneLine, plainName, splitSpace } from "../common/text.js";
+import { sayError, server, trigger, ui } from "./context.js";
+import { branches, els, presenter, sameToken, select, selected, shown, visit } from "./token_view.js";
+
 const MOST_PINS = 8;
 const pins = []; // {run, pos, said, text}: the token and what stands before it
 let pinTurn = 0;
@@ -13,7 +17,7 @@ function pinnedHere(pin, b = shown) {
 }
 const pinAt = (pos) => pins.findIndex((pin) => pin.pos === pos && pinnedHere(pin));
 
-function togglePin() {
+export function togglePin() {
   const pos = selected, at = pos === null ? -1 : pinAt(pos);
   if (pos === null || presenter.on) return false;
   if (at >= 0) return void unpin(at);
@@ -46,7 +50,7 @@ async function gonePins() {
 }
 
 // ---- in sight -----------------------------------------------------------------------------------------------
-function renderPins() {
+export function renderPins() {
   markPins();
   renderPinButton();
   ui.pins.hidden = !pins.length;
@@ -69,7 +73,7 @@ function markPins() { // spans come and go with branches, so the marks are set a
     span.classList.add("pinned");
   }
 }
-function renderPinButton() {
+export function renderPinButton() {
   if (selected === null) return;
   const on = pinAt(selected) >= 0;
   ui.pin.setAttribute("aria-pressed", String(on));
@@ -80,7 +84,7 @@ async function visitPin(pin) {
   if (pinnedHere(pin) && els[pin.pos]) select(pin.pos);
   else pinsChanged();
 }
-const pinActions = { pin: togglePin };
+export const pinActions = { pin: togglePin };
 ui.pins.addEventListener("click", (e) => {
   const [go, off] = ["[data-pin]", "[data-unpin]"].map((selector) => e.target.closest(selector)?.dataset);
   if (go) visitPin(pins[Number(go.pin)]);

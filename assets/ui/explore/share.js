@@ -1,10 +1,16 @@
 // What a visitor takes home: a link, files, a dataset on the Hub; and where a tree comes from that was opened here.
 // Python makes the text of each file, the browser saves it; nothing is stored on the server.
+import { clip, make, plainName, showOdd } from "../common/text.js";
+import { putNear } from "../common/view.js";
+import { pngOf, saveFile } from "../common/figures.js";
+import { server, trigger, ui } from "./context.js";
+import { selected, shown, tau } from "./token_view.js";
+
 const origins = new Map(); // tree -> the newest that is known of where it comes from
 
 // ---- where it comes from ------------------------------------------------------------------------------------
 const KINDS = { link: "From a link", recorded: "Recorded", again: "Decoded again here" };
-function renderOrigin(b) {
+export function renderOrigin(b) {
   const own = b.open?.origin ?? null;
   if (own && (own.said || !origins.has(b.open.tree))) origins.set(b.open.tree, own);
   ui.origin.hidden = !own;
@@ -24,7 +30,7 @@ function verify() {
   trigger("verify", { run: shown.run });
 }
 // A link's own part of the address goes as soon as something else is on screen.
-const linkGone = (b) => (b.open?.origin?.kind === "link" ? {} : { s: null });
+export const linkGone = (b) => (b.open?.origin?.kind === "link" ? {} : { s: null });
 
 // ---- the menu -----------------------------------------------------------------------------------------------
 function toggleShare() {
@@ -89,7 +95,7 @@ ui.saveForm.addEventListener("submit", async (e) => {
   if (reply) tellShare(`Saved: ${reply.url}`);
 });
 
-const shareActions = {
+export const shareActions = {
   share: toggleShare, copyLink, verify,
   getJson: () => download("json"), getHtml: () => download("html"), getCsv: () => download("csv"),
   getSvg: () => download("svg"), getPng: () => download("png"),

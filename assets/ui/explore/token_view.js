@@ -1,21 +1,39 @@
-// The explorer view; view_common.js, worth.js, worth_plot.js, pins.js, figures.js, share.js and shades.js stand before it, in
-// the same function.
+// The explorer view: the text, its forks, the inspector, the history of swaps, and what a room sees.
 // Python sends deltas; a branch is kept whole here, so undo, redo, tau and marks need no round trip.
+import {
+  attrs, clip, count, fill, howOften, make, nameOf, odds, oneLine, plainName, plural, showOdd, splitSpace, undecided,
+  waitingText,
+} from "../common/text.js";
+import { giveKnown, kindOf, knownText, mark, offerKnown, STOPS, textOf, verdictOn } from "../common/answers.js";
+import { followed, prose } from "../common/prose.js";
+import { readdress } from "../common/address.js";
+import { putNear } from "../common/view.js";
+import { ask, hear, listenToKeys, root, sayError, server, tooltip, trigger, ui } from "./context.js";
+import {
+  askOutcomes, receiveWorth, renderOutcomes, renderWorth, stageOutcomes, worthActions, worthShows,
+} from "./worth.js";
+import { pinActions, renderPinButton, renderPins, togglePin } from "./pins.js";
+import { linkGone, renderOrigin, shareActions } from "./share.js";
+import {
+  aboutChoice, CEILING, isUnlikely, nats, nextShade, sentence, setShade, shade, shadeFor, standsThere, stops,
+  surpriseOf, tintToken, unlikely,
+} from "./shades.js";
+
 const FORCED = 1, SPECIAL = 2;
 
 // ---- state --------------------------------------------------------------------------------------------------
-const branches = new Map(); // run -> {run, toks, want, open, result, done, reveal, kept}
-let shown = null, settled = false; // the branch on screen; is it finished, and all of it visible?
-let tree = [], past = [], future = [];
-const { els, place, cut } = prose(ui.flow); // spans on screen by position
-let forks = [], marked = []; // positions of forks, ascending; spans with diff marks
-let tau = 1.0, tauByHand = false;
-let selected = null, reselect = null, tabStop = null;
+export const branches = new Map(); // run -> {run, toks, want, open, result, done, reveal, kept}
+export let shown = null, settled = false; // the branch on screen; is it finished, and all of it visible?
+export let tree = [], past = [], future = [];
+export const { els, place, cut } = prose(ui.flow); // spans on screen by position
+export let forks = [], marked = []; // positions of forks, ascending; spans with diff marks
+export let tau = 1.0, tauByHand = false;
+export let selected = null, reselect = null, tabStop = null;
 let lastNews = 0, oldAnswer = null;
 
 const isFork = (tok) => (tok[1] ?? 0) > tau;
 const whole = (b) => b.toks.length >= b.want;
-const sameToken = (a, b) => a === b || (a[0] === b[0] && a[1] === b[1] && a[2] === b[2] && a[4] === b[4]);
+export const sameToken = (a, b) => a === b || (a[0] === b[0] && a[1] === b[1] && a[2] === b[2] && a[4] === b[4]);
 function keptWith(b) { // how many tokens on screen stay where they are when b comes
   let n = 0;
   while (shown && n < els.length && n < b.toks.length && sameToken(shown.toks[n], b.toks[n])) n++;
@@ -34,7 +52,7 @@ function tokenSpan(tok, pos) {
   if (isFork(tok) || isUnlikely(tok)) markToken(span, tok, pos);
   return span;
 }
-function markToken(span, tok, pos) {
+export function markToken(span, tok, pos) {
   const [text, H, p, rank] = tok, fork = isFork(tok), odd = isUnlikely(tok);
   span.classList.toggle("fork", fork);
   span.classList.toggle("unlikely", odd);
@@ -67,7 +85,7 @@ function setTabStop(span) { // one stop for the Tab key; the other keys move it
   if (tabStop) tabStop.tabIndex = -1;
   (tabStop = span).tabIndex = 0;
 }
-function keepTabStop() { // where its span is marked no longer, the first marked one takes it over
+export function keepTabStop() { // where its span is marked no longer, the first marked one takes it over
   if (tabStop?.isConnected && tabStop.hasAttribute("tabindex")) return;
   const first = ui.flow.querySelector(".t[tabindex]");
   if (first) setTabStop(first);
@@ -138,7 +156,7 @@ function repair(b) {
 }
 // The last message can be lost too, and then nothing else would reveal the gap.
 const watchdog = setInterval(() => {
-  if (!element.isConnected) clearInterval(watchdog);
+  if (!root.isConnected) clearInterval(watchdog);
   else if (shown && !shown.done && performance.now() - lastNews > 4000) repair(shown);
 }, 2000);
 document.addEventListener("visibilitychange", () => !document.hidden && shown && !shown.done && repair(shown));
@@ -217,11 +235,7 @@ function settle(b) {
   presenter.on && renderDeck();
 }
 const CUT = new Set(["length", "context"]); // what a limit has cut off is wrong, whatever stands in it
-const STOPS = {
-  cancelled: "; stopped by hand", length: "; cut at the length limit", context: "; the context is full", error: "; broken off",
-  stop_sequence: "; ended by a stop text",
-};
-function summary(b) {
+export function summary(b) {
   const r = b.result ?? {}, reuse = r.reuse ? `; reused ${count(r.reuse.reused)}, computed ${count(r.reuse.computed)}` : "";
   const odd = unlikely().length, below = shade === "entropy" ? "" : `; ${odd ? plural(odd, "token") : "none"} below 1\u202f%`;
   const time = r.seconds === undefined ? "" : `; ${r.seconds.toFixed(r.seconds < 10 ? 1 : 0)} s`;
@@ -254,7 +268,7 @@ function renderButtons() {
 }
 
 // ---- undo, redo, keep, tree ---------------------------------------------------------------------------------
-async function ensure(run) {
+export async function ensure(run) {
   const b = branches.get(run) ?? { run, toks: [], want: 0 };
   if (!b.done || !whole(b)) await repair(b);
   return branches.get(run) ?? null;
@@ -269,7 +283,7 @@ async function travel(run, steps) { // steps() brings the history up to date
 }
 const undo = () => travel(past.at(-1), () => future.push(shown.run) && past.pop());
 const redo = () => travel(future.at(-1), () => past.push(shown.run) && future.pop());
-const visit = (run) => travel(run, () => past.push(shown.run) && (future = []));
+export const visit = (run) => travel(run, () => past.push(shown.run) && (future = []));
 function keep() {
   shown.kept = true;
   clearMarks();
@@ -281,7 +295,7 @@ function tintUndo(on) {
   root.classList.toggle("undoing", !!target);
   els.forEach((span, pos) => span.classList.toggle("doomed", pos >= from));
 }
-const answerOf = (run) => branches.get(run)?.result?.answer ?? tree.find((row) => row.run === run)?.answer ?? null;
+export const answerOf = (run) => branches.get(run)?.result?.answer ?? tree.find((row) => row.run === run)?.answer ?? null;
 function renderTree() {
   const rows = tree.filter((row) => row && row.run);
   const here = rows.some((row) => row.run === shown?.run);
@@ -316,8 +330,7 @@ function renderAnswer(b) {
     const note = oldAnswer === null ? "not there yet" : "before; a new one is being written";
     return ui.verdict.replaceChildren(make("span", "soft", note));
   }
-  const word = { right: "right", wrong: "wrong", none: text === null ? "no answer" : "not checked" }[kind];
-  ui.verdict.replaceChildren(make("span", kind, `${SIGNS[kind]} ${word}`));
+  ui.verdict.replaceChildren(verdictOn(answer));
   if (kind === "none" && text !== null && !b.open?.known) ui.verdict.append(make("span", "soft", "no known answer"), ...offerKnown("answer"));
   if (kind === "wrong" && CUT.has(b.result.stop)) ui.verdict.append(make("span", "soft", "cut off"));
   const before = b.open?.parent && !b.kept ? answerOf(b.open.parent) : null;
@@ -414,7 +427,7 @@ function cached(name, pos) {
   }
   return known.get(key);
 }
-function select(pos, focus = true) {
+export function select(pos, focus = true) {
   const span = els[pos];
   if (!span) return;
   deselect(false);
@@ -478,7 +491,7 @@ async function renderAlternatives(pos, all = false) {
   renderLook(pos);
   renderOutcomes();
 }
-function altRow(alt, rank, chosen) {
+export function altRow(alt, rank, chosen) {
   const bar = make("i", "meter"), name = make("span", "what", nameOf(alt.text)), p = odds(alt.p ?? 0);
   bar.style.setProperty("--p", alt.p ?? 0);
   if (chosen) name.append(make("span", "badge", "chosen"));
@@ -531,7 +544,7 @@ async function takeNumber(k) {
 
 // ---- presenter ----------------------------------------------------------------------------------------------
 // The bundled model writes faster than a room can read, so the page holds tokens back and lets them out at a pace.
-const presenter = { on: false, pace: 6, pauseAtForks: true, playing: false, timer: 0, asking: null, passed: -1 };
+export const presenter = { on: false, pace: 6, pauseAtForks: true, playing: false, timer: 0, asking: null, passed: -1 };
 function present(on, { pace = presenter.pace, pauseAtForks = presenter.pauseAtForks } = {}) {
   Object.assign(presenter, { pace: Number(pace) || 0, pauseAtForks: !!pauseAtForks });
   if (presenter.on !== !!on) {
@@ -768,9 +781,8 @@ window.rmx = Object.assign(window.rmx ?? {}, {
 });
 setShade(shade);
 ui.tau.textContent = tau.toFixed(2);
-watch("value", () => receive(props.value));
 async function start() {
-  if (props.value) return receive(props.value);
+  if (hear(receive)) return;
   const run = new URL(location).searchParams.get("run");
   const b = run && (await ensure(run));
   if (b && !shown) bring(b);

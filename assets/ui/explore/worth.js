@@ -1,10 +1,18 @@
 // What a choice is worth: the outcomes of each alternative in the inspector and, for a whole solution, the smallest
-// rescue and the answer so far (which forks decide is in worth_plot.js). It shares the explorer view's function.
+// rescue and the answer so far; which forks decide is in worth_plot.js.
 // Every message holds the whole state of its job, so one may be lost; what is known is kept by run and place.
+import { attrs, clip, count, make, nameOf, percent, plural, showOdd } from "../common/text.js";
+import { kindOf, offerKnown } from "../common/answers.js";
+import { root, sayError, trigger, ui } from "./context.js";
+import { importanceState, renderImportance } from "./worth_plot.js";
+import {
+  altRow, answerOf, branches, els, ensure, presenter, select, selected, settled, shown, visit,
+} from "./token_view.js";
+
 const JOBS = { outcomes: "outcomes", importance: "importance", rescue: "rescue", sofar: "sofar", stop: "haltjob" };
 const CONTENT = { outcomes: "alternatives", importance: "points", rescue: "tried", sofar: "points" }; // a field that a state has
 const SILENT = 25_000; // milliseconds without a word after which a job may be started again
-const worth = { jobs: new Map(), tones: new Map(), open: null, pressed: false };
+export const worth = { jobs: new Map(), tones: new Map(), open: null, pressed: false };
 
 // ---- jobs ---------------------------------------------------------------------------------------------------
 const jobKey = (kind, run, pos) => (kind === "outcomes" ? `${kind} ${run} ${pos}` : `${kind} ${run}`);
@@ -34,7 +42,7 @@ function stopJob(job) {
   trigger(JOBS.stop, { job: job.m.job });
   renderJob(job);
 }
-function receiveWorth(m) {
+export function receiveWorth(m) {
   if (m.error) sayError(m.error);
   const field = CONTENT[m.kind];
   if (!field) return;
@@ -59,13 +67,13 @@ function renderJob(job) {
   if (job.kind !== "outcomes") renderMeasure();
   else if (job.pos === selected) renderOutcomes();
 }
-function renderWorth() {
+export function renderWorth() {
   renderMeasure();
   if (selected !== null) renderOutcomes();
 }
 // The last message can be lost; a job that says nothing any more may be started anew.
 const listener = setInterval(() => {
-  if (!element.isConnected) return clearInterval(listener);
+  if (!root.isConnected) return clearInterval(listener);
   for (const job of worth.jobs.values()) {
     if (!running(job) || performance.now() - job.heard < (job.stopping ? SILENT / 4 : SILENT)) continue;
     job.gone = true;
@@ -73,7 +81,7 @@ const listener = setInterval(() => {
   }
 }, 2000);
 // Called by the view: another branch is on screen; a new problem ends what was being measured for the old one.
-function worthShows(b, old) {
+export function worthShows(b, old) {
   clearChips();
   if (!b.done) displace();
   if (old && old.open?.tree !== b.open?.tree) {
@@ -86,7 +94,7 @@ function worthShows(b, old) {
 // ---- answers and their colours ------------------------------------------------------------------------------
 // An answer keeps its colour over all measures of one problem; the solution's own wrong answer comes first.
 const TONES = 8;
-function toneOf(text, correct, known = true) {
+export function toneOf(text, correct, known = true) {
   if (text === null) return "none";
   if (correct) return known ? "right" : "same";
   const tree = shown?.open?.tree, own = answerOf(shown?.run);
@@ -96,34 +104,34 @@ function toneOf(text, correct, known = true) {
   return `other-${Math.min(tones.get(text), TONES - 1)}`;
 }
 const signOf = (tone, known) => ({ right: "✓", same: "=", none: "–", rest: "" })[tone] ?? (known ? "✗" : "");
-const writeAnswer = (text, most = 24) => (text === null ? "none" : showOdd(clip(text, most)).replace(/\s+/g, " "));
-function answerLabel(text, tone, known, figure) {
+export const writeAnswer = (text, most = 24) => (text === null ? "none" : showOdd(clip(text, most)).replace(/\s+/g, " "));
+export function answerLabel(text, tone, known, figure) {
   const key = make("i", `tone tone-${tone}`), sign = signOf(tone, known);
   const name = make("bdi", tone === "right" ? "right" : "", `${sign ? `${sign} ` : ""}${writeAnswer(text)}`);
   return make("span", "said", key, name, ...(figure ? [make("span", "num", figure)] : []));
 }
-const round = (p) => Math.round(100 * p);
-const interval = (e) => `[${round(e.low)}, ${round(e.high)}]`;
-const WHENEVER = "95 % interval, valid whenever one looks";
-function targetText(target) {
+export const round = (p) => Math.round(100 * p);
+export const interval = (e) => `[${round(e.low)}, ${round(e.high)}]`;
+export const WHENEVER = "95 % interval, valid whenever one looks";
+export function targetText(target) {
   if (!target) return "";
   const text = writeAnswer(target.text, 40);
   return target.known ? `right means ${text}` : `no known answer: share that reaches ${text}, the answer of this solution`;
 }
-function renderTarget(node, target, text) { // rewritten only where it has changed: its button may hold the focus
+export function renderTarget(node, target, text) { // rewritten only where it has changed: its button may hold the focus
   if (node.firstChild?.data === text) return;
   node.replaceChildren(text, ...(target?.known === false ? [" ", ...offerKnown("answer")] : []));
 }
-const spentText = (m) => `${count(m.tokens_spent ?? 0)} of ${count(m.budget ?? 0)} tokens`;
+export const spentText = (m) => `${count(m.tokens_spent ?? 0)} of ${count(m.budget ?? 0)} tokens`;
 
 // ---- outcomes: in the inspector -----------------------------------------------------------------------------
 const VERDICTS = { decides: "This choice decides", same: "It makes no difference", open: "Not decided yet" };
-function askOutcomes() {
+export function askOutcomes() {
   if (selected === null || !settled || presenter.on) return false;
   if (restartable(jobOf("outcomes"))) beginJob("outcomes", { pos: selected });
   renderOutcomes();
 }
-function renderOutcomes() {
+export function renderOutcomes() {
   const job = jobOf("outcomes"), m = job?.m, live = running(job);
   ui.outcomes.hidden = !settled;
   ui.sample.hidden = !restartable(job);
@@ -198,7 +206,7 @@ function fillStrip(box, answers, n, known) {
   box.most.replaceChildren(...labels, ...(more ? [make("span", "rest", `+${more} more`)] : []));
 }
 // In a room: under each choice what is known of it.
-function stageOutcomes(pos) {
+export function stageOutcomes(pos) {
   const m = jobOf("outcomes", pos)?.m;
   if (!m) return;
   for (const alt of m.alternatives) {
@@ -211,7 +219,7 @@ function stageOutcomes(pos) {
 const NO_GOAL = "A rescue looks for swaps that turn a wrong answer right, so it needs the known answer. None is known of this problem: give it beside the problem and press Solve.";
 const PANELS = { importance: "Which forks decide?", sofar: "Answer so far", rescue: "The smallest rescue" };
 // A rescue is also told on the branch that it found.
-function panelJob(kind = worth.open) {
+export function panelJob(kind = worth.open) {
   if (!kind || !shown) return null;
   return jobOf(kind) ?? (kind === "rescue" ? [...worth.jobs.values()].find((job) => job.kind === kind && job.m?.branch === shown.run) : null) ?? null;
 }
@@ -403,7 +411,7 @@ function drawChips(points, known) {
 const clearChips = () => ui.flow.querySelectorAll(".so-far").forEach((chip) => chip.remove());
 
 // ---- clicks -------------------------------------------------------------------------------------------------
-const worthActions = {
+export const worthActions = {
   outcomes: askOutcomes, sampleStop: () => stopJob(jobOf("outcomes")),
   importance: () => measure("importance"), sofar: () => measure("sofar"), rescue: () => measure("rescue"),
   panelStop: () => stopJob(panelJob()), panelAgain: () => worth.open && measure(worth.open),

@@ -1,15 +1,22 @@
 // Which forks decide: the answers still within reach along the solution, and below them the importance of each fork.
 // The shares of a fork hold from behind the fork before it up to this one: until then nothing else is chosen.
-const SVG = "http://www.w3.org/2000/svg";
+import { attrs, count, drawn, make, nameOf, oneLine, plainName, plural } from "../common/text.js";
+import { kindOf, SIGNS, textOf } from "../common/answers.js";
+import { ui } from "./context.js";
+import {
+  answerLabel, interval, panelJob, renderTarget, round, spentText, targetText, toneOf, WHENEVER, worth, writeAnswer,
+} from "./worth.js";
+import { answerOf, els, select, shown } from "./token_view.js";
+
 const PLOT = { left: 44, right: 8, areas: 132, gap: 24, bars: 64, foot: 20 };
 const draw = (tag, pairs = {}, ...kids) => {
-  const node = attrs(document.createElementNS(SVG, tag), pairs);
+  const node = drawn(tag, pairs);
   node.append(...kids);
   return node;
 };
-const importanceState = (m) => `${count(m.at ?? 0)} of ${plural(m.of ?? 0, "fork")}, ${spentText(m)}`;
+export const importanceState = (m) => `${count(m.at ?? 0)} of ${plural(m.of ?? 0, "fork")}, ${spentText(m)}`;
 
-function renderImportance(m, job) {
+export function renderImportance(m, job) {
   const parts = (job.parts ??= importanceParts());
   if (parts.plot.parentNode !== ui.panelBody) ui.panelBody.replaceChildren(...Object.values(parts));
   renderTarget(parts.target, m.target, `Answers still within reach, token by token; ${targetText(m.target)}.`);

@@ -1,4 +1,11 @@
 // Two runs or more side by side: the same curve of each in one panel, and a table of what differs.
+import { attrs, make } from "../common/text.js";
+import { keyed, plain } from "../common/tables.js";
+import { around, written } from "../common/estimates.js";
+import { curves } from "../common/curves.js";
+import { ask, props, root, ui } from "./context.js";
+import { ACTIVE, chosen, dollars, fieldName, fieldValue, minutes, rowOf, STATES } from "./runs_table.js";
+
 const PANELS = [ // title, what it is, which list of run_curves, its point, further options
   ["pass@1", "held out, greedy, 95 % interval", "checks", (c) => [c["pass@1"]?.value, c["pass@1"]?.low, c["pass@1"]?.high], { percent: true, within: [0, 1], empty: "No check on held-out problems yet." }],
   ["Contrastive gap", "nats, held out", "checks", (c) => [c.gap], { empty: "No check on held-out problems yet." }],
@@ -7,9 +14,9 @@ const PANELS = [ // title, what it is, which list of run_curves, its point, furt
   ["Δ log p, right", "nats, decision tokens of right rollouts", "updates", (u) => [u.delta_logp_pos_mean], { zero: true }],
   ["Δ log p, wrong", "nats, decision tokens of wrong rollouts", "updates", (u) => [u.delta_logp_neg_mean], { zero: true }],
 ];
-const together = { on: false, panels: [], runs: new Map(), asked: 0 };
+export const together = { on: false, panels: [], runs: new Map(), asked: 0 };
 
-function showTogether(on) {
+export function showTogether(on) {
   together.on = on && chosen.size > 0;
   ui.together.hidden = !together.on;
   ui.all.hidden = together.on;
@@ -31,7 +38,7 @@ function buildPanels() {
     }));
   });
 }
-async function loadCurves() {
+export async function loadCurves() {
   const ids = [...chosen.keys()], turn = ++together.asked;
   if (ids.length === 0) return;
   const reply = await ask("run_curves", { ids });
@@ -40,7 +47,7 @@ async function loadCurves() {
   renderCurves();
 }
 const step = (event) => event.optimizer_step ?? 0;
-function renderCurves() {
+export function renderCurves() {
   const ids = [...chosen.keys()].filter((id) => together.runs.has(id));
   PANELS.forEach(([, , list, point], k) => {
     const series = ids.map((id) => ({
@@ -49,15 +56,15 @@ function renderCurves() {
     together.panels[k].set({ series });
   });
 }
-function setSmoothing() {
+export function setSmoothing() {
   ui.smoothed.textContent = Number(ui.smooth.value).toFixed(2);
   PANELS.forEach(([, , list], k) => list === "updates" && together.panels[k]?.set({ smooth: Number(ui.smooth.value) }));
 }
-const light = (id) => together.panels.forEach((chart) => chart.light(id));
+export const light = (id) => together.panels.forEach((chart) => chart.light(id));
 
 // ---- who is who, and what differs ---------------------------------------------------------------------------
 const nameOfRun = (id) => plain(together.runs.get(id)?.label || id, 60);
-function renderTogether() {
+export function renderTogether() {
   const rows = [...chosen.keys()].map(rowOf).filter(Boolean);
   ui.togetherTitle.textContent = rows.length === 1 ? "One run is left here" : `${rows.length} runs side by side`;
   keyed(ui.keys, rows, (row) => {

@@ -1,11 +1,17 @@
 // What the runs cost: a folded section under the table. Asked for when it is opened, and again when a run or a rate changes.
+import { attrs, count, make, plural } from "../common/text.js";
+import { keyed, plain } from "../common/tables.js";
+import { ask, sayError, trigger, ui } from "./context.js";
+import { all, number, STAGES } from "./runs_table.js";
+import { pollSoon } from "./runs_view.js";
+
 const cost = { busy: false, again: false, said: "", rates: "" };
 const usdText = (usd) => (usd == null ? "–" : usd === 0 ? "$0" : usd < 0.01 ? `$${usd.toPrecision(1)}` : `$${usd.toFixed(2)}`);
 const hoursText = (s) => (s >= 3600 ? `${(s / 3600).toFixed(1)} h` : s >= 90 ? `${(s / 60).toFixed(1)} min` : `${Math.round(s)} s`);
 const amountText = ([low, high]) => (low === high ? `$${count(low)}` : `$${count(low)} – ${count(high)}`);
 
 // ---- asking -------------------------------------------------------------------------------------------------
-function renderCostHead() { // the sum, also while the section is folded
+export function renderCostHead() { // the sum, also while the section is folded
   const known = all.rows.map((row) => number(row.usd)).filter((usd) => usd !== null), open = ui.cost.open;
   const sum = known.reduce((a, b) => a + b, 0);
   ui.costSum.textContent = !all.rows.length ? "" : known.length ? `${usdText(sum)} for ${plural(known.length, "run")}` : "no rate is known for this machine yet";
@@ -13,7 +19,7 @@ function renderCostHead() { // the sum, also while the section is folded
   if (open && said !== cost.said) loadCosts();
   cost.said = said;
 }
-async function loadCosts() {
+export async function loadCosts() {
   if (cost.busy) return void (cost.again = true);
   cost.busy = true;
   const reply = await ask("costs", {});
@@ -80,13 +86,13 @@ function rateForm(machine) {
   const usd = attrs(make("input"), { type: "text", name: "usd", inputmode: "decimal", autocomplete: "off", maxlength: 12, placeholder: "0.00", "aria-label": "Dollars an hour" });
   return make("li", "", make("form", "rate rate-form rate-new", name, make("span", "rate-set", make("span", "soft", "$"), usd, attrs(make("button", "button small", "Add"), { type: "submit" })), make("span", "soft rate-from", "a machine’s name, or words of it: cpu, A100")));
 }
-function sendRate(form) {
+export function sendRate(form) {
   const name = form.dataset.name ?? form.elements.name.value.trim(), usd = form.elements.usd.value.trim();
   const bad = !name ? "Name the machine: cpu, or words of the GPU’s name." : !usd || !(Number(usd) >= 0) ? `The rate of ${plain(name, 60)} is an amount in US dollars, such as 2.49.` : "";
   sayError(bad);
   if (!bad) giveRate(name, usd);
 }
-function giveRate(name, usd) {
+export function giveRate(name, usd) {
   cost.rates = "";
   document.activeElement?.blur();
   trigger("rate", { name, usd });

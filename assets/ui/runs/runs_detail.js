@@ -1,9 +1,19 @@
 // What a row opens: what to do with the run, its recipe, the command, files, a note. Built once per opening; afterwards
 // only what changed is written, so a half-written note or a form survives the next poll.
+import { attrs, count, make, plural, showOdd } from "../common/text.js";
+import { keyed, plain } from "../common/tables.js";
+import { around, written } from "../common/estimates.js";
+import { ask, props, trigger } from "./context.js";
+import {
+  ACTIVE, all, BUILT, bytes, COLUMNS, ENDED, entryOf, fieldName, fieldValue, mine, renderRows, rowOf,
+} from "./runs_table.js";
+import { buildSweep, loadSweep } from "./runs_sweep.js";
+import { pollSoon } from "./runs_view.js";
+
 const WAIT = 15_000; // ms that an asked action stays "…" without news of its run
 const NOT_OWN = "Only the visitor who started it, or the owner of the machine, stops, resumes, pushes or deletes it.";
 
-function openRun(id, on = all.open !== id) {
+export function openRun(id, on = all.open !== id) {
   const before = all.entries.get(all.open), row = rowOf(id);
   if (before) {
     before.opener.setAttribute("aria-expanded", "false");
@@ -42,7 +52,7 @@ function buildDetail(row) {
 }
 const block = (title, beside, ...kids) => make("div", "block", make("p", "label", title, ...beside), ...kids);
 
-function renderDetail(row) {
+export function renderDetail(row) {
   const parts = entryOf(row).detail?.parts;
   if (!parts) return;
   renderActions(row, parts);
@@ -68,12 +78,12 @@ function aboutRun(row) {
 }
 
 // ---- actions ------------------------------------------------------------------------------------------------
-const pending = new Map(); // id -> {what, state, until}
+export const pending = new Map(); // id -> {what, state, until}
 const waits = (row, what) => {
   const p = pending.get(row.id);
   return p?.what === what && p.state === row.state && performance.now() < p.until;
 };
-function awaitNews(row, what) {
+export function awaitNews(row, what) {
   pending.set(row.id, { what, state: row.state, until: performance.now() + WAIT });
   renderDetail(row);
   pollSoon();
@@ -103,19 +113,19 @@ function renderActions(row, parts) {
   parts.reason.textContent = NOT_OWN;
 }
 // A question in the page, under the buttons: what is asked, and the buttons that answer it.
-function askFirst(id, ...kids) {
+export function askFirst(id, ...kids) {
   const place = all.entries.get(id)?.detail?.parts.ask;
   place?.replaceChildren(...kids);
   place?.classList.toggle("grave", !!place.querySelector(".danger"));
   place?.querySelector("[data-first]")?.focus();
 }
 const no = (label = "Cancel") => attrs(make("button", "button", label), { type: "button", "data-do": "unask" });
-function askRemove(row) {
+export function askRemove(row) {
   const entry = all.entries.get(row.id), size = entry.bytes ? ` and its ${bytes(entry.bytes)}` : "";
   const yes = attrs(make("button", "button danger", "Delete for good"), { type: "button", "data-do": "removeNow" });
   askFirst(row.id, make("p", "", `Delete this run${size}? Its rollouts, checkpoints and adapter cannot be brought back.`), make("p", "actions", attrs(no("Keep it"), { "data-first": "" }), yes));
 }
-function askPush(row) {
+export function askPush(row) {
   const field = (label, pairs) => make("label", "", label, attrs(make("input"), { autocomplete: "off", spellcheck: "false", maxlength: 200, ...pairs }));
   const repo = field("Repository", { type: "text", name: "repo", placeholder: "you/mini-reasonmaxxer", "data-first": "" });
   const token = field("Token", { type: "password", name: "token", placeholder: "hf_…", autocomplete: "new-password" });
@@ -125,7 +135,7 @@ function askPush(row) {
   form.append(wrong, make("p", "soft small", "The token is sent once, for this push, and kept nowhere."), make("p", "actions", no(), attrs(make("button", "button main", "Push"), { type: "submit" })));
   askFirst(row.id, form);
 }
-function sendPush(form, id) {
+export function sendPush(form, id) {
   const { repo, token, private: hidden } = form.elements, name = repo.value.trim(), secret = token.value.trim();
   const bad = !/^[\w.-]{1,96}\/[\w.-]{1,96}$/.test(name) ? "Name the repository as owner/name." : !secret ? "A push needs a token that may write." : "";
   form.querySelector("[data-wrong]").textContent = bad;
@@ -135,7 +145,7 @@ function sendPush(form, id) {
   tellRun(id, `Pushing to ${name} …`);
   askFirst(id);
 }
-function tellRun(id, text, url = null) { // a sentence of the server about this run, perhaps with a place on the Hub
+export function tellRun(id, text, url = null) { // a sentence of the server about this run, perhaps with a place on the Hub
   const place = all.entries.get(id)?.detail?.parts.told;
   if (!place) return;
   const link = typeof url === "string" && /^https:\/\/huggingface\.co\//.test(url) ? [" ", attrs(make("a", "", plain(url, 200)), { href: url, target: "_blank", rel: "noopener noreferrer" })] : [];
@@ -155,15 +165,15 @@ function renderNote(row, parts) {
   text.value = text.dataset.kept = row.note ?? "";
   parts.note.replaceChildren(text, make("p", "actions", attrs(make("button", "button small", "Save note"), { type: "button", "data-do": "note", hidden: "" })));
 }
-const noteState = (box) => (box.parentNode.querySelector("[data-do=note]").hidden = box.value === (box.dataset.kept ?? ""));
-function saveNote(row) {
+export const noteState = (box) => (box.parentNode.querySelector("[data-do=note]").hidden = box.value === (box.dataset.kept ?? ""));
+export function saveNote(row) {
   const box = all.entries.get(row.id).detail.parts.note.querySelector("textarea");
   trigger("note", { id: row.id, text: box.value });
   box.dataset.kept = box.value;
   noteState(box);
   pollSoon();
 }
-async function loadFiles(id, whole = false) {
+export async function loadFiles(id, whole = false) {
   const reply = await ask("run_files", { id }), entry = all.entries.get(id), parts = entry?.detail?.parts;
   if (!parts) return;
   const files = reply?.files ?? [], shown = whole ? files : folded(files);
@@ -180,22 +190,4 @@ function folded(files) { // folders as one line each
     tops.set(top, { path: top, bytes: seen.bytes + bytes, n: top === path ? 0 : seen.n + 1 });
   }
   return [...tops.values()];
-}
-async function copyCommand(row, button) {
-  const done = await copyText(row.command ?? "");
-  button.textContent = done ? "Copied" : "Select it and copy by hand";
-  setTimeout(() => (button.textContent = "Copy"), 2000);
-}
-async function copyText(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch { // no clipboard outside https
-    const box = Object.assign(make("textarea"), { value: text });
-    document.body.append(box);
-    box.select();
-    const done = document.execCommand("copy");
-    box.remove();
-    return done;
-  }
 }

@@ -1,5 +1,12 @@
 // A sweep in a run's detail: what each threshold came to, as curves over τ and as a table. Asked for with every change of
 // the run, since a threshold more may be trained.
+import { attrs, count, make, plural } from "../common/text.js";
+import { keyed } from "../common/tables.js";
+import { around, written } from "../common/estimates.js";
+import { curves } from "../common/curves.js";
+import { ask } from "./context.js";
+import { all, nothing, rowOf } from "./runs_table.js";
+
 const VALIDATION_STYLE = 0, TEST_STYLE = 2, GATED_STYLE = 4;
 const SWEEP_PANELS = {
   score: { title: "pass@1", percent: true, within: [0, 1] },
@@ -7,7 +14,7 @@ const SWEEP_PANELS = {
   gated: { title: "gated share", about: "of the tokens trained on", percent: true, zero: true, names: false },
 };
 
-function buildSweep() {
+export function buildSweep() {
   const box = make("div", "sweep"), charts = {}, panels = make("div", "panels"), table = make("table", "sweep-table"), told = make("p", "soft small");
   const scroll = make("div", "sweep-scroll", table);
   box.append(make("p", "label", "What each threshold came to"), panels, scroll, told);
@@ -18,7 +25,7 @@ function buildSweep() {
   }
   return Object.assign(box, { charts, table, told, busy: false });
 }
-async function loadSweep(id) {
+export async function loadSweep(id) {
   const box = all.entries.get(id)?.detail?.parts.sweep;
   if (!box || box.busy) return;
   box.busy = true;

@@ -1,39 +1,46 @@
 // All runs as a table, or as cards where there is no room for one: columns, order, filters, the choice of runs.
 // A row lives as long as its run; its figures are written again only when they have changed, so nothing loses the focus.
-const ACTIVE = ["queued", "running", "stopping"], ENDED = ["stopped", "interrupted", "failed"];
-const STATES = { // sign, word
+import { attrs, count, make, plural, showOdd } from "../common/text.js";
+import { SIGNS } from "../common/answers.js";
+import { keyed, plain } from "../common/tables.js";
+import { around, clock, figure, intervalBar, written } from "../common/estimates.js";
+import { curves } from "../common/curves.js";
+import { props, sayError, ui } from "./context.js";
+import { renderDetail } from "./runs_detail.js";
+
+export const ACTIVE = ["queued", "running", "stopping"], ENDED = ["stopped", "interrupted", "failed"];
+export const STATES = { // sign, word
   queued: ["○", "waiting"], running: ["▶", "running"], stopping: ["■", "stopping"], stopped: ["■", "stopped"],
   interrupted: ["!", "interrupted"], failed: ["✗", "failed"], done: ["✓", "done"],
 };
-const STAGES = { rollouts: "sampling", selection: "selecting", gate: "gating", training: "training", final: "measuring" };
+export const STAGES = { rollouts: "sampling", selection: "selecting", gate: "gating", training: "training", final: "measuring" };
 const GROUPS = { // chips over the table
   all: () => true, "under way": (row) => ACTIVE.includes(row.state), done: (row) => row.state === "done",
   "broken off": (row) => ENDED.includes(row.state),
 };
-const BUILT = "This miniature was built with a few decisive forks: what training gains on it, it gains by construction.";
-const all = { rows: [], entries: new Map(), sort: ["run", -1], group: "all", model: "", open: null, me: { owner: null, admin: false } };
-const chosen = new Map(); // id -> style of its curves
+export const BUILT = "This miniature was built with a few decisive forks: what training gains on it, it gains by construction.";
+export const all = { rows: [], entries: new Map(), sort: ["run", -1], group: "all", model: "", open: null, me: { owner: null, admin: false } };
+export const chosen = new Map(); // id -> style of its curves
 
-const rowOf = (id) => all.rows.find((row) => row.id === id) ?? null;
-const mine = (row) => all.me.admin || (row.owner != null && row.owner === all.me.owner);
-const plain = (text, n = 200) => showOdd(clip(String(text ?? ""), n));
+export const rowOf = (id) => all.rows.find((row) => row.id === id) ?? null;
+export const mine = (row) => all.me.admin || (row.owner != null && row.owner === all.me.owner);
 const unread = (cls, sign) => attrs(make("i", cls, sign), { "aria-hidden": "true" });
 const lines = (first, second) => [make("span", "first", ...[first].flat()), make("span", "second soft", ...[second].flat())];
 
 // ---- how a figure is written --------------------------------------------------------------------------------
-function fieldName(name) {
+export function fieldName(name) {
   return name.replaceAll("_", " ");
 }
-function fieldValue(value) {
+export function fieldValue(value) {
   if (value === null || value === undefined) return "none";
   if (typeof value === "boolean") return value ? "on" : "off";
   if (Array.isArray(value)) return plain(value.join(", "), 80);
   if (typeof value !== "number") return plain(value, 80);
   return value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential().replace("e-", "e−") : String(value);
 }
-const dollars = (usd) => (usd == null ? "–" : usd === 0 ? "free" : usd < 0.01 ? "< $0.01" : `$${usd.toFixed(2)}`);
-const minutes = (m) => (m == null ? "–" : m >= 100 ? `${(m / 60).toFixed(1)} h` : `${m.toFixed(m < 10 ? 1 : 0)} min`);
-const bytes = (n) => (n < 1000 ? `${n} B` : n < 1e6 ? `${(n / 1e3).toFixed(n < 1e4 ? 1 : 0)} kB` : n < 1e9 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} MB` : `${(n / 1e9).toFixed(1)} GB`);
+export const dollars = (usd) => (usd == null ? "–" : usd === 0 ? "free" : usd < 0.01 ? "< $0.01" : `$${usd.toFixed(2)}`);
+export const minutes = (m) => (m == null ? "–" : m >= 100 ? `${(m / 60).toFixed(1)} h` : `${m.toFixed(m < 10 ? 1 : 0)} min`);
+export const bytes = (n) => (n < 1000 ? `${n} B` : n < 1e6 ? `${(n / 1e3).toFixed(n < 1e4 ? 1 : 0)} kB` : n < 1e9 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} MB` : `${(n / 1e9).toFixed(1)} GB`);
 const gainTone = (e) => (e?.low == null ? "none" : e.low > 0 ? "right" : e.high < 0 ? "wrong" : "none");
 
 // ---- cells --------------------------------------------------------------------------------------------------
@@ -45,7 +52,7 @@ function recipeCell(row) {
   const more = rest ? `${own.length ? `${count(rest)} more ${rest === 1 ? "departure" : "departures"}` : plural(rest, "departure")}` : own.length ? "" : "as in the paper";
   return lines(plain(row.preset ?? "own recipe", 40), attrs(make("span", "clamp", [...own, more].filter(Boolean).join(" · ")), { title: told(differs).join(" · ") }));
 }
-const nothing = () => make("span", "soft none-yet", "–");
+export const nothing = () => make("span", "soft none-yet", "–");
 const some = (text) => (text === "–" ? nothing() : figure(text));
 function accuracyCell(row) {
   if (row.after?.value == null) return row.before?.value == null ? [nothing()] : lines(figure(written(row.before.value, "share")), around(row.before, "share"));
@@ -56,16 +63,8 @@ function gainCell(row, reach) { // the paired difference, all rows on one scale:
   const e = row.vs_base, tone = gainTone(e);
   if (e?.value == null) return [nothing()];
   const sign = SIGNS[tone], text = `${written(e.value, "points")} points, ${around(e, "points")}`;
-  return [gainBar(e, reach, tone, text), make("span", "gain-text", make("span", `${tone} sign`, sign), figure(written(e.value, "points")),
+  return [intervalBar(e, text, { from: -reach, to: reach, mark: 0, look: `gain ${tone}` }), make("span", "gain-text", make("span", `${tone} sign`, sign), figure(written(e.value, "points")),
     make("span", "soft interval", around(e, "points")))];
-}
-function gainBar(e, reach, tone, label) {
-  const svg = attrs(drawn("svg", { viewBox: "0 0 120 16", class: `gain ${tone}`, role: "img" }), { "aria-label": label });
-  const x = (v) => 60 + 56 * Math.max(-1, Math.min(1, v / reach));
-  svg.append(drawn("line", { x1: 4, x2: 116, y1: 8, y2: 8, class: "rail" }), drawn("line", { x1: 60, x2: 60, y1: 1, y2: 15, class: "zero" }));
-  if (e.low != null) svg.append(drawn("line", { x1: x(e.low), x2: x(e.high), y1: 8, y2: 8, class: "span" }));
-  svg.append(drawn("circle", { cx: x(e.value), cy: 8, r: 3.5 }));
-  return svg;
 }
 function stateCell(row) {
   const [sign, word] = STATES[row.state] ?? ["?", plain(row.state, 20)];
@@ -91,8 +90,8 @@ function modelCell(row) {
   return lines(plain(row.model, 40), [plain(row.set, 30), ...about]);
 }
 // key: name, how it sorts, which way first, what stands in it
-const number = (value) => (value == null || !Number.isFinite(value) ? null : value);
-const COLUMNS = {
+export const number = (value) => (value == null || !Number.isFinite(value) ? null : value);
+export const COLUMNS = {
   run: ["run", (row) => row.created, -1, null],
   model: ["model, set", (row) => `${row.model} ${row.set}`, 1, modelCell],
   recipe: ["recipe", (row) => row.preset ?? "", 1, recipeCell],
@@ -107,7 +106,7 @@ const COLUMNS = {
 };
 
 // ---- rows ---------------------------------------------------------------------------------------------------
-function entryOf(row) {
+export function entryOf(row) {
   const known = all.entries.get(row.id);
   if (known) return known;
   const check = attrs(make("input"), { type: "checkbox", "aria-label": `Choose ${plain(row.id, 60)}` }), sub = make("span", "second soft clamp");
@@ -153,7 +152,7 @@ function sorted(rows) {
     return way * compare(x, y) || b.created - a.created;
   });
 }
-function renderRows() {
+export function renderRows() {
   const visible = sorted(all.rows.filter((row) => GROUPS[all.group](row) && (!all.model || row.model === all.model))), reach = reachOf(all.rows);
   const nodes = visible.flatMap((row) => {
     const entry = fillRow(row, reach);
@@ -172,7 +171,7 @@ function renderRows() {
 }
 
 // ---- over the table -----------------------------------------------------------------------------------------
-function renderTools() {
+export function renderTools() {
   const tally = Object.entries(GROUPS).map(([name, fits]) => [name, all.rows.filter(fits).length]).filter(([name, n]) => n || name === all.group || name === "all");
   keyed(ui.states, tally, ([name, n]) => {
     const chip = attrs(make("button", "chip", `${name} `, make("span", "num", count(n))), { type: "button", "data-group": name });
@@ -186,16 +185,7 @@ function renderTools() {
   const words = [running && `${count(running)} running`, queued && `${count(queued)} waiting`].filter(Boolean).join(", ");
   if (ui.status.textContent !== words) ui.status.textContent = words;
 }
-// Makes the children of a node anew, unless what they say is what stands there.
-function keyed(node, items, build) {
-  const made = items.map(build), html = made.map((kid) => kid.outerHTML).join("");
-  if (node.dataset.said === html) return;
-  const at = [...node.children].indexOf(document.activeElement);
-  node.replaceChildren(...made);
-  node.dataset.said = html;
-  if (at >= 0) node.children[Math.min(at, made.length - 1)]?.focus({ preventScroll: true });
-}
-function buildHeads() {
+export function buildHeads() {
   const heads = Object.entries(COLUMNS).map(([key, [name]]) => {
     const button = attrs(make("button", "", name, unread("arrow", "↓")), { type: "button", "data-sort": key });
     return attrs(make("th", `cell-${key}`, button), { scope: "col" });
@@ -203,7 +193,7 @@ function buildHeads() {
   ui.heads.append(make("td", "choose"), ...heads);
   ui.sortBy.append(...Object.entries(COLUMNS).map(([key, [name]]) => Object.assign(make("option", "", name), { value: key })));
 }
-function sortBy(key, way = all.sort[0] === key ? -all.sort[1] : COLUMNS[key][2]) {
+export function sortBy(key, way = all.sort[0] === key ? -all.sort[1] : COLUMNS[key][2]) {
   all.sort = [key, way];
   for (const th of ui.heads.querySelectorAll("th")) {
     const here = th.firstChild.dataset.sort === key;
@@ -213,13 +203,13 @@ function sortBy(key, way = all.sort[0] === key ? -all.sort[1] : COLUMNS[key][2])
   ui.sortBy.value = key;
   renderRows();
 }
-function renderPicked() {
+export function renderPicked() {
   ui.picked.hidden = !chosen.size;
   ui.all.classList.toggle("has-picked", chosen.size > 0);
   ui.pickedCount.textContent = chosen.size === 1 ? "1 run chosen; choose another to compare" : `${chosen.size} runs chosen`;
   ui.compare.disabled = chosen.size < 2;
 }
-function choose(id, on) {
+export function choose(id, on) {
   if (!on) chosen.delete(id);
   else if (chosen.size >= curves.styles) sayError(`At most ${curves.styles} runs can be told apart in one panel. Take one out first.`);
   else {

@@ -1,9 +1,24 @@
 // The runs view: asks for the list while it is in sight, hears what Python has to say, and passes on what is pressed.
+import { attrs, make } from "../common/text.js";
+import { copyText, plain } from "../common/tables.js";
+import { hear, listenToKeys, props, root, sayError, server, trigger, ui } from "./context.js";
+import {
+  ACTIVE, all, buildHeads, choose, chosen, COLUMNS, renderPicked, renderRows, renderTools, rowOf, sortBy,
+} from "./runs_table.js";
+import {
+  askFirst, askPush, askRemove, awaitNews, loadFiles, noteState, openRun, pending, renderDetail, saveNote, sendPush,
+  tellRun,
+} from "./runs_detail.js";
+import {
+  light, loadCurves, renderCurves, renderTogether, setSmoothing, showTogether, together,
+} from "./runs_compare.js";
+import { giveRate, loadCosts, renderCostHead, sendRate } from "./runs_cost.js";
+
 const EVERY = 3000; // ms between two looks at the list
 let asking = false, soon = 0, silent = 0;
 
 // ---- the list -----------------------------------------------------------------------------------------------
-const inSight = () => element.isConnected && !document.hidden && root.offsetParent !== null;
+const inSight = () => root.isConnected && !document.hidden && root.offsetParent !== null;
 async function poll() {
   if (asking || !inSight()) return;
   asking = true;
@@ -21,7 +36,7 @@ async function poll() {
   if (together.on && (moving || underWay())) loadCurves(); // once more after the last has ended
 }
 const underWay = () => [...chosen.keys()].some((id) => ACTIVE.includes(rowOf(id)?.state));
-function pollSoon() {
+export function pollSoon() {
   clearTimeout(soon);
   soon = setTimeout(poll, 500);
 }
@@ -37,8 +52,8 @@ function takeRuns(rows) {
   renderCostHead();
   if (together.on) chosen.size ? renderTogether() : showTogether(false);
 }
-const clockwork = setInterval(() => (element.isConnected ? poll() : clearInterval(clockwork)), EVERY);
-document.addEventListener("visibilitychange", () => element.isConnected && poll());
+const clockwork = setInterval(() => (root.isConnected ? poll() : clearInterval(clockwork)), EVERY);
+document.addEventListener("visibilitychange", () => root.isConnected && poll());
 new IntersectionObserver((seen) => seen.at(-1).isIntersecting && poll()).observe(root);
 
 // ---- messages from Python -----------------------------------------------------------------------------------
@@ -81,7 +96,7 @@ const rowActions = {
   push: askPush, remove: askRemove,
   removeNow: (row) => (trigger("remove", { id: row.id }), askFirst(row.id), awaitNews(row, "remove")),
   unask: (row) => askFirst(row.id),
-  note: saveNote, copy: copyCommand,
+  note: saveNote, copy: (row, button) => copyText(all.entries.get(row.id).detail.parts.command, button),
   allFiles: (row) => loadFiles(row.id, true),
 };
 const viewActions = {
@@ -151,6 +166,5 @@ window.rmxRuns = Object.assign(window.rmxRuns ?? {}, {
 });
 buildHeads();
 sortBy("run", -1);
-watch("value", () => receive(props.value));
-receive(props.value);
+hear(receive);
 poll();

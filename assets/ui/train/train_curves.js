@@ -1,4 +1,10 @@
 // The curves of the run: one small panel per figure, all with the same pointer, all smoothed by the same slider.
+import { count, make, plural } from "../common/text.js";
+import { curves } from "../common/curves.js";
+import { ui } from "./context.js";
+import { run } from "./train_poll.js";
+import { say, sweeps } from "./train_run.js";
+
 const charts = new Map();
 const RIGHT_STYLE = 2, WRONG_STYLE = 1; // bluish green and vermillion, each with its own dash and marker
 const PANELS = { // in reading order: what it is all for, then what moves it, then the machinery
@@ -18,12 +24,12 @@ const DISTILL_PANELS = { // a distillation has one loss, and neither right nor w
   lr: PANELS.lr,
 };
 const distils = () => run.config?.kind === "distill";
-function clearCurves() {
+export function clearCurves() {
   for (const chart of charts.values()) chart.remove();
   charts.clear();
   ui.multiples.replaceChildren();
 }
-function renderCurves() {
+export function renderCurves() {
   ui.curvesPanel.hidden = !(run.updates.length || run.checks.length);
   if (ui.curvesPanel.hidden) return;
   if (!charts.size) buildCurves();

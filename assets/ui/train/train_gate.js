@@ -1,5 +1,13 @@
 // The dry run: which tokens of which rollouts a threshold gates, counted here while the slider moves, without a server.
-const gate = { m: null, tau: 1, chosen: 0, spans: null, sent: null, asking: false, retry: false };
+import {
+  attrs, clip, count, drawn, fill, make, nameOf, percent, plural, showOdd, splitSpace, undecided,
+} from "../common/text.js";
+import { prose } from "../common/prose.js";
+import { root, server, tooltip, trigger, ui } from "./context.js";
+import { run } from "./train_poll.js";
+import { dollars, megabytes, say, spanText } from "./train_run.js";
+
+export const gate = { m: null, tau: 1, chosen: 0, spans: null, sent: null, asking: false, retry: false };
 const gateProse = prose(ui.gateFlow);
 const SIDES = [
   ["right", "✓", "in right rollouts", "A > 0: made likelier"], ["wrong", "✗", "in wrong rollouts", "A < 0: made less likely"],
@@ -23,14 +31,14 @@ function tally(tau) {
 }
 
 // ---- the panel ----------------------------------------------------------------------------------------------
-function clearGate() {
+export function clearGate() {
   Object.assign(gate, { m: null, chosen: 0, spans: null, asking: false, retry: false });
   gateProse.cut([], 0);
   ui.chooser.replaceChildren();
   ui.dry.hidden = ui.askDry.hidden = true;
   ui.gateTold.textContent = ui.dryError.textContent = "";
 }
-function renderGate() {
+export function renderGate() {
   const told = run?.told.gate;
   ui.gatePanel.hidden = !(told || gate.m);
   root.classList.toggle("has-dry", !!gate.m);
@@ -42,7 +50,7 @@ function gateWords(g) {
   const split = [make("span", "right", `✓ ${count(g.gated_right)}`), " in right rollouts, ", make("span", "wrong", `✗ ${count(g.gated_wrong)}`), " in wrong ones."];
   return [`This run ${run.updates.length ? "trains" : "would train"} ${how}: `, make("strong", "num", count(g.gated)), ` of ${count(g.tokens)} tokens, ${percent(g.share)}; `, ...split];
 }
-async function askDry() {
+export async function askDry() {
   if (gate.asking || gate.m || !run) return;
   const asked = run.id;
   let m = null;
@@ -61,11 +69,11 @@ async function askDry() {
   else say(ui.dryError, m?.error ?? "The app does not answer.");
   gate.retry = !m; // once the poll hears of the app again
 }
-const retryDry = () => gate.retry && ((gate.retry = false), askDry());
+export const retryDry = () => gate.retry && ((gate.retry = false), askDry());
 // What the gate of the run on screen marks is fetched when the panel comes into sight.
 new IntersectionObserver((seen) => seen.at(-1).isIntersecting && run?.told.gate && askDry(), { rootMargin: "120px" }).observe(ui.askDry);
 
-function receiveDry(m) {
+export function receiveDry(m) {
   if (!Array.isArray(m.levels) || !m.levels.length) return;
   Object.assign(gate, { m, tau: m.tau ?? 1, chosen: 0, spans: null, sent: m.tau ?? 1 });
   const [low, high] = [m.levels[0], m.levels.at(-1)];
@@ -90,7 +98,7 @@ function renderDryEstimate(e) {
 }
 
 // ---- tau ----------------------------------------------------------------------------------------------------
-function setTau(x) {
+export function setTau(x) {
   const { levels } = gate.m, tau = Math.min(levels.at(-1), Math.max(levels[0], Number(x)));
   if (!Number.isFinite(tau)) return;
   gate.tau = Number(tau.toFixed(6));
@@ -102,7 +110,7 @@ function setTau(x) {
   moveShareMark();
 }
 const natsText = (x) => (Math.abs(x - Number(x.toFixed(2))) < 1e-6 ? x.toFixed(2) : x.toFixed(4));
-function tellTau() { // once the slider rests, the form may take the threshold over
+export function tellTau() { // once the slider rests, the form may take the threshold over
   if (!gate.m || gate.sent === gate.tau) return;
   gate.sent = gate.tau;
   trigger("tau", { tau: gate.tau });
@@ -133,15 +141,14 @@ function renderTally() {
 // Logarithmic, for the first tenth of a nat takes away nine tokens in ten; drawn in a square that the page stretches.
 const FLOOR = 1e-3;
 const heightOf = (share) => 100 * (1 - Math.log10(Math.max(share, FLOOR) / FLOOR) / -Math.log10(FLOOR));
-const drawShape = (tag, pairs) => attrs(document.createElementNS(SPACE, tag), pairs);
 function drawShares() {
   const { m } = gate, [low, high] = [m.levels[0], m.levels.at(-1)], x = (tau) => (100 * (tau - low)) / (high - low || 1);
   const spots = m.levels.map((tau) => `${x(tau).toFixed(2)} ${heightOf(tally(tau).all / (m.tokens || 1)).toFixed(2)}`);
-  const svg = attrs(drawShape("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" }), {});
-  for (const share of [1, 0.1, 0.01]) svg.append(drawShape("line", { x1: 0, x2: 100, y1: heightOf(share), y2: heightOf(share), class: "rule" }));
-  svg.append(drawShape("path", { d: `M0 100L${spots.join("L")}L100 100z`, class: "area" }), drawShape("path", { d: `M${spots.join("L")}`, class: "line" }));
-  if (m.tau != null) svg.append(drawShape("line", { x1: x(m.tau), x2: x(m.tau), y1: 0, y2: 100, class: "given" }));
-  const here = drawShape("line", { y1: 0, y2: 100, class: "here" }), dot = make("i", "share-dot"), labels = [1, 0.1, 0.01].map((share) => {
+  const svg = attrs(drawn("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" }), {});
+  for (const share of [1, 0.1, 0.01]) svg.append(drawn("line", { x1: 0, x2: 100, y1: heightOf(share), y2: heightOf(share), class: "rule" }));
+  svg.append(drawn("path", { d: `M0 100L${spots.join("L")}L100 100z`, class: "area" }), drawn("path", { d: `M${spots.join("L")}`, class: "line" }));
+  if (m.tau != null) svg.append(drawn("line", { x1: x(m.tau), x2: x(m.tau), y1: 0, y2: 100, class: "given" }));
+  const here = drawn("line", { y1: 0, y2: 100, class: "here" }), dot = make("i", "share-dot"), labels = [1, 0.1, 0.01].map((share) => {
     const label = make("span", "share-label num", percent(share));
     label.style.top = `${heightOf(share)}%`;
     return label;
@@ -170,7 +177,7 @@ function chip(k) {
   button.dataset.rollout = k;
   return button;
 }
-function readRollout(k) {
+export function readRollout(k) {
   const rollout = gate.m.rollouts[k];
   gate.chosen = k;
   for (const button of ui.chooser.querySelectorAll("[data-rollout]")) attrs(button, { "aria-pressed": Number(button.dataset.rollout) === k });

@@ -1,9 +1,13 @@
 // The attached run: what is known of it, and the poll that learns more. The page asks only while it is in sight, and only
 // for what is new; a run needs no page, so nothing is lost by asking less, or after a restart of the app.
+import { readdress } from "../common/address.js";
+import { root, sayError, server, ui } from "./context.js";
+import { clearRun, contained, pending, renderRun } from "./train_run.js";
+
 const PACE = { alive: 1000, over: 5000, silent: [1500, 3000, 5000], patience: 20_000 }; // ms
-const OVER = new Set(["done", "stopped", "interrupted", "failed"]);
+export const OVER = new Set(["done", "stopped", "interrupted", "failed"]);
 const poller = { next: 0, due: 0, busy: false, misses: 0 };
-let run = null, restored = false; // the run on screen; was it remembered from an earlier visit?
+export let run = null, restored = false; // the run on screen; was it remembered from an earlier visit?
 
 const blankRun = (id) => ({
   id, config: null, status: {}, stages: Object.create(null), stage: null, told: {}, points: {}, updates: [], checks: [], replays: [], samples: null,
@@ -22,7 +26,7 @@ function remember(id) {
     return; // no storage in a private window: the address is enough
   }
 }
-function remembered() {
+export function remembered() {
   const named = new URL(location).searchParams.get("train");
   if (named) return named;
   try {
@@ -31,7 +35,7 @@ function remembered() {
     return null;
   }
 }
-function attach(id, fromMemory = false) {
+export function attach(id, fromMemory = false) {
   if (run?.id === id) return hurry();
   [run, restored] = [blankRun(id), fromMemory];
   Object.assign(poller, { next: 0, due: 0, misses: 0 });
@@ -47,11 +51,11 @@ function detach() {
 
 // ---- asking -------------------------------------------------------------------------------------------------
 const inSight = () => document.visibilityState === "visible" && root.offsetParent !== null;
-const stateOf = (r) => (r.status.state === "running" && r.status.alive === false ? "interrupted" : (r.status.state ?? null));
+export const stateOf = (r) => (r.status.state === "running" && r.status.alive === false ? "interrupted" : (r.status.state ?? null));
 const isOver = (r) => OVER.has(stateOf(r));
 const late = (ms) => new Promise((_, reject) => setTimeout(reject, ms));
 
-function hurry() {
+export function hurry() {
   poller.due = 0;
   tick();
 }
@@ -102,8 +106,8 @@ function take(reply, start) {
   renderRun(run.changed);
   run.changed = new Set();
 }
-const beat = setInterval(() => (element.isConnected ? tick() : clearInterval(beat)), 250);
-document.addEventListener("visibilitychange", () => element.isConnected && inSight() && hurry());
+const beat = setInterval(() => (root.isConnected ? tick() : clearInterval(beat)), 250);
+document.addEventListener("visibilitychange", () => root.isConnected && inSight() && hurry());
 new IntersectionObserver((seen) => seen.at(-1).isIntersecting && tick()).observe(root);
 
 // ---- events -------------------------------------------------------------------------------------------------

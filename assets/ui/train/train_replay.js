@@ -1,16 +1,21 @@
 // Fork replay: at each watched fork what the model would say, moving from checkpoint to checkpoint over the base's own bars.
+import { attrs, clip, count, fill, make, nameOf, percent, plainName, showOdd } from "../common/text.js";
+import { root, ui } from "./context.js";
+import { run } from "./train_poll.js";
+import { say } from "./train_run.js";
+
 const replay = { at: 0, follow: true, timer: 0, cards: new Map() };
 const STEP_MS = 850; // of Play: long enough to read one state
 const CONTEXT = 170; // characters of the text before a fork
 
-function clearReplay() {
+export function clearReplay() {
   pause();
   Object.assign(replay, { at: 0, follow: true });
   replay.cards.clear();
   ui.forks.replaceChildren();
 }
 const steps = () => run?.replays ?? [];
-function renderReplay() {
+export function renderReplay() {
   const all = steps().filter((r) => r.forks?.length);
   ui.replayPanel.hidden = !all.length;
   if (!all.length) return;
@@ -80,12 +85,12 @@ function showFork(card, fork, base) {
     say(bar.moved, moved ? `${moved > 0 ? "↑" : "↓"}${Math.abs(moved)}` : "");
   }
 }
-function play() {
+export function play() {
   if (replay.timer) return pause();
   if (steps().length < 2) return;
   goTo(replay.at >= steps().length - 1 ? 0 : replay.at + 1);
   replay.timer = setInterval(() => {
-    if (!element.isConnected || replay.at >= steps().length - 1) return pause();
+    if (!root.isConnected || replay.at >= steps().length - 1) return pause();
     goTo(replay.at + 1);
   }, STEP_MS);
   say(ui.playButton, "Pause");

@@ -1,6 +1,10 @@
 // The rollouts: how many problems had how many right, which of them can teach, and what the selection kept.
+import { attrs, count, make, percent, plural } from "../common/text.js";
+import { ui } from "./context.js";
+import { run } from "./train_poll.js";
+import { say } from "./train_run.js";
 
-function renderRollouts() {
+export function renderRollouts() {
   const { rollouts, selection } = run.told;
   ui.rolloutsPanel.hidden = !(rollouts || selection);
   if (ui.rolloutsPanel.hidden) return;

@@ -1,4 +1,14 @@
 // The run's head: what state it is in, what can be done with it, how far each stage is, what stopped it, what came of it.
+import { attrs, clip, count, drawn, make, percent, plural, showOdd } from "../common/text.js";
+import { SIGNS } from "../common/answers.js";
+import { root, sayError, trigger, ui } from "./context.js";
+import { hurry, OVER, run, stateOf } from "./train_poll.js";
+import { renderRollouts } from "./train_rollouts.js";
+import { clearGate, gate, renderGate, retryDry } from "./train_gate.js";
+import { clearCurves, renderCurves } from "./train_curves.js";
+import { clearReplay, renderReplay } from "./train_replay.js";
+import { renderSamples } from "./train_samples.js";
+
 const STAGES = [["rollouts", "Rollouts"], ["selection", "Selection"], ["gate", "Gate"], ["training", "Training"], ["final", "Final check"]];
 const SHOWN_IN = { rollouts: "rolloutsPanel", selection: "rolloutsPanel", gate: "gatePanel", training: "curvesPanel", final: "result" };
 const DISTILL_STAGES = [["rollouts", "Teacher’s solutions"], ["teacher", "Teacher’s figures"], ["training", "Training"]];
@@ -10,32 +20,32 @@ const STATES = { // words, and a sign that is told apart without colour
 const PENDING = { stop: ["Stop", "stopping …"], resume: ["Resume", "resuming …"] };
 const isDry = () => stateOf(run) === "stopped" && /^Dry run/.test(run.status.message ?? "");
 const RUN_LAST = 20_000; // ms to wait for a run to obey before its button can be pressed again
-let pending = null; // what was asked of the run and not obeyed yet: {what, from, id, at}
+export let pending = null; // what was asked of the run and not obeyed yet: {what, from, id, at}
 let me = null; // {owner, admin}: who looks at the page
+export const setVisitor = (visitor) => (me = visitor);
 
 // ---- words --------------------------------------------------------------------------------------------------
 const pct = (x, digits = 1) => `${(100 * x).toFixed(digits)}\u202f%`;
-function spanText(s) {
+export function spanText(s) {
   if (!(s >= 0)) return "–";
   if (s < 90) return `${Math.max(1, Math.round(s))} s`;
   const minutes = Math.round(s / 60);
   return minutes < 90 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 const secondsText = (s) => (s >= 0 ? spanText(s) : "");
-const megabytes = (mb) => (mb >= 1000 ? `${(mb / 1024).toFixed(1)} GB` : `${Math.round(mb)} MB`);
-const dollars = (usd) => (usd < 0.005 ? (usd > 0 ? "less than 1 cent" : "$0") : `$${usd.toFixed(usd < 100 ? 2 : 0)}`);
+export const megabytes = (mb) => (mb >= 1000 ? `${(mb / 1024).toFixed(1)} GB` : `${Math.round(mb)} MB`);
+export const dollars = (usd) => (usd < 0.005 ? (usd > 0 ? "less than 1 cent" : "$0") : `$${usd.toFixed(usd < 100 ? 2 : 0)}`);
 const signedPoints = (x) => `${x > 0 ? "+" : x < 0 ? "−" : "±"}${(100 * Math.abs(x)).toFixed(1)}`;
 const betweenOf = (e, write, join) => (e?.low == null || e?.high == null ? "" : `${write(e.low)} ${join} ${write(e.high)}`);
 const signOf = (name) => {
-  const svg = attrs(document.createElementNS(SPACE, "svg"), { viewBox: "0 0 16 16", width: 16, height: 16, class: `sign ${name}` });
-  svg.append(attrs(document.createElementNS(SPACE, "path"), { d: STATES[name][1] }));
+  const svg = drawn("svg", { viewBox: "0 0 16 16", width: 16, height: 16, class: `sign ${name}` });
+  svg.append(drawn("path", { d: STATES[name][1] }));
   return svg;
 };
-const SPACE = "http://www.w3.org/2000/svg";
-const say = (node, text) => node.textContent !== text && (node.textContent = text); // an equal text must not be read aloud again
+export const say = (node, text) => node.textContent !== text && (node.textContent = text); // an equal text must not be read aloud again
 
 // ---- the whole run ------------------------------------------------------------------------------------------
-function clearRun() {
+export function clearRun() {
   pending = null;
   root.classList.toggle("no-run", !run);
   delete root.dataset.state;
@@ -52,7 +62,7 @@ function clearRun() {
   renderActions();
 }
 // `changed` holds the kinds of events that came; only the panels that show them are drawn again.
-function renderRun(changed) {
+export function renderRun(changed) {
   settlePending();
   const any = (...kinds) => kinds.some((kind) => changed.has(kind));
   const panels = [renderHead, renderStages, renderNotices, renderResult];
@@ -65,7 +75,7 @@ function renderRun(changed) {
   contained(retryDry);
 }
 // Files of a run may be damaged, or somebody else's: what cannot be drawn of them leaves everything else be, and is said.
-function contained(part) {
+export function contained(part) {
   try {
     part();
   } catch (error) {
@@ -113,7 +123,7 @@ function doneText(d) {
 
 // ---- what can be done ---------------------------------------------------------------------------------------
 const isMine = () => !me || me.admin || (run.config?.owner != null && run.config.owner === me.owner);
-const sweeps = () => run.config?.kind === "sweep";
+export const sweeps = () => run.config?.kind === "sweep";
 const hasAdapter = () => !!run.done?.adapter || (sweeps() ? run.taus.some((one) => one.adapter) : run.checks.some((c) => c.optimizer_step > 0 && c.checkpoint));
 function renderActions() {
   const state = run && stateOf(run), alive = ["queued", "running", "stopping"].includes(state), mine = run && isMine();
@@ -126,7 +136,7 @@ function renderActions() {
     ui[`${what}Button`].disabled = wait;
   }
 }
-function request(what) { // the poll tells when the run has obeyed
+export function request(what) { // the poll tells when the run has obeyed
   pending = { what, from: stateOf(run), id: run.id, at: performance.now() };
   sayError();
   if (what === "stop") trigger("stop", { id: run.id });
@@ -144,7 +154,7 @@ function settlePending() {
   const obeyed = pending.id !== run.id || stateOf(run) !== pending.from;
   if (obeyed || performance.now() - pending.at > RUN_LAST) pending = null;
 }
-function refused(sentence) {
+export function refused(sentence) {
   pending = null;
   renderActions();
   sayError(sentence);

@@ -1,6 +1,11 @@
 // Sample solutions before and after, side by side; what both say up to the first difference is quiet.
+import { attrs, clip, count, fill, make, showOdd } from "../common/text.js";
+import { mark } from "../common/answers.js";
+import { ui } from "./context.js";
+import { run } from "./train_poll.js";
+import { say } from "./train_run.js";
 
-function renderSamples() {
+export function renderSamples() {
   const s = run.samples, problems = s?.problems ?? [];
   ui.samplesPanel.hidden = !problems.length;
   say(ui.samplesAbout, `Greedy, base against update ${count(s?.optimizer_step ?? 0)}; grey is what both say.`);

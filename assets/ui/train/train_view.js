@@ -1,5 +1,11 @@
-// The Train view: what a run will cost, the run that is watched, and what it did. Before this stand view_common.js,
-// curves.js and one file per part.
+// The Train view: what a run will cost, the run that is watched, and what it did.
+import { attrs, count, make, showOdd } from "../common/text.js";
+import { copyText } from "../common/tables.js";
+import { hear, props, root, sayError, trigger, ui } from "./context.js";
+import { attach, remembered, run } from "./train_poll.js";
+import { clearRun, dollars, megabytes, refused, renderRun, request, say, setVisitor } from "./train_run.js";
+import { askDry, gate, readRollout, receiveDry, setTau, tellTau } from "./train_gate.js";
+import { play } from "./train_replay.js";
 
 // ---- the plan -----------------------------------------------------------------------------------------------
 function receivePlan(m) {
@@ -21,23 +27,12 @@ function receivePlan(m) {
     make("tr", "", attrs(make("th", "num", showOdd(String(field))), { scope: "row" }), make("td", "num", showOdd(String(paper))), make("td", "num", showOdd(String(here))))));
 }
 const minutesText = (x) => (x < 10 ? `${Number(x.toFixed(1))}` : count(Math.round(x)));
-async function copyCommand() {
-  let done = true;
-  try {
-    await navigator.clipboard.writeText(ui.command.textContent);
-  } catch { // without https there is no clipboard: the text is selected, and copied where the browser still can
-    getSelection().selectAllChildren(ui.command);
-    done = document.execCommand?.("copy") ?? false;
-  }
-  say(ui.copyButton, done ? "Copied" : "Press Ctrl-C");
-  setTimeout(say, 1600, ui.copyButton, "Copy");
-}
 
 // ---- messages from Python -----------------------------------------------------------------------------------
 const MESSAGES = {
   watch: (m) => typeof m.id === "string" && m.id && (sayError(), attach(m.id)),
   me: (m) => {
-    me = { owner: m.owner ?? null, admin: !!m.admin };
+    setVisitor({ owner: m.owner ?? null, admin: !!m.admin });
     if (run?.heard) renderRun(new Set());
   },
   refused: (m) => refused(m.error),
@@ -60,7 +55,7 @@ const actions = {
     const link = Object.assign(document.createElement("a"), { href: `runs/${encodeURIComponent(run.id)}/adapter.zip`, download: `${run.id}.zip` });
     link.click();
   },
-  copy: copyCommand, dry: askDry, play,
+  copy: () => copyText(ui.command, ui.copyButton), dry: askDry, play,
   tauBack: () => (setTau(gate.m.tau), tellTau()),
 };
 root.addEventListener("click", (e) => {
@@ -82,6 +77,5 @@ ui.chooser.addEventListener("keydown", (e) => {
 // ---- hooks for the rest of the page, and the start ----------------------------------------------------------
 window.rmxTrain = { watch: attach, tau: () => (gate.m ? gate.tau : null), watched: () => run?.id ?? null };
 clearRun();
-watch("value", () => receive(props.value));
-receive(props.value);
+hear(receive);
 if (!run && remembered()) attach(remembered(), true);

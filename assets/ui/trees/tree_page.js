@@ -1,14 +1,16 @@
-// A tree of solutions in a file of its own: nothing is fetched, everything stands in the block #tree. text.js stands
-// before this, in the same function.
+// A tree of solutions in a file of its own: nothing is fetched, everything stands in the block #tree, and the modules
+// that are imported here stand before this, in the same script.
+import { mark, verdictOn } from "../common/answers.js";
+import {
+  attrs, clip, count, fill, howOften, make, nameOf, odds, plainName, plural, showOdd, splitSpace, undecided,
+} from "../common/text.js";
+
 const tree = JSON.parse(document.getElementById("tree").textContent), CEILING = 2.5;
 const ui = {};
 for (const node of document.querySelectorAll("[data-ui]")) ui[node.dataset.ui] = node;
 const branches = [tree, ...tree.branches], texts = tree.texts ?? {}, tau = tree.tau;
 const whole = branches.reduce((all, b, k) => [...all, k ? [...all[b.parent].slice(0, b.at), ...b.tokens] : b.tokens], []);
 const textAt = (t) => t.text ?? texts[t.id] ?? "", isFork = (t) => t.entropy > tau;
-const SIGNS = { right: "✓", wrong: "✗", none: "–" };
-const kindOf = (a) => (a?.text == null || typeof a.correct !== "boolean" ? "none" : a.correct ? "right" : "wrong");
-const mark = (a) => make("span", kindOf(a), `${SIGNS[kindOf(a)]} `, a?.text == null ? "none" : showOdd(clip(a.text, 60)));
 let shown = null, selected = null, els = [], forks = [];
 
 // ---- the text -----------------------------------------------------------------------------------------------
@@ -70,10 +72,9 @@ function alternatives(pos) { // token id at pos -> the branch where it was tried
   return found;
 }
 function renderAnswer() {
-  const { answer } = branches[shown], kind = kindOf(answer), none = answer?.text == null;
+  const { answer } = branches[shown], none = answer?.text == null;
   ui.answer.textContent = none ? "–" : showOdd(clip(answer.text, 120));
-  const word = { right: "right", wrong: "wrong", none: none ? "no answer" : "not checked" }[kind];
-  ui.verdict.replaceChildren(make("span", kind, `${SIGNS[kind]} ${word}`));
+  ui.verdict.replaceChildren(verdictOn(answer));
   const parent = branches[branches[shown].parent];
   if (parent) ui.verdict.append(make("span", "soft", "was ", mark(parent.answer)));
   ui.status.textContent = `${plural(whole[shown].length, "token")}, ${plural(forks.length, "fork")}`;

@@ -1,4 +1,4 @@
-"""What gradio remembers of every open page, made light.
+"""What gradio sends of a page and remembers of every open one, made light.
 
 For each new session gradio describes all components of the page, and then keeps the last value of each, for its deep
 links, which are closed here: 70 ms of the event loop, half a megabyte and a whole solution or two, for
@@ -9,6 +9,7 @@ the API is a session too.
 import importlib.util
 import sys
 from collections import ChainMap
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,10 @@ from gradio.state_holder import SessionState, StateHolder
 from rmx.storage.strict_json import sendable
 
 MOST = 1000  # sessions; of one that is forgotten the page starts its small states anew
+UNREAD = frozenset({  # of a component, its properties or an event: only gradio's closed page about its API reads them
+    "api_info", "api_info_as_input", "api_info_as_output", "example_inputs", "skip_api", "component_class_id",
+    "_api_info", "preserved_by_key", "api_description", "collects_event_data", "max_batch_size",
+})  # fmt: skip
 
 
 class LightState(SessionState):
@@ -65,6 +70,27 @@ def without_matplotlib() -> None:
     a fourth of the event loop's time with many visitors. Python is told once that it is not there."""
     if importlib.util.find_spec("matplotlib") is None:
         sys.modules["matplotlib"] = None  # type: ignore[assignment]
+
+
+def send_light_page() -> None:
+    """Have gradio leave out of the page what only its descriptions of endpoints need: a third of it.
+
+    The descriptions themselves, and the whole configuration, stay at their own addresses.
+    """
+    written: Callable[[Any], Any] = gradio.routes.toorjson
+    gradio.routes.templates.env.filters["toorjson"] = lambda value: written(without_descriptions(value))
+
+
+def without_descriptions(value: dict[str, Any]) -> dict[str, Any]:
+    """What the page's script reads of gradio's configuration, or of its description of endpoints: nothing of that."""
+    if "components" not in value:
+        return {"named_endpoints": {}, "unnamed_endpoints": {}}
+    components = [_without(one, UNREAD) | {"props": _without(one["props"], UNREAD)} for one in value["components"]]
+    return value | {"components": components, "dependencies": [_without(one, UNREAD) for one in value["dependencies"]]}
+
+
+def _without(given: dict[str, Any], keys: frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if key not in keys}
 
 
 def send_everything() -> None:

@@ -29,14 +29,14 @@ from rmx.ui.request_log import metrics
 from rmx.ui.server.content_policy import ContentPolicy, content_policy, parents_tag
 from rmx.ui.server.doors import Doors, HostCheck
 from rmx.ui.server.files import add_file_routes
-from rmx.ui.server.light_sessions import lighten, send_everything
+from rmx.ui.server.light_sessions import lighten, send_everything, send_light_page
 from rmx.ui.server.page_cache import PageCache
+from rmx.ui.server.page_files import add_page_files, link_first_tab
 from rmx.ui.server.rate_limit import AccessGate
 from rmx.ui.server.request_owner import Namer, OwnerOfRequest
 from rmx.ui.server.self_check import use_own_folder
 from rmx.ui.server.short_logs import keep_logs_short
 from rmx.ui.settings import Settings
-from rmx.ui.views.view_common import CSS, asset
 from rmx.ui.visitor_cookie import Greeter, owners_of
 
 THEME = gr.themes.Default(
@@ -50,7 +50,6 @@ THEME = gr.themes.Default(
 
 
 LAUNCH: dict[str, Any] = {
-    "css": CSS + asset("common/app.css"),
     "theme": THEME,
     "run_history": False,
     "enable_monitoring": False,
@@ -127,6 +126,9 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     evaluator = Evaluator(workspace, training.store)
     page = build_app(workspace, settings, notice, training, owners, explorer, evaluator)
     sharing = Sharing(explorer, settings.max_new_tokens)
+    add_page_files(api)
+    link_first_tab()
+    send_light_page()
     add_file_routes(api, evaluator.take_file, sharing.open_file, owners.key_of)
     guard_bodies(api, page)
     mounted: list[gr.routes.App] = []

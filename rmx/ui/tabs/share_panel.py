@@ -9,7 +9,7 @@ from rmx.storage.strict_json import MOST_CHARACTERS
 from rmx.ui.jobs.share import Sharing
 from rmx.ui.server.doors import LARGE
 from rmx.ui.tabs.wiring import Reply, Who, answering
-from rmx.ui.views.view_common import asset, script, served
+from rmx.ui.views.view_common import mounted, served
 
 
 def sharing_functions(sharing: Sharing, who: Who) -> dict[str, Callable[..., Reply]]:
@@ -25,9 +25,7 @@ def build_share_panel(sharing: Sharing, who: Who) -> gr.HTML:
     """A file control and the gallery; what is opened appears in the token view (`window.rmx.open`)."""
     with gr.Accordion("Recorded trees", open=False, elem_id="recorded"):
         return gr.HTML(
-            html_template=asset("explore/share_panel.html"),
-            js_on_load=script("explore/share_panel"),
-            apply_default_css=False,
+            **mounted("explore/share_panel"),
             server_functions=served(open_piece=answering(sharing.open_piece, who)),
             elem_id="share-panel",
             **_props(sharing),

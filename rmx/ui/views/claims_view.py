@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from rmx.ui.jobs.claims import claims_texts
-from rmx.ui.views.view_common import Server, asset, script, served
+from rmx.ui.views.view_common import Server, mounted, served
 
 
 def claims_view(tail: Server, export: Server, **kwargs: Any) -> gr.HTML:
@@ -28,9 +28,7 @@ def claims_view(tail: Server, export: Server, **kwargs: Any) -> gr.HTML:
     Each may return `{"error": sentence}`.
     """
     return gr.HTML(
-        html_template=asset("claims/claims_view.html"),
-        js_on_load=script("claims/claims_view"),
-        apply_default_css=False,
+        **mounted("claims/claims_view", "measure halt"),
         server_functions=served(claims_tail=tail, claims_export=export),
         claims=claims_texts(),
         **kwargs,

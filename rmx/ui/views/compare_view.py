@@ -18,13 +18,7 @@ from typing import Any
 
 import gradio as gr
 
-from rmx.ui.views.view_common import Server, asset, script, served
-
-PARTS = (
-    "common/estimates", "common/figures", "compare/compare_stream", "compare/compare_map", "compare/compare_checks",
-    "compare/compare_patch", "compare/compare_set",
-    "compare/compare_view",
-)  # fmt: skip
+from rmx.ui.views.view_common import Server, mounted, served
 
 
 def compare_view(tail: Server, inspect: Server, check: Server, export: Server, **kwargs: Any) -> gr.HTML:
@@ -42,9 +36,7 @@ def compare_view(tail: Server, inspect: Server, check: Server, export: Server, *
     Each may return `{"error": sentence}`.
     """
     return gr.HTML(
-        html_template=asset("compare/compare_view.html"),
-        js_on_load=script(*PARTS),
-        apply_default_css=False,
+        **mounted("compare/compare_view", "patch halt ready"),
         server_functions=served(pair_tail=tail, pair_inspect=inspect, pair_check=check, pair_export=export),
         **kwargs,
     )

@@ -18,16 +18,9 @@ from typing import Any
 
 import gradio as gr
 
-from rmx.ui.views.view_common import Server, asset, script, served
+from rmx.ui.views.view_common import Server, mounted, served
 
 KEY = "rmx-evaluation"  # of the browser tab's own storage
-PARTS = (
-    "common/estimates",
-    "common/figures",
-    "evaluate/evaluate_table",
-    "evaluate/evaluate_problems",
-    "evaluate/evaluate_view",
-)
 
 
 def evaluate_view(tail: Server, export: Server, **kwargs: Any) -> gr.HTML:
@@ -43,9 +36,7 @@ def evaluate_view(tail: Server, export: Server, **kwargs: Any) -> gr.HTML:
     Each may return `{"error": sentence}`.
     """
     return gr.HTML(
-        html_template=asset("evaluate/evaluate_view.html"),
-        js_on_load=script(*PARTS),
-        apply_default_css=False,
+        **mounted("evaluate/evaluate_view", "halt attach figures open"),
         server_functions=served(eval_tail=tail, eval_export=export),
         storage_key=KEY,
         **kwargs,
@@ -62,9 +53,7 @@ def evaluate_file(most: int, **kwargs: Any) -> gr.HTML:
     """
     return gr.HTML(
         value=None,
-        html_template=asset("evaluate/evaluate_file.html"),
-        js_on_load=script("evaluate/evaluate_file"),
-        apply_default_css=False,
+        **mounted("evaluate/evaluate_file", styles=["evaluate/evaluate_view.css"]),
         most_bytes=most,
         **kwargs,
     )

@@ -23,18 +23,7 @@ from typing import Any
 import gradio as gr
 
 from rmx.recipes.recipe import PAPER, PRESETS
-from rmx.ui.views.view_common import Server, asset, script, served
-
-PARTS = (
-    "common/estimates",
-    "common/curves",
-    "runs/runs_table",
-    "runs/runs_sweep",
-    "runs/runs_detail",
-    "runs/runs_compare",
-    "runs/runs_cost",
-    "runs/runs_view",
-)
+from rmx.ui.views.view_common import Server, mounted, served
 
 
 def runs_view(
@@ -58,9 +47,7 @@ def runs_view(
     Each may return `{"error": sentence}`.
     """
     return gr.HTML(
-        html_template=asset("runs/runs_view.html"),
-        js_on_load=script(*PARTS),
-        apply_default_css=False,
+        **mounted("runs/runs_view", "stop resume remove note open download push watch train rate"),
         server_functions=served(
             runs_list=runs_list, run_curves=run_curves, run_files=run_files, run_sweep=run_sweep, costs=costs
         ),

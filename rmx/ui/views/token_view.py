@@ -19,7 +19,9 @@ from typing import Any
 
 import gradio as gr
 
-from rmx.ui.views.view_common import Server, asset, script, served
+from rmx.ui.views.view_common import Server, mounted, served
+
+EVENTS = "pick halt settled next outcomes importance rescue sofar haltjob verify pins"
 
 
 def token_view(
@@ -44,17 +46,7 @@ def token_view(
     of every subclass, and type checkers would believe it.
     """
     return gr.HTML(
-        html_template=asset("explore/token_view.html"),
-        js_on_load=script(
-            "explore/worth",
-            "explore/worth_plot",
-            "explore/pins",
-            "common/figures",
-            "explore/share",
-            "explore/shades",
-            "explore/token_view",
-        ),
-        apply_default_css=False,
+        **mounted("explore/token_view", EVENTS),
         server_functions=served(tail=tail, inspect=inspect, look=look, search=search, **(sharing or {})),
         **kwargs,
     )

@@ -25,19 +25,7 @@ from typing import Any
 
 import gradio as gr
 
-from rmx.ui.views.view_common import Server, asset, script, served
-
-PARTS = (
-    "common/curves",
-    "train/train_poll",
-    "train/train_run",
-    "train/train_rollouts",
-    "train/train_gate",
-    "train/train_curves",
-    "train/train_replay",
-    "train/train_samples",
-    "train/train_view",
-)
+from rmx.ui.views.view_common import Server, mounted, served
 
 
 def train_view(run_tail: Server, dry_run: Server, **kwargs: Any) -> gr.HTML:
@@ -53,9 +41,7 @@ def train_view(run_tail: Server, dry_run: Server, **kwargs: Any) -> gr.HTML:
     Each may return `{"error": sentence}`; run_tail does for a run that is not there.
     """
     return gr.HTML(
-        html_template=asset("train/train_view.html"),
-        js_on_load=script(*PARTS),
-        apply_default_css=False,
+        **mounted("train/train_view", "stop resume open download tau"),
         server_functions=served(run_tail=run_tail, dry_run=dry_run),
         **kwargs,
     )

@@ -1,0 +1,4 @@
+// The view that the modules of this folder draw into.
+import { openView } from "../common/view.js";
+
+export const { root, ui, props, server, trigger, hear, ask, sayError } = openView(window.rmxViews["evaluate/evaluate_view"]);

@@ -1,0 +1,118 @@
+"""The page is light, and its modules, templates and style sheets stand under an address that changes with them."""
+
+import re
+
+import pytest
+from fastapi.testclient import TestClient
+
+from rmx.models.stand_ins import scripted_model
+from rmx.models.workspace import Workspace
+from rmx.ui.server.web_app import web_app
+from rmx.ui.settings import Settings
+from rmx.ui.views.view_common import BASE, FILES, modules_of, mounted
+
+MODULE = f"/{BASE}explore/token_view.js"
+ENTRIES = [path.removesuffix(".html") for path in FILES if path.endswith(".html")]
+
+
+def client_of(**settings):
+    space = Workspace(loader=lambda spec: scripted_model())
+    space.model("mini")
+    return TestClient(web_app(space, Settings(**settings)), base_url="http://localhost")
+
+
+@pytest.fixture(scope="module")
+def client():
+    with client_of() as client:
+        yield client
+
+
+def test_the_page_is_light_and_carries_no_module_of_a_view(client):
+    page = client.get("/")
+    assert len(page.content) < 350_000
+    assert "querySelectorAll('.fork')" not in page.text
+    assert "export function" not in page.text
+    assert "data-ui" not in page.text  # no template either
+
+
+def test_the_description_of_the_endpoints_stays_whole_at_its_own_address(client):
+    assert "/trace" in client.get("/gradio_api/info").json()["named_endpoints"]
+    assert all("api_info" in one for one in client.get("/config").json()["components"] if one["type"] == "textbox")
+
+
+def test_what_the_first_tab_needs_is_named_in_the_head_and_is_there(client):
+    head = client.get("/").text.partition("</head>")[0]
+    paths = re.findall(rf'href="\./({BASE}[\w./]+)"', head)
+    assert {path.removeprefix(BASE) for path in paths} >= {
+        "common/view.css",
+        "common/app.css",
+        *modules_of("explore/token_view"),
+    }
+    assert not [path for path in paths if "/compare/" in path or "/train/" in path]
+    for path in paths:
+        assert client.get(f"/{path}").status_code == 200, path
+
+
+def test_a_file_is_kept_for_ever_and_comes_packed_with_its_type_and_no_cookie(client):
+    for method in (client.get, client.head):
+        reply = method(MODULE, headers={"Accept-Encoding": "gzip"})
+        assert reply.status_code == 200
+        assert reply.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+        assert reply.headers["Content-Type"].startswith("text/javascript")
+        assert "set-cookie" not in reply.headers
+    assert client.get(MODULE).headers["Content-Encoding"] == "gzip"
+    assert client.get(f"/{BASE}common/view.css").headers["Content-Type"].startswith("text/css")
+    assert client.get(f"/{BASE}explore/token_view.html").headers["Content-Type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/assets/ui/0123456789abcdef/explore/token_view.js",  # of another version
+        f"/{BASE}explore/nothing.js",
+        f"/{BASE}",
+        f"/{BASE}explore",
+        f"/{BASE}../mini/config.json",
+        f"/{BASE}%2e%2e/mini/config.json",
+        f"/{BASE}..%2f..%2fmini/config.json",
+        f"/{BASE}%252e%252e/mini/config.json",
+        f"/{BASE}explore/../../../../etc/passwd",
+        f"/{BASE}/etc/passwd",
+    ],
+)
+def test_any_other_address_is_closed_and_kept_by_nobody(client, path):
+    reply = client.get(path)
+    assert reply.status_code == 404
+    assert "immutable" not in reply.headers.get("Cache-Control", "")
+
+
+def test_nothing_is_written_there(client):
+    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+        assert client.request(method, MODULE).status_code == 404
+
+
+def test_a_proxy_may_serve_the_page_below_a_path():
+    with client_of(root_path="/rmx") as client:
+        head = client.get("/rmx/").text
+        assert f'href="./{BASE}explore/token_view.js"' in head
+        assert client.get(f"/rmx{MODULE}").status_code == 200
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_import_of_a_view_is_a_file_that_is_served(name):
+    found = modules_of(name)
+    assert set(found) <= set(FILES)
+    imports = [
+        line for path in found for line in FILES[path].decode().splitlines() if " from " in line and ".js" in line
+    ]
+    assert len(found) > 1
+    assert all(line.startswith(("import ", "} from ")) for line in imports)
+
+
+def test_a_mounted_view_names_its_address_its_events_and_its_own_style_sheet():
+    boot = mounted("compare/compare_view", "patch halt")["js_on_load"]
+    assert f'const base = "{BASE}";' in boot
+    assert '["patch", "halt"]' in boot
+    assert '["compare/compare_view.css"]' in boot
+    assert "compare/compare_map.js" in boot
+    assert len(boot) < 4000
