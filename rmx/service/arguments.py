@@ -52,6 +52,7 @@ class Limits:
     max_new_tokens: int = 4096
     problems: int = 200
     samples: int = 256  # of each alternative
+    draws: int = 256  # of each problem
     budget: int = 200_000  # tokens
     characters: int = MAX_PROBLEM_CHARS  # of a prompt or a text to read
     answer: int = MAX_ANSWER_CHARS  # characters of a known answer

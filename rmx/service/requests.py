@@ -388,9 +388,7 @@ class ClaimsRequest(StudyRequest, PairRequest):
         Flag(metavar="ID,ID"),
         max_length=500,
     )
-    n: int = argument(
-        "samples of each problem, for pass@k", Most("samples"), Flag(metavar="N"), default=8, ge=1, le=256
-    )
+    n: int = argument("samples of each problem, for pass@k", Most("draws"), Flag(metavar="N"), default=8, ge=1, le=256)
 
 
 class EvalRequest(AskingRequest):
@@ -399,6 +397,7 @@ class EvalRequest(AskingRequest):
     The first model is the base; adapters on it and full checkpoints are compared with it, problem by problem.
     """
 
+    kind: ClassVar[Kind] = Kind.BULK
     model: ModelName = None
     adapter: list[str] | None = argument(
         "adapters on the base: bundled names (rl, reasonmaxxer), ids of training runs or Hub ids",
@@ -414,9 +413,7 @@ class EvalRequest(AskingRequest):
     limit: Annotated[Limit, Flag(metavar="N", help="take the first N problems of the set (default: all of them)")] = (
         None
     )
-    n: int = argument(
-        "samples per problem; 0: greedy only", Most("samples"), Flag(metavar="N"), default=16, ge=0, le=256
-    )
+    n: int = argument("samples per problem; 0: greedy only", Most("draws"), Flag(metavar="N"), default=16, ge=0, le=256)
     k: list[Whole] | None = argument("tries of pass@k; by default 1, 2, 4 ... n", Flag(metavar="1,2,4"))
     temperature: Temperature = argument("temperature of the samples", default=0.6)
     top_p: TopP = 0.95
@@ -436,7 +433,7 @@ class RegradeRequest(EvalRequest):
 
 # -- training ---------------------------------------------------------------------------------------------------------
 
-SAMPLING = {"k": "samples", "problems": "problems", "max_new_tokens": "max_new_tokens"}  # of a recipe, with limits
+SAMPLING = {"k": "draws", "problems": "problems", "max_new_tokens": "max_new_tokens"}  # of a recipe, with limits
 
 
 def _recipe_fields(names: Iterable[str], limits: Mapping[str, str]) -> dict[str, Any]:
@@ -476,6 +473,7 @@ class _Rollouts(TrainingRequest):
     Problems are drawn by the seed, and each is solved k times. The rows are those that `rmx rollouts` writes.
     """
 
+    kind: ClassVar[Kind] = Kind.BULK
     brief: bool = argument("leave out the rows, and tell what came of them together", API_ONLY, default=False)
 
 

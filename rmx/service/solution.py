@@ -55,7 +55,7 @@ def export(request: ExportRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The solution and its branches as a file."""
     swaps = swaps_of(request.swaps) if request.swaps else ()
     traces = yield from _swapped(request, site, cancelled, swaps, cut_to(TOP_SHOWN))
-    about = _asked(request, site, traces)
+    about = asked(request, site, traces)
     tree = read_tree(json.dumps([one.json() | about for one in traces]))
     tree = replace(tree, title=request.title) if request.title else tree
     kind, shown = request.format, tree.tokens(tree.shown)
@@ -181,7 +181,7 @@ def cut_to(top: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 def _documents(request: TraceRequest | SwapRequest, site: Site, traces: Sequence[Trace]) -> list[dict[str, Any]]:
     """The documents of traces; with `brief` their text, and only the tokens that matter."""
-    about, found, cut = _asked(request, site, traces), [], cut_to(request.top)
+    about, found, cut = asked(request, site, traces), [], cut_to(request.top)
     for one in traces:
         document = one.json() | about
         if request.brief:
@@ -192,8 +192,12 @@ def _documents(request: TraceRequest | SwapRequest, site: Site, traces: Sequence
     return found
 
 
-def _asked(request: DrawnRequest, site: Site, traces: Sequence[Trace]) -> dict[str, Any]:
-    """What a trace does not hold itself: prompt, problem, known answer, limit, special tokens."""
+def asked(request: DrawnRequest, site: Site, traces: Sequence[Trace]) -> dict[str, Any]:
+    """What a trace does not hold itself, for its document: prompt, problem, known answer, limit, special tokens.
+
+    Raises:
+        RmxError: any mistake in the request, in a sentence.
+    """
     model = _model(request, site)
     ids, known = _prompt(request, model)
     title = request.prompt if request.problem is None else find_problem(request.set, request.problem).problem
@@ -253,8 +257,13 @@ def measure_outcomes(request: OutcomesRequest, site: Site, cancelled: Cancelled)
     state: Outcomes | Importance = yield from site.last(
         states, lambda s: {"tokens_spent": s.tokens_spent, "budget": config.budget}
     )
+    yield _shown(request, outcomes_json(solved, config, state))
+
+
+def outcomes_json(solved: MeasuredSolution, config: OutcomeConfig, found: Outcomes | Importance) -> dict[str, Any]:
+    """The document of either form of `rmx outcomes`."""
     draws = {"seed": config.seed, "temperature": config.temperature, "top_p": config.top_p}
-    yield _shown(request, solved.json() | draws | state.json())
+    return solved.json() | draws | found.json()
 
 
 def _outcome_config(request: OutcomesRequest, site: Site) -> OutcomeConfig:
@@ -276,7 +285,12 @@ def measure_rescue(request: RescueRequest, site: Site, cancelled: Cancelled) -> 
     solved = yield from solve(request, site, cancelled)
     states = rescue(solved.model, solved.trace, config, known=solved.known, cancelled=cancelled)
     state: Rescue = yield from site.last(states, lambda s: {"at": s.tried, "stage": s.sentence})
-    yield _shown(request, solved.json() | {"seed": config.seed} | state.json())
+    yield _shown(request, rescue_json(solved, config, state))
+
+
+def rescue_json(solved: MeasuredSolution, config: RescueConfig, found: Rescue) -> dict[str, Any]:
+    """The document of `rmx rescue`."""
+    return solved.json() | {"seed": config.seed} | found.json()
 
 
 def measure_sofar(request: SofarRequest, site: Site, cancelled: Cancelled) -> Steps:

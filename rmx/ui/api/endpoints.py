@@ -39,7 +39,7 @@ def site_of(workspace: Workspace, settings: Settings, store: RunStore) -> Site:
 def limits_of(settings: Settings) -> Limits:
     """What one request may ask for; of a public site less."""
     most = settings.max_new_tokens
-    return Limits(most, problems=50, samples=64, budget=50_000) if settings.public else Limits(most)
+    return Limits(most, problems=50, samples=64, draws=16, budget=50_000) if settings.public else Limits(most)
 
 
 def add_api(demo: gr.Blocks, site: Site, owners: Owners) -> None:

@@ -18,6 +18,8 @@ from rmx.service import VERBS, Limits, Site, call
 from rmx.service.arguments import count_later, hints_of
 from rmx.service.requests import AskingRequest
 from rmx.service.runs import without_folders
+from rmx.ui.api.endpoints import limits_of
+from rmx.ui.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +287,10 @@ def test_limits_are_those_of_the_site(space):
         last(small, "trace", problem="241", max_new_tokens=9)
     with pytest.raises(RmxError, match="between 1 and 1 "):
         last(small, "intervene", limit=2)
+    public = limits_of(Settings(public=True))
+    for verb, name in (("eval", "n"), ("claims", "n"), ("rollouts", "k")):
+        with pytest.raises(RmxError, match=f"{name} must lie between 1 and 16 here; got 17"):
+            last(Site(space, limits=public), verb, **{name: 17})
     assert last(small, "eval", n=2, greedy=False)["of_problems"] == 1  # as many as there may be, where none is said
     assert last(small, "rollouts", k=2)["of"] == 1
 
