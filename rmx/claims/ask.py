@@ -10,7 +10,6 @@ from rmx.compare.pair_options import PairOptions
 from rmx.errors import RmxError
 from rmx.models.load import Model, fingerprint
 from rmx.models.model_pair import Pair
-from rmx.models.presets import PAIRS
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
 from rmx.zerogpu.calls import remote_of
@@ -51,7 +50,7 @@ def subject_of(pair: Pair, options: PairOptions, samples: int, budget: int) -> S
     problems = options.problems()
     if any(p.answer is None for p in problems):
         raise RmxError(f"{options.set_name} holds problems without a known answer, so nothing can be graded.")
-    model, adapter, teacher = specs(options)
+    model, adapter, teacher = options.specs()
     tau = options.threshold(pair.base)
     return Subject(
         pair,
@@ -67,17 +66,6 @@ def subject_of(pair: Pair, options: PairOptions, samples: int, budget: int) -> S
         calibration=options.calibration(pair.base),
         check=check_loaded(pair) if remote_of(pair) is None else None,  # no GPU is asked for what ends in a refusal
     )
-
-
-def specs(options: PairOptions) -> tuple[str, str | None, str | None]:
-    """Model, adapter and teacher as `PairOptions.pair` takes them."""
-    if options.preset is not None and options.preset in PAIRS:
-        named = PAIRS[options.preset]
-        return named.base, named.adapter, named.teacher
-    adapter = options.adapter
-    if adapter is None and options.teacher is None and options.model == "mini":
-        adapter = "rl"
-    return options.model, adapter, options.teacher
 
 
 def built_so(model: Model) -> bool:

@@ -8,9 +8,8 @@ from typing import Any
 NONE = "–"
 
 
-def add_verbs(verbs: Any) -> None:
-    """Define the verb."""
-    parser = verbs.add_parser("cost", help="hourly rates of machines, and what the runs cost at them")
+def define_cost(parser: argparse.ArgumentParser) -> None:
+    """Options of `rmx cost`."""
     parser.add_argument(
         "--rate",
         action="append",

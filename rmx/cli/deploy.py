@@ -6,13 +6,9 @@ import os
 from typing import Any
 
 
-def add_verbs(verbs: Any) -> None:
-    """Define `rmx deploy`."""
-    deploy = verbs.add_parser(
-        "deploy",
-        help="create or update a Hugging Face Space from this checkout",
-        epilog="The token is that of `hf auth login` or of HF_TOKEN. --dry-run needs neither token nor network.",
-    )
+def define_deploy(deploy: argparse.ArgumentParser) -> None:
+    """Options of `rmx deploy`."""
+    deploy.epilog = "The token is that of `hf auth login` or of HF_TOKEN. --dry-run needs neither token nor network."
     deploy.add_argument("--space", required=True, metavar="OWNER/NAME")
     deploy.add_argument("--hardware", metavar="H", help="cpu-basic, cpu-upgrade, t4-small, l4x1, … (a GPU: CUDA image)")
     deploy.add_argument("--storage", metavar="BUCKET", help="a storage bucket on /data, made if it is not there")

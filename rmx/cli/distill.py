@@ -2,18 +2,16 @@
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rmx.cli.options import add_style, refuse_placing, style_of
+from rmx.cli.options import add_model, add_style, default_model, refuse_placing, style_of
 from rmx.cli.terminal import DistillTeller
 from rmx.errors import RmxError
 from rmx.progress import Progress
 
-AddModel = Callable[[argparse.ArgumentParser], None]
 HELP = {
     "problems": "problems of the train split that the teacher solves",
     "k": "solutions of the teacher for each problem",
@@ -33,13 +31,12 @@ HELP = {
 }
 
 
-def add_verbs(verbs: Any, add_model: AddModel) -> None:
-    """Define the verb; `add_model` gives it the options that all verbs share."""
+def define_distill(distill: argparse.ArgumentParser) -> None:
+    """Options of `rmx distill`."""
     from rmx.recipes.distill import field_types
     from rmx.recipes.flags import HELP as SHARED
     from rmx.recipes.flags import add_flags
 
-    distill = verbs.add_parser("distill", help="a LoRA on the base that follows a teacher's distributions")
     add_model(distill)
     distill.add_argument("--teacher", metavar="S", help="the teacher: a checkpoint, or an adapter on the base")
     distill.add_argument("--set", default=None, metavar="NAME", help="mini, arith, gsm8k or a file (default: mini)")
@@ -65,7 +62,7 @@ def job_of(args: argparse.Namespace) -> Any:
     from rmx.recipes.distill import PRESETS, DistillJob, default_preset, field_types, resolved
     from rmx.recipes.flags import given
 
-    model = args.model or os.environ.get("RMX_MODEL", "mini")
+    model = args.model or default_model()
     preset = args.preset or default_preset(model)
     recipe = replace(PRESETS[preset], **given(args, field_types()))
     who = model, args.set or "mini", args.adapter, args.teacher

@@ -1,81 +1,32 @@
 """`rmx eval`: accuracy of models side by side, with intervals."""
 
 import argparse
-import json
-import os
-from collections.abc import Callable
 from typing import Any
 
-from rmx.cli.options import add_options, add_style, placing_of, style_of
-from rmx.errors import RmxError
+from rmx.cli.options import add_request, document_of, request_of, show
+from rmx.cli.terminal import stopped_by_hand
+from rmx.progress import Progress
+from rmx.service.requests import EvalRequest, RegradeRequest
 
-AddModel = Callable[[argparse.ArgumentParser], None]
 
-
-def add_verbs(verbs: Any, add_model: AddModel) -> None:
-    """Define the verb; `add_model` gives it the options that all verbs share."""
-    what = "accuracy with intervals: greedy, pass@k, majority; models side by side"
-    parser = verbs.add_parser("eval", help=what, conflict_handler="resolve")
-    add_model(parser)
-    several = {"action": "append", "default": [], "metavar": "S"}
-    parser.add_argument(
-        "--adapter",
-        **several,
-        help="an adapter: a bundled name, a run, a folder or a Hub id; may be given several times",
-    )
-    parser.add_argument("--teacher", **several, help="a full checkpoint beside the base; may be given several times")
-    add_options(parser, "--set", "--limit")
-    parser.add_argument("--n", type=int, default=16, metavar="N", help="samples per problem, up to 256; 0: greedy only")
-    parser.add_argument("--k", default=None, metavar="1,2,4", help="tries of pass@k (default: 1, 2, 4 ... n)")
-    add_options(
-        parser, "--temperature", "--top-p", "--seed", "--max-new-tokens", "--no-cache",
-        temperature={"default": 0.6, "help": "temperature of the samples (default 0.6)"},
-        top_p={"default": 0.95, "help": "nucleus sampling: share of the probability drawn from (default 0.95)"},
-        max_new_tokens={"default": 2048, "help": "upper bound of a completion, in tokens (default 2048)"},
-    )  # fmt: skip
-    parser.add_argument("--no-greedy", action="store_true", help="draw samples only; leave the greedy answers out")
-    parser.add_argument(
-        "--regrade",
-        action="store_true",
-        help="make nothing: read and judge the kept completions again, and say which verdicts changed",
-    )
-    add_options(parser, "--json")
-    add_style(parser)
+def define_eval(parser: argparse.ArgumentParser) -> None:
+    """Options of `rmx eval`."""
+    add_request(parser, EvalRequest, cache=True)
+    again = "make nothing: read and judge the kept completions again, and say which verdicts changed"
+    parser.add_argument("--regrade", action="store_true", help=again)
     parser.set_defaults(run=_eval)
 
 
 def _eval(args: argparse.Namespace) -> None:
-    from rmx.cli.terminal import stopped_by_hand
-    from rmx.evaluate.contestants import EvalConfig, contestants_of, with_answers
-    from rmx.evaluate.evaluation import Evaluation
-    from rmx.evaluate.regrade import Regrading
-    from rmx.evaluate.sample_store import SampleStore
-    from rmx.models.workspace import Workspace
-    from rmx.progress import Progress
+    request = request_of(args, RegradeRequest if args.regrade else EvalRequest)
+    with stopped_by_hand() as stopped, Progress() as progress:
 
-    if args.regrade and args.no_cache:
-        raise RmxError("--regrade reads what is kept, and --no-cache keeps nothing. Leave one of them out.")
-    config = EvalConfig(
-        args.n, _numbers(args.k), args.temperature, args.top_p, args.seed, args.max_new_tokens, not args.no_greedy
-    )
-    problems = with_answers(args.set, args.limit)
-    model = args.model or os.environ.get("RMX_MODEL", "mini")
-    workspace = Workspace(args.device, args.dtype, placing=placing_of(args))
-    contestants = contestants_of(workspace, model, args.adapter, args.teacher, style_of(args), args.set)
-    store = SampleStore(keep=not args.no_cache)
-    kind, report = Regrading if args.regrade else Evaluation, None
-    with stopped_by_hand() as stopped, Progress() as tell:
-        for report in kind(contestants, problems, config, args.set, store=store).run(stopped):
-            tell("completions", report.at, report.of, f"{report.cached:,} known before" if report.cached else "")
-    found = report.json() if report is not None else {}
-    print(json.dumps(found) if args.json else table(found))
+        def tell(report: Any) -> None:
+            known = f"{report.cached:,} known before" if report.cached else ""
+            progress("completions", report.at, report.of, known)
 
-
-def _numbers(text: str | None) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in text.split(",")) if text else ()
-    except ValueError as error:
-        raise RmxError(f"--k takes whole numbers with commas, such as 1,2,4; got '{text}'.") from error
+        found = document_of(args, request, tell, stopped)
+    show(args, found, table)
 
 
 # -- for the terminal -------------------------------------------------------------------------------------------------

@@ -1,105 +1,52 @@
-"""The verbs that measure one solution: `rmx outcomes`, `rmx rescue` and `rmx sofar`."""
+"""The verbs about one solution: `rmx trace`, `rmx outcomes`, `rmx rescue` and `rmx sofar`."""
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from rmx.cli.options import add_options, add_style, placing_of, style_of
-
-AddModel = Callable[[argparse.ArgumentParser], None]
-
-
-def add_verbs(verbs: Any, add_model: AddModel) -> None:
-    """Define the verbs; `add_model` gives them the options that all verbs share."""
-    outcomes = verbs.add_parser("outcomes", help="what each alternative of a place is worth, by sampling on from it")
-    _add_solution(outcomes, add_model)
-    outcomes.add_argument(
-        "--pos",
-        type=int,
-        default=None,
-        metavar="N",
-        help="measure the alternatives at this position (default: at the forks)",
-    )
-    outcomes.add_argument(
-        "--forks", type=int, default=16, help="without --pos: how many forks, those of the highest entropy (16)"
-    )
-    outcomes.add_argument(
-        "--samples", type=int, default=None, help="samples of each alternative, at most (64; 24 without --pos)"
-    )
-    outcomes.add_argument(
-        "--budget", type=int, default=None, help="tokens to sample in all, at most (50,000; 200,000 without --pos)"
-    )
-    sampled = {"default": 1.0, "help": "temperature of the samples (default 1)"}
-    add_options(outcomes, "--temperature", "--top-p", "--seed", temperature=sampled)
-    outcomes.set_defaults(run=_outcomes)
-
-    rescue = verbs.add_parser("rescue", help="the fewest swaps that turn a wrong answer right, or break a right one")
-    _add_solution(rescue, add_model)
-    rescue.add_argument(
-        "--goal",
-        choices=["right", "wrong"],
-        default=None,
-        help="what the answer shall become (default: what it is not)",
-    )
-    rescue.add_argument(
-        "--budget", type=int, default=20_000, help="tokens that the search may generate (default 20,000)"
-    )
-    rescue.add_argument("--swaps", type=int, default=3, help="how many swaps a rescue may need, at most (default 3)")
-    add_options(rescue, "--seed")
-    rescue.set_defaults(run=_rescue)
-
-    sofar = verbs.add_parser("sofar", help="the answer that the model would give at the end of each sentence")
-    _add_solution(sofar, add_model)
-    sofar.set_defaults(run=_sofar)
+from rmx.cli.options import add_request, document_of, request_of, show
+from rmx.errors import RmxError
+from rmx.service.requests import OutcomesRequest, RescueRequest, SofarRequest, SwapRequest, TraceRequest
 
 
-def _add_solution(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
-    """Which solution: a prompt or a problem, solved greedily."""
-    add_options(parser, "prompt", "--problem", "--set", "--answer", "--raw")
-    add_model(parser)
-    add_options(parser, "--tau", "--max-new-tokens", "--json")
-    add_style(parser)
+def define_trace(parser: argparse.ArgumentParser) -> None:
+    """Options of `rmx trace`."""
+    add_request(parser, TraceRequest)
+    forced = "force this token there and go on; may be given several times"
+    parser.add_argument("--swap", action="append", default=[], metavar="POS=TOKEN_ID", help=forced)
+    parser.set_defaults(run=_trace)
 
 
-def _solution(args: argparse.Namespace) -> Any:
-    from rmx.service.measure import TraceOptions
+def define_outcomes(parser: argparse.ArgumentParser) -> None:
+    """Options of `rmx outcomes`."""
+    add_request(parser, OutcomesRequest)
+    parser.set_defaults(run=_outcomes)
 
-    return TraceOptions(
-        prompt=args.prompt,
-        problem=args.problem,
-        set_name=args.set,
-        raw=args.raw,
-        answer=args.answer,
-        model=args.model or os.environ.get("RMX_MODEL", "mini"),
-        adapter=args.adapter,
-        device=args.device,
-        dtype=args.dtype,
-        max_new_tokens=args.max_new_tokens,
-        tau=args.tau,
-        style=style_of(args),
-        placing=placing_of(args),
-    )
+
+def define_rescue(parser: argparse.ArgumentParser) -> None:
+    """Options of `rmx rescue`."""
+    add_request(parser, RescueRequest)
+    parser.set_defaults(run=_rescue)
+
+
+def define_sofar(parser: argparse.ArgumentParser) -> None:
+    """Options of `rmx sofar`."""
+    add_request(parser, SofarRequest)
+    parser.set_defaults(run=_sofar)
 
 
 class _Teller:
-    """Says on stderr where a job stands, each time that the line changes."""
+    """Says on stderr where a job stands, each time that the line changes; not where it begins."""
 
     def __init__(self, line: Callable[[Any], str]) -> None:
         self.line = line
-        self.said = ""
+        self.said: str | None = None
 
     def __call__(self, state: Any) -> None:
-        line = self.line(state)
-        if line != self.said:
-            self.said = line
-            print(f"{line}, {state.tokens_spent:,} tokens", file=sys.stderr, flush=True)
-
-
-def _print(args: argparse.Namespace, document: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> None:
-    print(json.dumps(document, ensure_ascii=False) if args.json else table(document))
+        before, self.said = self.said, self.line(state)
+        if before not in (None, self.said):
+            print(f"{self.said}, {state.tokens_spent:,} tokens", file=sys.stderr, flush=True)
 
 
 def _share(estimate: dict[str, Any]) -> str:
@@ -108,26 +55,38 @@ def _share(estimate: dict[str, Any]) -> str:
     return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
 
 
+# -- trace ------------------------------------------------------------------------------------------------------------
+
+
+def _trace(args: argparse.Namespace) -> None:
+    if args.swap and args.read is not None:
+        raise RmxError("--read scores a text and --swap makes new ones; use one of them.")
+    asked = request_of(args, SwapRequest, swaps=",".join(args.swap)) if args.swap else request_of(args, TraceRequest)
+    found = document_of(args, asked)
+    traces = found if args.swap else [found]
+    show(args, found, lambda _: "\n".join(map(_plain, traces)))
+    if args.tau_share is not None and not args.json:
+        print(traces[0]["calibration"]["sentence"], file=sys.stderr)
+
+
+def _plain(trace: dict[str, Any]) -> str:
+    """A trace for the terminal: forks in brackets with their entropy."""
+    answer, reuse, tokens = trace["answer"], trace["reuse"], trace["tokens"]
+    marked = "".join(f"[{t['text']}|{t['entropy']:.2f}]" if t["fork"] else t["text"] for t in tokens)
+    right = {True: "right", False: "wrong", None: "not graded"}[answer["correct"]]
+    right += ", as it was cut off" if trace["stop"] in ("length", "context") and right == "wrong" else ""
+    return (
+        f"{marked}\n  answer {answer['text']} ({right}) · {len(tokens)} tokens, {sum(t['fork'] for t in tokens)} forks "
+        f"· stop: {trace['stop']} · reused {reuse['reused']}, computed {reuse['computed']} · {trace['seconds']:.2f} s"
+    )
+
+
 # -- outcomes ---------------------------------------------------------------------------------------------------------
 
 
 def _outcomes(args: argparse.Namespace) -> None:
-    from rmx.explore.outcomes import OutcomeConfig
-    from rmx.service.measure import measure_importance, measure_outcomes
-
-    samples, budget = (64, 50_000) if args.pos is not None else (24, 200_000)
-    config = OutcomeConfig(
-        samples=samples if args.samples is None else args.samples,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        seed=args.seed,
-        budget=budget if args.budget is None else args.budget,
-        max_new_tokens=args.max_new_tokens,
-    )
-    if args.pos is None:
-        _print(args, measure_importance(_solution(args), config, args.forks, _Teller(_curve_line)), _curve_table)
-    else:
-        _print(args, measure_outcomes(_solution(args), config, args.pos, _Teller(_outcomes_line)), _outcomes_table)
+    line, table = (_curve_line, _curve_table) if args.pos is None else (_outcomes_line, _outcomes_table)
+    show(args, document_of(args, request_of(args, OutcomesRequest), _Teller(line)), table)
 
 
 def _outcomes_line(state: Any) -> str:
@@ -170,11 +129,8 @@ def _curve_table(found: dict[str, Any]) -> str:
 
 
 def _rescue(args: argparse.Namespace) -> None:
-    from rmx.explore.rescue import RescueConfig
-    from rmx.service.measure import measure_rescue
-
-    config = RescueConfig(args.goal, args.budget, args.swaps, seed=args.seed, max_new_tokens=args.max_new_tokens)
-    _print(args, measure_rescue(_solution(args), config, _Teller(lambda state: state.sentence)), _rescue_table)
+    tell = _Teller(lambda state: state.sentence)
+    show(args, document_of(args, request_of(args, RescueRequest), tell), _rescue_table)
 
 
 def _rescue_table(found: dict[str, Any]) -> str:
@@ -192,9 +148,7 @@ def _rescue_table(found: dict[str, Any]) -> str:
 
 
 def _sofar(args: argparse.Namespace) -> None:
-    from rmx.service.measure import measure_sofar
-
-    _print(args, measure_sofar(_solution(args)), _sofar_table)
+    show(args, document_of(args, request_of(args, SofarRequest)), _sofar_table)
 
 
 def _sofar_table(found: dict[str, Any]) -> str:

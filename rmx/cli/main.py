@@ -4,38 +4,62 @@ Exit codes: 0 done, 2 the user's mistake (one line says what and what to do), 1 
 """
 
 import argparse
+import importlib
 import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from rmx import __version__
-from rmx.cli.claims import add_verbs as add_claims_verbs
-from rmx.cli.cost import add_verbs as add_cost_verbs
-from rmx.cli.deploy import add_verbs as add_deploy_verbs
-from rmx.cli.distill import add_verbs as add_distill_verbs
-from rmx.cli.eval import add_verbs as add_eval_verbs
-from rmx.cli.explore import add_verbs as add_explore_verbs
-from rmx.cli.export import add_verbs as add_export_verbs
-from rmx.cli.options import add_options, add_placing, add_share, add_style, placing_of, style_of
-from rmx.cli.pair import add_verbs as add_pair_verbs
-from rmx.cli.runs import add_verbs as add_runs_verbs
-from rmx.cli.sets import add_verbs as add_sets_verbs
-from rmx.cli.train import add_verbs as add_train_verbs
 from rmx.errors import RmxError, shown
-from rmx.records import is_fork
 from rmx.storage.strict_json import whole
+
+# What each verb is for, and the module of rmx.cli whose `define_VERB` gives it its options once it is called.
+VERBS = {
+    "serve": ("open the app", "main"),
+    "trace": ("one solution with the distribution behind every token", "explore"),
+    "outcomes": ("what each alternative of a place is worth, by sampling on from it", "explore"),
+    "rescue": ("the fewest swaps that turn a wrong answer right, or break a right one", "explore"),
+    "sofar": ("the answer that the model would give at the end of each sentence", "explore"),
+    "export": ("a trace or a tree as one HTML file that opens offline", "export"),
+    "shifts": ("where base and adapted model part", "pair"),
+    "intervene": ("patch tokens of the base and count right answers", "pair"),
+    "claims": ("the paper's claims, measured on your model", "claims"),
+    "locator": ("does high entropy find the tokens that decide?", "claims"),
+    "rollouts": ("sample and grade solutions of the base, with entropies", "train"),
+    "train": ("ReasonMaxxer: rollouts, gate, contrastive LoRA", "train"),
+    "distill": ("a LoRA on the base that follows a teacher's distributions", "distill"),
+    "eval": ("accuracy with intervals: greedy, pass@k, majority; models side by side", "eval"),
+    "runs": ("list, show, stop, resume and remove training runs", "runs"),
+    "sets": ("list the problem sets: splits, sizes, licence, source", "sets"),
+    "cost": ("hourly rates of machines, and what the runs cost at them", "cost"),
+    "deploy": ("create or update a Hugging Face Space from this checkout", "deploy"),
+    "bench": ("measure this machine; ratios within one run", "main"),
+    "doctor": ("say what is here: device, packages, models", "main"),
+}
 
 
 class Parser(argparse.ArgumentParser):
-    """Argparse whose complaints are one line on stderr and exit code 2."""
+    """Argparse whose complaints are one line on stderr and exit code 2; options are defined when a verb is called."""
+
+    define: Callable[["Parser"], None] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.define is not None:
+            define, self.define = self.define, None
+            define(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}. See '{self.prog} --help'.\n")
+
+
+def _define(verb: str, module: str, parser: Parser) -> None:
+    getattr(importlib.import_module(f"rmx.cli.{module}"), f"define_{verb}")(parser)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,47 +105,6 @@ def _serve(args: argparse.Namespace) -> None:
     serve(Settings.from_environment(model=args.model, adapter=args.adapter, host=args.host, port=args.port))
 
 
-def _trace(args: argparse.Namespace) -> None:
-    from rmx.models.workspace import Workspace
-    from rmx.service.measure import TraceOptions, asked, trace
-
-    options = TraceOptions(
-        prompt=args.prompt,
-        problem=args.problem,
-        set_name=args.set,
-        prompt_ids=_read_ids(args.prompt_ids),
-        raw=args.raw,
-        answer=args.answer,
-        model=args.model or os.environ.get("RMX_MODEL", "mini"),
-        adapter=args.adapter,
-        device=args.device,
-        dtype=args.dtype,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        seed=args.seed,
-        max_new_tokens=args.max_new_tokens,
-        tau=args.tau,
-        tau_share=args.tau_share,
-        recalibrate=args.recalibrate,
-        swaps=tuple(_swap(s) for s in args.swap),
-        cold=args.cold,
-        read=_read_text(args.read),
-        style=style_of(args),
-        placing=placing_of(args),
-    )
-    space = Workspace(options.device, options.dtype, placing=options.placing)
-    traces = trace(options, space)
-    if args.json:
-        about = asked(options, space, traces)
-        documents = [t.json() | about for t in traces]
-        print(json.dumps(documents if args.swap else documents[0], ensure_ascii=False))
-        return
-    for t in traces:
-        print(_plain(t))
-    if options.tau_share is not None:
-        print(asked(options, space, traces)["calibration"]["sentence"], file=sys.stderr)
-
-
 def _bench(args: argparse.Namespace) -> None:
     if args.what == "public":
         from rmx.bench.public import bench_public
@@ -130,6 +113,7 @@ def _bench(args: argparse.Namespace) -> None:
         print(json.dumps(visits) if args.json else _table({k: _figure(v) for k, v in visits.items() if k != "memory"}))
         return
     from rmx.bench.run import run
+    from rmx.cli.options import placing_of
 
     about = {"device": args.device, "dtype": args.dtype, "rounds": args.rounds, "placing": placing_of(args)}
     forks = {"limit": args.limit, "seed": args.seed, "temperature": args.temperature} if args.what == "forks" else {}
@@ -144,42 +128,10 @@ def _doctor(args: argparse.Namespace) -> None:
     from rmx.cli.doctor import report
 
     found = report()
-    if args.json:
-        print(json.dumps(found))
-        return
-    print(_table(found))
+    print(json.dumps(found) if args.json else _table(found))
 
 
-# -- helpers of the verbs ---------------------------------------------------------------------------------------------
-
-
-def _read_ids(path: str | None) -> tuple[int, ...] | None:
-    if path is None:
-        return None
-    try:
-        ids = json.loads(_read_text(path) or "")
-    except ValueError as error:
-        raise RmxError(f"{path} is not a JSON array of token ids: {error}.") from error
-    if not isinstance(ids, list) or not all(type(i) is int for i in ids):
-        raise RmxError(f"{path} must hold a JSON array of whole numbers (token ids).")
-    return tuple(ids)
-
-
-def _read_text(path: str | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return whole(sys.stdin.read()) if path == "-" else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RmxError(f"Cannot read {path}: {error}.") from error
-
-
-def _swap(text: str) -> tuple[int, int]:
-    pos, _, token = text.partition("=")
-    try:
-        return int(pos), int(token)
-    except ValueError as error:
-        raise RmxError(f"--swap takes POSITION=TOKEN_ID, two whole numbers; got '{text}'.") from error
+# -- for the terminal -------------------------------------------------------------------------------------------------
 
 
 def _table(rows: dict[str, Any]) -> str:
@@ -198,55 +150,20 @@ def _figure(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _plain(trace: Any) -> str:
-    """A trace for the terminal: forks in brackets with their entropy."""
-    marked = "".join(f"[{t.text}|{t.entropy:.2f}]" if is_fork(t.entropy, trace.tau) else t.text for t in trace.tokens)
-    right = {True: "right", False: "wrong", None: "not graded"}[trace.answer.correct]
-    right += ", as it was cut off" if trace.stop in ("length", "context") and right == "wrong" else ""
-    forks = len(list(trace.forks()))
-    return (
-        f"{marked}\n  answer {trace.answer.text} ({right}) · {len(trace.tokens)} tokens, {forks} forks "
-        f"· stop: {trace.stop} · reused {trace.reuse.reused}, computed {trace.reuse.computed} · {trace.seconds:.2f} s"
-    )
-
-
 # -- arguments --------------------------------------------------------------------------------------------------------
 
 
-def _parser() -> Parser:
+def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="rmx", description="Fork tokens of a language model's reasoning: see, swap, test.")
     parser.add_argument("--version", action="version", version=f"rmx {__version__}")
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    _add_serve(verbs)
-    _add_trace(verbs)
-    add_explore_verbs(verbs, _add_model)
-    add_export_verbs(verbs, _read_text)
-    add_pair_verbs(verbs, _add_model, _read_text)
-    add_claims_verbs(verbs, _add_model)
-    add_train_verbs(verbs, _add_model)
-    add_distill_verbs(verbs, _add_model)
-    add_eval_verbs(verbs, _add_model)
-    add_runs_verbs(verbs)
-    add_sets_verbs(verbs)
-    add_cost_verbs(verbs)
-    add_deploy_verbs(verbs)
-    _add_bench(verbs)
-    doctor = verbs.add_parser("doctor", help="say what is here: device, packages, models")
-    doctor.add_argument("--json", action="store_true")
-    doctor.set_defaults(run=_doctor)
+    for verb, (about, module) in VERBS.items():
+        verbs.add_parser(verb, help=about).define = partial(_define, verb, module)
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="S", help="mini, a preset, a Hub id[@revision], a folder or a .gguf file")
-    parser.add_argument("--adapter", metavar="S", help="a bundled name, a folder or a Hub id (safetensors)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
-    add_placing(parser)
-
-
-def _add_serve(verbs: Any) -> None:
-    serve = verbs.add_parser("serve", help="open the app")
+def define_serve(serve: argparse.ArgumentParser) -> None:
+    """Options of `rmx serve`."""
     serve.add_argument("--model", metavar="S", help="offered beside mini and loaded at start")
     serve.add_argument("--adapter", metavar="S", help="an adapter on that model, loaded at start")
     serve.add_argument(
@@ -256,36 +173,15 @@ def _add_serve(verbs: Any) -> None:
     serve.set_defaults(run=_serve)
 
 
-def _add_trace(verbs: Any) -> None:
-    trace = verbs.add_parser("trace", help="one solution with the distribution behind every token")
-    add_options(trace, "prompt", "--problem", "--set", "--answer", "--raw")
-    trace.add_argument("--prompt-ids", metavar="FILE", help="the prompt as a JSON array of token ids ('-' = stdin)")
-    _add_model(trace)
-    add_options(trace, "--temperature", "--top-p", "--seed", "--max-new-tokens", "--tau")
-    add_share(trace)
-    trace.add_argument(
-        "--swap",
-        action="append",
-        default=[],
-        metavar="POS=TOKEN_ID",
-        help="force this token there and go on; may be given several times",
-    )
-    trace.add_argument("--cold", action="store_true", help="compute everything anew: reuse no cached prefix")
-    trace.add_argument(
-        "--read", metavar="FILE", help="score the solution in this file instead of generating one ('-' = stdin)"
-    )
-    add_options(trace, "--json")
-    add_style(trace)
-    trace.set_defaults(run=_trace)
+def define_bench(bench: argparse.ArgumentParser) -> None:
+    """Options of `rmx bench`."""
+    from rmx.cli.options import add_model
 
-
-def _add_bench(verbs: Any) -> None:
-    bench = verbs.add_parser("bench", help="measure this machine; ratios within one run")
     bench.add_argument(
         "what",
         choices=["decode", "swap", "branches", "forks", "pair", "outcomes", "rollouts", "train", "ui", "public"],
     )
-    _add_model(bench)
+    add_model(bench)
     bench.epilog = "--model random:qwen2.5-1.5b measures that shape with random weights, without a download."
     bench.add_argument("--rounds", type=int, default=7)
     bench.add_argument("--limit", type=int, default=100, metavar="N", help="forks: the first N problems of mini")
@@ -296,3 +192,9 @@ def _add_bench(verbs: Any) -> None:
     bench.add_argument("--kill", action="store_true", help="public: kill the app and the run half way")
     bench.add_argument("--json", action="store_true")
     bench.set_defaults(run=_bench)
+
+
+def define_doctor(doctor: argparse.ArgumentParser) -> None:
+    """Options of `rmx doctor`."""
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(run=_doctor)

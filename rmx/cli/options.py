@@ -1,44 +1,162 @@
-"""Options that several verbs share, each declared once: its type, its default and its help."""
+"""Options of the command line, made of the requests that they fill in; and what verbs of several files share."""
 
 import argparse
-from collections.abc import Mapping
+import json
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from rmx.errors import RmxError, TrainError
+from rmx.models.style_options import StyleOptions
+from rmx.service import Request, Site, steps
+from rmx.service.arguments import API_ONLY, Flag, arguments_of, hints_of, kind_of, read
+from rmx.service.requests import SPECS, AskingRequest
+from rmx.service.verb import Cancelled, ignore
+from rmx.storage.strict_json import whole
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "prompt": {"nargs": "?", "metavar": "PROMPT", "help": "a problem in your own words"},
-    "--problem": {"metavar": "ID", "help": "a problem of the set, by its id or its 0-based index"},
-    "--set": {"default": "mini", "metavar": "NAME", "help": "a problem set (rmx sets lists them) or a file"},
-    "--answer": {"metavar": "A", "help": "the known answer of the prompt, which its solution is graded against"},
-    "--raw": {"action": "store_true", "help": "send the prompt to the model as it stands, without a template"},
-    "--limit": {"type": int, "metavar": "N", "help": "take the first N problems of the set (default: all of them)"},
-    "--tau": {"type": float, "help": "entropy in nats above which a token is a fork (default: the model's own)"},
-    "--temperature": {"type": float, "default": 0.0, "help": "sampling temperature; 0 decodes greedily (default)"},
-    "--top-p": {"type": float, "default": 1.0, "help": "nucleus sampling: share of probability drawn from (default 1)"},
-    "--seed": {"type": int, "default": 0, "help": "seed of all random draws (default 0)"},
-    "--max-new-tokens": {"type": int, "default": 512, "help": "upper bound of a completion, in tokens (default 512)"},
-    "--no-cache": {"action": "store_true", "help": "compute everything anew, and keep nothing on disk"},
-    "--json": {"action": "store_true", "help": "print a JSON document instead of text"},
-    "--pair": {"metavar": "NAME", "help": "a known pair of base and adapted model (rmx doctor lists them)"},
-    "--teacher": {"metavar": "S", "help": "the adapted model as a full checkpoint, instead of --adapter"},
-}  # fmt: skip
+Asked = TypeVar("Asked", bound=Request)
+STYLE_GROUP = "prompt (defaults: what the model's family is asked by the paper's code)"
 
 
-def add_options(parser: argparse.ArgumentParser, *names: str, **changed: Mapping[str, Any]) -> None:
-    """Give a verb options of the table.
+# -- from a request to options, and back ------------------------------------------------------------------------------
+
+
+def add_request(parser: argparse.ArgumentParser, verb: type[Request], cache: bool = False) -> None:
+    """Give a verb an option for each argument of its request, and those that say on which machine and how it is done.
 
     Args:
-        names: as they stand in the table.
-        changed: what is different for this verb, by the option's name in Python: `seed={"default": 7}`.
+        cache: whether what is measured is kept on disk, so that it can be asked not to be.
     """
-    for name in names:
-        parser.add_argument(name, **{**OPTIONS[name], **changed.get(name.lstrip("-").replace("-", "_"), {})})
+    for name in arguments_of(verb):
+        if name not in AskingRequest.model_fields:
+            _add_option(parser, verb, name)
+    add_machine(parser)
+    if "tau_share" in verb.model_fields:
+        parser.add_argument("--recalibrate", action="store_true", help="make the solutions behind --tau-share anew")
+    if cache:
+        parser.add_argument("--no-cache", action="store_true", help="compute everything anew, and keep nothing on disk")
+    parser.add_argument("--json", action="store_true", help="print a JSON document instead of text")
+    add_style(parser)
 
 
-def add_placing(parser: argparse.ArgumentParser) -> None:
-    """Add the options to a verb; `placing_of` reads them, `refuse_placing` refuses them."""
+def add_style(parser: argparse.ArgumentParser) -> None:
+    """Give a verb the options of the prompt's style, in a group; `style_of` reads them."""
+    group = parser.add_argument_group(STYLE_GROUP)
+    for name in AskingRequest.model_fields:
+        _add_option(group, AskingRequest, name)
+
+
+def _add_option(parser: Any, verb: type[Request], name: str) -> None:
+    """The option of one argument: its type, choices, default and help are those of the field."""
+    field, kind = verb.model_fields[name], kind_of(hints_of(verb)[name])
+    if API_ONLY in field.metadata:
+        return
+    flag, spelled = _flag(verb, name), _spelled(verb, name)
+    told = (flag.help or field.description or "").replace("%", "%%")
+    if not isinstance(field.default, bool | None) and "default" not in told:
+        told += f" (default {field.default:g})" if kind is float else f" (default {field.default})"
+    about: dict[str, Any] = {"default": None, "help": told}
+    if spelled.startswith("-"):
+        about["dest"] = name
+    else:
+        about["nargs"] = "?"
+    if kind is bool:
+        about["action"] = "store_false" if field.default else "store_true"
+    elif get_origin(kind) is Literal:
+        about["choices"] = get_args(kind)
+    else:
+        about["metavar"] = flag.metavar or name.upper()
+        about |= {"type": kind} if kind in (int, float) else {}
+        about |= {"action": "append"} if kind == list[str] else {}
+    parser.add_argument(spelled, **about)
+
+
+def _flag(verb: type[Request], name: str) -> Flag:
+    """How the command line takes an argument; what was said of it last counts."""
+    marks = [mark for mark in verb.model_fields[name].metadata if isinstance(mark, Flag)]
+    return marks[-1] if marks else Flag()
+
+
+def _spelled(verb: type[Request], name: str) -> str:
+    """An argument as people write it: `--max-new-tokens`, `--no-placebo`, or PROMPT by position."""
+    no = "no-" if verb.model_fields[name].default is True else ""
+    return _flag(verb, name).name or f"--{no}{name.replace('_', '-')}"
+
+
+def request_of(args: argparse.Namespace, verb: type[Asked], **more: Any) -> Asked:
+    """The request that the options ask for. What names a file is read.
+
+    Args:
+        more: arguments that have no option of their own.
+
+    Raises:
+        RmxError: a value that cannot be used, or a file that cannot be read.
+    """
+    given = {name: getattr(args, name, None) for name in arguments_of(verb)} | more
+    written = {n: READERS[n](v) if n in READERS and isinstance(v, str) else v for n, v in given.items()}
+    return read(verb, written, lambda name: _spelled(verb, name))
+
+
+def style_of(args: argparse.Namespace) -> StyleOptions:
+    """The `StyleOptions` that the arguments give.
+
+    Raises:
+        RmxError: a template that cannot be read, or options that cannot be used.
+    """
+    file = None if args.template is None else str(Path(args.template).expanduser().absolute())
+    return request_of(args, AskingRequest).style_options(file)
+
+
+def document_of(
+    args: argparse.Namespace,
+    request: Request,
+    watch: Callable[[Any], None] = ignore,
+    cancelled: Cancelled = lambda: False,
+) -> Any:
+    """Do what is asked on this machine, and return the document; `watch` hears every state on the way.
+
+    Raises:
+        RmxError: any mistake in the request, in a sentence.
+    """
+    *_, document = steps(site_of(args, watch), request, cancelled)
+    return document
+
+
+def site_of(args: argparse.Namespace, watch: Callable[[Any], None] = ignore) -> Site:
+    """This machine, where any path may be named and any amount asked for."""
+    from rmx.models.workspace import Workspace
+
+    space = Workspace(args.device, args.dtype, placing=placing_of(args))
+    keep, again = not getattr(args, "no_cache", True), getattr(args, "recalibrate", False)
+    return Site(space, limits=None, model=default_model(), keep=keep, recalibrate=again, watch=watch)
+
+
+def default_model() -> str:
+    """The model of a command that names none."""
+    return os.environ.get("RMX_MODEL", "mini")
+
+
+def show(args: argparse.Namespace, document: Any, table: Callable[[Any], str]) -> None:
+    """Print a document, or what it says as text."""
+    print(json.dumps(document, ensure_ascii=False) if args.json else table(document))
+
+
+# -- the machine ------------------------------------------------------------------------------------------------------
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Give a verb that is no request the options that name a model and where it is loaded."""
+    parser.add_argument("--model", metavar="S", help=SPECS)
+    parser.add_argument("--adapter", metavar="S", help="a bundled name, a folder or a Hub id (safetensors)")
+    add_machine(parser)
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Say on what a model is loaded, and how; `placing_of` reads the last two, `refuse_placing` refuses them."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     parser.add_argument("--quantize", metavar="BITS", help="8bit or 4bit: weights through bitsandbytes (CUDA only)")
     parser.add_argument("--device-map", metavar="auto", help="auto: spread the model over all GPUs")
 
@@ -65,60 +183,61 @@ def refuse_placing(args: argparse.Namespace) -> None:
         raise TrainError(f"Training and its rollouts need the whole weights on one device. Leave {flag} out.")
 
 
-def add_share(parser: argparse.ArgumentParser) -> None:
-    """Define the options that name a threshold by the share of tokens above it."""
-    what = "share of tokens that are forks, such as 0.05, instead of --tau: found once from solutions of the set"
-    parser.add_argument("--tau-share", type=float, default=None, metavar="X", help=what)
-    parser.add_argument("--recalibrate", action="store_true", help="make the solutions behind --tau-share anew")
+# -- files ------------------------------------------------------------------------------------------------------------
 
 
-def add_style(parser: argparse.ArgumentParser) -> None:
-    """Add the options to a verb; `style_of` reads them."""
-    group = parser.add_argument_group("prompt (defaults: what the model's family is asked by the paper's code)")
-    group.add_argument("--style", metavar="NAME", help="a prompt style by its name (rmx doctor lists them)")
-    group.add_argument("--system", metavar="TEXT", help="the system line of a chat; '' for none")
-    group.add_argument(
-        "--template",
-        metavar="FILE",
-        help="a text with {problem} in it instead of the style's; its last line break is not part of it",
-    )
-    group.add_argument("--thinking", choices=["on", "off"], help="whether a model that can be told to thinks first")
-    group.add_argument(
-        "--stop",
-        metavar="TEXT",
-        action="append",
-        help="ends a completion, instead of the style's own; several times; '' for none",
-    )
-    group.add_argument(
-        "--answers",
-        choices=["boxed", "flexible"],
-        help="what counts as an answer: a box alone, or else what comes nearest to one (default: by set and style)",
-    )
-
-
-def style_of(args: argparse.Namespace) -> Any:
-    """The `StyleOptions` that the arguments give.
+def read_text(path: str) -> str:
+    """The text of a file, or of stdin for '-'.
 
     Raises:
-        RmxError: a template that cannot be read, or options that cannot be used.
+        RmxError: it cannot be read.
     """
-    from rmx.models.style_options import StyleOptions
-
-    stops = None if args.stop is None else tuple(stop for stop in args.stop if stop)
-    file = None if args.template is None else str(Path(args.template).expanduser().absolute())
-    return StyleOptions(
-        style=args.style,
-        system=args.system,
-        template=None if file is None else _template(file),
-        thinking=None if args.thinking is None else args.thinking == "on",
-        stops=stops,
-        answers=args.answers,
-        template_file=file,
-    )
+    try:
+        return whole(sys.stdin.read()) if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RmxError(f"Cannot read {path}: {error}.") from error
 
 
 def _template(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8").removesuffix("\n")
+        return Path(path).expanduser().read_text(encoding="utf-8").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise RmxError(f"The template {path} cannot be read: {error}.") from error
+
+
+def _token_ids(path: str) -> list[int]:
+    try:
+        ids = json.loads(read_text(path))
+    except ValueError as error:
+        raise RmxError(f"{path} is not a JSON array of token ids: {error}.") from error
+    if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+        raise RmxError(f"{path} must hold a JSON array of whole numbers (token ids).")
+    return ids
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")] if text else []
+    except ValueError as error:
+        raise RmxError(f"--k takes whole numbers with commas, such as 1,2,4; got '{text}'.") from error
+
+
+# How the words behind an option become the value of the argument, where they are not the value.
+READERS: dict[str, Callable[[str], Any]] = {
+    "read": read_text,
+    "template": _template,
+    "prompt_ids": _token_ids,
+    "k": _numbers,
+}
+
+
+def write(path: str, text: str) -> None:
+    """Write a file.
+
+    Raises:
+        RmxError: it cannot be written.
+    """
+    try:
+        Path(path).write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise RmxError(f"Cannot write {path}: {error.strerror}.") from error

@@ -1,125 +1,44 @@
 """The verbs that compare two models: `rmx shifts` and `rmx intervene`."""
 
 import argparse
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from rmx.cli.options import add_options, add_share, add_style, placing_of, style_of
+from rmx.cli.options import add_request, document_of, request_of, show, write
 from rmx.cli.terminal import _progress, stopped_by_hand
-from rmx.errors import RmxError
-
-AddModel = Callable[[argparse.ArgumentParser], None]
-ReadText = Callable[[str | None], str | None]
+from rmx.service.requests import InterveneRequest, ShiftsRequest
 
 
-def add_verbs(verbs: Any, add_model: AddModel, read_text: ReadText) -> None:
-    """Define both verbs; `add_model` gives them the options that all verbs share."""
-    shifts = verbs.add_parser("shifts", help="where base and adapted model part")
-    add_options(shifts, "prompt", "--problem", "--answer", "--raw")
-    shifts.add_argument(
-        "--source", choices=["base", "adapted"], default="base", help="the model whose solution both read"
-    )
-    shifts.add_argument("--read", metavar="FILE", help="have both read the solution in this file ('-' = stdin)")
-    add_options(shifts, "--temperature", "--top-p")
-    _add_pair(shifts, add_model)
-    shifts.set_defaults(run=lambda args: _shifts(args, read_text))
-
-    intervene = verbs.add_parser("intervene", help="patch tokens of the base and count right answers")
-    intervene.add_argument(
-        "--arms",
-        default="base,teacher,oracle,random,matched,entropy",
-        help="the arms to run, separated by commas (default: all six)",
-    )
-    intervene.add_argument("--csv", metavar="FILE", help="also write one line per problem and arm")
-    _add_pair(intervene, add_model)
-    intervene.set_defaults(run=_intervene)
+def define_shifts(parser: argparse.ArgumentParser) -> None:
+    """Options of `rmx shifts`."""
+    add_request(parser, ShiftsRequest, cache=True)
+    parser.set_defaults(run=_shifts)
 
 
-def _add_pair(parser: argparse.ArgumentParser, add_model: AddModel) -> None:
-    add_model(parser)
-    add_options(parser, "--pair", "--teacher")
-    parser.add_argument("--strength", type=float, default=1.0, help="strength of a plain LoRA, 0 to 1.5 (default 1)")
-    add_options(parser, "--set", "--limit", "--tau")
-    add_share(parser)
-    add_options(parser, "--seed", "--max-new-tokens")
-    parser.add_argument("--no-placebo", action="store_true", help="do not measure the random adapter of equal size")
-    add_options(parser, "--no-cache", "--json")
-    add_style(parser)
+def define_intervene(parser: argparse.ArgumentParser) -> None:
+    """Options of `rmx intervene`."""
+    add_request(parser, InterveneRequest, cache=True)
+    parser.add_argument("--csv", metavar="FILE", help="also write one line per problem and arm")
+    parser.set_defaults(run=_intervene)
 
 
-def pair_options(args: argparse.Namespace) -> Any:
-    """The pair and the problems that the arguments name; a verb that lacks an option takes its default."""
-    import os
-
-    from rmx.compare.pair_options import PairOptions
-
-    return PairOptions(
-        model=args.model or os.environ.get("RMX_MODEL", "mini"),
-        adapter=args.adapter,
-        teacher=getattr(args, "teacher", None),
-        preset=getattr(args, "pair", None),
-        strength=getattr(args, "strength", 1.0),
-        device=args.device,
-        dtype=args.dtype,
-        tau=args.tau,
-        tau_share=args.tau_share,
-        recalibrate=args.recalibrate,
-        seed=args.seed,
-        max_new_tokens=args.max_new_tokens,
-        set_name=args.set,
-        limit=args.limit,
-        style=style_of(args),
-        placing=placing_of(args),
-    )
-
-
-def _shifts(args: argparse.Namespace, read_text: ReadText) -> None:
-    from rmx.compare.pair_options import MapOptions, shift_map, shift_set
-    from rmx.storage.line_store import LineStore
-
-    options = pair_options(args)
-    if args.prompt is not None or args.problem is not None:
-        text = read_text(args.read)
-        one = MapOptions(
-            args.prompt, args.problem, args.answer, args.raw, args.source, text, args.temperature, args.top_p
-        )
-        found = shift_map(options.pair(one=one), options, one)
-        print(json.dumps(found, ensure_ascii=False) if args.json else _map_text(found))
+def _shifts(args: argparse.Namespace) -> None:
+    request = request_of(args, ShiftsRequest)
+    if request.prompt is not None or request.problem is not None:
+        show(args, document_of(args, request), _map_text)
         return
-    if args.read is not None:
-        raise RmxError("--read needs the PROMPT or --problem that the text answers.")
     with stopped_by_hand() as stopped:
-        store = LineStore(keep=not args.no_cache)
-        report = shift_set(options, _progress("problems"), not args.no_placebo, cancelled=stopped, store=store)
-    print(json.dumps(report.json()) if args.json else _shift_table(report.json()))
+        found = document_of(args, request, _progress("problems"), stopped)
+    show(args, found, _shift_table)
 
 
 def _intervene(args: argparse.Namespace) -> None:
-    from rmx.compare.pair_options import intervene_set
-    from rmx.storage.line_store import LineStore
-
-    arms = tuple(a.strip() for a in args.arms.split(",") if a.strip())
-    options, store = pair_options(args), LineStore(keep=not args.no_cache)
-    with stopped_by_hand() as stopped:
-        report = intervene_set(
-            options, arms, _progress("problems"), not args.no_placebo, cancelled=stopped, store=store
-        )
-    found = report.json()
-    if args.csv:
-        _write_csv(args.csv, found)
-    print(json.dumps(found) if args.json else _arms_table(found))
-
-
-def _write_csv(path: str, found: dict[str, Any]) -> None:
     from rmx.compare.intervene_set import arms_csv
 
-    try:
-        with Path(path).open("w", encoding="utf-8", newline="") as file:
-            file.write(arms_csv(found))
-    except OSError as error:
-        raise RmxError(f"Cannot write {path}: {error.strerror}.") from error
+    with stopped_by_hand() as stopped:
+        found = document_of(args, request_of(args, InterveneRequest), _progress("problems"), stopped)
+    if args.csv:
+        write(args.csv, arms_csv(found))
+    show(args, found, _arms_table)
 
 
 # -- for the terminal -------------------------------------------------------------------------------------------------

@@ -16,9 +16,8 @@ ID = "an id, or as much of its beginning as only one run has"
 MISSING = "–"
 
 
-def add_verbs(verbs: Any) -> None:
-    """Define `rmx runs`; without a word behind it, it lists."""
-    runs = verbs.add_parser("runs", help="list, show, stop, resume and remove training runs")
+def define_runs(runs: argparse.ArgumentParser) -> None:
+    """Options of `rmx runs`; without a word behind it, it lists."""
     runs.add_argument("--json", action="store_true")
     runs.set_defaults(run=_list)
     what = runs.add_subparsers(metavar="WHAT")

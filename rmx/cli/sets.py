@@ -11,9 +11,8 @@ PATH:train, PATH:validation and PATH:test are what its column split says; withou
 eighth and an eighth of it, dealt by the text of each problem. PATH alone is then all of it."""
 
 
-def add_verbs(verbs: Any) -> None:
-    """Define `rmx sets`."""
-    sets = verbs.add_parser("sets", help="list the problem sets: splits, sizes, licence, source")
+def define_sets(sets: argparse.ArgumentParser) -> None:
+    """Options of `rmx sets`."""
     sets.add_argument("--json", action="store_true")
     sets.set_defaults(run=_sets)
 

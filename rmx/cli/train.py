@@ -9,21 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rmx.cli.options import add_style, refuse_placing, style_of
+from rmx.cli.options import add_model, add_style, default_model, refuse_placing, style_of
 from rmx.cli.terminal import Teller
 from rmx.errors import RmxError
 from rmx.progress import Progress
+from rmx.recipes.flags import add_recipe, recipe_of
 from rmx.storage.safe_files import clean
 
-AddModel = Callable[[argparse.ArgumentParser], None]
 SAMPLING = ("k", "problems", "temperature", "top_p", "max_new_tokens", "seed")
 
 
-def add_verbs(verbs: Any, add_model: AddModel) -> None:
-    """Define both verbs; `add_model` gives them the options that all verbs share."""
-    from rmx.recipes.flags import add_recipe
-
-    rollouts = verbs.add_parser("rollouts", help="sample and grade solutions of the base, with entropies")
+def define_rollouts(rollouts: argparse.ArgumentParser) -> None:
+    """Options of `rmx rollouts`."""
     add_model(rollouts)
     _add_problems(rollouts)
     rollouts.add_argument("--out", required=True, metavar="FILE", help="JSON lines; a file that is there is completed")
@@ -32,7 +29,9 @@ def add_verbs(verbs: Any, add_model: AddModel) -> None:
     add_recipe(rollouts, (*SAMPLING, "select", "trim", "tau", "tau_share"))
     rollouts.set_defaults(run=_rollouts)
 
-    train = verbs.add_parser("train", help="ReasonMaxxer: rollouts, gate, contrastive LoRA")
+
+def define_train(train: argparse.ArgumentParser) -> None:
+    """Options of `rmx train`."""
     add_model(train)
     _add_problems(train)
     train.add_argument("--from-rollouts", metavar="FILE", help="rollouts that are there already (ours or official)")
@@ -60,14 +59,13 @@ def job_of(args: argparse.Namespace) -> Any:
     Raises:
         RmxError: flags that do not go together.
     """
-    from rmx.recipes.flags import recipe_of
     from rmx.recipes.job import TrainJob, resolved
 
     if args.adapter:
         raise RmxError("To train an adapter further, name it with --init-adapter.")
     taus = _taus(args)
     set_name = args.set or (None if args.from_rollouts else "mini")
-    model = args.model or os.environ.get("RMX_MODEL", "mini")
+    model = args.model or default_model()
     return resolved(
         TrainJob(
             model, set_name, recipe_of(args, args.preset), args.preset, args.from_rollouts, args.server,
@@ -206,11 +204,10 @@ def _json_lines(folder: Any, dry: bool) -> Callable[[str, dict[str, Any]], None]
 
 
 def _rollouts(args: argparse.Namespace) -> None:
-    from rmx.recipes.flags import recipe_of
     from rmx.recipes.job import TrainJob
     from rmx.train.data_stages import sample_to_file
 
-    model = args.model or os.environ.get("RMX_MODEL", "mini")
+    model = args.model or default_model()
     refuse_placing(args)
     about = {"server": args.server, "device": args.device, "dtype": args.dtype, "style": style_of(args)}
     job = TrainJob(model, args.set or "mini", recipe_of(args), **about)

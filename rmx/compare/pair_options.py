@@ -1,33 +1,30 @@
-"""`rmx shifts` and `rmx intervene`: options to a pair, a map or a run over a problem set."""
+"""A pair and its problems, as verbs and pages name them, and the document of one map."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rmx.compare.base_check import check_base
-from rmx.compare.intervene_set import InterveneReport, InterveneSet, check_arms
 from rmx.compare.noise_floor import shape_noise
 from rmx.compare.placebo import placebo_pair
-from rmx.compare.shift_map import MapJob, ShiftMap, Source
-from rmx.compare.shift_set import PAPER, ReadPlaces, ShiftFigures, ShiftReport, ShiftSet, places_of
-from rmx.config import Sampling, check_tau
-from rmx.data.problem_sets import find_problem, load_set
+from rmx.compare.shift_map import ShiftMap
+from rmx.compare.shift_set import PAPER, ReadPlaces, ShiftFigures, places_of
+from rmx.config import Sampling
+from rmx.data.problem_sets import load_set
 from rmx.engine.engine import split_key
-from rmx.errors import ModelError, ProblemError, PromptError, RmxError
-from rmx.explore.calibration import Calibration, calibration_of, tau_of_share
+from rmx.errors import ModelError, RmxError
+from rmx.explore.calibration import Calibration, calibration_of, threshold_of
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair, make_pair
-from rmx.models.placing import PLAIN, Placing
 from rmx.models.presets import PAIRS
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Problem
-from rmx.storage.line_store import LineStore
 
 
 @dataclass(frozen=True, slots=True)
 class PairOptions:
-    """What `rmx shifts` and `rmx intervene` have in common.
+    """A base, what it is compared with, and the problems that both are asked.
 
     Raises:
         RmxError: a seed or a number of new tokens that cannot be.
@@ -38,8 +35,6 @@ class PairOptions:
     teacher: str | None = None
     preset: str | None = None  # a pair by name, in place of the three above
     strength: float = 1.0
-    device: str = "auto"
-    dtype: str = "auto"
     tau: float | None = None
     tau_share: float | None = None  # share of the base's tokens above tau, in its place
     recalibrate: bool = False  # make the solutions behind the share anew
@@ -48,29 +43,34 @@ class PairOptions:
     set_name: str = "mini"
     limit: int | None = None
     style: StyleOptions = StyleOptions()  # noqa: RUF009  a frozen record
-    placing: Placing = PLAIN
 
     def __post_init__(self) -> None:
         Sampling(seed=self.seed, max_new_tokens=self.max_new_tokens)  # checks both
 
-    def pair(self, space: Workspace | None = None, one: "MapOptions | None" = None) -> Pair:
-        """Load both models. The bundled model is compared with its RL partner where nothing else is named.
+    def specs(self) -> tuple[str, str | None, str | None]:
+        """Model, adapter and teacher. The bundled model is compared with its RL partner where nothing else is named.
 
-        Args:
-            one: the one problem that is asked; None for those of the set.
+        Raises:
+            RmxError: there is no pair of this name.
         """
-        model, adapter, teacher = self.model, self.adapter, self.teacher
         if self.preset is not None:
             if self.preset not in PAIRS:
                 raise RmxError(f"There is no pair '{self.preset}'. Known: {', '.join(PAIRS)}.")
             named = PAIRS[self.preset]
-            model, adapter, teacher = named.base, named.adapter, named.teacher
-        elif adapter is None and teacher is None and model == "mini":
-            adapter = "rl"
-        space = space or Workspace(self.device, self.dtype, placing=self.placing)
-        own, raw = one is not None and one.prompt is not None, one is not None and one.raw
+            return named.base, named.adapter, named.teacher
+        partner = "rl" if self.adapter is None and self.teacher is None and self.model == "mini" else self.adapter
+        return self.model, partner, self.teacher
+
+    def pair(self, space: Workspace | None = None, own: bool = False, raw: bool = False) -> Pair:
+        """Load both models.
+
+        Args:
+            own: they are asked a problem of the user's own, not those of the set.
+            raw: its prompt is given as it stands.
+        """
+        model, adapter, teacher = self.specs()
         name = None if own else self.set_name
-        return make_pair(space, model, adapter, teacher, self.strength, self.style, name, raw)
+        return make_pair(space or Workspace(), model, adapter, teacher, self.strength, self.style, name, raw)
 
     def threshold(self, model: Model) -> float:
         """The tau that was asked for, else that of the share that was asked for, else the model's own.
@@ -78,13 +78,7 @@ class PairOptions:
         Raises:
             RmxError: both were given, or the model cannot be calibrated.
         """
-        if self.tau_share is None:
-            if self.recalibrate:
-                raise RmxError("--recalibrate makes the solutions behind --tau-share anew; give a share as well.")
-            return model.tau if self.tau is None else check_tau(self.tau)
-        if self.tau is not None:
-            raise RmxError("--tau and --tau-share say the same thing in two ways; give one of them.")
-        return tau_of_share(model, self.tau_share, self.set_name, again=self.recalibrate)
+        return threshold_of(model, self.tau, self.tau_share, self.set_name, self.recalibrate)
 
     def calibration(self, model: Model) -> Calibration | None:
         """What `threshold` came from, once it was asked for; None without a share."""
@@ -101,68 +95,12 @@ class PairOptions:
         return load_set(self.set_name)[: self.limit]
 
 
-@dataclass(frozen=True, slots=True)
-class MapOptions:
-    """One prompt of `rmx shifts`: exactly one of prompt and problem is set."""
-
-    prompt: str | None = None
-    problem: str | None = None
-    answer: str | None = None
-    raw: bool = False
-    source: Source = "base"
-    read: str | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-
-
-def shift_map(pair: Pair, options: PairOptions, one: MapOptions) -> dict[str, Any]:
-    """The document of `rmx shifts PROMPT`: the figures of one completion, its tokens, and the proof that base is base.
-
-    Raises:
-        RmxError: any mistake in the options, in a sentence.
-    """
-    found, calibrated = map_document(prepare_map(pair, options, one).run()), options.calibration(pair.base)
-    return found | ({"calibration": calibrated.json()} if calibrated else {})
-
-
-def prepare_map(pair: Pair, options: PairOptions, one: MapOptions) -> ShiftMap:
-    """The map of one completion, not read or written yet.
-
-    Raises:
-        RmxError: any mistake in the options, in a sentence.
-    """
-    model = pair.base
-    ids, known = _prompt(model, options, one)
-    tau = options.threshold(model)
-    sampling = Sampling(one.temperature, one.top_p, options.seed, options.max_new_tokens)
-    job = MapJob(ids, sampling, tau, one.source, known)
-    if one.read is not None:
-        read = tuple(model.encode(one.read))
-        if not read:
-            raise PromptError("The text to read is empty. Give a solution.")
-        job = replace(job, source="text", read=read)
-    return ShiftMap(pair, job)
-
-
 def map_document(found: ShiftMap) -> dict[str, Any]:
     """What `rmx shifts PROMPT` prints of a map that is done: with its noise, a placebo and the check of the base."""
     ids = [*found.job.prompt_ids, *found.ids]
     with found.pair.turn():
         found.noise = shape_noise(found.pair.base.engine, ids)
     return map_json(found) | {"placebo": map_placebo(found), "base_check": check_base(found.pair, ids).json()}
-
-
-def _prompt(model: Model, options: PairOptions, one: MapOptions) -> tuple[tuple[int, ...], str | None]:
-    if (one.prompt is None) == (one.problem is None):
-        raise PromptError(
-            "Give exactly one of: a PROMPT, --problem ID, or --limit N for the first N problems of --set."
-        )
-    if one.problem is not None:
-        if one.answer is not None:
-            raise ProblemError("--answer belongs to a free PROMPT; a problem brings its own answer.")
-        problem = find_problem(options.set_name, one.problem)
-        return model.prompt_ids(problem.problem, one.raw), problem.answer
-    return model.prompt_ids(one.prompt or "", one.raw), one.answer
 
 
 def map_places(found: ShiftMap) -> ReadPlaces:
@@ -223,65 +161,3 @@ def map_placebo(
     figures = ShiftFigures((places,), found.job.tau).json()
     kept = ("reranked", "shifted", "mean_rank", "entropy_ratio", "on_forks", "disagreements")
     return {name: figures[name] for name in kept} | {"strength": split_key(str(noise.adapter))[1]}
-
-
-def shift_run(
-    options: PairOptions,
-    placebo: bool = True,
-    space: Workspace | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
-    store: LineStore | None = None,
-) -> ShiftSet:
-    """The run over a problem set that the options name, not begun."""
-    pair, problems = options.pair(space), options.problems()
-    tau, most = options.threshold(pair.base), options.max_new_tokens
-    found = options.calibration(pair.base)
-    return ShiftSet(pair, options.set_name, problems, tau, most, placebo, options.seed, cancelled, found, store)
-
-
-def shift_set(
-    options: PairOptions,
-    on_report: Callable[[ShiftReport], None] = lambda _: None,
-    placebo: bool = True,
-    space: Workspace | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
-    store: LineStore | None = None,
-) -> ShiftReport:
-    """The shift statistics of a problem set, or of the part that was done when it was cancelled."""
-    return _last(shift_run(options, placebo, space, cancelled, store), on_report)
-
-
-def intervene_run(
-    options: PairOptions,
-    arms: tuple[str, ...],
-    placebo: bool = True,
-    space: Workspace | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
-    store: LineStore | None = None,
-) -> InterveneSet:
-    """All arms over the problem set that the options name, not begun."""
-    checked = check_arms(arms)
-    pair, problems = options.pair(space), options.problems()
-    tau, most = options.threshold(pair.base), options.max_new_tokens
-    seed, found = options.seed, options.calibration(pair.base)
-    return InterveneSet(pair, options.set_name, problems, checked, tau, seed, most, placebo, cancelled, found, store)
-
-
-def intervene_set(
-    options: PairOptions,
-    arms: tuple[str, ...],
-    on_report: Callable[[InterveneReport], None] = lambda _: None,
-    placebo: bool = True,
-    space: Workspace | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
-    store: LineStore | None = None,
-) -> InterveneReport:
-    """All arms over a problem set, or over the part that was done when it was cancelled."""
-    return _last(intervene_run(options, arms, placebo, space, cancelled, store), on_report)
-
-
-def _last(run: Any, on_report: Callable[[Any], None]) -> Any:
-    report: Any = None
-    for report in run:
-        on_report(report)
-    return report

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from rmx.config import Sampling, is_number
+from rmx.config import Sampling, check_tau, is_number
 from rmx.data.problem_sets import load_set, split_name
 from rmx.engine.continuous_batching import SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
@@ -77,8 +77,18 @@ class Calibration:
         )
 
 
-def tau_of_share(model: Model, share: float, set_name: str = "mini", *, again: bool = False) -> float:
-    """The tau above which `share` of the model's calibration tokens lie; see `calibration_of`."""
+def threshold_of(model: Model, tau: float | None, share: float | None, set_name: str, again: bool = False) -> float:
+    """The threshold in nats that is asked for, else that of the share that is asked for, else the model's own.
+
+    Raises:
+        RmxError: both are given, or the model cannot be calibrated.
+    """
+    if share is None:
+        if again:
+            raise RmxError("--recalibrate makes the solutions behind --tau-share anew; give a share as well.")
+        return model.tau if tau is None else check_tau(tau)
+    if tau is not None:
+        raise RmxError("--tau and --tau-share say the same thing in two ways; give one of them.")
     return calibration_of(model, share, set_name, again=again).tau
 
 

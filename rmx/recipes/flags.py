@@ -92,12 +92,21 @@ def recipe_of(args: argparse.Namespace, preset: str = "paper") -> Recipe:
     """
     if preset not in PRESETS:
         raise RmxError(f"There is no preset '{preset}'. Known: {', '.join(PRESETS)}.")
-    changed = given(args, field_types())
+    return changed_recipe(PRESETS[preset], given(args, field_types()))
+
+
+def changed_recipe(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values of some fields; a threshold takes the place of a share of tokens, or that of it.
+
+    Raises:
+        RmxError: a value that cannot be used.
+    """
+    changed = dict(given)
     if "tau" in changed and "tau_share" not in changed:
         changed["tau_share"] = None
     if changed.get("tau_share") is not None and "tau" not in changed:
         changed["tau"] = None
-    return PRESETS[preset].with_(**changed)
+    return recipe.with_(**changed)
 
 
 NONE = "none"

@@ -1,27 +1,50 @@
-"""Arguments that come from outside: every one is checked, and what is wrong with it is said in a sentence.
+"""How arguments are declared and checked, for the command line, the API and MCP alike. No torch here.
 
-Models, adapters and problem sets are named by presets, Hub ids, bundled names and run ids. A path of this machine is
-never one of them, whoever asks.
+A request is a pydantic model: its fields hold type, bounds, default and description of every argument. What pydantic
+finds wrong becomes one sentence in `read`. Models, adapters and problem sets that come from outside are named by
+presets, Hub ids, bundled names and run ids; a path of this machine is never one of them.
 """
 
 import re
 import types
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from rmx.config import MOST_NAME, is_number, is_whole
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from rmx.config import MOST_NAME
 from rmx.data.problem_files import MAX_ANSWER_CHARS, MAX_PROBLEM_CHARS
 from rmx.data.problem_sets import SETS, split_name
+from rmx.engine.fair_queue import Kind
 from rmx.errors import ModelError, ProblemError, RmxError, SwapError
 from rmx.errors import shown as shown
 from rmx.models.adapter_names import run_adapter
 from rmx.models.presets import PRESETS
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[A-Za-z0-9][\w.-]{0,99})?")
-LARGEST = 2**63  # of a whole number
-LATER = {"later": True}  # metadata of a field
+LARGEST = 2**63 - 1  # of a whole number
+# In a field's annotation: an argument that came later, which callers by position may not know; one of programs only.
+LATER, API_ONLY = "later", "api only"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """How the command line takes an argument, where that is another way than `--its-name VALUE`."""
+
+    name: str | None = None  # another spelling; without dashes it goes by position
+    metavar: str | None = None
+    help: str | None = None  # where the command line takes more than programs may send
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """In a field's annotation: the site's limit of this name bounds its value or its length."""
+
+    limit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,76 +54,160 @@ class Limits:
     max_new_tokens: int = 4096
     problems: int = 200
     samples: int = 256  # of each alternative
+    draws: int = 256  # of each problem
     budget: int = 200_000  # tokens
     characters: int = MAX_PROBLEM_CHARS  # of a prompt or a text to read
     answer: int = MAX_ANSWER_CHARS  # characters of a known answer
     name: int = MOST_NAME  # characters of a model's, an adapter's or a set's name, and of one field of a recipe
     swaps: int = 32
     forks: int = 64
+    models: int = 5  # adapters, and checkpoints, beside a base
 
 
-def hints_of(verb: type) -> dict[str, tuple[Any, str]]:
-    """Argument -> its type and what it means, from the fields of a verb: `name: Annotated[type, "meaning"]`.
+def argument(description: str, *marks: object, default: Any = None, **bounds: Any) -> Any:
+    """A field of a request.
 
-    Callers may give arguments by position, so those that verbs have been given later (`LATER`) stand behind the others.
+    Args:
+        marks: `Flag`, `Most`, `LATER`, `API_ONLY`. bounds: as pydantic's `Field` takes them.
     """
-    found = get_type_hints(verb, include_extras=True)
-    ordered = sorted(fields(verb), key=lambda f: f.metadata == LATER)
-    return {f.name: (found[f.name].__origin__, found[f.name].__metadata__[0]) for f in ordered}
+    field = Field(default, description=description, **bounds)
+    field.metadata.extend(marks)
+    return field
 
 
-def count_later(verb: type) -> int:
+class Request(BaseModel):
+    """What is asked of a verb. Its docstring says what the verb does."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    kind: ClassVar[Kind] = Kind.MEASURED  # of its turns at a model
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_json_has_it(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Null stands for the default, and 3.0 is a whole number."""
+        hints = hints_of(cls)
+        return {name: _whole(value, hints.get(name)) for name, value in given.items() if value is not None}
+
+
+Asked = TypeVar("Asked", bound=Request)
+
+
+def read(verb: type[Asked], given: Mapping[str, Any], called: Callable[[str], str] = str) -> Asked:
+    """A request from what somebody has written.
+
+    Args:
+        called: how an argument is called in what is said, from its name.
+
+    Raises:
+        RmxError: an argument that there is not, or a value that cannot be; one sentence with its place.
+    """
+    try:
+        return verb.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        raise RmxError(f"There is no argument {shown(name)}. Known: {', '.join(arguments_of(verb))}.")
+    if first["type"] == "string_too_long":
+        short_enough(called(name), given[name], first["ctx"]["max_length"])
+    raise RmxError(f"{called(name)} must be {_taken(verb, name)}; got {shown(first['input'])}.")
+
+
+def check_limits(request: Request, limits: Limits) -> None:
+    """Refuse what is more than one request may ask of this site.
+
+    Raises:
+        RmxError: too much, in a sentence.
+    """
+    for name, field in arguments_of(type(request)).items():
+        value = getattr(request, name)
+        for most in (getattr(limits, mark.limit) for mark in field.metadata if isinstance(mark, Most)):
+            if isinstance(value, str):
+                short_enough(name, value, most)
+            elif isinstance(value, list) and len(value) > most:
+                raise RmxError(f"{name} holds {len(value):,} values; {most:,} are the most here.")
+            elif isinstance(value, int) and value > most:
+                raise RmxError(f"{name} must lie between 1 and {most:,} here; got {value}.")
+
+
+@lru_cache
+def arguments_of(verb: type[Request]) -> dict[str, FieldInfo]:
+    """The arguments of a verb in their order. Those that came later stand behind the others."""
+    return dict(sorted(verb.model_fields.items(), key=lambda item: LATER in item[1].metadata))
+
+
+@lru_cache
+def hints_of(verb: type[Request]) -> dict[str, Any]:
+    """The type of every argument of a verb."""
+    found = get_type_hints(verb)
+    return {name: found[name] for name in arguments_of(verb)}
+
+
+def count_later(verb: type[Request]) -> int:
     """How many arguments of a verb stand last because they came later."""
-    return sum(f.metadata == LATER for f in fields(verb))
+    return sum(LATER in field.metadata for field in verb.model_fields.values())
 
 
-def checked(verb: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that are given, of the right type; null stands for the default.
-
-    Raises:
-        RmxError: an argument that there is not, or a value of another type.
-    """
-    known = hints_of(verb)
-    for name in given:
-        if name not in known:
-            raise RmxError(f"There is no argument {shown(name)}. Known: {', '.join(known)}.")
-    return {name: typed(name, value, known[name][0]) for name, value in given.items() if value is not None}
-
-
-def typed(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type of an argument.
-
-    Raises:
-        RmxError: it is of another one.
-    """
-    kinds = [kind for kind in get_args(hint) if kind is not type(None)] if _is_union(hint) else [hint]
-    kind = kinds[0]
-    if kind is str and isinstance(value, str):
-        return value
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind is int and _is_whole(value):
-        return int(value)
-    if kind is float and _is_number(value):
-        return float(value)
-    if get_origin(kind) is Literal and isinstance(value, str) and value in get_args(kind):
-        return value
-    if kind == list[int] and isinstance(value, list) and all(map(_is_whole, value)):
-        return [int(v) for v in value]
-    if kind == list[str] and isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return list(value)
-    raise RmxError(f"{name} must be {_called(kind)}; got {shown(value)}.")
+def schema_of(verb: type[Request], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON schema of a verb's arguments. None of them is required: which go together is said in a sentence."""
+    told = verb.model_json_schema()["properties"]
+    properties: dict[str, Any] = {}
+    for name, field in arguments_of(verb).items():
+        kinds = {k: v for k, v in told[name].items() if k not in ("title", "default")}
+        if plain := next((kind for kind in kinds.pop("anyOf", ()) if kind.get("type") != "null"), None):
+            kinds = plain | kinds
+        default = defaults.get(name, field.default)
+        properties[name] = kinds | ({} if default is None else {"default": default})
+    return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def between(name: str, value: int, low: int, high: int) -> int:
-    """`value`, or a sentence where it lies outside.
+def kind_of(hint: Any) -> Any:
+    """A type without the None that stands for a default."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(kind for kind in get_args(hint) if kind is not type(None))
+    return hint
 
-    Raises:
-        RmxError: it does.
-    """
-    if not low <= value <= high:
-        raise RmxError(f"{name} must lie between {low} and {high:,} here; got {value}.")
-    return value
+
+def _taken(verb: type[Request], name: str) -> str:
+    """What an argument must be, with its bounds."""
+    kind = kind_of(hints_of(verb)[name])
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if kind in (int, float):
+        return f"a {'whole ' if kind is int else ''}number{_bounds(verb.model_fields[name])}"
+    words: dict[Any, str] = {
+        str: "text",
+        bool: "true or false",
+        list[str]: "a list of texts",
+        list[int]: "a list of whole numbers from 0 to 2^31 - 1",
+    }
+    return words[kind]
+
+
+def _bounds(field: FieldInfo) -> str:
+    """Between what a number must lie, in words."""
+    names = ("ge", "gt", "le", "lt", "multiple_of")  # as pydantic's marks have them
+    edges = {name: getattr(mark, name) for mark in field.metadata for name in names if hasattr(mark, name)}
+    low, high = edges.get("ge", edges.get("gt")), edges.get("le", edges.get("lt"))
+    if low is None:
+        return ""
+    if high is None:
+        even = " and even" if edges.get("multiple_of") == 2 else ""
+        return f", {low} or more{even}" if "ge" in edges else f" above {low}"
+    top = "2^63 - 1" if high == LARGEST else f"{high:,}"
+    if "ge" in edges:
+        return f" from {low} to {top}"
+    return f" above {low} and at most {top}" if "le" in edges else f" between {low} and {top}"
+
+
+def _whole(value: Any, hint: Any) -> Any:
+    if isinstance(value, list):
+        return [_whole(one, hint) for one in value]
+    is_whole = isinstance(value, float) and value.is_integer() and kind_of(hint) in (int, list[int])
+    return int(value) if is_whole else value
+
+
+# -- checks of single values ------------------------------------------------------------------------------------------
 
 
 def short_enough(name: str, text: str | None, most: int) -> str | None:
@@ -114,18 +221,16 @@ def short_enough(name: str, text: str | None, most: int) -> str | None:
     return text
 
 
-def swaps_of(text: str, most: int) -> tuple[tuple[int, int], ...]:
+def swaps_of(text: str) -> tuple[tuple[int, int], ...]:
     """`"28=879,40=12"` as pairs of position and token id.
 
     Raises:
-        SwapError: none, too many, or something else than pairs of whole numbers.
+        SwapError: none, or something else than pairs of whole numbers.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    found = [re.fullmatch(r"(\d{1,9})\s*=\s*(\d{1,9})", part, re.ASCII) for part in parts]
+    found = [re.fullmatch(r"(-?\d{1,9})\s*=\s*(-?\d{1,9})", part, re.ASCII) for part in parts]
     if not parts or not all(found):
         raise SwapError(f"swaps are POSITION=TOKEN_ID, separated by commas, such as 28=879; got {shown(text)}.")
-    if len(parts) > most:
-        raise SwapError(f"{len(parts)} swaps are too many; {most} are the most here.")
     return tuple((int(m[1]), int(m[2])) for m in found if m)
 
 
@@ -166,22 +271,3 @@ def set_name(name: str) -> str:
 def _on_the_hub(spec: str) -> bool:
     """Whether it can only mean a repository of the Hub: no folder of this machine is called so."""
     return bool(HUB_ID.fullmatch(spec)) and not Path(spec).exists() and not Path(spec.partition("@")[0]).exists()
-
-
-def _is_union(hint: Any) -> bool:
-    return get_origin(hint) in (Union, types.UnionType)
-
-
-def _is_whole(value: Any) -> bool:
-    return is_whole(value) and abs(value) < LARGEST
-
-
-def _is_number(value: Any) -> bool:
-    return is_number(value) and abs(value) < LARGEST
-
-
-def _called(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}"
-    names = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
-    return names.get(kind, "a list of texts" if kind == list[str] else "a list of whole numbers")

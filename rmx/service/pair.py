@@ -2,136 +2,124 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Any
 
-from rmx.compare.pair_options import MapOptions, PairOptions, intervene_run, map_document, prepare_map, shift_run
-from rmx.models.adapter_names import bundled_adapters
-from rmx.service.arguments import adapter_name, between, model_name, set_name, short_enough
-from rmx.service.verb import INTERVAL, Asking, Cancelled, Document, Site, last, new_tokens, without
+from rmx.compare.intervene_set import InterveneSet, check_arms
+from rmx.compare.pair_options import PairOptions, map_document
+from rmx.compare.shift_map import MapJob, ShiftMap
+from rmx.compare.shift_set import ShiftSet
+from rmx.config import Sampling
+from rmx.errors import PromptError, RmxError
+from rmx.models.model_pair import Pair
+from rmx.service.requests import ClaimsRequest, ComparingRequest, InterveneRequest, ShiftsRequest
+from rmx.service.solution import new_tokens, prompt_of
+from rmx.service.verb import INTERVAL, Cancelled, Document, Site, without
+from rmx.storage.line_store import LineStore
 
-ARMS = "base,teacher,oracle,random,matched,entropy"
-Source = Literal["base", "adapted"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparing(Asking):
-    """What both verbs about a pair of models have in common. `mini` is compared with its partner `rl` by default."""
-
-    model: Annotated[str | None, "the base: a preset or a Hub id; by default the model of this app"] = None
-    adapter: Annotated[
-        str | None, "a LoRA adapter on the base: a bundled name (rl, reasonmaxxer), a training run's id or a Hub id"
-    ] = None
-    teacher: Annotated[
-        str | None, "the adapted model as a full checkpoint, instead of an adapter: a preset or a Hub id"
-    ] = None
-    pair: Annotated[str | None, "a known pair such as mini+rl, instead of model, adapter and teacher"] = None
-    strength: Annotated[
-        float, "strength of the adapter, 0 to 1.5; 1 is the adapter as it was trained. Plain LoRA only"
-    ] = 1.0
-    set: Annotated[str, "a problem set by its name, such as mini, arith or gsm8k, with :train or :test"] = "mini"
-    limit: Annotated[int | None, "how many problems of the set are taken, from its first on"] = None
-    tau: Annotated[
-        float | None, "entropy in nats above which a token is a fork; by default the base's own threshold"
-    ] = None
-    seed: Annotated[int, "seed of all random draws"] = 0
-    max_new_tokens: Annotated[int | None, "upper bound of each completion, in tokens; 512 by default"] = None
-    placebo: Annotated[bool, "over a set, also measure a random adapter of the same size for comparison"] = True
-
-    def options(self, site: Site) -> PairOptions:
-        """As the command line has them."""
-        spec, name = model_name(self.model or site.model, site.model), set_name(self.set)
-        site.workspace.policy.admit_set(name)
-        adapter = self.adapter or None
-        if adapter is not None:
-            adapter = adapter_name(adapter, bundled_adapters(site.workspace.model(spec)))
-        if self.limit is not None:
-            between("limit", self.limit, 1, site.limits.problems)
-        return PairOptions(
-            model=spec,
-            adapter=adapter,
-            teacher=model_name(self.teacher, site.model) if self.teacher else None,
-            preset=self.pair or None,
-            strength=self.strength,
-            tau=self.tau,
-            seed=self.seed,
-            max_new_tokens=new_tokens(self.max_new_tokens, site.limits),
-            set_name=name,
-            limit=self.limit,
-            style=self.style_options(),
-        )
+PATCHED = 20  # problems of an intervention that names no number
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShiftsRequest(Comparing):
-    """Where a base and an adapted model part: on one solution, token by token, or over the first `limit` problems.
+def pair_options(request: ComparingRequest | ClaimsRequest, site: Site) -> PairOptions:
+    """The pair and the problems that are asked for.
 
-    On one solution every token has its class: unshifted, reranked (the adapted model's choice is among the base's top
-    five) or shifted. Over a set there are shares with 95 % intervals, and a placebo beside them.
+    Raises:
+        RmxError: a name that cannot be used here, or a model that cannot be had.
     """
-
-    prompt: Annotated[str | None, "one problem in your own words, instead of problems of a set"] = None
-    problem: Annotated[str | None, "one problem of the set, by its id or 0-based index; for several give a limit"] = (
-        None
+    return PairOptions(
+        model=site.model_name(request.model),
+        adapter=site.adapter_name(request.adapter, request.model),
+        teacher=site.model_name(request.teacher) if request.teacher else None,
+        preset=request.pair or None,
+        strength=request.strength if isinstance(request, ComparingRequest) else 1.0,
+        tau=request.tau,
+        tau_share=request.tau_share,
+        recalibrate=site.recalibrate,
+        seed=request.seed,
+        max_new_tokens=new_tokens(request.max_new_tokens, site),
+        set_name=site.set_name(request.set),
+        limit=request.limit,
+        style=request.style_options(),
     )
-    answer: Annotated[str | None, "the known answer of the prompt"] = None
-    raw: Annotated[bool, "send the prompt to the model as it stands, without a prompt template"] = False
-    source: Annotated[Source, "the model whose solution both read: the base or the adapted one"] = "base"
-    read: Annotated[str | None, "a solution for both to read, instead of generating one"] = None
-    temperature: Annotated[float, "sampling temperature of the solution; 0 decodes greedily"] = 0.0
-    top_p: Annotated[
-        float, "nucleus sampling: the likeliest tokens with this share of the probability are drawn from"
-    ] = 1.0
-    brief: Annotated[bool, "list only the tokens at which the two models part, beside the whole text"] = False
-
-    def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
-        options, most = self.options(site), site.limits.characters
-        prompt, read = short_enough("prompt", self.prompt, most), short_enough("read", self.read, most)
-        if prompt is None and self.problem is None and self.limit is not None:
-            run = shift_run(options, self.placebo, site.workspace, cancelled)
-            report = yield from last(iter(run), lambda r: {"at": r.at, "of": r.of, "stage": r.stage})
-            found: dict[str, Any] = report.json()
-            yield without(found, "entropy_histogram") if self.brief else found
-            return
-        answer = short_enough("answer", self.answer, 1000)
-        one = MapOptions(prompt, self.problem, answer, self.raw, self.source, read, self.temperature, self.top_p)
-        yield from self._one(options, one, site, cancelled)
-
-    def _one(self, options: PairOptions, one: MapOptions, site: Site, cancelled: Cancelled) -> Iterator[Document]:
-        run = prepare_map(options.pair(site.workspace, one), options, one)
-        run.cancelled = cancelled
-        sent, due = 0, 0.0
-        with run.pair.when_free(cancelled) as mine:
-            for count, _ in enumerate(run.held() if mine else (), 1):
-                if time.monotonic() >= due:
-                    tokens = [shift.json(run.job.tau, 0.0) for shift in run.shifts[sent:count]]
-                    yield {"start": sent, "tokens": tokens}
-                    sent, due = count, time.monotonic() + INTERVAL
-        if cancelled() or not run.shifts:
-            return
-        found = map_document(run)
-        if self.brief:
-            text = "".join(shift.text for shift in run.shifts)
-            parted = [t for t in found["tokens"] if t["class"] != "unshifted"]
-            found = {"text": text} | without(found, "prompt_ids", "entropy_histogram") | {"tokens": parted}
-        yield found
 
 
-@dataclass(frozen=True, kw_only=True)
-class InterveneRequest(Comparing):
-    """Patch single tokens of the base on the first `limit` problems of a set (20 by default) and count right answers.
+# -- shifts -----------------------------------------------------------------------------------------------------------
 
-    Arms: base and teacher are the two models; oracle takes the adapted model's token wherever they disagree, entropy
-    wherever the base is at a fork; random and matched are controls. Differences are paired, with 95 % intervals.
+
+def shifts(request: ShiftsRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+    """Of one solution its tokens, of a set its shares."""
+    options = pair_options(request, site)
+    one = request.prompt is not None or request.problem is not None
+    if one or (request.limit is None and site.limits is not None):
+        yield from _one(request, options, site, cancelled)
+        return
+    if request.read is not None:
+        raise RmxError("--read needs the PROMPT or --problem that the text answers.")
+    pair, problems = options.pair(site.workspace), options.problems()
+    tau, most, found = options.threshold(pair.base), options.max_new_tokens, options.calibration(pair.base)
+    name, seed, store = options.set_name, options.seed, LineStore(keep=site.keep)
+    run = ShiftSet(pair, name, problems, tau, most, request.placebo, seed, cancelled, found, store)
+    report = yield from site.last(iter(run), lambda r: {"at": r.at, "of": r.of, "stage": r.stage})
+    document: dict[str, Any] = report.json()
+    yield without(document, "entropy_histogram") if request.brief else document
+
+
+def _one(request: ShiftsRequest, options: PairOptions, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+    """The map of one solution, with deltas of its tokens."""
+    pair = options.pair(site.workspace, own=request.prompt is not None, raw=request.raw)
+    run = ShiftMap(pair, _job(request, options, pair), cancelled)
+    sent, due = 0, 0.0
+    with run.pair.when_free(cancelled) as mine:
+        for count, _ in enumerate(run.held() if mine else (), 1):
+            if time.monotonic() >= due:
+                tokens = [shift.json(run.job.tau, 0.0) for shift in run.shifts[sent:count]]
+                yield {"start": sent, "tokens": tokens}
+                sent, due = count, time.monotonic() + INTERVAL
+    if cancelled() or not run.shifts:
+        return
+    found, calibration = map_document(run), options.calibration(pair.base)
+    found |= {"calibration": calibration.json()} if calibration else {}
+    if request.brief:
+        text = "".join(shift.text for shift in run.shifts)
+        parted = [t for t in found["tokens"] if t["class"] != "unshifted"]
+        found = {"text": text} | without(found, "prompt_ids", "entropy_histogram") | {"tokens": parted}
+    yield found
+
+
+def _job(request: ShiftsRequest, options: PairOptions, pair: Pair) -> MapJob:
+    """What to map: a prompt, and whose completion of it.
+
+    Raises:
+        RmxError: any mistake in the request, in a sentence.
     """
+    if (request.prompt is None) == (request.problem is None):
+        raise PromptError(
+            "Give exactly one of: a PROMPT, --problem ID, or --limit N for the first N problems of --set."
+        )
+    ids, known = prompt_of(request, pair.base)
+    sampling = Sampling(request.temperature, request.top_p, request.seed, options.max_new_tokens)
+    job = MapJob(ids, sampling, options.threshold(pair.base), request.source, known)
+    if request.read is None:
+        return job
+    text = tuple(pair.base.encode(request.read))
+    if not text:
+        raise PromptError("The text to read is empty. Give a solution.")
+    return replace(job, source="text", read=text)
 
-    arms: Annotated[str, "the arms to run, separated by commas"] = ARMS
-    brief: Annotated[bool, "leave out the answers to each problem"] = False
 
-    def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
-        given = self if self.limit is not None else type(self)(**{**vars(self), "limit": min(20, site.limits.problems)})
-        arms = tuple(a.strip() for a in self.arms[:500].split(",") if a.strip())
-        run = intervene_run(given.options(site), arms, self.placebo, site.workspace, cancelled)
-        report = yield from last(iter(run), lambda r: {"at": len(r.problems), "of": r.of})
-        found = report.json()
-        yield without(found, "problems") if self.brief else found
+# -- interventions ----------------------------------------------------------------------------------------------------
+
+
+def intervene(request: InterveneRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+    """All arms over the problems."""
+    arms = check_arms(tuple(a.strip() for a in request.arms.split(",") if a.strip()))
+    options = pair_options(request, site)
+    if options.limit is None and site.limits is not None:
+        options = replace(options, limit=min(PATCHED, site.limits.problems))
+    pair, problems = options.pair(site.workspace), options.problems()
+    tau, most, found = options.threshold(pair.base), options.max_new_tokens, options.calibration(pair.base)
+    name, seed, store = options.set_name, options.seed, LineStore(keep=site.keep)
+    run = InterveneSet(pair, name, problems, arms, tau, seed, most, request.placebo, cancelled, found, store)
+    report = yield from site.last(iter(run), lambda r: {"at": len(r.problems), "of": r.of})
+    document = report.json()
+    yield without(document, "problems") if request.brief else document

@@ -1,153 +1,151 @@
 """Verbs about one solution: solve, swap, and measure what it hangs on."""
 
+import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
-from rmx.config import TOP_KEPT
-from rmx.engine.fair_queue import Kind
+from rmx.config import TOP_SHOWN, Sampling
+from rmx.data.problem_sets import find_problem
+from rmx.errors import ProblemError, PromptError, SwapError
+from rmx.explore.answer_so_far import sofar
 from rmx.explore.branches import Branch
-from rmx.explore.generate import Job
-from rmx.explore.importance import MOST_FORKS, importance
-from rmx.explore.outcomes import OutcomeConfig, outcomes
-from rmx.explore.rescue import RescueConfig, rescue
+from rmx.explore.calibration import calibration_of, threshold_of
+from rmx.explore.generate import Job, read_job
+from rmx.explore.importance import Importance, importance
+from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
+from rmx.explore.rescue import Rescue, RescueConfig, rescue
 from rmx.explore.swap import swap_job
-from rmx.models.adapter_names import bundled_adapters
 from rmx.models.load import Model
-from rmx.records import Trace as Solution
-from rmx.service.arguments import Limits, adapter_name, between, model_name, set_name, short_enough, swaps_of
-from rmx.service.measure import MeasuredSolution, TraceOptions, asked, outcomes_json, prepare, rescue_json
-from rmx.service.verb import INTERVAL, Asking, Cancelled, Document, Site, last, new_tokens, without
+from rmx.records import Trace, shown_adapter
+from rmx.service.arguments import swaps_of
+from rmx.service.requests import (
+    DrawnRequest,
+    ExportRequest,
+    OutcomesRequest,
+    RescueRequest,
+    ShiftsRequest,
+    SofarRequest,
+    SolutionRequest,
+    SwapRequest,
+    TraceRequest,
+)
+from rmx.service.verb import INTERVAL, NEW_TOKENS, Cancelled, Document, Site, without
+from rmx.trees.document import read_tree, tree_document
+from rmx.trees.page import entropy_svg, tokens_csv, tree_html
 
-Goal = Literal["right", "wrong"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Solving(Asking):
-    """What all verbs about one solution have in common."""
-
-    prompt: Annotated[str | None, "a problem in your own words; else name one of a set"] = None
-    problem: Annotated[str | None, "a problem of the set, by its id or 0-based index"] = None
-    set: Annotated[str, "a problem set by its name, such as mini, arith or gsm8k, with :train or :test"] = "mini"
-    answer: Annotated[str | None, "the known answer of the prompt, which its solution is graded against"] = None
-    model: Annotated[str | None, "a preset or a Hub id; by default the model of this app"] = None
-    adapter: Annotated[
-        str | None, "a LoRA adapter on the model: a bundled name (rl, reasonmaxxer), a training run's id or a Hub id"
-    ] = None
-    raw: Annotated[bool, "send the prompt to the model as it stands, without a prompt template"] = False
-    tau: Annotated[
-        float | None, "entropy in nats above which a token is a fork; by default the model's own threshold"
-    ] = None
-    max_new_tokens: Annotated[int | None, "upper bound of the whole completion, in tokens; 512 by default"] = None
-
-    def options(self, site: Site, **more: Any) -> TraceOptions:
-        """As the command line has them."""
-        limits = site.limits
-        spec = model_name(self.model or site.model, site.model)
-        name = set_name(self.set)
-        site.workspace.policy.admit_set(name)
-        adapter = self.adapter or None
-        if adapter is not None:
-            adapter = adapter_name(adapter, bundled_adapters(site.workspace.model(spec)))
-        return TraceOptions(
-            prompt=short_enough("prompt", self.prompt, limits.characters),
-            problem=self.problem,
-            set_name=name,
-            raw=self.raw,
-            answer=short_enough("answer", self.answer, limits.answer),
-            model=spec,
-            adapter=adapter,
-            tau=self.tau,
-            max_new_tokens=new_tokens(self.max_new_tokens, limits),
-            style=self.style_options(),
-            **more,
-        )
+Steps = Iterator[Document]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampled(Solving):
-    """A solution that may be drawn at random."""
-
-    temperature: Annotated[float, "sampling temperature; 0 decodes greedily"] = 0.0
-    top_p: Annotated[
-        float, "nucleus sampling: the likeliest tokens with this share of the probability are drawn from"
-    ] = 1.0
-    seed: Annotated[int, "seed of the random draws; the same seed gives the same tokens"] = 0
-    cold: Annotated[bool, "compute everything anew: no cached prefix is reused"] = False
-    top: Annotated[int, "how many of the likeliest tokens are listed for each position, 1 to 20"] = TOP_KEPT
-    brief: Annotated[bool, "list only the forks and the forced tokens, beside the whole text"] = False
-
-    def sampled(self, site: Site, **more: Any) -> TraceOptions:
-        between("top", self.top, 1, TOP_KEPT)
-        draws = {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed, "cold": self.cold}
-        return self.options(site, **draws, **more)
-
-    def documents(self, options: TraceOptions, site: Site, traces: Sequence[Solution]) -> list[dict[str, Any]]:
-        """The documents of traces; with `brief` their text, and only the tokens that matter."""
-        about = asked(options, site.workspace, traces)
-        return [self._shown(trace.json() | about, trace) for trace in traces]
-
-    def _shown(self, found: dict[str, Any], trace: Solution) -> dict[str, Any]:
-        if self.brief:
-            found["tokens"] = [t for t in found["tokens"] if t["fork"] or t["forced"]]
-            kept = without(found, "prompt_ids", "prompt", "special")
-            found = {"text": trace.text, "length": len(trace.tokens)} | kept
-        return found | {"tokens": [self.cut(t) for t in found["tokens"]]}
-
-    def cut(self, token: dict[str, Any]) -> dict[str, Any]:
-        return token | {"top": token["top"][: self.top]}
+def trace(request: TraceRequest, site: Site, cancelled: Cancelled) -> Steps:
+    """One solution with the distribution behind every token."""
+    model, job = prepare(request, site)
+    found = yield from written(model, job, cancelled, cut_to(request.top))
+    yield _documents(request, site, [found])[0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TraceRequest(Sampled):
-    """Solve a problem, or read a given solution, and see the distribution behind every token.
+def swap(request: SwapRequest, site: Site, cancelled: Cancelled) -> Steps:
+    """The unswapped solution first, then one for each swap, which applies to the one before."""
+    cut = cut_to(request.top)
+    yield _documents(request, site, (yield from _swapped(request, site, cancelled, swaps_of(request.swaps), cut)))
 
-    The document has the tokens with their entropy, probability and likeliest alternatives, marks the forks (tokens at
-    which the model was undecided), and names the answer. Positions (pos) count from 0 and are what `swap` takes.
+
+def export(request: ExportRequest, site: Site, cancelled: Cancelled) -> Steps:
+    """The solution and its branches as a file."""
+    swaps = swaps_of(request.swaps) if request.swaps else ()
+    traces = yield from _swapped(request, site, cancelled, swaps, cut_to(TOP_SHOWN))
+    about = asked(request, site, traces)
+    tree = read_tree(json.dumps([one.json() | about for one in traces]))
+    tree = replace(tree, title=request.title) if request.title else tree
+    kind, shown = request.format, tree.tokens(tree.shown)
+    if kind in ("html", "json"):
+        text = tree_html(tree) if kind == "html" else json.dumps(tree_document(tree), ensure_ascii=False)
+    else:
+        title = tree.title or tree.model
+        text = entropy_svg(shown, tree.tau, title) if kind == "svg" else tokens_csv(shown, tree.tau)
+    yield {"name": f"solution.{kind}", "mime": MIME[kind], "text": text}
+
+
+MIME = {"html": "text/html", "json": "application/json", "svg": "image/svg+xml", "csv": "text/csv"}
+Swaps = Sequence[tuple[int, int]]  # position and token id
+
+
+def _swapped(
+    request: DrawnRequest,
+    site: Site,
+    cancelled: Cancelled,
+    swaps: Swaps,
+    cut: Callable[[dict[str, Any]], dict[str, Any]],
+) -> Generator[Document, None, list[Trace]]:
+    """The solution, and the branch of each swap as far as it is not cancelled."""
+    if site.limits is not None and len(swaps) > site.limits.swaps:
+        raise SwapError(f"{len(swaps)} swaps are too many; {site.limits.swaps} are the most here.")
+    model, job = prepare(request, site)
+    found = [(yield from written(model, job, cancelled, cut, {"branch": 0}))]
+    for pos, token_id in swaps:
+        if cancelled():
+            break
+        job = swap_job(job, found[-1].tokens, pos, [token_id], model.engine.vocab_size)
+        found.append((yield from written(model, job, cancelled, cut, {"branch": len(found)})))
+    return found
+
+
+# -- from a request to a solution -------------------------------------------------------------------------------------
+
+
+def prepare(request: SolutionRequest, site: Site) -> tuple[Model, Job]:
+    """The loaded model and the job of the unswapped solution.
+
+    Raises:
+        RmxError: any mistake in the request, in a sentence.
     """
-
-    kind: ClassVar[Kind] = Kind.WATCHED
-    tau_share: Annotated[
-        float | None,
-        "the share of tokens that shall be forks, between 0 and 1; the threshold is worked out from it, instead of tau",
-    ] = None
-    prompt_ids: Annotated[list[int] | None, "the prompt as token ids, instead of a text"] = None
-    read: Annotated[str | None, "a solution to be scored token by token, instead of generating one"] = None
-
-    def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
-        ids = None if self.prompt_ids is None else tuple(self.prompt_ids)
-        between("the number of prompt_ids", len(ids or ()), 0, site.limits.characters)
-        read = short_enough("read", self.read, site.limits.characters)
-        options = self.sampled(site, tau_share=self.tau_share, prompt_ids=ids, read=read)
-        model, job = prepare(options, site.workspace)
-        trace = yield from written(model, job, cancelled, self.cut)
-        yield self.documents(options, site, [trace])[0]
+    sampling = Sampling(max_new_tokens=new_tokens(request.max_new_tokens, site))
+    if isinstance(request, DrawnRequest):
+        sampling = replace(sampling, temperature=request.temperature, top_p=request.top_p, seed=request.seed)
+    cold = isinstance(request, DrawnRequest) and request.cold
+    model = _model(request, site)
+    adapter = site.workspace.adapter(model, site.adapter_name(request.adapter, request.model))
+    prompt_ids, known = _prompt(request, model)
+    tau = threshold_of(model, request.tau, _share(request), request.set, site.recalibrate)
+    if isinstance(request, TraceRequest) and request.read is not None:
+        return model, replace(read_job(model, prompt_ids, request.read, tau, known), adapter=adapter, cold=cold)
+    return model, Job(prompt_ids, sampling, tau, adapter, known, cold=cold)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SwapRequest(Sampled):
-    """Solve a problem, put other tokens in the place of some of its tokens, and see whether the answer changes.
+def _share(request: SolutionRequest) -> float | None:
+    """The share of tokens that shall be forks, where a threshold is worked out from one."""
+    return request.tau_share if isinstance(request, TraceRequest | SwapRequest) else None
 
-    Each swap keeps what stands before its position, forces its token and lets the model go on; it applies to the branch
-    that the one before made. The document is the list of solutions, the unswapped first. Give the
-    arguments of the trace.
-    """
 
-    kind: ClassVar[Kind] = Kind.WATCHED
-    swaps: Annotated[str, "POSITION=TOKEN_ID, separated by commas, such as 28=879"] = ""
+def new_tokens(asked: int | None, site: Site) -> int:
+    """How long a completion may become."""
+    return site.at_most(asked, NEW_TOKENS, "max_new_tokens")
 
-    def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
-        swaps = swaps_of(self.swaps, site.limits.swaps)
-        options = self.sampled(site)
-        model, job = prepare(options, site.workspace)
-        found = [(yield from written(model, job, cancelled, self.cut, {"branch": 0}))]
-        for pos, token_id in swaps:
-            if cancelled():
-                break
-            job = swap_job(job, found[-1].tokens, pos, [token_id], model.engine.vocab_size)
-            found.append((yield from written(model, job, cancelled, self.cut, {"branch": len(found)})))
-        yield self.documents(options, site, found)
+
+def _model(request: SolutionRequest, site: Site) -> Model:
+    """The model that is asked, in the style that the request and its set want."""
+    spec, name = site.model_name(request.model), site.set_name(request.set)
+    asked_set = None if request.problem is None else name
+    return site.workspace.model(spec).ask_in(request.style_options(), asked_set, request.raw)
+
+
+def _prompt(request: SolutionRequest, model: Model) -> tuple[tuple[int, ...], str | None]:
+    """The ids of the prompt, and the known answer."""
+    ids = request.prompt_ids if isinstance(request, TraceRequest | SwapRequest) else None
+    if sum(x is not None for x in (request.prompt, request.problem, ids)) != 1:
+        raise PromptError("Give exactly one of: a PROMPT, --problem ID, --prompt-ids FILE.")
+    return (tuple(ids), request.answer) if ids is not None else prompt_of(request, model)
+
+
+def prompt_of(request: SolutionRequest | ShiftsRequest, model: Model) -> tuple[tuple[int, ...], str | None]:
+    """The ids of a request's prompt or problem, whichever it has, and the known answer."""
+    if request.problem is None:
+        return model.prompt_ids(request.prompt or "", request.raw), request.answer
+    if request.answer is not None:
+        raise ProblemError("--answer belongs to a free PROMPT; a problem brings its own answer.")
+    problem = find_problem(request.set, request.problem)
+    return model.prompt_ids(problem.problem, request.raw), problem.answer
 
 
 def written(
@@ -156,7 +154,7 @@ def written(
     cancelled: Cancelled,
     cut: Callable[[dict[str, Any]], dict[str, Any]] = lambda token: token,
     about: Mapping[str, Any] | None = None,
-) -> Generator[Document, None, Solution]:
+) -> Generator[Document, None, Trace]:
     """Generate, with deltas of new tokens a few times a second; returns the solution, or as much of it as there is."""
     run = Branch(model, job, prompt="", tree="")
     sent, told, due = len(job.kept), 0, 0.0
@@ -173,87 +171,135 @@ def written(
     return run.trace
 
 
+# -- documents --------------------------------------------------------------------------------------------------------
+
+
+def cut_to(top: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What leaves `top` alternatives of a token's document."""
+    return lambda token: token | {"top": token["top"][:top]}
+
+
+def _documents(request: TraceRequest | SwapRequest, site: Site, traces: Sequence[Trace]) -> list[dict[str, Any]]:
+    """The documents of traces; with `brief` their text, and only the tokens that matter."""
+    about, found, cut = asked(request, site, traces), [], cut_to(request.top)
+    for one in traces:
+        document = one.json() | about
+        if request.brief:
+            document["tokens"] = [t for t in document["tokens"] if t["fork"] or t["forced"]]
+            kept = without(document, "prompt_ids", "prompt", "special")
+            document = {"text": one.text, "length": len(one.tokens)} | kept
+        found.append(document | {"tokens": [cut(t) for t in document["tokens"]]})
+    return found
+
+
+def asked(request: DrawnRequest, site: Site, traces: Sequence[Trace]) -> dict[str, Any]:
+    """What a trace does not hold itself, for its document: prompt, problem, known answer, limit, special tokens.
+
+    Raises:
+        RmxError: any mistake in the request, in a sentence.
+    """
+    model = _model(request, site)
+    ids, known = _prompt(request, model)
+    title = request.prompt if request.problem is None else find_problem(request.set, request.problem).problem
+    said = {t.id for trace in traces for t in trace.tokens}
+    special = sorted(said & model.detokenizer.special_ids)
+    found: dict[str, Any] = {"title": title, "known": known, "prompt": model.detokenizer.text(ids), "special": special}
+    if (share := _share(request)) is not None:
+        found["calibration"] = calibration_of(model, share, request.set).json()
+    if isinstance(request, TraceRequest) and request.read is not None:
+        return found
+    return found | {"max_new_tokens": new_tokens(request.max_new_tokens, site)}
+
+
 # -- what a solution hangs on -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class OutcomesRequest(Solving):
-    """What each alternative of a place is worth: sample on from it many times and count the answers that are reached.
+@dataclass(frozen=True, slots=True)
+class MeasuredSolution:
+    """The solution that is measured."""
 
-    Without `pos` this is done at the forks of the highest entropy, and the document says which of them decide. Shares
-    come with 95 % intervals; the right answer counts or, where none is known, that of the solution itself.
-    """
+    model: Model
+    trace: Trace
+    known: str | None
 
-    pos: Annotated[
-        int | None, "position in the greedy solution whose alternatives are measured; by default every fork is"
-    ] = None
-    forks: Annotated[int, "how many forks are measured where no pos is given: those of the highest entropy"] = (
-        MOST_FORKS
-    )
-    samples: Annotated[
-        int | None, "samples of each alternative, at most; by default 64, or 24 where no pos is given"
-    ] = None
-    budget: Annotated[
-        int | None, "tokens to sample in all, at most; by default 50,000, or 200,000 where no pos is given"
-    ] = None
-    temperature: Annotated[float, "temperature of the samples"] = 1.0
-    top_p: Annotated[float, "nucleus sampling of the samples: the share of the probability that is drawn from"] = 1.0
-    seed: Annotated[int, "seed of the samples"] = 0
-    brief: Annotated[bool, "leave out the token ids of the prompt"] = False
-
-    def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
-        config = self._config(site.limits)
-        forks = between("forks", self.forks, 1, site.limits.forks)
-        solved = yield from solve(self.options(site), site, cancelled)
-        model, trace, known = solved.model, solved.trace, solved.known
-        if self.pos is None:
-            states: Iterator[Any] = importance(model, trace, config, known=known, forks=forks, cancelled=cancelled)
-        else:
-            states = outcomes(model, trace, self.pos, config, known=known, cancelled=cancelled)
-        state = yield from last(states, lambda s: {"tokens_spent": s.tokens_spent, "budget": config.budget})
-        found = outcomes_json(solved, config, state)
-        yield without(found, "prompt_ids") if self.brief else found
-
-    def _config(self, limits: Limits) -> OutcomeConfig:
-        samples, budget = (24, 200_000) if self.pos is None else (64, 50_000)
-        return OutcomeConfig(
-            samples=between("samples", samples if self.samples is None else self.samples, 1, limits.samples),
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
-            budget=between(
-                "budget", min(budget, limits.budget) if self.budget is None else self.budget, 1, limits.budget
-            ),
-            max_new_tokens=new_tokens(self.max_new_tokens, limits),
-        )
+    def json(self) -> dict[str, Any]:
+        """What every document begins with: enough to make the same solution again."""
+        trace = self.trace
+        return {
+            "model": trace.model,
+            "adapter": shown_adapter(trace.adapter),
+            "revision": trace.revision,
+            "dtype": trace.dtype,
+            "tau": trace.tau,
+            "prompt_ids": list(trace.prompt_ids),
+            "style": trace.style.json() if trace.style else None,
+            "solution": trace.text,
+            "answer_before": trace.answer.json(),
+            "known": self.known,
+        }
 
 
-@dataclass(frozen=True, kw_only=True)
-class RescueRequest(Solving):
-    """The fewest swaps that turn a wrong answer right, or break a right one. The right answer must be known.
-
-    `swaps` of the document, written as POSITION=TOKEN_ID, are what `swap` takes.
-    """
-
-    goal: Annotated[
-        Goal | None, "what the swaps shall make of the answer; by default the opposite of what the solution is"
-    ] = None
-    budget: Annotated[int, "tokens that the search may generate, at most"] = 20_000
-    most_swaps: Annotated[int, "how many swaps a rescue may need, at most: 1 to 4"] = 3
-    seed: Annotated[int, "seed of the solutions that are sampled for comparison"] = 0
-    brief: Annotated[bool, "leave out the token ids of the prompt"] = False
-
-    def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
-        budget = between("budget", self.budget, 1, site.limits.budget)
-        most = new_tokens(self.max_new_tokens, site.limits)
-        config = RescueConfig(self.goal, budget, self.most_swaps, seed=self.seed, max_new_tokens=most)
-        solved = yield from solve(self.options(site), site, cancelled)
-        states = rescue(solved.model, solved.trace, config, known=solved.known, cancelled=cancelled)
-        found = rescue_json(solved, config, (yield from last(states, lambda s: {"at": s.tried, "stage": s.sentence})))
-        yield without(found, "prompt_ids") if self.brief else found
-
-
-def solve(options: TraceOptions, site: Site, cancelled: Cancelled) -> Generator[Document, None, MeasuredSolution]:
+def solve(request: SolutionRequest, site: Site, cancelled: Cancelled) -> Generator[Document, None, MeasuredSolution]:
     """The greedy solution that is measured, with the deltas of its tokens."""
-    model, job = prepare(options, site.workspace)
+    model, job = prepare(request, site)
     return MeasuredSolution(model, (yield from written(model, job, cancelled)), job.known)
+
+
+def measure_outcomes(request: OutcomesRequest, site: Site, cancelled: Cancelled) -> Steps:
+    """What the alternatives of a position are worth, or without one those of all forks."""
+    config = _outcome_config(request, site)
+    solved = yield from solve(request, site, cancelled)
+    model, found, known = solved.model, solved.trace, solved.known
+    if request.pos is None:
+        states: Iterator[Any] = importance(model, found, config, known=known, forks=request.forks, cancelled=cancelled)
+    else:
+        states = outcomes(model, found, request.pos, config, known=known, cancelled=cancelled)
+    state: Outcomes | Importance = yield from site.last(
+        states, lambda s: {"tokens_spent": s.tokens_spent, "budget": config.budget}
+    )
+    yield _shown(request, outcomes_json(solved, config, state))
+
+
+def outcomes_json(solved: MeasuredSolution, config: OutcomeConfig, found: Outcomes | Importance) -> dict[str, Any]:
+    """The document of either form of `rmx outcomes`."""
+    draws = {"seed": config.seed, "temperature": config.temperature, "top_p": config.top_p}
+    return solved.json() | draws | found.json()
+
+
+def _outcome_config(request: OutcomesRequest, site: Site) -> OutcomeConfig:
+    samples, budget = (24, 200_000) if request.pos is None else (64, 50_000)
+    return OutcomeConfig(
+        samples=samples if request.samples is None else request.samples,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        seed=request.seed,
+        budget=site.at_most(request.budget, budget, "budget"),
+        max_new_tokens=new_tokens(request.max_new_tokens, site),
+    )
+
+
+def measure_rescue(request: RescueRequest, site: Site, cancelled: Cancelled) -> Steps:
+    """The fewest swaps that turn the answer."""
+    most = new_tokens(request.max_new_tokens, site)
+    config = RescueConfig(request.goal, request.budget, request.most_swaps, seed=request.seed, max_new_tokens=most)
+    solved = yield from solve(request, site, cancelled)
+    states = rescue(solved.model, solved.trace, config, known=solved.known, cancelled=cancelled)
+    state: Rescue = yield from site.last(states, lambda s: {"at": s.tried, "stage": s.sentence})
+    yield _shown(request, rescue_json(solved, config, state))
+
+
+def rescue_json(solved: MeasuredSolution, config: RescueConfig, found: Rescue) -> dict[str, Any]:
+    """The document of `rmx rescue`."""
+    return solved.json() | {"seed": config.seed} | found.json()
+
+
+def measure_sofar(request: SofarRequest, site: Site, cancelled: Cancelled) -> Steps:
+    """The answer at the end of each sentence."""
+    solved = yield from solve(request, site, cancelled)
+    states = sofar(solved.model, solved.trace, known=solved.known, cancelled=cancelled)
+    state = yield from site.last(states, lambda s: {"at": len(s.points), "of": s.of})
+    yield _shown(request, solved.json() | state.json())
+
+
+def _shown(request: OutcomesRequest | RescueRequest | SofarRequest, found: dict[str, Any]) -> dict[str, Any]:
+    return without(found, "prompt_ids") if request.brief else found

@@ -1,16 +1,17 @@
-"""What all verbs share: what they work on, how they tell where they stand."""
+"""What all verbs share: what they work on, and how they tell where they stand. No torch here."""
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rmx.engine.fair_queue import Kind
-from rmx.models.style_options import StyleOptions
-from rmx.models.workspace import Workspace
-from rmx.prompt_styles import AnswerRule
+from rmx.recipes.job import TrainJob
+from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore
-from rmx.service.arguments import LATER, Limits, between
+from rmx.service.arguments import Limits, adapter_name, model_name, set_name
+
+if TYPE_CHECKING:
+    from rmx.models.workspace import Workspace
 
 Document = dict[str, Any] | list[dict[str, Any]]
 Cancelled = Callable[[], bool]
@@ -18,83 +19,84 @@ INTERVAL = 0.1  # seconds between deltas
 NEW_TOKENS = 512  # where a call does not say
 
 
+class RunControl(Protocol):
+    """What one visitor may do with training runs, within the rules of the site."""
+
+    def start(self, job: TrainJob, dry: bool) -> RunFolder:
+        """Start a run, or queue it."""
+
+    def stop(self, run: str) -> None:
+        """Stop a run of the visitor's."""
+
+    def resume(self, run: str, tau: float | None) -> None:
+        """Go on with a run of the visitor's."""
+
+
+def ignore(state: Any) -> None:
+    """Hear a state of a long job, and do nothing."""
+
+
 @dataclass(frozen=True)
 class Site:
     """What the verbs work on, and how much one call may ask of it."""
 
-    workspace: Workspace
+    workspace: "Workspace"
     store: RunStore = field(default_factory=RunStore)
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits | None = field(default_factory=Limits)  # None: the command line, which may name any path and amount
     model: str = "mini"  # where a call names none
+    keep: bool = False  # what is measured on disk, to go on with
+    recalibrate: bool = False  # make the solutions behind a share anew
+    runs: RunControl | None = None  # of who asks; None: nobody may start any
+    watch: Callable[[Any], None] = ignore  # hears every state of a long job
 
-
-@dataclass(frozen=True, kw_only=True)
-class Verb:
-    """A call: its arguments."""
-
-    kind: ClassVar[Kind] = Kind.MEASURED  # of its turns at a model
-
-    def steps(self, site: Site, cancelled: Cancelled) -> Iterator[Document]:
-        """Deltas and, last, the document; ends early without one where it is cancelled before there is any.
+    def model_name(self, spec: str | None) -> str:
+        """The model that is named, by default the site's own.
 
         Raises:
-            RmxError: any mistake in the arguments, in a sentence.
+            ModelError: a path of the machine, or no name at all, from outside.
         """
-        raise NotImplementedError
+        return (spec or self.model) if self.limits is None else model_name(spec or self.model, self.model)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Asking(Verb):
-    """What the verbs that ask a model have in common: how its problems are asked."""
-
-    style: Annotated[str | None, "the prompt style, by its name; by default the one of the model's family"] = field(
-        default=None, metadata=LATER
-    )
-    system: Annotated[str | None, "the system message of a chat prompt; an empty text leaves it out"] = field(
-        default=None, metadata=LATER
-    )
-    template: Annotated[str | None, "a prompt template with {problem} in it, instead of the style's own"] = field(
-        default=None, metadata=LATER
-    )
-    thinking: Annotated[
-        Literal["on", "off"] | None, "on or off: whether a model with a thinking mode thinks before it answers"
-    ] = field(default=None, metadata=LATER)
-    stop: Annotated[list[str] | None, "texts that end a completion, instead of those of the style"] = field(
-        default=None, metadata=LATER
-    )
-    answers: Annotated[
-        AnswerRule | None,
-        "what counts as an answer: boxed (a box alone) or flexible (a box, or what comes nearest to one)",
-    ] = field(default=None, metadata=LATER)
-
-    def style_options(self) -> StyleOptions:
-        """What is asked of the prompt.
+    def adapter_name(self, spec: str | None, model: str | None) -> str | None:
+        """The adapter that is named on a model, if any.
 
         Raises:
-            PromptError: it cannot be used.
+            ModelError: as `model_name`.
         """
-        thinking = None if self.thinking is None else self.thinking == "on"
-        stops = None if self.stop is None else tuple(stop for stop in self.stop if stop)
-        return StyleOptions(self.style, self.system, self.template, thinking, stops, self.answers)
+        from rmx.models.adapter_names import bundled_adapters
 
+        if not spec or self.limits is None:
+            return spec or None
+        return adapter_name(spec, bundled_adapters(self.workspace.model(self.model_name(model))))
 
-def last(
-    states: Iterator[Any], progress: Callable[[Any], dict[str, Any]], interval: float = 5 * INTERVAL
-) -> Generator[Document, None, Any]:
-    """Go through the states of a long job with deltas of its progress; returns the last one."""
-    state, due = None, 0.0
-    for state in states:
-        if time.monotonic() >= due:
-            yield {"progress": progress(state)}
-            due = time.monotonic() + interval
-    return state
+    def set_name(self, name: str) -> str:
+        """The problem set that is named.
+
+        Raises:
+            ProblemError: as `model_name`. Refused: not on this site.
+        """
+        found = name if self.limits is None else set_name(name)
+        self.workspace.policy.admit_set(found)
+        return found
+
+    def at_most(self, asked: int | None, usual: int, limit: str) -> int:
+        """What is asked, else what is usual, or as much of it as this limit allows."""
+        if asked is not None:
+            return asked
+        return usual if self.limits is None else min(usual, getattr(self.limits, limit))
+
+    def last(
+        self, states: Iterator[Any], progress: Callable[[Any], dict[str, Any]], interval: float = 5 * INTERVAL
+    ) -> Generator[Document, None, Any]:
+        """Go through the states of a long job with deltas of its progress; returns the last one."""
+        state, due = None, 0.0
+        for state in states:
+            self.watch(state)
+            if time.monotonic() >= due:
+                yield {"progress": progress(state)}
+                due = time.monotonic() + interval
+        return state
 
 
 def without(document: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {key: value for key, value in document.items() if key not in names}
-
-
-def new_tokens(asked: int | None, limits: Limits) -> int:
-    if asked is None:
-        return min(NEW_TOKENS, limits.max_new_tokens)
-    return between("max_new_tokens", asked, 1, limits.max_new_tokens)

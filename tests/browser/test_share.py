@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +16,8 @@ from playwright.sync_api import Browser, Page, expect
 from real_app import serving
 
 from rmx.data.prepared_swaps import examples
-from rmx.service.measure import TraceOptions, trace
+from rmx.models.workspace import Workspace
+from rmx.service import Site, call
 from rmx.trees.document import read_tree, tree_document
 from rmx.trees.page import tree_html
 from rmx.trees.tree import Tree
@@ -35,8 +35,8 @@ def url() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def tree() -> Tree:
     """The first example with its swap, as the command line records it."""
-    options = TraceOptions(problem=FIRST.problem_id, swaps=((FIRST.pos, FIRST.token_id),))
-    documents: list[dict[str, Any]] = [t.json() for t in trace(options)]
+    given = {"problem": FIRST.problem_id, "swaps": f"{FIRST.pos}={FIRST.token_id}"}
+    *_, documents = call(Site(Workspace("cpu")), "swap", given)
     documents[0] |= {"title": FIRST.problem, "known": FIRST.answer, "prompt": f"Q: {FIRST.problem}\nA:"}
     return read_tree(json.dumps(documents))
 

@@ -64,6 +64,13 @@ READS = words("""
 LIKELY = {
     "intervene": ['{"limit": 1, "arms": "base,oracle", "placebo": false, '],
     "train_status": ["{"],
+    "train": ["{", '{"k": 2, '],
+    "train_stop": ["{"],
+    "train_resume": ["{"],
+    "rollouts": ['{"problems": 1, "k": 2, "max_new_tokens": 3, '],
+    "eval": ['{"limit": 1, "n": 1, "max_new_tokens": 3, '],
+    "claims": ['{"limit": 1, "n": 1, "max_new_tokens": 3, "only": "gain", '],
+    "locator": ['{"limit": 1, "samples": 2, "budget": 100, "max_new_tokens": 3, '],
     "shifts": [
         '{"limit": 1, "placebo": false, ',
         '{"problem": "241", "max_new_tokens": 3, ',

@@ -3,18 +3,22 @@
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 import torch
 from gradio.events import api
 
-from rmx.errors import RmxError
+from rmx.errors import Refused, RmxError
 from rmx.models.workspace import Workspace
+from rmx.recipes.job import TrainJob
+from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore
-from rmx.service import VERBS, Document, Limits, Site, Verb, call
-from rmx.service.arguments import hints_of
+from rmx.service import VERBS, Document, Limits, Request, Site, call
+from rmx.service.arguments import arguments_of, hints_of
 from rmx.ui.background import Work, in_thread
+from rmx.ui.jobs.train import Training
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners
@@ -22,6 +26,7 @@ from rmx.ui.visitor_cookie import Owners
 log = logging.getLogger(__name__)
 AT_ONCE = 16  # calls that wait or work beside those of the pages; the engine has a fair queue of its own
 FAULT = "Something went wrong inside rmx. It was written to the server's log; the same call may fail again."
+NO_COOKIE = "A run belongs to the visitor who starts it. Open the page first, and send the cookie that it sets."
 NO_MEMORY = "The GPU ran out of memory. Shorten the text or take a smaller model."
 
 
@@ -34,7 +39,7 @@ def site_of(workspace: Workspace, settings: Settings, store: RunStore) -> Site:
 def limits_of(settings: Settings) -> Limits:
     """What one request may ask for; of a public site less."""
     most = settings.max_new_tokens
-    return Limits(most, problems=50, samples=64, budget=50_000) if settings.public else Limits(most)
+    return Limits(most, problems=50, samples=64, draws=16, budget=50_000) if settings.public else Limits(most)
 
 
 def add_api(demo: gr.Blocks, site: Site, owners: Owners) -> None:
@@ -49,7 +54,7 @@ def add_api(demo: gr.Blocks, site: Site, owners: Owners) -> None:
         )
 
 
-def about(verb: type[Verb]) -> str:
+def about(verb: type[Request]) -> str:
     """What a verb does, on one line."""
     return " ".join((inspect.getdoc(verb) or "").split())
 
@@ -87,17 +92,49 @@ def work(site: Site, name: str, given: Mapping[str, Any], road: str) -> Work[Doc
     return do
 
 
+@dataclass(frozen=True, slots=True)
+class RunsOfVisitor:
+    """Training runs for who has sent a request: what the page lets the same visitor do, and no more."""
+
+    site: Site
+    owners: Owners
+    request: Any
+
+    def start(self, job: TrainJob, dry: bool) -> RunFolder:
+        """Start a run, or queue it.
+
+        Raises:
+            RmxError: it is not allowed here, cannot be done, or nobody could be known as its owner.
+        """
+        visitor = self.owners.visitor_of(self.request)
+        if not visitor.admin and self.owners.key_of(self.request) != visitor.public:
+            raise Refused(NO_COOKIE)
+        return self._training.start(job, visitor, dry)
+
+    def stop(self, run: str) -> None:
+        """Stop a run of the visitor's."""
+        self._training.stop({"id": run}, self.owners.visitor_of(self.request))
+
+    def resume(self, run: str, tau: float | None) -> None:
+        """Go on with a run of the visitor's."""
+        self._training.resume({"id": run, "tau": tau}, self.owners.visitor_of(self.request))
+
+    @property
+    def _training(self) -> Training:
+        return Training(self.site.workspace, self.site.store)
+
+
 def facts(document: Document) -> dict[str, Any]:
     """What the log may tell of a document: the model's name and how many tokens it took."""
     one = document[-1] if isinstance(document, list) else document
-    tokens = one.get("tokens_spent", one.get("length", len(one.get("tokens", ()))))
+    found = next((one[name] for name in ("tokens_spent", "length", "tokens") if name in one), ())
+    tokens = found if isinstance(found, int) else len(found)
     return {"tokens": tokens, "model": one.get("model", one.get("base"))} if {"model", "base"} & one.keys() else {}
 
 
-def endpoint(name: str, verb: type[Verb], site: Site, owners: Owners) -> Callable[..., AsyncIterator[Any]]:
+def endpoint(name: str, verb: type[Request], site: Site, owners: Owners) -> Callable[..., AsyncIterator[Any]]:
     """A function of the verb's arguments, as gradio wants to see it."""
-    hints = {argument: hint for argument, (hint, _) in hints_of(verb).items()}
-    fields = inspect.signature(verb).parameters
+    hints, fields = hints_of(verb), arguments_of(verb)
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     inputs = [inspect.Parameter(n, kind, default=fields[n].default, annotation=hint) for n, hint in hints.items()]
     result: Any = list if name == "swap" else dict
@@ -106,15 +143,16 @@ def endpoint(name: str, verb: type[Verb], site: Site, owners: Owners) -> Callabl
         *arguments, request = values
         owner = owners.key_of(request)
         given = dict(zip(hints, arguments, strict=False))
+        mine = replace(site, runs=RunsOfVisitor(site, owners, request))
         try:
-            async for document in in_thread(work(site, name, given, "api"), owner, verb.kind):
+            async for document in in_thread(work(mine, name, given, "api"), owner, verb.kind):
                 yield document
         except Exception as error:  # noqa: BLE001  bugs are logged in there
             raise gr.Error(sentence_of(error, name), print_exception=False, title="Not possible") from None
 
     run.__name__ = run.__qualname__ = name
     run.__doc__ = "\n".join(
-        [about(verb), "", "Args:", *(f"    {n}: {says}" for n, (_, says) in hints_of(verb).items())]
+        [about(verb), "", "Args:", *(f"    {name}: {field.description}" for name, field in fields.items())]
     )
     run.__annotations__ = {**hints, "request": gr.Request, "return": result}
     asked = inspect.Parameter("request", kind, annotation=gr.Request, default=None)

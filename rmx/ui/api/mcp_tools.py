@@ -9,15 +9,15 @@ import importlib.util
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
-from gradio_client.utils import python_type_to_json_schema
 
 from rmx.errors import RmxError
-from rmx.service import VERBS, Document, Site, Verb
-from rmx.service.arguments import hints_of, shown
-from rmx.ui.api.endpoints import about, sentence_of, work
+from rmx.service import VERBS, Document, Site
+from rmx.service.arguments import schema_of, shown
+from rmx.ui.api.endpoints import RunsOfVisitor, about, sentence_of, work
 from rmx.ui.background import in_thread
 from rmx.ui.server.request_owner import Namer
 from rmx.ui.settings import Settings
@@ -69,7 +69,8 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings)
     @server.list_tools()  # type: ignore[untyped-decorator]
     async def tools() -> list[types.Tool]:
         return [
-            types.Tool(name=name, description=about(verb), inputSchema=schema(verb)) for name, verb in VERBS.items()
+            types.Tool(name=name, description=about(verb), inputSchema=schema_of(verb, BRIEF))
+            for name, verb in VERBS.items()
         ]
 
     @server.call_tool(validate_input=False)  # type: ignore[untyped-decorator]
@@ -81,7 +82,8 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings)
         try:
             given = with_defaults(name, arguments)
             count = 0
-            async for document in in_thread(work(site, name, given, "mcp"), who, kind):
+            mine = replace(site, runs=RunsOfVisitor(site, owners, context.request))
+            async for document in in_thread(work(mine, name, given, "mcp"), who, kind):
                 count += 1
                 if token is not None and (where := told(document)):
                     await context.session.send_progress_notification(
@@ -101,19 +103,8 @@ def with_defaults(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     if name not in VERBS:
         raise RmxError(f"There is no tool {shown(name)}. Known: {', '.join(VERBS)}.")
-    known = hints_of(VERBS[name])
+    known = VERBS[name].model_fields
     return {key: value for key, value in BRIEF.items() if key in known} | dict(arguments)
-
-
-def schema(verb: type[Verb]) -> dict[str, Any]:
-    """JSON schema of a verb's arguments. None of them is required: which go together is said in a sentence."""
-    properties: dict[str, Any] = {}
-    for name, (hint, meaning) in hints_of(verb).items():
-        default = BRIEF.get(name, getattr(verb, name))
-        properties[name] = {**python_type_to_json_schema(hint), "description": meaning}
-        if default is not None:
-            properties[name]["default"] = default
-    return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
 def told(delta: Document) -> str | None:

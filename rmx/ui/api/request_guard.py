@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.service import VERBS
-from rmx.service.arguments import count_later, hints_of, shown
+from rmx.service.arguments import arguments_of, count_later, shown
 from rmx.storage.strict_json import without_half_characters
 
 ROOT = "/gradio_api"
@@ -87,7 +87,7 @@ class Bodies:
     def _by_name_and_arguments(self, name: str, body: Body) -> Refusal | None:
         if name not in VERBS:
             return 404, f"There is no endpoint {shown(name)}. Known: {', '.join(VERBS)}."
-        known = hints_of(VERBS[name])
+        known = arguments_of(VERBS[name])
         wrong = next((key for key in body if key not in known), None)
         return None if wrong is None else (422, f"There is no argument {shown(wrong)}. Known: {', '.join(known)}.")
 
@@ -185,11 +185,12 @@ def _filled(path: str, content: bytes | None) -> bytes | None:
     found = BY_NAME.fullmatch(path)
     if content is None or found is None or found[2] or found[3] not in VERBS:
         return content
-    count, later = len(hints_of(VERBS[found[3]])), count_later(VERBS[found[3]])
+    count, later = len(arguments_of(VERBS[found[3]])), count_later(VERBS[found[3]])
     with suppress(ValueError, RecursionError):  # what is no JSON is refused with a sentence
         body = json.loads(content)
-        if isinstance(body, dict) and isinstance(body.get("data"), list) and len(body["data"]) == count - later:
-            return json.dumps(body | {"data": body["data"] + [None] * later}).encode()
+        given = body.get("data") if isinstance(body, dict) else None
+        if isinstance(given, list) and count - later <= len(given) < count:
+            return json.dumps(body | {"data": given + [None] * (count - len(given))}).encode()
     return content
 
 

@@ -1,10 +1,14 @@
 """The command line's contracts: documents, exit codes, one-line refusals."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from rmx.cli.main import main
+from rmx.service import VERBS
+from rmx.service.arguments import API_ONLY
 
 PROBLEM = ["--problem", "0"]
 
@@ -132,9 +136,9 @@ def test_plain_output_marks_forks(capsys):
         (["trace", "x", "--tau", "nan"], "0 or more"),
         (["trace", "x", "--tau", "high"], "--tau"),
         (["trace", "x", "--tau-share", "1.5"], "between 0 and 1"),
-        (["trace", "x", "--temperature", "-0.1"], "Temperature"),
-        (["trace", "x", "--temperature", "inf"], "Temperature"),
-        (["trace", "x", "--top-p", "0"], "Top-p"),
+        (["trace", "x", "--temperature", "-0.1"], "--temperature must be a number from 0 to 10; got -0.1"),
+        (["trace", "x", "--temperature", "inf"], "--temperature must be a number"),
+        (["trace", "x", "--top-p", "0"], "--top-p must be a number above 0 and at most 1; got 0"),
         (["trace", "x", "--max-new-tokens", "0"], "1 or more"),
         (["trace", "x", "--seed", "-4"], "seed"),
         (["trace", "x", "--swap", "here=there"], "POSITION=TOKEN_ID"),
@@ -165,6 +169,36 @@ def test_malformed_prompt_ids_are_refused(capsys, tmp_path, content):
     code, _, err = run(capsys, "trace", "--prompt-ids", str(tmp_path / "ids.json"))
     assert code == 2
     assert len(err.strip().splitlines()) == 1
+
+
+ASKED = ["trace", "outcomes", "rescue", "sofar", "shifts", "intervene", "locator", "claims", "eval"]
+OTHERWISE = {"prompt": "PROMPT", "most_swaps": "--swaps", "placebo": "--no-placebo", "greedy": "--no-greedy"}
+
+
+@pytest.mark.parametrize("verb", ASKED)
+def test_what_can_be_asked_of_the_api_is_an_option_too(capsys, verb):
+    code, out, _ = run(capsys, verb, "--help")
+    told = " ".join(out.split())
+    assert code == 0
+    for name, field in VERBS[verb].model_fields.items():
+        spelled = OTHERWISE.get(name, "--" + name.replace("_", "-"))
+        assert (f" {spelled} " in told) != (API_ONLY in field.metadata), name
+    usual = VERBS[verb].model_fields.get("temperature")
+    assert usual is None or f"(default {usual.default:g})" in told
+
+
+def test_help_loads_neither_a_model_nor_what_runs_one():
+    code = """
+import contextlib, io, sys
+from rmx.cli.main import VERBS, main
+found = ["pydantic" in sys.modules]
+for verb in VERBS:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        main([verb, "--help"])
+print(found, [name for name in ("torch", "transformers", "peft", "gradio", "numpy") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[False] []"
 
 
 def test_doctor_says_what_is_here(capsys):

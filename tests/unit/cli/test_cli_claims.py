@@ -77,9 +77,9 @@ def test_what_is_there_is_reported_after_ctrl_c(capsys, monkeypatch):
     ("words", "says"),
     [
         (["--only", "nonsense"], "no claim 'nonsense'"),
-        (["--n", "0"], "number of samples"),
-        (["--limit", "0"], "--limit must be 1 or more"),
-        (["--tau", "-1"], "threshold"),
+        (["--n", "0"], "--n must be a whole number from 1 to 256; got 0"),
+        (["--limit", "0"], "--limit must be a whole number, 1 or more; got 0"),
+        (["--tau", "-1"], "--tau must be a number, 0 or more; got -1"),
         (["--only", "cost", "--html", "/nowhere/at/all.html"], "Cannot write"),
     ],
 )

@@ -43,8 +43,8 @@ def test_an_evaluation_without_a_finished_problem_is_said_to_have_none() -> None
     ("options", "sentence"),
     [
         (["--k", "1,x"], "--k takes whole numbers"),
-        (["--n", "300"], "0 to 256"),
-        (["--limit", "0"], "must be 1 or more"),
+        (["--n", "300"], "--n must be a whole number from 0 to 256; got 300"),
+        (["--limit", "0"], "--limit must be a whole number, 1 or more; got 0"),
         (["--set", "nowhere"], "There is no problem set"),
         (["--adapter", "nobody"], "no adapter 'nobody'"),
         (["--k", "64"], "from 1 to the number of samples"),

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,23 +133,23 @@ def test_a_checkpoint_against_itself_never_parts(capsys):
     [
         (["shifts", "--problem", "0", "--adapter", "rl", "--teacher", "mini"], "Name what to compare"),
         (["shifts", "--problem", "0", "--adapter", "nobody"], "no adapter 'nobody'"),
-        (["shifts", "--problem", "0", "--strength", "2"], "between 0 and 1.5"),
-        (["shifts", "--problem", "0", "--tau", "-1"], "threshold"),
+        (["shifts", "--problem", "0", "--strength", "2"], "--strength must be a number from 0 to 1.5; got 2"),
+        (["shifts", "--problem", "0", "--tau", "-1"], "--tau must be a number, 0 or more; got -1"),
         (["shifts", "--problem", "nobody"], "nobody"),
         (["shifts", "Ann has 3.", "--problem", "0"], "exactly one"),
-        (["shifts", "--read", "nowhere.txt"], "--read"),
+        (["shifts", "--read", str(Path(__file__))], "--read needs the PROMPT"),
         (["shifts", "--problem", "0", "--read", "nowhere.txt"], "Cannot read"),
         (["shifts", "--limit", "0"], "--limit"),
         (["shifts", "--limit", "1", "--set", "nobody"], "nobody"),
-        (["shifts", "--limit", "1", "--max-new-tokens", "0"], "new tokens"),
+        (["shifts", "--limit", "1", "--max-new-tokens", "0"], "--max-new-tokens must be a whole number, 1 or more"),
         (["shifts", "--limit", "1", "--seed", "-1"], "seed"),
-        (["shifts", "--problem", "0", "--max-new-tokens", "0"], "new tokens"),
-        (["shifts", "--problem", "0", "--temperature", "-1"], "Temperature"),
+        (["shifts", "--problem", "0", "--max-new-tokens", "0"], "--max-new-tokens must be a whole number, 1 or more"),
+        (["shifts", "--problem", "0", "--temperature", "-1"], "--temperature"),
         (["intervene", "--limit", "1", "--arms", "orakel"], "no arm 'orakel'"),
         (["intervene", "--limit", "1", "--arms", ","], "no arm"),
         (["intervene", "--limit", "1", "--seed", "-1"], "seed"),
-        (["intervene", "--limit", "1", "--max-new-tokens", "0"], "new tokens"),
-        (["intervene", "--limit", "1", "--tau", "nan"], "threshold"),
+        (["intervene", "--limit", "1", "--max-new-tokens", "0"], "--max-new-tokens must be a whole number, 1 or more"),
+        (["intervene", "--limit", "1", "--tau", "nan"], "--tau must be a number, 0 or more; got nan"),
         (["intervene", "--limit", "1", "--teacher", "mini", "--strength", "0.5"], "full checkpoint"),
         (["intervene", "--limit", "1", "--arms", "base", "--csv", "/nowhere/arms.csv"], "Cannot write"),
     ],

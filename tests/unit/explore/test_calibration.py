@@ -10,7 +10,7 @@ from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError
 from rmx.explore import calibration
-from rmx.explore.calibration import STORED, calibrate, calibration_of, tau_of_share
+from rmx.explore.calibration import STORED, calibrate, calibration_of
 from rmx.explore.generate import Generation, Job
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES
@@ -23,7 +23,7 @@ from rmx.ui.tabs.explore_tab import ExploreTab
 
 def test_the_share_of_tokens_above_the_threshold_is_the_share_asked_for(mini):
     for share in (0.02, 0.05, 0.09):
-        tau = tau_of_share(mini, share)
+        tau = calibration_of(mini, share).tau
         above = total = 0
         for i, problem in enumerate(load_set("mini:train")[:40]):
             job = Job(mini.prompt_ids(problem.problem), Sampling(1.0, seed=i), tau)
@@ -37,15 +37,15 @@ def test_it_is_interpolated_between_quantiles(mini, tmp_path, monkeypatch):
     path = tmp_path / "c.json"
     path.write_text(json.dumps({"quantiles": [0.0, 1.0, 3.0]}))
     monkeypatch.setitem(calibration.STORED, "mini", path)
-    assert tau_of_share(mini, 0.5) == 1.0
-    assert tau_of_share(mini, 0.25) == 2.0
-    assert tau_of_share(mini, 0.75) == 0.5
+    assert calibration_of(mini, 0.5).tau == 1.0
+    assert calibration_of(mini, 0.25).tau == 2.0
+    assert calibration_of(mini, 0.75).tau == 0.5
 
 
 def test_a_share_is_one(tiny):
     for share in (0, 1, 1.5, float("nan"), True):
         with pytest.raises(RmxError, match="between 0 and 1"):
-            tau_of_share(tiny, share)
+            calibration_of(tiny, share)
 
 
 def test_the_stored_set_belongs_to_these_weights(mini):
@@ -87,7 +87,7 @@ def test_any_model_is_calibrated_once_and_found_again(tiny, own_cache, few, monk
 
 
 def test_the_share_of_greedy_tokens_above_the_threshold_is_the_share_asked_for(tiny, own_cache, few):
-    tau = tau_of_share(tiny, 0.25, "arith")
+    tau = calibration_of(tiny, 0.25, "arith").tau
     entropies = []
     for problem in load_set("arith")[:3]:
         job = Job(tiny.prompt_ids(problem.problem), Sampling(max_new_tokens=24), tau)
@@ -116,7 +116,7 @@ def test_it_is_redone_on_demand_and_a_broken_file_is_none(tiny, own_cache, few, 
     first = calibration_of(tiny, 0.2, "arith")
     path = next(own_cache.glob("*.json"))
     path.write_text('{"quantiles": [9.0, 9.0], "tokens": 2, "problems": 1, "temperature": 0.0}')
-    assert tau_of_share(tiny, 0.2, "arith") == 9.0
+    assert calibration_of(tiny, 0.2, "arith").tau == 9.0
     redone = calibration_of(tiny, 0.2, "arith", again=True)
     assert (redone.tau, redone.kept) == (first.tau, False)
     path.write_text('{"quantiles": "no')

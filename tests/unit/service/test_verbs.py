@@ -1,8 +1,8 @@
 """The verbs over a workspace: the command line's documents, arguments that are checked, calls that can be stopped."""
 
 import json
+import re
 import threading
-from dataclasses import fields
 
 import pytest
 
@@ -15,9 +15,11 @@ from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.runs.store import RunStore
 from rmx.service import VERBS, Limits, Site, call
-from rmx.service.arguments import hints_of
+from rmx.service.arguments import count_later, hints_of
+from rmx.service.requests import AskingRequest
 from rmx.service.runs import without_folders
-from rmx.service.verb import Asking
+from rmx.ui.api.endpoints import limits_of
+from rmx.ui.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,28 @@ def unlike(value):
             {"limit": 2, "arms": "base, oracle", "placebo": False},
             ["--limit", "2", "--arms", "base,oracle", "--no-placebo"],
         ),
+        ("shifts", {"problem": "241", "tau_share": 0.05}, ["--problem", "241", "--tau-share", "0.05"]),
+        (
+            "swap",
+            {"problem": "241", "swaps": "28=879", "tau_share": 0.05},
+            ["--problem", "241", "--swap", "28=879", "--tau-share", "0.05"],
+        ),
+        ("sofar", {"problem": "241"}, ["--problem", "241"]),
+        (
+            "locator",
+            {"limit": 1, "samples": 2, "max_new_tokens": 96},
+            ["--limit", "1", "--samples", "2", "--max-new-tokens", "96", "--no-cache"],
+        ),
+        (
+            "eval",
+            {"limit": 3, "n": 2, "adapter": ["rl"], "k": [1, 2], "max_new_tokens": 96},
+            ["--limit", "3", "--n", "2", "--adapter", "rl", "--k", "1,2", "--max-new-tokens", "96", "--no-cache"],
+        ),
+        (
+            "claims",
+            {"limit": 2, "n": 2, "only": "gain, cost", "max_new_tokens": 48},
+            ["--limit", "2", "--n", "2", "--only", "gain,cost", "--max-new-tokens", "48", "--no-cache"],
+        ),
     ],
 )
 def test_the_last_document_is_that_of_the_command_line(site, space, monkeypatch, capsys, verb, given, words):
@@ -97,10 +121,37 @@ def test_the_last_document_is_that_of_the_command_line(site, space, monkeypatch,
     forget()
     ours = last(site, verb, **given)
     forget()
-    monkeypatch.setattr("rmx.service.measure.Workspace", lambda *_, **__: space)
-    monkeypatch.setattr("rmx.compare.pair_options.Workspace", lambda *_, **__: space)
+    monkeypatch.setattr("rmx.models.workspace.Workspace", lambda *_, **__: space)
     assert main(["trace" if verb == "swap" else verb, *words, "--json"]) == 0
     assert unlike(ours) == unlike(json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("kind", ["html", "json", "svg", "csv"])
+def test_an_export_is_the_file_of_the_command_line(site, space, monkeypatch, capsys, tmp_path, kind):
+    forget = space.model("mini").engine.prefixes.clear
+    forget()
+    ours = last(site, "export", problem="241", swaps="28=879", format=kind, title="Ann's cards")
+    forget()
+    monkeypatch.setattr("rmx.models.workspace.Workspace", lambda *_, **__: space)
+    assert main(["trace", "--problem", "241", "--swap", "28=879", "--json"]) == 0
+    (tmp_path / "trace.json").write_text(capsys.readouterr().out, encoding="utf-8")
+    out = tmp_path / "out"
+    assert main(["export", str(tmp_path / "trace.json"), "--title", "Ann's cards", f"--{kind}", str(out)]) == 0
+    passing = re.compile(r'"(seconds|created)": ?[\d.]+')
+    assert passing.sub("", ours["text"]) == passing.sub("", out.read_bytes().decode())
+    assert ours["name"] == f"solution.{kind}"
+
+
+def test_rollouts_are_those_of_the_command_line(site, capsys, tmp_path):
+    ours = last(site, "rollouts", problems=2, k=2, max_new_tokens=24, seed=3)
+    out = tmp_path / "rollouts.jsonl"
+    words = ["--problems", "2", "--k", "2", "--max-new-tokens", "24", "--seed", "3", "--out", str(out), "--json"]
+    assert main(["rollouts", *words]) == 0
+    theirs = json.loads(capsys.readouterr().out)
+    rows = [row for row in map(json.loads, out.read_text().splitlines()) if "input_ids" in row]
+    assert {name: theirs[name] for name in ours if name != "rows"} == {n: v for n, v in ours.items() if n != "rows"}
+    assert ours["rows"] == rows
+    assert "rows" not in last(site, "rollouts", problems=2, k=2, max_new_tokens=4, brief=True)
 
 
 def test_the_deltas_of_a_trace_are_its_tokens(site, monkeypatch):
@@ -146,18 +197,23 @@ def test_brief_documents_are_small_and_say_the_same(site):
         ("shifts", {"limit": 1, "system": "x"}, "has no system line"),
         ("trace", {"problem": "1", "colour": "red"}, "no argument 'colour'"),
         ("trace", {"problem": "1", "raw": "yes"}, "raw must be true or false"),
-        ("trace", {"problem": "1", "seed": True}, "seed must be a whole number; got True"),
+        ("trace", {"problem": "1", "seed": True}, "seed must be a whole number from 0 to 2^63 - 1; got True"),
         ("trace", {"problem": "1", "seed": 2.5}, "seed must be a whole number"),
         ("trace", {"problem": "1", "seed": -1}, "seed must be"),
         ("trace", {"problem": "1", "seed": 10**5000}, "seed must be a whole number"),
-        ("trace", {"problem": "1", "temperature": float("nan")}, "temperature must be a number"),
+        ("trace", {"problem": "1", "temperature": float("nan")}, "temperature must be a number from 0 to 10; got nan"),
+        ("trace", {"problem": "1", "tau": True}, "tau must be a number, 0 or more; got True"),
+        ("trace", {"problem": "1", "top_p": 0}, "top_p must be a number above 0 and at most 1; got 0"),
+        ("intervene", {"arms": "x" * 501}, "arms has 501 characters"),
         ("trace", {"problem": "1", "tau": float("inf")}, "tau must be a number"),
         ("trace", {"problem": "1", "max_new_tokens": 4097}, "between 1 and 4,096"),
-        ("trace", {"problem": "1", "top": 21}, "top must lie between 1 and 20"),
+        ("trace", {"problem": "1", "top": 21}, "top must be a whole number from 1 to 20; got 21"),
         ("trace", {"prompt": "x" * 20_001}, "20,001 characters"),
         ("trace", {"prompt_ids": [1, "2"]}, "a list of whole numbers"),
         ("trace", {"prompt_ids": [10**6]}, "1000000"),
         ("trace", {"prompt_ids": []}, "The prompt is empty"),
+        ("trace", {"prompt_ids": [-1]}, "prompt_ids must be a list of whole numbers from 0 to 2^31 - 1; got -1"),
+        ("trace", {"prompt_ids": [2**40]}, "from 0 to 2^31 - 1"),
         ("trace", {"problem": "1", "model": "/etc/passwd"}, "no model '/etc/passwd' here"),
         ("trace", {"problem": "1", "model": "assets/mini"}, "no model 'assets/mini' here"),
         ("trace", {"problem": "1", "model": "../x/y"}, "no model"),
@@ -171,10 +227,10 @@ def test_brief_documents_are_small_and_say_the_same(site):
         ("swap", {"problem": "1", "swaps": "1=999999"}, "999999"),
         ("swap", {"problem": "1", "swaps": ",".join(["1=2"] * 33)}, "33 swaps are too many"),
         ("outcomes", {"problem": "1", "pos": 0, "samples": 257}, "samples must lie between"),
-        ("outcomes", {"problem": "1", "pos": 0, "budget": 0}, "budget must lie between"),
+        ("outcomes", {"problem": "1", "pos": 0, "budget": 0}, "budget must be a whole number, 1 or more; got 0"),
         ("outcomes", {"problem": "1", "pos": -1}, "no token at position -1"),
         ("rescue", {"problem": "1", "goal": "better"}, "goal must be one of right, wrong"),
-        ("rescue", {"problem": "1", "most_swaps": 9}, "between 1 and 4"),
+        ("rescue", {"problem": "1", "most_swaps": 9}, "most_swaps must be a whole number from 1 to 4; got 9"),
         ("shifts", {}, "exactly one of"),
         ("shifts", {"limit": 201}, "limit must lie between 1 and 200"),
         ("shifts", {"problem": "1", "teacher": "/models/x"}, "no model '/models/x' here"),
@@ -183,13 +239,39 @@ def test_brief_documents_are_small_and_say_the_same(site):
         ("intervene", {"arms": "base,magic"}, "no arm 'magic'"),
         ("intervene", {"arms": ""}, "no arm"),
         ("train_status", {"run": "../../etc"}, "There is no run"),
+        ("locator", {"samples": 3}, "samples must be a whole number, 2 or more and even; got 3"),
+        ("locator", {"limit": 201}, "limit must lie between 1 and 200"),
+        ("eval", {"adapter": "rl"}, "adapter must be a list of texts; got 'rl'"),
+        ("eval", {"adapter": ["rl"] * 6}, "adapter holds 6 values; 5 are the most here"),
+        ("eval", {"adapter": ["assets/mini/rl"]}, "no adapter 'assets/mini/rl' here"),
+        ("eval", {"teacher": ["/models/x"]}, "no model '/models/x' here"),
+        ("eval", {"set": "/etc/passwd"}, "no problem set '/etc/passwd' here"),
+        ("eval", {"n": 2, "k": [4]}, "from 1 to the number of samples"),
+        ("claims", {"only": "nonsense"}, "no claim 'nonsense'"),
+        ("claims", {"set": "problems.jsonl"}, "no problem set"),
+        ("claims", {"n": 0}, "n must be a whole number from 1 to 256; got 0"),
+        ("sofar", {}, "exactly one of"),
+        ("export", {"problem": "1", "format": "pdf"}, "format must be one of html, json, svg, csv; got 'pdf'"),
+        ("export", {"problem": "1", "swaps": "x"}, "swaps are POSITION=TOKEN_ID"),
+        ("rollouts", {"problems": 201}, "problems must lie between 1 and 200"),
+        ("rollouts", {"k": 1}, "k must be a whole number, 2 or more"),
+        ("rollouts", {"set": "file.jsonl"}, "no problem set"),
+        ("train", {"gate": "none"}, "gate must be one of entropy, random, full; got 'none'"),
+        ("train", {"positive_only": "yes"}, "positive_only must be true or false; got 'yes'"),
+        ("train", {"lr": 2}, "lr must lie above 0 and at most at 1; got 2"),
+        ("train", {"set": "../x.jsonl"}, "no problem set"),
+        ("train", {"model": "/models/x"}, "no model '/models/x' here"),
+        ("train", {"server": "http://127.0.0.1"}, "There is no argument 'server'"),
+        ("train", {}, "Runs are not started here"),
+        ("train_stop", {"run": "x"}, "Runs are not started here"),
+        ("train_resume", {"run": "x", "tau": -1}, "tau must be a number, 0 or more; got -1"),
     ],
 )
 def test_what_is_wrong_with_an_argument_is_a_sentence(site, verb, given, said):
     with pytest.raises(RmxError) as caught:
         list(call(site, verb, given))
     assert said in str(caught.value)
-    assert len(str(caught.value)) < 500
+    assert len(str(caught.value)) < 700
 
 
 def test_null_is_the_default(site):
@@ -205,13 +287,23 @@ def test_limits_are_those_of_the_site(space):
         last(small, "trace", problem="241", max_new_tokens=9)
     with pytest.raises(RmxError, match="between 1 and 1 "):
         last(small, "intervene", limit=2)
+    public = limits_of(Settings(public=True))
+    for verb, name in (("eval", "n"), ("claims", "n"), ("rollouts", "k")):
+        with pytest.raises(RmxError, match=f"{name} must lie between 1 and 16 here; got 17"):
+            last(Site(space, limits=public), verb, **{name: 17})
+    assert last(small, "eval", n=2, greedy=False)["of_problems"] == 1  # as many as there may be, where none is said
+    assert last(small, "rollouts", k=2)["of"] == 1
 
 
 def test_the_policy_is_asked(mini):
     public = Site(Workspace("cpu", loader=lambda spec: mini, policy=SiteRules(public=True)))
     assert last(public, "trace", problem="241", max_new_tokens=2)["model"] == "mini"
-    with pytest.raises(RmxError, match="This public site has the models mini"):
-        last(public, "trace", problem="241", model="qwen2.5-7b")
+    for verb, given in (("trace", {"problem": "241"}), ("eval", {}), ("locator", {}), ("rollouts", {})):
+        with pytest.raises(RmxError, match="This public site has the models mini"):
+            last(public, verb, model="qwen2.5-7b", **given)
+    for verb in ("eval", "claims", "locator", "rollouts"):
+        with pytest.raises(RmxError, match="This public site has the problem sets"):
+            last(public, verb, set="gsm8k")
 
 
 def test_an_adapter_is_named_as_on_the_command_line(site):
@@ -256,6 +348,6 @@ def test_how_runs_stand_without_paths_of_the_machine(tmp_path):
 def test_arguments_keep_their_places_for_callers_that_give_them_by_position():
     first = ["prompt", "problem", "set", "answer", "model", "adapter", "raw", "tau", "max_new_tokens"]
     assert list(hints_of(VERBS["trace"]))[:9] == first
-    assert list(hints_of(VERBS["shifts"]))[0] not in {f.name for f in fields(Asking)}
-    for verb in (verb for verb in VERBS.values() if issubclass(verb, Asking)):
-        assert list(hints_of(verb))[-6:] == ["style", "system", "template", "thinking", "stop", "answers"]
+    later = ["style", "system", "template", "thinking", "stop", "answers"]
+    for verb in (verb for verb in VERBS.values() if issubclass(verb, AskingRequest)):
+        assert list(hints_of(verb))[-count_later(verb) :][:6] == later

@@ -12,7 +12,8 @@ from rmx.explore.branches import Branch
 from rmx.explore.generate import Job
 from rmx.explore.swap import swap_job
 from rmx.models.load import Model
-from rmx.service.measure import TraceOptions, trace
+from rmx.models.workspace import Workspace
+from rmx.service import Site, call
 from rmx.storage.strict_json import MOST_CHARACTERS, DocumentError, parse
 from rmx.trees.document import read_tree, tree_document
 from rmx.trees.tree import Tree, tree_of
@@ -76,8 +77,7 @@ def test_the_root_of_a_document_is_a_plain_trace(tree: Tree) -> None:
 
 
 def test_what_rmx_trace_prints_is_read(mini: Model) -> None:
-    options = TraceOptions(problem="241", swaps=((28, 879), (31, 1)))
-    documents = [t.json() for t in trace(options)]
+    *_, documents = call(Site(Workspace("cpu")), "swap", {"problem": "241", "swaps": "28=879,31=1"})
     one = read_tree(json.dumps(documents[0]))
     assert (len(one.branches), one.model, one.tau) == (1, "mini", 1.0)
     chain = read_tree(json.dumps(documents))
@@ -87,7 +87,7 @@ def test_what_rmx_trace_prints_is_read(mini: Model) -> None:
 
 
 def test_a_list_that_is_no_chain_of_swaps_is_refused(mini: Model) -> None:
-    documents = [trace(TraceOptions(problem=str(i)))[0].json() for i in (1, 2)]
+    documents = [list(call(Site(Workspace("cpu")), "trace", {"problem": i}))[-1] for i in ("1", "2")]
     with pytest.raises(DocumentError, match="another model or prompt"):
         read_tree(json.dumps(documents))
     with pytest.raises(DocumentError, match="no swap of the one before"):

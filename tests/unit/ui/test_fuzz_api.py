@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import rmx
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
-from rmx.service import Limits, Site
+from rmx.service import VERBS, Limits, Site
 from rmx.ui.api.endpoints import FAULT
 from tests.helpers.fuzzing import TOKEN, Request, Target, exchange, requests
 from tests.helpers.live import running
@@ -120,7 +120,7 @@ def what_it_offers(url, places):
         if d["backend_fn"]
     ]
     functions = [(c["id"], name) for c in config["components"] for name in c["props"].get("server_fns") or []]
-    assert len(verbs) == 7
+    assert len(verbs) == len(VERBS)
     assert len(events) > 60
     assert len(functions) > 15
     return Target(int(url.rpartition(":")[2]), verbs, events, functions, places)

@@ -1,18 +1,28 @@
 """What the pages ask about runs, and what a visitor may do with them."""
 
+import json
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rmx.errors import RmxError, TrainError
+from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import SMALL
+from rmx.recipes.recipe import QUICK, SMALL
 from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore
+from rmx.service import Site, call
+from rmx.ui.api.endpoints import RunsOfVisitor
 from rmx.ui.jobs.train import POLL_BYTES, Training, adapter_spec
-from rmx.ui.visitor_cookie import Visitor
+from rmx.ui.visitor_cookie import Owners, Visitor
+from tests.helpers.live import until
+
+ROOT = Path(__file__).parents[3]
 
 ANN, BOB, OWNER = Visitor("ann"), Visitor("bob"), Visitor("eve", admin=True)
 
@@ -108,3 +118,70 @@ def test_an_adapter_is_named_by_its_run_or_its_last_checkpoint(training: Trainin
     (run.path / "adapter").mkdir()
     (run.path / "adapter" / "adapter_config.json").write_text("{}")
     assert adapter_spec(run) == run.id
+
+
+# -- programs ---------------------------------------------------------------------------------------------------------
+
+
+def as_program(store: RunStore, visitor: Visitor | None, **rules: Any) -> Site:
+    """What a call may do that sends this visitor's cookie, or none."""
+    owners = Owners(b"x" * 32)
+    cookies = {} if visitor is None else {owners.cookie: owners.value(visitor)}
+    request = SimpleNamespace(cookies=cookies, headers={"host": "site.example"}, client=None)
+    site = Site(Workspace(policy=SiteRules(**rules)), store)
+    return replace(site, runs=RunsOfVisitor(site, owners, request))
+
+
+def last(site: Site, verb: str, **given: Any) -> Any:
+    *_, document = call(site, verb, given)
+    return document
+
+
+@pytest.fixture
+def slow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
+    """Runs that go on until they are stopped, without a model."""
+    for name, value in (("RMX_RUNS", f"{tmp_path}"), ("PYTHONPATH", f"{ROOT}"), ("STEPS", "1000"), ("PACE", "0.02")):
+        monkeypatch.setenv(name, value)
+    return RunStore(tmp_path, program=(sys.executable, str(ROOT / "tests/helpers/fake_run.py")))
+
+
+def test_programs_start_stop_and_resume_runs_of_their_own(slow_store: RunStore) -> None:
+    ann, bob = as_program(slow_store, ANN), as_program(slow_store, BOB)
+    found = last(ann, "train", k=4, problems=16, tau=1.5)
+    folder = slow_store.get(found["run"]["id"])
+    try:
+        recipe = folder.config["recipe"]
+        assert (folder.config["owner"], folder.config["preset"]) == (ANN.public, "quick")
+        assert (recipe["k"], recipe["problems"], recipe["tau"], recipe["tau_share"]) == (4, 16, 1.5, None)
+        assert recipe["lr"] == QUICK.flat()["lr"]
+        assert str(slow_store.root) not in json.dumps(found)
+        with pytest.raises(RmxError, match="Only who started"):
+            last(bob, "train_stop", run=folder.id)
+        last(ann, "train_stop", run=folder.id)
+        until(lambda: not folder.alive, 20)
+        assert last(ann, "train_status", run=folder.id)["status"]["state"] == "stopped"
+        with pytest.raises(RmxError, match="Only who started"):
+            last(bob, "train_resume", run=folder.id)
+        assert last(ann, "train_resume", run=folder.id)["run"]["state"] in ("queued", "running", "starting")
+    finally:
+        slow_store.kill(folder.id)
+        until(lambda: not folder.alive, 20)
+
+
+@pytest.mark.parametrize(
+    ("visitor", "rules", "given", "says"),
+    [
+        (None, {"public": True, "training": "mini"}, {}, "belongs to the visitor who starts it"),
+        (ANN, {"public": True, "training": "off"}, {}, "Training is off on this site"),
+        (ANN, {"public": True, "training": "mini"}, {"preset": "small"}, "may be 48 at most here"),
+        (ANN, {"public": True, "training": "mini"}, {"epochs": 2}, "epochs may be 1 at most here"),
+        (ANN, {"public": True, "training": "mini"}, {"set": "arith"}, "train mini on its own problems here"),
+        (ANN, {"public": True, "training": "on"}, {"model": "qwen2.5-7b"}, "This public site has the models mini"),
+    ],
+)
+def test_a_site_refuses_a_program_what_it_refuses_on_its_page(
+    visitor: Visitor | None, rules: dict[str, Any], given: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RmxError, match=says):
+        last(as_program(RunStore(tmp_path), visitor, **rules), "train", **given)
+    assert list(tmp_path.iterdir()) == []
