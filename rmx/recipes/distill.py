@@ -11,9 +11,10 @@ from typing import Any, Literal, get_args, get_type_hints
 from rmx.config import is_number
 from rmx.errors import RmxError, TrainError, shown
 from rmx.models.style_options import StyleOptions
-from rmx.recipes.recipe import TARGETS, AdapterConfig, OptimConfig, RolloutConfig, check_seed
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import TARGETS, AdapterConfig, CheckConfig, OptimConfig, Recipe, RolloutConfig, check_seed
 
-Tail = Literal["renormalise", "bucket"]  # what becomes of the teacher's other tokens, see train/distill/loss.py
+Tail = Literal["renormalise", "bucket"]  # what becomes of the teacher's other tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,16 @@ class DistillRecipe:
             recompute=self.recompute,
             tf32=self.tf32,
         )
+
+    def training(self, rollouts: int = 1) -> Recipe:
+        """This as the recipe of a training run without a gate, a guard or test problems.
+
+        Args:
+            rollouts: solutions to learn from, which the warm-up depends on.
+        """
+        few = RolloutConfig(problems=self.problems, max_new_tokens=self.max_new_tokens)
+        check = CheckConfig(validation=max(self.validation, self.heldout), test=0, guards=False)
+        return Recipe(few, adapter=self.adapter, optim=self.optim(rollouts), check=check, seed=self.seed)
 
     def flat(self) -> dict[str, Any]:
         """Every field by its name."""
@@ -167,6 +178,12 @@ class DistillJob:
     def teacher_name(self) -> str:
         """The teacher's spec."""
         return self.teacher or self.adapter or ""
+
+    def training(self) -> TrainJob:
+        """The training run on the same model and problems: no problem is both learned from and held out."""
+        return TrainJob(
+            self.model, self.set_name, self.recipe.training(), device=self.device, dtype=self.dtype, style=self.style
+        )
 
     def words(self) -> list[str]:
         """The command that starts this run: `rmx distill …`."""

@@ -66,11 +66,18 @@ class Context(RunFiles):
     stop: Callable[[], bool]
     seconds: dict[str, float] = field(default_factory=dict)  # of each stage, over all starts of this run
     team: "Team | None" = None  # of several processes
+    teacher: str | None = None  # of a distillation: whose solutions are sampled; None: the base's
+    adapter: str | None = None  # the teacher, where it is an adapter of `model`
 
     @property
     def main(self) -> bool:
         """Whether this process is the one that writes."""
         return self.team is None or self.team.is_main_process
+
+    @property
+    def took(self) -> float:
+        """Seconds of all stages so far."""
+        return round(sum(self.seconds.values()), 1)
 
     def meet(self) -> None:
         """Wait until all processes of the run are here."""

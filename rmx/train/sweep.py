@@ -27,14 +27,13 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.sweep import ONE_PROCESS
 from rmx.records import Rollout
 from rmx.runs.folder import SWEEP
-from rmx.runs.rates import cost
 from rmx.stats.intervals import Estimate
 from rmx.storage.files import disk
 from rmx.train.checks.greedy import Solutions
 from rmx.train.checks.heldout import HeldOut, best_of
 from rmx.train.data_stages import GATE, VALIDATION, Gated, gate_stage
 from rmx.train.final_stage import ADAPTER, EVALUATION, evaluation, solved
-from rmx.train.pipeline import Pipeline, peak_rss_mb
+from rmx.train.pipeline import Pipeline
 from rmx.train.plan.estimate import Estimate as Forecast
 from rmx.train.publish.export import finish_adapter
 from rmx.train.publish.provenance import base_of, provenance
@@ -264,25 +263,22 @@ class Sweep(RunFiles):
 
     def _done(self) -> Event:
         """The chosen adapter becomes the run's own."""
-        chosen, seconds = chosen_of(self.arms.values()), self.trunk.run.seconds
+        chosen = chosen_of(self.arms.values())
         base = self._base_solved() if self.trunk.run.problems.test else None
         if chosen:
             self._finish(chosen, self.folder / ADAPTER, base)
             if base:
                 self.write(EVALUATION, self.read(f"{chosen.folder}/{EVALUATION}") or {})
         self._write(chosen)
-        took = round(sum(seconds.values()), 1)
-        return "done", {
-            "seconds": took,
-            "updates": sum(arm.updates for arm in self.arms.values()),
-            "adapter": ADAPTER if chosen else None,
-            "best": chosen.best if chosen else None,
-            **_before_after(chosen, base),
-            "stages": {stage: round(spent, 1) for stage, spent in seconds.items()},
-            "usd": cost(took, self.trunk.device).usd,
-            "peak_rss_mb": round(peak_rss_mb(), 1),
-            "sweep": self._json(chosen),
-        }
+        kind, figures = self.trunk.done(
+            {
+                "updates": sum(arm.updates for arm in self.arms.values()),
+                "adapter": ADAPTER if chosen else None,
+                "best": chosen.best if chosen else None,
+                **_before_after(chosen, base),
+            }
+        )
+        return kind, figures | {"sweep": self._json(chosen)}
 
 
 def _before_after(chosen: SweptTau | None, base: Solutions | None) -> dict[str, Any]:

@@ -72,8 +72,11 @@ def _gb(nbytes: float) -> str:
 
 
 @contextmanager
-def memory_told(stage: str, optim: OptimConfig, device: torch.device) -> Iterator[None]:
+def memory_told(stage: str, optim: OptimConfig, device: torch.device, reusable: bool) -> Iterator[None]:
     """Tell what to change where a stage runs out of memory.
+
+    Args:
+        reusable: whether another run can train on the rollouts of this one.
 
     Raises:
         TrainError: it has.
@@ -84,7 +87,8 @@ def memory_told(stage: str, optim: OptimConfig, device: torch.device) -> Iterato
         if not is_out_of_memory(error):
             raise
         where = "The GPU" if device.type == "cuda" else "This machine"
-        raise TrainError(f"{where} ran out of memory in the stage {stage}. {_change(stage, optim)}") from error
+        change = _change(stage, optim, reusable)
+        raise TrainError(f"{where} ran out of memory in the stage {stage}. {change}") from error
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -92,11 +96,12 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def _change(stage: str, optim: OptimConfig) -> str:
+def _change(stage: str, optim: OptimConfig, reusable: bool) -> str:
     if stage == "training":
         ways = [] if optim.recompute else ["--recompute"]
         ways.append(f"a --max-seq-len below {optim.max_seq_len}")
         ways += [f"a --micro-batch below {optim.micro_batch}"] if optim.micro_batch > 1 else []
         said = ", ".join(ways[:-1]) + f" or {ways[-1]}" if len(ways) > 1 else ways[0]
-        return f"Train again with {said}; --from-rollouts with this run's rollouts.jsonl spares the sampling."
+        spared = "; --from-rollouts with this run's rollouts.jsonl spares the sampling" if reusable else ""
+        return f"Train again with {said}{spared}."
     return "Free memory by closing what else uses it, or take a smaller --max-new-tokens or --max-seq-len."
