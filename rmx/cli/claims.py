@@ -75,7 +75,7 @@ def _claims(args: argparse.Namespace) -> None:
 
 
 def _write(path: str, found: dict[str, Any], asked: Any) -> None:
-    from rmx.claims.report import command_of, html_report
+    from rmx.claims.html_report import command_of, html_report
 
     try:
         Path(path).write_text(html_report(found, command_of(found, asked)), encoding="utf-8")
@@ -136,7 +136,7 @@ def _locator(args: argparse.Namespace) -> None:
 
 def locator_table(found: dict[str, Any]) -> str:
     """The figures for the terminal."""
-    from rmx.claims.figures import told
+    from rmx.stats.text import brief
 
     ended = {"budget": ", the budget is used up", "cancelled": ", stopped by hand"}.get(found["ended"] or "", "")
     rows = (
@@ -151,7 +151,7 @@ def locator_table(found: dict[str, Any]) -> str:
             f"{found['model']}: {found['problems']} of {found['of']} problems of {found['set']}, tau {found['tau']:g}, "
             f"{found['gated']} gated of {found['tokens']} tokens, {found['looked_at_elsewhere']} others looked at, "
             f"{found['tokens_spent']:,} tokens sampled{ended}",
-            *(f"{label:42s}{told(found[name], '%')}" for name, label in rows),
+            *(f"{label:42s}{brief(found[name], '%')}" for name, label in rows),
             f"{'left out of sight at most (weight)':42s}{found['weight']['unseen_at_most']:.3g} against "
             f"{found['weight']['gated'] + found['weight']['elsewhere']:.3g} found",
             found["rule"],

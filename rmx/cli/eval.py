@@ -8,6 +8,7 @@ from typing import Any
 
 from rmx.cli.options import add_options, add_style, placing_of, style_of
 from rmx.errors import RmxError
+from rmx.stats.text import percent
 
 AddModel = Callable[[argparse.ArgumentParser], None]
 
@@ -155,15 +156,11 @@ def _rows(figures: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def share(value: dict[str, Any]) -> str:
-    return "–" if value["value"] is None else f"{100 * value['value']:5.1f} %{_bounds(value)}"
+    return percent(value, "{:5.1f} %", "  [{:.1f}, {:.1f}]")
 
 
 def points(value: dict[str, Any]) -> str:
-    return "–" if value["value"] is None else f"{100 * value['value']:+5.1f} points{_bounds(value)}"
-
-
-def _bounds(value: dict[str, Any]) -> str:
-    return "" if value["low"] is None else f"  [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+    return percent(value, "{:+5.1f} points", "  [{:.1f}, {:.1f}]")
 
 
 def _counts(value: dict[str, Any]) -> str:

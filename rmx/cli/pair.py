@@ -9,6 +9,7 @@ from typing import Any
 from rmx.cli.options import add_options, add_share, add_style, placing_of, style_of
 from rmx.cli.terminal import _progress, stopped_by_hand
 from rmx.errors import RmxError
+from rmx.stats.text import MISSING, in_format
 
 AddModel = Callable[[argparse.ArgumentParser], None]
 ReadText = Callable[[str | None], str | None]
@@ -141,10 +142,7 @@ def _map_text(found: dict[str, Any]) -> str:
 
 
 def _estimate(value: Any, scale: float = 1.0, unit: str = "") -> str:
-    if value is None or value["value"] is None:
-        return "–"
-    bounds = "" if value["low"] is None else f"  [{scale * value['low']:.3g}, {scale * value['high']:.3g}]"
-    return f"{scale * value['value']:.3g}{unit}{bounds}"
+    return MISSING if value is None else in_format(value, f"{{:.3g}}{unit}", "  [{:.3g}, {:.3g}]", scale=scale)
 
 
 def _shift_table(found: dict[str, Any]) -> str:

@@ -130,7 +130,7 @@ def pipeline(
 
     config = folder.config
     if config.get("kind") == "distill":
-        from rmx.recipes.distill import DistillJob
+        from rmx.recipes.distill_job import DistillJob
         from rmx.train.distill.distillation import Distillation
 
         yield from Distillation(DistillJob.from_json(config), folder.path, config, stop=stop).events()

@@ -5,7 +5,7 @@ from typing import Any
 
 from rmx.records import Problem
 from rmx.train.checks.greedy import Solutions, solve_together
-from rmx.train.publish.export import finish_adapter
+from rmx.train.publish.adapter_folder import finish_adapter
 from rmx.train.publish.provenance import base_of, provenance
 from rmx.train.stages import Context, Event, StageProgress
 from rmx.train.step.lora_policy import NAME, load_weights

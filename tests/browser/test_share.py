@@ -19,8 +19,8 @@ from real_app import serving
 from rmx.data.examples import examples
 from rmx.service.measure import TraceOptions, trace
 from rmx.trees.document import read_tree, tree_document
-from rmx.trees.page import tree_html
 from rmx.trees.tree import Tree
+from rmx.trees.tree_page import tree_html
 
 Open = Callable[..., Page]
 FIRST = examples()[0]

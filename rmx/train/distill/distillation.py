@@ -19,7 +19,7 @@ from rmx.errors import TrainError
 from rmx.models.adapters import add_adapter, names_adapter
 from rmx.models.load import Model, load
 from rmx.models.pair import ask_alike
-from rmx.recipes.distill import DistillJob
+from rmx.recipes.distill_job import DistillJob
 from rmx.records import Rollout
 from rmx.stats.intervals import share
 from rmx.train.checks.greedy import Solutions
@@ -29,7 +29,7 @@ from rmx.train.distill.student import Distiller, agreement, lessons
 from rmx.train.distill.teacher import Teacher, TeacherCache
 from rmx.train.final_stage import ADAPTER, EVALUATION, chosen, solved
 from rmx.train.pipeline import STYLE, Pipeline
-from rmx.train.publish.export import finish_adapter
+from rmx.train.publish.adapter_folder import finish_adapter
 from rmx.train.publish.provenance import PassRates, Provenance, base_of, set_label, spec_label
 from rmx.train.rollouts.file import read_rollouts
 from rmx.train.stages import Event, StageProgress
@@ -155,12 +155,15 @@ class Distillation(Pipeline):
         """Write the adapter with its card, and tell that the run is done."""
         found = self.run.read(EVALUATION) or {}
         figures = {key: found.get(key) for key in ("before", "after", "vs_base", *OF_TEACHER)}
-        story = self._story(figures, training)
+        rollouts = self.rollouts(ROLLOUTS)
+        tokens = sum(r.completion_length for r in rollouts)
+        data = {"rollouts": len(rollouts), "tokens": tokens, "right": sum(r.correct for r in rollouts)}
+        story = replace(self._story(figures, training), data=data)
         finish_adapter(self.run.folder / ADAPTER, story, training.folder / str(chosen(training)))
         return self.done(
             {
                 "updates": training.trainer.updates,
-                "tokens": (story.data or {})["tokens"],
+                "tokens": tokens,
                 "adapter": ADAPTER,
                 "best": None,
                 "split": "validation",
@@ -170,7 +173,7 @@ class Distillation(Pipeline):
         )
 
     def _story(self, figures: Mapping[str, Any], training: "DistillLoop") -> Provenance:
-        job, rollouts, products = self.job, self.rollouts(ROLLOUTS), training.trainer.policy.products
+        job, products = self.job, training.trainer.policy.products
         held = PassRates("validation", figures["before"], figures["after"], figures["vs_base"])
         checked = figures["after"] is not None
         return Provenance(
@@ -182,11 +185,6 @@ class Distillation(Pipeline):
             problem_set=set_label(job.set_name),
             teacher=spec_label(job.teacher_name),
             teacher_figures={key: figures[key] for key in OF_TEACHER if figures[key]} if checked else None,
-            data={
-                "rollouts": len(rollouts),
-                "tokens": sum(r.completion_length for r in rollouts),
-                "right": sum(r.correct for r in rollouts),
-            },
             head=products.json() if products else None,
             checks=(held,) if checked else (),
             agreement=training.nearness(),

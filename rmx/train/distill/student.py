@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rmx.errors import TrainError
-from rmx.recipes.distill import DistillRecipe, Tail
+from rmx.recipes.distill_job import DistillRecipe, Tail
 from rmx.recipes.recipe import LossConfig
 from rmx.records import Rollout
 from rmx.stats.intervals import Estimate, ratio_of_sums

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import psutil
 import torch
 
+from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
 from rmx.errors import TrainError
 from rmx.models.load import choose_device
 from rmx.models.presets import preset_of
@@ -86,14 +87,8 @@ def memory_told(stage: str, optim: OptimConfig, device: torch.device, reusable: 
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        where = "The GPU" if device.type == "cuda" else "This machine"
         change = _change(stage, optim, reusable)
-        raise TrainError(f"{where} ran out of memory in the stage {stage}. {change}") from error
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory has run out; on a CPU PyTorch has no class of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+        raise TrainError(out_of_memory(change, device, f"in the stage {stage}")) from error
 
 
 def _change(stage: str, optim: OptimConfig, reusable: bool) -> str:

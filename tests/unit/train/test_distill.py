@@ -16,8 +16,8 @@ from rmx.errors import ModelError, RmxError, Stopped, TrainError
 from rmx.models.adapters import names_adapter
 from rmx.models.load import Model, load
 from rmx.paths import ASSETS
-from rmx.recipes.distill import SMALL as SMALL_RECIPE
-from rmx.recipes.distill import DistillJob, DistillRecipe
+from rmx.recipes.distill_job import SMALL as SMALL_RECIPE
+from rmx.recipes.distill_job import DistillJob, DistillRecipe
 from rmx.recipes.job import Problems, TrainJob, problems_of
 from rmx.recipes.recipe import AdapterConfig
 from rmx.records import Problem, Rollout
