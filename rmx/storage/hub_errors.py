@@ -136,4 +136,5 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _status(error: BaseException) -> int | None:
     """The status of an answer of the Hub."""
-    return getattr(getattr(error, "response", None), "status_code", None)
+    found: int | None = getattr(getattr(error, "response", None), "status_code", None)
+    return found
