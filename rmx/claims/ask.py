@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rmx.claims.records import Subject
+from rmx.claims.claim import Subject
 from rmx.compare.base_check import check_loaded
 from rmx.compare.pair_options import PairOptions
 from rmx.errors import RmxError

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rmx.claims.records import Claim, Reading, Row, State, StudyName, Subject
+from rmx.claims.claim import Claim, Reading, Row, State, StudyName, Subject
 from rmx.claims.studies import DOES, STUDIES
 from rmx.claims.verdicts import by_construction
 from rmx.errors import RmxError

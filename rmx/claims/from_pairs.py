@@ -1,17 +1,17 @@
 """Readings of the studies of a pair: where base and adapted model part, and what patching those places does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rmx.claims.figures import difference_of_ratios, exact_share, told
-from rmx.claims.records import Reading, StudyName, Subject, ceiling_of, floor_of, span_of
+from rmx.claims.claim import Reading, StudyName, Subject, ceiling_of, floor_of, span_of
 from rmx.claims.verdicts import above, below, inside, no_better, not_below, nothing_to_judge, too_wide
 from rmx.compare.intervene import Arm
 from rmx.compare.intervene_set import InterveneReport
 from rmx.compare.shift_set import ShiftFigures, ShiftReport
 from rmx.records import is_fork
-from rmx.stats.intervals import Estimate, ratio_of_sums
+from rmx.stats.intervals import Estimate, difference_of_ratios, exact_share, ratio_of_sums
 from rmx.stats.paired import tested_difference
+from rmx.stats.text import brief
 
 Found = Mapping[StudyName, Any]
 
@@ -20,7 +20,7 @@ def reranked(found: Found, subject: Subject) -> Reading:
     """Share of positions with another choice inside the base's top 5, against 1.0 to 4.1 %."""
     report = _report(found)
     share = report.figures.shares()["reranked"]
-    text = f"{told(share, '%')} of {_positions(report)} positions{_near(report)}"
+    text = f"{brief(share, '%')} of {_positions(report)} positions{_near(report)}"
     return Reading(text, inside(share, *span_of("reranked")), {"reranked": share}, share["n"])
 
 
@@ -29,31 +29,32 @@ def shifted(found: Found, subject: Subject) -> Reading:
     report = _report(found)
     share = report.figures.shares()["shifted"]
     judged = below(share, "Nearly none, as the paper says", ceiling_of("shifted"), "%")
-    return Reading(f"{told(share, '%')} of {_positions(report)} positions", judged, {"shifted": share}, share["n"])
+    return Reading(f"{brief(share, '%')} of {_positions(report)} positions", judged, {"shifted": share}, share["n"])
 
 
 def mean_rank(found: Found, subject: Subject) -> Reading:
     """Mean rank of the adapted choice under the base where they disagree, against 2.14 to 2.39."""
     report = _report(found)
-    rank = report.figures.mean_rank()
-    figures = {"mean_rank": rank}
-    text = f"{told(rank)} at {_disagreements(report.figures)} disagreements"
-    if report.placebo:
-        figures["placebo_rank"] = noise = report.placebo.mean_rank()
-        text += f"; noise that reranks as often: {told(noise)}"
-    return Reading(text, inside(rank, *span_of("mean_rank")), figures, rank["n"])
+    behind = f" at {_disagreements(report.figures)} disagreements"
+    return _beside_noise(report, "mean_rank", "placebo_rank", lambda figures: figures.mean_rank(), behind)
 
 
 def entropy_ratio(found: Found, subject: Subject) -> Reading:
     """Base entropy where reranked over where unshifted, against 5 to 12."""
     report = _report(found)
-    ratio = report.figures.entropy_ratio()
-    figures = {"entropy_ratio": ratio}
-    text = f"{told(ratio)} times"
+    return _beside_noise(report, "entropy_ratio", "placebo_ratio", lambda figures: figures.entropy_ratio(), " times")
+
+
+def _beside_noise(
+    report: ShiftReport, name: str, noise_name: str, figure: Callable[[ShiftFigures], Estimate], behind: str
+) -> Reading:
+    """A figure inside its range, with the same of noise that reranks as often, where there is a placebo."""
+    value = figure(report.figures)
+    figures, text = {name: value}, f"{brief(value)}{behind}"
     if report.placebo:
-        figures["placebo_ratio"] = noise = report.placebo.entropy_ratio()
-        text += f"; noise that reranks as often: {told(noise)}"
-    return Reading(text, inside(ratio, *span_of("entropy_ratio")), figures, ratio["n"])
+        figures[noise_name] = noise = figure(report.placebo)
+        text += f"; noise that reranks as often: {brief(noise)}"
+    return Reading(text, inside(value, *span_of(name)), figures, value["n"])
 
 
 def on_forks(found: Found, subject: Subject) -> Reading:
@@ -68,7 +69,7 @@ def on_forks(found: Found, subject: Subject) -> Reading:
         [float(len(f)) for f in forks],
     )
     here, chance = shares["on_forks"], shares["on_forks_by_chance"]
-    text = f"{told(here, '%')} of disagreements lie on forks; by chance {told(chance, '%')} would"
+    text = f"{brief(here, '%')} of disagreements lie on forks; by chance {brief(chance, '%')} would"
     figures = {"on_forks": here, "by_chance": chance, "excess": excess}
     judged = above(excess, "More disagreements lie on forks than chance puts there")
     return Reading(text, too_wide(chance["value"], subject.tau) or judged, figures, excess["n"])
@@ -96,7 +97,7 @@ def gain(found: Found, subject: Subject) -> Reading:
     """The adapted model's pass@1 minus the base's, greedy, on the same problems."""
     report = _interventions(found)
     difference = _difference(report, "teacher", "base")
-    text = f"Base {_accuracy(report, 'base')}, adapted {_accuracy(report, 'teacher')}: {told(difference, 'points')}"
+    text = f"Base {_accuracy(report, 'base')}, adapted {_accuracy(report, 'teacher')}: {brief(difference, 'points')}"
     judged = above(difference, "The adapted model is right more often than the base", unit="points")
     return Reading(text, judged, {"gain": difference}, difference["n"])
 
@@ -108,8 +109,8 @@ def oracle(found: Found, subject: Subject) -> Reading:
     same = exact_share(sum(a == b for a, b in zip(ours, theirs, strict=True)), len(ours))
     touched = _touched(report, "oracle", [p.results["oracle"].patches for p in report.problems])
     text = (
-        f"The teacher's outcome on {told(same, '%')} of the problems (pass@1 {_accuracy(report, 'oracle')}, teacher "
-        f"{_accuracy(report, 'teacher')}), with {told(touched, '%')} of the tokens patched"
+        f"The teacher's outcome on {brief(same, '%')} of the problems (pass@1 {_accuracy(report, 'oracle')}, teacher "
+        f"{_accuracy(report, 'teacher')}), with {brief(touched, '%')} of the tokens patched"
     )
     judged = inside(same, *span_of("same_outcome"))
     return Reading(text, judged, {"same_outcome": same, "touched": touched}, same["n"])
@@ -121,8 +122,8 @@ def random_control(found: Found, subject: Subject) -> Reading:
     difference = _difference(report, "random", "base")
     elsewhere = _difference(report, "matched", "base")
     text = (
-        f"Random control {_accuracy(report, 'random')}, base {_accuracy(report, 'base')}: {told(difference, 'points')}"
-        f"; at as many places anywhere: {told(elsewhere, 'points')}"
+        f"Random control {_accuracy(report, 'random')}, base {_accuracy(report, 'base')}: {brief(difference, 'points')}"
+        f"; at as many places anywhere: {brief(elsewhere, 'points')}"
     )
     judged = no_better(difference, "A random token there is no better than the base's own", ceiling_of("random"))
     return Reading(text, judged, {"random": difference, "anywhere": elsewhere}, difference["n"])
@@ -133,7 +134,7 @@ def gate(found: Found, subject: Subject) -> Reading:
     report = _interventions(found)
     short = _difference(report, "entropy", "teacher")
     won = _difference(report, "teacher", "base")
-    text = f"Gate {_accuracy(report, 'entropy')}, teacher {_accuracy(report, 'teacher')}: {told(short, 'points')}"
+    text = f"Gate {_accuracy(report, 'entropy')}, teacher {_accuracy(report, 'teacher')}: {brief(short, 'points')}"
     judged = not_below(short, "The gate comes near the teacher", -floor_of("gate_minus_teacher"))
     if judged.verdict != "not enough data" and won["verdict"] != "better":
         judged = nothing_to_judge(
@@ -148,7 +149,7 @@ def gate_share(found: Found, subject: Subject) -> Reading:
     report = _interventions(found)
     gated = _gated(report)
     changed = _touched(report, "entropy", [p.results["entropy"].patches for p in report.problems])
-    text = f"{told(gated, '%')} of tokens are gated at tau {subject.tau:g} nats; {told(changed, '%')} really change"
+    text = f"{brief(gated, '%')} of tokens are gated at tau {subject.tau:g} nats; {brief(changed, '%')} really change"
     judged = too_wide(gated["value"], subject.tau) or inside(gated, *span_of("gated"))
     return Reading(text, judged, {"gated": gated, "changed": changed}, gated["n"])
 
@@ -165,15 +166,15 @@ def placebo(found: Found, subject: Subject) -> Reading:
     alone = tested_difference(report.right("base")[:n], noise.right)
     right = exact_share(sum(noise.right), n)
     text = (
-        f"Noise {told(right, '%')}, {told(alone, 'points')} from the base; the adapter minus noise: "
-        f"{told(better, 'points')}"
+        f"Noise {brief(right, '%')}, {brief(alone, 'points')} from the base; the adapter minus noise: "
+        f"{brief(better, 'points')}"
     )
     figures = {"adapter_minus_noise": better, "noise_minus_base": alone}
     shifts = found.get("shifts")
     if shifts is not None and shifts.placebo:
         rank, ratio = shifts.placebo.mean_rank(), shifts.placebo.entropy_ratio()
         figures |= {"noise_mean_rank": rank, "noise_entropy_ratio": ratio}
-        text += f". Noise alone has a mean rank of {told(rank)} and an entropy ratio of {told(ratio)}"
+        text += f". Noise alone has a mean rank of {brief(rank)} and an entropy ratio of {brief(ratio)}"
     judged = above(better, "The adapter does more than noise of its size", unit="points")
     return Reading(text, judged, figures, better["n"])
 
@@ -189,7 +190,7 @@ def _difference(report: InterveneReport, one: Arm, other: Arm) -> Estimate:
 
 def _accuracy(report: InterveneReport, arm: Arm) -> str:
     right = report.right(arm)
-    return told(exact_share(sum(right), len(right)), "%")
+    return brief(exact_share(sum(right), len(right)), "%")
 
 
 def _gated(report: InterveneReport) -> Estimate:

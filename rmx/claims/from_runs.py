@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from rmx.claims.figures import told
-from rmx.claims.own_runs import OwnRun, OwnRuns, paired, same_set
-from rmx.claims.records import Reading, StudyName, Subject, floor_of, span_of
+from rmx.claims.claim import Reading, StudyName, Subject, floor_of, span_of
+from rmx.claims.own_runs import OwnRun, OwnRuns, same_set
 from rmx.claims.verdicts import Judged, above, inside, not_below, nothing_to_judge
 from rmx.data.problem_sets import split_name
-from rmx.recipes.distill import DistillRecipe
+from rmx.recipes.distill_job import DistillRecipe
 from rmx.recipes.recipe import Recipe, command
 from rmx.stats.intervals import Estimate, quotient
 from rmx.stats.paired import tested_difference
+from rmx.stats.text import brief
 
 Found = Mapping[StudyName, Any]
 LOW_RANK = 32
@@ -34,8 +34,8 @@ def distilled(found: Found, subject: Subject) -> Reading:
     run = ours[0]
     short: Estimate = run.done["vs_teacher"]
     text = (
-        f"{run.id} (rank {_rank(run)}, teacher {run.teacher}): {told(run.done['after'], '%')} against the teacher's "
-        f"{told(run.done['teacher'], '%')}, {told(short, 'points')}{_where(run, subject)}{_more(ours)}"
+        f"{run.id} (rank {_rank(run)}, teacher {run.teacher}): {brief(run.done['after'], '%')} against the teacher's "
+        f"{brief(run.done['teacher'], '%')}, {brief(short, 'points')}{_where(run, subject)}{_more(ours)}"
     )
     figures = {"vs_teacher": short}
     judged = not_below(short, "The low-rank adapter comes near its teacher", -floor_of("vs_teacher"))
@@ -47,10 +47,9 @@ def reasonmaxxer(found: Found, subject: Subject) -> Reading:
     ours = _runs(found).trained()
     if not ours:
         return _missing("ReasonMaxxer run that was checked on test problems", ["train", *_base(subject)])
-    run, gain = ours[0], ours[0].vs_base
-    assert gain is not None
+    run, gain = ours[0], ours[0].gain
     text = (
-        f"{run.id}: {told(run.done['before'], '%')} to {told(run.done['after'], '%')}, {told(gain, 'points')}"
+        f"{run.id}: {brief(run.done['before'], '%')} to {brief(run.done['after'], '%')}, {brief(gain, 'points')}"
         f"{_where(run, subject)}{_more(ours)}"
     )
     judged = above(gain, "ReasonMaxxer raises pass@1", unit="points")
@@ -64,21 +63,17 @@ def positive_only(found: Found, subject: Subject) -> Reading:
     if twins is None:
         words = _twin(subject, runs.trained(), runs.trained(positive_only=True), "positive_only", (False, True))
         return _missing("pair of runs that differ in --positive-only alone", words)
-    full, half = twins
-    outcomes = paired(full, half)
-    assert outcomes is not None
-    assert full.vs_base is not None
-    assert half.vs_base is not None
-    table, ones = np.asarray(outcomes, dtype=float), [1.0] * len(outcomes)
+    full, half = twins.one, twins.other
+    table, ones = np.asarray(twins.outcomes, dtype=float), [1.0] * len(twins.outcomes)
     ratio = quotient(list(table[:, 2] - table[:, 0]), ones, list(table[:, 1] - table[:, 0]), ones)
     text = (
-        f"{told(half.vs_base, 'points')} with right rollouts alone ({half.id}), {told(full.vs_base, 'points')} with "
-        f"both ({full.id}): a share of {told(ratio)}"
+        f"{brief(half.gain, 'points')} with right rollouts alone ({half.id}), {brief(full.gain, 'points')} with both "
+        f"({full.id}): a share of {brief(ratio)}"
     )
     judged = inside(ratio, *span_of("share_of_gain"))
-    if full.vs_base["low"] is None or full.vs_base["low"] <= 0:
+    if full.gain["low"] is None or full.gain["low"] <= 0:
         judged = nothing_to_judge("The full recipe's own gain cannot be told from 0, so half of it means nothing.")
-    figures = {"share_of_gain": ratio, "positive_only": half.vs_base, "both": full.vs_base}
+    figures = {"share_of_gain": ratio, "positive_only": half.gain, "both": full.gain}
     return Reading(text, judged, figures, ratio["n"])
 
 
@@ -89,17 +84,13 @@ def random_gate(found: Found, subject: Subject) -> Reading:
     if twins is None:
         words = _twin(subject, runs.trained(), runs.trained(gate="random"), "gate", ("entropy", "random"))
         return _missing("pair of runs that differ in --gate random alone", words)
-    entropy, chance = twins
-    outcomes = paired(entropy, chance)
-    assert outcomes is not None
-    assert entropy.vs_base is not None
-    assert chance.vs_base is not None
-    better = tested_difference([c for _, _, c in outcomes], [e for _, e, _ in outcomes])
+    entropy, chance = twins.one, twins.other
+    better = tested_difference([c for _, _, c in twins.outcomes], [e for _, e, _ in twins.outcomes])
     text = (
-        f"Gate by entropy {told(entropy.vs_base, 'points')} ({entropy.id}), by chance {told(chance.vs_base, 'points')} "
-        f"({chance.id}): {told(better, 'points')} apart"
+        f"Gate by entropy {brief(entropy.gain, 'points')} ({entropy.id}), by chance {brief(chance.gain, 'points')} "
+        f"({chance.id}): {brief(better, 'points')} apart"
     )
-    figures = {"entropy_minus_random": better, "by_entropy": entropy.vs_base, "at_random": chance.vs_base}
+    figures = {"entropy_minus_random": better, "by_entropy": entropy.gain, "at_random": chance.gain}
     judged = above(better, "The entropy gate does more than one of the same size drawn by chance", unit="points")
     return Reading(text, judged, figures, better["n"])
 
@@ -113,7 +104,7 @@ def tau_range(found: Found, subject: Subject) -> Reading:
     assert run.sweep is not None
     tried = [t for t in run.sweep["taus"] if isinstance(t.get("test_vs_base"), dict)]
     figures = {f"tau {t['tau']:g}": t["test_vs_base"] for t in tried}
-    text = f"{run.id}: " + ", ".join(f"{name} {told(gain, 'points')}" for name, gain in figures.items())
+    text = f"{run.id}: " + ", ".join(f"{name} {brief(gain, 'points')}" for name, gain in figures.items())
     within = [t for t in tried if TAUS[0] <= t["tau"] <= TAUS[1]]
     if not within:
         judged = nothing_to_judge("No threshold of this sweep was checked on test problems within 1.0 to 2.2 nats.")
@@ -209,7 +200,7 @@ def _where(run: OwnRun, subject: Subject) -> str:
 
 def _more(runs: list[OwnRun]) -> str:
     """That there were others, so that nobody thinks the best was picked."""
-    others = [told(r.vs_base, "points") for r in runs[1:4] if r.vs_base]
+    others = [brief(found, "points") for r in runs[1:4] if (found := r.done.get("vs_base"))]
     if not others:
         return ""
     left = f" and {len(runs) - 4} more" if len(runs) > 4 else ""

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rmx.claims.figures import difference_of_ratios, told
-from rmx.claims.records import Reading, StudyName, Subject
+from rmx.claims.claim import Reading, StudyName, Subject
 from rmx.claims.studies import Swaps
 from rmx.claims.verdicts import FEWEST, Judged, above, nothing_to_judge, too_wide
 from rmx.explore.flip_rates import Flip
 from rmx.explore.gate_recall import LocatorReport
 from rmx.explore.swap_controls import ARMS, summarise
-from rmx.stats.intervals import Estimate, ratio_of_sums
+from rmx.stats.intervals import Estimate, difference_of_ratios, ratio_of_sums
+from rmx.stats.text import brief
 
 Found = Mapping[StudyName, Any]
 
@@ -22,8 +22,8 @@ def swaps(found: Found, subject: Subject) -> Reading:
     here, there = ratio_of_sums(*forks, counts=False), ratio_of_sums(*elsewhere, counts=False)
     excess = difference_of_ratios(*forks, *elsewhere)
     text = (
-        f"Another token, drawn as often as the model would, flips the answer with chance {told(here, '%')} at a fork "
-        f"and {told(there, '%')} elsewhere ({len(study.flips):,} swaps)"
+        f"Another token, drawn as often as the model would, flips the answer with chance {brief(here, '%')} at a fork "
+        f"and {brief(there, '%')} elsewhere ({len(study.flips):,} swaps)"
     )
     judged = above(excess, "A swap at a fork decides more than one elsewhere")
     figures = {"forks": here, "elsewhere": there, "excess": excess}
@@ -37,7 +37,7 @@ def _controls(study: Swaps) -> tuple[str, dict[str, Estimate]]:
     """What forcing the second choice, forcing the token that is there, and forcing nothing do at the same forks."""
     found = summarise(study.controls)
     figures: dict[str, Estimate] = {arm: found[arm]["flip"] for arm in ARMS}
-    second, null, sampled, resampled = (told(figure, "%") for figure in figures.values())
+    second, null, sampled, resampled = (brief(figure, "%") for figure in figures.values())
     text = (
         f". Controls at {found['forks']:,} forks of {found['problems']} problems: the second choice flips {second}, "
         f"the token that is there {null} (the same tokens in {found['null']['same_tokens']:,}); sampled on at "
@@ -77,8 +77,8 @@ def locator(found: Found, subject: Subject) -> Reading:
     all_figures = report.figures()
     figures = {name: all_figures[name] for name in ("missed", "precision", "decides_nothing")}
     text = (
-        f"{told(figures['missed'], '%')} of what single choices decide lies outside the gate; of the gated tokens "
-        f"{told(figures['precision'], '%')} decide, {told(figures['decides_nothing'], '%')} surely do not "
+        f"{brief(figures['missed'], '%')} of what single choices decide lies outside the gate; of the gated tokens "
+        f"{brief(figures['precision'], '%')} decide, {brief(figures['decides_nothing'], '%')} surely do not "
         f"({report.problems} problem{'s' * (report.problems != 1)}, {report.tokens_spent:,} tokens sampled)"
     )
     tokens = sum(one.tokens for one in report.each)
@@ -90,7 +90,7 @@ def locator(found: Found, subject: Subject) -> Reading:
         why = "No choice was found to decide anything, so there is nothing to find."
         return Reading(text, nothing_to_judge(why), figures, report.problems)
     few = f" With fewer than {FEWEST} problems the intervals are rough." if report.problems < FEWEST else ""
-    share = told(missed, "%")
+    share = brief(missed, "%")
     why = f"The paper measures no such thing; here {share} of the decisive weight is out of the gate's sight.{few}"
     return Reading(text, nothing_to_judge(why, "open in the paper"), figures, report.problems)
 
@@ -103,7 +103,7 @@ def pass_at_k(found: Found, subject: Subject) -> Reading:
         return Reading("–", nothing_to_judge("No problem is done yet.", "not measured"))
     ks = sorted(paired["pass@k"], key=int)
     first, last = (_plain(paired["pass@k"][k]) for k in (ks[0], ks[-1]))
-    text = f"Adapted minus base: pass@{ks[0]} {told(first, 'points')}, pass@{ks[-1]} {told(last, 'points')}"
+    text = f"Adapted minus base: pass@{ks[0]} {brief(first, 'points')}, pass@{ks[-1]} {brief(last, 'points')}"
     figures = {f"pass@{ks[0]}": first, f"pass@{ks[-1]}": last}
     return Reading(text, nothing_to_judge(_trend(first, last, ks), "open in the paper"), figures, first["n"])
 

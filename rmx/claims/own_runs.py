@@ -6,17 +6,17 @@ from typing import Any
 
 from rmx.data.problem_sets import split_name
 from rmx.errors import RmxError
-from rmx.recipes.distill import DistillRecipe
+from rmx.recipes.distill_job import DistillRecipe
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import Recipe
-from rmx.runs.folder import RunFolder
+from rmx.runs.folder import SWEEP, RunFolder
 from rmx.runs.rates import Rates, load_rates
 from rmx.runs.row import dollars
 from rmx.runs.store import RunStore
 from rmx.stats.intervals import Estimate
 from rmx.storage.safe_files import read_json
 
-SWEEP, EVALUATION = "sweep.json", "evaluation.json"
+EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,25 @@ class OwnRun:
         return replace(self.job, recipe=self.job.recipe.with_(**changes), taus=()).words()
 
     @property
-    def vs_base(self) -> Estimate | None:
+    def is_tested(self) -> bool:
+        """Whether it was compared with the base on test problems."""
         found = self.done.get("vs_base")
-        return found if isinstance(found, dict) and found.get("value") is not None else None
+        return self.done.get("split") == "test" and isinstance(found, dict) and found.get("value") is not None
 
     @property
-    def on_test(self) -> bool:
-        return self.done.get("split") == "test"
+    def gain(self) -> Estimate:
+        """Its pass@1 minus the base's, of a run that `is_tested`."""
+        found: Estimate = self.done["vs_base"]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Twins:
+    """Two runs that differ in one choice alone."""
+
+    one: OwnRun
+    other: OwnRun
+    outcomes: tuple[tuple[bool, bool, bool], ...]  # per test problem: base right, `one` right, `other` right
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +83,7 @@ class OwnRuns:
             and run.recipe.gate.gate == gate
             and run.recipe.loss.positive_only == positive_only
             and run.recipe.loss.objective == "adv_ce"
-            and run.vs_base is not None
-            and run.on_test
+            and run.is_tested
         ]
 
     def distilled(self, teacher: str | None) -> list[OwnRun]:
@@ -83,19 +94,19 @@ class OwnRuns:
     def sweeps(self) -> list[OwnRun]:
         return [run for run in self.all if run.sweep]
 
-    def twins(self, ones: Sequence[OwnRun], others: Sequence[OwnRun]) -> tuple[OwnRun, OwnRun] | None:
+    def twins(self, ones: Sequence[OwnRun], others: Sequence[OwnRun]) -> Twins | None:
         """The newest pair whose recipes differ in gate or positive-only alone, over the same test problems."""
         for one in ones:
             for other in others:
-                if _alike(one, other) and one.set_name == other.set_name and paired(one, other):
-                    return one, other
+                if _alike(one, other) and one.set_name == other.set_name and (found := _paired(one, other)):
+                    return Twins(one, other, tuple(found))
         return None
 
 
-def paired(one: OwnRun, other: OwnRun) -> list[tuple[bool, bool, bool]] | None:
-    """Per test problem: base right, `one` right, `other` right; None where they solved different problems."""
+def _paired(one: OwnRun, other: OwnRun) -> list[tuple[bool, bool, bool]]:
+    """Outcomes per test problem; none where the two solved different problems."""
     if one.right is None or other.right is None or one.right["after"].keys() != other.right["after"].keys():
-        return None
+        return []
     before, a, b = one.right["before"], one.right["after"], other.right["after"]
     return [(before[key], a[key], b[key]) for key in a if key in before]
 

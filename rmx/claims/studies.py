@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rmx.claims.claim import StudyName, Subject
 from rmx.claims.own_runs import read_runs
-from rmx.claims.records import StudyName, Subject
 from rmx.compare.intervene import ARMS
 from rmx.compare.intervene_set import InterveneSet
 from rmx.compare.shift_set import ShiftSet

@@ -29,7 +29,7 @@ def define_locator(parser: argparse.ArgumentParser) -> None:
 
 
 def _claims(args: argparse.Namespace) -> None:
-    from rmx.claims.report import command_of, html_report
+    from rmx.claims.html_report import command_of, html_report
     from rmx.claims.verdicts import FEWEST, NO_VERDICT
     from rmx.service.sets import claim_options
 
@@ -91,7 +91,7 @@ def _locator(args: argparse.Namespace) -> None:
 
 def locator_table(found: dict[str, Any]) -> str:
     """The figures for the terminal."""
-    from rmx.claims.figures import told
+    from rmx.stats.text import brief
 
     ended = {"budget": ", the budget is used up", "cancelled": ", stopped by hand"}.get(found["ended"] or "", "")
     rows = (
@@ -106,7 +106,7 @@ def locator_table(found: dict[str, Any]) -> str:
             f"{found['model']}: {found['problems']} of {found['of']} problems of {found['set']}, tau {found['tau']:g}, "
             f"{found['gated']} gated of {found['tokens']} tokens, {found['looked_at_elsewhere']} others looked at, "
             f"{found['tokens_spent']:,} tokens sampled{ended}",
-            *(f"{label:42s}{told(found[name], '%')}" for name, label in rows),
+            *(f"{label:42s}{brief(found[name], '%')}" for name, label in rows),
             f"{'left out of sight at most (weight)':42s}{found['weight']['unseen_at_most']:.3g} against "
             f"{found['weight']['gated'] + found['weight']['elsewhere']:.3g} found",
             found["rule"],

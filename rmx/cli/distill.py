@@ -33,7 +33,7 @@ HELP = {
 
 def define_distill(distill: argparse.ArgumentParser) -> None:
     """Options of `rmx distill`."""
-    from rmx.recipes.distill import field_types
+    from rmx.recipes.distill_job import field_types
     from rmx.recipes.flags import HELP as SHARED
     from rmx.recipes.flags import add_flags
 
@@ -59,7 +59,7 @@ def job_of(args: argparse.Namespace) -> Any:
     Raises:
         RmxError: flags that do not go together, or values that cannot be used.
     """
-    from rmx.recipes.distill import PRESETS, DistillJob, default_preset, field_types, resolved
+    from rmx.recipes.distill_job import PRESETS, DistillJob, default_preset, field_types, resolved
     from rmx.recipes.flags import given
 
     model = args.model or default_model()
@@ -90,7 +90,7 @@ def _resumed(args: argparse.Namespace) -> Any:
     Raises:
         RmxError: no such run, it is of another kind, or a flag would change it.
     """
-    from rmx.recipes.distill import field_types
+    from rmx.recipes.distill_job import field_types
     from rmx.recipes.flags import given
     from rmx.runs.folder import CONFIG, RunFolder
     from rmx.runs.store import RunStore

@@ -7,6 +7,7 @@ from rmx.cli.options import add_request, document_of, request_of, show
 from rmx.cli.terminal import stopped_by_hand
 from rmx.progress import Progress
 from rmx.service.requests import EvalRequest, RegradeRequest
+from rmx.stats.text import percent
 
 
 def define_eval(parser: argparse.ArgumentParser) -> None:
@@ -106,15 +107,11 @@ def _rows(figures: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def share(value: dict[str, Any]) -> str:
-    return "–" if value["value"] is None else f"{100 * value['value']:5.1f} %{_bounds(value)}"
+    return percent(value, "{:5.1f} %", "  [{:.1f}, {:.1f}]")
 
 
 def points(value: dict[str, Any]) -> str:
-    return "–" if value["value"] is None else f"{100 * value['value']:+5.1f} points{_bounds(value)}"
-
-
-def _bounds(value: dict[str, Any]) -> str:
-    return "" if value["low"] is None else f"  [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+    return percent(value, "{:+5.1f} points", "  [{:.1f}, {:.1f}]")
 
 
 def _counts(value: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ def define_export(export: argparse.ArgumentParser) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     from rmx.trees.document import tree_document
-    from rmx.trees.page import entropy_svg, read_any, tokens_csv, tree_html
+    from rmx.trees.tree_page import entropy_svg, read_any, tokens_csv, tree_html
 
     if not (args.html or args.json or args.svg or args.csv):
         raise RmxError("Say what to make of it: --html OUT.html, --json OUT.json, --svg OUT.svg or --csv OUT.csv.")

@@ -6,6 +6,7 @@ from typing import Any
 from rmx.cli.options import add_request, document_of, request_of, show, write
 from rmx.cli.terminal import _progress, stopped_by_hand
 from rmx.service.requests import InterveneRequest, ShiftsRequest
+from rmx.stats.text import MISSING, in_format
 
 
 def define_shifts(parser: argparse.ArgumentParser) -> None:
@@ -60,10 +61,7 @@ def _map_text(found: dict[str, Any]) -> str:
 
 
 def _estimate(value: Any, scale: float = 1.0, unit: str = "") -> str:
-    if value is None or value["value"] is None:
-        return "–"
-    bounds = "" if value["low"] is None else f"  [{scale * value['low']:.3g}, {scale * value['high']:.3g}]"
-    return f"{scale * value['value']:.3g}{unit}{bounds}"
+    return MISSING if value is None else in_format(value, f"{{:.3g}}{unit}", "  [{:.3g}, {:.3g}]", scale=scale)
 
 
 def _shift_table(found: dict[str, Any]) -> str:

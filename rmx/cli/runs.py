@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rmx.cli.terminal import percent, points, sweep_lines
+from rmx.cli.terminal import sweep_lines
 from rmx.errors import RmxError
+from rmx.stats.text import percent, points
 
 Row = dict[str, Any]
 ID = "an id, or as much of its beginning as only one run has"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rmx.progress import Progress
+from rmx.stats.text import percent, points
 
 
 class Teller:
@@ -131,14 +132,6 @@ def _ids_of(server: dict[str, Any] | None) -> str:
     if not server or not server["told"] + server["read_again"] + server["doubtful"]:
         return ""
     return f"; token ids in doubt: {server['doubtful']} ({100 * server['share']:.1f} %)"
-
-
-def percent(estimate: dict[str, Any]) -> str:
-    return f"{100 * estimate['value']:.1f} % [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
-
-
-def points(estimate: dict[str, Any]) -> str:
-    return f"{100 * estimate['value']:+.1f} points [{100 * estimate['low']:+.1f}, {100 * estimate['high']:+.1f}]"
 
 
 class DistillTeller(Teller):

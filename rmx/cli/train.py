@@ -80,7 +80,7 @@ def _taus(args: argparse.Namespace) -> tuple[float, ...]:
     Raises:
         RmxError: it holds no thresholds, or does not go together with another flag.
     """
-    from rmx.recipes.sweep import NO_DRY, ONE_PROCESS, taus_of
+    from rmx.recipes.thresholds import NO_DRY, ONE_PROCESS, taus_of
 
     if args.sweep_tau is None:
         return ()
@@ -94,7 +94,7 @@ def _taus(args: argparse.Namespace) -> tuple[float, ...]:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from rmx.recipes.sweep import NO_DRY
+    from rmx.recipes.thresholds import NO_DRY
     from rmx.train.drive import drive
 
     refuse_placing(args)

@@ -22,6 +22,7 @@ from rmx.prompt_styles import PromptStyle
 from rmx.records import Problem
 from rmx.stats.intervals import Estimate, share
 from rmx.stats.paired import tested_difference, write_p
+from rmx.stats.text import points
 from rmx.storage.line_store import LineStore
 
 ROWS = 72  # rows of one batch, both models counted once; progress is reported after each batch
@@ -190,11 +191,10 @@ def _compared(d: Estimate | None, one: str, other: str) -> str | None:
     """Write a difference as a sentence; it claims one only where the exact test finds it."""
     if d is None or d["value"] is None:
         return None
-    points = f"{100 * d['value']:+.1f} points [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}], n = {d['n']}"
-    points += f", exact {write_p(d['p'])}"
+    figures = f"{points(d)}, n = {d['n']}, exact {write_p(d['p'])}"
     if d["verdict"] != "not shown":
-        return f"{one} does {d['verdict']} than {other}: {points}."
-    return f"{one} cannot be told from {other}: {points}."
+        return f"{one} does {d['verdict']} than {other}: {figures}."
+    return f"{one} cannot be told from {other}: {figures}."
 
 
 @dataclass

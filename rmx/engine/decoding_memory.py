@@ -1,5 +1,7 @@
 """Keys and values of batches under way: how much a row takes, how many rows fit, and one budget for the process.
 
+What is said where memory runs out all the same is said here as well, for whatever ran out of it.
+
 A batch goes on for minutes and keeps its keys and values while others have the engine. How many rows it has is part of
 its result, because another shape rounds otherwise, so it is never made smaller for the sake of others: it waits.
 """
@@ -20,6 +22,23 @@ ROWS = 64  # completions decoded together, at most
 CPU_BYTES = 4 << 30  # that the rows of one batch may take; on a GPU half of what the weights leave
 SHARED_CPU_BYTES = 512 << 20  # that all batches of the process take together, unless a single one needs more
 LOOK = 0.25  # seconds between two questions whether one who waits still wants it
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out; on a CPU PyTorch has no class of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def out_of_memory(advice: str, device: torch.device | None = None, during: str = "") -> str:
+    """What is said where memory has run out.
+
+    Args:
+        advice: a sentence that says what to do.
+        device: whose memory it was; a GPU's by default.
+        during: what was under way, such as "while loading mini".
+    """
+    where = "The GPU" if device is None or device.type == "cuda" else "This machine"
+    return f"{where} ran out of memory{during and ' '}{during}. {advice}"
 
 
 def token_bytes(engine: Engine) -> int:

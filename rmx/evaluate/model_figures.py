@@ -10,6 +10,7 @@ from rmx.stats.cluster_bootstrap import Clusters, mean_estimates, share_estimate
 from rmx.stats.intervals import Estimate
 from rmx.stats.paired import excludes_zero, greedy_difference, sampled_differences, with_verdict
 from rmx.stats.pass_at_k import majority_profile, pass_at_k
+from rmx.stats.text import points
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,10 +206,9 @@ def _crossing_sentence(
 def _gap(found: Estimate, base: str) -> str:
     """ "+1.0 points [-0.5, +2.5] ahead of base"."""
     value = 100 * found["value"]
-    bounds = "" if found["low"] is None else f" [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
     if abs(value) < 1e-7:
-        return f"level with {base}{bounds}"
-    return f"{value:+.1f} points{bounds} {'ahead of' if value > 0 else 'behind'} {base}"
+        return f"level with {base}{points(found, '')}"
+    return f"{points(found)} {'ahead of' if value > 0 else 'behind'} {base}"
 
 
 def _doubt(found: Estimate) -> str:

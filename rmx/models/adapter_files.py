@@ -20,9 +20,10 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rmx.errors import ModelError
+from rmx.errors import ModelError, first_line
 from rmx.models.base_state import base_tensors
 from rmx.models.load import Model
+from rmx.storage.hub_errors import download_sentence
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Kinds that are tested against PEFT's own model: whole texts, token by token, and with a second one beside.
@@ -98,10 +99,8 @@ def _file(place: str, name: str, spec: str) -> str:
     try:
         return hf_hub_download(place, name)
     except (OSError, ValueError) as error:  # also what the Hub's own errors are
-        raise ModelError(
-            f"The adapter {spec} has no {name} on the Hub, or the Hub cannot be reached. Check the spelling; weights "
-            "must be safetensors."
-        ) from error
+        why = download_sentence(error, f"The {name} of the adapter {spec}", "take another adapter")
+        raise ModelError(f"{why or first_line(error)} Weights must be safetensors.") from error
 
 
 def why_refused(raw: Mapping[str, Any]) -> str | None:

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
 from rmx.engine.engine import Engine
 from rmx.errors import ModelError, PromptError, first_line
 from rmx.grading.answers import RULES, StopRule, before_stop, final_answer, grade
@@ -35,6 +36,7 @@ from rmx.models.style_options import StyleOptions, resolve_style
 from rmx.paths import ASSETS, cache_dir
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Answer
+from rmx.storage.hub_errors import download_sentence
 from rmx.storage.strict_json import whole
 
 log = logging.getLogger(__name__)
@@ -204,12 +206,13 @@ def load(
     try:
         tokenizer, model = _from_pretrained(place, revision, kind, local, placed)
         model = (model if placed else model.to(where)).eval()
-    except torch.OutOfMemoryError as error:
-        raise ModelError(f"{spec} does not fit into this GPU's memory. Free it or take a smaller model.") from error
     except SafetensorError as error:
         why = first_line(error)
         raise ModelError(f"The weights of {spec} are damaged ({why}). Fetch or save them again.") from error
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, MemoryError) as error:
+        if is_out_of_memory(error):
+            said = out_of_memory("Free some or take a smaller model.", where, f"while loading {spec}")
+            raise ModelError(said) from error
         raise ModelError(_why(spec, error, local)) from error
     check_in_memory(spec, model)
     model.requires_grad_(False)
@@ -332,15 +335,10 @@ def _why(spec: str, error: Exception, local: bool) -> str:
     text = str(error)
     if local:
         return f"{spec} cannot be loaded as a causal language model: {first_line(text, 240) or 'no reason was given'}"
-    if "gated" in text.lower() or "401" in text or "403" in text:
-        return f"{spec} is gated or private. Accept its licence on the Hub and set HF_TOKEN, or take another model."
     if "trust_remote_code" in text:
         return f"{spec} needs code of its own, which rmx never runs. Take a model with a standard architecture."
-    if "not a valid model identifier" in text or "404" in text or "is not a local folder" in text:
-        return f"{spec} was found neither here nor on the Hub. Check the spelling, or that it is public."
-    if "connect" in text.lower() or "offline" in text.lower() or "resolve" in text.lower():
-        return f"{spec} could not be fetched: the Hub cannot be reached and no copy is cached here."
-    return f"{spec} cannot be loaded: {first_line(text, 240) or 'no reason was given'}"
+    refused = download_sentence(error, spec, "take another model")
+    return refused or f"{spec} cannot be loaded: {first_line(text, 240) or 'no reason was given'}"
 
 
 def _stop_ids(model: Any, tokenizer: Any, stops: Sequence[str]) -> frozenset[int]:

@@ -66,8 +66,11 @@ class SiteRules:
         try:
             size = self.size_of(repo, revision)
         except (OSError, ValueError) as error:  # huggingface_hub's errors are kinds of these
+            from rmx.storage.hub_errors import download_sentence
+
+            why = download_sentence(error, spec)
             raise Refused(
-                f"{spec} could not be looked up on the Hub. Check the spelling, or that it is public."
+                why or f"{spec} could not be looked up on the Hub. Check the spelling, or that it is public."
             ) from error
         if not size:
             raise Refused(f"{spec} has no safetensors weights, and no others are loaded here.")

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast, Qwen2Config
 
+from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
 from rmx.engine.engine import Engine
 from rmx.errors import ModelError
 from rmx.models.load import DTYPES, Model, choose_device, choose_dtype
@@ -131,8 +132,10 @@ def random_model(shape: str, device: str = "auto", dtype: str = "auto", seed: in
     try:
         with torch.device(where):
             network: Any = AutoModelForCausalLM.from_config(Qwen2Config(**options), dtype=DTYPES[kind])
-    except torch.OutOfMemoryError as error:
-        raise ModelError(f"A model shaped like {shape} does not fit into this device's memory.") from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(out_of_memory("Take a smaller shape.", where, f"while making {shape}")) from error
     network.eval().requires_grad_(False)
     network.generation_config.eos_token_id = None
     style = PromptStyle("plain", "{problem}")

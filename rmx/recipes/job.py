@@ -14,7 +14,7 @@ from rmx.data.splits import SPLITS, without
 from rmx.errors import RmxError, TrainError
 from rmx.models.style_options import StyleOptions
 from rmx.recipes.recipe import PRESETS, Recipe, command
-from rmx.recipes.sweep import check_sweep
+from rmx.recipes.thresholds import check_sweep
 from rmx.records import Problem
 
 logger = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ The defaults are the paper's (arXiv 2605.06241, section 5 and the public 1.5B re
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -23,7 +24,12 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 SEEDS = 2**62  # seeds lie below it: what is made of them still fits 63 bits
 
 
-def _whole(name: str, value: Any, low: int) -> None:
+def check_whole(name: str, value: Any, low: int) -> None:
+    """Refuse what is no whole number of at least `low`.
+
+    Raises:
+        RmxError: in a sentence with the name and the value.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise RmxError(f"{name} must be a whole number, {low} or more; got {shown(value)}.")
 
@@ -34,7 +40,7 @@ def check_seed(seed: Any) -> None:
     Raises:
         RmxError: no whole number, negative, or `SEEDS` and more.
     """
-    _whole("seed", seed, 0)
+    check_whole("seed", seed, 0)
     if seed >= SEEDS:
         raise RmxError(f"seed must lie below 2^62; got {shown(seed)}.")
 
@@ -45,7 +51,12 @@ def _between(name: str, value: Any, low: float, high: float, open_low: bool = Fa
                        f"{'at most at ' if open_low else ''}{high:g}; got {shown(value)}.")  # fmt: skip
 
 
-def _one_of(name: str, value: Any, kinds: Any) -> None:
+def check_one_of(name: str, value: Any, kinds: Any) -> None:
+    """Refuse what is none of a Literal's values.
+
+    Raises:
+        RmxError: in a sentence with the name, what is known and the value.
+    """
     if value not in get_args(kinds):
         raise RmxError(f"{name} must be one of {', '.join(get_args(kinds))}; got {shown(value)}.")
 
@@ -61,9 +72,9 @@ class RolloutConfig:
     max_new_tokens: int = 8192
 
     def __post_init__(self) -> None:
-        _whole("k", self.k, 1)
-        _whole("problems", self.problems, 1)
-        _whole("max_new_tokens", self.max_new_tokens, 1)
+        check_whole("k", self.k, 1)
+        check_whole("problems", self.problems, 1)
+        check_whole("max_new_tokens", self.max_new_tokens, 1)
         _between("temperature", self.temperature, 0, 10, open_low=True)
         _between("top_p", self.top_p, 0, 1, open_low=True)
 
@@ -76,7 +87,7 @@ class SelectionConfig:
     trim: float = 0.8  # share of the kept rollouts that stays, shortest first
 
     def __post_init__(self) -> None:
-        _whole("select", self.select, 1)
+        check_whole("select", self.select, 1)
         _between("trim", self.trim, 0, 1, open_low=True)
 
 
@@ -89,7 +100,7 @@ class GateConfig:
     tau_share: float | None = None  # share of completion tokens instead; one tau from the pooled rollouts
 
     def __post_init__(self) -> None:
-        _one_of("gate", self.gate, GateKind)
+        check_one_of("gate", self.gate, GateKind)
         if self.tau is not None and self.tau_share is not None:
             raise RmxError("Give tau or tau_share, not both.")
         if self.tau is not None:
@@ -115,9 +126,9 @@ class LossConfig:
     weigh_problems: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("objective", self.objective, Objective)
-        _one_of("kl_on", self.kl_on, KlOn)
-        _one_of("normalisation", self.normalisation, Normalisation)
+        check_one_of("objective", self.objective, Objective)
+        check_one_of("kl_on", self.kl_on, KlOn)
+        check_one_of("normalisation", self.normalisation, Normalisation)
         for name in ("beta_neg", "pos_margin", "neg_margin", "kl_weight"):
             _between(name, getattr(self, name), 0, 1e6)
         _between("adv_clip", self.adv_clip, -1e6, 1e6)
@@ -135,8 +146,8 @@ class AdapterConfig:
     targets: tuple[str, ...] = TARGETS
 
     def __post_init__(self) -> None:
-        _whole("rank", self.rank, 1)
-        _whole("alpha", self.alpha, 1)
+        check_whole("rank", self.rank, 1)
+        check_whole("alpha", self.alpha, 1)
         _between("dropout", self.dropout, 0, 1)
         object.__setattr__(self, "targets", tuple(self.targets))
         if not self.targets or not all(isinstance(t, str) and t.strip() for t in self.targets):
@@ -164,17 +175,17 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _between("lr", self.lr, 0, 1, open_low=True)
-        _whole("warmup_steps", self.warmup_steps, 0)
+        check_whole("warmup_steps", self.warmup_steps, 0)
         _between("weight_decay", self.weight_decay, 0, 10)
         _between("max_grad_norm", self.max_grad_norm, 0, 1e6, open_low=True)
         for name in ("epochs", "micro_batch", "grad_accum"):
-            _whole(name, getattr(self, name), 1)
-        _one_of("order", self.order, Order)
-        _one_of("base_figures", self.base_figures, BaseKept)
+            check_whole(name, getattr(self, name), 1)
+        check_one_of("order", self.order, Order)
+        check_one_of("base_figures", self.base_figures, BaseKept)
         _between("base_disk_gb", self.base_disk_gb, 0, 1e6)
         if self.max_steps is not None:
-            _whole("max_steps", self.max_steps, 1)
-        _whole("max_seq_len", self.max_seq_len, 2)
+            check_whole("max_steps", self.max_steps, 1)
+        check_whole("max_seq_len", self.max_seq_len, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +202,10 @@ class CheckConfig:
 
     def __post_init__(self) -> None:
         _between("checkpoint_every", self.checkpoint_every, 0, 1e6, open_low=True)
-        _whole("validation", self.validation, 0)
-        _whole("validation_k", self.validation_k, 0)
-        _whole("test", self.test, 0)
-        _whole("patience", self.patience, 0)
+        check_whole("validation", self.validation, 0)
+        check_whole("validation_k", self.validation_k, 0)
+        check_whole("test", self.test, 0)
+        check_whole("patience", self.patience, 0)
         _between("kl_limit", self.kl_limit, 0, 1e6, open_low=True)
 
 
@@ -213,7 +224,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        _whole("k", self.rollouts.k, 2)  # a problem teaches by its right and its wrong rollouts
+        check_whole("k", self.rollouts.k, 2)  # a problem teaches by its right and its wrong rollouts
 
     def flat(self) -> dict[str, Any]:
         """Every field under its own name; no two sections share one."""
@@ -269,8 +280,14 @@ PRESETS = {"paper": PAPER, "small": SMALL, "floor": FLOOR, "quick": QUICK}
 
 def command(recipe: Recipe, preset: str = "paper") -> list[str]:
     """The flags of `rmx train` that make `recipe` out of a preset."""
-    start, words = PRESETS[preset].flat(), [] if preset == "paper" else ["--preset", preset]
-    for name, value in recipe.flat().items():
+    words = [] if preset == "paper" else ["--preset", preset]
+    return words + write_flags(recipe.flat(), PRESETS[preset].flat())
+
+
+def write_flags(values: Mapping[str, Any], start: Mapping[str, Any]) -> list[str]:
+    """The options that change the fields of one recipe into those of another: `--lr 0.001 --no-guards --tau none`."""
+    words = list[str]()
+    for name, value in values.items():
         if value == start[name]:
             continue
         flag = "--" + name.replace("_", "-")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rmx.errors import RmxError
-from rmx.recipes.distill import DistillRecipe
+from rmx.recipes.distill_job import DistillRecipe
 from rmx.recipes.recipe import Recipe
 from rmx.runs.folder import RunFolder
 from rmx.runs.rates import Rates, load_rates, paper_costs, total

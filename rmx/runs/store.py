@@ -21,7 +21,7 @@ from rmx import __version__
 from rmx.engine.fair_queue import current_owner
 from rmx.errors import Busy, RmxError, TrainError
 from rmx.paths import runs_dir
-from rmx.recipes.distill import DistillJob
+from rmx.recipes.distill_job import DistillJob
 from rmx.recipes.job import TrainJob
 from rmx.runs.folder import CONFIG, RunFolder
 from rmx.runs.queue import (

@@ -33,7 +33,7 @@ from rmx.service.requests import (
 )
 from rmx.service.verb import INTERVAL, NEW_TOKENS, Cancelled, Document, Site, without
 from rmx.trees.document import read_tree, tree_document
-from rmx.trees.page import entropy_svg, tokens_csv, tree_html
+from rmx.trees.tree_page import entropy_svg, tokens_csv, tree_html
 
 Steps = Iterator[Document]
 

@@ -1,11 +1,14 @@
 """Intervals for what is measured."""
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
 Estimate = dict[str, Any]  # {"value", "low", "high", "n"} as the JSON contracts write it
 
 
@@ -48,20 +51,9 @@ def ratio_of_sums(
         above, below: one figure per problem. n of the estimate is the number of problems.
         counts: False for a mean, such as one of nats, which has no such bound.
     """
-    table = np.stack([np.asarray(above, dtype=float), np.asarray(below, dtype=float)], axis=1)
-    n, total = len(table), table.sum(axis=0)
-    if n == 0 or total[1] == 0:
-        return {"value": None, "low": None, "high": None, "n": n}
-    value = float(total[0] / total[1])
-    if n == 1:  # one problem says nothing of how problems vary
-        return {"value": value, "low": None, "high": None, "n": n}
-    sums = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) @ table
-    drawn = sums[sums[:, 1] > 0]
-    low, high = (float(x) for x in np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975]))
-    found: Estimate = {"value": value, "low": low, "high": high, "n": n}
-    if counts and (table[:, 0] <= table[:, 1]).all() and value in (0.0, 1.0):
-        edge = exact_edge(int(total[1]))
-        return found | {"low": 0.0 if value == 0 else 1 - edge, "high": edge if value == 0 else 1.0, "exact": True}
+    found = _of_sums((above, below), [1], lambda s: s[:, 0] / s[:, 1], seed, resamples)
+    if counts and found["n"] > 1 and found["value"] in (0.0, 1.0) and all(map(operator.le, above, below)):
+        return found | _exact_bounds(found["value"], int(np.sum(below, dtype=float)))
     return found
 
 
@@ -77,18 +69,61 @@ def quotient(
 
     None where a mean has nothing under it. Resamples without a single `a_n` are left out.
     """
-    table = np.stack([np.asarray(x, dtype=float) for x in (a, a_n, b, b_n)], axis=1)
+    return _of_sums((a, a_n, b, b_n), [1, 2, 3], lambda s: (s[:, 0] / s[:, 1]) / (s[:, 2] / s[:, 3]), seed, resamples)
+
+
+def difference_of_ratios(
+    a: Sequence[float],
+    a_n: Sequence[float],
+    b: Sequence[float],
+    b_n: Sequence[float],
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Estimate:
+    """sum a / sum a_n - sum b / sum b_n, one figure of each per problem; bootstrap over problems.
+
+    Resamples in which either ratio has nothing under it are left out.
+    """
+    return _of_sums((a, a_n, b, b_n), [1, 3], lambda s: s[:, 0] / s[:, 1] - s[:, 2] / s[:, 3], seed, resamples)
+
+
+def _of_sums(
+    columns: Sequence[Sequence[float]],
+    under: list[int],
+    figure: Callable[[Floats], Floats],
+    seed: int,
+    resamples: int,
+) -> Estimate:
+    """A figure of sums over problems, with a 95 % percentile bootstrap over problems.
+
+    Args:
+        columns: what is summed up, one figure per problem.
+        under: columns whose sums stand under a fraction; without one of them there is no figure.
+        figure: (R, columns) sums -> (R,).
+    """
+    table = np.stack([np.asarray(column, dtype=float) for column in columns], axis=1)
     n, total = len(table), table.sum(axis=0)
-    if n == 0 or not all(total[1:]):
+    if n == 0 or not total[under].all():
         return {"value": None, "low": None, "high": None, "n": n}
-    value = float((total[0] / total[1]) / (total[2] / total[3]))
-    if n == 1:
+    value = float(figure(total[None])[0])
+    if n == 1:  # one problem says nothing of how problems vary
         return {"value": value, "low": None, "high": None, "n": n}
     sums = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) @ table
-    sums = sums[(sums[:, 1:] > 0).all(axis=1)]
-    drawn = (sums[:, 0] / sums[:, 1]) / (sums[:, 2] / sums[:, 3])
+    drawn = figure(sums[(sums[:, under] > 0).all(axis=1)])
     low, high = (float(x) for x in np.quantile(drawn, [0.025, 0.975]))
     return {"value": value, "low": low, "high": high, "n": n}
+
+
+def exact_share(successes: int, n: int) -> Estimate:
+    """A share with its Wilson interval; where none or all were counted, with the exact bound instead."""
+    found = share(successes, n)
+    return found if n == 0 or 0 < successes < n else found | _exact_bounds(found["value"], n)
+
+
+def _exact_bounds(value: float, n: int) -> Estimate:
+    """Exact limits of a share of 0 or 1."""
+    edge = exact_edge(n)
+    return {"low": 0.0 if value == 0 else 1 - edge, "high": edge if value == 0 else 1.0, "exact": True}
 
 
 def exact_edge(n: int, alpha: float = 0.05) -> float:

@@ -37,6 +37,7 @@ class Draw:
     problems: Sequence[Problem]
     config: RolloutConfig
     seed: int
+    told: bool = True  # whether events tell of them, or only checks read them
 
     @property
     def wanted(self) -> int:
@@ -50,7 +51,7 @@ def rollouts_stage(run: Context) -> Iterator[Event]:
         draws.append(Draw(ROLLOUTS, run.problems.train, recipe.rollouts, recipe.seed))
     if recipe.check.validation_k and run.problems.validation:
         few = replace(recipe.rollouts, k=max(2, recipe.check.validation_k))
-        draws.append(Draw(VALIDATION, run.problems.validation, few, recipe.seed + VALIDATION_SEED))
+        draws.append(Draw(VALIDATION, run.problems.validation, few, recipe.seed + VALIDATION_SEED, told=False))
     yield from sample(run, draws)
 
 
@@ -90,7 +91,7 @@ def _source(run: Context, draw: Draw, found: Sequence[Rollout], report: Report) 
         return iter(())
     if run.job.server:
         return server_rollouts(run.job.server, *asked, cancelled=run.stop, report=report)
-    return sample_rollouts(*asked, cancelled=run.stop)
+    return sample_rollouts(*asked, adapter=run.adapter, cancelled=run.stop)
 
 
 def _count(run: Context, progress: StageProgress, more: int) -> None:
@@ -128,7 +129,7 @@ def rollout_log(run: Context, name: str, config: RolloutConfig, seed: int) -> Ro
     settings = {
         "model": run.model.revision,
         "dtype": run.model.dtype,
-        "server": run.job.server,
+        **({"teacher": run.teacher} if run.teacher else {"server": run.job.server}),
         "temperature": config.temperature,
         "top_p": config.top_p,
         "max_new_tokens": config.max_new_tokens,
@@ -138,8 +139,7 @@ def rollout_log(run: Context, name: str, config: RolloutConfig, seed: int) -> Ro
 
 
 def _figures(run: Context, draw: Draw, found: Sequence[Rollout], report: Report) -> Iterator[Event]:
-    """What is told of rollouts, but for those that only checks read."""
-    if draw.name != VALIDATION:
+    if draw.told:
         told = rollout_figures(found, len(draw.problems), draw.config.k)
         yield "rollouts", told | ({"server": report.json()} if run.job.server else {})
 

@@ -130,8 +130,8 @@ def pipeline(
 
     config = folder.config
     if config.get("kind") == "distill":
-        from rmx.recipes.distill import DistillJob
-        from rmx.train.distill.pipeline import Distillation
+        from rmx.recipes.distill_job import DistillJob
+        from rmx.train.distill.distillation import Distillation
 
         yield from Distillation(DistillJob.from_json(config), folder.path, config, stop=stop).events()
         return

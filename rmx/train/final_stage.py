@@ -5,7 +5,7 @@ from typing import Any
 
 from rmx.records import Problem
 from rmx.train.checks.greedy import Solutions, solve_together
-from rmx.train.publish.export import finish_adapter
+from rmx.train.publish.adapter_folder import finish_adapter
 from rmx.train.publish.provenance import base_of, provenance
 from rmx.train.stages import Context, Event, StageProgress
 from rmx.train.step.lora_policy import NAME, load_weights
@@ -75,21 +75,19 @@ def chosen(training: TrainingLoop) -> str | None:
 
 
 def finish(
-    run: Context, training: TrainingLoop, config: Mapping[str, Any], events: Iterable[Any], took: float
-) -> Event:
-    """Write the adapter with its card, and tell that the run is done."""
+    run: Context, training: TrainingLoop, config: Mapping[str, Any], events: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write the adapter with its card; returns what is told of it when the run is done."""
     name = chosen(training)
     found = run.read(EVALUATION) or {}
     done = {
-        "seconds": round(took, 1),
         "updates": training.trainer.updates,
         "adapter": ADAPTER if name else None,
         "best": name,
         "split": found.get("split"),
         **{key: found.get(key) for key in ("before", "after", "vs_base")},
-        "stages": {stage: round(seconds, 1) for stage, seconds in run.seconds.items()},
     }
     if name:
-        story = provenance(config, events, base_of(run.model), done)
+        story = provenance(config, events, base_of(run.model), done | {"seconds": run.took})
         finish_adapter(run.folder / ADAPTER, story, training.folder / name)
-    return "done", done
+    return done

@@ -99,7 +99,7 @@ class Pipeline:
         with self.timed("final"):
             yield from final_stage(self.run, training)
         if self.run.main:
-            yield self._done(training)
+            yield self.done(finish(self.run, training, self.config, self._told()))
 
     def _figures(self) -> BaseFigures:
         """Where the base's figures will be kept; several processes keep them in files, which all of them read."""
@@ -228,7 +228,7 @@ class Pipeline:
     def training(self, policy: LoraPolicy, gated: Gated, held_out: HeldOut | None) -> TrainingLoop:
         run, recipe = self.run, self.run.job.recipe
         trainer = Trainer(policy, gated.items, recipe, team=self.team, figures=self.figures)
-        return TrainingLoop(run, trainer, held_out, self._replay(held_out), self._agreed_stop)
+        return TrainingLoop(run, trainer, held_out, self._agreed_stop, self._replay(held_out))
 
     def _replay(self, held_out: HeldOut | None) -> ForkReplay:
         """The pinned forks, else the most open ones in the base's solutions of the first validation problems."""
@@ -242,10 +242,16 @@ class Pipeline:
             forks = default_forks(model, solved)
         return ForkReplay(model, forks)
 
-    def _done(self, training: TrainingLoop) -> Event:
-        kind, figures = finish(self.run, training, self.config, self._told(), sum(self.run.seconds.values()))
-        usd = cost(figures["seconds"], self.device).usd
-        return kind, figures | {"usd": usd, "peak_rss_mb": round(peak_rss_mb(), 1)}
+    def done(self, figures: Mapping[str, Any]) -> Event:
+        """The last event: what came of the run, and what it took."""
+        run = self.run
+        return "done", {
+            "seconds": run.took,
+            **figures,
+            "stages": {stage: round(spent, 1) for stage, spent in run.seconds.items()},
+            "usd": cost(run.took, self.device).usd,
+            "peak_rss_mb": round(peak_rss_mb(), 1),
+        }
 
     # -- several processes --------------------------------------------------------------------------------------------
 
@@ -264,14 +270,14 @@ class Pipeline:
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the time of a `with` block to what its stage took in earlier starts."""
-        began, before = time.monotonic(), self.run.seconds.get(stage, 0.0)
+        run, began, before = self.run, time.monotonic(), self.run.seconds.get(stage, 0.0)
         try:
-            with memory_told(stage, self.run.job.recipe.optim, self.run.model.engine.device):
+            with memory_told(stage, run.job.recipe.optim, run.model.engine.device, reusable=run.teacher is None):
                 yield
         finally:
-            self.run.seconds[stage] = before + time.monotonic() - began
-            if self.run.main:
-                self.run.write(SECONDS, {"seconds": self.run.seconds, "device": self.device})
+            run.seconds[stage] = before + time.monotonic() - began
+            if run.main:
+                run.write(SECONDS, {"seconds": run.seconds, "device": self.device})
 
 
 def _pinned(key: str, pin: Mapping[str, Any]) -> Fork:

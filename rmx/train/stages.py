@@ -19,13 +19,41 @@ Event = tuple[str, dict[str, Any]]  # kind and figures
 INTERVAL = 0.5  # seconds between two progress events of a stage
 
 
-class RunFiles:
-    """What every kind of run does with its folder."""
+@dataclass
+class Context:
+    """One run under way."""
 
+    job: TrainJob
     folder: Path
+    model: Model
+    problems: Problems
     stop: Callable[[], bool]
+    seconds: dict[str, float] = field(default_factory=dict)  # of each stage, over all starts of this run
+    team: "Team | None" = None  # of several processes
+    teacher: str | None = None  # of a distillation: whose solutions are sampled; None: the base's
+    adapter: str | None = None  # the teacher, where it is an adapter of `model`
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.team is None or self.team.is_main_process
+
+    @property
+    def took(self) -> float:
+        """Seconds of all stages so far."""
+        return round(sum(self.seconds.values()), 1)
+
+    def meet(self) -> None:
+        """Wait until all processes of the run are here."""
+        if self.team is not None:
+            self.team.meet()
 
     def check_stop(self) -> None:
+        """End the run here if it was asked to stop.
+
+        Raises:
+            Stopped: it was.
+        """
         if self.stop():
             raise Stopped
 
@@ -53,29 +81,6 @@ class RunFiles:
         """
         with disk(self.folder / name):
             write_json(self.folder / name, content)
-
-
-@dataclass
-class Context(RunFiles):
-    """One run under way."""
-
-    job: TrainJob
-    folder: Path
-    model: Model
-    problems: Problems
-    stop: Callable[[], bool]
-    seconds: dict[str, float] = field(default_factory=dict)  # of each stage, over all starts of this run
-    team: "Team | None" = None  # of several processes
-
-    @property
-    def main(self) -> bool:
-        """Whether this process is the one that writes."""
-        return self.team is None or self.team.is_main_process
-
-    def meet(self) -> None:
-        """Wait until all processes of the run are here."""
-        if self.team is not None:
-            self.team.meet()
 
 
 @dataclass

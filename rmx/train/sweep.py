@@ -24,21 +24,20 @@ from typing import Any
 from rmx.errors import TrainError
 from rmx.models.load import Model
 from rmx.recipes.job import TrainJob
-from rmx.recipes.sweep import ONE_PROCESS
+from rmx.recipes.thresholds import ONE_PROCESS
 from rmx.records import Rollout
 from rmx.runs.folder import SWEEP
-from rmx.runs.rates import cost
 from rmx.stats.intervals import Estimate
 from rmx.storage.safe_files import disk
 from rmx.train.checks.greedy import Solutions
 from rmx.train.checks.heldout import HeldOut, best_of
 from rmx.train.data_stages import GATE, VALIDATION, Gated, gate_stage
 from rmx.train.final_stage import ADAPTER, EVALUATION, evaluation, solved
-from rmx.train.pipeline import Pipeline, peak_rss_mb
+from rmx.train.pipeline import Pipeline
 from rmx.train.plan.estimate import Estimate as Forecast
-from rmx.train.publish.export import finish_adapter
+from rmx.train.publish.adapter_folder import finish_adapter
 from rmx.train.publish.provenance import base_of, provenance
-from rmx.train.stages import Event, RunFiles, StageProgress
+from rmx.train.stages import Event, StageProgress
 from rmx.train.step.lora_policy import NAME, LoraPolicy, load_weights
 from rmx.train.training_stage import CHECKPOINTS, TrainingLoop
 
@@ -94,7 +93,7 @@ def chosen_of(arms: Iterable[SweptTau]) -> SweptTau | None:
     )
 
 
-class Sweep(RunFiles):
+class Sweep(Pipeline):
     """One run over several thresholds.
 
     Args:
@@ -113,11 +112,11 @@ class Sweep(RunFiles):
     ) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise TrainError(ONE_PROCESS)
-        self.job, self.folder, self.config, self.stop, self._told = job, folder, config, stop, events
-        self.trunk = Pipeline(job, folder, config, stop=stop, model=model)
-        if not self.trunk.run.problems.validation:
+        super().__init__(job, folder, config, events=events, stop=stop, model=model)
+        self.job, self.folder = job, folder
+        if not self.run.problems.validation:
             raise TrainError("A sweep chooses on validation problems, and there are none. Name a set with --set.")
-        self.arms = {arm.tau: arm for arm in map(SweptTau.from_json, (self.read(SWEEP) or {"taus": []})["taus"])}
+        self.arms = {arm.tau: arm for arm in map(SweptTau.from_json, (self.run.read(SWEEP) or {"taus": []})["taus"])}
         self._held: HeldOut | None = None
         self._estimate: Forecast | None = None  # of one training
         self._pace: float | None = None  # seconds for one update, checks included
@@ -128,19 +127,19 @@ class Sweep(RunFiles):
         Raises:
             Stopped: it was asked to stop. RmxError: what went wrong and what to do.
         """
-        yield from self.trunk.ahead()
-        rollouts = yield from self.trunk.selected()
-        policy = self.trunk.policy()
+        yield from self.ahead()
+        rollouts = yield from self.selected()
+        policy = self.policy()
         if policy.products is not None:
             yield "head", policy.products.json()
         if len(self.arms) < len(self.job.taus):
-            with self.trunk.timed("gate"):
-                rollouts = yield from self.trunk.scored(policy, rollouts)
+            with self.timed("gate"):
+                rollouts = yield from self.scored(policy, rollouts)
             for nth, tau in enumerate(self.job.taus):
                 if tau not in self.arms:
                     yield from self._train(nth, tau, rollouts)
         self._write(chosen_of(self.arms.values()))  # before any test problem is solved
-        with self.trunk.timed("final"):
+        with self.timed("final"):
             yield from self._test()
         yield self._done()
 
@@ -148,21 +147,21 @@ class Sweep(RunFiles):
 
     def _train(self, nth: int, tau: float, rollouts: list[Rollout]) -> Iterator[Event]:
         """Gate at one threshold, train, check; its adapter is finished, but for the test."""
-        place, model = self.folder / folder_of(tau), self.trunk.run.model
+        place, model = self.folder / folder_of(tau), self.run.model
         with disk(place):
             place.mkdir(exist_ok=True)
-        part = Pipeline(self.job.at(tau), place, self.config, stop=self.stop, model=model, figures=self.trunk.figures)
+        part = Pipeline(self.job.at(tau), place, self.config, stop=self.run.stop, model=model, figures=self.figures)
         policy, gated = part.policy(), gate_stage(part.run, rollouts)
         figures = gated.figures(self.job.recipe.gate.gate)
         part.run.write(GATE, figures)
         if self._estimate is None:
-            self._estimate = self.trunk.estimate(rollouts)
+            self._estimate = self.estimate(rollouts)
         if not self.arms:
             figures = figures | {"estimate": self._estimate.swept(len(self.job.taus)).json()}
         yield "gate", figures
         yield from part.fitted(policy, self._estimate)
         training, note = part.training(policy, gated, self._held_out(part, policy, gated)), None
-        with self.trunk.timed("training"), part.timed("training"):
+        with self.timed("training"), part.timed("training"):
             for kind, told in training.events():
                 note = told["message"] if kind in ("guard", "early") else note
                 yield kind, (self._overall(nth, told) if kind == "stage" else told) | {"tau": tau}
@@ -191,7 +190,7 @@ class Sweep(RunFiles):
 
     def _test(self) -> Iterator[Event]:
         """The base once, and the best checkpoint of each threshold, on the test problems."""
-        run, arms = self.trunk.run, [self.arms[tau] for tau in self.job.taus if self.arms[tau].best]
+        run, arms = self.run, [self.arms[tau] for tau in self.job.taus if self.arms[tau].best]
         problems = run.problems.test
         if not problems:
             return
@@ -206,7 +205,7 @@ class Sweep(RunFiles):
             self._load(arm)
             after = solved(run, problems, NAME)
             place = self.folder / arm.folder
-            self.write(f"{arm.folder}/{EVALUATION}", evaluation(str(arm.best), problems, before, after))
+            self.run.write(f"{arm.folder}/{EVALUATION}", evaluation(str(arm.best), problems, before, after))
             tested = replace(arm, test=after.pass_at_1, test_vs_base=after.against(before))
             self._finish(tested, place / ADAPTER, before)
             self._keep(tested)
@@ -215,15 +214,15 @@ class Sweep(RunFiles):
 
     def _base_solved(self) -> Solutions:
         """The base's solutions of the test problems, made once."""
-        if stored := self.read(TEST_BASE):
+        if stored := self.run.read(TEST_BASE):
             return Solutions.from_json(stored["solutions"])
-        made = solved(self.trunk.run, self.trunk.run.problems.test, None)
-        self.write(TEST_BASE, {"solutions": made.json()})
+        made = solved(self.run, self.run.problems.test, None)
+        self.run.write(TEST_BASE, {"solutions": made.json()})
         return made
 
     def _load(self, arm: SweptTau) -> None:
         """Put a threshold's best checkpoint on the model."""
-        engine = self.trunk.run.model.engine
+        engine = self.run.model.engine
         load_weights(engine.model, self.folder / arm.folder / CHECKPOINTS / str(arm.best))
         engine.prefixes.clear(NAME)
 
@@ -232,10 +231,10 @@ class Sweep(RunFiles):
         self._write(chosen_of(self.arms.values()) if len(self.arms) == len(self.job.taus) else None)
 
     def _write(self, chosen: SweptTau | None) -> None:
-        self.write(SWEEP, self._json(chosen))
+        self.run.write(SWEEP, self._json(chosen))
 
     def _json(self, chosen: SweptTau | None) -> dict[str, Any]:
-        arms, stored = [self.arms[tau] for tau in self.job.taus if tau in self.arms], self.read(TEST_BASE)
+        arms, stored = [self.arms[tau] for tau in self.job.taus if tau in self.arms], self.run.read(TEST_BASE)
         return {
             "taus": [arm.json() for arm in arms],
             "base": {
@@ -256,7 +255,7 @@ class Sweep(RunFiles):
         done = {"updates": arm.updates, "seconds": round(arm.seconds, 1), "split": "test"}
         done |= {"before": base.pass_at_1 if base else None, "after": arm.test, "vs_base": arm.test_vs_base}
         events = [e for e in self._told() if e.get("tau", arm.tau) == arm.tau and e["kind"] != "done"]
-        story = provenance(config, events, base_of(self.trunk.run.model), done)
+        story = provenance(config, events, base_of(self.run.model), done)
         swept = ", ".join(f"{tau:g}" for tau in self.job.taus)
         note = f"One threshold ({arm.tau:g} nats) of a sweep over {swept}; which to keep was decided on validation."
         story = replace(story, notes=(*story.notes, note))
@@ -264,25 +263,22 @@ class Sweep(RunFiles):
 
     def _done(self) -> Event:
         """The chosen adapter becomes the run's own."""
-        chosen, seconds = chosen_of(self.arms.values()), self.trunk.run.seconds
-        base = self._base_solved() if self.trunk.run.problems.test else None
+        chosen = chosen_of(self.arms.values())
+        base = self._base_solved() if self.run.problems.test else None
         if chosen:
             self._finish(chosen, self.folder / ADAPTER, base)
             if base:
-                self.write(EVALUATION, self.read(f"{chosen.folder}/{EVALUATION}") or {})
+                self.run.write(EVALUATION, self.run.read(f"{chosen.folder}/{EVALUATION}") or {})
         self._write(chosen)
-        took = round(sum(seconds.values()), 1)
-        return "done", {
-            "seconds": took,
-            "updates": sum(arm.updates for arm in self.arms.values()),
-            "adapter": ADAPTER if chosen else None,
-            "best": chosen.best if chosen else None,
-            **_before_after(chosen, base),
-            "stages": {stage: round(spent, 1) for stage, spent in seconds.items()},
-            "usd": cost(took, self.trunk.device).usd,
-            "peak_rss_mb": round(peak_rss_mb(), 1),
-            "sweep": self._json(chosen),
-        }
+        kind, figures = self.done(
+            {
+                "updates": sum(arm.updates for arm in self.arms.values()),
+                "adapter": ADAPTER if chosen else None,
+                "best": chosen.best if chosen else None,
+                **_before_after(chosen, base),
+            }
+        )
+        return kind, figures | {"sweep": self._json(chosen)}
 
 
 def _before_after(chosen: SweptTau | None, base: Solutions | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rmx.errors import Stopped
 from rmx.recipes.recipe import Recipe
@@ -14,7 +15,7 @@ from rmx.train.stages import Context, Event, StageProgress
 from rmx.train.step import checkpoint
 from rmx.train.step.items import total_updates, updates_per_epoch
 from rmx.train.step.lora_policy import NAME
-from rmx.train.step.trainer import MicroStep, Trainer, Update
+from rmx.train.step.trainer import ContrastiveUpdate, MicroStep, Trainer, Update
 
 CHECKS, CHECKPOINTS = "checks.json", "checkpoints"
 _STEP = re.compile(r"step_(\d+)")
@@ -35,20 +36,27 @@ class TrainingLoop:
         held_out: None where there are no validation problems; then no rule ends the run but a loss that is not finite.
         stop: asked between updates; of several processes all get the same answer.
             All of them make the checks together; the first writes the files.
+        replay: None where no forks are followed.
     """
 
     run: Context
     trainer: Trainer
     held_out: HeldOut | None
-    replay: ForkReplay
     stop: Callable[[], bool]
-    checks: list[Check] = field(default_factory=list)
+    replay: ForkReplay | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of `checks.json`
     kl_losses: list[float] = field(default_factory=list)
     ended: Event | None = None  # the rule that ended it before its last update
 
     def __post_init__(self) -> None:
         self.folder: Path = self.run.folder / CHECKPOINTS
-        self.steps = checkpoint_steps(len(self.trainer.items), self.run.job.recipe)
+        self.per_epoch = updates_per_epoch(len(self.trainer.items), self.trainer.recipe.optim)
+        self.saved = set(checkpoint_steps(len(self.trainer.items), self.trainer.recipe))
+        self.checked, self.kept = {0, *self.saved}, self.saved  # updates; `kept`: those whose adapters stay
+
+    @property
+    def checks(self) -> list[Check]:
+        return [Check.from_json(row) for row in self.rows]
 
     @property
     def best(self) -> str | None:
@@ -82,21 +90,27 @@ class TrainingLoop:
 
     def _after(self, step: Update) -> Iterator[Event]:
         """Guards, checkpoint, check and stop after one update."""
-        self.kl_losses.append(step.kl_loss)
-        if message := not_finite(step.loss, step.grad_norm, step.optimizer_step, self.best):
-            yield from self._end("guard", {"rule": "finite", "message": message})
+        if struck := self._guard(step):
+            yield from self._end(*struck)
             return
-        check = self.run.job.recipe.check
-        if check.guards and self.held_out and (message := kl_away(self.kl_losses, check.kl_limit, self.best)):
-            yield from self._end("guard", {"rule": "kl", "message": message})
-            return
-        due, stopped = step.optimizer_step in self.steps, self.stop()
-        if due or stopped:
+        stopped = self.stop()
+        if stopped or step.optimizer_step in self.saved:
             self._save(step.optimizer_step)
         if stopped:
             raise Stopped
-        if due:
+        if step.optimizer_step in self.checked:
             yield from self._check(step.optimizer_step)
+
+    def _guard(self, step: Update) -> Event | None:
+        """The rule that an update's figures break, if any."""
+        if message := not_finite(step.loss, step.grad_norm, step.optimizer_step, self.best):
+            return "guard", {"rule": "finite", "message": message}
+        check = self.run.job.recipe.check
+        if isinstance(step, ContrastiveUpdate):
+            self.kl_losses.append(step.kl_loss)
+        if check.guards and self.held_out and (message := kl_away(self.kl_losses, check.kl_limit, self.best)):
+            return "guard", {"rule": "kl", "message": message}
+        return None
 
     def _end(self, kind: str, figures: dict[str, str]) -> Iterator[Event]:
         self.ended = (kind, figures)
@@ -106,37 +120,40 @@ class TrainingLoop:
 
     def _check(self, step: int) -> Iterator[Event]:
         """Measure the policy as it is; a check that a stop broke off does not count."""
-        epoch = step / updates_per_epoch(len(self.trainer.items), self.run.job.recipe.optim)
-        if self.run.main:
+        if self.replay and self.run.main:
             yield "replay", self.replay.event(step, NAME if step else None)
-        yield from self._held_out_check(step, epoch)
+        yield from self._held_out_check(step)
         if step:
             yield from self._rules()
 
-    def _held_out_check(self, step: int, epoch: float) -> Iterator[Event]:
+    def _held_out_check(self, step: int) -> Iterator[Event]:
         if self.held_out is None:
             return
-        found = self.held_out.check(step, epoch)
-        self.run.check_stop()
-        self.checks.append(found)
-        if self.run.main:
-            self.run.write(CHECKS, {"checks": [c.json() for c in self.checks]})
-        named = {"checkpoint": f"step_{step}" if step else None, "best": best_of(self.checks) is found}
-        yield "check", found.json() | named
+        found = self.held_out.check(step, step / self.per_epoch)
+        self._keep(found.json())
+        name = f"step_{step}" if step else None
+        yield "check", found.json() | {"checkpoint": name, "best": name is not None and name == self.best}
         yield "samples", self.held_out.samples(step)
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        """Add a check to `checks.json`, unless a stop broke it off."""
+        self.run.check_stop()
+        self.rows.append(row)
+        if self.run.main:
+            self.run.write(CHECKS, {"checks": self.rows})
 
     def _rules(self) -> Iterator[Event]:
         """What the checks so far say of going on; silent once nothing is left to stop."""
-        check = self.run.job.recipe.check
-        if not self.checks or self.trainer.updates >= self.trainer.last:
+        check, checks = self.run.job.recipe.check, self.checks
+        if not checks or self.trainer.updates >= self.trainer.last:
             return
-        first, now = self.checks[0], self.checks[-1]
+        first, now = checks[0], checks[-1]
         if check.guards and now.vs_base:
             message = below_base(first.pass_at_1, now.pass_at_1, now.vs_base, self.best)
             if message:
                 yield from self._end("guard", {"rule": "validation", "message": message})
                 return
-        if message := stops_early(self.checks, check.patience):
+        if message := stops_early(checks, check.patience):
             yield from self._end("early", {"message": message})
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
@@ -147,27 +164,20 @@ class TrainingLoop:
             self.trainer.save(self.folder / f"step_{step}")
             for old in written(self.folder):
                 if old < step:
-                    checkpoint.shed(self.folder / f"step_{old}", keep_adapter=old in self.steps)
+                    checkpoint.shed(self.folder / f"step_{old}", keep_adapter=old in self.kept)
         self.run.meet()
 
     def _resume(self) -> Iterator[Event]:
         """Restore the last checkpoint that can be continued, and make the check that is still missing there."""
-        self._read()
-        at = next((s for s in reversed(written(self.folder)) if checkpoint.whole(self.folder / f"step_{s}")), None)
-        if at is not None:
+        at = next((s for s in reversed(written(self.folder)) if checkpoint.whole(self.folder / f"step_{s}")), 0)
+        if at:
             self.trainer.restore(self.folder / f"step_{at}")
-        self.checks = [c for c in self.checks if c.optimizer_step <= (at or 0)]
-        done = {c.optimizer_step for c in self.checks}
-        if at is None and 0 not in done:
-            yield from self._check(0)
-        elif at in self.steps and at not in done:
+        stored = self.run.read(CHECKS) or {"checks": []}
+        self.rows = [row for row in stored["checks"] if row["optimizer_step"] <= at]
+        if at in self.checked and at not in {row["optimizer_step"] for row in self.rows}:
             yield from self._check(at)
         elif at:
             yield from self._rules()
-
-    def _read(self) -> None:
-        stored = self.run.read(CHECKS) or {"checks": []}
-        self.checks = [Check.from_json(c) for c in stored["checks"]]
 
 
 def written(folder: Path) -> list[int]:

@@ -10,7 +10,7 @@ from playwright.sync_api import Error, Page, sync_playwright
 from real_app import serving
 
 from rmx.trees.gallery import list_trees, load_tree
-from rmx.trees.page import tree_html
+from rmx.trees.tree_page import tree_html
 
 
 def menu(page: Page) -> None:

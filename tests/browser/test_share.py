@@ -19,8 +19,8 @@ from rmx.data.prepared_swaps import examples
 from rmx.models.workspace import Workspace
 from rmx.service import Site, call
 from rmx.trees.document import read_tree, tree_document
-from rmx.trees.page import tree_html
 from rmx.trees.tree import Tree
+from rmx.trees.tree_page import tree_html
 
 Open = Callable[..., Page]
 FIRST = examples()[0]

@@ -13,7 +13,7 @@ FLOORS = (
     "", "storage", "stats", "grading", "data", "engine", "models", "zerogpu", "explore", "compare", "trees", "recipes",
     "runs", "train", "mini", "evaluate", "claims", "mini.build", "service", "ui", "bench", "space", "cli",
 )  # fmt: skip
-FLAT = {"__init__", "__main__", "config", "errors", "paths", "progress", "prompt_styles", "records", "templates"}
+FLAT = {"__init__", "__main__", "config", "errors", "paths", "progress", "prompt_styles", "records", "rendering"}
 
 
 def name_of(path: Path) -> str:

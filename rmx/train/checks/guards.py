@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from rmx.stats.intervals import Estimate
+from rmx.stats.text import points
 
 WINDOW = 5  # updates over which the anchor is averaged: single updates jump
 CHANGE = "Train again with a lower lr, with neg_floor_nats (0.5, say) or with a higher kl_weight."
@@ -21,7 +22,7 @@ def below_base(base: Estimate, now: Estimate, vs_base: Estimate, best: str | Non
     """
     if vs_base["high"] is None or vs_base["high"] >= 0:
         return None
-    change = f"{100 * vs_base['value']:+.1f} points, 95 % {100 * vs_base['low']:+.1f} to {100 * vs_base['high']:+.1f}"
+    change = points(vs_base, bounds=", 95 % {:+.1f} to {:+.1f}")
     return (
         f"Stopped: validation pass@1 fell from the base's {100 * base['value']:.1f} % to {100 * now['value']:.1f} % "
         f"({change}, n = {now['n']}). {kept(best)} {CHANGE}"

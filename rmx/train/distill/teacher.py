@@ -13,7 +13,7 @@ from torch import Tensor
 from rmx.engine.token_draws import prompt_key
 from rmx.errors import TrainError
 from rmx.models.load import Model
-from rmx.recipes.distill import Tail
+from rmx.recipes.distill_job import Tail
 from rmx.records import Rollout
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import psutil
 import torch
 
+from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
 from rmx.errors import TrainError
 from rmx.models.load import choose_device
 from rmx.models.presets import preset_of
@@ -72,8 +73,11 @@ def _gb(nbytes: float) -> str:
 
 
 @contextmanager
-def memory_told(stage: str, optim: OptimConfig, device: torch.device) -> Iterator[None]:
+def memory_told(stage: str, optim: OptimConfig, device: torch.device, reusable: bool) -> Iterator[None]:
     """Tell what to change where a stage runs out of memory.
+
+    Args:
+        reusable: whether another run can train on the rollouts of this one.
 
     Raises:
         TrainError: it has.
@@ -83,20 +87,16 @@ def memory_told(stage: str, optim: OptimConfig, device: torch.device) -> Iterato
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        where = "The GPU" if device.type == "cuda" else "This machine"
-        raise TrainError(f"{where} ran out of memory in the stage {stage}. {_change(stage, optim)}") from error
+        change = _change(stage, optim, reusable)
+        raise TrainError(out_of_memory(change, device, f"in the stage {stage}")) from error
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory has run out; on a CPU PyTorch has no class of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-def _change(stage: str, optim: OptimConfig) -> str:
+def _change(stage: str, optim: OptimConfig, reusable: bool) -> str:
     if stage == "training":
         ways = [] if optim.recompute else ["--recompute"]
         ways.append(f"a --max-seq-len below {optim.max_seq_len}")
         ways += [f"a --micro-batch below {optim.micro_batch}"] if optim.micro_batch > 1 else []
         said = ", ".join(ways[:-1]) + f" or {ways[-1]}" if len(ways) > 1 else ways[0]
-        return f"Train again with {said}; --from-rollouts with this run's rollouts.jsonl spares the sampling."
+        spared = "; --from-rollouts with this run's rollouts.jsonl spares the sampling" if reusable else ""
+        return f"Train again with {said}{spared}."
     return "Free memory by closing what else uses it, or take a smaller --max-new-tokens or --max-seq-len."

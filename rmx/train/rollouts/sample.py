@@ -10,9 +10,6 @@ from rmx.models.load import Model
 from rmx.models.stopping import Endings
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout, Stop
-from rmx.train.rollouts.file import RolloutLog
-
-__all__ = ["RolloutLog", "graded", "sample_rollouts"]
 
 Key = tuple[str, int]  # a problem's id and which of its rollouts
 

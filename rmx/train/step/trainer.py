@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -57,26 +58,40 @@ class MicroStep:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One optimizer step over a window. Means over no token are None."""
+    """One optimizer step over a window of rollouts, whatever the loss."""
+
+    NAMES: ClassVar[tuple[str, ...]] = ()  # of the event's figures, in their order
 
     optimizer_step: int  # this one included
     of: int
     epoch: int  # 1-based
     loss: float
+    grad_norm: float  # before clipping
+    lr: float  # that it was made with
+    tokens: int
+
+    def json(self) -> dict[str, Any]:
+        """The update event; None under names that this kind of update does not have."""
+        return {name: getattr(self, name, None) for name in self.NAMES}
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastiveUpdate(Update):
+    """An update by the contrastive loss. Means over no token are None; `tokens` counts positions that predict one."""
+
+    NAMES = (
+        "optimizer_step", "of", "epoch", "loss", "decision_loss", "kl_loss", "delta_logp_pos_mean",
+        "delta_logp_neg_mean", "grad_norm", "lr", "tokens",
+    )  # fmt: skip
+
     decision_loss: float
     kl_loss: float  # nats
     delta_logp_pos_mean: float | None  # nats
     delta_logp_neg_mean: float | None
-    grad_norm: float  # before clipping
-    lr: float  # that it was made with
-    tokens: int  # positions that predicted a token
-
-    def json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class Trainer:
-    """Trains a policy on items by a recipe.
+    """Trains a policy on items by a recipe; a distillation is the same with another loss (train/distill/student.py).
 
     Every random choice is a function of the recipe's seed and the place in the run (the order of an epoch, the dropout
     of a micro-batch), so a checkpoint needs no generator's state beside the number of updates made.
@@ -120,14 +135,13 @@ class Trainer:
         they were.
         """
         while self.updates < self.last:
-            now = window(self.items, self.recipe.optim, self.recipe.seed, self.updates)
-            steps: list[MicroStep] = []
-            self._clear()
+            now, steps = self._next_window(), list[MicroStep]()
             for step in self._micro_steps(now):
                 steps.append(step)
                 yield step
             add_up(self.params.values(), self.team)
-            yield self._update(now, steps)
+            tokens = sum(s.valid_tokens for s in steps)
+            yield ContrastiveUpdate(**self._step(now), tokens=tokens, **self._means(steps))
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint of the last finished update: all of it, or nothing. Of several processes one writes."""
@@ -152,9 +166,34 @@ class Trainer:
     def _place(self) -> dict[str, Any]:
         return {"update": self.updates, "of": self.of, "items": len(self.items), "seed": self.recipe.seed}
 
-    def _clear(self) -> None:
+    def _next_window(self) -> Window:
+        """The micro-batches of the next update, with gradients of 0."""
         for p in self.params.values():
             p.grad = torch.zeros_like(p)
+        return window(self.items, self.recipe.optim, self.recipe.seed, self.updates)
+
+    def _step(self, now: Window) -> dict[str, Any]:
+        """Make the update that a window's gradients ask for; returns what every kind of update says of it."""
+        optim = self.recipe.optim
+        norm: Tensor = torch.nn.utils.clip_grad_norm_(self.params.values(), optim.max_grad_norm)
+        rate = lr_at(now.update, self.of, optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.policy.changed()
+        self.updates = now.update + 1
+        return {
+            "optimizer_step": self.updates,
+            "of": self.of,
+            "epoch": now.epoch + 1,
+            "grad_norm": float(norm),
+            "lr": rate,
+        }
+
+    def _seeded(self, step: int) -> AbstractContextManager[None]:
+        return checkpoint.seeded(self.recipe.seed, step, self.policy.device)
+
+    # -- the contrastive loss -----------------------------------------------------------------------------------------
 
     def _micro_steps(self, now: Window) -> Iterator[MicroStep]:
         """As they are made; with several processes all at once, when everybody is through with the window."""
@@ -201,28 +240,6 @@ class Trainer:
     def _window_mass(self, now: Window) -> tuple[float, float]:
         pairs = [mass(items, self.recipe.loss) for items in now.batches]
         return sum(d for d, _ in pairs), sum(a for _, a in pairs)
-
-    def _seeded(self, step: int) -> Any:
-        return checkpoint.seeded(self.recipe.seed, step, self.policy.device)
-
-    def _update(self, now: Window, steps: Sequence[MicroStep]) -> Update:
-        optim = self.recipe.optim
-        norm: Tensor = torch.nn.utils.clip_grad_norm_(self.params.values(), optim.max_grad_norm)
-        rate = lr_at(now.update, self.of, optim)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.policy.changed()
-        self.updates = now.update + 1
-        return Update(
-            optimizer_step=self.updates,
-            of=self.of,
-            epoch=now.epoch + 1,
-            grad_norm=float(norm),
-            lr=rate,
-            tokens=sum(s.valid_tokens for s in steps),
-            **self._means(steps),
-        )
 
     def _means(self, steps: Sequence[MicroStep]) -> dict[str, Any]:
         """Means of a window: of its micro-batches, or of its tokens where that is what is minimised."""

@@ -16,8 +16,8 @@ import torch
 
 from rmx.claims.ask import ClaimOptions, subject_of
 from rmx.claims.board import Board, ClaimsReport
+from rmx.claims.html_report import bars_of, command_of, html_report, set_facts
 from rmx.claims.registry import BY_ID, CLAIMS
-from rmx.claims.report import bars_of, command_of, html_report, set_facts
 from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.errors import RmxError
 from rmx.models.model_pair import Pair

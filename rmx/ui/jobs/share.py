@@ -15,11 +15,11 @@ from rmx.errors import RmxError, SwapError
 from rmx.explore.branches import Branch, Origin
 from rmx.trees.document import tree_document
 from rmx.trees.gallery import list_trees, load_tree
-from rmx.trees.hub import save_tree
 from rmx.trees.link import ReplayPlan, link_of, recipe_of, unpack
-from rmx.trees.page import entropy_svg, read_any, tokens_csv, tree_html
 from rmx.trees.recorded import recorded_runs
+from rmx.trees.save_to_hub import save_tree
 from rmx.trees.tree import Tree, tree_of
+from rmx.trees.tree_page import entropy_svg, read_any, tokens_csv, tree_html
 from rmx.trees.verify import TreeReplay
 from rmx.ui.jobs.explore import Explorer, Message, _get
 

@@ -16,7 +16,7 @@ from rmx.errors import Busy, RmxError, TrainError
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob, problems_of, resolved
 from rmx.recipes.site_limits import admit_job
-from rmx.recipes.sweep import NO_DRY
+from rmx.recipes.thresholds import NO_DRY
 from rmx.records import Problem
 from rmx.runs.folder import RunFolder
 from rmx.runs.rates import load_rates, set_rate
@@ -107,7 +107,7 @@ class Training:
         Raises:
             TrainError: no such run, or no finished adapter in it.
         """
-        from rmx.train.publish.export import zipped
+        from rmx.train.publish.adapter_folder import zipped
 
         folder = self.store.get(run)
         return f"{folder.id}.zip", zipped(folder.path / "adapter", folder.id)
@@ -211,7 +211,7 @@ class Training:
 
     def push(self, data: object, visitor: Visitor) -> str:
         """Push the adapter of {"id"} with the visitor's own token; returns its address."""
-        from rmx.train.publish.export import push_adapter
+        from rmx.train.publish.adapter_folder import push_adapter
 
         folder = self._own(data, visitor, "push")
         repo, token = str(_get(data, "repo") or ""), str(_get(data, "token") or "")

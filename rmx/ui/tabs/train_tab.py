@@ -15,7 +15,7 @@ from rmx.recipes.flags import HELP, field_types
 from rmx.recipes.job import TrainJob
 from rmx.recipes.pins import Pin
 from rmx.recipes.recipe import PRESETS, Recipe
-from rmx.recipes.sweep import taus_of
+from rmx.recipes.thresholds import taus_of
 from rmx.service.arguments import short_enough
 from rmx.ui.jobs.train import Training
 from rmx.ui.tabs.style_panel import StyleControls, build_style_panel

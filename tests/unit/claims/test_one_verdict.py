@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from rmx.claims.records import Reading, Row
+from rmx.claims.claim import Reading, Row
+from rmx.claims.html_report import html_report
 from rmx.claims.registry import BY_ID
-from rmx.claims.report import html_report
 from rmx.claims.verdicts import Judged, above, no_better
 from rmx.cli.eval import table
 from rmx.compare.intervene_set import _compared

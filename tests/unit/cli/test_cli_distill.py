@@ -13,7 +13,7 @@ import pytest
 from rmx.cli.distill import job_of
 from rmx.cli.main import _parser, main
 from rmx.cli.terminal import DistillTeller
-from rmx.recipes.distill import SMALL, DistillJob, DistillRecipe
+from rmx.recipes.distill_job import SMALL, DistillJob, DistillRecipe
 from rmx.runs.folder import RunFolder
 from rmx.runs.row import row
 

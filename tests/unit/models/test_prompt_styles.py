@@ -22,7 +22,7 @@ from rmx.models.style_options import StyleOptions, from_form, resolve_style, to_
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
 from rmx.prompt_styles import STYLES, PromptStyle
-from rmx.recipes.distill import DistillJob
+from rmx.recipes.distill_job import DistillJob
 from rmx.recipes.job import TrainJob
 from tests.conftest import qwen, wrap
 

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from rmx.errors import RmxError, TrainError
-from rmx.recipes.distill import DistillJob
+from rmx.recipes.distill_job import DistillJob
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
 from rmx.runs.folder import RunFolder

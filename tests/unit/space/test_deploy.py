@@ -16,7 +16,7 @@ from huggingface_hub.utils import hf_raise_for_status
 
 from rmx.cli.main import main
 from rmx.errors import RmxError
-from rmx.space.hub import carry_out
+from rmx.space.carry_out import carry_out
 from rmx.space.plan import CUDA_TORCH, plan, settings, stage, with_thumbnail
 
 ROOT = Path(__file__).parents[3]
@@ -317,16 +317,20 @@ def test_a_bucket_is_mounted_beside_what_is_there():
         ("whoami", LocalTokenNotFoundError("none"), "The Hub needs to know you. Log in (hf auth login)"),
         ("whoami", refused(401, "Invalid user token."), "The Hub does not know this token"),
         ("create_repo", refused(402, "Payment"), "A docker Space needs a PRO or Team plan on the free CPU"),
-        ("create_repo", refused(403, "no rights"), "may not do that for me/rmx (no rights)"),
-        ("create_repo", refused(404, "x"), "The Hub has no me/rmx"),
-        ("create_repo", refused(400, "Invalid name"), "The Hub refused it (400) (Invalid name)"),
+        ("create_repo", refused(403, "no rights"), "may not write to me/rmx (no rights)"),
+        ("create_repo", refused(404, "x"), "The Hub has no place called me/rmx"),
+        ("create_repo", refused(400, "Invalid name"), "The Hub refused the Space (400: Invalid name)"),
         ("add_space_secret", refused(400, f"bad {SECRET}"), "bad (secret)"),
         ("upload_folder", refused(429, "slow"), "takes no more requests"),
         ("upload_folder", refused(503, "down"), "a fault of its own right now (503)"),
         ("upload_folder", RuntimeError("Data processing error: xet"), "broke off: Data processing error"),
         ("upload_folder", OfflineModeIsEnabled("offline"), "The Hub cannot be reached (offline)"),
         ("whoami", ConnectionError("no route"), "The Hub cannot be reached (no route)"),
-        ("upload_folder", PermissionError(13, "Permission denied", "README.md"), "A file cannot be read or written"),
+        (
+            "upload_folder",
+            PermissionError(13, "Permission denied", "README.md"),
+            "A file of the Space cannot be read or written (Permission denied: README.md)",
+        ),
     ],
 )
 def test_a_refusal_is_a_sentence_without_secrets(where, error, said):
@@ -390,7 +394,7 @@ def test_a_dry_run_as_json(capsys):
 
 def test_the_verb_does_it_and_says_so(capsys, monkeypatch):
     hub = Hub()
-    monkeypatch.setattr("rmx.space.hub.HfApi", lambda: hub.api)
+    monkeypatch.setattr("rmx.space.carry_out.HfApi", lambda: hub.api)
     assert main(["deploy", "--space", "me/rmx"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "created the docker Space me/rmx for me"
     assert "upload_folder" in hub.names

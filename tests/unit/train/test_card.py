@@ -9,9 +9,9 @@ from huggingface_hub import metadata_load
 from peft import PeftModel
 
 from rmx.models.load import Model
-from rmx.recipes.distill import SMALL as SMALL_DISTILL
+from rmx.recipes.distill_job import SMALL as SMALL_DISTILL
 from rmx.recipes.recipe import PAPER, SMALL
-from rmx.train.publish.card import adapter_card, snippet
+from rmx.train.publish.adapter_card import adapter_card, snippet
 from rmx.train.publish.provenance import BaseFacts, PassRates, Provenance, base_of, provenance, set_label, spec_label
 from tests.conftest import qwen, wrap
 

@@ -16,18 +16,19 @@ from rmx.errors import ModelError, RmxError, Stopped, TrainError
 from rmx.models.adapter_names import names_adapter
 from rmx.models.load import Model, load
 from rmx.paths import ASSETS
-from rmx.recipes.distill import SMALL as SMALL_RECIPE
-from rmx.recipes.distill import DistillJob, DistillRecipe
-from rmx.recipes.job import Problems
+from rmx.recipes.distill_job import SMALL as SMALL_RECIPE
+from rmx.recipes.distill_job import DistillJob, DistillRecipe
+from rmx.recipes.job import Problems, TrainJob, problems_of
 from rmx.recipes.recipe import AdapterConfig
 from rmx.records import Problem, Rollout
 from rmx.runs.folder import RunFolder
 from rmx.runs.row import row
-from rmx.train.distill import pipeline as distill
-from rmx.train.distill import trainer as distiller
-from rmx.train.distill.pipeline import Distillation
+from rmx.train import pipeline
+from rmx.train.data_stages import ROLLOUTS
+from rmx.train.distill import student as student_module
+from rmx.train.distill.distillation import Distillation
+from rmx.train.distill.student import Distiller, agreement, lessons, student_rows
 from rmx.train.distill.teacher import Teacher, TeacherCache, teacher_rows, topk_kl
-from rmx.train.distill.trainer import Distiller, agreement, lessons, student_rows
 from rmx.train.step.lora_policy import NAME, LoraPolicy, make_policy
 from tests.conftest import qwen, wrap
 
@@ -172,7 +173,7 @@ def test_a_broken_file_is_a_sentence(cache):
 
 
 def batch_of(policy, rollouts: list[Rollout]):
-    return distiller.make_batch(lessons(rollouts, 100), distiller.COMPLETIONS, policy.device)
+    return student_module.make_batch(lessons(rollouts, 100), student_module.COMPLETIONS, policy.device)
 
 
 @pytest.mark.parametrize("tail", ["renormalise", "bucket"])
@@ -359,23 +360,20 @@ class Run:
         return (self.folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-real = distill.problems_to_distill
-
-
-def own_or_real(job: DistillJob) -> Problems:
-    return Problems(SUMS[:6], SUMS[10:14], []) if job.set_name == "own.jsonl" else real(job)
+def own_or_real(job: TrainJob) -> Problems:
+    return Problems(SUMS[:6], SUMS[10:14], []) if job.set_name == "own.jsonl" else problems_of(job)
 
 
 @pytest.fixture(autouse=True)
 def _own_problems(monkeypatch):
-    monkeypatch.setattr(distill, "problems_to_distill", own_or_real)
+    monkeypatch.setattr(pipeline, "problems_of", own_or_real)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Run:
     """A run without a break."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distill, "problems_to_distill", own_or_real)
+        patch.setattr(pipeline, "problems_of", own_or_real)
         return Run(tmp_path_factory.mktemp("whole") / "run").go()
 
 
@@ -429,7 +427,7 @@ def test_stopped_anywhere_it_goes_on_to_the_very_same_adapter(whole, tmp_path, k
         Run(tmp_path / "cut").go(until=kind)
     rest = Run(tmp_path / "cut").go()
     assert rest.adapter() == whole.adapter()
-    assert {c["optimizer_step"] for c in rest.made.read("checks.json")["checks"]} == {0, 3, 6}
+    assert {c["optimizer_step"] for c in rest.made.run.read("checks.json")["checks"]} == {0, 3, 6}
     assert rest.of("done")[0]["after"] == whole.of("done")[0]["after"]
 
 
@@ -469,7 +467,7 @@ def test_a_loss_that_is_not_finite_ends_it_with_a_sentence(tmp_path, monkeypatch
     def broken(policy, batch, teacher, tail):
         return policy(batch.ids).sum() * math.nan * teacher.rest, teacher.ids[:, 0]
 
-    monkeypatch.setattr(distiller, "student_rows", broken)
+    monkeypatch.setattr(student_module, "student_rows", broken)
     with pytest.raises(TrainError, match="finite"):
         Run(tmp_path / "run", replace(SMALL, heldout=0, validation=0)).go()
 
@@ -505,13 +503,13 @@ def test_the_list_of_runs_knows_what_departs(tmp_path):
 
 def test_the_problems_are_those_of_a_training_run():
     job = DistillJob(adapter="rl", recipe=replace(DistillRecipe(), problems=30, validation=10, heldout=12))
-    found = real(job)
+    found = problems_of(job.training())
     assert len(found.train) == 30
     assert len(found.validation) == 12
     assert not {p.id for p in found.train} & {p.id for p in found.validation}
-    assert [p.id for p in real(job).train] == [p.id for p in found.train]
+    assert [p.id for p in problems_of(job.training()).train] == [p.id for p in found.train]
     with pytest.raises(TrainError, match="only test problems"):
-        real(replace(job, set_name="math500"))
+        problems_of(replace(job, set_name="math500").training())
 
 
 def test_a_teacher_may_be_an_adapter_that_is_at_hand(tmp_path, mini):
@@ -520,7 +518,7 @@ def test_a_teacher_may_be_an_adapter_that_is_at_hand(tmp_path, mini):
     assert not names_adapter(mini, "Qwen/Qwen2.5-1.5B")
     assert not names_adapter(wrap(qwen()), "rl")  # bundled with another model
     made = Distillation(DistillJob(teacher="rl"), tmp_path, {}, base=load("mini", device="cpu"))
-    teacher = made._teacher()
+    teacher = made.teacher()
     assert (teacher.model, teacher.adapter) == (made.base, "rl")
 
 
@@ -557,7 +555,7 @@ def test_the_small_recipe_moves_the_bundled_model_and_the_papers_rate_hardly_doe
     job = DistillJob(adapter="rl", recipe=recipe, device="cpu", dtype="float32", preset="small")
     made = Distillation(job, tmp_path, {"id": "r", "versions": {}}, base=load("mini", "cpu", "float32"))
     done = dict(made.events())["done"]
-    items, left = made.items(distill.ROLLOUTS), {}
+    items, left = made.items(ROLLOUTS), {}
     before = agreement(LoraPolicy(made.base, recompute=False), items, made.cache, trained=False).kl["value"]
     left["small"] = agreement(LoraPolicy(made.base, recompute=False), items, made.cache, trained=True).kl["value"]
     slow = Distiller(

@@ -21,7 +21,7 @@ from rmx.errors import TrainError
 from rmx.models.adapters import add_adapter
 from rmx.models.load import load
 from rmx.paths import ASSETS
-from rmx.train.publish.export import FILES, finish_adapter, push_adapter, zip_adapter, zipped
+from rmx.train.publish.adapter_folder import FILES, finish_adapter, push_adapter, zip_adapter, zipped
 from rmx.train.publish.provenance import BaseFacts, base_of, provenance
 from tests.unit.train.test_card import COMMIT, DONE, EVENTS, MINI, QWEN, config
 
@@ -242,12 +242,12 @@ REFUSALS = {
     "no such owner": (lambda: recorded(404, "Repository not found", code="RepoNotFound"), "no place called ann/skill"),
     "too many": (lambda: recorded(429, "We had to rate limit you"), "no more requests from here"),
     "fault": (lambda: recorded(503, "Service unavailable"), "fault of its own"),
-    "other": (lambda: recorded(418, "teapot"), r"refused the push \(418: teapot\)"),
+    "other": (lambda: recorded(418, "teapot"), r"refused the adapter \(418: teapot\)"),
     "switched off": (lambda: OfflineModeIsEnabled("offline mode is enabled"), "cannot be reached"),
     "no network": (connect_error, "cannot be reached"),
     "card": (lambda: ValueError("Invalid metadata in README.md.\n- license"), "refused the adapter: Invalid metadata"),
     "broken off": (lambda: RuntimeError("Data processing error: xet"), "broke off: Data processing error"),
-    "disk": (lambda: PermissionError(13, "denied"), "files cannot be read"),
+    "disk": (lambda: PermissionError(13, "denied"), "A file of the adapter cannot be read"),
 }
 
 

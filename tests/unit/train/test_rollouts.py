@@ -22,7 +22,8 @@ from rmx.errors import PromptError
 from rmx.grading.answers import grade
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
-from rmx.train.rollouts.sample import RolloutLog, sample_rollouts
+from rmx.train.rollouts.file import RolloutLog
+from rmx.train.rollouts.sample import sample_rollouts
 
 CONFIG = RolloutConfig(k=6, problems=6, temperature=1.0, top_p=1.0, max_new_tokens=96)
 

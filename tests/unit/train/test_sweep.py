@@ -15,7 +15,7 @@ from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError, TrainError
 from rmx.models.adapter_names import run_adapter
 from rmx.recipes.job import TrainJob
-from rmx.recipes.sweep import taus_of
+from rmx.recipes.thresholds import taus_of
 from rmx.runs.folder import RunFolder
 from rmx.runs.row import row
 from rmx.runs.store import RunStore

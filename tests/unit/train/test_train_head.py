@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from rmx.cli.terminal import Teller
-from rmx.recipes.distill import DistillRecipe
+from rmx.recipes.distill_job import DistillRecipe
 from rmx.recipes.recipe import LossConfig, Recipe, command
 from rmx.train.publish.provenance import BaseFacts, provenance
 from rmx.train.step import head as head_module

@@ -13,7 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
 from rmx.cli.main import main
 from rmx.config import Sampling
@@ -24,11 +26,11 @@ from rmx.models.workspace import Workspace
 from rmx.records import TokenDist
 from rmx.storage.strict_json import DocumentError
 from rmx.trees.document import read_tree, tree_document
-from rmx.trees.hub import save_tree
 from rmx.trees.link import link_of
-from rmx.trees.page import entropy_svg, inert, read_any, tokens_csv, tree_html
 from rmx.trees.recorded import Absent, recorded_runs
+from rmx.trees.save_to_hub import save_tree
 from rmx.trees.tree import Tree, adapter_hash, adapter_spec, tree_of
+from rmx.trees.tree_page import entropy_svg, inert, read_any, tokens_csv, tree_html
 from rmx.ui.jobs.explore import Explorer
 from rmx.ui.jobs.measure import Worth
 from rmx.ui.jobs.share import Sharing
@@ -287,7 +289,7 @@ def test_a_tree_is_saved_to_a_private_dataset() -> None:
         ("ann/../x", TOKEN, None, "OWNER/NAME"),
         ("ann/forks", "secret", None, "hf_"),
         ("ann/forks", TOKEN, ConnectionError(f"Bearer {TOKEN}"), "cannot be reached"),
-        ("ann/forks", TOKEN, RuntimeError(TOKEN), "cannot be reached"),
+        ("ann/forks", TOKEN, RuntimeError(TOKEN), "broke off"),
     ],
 )
 def test_no_message_holds_the_token(repo: str, token: str, error: Exception | None, says: str) -> None:
@@ -298,9 +300,9 @@ def test_no_message_holds_the_token(repo: str, token: str, error: Exception | No
 
 
 def test_the_hub_s_refusal_is_told() -> None:
-    refused = OSError("403")
-    refused.response = SimpleNamespace(status_code=403)  # type: ignore[attr-defined]
-    with pytest.raises(RmxError, match="does not let this token write to ann/forks"):
+    request = httpx.Request("POST", "https://huggingface.co/api/repos/create")
+    refused = HfHubHTTPError(f"Bearer {TOKEN}", response=httpx.Response(403, request=request), server_message=TOKEN)
+    with pytest.raises(RmxError, match=r"may not write to ann/forks \(\(token\)\)"):
         save_tree("{}", "a.json", "ann/forks", TOKEN, Fake(refused))
 
 

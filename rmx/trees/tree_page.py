@@ -16,6 +16,7 @@ from html import escape
 from rmx import __version__
 from rmx.paths import ASSETS
 from rmx.records import TokenDist, is_fork
+from rmx.rendering import render
 from rmx.storage.strict_json import MOST_CHARACTERS, DocumentError
 from rmx.trees.document import read_tree, tree_document
 from rmx.trees.tree import Tree
@@ -30,16 +31,16 @@ def tree_html(tree: Tree) -> str:
     style = _asset("trees/tree_page.css")
     data = json.dumps(tree_document(tree, small=True), ensure_ascii=False, separators=(",", ":"))
     title = " ".join((tree.title or f"A solution of {tree.model}").split())[:120]
-    parts = {
-        "policy": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; {CLOSED}",
-        "title": escape(title),
-        "version": escape(__version__),
-        "style": style,
-        "data": data.replace("<", "\\u003c"),
-        "script": script,
-    }
-    # In one pass: what is filled in is never looked at again, whatever braces it holds.
-    return re.sub(r"\{(\w+)\}", lambda place: parts[place[1]], PAGE)
+    return render(
+        "tree_page.html",
+        # The template takes these four as they are: they are ours, or have no "<" in them.
+        policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; {CLOSED}",
+        style=style,
+        script=script,
+        data=data.replace("<", "\\u003c"),
+        title=title,
+        version=__version__,
+    )
 
 
 def read_any(text: str) -> Tree:
@@ -75,65 +76,6 @@ def _asset(name: str) -> str:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-<header>
-<div class="problem">
-<p class="label">Problem</p>
-<h1 data-ui="title" dir="auto"></h1>
-<p class="meta" data-ui="meta"></p>
-<details data-ui="promptBox" hidden>
-<summary>exact prompt</summary><pre data-ui="prompt" dir="auto" tabindex="0"></pre>
-<p data-ui="promptStyle" dir="auto"></p></details>
-</div>
-<div class="answer" role="group" aria-label="Answer">
-<p class="label">Answer</p>
-<p class="value" data-ui="answer"></p>
-<p class="verdict" data-ui="verdict"></p>
-</div>
-</header>
-<noscript><p>This file shows a solution and its forks, and needs JavaScript for that. It fetches nothing.</p></noscript>
-<div class="flow" data-ui="flow" role="group" aria-label="Solution"></div>
-<p class="status" role="status" data-ui="status"></p>
-<nav data-ui="tree" aria-label="Branches" hidden>
-<h2 class="label">Branches</h2>
-<ol data-ui="branches"></ol>
-</nav>
-<footer>
-<ul>
-<li><i class="ramp"></i><span class="num">0 – 2.5+</span> nats of entropy</li>
-<li><span class="t fork">word</span> fork, above <span class="num" data-ui="tau"></span></li>
-<li><span class="t fork tried">word</span> another was tried</li>
-<li><span class="t forced">word</span> forced</li>
-<li><kbd>n</kbd> <kbd>p</kbd> next, previous fork</li>
-<li><kbd>1</kbd> – <kbd>5</kbd> show what was tried</li>
-</ul>
-<p data-ui="made"></p>
-<p>Recorded with rmx {version}. The file opens in rmx again, under “Open a file”.</p>
-</footer>
-</main>
-<div class="box" data-ui="box" popover role="dialog" aria-label="What the model could have said" tabindex="-1">
-<div class="box-head"><p class="label" data-ui="where"></p><button type="button" data-do="close">Close</button></div>
-<p class="facts" data-ui="facts"></p>
-<ol data-ui="alts" aria-label="Alternatives"></ol>
-</div>
-<script type="application/json" id="tree">{data}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
 
 
 WIDTH, HEIGHT = 960, 220

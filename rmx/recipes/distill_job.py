@@ -6,14 +6,26 @@ import os
 import shlex
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from rmx.config import is_number
 from rmx.errors import RmxError, TrainError, shown
 from rmx.models.style_options import StyleOptions
-from rmx.recipes.recipe import TARGETS, AdapterConfig, OptimConfig, RolloutConfig, check_seed
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import (
+    TARGETS,
+    AdapterConfig,
+    CheckConfig,
+    OptimConfig,
+    Recipe,
+    RolloutConfig,
+    check_one_of,
+    check_seed,
+    check_whole,
+    write_flags,
+)
 
-Tail = Literal["renormalise", "bucket"]  # what becomes of the teacher's other tokens, see train/distill/loss.py
+Tail = Literal["renormalise", "bucket"]  # what becomes of the teacher's other tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +64,11 @@ class DistillRecipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(self.targets))
         for name, low in (("top_k", 1), ("heldout", 0), ("validation", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise RmxError(f"{name} must be a whole number, {low} or more; got {shown(value)}.")
+            check_whole(name, getattr(self, name), low)
         check_seed(self.seed)
         if not is_number(self.warmup) or not 0 <= self.warmup < 1:
             raise RmxError(f"warmup is a share of the updates, from 0 to below 1; got {shown(self.warmup)}.")
-        if self.tail not in get_args(Tail):
-            raise RmxError(f"tail must be one of {', '.join(get_args(Tail))}; got {shown(self.tail)}.")
+        check_one_of("tail", self.tail, Tail)
         # The parts check their own values when they are made.
         _ = self.rollouts, self.adapter, self.optim(1)
 
@@ -89,6 +98,16 @@ class DistillRecipe:
             tf32=self.tf32,
         )
 
+    def training(self, rollouts: int = 1) -> Recipe:
+        """This as the recipe of a training run without a gate, a guard or test problems.
+
+        Args:
+            rollouts: solutions to learn from, which the warm-up depends on.
+        """
+        few = RolloutConfig(problems=self.problems, max_new_tokens=self.max_new_tokens)
+        check = CheckConfig(validation=max(self.validation, self.heldout), test=0, guards=False)
+        return Recipe(few, adapter=self.adapter, optim=self.optim(rollouts), check=check, seed=self.seed)
+
     def flat(self) -> dict[str, Any]:
         """Every field by its name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -108,18 +127,7 @@ class DistillRecipe:
 
     def words(self, preset: str = "paper") -> list[str]:
         """The flags of `rmx distill` that make this recipe out of a preset."""
-        start, words = PRESETS[preset].flat(), []
-        for name, value in self.flat().items():
-            if value == start[name]:
-                continue
-            flag = "--" + name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(flag if value else flag.replace("--", "--no-", 1))
-            elif value is None:
-                words += [flag, "none"]
-            else:
-                words += [flag, ",".join(value) if isinstance(value, tuple) else f"{value}"]
-        return words
+        return write_flags(self.flat(), PRESETS[preset].flat())
 
 
 PAPER = DistillRecipe()
@@ -167,6 +175,12 @@ class DistillJob:
     def teacher_name(self) -> str:
         """The teacher's spec."""
         return self.teacher or self.adapter or ""
+
+    def training(self) -> TrainJob:
+        """The training run on the same model and problems: no problem is both learned from and held out."""
+        return TrainJob(
+            self.model, self.set_name, self.recipe.training(), device=self.device, dtype=self.dtype, style=self.style
+        )
 
     def words(self) -> list[str]:
         """The command that starts this run: `rmx distill …`."""

@@ -3,16 +3,13 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi, Volume
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-from rmx.errors import RmxError, first_line
+from rmx.errors import RmxError
 from rmx.space.plan import SpacePlan, stage
+from rmx.storage.hub_errors import FAILURES, Upload, upload_sentence
 
-# The client's own errors: HTTP answers and, below them, whichever library carries them; values that it refuses.
-_FAILURES: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
 _BUILD_VARIABLE = "TORCH_INDEX"
 
 
@@ -28,8 +25,8 @@ def carry_out(plan: SpacePlan, api: HfApi | None = None) -> Iterator[str]:
     try:
         yield from _carried_out(plan, api)
         return
-    except _FAILURES as error:
-        said = _why(error, plan)
+    except FAILURES as error:
+        said = _sentence(error, plan)
     # Raised out here, so that nothing refers to the request that failed: its headers hold the token.
     for value in sorted(plan.secrets.values(), key=len, reverse=True):
         said = said.replace(value, "(secret)")
@@ -103,44 +100,19 @@ def _upload(plan: SpacePlan, api: HfApi) -> str:
     return f"{api.endpoint}/spaces/{plan.space}"
 
 
-def _why(error: Exception, plan: SpacePlan) -> str:
+def _sentence(error: Exception, plan: SpacePlan) -> str:
     """What stood against it, and what to do."""
     owner = plan.space.partition("/")[0]
-    if isinstance(error, LocalTokenNotFoundError):
-        return f"The Hub needs to know you. Log in (hf auth login), or set HF_TOKEN to one that may write to {owner}."
-    if isinstance(error, HfHubHTTPError):
-        return _why_refused(error, plan, owner)
-    if isinstance(error, ValueError):
-        return f"The Hub's client refused it: {first_line(error)}"
-    if isinstance(error, RuntimeError):
-        return f"The upload broke off: {first_line(error)} Run this again."
-    if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
-        return f"A file cannot be read or written ({error.strerror}: {error.filename}). Nothing was uploaded."
-    return (
-        f"The Hub cannot be reached ({first_line(error) or type(error).__name__}). Check the network, HF_ENDPOINT and "
-        "HF_HUB_OFFLINE, and run this again: what is done already stays done."
+    return upload_sentence(
+        error,
+        Upload(
+            what="the Space",
+            place=plan.space,
+            sign_in=f"Log in (hf auth login), or set HF_TOKEN to one that may write to {owner}.",
+            again="Run this again",
+            offline="Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, and run this again: what is done already stays "
+            "done.",
+            price=f"A {plan.sdk} Space needs a PRO or Team plan on the free CPU, and billing on other hardware"
+            + (f" such as {plan.hardware}." if plan.hardware else "."),
+        ),
     )
-
-
-def _why_refused(error: HfHubHTTPError, plan: SpacePlan, owner: str) -> str:
-    status: Any = getattr(error.response, "status_code", None)
-    said = first_line(error.server_message or "")
-    more = f" ({said})" if said else ""
-    if status == 401:
-        return "The Hub does not know this token. Log in again (hf auth login), or set HF_TOKEN to a valid one."
-    if status == 402:
-        return (
-            f"The Hub wants payment for {plan.hardware or 'this Space'}{more}. A {plan.sdk} Space needs a PRO or Team "
-            "plan on the free CPU, and billing on other hardware."
-        )
-    if status == 403:
-        return f"This token may not do that for {plan.space}{more}. Make one with the right to write to {owner}."
-    if status == 404:
-        return f"The Hub has no {plan.space}, or this token may not see it. Check the owner's name."
-    if status == 409:
-        return f"{plan.space} cannot be made as asked: something of that name stands against it{more}."
-    if status == 429:
-        return "The Hub takes no more requests from here for now. Run this again in a few minutes."
-    if status is not None and status >= 500:
-        return f"The Hub has a fault of its own right now ({status}). Run this again later: what is done stays done."
-    return f"The Hub refused it ({status}){more}."

@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from rmx.errors import RmxError
+from rmx.storage.hub_errors import Upload, upload_sentence
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,200}")
@@ -41,14 +42,6 @@ def save_tree(text: str, name: str, repo: str, token: str, api: Any = None) -> s
             commit_message=f"Add {name} from rmx",
         )
     except Exception as error:  # noqa: BLE001 - whatever it is may quote the request, and with it the token
-        raise RmxError(_why(error, repo)) from None
+        said = upload_sentence(error, Upload("the tree", repo, offline="Download the JSON instead."))
+        raise RmxError(said.replace(token, "(token)")) from None
     return f"https://huggingface.co/datasets/{repo}/blob/main/{place}"
-
-
-def _why(error: Exception, repo: str) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403):
-        return f"The Hub does not let this token write to {repo}. Give it the right to write, or take another dataset."
-    if status is not None:
-        return f"The Hub refused to save to {repo} (status {status}). Try again later."
-    return "The Hub cannot be reached from here. Download the JSON instead."

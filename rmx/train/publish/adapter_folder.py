@@ -7,7 +7,6 @@ calls to the Hub and is nowhere else: not in a log, not in a file, not in an err
 import io
 import json
 import math
-import os
 import re
 import shutil
 import zipfile
@@ -15,12 +14,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 
 from rmx.errors import TrainError, first_line
 from rmx.models.load import fingerprint
-from rmx.train.publish.card import adapter_card
+from rmx.storage.hub_errors import FAILURES, TOKENS, Upload, upload_sentence
+from rmx.train.publish.adapter_card import adapter_card
 from rmx.train.publish.provenance import Provenance
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -139,9 +138,6 @@ def _harmless(name: str) -> str:
 
 # -- the Hub ----------------------------------------------------------------------------------------------------------
 
-# The client's own errors: HTTP answers and, below them, whichever library carries them; values that it refuses.
-_FAILURES: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
-
 
 def push_adapter(
     folder: Path, repo: str, token: str, private: bool = True, update: bool = False, api: HfApi | None = None
@@ -173,10 +169,13 @@ def push_adapter(
             token=token,
         )
         return str(made)
-    except _FAILURES as error:
+    except FAILURES as error:
         failure = error
     # Raised out here, so that nothing refers to the request that failed: its headers hold the token.
-    said = _why(failure, repo) + ("" if made is None else f" {repo} is there now and lacks files: push to it again.")
+    offline = "Check the network, or download the zip and push it from elsewhere."
+    said = upload_sentence(failure, Upload("the adapter", repo, offline=offline)) + (
+        "" if made is None else f" {repo} is there now and lacks files: push to it again."
+    )
     raise TrainError(said.replace(token, "(token)"))
 
 
@@ -188,40 +187,7 @@ def _checked(token: str) -> str:
     """
     token = token.strip()
     if not token:
-        raise TrainError("Pushing needs a token of your own with the right to write: huggingface.co/settings/tokens.")
+        raise TrainError(f"Pushing needs a token of your own with the right to write: {TOKENS}.")
     if not _TOKEN.fullmatch(token):
         raise TrainError("That is not a token: it has spaces or other characters in it. Copy it again.")
     return token
-
-
-def _why(error: Exception, repo: str) -> str:
-    """What stood against a push, and what to do."""
-    if isinstance(error, HFValidationError):
-        return f"'{repo}' is no name for a repository. Use letters, digits, '-', '_' and '.', as NAME or OWNER/NAME."
-    if isinstance(error, HfHubHTTPError):
-        return _why_refused(error, repo)
-    if isinstance(error, ValueError):
-        return f"The Hub's client refused the adapter: {first_line(error)}"
-    if isinstance(error, RuntimeError):
-        return f"The upload broke off: {first_line(error)}"
-    if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
-        return f"The adapter's files cannot be read ({os.strerror(error.errno)})."
-    return "The Hub cannot be reached from here. Check the network, or download the zip and push it from elsewhere."
-
-
-def _why_refused(error: HfHubHTTPError, repo: str) -> str:
-    status = getattr(error.response, "status_code", None)
-    said = first_line(error.server_message or "")
-    if status == 401:
-        return "The Hub does not know this token. Copy it again, or make a new one: huggingface.co/settings/tokens."
-    if status == 403:
-        return f"This token may not write to {repo} ({said or 'forbidden'}). Make one with the right to write there."
-    if status == 404:
-        return f"The Hub has no place called {repo}, or this token may not see it. Check the owner's name."
-    if status == 409:
-        return f"{repo} exists already. Choose another name, or allow it to be updated."
-    if status == 429:
-        return "The Hub takes no more requests from here for now. Try again in a few minutes."
-    if status is not None and status >= 500:
-        return f"The Hub has a fault of its own right now ({status}). Try again later."
-    return f"The Hub refused the push ({status}{': ' + said if said else ''})."

@@ -1,8 +1,7 @@
-"""The loop that pulls a LoRA towards a teacher, and how near it has come."""
+"""The student: a trainer whose loss is KL(teacher || student), and how near to the teacher it has come."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,17 +9,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rmx.errors import TrainError
-from rmx.recipes.distill import DistillRecipe, Tail
+from rmx.recipes.distill_job import DistillRecipe, Tail
 from rmx.recipes.recipe import LossConfig
 from rmx.records import Rollout
 from rmx.stats.intervals import Estimate, ratio_of_sums
 from rmx.train.distill.teacher import TeacherCache, TeacherRows, topk_kl
-from rmx.train.step import checkpoint
 from rmx.train.step.batches import Batch, make_batch
 from rmx.train.step.head import LinearHead, products
-from rmx.train.step.items import Item, Window, cut, lr_at, total_updates, window
+from rmx.train.step.items import Item, cut
 from rmx.train.step.lora_policy import NAME, LoraPolicy
-from rmx.train.step.trainer import BETAS, EPS
+from rmx.train.step.trainer import Trainer, Update
 
 COMPLETIONS = LossConfig(kl_weight=1.0, kl_on="completion")  # a batch's rows are then the positions of completions
 
@@ -73,22 +71,15 @@ class _ChunkedKl(torch.autograd.Function):
 
 
 @dataclass(frozen=True, slots=True)
-class DistillUpdate:
-    """One optimizer step over a window of rollouts."""
+class DistillUpdate(Update):
+    """An update towards the teacher; loss and agreement are those before the step, `tokens` those of completions."""
 
-    optimizer_step: int  # this one included
-    of: int
-    epoch: int  # 1-based
-    loss: float  # nats a token, KL(teacher || student) before the step
-    agreement: float  # share of tokens whose likeliest token is the teacher's, before the step
-    grad_norm: float  # before clipping
-    lr: float
-    tokens: int
+    NAMES = (
+        "optimizer_step", "of", "epoch", "loss", "agreement", "grad_norm", "lr", "tokens", "decision_loss", "kl_loss",
+        "delta_logp_pos_mean", "delta_logp_neg_mean",
+    )  # fmt: skip
 
-    def json(self) -> dict[str, Any]:
-        """The update event: that of a training run, with nothing under what a distillation does not have."""
-        unknown = dict.fromkeys(("decision_loss", "kl_loss", "delta_logp_pos_mean", "delta_logp_neg_mean"))
-        return {name: getattr(self, name) for name in self.__slots__} | unknown
+    agreement: float  # share of tokens whose likeliest token is the teacher's; `loss` is their mean KL in nats
 
 
 def lessons(rollouts: Sequence[Rollout], max_seq_len: int) -> list[Item]:
@@ -98,82 +89,40 @@ def lessons(rollouts: Sequence[Rollout], max_seq_len: int) -> list[Item]:
     return [Item(r, advantage=0.0, decisions=(), index=i, forks=0, pull=0.0) for i, r in enumerate(kept)]
 
 
-class Distiller:
-    """Trains a policy towards a teacher's rows.
-
-    Every random choice is a function of the recipe's seed and the place in the run, so a checkpoint needs no
-    generator's state beside the number of updates made.
+class Distiller(Trainer):
+    """Trains a policy towards a teacher's rows: the loss of an update is the mean KL over all tokens of its window.
 
     Args:
         items: see `lessons`; their teacher's rows are in `cache`.
+
+    Raises:
+        TrainError: there are no items.
     """
 
     def __init__(self, policy: LoraPolicy, items: Sequence[Item], cache: TeacherCache, recipe: DistillRecipe) -> None:
         if not items:
             raise TrainError("The teacher's solutions hold no tokens to learn from.")
-        self.policy, self.items, self.cache, self.recipe = policy, list(items), cache, recipe
-        self.optim = recipe.optim(len(self.items))
-        self.of = total_updates(len(self.items), self.optim)
-        self.updates = 0  # made so far
-        self.params = policy.trained()
-        self.optimizer = torch.optim.AdamW(
-            self.params.values(), lr=0.0, betas=BETAS, eps=EPS, weight_decay=recipe.weight_decay
-        )
+        super().__init__(policy, items, recipe.training(len(items)))
+        self.cache, self.tail = cache, recipe.tail
 
     def run(self) -> Iterator[DistillUpdate]:
-        """Train from where it stands to the end; the loss of an update is the mean over all tokens of its window."""
-        while self.updates < self.of:
-            yield self._update(window(self.items, self.optim, self.recipe.seed, self.updates))
-
-    def _update(self, now: Window) -> DistillUpdate:
-        tokens = sum(item.rollout.completion_length for items in now.batches for item in items)
-        self.optimizer.zero_grad()
-        kl, same = 0.0, 0
-        for nth, items in enumerate(now.batches):
-            found = self._backward(items, now.first_step + nth, tokens)
-            kl, same = kl + found[0], same + found[1]
-        norm = torch.nn.utils.clip_grad_norm_(self.params.values(), self.optim.max_grad_norm)
-        rate = lr_at(now.update, self.of, self.optim)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.policy.changed()
-        self.updates = now.update + 1
-        return DistillUpdate(
-            self.updates, self.of, now.epoch + 1, kl / tokens, same / tokens, float(norm), rate, tokens
-        )
+        """Train from where it stands to the end; micro-batches are not told of."""
+        while self.updates < self.last:
+            now, kl, same = self._next_window(), 0.0, 0
+            tokens = sum(item.rollout.completion_length for items in now.batches for item in items)
+            for nth, items in enumerate(now.batches):
+                found = self._backward(items, now.first_step + nth, tokens)
+                kl, same = kl + found[0], same + found[1]
+            yield DistillUpdate(**self._step(now), tokens=tokens, loss=kl / tokens, agreement=same / tokens)
 
     def _backward(self, items: Sequence[Item], step: int, tokens: int) -> tuple[float, int]:
         """Add a micro-batch's gradient; returns its summed KL and how many choices were the teacher's."""
         batch = make_batch(items, COMPLETIONS, self.policy.device)
         teacher = self.cache.get([item.rollout for item in items], self.policy.device)
-        with checkpoint.seeded(self.recipe.seed, step, self.policy.device), self.policy.learning():
-            kl, best = student_rows(self.policy, batch, teacher, self.recipe.tail)
+        with self._seeded(step), self.policy.learning():
+            kl, best = student_rows(self.policy, batch, teacher, self.tail)
             (kl.sum() / tokens).backward()
         return float(kl.detach().sum()), int((best == teacher.ids[:, 0]).sum())
-
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint of the last finished update: all of it, or nothing."""
-        checkpoint.save(folder, self.policy, self.optimizer, self._place())
-
-    def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint exactly as an unbroken run would.
-
-        Raises:
-            TrainError: the checkpoint is missing, broken, or of another run.
-        """
-        place, mine = checkpoint.restore(folder, self.policy, self.optimizer), self._place()
-        for name in ("seed", "items", "of"):
-            if place.get(name) != mine[name]:
-                raise TrainError(
-                    f"The checkpoint {folder.name} belongs to another run: its {name} is {place.get(name)}, not "
-                    f"{mine[name]}."
-                )
-        self.updates = int(place["update"])
-        self.policy.changed()
-
-    def _place(self) -> dict[str, Any]:
-        return {"update": self.updates, "of": self.of, "items": len(self.items), "seed": self.recipe.seed}
 
 
 # -- how near ---------------------------------------------------------------------------------------------------------

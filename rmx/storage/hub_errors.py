@@ -1,0 +1,140 @@
+"""What the Hugging Face Hub, or the way there, says against a request: in one sentence that says what to do.
+
+Every upload and every download of this program has its refusals from here.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from rmx.errors import first_line
+
+# What the Hub's client raises: HTTP answers and, below them, whichever library carries them; values that it refuses.
+FAILURES: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
+TOKENS = "huggingface.co/settings/tokens"
+
+
+# -- uploads ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What is brought to the Hub, as sentences name it."""
+
+    what: str  # "the adapter"
+    place: str  # the repository, NAME or OWNER/NAME
+    sign_in: str = f"Copy it again, or make a new one: {TOKENS}."  # where the token is not known
+    again: str = "Try again"
+    offline: str = "Check the network."  # where the Hub cannot be reached
+    price: str = ""  # what is paid for
+
+
+def upload_sentence(error: Exception, upload: Upload) -> str:
+    """What stood against an upload, and what to do.
+
+    The Hub's own words are in it, which may repeat a request: whoever shows the sentence takes tokens out of it.
+    """
+    if isinstance(error, LocalTokenNotFoundError):
+        return f"The Hub needs to know you. {upload.sign_in}"
+    if isinstance(error, HFValidationError):
+        return (
+            f"'{upload.place}' is no name for a repository. Use letters, digits, '-', '_' and '.', as NAME or "
+            "OWNER/NAME."
+        )
+    if isinstance(error, HfHubHTTPError):
+        return _refusal(error, upload)
+    if isinstance(error, ValueError):
+        return f"The Hub's client refused {upload.what}: {first_line(error)}"
+    if isinstance(error, RuntimeError):
+        return f"The upload broke off: {first_line(error)} {upload.again}."
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
+        file = f": {error.filename}" if error.filename else ""
+        return f"A file of {upload.what} cannot be read or written ({os.strerror(error.errno)}{file})."
+    return f"The Hub cannot be reached ({first_line(error) or type(error).__name__}). {upload.offline}"
+
+
+def _refusal(error: HfHubHTTPError, upload: Upload) -> str:
+    status = _status(error)
+    said = first_line(error.server_message or "")
+    if status == 401:
+        return f"The Hub does not know this token. {upload.sign_in}"
+    if status == 402:
+        return f"The Hub wants payment for {upload.what}{f' ({said})' if said else ''}. {upload.price}".rstrip()
+    if status == 403:
+        return f"This token may not write to {upload.place} ({said or 'forbidden'}). Make one with the right to write."
+    if status == 404:
+        return f"The Hub has no place called {upload.place}, or this token may not see it. Check the owner's name."
+    if status == 409:
+        return f"{upload.place} exists already. Choose another name, or update what is there."
+    if status == 429:
+        return f"The Hub takes no more requests from here for now. {upload.again} in a few minutes."
+    if status is not None and status >= 500:
+        return f"The Hub has a fault of its own right now ({status}). {upload.again} later."
+    return f"The Hub refused {upload.what} ({status}{': ' + said if said else ''})."
+
+
+# -- downloads --------------------------------------------------------------------------------------------------------
+
+
+# Words of libraries that wrap the client's errors.
+_MISSING = ("not a valid model identifier", "404", "is not a local folder")
+_UNREACHABLE = ("connect", "offline", "resolve")
+
+
+def download_sentence(error: Exception, what: str, instead: str = "take another one") -> str | None:
+    """Why something cannot be had from the Hub, and what to do; None where the error is not the Hub's.
+
+    Args:
+        error: of the client, or of a library that wraps the client's, in its cause or in its words alone.
+        what: how the sentence begins, such as a repository's name.
+        instead: what may be done rather than ask for access.
+    """
+    for one in _chain(error):
+        if found := _download(one, what, instead):
+            return found
+    return None
+
+
+def _download(error: BaseException, what: str, instead: str) -> str | None:
+    text, status = str(error), _status(error)
+    words = text.lower()
+    unreachable = f"{what} could not be fetched: the Hub cannot be reached and no copy is cached here."
+    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        return unreachable
+    # Of what it does not have the Hub says 401 to those that it does not know.
+    missing = isinstance(error, EntryNotFoundError | RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
+    if not missing and ("gated" in words or "401" in text or "403" in text):
+        return f"{what} is gated or private. Accept its licence on the Hub and set HF_TOKEN, or {instead}."
+    if missing or any(said in text for said in _MISSING):
+        return f"{what} was found neither here nor on the Hub. Check the spelling, or that it is public."
+    if status == 429 or "too many requests" in words:
+        return f"{what} could not be fetched: the Hub takes no more requests from here for now. Try again later."
+    if status is not None and status >= 500:
+        return f"{what} could not be fetched: the Hub has a fault of its own right now ({status}). Try again later."
+    if isinstance(error, ConnectionError | TimeoutError) or any(w in words for w in _UNREACHABLE):
+        return unreachable
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, then what caused it."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _status(error: BaseException) -> int | None:
+    """The status of an answer of the Hub."""
+    found: int | None = getattr(getattr(error, "response", None), "status_code", None)
+    return found
