@@ -9,11 +9,11 @@ import gradio as gr
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
 from rmx.ui.api.endpoints import add_api, site_of
-from rmx.ui.jobs.claims import Claims
-from rmx.ui.jobs.compare import Comparer
-from rmx.ui.jobs.evaluate import Evaluator
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.claims_jobs import Claims
+from rmx.ui.jobs.comparer import Comparer
+from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.training import Training
 from rmx.ui.server.queue_shares import MOST_THREADS, Shares, share_queue
 from rmx.ui.server.request_owner import Namer
 from rmx.ui.settings import Settings

@@ -15,9 +15,9 @@ from rmx.errors import RmxError
 from rmx.explore.branches import Branch
 from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares, bytes_of
-from rmx.ui.jobs.evaluate import Evaluator
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.share import Sharing
+from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.sharing import Sharing
 
 
 class Shelf:

@@ -20,14 +20,14 @@ from rmx.prompt_styles import STYLES
 from rmx.recipes.pins import MOST, Pin
 from rmx.service import Limits
 from rmx.ui.api.endpoints import limits_of
-from rmx.ui.jobs.compare import Comparer
-from rmx.ui.jobs.evaluate import Evaluator
+from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluate_jobs import Watching
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.measure import Worth
-from rmx.ui.jobs.open_pages import Visitors
-from rmx.ui.jobs.share import Sharing
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.measurements import Worth
+from rmx.ui.jobs.page_jobs import Visitors
+from rmx.ui.jobs.sharing import Sharing
+from rmx.ui.jobs.training import Training
 from rmx.ui.server.web_app import parts
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.explore_tab import ExploreTab
@@ -258,7 +258,7 @@ def test_one_text_that_many_tokens_share_is_there_once(explorer):
 
 
 def test_an_own_file_keeps_no_more_problems_than_an_evaluation_takes(space, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.evaluate.MOST_PROBLEMS", 50)
+    monkeypatch.setattr("rmx.ui.jobs.evaluator.MOST_PROBLEMS", 50)
     evaluator = Evaluator(space)
     reply = evaluator.take_file({"name": "a.csv", "text": "problem\n" + "a\n" * 300})
     assert reply["problems"] == 300

@@ -20,10 +20,10 @@ from rmx.ui.api.endpoints import limits_of, site_of
 from rmx.ui.api.mcp_tools import has_mcp, serve_tools
 from rmx.ui.api.request_guard import guard_bodies, refuse_body
 from rmx.ui.background import finish_all
-from rmx.ui.jobs.evaluate import Evaluator
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.share import Sharing
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.sharing import Sharing
+from rmx.ui.jobs.training import Training
 from rmx.ui.page import build_app
 from rmx.ui.request_log import metrics
 from rmx.ui.server.content_policy import ContentPolicy, content_policy, parents_tag

@@ -15,8 +15,8 @@ from rmx.errors import RmxError
 from rmx.models.presets import PRESETS, PairPreset, pairs_first
 from rmx.models.style_options import from_form
 from rmx.ui.background import prefetch
-from rmx.ui.jobs.claims import Claims, Message
-from rmx.ui.jobs.open_pages import Visitors
+from rmx.ui.jobs.claims_jobs import Claims, Message
+from rmx.ui.jobs.page_jobs import Visitors
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.style_panel import StyleControls, build_style_panel

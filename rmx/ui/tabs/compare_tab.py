@@ -18,11 +18,11 @@ from rmx.models.pair import Pair
 from rmx.models.presets import PRESETS, pairs_first
 from rmx.models.style_options import from_form
 from rmx.ui.background import prefetch
-from rmx.ui.figures.compare import arm_figure, shift_figure
-from rmx.ui.jobs.compare import Comparer, export
 from rmx.ui.jobs.compare_jobs import PairJob
 from rmx.ui.jobs.compare_messages import Message
-from rmx.ui.jobs.open_pages import Visitors
+from rmx.ui.jobs.comparer import Comparer, export
+from rmx.ui.jobs.page_jobs import Visitors
+from rmx.ui.plotly_figures import arm_figure, shift_figure
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.known_answer import ProblemBoxes, build_problem_boxes, known_answer, show_computed

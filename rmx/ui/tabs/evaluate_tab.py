@@ -11,9 +11,9 @@ from rmx.errors import RmxError
 from rmx.models.presets import PRESETS
 from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import to_form
-from rmx.ui.figures.evaluate import curve_figure, scatter_figure
-from rmx.ui.jobs.evaluate import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator, export
 from rmx.ui.jobs.evaluate_jobs import EvaluateForm, Message, Watching
+from rmx.ui.jobs.evaluator import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator, export
+from rmx.ui.plotly_figures import curve_figure, scatter_figure
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.compare_tab import OWN as OWN_PAIR
 from rmx.ui.tabs.compare_tab import CompareTab

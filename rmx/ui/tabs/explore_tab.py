@@ -21,11 +21,11 @@ from rmx.models.presets import PRESETS
 from rmx.models.style_options import from_form
 from rmx.records import Problem
 from rmx.ui.background import prefetch
-from rmx.ui.figures.compare import entropy_strip
-from rmx.ui.jobs.explore import Explorer, Message
-from rmx.ui.jobs.measure import Measurement, Worth
-from rmx.ui.jobs.open_pages import Visitors
-from rmx.ui.jobs.share import Sharing
+from rmx.ui.jobs.explorer import Explorer, Message
+from rmx.ui.jobs.measurements import Measurement, Worth
+from rmx.ui.jobs.page_jobs import Visitors
+from rmx.ui.jobs.sharing import Sharing
+from rmx.ui.plotly_figures import entropy_strip
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.builder import build_builder

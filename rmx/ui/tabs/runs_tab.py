@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from rmx.errors import RmxError
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.training import Training
 from rmx.ui.tabs.wiring import LIGHT, QUIET, answering
 from rmx.ui.views.runs_view import runs_view
 from rmx.ui.visitor_cookie import Owners

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from rmx.storage.strict_json import MOST_CHARACTERS
-from rmx.ui.jobs.share import Sharing
+from rmx.ui.jobs.sharing import Sharing
 from rmx.ui.server.doors import LARGE
 from rmx.ui.tabs.wiring import Reply, Who, answering
 from rmx.ui.views.view_common import asset, script, served

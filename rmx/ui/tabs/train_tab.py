@@ -17,7 +17,7 @@ from rmx.recipes.pins import Pin
 from rmx.recipes.recipe import PRESETS, Recipe
 from rmx.recipes.sweep import taus_of
 from rmx.service.arguments import short_enough
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.training import Training
 from rmx.ui.tabs.style_panel import StyleControls, build_style_panel
 from rmx.ui.tabs.wiring import LIGHT, PLAN, QUIET, answering
 from rmx.ui.views.train_view import train_view

@@ -12,8 +12,8 @@ from rmx.claims.registry import CLAIMS
 from rmx.claims.studies import StudyProgress
 from rmx.compare.pair_options import PairOptions
 from rmx.errors import ModelError, RmxError
-from rmx.ui.jobs import claims as claims_module
-from rmx.ui.jobs.claims import Claims, claims_texts
+from rmx.ui.jobs import claims_jobs as claims_module
+from rmx.ui.jobs.claims_jobs import Claims, claims_texts
 from tests.helpers.claims_document import HOSTILE
 from tests.unit.claims.test_claims import alike, arms, subject
 

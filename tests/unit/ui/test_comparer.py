@@ -14,8 +14,8 @@ from rmx.compare.pair_options import map_json
 from rmx.data.problems import load_set
 from rmx.errors import Busy, RmxError, SwapError
 from rmx.models.workspace import Workspace
-from rmx.ui.jobs.compare import Comparer, export
 from rmx.ui.jobs.compare_jobs import MapRun
+from rmx.ui.jobs.comparer import Comparer, export
 from tests.helpers.pairs import script_pair
 from tests.unit.compare.test_intervene import parting_pair
 
@@ -26,7 +26,7 @@ def solved(rl):
     comparer = Comparer(Workspace("cpu"))
     problem = load_set("mini")[5]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rmx.ui.jobs.compare.INTERVAL", 0.0)
+        patch.setattr("rmx.ui.jobs.comparer.INTERVAL", 0.0)
         run = comparer.map(rl, problem.problem, 1.0, known=problem.answer)
         return comparer, run, list(comparer.stream_map(run))
 
@@ -180,7 +180,7 @@ def test_maps_that_cannot_be_made_are_explained(rl, wrong, said):
 
 
 def test_the_messages_of_a_decode_add_up_to_it(solved, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.compare.INTERVAL", 0.0)
+    monkeypatch.setattr("rmx.ui.jobs.comparer.INTERVAL", 0.0)
     comparer, run, _ = solved
     made, messages = patched(comparer, run, "oracle")
     tokens = rebuilt(messages)
@@ -320,7 +320,7 @@ def test_one_second_copy_at_a_time(rl):
 
 @pytest.mark.parametrize("source", ["base", "adapted"])
 def test_halting_a_map_ends_it_within_a_step_and_frees_the_engine(rl, source, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.compare.INTERVAL", 0.0)
+    monkeypatch.setattr("rmx.ui.jobs.comparer.INTERVAL", 0.0)
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0, source=source)
     messages = []
@@ -337,7 +337,7 @@ def test_halting_a_map_ends_it_within_a_step_and_frees_the_engine(rl, source, mo
 
 
 def test_closing_the_stream_frees_the_engine(rl, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.compare.INTERVAL", 0.0)
+    monkeypatch.setattr("rmx.ui.jobs.comparer.INTERVAL", 0.0)
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0)
     stream = comparer.stream_map(run)
@@ -367,7 +367,7 @@ def test_who_waits_is_told_so_and_can_stop_waiting(rl):
 
 def test_a_busy_engine_spoils_no_finished_map(rl, monkeypatch):
     """The badge and the placebo come after the turn is given back; whoever has the engine then makes no error."""
-    monkeypatch.setattr("rmx.ui.jobs.compare.PATIENCE", 0.05)
+    monkeypatch.setattr("rmx.ui.jobs.comparer.PATIENCE", 0.05)
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0, source="adapted")
     held, release = threading.Event(), threading.Event()

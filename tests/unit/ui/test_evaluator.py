@@ -12,9 +12,9 @@ from rmx.data.problems import load_set
 from rmx.errors import Busy, ProblemError, RmxError
 from rmx.models.workspace import Workspace
 from rmx.runs.store import RunStore
-from rmx.ui.figures.evaluate import curve_figure, scatter_figure, short
-from rmx.ui.jobs.evaluate import FILE_BYTES, MOST_RUNNING, OWN, Evaluator, export
 from rmx.ui.jobs.evaluate_jobs import GRACE, EvalJob, Watching
+from rmx.ui.jobs.evaluator import FILE_BYTES, MOST_RUNNING, OWN, Evaluator, export
+from rmx.ui.plotly_figures import curve_figure, scatter_figure, short
 
 FORM = {
     "model": "mini", "adapters": ["rl"], "set": "mini:test", "limit": 4, "n": 2, "temperature": 0.6, "top_p": 0.95,

@@ -5,8 +5,8 @@ import pytest
 from rmx.data.examples import examples
 from rmx.data.problems import load_set
 from rmx.models.workspace import Workspace
-from rmx.ui.jobs.compare import Comparer
-from rmx.ui.jobs.explore import Explorer
+from rmx.ui.jobs.comparer import Comparer
+from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.builder import _make
 from rmx.ui.tabs.compare_tab import CompareTab

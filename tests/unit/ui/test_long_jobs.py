@@ -16,12 +16,12 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.store import RunStore
 from rmx.train.plan.probe import LONGEST, TRAINED, probe
-from rmx.ui.jobs.claims import Claims
-from rmx.ui.jobs.compare import Comparer
-from rmx.ui.jobs.evaluate import MOST_RUNNING, Evaluator
+from rmx.ui.jobs.claims_jobs import Claims
+from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluate_jobs import UNSEEN, EvalJob
-from rmx.ui.jobs.open_pages import AtOnce
-from rmx.ui.jobs.train import FREE, MICRO_BATCH, MOST_PROBED, Training
+from rmx.ui.jobs.evaluator import MOST_RUNNING, Evaluator
+from rmx.ui.jobs.page_jobs import AtOnce
+from rmx.ui.jobs.training import FREE, MICRO_BATCH, MOST_PROBED, Training
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.claims_tab import ClaimsTab
 from rmx.ui.tabs.compare_tab import CompareTab
@@ -280,7 +280,9 @@ def test_a_plan_of_other_figures_does_not_probe_again_and_each_model_is_bulk(sit
 
 def test_what_is_remembered_of_probes_is_bounded(tmp_path, probed, monkeypatch):
     space = Workspace(loader=lambda spec: scripted_model(), keep=100)
-    monkeypatch.setattr("rmx.ui.jobs.train.problems_of", lambda job: SimpleNamespace(train=[], validation=[], test=[]))
+    monkeypatch.setattr(
+        "rmx.ui.jobs.training.problems_of", lambda job: SimpleNamespace(train=[], validation=[], test=[])
+    )
     training = Training(space, RunStore(tmp_path))
     for i in range(MOST_PROBED + 5):
         space.model(f"x/{i}")
@@ -290,7 +292,7 @@ def test_what_is_remembered_of_probes_is_bounded(tmp_path, probed, monkeypatch):
 
 
 def test_a_plan_beside_a_busy_model_says_so_and_names_the_command(site, probed, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.train.PATIENCE", 0.05)
+    monkeypatch.setattr("rmx.ui.jobs.training.PATIENCE", 0.05)
     turns = site.workspace.model("mini").engine.queue
     ticket = turns.enter()
     try:

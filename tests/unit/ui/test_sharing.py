@@ -29,9 +29,9 @@ from rmx.trees.link import link_of
 from rmx.trees.page import entropy_svg, inert, read_any, tokens_csv, tree_html
 from rmx.trees.recorded import Absent, recorded_runs
 from rmx.trees.tree import Tree, adapter_hash, adapter_spec, tree_of
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.measure import Worth
-from rmx.ui.jobs.share import Sharing
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.measurements import Worth
+from rmx.ui.jobs.sharing import Sharing
 from tests.conftest import qwen, wrap
 from tests.unit.trees.test_tree_file import grown
 

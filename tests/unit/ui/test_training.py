@@ -11,7 +11,7 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
 from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore
-from rmx.ui.jobs.train import POLL_BYTES, Training, adapter_spec
+from rmx.ui.jobs.training import POLL_BYTES, Training, adapter_spec
 from rmx.ui.visitor_cookie import Visitor
 
 ANN, BOB, OWNER = Visitor("ann"), Visitor("bob"), Visitor("eve", admin=True)

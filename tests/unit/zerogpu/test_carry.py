@@ -28,10 +28,10 @@ from rmx.models.pair import make_pair
 from rmx.models.workspace import Workspace
 from rmx.records import Trace
 from rmx.runs.store import RunStore
-from rmx.ui.jobs.compare import Comparer
-from rmx.ui.jobs.evaluate import Evaluator
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.measure import Worth
+from rmx.ui.jobs.comparer import Comparer
+from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.measurements import Worth
 from rmx.zerogpu import calls as carry
 from rmx.zerogpu import calls as gpu_time
 from rmx.zerogpu.calls import NoGpu, ZeroGpuCaller, never, on_gpu_worker

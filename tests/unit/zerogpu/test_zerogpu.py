@@ -20,8 +20,8 @@ from rmx.models.adapters import attached
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.training import Training
 from rmx.ui.server.zerogpu import launch
 from rmx.ui.settings import Settings
 from rmx.zerogpu import calls as carry

@@ -22,7 +22,7 @@ from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.swap import swap_job
 from rmx.records import Trace
-from rmx.ui.jobs.explore import Explorer, Message, _get, _out_of_memory
+from rmx.ui.jobs.explorer import Explorer, Message, _get, _out_of_memory
 
 SAMPLES, BUDGET = 64, 60_000  # of one fork: samples per alternative, tokens over all
 SAMPLES_EACH, BUDGET_ALL = 16, 120_000  # the same at every fork of a solution

@@ -36,8 +36,8 @@ from rmx.service.arguments import Limits
 from rmx.storage.memory_shares import MemoryShares
 from rmx.ui.jobs.compare_jobs import MapRun, PairJob, PatchRun, SetRun, known_part, refused
 from rmx.ui.jobs.compare_messages import CLASSES, Message, map_message, patch_message, set_message
-from rmx.ui.jobs.explore import check_texts
-from rmx.ui.jobs.open_pages import AtOnce
+from rmx.ui.jobs.explorer import check_texts
+from rmx.ui.jobs.page_jobs import AtOnce
 
 PATIENCE = 8.0  # seconds that a question of the page waits for the engine
 INTERVAL = 0.08  # seconds between messages while streaming

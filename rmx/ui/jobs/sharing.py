@@ -21,7 +21,7 @@ from rmx.trees.page import entropy_svg, read_any, tokens_csv, tree_html
 from rmx.trees.recorded import recorded_runs
 from rmx.trees.tree import Tree, tree_of
 from rmx.trees.verify import TreeReplay
-from rmx.ui.jobs.explore import Explorer, Message, _get
+from rmx.ui.jobs.explorer import Explorer, Message, _get
 
 MIME = {"json": "application/json", "html": "text/html", "svg": "image/svg+xml", "csv": "text/csv"}
 Begin = Callable[[Branch], Branch]

@@ -32,7 +32,7 @@ from rmx.runs.store import RunStore
 from rmx.service.arguments import short_enough
 from rmx.storage.memory_shares import MemoryShares, bytes_of
 from rmx.ui.jobs.evaluate_jobs import UNSEEN, EvalJob, EvaluateForm, Message
-from rmx.ui.jobs.open_pages import AtOnce
+from rmx.ui.jobs.page_jobs import AtOnce
 from rmx.ui.request_log import tell
 from rmx.ui.server.malloc import give_back
 

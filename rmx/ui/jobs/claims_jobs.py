@@ -22,7 +22,7 @@ from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.errors import RmxError
 from rmx.models.pair import Pair
 from rmx.models.workspace import Workspace
-from rmx.ui.jobs.open_pages import AtOnce
+from rmx.ui.jobs.page_jobs import AtOnce
 
 KEPT = 60  # jobs in memory, the oldest forgotten first
 INTERVAL = 0.5  # seconds between messages
