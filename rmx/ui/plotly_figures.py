@@ -279,7 +279,7 @@ _ENDS = ("low", "value", "high")
 
 
 def short(name: str) -> str:
-    """A model's name at the end of a curve: of a run's id what tells it from others, else its last part."""
+    """A model's name at the end of a curve: of a run's id the part that differs from others, else its last part."""
     if found := re.fullmatch(r"\d{8}-\d{4}-(.+)", name):
         name = found[1]
     else:

@@ -17,7 +17,7 @@ from rmx.models.load import Model
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.tabs.memory_panel import MemoryPanel, gigabytes
+from rmx.ui.tabs.explore_form import MemoryPanel, gigabytes
 from rmx.ui.visitor_cookie import Owners, Visitor, stranger
 from rmx.zerogpu.workspace import ZeroWorkspace
 from tests.conftest import qwen, wrap

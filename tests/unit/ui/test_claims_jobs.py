@@ -142,9 +142,9 @@ def test_the_report_is_a_file_once_something_is_measured(made):
 def test_old_jobs_leave_memory(made):
     claims = Claims(None, keep=2)
     jobs = [claims.start(OPTIONS) for _ in range(3)]
-    assert claims.find(jobs[0].id) is None
+    assert claims.jobs.find(jobs[0].id) is None
     assert jobs[0].stopped
-    assert claims.find(jobs[2].id) is jobs[2]
+    assert claims.jobs.find(jobs[2].id) is jobs[2]
 
 
 def test_the_page_has_all_texts_from_the_start():

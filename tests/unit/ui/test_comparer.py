@@ -297,11 +297,11 @@ def test_the_oldest_finished_jobs_are_forgotten_when_bytes_run_over():
     assert comparer.kept.nbytes == sum(run.nbytes for run in runs)
     comparer.kept.most = runs[0].nbytes * 5 // 3
     running = comparer.map(pair, "p", 1.0)  # there is room for one and a half: the first two jobs go
-    assert [comparer.find(r.id) is r for r in runs] == [False, False, True]
-    assert comparer.find(running.id) is running
+    assert [comparer.jobs.find(r.id) is r for r in runs] == [False, False, True]
+    assert comparer.jobs.find(running.id) is running
     later = comparer.map(pair, "p", 1.0)
-    assert comparer.find(running.id) is running, "what is not done yet is never forgotten"
-    assert comparer.find(later.id) is later
+    assert comparer.jobs.find(running.id) is running, "what is not done yet is never forgotten"
+    assert comparer.jobs.find(later.id) is later
 
 
 def test_one_second_copy_at_a_time(rl):
@@ -400,13 +400,13 @@ def test_a_busy_engine_spoils_no_finished_map(rl, monkeypatch):
 
 def over_set(rl, what: str, count: int = 2):
     comparer = Comparer(Workspace("cpu"))
-    run, reports = comparer.over_set(rl, what, "mini", load_set("mini")[:count], 1.0)
-    return comparer, run, reports
+    run = comparer.over_set(rl, what, "mini", load_set("mini")[:count], 1.0)
+    return comparer, run
 
 
 def test_a_run_of_shifts_gives_rows(rl):
-    comparer, run, reports = over_set(rl, "shifts")
-    messages = list(comparer.stream_set(run, reports))
+    comparer, run = over_set(rl, "shifts")
+    messages = list(comparer.stream_set(run))
     last = messages[-1]
     assert (last["kind"], last["what"], last["at"], last["of"], last["done"]) == ("set", "shifts", 2, 2, True)
     assert {"name", "label", "value", "paper", "unit", "placebo"} <= set(last["rows"][0])
@@ -420,8 +420,8 @@ def test_a_run_of_shifts_gives_rows(rl):
 
 
 def test_a_run_of_interventions_gives_arms(rl):
-    comparer, run, reports = over_set(rl, "intervene")
-    last = list(comparer.stream_set(run, reports))[-1]
+    comparer, run = over_set(rl, "intervene")
+    last = list(comparer.stream_set(run))[-1]
     assert [a["arm"] for a in last["arms"]] == [*ARMS, "placebo"]
     assert last["oracle_equals_teacher"] == {"same": 2, "of": 2, "parted": []}
     assert last["arms"][0]["vs_base"] is None
@@ -439,9 +439,9 @@ def test_a_run_of_interventions_gives_arms(rl):
 
 @pytest.mark.parametrize("what", ["shifts", "intervene"])
 def test_halting_a_set_frees_the_engine(rl, what):
-    comparer, run, reports = over_set(rl, what)
+    comparer, run = over_set(rl, what)
     comparer.halt({"id": run.id})
-    last = list(comparer.stream_set(run, reports))[-1]
+    last = list(comparer.stream_set(run))[-1]
     assert (last["done"], last["stopped"], last["at"]) == (True, True, 0)
     assert rl.base.engine.queue.waiting() == 0
     json.dumps(last, allow_nan=False)
@@ -452,11 +452,11 @@ def test_a_set_that_cannot_be_run_says_why(rl):
     comparer = Comparer(Workspace("cpu"))
     from rmx.records import Problem
 
-    run, reports = comparer.over_set(rl, "intervene", "own", [Problem("1", "What?", None)], 1.0)
-    last = list(comparer.stream_set(run, reports))[-1]
+    run = comparer.over_set(rl, "intervene", "own", [Problem("1", "What?", None)], 1.0)
+    last = list(comparer.stream_set(run))[-1]
     assert "known answer" in last["error"]
     assert last["done"]
-    assert isinstance(reports, InterveneSet)
+    assert isinstance(run.reports, InterveneSet)
 
 
 # -- exports -----------------------------------------------------------------------------------------------------------
@@ -477,8 +477,8 @@ def test_a_map_exports_what_the_command_line_prints(solved):
 
 
 def test_a_set_exports_its_figures(rl):
-    comparer, run, reports = over_set(rl, "shifts")
-    list(comparer.stream_set(run, reports))
+    comparer, run = over_set(rl, "shifts")
+    list(comparer.stream_set(run))
     document = json.loads(export(comparer, {"id": run.id, "format": "json"})["text"])
     rows = {
         r["figure"]: r for r in csv.DictReader(io.StringIO(export(comparer, {"id": run.id, "format": "csv"})["text"]))
@@ -502,10 +502,10 @@ def test_other_formats_and_other_jobs_export_nothing(scripted):
 
 @pytest.mark.parametrize("what", ["shifts", "intervene"])
 def test_a_set_run_that_waits_for_the_engine_can_be_stopped(rl, what):
-    comparer, run, reports = over_set(rl, what)
+    comparer, run = over_set(rl, what)
     with rl.base.engine.queue.turn():  # somebody else is at work
         run.halt()
-        last = list(comparer.stream_set(run, reports))[-1]
+        last = list(comparer.stream_set(run))[-1]
         assert last["done"]
         assert last["stopped"]
         assert rl.base.engine.queue.waiting() == 1

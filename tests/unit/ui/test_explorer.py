@@ -15,7 +15,7 @@ from rmx.models.stand_ins import HOSTILE, scripted_model
 from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares
 from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.page_jobs import Visitors
+from rmx.ui.jobs.page_jobs import OpenPages
 from rmx.ui.tabs.wiring import answering
 
 
@@ -194,7 +194,7 @@ def test_questions_give_up_when_the_engine_stays_busy(explorer, monkeypatch):
 
 def test_a_new_run_stops_the_one_on_the_same_page():
     explorer = Explorer(Workspace(loader=lambda spec: scripted_model()))
-    visitors = Visitors(limit=2)
+    visitors = OpenPages(limit=2)
     one, two = (explorer.start("s", None, "What?", Sampling(), 1.5) for _ in range(2))
     visitors.begin("page", one)
     visitors.begin("page", two)

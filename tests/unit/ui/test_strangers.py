@@ -169,7 +169,7 @@ def test_the_first_screen_is_solved_once_and_each_visitor_has_a_tree_of_their_ow
     list(tab.explorer.stream(branch))
     assert branch.owner == "ben"
     (third,) = tab.opening(asked("carl"))
-    assert [len(tab.explorer.runs.branches(r.tree)) for r in (anna, ben)] == [1, 2]
+    assert [len(tab.explorer.runs.group(r.tree)) for r in (anna, ben)] == [1, 2]
     assert len(third["tree"]) == 1  # nothing of what ben did
 
 

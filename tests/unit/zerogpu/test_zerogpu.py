@@ -22,7 +22,7 @@ from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
-from rmx.ui.server.zerogpu import launch
+from rmx.ui.server.serve import launch
 from rmx.ui.settings import Settings
 from rmx.zerogpu import calls as carry
 from rmx.zerogpu.workspace import ZeroWorkspace, is_zerogpu
