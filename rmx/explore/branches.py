@@ -3,7 +3,7 @@
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from rmx.errors import SwapError
 from rmx.explore.generate import Generation, Job
 from rmx.models.load import Model
 from rmx.records import TokenDist, Trace
+from rmx.storage.job_store import JobStore
 from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares, bytes_of
 
 POINTERS = 24  # bytes of one token in the list of a branch, in its trace, and among what a branch keeps
@@ -24,10 +25,11 @@ class Origin:
     licence: str | None = None
     adapter_hash: str | None = None  # as the file has it
     same: bool | None = None  # whether decoding it here gave the same tokens; None: not checked
-    said: str | None = None  # the verdict in a sentence
+    verdict: str | None = None  # in a sentence
 
     def json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "licence": self.licence, "same": self.same, "said": self.said}
+        """The origin for the page."""
+        return {"kind": self.kind, "licence": self.licence, "same": self.same, "said": self.verdict}
 
 
 @dataclass
@@ -41,14 +43,14 @@ class Branch:
     parent: "Branch | None" = None
     title: str | None = None
     show: int | None = None  # the place worth opening when it is done
-    owner: str | None = None  # the visitor whose it is
-    known_computed: bool = False  # the known answer was computed from the text, nobody gave it
+    owner: str | None = None  # the visitor who asked for it
+    known_computed: bool = False  # the known answer was computed from the text, not given
     origin: Origin | None = None  # where it comes from, unless it was asked for on this page
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))  # unguessable: knowing it is the permission
     created: float = field(default_factory=time.time)
     tokens: list[TokenDist] = field(default_factory=list)
     waiting: int = 0  # requests ahead of this one
-    expected: float | None = None  # seconds until its turn, by the turns of late
+    expected: float | None = None  # seconds until its turn, by the latest turns
     trace: Trace | None = None
     error: str | None = None
     stand_in: Any = None  # what a recorded tree keeps in place of its model
@@ -67,6 +69,7 @@ class Branch:
 
     @property
     def done(self) -> bool:
+        """Whether it has come to its end, or failed."""
         return self.trace is not None or self.error is not None
 
     def parts(self) -> list[Any]:
@@ -89,13 +92,13 @@ class Branch:
 
         Closing the iterator frees the engine at once and keeps what is there as a cancelled trace.
         """
-        turns = self.model.engine.queue
+        queue = self.model.engine.queue
         generation = Generation(self.model, self.job, self._stop.is_set, self.tokens)
-        ticket = turns.enter()
+        ticket = queue.enter()
         try:
             while not self._stop.is_set():
-                self.waiting = turns.wait(ticket, timeout=0.25)
-                self.expected = turns.expected(self.waiting)
+                self.waiting = queue.wait(ticket, timeout=0.25)
+                self.expected = queue.expected(self.waiting)
                 if not self.waiting:
                     break
                 yield 0
@@ -103,95 +106,43 @@ class Branch:
                 for _ in generation.tokens_held():
                     yield len(self.tokens)
         finally:
-            turns.leave(ticket)
+            queue.leave(ticket)
             self.waiting = 0
             self.trace = generation.trace()
 
 
-class BranchStore:
-    """The branches in memory, by id. Whole trees leave memory as storage.memory_shares has it.
+class BranchStore(JobStore[Branch]):
+    """The branches in memory, by id; whole trees leave it.
 
     Args:
         kept: the account; by default one of its own, without a share for each visitor.
     """
 
     def __init__(self, kept: MemoryShares | None = None) -> None:
-        self.kept = kept or MemoryShares()
-        self._trees: dict[str, list[Branch]] = {}
-        self._by_id: dict[str, Branch] = {}
-        self._lock = threading.Lock()
+        gone = "This solution is no longer in memory. Solve the problem again."
+        super().__init__(gone, kept, group=lambda branch: branch.tree, size=tree_bytes, error=SwapError)
 
-    def add(self, *runs: Branch) -> Branch:
+    def add(self, *branches: Branch, check: Callable[[list[Branch]], None] | None = None) -> Branch:
         """Keep branches of one tree, all of them or none; returns the first.
 
         Raises:
             RmxError: with them the tree is larger than what is kept of one visitor.
         """
-        weigh(runs)
-        tree, owner = runs[0].tree, runs[0].owner
-        known = self.branches(tree)
-        size = tree_bytes([*known, *runs])
-        self.kept.admit(size, owner, "This solution with its branches" if known else "This solution")
-        with self._lock:
-            self._trees.setdefault(tree, []).extend(runs)
-            self._by_id |= {run.id: run for run in runs}
-        self.kept.put(tree, size, owner, lambda: self._forget(tree), lambda: self._is_busy(tree))
-        return runs[0]
+        weigh(branches)
+        known = self.group(branches[0].tree)
+        what = "This solution with its branches" if known else "This solution"
+        self.kept.admit(tree_bytes([*known, *branches]), branches[0].owner, what)
+        return super().add(*branches, check=check)
 
-    def weigh_again(self, run: Branch) -> None:
+    def weigh_again(self, branch: Branch) -> None:
         """Count a branch with the tokens that it has by now."""
-        weigh([run])
-        self.kept.grow(run.tree, tree_bytes(self.branches(run.tree)))
-
-    def get(self, run_id: object) -> Branch:
-        """The run of this id.
-
-        Raises:
-            SwapError: no such run (any more).
-        """
-        run = self.find(run_id)
-        if run is None:
-            raise SwapError("This solution is no longer in memory. Solve the problem again.")
-        return run
-
-    def find(self, run_id: object) -> Branch | None:
-        with self._lock:
-            run = self._by_id.get(run_id) if isinstance(run_id, str) else None
-        if run is not None:
-            self.kept.touch(run.tree)
-        return run
-
-    def branches(self, tree: str) -> list[Branch]:
-        """All branches of a tree in the order they were made."""
-        with self._lock:
-            return list(self._trees.get(tree, []))
+        weigh([branch])
+        self.grow(branch)
 
     @property
     def tokens(self) -> int:
         """Tokens in memory."""
-        with self._lock:
-            return sum(len(run.own) for runs in self._trees.values() for run in runs)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all trees."""
-        with self._lock:
-            return sum(map(tree_bytes, self._trees.values()))
-
-    def halt_all(self) -> None:
-        """Ask every generation to end at its next step."""
-        with self._lock:
-            under_way = [run for run in self._by_id.values() if not run.done]
-        for run in under_way:
-            run.halt()
-
-    def _is_busy(self, tree: str) -> bool:
-        return not all(run.done for run in self.branches(tree))
-
-    def _forget(self, tree: str) -> None:
-        with self._lock:
-            for run in self._trees.pop(tree, []):
-                del self._by_id[run.id]
+        return sum(len(branch.own) for branch in self.items())
 
 
 def weigh(runs: Sequence[Branch]) -> None:

@@ -1,7 +1,7 @@
-"""Long work in a thread of its own, as an async iterator: who stops listening stops the work at its next step.
+"""Long work in a thread of its own, as an iterator: closing it ends the work at its next step.
 
 A server cannot interrupt a generator in the middle of a step, so a request that was given up would keep the engine, or
-its place in line, until the step is over. Here only the thread waits; it is told, and ends by itself.
+its place in line, until the step is over. Here only the thread waits, and ends by itself.
 """
 
 import asyncio
@@ -18,37 +18,37 @@ from rmx.engine.fair_queue import Kind, RequestOwner, as_owner
 Item = TypeVar("Item")
 
 
-def fill_queue(begin: Callable[[], Iterator[Any]], tell: Callable[[str, Any], None], left: Callable[[], bool]) -> None:
-    """Go through steps in a thread of its own, in the caller's context (who asks; whose GPU time it takes).
+def fill_queue(begin: Callable[[], Iterator[Any]], put: Callable[[str, Any], None], left: Callable[[], bool]) -> None:
+    """Go through steps in a thread of its own, in the caller's context: its owner pays for them.
 
     Args:
-        begin: makes the steps, in the thread. left: whether nobody listens any more; then they are closed.
-        tell: hears ("item", what) for each step, ("error", what) where they fail, and ("end", None) at last.
+        begin: makes the steps, in the thread. left: whether the listener has gone; then they are closed.
+        put: is called with ("item", what) for each step, ("error", what) where they fail, ("end", None) at last.
     """
 
     def go() -> None:
         steps = begin()
         try:
             for item in steps:
-                tell("item", item)
+                put("item", item)
                 if left():
                     break
-        except BaseException as error:  # noqa: BLE001  it is raised again where somebody listens
-            tell("error", error)
+        except BaseException as error:  # noqa: BLE001  it is raised again in the listener
+            put("error", error)
         finally:
             close = getattr(steps, "close", None)
             if close is not None:
                 close()
-            tell("end", None)
+            put("end", None)
 
     threading.Thread(target=copy_context().run, args=(go,), name="ahead", daemon=True).start()
 
 
 def prefetch(steps: Iterator[Item], halt: Callable[[], None]) -> Iterator[Item]:
-    """What `steps` yields, made in a thread of its own; its errors are raised here.
+    """Yield what `steps` yields, made in a thread of its own; its errors are raised here.
 
     Args:
-        halt: asks the work to end at its next step; called where nobody takes the rest.
+        halt: asks the work to end at its next step; called where the rest is not taken.
     """
     made: SimpleQueue[tuple[str, Any]] = SimpleQueue()
     left = threading.Event()
@@ -74,7 +74,7 @@ Work = Callable[[Callable[[], bool]], Iterator[Item]]  # is given `cancelled`
 
 
 def finish_all() -> None:
-    """Ask all work that is under way to stop at its next step and to say its last word."""
+    """Ask all work that is under way to stop at its next step; each still yields its last item."""
     for finish in list(_under_way):
         finish.set()
 
@@ -82,27 +82,27 @@ def finish_all() -> None:
 async def in_thread(
     work: "Work[Item]", owner: str | None | RequestOwner = None, kind: Kind | None = None
 ) -> AsyncIterator[Item]:
-    """What `work` yields, as it comes; errors of it are raised here.
+    """Yield what `work` yields, as it comes; its errors are raised here.
 
     Args:
-        owner, kind: in whose name the work waits for an engine, and what it is, see `asking`.
+        owner, kind: of the work, by which it waits for an engine; see `as_owner`.
     """
     loop, items, stop = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]](), threading.Event()
     finish = threading.Event()
     _under_way.add(finish)
 
-    def tell(kind: str, what: Any) -> None:
+    def put(kind: str, what: Any) -> None:
         with suppress(RuntimeError):  # the server has ended
             loop.call_soon_threadsafe(items.put_nowait, (kind, what))
 
     with as_owner(owner, kind):
-        fill_queue(lambda: work(lambda: stop.is_set() or finish.is_set()), tell, stop.is_set)
+        fill_queue(lambda: work(lambda: stop.is_set() or finish.is_set()), put, stop.is_set)
     try:
         while True:
-            told, what = await items.get()
-            if told == "end":
+            found, what = await items.get()
+            if found == "end":
                 return
-            if told == "error":
+            if found == "error":
                 raise what
             yield what
     finally:

@@ -9,23 +9,22 @@ import gradio as gr
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
 from rmx.ui.api.endpoints import add_api, site_of
-from rmx.ui.jobs.claims import Claims
-from rmx.ui.jobs.compare import Comparer
-from rmx.ui.jobs.evaluate import Evaluator
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.claims_jobs import Claims
+from rmx.ui.jobs.comparer import Comparer
+from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.training import Training
 from rmx.ui.server.queue_shares import MOST_THREADS, Shares, share_queue
-from rmx.ui.server.request_owner import Namer
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.claims_tab import build_claims_tab
-from rmx.ui.tabs.compare_tab import OWN, CompareTab, build_compare_tab
+from rmx.ui.tabs.compare_tab import CompareTab, build_compare_tab
 from rmx.ui.tabs.evaluate_tab import build_evaluate_tab, wire_evaluate
-from rmx.ui.tabs.explore_tab import BASE, ExploreTab, build_explore_tab
-from rmx.ui.tabs.memory_panel import build_memory_panel
-from rmx.ui.tabs.runs_tab import build_runs_tab
-from rmx.ui.tabs.train_tab import TrainTab, build_train_tab
+from rmx.ui.tabs.explore_form import BASE, build_memory_panel
+from rmx.ui.tabs.explore_tab import ExploreTab, build_explore_tab
+from rmx.ui.tabs.form_parts import OWN
+from rmx.ui.tabs.train_tab import TrainTab, build_runs_tab, build_train_tab
 from rmx.ui.tabs.wiring import STREAM
-from rmx.ui.visitor_cookie import Owners, owners_of
+from rmx.ui.visitor_cookie import Namer, Owners, owners_of
 
 log = logging.getLogger(__name__)
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -133,8 +132,9 @@ def wire_runs(
         data = event._data if isinstance(event._data, dict) else {}
         return gr.Tabs(selected="train"), {"kind": "watch", "id": str(data.get("id"))}
 
-    c = compare.controls
-    targets = [tabs, explore.controls.model, explore.controls.adapter, c.preset, c.own, c.base, c.adapter]
+    pair = compare.controls.pair
+    chosen = [pair.preset, pair.own, pair.base, pair.adapter]
+    targets = [tabs, explore.controls.model, explore.controls.adapter, *chosen]
     for view in (train.view, runs):
         view.open(open_run, None, [view, *targets], concurrency_id="load", **hidden).then(
             None, None, None, js=PRESSED, **hidden

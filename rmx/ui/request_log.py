@@ -1,4 +1,4 @@
-"""What was asked of the app: one line of JSON per request and counters for Prometheus. Never a prompt, an answer or a
+"""The requests to the app: one line of JSON per request and counters for Prometheus. Never a prompt, an answer or a
 name: a line says which verb, on which model, how many tokens, how long, and how it ended.
 """
 
@@ -26,14 +26,14 @@ SECONDS = Histogram(
 WAITING = Gauge("rmx_waiting", "Requests that hold or wait for a model", registry=REGISTRY)
 KEPT = Gauge("rmx_tokens_kept", "Tokens of solutions in memory", registry=REGISTRY)
 BYTES = Gauge("rmx_bytes_kept", "Bytes in memory of what visitors have sent and made", registry=REGISTRY)
-Told = dict[str, Any]  # "outcome", and "model" and "tokens" where they are known
+Facts = dict[str, Any]  # "outcome", and "model" and "tokens" where they are known
 
 
-def observed(verb: str, steps: Iterator[Item], about: Callable[[], Told]) -> Iterator[Item]:
-    """Pass `steps` on and tell of them when they are over, also where the visitor has left before.
+def observed(verb: str, steps: Iterator[Item], about: Callable[[], Facts]) -> Iterator[Item]:
+    """Pass `steps` on and log the request when they are over, also where the visitor has left before.
 
     Args:
-        about: what can be told at the end; "outcome" is "done" where it says nothing else.
+        about: the facts at the end; "outcome" is "done" where it has no other.
     """
     began, ended = time.monotonic(), "left"
     try:
@@ -45,17 +45,17 @@ def observed(verb: str, steps: Iterator[Item], about: Callable[[], Told]) -> Ite
         ended = "fault"
         raise
     finally:
-        told = about()
-        tell(verb, time.monotonic() - began, told if ended == "done" else told | {"outcome": ended})
+        facts = about()
+        log_request(verb, time.monotonic() - began, facts if ended == "done" else facts | {"outcome": ended})
 
 
-def tell(verb: str, seconds: float, told: Told) -> None:
+def log_request(verb: str, seconds: float, facts: Facts) -> None:
     """Count one request and write its line."""
-    outcome, tokens = str(told.get("outcome") or "done"), int(told.get("tokens") or 0)
+    outcome, tokens = str(facts.get("outcome") or "done"), int(facts.get("tokens") or 0)
     REQUESTS.labels(verb, outcome).inc()
     TOKENS.labels(verb).inc(tokens)
     SECONDS.labels(verb).observe(seconds)
-    line = {"t": round(time.time(), 3), "verb": verb, "model": told.get("model"), "tokens": tokens}
+    line = {"t": round(time.time(), 3), "verb": verb, "model": facts.get("model"), "tokens": tokens}
     log.info(json.dumps(line | {"seconds": round(seconds, 3), "outcome": outcome}))
 
 

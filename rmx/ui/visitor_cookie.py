@@ -1,4 +1,4 @@
-"""Who a visitor is: a signed cookie, so that runs have owners although nobody logs in.
+"""Who a visitor is: a signed cookie, so that runs have owners without a login.
 
 The cookie holds a random id, whether it is the machine's owner, and a signature over both. What other visitors see of
 an id is a short hash of it, from which neither the id nor the cookie can be made.
@@ -22,15 +22,15 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.errors import RmxError
 from rmx.paths import runs_dir
-from rmx.ui.server.allowance import Allowance
-from rmx.ui.server.connections import Network, visitor_address
+from rmx.ui.server.connections import Allowance, Network, visitor_address
 
 log = logging.getLogger(__name__)
 YEAR = 365 * 24 * 3600
 SECRET, TOKEN = "RMX_SECRET", "RMX_OWNER_TOKEN"  # names of variables
-SHORTEST = 12  # characters of a token, so that nobody guesses it; guesses are counted
+SHORTEST = 12  # characters of a token, against guessing; guesses are counted
 BYTES = 32  # of a secret, at least: whoever has a cookie may try secrets on a machine of their own
 WITHIN = ("same-origin", "none", None)  # values of Sec-Fetch-Site; programs that are no browsers send none
 
@@ -103,7 +103,7 @@ class Owners:
         return Visitor(found.id, admin=found.admin or (self._everybody and is_near(request)))
 
     def key_of(self, request: Any) -> str:
-        """Whose a request is, for shares and limits: the visitor's cookie, else a hash of the address."""
+        """The visitor behind a request, for shares and limits: by the cookie, else by a hash of the address."""
         cookies: Mapping[str, str] = getattr(request, "cookies", None) or {}
         found = self.read(cookies.get(self.cookie))
         return found.public if found else self.address_of(request)
@@ -189,8 +189,40 @@ class Greeter:
         await self.app(scope, receive, send if cookie is None else with_cookie)
 
 
+class Namer:
+    """Names the owner of a request's work.
+
+    Args:
+        by_address: whether addresses are named as well, as on a public site.
+    """
+
+    def __init__(self, owners: Owners, by_address: bool) -> None:
+        self._owners, self._by_address = owners, by_address
+
+    def __call__(self, request: Any) -> RequestOwner:
+        """Visitor and address of a page's request or of a callback's `gr.Request`."""
+        return RequestOwner(
+            self._owners.key_of(request), self._owners.address_of(request) if self._by_address else None
+        )
+
+
+class OwnerOfRequest:
+    """ASGI middleware: whoever sends a request is the owner of the work that it causes.
+
+    Events that wait in gradio's queue are done by other tasks; see `SharedQueue`.
+    """
+
+    def __init__(self, app: ASGIApp, name: Namer) -> None:
+        self.app, self.name = app, name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            current_owner.set(self.name(HTTPConnection(scope)))  # of this task: every request has one of its own
+        await self.app(scope, receive, send)
+
+
 def stranger() -> Visitor:
-    """Somebody who was never here."""
+    """Make a new visitor."""
     return Visitor(secrets.token_hex(16))
 
 

@@ -117,7 +117,9 @@ def test_hostile_names_are_text(page: Page) -> None:
 def test_a_number_that_cannot_be_used_is_explained(page: Page) -> None:
     fill(page, "limit", 0)
     page.get_by_role("button", name="Measure all").click()
-    expect(page.locator(".claims .error")).to_contain_text("number of problems must lie between 1 and 500")
+    expect(page.locator(".claims .error")).to_contain_text(
+        "number of problems must be a whole number between 1 and 500"
+    )
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(open_page: Open, url: str) -> None:

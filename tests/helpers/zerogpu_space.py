@@ -116,7 +116,7 @@ def main(model: str) -> dict[str, Any]:
     import httpx
     from gradio_client import Client
 
-    from rmx.ui.server.zerogpu import launch
+    from rmx.ui.server.serve import launch
     from rmx.ui.settings import Settings
 
     page = launch(Settings(model=model, host="127.0.0.1", port=0, public=True, max_new_tokens=512))

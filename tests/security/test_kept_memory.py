@@ -15,9 +15,9 @@ from rmx.errors import RmxError
 from rmx.explore.branches import Branch
 from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares, bytes_of
-from rmx.ui.jobs.evaluate import Evaluator
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.share import Sharing
+from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.sharing import Sharing
 
 
 class Shelf:
@@ -201,7 +201,7 @@ def test_the_bytes_of_a_file_of_problems_are_those_that_it_takes(explorer):
     evaluator = Evaluator(explorer.workspace)
     text = "problem,answer\n" + "".join(f"How much is {i} and one more?,{i + 1}\n" for i in range(3000))
     reply, taken = traced(lambda: evaluator.take_file({"name": "own.csv", "text": text}))
-    assert 0.8 < bytes_of(evaluator.file(reply["file"])) / taken < 1.25
+    assert 0.8 < bytes_of(evaluator.files.get(reply["file"])) / taken < 1.25
 
 
 def test_tensors_count_with_their_data_and_shared_objects_once():

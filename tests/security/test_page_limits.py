@@ -20,14 +20,13 @@ from rmx.prompt_styles import STYLES
 from rmx.recipes.pins import MOST, Pin
 from rmx.service import Limits
 from rmx.ui.api.endpoints import limits_of
-from rmx.ui.jobs.compare import Comparer
-from rmx.ui.jobs.evaluate import Evaluator
-from rmx.ui.jobs.evaluate_jobs import Watching
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.measure import Worth
-from rmx.ui.jobs.open_pages import Visitors
-from rmx.ui.jobs.share import Sharing
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.comparer import Comparer
+from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.measurements import Measurements
+from rmx.ui.jobs.page_jobs import OpenPages
+from rmx.ui.jobs.sharing import Sharing
+from rmx.ui.jobs.training import Training
 from rmx.ui.server.web_app import parts
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.explore_tab import ExploreTab
@@ -80,7 +79,7 @@ def test_a_text_that_the_api_would_refuse_is_refused_in_explore(field, most, sai
     problem, read = about.pop("problem"), about.pop("text", None)
     with pytest.raises(RmxError, match=said):
         explorer.start("mini", None, problem, GREEDY, 1.0, read=read, **about)
-    assert explorer.runs.nbytes == 0
+    assert explorer.runs.kept.nbytes == 0
 
 
 @pytest.mark.parametrize(("field", "most", "said"), TOO_LONG)
@@ -180,7 +179,7 @@ def is_freed(reference: "weakref.ref[Any]") -> bool:
 
 
 def test_a_page_that_has_shown_a_solution_does_not_keep_it_in_memory(explorer):
-    visitors, run = Visitors(), solved(explorer)
+    visitors, run = OpenPages(), solved(explorer)
     visitors.begin("page", run)
     kept = weakref.ref(run)
     explorer.runs.kept.most = 0
@@ -193,11 +192,11 @@ def test_a_page_that_has_shown_a_solution_does_not_keep_it_in_memory(explorer):
 def test_an_evaluation_is_not_kept_by_the_page_that_looked_at_it(space):
     evaluator, threads = Evaluator(space, measure=lambda job, problems: iter(())), threading.active_count()
     job = evaluator.start(evaluator.asked(form()))
-    watching = Watching()
-    watching.join("page", job)
+    watching = OpenPages()
+    watching.follow("page", job)
     while threading.active_count() > threads:  # its own thread holds it until the end
         time.sleep(0.01)
-    assert job.over
+    assert job.done
     kept = weakref.ref(job)
     evaluator.kept.most = 0
     evaluator.kept.put("newer", 0, None, lambda: None)
@@ -207,18 +206,18 @@ def test_an_evaluation_is_not_kept_by_the_page_that_looked_at_it(space):
 
 
 def test_a_measurement_that_is_over_keeps_no_solution(explorer):
-    worth, run = Worth(explorer), solved(explorer)
+    worth, run = Measurements(explorer), solved(explorer)
     job = worth.sofar({"run": run.id})
     for _ in worth.stream(job):
         pass
-    assert worth._jobs == {}
+    assert worth.jobs.items() == []
     cut_short = worth.sofar({"run": run.id})
     steps = worth.stream(cut_short)
     next(steps)
     worth.halt({"job": cut_short.id})
     assert cut_short.stopped
     steps.close()
-    assert worth._jobs == {}
+    assert worth.jobs.items() == []
 
 
 def test_the_state_of_a_page_holds_no_text_of_its_choice(space):
@@ -258,11 +257,11 @@ def test_one_text_that_many_tokens_share_is_there_once(explorer):
 
 
 def test_an_own_file_keeps_no_more_problems_than_an_evaluation_takes(space, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.evaluate.MOST_PROBLEMS", 50)
+    monkeypatch.setattr("rmx.ui.jobs.evaluator.MOST_PROBLEMS", 50)
     evaluator = Evaluator(space)
     reply = evaluator.take_file({"name": "a.csv", "text": "problem\n" + "a\n" * 300})
     assert reply["problems"] == 300
-    assert len(evaluator.file(reply["file"]).problems) == 50
+    assert len(evaluator.files.get(reply["file"]).problems) == 50
 
 
 def test_own_files_leave_memory_with_their_owners_others_and_one_that_is_too_large_is_refused(space):
@@ -277,10 +276,10 @@ def test_own_files_leave_memory_with_their_owners_others_and_one_that_is_too_lar
 
     bens = take("ben")
     files = [take("anna") for _ in range(4)]
-    assert evaluator.file(bens)
-    assert evaluator.file(files[-1])
+    assert evaluator.files.get(bens)
+    assert evaluator.files.get(files[-1])
     with pytest.raises(ProblemError):
-        evaluator.file(files[0])
+        evaluator.files.get(files[0])
     with as_owner("anna"), pytest.raises(RmxError, match="a.csv takes 0.. MB of memory, and 0.1 MB are kept"):
         evaluator.take_file({"name": "a.csv", "text": text * 5})
 

@@ -18,7 +18,7 @@ from rmx.runs.store import RunStore
 from rmx.service import VERBS, Document, Limits, Request, Site, call
 from rmx.service.arguments import arguments_of, hints_of
 from rmx.ui.background import Work, in_thread
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.training import Training
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners

@@ -19,9 +19,8 @@ from rmx.service import VERBS, Document, Site
 from rmx.service.arguments import schema_of, shown
 from rmx.ui.api.endpoints import RunsOfVisitor, about, sentence_of, work
 from rmx.ui.background import in_thread
-from rmx.ui.server.request_owner import Namer
 from rmx.ui.settings import Settings
-from rmx.ui.visitor_cookie import Owners, is_loopback
+from rmx.ui.visitor_cookie import Namer, Owners, is_loopback
 
 log = logging.getLogger(__name__)
 PATH = "/gradio_api/mcp"

@@ -1,1 +1,1 @@
-"""What goes on for a visitor behind each tab."""
+"""The work behind each tab: what is asked, and its state as messages for the page."""

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 SMALL = 64_000  # bytes of a body
 LARGE = 6_000_000  # of a file of problems or a saved tree, as text
 DEEPEST_QUOTING = 4  # times that a path may be percent-encoded
-# What gradio builds addresses from; only a proxy may set the second one, and `Doors` is told whether there is one.
+# What gradio builds addresses from; only a proxy may set the second one, and `Doors` knows whether there is one.
 NEVER_READ, PROXYS = b"x-gradio-server", (b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-for", b"forwarded")
 # How often a door may be used: work starts something, a question is answered at once, a page costs its making,
 # a stream stays open, a file is large. A free one costs next to nothing.

@@ -67,7 +67,7 @@ def lighten(page: gr.Blocks) -> None:
 
 def without_matplotlib() -> None:
     """Around every event gradio imports matplotlib. Where it is not installed, each try searches the whole path again:
-    a fourth of the event loop's time with many visitors. Python is told once that it is not there."""
+    a fourth of the event loop's time with many visitors. Python is made to remember that it is not there."""
     if importlib.util.find_spec("matplotlib") is None:
         sys.modules["matplotlib"] = None  # type: ignore[assignment]
 

@@ -1,4 +1,4 @@
-"""Memory that is freed goes back: glibc's malloc told to make few arenas, and to keep no large block for later."""
+"""Memory that is freed goes back: glibc's malloc makes few arenas and keeps no large block for later."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Gradio's queue, shared among visitors and addresses; what nobody listens to any more leaves it.
+"""Gradio's queue, shared among visitors and addresses; events without a listener leave it.
 
 Gradio has one queue for everybody, first come, first served. Here a visitor and an address have a share of its places,
 an address half of what runs at the same time, and of those who may run the one that was served least lately goes first.
@@ -26,10 +26,10 @@ from rmx.engine.fair_queue import RequestOwner, Usage, current_owner
 PLAN = "plan"  # of these events of a page only the newest waits
 MOST_THREADS = 72  # streams of the page, each holds one, and what else runs beside them
 MOST_RECORDS = 200  # of past events, for gradio's monitoring, which is closed here; it would keep 10,000
-LOOK = 5.0  # seconds between two looks for events that nobody listens to
+LOOK = 5.0  # seconds between two looks for events without a listener
 UNHEARD = 30.0  # seconds after which they are ended
 SKIP = {"__type__": "update"}  # an output that stays as it is
-Leave = Callable[[str], object]  # told the session of a page that is gone
+Leave = Callable[[str], object]  # called with the session of a page that is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ class SharedQueue(Queue):
     tasks: dict[str, "asyncio.Task[Any] | None"]  # event's id -> what processes it
 
     def start(self) -> None:
+        """As gradio's; on a public site it also ends events without a listener."""
         super().start()
         if self.shares.address:
             run_coro_in_background(self._end_unheard)
@@ -102,7 +103,7 @@ class SharedQueue(Queue):
             self.event_ids_to_events.pop(event._id, None)
 
     def send_message(self, event: Event, event_message: EventMessage) -> None:
-        """As gradio's; to a page whose messages were dropped, which nobody reads, nothing is said."""
+        """As gradio's; a page whose messages were dropped gets none."""
         if event.session_hash in self.pending_messages_per_session:
             super().send_message(event, event_message)
 
@@ -131,7 +132,7 @@ class SharedQueue(Queue):
         return None
 
     def _running(self, concurrency_id: str) -> Counter[str | None]:
-        """How many events of a group each address has running; addresses that are not told apart have none."""
+        """How many events of a group each address has running; None, where addresses are not known, has none."""
         running = (event for job in self.active_jobs for event in job or () if event.concurrency_id == concurrency_id)
         return Counter(address for event in running if (address := self._who(event).address) is not None)
 
@@ -146,7 +147,7 @@ class SharedQueue(Queue):
             self.served.add(key, 1.0, now)
 
     def _who(self, event: Event) -> RequestOwner:
-        """Who set an event off; worked out once."""
+        """Who set an event off; found once for each event."""
         known: RequestOwner | None = getattr(event, "who", None)
         if known is None:
             known = vars(event)["who"] = self.name(event.request)
@@ -175,12 +176,12 @@ class SharedQueue(Queue):
             leave(session_hash)
         for event in [event for job in self.active_jobs for event in job or ()]:
             task = self.tasks.get(event._id)
-            # A thread cannot be interrupted; those of the page's streams are told by `leave`.
+            # A thread cannot be interrupted; those of the page's streams end because of `leave`.
             if event.session_hash == session_hash and task is not None and inspect.isasyncgenfunction(event.fn.fn):
                 task.cancel()
 
     async def _end_unheard(self) -> None:
-        """End events whose messages nobody reads: whoever sent them has gone, or never meant to listen."""
+        """End events whose messages are not read: their page has gone, or never meant to listen."""
         while not self.stopped:
             await asyncio.sleep(LOOK)
             for session in self._unread(time.monotonic()):
@@ -203,6 +204,7 @@ class SharedQueue(Queue):
 
 
 def is_plan(event: Event) -> bool:
+    """Whether an event asks for a plan."""
     return event.concurrency_id == PLAN
 
 

@@ -15,13 +15,13 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rmx.ui.server.allowance import Allowance, ConcurrencyLimit
+from rmx.ui.server.connections import Allowance, ConcurrencyLimit
 from rmx.ui.server.doors import SMALL, Door, Kind, door_of
 from rmx.ui.visitor_cookie import Owners
 
 OPEN = ("/health",)  # asked for by the machine that looks after the container
 CALLS = "/gradio_api/call/"  # the named endpoints
-OTHER = Door(frozenset(), re.compile(""), "question", SMALL)  # where nobody has looked the door up
+OTHER = Door(frozenset(), re.compile(""), "question", SMALL)  # where `Doors` does not stand before
 CROWD = 8  # visitors that may share one address: a household, a classroom, a booth
 BODY_SECONDS = 20.0  # that a body may take to arrive
 STREAMS = 96  # that one address may hold: two for each open page
@@ -127,7 +127,7 @@ def _later(sentence: str, seconds: float, **facts: Any) -> Response:
 
 
 def _measured(receive: Receive, most: int) -> Receive:
-    """Pass a body on until it is longer than allowed or takes too long: without a content-length only reading tells."""
+    """Pass a body on until it is longer than allowed or takes too long: only reading shows a body's length."""
     seen, whole, began = 0, False, time.monotonic()
 
     async def measured() -> Message:

@@ -1,6 +1,7 @@
 """Start the app and stop it: settings to a listening server whose streams get their last message."""
 
 import asyncio
+import logging
 import os
 import socket
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import fastapi
+import gradio as gr
 import uvicorn
 
 from rmx.errors import RmxError
@@ -17,14 +19,14 @@ from rmx.ui.server.connections import Connections, calm_logs, most_connections, 
 from rmx.ui.server.light_sessions import without_matplotlib
 from rmx.ui.server.malloc import few_arenas, large_blocks_apart
 from rmx.ui.server.self_check import check_no_file_is_served
-from rmx.ui.server.web_app import web_app
+from rmx.ui.server.web_app import parts, web_app
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.wiring import literal
-from rmx.zerogpu.zero_workspace import is_zerogpu
+from rmx.zerogpu.calls import Gpu
+from rmx.zerogpu.zero_workspace import ZeroWorkspace, is_zerogpu
 
+log = logging.getLogger(__name__)
 LAST_WORDS = 1.0  # seconds that open pages have to receive what was halted
-
-
 GRACE = 5  # seconds that open requests have to end when the app is stopped
 
 
@@ -51,8 +53,6 @@ def serve(settings: Settings) -> None:
     few_arenas()
     large_blocks_apart()
     if is_zerogpu():
-        from rmx.ui.server.zerogpu import launch
-
         launch(settings).block_thread()
         return
     workspace = Workspace(
@@ -87,7 +87,7 @@ def server_config(app: fastapi.FastAPI) -> uvicorn.Config:
 
 
 class Server(uvicorn.Server):
-    """Told to stop, it lets what is being generated end at its next step, so that open streams get their last message.
+    """Asked to stop, it lets what is being generated end at its next step, so that open streams get their last message.
 
     Training runs are processes of their own and go on.
     """
@@ -99,10 +99,12 @@ class Server(uvicorn.Server):
         self._halt, self._hang_up = halt, hang_up
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; the event loop is remembered for the end."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End what is generated, then, after a moment for last messages, close streams and stop."""
         # In a thread: a signal may come while this one holds a lock that halting needs.
         threading.Thread(target=self._halt, daemon=True).start()
         # Open pages hold a stream that says nothing; without this they would use up the whole grace.
@@ -111,7 +113,7 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a port, before anybody is told of it.
+    """Open a port, before its address is printed.
 
     Raises:
         RmxError: the port is taken or the host is not ours.
@@ -125,3 +127,59 @@ def listen(host: str, port: int) -> socket.socket:
     # asyncio sets it only where a socket names its protocol, which create_server's does not.
     door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return door
+
+
+# -- on a ZeroGPU Space: gradio's own `launch`, which `spaces` hooks, with the same routes and middleware -------------
+
+
+def launch(settings: Settings, gpu: Gpu | None = None, device: str = "cuda") -> gr.Blocks:
+    """Load the models, build the page, serve it in a thread of its own; the caller waits with `block_thread`.
+
+    All of it happens in the main thread: only there a GPU is pretended, so that models can be put on it.
+
+    Raises:
+        RmxError: a setting that does not work there.
+    """
+    if settings.auth:
+        raise RmxError("RMX_AUTH does not work on ZeroGPU. Make the Space private instead.")
+    line = {"max_waiting": settings.max_visitors, "per_visitor": settings.per_visitor}
+    line["per_address"] = settings.per_address
+    workspace = ZeroWorkspace(gpu, device, policy=settings.policy, **line)
+    notice = place(settings, workspace)
+    workspace.ready()
+    made = parts(workspace, settings, notice)
+    routes = {"routes": made.api.routes, "middleware": made.api.user_middleware}
+    closed = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    made.page.launch(
+        server_name=settings.host,
+        server_port=settings.port or None,
+        prevent_thread_lock=True,
+        quiet=True,
+        max_threads=made.page.max_threads,
+        app_kwargs=routes | closed,
+        **made.options,
+    )
+    made.finish(made.page.app)
+    if settings.public:
+        check_no_file_is_served(made.page.app)
+    return made.page
+
+
+def place(settings: Settings, workspace: ZeroWorkspace) -> str | None:
+    """Put mini, the listed models and their adapters where they belong; returns what could not be had, for the page."""
+    missing = []
+    for spec in settings.policy.models:
+        try:
+            workspace.model(spec)
+        except RmxError as error:
+            missing.append(str(error))
+    if settings.model in workspace.loaded:
+        model = workspace.model(str(settings.model))
+        for adapter in settings.policy.adapters:
+            try:
+                workspace.adapter(model, adapter)
+            except RmxError as error:
+                missing.append(str(error))
+    for message in missing:
+        log.warning("%s", message)
+    return f"⚠ {' '.join(map(literal, missing))} The bundled model *mini* is here." if missing else None

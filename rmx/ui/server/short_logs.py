@@ -14,7 +14,7 @@ import gradio.routes
 log = logging.getLogger(__name__)
 LONGEST = 2000  # characters of a message, and of a traceback
 MOST = 200  # characters of a value in a message, and of what an exception says
-CHAIN = 3  # exceptions of which one led to the next that are told, the newest
+CHAIN = 3  # exceptions of a chain, each the cause of the next, that are written down: the newest
 FRAMES = 20  # of a traceback that are looked at, the innermost
 
 
@@ -71,7 +71,7 @@ def _text(value: Any) -> str:
 
 
 def in_short(error: BaseException) -> str:
-    """A traceback of at most about `LONGEST` characters: the innermost frames, and the beginning of what was said."""
+    """A traceback of at most about `LONGEST` characters: the innermost frames, and the beginning of its message."""
     chain = [error]
     while len(chain) < CHAIN and (before := _led_to(chain[-1])) is not None and before not in chain:
         chain.append(before)
@@ -83,11 +83,11 @@ def _led_to(error: BaseException) -> BaseException | None:
 
 
 def _frames_of(error: BaseException, room: int) -> str:
-    said = f"{type(error).__name__}: " + _text(error)[:MOST].encode("unicode_escape").decode()[:MOST]
+    message = f"{type(error).__name__}: " + _text(error)[:MOST].encode("unicode_escape").decode()[:MOST]
     frames: list[str] = []
     for frame in reversed(traceback.format_tb(error.__traceback__, limit=-FRAMES)):
         room -= len(frame)
-        if room < len(said):
+        if room < len(message):
             break
         frames.insert(0, frame)
-    return "".join(("Traceback (most recent call last):\n", *frames, said))
+    return "".join(("Traceback (most recent call last):\n", *frames, message))

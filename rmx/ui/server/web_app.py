@@ -1,13 +1,14 @@
-"""The web application: the page on FastAPI, closed doors, a content policy, a health check, nothing from outside."""
+"""The web application: the page on FastAPI, routes of our own, and what stands before them; nothing from outside."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 import fastapi
 import gradio as gr
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 
@@ -20,24 +21,23 @@ from rmx.ui.api.endpoints import limits_of, site_of
 from rmx.ui.api.mcp_tools import has_mcp, serve_tools
 from rmx.ui.api.request_guard import guard_bodies, refuse_body
 from rmx.ui.background import finish_all
-from rmx.ui.jobs.evaluate import Evaluator
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.share import Sharing
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.sharing import Sharing
+from rmx.ui.jobs.training import Training
 from rmx.ui.page import build_app
 from rmx.ui.request_log import metrics
 from rmx.ui.server.content_policy import ContentPolicy, content_policy, parents_tag
 from rmx.ui.server.doors import Doors, HostCheck
-from rmx.ui.server.files import add_file_routes
 from rmx.ui.server.light_sessions import lighten, send_everything, send_light_page
 from rmx.ui.server.page_cache import PageCache
 from rmx.ui.server.page_files import add_page_files, link_first_tab
 from rmx.ui.server.rate_limit import AccessGate
-from rmx.ui.server.request_owner import Namer, OwnerOfRequest
 from rmx.ui.server.self_check import use_own_folder
 from rmx.ui.server.short_logs import keep_logs_short
 from rmx.ui.settings import Settings
-from rmx.ui.visitor_cookie import Greeter, owners_of
+from rmx.ui.tabs.wiring import Who, answering
+from rmx.ui.visitor_cookie import Greeter, Namer, OwnerOfRequest, Owners, owners_of
 
 THEME = gr.themes.Default(
     primary_hue="orange",
@@ -82,54 +82,24 @@ def web_app(workspace: Workspace, settings: Settings, notice: str | None = None)
 
 
 def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -> Parts:
-    """Page, /health, closed doors, content policy."""
+    """Make the page, the routes and the middleware around it."""
     use_own_folder()
     keep_logs_short()
     training, owners = Training(workspace), owners_of(settings.host, settings.public, settings.proxies)
     room = settings.kept_tokens * TOKEN_BYTES
     kept = MemoryShares(room, room // 4, 60 * settings.idle_minutes)
     explorer = Explorer(workspace, BranchStore(kept), limits_of(settings))
-    api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-
-    @api.get("/health")
-    def health() -> dict[str, Any]:
-        return {"status": "ok", "version": __version__, "models": workspace.loaded}
-
-    @api.get("/metrics")
-    def counters(request: fastapi.Request) -> Response:
-        if not settings.metrics and not owners.visitor_of(request).admin:
-            return PlainTextResponse("not here", 404)
-        return Response(
-            metrics(workspace.waiting(), explorer.runs.tokens, kept.nbytes), media_type="text/plain; version=0.0.4"
-        )
-
-    @api.get("/runs/{run}/adapter.zip")
-    def adapter(run: str) -> Response:
-        try:
-            name, content = training.adapter_zip(run)
-        except RmxError as error:
-            return PlainTextResponse(str(error), 404)
-        shown = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return Response(content, media_type="application/zip", headers=shown)
-
-    # The last one that is added is the first that a request meets.
-    api.add_middleware(Greeter, owners=owners)
-    api.add_middleware(OwnerOfRequest, name=Namer(owners, settings.public))
-    api.add_middleware(
-        AccessGate, owners=owners, waiting=workspace.waiting, most=settings.max_visitors, auth=settings.auth,
-        limited=settings.public,
-    )  # fmt: skip
-    api.add_middleware(Doors, prefix=settings.root_path, proxied=settings.public)
-    api.add_middleware(HostCheck, names=None if settings.public else settings.hosts)
-    api.add_middleware(ContentPolicy, policy=content_policy(settings), proxied=settings.public)
-    api.add_middleware(GZipMiddleware, minimum_size=2000)  # streams stay as they are
     evaluator = Evaluator(workspace, training.store)
-    page = build_app(workspace, settings, notice, training, owners, explorer, evaluator)
+    api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    add_state_routes(api, workspace, settings, explorer, owners)
+    add_adapter_route(api, training)
     sharing = Sharing(explorer, settings.max_new_tokens)
     add_page_files(api)
     link_first_tab()
     send_light_page()
     add_file_routes(api, evaluator.take_file, sharing.open_file, owners.key_of)
+    _add_middleware(api, workspace, settings, owners)
+    page = build_app(workspace, settings, notice, training, owners, explorer, evaluator)
     guard_bodies(api, page)
     mounted: list[gr.routes.App] = []
     api.user_middleware.append(Middleware(PageCache, forget=lambda: _forget_info(mounted)))
@@ -144,7 +114,7 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     def finish(inner: gr.routes.App) -> None:
         mounted.append(inner)
         inner.add_exception_handler(RequestValidationError, refuse_body)
-        page.has_launched = True  # `launch` sets it; where a page is mounted gradio would copy any file it is told of
+        page.has_launched = True  # `launch` sets it; where a page is mounted gradio would copy any file it is named
         lighten(page)
         send_everything()
         serve_tools(page, site, owners, settings)
@@ -152,7 +122,85 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     return Parts(api, page, options, halt, finish)
 
 
+def _add_middleware(api: fastapi.FastAPI, workspace: Workspace, settings: Settings, owners: Owners) -> None:
+    """Put what checks requests before the routes. The last one that is added is the first that a request meets."""
+    api.add_middleware(Greeter, owners=owners)
+    api.add_middleware(OwnerOfRequest, name=Namer(owners, settings.public))
+    api.add_middleware(
+        AccessGate, owners=owners, waiting=workspace.waiting, most=settings.max_visitors, auth=settings.auth,
+        limited=settings.public,
+    )  # fmt: skip
+    api.add_middleware(Doors, prefix=settings.root_path, proxied=settings.public)
+    api.add_middleware(HostCheck, names=None if settings.public else settings.hosts)
+    api.add_middleware(ContentPolicy, policy=content_policy(settings), proxied=settings.public)
+    api.add_middleware(GZipMiddleware, minimum_size=2000)  # streams stay as they are
+
+
 def _forget_info(mounted: Sequence[gr.routes.App]) -> None:
     """Have gradio describe its endpoints anew for the next who asks."""
     for app in mounted:
         app.api_info = None
+
+
+# -- routes of our own beside the page --------------------------------------------------------------------------------
+
+AT_ONCE = 2  # files that are read at the same time: each holds a thread and a few times its size
+Question = Callable[[object], dict[str, Any]]
+
+
+def add_state_routes(
+    api: fastapi.FastAPI, workspace: Workspace, settings: Settings, explorer: Explorer, owners: Owners
+) -> None:
+    """Add `GET /health`, and `GET /metrics` for the machine's owner, or for everybody where the settings say so."""
+
+    @api.get("/health")
+    def health() -> dict[str, Any]:
+        return {"status": "ok", "version": __version__, "models": workspace.loaded}
+
+    @api.get("/metrics")
+    def counters(request: fastapi.Request) -> Response:
+        if not settings.metrics and not owners.visitor_of(request).admin:
+            return PlainTextResponse("not here", 404)
+        text = metrics(workspace.waiting(), explorer.runs.tokens, explorer.runs.kept.nbytes)
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+
+def add_adapter_route(api: fastapi.FastAPI, training: Training) -> None:
+    """Add `GET /runs/{run}/adapter.zip`."""
+
+    @api.get("/runs/{run}/adapter.zip")
+    def adapter(run: str) -> Response:
+        try:
+            name, content = training.adapter_zip(run)
+        except RmxError as error:
+            return PlainTextResponse(str(error), 404)
+        shown = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(content, media_type="application/zip", headers=shown)
+
+
+def add_file_routes(api: fastapi.FastAPI, problems: Question, tree: Question, who: Who) -> None:
+    """Add `POST /files/problems?name=…` and `POST /files/tree`; the body is the file's text.
+
+    Args:
+        problems: `{"name", "text"}` -> the reply about a problem set.
+        tree: `{"text"}` -> the reply about a saved tree.
+        who: names the visitor behind a request.
+    """
+    free = anyio.CapacityLimiter(AT_ONCE)
+    ask_problems, ask_tree = answering(problems, who), answering(tree, who)
+
+    async def answer(question: Callable[..., Any], about: dict[str, Any], request: fastapi.Request) -> JSONResponse:
+        try:
+            text = (await request.body()).decode("utf-8")
+        except UnicodeDecodeError:
+            return JSONResponse({"error": "The file is not UTF-8 text. Save it as UTF-8."}, 422)
+        reply = await anyio.to_thread.run_sync(question, about | {"text": text}, request, limiter=free)
+        return JSONResponse(reply)
+
+    @api.post("/files/problems")
+    async def take_problems(request: fastapi.Request, name: str = "") -> JSONResponse:
+        return await answer(ask_problems, {"name": name[:200]}, request)
+
+    @api.post("/files/tree")
+    async def take_tree(request: fastapi.Request) -> JSONResponse:
+        return await answer(ask_tree, {}, request)

@@ -1,6 +1,5 @@
 """The Evaluate tab: a base and its adapters on a problem set, side by side, with intervals."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -11,16 +10,17 @@ from rmx.errors import RmxError
 from rmx.models.presets import PRESETS
 from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import to_form
-from rmx.ui.figures.evaluate import curve_figure, scatter_figure
-from rmx.ui.jobs.evaluate import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator, export
-from rmx.ui.jobs.evaluate_jobs import EvaluateForm, Message, Watching
+from rmx.ui.jobs.evaluate_jobs import EvaluateForm
+from rmx.ui.jobs.evaluator import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator, export
+from rmx.ui.jobs.page_jobs import Message, OpenPages
+from rmx.ui.plotly_figures import curve_figure, scatter_figure
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.compare_tab import OWN as OWN_PAIR
 from rmx.ui.tabs.compare_tab import CompareTab
-from rmx.ui.tabs.explore_tab import BASE, ExploreTab
-from rmx.ui.tabs.known_answer import together
-from rmx.ui.tabs.style_panel import StyleControls, build_style_panel
-from rmx.ui.tabs.wiring import LIGHT, QUIET, answering
+from rmx.ui.tabs.explore_form import BASE
+from rmx.ui.tabs.explore_tab import ExploreTab
+from rmx.ui.tabs.form_parts import OWN as OWN_PAIR
+from rmx.ui.tabs.form_parts import StyleControls, together
+from rmx.ui.tabs.wiring import LIGHT, QUIET, answering, payload, refused
 from rmx.ui.views.evaluate_view import KEY, evaluate_file, evaluate_view
 from rmx.ui.visitor_cookie import Owners, is_loopback
 
@@ -28,22 +28,54 @@ FIRST_ADAPTER, FIRST_COUNT, FIRST_LIMIT = "rl", 16, 100
 RESTORE = f"() => sessionStorage.getItem('{KEY}') ?? ''"  # what this browser tab was looking at before a reload
 
 
-@dataclass(frozen=True, slots=True)
 class EvaluateControls:
     """The settings column."""
 
-    model: gr.Dropdown
-    adapters: gr.Dropdown
-    problem_set: gr.Dropdown
-    file: gr.HTML
-    limit: gr.Number
-    n: gr.Radio
-    temperature: gr.Slider
-    top_p: gr.Slider
-    seed: gr.Number
-    max_new: gr.Number
-    evaluate: gr.Button
-    style: StyleControls
+    def __init__(self, tab: "EvaluateTab") -> None:
+        settings, loaded, policy = tab.settings, tab.evaluator.workspace.loaded, tab.evaluator.workspace.policy
+        spec = settings.model if settings.model and settings.model in loaded else "mini"
+        models = [(p.title, p.name) for p in PRESETS.values() if policy.offers(p.name)]
+        if spec not in PRESETS:
+            models.insert(1, (spec, spec))
+        known = tab.evaluator.contestants(spec)
+        first = [FIRST_ADAPTER] if any(name == FIRST_ADAPTER for _, name in known) else []
+        if settings.adapter and spec != "mini":
+            known, first = [(settings.adapter, settings.adapter), *known], [settings.adapter]
+        self.evaluate = gr.Button("Evaluate", variant="primary", elem_id="evaluate-start")
+        self.model = gr.Dropdown(models, value=spec, label="Base", allow_custom_value=True, elem_id="evaluate-model")
+        self.adapters = gr.Dropdown(
+            known,
+            value=first,
+            label="Compared with it",
+            info="Bundled adapters, your runs; or type a folder or a Hub id.",
+            multiselect=True,
+            allow_custom_value=True,
+            elem_id="evaluate-adapters",
+        )
+        self.problem_set = gr.Dropdown(
+            _sets(policy), value="mini:test", label="Problem set", allow_custom_value=True, elem_id="evaluate-set"
+        )
+        self.file = evaluate_file(FILE_BYTES, elem_id="evaluate-file", visible=False)
+        self.limit = gr.Number(FIRST_LIMIT, label="Problems, at most", precision=0, elem_id="evaluate-limit")
+        self._add_decoding(min(512, settings.max_new_tokens))
+        self.style = StyleControls("evaluate")
+
+    def _add_decoding(self, most: int) -> None:
+        self.n = gr.Radio(
+            [(str(count), count) for count in COUNTS],
+            value=FIRST_COUNT,
+            label="Samples per problem",
+            info="0: one greedy answer only",
+            elem_id="evaluate-n",
+        )
+        with gr.Accordion("Decoding", open=False, elem_id="evaluate-decoding"):
+            label = "Temperature of the samples"
+            self.temperature = gr.Slider(0, 2, 0.6, step=0.05, label=label, elem_id="evaluate-temperature")
+            self.top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p", elem_id="evaluate-top-p")
+            with gr.Row():
+                self.seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="evaluate-seed")
+                label = "Most tokens"
+                self.max_new = gr.Number(most, label=label, precision=0, min_width=80, elem_id="evaluate-max-new")
 
     @property
     def asked(self) -> list[Any]:
@@ -67,10 +99,10 @@ class EvaluateTab:
 
     def __init__(self, evaluator: Evaluator, settings: Settings, owners: Owners | None = None) -> None:
         self.evaluator, self.settings, self.owners = evaluator, settings, owners
-        self.watching = Watching()
+        self.pages = OpenPages()
 
     def asked(self, request: gr.Request, values: tuple[Any, ...]) -> EvaluateForm:
-        """What the form asks for.
+        """Check what the form asks for.
 
         Raises:
             RmxError: a value that cannot be used.
@@ -79,7 +111,7 @@ class EvaluateTab:
         return self.evaluator.asked(form, paths=self._may_name_files(request))
 
     def key_of(self, request: gr.Request) -> str | None:
-        """Names the visitor behind a request."""
+        """Name the visitor behind a request."""
         return self.owners.key_of(request) if self.owners is not None else None
 
     def _may_name_files(self, request: gr.Request) -> bool:
@@ -91,11 +123,12 @@ class EvaluateTab:
     # -- callbacks ----------------------------------------------------------------------------------------------------
 
     def evaluate(self, request: gr.Request, *values: Any) -> Message:
+        """Begin an evaluation; the page follows it."""
         try:
             job = self.evaluator.start(self.asked(request, values), self.key_of(request))
         except RmxError as error:
-            return _refused(error)
-        self.watching.join(request.session_hash, job, instead=True)
+            return refused(error)
+        self.pages.begin(request.session_hash, job)
         return {"kind": "job", "id": job.id}
 
     def plan(self, request: gr.Request, *values: Any) -> Any:
@@ -111,32 +144,34 @@ class EvaluateTab:
             return gr.Dropdown(self.evaluator.contestants(str(values[0]))), self.plan(request, *values)
 
     def choose_model(self, model: str, request: gr.Request) -> Any:
-        """Other weights, other adapters."""
+        """List what can be compared with another base."""
         with as_owner(self.key_of(request)):
             return gr.Dropdown(self.evaluator.contestants(str(model or "")), value=[])
 
     def attach(self, event: gr.EventData, request: gr.Request) -> Any:
-        """A page that was reloaded looks again at what it looked at before."""
-        return self.again(event._data.get("id") if isinstance(event._data, dict) else None, request)
+        """Have a page that was reloaded follow what it followed before."""
+        return self.again(payload(event).get("id"), request)
 
     def again(self, job_id: Any, request: gr.Request) -> Any:
-        job = self.evaluator.find(job_id)
+        """Have a page follow an evaluation that is under way or over."""
+        job = self.evaluator.jobs.find(job_id)
         if job is None:
             return gr.skip()
-        self.watching.join(request.session_hash, job)
+        self.pages.follow(request.session_hash, job)
         return {"kind": "job", "id": job.id}
 
     def halt(self, event: gr.EventData) -> None:
+        """Stop the evaluation that an event names."""
         self.evaluator.halt(event._data)
 
     def leave(self, request: gr.Request) -> None:
-        """The page was closed: its evaluation ends after a moment, unless the page comes back."""
-        self.watching.leave(request.session_hash)
+        """Note that a page was closed: its evaluation ends after a moment, unless the page comes back."""
+        self.pages.leave(request.session_hash)
 
     def figures(self, event: gr.EventData) -> tuple[Any, Any]:
         """Curves of {"id"} and the scatter of {"name"}, over {"part"} or all problems."""
-        data = event._data if isinstance(event._data, dict) else {}
-        job, part = self.evaluator.find(data.get("id")), data.get("part") or None
+        data = payload(event)
+        job, part = self.evaluator.jobs.find(data.get("id")), data.get("part") or None
         if job is None or not job.document:
             return None, None
         return curve_figure(job.document, part), scatter_figure(job.document, str(data.get("name")), part)
@@ -149,7 +184,7 @@ def build_evaluate_tab(
     tab = EvaluateTab(evaluator, settings, owners)
     with gr.Row(elem_id="evaluation", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="evaluate-controls", elem_classes="controls"):
-            controls = tab.controls = _controls(tab)
+            controls = tab.controls = EvaluateControls(tab)
         with gr.Column(scale=1, min_width=320):
             tab.view = evaluate_view(
                 answering(evaluator.tail), answering(lambda data: export(evaluator, data)), elem_id="evaluate"
@@ -159,54 +194,6 @@ def build_evaluate_tab(
             tab.kept = gr.Textbox(visible=False)
     _wire(tab, controls, curves, scatter, page)
     return tab
-
-
-def _controls(tab: EvaluateTab) -> EvaluateControls:
-    settings, loaded, policy = tab.settings, tab.evaluator.workspace.loaded, tab.evaluator.workspace.policy
-    model_spec = settings.model if settings.model and settings.model in loaded else "mini"
-    models = [(p.title, p.name) for p in PRESETS.values() if policy.offers(p.name)]
-    if model_spec not in PRESETS:
-        models.insert(1, (model_spec, model_spec))
-    known = tab.evaluator.contestants(model_spec)
-    first = [FIRST_ADAPTER] if any(spec == FIRST_ADAPTER for _, spec in known) else []
-    if settings.adapter and model_spec != "mini":
-        known, first = [(settings.adapter, settings.adapter), *known], [settings.adapter]
-    evaluate = gr.Button("Evaluate", variant="primary", elem_id="evaluate-start")
-    model = gr.Dropdown(models, value=model_spec, label="Base", allow_custom_value=True, elem_id="evaluate-model")
-    adapters = gr.Dropdown(
-        known,
-        value=first,
-        label="Compared with it",
-        info="Bundled adapters, your runs; or type a folder or a Hub id.",
-        multiselect=True,
-        allow_custom_value=True,
-        elem_id="evaluate-adapters",
-    )
-    problem_set = gr.Dropdown(
-        _sets(policy), value="mini:test", label="Problem set", allow_custom_value=True, elem_id="evaluate-set"
-    )
-    file = evaluate_file(FILE_BYTES, elem_id="evaluate-file", visible=False)
-    limit = gr.Number(FIRST_LIMIT, label="Problems, at most", precision=0, elem_id="evaluate-limit")
-    n = gr.Radio(
-        [("0", 0), *((str(count), count) for count in COUNTS[1:])],
-        value=FIRST_COUNT,
-        label="Samples per problem",
-        info="0: one greedy answer only",
-        elem_id="evaluate-n",
-    )
-    with gr.Accordion("Decoding", open=False, elem_id="evaluate-decoding"):
-        temperature = gr.Slider(
-            0, 2, 0.6, step=0.05, label="Temperature of the samples", elem_id="evaluate-temperature"
-        )
-        top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p", elem_id="evaluate-top-p")
-        with gr.Row():
-            seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="evaluate-seed")
-            most = min(512, settings.max_new_tokens)
-            max_new = gr.Number(most, label="Most tokens", precision=0, min_width=80, elem_id="evaluate-max-new")
-    style = build_style_panel("evaluate")
-    return EvaluateControls(
-        model, adapters, problem_set, file, limit, n, temperature, top_p, seed, max_new, evaluate, style
-    )
 
 
 def _sets(policy: SiteRules) -> list[tuple[str, str]]:
@@ -241,11 +228,11 @@ def wire_evaluate(
     """A page that opens or closes, and a problem's way to the other tabs; `pressed` presses their main button."""
 
     def open_problem(event: gr.EventData) -> tuple[Any, ...]:
-        data = event._data if isinstance(event._data, dict) else {}
+        data = payload(event)
         try:
             found = tab.evaluator.opened(data)
         except RmxError as error:
-            return _refused(error), *[gr.skip()] * (len(targets) - 1)
+            return refused(error), *[gr.skip()] * (len(targets) - 1)
         if data.get("where") == "compare":
             pair = (OWN_PAIR, gr.Group(visible=True), found.model, found.adapter or "", "")
             asked = (*together(found.problem, found.answer), "base", found.max_new_tokens, *to_form(found.style))
@@ -257,7 +244,7 @@ def wire_evaluate(
     e, c = explore.controls, compare.controls
     decoding = [e.temperature, e.top_p, e.max_new, e.raw, *e.style.asked]
     solved = [e.model, e.adapter, *e.boxes.all, *decoding]
-    pair = [c.preset, c.own, c.base, c.adapter, c.teacher]
+    pair = [c.pair.preset, c.pair.own, c.pair.base, c.pair.adapter, c.pair.teacher]
     compared = [*pair, *c.boxes.all, c.source, c.max_new, *c.style.asked]
     targets = [tab.view, tabs, *solved, *compared]
     tab.view.open(open_problem, None, targets, **{**QUIET, "concurrency_id": "load"}).success(
@@ -265,7 +252,3 @@ def wire_evaluate(
     )
     demo.load(tab.again, tab.kept, tab.view, js=RESTORE, **LIGHT)
     demo.unload(tab.leave)
-
-
-def _refused(error: RmxError) -> Message:
-    return {"kind": "refused", "error": str(error)}

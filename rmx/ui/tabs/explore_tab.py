@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
-import torch
 
 from rmx.config import Sampling
-from rmx.data.prepared_swaps import TITLES, Example, Kind, examples, of_kind
+from rmx.data.prepared_swaps import Example, examples, of_kind
 from rmx.data.problem_sets import find_problem, load_set
 from rmx.engine.fair_queue import as_owner
 from rmx.errors import ProblemError, RmxError
@@ -17,27 +16,32 @@ from rmx.explore.branches import Branch
 from rmx.explore.calibration import calibration_of
 from rmx.mini.task import coverage
 from rmx.models.adapter_names import bundled_adapters
-from rmx.models.presets import PRESETS
 from rmx.models.style_options import from_form
-from rmx.records import Problem
 from rmx.ui.background import prefetch
-from rmx.ui.figures.compare import entropy_strip
-from rmx.ui.jobs.explore import Explorer, Message
-from rmx.ui.jobs.measure import Measurement, Worth
-from rmx.ui.jobs.open_pages import Visitors
-from rmx.ui.jobs.share import Sharing
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.measurements import Measurement, Measurements
+from rmx.ui.jobs.page_jobs import Message
+from rmx.ui.jobs.sharing import Sharing
+from rmx.ui.plotly_figures import entropy_strip
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.builder import build_builder
-from rmx.ui.tabs.known_answer import ProblemBoxes, build_problem_boxes, known_answer, show_computed, together
-from rmx.ui.tabs.share_panel import build_share_panel, sharing_functions
-from rmx.ui.tabs.style_panel import StyleControls, build_style_panel
-from rmx.ui.tabs.wiring import LIGHT, MEASURE, QUIET, STREAM, Who, answering, literal, nobody, shows_errors
+from rmx.ui.tabs.explore_form import BASE, GPU_PRESET, LISTED, MOST_TAU, ExploreForm, sharing_functions, short_text
+from rmx.ui.tabs.form_parts import known_answer, show_computed, together
+from rmx.ui.tabs.wiring import (
+    LIGHT,
+    MEASURE,
+    QUIET,
+    STREAM,
+    StreamTab,
+    Who,
+    answering,
+    literal,
+    nobody,
+    payload,
+    refused,
+    shows_errors,
+)  # fmt: skip
 from rmx.ui.views.token_view import token_view
-
-BASE = "none (base)"
-MOST_TAU = 4  # nats, of the slider, unless a share asks for more
-LISTED = 400  # problems of a set in the list
 
 # Finds the Plotly div again after every redraw; a click on a bar selects that token.
 STRIP_CLICKS = """
@@ -52,61 +56,21 @@ bind();
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ExploreForm:
-    """The settings column."""
-
-    model: gr.Dropdown
-    adapter: gr.Dropdown
-    gpu: gr.Button
-    model_note: gr.Markdown
-    problem_set: gr.Dropdown
-    picked: gr.Dropdown
-    boxes: ProblemBoxes
-    banner: gr.Markdown
-    solve: gr.Button
-    tau: gr.Slider
-    share: gr.Slider
-    set_share: gr.Button
-    share_note: gr.Markdown
-    temperature: gr.Slider
-    top_p: gr.Slider
-    seed: gr.Number
-    max_new: gr.Number
-    raw: gr.Checkbox
-    text: gr.Textbox
-    read: gr.Button
-    kinds: dict[Kind, gr.Button]
-    style: StyleControls
-    section: gr.Accordion  # of the model
-
-    @property
-    def asked(self) -> list[Any]:
-        """Inputs of Solve and Read, in the order of `ExploreTab.begin`."""
-        return [self.model, self.adapter, *self.boxes.all, *self.decoding]
-
-    @property
-    def decoding(self) -> list[Any]:
-        return [self.tau, self.temperature, self.top_p, self.seed, self.max_new, self.raw, *self.style.asked]
-
-
-class ExploreTab:
+class ExploreTab(StreamTab):
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
     controls: ExploreForm
     view: gr.HTML
 
-    def __init__(self, explorer: Explorer, settings: Settings, notice: str | None = None, who: Who = nobody) -> None:
-        self.explorer, self.who = explorer, who
+    def __init__(self, explorer: Explorer, settings: Settings, who: Who = nobody) -> None:
+        super().__init__(who)
+        self.explorer, self.settings = explorer, settings
         self._first: Branch | None = None  # what the first screen shows, solved once for all visitors
-        self.worth = Worth(explorer)
+        self.measurements = Measurements(explorer)
         self.sharing = Sharing(explorer, settings.max_new_tokens)
-        self.settings = settings
-        self.notice = notice
-        self.visitors = Visitors()
-        # A Space names its model in the settings; where that one could not be had, the bundled one opens.
+        # A Space names its model in the settings; where that one could not be had, the bundled one opens. Nor does a
+        # page that opens spend a visitor's GPU time where that is lent.
         loaded = explorer.workspace.loaded
-        # Nor does a page that opens spend a visitor's GPU time where that is lent.
         own = settings.model if settings.model and settings.model in loaded else "mini"
         self.spec = "mini" if explorer.workspace.remote_of(own) else own
         here = explorer.workspace.model(self.spec).adapters
@@ -118,12 +82,11 @@ class ExploreTab:
         self, request: gr.Request, asked: Sequence[Any], read: str | None = None, show: int | None = None
     ) -> Iterator[Message]:
         """Stream a new solution, or score a pasted one; `show` is the place to open when it is done."""
-        try:
-            run = self.begin(asked, self.who(request), read, show)
-        except RmxError as error:
-            yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
-            return
-        yield from self.stream(run, request, "trace" if read is None else "read")
+        verb = "trace" if read is None else "read"
+        return self._branch(verb, request, lambda: self.begin(asked, self.who(request), read, show))
+
+    def _branch(self, verb: str, request: gr.Request, start: Callable[[], Branch]) -> Iterator[Message]:
+        return self.run(verb, request, start, self.explorer.stream, outcome_of, _not_started)
 
     def begin(
         self, asked: Sequence[Any], owner: str | None, read: str | None = None, show: int | None = None
@@ -155,23 +118,17 @@ class ExploreTab:
             style=from_form(*style),
         )
 
-    def stream(self, run: Branch, request: gr.Request, verb: str) -> Iterator[Message]:
-        steps = prefetch(self.explorer.stream(self.visitors.begin(request.session_hash, run)), run.halt)
-        yield from observed(verb, steps, lambda: told(run))
-
     def solve(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
+        """Stream the solution of the problem in the form."""
         yield from self.start(request, asked)
 
     def read(self, request: gr.Request, text: str, *asked: Any) -> Iterator[Message]:
+        """Score a pasted solution."""
         yield from self.start(request, asked, read=str(text or ""))
 
     def pick(self, event: gr.EventData, request: gr.Request) -> Iterator[Message]:
-        try:
-            run = self.explorer.pick(event._data)
-        except RmxError as error:
-            yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
-            return
-        yield from self.stream(run, request, "swap")
+        """Stream the branch of a token that the visitor has picked."""
+        yield from self._branch("swap", request, lambda: self.explorer.pick(event._data))
 
     def verify(self, event: gr.EventData, request: gr.Request) -> Iterator[Message]:
         """Decode a recorded tree here."""
@@ -199,46 +156,47 @@ class ExploreTab:
         try:
             yield from observed(verb, prefetch(messages(begin), halt), sums)
         except RmxError as error:
-            yield {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
+            yield _not_started(error)
 
     def halt(self, event: gr.EventData) -> None:
+        """Stop the solution that an event names."""
         self.explorer.halt(event._data)
 
     def measure(self, start: Callable[[object], Measurement], kind: str) -> Callable[..., Iterator[Message]]:
         """A callback that starts a measuring job of the page and streams it."""
 
         def callback(event: gr.EventData, request: gr.Request) -> Iterator[Message]:
-            data = event._data if isinstance(event._data, dict) else {}
-            try:
-                job = start(data)
-            except RmxError as error:
-                about = {"run": data.get("run"), "pos": data.get("pos")}
-                yield {"kind": kind, "job": None, "done": True, "error": str(error), **about}
-                return
-            self.visitors.begin(request.session_hash, job)
-            yield from observed(kind, prefetch(self.worth.stream(job), job.halt), lambda: {"model": job.run.model.spec})
+            data = payload(event)
+
+            def refusal(error: RmxError) -> Message:
+                return refused(error, kind=kind, job=None, done=True, run=data.get("run"), pos=data.get("pos"))
+
+            def about(job: Measurement) -> dict[str, Any]:
+                return {"model": job.run.model.spec}
+
+            yield from self.run(kind, request, lambda: start(data), self.measurements.stream, about, refusal)
 
         return callback
 
     def halt_job(self, event: gr.EventData) -> None:
-        self.worth.halt(event._data)
+        """Stop the measuring job that an event names."""
+        self.measurements.halt(event._data)
 
     @shows_errors
     def pinned(self, event: gr.EventData) -> list[dict[str, Any]]:
         """The forks that the page has pinned, as a training run takes them; gradio keeps them for every open page."""
         return [pin.small() for pin in self.explorer.pins(event._data)]
 
-    def leave(self, request: gr.Request) -> None:
-        self.visitors.leave(request.session_hash)
-
     def settled(self, event: gr.EventData, tau: float) -> tuple[Any, str | None]:
-        data = event._data if isinstance(event._data, dict) else {}
+        """The strip of the solution that the view shows now, and its id."""
+        data = payload(event)
         seen = data.get("tau")  # a tree that was opened may have another threshold than the slider
         run = self.explorer.runs.find(data.get("run"))
         shown = run.id if run is not None else None  # gradio keeps it for the page: nothing of a visitor's choice
         return self.strip(shown, seen if isinstance(seen, int | float) else tau), shown
 
     def strip(self, run_id: str | None, tau: float) -> Any:
+        """The entropies of a solution as a figure."""
         run = self.explorer.runs.find(run_id)
         return entropy_strip(run.tokens if run else [], float(tau or 0))
 
@@ -269,15 +227,14 @@ class ExploreTab:
         return (spec, adapter or BASE, *together(example.problem, example.answer), tau, 0.0, 1.0, 0, 512, False)
 
     def next_problem(self, event: gr.EventData, place: int, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """The playlist of presenter mode: the prepared examples, round and round."""
-        step = event._data.get("step") if isinstance(event._data, dict) else 1
-        place = (place + (-1 if step == -1 else 1)) % len(examples())
+        """Solve the next prepared example, round and round: the playlist of presenter mode."""
+        place = (place + (-1 if payload(event).get("step") == -1 else 1)) % len(examples())
         example = examples()[place]
         for message in self.start(request, self.prepared(example)):
             yield message, place, *together(example.problem, example.answer)
 
     def choose_model(self, spec: str) -> tuple[Any, ...]:
-        """Load a model now, so that Solve is instant; on failure the old one stays, and why is said."""
+        """Load a model now, so that Solve is instant; on failure the old one stays, and a note has the reason."""
         try:
             model = self.explorer.workspace.model(str(spec or "").strip())
         except RmxError as error:
@@ -302,12 +259,14 @@ class ExploreTab:
 
     @shows_errors
     def choose_set(self, name: str) -> Any:
+        """List the problems of a set."""
         self.explorer.workspace.policy.admit_set(str(name))
         rows = load_set(name)[:LISTED]
-        return gr.Dropdown([(_short(p), p.id) for p in rows], value=None)
+        return gr.Dropdown([(short_text(p), p.id) for p in rows], value=None)
 
     @shows_errors
     def choose_problem(self, name: str, problem_id: str | None) -> tuple[Any, ...]:
+        """Put a problem of a set into the boxes."""
         if not problem_id:
             return gr.skip(), gr.skip(), gr.skip()
         self.explorer.workspace.policy.admit_set(str(name))
@@ -315,8 +274,8 @@ class ExploreTab:
         return together(problem.problem, problem.answer)
 
 
-def told(run: Branch) -> dict[str, Any]:
-    """What the log says of a solution."""
+def outcome_of(run: Branch) -> dict[str, Any]:
+    """What the request log has of a solution."""
     stop = run.trace.stop if run.trace is not None else "left"
     made = len(run.tokens) - (run.at or 0)
     return {"model": run.model.spec, "tokens": made, "outcome": "error" if run.error else stop}
@@ -326,10 +285,12 @@ def build_explore_tab(
     explorer: Explorer, settings: Settings, notice: str | None = None, who: Who = nobody
 ) -> ExploreTab:
     """Lay the tab out inside an open gr.Blocks and wire it; `who` names the visitor behind a request."""
-    tab = ExploreTab(explorer, settings, notice, who)
+    tab = ExploreTab(explorer, settings, who)
     with gr.Row(elem_id="explore", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="controls", elem_classes="controls"):
-            controls = tab.controls = _controls(tab)
+            controls = tab.controls = ExploreForm(
+                explorer.workspace, settings, tab.sharing, who, tab.spec, tab.adapter, notice
+            )
         with gr.Column(scale=1, min_width=320):
             view = tab.view = token_view(
                 answering(explorer.tail, who),
@@ -347,66 +308,10 @@ def build_explore_tab(
     return tab
 
 
-def _controls(tab: ExploreTab) -> ExploreForm:
-    policy = tab.explorer.workspace.policy
-    first, offers, sets = examples()[0], policy.offers, policy.problem_sets()
-    opened = tab.explorer.workspace.model(tab.spec)
-    choices = [(f"{p.title} · {p.size(torch.cuda.is_available())}", p.name) for p in PRESETS.values() if offers(p.name)]
-    if tab.settings.model and tab.settings.model not in PRESETS:
-        choices.insert(1, (tab.settings.model, tab.settings.model))
-    gpu_preset = next(p for p in PRESETS.values() if p.gpu)
-    boxes = build_problem_boxes(first)
-    solve = gr.Button("Solve", variant="primary", elem_id="solve")
-    banner = gr.Markdown(tab.notice or "", visible=bool(tab.notice), elem_id="banner")
-    with gr.Row(elem_id="examples"):
-        kinds = {kind: gr.Button(title, size="sm", min_width=60) for kind, title in TITLES.items()}
-    with gr.Accordion("Problem sets", open=False):
-        problem_set = gr.Dropdown(sets, value="mini", label="Set", elem_id="set")
-        rows = [(_short(p), p.id) for p in load_set("mini")[:LISTED]]
-        picked = gr.Dropdown(rows, value=None, label="Problem of the set", elem_id="picked")
-    build_builder(boxes)
-    build_share_panel(tab.sharing, tab.who)
-    with gr.Accordion("Model", open=False, elem_id="model-section") as section:
-        model = gr.Dropdown(choices, value=tab.spec, label="Model", allow_custom_value=True, elem_id="model")
-        gpu = gr.Button(
-            f"Load {gpu_preset.title} ({gpu_preset.size(True)})",
-            size="sm",
-            visible=torch.cuda.is_available() and offers(gpu_preset.name),
-            elem_id="gpu",
-        )
-        adapters = list(dict.fromkeys([BASE, *bundled_adapters(opened), *opened.adapters]))
-        adapter = gr.Dropdown(
-            adapters, value=tab.adapter or BASE, label="Adapter", allow_custom_value=True, elem_id="adapter"
-        )
-        more = "" if tab.settings.public else "A Hub id, a folder or a .gguf file works too."
-        note = gr.Markdown(more, elem_id="model-note")
-    threshold = gr.Slider(0, MOST_TAU, opened.tau, step=0.01, label="Fork threshold (nats)", elem_id="tau")
-    with gr.Accordion("Threshold by a share of tokens", open=False, elem_id="by-share"):
-        share = gr.Slider(0.5, 20, 5, step=0.5, label="Tokens that are forks (%)", elem_id="tau-share")
-        set_share = gr.Button("Set the threshold", size="sm", elem_id="set-share")
-        share_note = gr.Markdown("A model new to this solves 16 problems of the set first.", elem_id="share-note")
-    with gr.Accordion("Decoding", open=False):
-        temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature (0 = greedy)", elem_id="temperature")
-        top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", elem_id="top-p")
-        with gr.Row():
-            seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="seed")
-            max_new = gr.Number(512, label="Most tokens", precision=0, min_width=80, elem_id="max-new")
-        raw = gr.Checkbox(False, label="Raw prompt, no template", elem_id="raw")
-    style = build_style_panel("explore")
-    with gr.Accordion("Read a pasted solution", open=False):
-        text = gr.Textbox(label="Solution", lines=5, max_lines=14, elem_id="paste", show_label=False)
-        read = gr.Button("Score this text", size="sm", elem_id="read")
-    return ExploreForm(
-        model, adapter, gpu, note, problem_set, picked, boxes, banner, solve, threshold, share,
-        set_share, share_note, temperature, top_p, seed, max_new, raw, text, read, kinds, style, section,
-    )  # fmt: skip
-
-
 def _wire_settings(tab: ExploreTab, c: ExploreForm) -> None:
-    preset = next(p for p in PRESETS.values() if p.gpu)
     loaded = [c.adapter, c.tau, c.problem_set, c.model_note]
     c.model.input(tab.choose_model, c.model, loaded, api_visibility="private", concurrency_id="load")
-    c.gpu.click(lambda: preset.name, None, c.model, **LIGHT).then(
+    c.gpu.click(lambda: GPU_PRESET.name, None, c.model, **LIGHT).then(
         tab.choose_model, c.model, loaded, api_visibility="private", concurrency_id="load"
     )
     asked = [c.share, c.model, c.problem_set, *c.style.asked]
@@ -425,11 +330,8 @@ def _wire_view(
     view.pick(tab.pick, None, view, **STREAM)
     view.halt(tab.halt, None, None, **LIGHT)
     view.verify(tab.verify, None, view, **STREAM)
-    worth = tab.worth
-    view.outcomes(tab.measure(worth.outcomes, "outcomes"), None, view, **MEASURE)
-    view.importance(tab.measure(worth.importance, "importance"), None, view, **MEASURE)
-    view.rescue(tab.measure(worth.rescue, "rescue"), None, view, **MEASURE)
-    view.sofar(tab.measure(worth.sofar, "sofar"), None, view, **MEASURE)
+    for kind in ("outcomes", "importance", "rescue", "sofar"):
+        getattr(view, kind)(tab.measure(getattr(tab.measurements, kind), kind), None, view, **MEASURE)
     view.haltjob(tab.halt_job, None, None, **LIGHT)
     # "always_last" would send the data of the older of two quick events again; each in its turn.
     view.settled(tab.settled, c.tau, [strip, shown], trigger_mode="multiple", **QUIET)
@@ -455,7 +357,7 @@ def _wire_example(tab: ExploreTab, c: ExploreForm, view: gr.HTML, button: gr.But
 
 
 def _banner(spec: str, problem: str) -> tuple[Any, Any]:
-    """Says when a text lies outside what the bundled model was trained on, and what is known of its answer."""
+    """Say when a text lies outside what the bundled model was trained on, and what is known of its answer."""
     return _outside(spec, problem), show_computed(spec, problem)
 
 
@@ -468,14 +370,13 @@ def _outside(spec: str, problem: str) -> Any:
     return gr.Markdown(f"⚠ Outside what *mini* was trained on: {_plain(found.reason)}", visible=True)
 
 
+def _not_started(error: RmxError) -> Message:
+    return {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
+
+
 def _plain(text: str) -> str:
-    """A visitor's words inside Markdown: nothing of them is markup."""
+    """Make a visitor's words safe inside Markdown: nothing of them is markup."""
     return "".join(c if c.isalnum() or c in " .,;:'-?!→" else " " for c in text)
-
-
-def _short(problem: Problem) -> str:
-    text = " ".join(problem.problem.split())
-    return text if len(text) <= 90 else text[:89] + "…"
 
 
 def _sampling(temperature: Any, top_p: Any, seed: Any, max_new: Any) -> Sampling:

@@ -1,6 +1,6 @@
-"""The Train tab: a run in one click, the usual knobs, or every field; the run itself is shown by the train view."""
+"""The Train tab, a run in one click, by the usual knobs, or by every field; and the Runs tab, which lists all runs."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
@@ -17,12 +17,15 @@ from rmx.recipes.pins import Pin
 from rmx.recipes.recipe import PRESETS, Recipe
 from rmx.recipes.thresholds import taus_of
 from rmx.service.arguments import short_enough
-from rmx.ui.jobs.train import Training
-from rmx.ui.tabs.style_panel import StyleControls, build_style_panel
-from rmx.ui.tabs.wiring import LIGHT, PLAN, QUIET, answering
+from rmx.ui.jobs.page_jobs import Message
+from rmx.ui.jobs.training import Training
+from rmx.ui.tabs.form_parts import StyleControls
+from rmx.ui.tabs.wiring import LIGHT, PLAN, QUIET, answering, payload, refused
+from rmx.ui.views.runs_view import runs_view
 from rmx.ui.views.train_view import train_view
 from rmx.ui.visitor_cookie import Owners
 
+PUSH: dict[str, Any] = {**QUIET, "concurrency_id": "push", "concurrency_limit": 4}
 SWEEP: dict[str, Any] = {
     "label": "Sweep thresholds (comma separated)",
     "info": "one adapter for each, in nats; validation chooses, as in the paper: 1.2, 1.4, 1.6, 1.8",
@@ -40,36 +43,68 @@ PRESET_TITLES = [
 TITLES = {"small": "Small run", "paper": "The paper's run", "floor": "Run with a floor", "quick": "Quick run"}
 
 
-@dataclass(frozen=True, slots=True)
 class TrainForm:
-    """The form."""
+    """The form; where training is capped it begins with the recipe that stays below the caps."""
 
-    start: gr.Button
-    dry: gr.Button
-    model: gr.Dropdown
-    problem_set: gr.Dropdown
-    preset: gr.Dropdown
-    fields: dict[str, Any]  # name of a recipe's field -> its component
-    pins: gr.State
-    sweep: gr.Textbox
-    style: StyleControls
+    def __init__(self, policy: SiteRules) -> None:
+        capped, first = policy.training != "on", "small" if policy.training == "on" else "quick"
+        self.start = gr.Button(f"{TITLES[first]} on mini", variant="primary", elem_id="train-start")
+        self.dry = gr.Button("Dry run: rollouts and gate only", size="sm", elem_id="train-dry")
+        if capped:
+            gr.Markdown(CAPPED if policy.training == "mini" else OFF, elem_id="train-capped")
+        models = [(p.title, p.name) for p in MODELS.values() if not capped or p.name == "mini"]
+        self.model = gr.Dropdown(
+            models, value="mini", label="Model", allow_custom_value=not capped, elem_id="train-model"
+        )
+        sets = ["mini"] if capped else [name for name in policy.problem_sets() if "train" in SETS[name].splits]
+        self.problem_set = gr.Dropdown(sets, value="mini", label="Problems", elem_id="train-set")
+        self.preset = gr.Dropdown(PRESET_TITLES, value=first, label="Recipe", elem_id="train-preset")
+        values = PRESETS[first].flat()
+        with gr.Accordion("The usual knobs", open=False, elem_id="train-usual"):
+            made = {name: _component(name, kind, values[name]) for name, kind in _kinds() if name in USUAL}
+        with gr.Accordion("Everything", open=False, elem_id="train-all"):
+            self.sweep = gr.Textbox(max_lines=1, **SWEEP)
+            made |= {name: _component(name, kind, values[name]) for name, kind in _kinds() if name not in USUAL}
+        self.style = StyleControls("train")
+        self.fields: dict[str, Any] = {name: made[name] for name, _ in _kinds()}  # by the names of the recipe
+        self.pins = gr.State([])  # forks pinned in Explore, as JSON
 
     @property
     def asked(self) -> list[Any]:
         """Inputs of every callback that makes a job, in the order of `TrainTab.job`."""
-        return [
-            self.model, self.problem_set, self.preset, self.pins, self.sweep, *self.fields.values(), *self.style.asked
-        ]  # fmt: skip
+        what = [self.model, self.problem_set, self.preset, self.pins, self.sweep]
+        return [*what, *self.fields.values(), *self.style.asked]
 
 
-class TrainTab:
+class RunActions:
+    """What the Train and Runs tabs do with runs that are there."""
+
+    def __init__(self, training: Training, owners: Owners) -> None:
+        self.training, self.owners = training, owners
+
+    def opening(self, request: gr.Request) -> Message:
+        """The visitor, for the page: it offers to stop this visitor's own runs."""
+        visitor = self.owners.visitor_of(request)
+        return {"kind": "me", "owner": visitor.public, "admin": visitor.admin}
+
+    def act(self, action: str) -> Callable[..., Any]:
+        """A callback that does `action` of `Training` to the run that an event names."""
+
+        def callback(event: gr.EventData, request: gr.Request) -> Any:
+            try:
+                getattr(self.training, action)(event._data, self.owners.visitor_of(request))
+            except RmxError as error:
+                return refused(error)
+            return gr.skip()
+
+        return callback
+
+
+class TrainTab(RunActions):
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
     view: gr.HTML
     pins: gr.State  # forks pinned in Explore, as JSON
-
-    def __init__(self, training: Training, owners: Owners) -> None:
-        self.training, self.owners = training, owners
 
     def job(self, model: str, problem_set: str, preset: str, pins: Any, sweep: str, *values: Any) -> TrainJob:
         """The job that the form describes.
@@ -94,13 +129,15 @@ class TrainTab:
             job = self.job(*asked)
             plan = self.training.plan(job)
         except RmxError as error:
-            return _refused(error), gr.skip()
+            return refused(error), gr.skip()
         return plan, gr.Button(_title(job, plan["minutes"]))
 
     def start(self, request: gr.Request, *asked: Any) -> Any:
+        """Start the run that the form describes."""
         return self._start(request, asked, dry=False)
 
     def dry(self, request: gr.Request, *asked: Any) -> Any:
+        """Start its dry run."""
         return self._start(request, asked, dry=True)
 
     def _start(self, request: gr.Request, asked: tuple[Any, ...], dry: bool) -> Any:
@@ -108,25 +145,8 @@ class TrainTab:
             job = self.job(*asked)
             folder = self.training.start(job, self.owners.visitor_of(request), dry)
         except RmxError as error:
-            return _refused(error)
+            return refused(error)
         return {"kind": "watch", "id": folder.id}
-
-    def act(self, action: str) -> Any:
-        """A callback that stops or resumes the run that an event names."""
-
-        def callback(event: gr.EventData, request: gr.Request) -> Any:
-            try:
-                getattr(self.training, action)(event._data, self.owners.visitor_of(request))
-            except RmxError as error:
-                return _refused(error)
-            return gr.skip()
-
-        return callback
-
-    def who(self, request: gr.Request) -> dict[str, Any]:
-        """Tell the page who looks."""
-        visitor = self.owners.visitor_of(request)
-        return {"kind": "me", "owner": visitor.public, "admin": visitor.admin}
 
     def choose_preset(self, preset: str) -> list[Any]:
         """Fill the form with a preset's values."""
@@ -139,7 +159,7 @@ def build_train_tab(training: Training, owners: Owners, page: gr.Tab) -> TrainTa
     tab, who = TrainTab(training, owners), owners.key_of
     with gr.Row(elem_id="training", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="train-controls", elem_classes="controls"):
-            controls = _controls(training.workspace.policy)
+            controls = TrainForm(training.workspace.policy)
         with gr.Column(scale=1, min_width=320):
             tab.view = train_view(answering(training.run_tail, who), answering(training.dry_run, who), elem_id="train")
     tab.pins = controls.pins
@@ -147,32 +167,9 @@ def build_train_tab(training: Training, owners: Owners, page: gr.Tab) -> TrainTa
     return tab
 
 
-def _controls(policy: SiteRules) -> TrainForm:
-    """The form; where training is capped it begins with the recipe that stays below the caps."""
-    capped, first = policy.training != "on", "small" if policy.training == "on" else "quick"
-    start = gr.Button(f"{TITLES[first]} on mini", variant="primary", elem_id="train-start")
-    dry = gr.Button("Dry run: rollouts and gate only", size="sm", elem_id="train-dry")
-    if capped:
-        gr.Markdown(CAPPED if policy.training == "mini" else OFF, elem_id="train-capped")
-    models = [(p.title, p.name) for p in MODELS.values() if not capped or p.name == "mini"]
-    model = gr.Dropdown(models, value="mini", label="Model", allow_custom_value=not capped, elem_id="train-model")
-    sets = ["mini"] if capped else [name for name in policy.problem_sets() if "train" in SETS[name].splits]
-    problem_set = gr.Dropdown(sets, value="mini", label="Problems", elem_id="train-set")
-    preset = gr.Dropdown(PRESET_TITLES, value=first, label="Recipe", elem_id="train-preset")
-    values = PRESETS[first].flat()
-    with gr.Accordion("The usual knobs", open=False, elem_id="train-usual"):
-        made = {name: _component(name, kind, values[name]) for name, kind in _kinds() if name in USUAL}
-    with gr.Accordion("Everything", open=False, elem_id="train-all"):
-        sweep = gr.Textbox(max_lines=1, **SWEEP)
-        made |= {name: _component(name, kind, values[name]) for name, kind in _kinds() if name not in USUAL}
-    style = build_style_panel("train")
-    fields = {name: made[name] for name, _ in _kinds()}
-    return TrainForm(start, dry, model, problem_set, preset, fields, gr.State([]), sweep, style)
-
-
 def _wire(tab: TrainTab, c: TrainForm, view: gr.HTML, page: gr.Tab) -> None:
     busy: dict[str, Any] = {**QUIET, "concurrency_id": "train", "trigger_mode": "once"}
-    page.select(tab.who, None, view, **LIGHT).then(tab.plan, c.asked, [view, c.start], **PLAN)
+    page.select(tab.opening, None, view, **LIGHT).then(tab.plan, c.asked, [view, c.start], **PLAN)
     c.start.click(tab.start, c.asked, view, **busy)
     c.dry.click(tab.dry, c.asked, view, **busy)
     c.preset.input(tab.choose_preset, c.preset, list(c.fields.values()), **LIGHT).then(
@@ -186,7 +183,7 @@ def _wire(tab: TrainTab, c: TrainForm, view: gr.HTML, page: gr.Tab) -> None:
 
 
 def _title(job: TrainJob, minutes: dict[str, float] | None) -> str:
-    """What the button says: which recipe, on what, and for about how long."""
+    """The title of the button: which recipe, on what, and for about how long."""
     size = TITLES[job.preset]
     size += f", {len(job.taus)} threshold{'s' * (len(job.taus) > 1)}," if job.taus else ""
     if minutes is None:
@@ -247,5 +244,42 @@ def _value(name: str, kind: Any, value: Any) -> Any:
         raise RmxError(f"{name.replace('_', ' ')} must be {what}; got '{text[:40]}'.") from error
 
 
-def _refused(error: RmxError) -> dict[str, Any]:
-    return {"kind": "refused", "error": str(error)}
+# -- the Runs tab: every run of this machine, and what can be done with one -------------------------------------------
+
+
+class RunsTab(RunActions):
+    """Callbacks of the tab; each makes one library call and shows what came of it."""
+
+    def push(self, event: gr.EventData, request: gr.Request) -> Message:
+        """Push an adapter to the Hub with the visitor's own token."""
+        run = payload(event).get("id")
+        try:
+            url = self.training.push(event._data, self.owners.visitor_of(request))
+        except RmxError as error:
+            return {"kind": "told", "id": run, "text": str(error)}
+        return {"kind": "told", "id": run, "text": "Pushed to the Hub.", "url": url}
+
+    def download(self, event: gr.EventData) -> Message:
+        """Where the adapter's zip is."""
+        run = str(payload(event).get("id") or "")
+        return {"kind": "file", "id": run, "name": f"{run}.zip", "url": f"runs/{run}/adapter.zip"}
+
+
+def build_runs_tab(training: Training, owners: Owners, page: gr.Tab) -> gr.HTML:
+    """Lay the tab out inside an open gr.Tab and wire it; returns its view."""
+    tab = RunsTab(training, owners)
+    view = runs_view(
+        answering(training.runs_list, owners.key_of),
+        answering(training.run_curves),
+        answering(training.run_files),
+        answering(training.run_sweep),
+        answering(training.costs, owners.key_of),
+        elem_id="runs",
+    )
+    page.select(tab.opening, None, view, **LIGHT)
+    for action in ("stop", "remove", "note", "rate"):
+        getattr(view, action)(tab.act(action), None, view, **LIGHT)
+    view.resume(tab.act("resume"), None, view, **{**QUIET, "concurrency_id": "train"})
+    view.download(tab.download, None, view, **LIGHT)
+    view.push(tab.push, None, view, **PUSH)
+    return view

@@ -1,19 +1,24 @@
-"""How events of the page are wired: quietly, outside the public API, streams beside each other."""
+"""How events of the page are wired: quietly, outside the public API, streams beside each other; what all tabs do."""
 
 import functools
 import html
-import inspect
 import logging
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import gradio as gr
 import torch
 
-from rmx.engine.fair_queue import as_owner
+from rmx.engine.fair_queue import Kind, as_owner, iterate_as_owner
 from rmx.errors import RmxError
+from rmx.ui.background import prefetch
+from rmx.ui.jobs.page_jobs import Message, OpenPages
+from rmx.ui.request_log import observed
 
+log = logging.getLogger(__name__)
+Reply = dict[str, Any]
+Who = Callable[[Any], str | None]  # names the visitor behind a request
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 LIGHT: dict[str, Any] = {**QUIET, "queue": False}
 # The engine has a fair queue of its own; these only bound how many threads wait in it. All events of one id must name
@@ -24,57 +29,94 @@ PLAN: dict[str, Any] = {**QUIET, "concurrency_id": "plan", "concurrency_limit": 
 
 
 def literal(words: object) -> str:
-    """Anybody's words inside Markdown: shown as they are, nothing of them is markup, a link, a picture or a formula."""
+    """Make words safe inside Markdown: shown as they are, no markup, link, picture or formula."""
     return "".join(_shown(c) for c in " ".join(str(words).split()))
 
 
 def _shown(c: str) -> str:
-    """Letters, digits and spaces as they are; what is invisible or turns the text around as the views write it."""
+    """Letters, digits and spaces as they are; a character that is hidden or changes the direction by its number."""
     if c.isalnum() or c == " ":
         return c
     hidden = unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\u200c\u200d"
     return f"⟪{ord(c):04x}⟫" if hidden else f"&#{ord(c)};"
 
 
-def in_toast(error: Exception) -> str:
-    """What an error says, for a toast: gradio shows its message as HTML."""
-    return html.escape(str(error), quote=False)
-
-
 def shows_errors(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """An RmxError in a callback becomes a toast with its sentence."""
-    if inspect.isgeneratorfunction(callback):
-
-        @functools.wraps(callback)
-        def generator(*args: Any, **kwargs: Any) -> Any:
-            try:
-                yield from callback(*args, **kwargs)
-            except RmxError as error:
-                raise gr.Error(in_toast(error), print_exception=False, title="Not possible") from error
-
-        return generator
+    """Have an RmxError in a callback become a toast with its sentence."""
 
     @functools.wraps(callback)
     def function(*args: Any, **kwargs: Any) -> Any:
         try:
             return callback(*args, **kwargs)
         except RmxError as error:
-            raise gr.Error(in_toast(error), print_exception=False, title="Not possible") from error
+            shown = html.escape(str(error), quote=False)  # gradio shows its message as HTML
+            raise gr.Error(shown, print_exception=False, title="Not possible") from error
 
     return function
 
 
-log = logging.getLogger(__name__)
-Reply = dict[str, Any]
-Who = Callable[[Any], str | None]
-
-
 def nobody(request: Any) -> None:
-    """Where visitors are not told apart."""
+    """Name no visitor, where they are not told apart."""
+
+
+def payload(event: gr.EventData) -> dict[str, Any]:
+    """What the page has sent with an event; nothing where it is no object."""
+    return event._data if isinstance(event._data, dict) else {}
+
+
+def refused(error: RmxError, **about: Any) -> Message:
+    """A message that something is not done, and why.
+
+    Args:
+        about: what the message holds besides; a `kind` in place of "refused".
+    """
+    return {"kind": "refused", "error": str(error), **about}
+
+
+class StreamTab:
+    """Callbacks of a tab whose work is streamed; each open page has one piece of work at a time.
+
+    Args:
+        who: names the visitor behind a request.
+    """
+
+    def __init__(self, who: Who = nobody) -> None:
+        self.who, self.visitors = who, OpenPages()
+
+    def run(
+        self,
+        verb: str,
+        request: gr.Request,
+        start: Callable[[], Any],
+        stream: Callable[[Any], Iterator[Message]],
+        about: Callable[[Any], dict[str, Any]],
+        refusal: Callable[[RmxError], Message] = refused,
+        kind: Kind | None = None,
+    ) -> Generator[Message, None, None]:
+        """Start a job and yield its messages, or one that says why it cannot be started.
+
+        Args:
+            verb: what the request log calls it. about: what the log says of the job at the end.
+            start, stream: make the job, and its messages, as the work of who asks.
+            kind: of the work, for the line of the model.
+        """
+        try:
+            with as_owner(self.who(request)):
+                job = start()
+        except RmxError as error:
+            yield refusal(error)
+            return
+        self.visitors.begin(request.session_hash, job)
+        steps = iterate_as_owner(self.who(request), stream(job), kind)
+        yield from observed(verb, prefetch(steps, job.halt), lambda: about(job))
+
+    def leave(self, request: gr.Request) -> None:
+        """End what a page was doing that is closed."""
+        self.visitors.leave(request.session_hash)
 
 
 def answering(question: Callable[[object], Reply], who: Who = nobody) -> Callable[..., Reply]:
-    """A question as a server function of a view.
+    """Make a question a server function of a view.
 
     Args:
         who: names the visitor behind a request.

@@ -14,7 +14,7 @@ from typing import Any
 
 import gradio as gr
 
-from rmx.ui.jobs.claims import claims_texts
+from rmx.ui.jobs.claims_jobs import claims_texts
 from rmx.ui.views.view_common import Server, mounted, served
 
 

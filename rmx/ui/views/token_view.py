@@ -39,7 +39,7 @@ def token_view(
         inspect: `{"run", "pos"}` -> `{"pos", "id", "text", "entropy", "p", "rank", "forced", "top": [...]}`.
         look: `{"run", "pos"}` -> `{"pos", "alternatives": [{"id", "text"}, ...]}`, what would follow each of five.
         search: `{"run", "pos", "q"}` -> `{"tokens": [{"id", "text", "p", "rank"}, ...]}`.
-        sharing: `share_link`, `share_file`, `share_save`, as in rmx/ui/jobs/share.py; without them nothing is offered.
+        sharing: `share_link`, `share_file`, `share_save`, as in rmx/ui/jobs/sharing.py; else nothing is offered.
         kwargs: passed on to `gr.HTML` (elem_id, visible, ...).
 
     Each may return `{"error": sentence}`. A factory, not a subclass: gradio writes a stub file next to the source

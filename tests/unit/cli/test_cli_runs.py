@@ -15,7 +15,7 @@ from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.runs.row import row
 from rmx.runs.store import RunStore
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.training import Training
 from tests.unit.cli.test_cli import run
 
 FAKE = (sys.executable, str(Path(__file__).parents[2] / "helpers" / "fake_run.py"))
@@ -173,7 +173,7 @@ def test_the_resumed_run_outlives_the_command(store, waiting, tmp_path):
     script = f"""
 import sys, rmx.cli.runs
 from rmx.runs.store import RunStore
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.training import Training
 from rmx.models.workspace import Workspace
 rmx.cli.runs._store = lambda: RunStore(program={FAKE!r})
 from rmx.cli.main import main

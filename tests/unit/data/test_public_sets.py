@@ -19,11 +19,11 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
 from rmx.records import Problem
 from rmx.service import Site, call
-from rmx.ui.jobs.claims import Claims
-from rmx.ui.jobs.compare import Comparer
-from rmx.ui.jobs.evaluate import Evaluator
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.claims_jobs import Claims
+from rmx.ui.jobs.comparer import Comparer
+from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.training import Training
 from rmx.ui.page import build_app
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.claims_tab import ClaimsTab

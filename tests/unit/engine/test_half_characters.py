@@ -124,7 +124,7 @@ def test_whatever_reaches_a_stream_can_be_sent(target, monkeypatch):
     def say_half(*_, **__):
         raise RmxError(HALF)
 
-    monkeypatch.setattr("rmx.ui.jobs.explore.Explorer.pick", say_half)
+    monkeypatch.setattr("rmx.ui.jobs.explorer.Explorer.pick", say_half)
     pick = next(e for e in target.events if e["queue"] and e["inputs"] == 0)
     body = {"data": [], "fn_index": pick["id"], "session_hash": "last"}
     request = Request("POST", "/gradio_api/queue/join", json.dumps(body).encode(), session="last")

@@ -14,8 +14,8 @@ from rmx.explore.calibration import STORED, calibrate, calibration_of
 from rmx.explore.generate import Generation, Job
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES
-from rmx.ui.jobs.claims import Claims
-from rmx.ui.jobs.explore import Explorer
+from rmx.ui.jobs.claims_jobs import Claims
+from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.claims_tab import ClaimsTab
 from rmx.ui.tabs.explore_tab import ExploreTab

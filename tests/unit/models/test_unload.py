@@ -15,9 +15,9 @@ from rmx.config import Sampling
 from rmx.errors import Busy, ModelError
 from rmx.models.load import Model
 from rmx.models.workspace import Workspace
-from rmx.ui.jobs.compare import Comparer
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.tabs.memory_panel import MemoryPanel, gigabytes
+from rmx.ui.jobs.comparer import Comparer
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.tabs.explore_form import MemoryPanel, gigabytes
 from rmx.ui.visitor_cookie import Owners, Visitor, stranger
 from rmx.zerogpu.zero_workspace import ZeroWorkspace
 from tests.conftest import qwen, wrap

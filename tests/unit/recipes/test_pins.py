@@ -11,7 +11,7 @@ from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.recipes.pins import MOST, Pin
 from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares
-from rmx.ui.jobs.explore import Explorer
+from rmx.ui.jobs.explorer import Explorer
 
 PIN = Pin("mini", "rl", (5, 6, 7), (8, 9), 10, "73", "We add", " 42")
 

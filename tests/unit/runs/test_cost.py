@@ -18,7 +18,7 @@ from rmx.runs.rates import BY_HAND, FILE, VARIABLE, cost, load_rates, named_rate
 from rmx.runs.row import costs, row
 from rmx.runs.store import RunStore
 from rmx.storage.safe_files import write_json
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.training import Training
 from rmx.ui.visitor_cookie import Visitor
 
 SXM, PCIE, A100 = "NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA A100-SXM4-80GB"

@@ -455,7 +455,7 @@ def test_the_store_looks_by_itself_while_a_run_is_queued(store, slow):
 
 def test_an_app_that_is_started_again_starts_what_is_due(store, slow):
     from rmx.models.workspace import Workspace
-    from rmx.ui.jobs.train import Training
+    from rmx.ui.jobs.training import Training
 
     first, second = folders = [made(store) for _ in range(2)]
     app = app_that_starts(store, folders)

@@ -25,7 +25,7 @@ from rmx.train.checks.greedy import Solutions
 from rmx.train.checks.greedy import solve as really_solve
 from rmx.train.drive import drive
 from rmx.train.sweep import SweptTau, chosen_of
-from rmx.ui.jobs.train import adapter_spec
+from rmx.ui.jobs.training import adapter_spec
 from tests.helpers.training_runs import TINY, finish, kill_in, tiny_run
 
 WEIGHTS = "adapter_model.safetensors"

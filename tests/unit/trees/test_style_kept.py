@@ -20,9 +20,9 @@ from rmx.trees.link import MOST_LINK, link_of, pack, recipe_of, unpack
 from rmx.trees.recorded import recorded_runs, revive
 from rmx.trees.tree import Tree, tree_of
 from rmx.trees.verify import TreeReplay
-from rmx.ui.jobs.evaluate import Evaluator, _by_itself
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.evaluator import Evaluator, _by_itself
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.training import Training
 from rmx.ui.tabs.train_tab import TrainTab, _kinds, _shown
 from rmx.ui.visitor_cookie import owners_of
 from rmx.zerogpu.calls import _model_name

@@ -12,8 +12,8 @@ from rmx.claims.registry import CLAIMS
 from rmx.claims.studies import StudyProgress
 from rmx.compare.pair_options import PairOptions
 from rmx.errors import ModelError, RmxError
-from rmx.ui.jobs import claims as claims_module
-from rmx.ui.jobs.claims import Claims, claims_texts
+from rmx.ui.jobs import claims_jobs as claims_module
+from rmx.ui.jobs.claims_jobs import Claims, claims_texts
 from tests.helpers.claims_document import HOSTILE
 from tests.unit.claims.test_claims import alike, arms, subject
 
@@ -142,9 +142,9 @@ def test_the_report_is_a_file_once_something_is_measured(made):
 def test_old_jobs_leave_memory(made):
     claims = Claims(None, keep=2)
     jobs = [claims.start(OPTIONS) for _ in range(3)]
-    assert claims.find(jobs[0].id) is None
+    assert claims.jobs.find(jobs[0].id) is None
     assert jobs[0].stopped
-    assert claims.find(jobs[2].id) is jobs[2]
+    assert claims.jobs.find(jobs[2].id) is jobs[2]
 
 
 def test_the_page_has_all_texts_from_the_start():

@@ -14,8 +14,8 @@ from rmx.compare.pair_options import map_json
 from rmx.data.problem_sets import load_set
 from rmx.errors import Busy, RmxError, SwapError
 from rmx.models.workspace import Workspace
-from rmx.ui.jobs.compare import Comparer, export
 from rmx.ui.jobs.compare_jobs import MapRun
+from rmx.ui.jobs.comparer import Comparer, export
 from tests.helpers.pairs import script_pair
 from tests.unit.compare.test_intervene import parting_pair
 
@@ -26,7 +26,7 @@ def solved(rl):
     comparer = Comparer(Workspace("cpu"))
     problem = load_set("mini")[5]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rmx.ui.jobs.compare.INTERVAL", 0.0)
+        patch.setattr("rmx.ui.jobs.comparer.INTERVAL", 0.0)
         run = comparer.map(rl, problem.problem, 1.0, known=problem.answer)
         return comparer, run, list(comparer.stream_map(run))
 
@@ -180,7 +180,7 @@ def test_maps_that_cannot_be_made_are_explained(rl, wrong, said):
 
 
 def test_the_messages_of_a_decode_add_up_to_it(solved, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.compare.INTERVAL", 0.0)
+    monkeypatch.setattr("rmx.ui.jobs.comparer.INTERVAL", 0.0)
     comparer, run, _ = solved
     made, messages = patched(comparer, run, "oracle")
     tokens = rebuilt(messages)
@@ -297,11 +297,11 @@ def test_the_oldest_finished_jobs_are_forgotten_when_bytes_run_over():
     assert comparer.kept.nbytes == sum(run.nbytes for run in runs)
     comparer.kept.most = runs[0].nbytes * 5 // 3
     running = comparer.map(pair, "p", 1.0)  # there is room for one and a half: the first two jobs go
-    assert [comparer.find(r.id) is r for r in runs] == [False, False, True]
-    assert comparer.find(running.id) is running
+    assert [comparer.jobs.find(r.id) is r for r in runs] == [False, False, True]
+    assert comparer.jobs.find(running.id) is running
     later = comparer.map(pair, "p", 1.0)
-    assert comparer.find(running.id) is running, "what is not done yet is never forgotten"
-    assert comparer.find(later.id) is later
+    assert comparer.jobs.find(running.id) is running, "what is not done yet is never forgotten"
+    assert comparer.jobs.find(later.id) is later
 
 
 def test_one_second_copy_at_a_time(rl):
@@ -320,7 +320,7 @@ def test_one_second_copy_at_a_time(rl):
 
 @pytest.mark.parametrize("source", ["base", "adapted"])
 def test_halting_a_map_ends_it_within_a_step_and_frees_the_engine(rl, source, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.compare.INTERVAL", 0.0)
+    monkeypatch.setattr("rmx.ui.jobs.comparer.INTERVAL", 0.0)
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0, source=source)
     messages = []
@@ -337,7 +337,7 @@ def test_halting_a_map_ends_it_within_a_step_and_frees_the_engine(rl, source, mo
 
 
 def test_closing_the_stream_frees_the_engine(rl, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.compare.INTERVAL", 0.0)
+    monkeypatch.setattr("rmx.ui.jobs.comparer.INTERVAL", 0.0)
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0)
     stream = comparer.stream_map(run)
@@ -367,7 +367,7 @@ def test_who_waits_is_told_so_and_can_stop_waiting(rl):
 
 def test_a_busy_engine_spoils_no_finished_map(rl, monkeypatch):
     """The badge and the placebo come after the turn is given back; whoever has the engine then makes no error."""
-    monkeypatch.setattr("rmx.ui.jobs.compare.PATIENCE", 0.05)
+    monkeypatch.setattr("rmx.ui.jobs.comparer.PATIENCE", 0.05)
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0, source="adapted")
     held, release = threading.Event(), threading.Event()
@@ -400,13 +400,13 @@ def test_a_busy_engine_spoils_no_finished_map(rl, monkeypatch):
 
 def over_set(rl, what: str, count: int = 2):
     comparer = Comparer(Workspace("cpu"))
-    run, reports = comparer.over_set(rl, what, "mini", load_set("mini")[:count], 1.0)
-    return comparer, run, reports
+    run = comparer.over_set(rl, what, "mini", load_set("mini")[:count], 1.0)
+    return comparer, run
 
 
 def test_a_run_of_shifts_gives_rows(rl):
-    comparer, run, reports = over_set(rl, "shifts")
-    messages = list(comparer.stream_set(run, reports))
+    comparer, run = over_set(rl, "shifts")
+    messages = list(comparer.stream_set(run))
     last = messages[-1]
     assert (last["kind"], last["what"], last["at"], last["of"], last["done"]) == ("set", "shifts", 2, 2, True)
     assert {"name", "label", "value", "paper", "unit", "placebo"} <= set(last["rows"][0])
@@ -420,8 +420,8 @@ def test_a_run_of_shifts_gives_rows(rl):
 
 
 def test_a_run_of_interventions_gives_arms(rl):
-    comparer, run, reports = over_set(rl, "intervene")
-    last = list(comparer.stream_set(run, reports))[-1]
+    comparer, run = over_set(rl, "intervene")
+    last = list(comparer.stream_set(run))[-1]
     assert [a["arm"] for a in last["arms"]] == [*ARMS, "placebo"]
     assert last["oracle_equals_teacher"] == {"same": 2, "of": 2, "parted": []}
     assert last["arms"][0]["vs_base"] is None
@@ -439,9 +439,9 @@ def test_a_run_of_interventions_gives_arms(rl):
 
 @pytest.mark.parametrize("what", ["shifts", "intervene"])
 def test_halting_a_set_frees_the_engine(rl, what):
-    comparer, run, reports = over_set(rl, what)
+    comparer, run = over_set(rl, what)
     comparer.halt({"id": run.id})
-    last = list(comparer.stream_set(run, reports))[-1]
+    last = list(comparer.stream_set(run))[-1]
     assert (last["done"], last["stopped"], last["at"]) == (True, True, 0)
     assert rl.base.engine.queue.waiting() == 0
     json.dumps(last, allow_nan=False)
@@ -452,11 +452,11 @@ def test_a_set_that_cannot_be_run_says_why(rl):
     comparer = Comparer(Workspace("cpu"))
     from rmx.records import Problem
 
-    run, reports = comparer.over_set(rl, "intervene", "own", [Problem("1", "What?", None)], 1.0)
-    last = list(comparer.stream_set(run, reports))[-1]
+    run = comparer.over_set(rl, "intervene", "own", [Problem("1", "What?", None)], 1.0)
+    last = list(comparer.stream_set(run))[-1]
     assert "known answer" in last["error"]
     assert last["done"]
-    assert isinstance(reports, InterveneSet)
+    assert isinstance(run.reports, InterveneSet)
 
 
 # -- exports -----------------------------------------------------------------------------------------------------------
@@ -477,8 +477,8 @@ def test_a_map_exports_what_the_command_line_prints(solved):
 
 
 def test_a_set_exports_its_figures(rl):
-    comparer, run, reports = over_set(rl, "shifts")
-    list(comparer.stream_set(run, reports))
+    comparer, run = over_set(rl, "shifts")
+    list(comparer.stream_set(run))
     document = json.loads(export(comparer, {"id": run.id, "format": "json"})["text"])
     rows = {
         r["figure"]: r for r in csv.DictReader(io.StringIO(export(comparer, {"id": run.id, "format": "csv"})["text"]))
@@ -502,10 +502,10 @@ def test_other_formats_and_other_jobs_export_nothing(scripted):
 
 @pytest.mark.parametrize("what", ["shifts", "intervene"])
 def test_a_set_run_that_waits_for_the_engine_can_be_stopped(rl, what):
-    comparer, run, reports = over_set(rl, what)
+    comparer, run = over_set(rl, what)
     with rl.base.engine.queue.turn():  # somebody else is at work
         run.halt()
-        last = list(comparer.stream_set(run, reports))[-1]
+        last = list(comparer.stream_set(run))[-1]
         assert last["done"]
         assert last["stopped"]
         assert rl.base.engine.queue.waiting() == 1

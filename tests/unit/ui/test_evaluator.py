@@ -12,9 +12,10 @@ from rmx.data.problem_sets import load_set
 from rmx.errors import Busy, ProblemError, RmxError
 from rmx.models.workspace import Workspace
 from rmx.runs.store import RunStore
-from rmx.ui.figures.evaluate import curve_figure, scatter_figure, short
-from rmx.ui.jobs.evaluate import FILE_BYTES, MOST_RUNNING, OWN, Evaluator, export
-from rmx.ui.jobs.evaluate_jobs import GRACE, EvalJob, Watching
+from rmx.ui.jobs.evaluate_jobs import GRACE, EvalJob
+from rmx.ui.jobs.evaluator import FILE_BYTES, MOST_RUNNING, OWN, Evaluator, export
+from rmx.ui.jobs.page_jobs import OpenPages
+from rmx.ui.plotly_figures import curve_figure, scatter_figure, short
 
 FORM = {
     "model": "mini", "adapters": ["rl"], "set": "mini:test", "limit": 4, "n": 2, "temperature": 0.6, "top_p": 0.95,
@@ -64,7 +65,7 @@ def evaluator(space, tmp_path):
 
 def finished(evaluator: Evaluator, **form) -> EvalJob:
     job = evaluator.start(evaluator.asked(FORM | form, paths=True))
-    wait(lambda: job.over)
+    wait(lambda: job.done)
     return job
 
 
@@ -243,7 +244,7 @@ def test_stop_keeps_what_is_there(space, tmp_path):
     job = evaluator.start(evaluator.asked(FORM))
     wait(lambda: job.document)
     evaluator.halt({"id": job.id})
-    wait(lambda: job.over)
+    wait(lambda: job.done)
     assert (job.state, len(job.rows)) == ("stopped", 1)
     for nonsense in (None, [], {"id": None}, {"id": ["x"]}, {"id": "unknown"}):
         evaluator.halt(nonsense)
@@ -262,14 +263,14 @@ def test_only_so_many_at_the_same_time(space, tmp_path):
 def test_a_closed_page_ends_its_evaluation_and_a_reload_does_not(evaluator):
     now = [0.0]
     job = EvalJob(evaluator.asked(FORM), clock=lambda: now[0])
-    pages = Watching()
-    pages.join("first", job)
+    pages = OpenPages()
+    pages.follow("first", job)
     pages.leave("first")
     now[0] += GRACE - 1
-    pages.join("after the reload", job)
+    pages.follow("after the reload", job)
     now[0] += 10 * GRACE
     assert not job.stopped
-    pages.join("another", job)
+    pages.follow("another", job)
     pages.leave("after the reload")
     now[0] += 10 * GRACE
     assert not job.stopped  # somebody still looks
@@ -281,11 +282,11 @@ def test_a_closed_page_ends_its_evaluation_and_a_reload_does_not(evaluator):
 
 def test_evaluate_again_stops_what_the_page_did_before(evaluator):
     old, new = (EvalJob(evaluator.asked(FORM)) for _ in range(2))
-    pages = Watching()
-    pages.join("page", old, instead=True)
-    pages.join("page", new, instead=True)
+    pages = OpenPages()
+    pages.begin("page", old)
+    pages.begin("page", new)
     assert (old.stopped, new.stopped) == (True, False)
-    pages.join(None, new)
+    pages.follow(None, new)
     pages.leave(None)
     pages.leave("unknown")
 

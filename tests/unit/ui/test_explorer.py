@@ -14,8 +14,8 @@ from rmx.explore.branches import Branch, BranchStore
 from rmx.models.stand_ins import HOSTILE, scripted_model
 from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.open_pages import Visitors
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.page_jobs import OpenPages
 from rmx.ui.tabs.wiring import answering
 
 
@@ -41,7 +41,7 @@ def rebuilt(messages: list[dict]) -> list:
 
 
 def test_the_messages_of_a_run_add_up_to_it(explorer, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.explore.INTERVAL", 0.0)
+    monkeypatch.setattr("rmx.ui.jobs.explorer.INTERVAL", 0.0)
     run = explorer.start("scripted", None, "What?", Sampling(), 1.5, known="42", title="t")
     messages = list(explorer.stream(run))
     assert len(messages) > 20
@@ -56,7 +56,7 @@ def test_the_messages_of_a_run_add_up_to_it(explorer, monkeypatch):
 
 
 def test_a_message_does_not_grow_with_what_is_shown(explorer, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.explore.INTERVAL", 0.0)
+    monkeypatch.setattr("rmx.ui.jobs.explorer.INTERVAL", 0.0)
     run = explorer.start("scripted", None, "What?", Sampling(), 1.5)
     sizes = [len(m["toks"]) for m in explorer.stream(run)]
     assert max(sizes) <= 2
@@ -185,7 +185,7 @@ def test_visitors_wait_in_line_see_their_place_and_do_not_mix():
 
 def test_questions_give_up_when_the_engine_stays_busy(explorer, monkeypatch):
     run = solve(explorer)
-    monkeypatch.setattr("rmx.ui.jobs.explore.PATIENCE", 0.05)
+    monkeypatch.setattr("rmx.ui.jobs.explorer.PATIENCE", 0.05)
     with run.model.engine.queue.turn():
         for ask in (explorer.look, explorer.search):
             assert "busy" in answering(ask)({"run": run.id, "pos": 3, "q": "a"})["error"]
@@ -194,7 +194,7 @@ def test_questions_give_up_when_the_engine_stays_busy(explorer, monkeypatch):
 
 def test_a_new_run_stops_the_one_on_the_same_page():
     explorer = Explorer(Workspace(loader=lambda spec: scripted_model()))
-    visitors = Visitors(limit=2)
+    visitors = OpenPages(limit=2)
     one, two = (explorer.start("s", None, "What?", Sampling(), 1.5) for _ in range(2))
     visitors.begin("page", one)
     visitors.begin("page", two)

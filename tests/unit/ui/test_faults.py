@@ -26,8 +26,8 @@ from rmx.runs.queue import _before
 from rmx.runs.store import RunStore
 from rmx.storage import safe_files as run_files
 from rmx.train.step import checkpoint
-from rmx.ui.jobs.evaluate import Evaluator
-from rmx.ui.jobs.train import Training, adapter_spec
+from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.training import Training, adapter_spec
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Visitor
@@ -217,7 +217,7 @@ def test_an_endless_line_is_passed_over_in_bounded_memory(
     training: Training, bad: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_files, "LONGEST", 1000)
-    monkeypatch.setattr("rmx.ui.jobs.train.POLL_BYTES", 400)
+    monkeypatch.setattr("rmx.ui.jobs.training.POLL_BYTES", 400)
     monkeypatch.setattr(run_files, "BLOCK", 64)
     before = (bad.path / "events.jsonl").stat().st_size
     with (bad.path / "events.jsonl").open("ab") as file:
@@ -366,7 +366,7 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
 from rmx.runs.store import RunStore
 from rmx.ui.visitor_cookie import Visitor, owners_of
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.training import Training
 from rmx.models.workspace import Workspace
 from rmx.evaluate.sample_store import Answered, SampleStore
 from rmx.prompt_styles import STYLES

@@ -5,13 +5,13 @@ import pytest
 from rmx.data.prepared_swaps import examples
 from rmx.data.problem_sets import load_set
 from rmx.models.workspace import Workspace
-from rmx.ui.jobs.compare import Comparer
-from rmx.ui.jobs.explore import Explorer
+from rmx.ui.jobs.comparer import Comparer
+from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.builder import _make
 from rmx.ui.tabs.compare_tab import CompareTab
+from rmx.ui.tabs.explore_form import _make
 from rmx.ui.tabs.explore_tab import ExploreTab
-from rmx.ui.tabs.known_answer import Known, known_answer, placeholder, show_computed, together
+from rmx.ui.tabs.form_parts import Known, known_answer, placeholder, show_computed, together
 
 FIRST = examples()[0]
 TYPED = "Ann has 5 apples. Ben has 3 more. How many apples do they have together?"

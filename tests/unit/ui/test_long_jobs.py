@@ -16,12 +16,12 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.store import RunStore
 from rmx.train.plan.probe import LONGEST, TRAINED, probe
-from rmx.ui.jobs.claims import Claims
-from rmx.ui.jobs.compare import Comparer
-from rmx.ui.jobs.evaluate import MOST_RUNNING, Evaluator
+from rmx.ui.jobs.claims_jobs import Claims
+from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluate_jobs import UNSEEN, EvalJob
-from rmx.ui.jobs.open_pages import AtOnce
-from rmx.ui.jobs.train import FREE, MICRO_BATCH, MOST_PROBED, Training
+from rmx.ui.jobs.evaluator import MOST_RUNNING, Evaluator
+from rmx.ui.jobs.page_jobs import JobLimits
+from rmx.ui.jobs.training import FREE, MICRO_BATCH, MOST_PROBED, Training
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.claims_tab import ClaimsTab
 from rmx.ui.tabs.compare_tab import CompareTab
@@ -35,7 +35,7 @@ OPTIONS = ClaimOptions(PairOptions(model="mini", adapter="rl", limit=2))
 
 
 def test_jobs_at_once_are_limited_in_all_per_visitor_and_per_address():
-    limits = AtOnce("evaluation", "evaluations", most=4, per_owner=1, per_address=2)
+    limits = JobLimits("evaluation", "evaluations", most=4, per_owner=1, per_address=2)
     anna, ben, carl = (RequestOwner(name, "here") for name in ("anna", "ben", "carl"))
     limits.admit(ben, [anna])
     with pytest.raises(Busy, match="An evaluation of yours is under way already"):
@@ -46,7 +46,7 @@ def test_jobs_at_once_are_limited_in_all_per_visitor_and_per_address():
     limits.admit(RequestOwner("carl"), [anna, ben, RequestOwner("dora")])  # whose address is not told apart
     with pytest.raises(Busy, match="4 evaluations are under way"):
         limits.admit(RequestOwner("x", "elsewhere"), [anna, ben, RequestOwner("c"), RequestOwner("d")])
-    AtOnce("run", "runs").admit(anna, [anna] * 100)
+    JobLimits("run", "runs").admit(anna, [anna] * 100)
 
 
 def begin_claims(public):
@@ -57,7 +57,7 @@ def begin_claims(public):
 def begin_set(public):
     comparer = Comparer(Workspace("cpu", policy=SiteRules(public=public)))
     pair = SimpleNamespace()
-    return comparer, lambda: comparer.over_set(pair, "shifts", "mini", load_set("mini")[:1], 1.0)[0]
+    return comparer, lambda: comparer.over_set(pair, "shifts", "mini", load_set("mini")[:1], 1.0)
 
 
 def begin_evaluation(public):
@@ -133,7 +133,7 @@ def test_evaluations_are_bulk_and_done_in_the_name_of_who_asked():
     with as_owner(RequestOwner("anna", "there")):
         job = start()
     for _ in range(500):
-        if job.over:
+        if job.done:
             break
         job._stop.wait(0.01)
     assert seen == [RequestOwner("anna", "there", Kind.BULK)]
@@ -155,7 +155,7 @@ def claims_tab(public):
 def test_claims_are_smaller_on_a_public_site(wrong):
     known = claims_tab(True).options(*claims_form(limit=100, samples=16, budget=120_000))
     assert (known.pair.limit, known.samples, known.budget) == (100, 16, 120_000)
-    with pytest.raises(RmxError, match="must lie between 1 and"):
+    with pytest.raises(RmxError, match="must be a whole number between 1 and"):
         claims_tab(True).options(*claims_form(**wrong))
     private = claims_tab(False).options(*claims_form(limit=500, samples=MOST_SAMPLES, budget=2_000_000))
     assert private.samples == MOST_SAMPLES
@@ -168,7 +168,7 @@ def test_a_set_of_compare_is_smaller_on_a_public_site(public, most):
     request = SimpleNamespace(session_hash="page")
     asked = ("own", "mini", "rl", "", 1.0, "mini", most + 1, 1.0, 64)
     ((message, _),) = tab.over_set("shifts", request, *asked)
-    assert message["error"] == f"The number of problems must lie between 1 and {most}."
+    assert message["error"] == f"The number of problems must be a whole number between 1 and {most}."
 
 
 # -- when they end ----------------------------------------------------------------------------------------------------
@@ -192,10 +192,10 @@ def test_a_page_that_measures_again_makes_room_for_itself(monkeypatch):
     monkeypatch.setattr(tab.claims, "stream", lambda job: iter([{"id": job.id}]))
     request = SimpleNamespace(session_hash="page")
     with as_owner(RequestOwner("anna", "there")):
-        first, second = (list(tab._measured(None, None, request, *claims_form())) for _ in range(2))
-        (refused,) = tab._measured(None, None, SimpleNamespace(session_hash="another"), *claims_form())
-    assert tab.claims.find(first[0]["id"]).stopped
-    assert not tab.claims.find(second[0]["id"]).stopped
+        first, second = (list(tab.measure_all(None, request, *claims_form())) for _ in range(2))
+        (refused,) = tab.measure_all(None, SimpleNamespace(session_hash="another"), *claims_form())
+    assert tab.claims.jobs.find(first[0]["id"]).stopped
+    assert not tab.claims.jobs.find(second[0]["id"]).stopped
     assert "of yours is under way already" in refused["error"]
 
 
@@ -206,7 +206,7 @@ def test_a_set_whose_page_leaves_before_it_begins_does_not_count_for_ever(monkey
     steps = tab.over_set("shifts", SimpleNamespace(session_hash="page"), None, None, None, None, 1.0, "mini", 1, 1.0, 8)
     message, _ = next(steps)
     steps.close()
-    assert tab.comparer.find(message["id"]).stopped
+    assert tab.comparer.jobs.find(message["id"]).stopped
 
 
 # -- plans ------------------------------------------------------------------------------------------------------------
@@ -280,7 +280,9 @@ def test_a_plan_of_other_figures_does_not_probe_again_and_each_model_is_bulk(sit
 
 def test_what_is_remembered_of_probes_is_bounded(tmp_path, probed, monkeypatch):
     space = Workspace(loader=lambda spec: scripted_model(), keep=100)
-    monkeypatch.setattr("rmx.ui.jobs.train.problems_of", lambda job: SimpleNamespace(train=[], validation=[], test=[]))
+    monkeypatch.setattr(
+        "rmx.ui.jobs.training.problems_of", lambda job: SimpleNamespace(train=[], validation=[], test=[])
+    )
     training = Training(space, RunStore(tmp_path))
     for i in range(MOST_PROBED + 5):
         space.model(f"x/{i}")
@@ -290,7 +292,7 @@ def test_what_is_remembered_of_probes_is_bounded(tmp_path, probed, monkeypatch):
 
 
 def test_a_plan_beside_a_busy_model_says_so_and_names_the_command(site, probed, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.train.PATIENCE", 0.05)
+    monkeypatch.setattr("rmx.ui.jobs.training.PATIENCE", 0.05)
     turns = site.workspace.model("mini").engine.queue
     ticket = turns.enter()
     try:

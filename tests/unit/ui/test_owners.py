@@ -21,7 +21,7 @@ from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.runs.store import RunStore
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.training import Training
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import (

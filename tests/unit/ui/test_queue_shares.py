@@ -16,9 +16,8 @@ from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.ui.page import build_app
 from rmx.ui.server.queue_shares import UNHEARD, Shares, share_queue
-from rmx.ui.server.request_owner import Namer
 from rmx.ui.settings import Settings
-from rmx.ui.visitor_cookie import Owners
+from rmx.ui.visitor_cookie import Namer, Owners
 from tests.helpers.live import mini_and_slow, running, until
 from tests.security.load import Seen, Tab, follow, stranger
 

@@ -31,9 +31,9 @@ from rmx.trees.recorded import Absent, recorded_runs
 from rmx.trees.save_to_hub import save_tree
 from rmx.trees.tree import Tree, adapter_hash, adapter_spec, tree_of
 from rmx.trees.tree_page import entropy_svg, inert, read_any, tokens_csv, tree_html
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.measure import Worth
-from rmx.ui.jobs.share import Sharing
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.measurements import Measurements
+from rmx.ui.jobs.sharing import Sharing
 from tests.conftest import qwen, wrap
 from tests.unit.trees.test_tree_file import grown
 
@@ -141,7 +141,7 @@ def test_a_recorded_tree_can_be_looked_at_without_its_model(model: Model, tree: 
     assert len(message["tree"]) == 3
     assert page.explorer.inspect({"run": run.id, "pos": 9})["forced"] is True
     assert page.explorer.look({"run": run.id, "pos": 9}) == {"pos": 9, "alternatives": []}
-    worth = Worth(page.explorer)
+    worth = Measurements(page.explorer)
     for question in (
         page.explorer.search,
         page.explorer.pick,

@@ -17,8 +17,8 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.store import RunStore
 from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.train import Training
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.training import Training
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.explore_tab import ExploreTab
 from rmx.ui.visitor_cookie import Visitor
@@ -169,7 +169,7 @@ def test_the_first_screen_is_solved_once_and_each_visitor_has_a_tree_of_their_ow
     list(tab.explorer.stream(branch))
     assert branch.owner == "ben"
     (third,) = tab.opening(asked("carl"))
-    assert [len(tab.explorer.runs.branches(r.tree)) for r in (anna, ben)] == [1, 2]
+    assert [len(tab.explorer.runs.group(r.tree)) for r in (anna, ben)] == [1, 2]
     assert len(third["tree"]) == 1  # nothing of what ben did
 
 
@@ -251,7 +251,7 @@ def test_a_run_that_cannot_be_read_is_shown_to_nobody_on_a_public_site(tmp_path)
 def training(tmp_path, monkeypatch, **policy):
     space = Workspace(loader=lambda spec: scripted_model(), policy=SiteRules(public=True, training="mini", **policy))
     monkeypatch.setattr(RunStore, "start", lambda self, name, *extra: None)
-    monkeypatch.setattr("rmx.ui.jobs.train.Training.check_memory", lambda self, job: None)
+    monkeypatch.setattr("rmx.ui.jobs.training.Training.check_memory", lambda self, job: None)
     return Training(space, RunStore(tmp_path, private=True))
 
 
@@ -268,7 +268,7 @@ def test_of_a_visitors_runs_the_newest_are_kept(tmp_path, monkeypatch):
 
 
 def test_where_too_many_are_kept_of_all_the_oldest_of_anybody_goes(tmp_path, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.train.MOST_KEPT", 3)
+    monkeypatch.setattr("rmx.ui.jobs.training.MOST_KEPT", 3)
     site = training(tmp_path, monkeypatch, kept_runs=2)
     made = [site.start(QUICK, Visitor(f"visitor {i}")) for i in range(5)]
     left = {r.id for r in site.store.all(everybodys=True)}

@@ -110,7 +110,7 @@ def test_a_model_that_cannot_be_had_leaves_mini_and_a_notice():
 
 
 def test_the_model_of_the_settings_opens_the_page_where_it_could_be_had():
-    from rmx.ui.jobs.explore import Explorer
+    from rmx.ui.jobs.explorer import Explorer
     from rmx.ui.tabs.explore_tab import ExploreTab
 
     space = Workspace(loader=lambda spec: scripted_model())

@@ -28,10 +28,10 @@ from rmx.models.model_pair import make_pair
 from rmx.models.workspace import Workspace
 from rmx.records import Trace
 from rmx.runs.store import RunStore
-from rmx.ui.jobs.compare import Comparer
-from rmx.ui.jobs.evaluate import Evaluator
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.measure import Worth
+from rmx.ui.jobs.comparer import Comparer
+from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.measurements import Measurements
 from rmx.zerogpu import calls as carry
 from rmx.zerogpu import calls as gpu_time
 from rmx.zerogpu.calls import NoGpu, ZeroGpuCaller, never, on_gpu_worker
@@ -279,7 +279,7 @@ def test_a_stopped_measure_says_that_it_is_done(far, space):
     explorer = Explorer(space)
     run = explorer.start("mini", None, PROBLEM, GREEDY, 0.5, known="16")
     list(explorer.stream(run))
-    worth = Worth(explorer)
+    worth = Measurements(explorer)
     job = worth.outcomes({"run": run.id, "pos": 4})
     messages = []
     for message in worth.stream(job):
@@ -360,13 +360,13 @@ def test_what_is_not_carried_says_so(far):
 def test_a_job_that_is_not_carried_ends_with_the_sentence(far, space, tmp_path):
     comparer = Comparer(space)
     problems = load_set("mini")[:2]
-    run, reports = comparer.over_set(comparer.pair("mini", "rl", None, 1.0), "shifts", "mini", problems, 0.5, 16)
-    last = list(comparer.stream_set(run, reports))[-1]
+    run = comparer.over_set(comparer.pair("mini", "rl", None, 1.0), "shifts", "mini", problems, 0.5, 16)
+    last = list(comparer.stream_set(run))[-1]
     assert last["done"]
     assert "not available on ZeroGPU" in last["error"]
     evaluator = Evaluator(space, RunStore(tmp_path))
     job = evaluator.start(evaluator.asked(FORM))
-    until(lambda: job.over)
+    until(lambda: job.done)
     assert "not available on ZeroGPU" in str(job.error)
 
 

@@ -20,9 +20,9 @@ from rmx.models.adapter_names import attached
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
-from rmx.ui.jobs.explore import Explorer
-from rmx.ui.jobs.train import Training
-from rmx.ui.server.zerogpu import launch
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.training import Training
+from rmx.ui.server.serve import launch
 from rmx.ui.settings import Settings
 from rmx.zerogpu import calls as carry
 from rmx.zerogpu.zero_workspace import ZeroWorkspace, is_zerogpu

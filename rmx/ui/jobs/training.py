@@ -24,6 +24,7 @@ from rmx.runs.row import costs, row, tested
 from rmx.runs.store import RunStore, owner_of
 from rmx.train.plan.probe import this_device
 from rmx.train.slices import slicer_of
+from rmx.ui.jobs.page_jobs import PATIENCE, field_of, start_of
 from rmx.ui.visitor_cookie import Visitor, may
 
 Reply = dict[str, Any]
@@ -31,7 +32,6 @@ POLL_BYTES = 400_000  # of events that one poll reads at most
 LISTED = 200  # runs in the table
 COMPARED = 8
 MOST_KEPT = 200  # runs of visitors on a public site
-PATIENCE = 8.0  # seconds that a probe waits for the engine
 TEMPERATURE, MICRO_BATCH = 1.0, 8  # of a probe, whatever a recipe asks: one serves all recipes for a model and a set
 MOST_PROBED = 32  # models and sets whose speeds are remembered
 FREE = "The model is busy. Minutes and memory are known once it is free."
@@ -49,12 +49,11 @@ class Training:
         self._probed: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._probing = threading.Lock()
 
-    # -- what everybody may see ---------------------------------------------------------------------------------------
+    # -- what every visitor may see -----------------------------------------------------------------------------------
 
     def run_tail(self, data: object) -> Reply:
         """Events of {"id"} from byte {"start"} on; the config comes with the first ones."""
-        folder, start = self.store.get(_get(data, "id")), _get(data, "start")
-        at = start if type(start) is int and start > 0 else 0
+        folder, at = self.store.get(field_of(data, "id")), start_of(data)
         events, after = folder.events(at, POLL_BYTES)
         found: Reply = {
             "id": folder.id,
@@ -67,7 +66,7 @@ class Training:
         return found | ({"config": _public(folder.config)} if at == 0 else {})
 
     def runs_list(self, data: object) -> Reply:
-        """The runs that who asks may see, with their figures on test problems."""
+        """The runs that this visitor may see, with their figures on test problems."""
         rates = load_rates(self.store.root)
         rows = [tested(row(folder, rates)) for folder in self.store.all()[:LISTED]]
         if any(one["state"] == "queued" for one in rows):
@@ -76,7 +75,7 @@ class Training:
 
     def run_sweep(self, data: object) -> Reply:
         """The curve of the sweep {"id"}: the thresholds that are trained so far."""
-        folder = self.store.get(_get(data, "id"))
+        folder = self.store.get(field_of(data, "id"))
         return {"id": folder.id, "sweep": folder.sweep}
 
     def costs(self, data: object) -> Reply:
@@ -91,12 +90,12 @@ class Training:
         """
         if not may(visitor, None, "price"):
             raise RmxError("Only the owner of this machine may change its rates.")
-        usd = _get(data, "usd")
-        set_rate(_get(data, "name"), None if usd in (None, "") else str(usd), self.store.root)
+        usd = field_of(data, "usd")
+        set_rate(field_of(data, "name"), None if usd in (None, "") else str(usd), self.store.root)
 
     def run_curves(self, data: object) -> Reply:
         """Updates and checks of the runs {"ids"}."""
-        ids = _get(data, "ids")
+        ids = field_of(data, "ids")
         if not isinstance(ids, list) or not 0 < len(ids) <= COMPARED:
             raise RmxError(f"Choose between 1 and {COMPARED} runs.")
         return {"runs": [_curves(self.store.get(one)) for one in ids]}
@@ -118,20 +117,21 @@ class Training:
         Raises:
             RmxError: it has no adapter yet, or its model cannot be had.
         """
-        folder = self.store.get(_get(data, "id"))
+        folder = self.store.get(field_of(data, "id"))
         spec, model = adapter_spec(folder), self.workspace.model(folder.config["model"])
         self.workspace.adapter(model, spec)
         return model.spec, spec
 
     def run_files(self, data: object) -> Reply:
-        return {"files": self.store.get(_get(data, "id")).files()}
+        """The files of the run {"id"}."""
+        return {"files": self.store.get(field_of(data, "id")).files()}
 
     def dry_run(self, data: object) -> Reply:
         """What every threshold would gate of the rollouts that {"id"} has stored."""
         from rmx.train.data_stages import stored_selection
         from rmx.train.plan.estimate_ahead import dry_message
 
-        folder = self.store.get(_get(data, "id"))
+        folder = self.store.get(field_of(data, "id"))
         job = TrainJob.from_json(folder.config)
         if owner_of(folder) is not None:
             self._admit(job)
@@ -182,7 +182,7 @@ class Training:
 
     def _make_room(self, visitor: Visitor) -> None:
         """On a public site a visitor's own oldest runs go where too many are kept, and where too many are kept of all
-        visitors together, the oldest of anybody; never one that is under way or that nobody owns."""
+        visitors together, the oldest of anybody; never one that is under way or that has no owner."""
         keep = self.workspace.policy.kept_runs
         if not keep:
             return
@@ -193,32 +193,35 @@ class Training:
                 self.store.remove(run.id)
 
     def stop(self, data: object, visitor: Visitor) -> None:
+        """End the run {"id"} at its next step."""
         self.store.stop(self._own(data, visitor, "stop").id)
 
     def resume(self, data: object, visitor: Visitor) -> None:
         """Go on with {"id"}; {"tau"} is another threshold, where nothing was trained yet."""
-        folder, tau = self._own(data, visitor, "resume"), _get(data, "tau")
+        folder, tau = self._own(data, visitor, "resume"), field_of(data, "tau")
         if not visitor.admin:  # it may have been begun under other settings
             self._admit(TrainJob.from_json(folder.config))
         changed = ["--tau", f"{tau:g}"] if isinstance(tau, int | float) and not isinstance(tau, bool) else []
         self.store.start(folder.id, *changed)
 
     def remove(self, data: object, visitor: Visitor) -> None:
+        """Delete the run {"id"} with all its files."""
         self.store.remove(self._own(data, visitor, "delete").id)
 
     def note(self, data: object, visitor: Visitor) -> None:
-        self._own(data, visitor, "annotate").note(str(_get(data, "text") or ""))
+        """Put the note {"text"} on the run {"id"}."""
+        self._own(data, visitor, "annotate").note(str(field_of(data, "text") or ""))
 
     def push(self, data: object, visitor: Visitor) -> str:
         """Push the adapter of {"id"} with the visitor's own token; returns its address."""
         from rmx.train.publish.adapter_folder import push_adapter
 
         folder = self._own(data, visitor, "push")
-        repo, token = str(_get(data, "repo") or ""), str(_get(data, "token") or "")
-        return push_adapter(folder.path / "adapter", repo, token, private=_get(data, "private") is not False)
+        repo, token = str(field_of(data, "repo") or ""), str(field_of(data, "token") or "")
+        return push_adapter(folder.path / "adapter", repo, token, private=field_of(data, "private") is not False)
 
     def _own(self, data: object, visitor: Visitor, action: str) -> RunFolder:
-        folder = self.store.get(_get(data, "id"))
+        folder = self.store.get(field_of(data, "id"))
         if not may(visitor, folder.config.get("owner"), action):
             raise TrainError(f"Only who started a run, or the owner of this machine, may {action} it.")
         return folder
@@ -317,7 +320,7 @@ def _curves(folder: RunFolder) -> Reply:
         if chosen is not None
         else next((e["tau"] for e in reversed(events) if e["kind"] == "update" and "tau" in e), None)
     )
-    for event in events:  # a resumed run tells the updates after its checkpoint again: the last word counts
+    for event in events:  # a resumed run writes the updates after its checkpoint again: the last ones count
         if event["kind"] in kept and event.get("tau") == tau and type(event.get("optimizer_step")) is int:
             kept[event["kind"]][event["optimizer_step"]] = event
     ordered = {kind: [found[at] for at in sorted(found)] for kind, found in kept.items()}
@@ -328,7 +331,3 @@ def _curves(folder: RunFolder) -> Reply:
 def _public(config: Mapping[str, Any]) -> Reply:
     """A config as pages get it: without the ids of pinned forks, which are of no use there."""
     return {key: value for key, value in config.items() if key != "pins"}
-
-
-def _get(data: object, key: str) -> Any:
-    return data.get(key) if isinstance(data, dict) else None

@@ -1,4 +1,4 @@
-"""What the token view asks for and is told: runs to messages, clicks to jobs. No gradio in here.
+"""The explore road for the token view: clicks to branches, branches to messages. No gradio in here.
 
 Messages are idempotent: each says which run it belongs to and where its tokens start, so a page that missed one asks
 `tail` for the rest. Everything that comes from a browser is checked; ids are unguessable and are the permission.
@@ -6,7 +6,6 @@ Messages are idempotent: each says which run it belongs to and where its tokens 
 
 import logging
 import secrets
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from threading import Event
@@ -16,7 +15,7 @@ import torch
 
 from rmx.config import TOP_SHOWN, Sampling, check_tau
 from rmx.engine.fair_queue import iterate_as_owner
-from rmx.errors import RmxError, SwapError, TrainError
+from rmx.errors import SwapError, TrainError
 from rmx.explore.branches import Branch, BranchStore
 from rmx.explore.generate import Job, read_job
 from rmx.explore.swap import look_ahead, search, swap_job
@@ -26,13 +25,11 @@ from rmx.recipes.pins import MOST, SHOWN, Pin
 from rmx.records import TokenDist, shown_adapter
 from rmx.service.arguments import Limits, short_enough
 from rmx.trees.recorded import Absent, revive
+from rmx.ui.jobs.page_jobs import INTERVAL, PATIENCE, Message, field_of, line_and_error, start_of, stream_job
 
 log = logging.getLogger(__name__)
-PATIENCE = 8.0  # seconds that a question of the page waits for the engine
-INTERVAL = 0.08  # seconds between messages while streaming
 FORCED, SPECIAL = 1, 2
 PROMPT = 1024  # tokens of a prompt that may stand before a pin, beside those of a solution
-Message = dict[str, Any]
 
 
 class Explorer:
@@ -62,7 +59,7 @@ class Explorer:
         owner: str | None = None,
         style: StyleOptions = StyleOptions(),  # noqa: B008  a frozen record
     ) -> Branch:
-        """A new tree: its first branch, not generated yet. `owner` is the visitor who asks.
+        """Make a tree: its first branch, not generated yet. `owner` is the visitor who asks.
 
         Raises:
             RmxError: the model, the prompt or a setting cannot be used.
@@ -83,15 +80,15 @@ class Explorer:
         return self.runs.add(run)
 
     def pick(self, data: object) -> Branch:
-        """A new branch from {"run", "pos", "token_ids" | "text"}.
+        """Make a branch from {"run", "pos", "token_ids" | "text"}.
 
         Raises:
             SwapError: anything in it that does not exist.
         """
         run, pos = self._place(data)
         self.revive(run)
-        ids = _get(data, "token_ids")
-        text = _get(data, "text")
+        ids = field_of(data, "token_ids")
+        text = field_of(data, "text")
         if isinstance(text, str) and ids is None:
             ids = run.model.encode(text[:2000])
         if not isinstance(ids, list):
@@ -111,43 +108,34 @@ class Explorer:
         revive(run, lambda spec: space.model(spec) if spec in space.loaded else None)
 
     def copy(self, run: Branch, owner: str | None) -> Branch:
-        """A tree of the visitor's own that begins with a solution that is finished already."""
+        """Make a tree of the visitor's own that begins with a solution that is finished already."""
         made = replace(run, owner=owner, id=secrets.token_urlsafe(12), tree="", tokens=list(run.tokens), _stop=Event())
         made.tree = made.id
         return self.runs.add(made)
 
     def stream(self, run: Branch) -> Iterator[Message]:
-        """Generate a run and tell the page, at most a dozen times a second; the last message has the result."""
-        yield from iterate_as_owner(run.owner, self._steps(run))
-
-    def _steps(self, run: Branch) -> Iterator[Message]:
-        sent, due, told = run.at or 0, 0.0, 0
-        try:
-            for count in run.steps():
-                now = time.monotonic()
-                if count == 0 and run.waiting != told:
-                    told = run.waiting
-                    yield self.message(run, sent)
-                elif count > sent and now >= due:
-                    yield self.message(run, sent)
-                    sent, due = count, now + INTERVAL
-        except (torch.OutOfMemoryError, RmxError) as error:
-            run.error = str(error) if isinstance(error, RmxError) else _out_of_memory(run)
-        finally:
-            self.runs.weigh_again(run)
-        yield self.message(run, sent)
+        """Generate a branch; yields a message at most a dozen times a second, the last one has the result."""
+        messages = stream_job(
+            run,
+            _steps(run),
+            lambda sent: self.message(run, sent),
+            INTERVAL,
+            out_of_memory=lambda: _out_of_memory(run),
+            finish=lambda: self.runs.weigh_again(run),
+            made=lambda: len(run.tokens),
+            sent=run.at or 0,
+        )
+        yield from iterate_as_owner(run.owner, messages)
 
     def halt(self, data: object) -> None:
         """Stop a run within one step; unknown ids are ignored."""
-        if run := self.runs.find(_get(data, "run")):
-            run.halt()
+        self.runs.halt(field_of(data, "run"))
 
     # -- questions of the page ------------------------------------------------------------------------------------
 
     def tail(self, data: object) -> Message:
         """Everything of a run from {"run", "start"} on."""
-        start = _get(data, "start")
-        return self.message(self.runs.get(_get(data, "run")), start if type(start) is int and start > 0 else 0, True)
+        return self.message(self.runs.get(field_of(data, "run")), start_of(data), True)
 
     def inspect(self, data: object) -> Message:
         """The distribution behind one token: {"run", "pos"}."""
@@ -173,7 +161,7 @@ class Explorer:
         run, pos = self._place(data)
         self.revive(run)
         prefix = [*run.job.prompt_ids, *(t.id for t in run.tokens[:pos])]
-        query = _get(data, "q")
+        query = field_of(data, "q")
         found = search(run.model, prefix, str(query or "")[:100], run.job.adapter, patience=PATIENCE)
         return {"tokens": [{"id": i, "text": t, "p": p, "rank": r} for i, t, p, r in found]}
 
@@ -183,10 +171,10 @@ class Explorer:
         Raises:
             TrainError: more stands before a place than a run could replay.
         """
-        places = _get(data, "pins")
+        places = field_of(data, "pins")
         found: dict[tuple[str, int], Pin] = {}
         for place in places if isinstance(places, list) else []:
-            run, pos = self.runs.find(_get(place, "run")), _get(place, "pos")
+            run, pos = self.runs.find(field_of(place, "run")), field_of(place, "pos")
             if run is not None and type(pos) is int and 0 <= pos < len(run.tokens) and len(found) < MOST:
                 self._check_pin(run, pos)
                 found.setdefault((run.id, pos), _pin(run, pos))
@@ -209,15 +197,12 @@ class Explorer:
             "toks": [self._token(run, t) for t in tokens],
             "done": done,
         }
-        if run.waiting:
-            message |= {"waiting": run.waiting, "expected": run.expected}
+        message |= line_and_error(run)
         if whole or start == (run.at or 0):
             message["open"] = self._open(run)
-        if run.error:
-            message["error"] = run.error
         if done:
             message["result"] = self._result(run)
-            message["tree"] = [self._branch(r) for r in self.runs.branches(run.tree)]
+            message["tree"] = [self._branch(r) for r in self.runs.group(run.tree)]
         return message
 
     def _token(self, run: Branch, t: TokenDist) -> list[Any]:
@@ -273,7 +258,7 @@ class Explorer:
         return base | self._swap(run) | {"n": len(run.tokens)}
 
     def _place(self, data: object) -> tuple[Branch, int]:
-        run, pos = self.runs.get(_get(data, "run")), _get(data, "pos")
+        run, pos = self.runs.get(field_of(data, "run")), field_of(data, "pos")
         if type(pos) is not int or not 0 <= pos < len(run.tokens):
             raise SwapError(f"There is no token at position {pos}; there are {len(run.tokens)} so far.")
         return run, pos
@@ -290,8 +275,15 @@ def check_texts(limits: Limits, problem: str, known: str | None, solution: str |
     short_enough("The solution", solution, limits.characters)
 
 
-def _get(data: object, key: str) -> Any:
-    return data.get(key) if isinstance(data, dict) else None
+def _steps(run: Branch) -> Iterator[bool]:
+    """Generate a branch; yields True where its place in line has changed, False after each new token."""
+    waiting, first = 0, run.at or 0
+    for count in run.steps():
+        if count == 0 and run.waiting != waiting:
+            waiting = run.waiting
+            yield True
+        elif count > first:
+            yield False
 
 
 def _pin(run: Branch, pos: int) -> Pin:

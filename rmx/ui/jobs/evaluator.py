@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,10 +30,11 @@ from rmx.records import Problem
 from rmx.runs.row import row
 from rmx.runs.store import RunStore
 from rmx.service.arguments import short_enough
+from rmx.storage.job_store import JobStore
 from rmx.storage.memory_shares import MemoryShares, bytes_of
-from rmx.ui.jobs.evaluate_jobs import UNSEEN, EvalJob, EvaluateForm, Message
-from rmx.ui.jobs.open_pages import AtOnce
-from rmx.ui.request_log import tell
+from rmx.ui.jobs.evaluate_jobs import UNSEEN, EvalJob, EvaluateForm
+from rmx.ui.jobs.page_jobs import JobLimits, Message, download, field_of, number, whole
+from rmx.ui.request_log import log_request
 from rmx.ui.server.malloc import give_back
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ MOST_PROBLEMS, MOST_SAMPLES, MOST_ADAPTERS = 5000, 256, 5
 PUBLIC_PROBLEMS, PUBLIC_SAMPLES = 200, 16  # on a public site, where others wait
 PUBLIC_BYTES = 500_000_000  # of completions that a public site keeps on disk
 MOST_RUNNING = 6  # evaluations at the same time, of all visitors
-PRIVATE = AtOnce("evaluation", "evaluations", MOST_RUNNING)
+PRIVATE = JobLimits("evaluation", "evaluations", MOST_RUNNING)
 PUBLIC = replace(PRIVATE, per_owner=1, per_address=2)
 FILE_BYTES = MAX_TEXT_BYTES
 LISTED = 200  # runs that are offered
@@ -56,9 +57,15 @@ Measure = Callable[[EvalJob, list[Problem]], Iterable[Any]]
 class OwnFile:
     """A file that one visitor has read in."""
 
-    id: str
     name: str
     problems: tuple[Problem, ...]
+    owner: str | None
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in memory."""
+        return bytes_of(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ class Opened:
 
 
 class Evaluator:
-    """Evaluations for the page. They and own files leave memory as the account of what visitors keep has it.
+    """Evaluations for the page. They and own files share the account of what visitors keep in memory.
 
     Args:
         measure: makes the reports of a job; tests put a script here.
@@ -87,13 +94,14 @@ class Evaluator:
         measure: Measure | None = None,
         kept: MemoryShares | None = None,
     ) -> None:
-        self.workspace, self.kept = workspace, kept or MemoryShares()
-        self.store = store or RunStore()
+        self.workspace, self.store = workspace, store or RunStore()
         self._measure = measure or self._evaluation
-        self._jobs: dict[str, EvalJob] = {}
-        self._files: dict[str, OwnFile] = {}
+        gone = "This evaluation is no longer in memory. Press Evaluate: what was made is kept on disk."
+        self.jobs: JobStore[EvalJob] = JobStore(gone, kept)
+        self.kept = self.jobs.kept
+        first = "Choose a .jsonl or .csv file of your own first."
+        self.files: JobStore[OwnFile] = JobStore(first, self.kept, error=ProblemError)
         self._pace: dict[tuple[str, str], float] = {}  # (model, set) -> seconds per completion, as last seen here
-        self._lock = threading.Lock()
 
     # -- what can be chosen -------------------------------------------------------------------------------------------
 
@@ -106,7 +114,7 @@ class Evaluator:
         return [*((name, name) for name in bundled), *mine]
 
     def asked(self, form: Mapping[str, Any], paths: bool = False) -> EvaluateForm:
-        """What a form asks for.
+        """Check what a form asks for.
 
         Args:
             paths: whether this visitor may name files of the machine.
@@ -117,8 +125,8 @@ class Evaluator:
         model = str(form.get("model") or "mini").strip()
         short_enough("The model's name", model, MOST_NAME)
         most_problems, most_samples = self._most
-        n = _whole(form.get("n"), "number of samples per problem", 0, most_samples)
-        temperature = _number(form.get("temperature"), "temperature", 0.0, 2.0)
+        n = whole(form.get("n"), "number of samples per problem", 0, most_samples)
+        temperature = number(form.get("temperature"), "temperature", 0.0, 2.0)
         if n > 1 and temperature == 0:
             raise RmxError("At temperature 0 all samples are the same. Raise it, or ask for 0 samples: greedy only.")
         set_name, own = self._set(form, paths)
@@ -126,12 +134,12 @@ class Evaluator:
             model=model,
             adapters=_adapters(form.get("adapters")),
             set_name=set_name,
-            limit=_whole(form.get("limit"), "number of problems", 1, most_problems),
+            limit=whole(form.get("limit"), "number of problems", 1, most_problems),
             n=n,
             temperature=temperature,
-            top_p=_number(form.get("top_p"), "top-p", 0.01, 1.0),
-            seed=_whole(form.get("seed"), "seed", 0, 2**31 - 1),
-            max_new_tokens=_whole(form.get("max_new_tokens"), "most tokens", 1, int(form.get("most") or 65536)),
+            top_p=number(form.get("top_p"), "top-p", 0.01, 1.0),
+            seed=whole(form.get("seed"), "seed", 0, 2**31 - 1),
+            max_new_tokens=whole(form.get("max_new_tokens"), "most tokens", 1, int(form.get("most") or 65536)),
             own=own,
             style=from_form(*(form.get(name) for name in STYLE_FORM)),
         )
@@ -145,7 +153,7 @@ class Evaluator:
         name = str(form.get("set") or "").strip()
         short_enough("The set's name", name, MOST_NAME)
         if name == OWN:
-            file = self.file(_get(form.get("file"), "file"))
+            file = self.files.get(field_of(form.get("file"), "file"))
             return file.name, file.problems
         if not name:
             raise ProblemError("Choose a problem set first.")
@@ -169,7 +177,7 @@ class Evaluator:
     # -- own files ----------------------------------------------------------------------------------------------------
 
     def take_file(self, data: object) -> Message:
-        """A file's {"name", "text"}, read in the browser; the answer's id is known to that page alone.
+        """Keep a file, {"name", "text"}, that was read in the browser; only that page gets to know its id.
 
         Of its problems only so many are kept as one evaluation takes.
 
@@ -177,34 +185,13 @@ class Evaluator:
             ProblemError: too large, of another kind, or malformed: the message names the line.
             RmxError: more than what is kept of one visitor.
         """
-        given = _get(data, "name")
-        problems = problems_from_text(given, _get(data, "text"))
-        name, owner = shown_name(given), current_owner.get().owner
-        file = OwnFile(secrets.token_urlsafe(16), name, tuple(problems[: self._most[0]]))
-        size = bytes_of(file)
-        self.kept.admit(size, owner, name)
-        with self._lock:
-            self._files[file.id] = file
-        self.kept.put(file.id, size, owner, lambda: self._forget(self._files, file.id))
+        given = field_of(data, "name")
+        problems = problems_from_text(given, field_of(data, "text"))
+        file = OwnFile(shown_name(given), tuple(problems[: self._most[0]]), current_owner.get().owner)
+        self.kept.admit(file.nbytes, file.owner, file.name)
+        self.files.add(file)
         answers = sum(problem.answer is not None for problem in problems)
-        return {"file": file.id, "name": name, "problems": len(problems), "answers": answers}
-
-    def file(self, file_id: object) -> OwnFile:
-        """The file of this id.
-
-        Raises:
-            ProblemError: none (any more).
-        """
-        with self._lock:
-            found = self._files.get(file_id) if isinstance(file_id, str) else None
-        if found is None:
-            raise ProblemError("Choose a .jsonl or .csv file of your own first.")
-        self.kept.touch(found.id)
-        return found
-
-    def _forget(self, those: dict[str, Any], name: str) -> None:
-        with self._lock:
-            those.pop(name, None)
+        return {"file": file.id, "name": file.name, "problems": len(problems), "answers": answers}
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -217,16 +204,12 @@ class Evaluator:
         public = self.workspace.policy.public
         who = replace(current_owner.get(), owner=owner, kind=Kind.BULK)
         job = EvalJob(asked, who=who, unseen=UNSEEN if public else None)
-        with self._lock:
-            running = [one.who for one in self._jobs.values() if not one.over and not one.stopped]
-            (PUBLIC if public else PRIVATE).admit(who, running)
-            self._jobs[job.id] = job
-        self.kept.put(job.id, job.nbytes, owner, lambda: self._forget(self._jobs, job.id), lambda: not job.over)
+        self.jobs.add(job, check=(PUBLIC if public else PRIVATE).check(job))
         threading.Thread(target=self._work, args=(job,), name="rmx-evaluate", daemon=True).start()
         return job
 
     def _work(self, job: EvalJob) -> None:
-        """The life of a job; whatever goes wrong is said by it."""
+        """Measure from the first problem to the end; whatever goes wrong becomes the job's error."""
         current_owner.set(job.who)  # for this thread
         began = time.monotonic()
         try:
@@ -245,11 +228,11 @@ class Evaluator:
         if self.workspace.policy.public:
             self._trim()
         give_back()
-        tell("eval", time.monotonic() - began, {"model": job.asked.model, "outcome": job.state})
+        log_request("eval", time.monotonic() - began, {"model": job.asked.model, "outcome": job.state})
 
     @staticmethod
     def _trim() -> None:
-        """On a public site what strangers have had computed does not fill the disk."""
+        """Keep what strangers have had computed from filling the disk of a public site."""
         from rmx.evaluate.sample_store import SampleStore
 
         SampleStore().trim(PUBLIC_BYTES)
@@ -270,18 +253,18 @@ class Evaluator:
 
     def _take(self, job: EvalJob, report: Any) -> None:
         job.take(report.json())
-        self.kept.grow(job.id, job.nbytes)
+        self.jobs.grow(job)
 
     @staticmethod
     def _problems(asked: EvaluateForm) -> list[Problem]:
-        """The problems that were asked for, all of them with a known answer."""
+        """Load the problems that were asked for, all of them with a known answer."""
         from rmx.evaluate.contestants import answered
 
         problems = list(asked.own) if asked.own is not None else load_set(asked.set_name)
         return answered(problems[: asked.limit], asked.set_name)
 
     def _evaluation(self, job: EvalJob, problems: list[Problem]) -> Iterator[Any]:
-        """The library's evaluation of what was asked."""
+        """Yield the reports of the library's evaluation."""
         from rmx.evaluate.contestants import EvalConfig, contestants_of
         from rmx.evaluate.evaluation import Evaluation
         from rmx.evaluate.sample_store import SampleStore
@@ -309,37 +292,18 @@ class Evaluator:
                 continue  # no run
         return {spec: note for spec, note in notes.items() if note}
 
-    def find(self, job_id: object) -> EvalJob | None:
-        with self._lock:
-            job = self._jobs.get(job_id) if isinstance(job_id, str) else None
-        if job is not None:
-            self.kept.touch(job.id)
-        return job
-
-    def get(self, job_id: object) -> EvalJob:
-        """The job of this id.
-
-        Raises:
-            RmxError: none (any more).
-        """
-        job = self.find(job_id)
-        if job is None:
-            raise RmxError("This evaluation is no longer in memory. Press Evaluate: what was made is kept on disk.")
-        return job
-
     def halt(self, data: object) -> None:
         """Stop a job within one step; unknown ids are ignored."""
-        if job := self.find(_get(data, "id")):
-            job.halt()
+        self.jobs.halt(field_of(data, "id"))
 
     # -- questions of the page ----------------------------------------------------------------------------------------
 
     def tail(self, data: object) -> Message:
         """What is new of {"id"} after the stamp {"since"}."""
-        since = _get(data, "since")
-        job = self.find(_get(data, "id"))
+        since = field_of(data, "since")
+        job = self.jobs.find(field_of(data, "id"))
         if job is None:
-            return {"kind": "gone", "id": str(_get(data, "id"))[:80]}
+            return {"kind": "gone", "id": str(field_of(data, "id"))[:80]}
         return job.message(since if type(since) is int else 0)
 
     def opened(self, data: object) -> Opened:
@@ -348,11 +312,11 @@ class Evaluator:
         Raises:
             RmxError: one of them is not there, or cannot be had.
         """
-        job, wanted = self.get(_get(data, "id")), _get(data, "problem")
+        job, wanted = self.jobs.get(field_of(data, "id")), field_of(data, "problem")
         found = job.rows.get(wanted) if isinstance(wanted, str) else None
         if found is None:
             raise RmxError("This problem is not part of the evaluation.")
-        asked, name = job.asked, _get(data, "name")
+        asked, name = job.asked, field_of(data, "name")
         names = [str(model.get("name")) for model in job.document.get("models", [])]
         if name not in names:
             raise RmxError("This model is not part of the evaluation.")
@@ -377,24 +341,8 @@ def _adapters(given: object) -> tuple[str, ...]:
     specs = [name.strip()[:300] for name in names if isinstance(name, str) and name.strip() not in ("", "base")]
     found = tuple(dict.fromkeys(specs))
     if len(found) > MOST_ADAPTERS:
-        raise RmxError(f"At most {MOST_ADAPTERS} adapters beside the base can be told apart. Take some out.")
+        raise RmxError(f"At most {MOST_ADAPTERS} adapters beside the base are compared. Take some out.")
     return found
-
-
-def _whole(value: object, what: str, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or value % 1:
-        raise RmxError(f"The {what} must be a whole number between {least:,} and {most:,}.")
-    return int(value)
-
-
-def _number(value: object, what: str, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise RmxError(f"The {what} must lie between {least:g} and {most:g}.")
-    return float(value)
-
-
-def _get(data: object, key: str) -> Any:
-    return data.get(key) if isinstance(data, dict) else None
 
 
 CSV_COLUMNS = (
@@ -409,17 +357,12 @@ def export(evaluator: Evaluator, data: object) -> dict[str, Any]:
     Raises:
         RmxError: nothing there yet, or another format.
     """
-    wanted = data if isinstance(data, dict) else {}
-    document = evaluator.get(wanted.get("id")).document
+    document = evaluator.jobs.get(field_of(data, "id")).document
     if not document:
         raise RmxError("There is nothing to export yet.")
     name = "".join(c if c.isalnum() else "-" for c in str(document.get("set", "set"))).strip("-") or "set"
-    if wanted.get("format") == "json":
-        text = json.dumps(document, ensure_ascii=False, indent=1)
-        return {"name": f"evaluation-{name}.json", "mime": "application/json", "text": text}
-    if wanted.get("format") == "csv":
-        return {"name": f"evaluation-{name}.csv", "mime": "text/csv", "text": table(document)}
-    raise RmxError("Exports are JSON or CSV.")
+    texts = {"json": lambda: json.dumps(document, ensure_ascii=False, indent=1), "csv": lambda: table(document)}
+    return download(f"evaluation-{name}", texts, field_of(data, "format"))
 
 
 def table(document: Mapping[str, Any]) -> str:
@@ -431,6 +374,6 @@ def table(document: Mapping[str, Any]) -> str:
         about = [problem.get(key) for key in ("id", "part", "cluster", "problem", "answer")]
         for name, found in problem["models"].items():
             greedy = found.get("greedy") or {}
-            said = [greedy.get(key) for key in ("answer", "correct", "truncated")]
-            rows.writerow([*about, name, *said, *(found.get(key) for key in CSV_COUNTS)])
+            first = [greedy.get(key) for key in ("answer", "correct", "truncated")]
+            rows.writerow([*about, name, *first, *(found.get(key) for key in CSV_COUNTS)])
     return out.getvalue()

@@ -1,4 +1,7 @@
-"""An evaluation as Plotly figures: pass@k curves with their bands, and each problem before against after."""
+"""The Plotly figures of the tabs, readable on light and dark pages alike.
+
+Explore's strip of entropies; Compare's classes, ranks and arms; Evaluate's pass@k curves and problems before and after.
+"""
 
 import math
 import re
@@ -7,9 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from rmx.ui.figures.compare import AXIS, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, _plain_layout
+from rmx.compare.intervene import LABELS
+from rmx.compare.intervene_set import InterveneReport
+from rmx.compare.shift_set import TOPS, ShiftReport
+from rmx.engine.divergence import KINDS
+from rmx.records import TokenDist, is_fork
 
+# Okabe-Ito, and a grey that both themes carry
+ORANGE, VERMILLION, BLUE, PURPLE, GREEN, GREY = "#E69F00", "#D55E00", "#0072B2", "#CC79A7", "#009E73", "#808080"
+COLOURS = {"unshifted": GREY, "reranked": BLUE, "shifted": PURPLE}
+AXIS = {"gridcolor": "rgba(128,128,128,0.18)", "zeroline": False, "title_font_size": 12, "fixedrange": True}
 HEIGHT = 360
 # The base first; colour, dash and mark together, so that no two differ by colour alone.
 STYLES = (
@@ -23,6 +35,132 @@ STYLES = (
 APART = 0.055  # of the axis, between two labels at the end of curves
 LETTER = 7.6  # px of a letter of those labels
 NAMED = 5  # problems that one bubble names
+
+
+def entropy_strip(tokens: Sequence[TokenDist], tau: float) -> go.Figure:
+    """Entropy over positions with the threshold as a line; forks stand out by colour and by height."""
+    figure = go.Figure()
+    figure.update_layout(
+        **_layout(150, (44, 12, 8, 34)) | {"font": {"color": GREY, "family": "ui-monospace, monospace", "size": 11}},
+        showlegend=False,
+        bargap=0.25,
+        hovermode="closest",
+        xaxis=AXIS | {"title": "token"},
+        yaxis=AXIS | {"title": "nats", "rangemode": "tozero"},
+    )
+    figure.add_bar(
+        x=[t.pos for t in tokens],
+        y=[round(t.entropy, 4) for t in tokens],
+        marker_color=[VERMILLION if is_fork(t.entropy, tau) else ORANGE for t in tokens],
+        marker_line_width=0,
+        customdata=[_token(t.text) for t in tokens],
+        hovertemplate="%{x}: %{customdata}<br>%{y:.2f} nats<extra></extra>",
+    )
+    if tokens:
+        figure.add_hline(y=tau, line={"color": VERMILLION, "width": 1, "dash": "dot"})
+    return figure
+
+
+def _layout(height: int, margin: tuple[float, ...] = (52, 16, 34, 42)) -> dict[str, Any]:
+    """Options of a figure of so many px, with margins at the left, right, top and bottom."""
+    return {
+        "height": height,
+        "margin": dict(zip("lrtb", margin, strict=True)),
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"color": GREY, "family": "system-ui, sans-serif", "size": 13},
+        "dragmode": False,
+    }
+
+
+def shift_figure(report: ShiftReport) -> go.Figure:
+    """Entropy by class, each class as shares of itself, and how deep in the base's list the adapted choices lie."""
+    figure = make_subplots(
+        1,
+        2,
+        column_widths=[0.6, 0.4],
+        subplot_titles=("base entropy, by class", "disagreements inside the base's top k"),
+    )
+    found = report.figures.histogram()
+    edges = found["edges"]
+    for kind in KINDS:
+        total = sum(found[kind])
+        if total:
+            figure.add_bar(
+                x=[e + 0.05 for e in edges],
+                y=[100 * n / total for n in found[kind]],
+                name=f"{kind} ({total:,})",
+                marker_color=COLOURS[kind],
+                opacity=0.75,
+                hovertemplate="%{x:.2f} nats: %{y:.1f} %<extra>" + kind + "</extra>",
+                row=1,
+                col=1,
+            )
+    for name, figures, colour, dash in (
+        ("adapted", report.figures, BLUE, "solid"),
+        ("placebo", report.placebo, GREY, "dot"),
+    ):
+        if figures is not None and figures.places:
+            shares = figures.shares()
+            inside = [shares[f"within_top_{k}"] for k in TOPS]
+            if inside[0]["value"] is not None:
+                figure.add_scatter(
+                    x=list(TOPS),
+                    y=[100 * e["value"] for e in inside],
+                    name=name,
+                    mode="lines+markers",
+                    line={"color": colour, "dash": dash},
+                    hovertemplate="top %{x}: %{y:.1f} %<extra>" + name + "</extra>",
+                    row=1,
+                    col=2,
+                )
+    figure.update_layout(**_layout(300), barmode="overlay", bargap=0, legend={"orientation": "h", "y": -0.22})
+    figure.update_xaxes(AXIS)
+    figure.update_yaxes(AXIS | {"ticksuffix": " %"})
+    figure.update_xaxes(title_text="nats", row=1, col=1)
+    figure.update_xaxes(title_text="k", dtick=1, row=1, col=2)
+    return figure
+
+
+def arm_figure(report: InterveneReport) -> go.Figure:
+    """pass@1 per arm with its interval, and the share of tokens that the arm changed, as in the paper's figure 2."""
+    figure = go.Figure()
+    arms = [arm for arm in report.arms if report.problems]
+    found = [report.arm(arm) for arm in arms]
+    names = [LABELS[arm] for arm in arms]
+    if (noise := report.placebo_json()) is not None:
+        found, names = [*found, noise], [*names, "placebo"]
+    estimates = [f["pass@1"] for f in found]
+    colours = {"base": GREY, "adapted": GREEN, "oracle": BLUE, "entropy gate": VERMILLION, "placebo": PURPLE}
+    figure.add_bar(
+        x=[f"{name}<br>{100 * f['touched']:.1f} % touched" for name, f in zip(names, found, strict=True)],
+        y=[100 * e["value"] for e in estimates],
+        marker_color=[colours.get(name, ORANGE) for name in names],
+        width=0.62,
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [100 * (e["high"] - e["value"]) for e in estimates],
+            "arrayminus": [100 * (e["value"] - e["low"]) for e in estimates],
+            "color": GREY,
+            "thickness": 1.5,
+        },
+        text=[f"{100 * e['value']:.1f} %" for e in estimates],
+        textposition="inside",
+        insidetextanchor="start",
+        textangle=0,
+        textfont={"color": "white", "size": 14},
+        hovertemplate="%{x}: %{y:.1f} %<extra></extra>",
+    )
+    n = len(report.problems)
+    figure.update_layout(
+        **_layout(320),
+        showlegend=False,
+        title={"text": f"pass@1, {n} problems of {report.set_name}", "font_size": 13},
+    )
+    figure.update_xaxes(AXIS)
+    figure.update_yaxes(AXIS | {"ticksuffix": " %", "range": [0, 100]})
+    return figure
 
 
 def curve_figure(report: Mapping[str, Any], part: str | None = None) -> go.Figure | None:
@@ -69,11 +207,11 @@ def curve_figure(report: Mapping[str, Any], part: str | None = None) -> go.Figur
     bottom, top = _range(figure)
     _name_ends(figure, ends, math.log10(ks[-1]), bottom, top)
     room = 24 + LETTER * max(len(name) for name, _ in ends)
-    figure.update_layout(**_plain_layout(HEIGHT) | {"margin": {"l": 52, "r": room, "t": 12, "b": 44}})
+    figure.update_layout(**_layout(HEIGHT, (52, room, 12, 44)))
     figure.update_layout(showlegend=False, hovermode="x unified")
     spread = max(math.log10(ks[-1]), 0.3)
     figure.update_xaxes(
-        **AXIS | {"fixedrange": True},
+        **AXIS,
         type="log",
         tickmode="array",
         tickvals=ks,
@@ -81,7 +219,7 @@ def curve_figure(report: Mapping[str, Any], part: str | None = None) -> go.Figur
         range=[-0.06 * spread, math.log10(ks[-1]) + 0.03 * spread],
         title_text="samples k, log scale",
     )
-    figure.update_yaxes(**AXIS | {"fixedrange": True}, ticksuffix=" %", range=[bottom, top])
+    figure.update_yaxes(**AXIS, ticksuffix=" %", range=[bottom, top])
     return figure
 
 
@@ -127,11 +265,11 @@ def scatter_figure(report: Mapping[str, Any], name: str, part: str | None = None
             text=[_named(ids) for *_, ids in found],
             hovertemplate="%{text}<br>%{x:.0f} % before, %{y:.0f} % after<extra></extra>",
         )
-    figure.update_layout(**_plain_layout(HEIGHT) | {"margin": {"l": 56, "r": 12, "t": 12, "b": 44}})
+    figure.update_layout(**_layout(HEIGHT, (56, 12, 12, 44)))
     figure.update_layout(hovermode="closest", showlegend=True)
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": -0.2, "itemclick": False, "itemdoubleclick": False})
     figure.data[0].showlegend = False
-    axis = AXIS | {"fixedrange": True, "range": [-4, 104], "ticksuffix": " %", "dtick": 25}
+    axis = AXIS | {"range": [-4, 104], "ticksuffix": " %", "dtick": 25}
     figure.update_xaxes(**axis, title_text=f"right by {_text(short(base))}")
     figure.update_yaxes(**axis, title_text=f"right by {_text(short(name))}")
     return figure
@@ -141,7 +279,7 @@ _ENDS = ("low", "value", "high")
 
 
 def short(name: str) -> str:
-    """A model's name at the end of a curve: of a run's id what tells it from others, else its last part."""
+    """A model's name at the end of a curve: of a run's id the part that differs from others, else its last part."""
     if found := re.fullmatch(r"\d{8}-\d{4}-(.+)", name):
         name = found[1]
     else:
@@ -198,6 +336,11 @@ def _named(ids: Sequence[str]) -> str:
     shown = ", ".join(_text(one[:40]) for one in ids[:NAMED])
     more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
     return f"<b>{len(ids)} problem{'s' * (len(ids) > 1)}</b>: {shown}{more}"
+
+
+def _token(text: str) -> str:
+    """A token's text for a hover label."""
+    return _text(text.replace("\n", "↵").replace("\t", "⇥")[:40] or "▪")
 
 
 def _text(name: str) -> str:

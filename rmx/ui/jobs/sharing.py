@@ -21,9 +21,9 @@ from rmx.trees.save_to_hub import save_tree
 from rmx.trees.tree import Tree, tree_of
 from rmx.trees.tree_page import entropy_svg, read_any, tokens_csv, tree_html
 from rmx.trees.verify import TreeReplay
-from rmx.ui.jobs.explore import Explorer, Message, _get
+from rmx.ui.jobs.explorer import Explorer
+from rmx.ui.jobs.page_jobs import Message, download, field_of
 
-MIME = {"json": "application/json", "html": "text/html", "svg": "image/svg+xml", "csv": "text/csv"}
 Begin = Callable[[Branch], Branch]
 
 
@@ -49,11 +49,8 @@ class Sharing:
         Raises:
             RmxError: nothing is finished yet, or another format.
         """
-        kind = _get(data, "format")
-        if kind not in MIME:
-            raise RmxError(f"Files are {', '.join(MIME)}.")
         tree = self._tree(data)
-        return {"name": f"{_slug(tree)}.{kind}", "mime": MIME[kind], "text": _text(tree, kind)}
+        return download(_slug(tree), _texts(tree), field_of(data, "format"))
 
     def save(self, data: object) -> Message:
         """{"run", "pos", "tau", "repo", "token"} -> {"url"}: the tree in a dataset of the visitor's on the Hub.
@@ -62,12 +59,12 @@ class Sharing:
             RmxError: the Hub does not allow it.
         """
         tree = self._tree(data)
-        repo, token = (str(_get(data, key) or "").strip() for key in ("repo", "token"))
-        return {"url": save_tree(_text(tree, "json"), f"{_slug(tree)}.json", repo, token)}
+        repo, token = (str(field_of(data, key) or "").strip() for key in ("repo", "token"))
+        return {"url": save_tree(_texts(tree)["json"](), f"{_slug(tree)}.json", repo, token)}
 
     def _tree(self, data: object) -> Tree:
-        run, pos, tau = self.explorer.runs.get(_get(data, "run")), _get(data, "pos"), _get(data, "tau")
-        tree = tree_of(self.explorer.runs.branches(run.tree), run.id, pos if type(pos) is int else None)
+        run, pos, tau = self.explorer.runs.get(field_of(data, "run")), field_of(data, "pos"), field_of(data, "tau")
+        tree = tree_of(self.explorer.runs.group(run.tree), run.id, pos if type(pos) is int else None)
         return tree if tau is None else replace(tree, tau=check_tau(tau))
 
     # -- in -------------------------------------------------------------------------------------------------------
@@ -78,7 +75,7 @@ class Sharing:
         Raises:
             RmxError: it is no tree.
         """
-        text = _get(data, "text")
+        text = field_of(data, "text")
         if not isinstance(text, str):
             raise RmxError("There is no text in this file.")
         return {"run": self._keep(read_any(text)).id}
@@ -89,7 +86,7 @@ class Sharing:
         Raises:
             RmxError: no such tree.
         """
-        return {"run": self._keep(load_tree(_get(data, "name"))).id}
+        return {"run": self._keep(load_tree(field_of(data, "name"))).id}
 
     @staticmethod
     def gallery() -> list[dict[str, Any]]:
@@ -121,10 +118,10 @@ class Sharing:
         Raises:
             RmxError: it was not recorded, or its model cannot be had.
         """
-        run = self.explorer.runs.get(_get(data, "run"))
+        run = self.explorer.runs.get(field_of(data, "run"))
         if run.origin is None or run.origin.kind != "recorded":
             raise SwapError("This tree was decoded here; there is nothing to verify.")
-        recorded = [r for r in self.explorer.runs.branches(run.tree) if r.origin is run.origin]
+        recorded = [r for r in self.explorer.runs.group(run.tree) if r.origin is run.origin]
         recipe = recipe_of(tree_of(recorded, run.id, run.show))
         yield from self._again(recipe, Origin("again", run.origin.licence), owner, begin)
 
@@ -143,9 +140,9 @@ class Sharing:
                 break
         if not stopped:
             verdict = replay.verdict()
-            origin.same, origin.said = verdict.same, verdict.said
+            origin.same, origin.verdict = verdict.same, verdict.said
         else:
-            origin.said = "stopped before it was compared"
+            origin.verdict = "stopped before it was compared"
         if replay.shown is not None:
             yield self.explorer.message(replay.shown, 0, whole=True)
 
@@ -158,13 +155,14 @@ class Sharing:
         return replace(recipe, steps=tuple(steps))
 
 
-def _text(tree: Tree, kind: str) -> str:
-    if kind == "json":
-        return json.dumps(tree_document(tree), ensure_ascii=False)
-    if kind == "html":
-        return tree_html(tree)
-    shown = tree.tokens(tree.shown)
-    return entropy_svg(shown, tree.tau, tree.title or tree.model) if kind == "svg" else tokens_csv(shown, tree.tau)
+def _texts(tree: Tree) -> dict[str, Callable[[], str]]:
+    """A tree's text by the format of the file."""
+    return {
+        "json": lambda: json.dumps(tree_document(tree), ensure_ascii=False),
+        "html": lambda: tree_html(tree),
+        "svg": lambda: entropy_svg(tree.tokens(tree.shown), tree.tau, tree.title or tree.model),
+        "csv": lambda: tokens_csv(tree.tokens(tree.shown), tree.tau),
+    }
 
 
 def _slug(tree: Tree) -> str:

@@ -3,18 +3,13 @@
 Each job streams messages that hold its whole state, so any of them may be lost. No gradio in here.
 """
 
-import secrets
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from rmx.config import Sampling
 from rmx.engine.fair_queue import Kind, iterate_as_owner
-from rmx.errors import RmxError, SwapError
+from rmx.errors import SwapError
 from rmx.explore.answer_so_far import sofar
 from rmx.explore.branches import Branch
 from rmx.explore.importance import importance
@@ -22,7 +17,9 @@ from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.swap import swap_job
 from rmx.records import Trace
-from rmx.ui.jobs.explore import Explorer, Message, _get, _out_of_memory
+from rmx.storage.job_store import JobStore
+from rmx.ui.jobs.explorer import Explorer, _out_of_memory
+from rmx.ui.jobs.page_jobs import Message, PageJob, field_of, stream_job
 
 SAMPLES, BUDGET = 64, 60_000  # of one fork: samples per alternative, tokens over all
 SAMPLES_EACH, BUDGET_ALL = 16, 120_000  # the same at every fork of a solution
@@ -30,33 +27,22 @@ BUDGET_RESCUE = 60_000
 
 
 @dataclass
-class Measurement:
-    """One job under way on a page."""
+class Measurement(PageJob):
+    """One measurement under way on a page."""
 
     kind: str
     run: Branch
-    states: Iterator[Any]
     pos: int | None = None  # of outcomes
-    id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def halt(self) -> None:
-        """Ask the job to end at its next step."""
-        self._stop.set()
-
-    @property
-    def stopped(self) -> bool:
-        return self._stop.is_set()
+    states: Iterator[Any] = field(init=False)
+    last: Message = field(default_factory=dict)  # the newest state, as the page gets it
 
 
-class Worth:
-    """The measuring jobs of all pages; knowing a job's id is the permission to stop it."""
+class Measurements:
+    """The measuring jobs of all pages."""
 
     def __init__(self, explorer: Explorer, keep: int = 400) -> None:
         self.explorer = explorer
-        self._jobs: OrderedDict[str, Measurement] = OrderedDict()
-        self._keep = keep
-        self._lock = threading.Lock()
+        self.jobs: JobStore[Measurement] = JobStore("This measurement is over.", most=keep)
 
     # -- jobs -----------------------------------------------------------------------------------------------------
 
@@ -67,7 +53,7 @@ class Worth:
             RmxError: no such place, or no answer to measure against.
         """
         run, trace = self._solved(data)
-        pos = _get(data, "pos")
+        pos = field_of(data, "pos")
         if type(pos) is not int or not 0 <= pos < len(trace.tokens):
             raise SwapError(f"There is no token at position {pos}; there are {len(trace.tokens)}.")
         config = OutcomeConfig(samples=SAMPLES, budget=BUDGET, max_new_tokens=self._limit(run))
@@ -91,7 +77,7 @@ class Worth:
     def rescue(self, data: object) -> Measurement:
         """The fewest swaps that turn {"run"} right, or wrong, by {"goal"}."""
         run, trace = self._solved(data)
-        goal = _get(data, "goal")
+        goal = field_of(data, "goal")
         config = RescueConfig(
             goal=goal if goal in ("right", "wrong") else None, budget=BUDGET_RESCUE, max_new_tokens=self._limit(run)
         )
@@ -108,31 +94,24 @@ class Worth:
 
     def halt(self, data: object) -> None:
         """Stop a job within one step; unknown ids are ignored."""
-        with self._lock:
-            job = self._jobs.get(_get(data, "job")) if isinstance(_get(data, "job"), str) else None
-        if job is not None:
-            job.halt()
+        self.jobs.halt(field_of(data, "job"))
 
     def _begin(
         self, kind: str, run: Branch, start: Callable[[Callable[[], bool]], Iterator[Any]], pos: int | None = None
     ) -> Measurement:
-        job = Measurement(kind, run, iter(()), pos)
+        job = Measurement(kind, run, pos)
         job.states = start(lambda: job.stopped)
-        with self._lock:
-            self._jobs[job.id] = job
-            while len(self._jobs) > self._keep:
-                self._jobs.popitem(last=False)
-        return job
+        return self.jobs.add(job)
 
     def _solved(self, data: object) -> tuple[Branch, Trace]:
-        run = self.explorer.runs.get(_get(data, "run"))
+        run = self.explorer.runs.get(field_of(data, "run"))
         if run.trace is None or not run.trace.tokens:
             raise SwapError("Wait until the solution is finished, then measure it.")
         self.explorer.revive(run)
         return run, run.trace
 
     def _limit(self, run: Branch) -> int:
-        """A pasted text was read without a limit; what follows it needs one."""
+        """Most tokens of what is sampled; a pasted text was read without a limit, so it gets one."""
         return (
             max(run.job.sampling.max_new_tokens, 512) if run.job.read is not None else run.job.sampling.max_new_tokens
         )
@@ -140,24 +119,24 @@ class Worth:
     # -- messages -------------------------------------------------------------------------------------------------
 
     def stream(self, job: Measurement) -> Iterator[Message]:
-        """The job's states as messages; the last one is done, whatever happens. Then the job is forgotten."""
-        try:
-            yield from iterate_as_owner(job.run.owner, self._messages(job), Kind.MEASURED)
-        finally:
-            with self._lock:
-                self._jobs.pop(job.id, None)
+        """Yield the job's states as messages; the last one is done, whatever happens. Then the job is forgotten."""
+        messages = stream_job(
+            job,
+            self._steps(job),
+            lambda _: _message(job),
+            0.0,
+            out_of_memory=lambda: _out_of_memory(job.run),
+            finish=lambda: self.jobs.forget(job.id),
+        )
+        yield from iterate_as_owner(job.run.owner, messages, Kind.MEASURED)
 
-    def _messages(self, job: Measurement) -> Iterator[Message]:
-        last: Message = {"kind": job.kind, "pos": job.pos}
-        try:
-            for state in job.states:
-                last = state.message() | {"run": job.run.id, "job": job.id}
-                if last.get("done") and job.kind == "rescue":
-                    last["branch"] = self._branch(job.run, state) if state.found else None
-                yield last
-        except (torch.OutOfMemoryError, RmxError) as error:
-            said = str(error) if isinstance(error, RmxError) else _out_of_memory(job.run)
-            yield last | {"run": job.run.id, "job": job.id, "done": True, "error": said}
+    def _steps(self, job: Measurement) -> Iterator[bool]:
+        for state in job.states:
+            job.last = state.message()
+            if job.last.get("done") and job.kind == "rescue":
+                job.last["branch"] = self._branch(job.run, state) if state.found else None
+            if not job.last.get("done"):
+                yield True
 
     def _branch(self, run: Branch, state: Any) -> str | None:
         """Make the branches that a rescue found: one for each swap, continued greedily as the search did."""
@@ -170,3 +149,9 @@ class Worth:
                 pass
             self.explorer.runs.weigh_again(run)
         return run.id
+
+
+def _message(job: Measurement) -> Message:
+    """The newest state of a job."""
+    state = job.last or {"kind": job.kind, "pos": job.pos}
+    return state | {"run": job.run.id, "job": job.id} | ({"done": True, "error": job.error} if job.error else {})

@@ -1,1 +1,0 @@
-"""Plotly figures of the Compare and Evaluate tabs."""

@@ -1,0 +1,252 @@
+"""Work that a page has asked for: its owner, its end, its messages, and which pages look at it."""
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from weakref import ReferenceType, ref
+
+import torch
+
+from rmx.engine.fair_queue import RequestOwner, current_owner
+from rmx.errors import Busy, RmxError
+from rmx.storage.memory_shares import bytes_of
+
+Message = dict[str, Any]
+Work = TypeVar("Work", bound=Any)
+BASE_BYTES = 10_000  # of a job that has found nothing yet: its decoders and locks
+PATIENCE = 8.0  # seconds that a question of the page waits for the engine
+INTERVAL = 0.08  # seconds between messages while tokens are streamed
+
+
+@dataclass
+class PageJob:
+    """Work of one visitor. Its id is unguessable: knowing it is the permission to look at it and to stop it."""
+
+    who: RequestOwner = field(default_factory=current_owner.get, kw_only=True)
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16), kw_only=True)
+    waiting: int = field(default=0, kw_only=True)  # requests ahead of this one
+    expected: float | None = field(default=None, kw_only=True)  # seconds until its turn, by the latest turns
+    error: str | None = field(default=None, kw_only=True)
+    done: bool = field(default=False, kw_only=True)
+    _stop: threading.Event = field(default_factory=threading.Event, kw_only=True)
+
+    @property
+    def owner(self) -> str | None:
+        """The visitor who asked for it."""
+        return self.who.owner
+
+    def parts(self) -> list[Any]:
+        """What it keeps in memory."""
+        return []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it keeps in memory."""
+        return BASE_BYTES + bytes_of(*self.parts())
+
+    def halt(self) -> None:
+        """Have it end at its next step."""
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was asked to end."""
+        return self._stop.is_set()
+
+    def join(self, session: str) -> None:
+        """Note that the page of this session looks at it."""
+
+    def leave(self, session: str) -> None:
+        """Note that the page of this session looks at it no longer; by default the work ends then."""
+        self.halt()
+
+
+def stream_job(
+    job: Any,
+    steps: Iterator[bool],
+    message: Callable[[int], Message],
+    interval: float,
+    *,
+    out_of_memory: Callable[[], str],
+    finish: Callable[[], None],
+    made: Callable[[], int] = lambda: 0,
+    sent: int = 0,
+) -> Iterator[Message]:
+    """Do the work of a job and yield messages about it; one comes at the end, whatever happens.
+
+    Args:
+        job: its `error` becomes the sentence of what went wrong.
+        steps: the work; yields True where a message is due at once, such as another place in line, else False.
+        message: the state of the job, with what was made after the first so many.
+        interval: seconds between two messages.
+        out_of_memory: the sentence for a GPU that is too small.
+        finish: called when the work is over, also where the stream was closed before.
+        made: how many tokens there are. sent: how many the page has.
+    """
+    due = 0.0
+    try:
+        for at_once in steps:
+            if at_once:
+                yield message(sent)
+            elif time.monotonic() >= due:
+                yield message(sent)
+                sent, due = made(), time.monotonic() + interval
+    except RmxError as error:
+        job.error = str(error)
+    except torch.OutOfMemoryError:
+        job.error = out_of_memory()
+    finally:
+        finish()
+    yield message(sent)
+
+
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """How many jobs of one sort may be under way; 0: any number.
+
+    Args:
+        one, many: what a job is called, such as "evaluation" and "evaluations".
+    """
+
+    one: str
+    many: str
+    most: int = 0
+    per_owner: int = 0
+    per_address: int = 0
+
+    def admit(self, who: RequestOwner, running: Iterable[RequestOwner]) -> None:
+        """Check that one more may begin beside those of `running`.
+
+        Raises:
+            Busy: too many of all, of this visitor, or from this address.
+        """
+        others = list(running)
+        if self.most and len(others) >= self.most:
+            raise Busy(f"{self.most} {self.many} are under way. Try again when one of them is over.")
+        if self.per_owner and sum(other.owner == who.owner for other in others) >= self.per_owner:
+            article = "An" if self.one[0] in "aeiou" else "A"
+            raise Busy(f"{article} {self.one} of yours is under way already. Stop it, or wait for its end.")
+        near = sum(other.address == who.address for other in others) if who.address is not None else 0
+        if self.per_address and near >= self.per_address:
+            raise Busy(f"{near} {self.many} from your network are under way. Try again when one of them is over.")
+
+    def check(self, job: PageJob) -> Callable[[list[Any]], None]:
+        """A check for `JobStore.add`: that `job` may begin beside those of its class that are under way."""
+
+        def check(jobs: list[Any]) -> None:
+            same = (one for one in jobs if type(one) is type(job))
+            self.admit(job.who, [one.who for one in same if not one.done and not one.stopped])
+
+        return check
+
+
+class OpenPages:
+    """Which job each open page looks at, so that a new one ends the old and a closed page ends its own.
+
+    It is bounded, the oldest page is forgotten first, and it holds no job in memory.
+    """
+
+    def __init__(self, limit: int = 2000) -> None:
+        self._current: OrderedDict[str, ReferenceType[Any]] = OrderedDict()
+        self._limit = limit
+        self._lock = threading.Lock()
+
+    def begin(self, session: str | None, job: Work) -> Work:
+        """Note that a page looks at `job`, a new one, and end what it looked at before; returns the job."""
+        old = self._note(session, job)
+        if old is not None and old is not job:
+            old.halt()
+        return job
+
+    def follow(self, session: str | None, job: Work) -> None:
+        """Note that a page looks at `job`, one that is under way; it leaves what it looked at before."""
+        old = self._note(session, job)
+        if old is not None and old is not job:
+            _leave(old, str(session))
+
+    def leave(self, session: str | None) -> None:
+        """Note that a page was closed."""
+        with self._lock:
+            old = self._current.pop(session, None) if session else None
+        if old is not None and (job := old()) is not None:
+            _leave(job, str(session))
+
+    def _note(self, session: str | None, job: Any) -> Any:
+        """Put a page down for `job`; returns what it looked at before, where that is still there."""
+        if session is None:
+            return None
+        with self._lock:
+            old = self._current.pop(session, None)
+            self._current[session] = ref(job)
+            while len(self._current) > self._limit:
+                self._current.popitem(last=False)
+        if isinstance(job, PageJob):
+            job.join(session)
+        return old() if old is not None else None
+
+
+def _leave(job: Any, session: str) -> None:
+    job.leave(session) if isinstance(job, PageJob) else job.halt()
+
+
+def line_and_error(job: Any) -> Message:
+    """A job's place in line and its error as a part of a message; empty where there is neither."""
+    line = {"waiting": job.waiting, "expected": job.expected} if job.waiting else {}
+    return line | ({"error": job.error} if job.error else {})
+
+
+# -- what pages send and get ------------------------------------------------------------------------------------------
+
+
+def field_of(data: object, key: str) -> Any:
+    """A field of what a page has sent; None where it is missing, or what was sent has no fields."""
+    return data.get(key) if isinstance(data, dict) else None
+
+
+def start_of(data: object) -> int:
+    """The place from which on a page asks for news; 0 where it names none."""
+    start = field_of(data, "start")
+    return start if type(start) is int and start > 0 else 0
+
+
+def whole(value: object, what: str, least: int, most: int) -> int:
+    """A whole number of a form.
+
+    Raises:
+        RmxError: it is none, or lies outside of `least` to `most`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or value % 1:
+        raise RmxError(f"The {what} must be a whole number between {least:,} and {most:,}.")
+    return int(value)
+
+
+def number(value: object, what: str, least: float, most: float) -> float:
+    """A number of a form.
+
+    Raises:
+        RmxError: it is none, or lies outside of `least` to `most`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise RmxError(f"The {what} must lie between {least:g} and {most:g}.")
+    return float(value)
+
+
+def download(name: str, texts: dict[str, Callable[[], str]], wanted: object) -> Message:
+    """A file for the page: {"name", "mime", "text"}.
+
+    Args:
+        name: of the file, without its ending. texts: by format, makes the file's text. wanted: the format.
+
+    Raises:
+        RmxError: there is no such format.
+    """
+    if wanted not in texts:
+        raise RmxError(f"Files are {', '.join(texts)}.")
+    return {"name": f"{name}.{wanted}", "mime": MIME[str(wanted)], "text": texts[str(wanted)]()}
+
+
+MIME = {"json": "application/json", "csv": "text/csv", "html": "text/html", "svg": "image/svg+xml"}

@@ -1,0 +1,263 @@
+"""The form of the Explore tab, with its panels: a builder of problems, trees to open, models in memory."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+import torch
+
+from rmx.data.prepared_swaps import TITLES, examples
+from rmx.data.problem_sets import load_set
+from rmx.errors import ModelError, ProblemError, Refused
+from rmx.mini.task import NAMES, TEMPLATES, THINGS, compose
+from rmx.models.adapter_names import bundled_adapters
+from rmx.models.presets import PRESETS
+from rmx.models.workspace import Workspace
+from rmx.records import Problem
+from rmx.storage.strict_json import MOST_CHARACTERS
+from rmx.ui.jobs.sharing import Sharing
+from rmx.ui.server.doors import LARGE
+from rmx.ui.settings import Settings
+from rmx.ui.tabs.form_parts import ProblemBoxes, StyleControls, build_problem_boxes, together
+from rmx.ui.tabs.wiring import LIGHT, QUIET, Reply, Who, answering, literal, shows_errors
+from rmx.ui.views.view_common import mounted, served
+from rmx.ui.visitor_cookie import Owners
+
+BASE = "none (base)"
+GPU_PRESET = next(preset for preset in PRESETS.values() if preset.gpu)
+MOST_TAU = 4  # nats, of the slider, unless a share asks for more
+LISTED = 400  # problems of a set in the list
+MAX_NUMBERS = max(len(t.slots) for t in TEMPLATES.values())
+
+
+class ExploreForm:
+    """The settings column of the Explore tab.
+
+    Args:
+        spec, adapter: the model and the adapter that are chosen at first.
+        notice: what visitors have to know before anything else, as Markdown.
+        who: names the visitor behind a request.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        settings: Settings,
+        sharing: Sharing,
+        who: Who,
+        spec: str,
+        adapter: str | None,
+        notice: str | None,
+    ) -> None:
+        self.boxes = build_problem_boxes(examples()[0])
+        self.solve = gr.Button("Solve", variant="primary", elem_id="solve")
+        self.banner = gr.Markdown(notice or "", visible=bool(notice), elem_id="banner")
+        with gr.Row(elem_id="examples"):
+            self.kinds = {kind: gr.Button(title, size="sm", min_width=60) for kind, title in TITLES.items()}
+        with gr.Accordion("Problem sets", open=False):
+            sets = workspace.policy.problem_sets()
+            self.problem_set = gr.Dropdown(sets, value="mini", label="Set", elem_id="set")
+            rows = [(short_text(p), p.id) for p in load_set("mini")[:LISTED]]
+            self.picked = gr.Dropdown(rows, value=None, label="Problem of the set", elem_id="picked")
+        build_builder(self.boxes)
+        build_share_panel(sharing, who)
+        self._add_model(workspace, settings, spec, adapter)
+        self._add_threshold(workspace.model(spec).tau)
+        self._add_decoding()
+        self.style = StyleControls("explore")
+        with gr.Accordion("Read a pasted solution", open=False):
+            self.text = gr.Textbox(label="Solution", lines=5, max_lines=14, elem_id="paste", show_label=False)
+            self.read = gr.Button("Score this text", size="sm", elem_id="read")
+
+    def _add_model(self, workspace: Workspace, settings: Settings, spec: str, adapter: str | None) -> None:
+        opened = workspace.model(spec)
+        offers, gpu = workspace.policy.offers, torch.cuda.is_available()
+        choices = [(f"{p.title} · {p.size(gpu)}", p.name) for p in PRESETS.values() if offers(p.name)]
+        if settings.model and settings.model not in PRESETS:
+            choices.insert(1, (settings.model, settings.model))
+        with gr.Accordion("Model", open=False, elem_id="model-section") as self.section:
+            self.model = gr.Dropdown(choices, value=spec, label="Model", allow_custom_value=True, elem_id="model")
+            title = f"Load {GPU_PRESET.title} ({GPU_PRESET.size(True)})"
+            self.gpu = gr.Button(title, size="sm", visible=gpu and offers(GPU_PRESET.name), elem_id="gpu")
+            adapters = list(dict.fromkeys([BASE, *bundled_adapters(opened), *opened.adapters]))
+            self.adapter = gr.Dropdown(
+                adapters, value=adapter or BASE, label="Adapter", allow_custom_value=True, elem_id="adapter"
+            )
+            more = "" if settings.public else "A Hub id, a folder or a .gguf file works too."
+            self.model_note = gr.Markdown(more, elem_id="model-note")
+
+    def _add_threshold(self, tau: float) -> None:
+        self.tau = gr.Slider(0, MOST_TAU, tau, step=0.01, label="Fork threshold (nats)", elem_id="tau")
+        with gr.Accordion("Threshold by a share of tokens", open=False, elem_id="by-share"):
+            self.share = gr.Slider(0.5, 20, 5, step=0.5, label="Tokens that are forks (%)", elem_id="tau-share")
+            self.set_share = gr.Button("Set the threshold", size="sm", elem_id="set-share")
+            first = "A model new to this solves 16 problems of the set first."
+            self.share_note = gr.Markdown(first, elem_id="share-note")
+
+    def _add_decoding(self) -> None:
+        with gr.Accordion("Decoding", open=False):
+            self.temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature (0 = greedy)", elem_id="temperature")
+            self.top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", elem_id="top-p")
+            with gr.Row():
+                self.seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="seed")
+                self.max_new = gr.Number(512, label="Most tokens", precision=0, min_width=80, elem_id="max-new")
+            self.raw = gr.Checkbox(False, label="Raw prompt, no template", elem_id="raw")
+
+    @property
+    def asked(self) -> list[Any]:
+        """Inputs of Solve and Read, in the order of `ExploreTab.begin`."""
+        return [self.model, self.adapter, *self.boxes.all, *self.decoding]
+
+    @property
+    def decoding(self) -> list[Any]:
+        """How a solution is decoded, the last inputs of Solve."""
+        return [self.tau, self.temperature, self.top_p, self.seed, self.max_new, self.raw, *self.style.asked]
+
+
+def short_text(problem: Problem) -> str:
+    """A problem as one line of a list."""
+    text = " ".join(problem.problem.split())
+    return text if len(text) <= 90 else text[:89] + "…"
+
+
+# -- the builder: a template, names, a thing and numbers make a problem with its answer -------------------------------
+
+
+def build_builder(boxes: ProblemBoxes) -> None:
+    """Lay the panel out; its button writes into the problem and the answer box."""
+    first = next(iter(TEMPLATES.values()))
+    with gr.Accordion("Build a problem", open=False, elem_id="builder"):
+        template = gr.Dropdown(
+            [(t.describe(), t.name) for t in TEMPLATES.values()], value=first.name, label="Kind of problem"
+        )
+        wording = gr.Dropdown(_wordings(first.name), value=0, label="Wording")
+        with gr.Row():
+            one = gr.Dropdown(sorted(NAMES), value="Ann", label="First name", min_width=90)
+            two = gr.Dropdown(sorted(NAMES), value="Ben", label="Second name", min_width=90)
+            thing = gr.Dropdown(sorted(THINGS), value=THINGS[0], label="Things", min_width=90)
+        with gr.Row():
+            numbers = [gr.Number(**_slot(first.name, i)) for i in range(MAX_NUMBERS)]
+        make = gr.Button("Use this problem", size="sm")
+    template.change(_choose, template, [wording, *numbers], **LIGHT)
+    make.click(_make, [template, wording, one, two, thing, *numbers], boxes.all, **LIGHT)
+
+
+def _wordings(template: str) -> list[tuple[str, int]]:
+    return [(w.plain(), i) for i, w in enumerate(TEMPLATES[template].wordings)]
+
+
+def _slot(template: str, i: int) -> dict[str, Any]:
+    slots = list(TEMPLATES[template].slots.items())
+    if i >= len(slots):
+        return {"visible": False, "value": None, "label": "–", "min_width": 70, "precision": 0}
+    name, (low, high) = slots[i]
+    return {"visible": True, "value": low, "label": f"{name} ({low}–{high})", "min_width": 70, "precision": 0}
+
+
+def _choose(template: str) -> list[Any]:
+    boxes = [gr.Number(**_slot(template, i)) for i in range(MAX_NUMBERS)]
+    return [gr.Dropdown(_wordings(template), value=0), *boxes]
+
+
+@shows_errors
+def _make(template: str, wording: int, one: str, two: str, thing: str, *numbers: float | None) -> tuple[Any, ...]:
+    count = len(TEMPLATES[template].slots) if template in TEMPLATES else 0
+    given = [int(n) if n is not None else 0 for n in numbers[:count]]
+    try:
+        made = compose(template, int(wording), (one, two), thing, given)
+    except (ValueError, TypeError) as error:
+        raise ProblemError(str(error)) from error
+    return together(made.problem, made.answer)
+
+
+# -- recorded trees ---------------------------------------------------------------------------------------------------
+
+
+def sharing_functions(sharing: Sharing, who: Who) -> dict[str, Callable[..., Reply]]:
+    """The server functions behind the Share menu of the token view."""
+    return {
+        "share_link": answering(sharing.link, who),
+        "share_file": answering(sharing.file, who),
+        "share_save": answering(sharing.save, who),
+    }
+
+
+def build_share_panel(sharing: Sharing, who: Who) -> None:
+    """Lay out a file control and the gallery; what is opened appears in the token view (`window.rmx.open`)."""
+    with gr.Accordion("Recorded trees", open=False, elem_id="recorded"):
+        gr.HTML(
+            **mounted("explore/share_panel"),
+            server_functions=served(open_piece=answering(sharing.open_piece, who)),
+            elem_id="share-panel",
+            most=MOST_CHARACTERS,
+            most_bytes=LARGE,
+            pieces=sharing.gallery(),
+        )
+
+
+# -- models in memory -------------------------------------------------------------------------------------------------
+
+
+class MemoryPanel:
+    """Callbacks of the panel.
+
+    Args:
+        public: visitors are strangers, so only the machine's owner sees the panel. In a private app everybody does: who
+            may load any model there may unload one.
+    """
+
+    def __init__(self, workspace: Workspace, owners: Owners, public: bool) -> None:
+        self.workspace, self.owners, self.public = workspace, owners, public
+
+    def may(self, request: gr.Request) -> bool:
+        """Whether this visitor may see and unload what is loaded."""
+        return not self.public or self.owners.visitor_of(request).admin
+
+    def look(self, request: gr.Request) -> tuple[Any, Any]:
+        """The panel as this visitor may see it, with what is loaded now."""
+        if not self.may(request):
+            return gr.Group(visible=False), gr.skip()
+        return self._panel()
+
+    @shows_errors
+    def unload(self, spec: str | None, request: gr.Request) -> tuple[Any, Any, str]:
+        """Give a model back; returns the panel with what is loaded then, and what was freed in a sentence.
+
+        Raises:
+            RmxError: it cannot be unloaded now, or not by this visitor.
+        """
+        if not self.may(request):
+            raise Refused("Only the machine's owner unloads models here.")
+        if not spec:
+            raise ModelError("Choose the model that is to be unloaded.")
+        freed = self.workspace.unload(str(spec))
+        return *self._panel(), f"{literal(spec)} was unloaded: {gigabytes(freed)} of memory are free again."
+
+    def _panel(self) -> tuple[Any, Any]:
+        """The panel with what can be unloaded, hidden where that is nothing. The bundled model always stays."""
+        sizes = {spec: nbytes for spec, nbytes in self.workspace.sizes().items() if spec != "mini"}
+        choices = [(f"{spec} · {gigabytes(nbytes)}", spec) for spec, nbytes in sizes.items()]
+        return gr.Group(visible=bool(sizes)), gr.Radio(choices, value=None)
+
+
+def gigabytes(nbytes: int) -> str:
+    """A size to two digits after the point; small ones to one digit that is not 0."""
+    gb = nbytes / 1e9
+    return f"{gb:.2f} GB" if gb >= 0.1 else f"{gb:.1g} GB"
+
+
+def build_memory_panel(
+    workspace: Workspace, owners: Owners, public: bool, section: gr.Accordion, note: gr.Markdown
+) -> None:
+    """Lay the panel out inside the Model section, and wire it.
+
+    Args:
+        note: where sentences about models are shown; it changes when one was loaded.
+    """
+    panel = MemoryPanel(workspace, owners, public)
+    with section, gr.Group(visible=False, elem_id="memory") as group:
+        loaded = gr.Radio([], label="In memory", elem_id="loaded")
+        button = gr.Button("Unload", size="sm", elem_id="unload")
+    section.expand(panel.look, None, [group, loaded], **LIGHT)
+    note.change(panel.look, None, [group, loaded], **LIGHT)
+    button.click(panel.unload, loaded, [group, loaded, note], **QUIET, concurrency_id="load")

@@ -1,0 +1,194 @@
+"""Parts that several forms share: a problem with its known answer, a pair of models, how a model is asked.
+
+An answer belongs to one text and judges no other. A hidden third component holds the text and the answer that were
+given together. Both boxes and it are sent with one click, so comparing them shows what an answer belongs to, whichever
+event of the page came first.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import torch
+
+from rmx.data.prepared_swaps import Example
+from rmx.grading.answers import RULES
+from rmx.mini.reading import computed_answer
+from rmx.models.presets import PRESETS, PairPreset
+from rmx.models.style_options import AUTO
+from rmx.prompt_styles import STYLES
+from rmx.ui.tabs.wiring import QUIET
+
+# A change of the text takes the answer away at once; white space alone is no change. (Not `.input`: gradio's text box
+# sends it for some ways to write only.)
+CLEAR = """(pair, text, answer) => {
+  const words = (s) => String(s ?? "").trim().replace(/\\s+/g, " ");
+  return words(text) === words(pair?.text) ? answer : "";
+}"""
+TYPED = "(pair, text, answer) => (answer === pair?.answer ? pair : {text, answer})"
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemBoxes:
+    """The boxes, and the pair that was given together: {"text", "answer"}."""
+
+    pair: gr.JSON
+    problem: gr.Textbox
+    answer: gr.Textbox
+
+    @property
+    def all(self) -> list[Any]:
+        """Inputs of `known_answer` after the model; outputs of whatever puts a problem with its answer here.
+
+        The pair comes first, so that the change of a box never meets that of the problem before.
+        """
+        return [self.pair, self.problem, self.answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The answer that a solution is judged by, None where none is known; `computed`: from the text, not given."""
+
+    answer: str | None
+    computed: bool = False
+
+
+def together(problem: str, answer: str | None) -> tuple[dict[str, str], str, str]:
+    """The values of all boxes for a problem with its answer."""
+    return {"text": problem, "answer": answer or ""}, problem, answer or ""
+
+
+def known_answer(spec: str, pair: object, problem: object, answer: object) -> Known:
+    """Find the answer by which the problem on the page is judged.
+
+    Args:
+        spec: the model that is asked; for `mini` alone an answer is computed from the text.
+        pair: the text and the answer that were given together.
+        problem, answer: what stands in the boxes; the answer counts unless it was given for another text.
+    """
+    text, given = str(problem or ""), str(answer or "").strip()
+    if given and _belongs(text, given, pair if isinstance(pair, dict) else {}):
+        return Known(given)
+    computed = computed_answer(text) if spec == "mini" else None
+    return Known(computed, computed is not None)
+
+
+def _belongs(text: str, given: str, pair: dict[str, object]) -> bool:
+    """An answer that differs from the pair's was typed since, for the text that stands there now."""
+    return given != str(pair.get("answer") or "").strip() or text.split() == str(pair.get("text") or "").split()
+
+
+def build_problem_boxes(first: Example, prefix: str = "") -> ProblemBoxes:
+    """Lay the boxes out one below the other, filled with the first example."""
+    pair, problem, answer = together(first.problem, first.answer)
+    boxes = ProblemBoxes(
+        gr.JSON(pair, visible="hidden"),
+        gr.Textbox(problem, label="Problem", lines=4, max_lines=12, elem_id=f"{prefix}problem"),
+        gr.Textbox(
+            answer,
+            label="Known answer",
+            placeholder=placeholder(Known(None)),
+            max_lines=1,
+            elem_id=f"{prefix}answer",
+            elem_classes="known-answer",
+        ),
+    )
+    boxes.problem.change(None, boxes.all, boxes.answer, js=CLEAR, **QUIET)
+    boxes.answer.change(None, boxes.all, boxes.pair, js=TYPED, **QUIET)
+    return boxes
+
+
+def placeholder(known: Known) -> str:
+    """The hint in an empty box of the known answer."""
+    return f"computed from the text: {known.answer}" if known.computed else "none: nothing is judged"
+
+
+def show_computed(spec: str, problem: str) -> Any:
+    """The answer box with a hint which answer is computed where none is given."""
+    return gr.Textbox(placeholder=placeholder(known_answer(spec, None, problem, "")))
+
+
+OWN = "own"  # the choice that opens the boxes for another pair
+
+
+class StyleControls:
+    """The folded "Prompt style": how a model is asked, what ends its completions, what counts as an answer.
+
+    Args:
+        prefix: the beginning of the ids of its components.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        with gr.Accordion("Prompt style", open=False, elem_id=f"{prefix}-prompt-style"):
+            names = [("by the model", AUTO), *((name, name) for name in STYLES)]
+            self.style = gr.Dropdown(names, value=AUTO, label="Style", elem_id=f"{prefix}-style")
+            self.system = gr.Textbox(
+                label="System line of a chat", placeholder="the style's own", max_lines=4, elem_id=f"{prefix}-system"
+            )
+            self.thinking = gr.Radio(
+                [("by the style", AUTO), ("on", "on"), ("off", "off")],
+                value=AUTO,
+                label="Thinking",
+                elem_id=f"{prefix}-thinking",
+            )
+            self.stops = gr.Textbox(
+                label="Texts that end a completion",
+                info=r"One a line; \n stands for a line break.",
+                placeholder="the style's own",
+                lines=2,
+                elem_id=f"{prefix}-stops",
+            )
+            self.answers = gr.Radio(
+                [("by set and style", AUTO), *((rule, rule) for rule in RULES)],
+                value=AUTO,
+                label="What counts as an answer",
+                elem_id=f"{prefix}-answers",
+            )
+
+    @property
+    def asked(self) -> list[Any]:
+        """The components, in the order of `style_options.from_form`."""
+        return [self.style, self.system, self.thinking, self.stops, self.answers]
+
+
+class PairBoxes:
+    """A list of pairs of models, and boxes for another pair.
+
+    Args:
+        prefix: the beginning of the ids of its components.
+        pairs: the pairs of the list, the first one is chosen.
+        offers: whether a model may be chosen here.
+        adapter: the label of the adapter's box.
+    """
+
+    def __init__(
+        self, prefix: str, pairs: Mapping[str, PairPreset], offers: Callable[[str], bool], adapter: str
+    ) -> None:
+        gpu = torch.cuda.is_available()
+        choices = [(f"{p.title} · {p.size(gpu)}".rstrip(" ·"), p.name) for p in pairs.values()]
+        self.preset = gr.Dropdown(
+            [*choices, ("another pair …", OWN)], value=next(iter(pairs)), label="Pair", elem_id=f"{prefix}-preset"
+        )
+        with gr.Group(visible=False, elem_id=f"{prefix}-own") as self.own:
+            models = [(p.title, p.name) for p in PRESETS.values() if offers(p.name)]
+            self.base = gr.Dropdown(
+                models, value="mini", label="Base", allow_custom_value=True, elem_id=f"{prefix}-base"
+            )
+            self.adapter = gr.Textbox(label=adapter, elem_id=f"{prefix}-adapter")
+            self.teacher = gr.Textbox(label="… or a full checkpoint", elem_id=f"{prefix}-teacher")
+
+    @property
+    def asked(self) -> list[Any]:
+        """The components, in the order of `chosen_pair`."""
+        return [self.preset, self.base, self.adapter, self.teacher]
+
+
+def chosen_pair(
+    pairs: Mapping[str, PairPreset], preset: object, base: object, adapter: object = None, teacher: object = None
+) -> PairPreset:
+    """The pair that is chosen in `PairBoxes`: one of the list, or what stands in the boxes."""
+    if (found := pairs.get(str(preset))) is not None:
+        return found
+    names = [str(name or "").strip() for name in (base, adapter, teacher)]
+    return PairPreset(OWN, OWN, names[0] or "mini", names[1] or None, names[2] or None)
