@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +19,7 @@ from rmx.cli.cost import add_verbs as add_cost_verbs
 from rmx.cli.deploy import add_verbs as add_deploy_verbs
 from rmx.cli.distill import add_verbs as add_distill_verbs
 from rmx.cli.eval import add_verbs as add_eval_verbs
+from rmx.cli.examples import EPILOGS
 from rmx.cli.explore import add_verbs as add_explore_verbs
 from rmx.cli.export import add_verbs as add_export_verbs
 from rmx.cli.options import add_options, add_placing, add_share, add_style, placing_of, style_of
@@ -33,6 +34,13 @@ from rmx.storage.strict_json import whole
 
 class Parser(argparse.ArgumentParser):
     """Argparse whose complaints are one line on stderr and exit code 2."""
+
+    write_epilog: Callable[[], str] | None = None  # of an epilog that is too slow to write before it is asked for
+
+    def format_help(self) -> str:
+        if self.write_epilog is not None:
+            self.epilog = self.write_epilog()
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}. See '{self.prog} --help'.\n")
@@ -79,6 +87,12 @@ def _serve(args: argparse.Namespace) -> None:
     from rmx.ui.settings import Settings
 
     serve(Settings.from_environment(model=args.model, adapter=args.adapter, host=args.host, port=args.port))
+
+
+def _configuration() -> str:
+    from rmx.ui.settings import describe_settings
+
+    return describe_settings()
 
 
 def _trace(args: argparse.Namespace) -> None:
@@ -148,6 +162,12 @@ def _doctor(args: argparse.Namespace) -> None:
         print(json.dumps(found))
         return
     print(_table(found))
+
+
+def _api(args: argparse.Namespace) -> None:
+    from rmx.service import API
+
+    print(API)
 
 
 # -- helpers of the verbs ---------------------------------------------------------------------------------------------
@@ -234,6 +254,10 @@ def _parser() -> Parser:
     doctor = verbs.add_parser("doctor", help="say what is here: device, packages, models")
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(run=_doctor)
+    api = verbs.add_parser("api", help="say how programs call a running app: Python, HTTP, MCP")
+    api.set_defaults(run=_api)
+    for name, verb in verbs.choices.items():
+        verb.epilog, verb.formatter_class = EPILOGS.get(name), argparse.RawDescriptionHelpFormatter
     return parser
 
 
@@ -253,6 +277,7 @@ def _add_serve(verbs: Any) -> None:
         "--host", default=None, help="address to listen on (default 127.0.0.1; 0.0.0.0 on a public site)"
     )
     serve.add_argument("--port", type=int, default=None, help="port to listen on (default 7860)")
+    serve.write_epilog = _configuration
     serve.set_defaults(run=_serve)
 
 
@@ -286,7 +311,6 @@ def _add_bench(verbs: Any) -> None:
         choices=["decode", "swap", "branches", "forks", "pair", "outcomes", "rollouts", "train", "ui", "public"],
     )
     _add_model(bench)
-    bench.epilog = "--model random:qwen2.5-1.5b measures that shape with random weights, without a download."
     bench.add_argument("--rounds", type=int, default=7)
     bench.add_argument("--limit", type=int, default=100, metavar="N", help="forks: the first N problems of mini")
     bench.add_argument("--temperature", type=float, default=1.0, help="forks: of the controls that sample")

@@ -1,0 +1,197 @@
+"""A model as a Python object: load it, solve with it, read with it, put an adapter on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+from rmx.explore.branches import Branch
+from rmx.library.solution import ModelSolution, SolutionStream
+from rmx.models.load import Model
+from rmx.models.placing import PLAIN, Placing
+from rmx.models.style_options import StyleOptions
+from rmx.models.workspace import Workspace
+from rmx.prompt_styles import AnswerRule
+from rmx.records import TokenDist
+from rmx.service.measure import TraceOptions, asked, prepare
+
+if TYPE_CHECKING:
+    from rmx.library.pair import ModelPair
+
+OnToken = Callable[[TokenDist], object]
+
+
+class SolveOptions(TypedDict, total=False):
+    """What `solve`, `stream` and `read` can be asked; the names and defaults are those of `rmx trace`."""
+
+    problem: str | int  # a problem of the set, by its id or its 0-based index, instead of a prompt
+    set: str  # the problem's set: "mini", "gsm8k:test", a file; default "mini"
+    answer: str | int | float  # the right answer of the prompt, which the solution is graded against
+    prompt_ids: tuple[int, ...]  # the prompt as token ids, instead of a text
+    raw: bool  # send the prompt as it stands, without a template
+    temperature: float  # 0 decodes greedily, and is the default
+    top_p: float  # share of the probability that is drawn from; default 1
+    seed: int  # of the draws; default 0
+    max_new_tokens: int  # upper bound of the whole completion; default 512
+    tau: float  # nats of entropy above which a token is a fork; default: the model's own threshold
+    tau_share: float  # the share of tokens that shall be forks, instead of tau
+    cold: bool  # reuse no cached prefix
+
+
+@cache
+def _workspace(device: str, dtype: str, placing: Placing) -> Workspace:
+    """The models that this process has loaded on a device."""
+    return Workspace(device, dtype, placing=placing)
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model that solves problems, perhaps with an adapter on it. `rmx.load` makes one."""
+
+    name: str  # a preset, a Hub id, a folder or a .gguf file
+    adapter: str | None = None  # a bundled name, a run's id, a folder or a Hub id
+    device: str = "auto"
+    dtype: str = "auto"
+    placing: Placing = PLAIN
+    style: StyleOptions = field(default_factory=StyleOptions)
+
+    @property
+    def workspace(self) -> Workspace:
+        """Where its weights are; models of one device share a workspace."""
+        return _workspace(self.device, self.dtype, self.placing)
+
+    @property
+    def loaded(self) -> Model:
+        """The loaded weights with their tokenizer, for whoever works with rmx's inner functions."""
+        return self.workspace.model(self.name)
+
+    def solve(
+        self, prompt: str | None = None, *, on_token: OnToken | None = None, **options: Unpack[SolveOptions]
+    ) -> ModelSolution:
+        """Write a solution to its end.
+
+        Args:
+            prompt: a problem in your own words; else name one of a set by `problem`.
+            on_token: called with each token as it is written.
+            options: see SolveOptions.
+
+        Raises:
+            RmxError: whatever cannot be done, in a sentence.
+        """
+        stream = self.stream(prompt, **options)
+        for token in stream:
+            if on_token is not None:
+                on_token(token)
+        return stream.solution
+
+    def stream(self, prompt: str | None = None, **options: Unpack[SolveOptions]) -> SolutionStream:
+        """Begin a solution and return its tokens as an iterator; arguments as for `solve`.
+
+        Raises:
+            RmxError: whatever cannot be done, in a sentence.
+        """
+        return self._begin(prompt, None, options)
+
+    def read(self, text: str, prompt: str | None = None, **options: Unpack[SolveOptions]) -> ModelSolution:
+        """Score a solution that is given, without writing anything: how surprising was each token to this model?
+
+        Args:
+            text: the solution. prompt and options: what it answers, as for `solve`.
+
+        Raises:
+            RmxError: whatever cannot be done, in a sentence.
+        """
+        return self._begin(prompt, text, options).solution
+
+    def with_adapter(self, adapter: str, *, strength: float = 1.0) -> "ModelPair":
+        """Put a LoRA on this model; returns both, the model as it is and the adapted one.
+
+        Args:
+            adapter: a bundled name ("rl", "reasonmaxxer"), a run's id, a folder or a Hub id.
+            strength: multiplies a plain LoRA, 0 to 1.5; 1 is the adapter as it was trained.
+
+        Raises:
+            ModelError: it cannot be had, or is not for this model.
+        """
+        from rmx.library.pair import ModelPair  # noqa: PLC0415  a pair is made of models
+
+        self.workspace.adapter(self.loaded, adapter)
+        return ModelPair(self, adapter=adapter, strength=strength)
+
+    def beside(self, checkpoint: str) -> "ModelPair":
+        """Put a full checkpoint of the same family beside this model; returns both.
+
+        Args:
+            checkpoint: a preset, a Hub id or a folder.
+
+        Raises:
+            ModelError: it cannot be had.
+        """
+        from rmx.library.pair import ModelPair  # noqa: PLC0415  a pair is made of models
+
+        self.workspace.model(checkpoint)
+        return ModelPair(self, teacher=checkpoint)
+
+    def _begin(self, prompt: str | None, read: str | None, given: SolveOptions) -> SolutionStream:
+        """A solution of which nothing is written yet."""
+        asked_for = {name: value for name, value in given.items() if name not in ("set", "problem", "answer")}
+        answer, problem = given.get("answer"), given.get("problem")
+        options = TraceOptions(
+            prompt=prompt,
+            problem=None if problem is None else str(problem),
+            set_name=given.get("set", "mini"),
+            answer=None if answer is None else str(answer),
+            model=self.name,
+            adapter=self.adapter,
+            device=self.device,
+            dtype=self.dtype,
+            read=read,
+            style=self.style,
+            placing=self.placing,
+            **asked_for,  # type: ignore[arg-type]  the names are those of SolveOptions
+        )
+        model, job = prepare(options, self.workspace)
+        about = asked(options, self.workspace, [])
+        branch = Branch(model, job, about["prompt"], tree="", title=about["title"])
+        return SolutionStream(ModelSolution(self.workspace, options, branch))
+
+    def __repr__(self) -> str:
+        adapter = f" + {self.adapter}" if self.adapter else ""
+        return f"<{self.name}{adapter}: a model on {self.loaded.engine.device}, {self.loaded.dtype}>"
+
+
+def load(
+    name: str = "mini",
+    *,
+    adapter: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str | None = None,
+    device_map: str | None = None,
+    style: str | None = None,
+    system: str | None = None,
+    template: str | None = None,
+    thinking: bool | None = None,
+    stop: tuple[str, ...] | None = None,
+    answers: AnswerRule | None = None,
+) -> LanguageModel:
+    """Load a model; one that is loaded already is not loaded twice.
+
+    Args:
+        name: "mini" (bundled), a preset of `rmx doctor`, a Hub id, a folder or a .gguf file.
+        adapter: a LoRA to put on it: a bundled name, a run's id, a folder or a Hub id.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1".
+        dtype: "auto" (bfloat16 on CUDA, else float32), "float32", "bfloat16", "float16".
+        quantize: "8bit" or "4bit", CUDA only. device_map: "auto" spreads the model over all GPUs.
+        style: the prompt style, by its name; None: that of the model's family.
+        system: the system line of a chat; "" for none. template: a text with {problem} in it.
+        thinking: whether a model that can be told to thinks first. stop: texts that end a completion.
+        answers: what counts as an answer, "boxed" or "flexible".
+
+    Raises:
+        RmxError: what is missing or refused, and what to do.
+    """
+    asked_in = StyleOptions(style, system, template, thinking, stop, answers)
+    found = LanguageModel(name, adapter, device, dtype, Placing(quantize, device_map), asked_in)
+    found.workspace.adapter(found.loaded, adapter)
+    return found
