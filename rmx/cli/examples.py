@@ -232,7 +232,8 @@ COST = r"""  $ rmx cost
   $ rmx cost --rate "cpu=0.05"
 
 It lists hourly rates, what every run measured (seconds per stage, machine) and what that costs at them. The paper's
-three rates of April 2026 are bundled; no other price is made up. RMX_USD_PER_HOUR overrides everything. The paper's own
+three rates of April 2026 are bundled; no other price is made up: enter your own by --rate, or
+as the machine's owner in the Cost section under the Runs table. RMX_USD_PER_HOUR overrides everything. The paper's own
 cost table stands beside the measured figures; many of its RL costs are estimates."""
 
 DEPLOY = r"""The repository is a Docker Space of Hugging Face as it stands; this takes it there, the first time and each time after.
