@@ -39,8 +39,8 @@ os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
 if TYPE_CHECKING:
     from rmx.errors import RmxError as RmxError
     from rmx.library.model import LanguageModel as LanguageModel
+    from rmx.library.model import ModelPair as ModelPair
     from rmx.library.model import load as load
-    from rmx.library.pair import ModelPair as ModelPair
     from rmx.library.solution import ModelSolution as ModelSolution
     from rmx.library.training import TrainedRun as TrainedRun
     from rmx.library.training import evaluate as evaluate
@@ -52,7 +52,7 @@ __version__ = "0.1.1"
 # Name -> the module that has it. Three of them are called like a package; both can be had under the name.
 FACE = {
     "LanguageModel": "rmx.library.model",
-    "ModelPair": "rmx.library.pair",
+    "ModelPair": "rmx.library.model",
     "ModelSolution": "rmx.library.solution",
     "RmxError": "rmx.errors",
     "TrainedRun": "rmx.library.training",
@@ -62,7 +62,6 @@ FACE = {
     "train": "rmx.library.training",
 }
 CALLED = ("evaluate", "runs", "train")
-__all__ = ["__version__", *FACE]  # noqa: PLE0604  all of them are text
 
 
 class _CallablePackage(ModuleType):

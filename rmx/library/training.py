@@ -8,9 +8,8 @@ from rmx.errors import RmxError, TrainError
 from rmx.evaluate.config import EvalConfig, contestants_of, with_answers
 from rmx.evaluate.evaluate import Evaluation
 from rmx.evaluate.store import SampleStore
-from rmx.library.model import LanguageModel, load
+from rmx.library.model import LanguageModel, ModelPair, load
 from rmx.library.notebook import NotebookProgress, cell, chart, flat, render, to_frame
-from rmx.library.pair import ModelPair
 from rmx.library.results import EvaluationDocument
 from rmx.recipes.job import TrainJob, resolved
 from rmx.recipes.recipe import PRESETS
