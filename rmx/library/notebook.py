@@ -121,7 +121,8 @@ class NotebookProgress:
     """
 
     def __init__(self, shown: bool = True) -> None:
-        self._shown, self._what, self._bar = shown, "", None
+        self._shown, self._what = shown, ""
+        self._bar: Any = None
 
     def __enter__(self) -> "NotebookProgress":
         return self

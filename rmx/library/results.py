@@ -153,9 +153,9 @@ class ArmsDocument(ResultDocument):
         return self._document["arms"] | ({"placebo": placebo} if placebo else {})
 
     def sentence(self) -> str:
-        found, best = self._document, self._document["arms"]
-        told_arms = ", ".join(f"{arm} {100 * (one['pass@1']['value'] or 0):.0f} %" for arm, one in best.items())
-        return f"{found['base']} and {found['adapted']}: {found['n']} problems of {found['set']}; {told_arms}"
+        found = self._document
+        figures = ", ".join(f"{arm} {told(one['pass@1'], '%')}" for arm, one in found["arms"].items())
+        return f"{found['base']} and {found['adapted']}: {found['n']} problems of {found['set']}; {figures}"
 
     def rows(self) -> list[dict[str, Any]]:
         return [
