@@ -134,7 +134,7 @@ class LanguageModel:
 
     def _begin(self, prompt: str | None, read: str | None, given: SolveOptions) -> SolutionStream:
         """A solution of which nothing is written yet."""
-        asked_for = {name: value for name, value in given.items() if name not in ("set", "problem", "answer")}
+        others: dict[str, Any] = {name: v for name, v in given.items() if name not in ("set", "problem", "answer")}
         answer, problem = given.get("answer"), given.get("problem")
         options = TraceOptions(
             prompt=prompt,
@@ -148,7 +148,7 @@ class LanguageModel:
             read=read,
             style=self.style,
             placing=self.placing,
-            **asked_for,  # type: ignore[arg-type]  the names are those of SolveOptions
+            **others,  # their names are those of SolveOptions and TraceOptions alike
         )
         model, job = prepare(options, self.workspace)
         about = asked(options, self.workspace, [])
