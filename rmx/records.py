@@ -70,6 +70,11 @@ class TokenDist:
     def p(self) -> float:
         return math.exp(self.logp)
 
+    @property
+    def alternatives(self) -> tuple[Candidate, ...]:
+        """What could have stood in its place, the likeliest first."""
+        return tuple(candidate for candidate in self.top if candidate.id != self.id)
+
     def json(self, tau: float) -> dict[str, Any]:
         return {
             "pos": self.pos,

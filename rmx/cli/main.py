@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from rmx import __version__
+from rmx.cli.examples import EPILOGS
 from rmx.errors import RmxError, shown
 from rmx.storage.strict_json import whole
 
@@ -40,6 +41,7 @@ VERBS = {
     "deploy": ("create or update a Hugging Face Space from this checkout", "deploy"),
     "bench": ("measure this machine; ratios within one run", "main"),
     "doctor": ("say what is here: device, packages, models", "main"),
+    "api": ("say how programs call a running app: Python, HTTP, MCP", "main"),
 }
 
 
@@ -54,11 +56,19 @@ class Parser(argparse.ArgumentParser):
             define(self)
         return super().parse_known_args(args, namespace)
 
+    write_epilog: Callable[[], str] | None = None  # of an epilog that is too slow to write before it is asked for
+
+    def format_help(self) -> str:
+        if self.write_epilog is not None:
+            self.epilog = self.write_epilog()
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}. See '{self.prog} --help'.\n")
 
 
 def _define(verb: str, module: str, parser: Parser) -> None:
+    parser.epilog, parser.formatter_class = EPILOGS.get(verb), argparse.RawDescriptionHelpFormatter
     getattr(importlib.import_module(f"rmx.cli.{module}"), f"define_{verb}")(parser)
 
 
@@ -105,6 +115,12 @@ def _serve(args: argparse.Namespace) -> None:
     serve(Settings.from_environment(model=args.model, adapter=args.adapter, host=args.host, port=args.port))
 
 
+def _configuration() -> str:
+    from rmx.ui.settings import describe_settings
+
+    return describe_settings()
+
+
 def _bench(args: argparse.Namespace) -> None:
     if args.what == "public":
         from rmx.bench.public import bench_public
@@ -129,6 +145,12 @@ def _doctor(args: argparse.Namespace) -> None:
 
     found = report()
     print(json.dumps(found) if args.json else _table(found))
+
+
+def _api(args: argparse.Namespace) -> None:
+    from rmx.service import API
+
+    print(API)
 
 
 # -- for the terminal -------------------------------------------------------------------------------------------------
@@ -170,6 +192,7 @@ def define_serve(serve: argparse.ArgumentParser) -> None:
         "--host", default=None, help="address to listen on (default 127.0.0.1; 0.0.0.0 on a public site)"
     )
     serve.add_argument("--port", type=int, default=None, help="port to listen on (default 7860)")
+    serve.write_epilog = _configuration
     serve.set_defaults(run=_serve)
 
 

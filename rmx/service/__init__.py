@@ -10,6 +10,8 @@ A delta has one of these keys, which no document has: `start` (with `tokens`), `
     solution.py   trace, swap, outcomes, rescue, sofar     verb.py       the site, deltas of progress
     pair.py       shifts, intervene                        sets.py       eval, claims, locator
     runs.py       training runs
+
+`rmx api` prints how programs call the verbs of a running app: `API` below, whose examples are run by a test.
 """
 
 from collections.abc import Iterator, Mapping
@@ -81,4 +83,61 @@ def steps(site: Site, request: Request, cancelled: Cancelled = lambda: False) ->
     yield from work[type(request)](request, site, cancelled)
 
 
-__all__ = ["VERBS", "Document", "Limits", "Request", "Site", "call", "steps"]
+__all__ = ["API", "VERBS", "Document", "Limits", "Request", "Site", "call", "steps"]
+
+API = """\
+The app serves its verbs to programs too: trace, swap, outcomes, rescue, sofar, shifts, intervene, locator, eval, claims,
+export, rollouts, and train, train_status, train_stop and train_resume. They take the options of the command line as
+named arguments and answer with the same JSON documents. Models, adapters and sets
+go by name (presets, Hub ids, bundled names, run ids); paths are refused. Nothing is kept of a call: a swap gives the
+problem again, and what was computed for it comes out of the cache. `brief` keeps only what matters, `top` says how many
+alternatives are listed.
+
+With Python (pip install gradio_client; the app runs already):
+
+    from gradio_client import Client
+
+    rmx = Client("http://127.0.0.1:7860", verbose=False)
+
+    # A trace streams: new tokens as {"start": n, "tokens": [...]}, and the whole document last.
+    for part in rmx.submit(problem="241", api_name="/trace"):
+        if "start" not in part:
+            print(part["answer"])
+    # -> {'text': '33', 'correct': False}
+
+    # Where was the model undecided, and between what?
+    trace = rmx.predict(problem="241", brief=True, top=2, api_name="/trace")
+    for fork in trace["tokens"]:
+        print(fork["pos"], round(fork["entropy"], 2), [(c["id"], c["text"]) for c in fork["top"]])
+    # -> 0 1.53 [(1131, ' First'), (812, ' Okay')]
+    # -> 12 1.37 [(1012, ' add'), (1128, ' combine')]
+    # -> 28 1.69 [(872, ' So'), (879, ' Then')]
+
+    # Another token at position 28, and the answer changes.
+    before, after = rmx.predict(problem="241", swaps="28=879", api_name="/swap")
+    print(before["answer"]["text"], after["answer"]["text"], after["answer"]["correct"])
+    # -> 33 52 True
+
+    # What is each alternative worth? Sampled on from; shares come with intervals.
+    found = rmx.predict(problem="241", pos=28, samples=16, api_name="/outcomes")
+    print(found["verdict"], [(a["text"], a["samples"]) for a in found["alternatives"][:2]])
+    # -> decides [(' So', 16), (' Then', 16)]
+
+job = rmx.submit(...) and job.cancel() stop a call at its next step; so does a connection that is closed. What is wrong
+with a call is a sentence (AppError in the client). rmx.view_api() lists the arguments of all verbs. Without a client,
+arguments go by name as well, and the events carry deltas and, at `complete`, the document:
+
+$ curl -s http://127.0.0.1:7860/gradio_api/call/v2/swap -H 'Content-Type: application/json' \\
+    -d '{"problem": "241", "swaps": "28=879", "brief": true}'
+{"event_id":"5f1c..."}
+$ curl -sN http://127.0.0.1:7860/gradio_api/call/swap/5f1c...
+
+MCP. With the package `mcp` (pip install 'rmx-explorer[mcp]'; make run and the image have it) the same verbs are tools
+for language models, over streamable HTTP at /gradio_api/mcp/. Documents are brief there unless a call says otherwise. A
+client is configured with
+
+{"mcpServers": {"rmx": {"url": "http://127.0.0.1:7860/gradio_api/mcp/"}}}
+
+An app that listens on this machine only (RMX_HOST=127.0.0.1, the default) answers MCP calls under the names 127.0.0.1
+and localhost alone, so that no web page can reach it by a name of its own; behind a proxy of your own on the same
+machine, set RMX_PUBLIC=1 or RMX_HOST=0.0.0.0."""

@@ -1,8 +1,9 @@
 """Trees as JSON: what `rmx trace --json` prints for the root, extended by its branches.
 
 A document is a trace (model, prompt_ids, tokens, answer, …) with more fields: `format`, `version`, `title`, `known`,
-`prompt`, `branches`, …. A branch holds its own tokens only, those from `at` on; `parent` is the place of an earlier
-branch, 0 being the root. A plain trace is a document without branches, a list of traces is a chain of swaps.
+`prompt`, `branches`, …. A branch holds its own tokens only, those from `at` on, where it leaves its parent; `parent` is
+the place of an earlier branch, 0 being the root, and `forced` says how many of its tokens were put in. A plain trace is
+a document without branches, a list of traces is a chain of swaps.
 
 Small documents leave out what follows from the rest: `pos`, `fork`, and texts that stand in the table `texts`; an entry
 of `top` is then a pair [id, p].

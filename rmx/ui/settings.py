@@ -2,6 +2,7 @@
 
 import os
 from ipaddress import ip_network
+from textwrap import wrap
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -32,30 +33,75 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="RMX_", extra="ignore", env_ignore_empty=True)
 
-    model: str | None = None  # offered beside mini and loaded at start
-    adapter: str | None = None
-    host: str = "127.0.0.1"
-    port: int = Field(default=7860, ge=0, le=65535)
-    hosts: Names = ()  # private: names of this app beside the machine's own; *.example.org for all below
-    proxies: Names = ()  # public: networks of proxies whose x-forwarded-for is believed, beside private ones
-    root_path: str = ""  # where a proxy serves the app below a path
-    runs: str | None = None  # folder of the training runs
-    auth: str | None = None  # NAME:PASSWORD that every visitor must know
-    public: bool = False  # on a Space it is on unless it is switched off
-    models: Names = ()  # public: models that visitors may load, beside mini and `model`
-    sets: Names = ()  # public: problem sets that are fetched from the Hub for visitors
-    adapters: Names = ()  # public: adapters that visitors may load, beside the bundled ones and those of runs
-    hub_gb: float = Field(default=0.0, ge=0, le=1000)  # public: other models of the Hub up to this size
-    training: TrainingMode = "on"  # mini: quick runs on the bundled model only
-    kept_runs: int = Field(default=3, ge=1, le=1000)  # public: runs that are kept of one visitor
-    max_new_tokens: int = Field(default=4096, ge=1, le=65536)
-    max_visitors: int = Field(default=64, ge=1, le=1000)  # who holds or waits for one model
-    per_visitor: int = Field(default=0, ge=0, le=1000)  # of those, one visitor's; 0: no limit
-    per_address: int = Field(default=0, ge=0, le=1000)  # public: of those, one address's; 0: no limit
-    kept_tokens: int = Field(default=400_000, ge=100)  # of what visitors keep in memory, 4 kB each; one's: a fourth
-    idle_minutes: float = Field(default=1440.0, gt=0)  # after which a solution that nobody looks at is forgotten
-    log: Literal["off", "requests"] = "off"
-    metrics: bool = True
+    model: str | None = Field(
+        default=None, description="A model that is offered beside mini and loaded at start; the default of rmx trace."
+    )
+    adapter: str | None = Field(default=None, description="An adapter for that model.")
+    host: str = Field(default="127.0.0.1", description="The address to listen on; 0.0.0.0 in the image.")
+    port: int = Field(default=7860, ge=0, le=65535, description="The port; PORT counts where RMX_PORT is not set.")
+    hosts: Names = Field(
+        default=(),
+        description="Private: names that the app answers to beside its machine's own, such as gpu.lab.example or "
+        "*.lab.example.",
+    )
+    proxies: Names = Field(
+        default=(),
+        description="Public: addresses or networks of proxies whose x-forwarded-for is believed, beside private "
+        "networks.",
+    )
+    root_path: str = Field(default="", description="Where a proxy serves the app below a path, such as /rmx.")
+    runs: str | None = Field(
+        default=None, description="The folder of training runs: ./runs, or /data/runs in an image with a volume."
+    )
+    auth: str | None = Field(default=None, description="NAME:PASSWORD that every visitor must know.")
+    public: bool = Field(
+        default=False, description="Visitors are strangers. On a Space it is on unless it is switched off."
+    )
+    models: Names = Field(default=(), description="Public: further models that visitors may load, separated by commas.")
+    sets: Names = Field(
+        default=(),
+        description="Public: problem sets that are fetched from the Hub for visitors, separated by commas; the bundled "
+        "ones and those in the Hub's cache are there anyway.",
+    )
+    adapters: Names = Field(
+        default=(),
+        description="Public: further adapters that visitors may load, beside the bundled ones and those of runs.",
+    )
+    hub_gb: float = Field(
+        default=0.0, ge=0, le=1000, description="Public: other models and adapters of the Hub up to this size; 0: none."
+    )
+    training: TrainingMode = Field(default="on", description="on, mini (quick runs on the bundled model only) or off.")
+    kept_runs: int = Field(
+        default=3, ge=1, le=1000, description="Public: runs that are kept of one visitor, the newest."
+    )
+    max_new_tokens: int = Field(default=4096, ge=1, le=65536, description="Most tokens that a visitor may ask for.")
+    max_visitors: int = Field(
+        default=64,
+        ge=1,
+        le=1000,
+        description="Requests that hold or wait for one model; the next is refused (429 on the API).",
+    )
+    per_visitor: int = Field(default=0, ge=0, le=1000, description="Of those, one visitor's; 0: no limit.")
+    per_address: int = Field(
+        default=0, ge=0, le=1000, description="Public: of those, one network address's; 0: no limit."
+    )
+    kept_tokens: int = Field(
+        default=400_000,
+        ge=100,
+        description="Memory for what visitors keep (solutions, comparisons, evaluations, files), as so many tokens of "
+        "4 kB; one visitor's may be a fourth of it.",
+    )
+    idle_minutes: float = Field(
+        default=1440.0, gt=0, description="Minutes after which a solution that nobody looks at is forgotten."
+    )
+    log: Literal["off", "requests"] = Field(
+        default="off",
+        description="requests: one line of JSON per request on stderr (verb, model, tokens, seconds, how it ended); "
+        "never a prompt.",
+    )
+    metrics: bool = Field(
+        default=True, description="Counters for Prometheus at /metrics; the machine's owner always sees them."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -128,3 +174,55 @@ class Settings(BaseSettings):
             shown = "used" if name == "RMX_AUTH" else f"'{first.get('input')}'"
             why = first["msg"].removeprefix("Value error, ")
             raise RmxError(f"{name} cannot be {shown}: {why}.") from error
+
+
+# Variables that are read where they are used, and what they are for.
+OTHERS = {
+    "RMX_FRAME_ANCESTORS": "Origins that may show the page in a frame; the Hub's, on a Space.",
+    "RMX_CACHE": "The folder of dequantised weights and of what evaluations and studies have computed (~/.cache/rmx).",
+    "RMX_KEPT_GB": "Gigabytes on disk for what evaluations and studies have computed, 4 by default; the oldest goes "
+    "first. A public site keeps 0.5, and no token ids of what visitors evaluate.",
+    "RMX_RUNS_AT_ONCE": "Runs that may train beside each other, 1 by default; others wait in the order they came in.",
+    "RMX_USD_PER_HOUR": "What this machine costs, for the dollars of a run; by default by the GPU's name.",
+    "RMX_SECRET": "What visitors' cookies are signed with; by default made once and kept with the runs.",
+    "RMX_OWNER_TOKEN": "/?owner=TOKEN makes a browser the machine's owner, who may stop every run; on 127.0.0.1 "
+    "everybody is, unless the site is public.",
+    "RMX_DATA": "The folder or volume of the image on which models, derived weights and runs are kept (/data).",
+    "HF_HOME, HF_TOKEN": "Where fetched models lie, and access to gated ones.",
+}
+NOTE = """\
+Options win over the environment. A value that cannot be used is one sentence at start. The app sends nothing to
+anybody: analytics are off, and the page loads nothing from other hosts.
+
+A public site (RMX_PUBLIC=1) loads the models and adapters that are named for it and nothing else, fetches no problem
+set that is not named for it, reads no file of the machine and asks no server for rollouts. Visitors are told apart by a
+signed cookie. Each sees only their own solutions and runs, takes at most a share of the model's line (the place in it
+and the wait are shown) and is slowed down where requests come too fast. The first screen is solved once and copied.
+What is in memory and on disk is bounded, and the oldest goes first, of one's own. SECURITY.md has the threats, the
+defences and their tests. Stopped by SIGTERM, the app lets what is being generated end at its next step; runs go on,
+being processes of their own."""
+
+
+def describe_settings() -> str:
+    """Write the environment variables with what they do, one paragraph each, for `rmx serve --help`."""
+    lines = ["environment:"]
+    for name, field in Settings.model_fields.items():
+        usual = "" if field.default in (None, "", ()) else f" Default: {_written(field.default)}."
+        if name in PUBLIC:
+            usual += f" On a public site: {_written(PUBLIC[name])}."
+        lines += _paragraph(f"RMX_{name.upper()}", f"{field.description}{usual}")
+    for name, text in OTHERS.items():
+        lines += _paragraph(name, text)
+    return "\n".join([*lines, "", NOTE])
+
+
+def _written(value: Any) -> str:
+    """A value as it is written in the environment."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _paragraph(name: str, text: str) -> list[str]:
+    """A variable and what it does, in lines of 120 characters."""
+    return wrap(text, 118, initial_indent=f"  {name:20s} ", subsequent_indent=23 * " ")

@@ -29,7 +29,7 @@ def other(name: str, **options: Any) -> Make:
     return lambda: getattr(peft, name)(**options)
 
 
-# What the README's table calls: works.
+# What `rmx doctor --help` calls: works.
 WORKS: dict[str, Make] = {
     "lora": lora(),
     "lora begun at random": lora(init_lora_weights=False),

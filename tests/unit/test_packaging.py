@@ -226,8 +226,17 @@ def test_the_tests_that_the_threats_name_are_there():
     assert named - there == set()
 
 
-def test_every_setting_stands_in_the_readme():
-    from rmx.ui.settings import Settings
+def test_every_setting_is_described_where_serve_asks_for_help(capsys):
+    from rmx.cli.main import main
+    from rmx.ui.settings import OTHERS, Settings
 
-    table = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [name for name in Settings.model_fields if f"`RMX_{name.upper()}`" not in table] == []
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    told = capsys.readouterr().out
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+    assert [name for name in Settings.model_fields if f"\n  RMX_{name.upper()} " not in told] == []
+    assert [name for name in OTHERS if f"\n  {name} " not in told] == []
+
+
+def test_the_readme_stays_short():
+    assert len((ROOT / "README.md").read_bytes()) <= 14_336

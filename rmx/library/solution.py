@@ -1,0 +1,308 @@
+"""A solution as a Python object: its tokens and forks, what another token there does, what its answer hangs on."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmx.errors import RmxError, SwapError, shown
+from rmx.explore.answer_so_far import sofar
+from rmx.explore.branches import Branch
+from rmx.explore.importance import MOST_FORKS, importance
+from rmx.explore.outcomes import OutcomeConfig, outcomes
+from rmx.explore.rescue import Goal, RescueConfig, rescue
+from rmx.explore.swap import swap_job
+from rmx.library.notebook import NotebookProgress, render, to_frame
+from rmx.library.results import ImportanceDocument, OutcomesDocument, RescueDocument, SoFarDocument
+from rmx.models.load import Model
+from rmx.records import Answer, TokenDist, Trace
+from rmx.service import Site
+from rmx.service.requests import TraceRequest
+from rmx.service.solution import MeasuredSolution, asked, outcomes_json, rescue_json
+from rmx.trees.document import tree_document
+from rmx.trees.tree import Tree, tree_of
+from rmx.trees.tree_page import entropy_svg, tokens_csv, tree_html
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SHOWN = 5  # alternatives of a fork in a notebook
+MOST_ENTROPY = 2.5  # nats at which the line under a fork is thickest
+
+
+class ModelSolution:
+    """One solution of a problem, with the distribution behind every token.
+
+    Args:
+        site: where the model is. request: what was asked.
+        branch: its tokens, written to the end by the time anybody reads them.
+        parent: the solution that it leaves by a swap; None for one that was asked for itself.
+    """
+
+    def __init__(
+        self, site: Site, request: TraceRequest, branch: Branch, parent: "ModelSolution | None" = None
+    ) -> None:
+        self._site, self.request, self._branch, self.parent = site, request, branch, parent
+        self._branches: list[Branch] = [] if parent is None else parent._branches
+        self._branches.append(branch)
+
+    # -- what was written ---------------------------------------------------------------------------------------------
+
+    @property
+    def trace(self) -> Trace:
+        """The record of the whole completion."""
+        if self._branch.trace is None:
+            raise RmxError("The solution is not written yet. Iterate over the stream, or ask it for its solution.")
+        return self._branch.trace
+
+    @property
+    def text(self) -> str:
+        """The completion as text."""
+        return self.trace.text
+
+    @property
+    def tokens(self) -> tuple[TokenDist, ...]:
+        """The tokens in order; `alternatives` of each are what could have stood in its place."""
+        return self.trace.tokens
+
+    @property
+    def forks(self) -> list[TokenDist]:
+        """The tokens at which the model was undecided: those whose entropy exceeds `trace.tau`."""
+        return list(self.trace.forks())
+
+    @property
+    def answer(self) -> Answer:
+        """The final answer, and whether it is right; `correct` is None where no right answer is known."""
+        return self.trace.answer
+
+    @property
+    def known(self) -> str | None:
+        """The right answer, where it is known."""
+        return self._branch.job.known
+
+    @property
+    def prompt(self) -> str:
+        """The exact text that the model was asked with."""
+        return self._branch.prompt
+
+    def json(self) -> dict[str, Any]:
+        """Return the document that `rmx trace --json` prints of this solution."""
+        return self.trace.json() | asked(self.request, self._site, [one.trace for one in self._line()])
+
+    def _line(self) -> "list[ModelSolution]":
+        """The solutions from the one that was asked for to this one, each made from the one before by a swap."""
+        return [self] if self.parent is None else [*self.parent._line(), self]
+
+    # -- another token ------------------------------------------------------------------------------------------------
+
+    def swap(self, at: int | TokenDist, token: str | int | None = None, *, rank: int | None = None) -> "ModelSolution":
+        """Put another token somewhere and let the model go on from there; what stands before it is kept.
+
+        Args:
+            at: a position, counted from 0, or a token of this solution.
+            token: a token by its text or by its id; a text of several tokens is put in whole.
+            rank: in place of `token`, the n-th likeliest token there; 1 is the likeliest.
+
+        Raises:
+            SwapError: there is no such position or token, or it does not fit the length.
+        """
+        pos = at.pos if isinstance(at, TokenDist) else at
+        ids = self._ids_of(pos, token, rank)
+        job = swap_job(self._branch.job, self.tokens, pos, ids, self._model.engine.vocab_size)
+        other = ModelSolution(self._site, self.request, self._branch.branch(job), self)
+        return SolutionStream(other).solution
+
+    def _ids_of(self, pos: int, token: str | int | None, rank: int | None) -> Sequence[int]:
+        """The token ids that a swap puts in."""
+        if (token is None) == (rank is None):
+            raise SwapError("Say what to put there: a token (by its text or id), or a rank.")
+        if isinstance(token, int):
+            return [token]
+        there = self.tokens[pos].top if 0 <= pos < len(self.tokens) else ()
+        if rank is not None:
+            if there and not 1 <= rank <= len(there):
+                raise SwapError(f"The rank must lie between 1 and {len(there)}; got {shown(rank)}.")
+            return [there[rank - 1].id] if there else [0]
+        same = next((candidate.id for candidate in there if candidate.text == token), None)
+        return self._model.encode(str(token)) if same is None else [same]
+
+    @property
+    def _model(self) -> Model:
+        return self._branch.model
+
+    # -- what the answer hangs on -------------------------------------------------------------------------------------
+
+    def outcomes(
+        self,
+        at: int | TokenDist | None = None,
+        *,
+        forks: int = MOST_FORKS,
+        progress: bool = True,
+        **config: Any,
+    ) -> OutcomesDocument | ImportanceDocument:
+        """Sample on from each alternative and count which answers are reached: `rmx outcomes`.
+
+        Args:
+            at: a position or a token; None measures the forks of the highest entropy, and says which of them decide.
+            forks: of how many forks, where no place is given.
+            progress: show a bar.
+            config: samples (of each alternative, at most), budget (tokens in all), temperature, top_p, seed,
+                max_new_tokens; by default those of the command.
+
+        Raises:
+            RmxError: no such place, a value that cannot be used, or a solution without an answer to look for.
+        """
+        usual = {"samples": 24, "budget": 200_000} if at is None else {}
+        settings = _settings(OutcomeConfig, usual | config)
+        model, trace, known = self._model, self.trace, self.known
+        with NotebookProgress(progress) as tell:
+            if at is None:
+                if forks < 1:
+                    raise RmxError(f"The number of forks must be 1 or more; got {forks}.")
+                curve = _last(
+                    importance(model, trace, settings, known=known, forks=forks), lambda s: tell("forks", s.at, s.of)
+                )
+                return ImportanceDocument(outcomes_json(self._measured, settings, curve))
+            pos = at.pos if isinstance(at, TokenDist) else at
+            found = _last(
+                outcomes(model, trace, pos, settings, known=known),
+                lambda s: tell("tokens", min(s.tokens_spent, s.budget), s.budget),
+            )
+            return OutcomesDocument(outcomes_json(self._measured, settings, found))
+
+    def rescue(self, goal: Goal | None = None, *, progress: bool = True, **config: Any) -> RescueDocument:
+        """Look for the fewest swaps that turn a wrong answer right, or break a right one: `rmx rescue`.
+
+        Args:
+            goal: "right" or "wrong"; None: the opposite of what the solution is.
+            progress: show a bar.
+            config: budget (tokens), most_swaps, seed, max_new_tokens; by default those of the command.
+
+        Raises:
+            RmxError: the right answer is not known, or a value that cannot be used.
+        """
+        settings = _settings(RescueConfig, {"goal": goal, **config})
+        with NotebookProgress(progress) as tell:
+            states = rescue(self._model, self.trace, settings, known=self.known)
+            found = _last(states, lambda s: tell("tokens", min(s.tokens_spent, s.budget), s.budget))
+        return RescueDocument(rescue_json(self._measured, settings, found))
+
+    def answers_so_far(self) -> SoFarDocument:
+        """Make the model conclude after each sentence, and return the answers: `rmx sofar`."""
+        found = _last(sofar(self._model, self.trace, known=self.known), lambda _: None)
+        return SoFarDocument(self._measured.json() | found.json())
+
+    @property
+    def _measured(self) -> MeasuredSolution:
+        return MeasuredSolution(self._model, self.trace, self.known)
+
+    # -- files and notebooks ------------------------------------------------------------------------------------------
+
+    @property
+    def tree(self) -> Tree:
+        """All solutions that were made from the same first one by swaps; this one is on screen."""
+        return tree_of(self._branches, self._branch.id)
+
+    def save(self, path: str | Path) -> None:
+        """Write a file that the ending of its name decides on.
+
+        Args:
+            path: .html, a page of all branches that opens offline and can be clicked; .json, the tree; .csv, the
+                tokens; .svg, the entropies as a figure.
+
+        Raises:
+            RmxError: another ending, or a file that cannot be written.
+        """
+        tree, place = self.tree, Path(path)
+        tokens = tree.tokens(tree.shown)
+        writers: dict[str, Callable[[], str]] = {
+            ".html": lambda: tree_html(tree),
+            ".json": lambda: json.dumps(tree_document(tree), ensure_ascii=False),
+            ".csv": lambda: tokens_csv(tokens, tree.tau),
+            ".svg": lambda: entropy_svg(tokens, tree.tau, tree.title or tree.model),
+        }
+        if place.suffix not in writers:
+            raise RmxError(f"A solution is written as {', '.join(writers)}; got {shown(place.name)}.")
+        try:
+            place.write_text(writers[place.suffix](), encoding="utf-8", newline="")
+        except OSError as error:
+            raise RmxError(f"Cannot write {place}: {error.strerror}.") from error
+
+    def to_frame(self) -> "DataFrame":
+        """Return the tokens as a pandas data frame: position, text, entropy, probability, rank, and whether a fork.
+
+        Raises:
+            RmxError: pandas is not installed.
+        """
+        names = ("pos", "id", "text", "entropy", "logp", "rank", "fork", "forced")
+        return to_frame([{name: t.json(self.trace.tau)[name] for name in names} for t in self.tokens])
+
+    def __repr__(self) -> str:
+        if self._branch.trace is None:
+            return f"<a solution of {self._model.spec}, being written>"
+        verdict = {True: "right", False: "wrong", None: "not graded"}[self.answer.correct]
+        return (
+            f"<{self._model.spec}: answer {self.answer.text} ({verdict}), {len(self.tokens)} tokens, "
+            f"{len(self.forks)} forks>"
+        )
+
+    def _repr_html_(self) -> str:
+        tau = self.trace.tau
+        forks = {fork.pos for fork in self.forks}
+        tokens = [
+            {
+                "text": token.text,
+                "kind": "forced" if token.forced else "fork" if token.pos in forks else "",
+                "weight": min(1.0, token.entropy / MOST_ENTROPY),
+                "facts": f"position {token.pos}: entropy {token.entropy:.2f} nats, probability {token.p:.3f}",
+                "lists": [{"name": "", "top": [c.json() for c in token.top[:SHOWN]], "chosen": token.id}],
+            }
+            for token in self.tokens
+        ]
+        notes = [f"Underlined tokens are forks: their entropy exceeds {tau:g} nats. Point at one, or click it."]
+        return render("tokens.html", title=repr(self)[1:-1], tokens=tokens, answer=self.answer.json(), notes=notes)
+
+
+class SolutionStream:
+    """The tokens of a solution as they are written: iterate over them, then take `solution`."""
+
+    def __init__(self, solution: ModelSolution) -> None:
+        self._solution, self._steps, self._at = solution, solution._branch.steps(), 0
+
+    def __iter__(self) -> Iterator[TokenDist]:
+        tokens = self._solution._branch.tokens
+        for count in self._steps:
+            while self._at < count:
+                self._at += 1
+                yield tokens[self._at - 1]
+
+    def stop(self) -> None:
+        """Ask the model to end at its next token."""
+        self._solution._branch.halt()
+
+    @property
+    def solution(self) -> ModelSolution:
+        """The solution, once the rest of it is written."""
+        for _ in self:
+            pass
+        return self._solution
+
+
+def _settings(kind: Any, given: dict[str, Any]) -> Any:
+    """Settings of this kind.
+
+    Raises:
+        RmxError: a name that there is not, or a value that cannot be used.
+    """
+    with suppress(TypeError):
+        return kind(**given)
+    raise RmxError(f"One of {', '.join(given)} is no setting here. Known: {', '.join(kind.__dataclass_fields__)}.")
+
+
+def _last(states: Iterator[Any], on_state: Callable[[Any], None]) -> Any:
+    """Go through the states of a measurement; returns the last one."""
+    state = None
+    for state in states:
+        on_state(state)
+    return state

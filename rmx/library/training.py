@@ -1,0 +1,265 @@
+"""Train an adapter, look at training runs, and measure accuracy, from Python."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmx.errors import RmxError, TrainError
+from rmx.evaluate.contestants import EvalConfig, contestants_of, with_answers
+from rmx.evaluate.evaluation import Evaluation
+from rmx.evaluate.sample_store import SampleStore
+from rmx.library.model import LanguageModel, ModelPair, load
+from rmx.library.notebook import NotebookProgress, cell, chart, flat, render, to_frame
+from rmx.library.results import EvaluationDocument
+from rmx.recipes.job import TrainJob, resolved
+from rmx.recipes.recipe import PRESETS
+from rmx.runs.folder import RunFolder
+from rmx.runs.row import row
+from rmx.runs.store import RunStore
+from rmx.train.drive import drive
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+OnEvent = Callable[[str, dict[str, Any]], object]  # kind and figures of each event of a run
+
+
+class TrainedRun:
+    """A training run on disk. `rmx.train` makes one, `rmx.runs()` lists them.
+
+    Args:
+        folder: where its files are.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    @property
+    def id(self) -> str:
+        """What names it everywhere: `rmx shifts --adapter ID`."""
+        return self.folder.id
+
+    @property
+    def state(self) -> str:
+        """How it stands: queued, running, stopping, stopped, interrupted, failed or done."""
+        return self.folder.state
+
+    @property
+    def adapter(self) -> LanguageModel:
+        """The model that it trained: the base with the run's adapter."""
+        config = self.folder.config
+        return load(config["model"], adapter=self.id, device=config["device"], dtype=config["dtype"])
+
+    def json(self) -> dict[str, Any]:
+        """Return the run's figures, as `rmx runs --json` lists them."""
+        return row(self.folder)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the checks on validation problems, one for each checkpoint."""
+        checks = sorted(self.folder.summary["checks"].values(), key=lambda check: int(check["optimizer_step"]))
+        return [
+            {"step": check["optimizer_step"]} | flat("pass@1", check["pass@1"]) | flat("vs_base", check["vs_base"])
+            for check in checks
+        ]
+
+    def to_frame(self) -> "DataFrame":
+        """Return the checks as a pandas data frame.
+
+        Raises:
+            RmxError: pandas is not installed.
+        """
+        return to_frame(self.rows())
+
+    def __repr__(self) -> str:
+        found = self.json()
+        both = [found[name] and f"{100 * found[name]['value']:.1f} %" for name in ("before", "after")]
+        gained = f", pass@1 {both[0]} to {both[1]} ({found['on']})" if all(both) else ""
+        return f"<run {self.id}: {found['state']}{gained}>"
+
+    def _repr_html_(self) -> str:
+        found = self.json()
+        lines: list[list[Any]] = [
+            [check["step"], cell(_estimate(check, "pass@1")), cell(_estimate(check, "vs_base"), "points", (-0.5, 0.5))]
+            for check in self.rows()
+        ]
+        curve = {"validation": [(float(c["step"]), _estimate(c, "pass@1")) for c in self.rows()]}
+        notes = [found["message"]] if found["message"] else []
+        return render(
+            "table.html",
+            title=repr(self)[1:-1],
+            heads=("update", "pass@1 on validation", "against the base"),
+            lines=lines,
+            notes=notes,
+            chart=chart(curve, "update", "pass@1") if lines else None,
+        )
+
+
+def _estimate(record: dict[str, Any], name: str) -> Any:
+    """The estimate that `flat` spread over a record."""
+    return {"value": record[name], "low": record[f"{name}_low"], "high": record[f"{name}_high"]}
+
+
+def train(
+    model: str | LanguageModel = "mini",
+    preset: str = "paper",
+    *,
+    set: str | None = None,
+    sweep_tau: Sequence[float] = (),
+    from_rollouts: str | None = None,
+    server: str | None = None,
+    init_adapter: str | None = None,
+    out: str | Path | None = None,
+    resume: str | None = None,
+    progress: bool = True,
+    on_event: OnEvent | None = None,
+    **recipe: Any,
+) -> TrainedRun:
+    """Train a LoRA at the forks of the model's own graded solutions, in this process: `rmx train`.
+
+    A run that is interrupted keeps what it has made, and `resume` goes on with it.
+
+    Args:
+        model: the base. preset: "paper", "small", "floor" or "quick"; "small" fits a laptop and "mini".
+        set: the problems; by default "mini", and none where rollouts are given.
+        sweep_tau: thresholds in nats; one adapter is trained for each, and validation chooses.
+        from_rollouts: a file of rollouts. server: the URL of an OpenAI-compatible server that samples them.
+        init_adapter: the folder of an adapter that is trained further.
+        out: the run's folder; by default a new one among the runs.
+        resume: the id of a run to go on with, in place of everything else.
+        progress: show a bar. on_event: called with the kind and the figures of each event.
+        recipe: fields of the recipe to change, such as lr=1e-3, tau=1.0 or seed=1; `rmx train --help` lists them.
+
+    Raises:
+        RmxError: whatever cannot be done, in a sentence.
+    """
+    store = RunStore()
+    if resume is not None:
+        folder = store.get(resume)
+    else:
+        base = model if isinstance(model, LanguageModel) else LanguageModel(model)
+        job = _job(base, preset, recipe, set, sweep_tau, from_rollouts, server, init_adapter)
+        folder = store.create(resolved(job), path=None if out is None else Path(out).absolute())
+    with NotebookProgress(progress) as tell:
+
+        def told(kind: str, figures: dict[str, Any]) -> None:
+            if kind == "stage":
+                tell(figures["stage"], figures["at"], figures["of"])
+            if on_event is not None:
+                on_event(kind, figures)
+
+        drive(folder, tell=told)
+    return TrainedRun(folder)
+
+
+def _job(
+    base: LanguageModel,
+    preset: str,
+    recipe: dict[str, Any],
+    set_name: str | None,
+    taus: Sequence[float],
+    from_rollouts: str | None,
+    server: str | None,
+    init_adapter: str | None,
+) -> TrainJob:
+    """What a new run is asked.
+
+    Raises:
+        RmxError: it cannot be asked so.
+    """
+    if base.placing:
+        raise TrainError("Training and its rollouts need the whole weights on one device. Load the model as it is.")
+    if base.adapter:
+        raise TrainError("To train an adapter further, name its folder as init_adapter.")
+    if preset not in PRESETS:
+        raise RmxError(f"There is no preset '{preset}'. Known: {', '.join(PRESETS)}.")
+    known = PRESETS[preset].flat()
+    if unknown := [name for name in recipe if name not in known]:
+        raise RmxError(f"A recipe has no {unknown[0]}. Known: {', '.join(known)}.")
+    return TrainJob(
+        base.name,
+        set_name or (None if from_rollouts else "mini"),
+        PRESETS[preset].with_(**recipe),
+        preset,
+        from_rollouts,
+        server,
+        init_adapter,
+        base.device,
+        base.dtype,
+        taus=tuple(sorted(taus)),
+        style=base.style,
+    )
+
+
+def runs() -> list[TrainedRun]:
+    """Return the training runs of this folder (`RMX_RUNS`), the newest first."""
+    return [TrainedRun(folder) for folder in RunStore().all()]
+
+
+def evaluate(
+    models: Sequence[LanguageModel | ModelPair | str] | LanguageModel | ModelPair | str,
+    set: str = "mini:test",
+    *,
+    n: int = 16,
+    k: Sequence[int] = (),
+    temperature: float = 0.6,
+    top_p: float = 0.95,
+    seed: int = 0,
+    max_new_tokens: int = 2048,
+    greedy: bool = True,
+    limit: int | None = None,
+    keep: bool = True,
+    progress: bool = True,
+) -> EvaluationDocument:
+    """Measure accuracy with intervals, of several models on the same problems and draws: `rmx eval`.
+
+    Args:
+        models: models, pairs (their adapted model counts) or names. The first one's base is evaluated first, and what
+            the others are compared with.
+        set: the problems, such as "mini:test" or "gsm8k".
+        n: samples per problem, 0 to 256; 0: greedy answers only. k: tries of pass@k; by default 1, 2, 4 ... n.
+        temperature, top_p, seed, max_new_tokens: of the samples.
+        greedy: ask for greedy answers too. limit: the set's first so many problems.
+        keep: use what is kept of earlier evaluations, and keep what is new.
+        progress: show a bar.
+
+    Raises:
+        RmxError: whatever cannot be done, in a sentence.
+    """
+    config = EvalConfig(n, tuple(k), temperature, top_p, seed, max_new_tokens, greedy)
+    problems = with_answers(set, limit)
+    several = models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
+    base, adapters, teachers = _contestants(several)
+    contestants = contestants_of(base.workspace, base.name, adapters, teachers, base.style, set)
+    evaluation, report = Evaluation(contestants, problems, config, set, store=SampleStore(keep=keep)), None
+    with NotebookProgress(progress) as tell:
+        for report in evaluation.run():
+            tell("completions", report.at, report.of)
+    assert report is not None
+    return EvaluationDocument(report.json())
+
+
+def _contestants(models: Sequence[LanguageModel | ModelPair | str]) -> tuple[LanguageModel, list[str], list[str]]:
+    """The base, the adapters on it, and the other checkpoints.
+
+    Raises:
+        RmxError: they cannot be evaluated together.
+    """
+    if any(isinstance(one, ModelPair) and one.strength != 1 for one in models):
+        raise RmxError("An evaluation takes adapters at full strength. Make the pair with strength=1.")
+    found = [
+        load(one) if isinstance(one, str) else one.adapted if isinstance(one, ModelPair) else one for one in models
+    ]
+    if not found:
+        raise RmxError("Name at least one model to evaluate.")
+    first = models[0].base if isinstance(models[0], ModelPair) else found[0]
+    adapters, teachers = list[str](), list[str]()
+    for one in found:
+        if (one.device, one.dtype, one.placing) != (first.device, first.dtype, first.placing):
+            raise RmxError(f"{one.name} and {first.name} are loaded in different ways. Load all of them alike.")
+        if one.adapter and one.name != first.name:
+            raise RmxError(f"{one.adapter} is on {one.name}, not on {first.name}. Evaluate it against its own base.")
+        if one.adapter:
+            adapters.append(one.adapter)
+        elif one.name != first.name:
+            teachers.append(one.name)
+    return first, adapters, teachers
