@@ -14,12 +14,15 @@ SEEDS ?= 1 2 3
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help run test verify lint licences audit lock test-gpu bench demo-train wheel image image-check chromium clean FORCE
+.PHONY: help run check test verify lint licences audit lock test-gpu bench demo-train wheel image image-check chromium clean FORCE
 help:      ## this list
 	@grep -E '^[a-z-]+: .*##' Makefile | sed 's/:.*##/:/'
 
 run: $(VENV)/.run  ## open the app on http://127.0.0.1:7860 (PORT=N for another port)
 	PORT=$(PORT) $(PY) app.py
+
+check: $(VENV)/.test  ## the quick unit tests: no browser, no real model, nothing over a second or so
+	$(PYTEST) -m "not (gpu or long or slow or real or browser)" tests/unit
 
 test: $(VENV)/.test chromium  ## unit, parity and browser tests
 	$(PYTEST) -m "not gpu and not long"

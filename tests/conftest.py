@@ -37,6 +37,12 @@ transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "smol" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.real)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_runs(tmp_path_factory):
     """Tests start no runs, sign no cookies and keep nothing that was computed beside those of whoever runs them."""

@@ -184,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def define_serve(serve: argparse.ArgumentParser) -> None:
+def define_serve(serve: Parser) -> None:
     """Options of `rmx serve`."""
     serve.add_argument("--model", metavar="S", help="offered beside mini and loaded at start")
     serve.add_argument("--adapter", metavar="S", help="an adapter on that model, loaded at start")
@@ -205,7 +205,6 @@ def define_bench(bench: argparse.ArgumentParser) -> None:
         choices=["decode", "swap", "branches", "forks", "pair", "outcomes", "rollouts", "train", "ui", "public"],
     )
     add_model(bench)
-    bench.epilog = "--model random:qwen2.5-1.5b measures that shape with random weights, without a download."
     bench.add_argument("--rounds", type=int, default=7)
     bench.add_argument("--limit", type=int, default=100, metavar="N", help="forks: the first N problems of mini")
     bench.add_argument("--temperature", type=float, default=1.0, help="forks: of the controls that sample")

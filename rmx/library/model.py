@@ -55,6 +55,13 @@ def style_fields(style: StyleOptions) -> dict[str, Any]:
     return asked_in | {"thinking": thinking, "stop": stop, "answers": style.answers}
 
 
+def _document(site: Site, request: ShiftsRequest | InterveneRequest) -> dict[str, Any]:
+    """The document of a request that is worked on to its end."""
+    *_, found = steps(site, request)
+    assert isinstance(found, dict)
+    return found
+
+
 @cache
 def _workspace(device: str, dtype: str, placing: Placing) -> Workspace:
     """The models that this process has loaded on a device."""
@@ -215,8 +222,7 @@ class ModelPair:
         request = from_names(ShiftsRequest, self._fields(what, options) | {"limit": limit, "placebo": placebo})
         with NotebookProgress(progress) as tell:
             site = replace(self.base.site, keep=keep, watch=lambda r: tell("problems", r.at, r.of))
-            *_, found = steps(site, request)
-        return ShiftSetDocument(found)
+            return ShiftSetDocument(_document(site, request))
 
     def intervene(
         self,
@@ -247,8 +253,7 @@ class ModelPair:
         request = from_names(InterveneRequest, self._fields(set, options) | chosen)
         with NotebookProgress(progress) as tell:
             site = replace(self.base.site, keep=keep, watch=lambda r: tell("problems", len(r.problems), r.of))
-            *_, found = steps(site, request)
-        return ArmsDocument(found)
+            return ArmsDocument(_document(site, request))
 
     def _map(self, solution: ModelSolution, given: dict[str, Any]) -> dict[str, Any]:
         """The document of one solution, by its very tokens: its text may be cut into tokens in another way."""

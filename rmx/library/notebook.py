@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from tqdm.auto import tqdm
 
-from rmx.claims.figures import told
 from rmx.errors import RmxError
 from rmx.paths import ASSETS
 from rmx.stats.intervals import Estimate
+from rmx.stats.text import brief
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -72,7 +72,7 @@ def cell(estimate: Estimate | None, unit: str = "%", scale: tuple[float, float] 
             100 * (min(max(estimate[key], left), right) - left) / (right - left) for key in ("low", "value", "high")
         )
         bar = {"low": round(low, 2), "width": round(max(high - low, 0.5), 2), "value": round(value, 2)}
-    return {"text": told(estimate, unit), "bar": bar}
+    return {"text": brief(estimate, unit), "bar": bar}
 
 
 def chart(series: Mapping[str, Sequence[tuple[float, Estimate]]], x: str, y: str) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def chart(series: Mapping[str, Sequence[tuple[float, Estimate]]], x: str, y: str
                 "colour": COLOURS[number % len(COLOURS)],
                 "line": " ".join(point(p, e["value"]) for p, e in points),
                 "band": " ".join([*upper, *lower]),
-                "dots": [{"at": point(p, e["value"]).split(","), "text": f"{p:g}: {told(e, '%')}"} for p, e in points],
+                "dots": [{"at": point(p, e["value"]).split(","), "text": f"{p:g}: {brief(e, '%')}"} for p, e in points],
             }
         )
     ticks = [{"at": round(across[p], 1), "text": f"{p:g}"} for p in places]

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rmx.claims.figures import told
 from rmx.library.notebook import cell, chart, flat, render, to_frame
+from rmx.stats.text import brief
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -154,7 +154,7 @@ class ArmsDocument(ResultDocument):
 
     def sentence(self) -> str:
         found = self._document
-        figures = ", ".join(f"{arm} {told(one['pass@1'], '%')}" for arm, one in found["arms"].items())
+        figures = ", ".join(f"{arm} {brief(one['pass@1'], '%')}" for arm, one in found["arms"].items())
         return f"{found['base']} and {found['adapted']}: {found['n']} problems of {found['set']}; {figures}"
 
     def rows(self) -> list[dict[str, Any]]:
@@ -278,7 +278,7 @@ class EvaluationDocument(ResultDocument):
 
     def sentence(self) -> str:
         found = self._document
-        figures = "; ".join(f"{m['name']} {told(m['greedy'], '%')}" for m in found["models"])
+        figures = "; ".join(f"{m['name']} {brief(m['greedy'], '%')}" for m in found["models"])
         return f"{found['set']}: {found['problems']} problems, {found['samples']} samples each; greedy {figures}"
 
     def rows(self) -> list[dict[str, Any]]:

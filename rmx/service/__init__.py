@@ -86,12 +86,11 @@ def steps(site: Site, request: Request, cancelled: Cancelled = lambda: False) ->
 __all__ = ["API", "VERBS", "Document", "Limits", "Request", "Site", "call", "steps"]
 
 API = """\
-The app serves its verbs to programs too: trace, swap, outcomes, rescue, sofar, shifts, intervene, locator, eval, claims,
-export, rollouts, and train, train_status, train_stop and train_resume. They take the options of the command line as
-named arguments and answer with the same JSON documents. Models, adapters and sets
-go by name (presets, Hub ids, bundled names, run ids); paths are refused. Nothing is kept of a call: a swap gives the
-problem again, and what was computed for it comes out of the cache. `brief` keeps only what matters, `top` says how many
-alternatives are listed.
+The app serves its verbs to programs too: trace, swap, outcomes, rescue, sofar, shifts, intervene, locator, eval,
+claims, export, rollouts, train, train_status, train_stop and train_resume. They take the options of the command line as
+named arguments and answer with the same JSON documents. Models, adapters and sets go by name (presets, Hub ids, bundled
+names, run ids); paths are refused. Nothing is kept of a call: a swap gives the problem again, and what was computed for
+it comes out of the cache. `brief` keeps only what matters, `top` says how many alternatives are listed.
 
 With Python (pip install gradio_client; the app runs already):
 

@@ -548,6 +548,7 @@ def test_marked_words_are_readable_at_the_deepest_tint(open_page: Open, url: str
         assert page.evaluate(CONTRAST, selector) >= least, selector
 
 
+@pytest.mark.long
 def test_an_update_costs_the_same_at_4000_tokens(page: Page) -> None:
     """What one update adds to the page does not grow with the text: new spans only, no old one is touched."""
     mapped(page, "long", 4000, pause=0, wait=False)

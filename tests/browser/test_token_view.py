@@ -421,6 +421,7 @@ def busy_ms(page: Page, client: Any, tenths: int) -> float:
     return 1000 * (total() - before) / tenths
 
 
+@pytest.mark.long
 def test_an_update_costs_the_same_at_4000_tokens(page: Page) -> None:
     """Ten updates a second: what each costs the page beyond its idle work stays nearly flat while the text grows."""
     client = page.context.new_cdp_session(page)

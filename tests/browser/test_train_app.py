@@ -122,6 +122,7 @@ def test_the_finished_adapter_opens_in_explore(open_page: Open, url: str, runs: 
     expect(page.locator("#view")).to_contain_text("answer", timeout=30_000)
 
 
+@pytest.mark.long
 def test_stop_reload_and_resume(open_page: Open, url: str, runs: Path) -> None:
     page = open_train(open_page, url)
     hurry(page, epochs=60)

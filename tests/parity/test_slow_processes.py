@@ -29,6 +29,7 @@ def sampled(out: Path, name: str) -> dict[tuple[str, int], list[int]]:
     return {(row["problem_id"], row["gen_index"]): row["input_ids"] for row in rows}
 
 
+@pytest.mark.long
 def test_sampling_longer_than_the_groups_timeout_ends_no_run(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     alone, done = train(WHOLE, one), launch("slow", two)
@@ -46,6 +47,7 @@ def test_sampling_longer_than_the_groups_timeout_ends_no_run(tmp_path: Path) -> 
     assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
 
 
+@pytest.mark.long
 def test_a_stop_in_a_held_out_check_ends_both_processes(tmp_path: Path) -> None:
     done = launch("stop", tmp_path / "run")
     assert done.returncode == 0, done.stderr
@@ -54,6 +56,7 @@ def test_a_stop_in_a_held_out_check_ends_both_processes(tmp_path: Path) -> None:
     assert [check["optimizer_step"] for check in checks] == [0]
 
 
+@pytest.mark.long
 def test_ctrl_c_on_the_launcher_stops_both_processes(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, *LAUNCH, str(SCRIPT), "slow", "train", *WHOLE, "--out", str(out)]
@@ -67,6 +70,7 @@ def test_ctrl_c_on_the_launcher_stops_both_processes(tmp_path: Path) -> None:
     assert RunFolder(out).status["state"] == "stopped"
 
 
+@pytest.mark.long
 def test_a_failure_in_a_held_out_check_ends_both_processes(tmp_path: Path) -> None:
     done = launch("fail", tmp_path / "run")
     assert done.returncode != 0

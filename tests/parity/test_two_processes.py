@@ -32,6 +32,7 @@ def made(run, processes, rank=0):
     return json.loads((ran(run, processes) / f"made-{rank}.json").read_text())
 
 
+@pytest.mark.long
 def test_same_losses_and_the_same_adapter():
     run = "adv_ce_uneven"  # windows of three micro-batches, so that the processes have unequal numbers of them
     one = made(run, 1)

@@ -18,6 +18,8 @@ from packaging.utils import canonicalize_name
 
 from rmx import __version__
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULES = sorted((ROOT / "rmx").rglob("*.py"))

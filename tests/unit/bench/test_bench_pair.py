@@ -23,6 +23,8 @@ from rmx.models.load import load
 from rmx.models.model_pair import read_both
 from tests.conftest import qwen, wrap
 
+pytestmark = pytest.mark.slow
+
 LOADS = {"tiny": lambda: wrap(qwen()), "mini": partial(load, "mini", "cpu")}
 RATIO = {"value", "low", "high", "n"}
 

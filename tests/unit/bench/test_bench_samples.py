@@ -32,6 +32,7 @@ def test_the_sides_take_turns():
     assert [len(times) for times in found] == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_every_figure_is_there(capsys):
     got = document(capsys, "rollouts", "--rounds", "1")
     assert got["rows"] == 64
@@ -43,6 +44,7 @@ def test_every_figure_is_there(capsys):
     assert set(got["seconds"]) == {"generate", "no_dropping", "rmx"}
 
 
+@pytest.mark.slow
 def test_bench_outcomes_gives_every_figure(capsys):
     got = document(capsys, "outcomes", "--rounds", "1")
     assert set(got["generate / rmx_samples"]) == RATIO

@@ -9,6 +9,8 @@ from rmx.cli.main import main
 from rmx.models.load import load
 from tests.conftest import qwen, wrap
 
+pytestmark = pytest.mark.slow
+
 
 def fetch():
     return load("mini", "cpu")

@@ -42,6 +42,8 @@ from rmx.records import Problem
 from rmx.runs.store import RunStore
 from rmx.stats.intervals import difference_of_ratios, exact_share, paired_difference
 
+pytestmark = pytest.mark.slow
+
 
 def est(value, low, high, n=200, **more):
     return {"value": value, "low": low, "high": high, "n": n, **more}

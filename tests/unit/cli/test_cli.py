@@ -10,6 +10,8 @@ from rmx.cli.main import main
 from rmx.service import VERBS
 from rmx.service.arguments import API_ONLY
 
+pytestmark = pytest.mark.slow
+
 PROBLEM = ["--problem", "0"]
 
 

@@ -11,6 +11,8 @@ from rmx.claims import board, studies
 from rmx.claims.registry import CLAIMS
 from rmx.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--limit", "2", "--max-new-tokens", "96", "--n", "2", "--budget", "500"]
 
 

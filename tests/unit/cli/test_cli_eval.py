@@ -15,6 +15,7 @@ def own_cache(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("RMX_CACHE", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_one_model(capsys) -> None:
     assert main([*TINY, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -24,6 +25,7 @@ def test_one_model(capsys) -> None:
     assert [row["id"] for row in found["per_problem"]] == [f"mini-test-000{i}" for i in range(5)]
 
 
+@pytest.mark.slow
 def test_two_models_for_the_terminal_and_the_second_time_from_the_cache(capsys) -> None:
     assert main([*TINY, "--adapter", "rl", "--k", "2"]) == 0
     told = capsys.readouterr()

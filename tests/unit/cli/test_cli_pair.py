@@ -15,6 +15,8 @@ from rmx.data.problem_sets import load_set
 from rmx.stats.intervals import wilson
 from tests.unit.cli.test_cli import run
 
+pytestmark = pytest.mark.slow
+
 ESTIMATE = {"value", "low", "high", "n"}
 
 
@@ -175,6 +177,7 @@ def test_what_the_terminal_shows(capsys):
     assert "the same tokens in 2 of 2 problems" in out
 
 
+@pytest.mark.long
 @pytest.mark.real
 def test_a_real_model_with_an_adapter_trained_on_the_spot(capsys, tmp_path, smol):
     from peft import LoraConfig, get_peft_model

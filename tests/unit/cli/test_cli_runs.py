@@ -18,6 +18,8 @@ from rmx.runs.store import RunStore
 from rmx.ui.jobs.training import Training
 from tests.unit.cli.test_cli import run
 
+pytestmark = pytest.mark.slow
+
 FAKE = (sys.executable, str(Path(__file__).parents[2] / "helpers" / "fake_run.py"))
 
 

@@ -14,6 +14,7 @@ def _no_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)  # importing it is an error
 
 
+@pytest.mark.slow
 def test_the_document(capsys):
     assert main(["sets", "--json"]) == 0
     out, err = capsys.readouterr()

@@ -15,6 +15,8 @@ from rmx.cli.main import main
 from rmx.cli.terminal import Teller
 from rmx.progress import Progress
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

@@ -15,6 +15,8 @@ import torch
 from rmx.cli.main import main
 from rmx.engine.engine import Engine
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ["--model", "mini", "--set", "mini", "--max-new-tokens", "96", "--device", "cpu", "--json"]
 PAIR = ["--adapter", "rl", *OPTIONS]
 VERBS = {
@@ -72,7 +74,10 @@ def counted(words: list[str], cache: Path, monkeypatch: Any, capsys: Any) -> tup
     return json.loads(capsys.readouterr().out), calls
 
 
-@pytest.mark.parametrize(("verb", "reached"), [("intervene", 13), ("shifts", 5), ("locator", 2), ("claims", 10)])
+LATER = [pytest.param(*case, marks=pytest.mark.long) for case in (("shifts", 5), ("locator", 2), ("claims", 10))]
+
+
+@pytest.mark.parametrize(("verb", "reached"), [("intervene", 13), *LATER])
 def test_killed_in_the_middle(verb: str, reached: int, tmp_path, monkeypatch, capsys) -> None:
     words, killed = VERBS[verb], tmp_path / "killed"
     whole, calls = counted(words, tmp_path / "whole", monkeypatch, capsys)

@@ -23,6 +23,8 @@ from rmx.records import Problem
 from rmx.ui.jobs.compare_jobs import known_part
 from tests.helpers.pairs import Say, ids_of, script_pair, whole_logits
 
+pytestmark = pytest.mark.slow
+
 A, B, C, D, E, END = 97, 98, 99, 100, 101, 256
 SURE, TORN = 12.0, 1.0  # how far the first choice stands above the others
 

@@ -25,6 +25,7 @@ def disagreements(pair: Pair, texts) -> int:
     return sum(int(places_of(pair, "x", text, 0.0).differs.sum()) for text in texts)
 
 
+@pytest.mark.long
 def test_it_reranks_as_often_as_the_adapter(rl, texts):
     with rl.turn():
         noise = placebo_pair(rl, texts)
@@ -36,6 +37,7 @@ def test_it_reranks_as_often_as_the_adapter(rl, texts):
     assert check_base(rl, texts[0][0]).holds
 
 
+@pytest.mark.slow
 def test_the_closest_step_that_was_tried_is_taken(rl, texts, monkeypatch):
     tried: dict[str, int] = {}
     with rl.turn():

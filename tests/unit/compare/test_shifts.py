@@ -13,6 +13,8 @@ from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from tests.helpers.pairs import PROMPT, ids_of, prompts, script_pair, whole_logits
 
+pytestmark = pytest.mark.slow
+
 
 def places(ranks: list[int], entropies: list[float], kl: float = 0.0, near: int = 0, name: str = "x") -> ReadPlaces:
     flags = torch.zeros(len(ranks), dtype=torch.bool)

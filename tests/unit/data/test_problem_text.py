@@ -97,6 +97,7 @@ def test_two_megabytes_are_the_most():
         problems_from_text("own.jsonl", "€" * 1_000_000)  # bytes count, not characters
 
 
+@pytest.mark.slow
 def test_no_two_megabytes_keep_the_reader_busy():
     """Each takes a small multiple of what reading plain lines of that size takes."""
     line = json.dumps({"problem": "What is it?", "answer": "1"}) + "\n"

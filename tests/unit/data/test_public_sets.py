@@ -125,6 +125,7 @@ def test_a_set_that_was_fetched_before_is_read(name: str, tmp_path: Path) -> Non
     policy.admit_set(f"{name}:test")
 
 
+@pytest.mark.slow
 def test_lists_on_the_page_offer_what_is_allowed_only(space: Workspace) -> None:
     def offered(space: Workspace, settings: Settings) -> dict[str, set[str]]:
         page = build_app(space, settings)

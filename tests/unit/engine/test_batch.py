@@ -23,6 +23,7 @@ def prefix():
     return torch.randint(0, 256, (20,), generator=torch.Generator().manual_seed(3)).tolist()
 
 
+@pytest.mark.slow
 def test_rows_grow_past_the_room_that_was_made_for_them(tiny, prefix):
     firsts, length = [3, 1, 4, 1], 2 * ROOM + 9
     with tiny.engine.queue.turn():
@@ -30,6 +31,7 @@ def test_rows_grow_past_the_room_that_was_made_for_them(tiny, prefix):
         assert rows == [alone(tiny.engine, prefix, first, length) for first in firsts]
 
 
+@pytest.mark.slow
 def test_rows_that_leave_take_nothing_of_the_others_with_them(tiny, prefix):
     lengths = [1, 50, 7, 33, 34, 50]
     seen = [0] * 6

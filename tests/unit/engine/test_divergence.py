@@ -108,6 +108,7 @@ def plain_kl(base: list[float], adapted: list[float]) -> float:
     return math.fsum(math.exp(a - lse[0]) * ((a - lse[0]) - (b - lse[1])) for a, b in zip(base, adapted, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "push"), [(3.0, 0.01), (12.0, 5.0)])
 def test_fp32_agrees_with_a_float64_loop(size, push):
     generator = torch.Generator().manual_seed(3)

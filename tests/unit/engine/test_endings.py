@@ -135,6 +135,7 @@ def test_rollouts_end(stopping) -> None:
         assert STOP not in text.removesuffix(STOP)
 
 
+@pytest.mark.slow
 def test_an_evaluation_ends_and_keeps_such_completions_apart(tmp_path) -> None:
     config = EvalConfig(n=2, temperature=1.0, top_p=1.0, max_new_tokens=96)
     store = SampleStore(tmp_path)

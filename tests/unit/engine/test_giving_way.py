@@ -21,6 +21,8 @@ from rmx.models.model_pair import Pair
 from rmx.train.plan.probe import probe
 from tests.conftest import qwen, wrap
 
+pytestmark = pytest.mark.slow
+
 PROBLEMS = ("Tom has 5 pens and buys 4 more. How many pens has Tom?", "Mia has 9 figs and eats 2. How many are left?")
 SAMPLED = Sampling(1.2, 1.0, 3, 60)
 PATIENCE = 60.0

@@ -81,6 +81,7 @@ KEYS = "run id ids where job text q name set repo note problem token link value 
 EXTRA = {"pos": 0, HALF: HALF} | dict.fromkeys(KEYS.split(), HALF)
 
 
+@pytest.mark.slow
 def test_every_event_of_the_page_answers_and_its_stream_lives_on(target):
     for event in target.events:
         body = {

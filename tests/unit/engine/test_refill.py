@@ -13,6 +13,8 @@ from rmx.engine.kv_cache import ROOM, Slots
 from rmx.engine.token_draws import draw, prompt_key, uniform
 from rmx.errors import PromptError
 
+pytestmark = pytest.mark.slow
+
 HOT = Sampling(temperature=1.0, top_p=1.0, seed=7, max_new_tokens=40)
 
 

@@ -26,6 +26,8 @@ from rmx.models.workspace import Workspace
 from rmx.records import Problem
 from rmx.storage.line_store import KeptLines
 
+pytestmark = pytest.mark.slow
+
 CONFIG = EvalConfig(n=4, temperature=1.0, top_p=1.0, seed=3, max_new_tokens=96)
 PROBLEMS = load_set("mini:test")[:14]
 UNSURE = ("seconds", "cached", "usd")  # figures that depend on how often an evaluation was begun
@@ -190,6 +192,7 @@ def test_an_evaluation_cancelled_again_and_again_ends_as_an_unbroken_one(pair, w
     assert figures(ended.json()) == figures(whole)
 
 
+@pytest.mark.long
 def test_a_killed_evaluation_goes_on_to_the_same_document(whole, tmp_path) -> None:
     command = [
         sys.executable, "-m", "rmx", "eval", "--model", "mini", "--adapter", "rl", "--limit", "14", "--n", "4",

@@ -23,6 +23,8 @@ from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES
 
+pytestmark = pytest.mark.slow
+
 CONFIG = EvalConfig(n=3, temperature=1.0, top_p=1.0, seed=3, max_new_tokens=96)
 PROBLEMS = load_set("mini:test")[:5]
 

@@ -20,7 +20,10 @@ from rmx.ui.settings import Settings
 from rmx.ui.tabs.claims_tab import ClaimsTab
 from rmx.ui.tabs.explore_tab import ExploreTab
 
+pytestmark = pytest.mark.slow
 
+
+@pytest.mark.long
 def test_the_share_of_tokens_above_the_threshold_is_the_share_asked_for(mini):
     for share in (0.02, 0.05, 0.09):
         tau = calibration_of(mini, share).tau

@@ -32,6 +32,7 @@ def test_nothing_measured_is_no_number():
     assert summary([])["flip"] == {"value": None, "low": 0.0, "high": 1.0, "n": 0}
 
 
+@pytest.mark.slow
 def test_batched_swaps_reach_the_answers_of_single_swaps(mini):
     problem = load_set("mini")[0]
     job = Job(mini.prompt_ids(problem.problem), Sampling(max_new_tokens=160), 1.0, known=problem.answer)
@@ -49,6 +50,7 @@ def test_batched_swaps_reach_the_answers_of_single_swaps(mini):
             assert found.other_answer == (branch.answer.text != trace.answer.text)
 
 
+@pytest.mark.long
 def test_forks_of_mini_flip_more_often_than_other_places(mini):
     got = bench_forks(mini, limit=12)
     assert got["forks"]["flip"]["value"] > got["elsewhere"]["weighted_flip_per_place"]

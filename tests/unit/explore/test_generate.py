@@ -12,6 +12,8 @@ from rmx.explore.swap import look_ahead, search, swap, swap_job
 from rmx.grading.answers import StopRule
 from rmx.models.stopping import Ending
 
+pytestmark = pytest.mark.slow
+
 PROMPT = tuple(b"What is 2 + 2?")
 
 

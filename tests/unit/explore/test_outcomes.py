@@ -18,6 +18,8 @@ from rmx.grading.answers import StopRule
 from rmx.stats.anytime import anytime, decide
 from tests.helpers.chain import END, chain, solved
 
+pytestmark = pytest.mark.slow
+
 ONE, TWO = "\\boxed{1}", "\\boxed{2}"
 FORK = {
     "Q": {" A": 0.3, " B": 0.25, " C": 0.2, " D": 0.15, END: 0.1},

@@ -16,6 +16,8 @@ from rmx.explore.rescue import RescueConfig, Search, rescue
 from rmx.explore.swap import swap_job
 from tests.helpers.chain import END, chain, solved
 
+pytestmark = pytest.mark.slow
+
 ONE, TWO, THREE = "\\boxed{1}", "\\boxed{2}", "\\boxed{3}"
 SINGLE = {"Q": {" W": 0.5, " M": 0.3, " R": 0.1, END: 0.1}, " W": {TWO: 1.0}, " M": {TWO: 1.0}, " R": {ONE: 1.0}}
 # Through " M" two swaps are likelier than the single one that " R" is.

@@ -190,6 +190,7 @@ def test_where_sentences_end(texts, found):
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_document(capsys):
     assert main(["sofar", "--problem", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -201,6 +202,7 @@ def test_the_document(capsys):
     assert main(["sofar", "   "]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_the_answer_so_far_of_a_real_model(smol):
     problem = load_set("arith")[0]

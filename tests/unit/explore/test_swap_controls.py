@@ -13,6 +13,8 @@ from rmx.explore.swap_controls import ARMS, ProblemControls, Tried, controls_of,
 from rmx.paths import ASSETS
 from tests.unit.claims.test_claims import subject
 
+pytestmark = pytest.mark.slow
+
 
 def test_forcing_the_token_that_is_there_changes_no_token(mini):
     null = second = 0
@@ -44,6 +46,7 @@ def test_draws_repeat_with_their_seed(mini):
     assert len({tuple(t for t in run if t.arm == "resampled") for run in runs}) > 1
 
 
+@pytest.mark.long
 def test_a_cold_resampling_is_the_greedy_solution(mini):
     """At a temperature of almost 0 nothing that is drawn differs: the sampled road grades as the greedy one does."""
     for problem in load_set("mini")[:3]:

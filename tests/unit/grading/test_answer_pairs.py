@@ -280,12 +280,14 @@ def pairs(kinds):
     return [pytest.param(a, b, id=f"{kind}: {a} | {b}") for kind, found in kinds.items() for a, b in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("one", "other"), pairs(SAME))
 def test_the_same(one, other) -> None:
     assert equal(one, other)
     assert equal(other, one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("one", "other"), pairs(DIFFERENT))
 def test_not_the_same(one, other) -> None:
     assert not equal(one, other)

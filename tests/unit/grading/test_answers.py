@@ -15,6 +15,8 @@ from rmx.grading.math_verify_process import WALL_LIMIT
 from rmx.paths import PACKAGE
 from rmx.records import Answer
 
+pytestmark = pytest.mark.slow
+
 # ---- finding the answer
 
 

@@ -25,8 +25,7 @@ def bundled(monkeypatch, mini):
     """Library and command line share the model that the tests have loaded."""
     space = Workspace("cpu", loader=lambda spec: mini)
     monkeypatch.setattr(library_model, "_workspace", lambda *_: space)
-    for module in ("rmx.models.workspace", "rmx.compare.pair_options", "rmx.service.measure"):
-        monkeypatch.setattr(f"{module}.Workspace", lambda *_, **__: space)
+    monkeypatch.setattr("rmx.models.workspace.Workspace", lambda *_, **__: space)
 
 
 @pytest.fixture

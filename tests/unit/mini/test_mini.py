@@ -34,6 +34,8 @@ from rmx.mini.task import (
 from rmx.mini.wordings import WRITERS, read_template
 from rmx.paths import ASSETS
 
+pytestmark = pytest.mark.slow
+
 MINI = ASSETS / "mini"
 CELLS = [(name, i) for name, t in TEMPLATES.items() for i in range(len(t.wordings))]
 

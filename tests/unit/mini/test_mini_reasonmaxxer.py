@@ -32,6 +32,8 @@ from rmx.paths import ASSETS
 from rmx.records import Answer
 from rmx.train.checks.greedy import Solution, Solutions, solve
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "k": 4, "problems": 8, "select": 3, "max_new_tokens": 120, "validation": 4, "validation_k": 2, "epochs": 1,
     "rank": 2, "alpha": 4, "checkpoint_every": 1.0, "guards": False,
@@ -50,6 +52,7 @@ def runs(tmp_path_factory):
     return work, told
 
 
+@pytest.mark.long
 def test_each_variant_is_a_run_of_its_own_on_the_same_rollouts(runs):
     work, told = runs
     one, two = results(work, VARIANTS, (5,))

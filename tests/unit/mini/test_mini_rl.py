@@ -142,6 +142,7 @@ def test_problems_depend_on_seed_and_iteration():
 # ---------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_checkpoint_to_the_same_weights(tmp_path):
     whole = RLTrainer(fresh(), TINY)
     before = [p.clone() for p in whole.weights]
@@ -219,6 +220,7 @@ def test_the_bundled_adapter_is_plain_small_and_portable():
         assert "/tmp" not in (RL / name).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_bundled_adapter_gives_the_stored_greedy_answers():
     expected = stored("figures.json")["greedy_answers"]
     problems = mini_set("test")[: len(expected)]

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from tests.helpers.pairs import save_lora
 SPECS = st.text(st.sampled_from("ab._*%25EA/-~"), max_size=6) | st.text(max_size=6)
 
 
+@pytest.mark.slow
 @given(SPECS, SPECS)
 def test_two_specs_have_two_names_that_peft_takes(one, other):
     assert (adapter_name(one) == adapter_name(other)) == (one == other)
@@ -37,6 +39,7 @@ def test_a_name_is_shown_as_its_spec_with_its_strength():
     assert shown_adapter(None) is None
 
 
+@pytest.mark.slow
 def test_adapters_with_like_names_are_both_on_the_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     specs = ["a/x.y", "a/x_y", "a/x%2Ey", "a/x%y", "a/x*y"]

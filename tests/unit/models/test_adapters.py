@@ -24,6 +24,8 @@ from rmx.train.step.lora_policy import NAME, make_policy
 from tests.conftest import qwen, wrap
 from tests.helpers.adapter_kinds import FOLDED, IDS, WITH_INITIAL, WORKS, begin, logits, lora, other, save, tied, train
 
+pytestmark = pytest.mark.slow
+
 NOISE = 1e-4  # of fp32 logits that are about 10
 
 

@@ -23,6 +23,8 @@ from tests.conftest import qwen, wrap
 from tests.helpers.adapter_kinds import FOLDED, save, tied
 from tests.helpers.pairs import save_lora
 
+pytestmark = pytest.mark.slow
+
 # -- checksums ---------------------------------------------------------------------------------------------------------
 
 

@@ -397,6 +397,7 @@ def sliding_pair(sliding: Model, tmp_path) -> Pair:
     return Pair(sliding, sliding, add_adapter(sliding, folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [5, 15, 16, 17, 40])
 def test_a_sliding_window_steps_like_one_pass(sliding, tmp_path, length):
     pair = sliding_pair(sliding, tmp_path)
@@ -416,6 +417,7 @@ def test_a_sliding_window_steps_like_one_pass(sliding, tmp_path, length):
             stream.save()
 
 
+@pytest.mark.slow
 def test_all_arms_on_a_sliding_window_equal_one_problem_at_a_time(sliding, tmp_path):
     pair = sliding_pair(sliding, tmp_path)
     asked = [ArmProblem(str(n), tuple(i % 200 + 1 for i in range(n)), "1") for n in (3, 14, 30)]

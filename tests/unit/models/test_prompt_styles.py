@@ -26,6 +26,8 @@ from rmx.recipes.distill_job import DistillJob
 from rmx.recipes.job import TrainJob
 from tests.conftest import qwen, wrap
 
+pytestmark = pytest.mark.slow
+
 QWEN = frozenset(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
 DEEPSEEK = frozenset(["<｜User｜>", "<｜Assistant｜>", "<think>"])
 CHATML = "{%- if messages[0]['role'] == 'system' %}…<|im_start|>…{%- endif %}"

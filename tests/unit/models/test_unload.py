@@ -22,6 +22,8 @@ from rmx.ui.visitor_cookie import Owners, Visitor, stranger
 from rmx.zerogpu.zero_workspace import ZeroWorkspace
 from tests.conftest import qwen, wrap
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -18,6 +18,8 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.row import row
 from rmx.runs.store import RunStore
 
+pytestmark = pytest.mark.slow
+
 FAKE = (sys.executable, str(Path(__file__).parents[2] / "helpers" / "fake_run.py"))
 SLOW = {"STEPS": "400", "PACE": "0.05"}
 

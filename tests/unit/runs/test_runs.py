@@ -509,6 +509,7 @@ def test_a_broken_summary_breaks_no_list(folder, summary):
     assert row(folder)["id"] == folder.id
 
 
+@pytest.mark.slow
 def test_the_list_is_newest_first_and_quick(store):
     for number in range(200):
         made = store.create(TrainJob(), path=store.root / f"run-{number}")

@@ -46,6 +46,7 @@ def unlike(value):
     return {k: unlike(v) for k, v in value.items() if k != "seconds"} if isinstance(value, dict) else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "given", "words"),
     [
@@ -173,6 +174,7 @@ def test_a_swap_says_which_branch_its_deltas_belong_to(site, monkeypatch):
     assert second[0]["tokens"][0]["forced"]
 
 
+@pytest.mark.slow
 def test_brief_documents_are_small_and_say_the_same(site):
     whole, brief = last(site, "trace", problem="241"), last(site, "trace", problem="241", top=5, brief=True)
     assert [t["pos"] for t in brief["tokens"]] == [t["pos"] for t in whole["tokens"] if t["fork"]] == [0, 12, 28]

@@ -14,6 +14,8 @@ from rmx.stats.cluster_bootstrap import difference_estimates, mean_estimates, sh
 from rmx.stats.intervals import share
 from rmx.stats.pass_at_k import pass_at_k
 
+pytestmark = pytest.mark.slow
+
 TRIALS, LONG = 2000, 10_000
 SAMPLES = 16  # of each problem
 LONE = (1,) * 100

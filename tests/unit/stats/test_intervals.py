@@ -100,6 +100,7 @@ def clustered(draw: random.Random, problems: int) -> tuple[list[int], list[int]]
     return above, below
 
 
+@pytest.mark.slow
 def test_the_bootstrap_covers_a_clustered_share():
     draw = random.Random(5)
     many = clustered(draw, 60_000)

@@ -103,6 +103,7 @@ def covered(p, interval, trials=2000, samples=128, round_size=8, margin=0.3, see
     return held.mean(), {name: count / trials for name, count in verdicts.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", PROBABILITIES, ids=str)
 def test_all_five_intervals_hold_together_when_the_rule_stops(p):
     held, _ = covered(p, lambda s, n: anytime(s, n, ALPHA))

@@ -32,6 +32,8 @@ from rmx.train.distill.teacher import Teacher, TeacherCache, teacher_rows, topk_
 from rmx.train.step.lora_policy import NAME, LoraPolicy, make_policy
 from tests.conftest import qwen, wrap
 
+pytestmark = pytest.mark.slow
+
 SMALL = DistillRecipe(
     problems=6, k=2, temperature=1.0, top_p=1.0, max_new_tokens=24, top_k=8, rank=4, lr=5e-3, epochs=2, micro_batch=2,
     grad_accum=2, heldout=3, validation=4,
@@ -549,6 +551,7 @@ def test_mini_learns_from_its_partner_and_stays_mini(tmp_path):
 # -- the bundled pair -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_small_recipe_moves_the_bundled_model_and_the_papers_rate_hardly_does(tmp_path):
     """KL over the solutions that were learned from, on a tenth of the problems; as many updates at either rate."""
     recipe = replace(SMALL_RECIPE, problems=60, k=2, heldout=0, validation=0, seed=0)

@@ -251,6 +251,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", REFUSALS)
 @pytest.mark.parametrize("call", ["create_repo", "upload_folder"])
 def test_every_refusal_is_a_sentence(adapter, what, call):

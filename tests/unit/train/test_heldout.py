@@ -65,6 +65,7 @@ def _logp(policy, ids, key):
 # ---------------------------------------------------------------- greedy solutions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [None, NAME])
 def test_batched_solutions_equal_those_made_one_by_one(policy, problems, key):
     model = policy.model
@@ -249,6 +250,7 @@ def test_check_survives_json():
 # ---------------------------------------------------------------- all together
 
 
+@pytest.mark.slow
 def test_held_out_compares_with_the_base(policy, problems, rollouts):
     held = HeldOut(policy, problems, rollouts, tau=TAU, max_new=200, max_seq_len=512)
     start, later = held.check(0, 0.0), held.check(25, 0.5)

@@ -26,6 +26,8 @@ from rmx.train.step import trainer
 from rmx.train.training_stage import written
 from tests.helpers.training_runs import TINY, tiny_run
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -87,6 +89,7 @@ def test_a_dry_run_tells_time_memory_disk_and_cost_in_words(
     assert json.loads(line)["estimate"]["disk_mb"] > 0
 
 
+@pytest.mark.long
 def test_where_memory_does_not_suffice_training_recomputes_and_says_so(
     sampled: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +105,7 @@ def test_where_memory_does_not_suffice_training_recomputes_and_says_so(
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0])
 
 
+@pytest.mark.long
 def test_a_run_that_finds_no_disk_for_figures_says_so_and_makes_the_same_adapter(
     sampled: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,8 @@ from rmx.records import Problem, Rollout
 from rmx.train.rollouts.file import RolloutLog
 from rmx.train.rollouts.sample import sample_rollouts
 
+pytestmark = pytest.mark.slow
+
 CONFIG = RolloutConfig(k=6, problems=6, temperature=1.0, top_p=1.0, max_new_tokens=96)
 
 

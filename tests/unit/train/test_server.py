@@ -30,6 +30,8 @@ from rmx.train.rollouts import server_http
 from rmx.train.rollouts.server import PARALLEL, Report, server_rollouts
 from rmx.train.rollouts.server_http import Address
 
+pytestmark = pytest.mark.slow
+
 PROBLEMS = [Problem("a", "1 + 1?", "2"), Problem("b", "2 + 2?", "4")]
 CONFIG = RolloutConfig(k=3, temperature=0.6, top_p=0.95, max_new_tokens=20)
 TEXT = "So \\boxed{2}"

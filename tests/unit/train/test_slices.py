@@ -17,6 +17,8 @@ from rmx.zerogpu.calls import ZeroGpuCaller
 from tests.helpers.other_process import OtherProcess
 from tests.helpers.training_runs import TINY, begin, tiny_run
 
+pytestmark = pytest.mark.slow
+
 SHORT = TINY.with_(epochs=1, problems=6, k=4, select=3, validation=3, test=3)
 WEIGHTS = "adapter/adapter_model.safetensors"
 
@@ -71,6 +73,7 @@ def run(folder: RunFolder, carrier: ZeroGpuCaller, seconds: float) -> str:
         return slices.run_slices(folder, carrier, seconds=slices.REST + seconds)
 
 
+@pytest.mark.long
 def test_a_run_in_slices_is_the_unbroken_one(unbroken, carrier, gpu, tmp_path, events_as_seconds):
     folder = tiny_run(tmp_path, recipe=SHORT)
     assert run(folder, carrier, seconds=2.5) == "done"

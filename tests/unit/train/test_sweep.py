@@ -28,6 +28,8 @@ from rmx.train.sweep import SweptTau, chosen_of
 from rmx.ui.jobs.training import adapter_spec
 from tests.helpers.training_runs import TINY, finish, kill_in, tiny_run
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "adapter_model.safetensors"
 TAUS = (1.0, 1.6)
 QUICK = TINY.with_(epochs=1, checkpoint_every=1)
@@ -213,6 +215,7 @@ def test_events_say_which_threshold_and_how_far_all_are(swept: RunFolder) -> Non
 # -- broken off -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_killed_in_the_second_threshold_it_goes_on_to_the_same_adapters(tmp_path: Path) -> None:
     """Both in processes of their own, so that they compute alike."""
     recipe = QUICK.with_(checkpoint_every=0.5, validation=2, test=2)

@@ -90,6 +90,7 @@ def test_figures_in_bf16_leave_the_kl_of_an_unchanged_policy_at_zero(tiny):
     assert kls[torch.float32] < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", ["nothing", "a part"])
 def test_figures_that_are_read_anew_make_the_same_adapter(tiny, tmp_path, kept):
     made, adapters = rollouts(problems=3, k=4), []

@@ -88,6 +88,7 @@ def test_layers_that_cannot_be_computed_twice_are_said(monkeypatch):
         policy_of(wrap(qwen()), recompute=True)
 
 
+@pytest.mark.slow
 def test_a_bf16_body_has_an_fp32_head_and_an_fp32_adapter(mini):
     full = policy_of(load("mini", "cpu"), QUICK)
     half = policy_of(load("mini", "cpu", "bfloat16"), QUICK)

@@ -50,6 +50,7 @@ def test_one_by_one_and_all_at_once_agree_when_tokens_count():
     assert apart(reference, together) > 1e-2 * largest  # means of unequal micro-batches are another thing
 
 
+@pytest.mark.slow
 def test_whole_runs_agree_too_when_tokens_count():
     recipe = QUICK.with_(normalisation="token", epochs=2)
     _, alone, first = run(recipe.with_(micro_batch=1, grad_accum=8))
@@ -265,6 +266,7 @@ def test_the_greatest_seed_trains():
 # -- continuation -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.3}, {"order": "shuffle", "normalisation": "token"}])
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_restored_run_is_the_unbroken_one_bit_by_bit(tmp_path, changes, stop):
@@ -311,6 +313,7 @@ def test_a_checkpoint_is_an_adapter_that_plain_peft_loads(tmp_path):
         assert torch.allclose(plain(ids).logits, trainer.policy.logits(ids), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["missing", "broken", "other run", "other adapter"])
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, harm):
     folder = tmp_path / "step"

@@ -38,6 +38,7 @@ def test_the_list_is_the_folder() -> None:
             load_tree(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_the_smallest_tree_is_decoded_to_the_same_tokens(smol: Model) -> None:
     tree = min((load_tree(p.name) for p in list_trees()), key=lambda t: t.size)

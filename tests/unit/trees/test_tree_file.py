@@ -94,6 +94,7 @@ def test_a_list_that_is_no_chain_of_swaps_is_refused(mini: Model) -> None:
         read_tree(json.dumps([documents[0], documents[0]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
@@ -169,6 +170,7 @@ def test_lone_surrogates_do_not_travel_on(tree: Tree) -> None:
     read_tree(json.dumps(document)).title.encode("utf-8")  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_random_damage_never_crashes_the_reader(tree: Tree) -> None:
     """Whatever stands in a place of the document: it is read, or refused in a sentence."""
     draw = random.Random(0)

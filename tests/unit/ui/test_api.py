@@ -13,6 +13,8 @@ from rmx.service import VERBS
 from rmx.ui.api.endpoints import FAULT
 from tests.helpers.live import mini_and_slow, running, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def space():

@@ -24,6 +24,7 @@ def config(client):
     return client.get("/config").json()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "body", "status", "said"),
     [

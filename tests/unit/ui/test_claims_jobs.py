@@ -65,6 +65,7 @@ def test_one_row_measures_its_study_alone(made):
     json.dumps(message, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_the_next_job_goes_on_with_what_is_known(made):
     claims = Claims(None)
     first = claims.start(OPTIONS, "gain")

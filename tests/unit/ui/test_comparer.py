@@ -19,6 +19,8 @@ from rmx.ui.jobs.comparer import Comparer, export
 from tests.helpers.pairs import script_pair
 from tests.unit.compare.test_intervene import parting_pair
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def solved(rl):

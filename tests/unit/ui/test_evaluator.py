@@ -239,6 +239,7 @@ def slow(evaluator_space, path):
     return Evaluator(evaluator_space, RunStore(path), measure)
 
 
+@pytest.mark.slow
 def test_stop_keeps_what_is_there(space, tmp_path):
     evaluator = slow(space, tmp_path)
     job = evaluator.start(evaluator.asked(FORM))

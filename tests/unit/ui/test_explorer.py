@@ -162,6 +162,7 @@ def test_a_closed_page_frees_the_engine():
     assert run.done
 
 
+@pytest.mark.slow
 def test_visitors_wait_in_line_see_their_place_and_do_not_mix():
     model = scripted_model(seconds=0.01)
     explorer = Explorer(Workspace(loader=lambda spec: model))

@@ -32,6 +32,8 @@ from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Visitor
 
+pytestmark = pytest.mark.slow
+
 HALF = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 60}
 SPACE = Workspace(loader=lambda spec: scripted_model())
 OWNER = Visitor("eve", admin=True)

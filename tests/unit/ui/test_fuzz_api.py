@@ -142,6 +142,7 @@ def check(target, request, faults):
     assert not faults, (request, faults)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(
     max_examples=COUNT,

@@ -87,6 +87,7 @@ def basic(text):
     return {"Authorization": "Basic " + base64.b64encode(text.encode()).decode()}
 
 
+@pytest.mark.slow
 def test_a_password_stands_before_everything_but_the_health_check(real):
     assert real.get("/health").status_code == 200
     for path in ("/", "/config", "/gradio_api/info", "/runs/x/adapter.zip", "/metrics", "/gradio_api/mcp"):
@@ -171,6 +172,7 @@ def test_one_visitor_cannot_ask_without_end_and_others_go_on():
     assert join(known(first)).status_code == 200  # another visitor, at the same address
 
 
+@pytest.mark.slow
 def test_who_drops_the_cookie_each_time_is_stopped_by_the_address():
     client = gated(limited=True, clock=Clock())
     codes = [join(known(client)).status_code for _ in range(60 * 8 + 40)]

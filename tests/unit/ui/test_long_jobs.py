@@ -307,6 +307,7 @@ def test_a_plan_beside_a_busy_model_says_so_and_names_the_command(site, probed, 
     assert site.plan(QUICK)["minutes"] == 1
 
 
+@pytest.mark.slow
 def test_a_probe_measures_few_rows_of_a_short_text_whatever_is_asked(rl, monkeypatch):
     shapes = []
 

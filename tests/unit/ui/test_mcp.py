@@ -67,6 +67,7 @@ def document(result):
     return json.loads(result.content[0].text)
 
 
+@pytest.mark.slow
 def test_the_tools_are_the_public_verbs_with_their_arguments(url):
     async def ask():
         async with session(url) as found:

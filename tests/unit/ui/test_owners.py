@@ -37,6 +37,8 @@ from rmx.ui.visitor_cookie import (
     stranger,
 )
 
+pytestmark = pytest.mark.slow
+
 KEY = "a-token-of-the-owner/+&="
 
 

@@ -71,6 +71,7 @@ def test_only_named_origins_without_a_star_are_told_of_the_address() -> None:
     assert tag == f'<meta name="rmx-parents" content="{OURS}">'
 
 
+@pytest.mark.slow
 def test_the_page_carries_both_and_no_other_frame_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, OURS)
     space = Workspace(loader=lambda spec: scripted_model())

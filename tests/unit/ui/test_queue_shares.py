@@ -21,6 +21,8 @@ from rmx.ui.visitor_cookie import Namer, Owners
 from tests.helpers.live import mini_and_slow, running, until
 from tests.security.load import Seen, Tab, follow, stranger
 
+pytestmark = pytest.mark.slow
+
 ALL = Shares(visitor=3, address=5)
 
 

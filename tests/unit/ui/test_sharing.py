@@ -88,6 +88,7 @@ def test_a_page_holds_its_tree_and_lets_only_itself_run(tree: Tree) -> None:
     assert "://" not in page
 
 
+@pytest.mark.slow
 def test_a_page_of_a_thousand_tokens_stays_under_500_kb(tree: Tree) -> None:
     root = tree.branches[0]
     longer = [replace(root.tokens[i % 24], pos=i) for i in range(1000)]

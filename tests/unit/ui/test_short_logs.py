@@ -64,6 +64,7 @@ def wrong_requests(address: str) -> Iterator[Request]:
             yield Request("POST", path, json.dumps(body).encode(), session="long")
 
 
+@pytest.mark.slow
 def test_a_long_wrong_value_is_not_repeated_by_the_log(address: str, said: Said) -> None:
     port, written, tried = int(address.rpartition(":")[2]), "", 0
     said()
@@ -76,6 +77,7 @@ def test_a_long_wrong_value_is_not_repeated_by_the_log(address: str, said: Said)
     assert "Value: w00000" in written  # gradio's own words, kept short
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [TEXT, LINES])
 def test_a_fault_that_holds_what_was_sent_is_written_in_short(
     text: str, address: str, said: Said, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,7 @@ def client():
         yield client
 
 
+@pytest.mark.slow
 def test_health(client):
     assert client.get("/health").json() == {"status": "ok", "version": "0.1.1", "models": ["mini"]}
 

@@ -166,6 +166,7 @@ def test_outcomes_are_the_same(model, carrier, here):
     assert sum(a.samples for a in there.alternatives) > 0
 
 
+@pytest.mark.slow
 def test_the_other_measures_are_the_same(model, carrier, here):
     near, there = both(model, carrier, lambda: list(sofar(model, here, known="16"))[-1])
     assert there == near
@@ -179,6 +180,7 @@ def test_the_other_measures_are_the_same(model, carrier, here):
 # -- compare ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_map_and_a_patched_decode_are_the_same(model, carrier, space, job):
     pair = make_pair(space, "mini", "rl")
     one = MapJob(job.prompt_ids, Sampling(max_new_tokens=24), 0.5, known="16")
@@ -195,6 +197,7 @@ def test_a_map_and_a_patched_decode_are_the_same(model, carrier, space, job):
     assert (there.max_dlogit, there.weights) == (near.max_dlogit, near.weights)
 
 
+@pytest.mark.slow
 def test_the_compare_page_shows_a_map_and_a_matched_decode(far, space):
     comparer = Comparer(space)
     run = comparer.map(comparer.pair("mini", "rl", None, 1.0), PROBLEM, 0.5, known="16", max_new=16)

@@ -28,6 +28,8 @@ from rmx.zerogpu import calls as carry
 from rmx.zerogpu.zero_workspace import ZeroWorkspace, is_zerogpu
 from tests.helpers.other_process import OtherProcess
 
+pytestmark = pytest.mark.slow
+
 PROBLEM = "Ann has 12 apples and gives 5 to Ben. Then Ann buys 9 more. How many apples does Ann have?"
 
 
@@ -158,6 +160,7 @@ def test_a_password_is_refused_at_the_start():
 # -- the package as it is on a Space ----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_on_a_space_the_app_is_launched_and_the_gpu_is_asked_for_each_call(larger, tmp_path):
     """Real hooks, worker processes and errors of `spaces`; who lends the GPU is played."""
     script, told = Path(__file__).parents[2] / "helpers" / "zerogpu_space.py", tmp_path / "seen.json"
