@@ -27,7 +27,7 @@ def _eval(args: argparse.Namespace) -> None:
             progress("completions", report.at, report.of, known)
 
         found = document_of(args, request, tell, stopped)
-    show(args, found, table)
+    show(args, found, table, escaped=True)
 
 
 # -- for the terminal -------------------------------------------------------------------------------------------------

@@ -138,9 +138,13 @@ def default_model() -> str:
     return os.environ.get("RMX_MODEL", "mini")
 
 
-def show(args: argparse.Namespace, document: Any, table: Callable[[Any], str]) -> None:
-    """Print a document, or what it says as text."""
-    print(json.dumps(document, ensure_ascii=False) if args.json else table(document))
+def show(args: argparse.Namespace, document: Any, table: Callable[[Any], str], escaped: bool = False) -> None:
+    """Print a document, or what it says as text.
+
+    Args:
+        escaped: write what is not ASCII as escapes; whoever compares documents byte by byte relies on it.
+    """
+    print(json.dumps(document, ensure_ascii=escaped) if args.json else table(document))
 
 
 # -- the machine ------------------------------------------------------------------------------------------------------

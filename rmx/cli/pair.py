@@ -29,7 +29,7 @@ def _shifts(args: argparse.Namespace) -> None:
         return
     with stopped_by_hand() as stopped:
         found = document_of(args, request, _progress("problems"), stopped)
-    show(args, found, _shift_table)
+    show(args, found, _shift_table, escaped=True)
 
 
 def _intervene(args: argparse.Namespace) -> None:
@@ -39,7 +39,7 @@ def _intervene(args: argparse.Namespace) -> None:
         found = document_of(args, request_of(args, InterveneRequest), _progress("problems"), stopped)
     if args.csv:
         write(args.csv, arms_csv(found))
-    show(args, found, _arms_table)
+    show(args, found, _arms_table, escaped=True)
 
 
 # -- for the terminal -------------------------------------------------------------------------------------------------
