@@ -245,7 +245,8 @@ def download(name: str, texts: dict[str, Callable[[], str]], wanted: object) -> 
         RmxError: there is no such format.
     """
     if wanted not in texts:
-        raise RmxError(f"Files are {', '.join(texts)}.")
+        *first, last = (name.upper() for name in texts)
+        raise RmxError(f"Files are {', '.join(first)} or {last}.")
     return {"name": f"{name}.{wanted}", "mime": MIME[str(wanted)], "text": texts[str(wanted)]()}
 
 

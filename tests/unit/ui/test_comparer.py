@@ -296,8 +296,8 @@ def test_the_oldest_finished_jobs_are_forgotten_when_bytes_run_over():
         runs.append(comparer.map(pair, "p", 1.0, max_new=3))
         list(comparer.stream_map(runs[-1]))
         assert len(runs[-1].found.shifts) == 3
-    assert comparer.kept.nbytes == sum(run.nbytes for run in runs)
-    comparer.kept.most = runs[0].nbytes * 5 // 3
+    assert comparer.jobs.kept.nbytes == sum(run.nbytes for run in runs)
+    comparer.jobs.kept.most = runs[0].nbytes * 5 // 3
     running = comparer.map(pair, "p", 1.0)  # there is room for one and a half: the first two jobs go
     assert [comparer.jobs.find(r.id) is r for r in runs] == [False, False, True]
     assert comparer.jobs.find(running.id) is running
