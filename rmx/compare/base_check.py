@@ -97,7 +97,7 @@ class BaseCheck:
             "memory": self.memory.json() if self.memory is not None else None,
             "probe": self.probe,
             "copy": self.copy,
-            "adapter": asdict(self.adapter) if self.adapter else None,
+            "adapter": asdict(self.adapter) | {"targets": list(self.adapter.targets)} if self.adapter else None,
             "seconds": self.seconds,
         }
 

@@ -14,6 +14,7 @@ A delta has one of these keys, which no document has: `start` (with `tokens`), `
 `rmx api` prints how programs call the verbs of a running app: `API` below, whose examples are run by a test.
 """
 
+import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,6 +42,28 @@ VERBS: dict[str, type[Request]] = {
 }
 
 
+# What works on each kind of request: a function in a module of this package, which needs torch as declarations do not.
+WORK = {
+    requests.TraceRequest: "solution.trace",
+    requests.SwapRequest: "solution.swap",
+    requests.OutcomesRequest: "solution.measure_outcomes",
+    requests.RescueRequest: "solution.measure_rescue",
+    requests.SofarRequest: "solution.measure_sofar",
+    requests.ShiftsRequest: "pair.shifts",
+    requests.InterveneRequest: "pair.intervene",
+    requests.LocatorRequest: "sets.locate",
+    requests.ClaimsRequest: "sets.measure_claims",
+    requests.EvalRequest: "sets.evaluate",
+    requests.RegradeRequest: "sets.evaluate",
+    requests.ExportRequest: "solution.export",
+    requests.RolloutsRequest: "runs.rollouts",
+    requests.TrainRequest: "runs.train",
+    requests.TrainStatusRequest: "runs.train_status",
+    requests.TrainStopRequest: "runs.train_stop",
+    requests.TrainResumeRequest: "runs.train_resume",
+}
+
+
 def call(site: Site, name: str, given: Mapping[str, Any], cancelled: Cancelled = lambda: False) -> Iterator[Document]:
     """Do a verb with arguments from outside.
 
@@ -59,28 +82,8 @@ def steps(site: Site, request: Request, cancelled: Cancelled = lambda: False) ->
     Raises:
         RmxError: any mistake in the arguments, in a sentence.
     """
-    from rmx.service import pair, runs, sets, solution  # they need torch, which declarations do not
-
-    work: dict[type[Request], Any] = {
-        requests.TraceRequest: solution.trace,
-        requests.SwapRequest: solution.swap,
-        requests.OutcomesRequest: solution.measure_outcomes,
-        requests.RescueRequest: solution.measure_rescue,
-        requests.SofarRequest: solution.measure_sofar,
-        requests.ShiftsRequest: pair.shifts,
-        requests.InterveneRequest: pair.intervene,
-        requests.LocatorRequest: sets.locate,
-        requests.ClaimsRequest: sets.measure_claims,
-        requests.EvalRequest: sets.evaluate,
-        requests.RegradeRequest: sets.evaluate,
-        requests.ExportRequest: solution.export,
-        requests.RolloutsRequest: runs.rollouts,
-        requests.TrainRequest: runs.train,
-        requests.TrainStatusRequest: runs.train_status,
-        requests.TrainStopRequest: runs.train_stop,
-        requests.TrainResumeRequest: runs.train_resume,
-    }
-    yield from work[type(request)](request, site, cancelled)
+    module, _, function = WORK[type(request)].partition(".")
+    yield from getattr(importlib.import_module(f"rmx.service.{module}"), function)(request, site, cancelled)
 
 
 __all__ = ["API", "VERBS", "Document", "Limits", "Request", "Site", "call", "steps"]
