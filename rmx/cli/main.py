@@ -216,6 +216,11 @@ def define_bench(bench: argparse.ArgumentParser) -> None:
     bench.set_defaults(run=_bench)
 
 
+def define_api(api: argparse.ArgumentParser) -> None:
+    """Options of `rmx api`: none."""
+    api.set_defaults(run=_api)
+
+
 def define_doctor(doctor: argparse.ArgumentParser) -> None:
     """Options of `rmx doctor`."""
     doctor.add_argument("--json", action="store_true")
