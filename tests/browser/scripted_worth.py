@@ -186,7 +186,7 @@ def importance(job: Measurement) -> Iterator[Message]:
             rows.append(
                 {"from": a, "to": b, "text": text, "forks": len(inside), "importance": max(inside, default=None)}
             )
-        told = {"at": len(known), "of": len(places), "target": target_of(run).json(), "answers": answers}
+        told = {"at": len(known), "of": len(places), "target": asdict(target_of(run)), "answers": answers}
         spent = sum(p.spent for p in known)
         rule_said = "Importance is the mean distance of the alternatives' probabilities from their mean."
         return job.tell(

@@ -10,6 +10,7 @@ import pytest
 from rmx.cli.examples import EPILOGS
 from rmx.cli.main import _parser, main
 from rmx.engine.engine import PrefixCache
+from rmx.models.load import load
 from rmx.models.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
@@ -50,6 +51,12 @@ def test_there_are_examples_of_every_command():
 def test_the_parser_takes_every_example(where, command):
     args = _parser().parse_args(words_of(command))
     assert args.command == words_of(command)[0]
+
+
+@pytest.fixture(scope="module")
+def mini():
+    """Mini on weights of its own, since adapters are put on them."""
+    return load("mini", device="cpu")
 
 
 # The others solve 200 problems or train: what stands below them is what a run once printed.

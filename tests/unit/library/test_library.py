@@ -15,9 +15,16 @@ from rmx.errors import RmxError, SwapError
 from rmx.library import model as library_model
 from rmx.library.notebook import NotebookProgress, cell, chart, render, to_frame
 from rmx.library.results import ArmsDocument
+from rmx.models.load import load
 from rmx.models.workspace import Workspace
 
 TIMES = ("seconds", "reuse", "usd")
+
+
+@pytest.fixture(scope="module")
+def mini():
+    """Mini on weights of its own, since adapters are put on them."""
+    return load("mini", device="cpu")
 
 
 @pytest.fixture(autouse=True)
