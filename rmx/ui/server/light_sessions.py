@@ -85,8 +85,11 @@ def without_descriptions(value: dict[str, Any]) -> dict[str, Any]:
     """What the page's script reads of gradio's configuration, or of its description of endpoints: nothing of that."""
     if "components" not in value:
         return {"named_endpoints": {}, "unnamed_endpoints": {}}
-    components = [_without(one, UNREAD) | {"props": _without(one["props"], UNREAD)} for one in value["components"]]
-    return value | {"components": components, "dependencies": [_without(one, UNREAD) for one in value["dependencies"]]}
+    arguments = {one["id"] for one in value["components"] if one["type"] == "api"}  # of endpoints; none is on the page
+    events = [one for one in value["dependencies"] if arguments.isdisjoint([*one["inputs"], *one["outputs"]])]
+    shown = [one for one in value["components"] if one["id"] not in arguments]
+    components = [_without(one, UNREAD) | {"props": _without(one["props"], UNREAD)} for one in shown]
+    return value | {"components": components, "dependencies": [_without(one, UNREAD) for one in events]}
 
 
 def _without(given: dict[str, Any], keys: frozenset[str]) -> dict[str, Any]:
