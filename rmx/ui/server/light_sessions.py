@@ -85,11 +85,15 @@ def without_descriptions(value: dict[str, Any]) -> dict[str, Any]:
     """What the page's script reads of gradio's configuration, or of its description of endpoints: nothing of that."""
     if "components" not in value:
         return {"named_endpoints": {}, "unnamed_endpoints": {}}
-    arguments = {one["id"] for one in value["components"] if one["type"] == "api"}  # of endpoints; none is on the page
-    events = [one for one in value["dependencies"] if arguments.isdisjoint([*one["inputs"], *one["outputs"]])]
-    shown = [one for one in value["components"] if one["id"] not in arguments]
-    components = [_without(one, UNREAD) | {"props": _without(one["props"], UNREAD)} for one in shown]
-    return value | {"components": components, "dependencies": [_without(one, UNREAD) for one in events]}
+    components = [_light(one) for one in value["components"]]
+    return value | {"components": components, "dependencies": [_without(one, UNREAD) for one in value["dependencies"]]}
+
+
+def _light(component: dict[str, Any]) -> dict[str, Any]:
+    """A component without what the page's script does not read: of an endpoint's argument, which is not shown, all."""
+    if component["type"] == "api":
+        return {"id": component["id"], "type": "api", "props": {}}
+    return _without(component, UNREAD) | {"props": _without(component["props"], UNREAD)}
 
 
 def _without(given: dict[str, Any], keys: frozenset[str]) -> dict[str, Any]:
