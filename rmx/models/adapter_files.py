@@ -20,7 +20,7 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rmx.errors import ModelError, first_line
+from rmx.errors import ModelError
 from rmx.models.base_state import base_tensors
 from rmx.models.load import Model
 from rmx.storage.hub_errors import download_sentence
@@ -100,7 +100,8 @@ def _file(place: str, name: str, spec: str) -> str:
         return hf_hub_download(place, name)
     except (OSError, ValueError) as error:  # also what the Hub's own errors are
         why = download_sentence(error, f"The {name} of the adapter {spec}", "take another adapter")
-        raise ModelError(f"{why or first_line(error)} Weights must be safetensors.") from error
+        why = why or f"The adapter {spec} has no {name} on the Hub. Check the spelling."
+        raise ModelError(f"{why} Weights must be safetensors.") from error
 
 
 def why_refused(raw: Mapping[str, Any]) -> str | None:

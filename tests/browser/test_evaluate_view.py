@@ -14,6 +14,8 @@ from places import opened
 from playwright.sync_api import Locator, Page, expect
 from scripted_page import shown
 
+from tests.helpers.live import until
+
 Open = Callable[..., Page]
 PLOTTED = 45_000  # ms: the first plot of a page loads Plotly, which a busy machine does slowly
 
@@ -233,7 +235,8 @@ def test_a_problem_opens_in_another_tab(page: Page) -> None:
     expect(detail.locator("tbody tr").nth(1)).to_contain_text("14/16")
     detail.get_by_role("button", name="Open in Explore: rl").click()
     detail.get_by_role("button", name="Compare: rl").click()
-    page.wait_for_timeout(400)
+    page.wait_for_timeout(400)  # long enough for a third to come
+    until(lambda: len(app.OPENED) > 1)
     where = [{k: data[k] for k in ("problem", "name", "where")} for data in app.OPENED]
     assert where == [
         {"problem": "mini-test-0005", "name": "rl", "where": "explore"},

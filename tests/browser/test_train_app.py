@@ -169,6 +169,7 @@ def test_a_stranger_sees_a_run_and_cannot_stop_it(open_page: Open, browser: Brow
     other.get_by_role("tab", name="Runs").click()
     expect(other.locator("#runs").get_by_role("row").filter(has_text=run.id)).to_contain_text("running", timeout=30_000)
     other.get_by_role("tab", name="Train").click()
+    other.wait_for_function("window.rmxTrain")
     other.evaluate("(id) => window.rmxTrain.watch(id)", run.id)
     expect(state(other)).to_contain_text("running", ignore_case=True)
     expect(other.locator("#train").get_by_role("button", name="Stop", exact=True)).to_be_hidden()
