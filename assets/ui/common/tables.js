@@ -27,5 +27,5 @@ export async function copyText(node, button) {
     done = document.execCommand?.("copy") ?? false;
   }
   button.textContent = done ? "Copied" : "Press Ctrl-C";
-  setTimeout(() => (button.textContent = "Copy"), 2000);
+  setTimeout(() => (button.textContent = "Copy"), 4000);
 }
