@@ -27,6 +27,8 @@ from rmx.ui.api.endpoints import FAULT
 from tests.helpers.fuzzing import TOKEN, Request, Target, exchange, requests
 from tests.helpers.live import running
 
+pytestmark = pytest.mark.slow
+
 COUNT = int(os.environ.get("RMX_FUZZ", "250"))
 SMALL = Limits(max_new_tokens=12, problems=2, samples=8, budget=300)
 PATHS = re.compile(r"(?<![\w.:/])/(?:tmp|proc|etc|root|home|usr|var)/[^\s\"'\\<>]{1,300}")
@@ -142,7 +144,6 @@ def check(target, request, faults):
     assert not faults, (request, faults)
 
 
-@pytest.mark.slow
 @given(data=st.data())
 @settings(
     max_examples=COUNT,
