@@ -13,8 +13,8 @@ from typing import Any
 from rmx import __version__
 from rmx.data.problem_sets import SETS, split_name
 from rmx.errors import RmxError
-from rmx.rendering import render
 from rmx.stats.text import brief
+from rmx.storage.rendering import render
 
 Figures = Mapping[str, Any]
 THIN = 0.4  # per cent; the least that can be seen

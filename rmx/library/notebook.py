@@ -5,14 +5,11 @@ they are given.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from tqdm.auto import tqdm
 
 from rmx.errors import RmxError
-from rmx.paths import ASSETS
 from rmx.stats.intervals import Estimate
 from rmx.stats.text import brief
 
@@ -21,21 +18,6 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 480, 200, 46, 24  # of a chart, in pixels
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind readers too
-
-
-@cache
-def _template(name: str) -> Template:
-    folder = FileSystemLoader(ASSETS / "library")
-    return Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True).get_template(name)
-
-
-def render(name: str, **parts: Any) -> str:
-    """Fill a template of assets/library; the result can be shown by any notebook.
-
-    Args:
-        name: the template's file. parts: what it shows; all texts are escaped.
-    """
-    return _template(name).render(**parts)
 
 
 def to_frame(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":

@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rmx.library.notebook import cell, chart, flat, render, to_frame
+from rmx.library.notebook import cell, chart, flat, to_frame
 from rmx.stats.text import brief
+from rmx.storage.rendering import render
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -49,7 +50,9 @@ class ResultDocument:
 
     def _repr_html_(self) -> str:
         heads, lines = self.table()
-        return render("table.html", title=self.sentence(), heads=heads, lines=lines, notes=self.notes(), chart=None)
+        return render(
+            "notebook/table.html", title=self.sentence(), heads=heads, lines=lines, notes=self.notes(), chart=None
+        )
 
     def sentence(self) -> str:
         """Say in one line what was measured and what came out."""
@@ -102,7 +105,7 @@ class ShiftMapDocument(ResultDocument):
         ]
         answer = self._document["answer"]
         notes = [self._document["base_check"]["sentence"]]
-        return render("tokens.html", title=self.sentence(), tokens=tokens, answer=answer, notes=notes)
+        return render("notebook/tokens.html", title=self.sentence(), tokens=tokens, answer=answer, notes=notes)
 
 
 SHARES = {
@@ -311,7 +314,9 @@ class EvaluationDocument(ResultDocument):
             for model in self._document["models"]
         }
         drawn = chart(curves, "k", "pass@k") if self._document["samples"] else None
-        return render("table.html", title=self.sentence(), heads=heads, lines=lines, notes=self.notes(), chart=drawn)
+        return render(
+            "notebook/table.html", title=self.sentence(), heads=heads, lines=lines, notes=self.notes(), chart=drawn
+        )
 
 
 def _figures(found: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -13,13 +13,14 @@ from rmx.explore.importance import MOST_FORKS, importance
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import Goal, RescueConfig, rescue
 from rmx.explore.swap import swap_job
-from rmx.library.notebook import NotebookProgress, render, to_frame
+from rmx.library.notebook import NotebookProgress, to_frame
 from rmx.library.results import ImportanceDocument, OutcomesDocument, RescueDocument, SoFarDocument
 from rmx.models.load import Model
 from rmx.records import Answer, TokenDist, Trace
 from rmx.service import Site
 from rmx.service.requests import TraceRequest
 from rmx.service.solution import MeasuredSolution, asked, outcomes_json, rescue_json
+from rmx.storage.rendering import render
 from rmx.trees.document import tree_document
 from rmx.trees.tree import Tree, tree_of
 from rmx.trees.tree_page import entropy_svg, tokens_csv, tree_html
@@ -261,7 +262,9 @@ class ModelSolution:
             for token in self.tokens
         ]
         notes = [f"Underlined tokens are forks: their entropy exceeds {tau:g} nats. Point at one, or click it."]
-        return render("tokens.html", title=repr(self)[1:-1], tokens=tokens, answer=self.answer.json(), notes=notes)
+        return render(
+            "notebook/tokens.html", title=repr(self)[1:-1], tokens=tokens, answer=self.answer.json(), notes=notes
+        )
 
 
 class SolutionStream:

@@ -9,13 +9,14 @@ from rmx.evaluate.contestants import EvalConfig, contestants_of, with_answers
 from rmx.evaluate.evaluation import Evaluation
 from rmx.evaluate.sample_store import SampleStore
 from rmx.library.model import LanguageModel, ModelPair, load
-from rmx.library.notebook import NotebookProgress, cell, chart, flat, render, to_frame
+from rmx.library.notebook import NotebookProgress, cell, chart, flat, to_frame
 from rmx.library.results import EvaluationDocument
 from rmx.recipes.job import TrainJob, resolved
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.folder import RunFolder
 from rmx.runs.row import row
 from rmx.runs.store import RunStore
+from rmx.storage.rendering import render
 from rmx.train.drive import drive
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class TrainedRun:
         curve = {"validation": [(float(c["step"]), _estimate(c, "pass@1")) for c in self.rows()]}
         notes = [found["message"]] if found["message"] else []
         return render(
-            "table.html",
+            "notebook/table.html",
             title=repr(self)[1:-1],
             heads=("update", "pass@1 on validation", "against the base"),
             lines=lines,

@@ -16,7 +16,7 @@ from html import escape
 from rmx import __version__
 from rmx.paths import ASSETS
 from rmx.records import TokenDist, is_fork
-from rmx.rendering import render
+from rmx.storage.rendering import render
 from rmx.storage.strict_json import MOST_CHARACTERS, DocumentError
 from rmx.trees.document import read_tree, tree_document
 from rmx.trees.tree import Tree

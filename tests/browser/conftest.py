@@ -60,7 +60,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page.on("pageerror", lambda e: bad.append(str(e)))
         page.on("request", lambda r: None if r.url.startswith((origin, "data:", "blob:")) else bad.append(r.url))
         page.set_default_timeout(15_000)
-        page.goto(url, timeout=60_000)
+        page.goto(url)
         opened.append((page, bad))
         return page
 

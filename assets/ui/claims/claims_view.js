@@ -1,5 +1,6 @@
 // The claims view: one card for each claim. A message holds the whole state; what never changes came with the page.
-import { attrs, clip, count, drawn, make, showOdd } from "../common/text.js";
+import { drawn } from "../common/svg.js";
+import { attrs, clip, count, make, showOdd } from "../common/text.js";
 import { saveFile } from "../common/figures.js";
 import { openView } from "../common/view.js";
 

@@ -1,5 +1,6 @@
 // How figures are written: seconds, shares and points, and an estimate with its 95 % interval.
-import { attrs, drawn, make } from "./text.js";
+import { drawn } from "./svg.js";
+import { attrs, make } from "./text.js";
 
 export const clock = (s) => (s < 90 ? `${Math.max(1, Math.round(s))} s` : `${Math.round(s / 60)} min`);
 export const figure = (value) => make("span", "num", value);

@@ -1,5 +1,6 @@
 // Files and figures that a visitor takes home: Python or the page makes them, the browser saves them.
-import { attrs, drawn, make } from "./text.js";
+import { drawn } from "./svg.js";
+import { attrs, make } from "./text.js";
 
 export function saveFile(name, blob) {
   const link = attrs(make("a"), { href: URL.createObjectURL(blob), download: name });

@@ -7,7 +7,6 @@ export function make(tag, cls = "", ...kids) {
   return node;
 }
 export const attrs = (node, pairs) => (Object.entries(pairs).forEach(([key, value]) => node.setAttribute(key, value)), node);
-export const drawn = (tag, pairs) => attrs(document.createElementNS("http://www.w3.org/2000/svg", tag), pairs);
 export const count = (n) => n.toLocaleString("en");
 export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
 export const waitingText = (ahead, seconds) => // the place in the model's line, and the wait by the turns of late

@@ -1,6 +1,7 @@
 // Which forks decide: the answers still within reach along the solution, and below them the importance of each fork.
 // The shares of a fork hold from behind the fork before it up to this one: until then nothing else is chosen.
-import { attrs, count, drawn, make, nameOf, oneLine, plainName, plural } from "../common/text.js";
+import { drawn } from "../common/svg.js";
+import { attrs, count, make, nameOf, oneLine, plainName, plural } from "../common/text.js";
 import { kindOf, SIGNS, textOf } from "../common/answers.js";
 import { ui } from "./context.js";
 import {

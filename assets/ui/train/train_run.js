@@ -1,5 +1,6 @@
 // The run's head: what state it is in, what can be done with it, how far each stage is, what stopped it, what came of it.
-import { attrs, clip, count, drawn, make, percent, plural, showOdd } from "../common/text.js";
+import { drawn } from "../common/svg.js";
+import { attrs, clip, count, make, percent, plural, showOdd } from "../common/text.js";
 import { SIGNS } from "../common/answers.js";
 import { root, sayError, trigger, ui } from "./context.js";
 import { hurry, OVER, run, stateOf } from "./train_poll.js";

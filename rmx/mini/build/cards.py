@@ -6,7 +6,7 @@ from rmx.mini.build.mini_figures import KINDS, counted, percent, points
 from rmx.mini.build.reasonmaxxer import DEFAULT, VARIANTS
 from rmx.mini.task import right_plans
 from rmx.mini.wordings import NAMES, NOTICE_SHARE, SYNONYM_SHARES, TEMPLATES, THINGS, WRITERS
-from rmx.rendering import render
+from rmx.storage.rendering import render
 
 Json = dict[str, Any]
 SPEAK = {"percent": percent, "counted": counted, "points": points}

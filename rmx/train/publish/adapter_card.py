@@ -12,9 +12,9 @@ import yaml
 
 from rmx.data.hub_sets import REPOSITORIES
 from rmx.data.problem_sets import SETS
-from rmx.rendering import render
 from rmx.stats.intervals import Estimate
 from rmx.stats.text import MISSING, in_format
+from rmx.storage.rendering import render
 from rmx.train.publish.provenance import BaseFacts, Provenance
 
 _GATES = {

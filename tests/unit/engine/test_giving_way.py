@@ -80,7 +80,7 @@ def test_interleaved_generations_under_different_adapters_are_those_of_undisturb
     alone = [Generation(model, job).run() for job in jobs]
     assert stepped == []
     beside = together(*[lambda job=job: Generation(model, job).run() for job in jobs])
-    assert len(stepped) > 10  # they gave way to each other again and again; how often depends on the machine
+    assert len(stepped) > 50
     assert [figures(t) for t in beside] == [figures(t) for t in alone]
     assert len({str(figures(t)) for t in alone}) == len(jobs)  # the adapters do matter
     assert model.engine.queue.waiting() == 0
@@ -134,10 +134,13 @@ def test_batches_maps_and_arms_beside_each_other_are_those_of_undisturbed_runs(r
     works = (batch, mapped, arms, samples)
     model.engine.prefixes.clear()  # a prefix that was read in other pieces rounds otherwise
     alone = [found for i, work in enumerate(works) for found in together(work, first=i)]
-    model.engine.prefixes.clear()
     assert stepped == []
-    assert together(*works, lambda: Generation(model, Job(ids[0], SAMPLED, 1.0)).run().ids)[:4] == alone
-    assert len(stepped) > 10  # they gave way to each other again and again; how often depends on the machine
+    for _ in range(6):  # how soon they meet depends on the machine
+        model.engine.prefixes.clear()
+        assert together(*works, lambda: Generation(model, Job(ids[0], SAMPLED, 1.0)).run().ids)[:4] == alone
+        if len(stepped) > 50:
+            break
+    assert len(stepped) > 50
 
 
 def test_two_engines_that_are_held_together_go_and_come_back_together(eager, stepped):
@@ -161,7 +164,7 @@ def test_two_engines_that_are_held_together_go_and_come_back_together(eager, ste
     works = (one(base), one(teacher), both, half)
     alone = [work() for work in works]
     assert together(*works, *works) == alone * 2
-    assert len(stepped) > 10  # they gave way to each other again and again; how often depends on the machine
+    assert len(stepped) > 50
     assert all(m.engine.held.engines == [m.engine] and not m.engine.held.used for m in (base, teacher))
 
 

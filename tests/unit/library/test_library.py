@@ -13,10 +13,11 @@ from rmx.cli.main import main
 from rmx.engine.engine import PrefixCache
 from rmx.errors import RmxError, SwapError
 from rmx.library import model as library_model
-from rmx.library.notebook import NotebookProgress, cell, chart, render, to_frame
+from rmx.library.notebook import NotebookProgress, cell, chart, to_frame
 from rmx.library.results import ArmsDocument
 from rmx.models.load import load
 from rmx.models.workspace import Workspace
+from rmx.storage.rendering import render
 
 TIMES = ("seconds", "reuse", "usd")
 
@@ -294,8 +295,7 @@ def test_a_solution_shows_its_forks_with_their_alternatives(model):
 
 
 def test_what_a_model_says_is_escaped():
-    shown = render(
-        "tokens.html",
+    shown = render("notebook/tokens.html",
         title="<b>",
         tokens=[
             {

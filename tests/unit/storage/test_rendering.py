@@ -5,7 +5,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from rmx import rendering
+from rmx.storage import rendering
 
 HOSTILE = "a <b>|`c`\n# *d* [e](f) _g_"
 
