@@ -1,6 +1,7 @@
 // The dry run: which tokens of which rollouts a threshold gates, counted here while the slider moves, without a server.
+import { drawn } from "../common/svg.js";
 import {
-  attrs, clip, count, drawn, fill, make, nameOf, percent, plural, showOdd, splitSpace, undecided,
+  attrs, clip, count, fill, make, nameOf, percent, plural, showOdd, splitSpace, undecided,
 } from "../common/text.js";
 import { prose } from "../common/prose.js";
 import { root, server, tooltip, trigger, ui } from "./context.js";

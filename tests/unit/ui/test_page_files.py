@@ -1,5 +1,6 @@
 """The page is light, and its modules, templates and style sheets stand under an address that changes with them."""
 
+import posixpath
 import re
 
 import pytest
@@ -116,3 +117,23 @@ def test_a_mounted_view_names_its_address_its_events_and_its_own_style_sheet():
     assert '["compare/compare_view.css"]' in boot
     assert "compare/compare_map.js" in boot
     assert len(boot) < 4000
+
+
+IMPORT = re.compile(r'^import \{([^}]*)\} from "(\.[^"]+)";$', re.MULTILINE)
+
+
+def exported(path):
+    """Names that a module gives to others."""
+    names = set()
+    for line in re.findall(r"^export .*", FILES[path].decode(), re.MULTILINE):
+        head = line.partition("(")[0] if " function" in line else line
+        names |= set(re.findall(r"\b(\w+)\b", head))
+    return names
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.endswith(".js")])
+def test_every_name_that_a_module_imports_is_exported_where_it_says(path):
+    for names, target in IMPORT.findall(FILES[path].decode()):
+        there = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+        wanted = {name.split(" as ")[0].strip() for name in names.split(",") if name.strip()}
+        assert wanted <= exported(there), (path, there)
