@@ -110,8 +110,11 @@ class Target:
 
 
 def send(port: int, request: Request, patience: float = PATIENCE) -> Reply:
-    """Send one request over a connection of its own. An endless reply is read for `patience` seconds."""
-    with socket.create_connection(("127.0.0.1", port), timeout=patience) as line:
+    """Send one request over a connection of its own. An endless reply is read for `patience` seconds.
+
+    Its head has `PATIENCE` in any case: on a busy machine it may take longer than a stream is worth listening to.
+    """
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as line:
         head = f"{request.method} {request.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n"
         head += f"Content-Type: {request.kind}\r\nAccept: application/json, text/event-stream\r\n"
         head += f"Content-Length: {len(request.body)}\r\n\r\n"
@@ -122,6 +125,7 @@ def send(port: int, request: Request, patience: float = PATIENCE) -> Reply:
             found.begin()
         except (http.client.HTTPException, ConnectionResetError):
             return Reply(400, "")  # cut off before an answer: not a request at all
+        line.settimeout(patience)
         parts, end = [], time.monotonic() + patience
         with suppress(TimeoutError, http.client.HTTPException, ConnectionResetError):
             while (part := found.read1(65536)) and sum(map(len, parts)) < MOST and time.monotonic() < end:
