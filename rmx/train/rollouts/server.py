@@ -173,13 +173,7 @@ class _Asking:
     """All requests of one stage."""
 
     def __init__(
-        self,
-        url: str,
-        model: Model,
-        config: RolloutConfig,
-        seed: int,
-        cancelled: Callable[[], bool],
-        report: Report,
+        self, url: str, model: Model, config: RolloutConfig, seed: int, cancelled: Callable[[], bool], report: Report
     ) -> None:
         self._model, self._config, self._seed = model, config, seed
         self._cancelled, self._report = cancelled, report
