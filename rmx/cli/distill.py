@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +11,10 @@ from rmx.cli.terminal import DistillTeller
 from rmx.errors import RmxError
 from rmx.progress import Progress
 
-HELP = {
-    "problems": "problems of the train split that the teacher solves",
-    "k": "solutions of the teacher for each problem",
-    "temperature": "sampling temperature of the teacher's solutions",
-    "top_p": "nucleus sampling of the teacher's solutions: share of probability drawn from",
-    "max_new_tokens": "upper bound of a solution, in tokens",
-    "top_k": "likeliest tokens of the teacher that are kept at each place",
-    "tail": "what becomes of the others: the kept ones renormalised, or one bucket for the rest",
-    "alpha": "scale of the LoRA adapter, alpha / rank (default: twice the rank)",
-    "warmup": "share of the updates over which the learning rate rises",
-    "epochs": "passes over the solutions",
-    "micro_batch": "solutions that go through the network together",
-    "grad_accum": "micro-batches per update",
-    "max_seq_len": "longer solutions are cut on the right",
-    "heldout": "problems of the validation split whose solutions by the teacher are only compared with; 0: none",
-    "validation": "problems of the validation split solved by base, teacher and student; 0: none",
-}
-
 
 def define_distill(distill: argparse.ArgumentParser) -> None:
     """Options of `rmx distill`."""
-    from rmx.recipes.distill_job import field_types
-    from rmx.recipes.flags import HELP as SHARED
+    from rmx.recipes.distill_job import DistillRecipe
     from rmx.recipes.flags import add_flags
 
     add_model(distill)
@@ -48,8 +28,7 @@ def define_distill(distill: argparse.ArgumentParser) -> None:
     where.add_argument("--resume", metavar="ID", help="go on with a run that was stopped or interrupted")
     distill.add_argument("--json", action="store_true", help="one JSON line per update and check, and a last one")
     add_style(distill)
-    group = distill.add_argument_group("recipe (defaults: the preset's)")
-    add_flags(group, field_types(), SHARED | HELP)
+    add_flags(distill.add_argument_group("recipe (defaults: the preset's)"), DistillRecipe)
     distill.set_defaults(run=_distill)
 
 
@@ -59,12 +38,13 @@ def job_of(args: argparse.Namespace) -> Any:
     Raises:
         RmxError: flags that do not go together, or values that cannot be used.
     """
-    from rmx.recipes.distill_job import PRESETS, DistillJob, default_preset, field_types, resolved
+    from rmx.recipes.distill_job import PRESETS, DistillJob, DistillRecipe, default_preset, resolved
     from rmx.recipes.flags import given
+    from rmx.recipes.recipe import field_types
 
     model = args.model or default_model()
     preset = args.preset or default_preset(model)
-    recipe = replace(PRESETS[preset], **given(args, field_types()))
+    recipe = PRESETS[preset].with_(**given(args, field_types(DistillRecipe)))
     who = model, args.set or "mini", args.adapter, args.teacher
     return resolved(DistillJob(*who, recipe, args.device, args.dtype, style_of(args), preset))
 
@@ -90,8 +70,9 @@ def _resumed(args: argparse.Namespace) -> Any:
     Raises:
         RmxError: no such run, it is of another kind, or a flag would change it.
     """
-    from rmx.recipes.distill_job import field_types
+    from rmx.recipes.distill_job import DistillRecipe
     from rmx.recipes.flags import given
+    from rmx.recipes.recipe import field_types
     from rmx.runs.folder import CONFIG, RunFolder
     from rmx.runs.store import RunStore
 
@@ -99,7 +80,8 @@ def _resumed(args: argparse.Namespace) -> Any:
     folder = RunFolder(path.absolute()) if (path / CONFIG).is_file() else RunStore().get(args.resume)
     if folder.config.get("kind") != "distill":
         raise RmxError(f"{folder.id} is no distillation. Go on with it by: rmx train --resume {folder.id}")
-    if given(args, field_types()) or args.preset or args.set or args.teacher or args.adapter or style_of(args).given:
+    named = args.preset, args.set, args.teacher, args.adapter
+    if given(args, field_types(DistillRecipe)) or any(named) or style_of(args).given:
         raise RmxError("A run goes on as it began; --resume takes no other choices.")
     return folder
 

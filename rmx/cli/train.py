@@ -137,7 +137,7 @@ def _resumed(args: argparse.Namespace) -> Any:
     Raises:
         RmxError: no such run, or a change that comes too late.
     """
-    from rmx.recipes.flags import field_types
+    from rmx.recipes.recipe import field_types
     from rmx.runs.folder import CONFIG, RunFolder
     from rmx.runs.store import RunStore
     from rmx.train.training_stage import CHECKPOINTS, written

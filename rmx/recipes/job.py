@@ -3,7 +3,8 @@
 import logging
 import random
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -20,8 +21,39 @@ from rmx.records import Problem
 logger = logging.getLogger(__name__)
 
 
+class Job:
+    """What a run of any kind is asked; `words` is the command that starts it."""
+
+    __slots__ = ()
+
+    def words(self) -> list[str]:
+        raise NotImplementedError
+
+    def command_line(self) -> str:
+        """The command that starts this run, for a shell."""
+        return shlex.join(self.words())
+
+
+def options(named: Mapping[str, str | None]) -> list[str]:
+    """Options and their values, without those that are left as they are: None, empty, or "auto"."""
+    return [word for flag, value in named.items() if value and value != "auto" for word in (flag, value)]
+
+
+@contextmanager
+def readable_config() -> Iterator[None]:
+    """Read a `config.json` in a `with` block.
+
+    Raises:
+        TrainError: it is none of ours.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainError(f"The run's config.json cannot be used ({error}). Start a new run.") from error
+
+
 @dataclass(frozen=True, slots=True)
-class TrainJob:
+class TrainJob(Job):
     """One training run. Problems come from a set or, already sampled, from a file of rollouts."""
 
     model: str = "mini"
@@ -51,22 +83,13 @@ class TrainJob:
 
     def words(self) -> list[str]:
         """The command that starts this run: `rmx train …`."""
-        words = ["rmx", "train", "--model", self.model]
-        for flag, value in (
-            ("--set", self.set_name),
-            ("--from-rollouts", self.from_rollouts),
-            ("--server", self.server),
-            ("--init-adapter", self.init_adapter),
-        ):
-            words += [flag, value] if value else []
-        for flag, value in (("--device", self.device), ("--dtype", self.dtype)):
-            words += [flag, value] if value != "auto" else []
+        named = {
+            "--model": self.model, "--set": self.set_name, "--from-rollouts": self.from_rollouts,
+            "--server": self.server, "--init-adapter": self.init_adapter, "--device": self.device,
+            "--dtype": self.dtype,
+        }  # fmt: skip
         swept = ["--sweep-tau", ",".join(f"{tau:g}" for tau in self.taus)] if self.taus else []
-        return words + command(self.recipe, self.preset) + swept + self.style.words()
-
-    def command_line(self) -> str:
-        """The same, for a shell."""
-        return shlex.join(self.words())
+        return ["rmx", "train", *options(named), *command(self.recipe, self.preset), *swept, *self.style.words()]
 
     def json(self) -> dict[str, Any]:
         """What `config.json` keeps of it."""
@@ -92,23 +115,12 @@ class TrainJob:
         Raises:
             TrainError: it is none of ours.
         """
-        try:
-            return cls(
-                stored["model"],
-                stored["set"],
-                Recipe.from_json(stored["recipe"]),
-                stored["preset"],
-                stored.get("from_rollouts"),
-                stored.get("server"),
-                stored.get("adapter"),
-                stored.get("device", "auto"),
-                stored.get("dtype", "auto"),
-                tuple(stored.get("pins", ())),
-                tuple(stored.get("taus", ())),
-                StyleOptions.from_json(stored.get("style")),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise TrainError(f"The run's config.json cannot be used ({error}). Start a new run.") from error
+        with readable_config():
+            plain = ("from_rollouts", "server", "device", "dtype")
+            kept: dict[str, Any] = {name: stored[name] for name in plain if name in stored}
+            kept |= {name: tuple(stored.get(name, ())) for name in ("pins", "taus")}
+            kept |= {"init_adapter": stored.get("adapter"), "style": StyleOptions.from_json(stored.get("style"))}
+            return cls(stored["model"], stored["set"], Recipe.from_json(stored["recipe"]), stored["preset"], **kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 The defaults are the paper's (arXiv 2605.06241, section 5 and the public 1.5B recipe). `PRESETS` holds the others.
 """
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from rmx.config import is_number
 from rmx.errors import RmxError, shown
@@ -19,198 +19,230 @@ Order = Literal["clarity", "shuffle", "file"]
 BaseKept = Literal["fp32", "bf16", "recompute"]
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
 SEEDS = 2**62  # seeds lie below it: what is made of them still fits 63 bits
 
 
-def check_whole(name: str, value: Any, low: int) -> None:
-    """Refuse what is no whole number of at least `low`.
+def choice(default: Any, about: str, low: float = 0, high: float = 1e6, above: bool = False) -> Any:
+    """Declare a field of a recipe.
 
-    Raises:
-        RmxError: in a sentence with the name and the value.
+    Args:
+        about: its help on the command line, in the API and in the form.
+        low, high: bounds of a number; whole numbers have no upper one. above: `low` itself is out.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise RmxError(f"{name} must be a whole number, {low} or more; got {shown(value)}.")
-
-
-def check_seed(seed: Any) -> None:
-    """Say why a value cannot seed a run's draws.
-
-    Raises:
-        RmxError: no whole number, negative, or `SEEDS` and more.
-    """
-    check_whole("seed", seed, 0)
-    if seed >= SEEDS:
-        raise RmxError(f"seed must lie below 2^62; got {shown(seed)}.")
-
-
-def _between(name: str, value: Any, low: float, high: float, open_low: bool = False) -> None:
-    if not is_number(value) or not low <= value <= high or (open_low and value == low):
-        raise RmxError(f"{name} must lie {'above' if open_low else 'from'} {low:g} {'and' if open_low else 'to'} "
-                       f"{'at most at ' if open_low else ''}{high:g}; got {shown(value)}.")  # fmt: skip
-
-
-def check_one_of(name: str, value: Any, kinds: Any) -> None:
-    """Refuse what is none of a Literal's values.
-
-    Raises:
-        RmxError: in a sentence with the name, what is known and the value.
-    """
-    if value not in get_args(kinds):
-        raise RmxError(f"{name} must be one of {', '.join(get_args(kinds))}; got {shown(value)}.")
+    return field(default=default, metadata={"about": about, "low": low, "high": high, "above": above})
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutConfig:
+class Section:
+    """Fields that are checked when they are made, by their types and by the bounds that they are declared with.
+
+    Raises:
+        RmxError: a value that cannot be used, in a sentence with its name.
+    """
+
+    def __post_init__(self) -> None:
+        kinds = types_of(type(self))
+        for f in fields(self):
+            if f.metadata:
+                _check(f.name, kinds[f.name], getattr(self, f.name), f.metadata)
+
+    def flat(self) -> dict[str, Any]:
+        """Every field under its own name; no two sections share one."""
+        found: dict[str, Any] = {}
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name)
+            found |= value.flat() if isinstance(value, Section) else {name: value}
+        return found
+
+    def with_(self, **changes: Any) -> Self:
+        """The same with other values, given by the fields' own names.
+
+        Raises:
+            RmxError: a value that cannot be used. ValueError: no field has this name.
+        """
+        if unknown := [name for name in changes if name not in field_types(type(self))]:
+            raise ValueError(f"a recipe has no {', '.join(unknown)}")
+        made = {}
+        for f in fields(self):
+            if isinstance(section := getattr(self, f.name), Section):
+                made[f.name] = replace(section, **{n: changes.pop(n) for n in section.flat() if n in changes})
+        return replace(self, **made, **changes)
+
+    def json(self) -> dict[str, Any]:
+        """What `config.json` keeps of it; `from_json` reads it back."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in self.flat().items()}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Self:
+        """The recipe of a `config.json`; fields that it lacks have the defaults."""
+        return cls().with_(**stored)
+
+    def departures(self) -> dict[str, tuple[Any, Any]]:
+        """Fields that differ from the paper's: name -> (the paper's value, this one)."""
+        paper = type(self)().flat()
+        return {name: (paper[name], value) for name, value in self.flat().items() if value != paper[name]}
+
+
+@cache
+def types_of(section: type) -> dict[str, Any]:
+    """Name -> type of the fields of one class."""
+    return get_type_hints(section)
+
+
+def field_types(kind: type[Section] | None = None) -> dict[str, Any]:
+    """Name -> type of every field of a recipe, by default of a training run's, in its order."""
+    found: dict[str, Any] = {}
+    for name, hint in types_of(kind or Recipe).items():
+        found |= field_types(hint) if isinstance(hint, type) and issubclass(hint, Section) else {name: hint}
+    return found
+
+
+def help_of(kind: type[Section]) -> dict[str, str]:
+    """Name -> help of the fields that are declared with one."""
+    found: dict[str, str] = {}
+    for f in fields(kind):
+        if f.metadata:
+            found[f.name] = f.metadata["about"]
+        elif isinstance(hint := types_of(kind)[f.name], type) and issubclass(hint, Section):
+            found |= help_of(hint)
+    return found
+
+
+def _check(name: str, kind: Any, value: Any, bounds: Mapping[str, Any]) -> None:
+    """Refuse a value that is not of its field's type, or lies outside of its bounds."""
+    if type(None) in get_args(kind):
+        if value is None:
+            return
+        kind = next(k for k in get_args(kind) if k is not type(None))
+    low, high, above = bounds["low"], bounds["high"], bounds["above"]
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise RmxError(f"{name} must be one of {', '.join(get_args(kind))}; got {shown(value)}.")
+    elif kind is int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise RmxError(f"{name} must be a whole number, {low} or more; got {shown(value)}.")
+        if name == "seed" and value >= SEEDS:
+            raise RmxError(f"seed must lie below 2^62; got {shown(value)}.")
+    elif kind is float and (not is_number(value) or not low <= value <= high or (above and value == low)):
+        edges = f"above {low:g} and at most at" if above else f"from {low:g} to"
+        raise RmxError(f"{name} must lie {edges} {high:g}; got {shown(value)}.")
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutConfig(Section):
     """What is sampled from the frozen base."""
 
-    k: int = 20  # completions per problem
-    problems: int = 150  # problems of the set that are sampled
-    temperature: float = 0.6
-    top_p: float = 0.95
-    max_new_tokens: int = 8192
-
-    def __post_init__(self) -> None:
-        check_whole("k", self.k, 1)
-        check_whole("problems", self.problems, 1)
-        check_whole("max_new_tokens", self.max_new_tokens, 1)
-        _between("temperature", self.temperature, 0, 10, open_low=True)
-        _between("top_p", self.top_p, 0, 1, open_low=True)
+    k: int = choice(20, "solutions sampled of each problem", 1)
+    problems: int = choice(150, "problems of the set whose solutions are sampled", 1)
+    temperature: float = choice(0.6, "sampling temperature of the rollouts", 0, 10, above=True)
+    top_p: float = choice(0.95, "nucleus sampling of the rollouts: share of probability drawn from", 0, 1, above=True)
+    max_new_tokens: int = choice(8192, "upper bound of a rollout, in tokens", 1)
 
 
 @dataclass(frozen=True, slots=True)
-class SelectionConfig:
+class SelectionConfig(Section):
     """Which rollouts teach: problems at the edge of competence, without the longest rollouts."""
 
-    select: int = 50  # problems kept, nearest to a pass rate of one half
-    trim: float = 0.8  # share of the kept rollouts that stays, shortest first
-
-    def __post_init__(self) -> None:
-        check_whole("select", self.select, 1)
-        _between("trim", self.trim, 0, 1, open_low=True)
+    select: int = choice(50, "problems to train on: those with a pass rate nearest to one half", 1)
+    trim: float = choice(0.8, "share of the rollouts to train on, the shortest first", 0, 1, above=True)
 
 
 @dataclass(frozen=True, slots=True)
-class GateConfig:
+class GateConfig(Section):
     """Which tokens are decisions. Neither tau nor tau_share: the model's own threshold."""
 
-    gate: GateKind = "entropy"  # random: as many tokens as the entropy gate, drawn evenly; full: every token
-    tau: float | None = None  # nats
-    tau_share: float | None = None  # share of completion tokens instead; one tau from the pooled rollouts
+    gate: GateKind = choice("entropy", "which tokens are trained: those of high entropy, as many random ones, or all")
+    tau: float | None = choice(
+        None, "entropy in nats above which a token is trained (default: the model's own threshold)", 0, 100
+    )
+    tau_share: float | None = choice(None, "share of tokens that are trained, instead of tau", 0, 1, above=True)
 
     def __post_init__(self) -> None:
-        check_one_of("gate", self.gate, GateKind)
         if self.tau is not None and self.tau_share is not None:
             raise RmxError("Give tau or tau_share, not both.")
-        if self.tau is not None:
-            _between("tau", self.tau, 0, 100)
-        if self.tau_share is not None:
-            _between("tau_share", self.tau_share, 0, 1, open_low=True)
+        Section.__post_init__(self)
 
 
 @dataclass(frozen=True, slots=True)
-class LossConfig:
+class LossConfig(Section):
     """The two terms of the loss and how they are averaged."""
 
-    objective: Objective = "adv_ce"
-    positive_only: bool = False
-    beta_neg: float = 1.0  # weight of wrong rollouts
-    pos_margin: float = 0.0  # nats, delta_hinge only
-    neg_margin: float = 0.0
-    adv_clip: float = 2.5  # 0 or less: no clip
-    neg_floor_nats: float | None = None  # our extension: wrong tokens are pushed no further below the base than this
-    kl_weight: float = 0.2
-    kl_on: KlOn = "all"
-    normalisation: Normalisation = "reference"  # means per micro-batch; token: per optimizer step
-    weigh_problems: bool = False
-
-    def __post_init__(self) -> None:
-        check_one_of("objective", self.objective, Objective)
-        check_one_of("kl_on", self.kl_on, KlOn)
-        check_one_of("normalisation", self.normalisation, Normalisation)
-        for name in ("beta_neg", "pos_margin", "neg_margin", "kl_weight"):
-            _between(name, getattr(self, name), 0, 1e6)
-        _between("adv_clip", self.adv_clip, -1e6, 1e6)
-        if self.neg_floor_nats is not None:
-            _between("neg_floor_nats", self.neg_floor_nats, 0, 1e6)
+    objective: Objective = choice("adv_ce", "loss of the trained tokens")
+    positive_only: bool = choice(False, "learn from right rollouts only")
+    beta_neg: float = choice(1.0, "weight of wrong rollouts in the loss")
+    pos_margin: float = choice(0.0, "delta_hinge: nats by which tokens of right rollouts shall rise")
+    neg_margin: float = choice(0.0, "delta_hinge: nats by which tokens of wrong rollouts shall fall")
+    adv_clip: float = choice(2.5, "advantages are clipped to plus and minus this; 0: no clip", -1e6)
+    neg_floor_nats: float | None = choice(
+        None, "not in the paper: wrong tokens are pushed no further than this below the base"
+    )
+    kl_weight: float = choice(0.2, "weight of the KL divergence to the base in the loss")
+    kl_on: KlOn = choice("all", "positions at which the KL divergence to the base counts")
+    normalisation: Normalisation = choice(
+        "reference", "what the loss is a mean over: each micro-batch (reference) or the tokens of an update"
+    )
+    weigh_problems: bool = choice(False, "give each problem the same weight")
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterConfig:
+class AdapterConfig(Section):
     """The LoRA that is trained."""
 
-    rank: int = 32
-    alpha: int = 64
-    dropout: float = 0.0
-    targets: tuple[str, ...] = TARGETS
+    rank: int = choice(32, "rank of the LoRA adapter", 1)
+    alpha: int = choice(64, "scale of the LoRA adapter, alpha / rank", 1)
+    dropout: float = choice(0.0, "dropout of the LoRA adapter, 0 to 1", 0, 1)
+    targets: tuple[str, ...] = choice(TARGETS, "layers that the adapter is on, separated by commas")
 
     def __post_init__(self) -> None:
-        check_whole("rank", self.rank, 1)
-        check_whole("alpha", self.alpha, 1)
-        _between("dropout", self.dropout, 0, 1)
+        Section.__post_init__(self)
         object.__setattr__(self, "targets", tuple(self.targets))
         if not self.targets or not all(isinstance(t, str) and t.strip() for t in self.targets):
             raise RmxError("targets must name at least one kind of layer, such as q_proj.")
 
 
 @dataclass(frozen=True, slots=True)
-class OptimConfig:
+class OptimConfig(Section):
     """Optimizer, schedule and batches."""
 
-    lr: float = 1e-4
-    warmup_steps: int = 50
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    epochs: int = 1
-    micro_batch: int = 1  # rollouts that go through the network together
-    grad_accum: int = 8  # micro-batches per update, over all processes
-    order: Order = "clarity"
-    max_steps: int | None = None  # updates after which to stop; the schedule stays that of all epochs
-    max_seq_len: int = 8192
-    recompute: bool = False  # gradient checkpointing
-    base_figures: BaseKept = "fp32"  # how the anchor's figures of the base are kept; recompute: read anew every time
-    base_disk_gb: float = 50.0  # of them at most on disk; what finds no room is read anew, to the same figures
-    tf32: bool = False  # products of the head in TF32, on CUDA
-
-    def __post_init__(self) -> None:
-        _between("lr", self.lr, 0, 1, open_low=True)
-        check_whole("warmup_steps", self.warmup_steps, 0)
-        _between("weight_decay", self.weight_decay, 0, 10)
-        _between("max_grad_norm", self.max_grad_norm, 0, 1e6, open_low=True)
-        for name in ("epochs", "micro_batch", "grad_accum"):
-            check_whole(name, getattr(self, name), 1)
-        check_one_of("order", self.order, Order)
-        check_one_of("base_figures", self.base_figures, BaseKept)
-        _between("base_disk_gb", self.base_disk_gb, 0, 1e6)
-        if self.max_steps is not None:
-            check_whole("max_steps", self.max_steps, 1)
-        check_whole("max_seq_len", self.max_seq_len, 2)
+    lr: float = choice(1e-4, "learning rate", 0, 1, above=True)
+    warmup_steps: int = choice(50, "updates over which the learning rate rises")
+    weight_decay: float = choice(0.0, "weight decay of AdamW", 0, 10)
+    max_grad_norm: float = choice(1.0, "norm to which gradients are clipped", above=True)
+    epochs: int = choice(1, "passes over the rollouts", 1)
+    micro_batch: int = choice(1, "rollouts that go through the network together", 1)
+    grad_accum: int = choice(8, "micro-batches per update, over all processes", 1)
+    order: Order = choice("clarity", "order in which rollouts are trained on")
+    max_steps: int | None = choice(None, "stop after so many updates", 1)  # the schedule stays that of all epochs
+    max_seq_len: int = choice(8192, "longer rollouts are cut on the right", 2)
+    recompute: bool = choice(False, "gradient checkpointing: less memory, more time")
+    base_figures: BaseKept = choice(
+        "fp32", "the base's figures for the anchor: kept in fp32 or bf16 (half the room), or read anew every time"
+    )
+    base_disk_gb: float = choice(
+        50.0, "GB that they may take on disk; what finds no room is read anew, which takes longer"
+    )
+    tf32: bool = choice(
+        False, "products of the head in TF32: faster on CUDA, slightly rounded; without effect on a CPU"
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class CheckConfig:
+class CheckConfig(Section):
     """What is looked at while it trains, on problems of the validation split."""
 
-    checkpoint_every: float = 0.15  # epochs
-    validation: int = 60  # problems; 0: no checks, no guards, the last checkpoint is kept
-    validation_k: int = 4  # rollouts of the base per validation problem, for the contrastive gap
-    test: int = 200  # problems of the test split, solved once before and once after; 0: none
-    patience: int = 0  # checks without a better pass@1 after which to stop; 0: never
-    guards: bool = True
-    kl_limit: float = 0.5  # nats, mean of the anchor over the last updates at which a run counts as running away
-
-    def __post_init__(self) -> None:
-        _between("checkpoint_every", self.checkpoint_every, 0, 1e6, open_low=True)
-        check_whole("validation", self.validation, 0)
-        check_whole("validation_k", self.validation_k, 0)
-        check_whole("test", self.test, 0)
-        check_whole("patience", self.patience, 0)
-        _between("kl_limit", self.kl_limit, 0, 1e6, open_low=True)
+    checkpoint_every: float = choice(0.15, "epochs between two checkpoints, each with its check", above=True)
+    validation: int = choice(60, "problems of the validation split; 0: no checks")
+    validation_k: int = choice(4, "rollouts of each validation problem")
+    test: int = choice(200, "problems of the test split, solved before and after; 0: none")
+    patience: int = choice(0, "stop after so many checks without a better pass@1; 0: never")
+    guards: bool = choice(True, "stop a run that goes wrong")
+    kl_limit: float = choice(
+        0.5, "KL divergence from the base, in nats, at which a run counts as running away", above=True
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(Section):
     """Everything that a run's outcome depends on, beside the model and the problems."""
 
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)
@@ -220,50 +252,15 @@ class Recipe:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
-    seed: int = 42
+    seed: int = choice(42, "seed of all random draws")
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        check_whole("k", self.rollouts.k, 2)  # a problem teaches by its right and its wrong rollouts
-
-    def flat(self) -> dict[str, Any]:
-        """Every field under its own name; no two sections share one."""
-        sections = (getattr(self, f.name) for f in fields(self) if f.name != "seed")
-        flat = {f.name: getattr(section, f.name) for section in sections for f in fields(section)}
-        return flat | {"seed": self.seed}
-
-    def with_(self, **changes: Any) -> "Recipe":
-        """The same recipe with other values, given by the fields' own names.
-
-        Raises:
-            RmxError: a value that cannot be used. ValueError: no field has this name.
-        """
-        left, made = dict(changes), {}
-        for f in fields(self):
-            if f.name == "seed":
-                made["seed"] = left.pop("seed", self.seed)
-                continue
-            section = getattr(self, f.name)
-            mine = {g.name: left.pop(g.name) for g in fields(section) if g.name in left}
-            made[f.name] = dataclasses.replace(section, **mine)
-        if left:
-            raise ValueError(f"a recipe has no {', '.join(left)}")
-        return Recipe(**made)
-
-    def json(self) -> dict[str, Any]:
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in self.flat().items()}
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> "Recipe":
-        """The recipe of a `config.json`; fields that it lacks have the defaults."""
-        return cls().with_(**stored)
-
-    def departures(self) -> dict[str, tuple[Any, Any]]:
-        """Fields that differ from the paper's: name -> (the paper's value, this one)."""
-        paper = Recipe().flat()
-        return {name: (paper[name], value) for name, value in self.flat().items() if value != paper[name]}
+        Section.__post_init__(self)
+        if self.rollouts.k < 2:  # a problem teaches by its right and its wrong rollouts
+            raise RmxError(f"k must be a whole number, 2 or more; got {self.rollouts.k}.")
 
 
+HELP = help_of(Recipe)
 PAPER = Recipe()
 SMALL = PAPER.with_(
     k=20, problems=80, temperature=1.0, top_p=1.0, max_new_tokens=256, lr=3e-4, warmup_steps=5, micro_batch=8,
@@ -281,14 +278,14 @@ PRESETS = {"paper": PAPER, "small": SMALL, "floor": FLOOR, "quick": QUICK}
 def command(recipe: Recipe, preset: str = "paper") -> list[str]:
     """The flags of `rmx train` that make `recipe` out of a preset."""
     words = [] if preset == "paper" else ["--preset", preset]
-    return words + write_flags(recipe.flat(), PRESETS[preset].flat())
+    return words + write_flags(recipe, PRESETS[preset])
 
 
-def write_flags(values: Mapping[str, Any], start: Mapping[str, Any]) -> list[str]:
-    """The options that change the fields of one recipe into those of another: `--lr 0.001 --no-guards --tau none`."""
-    words = list[str]()
-    for name, value in values.items():
-        if value == start[name]:
+def write_flags(recipe: Section, start: Section) -> list[str]:
+    """The options that change one recipe into another: `--lr 0.001 --no-guards --tau none`."""
+    words, before = list[str](), start.flat()
+    for name, value in recipe.flat().items():
+        if value == before[name]:
             continue
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):

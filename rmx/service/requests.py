@@ -13,7 +13,7 @@ from rmx.config import TOP_KEPT
 from rmx.engine.fair_queue import Kind
 from rmx.models.style_options import StyleOptions
 from rmx.prompt_styles import AnswerRule
-from rmx.recipes.flags import HELP, field_types
+from rmx.recipes.recipe import HELP, field_types
 from rmx.service.arguments import API_ONLY, LARGEST, LATER, Flag, Most, Request, argument, kind_of
 
 ARMS = "base,teacher,oracle,random,matched,entropy"

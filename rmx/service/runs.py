@@ -5,9 +5,9 @@ from typing import Any
 
 from rmx.engine.remote import NOT_HERE
 from rmx.errors import ModelError, Refused, cut_paths
-from rmx.recipes.flags import changed_recipe, field_types
+from rmx.recipes.flags import changed_recipe
 from rmx.recipes.job import TrainJob, problems_of
-from rmx.recipes.recipe import PRESETS, Recipe
+from rmx.recipes.recipe import PRESETS, Recipe, field_types
 from rmx.records import Rollout
 from rmx.runs.folder import RunFolder
 from rmx.runs.row import row

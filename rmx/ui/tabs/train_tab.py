@@ -11,10 +11,9 @@ from rmx.errors import RmxError
 from rmx.models.presets import PRESETS as MODELS
 from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import from_form
-from rmx.recipes.flags import HELP, field_types
 from rmx.recipes.job import TrainJob
 from rmx.recipes.pins import Pin
-from rmx.recipes.recipe import PRESETS, Recipe
+from rmx.recipes.recipe import HELP, PRESETS, Recipe, field_types
 from rmx.recipes.thresholds import taus_of
 from rmx.service.arguments import short_enough
 from rmx.ui.jobs.page_jobs import Message

@@ -8,9 +8,9 @@ import pytest
 
 from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError, TrainError
-from rmx.recipes.flags import HELP, add_recipe, field_types, recipe_of
+from rmx.recipes.flags import add_recipe, recipe_of
 from rmx.recipes.job import TrainJob, problems_of, resolved
-from rmx.recipes.recipe import PAPER, PRESETS, Recipe, command
+from rmx.recipes.recipe import HELP, PAPER, PRESETS, Recipe, command, field_types
 
 
 def parsed(words: list[str]) -> Recipe:
