@@ -174,11 +174,7 @@ class DistillJob(Job):
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "DistillJob":
-        """The job of a `config.json`.
-
-        Raises:
-            TrainError: it is none of ours.
-        """
+        """The job of a `config.json`."""
         with readable_config():
             plain = ("adapter", "teacher", "device", "dtype", "preset")
             kept: dict[str, Any] = {name: stored[name] for name in plain if name in stored}

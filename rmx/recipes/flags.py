@@ -37,20 +37,12 @@ def given(args: argparse.Namespace, types: Iterable[str]) -> dict[str, Any]:
 
 
 def recipe_of(args: argparse.Namespace, preset: str = "paper") -> Recipe:
-    """The preset with the flags that were given.
-
-    Raises:
-        RmxError: a value that cannot be used.
-    """
+    """The preset with the flags that were given."""
     return changed_recipe(PRESETS[preset], given(args, field_types()))
 
 
 def changed_recipe(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values of some fields; a threshold takes the place of a share of tokens, or that of it.
-
-    Raises:
-        RmxError: a value that cannot be used.
-    """
+    """The recipe with other values of some fields; a threshold takes the place of a share of tokens, or that of it."""
     other = {"tau_share": None} if "tau" in given else {}
     if given.get("tau_share") is not None and "tau" not in given:
         other = {"tau": None}

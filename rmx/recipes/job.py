@@ -41,11 +41,7 @@ def options(named: Mapping[str, str | None]) -> list[str]:
 
 @contextmanager
 def readable_config() -> Iterator[None]:
-    """Read a `config.json` in a `with` block.
-
-    Raises:
-        TrainError: it is none of ours.
-    """
+    """Read a `config.json` in a `with` block; what is none of ours is a TrainError."""
     try:
         yield
     except (KeyError, TypeError, ValueError) as error:
@@ -110,11 +106,7 @@ class TrainJob(Job):
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "TrainJob":
-        """The job of a `config.json`.
-
-        Raises:
-            TrainError: it is none of ours.
-        """
+        """The job of a `config.json`."""
         with readable_config():
             plain = ("from_rollouts", "server", "device", "dtype")
             kept: dict[str, Any] = {name: stored[name] for name in plain if name in stored}
@@ -138,17 +130,13 @@ class Problems:
 def problems_of(job: TrainJob) -> Problems:
     """Draw the training problems by the seed, and take the first ones of the other splits.
 
-    A set without a train split cannot be trained on. A reader's own file has the splits that its column `split` says or
-    is dealt into three by the text of each problem, so that the same problem is always on the same side. Whatever text
-    stands in validation or test all the same is not trained on.
-
-    Raises:
-        ProblemError: the set cannot be had. TrainError: too few problems in it.
+    A set without a train split cannot be trained on, nor can a text that stands in validation or test too.
     """
     check, wanted = job.recipe.check, job.recipe.rollouts.problems
     if not job.set_name:
         return Problems([], [], [])
-    base, split = split_name(job.set_name, "train" if _has_train(job.set_name) else "test")
+    known = SETS.get(job.set_name.partition(":")[0])
+    base, split = split_name(job.set_name, "train" if known is None or "train" in known.splits else "test")
     if split == "test" and job.from_rollouts is None:
         raise TrainError(f"{base} has only test problems here; training on them would spoil every later figure.")
     sides = every_split(base)
@@ -178,11 +166,6 @@ def draw_problems(problems: Sequence[Problem], count: int, draw: random.Random) 
     queues = [draw.sample(side, len(side)) for side in sides if side]
     turns = (problem for turn in zip_longest(*queues) for problem in turn if problem is not None)
     return list(islice(turns, count))
-
-
-def _has_train(name: str) -> bool:
-    base = name.partition(":")[0]
-    return base not in SETS or "train" in SETS[base].splits
 
 
 def resolved(job: TrainJob) -> TrainJob:

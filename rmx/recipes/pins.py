@@ -5,7 +5,7 @@ A pin is whole in itself: it holds the ids before the place, so it outlives the 
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rmx.errors import TrainError
@@ -28,16 +28,7 @@ class Pin:
     word: str  # the token as text
 
     def json(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "adapter": self.adapter,
-            "prompt_ids": list(self.prompt_ids),
-            "before": list(self.before),
-            "said": self.said,
-            "known": self.known,
-            "text": self.text,
-            "word": self.word,
-        }
+        return asdict(self) | {"prompt_ids": list(self.prompt_ids), "before": list(self.before)}
 
     def small(self) -> dict[str, Any]:
         """The same as `json`, with ids of four bytes."""
@@ -45,22 +36,10 @@ class Pin:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Pin":
-        """The pin of a stored run, or of a page's state.
-
-        Raises:
-            TrainError: something is missing or of another kind.
-        """
+        """The pin of a stored run, or of a page's state."""
         try:
-            pin = cls(
-                stored["model"],
-                stored["adapter"],
-                _ids(stored["prompt_ids"]),
-                _ids(stored["before"]),
-                stored["said"],
-                stored["known"],
-                stored["text"],
-                stored["word"],
-            )
+            kept = {name: stored[name] for name in cls.__slots__}
+            pin = cls(**kept | {name: _ids(kept[name]) for name in ("prompt_ids", "before")})
         except (KeyError, TypeError) as error:
             raise TrainError(f"A pinned token cannot be read ({error}). Pin it again in Explore.") from error
         texts = (pin.model, pin.text, pin.word, pin.adapter or "", pin.known or "")

@@ -34,11 +34,7 @@ def choice(default: Any, about: str, low: float = 0, high: float = 1e6, above: b
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Fields that are checked when they are made, by their types and by the bounds that they are declared with.
-
-    Raises:
-        RmxError: a value that cannot be used, in a sentence with its name.
-    """
+    """Fields that are checked when they are made, by their types and by the bounds that they are declared with."""
 
     def __post_init__(self) -> None:
         kinds = types_of(type(self))
@@ -55,11 +51,7 @@ class Section:
         return found
 
     def with_(self, **changes: Any) -> Self:
-        """The same with other values, given by the fields' own names.
-
-        Raises:
-            RmxError: a value that cannot be used. ValueError: no field has this name.
-        """
+        """The same with other values, given by the fields' own names."""
         if unknown := [name for name in changes if name not in field_types(type(self))]:
             raise ValueError(f"a recipe has no {', '.join(unknown)}")
         made = {}

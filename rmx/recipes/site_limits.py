@@ -13,11 +13,7 @@ FEWEST_CHECKS = 0.2  # epochs between two checks, at least
 
 
 def admit_job(rules: SiteRules, job: TrainJob) -> None:
-    """Let a visitor start this training run.
-
-    Raises:
-        Refused: not on this site, in a sentence.
-    """
+    """Refuse a training run that a visitor may not start on this site."""
     if rules.training == "off":
         raise Refused(f"Training is off on this site. {DUPLICATE}")
     if rules.public:
@@ -32,10 +28,6 @@ def admit_job(rules: SiteRules, job: TrainJob) -> None:
         raise Refused(f"Visitors may train mini on its own problems here. {DUPLICATE}")
     if job.taus:
         raise Refused(f"A sweep of thresholds is too long for this site. {DUPLICATE}")
-    _admit_caps(job)
-
-
-def _admit_caps(job: TrainJob) -> None:
     flat = job.recipe.flat()
     for name, most in CAPS.items():
         value = flat[name]

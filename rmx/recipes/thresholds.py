@@ -14,11 +14,7 @@ NO_DRY = "A dry run has nothing to sweep: it shows what every threshold would ga
 
 
 def taus_of(text: str) -> tuple[float, ...]:
-    """Thresholds in nats, ascending, from a comma-separated list; to six digits, as they name folders and flags.
-
-    Raises:
-        RmxError: an empty list, something that is no threshold, one that is named twice, or too many.
-    """
+    """Thresholds in nats, ascending, from a comma-separated list; to six digits, as they name folders and flags."""
     words = [word.strip() for word in text.split(",")]
     if not any(words):
         raise RmxError(f"A sweep needs at least one threshold in nats, {EXAMPLE}.")
@@ -42,11 +38,7 @@ def _tau(word: str) -> float:
 
 
 def check_sweep(taus: Sequence[float], recipe: Recipe) -> None:
-    """Whether these thresholds can be swept with this recipe.
-
-    Raises:
-        RmxError: the recipe names a threshold itself, has a gate without one, or nothing to choose by.
-    """
+    """Refuse thresholds that cannot be swept with this recipe."""
     if list(taus) != sorted(set(taus)) or not all(0 <= tau <= HIGHEST for tau in taus):
         raise RmxError(f"A sweep's thresholds are different numbers of nats from 0 to {HIGHEST:g}; got {list(taus)}.")
     if recipe.gate.tau is not None or recipe.gate.tau_share is not None:

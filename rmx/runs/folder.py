@@ -44,11 +44,7 @@ class RunFolder:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the run was asked.
-
-        Raises:
-            TrainError: this is no run's folder.
-        """
+        """What the run was asked."""
         found = config_of(read_json(self.path / CONFIG))
         if found is None:
             raise TrainError(f"{self.path.name} is not a run: its config.json is missing or cannot be read.")
@@ -140,11 +136,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the process of this run for the length of a `with` block.
-
-        Raises:
-            TrainError: another process is, or the run is queued and will get one of its own.
-        """
+        """Be the process of this run for the length of a `with` block."""
         with disk(self.path):
             file = run_lock.left_to_us(self.path / LOCK)
             self.begun_for_us = file is not None
@@ -164,11 +156,7 @@ class RunFolder:
 
     @contextmanager
     def lock_for_another(self) -> Iterator[int]:
-        """Take the lock so that a new process gets it: yields the open file that it has to inherit.
-
-        Raises:
-            TrainError: another process has it.
-        """
+        """Take the lock so that a new process gets it: yields the open file that it has to inherit."""
         with disk(self.path):
             file = self._free_lock()
         with file:

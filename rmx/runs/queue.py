@@ -37,9 +37,6 @@ def spawn(folder: RunFolder, words: list[str], lock: int, nice: int) -> "subproc
     Args:
         lock: the open file that holds the run's lock.
         nice: what it adds to this process's niceness.
-
-    Raises:
-        TrainError: the disk refuses. OSError: the system does.
     """
     threads = str(max(1, _cores() - 1))
     limits = {name: os.environ.get(name, threads) for name in THREADS}
@@ -116,11 +113,7 @@ Child = subprocess.Popen[bytes]
 
 
 def runs_at_once() -> int:
-    """How many runs may train beside each other on this machine.
-
-    Raises:
-        RmxError: the variable holds no count.
-    """
+    """How many runs may train beside each other on this machine."""
     text = os.environ.get(VARIABLE, "").strip() or "1"
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise RmxError(f"{VARIABLE} must be a whole number, 1 or more; it is {text!r}.")
@@ -176,11 +169,7 @@ def waiting_runs(root: Path) -> list[RunFolder]:
 
 
 def look(root: Path, program: tuple[str, ...] | None = None, nice: int = NICE) -> int:
-    """Start the queued runs whose turn has come, and tell the others their place; returns how many have no process yet.
-
-    Raises:
-        RmxError: the disk refuses, or `RMX_RUNS_AT_ONCE` holds no count.
-    """
+    """Start the queued runs whose turn has come, tell the others their place; returns how many have no process yet."""
     if not os.access(root, os.W_OK) or not any(folder.waiting for folder in _runs(root)):
         return 0
     with deciding(root):

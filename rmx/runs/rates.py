@@ -82,11 +82,7 @@ class Rates:
         return next(exact, None) or next((rate for rate in self.rates if rate.fits(device)), None)
 
     def cost(self, seconds: float, device: str) -> Cost:
-        """What `seconds` on a device cost.
-
-        Raises:
-            ValueError: negative seconds.
-        """
+        """What `seconds` on a device cost."""
         if not seconds >= 0:
             raise ValueError(f"{seconds=} must be 0 or more")
         rate = self.of(device)
@@ -101,9 +97,6 @@ def load_rates(root: Path | None = None) -> Rates:
 
     Args:
         root: the folder of the runs, by default that of `RMX_RUNS`.
-
-    Raises:
-        RmxError: `RMX_USD_PER_HOUR` holds no amount, or the reader's file cannot be used.
     """
     own = {rate.name.lower(): rate for rate in own_rates(root)}
     bundled = [own.pop(rate.name.lower(), rate) for rate in bundled_rates()]  # one that was changed keeps its place
@@ -136,11 +129,7 @@ def paper_costs() -> dict[str, Any]:
 
 
 def own_rates(root: Path | None = None) -> list[Rate]:
-    """The reader's own rates, by name.
-
-    Raises:
-        RmxError: the file is there and cannot be used.
-    """
+    """The reader's own rates, by name."""
     path = (root or runs_dir()) / FILE
     if not path.exists():
         return []
@@ -161,11 +150,7 @@ def _own(entry: Mapping[str, Any]) -> Rate:
 
 
 def set_rate(name: str, usd: str | float | None, root: Path | None = None, today: date | None = None) -> Rates:
-    """Enter a rate of the reader's own, dated today; None takes it back. Returns the table as it then stands.
-
-    Raises:
-        RmxError: no name, no amount, a rate that is not there to be taken back, or a disk that refuses.
-    """
+    """Enter a rate of the reader's own, dated today; None takes it back. Returns the table as it then stands."""
     root, name = root or runs_dir(), machine_name(name)
     kept = [rate for rate in own_rates(root) if rate.name.lower() != name.lower()]
     if usd is None and len(kept) == len(own_rates(root)):
@@ -184,11 +169,7 @@ def set_rate(name: str, usd: str | float | None, root: Path | None = None, today
 
 
 def named_rate(text: str) -> tuple[str, float | None]:
-    """The name and the amount of `NAME=USD`; the amount is None for `NAME=none`, which takes a rate back.
-
-    Raises:
-        RmxError: it is neither.
-    """
+    """The name and the amount of `NAME=USD`; the amount is None for `NAME=none`, which takes a rate back."""
     name, equals, usd = text.rpartition("=")
     if not equals or not name.strip():
         raise RmxError(f"A rate is a machine and an amount: {HOW}; got '{text[:60]}'.")
@@ -200,11 +181,7 @@ def named_rate(text: str) -> tuple[str, float | None]:
 
 
 def machine_name(name: Any) -> str:
-    """A machine's name on one line.
-
-    Raises:
-        RmxError: it is no name.
-    """
+    """A machine's name on one line."""
     text = " ".join(str(name).split()) if isinstance(name, str) else ""
     if not _words(text) or len(text) > LONGEST or not text.isprintable():
         raise RmxError(f"A machine's name has letters or digits, {LONGEST} characters at most; got '{str(name)[:40]}'.")
@@ -216,11 +193,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 
 def amount(text: str, what: str) -> float:
-    """US dollars.
-
-    Raises:
-        RmxError: it is no amount; `what` names the thing that held it.
-    """
+    """US dollars."""
     try:
         value = float(text)
     except ValueError:

@@ -41,9 +41,6 @@ def costs(folders: Iterable[RunFolder], device: str, root: Path | None = None) -
 
     Args:
         device: this machine, as rates are looked up. root: the folder of the runs.
-
-    Raises:
-        RmxError: the rates cannot be read.
     """
     rates = load_rates(root)
     here, runs = rates.of(device), [cost for folder in folders if (cost := run_cost(folder, rates))]

@@ -88,11 +88,7 @@ class RunStore:
         return folder
 
     def get(self, name: str) -> RunFolder:
-        """The run of this id, or of the only id that begins so.
-
-        Raises:
-            TrainError: there is none, or several.
-        """
+        """The run of this id, or of the only id that begins so."""
         if isinstance(name, str) and _ID.fullmatch(name):
             exact = self.root / name
             found = [exact] if _is_run(exact) else [p for p in self._beginnings() if p.name.startswith(name)]
@@ -121,11 +117,7 @@ class RunStore:
     # -- processes ----------------------------------------------------------------------------------------------------
 
     def start(self, name: str, *extra: str) -> None:
-        """Start or resume a run in a process of its own, which outlives this one, or queue it where others go first.
-
-        Raises:
-            TrainError: it is under way or done, or could not be started. Busy: too many wait.
-        """
+        """Start or resume a run in a process of its own, which outlives this one, or queue it where others go first."""
         folder = self.get(name)
         if folder.alive:
             raise folder.under_way()
@@ -205,11 +197,7 @@ class RunStore:
             raise Busy("A run of yours waits already. Stop it, or let it have its turn first.")
 
     def stop(self, name: str) -> None:
-        """Ask a run to finish its step, write a checkpoint and end.
-
-        Raises:
-            TrainError: it is not under way.
-        """
+        """Ask a run to finish its step, write a checkpoint and end."""
         folder = self.get(name)
         if self._leave_queue(folder):
             return
@@ -234,9 +222,6 @@ class RunStore:
         """End a run's process at once. It then counts as interrupted and can be resumed from its last checkpoint.
 
         A run that is queued without a process is stopped.
-
-        Raises:
-            TrainError: it is not under way, or not of this machine or user.
         """
         folder = self.get(name)
         if self._leave_queue(folder):
@@ -253,11 +238,7 @@ class RunStore:
             raise TrainError(f"The process {number} of {folder.id} cannot be ended from here ({error}).") from error
 
     def remove(self, name: str) -> None:
-        """Delete a run that no process works on, with all its files; a queued one leaves the queue.
-
-        Raises:
-            TrainError: a process works on it.
-        """
+        """Delete a run that no process works on, with all its files; a queued one leaves the queue."""
         folder = self.get(name)
         queued, away = folder.waiting, self.root / f"{GONE}{folder.id}-{secrets.token_hex(3)}"
         with folder.lock_for_another(), disk(folder.path):  # nobody can start it between the look and the move

@@ -165,11 +165,7 @@ def rollout_figures(found: Sequence[Rollout], problems: int, k: int) -> dict[str
 
 
 def selection_stage(run: Context) -> tuple[list[Rollout], Event]:
-    """The rollouts that teach, each with its advantage.
-
-    Raises:
-        TrainError: too few problems with mixed success; what to change.
-    """
+    """The rollouts that teach, each with its advantage."""
     if run.job.from_rollouts:
         found = read_rollouts(Path(run.job.from_rollouts))
         if any(r.advantage is not None for r in found):  # selected already, by whoever wrote the file
@@ -189,11 +185,7 @@ def selection_stage(run: Context) -> tuple[list[Rollout], Event]:
 
 
 def stored_selection(job: TrainJob, folder: Path) -> tuple[list[Rollout], dict[str, Any]]:
-    """The selected rollouts of a run, read from its files alone; what a dry run shows.
-
-    Raises:
-        TrainError: the run has not come so far, or its rollouts have no entropies.
-    """
+    """The selected rollouts of a run, read from its files alone; what a dry run shows."""
     path = Path(job.from_rollouts) if job.from_rollouts else folder / ROLLOUTS
     if not path.exists():
         raise TrainError("This run has no rollouts yet. Let it sample some first.")
@@ -276,9 +268,6 @@ def sample_to_file(job: TrainJob, out: Path, official: bool = False) -> Iterator
     Args:
         official: select, score and gate them too, and write what the official scripts read; the rollouts themselves
             lie beside it in a file of the same name that ends in .jsonl.
-
-    Raises:
-        TrainError: the file has other settings, or nothing is left by the selection.
     """
     log = out.with_suffix(".jsonl") if official else out
     model = load(job.model, job.device, job.dtype).ask_in(job.style, job.set_name)

@@ -35,9 +35,6 @@ def drive(folder: RunFolder, *, dry: bool = False, tell: Tell = silent) -> str:
     """Run to the end, to a stop or to a failure; returns the final state.
 
     Of several processes under `accelerate launch` only the first has the folder; the others work along.
-
-    Raises:
-        RmxError: a failure that the user can do something about; the run's status says the same.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from rmx.train.step.processes import Team

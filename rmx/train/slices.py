@@ -78,11 +78,7 @@ def slicer_of(remote_of: Callable[[str], RemoteCaller | None]) -> Callable[[str]
 
 
 def begin(folder: RunFolder, carrier: RemoteCaller, dry: bool = False) -> threading.Thread:
-    """Start or resume a run in slices, beside the caller; its GPU time is that of the visitor who asked.
-
-    Raises:
-        TrainError: it is under way or done.
-    """
+    """Start or resume a run in slices, beside the caller; its GPU time is that of the visitor who asked."""
     held = ExitStack()
     held.enter_context(holding(folder))
     try:
@@ -107,9 +103,6 @@ def begin(folder: RunFolder, carrier: RemoteCaller, dry: bool = False) -> thread
 def holding(folder: RunFolder) -> Iterator[None]:
     """Hold a run's lock, unsigned: nobody may end this process for it. The GPU's process, a copy of this one that may
     live on, keeps nothing of it.
-
-    Raises:
-        TrainError: it is under way.
     """
     with folder.lock_for_another() as number:
         try:

@@ -58,11 +58,7 @@ class Context:
             raise Stopped
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """A stage's file, None where the stage is not complete.
-
-        Raises:
-            TrainError: it is there and cannot be read.
-        """
+        """A stage's file, None where the stage is not complete."""
         path = self.folder / name
         if not path.exists():
             return None
@@ -74,11 +70,7 @@ class Context:
         return found
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """A stage's file, in one move: it is there whole or not at all.
-
-        Raises:
-            TrainError: the disk is full or not writable.
-        """
+        """A stage's file, in one move: it is there whole or not at all."""
         with disk(self.folder / name):
             write_json(self.folder / name, content)
 

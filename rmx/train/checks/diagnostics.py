@@ -4,7 +4,7 @@ Both are read with the same weights, the adapter off and on, by the very rows an
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,11 +15,10 @@ from rmx.recipes.recipe import GateConfig, LossConfig
 from rmx.records import Rollout
 from rmx.train.rollouts.selection import with_advantages
 from rmx.train.step.base_figures import BaseFigures
-from rmx.train.step.batches import Batch, base_rows, make_batch
-from rmx.train.step.head import ce_and_kl
+from rmx.train.step.batches import make_batch, read_rows
 from rmx.train.step.items import Item, make_items
 from rmx.train.step.lora_policy import NAME, LoraPolicy
-from rmx.train.step.loss import Rows, objective
+from rmx.train.step.loss import objective
 from rmx.train.step.processes import Team, collected, dealt
 
 LOSS = LossConfig(kl_on="completion")  # the paper's decision term; KL on the other completion positions
@@ -44,20 +43,11 @@ class Contrast:
         return self.delta_logp_pos - self.delta_logp_neg
 
     def json(self) -> dict[str, Any]:
-        return {
-            "gap": self.gap,
-            "delta_logp_pos": self.delta_logp_pos,
-            "delta_logp_neg": self.delta_logp_neg,
-            "pressure": self.pressure,
-            "kl": self.kl,
-        }
+        return {"gap": self.gap, **asdict(self)}
 
 
 def contrast(seen: Tensor, kl_sum: float, kl_positions: int) -> Contrast:
-    """Means out of sums.
-
-    Args:
-        seen: (4, 2) float64 sums over decision tokens as `objective` gives them: CE, delta, |A| CE, 1; right, wrong.
+    """Means out of the (4, 2) sums over decision tokens that `objective` gives.
 
     Source: contrastive gap and neg_pressure_sum / pos_pressure_sum as the official trainer logs them.
     """
@@ -85,7 +75,9 @@ def diagnose(policy: LoraPolicy, items: Sequence[Item], figures: BaseFigures, te
 
     Several processes share the batches and add up their sums in one order. The caller holds the engine's turn.
     """
-    groups = list(_groups(items, _room(policy)))
+    # Without a linear head all logits of the tokens that are read at once are there together.
+    room = TOKENS if policy.head else CHUNK_BYTES // (4 * policy.model.engine.vocab_size)
+    groups = list(_groups(items, room))
     mine = [(nth, _sums(policy, groups[nth], figures)) for nth in dealt(len(groups), team)]
     seen, kl_sum, kl_positions = torch.zeros(4, 2, dtype=torch.float64), 0.0, 0
     for _, (more, kl, positions) in collected(mine, lambda pair: pair[0], team):
@@ -96,16 +88,12 @@ def diagnose(policy: LoraPolicy, items: Sequence[Item], figures: BaseFigures, te
 
 
 def _sums(policy: LoraPolicy, group: Sequence[Item], figures: BaseFigures) -> tuple[Tensor, float, int]:
-    """What one batch adds to the arguments of `contrast`."""
+    """What one batch adds to the arguments of `contrast`; base and policy as they decode, without dropout."""
     batch = make_batch(group, LOSS, policy.device)
-    rows = _read(policy, batch, figures)
+    with policy.model.engine.using(NAME):
+        rows = read_rows(policy, batch, figures)
     sums, seen = objective(rows, batch.pull, torch.ones_like(batch.pull), batch.decision, LOSS)
     return seen.cpu(), float(sums.anchor), batch.anchors
-
-
-def _room(policy: LoraPolicy) -> int:
-    """Padded tokens that are read at once: without a linear head all their logits are there together."""
-    return TOKENS if policy.head else CHUNK_BYTES // (4 * policy.model.engine.vocab_size)
 
 
 def _groups(items: Sequence[Item], room: int) -> Iterator[list[Item]]:
@@ -119,30 +107,3 @@ def _groups(items: Sequence[Item], room: int) -> Iterator[list[Item]]:
         group.append(item)
     if group:
         yield group
-
-
-def _read(policy: LoraPolicy, batch: Batch, figures: BaseFigures) -> Rows:
-    """Base and policy at the rows of a batch, both as they decode: no dropout."""
-    if policy.head is None:
-        return _read_whole(policy, batch)
-    base = base_rows(policy, batch, figures)
-    with policy.model.engine.using(NAME):
-        hidden = policy(batch.ids)[batch.row, batch.pred_pos].float()
-    ce, kl = ce_and_kl(policy.head, hidden, batch.target, base.mean, base.offset)
-    return Rows(ce, kl, base.logp)
-
-
-def _read_whole(policy: LoraPolicy, batch: Batch) -> Rows:
-    """By the full logits of both, for heads that are not plainly linear."""
-    with policy.base():
-        base = _logp(policy, batch)
-    with policy.model.engine.using(NAME):
-        ours = _logp(policy, batch)
-    target = batch.target[:, None]
-    kl = torch.where(base == -torch.inf, 0.0, base.exp() * (base - ours)).sum(-1)
-    return Rows(ce=-ours.gather(1, target)[:, 0], kl=kl, base_logp=base.gather(1, target)[:, 0])
-
-
-def _logp(policy: LoraPolicy, batch: Batch) -> Tensor:
-    """(N, V) fp32."""
-    return policy.logits(batch.ids)[batch.row, batch.pred_pos].float().log_softmax(-1)

@@ -69,11 +69,7 @@ class Solutions:
         return sum(s.answer.text is None for s in self.each)
 
     def against(self, base: "Solutions") -> Estimate:
-        """pass@1 minus the base's on the same problems, with a 95 % paired interval.
-
-        Raises:
-            ValueError: other problems, or in another order.
-        """
+        """pass@1 minus the base's on the same problems, with a 95 % paired interval."""
         if [s.problem_id for s in self.each] != [s.problem_id for s in base.each]:
             raise ValueError("the two solved different problems")
         return paired_difference(base.right, self.right)
@@ -83,9 +79,6 @@ class Solutions:
 
         0 is the base, 1 the teacher; with a 95 % percentile bootstrap over problems. Nothing but n where the interval
         of the teacher's gain is not above 0: a share of a gain that may not be there means nothing.
-
-        Raises:
-            ValueError: other problems, or in another order.
         """
         gain, ours, n = teacher.against(base), self.against(base), len(self.each)
         if not gain["n"] or gain["low"] <= 0:

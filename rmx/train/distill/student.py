@@ -94,9 +94,6 @@ class Distiller(Trainer):
 
     Args:
         items: see `lessons`; their teacher's rows are in `cache`.
-
-    Raises:
-        TrainError: there are no items.
     """
 
     def __init__(self, policy: LoraPolicy, items: Sequence[Item], cache: TeacherCache, recipe: DistillRecipe) -> None:

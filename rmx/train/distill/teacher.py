@@ -116,11 +116,7 @@ class TeacherCache:
         return self._path(rollout).is_file()
 
     def put(self, rollout: Rollout, rows: TeacherRows) -> None:
-        """Keep the rows of a rollout.
-
-        Raises:
-            TrainError: the disk is full or not writable.
-        """
+        """Keep the rows of a rollout."""
         path = self._path(rollout)
         part = path.with_suffix(".part")
         try:
@@ -136,11 +132,7 @@ class TeacherCache:
             ) from error
 
     def get(self, rollouts: Sequence[Rollout], device: torch.device) -> TeacherRows:
-        """The rows of some rollouts, one after the other.
-
-        Raises:
-            TrainError: a file is missing or broken.
-        """
+        """The rows of some rollouts, one after the other."""
         found = [self._read(rollout) for rollout in rollouts]
         rows = joined(found)
         return TeacherRows(rows.ids.to(device), rows.logp.to(device), rows.rest.to(device))

@@ -143,9 +143,6 @@ def dry_message(
     Args:
         rollouts: selected ones, with advantages and entropies. Tokens beyond `max_seq_len` are cut, as training does.
         selection, estimate: their JSON, passed on.
-
-    Raises:
-        TrainError: there is no rollout. ValueError: one has no entropies or no advantage.
     """
     if not rollouts:
         raise TrainError("There is no rollout to look at. Sample some first, or name a file that has some.")

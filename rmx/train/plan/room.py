@@ -25,9 +25,6 @@ def check_room(job: TrainJob) -> None:
 
     Only sizes that are known beforehand are checked; a model without a preset may still run out of memory, which its
     run then says.
-
-    Raises:
-        TrainError: there is no room.
     """
     device, preset = choose_device(job.device), preset_of(job.model)
     if device.type != "cuda" or preset is None:
@@ -78,9 +75,6 @@ def memory_told(stage: str, optim: OptimConfig, device: torch.device, reusable: 
 
     Args:
         reusable: whether another run can train on the rollouts of this one.
-
-    Raises:
-        TrainError: it has.
     """
     try:
         yield

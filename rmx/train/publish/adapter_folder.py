@@ -36,9 +36,6 @@ def finish_adapter(folder: Path, story: Provenance, checkpoint: Path | None = No
     Args:
         folder: holds PEFT's two files already, or gets them from `checkpoint`.
         checkpoint: a folder that PEFT saved to. Other files in it (optimizer, RNG) stay there.
-
-    Raises:
-        TrainError: there is no adapter, or the files cannot be read or written.
     """
     source = checkpoint or folder
     try:
@@ -91,11 +88,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def zip_adapter(folder: Path, out: IO[bytes], name: str = "adapter") -> None:
-    """Write a zip with a finished adapter in a folder `name`; the same files always make the same bytes.
-
-    Raises:
-        TrainError: there is no finished adapter in `folder`.
-    """
+    """Write a zip with a finished adapter in a folder `name`; the same files always make the same bytes."""
     whole_adapter(folder)
     with zipfile.ZipFile(out, "w") as archive:
         for file in FILES:
@@ -115,11 +108,7 @@ def zipped(folder: Path, name: str = "adapter") -> bytes:
 
 
 def whole_adapter(folder: Path) -> None:
-    """Make sure that all four files are there, are files, and are whole.
-
-    Raises:
-        TrainError: which one is not, or what is wrong with it.
-    """
+    """Make sure that all four files are there, are files, and are whole."""
     for file in FILES:
         path = folder / file
         if path.is_symlink() or not path.is_file():
@@ -149,9 +138,6 @@ def push_adapter(
         token: the visitor's, with the right to write. Never the machine's: an empty one is refused.
         private: who may see a repository that is made now; one that is there stays as it is.
         update: whether a repository of this name may be there already, and gets a new commit.
-
-    Raises:
-        TrainError: no finished adapter, or what the Hub said against it, in a sentence.
     """
     whole_adapter(folder)
     token, repo = _checked(token), repo.strip()
@@ -180,11 +166,7 @@ def push_adapter(
 
 
 def _checked(token: str) -> str:
-    """A token that can go into a header. What is refused is not repeated.
-
-    Raises:
-        TrainError: empty (the client would then use the machine's own), or with characters that no token has.
-    """
+    """A token that can go into a header. What is refused is not repeated."""
     token = token.strip()
     if not token:
         raise TrainError(f"Pushing needs a token of your own with the right to write: {TOKENS}.")

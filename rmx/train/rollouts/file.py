@@ -43,9 +43,6 @@ def from_row(row: Any, place: str) -> Rollout:
 
     Args:
         place: how a message names the row.
-
-    Raises:
-        TrainError: something is missing or cannot be; one sentence that says where and what.
     """
     if not isinstance(row, dict):
         _refuse(place, "is no JSON object")
@@ -157,9 +154,6 @@ def read_rollouts(path: Path) -> list[Rollout]:
     """The rollouts of one of our files or of an official one, in their order.
 
     A last line that broke off is dropped, and of two rollouts with the same problem and number the first counts.
-
-    Raises:
-        TrainError: the file is missing, empty or malformed; the message names the line or the row.
     """
     data = _bytes(path)
     rows = _official_rows(data, path.name)
@@ -225,9 +219,6 @@ def write_official(path: Path, rollouts: Sequence[Rollout], tau: float) -> None:
 
     Args:
         tau: nats.
-
-    Raises:
-        TrainError: a rollout has neither entropies nor decision positions; the file cannot be written.
     """
     scored = with_advantages(rollouts)
     rows = [
@@ -281,11 +272,7 @@ class RolloutLog:
         return self.path.with_name(self.path.name + ".meta.json")
 
     def read(self) -> list[Rollout]:
-        """What is there. A last line that broke off is cut away, so that the next one begins where it began.
-
-        Raises:
-            TrainError: other settings, or a malformed line.
-        """
+        """What is there. A last line that broke off is cut away, so that the next one begins where it began."""
         self._check_settings()
         data = _bytes(self.path) if self.path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
@@ -296,11 +283,7 @@ class RolloutLog:
         return found
 
     def append(self, rollout: Rollout) -> None:
-        """Add one line; a rollout that is there already is passed over.
-
-        Raises:
-            TrainError: as `read`; the disk is full or not writable.
-        """
+        """Add one line; a rollout that is there already is passed over."""
         if not self._looked:
             self.read()
         key = rollout.problem_id, rollout.gen_index

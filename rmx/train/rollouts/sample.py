@@ -38,9 +38,6 @@ def sample_rollouts(
         adapter: name of a loaded adapter; None samples the base.
         rows: completions decoded together; None: as many as memory allows, 64 at most.
         cancelled: asked between steps; unfinished completions are dropped.
-
-    Raises:
-        PromptError: a problem that this model cannot take.
     """
     prompts = [model.prompt_ids(p.problem) for p in problems]
     asks = [

@@ -57,9 +57,6 @@ def select(rollouts: Sequence[Rollout], config: SelectionConfig) -> Selection:
     Where fewer problems than asked for have mixed success, all of them are kept. The result does not depend on the
     order of `rollouts`.
 
-    Raises:
-        TrainError: too few problems have mixed success, or trimming left none; what to change.
-
     Source: arXiv 2605.06241, section 5. Trimming pools the rollouts of the kept problems and comes before the
     advantages, so that these have mean 0 over what is trained on.
     """
@@ -121,11 +118,7 @@ def with_advantages(rollouts: Sequence[Rollout]) -> list[Rollout]:
 
 
 def pass_histogram(rollouts: Iterable[Rollout], k: int) -> tuple[int, ...]:
-    """How many problems have 0, 1, ... k right rollouts.
-
-    Raises:
-        ValueError: a problem has more than `k`.
-    """
+    """How many problems have 0, 1, ... k right rollouts."""
     groups = _by_problem(rollouts)
     right = Counter(sum(r.correct for r in group) for group in groups.values())
     if right and max(right) > k:
@@ -141,9 +134,6 @@ def tau_of_share(rollouts: Sequence[Rollout], share: float) -> float:
 
     Args:
         rollouts: with entropies. share: above 0, at most 1.
-
-    Raises:
-        TrainError: a rollout has no entropies, or there is no token.
     """
     if any(r.entropies is None for r in rollouts):
         raise TrainError("A share of tokens needs every rollout's entropies. Score the rollouts first, or give --tau.")

@@ -97,9 +97,6 @@ def server_rollouts(
         done: rollouts that are there already.
         cancelled: asked several times a second; requests under way are dropped.
         report: filled in as rollouts come.
-
-    Raises:
-        TrainError: the server cannot be used; one sentence that says why and what to do.
     """
     counts = report if report is not None else Report()
     missing = [(p, gen) for p in problems for gen in range(config.k) if (p.id, gen) not in done]

@@ -35,11 +35,7 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> "Address":
-        """`http://host:8000`, with or without `/v1`, and `#name` behind it where the server has several models.
-
-        Raises:
-            TrainError: no http or https address, or one with a password in it.
-        """
+        """`http://host:8000`, with or without `/v1`, and `#name` behind it where the server has several models."""
         try:
             parts = urlsplit(url.strip())
             parts.port  # noqa: B018  looked at for what it raises

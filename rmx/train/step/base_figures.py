@@ -110,11 +110,7 @@ class BaseFigures:
         return None if block is None else self._unpacked(block)
 
     def share(self, team: "Team") -> None:
-        """Let every process read what all of them have filed; all call this at once.
-
-        Raises:
-            TrainError: the file of another process cannot be opened.
-        """
+        """Let every process read what all of them have filed; all call this at once."""
         name = None if self._file is None else self._file.name
         told = team.collected([(team.process_index, name, self._filed)], lambda one: one[0])
         for process, name, filed in told:

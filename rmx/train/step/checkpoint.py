@@ -40,11 +40,7 @@ def save(folder: Path, policy: LoraPolicy, optimizer: torch.optim.Optimizer, pla
 
 
 def restore(folder: Path, policy: LoraPolicy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load a checkpoint; returns the place that was saved with it.
-
-    Raises:
-        TrainError: it is missing, broken or of another shape.
-    """
+    """Load a checkpoint; returns the place that was saved with it."""
     try:
         place: dict[str, Any] = json.loads((folder / PLACE).read_text(encoding="utf-8"))
         moments = load_file(folder / OPTIMIZER)

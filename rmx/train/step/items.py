@@ -52,10 +52,6 @@ def make_items(
         tau: the threshold in nats that goes with `gate`; needed where the file's positions are not used.
         max_seq_len: tokens; what lies beyond is cut off.
         seed: of the random gate, whose draws depend only on it and on the rollout's name.
-
-    Raises:
-        TrainError: a rollout without an advantage, without entropies where they are needed, or with figures that do
-            not fit its tokens.
     """
     counts = Counter(r.problem_id for r in rollouts)
     mean = len(rollouts) / len(counts) if counts else 0.0

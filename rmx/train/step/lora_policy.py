@@ -140,9 +140,6 @@ def make_policy(
         init_adapter: folder of an adapter to go on from, with its own rank, alpha and targets.
         recompute: trade time for memory: the layers' inner values are computed again in the backward pass.
         tf32: make the head's products in TF32, where the device has that.
-
-    Raises:
-        TrainError: the model has no such layers, or the adapter cannot be trained further.
     """
     engine = model.engine
     if NAME in engine.adapters:
@@ -176,9 +173,6 @@ def load_weights(network: PeftModel, folder: Path, tensors: Mapping[str, Tensor]
 
     Args:
         tensors: the folder's, where they have been read and made fit.
-
-    Raises:
-        TrainError: they are missing, damaged or of another shape.
     """
     file = folder / "adapter_model.safetensors"
     try:

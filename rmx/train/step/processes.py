@@ -107,11 +107,7 @@ class Team:
         return int(self._store.add(f"count/{name}", more))
 
     def stopping(self, wanted: Callable[[], bool]) -> Callable[[], bool]:
-        """Whether a stop is `wanted` here or has ended another process.
-
-        Raises:
-            TrainError: (the callable) another process has failed.
-        """
+        """Whether a stop is `wanted` here or has ended another process."""
 
         def asked() -> bool:
             try:

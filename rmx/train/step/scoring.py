@@ -23,9 +23,6 @@ def score(
 
     With a policy whose head allows it, the base's figures are put into `figures` in the same pass, and training needs
     no pass of the base for what found room there. Cut rollouts to the length that is trained on before.
-
-    Raises:
-        TrainError: a rollout with nothing but a prompt.
     """
     fast = isinstance(source, LoraPolicy) and source.head is not None and figures is not None
     model = source.model if isinstance(source, LoraPolicy) else source

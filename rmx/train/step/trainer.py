@@ -149,11 +149,7 @@ class Trainer:
             checkpoint.save(folder, self.policy, self.optimizer, self._place())
 
     def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint exactly as an unbroken run would.
-
-        Raises:
-            TrainError: the checkpoint is missing, broken, or of another run.
-        """
+        """Go on from a checkpoint exactly as an unbroken run would."""
         place = checkpoint.restore(folder, self.policy, self.optimizer)
         mine = self._place()
         for name in ("seed", "items", "of"):
