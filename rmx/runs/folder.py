@@ -40,8 +40,6 @@ class RunFolder:
         self._summary: dict[str, Any] = {}
         self._looked, self._stop = 0.0, False
 
-    # -- reading ------------------------------------------------------------------------------------------------------
-
     @property
     def config(self) -> dict[str, Any]:
         """What the run was asked."""
@@ -132,8 +130,6 @@ class RunFolder:
             begun |= {"state": "running", "message": DAMAGED}  # interrupted, where no process works on it
         return {"state": "stopped", "message": "It has not begun."} | begun  # a process writes its pid before a state
 
-    # -- writing ------------------------------------------------------------------------------------------------------
-
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Be the process of this run for the length of a `with` block."""
@@ -219,8 +215,6 @@ class RunFolder:
         for event in self.events(upto if isinstance(upto, int) else 0)[0]:
             sum_up(summary, event)
         return summary
-
-    # -- stopping -----------------------------------------------------------------------------------------------------
 
     def request_stop(self) -> None:
         """Ask the run's process to end at its next step."""

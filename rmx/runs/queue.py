@@ -165,9 +165,6 @@ def waiting_runs(root: Path) -> list[RunFolder]:
     return [folder for folder in _runs(root) if (s := folder.status)["alive"] and s["state"] == "queued"]
 
 
-# -- runs that are queued without a process ---------------------------------------------------------------------------
-
-
 def look(root: Path, program: tuple[str, ...] | None = None, nice: int = NICE) -> int:
     """Start the queued runs whose turn has come, tell the others their place; returns how many have no process yet."""
     if not os.access(root, os.W_OK) or not any(folder.waiting for folder in _runs(root)):

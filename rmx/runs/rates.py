@@ -110,9 +110,6 @@ def cost(seconds: float, device: str) -> Cost:
     return load_rates().cost(seconds, device)
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
-
-
 def bundled_rates() -> list[Rate]:
     """The paper's. HBM3 tells an SXM card from a PCIe one in CUDA's names, and comes first."""
     stored = json.loads((ASSETS / FILE).read_text(encoding="utf-8"))["rates"]
@@ -175,9 +172,6 @@ def named_rate(text: str) -> tuple[str, float | None]:
         raise RmxError(f"A rate is a machine and an amount: {HOW}; got '{text[:60]}'.")
     name = machine_name(name)
     return name, None if usd.strip().lower() == "none" else amount(usd, f"The rate of {name}")
-
-
-# -- what was written -------------------------------------------------------------------------------------------------
 
 
 def machine_name(name: Any) -> str:

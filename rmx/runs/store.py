@@ -114,8 +114,6 @@ class RunStore:
             return []
         return [path for path in self.root.iterdir() if not path.name.startswith(".") and _is_run(path)]
 
-    # -- processes ----------------------------------------------------------------------------------------------------
-
     def start(self, name: str, *extra: str) -> None:
         """Start or resume a run in a process of its own, which outlives this one, or queue it where others go first."""
         folder = self.get(name)

@@ -26,9 +26,6 @@ SELECTION, GATE = "selection.json", "gate.json"
 VALIDATION_SEED = 1  # added to the run's own, for rollouts that nothing is learned from
 
 
-# -- 1. rollouts ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Draw:
     """Some problems, how they are sampled, and the file that the rollouts go to."""
@@ -161,9 +158,6 @@ def rollout_figures(found: Sequence[Rollout], problems: int, k: int) -> dict[str
     }
 
 
-# -- 2. selection -----------------------------------------------------------------------------------------------------
-
-
 def selection_stage(run: Context) -> tuple[list[Rollout], Event]:
     """The rollouts that teach, each with its advantage."""
     if run.job.from_rollouts:
@@ -215,9 +209,6 @@ def _given(found: Sequence[Rollout]) -> dict[str, Any]:
         "out": {},
         "histogram": [],
     }
-
-
-# -- 3. gate ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

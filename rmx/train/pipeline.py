@@ -122,8 +122,6 @@ class Pipeline:
         usual, speeds = usual_length(run.folder, self.config), self._speeds(run.problems.train)
         yield "estimate", ahead_figures(estimate_ahead(run.job, run.problems, speeds, usual), speeds, usual)
 
-    # -- parts --------------------------------------------------------------------------------------------------------
-
     def selected(self) -> Generator[Event, None, list[Rollout]]:
         """Sample and select: the rollouts that teach."""
         if self.run.main:
@@ -252,8 +250,6 @@ class Pipeline:
             "usd": cost(run.took, self.device).usd,
             "peak_rss_mb": round(peak_rss_mb(), 1),
         }
-
-    # -- several processes --------------------------------------------------------------------------------------------
 
     def _agreed_stop(self) -> bool:
         """Whether any of the processes was asked to stop; the same answer in all of them."""

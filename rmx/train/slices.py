@@ -36,9 +36,6 @@ _line = FairQueue()  # of the slices of all runs
 Over = tuple[str, str | None]  # state and message
 
 
-# -- on the side of the GPU -------------------------------------------------------------------------------------------
-
-
 def slice_of(path: str, seconds: float, dry: bool) -> Iterator[Over]:
     """Work on a run for some seconds; yields ("", kind) for each event and last how it stands.
 
@@ -62,9 +59,6 @@ def slice_of(path: str, seconds: float, dry: bool) -> Iterator[Over]:
     finally:
         folder.close()
     yield ("stopped", DRY) if dry else ("done", struck)
-
-
-# -- on the side of the app -------------------------------------------------------------------------------------------
 
 
 def slicer_of(remote_of: Callable[[str], RemoteCaller | None]) -> Callable[[str], SliceStarter | None]:

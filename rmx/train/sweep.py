@@ -143,8 +143,6 @@ class Sweep(Pipeline):
             yield from self._test()
         yield self._done()
 
-    # -- one threshold ------------------------------------------------------------------------------------------------
-
     def _train(self, nth: int, tau: float, rollouts: list[Rollout]) -> Iterator[Event]:
         """Gate at one threshold, train, check; its adapter is finished, but for the test."""
         place, model = self.folder / folder_of(tau), self.run.model
@@ -185,8 +183,6 @@ class Sweep(Pipeline):
             self._pace = left / (of - at)
         whole = {"stage": told["stage"], "at": nth * of + at, "of": len(self.job.taus) * of}
         return whole | {"left": None if self._pace is None else round(self._pace * (whole["of"] - whole["at"]), 1)}
-
-    # -- the choice, and the test -------------------------------------------------------------------------------------
 
     def _test(self) -> Iterator[Event]:
         """The base once, and the best checkpoint of each threshold, on the test problems."""
@@ -244,8 +240,6 @@ class Sweep(Pipeline):
             "chosen": chosen.tau if chosen else None,
             "rule": RULE,
         }
-
-    # -- adapters -----------------------------------------------------------------------------------------------------
 
     def _finish(self, arm: SweptTau, folder: Path, base: Solutions | None = None) -> None:
         """Write the adapter of one threshold, with its card; `base` where the test problems are solved."""

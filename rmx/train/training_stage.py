@@ -116,8 +116,6 @@ class TrainingLoop:
         self.ended = (kind, figures)
         yield self.ended
 
-    # -- checks -------------------------------------------------------------------------------------------------------
-
     def _check(self, step: int) -> Iterator[Event]:
         """Measure the policy as it is; a check that a stop broke off does not count."""
         if self.replay and self.run.main:
@@ -155,8 +153,6 @@ class TrainingLoop:
                 return
         if message := stops_early(checks, check.patience):
             yield from self._end("early", {"message": message})
-
-    # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def _save(self, step: int) -> None:
         """Write a checkpoint; of those before it only the adapters stay, and of unscheduled ones nothing."""

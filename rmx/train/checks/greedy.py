@@ -28,7 +28,7 @@ class Solution:
     truncated: bool  # cut off at the limit, so wrong
 
     def json(self) -> dict[str, Any]:
-        """Ids, text and grade; `Solution.from_json` reads it back."""
+        """Ids, text and grade."""
         return {
             "id": self.problem_id,
             "ids": list(self.ids),
@@ -77,8 +77,8 @@ class Solutions:
     def gap_closed(self, base: "Solutions", teacher: "Solutions") -> Estimate:
         """Share of the teacher's gain over the base that these have: (self - base) / (teacher - base) in pass@1.
 
-        0 is the base, 1 the teacher; with a 95 % percentile bootstrap over problems. Nothing but n where the interval
-        of the teacher's gain is not above 0: a share of a gain that may not be there means nothing.
+        With a 95 % percentile bootstrap over problems; nothing but n where the interval of the teacher's gain is not
+        above 0: a share of a gain that may not be there means nothing.
         """
         gain, ours, n = teacher.against(base), self.against(base), len(self.each)
         if not gain["n"] or gain["low"] <= 0:

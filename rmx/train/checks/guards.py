@@ -14,12 +14,7 @@ CHANGE = "Train again with a lower lr, with neg_floor_nats (0.5, say) or with a 
 
 
 def below_base(base: Estimate, now: Estimate, vs_base: Estimate, best: str | None = None) -> str | None:
-    """Validation accuracy below the base: the paired 95 % interval of now minus base lies below zero as a whole.
-
-    Args:
-        base, now: pass@1 on the same problems. vs_base: their paired difference.
-        best: name of the best checkpoint so far.
-    """
+    """Validation accuracy below the base: the paired 95 % interval of now minus base lies below zero as a whole."""
     if vs_base["high"] is None or vs_base["high"] >= 0:
         return None
     change = points(vs_base, bounds=", 95 % {:+.1f} to {:+.1f}")

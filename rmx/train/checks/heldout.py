@@ -35,7 +35,7 @@ class Check:
     seconds: float
 
     def json(self) -> dict[str, Any]:
-        """The check event; `Check.from_json` reads it back."""
+        """The check event."""
         return {
             "optimizer_step": self.optimizer_step,
             "epoch": self.epoch,
@@ -49,17 +49,9 @@ class Check:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Check":
-        names = ("delta_logp_pos", "delta_logp_neg", "pressure", "kl")
-        return cls(
-            stored["optimizer_step"],
-            stored["epoch"],
-            stored["pass@1"],
-            stored["vs_base"],
-            Contrast(**{name: stored[name] for name in names}),
-            stored["truncated"],
-            stored["unparsed"],
-            stored["seconds"],
-        )
+        plain = {name: stored[name] for name in cls.__slots__ if name not in ("pass_at_1", "contrast")}
+        contrast = Contrast(**{name: stored[name] for name in Contrast.__slots__})
+        return cls(pass_at_1=stored["pass@1"], contrast=contrast, **plain)
 
 
 def best_of(checks: Sequence[Check]) -> Check | None:

@@ -42,12 +42,7 @@ class BaseSolution:
 
 
 class ForkReplay:
-    """The watched forks of one run.
-
-    Args:
-        model: the caller holds the turn of its engine in every call.
-        forks: any number; without forks nothing is computed.
-    """
+    """The watched forks of one run. The caller holds the turn of the model's engine in every call."""
 
     def __init__(self, model: Model, forks: Sequence[Fork]) -> None:
         self.model, self.forks = model, tuple(forks)
@@ -60,24 +55,22 @@ class ForkReplay:
         if self._candidates is None:
             self._candidates = capture(self._logits(None), SHOWN).top_ids.tolist()
         logits = self._logits(adapter)
-        found = capture(logits, SHOWN)
+        found, token_text = capture(logits, SHOWN), self.model.detokenizer.token_text
         forks = []
         for row, fork in enumerate(self.forks):
             ids = list(dict.fromkeys([*self._candidates[row], *found.top_ids[row].tolist()]))
             p = (logits[row, ids].float() - found.lse[row]).exp().tolist()
-            forks.append(self._json(fork, float(found.entropy[row]), ids, p))
+            forks.append(
+                {
+                    "key": fork.key,
+                    "before": self.model.detokenizer.text(fork.before),
+                    "said": token_text(fork.said),
+                    "known": fork.known,
+                    "entropy": float(found.entropy[row]),
+                    "top": [{"id": i, "text": token_text(i), "p": value} for i, value in zip(ids, p, strict=True)],
+                }
+            )
         return {"optimizer_step": optimizer_step, "forks": forks}
-
-    def _json(self, fork: Fork, entropy: float, ids: list[int], p: list[float]) -> dict[str, Any]:
-        lone = self.model.detokenizer.token_text
-        return {
-            "key": fork.key,
-            "before": self.model.detokenizer.text(fork.before),
-            "said": lone(fork.said),
-            "known": fork.known,
-            "entropy": entropy,
-            "top": [{"id": i, "text": lone(i), "p": value} for i, value in zip(ids, p, strict=True)],
-        }
 
     def _logits(self, adapter: str | None) -> Tensor:
         """(forks, V) of the token that each fork decides, all prefixes as one batch."""
@@ -97,13 +90,11 @@ def default_forks(
         if len(forks) >= limit:
             break
         if one.ids:
-            forks += _highest(one, _entropies(model, one), min(per_problem, limit - len(forks)))
+            entropies = _entropies(model, one)
+            places = entropies.topk(min(per_problem, limit - len(forks), len(entropies))).indices.tolist()
+            key, prompt, ids, known = one.problem_id, one.prompt_ids, one.ids, one.known
+            forks += [Fork(f"{key}@{at}", prompt, ids[:at], ids[at], known) for at in sorted(places)]
     return forks
-
-
-def _highest(one: BaseSolution, entropies: Tensor, count: int) -> list[Fork]:
-    places = sorted(entropies.topk(min(count, len(entropies))).indices.tolist())
-    return [Fork(f"{one.problem_id}@{at}", one.prompt_ids, one.ids[:at], one.ids[at], one.known) for at in places]
 
 
 def _entropies(model: Model, one: BaseSolution) -> Tensor:

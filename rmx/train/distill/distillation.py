@@ -96,8 +96,6 @@ class Distillation(Pipeline):
             yield from training.events()
         yield self._finished(training)
 
-    # -- the teacher --------------------------------------------------------------------------------------------------
-
     def _learn_the_teacher(self) -> Iterator[Event]:
         """Its solutions, and its likeliest tokens over them; afterwards a checkpoint's memory is free again."""
         teacher, recipe = self.teacher(), self.job.recipe
@@ -149,8 +147,6 @@ class Distillation(Pipeline):
     def items(self, name: str) -> list[Item]:
         """The solutions in a file as they are learned from."""
         return lessons(self.rollouts(name), self.job.recipe.max_seq_len)
-
-    # -- the end ------------------------------------------------------------------------------------------------------
 
     def _finished(self, training: "DistillLoop") -> Event:
         """Write the adapter with its card, and tell that the run is done."""

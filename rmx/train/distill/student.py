@@ -23,9 +23,6 @@ from rmx.train.step.trainer import Trainer, Update
 COMPLETIONS = LossConfig(kl_weight=1.0, kl_on="completion")  # a batch's rows are then the positions of completions
 
 
-# -- the student at a batch's rows ------------------------------------------------------------------------------------
-
-
 def student_rows(policy: LoraPolicy, batch: Batch, teacher: TeacherRows, tail: Tail) -> tuple[Tensor, Tensor]:
     """KL(teacher || student) in nats (N,), with gradient where the caller has any, and the student's choices (N,).
 
@@ -65,9 +62,6 @@ class _ChunkedKl(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
         return grad * grads[0][:, None], None, None, None
-
-
-# -- training ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +114,6 @@ class Distiller(Trainer):
             kl, best = student_rows(self.policy, batch, teacher, self.tail)
             (kl.sum() / tokens).backward()
         return float(kl.detach().sum()), int((best == teacher.ids[:, 0]).sum())
-
-
-# -- how near ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,9 +207,6 @@ def _adapter_bytes(speeds: Speeds, recipe: Recipe) -> float:
     return 16 * layers * len(recipe.adapter.targets) * 2 * speeds.hidden * recipe.adapter.rank
 
 
-# -- before a run -----------------------------------------------------------------------------------------------------
-
-
 def length_of(seen: Lengths, limit: int) -> Span:
     """Tokens of a completion, from those that a probe saw.
 
@@ -271,9 +268,6 @@ def _epochs(items: float, optim: OptimConfig) -> float:
 def _check_count(items: float, recipe: Recipe) -> int:
     """Held-out checks, the base's included."""
     return 1 + len(checkpoint_steps(max(1, round(items)), recipe))
-
-
-# -- before training --------------------------------------------------------------------------------------------------
 
 
 def work_left(

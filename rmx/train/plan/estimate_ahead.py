@@ -72,9 +72,6 @@ def ahead_figures(made: Estimate, speeds: Speeds, usual: Span | None) -> dict[st
     return made.json() | {"basis": basis}
 
 
-# -- in words ---------------------------------------------------------------------------------------------------------
-
-
 def lines(told: Mapping[str, Any]) -> list[str]:
     """An estimate as lines of text: time with its bounds, each stage, memory, disk, cost."""
     stages = {"rollouts": "rollouts", "gate": "scoring", "training": "training and checks", "final": "test"}

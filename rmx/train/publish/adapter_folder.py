@@ -84,9 +84,6 @@ def _write(path: Path, text: str) -> None:
     part.replace(path)
 
 
-# -- zip --------------------------------------------------------------------------------------------------------------
-
-
 def zip_adapter(folder: Path, out: IO[bytes], name: str = "adapter") -> None:
     """Write a zip with a finished adapter in a folder `name`; the same files always make the same bytes."""
     whole_adapter(folder)
@@ -123,9 +120,6 @@ def whole_adapter(folder: Path) -> None:
 
 def _harmless(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "adapter"
-
-
-# -- the Hub ----------------------------------------------------------------------------------------------------------
 
 
 def push_adapter(

@@ -15,8 +15,6 @@ from rmx.train.rollouts.selection import with_advantages
 
 log = logging.getLogger(__name__)
 
-# -- one row ----------------------------------------------------------------------------------------------------------
-
 
 def to_row(rollout: Rollout) -> dict[str, Any]:
     """One line of our files."""
@@ -147,9 +145,6 @@ def _got(value: Any) -> str:
     return "" if value is None else f", not {json.dumps(value)[:40]}"
 
 
-# -- whole files ------------------------------------------------------------------------------------------------------
-
-
 def read_rollouts(path: Path) -> list[Rollout]:
     """The rollouts of one of our files or of an official one, in their order.
 
@@ -250,9 +245,6 @@ def _official_row(rollout: Rollout, tau: float) -> dict[str, Any]:
         "generation_pred_start": first,
         "decision_positions": list(positions),
     }
-
-
-# -- a file that grows ------------------------------------------------------------------------------------------------
 
 
 class RolloutLog:

@@ -112,9 +112,6 @@ def server_rollouts(
             counts.warn()
 
 
-# -- how to ask -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Way:
     """One way to ask for a completion. Servers differ in what they take, and refuse what they do not know."""
@@ -163,9 +160,6 @@ def _stopping(model: Model) -> dict[str, Any]:
     }
 
 
-# -- the conversation -------------------------------------------------------------------------------------------------
-
-
 class _Asking:
     """All requests of one stage."""
 
@@ -210,8 +204,6 @@ class _Asking:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    # -- finding out --------------------------------------------------------------------------------------------------
-
     async def _find_way(self, problem: Problem) -> tuple[Way, str | None]:
         """The first way that the server takes, tried with one token of one problem, and its name for the model."""
         listed, refusals, misread = await self._listed(), list[Refusal](), None
@@ -251,8 +243,6 @@ class _Asking:
             log.warning("The server %s tells no token ids. Its texts are tokenised again.", self._address.base)
         if not way.extras:
             log.warning("The server %s may add sampling settings of its own, such as top-k.", self._address.base)
-
-    # -- one rollout --------------------------------------------------------------------------------------------------
 
     async def _rollout(self, way: Way, name: str | None, problem: Problem, gen: int) -> Rollout:
         prompt = self._model.prompt_ids(problem.problem)

@@ -142,9 +142,6 @@ def anchor(head: LinearHead, lse: Tensor, mean: Tensor, hidden: Tensor) -> Tenso
     return lse - head.scale * torch.linalg.vecdot(mean, hidden)
 
 
-# -- TF32 -------------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def products(head: LinearHead) -> Iterator[None]:
     """The head's products in the precision that it asks for, for the length of a `with` block.
@@ -191,9 +188,6 @@ def with_tf32(head: LinearHead, hidden: Tensor, target: Tensor) -> tuple[LinearH
     logp = (ours.own - ours.lse) - (exact.own - exact.lse)
     mean = (ours.expected - exact.expected).abs().max() / exact.expected.abs().max()
     return rough, Products(True, None, float(logp.abs().max()), float(mean))
-
-
-# -- is the head linear? ----------------------------------------------------------------------------------------------
 
 
 def find_head(causal: Any) -> LinearHead | None:

@@ -79,8 +79,6 @@ class Team:
         everything: list[T] = gather_object(mine)
         return sorted(everything, key=key)
 
-    # -- waiting ------------------------------------------------------------------------------------------------------
-
     def meet(self) -> None:
         """Wait until all processes are here, however long that takes.
 
@@ -117,8 +115,6 @@ class Team:
             return wanted()
 
         return asked
-
-    # -- ends ---------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def working(self) -> Iterator[None]:

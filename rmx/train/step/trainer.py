@@ -189,8 +189,6 @@ class Trainer:
     def _seeded(self, step: int) -> AbstractContextManager[None]:
         return checkpoint.seeded(self.recipe.seed, step, self.policy.device)
 
-    # -- the contrastive loss -----------------------------------------------------------------------------------------
-
     def _micro_steps(self, now: Window) -> Iterator[MicroStep]:
         """As they are made; with several processes all at once, when everybody is through with the window."""
         mine = (self._micro_step(now, nth) for nth in dealt(len(now.batches), self.team))
