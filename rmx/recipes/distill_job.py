@@ -189,5 +189,6 @@ def resolved(job: DistillJob) -> DistillJob:
         is_path = os.sep in spec or Path(spec).suffix in (".jsonl", ".csv", ".parquet", ".gguf")
         return str(Path(spec).absolute()) if is_path and Path(spec).exists() else spec
 
-    named: dict[str, Any] = {name: getattr(job, name) for name in ("model", "set_name", "adapter", "teacher")}
-    return replace(job, **{name: spec and absolute(spec) for name, spec in named.items()})
+    named = {name: getattr(job, name) for name in ("model", "set_name", "adapter", "teacher")}
+    found: dict[str, Any] = {name: spec and absolute(spec) for name, spec in named.items()}
+    return replace(job, **found)

@@ -76,7 +76,7 @@ class Section:
 
 
 @cache
-def types_of(section: type) -> dict[str, Any]:
+def types_of(section: Any) -> dict[str, Any]:
     """Name -> type of the fields of one class."""
     return get_type_hints(section)
 

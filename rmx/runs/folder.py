@@ -103,11 +103,7 @@ class RunFolder:
         return sweep_of(read_json(self.path / SWEEP))
 
     def events(self, start: int = 0, most: int = -1) -> tuple[list[dict[str, Any]], int]:
-        """Whole events from byte `start` on, and the byte where the next begins. A torn last line is left for later.
-
-        Args:
-            most: bytes to read at most; all by default. A longer line than that is never split.
-        """
+        """Whole events from byte `start` on, and the byte where the next begins; see `read_lines`."""
         found, after = read_lines(self.path / EVENTS, start, most)
         return [event for event in found if isinstance(event, dict) and is_text(event.get("kind"))], after
 
@@ -172,7 +168,7 @@ class RunFolder:
         """Write the config of a new run."""
         with disk(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.path / CONFIG, config)
+        self.change(config)
 
     def close(self) -> None:
         """Close the events; the next one opens them again."""
@@ -205,14 +201,13 @@ class RunFolder:
 
     def note(self, text: str) -> None:
         """Replace the run's note."""
-        with disk(self.path):
-            write_json(self.path / CONFIG, {**self.config, "note": text[:2000]})
+        self.change({**self.config, "note": text[:2000]})
 
     def _caught_up(self) -> dict[str, Any]:
         """The summary, with the events that an earlier process may have told but not summed up before it was killed."""
         summary = self.summary
         upto = summary.get("upto")
-        for event in self.events(upto if isinstance(upto, int) else 0)[0]:
+        for event in self.events(upto or 0)[0]:
             sum_up(summary, event)
         return summary
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from rmx.errors import RmxError, TrainError, first_line
-from rmx.runs import queue as spawning
 from rmx.runs.folder import CONFIG, LOG, OVER, STATUS, RunFolder
 from rmx.runs.lock import LEFT
 from rmx.storage.safe_files import disk
@@ -32,13 +31,14 @@ PATIENCE = 30.0  # seconds that a new process may take to begin
 
 
 def spawn(folder: RunFolder, words: list[str], lock: int, nice: int) -> "subprocess.Popen[bytes]":
-    """The run's process: out of this one's session, at low priority, with a core left for the app, with the run's lock.
+    """The run's process: out of this one's session, at low priority, with a core left for the app.
 
     Args:
         lock: the open file that holds the run's lock.
         nice: what it adds to this process's niceness.
     """
-    threads = str(max(1, _cores() - 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = str(max(1, cores - 1))
     limits = {name: os.environ.get(name, threads) for name in THREADS}
     ours = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
     given = {"RMX_RUNS": str(folder.path.parent), "PYTHONUNBUFFERED": "1", LEFT: str(lock)}
@@ -47,20 +47,8 @@ def spawn(folder: RunFolder, words: list[str], lock: int, nice: int) -> "subproc
     with disk(folder.path), (folder.path / LOG).open("ab") as log:
         log.write(f"$ {shlex.join(words)}\n".encode())
         log.flush()
-        return subprocess.Popen(
-            words,
-            env=ours | given | limits,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            pass_fds=(lock,),
-        )
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        about: dict[str, Any] = {"env": ours | given | limits, "start_new_session": True, "pass_fds": (lock,)}
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **about)
 
 
 def await_first_word(
@@ -71,8 +59,7 @@ def await_first_word(
     Args:
         before: the status that the run had, where somebody is told at once that it could not be started.
 
-    Returns:
-        What a process that could not begin has said; None of one that has begun.
+    Returns what a process that could not begin has said; None of one that has begun.
     """
     limit = time.monotonic() + PATIENCE
     while child.poll() is None and folder.pid is None:
@@ -81,7 +68,8 @@ def await_first_word(
         time.sleep(0.05)
     if not child.poll() or folder.status["state"] != "interrupted":
         return None
-    said = _last_line(folder.path / LOG)
+    lines = (folder.path / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    said = first_line(lines[-1], 500) if lines else f"see {LOG}"
     stood = before is not None and before["state"] in OVER
     state, message = (before["state"], before.get("message")) if before and stood else ("failed", said)
     with folder.lock_for_another():
@@ -90,19 +78,10 @@ def await_first_word(
 
 
 def mind(folder: RunFolder, child: "subprocess.Popen[bytes]", first_word: bool = True) -> None:
-    """Stay with a process to its end, so that no zombie stays and one that cannot begin is known as failed.
-
-    Args:
-        first_word: whether it may not have begun yet. Of one that has, a sudden end is an interruption.
-    """
+    """Stay with a process to its end: no zombie stays, and one that cannot begin (`first_word`) counts as failed."""
     if first_word:
         await_first_word(folder, child)
     child.wait()
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return first_line(lines[-1], 500) if lines else f"see {path.name}"
 
 
 VARIABLE = "RMX_RUNS_AT_ONCE"
@@ -120,18 +99,14 @@ def runs_at_once() -> int:
     return int(text)
 
 
-def silent(ahead: int) -> None:
-    """Tell nobody."""
-
-
-def wait_for_turn(folder: RunFolder, pause: float = PAUSE, tell: Callable[[int], None] = silent) -> bool:
+def wait_for_turn(folder: RunFolder, pause: float = PAUSE, tell: Callable[[int], None] = lambda ahead: None) -> bool:
     """Wait until this run may begin, first come first served; False where it was asked to stop before.
 
-    `tell` hears how many go before it, whenever that changes.
+    The caller holds the run's lock. Whoever waits starts runs that are queued without a process when their turn has
+    come. A run that another process has started came when that was asked, not when its own process was ready.
 
-    The caller holds the run's lock. The runs beside it in the same folder count if their processes live, and those
-    that are queued without a process: whoever waits starts them when their turn has come. A run that another process
-    has started came when that was asked, not when its own process was ready.
+    Args:
+        tell: hears how many go before it, whenever that changes.
     """
     limit, came = runs_at_once(), time.time()
     if folder.begun_for_us:
@@ -182,13 +157,13 @@ def begin_due(
     """The same, for a caller that is `deciding` and minds the processes itself; returns them and how many are left."""
     limit, (running, line) = runs_at_once(), _line(root)
     begun, left, place = [], 0, 0
-    for folder in line:
-        ahead = running + place - limit + 1
+    for _, _, folder in line:
+        ahead = len(running) + place - limit + 1
         if folder.waiting and not folder.held and _is_ours(folder.path):
             if ahead > 0:
                 if folder.status.get("ahead") != ahead:
                     folder.set_status(ahead=ahead)
-            elif (child := _begin(folder, program or spawning.PROGRAM, nice)) is not None:
+            elif (child := _begin(folder, program or PROGRAM, nice)) is not None:
                 begun.append((folder, child))
             elif not folder.waiting:  # it has failed, and holds nobody up
                 continue
@@ -199,8 +174,8 @@ def begin_due(
 def _begin(folder: RunFolder, program: tuple[str, ...], nice: int) -> Child | None:
     """Give a queued run its process; None where that was not to be had, and it has failed.
 
-    Its flags are taken away after the process is there, by this one or by that one: whoever is killed in between, the
-    run is neither lost nor started twice, for the new process holds its lock from its first moment.
+    Its flags are taken away after the process is there: whoever is killed in between, the run is neither lost nor
+    started twice, for the new process holds its lock from its first moment.
     """
     words = [*program, "train", "--resume", folder.id, *folder.flags]
     try:
@@ -214,17 +189,17 @@ def _begin(folder: RunFolder, program: tuple[str, ...], nice: int) -> Child | No
     return child
 
 
-def _line(root: Path) -> tuple[int, list[RunFolder]]:
-    """How many runs are at work, and those that wait, with and without a process, the first to come first."""
-    running, line = 0, []
+def _line(root: Path) -> tuple[list[str], list[tuple[float, str, RunFolder]]]:
+    """The runs at work; and those that wait, with and without a process, as (when it came, id, run) in their order."""
+    running, line = [], []
     for folder in _runs(root):
         if not (status := folder.status)["alive"]:
             continue
         if status["state"] == "queued":
             line.append((status.get("came") or 0.0, folder.id, folder))
         else:
-            running += 1
-    return running, [folder for _, _, folder in sorted(line, key=lambda one: one[:2])]
+            running.append(folder.id)
+    return running, sorted(line, key=lambda one: one[:2])
 
 
 def _is_ours(path: Path) -> bool:
@@ -253,15 +228,9 @@ def deciding(root: Path) -> Iterator[None]:
 
 def _before(folder: RunFolder, came: float) -> tuple[int, int]:
     """How many runs wait that came earlier, and how many run."""
-    ahead = running = 0
-    for other in _runs(folder.path.parent):
-        if other.id == folder.id or not (status := other.status)["alive"]:
-            continue
-        if status["state"] == "queued":
-            ahead += (status.get("came") or 0.0, other.id) < (came, folder.id)
-        else:
-            running += 1
-    return ahead, running
+    running, line = _line(folder.path.parent)
+    ahead = sum(id_ != folder.id and (when, id_) < (came, folder.id) for when, id_, _ in line)
+    return ahead, sum(id_ != folder.id for id_ in running)
 
 
 def _runs(root: Path) -> Iterator[RunFolder]:

@@ -12,8 +12,8 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,8 +52,7 @@ class Rate:
         return any(all(mark in name for mark in marks) for marks in self.marks)
 
     def json(self) -> dict[str, Any]:
-        fields = ("name", "usd_per_hour", "date", "source", "own")
-        return {name: getattr(self, name) for name in fields}
+        return {name: value for name, value in asdict(self).items() if name != "marks"}
 
     def sentence(self) -> str:
         when = f", {self.date}" if self.date else ""
@@ -113,9 +112,7 @@ def cost(seconds: float, device: str) -> Cost:
 def bundled_rates() -> list[Rate]:
     """The paper's. HBM3 tells an SXM card from a PCIe one in CUDA's names, and comes first."""
     stored = json.loads((ASSETS / FILE).read_text(encoding="utf-8"))["rates"]
-    return [
-        Rate(r["name"], float(r["usd_per_hour"]), r["date"], r["source"], tuple(map(tuple, r["marks"]))) for r in stored
-    ]
+    return [Rate(**r | {"marks": tuple(map(tuple, r["marks"]))}) for r in stored]
 
 
 def paper_costs() -> dict[str, Any]:
@@ -195,9 +192,3 @@ def amount(text: str, what: str) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise RmxError(f"{what} must be an amount in US dollars, 0 or more, such as 2.49; it is {text[:40]!r}.")
     return value
-
-
-def total(costs: Sequence[float | None]) -> float | None:
-    """The sum of what is known; None where nothing is."""
-    known = [usd for usd in costs if usd is not None]
-    return math.fsum(known) if known else None

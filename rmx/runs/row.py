@@ -11,7 +11,7 @@ from rmx.errors import RmxError
 from rmx.recipes.distill_job import DistillRecipe
 from rmx.recipes.recipe import Recipe
 from rmx.runs.folder import RunFolder
-from rmx.runs.rates import Rates, load_rates, paper_costs, total
+from rmx.runs.rates import Rates, load_rates, paper_costs
 from rmx.storage.safe_files import read_json
 
 STAGES = "stages.json"
@@ -37,11 +37,7 @@ def dollars(path: Path, seconds: float | None, told: float | None, rates: Rates)
 
 
 def costs(folders: Iterable[RunFolder], device: str, root: Path | None = None) -> dict[str, Any]:
-    """Everything about money: the table, this machine's rate, each run, the sum, and the paper's own table.
-
-    Args:
-        device: this machine, as rates are looked up. root: the folder of the runs.
-    """
+    """Everything about money: the table, the rate of this machine (`device`), each run, the sum, the paper's table."""
     rates = load_rates(root)
     here, runs = rates.of(device), [cost for folder in folders if (cost := run_cost(folder, rates))]
     known = [run["usd"] for run in runs if run["usd"] is not None]
@@ -55,7 +51,7 @@ def costs(folders: Iterable[RunFolder], device: str, root: Path | None = None) -
         },
         "runs": runs,
         "sum": {
-            "usd": total(known),
+            "usd": math.fsum(known) if known else None,  # None: nothing is known
             "seconds": math.fsum(run["seconds"] for run in runs),
             "runs": len(runs),
             "without": len(runs) - len(known),  # runs on machines without a rate
@@ -98,10 +94,7 @@ EMPTY: dict[str, Any] = {
 
 
 def row(folder: RunFolder, rates: Rates | None = None) -> dict[str, Any]:
-    """One run as a list shows it. A folder that cannot be read is a row that says so.
-
-    Its dollars are those of `rates`, by default the table as it stands.
-    """
+    """One run as a list shows it, its dollars by `rates` or the table as it stands; one that cannot be read says so."""
     try:
         return _row(folder, rates or load_rates())
     except (RmxError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -4,16 +4,12 @@ A file can be damaged, of another version, or part of a folder that was copied i
 that field; other runs, and pages that list them, must not notice.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rmx.config import is_number
+
 Fits = Callable[[Any], bool]
-
-
-def is_number(value: Any) -> bool:
-    """A finite number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_text(value: Any) -> bool:

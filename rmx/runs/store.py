@@ -47,10 +47,6 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 SliceStarter = Callable[[RunFolder, bool], object]  # starts a run in slices; of a dry run where the flag is set
 
 
-def in_a_process(model: str) -> None:
-    """Runs of every model get a process of their own."""
-
-
 class RunStore:
     """The runs in `root`. Any number of stores, in any number of processes, may look at the same folder.
 
@@ -66,7 +62,7 @@ class RunStore:
         root: Path | None = None,
         program: tuple[str, ...] = PROGRAM,
         private: bool = False,
-        slicer: Callable[[str], SliceStarter | None] = in_a_process,
+        slicer: Callable[[str], SliceStarter | None] = lambda model: None,
     ) -> None:
         self.root = (root or runs_dir()).absolute()
         self._program, self.private, self._slicer = program, private, slicer
@@ -91,7 +87,8 @@ class RunStore:
         """The run of this id, or of the only id that begins so."""
         if isinstance(name, str) and _ID.fullmatch(name):
             exact = self.root / name
-            found = [exact] if _is_run(exact) else [p for p in self._beginnings() if p.name.startswith(name)]
+            others = [] if self.private else self._paths()  # whose ids may be named by their beginnings
+            found = [exact] if _is_run(exact) else [p for p in others if p.name.startswith(name)]
             if len(found) == 1:
                 return RunFolder(found[0])
             if found:
@@ -105,10 +102,6 @@ class RunStore:
             return runs
         return [run for run in runs if owner_of(run) in (None, current_owner.get().owner)]
 
-    def _beginnings(self) -> list[Path]:
-        """Runs that may be named by the beginning of their id."""
-        return [] if self.private else self._paths()
-
     def _paths(self) -> list[Path]:
         if not self.root.is_dir():
             return []
@@ -120,7 +113,11 @@ class RunStore:
         if folder.alive:
             raise folder.under_way()
         if (begin := self._slicer(folder.config["model"])) is not None:
-            self._start_slices(folder, begin, extra)
+            if not set(extra) <= {"--dry-run"}:
+                raise TrainError("On ZeroGPU a run goes on as it began. Start a new one with the other threshold.")
+            with deciding(self.root):
+                self._check_room(folder)
+                begin(folder, bool(extra))
             return
         runs_at_once()  # refused before anything is written
         with deciding(self.root):  # two starts can neither take the last place in the queue nor begin the same run
@@ -180,13 +177,6 @@ class RunStore:
                 said, left = str(error), 1
             time.sleep(EVERY)
 
-    def _start_slices(self, folder: RunFolder, begin: SliceStarter, extra: tuple[str, ...]) -> None:
-        if not set(extra) <= {"--dry-run"}:
-            raise TrainError("On ZeroGPU a run goes on as it began. Start a new one with the other threshold.")
-        with deciding(self.root):
-            self._check_room(folder)
-            begin(folder, bool(extra))
-
     def _check_room(self, folder: RunFolder) -> None:
         waiting, owner = [f for f in waiting_runs(self.root) if f.id != folder.id], folder.config.get("owner")
         if len(waiting) >= MOST_WAITING:
@@ -217,21 +207,15 @@ class RunStore:
         return True
 
     def kill(self, name: str) -> None:
-        """End a run's process at once. It then counts as interrupted and can be resumed from its last checkpoint.
-
-        A run that is queued without a process is stopped.
-        """
+        """End a run's process at once: it counts as interrupted, and can be resumed. A queued run is stopped."""
         folder = self.get(name)
         if self._leave_queue(folder):
             return
         number = folder.pid
         if number is None:
             raise TrainError(f"The run {folder.id} has no process to end; it is {folder.state}.")
-        try:
-            if os.getsid(number) == number:  # started by a store: its helpers share the session
-                os.killpg(number, signal.SIGKILL)
-            else:
-                os.kill(number, signal.SIGKILL)
+        try:  # one that a store has started shares its session with its helpers
+            (os.killpg if os.getsid(number) == number else os.kill)(number, signal.SIGKILL)
         except (ProcessLookupError, PermissionError) as error:
             raise TrainError(f"The process {number} of {folder.id} cannot be ended from here ({error}).") from error
 
