@@ -3,7 +3,7 @@
 The defaults are the paper's (arXiv 2605.06241, section 5 and the public 1.5B recipe). `PRESETS` holds the others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
@@ -75,10 +75,7 @@ class Section:
         return {name: (paper[name], value) for name, value in self.flat().items() if value != paper[name]}
 
 
-@cache
-def types_of(section: Any) -> dict[str, Any]:
-    """Name -> type of the fields of one class."""
-    return get_type_hints(section)
+types_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)  # name -> type of the fields of one class
 
 
 def field_types(kind: type[Section] | None = None) -> dict[str, Any]:
