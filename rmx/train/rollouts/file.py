@@ -2,12 +2,12 @@
 
 import json
 import logging
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+from rmx.config import is_number
 from rmx.errors import TrainError, first_line
 from rmx.records import Rollout, Stop, is_fork
 from rmx.storage.safe_files import disk, write_json
@@ -18,58 +18,59 @@ log = logging.getLogger(__name__)
 
 def to_row(rollout: Rollout) -> dict[str, Any]:
     """One line of our files."""
-    row: dict[str, Any] = {
-        "problem_id": rollout.problem_id,
-        "gen_index": rollout.gen_index,
-        "input_ids": list(rollout.input_ids),
-        "prompt_length": rollout.prompt_length,
-        "completion_length": rollout.completion_length,
-        "correct": rollout.correct,
-        "answer": rollout.answer,
-        "stop": rollout.stop,
-        "entropies": None if rollout.entropies is None else list(rollout.entropies),
-    }
-    if rollout.advantage is not None:
-        row["advantage"] = rollout.advantage
-    if rollout.decision_positions is not None:
-        row["decision_positions"] = list(rollout.decision_positions)
-    return row
+    row = _named(rollout) | {"answer": rollout.answer, "stop": rollout.stop, "entropies": _listed(rollout.entropies)}
+    later = {"advantage": rollout.advantage, "decision_positions": _listed(rollout.decision_positions)}
+    return row | {name: value for name, value in later.items() if value is not None}
+
+
+def _named(rollout: Rollout) -> dict[str, Any]:
+    """What our lines and the official rows begin with."""
+    names = ("problem_id", "gen_index", "input_ids", "prompt_length", "completion_length", "correct")
+    return {name: _listed(getattr(rollout, name)) for name in names}
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def from_row(row: Any, place: str) -> Rollout:
-    """One row of ours or of the official file; keys that we do not know are passed over.
-
-    Args:
-        place: how a message names the row.
-    """
+    """One row of ours or of the official file, which a refusal calls `place`; unknown keys are passed over."""
     if not isinstance(row, dict):
         _refuse(place, "is no JSON object")
-    ids = _whole_numbers(row, ("input_ids", "tokens"), place, 0, None)
+    ids = _whole_numbers(row, ("input_ids", "tokens"), place, 0)
     prompt = _whole(row, ("prompt_length",), place, 1)
     length = _whole(row, ("completion_length", "num_completion_tokens"), place, 0, len(ids) - prompt)
     if prompt + length != len(ids):
         _refuse(place, f"has {len(ids)} tokens, but prompt_length {prompt} and completion_length {length}")
-    first, last = prompt - 1, len(ids) - 2
-    positions = row.get("decision_positions")
-    answer, stop = row.get("answer"), row.get("stop")
+    problem, correct, advantage = row.get("problem_id"), row.get("correct"), row.get("advantage")
+    if not (isinstance(problem, str) and problem) and type(problem) is not int:
+        _refuse(place, "needs problem_id, a name or a number", problem)
+    gen_index = _whole(row, ("gen_index",), place, 0)
+    if correct not in (0, 1):  # True and False among them
+        _refuse(place, "needs correct, true or false", correct)
+    entropies = _entropies(row.get("entropies"), place, length)
+    if advantage is not None and not is_number(advantage):
+        _refuse(place, "needs a number as its advantage", advantage)
+    positions, answer, stop = row.get("decision_positions"), row.get("answer"), row.get("stop")
+    if positions is not None:
+        positions = _whole_numbers(row, ("decision_positions",), place, prompt - 1, len(ids) - 2)
     return Rollout(
-        problem_id=_problem(row, place),
-        gen_index=_whole(row, ("gen_index",), place, 0),
+        problem_id=str(problem),
+        gen_index=gen_index,
         input_ids=ids,
         prompt_length=prompt,
-        correct=_verdict(row, place),
+        correct=bool(correct),
         answer=None if answer is None else str(answer),
         stop=stop if stop in get_args(Stop) else None,  # the official file's words for it are its own
-        entropies=_entropies(row, place, length),
-        advantage=_advantage(row, place),
-        decision_positions=None
-        if positions is None
-        else _whole_numbers(row, ("decision_positions",), place, first, last),
+        entropies=entropies,
+        advantage=None if advantage is None else float(advantage),
+        decision_positions=positions,
     )
 
 
-def _refuse(place: str, what: str) -> NoReturn:
-    raise TrainError(f"{place} {what}. Correct the file, or sample the rollouts anew.")
+def _refuse(place: str, what: str, value: Any = None) -> NoReturn:
+    got = "" if value is None else f", not {json.dumps(value)[:40]}"
+    raise TrainError(f"{place} {what}{got}. Correct the file, or sample the rollouts anew.")
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -77,72 +78,37 @@ def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _whole(row: Mapping[str, Any], names: Sequence[str], place: str, least: int, default: int | None = None) -> int:
+def _whole(row: Mapping[str, Any], names: Sequence[str], place: str, least: int, default: int = -1) -> int:
     value = _first(row, names)
-    if value is None and default is not None and default >= least:
+    if value is None and default >= least:
         return default
-    if not _is_whole(value) or value < least:
-        _refuse(place, f"needs {names[0]}, a whole number from {least} on" + _got(value))
-    return int(value)
+    if type(value) is not int or value < least:
+        _refuse(place, f"needs {names[0]}, a whole number from {least} on", value)
+    return value
 
 
 def _whole_numbers(
-    row: Mapping[str, Any], names: Sequence[str], place: str, least: int, most: int | None
+    row: Mapping[str, Any], names: Sequence[str], place: str, least: int, most: int | None = None
 ) -> tuple[int, ...]:
-    values = _first(row, names)
-    limits = f"from {least} on" if most is None else f"from {least} to {most}"
+    values, limits = _first(row, names), f"from {least} on" if most is None else f"from {least} to {most}"
     if not isinstance(values, list):
-        _refuse(place, f"needs {names[0]}, a list of whole numbers {limits}" + _got(values))
+        _refuse(place, f"needs {names[0]}, a list of whole numbers {limits}", values)
     for value in values:
-        if not _is_whole(value) or value < least or (most is not None and value > most):
+        if type(value) is not int or value < least or (most is not None and value > most):
             _refuse(place, f"has {json.dumps(value)[:40]} among its {names[0]}, which are whole numbers {limits}")
     return tuple(values)
 
 
-def _problem(row: Mapping[str, Any], place: str) -> str:
-    value = row.get("problem_id")
-    if not (isinstance(value, str) and value) and not _is_whole(value):
-        _refuse(place, "needs problem_id, a name or a number" + _got(value))
-    return str(value)
-
-
-def _verdict(row: Mapping[str, Any], place: str) -> bool:
-    value = row.get("correct")
-    if value not in (0, 1):  # True and False among them
-        _refuse(place, "needs correct, true or false" + _got(value))
-    return bool(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _entropies(row: Mapping[str, Any], place: str, length: int) -> tuple[float, ...] | None:
-    values = row.get("entropies")
+def _entropies(values: Any, place: str, length: int) -> tuple[float, ...] | None:
     if values is None:
         return None
     if not isinstance(values, list) or len(values) != length:
         found = len(values) if isinstance(values, list) else 0
         _refuse(place, f"has {found} entropies for {length} completion tokens, where each token needs its own")
     for value in values:
-        if not _is_number(value) or value < 0:
+        if not is_number(value) or value < 0:
             _refuse(place, f"has {json.dumps(value)[:40]} among its entropies, which are nats, 0 or more")
     return tuple(map(float, values))
-
-
-def _advantage(row: Mapping[str, Any], place: str) -> float | None:
-    value = row.get("advantage")
-    if value is not None and not _is_number(value):
-        _refuse(place, "needs a number as its advantage" + _got(value))
-    return None if value is None else float(value)
-
-
-def _got(value: Any) -> str:
-    return "" if value is None else f", not {json.dumps(value)[:40]}"
 
 
 def read_rollouts(path: Path) -> list[Rollout]:
@@ -210,10 +176,7 @@ def write_official(path: Path, rollouts: Sequence[Rollout], tau: float) -> None:
     """The scored JSON of the official pipeline.
 
     Rollouts that have no advantage yet get it from their problem's rollouts in this list. Decisions are the file's own
-    positions where a rollout has them, else the tokens above tau.
-
-    Args:
-        tau: nats.
+    positions where a rollout has them, else the tokens above tau (nats).
     """
     scored = with_advantages(rollouts)
     rows = [
@@ -232,16 +195,10 @@ def _official_row(rollout: Rollout, tau: float) -> dict[str, Any]:
         )
     if positions is None:
         positions = tuple(first + i for i, h in enumerate(rollout.entropies or ()) if is_fork(h, tau))
-    return {
-        "problem_id": rollout.problem_id,
-        "gen_index": rollout.gen_index,
-        "input_ids": list(rollout.input_ids),
-        "prompt_length": rollout.prompt_length,
-        "completion_length": rollout.completion_length,
-        "correct": rollout.correct,
+    return _named(rollout) | {
         "reward": float(rollout.correct),
         "advantage": rollout.advantage,
-        "entropies": None if rollout.entropies is None else list(rollout.entropies),
+        "entropies": _listed(rollout.entropies),
         "generation_pred_start": first,
         "decision_positions": list(positions),
     }
@@ -256,12 +213,8 @@ class RolloutLog:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path, self.settings = path, json.loads(json.dumps(dict(settings)))
-        self._there: set[tuple[str, int]] = set()
-        self._looked = False
-
-    @property
-    def _meta(self) -> Path:
-        return self.path.with_name(self.path.name + ".meta.json")
+        self._meta = path.with_name(path.name + ".meta.json")
+        self._there: set[tuple[str, int]] | None = None  # not looked yet
 
     def read(self) -> list[Rollout]:
         """What is there. A last line that broke off is cut away, so that the next one begins where it began."""
@@ -271,15 +224,16 @@ class RolloutLog:
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
         found = _once([from_row(row, place) for row, place in _lines(whole, self.path.name)])
-        self._there, self._looked = {(r.problem_id, r.gen_index) for r in found}, True
+        self._there = {(r.problem_id, r.gen_index) for r in found}
         return found
 
     def append(self, rollout: Rollout) -> None:
         """Add one line; a rollout that is there already is passed over."""
-        if not self._looked:
-            self.read()
+        there = self._there
+        if there is None:
+            there = {(r.problem_id, r.gen_index) for r in self.read()}
         key = rollout.problem_id, rollout.gen_index
-        if key in self._there:
+        if key in there:
             return
         line = json.dumps(to_row(rollout)) + "\n"
         try:
@@ -289,7 +243,8 @@ class RolloutLog:
             raise TrainError(
                 f"{self.path.name} cannot be written ({error.strerror}). Make room and resume the run."
             ) from error
-        self._there.add(key)
+        there.add(key)
+        self._there = there
 
     def remove(self) -> None:
         """Remove the file and what is beside it."""

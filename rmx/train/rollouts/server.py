@@ -59,8 +59,7 @@ class Report:
 
     def json(self) -> dict[str, Any]:
         """For the event `rollouts`; counts are of this start of the run."""
-        names = ("told", "read_again", "doubtful", "share", "sampled")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("told", "read_again", "doubtful", "share", "sampled")}
 
     def warn(self) -> None:
         """What the user should know of it."""
@@ -89,14 +88,11 @@ def server_rollouts(
     """Sample what is missing of `config.k` completions of each problem, and yield each as it comes; no entropies.
 
     Args:
-        url: the server's address, with or without /v1; `#name` behind it names one of several models.
-        model: the same model here; its tokenizer makes the prompts.
-        seed: each completion is asked for with a seed of its own, made of this one, its prompt and its number: servers
-            that set one seed for all requests under way would else repeat samples. Whether a server repeats itself
-            from run to run is up to the server.
-        done: rollouts that are there already.
+        url: the server's address, see `Address.of`. model: the same model here; its tokenizer makes the prompts.
+        seed: each completion is asked for with one of its own, made of this, its prompt and its number: servers that
+            set one seed for all requests under way would else repeat samples.
+        done: rollouts that are there already. report: filled in as rollouts come.
         cancelled: asked several times a second; requests under way are dropped.
-        report: filled in as rollouts come.
     """
     counts = report if report is not None else Report()
     missing = [(p, gen) for p in problems for gen in range(config.k) if (p.id, gen) not in done]
@@ -123,14 +119,12 @@ class Way:
 
 def ways(model: Model, config: RolloutConfig) -> list[Way]:
     """From the best to the plainest. The first ones switch off what a checkpoint's own settings would add."""
-    exact = {
-        "return_token_ids": True,
-        "top_k": -1,
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
-        "skip_special_tokens": False,
-        **_stopping(model),
-    }
+    exact: dict[str, Any] = {
+        "return_token_ids": True, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "skip_special_tokens": False,
+    }  # fmt: skip
+    if model.style.stops:  # for servers that tell by what a completion ended; from others it is cut here
+        exact |= {"stop": list(model.style.stops), "include_stop_str_in_output": True}
+        exact["stop_token_ids"] = sorted(model.stop_ids)
     generation = {
         "do_sample": True,
         "temperature": config.temperature,
@@ -147,17 +141,6 @@ def ways(model: Model, config: RolloutConfig) -> list[Way]:
         Way("/completions", "text"),
     ]
     return [*found, Way("/chat/completions", "chat")] if model.style.chat else found
-
-
-def _stopping(model: Model) -> dict[str, Any]:
-    """What ends a completion early, for servers that tell by what a completion ended; from others it is cut here."""
-    if not model.style.stops:
-        return {}
-    return {
-        "stop": list(model.style.stops),
-        "include_stop_str_in_output": True,
-        "stop_token_ids": sorted(model.stop_ids),
-    }
 
 
 class _Asking:
@@ -210,7 +193,8 @@ class _Asking:
         for name in self._names(listed):
             for way in ways(self._model, self._config):
                 try:
-                    answer = await self._line.post(way.path, self._body(way, name, problem, 0, most=1), first=True)
+                    body = self._body(way, name, problem, 0, most=1)
+                    answer = await self._line.ask("POST", way.path, body, first=True)
                     read = self._reader.read(answer, self._model.prompt_ids(problem.problem))
                 except Refusal as refusal:
                     refusals.append(refusal)
@@ -224,7 +208,7 @@ class _Asking:
     async def _listed(self) -> list[str]:
         """The models that the server says it has; none where it does not say."""
         try:
-            found = await self._line.get("/models")
+            found = await self._line.ask("GET", "/models", first=True)
         except Refusal:
             return []
         rows = found.get("data") if isinstance(found, dict) else None
@@ -247,7 +231,7 @@ class _Asking:
     async def _rollout(self, way: Way, name: str | None, problem: Problem, gen: int) -> Rollout:
         prompt = self._model.prompt_ids(problem.problem)
         try:
-            answer = await self._line.post(way.path, self._body(way, name, problem, gen))
+            answer = await self._line.ask("POST", way.path, self._body(way, name, problem, gen))
         except Refusal as refusal:
             raise TrainError(
                 f"The server {self._address.base} refused a request that it took before ({refusal}). Check its log, "
@@ -281,8 +265,12 @@ class _Asking:
 
 def _refused(address: Address, name: str | None, refusals: Sequence[Refusal], listed: Sequence[str]) -> str:
     """The sentence for a server that takes no way of asking; `name` is what the model was called first."""
-    told = next((r for r in refusals if _about_model(r, name)), None)
-    if told is not None:
+
+    def is_about_model(refusal: Refusal) -> bool:
+        named = name is not None and f"'{name}'" in refusal.said
+        return (refusal.status == 404 and "model" in refusal.said.lower()) or (refusal.status in (400, 404) and named)
+
+    if (told := next(filter(is_about_model, refusals), None)) is not None:
         has = f" It has {', '.join(listed[:8])}." if listed else ""
         return (
             f"The server {address.base} does not have the model ({told.said}).{has} Name one behind the address: "
@@ -294,10 +282,3 @@ def _refused(address: Address, name: str | None, refusals: Sequence[Refusal], li
             "usually ends with /v1."
         )
     return f"The server {address.base} takes no request for a completion ({refusals[-1]}). Check its log."
-
-
-def _about_model(refusal: Refusal, name: str | None) -> bool:
-    """Whether it is the model's name that was refused."""
-    if refusal.status == 404 and "model" in refusal.said.lower():
-        return True
-    return refusal.status in (400, 404) and name is not None and f"'{name}'" in refusal.said

@@ -85,10 +85,7 @@ class Line:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def get(self, path: str) -> Any:
-        return await self._ask("GET", path, None, first=True)
-
-    async def post(self, path: str, body: dict[str, Any], *, first: bool = False) -> Any:
+    async def ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, first: bool = False) -> Any:
         """The JSON that the server answers with.
 
         Args:
@@ -97,9 +94,6 @@ class Line:
         Raises:
             Refusal: the server would not have the request. TrainError: nothing can be had from this server.
         """
-        return await self._ask("POST", path, body, first=first)
-
-    async def _ask(self, method: str, path: str, body: dict[str, Any] | None, *, first: bool = False) -> Any:
         pause, why = FIRST_PAUSE, ""
         for attempt in range(self._attempts):
             if attempt:
