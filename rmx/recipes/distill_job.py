@@ -90,11 +90,7 @@ class DistillRecipe(Section):
         return OptimConfig(warmup_steps=warmup, order="shuffle", **shared)
 
     def training(self, rollouts: int = 1) -> Recipe:
-        """This as the recipe of a training run without a gate, a guard or test problems.
-
-        Args:
-            rollouts: solutions to learn from, which the warm-up depends on.
-        """
+        """This as the recipe of a training run without a gate, a guard or test problems."""
         few = RolloutConfig(problems=self.problems, max_new_tokens=self.max_new_tokens)
         check = CheckConfig(validation=max(self.validation, self.heldout), test=0, guards=False)
         return Recipe(few, adapter=self.adapter, optim=self.optim(rollouts), check=check, seed=self.seed)

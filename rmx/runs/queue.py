@@ -31,12 +31,7 @@ PATIENCE = 30.0  # seconds that a new process may take to begin
 
 
 def spawn(folder: RunFolder, words: list[str], lock: int, nice: int) -> "subprocess.Popen[bytes]":
-    """The run's process: out of this one's session, at low priority, with a core left for the app.
-
-    Args:
-        lock: the open file that holds the run's lock.
-        nice: what it adds to this process's niceness.
-    """
+    """The run's process: out of this one's session, at low priority, with a core left for the app."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(max(1, cores - 1))
     limits = {name: os.environ.get(name, threads) for name in THREADS}

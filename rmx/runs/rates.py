@@ -92,11 +92,7 @@ class Rates:
 
 
 def load_rates(root: Path | None = None) -> Rates:
-    """The table: bundled rates, with the reader's own over them.
-
-    Args:
-        root: the folder of the runs, by default that of `RMX_RUNS`.
-    """
+    """The table: bundled rates, with the reader's own over them."""
     own = {rate.name.lower(): rate for rate in own_rates(root)}
     bundled = [own.pop(rate.name.lower(), rate) for rate in bundled_rates()]  # one that was changed keeps its place
     longest_first = sorted(own.values(), key=lambda rate: (-len(rate.marks[0]), rate.name.lower()))

@@ -106,11 +106,7 @@ def holding(folder: RunFolder) -> Iterator[None]:
 
 
 def run_slices(folder: RunFolder, carrier: RemoteCaller, dry: bool = False, seconds: float = SLICE) -> str:
-    """Slice after slice until the run is over; returns the state that it ends in. The caller holds its lock.
-
-    Args:
-        seconds: of GPU for each slice.
-    """
+    """Slice after slice until the run is over; returns the state that it ends in. The caller holds its lock."""
     idle, before = 0, _made(folder)
     try:
         state, message = "again", None

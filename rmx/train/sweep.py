@@ -94,11 +94,7 @@ def chosen_of(arms: Iterable[SweptTau]) -> SweptTau | None:
 
 
 class Sweep(Pipeline):
-    """One run over several thresholds.
-
-    Args:
-        job: with `taus`. folder, config, events, stop, model: as for a Pipeline.
-    """
+    """One run over several thresholds."""
 
     def __init__(
         self,

@@ -89,14 +89,7 @@ def stops_early(checks: Sequence[Check], patience: int) -> str | None:
 
 
 class HeldOut:
-    """The validation problems and held-out rollouts of one run, and what the base did on them.
-
-    Args:
-        problems: of the validation split. rollouts: graded ones of the base on that split, with entropies.
-        tau: nats, of the decisions. max_new: tokens of a greedy solution.
-        base: the base's solutions where they are known already, as after a resume.
-        team: of several processes, all of which make every check together.
-    """
+    """The validation problems and held-out rollouts of one run, and what the base did on them."""
 
     def __init__(
         self,

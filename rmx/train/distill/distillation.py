@@ -45,12 +45,7 @@ SAVES = 4  # checkpoints an epoch
 
 
 class Distillation(Pipeline):
-    """One run.
-
-    Args:
-        folder, config, stop: as for a Pipeline.
-        base, teacher: loaded models; None loads the job's. `teacher` is of no use where the job names an adapter.
-    """
+    """One run."""
 
     def __init__(
         self,
@@ -193,12 +188,7 @@ class Distillation(Pipeline):
 
 @dataclass(kw_only=True)
 class DistillLoop(TrainingLoop):
-    """The loop around a distiller: no rule ends it, and after each epoch it measures how near the student has come.
-
-    Args:
-        held_items: solutions by the teacher that nothing is learned from.
-        teacher: what the teacher makes of the validation problems.
-    """
+    """The loop around a distiller: no rule ends it, and after each epoch it measures how near the student has come."""
 
     trainer: Distiller
     held_items: list[Item]

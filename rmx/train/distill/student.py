@@ -84,11 +84,7 @@ def lessons(rollouts: Sequence[Rollout], max_seq_len: int) -> list[Item]:
 
 
 class Distiller(Trainer):
-    """Trains a policy towards a teacher's rows: the loss of an update is the mean KL over all tokens of its window.
-
-    Args:
-        items: see `lessons`; their teacher's rows are in `cache`.
-    """
+    """Trains a policy towards a teacher's rows: the loss of an update is the mean KL over all tokens of its window."""
 
     def __init__(self, policy: LoraPolicy, items: Sequence[Item], cache: TeacherCache, recipe: DistillRecipe) -> None:
         if not items:

@@ -30,12 +30,7 @@ class TeacherRows:
 
 
 def teacher_rows(logits: Tensor, k: int) -> TeacherRows:
-    """The k likeliest tokens of each row.
-
-    Args:
-        logits: (N, V), any float dtype; computed in fp32.
-        k: bounded by V.
-    """
+    """The k likeliest tokens of each row."""
     logp = logits.float().log_softmax(-1)
     top, ids = logp.topk(min(k, logp.shape[-1]), dim=-1)
     return TeacherRows(ids, top, _outside(logp, ids))

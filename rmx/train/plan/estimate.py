@@ -230,12 +230,7 @@ def length_of(seen: Lengths, limit: int) -> Span:
 def work_ahead(
     recipe: Recipe, speeds: Speeds, problems: int, validation: int, test: int, length: Span | None = None
 ) -> Work:
-    """The whole of a run of which nothing is there yet.
-
-    Args:
-        problems, validation, test: how many there are of each.
-        length: tokens of a completion where they are known; None: as the probe saw them.
-    """
+    """The whole of a run of which nothing is there yet."""
     config, check = recipe.rollouts, recipe.check
     length = length or length_of(speeds.lengths, config.max_new_tokens)
     wanted = min(recipe.selection.select, problems)

@@ -55,11 +55,7 @@ def _alike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
 
 
 def estimate_ahead(job: TrainJob, problems: Problems, speeds: Speeds, usual: Span | None) -> Estimate:
-    """What a run will take of which nothing is there yet.
-
-    Args:
-        usual: tokens of a completion where they are known from another run; None: as the probe saw them.
-    """
+    """What a run will take of which nothing is there yet."""
     counts = len(problems.train), len(problems.validation), len(problems.test)
     made = estimate(work_ahead(job.recipe, speeds, *counts, length=usual), speeds, job.recipe)
     return made.swept(len(job.taus)) if job.taus else made
@@ -135,12 +131,7 @@ def dry_message(
     selection: dict[str, Any],
     estimate: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The message that a page needs to move tau without asking again.
-
-    Args:
-        rollouts: selected ones, with advantages and entropies. Tokens beyond `max_seq_len` are cut, as training does.
-        selection, estimate: their JSON, passed on.
-    """
+    """The message that a page needs to move tau without asking again."""
     if not rollouts:
         raise TrainError("There is no rollout to look at. Sample some first, or name a file that has some.")
     read = [(r, _nats(r, max_seq_len)) for r in rollouts]

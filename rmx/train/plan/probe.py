@@ -61,13 +61,7 @@ class Speeds:
 def probe(
     model: Model, problems: Sequence[Problem], *, temperature: float, micro_batch: int, seconds: float = 3.0
 ) -> Speeds:
-    """Measure for about `seconds`. The caller holds the engine's turn, and others get theirs in between.
-
-    Args:
-        problems: some of those that will be sampled; at least one.
-        temperature: of the rollouts; it decides how long they get.
-        micro_batch: sequences trained together; of more than `TRAINED`, so many are measured.
-    """
+    """Measure for about `seconds`. The caller holds the engine's turn, and others get theirs in between."""
     engine = model.engine
     prompts = [model.prompt_ids(p.problem) for p in problems[:PROMPTS]]
     with engine.using(None):

@@ -48,9 +48,6 @@ def room_of(device: torch.device) -> int:
 def fit(policy: LoraPolicy, estimate: Estimate, room: int) -> str | None:
     """Have the policy compute inner values twice rather than keep them where the estimate does not fit the memory.
 
-    Args:
-        room: bytes that the process may have in all.
-
     Returns:
         What was changed, or that memory may run out; None where all fits.
     """
@@ -71,11 +68,7 @@ def _gb(nbytes: float) -> str:
 
 @contextmanager
 def memory_told(stage: str, optim: OptimConfig, device: torch.device, reusable: bool) -> Iterator[None]:
-    """Tell what to change where a stage runs out of memory.
-
-    Args:
-        reusable: whether another run can train on the rollouts of this one.
-    """
+    """Tell what to change where a stage runs out of memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

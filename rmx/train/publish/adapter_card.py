@@ -41,11 +41,7 @@ _OURS = {
 
 
 def adapter_card(story: Provenance, parameters: int | None = None) -> str:
-    """The text of the adapter's README.md.
-
-    Args:
-        parameters: of the adapter, where they have been counted.
-    """
+    """The text of the adapter's README.md."""
     recipe, data, ours = story.recipe, story.data or {}, _OURS[story.kind]
     left_out = {reason.replace("_", " "): n for reason, n in (data.get("out") or {}).items() if n}
     return render(

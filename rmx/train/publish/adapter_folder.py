@@ -31,12 +31,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 def finish_adapter(folder: Path, story: Provenance, checkpoint: Path | None = None) -> None:
-    """Put into `folder` what plain `PeftModel.from_pretrained` loads, with the card and `training.json` beside it.
-
-    Args:
-        folder: holds PEFT's two files already, or gets them from `checkpoint`.
-        checkpoint: a folder that PEFT saved to. Other files in it (optimizer, RNG) stay there.
-    """
+    """Put into `folder` what plain `PeftModel.from_pretrained` loads, with the card and `training.json` beside it."""
     source = checkpoint or folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,14 +120,7 @@ def _harmless(name: str) -> str:
 def push_adapter(
     folder: Path, repo: str, token: str, private: bool = True, update: bool = False, api: HfApi | None = None
 ) -> str:
-    """Upload a finished adapter as a model of its own; returns its address.
-
-    Args:
-        repo: NAME in the token's own namespace, or ORGANISATION/NAME.
-        token: the visitor's, with the right to write. Never the machine's: an empty one is refused.
-        private: who may see a repository that is made now; one that is there stays as it is.
-        update: whether a repository of this name may be there already, and gets a new commit.
-    """
+    """Upload a finished adapter as a model of its own; returns its address."""
     whole_adapter(folder)
     token, repo = _checked(token), repo.strip()
     api = api or HfApi(token=token)

@@ -156,13 +156,7 @@ def provenance(
     base: BaseFacts,
     done: Mapping[str, Any] | None = None,
 ) -> Provenance:
-    """The story of a ReasonMaxxer run so far.
-
-    Args:
-        config: the run's `config.json`.
-        events: those of `events.jsonl`; of each kind the last counts, as a resumed run tells it again.
-        done: figures of the event `done`, where that is not among the events yet.
-    """
+    """The story of a ReasonMaxxer run so far."""
     last = {event["kind"]: event for event in events_that_count(events)}
     finished = done or last.get("done", {})
     recipe = Recipe.from_json(config["recipe"])

@@ -205,11 +205,7 @@ def _official_row(rollout: Rollout, tau: float) -> dict[str, Any]:
 
 
 class RolloutLog:
-    """A stage's rollouts, one line each as they are made. `FILE.meta.json` beside it says how they were sampled.
-
-    Args:
-        settings: what the rollouts depend on; a file that was begun under others is refused.
-    """
+    """A stage's rollouts, one line each as they are made. `FILE.meta.json` beside it says how they were sampled."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path, self.settings = path, json.loads(json.dumps(dict(settings)))

@@ -131,9 +131,6 @@ def tau_of_share(rollouts: Sequence[Rollout], share: float) -> float:
 
     The gate keeps entropies strictly above it: exactly floor(share x tokens) of them where no two are equal, fewer
     where equal ones stand at the edge. A share of 1 gives 0, which only tokens of no entropy at all miss.
-
-    Args:
-        rollouts: with entropies. share: above 0, at most 1.
     """
     if any(r.entropies is None for r in rollouts):
         raise TrainError("A share of tokens needs every rollout's entropies. Score the rollouts first, or give --tau.")

@@ -174,11 +174,7 @@ class Products:
 
 
 def with_tf32(head: LinearHead, hidden: Tensor, target: Tensor) -> tuple[LinearHead, Products]:
-    """The same head with its products in TF32, where its device has that.
-
-    Args:
-        hidden: (N, D) fp32, (N,) target: where the change is measured.
-    """
+    """The same head with its products in TF32, where its device has that."""
     if hidden.device.type != "cuda":
         return head, Products(False, "TF32 exists on CUDA only: the products of the head stay in fp32.")
     rough = replace(head, tf32=True)
@@ -196,9 +192,6 @@ def find_head(causal: Any) -> LinearHead | None:
     Out are heads that an adapter changes (a LoRA on the head, or on embeddings tied to it), capped logits, and
     whatever else does more to hidden states than one product: that is tried out on a few rows, as they are and
     stretched, since capping hardly shows on small logits.
-
-    Args:
-        causal: a transformers causal LM, adapters in it or not.
     """
     linear, embeddings = causal.get_output_embeddings(), causal.get_input_embeddings()
     config = causal.config.get_text_config()

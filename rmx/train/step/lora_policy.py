@@ -132,15 +132,7 @@ def make_policy(
     recompute: bool = False,
     tf32: bool = False,
 ) -> LoraPolicy:
-    """Put the adapter that will be trained on a model; a policy made before on the same model is replaced.
-
-    Args:
-        model: its own weights stay as they are.
-        adapter: shape of a new adapter, whose A is drawn from `seed` and whose B is 0. Without effect on another.
-        init_adapter: folder of an adapter to go on from, with its own rank, alpha and targets.
-        recompute: trade time for memory: the layers' inner values are computed again in the backward pass.
-        tf32: make the head's products in TF32, where the device has that.
-    """
+    """Put the adapter that will be trained on a model; a policy made before on the same model is replaced."""
     engine = model.engine
     if NAME in engine.adapters:
         engine.model.delete_adapter(NAME)
@@ -169,11 +161,7 @@ def make_policy(
 
 
 def load_weights(network: PeftModel, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
-    """Overwrite the trained adapter's weights by those of a folder.
-
-    Args:
-        tensors: the folder's, where they have been read and made fit.
-    """
+    """Overwrite the trained adapter's weights by those of a folder."""
     file = folder / "adapter_model.safetensors"
     try:
         outcome: Any = set_peft_model_state_dict(network, dict(tensors or load_file(file)), adapter_name=NAME)
