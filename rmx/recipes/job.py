@@ -155,10 +155,7 @@ def problems_of(job: TrainJob) -> Problems:
 
 
 def draw_problems(problems: Sequence[Problem], count: int, draw: random.Random) -> list[Problem]:
-    """Draw `count` problems, or all where there are fewer; where the set knows levels, as many of each as it has.
-
-    Where a level has too few problems, the others make up for it.
-    """
+    """Draw `count` problems, or all where there are fewer; where the set knows levels, of each as many as can be."""
     count, levels = min(count, len(problems)), sorted({p.level for p in problems if p.level is not None})
     if not levels:
         return draw.sample(list(problems), count)

@@ -25,10 +25,7 @@ def is_held(path: Path) -> bool:
 
 
 def take(path: Path) -> IO[bytes] | None:
-    """The lock, to be given back by closing the file; None where another process has it.
-
-    One try is not enough: whoever only looks whether it is free holds it for a moment.
-    """
+    """The lock, given back by closing the file; None where another process keeps it (a look holds it for a moment)."""
     file, limit = path.open("a+b"), time.monotonic() + PATIENCE
     while not _try(file, fcntl.LOCK_EX):
         if time.monotonic() > limit:

@@ -49,12 +49,9 @@ def spawn(folder: RunFolder, words: list[str], lock: int, nice: int) -> "subproc
 def await_first_word(
     folder: RunFolder, child: "subprocess.Popen[bytes]", before: Mapping[str, Any] | None = None
 ) -> str | None:
-    """Wait until the process has taken over. One that ends before leaves the run as failed, or as it stood.
+    """Wait until the process has taken over; returns what one that could not begin has said, else None.
 
-    Args:
-        before: the status that the run had, where somebody is told at once that it could not be started.
-
-    Returns what a process that could not begin has said; None of one that has begun.
+    Such a run is failed, or as it stood `before`, where somebody is told at once.
     """
     limit = time.monotonic() + PATIENCE
     while child.poll() is None and folder.pid is None:
@@ -97,11 +94,8 @@ def runs_at_once() -> int:
 def wait_for_turn(folder: RunFolder, pause: float = PAUSE, tell: Callable[[int], None] = lambda ahead: None) -> bool:
     """Wait until this run may begin, first come first served; False where it was asked to stop before.
 
-    The caller holds the run's lock. Whoever waits starts runs that are queued without a process when their turn has
-    come. A run that another process has started came when that was asked, not when its own process was ready.
-
-    Args:
-        tell: hears how many go before it, whenever that changes.
+    The caller holds its lock. `tell` hears how many go before it, whenever that changes. A run that another process has
+    started came when that was asked. Whoever waits starts queued runs without a process when their turn has come.
     """
     limit, came = runs_at_once(), time.time()
     if folder.begun_for_us:

@@ -256,9 +256,7 @@ def gate_stage(run: Context, rollouts: Sequence[Rollout]) -> Gated:
 def sample_to_file(job: TrainJob, out: Path, official: bool = False) -> Iterator[Event]:
     """Sample K rollouts of each problem; a file that was begun under the same settings is completed.
 
-    Args:
-        official: select, score and gate them too, and write what the official scripts read; the rollouts themselves
-            lie beside it in a file of the same name that ends in .jsonl.
+    `official`: select, score and gate them too, and write what the official scripts read; the rollouts lie beside it.
     """
     log = out.with_suffix(".jsonl") if official else out
     model = load(job.model, job.device, job.dtype).ask_in(job.style, job.set_name)

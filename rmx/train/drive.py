@@ -32,7 +32,7 @@ def silent(kind: str, figures: dict[str, Any]) -> None:
 
 
 def drive(folder: RunFolder, *, dry: bool = False, tell: Tell = silent) -> str:
-    """Run to the end, to a stop or to a failure; returns the final state.
+    """Run to the end, to a stop or to a failure that the status tells; returns the final state.
 
     Of several processes under `accelerate launch` only the first has the folder; the others work along.
     """

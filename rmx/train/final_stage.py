@@ -15,10 +15,7 @@ EVALUATION, ADAPTER = "evaluation.json", "adapter"
 
 
 def final_stage(run: Context, training: TrainingLoop) -> Iterator[Event]:
-    """Load the best checkpoint into the policy and measure it; yields progress only.
-
-    The test problems decide nothing: the checkpoint was chosen on the validation split, or is the last one.
-    """
+    """Load the best checkpoint, which no test problem has decided, and measure it; yields progress only."""
     name = chosen(training)
     if name is None:
         return
@@ -41,11 +38,7 @@ def final_stage(run: Context, training: TrainingLoop) -> Iterator[Event]:
 
 
 def solved(run: Context, problems: list[Problem], adapter: str | None) -> Solutions:
-    """Greedy solutions of the base or of an adapter.
-
-    Raises:
-        Stopped: it was asked to stop meanwhile.
-    """
+    """Greedy solutions of the base or of an adapter; Stopped where a stop was asked for meanwhile."""
     with run.model.engine.queue.turn():
         asked = run.team, run.model, problems, adapter, run.job.recipe.rollouts.max_new_tokens
         found = solve_together(*asked, cancelled=run.stop)

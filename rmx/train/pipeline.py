@@ -48,12 +48,9 @@ class Pipeline:
     """One run.
 
     Args:
-        folder: where its files go. config: the run's `config.json`, for the adapter's card.
-        events: reads the events that were told so far, for the card.
-        stop: whether the run was asked to stop; asked between steps.
-        dry: end after the gate.
-        model: a loaded one; None loads the job's.
-        team: of `accelerate launch`.
+        events: reads the events that were told so far, for the adapter's card, as `config`.
+        stop: whether the run was asked to stop; asked between steps. dry: end after the gate.
+        model: a loaded one; None loads the job's. team: of `accelerate launch`.
         figures: of the base, where another pipeline on the same rollouts has made them already.
     """
 
@@ -79,11 +76,7 @@ class Pipeline:
         self.run.seconds = (self.run.read(SECONDS) or {}).get("seconds", {})
 
     def events(self) -> Iterator[Event]:
-        """All stages, in order.
-
-        Raises:
-            Stopped: it was asked to stop. RmxError: what went wrong and what to do.
-        """
+        """All stages, in order; ends with Stopped where it was asked to stop."""
         yield from self.ahead()
         rollouts = yield from self.selected()
         policy = self.policy()

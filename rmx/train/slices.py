@@ -37,10 +37,7 @@ Over = tuple[str, str | None]  # state and message
 
 
 def slice_of(path: str, seconds: float, dry: bool) -> Iterator[Over]:
-    """Work on a run for some seconds; yields ("", kind) for each event and last how it stands.
-
-    The state "again" means that its time was over. The caller holds the run's lock.
-    """
+    """Work on a run for some seconds; yields ("", kind) of each event and last how it stands, "again" if it goes on."""
 
     folder, ends = RunFolder(Path(path)), clock() + seconds
     struck: str | None = None

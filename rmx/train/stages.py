@@ -49,11 +49,7 @@ class Context:
             self.team.meet()
 
     def check_stop(self) -> None:
-        """End the run here if it was asked to stop.
-
-        Raises:
-            Stopped: it was.
-        """
+        """Raise Stopped if the run was asked to stop."""
         if self.stop():
             raise Stopped
 

@@ -118,11 +118,7 @@ class Sweep(Pipeline):
         self._pace: float | None = None  # seconds for one update, checks included
 
     def events(self) -> Iterator[Event]:
-        """All stages, in order; what belongs to one threshold carries its `tau`.
-
-        Raises:
-            Stopped: it was asked to stop. RmxError: what went wrong and what to do.
-        """
+        """All stages, in order, as `Pipeline.events`; what belongs to one threshold carries its `tau`."""
         yield from self.ahead()
         rollouts = yield from self.selected()
         policy = self.policy()

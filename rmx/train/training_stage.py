@@ -32,11 +32,8 @@ def checkpoint_steps(items: int, recipe: Recipe) -> list[int]:
 class TrainingLoop:
     """The loop around a trainer. What was checked so far is in `checks.json`; a restart begins at the last checkpoint.
 
-    Args:
-        held_out: None where there are no validation problems; then no rule ends the run but a loss that is not finite.
-        stop: asked between updates; of several processes all get the same answer.
-            All of them make the checks together; the first writes the files.
-        replay: None where no forks are followed.
+    Without `held_out` no rule ends the run but a loss that is not finite. `stop` is asked between updates; of several
+    processes all get the same answer, make the checks together, and the first writes the files.
     """
 
     run: Context
@@ -65,11 +62,7 @@ class TrainingLoop:
         return f"step_{found.optimizer_step}" if found else None
 
     def events(self) -> Iterator[Event]:
-        """Train to the end, or to the rule that strikes.
-
-        Raises:
-            Stopped: it was asked to stop; the last update is in a checkpoint.
-        """
+        """Train to the end, or to the rule that strikes, or to Stopped, with the last update in a checkpoint."""
         yield from self._resume()
         progress = StageProgress("training", self.trainer.last, self.trainer.updates)
         yield progress.event()

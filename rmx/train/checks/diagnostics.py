@@ -61,10 +61,7 @@ def contrast(seen: Tensor, kl_sum: float, kl_positions: int) -> Contrast:
 
 
 def decision_items(rollouts: Sequence[Rollout], tau: float, max_seq_len: int) -> list[Item]:
-    """Held-out rollouts as items, with advantages among their problem's: one-sided problems take no part in the gap.
-
-    Decisions go by entropy; the order is by length, so that batches waste little padding.
-    """
+    """Held-out rollouts as items, decided by entropy, with advantages among their problem's; shortest first."""
     items = make_items(with_advantages(rollouts), GATE, tau, LOSS, max_seq_len, seed=0)
     return sorted(items, key=lambda item: len(item.rollout.input_ids))
 
@@ -73,7 +70,7 @@ def decision_items(rollouts: Sequence[Rollout], tau: float, max_seq_len: int) ->
 def diagnose(policy: LoraPolicy, items: Sequence[Item], figures: BaseFigures, team: Team | None = None) -> Contrast:
     """Read all items under the policy and, where `figures` does not know it yet, under the base.
 
-    Several processes share the batches and add up their sums in one order. The caller holds the engine's turn.
+    Several processes add up their sums in one order. The caller holds the engine's turn.
     """
     # Without a linear head all logits of the tokens that are read at once are there together.
     room = TOKENS if policy.head else CHUNK_BYTES // (4 * policy.model.engine.vocab_size)

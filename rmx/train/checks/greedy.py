@@ -107,8 +107,7 @@ def solve(
 ) -> Solutions:
     """Solve problems greedily, prompts of similar length together. The caller holds the engine's turn.
 
-    Nothing goes into or comes from the prefix cache: an adapter in training is another one at every call. After a
-    cancel the completions are what was there by then.
+    The prefix cache is left out: an adapter in training is another one at every call. A cancel leaves what is there.
     """
     prompts = [model.prompt_ids(p.problem) for p in problems]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -130,11 +129,7 @@ def solve_together(
     *,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Solutions:
-    """The same, with the problems dealt to all processes, each of which gets all solutions.
-
-    Raises:
-        Stopped: several processes share the work, and one of them was asked to stop.
-    """
+    """The same, dealt to all processes, each of which gets all solutions, or Stopped where one was asked to stop."""
     if team is None:
         return solve(model, problems, adapter, max_new, cancelled=cancelled)
     order = sorted(range(len(problems)), key=lambda i: len(model.prompt_ids(problems[i].problem)))

@@ -25,10 +25,7 @@ def below_base(base: Estimate, now: Estimate, vs_base: Estimate, best: str | Non
 
 
 def kl_away(kl_losses: Sequence[float], limit: float, best: str | None = None, window: int = WINDOW) -> str | None:
-    """The anchor runs away: the mean kl_loss of the last `window` updates exceeds `limit` nats.
-
-    Fewer updates than a window never strike. A value that is no number is `not_finite`'s affair.
-    """
+    """The anchor runs away: the mean kl_loss of the last `window` updates, and no fewer, exceeds `limit` nats."""
     last = kl_losses[-window:]
     if len(last) < window or not all(map(math.isfinite, last)):
         return None

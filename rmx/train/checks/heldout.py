@@ -55,10 +55,7 @@ class Check:
 
 
 def best_of(checks: Sequence[Check]) -> Check | None:
-    """The checkpoint that becomes the adapter: highest pass@1, ties by the larger gap, then the earlier one.
-
-    The base (update 0) is no checkpoint: a run always has an adapter to show, better or worse.
-    """
+    """The checkpoint that becomes the adapter: highest pass@1, then larger gap, then the earlier; never the base."""
     trained = [c for c in checks if c.optimizer_step > 0]
     return min(trained, key=_rank, default=None)
 
@@ -69,10 +66,7 @@ def _rank(check: Check) -> tuple[float, float, int]:
 
 
 def stops_early(checks: Sequence[Check], patience: int) -> str | None:
-    """A sentence where the last `patience` checks brought no better pass@1 than there was before them, else None.
-
-    The base counts among what was before. Patience 0 never stops.
-    """
+    """A sentence where the last `patience` checks (0: never) brought no better pass@1 than those before, else None."""
     before, last = checks[: len(checks) - patience], checks[len(checks) - patience :]
     if not patience or not before:
         return None

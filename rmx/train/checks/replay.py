@@ -81,10 +81,7 @@ class ForkReplay:
 def default_forks(
     model: Model, solved: Sequence[BaseSolution], limit: int = WATCHED, per_problem: int = PER_PROBLEM
 ) -> list[Fork]:
-    """The places of highest entropy in the base's solutions: at most `per_problem` in each, in the solutions' order.
-
-    The caller holds the engine's turn.
-    """
+    """The places of highest entropy in the base's solutions, in their order. The caller holds the engine's turn."""
     forks: list[Fork] = []
     for one in solved:
         if len(forks) >= limit:

@@ -68,11 +68,7 @@ class Distillation(Pipeline):
         self._checkpoint = teacher
 
     def events(self) -> Iterator[Event]:
-        """All stages, in order.
-
-        Raises:
-            Stopped: it was asked to stop. RmxError: what went wrong and what to do.
-        """
+        """All stages, in order; ends with Stopped where it was asked to stop."""
         self.run.write(STYLE, self.base.style.json())
         if self.run.read(TEACHER) is None:
             yield from self._learn_the_teacher()

@@ -26,7 +26,7 @@ COMPLETIONS = LossConfig(kl_weight=1.0, kl_on="completion")  # a batch's rows ar
 def student_rows(policy: LoraPolicy, batch: Batch, teacher: TeacherRows, tail: Tail) -> tuple[Tensor, Tensor]:
     """KL(teacher || student) in nats (N,), with gradient where the caller has any, and the student's choices (N,).
 
-    The caller has switched the adapter on or off. With a plainly linear head no more than a chunk of logits is alive.
+    The caller has switched the adapter on or off. With a linear head no more than a chunk of logits is alive.
     """
     if policy.head is not None:
         hidden = policy(batch.ids)[batch.row, batch.pred_pos].float()

@@ -37,15 +37,9 @@ def teacher_rows(logits: Tensor, k: int) -> TeacherRows:
 
 
 def topk_kl(logits: Tensor, teacher: TeacherRows, tail: Tail) -> Tensor:
-    """KL(teacher || student) of each row, as the module's docstring defines it.
+    """KL(teacher || student) in nats (N,), from logits (N, V) of the student; `tail` says what the other tokens count.
 
-    Args:
-        logits: (N, V) of the student, fp32 or fp64; carries the gradient.
-
-    Returns:
-        (N,) nats.
-
-    Source: arXiv 2605.06241, section 4; what becomes of the tail is ours, see above.
+    Source: arXiv 2605.06241, section 4; what becomes of the tail is ours.
     """
     logp = logits.log_softmax(-1)
     ours = logp.gather(-1, teacher.ids)
@@ -65,10 +59,7 @@ def _kl(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def _outside(logp: Tensor, ids: Tensor) -> Tensor:
-    """(N,) log of the probability outside of `ids`.
-
-    Summed over those tokens: 1 minus the others would lose every digit where the rest is small.
-    """
+    """(N,) log of the probability outside of `ids`, summed over those tokens: 1 - others would lose small digits."""
     return logp.scatter(-1, ids, -torch.inf).logsumexp(-1)
 
 

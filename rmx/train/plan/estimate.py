@@ -187,10 +187,7 @@ def _checks(work: Work, speeds: Speeds) -> Span:
 
 
 def memory_of(work: Work, speeds: Speeds, recipe: Recipe) -> float:
-    """Bytes at the peak: weights, and the larger of what decoding and what training keeps.
-
-    On a CPU the process itself counts as well; on a GPU only what lies on it.
-    """
+    """Bytes at the peak: weights (on a CPU the process too), and the larger of what decoding and training keep."""
     optim, tokens = recipe.optim, min(work.longest, recipe.optim.max_seq_len)
     saved = speeds.saved_token * (LORA_MEMORY if not optim.recompute else 0.25)
     training = saved * tokens * optim.micro_batch + CHUNKS_BYTES + _adapter_bytes(speeds, recipe)
@@ -208,10 +205,9 @@ def _adapter_bytes(speeds: Speeds, recipe: Recipe) -> float:
 
 
 def length_of(seen: Lengths, limit: int) -> Span:
-    """Tokens of a completion, from those that a probe saw.
+    """Tokens of a completion, from those that a probe saw; bounds are two standard errors, wider by the unfinished.
 
-    Finished ones alone would be too short, so unfinished ones count with what they had: tokens per end, as where ends
-    come at a steady rate. Bounds are two standard errors, wider by the share that did not finish.
+    Finished ones alone would be too short, so unfinished ones count: tokens per end, as where ends come steadily.
     """
     ended = [min(x, limit) for x in seen.ended]
     n, cut = len(ended), len(seen.cut)

@@ -136,8 +136,7 @@ def _decode(
 ) -> tuple[float, Lengths, list[int]]:
     """Seconds of a step with `ROWS` rows, lengths of the completions, and the longest text.
 
-    Finished rows stay in the batch, so that every timed step has as many rows. Where whole completions would take too
-    long, all but a few rows are dropped after some steps.
+    Finished rows stay in the batch. Where whole completions would take too long, all but a few rows are dropped.
     """
     engine, generator = model.engine, torch.Generator(model.engine.device).manual_seed(SEED)
     texts = _Texts(model, [prompts[i % len(prompts)] for i in range(ROWS)])
@@ -174,10 +173,7 @@ def _look(_: int, logits: Tensor) -> None:
 
 
 def _backward(model: Model, batch: Sequence[Sequence[int]]) -> int:
-    """Forward and backward over equally long sequences; returns the bytes kept between the two.
-
-    The logits are made in chunks, as training makes them, so they do not count.
-    """
+    """Forward and backward over equally long sequences, logits in chunks; returns the bytes kept between the two."""
     network, engine = _network(model), model.engine
     own = {w.untyped_storage().data_ptr() for w in network.parameters()}
     kept: dict[int, int] = {}

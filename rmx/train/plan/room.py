@@ -21,11 +21,7 @@ LESS = "a smaller --max-seq-len or --micro-batch"
 
 
 def check_room(job: TrainJob) -> None:
-    """Refuse a run on a GPU whose free memory is less than its weights and what is computed with them.
-
-    Only sizes that are known beforehand are checked; a model without a preset may still run out of memory, which its
-    run then says.
-    """
+    """Refuse a run on a GPU with less free memory than the weights of its preset, and what is computed with them."""
     device, preset = choose_device(job.device), preset_of(job.model)
     if device.type != "cuda" or preset is None:
         return
@@ -46,11 +42,7 @@ def room_of(device: torch.device) -> int:
 
 
 def fit(policy: LoraPolicy, estimate: Estimate, room: int) -> str | None:
-    """Have the policy compute inner values twice rather than keep them where the estimate does not fit the memory.
-
-    Returns:
-        What was changed, or that memory may run out; None where all fits.
-    """
+    """Have the policy compute inner values twice where the estimate does not fit into `room` bytes, and say so."""
     if estimate.memory <= room:
         return None
     needed = f"Training needs about {_gb(estimate.memory)} of memory and {_gb(room)} are there"

@@ -112,10 +112,7 @@ def _entropies(values: Any, place: str, length: int) -> tuple[float, ...] | None
 
 
 def read_rollouts(path: Path) -> list[Rollout]:
-    """The rollouts of one of our files or of an official one, in their order.
-
-    A last line that broke off is dropped, and of two rollouts with the same problem and number the first counts.
-    """
+    """The rollouts of one of our files or of an official one, in their order; of two with one name the first."""
     data = _bytes(path)
     rows = _official_rows(data, path.name)
     found = [from_row(row, place) for row, place in (_lines(data, path.name) if rows is None else rows)]
@@ -175,8 +172,7 @@ def _once(rollouts: Sequence[Rollout]) -> list[Rollout]:
 def write_official(path: Path, rollouts: Sequence[Rollout], tau: float) -> None:
     """The scored JSON of the official pipeline.
 
-    Rollouts that have no advantage yet get it from their problem's rollouts in this list. Decisions are the file's own
-    positions where a rollout has them, else the tokens above tau (nats).
+    Advantages that are missing are made; decisions are the file's own positions, else the tokens above tau (nats).
     """
     scored = with_advantages(rollouts)
     rows = [

@@ -27,15 +27,13 @@ def sample_rollouts(
 ) -> Iterator[Rollout]:
     """Sample what is missing of `config.k` completions of each problem, and yield each as it ends.
 
-    Completions end with an end token, with a stop text of the prompt style or at a limit, not at their answer: what
-    stands behind it is trained on as well.
-    A stage that broke off and goes on with the same problems and settings makes, bit for bit and in the same order,
-    what it would have made without the break. The engine's turn is taken for a quarter of a second at a time.
+    Completions end with an end token, with a stop text of the prompt style or at a limit, not at their answer. A stage
+    that broke off makes, bit for bit and in the same order, what it would have made without the break. The engine's
+    turn is taken for a quarter of a second at a time.
 
     Args:
         seed: of the draws, which depend on it, the prompt, the completion's number and the position alone.
         done: rollouts that are there already, with the lengths of their completions in tokens.
-        adapter: name of a loaded adapter; None samples the base.
         rows: completions decoded together; None: as many as memory allows, 64 at most.
         cancelled: asked between steps; unfinished completions are dropped.
     """

@@ -54,8 +54,7 @@ class Selection:
 def select(rollouts: Sequence[Rollout], config: SelectionConfig) -> Selection:
     """Keep problems of mixed success, trim the longest of their rollouts, and give the rest their advantages.
 
-    Where fewer problems than asked for have mixed success, all of them are kept. The result does not depend on the
-    order of `rollouts`.
+    The result does not depend on the order of `rollouts`.
 
     Source: arXiv 2605.06241, section 5. Trimming pools the rollouts of the kept problems and comes before the
     advantages, so that these have mean 0 over what is trained on.
@@ -94,10 +93,7 @@ def select(rollouts: Sequence[Rollout], config: SelectionConfig) -> Selection:
 
 
 def shortest(rollouts: Sequence[Rollout], share: float) -> list[Rollout]:
-    """All but the longest: the part dropped is 1 - share of them, rounded down. The order stays.
-
-    Of equally long completions the later one goes, by problem and then by number.
-    """
+    """All but the longest in their order: 1 - share of them is dropped, rounded down; of equal ones the later."""
     ranked = sorted(range(len(rollouts)), key=lambda i: (rollouts[i].completion_length, *_name(rollouts[i])))
     dropped = int(len(rollouts) * (1 - share) + 1e-9)  # 5 x (1 - 0.8) is a hair below 1 in floating point
     keep = set(ranked[: len(rollouts) - dropped])
@@ -127,10 +123,9 @@ def pass_histogram(rollouts: Iterable[Rollout], k: int) -> tuple[int, ...]:
 
 
 def tau_of_share(rollouts: Sequence[Rollout], share: float) -> float:
-    """The threshold above which a share of all completion tokens of these rollouts lies.
+    """The threshold in nats above which a share (0 to 1) of all completion tokens of these rollouts lies.
 
-    The gate keeps entropies strictly above it: exactly floor(share x tokens) of them where no two are equal, fewer
-    where equal ones stand at the edge. A share of 1 gives 0, which only tokens of no entropy at all miss.
+    Exactly floor(share x tokens) lie above it where no two are equal, fewer where equal ones stand at the edge.
     """
     if any(r.entropies is None for r in rollouts):
         raise TrainError("A share of tokens needs every rollout's entropies. Score the rollouts first, or give --tau.")

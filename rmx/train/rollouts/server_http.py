@@ -86,13 +86,9 @@ class Line:
         await self._client.aclose()
 
     async def ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, first: bool = False) -> Any:
-        """The JSON that the server answers with.
+        """The JSON that the server answers with, or a Refusal.
 
-        Args:
-            first: the way to ask is not known to work yet: a server's fault is then a refusal, not worth a pause.
-
-        Raises:
-            Refusal: the server would not have the request. TrainError: nothing can be had from this server.
+        `first`: the way to ask is not known to work yet: a server's fault is then a refusal, not worth a pause.
         """
         pause, why = FIRST_PAUSE, ""
         for attempt in range(self._attempts):
@@ -202,11 +198,7 @@ class Reader:
         self._base, self._model, self._config = base, model, config
 
     def read(self, answer: Any, prompt_ids: Sequence[int]) -> Read:
-        """The completion in an answer.
-
-        Raises:
-            Misread: the server saw another prompt. TrainError: the answer is not what the protocol says.
-        """
+        """The completion in an answer; Misread where the server saw another prompt."""
         try:
             choice, many = answer["choices"][0], len(answer["choices"])
             usage = answer.get("usage") or {}

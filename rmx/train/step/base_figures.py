@@ -53,14 +53,12 @@ class BaseTokens:
 class BaseFigures:
     """Blocks of figures, in memory as long as the budget lasts, then in a file, then not at all.
 
-    The file has no name, but for the moment in which other processes open it, so nothing is left of it whichever way
-    the process ends. It is read by plain reads, not mapped, so its pages do not count as this process's memory.
+    The file has no name, but while other processes open it (`shared`), so nothing is left of it. It is read by plain
+    reads, not mapped, so its pages do not count as this process's memory.
 
     Args:
-        memory: bytes kept in memory. folder: where the file may lie; None for no file. limit: bytes of the file, at
-            most; None as far as the disk goes.
+        memory: bytes kept in memory. limit: bytes of a file in `folder` at most; None as far as the disk goes.
         dtype: of the vectors, torch.float32 or torch.bfloat16; the two numbers beside them are fp32 always.
-        shared: whether other processes will open the file, which bears a name until they have.
     """
 
     def __init__(

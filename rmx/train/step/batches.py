@@ -94,8 +94,7 @@ def mass(items: Sequence[Item], loss: LossConfig) -> tuple[float, float]:
 def read_rows(policy: LoraPolicy, batch: Batch, figures: BaseFigures) -> Rows:
     """Cross entropy, KL and the base's log-probability at each row, with gradient to the adapter.
 
-    Where base and policy share a plainly linear head, logits are made in chunks, for these rows only, and the base
-    enters by its figures; those that are not kept cost a pass of the base. Other models take the general path.
+    With a shared linear head, logits are made in chunks, for these rows only, and the base enters by its figures.
     The caller is inside `policy.learning()`, or inside `engine.using(NAME)` where no gradient is wanted.
     """
     if policy.head is None:

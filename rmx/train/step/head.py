@@ -54,9 +54,7 @@ class Swept:
 def sweep(head: LinearHead, hidden: Tensor, target: Tensor, *, entropy: bool, expected: bool) -> Swept:
     """Read the distributions of N rows, chunk by chunk, and keep nothing that grows with the vocabulary.
 
-    Args:
-        hidden: (N, D) fp32. target: (N,) token of each row.
-        entropy, expected: whether these are wanted too; the latter costs a second product with the head.
+    `hidden` is (N, D) fp32, `target` (N,) the token of each row; `expected` costs a second product with the head.
     """
     with products(head):
         return _swept(head, hidden, target, entropy, expected)
@@ -98,17 +96,11 @@ def _logits(head: LinearHead, hidden: Tensor, out: Tensor) -> Tensor:
 
 
 def ce_and_kl(head: LinearHead, hidden: Tensor, target: Tensor, mean: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy of the target and KL(base || policy) of N rows, with gradient to the hidden states.
+    """Cross entropy of the target and KL(base || policy), each (N,) nats, with gradient to the hidden states (N, D).
 
         KL(base || policy) = lse_policy - s (m . h + c) - H_base,   m = E_base[W], c = E_base[b]
 
-    The base enters by m and by `offset` = H_base + s c alone. Small negative values are rounding, and stay.
-
-    Args:
-        hidden: (N, D) of the policy, fp32. target: (N,). mean: (N, D) m. offset: (N,) nats.
-
-    Returns:
-        ce (N,), kl (N,), nats.
+    The base enters by `mean` = m (N, D) and by `offset` = H_base + s c (N,) alone. Small negative values are rounding.
     """
     ce, kl = _CeAndKl.apply(hidden, target, mean, offset, head)
     return ce, kl
@@ -147,7 +139,7 @@ def products(head: LinearHead) -> Iterator[None]:
     """The head's products in the precision that it asks for, for the length of a `with` block.
 
     TF32 rounds the factors to 10 bits behind the point and adds up in fp32. bf16 weights and hidden states have 7, so
-    their logits lose nothing; probabilities do. The switch is the whole process's, hence as short a time as can be.
+    their logits lose nothing; probabilities do. The switch is the whole process's.
     """
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
@@ -189,9 +181,8 @@ def with_tf32(head: LinearHead, hidden: Tensor, target: Tensor) -> tuple[LinearH
 def find_head(causal: Any) -> LinearHead | None:
     """The head that base and policy share, where there is one and it is plainly linear; None calls for full logits.
 
-    Out are heads that an adapter changes (a LoRA on the head, or on embeddings tied to it), capped logits, and
-    whatever else does more to hidden states than one product: that is tried out on a few rows, as they are and
-    stretched, since capping hardly shows on small logits.
+    Out are heads that an adapter changes, capped logits, and whatever else does more than one product: that is tried
+    out on a few rows, as they are and stretched, since capping hardly shows on small logits.
     """
     linear, embeddings = causal.get_output_embeddings(), causal.get_input_embeddings()
     config = causal.config.get_text_config()

@@ -42,15 +42,11 @@ class Item:
 def make_items(
     rollouts: Sequence[Rollout], gate: GateConfig, tau: float | None, loss: LossConfig, max_seq_len: int, seed: int
 ) -> list[Item]:
-    """Items in the order of the file.
-
-    The file's own decision positions win, unless the recipe names a threshold or another gate.
+    """Items in the order of the file, whose own decision positions win unless the recipe names a threshold or gate.
 
     Args:
         rollouts: selected ones: each has an advantage, and decision positions or entropies.
-        gate: `tau` or `tau_share` there says that the file's positions do not count.
         tau: the threshold in nats that goes with `gate`; needed where the file's positions are not used.
-        max_seq_len: tokens; what lies beyond is cut off.
         seed: of the random gate, whose draws depend only on it and on the rollout's name.
     """
     counts = Counter(r.problem_id for r in rollouts)
@@ -207,10 +203,7 @@ def window(items: Sequence[Item], optim: OptimConfig, seed: int, update: int) ->
 
 
 def lr_at(update: int, steps: int, optim: OptimConfig) -> float:
-    """Learning rate of the given update (0-based): linear from 0 over the warm-up, then linear to 0 at `steps`.
-
-    The warm-up is min(warmup_steps, steps - 1), so the first update has rate 0 wherever there is a warm-up.
-    """
+    """Learning rate of the given update (0-based): linear from 0 over the warm-up, then linear to 0 at `steps`."""
     warm = min(optim.warmup_steps, steps - 1)
     if update < warm:
         return optim.lr * update / warm

@@ -27,10 +27,9 @@ NAME = "policy"  # of the adapter that is trained, in PEFT and in `Engine.using`
 
 
 class LoraPolicy(nn.Module):
-    """A model and the adapter on it that learns.
+    """A model and the adapter on it that learns, which the engine knows as `NAME`.
 
-    The adapter is on the engine as `NAME`, so that `engine.using(NAME)` decodes with it and `engine.using(None)`
-    without it. Whoever decodes between two updates leaves the network as it likes: `learning` sets it right again.
+    Whoever decodes between two updates leaves the network as it likes: `learning` sets it right again.
     """
 
     def __init__(self, model: Model, recompute: bool) -> None:

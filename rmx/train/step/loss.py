@@ -23,7 +23,7 @@ class Rows:
 
 
 def decision_terms(rows: Rows, pull: Tensor, loss: LossConfig) -> Tensor:
-    """What each row would add to the decision term, before averaging.
+    """What each row would add to the decision term (N,), before averaging; `pull` (N,) is never 0.
 
     With a the clipped advantage, CE = -ln p_policy and D = ln p_policy - ln p_base of the observed token:
     adv_ce:      a CE,                    times beta_neg where a < 0
@@ -32,12 +32,6 @@ def decision_terms(rows: Rows, pull: Tensor, loss: LossConfig) -> Tensor:
 
     With `neg_floor_nats` = X, adv_ce has CE = min(CE, CE_base + X) where a < 0: a wrong token that lies X nats below
     the base is not pushed further, but stays in the denominator. That is our extension, not the paper's.
-
-    Args:
-        rows: N positions of the decision term. pull: (N,), never 0.
-
-    Returns:
-        (N,) signed.
 
     Source: arXiv 2605.06241, section 5; the other objectives as the official trainer names them.
     """
@@ -67,14 +61,8 @@ class Sums:
 
 
 def objective(rows: Rows, pull: Tensor, weight: Tensor, decision: Tensor, loss: LossConfig) -> tuple[Sums, Tensor]:
-    """The two terms as sums, and what is logged beside them.
-
-    Args:
-        rows, pull, weight: (N,). decision: (N,) bool; the other rows are in the anchor.
-
-    Returns:
-        Sums, and (4, 2) float64 sums over the decision rows: CE, delta, weighted absolute term, 1; right rollouts
-        first, wrong ones second.
+    """The two terms as sums over rows (N,), and (4, 2) float64 sums over the decision rows, right and wrong rollouts:
+    CE, delta, weighted absolute term, 1. Rows that are no decision are in the anchor.
     """
     chosen = Rows(rows.ce[decision], rows.kl[decision], rows.base_logp[decision])
     terms = decision_terms(chosen, pull[decision], loss)

@@ -80,11 +80,7 @@ class Team:
         return sorted(everything, key=key)
 
     def meet(self) -> None:
-        """Wait until all processes are here, however long that takes.
-
-        Raises:
-            Stopped, TrainError: another process has ended.
-        """
+        """Wait until all processes are here, however long that takes; Stopped or TrainError where another has ended."""
         for _ in self.waiting():
             pass
 

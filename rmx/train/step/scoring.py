@@ -21,8 +21,7 @@ def score(
 ) -> Iterator[Rollout]:
     """Fill in the entropies of each rollout, one after the other; those that a rollout brings along stay.
 
-    With a policy whose head allows it, the base's figures are put into `figures` in the same pass, and training needs
-    no pass of the base for what found room there. Cut rollouts to the length that is trained on before.
+    With a policy whose head allows it, the base's figures are put into `figures` in the same pass. Cut rollouts before.
     """
     fast = isinstance(source, LoraPolicy) and source.head is not None and figures is not None
     model = source.model if isinstance(source, LoraPolicy) else source
@@ -84,14 +83,9 @@ def _fill(policy: LoraPolicy, key: Key, figures: BaseFigures, wanted: bool) -> T
 def read_base(
     policy: LoraPolicy, key: Key, *, entropy: bool, dtype: torch.dtype = torch.float32
 ) -> tuple[BaseTokens, Tensor | None]:
-    """One pass of the base over one sequence, alone, so that the figures never depend on what else there is.
+    """Figures of the positions from key's first on, on the CPU, and their entropies in nats; one pass of the base.
 
-    Args:
-        dtype: that the vectors are rounded to. Their offsets go with the rounded ones, so that the KL of an unchanged
-            policy stays 0.
-
-    Returns:
-        Figures of the positions from key's first to the last but one, on the CPU, and their entropies in nats.
+    Offsets go with the vectors as `dtype` rounds them, so that the KL of an unchanged policy stays 0.
     """
     first, ids = key
     head = policy.head

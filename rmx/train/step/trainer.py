@@ -25,10 +25,7 @@ BETAS, EPS = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True, slots=True)
 class MicroStep:
-    """One micro-batch. Its figures are those before its own update; `lr` and `optimizer_step` those after it.
-
-    Means over no token are 0, as in the official log.
-    """
+    """One micro-batch: figures before its update, `lr` and `optimizer_step` after it; means over no token are 0."""
 
     step: int  # micro-batches so far, this one included
     optimizer_step: int  # updates so far
@@ -93,13 +90,9 @@ class ContrastiveUpdate(Update):
 class Trainer:
     """Trains a policy on items by a recipe; a distillation is the same with another loss (train/distill/student.py).
 
-    Every random choice is a function of the recipe's seed and the place in the run (the order of an epoch, the dropout
-    of a micro-batch), so a checkpoint needs no generator's state beside the number of updates made.
-
-    Args:
-        figures: what the scoring pass found out about the base; what is missing costs passes of the base.
-        team: of `accelerate launch`; None for one process. The micro-batches of a window are dealt to the processes in
-            turn, gradients are summed at its end, and every process yields the same records.
+    Every random choice is a function of the recipe's seed and the place in the run, so a checkpoint needs no state of
+    generators. Of a team the micro-batches of a window are dealt to the processes in turn, gradients are summed at its
+    end, and every process yields the same records. What `figures` lacks of the base costs passes of it.
     """
 
     def __init__(
@@ -129,11 +122,7 @@ class Trainer:
         return min(self.of, self.recipe.optim.max_steps or self.of)
 
     def run(self) -> Iterator[MicroStep | Update]:
-        """Train from where it stands to the end.
-
-        A window's last micro-batch is yielded before its update is made: whoever stops there keeps the weights as
-        they were.
-        """
+        """Train from where it stands to the end. A window's last micro-batch is yielded before its update is made."""
         while self.updates < self.last:
             now, steps = self._next_window(), list[MicroStep]()
             for step in self._micro_steps(now):
