@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from rmx.errors import RmxError, TrainError, first_line
+from rmx.errors import RmxError, Stopped, TrainError, first_line
+from rmx.recipes.distill_job import DistillJob
 from rmx.recipes.job import TrainJob
 from rmx.runs.folder import RunFolder
 from rmx.runs.queue import WAITED, deciding, look, niceness, wait_for_turn
@@ -27,11 +28,7 @@ DRY = "Dry run: nothing was trained. Resume trains."
 STOPPED = "Stopped; what it made is kept. Resume goes on from there."
 
 
-def silent(kind: str, figures: dict[str, Any]) -> None:
-    """Tell nobody."""
-
-
-def drive(folder: RunFolder, *, dry: bool = False, tell: Tell = silent) -> str:
+def drive(folder: RunFolder, *, dry: bool = False, tell: Tell = lambda kind, figures: None) -> str:
     """Run to the end, to a stop or to a failure that the status tells; returns the final state.
 
     Of several processes under `accelerate launch` only the first has the folder; the others work along.
@@ -51,20 +48,25 @@ def _alone(folder: RunFolder, dry: bool, tell: Tell, team: "Team | None" = None)
     """The same by the process that has the folder."""
     try:
         with folder.lock(), _stopped_by_signals(folder):
-            return _driven(folder, dry, _Told(folder, tell), team)
+            return _driven(folder, dry, Told(folder, tell), team)
     finally:
         with suppress(RmxError, OSError):  # the run's own word counts; who looks next starts the next one
             look(folder.path.parent, nice=niceness(folder))
 
 
-def _driven(folder: RunFolder, dry: bool, told: "_Told", team: "Team | None") -> str:
+def _driven(folder: RunFolder, dry: bool, told: "Told", team: "Team | None") -> str:
     """The same by the process that holds the run's lock, on its turn."""
     try:
         with deciding(folder.path.parent):
             folder.set_status(pid=os.getpid(), message=None, left=None, flags=None)
         if not wait_for_turn(folder, tell=told.waits):
             return told.over("stopped", WAITED)
-        return _stages(folder, dry, told, team)
+        told("state", {"state": "running"})
+        for kind, figures in pipeline(folder, dry, team, folder.stop_wanted):
+            told(kind, figures)
+        return told.over("stopped", DRY) if dry else told.over("done", told.struck)
+    except Stopped:
+        return told.over("stopped", STOPPED)
     except RmxError as error:
         told.over("failed", str(error))
         raise
@@ -80,16 +82,19 @@ def _driven(folder: RunFolder, dry: bool, told: "_Told", team: "Team | None") ->
         raise
 
 
-class _Told:
-    """Where events go: to the folder, and to whoever watches this process."""
+class Told:
+    """Where events go: to the folder, and to whoever watches this process. `struck` is the rule that ends the run."""
 
-    def __init__(self, folder: RunFolder, tell: Tell) -> None:
+    def __init__(self, folder: RunFolder, tell: Tell = lambda kind, figures: None) -> None:
         self.folder, self.tell = folder, tell
+        self.struck: str | None = None
 
     def __call__(self, kind: str, figures: dict[str, Any]) -> None:
         self.folder.event(kind, figures)
         if kind == "stage":
             self.folder.set_status(**figures)
+        if kind in ("guard", "early") and "tau" not in figures:  # of a sweep it ends one threshold, not the run
+            self.struck = figures["message"]
         self.tell(kind, figures)
 
     def waits(self, ahead: int) -> None:
@@ -103,57 +108,28 @@ class _Told:
         return state
 
 
-def _stages(folder: RunFolder, dry: bool, told: _Told, team: "Team | None") -> str:
-    """All stages of the run, told as they go; returns the state that they end in."""
-    from rmx.errors import Stopped
-
-    told("state", {"state": "running"})
-    struck: str | None = None
-    try:
-        for kind, figures in pipeline(folder, dry, team, folder.stop_wanted):
-            told(kind, figures)
-            if kind in ("guard", "early") and "tau" not in figures:  # of a sweep it ends one threshold, not the run
-                struck = figures["message"]
-    except Stopped:
-        return told.over("stopped", STOPPED)
-    return told.over("stopped", DRY) if dry else told.over("done", struck)
-
-
 def pipeline(
     folder: RunFolder, dry: bool, team: "Team | None", stop: Callable[[], bool]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The events of a run, of whatever kind it is; `stop` is asked between its steps."""
+    from rmx.train.distill.distillation import Distillation
     from rmx.train.pipeline import Pipeline
+    from rmx.train.sweep import Sweep
 
     config = folder.config
+    about: dict[str, Any] = {"events": lambda: folder.events()[0], "stop": stop}
     if config.get("kind") == "distill":
-        from rmx.recipes.distill_job import DistillJob
-        from rmx.train.distill.distillation import Distillation
-
-        yield from Distillation(DistillJob.from_json(config), folder.path, config, stop=stop).events()
-        return
-    if config.get("kind") == "sweep":
-        from rmx.train.sweep import Sweep
-
-        job, events = TrainJob.from_json(config), lambda: folder.events()[0]
-        yield from Sweep(job, folder.path, config, events=events, stop=stop).events()
-        return
-    made = Pipeline(
-        TrainJob.from_json(config),
-        folder.path,
-        config,
-        events=lambda: folder.events()[0],
-        stop=stop if team is None else team.stopping(stop),
-        dry=dry,
-        team=team,
-    )
+        made: Pipeline = Distillation(DistillJob.from_json(config), folder.path, config, stop=stop)
+    elif config.get("kind") == "sweep":
+        made = Sweep(TrainJob.from_json(config), folder.path, config, **about)
+    else:
+        about["stop"] = stop if team is None else team.stopping(stop)
+        made = Pipeline(TrainJob.from_json(config), folder.path, config, **about, dry=dry, team=team)
     yield from made.events()
 
 
 def _work_along(folder: RunFolder, dry: bool, team: "Team") -> str:
     """A process that is not the first: the same stages, without a word."""
-    from rmx.errors import Stopped
-
     try:
         with _stopped_by_signals(folder):
             for _ in pipeline(folder, dry, team, folder.stop_wanted):

@@ -128,10 +128,8 @@ class Pipeline:
 
     def policy(self) -> LoraPolicy:
         recipe, init = self.run.job.recipe, self.run.job.init_adapter
-        folder = Path(init) if init else None
-        return make_policy(
-            self.run.model, recipe.adapter, folder, recipe.seed, recipe.optim.recompute, recipe.optim.tf32
-        )
+        asked = recipe.adapter, Path(init) if init else None, recipe.seed, recipe.optim.recompute, recipe.optim.tf32
+        return make_policy(self.run.model, *asked)
 
     def _gate(self, policy: LoraPolicy, rollouts: list[Rollout]) -> Generator[Event, None, Gated]:
         """Score what has no entropies yet, and gate."""
@@ -171,14 +169,8 @@ class Pipeline:
         return estimate(left, speeds, recipe)
 
     def _speeds(self, problems: Sequence[Problem]) -> Speeds:
-        recipe = self.run.job.recipe
-        return probe(
-            self.run.model,
-            problems,
-            temperature=recipe.rollouts.temperature,
-            micro_batch=recipe.optim.micro_batch,
-            seconds=PROBE,
-        )
+        temperature, rows = self.run.job.recipe.rollouts.temperature, self.run.job.recipe.optim.micro_batch
+        return probe(self.run.model, problems, temperature=temperature, micro_batch=rows, seconds=PROBE)
 
     def scored(self, policy: LoraPolicy, rollouts: list[Rollout]) -> Generator[Event, None, list[Rollout]]:
         """Entropies where they are missing, and the base's figures of every token, in one pass over the rollouts."""
@@ -224,7 +216,10 @@ class Pipeline:
     def _replay(self, held_out: HeldOut | None) -> ForkReplay:
         """The pinned forks, else the most open ones in the base's solutions of the first validation problems."""
         model = self.run.model
-        forks = [_pinned(f"pin {n}", pin) for n, pin in enumerate(self.run.job.pins, 1)]
+        forks = [
+            Fork(f"pin {n}", tuple(pin["prompt_ids"]), tuple(pin["before"]), pin["said"], pin.get("known"))
+            for n, pin in enumerate(self.run.job.pins, 1)
+        ]
         if not forks and held_out is not None:  # of several processes all solve, although one replays
             solved = [
                 BaseSolution(p.id, model.prompt_ids(p.problem), s.ids, p.answer)
@@ -267,10 +262,6 @@ class Pipeline:
             run.seconds[stage] = before + time.monotonic() - began
             if run.main:
                 run.write(SECONDS, {"seconds": run.seconds, "device": self.device})
-
-
-def _pinned(key: str, pin: Mapping[str, Any]) -> Fork:
-    return Fork(key, tuple(pin["prompt_ids"]), tuple(pin["before"]), pin["said"], pin.get("known"))
 
 
 def peak_rss_mb() -> float:

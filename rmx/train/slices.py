@@ -20,7 +20,7 @@ from rmx.runs import lock as run_lock
 from rmx.runs.folder import RunFolder
 from rmx.runs.queue import WAITED
 from rmx.runs.store import SliceStarter
-from rmx.train.drive import DRY, STOPPED, pipeline
+from rmx.train.drive import DRY, STOPPED, Told, pipeline
 from rmx.zerogpu.calls import START, NoGpu
 
 SLICE = 60.0 - START  # seconds of GPU, the start not counted: what ZeroGPU lends where nothing is said
@@ -38,28 +38,23 @@ Over = tuple[str, str | None]  # state and message
 
 def slice_of(path: str, seconds: float, dry: bool) -> Iterator[Over]:
     """Work on a run for some seconds; yields ("", kind) of each event and last how it stands, "again" if it goes on."""
-
     folder, ends = RunFolder(Path(path)), clock() + seconds
-    struck: str | None = None
+    told = Told(folder)
     try:
-        folder.event("state", {"state": "running"})
+        told("state", {"state": "running"})
         for kind, figures in pipeline(folder, dry, None, lambda: folder.stop_wanted() or clock() > ends):
-            folder.event(kind, figures)
-            if kind == "stage":
-                folder.set_status(**figures)
-            if kind in ("guard", "early") and "tau" not in figures:  # of a sweep it ends one threshold, not the run
-                struck = figures["message"]
+            told(kind, figures)
             yield "", kind
     except Stopped:
         yield ("stopped", STOPPED) if folder.stop_wanted() else ("again", None)
         return
     finally:
         folder.close()
-    yield ("stopped", DRY) if dry else ("done", struck)
+    yield ("stopped", DRY) if dry else ("done", told.struck)
 
 
 def slicer_of(remote_of: Callable[[str], RemoteCaller | None]) -> Callable[[str], SliceStarter | None]:
-    """Make what a run store asks for the starter of a model's runs: None where they get a process of their own."""
+    """What a run store asks for the starter of a model's runs: None where they get a process of their own."""
 
     def starter(model: str) -> SliceStarter | None:
         carrier = remote_of(model)
@@ -117,8 +112,7 @@ def run_slices(folder: RunFolder, carrier: RemoteCaller, dry: bool = False, seco
         state, message = "stopped", f"{error} Resume goes on from there."
     except RmxError as error:
         state, message = "failed", str(error)
-    folder.set_status(state=state, message=message, left=None, ahead=None)
-    folder.event("state", {"state": state, "message": message})
+    Told(folder).over(state, message)
     folder.close()
     return state
 

@@ -16,13 +16,12 @@ Source: arXiv 2605.06241, section 5, item 8 and figure 4 (tau from 1.2 to 1.8, c
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rmx.errors import TrainError
-from rmx.models.load import Model
 from rmx.recipes.job import TrainJob
 from rmx.recipes.thresholds import ONE_PROCESS
 from rmx.records import Rollout
@@ -39,7 +38,7 @@ from rmx.train.publish.adapter_folder import finish_adapter
 from rmx.train.publish.provenance import base_of, provenance
 from rmx.train.stages import Event, StageProgress
 from rmx.train.step.lora_policy import NAME, LoraPolicy, load_weights
-from rmx.train.training_stage import CHECKPOINTS, TrainingLoop
+from rmx.train.training_stage import CHECKPOINTS
 
 TEST_BASE = "test_base.json"
 RULE = (
@@ -70,10 +69,9 @@ class SweptTau:
         return folder_of(self.tau)
 
     def json(self) -> dict[str, Any]:
-        """Its entry in `sweep.json`; `Arm.from_json` reads it back."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
+        """Its entry in `sweep.json`."""
         share = self.gated / self.tokens if self.tokens else 0.0
-        return fields | {"share": share, "adapter": f"{self.folder}/{ADAPTER}" if self.best else None}
+        return asdict(self) | {"share": share, "adapter": f"{self.folder}/{ADAPTER}" if self.best else None}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "SweptTau":
@@ -87,28 +85,17 @@ def folder_of(tau: float) -> str:
 
 def chosen_of(arms: Iterable[SweptTau]) -> SweptTau | None:
     """The rule: highest validation pass@1 of the best checkpoint, of equal ones the smaller tau; never the test."""
-    able = [arm for arm in arms if arm.validation and arm.validation["value"] is not None]
-    return min(
-        able, key=lambda arm: (-arm.validation["value"], arm.tau) if arm.validation else (0.0, 0.0), default=None
-    )
+    able = [(-v["value"], arm.tau, arm) for arm in arms if (v := arm.validation) and v["value"] is not None]
+    return min(able, key=lambda one: one[:2])[2] if able else None
 
 
 class Sweep(Pipeline):
     """One run over several thresholds."""
 
-    def __init__(
-        self,
-        job: TrainJob,
-        folder: Path,
-        config: Mapping[str, Any],
-        *,
-        events: Callable[[], Iterable[Mapping[str, Any]]] = tuple,
-        stop: Callable[[], bool] = lambda: False,
-        model: Model | None = None,
-    ) -> None:
+    def __init__(self, job: TrainJob, folder: Path, config: Mapping[str, Any], **about: Any) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise TrainError(ONE_PROCESS)
-        super().__init__(job, folder, config, events=events, stop=stop, model=model)
+        super().__init__(job, folder, config, **about)
         self.job, self.folder = job, folder
         if not self.run.problems.validation:
             raise TrainError("A sweep chooses on validation problems, and there are none. Name a set with --set.")
@@ -130,7 +117,7 @@ class Sweep(Pipeline):
             for nth, tau in enumerate(self.job.taus):
                 if tau not in self.arms:
                     yield from self._train(nth, tau, rollouts)
-        self._write(chosen_of(self.arms.values()))  # before any test problem is solved
+        self.run.write(SWEEP, self._json(chosen_of(self.arms.values())))  # before any test problem is solved
         with self.timed("final"):
             yield from self._test()
         yield self._done()
@@ -155,7 +142,19 @@ class Sweep(Pipeline):
             for kind, told in training.events():
                 note = told["message"] if kind in ("guard", "early") else note
                 yield kind, (self._overall(nth, told) if kind == "stage" else told) | {"tau": tau}
-        arm = _arm(tau, figures, training, part.run.seconds["training"], note)
+        best, first = best_of(training.checks), next((c for c in training.checks if c.optimizer_step == 0), None)
+        arm = SweptTau(
+            tau=tau,
+            gated=figures["gated"],
+            tokens=figures["tokens"],
+            best=training.best,
+            base=first.pass_at_1 if first else None,
+            validation=best.pass_at_1 if best else None,
+            vs_base=best.vs_base if best else None,
+            updates=training.trainer.updates,
+            seconds=part.run.seconds["training"],
+            note=note,
+        )
         self._finish(arm, place / ADAPTER)
         self._keep(arm)
         yield "tau", arm.json() | {"nth": len(self.arms), "of": len(self.job.taus)}
@@ -190,9 +189,10 @@ class Sweep(Pipeline):
             yield progress.event()
             if arm.test is not None:
                 continue
-            self._load(arm)
+            place, engine = self.folder / arm.folder, run.model.engine
+            load_weights(engine.model, place / CHECKPOINTS / str(arm.best))
+            engine.prefixes.clear(NAME)
             after = solved(run, problems, NAME)
-            place = self.folder / arm.folder
             self.run.write(f"{arm.folder}/{EVALUATION}", evaluation(str(arm.best), problems, before, after))
             tested = replace(arm, test=after.pass_at_1, test_vs_base=after.against(before))
             self._finish(tested, place / ADAPTER, before)
@@ -208,17 +208,9 @@ class Sweep(Pipeline):
         self.run.write(TEST_BASE, {"solutions": made.json()})
         return made
 
-    def _load(self, arm: SweptTau) -> None:
-        """Put a threshold's best checkpoint on the model."""
-        engine = self.run.model.engine
-        load_weights(engine.model, self.folder / arm.folder / CHECKPOINTS / str(arm.best))
-        engine.prefixes.clear(NAME)
-
     def _keep(self, arm: SweptTau) -> None:
         self.arms[arm.tau] = arm
-        self._write(chosen_of(self.arms.values()) if len(self.arms) == len(self.job.taus) else None)
-
-    def _write(self, chosen: SweptTau | None) -> None:
+        chosen = chosen_of(self.arms.values()) if len(self.arms) == len(self.job.taus) else None
         self.run.write(SWEEP, self._json(chosen))
 
     def _json(self, chosen: SweptTau | None) -> dict[str, Any]:
@@ -255,39 +247,21 @@ class Sweep(Pipeline):
             self._finish(chosen, self.folder / ADAPTER, base)
             if base:
                 self.run.write(EVALUATION, self.run.read(f"{chosen.folder}/{EVALUATION}") or {})
-        self._write(chosen)
+        swept, split, before, after, vs_base = self._json(chosen), None, None, None, None
+        self.run.write(SWEEP, swept)
+        if chosen and base:
+            split, before, after, vs_base = "test", base.pass_at_1, chosen.test, chosen.test_vs_base
+        elif chosen:
+            split, before, after, vs_base = "validation", chosen.base, chosen.validation, chosen.vs_base
         kind, figures = self.done(
             {
                 "updates": sum(arm.updates for arm in self.arms.values()),
                 "adapter": ADAPTER if chosen else None,
                 "best": chosen.best if chosen else None,
-                **_before_after(chosen, base),
+                "split": split,
+                "before": before,
+                "after": after,
+                "vs_base": vs_base,
             }
         )
-        return kind, figures | {"sweep": self._json(chosen)}
-
-
-def _before_after(chosen: SweptTau | None, base: Solutions | None) -> dict[str, Any]:
-    """What the run is known by: the chosen adapter on the test problems, else on those of the validation split."""
-    if chosen is None:
-        return {"split": None, "before": None, "after": None, "vs_base": None}
-    if base is None:
-        return {"split": "validation", "before": chosen.base, "after": chosen.validation, "vs_base": chosen.vs_base}
-    return {"split": "test", "before": base.pass_at_1, "after": chosen.test, "vs_base": chosen.test_vs_base}
-
-
-def _arm(tau: float, gate: Mapping[str, Any], training: TrainingLoop, seconds: float, note: str | None) -> SweptTau:
-    """What is known of a threshold once it is trained."""
-    best, first = best_of(training.checks), next((c for c in training.checks if c.optimizer_step == 0), None)
-    return SweptTau(
-        tau=tau,
-        gated=gate["gated"],
-        tokens=gate["tokens"],
-        best=training.best,
-        base=first.pass_at_1 if first else None,
-        validation=best.pass_at_1 if best else None,
-        vs_base=best.vs_base if best else None,
-        updates=training.trainer.updates,
-        seconds=seconds,
-        note=note,
-    )
+        return kind, figures | {"sweep": swept}

@@ -11,32 +11,30 @@ import sys
 import time
 
 from rmx.cli.main import main
-from rmx.errors import TrainError
+from rmx.errors import Stopped, TrainError
 from rmx.runs import queue as spawning
 from rmx.runs.store import RunStore
 from rmx.storage.safe_files import read_json, write_json
 from rmx.train import drive
 
 
-def stages(folder, dry, told, team):
+def pipeline(folder, dry, team, stop):
     """Count on from the checkpoint; every second step is one."""
     steps, pace = int(os.environ.get("STEPS", "4")), float(os.environ.get("PACE", "0.02"))
-    told("state", {"state": "running"})
     place = folder.path / "place.json"
     for step in range((read_json(place) or {"step": 0})["step"] + 1, steps + 1):
-        if folder.stop_wanted():
+        if stop():
             write_json(place, {"step": step - 1})
-            return told.over("stopped", drive.STOPPED)
+            raise Stopped
         fail_at(step)
-        told("stage", {"stage": "training", "at": step, "of": steps, "left": pace * (steps - step)})
-        told("update", {"optimizer_step": step, "of": steps, "loss": 1 / step})
+        yield "stage", {"stage": "training", "at": step, "of": steps, "left": pace * (steps - step)}
+        yield "update", {"optimizer_step": step, "of": steps, "loss": 1 / step}
         if step % 2 == 0:
             write_json(place, {"step": step})
-            told("check", {"optimizer_step": step, "pass@1": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 60}})
+            yield "check", {"optimizer_step": step, "pass@1": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 60}}
         time.sleep(pace)
-    told("done", {"seconds": 1.5, "updates": steps, "niceness": os.nice(0), "threads": os.environ["OMP_NUM_THREADS"],
-                  "session": os.getsid(0) == os.getpid(), "torch": "torch" in sys.modules})  # fmt: skip
-    return told.over("done", None)
+    yield "done", {"seconds": 1.5, "updates": steps, "niceness": os.nice(0), "threads": os.environ["OMP_NUM_THREADS"],
+                   "session": os.getsid(0) == os.getpid(), "torch": "torch" in sys.modules}  # fmt: skip
 
 
 def fail_at(step):
@@ -51,7 +49,7 @@ def fail_at(step):
 
 if __name__ == "__main__":
     time.sleep(float(os.environ.get("LATE", "0")))
-    drive._stages = stages
+    drive.pipeline = pipeline
     spawning.PROGRAM = (sys.executable, __file__)  # what a run that ends starts the next one with
     if sys.argv[3].endswith("-unknown"):
         raise SystemExit(main(["runs", "show", "nobody"]))
