@@ -25,7 +25,11 @@ ENOUGH = 40  # rollouts from which a mean is taken over
 def usual_length(folder: Path, config: Mapping[str, Any]) -> Span | None:
     """Tokens of a completion of this model on this set, as the newest other run beside this one has measured them."""
     found = []
-    for path in _beside(folder):
+    with os.scandir(folder.parent) as there:
+        beside = [folder.parent / one.name for one in there if one.name != folder.name]
+    for path in beside:
+        if not os.access(path / CONFIG, os.R_OK):  # what may not be looked at is none
+            continue
         try:
             other = RunFolder(path)
             theirs, seen = other.config, other.summary.get("rollouts", {})
@@ -40,18 +44,10 @@ def usual_length(folder: Path, config: Mapping[str, Any]) -> Span | None:
     return Span(mean, USUAL_LOW * mean, USUAL_HIGH * mean)
 
 
-def _beside(folder: Path) -> list[Path]:
-    """Other runs in the same place; what may not be looked at is none."""
-    with os.scandir(folder.parent) as there:
-        paths = [folder.parent / one.name for one in there if one.name != folder.name]
-    return [path for path in paths if os.access(path / CONFIG, os.R_OK)]
-
-
 def _alike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
-    recipes = theirs.get("recipe") or {}, ours.get("recipe") or {}
-    return all(theirs.get(name) == ours.get(name) for name in SAME) and all(
-        recipes[0].get(name) == recipes[1].get(name) for name in SAME_RECIPE
-    )
+    one, two = theirs.get("recipe") or {}, ours.get("recipe") or {}
+    same = all(theirs.get(name) == ours.get(name) for name in SAME)
+    return same and all(one.get(name) == two.get(name) for name in SAME_RECIPE)
 
 
 def estimate_ahead(job: TrainJob, problems: Problems, speeds: Speeds, usual: Span | None) -> Estimate:

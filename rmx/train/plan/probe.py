@@ -19,7 +19,7 @@ from rmx.engine.decoding_memory import CPU_BYTES, room_of_rows
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
 from rmx.engine.token_draws import cooled
-from rmx.models.load import Model
+from rmx.models.load import Model, choose_device
 from rmx.records import Problem
 
 ROWS = 64  # completions decoded together
@@ -98,8 +98,6 @@ def device_name(device: torch.device) -> str:
 
 def this_device() -> str:
     """The same of the device that a run on this machine takes by itself."""
-    from rmx.models.load import choose_device
-
     return device_name(choose_device("auto"))
 
 
@@ -164,12 +162,8 @@ def _decode(
 
 @torch.inference_mode()
 def _read(model: Model, ids: Sequence[int]) -> None:
-    model.engine.open(ids, reuse=False, read_from=0, on_read=_look)
+    model.engine.open(ids, reuse=False, read_from=0, on_read=lambda _, logits: capture(logits, 1))
     _wait(model.engine.device)
-
-
-def _look(_: int, logits: Tensor) -> None:
-    capture(logits, 1)
 
 
 def _backward(model: Model, batch: Sequence[Sequence[int]]) -> int:

@@ -11,7 +11,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
@@ -38,7 +38,9 @@ def finish_adapter(folder: Path, story: Provenance, checkpoint: Path | None = No
         parameters = _count(source / WEIGHTS)
         config = _config(source / CONFIG, story)
         if source != folder:
-            _copy(source / WEIGHTS, folder / WEIGHTS)
+            part = folder / f"{WEIGHTS}.part"
+            shutil.copyfile(source / WEIGHTS, part)
+            part.replace(folder / WEIGHTS)
         _write(folder / CONFIG, json.dumps(config, indent=2) + "\n")
         about = story.json() | {"adapter": fingerprint(folder), "parameters": parameters}
         _write(folder / TRAINING, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
@@ -66,12 +68,6 @@ def _config(path: Path, story: Provenance) -> dict[str, Any]:
     return config
 
 
-def _copy(source: Path, target: Path) -> None:
-    part = target.with_name(target.name + ".part")
-    shutil.copyfile(source, part)
-    part.replace(target)
-
-
 def _write(path: Path, text: str) -> None:
     """Replace a file in one move."""
     part = path.with_name(path.name + ".part")
@@ -79,23 +75,18 @@ def _write(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def zip_adapter(folder: Path, out: IO[bytes], name: str = "adapter") -> None:
-    """Write a zip with a finished adapter in a folder `name`; the same files always make the same bytes."""
+def zipped(folder: Path, name: str = "adapter") -> bytes:
+    """A zip with a finished adapter in a folder `name`; the same files always make the same bytes."""
     whole_adapter(folder)
+    out, place = io.BytesIO(), re.sub(r"[^\w.-]+", "-", name).strip(".-") or "adapter"
     with zipfile.ZipFile(out, "w") as archive:
         for file in FILES:
-            entry = zipfile.ZipInfo(f"{_harmless(name)}/{file}", _LONG_AGO)
+            entry = zipfile.ZipInfo(f"{place}/{file}", _LONG_AGO)
             entry.create_system, entry.external_attr = 3, 0o644 << 16  # as made on Unix, wherever it is made
             # Weights do not shrink; storing them also keeps the bytes apart from the version of zlib.
             entry.compress_type = zipfile.ZIP_STORED
             with (folder / file).open("rb") as source, archive.open(entry, "w") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
-
-
-def zipped(folder: Path, name: str = "adapter") -> bytes:
-    """The zip of a finished adapter in memory."""
-    out = io.BytesIO()
-    zip_adapter(folder, out, name)
     return out.getvalue()
 
 
@@ -111,10 +102,6 @@ def whole_adapter(folder: Path) -> None:
             raise ValueError(f"{CONFIG} is no JSON object")
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise TrainError(f"The adapter's files are damaged ({first_line(error)}). Train it again.") from error
-
-
-def _harmless(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "adapter"
 
 
 def push_adapter(

@@ -6,7 +6,7 @@ its name alone.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,54 +72,44 @@ class Provenance:
     def json(self) -> dict[str, Any]:
         """The content of `training.json`."""
         base = self.base
+        pairs = ("teacher_figures", "started_from", "data", "gate", "head")
         return {
             "kind": self.kind,
             "run": self.run,
             "base": {"name": base.name, "revision": base.revision, "dtype": base.dtype, "licence": base.licence},
             "style": base.style.json() if base.style else None,
-            "recipe": {name: list(v) if isinstance(v, tuple) else v for name, v in self.recipe.items()},
-            "departures": {name: [_plain(paper), _plain(ours)] for name, (paper, ours) in self.departures.items()},
+            "recipe": dict(self.recipe),
+            "departures": dict(self.departures),
             "set": self.problem_set,
             "teacher": self.teacher,
-            "teacher_figures": dict(self.teacher_figures) if self.teacher_figures else None,
-            "started_from": self.started_from,
-            "data": dict(self.data) if self.data else None,
-            "gate": dict(self.gate) if self.gate else None,
-            "head": dict(self.head) if self.head else None,
-            "histogram": list(self.histogram),
+            **{name: getattr(self, name) or None for name in pairs},
+            "histogram": self.histogram,
             "checks": [
                 {"split": c.split, "before": c.before, "after": c.after, "vs_base": c.change} for c in self.checks
             ],
-            "agreement": dict(self.agreement) if self.agreement else None,
-            "notes": list(self.notes),
+            "agreement": self.agreement or None,
+            "notes": self.notes,
             "updates": self.updates,
             "seconds": self.seconds,
-            "versions": dict(self.versions) if self.versions else {},
+            "versions": self.versions or {},
         }
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def base_of(model: Model) -> BaseFacts:
     """The base as it is named outside of this machine, and how it was asked."""
-    return replace(_named_base(model), style=model.style)
-
-
-def _named_base(model: Model) -> BaseFacts:
     spec, preset = model.spec.partition("@")[0], preset_of(model.spec)
     licence = preset.licence.lower() if preset else None
+    named: tuple[str, Origin] = (preset.source if preset else spec, "hub")
     if model.spec == "mini":
-        return BaseFacts("mini", "bundled", model.revision, licence, model.dtype)
-    if preset and preset.source.startswith("package:"):
-        return BaseFacts(preset.name, "gguf", model.revision, licence, model.dtype)
-    if spec.endswith(".gguf"):
-        return BaseFacts(Path(spec).name, "gguf", model.revision, licence, model.dtype)
-    if Path(model.spec).exists() or not (preset or _HUB_ID.fullmatch(spec)):
+        named = "mini", "bundled"
+    elif preset and preset.source.startswith("package:"):
+        named = preset.name, "gguf"
+    elif spec.endswith(".gguf"):
+        named = Path(spec).name, "gguf"
+    elif Path(model.spec).exists() or not (preset or _HUB_ID.fullmatch(spec)):
         place = Path(model.spec).expanduser().absolute()
-        return BaseFacts(place.name, "local", model.revision, _own_licence(place), model.dtype)
-    return BaseFacts(preset.source if preset else spec, "hub", model.revision, licence, model.dtype)
+        named, licence = (place.name, "local"), _own_licence(place)
+    return BaseFacts(*named, model.revision, licence, model.dtype, model.style)
 
 
 def _own_licence(folder: Path) -> str | None:
@@ -151,13 +141,16 @@ def set_label(name: str | None) -> str | None:
 
 
 def provenance(
-    config: Mapping[str, Any],
-    events: Iterable[Mapping[str, Any]],
-    base: BaseFacts,
-    done: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any], events: Iterable[Any], base: BaseFacts, done: Mapping[str, Any] | None = None
 ) -> Provenance:
-    """The story of a ReasonMaxxer run so far."""
-    last = {event["kind"]: event for event in events_that_count(events)}
+    """The story of a ReasonMaxxer run so far; `done` where that event is not told yet. Of each kind the last counts."""
+    last: dict[str, Mapping[str, Any]] = {}
+    for event in events:
+        last[event["kind"]] = event
+        if event["kind"] == "check" and event.get("optimizer_step") == 0:
+            last["check of the base"] = event
+        if event["kind"] == "check" and event.get("best"):
+            last["best check"] = event
     finished = done or last.get("done", {})
     recipe = Recipe.from_json(config["recipe"])
     return Provenance(
@@ -172,7 +165,7 @@ def provenance(
         gate=figures_of(last.get("gate")),
         head=figures_of(last.get("head")),
         histogram=tuple(last.get("rollouts", last.get("selection", {})).get("histogram", ())),
-        checks=(*chosen_on(last), *final_check(finished)),
+        checks=(*_chosen_on(last), *_final_check(finished)),
         notes=tuple(last[kind]["message"] for kind in ("guard", "early") if kind in last),
         updates=finished.get("updates"),
         seconds=finished.get("seconds"),
@@ -180,29 +173,19 @@ def provenance(
     )
 
 
-def events_that_count(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The events, with the check of the base and that of the best checkpoint under names of their own."""
-    found = list(events)
-    checks = [e for e in found if e["kind"] == "check"]
-    named = [dict(e, kind="check of the base") for e in checks if e.get("optimizer_step") == 0]
-    return [*found, *named, *(dict(e, kind="best check") for e in checks if e.get("best"))]
-
-
-def chosen_on(last: Mapping[str, Mapping[str, Any]]) -> tuple[PassRates, ...]:
+def _chosen_on(last: Mapping[str, Mapping[str, Any]]) -> tuple[PassRates, ...]:
     """What the validation split said of the checkpoint that was kept."""
-    best = last.get("best check")
-    before = last.get("check of the base", {}).get("pass@1")
-    if best is None or before is None or best.get("optimizer_step") == 0 or best.get("pass@1") is None:
+    best, before = last.get("best check", {}), last.get("check of the base", {}).get("pass@1")
+    if before is None or best.get("optimizer_step") == 0 or best.get("pass@1") is None:
         return ()
     return (PassRates("validation", before, best["pass@1"], best.get("vs_base")),)
 
 
-def final_check(done: Mapping[str, Any]) -> tuple[PassRates, ...]:
+def _final_check(done: Mapping[str, Any]) -> tuple[PassRates, ...]:
     """What was measured once, after the training."""
-    before, after = done.get("before"), done.get("after")
-    if before is None or after is None:
+    if done.get("before") is None or done.get("after") is None:
         return ()
-    return (PassRates(done.get("split", "test"), before, after, done.get("vs_base")),)
+    return (PassRates(done.get("split", "test"), done["before"], done["after"], done.get("vs_base")),)
 
 
 def figures_of(event: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from rmx.errors import TrainError
 from rmx.models.adapters import add_adapter
 from rmx.models.load import load
 from rmx.paths import ASSETS
-from rmx.train.publish.adapter_folder import FILES, finish_adapter, push_adapter, zip_adapter, zipped
+from rmx.train.publish.adapter_folder import FILES, finish_adapter, push_adapter, zipped
 from rmx.train.publish.provenance import BaseFacts, base_of, provenance
 from tests.unit.train.test_card import COMMIT, DONE, EVENTS, MINI, QWEN, config
 
@@ -170,7 +170,7 @@ def test_the_folder_in_it_stays_inside(adapter, name):
 def test_an_unfinished_adapter_is_not_zipped(adapter, file):
     (adapter / file).unlink()
     with pytest.raises(TrainError, match=f"{file} is missing"):
-        zip_adapter(adapter, io.BytesIO())
+        zipped(adapter)
 
 
 def test_a_link_to_elsewhere_is_not_followed(adapter, tmp_path):
