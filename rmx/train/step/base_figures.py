@@ -11,8 +11,9 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,11 +29,8 @@ SPARE_DISK = 1 << 30  # bytes that a file of figures leaves free
 NAMED = ".figures-"  # begins the name of a file that several processes are about to open
 
 Key = tuple[int, tuple[int, ...]]  # first position, ids
-
 Place = tuple[int, int, int, int]  # whose file, the first byte in it, rows, columns
 OWN = -1
-
-
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -91,7 +89,9 @@ class BaseFigures:
         """Keep a block, if there is room for it anywhere."""
         if key in self:
             return
-        block = self._packed(base)
+        # (N, columns) of `dtype`: the vectors, and the bytes of the two fp32 numbers behind them
+        numbers = torch.stack((base.offset, base.logp), dim=1).float().cpu()
+        block = torch.cat((base.mean.cpu().to(self.dtype), numbers.view(self.dtype)), dim=1)
         if self.nbytes + block.nbytes <= self.memory:
             self._kept[key] = block
             self.nbytes += block.nbytes
@@ -105,7 +105,11 @@ class BaseFigures:
         block = self._kept.get(key)
         if block is None and key in self._filed:
             block = self._read(*self._filed[key])
-        return None if block is None else self._unpacked(block)
+        if block is None:
+            return None
+        width = 2 * 4 // block.element_size()  # columns of the two numbers
+        numbers = block[:, -width:].contiguous().view(torch.float32)
+        return BaseTokens(block[:, :-width].float(), numbers[:, 0], numbers[:, 1])
 
     def share(self, team: "Team") -> None:
         """Let every process read what all of them have filed; all call this at once."""
@@ -117,28 +121,8 @@ class BaseFigures:
                     self._others[process] = open(name, "rb", buffering=0)  # noqa: SIM115  it lives as long as we do
                 self._filed |= {key: (process, *place[1:]) for key, place in filed.items() if key not in self._filed}
         team.meet()
-        self._unname()
-
-    def close(self) -> None:
-        """Forget everything."""
-        self._unname()
-        for file in (self._file, *self._others.values()):
-            if file is not None:
-                file.close()
-        self._file, self._others = None, {}
-        self._kept.clear()
-        self._filed.clear()
-        self.nbytes = self.file_bytes = 0
-
-    def _packed(self, base: BaseTokens) -> Tensor:
-        """(N, columns) of `dtype`: the vectors, and the bytes of the two fp32 numbers behind them."""
-        numbers = torch.stack((base.offset, base.logp), dim=1).float().cpu()
-        return torch.cat((base.mean.cpu().to(self.dtype), numbers.view(self.dtype)), dim=1)
-
-    def _unpacked(self, block: Tensor) -> BaseTokens:
-        width = 2 * 4 // block.element_size()  # columns of the two numbers
-        numbers = block[:, -width:].contiguous().view(torch.float32)
-        return BaseTokens(block[:, :-width].float(), numbers[:, 0], numbers[:, 1])
+        if self.shared and self._file is not None:
+            Path(self._file.name).unlink(missing_ok=True)
 
     def _has_disk(self, size: int) -> bool:
         if self.folder is None or (self.limit is not None and self.file_bytes + size > self.limit):
@@ -147,21 +131,14 @@ class BaseFigures:
 
     def _write(self, key: Key, block: Tensor) -> None:
         if self._file is None:
-            self._file = self._opened()
+            # It has a name only where other processes will open it.
+            make: Any = partial(tempfile.NamedTemporaryFile, prefix=NAMED, delete=False)
+            self._file = (make if self.shared else tempfile.TemporaryFile)(dir=self.folder, buffering=0)
         data = memoryview(block.view(torch.int16).numpy().data).cast("B")
         self._filed[key] = (OWN, self.file_bytes, *block.shape)
         while data:
             written = os.pwrite(self._file.fileno(), data, self.file_bytes)
             self.file_bytes, data = self.file_bytes + written, data[written:]
-
-    def _opened(self) -> IO[bytes]:
-        if self.shared:
-            return tempfile.NamedTemporaryFile(prefix=NAMED, dir=self.folder, buffering=0, delete=False)  # type: ignore[return-value]
-        return tempfile.TemporaryFile(dir=self.folder, buffering=0)
-
-    def _unname(self) -> None:
-        if self.shared and self._file is not None:
-            Path(self._file.name).unlink(missing_ok=True)
 
     def _read(self, process: int, at: int, rows: int, columns: int) -> Tensor:
         file = self._file if process == OWN else self._others[process]

@@ -34,17 +34,12 @@ class Batch:
     anchors: int  # positions of the anchor, counted even where kl_weight is 0 and none has a row
     valid: int  # positions that predict a token
 
-    @property
-    def decisions(self) -> int:
-        return sum(len(item.trained) for item in self.items)
-
 
 def make_batch(items: Sequence[Item], loss: LossConfig, device: torch.device) -> Batch:
     """Pad items and list their rows: sequence by sequence, positions ascending."""
     width = max(len(item.rollout.input_ids) for item in items)
     ids = torch.zeros(len(items), width, dtype=torch.long)
-    rows: list[Tensor] = []
-    places: list[Tensor] = []
+    rows, places = list[Tensor](), list[Tensor]()
     for i, item in enumerate(items):
         tokens = torch.tensor(item.rollout.input_ids, dtype=torch.long)
         ids[i, : len(tokens)] = tokens
@@ -55,8 +50,7 @@ def make_batch(items: Sequence[Item], loss: LossConfig, device: torch.device) ->
             wanted[anchor_start(item, loss.kl_on) :] = True
         at = wanted.nonzero()[:, 0]
         places.append(at)
-        columns = (torch.full_like(at, i), at, tokens[at + 1], decision[at].long())
-        rows.append(torch.stack(columns))
+        rows.append(torch.stack((torch.full_like(at, i), at, tokens[at + 1], decision[at].long())))
     row, pred_pos, target, chosen = torch.cat(rows, dim=1).to(device)
     pulls = torch.tensor([item.pull for item in items], device=device)
     weights = torch.tensor([item.weight for item in items], device=device)
@@ -107,17 +101,16 @@ def read_rows(policy: LoraPolicy, batch: Batch, figures: BaseFigures) -> Rows:
 
 def read_rows_whole(policy: LoraPolicy, batch: Batch) -> Rows:
     """The same by the full logits of both: right for every model, at the price of time and memory."""
+
+    def logp() -> Tensor:  # (N, V) fp32
+        return policy.logits(batch.ids)[batch.row, batch.pred_pos].float().log_softmax(-1)
+
     with policy.base():
-        base = _log_softmax(policy.logits(batch.ids), batch)
-    ours = _log_softmax(policy.logits(batch.ids), batch)
+        base = logp()
+    ours = logp()
     target = batch.target[:, None]
     kl = torch.where(base == -torch.inf, 0.0, base.exp() * (base - ours)).sum(-1)
     return Rows(ce=-ours.gather(1, target)[:, 0], kl=kl, base_logp=base.gather(1, target)[:, 0])
-
-
-def _log_softmax(logits: Tensor, batch: Batch) -> Tensor:
-    """(B, T, V) -> (N, V) fp32."""
-    return logits[batch.row, batch.pred_pos].float().log_softmax(-1)
 
 
 def base_rows(policy: LoraPolicy, batch: Batch, figures: BaseFigures) -> BaseTokens:

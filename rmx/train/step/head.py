@@ -6,7 +6,7 @@ the vocabulary, is all that a gradient needs of a distribution; a chunk's logits
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -162,7 +162,7 @@ class Products:
     mean_error: float | None = None  # largest change of E_p[W], as a share of its largest component
 
     def json(self) -> dict[str, Any]:
-        return {"tf32": self.tf32, "why": self.why, "logp_error": self.logp_error, "mean_error": self.mean_error}
+        return asdict(self)
 
 
 def with_tf32(head: LinearHead, hidden: Tensor, target: Tensor) -> tuple[LinearHead, Products]:
@@ -192,11 +192,8 @@ def find_head(causal: Any) -> LinearHead | None:
     if getattr(config, "final_logit_softcapping", None):
         return None
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
-    head = LinearHead(
-        weight=linear.weight.detach().float(),
-        bias=None if linear.bias is None else linear.bias.detach().float(),
-        scale=scale,
-    )
+    bias = None if linear.bias is None else linear.bias.detach().float()
+    head = LinearHead(linear.weight.detach().float(), bias, scale)
     return head if _agrees(causal, head) else None
 
 
@@ -207,8 +204,11 @@ def _agrees(causal: Any, head: LinearHead) -> bool:
     tolerance = 1e-4 if causal.dtype == torch.float32 else 2e-2
     for factor in (1.0, STRETCH):
         hidden: list[Tensor] = []
-        with _hooked(causal.base_model, _stretch(factor, hidden)):
+        handle = causal.base_model.register_forward_hook(_stretch(factor, hidden))
+        try:
             theirs = causal(input_ids=ids, use_cache=False).logits[0].float()
+        finally:
+            handle.remove()
         if not hidden:
             return False
         ours = F.linear(hidden[0][0].float(), head.weight, head.bias) * head.scale
@@ -228,12 +228,3 @@ def _stretch(factor: float, seen: list[Tensor]) -> Callable[..., Any]:
         return output
 
     return hook
-
-
-@contextmanager
-def _hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,8 +49,7 @@ class MicroStep:
 
     def json(self) -> dict[str, Any]:
         """The line of `rmx train --json`."""
-        hidden = ("pos_pressure", "neg_pressure")
-        return {name: getattr(self, name) for name in self.__slots__ if name not in hidden}
+        return {name: value for name, value in asdict(self).items() if name not in ("pos_pressure", "neg_pressure")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +105,7 @@ class Trainer:
     ) -> None:
         if not items:
             raise TrainError("There are no rollouts to train on.")
-        self.policy, self.items, self.recipe = policy, list(items), recipe
-        self.team = team
+        self.policy, self.items, self.recipe, self.team = policy, list(items), recipe, team
         self.figures = BaseFigures() if figures is None else figures
         self.of = total_updates(len(self.items), recipe.optim)
         self.updates = 0  # made so far
@@ -125,7 +123,10 @@ class Trainer:
         """Train from where it stands to the end. A window's last micro-batch is yielded before its update is made."""
         while self.updates < self.last:
             now, steps = self._next_window(), list[MicroStep]()
-            for step in self._micro_steps(now):
+            made = (self._micro_step(now, nth) for nth in dealt(len(now.batches), self.team))
+            if self.team is not None:  # all at once, when everybody is through with the window
+                made = iter(collected(list(made), lambda step: step.step, self.team))
+            for step in made:
                 steps.append(step)
                 yield step
             add_up(self.params.values(), self.team)
@@ -167,21 +168,11 @@ class Trainer:
         self.optimizer.step()
         self.policy.changed()
         self.updates = now.update + 1
-        return {
-            "optimizer_step": self.updates,
-            "of": self.of,
-            "epoch": now.epoch + 1,
-            "grad_norm": float(norm),
-            "lr": rate,
-        }
+        place = {"optimizer_step": self.updates, "of": self.of, "epoch": now.epoch + 1}
+        return place | {"grad_norm": float(norm), "lr": rate}
 
     def _seeded(self, step: int) -> AbstractContextManager[None]:
         return checkpoint.seeded(self.recipe.seed, step, self.policy.device)
-
-    def _micro_steps(self, now: Window) -> Iterator[MicroStep]:
-        """As they are made; with several processes all at once, when everybody is through with the window."""
-        mine = (self._micro_step(now, nth) for nth in dealt(len(now.batches), self.team))
-        return mine if self.team is None else iter(collected(list(mine), lambda step: step.step, self.team))
 
     def _micro_step(self, now: Window, nth: int) -> MicroStep:
         """One micro-batch, its gradient added to the window's."""
@@ -213,16 +204,13 @@ class Trainer:
             rows = read_rows(self.policy, batch, self.figures)
             sums, seen = objective(rows, batch.pull, batch.weight, batch.decision, loss_config)
             if loss_config.normalisation == "token":
-                share = sums.loss(*self._window_mass(now), loss_config.kl_weight)
+                masses = zip(*(mass(items, loss_config) for items in now.batches), strict=True)
+                share = sums.loss(*map(sum, masses), loss_config.kl_weight)
             else:
                 share = sums.loss(*mass(batch.items, loss_config), loss_config.kl_weight) / self.recipe.optim.grad_accum
             share.backward()
         decision, anchor = torch.stack((sums.decision, sums.anchor)).detach().tolist()
         return decision, anchor, seen
-
-    def _window_mass(self, now: Window) -> tuple[float, float]:
-        pairs = [mass(items, self.recipe.loss) for items in now.batches]
-        return sum(d for d, _ in pairs), sum(a for _, a in pairs)
 
     def _means(self, steps: Sequence[MicroStep]) -> dict[str, Any]:
         """Means of a window: of its micro-batches, or of its tokens where that is what is minimised."""

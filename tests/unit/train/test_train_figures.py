@@ -33,8 +33,6 @@ def test_memory_then_file_then_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(base_figures, "SPARE_DISK", 1 << 60)  # more than any disk has
     figures.put((0, (9,)), block())
     assert (figures.refused, figures.get((0, (9,)))) == (1, None)
-    figures.close()
-    assert figures.get((0, (0,))) is None
 
 
 def test_without_a_folder_what_does_not_fit_is_not_kept():
