@@ -1,7 +1,4 @@
-"""A token that somebody pinned in Explore, so that a training run can follow it from checkpoint to checkpoint.
-
-A pin is whole in itself: it holds the ids before the place, so it outlives the solution that it was taken from.
-"""
+"""A token that somebody pinned in Explore, whole in itself, for a training run to follow from check to check."""
 
 from array import array
 from collections.abc import Mapping

@@ -1,8 +1,7 @@
 """A run's folder: what it was asked, how it stands, what happened. Readers need nothing but these files.
 
-A run has a process while one holds an exclusive lock on its file `lock`. The system frees the lock when the process
-ends, however it ends, so a run that was killed is known by its status and the missing lock. A run that is queued
-without a process has "flags" in its status; it is under way as well. Nothing here needs torch.
+A run has a process while one holds an exclusive lock on its file `lock`, which the system frees however that ends. A
+run that is queued without a process has "flags" in its status; it is under way as well.
 """
 
 import os

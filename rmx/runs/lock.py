@@ -73,7 +73,6 @@ def signed(path: Path) -> int | None:
 
 
 def _try(file: IO[bytes], kind: int) -> bool:
-    """Take the lock if it is free."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError as error:

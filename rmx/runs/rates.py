@@ -1,10 +1,7 @@
 """What an hour of a machine costs, and what work on it costs. Every figure says where its rate comes from.
 
-Three sources, the first that knows the device counts:
-    1. `RMX_USD_PER_HOUR`, for whatever machine this is
-    2. the reader's own rates, in `rates.json` beside the runs
-    3. the paper's three rates of April 2026, in `assets/rates.json`
-No other price is made up: a CPU or another GPU has no rate until its owner enters one.
+The first that knows the device counts: `RMX_USD_PER_HOUR`; the reader's own rates in `rates.json` beside the runs; the
+paper's three rates of April 2026. No other price is made up.
 """
 
 import json

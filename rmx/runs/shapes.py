@@ -1,7 +1,6 @@
-"""What a run's files may hold, whoever wrote them: of each only what has the shape that readers count on is let in.
+"""What a run's files may hold, whoever wrote them: only what has the shape that readers count on is let in.
 
-A file can be damaged, of another version, or part of a folder that was copied in. What is wrong in one field costs
-that field; other runs, and pages that list them, must not notice.
+What is wrong in one field costs that field; other runs, and pages that list them, must not notice.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,4 @@
-"""All runs of one folder: make, list, start, stop, resume, remove. Runs are processes of their own, from their turn in
-the queue on. No torch here.
-"""
+"""All runs of one folder: make, list, start, stop, resume, remove. Runs are processes of their own."""
 
 import logging
 import os

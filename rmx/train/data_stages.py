@@ -195,7 +195,6 @@ def stored_selection(job: TrainJob, folder: Path) -> tuple[list[Rollout], dict[s
 
 
 def _given(found: Sequence[Rollout]) -> dict[str, Any]:
-    """Counts of rollouts that came selected."""
     right = sum(r.correct for r in found)
     problems = len({r.problem_id for r in found})
     return {

@@ -1,8 +1,6 @@
-"""From problems to an adapter, in five stages that each keep what they made.
+"""From problems to an adapter: rollouts -> selection -> gate -> training -> final check, as a generator of events.
 
-rollouts -> selection -> gate -> training -> final check. A stage whose file is complete is not done again, so a run
-that was stopped or killed goes on from where it was, to the same adapter. The pipeline is a generator of events; who
-drives it decides where they go.
+A stage whose file is complete is not done again, so a run that was stopped or killed goes on to the same adapter.
 """
 
 import resource

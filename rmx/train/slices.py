@@ -1,8 +1,7 @@
 """A run in slices, where a GPU is lent for a minute at a time: each does what fits, and the next one goes on.
 
-A slice is the pipeline of every run, asked to stop when its seconds are nearly over: the last update is in a
-checkpoint, finished rollouts are in their file. So the run comes to the same adapter as an unbroken one. The app holds
-the run's lock from the first slice to the last, and slices of several runs take turns.
+A slice is the pipeline of every run, asked to stop when its seconds are nearly over, so the run comes to the same
+adapter as an unbroken one. The app holds the run's lock throughout, and slices of several runs take turns.
 """
 
 import threading
@@ -118,7 +117,6 @@ def run_slices(folder: RunFolder, carrier: RemoteCaller, dry: bool = False, seco
 
 
 def _next(folder: RunFolder, carrier: RemoteCaller, dry: bool, seconds: float) -> Over:
-    """One slice, when its turn has come."""
     with _line.when_free(folder.stop_wanted) as mine:
         if not mine or folder.stop_wanted():
             return "stopped", WAITED

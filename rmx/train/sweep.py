@@ -1,16 +1,11 @@
 """A sweep over thresholds: rollouts, selection and entropies once, one adapter for each tau, one of them chosen.
 
-rollouts -> selection -> scoring -> for each tau: gate, training, checks -> the choice -> test problems.
-
-What is shared: the rollouts, their entropies, the base's figures on every token and on the held-out rollouts, and the
-base's solutions of the validation and of the test problems. The choice falls on the validation split, and is written
-down before the first test problem is solved, so the test decides nothing.
+The base's figures and solutions are shared too. The choice falls on the validation split, and is written down before
+the first test problem is solved, so the test decides nothing.
 
     rollouts.jsonl  validation_rollouts.jsonl  selection.json  stages.json     shared, as in every run
     tau_1.2/{gate.json,checks.json,checkpoints/,evaluation.json,adapter/}      one folder for each threshold
     sweep.json  test_base.json  evaluation.json  adapter/                      the curve, and what was chosen
-
-A threshold that is in `sweep.json` is not trained again; one that was broken off goes on from its last checkpoint.
 
 Source: arXiv 2605.06241, section 5, item 8 and figure 4 (tau from 1.2 to 1.8, chosen on a held-out split).
 """
@@ -201,7 +196,6 @@ class Sweep(Pipeline):
         yield progress.event()
 
     def _base_solved(self) -> Solutions:
-        """The base's solutions of the test problems, made once."""
         if stored := self.run.read(TEST_BASE):
             return Solutions.from_json(stored["solutions"])
         made = solved(self.run, self.run.problems.test, None)
@@ -240,7 +234,6 @@ class Sweep(Pipeline):
         finish_adapter(folder, story, self.folder / arm.folder / CHECKPOINTS / arm.best)
 
     def _done(self) -> Event:
-        """The chosen adapter becomes the run's own."""
         chosen = chosen_of(self.arms.values())
         base = self._base_solved() if self.run.problems.test else None
         if chosen:

@@ -82,7 +82,6 @@ class TrainingLoop:
         yield progress.event()
 
     def _after(self, step: Update) -> Iterator[Event]:
-        """Guards, checkpoint, check and stop after one update."""
         if struck := self._guard(step):
             yield from self._end(*struck)
             return
@@ -95,7 +94,6 @@ class TrainingLoop:
             yield from self._check(step.optimizer_step)
 
     def _guard(self, step: Update) -> Event | None:
-        """The rule that an update's figures break, if any."""
         if message := not_finite(step.loss, step.grad_norm, step.optimizer_step, self.best):
             return "guard", {"rule": "finite", "message": message}
         check = self.run.job.recipe.check

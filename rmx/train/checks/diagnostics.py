@@ -1,7 +1,4 @@
-"""What training does to decisions that it does not train on: held-out rollouts of the base, read under base and policy.
-
-Both are read with the same weights, the adapter off and on, by the very rows and terms of the trainer.
-"""
+"""What training does to decisions that it does not train on: held-out rollouts, read under base and policy."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass

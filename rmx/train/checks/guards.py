@@ -1,7 +1,4 @@
-"""Rules that stop a run which goes wrong. Each is a pure function: a sentence where the rule has struck, else None.
-
-The sentence says what happened, what is kept and what to change.
-"""
+"""Rules that stop a run which goes wrong: a sentence with what to change where one has struck, else None."""
 
 import math
 from collections.abc import Sequence

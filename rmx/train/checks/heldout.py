@@ -1,8 +1,4 @@
-"""Checks on the validation split while a model trains, which of them was the best, and when to stop early.
-
-A check solves the validation problems greedily and compares with the base on the same problems, and reads held-out
-rollouts of the base (see diagnostics.py). The test split has no part in any of it.
-"""
+"""Checks on the validation split while a model trains, which of them was the best, and when to stop early."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,6 @@
 """Forks watched while a run trains: at every checkpoint, what the policy would say there now.
 
-The five likeliest tokens of the base at a fork are its candidates for the whole run, so that their probabilities can
-be followed; tokens that enter the policy's own five best later are added behind them.
+The base's five likeliest tokens are candidates for the whole run; the policy's own later ones are added behind them.
 """
 
 from collections.abc import Sequence

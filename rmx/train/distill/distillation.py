@@ -1,7 +1,6 @@
 """KL-LoRA distillation: a teacher's own solutions, its likeliest tokens kept, and a LoRA on the base that follows them.
 
-rollouts -> teacher -> training. It is a training run with another loss and without a gate: a stage whose files are
-complete is not done again, so a run that was stopped or killed goes on from where it was, to the same adapter.
+rollouts -> teacher -> training: a training run with another loss and without a gate, which can be resumed like one.
 
     rollouts.jsonl  heldout_rollouts.jsonl  teacher/  teacher.json  checkpoints/step_N/  checks.json  evaluation.json
     adapter/
@@ -114,7 +113,6 @@ class Distillation(Pipeline):
         return Teacher(ask_alike(found, self.base), None, common)
 
     def _read_teacher(self, teacher: Teacher) -> Iterator[Event]:
-        """Keep its likeliest tokens over every solution."""
         items = [*self.items(ROLLOUTS), *self.items(HELD_OUT)]
         progress = StageProgress("teacher", len(items))
         yield progress.event()
@@ -225,7 +223,6 @@ class DistillLoop(TrainingLoop):
         return iter(())
 
     def _unsolved(self, step: int) -> dict[str, Any]:
-        """A check without problems to solve."""
         unknown = dict.fromkeys(("vs_base", "gap", "delta_logp_pos", "delta_logp_neg", "pressure", "kl"))
         return {"optimizer_step": step, "epoch": step / self.per_epoch, "pass@1": share(0, 0), **unknown}
 

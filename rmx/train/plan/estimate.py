@@ -1,7 +1,6 @@
 """How long a run will take, how much memory it needs and what it costs, before it starts or before it trains.
 
-Before a run only a probe is known (probe.py), so how long completions get and how many problems are mixed are guesses
-with wide bounds. After the rollouts their lengths are known, and only the speed is uncertain.
+Before a run how long completions get and how many problems are mixed are guesses with wide bounds.
 """
 
 import math
@@ -180,7 +179,6 @@ def _decoding(completions: int, length: Span, speeds: Speeds) -> Span:
 
 
 def _checks(work: Work, speeds: Speeds) -> Span:
-    """Seconds of all held-out checks."""
     solved = _decoding(work.validation, work.length, speeds)
     read = (work.length + exactly(speeds.prompt)) * (work.validation_rollouts * speeds.read_token)
     return (solved + read) * float(work.checks)
@@ -257,7 +255,6 @@ def _epochs(items: float, optim: OptimConfig) -> float:
 
 
 def _check_count(items: float, recipe: Recipe) -> int:
-    """Held-out checks, the base's included."""
     return 1 + len(checkpoint_steps(max(1, round(items)), recipe))
 
 

@@ -79,7 +79,6 @@ def lines(told: Mapping[str, Any]) -> list[str]:
 
 
 def _figures(told: Mapping[str, Any]) -> str:
-    """What is said of the base's figures."""
     if not told["figures_token"]:
         return "; the base's figures are not kept but read anew (--base-figures recompute)"
     kept = f"; {_size(told['figures_mb'])} of it for the base's figures, {told['figures_token']:,} bytes a token"

@@ -1,7 +1,6 @@
 """How fast and how large this model is on this machine, from a few seconds of the work that a run consists of.
 
-Nothing of the model changes: the backward pass goes to the input embeddings, which costs what a LoRA's costs but for
-the LoRA itself (see LORA_TIME and LORA_MEMORY in estimate.py).
+The backward pass goes to the input embeddings, which costs what a LoRA's costs but for the LoRA itself (estimate.py).
 """
 
 import math

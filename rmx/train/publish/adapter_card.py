@@ -1,8 +1,4 @@
-"""The model card of a trained adapter: the README.md that goes with it to the Hub.
-
-The same provenance always makes the same text, out of assets/templates/adapter_card.md. A figure never stands without
-its interval and its n.
-"""
+"""The model card of a trained adapter, out of assets/templates/adapter_card.md: no figure without interval and n."""
 
 import json
 from collections.abc import Callable
@@ -109,7 +105,6 @@ def _recipe_row(story: Provenance, name: str) -> tuple[str, str, str, bool]:
 
 
 def _value(value: Any) -> str:
-    """A recipe's value in a table cell."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple | list):
@@ -151,5 +146,4 @@ def snippet(base: BaseFacts) -> str:
 
 
 def _quoted(word: str) -> str:
-    """A literal of Python: what JSON writes is one."""
     return json.dumps(word, ensure_ascii=False)

@@ -51,7 +51,6 @@ def finish_adapter(folder: Path, story: Provenance, checkpoint: Path | None = No
 
 
 def _count(weights: Path) -> int:
-    """Parameters in a safetensors file."""
     with safe_open(weights, framework="pt") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - not a dict
 
@@ -69,7 +68,6 @@ def _config(path: Path, story: Provenance) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a file in one move."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

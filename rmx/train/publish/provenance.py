@@ -1,8 +1,4 @@
-"""Where an adapter comes from: its base, the recipe, the data, the figures. What its card and `training.json` say.
-
-Everything is read off a run's `config.json` and events. No path of this machine gets in: a local folder or file goes by
-its name alone.
-"""
+"""Where an adapter comes from, as its card and `training.json` say: read off config and events, without any path."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -74,7 +74,6 @@ def _refuse(place: str, what: str, value: Any = None) -> NoReturn:
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """What stands under the first of several names for the same thing; None where none is there."""
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 

@@ -156,7 +156,6 @@ def _edge(name: str, group: Sequence[Rollout]) -> tuple[float, int, float, str]:
 
 
 def _too_few(mixed: int, histogram: Sequence[int]) -> str:
-    """What was found, and what to change."""
     counts = ", ".join(f"{right} right: {n}" for right, n in enumerate(histogram) if n)
     found = "No problem has" if not mixed else "Only one problem has"
     never, always = histogram[0], histogram[-1]

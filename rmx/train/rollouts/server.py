@@ -1,8 +1,7 @@
 """Rollouts from any server that speaks the OpenAI protocol: vLLM, SGLang, llama.cpp, `transformers serve`.
 
-Training needs token ids. Servers that can be asked with ids and tell ids (vLLM) give exactly what they sampled. From
-others only text comes back; it is tokenised again, and counted where that may have made other tokens of it.
-Entropies are not asked for: no server tells them over the full vocabulary. Scoring adds them later.
+Servers that tell token ids (vLLM) give exactly what they sampled. Texts from others are tokenised again, and counted
+where that may have made other tokens. No server tells entropies over the full vocabulary: scoring adds them later.
 """
 
 import asyncio

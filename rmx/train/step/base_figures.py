@@ -1,10 +1,7 @@
 """What training needs to know of the base, computed once and kept: a hidden-sized vector and two numbers a token.
 
-Every block comes from a pass over one sequence alone, however it is asked for, so a run that goes on after an
-interruption finds the very same figures. The prompt of a problem's rollouts is one block.
-
-In fp32 a token takes 4 bytes for each number of a hidden state, 6 KB at a width of 1536 and 14 KB at 3584; in bf16 half
-as much. What is not kept, by choice or for want of room, is read anew by a pass of the base whenever it is trained on.
+Every block comes from a pass over one sequence alone, so a run that goes on finds the very same figures. In fp32 a
+token takes 6 KB at a width of 1536; in bf16 half as much. What is not kept is read anew whenever it is trained on.
 """
 
 import os

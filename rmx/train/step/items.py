@@ -133,7 +133,6 @@ def _forks(rollout: Rollout, gate: GateConfig, tau: float | None) -> tuple[int, 
 
 
 def _gated(rollout: Rollout, gate: GateConfig, forks: tuple[int, ...], seed: int) -> tuple[int, ...]:
-    """Positions that the set gate keeps."""
     if gate.gate == "entropy":
         return forks
     places = _completion(rollout)

@@ -1,9 +1,8 @@
 """Several processes on one run, under `accelerate launch`: who does what, who waits for whom, and how gradients add up.
 
-Nobody waits in a collective. A collective ends with an error once the group's timeout has passed (10 minutes on GPUs),
-and one process may sample for hours longer than another. Processes meet in the launcher's key-value store instead, by
-looking whether all have come; a collective begins when everybody is there. Whoever ends early says so in the same
-store, and a process that ends without a word is known by its missing signs of life.
+A collective ends with an error after the group's timeout, and one process may sample for hours longer than another: so
+processes meet in the launcher's key-value store first. Whoever ends early says so there; one that ends without a word
+is known by its missing signs of life.
 """
 
 import atexit

@@ -225,7 +225,6 @@ class Trainer:
 
 
 def _seen(seen: Tensor) -> dict[str, Any]:
-    """The logged figures of the decision rows out of the sums of `objective`."""
     (ce_pos, ce_neg), (delta_pos, delta_neg), (push_pos, push_neg), (pos, neg) = seen.tolist()
     return {
         "decision_tokens": int(pos + neg),
