@@ -57,7 +57,10 @@ def sample(run: Context, draws: Sequence[Draw]) -> Iterator[Event]:
     there = [_there(run, draw) for draw in draws]
     progress = StageProgress("rollouts", sum(draw.wanted for draw in draws), sum(map(len, there)))
     for draw, found in zip(draws, there, strict=True):
-        report, log = Report(), _own_log(run, draw)
+        # The first process writes the file itself, each other one a file beside it.
+        index = run.team.process_index if run.team else 0
+        name = _beside(draw.name, f"{index}") if index else draw.name
+        report, log = Report(), rollout_log(run, name, draw.config, draw.seed)
         for rollout in _source(run, draw, found, report):
             log.append(rollout)
             found.append(rollout)
@@ -96,12 +99,6 @@ def _count(run: Context, progress: StageProgress, more: int) -> None:
     progress.at = progress.first + run.team.count("rollouts", more) if run.team else progress.at + more
 
 
-def _own_log(run: Context, draw: Draw) -> RolloutLog:
-    """Where this process's rollouts go: the first has the file itself, each other one a file beside it."""
-    index = run.team.process_index if run.team else 0
-    return rollout_log(run, _beside(draw.name, f"{index}") if index else draw.name, draw.config, draw.seed)
-
-
 def _beside(name: str, process: str) -> str:
     return f"{name.removesuffix('.jsonl')}.process-{process}.jsonl"
 
@@ -123,16 +120,10 @@ def _there(run: Context, draw: Draw) -> list[Rollout]:
 
 def rollout_log(run: Context, name: str, config: RolloutConfig, seed: int) -> RolloutLog:
     """The file of a run's rollouts, which refuses to go on under other settings."""
-    settings = {
-        "model": run.model.revision,
-        "dtype": run.model.dtype,
-        **({"teacher": run.teacher} if run.teacher else {"server": run.job.server}),
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "max_new_tokens": config.max_new_tokens,
-        "seed": seed,
-    } | run.model.style.settings()
-    return RolloutLog(run.folder / name, settings)
+    source = {"teacher": run.teacher} if run.teacher else {"server": run.job.server}
+    asked = {key: getattr(config, key) for key in ("temperature", "top_p", "max_new_tokens")} | {"seed": seed}
+    model = {"model": run.model.revision, "dtype": run.model.dtype}
+    return RolloutLog(run.folder / name, model | source | asked | run.model.style.settings())
 
 
 def _figures(run: Context, draw: Draw, found: Sequence[Rollout], report: Report) -> Iterator[Event]:
@@ -195,19 +186,9 @@ def stored_selection(job: TrainJob, folder: Path) -> tuple[list[Rollout], dict[s
 
 
 def _given(found: Sequence[Rollout]) -> dict[str, Any]:
-    right = sum(r.correct for r in found)
-    problems = len({r.problem_id for r in found})
-    return {
-        "problems": problems,
-        "sampled": len(found),
-        "kept": problems,
-        "rollouts": len(found),
-        "trimmed": 0,
-        "right": right,
-        "wrong": len(found) - right,
-        "out": {},
-        "histogram": [],
-    }
+    right, problems = sum(r.correct for r in found), len({r.problem_id for r in found})
+    counts = {"problems": problems, "sampled": len(found), "kept": problems, "rollouts": len(found), "trimmed": 0}
+    return counts | {"right": right, "wrong": len(found) - right, "out": {}, "histogram": []}
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,10 +227,8 @@ def threshold(run: Context, rollouts: Sequence[Rollout]) -> float | None:
 
 def gate_stage(run: Context, rollouts: Sequence[Rollout]) -> Gated:
     """The decision tokens of each rollout; `rollouts` have entropies unless their file names the decisions."""
-    recipe = run.job.recipe
-    tau = threshold(run, rollouts)
-    items = make_items(rollouts, recipe.gate, tau, recipe.loss, recipe.optim.max_seq_len, recipe.seed)
-    return Gated(tau, items)
+    recipe, tau = run.job.recipe, threshold(run, rollouts)
+    return Gated(tau, make_items(rollouts, recipe.gate, tau, recipe.loss, recipe.optim.max_seq_len, recipe.seed))
 
 
 def sample_to_file(job: TrainJob, out: Path, official: bool = False) -> Iterator[Event]:

@@ -178,9 +178,7 @@ class Pipeline:
         progress, found = StageProgress("gate", len(mine)), list[tuple[int, Rollout]]()
         for at, rollout in zip(mine, score(policy, (scored[i] for i in mine), self.figures), strict=True):
             found.append((at, rollout))
-            progress.at += 1
-            if progress.due():
-                yield progress.event()
+            yield from progress.advance()
             self.run.check_stop()
         yield progress.event()
         if self.team is not None:

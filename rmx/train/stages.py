@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,13 @@ class StageProgress:
     def left(self) -> float | None:
         """Seconds, at the pace so far."""
         done = self.at - self.first
-        return (time.monotonic() - self._began) * (self.of - self.at) / done if done > 0 else None
+        return round((time.monotonic() - self._began) * (self.of - self.at) / done, 1) if done > 0 else None
+
+    def advance(self) -> Iterator[Event]:
+        """One more is done; tell so where it is time."""
+        self.at += 1
+        if self.due():
+            yield self.event()
 
     def due(self) -> bool:
         """Whether it is time to tell."""
@@ -96,6 +102,4 @@ class StageProgress:
         return True
 
     def event(self) -> Event:
-        left = self.left
-        told = {"stage": self.stage, "at": self.at, "of": self.of, "left": None if left is None else round(left, 1)}
-        return "stage", told
+        return "stage", {"stage": self.stage, "at": self.at, "of": self.of, "left": self.left}

@@ -72,8 +72,7 @@ class TrainingLoop:
                 yield "micro", step.json()
                 continue
             progress.at = step.optimizer_step
-            left = progress.left
-            yield "update", step.json() | {"left": None if left is None else round(left, 1)}
+            yield "update", step.json() | {"left": progress.left}
             if progress.due():
                 yield progress.event()
             yield from self._after(step)
@@ -83,7 +82,8 @@ class TrainingLoop:
 
     def _after(self, step: Update) -> Iterator[Event]:
         if struck := self._guard(step):
-            yield from self._end(*struck)
+            self.ended = struck
+            yield struck
             return
         stopped = self.stop()
         if stopped or step.optimizer_step in self.saved:
@@ -102,10 +102,6 @@ class TrainingLoop:
         if check.guards and self.held_out and (message := kl_away(self.kl_losses, check.kl_limit, self.best)):
             return "guard", {"rule": "kl", "message": message}
         return None
-
-    def _end(self, kind: str, figures: dict[str, str]) -> Iterator[Event]:
-        self.ended = (kind, figures)
-        yield self.ended
 
     def _check(self, step: int) -> Iterator[Event]:
         """Measure the policy as it is; a check that a stop broke off does not count."""
@@ -137,13 +133,13 @@ class TrainingLoop:
         if not checks or self.trainer.updates >= self.trainer.last:
             return
         first, now = checks[0], checks[-1]
-        if check.guards and now.vs_base:
-            message = below_base(first.pass_at_1, now.pass_at_1, now.vs_base, self.best)
-            if message:
-                yield from self._end("guard", {"rule": "validation", "message": message})
-                return
-        if message := stops_early(checks, check.patience):
-            yield from self._end("early", {"message": message})
+        vs_base = now.vs_base if check.guards else None
+        if vs_base and (message := below_base(first.pass_at_1, now.pass_at_1, vs_base, self.best)):
+            self.ended = "guard", {"rule": "validation", "message": message}
+        elif message := stops_early(checks, check.patience):
+            self.ended = "early", {"message": message}
+        if self.ended:
+            yield self.ended
 
     def _save(self, step: int) -> None:
         """Write a checkpoint; of those before it only the adapters stay, and of unscheduled ones nothing."""

@@ -121,9 +121,7 @@ class Distillation(Pipeline):
                 self.run.check_stop()
                 if item.rollout not in self.cache:
                     self.cache.put(item.rollout, teacher.read(item.rollout, self.job.recipe.top_k))
-                progress.at += 1
-                if progress.due():
-                    yield progress.event()
+                yield from progress.advance()
         yield progress.event()
 
     def rollouts(self, name: str) -> list[Rollout]:
@@ -141,28 +139,10 @@ class Distillation(Pipeline):
         """Write the adapter with its card, and tell that the run is done."""
         found = self.run.read(EVALUATION) or {}
         figures = {key: found.get(key) for key in ("before", "after", "vs_base", *OF_TEACHER)}
-        rollouts = self.rollouts(ROLLOUTS)
-        tokens = sum(r.completion_length for r in rollouts)
-        data = {"rollouts": len(rollouts), "tokens": tokens, "right": sum(r.correct for r in rollouts)}
-        story = replace(self._story(figures, training), data=data)
-        finish_adapter(self.run.folder / ADAPTER, story, training.folder / str(chosen(training)))
-        return self.done(
-            {
-                "updates": training.trainer.updates,
-                "tokens": tokens,
-                "adapter": ADAPTER,
-                "best": None,
-                "split": "validation",
-                **figures,
-                "agreement": story.agreement,
-            }
-        )
-
-    def _story(self, figures: Mapping[str, Any], training: "DistillLoop") -> Provenance:
-        job, products = self.job, training.trainer.policy.products
-        held = PassRates("validation", figures["before"], figures["after"], figures["vs_base"])
-        checked = figures["after"] is not None
-        return Provenance(
+        rollouts, job, products = self.rollouts(ROLLOUTS), self.job, training.trainer.policy.products
+        tokens, checked = sum(r.completion_length for r in rollouts), figures["after"] is not None
+        held = PassRates("validation", found.get("before", {}), found.get("after", {}), figures["vs_base"])
+        story = Provenance(
             kind="distill",
             run=self.config.get("id", ""),
             base=base_of(self.base),
@@ -177,7 +157,11 @@ class Distillation(Pipeline):
             updates=training.trainer.updates,
             seconds=self.run.took,
             versions=self.config.get("versions"),
+            data={"rollouts": len(rollouts), "tokens": tokens, "right": sum(r.correct for r in rollouts)},
         )
+        finish_adapter(self.run.folder / ADAPTER, story, training.folder / str(chosen(training)))
+        about = {"updates": training.trainer.updates, "tokens": tokens, "adapter": ADAPTER, "best": None}
+        return self.done(about | {"split": "validation", **figures, "agreement": story.agreement})
 
 
 @dataclass(kw_only=True)
@@ -208,7 +192,11 @@ class DistillLoop(TrainingLoop):
     def _held_out_check(self, step: int) -> Iterator[Event]:
         policy, cache = self.trainer.policy, self.trainer.cache
         with policy.model.engine.queue.turn():
-            found = self.held_out.check(step, step / self.per_epoch).json() if self.held_out else self._unsolved(step)
+            if self.held_out:
+                found = self.held_out.check(step, step / self.per_epoch).json()
+            else:
+                found = {"optimizer_step": step, "epoch": step / self.per_epoch, "pass@1": share(0, 0)}
+                found |= dict.fromkeys(("vs_base", "gap", "delta_logp_pos", "delta_logp_neg", "pressure", "kl"))
             near = agreement(policy, self.held_items, cache, bool(step)) if self.held_items else None
         found |= {"agreement": near.json() if near else None, "checkpoint": None, "best": False}
         if self.held_out and step == self.trainer.of:
@@ -221,10 +209,6 @@ class DistillLoop(TrainingLoop):
 
     def _rules(self) -> Iterator[Event]:
         return iter(())
-
-    def _unsolved(self, step: int) -> dict[str, Any]:
-        unknown = dict.fromkeys(("vs_base", "gap", "delta_logp_pos", "delta_logp_neg", "pressure", "kl"))
-        return {"optimizer_step": step, "epoch": step / self.per_epoch, "pass@1": share(0, 0), **unknown}
 
     def _evaluation(self, held_out: HeldOut) -> dict[str, Any]:
         """Greedy pass@1 of base, student and teacher on the validation problems, with every solution."""

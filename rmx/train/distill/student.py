@@ -1,7 +1,7 @@
 """The student: a trainer whose loss is KL(teacher || student), and how near to the teacher it has come."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -122,7 +122,7 @@ class Agreement:
     kl: Estimate  # nats a token, KL(teacher || student) with the teacher's tail in one bucket: a lower bound
 
     def json(self) -> dict[str, Any]:
-        return {"rollouts": self.rollouts, "tokens": self.tokens, "agreement": self.agreement, "kl": self.kl}
+        return asdict(self)
 
 
 @torch.no_grad()

@@ -119,8 +119,7 @@ class TeacherCache:
 
     def get(self, rollouts: Sequence[Rollout], device: torch.device) -> TeacherRows:
         """The rows of some rollouts, one after the other."""
-        found = [self._read(rollout) for rollout in rollouts]
-        rows = joined(found)
+        rows = joined([self._read(rollout) for rollout in rollouts])
         return TeacherRows(rows.ids.to(device), rows.logp.to(device), rows.rest.to(device))
 
     def _read(self, rollout: Rollout) -> TeacherRows:
