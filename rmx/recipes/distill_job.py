@@ -155,18 +155,10 @@ class DistillJob(Job):
     def json(self) -> dict[str, Any]:
         """What `config.json` keeps of it."""
         return {
-            "kind": "distill",
-            "model": self.model,
-            "set": self.set_name,
-            "adapter": self.adapter,
-            "teacher": self.teacher,
-            "recipe": self.recipe.json(),
-            "preset": self.preset,
-            "device": self.device,
-            "dtype": self.dtype,
-            "style": self.style.json(),
-            "command": self.words(),
-        }
+            "kind": "distill", "model": self.model, "set": self.set_name, "adapter": self.adapter,
+            "teacher": self.teacher, "recipe": self.recipe.json(), "preset": self.preset, "device": self.device,
+            "dtype": self.dtype, "style": self.style.json(), "command": self.words(),
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "DistillJob":

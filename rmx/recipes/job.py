@@ -90,19 +90,11 @@ class TrainJob(Job):
     def json(self) -> dict[str, Any]:
         """What `config.json` keeps of it."""
         return {
-            "model": self.model,
-            "set": self.set_name,
-            "recipe": self.recipe.json(),
-            "preset": self.preset,
-            "from_rollouts": self.from_rollouts,
-            "server": self.server,
-            "adapter": self.init_adapter,
-            "device": self.device,
-            "dtype": self.dtype,
-            "pins": list(self.pins),
-            "style": self.style.json(),
+            "model": self.model, "set": self.set_name, "recipe": self.recipe.json(), "preset": self.preset,
+            "from_rollouts": self.from_rollouts, "server": self.server, "adapter": self.init_adapter,
+            "device": self.device, "dtype": self.dtype, "pins": list(self.pins), "style": self.style.json(),
             "command": self.words(),
-        } | ({"taus": list(self.taus)} if self.taus else {})
+        } | ({"taus": list(self.taus)} if self.taus else {})  # fmt: skip
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "TrainJob":

@@ -73,16 +73,10 @@ def run_cost(folder: RunFolder, rates: Rates) -> dict[str, Any] | None:
     device, told = found["device"], done.get("usd")
     rate = rates.of(device) if device else None
     return {
-        "id": folder.id,
-        "kind": config.get("kind", "train"),
-        "model": str(config.get("model")),
-        "device": device,
-        "seconds": seconds,
-        "stages": found["stages"],
-        "usd": rates.cost(seconds, device).usd if device else told,
-        "rate": rate.json() if rate else None,
-        "vs_base": done.get("vs_base"),
-    }
+        "id": folder.id, "kind": config.get("kind", "train"), "model": str(config.get("model")), "device": device,
+        "seconds": seconds, "stages": found["stages"], "usd": rates.cost(seconds, device).usd if device else told,
+        "rate": rate.json() if rate else None, "vs_base": done.get("vs_base"),
+    }  # fmt: skip
 
 
 EMPTY: dict[str, Any] = {

@@ -137,16 +137,11 @@ def rollout_figures(found: Sequence[Rollout], problems: int, k: int) -> dict[str
     of_each = Counter(r.problem_id for r in found)
     whole = [r for r in found if of_each[r.problem_id] >= k]
     return {
-        "at": sum(n >= k for n in of_each.values()),
-        "of": problems,
-        "k": k,
-        "rollouts": len(found),
-        "tokens": sum(r.completion_length for r in found),
-        "right": sum(r.correct for r in found),
-        "truncated": sum(r.stop in CUT for r in found),
-        "unparsed": sum(r.answer is None for r in found),
+        "at": sum(n >= k for n in of_each.values()), "of": problems, "k": k, "rollouts": len(found),
+        "tokens": sum(r.completion_length for r in found), "right": sum(r.correct for r in found),
+        "truncated": sum(r.stop in CUT for r in found), "unparsed": sum(r.answer is None for r in found),
         "histogram": list(pass_histogram(whole, k)),
-    }
+    }  # fmt: skip
 
 
 def selection_stage(run: Context) -> tuple[list[Rollout], Event]:
@@ -203,14 +198,10 @@ class Gated:
         tokens = sum(i.rollout.completion_length for i in self.items)
         gated = sum(len(i.decisions) for i in self.items)
         return {
-            "tau": self.tau,
-            "tokens": tokens,
-            "gated": gated,
-            "share": gated / tokens if tokens else 0.0,
+            "tau": self.tau, "tokens": tokens, "gated": gated, "share": gated / tokens if tokens else 0.0,
             "gated_right": sum(len(i.decisions) for i in self.items if i.advantage > 0),
-            "gated_wrong": sum(len(i.decisions) for i in self.items if i.advantage < 0),
-            "gate": kind,
-        }
+            "gated_wrong": sum(len(i.decisions) for i in self.items if i.advantage < 0), "gate": kind,
+        }  # fmt: skip
 
 
 def threshold(run: Context, rollouts: Sequence[Rollout]) -> float | None:

@@ -30,13 +30,9 @@ class Solution:
     def json(self) -> dict[str, Any]:
         """Ids, text and grade."""
         return {
-            "id": self.problem_id,
-            "ids": list(self.ids),
-            "text": self.text,
-            "answer": self.answer.text,
-            "correct": self.answer.correct,
-            "truncated": self.truncated,
-        }
+            "id": self.problem_id, "ids": list(self.ids), "text": self.text, "answer": self.answer.text,
+            "correct": self.answer.correct, "truncated": self.truncated,
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Solution":

@@ -33,15 +33,10 @@ class Check:
     def json(self) -> dict[str, Any]:
         """The check event."""
         return {
-            "optimizer_step": self.optimizer_step,
-            "epoch": self.epoch,
-            "pass@1": self.pass_at_1,
-            "vs_base": self.vs_base,
-            **self.contrast.json(),
-            "truncated": self.truncated,
-            "unparsed": self.unparsed,
+            "optimizer_step": self.optimizer_step, "epoch": self.epoch, "pass@1": self.pass_at_1,
+            "vs_base": self.vs_base, **self.contrast.json(), "truncated": self.truncated, "unparsed": self.unparsed,
             "seconds": round(self.seconds, 2),
-        }
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Check":

@@ -109,18 +109,13 @@ class Estimate:
         """As the events `gate` and `dry` carry it."""
         whole = self.seconds
         return {
-            "seconds": round(whole.value, 1),
-            "low": round(whole.low, 1),
-            "high": round(whole.high, 1),
+            "seconds": round(whole.value, 1), "low": round(whole.low, 1), "high": round(whole.high, 1),
             "stages": {name: span.json() for name, span in self.stages.items()},
-            "memory_mb": round(self.memory / 1e6),
-            "disk_mb": round(self.disk / 1e6, 1),
-            "figures_mb": round(self.figures / 1e6, 1),
-            "figures_token": self.figures_token,
-            "left_out": round(self.left_out, 3),
-            "usd": None if self.usd is None else round(self.usd, 4),
+            "memory_mb": round(self.memory / 1e6), "disk_mb": round(self.disk / 1e6, 1),
+            "figures_mb": round(self.figures / 1e6, 1), "figures_token": self.figures_token,
+            "left_out": round(self.left_out, 3), "usd": None if self.usd is None else round(self.usd, 4),
             "rate": self.rate,
-        }
+        }  # fmt: skip
 
     def plan(self) -> dict[str, Any]:
         """As the message `plan` carries it."""

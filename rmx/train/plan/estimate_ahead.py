@@ -181,9 +181,6 @@ def _shown(model: Model, rollout: Rollout, max_seq_len: int) -> dict[str, Any]:
     if texts:
         texts[-1] += pieces.flush()
     return {
-        "problem_id": rollout.problem_id,
-        "gen": rollout.gen_index,
-        "correct": rollout.correct,
-        "advantage": rollout.advantage,
-        "toks": [[text, round(h, 6)] for text, h in zip(texts, nats, strict=True)],
-    }
+        "problem_id": rollout.problem_id, "gen": rollout.gen_index, "correct": rollout.correct,
+        "advantage": rollout.advantage, "toks": [[text, round(h, 6)] for text, h in zip(texts, nats, strict=True)],
+    }  # fmt: skip

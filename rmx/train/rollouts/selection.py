@@ -37,18 +37,11 @@ class Selection:
     def json(self) -> dict[str, Any]:
         """The event `selection`."""
         return {
-            "problems": self.problems,
-            "sampled": self.sampled,
-            "kept": self.kept,
-            "rollouts": len(self.rollouts),
-            "trimmed": self.trimmed,
-            "right": self.right,
-            "wrong": len(self.rollouts) - self.right,
-            "out": dict(self.out),
-            "alike": self.alike,
-            "histogram": list(self.histogram),
+            "problems": self.problems, "sampled": self.sampled, "kept": self.kept, "rollouts": len(self.rollouts),
+            "trimmed": self.trimmed, "right": self.right, "wrong": len(self.rollouts) - self.right,
+            "out": dict(self.out), "alike": self.alike, "histogram": list(self.histogram),
             "kept_histogram": list(self.kept_histogram),
-        }
+        }  # fmt: skip
 
 
 def select(rollouts: Sequence[Rollout], config: SelectionConfig) -> Selection:

@@ -227,14 +227,9 @@ class Trainer:
 def _seen(seen: Tensor) -> dict[str, Any]:
     (ce_pos, ce_neg), (delta_pos, delta_neg), (push_pos, push_neg), (pos, neg) = seen.tolist()
     return {
-        "decision_tokens": int(pos + neg),
-        "pos_decision_tokens": int(pos),
-        "neg_decision_tokens": int(neg),
-        "ce_pos_mean": ce_pos / (pos or 1),
-        "ce_neg_mean": ce_neg / (neg or 1),
-        "delta_logp_pos_mean": delta_pos / (pos or 1),
-        "delta_logp_neg_mean": delta_neg / (neg or 1),
-        "pos_pressure": push_pos,
-        "neg_pressure": push_neg,
+        "decision_tokens": int(pos + neg), "pos_decision_tokens": int(pos), "neg_decision_tokens": int(neg),
+        "ce_pos_mean": ce_pos / (pos or 1), "ce_neg_mean": ce_neg / (neg or 1),
+        "delta_logp_pos_mean": delta_pos / (pos or 1), "delta_logp_neg_mean": delta_neg / (neg or 1),
+        "pos_pressure": push_pos, "neg_pressure": push_neg,
         "neg_pos_pressure_ratio": push_neg / push_pos if push_pos > 0 else 0.0,
-    }
+    }  # fmt: skip
