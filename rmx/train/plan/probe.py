@@ -161,7 +161,10 @@ def _decode(
 
 @torch.inference_mode()
 def _read(model: Model, ids: Sequence[int]) -> None:
-    model.engine.open(ids, reuse=False, read_from=0, on_read=lambda _, logits: capture(logits, 1))
+    def look(_: int, logits: Tensor) -> None:
+        capture(logits, 1)
+
+    model.engine.open(ids, reuse=False, read_from=0, on_read=look)
     _wait(model.engine.device)
 
 

@@ -123,7 +123,7 @@ class Trainer:
         """Train from where it stands to the end. A window's last micro-batch is yielded before its update is made."""
         while self.updates < self.last:
             now, steps = self._next_window(), list[MicroStep]()
-            made = (self._micro_step(now, nth) for nth in dealt(len(now.batches), self.team))
+            made: Iterator[MicroStep] = (self._micro_step(now, nth) for nth in dealt(len(now.batches), self.team))
             if self.team is not None:  # all at once, when everybody is through with the window
                 made = iter(collected(list(made), lambda step: step.step, self.team))
             for step in made:
@@ -204,8 +204,8 @@ class Trainer:
             rows = read_rows(self.policy, batch, self.figures)
             sums, seen = objective(rows, batch.pull, batch.weight, batch.decision, loss_config)
             if loss_config.normalisation == "token":
-                masses = zip(*(mass(items, loss_config) for items in now.batches), strict=True)
-                share = sums.loss(*map(sum, masses), loss_config.kl_weight)
+                masses = [mass(items, loss_config) for items in now.batches]
+                share = sums.loss(sum(d for d, _ in masses), sum(a for _, a in masses), loss_config.kl_weight)
             else:
                 share = sums.loss(*mass(batch.items, loss_config), loss_config.kl_weight) / self.recipe.optim.grad_accum
             share.backward()
