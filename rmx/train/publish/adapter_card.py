@@ -13,16 +13,7 @@ from rmx.stats.text import MISSING, in_format
 from rmx.storage.rendering import render
 from rmx.train.publish.provenance import BaseFacts, Provenance
 
-_GATES = {
-    "entropy": "at the few tokens where the base is uncertain",
-    "random": "at tokens drawn at random, as many as the base is uncertain at (an ablation)",
-    "full": "at every token of the solutions (an ablation)",
-}
 _TAGS = {"train": ["reasonmaxxer"], "distill": ["kl-distillation"]}
-_TAILS = {
-    "renormalise": "renormalised over the tokens that were kept, so the student learns to put nothing elsewhere",
-    "bucket": "the rest of the vocabulary is one more outcome, so that the loss is a lower bound of the full KL",
-}
 # Choices that the paper leaves open, or that it does not have.
 _OURS = {
     "train": {
@@ -47,7 +38,6 @@ def adapter_card(story: Provenance, parameters: int | None = None) -> str:
         recipe=recipe,
         parameters=parameters,
         front=_front(story),
-        gate_words=_GATES.get(recipe.get("gate", ""), ""),
         right_only=recipe.get("positive_only") or recipe.get("objective") == "correct_sft",
         teacher=story.teacher_figures,
         chosen_on_validation=story.kind == "train" and any(held.split == "validation" for held in story.checks),
@@ -58,7 +48,6 @@ def adapter_card(story: Provenance, parameters: int | None = None) -> str:
         differing=len(story.departures.keys() - ours),
         stated=len(recipe.keys() - ours),
         rows=[_recipe_row(story, name) for name in recipe],
-        tail=_TAILS.get(recipe.get("tail", "")),
         snippet=snippet(story.base),
         versions=sorted((story.versions or {}).items()),
         percent=_with_n("{:.1f} %", " ({:.1f} to {:.1f})", 100),
@@ -120,30 +109,6 @@ def _holds_zero(change: Estimate) -> bool:
 
 def snippet(base: BaseFacts) -> str:
     """Python that loads base and adapter with transformers and PEFT."""
-    revision = f", revision={_quoted(base.revision)}" if base.origin == "hub" and base.revision != "unknown" else ""
-    if base.origin == "gguf":  # whose weights rmx unpacks once, in a place of its own
-        lines = [
-            "from rmx.models.load import load",
-            "",
-            f"base = load({_quoted(base.name)}, dtype={_quoted(base.dtype)})",
-        ]
-        load = ["model, tokenizer = base.engine.model, base.tokenizer"]
-        imports = ["from peft import PeftModel"]
-    else:
-        imports = ["from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer"]
-        where = {
-            "bundled": 'ASSETS / "mini"  # bundled with rmx',
-            "local": f"{_quoted(base.name)}  # the base's folder",
-        }
-        lines = ["from rmx.paths import ASSETS"] if base.origin == "bundled" else []
-        lines += ["", f"base = {where.get(base.origin, _quoted(base.name))}"]
-        load = [
-            f"model = AutoModelForCausalLM.from_pretrained(base{revision}, dtype={_quoted(base.dtype)})",
-            f"tokenizer = AutoTokenizer.from_pretrained(base{revision})",
-        ]
-    adapter = 'model = PeftModel.from_pretrained(model, ".")  # this folder, or its id on the Hub'
-    return "\n".join([*imports, *lines, *load, adapter]) + "\n"
-
-
-def _quoted(word: str) -> str:
-    return json.dumps(word, ensure_ascii=False)
+    name, dtype, revision = (json.dumps(word, ensure_ascii=False) for word in (base.name, base.dtype, base.revision))
+    pinned = f", revision={revision}" if base.origin == "hub" and base.revision != "unknown" else ""
+    return render("adapter_snippet.py.jinja", base=base, name=name, dtype=dtype, pinned=pinned)
