@@ -25,14 +25,14 @@ from rmx.stats.intervals import Estimate
 from rmx.storage.safe_files import disk
 from rmx.train.checks.greedy import Solutions
 from rmx.train.checks.heldout import HeldOut, best_of
-from rmx.train.data_stages import GATE, VALIDATION, Gated, gate_stage
+from rmx.train.data_stages import GATE, VALIDATION, gate_stage
 from rmx.train.final_stage import ADAPTER, EVALUATION, evaluation, solved
 from rmx.train.pipeline import Pipeline
 from rmx.train.plan.estimate import Estimate as Forecast
 from rmx.train.publish.adapter_folder import finish_adapter
 from rmx.train.publish.provenance import base_of, provenance
 from rmx.train.stages import Event, StageProgress
-from rmx.train.step.lora_policy import NAME, LoraPolicy, load_weights
+from rmx.train.step.lora_policy import NAME, load_weights
 from rmx.train.training_stage import CHECKPOINTS
 
 TEST_BASE = "test_base.json"
@@ -132,7 +132,10 @@ class Sweep(Pipeline):
             figures = figures | {"estimate": self._estimate.swept(len(self.job.taus)).json()}
         yield "gate", figures
         yield from part.fitted(policy, self._estimate)
-        training, note = part.training(policy, gated, self._held_out(part, policy, gated)), None
+        held = part.held_out(policy, gated, self.folder / VALIDATION)
+        if held and self._held:  # what is known of the base from the threshold before
+            held.share(self._held)
+        self._held, training, note = held, part.training(policy, gated, held), None
         with self.timed("training"), part.timed("training"):
             for kind, told in training.events():
                 note = told["message"] if kind in ("guard", "early") else note
@@ -153,14 +156,6 @@ class Sweep(Pipeline):
         self._finish(arm, place / ADAPTER)
         self._keep(arm)
         yield "tau", arm.json() | {"nth": len(self.arms), "of": len(self.job.taus)}
-
-    def _held_out(self, part: Pipeline, policy: LoraPolicy, gated: Gated) -> HeldOut | None:
-        """The validation problems, with what is known of the base from the threshold before."""
-        held = part.held_out(policy, gated, self.folder / VALIDATION)
-        if held and self._held:
-            held.share(self._held)
-        self._held = held
-        return held
 
     def _overall(self, nth: int, told: Mapping[str, Any]) -> dict[str, Any]:
         """Progress over all thresholds; each makes as many updates, unless a rule ends it."""

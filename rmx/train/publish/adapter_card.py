@@ -41,7 +41,7 @@ def adapter_card(story: Provenance, parameters: int | None = None) -> str:
         right_only=recipe.get("positive_only") or recipe.get("objective") == "correct_sft",
         teacher=story.teacher_figures,
         chosen_on_validation=story.kind == "train" and any(held.split == "validation" for held in story.checks),
-        open=any(held.change and _holds_zero(held.change) for held in story.checks),
+        open=any((c := held.change) and c["low"] is not None and c["low"] <= 0 <= c["high"] for held in story.checks),
         set=SETS.get((story.problem_set or "").partition(":")[0]),
         left_out=", ".join(f"{n} {reason}" for reason, n in left_out.items()),
         histogram=[(right, problems) for right, problems in enumerate(story.histogram) if problems],
@@ -101,10 +101,6 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "none" if value is None else str(value)
-
-
-def _holds_zero(change: Estimate) -> bool:
-    return change["low"] is not None and change["low"] <= 0 <= change["high"]
 
 
 def snippet(base: BaseFacts) -> str:

@@ -200,7 +200,12 @@ class _Asking:
                 except Misread as error:
                     misread = error
                 else:
-                    self._tell(way, read.told)
+                    base = self._address.base
+                    log.info("Rollouts from %s%s, asked with %s", base, way.path, way.prompt)
+                    if not read.told:
+                        log.warning("The server %s tells no token ids. Its texts are tokenised again.", base)
+                    if not way.extras:
+                        log.warning("The server %s may add sampling settings of its own, such as top-k.", base)
                     return way, name
         raise misread or TrainError(_refused(self._address, self._names(listed)[0], refusals, listed))
 
@@ -220,22 +225,13 @@ class _Asking:
         spec = self._model.spec
         return [spec if spec in listed or len(listed) != 1 else listed[0], None]
 
-    def _tell(self, way: Way, told: bool) -> None:
-        log.info("Rollouts from %s%s, asked with %s", self._address.base, way.path, way.prompt)
-        if not told:
-            log.warning("The server %s tells no token ids. Its texts are tokenised again.", self._address.base)
-        if not way.extras:
-            log.warning("The server %s may add sampling settings of its own, such as top-k.", self._address.base)
-
     async def _rollout(self, way: Way, name: str | None, problem: Problem, gen: int) -> Rollout:
         prompt = self._model.prompt_ids(problem.problem)
         try:
             answer = await self._line.ask("POST", way.path, self._body(way, name, problem, gen))
         except Refusal as refusal:
-            raise TrainError(
-                f"The server {self._address.base} refused a request that it took before ({refusal}). Check its log, "
-                "then resume."
-            ) from refusal
+            said = f"The server {self._address.base} refused a request that it took before ({refusal})."
+            raise TrainError(f"{said} Check its log, then resume.") from refusal
         read = self._reader.read(answer, prompt)
         rollout = graded(self._model, problem, gen, prompt, read.ids, read.stop, None)
         self._report.count(rollout, read)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from rmx.errors import TrainError, first_line
 from rmx.train.step.lora_policy import LoraPolicy, load_weights
@@ -30,7 +29,12 @@ def save(folder: Path, policy: LoraPolicy, optimizer: torch.optim.Optimizer, pla
     try:
         work.chmod(0o755)
         policy.save_adapter(work)
-        save_file(_moments(policy, optimizer), work / OPTIMIZER)
+        moments = {
+            f"{name}/{kind}": value.detach().cpu().contiguous()
+            for name, p in policy.trained().items()
+            for kind, value in optimizer.state.get(p, {}).items()
+        }
+        save_file(moments, work / OPTIMIZER)
         (work / PLACE).write_text(json.dumps(place) + "\n", encoding="utf-8")
         for path in (*work.iterdir(), work):
             _sync(path)
@@ -53,8 +57,7 @@ def restore(folder: Path, policy: LoraPolicy, optimizer: torch.optim.Optimizer) 
     optimizer.state.clear()
     for key, value in moments.items():
         name, _, kind = key.rpartition("/")
-        where = value if kind == "step" else value.to(policy.device)
-        optimizer.state[params[name]][kind] = where
+        optimizer.state[params[name]][kind] = value if kind == "step" else value.to(policy.device)
     return place
 
 
@@ -79,14 +82,6 @@ def shed(folder: Path, keep_adapter: bool) -> None:
         (folder / OPTIMIZER).unlink(missing_ok=True)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _moments(policy: LoraPolicy, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{name}/{kind}": value.detach().cpu().contiguous()
-        for name, p in policy.trained().items()
-        for kind, value in optimizer.state.get(p, {}).items()
-    }
 
 
 def _sync(path: Path) -> None:
