@@ -55,7 +55,6 @@ def make_items(
     for index, rollout in enumerate(rollouts):
         if rollout.advantage is None:
             raise TrainError(f"{name_of(rollout)} has no advantage. Select rollouts first, or add it to the file.")
-        _check(rollout)
         short = cut(rollout, max_seq_len)
         forks = _forks(short, gate, tau)
         items.append(
@@ -100,22 +99,6 @@ def pull_of(advantage: float, loss: LossConfig) -> float:
 def name_of(rollout: Rollout) -> str:
     """How a message names a rollout."""
     return f"Rollout {rollout.gen_index} of problem {rollout.problem_id}"
-
-
-def _check(rollout: Rollout) -> None:
-    if rollout.prompt_length < 1:
-        raise TrainError(f"{name_of(rollout)} has an empty prompt. Each rollout needs at least one prompt token.")
-    if rollout.entropies is not None and len(rollout.entropies) != rollout.completion_length:
-        raise TrainError(
-            f"{name_of(rollout)} has {len(rollout.entropies)} entropies for {rollout.completion_length} tokens. "
-            "There must be one for each completion token."
-        )
-    first, last = rollout.prompt_length - 1, len(rollout.input_ids) - 2
-    for p in rollout.decision_positions or ():
-        if not first <= p <= last:
-            raise TrainError(
-                f"{name_of(rollout)} has a decision at position {p}, outside its completion ({first} to {last})."
-            )
 
 
 def _forks(rollout: Rollout, gate: GateConfig, tau: float | None) -> tuple[int, ...]:

@@ -101,10 +101,6 @@ def test_problems_weigh_the_same_however_many_rollouts_they_have():
         ({"advantage": None}, 1.0, "has no advantage"),
         ({"entropies": None}, 1.0, "has no entropies"),
         ({}, None, "--tau"),
-        ({"entropies": (1.0,)}, 1.0, "1 entropies for 5 tokens"),
-        ({"decision_positions": (7,)}, None, "outside its completion"),
-        ({"decision_positions": (1,)}, None, "outside its completion"),
-        ({"prompt_length": 0, "entropies": None}, 1.0, "empty prompt"),
     ],
 )
 def test_what_cannot_be_trained_on_is_said(changes, tau, words):
