@@ -106,27 +106,6 @@ def _network(model: Model) -> Any:
     return network.get_base_model() if hasattr(network, "get_base_model") else network
 
 
-class _Texts:
-    """Prompts with what was decoded behind them so far."""
-
-    def __init__(self, model: Model, prompts: Sequence[tuple[int, ...]]) -> None:
-        self.prompts = prompts
-        self.ids: list[list[int]] = [[] for _ in prompts]
-        self.over = [False] * len(prompts)
-        self._stop_ids = model.stop_ids
-
-    def take(self, tokens: Sequence[int]) -> None:
-        """One token for each of the first rows."""
-        for row, token in enumerate(tokens):
-            if not self.over[row]:
-                self.ids[row].append(token)
-                self.over[row] = token in self._stop_ids  # as rollouts end, not at their answer
-
-    def lengths(self, rows: int) -> Lengths:
-        seen = list(zip(self.ids[:rows], self.over, strict=False))
-        return Lengths(tuple(len(t) for t, over in seen if over), tuple(len(t) for t, over in seen if not over))
-
-
 @torch.inference_mode()
 def _decode(
     model: Model, prompts: Sequence[tuple[int, ...]], temperature: float, seconds: float
@@ -136,17 +115,21 @@ def _decode(
     Finished rows stay in the batch. Where whole completions would take too long, all but a few rows are dropped.
     """
     engine, generator = model.engine, torch.Generator(model.engine.device).manual_seed(SEED)
-    texts = _Texts(model, [prompts[i % len(prompts)] for i in range(ROWS)])
+    texts: list[list[int]] = [[] for _ in range(ROWS)]  # what is decoded behind the prompts
+    over = [False] * ROWS
     batch, rows, times = PaddedBatch(engine, prompts), ROWS, list[float]()
     batch.select([i % len(prompts) for i in range(ROWS)])
     began = time.perf_counter()
-    while batch.room > 0 and not all(texts.over[:rows]):
+    while batch.room > 0 and not all(over[:rows]):
         start = time.perf_counter()
         if len(times) >= STEPS and start - began > seconds:
             break
         capture(batch.logits, 1)
         tokens = torch.multinomial(cooled(batch.logits, temperature).softmax(-1), 1, generator=generator)[:, 0]
-        texts.take(tokens.tolist())
+        for row, token in enumerate(tokens.tolist()):
+            if not over[row]:
+                texts[row].append(token)
+                over[row] = token in model.stop_ids  # as rollouts end, not at their answer
         batch.feed(tokens)
         _wait(engine.device)
         if rows == ROWS:
@@ -155,8 +138,9 @@ def _decode(
                 rows, began = FEW, time.perf_counter()
                 batch.select(range(FEW))
         engine.give_way()
-    longest = max(range(rows), key=lambda i: len(texts.ids[i]))
-    return _median(times), texts.lengths(rows), [*texts.prompts[longest], *texts.ids[longest]]
+    ended, unfinished = (tuple(len(texts[i]) for i in range(rows) if over[i] is whole) for whole in (True, False))
+    longest = max(range(rows), key=lambda i: len(texts[i]))
+    return _median(times), Lengths(ended, unfinished), [*prompts[longest % len(prompts)], *texts[longest]]
 
 
 @torch.inference_mode()

@@ -267,13 +267,9 @@ def _refused(address: Address, name: str | None, refusals: Sequence[Refusal], li
 
     if (told := next(filter(is_about_model, refusals), None)) is not None:
         has = f" It has {', '.join(listed[:8])}." if listed else ""
-        return (
-            f"The server {address.base} does not have the model ({told.said}).{has} Name one behind the address: "
-            f"{address.base}#NAME."
-        )
+        said = f"The server {address.base} does not have the model ({told.said}).{has}"
+        return f"{said} Name one behind the address: {address.base}#NAME."
     if all(r.status in (404, 405) for r in refusals):
-        return (
-            f"There is no OpenAI-compatible server at {address.base} ({refusals[0].status}). Check the address; it "
-            "usually ends with /v1."
-        )
+        said = f"There is no OpenAI-compatible server at {address.base} ({refusals[0].status})."
+        return f"{said} Check the address; it usually ends with /v1."
     return f"The server {address.base} takes no request for a completion ({refusals[-1]}). Check its log."

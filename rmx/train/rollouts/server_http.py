@@ -59,6 +59,11 @@ class Address:
             return host == "localhost"
 
 
+def fault(base: str, said: str) -> TrainError:
+    """What is wrong with the server at an address."""
+    return TrainError(f"The server {base} {said}")
+
+
 class Refusal(Exception):
     """The server understood a request and would not have it."""
 
@@ -70,9 +75,9 @@ class Refusal(Exception):
 class Line:
     """A connection to one server. Redirects are not followed: a key would go where nobody sent it."""
 
-    def __init__(self, address: Address, seconds: float, parallel: int, attempts: int = ATTEMPTS) -> None:
+    def __init__(self, address: Address, seconds: float, parallel: int) -> None:
         """`seconds`: the longest that one answer may take."""
-        self.address, self._attempts = address, attempts
+        self.address = address
         key = os.environ.get(KEY)
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -91,7 +96,7 @@ class Line:
         `first`: the way to ask is not known to work yet: a server's fault is then a refusal, not worth a pause.
         """
         pause, why = FIRST_PAUSE, ""
-        for attempt in range(self._attempts):
+        for attempt in range(ATTEMPTS):
             if attempt:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -113,9 +118,7 @@ class Line:
                 pause = _asked_pause(headers) or pause
                 continue
             return self._read(status, headers, content)
-        raise TrainError(
-            f"The server {self.address.base} {why}. Check that it is running and not overloaded, then resume."
-        )
+        raise fault(self.address.base, f"{why}. Check that it is running and not overloaded, then resume.")
 
     async def _once(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, httpx.Headers, bytes]:
         content = bytearray()
@@ -123,33 +126,26 @@ class Line:
             async for piece in response.aiter_bytes():
                 content += piece
                 if len(content) > MAX_BYTES:
-                    raise TrainError(
-                        f"An answer of the server {self.address.base} is longer than {MAX_BYTES >> 20} MB. Check that "
-                        "it is a language model's server."
-                    )
+                    said = f"An answer of the server {self.address.base} is longer than {MAX_BYTES >> 20} MB."
+                    raise TrainError(f"{said} Check that it is a language model's server.")
         return response.status_code, response.headers, bytes(content)
 
     def _read(self, status: int, headers: httpx.Headers, content: bytes) -> Any:
         base = self.address.base
         if status in (401, 403):
-            raise TrainError(f"The server {base} asks for a key ({status}). Put it into the variable {KEY}.")
+            raise fault(base, f"asks for a key ({status}). Put it into the variable {KEY}.")
         if 300 <= status < 400:
-            raise TrainError(
-                f"The server {base} sends us on to {headers.get('location', 'another address')[:200]}, which is not "
-                "followed. Give the address where the model is."
-            )
+            where = headers.get("location", "another address")[:200]
+            raise fault(base, f"sends us on to {where}, which is not followed. Give the address where the model is.")
         if status >= 400:
             raise Refusal(status, _said(content))
-        kind = headers.get("content-type", "")
-        if "json" not in kind.lower():
-            raise TrainError(
-                f"The server {base} answered with {kind.partition(';')[0] or 'no content type'} instead of JSON. Give "
-                "the address of an OpenAI-compatible server, which usually ends with /v1."
-            )
+        if "json" not in (kind := headers.get("content-type", "")).lower():
+            given = f"answered with {kind.partition(';')[0] or 'no content type'} instead of JSON. Give the address of"
+            raise fault(base, f"{given} an OpenAI-compatible server, which usually ends with /v1.")
         try:
             return json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise TrainError(f"The server {base} sent broken JSON ({error}). Check the server's log.") from error
+            raise fault(base, f"sent broken JSON ({error}). Check the server's log.") from error
 
 
 def _asked_pause(headers: httpx.Headers) -> float | None:
@@ -214,58 +210,42 @@ class Reader:
         if not isinstance(text, str) or end not in ("stop", "length"):
             raise self._malformed(f"a completion that ended by {json.dumps(end)}")
         if reasoning:
-            raise TrainError(
-                f"The server {self._base} splits the reasoning off, so the tokens are lost. Start it without a "
-                "reasoning parser."
-            )
+            said = "splits the reasoning off, so the tokens are lost. Start it without a reasoning parser."
+            raise fault(self._base, said)
         self._check_prompt(seen, prompt_ids)
         stopped = end == "stop"
-        if isinstance(told, list):
-            ids, doubtful = self._told_ids(told), False
-        else:
+        last, doubtful = self._model.engine.vocab_size - 1, False
+        if not isinstance(told, list):
             ids = self._model.encode(text)
             doubtful = not self._same(ids, text, counted, stopped)
+        elif all(isinstance(i, int) and 0 <= i <= last for i in told):
+            ids = list(told)
+        else:
+            raise self._malformed(f"token ids outside 0 to {last}, which {self._model.spec} does not have")
         by_text = stopped and isinstance(reason, str)
         if stopped and not by_text and not (ids and ids[-1] in self._model.stop_ids):
             ids = [*ids, reason if reason in self._model.stop_ids else self._end]
         if not ids:
             raise self._malformed("an empty completion")
-        limit: Stop = (
-            "length" if room(self._model, self._config, prompt_ids) == self._config.max_new_tokens else "context"
-        )
-        stop: Stop = "stop_sequence" if by_text else "eos" if stopped else limit
-        length, ended = self._own_ending(ids, prompt_ids)
-        return Read(tuple(ids[:length]), ended or stop, isinstance(told, list), doubtful)
-
-    def _own_ending(self, ids: Sequence[int], prompt_ids: Sequence[int]) -> tuple[int, Stop | None]:
-        """How many tokens there are up to what ends a completion here, and what it is; a server may go on behind it."""
+        whole = room(self._model, self._config, prompt_ids) == self._config.max_new_tokens
+        stop: Stop = "stop_sequence" if by_text else "eos" if stopped else "length" if whole else "context"
         ending = Ending(self._model, prompt_ids, (), 1, answers=False)
         for length, token in enumerate(ids, 1):
-            if ended := ending.ended_by(0, token):
-                return length, ended
-        return len(ids), None
+            if ended := ending.ended_by(0, token):  # a server may go on behind it
+                return Read(tuple(ids[:length]), ended, isinstance(told, list), doubtful)
+        return Read(tuple(ids), stop, isinstance(told, list), doubtful)
 
     def _malformed(self, what: str) -> TrainError:
-        return TrainError(
-            f"The server {self._base} sent {what}. Check that it is an OpenAI-compatible server of a language "
-            "model, then resume."
-        )
+        check = "Check that it is an OpenAI-compatible server of a language model, then resume."
+        return fault(self._base, f"sent {what}. {check}")
 
     def _check_prompt(self, seen: Any, prompt_ids: Sequence[int]) -> None:
         """Compare what the server says of the prompt with the prompt: its ids, or how many they are."""
         same = list(prompt_ids) == seen if isinstance(seen, list) else seen in (None, len(prompt_ids))
         if not same:
             found = len(seen) if isinstance(seen, list) else seen
-            raise Misread(
-                f"The server {self._base} reads the prompt as {found} tokens that are not "
-                f"the {len(prompt_ids)} of {self._model.spec}. It serves another model, or adds tokens of its own."
-            )
-
-    def _told_ids(self, told: Sequence[Any]) -> list[int]:
-        last = self._model.engine.vocab_size - 1
-        if not all(isinstance(i, int) and 0 <= i <= last for i in told):
-            raise self._malformed(f"token ids outside 0 to {last}, which {self._model.spec} does not have")
-        return list(told)
+            said = f"The server {self._base} reads the prompt as {found} tokens that are not the {len(prompt_ids)} of"
+            raise Misread(f"{said} {self._model.spec}. It serves another model, or adds tokens of its own.")
 
     def _same(self, ids: Sequence[int], text: str, counted: Any, stopped: bool) -> bool:
         """Whether these ids seem to be the server's: the text comes back, and the server counted as many."""

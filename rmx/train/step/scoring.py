@@ -23,17 +23,15 @@ def score(
 
     With a policy whose head allows it, the base's figures are put into `figures` in the same pass. Cut rollouts before.
     """
-    fast = isinstance(source, LoraPolicy) and source.head is not None and figures is not None
+    policy = source if isinstance(source, LoraPolicy) and source.head is not None else None
     model = source.model if isinstance(source, LoraPolicy) else source
     for rollout in rollouts:
         if rollout.completion_length < 1:
             raise TrainError(f"{name_of(rollout)} has no completion tokens. Take it out of the file.")
-        if fast:
-            assert isinstance(source, LoraPolicy)
-            assert figures is not None
+        if policy is not None and figures is not None:
             if figures.keeps:
-                base_block(source, prompt_key(rollout), figures)
-            entropies = _fill(source, own_key(rollout), figures, wanted=rollout.entropies is None)
+                base_block(policy, prompt_key(rollout), figures)
+            entropies = _fill(policy, own_key(rollout), figures, wanted=rollout.entropies is None)
         else:
             entropies = None if rollout.entropies is not None else teacher_forced(model, rollout)
         yield rollout if entropies is None else replace(rollout, entropies=tuple(entropies.tolist()))
