@@ -79,8 +79,6 @@ class Rates:
 
     def cost(self, seconds: float, device: str) -> Cost:
         """What `seconds` on a device cost."""
-        if not seconds >= 0:
-            raise ValueError(f"{seconds=} must be 0 or more")
         rate = self.of(device)
         if rate is None:
             what = "your own CPU" if device.lower() == "cpu" else device

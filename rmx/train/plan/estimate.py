@@ -125,25 +125,23 @@ class Estimate:
 
 def estimate(work: Work, speeds: Speeds, recipe: Recipe) -> Estimate:
     """What the work takes at the speeds that were measured."""
-    figures, filed, left_out = figures_of(work, speeds, recipe)
+    figures_token, filed, left_out = figures_of(work, speeds, recipe)
     training = work.trained * (speeds.train_token * LORA_TIME + left_out * speeds.read_token * FIGURES_TIME)
+    solved = _decoding(work.validation, work.length, speeds)
+    read = (work.length + exactly(speeds.prompt)) * (work.validation_rollouts * speeds.read_token)
     stages = {
         "rollouts": _decoding(work.completions, work.length, speeds) * SPEED,
         "gate": work.read * (speeds.read_token * FIGURES_TIME) * SPEED,
-        "training": (training + _checks(work, speeds)) * SPEED,
+        "training": (training + (solved + read) * float(work.checks)) * SPEED,
         "final": _decoding(2 * work.test, work.length, speeds) * SPEED,
     }
     usd, sentence = cost(sum(span.value for span in stages.values()), speeds.device)
+    memory, recomputed = (memory_of(work, speeds, r) for r in (recipe, recipe.with_(recompute=True)))
+    # Beside the base's figures: each checkpoint's adapter, the last one's moments, the adapter at the end, rollouts.
+    adapters = _adapter_bytes(speeds, recipe) / 4 * (max(1, work.checks - 1) + 3)
+    rollouts = LINE_BYTES * (work.completions * (work.length.value + speeds.prompt / 2) if work.completions else 0.0)
     return Estimate(
-        stages,
-        memory_of(work, speeds, recipe),
-        usd,
-        sentence,
-        recomputed=memory_of(work, speeds, recipe.with_(recompute=True)),
-        disk=filed + _other_files(work, speeds, recipe),
-        figures=filed,
-        figures_token=figures,
-        left_out=left_out,
+        stages, memory, usd, sentence, recomputed, filed + (rollouts + adapters), filed, figures_token, left_out
     )
 
 
@@ -157,13 +155,6 @@ def figures_of(work: Work, speeds: Speeds, recipe: Recipe) -> tuple[int, float, 
     return each, filed, (beyond - filed) / (each * work.read.value) if beyond > filed else 0.0
 
 
-def _other_files(work: Work, speeds: Speeds, recipe: Recipe) -> float:
-    """Bytes of rollouts and of checkpoints: each one's adapter, the last one's moments, and the adapter at the end."""
-    rollouts = LINE_BYTES * (work.completions * (work.length.value + speeds.prompt / 2) if work.completions else 0.0)
-    adapter = _adapter_bytes(speeds, recipe) / 4
-    return rollouts + adapter * (max(1, work.checks - 1) + 3)
-
-
 def _decoding(completions: int, length: Span, speeds: Speeds) -> Span:
     """Seconds: the batch is full but for its end, where the last rows finish alone."""
     if not completions:
@@ -171,12 +162,6 @@ def _decoding(completions: int, length: Span, speeds: Speeds) -> Span:
     steps = max(1.0, completions / speeds.rows) + min(1.0, completions / speeds.rows) * 0.5
     prompts = speeds.prompt * speeds.read_token  # of each problem once; a completion's share is at most this
     return length * (steps * speeds.decode_step) + exactly(completions / 4 * prompts)
-
-
-def _checks(work: Work, speeds: Speeds) -> Span:
-    solved = _decoding(work.validation, work.length, speeds)
-    read = (work.length + exactly(speeds.prompt)) * (work.validation_rollouts * speeds.read_token)
-    return (solved + read) * float(work.checks)
 
 
 def memory_of(work: Work, speeds: Speeds, recipe: Recipe) -> float:
@@ -223,9 +208,8 @@ def work_ahead(
     config, check = recipe.rollouts, recipe.check
     length = length or length_of(speeds.lengths, config.max_new_tokens)
     wanted = min(recipe.selection.select, problems)
-    kept = Span(float(wanted), max(1.0, min(wanted, MIXED * problems)), float(wanted)) * (
-        config.k * recipe.selection.trim
-    )
+    each = config.k * recipe.selection.trim  # rollouts
+    kept = Span(float(wanted), max(1.0, min(wanted, MIXED * problems)), float(wanted)) * each
     sequence = length + exactly(speeds.prompt)
     read = kept * (sequence + exactly(speeds.prompt / config.k))  # each sequence, and each problem's prompt by itself
     held = validation * max(2, check.validation_k) if check.validation_k else 0
@@ -236,7 +220,7 @@ def work_ahead(
         read=read,
         trained=kept * sequence * (padding * _epochs(kept.value, recipe.optim)),
         longest=speeds.prompt + min(length.high, config.max_new_tokens),
-        checks=_check_count(kept.value, recipe) if validation else 0,
+        checks=1 + len(checkpoint_steps(max(1, round(kept.value)), recipe)) if validation else 0,
         validation=validation,
         validation_rollouts=held,
         test=test,
@@ -249,26 +233,20 @@ def _epochs(items: float, optim: OptimConfig) -> float:
     return optim.epochs * min(1.0, (optim.max_steps or whole) / whole)
 
 
-def _check_count(items: float, recipe: Recipe) -> int:
-    return 1 + len(checkpoint_steps(max(1, round(items)), recipe))
-
-
 def work_left(
     recipe: Recipe, rollouts: Sequence[Rollout], validation: int, validation_rollouts: int, test: int
 ) -> Work:
     """What remains once the rollouts are selected: their lengths are known."""
     lengths = [min(len(r.input_ids), recipe.optim.max_seq_len) for r in rollouts]
-    completions = [r.completion_length for r in rollouts]
-    prompts = {r.problem_id: r.prompt_length for r in rollouts}
-    mean = sum(completions) / max(1, len(completions))
-    optim = recipe.optim
+    prompts, optim = {r.problem_id: r.prompt_length for r in rollouts}, recipe.optim
+    mean = sum(r.completion_length for r in rollouts) / max(1, len(rollouts))
     return Work(
         completions=0,
         length=Span(mean, 0.9 * mean, 1.2 * mean),  # greedy solutions of other problems, with no tail cut off
         read=exactly(float(sum(lengths) + sum(prompts.values()))),
         trained=exactly(padded_tokens(lengths, optim, recipe.seed) * _epochs(len(rollouts), optim)),
         longest=float(max(lengths, default=0)),
-        checks=_check_count(len(rollouts), recipe) if validation else 0,
+        checks=1 + len(checkpoint_steps(max(1, len(rollouts)), recipe)) if validation else 0,
         validation=validation,
         validation_rollouts=validation_rollouts,
         test=test,
