@@ -49,16 +49,12 @@ def solved(run: Context, problems: list[Problem], adapter: str | None) -> Soluti
 def evaluation(name: str, problems: list[Problem], before: Solutions, after: Solutions) -> dict[str, Any]:
     """What `evaluation.json` holds: greedy pass@1 on the test problems, before and after, with every solution."""
     return {
-        "checkpoint": name,
-        "set": problems[0].set,
-        "split": problems[0].split,
-        "before": before.pass_at_1,
-        "after": after.pass_at_1,
-        "vs_base": after.against(before),
+        "checkpoint": name, "set": problems[0].set, "split": problems[0].split, "before": before.pass_at_1,
+        "after": after.pass_at_1, "vs_base": after.against(before),
         "truncated": {"before": before.truncated, "after": after.truncated},
         "unparsed": {"before": before.unparsed, "after": after.unparsed},
         "problems": {"before": before.json(), "after": after.json()},
-    }
+    }  # fmt: skip
 
 
 def chosen(training: TrainingLoop) -> str | None:
@@ -74,12 +70,9 @@ def finish(
     name = chosen(training)
     found = run.read(EVALUATION) or {}
     done = {
-        "updates": training.trainer.updates,
-        "adapter": ADAPTER if name else None,
-        "best": name,
-        "split": found.get("split"),
-        **{key: found.get(key) for key in ("before", "after", "vs_base")},
-    }
+        "updates": training.trainer.updates, "adapter": ADAPTER if name else None, "best": name,
+        "split": found.get("split"), **{key: found.get(key) for key in ("before", "after", "vs_base")},
+    }  # fmt: skip
     if name:
         story = provenance(config, events, base_of(run.model), done | {"seconds": run.took})
         finish_adapter(run.folder / ADAPTER, story, training.folder / name)

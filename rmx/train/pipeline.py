@@ -228,12 +228,10 @@ class Pipeline:
         """The last event: what came of the run, and what it took."""
         run = self.run
         return "done", {
-            "seconds": run.took,
-            **figures,
+            "seconds": run.took, **figures,
             "stages": {stage: round(spent, 1) for stage, spent in run.seconds.items()},
-            "usd": cost(run.took, self.device).usd,
-            "peak_rss_mb": round(peak_rss_mb(), 1),
-        }
+            "usd": cost(run.took, self.device).usd, "peak_rss_mb": round(peak_rss_mb(), 1),
+        }  # fmt: skip
 
     def _agreed_stop(self) -> bool:
         """Whether any of the processes was asked to stop; the same answer in all of them."""

@@ -250,6 +250,6 @@ class Sweep(Pipeline):
                 "before": before,
                 "after": after,
                 "vs_base": vs_base,
-            }
+            }  # fmt: skip
         )
         return kind, figures | {"sweep": swept}

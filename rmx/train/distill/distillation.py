@@ -214,16 +214,12 @@ class DistillLoop(TrainingLoop):
         """Greedy pass@1 of base, student and teacher on the validation problems, with every solution."""
         before, after = held_out.base, held_out.latest or held_out.base
         return {
-            "split": "validation",
-            "before": before.pass_at_1,
-            "after": after.pass_at_1,
-            "vs_base": after.against(before),
-            "teacher": self.teacher.pass_at_1,
-            "vs_teacher": after.against(self.teacher),
-            "teacher_vs_base": self.teacher.against(before),
+            "split": "validation", "before": before.pass_at_1, "after": after.pass_at_1,
+            "vs_base": after.against(before), "teacher": self.teacher.pass_at_1,
+            "vs_teacher": after.against(self.teacher), "teacher_vs_base": self.teacher.against(before),
             "gap_closed": after.gap_closed(before, self.teacher),
             "problems": {"before": before.json(), "after": after.json(), "teacher": self.teacher.json()},
-        }
+        }  # fmt: skip
 
     def nearness(self) -> Mapping[str, Any] | None:
         """Agreement with the teacher on its held-out solutions, of the base and of the student at the end."""

@@ -132,20 +132,12 @@ def dry_message(
     read = [(r, _nats(r, max_seq_len)) for r in rollouts]
     right, wrong, zero = ([h for r, h in read if _sign(r) == sign] for sign in (1, -1, 0))
     return {
-        "kind": "dry",
-        "run": run,
-        "tau": tau,
-        "k": k,
-        "rollouts": [_shown(model, r, max_seq_len) for r in shown(rollouts)],
-        "levels": list(LEVELS),
-        "gated_right": counts_above(right),
-        "gated_wrong": counts_above(wrong),
-        "gated_zero": counts_above(zero),
-        "tokens": sum(len(h) for _, h in read),
-        "of_rollouts": len(rollouts),
-        "selection": selection,
+        "kind": "dry", "run": run, "tau": tau, "k": k,
+        "rollouts": [_shown(model, r, max_seq_len) for r in shown(rollouts)], "levels": list(LEVELS),
+        "gated_right": counts_above(right), "gated_wrong": counts_above(wrong), "gated_zero": counts_above(zero),
+        "tokens": sum(len(h) for _, h in read), "of_rollouts": len(rollouts), "selection": selection,
         "estimate": estimate,
-    }
+    }  # fmt: skip
 
 
 def counts_above(entropies: Iterable[Sequence[float]], levels: Sequence[float] = LEVELS) -> list[int]:

@@ -191,12 +191,9 @@ def _official_row(rollout: Rollout, tau: float) -> dict[str, Any]:
     if positions is None:
         positions = tuple(first + i for i, h in enumerate(rollout.entropies or ()) if is_fork(h, tau))
     return _named(rollout) | {
-        "reward": float(rollout.correct),
-        "advantage": rollout.advantage,
-        "entropies": _listed(rollout.entropies),
-        "generation_pred_start": first,
-        "decision_positions": list(positions),
-    }
+        "reward": float(rollout.correct), "advantage": rollout.advantage, "entropies": _listed(rollout.entropies),
+        "generation_pred_start": first, "decision_positions": list(positions),
+    }  # fmt: skip
 
 
 class RolloutLog:

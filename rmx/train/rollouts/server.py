@@ -125,14 +125,10 @@ def ways(model: Model, config: RolloutConfig) -> list[Way]:
         exact |= {"stop": list(model.style.stops), "include_stop_str_in_output": True}
         exact["stop_token_ids"] = sorted(model.stop_ids)
     generation = {
-        "do_sample": True,
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "top_k": 0,
-        "max_new_tokens": config.max_new_tokens,
-        "eos_token_id": sorted(model.stop_ids),
+        "do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0,
+        "max_new_tokens": config.max_new_tokens, "eos_token_id": sorted(model.stop_ids),
         "pad_token_id": min(model.stop_ids, default=0),
-    }
+    }  # fmt: skip
     found = [
         Way("/completions", "ids", exact),
         Way("/completions", "ids"),
@@ -249,13 +245,10 @@ class _Asking:
         if name is not None:
             asked["model"] = name
         return {
-            **asked,
-            "max_tokens": most or room(self._model, self._config, ids),
-            "temperature": self._config.temperature,
-            "top_p": self._config.top_p,
-            "seed": int(uniform(self._seed, prompt_key(ids), gen, 0) * 2**31),
-            **way.extras,
-        }
+            **asked, "max_tokens": most or room(self._model, self._config, ids),
+            "temperature": self._config.temperature, "top_p": self._config.top_p,
+            "seed": int(uniform(self._seed, prompt_key(ids), gen, 0) * 2**31), **way.extras,
+        }  # fmt: skip
 
 
 def _refused(address: Address, name: str | None, refusals: Sequence[Refusal], listed: Sequence[str]) -> str:
