@@ -97,13 +97,9 @@ class Pipeline:
         optim, processes = self.run.job.recipe.optim, self.team.num_processes if self.team else 1
         if optim.base_figures not in DTYPES:
             return BaseFigures(0)
-        return BaseFigures(
-            0 if self.team else MEMORY,
-            self.run.folder,
-            limit=int(optim.base_disk_gb * 1e9) // processes,
-            dtype=DTYPES[optim.base_figures],
-            shared=self.team is not None,
-        )
+        memory, limit = 0 if self.team else MEMORY, int(optim.base_disk_gb * 1e9) // processes
+        dtype, shared = DTYPES[optim.base_figures], self.team is not None
+        return BaseFigures(memory, self.run.folder, limit=limit, dtype=dtype, shared=shared)
 
     def ahead(self) -> Iterator[Event]:
         """The estimate of a run that has not sampled anything; a server's rollouts cannot be estimated from here."""
@@ -193,16 +189,9 @@ class Pipeline:
         run, recipe, path = self.run, self.run.job.recipe, rollouts or self.run.folder / VALIDATION
         if not run.problems.validation:
             return None
-        return HeldOut(
-            policy,
-            run.problems.validation,
-            read_rollouts(path) if path.exists() else [],
-            tau=run.model.tau if gated.tau is None else gated.tau,
-            max_new=recipe.rollouts.max_new_tokens,
-            max_seq_len=recipe.optim.max_seq_len,
-            cancelled=run.stop,
-            team=self.team,
-        )
+        kept, tau = read_rollouts(path) if path.exists() else [], run.model.tau if gated.tau is None else gated.tau
+        limits = {"max_new": recipe.rollouts.max_new_tokens, "max_seq_len": recipe.optim.max_seq_len}
+        return HeldOut(policy, run.problems.validation, kept, tau=tau, **limits, cancelled=run.stop, team=self.team)
 
     def training(self, policy: LoraPolicy, gated: Gated, held_out: HeldOut | None) -> TrainingLoop:
         run, recipe = self.run, self.run.job.recipe

@@ -241,15 +241,7 @@ class Sweep(Pipeline):
             split, before, after, vs_base = "test", base.pass_at_1, chosen.test, chosen.test_vs_base
         elif chosen:
             split, before, after, vs_base = "validation", chosen.base, chosen.validation, chosen.vs_base
-        kind, figures = self.done(
-            {
-                "updates": sum(arm.updates for arm in self.arms.values()),
-                "adapter": ADAPTER if chosen else None,
-                "best": chosen.best if chosen else None,
-                "split": split,
-                "before": before,
-                "after": after,
-                "vs_base": vs_base,
-            }  # fmt: skip
-        )
+        updates, adapter = sum(arm.updates for arm in self.arms.values()), ADAPTER if chosen else None
+        about = {"updates": updates, "adapter": adapter, "best": chosen.best if chosen else None}
+        kind, figures = self.done(about | {"split": split, "before": before, "after": after, "vs_base": vs_base})
         return kind, figures | {"sweep": swept}

@@ -8,7 +8,7 @@ from typing import Any
 from rmx.records import Problem, Rollout
 from rmx.stats.intervals import Estimate
 from rmx.train.checks.diagnostics import Contrast, decision_items, diagnose
-from rmx.train.checks.greedy import Solutions, solve_together
+from rmx.train.checks.greedy import Solution, Solutions, solve_together
 from rmx.train.step.base_figures import BaseFigures
 from rmx.train.step.lora_policy import NAME, LoraPolicy
 from rmx.train.step.processes import Team
@@ -85,14 +85,14 @@ class HeldOut:
         tau: float,
         max_new: int,
         max_seq_len: int,
-        base: Solutions | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         team: Team | None = None,
     ) -> None:
         self.policy, self.problems, self.max_new, self.cancelled = policy, list(problems), max_new, cancelled
         self.items = decision_items(rollouts, tau, max_seq_len)
         self.figures, self.team = BaseFigures(FIGURES_BYTES), team
-        self._base, self.latest = base, base
+        self._base: Solutions | None = None
+        self.latest: Solutions | None = None
 
     @property
     def base(self) -> Solutions:
@@ -109,33 +109,24 @@ class HeldOut:
     def check(self, optimizer_step: int, epoch: float) -> Check:
         """Measure the policy as it is; at update 0 the base. The caller holds the engine's turn."""
         began, base = time.perf_counter(), self.base
-        self.latest = self._solve(NAME) if optimizer_step else base
-        return Check(
-            optimizer_step,
-            epoch,
-            self.latest.pass_at_1,
-            self.latest.against(base) if optimizer_step else None,
-            diagnose(self.policy, self.items, self.figures, self.team),
-            self.latest.truncated,
-            self.latest.unparsed,
-            time.perf_counter() - began,
-        )
+        now = self.latest = self._solve(NAME) if optimizer_step else base
+        vs_base = now.against(base) if optimizer_step else None
+        contrast = diagnose(self.policy, self.items, self.figures, self.team)
+        figures = now.pass_at_1, vs_base, contrast, now.truncated, now.unparsed, time.perf_counter() - began
+        return Check(optimizer_step, epoch, *figures)
 
     def samples(self, optimizer_step: int, limit: int = SAMPLES) -> dict[str, Any]:
         """The samples event: first those problems whose grade changed, then others, before and after."""
         after = self.latest or self.base
         rows = list(zip(self.problems, self.base.each, after.each, strict=True))
         rows.sort(key=lambda row: row[1].answer.correct == row[2].answer.correct)
-        keys = ("text", "answer", "correct")
+
+        def graded(solution: Solution) -> dict[str, Any]:
+            return {key: solution.json()[key] for key in ("text", "answer", "correct")}
+
         problems = [
-            {
-                "id": problem.id,
-                "problem": problem.problem,
-                "known": problem.answer,
-                "before": {key: value for key, value in one.json().items() if key in keys},
-                "after": {key: value for key, value in two.json().items() if key in keys},
-            }
-            for problem, one, two in rows[:limit]
+            {"id": p.id, "problem": p.problem, "known": p.answer, "before": graded(one), "after": graded(two)}
+            for p, one, two in rows[:limit]
         ]
         return {"optimizer_step": optimizer_step, "problems": problems}
 

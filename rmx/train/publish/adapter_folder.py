@@ -113,14 +113,8 @@ def push_adapter(
     made = None
     try:
         made = api.create_repo(repo, private=private, repo_type="model", exist_ok=update, token=token)
-        api.upload_folder(
-            repo_id=made.repo_id,
-            folder_path=folder,
-            repo_type="model",
-            commit_message="Adapter trained with rmx",
-            allow_patterns=list(FILES),
-            token=token,
-        )
+        about: dict[str, Any] = {"commit_message": "Adapter trained with rmx", "allow_patterns": list(FILES)}
+        api.upload_folder(repo_id=made.repo_id, folder_path=folder, repo_type="model", token=token, **about)
         return str(made)
     except FAILURES as error:
         failure = error

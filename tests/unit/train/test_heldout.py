@@ -269,9 +269,9 @@ def test_held_out_compares_with_the_base(policy, problems, rollouts):
 
 
 def test_known_base_is_not_solved_again(policy, problems):
-    base = solve(policy.model, problems[:2], None, 200)
-    held = HeldOut(policy, problems[:2], [], tau=TAU, max_new=200, max_seq_len=512, base=base)
-    assert held.base is base
+    first, held = (HeldOut(policy, problems[:2], [], tau=TAU, max_new=200, max_seq_len=512) for _ in range(2))
+    held.share(first)
+    assert held.base is first.base
     assert held.check(5, 0.1).contrast.gap is None  # without held-out rollouts there is nothing to read
 
 
