@@ -115,9 +115,6 @@ class Problems:
     validation: list[Problem]
     test: list[Problem]
 
-    def known(self) -> dict[str, Problem]:
-        return {p.id: p for p in (*self.train, *self.validation, *self.test)}
-
 
 def problems_of(job: TrainJob) -> Problems:
     """Draw the training problems by the seed, and take the first ones of the other splits.

@@ -36,10 +36,6 @@ class Draw:
     seed: int
     told: bool = True  # whether events tell of them, or only checks read them
 
-    @property
-    def wanted(self) -> int:
-        return len(self.problems) * self.config.k
-
 
 def rollouts_stage(run: Context) -> Iterator[Event]:
     """Sample what is missing of K rollouts per problem, for training and for validation."""
@@ -55,7 +51,8 @@ def rollouts_stage(run: Context) -> Iterator[Event]:
 def sample(run: Context, draws: Sequence[Draw]) -> Iterator[Event]:
     """Bring each file to `k` rollouts per problem, telling how far all of them are together."""
     there = [_there(run, draw) for draw in draws]
-    progress = StageProgress("rollouts", sum(draw.wanted for draw in draws), sum(map(len, there)))
+    wanted = sum(len(draw.problems) * draw.config.k for draw in draws)
+    progress = StageProgress("rollouts", wanted, sum(map(len, there)))
     for draw, found in zip(draws, there, strict=True):
         # The first process writes the file itself, each other one a file beside it.
         index = run.team.process_index if run.team else 0

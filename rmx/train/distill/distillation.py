@@ -96,8 +96,17 @@ class Distillation(Pipeline):
         )
         with self.timed("rollouts"):
             yield from sample(run, draws)
+        items = [*self.items(ROLLOUTS), *self.items(HELD_OUT)]
+        progress = StageProgress("teacher", len(items))
         with self.timed("teacher"):
-            yield from self._read_teacher(teacher)
+            yield progress.event()
+            with teacher.model.engine.queue.turn():
+                for item in items:
+                    self.run.check_stop()
+                    if item.rollout not in self.cache:
+                        self.cache.put(item.rollout, teacher.read(item.rollout, recipe.top_k))
+                    yield from progress.advance()
+            yield progress.event()
             found = solved(run, run.problems.validation, teacher.adapter)
             run.write(TEACHER, {"solutions": found.json()})
         self._checkpoint = None
@@ -111,18 +120,6 @@ class Distillation(Pipeline):
         found = self._checkpoint or load(self.job.teacher or "", self.job.device, self.job.dtype)
         common = min(self.base.engine.vocab_size, found.engine.vocab_size)
         return Teacher(ask_alike(found, self.base), None, common)
-
-    def _read_teacher(self, teacher: Teacher) -> Iterator[Event]:
-        items = [*self.items(ROLLOUTS), *self.items(HELD_OUT)]
-        progress = StageProgress("teacher", len(items))
-        yield progress.event()
-        with teacher.model.engine.queue.turn():
-            for item in items:
-                self.run.check_stop()
-                if item.rollout not in self.cache:
-                    self.cache.put(item.rollout, teacher.read(item.rollout, self.job.recipe.top_k))
-                yield from progress.advance()
-        yield progress.event()
 
     def rollouts(self, name: str) -> list[Rollout]:
         """The solutions in a file, in the order of the problems, however they came to be finished."""

@@ -161,7 +161,7 @@ def provenance(
         gate=figures_of(last.get("gate")),
         head=figures_of(last.get("head")),
         histogram=tuple(last.get("rollouts", last.get("selection", {})).get("histogram", ())),
-        checks=(*_chosen_on(last), *_final_check(finished)),
+        checks=_checks(last, finished),
         notes=tuple(last[kind]["message"] for kind in ("guard", "early") if kind in last),
         updates=finished.get("updates"),
         seconds=finished.get("seconds"),
@@ -169,19 +169,15 @@ def provenance(
     )
 
 
-def _chosen_on(last: Mapping[str, Mapping[str, Any]]) -> tuple[PassRates, ...]:
-    """What the validation split said of the checkpoint that was kept."""
+def _checks(last: Mapping[str, Mapping[str, Any]], done: Mapping[str, Any]) -> tuple[PassRates, ...]:
+    """What the validation split said of the checkpoint that was kept, and what was measured once at the end."""
+    found = []
     best, before = last.get("best check", {}), last.get("check of the base", {}).get("pass@1")
-    if before is None or best.get("optimizer_step") == 0 or best.get("pass@1") is None:
-        return ()
-    return (PassRates("validation", before, best["pass@1"], best.get("vs_base")),)
-
-
-def _final_check(done: Mapping[str, Any]) -> tuple[PassRates, ...]:
-    """What was measured once, after the training."""
-    if done.get("before") is None or done.get("after") is None:
-        return ()
-    return (PassRates(done.get("split", "test"), done["before"], done["after"], done.get("vs_base")),)
+    if before is not None and best.get("optimizer_step") != 0 and best.get("pass@1") is not None:
+        found.append(PassRates("validation", before, best["pass@1"], best.get("vs_base")))
+    if done.get("before") is not None and done.get("after") is not None:
+        found.append(PassRates(done.get("split", "test"), done["before"], done["after"], done.get("vs_base")))
+    return tuple(found)
 
 
 def figures_of(event: Mapping[str, Any] | None) -> dict[str, Any] | None:
