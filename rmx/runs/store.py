@@ -40,8 +40,6 @@ EVERY = 1.0  # seconds between two looks at the queue
 GONE = ".removed-"  # begins the names of folders that are being deleted
 log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-
-
 SliceStarter = Callable[[RunFolder, bool], object]  # starts a run in slices; of a dry run where the flag is set
 
 
@@ -49,9 +47,7 @@ class RunStore:
     """The runs in `root`. Any number of stores, in any number of processes, may look at the same folder.
 
     Args:
-        program: what runs are started with; it is given the words that follow `rmx` on a command line.
-        private: ids are long, and knowing one is the permission to look: lists hold only what belongs to who asks, and
-            runs that nobody owns.
+        private: ids are long, and knowing one is the permission to look: lists hold what who asks or nobody owns.
         slicer: what starts the runs of a model in slices of a lent GPU; None where they get a process of their own.
     """
 
@@ -84,9 +80,9 @@ class RunStore:
     def get(self, name: str) -> RunFolder:
         """The run of this id, or of the only id that begins so."""
         if isinstance(name, str) and _ID.fullmatch(name):
-            exact = self.root / name
-            others = [] if self.private else self._paths()  # whose ids may be named by their beginnings
-            found = [exact] if _is_run(exact) else [p for p in others if p.name.startswith(name)]
+            found = [self.root / name]
+            if not _is_run(found[0]):
+                found = [] if self.private else [p for p in self._paths() if p.name.startswith(name)]
             if len(found) == 1:
                 return RunFolder(found[0])
             if found:

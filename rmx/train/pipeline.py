@@ -75,11 +75,7 @@ class Pipeline:
 
     def events(self) -> Iterator[Event]:
         """All stages, in order; ends with Stopped where it was asked to stop."""
-        yield from self.ahead()
-        rollouts = yield from self.selected()
-        policy = self.policy()
-        if policy.products is not None:
-            yield "head", policy.products.json()
+        policy, rollouts = yield from self.prepared()
         with self.timed("gate"):
             gated = yield from self._gate(policy, rollouts)
         if self.dry:
@@ -109,8 +105,9 @@ class Pipeline:
         usual, speeds = usual_length(run.folder, self.config), self._speeds(run.problems.train)
         yield "estimate", ahead_figures(estimate_ahead(run.job, run.problems, speeds, usual), speeds, usual)
 
-    def selected(self) -> Generator[Event, None, list[Rollout]]:
-        """Sample and select: the rollouts that teach."""
+    def prepared(self) -> Generator[Event, None, tuple[LoraPolicy, list[Rollout]]]:
+        """Estimate, sample and select: the policy and the rollouts that teach it."""
+        yield from self.ahead()
         if self.run.main:
             self.run.write(STYLE, self.run.model.style.json())
         with self.timed("rollouts"):
@@ -118,7 +115,10 @@ class Pipeline:
         with self.timed("selection"):
             rollouts, told = selection_stage(self.run)
             yield told
-        return rollouts
+        policy = self.policy()
+        if policy.products is not None:
+            yield "head", policy.products.json()
+        return policy, rollouts
 
     def policy(self) -> LoraPolicy:
         recipe, init = self.run.job.recipe, self.run.job.init_adapter

@@ -101,11 +101,7 @@ class Sweep(Pipeline):
 
     def events(self) -> Iterator[Event]:
         """All stages, in order, as `Pipeline.events`; what belongs to one threshold carries its `tau`."""
-        yield from self.ahead()
-        rollouts = yield from self.selected()
-        policy = self.policy()
-        if policy.products is not None:
-            yield "head", policy.products.json()
+        policy, rollouts = yield from self.prepared()
         if len(self.arms) < len(self.job.taus):
             with self.timed("gate"):
                 rollouts = yield from self.scored(policy, rollouts)
