@@ -138,17 +138,11 @@ class Sweep(Pipeline):
                 yield kind, (self._overall(nth, told) if kind == "stage" else told) | {"tau": tau}
         best, first = best_of(training.checks), next((c for c in training.checks if c.optimizer_step == 0), None)
         arm = SweptTau(
-            tau=tau,
-            gated=figures["gated"],
-            tokens=figures["tokens"],
-            best=training.best,
-            base=first.pass_at_1 if first else None,
-            validation=best.pass_at_1 if best else None,
-            vs_base=best.vs_base if best else None,
-            updates=training.trainer.updates,
-            seconds=part.run.seconds["training"],
-            note=note,
-        )
+            tau=tau, gated=figures["gated"], tokens=figures["tokens"], best=training.best,
+            base=first.pass_at_1 if first else None, validation=best.pass_at_1 if best else None,
+            vs_base=best.vs_base if best else None, updates=training.trainer.updates,
+            seconds=part.run.seconds["training"], note=note,
+        )  # fmt: skip
         self._finish(arm, place / ADAPTER)
         self._keep(arm)
         yield "tau", arm.json() | {"nth": len(self.arms), "of": len(self.job.taus)}

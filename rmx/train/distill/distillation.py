@@ -75,13 +75,10 @@ class Distillation(Pipeline):
         if policy.products is not None:
             yield "head", policy.products.json()
         training = DistillLoop(
-            self.run,
-            trainer=Distiller(policy, self.items(ROLLOUTS), self.cache, self.job.recipe),
-            held_out=self.held_out(policy, Gated(None, [])),
-            stop=self.run.stop,
-            held_items=self.items(HELD_OUT),
+            self.run, trainer=Distiller(policy, self.items(ROLLOUTS), self.cache, self.job.recipe),
+            held_out=self.held_out(policy, Gated(None, [])), stop=self.run.stop, held_items=self.items(HELD_OUT),
             teacher=Solutions.from_json((self.run.read(TEACHER) or {"solutions": []})["solutions"]),
-        )
+        )  # fmt: skip
         with self.timed("training"):
             yield from training.events()
         yield self._finished(training)
@@ -140,22 +137,15 @@ class Distillation(Pipeline):
         tokens, checked = sum(r.completion_length for r in rollouts), figures["after"] is not None
         held = PassRates("validation", found.get("before", {}), found.get("after", {}), figures["vs_base"])
         story = Provenance(
-            kind="distill",
-            run=self.config.get("id", ""),
-            base=base_of(self.base),
-            recipe=job.recipe.flat() | {"alpha": job.recipe.adapter.alpha},
-            departures=job.recipe.departures(),
-            problem_set=set_label(job.set_name),
-            teacher=spec_label(job.teacher_name),
+            kind="distill", run=self.config.get("id", ""), base=base_of(self.base),
+            recipe=job.recipe.flat() | {"alpha": job.recipe.adapter.alpha}, departures=job.recipe.departures(),
+            problem_set=set_label(job.set_name), teacher=spec_label(job.teacher_name),
             teacher_figures={key: figures[key] for key in OF_TEACHER if figures[key]} if checked else None,
-            head=products.json() if products else None,
-            checks=(held,) if checked else (),
-            agreement=training.nearness(),
-            updates=training.trainer.updates,
-            seconds=self.run.took,
+            head=products.json() if products else None, checks=(held,) if checked else (),
+            agreement=training.nearness(), updates=training.trainer.updates, seconds=self.run.took,
             versions=self.config.get("versions"),
             data={"rollouts": len(rollouts), "tokens": tokens, "right": sum(r.correct for r in rollouts)},
-        )
+        )  # fmt: skip
         finish_adapter(self.run.folder / ADAPTER, story, training.folder / str(chosen(training)))
         about = {"updates": training.trainer.updates, "tokens": tokens, "adapter": ADAPTER, "best": None}
         return self.done(about | {"split": "validation", **figures, "agreement": story.agreement})

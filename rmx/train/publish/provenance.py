@@ -150,23 +150,14 @@ def provenance(
     finished = done or last.get("done", {})
     recipe = Recipe.from_json(config["recipe"])
     return Provenance(
-        kind="train",
-        run=config["id"],
-        base=base,
-        recipe=recipe.flat(),
-        departures=recipe.departures(),
-        problem_set=set_label(config.get("set")),
-        started_from=spec_label(config.get("adapter")),
-        data=figures_of(last.get("selection")),
-        gate=figures_of(last.get("gate")),
-        head=figures_of(last.get("head")),
+        kind="train", run=config["id"], base=base, recipe=recipe.flat(), departures=recipe.departures(),
+        problem_set=set_label(config.get("set")), started_from=spec_label(config.get("adapter")),
+        data=figures_of(last.get("selection")), gate=figures_of(last.get("gate")), head=figures_of(last.get("head")),
         histogram=tuple(last.get("rollouts", last.get("selection", {})).get("histogram", ())),
         checks=_checks(last, finished),
         notes=tuple(last[kind]["message"] for kind in ("guard", "early") if kind in last),
-        updates=finished.get("updates"),
-        seconds=finished.get("seconds"),
-        versions=config.get("versions"),
-    )
+        updates=finished.get("updates"), seconds=finished.get("seconds"), versions=config.get("versions"),
+    )  # fmt: skip
 
 
 def _checks(last: Mapping[str, Mapping[str, Any]], done: Mapping[str, Any]) -> tuple[PassRates, ...]:

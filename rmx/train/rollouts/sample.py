@@ -71,12 +71,7 @@ def graded(
     """A completion with its answer. Without a known answer nothing counts as right, nor does what was cut off."""
     answer = model.grade(prompt_ids, ids, problem.answer, cut=stop in CUT)
     return Rollout(
-        problem_id=problem.id,
-        gen_index=gen_index,
-        input_ids=(*prompt_ids, *ids),
-        prompt_length=len(prompt_ids),
-        correct=bool(answer.correct),
-        answer=answer.text,
-        stop=stop,
+        problem_id=problem.id, gen_index=gen_index, input_ids=(*prompt_ids, *ids), prompt_length=len(prompt_ids),
+        correct=bool(answer.correct), answer=answer.text, stop=stop,
         entropies=None if entropies is None else tuple(entropies),
-    )
+    )  # fmt: skip

@@ -55,18 +55,10 @@ def make_batch(items: Sequence[Item], loss: LossConfig, device: torch.device) ->
     pulls = torch.tensor([item.pull for item in items], device=device)
     weights = torch.tensor([item.weight for item in items], device=device)
     return Batch(
-        items=tuple(items),
-        ids=ids.to(device),
-        row=row,
-        pred_pos=pred_pos,
-        places=tuple(places),
-        target=target,
-        pull=pulls[row],
-        weight=weights[row],
-        decision=chosen.bool(),
-        anchors=sum(anchors(item, loss.kl_on) for item in items),
-        valid=sum(item.positions for item in items),
-    )
+        items=tuple(items), ids=ids.to(device), row=row, pred_pos=pred_pos, places=tuple(places), target=target,
+        pull=pulls[row], weight=weights[row], decision=chosen.bool(),
+        anchors=sum(anchors(item, loss.kl_on) for item in items), valid=sum(item.positions for item in items),
+    )  # fmt: skip
 
 
 def anchor_start(item: Item, kl_on: KlOn) -> int:

@@ -177,12 +177,9 @@ def _new_config(model: Model, adapter: AdapterConfig) -> LoraConfig:
     if missing := [t for t in adapter.targets if t.rpartition(".")[2] not in names]:
         raise TrainError(f"{model.spec} has no layers called {', '.join(missing)}. Name others with --targets.")
     return LoraConfig(
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=list(adapter.targets),
+        r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=adapter.dropout, target_modules=list(adapter.targets),
         task_type="CAUSAL_LM",
-    )
+    )  # fmt: skip
 
 
 def _saved(model: Model, folder: Path) -> SavedAdapter:

@@ -185,17 +185,10 @@ class Trainer:
         decision_loss, kl_loss = decision / (masses[0] or 1.0), anchor / (masses[1] or 1.0)
         done = now.update + (nth + 1 == len(now.batches))
         return MicroStep(
-            step=now.first_step + nth + 1,
-            optimizer_step=done,
-            epoch=now.epoch + 1,
-            loss=decision_loss + loss_config.kl_weight * kl_loss,
-            decision_loss=decision_loss,
-            kl_loss=kl_loss,
-            nondecision_tokens=batch.anchors,
-            valid_tokens=batch.valid,
-            lr=lr_at(done, self.of, optim),
-            **_seen(seen),
-        )
+            step=now.first_step + nth + 1, optimizer_step=done, epoch=now.epoch + 1,
+            loss=decision_loss + loss_config.kl_weight * kl_loss, decision_loss=decision_loss, kl_loss=kl_loss,
+            nondecision_tokens=batch.anchors, valid_tokens=batch.valid, lr=lr_at(done, self.of, optim), **_seen(seen),
+        )  # fmt: skip
 
     def _add_gradient(self, now: Window, nth: int, batch: Batch) -> tuple[float, float, Tensor]:
         """Forward and backward; returns the sums of the two terms, and those of the log."""
