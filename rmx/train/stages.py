@@ -5,15 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rmx.errors import Stopped, TrainError, first_line
 from rmx.models.load import Model
 from rmx.recipes.job import Problems, TrainJob
 from rmx.storage.safe_files import disk, write_json
-
-if TYPE_CHECKING:
-    from rmx.train.step.processes import Team
+from rmx.train.step.processes import Team
 
 Event = tuple[str, dict[str, Any]]  # kind and figures
 INTERVAL = 0.5  # seconds between two progress events of a stage
@@ -29,7 +27,7 @@ class Context:
     problems: Problems
     stop: Callable[[], bool]
     seconds: dict[str, float] = field(default_factory=dict)  # of each stage, over all starts of this run
-    team: "Team | None" = None  # of several processes
+    team: Team | None = None  # of several processes
     teacher: str | None = None  # of a distillation: whose solutions are sampled; None: the base's
     adapter: str | None = None  # the teacher, where it is an adapter of `model`
 

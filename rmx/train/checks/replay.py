@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rmx.engine.batch import PaddedBatch
 from rmx.engine.entropy import capture
 from rmx.models.load import Model
+from rmx.train.step.scoring import teacher_forced
 
 SHOWN = 5
 WATCHED = 6  # forks where nothing is pinned
@@ -86,20 +86,8 @@ def default_forks(
         if len(forks) >= limit:
             break
         if one.ids:
-            entropies = _entropies(model, one)
+            entropies = teacher_forced(model, [*one.prompt_ids, *one.ids], len(one.prompt_ids))
             places = entropies.topk(min(per_problem, limit - len(forks), len(entropies))).indices.tolist()
             key, prompt, ids, known = one.problem_id, one.prompt_ids, one.ids, one.known
             forks += [Fork(f"{key}@{at}", prompt, ids[:at], ids[at], known) for at in sorted(places)]
     return forks
-
-
-def _entropies(model: Model, one: BaseSolution) -> Tensor:
-    """(T,) nats of the base, one per completion token."""
-    read: list[Tensor] = []
-    with model.engine.using(None):
-        model.engine.open(
-            [*one.prompt_ids, *one.ids[:-1]],
-            read_from=len(one.prompt_ids) - 1,
-            on_read=lambda _, logits: read.append(capture(logits, 1).entropy.cpu()),
-        )
-    return torch.cat(read)

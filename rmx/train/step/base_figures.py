@@ -10,16 +10,14 @@ import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rmx.storage.safe_files import disk
-
-if TYPE_CHECKING:
-    from rmx.train.step.processes import Team
+from rmx.train.step.processes import Team
 
 MEMORY = 512 << 20  # bytes of figures kept in memory unless told otherwise
 SPARE_DISK = 1 << 30  # bytes that a file of figures leaves free
@@ -108,7 +106,7 @@ class BaseFigures:
         numbers = block[:, -width:].contiguous().view(torch.float32)
         return BaseTokens(block[:, :-width].float(), numbers[:, 0], numbers[:, 1])
 
-    def share(self, team: "Team") -> None:
+    def share(self, team: Team) -> None:
         """Let every process read what all of them have filed; all call this at once."""
         name = None if self._file is None else self._file.name
         told = team.collected([(team.process_index, name, self._filed)], lambda one: one[0])

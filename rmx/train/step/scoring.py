@@ -1,6 +1,6 @@
 """The scoring pass: teacher-forced entropies of the frozen base, and whatever else training needs of it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -33,20 +33,20 @@ def score(
                 base_block(policy, prompt_key(rollout), figures)
             entropies = _fill(policy, own_key(rollout), figures, wanted=rollout.entropies is None)
         else:
-            entropies = None if rollout.entropies is not None else teacher_forced(model, rollout)
+            missing = rollout.entropies is None
+            entropies = teacher_forced(model, rollout.input_ids, rollout.prompt_length) if missing else None
         yield rollout if entropies is None else replace(rollout, entropies=tuple(entropies.tolist()))
 
 
-def teacher_forced(model: Model, rollout: Rollout) -> Tensor:
-    """(completion_length,) nats: entropies of the base, from the logits of one pass over the rollout."""
+def teacher_forced(model: Model, ids: Sequence[int], prompt_length: int) -> Tensor:
+    """(completion_length,) nats: entropies of the base, from the logits of one pass over prompt and completion."""
     found: list[Tensor] = []
-    engine = model.engine
 
     def note(_first: int, logits: Tensor) -> None:
         found.append(capture(logits, 1).entropy)
 
-    with engine.using(None):
-        engine.open(rollout.input_ids[:-1], reuse=False, read_from=rollout.prompt_length - 1, on_read=note)
+    with model.engine.using(None):
+        model.engine.open(ids[:-1], reuse=False, read_from=prompt_length - 1, on_read=note)
     return torch.cat(found).cpu()
 
 
