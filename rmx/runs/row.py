@@ -40,22 +40,14 @@ def costs(folders: Iterable[RunFolder], device: str, root: Path | None = None) -
     """Everything about money: the table, the rate of this machine (`device`), each run, the sum, the paper's table."""
     rates = load_rates(root)
     here, runs = rates.of(device), [cost for folder in folders if (cost := run_cost(folder, rates))]
-    known = [run["usd"] for run in runs if run["usd"] is not None]
+    known = [run["usd"] for run in runs if run["usd"] is not None]  # of runs on machines with a rate
+    usd, seconds = math.fsum(known) if known else None, math.fsum(run["seconds"] for run in runs)
     return {
         "rates": [rate.json() for rate in rates.rates],
         "override": rates.override,
-        "machine": {
-            "device": device,
-            "rate": here.json() if here else None,
-            "sentence": rates.cost(0, device).sentence,
-        },
+        "machine": {"device": device, "rate": here and here.json(), "sentence": rates.cost(0, device).sentence},
         "runs": runs,
-        "sum": {
-            "usd": math.fsum(known) if known else None,  # None: nothing is known
-            "seconds": math.fsum(run["seconds"] for run in runs),
-            "runs": len(runs),
-            "without": len(runs) - len(known),  # runs on machines without a rate
-        },
+        "sum": {"usd": usd, "seconds": seconds, "runs": len(runs), "without": len(runs) - len(known)},
         "paper": paper_costs(),
     }
 
@@ -105,21 +97,19 @@ def _row(folder: RunFolder, rates: Rates) -> dict[str, Any]:
     config, status, summary = folder.config, folder.status, folder.summary
     kind = DistillRecipe if config.get("kind") == "distill" else Recipe
     departures = kind.from_json(config["recipe"]).departures()
-    done, minutes = summary.get("done", {}), _minutes(folder, status, summary.get("done", {}))
+    done = summary.get("done", {})
+    minutes = _minutes(folder, status, done)
     return EMPTY | {
         "id": folder.id,
         "kind": config.get("kind", "train"),
         "model": str(config["model"]),
-        "set": config.get("set"),
-        "preset": config.get("preset"),
         "state": str(status["state"]),
         **{name: status.get(name) for name in ("stage", "at", "of", "left", "message", "ahead")},
         **_gate(summary),
-        "taus": config.get("taus"),
+        **{name: config.get(name) for name in ("set", "preset", "taus", "owner")},
         **_before_after(summary),
         "minutes": minutes,
         "usd": dollars(folder.path, None if minutes is None else 60 * minutes, done.get("usd"), rates),
-        "owner": config.get("owner"),
         "created": float(config.get("created") or 0.0),
         "note": str(config.get("note") or ""),
         "differs": {name: ours for name, (_, ours) in departures.items()},

@@ -215,16 +215,12 @@ def work_ahead(
     held = validation * max(2, check.validation_k) if check.validation_k else 0
     padding = 1.0 if recipe.optim.micro_batch == 1 else 1.15
     return Work(
-        completions=problems * config.k + held,
-        length=length,
-        read=read,
+        completions=problems * config.k + held, length=length, read=read,
         trained=kept * sequence * (padding * _epochs(kept.value, recipe.optim)),
         longest=speeds.prompt + min(length.high, config.max_new_tokens),
         checks=1 + len(checkpoint_steps(max(1, round(kept.value)), recipe)) if validation else 0,
-        validation=validation,
-        validation_rollouts=held,
-        test=test,
-    )
+        validation=validation, validation_rollouts=held, test=test,
+    )  # fmt: skip
 
 
 def _epochs(items: float, optim: OptimConfig) -> float:
@@ -240,17 +236,15 @@ def work_left(
     lengths = [min(len(r.input_ids), recipe.optim.max_seq_len) for r in rollouts]
     prompts, optim = {r.problem_id: r.prompt_length for r in rollouts}, recipe.optim
     mean = sum(r.completion_length for r in rollouts) / max(1, len(rollouts))
+    # The length of greedy solutions of other problems, with no tail cut off, lies near the mean.
     return Work(
-        completions=0,
-        length=Span(mean, 0.9 * mean, 1.2 * mean),  # greedy solutions of other problems, with no tail cut off
+        completions=0, length=Span(mean, 0.9 * mean, 1.2 * mean),
         read=exactly(float(sum(lengths) + sum(prompts.values()))),
         trained=exactly(padded_tokens(lengths, optim, recipe.seed) * _epochs(len(rollouts), optim)),
         longest=float(max(lengths, default=0)),
-        checks=1 + len(checkpoint_steps(max(1, len(rollouts)), recipe)) if validation else 0,
-        validation=validation,
-        validation_rollouts=validation_rollouts,
-        test=test,
-    )
+        checks=1 + len(checkpoint_steps(max(1, len(rollouts)), recipe)) if validation else 0, validation=validation,
+        validation_rollouts=validation_rollouts, test=test,
+    )  # fmt: skip
 
 
 def padded_tokens(lengths: Sequence[int], optim: OptimConfig, seed: int) -> int:

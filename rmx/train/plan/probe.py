@@ -75,19 +75,12 @@ def probe(
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     weights = list(_network(model).parameters())
     return Speeds(
-        device=device_name(engine.device),
-        rows=ROWS,
-        decode_step=step,
-        read_token=read,
-        train_token=train,
+        device=device_name(engine.device), rows=ROWS, decode_step=step, read_token=read, train_token=train,
         weights=sum(w.nbytes for w in weights),
         kv_token=2 * config.num_hidden_layers * heads * width * weights[0].element_size(),
-        saved_token=saved[-1] // (len(text) * rows),
-        hidden=config.hidden_size,
-        prompt=sum(map(len, prompts)) / len(prompts),
-        lengths=lengths,
-        kv_most=room_of_rows(engine),
-    )
+        saved_token=saved[-1] // (len(text) * rows), hidden=config.hidden_size,
+        prompt=sum(map(len, prompts)) / len(prompts), lengths=lengths, kv_most=room_of_rows(engine),
+    )  # fmt: skip
 
 
 def device_name(device: torch.device) -> str:

@@ -68,21 +68,14 @@ def select(rollouts: Sequence[Rollout], config: SelectionConfig) -> Selection:
             f"The longest rollouts were trimmed, and no problem has both right and wrong ones left. "
             f"Raise trim above {config.trim:g} (1 keeps all), or sample more rollouts per problem (k)."
         )
-    return Selection(
-        rollouts=tuple(with_advantages([r for name in kept for r in left.get(name, ())])),
-        problems=len(groups),
-        sampled=len(rollouts),
-        kept=len(kept),
-        trimmed=len(pooled) - len(short),
-        out={
-            "all_right": sum(rights[name] == len(group) for name, group in groups.items()),
-            "all_wrong": sum(right == 0 for right in rights.values()),
-            "further_from_half": len(mixed) - len(kept),
-        },
-        alike=alike,
-        histogram=histogram,
-        kept_histogram=pass_histogram(pooled, len(histogram) - 1),
-    )
+    out = {
+        "all_right": sum(rights[name] == len(group) for name, group in groups.items()),
+        "all_wrong": sum(right == 0 for right in rights.values()),
+        "further_from_half": len(mixed) - len(kept),
+    }
+    teach = with_advantages([r for name in kept for r in left.get(name, ())])
+    counts = len(groups), len(rollouts), len(kept), len(pooled) - len(short)
+    return Selection(tuple(teach), *counts, out, alike, histogram, pass_histogram(pooled, len(histogram) - 1))
 
 
 def shortest(rollouts: Sequence[Rollout], share: float) -> list[Rollout]:
