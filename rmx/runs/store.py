@@ -252,7 +252,6 @@ def _is_run(path: Path) -> bool:
 
 
 def _stamp(path: Path) -> float:
-    """When a run was made; 0 where that cannot be read."""
     try:
         created = RunFolder(path).config.get("created")
     except TrainError:

@@ -92,7 +92,6 @@ def _source(run: Context, draw: Draw, found: Sequence[Rollout], report: Report) 
 
 
 def _count(run: Context, progress: StageProgress, more: int) -> None:
-    """Progress by what all processes have sampled."""
     progress.at = progress.first + run.team.count("rollouts", more) if run.team else progress.at + more
 
 

@@ -126,7 +126,6 @@ class Pipeline:
         return make_policy(self.run.model, *asked)
 
     def _gate(self, policy: LoraPolicy, rollouts: list[Rollout]) -> Generator[Event, None, Gated]:
-        """Score what has no entropies yet, and gate."""
         rollouts = yield from self.scored(policy, rollouts)
         gated = gate_stage(self.run, rollouts)
         figures = gated.figures(self.run.job.recipe.gate.gate)

@@ -156,7 +156,6 @@ class Sweep(Pipeline):
         return whole | {"left": None if self._pace is None else round(self._pace * (whole["of"] - whole["at"]), 1)}
 
     def _test(self) -> Iterator[Event]:
-        """The base once, and the best checkpoint of each threshold, on the test problems."""
         run, arms = self.run, [self.arms[tau] for tau in self.job.taus if self.arms[tau].best]
         problems = run.problems.test
         if not problems:

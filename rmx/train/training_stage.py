@@ -121,7 +121,6 @@ class TrainingLoop:
         yield "samples", self.held_out.samples(step)
 
     def _keep(self, row: dict[str, Any]) -> None:
-        """Add a check to `checks.json`, unless a stop broke it off."""
         self.run.check_stop()
         self.rows.append(row)
         if self.run.main:

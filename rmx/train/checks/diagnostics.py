@@ -91,7 +91,6 @@ def _sums(policy: LoraPolicy, group: Sequence[Item], figures: BaseFigures) -> tu
 
 
 def _groups(items: Sequence[Item], room: int) -> Iterator[list[Item]]:
-    """Neighbours whose padded tokens fit into `room`; a longer item goes alone."""
     group: list[Item] = []
     for item in items:
         width = max(len(i.rollout.input_ids) for i in (*group, item))

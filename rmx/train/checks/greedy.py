@@ -151,7 +151,6 @@ class _GreedyRow:
 
 
 def _decode(model: Model, rows: Sequence[_GreedyRow], max_new: int, cancelled: Callable[[], bool]) -> None:
-    """Complete rows as one batch; a finished row leaves it at once."""
     batch, live = PaddedBatch(model.engine, [row.prompt for row in rows]), list(rows)
     for step in range(min(max_new, batch.room)):
         chosen = batch.logits.argmax(-1)

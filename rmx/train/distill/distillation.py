@@ -130,7 +130,6 @@ class Distillation(Pipeline):
         return lessons(self.rollouts(name), self.job.recipe.max_seq_len)
 
     def _finished(self, training: "DistillLoop") -> Event:
-        """Write the adapter with its card, and tell that the run is done."""
         found = self.run.read(EVALUATION) or {}
         figures = {key: found.get(key) for key in ("before", "after", "vs_base", *OF_TEACHER)}
         rollouts, job, products = self.rollouts(ROLLOUTS), self.job, training.trainer.policy.products
@@ -198,7 +197,6 @@ class DistillLoop(TrainingLoop):
         return iter(())
 
     def _evaluation(self, held_out: HeldOut) -> dict[str, Any]:
-        """Greedy pass@1 of base, student and teacher on the validation problems, with every solution."""
         before, after = held_out.base, held_out.latest or held_out.base
         return {
             "split": "validation", "before": before.pass_at_1, "after": after.pass_at_1,

@@ -224,7 +224,6 @@ def work_ahead(
 
 
 def _epochs(items: float, optim: OptimConfig) -> float:
-    """Passes over the rollouts, fewer than `epochs` where `max_steps` ends them."""
     whole = total_updates(max(1, round(items)), optim)
     return optim.epochs * min(1.0, (optim.max_steps or whole) / whole)
 

@@ -57,7 +57,6 @@ def adapter_card(story: Provenance, parameters: int | None = None) -> str:
 
 
 def _with_n(value: str, bounds: str, scale: float) -> Callable[[Estimate], str]:
-    """How figures of one kind are written: with their intervals and n."""
 
     def write(found: Estimate) -> str:
         if found["value"] is None:

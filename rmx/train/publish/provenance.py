@@ -109,7 +109,6 @@ def base_of(model: Model) -> BaseFacts:
 
 
 def _own_licence(folder: Path) -> str | None:
-    """The licence that a model folder's own card names."""
     from huggingface_hub import metadata_load
 
     try:

@@ -24,7 +24,6 @@ def to_row(rollout: Rollout) -> dict[str, Any]:
 
 
 def _named(rollout: Rollout) -> dict[str, Any]:
-    """What our lines and the official rows begin with."""
     names = ("problem_id", "gen_index", "input_ids", "prompt_length", "completion_length", "correct")
     return {name: _listed(getattr(rollout, name)) for name in names}
 
@@ -240,7 +239,6 @@ class RolloutLog:
         self._meta.unlink(missing_ok=True)
 
     def _check_settings(self) -> None:
-        """Write the settings before the first rollout; later compare."""
         if not self._meta.exists():
             if self.path.exists() and self.path.stat().st_size:
                 raise TrainError(

@@ -123,7 +123,6 @@ def tau_of_share(rollouts: Sequence[Rollout], share: float) -> float:
 
 
 def _by_problem(rollouts: Iterable[Rollout]) -> dict[str, list[Rollout]]:
-    """Problems and their rollouts, both in the order of their names."""
     groups: dict[str, list[Rollout]] = defaultdict(list)
     for rollout in sorted(rollouts, key=_name):
         groups[rollout.problem_id].append(rollout)

@@ -206,7 +206,6 @@ class _Asking:
         raise misread or TrainError(_refused(self._address, self._names(listed)[0], refusals, listed))
 
     async def _listed(self) -> list[str]:
-        """The models that the server says it has; none where it does not say."""
         try:
             found = await self._line.ask("GET", "/models", first=True)
         except Refusal:

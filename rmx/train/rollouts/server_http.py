@@ -149,7 +149,6 @@ class Line:
 
 
 def _asked_pause(headers: httpx.Headers) -> float | None:
-    """Seconds that the server asks us to wait, within reason."""
     try:
         return min(max(float(headers.get("retry-after", "")), 0.0), LONGEST_PAUSE)
     except ValueError:
@@ -157,7 +156,6 @@ def _asked_pause(headers: httpx.Headers) -> float | None:
 
 
 def _said(content: bytes) -> str:
-    """What a refusal says, in one line."""
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):

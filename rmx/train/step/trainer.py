@@ -153,7 +153,6 @@ class Trainer:
         return {"update": self.updates, "of": self.of, "items": len(self.items), "seed": self.recipe.seed}
 
     def _next_window(self) -> Window:
-        """The micro-batches of the next update, with gradients of 0."""
         for p in self.params.values():
             p.grad = torch.zeros_like(p)
         return window(self.items, self.recipe.optim, self.recipe.seed, self.updates)
@@ -175,7 +174,6 @@ class Trainer:
         return checkpoint.seeded(self.recipe.seed, step, self.policy.device)
 
     def _micro_step(self, now: Window, nth: int) -> MicroStep:
-        """One micro-batch, its gradient added to the window's."""
         loss_config, optim, items = self.recipe.loss, self.recipe.optim, now.batches[nth]
         batch = make_batch(items, loss_config, self.policy.device)
         masses = mass(items, loss_config)
