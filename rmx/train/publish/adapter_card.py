@@ -32,12 +32,7 @@ def adapter_card(story: Provenance, parameters: int | None = None) -> str:
     recipe, data, ours = story.recipe, story.data or {}, _OURS[story.kind]
     left_out = {reason.replace("_", " "): n for reason, n in (data.get("out") or {}).items() if n}
     return render(
-        "adapter_card.md",
-        story=story,
-        base=story.base,
-        recipe=recipe,
-        parameters=parameters,
-        front=_front(story),
+        "adapter_card.md", story=story, base=story.base, recipe=recipe, parameters=parameters, front=_front(story),
         right_only=recipe.get("positive_only") or recipe.get("objective") == "correct_sft",
         teacher=story.teacher_figures,
         chosen_on_validation=story.kind == "train" and any(held.split == "validation" for held in story.checks),
@@ -45,15 +40,12 @@ def adapter_card(story: Provenance, parameters: int | None = None) -> str:
         set=SETS.get((story.problem_set or "").partition(":")[0]),
         left_out=", ".join(f"{n} {reason}" for reason, n in left_out.items()),
         histogram=[(right, problems) for right, problems in enumerate(story.histogram) if problems],
-        differing=len(story.departures.keys() - ours),
-        stated=len(recipe.keys() - ours),
-        rows=[_recipe_row(story, name) for name in recipe],
-        snippet=snippet(story.base),
-        versions=sorted((story.versions or {}).items()),
-        percent=_with_n("{:.1f} %", " ({:.1f} to {:.1f})", 100),
+        differing=len(story.departures.keys() - ours), stated=len(recipe.keys() - ours),
+        rows=[_recipe_row(story, name) for name in recipe], snippet=snippet(story.base),
+        versions=sorted((story.versions or {}).items()), percent=_with_n("{:.1f} %", " ({:.1f} to {:.1f})", 100),
         points=_with_n("{:+.1f} points", " ({:+.1f} to {:+.1f})", 100),
         nats=_with_n("{:.4f}", " ({:.4f} to {:.4f})", 1),
-    )
+    )  # fmt: skip
 
 
 def _with_n(value: str, bounds: str, scale: float) -> Callable[[Estimate], str]:

@@ -158,9 +158,8 @@ def _lines(data: bytes, name: str) -> Iterator[tuple[Any, str]]:
         except ValueError as error:
             if number == len(lines):
                 return  # whoever wrote it was stopped half way
-            raise TrainError(
-                f"{name}, line {number} is not JSON ({error}). Correct the line, or sample the rollouts anew."
-            ) from error
+            said = f"{name}, line {number} is not JSON ({error})."
+            raise TrainError(f"{said} Correct the line, or sample the rollouts anew.") from error
 
 
 def _once(rollouts: Sequence[Rollout]) -> list[Rollout]:
@@ -184,9 +183,8 @@ def write_official(path: Path, rollouts: Sequence[Rollout], tau: float) -> None:
 def _official_row(rollout: Rollout, tau: float) -> dict[str, Any]:
     first, positions = rollout.prompt_length - 1, rollout.decision_positions
     if positions is None and rollout.entropies is None:
-        raise TrainError(
-            f"Rollout {rollout.gen_index} of problem {rollout.problem_id} has no entropies. Score the rollouts first."
-        )
+        said = f"Rollout {rollout.gen_index} of problem {rollout.problem_id} has no entropies."
+        raise TrainError(f"{said} Score the rollouts first.")
     if positions is None:
         positions = tuple(first + i for i, h in enumerate(rollout.entropies or ()) if is_fork(h, tau))
     return _named(rollout) | {
@@ -227,9 +225,8 @@ class RolloutLog:
             with self.path.open("ab") as file:
                 file.write(line.encode())
         except OSError as error:
-            raise TrainError(
-                f"{self.path.name} cannot be written ({error.strerror}). Make room and resume the run."
-            ) from error
+            said = f"{self.path.name} cannot be written ({error.strerror})."
+            raise TrainError(f"{said} Make room and resume the run.") from error
         there.add(key)
         self._there = there
 
@@ -241,10 +238,8 @@ class RolloutLog:
     def _check_settings(self) -> None:
         if not self._meta.exists():
             if self.path.exists() and self.path.stat().st_size:
-                raise TrainError(
-                    f"{self.path.name} does not say how it was sampled ({self._meta.name} is missing). Train from it "
-                    "with --from-rollouts, or give the run a new folder."
-                )
+                said = f"{self.path.name} does not say how it was sampled ({self._meta.name} is missing)."
+                raise TrainError(f"{said} Train from it with --from-rollouts, or give the run a new folder.")
             with disk(self._meta):
                 write_json(self._meta, self.settings)
             return
