@@ -107,7 +107,11 @@ def push_adapter(
 ) -> str:
     """Upload a finished adapter as a model of its own; returns its address."""
     whole_adapter(folder)
-    token, repo = _checked(token), repo.strip()
+    token, repo = token.strip(), repo.strip()
+    if not token:  # the client would then use the machine's own
+        raise TrainError(f"Pushing needs a token of your own with the right to write: {TOKENS}.")
+    if not _TOKEN.fullmatch(token):
+        raise TrainError("That is not a token: it has spaces or other characters in it. Copy it again.")
     api = api or HfApi(token=token)
     failure: Exception
     made = None
@@ -124,13 +128,3 @@ def push_adapter(
         "" if made is None else f" {repo} is there now and lacks files: push to it again."
     )
     raise TrainError(said.replace(token, "(token)"))
-
-
-def _checked(token: str) -> str:
-    """A token that can go into a header. What is refused is not repeated."""
-    token = token.strip()
-    if not token:
-        raise TrainError(f"Pushing needs a token of your own with the right to write: {TOKENS}.")
-    if not _TOKEN.fullmatch(token):
-        raise TrainError("That is not a token: it has spaces or other characters in it. Copy it again.")
-    return token

@@ -210,7 +210,11 @@ class Reader:
         if reasoning:
             said = "splits the reasoning off, so the tokens are lost. Start it without a reasoning parser."
             raise fault(self._base, said)
-        self._check_prompt(seen, prompt_ids)
+        same = list(prompt_ids) == seen if isinstance(seen, list) else seen in (None, len(prompt_ids))
+        if not same:  # what the server says of the prompt: its ids, or how many they are
+            found = len(seen) if isinstance(seen, list) else seen
+            said = f"The server {self._base} reads the prompt as {found} tokens that are not the {len(prompt_ids)} of"
+            raise Misread(f"{said} {self._model.spec}. It serves another model, or adds tokens of its own.")
         stopped = end == "stop"
         last, doubtful = self._model.engine.vocab_size - 1, False
         if not isinstance(told, list):
@@ -236,14 +240,6 @@ class Reader:
     def _malformed(self, what: str) -> TrainError:
         check = "Check that it is an OpenAI-compatible server of a language model, then resume."
         return fault(self._base, f"sent {what}. {check}")
-
-    def _check_prompt(self, seen: Any, prompt_ids: Sequence[int]) -> None:
-        """Compare what the server says of the prompt with the prompt: its ids, or how many they are."""
-        same = list(prompt_ids) == seen if isinstance(seen, list) else seen in (None, len(prompt_ids))
-        if not same:
-            found = len(seen) if isinstance(seen, list) else seen
-            said = f"The server {self._base} reads the prompt as {found} tokens that are not the {len(prompt_ids)} of"
-            raise Misread(f"{said} {self._model.spec}. It serves another model, or adds tokens of its own.")
 
     def _same(self, ids: Sequence[int], text: str, counted: Any, stopped: bool) -> bool:
         """Whether these ids seem to be the server's: the text comes back, and the server counted as many."""

@@ -90,7 +90,11 @@ class BaseFigures:
         if self.nbytes + block.nbytes <= self.memory:
             self._kept[key] = block
             self.nbytes += block.nbytes
-        elif self._has_disk(block.nbytes):
+        elif (
+            self.folder
+            and (self.limit is None or self.file_bytes + block.nbytes <= self.limit)
+            and (shutil.disk_usage(self.folder).free - block.nbytes >= SPARE_DISK)
+        ):
             self._write(key, block)
         else:
             self.refused += 1
@@ -118,11 +122,6 @@ class BaseFigures:
         team.meet()
         if self.shared and self._file is not None:
             Path(self._file.name).unlink(missing_ok=True)
-
-    def _has_disk(self, size: int) -> bool:
-        if self.folder is None or (self.limit is not None and self.file_bytes + size > self.limit):
-            return False
-        return shutil.disk_usage(self.folder).free - size >= SPARE_DISK
 
     def _write(self, key: Key, block: Tensor) -> None:
         if self._file is None:
