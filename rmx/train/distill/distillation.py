@@ -9,7 +9,7 @@ Source: arXiv 2605.06241, section 4.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,21 +44,14 @@ SAVES = 4  # checkpoints an epoch
 
 
 class Distillation(Pipeline):
-    """One run."""
+    """One run; `teacher` is a loaded checkpoint, the other arguments are those of a Pipeline."""
 
     def __init__(
-        self,
-        job: DistillJob,
-        folder: Path,
-        config: Mapping[str, Any],
-        *,
-        stop: Callable[[], bool] = lambda: False,
-        base: Model | None = None,
-        teacher: Model | None = None,
+        self, job: DistillJob, folder: Path, config: Mapping[str, Any], teacher: Model | None = None, **about: Any
     ) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise TrainError("A distillation runs in one process. Start it by rmx distill, without accelerate launch.")
-        super().__init__(job.training(), folder, config, stop=stop, model=base, figures=BaseFigures(0))
+        super().__init__(job.training(), folder, config, figures=BaseFigures(0), **about)
         self.job, self.base, problems = job, self.run.model, self.run.problems
         self.held_problems = problems.validation[: job.recipe.heldout]  # whose solutions are only compared with
         self.run.teacher = job.teacher_name

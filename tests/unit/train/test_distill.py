@@ -343,7 +343,7 @@ class Run:
         self.job = DistillJob("tiny", "own.jsonl", recipe=recipe, **(job or {"teacher": "other"}))
         base, teacher = wrap(qwen()), wrap(qwen(1))
         self.made = Distillation(
-            self.job, folder, {"id": "run-1", "versions": {"torch": "2"}}, stop=lambda: self.asked, base=base,
+            self.job, folder, {"id": "run-1", "versions": {"torch": "2"}}, stop=lambda: self.asked, model=base,
             teacher=teacher,
         )  # fmt: skip
 
@@ -519,7 +519,7 @@ def test_a_teacher_may_be_an_adapter_that_is_at_hand(tmp_path, mini):
     assert names_adapter(mini, str(ASSETS / "mini" / "rl"))
     assert not names_adapter(mini, "Qwen/Qwen2.5-1.5B")
     assert not names_adapter(wrap(qwen()), "rl")  # bundled with another model
-    made = Distillation(DistillJob(teacher="rl"), tmp_path, {}, base=load("mini", device="cpu"))
+    made = Distillation(DistillJob(teacher="rl"), tmp_path, {}, model=load("mini", device="cpu"))
     teacher = made.teacher()
     assert (teacher.model, teacher.adapter) == (made.base, "rl")
 
@@ -534,7 +534,7 @@ def test_mini_learns_from_its_partner_and_stays_mini(tmp_path):
         DistillRecipe(), problems=12, max_new_tokens=120, lr=1e-3, epochs=2, grad_accum=2, heldout=6, validation=8
     )
     job = DistillJob(adapter="rl", recipe=recipe)
-    run = Distillation(job, tmp_path, {"id": "r"}, base=base)
+    run = Distillation(job, tmp_path, {"id": "r"}, model=base)
     told = list(run.events())
     done = next(f for k, f in told if k == "done")
     assert done["agreement"]["adapted"]["kl"]["value"] < done["agreement"]["base"]["kl"]["value"]
@@ -556,7 +556,7 @@ def test_the_small_recipe_moves_the_bundled_model_and_the_papers_rate_hardly_doe
     """KL over the solutions that were learned from, on a tenth of the problems; as many updates at either rate."""
     recipe = replace(SMALL_RECIPE, problems=60, k=2, heldout=0, validation=0, seed=0)
     job = DistillJob(adapter="rl", recipe=recipe, device="cpu", dtype="float32", preset="small")
-    made = Distillation(job, tmp_path, {"id": "r", "versions": {}}, base=load("mini", "cpu", "float32"))
+    made = Distillation(job, tmp_path, {"id": "r", "versions": {}}, model=load("mini", "cpu", "float32"))
     done = dict(made.events())["done"]
     items, left = made.items(ROLLOUTS), {}
     before = agreement(LoraPolicy(made.base, recompute=False), items, made.cache, trained=False).kl["value"]
