@@ -100,23 +100,18 @@ def _row(folder: RunFolder, rates: Rates) -> dict[str, Any]:
     done = summary.get("done", {})
     minutes = _minutes(folder, status, done)
     return EMPTY | {
-        "id": folder.id,
-        "kind": config.get("kind", "train"),
-        "model": str(config["model"]),
+        "id": folder.id, "kind": config.get("kind", "train"), "model": str(config["model"]),
         "state": str(status["state"]),
-        **{name: status.get(name) for name in ("stage", "at", "of", "left", "message", "ahead")},
-        **_gate(summary),
-        **{name: config.get(name) for name in ("set", "preset", "taus", "owner")},
-        **_before_after(summary),
+        **{name: status.get(name) for name in ("stage", "at", "of", "left", "message", "ahead")}, **_gate(summary),
+        **{name: config.get(name) for name in ("set", "preset", "taus", "owner")}, **_before_after(summary),
         "minutes": minutes,
         "usd": dollars(folder.path, None if minutes is None else 60 * minutes, done.get("usd"), rates),
-        "created": float(config.get("created") or 0.0),
-        "note": str(config.get("note") or ""),
+        "created": float(config.get("created") or 0.0), "note": str(config.get("note") or ""),
         "differs": {name: ours for name, (_, ours) in departures.items()},
         "has_adapter": (folder.path / "adapter" / "adapter_config.json").is_file(),
         "by_construction": str(config["model"]).partition("@")[0] == "mini",
         "command": shlex.join(config.get("command", [])),
-    }
+    }  # fmt: skip
 
 
 def _minutes(folder: RunFolder, status: Mapping[str, Any], done: Mapping[str, Any]) -> float | None:

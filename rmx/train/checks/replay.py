@@ -59,16 +59,9 @@ class ForkReplay:
         for row, fork in enumerate(self.forks):
             ids = list(dict.fromkeys([*self._candidates[row], *found.top_ids[row].tolist()]))
             p = (logits[row, ids].float() - found.lse[row]).exp().tolist()
-            forks.append(
-                {
-                    "key": fork.key,
-                    "before": self.model.detokenizer.text(fork.before),
-                    "said": token_text(fork.said),
-                    "known": fork.known,
-                    "entropy": float(found.entropy[row]),
-                    "top": [{"id": i, "text": token_text(i), "p": value} for i, value in zip(ids, p, strict=True)],
-                }
-            )
+            top = [{"id": i, "text": token_text(i), "p": value} for i, value in zip(ids, p, strict=True)]
+            about = {"key": fork.key, "before": self.model.detokenizer.text(fork.before), "said": token_text(fork.said)}
+            forks.append(about | {"known": fork.known, "entropy": float(found.entropy[row]), "top": top})
         return {"optimizer_step": optimizer_step, "forks": forks}
 
     def _logits(self, adapter: str | None) -> Tensor:

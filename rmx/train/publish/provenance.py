@@ -69,26 +69,16 @@ class Provenance:
         """The content of `training.json`."""
         base = self.base
         pairs = ("teacher_figures", "started_from", "data", "gate", "head")
+        checks = [{"split": c.split, "before": c.before, "after": c.after, "vs_base": c.change} for c in self.checks]
         return {
-            "kind": self.kind,
-            "run": self.run,
+            "kind": self.kind, "run": self.run,
             "base": {"name": base.name, "revision": base.revision, "dtype": base.dtype, "licence": base.licence},
-            "style": base.style.json() if base.style else None,
-            "recipe": dict(self.recipe),
-            "departures": dict(self.departures),
-            "set": self.problem_set,
-            "teacher": self.teacher,
-            **{name: getattr(self, name) or None for name in pairs},
-            "histogram": self.histogram,
-            "checks": [
-                {"split": c.split, "before": c.before, "after": c.after, "vs_base": c.change} for c in self.checks
-            ],
-            "agreement": self.agreement or None,
-            "notes": self.notes,
-            "updates": self.updates,
-            "seconds": self.seconds,
-            "versions": self.versions or {},
-        }
+            "style": base.style.json() if base.style else None, "recipe": dict(self.recipe),
+            "departures": dict(self.departures), "set": self.problem_set, "teacher": self.teacher,
+            **{name: getattr(self, name) or None for name in pairs}, "histogram": self.histogram, "checks": checks,
+            "agreement": self.agreement or None, "notes": self.notes, "updates": self.updates,
+            "seconds": self.seconds, "versions": self.versions or {},
+        }  # fmt: skip
 
 
 def base_of(model: Model) -> BaseFacts:

@@ -53,18 +53,12 @@ def from_row(row: Any, place: str) -> Rollout:
     positions, answer, stop = row.get("decision_positions"), row.get("answer"), row.get("stop")
     if positions is not None:
         positions = _whole_numbers(row, ("decision_positions",), place, prompt - 1, len(ids) - 2)
+    # The official file's words for how a rollout stopped are its own.
     return Rollout(
-        problem_id=str(problem),
-        gen_index=gen_index,
-        input_ids=ids,
-        prompt_length=prompt,
-        correct=bool(correct),
-        answer=None if answer is None else str(answer),
-        stop=stop if stop in get_args(Stop) else None,  # the official file's words for it are its own
-        entropies=entropies,
-        advantage=None if advantage is None else float(advantage),
-        decision_positions=positions,
-    )
+        problem_id=str(problem), gen_index=gen_index, input_ids=ids, prompt_length=prompt, correct=bool(correct),
+        answer=None if answer is None else str(answer), stop=stop if stop in get_args(Stop) else None,
+        entropies=entropies, advantage=None if advantage is None else float(advantage), decision_positions=positions,
+    )  # fmt: skip
 
 
 def _refuse(place: str, what: str, value: Any = None) -> NoReturn:
