@@ -19,7 +19,7 @@ from rmx.paths import ASSETS
 from rmx.recipes.distill_job import SMALL as SMALL_RECIPE
 from rmx.recipes.distill_job import DistillJob, DistillRecipe
 from rmx.recipes.job import Problems, TrainJob, problems_of
-from rmx.recipes.recipe import AdapterConfig
+from rmx.recipes.recipe import AdapterConfig, write_flags
 from rmx.records import Problem, Rollout
 from rmx.runs.folder import RunFolder
 from rmx.runs.row import row
@@ -79,7 +79,7 @@ def test_the_defaults_are_the_papers():
     assert (recipe.micro_batch, recipe.grad_accum, recipe.rank) == (2, 8, 32)
     assert recipe.adapter == AdapterConfig(32, 64, 0.0, ("q_proj", "k_proj", "v_proj", "o_proj"))
     assert recipe.departures() == {}
-    assert recipe.words() == []
+    assert write_flags(recipe, DistillRecipe()) == []
 
 
 def test_the_warm_up_is_a_share_of_all_updates():

@@ -219,7 +219,7 @@ def test_a_run_says_it_on_the_terminal_and_in_its_documents():
     story = provenance(config, events, base).json()
     assert story["head"] == on
     assert story["recipe"]["tf32"] is True
-    assert story["departures"]["tf32"] == [False, True]
+    assert story["departures"]["tf32"] == (False, True)
     assert provenance(config | {"recipe": Recipe().json()}, [], base).json()["head"] is None
     assert command(recipe) == ["--tf32"]
     assert DistillRecipe(tf32=True).words() == ["--tf32"]
