@@ -160,15 +160,8 @@ def resolved(job: TrainJob) -> TrainJob:
     def absolute(path: str | None) -> str | None:
         return str(Path(path).absolute()) if path and Path(path).exists() else path
 
-    def absolute_set(name: str | None) -> str | None:
-        if name is None or Path(name).suffix == "":
-            return name
+    name, rollouts, adapter = job.set_name, absolute(job.from_rollouts), absolute(job.init_adapter)
+    if name is not None and Path(name).suffix:
         path, colon, split = name.strip().rpartition(":")
-        return f"{absolute(path)}:{split}" if colon and split in SPLITS else absolute(name)
-
-    return replace(
-        job,
-        set_name=absolute_set(job.set_name),
-        from_rollouts=absolute(job.from_rollouts),
-        init_adapter=absolute(job.init_adapter),
-    )
+        name = f"{absolute(path)}:{split}" if colon and split in SPLITS else absolute(name)
+    return replace(job, set_name=name, from_rollouts=rollouts, init_adapter=adapter)

@@ -63,12 +63,9 @@ class Report:
     def warn(self) -> None:
         """What the user should know of it."""
         if self.doubtful:
-            log.warning(
-                "%.1f %% of the rollouts (%d) were tokenised to something else than what the server sampled, or may "
-                "have been. A server that returns token ids, such as vLLM, avoids this.",
-                100 * self.share,
-                self.doubtful,
-            )
+            said = "were tokenised to something else than what the server sampled, or may have been."
+            advice = "A server that returns token ids, such as vLLM, avoids this."
+            log.warning("%.1f %% of the rollouts (%d) %s %s", 100 * self.share, self.doubtful, said, advice)
         if not self.sampled:
             log.warning("The server answers each problem with the same completion every time: it does not sample.")
 

@@ -57,17 +57,9 @@ def make_items(
             raise TrainError(f"{name_of(rollout)} has no advantage. Select rollouts first, or add it to the file.")
         short = cut(rollout, max_seq_len)
         forks = _forks(short, gate, tau)
-        items.append(
-            Item(
-                rollout=short,
-                advantage=rollout.advantage,
-                decisions=_gated(short, gate, forks, seed),
-                index=index,
-                forks=len(forks),
-                pull=pull_of(rollout.advantage, loss),
-                weight=mean / counts[rollout.problem_id] if loss.weigh_problems else 1.0,
-            )
-        )
+        decisions, pull = _gated(short, gate, forks, seed), pull_of(rollout.advantage, loss)
+        weight = mean / counts[rollout.problem_id] if loss.weigh_problems else 1.0
+        items.append(Item(short, rollout.advantage, decisions, index, len(forks), pull, weight))
     return items
 
 
@@ -77,14 +69,10 @@ def cut(rollout: Rollout, max_seq_len: int) -> Rollout:
         return rollout
     ids = rollout.input_ids[:max_seq_len]
     prompt = min(rollout.prompt_length, max_seq_len)
-    kept = rollout.decision_positions
-    return replace(
-        rollout,
-        input_ids=ids,
-        prompt_length=prompt,
-        entropies=None if rollout.entropies is None else rollout.entropies[: len(ids) - prompt],
-        decision_positions=None if kept is None else tuple(p for p in kept if p < len(ids) - 1),
-    )
+    entropies, kept = rollout.entropies, rollout.decision_positions
+    entropies = None if entropies is None else entropies[: len(ids) - prompt]
+    kept = None if kept is None else tuple(p for p in kept if p < len(ids) - 1)
+    return replace(rollout, input_ids=ids, prompt_length=prompt, entropies=entropies, decision_positions=kept)
 
 
 def pull_of(advantage: float, loss: LossConfig) -> float:
