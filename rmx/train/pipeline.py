@@ -215,10 +215,11 @@ class Pipeline:
     def done(self, figures: Mapping[str, Any]) -> Event:
         """The last event: what came of the run, and what it took."""
         run = self.run
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
         return "done", {
             "seconds": run.took, **figures,
             "stages": {stage: round(spent, 1) for stage, spent in run.seconds.items()},
-            "usd": cost(run.took, self.device).usd, "peak_rss_mb": round(peak_rss_mb(), 1),
+            "usd": cost(run.took, device_name(run.model.engine.device)).usd, "peak_rss_mb": round(peak, 1),
         }  # fmt: skip
 
     def _agreed_stop(self) -> bool:
@@ -227,11 +228,6 @@ class Pipeline:
         if self.team is None:
             return wanted
         return bool(self.team.total(torch.tensor(float(wanted), device=self.team.device)) > 0)
-
-    @property
-    def device(self) -> str:
-        """How this machine's rate is looked up."""
-        return device_name(self.run.model.engine.device)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -243,10 +239,4 @@ class Pipeline:
         finally:
             run.seconds[stage] = before + time.monotonic() - began
             if run.main:
-                run.write(SECONDS, {"seconds": run.seconds, "device": self.device})
-
-
-def peak_rss_mb() -> float:
-    """The most memory that this process ever held, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+                run.write(SECONDS, {"seconds": run.seconds, "device": device_name(run.model.engine.device)})

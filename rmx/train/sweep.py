@@ -61,7 +61,7 @@ class SweptTau:
 
     @property
     def folder(self) -> str:
-        return folder_of(self.tau)
+        return f"tau_{self.tau:g}"
 
     def json(self) -> dict[str, Any]:
         """Its entry in `sweep.json`."""
@@ -71,11 +71,6 @@ class SweptTau:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "SweptTau":
         return cls(**{name: stored[name] for name in cls.__slots__})
-
-
-def folder_of(tau: float) -> str:
-    """Name of the folder of one threshold."""
-    return f"tau_{tau:g}"
 
 
 def chosen_of(arms: Iterable[SweptTau]) -> SweptTau | None:
@@ -115,7 +110,7 @@ class Sweep(Pipeline):
 
     def _train(self, nth: int, tau: float, rollouts: list[Rollout]) -> Iterator[Event]:
         """Gate at one threshold, train, check; its adapter is finished, but for the test."""
-        place, model = self.folder / folder_of(tau), self.run.model
+        place, model = self.folder / f"tau_{tau:g}", self.run.model
         with disk(place):
             place.mkdir(exist_ok=True)
         part = Pipeline(self.job.at(tau), place, self.config, stop=self.run.stop, model=model, figures=self.figures)
