@@ -219,13 +219,14 @@ class Sweep(Pipeline):
             self._finish(chosen, self.folder / ADAPTER, base)
             if base:
                 self.run.write(EVALUATION, self.run.read(f"{chosen.folder}/{EVALUATION}") or {})
-        swept, split, before, after, vs_base = self._json(chosen), None, None, None, None
+        swept, measured = self._json(chosen), tuple[Any, ...]([None] * 4)
         self.run.write(SWEEP, swept)
         if chosen and base:
-            split, before, after, vs_base = "test", base.pass_at_1, chosen.test, chosen.test_vs_base
+            measured = "test", base.pass_at_1, chosen.test, chosen.test_vs_base
         elif chosen:
-            split, before, after, vs_base = "validation", chosen.base, chosen.validation, chosen.vs_base
+            measured = "validation", chosen.base, chosen.validation, chosen.vs_base
         updates, adapter = sum(arm.updates for arm in self.arms.values()), ADAPTER if chosen else None
         about = {"updates": updates, "adapter": adapter, "best": chosen.best if chosen else None}
-        kind, figures = self.done(about | {"split": split, "before": before, "after": after, "vs_base": vs_base})
+        found = dict(zip(("split", "before", "after", "vs_base"), measured, strict=True))
+        kind, figures = self.done(about | found)
         return kind, figures | {"sweep": swept}
