@@ -219,8 +219,9 @@ class Sweep(Pipeline):
             self._finish(chosen, self.folder / ADAPTER, base)
             if base:
                 self.run.write(EVALUATION, self.run.read(f"{chosen.folder}/{EVALUATION}") or {})
-        swept, measured = self._json(chosen), tuple[Any, ...]([None] * 4)
+        swept = self._json(chosen)
         self.run.write(SWEEP, swept)
+        measured: tuple[Any, ...] = (None,) * 4
         if chosen and base:
             measured = "test", base.pass_at_1, chosen.test, chosen.test_vs_base
         elif chosen:
