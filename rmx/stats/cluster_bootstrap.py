@@ -6,8 +6,8 @@ tell; each choice is the one that kept its promise in simulation (tests/unit/sta
 
 1. Many units, many of them telling: the percentile bootstrap over units, RESAMPLES times.
 2. Few units, or few that tell: percentile intervals come out too narrow. For shares the Wilson interval with the
-   effective number of observations, value (1 - value) / variance, and Student's t; for differences and other means
-   value ± t times the linearised standard error. Both are cluster-robust. Degrees of freedom: units that count, less 1.
+   effective number of observations, value (1 - value) / variance, and Student's t; for differences value
+   ± t times the linearised standard error. Both are cluster-robust. Degrees of freedom: units that count, less 1.
 3. Resamples all but agree, as when nearly everything is right, or nothing changed: the exact bound over units, with
    "exact": true.
 
