@@ -50,17 +50,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.1"
 
 # Name -> the module that has it. Three of them are called like a package; both can be had under the name.
-FACE = {
-    "LanguageModel": "rmx.library.model",
-    "ModelPair": "rmx.library.model",
-    "ModelSolution": "rmx.library.solution",
-    "RmxError": "rmx.errors",
-    "TrainedRun": "rmx.library.training",
-    "evaluate": "rmx.library.training",
-    "load": "rmx.library.model",
-    "runs": "rmx.library.training",
-    "train": "rmx.library.training",
+_HOMES = {
+    "library.model": "LanguageModel ModelPair load",
+    "library.solution": "ModelSolution",
+    "library.training": "TrainedRun evaluate runs train",
+    "errors": "RmxError",
 }
+FACE = {name: f"rmx.{module}" for module, names in _HOMES.items() for name in names.split()}
 CALLED = ("evaluate", "runs", "train")
 
 

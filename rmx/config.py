@@ -24,11 +24,7 @@ def is_whole(value: object) -> TypeGuard[int | float]:
 
 
 def check_tau(tau: Any) -> float:
-    """Return `tau` (nats) or say why it cannot be a threshold.
-
-    Raises:
-        RmxError: no number, negative, infinite or NaN.
-    """
+    """Return `tau` in nats; RmxError where it is no number, negative, infinite or NaN."""
     if not is_number(tau) or tau < 0:
         raise RmxError(f"The fork threshold must be a number of nats, 0 or more; got {shown(tau)}.")
     return float(tau)

@@ -1,13 +1,4 @@
-"""The one kind of exception that is meant to be read by a user.
-
-RmxError
-├── ModelError      a model, tokenizer or adapter that cannot be used as asked
-├── PromptError     a prompt or text that does not fit the model
-├── SwapError       a swap that names no token or no place
-├── TrainError      rollouts, a recipe or a run that cannot be used as asked
-├── ProblemError    a problem or problem set that is not there or not readable
-├── Refused         what this site does not allow its visitors
-└── Busy            the engine's queue is full; try again later
+"""The one kind of exception that is meant to be read by a user, `RmxError`, and its children.
 
 Every message says what happened and what to do next. Programmers' mistakes stay ValueError with a traceback.
 """
@@ -65,6 +56,11 @@ def first_line(words: object, most: int = 200) -> str:
     if (line := cut_paths(whole)) != whole:
         log.warning("%s", whole)
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def reason_of(error: object) -> str:
+    """A library's reason, for the end of a sentence that says what went wrong."""
+    return first_line(error, 240) or "no reason was given"
 
 
 def cut_paths(text: str) -> str:

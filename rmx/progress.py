@@ -20,11 +20,7 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 
 
 class Progress:
-    """The progress of one job, stage by stage; a context manager, which ends its last line.
-
-    Args:
-        file: where it is written; None: stderr as it is now.
-    """
+    """The progress of one job, stage by stage, on stderr; a context manager, which ends its last line."""
 
     def __init__(self, file: TextIO | None = None) -> None:
         self._file = sys.stderr if file is None else file
@@ -40,12 +36,7 @@ class Progress:
         self.close()
 
     def __call__(self, what: str, at: int, of: int, note: str = "") -> None:
-        """Say where the job is.
-
-        Args:
-            what: is being done or counted; another one begins another stage.
-            at: how many of `of` are done. note: whatever else is worth a look.
-        """
+        """Say that `at` of `of` are done of a stage, with a note; another `what` begins another stage."""
         if what != self._what:
             self.close()
             self._what, self._began = what, time.monotonic()

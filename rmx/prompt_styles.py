@@ -11,6 +11,7 @@ AnswerRule = Literal["boxed", "flexible"]  # a box alone is an answer, or else w
 MATH_SETS = ("math", "math500")  # sets whose answers the official code takes from boxes alone
 NUMBER_SETS = ("gsm8k",)  # sets that the official code asks without a box
 FIRST_STYLES = ("mini", "boxed", "chat", "chat-boxed")
+RECORDED = ("name", "template", "chat", "system", "thinking", "stops", "answers", "why")  # what files keep of a style
 OWN = "own"  # the name of a style whose template is the user's
 
 
@@ -18,10 +19,9 @@ OWN = "own"  # the name of a style whose template is the user's
 class PromptStyle:
     """How a problem becomes a prompt, what ends a completion beside the end token, and what counts as its answer.
 
-    `template` holds {problem}; with `chat` the result is one user message of the tokenizer's chat template, behind a
-    system message where `system` is given. `thinking` is told to a chat template that can be asked for it; None leaves
-    the template's own default. `concluding` is what makes the model name its answer wherever a solution stands; it
-    opens a box.
+    With `chat` the filled template is one user message of the tokenizer's chat template, behind a system message where
+    `system` is given. `thinking` is told to a chat template that can be asked for it; None leaves its own default.
+    `concluding` is what makes the model name its answer wherever a solution stands; it opens a box.
     """
 
     name: str
@@ -41,11 +41,7 @@ class PromptStyle:
         return self.template.replace("{problem}", problem)
 
     def for_set(self, set_name: str | None) -> "PromptStyle":
-        """The style in which the problems of a set are asked and graded, as the official code does.
-
-        Args:
-            set_name: `NAME` or `NAME:SPLIT`; None for a problem of the user's own.
-        """
+        """The style in which the official code asks and grades the problems of a set; None: of the user's own."""
         base = (set_name or "").partition(":")[0].strip()
         found = self
         if base in NUMBER_SETS and self.numbers is not None:
@@ -55,26 +51,12 @@ class PromptStyle:
 
     def json(self) -> dict[str, Any]:
         """What documents and run folders keep of it; `from_json` reads it back."""
-        return {
-            "name": self.name,
-            "template": self.template,
-            "chat": self.chat,
-            "system": self.system,
-            "thinking": self.thinking,
-            "stops": list(self.stops),
-            "answers": self.answers,
-            "why": self.why,
-        }
+        return {name: getattr(self, name) for name in RECORDED} | {"stops": list(self.stops)}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "PromptStyle":
-        """A style that `json` wrote.
-
-        Raises:
-            KeyError, TypeError: a field is missing or of another type.
-        """
-        own = {name: stored[name] for name in ("name", "template", "chat", "system", "thinking", "answers", "why")}
-        found = cls(**own, stops=tuple(stored["stops"]))
+        """A style that `json` wrote; KeyError where a field is missing."""
+        found = cls(**{name: stored[name] for name in RECORDED} | {"stops": tuple(stored["stops"])})
         known = STYLES.get(found.name)
         return found if known is None else replace(found, boxes=known.boxes, concluding=known.concluding)
 
@@ -89,15 +71,10 @@ class PromptStyle:
         return replace(self, stops=(), answers="flexible", why="")
 
     def settings(self) -> dict[str, Any]:
-        """What completions depend on, for files that must not go on under another style.
-
-        Nothing for the styles that were there before files said which one they had.
-        """
-        plain = STYLES.get(self.name) if self.name in FIRST_STYLES else None
+        """What completions depend on, for files; nothing for the styles of before files said which one."""
         kept = {name: value for name, value in self.json().items() if name != "why"}
-        if plain is not None and kept == {name: value for name, value in plain.json().items() if name != "why"}:
-            return {}
-        return {"style": kept}
+        plain = self.name in FIRST_STYLES and kept | {"why": ""} == STYLES[self.name].json()
+        return {} if plain else {"style": kept}
 
     def sentence(self) -> str:
         """What is said of it beside the exact prompt."""

@@ -6,7 +6,7 @@ token at that position, at temperature 1, in fp32.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import unquote
 
@@ -144,21 +144,12 @@ class Trace:
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx trace --json`."""
-        return {
-            "model": self.model,
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {
             "adapter": shown_adapter(self.adapter),
-            "revision": self.revision,
-            "dtype": self.dtype,
             "prompt_ids": list(self.prompt_ids),
-            "seed": self.seed,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "tau": self.tau,
             "tokens": [t.json(self.tau) for t in self.tokens],
             "answer": self.answer.json(),
-            "stop": self.stop,
             "reuse": self.reuse.json(),
-            "seconds": self.seconds,
             "style": self.style.json() if self.style else None,
         }
 

@@ -14,7 +14,7 @@ from rmx.cli.terminal import Teller
 from rmx.errors import RmxError
 from rmx.progress import Progress
 from rmx.recipes.flags import add_recipe, recipe_of
-from rmx.storage.safe_files import clean
+from rmx.storage.strict_json import sendable
 
 SAMPLING = ("k", "problems", "temperature", "top_p", "max_new_tokens", "seed")
 
@@ -184,14 +184,14 @@ def _json_lines(folder: Any, dry: bool) -> Callable[[str, dict[str, Any]], None]
         if kind == "stage":
             progress(figures["stage"], figures["at"], figures["of"])
         elif kind == "micro":
-            progress.say(json.dumps(clean(figures)))
+            progress.say(json.dumps(sendable(figures)))
         elif kind == "tau" or (dry and kind in ("estimate", "gate")):
-            progress.say(json.dumps(clean({"kind": kind, **figures})))
+            progress.say(json.dumps(sendable({"kind": kind, **figures})))
         elif kind == "update":
             tokens += figures["tokens"]
         elif kind == "done":
             progress.close()
-            progress.say(json.dumps(clean({**figures, "tokens": tokens, "run": str(folder.path)})))
+            progress.say(json.dumps(sendable({**figures, "tokens": tokens, "run": str(folder.path)})))
         elif kind in ("guard", "early", "note") or (kind == "state" and figures["state"] != "running"):
             said = figures.get("message")
             if said:

@@ -8,11 +8,7 @@ from typing import Literal
 from rmx.paths import ASSETS
 
 Kind = Literal["rescue", "break", "harmless"]
-TITLES: dict[Kind, str] = {
-    "rescue": "wrong → right",
-    "break": "right → wrong",
-    "harmless": "harmless fork",
-}
+TITLES: dict[Kind, str] = {"rescue": "wrong → right", "break": "right → wrong", "harmless": "harmless fork"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,7 @@ Rows = Iterator[tuple[str, dict[str, Any]]]  # the words for a row's place ("lin
 
 
 def read_file(path: Path, set_name: str) -> list[Problem]:
-    """The problems of a file; `split` is "" where the file has no such column.
-
-    Raises:
-        ProblemError: what is wrong with it, and in which line.
-    """
+    """The problems of a .jsonl, .csv or .parquet file, `split` "" where it has none; ProblemError names the line."""
     try:
         if not path.is_file():
             raise ProblemError(f"There is no file {str(path)!r}. Check the path.")
@@ -43,10 +39,7 @@ def read_file(path: Path, set_name: str) -> list[Problem]:
                 "Cut it down to the problems that you want to use."
             )
         suffix = path.suffix.lower()
-        if suffix == ".jsonl":
-            with path.open("rb") as lines:
-                return _problems(path.name, _jsonl_rows(path.name, lines), set_name)
-        rows = _csv_rows(path.name, path.read_bytes()) if suffix == ".csv" else _parquet_rows(path)
+        rows = _parquet_rows(path) if suffix == ".parquet" else _READERS[suffix](path.name, path.read_bytes())
         return _problems(path.name, rows, set_name)
     except OSError as error:
         raise ProblemError(f"{path.name} cannot be read ({error.strerror or error}). Check its permissions.") from error
@@ -62,11 +55,7 @@ def read_text(name: str, text: str, set_name: str) -> list[Problem]:
         raise ProblemError(
             f"{shown} cannot be sent as text. Save it as .jsonl or .csv, or give its path on this server."
         )
-    readers: dict[str, Callable[[str, bytes], Rows]] = {
-        ".jsonl": lambda name, raw: _jsonl_rows(name, raw.split(b"\n")),
-        ".csv": _csv_rows,
-    }
-    if suffix not in readers:
+    if suffix not in _READERS:
         raise ProblemError(f"{shown} ends neither in .jsonl nor in .csv. Save the problems as one of these.")
     raw = text.encode("utf-8", "surrogatepass")  # half a character is refused below, by its line
     if len(raw) > MAX_TEXT_BYTES:
@@ -74,7 +63,7 @@ def read_text(name: str, text: str, set_name: str) -> list[Problem]:
             f"{shown} has {len(raw) / 1e6:.1f} MB; at most {MAX_TEXT_BYTES / 1e6:.0f} MB are taken. "
             "Cut it down to the problems that you want to use."
         )
-    return _problems(shown, readers[suffix](shown, raw), set_name)
+    return _problems(shown, _READERS[suffix](shown, raw), set_name)
 
 
 def shown_name(name: str) -> str:
@@ -82,7 +71,7 @@ def shown_name(name: str) -> str:
     return "".join(c for c in re.split(r"[/\\]", name)[-1] if c.isprintable())[-80:] or "the file"
 
 
-def _problems(name: str, rows: Iterable[tuple[str, dict[str, Any]]], set_name: str) -> list[Problem]:
+def _problems(name: str, rows: Rows, set_name: str) -> list[Problem]:
     problems: list[Problem] = []
     places: dict[str, str] = {}
     for place, row in rows:
@@ -147,15 +136,25 @@ def short_answer(answer: str) -> str:
     return short.replace(",", "") if _NUMBER_WITH_COMMAS.fullmatch(short) else short
 
 
-def _jsonl_rows(name: str, lines: Iterable[bytes]) -> Rows:
-    for number, raw in enumerate(lines, start=1):
+def _lines(name: str, raw: bytes) -> Iterator[str]:
+    """The lines of a file in UTF-8, with their ends."""
+    for number, line in enumerate(io.BytesIO(raw.removeprefix(b"\xef\xbb\xbf")), start=1):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            kind = "UTF-16" if line[:2] in (b"\xff\xfe", b"\xfe\xff") else "another encoding"
+            where = f"line {number}, byte {error.start + 1}"
+            raise ProblemError(f"{name}, {where} is not UTF-8; it may be {kind}. Save the file as UTF-8.") from None
+
+
+def _jsonl_rows(name: str, raw: bytes) -> Rows:
+    for number, line in enumerate(_lines(name, raw), start=1):
         place = f"line {number}"
-        line = _utf8(name, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, place).strip()
-        if not line:
+        if not line.strip():
             continue
         try:
             # Numbers stay as they are written: an answer of 18.50 is "18.50".
-            row = json.loads(without_half_characters(line), parse_int=str, parse_float=str, parse_constant=str)
+            row = json.loads(without_half_characters(line.strip()), parse_int=str, parse_float=str, parse_constant=str)
         except (json.JSONDecodeError, RecursionError) as error:
             what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
             raise ProblemError(
@@ -166,24 +165,8 @@ def _jsonl_rows(name: str, lines: Iterable[bytes]) -> Rows:
         yield place, row
 
 
-def _utf8(name: str, raw: bytes, place: str) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        kind = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "another encoding"
-        where = f"{place}, byte {error.start + 1}"
-        raise ProblemError(f"{name}, {where} is not UTF-8; it may be {kind}. Save the file as UTF-8.") from None
-
-
 def _csv_rows(name: str, raw: bytes) -> Rows:
-    raw = raw.removeprefix(b"\xef\xbb\xbf")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        start, line = raw.rfind(b"\n", 0, error.start) + 1, raw.count(b"\n", 0, error.start) + 1
-        _utf8(name, raw[start:], f"line {line}")  # raises, with the place in words
-        raise
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO("".join(_lines(name, raw)), newline=""), strict=True)
     line = 1  # where the row begins; a quoted text may span several
     try:
         columns = reader.fieldnames or []
@@ -200,13 +183,12 @@ def _csv_rows(name: str, raw: bytes) -> Rows:
         raise ProblemError(f"{name}, line {line} is not proper CSV ({error}).") from error
 
 
+_READERS = {".jsonl": _jsonl_rows, ".csv": _csv_rows}
+
+
 def _parquet_rows(path: Path) -> Rows:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise ProblemError(
-            "Reading .parquet needs pyarrow: pip install pyarrow. Or save the file as .jsonl."
-        ) from error
+    from pyarrow import ArrowException, parquet  # it takes long to import
+
     try:
         with parquet.ParquetFile(path) as file:
             columns = [c for c in ("id", "problem", "question", "answer", "split") if c in file.schema_arrow.names]

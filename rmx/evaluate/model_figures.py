@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from rmx.stats.cluster_bootstrap import Clusters, mean_estimates, share_estimate, unknown
-from rmx.stats.intervals import Estimate
+from rmx.stats.cluster_bootstrap import Clusters, mean_estimates, share_estimate
+from rmx.stats.intervals import Estimate, unknown
 from rmx.stats.paired import excludes_zero, greedy_difference, sampled_differences, with_verdict
 from rmx.stats.pass_at_k import majority_profile, pass_at_k
 from rmx.stats.text import points

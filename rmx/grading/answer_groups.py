@@ -26,11 +26,7 @@ class Target:
 
 
 def target_of(trace: Trace, known: str | None) -> Target:
-    """The known answer, or that of the solution.
-
-    Raises:
-        ProblemError: there is neither.
-    """
+    """The known answer, or that of the solution; ProblemError where there is neither."""
     if known is not None:
         return Target(known, True)
     if trace.answer.text is None or trace.stop in CUT:
@@ -48,10 +44,9 @@ class Reached:
 
 
 def same_answers(counts: Mapping[Answered, int], hit: Callable[[Answered], bool]) -> dict[Answered, Answered]:
-    """Map each writing of an answer to the most frequent writing of an equal answer.
+    """Map each writing of an answer to the most frequent writing of an equal answer, in whatever order they came.
 
-    Right and wrong writings are never put together, whatever `equal` finds of the two. Whether an answer was reached
-    first or last makes no difference.
+    Right and wrong writings are never put together, whatever `equal` finds of the two.
     """
     stands_for: dict[Answered, Answered] = {None: None}
     groups: list[tuple[str, bool]] = []
@@ -77,7 +72,4 @@ def reached(
 
 def total(counters: Iterable[Mapping[Answered, int]]) -> Counter[Answered]:
     """Counts of several sets of continuations, added up."""
-    added: Counter[Answered] = Counter()
-    for counts in counters:
-        added.update(counts)
-    return added
+    return sum(map(Counter, counters), Counter[Answered]())

@@ -1,8 +1,7 @@
 """The final answer of a completion: where it stands in the text, whether it is right, and when it has been given.
 
 `final_answer` finds it, `grade` compares it with the known one, and `StopRule` decides piece by piece when a completion
-is over. Whether two answers say the same is decided by `equal`, in equality.py; an answer in words is found by
-stated_answer.py.
+is over. Whether two answers say the same is decided by `equal`, in equality.py.
 
 What counts as an answer is a rule: "boxed", nothing but a box, or "flexible", a box or else what comes nearest to one.
 A completion that was cut off, by its limit of tokens or by the end of the context, is wrong, whatever stands in it.
@@ -65,7 +64,7 @@ def _leading(region: str) -> str | None:
 
 def _end_of_sentence(region: str) -> int:
     """Where the sentence ends, but for what stands inside $ $."""
-    inside = [m.span() for m in _MATH.finditer(region) if not _WORD.search(_plain(m.group()))]
+    inside = [m.span() for m in _MATH.finditer(region) if not _prose(m.group())]
     for end in _SENTENCE_END.finditer(region):
         if not any(a <= end.start() < b for a, b in inside):
             return end.start()
@@ -86,16 +85,12 @@ def _expression(sentence: str) -> str | None:
 
 def _balanced(sentence: str) -> bool:
     """Whether its dollar signs open and close expressions, and are no amounts of money."""
-    return sentence.count("$") % 2 == 0 and not any(_WORD.search(_plain(m[4] or "")) for m in _MATH.finditer(sentence))
+    return sentence.count("$") % 2 == 0 and not any(_prose(m[4] or "") for m in _MATH.finditer(sentence))
 
 
-def _plain(text: str) -> str:
-    """Without what LaTeX writes in words: commands, their texts, and connectors."""
-    return re.sub(_MATH_WORDS, " ", _LATEX.sub(" ", text))
-
-
-def _prose(word: str) -> bool:
-    return bool(_WORD.search(_plain(word)))
+def _prose(text: str) -> bool:
+    """Whether there are words in it that belong to no expression: LaTeX's commands, their texts and connectors do."""
+    return bool(_WORD.search(re.sub(_MATH_WORDS, " ", _LATEX.sub(" ", text))))
 
 
 def _clean(found: str) -> str | None:
@@ -112,13 +107,12 @@ def _assigned(line: str) -> str | None:
     if match is None:
         return None
     found = match["all"].replace("$", "").strip().rstrip(".!").strip()
-    if _WORD.search(_plain(found)):
+    if _prose(found):
         return None
     return found.partition("=")[2].strip() if found.count("=") == 1 else found
 
 
-__all__ = ["CUT", "GRACE", "RULES", "STYLES", "StopRule", "Style", "before_stop", "equal", "final_answer",
-           "grade"]  # fmt: skip
+__all__ = ["CUT", "GRACE", "RULES", "STYLES", "StopRule", "Style", "before_stop", "equal", "final_answer", "grade"]
 
 Style = Literal["boxed", "hash", "stated", "last_number"]
 STYLES: tuple[Style, ...] = ("boxed", "hash", "stated", "last_number")
@@ -126,9 +120,6 @@ RULES: dict[AnswerRule, tuple[Style, ...]] = {"boxed": ("boxed",), "flexible": S
 CUT: frozenset[Stop] = frozenset({"length", "context"})  # how a completion ends that was cut off
 
 GRACE = 16  # pieces that may follow a closed box on its line
-
-
-# ------------------------------------------------------------------------------------------------ finding the answer
 
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\.)\.\d+)(?:[eE][+-]?\d+(?![\w.]))?"
 _SIGN = r"(?:(?<![\w)\]}.])[-+−])?"
@@ -153,13 +144,10 @@ def final_answer(text: str, *, styles: tuple[Style, ...] = STYLES, thinking: boo
     Args:
         text: the completion. After a `<think>` only what follows `</think>` counts; an open block has no answer.
         styles: where to look, in this order.
-            "boxed": the last complete \boxed{} or \fbox{}; boxes quoted in an instruction (empty, "...", "answer") are
-            passed over.
+            "boxed": the last complete \boxed{} or \fbox{} that quotes no instruction (empty, "...", "answer").
             "hash": the number behind the last `####`.
-            "stated": the expression behind the last "answer is" or "answer:", or what the last line ends with an
-            equation for; see rmx/grading/answers.py.
-            "last_number": the last number, with its sign, thousands separators, fraction or percent sign, without a
-            currency sign.
+            "stated": the expression behind the last "answer is" or "answer:", or the last line's equation.
+            "last_number": the last number, with its sign, fraction or percent sign, without a currency sign.
             Neither of the last two where "boxed" is asked for and the text breaks off inside its only box.
         thinking: the prompt has opened a `<think>` block already.
     """
@@ -193,20 +181,11 @@ def _bare(number: str) -> str:
 
 
 def grade(
-    text: str,
-    known: str | None,
-    *,
-    styles: tuple[Style, ...] = STYLES,
-    thinking: bool = False,
-    cut: bool = False,
+    text: str, known: str | None, *, styles: tuple[Style, ...] = STYLES, thinking: bool = False, cut: bool = False
 ) -> Answer:
     """The final answer of `text` and whether it equals `known`: None without a known answer, False without an answer.
 
-    Args:
-        styles, thinking: as in `final_answer`.
-        cut: the completion was cut off; then it is wrong.
-
-    Never raises; see `equal` for the time it may take.
+    Never raises; see `equal` for the time it may take. What was `cut` off is wrong.
     """
     found = final_answer(text, styles=styles, thinking=thinking)
     if known is None:
@@ -218,9 +197,6 @@ def before_stop(text: str, stops: tuple[str, ...]) -> str:
     """A text up to the first of the texts that end a completion, which is no part of it."""
     places = [at for stop in stops if (at := text.find(stop)) >= 0]
     return text[: min(places)] if places else text
-
-
-# ------------------------------------------------------------------------------------------------- when to stop
 
 
 class StopRule:
@@ -236,8 +212,8 @@ class StopRule:
     Linear in the length of the text; pieces may split anywhere.
     """
 
-    __slots__ = ("_answers", "_boxes", "_grace", "_hash_line", "_hashes", "_over", "_seen", "_stops", "_tail",
-                 "_thinking", "_word", "ending")  # fmt: skip
+    __slots__ = ("_answers", "_boxes", "_grace", "_hash_line", "_hashes", "_seen", "_stops", "_tail",
+                 "_thinking", "_word", "ending", "over")  # fmt: skip
 
     _WORDS = ("\\boxed{", "\\boxed {", "\\fbox{", "\\fbox {", "<think>", "</think>")
     _PREFIXES = frozenset(word[:n] for word in _WORDS for n in range(1, len(word)))
@@ -247,12 +223,10 @@ class StopRule:
     _LONGEST = 40  # characters kept of a box or of a #### line; placeholders and numbers are shorter
 
     def __init__(self, *, thinking: bool = False, stops: tuple[str, ...] = (), answers: bool = True) -> None:
-        """Begin a completion.
+        """Begin a completion, which texts in `stops` end and, with `answers`, its final answer too.
 
         Args:
             thinking: the prompt has opened a `<think>` block.
-            stops: texts that end a completion.
-            answers: whether a final answer ends it too.
         """
         self._thinking, self._answers, self._stops = thinking, answers, stops
         self.ending: Stop | None = None  # what it was over by: "answer" or "stop_sequence"
@@ -263,22 +237,17 @@ class StopRule:
         self._hashes = 0  # length of the current run of "#"
         self._hash_line: str | None = None  # what follows "####" on its line
         self._grace = -1  # pieces left after a closed box; -1 = no box closed
-        self._over = False
-
-    @property
-    def over(self) -> bool:
-        """Whether the completion has ended."""
-        return self._over
+        self.over = False  # whether the completion has ended
 
     def feed(self, piece: str) -> bool:
         """Take the next piece of text, a token's worth usually; True once the completion is over, and ever after."""
-        if self._over:
+        if self.over:
             return True
         if self._stops and self._stopped(piece):
-            self.ending, self._over = "stop_sequence", True
+            self.ending, self.over = "stop_sequence", True
         elif self._answers and self._answered(piece):
             self.ending = "answer"
-        return self._over
+        return self.over
 
     def _stopped(self, piece: str) -> bool:
         text = self._tail + piece
@@ -295,10 +264,10 @@ class StopRule:
             return False
         for char in piece:
             self._take(char)
-            if self._over:
+            if self.over:
                 return True
-        self._over = self._grace == 0
-        return self._over
+        self.over = self._grace == 0
+        return self.over
 
     def _take(self, char: str) -> None:
         word = self._word + char
@@ -315,7 +284,7 @@ class StopRule:
             return
         self._count_hashes(char)
         if char == "\n" and self._grace >= 0:
-            self._over = True
+            self.over = True
         elif self._boxes:
             self._inside_box(char, escaped)
 
@@ -343,7 +312,7 @@ class StopRule:
     def _count_hashes(self, char: str) -> None:
         if self._hash_line is not None:
             if char == "\n":
-                self._over = self._over or bool(self._HASH_LINE.fullmatch(self._hash_line))
+                self.over = self.over or bool(self._HASH_LINE.fullmatch(self._hash_line))
                 self._hash_line = None
             else:
                 self._hash_line = self._hash_line + char if len(self._hash_line) < self._LONGEST else None

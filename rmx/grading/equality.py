@@ -27,9 +27,8 @@ MAX_ANSWER = 1000  # characters; a longer answer equals only itself
 def equal(given: str, known: str) -> bool:
     r"""Whether two answers say the same. Never raises, from any thread; symmetric but for the library's own rules.
 
-    Time: microseconds where both are plain numbers or the same text; some milliseconds where the library must
-    compare; at most about `WALL_LIMIT` seconds (and once the start of the worker, a second or so) for expressions that
-    are built to hang it. What is late, too long or not understood counts as different.
+    It takes microseconds for plain numbers or the same text, some milliseconds where the library must compare, at most
+    about `WALL_LIMIT` seconds for what is built to hang it. What is late, too long or not understood is different.
 
     Rules where there is a choice:
     - Percent: both with a sign, the numbers must be equal. With a sign on one side only, 50% equals 0.5, and equals 50
@@ -188,45 +187,16 @@ def _same(a: str, b: str, depth: int) -> bool:
 
 # ---- numbers
 
-# One spelling per unit that is worth telling apart; a unit that is not listed is dropped.
-_UNITS = {
-    spelling: unit
-    for unit, spellings in {
-        "$": "$ dollar dollars usd buck bucks",
-        "cent": "cent cents ¢",
-        "€": "€ euro euros eur",
-        "£": "£ pound_sterling gbp",
-        "¥": "¥ yen",
-        "₹": "₹ rupee rupees",
-        "mm": "mm millimeter millimeters millimetre millimetres",
-        "cm": "cm centimeter centimeters centimetre centimetres",
-        "m": "m meter meters metre metres",
-        "km": "km kilometer kilometers kilometre kilometres",
-        "in": "inch inches",
-        "ft": "ft foot feet",
-        "yd": "yd yard yards",
-        "mi": "mile miles",
-        "mg": "mg milligram milligrams",
-        "g": "g gram grams",
-        "kg": "kg kilogram kilograms",
-        "lb": "lb lbs pound pounds",
-        "oz": "oz ounce ounces",
-        "ml": "ml milliliter milliliters",
-        "l": "L liter liters litre litres",
-        "gal": "gallon gallons",
-        "s": "s sec second seconds",
-        "min": "min mins minute minutes",
-        "h": "h hr hrs hour hours",
-        "day": "day days",
-        "week": "week weeks",
-        "month": "month months",
-        "year": "year years",
-        "deg": "degree degrees deg",
-        "rad": "rad radian radians",
-        "mph": "mph",
-    }.items()
-    for spelling in spellings.replace("_", " ").split(" ")
-}
+# The spellings of each unit that is worth telling apart; a unit that is not listed is dropped.
+_SPELLINGS = """
+$ dollar dollars usd buck bucks; cent cents ¢; € euro euros eur; £ sterling gbp; ¥ yen; ₹ rupee rupees
+mm millimeter millimeters millimetre millimetres; cm centimeter centimeters centimetre centimetres
+m meter meters metre metres; km kilometer kilometers kilometre kilometres; inch inches; ft foot feet; yd yard yards
+mile miles; mg milligram milligrams; g gram grams; kg kilogram kilograms; lb lbs pound pounds; oz ounce ounces
+ml milliliter milliliters; L liter liters litre litres; gallon gallons; s sec second seconds; min mins minute minutes
+h hr hrs hour hours; day days; week weeks; month months; year years; deg degree degrees; rad radian radians; mph
+"""
+_UNITS = {word: words.split()[0] for words in re.split(r"[;\n]", _SPELLINGS) for word in words.split()}
 # The spellings as alternatives of a pattern, longest first; behind an expression a single letter may be a variable.
 _SHORT_UNITS = "|".join(sorted((re.escape(u) for u in _UNITS if u.isascii() and u != "$"), key=len, reverse=True))
 _LONG_UNITS = "|".join(unit for unit in _SHORT_UNITS.split("|") if len(unit) > 1)
@@ -267,7 +237,7 @@ class _Number:
     value: Fraction
     places: int | None  # digits behind the decimal point; None where it is no decimal
     percent: bool
-    unit: str | None  # a value of _UNITS, or None where there is none or it is not listed
+    unit: str | None  # its first spelling; None where there is none or it is not listed
 
 
 def _split_unit(text: str) -> tuple[str, int, str | None]:
@@ -301,9 +271,8 @@ def _number(text: str) -> _Number | None:
     denominator = Fraction(bottom.replace(",", ""))
     if denominator == 0:
         return None
-    value = whole + Fraction(top.replace(",", "")) / denominator
     exponent = group["exp"] or group["exp2"]
-    value = value * Fraction(10) ** int(exponent or 0) * scale
+    value = (whole + Fraction(top.replace(",", "")) / denominator) * Fraction(10) ** int(exponent or 0) * scale
     if (group["sign"] == "-") != (group["sign2"] == "-"):
         value = -value
     places = len(top.partition(".")[2]) if "." in top and group["n7"] and not exponent and scale == 1 else None
@@ -452,14 +421,10 @@ def _container(text: str) -> tuple[str, list[str]] | None:
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _encloses(text):
         parts = _split(text[1:-1])
         return (text[0] + text[-1], parts) if len(parts) > 1 else None
-    if _thousands(text):
+    if re.fullmatch(r"[-+$€£\s]*\d{1,3}(?:,\d{3})+(?:\.\d+)?[^,]*", text):  # one number with thousands separators
         return None
     parts = _split(text)
     return ("", parts) if len(parts) > 1 else None
-
-
-def _thousands(text: str) -> bool:
-    return re.fullmatch(r"[-+$€£\s]*\d{1,3}(?:,\d{3})+(?:\.\d+)?[^,]*", text) is not None
 
 
 def _encloses(text: str) -> bool:
@@ -474,12 +439,10 @@ def _encloses(text: str) -> bool:
 
 def _same_parts(a: str, b: str, depth: int) -> bool | None:
     first, second = _container(a), _container(b)
-    container = first or second
-    if container is None:
-        return None
     if first is None or second is None:
-        kind, parts = container
-        other = b if first else a
+        if (container := first or second) is None:
+            return None
+        (kind, parts), other = container, b if first else a
         if kind == "{}" and len(parts) == 1:
             return _same(parts[0], other, depth + 1)
         # An interval may be written as an inequality; a list is never one number.
@@ -497,10 +460,10 @@ def _same_in_any_order(parts_a: list[str], parts_b: list[str], depth: int) -> bo
         return sorted(parts_a) == sorted(parts_b)
     left = list(parts_b)
     for part in parts_a:
-        match = next((i for i, other in enumerate(left) if _same(part, other, depth + 1)), None)
+        match = next((other for other in left if _same(part, other, depth + 1)), None)
         if match is None:
             return False
-        left.pop(match)
+        left.remove(match)
     return True
 
 

@@ -2,13 +2,11 @@
 
 math-verify 0.9 bounds its own time with SIGALRM, which works in a main thread only, and no thread can interrupt a
 `9**9**9` that is being computed. So the library runs in small helper processes (math_verify_worker.py), one
-comparison at a time, and a process that is late is killed. Each "equal" of the library is then checked at a few numeric
-points, because the library calls 1/2004! and 1/2006! equal.
+comparison at a time, and a process that is late is killed.
 """
 
 import atexit
 import json
-import logging
 import os
 import queue
 import re
@@ -16,10 +14,10 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from typing import Any
 
 from rmx.paths import PACKAGE
-
-logger = logging.getLogger(__name__)
 
 MAX_LATEX = 300  # characters of one expression given to the library
 CPU_LIMIT = 0.75  # seconds of processor time for one comparison by the library, so that a busy machine grades the same
@@ -28,8 +26,6 @@ START_LIMIT = 30.0  # seconds for the worker to import the library
 WORKERS = 2
 WORKER_MEMORY = 2 << 30  # bytes of address space
 COMMAND = ("-m", "rmx.grading.math_verify_worker")  # what Python runs in a worker
-
-
 # Powers and factorials of no use but to hang a program: refused at once, so that no worker has to be killed.
 _TOO_DEEP = re.compile(r"\^\s*\{?\s*[-+]?\d{5,}|\d{5,}\s*!|!\s*!\s*!|(?:\^[\s{(]*\w+[\s})]*){3,}|\d{150,}")
 
@@ -54,9 +50,7 @@ def new_answers() -> None:
 
 def library_equal(given: str, known: str) -> bool:
     """Whether two expressions, in normal form and without units, are equal; Late where that takes too long."""
-    if not given or not known or max(len(given), len(known)) > MAX_LATEX:
-        return False
-    if _TOO_DEEP.search(given) or _TOO_DEEP.search(known):
+    if not all(text and len(text) <= MAX_LATEX and not _TOO_DEEP.search(text) for text in (given, known)):
         return False
     if _spent.seconds > WALL_LIMIT:  # a list of parts that are slow each
         raise Late
@@ -67,7 +61,7 @@ class _Worker:
     """A helper process that answers one comparison at a time and is killed when it is late."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Any = None
         self._ready = False
         self._owner = 0  # a forked child must not talk into its parent's pipe
 
@@ -77,8 +71,6 @@ class _Worker:
         if not self._ready and self._line(START_LIMIT) != "ready":
             raise OSError("the comparison worker did not start in time")
         self._ready = True
-        assert self._process is not None
-        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([given, known]) + "\n")
         self._process.stdin.flush()
         start = time.monotonic()
@@ -111,15 +103,11 @@ class _Worker:
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except OSError:  # the rest of a line that a dead process will not read
-                    logger.debug("pipe of a killed worker", exc_info=True)
+            with suppress(OSError):  # the rest of a line that a dead process will not read
+                pipe.close()
 
     def _line(self, limit: float) -> str | None:
         """The next line, or None when the process is late and had to be killed. OSError: it died by itself."""
-        assert self._process is not None
         process, late = self._process, threading.Event()
 
         def kill() -> None:
@@ -130,7 +118,7 @@ class _Worker:
         killer.daemon = True
         killer.start()
         try:
-            line = process.stdout.readline().strip() if process.stdout else ""
+            line: str = process.stdout.readline().strip()
         finally:
             killer.cancel()
         if not line and not late.is_set():

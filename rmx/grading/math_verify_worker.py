@@ -8,7 +8,7 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from typing import IO, Any
 
@@ -83,11 +83,7 @@ def _comparer() -> Callable[[str, str], bool]:
     def read(answer: str) -> Any:
         # Without the other modes: they take a number out of a formula that could not be read, and compare that.
         found = parse(
-            f"${answer}$",
-            config,
-            fallback_mode="no_fallback",
-            extraction_mode="first_match",
-            parsing_timeout=None,
+            f"${answer}$", config, fallback_mode="no_fallback", extraction_mode="first_match", parsing_timeout=None
         )
         return found[0] if found else None
 
@@ -103,9 +99,8 @@ def _comparer() -> Callable[[str, str], bool]:
 
 
 def _agree_numerically(first: Any, second: Any) -> bool:
-    """A second look at two expressions called equal: False where their values differ at some point.
+    """A second look at two expressions called equal: False where their values differ, relative to their size.
 
-    Values are compared relative to their size; the library rounds the difference to zero when both are tiny.
     Relations, sets and matrices are left as the library found them.
     """
     if not isinstance(first, Expr) or not isinstance(second, Expr):
@@ -114,26 +109,16 @@ def _agree_numerically(first: Any, second: Any) -> bool:
     if first.free_symbols != second.free_symbols and (first.is_Symbol or second.is_Symbol):
         return True  # one word against the product of its letters
     tolerance = 1e-6 if first.has(Float) or second.has(Float) else 1e-12
-    for values in _points(len(symbols)):
-        point = {s: Rational(*value) for s, value in zip(symbols, values, strict=True)}
+    for shift in (0, 1, 2) if symbols else (0,):  # fixed points with rational coordinates, none of them special
+        point = {s: Rational(7 * i + 5 + 11 * shift, 3 * i + 4) for i, s in enumerate(symbols)}
         x, y = (e.subs(point).doit().evalf(40, maxn=4000) for e in (first, second))
         if not (x.is_number and y.is_number and x.is_finite and y.is_finite):
             continue
         size = max(abs(x), abs(y))
         if size != 0 and abs(x - y) > tolerance * size:
-            return _percent_reading(first, second)
+            # 10% against 10 is the library's own reading, which the numbers cannot confirm.
+            return (get_pct_val(first) is None) != (get_pct_val(second) is None)
     return True
-
-
-def _percent_reading(first: Any, second: Any) -> bool:
-    """10% against 10: the library's own reading, which the numbers cannot confirm."""
-    return bool((get_pct_val(first) is None) != (get_pct_val(second) is None))
-
-
-def _points(symbols: int) -> Iterator[list[tuple[int, int]]]:
-    """Three fixed points with rational coordinates, none of them special."""
-    for shift in (0, 1, 2) if symbols else (0,):
-        yield [(7 * i + 5 + 11 * shift, 3 * i + 4) for i in range(symbols)]
 
 
 if __name__ == "__main__":

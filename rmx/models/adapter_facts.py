@@ -29,11 +29,7 @@ class AdapterFacts:
 
 
 def why_not_linear(config: Any) -> str | None:
-    """Why an adapter's output cannot simply be multiplied; None for a plain LoRA, where it can.
-
-    A LoRA adds s·B·A·x, so that twice s is twice the change. Variants that renormalise the weights (DoRA), replace
-    whole modules or tokens, or train biases do not scale that way, and neither do other kinds of adapters.
-    """
+    """Why an adapter's output cannot simply be multiplied; None for a plain LoRA, which adds s·B·A·x."""
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if kind != "LORA":
         return f"it is a {kind} adapter, and only a plain LoRA scales linearly."
@@ -60,7 +56,7 @@ def facts(model: Model, name: str) -> AdapterFacts:
     norm = None
     if kind == "LORA" and not config.target_parameters:
         norm = math.sqrt(sum(lora_norm(layer, name) ** 2 for layer in adapted_layers(model, name)))
-    weights = adapter_tensors(model, name)
+    weights = [w for key, w in model.engine.model.named_parameters() if name in key.split(".")]
     targets = config.target_modules
     source = Path(model.engine.adapters[name])
     return AdapterFacts(
@@ -96,8 +92,3 @@ def lora_factors(layer: Any, name: str) -> tuple[Tensor, Tensor]:
     if name in layer.lora_embedding_A:
         return layer.lora_embedding_A[name], layer.lora_embedding_B[name]
     return layer.lora_A[name].weight.flatten(1), layer.lora_B[name].weight.flatten(1)
-
-
-def adapter_tensors(model: Model, name: str) -> list[Tensor]:
-    """All tensors of one adapter."""
-    return [w for key, w in model.engine.model.named_parameters() if name in key.split(".")]

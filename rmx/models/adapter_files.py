@@ -52,8 +52,7 @@ class SavedAdapter:
 def read_adapter(model: Model, place: str, spec: str) -> SavedAdapter:
     """Read the adapter of a folder or of the Hub for this model. The caller holds the engine's turn.
 
-    Raises:
-        ModelError: it is damaged, or it cannot be put on without changing the base or giving wrong figures.
+    Raises ModelError where it is damaged, would change the base or would give wrong figures.
     """
     refused = f"The adapter {spec} cannot be put on {model.spec}"
     raw = read_config(place, spec, refused)
@@ -75,14 +74,7 @@ def read_adapter(model: Model, place: str, spec: str) -> SavedAdapter:
 
 
 def read_config(place: str, spec: str, refused: str) -> dict[str, Any]:
-    """Read adapter_config.json.
-
-    Args:
-        refused: beginning of the error message, which ends with the reason.
-
-    Raises:
-        ModelError: it is missing or names no kind.
-    """
+    """Read adapter_config.json; raises ModelError, `refused` and the reason, where it is missing or names no kind."""
     try:
         raw = json.loads(Path(_file(place, CONFIG, spec)).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -139,19 +131,17 @@ def _begun(raw: Mapping[str, Any]) -> str:
 def _own(
     tensors: Mapping[str, Tensor], raw: Mapping[str, Any], held: Mapping[str, Tensor], spec: str
 ) -> dict[str, Tensor]:
-    """The file without copies of the base's tensors, which PEFT would write over the base's own.
-
-    PEFT saves the embeddings with an adapter that sits on them.
-
-    Raises:
-        ModelError: such a tensor is not what the base has.
-    """
+    """The file without copies of the base's tensors, such as embeddings, which PEFT would write over the base's own."""
     biased = (raw.get("bias") or "none") != "none"
     found = {}
     for name, tensor in tensors.items():
         plain = plain_name(name)
         mine = held.get(plain)
-        if mine is None or _replaced(plain, raw) or (biased and plain.endswith(".bias")):
+        parts = plain.split(".")
+        modules = [".".join(parts[:n]) for n in range(1, len(parts))]
+        # PEFT keeps these modules apart for the adapter; it finds them by how their names end.
+        apart = any(module.endswith(end) for module in modules for end in raw.get("modules_to_save") or ())
+        if mine is None or apart or (biased and plain.endswith(".bias")):
             found[name] = tensor
         elif mine.shape != tensor.shape or not torch.equal(tensor.to(mine.dtype), mine.detach().cpu()):
             raise ModelError(
@@ -161,21 +151,9 @@ def _own(
     return found
 
 
-def _replaced(plain: str, raw: Mapping[str, Any]) -> bool:
-    """Whether a tensor is of a module that PEFT keeps apart for the adapter; it finds them by how their names end."""
-    parts = plain.split(".")
-    modules = [".".join(parts[:n]) for n in range(1, len(parts))]
-    return any(module.endswith(end) for module in modules for end in raw.get("modules_to_save") or ())
-
-
 def plain_name(name: str) -> str:
     """A parameter's name in the checkpoint, without what PEFT put around it."""
     return name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", ".")
-
-
-# -- folding ----------------------------------------------------------------------------------------------------------
-
-Factors = tuple[Tensor, Tensor]  # A (r, in) and B (out, r)
 
 
 def _fold(
@@ -191,16 +169,13 @@ def _fold(
             f"the initial adapter, as it was before training, into its folder as {folder}."
         )
     found = dict(tensors)
-    for name in [name for name in tensors if ".lora_A." in name or ".lora_B." in name or ".lora_embedding_" in name]:
-        if ".lora_B." in name:
-            continue
+    for name in [name for name in tensors if ".lora_A." in name or ".lora_embedding_" in name]:
         other = name.replace(".lora_A.", ".lora_B.")
         a, b = tensors[name], tensors.get(other)
         if initial is not None:
-            first = initial.get(name), initial.get(other)
+            a0, b0 = initial.get(name), initial.get(other)
         else:
-            first = _computed(plain_name(name).partition(".lora_A.")[0], a, raw, begun, held, spec)
-        a0, b0 = first
+            a0, b0 = _computed(plain_name(name).partition(".lora_A.")[0], a, raw, begun, held, spec)
         if b is None or a0 is None or b0 is None or a.ndim != 2 or a0.shape != a.shape or b0.shape != b.shape:
             raise ModelError(
                 f"The adapter {spec} cannot be made a plain LoRA: {plain_name(name)} and its beginning ({begun}) do "
@@ -219,9 +194,8 @@ def _initial(raw: Mapping[str, Any], begun: str, place: str, spec: str) -> dict[
     folder = Path(place) / f"{_stem(begun)}_init"
     if not (folder / WEIGHTS).is_file():
         return None
-    other = read_config(
-        str(folder), f"{spec}/{folder.name}", f"The adapter {spec} cannot be folded by its {folder.name}"
-    )
+    refused = f"The adapter {spec} cannot be folded by its {folder.name}"
+    other = read_config(str(folder), f"{spec}/{folder.name}", refused)
     scale = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
     if differs := next((name for name in scale if (other.get(name) or None) != (raw.get(name) or None)), None):
         raise ModelError(f"The adapter {spec} and its {folder.name} differ in {differs}: they are not of one training.")
@@ -231,11 +205,7 @@ def _initial(raw: Mapping[str, Any], begun: str, place: str, spec: str) -> dict[
 def _computed(
     module: str, a: Tensor, raw: Mapping[str, Any], begun: str, held: Mapping[str, Tensor], spec: str
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """The factors that PEFT took out of one layer's weight, computed again.
-
-    Raises:
-        ModelError: rounding alone could turn them: they are not determined by the weights.
-    """
+    """The factors that PEFT took out of one layer's weight; ModelError where rounding alone could turn them."""
     weight, transposed = held.get(f"{module}.weight"), bool(raw.get("fan_in_fan_out"))
     if weight is None or not weight.is_floating_point() or weight.ndim != 2 or (transposed and begun == "olora"):
         return None, None
@@ -287,10 +257,7 @@ COMPUTED: dict[str, Callable[[Tensor, int, float], tuple[Tensor, Tensor, float]]
 def _doubled(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with twice the rank everywhere and the scaling as it was."""
     more = 2**0.5 if raw.get("use_rslora") else 2
-    changed = {
-        "r": 2 * raw.get("r", 8),
-        "lora_alpha": more * raw.get("lora_alpha", 8),
-        "rank_pattern": {key: 2 * value for key, value in (raw.get("rank_pattern") or {}).items()},
-        "alpha_pattern": {key: more * value for key, value in (raw.get("alpha_pattern") or {}).items()},
-    }
-    return {**raw, **changed}
+    ranks = {key: 2 * value for key, value in (raw.get("rank_pattern") or {}).items()}
+    alphas = {key: more * value for key, value in (raw.get("alpha_pattern") or {}).items()}
+    r, alpha = 2 * raw.get("r", 8), more * raw.get("lora_alpha", 8)
+    return {**raw, "r": r, "lora_alpha": alpha, "rank_pattern": ranks, "alpha_pattern": alphas}

@@ -26,18 +26,13 @@ def attached(model: "Model") -> set[str]:
 def adapter_name(spec: str) -> str:
     """A name of its own for each spec, which `shown_adapter` reads back.
 
-    PEFT uses the name as a module key, where a dot would nest, and a star marks the strength in an adapter's key: they
-    are written as %2E and %2A, and % itself as %25.
+    PEFT uses the name as a module key, where a dot would nest, and a star marks the strength in an adapter's key.
     """
     return spec.replace("%", "%25").replace(".", "%2E").replace("*", "%2A")
 
 
 def adapter_place(model: "Model", spec: str) -> str:
-    """Folder or Hub id of an adapter.
-
-    Raises:
-        ModelError: there is none, or it holds no safetensors.
-    """
+    """Folder or Hub id of an adapter; ModelError where there is none, or it holds no safetensors."""
     if spec in bundled_adapters(model):
         return str(ASSETS / "mini" / spec)
     folder = run_adapter(spec) or Path(spec)
@@ -64,8 +59,7 @@ def names_adapter(model: "Model", spec: str) -> bool:
 
 
 def run_adapter(spec: str) -> Path | None:
-    """The folder of a training run's adapter, by the run's id, by `ID/step_N` for one of its checkpoints or by
-    `ID/tau_X` for one threshold of a sweep."""
+    """The folder of a run's adapter: `ID`, `ID/step_N` for a checkpoint, `ID/tau_X` for one of a sweep."""
     run, _, part = spec.partition("/")
     if not is_run(run) or not re.fullmatch(r"(step_\d+|tau_[\d.e-]+)?", part):
         return None

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from rmx.engine.engine import Engine, base_network, split_key
-from rmx.errors import ModelError, first_line
+from rmx.errors import ModelError, reason_of
 from rmx.models.adapter_files import SavedAdapter, read_adapter
 from rmx.models.adapter_names import adapter_name, adapter_place
 from rmx.models.base_state import base_changes, base_tensors, remember_base, wrapped_modules
@@ -31,23 +31,13 @@ _DAMAGE: tuple[type[Exception], ...] = (
 
 
 def add_adapter(model: Model, spec: str) -> str:
-    """Load an adapter onto the model's own weights and return the name that `Engine.using` knows it by.
-
-    Raises:
-        ModelError: no adapter there, a pickle, damaged, or made for another architecture.
-    """
+    """Load an adapter onto the model's own weights and return the name that `Engine.using` has for it."""
     name = adapter_name(spec)
-    if name in model.engine.adapters:
-        return name
-    return attach(model, name, adapter_place(model, spec), spec)
+    return name if name in model.engine.adapters else attach(model, name, adapter_place(model, spec), spec)
 
 
 def attach(model: Model, name: str, place: str, spec: str | None = None) -> str:
-    """Put the adapter of a folder or of the Hub on a model; `spec` is what messages call it.
-
-    Raises:
-        ModelError: it is damaged or made for another architecture.
-    """
+    """Put the adapter of a folder or of the Hub, `spec` in messages, on a model; ModelError where it does not fit."""
     spec, engine = spec or name, model.engine
     remember_base(model)
     held = [(w, w.data) for w in base_tensors(engine).values()]
@@ -58,9 +48,7 @@ def attach(model: Model, name: str, place: str, spec: str | None = None) -> str:
             _attach(engine, name, saved)
     except _DAMAGE as error:
         _put_back(model, held, spec)
-        raise ModelError(
-            f"The adapter {spec} cannot be put on {model.spec}: {first_line(str(error), 240) or 'no reason was given'}"
-        ) from error
+        raise ModelError(f"The adapter {spec} cannot be put on {model.spec}: {reason_of(error)}") from error
     engine.adapters[name] = place
     if changes := base_changes(model):
         drop_adapter(model, name)
@@ -120,9 +108,8 @@ def _check_whole(outcome: Any, config: Any, name: str) -> None:
     """PEFT leaves out what does not fit, without a word."""
     prefix: str = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type) or ""
     missing = [key for key in outcome.missing_keys if prefix in key and name in key.split(".")]
-    if missing := [
-        key for key in missing if ".vblora_vector_bank." not in key
-    ]:  # layers share one, filled by its own name
+    shared = ".vblora_vector_bank."  # of all layers, filled by its own name
+    if missing := [key for key in missing if shared not in key]:
         raise ValueError(f"it is incomplete: it has no weights for {missing[0]}.")
     if unknown := [key for key in outcome.unexpected_keys if prefix in key]:
         raise ValueError(f"it was made for another model: it has weights for {unknown[0]}.")

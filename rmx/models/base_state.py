@@ -44,15 +44,10 @@ def checksum(tensor: Tensor) -> int:
     total = torch.zeros((), dtype=torch.int64, device=words.device)
     for start in range(0, len(words), chunk):
         mixed = words[start : start + chunk] + places[: len(words) - start]
-        mixed.add_(_signed(start * STEP))  # wraps around, as all integers here do
+        mixed.add_((start * STEP + (1 << 63)) % (1 << 64) - (1 << 63))  # modulo 2^64, as all integers here
         mixed.bitwise_xor_(mixed >> 31).mul_(ODD).bitwise_xor_(mixed >> 29)
         total += mixed.sum()
     return int(total)
-
-
-def _signed(number: int) -> int:
-    """The number modulo 2^64, as a signed word holds it."""
-    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
@@ -155,14 +150,11 @@ class Changes:
         return bool(self.tensors or self.probe)
 
     def __str__(self) -> str:
-        parts = []
-        if self.tensors:
-            more = len(self.tensors) - SHOWN
-            names = ", ".join(self.tensors[:SHOWN]) + (f" and {more} more" if more > 0 else "")
-            parts.append(f"{len(self.tensors)} of {self.of} tensors in memory are not those that were loaded ({names})")
-        if self.probe:
-            parts.append(f"on a fixed text a logit moved by {self.probe:.2g}")
-        return "; ".join(parts)
+        more = len(self.tensors) - SHOWN
+        names = ", ".join(self.tensors[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+        tensors = f"{len(self.tensors)} of {self.of} tensors in memory are not those that were loaded ({names})"
+        moved = f"on a fixed text a logit moved by {self.probe:.2g}"
+        return "; ".join(([tensors] if self.tensors else []) + ([moved] if self.probe else []))
 
     def json(self) -> dict[str, Any]:
         """Return the changes as documents hold them."""
@@ -170,10 +162,9 @@ class Changes:
 
 
 def base_changes(model: Model, now: Mapping[str, int] | None = None) -> Changes | None:
-    """What is different of the base since it was recorded; None where nothing was. The caller holds the turn.
+    """What is different of the base since it was recorded, by its checksums `now`; None where nothing was recorded.
 
-    Args:
-        now: checksums of its tensors, where the caller has made them.
+    The caller holds the turn.
     """
     engine = model.engine
     before, logits = engine.checksums, engine.probe
@@ -186,8 +177,6 @@ def base_changes(model: Model, now: Mapping[str, int] | None = None) -> Changes 
     return Changes(tuple(names), len(before), moved)
 
 
-# -- the key of a model ------------------------------------------------------------------------------------------------
-
 HASHED = "sha256:"  # begins the revision of local weights
 # Fields of configurations that change no figure.
 NO_PART_OF_A_MODEL = frozenset({"_name_or_path", "transformers_version", "architectures", "dtype", "use_cache"})
@@ -198,14 +187,7 @@ NO_PART_OF_AN_ADAPTER = frozenset(
 
 
 def key_of(model: Model, adapter: str | None) -> str:
-    """What decides the completions of a prompt, as a hash of what is in memory now, whatever its files are called.
-
-    Args:
-        adapter: its key on the engine. It counts by its weights, not by its name.
-
-    Raises:
-        ModelError: the weights are in another process.
-    """
+    """What decides the completions of a prompt, as a hash of what is in memory here, whatever its files are called."""
     engine = model.engine
     if engine.remote is not None:
         raise ModelError(NOT_HERE)

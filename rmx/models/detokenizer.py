@@ -35,16 +35,20 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 class Detokenizer:
-    """Bytes and pieces of the tokens of one tokenizer."""
+    """Bytes and texts of the tokens of one tokenizer.
+
+    `token_bytes` gives the bytes that an id stands for, `token_text` the token by itself, incomplete bytes shown in
+    hexadecimal.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._to_bytes = _bytes_rule(tokenizer)
         self._added = {i: t.content for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items()}
         self.special_ids = frozenset(i for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items() if t.special)
-        self._bytes = lru_cache(maxsize=300_000)(self._compute_bytes)
+        self.token_bytes = lru_cache(maxsize=300_000)(self._compute_bytes)
         # Kept as well: a solution in memory names twenty candidates for each of its tokens.
-        self._token_text = lru_cache(maxsize=300_000)(lambda i: self._bytes(i).decode("utf-8", "rmx-show-bytes"))
+        self.token_text = lru_cache(maxsize=300_000)(lambda i: self.token_bytes(i).decode("utf-8", "rmx-show-bytes"))
 
     def _compute_bytes(self, token_id: int) -> bytes:
         if token_id in self._added:
@@ -53,17 +57,9 @@ class Detokenizer:
         # Some models have more output rows than the tokenizer has tokens.
         return f"⟪{token_id}⟫".encode() if token is None else self._to_bytes(token)
 
-    def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that this token stands for."""
-        return self._bytes(token_id)
-
-    def token_text(self, token_id: int) -> str:
-        """The token by itself, incomplete bytes shown in hexadecimal."""
-        return self._token_text(token_id)
-
     def text(self, ids: Sequence[int]) -> str:
         """The text of a whole list of ids."""
-        return b"".join(map(self._bytes, ids)).decode("utf-8", "rmx-show-bytes")
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "rmx-show-bytes")
 
     def stream(self, kept: Sequence[int] = ()) -> "TextStream":
         """A decoder that has already seen `kept`."""
@@ -99,7 +95,7 @@ def _bytes_rule(tokenizer: Any) -> Callable[[str], bytes]:
     if '"ByteFallback"' in decoder or "▁" in decoder or '"Metaspace"' in decoder:
         return _sentencepiece
     if '"WordPiece"' in decoder:
-        return _wordpiece
+        return lambda token: token[2:].encode() if token.startswith("##") else b" " + token.encode()
     return lambda token: token.encode("utf-8", "surrogatepass")
 
 
@@ -113,7 +109,3 @@ def _byte_level(token: str) -> bytes:
 def _sentencepiece(token: str) -> bytes:
     byte = _BYTE_TOKEN.fullmatch(token)
     return bytes([int(byte[1], 16)]) if byte else token.replace("▁", " ").encode("utf-8", "surrogatepass")
-
-
-def _wordpiece(token: str) -> bytes:
-    return token[2:].encode() if token.startswith("##") else b" " + token.encode()

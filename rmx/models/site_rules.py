@@ -21,17 +21,12 @@ if TYPE_CHECKING:
     from rmx.models.load import Model
 
 TrainingMode = Literal["on", "mini", "off"]
-MODES: tuple[TrainingMode, ...] = ("on", "mini", "off")
 DUPLICATE = "Duplicate this Space, or run rmx on your own machine, to use others."
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w.-]{1,100})?")
 
 
 def hub_bytes(repo: str, revision: str | None) -> int:
-    """Bytes of the safetensors files of a model on the Hub; 0 where it has none.
-
-    Raises:
-        OSError, ValueError: the Hub cannot be asked, or there is no such model.
-    """
+    """Bytes of the safetensors of a model on the Hub, 0 without any; OSError or ValueError where it cannot be asked."""
     from huggingface_hub import HfApi
 
     info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10, token=False)
@@ -54,24 +49,21 @@ class SiteRules:
 
     def admit_model(self, spec: str) -> None:
         """Whether this model may be loaded."""
-        if not self.public or self._listed(spec):
-            return
-        listed = ", ".join(self.models)
-        if not self.hub_gb or not _HUB_ID.fullmatch(spec) or Path(spec.partition("@")[0]).exists():
-            raise Refused(f"This public site has the models {listed}. {DUPLICATE}")
-        repo, _, revision = spec.partition("@")
-        self._admit_size(spec, repo, revision or None)
+        if self.public and not self._listed(spec):
+            self._admit_from_hub(spec, f"This public site has the models {', '.join(self.models)}.")
 
-    def _admit_size(self, spec: str, repo: str, revision: str | None) -> None:
+    def _admit_from_hub(self, spec: str, listed: str) -> None:
+        """Whether what is not listed is on the Hub and small enough; `listed` is what is said where it may not be."""
+        repo, _, revision = spec.partition("@")
+        if not self.hub_gb or not _HUB_ID.fullmatch(spec) or Path(repo).exists():
+            raise Refused(f"{listed} {DUPLICATE}")
         try:
-            size = self.size_of(repo, revision)
+            size = self.size_of(repo, revision or None)
         except (OSError, ValueError) as error:  # huggingface_hub's errors are kinds of these
             from rmx.storage.hub_errors import download_sentence
 
-            why = download_sentence(error, spec)
-            raise Refused(
-                why or f"{spec} could not be looked up on the Hub. Check the spelling, or that it is public."
-            ) from error
+            why = f"{spec} could not be looked up on the Hub. Check the spelling, or that it is public."
+            raise Refused(download_sentence(error, spec) or why) from error
         if not size:
             raise Refused(f"{spec} has no safetensors weights, and no others are loaded here.")
         if size > self.hub_gb * 1e9:
@@ -92,11 +84,8 @@ class SiteRules:
         bundled = bundled_adapters(model)
         if not self.public or spec in self.adapters or spec in bundled or run_adapter(spec) is not None:
             return
-        if not self.hub_gb or not _HUB_ID.fullmatch(spec) or Path(spec.partition("@")[0]).exists():
-            known = ", ".join([*bundled, *self.adapters]) or "none"
-            raise Refused(f"This public site has the adapters {known} for {model.spec}, and those of runs. {DUPLICATE}")
-        repo, _, revision = spec.partition("@")
-        self._admit_size(spec, repo, revision or None)
+        known = ", ".join([*bundled, *self.adapters]) or "none"
+        self._admit_from_hub(spec, f"This public site has the adapters {known} for {model.spec}, and those of runs.")
 
     def admit_set(self, name: str) -> None:
         """Whether this problem set may be read."""
@@ -105,10 +94,11 @@ class SiteRules:
 
     def problem_sets(self) -> list[str]:
         """Names of the sets that may be read: on a public site the bundled, the listed and those fetched before."""
-        return [name for name in SETS if not self.public or self._has_set(name)]
-
-    def _has_set(self, name: str) -> bool:
-        return name not in REPOSITORIES or name in self.sets or self.cached(name)
+        return [
+            name
+            for name in SETS
+            if not self.public or name not in REPOSITORIES or name in self.sets or self.cached(name)
+        ]
 
 
 PRIVATE = SiteRules()

@@ -35,18 +35,12 @@ class Ending:
     def ended_by(self, row: int, token_id: int) -> Stop | None:
         """What the row is over by with this token; None where it goes on."""
         rule = self._rules[row]
-        ended = rule.feed(self._pieces[row].feed(token_id))
-        if token_id in self._stop_ids:
-            return "eos"
-        return rule.ending if ended else None
+        rule.feed(self._pieces[row].feed(token_id))
+        return "eos" if token_id in self._stop_ids else rule.ending
 
 
 class Endings:
-    """The same for samples of several prompts that begin at any time, as `sample_continuously` calls it.
-
-    Args:
-        prompts: ids of each. answers: as for `Ending`.
-    """
+    """The same for samples of several prompts that begin at any time, as `sample_continuously` calls it."""
 
     def __init__(self, model: Model, prompts: Sequence[Sequence[int]], answers: bool = True) -> None:
         self._model, self._prompts, self._answers = model, prompts, answers
@@ -66,15 +60,14 @@ class Endings:
 def stop_after(
     rule: StopRule, token_id: int | None, stop_ids: Collection[int], made: int, most: int, room: int
 ) -> Stop | None:
-    """Decide what a completion ends by with its newest token; None where it goes on.
+    """Decide what a completion, which `rule` has been fed, ends by with its newest token; None where it goes on.
 
     Args:
-        rule: has been fed the completion. token_id: the newest token; None where there is none yet.
         made: tokens of the completion. most: upper bound of them. room: as many as the context holds.
     """
     if token_id in stop_ids:
         return "eos"
-    if rule.over and rule.ending is not None:
+    if rule.ending is not None:
         return rule.ending
     if made >= most:
         return "length"

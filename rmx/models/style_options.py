@@ -11,15 +11,12 @@ from rmx.prompt_styles import OWN, STYLES, AnswerRule, PromptStyle
 MOST_STOPS, MOST_STOP = 8, 200  # stop texts, and characters of one
 AUTO = ""  # in a form: as the model's family and the set have it
 MOST_TEXT = 20_000  # characters of a system line or a template
+RECORDED = ("style", "system", "template", "template_file", "thinking", "stops", "answers")  # in the order of files
 
 
 @dataclass(frozen=True, slots=True)
 class StyleOptions:
-    """What is asked of the prompt; what is None stays as the model's family has it.
-
-    Raises:
-        PromptError: an unknown style, a template without {problem}, or stop texts that cannot be used.
-    """
+    """What is asked of the prompt, or PromptError; what is None stays as the model's family has it."""
 
     style: str | None = None  # a name of STYLES
     system: str | None = None  # "": no system line
@@ -63,23 +60,11 @@ class StyleOptions:
     def json(self) -> dict[str, Any]:
         """What a run's `config.json` keeps of it; `from_json` reads it back."""
         stops = None if self.stops is None else list(self.stops)
-        return {
-            "style": self.style,
-            "system": self.system,
-            "template": self.template,
-            "template_file": self.template_file,
-            "thinking": self.thinking,
-            "stops": stops,
-            "answers": self.answers,
-        }
+        return {name: getattr(self, name) for name in RECORDED} | {"stops": stops}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any] | None) -> "StyleOptions":
-        """The options that `json` wrote; None stands for a file of before there were any.
-
-        Raises:
-            PromptError: see the class. TypeError: a value is of another type than `json` writes.
-        """
+        """The options that `json` wrote, or none; PromptError or TypeError where it cannot have written them."""
         if stored is None:
             return cls()
         if not isinstance(stored, Mapping):
@@ -87,7 +72,7 @@ class StyleOptions:
         stops = stored.get("stops")
         if stops is not None and not (isinstance(stops, list) and all(isinstance(stop, str) for stop in stops)):
             raise TypeError("style: stops is no list of texts")
-        kept = {name: stored.get(name) for name in cls().json() if name != "stops"}
+        kept = {name: stored.get(name) for name in RECORDED if name != "stops"}
         for name, value in kept.items():
             if value is not None and not isinstance(value, bool if name == "thinking" else str):
                 raise TypeError(f"style: {name} is of a wrong type")
@@ -97,16 +82,10 @@ class StyleOptions:
 def resolve_style(
     family: PromptStyle, options: StyleOptions, set_name: str | None, raw: bool, spec: str, chat_template: str
 ) -> PromptStyle:
-    """The style that options come to, for a model and a problem set.
+    """The style that options come to, for a model that its `family` asks and a set; see `Model.ask_in`.
 
     Args:
-        family: as the model is asked by itself.
-        set_name: of the problems; None for a problem of the user's own.
-        raw: prompts are given as they stand.
         spec: how messages call the model. chat_template: its tokenizer's; "" where it has none.
-
-    Raises:
-        PromptError: the style is not one for this model.
     """
     style = family
     if options.style is not None:
@@ -123,12 +102,8 @@ def resolve_style(
         if not style.chat:
             raise PromptError(f"The prompt style {style.name} is no chat, so it has no system line. Take --style chat.")
         style = replace(style, system=options.system or None)
-    if options.thinking is not None:
-        style = replace(style, thinking=options.thinking)
-    if options.stops is not None:
-        style = replace(style, stops=options.stops)
-    if options.answers is not None:
-        style = replace(style, answers=options.answers)
+    own: dict[str, Any] = {"thinking": options.thinking, "stops": options.stops, "answers": options.answers}
+    style = replace(style, **{name: value for name, value in own.items() if value is not None})
     if style.chat and not family.chat and not chat_template:
         raise PromptError(f"{spec} has no chat template, which the prompt style {style.name} needs.")
     if options.thinking is not None and not (style.chat and "enable_thinking" in chat_template):
@@ -136,19 +111,13 @@ def resolve_style(
     return style
 
 
-# -- forms ------------------------------------------------------------------------------------------------------------
-
-
 def from_form(
     style: Any = None, system: Any = None, thinking: Any = None, stops: Any = None, answers: Any = None
 ) -> StyleOptions:
-    """What the values of a form ask for; empty ones leave what the model's family has.
+    """What the values of a form ask for; empty ones leave what the model's family has. Raises as `StyleOptions` does.
 
     Args:
         thinking: "on", "off" or empty. stops: one a line, with \\n for a line break.
-
-    Raises:
-        PromptError: a value that cannot be used.
     """
     lines = [line.replace("\\n", "\n") for line in str(stops or "").splitlines() if line]
     return StyleOptions(

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, Volume
 
@@ -16,10 +17,7 @@ _BUILD_VARIABLE = "TORCH_INDEX"
 def carry_out(plan: SpacePlan, api: HfApi | None = None) -> Iterator[str]:
     """Bring the plan to the Hub; yields a line for each thing done. Done again, it changes nothing that is so already.
 
-    Settings come before the files: the upload starts the build, which reads them.
-
-    Raises:
-        RmxError: what stood against it, in a sentence without tokens and secrets.
+    Settings come before the files: the upload starts the build, which reads them. Raises RmxError without any secret.
     """
     api = api or HfApi()
     try:
@@ -42,14 +40,8 @@ def _carried_out(plan: SpacePlan, api: HfApi) -> Iterator[str]:
             api.update_repo_settings(plan.space, private=True, repo_type="space")
             yield "made it private"
     else:
-        api.create_repo(
-            plan.space,
-            repo_type="space",
-            space_sdk=plan.sdk,
-            private=plan.private or None,
-            space_hardware=plan.hardware,  # type: ignore[arg-type]  # a str enum
-            exist_ok=True,
-        )
+        made: dict[str, Any] = {"space_sdk": plan.sdk, "space_hardware": plan.hardware}
+        api.create_repo(plan.space, repo_type="space", private=plan.private or None, exist_ok=True, **made)
         yield f"created the {plan.sdk} Space {plan.space} for {who}"
     stale = known and _builds_otherwise(plan, api)
     for name, value in plan.variables.items():
@@ -102,17 +94,13 @@ def _upload(plan: SpacePlan, api: HfApi) -> str:
 
 def _sentence(error: Exception, plan: SpacePlan) -> str:
     """What stood against it, and what to do."""
-    owner = plan.space.partition("/")[0]
-    return upload_sentence(
-        error,
-        Upload(
-            what="the Space",
-            place=plan.space,
-            sign_in=f"Log in (hf auth login), or set HF_TOKEN to one that may write to {owner}.",
-            again="Run this again",
-            offline="Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, and run this again: what is done already stays "
-            "done.",
-            price=f"A {plan.sdk} Space needs a PRO or Team plan on the free CPU, and billing on other hardware"
-            + (f" such as {plan.hardware}." if plan.hardware else "."),
-        ),
+    owner, such_as = plan.space.partition("/")[0], f" such as {plan.hardware}" if plan.hardware else ""
+    upload = Upload(
+        what="the Space",
+        place=plan.space,
+        sign_in=f"Log in (hf auth login), or set HF_TOKEN to one that may write to {owner}.",
+        again="Run this again",
+        offline="Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, and run this again: what is done already stays done.",
+        price=f"A {plan.sdk} Space needs a PRO or Team plan on the free CPU, and billing on other hardware{such_as}.",
     )
+    return upload_sentence(error, upload)

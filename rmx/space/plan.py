@@ -81,46 +81,29 @@ def plan(
     secrets: Mapping[str, str] | None = None,
     root: Path | None = None,
 ) -> SpacePlan:
-    """What it takes to bring this checkout to a Space; asks nobody.
+    """What it takes to bring this checkout to a Space, or RmxError; asks nobody.
 
     Args:
         hardware: a name of the Hub, such as cpu-upgrade or l4x1.
         storage: the bucket to be mounted on /data, OWNER/NAME, or NAME of the Space's owner.
         root: the checkout; None: the one that this package lies in.
-
-    Raises:
-        RmxError: a name, a value or the files cannot be used, in a sentence.
     """
     space, hardware = _space_name(space), _hardware(hardware, zerogpu)
     given, hidden = dict(variables or {}), dict(secrets or {})
     _check_settings(given, hidden)
     bucket = storage and _bucket(storage, space)
-    return SpacePlan(
-        space=space,
-        sdk="gradio" if zerogpu else "docker",
-        files=tuple(_files(root or PACKAGE.parent, _ZEROGPU if zerogpu else _DOCKER)),
-        private=private,
-        hardware=hardware,
-        bucket=bucket,
-        variables=_own_variables(hardware, zerogpu, bucket) | given,
-        secrets=hidden,
-    )
+    files = tuple(_files(root or PACKAGE.parent, _ZEROGPU if zerogpu else _DOCKER))
+    public = _own_variables(hardware, zerogpu, bucket) | given
+    return SpacePlan(space, "gradio" if zerogpu else "docker", files, private, hardware, bucket, public, hidden)
 
 
 def _own_variables(hardware: str | None, zerogpu: bool, bucket: str | None) -> dict[str, str]:
-    """What the Space needs beside what was asked for.
-
-    The variables of a Docker Space are its build arguments too: a GPU is of use only to a torch with CUDA. A Gradio
-    Space does not run the image's entry point, so it is told here what lies on /data.
-    """
+    """What the Space needs beside what was asked for: where things lie on /data, or the torch of a Docker image."""
     if zerogpu:
         return dict(KEPT) if bucket else {}
     if hardware is None:
         return {}
     return {"TORCH_INDEX": CPU_TORCH if hardware.startswith("cpu-") else CUDA_TORCH}
-
-
-# -- checks -----------------------------------------------------------------------------------------------------------
 
 
 def _space_name(space: str) -> str:
@@ -177,15 +160,8 @@ def _check_settings(variables: Mapping[str, str], secrets: Mapping[str, str]) ->
             )
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
-
-
 def _files(root: Path, patterns: Mapping[str, str]) -> Iterator[SpaceFile]:
-    """What the patterns find, the image's build context: nothing made by Python, no folder that a link leads to.
-
-    Raises:
-        RmxError: a pattern finds nothing, as in an installed wheel.
-    """
+    """What the patterns find; raises RmxError where one finds nothing, as in an installed wheel."""
     for pattern, within in patterns.items():
         found = sorted(p for p in root.glob(pattern) if p.is_file() and not _made(p, root))
         if not found:
@@ -223,17 +199,19 @@ def with_thumbnail(readme: str, address: str) -> str:
 
 
 def settings(words: Iterable[str], option: str, environment: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """NAME=VALUE words as a mapping; with an environment, NAME alone is looked up there.
+    """NAME=VALUE words as a mapping, or RmxError; with an environment, NAME alone is looked up there.
 
-    Raises:
-        RmxError: no NAME=VALUE, or not in the environment. A secret's value is never repeated.
+    A secret's value is never repeated.
     """
     found = {}
     for word in words:
         name, equals, value = word.partition("=")
-        if not equals and environment is None:
+        if equals:
+            found[name] = value
+        elif environment is None:
             raise RmxError(f"{option} takes NAME=VALUE; '{word}' has no '='.")
-        if not equals and name not in (environment or {}):
+        elif name in environment:
+            found[name] = str(environment[name])
+        else:
             raise RmxError(f"{option} {name}: {name} is not set in the environment. Set it, or write {name}=VALUE.")
-        found[name] = value if equals else str((environment or {})[name])
     return found

@@ -1,8 +1,7 @@
 """Intervals that hold whenever one stops looking, and the rule when to stop.
 
 An interval made for one fixed number of samples is too narrow for somebody who looks again and again and stops when
-the picture pleases. The one here covers at all sample sizes at once, so sampling may stop by any rule, this one's
-included.
+the picture pleases. The one here covers at all sample sizes at once, so sampling may stop by any rule.
 """
 
 import math
@@ -37,24 +36,19 @@ def anytime(successes: int, n: int, alpha: float = ALPHA) -> Bounds:
     return low, high
 
 
-def log_ratio(successes: int, n: int, p: float) -> float:
-    """Log of the mixture over the likelihood at p; 0 < p < 1. Convex in p, least at successes / n."""
-    mixture = _log_beta(PRIOR + successes, PRIOR + n - successes) - _log_beta(PRIOR, PRIOR)
-    return mixture - successes * math.log(p) - (n - successes) * math.log1p(-p)
-
-
 def _log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
 def _edge(successes: int, n: int, alpha: float, outside: float, inside: float) -> float:
-    """Where the ratio crosses 1 / alpha between a p that is left out and one that is not."""
+    """Where the ratio, convex in p, crosses 1 / alpha between a p that is left out and one that is not."""
     limit = -math.log(alpha)
+    mixture = _log_beta(PRIOR + successes, PRIOR + n - successes) - _log_beta(PRIOR, PRIOR)
     for _ in range(60):
         middle = (outside + inside) / 2
         if middle in (outside, inside):
             break
-        if log_ratio(successes, n, middle) < limit:
+        if mixture - successes * math.log(middle) - (n - successes) * math.log1p(-middle) < limit:
             inside = middle
         else:
             outside = middle
@@ -66,12 +60,10 @@ def decide(intervals: Sequence[Bounds], margin: float) -> Verdict:
 
     "decides": two of them do not overlap. "same": all of them together span less than `margin`. Else "open".
     """
-    highest_low = max(low for low, _ in intervals)
-    lowest_high = min(high for _, high in intervals)
-    if highest_low > lowest_high:
+    lows, highs = zip(*intervals, strict=True)
+    if max(lows) > min(highs):
         return "decides"
-    span = max(high for _, high in intervals) - min(low for low, _ in intervals)
-    return "same" if span < margin else "open"
+    return "same" if max(highs) - min(lows) < margin else "open"
 
 
 def rule(margin: float, samples: int, budget: int) -> str:

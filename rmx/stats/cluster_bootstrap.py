@@ -6,8 +6,8 @@ tell; each choice is the one that kept its promise in simulation (tests/unit/sta
 
 1. Many units, many of them telling: the percentile bootstrap over units, RESAMPLES times.
 2. Few units, or few that tell: percentile intervals come out too narrow. For shares the Wilson interval with the
-   effective number of observations, value (1 - value) / variance, and Student's t; for differences and other means
-   value ± t times the linearised standard error. Both are cluster-robust. Degrees of freedom: units that count, less 1.
+   effective number of observations, value (1 - value) / variance, and Student's t; for differences value
+   ± t times the linearised standard error. Both are cluster-robust. Degrees of freedom: units that count, less 1.
 3. Resamples all but agree, as when nearly everything is right, or nothing changed: the exact bound over units, with
    "exact": true.
 
@@ -15,9 +15,8 @@ A set may mix lone problems with clusters, as `mini` does: lone new numbers, and
 there are of each was settled when the set was made, and one sort may be harder; so lone problems and clusters are two
 strata, resampled apart. Where one sort has fewer than STRATUM units, there is one stratum.
 
-Taking problems for independent that hang together in 22 clusters held the truth 72 times in 100. The intervals here
-held it 94 to 96 times, and more where they are exact. They are weakest a few units short of where everything is right
-or nothing changed, between the second kind and the third: about 92 times there.
+In simulation the intervals held the truth 94 to 96 times in 100, more where they are exact and about 92 times a few
+units short of where everything is right or nothing changed. As if 22 clusters were independent problems: 72 times.
 
 Which units tell: the sum of the distances to the nearer end (0 or 1; for a difference, to 0) may rest on all units or
 on a few. (sum d)² / (sum d²) says on how many.
@@ -31,7 +30,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rmx.stats.intervals import Estimate, share
+from rmx.stats.intervals import Estimate, share, unknown
 from rmx.stats.pass_at_k import clopper_pearson, t_quantile
 
 RESAMPLES = 2000
@@ -79,72 +78,44 @@ class Units:
         return added
 
 
+Limits = Callable[[np.ndarray, Units], tuple[np.ndarray, np.ndarray]]
+
+
 def units_of(problems: int, clusters: Clusters = None) -> Units:
     """The units of so many problems; raises ValueError where labels and problems differ in number."""
-    if clusters is None:
-        return Units(np.arange(problems), np.ones(problems))
-    if len(clusters) != problems:
-        raise ValueError(f"{len(clusters)} cluster labels for {problems} problems")
-    number = {label: i for i, label in enumerate(dict.fromkeys(clusters))}
-    if len(number) == problems:
-        return Units(np.arange(problems), np.ones(problems))
-    index = np.array([number[label] for label in clusters])
+    labels = range(problems) if clusters is None else clusters
+    if len(labels) != problems:
+        raise ValueError(f"{len(labels)} cluster labels for {problems} problems")
+    number = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    index = np.array([number[label] for label in labels], dtype=int)
     return Units(index, np.bincount(index).astype(float))
 
 
-def unknown(n: int = 0) -> Estimate:
-    """The estimate of what was not measured."""
-    return {"value": None, "low": None, "high": None, "n": n}
+def mean_estimates(table: ArrayLike, clusters: Clusters = None) -> list[Estimate]:
+    """The mean over problems of each column with its 95 % interval, all with the same resamples.
 
-
-def mean_estimate(values: ArrayLike, clusters: Clusters = None, *, shares: bool = True, seed: int = 0) -> Estimate:
-    """The mean over problems with its 95 % interval; see the module's docstring.
+    n of an estimate is the number of problems. No interval for fewer than two units, which say nothing of how they vary.
 
     Args:
-        values: one figure of each problem, (P,).
+        table: (P, M) figures between 0 and 1, a row for each problem.
         clusters: one label of each problem; problems of one label depend on each other.
-        shares: whether the figures lie between 0 and 1. Others, such as nats, have no exact bound.
-
-    Returns:
-        An estimate; n is the number of problems. No interval for fewer than two units, which say nothing of how they
-        vary.
 
     Raises:
         ValueError: labels and problems differ in number, or a share lies outside 0 .. 1.
     """
-    return mean_estimates(np.asarray(values, dtype=float)[:, None], clusters, shares=shares, seed=seed)[0]
-
-
-def mean_estimates(
-    table: ArrayLike, clusters: Clusters = None, *, shares: bool = True, seed: int = 0
-) -> list[Estimate]:
-    """`mean_estimate` of each column of (P, M) figures, all with the same resamples."""
     values = np.asarray(table, dtype=float)
-    if shares and ((values < -1e-12) | (values > 1 + 1e-12)).any():
+    if ((values < -1e-12) | (values > 1 + 1e-12)).any():
         raise ValueError("a share must lie between 0 and 1")
     units = units_of(len(values), clusters)
     if units.n < 2:
         return _without_interval(values)
     sums = units.sums(values)
-    if not shares:
-        few = np.full(values.shape[1], units.telling < FEW_UNITS)
-        return _estimates(values, _by_t(sums, units), _bootstrap(sums, units, ~few, seed), few)
     ends = np.minimum(_rests_on(sums), _rests_on(units.sizes[:, None] - sums))
-    few = (ends < FEW_TELL) | (units.telling < FEW_UNITS)
-    exact = (ends < ALL_BUT_AGREE) | (_variance(sums, units) < 1e-24)
-    found = _estimates(values, _by_wilson(sums, units), _bootstrap(sums, units, ~few, seed), few)
-    for i in np.flatnonzero(exact):
-        low, high = _exact(sums[:, i] / units.sizes, units, _found)
-        found[i] |= {"low": low, "high": high, "exact": True}
-    return found
+    return _estimates(values, sums, units, ends, _by_wilson, _found)
 
 
 def share_estimate(marks: Sequence[bool] | np.ndarray, clusters: Clusters = None) -> Estimate:
-    """A share of problems, as of greedy answers that are right.
-
-    Wilson's interval where each problem stands for itself; with clusters, Wilson's interval for the effective number of
-    observations with Student's t, and an exact bound where that says nothing.
-    """
+    """A share of problems, as of greedy answers that are right: Wilson's interval where each stands for itself."""
     hits = np.asarray(marks, dtype=bool)
     units = units_of(len(hits), clusters)
     if units.n == len(hits):
@@ -153,32 +124,22 @@ def share_estimate(marks: Sequence[bool] | np.ndarray, clusters: Clusters = None
         return _without_interval(hits[:, None].astype(float))[0]
     sums = units.sums(hits[:, None].astype(float))
     if min(_rests_on(sums)[0], _rests_on(units.sizes[:, None] - sums)[0]) < ALL_BUT_AGREE:
-        return mean_estimate(hits, clusters)
+        return mean_estimates(hits[:, None], clusters)[0]
     low, high = _by_wilson(sums, units)
-    return _estimate(float(hits.mean()), float(low[0]), float(high[0]), len(hits))
+    return {"value": float(hits.mean()), "low": float(low[0]), "high": float(high[0]), "n": len(hits)}
 
 
-def difference_estimate(before: ArrayLike, after: ArrayLike, clusters: Clusters = None, *, seed: int = 0) -> Estimate:
-    """Mean of `after` minus mean of `before` over the same problems, with its 95 % interval.
-
-    Args:
-        before, after: shares of each problem, (P,), such as its pass@k under two models.
-        clusters: as `mean_estimate`.
-
-    Raises:
-        ValueError: the numbers of problems or labels differ.
-    """
-    columns = [np.asarray(x, dtype=float)[:, None] for x in (before, after)]
-    return difference_estimates(columns[0], columns[1], clusters, seed=seed)[0]
-
-
-def difference_estimates(
-    before: ArrayLike, after: ArrayLike, clusters: Clusters = None, *, seed: int = 0
-) -> list[Estimate]:
-    """`difference_estimate` of each column of two (P, M) tables, all with the same resamples.
+def difference_estimates(before: ArrayLike, after: ArrayLike, clusters: Clusters = None) -> list[Estimate]:
+    """Mean of `after` minus mean of `before` over the same problems, with its 95 % interval, column by column.
 
     Where all but a few problems agree, the exact bounds of what was won and of what was lost are put together by the
     squares of their distances, as Newcombe does with Wilson's.
+
+    Args:
+        before, after: (P, M) shares of each problem, such as its pass@k under two models.
+
+    Raises:
+        ValueError: the numbers of problems or labels differ.
     """
     old, new = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     if old.shape != new.shape:
@@ -188,29 +149,18 @@ def difference_estimates(
     if units.n < 2:
         return _without_interval(gained)
     sums = units.sums(gained)
-    moved = _rests_on(np.abs(sums))
-    few = (moved < FEW_TELL) | (units.telling < FEW_UNITS)
-    exact = (moved < ALL_BUT_AGREE) | (_variance(sums, units) < 1e-24)
-    found = _estimates(gained, _by_t(sums, units), _bootstrap(sums, units, ~few, seed), few)
-    for i in np.flatnonzero(exact):
-        low, high = _exact(sums[:, i] / units.sizes, units, _won_and_lost)
-        found[i] |= {"low": low, "high": high, "exact": True}
-    return found
+    return _estimates(gained, sums, units, _rests_on(np.abs(sums)), _by_t, _won_and_lost)
 
 
 def spread_of(gained: np.ndarray, clusters: Clusters = None) -> float | None:
-    """The standard deviation of a per-problem difference, in problems that stand for themselves.
+    """The standard deviation of a difference over problems that stand for themselves; None for fewer than two units.
 
-    With clusters: the one that independent problems would need for the mean to vary as much as it does. None for fewer
-    than two units.
+    With clusters: the one that independent problems would need for the mean to vary as much as it does.
     """
     units = units_of(len(gained), clusters)
     if units.n < 2:
         return None
     return math.sqrt(float(_variance(units.sums(gained[:, None]), units)[0]) * len(gained))
-
-
-# ---------------------------------------------------------------- how the intervals are made
 
 
 def _rests_on(sums: np.ndarray) -> np.ndarray:
@@ -250,33 +200,31 @@ def _by_wilson(sums: np.ndarray, units: Units) -> tuple[np.ndarray, np.ndarray]:
     return centre - half, centre + half
 
 
-def _bootstrap(sums: np.ndarray, units: Units, wanted: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Percentiles of the mean over resampled units, (M,) each; only the `wanted` columns are filled."""
-    low, high = np.zeros(len(wanted)), np.zeros(len(wanted))
-    if wanted.any():
-        drawn = np.zeros((RESAMPLES, int(wanted.sum())))
-        for number, part in enumerate(units.strata):
-            sizes = units.sizes[part, None]
-            parts = _resampled(np.concatenate([sums[part][:, wanted], sizes], axis=1), seed + number)
-            drawn += sizes.sum() / units.sizes.sum() * parts[:, :-1] / parts[:, -1:]
-        low[wanted], high[wanted] = np.quantile(drawn, [0.025, 0.975], axis=0)
-    return low, high
+def _bootstrap(sums: np.ndarray, units: Units) -> np.ndarray:
+    """Percentiles of the mean over resampled units, (2, M): lower and upper ends."""
+    drawn = np.zeros((RESAMPLES, sums.shape[1]))
+    for number, part in enumerate(units.strata):
+        sizes = units.sizes[part, None]
+        parts = _resampled(np.concatenate([sums[part], sizes], axis=1), number)
+        drawn += sizes.sum() / units.sizes.sum() * parts[:, :-1] / parts[:, -1:]
+    ends: np.ndarray = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return ends
 
 
 def _resampled(columns: np.ndarray, seed: int) -> np.ndarray:
     """Sums over resampled units, (RESAMPLES, M)."""
     units = len(columns)
     if units * RESAMPLES <= BLOCK:
-        return _weights(units, RESAMPLES, seed) @ columns
+        return _weights(units, seed) @ columns
     rng, rows = np.random.default_rng(seed), max(1, BLOCK // units)
     blocks = [min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows)]
     return np.concatenate([_draw(rng, units, size) @ columns for size in blocks])
 
 
 @lru_cache(maxsize=4)
-def _weights(units: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each resample holds each unit, (resamples, units); kept, as every figure of a page asks for it."""
-    return _draw(np.random.default_rng(seed), units, resamples)
+def _weights(units: int, seed: int) -> np.ndarray:
+    """How often each resample holds each unit, (RESAMPLES, units); kept, as every figure of a page asks for it."""
+    return _draw(np.random.default_rng(seed), units, RESAMPLES)
 
 
 def _draw(rng: np.random.Generator, units: int, resamples: int) -> np.ndarray:
@@ -285,10 +233,9 @@ def _draw(rng: np.random.Generator, units: int, resamples: int) -> np.ndarray:
 
 
 def _exact(means: np.ndarray, units: Units, bounds: Bounds) -> tuple[float, float]:
-    """Bounds of a mean from those of each stratum, put together by the squares of their distances.
+    """Bounds of a mean of (G,) units from those of each stratum, put together by the squares of their distances.
 
     Args:
-        means: (G,) of the units.
         bounds: (G,) means and weights that add up to 1 -> value, low, high.
     """
     value = below = above = 0.0
@@ -320,15 +267,27 @@ def _won_and_lost(gained: np.ndarray, weights: np.ndarray) -> tuple[float, float
 
 
 def _estimates(
-    values: np.ndarray, few: tuple[np.ndarray, np.ndarray], many: tuple[np.ndarray, np.ndarray], is_few: np.ndarray
+    values: np.ndarray, sums: np.ndarray, units: Units, telling: np.ndarray, limits: Limits, bounds: Bounds
 ) -> list[Estimate]:
+    """The mean of each column of (P, M) values with the interval that its units can bear.
+
+    Args:
+        telling: (M,) on how many units each column rests.
+        limits: of columns with few units. bounds: as `_exact`.
+    """
+    few = (telling < FEW_TELL) | (units.telling < FEW_UNITS)
+    low, high = limits(sums, units)
+    if not few.all():
+        low[~few], high[~few] = _bootstrap(sums[:, ~few], units)
     mean = values.mean(axis=0)
-    low, high = (np.where(is_few, a, b) for a, b in zip(few, many, strict=True))
-    return [_estimate(float(m), float(a), float(b), len(values)) for m, a, b in zip(mean, low, high, strict=True)]
-
-
-def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
-    return {"value": value, "low": low, "high": high, "n": n}
+    found: list[Estimate] = [
+        {"value": float(m), "low": float(a), "high": float(b), "n": len(values)}
+        for m, a, b in zip(mean, low, high, strict=True)
+    ]
+    for i in np.flatnonzero((telling < ALL_BUT_AGREE) | (_variance(sums, units) < 1e-24)):
+        below, above = _exact(sums[:, i] / units.sizes, units, bounds)
+        found[i] |= {"low": below, "high": above, "exact": True}
+    return found
 
 
 def _without_interval(values: np.ndarray) -> list[Estimate]:

@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Estimate = dict[str, Any]  # {"value", "low", "high", "n"} as the JSON contracts write it
+RESAMPLES = 2000
+
+
+def unknown(n: int = 0) -> Estimate:
+    """The estimate of what was not measured."""
+    return {"value": None, "low": None, "high": None, "n": n}
 
 
 def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share; (0, 1) without observations.
-
-    Source: Wilson, JASA 22 (1927), 209-212.
-    """
+    """The 95 % Wilson score interval of a share (JASA 22 (1927), 209-212); (0, 1) without observations."""
     if n == 0:
         return 0.0, 1.0
     p = successes / n
@@ -25,23 +28,21 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def share(successes: int, n: int) -> dict[str, Any]:
+def share(successes: int, n: int) -> Estimate:
     """An estimate as the JSON contracts write it; `value` is None without observations."""
     low, high = wilson(successes, n)
     return {"value": successes / n if n else None, "low": low, "high": high, "n": n}
 
 
-def bootstrap_median(values: Sequence[float], seed: int = 0, resamples: int = 2000) -> dict[str, Any]:
+def bootstrap_median(values: Sequence[float]) -> Estimate:
     """The median with a 95 % percentile bootstrap interval."""
     data = np.asarray(values, dtype=float)
-    draws = np.random.default_rng(seed).choice(data, (resamples, len(data)))
+    draws = np.random.default_rng(0).choice(data, (RESAMPLES, len(data)))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
     return {"value": float(np.median(data)), "low": float(low), "high": float(high), "n": len(data)}
 
 
-def ratio_of_sums(
-    above: Sequence[float], below: Sequence[float], seed: int = 0, resamples: int = 2000, counts: bool = True
-) -> Estimate:
+def ratio_of_sums(above: Sequence[float], below: Sequence[float], counts: bool = True) -> Estimate:
     """sum(above) / sum(below) over problems, with a 95 % percentile bootstrap over problems.
 
     Where both sums count the same things (a share) and the resamples all but agree, as when nothing or everything was
@@ -51,64 +52,44 @@ def ratio_of_sums(
         above, below: one figure per problem. n of the estimate is the number of problems.
         counts: False for a mean, such as one of nats, which has no such bound.
     """
-    found = _of_sums((above, below), [1], lambda s: s[:, 0] / s[:, 1], seed, resamples)
+    found = _of_sums((above, below), [1], lambda s: s[:, 0] / s[:, 1])
     if counts and found["n"] > 1 and found["value"] in (0.0, 1.0) and all(map(operator.le, above, below)):
         return found | _exact_bounds(found["value"], int(np.sum(below, dtype=float)))
     return found
 
 
-def quotient(
-    a: Sequence[float],
-    a_n: Sequence[float],
-    b: Sequence[float],
-    b_n: Sequence[float],
-    seed: int = 0,
-    resamples: int = 2000,
-) -> Estimate:
+def quotient(a: Sequence[float], a_n: Sequence[float], b: Sequence[float], b_n: Sequence[float]) -> Estimate:
     """(sum a / sum a_n) / (sum b / sum b_n), one figure of each per problem; bootstrap over problems.
 
     None where a mean has nothing under it. Resamples without a single `a_n` are left out.
     """
-    return _of_sums((a, a_n, b, b_n), [1, 2, 3], lambda s: (s[:, 0] / s[:, 1]) / (s[:, 2] / s[:, 3]), seed, resamples)
+    return _of_sums((a, a_n, b, b_n), [1, 2, 3], lambda s: (s[:, 0] / s[:, 1]) / (s[:, 2] / s[:, 3]))
 
 
 def difference_of_ratios(
-    a: Sequence[float],
-    a_n: Sequence[float],
-    b: Sequence[float],
-    b_n: Sequence[float],
-    seed: int = 0,
-    resamples: int = 2000,
+    a: Sequence[float], a_n: Sequence[float], b: Sequence[float], b_n: Sequence[float]
 ) -> Estimate:
     """sum a / sum a_n - sum b / sum b_n, one figure of each per problem; bootstrap over problems.
 
     Resamples in which either ratio has nothing under it are left out.
     """
-    return _of_sums((a, a_n, b, b_n), [1, 3], lambda s: s[:, 0] / s[:, 1] - s[:, 2] / s[:, 3], seed, resamples)
+    return _of_sums((a, a_n, b, b_n), [1, 3], lambda s: s[:, 0] / s[:, 1] - s[:, 2] / s[:, 3])
 
 
-def _of_sums(
-    columns: Sequence[Sequence[float]],
-    under: list[int],
-    figure: Callable[[Floats], Floats],
-    seed: int,
-    resamples: int,
-) -> Estimate:
-    """A figure of sums over problems, with a 95 % percentile bootstrap over problems.
+def _of_sums(columns: Sequence[Sequence[float]], under: list[int], figure: Callable[[Floats], Floats]) -> Estimate:
+    """A figure, (R, columns) sums -> (R,), of sums over problems, with a 95 % percentile bootstrap over problems.
 
     Args:
-        columns: what is summed up, one figure per problem.
         under: columns whose sums stand under a fraction; without one of them there is no figure.
-        figure: (R, columns) sums -> (R,).
     """
     table = np.stack([np.asarray(column, dtype=float) for column in columns], axis=1)
     n, total = len(table), table.sum(axis=0)
     if n == 0 or not total[under].all():
-        return {"value": None, "low": None, "high": None, "n": n}
+        return unknown(n)
     value = float(figure(total[None])[0])
     if n == 1:  # one problem says nothing of how problems vary
-        return {"value": value, "low": None, "high": None, "n": n}
-    sums = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) @ table
+        return unknown(n) | {"value": value}
+    sums = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) @ table
     drawn = figure(sums[(sums[:, under] > 0).all(axis=1)])
     low, high = (float(x) for x in np.quantile(drawn, [0.025, 0.975]))
     return {"value": value, "low": low, "high": high, "n": n}
@@ -126,12 +107,9 @@ def _exact_bounds(value: float, n: int) -> Estimate:
     return {"low": 0.0 if value == 0 else 1 - edge, "high": edge if value == 0 else 1.0, "exact": True}
 
 
-def exact_edge(n: int, alpha: float = 0.05) -> float:
-    """The two-sided Clopper-Pearson limit of a share of which none of `n` was found.
-
-    Source: Clopper and Pearson, Biometrika 26 (1934), 404-413; 1 - (alpha / 2)^(1 / n).
-    """
-    return 1 - (alpha / 2) ** (1 / n) if n else 1.0
+def exact_edge(n: int) -> float:
+    """The two-sided limit of a share of 0 among `n`: Clopper and Pearson, Biometrika 26 (1934), 404-413."""
+    return 1 - 0.025 ** (1 / n) if n else 1.0
 
 
 def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Estimate:
@@ -142,7 +120,7 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Estimate
     """
     n = len(before)
     if n == 0:
-        return {"value": None, "low": None, "high": None, "n": 0}
+        return unknown()
     both = sum(a and b for a, b in zip(after, before, strict=True))
     won, lost = sum(after) - both, sum(before) - both
     neither = n - both - won - lost

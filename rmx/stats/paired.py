@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rmx.stats.cluster_bootstrap import Clusters, difference_estimate, difference_estimates, spread_of, units_of
+from rmx.stats.cluster_bootstrap import Clusters, difference_estimates, spread_of, units_of
 from rmx.stats.intervals import Estimate, paired_difference
 
 ALPHA = 0.05
@@ -20,20 +20,14 @@ RULE = (
 Change = Literal["better", "worse", "not shown"]
 
 
-def mcnemar(won: int, lost: int) -> float:
-    """McNemar's exact two-sided p: of won + lost problems that changed, how odd is this split of a fair coin?
-
-    Source: McNemar, Psychometrika 12 (1947), 153-157, with binomial probabilities; p = 1 where nothing changed.
-    """
-    return sign_flip([1] * won + [-1] * lost)
-
-
 def sign_flip(nets: Sequence[int] | np.ndarray) -> float:
-    """The exact two-sided p of a sum under random signs, one sign for each unit.
+    """The exact two-sided p of a sum under random signs, one for each unit: 1 where nothing changed.
 
     If the two models did not differ, a cluster's net of won and lost problems would as likely be its opposite. The p is
     the share of all sign patterns with a sum at least as far from 0 as the one seen. With units of one problem this is
     McNemar's exact test.
+
+    Source: McNemar, Psychometrika 12 (1947), 153-157, with binomial probabilities.
     """
     sizes = np.abs(np.asarray(nets, dtype=int))
     reach = int(sizes.sum())
@@ -48,10 +42,7 @@ def sign_flip(nets: Sequence[int] | np.ndarray) -> float:
 
 
 def with_verdict(found: Estimate) -> Estimate:
-    """The same difference with `verdict` ("better", "worse", "not shown"; None without a value) and its `rule`.
-
-    The rule is BY_TEST where the estimate has a `p`, which then decides alone, else BY_INTERVAL.
-    """
+    """The same difference with `verdict`, None without a value, by its `p` where it has one, else by its interval."""
     rule = BY_TEST if "p" in found else BY_INTERVAL
     verdict: Change | None = None
     if found["value"] is not None:
@@ -64,7 +55,7 @@ def tested_difference(before: Sequence[bool], after: Sequence[bool]) -> Estimate
     """`paired_difference` with `won`, `lost`, McNemar's exact `p`, `verdict` and `rule`; None without problems."""
     won = sum(b and not a for a, b in zip(before, after, strict=True))
     lost = sum(a and not b for a, b in zip(before, after, strict=True))
-    p = mcnemar(won, lost) if len(before) else None
+    p = sign_flip([1] * won + [-1] * lost) if len(before) else None
     return with_verdict(paired_difference(before, after) | {"won": won, "lost": lost, "p": p})
 
 
@@ -101,13 +92,8 @@ def greedy_difference(
 ) -> Estimate:
     """Share right after less share right before, one greedy answer per problem.
 
-    Returns:
-        An estimate with `won` (wrong before, right after), `lost`, `p`, `needed` (see `needed`), and `verdict` by `p`.
-        Problems that stand for themselves have Newcombe's interval and McNemar's exact p. With clusters the interval
-        is that of `difference_estimate` and p that of `sign_flip` over clusters.
-
-    Raises:
-        ValueError: the numbers of problems or labels differ.
+    The estimate has `won` (wrong before, right after), `lost`, `p`, `needed` and `verdict` by `p` as well. Problems
+    that stand for themselves have Newcombe's interval, clusters that of `difference_estimates`; p is `sign_flip`'s.
     """
     old, new = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
     if old.shape != new.shape:
@@ -117,13 +103,10 @@ def greedy_difference(
     if units.n == len(old):
         found = paired_difference(old.tolist(), new.tolist())
     else:
-        found = difference_estimate(old, new, clusters)
-    counted = {
-        "won": int((gained > 0).sum()),
-        "lost": int((gained < 0).sum()),
-        "p": sign_flip(np.bincount(units.index, gained, units.n).round().astype(int)),
-        "needed": _needed(found, spread_of(gained.astype(float), clusters)),
-    }
+        found = difference_estimates(old[:, None], new[:, None], clusters)[0]
+    p = sign_flip(np.bincount(units.index, gained, units.n).round().astype(int))
+    wanted = _needed(found, spread_of(gained.astype(float), clusters))
+    counted = {"won": int((gained > 0).sum()), "lost": int((gained < 0).sum()), "p": p, "needed": wanted}
     return with_verdict(found | counted)
 
 
@@ -137,21 +120,12 @@ def sampled_differences(before: ArrayLike, after: ArrayLike, clusters: Clusters 
 
 
 def needed(difference: float, spread: float) -> int | None:
-    """Problems it takes for a 95 % interval to leave 0 out, if difference and spread stay as they are.
+    """Problems it takes for a 95 % interval to leave 0 out, if difference and spread (`spread_of`) stay as they are.
 
-    Args:
-        difference: mean of the paired differences.
-        spread: their standard deviation over problems that stand for themselves (`spread_of`).
-
-    Returns:
-        The smallest n with |difference| > z spread / √n; at least 1. None where the difference is 0: none would do.
-
-    It takes an interval half as wide to be had with four times the problems, as all intervals here are in the long run.
-    A difference that was overestimated needs more than this says: a true one that is half as large, four times as many.
+    That is the smallest n with |difference| > z spread / √n; None where the difference is 0: none would do. A
+    difference that was overestimated needs more: a true one that is half as large, four times as many.
     """
-    if abs(difference) < 1e-12:
-        return None
-    return math.floor((Z * spread / difference) ** 2) + 1
+    return None if abs(difference) < 1e-12 else math.floor((Z * spread / difference) ** 2) + 1
 
 
 def _needed(found: Estimate, spread: float | None) -> int | None:
@@ -159,9 +133,6 @@ def _needed(found: Estimate, spread: float | None) -> int | None:
 
     The rule by the standard deviation and the interval shown differ a little when a difference is on the edge.
     """
-    if found["low"] is None or spread is None:
-        return None
-    number = needed(found["value"], spread)
-    if number is None:
+    if found["low"] is None or spread is None or (number := needed(found["value"], spread)) is None:
         return None
     return min(number, found["n"]) if excludes_zero(found) else max(number, found["n"] + 1)

@@ -17,10 +17,6 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> np.ndarray:
     Args:
         n: samples of each problem, (P,) or one number for all.
         c: right ones among them, (P,).
-        k: samples of which one must be right.
-
-    Returns:
-        (P,) float. k = 1 gives the share of right samples, avg@n.
 
     Raises:
         ValueError: k is below 1 or above an n, or a c is not among 0 .. n.
@@ -55,15 +51,12 @@ ALPHA = 0.05  # what a 95 % interval leaves outside, half of it at either end
 
 
 def incomplete_beta(x: float, a: float, b: float) -> float:
-    """I_x(a, b): the probability that a Beta(a, b) variable is at most x.
-
-    Args:
-        a, b: above 0.
+    """I_x(a, b): the probability that a Beta(a, b) variable, a and b above 0, is at most x.
 
     Source: the continued fraction 8.17.22 of the NIST Digital Library of Mathematical Functions, by Lentz's method.
     """
-    if x <= 0 or x >= 1:
-        return 0.0 if x <= 0 else 1.0
+    if not 0 < x < 1:
+        return float(x >= 1)
     if x > (a + 1) / (a + b + 2):  # the fraction converges fast on the other side only
         return 1 - incomplete_beta(1 - x, b, a)
     log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
@@ -99,16 +92,13 @@ def beta_quantile(p: float, a: float, b: float) -> float:
 
 
 @lru_cache(maxsize=1024)
-def t_quantile(dof: float, p: float = 1 - ALPHA / 2) -> float:
-    """The quantile of Student's t: 2.776 for 4 degrees of freedom, towards 1.960 for many.
-
-    Args:
-        dof: degrees of freedom, above 0; need not be whole.
-        p: above 1/2.
+def t_quantile(dof: float) -> float:
+    """The 97.5 % quantile of Student's t: 2.776 for 4 degrees of freedom, towards 1.960 for many; they need not be whole.
 
     By t^2 / (dof + t^2) being Beta(1/2, dof / 2).
     """
-    rest = beta_quantile(2 * (1 - p), dof / 2, 0.5)  # 1 - x: where x is next to 1 its distance from 1 is what counts
+    # 1 - x: where x is next to 1 its distance from 1 is what counts. The share outside is rounded as 1 - 0.975 is.
+    rest = beta_quantile(2 * (1 - (1 - ALPHA / 2)), dof / 2, 0.5)
     return math.sqrt(dof * (1 - rest) / rest)
 
 
@@ -143,8 +133,7 @@ def majority_profile(votes: Sequence[int], right: Sequence[bool], ks: Sequence[i
         right: whether that answer is right.
 
     Raises:
-        ValueError: a k is below 1 or above the number of samples; samples of one class are right and wrong; a sample
-            without an answer is right.
+        ValueError: a k is out of range, one class is right and wrong, or a sample without an answer is right.
     """
     if len(votes) != len(right):
         raise ValueError(f"{len(votes)} votes but {len(right)} marks")
@@ -207,14 +196,8 @@ def _winner(count: int, others: list[int], silent: int, k_max: int) -> np.ndarra
 
 
 def _times(table: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Row by row the product of two polynomials, as far as the table's degree.
-
-    Args:
-        table: (rows, degree + 1), lowest power first.
-        factor: (rows, A + 1), highest power first.
-    """
-    rows, width = table.shape
-    padded = np.concatenate([np.zeros((rows, factor.shape[1] - 1)), table], axis=1)
+    """Row by row the product of a table (rows, degree + 1), lowest power first, and a factor, highest power first."""
+    padded = np.concatenate([np.zeros((len(table), factor.shape[1] - 1)), table], axis=1)
     windows = np.lib.stride_tricks.sliding_window_view(padded, factor.shape[1], axis=1)  # (rows, degree + 1, A + 1)
     product: np.ndarray = (windows @ factor[:, :, None])[:, :, 0]
     return product
@@ -222,14 +205,10 @@ def _times(table: np.ndarray, factor: np.ndarray) -> np.ndarray:
 
 def _nodes(x_max: int, others: list[int], k_max: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For x = 1 .. x_max the nodes that integrate exactly as many ties as x allows: (rows,) x, u and weight."""
-    votes, node, weight = [], [], []
-    for x in range(1, x_max + 1):
-        ties = min(sum(c >= x for c in others), k_max // x - 1)
-        u, w = _legendre(ties // 2 + 1)
-        votes += [x] * len(u)
-        node.append(u)
-        weight.append(w)
-    return np.array(votes), np.concatenate(node), np.concatenate(weight)
+    ties = [min(sum(c >= x for c in others), k_max // x - 1) for x in range(1, x_max + 1)]
+    rules = [_legendre(most // 2 + 1) for most in ties]
+    votes = [x for x, (u, _) in enumerate(rules, start=1) for _ in u]
+    return np.array(votes), np.concatenate([u for u, _ in rules]), np.concatenate([w for _, w in rules])
 
 
 @lru_cache(maxsize=1024)

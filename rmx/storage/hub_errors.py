@@ -4,7 +4,6 @@ Every upload and every download of this program has its refusals from here.
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from huggingface_hub.errors import (
@@ -23,9 +22,6 @@ from rmx.errors import first_line
 # What the Hub's client raises: HTTP answers and, below them, whichever library carries them; values that it refuses.
 FAILURES: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
 TOKENS = "huggingface.co/settings/tokens"
-
-
-# -- uploads ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +80,20 @@ def _refusal(error: HfHubHTTPError, upload: Upload) -> str:
     return f"The Hub refused {upload.what} ({status}{': ' + said if said else ''})."
 
 
-# -- downloads --------------------------------------------------------------------------------------------------------
-
-
 # Words of libraries that wrap the client's errors.
 _MISSING = ("not a valid model identifier", "404", "is not a local folder")
 _UNREACHABLE = ("connect", "offline", "resolve")
 
 
 def download_sentence(error: Exception, what: str, instead: str = "take another one") -> str | None:
-    """Why something cannot be had from the Hub, and what to do; None where the error is not the Hub's.
+    """Why something cannot be had from the Hub, and what to do `instead`; None where the error is not the Hub's.
 
-    Args:
-        error: of the client, or of a library that wraps the client's, in its cause or in its words alone.
-        what: how the sentence begins, such as a repository's name.
-        instead: what may be done rather than ask for access.
+    It is the client's, or of a library that wraps the client's, in its cause or in its words alone.
     """
-    for one in _chain(error):
-        if found := _download(one, what, instead):
-            return found
-    return None
+    one: BaseException | None = error
+    while one is not None and (found := _download(one, what, instead)) is None:
+        one = one.__cause__
+    return None if one is None else found
 
 
 def _download(error: BaseException, what: str, instead: str) -> str | None:
@@ -125,13 +115,6 @@ def _download(error: BaseException, what: str, instead: str) -> str | None:
     if isinstance(error, ConnectionError | TimeoutError) or any(w in words for w in _UNREACHABLE):
         return unreachable
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, then what caused it."""
-    while error is not None:
-        yield error
-        error = error.__cause__
 
 
 def _status(error: BaseException) -> int | None:

@@ -10,21 +10,16 @@ from rmx.storage.memory_shares import MemoryShares
 Item = TypeVar("Item", bound=Any)  # has `id`, `owner` and `nbytes`; of a job also `done` and `halt()`
 
 
-def _nbytes(items: list[Any]) -> int:
-    return sum(item.nbytes for item in items)
-
-
 class JobStore(Generic[Item]):
     """Items by id. They leave memory in whole groups, as the account of `memory_shares` has it; a busy group stays.
 
     Args:
-        gone: a sentence for the page: no such item, or not any more.
+        gone: a sentence for the page, that of the `error` that `get` raises: no such item, or not any more.
         kept: the account; by default one of its own, without a share for each visitor.
         most: groups in memory; the oldest one over it is halted and forgotten.
         group: the key of an item's group; by default each item is one of its own.
         needs: the key of the group without which an item is of no use; it is forgotten together with that one.
         size: bytes of a group.
-        error: the class of the error that `get` raises.
     """
 
     def __init__(
@@ -34,7 +29,7 @@ class JobStore(Generic[Item]):
         most: int | None = None,
         group: Callable[[Item], str] = lambda item: str(item.id),
         needs: Callable[[Item], str | None] = lambda item: None,
-        size: Callable[[list[Item]], int] = _nbytes,
+        size: Callable[[list[Item]], int] = lambda items: sum(item.nbytes for item in items),
         error: type[RmxError] = RmxError,
     ) -> None:
         self.kept, self._most = kept or MemoryShares(), most
@@ -45,11 +40,7 @@ class JobStore(Generic[Item]):
         self._lock = threading.Lock()
 
     def add(self, *items: Item, check: Callable[[list[Item]], None] | None = None) -> Item:
-        """Keep items of one group; returns the first.
-
-        Args:
-            check: is given everything that is kept, while nothing else can be added; raises where there is no room.
-        """
+        """Keep items of one group, or have `check` raise over everything that is kept; returns the first."""
         key = self._group(items[0])
         with self._lock:
             if check is not None:
@@ -57,9 +48,11 @@ class JobStore(Generic[Item]):
             self._groups.setdefault(key, []).extend(items)
             self._by_id |= {item.id: item for item in items}
             over = list(self._groups)[: -self._most] if self._most else []
-        self.kept.put(
-            key, self._size(self.group(key)), items[0].owner, lambda: self.forget(key), lambda: self._is_busy(key)
-        )
+
+        def is_busy() -> bool:
+            return not all(getattr(item, "done", True) for item in self.group(key))
+
+        self.kept.put(key, self._size(self.group(key)), items[0].owner, lambda: self.forget(key), is_busy)
         for old in over:
             for item in self.group(old):
                 item.halt()
@@ -75,11 +68,7 @@ class JobStore(Generic[Item]):
         return item
 
     def get(self, item_id: object, kind: type[Any] = object) -> Any:
-        """The item of this id.
-
-        Raises:
-            RmxError: none (any more), or one of another kind.
-        """
+        """The item of this id; raises where there is none (any more), or one of another kind."""
         item = self.find(item_id)
         if item is None or not isinstance(item, kind):
             raise self._error(self._gone)
@@ -120,6 +109,3 @@ class JobStore(Generic[Item]):
         self.kept.drop(key)
         for other in others:
             self.forget(other)
-
-    def _is_busy(self, key: str) -> bool:
-        return not all(getattr(item, "done", True) for item in self.group(key))

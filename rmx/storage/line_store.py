@@ -1,8 +1,7 @@
 """What was computed once, kept on disk as lines of JSON: a folder for each key, bounded in bytes, the oldest out first.
 
 A folder has one file for each process that wrote into it, so that none waits for another, and a torn last line, of a
-process that was killed, harms nothing. A file that has grown to `PART` bytes is followed by another, so that what is
-old can go while its writer goes on.
+process that was killed, harms nothing. A file of `PART` bytes is followed by another, so that what is old can go.
 """
 
 import hashlib
@@ -22,16 +21,11 @@ from rmx.storage.safe_files import Lines, is_full, read_lines
 log = logging.getLogger(__name__)
 PIECE = 1 << 20  # bytes that are read at once
 PART = 32 << 20  # bytes of a file
-GIGABYTE = 1e9
 MOST_GB = 4.0  # of all files together; `RMX_KEPT_GB` overrides
 
 
 def most_bytes() -> int:
-    """Bytes that all kept lines may take together.
-
-    Raises:
-        RmxError: `RMX_KEPT_GB` is no number above 0.
-    """
+    """Bytes that all kept lines may take together; raises RmxError where `RMX_KEPT_GB` is no number above 0."""
     given = os.environ.get("RMX_KEPT_GB", "")
     try:
         gigabytes = float(given) if given else MOST_GB
@@ -39,19 +33,11 @@ def most_bytes() -> int:
         gigabytes = 0.0
     if not 0 < gigabytes < 1e9:
         raise RmxError(f"RMX_KEPT_GB is a number of gigabytes above 0, such as 4; got '{given[:40]}'.")
-    return int(gigabytes * GIGABYTE)
+    return int(gigabytes * 1e9)
 
 
 class LineStore:
-    """The folders of lines on this machine's disk.
-
-    Args:
-        folder: where they are; None: in the cache folder.
-        keep: False reads and keeps nothing.
-
-    Raises:
-        RmxError: `RMX_KEPT_GB` cannot be used.
-    """
+    """The folders of lines on this machine's disk, by default in the cache folder; `keep` False keeps nothing."""
 
     def __init__(self, folder: Path | None = None, *, keep: bool = True) -> None:
         self.folder = (folder or cache_dir() / "samples") if keep else None
@@ -61,21 +47,17 @@ class LineStore:
         """The lines of one key: whatever decides what stands in them."""
         if self.folder is None:
             return KeptLines(None)
-        return KeptLines(self.folder / name_of(key), self.trim)
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+        return KeptLines(self.folder / name, self.trim)
 
     def trim(self, most: int | None = None) -> None:
-        """Forget the lines that were written longest ago where all together take more than `most` bytes.
+        """Forget the lines that were written longest ago where all take more than `most` bytes, or `RMX_KEPT_GB`.
 
         Files that somebody is writing to are among the newest; one that vanishes meanwhile is not missed.
-
-        Args:
-            most: None: `RMX_KEPT_GB`.
         """
-        if self.folder is None:
-            return
         most = self._most if most is None else most
         found = []
-        for path in self.folder.glob("*/*.jsonl"):
+        for path in self.folder.glob("*/*.jsonl") if self.folder else ():
             with suppress(OSError):
                 found.append((path.stat().st_mtime, path.stat().st_size, path))
         left = sum(size for _, size, _ in found)
@@ -88,11 +70,7 @@ class LineStore:
 
 
 class KeptLines:
-    """The lines of one folder. `None` for a folder holds and keeps nothing.
-
-    Args:
-        on_part: called when a file is closed because it is full, or because its writer is done.
-    """
+    """The lines of one folder, or of none; `on_part` is called when a file is full or its writer is done."""
 
     def __init__(self, folder: Path | None, on_part: Callable[[], None] = lambda: None) -> None:
         self._folder, self._on_part = folder, on_part
@@ -130,8 +108,3 @@ class KeptLines:
             self._lines.close()
             self._lines = None
             self._on_part()
-
-
-def name_of(key: Mapping[str, Any]) -> str:
-    """The name of a key's folder."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]

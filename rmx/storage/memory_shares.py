@@ -1,8 +1,8 @@
 """What visitors leave in memory, counted in bytes: of each visitor a share, of all together a limit.
 
-Solutions, comparisons, evaluations and files stand in one account. Who is over the share loses what was looked at
-longest ago of that one's own; where all together are over the limit, it is taken from whoever keeps the most. So nobody
-loses anything for as long as somebody else keeps more, however many visitors somebody pretends to be.
+Who is over the share loses what was looked at longest ago of that one's own; where all together are over the limit, it
+is taken from whoever keeps the most. So nobody loses anything for as long as somebody else keeps more, however many
+visitors somebody pretends to be.
 """
 
 import math
@@ -25,10 +25,8 @@ Clock = Callable[[], float]
 def bytes_of(*values: Any, seen: dict[int, Any] | None = None) -> int:
     """Bytes that values take: texts, numbers, containers, records and tensors, each object once.
 
-    Other objects count without what they refer to: a record may name a model that is everybody's.
-
-    Args:
-        seen: objects that are counted already, by their ids; those that are counted now are added.
+    Other objects count without what they refer to: a record may name a model that is everybody's. Objects that are
+    `seen`, by their ids, are counted already; those that are counted now are added.
     """
     seen = {} if seen is None else seen
     total, ahead = 0, list(values)
@@ -61,11 +59,6 @@ class _Entry:
     used: float
 
 
-def never() -> bool:
-    """Whether work is going on: no."""
-    return False
-
-
 class MemoryShares:
     """The account. Its callers hold no lock of their own while they call it: what has to go is forgotten at once.
 
@@ -86,11 +79,7 @@ class MemoryShares:
         self._lock = threading.Lock()
 
     def admit(self, nbytes: int, owner: str | None, what: str) -> None:
-        """Refuse something that alone is larger than a visitor's share, or than everything that may be kept.
-
-        Raises:
-            RmxError: `what`, a noun, is.
-        """
+        """Raise RmxError where `what`, a noun, is larger than a visitor's share, or than everything that may be kept."""
         room = self.share if owner is not None else self.most
         if nbytes > room:
             size, most = (f"{n / 1e6:,.1f} MB" for n in (nbytes, room))
@@ -102,36 +91,24 @@ class MemoryShares:
         nbytes: int,
         owner: str | None,
         forget: Callable[[], None],
-        is_busy: Callable[[], bool] = never,
+        is_busy: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Count something that was admitted, new or grown; others go where there is no room for it.
-
-        Args:
-            forget: lets go of it. is_busy: whether work on it is going on; then it stays, unless it was idle for long.
-        """
+        """Count something that was admitted, new or grown. Others go where there is no room, busy ones do not."""
         with self._lock:
             self._entries[key] = _Entry(owner, nbytes, forget, is_busy, self._clock())
-            self._entries.move_to_end(key)
-            gone = self._take_out(key)
-        for entry in gone:
-            entry.forget()
+        self._make_room(key)
 
     def grow(self, key: Hashable, nbytes: int) -> None:
         """Count something that is kept anew, now that it has grown. If it is too large, it goes when the next comes."""
         with self._lock:
-            if (entry := self._entries.get(key)) is None:
-                return
-            entry.nbytes = nbytes
-            self._use(key)
-            gone = self._take_out(key)
-        for one in gone:
-            one.forget()
+            if key in self._entries:
+                self._entries[key].nbytes = nbytes
+        self._make_room(key)
 
     def touch(self, key: Hashable) -> None:
         """Note that somebody looks at it."""
         with self._lock:
-            if key in self._entries:
-                self._use(key)
+            self._use(key)
 
     def drop(self, key: Hashable) -> None:
         """Take something off the account that its keeper has let go of."""
@@ -144,26 +121,33 @@ class MemoryShares:
         with self._lock:
             return sum(entry.nbytes for entry in self._entries.values())
 
-    def _use(self, key: Hashable) -> None:
-        self._entries[key].used = self._clock()
-        self._entries.move_to_end(key)
+    def _use(self, key: Hashable) -> bool:
+        """Note that an entry is used now; False where it is not there."""
+        if key in self._entries:
+            self._entries[key].used = self._clock()
+            self._entries.move_to_end(key)
+        return key in self._entries
+
+    def _make_room(self, newest: Hashable) -> None:
+        """Have everything forgotten that has to go beside `newest`."""
+        with self._lock:
+            gone = self._take_out(newest) if self._use(newest) else []
+        for entry in gone:
+            entry.forget()
 
     def _take_out(self, newest: Hashable) -> list[_Entry]:
         """Take out what has to go beside `newest`; the caller holds the lock and forgets it after."""
         now, owner = self._clock(), self._entries[newest].owner
-        gone = [
-            self._entries.pop(key)
-            for key, one in list(self._entries.items())
-            if key != newest and now - one.used > self.idle_seconds
-        ]
+        late = [key for key, one in self._entries.items() if key != newest and now - one.used > self.idle_seconds]
+        gone = [self._entries.pop(key) for key in late]
         held = Counter[str | None]()
         for one in self._entries.values():
             held[one.owner] += one.nbytes
-        while owner is not None and held[owner] > self.share and (entry := self._pop_oldest(owner, newest)) is not None:
+        while owner is not None and held[owner] > self.share:
+            if (entry := self._pop_oldest(owner, newest)) is None:
+                return gone  # the rest of it is being worked on; other owners lose nothing for it
             held[owner] -= entry.nbytes
             gone.append(entry)
-        if owner is not None and held[owner] > self.share:
-            return gone  # the rest of it is being worked on; other owners lose nothing for it
         busy = set[str | None]()  # owners with nothing that may go
         while held.total() > self.most and (others := held.keys() - busy):
             heaviest = max(others, key=lambda one: held[one])
@@ -176,6 +160,7 @@ class MemoryShares:
 
     def _pop_oldest(self, owner: str | None, newest: Hashable) -> _Entry | None:
         """Take out what was used longest ago of one visitor's; None where all of it has to stay."""
-        free = (k for k, e in self._entries.items() if e.owner == owner and k != newest and not e.is_busy())
-        key = next(free, None)
-        return None if key is None else self._entries.pop(key)
+        for key, entry in self._entries.items():
+            if entry.owner == owner and key != newest and not entry.is_busy():
+                return self._entries.pop(key)
+        return None

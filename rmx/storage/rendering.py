@@ -16,14 +16,10 @@ _MARKDOWN = "\\`*_[]<>|#"  # characters that mean something in a line of Markdow
 
 
 def render(name: str, /, **values: Any) -> str:
-    """Fill in a template.
+    """Fill in a file of assets/templates; its ending, .html or .md, says how values are escaped.
 
-    Args:
-        name: of a file in assets/templates; its ending says how values are escaped: .html or .md.
-        values: what it names. In Markdown a value is one line of plain text; `|code` puts it between backticks.
-
-    Raises:
-        jinja2.UndefinedError: the template names something that is not given.
+    In Markdown a value is one line of plain text; `|code` puts it between backticks. Raises jinja2.UndefinedError where
+    the template names something that is not given.
     """
     return _environment(name.rpartition(".")[2]).get_template(name).render(**values)
 

@@ -3,11 +3,10 @@
 import errno
 import json
 import logging
-import math
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -24,12 +23,9 @@ BLOCK = 1 << 16  # bytes that are looked at together for the end of the last who
 
 @contextmanager
 def disk(path: Path) -> Iterator[None]:
-    """Raise errors of the disk in a `with` block as sentences.
+    """Raise errors of the disk in a `with` block as TrainError: full, gone, not to be written to, without locks.
 
     Visitors may read the sentence, so only the log names the place of `path`.
-
-    Raises:
-        TrainError: it is full, `path` is gone or cannot be written to, or the disk knows no locks.
     """
     try:
         yield
@@ -65,8 +61,8 @@ def is_full(error: BaseException) -> bool:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; None where it is missing or is none. A link is not followed out of a run's folder."""
     try:
-        return None if path.is_symlink() else parsed(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return None if path.is_symlink() else _parsed(path.read_bytes())
+    except OSError:
         return None
 
 
@@ -74,13 +70,12 @@ def read_json(path: Path) -> Any:
 _SUSPECT = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\d{19}|NaN|Infinity|[eE]\+?\d{3}")
 
 
-def parsed(data: bytes) -> Any:
-    """The value of some JSON, fit to be sent on.
-
-    Raises:
-        ValueError: it is none. RecursionError: it is nested too deeply.
-    """
-    value = json.loads(data)
+def _parsed(data: bytes) -> Any:
+    """The value of some JSON, fit to be sent on; None where it is none, as when reading began inside a line."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
     return sendable(value) if _SUSPECT.search(data) else value
 
 
@@ -106,26 +101,12 @@ def clear_parts(folder: Path) -> None:
 
 
 def dumped(content: Any) -> bytes:
-    """JSON in UTF-8; half of a surrogate pair, which no page can be sent, becomes a question mark."""
-    return json.dumps(clean(content), ensure_ascii=False).encode("utf-8", "replace")
-
-
-def clean(value: Any) -> Any:
-    """The same for JSON: numbers that are none become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
-    return value
+    """JSON in UTF-8, fit to be sent on."""
+    return json.dumps(sendable(content), ensure_ascii=False).encode()
 
 
 class Lines:
-    """A file that grows by whole lines; opening it cuts off the line that a crash may have torn.
-
-    One process writes it at a time. Readers see a line as soon as it is appended, also when the writer is killed next.
-    """
+    """A file that grows by whole lines, of one writer; opening it cuts off the line that a crash may have torn."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -152,9 +133,7 @@ class Lines:
 def read_lines(path: Path, start: int = 0, most: int = -1) -> tuple[list[Any], int]:
     """Whole lines from byte `start` on, and the byte where the next one begins. A torn last line is left for later.
 
-    Args:
-        most: bytes to read at most; all by default. A longer line than that is never split; one of more than
-            `LONGEST` bytes is no event of ours and is passed over.
+    A line longer than `most` bytes, all that is read, is not split; of more than `LONGEST` bytes it is passed over.
     """
     try:
         with path.open("rb") as file:
@@ -191,11 +170,3 @@ def _whole(fd: int) -> int:
             return start + cut + 1
         at = start
     return 0
-
-
-def _parsed(line: bytes) -> Any:
-    """One line's value; None where it is none, as when `start` fell inside a line."""
-    try:
-        return parsed(line)
-    except (ValueError, RecursionError):
-        return None

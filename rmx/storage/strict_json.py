@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from rmx.errors import RmxError
@@ -20,11 +21,7 @@ class DocumentError(RmxError):
 
 
 def parse(text: str, most: int = MOST_CHARACTERS) -> Any:
-    """JSON from outside, strictly: no NaN, no depth or number that breaks the reader.
-
-    Raises:
-        DocumentError: too long, or no JSON.
-    """
+    """JSON from outside, strictly: no NaN, no depth or number that breaks the reader, or DocumentError."""
     if len(text) > most:
         raise DocumentError(f"The file has {len(text) / 1e6:.1f} million characters; at most {most / 1e6:g} are read.")
     try:
@@ -57,7 +54,7 @@ def sendable(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return None
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {sendable(key): sendable(item) for key, item in value.items()}
     return [sendable(item) for item in value] if isinstance(value, list | tuple) else value
 
@@ -122,6 +119,4 @@ def said(value: Any) -> str:
     """A value in a sentence: short, whatever it is."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
-    return (
-        json.dumps(value, ensure_ascii=False)[:60] if isinstance(value, str | int | float | None) else "something else"
-    )
+    return json.dumps(value, ensure_ascii=False)[:60]

@@ -29,12 +29,9 @@ def test_what_is_read():
     assert problems_from_text("own.csv", CSV) == [Problem("0", "two\nlines, one comma", "7"), Problem("1", "b", None)]
 
 
-def test_a_split_is_dealt_or_read():
+def test_a_split_is_read():
     text = "".join(json.dumps({"problem": f"What is {i} + 1?"}) + "\n" for i in range(40))
-    train, test = (problems_from_text("own.jsonl", text, split) for split in ("train", "test"))
     assert len(problems_from_text("own.jsonl", text)) == 40
-    assert not {p.problem for p in train} & {p.problem for p in test}
-    assert {p.split for p in train} == {"train"}
     assert [p.problem for p in problems_from_text("own.csv", "problem,split\na,train\nb,test\n")] == ["b"]
 
 

@@ -41,7 +41,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     def fetch(name: str, split: str) -> Any:
         found.append(name)
-        return (Problem("0", "Ann has 3 apples and 4 pears. How many fruits?", "7", name, split),), {}
+        return (Problem("0", "Ann has 3 apples and 4 pears. How many fruits?", "7", name, split),)
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("RMX_RUNS", str(tmp_path / "runs"))

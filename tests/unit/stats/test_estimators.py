@@ -12,9 +12,9 @@ import pytest
 from rmx.data.problem_sets import load_set
 from rmx.evaluate.eval_report import clusters_of, parts_of
 from rmx.evaluate.model_figures import Scored, crossing, crossing_of, model_figures, paired_figures
-from rmx.stats.cluster_bootstrap import difference_estimate, mean_estimate, share_estimate, units_of
+from rmx.stats.cluster_bootstrap import difference_estimates, mean_estimates, share_estimate, units_of
 from rmx.stats.intervals import exact_edge, paired_difference, share
-from rmx.stats.paired import greedy_difference, mcnemar, needed, sampled_differences, sign_flip
+from rmx.stats.paired import greedy_difference, needed, sampled_differences, sign_flip
 from rmx.stats.pass_at_k import clopper_pearson, incomplete_beta, majority_profile, pass_at_k, powers, t_quantile
 
 NONE = -1
@@ -22,6 +22,15 @@ NONE = -1
 
 def bounds(found) -> tuple[float, float]:
     return found["low"], found["high"]
+
+
+def mean_estimate(values, clusters=None) -> dict:
+    return mean_estimates(np.asarray(values, dtype=float)[:, None], clusters)[0]
+
+
+def difference_estimate(before, after, clusters=None) -> dict:
+    columns = [np.asarray(values, dtype=float)[:, None] for values in (before, after)]
+    return difference_estimates(*columns, clusters)[0]
 
 
 # -- pass@k -----------------------------------------------------------------------------------------------------------
@@ -279,9 +288,7 @@ def test_no_change_at_all_is_known_to_an_exact_edge():
     assert 0.85 < every["low"] < 1
 
 
-def test_means_that_are_no_shares_have_no_bound_of_1():
-    found = mean_estimate([3.0] * 60, shares=False)
-    assert found == {"value": 3.0, "low": 3.0, "high": 3.0, "n": 60}
+def test_means_that_are_no_shares_are_refused():
     with pytest.raises(ValueError, match="share"):
         mean_estimate([3.0, 0.5])
 
@@ -310,9 +317,9 @@ def test_mcnemar_against_the_binomial():
     for won, lost in itertools.product(range(9), range(9)):
         n, fewer = won + lost, min(won, lost)
         tail = sum(math.comb(n, i) for i in range(fewer + 1)) / 2**n
-        assert mcnemar(won, lost) == pytest.approx(min(1.0, 2 * tail))
-    assert mcnemar(0, 0) == 1.0
-    assert mcnemar(10, 2) == pytest.approx(0.03857421875)  # 2 (1 + 12 + 66) / 4096
+        assert sign_flip([1] * won + [-1] * lost) == pytest.approx(min(1.0, 2 * tail))
+    assert sign_flip([1] * 0 + [-1] * 0) == 1.0
+    assert sign_flip([1] * 10 + [-1] * 2) == pytest.approx(0.03857421875)  # 2 (1 + 12 + 66) / 4096
 
 
 def test_sign_flips_against_every_pattern():
@@ -330,7 +337,7 @@ def test_a_greedy_difference_is_newcombes_with_its_counts():
     found = greedy_difference(before, after)
     assert {key: found[key] for key in ("value", "low", "high", "n")} == paired_difference(before, after)
     assert (found["won"], found["lost"]) == (12, 2)
-    assert found["p"] == pytest.approx(mcnemar(12, 2))
+    assert found["p"] == pytest.approx(sign_flip([1] * 12 + [-1] * 2))
     spread = math.sqrt((14 - 50 * 0.2**2) / 49)
     assert found["needed"] == math.floor((1.959964 * spread / 0.2) ** 2) + 1 == 24
 

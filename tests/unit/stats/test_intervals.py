@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 
+from rmx.stats import intervals
 from rmx.stats.intervals import exact_edge, paired_difference, quotient, ratio_of_sums, share, wilson
 
 
@@ -24,9 +25,10 @@ def every_resample(rows, figure) -> tuple[float, float]:
     return tuple(np.quantile([d for d in drawn if d is not None], [0.025, 0.975]))
 
 
-def test_a_ratio_of_sums_is_no_mean_of_ratios_and_its_bootstrap_is_over_problems():
+def test_a_ratio_of_sums_is_no_mean_of_ratios_and_its_bootstrap_is_over_problems(monkeypatch):
+    monkeypatch.setattr(intervals, "RESAMPLES", 40_000)
     above, below = [1, 0, 3, 2, 5], [10, 5, 12, 20, 9]
-    found = ratio_of_sums(above, below, resamples=40_000)
+    found = ratio_of_sums(above, below)
     assert found["value"] == pytest.approx(11 / 56)
     rows = list(zip(above, below, strict=True))
     brute = every_resample(rows, lambda pick: sum(a for a, _ in pick) / sum(b for _, b in pick))
@@ -35,9 +37,10 @@ def test_a_ratio_of_sums_is_no_mean_of_ratios_and_its_bootstrap_is_over_problems
     assert "exact" not in found
 
 
-def test_a_quotient_of_means_against_every_resample():
+def test_a_quotient_of_means_against_every_resample(monkeypatch):
+    monkeypatch.setattr(intervals, "RESAMPLES", 40_000)
     a, a_n, b, b_n = [4.0, 1.0, 0.0, 6.0], [2, 1, 0, 3], [0.5, 1.0, 0.25, 2.0], [10, 8, 5, 20]
-    found = quotient(a, a_n, b, b_n, resamples=40_000)
+    found = quotient(a, a_n, b, b_n)
     assert found["value"] == pytest.approx((11 / 6) / (3.75 / 43))
 
     def figure(pick):
@@ -101,25 +104,27 @@ def clustered(draw: random.Random, problems: int) -> tuple[list[int], list[int]]
 
 
 @pytest.mark.slow
-def test_the_bootstrap_covers_a_clustered_share():
+def test_the_bootstrap_covers_a_clustered_share(monkeypatch):
+    monkeypatch.setattr(intervals, "RESAMPLES", 600)
     draw = random.Random(5)
     many = clustered(draw, 60_000)
     truth = sum(many[0]) / sum(many[1])
     hits = 0
-    for trial in range(300):
-        low, high = bounds(ratio_of_sums(*clustered(draw, 120), seed=trial, resamples=600))
+    for _ in range(300):
+        low, high = bounds(ratio_of_sums(*clustered(draw, 120)))
         hits += low <= truth <= high
     assert 0.92 <= hits / 300 <= 0.98  # 93 to 97 % give or take the simulation's own error
 
 
 @pytest.mark.long
-def test_the_bootstrap_covers_a_clustered_share_closely():
+def test_the_bootstrap_covers_a_clustered_share_closely(monkeypatch):
+    monkeypatch.setattr(intervals, "RESAMPLES", 1000)
     draw = random.Random(6)
     many = clustered(draw, 200_000)
     truth = sum(many[0]) / sum(many[1])
     hits = 0
-    for trial in range(4000):
-        low, high = bounds(ratio_of_sums(*clustered(draw, 120), seed=trial, resamples=1000))
+    for _ in range(4000):
+        low, high = bounds(ratio_of_sums(*clustered(draw, 120)))
         hits += low <= truth <= high
     assert 0.93 <= hits / 4000 <= 0.97
 

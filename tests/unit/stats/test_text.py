@@ -13,7 +13,7 @@ def test_a_share_stands_with_its_interval() -> None:
     assert percent(FOUND) == "41.2 % [38.2, 44.5]"
     assert percent(FOUND, "{:5.1f} %", "  ({:.0f} to {:.0f})") == " 41.2 %  (38 to 44)"
     assert percent(ALONE) == "41.2 %"
-    assert percent(ALONE, alone=" (no interval)") == "41.2 % (no interval)"
+    assert in_format(ALONE, "{:.1f} %", "", " (no interval)", scale=100) == "41.2 % (no interval)"
     assert percent(NOTHING) == "–"
 
 
