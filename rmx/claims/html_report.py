@@ -81,10 +81,8 @@ def _bar(label: Figures, figure: Figures, scale: tuple[float, float]) -> Bar:
 
 def _edges(label: Figures) -> str:
     """What agrees, in words."""
-    ends = [
-        None if x is None else brief({"value": x, "low": None}, label["unit"]) for x in (label["low"], label["high"])
-    ]
-    low, high = ends
+    ends = (label["low"], label["high"])
+    low, high = (None if x is None else brief({"value": x, "low": None}, label["unit"]) for x in ends)
     return f"{low} to {high}" if low and high else f"from {low}" if low else f"up to {high}"
 
 
@@ -117,11 +115,7 @@ def command_of(found: Figures, asked: Mapping[str, str | None]) -> str:
 
 
 def html_report(found: Figures, command: str, when: datetime | None = None) -> str:
-    """The whole file.
-
-    Args:
-        found: the document of `rmx claims`. command: that made it. when: now, in UTC, by default.
-    """
+    """The whole file, of the document of `rmx claims` and the command that made it; `when` is in UTC, by default now."""
     counts = Counter(str(row["verdict"]) for row in found["rows"])
     return render(
         "claims_report.html",

@@ -35,13 +35,8 @@ class OwnRun:
     job: TrainJob | None = None  # what it was asked; None for a distillation
 
     def command(self, **changes: Any) -> list[str]:
-        """The command of a run that differs from this one in some fields of the recipe alone.
-
-        Raises:
-            ValueError: it is no training run.
-        """
-        if self.job is None:
-            raise ValueError(f"{self.id} is no training run")
+        """The command of a run that differs from this training run in some fields of the recipe alone."""
+        assert self.job is not None
         return replace(self.job, recipe=self.job.recipe.with_(**changes), taus=()).words()
 
     @property
@@ -57,13 +52,8 @@ class OwnRun:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Twins:
-    """Two runs that differ in one choice alone."""
-
-    one: OwnRun
-    other: OwnRun
-    outcomes: tuple[tuple[bool, bool, bool], ...]  # per test problem: base right, `one` right, `other` right
+# Two runs that differ in one choice alone; and per test problem whether the base, the one and the other are right.
+Twins = tuple[OwnRun, OwnRun, list[tuple[bool, bool, bool]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +89,7 @@ class OwnRuns:
         for one in ones:
             for other in others:
                 if _alike(one, other) and one.set_name == other.set_name and (found := _paired(one, other)):
-                    return Twins(one, other, tuple(found))
+                    return one, other, found
         return None
 
 
@@ -162,9 +152,7 @@ def _alike(one: OwnRun, other: OwnRun) -> bool:
 
 def _plain(recipe: Recipe | DistillRecipe) -> Any:
     """A recipe without what twins may differ in."""
-    if not isinstance(recipe, Recipe):
-        return recipe
-    return replace(recipe, gate=replace(recipe.gate, gate="entropy"), loss=replace(recipe.loss, positive_only=False))
+    return recipe.with_(gate="entropy", positive_only=False) if isinstance(recipe, Recipe) else recipe
 
 
 def same_set(run: OwnRun, set_name: str) -> bool:

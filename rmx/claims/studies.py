@@ -44,33 +44,16 @@ class Swaps:
 
 def shifts(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """Both models, and a placebo, read the base's greedy solutions."""
-    run = ShiftSet(
-        subject.pair,
-        subject.set_name,
-        subject.problems,
-        subject.tau,
-        subject.max_new,
-        seed=subject.seed,
-        cancelled=cancelled,
-        store=subject.store,
-    )
+    s, store = subject, subject.store
+    run = ShiftSet(s.pair, s.set_name, s.problems, s.tau, s.max_new, True, s.seed, cancelled, store=store)
     for report in run:
         yield StudyProgress(report.at, report.of, report if report.at else None)
 
 
 def interventions(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """All arms and the placebo, greedily."""
-    run = InterveneSet(
-        subject.pair,
-        subject.set_name,
-        subject.problems,
-        ARMS,
-        subject.tau,
-        subject.seed,
-        subject.max_new,
-        cancelled=cancelled,
-        store=subject.store,
-    )
+    s, store = subject, subject.store
+    run = InterveneSet(s.pair, s.set_name, s.problems, ARMS, s.tau, s.seed, s.max_new, True, cancelled, store=store)
     for report in run:
         yield StudyProgress(len(report.problems), report.of, report if report.problems else None)
 
@@ -105,8 +88,7 @@ def locator(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """Continuations at gated and ungated places of the base's greedy solutions, within the budget of tokens."""
     config = LocatorConfig(seed=subject.seed, budget=subject.budget, max_new_tokens=subject.max_new)
     base, store = subject.pair.base, subject.store
-    run = Locator(base, subject.problems, subject.tau, config, subject.set_name, cancelled, store=store)
-    for report in run:
+    for report in Locator(base, subject.problems, subject.tau, config, subject.set_name, cancelled, store=store):
         yield StudyProgress(report.problems, report.of, report)
 
 
@@ -138,12 +120,4 @@ STUDIES: dict[StudyName, Callable[[Subject, Cancelled], Iterator[StudyProgress]]
     "swaps": swaps,
     "locator": locator,
     "evaluation": evaluation,
-}
-DOES: dict[StudyName, str] = {
-    "runs": "reading the runs of this model",
-    "shifts": "both models read the base's solutions",
-    "interventions": "patching single tokens",
-    "swaps": "swapping at forks and elsewhere",
-    "locator": "sampling what single choices decide",
-    "evaluation": "sampling whole solutions",
 }

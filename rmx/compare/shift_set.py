@@ -80,14 +80,24 @@ class ShiftFigures:
     places: tuple[ReadPlaces, ...]
     tau: float
 
+    @property
+    def positions(self) -> int:
+        """How many places there are."""
+        return sum(len(p.rank) for p in self.places)
+
+    @property
+    def disagreements(self) -> int:
+        """How many of them the two models decide differently."""
+        return sum(int(p.differs.sum()) for p in self.places)
+
     def json(self) -> dict[str, Any]:
         """Shares over all positions, ranks over disagreements; `intervals` holds the shares with their intervals."""
         shares = self.shares()
         plain = {name: estimate["value"] for name, estimate in shares.items()}
         return {
-            "positions": int(sum(len(p.rank) for p in self.places)),
-            "disagreements": int(sum(int(p.differs.sum()) for p in self.places)),
-            "near_ties": int(sum(int(p.near.sum()) for p in self.places)),
+            "positions": self.positions,
+            "disagreements": self.disagreements,
+            "near_ties": sum(int(p.near.sum()) for p in self.places),
             **{name: value for name, value in plain.items() if not name.startswith("within_top_")},
             "mean_rank": self.mean_rank(),
             "entropy_ratio": self.entropy_ratio(),
