@@ -115,7 +115,7 @@ def command_of(found: Figures, asked: Mapping[str, str | None]) -> str:
 
 
 def html_report(found: Figures, command: str, when: datetime | None = None) -> str:
-    """The whole file, of the document of `rmx claims` and the command that made it; `when` is in UTC, by default now."""
+    """The whole file, of the document of `rmx claims` and the command that made it; `when` is now by default."""
     counts = Counter(str(row["verdict"]) for row in found["rows"])
     return render(
         "claims_report.html",

@@ -52,16 +52,12 @@ Shelves = Sequence[Sequence[tuple[Sampling, Shelf]]]  # for each model one for g
 
 
 class Evaluation:
-    """One evaluation.
+    """One evaluation; PromptError for a problem that one of the models cannot take.
 
     Args:
         contestants: who is evaluated; the first one is what the others are compared with. All are asked the same ids.
-        problems: with known answers; those without are refused.
-        set_name: as the user named the set.
+        problems: with known answers. set_name: as the user named the set.
         store: completions that are known already, and where new ones are kept; None keeps nothing.
-
-    Raises:
-        PromptError: a problem that one of the models cannot take.
     """
 
     def __init__(
@@ -138,8 +134,18 @@ class Evaluation:
         self._cached += there
         if there == len(asks) * count:
             return
-        tally, began = self._tallies[contestant.name], time.monotonic()
-        for samples in self._made(contestant, asks, sampling, cancelled):
+        tally, began, model = self._tallies[contestant.name], time.monotonic(), contestant.model
+        made = sample_continuously(
+            model.engine,
+            asks,
+            sampling,
+            stop_ids=model.stop_ids,
+            rows=fitting_rows(model.engine, max(map(len, prompts)) + sampling.max_new_tokens),
+            over=Endings(model, prompts),
+            adapter=contestant.adapter,
+            cancelled=cancelled,
+        )
+        for samples in made:
             for sample in samples:
                 one = read(contestant, prompts[sample.prompt], sample, plan)
                 shelf.add(one)
@@ -149,22 +155,6 @@ class Evaluation:
             tally.seconds, began = tally.seconds + now - began, now
             tally.fault = shelf.fault
             yield self._report(False)
-
-    def _made(
-        self, contestant: Contestant, asks: Sequence[SampleRequest], sampling: Sampling, cancelled: Callable[[], bool]
-    ) -> Iterator[list[Sample]]:
-        model = contestant.model
-        longest = max(len(ask.prompt_ids) for ask in asks) + sampling.max_new_tokens
-        yield from sample_continuously(
-            model.engine,
-            asks,
-            sampling,
-            stop_ids=model.stop_ids,
-            rows=fitting_rows(model.engine, longest),
-            over=Endings(model, [ask.prompt_ids for ask in asks]),
-            adapter=contestant.adapter,
-            cancelled=cancelled,
-        )
 
     def _graded(self, place: int, shelves: Shelves) -> ProblemRow:
         """One problem, as all models answered it; what its answers were judged to be is kept."""

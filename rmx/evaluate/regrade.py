@@ -22,18 +22,14 @@ class Regrading(Evaluation):
     """
 
     def run(self, cancelled: Callable[[], bool] = never) -> Iterator[EvalReport]:
-        """Read and judge; the last report holds in `regraded` what has changed.
-
-        Raises:
-            RmxError: of no problem all completions are kept.
-        """
+        """Read and judge; the last report holds in `regraded` what has changed. RmxError where none is kept whole."""
         wanted = {hashed(prompt) for prompt in self._prompts}
         shelves: Shelves = [[(s, self._shelf(c, s, wanted)) for s in self._settings()] for c in self.contestants]
-        counts = {"completions": 0, "changed": 0, "answers_changed": 0, "without_ids": 0, "not_judged_before": 0}
+        counts = ("completions", "changed", "answers_changed", "without_ids", "not_judged_before")
         changes = list[dict[str, Any]]()
         try:
             left_out = self._leave_out(shelves)
-            counted: dict[str, Any] = {**counts, "left_out": left_out, "changes": changes}
+            counted: dict[str, Any] = {**dict.fromkeys(counts, 0), "left_out": left_out, "changes": changes}
             for place in range(len(self.problems)):
                 if cancelled():
                     break
@@ -94,9 +90,7 @@ class Regrading(Evaluation):
                 for number in self._numbers(sampling):
                     was = shelf.found[hashed(prompt), number]
                     right = False if was.truncated else shelf.judged(was.prompt, known, was.answer)
-                    now = was
-                    if was.ids:
-                        now = replace(was, answer=contestant.model.find_answer(prompt, was.ids))
+                    now = replace(was, answer=contestant.model.find_answer(prompt, was.ids)) if was.ids else was
                     shelf.read_again(now)
                     counted["completions"] += 1
                     counted["without_ids"] += not was.ids
