@@ -26,7 +26,6 @@ from rmx.models.model_pair import Pair
 from rmx.models.placing import Placing, split_dtype
 from rmx.zerogpu.calls import decoding, on_gpu_worker
 
-ON_THIS_TEXT = "adapter off against the bare network on this text"
 APART = "two sets of weights; nothing is on the base"
 
 
@@ -106,11 +105,8 @@ class BaseCheck:
 def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: float | None = None) -> BaseCheck:
     """Take the looks on this text (prompt and completion, as ids).
 
-    Args:
-        copy: also load the checkpoint a second time and compare; needs its memory once more.
-
-    Raises:
-        ModelError: the second copy cannot be loaded.
+    `copy` also loads the checkpoint a second time and compares, which needs its memory once more; ModelError where it
+    cannot be loaded.
     """
     began = time.monotonic()
     model = pair.base
@@ -124,14 +120,15 @@ def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: flo
         held = base_tensors(model.engine)
         now = base_checksums(held)
         memory = base_changes(model, now)
-    weights = _file_once(model, held, now)
+    if model.engine.compared is None or model.engine.compared[0] != now:  # the file is read again after a change alone
+        model.engine.compared = now, against_file(model, held)
     found = difference(off, untouched)
     name = split_key(pair.adapter)[0] if pair.adapter else None
     return BaseCheck(
         found.max_dlogit,
         found.positions,
-        ON_THIS_TEXT if pair.one_set else APART,
-        weights,
+        "adapter off against the bare network on this text" if pair.one_set else APART,
+        model.engine.compared[1],
         memory,
         difference(off, _logits(second.engine, ids)).max_dlogit if second else None,
         facts(model, name) if name and pair.one_set else None,
@@ -152,21 +149,8 @@ def _logits(engine: Engine, ids: Sequence[int]) -> list[Tensor]:
     return read
 
 
-def _file_once(model: Model, held: Mapping[str, Tensor], now: Mapping[str, int]) -> Weights | None:
-    """`against_file`, remembered for as long as the checksums stay as they are."""
-    engine = model.engine
-    if engine.compared is None or engine.compared[0] != now:
-        engine.compared = now, against_file(model, held)
-    found: Weights | None = engine.compared[1]
-    return found
-
-
 def against_file(model: Model, held: Mapping[str, Tensor] | None = None) -> Weights | None:
-    """Compare every base tensor in memory with the weights files, cast to the dtype that the model was loaded in.
-
-    Args:
-        held: the base's tensors, where the caller has them and does not hold the turn any more.
-    """
+    """Compare every base tensor in memory (`held`) with the weights files, cast to the dtype that it was loaded in."""
     files = _weight_files(model)
     if not files:
         return None

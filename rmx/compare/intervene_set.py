@@ -30,11 +30,7 @@ CACHE_BYTES = 1 << 30  # keys and values of one batch
 
 
 def check_arms(arms: Sequence[str]) -> tuple[Arm, ...]:
-    """The arms in their usual order.
-
-    Raises:
-        RmxError: none, or an unknown one.
-    """
+    """The arms in their usual order; RmxError for none, or an unknown one."""
     unknown = [a for a in arms if a not in ARMS]
     if unknown or not arms:
         raise RmxError(f"There is no arm '{unknown[0] if unknown else ''}'. Known: {', '.join(ARMS)}.")
@@ -74,16 +70,6 @@ class PlaceboArm:
     tokens: int
     patches: int  # tokens of its own solutions that the base would not have chosen
 
-    def json(self, base: Sequence[bool]) -> dict[str, Any]:
-        """Figures as for an arm, paired with the base on the problems that the placebo has done."""
-        before = base[: len(self.right)]
-        return {
-            "pass@1": share(sum(self.right), len(self.right)),
-            "touched": self.patches / self.tokens if self.tokens else 0.0,
-            "strength": self.strength,
-            **_against_base(before, self.right),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class InterveneReport:
@@ -106,8 +92,17 @@ class InterveneReport:
     dtype: str | None = None  # of the base
 
     def placebo_json(self) -> dict[str, Any] | None:
-        """The placebo's figures; None where it was not run."""
-        return self.placebo.json(self.right("base")) if self.placebo and self.placebo.right else None
+        """The placebo's figures, as for an arm, on the problems that it has done; None where it was not run."""
+        noise = self.placebo
+        if noise is None or not noise.right:
+            return None
+        n = len(noise.right)
+        return {
+            "pass@1": share(sum(noise.right), n),
+            "touched": noise.patches / noise.tokens if noise.tokens else 0.0,
+            "strength": noise.strength,
+            **_against_base(self.right("base")[:n], noise.right),
+        }
 
     def right(self, arm: Arm) -> list[bool]:
         """Per problem, in order."""
@@ -145,8 +140,6 @@ class InterveneReport:
 
     def reading(self) -> list[str]:
         """What the differences say, in sentences; nothing is claimed that the exact test does not say."""
-        if not self.problems:
-            return []
         sentences = [_compared(self.difference(a, b), one, other) for a, b, one, other in _QUESTIONS]
         return [sentence for sentence in sentences if sentence]
 
@@ -236,8 +229,9 @@ class InterveneSet:
             if found is None:
                 break
             # A cancel in the middle leaves some problems without some arms; only whole ones count.
-            batch = zip(asked[start : start + size], found, strict=True)
-            done += [ProblemArms(a.id, r) for a, r in batch if len(r) == len(self.arms)]
+            done += [
+                ProblemArms(a.id, r) for a, r in zip(asked[start:], found, strict=False) if len(r) == len(self.arms)
+            ]
             yield self._report(done, began, False)
         placebo = self._placebo(asked, done, size) if done and self.with_placebo and "base" in self.arms else None
         yield self._report(done, began, True, placebo)
@@ -247,10 +241,8 @@ class InterveneSet:
     ) -> list[dict[Arm, ArmResult]] | None:
         """All arms on the problems of a batch, as they are known or as they are decoded; None after a cancel.
 
-        A batch that is not known whole is decoded whole: one of another shape would round otherwise.
-
-        Args:
-            what: names this kind of work among the pieces that are kept.
+        A batch that is not known whole is decoded whole: one of another shape would round otherwise. `what` names this
+        kind of work among the pieces that are kept.
         """
         name = f"{what} {chained([a.prompt_ids for a in batch])[-1]}"
         rows = [self._journal.get(f"{name} {i}") for i in range(len(batch))]
@@ -291,8 +283,7 @@ class InterveneSet:
                 break
             results += [r["teacher"] for r in found if r]
         right = tuple(bool(r.answer.correct) for r in results)
-        tokens, patches = sum(r.tokens for r in results), sum(r.patches for r in results)
-        return PlaceboArm(strength, right, tokens, patches)
+        return PlaceboArm(strength, right, sum(r.tokens for r in results), sum(r.patches for r in results))
 
     def _report(
         self, done: Sequence[ProblemArms], began: float, over: bool, placebo: PlaceboArm | None = None

@@ -66,11 +66,7 @@ class Shift:
         return is_near_tie(self.rank, self.base_gap, self.adapted_gap, noise)
 
     def json(self, tau: float, noise: float) -> dict[str, Any]:
-        """Return the place as documents hold it.
-
-        Args:
-            tau: threshold of forks in nats. noise: largest change of a logit by batch shape or dtype alone.
-        """
+        """Return the place as documents hold it; `noise` is that of `is_near_tie`."""
         return {
             "pos": self.pos,
             "id": self.id,
@@ -239,8 +235,7 @@ def shifts_of(
     base, adapted = base[: len(ids)].float(), adapted[: len(ids)].float()
     found = compare(base, adapted)
     ours, theirs = _views(pair, ids, base), _views(pair, ids, adapted)
-    columns = [c.tolist() for c in found]
-    rows = [Compared(*values) for values in zip(*columns, strict=True)]
+    rows = [Compared(*values) for values in zip(*(c.tolist() for c in found), strict=True)]
     return [
         Shift(
             pos + i,

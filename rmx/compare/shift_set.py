@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmx.compare.noise_floor import dtype_noise, shape_noise
+from rmx.compare.noise_floor import dtype_noise, shape_noise, worst
 from rmx.compare.placebo import Text, placebo_pair
 from rmx.config import NEW_TOKENS
 from rmx.engine.batch import continue_batch
@@ -179,7 +179,6 @@ class ShiftReport:
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx shifts --set`."""
-        placebo = self.placebo.json() | {"strength": self.placebo_strength} if self.placebo else None
         return {
             "set": self.set_name,
             "base": self.base,
@@ -192,7 +191,7 @@ class ShiftReport:
             "of": self.of,
             "stopped": self.stopped,
             **self.figures.json(),
-            "placebo": placebo,
+            "placebo": self.placebo.json() | {"strength": self.placebo_strength} if self.placebo else None,
             "noise": {
                 "batch_shape": self.noise.json() if self.noise else None,
                 "dtype": self.dtype_noise.json() if self.dtype_noise else None,
@@ -278,9 +277,10 @@ class ShiftSet:
         return self._noise.max_dlogit if self._noise else 0.0
 
     def _measure_noise(self, ids: Sequence[int]) -> None:
-        self._noise = _worst(self._noise, shape_noise(self.pair.base.engine, ids))
-        if (found := dtype_noise(self.pair.base, ids)) is not None:
-            self._dtype_noise = _worst(self._dtype_noise, found)
+        found = shape_noise(self.pair.base.engine, ids)
+        self._noise = worst(self._noise, found) if self._noise else found
+        if (other := dtype_noise(self.pair.base, ids)) is not None:
+            self._dtype_noise = worst(self._dtype_noise, other) if self._dtype_noise else other
 
     def _with_noise(self) -> Iterator[ShiftReport]:
         """The same solutions under a placebo that reranks as often."""
@@ -330,17 +330,11 @@ class ShiftSet:
 
 
 def known_placebo(
-    journal: Journal,
-    piece: str,
-    pair: Pair,
-    texts: Sequence[Text],
-    seed: int,
-    cancelled: Callable[[], bool],
+    journal: Journal, piece: str, pair: Pair, texts: Sequence[Text], seed: int, cancelled: Callable[[], bool]
 ) -> Pair | None:
     """The placebo of a pair, with the strength that a journal knows or else with one that is looked for and kept.
 
-    Returns:
-        None after a cancel, and for a model without the layers that a placebo sits on.
+    None after a cancel, and for a model without the layers that a placebo sits on.
     """
     row = journal.get(piece)
     with pair.when_free(cancelled) as mine:
@@ -355,13 +349,6 @@ def known_placebo(
     return noise
 
 
-def _worst(a: Difference | None, b: Difference) -> Difference:
-    if a is None:
-        return b
-    changed, positions = a.argmax_changed + b.argmax_changed, a.positions + b.positions
-    return Difference(max(a.max_dlogit, b.max_dlogit), changed, positions)
-
-
 @torch.inference_mode()
 def greedy_ids(
     model: Model,
@@ -373,8 +360,7 @@ def greedy_ids(
 ) -> list[int]:
     """A greedy completion without any statistics; the caller holds the engine's turn.
 
-    Args:
-        reuse: False reads the prompt anew, so that nothing depends on what was computed before.
+    `reuse` False reads the prompt anew, so that nothing depends on what was computed before.
     """
     engine = model.engine
     with engine.using(adapter):
