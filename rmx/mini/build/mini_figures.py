@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -176,17 +176,15 @@ def swap_figures(solved: Greedy, tried: Sequence[ForkSwap]) -> Json:
         forks.setdefault((swap.problem, swap.pos), []).append(swap)
     rescued = {s.problem for s in tried if s.right and not right[s.problem]}
     broken = {s.problem for s in tried if not s.right and right[s.problem]}
+    flipping = [any(s.right != right[i] for s in group) for (i, _), group in forks.items()]
+    changing = [any(s.answer != solved.answers[i] for s in group) for (i, _), group in forks.items()]
     return {
         "tau": TAU,
         "least_p": SWAP_MIN_P,
         "problems": len(right),
         "forks_per_solution": round(len(forks) / len(right), 2),
-        "forks_with_a_flipping_swap": share(
-            [any(s.right != right[i] for s in group) for (i, _), group in forks.items()]
-        ),
-        "forks_with_a_swap_to_another_answer": share(
-            [any(s.answer != solved.answers[i] for s in group) for (i, _), group in forks.items()]
-        ),
+        "forks_with_a_flipping_swap": share(flipping),
+        "forks_with_a_swap_to_another_answer": share(changing),
         "swaps_to_another_answer": share([s.answer != solved.answers[s.problem] for s in tried]),
         "wrong_solutions_rescued_by_one_swap": share([i in rescued for i, ok in enumerate(right) if not ok]),
         "right_solutions_broken_by_one_swap": share([i in broken for i, ok in enumerate(right) if ok]),
@@ -274,11 +272,7 @@ def measure(mini: Mini) -> Json:
 def measure_pair(base: str, folder: Path) -> Json:
     """Measure base and adapter, loaded as the app loads them, and the change problem by problem.
 
-    Args:
-        base: spec or folder of the base. folder: the adapter with its `training.json`.
-
-    Raises:
-        ModelError: the adapter was trained on other weights.
+    `folder` holds the adapter with its `training.json`; ModelError where it was trained on other weights.
     """
     model = models.load(base, device="cpu", dtype="float32")
     trained = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -336,31 +330,12 @@ def points(figure: Json) -> str:
     return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
 
 
-def _line(label: str, figure: Json) -> str:
-    value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
-    return f"{label:42s} {value:5.1f} %  [{low:.1f}, {high:.1f}]  n={figure['n']}"
-
-
-def pair_summary(figures: Json) -> list[str]:
-    """Write the main figures of base and adapter as short lines."""
-    lines = []
-    for name, label in KINDS.items():
-        found = figures[name]
-        for key in ("greedy", "sampled_t1.0", f"pass@{SAMPLES}", "wrong_equations"):
-            lines += [_line(f"{label}: {key}, {who}", found[who][key]) for who in ("base", "adapted")]
-        for key in ("change_greedy", "change_sampled_t1.0"):
-            lines.append(f"{_line(f'{label}: {key}', found[key])}  won {found[key]['won']}, lost {found[key]['lost']}")
-    return lines
-
-
-def summary(figures: Json) -> list[str]:
-    """Write the main figures of the base as short lines."""
-    lines = []
-    for name, label in KINDS.items():
-        found = {k: v for k, v in figures[name].items() if isinstance(v, dict)}
-        lines += [_line(f"held-out {label}: {key}", value) for key, value in found.items()]
-    lines += [_line(f"T=1: {key}", value) for key, value in figures["solutions_t1.0"].items()]
-    lines += [_line(key, value) for key, value in figures["swaps"].items() if isinstance(value, dict)]
-    shares = figures["entropy_t1.0"]["share_above"].items()
-    above = ", ".join(f"{level}: {100 * value:.1f} %" for level, value in shares)
-    return [*lines, f"T=1 tokens with entropy above (nats) {above}"]
+def summary(figures: Json, place: str = "") -> Iterator[str]:
+    """Write every figure that has an interval as a short line, after its place among the figures."""
+    for key, found in figures.items():
+        label = f"{place}, {key}" if place else key
+        if isinstance(found, dict) and "low" in found:
+            value, low, high = (100 * found[name] for name in ("value", "low", "high"))
+            yield f"{label:55s} {value:5.1f} %  [{low:.1f}, {high:.1f}]  n={found['n']}"
+        elif isinstance(found, dict):
+            yield from summary(found, label)

@@ -7,7 +7,6 @@ all of them; the adapter that ships was chosen before, on the validation split.
 import json
 import platform
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 import transformers
 
 from rmx.data.problem_sets import load_set
-from rmx.mini.build.mini_figures import KINDS, measure_pair, points
+from rmx.mini.build.mini_figures import KINDS, measure_pair, percent, points
 from rmx.mini.build.miniature import TRAINING, write_adapter, write_json
 from rmx.mini.problem_sets import mini_set
 from rmx.models import load as models
@@ -76,8 +75,8 @@ def train_variants(
     Args:
         base: spec of the model. work: folder of the runs.
     """
-    tell(f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}, "
-         f"{platform.machine()}, one thread")  # fmt: skip
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
+    tell(f"{versions}, {platform.machine()}, one thread")
     for seed in seeds:
         for variant in variants:
             folder = work / f"{variant.name}-{seed}"
@@ -199,14 +198,9 @@ def run_line(run: Json) -> str:
 
 def outcome_line(run: Json) -> str:
     """A run in one line, by what the test problems said."""
-    told = [f"{kind} {percent(run[name]['base'])} -> {percent(run[name]['adapted'])}, {points(run[name]['change'])}"
-            for name, kind in KINDS.items()]  # fmt: skip
+    found = [(kind, run[name]) for name, kind in KINDS.items()]
+    told = [f"{kind} {percent(f['base'])} -> {percent(f['adapted'])}, {points(f['change'])}" for kind, f in found]
     return f"{run['variant']:14s} seed {run['seed']}  test: " + "  ".join(told)
-
-
-def percent(estimate: Estimate) -> str:
-    """A share for the log."""
-    return f"{100 * estimate['value']:.1f} %"
 
 
 def build(out: Path, work: Path, tell: Tell, base: str = "mini", evaluate_only: bool = False) -> Json:
@@ -216,7 +210,6 @@ def build(out: Path, work: Path, tell: Tell, base: str = "mini", evaluate_only: 
         out: folder of the adapter that ships. work: folder of the runs; what is done there is not done again.
         evaluate_only: measure the runs that are there.
     """
-    began = time.monotonic()
     if not evaluate_only:
         train_variants(base, work, tell)
     runs = results(work)
@@ -227,7 +220,6 @@ def build(out: Path, work: Path, tell: Tell, base: str = "mini", evaluate_only: 
     for run in evaluate_runs(base, work, runs, load_set("mini:test")):
         tell(outcome_line(run))
         tested.append(run)
-    figures = {"shipped": {key: best[key] for key in ("variant", "seed", "checkpoint")}, "runs": tested}
-    figures |= measure_pair(base, out)
-    tell(f"{time.monotonic() - began:.0f} s")
-    return figures
+    return {"shipped": {key: best[key] for key in ("variant", "seed", "checkpoint")}, "runs": tested} | measure_pair(
+        base, out
+    )

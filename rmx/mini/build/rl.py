@@ -45,14 +45,6 @@ class RLConfig:
     alpha: int = 64
     clip: float = 1.0  # norm of the gradient
 
-    def __post_init__(self) -> None:
-        if min(self.iterations, self.problems, self.rank, self.alpha, self.warmup) < 1:
-            raise ValueError(f"iterations, problems, warmup, rank and alpha must be positive: {self}")
-        if self.rollouts < 2:
-            raise ValueError(f"a group needs at least two rollouts to compare: {self}")
-        if self.lr <= 0 or self.clip <= 0:
-            raise ValueError(f"lr and clip must be positive: {self}")
-
 
 @dataclass(frozen=True, slots=True)
 class RLStep:
@@ -184,22 +176,14 @@ class RLTrainer:
         checkpoint.save(folder, self.policy, self.optimizer, {"config": asdict(self.config), "done": self.done})
 
     def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            ValueError: it belongs to a run with another config.
-        """
+        """Go on from a checkpoint; ValueError where it belongs to a run with another config."""
         place = json.loads((folder / checkpoint.PLACE).read_text(encoding="utf-8"))
         if place["config"] != asdict(self.config):
             raise ValueError(f"{folder} belongs to another run: {place['config']}; remove it to begin anew.")
         self.done = checkpoint.restore(folder, self.policy, self.optimizer)["done"]
 
     def export(self, folder: Path, base: str) -> None:
-        """Write the adapter for shipping, and in `training.json` where it comes from.
-
-        Args:
-            base: fingerprint of the weights that it was trained on.
-        """
+        """Write the adapter for shipping, and in `training.json` where it comes from, with the base's fingerprint."""
         with tempfile.TemporaryDirectory() as work:
             self.policy.save_adapter(Path(work))
             write_adapter(Path(work), folder)
