@@ -141,9 +141,6 @@ def _steps(one: Pair, two: Pair, prefix: Sequence[int], rounds: int, cuda: bool)
         return alternate(partial(block, separate), partial(block, mixed), rounds, cuda)
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
-
-
 def weight_bytes(networks: Iterable[nn.Module]) -> int:
     """Bytes of the storages behind all parameters and buffers; what is shared, tied or a view counts once."""
     storages: dict[tuple[torch.device, int], int] = {}

@@ -106,9 +106,6 @@ def endless(model: Model) -> Model:
     return twin
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
-
-
 def peaks_of(module: str, sides: Sequence[str], *words: str) -> dict[str, float] | None:
     """Peak memory of each side of a benchmark in MB, each in a fresh process; None where nothing tells it.
 

@@ -137,9 +137,6 @@ def cost(found: Found, subject: Subject) -> Reading:
     return Reading(text, judged, {"usd": {"value": usd, "low": None, "high": None, "n": 1}})
 
 
-# -- inside -----------------------------------------------------------------------------------------------------------
-
-
 def _smaller(run: OwnRun) -> bool:
     """Whether the run did less work than the paper's recipe asks for."""
     flat, paper = run.recipe.flat(), type(run.recipe)().flat()

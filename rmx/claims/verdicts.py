@@ -138,9 +138,6 @@ def by_construction(judged: Judged) -> Judged:
     return replace(judged, verdict="by construction", why=why)
 
 
-# -- inside -----------------------------------------------------------------------------------------------------------
-
-
 def _more_by_test(found: Estimate, what: str) -> Judged:
     """`above` 0 by the exact test alone."""
     verdict, said = with_verdict(found)["verdict"], write_p(found["p"])

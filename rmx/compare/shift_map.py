@@ -144,8 +144,6 @@ class ShiftMap:
         """The answer of the completion on screen."""
         return self.pair.base.grade(self.job.prompt_ids, self.ids, self.job.known, cut=self.stop in CUT)
 
-    # -- inside ---------------------------------------------------------------------------------------------------
-
     def _shifts(self) -> Iterator[Shift]:
         if self.pair.base.engine.remote is not None:
             return self._from_afar()

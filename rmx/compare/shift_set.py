@@ -229,8 +229,6 @@ class ShiftSet:
         finally:
             self._journal.close()
 
-    # -- inside ---------------------------------------------------------------------------------------------------
-
     def _run(self) -> Iterator[ShiftReport]:
         prompts = [self.pair.base.prompt_ids(problem.problem) for problem in self.problems]
         # The noise that decides what is a near tie is that of the texts before, so a piece is named by them too.

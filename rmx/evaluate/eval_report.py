@@ -194,8 +194,6 @@ class EvalReport:
         base, *adapted = ({name: model[name] for name in FIGURES} for model in models[:2])
         return document | ({"base": base, "adapted": adapted[0]} if adapted else base)
 
-    # -- parts of it --------------------------------------------------------------------------------------------------
-
     def _figures(
         self, places: Sequence[int], clusters: Sequence[Hashable] | None
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

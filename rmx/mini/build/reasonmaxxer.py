@@ -64,9 +64,6 @@ VARIANTS = (
 DEFAULT = "small"
 
 
-# -- training ---------------------------------------------------------------------------------------------------------
-
-
 def train_variants(
     base: str, work: Path, tell: Tell, variants: Sequence[Variant] = VARIANTS, seeds: Sequence[int] = SEEDS
 ) -> None:
@@ -151,9 +148,6 @@ def ship(run: Path, out: Path) -> None:
     write_json(out / TRAINING, about | {"adapter": models.fingerprint(out)})
 
 
-# -- the test split, once ---------------------------------------------------------------------------------------------
-
-
 def evaluate_runs(base: str, work: Path, runs: Sequence[Json], problems: Sequence[Problem]) -> Iterator[Json]:
     """Each run with its greedy accuracy on `problems`, held-out numbers and held-out wordings apart."""
     model = models.load(base, device="cpu", dtype="float32")
@@ -181,9 +175,6 @@ def compared(ids: Sequence[str], before: Solutions, after: Solutions) -> dict[st
         one, two = (Solutions(tuple(s.each[i] for i in mine)) for s in (before, after))
         found[name] = {"base": one.pass_at_1, "adapted": two.pass_at_1, "change": two.against(one)}
     return found
-
-
-# -- as text ----------------------------------------------------------------------------------------------------------
 
 
 def run_line(run: Json) -> str:
