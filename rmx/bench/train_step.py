@@ -73,14 +73,13 @@ def sample(model: Model) -> list[Rollout]:
     problems = [Problem(f"p{n}", text, None) for n, text in enumerate(PROBLEMS)]
     made = list(sample_rollouts(endless(model), problems, config, 0, {}))
     model.engine.prefixes.clear()
-    return [_with_decisions(replace(r, advantage=1.0 if r.gen_index % 2 else -1.0)) for r in made]
-
-
-def _with_decisions(rollout: Rollout) -> Rollout:
-    """The same with its most uncertain tokens as decisions."""
-    entropies = rollout.entropies or ()
-    best = sorted(range(len(entropies)), key=entropies.__getitem__)[-round(SHARE * len(entropies)) :]
-    return replace(rollout, decision_positions=tuple(sorted(rollout.prompt_length - 1 + i for i in best)))
+    rollouts = []
+    for rollout in made:  # its most uncertain tokens are the decisions
+        entropies, first = rollout.entropies or (), rollout.prompt_length - 1
+        best = sorted(range(len(entropies)), key=entropies.__getitem__)[-round(SHARE * len(entropies)) :]
+        places, advantage = tuple(sorted(first + i for i in best)), 1.0 if rollout.gen_index % 2 else -1.0
+        rollouts.append(replace(rollout, advantage=advantage, decision_positions=places))
+    return rollouts
 
 
 def _items(rollouts: Sequence[Rollout], recipe: Recipe) -> list[Item]:

@@ -163,7 +163,9 @@ class FakeVisitor:
             await self._by_api(page, task)
             return True
         began = time.monotonic()
-        event = await page.trigger("solve", self._form(task))
+        asked, s = [task.problem.problem, task.problem.answer, task.cold.tau], task.sampling
+        form = ["mini", "none (base)", *asked, s.temperature, s.top_p, s.seed, s.max_new_tokens, False]
+        event = await page.trigger("solve", form)
         async with page.listening(event) as messages:
             if what < 0.35:
                 await self._part_way(page, messages, task, close=what < 0.27)
@@ -175,11 +177,6 @@ class FakeVisitor:
         if what < 0.8:
             await self._swap(page, run, task)
         return True
-
-    def _form(self, task: Task) -> list[Any]:
-        s = task.sampling
-        asked = [task.problem.problem, task.problem.answer, task.cold.tau]
-        return ["mini", "none (base)", *asked, s.temperature, s.top_p, s.seed, s.max_new_tokens, False]
 
     async def _to_the_end(self, page: Page, messages: Any, verb: str, began: float) -> str | None:
         """Read a stream of the page to its end; returns the run's id."""

@@ -8,12 +8,13 @@ from rmx.claims.claim import Subject
 from rmx.compare.base_check import check_loaded
 from rmx.compare.pair_options import PairOptions
 from rmx.errors import RmxError
-from rmx.evaluate.contestants import MOST_SAMPLES
 from rmx.models.load import Model, fingerprint
 from rmx.models.model_pair import Pair
 from rmx.models.workspace import Workspace
 from rmx.paths import ASSETS
 from rmx.zerogpu.calls import remote_of
+
+MOST_SAMPLES = 256
 
 
 @dataclass(frozen=True, slots=True)

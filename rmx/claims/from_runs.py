@@ -122,7 +122,7 @@ def cost(found: Found, subject: Subject) -> Reading:
     ours = [r for r in found["runs"].all if r.kind == "train" and r.done.get("usd") is not None]
     if not ours:
         return _missing("run on a machine whose hourly rate is known (RMX_USD_PER_HOUR)", ["train", *_base(subject)])
-    whole = [r for r in ours if not _smaller(r)]
+    whole = [r for r in ours if not _is_smaller(r)]
     run = (whole or ours)[0]
     usd = float(run.done["usd"])
     text = f"{run.id}: {usd:.2f} USD for {float(run.done['seconds']) / 60:.0f} minutes"
@@ -137,7 +137,7 @@ def cost(found: Found, subject: Subject) -> Reading:
     return Reading(text, judged, {"usd": {"value": usd, "low": None, "high": None, "n": 1}})
 
 
-def _smaller(run: OwnRun) -> bool:
+def _is_smaller(run: OwnRun) -> bool:
     """Whether the run did less work than the paper's recipe asks for."""
     flat, paper = run.recipe.flat(), type(run.recipe)().flat()
     counts = ("problems", "k", "max_new_tokens", "select", "epochs")

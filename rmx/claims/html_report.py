@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rmx import __version__
+from rmx.claims.registry import CLAIMS
 from rmx.data.problem_sets import SETS, split_name
 from rmx.errors import RmxError
 from rmx.stats.text import brief
@@ -74,16 +75,17 @@ def _bar(label: Figures, figure: Figures, scale: tuple[float, float]) -> Bar:
     if label["low"] is not None or label["high"] is not None:
         a, b = (end if x is None else at(x) for x, end in ((label["low"], 0.0), (label["high"], 100.0)))
         band = a, max(b, a + THIN)
-        said += f"; {'margin of ours' if label['ours'] else 'paper'}: {_edges(label)}"
+        said += (
+            f"; {'margin of ours' if label['ours'] else 'paper'}: {_edges(label['low'], label['high'], label['unit'])}"
+        )
     low, value, high = (at(float(figure[key])) for key in ("low", "value", "high"))
     return Bar(label["text"], numbers, said, low, value, max(high, low + THIN), at(0.0), band)
 
 
-def _edges(label: Figures) -> str:
+def _edges(low: float | None, high: float | None, unit: str) -> str:
     """What agrees, in words."""
-    ends = (label["low"], label["high"])
-    low, high = (None if x is None else brief({"value": x, "low": None}, label["unit"]) for x in ends)
-    return f"{low} to {high}" if low and high else f"from {low}" if low else f"up to {high}"
+    least, most = (brief({"value": x, "low": None}, unit) for x in (low, high))
+    return f"from {least}" if high is None else f"up to {most}" if low is None else f"{least} to {most}"
 
 
 # Sign, and the class that colours it: a verdict is never told by colour alone.
@@ -101,14 +103,10 @@ SIGNS = {
 def command_of(found: Figures, asked: Mapping[str, str | None]) -> str:
     """The command that makes this document again."""
     words = ["rmx", "claims", "--model", str(asked.get("model") or found["model"])]
-    for flag in ("adapter", "teacher"):
-        if asked.get(flag):
-            words += [f"--{flag}", str(asked[flag])]
+    words += [word for flag in ("adapter", "teacher") if asked.get(flag) for word in (f"--{flag}", str(asked[flag]))]
     words += ["--set", str(found["set"]), "--limit", str(found["n"]), "--tau", f"{found['tau']:g}"]
     words += ["--seed", str(found["seed"]), "--n", str(found["samples"])]
     words += ["--max-new-tokens", str(found["max_new_tokens"]), *shlex.split(asked.get("style") or "")]
-    from rmx.claims.registry import CLAIMS
-
     if len(found["rows"]) < len(CLAIMS):
         words += ["--only", ",".join(row["id"] for row in found["rows"])]
     return shlex.join(words)

@@ -88,17 +88,12 @@ class OwnRuns:
         """The newest pair whose recipes differ in gate or positive-only alone, over the same test problems."""
         for one in ones:
             for other in others:
-                if _alike(one, other) and one.set_name == other.set_name and (found := _paired(one, other)):
+                if not one.right or not other.right or _asked(one) != _asked(other):
+                    continue
+                before, a, b = one.right["before"], one.right["after"], other.right["after"]
+                if a.keys() == b.keys() and (found := [(before[key], a[key], b[key]) for key in a if key in before]):
                     return one, other, found
         return None
-
-
-def _paired(one: OwnRun, other: OwnRun) -> list[tuple[bool, bool, bool]]:
-    """Outcomes per test problem; none where the two solved different problems."""
-    if one.right is None or other.right is None or one.right["after"].keys() != other.right["after"].keys():
-        return []
-    before, a, b = one.right["before"], one.right["after"], other.right["after"]
-    return [(before[key], a[key], b[key]) for key in a if key in before]
 
 
 def read_runs(store: RunStore, model: str) -> OwnRuns:
@@ -144,15 +139,10 @@ def _right(found: Any) -> dict[str, dict[str, bool]] | None:
     return {side: {str(s["id"]): bool(s["correct"]) for s in problems[side]} for side in ("before", "after")}
 
 
-def _alike(one: OwnRun, other: OwnRun) -> bool:
-    """Whether two runs were asked the same, but for the gate and for what becomes of wrong rollouts."""
-    begun = [(run.job.style, run.job.init_adapter) if run.job else None for run in (one, other)]
-    return _plain(one.recipe) == _plain(other.recipe) and begun[0] == begun[1]
-
-
-def _plain(recipe: Recipe | DistillRecipe) -> Any:
-    """A recipe without what twins may differ in."""
-    return recipe.with_(gate="entropy", positive_only=False) if isinstance(recipe, Recipe) else recipe
+def _asked(run: OwnRun) -> Any:
+    """What a run was asked, but for what twins may differ in: the gate, and what becomes of wrong rollouts."""
+    recipe = run.recipe.with_(gate="entropy", positive_only=False) if isinstance(run.recipe, Recipe) else run.recipe
+    return recipe, run.set_name, (run.job.style, run.job.init_adapter) if run.job else None
 
 
 def same_set(run: OwnRun, set_name: str) -> bool:

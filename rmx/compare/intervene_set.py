@@ -221,7 +221,10 @@ class InterveneSet:
     def _run(self) -> Iterator[InterveneReport]:
         began, done = time.perf_counter(), list[ProblemArms]()
         asked = [ArmProblem(p.id, self.pair.base.prompt_ids(p.problem), p.answer) for p in self.problems]
-        size = self._batch_size(asked)
+        # Problems that go together, by rows and by the memory of their keys and values under both models.
+        longest = max((len(a.prompt_ids) for a in asked), default=0) + self.max_new
+        rows = min(ROWS, CACHE_BYTES // (2 * token_bytes(self.pair.base.engine) * longest))
+        size = max(1, rows // len(ARMS))
         for start in range(0, len(asked), size):
             if self.cancelled():
                 break
@@ -247,7 +250,7 @@ class InterveneSet:
         name = f"{what} {chained([a.prompt_ids for a in batch])[-1]}"
         rows = [self._journal.get(f"{name} {i}") for i in range(len(batch))]
         if all(rows):
-            return [self._known(a, row or {}) for a, row in zip(batch, rows, strict=True)]
+            return [self._known(a, row["arms"]) for a, row in zip(batch, rows, strict=True) if row]
         with pair.when_free(self.cancelled) as mine:
             if not mine:
                 return None
@@ -256,10 +259,10 @@ class InterveneSet:
             self._journal.put(f"{name} {i}", {"arms": {arm: r.row() for arm, r in results.items()}})
         return found
 
-    def _known(self, asked: ArmProblem, row: dict[str, Any]) -> dict[Arm, ArmResult]:
+    def _known(self, asked: ArmProblem, arms: dict[Arm, Any]) -> dict[Arm, ArmResult]:
         """What is known of a problem, its answers read and judged by the present rules."""
         found: dict[Arm, ArmResult] = {}
-        for arm, kept in row["arms"].items():
+        for arm, kept in arms.items():
             answer = self.pair.base.grade(asked.prompt_ids, kept["ids"], asked.known, cut=kept["stop"] in CUT)
             found[arm] = ArmResult.of_row(arm, answer, kept)
         return found
@@ -305,13 +308,6 @@ class InterveneSet:
             self.calibration,
             self.pair.base.dtype,
         )
-
-    def _batch_size(self, asked: Sequence[ArmProblem]) -> int:
-        """Problems that go together, by rows and by the memory of their keys and values."""
-        longest = max((len(a.prompt_ids) for a in asked), default=0) + self.max_new
-        row = 2 * token_bytes(self.pair.base.engine) * longest  # under both models
-        rows = min(ROWS, CACHE_BYTES // max(row, 1))
-        return max(1, rows // len(ARMS))
 
 
 def arms_csv(found: dict[str, Any]) -> str:

@@ -255,12 +255,12 @@ class ShiftSet:
             return  # half a solution is no solution
         text: Text = ([*prompt, *completion], len(prompt) - 1)
         if len(self._texts) < NOISE_TEXTS:
-            self._measure_noise(text[0])
+            self._noise = worst(self._noise, shape_noise(self.pair.base.engine, text[0]))
+            self._dtype_noise = worst(self._dtype_noise, dtype_noise(self.pair.base, text[0]))
         self._texts.append(text)
         self._places.append(places_of(self.pair, problem.id, text, self._tolerance))
-        self._journal.put(
-            name, {"ids": completion, "noise": self._noise, "dtype": self._dtype_noise, **self._places[-1].row()}
-        )
+        noise = {"noise": self._noise, "dtype": self._dtype_noise}
+        self._journal.put(name, {"ids": completion, **noise, **self._places[-1].row()})
 
     def _take(self, problem: Problem, prompt: tuple[int, ...], row: dict[str, Any]) -> None:
         """A problem that an earlier run has done."""
@@ -273,12 +273,6 @@ class ShiftSet:
     @property
     def _tolerance(self) -> float:
         return self._noise.max_dlogit if self._noise else 0.0
-
-    def _measure_noise(self, ids: Sequence[int]) -> None:
-        found = shape_noise(self.pair.base.engine, ids)
-        self._noise = worst(self._noise, found) if self._noise else found
-        if (other := dtype_noise(self.pair.base, ids)) is not None:
-            self._dtype_noise = worst(self._dtype_noise, other) if self._dtype_noise else other
 
     def _with_noise(self) -> Iterator[ShiftReport]:
         """The same solutions under a placebo that reranks as often."""

@@ -139,8 +139,9 @@ def _sentence(
         return _crossing_sentence(found, at, start, end, names) + again
     if max(signs.values()) <= 0:
         return f"Nothing crosses: {name} is not ahead at any k; at k = {last} it is {_gap(found[last], base)}."
+    doubt = "" if excludes_zero(found[last]) else ", which may be chance: the interval includes zero"
     how = "starts behind and is" if min(signs.values()) < 0 else "stays" if signs[last] > 0 else "starts ahead and is"
-    return f"pass@k does not cross up to k = {last}: {name} {how} {_gap(found[last], base)}{_doubt(found[last])}."
+    return f"pass@k does not cross up to k = {last}: {name} {how} {_gap(found[last], base)}{doubt}."
 
 
 def _crossing_sentence(
@@ -168,7 +169,3 @@ def _gap(found: Estimate, base: str) -> str:
     if abs(value) < 1e-7:
         return f"level with {base}{points(found, '')}"
     return f"{points(found)} {'ahead of' if value > 0 else 'behind'} {base}"
-
-
-def _doubt(found: Estimate) -> str:
-    return "" if excludes_zero(found) else ", which may be chance: the interval includes zero"

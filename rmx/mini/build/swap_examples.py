@@ -77,15 +77,15 @@ def _varied(examples: Iterable[Example], templates: Sequence[str], count: int) -
     return taken
 
 
-def _appeal(solved: Greedy, swap: ForkSwap) -> float:
-    """Higher for a likely swap on a short problem; the opening word tells least and comes last."""
-    return swap.p - 0.002 * len(solved.problems[swap.problem].problem) - (1.0 if swap.pos == 0 else 0.0)
-
-
 def find_examples(mini: Mini) -> list[Example]:
     """Search the test problems with held-out numbers; the same model always gives the same examples."""
     solved = greedy(mini, [p for p in mini_set("test") if p.held_out == "numbers"])
-    found = sorted(_candidates(mini, solved, swaps(mini, solved)), key=lambda pair: -_appeal(solved, pair[1]))
+
+    def appeal(swap: ForkSwap) -> float:
+        """Higher for a likely swap on a short problem; the opening word tells least and comes last."""
+        return swap.p - 0.002 * len(solved.problems[swap.problem].problem) - (1.0 if swap.pos == 0 else 0.0)
+
+    found = sorted(_candidates(mini, solved, swaps(mini, solved)), key=lambda pair: -appeal(pair[1]))
     chosen: list[Example] = []
     kinds: tuple[Kind, ...] = ("rescue", "break", "harmless")
     for kind in kinds:
