@@ -87,11 +87,7 @@ class BaseCheck:
     def json(self) -> dict[str, Any]:
         """Return the result as documents hold it."""
         return {
-            "max_dlogit": self.max_dlogit,
-            "positions": self.positions,
-            "how": self.how,
-            "holds": self.holds,
-            "sentence": self.sentence,
+            **{name: getattr(self, name) for name in ("max_dlogit", "positions", "how", "holds", "sentence")},
             "weights": asdict(self.weights) if self.weights else None,
             "memory": self.memory.json() if self.memory is not None else None,
             "probe": self.probe,

@@ -74,11 +74,7 @@ class Shift:
             "class": self.kind,
             "near_tie": self.near_tie(noise),
             "fork": is_fork(self.base.entropy, tau),
-            "kl": self.kl,
-            "rank": self.rank,
-            "p": self.p,
-            "back_rank": self.back_rank,
-            "back_p": self.back_p,
+            **{name: getattr(self, name) for name in ("kl", "rank", "p", "back_rank", "back_p")},
             "base": self.base.json(),
             "adapted": self.adapted.json(),
         }

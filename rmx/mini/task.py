@@ -314,13 +314,13 @@ def coverage(text: str) -> Coverage:
     Inside means: only known words (any of `NAMES` and `THINGS` will do), numbers from 1 to 99 as digits, and words
     that mostly follow a training wording with as many numbers.
     """
-    words = re.findall(r"[^\W\d_]+", text)
-    unknown = tuple(dict.fromkeys(word for word in words if word.lower() not in _known_words()))
-    reason = _why_outside(text, unknown, [int(n) for n in re.findall(r"\d+", text)])
+    reason = _why_outside(text)
     return Coverage(not reason, reason)
 
 
-def _why_outside(text: str, unknown: tuple[str, ...], numbers: list[int]) -> str:
+def _why_outside(text: str) -> str:
+    words, numbers = re.findall(r"[^\W\d_]+", text), [int(n) for n in re.findall(r"\d+", text)]
+    unknown = list(dict.fromkeys(word for word in words if word.lower() not in _known_words()))
     if not text.strip():
         return "There is no text."
     if unknown:

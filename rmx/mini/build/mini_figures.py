@@ -1,6 +1,5 @@
 """The miniature's figures: accuracy with intervals, arithmetic slips, entropies, and what a swap at a fork does."""
 
-import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from rmx.engine.entropy import capture
 from rmx.errors import ModelError
-from rmx.mini.build.miniature import Ids, Mini
+from rmx.mini.build.miniature import TRAINING, Ids, Mini
 from rmx.mini.problem_sets import mini_set
 from rmx.mini.solutions import equations, final_answer
 from rmx.mini.task import MiniProblem, with_made_up_words
@@ -20,6 +19,7 @@ from rmx.models import load as models
 from rmx.models.adapters import add_adapter
 from rmx.records import is_fork
 from rmx.stats import intervals
+from rmx.storage.safe_files import read_json
 
 TAU = 1.0  # nats; harmless synonyms lie at 0.94, consequential forks at 1.2 and more
 LEVELS = (0.1, 0.3, 0.5, 0.7, 1.0, 1.2, 1.4)
@@ -112,11 +112,7 @@ def greedy(mini: Mini, problems: Sequence[MiniProblem]) -> Greedy:
 def sampled(
     mini: Mini, problems: Sequence[MiniProblem], temperature: float, k: int, seed: int = SEED
 ) -> tuple[Tensor, list[Ids], list[Ids]]:
-    """Sample k solutions of each problem.
-
-    Returns:
-        (P, k) fp32 of 1 for right and 0 for wrong; the P*k prompts and the P*k completions, problem by problem.
-    """
+    """Sample k solutions of each problem: (P, k) fp32 of 1 for right and 0 for wrong, P*k prompts, P*k completions."""
     prompts = [prompt for prompt in mini.prompts(problems) for _ in range(k)]
     completions = mini.decode(prompts, temperature, seed)
     right = [mini.answer(c) == problems[i // k].answer for i, c in enumerate(completions)]
@@ -275,7 +271,7 @@ def measure_pair(base: str, folder: Path) -> Json:
     `folder` holds the adapter with its `training.json`; ModelError where it was trained on other weights.
     """
     model = models.load(base, device="cpu", dtype="float32")
-    trained = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    trained = read_json(folder / TRAINING)
     of = trained["base"] if isinstance(trained["base"], str) else trained["base"]["revision"]
     if of != model.revision:
         raise ModelError(f"{folder} belongs to {of}, but {base} holds {model.revision}; train it again.")

@@ -6,7 +6,6 @@ There is no KL term. An iteration's problems and samples depend only on the seed
 run that was cut off goes on from its checkpoint as if nothing had happened.
 """
 
-import json
 import random
 import tempfile
 import time
@@ -23,6 +22,7 @@ from rmx.mini.build.miniature import TRAINING, Ids, Mini, right_padded, write_ad
 from rmx.mini.task import MiniProblem, make_problem
 from rmx.models.load import Model
 from rmx.recipes.recipe import AdapterConfig
+from rmx.storage.safe_files import read_json
 from rmx.train.step import checkpoint
 from rmx.train.step.lora_policy import NAME, make_policy
 
@@ -177,7 +177,7 @@ class RLTrainer:
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint; ValueError where it belongs to a run with another config."""
-        place = json.loads((folder / checkpoint.PLACE).read_text(encoding="utf-8"))
+        place = read_json(folder / checkpoint.PLACE)
         if place["config"] != asdict(self.config):
             raise ValueError(f"{folder} belongs to another run: {place['config']}; remove it to begin anew.")
         self.done = checkpoint.restore(folder, self.policy, self.optimizer)["done"]
