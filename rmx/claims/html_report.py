@@ -4,7 +4,6 @@ Everything that comes from outside (names of models, sets, tokens) is escaped by
 """
 
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -36,14 +35,6 @@ class Bar:
 
     def json(self) -> dict[str, Any]:
         return asdict(self)
-
-    def lines(self) -> tuple[tuple[str, float, float, float, float], ...]:
-        """The strokes of its picture, back to front: kind, both ends in x, both ends in y."""
-        return (
-            ("zero", self.zero, self.zero, 0, 10),
-            ("span", self.low, self.high, 5, 5),
-            ("dot", self.value, self.value, 1.5, 8.5),
-        )
 
 
 def bars_of(row: Figures) -> list[Bar]:
@@ -88,18 +79,6 @@ def _edges(low: float | None, high: float | None, unit: str) -> str:
     return f"from {least}" if high is None else f"up to {most}" if low is None else f"{least} to {most}"
 
 
-# Sign, and the class that colours it: a verdict is never told by colour alone.
-SIGNS = {
-    "agrees": ("✓", "yes"),
-    "differs": ("✗", "no"),
-    "not enough data": ("?", "open"),
-    "by construction": ("≡", "built"),
-    "not measured": ("–", "none"),
-    "open in the paper": ("○", "open"),
-    "no verdict": ("!", "none"),
-}
-
-
 def command_of(found: Figures, asked: Mapping[str, str | None]) -> str:
     """The command that makes this document again."""
     words = ["rmx", "claims", "--model", str(asked.get("model") or found["model"])]
@@ -114,37 +93,9 @@ def command_of(found: Figures, asked: Mapping[str, str | None]) -> str:
 
 def html_report(found: Figures, command: str, when: datetime | None = None) -> str:
     """The whole file, of the document of `rmx claims` and the command that made it; `when` is now by default."""
-    counts = Counter(str(row["verdict"]) for row in found["rows"])
-    return render(
-        "claims_report.html",
-        found=found,
-        rows=[{"how": "", "caveats": (), "rule": None, "minutes": None} | row for row in found["rows"]],
-        command=command,
-        signs=SIGNS,
-        tally=[(verdict, counts[verdict]) for verdict in SIGNS if counts[verdict]],
-        facts=_facts(found, when or datetime.now(UTC)),
-        bars_of=bars_of,
-        version=__version__,
-    )
-
-
-def _facts(found: Figures, when: datetime) -> list[tuple[str, Any]]:
-    """What was measured: names and values."""
     licence, source = set_facts(str(found["set"]))
-    against = found.get("teacher") or found.get("adapter") or found["pair"]
-    return [
-        ("Base", found["model"]),
-        ("Compared with", against),
-        ("Problems", f"the first {found['n']} of {found['set']}"),
-        ("Licence of the set", licence),
-        ("Source of the set", source),
-        ("Fork threshold", f"{found['tau']:g} nats"),
-        *([("Found from", calibrated["sentence"])] if (calibrated := found.get("calibration")) else []),
-        ("Seed", found["seed"]),
-        ("Device", f"{found['device']}, {found['dtype']}"),
-        ("Weights", found["revision"]),
-        ("Measured", f"{when:%Y-%m-%d %H:%M} UTC, {found['seconds'] / 60:.1f} minutes"),
-    ]
+    about = {"licence": licence, "source": source, "when": when or datetime.now(UTC), "version": __version__}
+    return render("claims_report.html", found=found, command=command, bars_of=bars_of, **about)
 
 
 def set_facts(name: str) -> tuple[str, str]:
