@@ -170,7 +170,7 @@ class FakeVisitor:
             if what < 0.35:
                 await self._part_way(page, messages, task, close=what < 0.27)
                 return what >= 0.27
-            run = await self._to_the_end(page, messages, "trace", began)
+            run = await self._to_the_end(messages, "trace", began)
         if run is None:
             return True
         await self._check(page, run, task.cold, "trace")
@@ -178,7 +178,7 @@ class FakeVisitor:
             await self._swap(page, run, task)
         return True
 
-    async def _to_the_end(self, page: Page, messages: Any, verb: str, began: float) -> str | None:
+    async def _to_the_end(self, messages: Any, verb: str, began: float) -> str | None:
         """Read a stream of the page to its end; returns the run's id."""
         last: dict[str, Any] = {}
         spoke = False
@@ -218,7 +218,7 @@ class FakeVisitor:
         began = time.monotonic()
         event = await page.trigger("pick", [], {"run": run, "pos": task.pos, "token_ids": [task.token_id]})
         async with page.listening(event) as messages:
-            branch = await self._to_the_end(page, messages, "swap", began)
+            branch = await self._to_the_end(messages, "swap", began)
         if branch is not None:
             await self._check(page, branch, task.swapped, "swap")
 

@@ -37,7 +37,7 @@ class ClaimsReport:
         """The document of `rmx claims`."""
         s = self.subject
         return {
-            "model": s.model,
+            "model": s.pair.base.spec,
             "adapter": s.asked.get("adapter"),
             "teacher": s.asked.get("teacher"),
             "pair": s.pair.name,

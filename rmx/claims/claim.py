@@ -71,10 +71,6 @@ class Subject:
     check: BaseCheck | None = None  # whether the base is what its file says, with the adapter on it
     store: SampleStore | None = None  # what earlier studies of the same have found, and where these are kept
 
-    @property
-    def model(self) -> str:
-        return self.pair.base.spec
-
 
 @dataclass(frozen=True, slots=True)
 class Reading:

@@ -1,6 +1,7 @@
 """Readings of finished training runs of this model. Without a run the row tells the command that would make one."""
 
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def random_gate(found: Found, subject: Subject) -> Reading:
 
 def tau_range(found: Found, subject: Subject) -> Reading:
     """Every threshold of a sweep that lies in the paper's range must raise pass@1 by itself."""
-    sweeps = found["runs"].sweeps()
+    sweeps = [run for run in found["runs"].all if run.sweep]
     if not sweeps:
         return _missing("sweep of thresholds", ["train", *_base(subject), "--sweep-tau", "1.0,1.4,1.8,2.2"])
     run = sweeps[0]
@@ -146,7 +147,7 @@ def _is_smaller(run: OwnRun) -> bool:
 
 def _base(subject: Subject) -> list[str]:
     """Options of a run of this model on this set's training problems, asked as it is here."""
-    words = ["--model", subject.asked.get("model") or subject.model, "--set", split_name(subject.set_name)[0]]
+    words = ["--model", subject.asked.get("model") or subject.pair.base.spec, "--set", split_name(subject.set_name)[0]]
     return words + shlex.split(subject.asked.get("style") or "")
 
 
@@ -158,8 +159,9 @@ def _twins(runs: OwnRuns, subject: Subject, option: str, field: str, values: tup
     plain, other = runs.trained(), runs.trained(**{field: values[1]})
     if (twins := runs.twins(plain, other)) is not None:
         return twins
-    if newest := next(iter(plain or other), None):
-        words = newest.command(**{field: values[1] if plain else values[0]})[1:]
+    if (newest := next(iter(plain or other), None)) and (job := newest.job):
+        recipe = job.recipe.with_(**{field: values[1] if plain else values[0]})
+        words = replace(job, recipe=recipe, taus=()).words()[1:]
     else:
         words = ["train", *_base(subject), *command(Recipe().with_(**{field: values[1]}))]
     return _missing(f"pair of runs that differ in {option} alone", words)

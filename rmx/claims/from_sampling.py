@@ -101,7 +101,8 @@ def pass_at_k(found: Found, subject: Subject) -> Reading:
     if paired is None or not any(found["value"] is not None for found in paired["pass@k"].values()):
         return Reading("–", nothing_to_judge("No problem is done yet.", "not measured"))
     ks = sorted(paired["pass@k"], key=int)
-    first, last = (_plain(paired["pass@k"][k]) for k in (ks[0], ks[-1]))
+    plain = ("value", "low", "high", "n")
+    first, last = ({key: paired["pass@k"][k].get(key) for key in plain} for k in (ks[0], ks[-1]))
     text = f"Adapted minus base: pass@{ks[0]} {brief(first, 'points')}, pass@{ks[-1]} {brief(last, 'points')}"
     figures = {f"pass@{ks[0]}": first, f"pass@{ks[-1]}": last}
     return Reading(text, nothing_to_judge(_trend(first, last, ks), "open in the paper"), figures, first["n"])
@@ -117,7 +118,3 @@ def _trend(first: Estimate, last: Estimate, ks: list[str]) -> str:
     if last["low"] > first["high"]:
         return f"The advantage grows from k = {ks[0]} to k = {ks[-1]}; both intervals lie apart."
     return f"Whether the advantage shrinks up to k = {ks[-1]} cannot be said: the intervals overlap. Sample more (--n)."
-
-
-def _plain(found: Estimate) -> Estimate:
-    return {key: found.get(key) for key in ("value", "low", "high", "n")}

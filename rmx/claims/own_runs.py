@@ -26,18 +26,12 @@ class OwnRun:
     id: str
     kind: str  # train, distill, sweep
     set_name: str | None
-    preset: str | None
     recipe: Recipe | DistillRecipe
     done: dict[str, Any]  # its last event
     right: dict[str, dict[str, bool]] | None = None  # "before" and "after": problem -> right, on the test problems
     sweep: dict[str, Any] | None = None
     teacher: str | None = None
     job: TrainJob | None = None  # what it was asked; None for a distillation
-
-    def command(self, **changes: Any) -> list[str]:
-        """The command of a run that differs from this training run in some fields of the recipe alone."""
-        assert self.job is not None
-        return replace(self.job, recipe=self.job.recipe.with_(**changes), taus=()).words()
 
     @property
     def is_tested(self) -> bool:
@@ -60,7 +54,6 @@ Twins = tuple[OwnRun, OwnRun, list[tuple[bool, bool, bool]]]
 class OwnRuns:
     """All finished runs of a model, the newest first."""
 
-    model: str
     all: tuple[OwnRun, ...]
 
     def trained(self, *, gate: str = "entropy", positive_only: bool = False) -> list[OwnRun]:
@@ -81,9 +74,6 @@ class OwnRuns:
         found = [run for run in self.all if run.kind == "distill" and run.done.get("vs_teacher")]
         return sorted(found, key=lambda run: run.teacher != teacher)
 
-    def sweeps(self) -> list[OwnRun]:
-        return [run for run in self.all if run.sweep]
-
     def twins(self, ones: Sequence[OwnRun], others: Sequence[OwnRun]) -> Twins | None:
         """The newest pair whose recipes differ in gate or positive-only alone, over the same test problems."""
         for one in ones:
@@ -101,7 +91,7 @@ def read_runs(store: RunStore, model: str) -> OwnRuns:
     rates = load_rates(store.root)
     found = [_read(folder, rates) for folder in store.all()]
     name = model.partition("@")[0]
-    return OwnRuns(model, tuple(run for spec, run in filter(None, found) if spec.partition("@")[0] == name))
+    return OwnRuns(tuple(run for spec, run in filter(None, found) if spec.partition("@")[0] == name))
 
 
 def _read(folder: RunFolder, rates: Rates) -> tuple[str, OwnRun] | None:
@@ -118,7 +108,6 @@ def _read(folder: RunFolder, rates: Rates) -> tuple[str, OwnRun] | None:
             folder.id,
             kind,
             config.get("set"),
-            config.get("preset"),
             recipe,
             done,
             _right(read_json(folder.path / EVALUATION)),

@@ -94,7 +94,7 @@ def locator(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
 
 def runs(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """Finished training runs of this model, on this machine."""
-    found = read_runs(RunStore(private=subject.private_runs), subject.asked.get("model") or subject.model)
+    found = read_runs(RunStore(private=subject.private_runs), subject.asked.get("model") or subject.pair.base.spec)
     yield StudyProgress(len(found.all), len(found.all), found)
 
 

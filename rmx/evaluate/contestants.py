@@ -43,21 +43,6 @@ class EvalConfig:
             if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= max(self.n, 1):
                 raise RmxError(f"pass@k needs k from 1 to the number of samples, {self.n}; got {k}.")
 
-    @property
-    def drawn(self) -> Sampling:
-        """Sampling of the drawn completions."""
-        return Sampling(self.temperature, self.top_p, self.seed, self.max_new_tokens)
-
-    @property
-    def argmax(self) -> Sampling:
-        """Sampling of the greedy completion."""
-        return Sampling(0.0, 1.0, 0, self.max_new_tokens)
-
-    @property
-    def per_problem(self) -> int:
-        """Completions of one problem by one model."""
-        return self.n + self.greedy
-
     def json(self) -> dict[str, Any]:
         """Return the settings as the document of an evaluation holds them."""
         return {

@@ -84,7 +84,7 @@ class Evaluation:
     @property
     def of(self) -> int:
         """Completions in all."""
-        return len(self.problems) * len(self.contestants) * self.config.per_problem
+        return len(self.problems) * len(self.contestants) * (self.config.n + self.config.greedy)
 
     def run(self, cancelled: Callable[[], bool] = never) -> Iterator[EvalReport]:
         """Make and grade completions; yield a report several times a second. After a cancel the last is not `done`."""
@@ -114,9 +114,10 @@ class Evaluation:
                     shelf.close()
 
     def _settings(self) -> list[Sampling]:
-        return [
-            s for s, wanted in ((self.config.argmax, self.config.greedy), (self.config.drawn, self.config.n)) if wanted
-        ]
+        """Sampling of the greedy completion and of the drawn ones, as far as they are asked for."""
+        c = self.config
+        greedy = [Sampling(0.0, 1.0, 0, c.max_new_tokens)] if c.greedy else []
+        return greedy + ([Sampling(c.temperature, c.top_p, c.seed, c.max_new_tokens)] if c.n else [])
 
     def _portion(
         self, c: int, places: range, sampling: Sampling, shelf: Shelf, cancelled: Callable[[], bool]
