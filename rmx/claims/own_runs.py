@@ -1,7 +1,7 @@
 """Finished training runs of one model: what they say about the claims on training. Read from their files only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rmx.data.problem_sets import split_name
