@@ -127,14 +127,8 @@ class Board:
         return ClaimsReport(self.subject, rows, study, at, of, took, done, self.cancelled())
 
     def _row(self, claim: Claim, study: StudyName | None, over: bool) -> Row:
-        if claim.id not in self._whole:
-            row = self._made(claim, study, over)
-            if row.state != "done":
-                return row
-            self._whole[claim.id] = row  # its intervals take a moment, and it is told with every report
-        return self._whole[claim.id]
-
-    def _made(self, claim: Claim, study: StudyName | None, over: bool) -> Row:
+        if claim.id in self._whole:
+            return self._whole[claim.id]
         known = self.found | self.partial
         row = Row(claim, seconds=sum(self.took.get(s, 0.0) for s in claim.studies))
         if failed := next((self.errors[s] for s in claim.studies if s in self.errors), None):
@@ -146,7 +140,10 @@ class Board:
             reading = claim.read(known, self.subject)
             if self.subject.by_construction:
                 reading = replace(reading, judged=by_construction(reading.judged))
-            return replace(row, reading=reading, state=state)
+            row = replace(row, reading=reading, state=state)
+            if whole:
+                self._whole[claim.id] = row  # its intervals take a moment, and it is told with every report
+            return row
         if over and self.cancelled() and any(s in self.took for s in claim.studies):
             return replace(row, state="stopped", error="It was stopped before anything was found.")
         return replace(row, state="measuring" if study in claim.studies else "waiting")

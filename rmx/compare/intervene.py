@@ -192,7 +192,10 @@ class Intervention:
         token, wanted = choose(self.job, self._key, pos, step, row)
         if wanted and self.job.budget is not None and self.patches >= self.job.budget:
             token = step.ours[row]
-        entropy = step.entropy[row]
+        entropy, p, q = step.entropy[row], math.nan, math.nan
+        if detail:
+            both = torch.stack([step.base[row].float(), step.adapted[row].float()])
+            p, q = both.log_softmax(-1)[:, token].exp().tolist()
         taken = Patched(
             pos,
             token,
@@ -202,16 +205,12 @@ class Intervention:
             step.theirs[row],
             is_fork(entropy, self.job.tau),
             wanted,
-            *(self._detail(step, row, token) if detail else (math.nan, math.nan)),
+            p,
+            q,
         )
         self.tokens.append(taken)
         self.patches += taken.patched
         return taken
-
-    def _detail(self, step: PairStep, row: int, token: int) -> tuple[float, float]:
-        """Probabilities of the token under the base and under the adapted model."""
-        both = torch.stack([step.base[row].float(), step.adapted[row].float()]).log_softmax(-1)[:, token].exp()
-        return float(both[0]), float(both[1])
 
     def over(self) -> bool:
         """Whether the decode ends with the last token; sets `stop`."""

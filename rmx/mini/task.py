@@ -71,9 +71,6 @@ class Coverage:
     reason: str  # one sentence; empty where inside
 
 
-# ---------------------------------------------------------------- numbers and plans
-
-
 def calculate(x: int, op: str, y: int) -> int:
     """Work out `x op y`; ValueError for a division that is not exact, or a value outside 1 .. 99."""
     if op == "/":
@@ -129,9 +126,6 @@ def draw_numbers(rng: random.Random, template: Template, split: Split) -> dict[s
         flawed = {results.get(plan.name) for plan in template.plans.values() if not plan.right}
         if len(results) == len(template.plans) and len(right) == 1 and not right & flawed:
             return numbers
-
-
-# ---------------------------------------------------------------- problems
 
 
 def right_answer(template: Template, numbers: Mapping[str, int]) -> int:
@@ -256,8 +250,6 @@ def with_made_up_words(rng: random.Random, text: str) -> str:
             words[i] = invented.setdefault(stem, made.title() if stem[0].isupper() else made + "s") + word[len(stem) :]
     return " ".join(words)
 
-
-# ---------------------------------------------------------------- coverage
 
 LIKENESS = 0.66  # share of words in common, in order, that makes a text resemble a wording
 

@@ -75,9 +75,6 @@ class Side:
     entropy: Json  # of the first sample of each problem
 
 
-# ---------------------------------------------------------------- statistics
-
-
 def share(hits: Sequence[bool]) -> Json:
     """Estimate a share of independent trials, with its Wilson interval."""
     return {key: round(value or 0.0, 4) for key, value in intervals.share(sum(hits), len(hits)).items()}
@@ -97,9 +94,6 @@ def mean_share(shares: Tensor) -> Json:
 def change(before: Tensor, after: Tensor) -> Json:
     """Estimate what changed from one share per problem to another, (P,) each, and count problems won and lost."""
     return mean_share(after - before) | {"won": int((after > before).sum()), "lost": int((after < before).sum())}
-
-
-# ---------------------------------------------------------------- measuring
 
 
 def greedy(mini: Mini, problems: Sequence[MiniProblem]) -> Greedy:
@@ -242,9 +236,6 @@ def _remembered(sides: Iterable[Side]) -> dict[str, str | None]:
     return {p.id: answers[p.id] for p in mini_set("test")[:REMEMBERED]}
 
 
-# ---------------------------------------------------------------- all figures of a model, or of a pair
-
-
 def measure(mini: Mini) -> Json:
     """Measure all figures of the base on the bundled test set; the two kinds of held-out problems apart."""
     sides = measure_sides(mini)
@@ -304,9 +295,6 @@ def pair_figures(base: Mapping[str, Side], adapted: Mapping[str, Side]) -> Json:
             shares = {key: {"base": mine.pop(key), "adapted": theirs[key]} for key in ("greedy", "sampled_t1.0")}
             cells.append(mine | shares)
     return figures | {"cells": cells, "greedy_answers": _remembered(adapted.values())}
-
-
-# ---------------------------------------------------------------- as text
 
 
 def percent(figure: Json) -> str:
