@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,8 +63,9 @@ def swaps(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """Forced tokens at the base's forks and at as many other places, and the controls at the forks."""
     base, tau, most = subject.pair.base, subject.tau, subject.max_new
     done, flips, controls = list[str](), list[Flip](), list[ProblemControls]()
-    journal = journal_of(subject.store, "swaps", [(base, None)], tau=tau, seed=subject.seed, max_new=most)
-    try:
+    with closing(
+        journal_of(subject.store, "swaps", [(base, None)], tau=tau, seed=subject.seed, max_new=most)
+    ) as journal:
         for problem in subject.problems:
             if cancelled():
                 break
@@ -80,8 +82,6 @@ def swaps(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
             flips += found
             controls.append(tried)
             yield StudyProgress(len(done), len(subject.problems), Swaps(tuple(done), tuple(flips), tuple(controls)))
-    finally:
-        journal.close()
 
 
 def locator(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:

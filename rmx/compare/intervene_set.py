@@ -4,6 +4,7 @@ import csv
 import io
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,11 +213,8 @@ class InterveneSet:
             raise RmxError(f"{self.set_name} holds problems without a known answer, so nothing can be graded.")
         models = [(self.pair.base, None), (self.pair.adapted, self.pair.adapter)]
         settings = {"arms": list(self.arms), "tau": self.tau, "seed": self.seed, "max_new": self.max_new}
-        self._journal = journal_of(self.store, "interventions", models, **settings)
-        try:
+        with closing(journal_of(self.store, "interventions", models, **settings)) as self._journal:
             yield from self._run()
-        finally:
-            self._journal.close()
 
     def _run(self) -> Iterator[InterveneReport]:
         began, done = time.perf_counter(), list[ProblemArms]()

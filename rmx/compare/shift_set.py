@@ -6,6 +6,7 @@ problems, with intervals by bootstrap over problems, because places of one solut
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -223,11 +224,8 @@ class ShiftSet:
     def __iter__(self) -> Iterator[ShiftReport]:
         self._began = time.perf_counter()
         models = [(self.pair.base, None), (self.pair.adapted, self.pair.adapter)]
-        self._journal = journal_of(self.store, "shifts", models, seed=self.seed, max_new=self.max_new)
-        try:
+        with closing(journal_of(self.store, "shifts", models, seed=self.seed, max_new=self.max_new)) as self._journal:
             yield from self._run()
-        finally:
-            self._journal.close()
 
     def _run(self) -> Iterator[ShiftReport]:
         prompts = [self.pair.base.prompt_ids(problem.problem) for problem in self.problems]
