@@ -84,16 +84,9 @@ def map_document(found: ShiftMap) -> dict[str, Any]:
 
 def map_places(found: ShiftMap) -> ReadPlaces:
     """A map's places, for the same statistics as a set's."""
-    import torch
-
-    shifts = found.shifts
-    return ReadPlaces(
-        "prompt",
-        torch.tensor([s.base.entropy for s in shifts]),
-        torch.tensor([s.rank for s in shifts], dtype=torch.long),
-        torch.tensor([s.kl for s in shifts]),
-        torch.tensor([s.near_tie(found.tolerance) for s in shifts], dtype=torch.bool),
-    )
+    columns: dict[str, list[Any]] = {"entropy": [s.base.entropy for s in found.shifts]}
+    columns |= {"rank": [s.rank for s in found.shifts], "kl": [s.kl for s in found.shifts]}
+    return ReadPlaces.of_row("prompt", columns | {"near": [s.near_tie(found.tolerance) for s in found.shifts]})
 
 
 def map_json(found: ShiftMap) -> dict[str, Any]:
