@@ -84,9 +84,6 @@ def _count(marks: np.ndarray | None) -> int:
     return 0 if marks is None else int(marks.sum())
 
 
-# ---------------------------------------------------------------- crossings
-
-
 def crossing(differences: Mapping[int, Estimate], names: tuple[str, str] = ("base", "rl")) -> dict[str, Any]:
     """Where the pass@k of the second model falls below that of the first, having been above it at a smaller k.
 

@@ -85,9 +85,6 @@ def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Lla
     return model
 
 
-# ---------------------------------------------------------------- data
-
-
 def drill(rng: random.Random) -> str:
     """Seven right equations over the range of the task."""
     made: list[str] = []
@@ -127,8 +124,9 @@ class Data:
     def _block(self, number: int) -> list[list[TrainingText]]:
         """BLOCK batches, each of sequences of about the same length."""
         label, size = f"{self.config.seed}/{number}", self.config.batch * BLOCK
-        drills = round(size * self.config.drill_share)
-        examples = self._solutions(label, size - drills) + self._drills(label, drills)
+        count, rng = round(size * self.config.drill_share), random.Random(f"drills/{label}")
+        drills = self._encode([drill(rng) for _ in range(count)])
+        examples = self._solutions(label, size - count) + [(ids, self._weights(ids, other=0.0)) for ids in drills]
         order = random.Random(f"order/{label}")
         examples.sort(key=lambda e: len(e[0]) + order.random())
         batches = [examples[i : i + self.config.batch] for i in range(0, size, self.config.batch)]
@@ -147,11 +145,6 @@ class Data:
         answers = [[*ids, self.tokenizer.eos_token_id] for ids in self._encode(solutions)]
         return [(q + a, [0.0] * len(q) + self._weights(a, other=1.0)) for q, a in zip(questions, answers, strict=True)]
 
-    def _drills(self, label: str, count: int) -> list[TrainingText]:
-        rng = random.Random(f"drills/{label}")
-        drills = self._encode([drill(rng) for _ in range(count)])
-        return [(ids, self._weights(ids, other=0.0)) for ids in drills]
-
     def _encode(self, texts: list[str]) -> list[Ids]:
         return self.tokenizer(texts)["input_ids"] if texts else []
 
@@ -162,9 +155,6 @@ class Data:
             weights.append(self.config.digit_weight if result else other)
             result = (result or token == self.equals) and token != self.stop
         return weights
-
-
-# ---------------------------------------------------------------- training
 
 
 def schedule(step: int, config: PretrainConfig) -> float:
@@ -201,7 +191,10 @@ class Pretrainer:
     def _step(self, ids: Tensor, weights: Tensor) -> tuple[float, float]:
         for optimizer, full in self.optimizers:
             optimizer.param_groups[0]["lr"] = full * schedule(self.done, self.config)
-        ce, weight = self._losses(ids, weights)
+        counts = weights[:, 1:] > 0  # the head runs on these tokens alone
+        hidden = self.model.model(input_ids=ids).last_hidden_state[:, :-1][counts]
+        ce = F.cross_entropy(self.model.lm_head(hidden), ids[:, 1:][counts], reduction="none")
+        weight = weights[:, 1:][counts]
         loss = (ce * weight).sum() / weight.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.others, 1.0)
@@ -209,13 +202,6 @@ class Pretrainer:
             optimizer.step()
             optimizer.zero_grad()
         return loss.item(), ce[weight > 1].mean().item()
-
-    def _losses(self, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) cross-entropy and (N,) weight of the N tokens that count; the head runs on these alone."""
-        counts = weights[:, 1:] > 0
-        hidden = self.model.model(input_ids=ids).last_hidden_state[:, :-1][counts]
-        ce = F.cross_entropy(self.model.lm_head(hidden), ids[:, 1:][counts], reduction="none")
-        return ce, weights[:, 1:][counts]
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, replacing the one before in one move."""

@@ -59,9 +59,6 @@ class RLStep:
     seconds: float  # since this process began training
 
 
-# ---------------------------------------------------------------- maths
-
-
 def group_advantage(rewards: Tensor, eps: float = ADVANTAGE_EPS) -> Tensor:
     """A[p, k] = (r[p, k] - mean_k r[p]) / (std_k r[p] + eps); all zero in a group of equal rewards.
 
@@ -110,17 +107,11 @@ def schedule(iteration: int, config: RLConfig) -> float:
     return min(1.0, (iteration + 1) / config.warmup, fall)
 
 
-# ---------------------------------------------------------------- data
-
-
 def draw_problems(config: RLConfig, iteration: int) -> list[MiniProblem]:
     """Fresh problems with numbers of the train split and trained wordings."""
     label = f"{config.seed}/{iteration}"
     numbers, words = random.Random(f"rl numbers/{label}"), random.Random(f"rl text/{label}")
     return [make_problem(numbers, "train", text_rng=words) for _ in range(config.problems)]
-
-
-# ---------------------------------------------------------------- training
 
 
 class RLTrainer:
