@@ -75,7 +75,7 @@ def train_base(out: Path, config: PretrainConfig, tell: Tell) -> None:
                 f"{step.tokens / 1e6:.2f} M tokens  {step.seconds:.0f} s"
             )
             trainer.save(checkpoint)
-    model = trainer.model.eval()
+    model = trainer.model.eval()  # type: ignore[no-untyped-call]
     tell(f"{sum(p.numel() for p in model.parameters())} parameters, {len(tokenizer)} tokens in the vocabulary")
     model.half().save_pretrained(out)
     for path in out.iterdir():
