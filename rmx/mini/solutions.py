@@ -34,7 +34,8 @@ def plan_weights(problem: MiniProblem, writer: Writer) -> dict[str, float]:
     plain = {name: weight for name, weight in weights.items() if name in doable}
     right = sum(weight for name, weight in plain.items() if template.plans[name].right)
     flawed = sum(plain.values()) - right
-    success = writer.success(right / (right + flawed)) if flawed else 1.0
+    plain_success = right / (right + flawed)  # of a writer who is neither careful nor hasty
+    success = writer.success_factor * (1 - writer.error_factor * (1 - plain_success)) if flawed else 1.0
     return {
         name: weight / right * success if template.plans[name].right else weight / flawed * (1 - success)
         for name, weight in plain.items()

@@ -83,10 +83,6 @@ class Writer:
     error_factor: float = 1.0  # multiplies the share of flawed plans where below 1
     success_factor: float = 1.0  # multiplies the share of right plans where below 1
 
-    def success(self, plain: float) -> float:
-        """Work out the share of right plans from that of a plain writer."""
-        return self.success_factor * (1 - self.error_factor * (1 - plain))
-
 
 def read_template(name: str, row: Mapping[str, Any]) -> Template:
     """Make a template of its table in the file."""

@@ -28,7 +28,7 @@ from rmx.mini.build.mini_figures import greedy, measure, measure_pair, summary
 from rmx.mini.build.miniature import Mini, load, write_json
 from rmx.mini.build.pretrain import PretrainConfig, Pretrainer
 from rmx.mini.build.rl import RLConfig, RLTrainer
-from rmx.mini.build.swap_examples import write_examples
+from rmx.mini.build.swap_examples import find_examples
 from rmx.mini.build.tokenizer import build_tokenizer, save_tokenizer
 from rmx.mini.problem_sets import mini_set
 from rmx.paths import ASSETS, runs_dir
@@ -105,7 +105,9 @@ def base_stage(args: argparse.Namespace) -> None:
 
 def examples_stage(args: argparse.Namespace) -> None:
     """Search the prepared examples with the weights in `out`."""
-    for example in write_examples(load(args.out), args.out / "examples.json"):
+    examples = find_examples(load(args.out))
+    write_json(args.out / "examples.json", [asdict(example) for example in examples])
+    for example in examples:
         print(f"{example.kind:9s} {example.problem_id}  {example.title}")
 
 

@@ -23,18 +23,15 @@ def base_card(figures: Json) -> str:
 
 
 def rl_card(figures: Json) -> str:
-    """Write `assets/mini/rl/README.md`."""
-    return render("mini_rl_card.md.jinja", figures=figures, **_standing(figures["cells"]), **SPEAK)
-
-
-def _standing(cells: list[Json]) -> Json:
-    """Count wordings: all, those still wrong more often than not, and those solved less often than by the base."""
+    """Write `assets/mini/rl/README.md`, which counts wordings: still wrong more often than not, worse than the base."""
+    cells = figures["cells"]
     kinds = {name: [c["greedy"] for c in cells if c["held_out"] == name] for name in ("numbers", "wording")}
-    return {
+    counts = {
         "wordings": {name: len(found) for name, found in kinds.items()},
         "unsolved": {name: sum(g["adapted"] < 0.5 for g in found) for name, found in kinds.items()},
         "worse": sum(c["greedy"]["adapted"] < c["greedy"]["base"] for c in cells),
     }
+    return render("mini_rl_card.md.jinja", figures=figures, **counts, **SPEAK)
 
 
 def reasonmaxxer_card(figures: Json) -> str:
