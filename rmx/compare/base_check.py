@@ -85,7 +85,7 @@ class BaseCheck:
             **{name: getattr(self, name) for name in ("max_dlogit", "positions", "how", "holds", "sentence")},
             "weights": asdict(self.weights) if self.weights else None,
             "memory": self.memory.json() if self.memory is not None else None,
-            "probe": None if self.memory is None else self.memory.probe,  # the largest change of its logits
+            "probe": None if self.memory is None else self.memory.probe,
             "copy": self.copy,
             "adapter": asdict(self.adapter) | {"targets": list(self.adapter.targets)} if self.adapter else None,
             "seconds": self.seconds,
@@ -113,13 +113,14 @@ def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: flo
         memory = base_changes(model, now)
     if model.engine.compared is None or model.engine.compared[0] != now:  # the file is read again after a change alone
         model.engine.compared = now, against_file(model, held)
+    weights: Weights | None = model.engine.compared[1]
     found = difference(off, untouched)
     name = split_key(pair.adapter)[0] if pair.adapter else None
     return BaseCheck(
         found.max_dlogit,
         found.positions,
         "adapter off against the bare network on this text" if pair.one_set else APART,
-        model.engine.compared[1],
+        weights,
         memory,
         difference(off, _logits(second.engine, ids)).max_dlogit if second else None,
         facts(model, name) if name and pair.one_set else None,
