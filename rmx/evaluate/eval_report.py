@@ -191,8 +191,8 @@ class EvalReport:
         }
         if self.regraded is not None:
             document["regraded"] = self.regraded
-        base, *adapted = ({name: model[name] for name in FIGURES} for model in models[:2])
-        return document | ({"base": base, "adapted": adapted[0]} if adapted else base)
+        first, *adapted = ({name: model[name] for name in FIGURES} for model in models[:2])
+        return document | ({"base": first, "adapted": adapted[0]} if adapted else first)
 
     def _figures(
         self, places: Sequence[int], clusters: Sequence[Hashable] | None
