@@ -138,10 +138,7 @@ def sample_theirs(model: Model, prefix: Sequence[int], lengths: Sequence[int]) -
 
 @torch.inference_mode()
 def bench_rollouts(model: Model, rounds: int, samples: int = SAMPLES_EACH, longest: int = LONGEST) -> dict[str, Any]:
-    """Rollouts at temperature 1 of prompts of different lengths.
-
-    `no_dropping` prefills each prompt once as well, but goes on with every row until the longest is done.
-    """
+    """Rollouts at temperature 1 of several prompts; `no_dropping` goes on with every row until the longest is done."""
     prompts = [model.prompt_ids(problem) for problem in PROBLEMS]
     lengths = draw_lengths(len(prompts), samples, longest)
     most = max(map(max, lengths))

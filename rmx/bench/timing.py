@@ -107,10 +107,7 @@ def endless(model: Model) -> Model:
 
 
 def peaks_of(module: str, sides: Sequence[str], *words: str) -> dict[str, float] | None:
-    """Peak memory of each side of a benchmark in MB, each in a fresh process; None where nothing tells it.
-
-    `python -m MODULE SIDE WORDS` does that side's work and ends with `tell_peak`.
-    """
+    """Peak memory in MB of each side, as `python -m MODULE SIDE WORDS` tells it (`tell_peak`); None if one cannot."""
     found: dict[str, Any] = {}
     for side in sides:
         command = [sys.executable, "-m", module, side, *words]

@@ -322,10 +322,7 @@ class ShiftSet:
 def known_placebo(
     journal: Journal, piece: str, pair: Pair, texts: Sequence[Text], seed: int, cancelled: Callable[[], bool]
 ) -> Pair | None:
-    """The placebo of a pair, with the strength that a journal knows or else with one that is looked for and kept.
-
-    None after a cancel, and for a model without the layers that a placebo sits on.
-    """
+    """The placebo of a pair, of the strength that a journal knows or that is found; None if cancelled or impossible."""
     row = journal.get(piece)
     with pair.when_free(cancelled) as mine:
         if not mine:
@@ -348,10 +345,7 @@ def greedy_ids(
     cancelled: Callable[[], bool] = lambda: False,
     reuse: bool = True,
 ) -> list[int]:
-    """A greedy completion without any statistics; the caller holds the engine's turn.
-
-    `reuse` False reads the prompt anew, so that nothing depends on what was computed before.
-    """
+    """A greedy completion without any statistics; the caller holds the engine's turn. `reuse` False reads anew."""
     engine = model.engine
     with engine.using(adapter):
         stream = engine.open(prompt, adapter=adapter, reuse=reuse)

@@ -136,17 +136,12 @@ def right_answer(template: Template, numbers: Mapping[str, int]) -> int:
 
 
 def compose(template: str, wording: int, names: Sequence[str], thing: str, numbers: Sequence[int]) -> MiniProblem:
-    """Put a problem together and work out its right answer.
+    """Put a problem together and work out its right answer; a ValueError says in a sentence why it cannot be.
 
     Args:
         template: a key of `TEMPLATES`.
         wording: index into that template's wordings; the first of every choice of words is taken.
-        names: two different names, see `NAMES`.
-        thing: a plural from `THINGS`.
-        numbers: in the order of the slots.
-
-    Raises:
-        ValueError: the names, the thing or the numbers do not work; the message is a sentence for the visitor.
+        names: two different ones. thing: a lower-case plural. numbers: in the order of the slots.
     """
     if template not in TEMPLATES:
         raise ValueError(f"There is no template {template!r}.")

@@ -51,13 +51,10 @@ class Mini:
             yield
 
     def decode(self, prompts: Sequence[Ids], temperature: float = 0.0, seed: int = 0) -> list[Ids]:
-        """Complete every prompt to its end token, which is part of the result, or to `MAX_NEW_TOKENS`.
+        """Complete every prompt to its end token, which is part of the result, or to `MAX_NEW_TOKENS`; 0 is greedy.
 
         The bundled weights and figures rest on these very draws: from one generator, in prompts of similar length
         together. So a sample depends on the other prompts as well as on the seed.
-
-        Args:
-            temperature: 0 is greedy.
         """
         choose = _chooser(temperature, torch.Generator().manual_seed(seed))
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

@@ -174,12 +174,7 @@ def compared(ids: Sequence[str], before: Solutions, after: Solutions) -> dict[st
 
 
 def build(out: Path, work: Path, tell: Tell, base: str = "mini", evaluate_only: bool = False) -> Json:
-    """All of it: train, choose, ship, open the test split; returns the figures.
-
-    Args:
-        out: folder of the adapter that ships. work: folder of the runs; what is done there is not done again.
-        evaluate_only: measure the runs that are there.
-    """
+    """Train in the folder `work` what is not done there, choose, ship to `out`, open the test split; the figures."""
     if not evaluate_only:
         train_variants(base, work, tell)
     runs = results(work)
