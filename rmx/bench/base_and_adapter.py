@@ -35,7 +35,8 @@ def bench_pair(base: Model, load: Load, rounds: int) -> dict[str, Any]:
         base: a plain model, without any adapter. load: loads the same model once more at each call.
     """
     one, two = one_set(load()), two_models(base, load())
-    merged = Pair(two.base, _merged(load()), None)
+    merged = Pair(two.base, _adapted(load()), None)
+    merged.adapted.engine.model = merged.adapted.engine.model.merge_and_unload()
     ids, start = _text(one.base)
     differences = {
         "reading": reading_difference(one, two, ids, start),
@@ -47,7 +48,10 @@ def bench_pair(base: Model, load: Load, rounds: int) -> dict[str, Any]:
     halves = alternate(partial(read, two), partial(read, one), rounds, cuda)
     against_merged = alternate(partial(read, merged), partial(read, one), rounds, cuda)
     steps = _steps(one, two, ids[: start + 1], rounds, cuda)
-    weights = {"one_set": weight_bytes(_networks(one)), "two_models": weight_bytes(_networks(two))}
+    weights = {
+        name: weight_bytes([pair.base.engine.model, pair.adapted.engine.model])
+        for name, pair in (("one_set", one), ("two_models", two))
+    }
     return {
         "read_one_set / read_two_models": ratio(halves[1], halves[0]),
         "read_one_set / read_merged": ratio(against_merged[1], against_merged[0]),
@@ -74,12 +78,6 @@ def two_models(plain: Model, other: Model) -> Pair:
 def _adapted(model: Model) -> Model:
     add_placebo(model, None)
     model.engine.adapters.clear()  # an engine that knows of no adapter switches none
-    return model
-
-
-def _merged(model: Model) -> Model:
-    engine = _adapted(model).engine
-    engine.model = engine.model.merge_and_unload()
     return model
 
 
@@ -128,10 +126,8 @@ def _streams(a: Pair, b: Pair, prefix: Sequence[int]) -> Iterator[tuple[PairStre
     with ExitStack() as stack:
         for pair in (a, b):
             stack.enter_context(pair.turn())
-        yield (
-            stack.enter_context(open_pair(a, [prefix], reuse=False)),
-            stack.enter_context(open_pair(b, [prefix], reuse=False)),
-        )
+        one, two = (stack.enter_context(open_pair(pair, [prefix], reuse=False)) for pair in (a, b))
+        yield one, two
 
 
 def _steps(one: Pair, two: Pair, prefix: Sequence[int], rounds: int, cuda: bool) -> list[list[float]]:
@@ -145,9 +141,6 @@ def _steps(one: Pair, two: Pair, prefix: Sequence[int], rounds: int, cuda: bool)
         return alternate(partial(block, separate), partial(block, mixed), rounds, cuda)
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
-
-
 def weight_bytes(networks: Iterable[nn.Module]) -> int:
     """Bytes of the storages behind all parameters and buffers; what is shared, tied or a view counts once."""
     storages: dict[tuple[torch.device, int], int] = {}
@@ -156,10 +149,6 @@ def weight_bytes(networks: Iterable[nn.Module]) -> int:
             storage = tensor.untyped_storage()
             storages[tensor.device, storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
-
-
-def _networks(pair: Pair) -> tuple[nn.Module, nn.Module]:
-    return pair.base.engine.model, pair.adapted.engine.model
 
 
 def peaks(name: str, device: str, dtype: str) -> dict[str, Any]:

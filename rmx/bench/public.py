@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -43,14 +44,10 @@ class AppProcess:
             self.port = free.getsockname()[1]
         self.url, self.runs = f"http://127.0.0.1:{self.port}", runs
         self.log = runs / "app.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:
-        """Start it and wait until it answers.
-
-        Raises:
-            RmxError: it does not.
-        """
+        """Start it and wait until it answers; RmxError where it does not."""
         environment = os.environ | {"RMX_PUBLIC": "1", "RMX_RUNS": str(self.runs), "RMX_LOG": "requests"}
         words = [sys.executable, "-m", "rmx", "serve", "--port", str(self.port)]
         with self.log.open("ab") as log:
@@ -65,12 +62,10 @@ class AppProcess:
         raise RmxError(f"The app did not start; {self.log} says why.")
 
     def kill(self) -> None:
-        assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> None:
-        assert self.process is not None
         self.process.terminate()
         try:
             self.process.wait(30)
@@ -79,7 +74,6 @@ class AppProcess:
 
     def memory(self) -> float:
         """Resident memory in MB."""
-        assert self.process is not None
         text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
         return float(text.partition("VmRSS:")[2].split()[0]) / 1024
 
@@ -103,8 +97,7 @@ async def _visited(
     site: AppProcess, store: RunStore, tasks: Sequence[Task], clients: int, seconds: float, kill: bool
 ) -> dict[str, Any]:
     tally, config = VisitTally(), httpx.get(f"{site.url}/config", timeout=60).json()
-    began = time.monotonic()
-    until = began + seconds
+    began, until = time.monotonic(), time.monotonic() + seconds
     watch = asyncio.create_task(_watch(site, began, until))
     train = asyncio.create_task(_train(store, until))
     crash = asyncio.create_task(_crash(site, store, tally, began + seconds / 2)) if kill else None
@@ -125,7 +118,7 @@ async def _watch(site: AppProcess, began: float, until: float) -> list[tuple[flo
 
 async def _train(store: RunStore, until: float) -> dict[str, int]:
     """One run after the other, as long as the visitors stay; returns how many ended how."""
-    ended: dict[str, int] = {}
+    ended = Counter[str]()
     while time.monotonic() < until - 10:
         folder = store.create(resolved(TrainJob("mini", "mini", PRESETS["quick"], "quick")))
         await asyncio.to_thread(store.start, folder.id)
@@ -133,9 +126,9 @@ async def _train(store: RunStore, until: float) -> dict[str, int]:
             await asyncio.sleep(1)
             if folder.state == "interrupted":
                 await asyncio.to_thread(store.start, folder.id)
-                ended["resumed"] = ended.get("resumed", 0) + 1
-        ended[folder.state] = ended.get(folder.state, 0) + 1
-    return ended
+                ended["resumed"] += 1
+        ended[folder.state] += 1
+    return dict(ended)
 
 
 async def _crash(site: AppProcess, store: RunStore, tally: VisitTally, at: float) -> dict[str, Any]:

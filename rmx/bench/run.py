@@ -30,11 +30,7 @@ def run(
     placing: Placing = PLAIN,
     **forks: Any,
 ) -> dict[str, Any]:
-    """Run one benchmark; returns a flat document with `environment`.
-
-    Args:
-        forks: arguments of `bench_forks`; no other benchmark takes them.
-    """
+    """Run one benchmark; returns a flat document with `environment`. `forks` are arguments of `bench_forks` alone."""
     if rounds < 1:
         raise RmxError(f"--rounds must be 1 or more; got {rounds}.")
     if placing and (what in ("ui", "pair", "train") or (model or DEFAULT).startswith("random:")):

@@ -39,9 +39,6 @@ PROBLEMS = (
 Lengths = Sequence[Sequence[int]]  # tokens of each sample, by prompt
 
 
-# -- what both have in common -----------------------------------------------------------------------------------------
-
-
 def draw_lengths(prompts: int, samples: int, longest: int) -> list[list[int]]:
     """How many tokens each sample of each prompt gets; always the same."""
     generator = torch.Generator().manual_seed(0)
@@ -94,9 +91,6 @@ def generate(model: Model, ids: Tensor, mask: Tensor, lengths: Sequence[int], co
     return [row[width : width + n] for row, n in zip(out.tolist(), lengths, strict=True)]
 
 
-# -- of one prompt ----------------------------------------------------------------------------------------------------
-
-
 @torch.inference_mode()
 def bench_outcomes(model: Model, rounds: int, samples: int = SAMPLES, longest: int = LONGEST) -> dict[str, Any]:
     """Samples of one prefix at temperature 1, against transformers' own `generate(num_return_sequences=...)`."""
@@ -142,15 +136,9 @@ def sample_theirs(model: Model, prefix: Sequence[int], lengths: Sequence[int]) -
     return generate(model, prompt, torch.ones_like(prompt), lengths, copies=len(lengths))
 
 
-# -- of several prompts -----------------------------------------------------------------------------------------------
-
-
 @torch.inference_mode()
 def bench_rollouts(model: Model, rounds: int, samples: int = SAMPLES_EACH, longest: int = LONGEST) -> dict[str, Any]:
-    """Rollouts at temperature 1 of prompts of different lengths.
-
-    `no_dropping` prefills each prompt once as well, but goes on with every row until the longest is done.
-    """
+    """Rollouts at temperature 1 of several prompts; `no_dropping` goes on with every row until the longest is done."""
     prompts = [model.prompt_ids(problem) for problem in PROBLEMS]
     lengths = draw_lengths(len(prompts), samples, longest)
     most = max(map(max, lengths))

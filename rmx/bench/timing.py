@@ -6,8 +6,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -31,46 +31,35 @@ def open_model(name: str, device: str, dtype: str, placing: Placing = PLAIN) -> 
     return random_model(shape, device, dtype) if shape != name else load(name, device, dtype, placing=placing)
 
 
-class pinned:
+@contextmanager
+def pinned(model: Model) -> Iterator[None]:
     """One thread on one core for the length of a `with` block; a GPU needs neither."""
-
-    def __init__(self, model: Model) -> None:
-        self.cpu = model.engine.device.type == "cpu"
-
-    def __enter__(self) -> None:
-        self.threads = torch.get_num_threads()
-        self.cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-        if self.cpu:
-            torch.set_num_threads(1)
-            if self.cores:
-                os.sched_setaffinity(0, {min(self.cores)})
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.threads)
-        if self.cores and self.cpu:
-            os.sched_setaffinity(0, self.cores)
+    threads = torch.get_num_threads()
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if on_cpu := model.engine.device.type == "cpu":
+        torch.set_num_threads(1)
+        if cores:
+            os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if cores and on_cpu:
+            os.sched_setaffinity(0, cores)
 
 
 def environment(model: Model | None) -> dict[str, Any]:
     """Device, dtype and versions, without which a figure means nothing."""
     device = model.engine.device if model else torch.device("cpu")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    cuda = device.type == "cuda"
     return {
-        "device": name,
+        "device": torch.cuda.get_device_name(device) if cuda else _line_of("/proc/cpuinfo", "model name") or "cpu",
         "model": model.spec if model else None,
         "dtype": model.dtype if model else None,
-        "peak_gpu_mb": torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
+        "peak_gpu_mb": torch.cuda.max_memory_allocated(device) / 1e6 if cuda else None,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return "cpu"
 
 
 def alternate(a: Work, b: Work, rounds: int, cuda: bool) -> list[list[float]]:
@@ -117,18 +106,8 @@ def endless(model: Model) -> Model:
     return twin
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
-
-
 def peaks_of(module: str, sides: Sequence[str], *words: str) -> dict[str, float] | None:
-    """Peak memory of each side of a benchmark in MB, each in a fresh process; None where nothing tells it.
-
-    Args:
-        module: run as `python -m MODULE SIDE WORDS`, it does that side's work and ends with `tell_peak`.
-
-    Raises:
-        RuntimeError: a process failed; the message has what it said.
-    """
+    """Peak memory in MB of each side, as `python -m MODULE SIDE WORDS` tells it (`tell_peak`); None if one cannot."""
     found: dict[str, Any] = {}
     for side in sides:
         command = [sys.executable, "-m", module, side, *words]
@@ -147,6 +126,12 @@ def tell_peak(device: torch.device) -> None:
 
 def _resident_peak() -> float | None:
     """VmHWM in MB. Unlike getrusage it does not count the process that this one was forked from; Linux only."""
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), None)
+    found = _line_of("/proc/self/status", "VmHWM")
+    return int(found.split()[0]) * 1024 / 1e6 if found else None
+
+
+def _line_of(path: str, name: str) -> str | None:
+    """What a line of a file says after a name and a colon; None where there is no such file or line."""
+    with suppress(OSError), open(path, encoding="utf-8") as lines:
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
+    return None

@@ -5,12 +5,12 @@ time. Both sides start from the same adapter, see the same rollouts and make the
 compared all the way.
 """
 
-import json
+import pickle
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from rmx.bench.timing import PROBLEM, Load, alternate, endless, milliseconds, open_model, peaks_of, ratio, tell_peak
+from rmx.bench.timing import PROBLEM, alternate, endless, milliseconds, open_model, peaks_of, ratio, tell_peak
 from rmx.models.load import Model, choose_device
 from rmx.recipes.recipe import Recipe, RolloutConfig
 from rmx.records import Problem, Rollout
@@ -43,22 +43,14 @@ def recipe_for(rollouts: int) -> Recipe:
 
 
 def bench_train(model: Model, rounds: int, name: str, device: str, dtype: str) -> dict[str, Any]:
-    """Speed and memory of both sides on the same rollouts.
+    """Speed and memory of both sides on the same rollouts, and whether their losses agree.
+
+    What is timed is one window: forward, backward and update, once entropies are scored.
 
     Args:
         model: `name` as loaded, without adapters; our side puts its own on it.
     """
-    rollouts = sample(model)
-    load = partial(open_model, name, device, dtype)
-    return speed(model, load, rollouts, rounds) | peaks(rollouts, name, device, dtype)
-
-
-def speed(model: Model, load: Load, rollouts: Sequence[Rollout], rounds: int) -> dict[str, Any]:
-    """Time of one window, forward, backward and update, once entropies are scored; and whether the losses agree.
-
-    Args:
-        model: what our side puts its adapter on. load: makes the same model once more at each call.
-    """
+    rollouts, load = sample(model), partial(open_model, name, device, dtype)
     ours, theirs = OneSet(model, rollouts), TwoModels(load(), load(), rollouts)
     passes = ours.trainer.policy.base_passes
     slow, fast = alternate(theirs.window, ours.window, rounds, model.engine.device.type == "cuda")
@@ -72,7 +64,7 @@ def speed(model: Model, load: Load, rollouts: Sequence[Rollout], rounds: int) ->
         "tokens_per_rollout": statistics.mean(len(r.input_ids) for r in rollouts),
         "ms_per_rollout": milliseconds(len(rollouts), two_models=slow, one_set=fast),
         "figures_mb": ours.trainer.figures.nbytes / 1e6,
-    }
+    } | peaks(rollouts, name, device, dtype)
 
 
 def sample(model: Model) -> list[Rollout]:
@@ -81,14 +73,13 @@ def sample(model: Model) -> list[Rollout]:
     problems = [Problem(f"p{n}", text, None) for n, text in enumerate(PROBLEMS)]
     made = list(sample_rollouts(endless(model), problems, config, 0, {}))
     model.engine.prefixes.clear()
-    return [_with_decisions(replace(r, advantage=1.0 if r.gen_index % 2 else -1.0)) for r in made]
-
-
-def _with_decisions(rollout: Rollout) -> Rollout:
-    """The same with its most uncertain tokens as decisions."""
-    entropies = rollout.entropies or ()
-    best = sorted(range(len(entropies)), key=entropies.__getitem__)[-round(SHARE * len(entropies)) :]
-    return replace(rollout, decision_positions=tuple(sorted(rollout.prompt_length - 1 + i for i in best)))
+    rollouts = []
+    for rollout in made:  # its most uncertain tokens are the decisions
+        entropies, first = rollout.entropies or (), rollout.prompt_length - 1
+        best = sorted(range(len(entropies)), key=entropies.__getitem__)[-round(SHARE * len(entropies)) :]
+        places, advantage = tuple(sorted(first + i for i in best)), 1.0 if rollout.gen_index % 2 else -1.0
+        rollouts.append(replace(rollout, advantage=advantage, decision_positions=places))
+    return rollouts
 
 
 def _items(rollouts: Sequence[Rollout], recipe: Recipe) -> list[Item]:
@@ -158,14 +149,11 @@ class TwoModels:
         return item.advantage * ce[decision].mean() + self.recipe.loss.kl_weight * kl[~decision].mean()
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
-
-
 def peaks(rollouts: Sequence[Rollout], name: str, device: str, dtype: str) -> dict[str, Any]:
     """Peak memory of either side over two windows; empty where nothing tells it."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "rollouts.json"
-        file.write_text(json.dumps([asdict(r) for r in rollouts]), encoding="utf-8")
+        file = Path(folder) / "rollouts"
+        file.write_bytes(pickle.dumps(list(rollouts)))
         found = peaks_of("rmx.bench.train_step", SIDES, name, device, dtype, str(file))
     if found is None:
         return {}
@@ -180,18 +168,13 @@ def _two_windows(side: str, name: str, device: str, dtype: str, file: str) -> No
     """Load one side, make two windows, and tell the peak of this process."""
     torch.set_num_threads(1)
     if side != "imports":
-        rollouts = [_rollout(row) for row in json.loads(Path(file).read_text(encoding="utf-8"))]
+        rollouts: list[Rollout] = pickle.loads(Path(file).read_bytes())
         load = partial(open_model, name, device, dtype)
         recompute = side == "one_set_recomputed"
         loop = TwoModels(load(), load(), rollouts) if side == "two_models" else OneSet(load(), rollouts, recompute)
         loop.window()
         loop.window()
     tell_peak(choose_device(device))
-
-
-def _rollout(row: dict[str, Any]) -> Rollout:
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
-    return Rollout(**fields)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from rmx.config import Sampling
 from rmx.explore.generate import Generation, Job
 from rmx.explore.swap import swap_job
 from rmx.models.load import Model
-from rmx.records import Problem, TokenDist, Trace
+from rmx.records import Problem, Trace
 
 NEAR = 1e-3  # nats; entropies of a cached and of a cold run agree within that
 QUIET = 60.0  # seconds without a word after which a stream counts as hung
@@ -76,8 +76,7 @@ class Page:
         self.client = httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(30.0, read=QUIET), limits=limits)
         self.session = secrets.token_hex(6)
         self.events = {d["api_name"]: d["id"] for d in config["dependencies"] if d.get("api_name")}
-        view = next(c for c in config["components"] if c["props"].get("elem_id") == "view")
-        self.view = view["id"]
+        self.view = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "view")
         self._heart: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -102,17 +101,17 @@ class Page:
     async def ask(self, name: str, data: dict[str, Any]) -> dict[str, Any]:
         """A question of the view."""
         body = {"session_hash": self.session, "component_id": self.view, "fn_name": name, "data": data}
-        reply = await self.client.post("/gradio_api/component_server", json=body)
-        reply.raise_for_status()
-        found: dict[str, Any] = reply.json()
-        return found
+        return dict(await self.post("/gradio_api/component_server", body))
 
     async def trigger(self, name: str, data: list[Any], event: dict[str, Any] | None = None) -> str:
         """Set an event off; returns its id."""
         body = {"data": data, "fn_index": self.events[name], "session_hash": self.session, "event_data": event}
-        reply = await self.client.post("/gradio_api/queue/join", json=body)
+        return str((await self.post("/gradio_api/queue/join", body))["event_id"])
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        reply = await self.client.post(path, json=body)
         reply.raise_for_status()
-        return str(reply.json()["event_id"])
+        return reply.json()
 
     @asynccontextmanager
     async def listening(self, event: str) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
@@ -142,9 +141,7 @@ class FakeVisitor:
             try:
                 await page.open()
                 for _ in range(self.draw.randint(1, 6)):
-                    if time.monotonic() > until:
-                        break
-                    if not await self._once(page):
+                    if time.monotonic() > until or not await self._once(page):
                         break
                     await asyncio.sleep(self.draw.expovariate(2.0))
             except Exception as error:  # noqa: BLE001  whatever a visitor meets is counted
@@ -166,12 +163,14 @@ class FakeVisitor:
             await self._by_api(page, task)
             return True
         began = time.monotonic()
-        event = await page.trigger("solve", self._form(task))
+        asked, s = [task.problem.problem, task.problem.answer, task.cold.tau], task.sampling
+        form = ["mini", "none (base)", *asked, s.temperature, s.top_p, s.seed, s.max_new_tokens, False]
+        event = await page.trigger("solve", form)
         async with page.listening(event) as messages:
             if what < 0.35:
                 await self._part_way(page, messages, task, close=what < 0.27)
                 return what >= 0.27
-            run = await self._to_the_end(page, messages, "trace", began)
+            run = await self._to_the_end(messages, "trace", began)
         if run is None:
             return True
         await self._check(page, run, task.cold, "trace")
@@ -179,12 +178,7 @@ class FakeVisitor:
             await self._swap(page, run, task)
         return True
 
-    def _form(self, task: Task) -> list[Any]:
-        s = task.sampling
-        asked = [task.problem.problem, task.problem.answer, task.cold.tau]
-        return ["mini", "none (base)", *asked, s.temperature, s.top_p, s.seed, s.max_new_tokens, False]
-
-    async def _to_the_end(self, page: Page, messages: Any, verb: str, began: float) -> str | None:
+    async def _to_the_end(self, messages: Any, verb: str, began: float) -> str | None:
         """Read a stream of the page to its end; returns the run's id."""
         last: dict[str, Any] = {}
         spoke = False
@@ -224,7 +218,7 @@ class FakeVisitor:
         began = time.monotonic()
         event = await page.trigger("pick", [], {"run": run, "pos": task.pos, "token_ids": [task.token_id]})
         async with page.listening(event) as messages:
-            branch = await self._to_the_end(page, messages, "swap", began)
+            branch = await self._to_the_end(messages, "swap", began)
         if branch is not None:
             await self._check(page, branch, task.swapped, "swap")
 
@@ -256,9 +250,7 @@ class FakeVisitor:
         s, began = task.sampling, time.monotonic()
         asked = {"prompt": task.problem.problem, "answer": task.problem.answer, "temperature": s.temperature}
         asked |= {"seed": s.seed, "max_new_tokens": s.max_new_tokens}
-        reply = await page.client.post("/gradio_api/call/v2/trace", json=asked)
-        reply.raise_for_status()
-        event, document = reply.json()["event_id"], None
+        event, document = (await page.post("/gradio_api/call/v2/trace", asked))["event_id"], None
         async with page.client.stream("GET", f"/gradio_api/call/trace/{event}") as stream:
             kind = ""
             async for line in stream.aiter_lines():
@@ -272,8 +264,7 @@ class FakeVisitor:
                 self.tally.refused += 1
                 return
             raise RuntimeError(f"api trace: {kind} {document}")
-        found = document[0]
-        if [t["id"] for t in found["tokens"]] != task.cold.ids:
+        if [t["id"] for t in document[0]["tokens"]] != task.cold.ids:
             self.tally.wrong.append("api trace: other tokens")
         self.tally.done["api"] += 1
         self.tally.seconds.setdefault("api", []).append(time.monotonic() - began)
@@ -285,7 +276,9 @@ def differs(whole: dict[str, Any], cold: Trace) -> str | None:
     if len(found) != len(wanted):
         return f"{len(found)} tokens, {len(wanted)} cold"
     for i, (token, there) in enumerate(zip(found, wanted, strict=True)):
-        if not _same(token, there):
+        text, entropy, _, rank = token[:4]
+        near = abs((entropy or 0.0) - there.entropy) < NEAR
+        if text != there.text or rank != there.rank or not near:
             return f"token {i}: {token} is not {there.text!r} {there.entropy:.4f} rank {there.rank}"
     answer = whole.get("result", {}).get("answer")
     return None if answer == cold.answer.json() else f"answer {answer}, {cold.answer.json()} cold"
@@ -297,8 +290,3 @@ def has_tokens(data: list[Any]) -> bool:
     if isinstance(first, dict):
         return bool(first.get("toks"))
     return any("toks" in change[1] for change in first or [] if len(change) > 1)
-
-
-def _same(token: Sequence[Any], there: TokenDist) -> bool:
-    text, entropy, _, rank = token[:4]
-    return text == there.text and abs((entropy or 0.0) - there.entropy) < NEAR and rank == there.rank

@@ -19,11 +19,7 @@ MOST_SAMPLES = 256
 
 @dataclass(frozen=True, slots=True)
 class ClaimOptions:
-    """What is asked beside the pair.
-
-    Raises:
-        RmxError: a number that cannot be used.
-    """
+    """What is asked beside the pair; RmxError for a number that cannot be used."""
 
     pair: PairOptions
     samples: int = 8  # of one problem, for pass@k
@@ -36,13 +32,8 @@ class ClaimOptions:
             raise RmxError(f"The budget must be 1 token or more; got {self.budget}.")
 
     def subject(self, space: Workspace | None = None) -> Subject:
-        """Load the pair and the problems.
-
-        Raises:
-            RmxError: either cannot be had, or a problem has no known answer.
-        """
-        options = self.pair
-        return subject_of(options.pair(space), options, self.samples, self.budget)
+        """Load the pair and the problems; RmxError where either cannot be had, or a problem has no known answer."""
+        return subject_of(self.pair.pair(space), self.pair, self.samples, self.budget)
 
 
 def subject_of(pair: Pair, options: PairOptions, samples: int, budget: int) -> Subject:
@@ -51,12 +42,11 @@ def subject_of(pair: Pair, options: PairOptions, samples: int, budget: int) -> S
     if any(p.answer is None for p in problems):
         raise RmxError(f"{options.set_name} holds problems without a known answer, so nothing can be graded.")
     model, adapter, teacher = options.specs()
-    tau = options.threshold(pair.base)
     return Subject(
         pair,
         options.set_name,
         tuple(problems),
-        tau,
+        options.threshold(pair.base),
         options.seed,
         options.max_new_tokens,
         samples,

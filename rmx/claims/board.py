@@ -5,27 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rmx.claims.claim import Claim, Reading, Row, State, StudyName, Subject
-from rmx.claims.studies import DOES, STUDIES
+from rmx.claims.claim import TABLE, Claim, Row, State, StudyName, Subject
+from rmx.claims.studies import STUDIES
 from rmx.claims.verdicts import by_construction
 from rmx.errors import RmxError
 from rmx.runs.store import versions
 
-CAVEATS = (
-    "Only mathematics: the paper's problems and these are of one kind, and nothing here speaks of others.",
-    "Positions that are confidently wrong have low entropy and are invisible to the gate.",
-    "Intervals are at 95 % and cover which problems of this set were drawn. They do not cover seeds of training, other "
-    "prompts, other sets or other models.",
-    "Twenty intervals at 95 %: about one of them misses by chance alone.",
-    "Greedy decoding follows the likelier of two tokens however near they are; another device or batch may follow the "
-    "other.",
-    "Problems that were published before a model was trained may be known to it; accuracy on them then says less.",
-    "A verdict is about this pair and this set. It does not repeat the paper's experiment, which used other sizes, "
-    "sets and thresholds.",
-)
-MINIATURE = (
-    "The bundled miniature was built to show what the paper shows, so none of its rows counts for or against it."
-)
+CAVEATS: list[str] = TABLE["caveats"]
+MINIATURE: str = TABLE["miniature"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +31,13 @@ class ClaimsReport:
     @property
     def does(self) -> str:
         """What is being done, in words."""
-        return DOES[self.study] if self.study else ""
+        return TABLE["does"][self.study] if self.study else ""
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx claims`."""
         s = self.subject
         return {
-            "model": s.model,
+            "model": s.pair.base.spec,
             "adapter": s.asked.get("adapter"),
             "teacher": s.asked.get("teacher"),
             "pair": s.pair.name,
@@ -140,14 +127,8 @@ class Board:
         return ClaimsReport(self.subject, rows, study, at, of, took, done, self.cancelled())
 
     def _row(self, claim: Claim, study: StudyName | None, over: bool) -> Row:
-        if claim.id not in self._whole:
-            row = self._made(claim, study, over)
-            if row.state != "done":
-                return row
-            self._whole[claim.id] = row  # its intervals take a moment, and it is told with every report
-        return self._whole[claim.id]
-
-    def _made(self, claim: Claim, study: StudyName | None, over: bool) -> Row:
+        if claim.id in self._whole:
+            return self._whole[claim.id]
         known = self.found | self.partial
         row = Row(claim, seconds=sum(self.took.get(s, 0.0) for s in claim.studies))
         if failed := next((self.errors[s] for s in claim.studies if s in self.errors), None):
@@ -156,13 +137,13 @@ class Board:
         resting = over or study not in claim.studies
         if whole or (resting and all(s in known for s in claim.studies)):
             state: State = "done" if whole else "stopped"
-            return replace(row, reading=self._read(claim, known), state=state)
+            reading = claim.read(known, self.subject)
+            if self.subject.by_construction:
+                reading = replace(reading, judged=by_construction(reading.judged))
+            row = replace(row, reading=reading, state=state)
+            if whole:
+                self._whole[claim.id] = row  # its intervals take a moment, and it is told with every report
+            return row
         if over and self.cancelled() and any(s in self.took for s in claim.studies):
             return replace(row, state="stopped", error="It was stopped before anything was found.")
         return replace(row, state="measuring" if study in claim.studies else "waiting")
-
-    def _read(self, claim: Claim, known: dict[StudyName, Any]) -> Reading:
-        reading = claim.read(known, self.subject)
-        if not self.subject.by_construction:
-            return reading
-        return replace(reading, judged=by_construction(reading.judged))

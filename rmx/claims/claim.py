@@ -1,7 +1,9 @@
 """What travels between the modules of the claims: a claim, what was found for it, and its row."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any, Literal
 
 from rmx.claims.verdicts import Judged, Verdict
@@ -10,8 +12,11 @@ from rmx.config import NEW_TOKENS
 from rmx.evaluate.sample_store import SampleStore
 from rmx.explore.calibration import Calibration
 from rmx.models.model_pair import Pair
+from rmx.paths import ASSETS
 from rmx.records import Problem
 from rmx.stats.intervals import Estimate
+
+TABLE: dict[str, Any] = tomllib.loads((ASSETS / "claims.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,49 +30,10 @@ class Label:
     ours: bool = False  # the edge is a margin of ours, not the paper's figure
 
     def json(self) -> dict[str, Any]:
-        return {"text": self.text, "unit": self.unit, "low": self.low, "high": self.high, "ours": self.ours}
+        return asdict(self)
 
 
-LABELS = {
-    "gain": Label("gain over the base", "points", 0.0),
-    "reranked": Label("reranked", "%", 0.010, 0.041),
-    "shifted": Label("shifted", "%", 0.0, 0.0012),
-    "mean_rank": Label("mean rank", "", 2.14, 2.39),
-    "entropy_ratio": Label("entropy ratio", "x", 5, 12),
-    "on_forks": Label("on forks", "%"),
-    "by_chance": Label("by chance", "%"),
-    "excess": Label("more than elsewhere by", "points", 0.0),
-    "same_outcome": Label("the teacher's outcome", "%", 0.98, 1.0, ours=True),
-    "touched": Label("tokens patched", "%"),
-    "random": Label("random token there", "points", None, 0.02, ours=True),
-    "anywhere": Label("random token anywhere", "points"),
-    "gate_minus_teacher": Label("gate minus teacher", "points", -0.05, None, ours=True),
-    "gated": Label("tokens gated", "%", 0.012, 0.083),
-    "changed": Label("tokens changed", "%"),
-    "forks": Label("at a fork", "%"),
-    "elsewhere": Label("elsewhere", "%"),
-    "second": Label("second choice forced", "%"),
-    "null": Label("token there forced", "%"),
-    "second_sampled": Label("second choice, sampled on", "%"),
-    "resampled": Label("nothing forced, sampled on", "%"),
-    "missed": Label("out of the gate's sight", "%"),
-    "precision": Label("gated tokens that decide", "%"),
-    "decides_nothing": Label("that surely decide nothing", "%"),
-    "adapter_minus_noise": Label("adapter minus noise", "points", 0.0),
-    "noise_minus_base": Label("noise minus base", "points"),
-    "noise_mean_rank": Label("mean rank of noise"),
-    "noise_entropy_ratio": Label("entropy ratio of noise", "x"),
-    "placebo_rank": Label("the same of noise"),
-    "placebo_ratio": Label("the same of noise", "x"),
-    "vs_teacher": Label("adapter minus teacher", "points", -0.02, None, ours=True),
-    "run_gain": Label("gain on test problems", "points", 0.0),
-    "share_of_gain": Label("share of the gain", "", 0.25, 0.75, ours=True),
-    "positive_only": Label("gain with right ones alone", "points"),
-    "both": Label("gain with both", "points"),
-    "entropy_minus_random": Label("by entropy minus by chance", "points", 0.0),
-    "by_entropy": Label("gain, gate by entropy", "points"),
-    "at_random": Label("gain, gate by chance", "points"),
-}
+LABELS = {name: Label(**row) for name, row in TABLE["labels"].items()}
 
 
 def label_of(name: str) -> Label:
@@ -76,27 +42,9 @@ def label_of(name: str) -> Label:
 
 
 def span_of(name: str) -> tuple[float, float, str]:
-    """Low, high and unit of a figure whose range has both ends."""
+    """What agrees with a figure's claim, from least to most, infinite where that side is open; and the unit."""
     label = LABELS[name]
-    if label.low is None or label.high is None:
-        raise ValueError(f"{name} has no range with two ends")
-    return label.low, label.high, label.unit
-
-
-def floor_of(name: str) -> float:
-    """The least that agrees."""
-    low = LABELS[name].low
-    if low is None:
-        raise ValueError(f"{name} has no lower end")
-    return low
-
-
-def ceiling_of(name: str) -> float:
-    """The most that agrees."""
-    high = LABELS[name].high
-    if high is None:
-        raise ValueError(f"{name} has no upper end")
-    return high
+    return -inf if label.low is None else label.low, inf if label.high is None else label.high, label.unit
 
 
 StudyName = Literal["shifts", "interventions", "swaps", "locator", "runs", "evaluation"]
@@ -123,10 +71,6 @@ class Subject:
     check: BaseCheck | None = None  # whether the base is what its file says, with the adapter on it
     store: SampleStore | None = None  # what earlier studies of the same have found, and where these are kept
 
-    @property
-    def model(self) -> str:
-        return self.pair.base.spec
-
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -138,7 +82,8 @@ class Reading:
     n: int | None = None  # problems behind the figure that decides
 
 
-Read = Callable[[Mapping[StudyName, Any], Subject], Reading]
+Found = Mapping[StudyName, Any]  # what each study has found
+Read = Callable[[Found, Subject], Reading]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +95,14 @@ class Claim:
     title: str
     paper: str  # what it says, with its figures
     how: str  # it is measured
-    caveats: tuple[str, ...]
+    caveats: Sequence[str]  # a key of the table's shared ones stands for its text
     button: str
-    studies: tuple[StudyName, ...]
+    studies: Sequence[StudyName]
     read: Read
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "caveats", tuple(TABLE["shared"].get(text, text) for text in self.caveats))
+        object.__setattr__(self, "studies", tuple(self.studies))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +120,8 @@ class Row:
         return self.reading.judged.verdict if self.reading else "not measured"
 
     @property
-    def rule(self) -> str | None:
-        """By which the verdict was given; None where nothing was judged."""
-        return self.reading.judged.rule if self.reading else None
-
-    @property
     def why(self) -> str:
-        if self.reading:
-            return self.reading.judged.why
-        return self.error or "It has not been measured yet."
+        return self.reading.judged.why if self.reading else self.error or "It has not been measured yet."
 
     def json(self) -> dict[str, Any]:
         """A row of the document of `rmx claims`."""
@@ -195,7 +137,7 @@ class Row:
             "labels": {name: label_of(name).json() for name in found.figures} if found else {},
             "n": found.n if found else None,
             "verdict": self.verdict,
-            "rule": self.rule,
+            "rule": found.judged.rule if found else None,
             "why": self.why,
             "minutes": round(self.seconds / 60, 1) if self.state in ("done", "stopped") and found else None,
             "button": claim.button,

@@ -1,9 +1,8 @@
 """Readings of the studies of a pair: where base and adapted model part, and what patching those places does."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from rmx.claims.claim import Reading, StudyName, Subject, ceiling_of, floor_of, span_of
+from rmx.claims.claim import Found, Reading, Subject, span_of
 from rmx.claims.verdicts import above, below, inside, no_better, not_below, nothing_to_judge, too_wide
 from rmx.compare.intervene import Arm
 from rmx.compare.intervene_set import InterveneReport
@@ -13,36 +12,37 @@ from rmx.stats.intervals import Estimate, difference_of_ratios, exact_share, rat
 from rmx.stats.paired import tested_difference
 from rmx.stats.text import brief
 
-Found = Mapping[StudyName, Any]
-
 
 def reranked(found: Found, subject: Subject) -> Reading:
     """Share of positions with another choice inside the base's top 5, against 1.0 to 4.1 %."""
-    report = _report(found)
+    report: ShiftReport = found["shifts"]
     share = report.figures.shares()["reranked"]
-    text = f"{brief(share, '%')} of {_positions(report)} positions{_near(report)}"
+    near = sum(int(p.near.sum()) for p in report.figures.places)
+    text = f"{brief(share, '%')} of {report.figures.positions:,} positions"
+    text += f"; {near} of the disagreements are ties within rounding" if near else ""
     return Reading(text, inside(share, *span_of("reranked")), {"reranked": share}, share["n"])
 
 
 def shifted(found: Found, subject: Subject) -> Reading:
     """Share outside the base's top 5: nearly none, so less than the paper's least agrees too."""
-    report = _report(found)
+    report: ShiftReport = found["shifts"]
     share = report.figures.shares()["shifted"]
-    judged = below(share, "Nearly none, as the paper says", ceiling_of("shifted"), "%")
-    return Reading(f"{brief(share, '%')} of {_positions(report)} positions", judged, {"shifted": share}, share["n"])
+    judged = below(share, "Nearly none, as the paper says", span_of("shifted")[1], "%")
+    text = f"{brief(share, '%')} of {report.figures.positions:,} positions"
+    return Reading(text, judged, {"shifted": share}, share["n"])
 
 
 def mean_rank(found: Found, subject: Subject) -> Reading:
     """Mean rank of the adapted choice under the base where they disagree, against 2.14 to 2.39."""
-    report = _report(found)
-    behind = f" at {_disagreements(report.figures)} disagreements"
-    return _beside_noise(report, "mean_rank", "placebo_rank", lambda figures: figures.mean_rank(), behind)
+    report: ShiftReport = found["shifts"]
+    behind = f" at {report.figures.disagreements:,} disagreements"
+    return _beside_noise(report, "mean_rank", "placebo_rank", ShiftFigures.mean_rank, behind)
 
 
 def entropy_ratio(found: Found, subject: Subject) -> Reading:
     """Base entropy where reranked over where unshifted, against 5 to 12."""
-    report = _report(found)
-    return _beside_noise(report, "entropy_ratio", "placebo_ratio", lambda figures: figures.entropy_ratio(), " times")
+    report: ShiftReport = found["shifts"]
+    return _beside_noise(report, "entropy_ratio", "placebo_ratio", ShiftFigures.entropy_ratio, " times")
 
 
 def _beside_noise(
@@ -59,7 +59,7 @@ def _beside_noise(
 
 def on_forks(found: Found, subject: Subject) -> Reading:
     """Share of disagreements on forks minus the share of positions that are forks."""
-    report = _report(found)
+    report: ShiftReport = found["shifts"]
     shares, places = report.figures.shares(), report.figures.places
     forks = [is_fork(p.entropy, report.tau) for p in places]
     excess = difference_of_ratios(
@@ -75,27 +75,9 @@ def on_forks(found: Found, subject: Subject) -> Reading:
     return Reading(text, too_wide(chance["value"], subject.tau) or judged, figures, excess["n"])
 
 
-def _report(found: Found) -> ShiftReport:
-    report: ShiftReport = found["shifts"]
-    return report
-
-
-def _positions(report: ShiftReport) -> str:
-    return f"{sum(len(p.rank) for p in report.figures.places):,}"
-
-
-def _disagreements(figures: ShiftFigures) -> str:
-    return f"{sum(int(p.differs.sum()) for p in figures.places):,}"
-
-
-def _near(report: ShiftReport) -> str:
-    near = sum(int(p.near.sum()) for p in report.figures.places)
-    return f"; {near} of the disagreements are ties within rounding" if near else ""
-
-
 def gain(found: Found, subject: Subject) -> Reading:
     """The adapted model's pass@1 minus the base's, greedy, on the same problems."""
-    report = _interventions(found)
+    report: InterveneReport = found["interventions"]
     difference = _difference(report, "teacher", "base")
     text = f"Base {_accuracy(report, 'base')}, adapted {_accuracy(report, 'teacher')}: {brief(difference, 'points')}"
     judged = above(difference, "The adapted model is right more often than the base", unit="points")
@@ -104,7 +86,7 @@ def gain(found: Found, subject: Subject) -> Reading:
 
 def oracle(found: Found, subject: Subject) -> Reading:
     """Problems on which the oracle's answer is right or wrong as the teacher's is, and how few tokens it takes."""
-    report = _interventions(found)
+    report: InterveneReport = found["interventions"]
     ours, theirs = report.right("oracle"), report.right("teacher")
     same = exact_share(sum(a == b for a, b in zip(ours, theirs, strict=True)), len(ours))
     touched = _touched(report, "oracle", [p.results["oracle"].patches for p in report.problems])
@@ -118,24 +100,24 @@ def oracle(found: Found, subject: Subject) -> Reading:
 
 def random_control(found: Found, subject: Subject) -> Reading:
     """A random token at the places where the models disagree, against the base."""
-    report = _interventions(found)
+    report: InterveneReport = found["interventions"]
     difference = _difference(report, "random", "base")
     elsewhere = _difference(report, "matched", "base")
     text = (
         f"Random control {_accuracy(report, 'random')}, base {_accuracy(report, 'base')}: {brief(difference, 'points')}"
         f"; at as many places anywhere: {brief(elsewhere, 'points')}"
     )
-    judged = no_better(difference, "A random token there is no better than the base's own", ceiling_of("random"))
+    judged = no_better(difference, "A random token there is no better than the base's own", span_of("random")[1])
     return Reading(text, judged, {"random": difference, "anywhere": elsewhere}, difference["n"])
 
 
 def gate(found: Found, subject: Subject) -> Reading:
     """The entropy gate against the teacher; it asks nothing where the teacher is not better than the base."""
-    report = _interventions(found)
+    report: InterveneReport = found["interventions"]
     short = _difference(report, "entropy", "teacher")
     won = _difference(report, "teacher", "base")
     text = f"Gate {_accuracy(report, 'entropy')}, teacher {_accuracy(report, 'teacher')}: {brief(short, 'points')}"
-    judged = not_below(short, "The gate comes near the teacher", -floor_of("gate_minus_teacher"))
+    judged = not_below(short, "The gate comes near the teacher", -span_of("gate_minus_teacher")[0])
     if judged.verdict != "not enough data" and won["verdict"] != "better":
         judged = nothing_to_judge(
             "The adapted model cannot be told from the base here, so there is no gain that the gate could match."
@@ -146,7 +128,7 @@ def gate(found: Found, subject: Subject) -> Reading:
 
 def gate_share(found: Found, subject: Subject) -> Reading:
     """Share of tokens above tau, where the gate takes the teacher's token, against 1.2 to 8.3 %."""
-    report = _interventions(found)
+    report: InterveneReport = found["interventions"]
     gated = _gated(report)
     changed = _touched(report, "entropy", [p.results["entropy"].patches for p in report.problems])
     text = f"{brief(gated, '%')} of tokens are gated at tau {subject.tau:g} nats; {brief(changed, '%')} really change"
@@ -156,7 +138,7 @@ def gate_share(found: Found, subject: Subject) -> Reading:
 
 def placebo(found: Found, subject: Subject) -> Reading:
     """The adapted model against noise of the same size and as many reranked tokens, on the same problems."""
-    report = _interventions(found)
+    report: InterveneReport = found["interventions"]
     noise = report.placebo
     if noise is None or not noise.right:
         reason = "No placebo could be put on this model." if report.done else "The placebo has not been run yet."
@@ -177,11 +159,6 @@ def placebo(found: Found, subject: Subject) -> Reading:
         text += f". Noise alone has a mean rank of {brief(rank)} and an entropy ratio of {brief(ratio)}"
     judged = above(better, "The adapter does more than noise of its size", unit="points")
     return Reading(text, judged, figures, better["n"])
-
-
-def _interventions(found: Found) -> InterveneReport:
-    report: InterveneReport = found["interventions"]
-    return report
 
 
 def _difference(report: InterveneReport, one: Arm, other: Arm) -> Estimate:

@@ -1,9 +1,8 @@
 """Readings of what is sampled or swapped on the base alone, and of pass@k."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from rmx.claims.claim import Reading, StudyName, Subject
+from rmx.claims.claim import Found, Reading, Subject
 from rmx.claims.studies import Swaps
 from rmx.claims.verdicts import FEWEST, Judged, above, nothing_to_judge, too_wide
 from rmx.explore.flip_rates import Flip
@@ -11,8 +10,6 @@ from rmx.explore.gate_recall import LocatorReport
 from rmx.explore.swap_controls import ARMS, summarise
 from rmx.stats.intervals import Estimate, difference_of_ratios, ratio_of_sums
 from rmx.stats.text import brief
-
-Found = Mapping[StudyName, Any]
 
 
 def swaps(found: Found, subject: Subject) -> Reading:
@@ -76,23 +73,25 @@ def locator(found: Found, subject: Subject) -> Reading:
         return Reading("–", nothing_to_judge(why, "not measured"))
     all_figures = report.figures()
     figures = {name: all_figures[name] for name in ("missed", "precision", "decides_nothing")}
+    missed = figures["missed"]
     text = (
-        f"{brief(figures['missed'], '%')} of what single choices decide lies outside the gate; of the gated tokens "
+        f"{brief(missed, '%')} of what single choices decide lies outside the gate; of the gated tokens "
         f"{brief(figures['precision'], '%')} decide, {brief(figures['decides_nothing'], '%')} surely do not "
         f"({report.problems} problem{'s' * (report.problems != 1)}, {report.tokens_spent:,} tokens sampled)"
     )
     tokens = sum(one.tokens for one in report.each)
     gated = sum(one.gated for one in report.each) / tokens if tokens else None
     if (wide := too_wide(gated, subject.tau)) is not None:
-        return Reading(text, wide, figures, report.problems)
-    missed = figures["missed"]
-    if missed["value"] is None:
-        why = "No choice was found to decide anything, so there is nothing to find."
-        return Reading(text, nothing_to_judge(why), figures, report.problems)
-    few = f" With fewer than {FEWEST} problems the intervals are rough." if report.problems < FEWEST else ""
-    share = brief(missed, "%")
-    why = f"The paper measures no such thing; here {share} of the decisive weight is out of the gate's sight.{few}"
-    return Reading(text, nothing_to_judge(why, "open in the paper"), figures, report.problems)
+        judged = wide
+    elif missed["value"] is None:
+        judged = nothing_to_judge("No choice was found to decide anything, so there is nothing to find.")
+    else:
+        why = f"The paper measures no such thing; here {brief(missed, '%')} of the decisive weight is out of the "
+        why += "gate's sight."
+        if report.problems < FEWEST:
+            why += f" With fewer than {FEWEST} problems the intervals are rough."
+        judged = nothing_to_judge(why, "open in the paper")
+    return Reading(text, judged, figures, report.problems)
 
 
 def pass_at_k(found: Found, subject: Subject) -> Reading:
@@ -102,7 +101,8 @@ def pass_at_k(found: Found, subject: Subject) -> Reading:
     if paired is None or not any(found["value"] is not None for found in paired["pass@k"].values()):
         return Reading("–", nothing_to_judge("No problem is done yet.", "not measured"))
     ks = sorted(paired["pass@k"], key=int)
-    first, last = (_plain(paired["pass@k"][k]) for k in (ks[0], ks[-1]))
+    plain = ("value", "low", "high", "n")
+    first, last = ({key: paired["pass@k"][k].get(key) for key in plain} for k in (ks[0], ks[-1]))
     text = f"Adapted minus base: pass@{ks[0]} {brief(first, 'points')}, pass@{ks[-1]} {brief(last, 'points')}"
     figures = {f"pass@{ks[0]}": first, f"pass@{ks[-1]}": last}
     return Reading(text, nothing_to_judge(_trend(first, last, ks), "open in the paper"), figures, first["n"])
@@ -118,7 +118,3 @@ def _trend(first: Estimate, last: Estimate, ks: list[str]) -> str:
     if last["low"] > first["high"]:
         return f"The advantage grows from k = {ks[0]} to k = {ks[-1]}; both intervals lie apart."
     return f"Whether the advantage shrinks up to k = {ks[-1]} cannot be said: the intervals overlap. Sample more (--n)."
-
-
-def _plain(found: Estimate) -> Estimate:
-    return {key: found.get(key) for key in ("value", "low", "high", "n")}

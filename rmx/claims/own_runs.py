@@ -1,7 +1,7 @@
 """Finished training runs of one model: what they say about the claims on training. Read from their files only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rmx.data.problem_sets import split_name
@@ -26,23 +26,12 @@ class OwnRun:
     id: str
     kind: str  # train, distill, sweep
     set_name: str | None
-    preset: str | None
     recipe: Recipe | DistillRecipe
     done: dict[str, Any]  # its last event
     right: dict[str, dict[str, bool]] | None = None  # "before" and "after": problem -> right, on the test problems
     sweep: dict[str, Any] | None = None
     teacher: str | None = None
     job: TrainJob | None = None  # what it was asked; None for a distillation
-
-    def command(self, **changes: Any) -> list[str]:
-        """The command of a run that differs from this one in some fields of the recipe alone.
-
-        Raises:
-            ValueError: it is no training run.
-        """
-        if self.job is None:
-            raise ValueError(f"{self.id} is no training run")
-        return replace(self.job, recipe=self.job.recipe.with_(**changes), taus=()).words()
 
     @property
     def is_tested(self) -> bool:
@@ -57,20 +46,14 @@ class OwnRun:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Twins:
-    """Two runs that differ in one choice alone."""
-
-    one: OwnRun
-    other: OwnRun
-    outcomes: tuple[tuple[bool, bool, bool], ...]  # per test problem: base right, `one` right, `other` right
+# Two runs that differ in one choice alone; and per test problem whether the base, the one and the other are right.
+Twins = tuple[OwnRun, OwnRun, list[tuple[bool, bool, bool]]]
 
 
 @dataclass(frozen=True, slots=True)
 class OwnRuns:
     """All finished runs of a model, the newest first."""
 
-    model: str
     all: tuple[OwnRun, ...]
 
     def trained(self, *, gate: str = "entropy", positive_only: bool = False) -> list[OwnRun]:
@@ -91,24 +74,16 @@ class OwnRuns:
         found = [run for run in self.all if run.kind == "distill" and run.done.get("vs_teacher")]
         return sorted(found, key=lambda run: run.teacher != teacher)
 
-    def sweeps(self) -> list[OwnRun]:
-        return [run for run in self.all if run.sweep]
-
     def twins(self, ones: Sequence[OwnRun], others: Sequence[OwnRun]) -> Twins | None:
         """The newest pair whose recipes differ in gate or positive-only alone, over the same test problems."""
         for one in ones:
             for other in others:
-                if _alike(one, other) and one.set_name == other.set_name and (found := _paired(one, other)):
-                    return Twins(one, other, tuple(found))
+                if not one.right or not other.right or _asked(one) != _asked(other):
+                    continue
+                before, a, b = one.right["before"], one.right["after"], other.right["after"]
+                if a.keys() == b.keys() and (found := [(before[key], a[key], b[key]) for key in a if key in before]):
+                    return one, other, found
         return None
-
-
-def _paired(one: OwnRun, other: OwnRun) -> list[tuple[bool, bool, bool]]:
-    """Outcomes per test problem; none where the two solved different problems."""
-    if one.right is None or other.right is None or one.right["after"].keys() != other.right["after"].keys():
-        return []
-    before, a, b = one.right["before"], one.right["after"], other.right["after"]
-    return [(before[key], a[key], b[key]) for key in a if key in before]
 
 
 def read_runs(store: RunStore, model: str) -> OwnRuns:
@@ -116,7 +91,7 @@ def read_runs(store: RunStore, model: str) -> OwnRuns:
     rates = load_rates(store.root)
     found = [_read(folder, rates) for folder in store.all()]
     name = model.partition("@")[0]
-    return OwnRuns(model, tuple(run for spec, run in filter(None, found) if spec.partition("@")[0] == name))
+    return OwnRuns(tuple(run for spec, run in filter(None, found) if spec.partition("@")[0] == name))
 
 
 def _read(folder: RunFolder, rates: Rates) -> tuple[str, OwnRun] | None:
@@ -133,7 +108,6 @@ def _read(folder: RunFolder, rates: Rates) -> tuple[str, OwnRun] | None:
             folder.id,
             kind,
             config.get("set"),
-            config.get("preset"),
             recipe,
             done,
             _right(read_json(folder.path / EVALUATION)),
@@ -154,17 +128,10 @@ def _right(found: Any) -> dict[str, dict[str, bool]] | None:
     return {side: {str(s["id"]): bool(s["correct"]) for s in problems[side]} for side in ("before", "after")}
 
 
-def _alike(one: OwnRun, other: OwnRun) -> bool:
-    """Whether two runs were asked the same, but for the gate and for what becomes of wrong rollouts."""
-    begun = [(run.job.style, run.job.init_adapter) if run.job else None for run in (one, other)]
-    return _plain(one.recipe) == _plain(other.recipe) and begun[0] == begun[1]
-
-
-def _plain(recipe: Recipe | DistillRecipe) -> Any:
-    """A recipe without what twins may differ in."""
-    if not isinstance(recipe, Recipe):
-        return recipe
-    return replace(recipe, gate=replace(recipe.gate, gate="entropy"), loss=replace(recipe.loss, positive_only=False))
+def _asked(run: OwnRun) -> Any:
+    """What a run was asked, but for what twins may differ in: the gate, and what becomes of wrong rollouts."""
+    recipe = run.recipe.with_(gate="entropy", positive_only=False) if isinstance(run.recipe, Recipe) else run.recipe
+    return recipe, run.set_name, (run.job.style, run.job.init_adapter) if run.job else None
 
 
 def same_set(run: OwnRun, set_name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,33 +45,16 @@ class Swaps:
 
 def shifts(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """Both models, and a placebo, read the base's greedy solutions."""
-    run = ShiftSet(
-        subject.pair,
-        subject.set_name,
-        subject.problems,
-        subject.tau,
-        subject.max_new,
-        seed=subject.seed,
-        cancelled=cancelled,
-        store=subject.store,
-    )
+    s, store = subject, subject.store
+    run = ShiftSet(s.pair, s.set_name, s.problems, s.tau, s.max_new, True, s.seed, cancelled, store=store)
     for report in run:
         yield StudyProgress(report.at, report.of, report if report.at else None)
 
 
 def interventions(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """All arms and the placebo, greedily."""
-    run = InterveneSet(
-        subject.pair,
-        subject.set_name,
-        subject.problems,
-        ARMS,
-        subject.tau,
-        subject.seed,
-        subject.max_new,
-        cancelled=cancelled,
-        store=subject.store,
-    )
+    s, store = subject, subject.store
+    run = InterveneSet(s.pair, s.set_name, s.problems, ARMS, s.tau, s.seed, s.max_new, True, cancelled, store=store)
     for report in run:
         yield StudyProgress(len(report.problems), report.of, report if report.problems else None)
 
@@ -79,8 +63,9 @@ def swaps(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """Forced tokens at the base's forks and at as many other places, and the controls at the forks."""
     base, tau, most = subject.pair.base, subject.tau, subject.max_new
     done, flips, controls = list[str](), list[Flip](), list[ProblemControls]()
-    journal = journal_of(subject.store, "swaps", [(base, None)], tau=tau, seed=subject.seed, max_new=most)
-    try:
+    with closing(
+        journal_of(subject.store, "swaps", [(base, None)], tau=tau, seed=subject.seed, max_new=most)
+    ) as journal:
         for problem in subject.problems:
             if cancelled():
                 break
@@ -97,22 +82,19 @@ def swaps(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
             flips += found
             controls.append(tried)
             yield StudyProgress(len(done), len(subject.problems), Swaps(tuple(done), tuple(flips), tuple(controls)))
-    finally:
-        journal.close()
 
 
 def locator(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """Continuations at gated and ungated places of the base's greedy solutions, within the budget of tokens."""
     config = LocatorConfig(seed=subject.seed, budget=subject.budget, max_new_tokens=subject.max_new)
     base, store = subject.pair.base, subject.store
-    run = Locator(base, subject.problems, subject.tau, config, subject.set_name, cancelled, store=store)
-    for report in run:
+    for report in Locator(base, subject.problems, subject.tau, config, subject.set_name, cancelled, store=store):
         yield StudyProgress(report.problems, report.of, report)
 
 
 def runs(subject: Subject, cancelled: Cancelled) -> Iterator[StudyProgress]:
     """Finished training runs of this model, on this machine."""
-    found = read_runs(RunStore(private=subject.private_runs), subject.asked.get("model") or subject.model)
+    found = read_runs(RunStore(private=subject.private_runs), subject.asked.get("model") or subject.pair.base.spec)
     yield StudyProgress(len(found.all), len(found.all), found)
 
 
@@ -138,12 +120,4 @@ STUDIES: dict[StudyName, Callable[[Subject, Cancelled], Iterator[StudyProgress]]
     "swaps": swaps,
     "locator": locator,
     "evaluation": evaluation,
-}
-DOES: dict[StudyName, str] = {
-    "runs": "reading the runs of this model",
-    "shifts": "both models read the base's solutions",
-    "interventions": "patching single tokens",
-    "swaps": "swapping at forks and elsewhere",
-    "locator": "sampling what single choices decide",
-    "evaluation": "sampling whole solutions",
 }

@@ -50,7 +50,10 @@ def inside(found: Estimate, low: float, high: float, unit: str = "") -> Judged:
     if b < low or a > high:
         side = "below" if b < low else "above"
         return Judged("differs", f"The whole interval lies {side} the paper's range, {span}.")
-    rooms = _rooms_inside(value, a, b, low, high) if low <= value <= high else [_room_outside(value, a, b, low, high)]
+    if low <= value <= high:
+        rooms = [(value - a, value - low), (b - value, high - value)]
+    else:
+        rooms = [(value - a, value - high) if value > high else (b - value, low - value)]
     return _open(found, f"The interval reaches across the edge of the paper's range, {span}", rooms)
 
 
@@ -95,7 +98,9 @@ def no_better(found: Estimate, what: str, margin: float) -> Judged:
     if (short := _too_few(found)) is not None:
         return short
     if with_verdict(found)["verdict"] == "better":
-        return _better_after_all(found)
+        if tested(found):
+            return Judged("differs", f"Not so here: it is better; the exact test has {write_p(found['p'])}.", BY_TEST)
+        return Judged("differs", "Not so here: the interval lies above 0.")
     judged = below(found, what, margin, "points")
     if judged.verdict == "differs":  # by the interval, while the exact test does not say that it is better at all
         why = f"The interval lies above the margin, yet the exact test has {write_p(found['p'])}, which may be chance."
@@ -106,7 +111,7 @@ def no_better(found: Estimate, what: str, margin: float) -> Judged:
 def not_below(found: Estimate, what: str, margin: float) -> Judged:
     """For "matches or comes near": a paired difference that may fall short by `margin` at most; the margin is ours."""
     judged = above(found, what, -margin, "points")
-    return replace(judged, why=judged.why.rstrip(".") + " (a margin of ours).") if _judgeable(found) else judged
+    return replace(judged, why=judged.why.rstrip(".") + " (a margin of ours).") if _too_few(found) is None else judged
 
 
 def nothing_to_judge(reason: str, verdict: Verdict = "not enough data") -> Judged:
@@ -115,19 +120,14 @@ def nothing_to_judge(reason: str, verdict: Verdict = "not enough data") -> Judge
 
 
 def too_wide(gated: float | None, tau: float) -> Judged | None:
-    """No verdict on a gate that takes more than `MOST_GATED` of the tokens; None where it takes less.
-
-    Args:
-        gated: share of tokens whose entropy exceeds tau.
-    """
+    """No verdict on a gate that takes more than `MOST_GATED` of the tokens; None where it takes less."""
     if gated is None or gated <= MOST_GATED:
         return None
-    return Judged(
-        "no verdict",
+    why = (
         f"The gate takes {100 * gated:.0f} % of the tokens at tau {tau:.3g} nats, more than a fifth, so it does not "
-        "pick out forks; measure again with a share of the tokens, such as --tau-share 0.05.",
-        None,
+        "pick out forks; measure again with a share of the tokens, such as --tau-share 0.05."
     )
+    return Judged("no verdict", why, None)
 
 
 def by_construction(judged: Judged) -> Judged:
@@ -136,9 +136,6 @@ def by_construction(judged: Judged) -> Judged:
         return judged
     why = f"{judged.why} The miniature was built to show this: no evidence either way."
     return replace(judged, verdict="by construction", why=why)
-
-
-# -- inside -----------------------------------------------------------------------------------------------------------
 
 
 def _more_by_test(found: Estimate, what: str) -> Judged:
@@ -155,16 +152,6 @@ def _more_by_test(found: Estimate, what: str) -> Judged:
     return replace(_open(found, why, [(value - a, value) if value > 0 else (b - value, -value)]), rule=BY_TEST)
 
 
-def _better_after_all(found: Estimate) -> Judged:
-    if tested(found):
-        return Judged("differs", f"Not so here: it is better; the exact test has {write_p(found['p'])}.", BY_TEST)
-    return Judged("differs", "Not so here: the interval lies above 0.")
-
-
-def _judgeable(found: Estimate) -> bool:
-    return _too_few(found) is None
-
-
 def _too_few(found: Estimate) -> Judged | None:
     if found["value"] is None:
         return Judged("not enough data", "There was nothing to count.", None)
@@ -172,32 +159,18 @@ def _too_few(found: Estimate) -> Judged | None:
         n = found["n"]
         return Judged("not enough data", f"{n} problem{'s' * (n != 1)}: {NO_VERDICT}", None)
     if found["low"] == found["high"] and not found.get("exact"):
-        return Judged(
-            "not enough data",
-            "All problems say the same, so their spread, and with it an interval, is unknown.",
-            None,
-        )
+        why = "All problems say the same, so their spread, and with it an interval, is unknown."
+        return Judged("not enough data", why, None)
     return None
 
 
-def _rooms_inside(value: float, a: float, b: float, low: float, high: float) -> list[tuple[float, float]]:
-    return [(value - a, value - low), (b - value, high - value)]
-
-
-def _room_outside(value: float, a: float, b: float, low: float, high: float) -> tuple[float, float]:
-    return (value - a, value - high) if value > high else (b - value, low - value)
-
-
 def needed(n: int, rooms: list[tuple[float, float]], exact: bool = False) -> int | None:
-    """How many problems would settle it if value and spread stay as seen.
+    """How many problems would settle it if value and spread stay as seen; None for more than a million, or on an edge.
 
     Intervals shrink with the root of n; the exact bound of a count of none, or of all, with n itself.
 
     Args:
         rooms: for each side that matters (width of the interval on that side, distance from the value to the edge).
-
-    Returns:
-        None where the value lies on an edge, or more than a million would be needed.
     """
     factor = 1.0
     for width, distance in rooms:

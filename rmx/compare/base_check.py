@@ -26,7 +26,6 @@ from rmx.models.model_pair import Pair
 from rmx.models.placing import Placing, split_dtype
 from rmx.zerogpu.calls import decoding, on_gpu_worker
 
-ON_THIS_TEXT = "adapter off against the bare network on this text"
 APART = "two sets of weights; nothing is on the base"
 
 
@@ -52,11 +51,6 @@ class BaseCheck:
     copy: float | None  # against a full second copy, where one was asked for
     adapter: AdapterFacts | None  # None for a pair of two checkpoints
     seconds: float
-
-    @property
-    def probe(self) -> float | None:
-        """Largest change of the probe logits since before the first adapter; None where none were recorded."""
-        return None if self.memory is None else self.memory.probe
 
     @property
     def changes(self) -> list[str]:
@@ -88,14 +82,10 @@ class BaseCheck:
     def json(self) -> dict[str, Any]:
         """Return the result as documents hold it."""
         return {
-            "max_dlogit": self.max_dlogit,
-            "positions": self.positions,
-            "how": self.how,
-            "holds": self.holds,
-            "sentence": self.sentence,
+            **{name: getattr(self, name) for name in ("max_dlogit", "positions", "how", "holds", "sentence")},
             "weights": asdict(self.weights) if self.weights else None,
             "memory": self.memory.json() if self.memory is not None else None,
-            "probe": self.probe,
+            "probe": None if self.memory is None else self.memory.probe,
             "copy": self.copy,
             "adapter": asdict(self.adapter) | {"targets": list(self.adapter.targets)} if self.adapter else None,
             "seconds": self.seconds,
@@ -106,11 +96,8 @@ class BaseCheck:
 def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: float | None = None) -> BaseCheck:
     """Take the looks on this text (prompt and completion, as ids).
 
-    Args:
-        copy: also load the checkpoint a second time and compare; needs its memory once more.
-
-    Raises:
-        ModelError: the second copy cannot be loaded.
+    `copy` also loads the checkpoint a second time and compares, which needs its memory once more; ModelError where it
+    cannot be loaded.
     """
     began = time.monotonic()
     model = pair.base
@@ -124,13 +111,15 @@ def check_base(pair: Pair, ids: Sequence[int], copy: bool = False, patience: flo
         held = base_tensors(model.engine)
         now = base_checksums(held)
         memory = base_changes(model, now)
-    weights = _file_once(model, held, now)
+    if model.engine.compared is None or model.engine.compared[0] != now:  # the file is read again after a change alone
+        model.engine.compared = now, against_file(model, held)
+    weights: Weights | None = model.engine.compared[1]
     found = difference(off, untouched)
     name = split_key(pair.adapter)[0] if pair.adapter else None
     return BaseCheck(
         found.max_dlogit,
         found.positions,
-        ON_THIS_TEXT if pair.one_set else APART,
+        "adapter off against the bare network on this text" if pair.one_set else APART,
         weights,
         memory,
         difference(off, _logits(second.engine, ids)).max_dlogit if second else None,
@@ -152,21 +141,8 @@ def _logits(engine: Engine, ids: Sequence[int]) -> list[Tensor]:
     return read
 
 
-def _file_once(model: Model, held: Mapping[str, Tensor], now: Mapping[str, int]) -> Weights | None:
-    """`against_file`, remembered for as long as the checksums stay as they are."""
-    engine = model.engine
-    if engine.compared is None or engine.compared[0] != now:
-        engine.compared = now, against_file(model, held)
-    found: Weights | None = engine.compared[1]
-    return found
-
-
 def against_file(model: Model, held: Mapping[str, Tensor] | None = None) -> Weights | None:
-    """Compare every base tensor in memory with the weights files, cast to the dtype that the model was loaded in.
-
-    Args:
-        held: the base's tensors, where the caller has them and does not hold the turn any more.
-    """
+    """Compare every base tensor in memory (`held`) with the weights files, cast to the dtype that it was loaded in."""
     files = _weight_files(model)
     if not files:
         return None

@@ -115,11 +115,7 @@ def choose(job: PatchJob, key: bytes, pos: int, step: PairStep, row: int) -> tup
 
 
 def random_other(base: Tensor, taken: Sequence[int], u: float) -> int:
-    """A uniform draw from the base's top 20 without both models' choices.
-
-    Args:
-        base: (V,) logits. u: uniform number in [0, 1).
-    """
+    """A uniform draw, by a `u` in [0, 1), from the top 20 of the base's (V,) logits without both models' choices."""
     best = [i for i in base.topk(min(POOL, len(base))).indices.tolist() if i not in taken]
     return best[int(u * len(best))]
 
@@ -196,7 +192,10 @@ class Intervention:
         token, wanted = choose(self.job, self._key, pos, step, row)
         if wanted and self.job.budget is not None and self.patches >= self.job.budget:
             token = step.ours[row]
-        entropy = step.entropy[row]
+        entropy, p, q = step.entropy[row], math.nan, math.nan
+        if detail:
+            both = torch.stack([step.base[row].float(), step.adapted[row].float()])
+            p, q = both.log_softmax(-1)[:, token].exp().tolist()
         taken = Patched(
             pos,
             token,
@@ -206,16 +205,12 @@ class Intervention:
             step.theirs[row],
             is_fork(entropy, self.job.tau),
             wanted,
-            *(self._detail(step, row, token) if detail else (math.nan, math.nan)),
+            p,
+            q,
         )
         self.tokens.append(taken)
         self.patches += taken.patched
         return taken
-
-    def _detail(self, step: PairStep, row: int, token: int) -> tuple[float, float]:
-        """Probabilities of the token under the base and under the adapted model."""
-        both = torch.stack([step.base[row].float(), step.adapted[row].float()]).log_softmax(-1)[:, token].exp()
-        return float(both[0]), float(both[1])
 
     def over(self) -> bool:
         """Whether the decode ends with the last token; sets `stop`."""
@@ -266,8 +261,10 @@ class ArmResult:
 
     def row(self) -> dict[str, Any]:
         """Everything but the answer, which is read from the ids again."""
-        names = ("tokens", "patches", "disagreements", "gated", "stop")
-        return {"ids": list(self.ids), **{name: getattr(self, name) for name in names}}
+        return {"ids": list(self.ids), "tokens": self.tokens} | self._counts()
+
+    def _counts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("patches", "disagreements", "gated", "stop")}
 
     @classmethod
     def of_row(cls, arm: Arm, answer: Answer, row: dict[str, Any]) -> "ArmResult":
@@ -276,14 +273,7 @@ class ArmResult:
 
     def json(self) -> dict[str, Any]:
         """Return the result as documents hold it."""
-        return {
-            "answer": self.answer.json(),
-            "n": self.tokens,
-            "patches": self.patches,
-            "disagreements": self.disagreements,
-            "gated": self.gated,
-            "stop": self.stop,
-        }
+        return {"answer": self.answer.json(), "n": self.tokens} | self._counts()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import csv
 import io
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +31,7 @@ CACHE_BYTES = 1 << 30  # keys and values of one batch
 
 
 def check_arms(arms: Sequence[str]) -> tuple[Arm, ...]:
-    """The arms in their usual order.
-
-    Raises:
-        RmxError: none, or an unknown one.
-    """
+    """The arms in their usual order; RmxError for none, or an unknown one."""
     unknown = [a for a in arms if a not in ARMS]
     if unknown or not arms:
         raise RmxError(f"There is no arm '{unknown[0] if unknown else ''}'. Known: {', '.join(ARMS)}.")
@@ -74,16 +71,6 @@ class PlaceboArm:
     tokens: int
     patches: int  # tokens of its own solutions that the base would not have chosen
 
-    def json(self, base: Sequence[bool]) -> dict[str, Any]:
-        """Figures as for an arm, paired with the base on the problems that the placebo has done."""
-        before = base[: len(self.right)]
-        return {
-            "pass@1": share(sum(self.right), len(self.right)),
-            "touched": self.patches / self.tokens if self.tokens else 0.0,
-            "strength": self.strength,
-            **_against_base(before, self.right),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class InterveneReport:
@@ -106,8 +93,17 @@ class InterveneReport:
     dtype: str | None = None  # of the base
 
     def placebo_json(self) -> dict[str, Any] | None:
-        """The placebo's figures; None where it was not run."""
-        return self.placebo.json(self.right("base")) if self.placebo and self.placebo.right else None
+        """The placebo's figures, as for an arm, on the problems that it has done; None where it was not run."""
+        noise = self.placebo
+        if noise is None or not noise.right:
+            return None
+        n = len(noise.right)
+        return {
+            "pass@1": share(sum(noise.right), n),
+            "touched": noise.patches / noise.tokens if noise.tokens else 0.0,
+            "strength": noise.strength,
+            **_against_base(self.right("base")[:n], noise.right),
+        }
 
     def right(self, arm: Arm) -> list[bool]:
         """Per problem, in order."""
@@ -145,8 +141,6 @@ class InterveneReport:
 
     def reading(self) -> list[str]:
         """What the differences say, in sentences; nothing is claimed that the exact test does not say."""
-        if not self.problems:
-            return []
         sentences = [_compared(self.difference(a, b), one, other) for a, b, one, other in _QUESTIONS]
         return [sentence for sentence in sentences if sentence]
 
@@ -219,16 +213,16 @@ class InterveneSet:
             raise RmxError(f"{self.set_name} holds problems without a known answer, so nothing can be graded.")
         models = [(self.pair.base, None), (self.pair.adapted, self.pair.adapter)]
         settings = {"arms": list(self.arms), "tau": self.tau, "seed": self.seed, "max_new": self.max_new}
-        self._journal = journal_of(self.store, "interventions", models, **settings)
-        try:
+        with closing(journal_of(self.store, "interventions", models, **settings)) as self._journal:
             yield from self._run()
-        finally:
-            self._journal.close()
 
     def _run(self) -> Iterator[InterveneReport]:
         began, done = time.perf_counter(), list[ProblemArms]()
         asked = [ArmProblem(p.id, self.pair.base.prompt_ids(p.problem), p.answer) for p in self.problems]
-        size = self._batch_size(asked)
+        # Problems that go together, by rows and by the memory of their keys and values under both models.
+        longest = max((len(a.prompt_ids) for a in asked), default=0) + self.max_new
+        rows = min(ROWS, CACHE_BYTES // (2 * token_bytes(self.pair.base.engine) * longest))
+        size = max(1, rows // len(ARMS))
         for start in range(0, len(asked), size):
             if self.cancelled():
                 break
@@ -236,8 +230,9 @@ class InterveneSet:
             if found is None:
                 break
             # A cancel in the middle leaves some problems without some arms; only whole ones count.
-            batch = zip(asked[start : start + size], found, strict=True)
-            done += [ProblemArms(a.id, r) for a, r in batch if len(r) == len(self.arms)]
+            done += [
+                ProblemArms(a.id, r) for a, r in zip(asked[start:], found, strict=False) if len(r) == len(self.arms)
+            ]
             yield self._report(done, began, False)
         placebo = self._placebo(asked, done, size) if done and self.with_placebo and "base" in self.arms else None
         yield self._report(done, began, True, placebo)
@@ -247,15 +242,13 @@ class InterveneSet:
     ) -> list[dict[Arm, ArmResult]] | None:
         """All arms on the problems of a batch, as they are known or as they are decoded; None after a cancel.
 
-        A batch that is not known whole is decoded whole: one of another shape would round otherwise.
-
-        Args:
-            what: names this kind of work among the pieces that are kept.
+        A batch that is not known whole is decoded whole: one of another shape would round otherwise. `what` names this
+        kind of work among the pieces that are kept.
         """
         name = f"{what} {chained([a.prompt_ids for a in batch])[-1]}"
         rows = [self._journal.get(f"{name} {i}") for i in range(len(batch))]
         if all(rows):
-            return [self._known(a, row or {}) for a, row in zip(batch, rows, strict=True)]
+            return [self._known(a, row["arms"]) for a, row in zip(batch, rows, strict=True) if row]
         with pair.when_free(self.cancelled) as mine:
             if not mine:
                 return None
@@ -264,10 +257,10 @@ class InterveneSet:
             self._journal.put(f"{name} {i}", {"arms": {arm: r.row() for arm, r in results.items()}})
         return found
 
-    def _known(self, asked: ArmProblem, row: dict[str, Any]) -> dict[Arm, ArmResult]:
+    def _known(self, asked: ArmProblem, arms: dict[Arm, Any]) -> dict[Arm, ArmResult]:
         """What is known of a problem, its answers read and judged by the present rules."""
         found: dict[Arm, ArmResult] = {}
-        for arm, kept in row["arms"].items():
+        for arm, kept in arms.items():
             answer = self.pair.base.grade(asked.prompt_ids, kept["ids"], asked.known, cut=kept["stop"] in CUT)
             found[arm] = ArmResult.of_row(arm, answer, kept)
         return found
@@ -291,8 +284,7 @@ class InterveneSet:
                 break
             results += [r["teacher"] for r in found if r]
         right = tuple(bool(r.answer.correct) for r in results)
-        tokens, patches = sum(r.tokens for r in results), sum(r.patches for r in results)
-        return PlaceboArm(strength, right, tokens, patches)
+        return PlaceboArm(strength, right, sum(r.tokens for r in results), sum(r.patches for r in results))
 
     def _report(
         self, done: Sequence[ProblemArms], began: float, over: bool, placebo: PlaceboArm | None = None
@@ -314,13 +306,6 @@ class InterveneSet:
             self.calibration,
             self.pair.base.dtype,
         )
-
-    def _batch_size(self, asked: Sequence[ArmProblem]) -> int:
-        """Problems that go together, by rows and by the memory of their keys and values."""
-        longest = max((len(a.prompt_ids) for a in asked), default=0) + self.max_new
-        row = 2 * token_bytes(self.pair.base.engine) * longest  # under both models
-        rows = min(ROWS, CACHE_BYTES // max(row, 1))
-        return max(1, rows // len(ARMS))
 
 
 def arms_csv(found: dict[str, Any]) -> str:

@@ -34,11 +34,15 @@ def shape_noise(engine: Engine, ids: Sequence[int]) -> Difference:
         steps = [engine.forward([[i]], cache, keep=1)[0] for i in ids[cut:]]
     batch = difference([one[0]], [three[0]])
     single = difference([one[0, cut:]], [torch.cat(steps)]) if steps else batch
-    return Difference(
-        max(batch.max_dlogit, single.max_dlogit),
-        batch.argmax_changed + single.argmax_changed,
-        batch.positions + single.positions,
-    )
+    return worst(batch, single) or batch
+
+
+def worst(a: Difference | None, b: Difference | None) -> Difference | None:
+    """The larger change of two readings, over the positions of both; of one alone where there is no other."""
+    if a is None or b is None:
+        return b if a is None else a
+    changed, positions = a.argmax_changed + b.argmax_changed, a.positions + b.positions
+    return Difference(max(a.max_dlogit, b.max_dlogit), changed, positions)
 
 
 @torch.inference_mode()

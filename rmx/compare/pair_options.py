@@ -24,11 +24,7 @@ from rmx.records import Problem
 
 @dataclass(frozen=True, slots=True)
 class PairOptions:
-    """A base, what it is compared with, and the problems that both are asked.
-
-    Raises:
-        RmxError: a seed or a number of new tokens that cannot be.
-    """
+    """A base, what it is compared with, and the problems that both are asked."""
 
     model: str = "mini"
     adapter: str | None = None
@@ -48,11 +44,7 @@ class PairOptions:
         Sampling(seed=self.seed, max_new_tokens=self.max_new_tokens)  # checks both
 
     def specs(self) -> tuple[str, str | None, str | None]:
-        """Model, adapter and teacher. The bundled model is compared with its RL partner where nothing else is named.
-
-        Raises:
-            RmxError: there is no pair of this name.
-        """
+        """Model, adapter and teacher. The bundled model is compared with its RL partner where nothing else is named."""
         if self.preset is not None:
             if self.preset not in PAIRS:
                 raise RmxError(f"There is no pair '{self.preset}'. Known: {', '.join(PAIRS)}.")
@@ -62,22 +54,13 @@ class PairOptions:
         return self.model, partner, self.teacher
 
     def pair(self, space: Workspace | None = None, own: bool = False, raw: bool = False) -> Pair:
-        """Load both models.
-
-        Args:
-            own: they are asked a problem of the user's own, not those of the set.
-            raw: its prompt is given as it stands.
-        """
+        """Load both models, for the set or for a problem of the user's `own`; `raw` gives its prompt as it stands."""
         model, adapter, teacher = self.specs()
         name = None if own else self.set_name
         return make_pair(space or Workspace(), model, adapter, teacher, self.strength, self.style, name, raw)
 
     def threshold(self, model: Model) -> float:
-        """The tau that was asked for, else that of the share that was asked for, else the model's own.
-
-        Raises:
-            RmxError: both were given, or the model cannot be calibrated.
-        """
+        """The tau that was asked for, else that of the share that was asked for, else the model's own."""
         return threshold_of(model, self.tau, self.tau_share, self.set_name, self.recalibrate)
 
     def calibration(self, model: Model) -> Calibration | None:
@@ -85,11 +68,7 @@ class PairOptions:
         return None if self.tau_share is None else calibration_of(model, self.tau_share, self.set_name)
 
     def problems(self) -> list[Problem]:
-        """The first `limit` problems of the set.
-
-        Raises:
-            RmxError: a limit that is no count, or an unknown set.
-        """
+        """The first `limit` problems of the set."""
         if self.limit is not None and self.limit < 1:
             raise RmxError(f"--limit must be 1 or more; got {self.limit}.")
         return load_set(self.set_name)[: self.limit]
@@ -105,16 +84,9 @@ def map_document(found: ShiftMap) -> dict[str, Any]:
 
 def map_places(found: ShiftMap) -> ReadPlaces:
     """A map's places, for the same statistics as a set's."""
-    import torch
-
-    shifts = found.shifts
-    return ReadPlaces(
-        "prompt",
-        torch.tensor([s.base.entropy for s in shifts]),
-        torch.tensor([s.rank for s in shifts], dtype=torch.long),
-        torch.tensor([s.kl for s in shifts]),
-        torch.tensor([s.near_tie(found.tolerance) for s in shifts], dtype=torch.bool),
-    )
+    columns: dict[str, list[Any]] = {"entropy": [s.base.entropy for s in found.shifts]}
+    columns |= {"rank": [s.rank for s in found.shifts], "kl": [s.kl for s in found.shifts]}
+    return ReadPlaces.of_row("prompt", columns | {"near": [s.near_tie(found.tolerance) for s in found.shifts]})
 
 
 def map_json(found: ShiftMap) -> dict[str, Any]:
@@ -143,11 +115,7 @@ def map_json(found: ShiftMap) -> dict[str, Any]:
 def map_placebo(
     found: ShiftMap, cancelled: Callable[[], bool] = lambda: False, patience: float | None = None
 ) -> dict[str, Any] | None:
-    """What a placebo of equal reranked share does to the same text; None where there is too little, or none fits.
-
-    Raises:
-        Busy: the engines were not free within `patience` seconds.
-    """
+    """What a placebo of equal reranked share does to the same text; None where there is too little, or none fits."""
     if len(found.shifts) < 2:
         return None
     prompt = found.job.prompt_ids

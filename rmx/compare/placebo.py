@@ -7,7 +7,6 @@ ones that any push turns round. What sets training apart from noise is accuracy 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,10 +30,7 @@ def add_placebo(model: Model, like: str | None, seed: int = 0) -> str:
     """Put a random LoRA on the model: Gaussian A and B, each layer's change as large as that of the adapter `like`.
 
     Without `like` (a pair of two checkpoints) rank 32 on q, k, v, o, with the norm of a hundredth of each weight.
-    The caller holds the engine's turn. Returns the adapter's name.
-
-    Raises:
-        ModelError: the model has no such layers.
+    The caller holds the engine's turn. Returns the adapter's name; ModelError where the model has no such layers.
     """
     from rmx.models.adapters import plain_lora, put_layers  # with PEFT, which takes long to import
 
@@ -108,14 +104,13 @@ def choices(model: Model, adapter: str | None, texts: Sequence[Text]) -> list[Te
         for ids, start in texts:
             model.engine.give_way()
             rows: list[Tensor] = []
-            read = partial(_note_choices, rows)
-            model.engine.open(ids[:-1], adapter=adapter, reuse=False, read_from=start, on_read=read)
+
+            def note(_: int, logits: Tensor, rows: list[Tensor] = rows) -> None:
+                rows.append(logits.argmax(-1))
+
+            model.engine.open(ids[:-1], adapter=adapter, reuse=False, read_from=start, on_read=note)
             found.append(torch.cat(rows))
     return found
-
-
-def _note_choices(rows: list[Tensor], _: int, logits: Tensor) -> None:
-    rows.append(logits.argmax(-1))
 
 
 def _disagree(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> int:

@@ -66,11 +66,7 @@ class Shift:
         return is_near_tie(self.rank, self.base_gap, self.adapted_gap, noise)
 
     def json(self, tau: float, noise: float) -> dict[str, Any]:
-        """Return the place as documents hold it.
-
-        Args:
-            tau: threshold of forks in nats. noise: largest change of a logit by batch shape or dtype alone.
-        """
+        """Return the place as documents hold it; `noise` is that of `is_near_tie`."""
         return {
             "pos": self.pos,
             "id": self.id,
@@ -78,11 +74,7 @@ class Shift:
             "class": self.kind,
             "near_tie": self.near_tie(noise),
             "fork": is_fork(self.base.entropy, tau),
-            "kl": self.kl,
-            "rank": self.rank,
-            "p": self.p,
-            "back_rank": self.back_rank,
-            "back_p": self.back_p,
+            **{name: getattr(self, name) for name in ("kl", "rank", "p", "back_rank", "back_p")},
             "base": self.base.json(),
             "adapted": self.adapted.json(),
         }
@@ -147,8 +139,6 @@ class ShiftMap:
     def answer(self) -> Answer:
         """The answer of the completion on screen."""
         return self.pair.base.grade(self.job.prompt_ids, self.ids, self.job.known, cut=self.stop in CUT)
-
-    # -- inside ---------------------------------------------------------------------------------------------------
 
     def _shifts(self) -> Iterator[Shift]:
         if self.pair.base.engine.remote is not None:
@@ -239,8 +229,7 @@ def shifts_of(
     base, adapted = base[: len(ids)].float(), adapted[: len(ids)].float()
     found = compare(base, adapted)
     ours, theirs = _views(pair, ids, base), _views(pair, ids, adapted)
-    columns = [c.tolist() for c in found]
-    rows = [Compared(*values) for values in zip(*columns, strict=True)]
+    rows = [Compared(*values) for values in zip(*(c.tolist() for c in found), strict=True)]
     return [
         Shift(
             pos + i,

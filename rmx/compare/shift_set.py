@@ -6,13 +6,14 @@ problems, with intervals by bootstrap over problems, because places of one solut
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rmx.compare.noise_floor import dtype_noise, shape_noise
+from rmx.compare.noise_floor import dtype_noise, shape_noise, worst
 from rmx.compare.placebo import Text, placebo_pair
 from rmx.config import NEW_TOKENS
 from rmx.engine.batch import continue_batch
@@ -80,14 +81,24 @@ class ShiftFigures:
     places: tuple[ReadPlaces, ...]
     tau: float
 
+    @property
+    def positions(self) -> int:
+        """How many places there are."""
+        return sum(len(p.rank) for p in self.places)
+
+    @property
+    def disagreements(self) -> int:
+        """How many of them the two models decide differently."""
+        return sum(int(p.differs.sum()) for p in self.places)
+
     def json(self) -> dict[str, Any]:
         """Shares over all positions, ranks over disagreements; `intervals` holds the shares with their intervals."""
         shares = self.shares()
         plain = {name: estimate["value"] for name, estimate in shares.items()}
         return {
-            "positions": int(sum(len(p.rank) for p in self.places)),
-            "disagreements": int(sum(int(p.differs.sum()) for p in self.places)),
-            "near_ties": int(sum(int(p.near.sum()) for p in self.places)),
+            "positions": self.positions,
+            "disagreements": self.disagreements,
+            "near_ties": sum(int(p.near.sum()) for p in self.places),
             **{name: value for name, value in plain.items() if not name.startswith("within_top_")},
             "mean_rank": self.mean_rank(),
             "entropy_ratio": self.entropy_ratio(),
@@ -169,7 +180,6 @@ class ShiftReport:
 
     def json(self) -> dict[str, Any]:
         """The document of `rmx shifts --set`."""
-        placebo = self.placebo.json() | {"strength": self.placebo_strength} if self.placebo else None
         return {
             "set": self.set_name,
             "base": self.base,
@@ -182,7 +192,7 @@ class ShiftReport:
             "of": self.of,
             "stopped": self.stopped,
             **self.figures.json(),
-            "placebo": placebo,
+            "placebo": self.placebo.json() | {"strength": self.placebo_strength} if self.placebo else None,
             "noise": {
                 "batch_shape": self.noise.json() if self.noise else None,
                 "dtype": self.dtype_noise.json() if self.dtype_noise else None,
@@ -214,13 +224,8 @@ class ShiftSet:
     def __iter__(self) -> Iterator[ShiftReport]:
         self._began = time.perf_counter()
         models = [(self.pair.base, None), (self.pair.adapted, self.pair.adapter)]
-        self._journal = journal_of(self.store, "shifts", models, seed=self.seed, max_new=self.max_new)
-        try:
+        with closing(journal_of(self.store, "shifts", models, seed=self.seed, max_new=self.max_new)) as self._journal:
             yield from self._run()
-        finally:
-            self._journal.close()
-
-    # -- inside ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> Iterator[ShiftReport]:
         prompts = [self.pair.base.prompt_ids(problem.problem) for problem in self.problems]
@@ -248,12 +253,12 @@ class ShiftSet:
             return  # half a solution is no solution
         text: Text = ([*prompt, *completion], len(prompt) - 1)
         if len(self._texts) < NOISE_TEXTS:
-            self._measure_noise(text[0])
+            self._noise = worst(self._noise, shape_noise(self.pair.base.engine, text[0]))
+            self._dtype_noise = worst(self._dtype_noise, dtype_noise(self.pair.base, text[0]))
         self._texts.append(text)
         self._places.append(places_of(self.pair, problem.id, text, self._tolerance))
-        self._journal.put(
-            name, {"ids": completion, "noise": self._noise, "dtype": self._dtype_noise, **self._places[-1].row()}
-        )
+        noise = {"noise": self._noise, "dtype": self._dtype_noise}
+        self._journal.put(name, {"ids": completion, **noise, **self._places[-1].row()})
 
     def _take(self, problem: Problem, prompt: tuple[int, ...], row: dict[str, Any]) -> None:
         """A problem that an earlier run has done."""
@@ -266,11 +271,6 @@ class ShiftSet:
     @property
     def _tolerance(self) -> float:
         return self._noise.max_dlogit if self._noise else 0.0
-
-    def _measure_noise(self, ids: Sequence[int]) -> None:
-        self._noise = _worst(self._noise, shape_noise(self.pair.base.engine, ids))
-        if (found := dtype_noise(self.pair.base, ids)) is not None:
-            self._dtype_noise = _worst(self._dtype_noise, found)
 
     def _with_noise(self) -> Iterator[ShiftReport]:
         """The same solutions under a placebo that reranks as often."""
@@ -320,18 +320,9 @@ class ShiftSet:
 
 
 def known_placebo(
-    journal: Journal,
-    piece: str,
-    pair: Pair,
-    texts: Sequence[Text],
-    seed: int,
-    cancelled: Callable[[], bool],
+    journal: Journal, piece: str, pair: Pair, texts: Sequence[Text], seed: int, cancelled: Callable[[], bool]
 ) -> Pair | None:
-    """The placebo of a pair, with the strength that a journal knows or else with one that is looked for and kept.
-
-    Returns:
-        None after a cancel, and for a model without the layers that a placebo sits on.
-    """
+    """The placebo of a pair, of the strength that a journal knows or that is found; None if cancelled or impossible."""
     row = journal.get(piece)
     with pair.when_free(cancelled) as mine:
         if not mine:
@@ -345,13 +336,6 @@ def known_placebo(
     return noise
 
 
-def _worst(a: Difference | None, b: Difference) -> Difference:
-    if a is None:
-        return b
-    changed, positions = a.argmax_changed + b.argmax_changed, a.positions + b.positions
-    return Difference(max(a.max_dlogit, b.max_dlogit), changed, positions)
-
-
 @torch.inference_mode()
 def greedy_ids(
     model: Model,
@@ -361,11 +345,7 @@ def greedy_ids(
     cancelled: Callable[[], bool] = lambda: False,
     reuse: bool = True,
 ) -> list[int]:
-    """A greedy completion without any statistics; the caller holds the engine's turn.
-
-    Args:
-        reuse: False reads the prompt anew, so that nothing depends on what was computed before.
-    """
+    """A greedy completion without any statistics; the caller holds the engine's turn. `reuse` False reads anew."""
     engine = model.engine
     with engine.using(adapter):
         stream = engine.open(prompt, adapter=adapter, reuse=reuse)

@@ -43,21 +43,6 @@ class EvalConfig:
             if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= max(self.n, 1):
                 raise RmxError(f"pass@k needs k from 1 to the number of samples, {self.n}; got {k}.")
 
-    @property
-    def drawn(self) -> Sampling:
-        """Sampling of the drawn completions."""
-        return Sampling(self.temperature, self.top_p, self.seed, self.max_new_tokens)
-
-    @property
-    def argmax(self) -> Sampling:
-        """Sampling of the greedy completion."""
-        return Sampling(0.0, 1.0, 0, self.max_new_tokens)
-
-    @property
-    def per_problem(self) -> int:
-        """Completions of one problem by one model."""
-        return self.n + self.greedy
-
     def json(self) -> dict[str, Any]:
         """Return the settings as the document of an evaluation holds them."""
         return {
@@ -98,8 +83,7 @@ def contestants_of(
     Everybody is asked the same ids, in the base's way: else a difference could be the prompt's.
 
     Args:
-        adapters: bundled names, runs (`ID` or `ID/step_N`), folders, Hub ids.
-        teachers: model specs of full checkpoints.
+        adapters: bundled names, runs (`ID` or `ID/step_N`), folders, Hub ids. teachers: specs of full checkpoints.
         style: what is asked of the prompt. set_name: of the problems.
 
     Raises:
@@ -117,22 +101,14 @@ def contestants_of(
 
 
 def with_answers(set_name: str, limit: int | None = None) -> list[Problem]:
-    """The first `limit` problems of a set (default split: test).
-
-    Raises:
-        ProblemError: as `load_set`, or where a problem has no known answer. RmxError: a limit below 1.
-    """
+    """The first `limit` problems of a set (default split: test); ProblemError where one has no known answer."""
     if limit is not None and limit < 1:
         raise RmxError(f"The number of problems must be 1 or more; got {limit}.")
     return answered(load_set(set_name)[:limit], set_name)
 
 
 def answered(problems: list[Problem], set_name: str) -> list[Problem]:
-    """The same problems.
-
-    Raises:
-        ProblemError: one of them has no known answer, so that nothing could be right.
-    """
+    """The same problems; ProblemError where one of them has no known answer, so that nothing could be right."""
     without = [p.id for p in problems if p.answer is None]
     if without:
         raise ProblemError(

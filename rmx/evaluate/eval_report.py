@@ -22,7 +22,6 @@ from rmx.runs.rates import cost
 from rmx.stats.paired import RULE
 from rmx.train.plan.probe import device_name
 
-WORDING = "wording"  # what the clusters of `mini` are
 PARTS = {"none": "known wordings and numbers", "numbers": "held-out numbers", "wording": "held-out wordings"}
 
 
@@ -30,15 +29,12 @@ def clusters_of(problems: Sequence[Problem]) -> tuple[list[Hashable] | None, str
     """A label for each problem, the same for those that depend on each other, and what the labels stand for.
 
     Problems of `mini` with a held-out wording are labelled by template and wording, all others by their id.
-
-    Returns:
-        (None, None) for every other set, and where no two problems share a label.
+    (None, None) for every other set, and where no two problems share a label.
     """
-    known = _mini_problems(problems)
-    if known is None:
-        return None, None
-    labels: list[Hashable] = [_cluster(problem) for problem in known]
-    return (labels, WORDING) if len(set(labels)) < len(labels) else (None, None)
+    labels: list[Hashable] = [
+        f"{p.template}, wording {p.wording}" if p.held_out == "wording" else p.id for p in _mini_problems(problems)
+    ]
+    return (labels, "wording") if len(set(labels)) < len(labels) else (None, None)
 
 
 def parts_of(problems: Sequence[Problem]) -> list[str] | None:
@@ -46,23 +42,16 @@ def parts_of(problems: Sequence[Problem]) -> list[str] | None:
 
     None for every other set, and where all problems are of one part.
     """
-    known = _mini_problems(problems)
-    if known is None:
-        return None
-    parts = [PARTS[problem.held_out] for problem in known]
+    parts = [PARTS[problem.held_out] for problem in _mini_problems(problems)]
     return parts if len(set(parts)) > 1 else None
 
 
-def _cluster(problem: MiniProblem) -> str:
-    return f"{problem.template}, wording {problem.wording}" if problem.held_out == "wording" else problem.id
-
-
-def _mini_problems(problems: Sequence[Problem]) -> list[MiniProblem] | None:
-    """What is known of each problem of `mini`; None if one of them is of another set."""
-    if not problems or any(p.set != "mini" or p.split not in MINI_SIZES for p in problems):
-        return None
+def _mini_problems(problems: Sequence[Problem]) -> list[MiniProblem]:
+    """What is known of each problem of `mini`; nothing if one of them is of another set."""
+    if any(p.set != "mini" or p.split not in MINI_SIZES for p in problems):
+        return []
     known = [_by_id(p.split).get(p.id) for p in problems]
-    return None if None in known else known  # type: ignore[return-value]
+    return [] if None in known else known  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=3)
@@ -98,8 +87,7 @@ class One:
         """Return one model's counts on one problem as documents hold them."""
         found: dict[str, Any] = {"right": sum(self.right), "samples": len(self.right)}
         found |= {"truncated": sum(self.truncated), "unparsed": sum(self.unparsed)}
-        if self.greedy is not None:
-            g = self.greedy
+        if (g := self.greedy) is not None:
             found["greedy"] = {"answer": g.answer, "correct": self.greedy_right, "truncated": g.truncated}
         return found
 
@@ -117,10 +105,12 @@ class ProblemRow:
         cls, problem: Problem, greedy: Mapping[str, Answered], drawn: Mapping[str, Sequence[Answered]]
     ) -> "ProblemRow":
         """Every different writing of an answer is compared with the known one once. Cut off is wrong, and no vote."""
-        known = problem.answer or ""
-        asked = {one.answer for ones in drawn.values() for one in ones} | {one.answer for one in greedy.values()}
-        right = {text: text is not None and equal(text, known) for text in asked}
-        counts = Counter(one.answer for ones in drawn.values() for one in ones if not one.truncated)
+        known, sampled = problem.answer or "", [one for ones in drawn.values() for one in ones]
+        right = {
+            text: text is not None and equal(text, known)
+            for text in {one.answer for one in (*sampled, *greedy.values())}
+        }
+        counts = Counter(one.answer for one in sampled if not one.truncated)
         stands_for = same_answers(counts, lambda text: right[text])
         number = {text: i for i, text in enumerate(dict.fromkeys(stands_for.values()))}
         found = {}
@@ -163,7 +153,6 @@ class EvalReport:
         base, split = split_name(self.set_name)
         info, problems = SETS.get(base), [s.problem for s in self.solved]
         (clusters, what), parts = clusters_of(problems), parts_of(problems)
-        names = [c.name for c in self.contestants]
         models, paired = self._figures(range(len(problems)), clusters)
         document = {
             "set": self.set_name,
@@ -173,7 +162,7 @@ class EvalReport:
             **self.config.json(),
             "clusters": {"what": what, "n": len(set(clusters))} if clusters else None,
             **{name: getattr(self, name) for name in ("at", "of", "done", "seconds", "cached")},
-            "usd": _summed(m["usd"] for m in models),
+            "usd": None if any(m["usd"] is None for m in models) else float(sum(m["usd"] for m in models)),
             "licence": info.licence if info else None,
             "source": info.source if info else "the user's own file",
             "by_construction": self.contestants[0].model.spec == "mini",
@@ -183,7 +172,10 @@ class EvalReport:
             "models": models,
             "paired": paired,
             "verdict_rule": RULE if paired else None,
-            "crossings": self._crossings(clusters),
+            "crossings": [
+                crossing({int(k): found for k, found in p["pass@k"].items()}, (p["against"], p["name"]))
+                for p in (paired if self.config.n and self.solved else ())
+            ],
             "parts": self._parts(parts, clusters),
             "per_problem": [
                 {
@@ -199,13 +191,8 @@ class EvalReport:
         }
         if self.regraded is not None:
             document["regraded"] = self.regraded
-        first = {name: models[0][name] for name in FIGURES if name in models[0]}
-        if len(names) == 1:
-            return document | first
-        adapted = {name: models[1][name] for name in FIGURES if name in models[1]}
-        return document | {"base": first, "adapted": adapted}
-
-    # -- parts of it --------------------------------------------------------------------------------------------------
+        first, *adapted = ({name: model[name] for name in FIGURES} for model in models[:2])
+        return document | ({"base": first, "adapted": adapted[0]} if adapted else first)
 
     def _figures(
         self, places: Sequence[int], clusters: Sequence[Hashable] | None
@@ -226,18 +213,19 @@ class EvalReport:
         ]
         return models, paired
 
-    def scored(self, name: str, places: Sequence[int] | None = None) -> Scored:
-        """One model's results as arrays, (P,) and (P, n)."""
-        places = range(len(self.solved)) if places is None else places
+    def scored(self, name: str, places: Sequence[int]) -> Scored:
+        """One model's results on some problems as arrays, (P,) and (P, n)."""
         rows = [self.solved[i].by[name] for i in places]
         shape = (len(rows), self.config.n)
-        greedy = [r.greedy for r in rows if r.greedy is not None] if self.config.greedy else None
+        first = [r.greedy for r in rows if r.greedy is not None]
+        greedy = [[r.greedy_right for r in rows], [g.truncated for g in first], [g.answer is None for g in first]]
+        marks = [np.array(each, bool) if self.config.greedy else None for each in greedy]
         return Scored(
-            greedy=None if greedy is None else np.array([r.greedy_right for r in rows], bool),
+            greedy=marks[0],
             right=np.array([r.right for r in rows], bool).reshape(shape),
             votes=np.array([r.votes for r in rows], int).reshape(shape),
-            greedy_truncated=None if greedy is None else np.array([g.truncated for g in greedy], bool),
-            greedy_unparsed=None if greedy is None else np.array([g.answer is None for g in greedy], bool),
+            greedy_truncated=marks[1],
+            greedy_unparsed=marks[2],
             truncated=np.array([r.truncated for r in rows], bool).reshape(shape),
             unparsed=np.array([r.unparsed for r in rows], bool).reshape(shape),
         )
@@ -248,13 +236,6 @@ class EvalReport:
         took = {"tokens": tally.tokens, "seconds": round(tally.seconds, 2), "usd": usd}
         return took | {"seen": self.seen.get(contestant.name)}
 
-    def _crossings(self, clusters: Sequence[Hashable] | None) -> list[dict[str, Any]]:
-        if not self.config.n or not self.solved:
-            return []
-        first, *others = self.contestants
-        before = self.scored(first.name)
-        return [crossing(before, self.scored(c.name), self.config.k, clusters, (first.name, c.name)) for c in others]
-
     def _parts(self, names: Sequence[str] | None, clusters: Sequence[Hashable] | None) -> list[dict[str, Any]]:
         """The same figures for kinds of problems that should not be thrown together."""
         found = []
@@ -263,9 +244,3 @@ class EvalReport:
             models, paired = self._figures(places, clusters)
             found.append({"name": name, "problems": len(places), "models": models, "paired": paired})
         return found
-
-
-def _summed(amounts: Any) -> float | None:
-    """None where one of them is unknown."""
-    known = list(amounts)
-    return None if any(usd is None for usd in known) else float(sum(known))

@@ -7,6 +7,7 @@ An evaluation that broke off goes on with the same batches as if it had not, to 
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from rmx.compare.base_check import BaseCheck, check_loaded
@@ -48,20 +49,16 @@ WANTED = 1024  # samples of a portion, about
 LEAST, MOST = 8, 64  # problems of a portion
 SKIPPED = 1  # length of a ghost that leaves the batch at once
 
-Shelves = Sequence[Sequence[tuple[Sampling, Shelf]]]  # for each model one for greedy, one for the draws
+Shelves = Sequence[tuple[Contestant, Sampling, Shelf]]  # of each model one for greedy, one for the draws
 
 
 class Evaluation:
-    """One evaluation.
+    """One evaluation; PromptError for a problem that one of the models cannot take.
 
     Args:
         contestants: who is evaluated; the first one is what the others are compared with. All are asked the same ids.
-        problems: with known answers; those without are refused.
-        set_name: as the user named the set.
+        problems: with known answers. set_name: as the user named the set.
         store: completions that are known already, and where new ones are kept; None keeps nothing.
-
-    Raises:
-        PromptError: a problem that one of the models cannot take.
     """
 
     def __init__(
@@ -88,58 +85,72 @@ class Evaluation:
     @property
     def of(self) -> int:
         """Completions in all."""
-        return len(self.problems) * len(self.contestants) * self.config.per_problem
+        return len(self.problems) * len(self.contestants) * (self.config.n + self.config.greedy)
 
     def run(self, cancelled: Callable[[], bool] = never) -> Iterator[EvalReport]:
         """Make and grade completions; yield a report several times a second. After a cancel the last is not `done`."""
-        wanted = {hashed(prompt) for prompt in self._prompts}
         base = self.contestants[0].model
         adapters = [c.adapter for c in self.contestants if c.model is base and c.adapter]
         self._check = check_loaded(Pair(base, base, adapters[0] if adapters else None))
-        shelves: Shelves = [
-            [(s, self._store.shelf(c.key, s, c.model.style, wanted)) for s in self._settings()]
-            for c in self.contestants
-        ]
-        try:
+        with self._opened() as shelves:
             yield self._report(False)
             for start, end in portions(len(self.problems), self.config.n):
-                places = range(start, end)
-                for c, found in enumerate(shelves):
-                    for sampling, shelf in found:
-                        yield from self._portion(c, places, sampling, shelf, cancelled)
-                        if cancelled():
-                            yield self._report(False)
-                            return
-                self._solved += [self._graded(i, shelves) for i in places]
+                for contestant, sampling, shelf in shelves:
+                    yield from self._portion(contestant, self._prompts[start:end], sampling, shelf, cancelled)
+                    if cancelled():
+                        yield self._report(False)
+                        return
+                self._solved += [self._graded(i, shelves) for i in range(start, end)]
                 yield self._report(len(self._solved) == len(self.problems))
-        finally:
-            for found in shelves:
-                for _, shelf in found:
-                    shelf.close()
 
-    def _settings(self) -> list[Sampling]:
-        return [
-            s for s, wanted in ((self.config.argmax, self.config.greedy), (self.config.drawn, self.config.n)) if wanted
-        ]
+    @contextmanager
+    def _opened(self) -> Iterator[Shelves]:
+        """The shelves of all models, for the settings that are asked for."""
+        c, wanted = self.config, {hashed(prompt) for prompt in self._prompts}
+        settings = [Sampling(0.0, 1.0, 0, c.max_new_tokens)] if c.greedy else []
+        settings += [Sampling(c.temperature, c.top_p, c.seed, c.max_new_tokens)] if c.n else []
+        shelves = [(one, s, self._shelf(one, s, wanted)) for one in self.contestants for s in settings]
+        try:
+            yield shelves
+        finally:
+            for *_, shelf in shelves:
+                shelf.close()
+
+    def _shelf(self, contestant: Contestant, sampling: Sampling, wanted: set[str]) -> Shelf:
+        return self._store.shelf(contestant.key, sampling, contestant.model.style, wanted)
+
+    def _numbers(self, sampling: Sampling) -> range:
+        return range(1 if sampling.greedy else self.config.n)
 
     def _portion(
-        self, c: int, places: range, sampling: Sampling, shelf: Shelf, cancelled: Callable[[], bool]
+        self,
+        contestant: Contestant,
+        prompts: Sequence[tuple[int, ...]],
+        sampling: Sampling,
+        shelf: Shelf,
+        cancelled: Callable[[], bool],
     ) -> Iterator[EvalReport]:
         """The completions of some problems by one model with one setting."""
-        contestant, count = self.contestants[c], 1 if sampling.greedy else self.config.n
-        prompts = [self._prompts[i] for i in places]
-        plan = plan_of(prompts, count)
-        asks = [
-            SampleRequest(prompt, tuple(known(shelf, prompt, number, plan) for number in range(count)))
-            for prompt in prompts
-        ]
+        numbers = self._numbers(sampling)
+        plan = plan_of(prompts, len(numbers))
+        asks = [SampleRequest(p, tuple(known(shelf, p, number, plan) for number in numbers)) for p in prompts]
         there = sum(length is not None for ask in asks for length in ask.made)
         self._at += there
         self._cached += there
-        if there == len(asks) * count:
+        if there == len(asks) * len(numbers):
             return
-        tally, began = self._tallies[contestant.name], time.monotonic()
-        for samples in self._made(contestant, asks, sampling, cancelled):
+        tally, began, model = self._tallies[contestant.name], time.monotonic(), contestant.model
+        made = sample_continuously(
+            model.engine,
+            asks,
+            sampling,
+            stop_ids=model.stop_ids,
+            rows=fitting_rows(model.engine, max(map(len, prompts)) + sampling.max_new_tokens),
+            over=Endings(model, prompts),
+            adapter=contestant.adapter,
+            cancelled=cancelled,
+        )
+        for samples in made:
             for sample in samples:
                 one = read(contestant, prompts[sample.prompt], sample, plan)
                 shelf.add(one)
@@ -150,38 +161,20 @@ class Evaluation:
             tally.fault = shelf.fault
             yield self._report(False)
 
-    def _made(
-        self, contestant: Contestant, asks: Sequence[SampleRequest], sampling: Sampling, cancelled: Callable[[], bool]
-    ) -> Iterator[list[Sample]]:
-        model = contestant.model
-        longest = max(len(ask.prompt_ids) for ask in asks) + sampling.max_new_tokens
-        yield from sample_continuously(
-            model.engine,
-            asks,
-            sampling,
-            stop_ids=model.stop_ids,
-            rows=fitting_rows(model.engine, longest),
-            over=Endings(model, [ask.prompt_ids for ask in asks]),
-            adapter=contestant.adapter,
-            cancelled=cancelled,
-        )
-
     def _graded(self, place: int, shelves: Shelves) -> ProblemRow:
         """One problem, as all models answered it; what its answers were judged to be is kept."""
         greedy, drawn = dict[str, Answered](), dict[str, list[Answered]]()
         prompt, problem = hashed(self._prompts[place]), self.problems[place]
-        for c, contestant in enumerate(self.contestants):
-            for sampling, shelf in shelves[c]:
-                if sampling.greedy:
-                    greedy[contestant.name] = shelf.found[prompt, 0]
-                else:
-                    drawn[contestant.name] = [shelf.found[prompt, number] for number in range(self.config.n)]
+        for contestant, sampling, shelf in shelves:
+            if sampling.greedy:
+                greedy[contestant.name] = shelf.found[prompt, 0]
+            else:
+                drawn[contestant.name] = [shelf.found[prompt, number] for number in range(self.config.n)]
         solved = ProblemRow.graded(problem, greedy, drawn)
-        for c, contestant in enumerate(self.contestants):
-            for sampling, shelf in shelves[c]:
-                ones = [greedy[contestant.name]] if sampling.greedy else drawn[contestant.name]
-                answers = {one.answer for one in ones if one.answer is not None}
-                shelf.judge(prompt, problem.answer or "", {text: solved.verdicts[text] for text in answers})
+        for _, sampling, shelf in shelves:
+            answers = {shelf.found[prompt, number].answer for number in self._numbers(sampling)}
+            verdicts = {text: solved.verdicts[text] for text in answers if text is not None}
+            shelf.judge(prompt, problem.answer or "", verdicts)
         return solved
 
     def _report(self, done: bool) -> EvalReport:

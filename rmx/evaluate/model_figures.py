@@ -1,7 +1,7 @@
 """From marks to figures: the parts "models", "paired" and "crossings" of an evaluation's JSON."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,29 +25,10 @@ class Scored:
     truncated: np.ndarray  # (P, n) bool
     unparsed: np.ndarray  # (P, n) bool
 
-    def __post_init__(self) -> None:
-        shape = np.shape(self.right)
-        if len(shape) != 2 or any(np.shape(x) != shape for x in (self.votes, self.truncated, self.unparsed)):
-            raise ValueError("right, votes, truncated and unparsed must all be (problems, samples)")
-        for marks in (self.greedy, self.greedy_truncated, self.greedy_unparsed):
-            if marks is not None and np.shape(marks) != shape[:1]:
-                raise ValueError(f"greedy marks must be ({shape[0]},), one per problem")
-
-    @property
-    def problems(self) -> int:
-        """Number of problems."""
-        return len(self.right)
-
     @property
     def samples(self) -> int:
         """Samples of each problem."""
         return int(self.right.shape[1])
-
-    def part(self, chosen: np.ndarray) -> "Scored":
-        """The same marks on some of the problems, given by a (P,) mask or by indices."""
-        marks: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        picked: dict[str, Any] = {name: None if x is None else x[chosen] for name, x in marks.items()}
-        return Scored(**picked)
 
 
 def model_figures(s: Scored, ks: Sequence[int], clusters: Clusters = None) -> dict[str, Any]:
@@ -56,9 +37,6 @@ def model_figures(s: Scored, ks: Sequence[int], clusters: Clusters = None) -> di
     Args:
         ks: grid of k, each from 1 to the number of samples.
         clusters: one label per problem where problems depend on each other; see `rmx.evaluate.eval_report`.
-
-    Raises:
-        ValueError: a k is out of range, or labels and problems differ in number.
     """
     estimates = mean_estimates(np.concatenate(per_problem(s, ks), axis=1), clusters)
     figures = dict(zip(_columns(s, ks), estimates, strict=True))
@@ -73,12 +51,7 @@ def model_figures(s: Scored, ks: Sequence[int], clusters: Clusters = None) -> di
 
 
 def paired_figures(before: Scored, after: Scored, ks: Sequence[int], clusters: Clusters = None) -> dict[str, Any]:
-    """What changed from one model to another on the same problems; each difference has `needed`, `verdict` and `rule`.
-
-    Raises:
-        ValueError: as `model_figures`, or the two were not asked the same number of problems and samples.
-    """
-    _check_same(before, after)
+    """What changed from one model to another on the same problems; each has `needed`, `verdict` and `rule`."""
     old, new = (np.concatenate(per_problem(s, ks), axis=1) for s in (before, after))
     figures = dict(zip(_columns(before, ks), sampled_differences(old, new, clusters), strict=True))
     both_greedy = before.greedy is not None and after.greedy is not None
@@ -97,8 +70,8 @@ def per_problem(s: Scored, ks: Sequence[int]) -> tuple[np.ndarray, np.ndarray, n
     counts = s.right.sum(axis=1)
     passes = [pass_at_k(s.samples, counts, k) for k in ks]
     majorities = [majority_profile(v, r, ks) for v, r in zip(s.votes, s.right, strict=True)]
-    shape = (s.problems, len(ks))
-    average = counts[:, None] / s.samples if s.samples else np.zeros((s.problems, 0))
+    shape = (len(s.right), len(ks))
+    average = counts[:, None] / s.samples if s.samples else np.zeros((len(s.right), 0))
     return np.array(passes).T.reshape(shape), np.array(majorities).reshape(shape), average
 
 
@@ -111,36 +84,19 @@ def _count(marks: np.ndarray | None) -> int:
     return 0 if marks is None else int(marks.sum())
 
 
-def _check_same(before: Scored, after: Scored) -> None:
-    if before.right.shape != after.right.shape:
-        raise ValueError(f"(problems, samples) differ: {before.right.shape} and {after.right.shape}")
-
-
-# ---------------------------------------------------------------- crossings
-
-
-def crossing(
-    before: Scored, after: Scored, ks: Sequence[int], clusters: Clusters = None, names: tuple[str, str] = ("base", "rl")
-) -> dict[str, Any]:
-    """Where the pass@k of `after` falls below that of `before`, having been above it at a smaller k.
+def crossing(differences: Mapping[int, Estimate], names: tuple[str, str] = ("base", "rl")) -> dict[str, Any]:
+    """Where the pass@k of the second model falls below that of the first, having been above it at a smaller k.
 
     Args:
-        names: of `before` and of `after`, for the sentence.
+        differences: of pass@k, second less first, paired; by k.
+        names: of the first and of the second, for the sentence.
 
     Returns:
-        `k`: the smallest such k of the grid, or None. `sure`: the 95 % interval of the difference excludes 0 on both
-        sides, above it at some smaller k and below it at this or a larger one. `from` and `to`: these two k, the ones
-        closest to the crossing, or None. `sentence`: the same in words. Looking at a whole grid of k gives chance more
-        than one go, which the intervals do not allow for.
+        `k`: the smallest such k, or None. `sure`: the 95 % interval of the difference excludes 0 on both sides, above
+        it at some smaller k and below it at this or a larger one. `from` and `to`: these two k, the ones closest to the
+        crossing, or None. `sentence`: the same in words. Looking at a whole grid of k gives chance more than one go,
+        which the intervals do not allow for.
     """
-    _check_same(before, after)
-    grid = sorted(set(ks))
-    old, new = (per_problem(s, grid)[0] for s in (before, after))
-    return crossing_of(dict(zip(grid, sampled_differences(old, new, clusters), strict=True)), names)
-
-
-def crossing_of(differences: dict[int, Estimate], names: tuple[str, str] = ("base", "rl")) -> dict[str, Any]:
-    """`crossing` from the paired differences of pass@k, by k."""
     found = {k: e for k, e in sorted(differences.items()) if e["value"] is not None}
     signs = {k: 0 if abs(e["value"]) < 1e-9 else (1 if e["value"] > 0 else -1) for k, e in found.items()}
     first_above = next((k for k in found if signs[k] > 0), None)
@@ -180,8 +136,9 @@ def _sentence(
         return _crossing_sentence(found, at, start, end, names) + again
     if max(signs.values()) <= 0:
         return f"Nothing crosses: {name} is not ahead at any k; at k = {last} it is {_gap(found[last], base)}."
+    doubt = "" if excludes_zero(found[last]) else ", which may be chance: the interval includes zero"
     how = "starts behind and is" if min(signs.values()) < 0 else "stays" if signs[last] > 0 else "starts ahead and is"
-    return f"pass@k does not cross up to k = {last}: {name} {how} {_gap(found[last], base)}{_doubt(found[last])}."
+    return f"pass@k does not cross up to k = {last}: {name} {how} {_gap(found[last], base)}{doubt}."
 
 
 def _crossing_sentence(
@@ -209,7 +166,3 @@ def _gap(found: Estimate, base: str) -> str:
     if abs(value) < 1e-7:
         return f"level with {base}{points(found, '')}"
     return f"{points(found)} {'ahead of' if value > 0 else 'behind'} {base}"
-
-
-def _doubt(found: Estimate) -> str:
-    return "" if excludes_zero(found) else ", which may be chance: the interval includes zero"

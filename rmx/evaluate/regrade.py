@@ -6,6 +6,7 @@ from typing import Any
 
 from rmx.config import Sampling
 from rmx.errors import RmxError
+from rmx.evaluate.contestants import Contestant
 from rmx.evaluate.eval_report import EvalReport
 from rmx.evaluate.evaluation import Evaluation, Shelves, hashed
 from rmx.evaluate.sample_store import Answered, Shelf
@@ -22,18 +23,12 @@ class Regrading(Evaluation):
     """
 
     def run(self, cancelled: Callable[[], bool] = never) -> Iterator[EvalReport]:
-        """Read and judge; the last report holds in `regraded` what has changed.
-
-        Raises:
-            RmxError: of no problem all completions are kept.
-        """
-        wanted = {hashed(prompt) for prompt in self._prompts}
-        shelves: Shelves = [[(s, self._shelf(c, s, wanted)) for s in self._settings()] for c in self.contestants]
-        counts = {"completions": 0, "changed": 0, "answers_changed": 0, "without_ids": 0, "not_judged_before": 0}
+        """Read and judge; the last report holds in `regraded` what has changed. RmxError where none is kept whole."""
+        counts = ("completions", "changed", "answers_changed", "without_ids", "not_judged_before")
         changes = list[dict[str, Any]]()
-        try:
+        with self._opened() as shelves:
             left_out = self._leave_out(shelves)
-            counted: dict[str, Any] = {**counts, "left_out": left_out, "changes": changes}
+            counted: dict[str, Any] = {**dict.fromkeys(counts, 0), "left_out": left_out, "changes": changes}
             for place in range(len(self.problems)):
                 if cancelled():
                     break
@@ -46,12 +41,8 @@ class Regrading(Evaluation):
                         changes.append(change)
                 counted["changed"] = len(changes)
                 yield replace(self._report(len(self._solved) == len(self.problems)), regraded=counted)
-        finally:
-            for found in shelves:
-                for _, shelf in found:
-                    shelf.close()
 
-    def _shelf(self, contestant: Any, sampling: Sampling, wanted: set[str]) -> Shelf:
+    def _shelf(self, contestant: Contestant, sampling: Sampling, wanted: set[str]) -> Shelf:
         """The kept completions by the present rule, and those by the others which that one lacks."""
         style, key = contestant.model.style, contestant.key
         shelf = self._store.shelf(key, sampling, style, wanted, with_ids=True)
@@ -61,20 +52,10 @@ class Regrading(Evaluation):
                 shelf.borrow(other)
         return shelf
 
-    def _numbers(self, sampling: Sampling) -> range:
-        return range(1 if sampling.greedy else self.config.n)
-
     def _leave_out(self, shelves: Shelves) -> int:
         """Keep the problems alone of which everything is there; returns how many were left out."""
-        there = [
-            all(
-                (hashed(prompt), number) in shelf.found
-                for found in shelves
-                for sampling, shelf in found
-                for number in self._numbers(sampling)
-            )
-            for prompt in self._prompts
-        ]
+        places = [(shelf.found, number) for _, sampling, shelf in shelves for number in self._numbers(sampling)]
+        there = [all((hashed(prompt), number) in found for found, number in places) for prompt in self._prompts]
         if not any(there):
             raise RmxError(
                 "Of none of these problems all completions are kept. Evaluate once without --regrade, with the same "
@@ -89,19 +70,16 @@ class Regrading(Evaluation):
     ) -> list[tuple[str, int | None, Answered, Answered, bool | None]]:
         """Read the answers of one problem; returns each as it was, as it is, and what it was judged to be."""
         found, prompt, known = [], self._prompts[place], self.problems[place].answer or ""
-        for contestant, theirs in zip(self.contestants, shelves, strict=True):
-            for sampling, shelf in theirs:
-                for number in self._numbers(sampling):
-                    was = shelf.found[hashed(prompt), number]
-                    right = False if was.truncated else shelf.judged(was.prompt, known, was.answer)
-                    now = was
-                    if was.ids:
-                        now = replace(was, answer=contestant.model.find_answer(prompt, was.ids))
-                    shelf.read_again(now)
-                    counted["completions"] += 1
-                    counted["without_ids"] += not was.ids
-                    counted["answers_changed"] += now != was
-                    found.append((contestant.name, None if sampling.greedy else number, was, now, right))
+        for contestant, sampling, shelf in shelves:
+            for number in self._numbers(sampling):
+                was = shelf.found[hashed(prompt), number]
+                right = False if was.truncated else shelf.judged(was.prompt, known, was.answer)
+                now = replace(was, answer=contestant.model.find_answer(prompt, was.ids)) if was.ids else was
+                shelf.read_again(now)
+                counted["completions"] += 1
+                counted["without_ids"] += not was.ids
+                counted["answers_changed"] += now != was
+                found.append((contestant.name, None if sampling.greedy else number, was, now, right))
         self._at += len(found)
         self._cached += len(found)
         return found

@@ -42,15 +42,8 @@ class Answered:
 
     def json(self) -> dict[str, Any]:
         """Return the completion as a line of the store."""
-        row: dict[str, Any] = {
-            "p": self.prompt,
-            "i": self.number,
-            "plan": self.plan,
-            "len": self.length,
-            "answer": self.answer,
-            "stop": self.stop,
-        }
-        return row | ({"ids": list(self.ids)} if self.ids else {})
+        row: dict[str, Any] = {"p": self.prompt, "i": self.number, "plan": self.plan, "len": self.length}
+        return row | {"answer": self.answer, "stop": self.stop} | ({"ids": list(self.ids)} if self.ids else {})
 
     @classmethod
     def from_json(cls, row: Any, with_ids: bool = False) -> "Answered | None":
@@ -86,12 +79,7 @@ class SampleStore(LineStore):
         *,
         with_ids: bool = False,
     ) -> "Shelf":
-        """What one model made with these settings, with answers by the rule of this prompt style.
-
-        Args:
-            prompts: hashes of the prompts that are wanted; None: all.
-            with_ids: whether the token ids are read as well.
-        """
+        """What one model made with these settings, with answers by the rule of this prompt style; see `Shelf`."""
         parts = {"format": FORMAT, "key": key, "limit": sampling.max_new_tokens, "temperature": sampling.temperature}
         parts |= {"answers": style.answers, "stop": list(style.stops)}
         if not sampling.greedy:
@@ -103,17 +91,14 @@ class Shelf:
     """The completions of one model with one setting.
 
     Args:
-        prompts: hashes of those that are wanted: the files of a busy site hold far more than one evaluation needs.
+        prompts: hashes of those that are wanted, None for all: the files of a busy site hold far more than one
+            evaluation needs.
         with_ids: whether `found` holds token ids; an evaluation does not need them in memory.
         readable: as for `SampleStore`.
     """
 
     def __init__(
-        self,
-        lines: KeptLines,
-        prompts: Collection[str] | None = None,
-        with_ids: bool = False,
-        readable: bool = True,
+        self, lines: KeptLines, prompts: Collection[str] | None = None, with_ids: bool = False, readable: bool = True
     ) -> None:
         self._lines, self._with_ids, self._readable = lines, with_ids, readable
         self.found: dict[Place, Answered] = {}
@@ -145,10 +130,7 @@ class Shelf:
         self._lines.append((one if self._readable else bare).json())
 
     def borrow(self, other: "Shelf") -> None:
-        """Take completions that this shelf lacks from a shelf with another rule for answers.
-
-        They are kept here once their answers are read by the rule of this one, see `read_again`.
-        """
+        """Take completions that this shelf lacks from one with another rule for answers; `read_again` keeps them."""
         self._others.append(other)
         for place in other.found.keys() - self.found.keys():
             if other.found[place].ids:

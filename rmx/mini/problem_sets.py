@@ -3,7 +3,7 @@
 import argparse
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rmx.mini.task import MiniProblem, make_set
@@ -34,28 +34,16 @@ def _arith_split(op: str, x: int, y: int) -> Split:
     return ARITH_BUCKETS[zlib.crc32(f"{op}{pair}".encode()) % len(ARITH_BUCKETS)]
 
 
-def _arith_all() -> Iterator[tuple[str, int, int, int]]:
-    """List (op, x, y, value) for digits 0 to 9 and values from 0 up."""
-    for x in range(10):
-        for y in range(10):
-            yield "+", x, y, x + y
-            if x >= y:
-                yield "-", x, y, x - y
-            yield "*", x, y, x * y
-
-
 def arith_set(split: Split) -> list[Line]:
-    """Make one-digit sums, differences and products as short questions, in mixed order."""
-    chosen = [fact for fact in _arith_all() if _arith_split(*fact[:3]) == split]
+    """Make one-digit sums, differences from 0 up and products as short questions, in mixed order."""
+    digits = [(x, y) for x in range(10) for y in range(10)]
+    facts = [(op, x, y, {"+": x + y, "-": x - y, "*": x * y}[op]) for x, y in digits for op in "+-*"]
+    chosen = [fact for fact in facts if fact[3] >= 0 and _arith_split(*fact[:3]) == split]
     chosen.sort(key=lambda fact: zlib.crc32(f"order {fact}".encode()))
     return [
         {"id": f"arith-{split}-{i:03d}", "problem": f"What is {x} {op} {y}?", "answer": str(value)}
         for i, (op, x, y, value) in enumerate(chosen)
     ]
-
-
-def _write_lines(path: Path, lines: Sequence[Line]) -> None:
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
 
 def write_sets(folder: Path) -> list[Path]:
@@ -65,8 +53,9 @@ def write_sets(folder: Path) -> list[Path]:
     for split in SPLITS:
         lines: dict[str, Sequence[Line]] = {"mini": [p.json() for p in mini_set(split)], "arith": arith_set(split)}
         for name, content in lines.items():
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in content)
             written.append(folder / f"{name}.{split}.jsonl")
-            _write_lines(written[-1], content)
+            written[-1].write_text(text, encoding="utf-8")
     return written
 
 

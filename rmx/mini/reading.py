@@ -31,8 +31,7 @@ def _read(template: Template, pattern: re.Pattern[str], text: str) -> str | None
         return None
     said = match.groupdict()
     numbers = {name: int(said[name]) for name in template.slots}
-    names = [said[slot] for slot in ("A", "B") if slot in said]
-    if len(set(names)) < len(names) or not all(1 <= n <= MAX_VALUE for n in numbers.values()):
+    if said.get("A") == said.get("B", "") or not all(1 <= n <= MAX_VALUE for n in numbers.values()):
         return None
     try:
         return str(right_answer(template, numbers))

@@ -7,7 +7,7 @@ words are the harmless ones. Careful writers err less and hasty ones more; some 
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rmx.mini.task import Equation, MiniProblem, right_plans, worked_plans
 from rmx.mini.wordings import (
@@ -19,7 +19,6 @@ from rmx.mini.wordings import (
     TEMPLATES,
     VERBS,
     WRITERS,
-    Template,
     Writer,
 )
 
@@ -28,20 +27,15 @@ _BOXED = re.compile(r"\\boxed\{(\d+)\}")
 
 
 def plan_weights(problem: MiniProblem, writer: Writer) -> dict[str, float]:
-    """Work out the share of each plan among the solutions that this writer gives to this problem.
-
-    Raises:
-        ValueError: the wording is held out, so no writer has ever seen it.
-    """
+    """Work out the share of each plan among the solutions that this writer gives to a problem of a trained wording."""
     template = TEMPLATES[problem.template]
     weights = template.wordings[problem.wording].weights
-    if not weights:
-        raise ValueError(f"Wording {problem.wording} of {problem.template} is held out: it has no solutions.")
     doable = worked_plans(template, dict(problem.numbers))
     plain = {name: weight for name, weight in weights.items() if name in doable}
     right = sum(weight for name, weight in plain.items() if template.plans[name].right)
     flawed = sum(plain.values()) - right
-    success = writer.success(right / (right + flawed)) if flawed else 1.0
+    plain_success = right / (right + flawed)  # of a writer who is neither careful nor hasty
+    success = writer.success_factor * (1 - writer.error_factor * (1 - plain_success)) if flawed else 1.0
     return {
         name: weight / right * success if template.plans[name].right else weight / flawed * (1 - success)
         for name, weight in plain.items()
@@ -59,23 +53,19 @@ def write_solution(rng: random.Random, problem: MiniProblem) -> str:
 def write_plan(rng: random.Random, problem: MiniProblem, writer: Writer, plan: str) -> str:
     """Write the paragraph of one writer who follows one plan, or turns back after a wrong first step."""
     template = TEMPLATES[problem.template]
-    worked = worked_plans(template, dict(problem.numbers))
+    worked, right = worked_plans(template, dict(problem.numbers)), right_plans(template)
     steps = worked[plan]
     said = [_say(rng, steps[0], first=True)]
-    if _first_step_wrong(template, worked, plan) and rng.random() < NOTICE_SHARE:
-        steps = worked[right_plans(template)[0].name]
+    # The first step is wrong where no right plan begins like this one.
+    is_wrong = steps[0] not in [worked[p.name][0] for p in right if p.name in worked]
+    if right[0].name in worked and is_wrong and rng.random() < NOTICE_SHARE:
+        steps = worked[right[0].name]
         said += [NOTICE_TEXT, _say(rng, steps[0], first=True)]
     said += [_say(rng, step, first=False) for step in steps[1:]]
     facts = ", ".join(re.findall(r"\d+", problem.problem))
     opening = f"{writer.opener} the facts are {facts}."
     ending = f"{_synonym(rng, FINAL_WORDS)} the answer is \\boxed{{{steps[-1].value}}}."
     return " " + " ".join([opening, *said, ending])
-
-
-def _first_step_wrong(template: Template, worked: Mapping[str, list[Equation]], plan: str) -> bool:
-    """Say whether no right plan begins like this one, and the main right plan can be done."""
-    right = [worked[p.name][0] for p in right_plans(template) if p.name in worked]
-    return right_plans(template)[0].name in worked and worked[plan][0] not in right
 
 
 def _synonym(rng: random.Random, words: Sequence[str]) -> str:
@@ -96,10 +86,9 @@ def final_answer(text: str) -> str | None:
 
 def equations(text: str) -> list[tuple[Equation, bool]]:
     """Find the equations of a solution, each with whether it is right."""
-    found = [Equation(int(x), op, int(y), int(value)) for x, op, y, value in _EQUATION.findall(text)]
-    return [(equation, _holds(equation)) for equation in found]
-
-
-def _holds(equation: Equation) -> bool:
-    x, y, value = equation.x, equation.y, equation.value
-    return {"+": x + y == value, "-": x - y == value, "*": x * y == value, "/": y * value == x}[equation.op]
+    found = []
+    for left, op, right, result in _EQUATION.findall(text):
+        x, y, value = int(left), int(right), int(result)
+        holds = {"+": x + y == value, "-": x - y == value, "*": x * y == value, "/": y * value == x}[op]
+        found.append((Equation(x, op, y, value), holds))
+    return found

@@ -13,25 +13,7 @@ from difflib import SequenceMatcher
 from functools import cache
 from typing import Literal
 
-from rmx.mini.wordings import NAMES, TEMPLATES, THINGS, Plan, Split, Template, TemplateStep, Wording
-
-__all__ = [
-    "MAX_VALUE",
-    "NAMES",
-    "PROMPT",
-    "TEMPLATES",
-    "THINGS",
-    "Coverage",
-    "Equation",
-    "MiniProblem",
-    "compose",
-    "coverage",
-    "make_problem",
-    "make_set",
-    "right_answer",
-    "split_of",
-    "with_made_up_words",
-]
+from rmx.mini.wordings import NAMES, TEMPLATES, THINGS, Plan, Split, Template, TemplateStep
 
 HeldOut = Literal["none", "numbers", "wording"]
 
@@ -86,19 +68,11 @@ class Coverage:
     """Whether a text lies inside what the miniature was trained on, and why not."""
 
     inside: bool
-    unknown_words: tuple[str, ...]
     reason: str  # one sentence; empty where inside
 
 
-# ---------------------------------------------------------------- numbers and plans
-
-
 def calculate(x: int, op: str, y: int) -> int:
-    """Work out `x op y`.
-
-    Raises:
-        ValueError: a division that is not exact, or a value outside 1 .. 99; the message says which.
-    """
+    """Work out `x op y`; ValueError for a division that is not exact, or a value outside 1 .. 99."""
     if op == "/":
         if y == 0 or x % y:
             raise ValueError(f"{x} cannot be divided by {y} without a rest.")
@@ -141,123 +115,72 @@ def split_of(template: str, numbers: Mapping[str, int]) -> Split:
     return "test" if bucket < 2 else "validation" if bucket < 4 else "train"
 
 
-def _tell_plans_apart(template: Template, numbers: Mapping[str, int]) -> bool:
-    """Say whether every plan can be done and exactly the right ones reach the right answer."""
-    worked = worked_plans(template, numbers)
-    if len(worked) < len(template.plans):
-        return False
-    results = {name: equations[-1].value for name, equations in worked.items()}
-    right = {results[plan.name] for plan in right_plans(template)}
-    flawed = {results[plan.name] for plan in template.plans.values() if not plan.right}
-    return len(right) == 1 and not right & flawed
-
-
 def draw_numbers(rng: random.Random, template: Template, split: Split) -> dict[str, int]:
     """Draw distinct numbers of this split on which no flawed plan is right by luck."""
     while True:
         numbers = {name: rng.randint(low, high) for name, (low, high) in template.slots.items()}
         if len(set(numbers.values())) < len(numbers) or split_of(template.name, numbers) != split:
             continue
-        if _tell_plans_apart(template, numbers):
+        results = {name: equations[-1].value for name, equations in worked_plans(template, numbers).items()}
+        right = {results.get(plan.name) for plan in right_plans(template)}
+        flawed = {results.get(plan.name) for plan in template.plans.values() if not plan.right}
+        if len(results) == len(template.plans) and len(right) == 1 and not right & flawed:
             return numbers
-
-
-# ---------------------------------------------------------------- problems
-
-
-def _numbers_by_slot(template: Template, numbers: Mapping[str, int] | Sequence[int]) -> dict[str, int]:
-    """Check the count and the ranges of a visitor's numbers."""
-    if not isinstance(numbers, Mapping):
-        if len(numbers) != len(template.slots):
-            raise ValueError(f"This template takes {len(template.slots)} numbers, not {len(numbers)}.")
-        numbers = dict(zip(template.slots, numbers, strict=True))
-    if set(numbers) != set(template.slots):
-        raise ValueError(f"This template takes the numbers {', '.join(template.slots)}.")
-    for name, (low, high) in template.slots.items():
-        if not low <= numbers[name] <= high:
-            raise ValueError(f"The number {name} must lie between {low} and {high}, but it is {numbers[name]}.")
-    return {name: int(numbers[name]) for name in template.slots}
 
 
 def right_answer(template: Template, numbers: Mapping[str, int]) -> int:
     """Work out the answer by the first right plan that can be done; raises the main plan's ValueError if none can."""
-    complaint: ValueError | None = None
-    for plan in right_plans(template):
-        try:
-            return work_out(plan.steps, numbers)[-1].value
-        except ValueError as error:
-            complaint = complaint or error
-    raise complaint or ValueError(f"The template {template.name} has no right plan.")
+    worked, right = worked_plans(template, numbers), right_plans(template)
+    done = next((worked[plan.name] for plan in right if plan.name in worked), None)
+    return (done or work_out(right[0].steps, numbers))[-1].value
 
 
-def _fill(text: str, names: tuple[str, str], thing: str, numbers: Mapping[str, int]) -> str:
-    return text.format(A=names[0], B=names[1], o=thing, **numbers)
-
-
-def _held_out(wording: Wording, split: Split) -> HeldOut:
-    if wording.split != "train":
-        return "wording"
-    return "none" if split == "train" else "numbers"
-
-
-def _checked_wording(template: Template, index: int) -> Wording:
-    if not 0 <= index < len(template.wordings):
-        raise ValueError(f"{template.name} has the wordings 0 to {len(template.wordings) - 1}, not {index}.")
-    return template.wordings[index]
-
-
-def compose(
-    template: str, wording: int, names: Sequence[str], thing: str, numbers: Mapping[str, int] | Sequence[int]
-) -> MiniProblem:
-    """Put a problem together and work out its right answer.
+def compose(template: str, wording: int, names: Sequence[str], thing: str, numbers: Sequence[int]) -> MiniProblem:
+    """Put a problem together and work out its right answer; a ValueError says in a sentence why it cannot be.
 
     Args:
         template: a key of `TEMPLATES`.
         wording: index into that template's wordings; the first of every choice of words is taken.
-        names: two different names, see `NAMES`.
-        thing: a plural from `THINGS`.
-        numbers: value by slot name, or the values in the order of the slots.
-
-    Raises:
-        ValueError: the names, the thing or the numbers do not work; the message is a sentence for the visitor.
+        names: two different ones. thing: a lower-case plural. numbers: in the order of the slots.
     """
     if template not in TEMPLATES:
         raise ValueError(f"There is no template {template!r}.")
     chosen = TEMPLATES[template]
-    text = _checked_wording(chosen, wording).plain()
-    return compose_text(chosen, wording, text, names, thing, _numbers_by_slot(chosen, numbers))
-
-
-def compose_text(
-    template: Template, wording: int, text: str, names: Sequence[str], thing: str, numbers: Mapping[str, int]
-) -> MiniProblem:
-    """`compose` with a given variant of the wording's text; the numbers must be by slot."""
-    first, second = _checked_names(names)
-    if not re.fullmatch(r"[a-z]+", thing):
-        raise ValueError(f"The thing must be one lower-case word in the plural, not {thing!r}.")
-    answer = right_answer(template, numbers)
-    # A held-out wording belongs to its own split, whatever the numbers.
-    own = template.wordings[wording].split
-    split = own if own != "train" else split_of(template.name, numbers)
-    return MiniProblem(
-        id="-".join(["mini", template.name, str(wording), *map(str, numbers.values())]),
-        problem=_fill(text, (first, second), thing, numbers),
-        answer=str(answer),
-        template=template.name,
-        wording=wording,
-        split=split,
-        held_out=_held_out(template.wordings[wording], split),
-        numbers=tuple(numbers.items()),
-    )
-
-
-def _checked_names(names: Sequence[str]) -> tuple[str, str]:
+    if not 0 <= wording < len(chosen.wordings):
+        raise ValueError(f"{template} has the wordings 0 to {len(chosen.wordings) - 1}, not {wording}.")
+    if len(numbers) != len(chosen.slots):
+        raise ValueError(f"This template takes {len(chosen.slots)} numbers, not {len(numbers)}.")
+    for (name, (low, high)), number in zip(chosen.slots.items(), numbers, strict=True):
+        if not low <= number <= high:
+            raise ValueError(f"The number {name} must lie between {low} and {high}, but it is {number}.")
     if len(names) != 2 or names[0] == names[1]:
         raise ValueError("A problem takes two different names.")
     for name in names:
         if not re.fullmatch(r"[A-Z][a-z]+", name):
             raise ValueError(f"A name must be one capitalised word, not {name!r}.")
-    return names[0], names[1]
+    if not re.fullmatch(r"[a-z]+", thing):
+        raise ValueError(f"The thing must be one lower-case word in the plural, not {thing!r}.")
+    text = chosen.wordings[wording].plain()
+    return _fill_in(chosen, wording, text, names, thing, dict(zip(chosen.slots, numbers, strict=True)))
+
+
+def _fill_in(
+    template: Template, wording: int, text: str, names: Sequence[str], thing: str, numbers: Mapping[str, int]
+) -> MiniProblem:
+    """`compose` with a given variant of the wording's text; the numbers by slot."""
+    # A held-out wording belongs to its own split, whatever the numbers.
+    own = template.wordings[wording].split
+    split = own if own != "train" else split_of(template.name, numbers)
+    return MiniProblem(
+        id="-".join(["mini", template.name, str(wording), *map(str, numbers.values())]),
+        problem=text.format(A=names[0], B=names[1], o=thing, **numbers),
+        answer=str(right_answer(template, numbers)),
+        template=template.name,
+        wording=wording,
+        split=split,
+        held_out="wording" if own != "train" else "none" if split == "train" else "numbers",
+        numbers=tuple(numbers.items()),
+    )
 
 
 def make_problem(
@@ -272,33 +195,18 @@ def make_problem(
 
     Args:
         rng: draws template, wording and numbers.
-        split: the split of the numbers, and of the wording where `held_out_wording`.
+        split: the split of the numbers, and of the wording where `held_out_wording`, which it then may not be train.
         template, wording: fix the choice; by default any of `TEMPLATES`, any fitting wording.
-        held_out_wording: take a wording that was never trained on; `split` must not be train.
         text_rng: draws names, thing and variant of the text, so that these leave the numbers alone; default `rng`.
-
-    Raises:
-        ValueError: no wording fits.
     """
     words = text_rng or rng
     wanted: Split = split if held_out_wording else "train"
-    if held_out_wording and split == "train":
-        raise ValueError("The train split has no held-out wordings.")
-    name = template or rng.choice([t.name for t in TEMPLATES.values() if t.wordings_of(wanted)])
-    chosen = TEMPLATES[name]
+    chosen = TEMPLATES[template or rng.choice([t.name for t in TEMPLATES.values() if t.wordings_of(wanted)])]
     if wording is None:
-        if not chosen.wordings_of(wanted):
-            raise ValueError(f"The template {name} has no held-out wording for {split}.")
         wording = rng.choice(chosen.wordings_of(wanted))
     numbers = draw_numbers(rng, chosen, split)
-    text = words.choice(list(_checked_wording(chosen, wording).variants()))
-    return compose_text(chosen, wording, text, words.sample(NAMES, 2), words.choice(THINGS), numbers)
-
-
-def cells(split: Split, held_out_wording: bool = False) -> list[tuple[str, int]]:
-    """List (template, wording) pairs: the trained ones, or those held out for `split`."""
-    wanted: Split = split if held_out_wording else "train"
-    return [(t.name, i) for t in TEMPLATES.values() for i in t.wordings_of(wanted)]
+    text = words.choice(list(chosen.wordings[wording].variants()))
+    return _fill_in(chosen, wording, text, words.sample(NAMES, 2), words.choice(THINGS), numbers)
 
 
 def make_set(
@@ -313,7 +221,9 @@ def make_set(
     made: list[MiniProblem] = []
     seen: set[str] = set()
     for count, unseen in ((n - held_out_wordings, False), (held_out_wordings, True)):
-        order = rng.sample(cells(split, unseen), len(cells(split, unseen))) if count else []
+        wanted: Split = split if unseen else "train"
+        order = [(t.name, i) for t in TEMPLATES.values() for i in t.wordings_of(wanted)]
+        order = rng.sample(order, len(order)) if count else []
         for i in range(count):
             problem = make_problem(rng, split, *order[i % len(order)], unseen, text_rng)
             while problem.id in seen:
@@ -325,24 +235,16 @@ def make_set(
     return [replace(problem, id=f"{label}-{i:04d}") for i, problem in enumerate(made)]
 
 
-def _made_up(rng: random.Random) -> str:
-    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 7)))
-
-
 def with_made_up_words(rng: random.Random, text: str) -> str:
     """Put made-up words for all known names and things, as a visitor may; the answer stays the same."""
-    known = set(NAMES) | set(THINGS)
-    invented: dict[str, str] = {}
-    words = text.split(" ")
+    known, invented, words = {*NAMES, *THINGS}, dict[str, str](), text.split(" ")
     for i, word in enumerate(words):
         stem = word.rstrip(".,?")
         if stem in known:
-            new = invented.setdefault(stem, _made_up(rng).title() if stem[0].isupper() else _made_up(rng) + "s")
-            words[i] = new + word[len(stem) :]
+            made = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 7)))
+            words[i] = invented.setdefault(stem, made.title() if stem[0].isupper() else made + "s") + word[len(stem) :]
     return " ".join(words)
 
-
-# ---------------------------------------------------------------- coverage
 
 LIKENESS = 0.66  # share of words in common, in order, that makes a text resemble a wording
 
@@ -399,13 +301,13 @@ def coverage(text: str) -> Coverage:
     Inside means: only known words (any of `NAMES` and `THINGS` will do), numbers from 1 to 99 as digits, and words
     that mostly follow a training wording with as many numbers.
     """
-    words = re.findall(r"[^\W\d_]+", text)
-    unknown = tuple(dict.fromkeys(word for word in words if word.lower() not in _known_words()))
-    reason = _why_outside(text, unknown, [int(n) for n in re.findall(r"\d+", text)])
-    return Coverage(not reason, unknown, reason)
+    reason = _why_outside(text)
+    return Coverage(not reason, reason)
 
 
-def _why_outside(text: str, unknown: tuple[str, ...], numbers: list[int]) -> str:
+def _why_outside(text: str) -> str:
+    words, numbers = re.findall(r"[^\W\d_]+", text), [int(n) for n in re.findall(r"\d+", text)]
+    unknown = list(dict.fromkeys(word for word in words if word.lower() not in _known_words()))
     if not text.strip():
         return "There is no text."
     if unknown:

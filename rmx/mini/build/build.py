@@ -14,21 +14,21 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
 import transformers
-from transformers import LlamaForCausalLM
 
 from rmx.mini.build import reasonmaxxer
 from rmx.mini.build.cards import base_card, reasonmaxxer_card, rl_card
-from rmx.mini.build.mini_figures import greedy, measure, measure_pair, pair_summary, summary
+from rmx.mini.build.mini_figures import greedy, measure, measure_pair, summary
 from rmx.mini.build.miniature import Mini, load, write_json
-from rmx.mini.build.pretrain import PretrainConfig, PretrainStep, pretrain
-from rmx.mini.build.rl import RLConfig, RLStep, RLTrainer
-from rmx.mini.build.swap_examples import write_examples
+from rmx.mini.build.pretrain import PretrainConfig, Pretrainer
+from rmx.mini.build.rl import RLConfig, RLTrainer
+from rmx.mini.build.swap_examples import find_examples
 from rmx.mini.build.tokenizer import build_tokenizer, save_tokenizer
 from rmx.mini.problem_sets import mini_set
 from rmx.paths import ASSETS, runs_dir
@@ -39,125 +39,109 @@ RL_CHECKPOINT = "rl.checkpoint"
 VALIDATE_EVERY = 10  # iterations of RL
 
 Json = dict[str, Any]
+Tell = Callable[[str], None]
 
 
-class Log:
-    """Lines that go to the screen and to `build.log`."""
+def log_to(folder: Path) -> Tell:
+    """A function that writes a line to the screen and to `build.log` in the folder."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __call__(self, line: str) -> None:
+    def tell(line: str) -> None:
         print(line, flush=True)
-        with self.path.open("a", encoding="utf-8") as file:
+        with (folder / "build.log").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
+    return tell
 
-class StepLog:
-    """Running means of the losses, told every `LOG_EVERY` steps."""
 
-    def __init__(self, log: Log) -> None:
-        self.log, self.means = log, (0.0, 0.0)
-        self.seen = 0
+def tell_setting(tell: Tell, config: PretrainConfig | RLConfig) -> None:
+    """Tell versions, machine and settings, on which the weights rest."""
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
+    tell(f"{versions}, {platform.machine()}, one thread")
+    tell(json.dumps(asdict(config)))
 
-    def __call__(self, step: PretrainStep) -> None:
-        self.seen += 1
-        keep = 1 - 1 / min(self.seen, 30)
-        new = (step.loss, step.digit_loss)
-        self.means = (keep * self.means[0] + (1 - keep) * new[0], keep * self.means[1] + (1 - keep) * new[1])
-        if step.step % LOG_EVERY == 0:
-            loss, digits = self.means
-            self.log(
-                f"step {step.step:5d}  loss {loss:.4f}  result digits {digits:.4f}  "
+
+def train_base(out: Path, config: PretrainConfig, tell: Tell) -> None:
+    """Train the tokenizer and the weights into `out`, going on from a checkpoint where there is one."""
+    tell_setting(tell, config)
+    tokenizer, checkpoint = build_tokenizer(), out / CHECKPOINT
+    save_tokenizer(tokenizer, out)
+    trainer = Pretrainer(config, tokenizer)
+    if checkpoint.exists():
+        trainer.restore(checkpoint)
+    for step in trainer.run():
+        if step.step % LOG_EVERY == 0 or step.step == config.steps:
+            tell(
+                f"step {step.step:5d}  loss {step.loss:.4f}  result digits {step.digit_loss:.4f}  "
                 f"{step.tokens / 1e6:.2f} M tokens  {step.seconds:.0f} s"
             )
-
-
-def _save_weights(model: LlamaForCausalLM, folder: Path) -> None:
-    """fp16 on disk; readable by everyone."""
-    model.half().save_pretrained(folder)
-    for path in folder.iterdir():
+            trainer.save(checkpoint)
+    model = trainer.model.eval()  # type: ignore[no-untyped-call]
+    tell(f"{sum(p.numel() for p in model.parameters())} parameters, {len(tokenizer)} tokens in the vocabulary")
+    model.half().save_pretrained(out)
+    for path in out.iterdir():
         if path.is_file():
             os.chmod(path, 0o644)
-
-
-def train_base(out: Path, config: PretrainConfig, log: Log) -> None:
-    """Train the tokenizer and the weights into `out`."""
-    log(f"torch {torch.__version__}, transformers {transformers.__version__}, {platform.machine()}, one thread")
-    log(json.dumps(asdict(config)))
-    tokenizer = build_tokenizer()
-    save_tokenizer(tokenizer, out)
-    checkpoint = out / CHECKPOINT
-    model = pretrain(config, tokenizer, checkpoint, StepLog(log))
-    log(f"{sum(p.numel() for p in model.parameters())} parameters, {len(tokenizer)} tokens in the vocabulary")
-    _save_weights(model, out)
     checkpoint.unlink()
 
 
-def publish(
-    folder: Path, figures: Json, card: Callable[[Json], str], told: Callable[[Json], list[str]], log: Log
-) -> None:
-    """Write figures.json and the model card into `folder`, and the main figures to the log."""
+def publish(folder: Path, measured: Callable[[], Json], card: Callable[[Json], str], tell: Tell) -> None:
+    """Write figures.json and the model card into `folder`, and the figures with intervals to the log."""
+    began = time.monotonic()
+    figures = measured()
     write_json(folder / "figures.json", figures)
     (folder / "README.md").write_text(card(figures), encoding="utf-8")
-    for line in told(figures):
-        log(line)
+    for line in summary(figures):
+        tell(line)
+    tell(f"measured in {time.monotonic() - began:.0f} s")
 
 
 def base_stage(args: argparse.Namespace) -> None:
     """Train unless only the figures are wanted, then measure."""
-    log = Log(args.out / "build.log")
+    tell = log_to(args.out)
     if not args.evaluate_only:
-        train_base(args.out, PretrainConfig(steps=args.steps, seed=args.seed), log)
-    began = time.monotonic()
-    publish(args.out, measure(load(args.out)), base_card, summary, log)
-    log(f"measured in {time.monotonic() - began:.0f} s")
+        train_base(args.out, PretrainConfig(steps=args.steps, seed=args.seed), tell)
+    publish(args.out, lambda: measure(load(args.out)), base_card, tell)
 
 
 def examples_stage(args: argparse.Namespace) -> None:
     """Search the prepared examples with the weights in `out`."""
-    for example in write_examples(load(args.out), args.out / "examples.json"):
+    examples = find_examples(load(args.out))
+    write_json(args.out / "examples.json", [asdict(example) for example in examples])
+    for example in examples:
         print(f"{example.kind:9s} {example.problem_id}  {example.title}")
-
-
-def _rl_line(step: RLStep) -> str:
-    return (
-        f"iteration {step.iteration:4d}  reward {step.reward:.3f}  mixed {step.mixed:2d}  loss {step.loss:+.4f}  "
-        f"gradient {step.grad_norm:.4f}  lr {step.lr:.6f}  {step.seconds:.0f} s"
-    )
 
 
 def _validation_line(policy: Mini) -> str:
     """Greedy accuracy on mini:validation, which training never sees; the test set stays closed until the end."""
-    problems = mini_set("validation")
-    right = dict(zip(problems, greedy(policy, problems).right, strict=True))
-    told = []
+    problems, told = mini_set("validation"), []
+    right = greedy(policy, problems).right
     for kind, label in (("numbers", "held-out numbers"), ("wording", "held-out wordings")):
-        hits = [ok for problem, ok in right.items() if problem.held_out == kind]
+        hits = [ok for problem, ok in zip(problems, right, strict=True) if problem.held_out == kind]
         told.append(f"{label} {100 * sum(hits) / len(hits):.1f} % (n={len(hits)})")
     return "validation, greedy: " + ", ".join(told)
 
 
-def train_rl(out: Path, config: RLConfig, log: Log) -> None:
+def train_rl(out: Path, config: RLConfig, tell: Tell) -> None:
     """Train the adapter of the base in `out` into `out/rl`; what the last iteration leaves is what is kept."""
     checkpoint = out / RL_CHECKPOINT
     base = load(out).model
     trainer = RLTrainer(base, config)
     if checkpoint.exists():
         trainer.restore(checkpoint)
-        log(f"goes on after iteration {trainer.done}")
+        tell(f"goes on after iteration {trainer.done}")
     else:
-        versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
-        log(f"{versions}, {platform.machine()}, one thread")
-        log(json.dumps(asdict(config)))
-        log(_validation_line(trainer.mini))
+        tell_setting(tell, config)
+        tell(_validation_line(trainer.mini))
     for step in trainer.run():
-        log(_rl_line(step))
+        tell(
+            f"iteration {step.iteration:4d}  reward {step.reward:.3f}  mixed {step.mixed:2d}  loss {step.loss:+.4f}  "
+            f"gradient {step.grad_norm:.4f}  lr {step.lr:.6f}  {step.seconds:.0f} s"
+        )
         if step.iteration % VALIDATE_EVERY == 0 or step.iteration == config.iterations:
-            log(_validation_line(trainer.mini))
+            tell(_validation_line(trainer.mini))
             trainer.save(checkpoint)
     trainer.export(out / "rl", base.revision)
-    log(f"{sum(p.numel() for p in trainer.weights)} parameters in the adapter")
+    tell(f"{sum(p.numel() for p in trainer.weights)} parameters in the adapter")
     shutil.rmtree(checkpoint)
 
 
@@ -165,21 +149,19 @@ def rl_stage(args: argparse.Namespace) -> None:
     """Train the adapter unless only the figures are wanted, then measure the pair."""
     out = args.out / "rl"
     out.mkdir(exist_ok=True)
-    log = Log(out / "build.log")
+    tell = log_to(out)
     if not args.evaluate_only:
-        train_rl(args.out, RLConfig(iterations=args.iterations, seed=args.seed), log)
-    began = time.monotonic()
-    publish(out, measure_pair(str(args.out), out), rl_card, pair_summary, log)
-    log(f"measured in {time.monotonic() - began:.0f} s")
+        train_rl(args.out, RLConfig(iterations=args.iterations, seed=args.seed), tell)
+    publish(out, lambda: measure_pair(str(args.out), out), rl_card, tell)
 
 
 def reasonmaxxer_stage(args: argparse.Namespace) -> None:
     """Train the bundled base in all ways unless that was done, then measure; the runs lie among the other runs."""
     out = args.out / "reasonmaxxer"
     out.mkdir(exist_ok=True)
-    log = Log(out / "build.log")
-    figures = reasonmaxxer.build(out, runs_dir() / "mini-reasonmaxxer", log, evaluate_only=args.evaluate_only)
-    publish(out, figures, reasonmaxxer_card, pair_summary, log)
+    tell, work = log_to(out), runs_dir() / "mini-reasonmaxxer"
+    build = partial(reasonmaxxer.build, out, work, tell, evaluate_only=args.evaluate_only)
+    publish(out, build, reasonmaxxer_card, tell)
 
 
 STAGES: Mapping[str, Callable[[argparse.Namespace], None]] = {

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from rmx.mini import wordings
 from rmx.mini.build.mini_figures import KINDS, counted, percent, points
 from rmx.mini.build.reasonmaxxer import DEFAULT, VARIANTS
 from rmx.mini.task import right_plans
-from rmx.mini.wordings import NAMES, NOTICE_SHARE, SYNONYM_SHARES, TEMPLATES, THINGS, WRITERS
 from rmx.storage.rendering import render
 
 Json = dict[str, Any]
@@ -14,36 +14,24 @@ SPEAK = {"percent": percent, "counted": counted, "points": points}
 
 def base_card(figures: Json) -> str:
     """Write `assets/mini/README.md`."""
-    shares = [
+    shares = [  # of the right plans, one for each trained wording
         sum(template.wordings[i].weights[plan.name] for plan in right_plans(template))
-        for template in TEMPLATES.values()
+        for template in wordings.TEMPLATES.values()
         for i in template.wordings_of("train")
     ]
-    mixture = {
-        "templates": len(TEMPLATES),
-        "right_shares": shares,  # of the plans, one for each trained wording
-        "names": len(NAMES),
-        "things": len(THINGS),
-        "writers": WRITERS,
-        "synonym_shares": SYNONYM_SHARES,
-        "notice_share": NOTICE_SHARE,
-    }
-    return render("mini_card.md.jinja", figures=figures, **mixture, **SPEAK)
+    return render("mini_card.md.jinja", figures=figures, mix=wordings, right_shares=shares, **SPEAK)
 
 
 def rl_card(figures: Json) -> str:
-    """Write `assets/mini/rl/README.md`."""
-    return render("mini_rl_card.md.jinja", figures=figures, **_standing(figures["cells"]), **SPEAK)
-
-
-def _standing(cells: list[Json]) -> Json:
-    """Count wordings: all, those still wrong more often than not, and those solved less often than by the base."""
+    """Write `assets/mini/rl/README.md`, which counts wordings: still wrong more often than not, worse than the base."""
+    cells = figures["cells"]
     kinds = {name: [c["greedy"] for c in cells if c["held_out"] == name] for name in ("numbers", "wording")}
-    return {
+    counts = {
         "wordings": {name: len(found) for name, found in kinds.items()},
         "unsolved": {name: sum(g["adapted"] < 0.5 for g in found) for name, found in kinds.items()},
         "worse": sum(c["greedy"]["adapted"] < c["greedy"]["base"] for c in cells),
     }
+    return render("mini_rl_card.md.jinja", figures=figures, **counts, **SPEAK)
 
 
 def reasonmaxxer_card(figures: Json) -> str:

@@ -1,8 +1,7 @@
 """The miniature's figures: accuracy with intervals, arithmetic slips, entropies, and what a swap at a fork does."""
 
-import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from rmx.engine.entropy import capture
 from rmx.errors import ModelError
-from rmx.mini.build.miniature import Ids, Mini
+from rmx.mini.build.miniature import TRAINING, Ids, Mini
 from rmx.mini.problem_sets import mini_set
 from rmx.mini.solutions import equations, final_answer
 from rmx.mini.task import MiniProblem, with_made_up_words
@@ -20,6 +19,7 @@ from rmx.models import load as models
 from rmx.models.adapters import add_adapter
 from rmx.records import is_fork
 from rmx.stats import intervals
+from rmx.storage.safe_files import read_json
 
 TAU = 1.0  # nats; harmless synonyms lie at 0.94, consequential forks at 1.2 and more
 LEVELS = (0.1, 0.3, 0.5, 0.7, 1.0, 1.2, 1.4)
@@ -75,9 +75,6 @@ class Side:
     entropy: Json  # of the first sample of each problem
 
 
-# ---------------------------------------------------------------- statistics
-
-
 def share(hits: Sequence[bool]) -> Json:
     """Estimate a share of independent trials, with its Wilson interval."""
     return {key: round(value or 0.0, 4) for key, value in intervals.share(sum(hits), len(hits)).items()}
@@ -99,9 +96,6 @@ def change(before: Tensor, after: Tensor) -> Json:
     return mean_share(after - before) | {"won": int((after > before).sum()), "lost": int((after < before).sum())}
 
 
-# ---------------------------------------------------------------- measuring
-
-
 def greedy(mini: Mini, problems: Sequence[MiniProblem]) -> Greedy:
     """Solve the problems greedily."""
     prompts = mini.prompts(problems)
@@ -112,11 +106,7 @@ def greedy(mini: Mini, problems: Sequence[MiniProblem]) -> Greedy:
 def sampled(
     mini: Mini, problems: Sequence[MiniProblem], temperature: float, k: int, seed: int = SEED
 ) -> tuple[Tensor, list[Ids], list[Ids]]:
-    """Sample k solutions of each problem.
-
-    Returns:
-        (P, k) fp32 of 1 for right and 0 for wrong; the P*k prompts and the P*k completions, problem by problem.
-    """
+    """Sample k solutions of each problem: (P, k) fp32 of 1 for right and 0 for wrong, P*k prompts, P*k completions."""
     prompts = [prompt for prompt in mini.prompts(problems) for _ in range(k)]
     completions = mini.decode(prompts, temperature, seed)
     right = [mini.answer(c) == problems[i // k].answer for i, c in enumerate(completions)]
@@ -176,17 +166,15 @@ def swap_figures(solved: Greedy, tried: Sequence[ForkSwap]) -> Json:
         forks.setdefault((swap.problem, swap.pos), []).append(swap)
     rescued = {s.problem for s in tried if s.right and not right[s.problem]}
     broken = {s.problem for s in tried if not s.right and right[s.problem]}
+    flipping = [any(s.right != right[i] for s in group) for (i, _), group in forks.items()]
+    changing = [any(s.answer != solved.answers[i] for s in group) for (i, _), group in forks.items()]
     return {
         "tau": TAU,
         "least_p": SWAP_MIN_P,
         "problems": len(right),
         "forks_per_solution": round(len(forks) / len(right), 2),
-        "forks_with_a_flipping_swap": share(
-            [any(s.right != right[i] for s in group) for (i, _), group in forks.items()]
-        ),
-        "forks_with_a_swap_to_another_answer": share(
-            [any(s.answer != solved.answers[i] for s in group) for (i, _), group in forks.items()]
-        ),
+        "forks_with_a_flipping_swap": share(flipping),
+        "forks_with_a_swap_to_another_answer": share(changing),
         "swaps_to_another_answer": share([s.answer != solved.answers[s.problem] for s in tried]),
         "wrong_solutions_rescued_by_one_swap": share([i in rescued for i, ok in enumerate(right) if not ok]),
         "right_solutions_broken_by_one_swap": share([i in broken for i, ok in enumerate(right) if ok]),
@@ -248,9 +236,6 @@ def _remembered(sides: Iterable[Side]) -> dict[str, str | None]:
     return {p.id: answers[p.id] for p in mini_set("test")[:REMEMBERED]}
 
 
-# ---------------------------------------------------------------- all figures of a model, or of a pair
-
-
 def measure(mini: Mini) -> Json:
     """Measure all figures of the base on the bundled test set; the two kinds of held-out problems apart."""
     sides = measure_sides(mini)
@@ -274,14 +259,10 @@ def measure(mini: Mini) -> Json:
 def measure_pair(base: str, folder: Path) -> Json:
     """Measure base and adapter, loaded as the app loads them, and the change problem by problem.
 
-    Args:
-        base: spec or folder of the base. folder: the adapter with its `training.json`.
-
-    Raises:
-        ModelError: the adapter was trained on other weights.
+    `folder` holds the adapter with its `training.json`; ModelError where it was trained on other weights.
     """
     model = models.load(base, device="cpu", dtype="float32")
-    trained = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    trained = read_json(folder / TRAINING)
     of = trained["base"] if isinstance(trained["base"], str) else trained["base"]["revision"]
     if of != model.revision:
         raise ModelError(f"{folder} belongs to {of}, but {base} holds {model.revision}; train it again.")
@@ -316,9 +297,6 @@ def pair_figures(base: Mapping[str, Side], adapted: Mapping[str, Side]) -> Json:
     return figures | {"cells": cells, "greedy_answers": _remembered(adapted.values())}
 
 
-# ---------------------------------------------------------------- as text
-
-
 def percent(figure: Json) -> str:
     """Write a share with its interval, for reading."""
     value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
@@ -336,31 +314,12 @@ def points(figure: Json) -> str:
     return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
 
 
-def _line(label: str, figure: Json) -> str:
-    value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
-    return f"{label:42s} {value:5.1f} %  [{low:.1f}, {high:.1f}]  n={figure['n']}"
-
-
-def pair_summary(figures: Json) -> list[str]:
-    """Write the main figures of base and adapter as short lines."""
-    lines = []
-    for name, label in KINDS.items():
-        found = figures[name]
-        for key in ("greedy", "sampled_t1.0", f"pass@{SAMPLES}", "wrong_equations"):
-            lines += [_line(f"{label}: {key}, {who}", found[who][key]) for who in ("base", "adapted")]
-        for key in ("change_greedy", "change_sampled_t1.0"):
-            lines.append(f"{_line(f'{label}: {key}', found[key])}  won {found[key]['won']}, lost {found[key]['lost']}")
-    return lines
-
-
-def summary(figures: Json) -> list[str]:
-    """Write the main figures of the base as short lines."""
-    lines = []
-    for name, label in KINDS.items():
-        found = {k: v for k, v in figures[name].items() if isinstance(v, dict)}
-        lines += [_line(f"held-out {label}: {key}", value) for key, value in found.items()]
-    lines += [_line(f"T=1: {key}", value) for key, value in figures["solutions_t1.0"].items()]
-    lines += [_line(key, value) for key, value in figures["swaps"].items() if isinstance(value, dict)]
-    shares = figures["entropy_t1.0"]["share_above"].items()
-    above = ", ".join(f"{level}: {100 * value:.1f} %" for level, value in shares)
-    return [*lines, f"T=1 tokens with entropy above (nats) {above}"]
+def summary(figures: Json, place: str = "") -> Iterator[str]:
+    """Write every figure that has an interval as a short line, after its place among the figures."""
+    for key, found in figures.items():
+        label = f"{place}, {key}" if place else key
+        if isinstance(found, dict) and "low" in found:
+            value, low, high = (100 * found[name] for name in ("value", "low", "high"))
+            yield f"{label:55s} {value:5.1f} %  [{low:.1f}, {high:.1f}]  n={found['n']}"
+        elif isinstance(found, dict):
+            yield from summary(found, label)

@@ -17,6 +17,7 @@ from rmx.mini.solutions import final_answer
 from rmx.mini.task import PROMPT, MiniProblem
 from rmx.models import load as models
 from rmx.models.load import Model
+from rmx.storage.safe_files import read_json
 
 Ids = list[int]
 Choose = Callable[[Tensor], Tensor]  # (rows, V) logits -> (rows,) token ids
@@ -50,13 +51,10 @@ class Mini:
             yield
 
     def decode(self, prompts: Sequence[Ids], temperature: float = 0.0, seed: int = 0) -> list[Ids]:
-        """Complete every prompt to its end token, which is part of the result, or to `MAX_NEW_TOKENS`.
+        """Complete every prompt to its end token, which is part of the result, or to `MAX_NEW_TOKENS`; 0 is greedy.
 
         The bundled weights and figures rest on these very draws: from one generator, in prompts of similar length
         together. So a sample depends on the other prompts as well as on the seed.
-
-        Args:
-            temperature: 0 is greedy.
         """
         choose = _chooser(temperature, torch.Generator().manual_seed(seed))
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -122,15 +120,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_adapter(trained: Path, out: Path) -> None:
-    """Write a trained adapter for shipping: in fp16, readable by everyone, equal files for equal runs.
-
-    Args:
-        trained: folder of an adapter of the miniature as PEFT wrote it. out: folder to write to.
-    """
+    """Write an adapter as PEFT wrote it for shipping: in fp16, readable by everyone, equal files for equal runs."""
     out.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.half() for name, tensor in load_file(trained / WEIGHTS).items()}
     save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
-    config = json.loads((trained / CONFIG).read_text(encoding="utf-8"))
+    config = read_json(trained / CONFIG)
     config |= {"base_model_name_or_path": "mini", "target_modules": sorted(config["target_modules"])}
     (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for path in out.iterdir():

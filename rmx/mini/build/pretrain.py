@@ -8,7 +8,7 @@ number, so a run that was cut off goes on from its checkpoint as if nothing had 
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,17 +45,8 @@ class PretrainConfig:
     digit_weight: float = 4.0  # loss weight of the digits of results
     stranger_share: float = 0.04  # of the problems, whose names and thing are made-up words
 
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.hidden % self.heads:
-            raise ValueError(f"steps and batch must be positive and heads must divide hidden: {self}")
 
-
-@dataclass(frozen=True, slots=True)
-class TrainingText:
-    """One training sequence; `weights[i]` is the loss weight of predicting `ids[i]`."""
-
-    ids: Ids
-    weights: list[float]
+TrainingText = tuple[Ids, list[float]]  # one training sequence, and the loss weight of predicting each of its ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +85,6 @@ def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Lla
     return model
 
 
-# ---------------------------------------------------------------- data
-
-
 def drill(rng: random.Random) -> str:
     """Seven right equations over the range of the task."""
     made: list[str] = []
@@ -126,20 +114,21 @@ class Data:
         number = start // BLOCK
         while True:
             for examples in self._block(number)[start % BLOCK :]:
-                ids = right_padded([e.ids for e in examples])
+                ids = right_padded([sequence for sequence, _ in examples])
                 weights = torch.zeros(ids.shape)
-                for row, example in enumerate(examples):
-                    weights[row, : len(example.weights)] = torch.tensor(example.weights)
+                for row, (_, given) in enumerate(examples):
+                    weights[row, : len(given)] = torch.tensor(given)
                 yield ids, weights
             start, number = 0, number + 1
 
     def _block(self, number: int) -> list[list[TrainingText]]:
         """BLOCK batches, each of sequences of about the same length."""
         label, size = f"{self.config.seed}/{number}", self.config.batch * BLOCK
-        drills = round(size * self.config.drill_share)
-        examples = self._solutions(label, size - drills) + self._drills(label, drills)
+        count, rng = round(size * self.config.drill_share), random.Random(f"drills/{label}")
+        drills = self._encode([drill(rng) for _ in range(count)])
+        examples = self._solutions(label, size - count) + [(ids, self._weights(ids, other=0.0)) for ids in drills]
         order = random.Random(f"order/{label}")
-        examples.sort(key=lambda e: len(e.ids) + order.random())
+        examples.sort(key=lambda e: len(e[0]) + order.random())
         batches = [examples[i : i + self.config.batch] for i in range(0, size, self.config.batch)]
         order.shuffle(batches)
         return batches
@@ -154,16 +143,7 @@ class Data:
         ]
         questions = self._encode([PROMPT.format(problem=text) for text in texts])
         answers = [[*ids, self.tokenizer.eos_token_id] for ids in self._encode(solutions)]
-        return [
-            TrainingText(q + a, [0.0] * len(q) + self._weights(a, other=1.0))
-            for q, a in zip(questions, answers, strict=True)
-        ]
-
-    def _drills(self, label: str, count: int) -> list[TrainingText]:
-        rng = random.Random(f"drills/{label}")
-        return [
-            TrainingText(ids, self._weights(ids, other=0.0)) for ids in self._encode([drill(rng) for _ in range(count)])
-        ]
+        return [(q + a, [0.0] * len(q) + self._weights(a, other=1.0)) for q, a in zip(questions, answers, strict=True)]
 
     def _encode(self, texts: list[str]) -> list[Ids]:
         return self.tokenizer(texts)["input_ids"] if texts else []
@@ -175,9 +155,6 @@ class Data:
             weights.append(self.config.digit_weight if result else other)
             result = (result or token == self.equals) and token != self.stop
         return weights
-
-
-# ---------------------------------------------------------------- training
 
 
 def schedule(step: int, config: PretrainConfig) -> float:
@@ -214,7 +191,10 @@ class Pretrainer:
     def _step(self, ids: Tensor, weights: Tensor) -> tuple[float, float]:
         for optimizer, full in self.optimizers:
             optimizer.param_groups[0]["lr"] = full * schedule(self.done, self.config)
-        ce, weight = self._losses(ids, weights)
+        counts = weights[:, 1:] > 0  # the head runs on these tokens alone
+        hidden = self.model.model(input_ids=ids).last_hidden_state[:, :-1][counts]
+        ce = F.cross_entropy(self.model.lm_head(hidden), ids[:, 1:][counts], reduction="none")
+        weight = weights[:, 1:][counts]
         loss = (ce * weight).sum() / weight.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.others, 1.0)
@@ -222,13 +202,6 @@ class Pretrainer:
             optimizer.step()
             optimizer.zero_grad()
         return loss.item(), ce[weight > 1].mean().item()
-
-    def _losses(self, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) cross-entropy and (N,) weight of the N tokens that count; the head runs on these alone."""
-        counts = weights[:, 1:] > 0
-        hidden = self.model.model(input_ids=ids).last_hidden_state[:, :-1][counts]
-        ce = F.cross_entropy(self.model.lm_head(hidden), ids[:, 1:][counts], reduction="none")
-        return ce, weights[:, 1:][counts]
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, replacing the one before in one move."""
@@ -244,11 +217,7 @@ class Pretrainer:
         part.replace(path)
 
     def restore(self, path: Path) -> None:
-        """Go on from a checkpoint of our own making.
-
-        Raises:
-            ValueError: the checkpoint belongs to a run with another config.
-        """
+        """Go on from a checkpoint of our own making; ValueError where it belongs to a run with another config."""
         with torch.serialization.safe_globals([PretrainConfig]):
             state = torch.load(path, weights_only=True)
         if state["config"] != self.config:
@@ -257,22 +226,3 @@ class Pretrainer:
         for (optimizer, _), saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.done, self.tokens = state["done"], state["tokens"]
-
-
-def pretrain(
-    config: PretrainConfig,
-    tokenizer: PreTrainedTokenizerFast,
-    checkpoint: Path,
-    report: Callable[[PretrainStep], None],
-    every: int = 250,
-) -> LlamaForCausalLM:
-    """Train to the end, resuming from `checkpoint` where it exists; returns the fp32 model."""
-    trainer = Pretrainer(config, tokenizer)
-    if checkpoint.exists():
-        trainer.restore(checkpoint)
-    for done in trainer.run():
-        report(done)
-        if done.step % every == 0 or done.step == config.steps:
-            trainer.save(checkpoint)
-    trainer.model.eval()  # type: ignore[no-untyped-call]
-    return trainer.model

@@ -7,7 +7,6 @@ all of them; the adapter that ships was chosen before, on the validation split.
 import json
 import platform
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 import transformers
 
 from rmx.data.problem_sets import load_set
-from rmx.mini.build.mini_figures import KINDS, measure_pair, points
+from rmx.mini.build.mini_figures import KINDS, measure_pair
 from rmx.mini.build.miniature import TRAINING, write_adapter, write_json
 from rmx.mini.problem_sets import mini_set
 from rmx.models import load as models
@@ -28,6 +27,7 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS, Recipe
 from rmx.records import Problem
 from rmx.stats.intervals import Estimate
+from rmx.storage.safe_files import read_json
 from rmx.train.checks.greedy import Solutions, solve
 from rmx.train.checks.heldout import Check, best_of
 from rmx.train.data_stages import ROLLOUTS, VALIDATION
@@ -65,26 +65,19 @@ VARIANTS = (
 DEFAULT = "small"
 
 
-# -- training ---------------------------------------------------------------------------------------------------------
-
-
 def train_variants(
     base: str, work: Path, tell: Tell, variants: Sequence[Variant] = VARIANTS, seeds: Sequence[int] = SEEDS
 ) -> None:
-    """Run each variant with each seed in a folder of its own; runs that are done already are left alone.
-
-    Args:
-        base: spec of the model. work: folder of the runs.
-    """
-    tell(f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}, "
-         f"{platform.machine()}, one thread")  # fmt: skip
+    """Run each variant of a base with each seed in a folder of its own; what is done already is left alone."""
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
+    tell(f"{versions}, {platform.machine()}, one thread")
     for seed in seeds:
         for variant in variants:
             folder = work / f"{variant.name}-{seed}"
             if not (folder / RESULT).exists():
                 result = train_one(base, folder, variant, seed)
                 write_json(folder / RESULT, result)
-            tell(run_line(json.loads((folder / RESULT).read_text(encoding="utf-8"))))
+            tell(json.dumps(read_json(folder / RESULT)))
 
 
 def train_one(base: str, folder: Path, variant: Variant, seed: int) -> Json:
@@ -100,7 +93,7 @@ def train_one(base: str, folder: Path, variant: Variant, seed: int) -> Json:
         if kind != "micro":
             told.append({"kind": kind} | figures)
     last = {event["kind"]: event for event in told}
-    checks = [Check.from_json(event) for event in json.loads((folder / "checks.json").read_text())["checks"]]
+    checks = [Check.from_json(event) for event in read_json(folder / "checks.json")["checks"]]
     best = best_of(checks)
     assert best is not None
     return {
@@ -124,7 +117,7 @@ def _borrow_rollouts(folder: Path, recipe: Recipe) -> None:
         config = other / "config.json"
         if other == folder or not (other / RESULT).exists():
             continue
-        theirs = Recipe.from_json(json.loads(config.read_text(encoding="utf-8"))["recipe"])
+        theirs = Recipe.from_json(read_json(config)["recipe"])
         same = ("validation", "validation_k")
         if theirs.rollouts == recipe.rollouts and all(theirs.flat()[k] == recipe.flat()[k] for k in same):
             for name in (ROLLOUTS, VALIDATION):
@@ -136,7 +129,7 @@ def _borrow_rollouts(folder: Path, recipe: Recipe) -> None:
 def results(work: Path, variants: Sequence[Variant] = VARIANTS, seeds: Sequence[int] = SEEDS) -> list[Json]:
     """What the finished runs left, variant by variant."""
     names = [f"{variant.name}-{seed}" for variant in variants for seed in seeds]
-    return [json.loads((work / name / RESULT).read_text(encoding="utf-8")) for name in names]
+    return [read_json(work / name / RESULT) for name in names]
 
 
 def chosen(runs: Sequence[Json]) -> Json:
@@ -148,11 +141,7 @@ def chosen(runs: Sequence[Json]) -> Json:
 def ship(run: Path, out: Path) -> None:
     """Put a run's adapter into `out`, with what it was trained by."""
     write_adapter(run / "adapter", out)
-    about = json.loads((run / "adapter" / TRAINING).read_text(encoding="utf-8"))
-    write_json(out / TRAINING, about | {"adapter": models.fingerprint(out)})
-
-
-# -- the test split, once ---------------------------------------------------------------------------------------------
+    write_json(out / TRAINING, read_json(run / "adapter" / TRAINING) | {"adapter": models.fingerprint(out)})
 
 
 def evaluate_runs(base: str, work: Path, runs: Sequence[Json], problems: Sequence[Problem]) -> Iterator[Json]:
@@ -184,39 +173,8 @@ def compared(ids: Sequence[str], before: Solutions, after: Solutions) -> dict[st
     return found
 
 
-# -- as text ----------------------------------------------------------------------------------------------------------
-
-
-def run_line(run: Json) -> str:
-    """A run in one line, by what its validation said."""
-    found = run["validation"]
-    line = (
-        f"{run['variant']:14s} seed {run['seed']}  {run['updates']:4d} updates  {run['seconds']:5.0f} s  validation "
-        f"{percent(found['base'])} -> {percent(found['adapted'])}, {points(found['change'])}  {run['checkpoint']}"
-    )
-    return line + (f"  {run['ended']}" if run["ended"] else "")
-
-
-def outcome_line(run: Json) -> str:
-    """A run in one line, by what the test problems said."""
-    told = [f"{kind} {percent(run[name]['base'])} -> {percent(run[name]['adapted'])}, {points(run[name]['change'])}"
-            for name, kind in KINDS.items()]  # fmt: skip
-    return f"{run['variant']:14s} seed {run['seed']}  test: " + "  ".join(told)
-
-
-def percent(estimate: Estimate) -> str:
-    """A share for the log."""
-    return f"{100 * estimate['value']:.1f} %"
-
-
 def build(out: Path, work: Path, tell: Tell, base: str = "mini", evaluate_only: bool = False) -> Json:
-    """All of it: train, choose, ship, open the test split; returns the figures.
-
-    Args:
-        out: folder of the adapter that ships. work: folder of the runs; what is done there is not done again.
-        evaluate_only: measure the runs that are there.
-    """
-    began = time.monotonic()
+    """Train in the folder `work` what is not done there, choose, ship to `out`, open the test split; the figures."""
     if not evaluate_only:
         train_variants(base, work, tell)
     runs = results(work)
@@ -225,9 +183,8 @@ def build(out: Path, work: Path, tell: Tell, base: str = "mini", evaluate_only: 
     ship(work / f"{best['variant']}-{best['seed']}", out)
     tested = []
     for run in evaluate_runs(base, work, runs, load_set("mini:test")):
-        tell(outcome_line(run))
+        tell(json.dumps({key: run[key] for key in ("variant", "seed", *KINDS)}))
         tested.append(run)
-    figures = {"shipped": {key: best[key] for key in ("variant", "seed", "checkpoint")}, "runs": tested}
-    figures |= measure_pair(base, out)
-    tell(f"{time.monotonic() - began:.0f} s")
-    return figures
+    return {"shipped": {key: best[key] for key in ("variant", "seed", "checkpoint")}, "runs": tested} | measure_pair(
+        base, out
+    )

@@ -6,7 +6,6 @@ There is no KL term. An iteration's problems and samples depend only on the seed
 run that was cut off goes on from its checkpoint as if nothing had happened.
 """
 
-import json
 import random
 import tempfile
 import time
@@ -23,6 +22,7 @@ from rmx.mini.build.miniature import TRAINING, Ids, Mini, right_padded, write_ad
 from rmx.mini.task import MiniProblem, make_problem
 from rmx.models.load import Model
 from rmx.recipes.recipe import AdapterConfig
+from rmx.storage.safe_files import read_json
 from rmx.train.step import checkpoint
 from rmx.train.step.lora_policy import NAME, make_policy
 
@@ -45,14 +45,6 @@ class RLConfig:
     alpha: int = 64
     clip: float = 1.0  # norm of the gradient
 
-    def __post_init__(self) -> None:
-        if min(self.iterations, self.problems, self.rank, self.alpha, self.warmup) < 1:
-            raise ValueError(f"iterations, problems, warmup, rank and alpha must be positive: {self}")
-        if self.rollouts < 2:
-            raise ValueError(f"a group needs at least two rollouts to compare: {self}")
-        if self.lr <= 0 or self.clip <= 0:
-            raise ValueError(f"lr and clip must be positive: {self}")
-
 
 @dataclass(frozen=True, slots=True)
 class RLStep:
@@ -65,9 +57,6 @@ class RLStep:
     grad_norm: float  # before clipping
     lr: float
     seconds: float  # since this process began training
-
-
-# ---------------------------------------------------------------- maths
 
 
 def group_advantage(rewards: Tensor, eps: float = ADVANTAGE_EPS) -> Tensor:
@@ -118,17 +107,11 @@ def schedule(iteration: int, config: RLConfig) -> float:
     return min(1.0, (iteration + 1) / config.warmup, fall)
 
 
-# ---------------------------------------------------------------- data
-
-
 def draw_problems(config: RLConfig, iteration: int) -> list[MiniProblem]:
     """Fresh problems with numbers of the train split and trained wordings."""
     label = f"{config.seed}/{iteration}"
     numbers, words = random.Random(f"rl numbers/{label}"), random.Random(f"rl text/{label}")
     return [make_problem(numbers, "train", text_rng=words) for _ in range(config.problems)]
-
-
-# ---------------------------------------------------------------- training
 
 
 class RLTrainer:
@@ -184,22 +167,14 @@ class RLTrainer:
         checkpoint.save(folder, self.policy, self.optimizer, {"config": asdict(self.config), "done": self.done})
 
     def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            ValueError: it belongs to a run with another config.
-        """
-        place = json.loads((folder / checkpoint.PLACE).read_text(encoding="utf-8"))
+        """Go on from a checkpoint; ValueError where it belongs to a run with another config."""
+        place = read_json(folder / checkpoint.PLACE)
         if place["config"] != asdict(self.config):
             raise ValueError(f"{folder} belongs to another run: {place['config']}; remove it to begin anew.")
         self.done = checkpoint.restore(folder, self.policy, self.optimizer)["done"]
 
     def export(self, folder: Path, base: str) -> None:
-        """Write the adapter for shipping, and in `training.json` where it comes from.
-
-        Args:
-            base: fingerprint of the weights that it was trained on.
-        """
+        """Write the adapter for shipping, and in `training.json` where it comes from, with the base's fingerprint."""
         with tempfile.TemporaryDirectory() as work:
             self.policy.save_adapter(Path(work))
             write_adapter(Path(work), folder)

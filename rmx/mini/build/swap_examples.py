@@ -1,13 +1,11 @@
 """Prepared examples for the first screen: one swap that rescues, breaks or leaves alone a greedy solution."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from itertools import groupby
-from pathlib import Path
 
 from rmx.data.prepared_swaps import Example, Kind
 from rmx.mini.build.mini_figures import ForkSwap, Greedy, greedy, sound, swaps
-from rmx.mini.build.miniature import Mini, write_json
+from rmx.mini.build.miniature import Mini
 from rmx.mini.problem_sets import mini_set
 
 PER_KIND = 4
@@ -77,15 +75,15 @@ def _varied(examples: Iterable[Example], templates: Sequence[str], count: int) -
     return taken
 
 
-def _appeal(solved: Greedy, swap: ForkSwap) -> float:
-    """Higher for a likely swap on a short problem; the opening word tells least and comes last."""
-    return swap.p - 0.002 * len(solved.problems[swap.problem].problem) - (1.0 if swap.pos == 0 else 0.0)
-
-
 def find_examples(mini: Mini) -> list[Example]:
     """Search the test problems with held-out numbers; the same model always gives the same examples."""
     solved = greedy(mini, [p for p in mini_set("test") if p.held_out == "numbers"])
-    found = sorted(_candidates(mini, solved, swaps(mini, solved)), key=lambda pair: -_appeal(solved, pair[1]))
+
+    def appeal(swap: ForkSwap) -> float:
+        """Higher for a likely swap on a short problem; the opening word tells least and comes last."""
+        return swap.p - 0.002 * len(solved.problems[swap.problem].problem) - (1.0 if swap.pos == 0 else 0.0)
+
+    found = sorted(_candidates(mini, solved, swaps(mini, solved)), key=lambda pair: -appeal(pair[1]))
     chosen: list[Example] = []
     kinds: tuple[Kind, ...] = ("rescue", "break", "harmless")
     for kind in kinds:
@@ -93,10 +91,3 @@ def find_examples(mini: Mini) -> list[Example]:
         made = [_example(mini, solved, swap, kind) for swap in fitting]
         chosen += _varied(made, [solved.problems[s.problem].template for s in fitting], PER_KIND)
     return chosen
-
-
-def write_examples(mini: Mini, path: Path) -> list[Example]:
-    """Write `examples.json` and return what is in it."""
-    examples = find_examples(mini)
-    write_json(path, [asdict(e) for e in examples])
-    return examples

@@ -39,10 +39,7 @@ def _pieces() -> list[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Train the tokenizer on the task's words; the result is always the same.
-
-    Any text survives encoding and decoding, because all 256 bytes are in the alphabet.
-    """
+    """Train the tokenizer on the task's words, always to the same; any text survives it, for it knows all 256 bytes."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -9,7 +9,8 @@ import torch
 from rmx.data.prepared_swaps import TITLES, examples
 from rmx.data.problem_sets import load_set
 from rmx.errors import ModelError, ProblemError, Refused
-from rmx.mini.task import NAMES, TEMPLATES, THINGS, compose
+from rmx.mini.task import compose
+from rmx.mini.wordings import NAMES, TEMPLATES, THINGS
 from rmx.models.adapter_names import bundled_adapters
 from rmx.models.presets import PRESETS
 from rmx.models.workspace import Workspace

@@ -17,9 +17,7 @@ from rmx.mini.build.reasonmaxxer import (
     chosen,
     compared,
     evaluate_runs,
-    outcome_line,
     results,
-    run_line,
     ship,
     train_variants,
 )
@@ -64,7 +62,7 @@ def test_each_variant_is_a_run_of_its_own_on_the_same_rollouts(runs):
     assert files[0] == files[1]
     assert not (work / "small-5" / "evaluation.json").exists()  # the test split was left alone
     assert one["validation"]["change"]["n"] == 4
-    assert run_line(one) == told[1]
+    assert json.loads(told[1]) == one
 
 
 def test_finished_runs_are_not_made_again(runs):
@@ -97,7 +95,6 @@ def test_test_problems_are_counted_by_what_was_held_out(runs):
         assert found[name]["change"]["n"] == sum(kinds[p.id] == kind for p in problems)
         value = found[name]["adapted"]["value"] - found[name]["base"]["value"]
         assert found[name]["change"]["value"] == pytest.approx(value)
-    assert "numbers" in outcome_line(found)
 
 
 def test_changes_are_paired_within_a_kind():

@@ -24,7 +24,8 @@ from rmx.mini.build.rl import (
     token_logp,
 )
 from rmx.mini.problem_sets import mini_set
-from rmx.mini.task import TEMPLATES, split_of
+from rmx.mini.task import split_of
+from rmx.mini.wordings import TEMPLATES
 from rmx.models import load as models
 from rmx.models.adapter_names import bundled_adapters
 from rmx.models.adapters import add_adapter
@@ -110,12 +111,6 @@ def test_the_learning_rate_rises_and_falls():
     assert schedule(52, config) == pytest.approx(48 / 95)
     assert schedule(99, config) == pytest.approx(1 / 95)
     assert [schedule(i, RLConfig(iterations=2)) for i in (0, 1)] == [0.2, 0.4]
-
-
-@pytest.mark.parametrize("wrong", [{"iterations": 0}, {"problems": 0}, {"rollouts": 1}, {"lr": 0.0}, {"clip": -1.0}])
-def test_settings_that_cannot_train_are_refused(wrong):
-    with pytest.raises(ValueError, match="must be positive|at least two"):
-        RLConfig(**wrong)
 
 
 # ---------------------------------------------------------------- problems

@@ -5,7 +5,8 @@ import pytest
 from rmx.data.prepared_swaps import examples
 from rmx.mini.problem_sets import SPLITS, mini_set
 from rmx.mini.reading import computed_answer
-from rmx.mini.task import TEMPLATES, compose
+from rmx.mini.task import compose
+from rmx.mini.wordings import TEMPLATES
 
 TYPED = "Ann has 5 apples. Ben has 3 more. How many apples do they have together?"
 

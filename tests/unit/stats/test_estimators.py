@@ -11,7 +11,7 @@ import pytest
 
 from rmx.data.problem_sets import load_set
 from rmx.evaluate.eval_report import clusters_of, parts_of
-from rmx.evaluate.model_figures import Scored, crossing, crossing_of, model_figures, paired_figures
+from rmx.evaluate.model_figures import Scored, crossing, model_figures, paired_figures
 from rmx.stats.cluster_bootstrap import difference_estimates, mean_estimates, share_estimate, units_of
 from rmx.stats.intervals import exact_edge, paired_difference, share
 from rmx.stats.paired import greedy_difference, needed, sampled_differences, sign_flip
@@ -392,6 +392,11 @@ def scored(counts, n: int, greedy=None, unparsed: int = 0) -> Scored:
     return Scored(marks, right, votes, no, no, np.zeros_like(right), votes == NONE)
 
 
+def crossing_from(before, after, ks) -> dict:
+    """The crossing that the marks of two models show."""
+    return crossing({int(k): found for k, found in paired_figures(before, after, ks)["pass@k"].items()})
+
+
 def test_the_figures_of_a_model_by_hand():
     found = model_figures(scored([4, 2, 0], 4, greedy=[True, True, False], unparsed=0), (1, 2, 4))
     assert found["greedy"] == share(2, 3)
@@ -425,7 +430,7 @@ def test_no_complete_problem_yet_has_no_values():
     found = {**model_figures(nothing, (1, 4)), "paired": paired_figures(nothing, nothing, (1, 4))}
     assert found["pass@k"]["4"] == {"value": None, "low": None, "high": None, "n": 0}
     assert found["paired"]["pass@k"]["4"]["value"] is None
-    assert crossing(nothing, nothing, (1, 4))["k"] is None
+    assert crossing_from(nothing, nothing, (1, 4))["k"] is None
     json.dumps(found, allow_nan=False)
 
 
@@ -439,24 +444,6 @@ def test_paired_figures_are_on_the_same_problems():
     assert found["greedy"]["won"] == 60
     swapped = paired_figures(new, old, (1, 4))
     assert swapped["pass@k"]["1"]["value"] == pytest.approx(-0.125)
-    with pytest.raises(ValueError, match="differ"):
-        paired_figures(old, new.part(np.arange(5)), (1,))
-
-
-def test_a_part_of_the_marks_is_a_set_of_its_own():
-    whole = scored([4, 2, 0, 1], 4, greedy=[True, True, False, False])
-    part = whole.part(np.array([True, False, True, False]))
-    assert model_figures(part, (1,))["avg"]["value"] == 0.5
-    assert part.greedy.tolist() == [True, False]
-    assert (part.problems, part.samples) == (2, 4)
-
-
-def test_marks_of_different_shapes_are_refused():
-    right = np.zeros((3, 4), dtype=bool)
-    with pytest.raises(ValueError):
-        Scored(None, right, np.zeros((3, 2)), None, None, right, right)
-    with pytest.raises(ValueError):
-        Scored(np.zeros(2, dtype=bool), right, np.zeros((3, 4)), None, None, right, right)
 
 
 # -- crossings --------------------------------------------------------------------------------------------------------
@@ -533,19 +520,19 @@ def differences(*rows) -> dict:
     ],
 )
 def test_crossings_and_their_sentences(rows, k, sure, sentence):
-    found = crossing_of(differences(*rows), ("base", "rl"))
+    found = crossing(differences(*rows), ("base", "rl"))
     assert (found["k"], found["sure"], found["sentence"]) == (k, sure, sentence)
     assert (found["name"], found["against"]) == ("rl", "base")
 
 
 def test_a_crossing_is_sure_of_its_range_when_only_its_first_k_is_not():
-    found = crossing_of(differences((1, 5, 2, 8), (2, 1, -1, 3), (4, -1, -3, 1), (8, -4, -6, -2)))
+    found = crossing(differences((1, 5, 2, 8), (2, 1, -1, 3), (4, -1, -3, 1), (8, -4, -6, -2)))
     assert (found["k"], found["sure"], found["from"], found["to"]) == (4, True, 1, 8)
     assert "at k = 4 itself the interval includes zero" in found["sentence"]
 
 
 def test_a_second_crossing_back_is_told():
-    found = crossing_of(differences((1, 5, 2, 8), (2, -1, -3, 1), (4, 2, 1, 3)))
+    found = crossing(differences((1, 5, 2, 8), (2, -1, -3, 1), (4, 2, 1, 3)))
     assert found["k"] == 2
     assert found["sure"] is False
     assert found["sentence"].endswith("At k = 4, rl is ahead again.")
@@ -554,9 +541,9 @@ def test_a_second_crossing_back_is_told():
 def test_a_narrowing_adapter_crosses_from_marks():
     """The adapted model is right always or never, the base now and then: ahead at k = 1, behind at k = 8."""
     base, adapted = scored([2] * 200, 8), scored(([8] * 3 + [0] * 2) * 40, 8)
-    found = crossing(base, adapted, (1, 8), names=("base", "rl"))
+    found = crossing_from(base, adapted, (1, 8))
     assert (found["k"], found["sure"]) == (8, True)
-    assert crossing(adapted, base, (1, 8))["k"] is None
+    assert crossing_from(adapted, base, (1, 8))["k"] is None
 
 
 # -- clusters of the bundled set --------------------------------------------------------------------------------------
