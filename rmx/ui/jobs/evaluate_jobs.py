@@ -41,13 +41,10 @@ class EvaluateForm:
 
     def command(self) -> str:
         """The same evaluation from a shell."""
-        words = ["rmx", "eval", "--model", self.model]
-        for adapter in self.adapters:
-            words += ["--adapter", adapter]
-        words += ["--set", self.set_name, "--limit", str(self.limit), "--n", str(self.n)]
-        words += ["--temperature", f"{self.temperature:g}", "--top-p", f"{self.top_p:g}", "--seed", str(self.seed)]
-        words += ["--max-new-tokens", str(self.max_new_tokens), *self.style.words()]
-        return shlex.join([*words, "--json"])
+        adapters = [word for adapter in self.adapters for word in ("--adapter", adapter)]
+        words = ["rmx", "eval", "--model", self.model, *adapters, "--set", self.set_name, "--limit", str(self.limit)]
+        words += f"--n {self.n} --temperature {self.temperature:g} --top-p {self.top_p:g} --seed {self.seed}".split()
+        return shlex.join([*words, "--max-new-tokens", str(self.max_new_tokens), *self.style.words(), "--json"])
 
 
 class EvalJob(PageJob):

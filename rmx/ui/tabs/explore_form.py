@@ -1,6 +1,6 @@
 """The form of the Explore tab, with its panels: a builder of problems, trees to open, models in memory."""
 
-from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
@@ -13,14 +13,14 @@ from rmx.mini.task import NAMES, TEMPLATES, THINGS, compose
 from rmx.models.adapter_names import bundled_adapters
 from rmx.models.presets import PRESETS
 from rmx.models.workspace import Workspace
-from rmx.records import Problem
 from rmx.storage.strict_json import MOST_CHARACTERS
+from rmx.trees.gallery import list_trees
 from rmx.ui.jobs.sharing import Sharing
 from rmx.ui.server.doors import LARGE
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.form_parts import ProblemBoxes, StyleControls, build_problem_boxes, together
-from rmx.ui.tabs.wiring import LIGHT, QUIET, Reply, Who, answering, literal, shows_errors
-from rmx.ui.views.view_common import mounted, served
+from rmx.ui.tabs.form_parts import ProblemBoxes, StyleControls, build_problem_boxes, seed_and_length, together
+from rmx.ui.tabs.wiring import LIGHT, QUIET, Who, answers, literal, shows_errors
+from rmx.ui.views.view_common import build_view
 from rmx.ui.visitor_cookie import Owners
 
 BASE = "none (base)"
@@ -57,8 +57,8 @@ class ExploreForm:
         with gr.Accordion("Problem sets", open=False):
             sets = workspace.policy.problem_sets()
             self.problem_set = gr.Dropdown(sets, value="mini", label="Set", elem_id="set")
-            rows = [(short_text(p), p.id) for p in load_set("mini")[:LISTED]]
-            self.picked = gr.Dropdown(rows, value=None, label="Problem of the set", elem_id="picked")
+            problems = listed_problems("mini")
+            self.picked = gr.Dropdown(problems, value=None, label="Problem of the set", elem_id="picked")
         build_builder(self.boxes)
         build_share_panel(sharing, who)
         self._add_model(workspace, settings, spec, adapter)
@@ -68,6 +68,9 @@ class ExploreForm:
         with gr.Accordion("Read a pasted solution", open=False):
             self.text = gr.Textbox(label="Solution", lines=5, max_lines=14, elem_id="paste", show_label=False)
             self.read = gr.Button("Score this text", size="sm", elem_id="read")
+        # The inputs of Solve and Read, in the order of `ExploreTab.begin`.
+        decoding = [self.tau, self.temperature, self.top_p, self.seed, self.max_new, self.raw]
+        self.asked = [self.model, self.adapter, *self.boxes.all, *decoding, *self.style.asked]
 
     def _add_model(self, workspace: Workspace, settings: Settings, spec: str, adapter: str | None) -> None:
         opened = workspace.model(spec)
@@ -98,26 +101,14 @@ class ExploreForm:
         with gr.Accordion("Decoding", open=False):
             self.temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature (0 = greedy)", elem_id="temperature")
             self.top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", elem_id="top-p")
-            with gr.Row():
-                self.seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="seed")
-                self.max_new = gr.Number(512, label="Most tokens", precision=0, min_width=80, elem_id="max-new")
+            self.seed, self.max_new = seed_and_length("", 512)
             self.raw = gr.Checkbox(False, label="Raw prompt, no template", elem_id="raw")
 
-    @property
-    def asked(self) -> list[Any]:
-        """Inputs of Solve and Read, in the order of `ExploreTab.begin`."""
-        return [self.model, self.adapter, *self.boxes.all, *self.decoding]
 
-    @property
-    def decoding(self) -> list[Any]:
-        """How a solution is decoded, the last inputs of Solve."""
-        return [self.tau, self.temperature, self.top_p, self.seed, self.max_new, self.raw, *self.style.asked]
-
-
-def short_text(problem: Problem) -> str:
-    """A problem as one line of a list."""
-    text = " ".join(problem.problem.split())
-    return text if len(text) <= 90 else text[:89] + "…"
+def listed_problems(name: str) -> list[tuple[str, str]]:
+    """The first problems of a set for a list: each on one line, and its id."""
+    lines = [(" ".join(problem.problem.split()), problem.id) for problem in load_set(name)[:LISTED]]
+    return [(line if len(line) <= 90 else line[:89] + "…", known) for line, known in lines]
 
 
 # -- the builder: a template, names, a thing and numbers make a problem with its answer -------------------------------
@@ -173,26 +164,15 @@ def _make(template: str, wording: int, one: str, two: str, thing: str, *numbers:
 # -- recorded trees ---------------------------------------------------------------------------------------------------
 
 
-def sharing_functions(sharing: Sharing, who: Who) -> dict[str, Callable[..., Reply]]:
-    """The server functions behind the Share menu of the token view."""
-    return {
-        "share_link": answering(sharing.link, who),
-        "share_file": answering(sharing.file, who),
-        "share_save": answering(sharing.save, who),
-    }
-
-
 def build_share_panel(sharing: Sharing, who: Who) -> None:
     """Lay out a file control and the gallery; what is opened appears in the token view (`window.rmx.open`)."""
+    known: dict[str, Any] = {
+        "most": MOST_CHARACTERS,
+        "most_bytes": LARGE,
+        "pieces": [asdict(piece) for piece in list_trees()],
+    }
     with gr.Accordion("Recorded trees", open=False, elem_id="recorded"):
-        gr.HTML(
-            **mounted("explore/share_panel"),
-            server_functions=served(open_piece=answering(sharing.open_piece, who)),
-            elem_id="share-panel",
-            most=MOST_CHARACTERS,
-            most_bytes=LARGE,
-            pieces=sharing.gallery(),
-        )
+        build_view("explore/share_panel", answers(who, open_piece=sharing.open_piece), elem_id="share-panel", **known)
 
 
 # -- models in memory -------------------------------------------------------------------------------------------------
@@ -215,17 +195,11 @@ class MemoryPanel:
 
     def look(self, request: gr.Request) -> tuple[Any, Any]:
         """The panel as this visitor may see it, with what is loaded now."""
-        if not self.may(request):
-            return gr.Group(visible=False), gr.skip()
-        return self._panel()
+        return self._panel() if self.may(request) else (gr.Group(visible=False), gr.skip())
 
     @shows_errors
     def unload(self, spec: str | None, request: gr.Request) -> tuple[Any, Any, str]:
-        """Give a model back; returns the panel with what is loaded then, and what was freed in a sentence.
-
-        Raises:
-            RmxError: it cannot be unloaded now, or not by this visitor.
-        """
+        """Give a model back; returns the panel with what is loaded then, and what was freed in a sentence."""
         if not self.may(request):
             raise Refused("Only the machine's owner unloads models here.")
         if not spec:

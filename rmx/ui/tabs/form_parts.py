@@ -109,6 +109,18 @@ def show_computed(spec: str, problem: str) -> Any:
     return gr.Textbox(placeholder=placeholder(known_answer(spec, None, problem, "")))
 
 
+def whole_number(value: int, label: str, elem_id: str, **about: Any) -> gr.Number:
+    """A box for a whole number."""
+    return gr.Number(value, label=label, precision=0, elem_id=elem_id, **about)
+
+
+def seed_and_length(prefix: str, most: int) -> tuple[gr.Number, gr.Number]:
+    """A row of two boxes: the seed, and how many tokens are made at most."""
+    with gr.Row():
+        seed = whole_number(0, "Seed", f"{prefix}seed", min_width=80)
+        return seed, whole_number(most, "Most tokens", f"{prefix}max-new", min_width=80)
+
+
 OWN = "own"  # the choice that opens the boxes for another pair
 
 
