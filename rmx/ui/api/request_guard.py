@@ -60,7 +60,7 @@ class Bodies:
     def refusal(self, path: str, content: bytes) -> Refusal | None:
         """Why a body cannot be used; None where gradio may have it."""
         try:
-            body = json.loads(content.decode(), parse_constant=_no_number, parse_float=_finite)
+            body = json.loads(content.decode(), parse_constant=_finite, parse_float=_finite)
         except RecursionError:
             return 400, "The body is nested too deeply."
         except ValueError:  # no JSON, not in UTF-8, or a number that JSON does not have
@@ -163,13 +163,10 @@ def _answer(status: int, sentence: str) -> Response:
     return JSONResponse({"error": sentence, "detail": sentence}, status)
 
 
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is not in JSON")
-
-
 def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_number(text)
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not in JSON")
+    return value
 
 
 def _filled(path: str, content: bytes) -> bytes:

@@ -51,8 +51,6 @@ class Claims:
         gone = "These claims are no longer in memory. Measure them again."
         self.jobs: JobStore[ClaimsJob] = JobStore(gone, most=keep)
 
-    # -- jobs ---------------------------------------------------------------------------------------------------------
-
     def start(self, options: ClaimOptions, claim: object = None, before: object = None) -> ClaimsJob:
         """Make a job, not begun yet: one claim, or all of them where `claim` is None.
 
@@ -101,8 +99,6 @@ class Claims:
         subject = replace(subject, private_runs=self.workspace.policy.public)
         return Board(subject, CLAIMS, lambda: job.stopped, job.only)
 
-    # -- messages -----------------------------------------------------------------------------------------------------
-
     def message(self, job: ClaimsJob, sent: int = 0) -> Message:
         """The whole state, whatever was sent already."""
         message: Message = {"kind": "claims", "id": job.id, "done": job.done, "stopped": job.stopped, "rows": []}
@@ -115,8 +111,6 @@ class Claims:
         message |= {"does": report.does, "at": report.at, "of": report.of, "rows": [_row(row) for row in found["rows"]]}
         message |= {"licence": licence, "source": source, "command": command_of(found, report.subject.asked)}
         return message | {name: found[name] for name in FACTS}
-
-    # -- questions of the page ----------------------------------------------------------------------------------------
 
     def tail(self, data: object) -> Message:
         """The state of {"id"}."""

@@ -48,15 +48,6 @@ class PairJob(PageJob):
         """How many tokens there are."""
         return 0
 
-    @property
-    def tokens(self) -> int:
-        """How many tokens it has made."""
-        return self.made
-
-    def message(self, start: int = 0, whole: bool = False) -> Message:
-        """Tokens from `start` on; the opening facts at the beginning or where all is wanted, the result at the end."""
-        raise NotImplementedError
-
 
 @dataclass(eq=False)
 class MapRun(PairJob):
@@ -80,11 +71,6 @@ class MapRun(PairJob):
         """How many tokens there are."""
         return len(self.found.shifts)
 
-    @property
-    def tokens(self) -> int:
-        """How many tokens the map and all decodes of its problem have."""
-        return self.made + sum(map(len, self.decoded.values()))
-
     def parts(self) -> list[Any]:
         """What it keeps in memory."""
         what = [self.title, self.prompt, self.job, self.found.shifts]
@@ -104,19 +90,14 @@ class MapRun(PairJob):
         return message | ({"result": self._result()} if self.done else {})
 
     def _open(self) -> Message:
-        return {
-            "title": self.title,
-            "prompt": self.prompt,
-            "style": self.pair.base.style.sentence(),
-            "known": self.job.known,
-            "known_computed": self.known_computed,
-            "base": self.pair.base.spec,
-            "adapted": self.pair.name,
-            "source": self.job.source,
-            "tau": self.job.tau,
-            "strength": self.pair.strength,
-            "noise": self.found.noise.json() if self.found.noise else None,
-        }
+        pair, job = self.pair, self.job
+        problem = {"title": self.title, "prompt": self.prompt, "style": pair.base.style.sentence()}
+        known = {"known": job.known, "known_computed": self.known_computed, "source": job.source, "tau": job.tau}
+        models = {"base": pair.base.spec, "adapted": pair.name, "strength": pair.strength}
+        return problem | known | models | {"noise": self._noise()}
+
+    def _noise(self) -> Message | None:
+        return self.found.noise.json() if self.found.noise else None
 
     def _result(self) -> Message:
         found, shifts = self.found, self.found.shifts
@@ -130,16 +111,12 @@ class MapRun(PairJob):
             "adapted_answer": self.answers["teacher"].json() if "teacher" in self.answers else None,
             "counts": counts | {"near_ties": sum(s.near_tie(found.tolerance) for s in differ)},
             "n": len(shifts),
-            "on_forks": {
-                "disagreements": len(differ),
-                "on_forks": on_forks,
-                "by_chance": forks / len(shifts) if shifts else 0.0,
-            },
+            "on_forks": {"disagreements": len(differ), "on_forks": on_forks, "by_chance": forks / max(len(shifts), 1)},
             "figures": {k: map_json(found)[k] for k in plain} if shifts else None,
             "largest": [self._parting(s) for s in largest(shifts)],
             "placebo": placebo,
             "check": self.check,
-            "noise": found.noise.json() if found.noise else None,
+            "noise": self._noise(),
             "stop": found.stop,
             "seconds": round(found.seconds, 3),
         }
@@ -185,30 +162,15 @@ class PatchRun(PairJob):
 
     def message(self, start: int = 0, whole: bool = False) -> Message:
         """Tokens from `start` on, the opening facts, the result, and the answers of all arms so far."""
-        message: Message = {
-            "kind": "patch",
-            "id": self.id,
-            "map": self.map.id,
-            "start": start,
-            "toks": [self._token(t) for t in self.decode.tokens[start:]],
-            "done": self.done,
-            "answers": {arm: a.json() for arm, a in self.map.answers.items()},
-            "patches": dict(self.map.patches),
-        }
+        job, of, toks = self.job, self.map, [self._token(t) for t in self.decode.tokens[start:]]
+        message: Message = {"kind": "patch", "id": self.id, "map": of.id, "start": start, "toks": toks}
+        message |= {"done": self.done, "answers": {arm: answer.json() for arm, answer in of.answers.items()}}
+        message["patches"] = dict(of.patches)
         if whole or start == 0:
-            job, of = self.job, self.map
-            message["open"] = {
-                "arm": job.arm,
-                "budget": job.budget,
-                "tau": job.tau,
-                "seed": job.seed,
-                "title": of.title,
-                "known": job.known,
-                "known_computed": of.known_computed,
-                "base": self.pair.base.spec,
-                "adapted": self.pair.name,
-                "at": len(job.kept),
-            }
+            problem = {"title": of.title, "known": job.known, "known_computed": of.known_computed}
+            models = {"base": self.pair.base.spec, "adapted": self.pair.name, "at": len(job.kept)}
+            asked = {"arm": job.arm, "budget": job.budget, "tau": job.tau, "seed": job.seed}
+            message["open"] = asked | problem | models
         message |= line_and_error(self)
         if self.done:
             message["result"] = self.decode.result.json() | {"seconds": round(self.decode.seconds, 3)}

@@ -48,8 +48,6 @@ class Comparer:
         )
         self._copying = threading.Lock()  # a second copy of a checkpoint is large: one at a time
 
-    # -- making jobs ----------------------------------------------------------------------------------------------
-
     def map(
         self,
         pair: Pair,
@@ -121,8 +119,6 @@ class Comparer:
             run.reports = InterveneSet(pair, name, problems, ARMS, tau, max_new=max_new, cancelled=lambda: run.stopped)
         return run
 
-    # -- streams --------------------------------------------------------------------------------------------------
-
     def stream(self, run: MapRun | PatchRun | SetRun) -> Iterator[Message]:
         """Do the work of a job; yields messages at its interval, the last one has the result."""
         pair = run.pair
@@ -190,21 +186,17 @@ class Comparer:
         engine = run.pair.base.engine
         if run.stopped or engine.remote is not None or sum(p.numel() for p in engine.model.parameters()) > SMALL:
             return
+        job, pair = run.job, run.pair
         with suppress(Busy):
             if "teacher" not in run.answers:
-                self._ask_teacher(run)
+                with pair.turn(PATIENCE):
+                    limit = job.sampling.max_new_tokens
+                    ids = greedy_ids(pair.adapted, job.prompt_ids, pair.adapter, limit, lambda: run.stopped)
+                if not run.stopped:
+                    cut = is_cut(pair.base, job.prompt_ids, ids)
+                    run.answers["teacher"] = pair.base.grade(job.prompt_ids, ids, job.known, cut=cut)
             run.check = self.check({"id": run.id})
             run.placebo = map_placebo(run.found, lambda: run.stopped, PATIENCE)
-
-    def _ask_teacher(self, run: MapRun) -> None:
-        """Add the adapted model's own answer."""
-        job, pair = run.found.job, run.pair
-        with pair.turn(PATIENCE):
-            limit = job.sampling.max_new_tokens
-            ids = greedy_ids(pair.adapted, job.prompt_ids, pair.adapter, limit, lambda: run.stopped)
-        if not run.stopped:
-            cut = is_cut(pair.base, job.prompt_ids, ids)
-            run.answers["teacher"] = pair.base.grade(job.prompt_ids, ids, job.known, cut=cut)
 
     def _note_arm(self, run: PatchRun) -> None:
         """Remember the arm's answer, and its tokens where there are more than were known."""
@@ -234,8 +226,6 @@ class Comparer:
         finally:
             for queue, ticket in reversed(held):
                 queue.leave(ticket)
-
-    # -- questions of the page ------------------------------------------------------------------------------------
 
     def tail(self, data: object) -> Message:
         """Everything of a job from {"id", "start"} on."""

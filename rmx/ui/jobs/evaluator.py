@@ -99,8 +99,6 @@ class Evaluator:
         self.files: JobStore[OwnFile] = JobStore(first, self.kept, error=ProblemError)
         self._pace: dict[tuple[str, str], float] = {}  # (model, set) -> seconds per completion, as last seen here
 
-    # -- what can be chosen -------------------------------------------------------------------------------------------
-
     def contestants(self, model: str) -> list[tuple[str, str]]:
         """What can be measured beside this base, as (title, spec): bundled adapters, then runs, the newest first."""
         model = model.strip()
@@ -167,8 +165,6 @@ class Evaluator:
         plan: Message = {"kind": "plan", "samples": asked.samples, "seconds": pace and pace * asked.samples}
         return plan | {"command": asked.command(), "set": about, "own": asked.own is not None}
 
-    # -- own files ----------------------------------------------------------------------------------------------------
-
     def take_file(self, data: object) -> Message:
         """Keep a file, {"name", "text"}, that was read in the browser; only that page gets to know its id.
 
@@ -181,8 +177,6 @@ class Evaluator:
         self.files.add(file)
         answers = sum(problem.answer is not None for problem in problems)
         return {"file": file.id, "name": file.name, "problems": len(problems), "answers": answers}
-
-    # -- jobs ---------------------------------------------------------------------------------------------------------
 
     def start(self, asked: EvaluateForm, owner: str | None = None) -> EvalJob:
         """Begin to measure, in a thread of its own. `owner` is the visitor who asks."""
@@ -253,8 +247,6 @@ class Evaluator:
             except RmxError:
                 continue  # no run
         return {spec: note for spec, note in notes.items() if note}
-
-    # -- questions of the page ----------------------------------------------------------------------------------------
 
     def tail(self, data: object) -> Message:
         """What is new of {"id"} after the stamp {"since"}."""

@@ -41,8 +41,6 @@ class Explorer:
         self.runs = runs or BranchStore()
         self.limits = limits or Limits()
 
-    # -- making runs ----------------------------------------------------------------------------------------------
-
     def start(
         self,
         spec: str,
@@ -115,8 +113,6 @@ class Explorer:
         )
         yield from iterate_as_owner(run.owner, messages)
 
-    # -- questions of the page ------------------------------------------------------------------------------------
-
     def tail(self, data: object) -> Message:
         """Everything of a run from {"run", "start"} on."""
         return self.message(self.runs.get(field_of(data, "run")), start_of(data), True)
@@ -163,8 +159,6 @@ class Explorer:
                 found.setdefault((run.id, pos), _pin(run, pos))
         return list(found.values())
 
-    # -- messages -------------------------------------------------------------------------------------------------
-
     def message(self, run: Branch, start: int, whole: bool = False) -> Message:
         """Tokens from `start` on; with the opening facts at the beginning and the result at the end."""
         toks = [self._token(run, t) for t in run.tokens[start:]]
@@ -181,23 +175,14 @@ class Explorer:
         return [t.text, round(t.entropy, 4), float(f"{t.p:.6g}"), t.rank, (FORCED if t.forced else 0) | special]
 
     def _open(self, run: Branch) -> Message:
-        return {
-            "tree": run.tree,
-            "parent": run.parent.id if run.parent else None,
-            "at": run.at,
-            "forced": len(run.job.forced) if run.parent else 0,
-            **self._swap(run),
-            "tau": run.job.tau,
-            "label": _label(run),
-            "model": run.model.spec + (f" + {shown_adapter(run.job.adapter)}" if run.job.adapter else ""),
-            "prompt": run.prompt,
-            "style": run.model.style.sentence() if run.model.style else None,
-            "known": run.job.known,
-            "known_computed": run.known_computed,
-            "title": run.title,
-            "show": run.show,
-            "origin": run.origin.json() if run.origin else None,
-        }
+        job, parent = run.job, run.parent
+        swap = {"at": run.at, "forced": len(job.forced) if parent else 0, **self._swap(run)}
+        model = run.model.spec + (f" + {shown_adapter(job.adapter)}" if job.adapter else "")
+        style = run.model.style.sentence() if run.model.style else None
+        about = {"tau": job.tau, "label": _label(run), "model": model, "prompt": run.prompt, "style": style}
+        known = {"known": job.known, "known_computed": run.known_computed, "title": run.title, "show": run.show}
+        place = {"tree": run.tree, "parent": parent.id if parent else None}
+        return place | swap | about | known | {"origin": run.origin.json() if run.origin else None}
 
     def _swap(self, run: Branch) -> Message:
         """What a branch forced and how likely it was; the probability is that of all its forced tokens together."""

@@ -44,8 +44,6 @@ class Measurements:
         self.explorer = explorer
         self.jobs: JobStore[Measurement] = JobStore("This measurement is over.", most=keep)
 
-    # -- jobs -----------------------------------------------------------------------------------------------------
-
     def start(self, kind: str, data: object) -> Measurement:
         """Make a job, not begun yet.
 
@@ -63,8 +61,6 @@ class Measurements:
         job = Measurement(kind, run, pos)
         job.states = _states(job, run.trace, field_of(data, "goal"))
         return self.jobs.add(job)
-
-    # -- messages -------------------------------------------------------------------------------------------------
 
     def stream(self, job: Measurement) -> Iterator[Message]:
         """Yield the job's states as messages; the last one is done, whatever happens. Then the job is forgotten."""

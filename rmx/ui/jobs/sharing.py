@@ -32,8 +32,6 @@ class Sharing:
     def __init__(self, explorer: Explorer, max_new_tokens: int = 4096) -> None:
         self.explorer, self.max_new_tokens = explorer, max_new_tokens
 
-    # -- out ------------------------------------------------------------------------------------------------------
-
     def link(self, data: object) -> Message:
         """{"run", "pos", "tau"} -> {"s": the value of a link's ?s=}."""
         return {"s": link_of(self._tree(data))}
@@ -54,8 +52,6 @@ class Sharing:
         tree = tree_of(self.explorer.runs.group(run.tree), run.id, pos if type(pos) is int else None)
         return tree if tau is None else replace(tree, tau=check_tau(tau))
 
-    # -- in -------------------------------------------------------------------------------------------------------
-
     def open_file(self, data: object) -> Message:
         """{"text"} of a file -> {"run"}: the branch of it to show, in memory now and labelled as recorded."""
         text = field_of(data, "text")
@@ -72,8 +68,6 @@ class Sharing:
         runs = recorded_runs(tree, current_owner.get().owner)
         self.explorer.runs.add(*runs)
         return runs[tree.shown]
-
-    # -- decoding again ---------------------------------------------------------------------------------------------
 
     def open_link(self, value: str, owner: str | None, begin: Begin) -> Iterator[Message]:
         """Decode the tree of a link and stream it; the last message shows its branch with the verdict."""

@@ -1,4 +1,4 @@
-"""The train road for the pages: what they ask about runs, and what a visitor may do with them. No gradio here.
+"""The train road for the pages: what they ask about runs, and what a visitor may do with them.
 
 A page knows nothing but the files of the runs: every answer is read from them, so a reload, a second browser or a
 restart of the app changes nothing.
@@ -52,8 +52,6 @@ class Training:
         self.store.watch()  # runs may be queued since the app's last time
         self._probed: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._probing = threading.Lock()
-
-    # -- what every visitor may see -----------------------------------------------------------------------------------
 
     def run_tail(self, data: object) -> Reply:
         """Events of {"id"} from byte {"start"} on; the config comes with the first ones."""
@@ -126,8 +124,6 @@ class Training:
         about: dict[str, Any] = {"run": folder.id, "tau": tau, "selection": selection, "estimate": gate.get("estimate")}
         return dry_message(model, rollouts, k=recipe.rollouts.k, max_seq_len=recipe.optim.max_seq_len, **about)
 
-    # -- what a visitor may do with own runs --------------------------------------------------------------------------
-
     def start(self, job: TrainJob, visitor: Visitor, dry: bool = False) -> RunFolder:
         """A new run in a process of its own, or in the queue where others go first."""
         admit_job(self.workspace.policy, job)
@@ -188,8 +184,6 @@ class Training:
         if not may(visitor, folder.config.get("owner"), action):
             raise TrainError(f"Only who started a run, or the owner of this machine, may {action} it.")
         return folder
-
-    # -- plans --------------------------------------------------------------------------------------------------------
 
     def plan(self, job: TrainJob) -> Reply:
         """What a run would take, as far as that can be known now, and the command that starts it."""
@@ -252,13 +246,15 @@ def shown_value(value: Any) -> Any:
 def _curves(folder: RunFolder) -> Reply:
     """Updates and checks; of a sweep those of the chosen threshold, or of the one that is under way."""
     config, events = folder.config, folder.events()[0]
-    kept: dict[str, dict[int, Any]] = {"update": {}, "check": {}}
     tau = (folder.sweep or {}).get("chosen")
     if tau is None:
         tau = next((e["tau"] for e in reversed(events) if e["kind"] == "update" and "tau" in e), None)
-    for event in events:  # a resumed run writes the updates after its checkpoint again: the last ones count
-        if event["kind"] in kept and event.get("tau") == tau and type(event.get("optimizer_step")) is int:
-            kept[event["kind"]][event["optimizer_step"]] = event
-    ordered = {kind: [found[at] for at in sorted(found)] for kind, found in kept.items()}
+
+    def last_ones(kind: str) -> list[Any]:
+        """By the update; a resumed run writes those after its checkpoint again."""
+        of_tau = [event for event in events if event["kind"] == kind and event.get("tau") == tau]
+        found = {e["optimizer_step"]: e for e in of_tau if type(e.get("optimizer_step")) is int}
+        return [found[at] for at in sorted(found)]
+
     label = config.get("note") or f"{config['model']} · {config.get('preset')}"
-    return {"id": folder.id, "label": label, "updates": ordered["update"], "checks": ordered["check"]}
+    return {"id": folder.id, "label": label, "updates": last_ones("update"), "checks": last_ones("check")}

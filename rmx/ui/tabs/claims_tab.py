@@ -19,16 +19,25 @@ from rmx.compare.pair_options import PairOptions
 from rmx.engine.fair_queue import Kind
 from rmx.models.presets import pairs_first
 from rmx.models.style_options import from_form
+from rmx.service.requests import ClaimsRequest
 from rmx.ui.jobs.claims_jobs import Claims, ClaimsJob, claims_texts
 from rmx.ui.jobs.page_jobs import Message, whole
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.form_parts import OWN, PairBoxes, StyleControls, chosen_pair, seed_and_length, whole_number
+from rmx.ui.tabs.form_parts import (
+    OWN,
+    PairBoxes,
+    StyleControls,
+    chosen_pair,
+    defaults_of,
+    seed_and_length,
+    whole_number,
+)
 from rmx.ui.tabs.wiring import LIGHT, MEASURE, StreamTab, Who, answers, nobody, payload
 from rmx.ui.views.view_common import build_view
 
 MOST_PROBLEMS, MOST_BUDGET = 500, 2_000_000
 PUBLIC_PROBLEMS, PUBLIC_SAMPLES, PUBLIC_BUDGET = 100, 16, 120_000  # on a public site, where others wait
-FIRST_PROBLEMS, FIRST_SAMPLES, FIRST_BUDGET = 50, 8, 60_000
+FIRST_PROBLEMS, FIRST_BUDGET = 50, 60_000
 NOW = "(...asked) => [window.rmxClaims?.job() ?? '', ...asked.slice(1)]"  # which job the page shows
 
 
@@ -49,7 +58,8 @@ class ClaimsForm:
             self.tau = gr.Slider(0, 4, 1.2, step=0.05, label=label, visible=False, elem_id="claims-tau")
             label = "… or the share of tokens that are forks (%; 0: by nats)"
             self.share = gr.Slider(0, 20, 0, step=0.5, label=label, elem_id="claims-share")
-            self.samples = whole_number(FIRST_SAMPLES, "Samples per problem, pass@k", "claims-samples")
+            first = defaults_of(ClaimsRequest)
+            self.samples = whole_number(first["n"], "Samples per problem, pass@k", "claims-samples")
             self.budget = whole_number(FIRST_BUDGET, "Tokens for what decides", "claims-budget")
             self.seed, self.max_new = seed_and_length("claims-", min(512, tab.settings.max_new_tokens))
         self.style = StyleControls("claims")
@@ -89,8 +99,6 @@ class ClaimsTab(StreamTab):
         )
         amount = whole(samples, "number of samples", 1, most[1])
         return ClaimOptions(pair, amount, whole(budget, "budget of tokens", 1, most[2]))
-
-    # -- callbacks ----------------------------------------------------------------------------------------------------
 
     def measure_all(self, before: str, request: gr.Request, *asked: Any) -> Iterator[Message]:
         """Measure all claims; `before` is the id of the job that the page shows."""

@@ -34,18 +34,7 @@ from rmx.ui.jobs.page_jobs import Message, whole
 from rmx.ui.plotly_figures import arm_figure, shift_figure
 from rmx.ui.settings import Settings
 from rmx.ui.tabs import form_parts as parts
-from rmx.ui.tabs.wiring import (
-    LIGHT,
-    MEASURE,
-    QUIET,
-    STREAM,
-    StreamTab,
-    Who,
-    answers,
-    nobody,
-    refused,
-    shows_errors,
-)
+from rmx.ui.tabs.wiring import LIGHT, MEASURE, QUIET, STREAM, StreamTab, Who, answers, nobody, refused, shows_errors
 from rmx.ui.views.view_common import build_view
 
 SOURCES = [("base's own", "base"), ("adapted model's own", "adapted"), ("pasted", "text")]
@@ -95,8 +84,6 @@ class CompareTab(StreamTab):
         space = comparer.workspace
         self.pairs = pairs_first(settings.model, settings.adapter, space.loaded, space.policy.offers)
 
-    # -- callbacks ------------------------------------------------------------------------------------------------
-
     def compare(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
         """Stream a new map."""
         yield from self._job("map", "map", request, lambda: self._map(*asked))
@@ -107,7 +94,7 @@ class CompareTab(StreamTab):
         """Stream a job for one of the views of the page: map, patch or set."""
 
         def about(run: PairJob) -> dict[str, Any]:
-            return {"model": run.pair.name, "tokens": run.tokens, "outcome": "error" if run.error else "done"}
+            return {"model": run.pair.name, "tokens": run.made, "outcome": "error" if run.error else "done"}
 
         def refusal(error: RmxError) -> Message:
             return refused(error, kind=view, id=None, start=0, toks=[], done=True)

@@ -21,6 +21,7 @@ from rmx.errors import RmxError
 from rmx.models.presets import PRESETS
 from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import to_form
+from rmx.service.requests import EvalRequest
 from rmx.ui.jobs.evaluate_jobs import EvaluateForm
 from rmx.ui.jobs.evaluator import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator
 from rmx.ui.jobs.page_jobs import Message
@@ -30,12 +31,12 @@ from rmx.ui.tabs.compare_tab import CompareTab
 from rmx.ui.tabs.explore_form import BASE
 from rmx.ui.tabs.explore_tab import ExploreTab
 from rmx.ui.tabs.form_parts import OWN as OWN_PAIR
-from rmx.ui.tabs.form_parts import StyleControls, seed_and_length, together, whole_number
+from rmx.ui.tabs.form_parts import StyleControls, defaults_of, seed_and_length, together, whole_number
 from rmx.ui.tabs.wiring import LIGHT, QUIET, StreamTab, answers, nobody, payload, refused
 from rmx.ui.views.view_common import build_view
 from rmx.ui.visitor_cookie import Owners, is_loopback
 
-FIRST_ADAPTER, FIRST_COUNT, FIRST_LIMIT = "rl", 16, 100
+FIRST_ADAPTER, FIRST_LIMIT = "rl", 100
 KEY = "rmx-evaluation"  # of the browser tab's own storage
 RESTORE = f"() => sessionStorage.getItem('{KEY}') ?? ''"  # what this browser tab was looking at before a reload
 
@@ -79,17 +80,18 @@ class EvaluateControls:
         self.asked = [*what, *decoding, *self.style.asked]  # the inputs of Evaluate, in the order of `FORM`
 
     def _add_decoding(self, most: int) -> None:
+        first = defaults_of(EvalRequest)
         self.n = gr.Radio(
             [(str(count), count) for count in COUNTS],
-            value=FIRST_COUNT,
+            value=first["n"],
             label="Samples per problem",
             info="0: one greedy answer only",
             elem_id="evaluate-n",
         )
         with gr.Accordion("Decoding", open=False, elem_id="evaluate-decoding"):
-            label = "Temperature of the samples"
-            self.temperature = gr.Slider(0, 2, 0.6, step=0.05, label=label, elem_id="evaluate-temperature")
-            self.top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p", elem_id="evaluate-top-p")
+            about: dict[str, Any] = {"label": "Temperature of the samples", "elem_id": "evaluate-temperature"}
+            self.temperature = gr.Slider(0, 2, first["temperature"], step=0.05, **about)
+            self.top_p = gr.Slider(0.05, 1, first["top_p"], step=0.05, label="Top-p", elem_id="evaluate-top-p")
             self.seed, self.max_new = seed_and_length("evaluate-", most)
 
 
@@ -113,8 +115,6 @@ class EvaluateTab(StreamTab):
         form = dict(zip(FORM, values, strict=True)) | {"most": self.settings.max_new_tokens}
         admin = is_loopback(self.settings.host) if self.owners is None else self.owners.visitor_of(request).admin
         return self.evaluator.asked(form, paths=admin)
-
-    # -- callbacks ----------------------------------------------------------------------------------------------------
 
     def evaluate(self, request: gr.Request, *values: Any) -> Message:
         """Begin an evaluation; the page follows it."""

@@ -13,12 +13,13 @@ from rmx.mini.task import NAMES, TEMPLATES, THINGS, compose
 from rmx.models.adapter_names import bundled_adapters
 from rmx.models.presets import PRESETS
 from rmx.models.workspace import Workspace
+from rmx.service.requests import TraceRequest
 from rmx.storage.strict_json import MOST_CHARACTERS
 from rmx.trees.gallery import list_trees
 from rmx.ui.jobs.sharing import Sharing
 from rmx.ui.server.doors import LARGE
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.form_parts import ProblemBoxes, StyleControls, build_problem_boxes, seed_and_length, together
+from rmx.ui.tabs import form_parts as parts
 from rmx.ui.tabs.wiring import LIGHT, QUIET, Who, answers, literal, shows_errors
 from rmx.ui.views.view_common import build_view
 from rmx.ui.visitor_cookie import Owners
@@ -49,7 +50,7 @@ class ExploreForm:
         adapter: str | None,
         notice: str | None,
     ) -> None:
-        self.boxes = build_problem_boxes(examples()[0])
+        self.boxes = parts.build_problem_boxes(examples()[0])
         self.solve = gr.Button("Solve", variant="primary", elem_id="solve")
         self.banner = gr.Markdown(notice or "", visible=bool(notice), elem_id="banner")
         with gr.Row(elem_id="examples"):
@@ -64,7 +65,7 @@ class ExploreForm:
         self._add_model(workspace, settings, spec, adapter)
         self._add_threshold(workspace.model(spec).tau)
         self._add_decoding()
-        self.style = StyleControls("explore")
+        self.style = parts.StyleControls("explore")
         with gr.Accordion("Read a pasted solution", open=False):
             self.text = gr.Textbox(label="Solution", lines=5, max_lines=14, elem_id="paste", show_label=False)
             self.read = gr.Button("Score this text", size="sm", elem_id="read")
@@ -98,10 +99,11 @@ class ExploreForm:
             self.share_note = gr.Markdown(first, elem_id="share-note")
 
     def _add_decoding(self) -> None:
+        first, label = parts.defaults_of(TraceRequest), "Temperature (0 = greedy)"
         with gr.Accordion("Decoding", open=False):
-            self.temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature (0 = greedy)", elem_id="temperature")
-            self.top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", elem_id="top-p")
-            self.seed, self.max_new = seed_and_length("", 512)
+            self.temperature = gr.Slider(0, 2, first["temperature"], step=0.05, label=label, elem_id="temperature")
+            self.top_p = gr.Slider(0.05, 1, first["top_p"], step=0.05, label="Top-p", elem_id="top-p")
+            self.seed, self.max_new = parts.seed_and_length("", 512)
             self.raw = gr.Checkbox(False, label="Raw prompt, no template", elem_id="raw")
 
 
@@ -114,7 +116,7 @@ def listed_problems(name: str) -> list[tuple[str, str]]:
 # -- the builder: a template, names, a thing and numbers make a problem with its answer -------------------------------
 
 
-def build_builder(boxes: ProblemBoxes) -> None:
+def build_builder(boxes: parts.ProblemBoxes) -> None:
     """Lay the panel out; its button writes into the problem and the answer box."""
     first = next(iter(TEMPLATES.values()))
     with gr.Accordion("Build a problem", open=False, elem_id="builder"):
@@ -127,7 +129,7 @@ def build_builder(boxes: ProblemBoxes) -> None:
             two = gr.Dropdown(sorted(NAMES), value="Ben", label="Second name", min_width=90)
             thing = gr.Dropdown(sorted(THINGS), value=THINGS[0], label="Things", min_width=90)
         with gr.Row():
-            numbers = [gr.Number(**_slot(first.name, i)) for i in range(MAX_NUMBERS)]
+            numbers = _numbers(first.name)
         make = gr.Button("Use this problem", size="sm")
     template.change(_choose, template, [wording, *numbers], **LIGHT)
     make.click(_make, [template, wording, one, two, thing, *numbers], boxes.all, **LIGHT)
@@ -137,17 +139,15 @@ def _wordings(template: str) -> list[tuple[str, int]]:
     return [(w.plain(), i) for i, w in enumerate(TEMPLATES[template].wordings)]
 
 
-def _slot(template: str, i: int) -> dict[str, Any]:
-    slots = list(TEMPLATES[template].slots.items())
-    if i >= len(slots):
-        return {"visible": False, "value": None, "label": "–", "min_width": 70, "precision": 0}
-    name, (low, high) = slots[i]
-    return {"visible": True, "value": low, "label": f"{name} ({low}–{high})", "min_width": 70, "precision": 0}
+def _numbers(template: str) -> list[gr.Number]:
+    """A box for each number of a template, and hidden ones for those that others have."""
+    box, slots = {"min_width": 70, "precision": 0}, TEMPLATES[template].slots.items()
+    shown = [gr.Number(low, label=f"{name} ({low}–{high})", visible=True, **box) for name, (low, high) in slots]
+    return shown + [gr.Number(None, label="–", visible=False, **box) for _ in range(MAX_NUMBERS - len(shown))]
 
 
 def _choose(template: str) -> list[Any]:
-    boxes = [gr.Number(**_slot(template, i)) for i in range(MAX_NUMBERS)]
-    return [gr.Dropdown(_wordings(template), value=0), *boxes]
+    return [gr.Dropdown(_wordings(template), value=0), *_numbers(template)]
 
 
 @shows_errors
@@ -158,24 +158,14 @@ def _make(template: str, wording: int, one: str, two: str, thing: str, *numbers:
         made = compose(template, int(wording), (one, two), thing, given)
     except (ValueError, TypeError) as error:
         raise ProblemError(str(error)) from error
-    return together(made.problem, made.answer)
-
-
-# -- recorded trees ---------------------------------------------------------------------------------------------------
+    return parts.together(made.problem, made.answer)
 
 
 def build_share_panel(sharing: Sharing, who: Who) -> None:
     """Lay out a file control and the gallery; what is opened appears in the token view (`window.rmx.open`)."""
-    known: dict[str, Any] = {
-        "most": MOST_CHARACTERS,
-        "most_bytes": LARGE,
-        "pieces": [asdict(piece) for piece in list_trees()],
-    }
+    known: dict[str, Any] = {"most": MOST_CHARACTERS, "most_bytes": LARGE, "pieces": list(map(asdict, list_trees()))}
     with gr.Accordion("Recorded trees", open=False, elem_id="recorded"):
         build_view("explore/share_panel", answers(who, open_piece=sharing.open_piece), elem_id="share-panel", **known)
-
-
-# -- models in memory -------------------------------------------------------------------------------------------------
 
 
 class MemoryPanel:

@@ -88,8 +88,6 @@ class ExploreTab(StreamTab):
         here = explorer.workspace.model(self.spec).adapters
         self.adapter = settings.adapter if settings.adapter in here else None
 
-    # -- callbacks ------------------------------------------------------------------------------------------------
-
     def start(
         self, request: gr.Request, asked: Sequence[Any], read: str | None = None, show: int | None = None
     ) -> Iterator[Message]:
@@ -291,7 +289,7 @@ def build_explore_tab(
     with gr.Row(elem_id="explore", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="controls", elem_classes="controls"):
             space, sharing = explorer.workspace, tab.sharing
-            controls = tab.controls = ExploreForm(space, settings, sharing, who, tab.spec, tab.adapter, notice)
+            c = tab.controls = ExploreForm(space, settings, sharing, who, tab.spec, tab.adapter, notice)
         with gr.Column(scale=1, min_width=320):
             asked = answers(who, tail=explorer.tail, inspect=explorer.inspect, look=explorer.look)
             asked |= answers(who, search=explorer.search, share_link=sharing.link)
@@ -299,25 +297,7 @@ def build_explore_tab(
             tokens = tab.view = build_view("explore/token_view", asked, elem_id="view")
             strip = gr.Plot(show_label=False, elem_id="strip", container=False)
             gr.HTML(html_template="<span></span>", js_on_load=STRIP_CLICKS, visible="hidden", apply_default_css=False)
-    _wire_settings(tab, controls)
-    _wire_view(tab, controls, tokens, strip)
-    return tab
-
-
-def _wire_settings(tab: ExploreTab, c: ExploreForm) -> None:
-    loaded = [c.adapter, c.tau, c.problem_set, c.model_note]
-    load: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "load"}
-    c.model.input(tab.choose_model, c.model, loaded, **load)
-    c.gpu.click(lambda: GPU_PRESET.name, None, c.model, **LIGHT).then(tab.choose_model, c.model, loaded, **load)
-    asked = [c.share, c.model, c.problem_set, *c.style.asked]
-    c.set_share.click(tab.set_share, asked, [c.tau, c.share_note], **MEASURE | {"show_progress": "full"})
-    c.problem_set.change(tab.choose_set, c.problem_set, c.picked, api_visibility="private")
-    c.picked.change(tab.choose_problem, [c.problem_set, c.picked], c.boxes.all, **LIGHT)
-    for box in (c.boxes.problem, c.model):
-        box.change(_banner, [c.model, c.boxes.problem], [c.banner, c.boxes.answer], trigger_mode="always_last", **LIGHT)
-
-
-def _wire_view(tab: ExploreTab, c: ExploreForm, tokens: gr.HTML, strip: gr.Plot) -> None:
+    _wire_settings(tab, c)
     shown, place = gr.State(None), gr.State(0)
     c.solve.click(tab.solve, c.asked, tokens, **STREAM)
     c.read.click(tab.read, [c.text, *c.asked], tokens, **STREAM)
@@ -335,6 +315,20 @@ def _wire_view(tab: ExploreTab, c: ExploreForm, tokens: gr.HTML, strip: gr.Plot)
     c.tau.release(tab.strip, [shown, c.tau], strip, **QUIET)
     for kind, button in c.kinds.items():
         _wire_example(tab, c, tokens, button, of_kind(kind))
+    return tab
+
+
+def _wire_settings(tab: ExploreTab, c: ExploreForm) -> None:
+    loaded = [c.adapter, c.tau, c.problem_set, c.model_note]
+    load: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "load"}
+    c.model.input(tab.choose_model, c.model, loaded, **load)
+    c.gpu.click(lambda: GPU_PRESET.name, None, c.model, **LIGHT).then(tab.choose_model, c.model, loaded, **load)
+    asked = [c.share, c.model, c.problem_set, *c.style.asked]
+    c.set_share.click(tab.set_share, asked, [c.tau, c.share_note], **MEASURE | {"show_progress": "full"})
+    c.problem_set.change(tab.choose_set, c.problem_set, c.picked, api_visibility="private")
+    c.picked.change(tab.choose_problem, [c.problem_set, c.picked], c.boxes.all, **LIGHT)
+    for box in (c.boxes.problem, c.model):
+        box.change(_banner, [c.model, c.boxes.problem], [c.banner, c.boxes.answer], trigger_mode="always_last", **LIGHT)
 
 
 def _wire_example(tab: ExploreTab, c: ExploreForm, tokens: gr.HTML, button: gr.Button, prepared: list[Example]) -> None:

@@ -18,6 +18,7 @@ from rmx.mini.reading import computed_answer
 from rmx.models.presets import PRESETS, PairPreset
 from rmx.models.style_options import AUTO
 from rmx.prompt_styles import STYLES
+from rmx.service.arguments import Request
 from rmx.ui.tabs.wiring import QUIET
 
 # A change of the text takes the answer away at once; white space alone is no change. (Not `.input`: gradio's text box
@@ -68,15 +69,13 @@ def known_answer(spec: str, pair: object, problem: object, answer: object) -> Kn
         problem, answer: what stands in the boxes; the answer counts unless it was given for another text.
     """
     text, given = str(problem or ""), str(answer or "").strip()
-    if given and _belongs(text, given, pair if isinstance(pair, dict) else {}):
+    known = pair if isinstance(pair, dict) else {}
+    # An answer that differs from the pair's was typed since, for the text that stands there now.
+    typed = given != str(known.get("answer") or "").strip()
+    if given and (typed or text.split() == str(known.get("text") or "").split()):
         return Known(given)
     computed = computed_answer(text) if spec == "mini" else None
     return Known(computed, computed is not None)
-
-
-def _belongs(text: str, given: str, pair: dict[str, object]) -> bool:
-    """An answer that differs from the pair's was typed since, for the text that stands there now."""
-    return given != str(pair.get("answer") or "").strip() or text.split() == str(pair.get("text") or "").split()
 
 
 def build_problem_boxes(first: Example, prefix: str = "") -> ProblemBoxes:
@@ -107,6 +106,11 @@ def placeholder(known: Known) -> str:
 def show_computed(spec: str, problem: str) -> Any:
     """The answer box with a hint which answer is computed where none is given."""
     return gr.Textbox(placeholder=placeholder(known_answer(spec, None, problem, "")))
+
+
+def defaults_of(verb: type[Request]) -> dict[str, Any]:
+    """What a form begins with: the arguments of a request where nothing is said."""
+    return {name: field.default for name, field in verb.model_fields.items()}
 
 
 def whole_number(value: int, label: str, elem_id: str, **about: Any) -> gr.Number:
@@ -158,10 +162,8 @@ class StyleControls:
                 elem_id=f"{prefix}-answers",
             )
 
-    @property
-    def asked(self) -> list[Any]:
-        """The components, in the order of `style_options.from_form`."""
-        return [self.style, self.system, self.thinking, self.stops, self.answers]
+        # The components, in the order of `style_options.from_form`.
+        self.asked: list[Any] = [self.style, self.system, self.thinking, self.stops, self.answers]
 
 
 class PairBoxes:
@@ -190,10 +192,8 @@ class PairBoxes:
             self.adapter = gr.Textbox(label=adapter, elem_id=f"{prefix}-adapter")
             self.teacher = gr.Textbox(label="… or a full checkpoint", elem_id=f"{prefix}-teacher")
 
-    @property
-    def asked(self) -> list[Any]:
-        """The components, in the order of `chosen_pair`."""
-        return [self.preset, self.base, self.adapter, self.teacher]
+        # The components, in the order of `chosen_pair`.
+        self.asked: list[Any] = [self.preset, self.base, self.adapter, self.teacher]
 
 
 def chosen_pair(

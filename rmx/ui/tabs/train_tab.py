@@ -9,12 +9,11 @@ The view of a run gets one message, or a list of them (a value that follows anot
     dry     {"kind", "run": id | null, "tau", "k", "rollouts": [{"problem_id", "gen", "correct", "advantage",
             "toks": [[text, entropy], ...]}, ...], "levels": [tau, ...], "gated_right", "gated_wrong", "gated_zero":
             [count per level], "tokens", "of_rollouts", "selection", "estimate": {"seconds", "memory_mb", "usd"} | null}
-It asks `run_tail` about once a second while it is in sight and the run is alive, every five seconds once it is over (a
-`next` below `start` makes it read the run anew, `"more": true` ask on at once), and `dry_run` once, when the gate of a
-run comes into sight. It sends `view.stop` {"id"}, `view.resume` {"id", "tau"?: the slider's, after a dry run},
-`view.open` {"id", "where": "explore" | "compare"}, `view.download` {"id"}, `view.tau` {"tau"}: the threshold on which
-the slider came to rest. After stop and resume it waits for the poll to tell the new state; a `refused` message ends the
-waiting. Other components reach it by `window.rmxTrain`: watch(id), tau(), watched().
+It asks `run_tail` about once a second while it is in sight and the run is alive (a `next` below `start` makes it read
+the run anew, `"more": true` ask on at once), and `dry_run` once, when the gate of a run comes into sight. It sends
+`stop` {"id"}, `resume` {"id", "tau"?: the slider's, after a dry run}, `open` {"id", "where": "explore" | "compare"},
+`download` {"id"} and `tau` {"tau"}: the threshold on which the slider came to rest. After stop and resume it waits for
+the poll to tell the new state. Other components reach it by `window.rmxTrain`: watch(id), tau(), watched().
 
 The table of runs asks `runs_list` every three seconds while it is in sight, so a closed page costs nothing and a
 restart of the app loses nothing. It gets `me`, `refused` and `watch` as above, and
