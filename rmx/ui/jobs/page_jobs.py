@@ -24,17 +24,17 @@ STATE_INTERVAL = 0.5  # seconds between messages that hold a whole state
 TOO_LONG = "Shorten the text or take a smaller model."  # where memory has run out
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class PageJob:
     """Work of one visitor. Its id is unguessable: knowing it is the permission to look at it and to stop it."""
 
-    who: RequestOwner = field(default_factory=current_owner.get, kw_only=True)
-    id: str = field(default_factory=lambda: secrets.token_urlsafe(16), kw_only=True)
-    waiting: int = field(default=0, kw_only=True)  # requests ahead of this one
-    expected: float | None = field(default=None, kw_only=True)  # seconds until its turn, by the latest turns
-    error: str | None = field(default=None, kw_only=True)
-    done: bool = field(default=False, kw_only=True)
-    _stop: threading.Event = field(default_factory=threading.Event, kw_only=True)
+    who: RequestOwner = field(default_factory=current_owner.get)
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    waiting: int = 0  # requests ahead of this one
+    expected: float | None = None  # seconds until its turn, by the latest turns
+    error: str | None = None
+    done: bool = False
+    _stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def owner(self) -> str | None:
@@ -177,14 +177,16 @@ class OpenPages:
         return job
 
     def follow(self, session: str | None, job: Any) -> None:
-        """Note that a page looks at `job`, one that is under way; it leaves what it looked at before."""
-        if (old := self._note(session, job)) is not None:
-            _leave(old, str(session))
+        """Note that a page looks at `job`, one that is under way, or at none; it leaves what it looked at before."""
+        old = self._note(session, job)
+        if isinstance(old, PageJob):
+            old.leave(str(session))
+        elif old is not None:
+            old.halt()
 
     def leave(self, session: str | None) -> None:
         """Note that a page was closed."""
-        if (old := self._note(session, None)) is not None:
-            _leave(old, str(session))
+        self.follow(session, None)
 
     def _note(self, session: str | None, job: Any) -> Any:
         """Put a page down for `job`, if any; returns another that it looked at before, where that is still there."""
@@ -202,17 +204,10 @@ class OpenPages:
         return before if before is not job else None
 
 
-def _leave(job: Any, session: str) -> None:
-    job.leave(session) if isinstance(job, PageJob) else job.halt()
-
-
 def line_and_error(job: Any) -> Message:
     """A job's place in line and its error as a part of a message; empty where there is neither."""
     line = {"waiting": job.waiting, "expected": job.expected} if job.waiting else {}
     return line | ({"error": job.error} if job.error else {})
-
-
-# -- what pages send and get ------------------------------------------------------------------------------------------
 
 
 def field_of(data: object, key: str) -> Any:
