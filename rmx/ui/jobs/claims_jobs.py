@@ -25,6 +25,7 @@ from rmx.ui.jobs.page_jobs import (
     download,
     field_of,
     line_and_error,
+    report_steps,
     stream_job,
 )
 
@@ -73,31 +74,26 @@ class Claims:
 
         message = partial(self.message, job)
         full = partial(out_of_memory, "Take smaller models.")
-        return stream_job(job, self._steps(job), message, STATE_INTERVAL, full=full, finish=finish)
-
-    def _steps(self, job: ClaimsJob) -> Iterator[bool]:
-        yield True
-        job.board = self._board(job)
-        for report in job.board:
-            job.report = report
-            if not report.done:
-                yield False
+        steps = report_steps(job, lambda: self._board(job))
+        return stream_job(job, steps, message, STATE_INTERVAL, full=full, finish=finish)
 
     def _board(self, job: ClaimsJob) -> Board:
         """The rows to measure, with what is known of them."""
-        last = job.before
+        last, known = job.before, dict[str, Any]()
         if last is not None:
-            found, partial, took = dict(last.found), dict(last.partial), dict(last.took)
-            found.pop("runs", None)  # a run may have ended since
-            return Board(last.subject, CLAIMS, lambda: job.stopped, job.only, found, partial, took=took)
-        options = job.options
-        pair = options.pair.pair(self.workspace)
-        with pair.when_free(lambda: job.stopped) as mine:  # the first measurements of it cannot be ended
-            if not mine:
-                raise RmxError("This was stopped before it began.")
-        subject = subject_of(pair, options.pair, options.samples, options.budget)
-        subject = replace(subject, private_runs=self.workspace.policy.public)
-        return Board(subject, CLAIMS, lambda: job.stopped, job.only)
+            subject, known = last.subject, {"found": dict(last.found), "partial": dict(last.partial)}
+            known["found"].pop("runs", None)  # a run may have ended since
+            known["took"] = dict(last.took)
+        else:
+            options = job.options
+            pair = options.pair.pair(self.workspace)
+            with pair.when_free(lambda: job.stopped) as mine:  # the first measurements of it cannot be ended
+                if not mine:
+                    raise RmxError("This was stopped before it began.")
+            subject = subject_of(pair, options.pair, options.samples, options.budget)
+            subject = replace(subject, private_runs=self.workspace.policy.public)
+        job.board = Board(subject, CLAIMS, lambda: job.stopped, job.only, **known)
+        return job.board
 
     def message(self, job: ClaimsJob, sent: int = 0) -> Message:
         """The whole state, whatever was sent already."""

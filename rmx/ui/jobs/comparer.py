@@ -31,7 +31,7 @@ from rmx.storage.job_store import JobStore
 from rmx.storage.memory_shares import MemoryShares
 from rmx.ui.jobs.compare_jobs import CLASSES, MapRun, PairJob, PatchRun, SetRun, known_part
 from rmx.ui.jobs.explorer import check_texts
-from rmx.ui.jobs.page_jobs import PATIENCE, SET_RUNS, Message, download, field_of, start_of, stream_job
+from rmx.ui.jobs.page_jobs import PATIENCE, SET_RUNS, Message, download, field_of, report_steps, start_of, stream_job
 
 SMALL = 20e6  # parameters up to which noise and placebo are measured without being asked
 
@@ -142,7 +142,7 @@ class Comparer:
         """The work; yields True while it waits, False after each token or problem."""
         if isinstance(run, MapRun):
             return self._map_steps(run)
-        return self._patch_steps(run) if isinstance(run, PatchRun) else _set_steps(run)
+        return self._patch_steps(run) if isinstance(run, PatchRun) else report_steps(run, lambda: run.reports)
 
     def _map_steps(self, run: MapRun) -> Iterator[bool]:
         """Wait, read or write the text, add what is beside it."""
@@ -264,14 +264,6 @@ class Comparer:
             raise RmxError("There is nothing to export yet.")
         texts = {"json": lambda: json.dumps(document, ensure_ascii=False), "csv": lambda: table(document)}
         return download("interventions" if "arms" in document else "shifts", texts, field_of(data, "format"))
-
-
-def _set_steps(run: SetRun) -> Iterator[bool]:
-    yield True
-    for report in run.reports:
-        run.report = report
-        if not report.done:
-            yield False
 
 
 def table(document: dict[str, Any]) -> str:

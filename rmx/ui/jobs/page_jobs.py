@@ -108,6 +108,15 @@ def stream_job(
     yield message(sent)
 
 
+def report_steps(job: Any, reports: Callable[[], Iterable[Any]]) -> Iterator[bool]:
+    """The steps of a job whose `report` is the latest of these."""
+    yield True
+    for report in reports():
+        job.report = report
+        if not report.done:
+            yield False
+
+
 @dataclass(frozen=True, slots=True)
 class JobLimits:
     """How many jobs of one sort may be under way on a public site; 0: any number.

@@ -95,8 +95,8 @@ class TrainForm:
         self.asked = [*what, *self.fields.values(), *self.style.asked]
 
 
-class RunActions:
-    """What the Train and Runs tabs do with runs that are there."""
+class RunsTab:
+    """Callbacks of the Runs tab, and what the Train tab does with runs that are there."""
 
     def __init__(self, training: Training, owners: Owners) -> None:
         self.training, self.owners = training, owners
@@ -118,8 +118,22 @@ class RunActions:
 
         return callback
 
+    def push(self, event: gr.EventData, request: gr.Request) -> Message:
+        """Push an adapter to the Hub with the visitor's own token."""
+        run = payload(event).get("id")
+        try:
+            url = self.training.push(event._data, self.owners.visitor_of(request))
+        except RmxError as error:
+            return {"kind": "told", "id": run, "text": str(error)}
+        return {"kind": "told", "id": run, "text": "Pushed to the Hub.", "url": url}
 
-class TrainTab(RunActions):
+    def download(self, event: gr.EventData) -> Message:
+        """Where the adapter's zip is."""
+        run = str(payload(event).get("id") or "")
+        return {"kind": "file", "id": run, "name": f"{run}.zip", "url": f"runs/{run}/adapter.zip"}
+
+
+class TrainTab(RunsTab):
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
     view: gr.HTML
@@ -202,9 +216,6 @@ def _title(job: TrainJob, minutes: dict[str, float] | None) -> str:
     return f"{size} on {job.model}, about {about} minute{'s' * (about > 1)}"
 
 
-# -- the recipe as form fields ----------------------------------------------------------------------------------------
-
-
 def _component(name: str, value: Any) -> Any:
     """One field of the recipe: a box, a list or a tick."""
     kind, label = FIELDS[name], name.replace("_", " ")
@@ -233,27 +244,6 @@ def _value(name: str, value: Any) -> Any:
     except ValueError as error:
         what = "a whole number" if number is int else "a number"
         raise RmxError(f"{name.replace('_', ' ')} must be {what}; got '{text[:40]}'.") from error
-
-
-# -- the Runs tab: every run of this machine, and what can be done with one -------------------------------------------
-
-
-class RunsTab(RunActions):
-    """Callbacks of the tab; each makes one library call and shows what came of it."""
-
-    def push(self, event: gr.EventData, request: gr.Request) -> Message:
-        """Push an adapter to the Hub with the visitor's own token."""
-        run = payload(event).get("id")
-        try:
-            url = self.training.push(event._data, self.owners.visitor_of(request))
-        except RmxError as error:
-            return {"kind": "told", "id": run, "text": str(error)}
-        return {"kind": "told", "id": run, "text": "Pushed to the Hub.", "url": url}
-
-    def download(self, event: gr.EventData) -> Message:
-        """Where the adapter's zip is."""
-        run = str(payload(event).get("id") or "")
-        return {"kind": "file", "id": run, "name": f"{run}.zip", "url": f"runs/{run}/adapter.zip"}
 
 
 def build_runs_tab(training: Training, owners: Owners, page: gr.Tab) -> gr.HTML:
