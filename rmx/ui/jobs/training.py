@@ -22,10 +22,8 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.rates import load_rates, set_rate
 from rmx.runs.row import costs, row, tested
 from rmx.runs.store import RunStore, owner_of
-from rmx.train.data_stages import stored_selection
 from rmx.train.plan.estimate_ahead import dry_message, estimate_ahead
 from rmx.train.plan.probe import probe, this_device
-from rmx.train.plan.room import check_room
 from rmx.train.publish.adapter_folder import push_adapter, zipped
 from rmx.train.slices import slicer_of
 from rmx.ui.jobs.page_jobs import PATIENCE, field_of, start_of
@@ -113,6 +111,8 @@ class Training:
 
     def dry_run(self, data: object) -> Reply:
         """What every threshold would gate of the rollouts that {"id"} has stored."""
+        from rmx.train.data_stages import stored_selection  # with PEFT, which takes long to import
+
         folder = self.store.get(field_of(data, "id"))
         job = TrainJob.from_json(folder.config)
         if owner_of(folder) is not None:
@@ -126,6 +126,8 @@ class Training:
 
     def start(self, job: TrainJob, visitor: Visitor, dry: bool = False) -> RunFolder:
         """A new run in a process of its own, or in the queue where others go first."""
+        from rmx.train.plan.room import check_room  # with PEFT, which takes long to import
+
         admit_job(self.workspace.policy, job)
         if dry and job.taus:
             raise TrainError(NO_DRY)
