@@ -55,8 +55,7 @@ class Claims:
     def start(self, options: ClaimOptions, claim: object = None, before: object = None) -> ClaimsJob:
         """Make a job, not begun yet: one claim, or all of them where `claim` is None.
 
-        Args:
-            before: id of the job that the page shows; what it found is kept where the subject is the same.
+        What the job `before`, which the page shows, has found is kept where the subject is the same.
         """
         if claim is not None and claim not in BY_ID:
             raise RmxError("There is no such claim. Reload the page.")

@@ -108,11 +108,7 @@ class Evaluator:
         return [*((name, name) for name in bundled), *mine]
 
     def asked(self, form: Mapping[str, Any], paths: bool = False) -> EvaluateForm:
-        """Check what a form asks for.
-
-        Args:
-            paths: whether this visitor may name files of the machine.
-        """
+        """Check what a form asks for; `paths`: whether this visitor may name files of the machine."""
         model = str(form.get("model") or "mini").strip()
         short_enough("The model's name", model, MOST_NAME)
         most_problems, most_samples = self._most

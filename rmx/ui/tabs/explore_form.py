@@ -35,9 +35,7 @@ class ExploreForm:
     """The settings column of the Explore tab.
 
     Args:
-        spec, adapter: the model and the adapter that are chosen at first.
-        notice: what visitors have to know before anything else, as Markdown.
-        who: names the visitor behind a request.
+        spec, adapter: that are chosen at first. notice: what visitors have to know before anything else, as Markdown.
     """
 
     def __init__(
@@ -169,12 +167,8 @@ def build_share_panel(sharing: Sharing, who: Who) -> None:
 
 
 class MemoryPanel:
-    """Callbacks of the panel.
-
-    Args:
-        public: visitors are strangers, so only the machine's owner sees the panel. In a private app everybody does: who
-            may load any model there may unload one.
-    """
+    """Callbacks of the panel. On a public site only the machine's owner sees it, in a private app everybody does: who
+    may load any model there may unload one."""
 
     def __init__(self, workspace: Workspace, owners: Owners, public: bool) -> None:
         self.workspace, self.owners, self.public = workspace, owners, public
@@ -213,11 +207,7 @@ def gigabytes(nbytes: int) -> str:
 def build_memory_panel(
     workspace: Workspace, owners: Owners, public: bool, section: gr.Accordion, note: gr.Markdown
 ) -> None:
-    """Lay the panel out inside the Model section, and wire it.
-
-    Args:
-        note: where sentences about models are shown; it changes when one was loaded.
-    """
+    """Lay the panel out inside the Model section, and wire it; `note` changes when a model was loaded."""
     panel = MemoryPanel(workspace, owners, public)
     with section, gr.Group(visible=False, elem_id="memory") as group:
         loaded = gr.Radio([], label="In memory", elem_id="loaded")

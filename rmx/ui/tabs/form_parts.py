@@ -65,8 +65,7 @@ def known_answer(spec: str, pair: object, problem: object, answer: object) -> Kn
 
     Args:
         spec: the model that is asked; for `mini` alone an answer is computed from the text.
-        pair: the text and the answer that were given together.
-        problem, answer: what stands in the boxes; the answer counts unless it was given for another text.
+        pair: the text and the answer that were given together. answer: counts unless it was given for another text.
     """
     text, given = str(problem or ""), str(answer or "").strip()
     known = pair if isinstance(pair, dict) else {}
@@ -129,11 +128,7 @@ OWN = "own"  # the choice that opens the boxes for another pair
 
 
 class StyleControls:
-    """The folded "Prompt style": how a model is asked, what ends its completions, what counts as an answer.
-
-    Args:
-        prefix: the beginning of the ids of its components.
-    """
+    """The folded "Prompt style": how a model is asked, what ends its completions, what counts as an answer."""
 
     def __init__(self, prefix: str) -> None:
         with gr.Accordion("Prompt style", open=False, elem_id=f"{prefix}-prompt-style"):
@@ -167,13 +162,10 @@ class StyleControls:
 
 
 class PairBoxes:
-    """A list of pairs of models, and boxes for another pair.
+    """A list of pairs of models, the first one chosen, and boxes for another pair.
 
     Args:
-        prefix: the beginning of the ids of its components.
-        pairs: the pairs of the list, the first one is chosen.
-        offers: whether a model may be chosen here.
-        adapter: the label of the adapter's box.
+        offers: whether a model may be chosen here. adapter: the label of the adapter's box.
     """
 
     def __init__(

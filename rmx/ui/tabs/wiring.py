@@ -71,12 +71,7 @@ def refused(error: RmxError, **about: Any) -> Message:
 
 
 class StreamTab:
-    """Callbacks of a tab whose work is streamed; each open page has one piece of work at a time.
-
-    Args:
-        jobs: the store of that work.
-        who: names the visitor behind a request.
-    """
+    """Callbacks of a tab whose work, in the store `jobs`, is streamed; each open page has one piece of it at a time."""
 
     def __init__(self, jobs: JobStore[Any], who: Who = nobody) -> None:
         self.jobs, self.who, self.visitors = jobs, who, OpenPages()
