@@ -122,14 +122,11 @@ def objection(body: Any) -> str | None:
     """What is wrong with a body wherever in it: a file given by its path, or too many levels; None: nothing."""
     level, depth = [body], 0
     while level:
-        if any(isinstance(v, dict) and _is_file(v) for v in level):
+        objects = [value for value in level if isinstance(value, dict)]
+        if any(_is_file(value) for value in objects):
             return "Files cannot be given by their path. Paste the text instead."
-        level = [
-            item
-            for value in level
-            if isinstance(value, dict | list)
-            for item in (value.values() if isinstance(value, dict) else value)
-        ]
+        inside = [*(value.values() for value in objects), *(value for value in level if isinstance(value, list))]
+        level = [item for items in inside for item in items]
         depth += 1
         if level and depth > DEEPEST:
             return "The body is nested too deeply."

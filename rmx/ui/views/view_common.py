@@ -3,7 +3,6 @@
 What a view and Python send each other is said where it is made: in the docstrings of the tabs.
 """
 
-import functools
 import hashlib
 import json
 import posixpath
@@ -15,8 +14,7 @@ import gradio as gr
 
 from rmx.paths import ASSETS
 
-Reply = dict[str, Any]
-Server = Callable[[dict[str, Any]], Reply]
+Server = Callable[[dict[str, Any]], dict[str, Any]]
 
 FOLDER = ASSETS / "ui"
 FILES = {  # path below the folder -> content; what is not listed is not served
@@ -47,7 +45,8 @@ def mounted(name: str, events: str = "") -> dict[str, Any]:
         name: of its template and its module, such as "compare/compare_view".
         events: names of the events that the module triggers, with spaces between.
     """
-    sheets = [path for path in (STYLES.get(name, f"{name}.css"),) if path in FILES]
+    sheet = STYLES.get(name, f"{name}.css")
+    sheets = [sheet] if sheet in FILES else []
     known = {"base": BASE, "name": name, "styles": sheets, "modules": modules_of(name), "events": events.split()}
     constants = "".join(f"const {key} = {json.dumps(value)};\n" for key, value in known.items())
     boot = constants + FILES["common/boot.js"].decode()
@@ -73,14 +72,7 @@ def build_view(name: str, questions: Mapping[str, Server] | None = None, **kwarg
         questions: what the page may ask, under the names by which it calls them; each may return `{"error": sentence}`.
         kwargs: passed on to `gr.HTML`: elem_id, visible, and what the view finds in its props.
     """
-    functions = [_named(function, called) for called, function in (questions or {}).items()]
-    return gr.HTML(**mounted(name, EVENTS[name]), server_functions=functions or None, **kwargs)
-
-
-def _named(function: Server, name: str) -> Server:
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Reply:
-        return function(*args, **kwargs)
-
-    call.__name__ = name
-    return call
+    for called, function in (questions or {}).items():
+        function.__name__ = called  # by which the page finds it
+    functions = list(questions.values()) if questions else None
+    return gr.HTML(**mounted(name, EVENTS[name]), server_functions=functions, **kwargs)
