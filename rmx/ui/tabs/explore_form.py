@@ -139,7 +139,8 @@ def _wordings(template: str) -> list[tuple[str, int]]:
 
 def _numbers(template: str) -> list[gr.Number]:
     """A box for each number of a template, and hidden ones for those that others have."""
-    box, slots = {"min_width": 70, "precision": 0}, TEMPLATES[template].slots.items()
+    box: dict[str, Any] = {"min_width": 70, "precision": 0}
+    slots = TEMPLATES[template].slots.items()
     shown = [gr.Number(low, label=f"{name} ({low}–{high})", visible=True, **box) for name, (low, high) in slots]
     return shown + [gr.Number(None, label="–", visible=False, **box) for _ in range(MAX_NUMBERS - len(shown))]
 
