@@ -127,7 +127,7 @@ def test_a_comparison_stays_readable_and_says_what_is_missing(folder):
     network = bare_network(run.pair.base)
     space.unload("a")
     assert network() is None
-    assert len(comparer.tail({"id": run.id, "start": 0})["toks"]) == run.tokens
+    assert len(comparer.tail({"id": run.id, "start": 0})["toks"]) == run.made
     run = comparer.map(run.pair, "What is 2 + 3?", 1.0, max_new=8)
     last = list(comparer.stream(run))[-1]
     assert "a was unloaded" in last["error"]

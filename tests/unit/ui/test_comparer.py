@@ -201,7 +201,7 @@ def test_the_messages_of_a_decode_add_up_to_it(solved, monkeypatch):
     assert messages[-1]["answers"]["oracle"] == messages[-1]["result"]["answer"]
     json.dumps(messages, allow_nan=False)
     again, more = patched(comparer, run, "oracle")
-    assert again.at == len(tokens) - 1
+    assert len(again.job.kept) == len(tokens) - 1
     assert rebuilt(more) == tokens
     some, fewer = patched(comparer, run, "oracle", 0)
     refused = [t for t in rebuilt(fewer) if t[1] & 16]
