@@ -23,15 +23,7 @@ from rmx.service.requests import ClaimsRequest
 from rmx.ui.jobs.claims_jobs import Claims, ClaimsJob, claims_texts
 from rmx.ui.jobs.page_jobs import Message, whole
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.form_parts import (
-    OWN,
-    PairBoxes,
-    StyleControls,
-    chosen_pair,
-    defaults_of,
-    seed_and_length,
-    whole_number,
-)
+from rmx.ui.tabs import form_parts as parts
 from rmx.ui.tabs.wiring import LIGHT, MEASURE, StreamTab, Who, answers, nobody, payload
 from rmx.ui.views.view_common import build_view
 
@@ -47,10 +39,10 @@ class ClaimsForm:
     def __init__(self, tab: "ClaimsTab") -> None:
         policy = tab.claims.workspace.policy
         label = "Adapter (bundled, a run, a folder or a Hub id)"
-        self.pair = PairBoxes("claims", tab.pairs, policy.offers, label)
+        self.pair = parts.PairBoxes("claims", tab.pairs, policy.offers, label)
         self.problem_set = gr.Dropdown(policy.problem_sets(), value="mini", label="Set", elem_id="claims-set")
         few = f"Below {FEWEST} no verdict is given."
-        self.limit = whole_number(FIRST_PROBLEMS, "Problems", "claims-limit", info=few)
+        self.limit = parts.whole_number(FIRST_PROBLEMS, "Problems", "claims-limit", info=few)
         self.measure = gr.Button("Measure all", variant="primary", elem_id="claims-measure")
         with gr.Accordion("How much, and how", open=False, elem_id="claims-more"):
             self.own_tau = gr.Checkbox(False, label="A threshold of my own", elem_id="claims-own-tau")
@@ -58,11 +50,11 @@ class ClaimsForm:
             self.tau = gr.Slider(0, 4, 1.2, step=0.05, label=label, visible=False, elem_id="claims-tau")
             label = "… or the share of tokens that are forks (%; 0: by nats)"
             self.share = gr.Slider(0, 20, 0, step=0.5, label=label, elem_id="claims-share")
-            first = defaults_of(ClaimsRequest)
-            self.samples = whole_number(first["n"], "Samples per problem, pass@k", "claims-samples")
-            self.budget = whole_number(FIRST_BUDGET, "Tokens for what decides", "claims-budget")
-            self.seed, self.max_new = seed_and_length("claims-", min(512, tab.settings.max_new_tokens))
-        self.style = StyleControls("claims")
+            first = parts.defaults_of(ClaimsRequest)
+            self.samples = parts.whole_number(first["n"], "Samples per problem, pass@k", "claims-samples")
+            self.budget = parts.whole_number(FIRST_BUDGET, "Tokens for what decides", "claims-budget")
+            self.seed, self.max_new = parts.seed_and_length("claims-", min(512, tab.settings.max_new_tokens))
+        self.style = parts.StyleControls("claims")
         what = [*self.pair.asked, self.problem_set, self.limit, self.own_tau, self.tau, self.share]
         # The inputs of a measurement, in the order of `ClaimsTab.options`.
         self.asked = [*what, self.samples, self.budget, self.seed, self.max_new, *self.style.asked]
@@ -84,7 +76,7 @@ class ClaimsTab(StreamTab):
         most = (PUBLIC_PROBLEMS, PUBLIC_SAMPLES, PUBLIC_BUDGET)
         if not self.claims.workspace.policy.public:
             most = (MOST_PROBLEMS, MOST_SAMPLES, MOST_BUDGET)
-        found = chosen_pair(self.pairs, preset, base, adapter, teacher)
+        found = parts.chosen_pair(self.pairs, preset, base, adapter, teacher)
         pair = PairOptions(
             model=found.base,
             adapter=found.adapter,
@@ -132,7 +124,7 @@ def build_claims_tab(claims: Claims, settings: Settings, who: Who = nobody) -> C
             asked = answers(who, claims_tail=claims.tail, claims_export=claims.export)
             cards = build_view("claims/claims_view", asked, claims=claims_texts(), elem_id="claims-view")
     before = gr.Textbox(visible=False)
-    c.pair.preset.change(lambda preset: gr.Group(visible=preset == OWN), c.pair.preset, c.pair.own, **LIGHT)
+    c.pair.preset.change(lambda preset: gr.Group(visible=preset == parts.OWN), c.pair.preset, c.pair.own, **LIGHT)
     c.own_tau.change(lambda own: gr.Slider(visible=own), c.own_tau, c.tau, **LIGHT)
     c.measure.click(tab.measure_all, [before, *c.asked], cards, js=NOW, **MEASURE)
     cards.measure(tab.measure, c.asked, cards, **MEASURE)

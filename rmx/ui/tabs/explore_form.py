@@ -111,11 +111,8 @@ def listed_problems(name: str) -> list[tuple[str, str]]:
     return [(line if len(line) <= 90 else line[:89] + "…", known) for line, known in lines]
 
 
-# -- the builder: a template, names, a thing and numbers make a problem with its answer -------------------------------
-
-
 def build_builder(boxes: parts.ProblemBoxes) -> None:
-    """Lay the panel out; its button writes into the problem and the answer box."""
+    """Lay out a panel in which a template, names, a thing and numbers make a problem with its answer for the boxes."""
     first = next(iter(TEMPLATES.values()))
     with gr.Accordion("Build a problem", open=False, elem_id="builder"):
         template = gr.Dropdown(
