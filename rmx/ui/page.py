@@ -82,8 +82,8 @@ def build_app(
                 train = build_train_tab(training, owners, page)
             with gr.Tab("Evaluate", id="evaluate") as page:
                 evaluate = build_evaluate_tab(evaluator, settings, page, owners)
-            with gr.Tab("Claims", id="claims") as page:
-                claims = build_claims_tab(Claims(workspace, public=settings.public), settings, page, owners.key_of)
+            with gr.Tab("Claims", id="claims"):
+                claims = build_claims_tab(Claims(workspace), settings, owners.key_of)
             with gr.Tab("Runs", id="runs") as page:
                 runs = build_runs_tab(training, owners, page)
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

@@ -19,7 +19,7 @@ from typing import Any
 import gradio as gr
 from scripted_page import LAUNCH
 
-from rmx.ui.views.token_view import token_view
+from rmx.ui.views.view_common import build_view
 
 Choice = list[tuple[str, float]]
 END = "<|end|>"
@@ -408,7 +408,8 @@ def build(wire: Callable[[gr.HTML], None] = lambda view: None) -> gr.Blocks:
             present = gr.Button("Present")
             settled = gr.Textbox(label="Settled", elem_id="settled")
         with gr.Column(scale=1, min_width=320):
-            view = token_view(tail, inspect, look, search, elem_id="view")
+            questions = {"tail": tail, "inspect": inspect, "look": look, "search": search}
+            view = build_view("explore/token_view", questions, elem_id="view")
         go.click(on_run, [script, tau, tokens, pause], view, **hidden)
         view.pick(on_pick, None, view, trigger_mode="multiple", concurrency_limit=4, **hidden)
         view.halt(on_halt, None, None, queue=False, **hidden)

@@ -21,7 +21,7 @@ import scripted_app as script
 from scripted_app import BEADS, END, Choice, certain, words
 from scripted_page import LAUNCH
 
-from rmx.ui.views.compare_view import compare_view
+from rmx.ui.views.view_common import build_view
 
 TAU = 1.0
 NEAR, FORK, SPECIAL = 1, 2, 4  # flags of a map
@@ -443,7 +443,8 @@ def build() -> gr.Blocks:
             go_arms = gr.Button("Patches on a set")
             again = gr.Button("Repeat")
         with gr.Column(scale=1, min_width=320):
-            view = compare_view(tail, inspect, check, export, elem_id="pair")
+            questions = {"pair_tail": tail, "pair_inspect": inspect, "pair_check": check, "pair_export": export}
+            view = build_view("compare/compare_view", questions, elem_id="pair")
             plot = gr.Plot(elem_id="pair-figure", show_label=False)
         go_map.click(on_map, [which, tokens, pause, zero], view, **hidden)
         go_shifts.click(lambda ms: (yield from on_set("shifts", ms)), pause, view, **hidden)

@@ -10,7 +10,8 @@ from scripted_page import LAUNCH
 
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.rates import Rate, Rates, bundled_rates, paper_costs
-from rmx.ui.views.runs_view import runs_view
+from rmx.ui.tabs.train_tab import RUNS_PROPS
+from rmx.ui.views.view_common import build_view
 
 ME, OTHER = "6f1c2ab94e", "0b77f3d1aa"
 HOSTILE = "<img src=x onerror=window.PWN=1> ${window.PWN=1} {{value}} \u202egnp.exe `"
@@ -245,7 +246,8 @@ def build() -> gr.Blocks:
         with gr.Accordion("Scripted", open=False), gr.Row():
             admin = gr.Button("Be the owner of the machine", size="sm")
             stranger = gr.Button("Be a stranger", size="sm")
-        view = runs_view(runs_list, run_curves, run_files, run_sweep, costs, elem_id="runs")
+        asked = {"runs_list": runs_list, "run_curves": run_curves, "run_files": run_files, "run_sweep": run_sweep}
+        view = build_view("runs/runs_view", asked | {"costs": costs}, **RUNS_PROPS, elem_id="runs")
         demo.load(lambda: {"kind": "me", "owner": ME, "admin": False}, None, view, **quiet)
         admin.click(lambda: {"kind": "me", "owner": "x", "admin": True}, None, view, **quiet)
         stranger.click(lambda: {"kind": "me", "owner": None, "admin": False}, None, view, **quiet)

@@ -9,7 +9,7 @@ import gradio as gr
 import train_world as world
 from scripted_page import LAUNCH
 
-from rmx.ui.views.train_view import train_view
+from rmx.ui.views.view_common import build_view
 
 RUNS = world.make_runs()
 POLLS: list[dict[str, Any]] = []  # every question of the page: id, start, events in the reply
@@ -70,7 +70,7 @@ def build() -> gr.Blocks:
                 go = gr.Button("Watch", variant="primary")
                 plan, dry, send = gr.Button("Plan"), gr.Button("Dry run"), gr.Button("Send")
             with gr.Column(scale=1, min_width=320):
-                view = train_view(run_tail, dry_run, elem_id="train")
+                view = build_view("train/train_view", {"run_tail": run_tail, "dry_run": dry_run}, elem_id="train")
         with gr.Tab("Elsewhere"):
             gr.Markdown("Another tab.")
         go.click(lambda run: {"kind": "watch", "id": run, "nonce": next(NUMBERS)}, which, view, **hidden)

@@ -30,7 +30,7 @@ from rmx.ui.jobs.training import Training
 from rmx.ui.server.web_app import parts
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.explore_tab import ExploreTab
-from rmx.ui.tabs.train_tab import TrainTab, _kinds
+from rmx.ui.tabs.train_tab import FIELDS, TrainTab
 from rmx.ui.visitor_cookie import owners_of
 
 GREEDY = Sampling(max_new_tokens=40)
@@ -143,10 +143,10 @@ def train_form(**more: Any) -> list[Any]:
 
 def train_values() -> dict[str, Any]:
     from rmx.recipes.recipe import SMALL
-    from rmx.ui.tabs.train_tab import _shown
+    from rmx.ui.jobs.training import shown_value
 
     flat = SMALL.flat()
-    return {name: _shown(flat[name]) for name, _ in _kinds()}
+    return {name: shown_value(flat[name]) for name in FIELDS}
 
 
 @pytest.fixture
@@ -207,14 +207,14 @@ def test_an_evaluation_is_not_kept_by_the_page_that_looked_at_it(space):
 
 def test_a_measurement_that_is_over_keeps_no_solution(explorer):
     worth, run = Measurements(explorer), solved(explorer)
-    job = worth.sofar({"run": run.id})
+    job = worth.start("sofar", {"run": run.id})
     for _ in worth.stream(job):
         pass
     assert worth.jobs.items() == []
-    cut_short = worth.sofar({"run": run.id})
+    cut_short = worth.start("sofar", {"run": run.id})
     steps = worth.stream(cut_short)
     next(steps)
-    worth.halt({"job": cut_short.id})
+    worth.jobs.halt(cut_short.id)
     assert cut_short.stopped
     steps.close()
     assert worth.jobs.items() == []

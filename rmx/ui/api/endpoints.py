@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
-import torch
 from gradio.events import api
 
+from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
 from rmx.errors import Refused, RmxError
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
@@ -18,6 +18,7 @@ from rmx.runs.store import RunStore
 from rmx.service import VERBS, Document, Limits, Request, Site, call
 from rmx.service.arguments import arguments_of, hints_of
 from rmx.ui.background import Work, in_thread
+from rmx.ui.jobs.page_jobs import EVALUATIONS, MEASURED_CLAIMS, SET_RUNS, TOO_LONG, PageJob
 from rmx.ui.jobs.training import Training
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 AT_ONCE = 16  # calls that wait or work beside those of the pages; the engine has a fair queue of its own
 FAULT = "Something went wrong inside rmx. It was written to the server's log; the same call may fail again."
 NO_COOKIE = "A run belongs to the visitor who starts it. Open the page first, and send the cookie that it sets."
-NO_MEMORY = "The GPU ran out of memory. Shorten the text or take a smaller model."
+# Calls that count as the page's studies do.
+STUDIES = {"eval": EVALUATIONS, "claims": MEASURED_CLAIMS} | dict.fromkeys(("shifts", "intervene", "locator"), SET_RUNS)
 
 
 def site_of(workspace: Workspace, settings: Settings, store: RunStore) -> Site:
@@ -63,8 +65,8 @@ def sentence_of(error: BaseException, verb: str) -> str:
     """What a visitor is told of an error; a bug is written to the log instead."""
     if isinstance(error, RmxError):
         return str(error)
-    if isinstance(error, torch.OutOfMemoryError):
-        return NO_MEMORY
+    if is_out_of_memory(error):
+        return out_of_memory(TOO_LONG)
     log.error("%s failed", verb, exc_info=error)
     return FAULT
 
@@ -77,12 +79,17 @@ def work(site: Site, name: str, given: Mapping[str, Any], road: str) -> Work[Doc
         refused: list[RmxError] = []
 
         def steps() -> Iterator[Document]:
+            job = PageJob()
             try:
+                if name in STUDIES and (name != "shifts" or given.get("limit")):  # else it maps one solution
+                    STUDIES[name].begin(job, site.workspace)
                 for document in call(site, name, given, cancelled):
                     told.update(facts(document))
                     yield document
             except RmxError as error:
                 refused.append(error)
+            finally:
+                job.done = True
 
         about = lambda: told | ({"outcome": "refused"} if refused else {})  # noqa: E731
         yield from observed(f"{road}.{name}", steps(), about)
@@ -101,11 +108,7 @@ class RunsOfVisitor:
     request: Any
 
     def start(self, job: TrainJob, dry: bool) -> RunFolder:
-        """Start a run, or queue it.
-
-        Raises:
-            RmxError: it is not allowed here, cannot be done, or nobody could be known as its owner.
-        """
+        """Start a run, or queue it."""
         visitor = self.owners.visitor_of(self.request)
         if not visitor.admin and self.owners.key_of(self.request) != visitor.public:
             raise Refused(NO_COOKIE)

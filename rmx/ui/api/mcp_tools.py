@@ -95,11 +95,7 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings)
 
 
 def with_defaults(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a call, brief where nothing else is said.
-
-    Raises:
-        RmxError: there is no such tool.
-    """
+    """Arguments of a call, brief where nothing else is said."""
     if name not in VERBS:
         raise RmxError(f"There is no tool {shown(name)}. Known: {', '.join(VERBS)}.")
     known = VERBS[name].model_fields

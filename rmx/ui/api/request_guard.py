@@ -7,7 +7,6 @@ also answers a visitor's mistake with 500 where an event has no queue; that beco
 import json
 import math
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -47,10 +46,11 @@ class Bodies:
         if scope["type"] != "http" or scope["method"] != "POST" or path.startswith(FILES):
             await self.app(scope, receive, send)
             return
-        content = _filled(path, _mended(await _read(receive)))
-        refused = (
-            (400, "The request is too long, or ended too early.") if content is None else self.refusal(path, content)
-        )
+        content = await _read(receive)
+        refused: Refusal | None = (400, "The request is too long, or ended too early.")
+        if content is not None:
+            content = _filled(path, content)
+            refused = self.refusal(path, content)
         if refused is not None:
             await _answer(*refused)(scope, receive, send)
             return
@@ -60,7 +60,7 @@ class Bodies:
     def refusal(self, path: str, content: bytes) -> Refusal | None:
         """Why a body cannot be used; None where gradio may have it."""
         try:
-            body = json.loads(content.decode(), parse_constant=_no_number, parse_float=_finite)
+            body = json.loads(content.decode(), parse_constant=_finite, parse_float=_finite)
         except RecursionError:
             return 400, "The body is nested too deeply."
         except ValueError:  # no JSON, not in UTF-8, or a number that JSON does not have
@@ -122,14 +122,11 @@ def objection(body: Any) -> str | None:
     """What is wrong with a body wherever in it: a file given by its path, or too many levels; None: nothing."""
     level, depth = [body], 0
     while level:
-        if any(isinstance(v, dict) and _is_file(v) for v in level):
+        objects = [value for value in level if isinstance(value, dict)]
+        if any(_is_file(value) for value in objects):
             return "Files cannot be given by their path. Paste the text instead."
-        level = [
-            item
-            for value in level
-            if isinstance(value, dict | list)
-            for item in (value.values() if isinstance(value, dict) else value)
-        ]
+        inside = [*(value.values() for value in objects), *(value for value in level if isinstance(value, list))]
+        level = [item for items in inside for item in items]
         depth += 1
         if level and depth > DEEPEST:
             return "The body is nested too deeply."
@@ -163,27 +160,16 @@ def _answer(status: int, sentence: str) -> Response:
     return JSONResponse({"error": sentence, "detail": sentence}, status)
 
 
-def _mended(content: bytes | None) -> bytes | None:
-    """A body without half characters, which gradio cannot send back; one that is not UTF-8 is refused later."""
-    try:
-        return content and without_half_characters(content.decode()).encode()
-    except UnicodeDecodeError:
-        return content
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is not in JSON")
-
-
 def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_number(text)
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not in JSON")
+    return value
 
 
-def _filled(path: str, content: bytes | None) -> bytes | None:
+def _filled(path: str, content: bytes) -> bytes:
     """A call by position of somebody who does not know the arguments that came later: null, their default, for each."""
     found = BY_NAME.fullmatch(path)
-    if content is None or found is None or found[2] or found[3] not in VERBS:
+    if found is None or found[2] or found[3] not in VERBS:
         return content
     count, later = len(arguments_of(VERBS[found[3]])), count_later(VERBS[found[3]])
     with suppress(ValueError, RecursionError):  # what is no JSON is refused with a sentence
@@ -195,15 +181,21 @@ def _filled(path: str, content: bytes | None) -> bytes | None:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The whole body; its size is bounded outside. None where it breaks off."""
-    parts = []
-    while True:
+    """The whole body, its size bounded outside, without half characters: gradio cannot send them back.
+
+    None where it breaks off. One that is not UTF-8 is refused later.
+    """
+    parts, more = list[bytes](), True
+    while more:
         message = await receive()
         if message["type"] != "http.request":
             return None
         parts.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(parts)
+        more = message.get("more_body", False)
+    body = b"".join(parts)
+    with suppress(UnicodeDecodeError):
+        return without_half_characters(body.decode()).encode()
+    return body
 
 
 def _again(content: bytes, receive: Receive) -> Receive:
@@ -230,17 +222,11 @@ def _mistakes(send: Send) -> Send:
             return
         if held:
             start = held.pop()
-            if _is_for_visitors(message.get("body", b"")):
-                start["status"] = 422
+            with suppress(ValueError):  # no JSON: nothing for the visitor
+                found = json.loads(message.get("body", b""))
+                if isinstance(found, dict) and isinstance(found.get("error"), str):
+                    start["status"] = 422
             await send(start)
         await send(message)
 
     return pass_on
-
-
-def _is_for_visitors(content: bytes) -> bool:
-    try:
-        found: Any = json.loads(content)
-    except ValueError:
-        return False
-    return isinstance(found, Mapping) and isinstance(found.get("error"), str)

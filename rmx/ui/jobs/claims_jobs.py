@@ -1,4 +1,4 @@
-"""The claims for the page: jobs that measure rows, and their state as messages. No gradio in here.
+"""The claims for the page: jobs that measure rows, and their state as messages.
 
 A message holds the whole state, so any of them may be lost. A job continues with what the job before it has found of
 the same subject: measuring a second row of the same study costs nothing.
@@ -13,60 +13,57 @@ from rmx.claims.ask import ClaimOptions, subject_of
 from rmx.claims.board import Board, ClaimsReport
 from rmx.claims.html_report import bars_of, command_of, html_report, set_facts
 from rmx.claims.registry import BY_ID, CLAIMS
+from rmx.engine.decoding_memory import out_of_memory
 from rmx.errors import RmxError
-from rmx.models.model_pair import Pair
 from rmx.models.workspace import Workspace
 from rmx.storage.job_store import JobStore
-from rmx.ui.jobs.page_jobs import JobLimits, Message, PageJob, download, field_of, line_and_error, stream_job
+from rmx.ui.jobs.page_jobs import (
+    MEASURED_CLAIMS,
+    STATE_INTERVAL,
+    Message,
+    PageJob,
+    download,
+    field_of,
+    line_and_error,
+    report_steps,
+    stream_job,
+)
 
+FACTS = ("pair", "set", "n", "tau", "seed", "caveats", "by_construction", "calibration")  # of a report
 KEPT = 60  # jobs in memory, the oldest forgotten first
-INTERVAL = 0.5  # seconds between messages
-PUBLIC = JobLimits(
-    "measurement of claims", "measurements of claims", most=4, per_owner=1, per_address=2
-)  # on a public site
 
 
-@dataclass
+@dataclass(eq=False)
 class ClaimsJob(PageJob):
     """Some rows, or all of them, being measured on one subject."""
 
     options: ClaimOptions
     only: frozenset[str] | None  # None: all
-    before: "ClaimsJob | None" = None  # of the same subject
+    before: Board | None = None  # what was found of the same subject
     board: Board | None = None
     report: ClaimsReport | None = None
 
 
 class Claims:
-    """The claims of all pages; on a `public` site with each visitor's own runs only, and so many at the same time."""
+    """The claims of all pages."""
 
-    def __init__(self, workspace: Workspace, keep: int = KEPT, public: bool = False) -> None:
-        self.workspace, self.public = workspace, public
+    def __init__(self, workspace: Workspace, keep: int = KEPT) -> None:
+        self.workspace = workspace
         gone = "These claims are no longer in memory. Measure them again."
         self.jobs: JobStore[ClaimsJob] = JobStore(gone, most=keep)
-
-    # -- jobs ---------------------------------------------------------------------------------------------------------
 
     def start(self, options: ClaimOptions, claim: object = None, before: object = None) -> ClaimsJob:
         """Make a job, not begun yet: one claim, or all of them where `claim` is None.
 
-        Args:
-            before: id of the job that the page shows; what it found is kept where the subject is the same.
-
-        Raises:
-            RmxError: there is no such claim. Busy: on a public site, too many are measured.
+        What the job `before`, which the page shows, has found is kept where the subject is the same.
         """
         if claim is not None and claim not in BY_ID:
             raise RmxError("There is no such claim. Reload the page.")
         last = self.jobs.find(before)
-        job = ClaimsJob(options, None if claim is None else frozenset([str(claim)]))
-        if last is not None and last.board is not None and last.options == options:
-            job.before = last
-        return self.jobs.add(job, check=PUBLIC.check(job) if self.public else None)
-
-    def halt(self, data: object) -> None:
-        """Stop a job within one step; unknown ids are ignored."""
-        self.jobs.halt(field_of(data, "id"))
+        known = last.board if last is not None and last.options == options else None
+        job = ClaimsJob(options, None if claim is None else frozenset([str(claim)]), known)
+        MEASURED_CLAIMS.begin(job, self.workspace)
+        return self.jobs.add(job)
 
     def stream(self, job: ClaimsJob) -> Iterator[Message]:
         """Load the pair and measure; yields a message twice a second, the last one is done whatever happens."""
@@ -75,31 +72,27 @@ class Claims:
             job.done, job.before = True, None
 
         message = partial(self.message, job)
-        full = "The GPU ran out of memory. Take smaller models."
-        return stream_job(job, self._steps(job), message, INTERVAL, out_of_memory=lambda: full, finish=finish)
-
-    def _steps(self, job: ClaimsJob) -> Iterator[bool]:
-        yield True
-        job.board = self._board(job)
-        for report in job.board:
-            job.report = report
-            if not report.done:
-                yield False
+        full = partial(out_of_memory, "Take smaller models.")
+        steps = report_steps(job, lambda: self._board(job))
+        return stream_job(job, steps, message, STATE_INTERVAL, full=full, finish=finish)
 
     def _board(self, job: ClaimsJob) -> Board:
-        last = job.before.board if job.before else None
-        if last is None:
+        """The rows to measure, with what is known of them."""
+        last, known = job.before, dict[str, Any]()
+        if last is not None:
+            subject, known = last.subject, {"found": dict(last.found), "partial": dict(last.partial)}
+            known["found"].pop("runs", None)  # a run may have ended since
+            known["took"] = dict(last.took)
+        else:
             options = job.options
             pair = options.pair.pair(self.workspace)
-            _wait(pair, job)
+            with pair.when_free(lambda: job.stopped) as mine:  # the first measurements of it cannot be ended
+                if not mine:
+                    raise RmxError("This was stopped before it began.")
             subject = subject_of(pair, options.pair, options.samples, options.budget)
-            subject = replace(subject, private_runs=self.public)
-            return Board(subject, CLAIMS, lambda: job.stopped, job.only)
-        found, took, partial = dict(last.found), dict(last.took), dict(last.partial)
-        found.pop("runs", None)  # a run may have ended since
-        return Board(last.subject, CLAIMS, lambda: job.stopped, job.only, found, partial, took=took)
-
-    # -- messages -----------------------------------------------------------------------------------------------------
+            subject = replace(subject, private_runs=self.workspace.policy.public)
+        job.board = Board(subject, CLAIMS, lambda: job.stopped, job.only, **known)
+        return job.board
 
     def message(self, job: ClaimsJob, sent: int = 0) -> Message:
         """The whole state, whatever was sent already."""
@@ -110,36 +103,16 @@ class Claims:
             return message | {"does": "" if job.done else "loading the models", "at": 0, "of": 0}
         found = report.json()
         licence, source = set_facts(report.subject.set_name)
-        return message | {
-            "does": report.does,
-            "at": report.at,
-            "of": report.of,
-            "rows": [_row(row) for row in found["rows"]],
-            "licence": licence,
-            "source": source,
-            **{
-                name: found[name]
-                for name in ("pair", "set", "n", "tau", "seed", "caveats", "by_construction", "calibration")
-            },
-            "command": command_of(found, report.subject.asked),
-        }
-
-    # -- questions of the page ----------------------------------------------------------------------------------------
+        message |= {"does": report.does, "at": report.at, "of": report.of, "rows": [_row(row) for row in found["rows"]]}
+        message |= {"licence": licence, "source": source, "command": command_of(found, report.subject.asked)}
+        return message | {name: found[name] for name in FACTS}
 
     def tail(self, data: object) -> Message:
-        """The state of {"id"}.
-
-        Raises:
-            RmxError: no such job (any more).
-        """
+        """The state of {"id"}."""
         return self.message(self.jobs.get(field_of(data, "id")))
 
     def export(self, data: object) -> Message:
-        """The report of {"id"} as a file: {"name", "mime", "text"}.
-
-        Raises:
-            RmxError: no such job, or nothing is measured yet.
-        """
+        """The report of {"id"} as a file: {"name", "mime", "text"}."""
         report = self.jobs.get(field_of(data, "id")).report
         if report is None or not any(row.reading for row in report.rows):
             raise RmxError("There is nothing to report yet. Measure something first.")
@@ -147,32 +120,10 @@ class Claims:
         return download("claims", {"html": lambda: html_report(found, command_of(found, report.subject.asked))}, "html")
 
 
-def _wait(pair: Pair, job: ClaimsJob) -> None:
-    """Wait until the pair is free, or the job is stopped: the first measurements of it cannot be ended.
-
-    Raises:
-        RmxError: the job was stopped.
-    """
-    with pair.when_free(lambda: job.stopped) as mine:
-        if not mine:
-            raise RmxError("This was stopped before it began.")
-
-
 def claims_texts() -> list[dict[str, Any]]:
     """The parts of the rows that never change: the page has them from the start."""
-    return [
-        {
-            "id": claim.id,
-            "section": claim.section,
-            "claim": claim.title,
-            "paper": claim.paper,
-            "how": claim.how,
-            "caveats": list(claim.caveats),
-            "button": claim.button,
-            "studies": list(claim.studies),
-        }
-        for claim in CLAIMS
-    ]
+    same = ("id", "section", "paper", "how", "caveats", "button", "studies")
+    return [{"claim": claim.title, **{name: getattr(claim, name) for name in same}} for claim in CLAIMS]
 
 
 def _row(row: dict[str, Any]) -> Message:

@@ -5,40 +5,56 @@ Messages are idempotent: each has the job that it belongs to and where its token
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from rmx.compare.intervene import Arm, Intervention, Patched, PatchJob
 from rmx.compare.intervene_set import InterveneReport
 from rmx.compare.pair_options import map_json
-from rmx.compare.shift_map import Shift, ShiftMap, largest
+from rmx.compare.shift_map import MapJob, Shift, ShiftMap, largest
 from rmx.compare.shift_set import PAPER, ShiftReport
 from rmx.engine.divergence import KINDS
 from rmx.models.model_pair import Pair
 from rmx.records import Answer, is_fork
-from rmx.ui.jobs.page_jobs import Message, PageJob, line_and_error
+from rmx.ui.jobs.page_jobs import INTERVAL, STATE_INTERVAL, Message, PageJob, line_and_error
+
+NEAR, FORK, SPECIAL = 1, 2, 4  # flags of a token of a map
+PATCHED, DIFFERS, GATED, SPECIAL_PATCH, OVER_BUDGET = 1, 2, 4, 8, 16  # of a token of a decode
+CLASSES = {kind: i for i, kind in enumerate(KINDS)}  # unshifted 0, reranked 1, shifted 2
+ROWS: tuple[tuple[str, str, str], ...] = (
+    ("reranked", "Reranked: another choice, inside the base's top 5", "share"),
+    ("shifted", "Shifted: outside the base's top 5", "share"),
+    ("mean_rank", "Mean rank of the adapted model's choice", "number"),
+    ("entropy_ratio", "Base entropy where reranked, over elsewhere", "ratio"),
+    ("on_forks", "Disagreements that fall on forks", "share"),
+    ("on_forks_by_chance", "… expected by chance", "share"),
+    ("within_top_2", "Disagreements inside the base's top 2", "share"),
+    ("within_top_10", "Disagreements inside the base's top 10", "share"),
+    ("untouched", "Solutions without any disagreement", "share"),
+    ("mean_kl", "KL(base ‖ adapted), mean over all tokens", "nats"),
+)
 
 
-@dataclass
+@dataclass(eq=False)
 class PairJob(PageJob):
     """What all jobs of the view have in common."""
 
     pair: Pair
+    interval: ClassVar[float] = INTERVAL  # seconds between messages
 
     @property
-    def tokens(self) -> int:
-        """How many tokens it has made."""
+    def made(self) -> int:
+        """How many tokens there are."""
         return 0
 
 
-@dataclass
+@dataclass(eq=False)
 class MapRun(PairJob):
     """One map and what was decoded for its problem since: the arms' answers and their tokens."""
 
-    found: ShiftMap = field(init=False)
+    job: MapJob
     title: str = ""
-    prompt: str = ""
     known_computed: bool = False  # the known answer was computed from the text, not given
     answers: dict[Arm, Answer] = field(default_factory=dict)
     patches: dict[Arm, int] = field(default_factory=dict)
@@ -46,37 +62,129 @@ class MapRun(PairJob):
     placebo: dict[str, Any] | None = None
     check: dict[str, Any] | None = None  # whether the base is untouched, where it was measured unasked
 
+    def __post_init__(self) -> None:
+        self.prompt = self.pair.base.detokenizer.text(self.job.prompt_ids)
+        self.found = ShiftMap(self.pair, self.job, lambda: self.stopped)
+
     @property
-    def tokens(self) -> int:
-        """How many tokens the map and all decodes of its problem have."""
-        return len(self.found.shifts) + sum(map(len, self.decoded.values()))
+    def made(self) -> int:
+        """How many tokens there are."""
+        return len(self.found.shifts)
 
     def parts(self) -> list[Any]:
         """What it keeps in memory."""
-        found = self.found
-        return [self.title, self.prompt, found.job, found.shifts, self.answers, self.decoded, self.placebo, self.check]
+        what = [self.title, self.prompt, self.job, self.found.shifts]
+        return [*what, self.answers, self.decoded, self.placebo, self.check]
+
+    def message(self, start: int = 0, whole: bool = False) -> Message:
+        """Tokens from `start` on; the opening facts at the beginning, the result at the end."""
+        found, special = self.found, self.pair.base.detokenizer.special_ids
+        # Near ties are known once the noise is: then all tokens are sent again.
+        if self.done and any(s.near_tie(found.tolerance) for s in found.shifts):
+            start = 0
+        toks = [_map_token(found, s, special) for s in found.shifts[start:]]
+        message: Message = {"kind": "map", "id": self.id, "start": start, "done": self.done, "toks": toks}
+        if whole or self.done or start == 0:
+            message["open"] = self._open()
+        message |= line_and_error(self)
+        return message | ({"result": self._result()} if self.done else {})
+
+    def _open(self) -> Message:
+        pair, job = self.pair, self.job
+        problem = {"title": self.title, "prompt": self.prompt, "style": pair.base.style.sentence()}
+        known = {"known": job.known, "known_computed": self.known_computed, "source": job.source, "tau": job.tau}
+        models = {"base": pair.base.spec, "adapted": pair.name, "strength": pair.strength}
+        return problem | known | models | {"noise": self._noise()}
+
+    def _noise(self) -> Message | None:
+        return self.found.noise.json() if self.found.noise else None
+
+    def _result(self) -> Message:
+        found, shifts = self.found, self.found.shifts
+        differ = [s for s in shifts if s.rank > 1]
+        on_forks, forks = (sum(is_fork(s.base.entropy, self.job.tau) for s in of) for of in (differ, shifts))
+        counts = {kind: sum(s.kind == kind for s in shifts) for kind in CLASSES}
+        plain = ("mean_rank", "entropy_ratio")  # one text has no intervals
+        placebo = self.placebo and self.placebo | {name: self.placebo[name]["value"] for name in plain}
+        return {
+            "answer": found.answer.json(),
+            "adapted_answer": self.answers["teacher"].json() if "teacher" in self.answers else None,
+            "counts": counts | {"near_ties": sum(s.near_tie(found.tolerance) for s in differ)},
+            "n": len(shifts),
+            "on_forks": {"disagreements": len(differ), "on_forks": on_forks, "by_chance": forks / max(len(shifts), 1)},
+            "figures": {k: map_json(found)[k] for k in plain} if shifts else None,
+            "largest": [self._parting(s) for s in largest(shifts)],
+            "placebo": placebo,
+            "check": self.check,
+            "noise": self._noise(),
+            "stop": found.stop,
+            "seconds": round(found.seconds, 3),
+        }
+
+    def _parting(self, s: Shift) -> Message:
+        base, adapted = (self.pair.base.detokenizer.token_text(side.top[0].id) for side in (s.base, s.adapted))
+        where = {"pos": s.pos, "text": s.text, "base": base, "adapted": adapted}
+        return where | {"kl": round(s.kl, 4), "cls": CLASSES[s.kind]}
 
 
-@dataclass
+def _map_token(found: ShiftMap, s: Shift, special: frozenset[int]) -> list[Any]:
+    flags = (
+        NEAR * s.near_tie(found.tolerance) | FORK * is_fork(s.base.entropy, found.job.tau) | SPECIAL * (s.id in special)
+    )
+    p, q = (round(float(torch.tensor(v.logp).exp()), 6) for v in (s.base, s.adapted))
+    kl, h, g = round(s.kl, 5), round(s.base.entropy, 4), round(s.adapted.entropy, 4)
+    return [s.text, CLASSES[s.kind], flags, kl, h, g, p, q]
+
+
+@dataclass(eq=False)
 class PatchRun(PairJob):
-    """One intervened decode."""
+    """One intervened decode; it begins with the tokens that are known (`job.kept`)."""
 
-    job: PatchJob = field(init=False)
-    map: MapRun = field(init=False)
-    made: Intervention = field(init=False)
-    at: int = 0  # tokens that were known before
+    map: MapRun
+    job: PatchJob
+
+    def __post_init__(self) -> None:
+        self.begin(self.job)
+
+    def begin(self, job: PatchJob) -> None:
+        """Decode this instead."""
+        self.job = job
+        self.decode = Intervention(self.pair, job, lambda: self.stopped)
 
     @property
-    def tokens(self) -> int:
-        """How many tokens it has made."""
-        return len(self.made.tokens)
+    def made(self) -> int:
+        """How many tokens there are."""
+        return len(self.decode.tokens)
 
     def parts(self) -> list[Any]:
         """What it keeps in memory beside what its map keeps."""
-        return [self.made.tokens]
+        return [self.decode.tokens]
+
+    def message(self, start: int = 0, whole: bool = False) -> Message:
+        """Tokens from `start` on, the opening facts, the result, and the answers of all arms so far."""
+        job, of, toks = self.job, self.map, [self._token(t) for t in self.decode.tokens[start:]]
+        message: Message = {"kind": "patch", "id": self.id, "map": of.id, "start": start, "toks": toks}
+        message |= {"done": self.done, "answers": {arm: answer.json() for arm, answer in of.answers.items()}}
+        message["patches"] = dict(of.patches)
+        if whole or start == 0:
+            problem = {"title": of.title, "known": job.known, "known_computed": of.known_computed}
+            models = {"base": self.pair.base.spec, "adapted": self.pair.name, "at": len(job.kept)}
+            asked = {"arm": job.arm, "budget": job.budget, "tau": job.tau, "seed": job.seed}
+            message["open"] = asked | problem | models
+        message |= line_and_error(self)
+        if self.done:
+            message["result"] = self.decode.result.json() | {"seconds": round(self.decode.seconds, 3)}
+        return message
+
+    def _token(self, t: Patched) -> list[Any]:
+        texts = self.pair.base.detokenizer
+        flags = PATCHED * t.patched | DIFFERS * t.differs | GATED * t.gated
+        flags |= SPECIAL_PATCH * (t.id in texts.special_ids) | OVER_BUDGET * (t.wanted and not t.patched)
+        was = texts.token_text(t.base_choice) if t.patched else None
+        return [t.text, flags, round(t.entropy, 4), was, round(t.p, 6), round(t.q, 6)]
 
 
-@dataclass
+@dataclass(eq=False)
 class SetRun(PairJob):
     """A run over a problem set."""
 
@@ -84,10 +192,51 @@ class SetRun(PairJob):
     of: int = 0  # problems
     reports: Iterable[Any] = ()  # what measures it
     report: ShiftReport | InterveneReport | None = None
+    interval: ClassVar[float] = STATE_INTERVAL
 
     def parts(self) -> list[Any]:
         """What it keeps in memory."""
         return [self.report]
+
+    def message(self, start: int = 0, whole: bool = False) -> Message:
+        """The whole state."""
+        report = self.report
+        message: Message = {"kind": "set", "id": self.id, "what": self.what, "done": self.done, "stopped": self.stopped}
+        message |= line_and_error(self)
+        if report is None:
+            return message | {"at": 0, "of": self.of, "rows": [], "arms": []}
+        at = report.at if isinstance(report, ShiftReport) else len(report.problems)
+        left = round(report.seconds / at * (report.of - at)) if at and not self.done else None
+        message |= {"at": at, "of": report.of, "seconds": round(report.seconds, 1), "left": left}
+        message |= {"set": report.set_name, "base": report.base, "adapted": report.adapted, "tau": report.tau}
+        if isinstance(report, ShiftReport):
+            return message | {"stage": report.stage, "rows": _shift_rows(report) if at else []}
+        return message | _arm_rows(report)
+
+
+def _shift_rows(report: ShiftReport) -> list[dict[str, Any]]:
+    """One row per figure."""
+    ours = _estimates(report.figures)
+    noise = _estimates(report.placebo) if report.placebo else {}
+    return [
+        {"name": name, "label": label, "unit": unit, "value": ours[name]}
+        | {"paper": PAPER.get(name), "placebo": noise.get(name)}
+        for name, label, unit in ROWS
+    ]
+
+
+def _estimates(figures: Any) -> dict[str, Any]:
+    return figures.shares() | {"mean_rank": figures.mean_rank(), "entropy_ratio": figures.entropy_ratio()}
+
+
+def _arm_rows(report: InterveneReport) -> Message:
+    """The table of arms."""
+    kept = ("touched", "gated", "vs_base", "won", "lost")
+    measured: list[tuple[str, Any]] = [(arm, report.arm(arm)) for arm in report.arms] if report.problems else []
+    if (noise := report.placebo_json()) is not None:
+        measured.append(("placebo", noise | {"gated": None}))
+    rows = [{"arm": arm, "pass": found["pass@1"]} | {k: found.get(k) for k in kept} for arm, found in measured]
+    return {"arms": rows, "reading": report.reading(), "oracle_equals_teacher": report.same_as_teacher()}
 
 
 def known_part(decoded: list[Patched], budget: int | None) -> tuple[Patched, ...]:
@@ -103,222 +252,3 @@ def known_part(decoded: list[Patched], budget: int | None) -> tuple[Patched, ...
             return tuple(decoded[:i])
         made += token.patched
     return tuple(decoded[:-1])  # the last one is taken again, so that the decode can find its end
-
-
-def refused(tokens: list[Patched]) -> int:
-    """Count the patches that a budget did not allow."""
-    return sum(t.wanted and not t.patched for t in tokens)
-
-
-# -- messages ---------------------------------------------------------------------------------------------------------
-
-ROWS: tuple[tuple[str, str, str], ...] = (
-    ("reranked", "Reranked: another choice, inside the base's top 5", "share"),
-    ("shifted", "Shifted: outside the base's top 5", "share"),
-    ("mean_rank", "Mean rank of the adapted model's choice", "number"),
-    ("entropy_ratio", "Base entropy where reranked, over elsewhere", "ratio"),
-    ("on_forks", "Disagreements that fall on forks", "share"),
-    ("on_forks_by_chance", "… expected by chance", "share"),
-    ("within_top_2", "Disagreements inside the base's top 2", "share"),
-    ("within_top_10", "Disagreements inside the base's top 10", "share"),
-    ("untouched", "Solutions without any disagreement", "share"),
-    ("mean_kl", "KL(base ‖ adapted), mean over all tokens", "nats"),
-)
-
-
-def shift_rows(report: ShiftReport) -> list[dict[str, Any]]:
-    """One row per figure."""
-    ours = _estimates(report.figures)
-    noise = _estimates(report.placebo) if report.placebo else {}
-    return [
-        {
-            "name": name,
-            "label": label,
-            "unit": unit,
-            "value": ours[name],
-            "paper": PAPER.get(name),
-            "placebo": noise.get(name),
-        }
-        for name, label, unit in ROWS
-    ]
-
-
-def _estimates(figures: Any) -> dict[str, Any]:
-    return figures.shares() | {"mean_rank": figures.mean_rank(), "entropy_ratio": figures.entropy_ratio()}
-
-
-NEAR, FORK, SPECIAL = 1, 2, 4
-PATCHED, DIFFERS, GATED, SPECIAL_PATCH, OVER_BUDGET = 1, 2, 4, 8, 16
-CLASSES = {kind: i for i, kind in enumerate(KINDS)}  # unshifted 0, reranked 1, shifted 2
-
-
-def map_message(run: MapRun, start: int, whole: bool = False) -> Message:
-    """Tokens from `start` on; the opening facts at the beginning, the result at the end."""
-    found = run.found
-    special = run.pair.base.detokenizer.special_ids
-    message: Message = {"kind": "map", "id": run.id, "start": start, "done": run.done}
-    # Near ties are known once the noise is: then all tokens are sent again.
-    again = run.done and any(s.near_tie(found.tolerance) for s in found.shifts)
-    message["start"] = start = 0 if again else start
-    message["toks"] = [_map_token(found, s, special) for s in found.shifts[start:]]
-    if whole or run.done or start == 0:
-        message["open"] = _map_open(run)
-    message |= line_and_error(run)
-    if run.done:
-        message["result"] = _map_result(run)
-    return message
-
-
-def _map_token(found: ShiftMap, s: Shift, special: frozenset[int]) -> list[Any]:
-    flags = (
-        NEAR * s.near_tie(found.tolerance) | FORK * is_fork(s.base.entropy, found.job.tau) | SPECIAL * (s.id in special)
-    )
-    p, q = (round(float(torch.tensor(v.logp).exp()), 6) for v in (s.base, s.adapted))
-    kl, h, g = round(s.kl, 5), round(s.base.entropy, 4), round(s.adapted.entropy, 4)
-    return [s.text, CLASSES[s.kind], flags, kl, h, g, p, q]
-
-
-def _map_open(run: MapRun) -> Message:
-    job, noise = run.found.job, run.found.noise
-    return {
-        "title": run.title,
-        "prompt": run.prompt,
-        "style": run.pair.base.style.sentence(),
-        "known": job.known,
-        "known_computed": run.known_computed,
-        "base": run.pair.base.spec,
-        "adapted": run.pair.name,
-        "source": job.source,
-        "tau": job.tau,
-        "strength": run.pair.strength,
-        "noise": noise.json() if noise else None,
-    }
-
-
-def _map_result(run: MapRun) -> Message:
-    found = run.found
-    shifts, lone = found.shifts, run.pair.base.detokenizer.token_text
-    differ = [s for s in shifts if s.rank > 1]
-    forks = [s for s in shifts if is_fork(s.base.entropy, found.job.tau)]
-    counts = {kind: sum(s.kind == kind for s in shifts) for kind in CLASSES}
-    return {
-        "answer": found.answer.json(),
-        "adapted_answer": run.answers["teacher"].json() if "teacher" in run.answers else None,
-        "counts": counts | {"near_ties": sum(s.near_tie(found.tolerance) for s in differ)},
-        "n": len(shifts),
-        "on_forks": {
-            "disagreements": len(differ),
-            "on_forks": sum(is_fork(s.base.entropy, found.job.tau) for s in differ),
-            "by_chance": len(forks) / len(shifts) if shifts else 0.0,
-        },
-        "figures": {k: map_json(found)[k] for k in ("mean_rank", "entropy_ratio")} if shifts else None,
-        "largest": [
-            {
-                "pos": s.pos,
-                "text": s.text,
-                "base": lone(s.base.top[0].id),
-                "adapted": lone(s.adapted.top[0].id),
-                "kl": round(s.kl, 4),
-                "cls": CLASSES[s.kind],
-            }
-            for s in largest(shifts)
-        ],
-        "placebo": _plain_placebo(run.placebo),
-        "check": run.check,
-        "noise": found.noise.json() if found.noise else None,
-        "stop": found.stop,
-        "seconds": round(found.seconds, 3),
-    }
-
-
-def patch_message(run: PatchRun, start: int, whole: bool = False) -> Message:
-    """Tokens from `start` on, the opening facts, the result, and the answers of all arms so far."""
-    made, base = run.made, run.pair.base
-    special, lone = base.detokenizer.special_ids, base.detokenizer.token_text
-    message: Message = {
-        "kind": "patch",
-        "id": run.id,
-        "map": run.map.id,
-        "start": start,
-        "toks": [_patch_token(t, special, lone) for t in made.tokens[start:]],
-        "done": run.done,
-        "answers": {arm: a.json() for arm, a in run.map.answers.items()},
-        "patches": dict(run.map.patches),
-    }
-    if whole or start == 0:
-        message["open"] = {
-            "arm": run.job.arm,
-            "budget": run.job.budget,
-            "tau": run.job.tau,
-            "seed": run.job.seed,
-            "title": run.map.title,
-            "known": run.job.known,
-            "known_computed": run.map.known_computed,
-            "base": base.spec,
-            "adapted": run.pair.name,
-            "at": run.at,
-        }
-    message |= line_and_error(run)
-    if run.done:
-        message["result"] = made.result.json() | {"seconds": round(made.seconds, 3)}
-    return message
-
-
-def _patch_token(t: Patched, special: frozenset[int], lone: Any) -> list[Any]:
-    flags = PATCHED * t.patched | DIFFERS * t.differs | GATED * t.gated | SPECIAL_PATCH * (t.id in special)
-    flags |= OVER_BUDGET * (t.wanted and not t.patched)
-    was = lone(t.base_choice) if t.patched else None
-    return [t.text, flags, round(t.entropy, 4), was, round(t.p, 6), round(t.q, 6)]
-
-
-def set_message(run: SetRun) -> Message:
-    """The whole state of a run over a set."""
-    report = run.report
-    message: Message = {"kind": "set", "id": run.id, "what": run.what, "done": run.done, "stopped": run.stopped}
-    message |= line_and_error(run)
-    if report is None:
-        return message | {"at": 0, "of": run.of, "rows": [], "arms": []}
-    at = report.at if isinstance(report, ShiftReport) else len(report.problems)
-    left = report.seconds / at * (report.of - at) if at and not run.done else None
-    message |= {
-        "at": at,
-        "of": report.of,
-        "seconds": round(report.seconds, 1),
-        "left": None if left is None else round(left),
-        "set": report.set_name,
-        "base": report.base,
-        "adapted": report.adapted,
-        "tau": report.tau,
-    }
-    if isinstance(report, ShiftReport):
-        return message | {"stage": report.stage, "rows": shift_rows(report) if at else []}
-    return message | arm_rows(report)
-
-
-def arm_rows(report: InterveneReport) -> Message:
-    """The table of arms."""
-    rows = []
-    for arm in report.arms if report.problems else ():
-        found = report.arm(arm)
-        rows.append(
-            {
-                "arm": arm,
-                "pass": found["pass@1"],
-                "touched": found["touched"],
-                "gated": found["gated"],
-                "vs_base": found.get("vs_base"),
-                "won": found.get("won"),
-                "lost": found.get("lost"),
-            }
-        )
-    if (noise := report.placebo_json()) is not None:
-        kept = ("touched", "vs_base", "won", "lost")
-        rows.append({"arm": "placebo", "pass": noise["pass@1"], "gated": None, **{k: noise[k] for k in kept}})
-    return {"arms": rows, "reading": report.reading(), "oracle_equals_teacher": report.same_as_teacher()}
-
-
-def _plain_placebo(found: dict[str, Any] | None) -> Message | None:
-    """A map's placebo with single figures: one text has no intervals."""
-    if found is None:
-        return None
-    return found | {name: found[name]["value"] for name in ("mean_rank", "entropy_ratio")}

@@ -1,55 +1,38 @@
-"""The compare road for the page: maps, patched decodes and runs over a set. No gradio in here.
-
-What comes from a browser is checked; ids are unguessable and are the permission.
-"""
+"""The compare road for the page: maps, patched decodes and runs over a set."""
 
 import csv
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from rmx.compare.base_check import check_base
-from rmx.compare.intervene import ARMS, Arm, Intervention, PatchJob, matched_places
+from rmx.compare.intervene import ARMS, Arm, PatchJob, matched_places
 from rmx.compare.intervene_set import InterveneSet, arms_csv
 from rmx.compare.noise_floor import shape_noise
 from rmx.compare.pair_options import map_json, map_placebo
-from rmx.compare.shift_map import MapJob, ShiftMap, Source
+from rmx.compare.shift_map import MapJob, Source
 from rmx.compare.shift_set import ShiftSet, greedy_ids
 from rmx.config import Sampling, check_tau
+from rmx.engine.decoding_memory import out_of_memory
 from rmx.engine.engine import held_together
 from rmx.engine.fair_queue import POLL
 from rmx.engine.token_draws import prompt_key
 from rmx.errors import Busy, PromptError, RmxError, SwapError
-from rmx.models.model_pair import Pair, make_pair
+from rmx.models.model_pair import Pair
 from rmx.models.stopping import is_cut
-from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Problem
 from rmx.service.arguments import Limits
 from rmx.storage.job_store import JobStore
 from rmx.storage.memory_shares import MemoryShares
-from rmx.ui.jobs.compare_jobs import (
-    CLASSES,
-    MapRun,
-    PairJob,
-    PatchRun,
-    SetRun,
-    known_part,
-    map_message,
-    patch_message,
-    refused,
-    set_message,
-)
+from rmx.ui.jobs.compare_jobs import CLASSES, MapRun, PairJob, PatchRun, SetRun, known_part
 from rmx.ui.jobs.explorer import check_texts
-from rmx.ui.jobs.page_jobs import INTERVAL, PATIENCE, JobLimits, Message, download, field_of, start_of, stream_job
+from rmx.ui.jobs.page_jobs import PATIENCE, SET_RUNS, Message, download, field_of, report_steps, start_of, stream_job
 
-PUBLIC_SETS = JobLimits("run over a set", "runs over a set", most=4, per_owner=1, per_address=2)  # on a public site
-SET_INTERVAL = 0.5  # seconds between messages of a run over a set
 SMALL = 20e6  # parameters up to which noise and placebo are measured without being asked
 
 
@@ -65,31 +48,6 @@ class Comparer:
         )
         self._copying = threading.Lock()  # a second copy of a checkpoint is large: one at a time
 
-    def halt(self, data: object) -> None:
-        """Stop a job within one step; unknown ids are ignored."""
-        self.jobs.halt(field_of(data, "id"))
-
-    def _finish(self, job: PairJob) -> None:
-        """Note that a job is over, and count what it keeps."""
-        job.done = True
-        self.jobs.grow(job)
-        if isinstance(job, PatchRun):
-            self.jobs.grow(job.map)
-
-    # -- making jobs ----------------------------------------------------------------------------------------------
-
-    def pair(
-        self,
-        spec: str,
-        adapter: str | None,
-        teacher: str | None,
-        strength: float,
-        style: StyleOptions = StyleOptions(),  # noqa: B008  a frozen record
-        set_name: str | None = None,
-    ) -> Pair:
-        """The two models, loaded; arguments as in `make_pair`."""
-        return make_pair(self.workspace, spec, adapter or None, teacher or None, strength, style, set_name)
-
     def map(
         self,
         pair: Pair,
@@ -98,50 +56,36 @@ class Comparer:
         *,
         known: str | None = None,
         known_computed: bool = False,
-        source: str = "base",
+        source: Source = "base",
         text: str = "",
         max_new: int = 512,
     ) -> MapRun:
-        """Make a map, not read yet.
-
-        Raises:
-            RmxError: the prompt, the text or a setting cannot be used.
-        """
+        """Make a map, not read yet."""
         check_tau(tau)
-        if source not in ("base", "adapted", "text"):
-            raise RmxError(f"There is no text source '{source[:20]}'.")
+        if source not in get_args(Source):
+            raise RmxError(f"There is no text source '{str(source)[:20]}'.")
         check_texts(self.limits, problem, known, text)
         ids = pair.base.prompt_ids(problem)
         read = tuple(pair.base.encode(text)) if source == "text" else ()
         if source == "text" and not read:
             raise PromptError("The text to read is empty. Paste a solution first.")
-        writer: Source = "base" if source == "base" else "adapted" if source == "adapted" else "text"
-        run = MapRun(pair, title=problem.strip(), prompt=pair.base.detokenizer.text(ids))
+        known, sampling = (known or "").strip() or None, Sampling(max_new_tokens=max_new)
+        run = MapRun(pair, MapJob(ids, sampling, float(tau), source, known, read), problem.strip())
         run.known_computed = known_computed
-        sampling = Sampling(max_new_tokens=max_new)
-        job = MapJob(ids, sampling, float(tau), writer, (known or "").strip() or None, read)
-        run.found = ShiftMap(pair, job, lambda: run.stopped)
         self.jobs.add(run)
         return run
 
     def patch(self, data: object) -> PatchRun:
-        """Make a decode under an arm, from {"map", "arm", "budget"}; it begins with the tokens that are known.
-
-        Raises:
-            RmxError: an unknown map or arm, or a budget that is no count.
-        """
+        """Make a decode under an arm, from {"map", "arm", "budget"}; it begins with the tokens that are known."""
         run: MapRun = self.jobs.get(field_of(data, "map"), MapRun)
         arm, budget = field_of(data, "arm"), field_of(data, "budget")
         if arm not in ARMS:
             raise RmxError(f"There is no arm '{str(arm)[:20]}'. Known: {', '.join(ARMS)}.")
         if budget is not None and (type(budget) is not int or budget < 0):
             raise RmxError("The number of patches must be a whole number, 0 or more.")
-        job = run.found.job
-        patch = PatchRun(run.pair)
-        kept = known_part(run.decoded.get(arm, []), budget)
-        patch.job = PatchJob(job.prompt_ids, arm, job.tau, job.known, budget, (), 0, job.sampling.max_new_tokens, kept)
-        patch.map, patch.at = run, len(kept)
-        patch.made = Intervention(run.pair, patch.job, lambda: patch.stopped)
+        job, kept = run.job, known_part(run.decoded.get(arm, []), budget)
+        wanted = PatchJob(job.prompt_ids, arm, job.tau, job.known, budget, (), 0, job.sampling.max_new_tokens, kept)
+        patch = PatchRun(run.pair, run, wanted)
         self.jobs.add(patch)
         return patch
 
@@ -151,65 +95,57 @@ class Comparer:
         for arm in ("base", "oracle"):
             if arm in of.decoded and arm in of.patches:  # a decode under a budget alone does not have them
                 continue
-            first = PatchRun(run.pair)
-            first.map, first.job = of, replace(job, arm=arm, budget=None, kept=())
-            first.made = Intervention(run.pair, first.job, lambda: run.stopped)
-            for _ in first.made.held():
+            first = PatchRun(run.pair, of, replace(job, arm=arm, budget=None, kept=()), _stop=run._stop)
+            for _ in first.decode.held():
                 pass
             if run.stopped:
                 return
             self._note_arm(first)
         places = matched_places(len(of.decoded["base"]), of.patches["oracle"], job.seed, prompt_key(job.prompt_ids))
-        run.job = replace(job, places=places)
-        run.made = Intervention(run.pair, run.job, lambda: run.stopped)
+        run.begin(replace(job, places=places))
 
     def over_set(
         self, pair: Pair, what: str, name: str, problems: list[Problem], tau: float, max_new: int = 512
     ) -> SetRun:
-        """Make a run over a problem set: of `what`, "shifts" or "intervene".
-
-        Raises:
-            Busy: on a public site, too many are under way.
-        """
+        """Make a run over a problem set: of `what`, "shifts" or "intervene"."""
         check_tau(tau)
         Sampling(max_new_tokens=max_new)
         run = SetRun(pair, what, len(problems))
-        self.jobs.add(run, check=PUBLIC_SETS.check(run) if self.workspace.policy.public else None)
+        SET_RUNS.begin(run, self.workspace)
+        self.jobs.add(run)
         if what == "shifts":
             run.reports = ShiftSet(pair, name, problems, tau, max_new, cancelled=lambda: run.stopped)
         else:
             run.reports = InterveneSet(pair, name, problems, ARMS, tau, max_new=max_new, cancelled=lambda: run.stopped)
         return run
 
-    # -- streams --------------------------------------------------------------------------------------------------
+    def stream(self, run: MapRun | PatchRun | SetRun) -> Iterator[Message]:
+        """Do the work of a job; yields messages at its interval, the last one has the result."""
+        pair = run.pair
 
-    def stream_map(self, run: MapRun) -> Iterator[Message]:
-        """Read or write the text; yields a message at most a dozen times a second."""
-        message = partial(map_message, run)
-        return self._stream(run, self._map_steps(run), message, INTERVAL, lambda: len(run.found.shifts))
+        def full() -> str:
+            for model in (pair.base, pair.adapted):
+                model.engine.prefixes.clear()
+            during = f"while comparing {pair.base.spec} with {pair.name}"
+            return out_of_memory("Shorten the text or take smaller models.", pair.base.engine.device, during)
 
-    def stream_patch(self, run: PatchRun) -> Iterator[Message]:
-        """Decode under the arm; yields messages as `stream_map` does."""
-        message = partial(patch_message, run)
-        return self._stream(run, self._patch_steps(run), message, INTERVAL, lambda: len(run.made.tokens))
+        def finish() -> None:
+            run.done = True
+            self.jobs.grow(run)
+            if isinstance(run, PatchRun):
+                self.jobs.grow(run.map)
 
-    def stream_set(self, run: SetRun) -> Iterator[Message]:
-        """Go over the set; each message is the whole state."""
-        return self._stream(run, _set_steps(run), lambda _: set_message(run), SET_INTERVAL)
+        steps = self._steps(run)
+        return stream_job(run, steps, run.message, run.interval, full=full, finish=finish, made=lambda: run.made)
 
-    def _stream(
-        self,
-        run: PairJob,
-        steps: Iterator[bool],
-        message: Callable[[int], Message],
-        interval: float,
-        made: Callable[[], int] = lambda: 0,
-    ) -> Iterator[Message]:
-        full, finish = partial(_out_of_memory, run.pair), partial(self._finish, run)
-        return stream_job(run, steps, message, interval, out_of_memory=full, finish=finish, made=made)
+    def _steps(self, run: MapRun | PatchRun | SetRun) -> Iterator[bool]:
+        """The work; yields True while it waits, False after each token or problem."""
+        if isinstance(run, MapRun):
+            return self._map_steps(run)
+        return self._patch_steps(run) if isinstance(run, PatchRun) else report_steps(run, lambda: run.reports)
 
     def _map_steps(self, run: MapRun) -> Iterator[bool]:
-        """Wait, read or write the text, add what is beside it; yields True while waiting, False after each token."""
+        """Wait, read or write the text, add what is beside it."""
         for waiting in self._turn(run):
             if waiting:
                 yield True
@@ -220,14 +156,14 @@ class Comparer:
         self._beside_map(run)
 
     def _patch_steps(self, run: PatchRun) -> Iterator[bool]:
-        """Wait and decode under the arm; yields True while waiting, False after each token."""
+        """Wait and decode under the arm."""
         for waiting in self._turn(run):
             if waiting:
                 yield True
                 continue
             if run.job.arm == "matched":
                 self._draw_places(run)
-            for _ in run.made.held():
+            for _ in run.decode.held():
                 yield False
         if not run.stopped:
             self._note_arm(run)
@@ -250,30 +186,27 @@ class Comparer:
         engine = run.pair.base.engine
         if run.stopped or engine.remote is not None or sum(p.numel() for p in engine.model.parameters()) > SMALL:
             return
+        job, pair = run.job, run.pair
         with suppress(Busy):
             if "teacher" not in run.answers:
-                self._ask_teacher(run)
+                with pair.turn(PATIENCE):
+                    limit = job.sampling.max_new_tokens
+                    ids = greedy_ids(pair.adapted, job.prompt_ids, pair.adapter, limit, lambda: run.stopped)
+                if not run.stopped:
+                    cut = is_cut(pair.base, job.prompt_ids, ids)
+                    run.answers["teacher"] = pair.base.grade(job.prompt_ids, ids, job.known, cut=cut)
             run.check = self.check({"id": run.id})
             run.placebo = map_placebo(run.found, lambda: run.stopped, PATIENCE)
 
-    def _ask_teacher(self, run: MapRun) -> None:
-        """Add the adapted model's own answer."""
-        job, pair = run.found.job, run.pair
-        with pair.turn(PATIENCE):
-            limit = job.sampling.max_new_tokens
-            ids = greedy_ids(pair.adapted, job.prompt_ids, pair.adapter, limit, lambda: run.stopped)
-        if not run.stopped:
-            cut = is_cut(pair.base, job.prompt_ids, ids)
-            run.answers["teacher"] = pair.base.grade(job.prompt_ids, ids, job.known, cut=cut)
-
     def _note_arm(self, run: PatchRun) -> None:
         """Remember the arm's answer, and its tokens where there are more than were known."""
-        result, of = run.made.result, run.map
-        if run.job.budget is None or run.job.budget >= result.patches + refused(run.made.tokens):
-            of.answers[run.job.arm], of.patches[run.job.arm] = result.answer, result.patches
-        known = of.decoded.get(run.job.arm)
-        if known is None or run.job.budget is None or result.patches >= sum(t.patched for t in known):
-            of.decoded[run.job.arm] = run.made.tokens
+        result, of, arm, budget, tokens = run.decode.result, run.map, run.job.arm, run.job.budget, run.decode.tokens
+        refused = sum(t.wanted and not t.patched for t in tokens)  # that the budget did not allow
+        if budget is None or budget >= result.patches + refused:
+            of.answers[arm], of.patches[arm] = result.answer, result.patches
+        known = of.decoded.get(arm)
+        if known is None or budget is None or result.patches >= sum(t.patched for t in known):
+            of.decoded[arm] = tokens
 
     def _turn(self, run: PairJob) -> Iterator[int]:
         """Wait for the engines: yields how many are ahead while waiting, then 0 once, inside the turn."""
@@ -294,16 +227,9 @@ class Comparer:
             for queue, ticket in reversed(held):
                 queue.leave(ticket)
 
-    # -- questions of the page ------------------------------------------------------------------------------------
-
     def tail(self, data: object) -> Message:
         """Everything of a job from {"id", "start"} on."""
-        job, at = self.jobs.get(field_of(data, "id")), start_of(data)
-        if isinstance(job, MapRun):
-            return map_message(job, at, whole=True)
-        if isinstance(job, PatchRun):
-            return patch_message(job, at, whole=True)
-        return set_message(job)
+        return self.jobs.get(field_of(data, "id")).message(start_of(data), whole=True)
 
     def inspect(self, data: object) -> Message:
         """Both distributions behind one token of a map: {"id", "pos"}."""
@@ -318,49 +244,26 @@ class Comparer:
         """Check that the base of {"id"} is untouched; with "copy", against a second copy of the checkpoint too."""
         run: MapRun = self.jobs.get(field_of(data, "id"), MapRun)
         ids = [*run.found.job.prompt_ids, *run.found.ids]
-        if field_of(data, "copy") is not True:
-            return check_base(run.pair, ids, patience=PATIENCE).json()
-        if not self._copying.acquire(blocking=False):
+        copy = field_of(data, "copy") is True
+        if copy and not self._copying.acquire(blocking=False):
             raise Busy("A second copy is being loaded for somebody else. Try again in a moment.")
         try:
-            return check_base(run.pair, ids, copy=True, patience=PATIENCE).json()
+            return check_base(run.pair, ids, copy=copy, patience=PATIENCE).json()
         finally:
-            self._copying.release()
+            if copy:
+                self._copying.release()
 
-    def document(self, job_id: object) -> dict[str, Any]:
-        """What a job exports: the same document as the command line's."""
-        job = self.jobs.get(job_id)
+    def export(self, data: object) -> dict[str, Any]:
+        """{"id", "format": "json" | "csv"} -> {"name", "mime", "text"}: the same document as the command line's."""
+        job = self.jobs.get(field_of(data, "id"))
         if isinstance(job, MapRun):
-            return map_json(job.found)
-        if isinstance(job, SetRun) and job.report is not None:
-            return job.report.json()
-        raise RmxError("There is nothing to export yet.")
-
-
-def _set_steps(run: SetRun) -> Iterator[bool]:
-    """Take the reports of a run over a set; yields True before the first, False after each but the last."""
-    yield True
-    for report in run.reports:
-        run.report = report
-        if not report.done:
-            yield False
-
-
-def _out_of_memory(pair: Pair) -> str:
-    for model in (pair.base, pair.adapted):
-        model.engine.prefixes.clear()
-    return f"{pair.base.spec} with {pair.name} ran out of GPU memory. Shorten the text or take smaller models."
-
-
-def export(comparer: Comparer, data: object) -> dict[str, Any]:
-    """{"id", "format": "json" | "csv"} -> {"name", "mime", "text"}.
-
-    Raises:
-        RmxError: nothing there, or another format.
-    """
-    document = comparer.document(field_of(data, "id"))
-    texts = {"json": lambda: json.dumps(document, ensure_ascii=False), "csv": lambda: table(document)}
-    return download("interventions" if "arms" in document else "shifts", texts, field_of(data, "format"))
+            document = map_json(job.found)
+        elif isinstance(job, SetRun) and job.report is not None:
+            document = job.report.json()
+        else:
+            raise RmxError("There is nothing to export yet.")
+        texts = {"json": lambda: json.dumps(document, ensure_ascii=False), "csv": lambda: table(document)}
+        return download("interventions" if "arms" in document else "shifts", texts, field_of(data, "format"))
 
 
 def table(document: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.models.style_options import StyleOptions
 from rmx.records import Problem
 from rmx.storage.memory_shares import bytes_of
@@ -41,43 +40,32 @@ class EvaluateForm:
 
     def command(self) -> str:
         """The same evaluation from a shell."""
-        words = ["rmx", "eval", "--model", self.model]
-        for adapter in self.adapters:
-            words += ["--adapter", adapter]
-        words += ["--set", self.set_name, "--limit", str(self.limit), "--n", str(self.n)]
-        words += ["--temperature", f"{self.temperature:g}", "--top-p", f"{self.top_p:g}", "--seed", str(self.seed)]
-        words += ["--max-new-tokens", str(self.max_new_tokens), *self.style.words()]
-        return shlex.join([*words, "--json"])
+        adapters = [word for adapter in self.adapters for word in ("--adapter", adapter)]
+        words = ["rmx", "eval", "--model", self.model, *adapters, "--set", self.set_name, "--limit", str(self.limit)]
+        words += f"--n {self.n} --temperature {self.temperature:g} --top-p {self.top_p:g} --seed {self.seed}".split()
+        return shlex.join([*words, "--max-new-tokens", str(self.max_new_tokens), *self.style.words(), "--json"])
 
 
+@dataclass(eq=False)
 class EvalJob(PageJob):
-    """One evaluation. A thread of its own feeds it; any page that knows its id may look.
+    """One evaluation. A thread of its own feeds it; any page that knows its id may look."""
 
-    Args:
-        who: asks for it; None: whoever asks now. unseen: seconds without a look after which it ends; None: never.
-    """
+    asked: EvaluateForm
+    clock: Callable[[], float] = time.monotonic
+    unseen: float | None = None  # seconds without a look after which it ends; None: never
+    state: str = "loading"  # then running; at last done, stopped or failed
+    document: Message = field(default_factory=dict)  # the report's JSON
+    rows: dict[str, tuple[int, int, Message]] = field(default_factory=dict)  # id -> stamp of last change, place, row
+    notes: dict[str, str] = field(default_factory=dict)  # of the runs among the contestants
+    stamp: int = 0
+    _found: int = 0  # bytes of what it has found
+    _places: dict[str, int] = field(default_factory=dict)
+    _lock: Any = field(default_factory=threading.Lock)
+    _watchers: set[str] = field(default_factory=set)
+    _alone: float | None = None  # since when no page looks at it
 
-    def __init__(
-        self,
-        asked: EvaluateForm,
-        clock: Callable[[], float] = time.monotonic,
-        who: RequestOwner | None = None,
-        unseen: float | None = None,
-    ) -> None:
-        super().__init__(who=who or current_owner.get())
-        self.asked, self._unseen = asked, unseen
-        self.state = "loading"  # then running; at last done, stopped or failed
-        self.document: Message = {}  # the report's JSON
-        self.rows: dict[str, tuple[int, int, Message]] = {}  # problem's id -> stamp of its last change, place, row
-        self.notes: dict[str, str] = {}  # of the runs among the contestants
-        self.stamp = 0
-        self._found = 0  # bytes of what it has found
-        self._places: dict[str, int] = {}
-        self._clock, self._begun = clock, clock()
-        self._seen = self._begun  # when it was last looked at
-        self._lock = threading.Lock()
-        self._watchers: set[str] = set()
-        self._alone: float | None = None  # since when no page looks at it
+    def __post_init__(self) -> None:
+        self._begun = self._seen = self.clock()  # when it began, and when it was last looked at
 
     def parts(self) -> list[Any]:
         """What it keeps in memory beside what it has found."""
@@ -87,8 +75,6 @@ class EvalJob(PageJob):
     def nbytes(self) -> int:
         """Bytes that it keeps in memory."""
         return super().nbytes + self._found
-
-    # -- what feeds it ------------------------------------------------------------------------------------------------
 
     def begin(self, problems: Sequence[Problem]) -> None:
         """Take the problems, in the order in which pages list them."""
@@ -121,12 +107,10 @@ class EvalJob(PageJob):
             self.stamp += 1
             self.done = True
 
-    # -- what looks at it ---------------------------------------------------------------------------------------------
-
     def message(self, since: int = 0) -> Message:
         """Its state; figures and rows that have changed after `since`, a stamp of an earlier message."""
         with self._lock:
-            self._seen = self._clock()
+            self._seen = self.clock()
             news: Message = {"kind": "eval", "id": self.id, "state": self.state, "stamp": self.stamp}
             news |= self._progress() | line_and_error(self)
             if since < self.stamp and self.document:
@@ -142,10 +126,8 @@ class EvalJob(PageJob):
         made = at - cached
         # What was known already came at once: the speed is that of what is made.
         left = seconds / made * (of - at) if made > 0 and not self.done else None
-        passed = seconds if self.done or seconds else self._clock() - self._begun
+        passed = seconds if self.done or seconds else self.clock() - self._begun
         return {"at": at, "of": of, "cached": cached, "seconds": round(passed, 1), "left": left}
-
-    # -- who looks ----------------------------------------------------------------------------------------------------
 
     def join(self, session: str) -> None:
         """Note that a page looks at it."""
@@ -158,12 +140,12 @@ class EvalJob(PageJob):
         with self._lock:
             self._watchers.discard(session)
             if not self._watchers:
-                self._alone = self._clock()
+                self._alone = self.clock()
 
     @property
     def stopped(self) -> bool:
         """Whether it shall end: it was asked to, its pages are closed, or no page looks at it."""
-        alone, now = self._alone, self._clock()
-        if self._unseen is not None and now - self._seen > self._unseen:
+        alone, now = self._alone, self.clock()
+        if self.unseen is not None and now - self._seen > self.unseen:
             return True
         return self._stop.is_set() or (alone is not None and now - alone > GRACE)

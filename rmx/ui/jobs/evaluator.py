@@ -1,7 +1,4 @@
-"""The evaluate road for the page: what it may ask for, the jobs, the visitors' own files. No gradio in here.
-
-What comes from a browser is checked; ids are unguessable and are the permission.
-"""
+"""The evaluate road for the page: what it may ask for, the jobs, the visitors' own files."""
 
 import csv
 import io
@@ -14,13 +11,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from rmx.config import MOST_NAME
 from rmx.data.problem_files import MAX_TEXT_BYTES, shown_name
 from rmx.data.problem_sets import SETS, load_set, problems_from_text, split_name
+from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
 from rmx.engine.fair_queue import Kind, current_owner
 from rmx.errors import ProblemError, RmxError
+from rmx.evaluate.contestants import EvalConfig, answered, contestants_of
+from rmx.evaluate.evaluation import Evaluation
+from rmx.evaluate.sample_store import SampleStore
 from rmx.models.adapter_names import bundled_adapters
 from rmx.models.load import Model
 from rmx.models.style_options import StyleOptions, from_form
@@ -33,7 +32,7 @@ from rmx.service.arguments import short_enough
 from rmx.storage.job_store import JobStore
 from rmx.storage.memory_shares import MemoryShares, bytes_of
 from rmx.ui.jobs.evaluate_jobs import UNSEEN, EvalJob, EvaluateForm
-from rmx.ui.jobs.page_jobs import JobLimits, Message, download, field_of, number, whole
+from rmx.ui.jobs.page_jobs import EVALUATIONS, Message, download, field_of, number, whole
 from rmx.ui.request_log import log_request
 from rmx.ui.server.malloc import give_back
 
@@ -44,9 +43,6 @@ COUNTS = (0, 4, 16, 64, 256)  # samples per problem that the page offers
 MOST_PROBLEMS, MOST_SAMPLES, MOST_ADAPTERS = 5000, 256, 5
 PUBLIC_PROBLEMS, PUBLIC_SAMPLES = 200, 16  # on a public site, where others wait
 PUBLIC_BYTES = 500_000_000  # of completions that a public site keeps on disk
-MOST_RUNNING = 6  # evaluations at the same time, of all visitors
-PRIVATE = JobLimits("evaluation", "evaluations", MOST_RUNNING)
-PUBLIC = replace(PRIVATE, per_owner=1, per_address=2)
 FILE_BYTES = MAX_TEXT_BYTES
 LISTED = 200  # runs that are offered
 INTERVAL = 0.6  # seconds between two looks at the figures, or more where they take long to make
@@ -103,8 +99,6 @@ class Evaluator:
         self.files: JobStore[OwnFile] = JobStore(first, self.kept, error=ProblemError)
         self._pace: dict[tuple[str, str], float] = {}  # (model, set) -> seconds per completion, as last seen here
 
-    # -- what can be chosen -------------------------------------------------------------------------------------------
-
     def contestants(self, model: str) -> list[tuple[str, str]]:
         """What can be measured beside this base, as (title, spec): bundled adapters, then runs, the newest first."""
         model = model.strip()
@@ -114,14 +108,7 @@ class Evaluator:
         return [*((name, name) for name in bundled), *mine]
 
     def asked(self, form: Mapping[str, Any], paths: bool = False) -> EvaluateForm:
-        """Check what a form asks for.
-
-        Args:
-            paths: whether this visitor may name files of the machine.
-
-        Raises:
-            RmxError: a value that cannot be used.
-        """
+        """Check what a form asks for; `paths`: whether this visitor may name files of the machine."""
         model = str(form.get("model") or "mini").strip()
         short_enough("The model's name", model, MOST_NAME)
         most_problems, most_samples = self._most
@@ -174,16 +161,10 @@ class Evaluator:
         plan: Message = {"kind": "plan", "samples": asked.samples, "seconds": pace and pace * asked.samples}
         return plan | {"command": asked.command(), "set": about, "own": asked.own is not None}
 
-    # -- own files ----------------------------------------------------------------------------------------------------
-
     def take_file(self, data: object) -> Message:
         """Keep a file, {"name", "text"}, that was read in the browser; only that page gets to know its id.
 
         Of its problems only so many are kept as one evaluation takes.
-
-        Raises:
-            ProblemError: too large, of another kind, or malformed: the message names the line.
-            RmxError: more than what is kept of one visitor.
         """
         given = field_of(data, "name")
         problems = problems_from_text(given, field_of(data, "text"))
@@ -193,90 +174,61 @@ class Evaluator:
         answers = sum(problem.answer is not None for problem in problems)
         return {"file": file.id, "name": file.name, "problems": len(problems), "answers": answers}
 
-    # -- jobs ---------------------------------------------------------------------------------------------------------
-
     def start(self, asked: EvaluateForm, owner: str | None = None) -> EvalJob:
-        """Begin to measure, in a thread of its own. `owner` is the visitor who asks.
-
-        Raises:
-            Busy: too many evaluations are under way, or on a public site one of this visitor's, or some of its address.
-        """
-        public = self.workspace.policy.public
+        """Begin to measure, in a thread of its own. `owner` is the visitor who asks."""
         who = replace(current_owner.get(), owner=owner, kind=Kind.BULK)
-        job = EvalJob(asked, who=who, unseen=UNSEEN if public else None)
-        self.jobs.add(job, check=(PUBLIC if public else PRIVATE).check(job))
+        job = EvalJob(asked, who=who, unseen=UNSEEN if self.workspace.policy.public else None)
+        EVALUATIONS.begin(job, self.workspace)
+        self.jobs.add(job)
         threading.Thread(target=self._work, args=(job,), name="rmx-evaluate", daemon=True).start()
         return job
 
     def _work(self, job: EvalJob) -> None:
         """Measure from the first problem to the end; whatever goes wrong becomes the job's error."""
         current_owner.set(job.who)  # for this thread
-        began = time.monotonic()
+        began, asked, public = time.monotonic(), job.asked, self.workspace.policy.public
         try:
-            problems = self._problems(job.asked)
-            job.notes = self._notes(job.asked)
+            problems = list(asked.own) if asked.own is not None else load_set(asked.set_name)
+            problems = answered(problems[: asked.limit], asked.set_name)
+            job.notes = self._notes(asked)
             job.begin(problems)
             self._take_reports(job, problems)
             job.end()
         except RmxError as error:
             job.end(str(error))
-        except torch.OutOfMemoryError:
-            job.end("The GPU ran out of memory. Take fewer tokens or a smaller model; what was measured is kept.")
         except Exception as error:
-            log.exception("an evaluation has failed")
-            job.end(f"The evaluation broke off ({type(error).__name__}). This is a fault of rmx; its log says more.")
-        if self.workspace.policy.public:
-            self._trim()
+            if is_out_of_memory(error):
+                job.end(out_of_memory("Take fewer tokens or a smaller model; what was measured is kept."))
+            else:
+                log.exception("an evaluation has failed")
+                what = type(error).__name__
+                job.end(f"The evaluation broke off ({what}). This is a fault of rmx; its log says more.")
+        if public:  # what strangers have had computed does not fill the disk
+            SampleStore().trim(PUBLIC_BYTES)
         give_back()
-        log_request("eval", time.monotonic() - began, {"model": job.asked.model, "outcome": job.state})
-
-    @staticmethod
-    def _trim() -> None:
-        """Keep what strangers have had computed from filling the disk of a public site."""
-        from rmx.evaluate.sample_store import SampleStore
-
-        SampleStore().trim(PUBLIC_BYTES)
+        log_request("eval", time.monotonic() - began, {"model": asked.model, "outcome": job.state})
 
     def _take_reports(self, job: EvalJob, problems: list[Problem]) -> None:
+        """Give the job its reports, the last one and one now and then before it."""
         report, due = None, 0.0
         for report in self._measure(job, problems):
             if time.monotonic() >= due and not report.done:
                 begun = time.monotonic()
-                self._take(job, report)
+                job.take(report.json())
+                self.jobs.grow(job)
                 due = time.monotonic() + max(INTERVAL, 4 * (time.monotonic() - begun))
         if report is None:
             return
-        self._take(job, report)
+        job.take(report.json())
+        self.jobs.grow(job)
         made = report.at - report.cached
         if made > 0 and report.seconds > 0 and job.asked.own is None:
             self._pace[job.asked.model, job.asked.set_name] = report.seconds / made
 
-    def _take(self, job: EvalJob, report: Any) -> None:
-        job.take(report.json())
-        self.jobs.grow(job)
-
-    @staticmethod
-    def _problems(asked: EvaluateForm) -> list[Problem]:
-        """Load the problems that were asked for, all of them with a known answer."""
-        from rmx.evaluate.contestants import answered
-
-        problems = list(asked.own) if asked.own is not None else load_set(asked.set_name)
-        return answered(problems[: asked.limit], asked.set_name)
-
     def _evaluation(self, job: EvalJob, problems: list[Problem]) -> Iterator[Any]:
         """Yield the reports of the library's evaluation."""
-        from rmx.evaluate.contestants import EvalConfig, contestants_of
-        from rmx.evaluate.evaluation import Evaluation
-        from rmx.evaluate.sample_store import SampleStore
-
         asked = job.asked
-        config = EvalConfig(
-            n=asked.n,
-            temperature=asked.temperature,
-            top_p=asked.top_p,
-            seed=asked.seed,
-            max_new_tokens=asked.max_new_tokens,
-        )
+        config = EvalConfig(asked.n, (), asked.temperature, asked.top_p, asked.seed, asked.max_new_tokens)
         contestants = contestants_of(self.workspace, asked.model, asked.adapters, (), asked.style, asked.set_name)
         store = SampleStore(readable=not self.workspace.policy.public)
         made = Evaluation(contestants, problems, config, asked.set_name, store=store)
@@ -292,12 +244,6 @@ class Evaluator:
                 continue  # no run
         return {spec: note for spec, note in notes.items() if note}
 
-    def halt(self, data: object) -> None:
-        """Stop a job within one step; unknown ids are ignored."""
-        self.jobs.halt(field_of(data, "id"))
-
-    # -- questions of the page ----------------------------------------------------------------------------------------
-
     def tail(self, data: object) -> Message:
         """What is new of {"id"} after the stamp {"since"}."""
         since = field_of(data, "since")
@@ -306,26 +252,30 @@ class Evaluator:
             return {"kind": "gone", "id": str(field_of(data, "id"))[:80]}
         return job.message(since if type(since) is int else 0)
 
-    def opened(self, data: object) -> Opened:
-        """The problem and the model that {"id", "problem", "name"} names, loaded.
+    def export(self, data: object) -> dict[str, Any]:
+        """{"id", "format": "json" | "csv"} -> {"name", "mime", "text"}."""
+        document = self.jobs.get(field_of(data, "id")).document
+        if not document:
+            raise RmxError("There is nothing to export yet.")
+        name = "".join(c if c.isalnum() else "-" for c in str(document.get("set", "set"))).strip("-") or "set"
+        texts = {"json": lambda: json.dumps(document, ensure_ascii=False, indent=1), "csv": lambda: table(document)}
+        return download(f"evaluation-{name}", texts, field_of(data, "format"))
 
-        Raises:
-            RmxError: one of them is not there, or cannot be had.
-        """
+    def opened(self, data: object) -> Opened:
+        """The problem and the model that {"id", "problem", "name"} names, loaded."""
         job, wanted = self.jobs.get(field_of(data, "id")), field_of(data, "problem")
         found = job.rows.get(wanted) if isinstance(wanted, str) else None
         if found is None:
             raise RmxError("This problem is not part of the evaluation.")
         asked, name = job.asked, field_of(data, "name")
-        names = [str(model.get("name")) for model in job.document.get("models", [])]
+        names = [model.get("name") for model in job.document.get("models", [])]
         if name not in names:
             raise RmxError("This model is not part of the evaluation.")
-        adapter = [None, *asked.adapters][names.index(str(name))]
+        adapter = [None, *asked.adapters][names.index(name)]
         model = self.workspace.model(asked.model)
         self.workspace.adapter(model, adapter)
-        text = found[2]
-        style = _by_itself(model, asked.style, asked.set_name)
-        return Opened(model.spec, adapter, text["problem"], text.get("answer") or "", asked.max_new_tokens, style)
+        problem, style = found[2], _by_itself(model, asked.style, asked.set_name)
+        return Opened(model.spec, adapter, problem["problem"], problem.get("answer") or "", asked.max_new_tokens, style)
 
 
 def _by_itself(model: Model, asked: StyleOptions, set_name: str) -> StyleOptions:
@@ -349,20 +299,6 @@ CSV_COLUMNS = (
     "id", "part", "cluster", "problem", "known", "model", "greedy_answer", "greedy_correct", "greedy_truncated",
 )  # fmt: skip
 CSV_COUNTS = ("right", "samples", "truncated", "unparsed")
-
-
-def export(evaluator: Evaluator, data: object) -> dict[str, Any]:
-    """{"id", "format": "json" | "csv"} -> {"name", "mime", "text"}.
-
-    Raises:
-        RmxError: nothing there yet, or another format.
-    """
-    document = evaluator.jobs.get(field_of(data, "id")).document
-    if not document:
-        raise RmxError("There is nothing to export yet.")
-    name = "".join(c if c.isalnum() else "-" for c in str(document.get("set", "set"))).strip("-") or "set"
-    texts = {"json": lambda: json.dumps(document, ensure_ascii=False, indent=1), "csv": lambda: table(document)}
-    return download(f"evaluation-{name}", texts, field_of(data, "format"))
 
 
 def table(document: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""The explore road for the token view: clicks to branches, branches to messages. No gradio in here.
+"""The explore road for the token view: clicks to branches, branches to messages.
 
 Messages are idempotent: each says which run it belongs to and where its tokens start, so a page that missed one asks
-`tail` for the rest. Everything that comes from a browser is checked; ids are unguessable and are the permission.
+`tail` for the rest.
 """
 
 import logging
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from rmx.config import TOP_SHOWN, Sampling, check_tau
+from rmx.engine.decoding_memory import out_of_memory
 from rmx.engine.fair_queue import iterate_as_owner
 from rmx.errors import SwapError, TrainError
 from rmx.explore.branches import Branch, BranchStore
@@ -40,8 +41,6 @@ class Explorer:
         self.runs = runs or BranchStore()
         self.limits = limits or Limits()
 
-    # -- making runs ----------------------------------------------------------------------------------------------
-
     def start(
         self,
         spec: str,
@@ -54,16 +53,11 @@ class Explorer:
         known_computed: bool = False,
         raw: bool = False,
         read: str | None = None,
-        title: str | None = None,
         show: int | None = None,
         owner: str | None = None,
         style: StyleOptions = StyleOptions(),  # noqa: B008  a frozen record
     ) -> Branch:
-        """Make a tree: its first branch, not generated yet. `owner` is the visitor who asks.
-
-        Raises:
-            RmxError: the model, the prompt or a setting cannot be used.
-        """
+        """Make a tree: its first branch, not generated yet. `owner` is the visitor who asks."""
         check_tau(tau)
         check_texts(self.limits, problem, known, read)
         model = self.workspace.model(spec).ask_in(style, raw=raw)
@@ -75,20 +69,16 @@ class Explorer:
         else:
             job = replace(read_job(model, ids, read, tau, known), adapter=name)
         prompt = model.detokenizer.text(ids)
+        title = problem.strip()
         run = Branch(model, job, prompt, "", title=title, show=show, owner=owner, known_computed=known_computed)
         run.tree = run.id
         return self.runs.add(run)
 
     def pick(self, data: object) -> Branch:
-        """Make a branch from {"run", "pos", "token_ids" | "text"}.
-
-        Raises:
-            SwapError: anything in it that does not exist.
-        """
+        """Make a branch from {"run", "pos", "token_ids" | "text"}."""
         run, pos = self._place(data)
         self.revive(run)
-        ids = field_of(data, "token_ids")
-        text = field_of(data, "text")
+        ids, text = field_of(data, "token_ids"), field_of(data, "text")
         if isinstance(text, str) and ids is None:
             ids = run.model.encode(text[:2000])
         if not isinstance(ids, list):
@@ -99,11 +89,7 @@ class Explorer:
         return self.runs.add(run.branch(job))
 
     def revive(self, run: Branch) -> None:
-        """Give a recorded branch its model where that is loaded by now.
-
-        Raises:
-            SwapError: what is loaded is another revision.
-        """
+        """Give a recorded branch its model where that is loaded by now."""
         space = self.workspace
         revive(run, lambda spec: space.model(spec) if spec in space.loaded else None)
 
@@ -120,18 +106,12 @@ class Explorer:
             _steps(run),
             lambda sent: self.message(run, sent),
             INTERVAL,
-            out_of_memory=lambda: _out_of_memory(run),
+            full=lambda: full_memory(run),
             finish=lambda: self.runs.weigh_again(run),
             made=lambda: len(run.tokens),
             sent=run.at or 0,
         )
         yield from iterate_as_owner(run.owner, messages)
-
-    def halt(self, data: object) -> None:
-        """Stop a run within one step; unknown ids are ignored."""
-        self.runs.halt(field_of(data, "run"))
-
-    # -- questions of the page ------------------------------------------------------------------------------------
 
     def tail(self, data: object) -> Message:
         """Everything of a run from {"run", "start"} on."""
@@ -161,46 +141,31 @@ class Explorer:
         run, pos = self._place(data)
         self.revive(run)
         prefix = [*run.job.prompt_ids, *(t.id for t in run.tokens[:pos])]
-        query = field_of(data, "q")
-        found = search(run.model, prefix, str(query or "")[:100], run.job.adapter, patience=PATIENCE)
+        query = str(field_of(data, "q") or "")[:100]
+        found = search(run.model, prefix, query, run.job.adapter, patience=PATIENCE)
         return {"tokens": [{"id": i, "text": t, "p": p, "rank": r} for i, t, p, r in found]}
 
     def pins(self, data: object) -> list[Pin]:
-        """The tokens of {"pins": [{"run", "pos"}, ...]}, each once and at most `MOST`; what left memory is left out.
-
-        Raises:
-            TrainError: more stands before a place than a run could replay.
-        """
-        places = field_of(data, "pins")
+        """The tokens of {"pins": [{"run", "pos"}, ...]}, each once and at most `MOST`; what left memory is left out."""
+        places, most = field_of(data, "pins"), self.limits.max_new_tokens + PROMPT
         found: dict[tuple[str, int], Pin] = {}
         for place in places if isinstance(places, list) else []:
             run, pos = self.runs.find(field_of(place, "run")), field_of(place, "pos")
             if run is not None and type(pos) is int and 0 <= pos < len(run.tokens) and len(found) < MOST:
-                self._check_pin(run, pos)
+                if (before := len(run.job.prompt_ids) + pos) > most:
+                    raise TrainError(
+                        f"{before:,} tokens stand before this place; {most:,} are the most that a pin holds."
+                    )
                 found.setdefault((run.id, pos), _pin(run, pos))
         return list(found.values())
 
-    def _check_pin(self, run: Branch, pos: int) -> None:
-        before, most = len(run.job.prompt_ids) + pos, self.limits.max_new_tokens + PROMPT
-        if before > most:
-            raise TrainError(f"{before:,} tokens stand before this place; {most:,} are the most that a pin holds.")
-
-    # -- messages -------------------------------------------------------------------------------------------------
-
     def message(self, run: Branch, start: int, whole: bool = False) -> Message:
         """Tokens from `start` on; with the opening facts at the beginning and the result at the end."""
-        tokens = run.tokens[start:]
-        done = run.done
-        message: Message = {
-            "run": run.id,
-            "start": start,
-            "toks": [self._token(run, t) for t in tokens],
-            "done": done,
-        }
-        message |= line_and_error(run)
+        toks = [self._token(run, t) for t in run.tokens[start:]]
+        message: Message = {"run": run.id, "start": start, "toks": toks, "done": run.done, **line_and_error(run)}
         if whole or start == (run.at or 0):
             message["open"] = self._open(run)
-        if done:
+        if run.done:
             message["result"] = self._result(run)
             message["tree"] = [self._branch(r) for r in self.runs.group(run.tree)]
         return message
@@ -210,23 +175,14 @@ class Explorer:
         return [t.text, round(t.entropy, 4), float(f"{t.p:.6g}"), t.rank, (FORCED if t.forced else 0) | special]
 
     def _open(self, run: Branch) -> Message:
-        return {
-            "tree": run.tree,
-            "parent": run.parent.id if run.parent else None,
-            "at": run.at,
-            "forced": len(run.job.forced) if run.parent else 0,
-            **self._swap(run),
-            "tau": run.job.tau,
-            "label": "read" if run.job.read is not None else run.job.sampling.label,
-            "model": run.model.spec + (f" + {shown_adapter(run.job.adapter)}" if run.job.adapter else ""),
-            "prompt": run.prompt,
-            "style": run.model.style.sentence() if run.model.style else None,
-            "known": run.job.known,
-            "known_computed": run.known_computed,
-            "title": run.title,
-            "show": run.show,
-            "origin": run.origin.json() if run.origin else None,
-        }
+        job, parent = run.job, run.parent
+        swap = {"at": run.at, "forced": len(job.forced) if parent else 0, **self._swap(run)}
+        model = run.model.spec + (f" + {shown_adapter(job.adapter)}" if job.adapter else "")
+        style = run.model.style.sentence() if run.model.style else None
+        about = {"tau": job.tau, "label": _label(run), "model": model, "prompt": run.prompt, "style": style}
+        known = {"known": job.known, "known_computed": run.known_computed, "title": run.title, "show": run.show}
+        place = {"tree": run.tree, "parent": parent.id if parent else None}
+        return place | swap | about | known | {"origin": run.origin.json() if run.origin else None}
 
     def _swap(self, run: Branch) -> Message:
         """What a branch forced and how likely it was; the probability is that of all its forced tokens together."""
@@ -239,22 +195,14 @@ class Explorer:
         return {"from_text": lone(run.job.fork.id), "to_text": text(run.job.forced), "to_p": p}
 
     def _result(self, run: Branch) -> Message:
-        trace = run.trace
+        trace, made = run.trace, {"answer": _answer(run), "n": len(run.tokens)}
         if trace is None:
-            return {"answer": {"text": None, "correct": None}, "stop": "error", "n": len(run.tokens)}
-        return {
-            "answer": trace.answer.json(),
-            "stop": trace.stop,
-            "reuse": trace.reuse.json(),
-            "seconds": round(trace.seconds, 3),
-            "n": len(run.tokens),
-        }
+            return made | {"stop": "error"}
+        return made | {"stop": trace.stop, "reuse": trace.reuse.json(), "seconds": round(trace.seconds, 3)}
 
     def _branch(self, run: Branch) -> Message:
-        answer = run.trace.answer.json() if run.trace else {"text": None, "correct": None}
-        label = "read" if run.job.read is not None else run.job.sampling.label
         parent = run.parent.id if run.parent else None
-        base = {"run": run.id, "parent": parent, "at": run.at, "label": label, "answer": answer}
+        base = {"run": run.id, "parent": parent, "at": run.at, "label": _label(run), "answer": _answer(run)}
         return base | self._swap(run) | {"n": len(run.tokens)}
 
     def _place(self, data: object) -> tuple[Branch, int]:
@@ -265,11 +213,7 @@ class Explorer:
 
 
 def check_texts(limits: Limits, problem: str, known: str | None, solution: str | None) -> None:
-    """Refuse texts that the API would refuse, before anything is made of them.
-
-    Raises:
-        RmxError: one is too long.
-    """
+    """Refuse texts that the API would refuse, before anything is made of them."""
     short_enough("The problem", problem, limits.characters)
     short_enough("The known answer", known, limits.answer)
     short_enough("The solution", solution, limits.characters)
@@ -286,6 +230,14 @@ def _steps(run: Branch) -> Iterator[bool]:
             yield False
 
 
+def _label(run: Branch) -> str:
+    return "read" if run.job.read is not None else run.job.sampling.label
+
+
+def _answer(run: Branch) -> Message:
+    return run.trace.answer.json() if run.trace else {"text": None, "correct": None}
+
+
 def _pin(run: Branch, pos: int) -> Pin:
     before = tuple(t.id for t in run.tokens[:pos])
     text = (run.prompt + run.model.detokenizer.text(before))[-SHOWN:]
@@ -294,6 +246,8 @@ def _pin(run: Branch, pos: int) -> Pin:
     return Pin(run.model.spec, run.job.adapter, tuple(run.job.prompt_ids), before, token.id, run.job.known, text, word)
 
 
-def _out_of_memory(run: Branch) -> str:
+def full_memory(run: Branch) -> str:
+    """Make room, and say that a branch has run out of memory."""
     run.model.engine.prefixes.clear()
-    return f"{run.model.spec} ran out of GPU memory after {len(run.tokens)} tokens. Shorten it or take a smaller model."
+    during = f"after {len(run.tokens)} tokens of {run.model.spec}"
+    return out_of_memory("Shorten it or take a smaller model.", run.model.engine.device, during)

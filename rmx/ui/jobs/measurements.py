@@ -1,9 +1,9 @@
 """What one choice is worth, for the page: outcomes of a fork, importance over a solution, rescues, the answer so far.
 
-Each job streams messages that hold its whole state, so any of them may be lost. No gradio in here.
+Each job streams messages that hold its whole state, so any of them may be lost.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.swap import swap_job
 from rmx.records import Trace
 from rmx.storage.job_store import JobStore
-from rmx.ui.jobs.explorer import Explorer, _out_of_memory
+from rmx.ui.jobs.explorer import Explorer, full_memory
 from rmx.ui.jobs.page_jobs import Message, PageJob, field_of, stream_job
 
 SAMPLES, BUDGET = 64, 60_000  # of one fork: samples per alternative, tokens over all
@@ -26,7 +26,7 @@ SAMPLES_EACH, BUDGET_ALL = 16, 120_000  # the same at every fork of a solution
 BUDGET_RESCUE = 60_000
 
 
-@dataclass
+@dataclass(eq=False)
 class Measurement(PageJob):
     """One measurement under way on a page."""
 
@@ -44,79 +44,23 @@ class Measurements:
         self.explorer = explorer
         self.jobs: JobStore[Measurement] = JobStore("This measurement is over.", most=keep)
 
-    # -- jobs -----------------------------------------------------------------------------------------------------
+    def start(self, kind: str, data: object) -> Measurement:
+        """Make a job, not begun yet.
 
-    def outcomes(self, data: object) -> Measurement:
-        """Sample on from each alternative at {"run", "pos"}.
-
-        Raises:
-            RmxError: no such place, or no answer to measure against.
+        Args:
+            kind: what is measured: "outcomes" of each alternative at {"run", "pos"}, "importance" of every fork of
+                {"run"}, the "rescue" that turns it right or wrong, by {"goal"}, or its answer "sofar".
         """
-        run, trace = self._solved(data)
-        pos = field_of(data, "pos")
-        if type(pos) is not int or not 0 <= pos < len(trace.tokens):
-            raise SwapError(f"There is no token at position {pos}; there are {len(trace.tokens)}.")
-        config = OutcomeConfig(samples=SAMPLES, budget=BUDGET, max_new_tokens=self._limit(run))
-        known = run.job.known
-        return self._begin(
-            "outcomes",
-            run,
-            lambda stopped: outcomes(run.model, trace, pos, config, known=known, cancelled=stopped),
-            pos,
-        )
-
-    def importance(self, data: object) -> Measurement:
-        """The same at every fork of {"run"}, under one budget."""
-        run, trace = self._solved(data)
-        config = OutcomeConfig(samples=SAMPLES_EACH, budget=BUDGET_ALL, max_new_tokens=self._limit(run))
-        known = run.job.known
-        return self._begin(
-            "importance", run, lambda stopped: importance(run.model, trace, config, known=known, cancelled=stopped)
-        )
-
-    def rescue(self, data: object) -> Measurement:
-        """The fewest swaps that turn {"run"} right, or wrong, by {"goal"}."""
-        run, trace = self._solved(data)
-        goal = field_of(data, "goal")
-        config = RescueConfig(
-            goal=goal if goal in ("right", "wrong") else None, budget=BUDGET_RESCUE, max_new_tokens=self._limit(run)
-        )
-        return self._begin(
-            "rescue", run, lambda stopped: rescue(run.model, trace, config, known=run.job.known, cancelled=stopped)
-        )
-
-    def sofar(self, data: object) -> Measurement:
-        """The answer that the model would give after each sentence of {"run"}."""
-        run, trace = self._solved(data)
-        return self._begin(
-            "sofar", run, lambda stopped: sofar(run.model, trace, known=run.job.known, cancelled=stopped)
-        )
-
-    def halt(self, data: object) -> None:
-        """Stop a job within one step; unknown ids are ignored."""
-        self.jobs.halt(field_of(data, "job"))
-
-    def _begin(
-        self, kind: str, run: Branch, start: Callable[[Callable[[], bool]], Iterator[Any]], pos: int | None = None
-    ) -> Measurement:
-        job = Measurement(kind, run, pos)
-        job.states = start(lambda: job.stopped)
-        return self.jobs.add(job)
-
-    def _solved(self, data: object) -> tuple[Branch, Trace]:
         run = self.explorer.runs.get(field_of(data, "run"))
         if run.trace is None or not run.trace.tokens:
             raise SwapError("Wait until the solution is finished, then measure it.")
         self.explorer.revive(run)
-        return run, run.trace
-
-    def _limit(self, run: Branch) -> int:
-        """Most tokens of what is sampled; a pasted text was read without a limit, so it gets one."""
-        return (
-            max(run.job.sampling.max_new_tokens, 512) if run.job.read is not None else run.job.sampling.max_new_tokens
-        )
-
-    # -- messages -------------------------------------------------------------------------------------------------
+        pos, tokens = field_of(data, "pos") if kind == "outcomes" else None, run.trace.tokens
+        if kind == "outcomes" and (type(pos) is not int or not 0 <= pos < len(tokens)):
+            raise SwapError(f"There is no token at position {pos}; there are {len(tokens)}.")
+        job = Measurement(kind, run, pos)
+        job.states = _states(job, run.trace, field_of(data, "goal"))
+        return self.jobs.add(job)
 
     def stream(self, job: Measurement) -> Iterator[Message]:
         """Yield the job's states as messages; the last one is done, whatever happens. Then the job is forgotten."""
@@ -125,7 +69,7 @@ class Measurements:
             self._steps(job),
             lambda _: _message(job),
             0.0,
-            out_of_memory=lambda: _out_of_memory(job.run),
+            full=lambda: full_memory(job.run),
             finish=lambda: self.jobs.forget(job.id),
         )
         yield from iterate_as_owner(job.run.owner, messages, Kind.MEASURED)
@@ -142,13 +86,34 @@ class Measurements:
         """Make the branches that a rescue found: one for each swap, continued greedily as the search did."""
         for swap in state.swaps:
             job = swap_job(run.job, run.tokens, swap.pos, [swap.to_id], run.model.engine.vocab_size)
-            limit = self._limit(run)
-            job = replace(job, sampling=Sampling(max_new_tokens=limit))
+            job = replace(job, sampling=Sampling(max_new_tokens=_limit(run)))
             run = self.explorer.runs.add(run.branch(job))
             for _ in run.steps():
                 pass
             self.explorer.runs.weigh_again(run)
         return run.id
+
+
+def _states(job: Measurement, trace: Trace, goal: Any) -> Iterator[Any]:
+    """What the library measures for a job, state after state."""
+    model, most = job.run.model, _limit(job.run)
+    about: dict[str, Any] = {"known": job.run.job.known, "cancelled": lambda: job.stopped}
+    if job.pos is not None:
+        config = OutcomeConfig(samples=SAMPLES, budget=BUDGET, max_new_tokens=most)
+        return outcomes(model, trace, job.pos, config, **about)
+    if job.kind == "importance":
+        config = OutcomeConfig(samples=SAMPLES_EACH, budget=BUDGET_ALL, max_new_tokens=most)
+        return importance(model, trace, config, **about)
+    if job.kind == "rescue":
+        wanted = goal if goal in ("right", "wrong") else None
+        return rescue(model, trace, RescueConfig(goal=wanted, budget=BUDGET_RESCUE, max_new_tokens=most), **about)
+    return sofar(model, trace, **about)
+
+
+def _limit(run: Branch) -> int:
+    """Most tokens of what is sampled; a pasted text was read without a limit, so it gets one."""
+    most = run.job.sampling.max_new_tokens
+    return most if run.job.read is None else max(most, 512)
 
 
 def _message(job: Measurement) -> Message:

@@ -7,12 +7,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from weakref import ReferenceType, ref
+from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
-import torch
-
+from rmx.engine.decoding_memory import is_out_of_memory
 from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.errors import Busy, RmxError
+from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import bytes_of
 
 Message = dict[str, Any]
@@ -20,19 +20,21 @@ Work = TypeVar("Work", bound=Any)
 BASE_BYTES = 10_000  # of a job that has found nothing yet: its decoders and locks
 PATIENCE = 8.0  # seconds that a question of the page waits for the engine
 INTERVAL = 0.08  # seconds between messages while tokens are streamed
+STATE_INTERVAL = 0.5  # seconds between messages that hold a whole state
+TOO_LONG = "Shorten the text or take a smaller model."  # where memory has run out
 
 
-@dataclass
+@dataclass(eq=False, kw_only=True)
 class PageJob:
     """Work of one visitor. Its id is unguessable: knowing it is the permission to look at it and to stop it."""
 
-    who: RequestOwner = field(default_factory=current_owner.get, kw_only=True)
-    id: str = field(default_factory=lambda: secrets.token_urlsafe(16), kw_only=True)
-    waiting: int = field(default=0, kw_only=True)  # requests ahead of this one
-    expected: float | None = field(default=None, kw_only=True)  # seconds until its turn, by the latest turns
-    error: str | None = field(default=None, kw_only=True)
-    done: bool = field(default=False, kw_only=True)
-    _stop: threading.Event = field(default_factory=threading.Event, kw_only=True)
+    who: RequestOwner = field(default_factory=current_owner.get)
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    waiting: int = 0  # requests ahead of this one
+    expected: float | None = None  # seconds until its turn, by the latest turns
+    error: str | None = None
+    done: bool = False
+    _stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def owner(self) -> str | None:
@@ -71,7 +73,7 @@ def stream_job(
     message: Callable[[int], Message],
     interval: float,
     *,
-    out_of_memory: Callable[[], str],
+    full: Callable[[], str],
     finish: Callable[[], None],
     made: Callable[[], int] = lambda: 0,
     sent: int = 0,
@@ -83,7 +85,7 @@ def stream_job(
         steps: the work; yields True where a message is due at once, such as another place in line, else False.
         message: the state of the job, with what was made after the first so many.
         interval: seconds between two messages.
-        out_of_memory: the sentence for a GPU that is too small.
+        full: the sentence for memory that has run out.
         finish: called when the work is over, also where the stream was closed before.
         made: how many tokens there are. sent: how many the page has.
     """
@@ -97,19 +99,31 @@ def stream_job(
                 sent, due = made(), time.monotonic() + interval
     except RmxError as error:
         job.error = str(error)
-    except torch.OutOfMemoryError:
-        job.error = out_of_memory()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        job.error = full()
     finally:
         finish()
     yield message(sent)
 
 
+def report_steps(job: Any, reports: Callable[[], Iterable[Any]]) -> Iterator[bool]:
+    """The steps of a job whose `report` is the latest of these."""
+    yield True
+    for report in reports():
+        job.report = report
+        if not report.done:
+            yield False
+
+
 @dataclass(frozen=True, slots=True)
 class JobLimits:
-    """How many jobs of one sort may be under way; 0: any number.
+    """How many jobs of one sort may be under way on a public site; 0: any number.
 
     Args:
         one, many: what a job is called, such as "evaluation" and "evaluations".
+        private: how many on a private app, of all visitors.
     """
 
     one: str
@@ -117,6 +131,7 @@ class JobLimits:
     most: int = 0
     per_owner: int = 0
     per_address: int = 0
+    private: int = 0
 
     def admit(self, who: RequestOwner, running: Iterable[RequestOwner]) -> None:
         """Check that one more may begin beside those of `running`.
@@ -134,14 +149,24 @@ class JobLimits:
         if self.per_address and near >= self.per_address:
             raise Busy(f"{near} {self.many} from your network are under way. Try again when one of them is over.")
 
-    def check(self, job: PageJob) -> Callable[[list[Any]], None]:
-        """A check for `JobStore.add`: that `job` may begin beside those of its class that are under way."""
+    def begin(self, job: PageJob, space: Workspace) -> None:
+        """Count a job of the page or of the API among those of its app, until it is done or stopped.
 
-        def check(jobs: list[Any]) -> None:
-            same = (one for one in jobs if type(one) is type(job))
-            self.admit(job.who, [one.who for one in same if not one.done and not one.stopped])
+        Raises:
+            Busy: too many are under way.
+        """
+        rule = self if space.policy.public else JobLimits(self.one, self.many, self.private)
+        with _beginning:
+            jobs = _begun.setdefault(space, {}).setdefault(self.one, WeakSet())
+            rule.admit(job.who, [one.who for one in jobs if not one.done and not one.stopped])
+            jobs.add(job)
 
-        return check
+
+EVALUATIONS = JobLimits("evaluation", "evaluations", most=6, per_owner=1, per_address=2, private=6)
+MEASURED_CLAIMS = JobLimits("measurement of claims", "measurements of claims", most=4, per_owner=1, per_address=2)
+SET_RUNS = JobLimits("run over a set", "runs over a set", most=4, per_owner=1, per_address=2)
+_begun: WeakKeyDictionary[Workspace, dict[str, WeakSet[PageJob]]] = WeakKeyDictionary()
+_beginning = threading.Lock()
 
 
 class OpenPages:
@@ -152,54 +177,46 @@ class OpenPages:
 
     def __init__(self, limit: int = 2000) -> None:
         self._current: OrderedDict[str, ReferenceType[Any]] = OrderedDict()
-        self._limit = limit
-        self._lock = threading.Lock()
+        self._limit, self._lock = limit, threading.Lock()
 
     def begin(self, session: str | None, job: Work) -> Work:
         """Note that a page looks at `job`, a new one, and end what it looked at before; returns the job."""
-        old = self._note(session, job)
-        if old is not None and old is not job:
+        if (old := self._note(session, job)) is not None:
             old.halt()
         return job
 
-    def follow(self, session: str | None, job: Work) -> None:
-        """Note that a page looks at `job`, one that is under way; it leaves what it looked at before."""
+    def follow(self, session: str | None, job: Any) -> None:
+        """Note that a page looks at `job`, one that is under way, or at none; it leaves what it looked at before."""
         old = self._note(session, job)
-        if old is not None and old is not job:
-            _leave(old, str(session))
+        if isinstance(old, PageJob):
+            old.leave(str(session))
+        elif old is not None:
+            old.halt()
 
     def leave(self, session: str | None) -> None:
         """Note that a page was closed."""
-        with self._lock:
-            old = self._current.pop(session, None) if session else None
-        if old is not None and (job := old()) is not None:
-            _leave(job, str(session))
+        self.follow(session, None)
 
     def _note(self, session: str | None, job: Any) -> Any:
-        """Put a page down for `job`; returns what it looked at before, where that is still there."""
+        """Put a page down for `job`, if any; returns another that it looked at before, where that is still there."""
         if session is None:
             return None
         with self._lock:
             old = self._current.pop(session, None)
-            self._current[session] = ref(job)
+            if job is not None:
+                self._current[session] = ref(job)
             while len(self._current) > self._limit:
                 self._current.popitem(last=False)
         if isinstance(job, PageJob):
             job.join(session)
-        return old() if old is not None else None
-
-
-def _leave(job: Any, session: str) -> None:
-    job.leave(session) if isinstance(job, PageJob) else job.halt()
+        before = old() if old is not None else None
+        return before if before is not job else None
 
 
 def line_and_error(job: Any) -> Message:
     """A job's place in line and its error as a part of a message; empty where there is neither."""
     line = {"waiting": job.waiting, "expected": job.expected} if job.waiting else {}
     return line | ({"error": job.error} if job.error else {})
-
-
-# -- what pages send and get ------------------------------------------------------------------------------------------
 
 
 def field_of(data: object, key: str) -> Any:
@@ -214,35 +231,24 @@ def start_of(data: object) -> int:
 
 
 def whole(value: object, what: str, least: int, most: int) -> int:
-    """A whole number of a form.
-
-    Raises:
-        RmxError: it is none, or lies outside of `least` to `most`.
-    """
+    """Check that a value of a form is a whole number from `least` to `most`, and return it."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or value % 1:
         raise RmxError(f"The {what} must be a whole number between {least:,} and {most:,}.")
     return int(value)
 
 
 def number(value: object, what: str, least: float, most: float) -> float:
-    """A number of a form.
-
-    Raises:
-        RmxError: it is none, or lies outside of `least` to `most`.
-    """
+    """Check that a value of a form is a number from `least` to `most`, and return it."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise RmxError(f"The {what} must lie between {least:g} and {most:g}.")
     return float(value)
 
 
 def download(name: str, texts: dict[str, Callable[[], str]], wanted: object) -> Message:
-    """A file for the page: {"name", "mime", "text"}.
+    """A file for the page, {"name", "mime", "text"}, in the wanted format.
 
     Args:
-        name: of the file, without its ending. texts: by format, makes the file's text. wanted: the format.
-
-    Raises:
-        RmxError: there is no such format.
+        name: without an ending. texts: by format, what makes the text.
     """
     if wanted not in texts:
         *first, last = (name.upper() for name in texts)

@@ -1,4 +1,4 @@
-"""What the page takes home and what it opens: links, files, the gallery, and decoding a tree again. No gradio in here.
+"""What the page takes home and what it opens: links, files, the gallery, and decoding a tree again.
 
 Nothing that comes in is believed: links and files are read strictly, models go through the workspace and its policy,
 and what was read from a file is labelled as recorded until it has been decoded here.
@@ -7,14 +7,13 @@ and what was read from a file is labelled as recorded until it has been decoded 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 from rmx.config import check_tau
 from rmx.engine.fair_queue import current_owner
 from rmx.errors import RmxError, SwapError
 from rmx.explore.branches import Branch, Origin
 from rmx.trees.document import tree_document
-from rmx.trees.gallery import list_trees, load_tree
+from rmx.trees.gallery import load_tree
 from rmx.trees.link import ReplayPlan, link_of, recipe_of, unpack
 from rmx.trees.recorded import recorded_runs
 from rmx.trees.save_to_hub import save_tree
@@ -33,31 +32,17 @@ class Sharing:
     def __init__(self, explorer: Explorer, max_new_tokens: int = 4096) -> None:
         self.explorer, self.max_new_tokens = explorer, max_new_tokens
 
-    # -- out ------------------------------------------------------------------------------------------------------
-
     def link(self, data: object) -> Message:
-        """{"run", "pos", "tau"} -> {"s": the value of a link's ?s=}.
-
-        Raises:
-            RmxError: nothing is finished yet, or the tree is too long for a link.
-        """
+        """{"run", "pos", "tau"} -> {"s": the value of a link's ?s=}."""
         return {"s": link_of(self._tree(data))}
 
     def file(self, data: object) -> Message:
-        """{"run", "pos", "tau", "format": "json" | "html" | "svg" | "csv"} -> {"name", "mime", "text"}.
-
-        Raises:
-            RmxError: nothing is finished yet, or another format.
-        """
+        """{"run", "pos", "tau", "format": "json" | "html" | "svg" | "csv"} -> {"name", "mime", "text"}."""
         tree = self._tree(data)
         return download(_slug(tree), _texts(tree), field_of(data, "format"))
 
     def save(self, data: object) -> Message:
-        """{"run", "pos", "tau", "repo", "token"} -> {"url"}: the tree in a dataset of the visitor's on the Hub.
-
-        Raises:
-            RmxError: the Hub does not allow it.
-        """
+        """{"run", "pos", "tau", "repo", "token"} -> {"url"}: the tree in a dataset of the visitor's on the Hub."""
         tree = self._tree(data)
         repo, token = (str(field_of(data, key) or "").strip() for key in ("repo", "token"))
         return {"url": save_tree(_texts(tree)["json"](), f"{_slug(tree)}.json", repo, token)}
@@ -67,34 +52,16 @@ class Sharing:
         tree = tree_of(self.explorer.runs.group(run.tree), run.id, pos if type(pos) is int else None)
         return tree if tau is None else replace(tree, tau=check_tau(tau))
 
-    # -- in -------------------------------------------------------------------------------------------------------
-
     def open_file(self, data: object) -> Message:
-        """{"text"} of a file -> {"run"}: the branch of it to show, in memory now and labelled as recorded.
-
-        Raises:
-            RmxError: it is no tree.
-        """
+        """{"text"} of a file -> {"run"}: the branch of it to show, in memory now and labelled as recorded."""
         text = field_of(data, "text")
         if not isinstance(text, str):
             raise RmxError("There is no text in this file.")
         return {"run": self._keep(read_any(text)).id}
 
     def open_piece(self, data: object) -> Message:
-        """{"name"} of the gallery -> {"run"}.
-
-        Raises:
-            RmxError: no such tree.
-        """
+        """{"name"} of the gallery -> {"run"}."""
         return {"run": self._keep(load_tree(field_of(data, "name"))).id}
-
-    @staticmethod
-    def gallery() -> list[dict[str, Any]]:
-        """What is in the gallery, for its list."""
-        return [
-            {"name": p.name, "kind": p.kind, "title": p.title, "model": p.model, "branches": p.branches}
-            for p in list_trees()
-        ]
 
     def _keep(self, tree: Tree) -> Branch:
         """Put a recorded tree into memory; returns the branch that was shown."""
@@ -102,22 +69,12 @@ class Sharing:
         self.explorer.runs.add(*runs)
         return runs[tree.shown]
 
-    # -- decoding again ---------------------------------------------------------------------------------------------
-
     def open_link(self, value: str, owner: str | None, begin: Begin) -> Iterator[Message]:
-        """Decode the tree of a link and stream it; the last message shows its branch with the verdict.
-
-        Raises:
-            RmxError: the link or its model cannot be had.
-        """
+        """Decode the tree of a link and stream it; the last message shows its branch with the verdict."""
         yield from self._again(unpack(value), Origin("link"), owner, begin)
 
     def verify(self, data: object, owner: str | None, begin: Begin) -> Iterator[Message]:
-        """The same for a recorded tree: {"run"}.
-
-        Raises:
-            RmxError: it was not recorded, or its model cannot be had.
-        """
+        """Do the same with a recorded tree: {"run"}."""
         run = self.explorer.runs.get(field_of(data, "run"))
         if run.origin is None or run.origin.kind != "recorded":
             raise SwapError("This tree was decoded here; there is nothing to verify.")
@@ -126,33 +83,28 @@ class Sharing:
         yield from self._again(recipe, Origin("again", run.origin.licence), owner, begin)
 
     def _again(self, recipe: ReplayPlan, origin: Origin, owner: str | None, begin: Begin) -> Iterator[Message]:
-        most = max(step.sampling.max_new_tokens for step in recipe.steps)
-        if min(most, max(s.at + s.marks.length for s in recipe.steps)) > self.max_new_tokens:
-            raise RmxError(f"At most {self.max_new_tokens} tokens here; this tree has more.")
+        longest, most = max(step.sampling.max_new_tokens for step in recipe.steps), self.max_new_tokens
+        if min(longest, max(s.at + s.marks.length for s in recipe.steps)) > most:
+            raise RmxError(f"At most {most} tokens here; this tree has more.")
         model = self.explorer.workspace.model(recipe.model)
         adapter = self.explorer.workspace.adapter(model, recipe.adapter)
-        replay, stopped = TreeReplay(model, adapter, self._bounded(recipe), origin), False
+        # No branch is decoded further than this site allows.
+        bounded = [replace(s.sampling, max_new_tokens=min(s.sampling.max_new_tokens, most)) for s in recipe.steps]
+        steps = tuple(replace(s, sampling=sampling) for s, sampling in zip(recipe.steps, bounded, strict=True))
+        replay, stopped = TreeReplay(model, adapter, replace(recipe, steps=steps), origin), False
         for run in replay.runs(owner):
             yield from self.explorer.stream(begin(self.explorer.runs.add(run)))
             cut = recipe.steps[len(replay.made) - 1].cut
             stopped = run.error is not None or (run.trace is not None and run.trace.stop == "cancelled" and not cut)
             if stopped:
                 break
-        if not stopped:
+        if stopped:
+            origin.verdict = "stopped before it was compared"
+        else:
             verdict = replay.verdict()
             origin.same, origin.verdict = verdict.same, verdict.said
-        else:
-            origin.verdict = "stopped before it was compared"
         if replay.shown is not None:
             yield self.explorer.message(replay.shown, 0, whole=True)
-
-    def _bounded(self, recipe: ReplayPlan) -> ReplayPlan:
-        """No branch is decoded further than this site allows."""
-        steps = []
-        for step in recipe.steps:
-            most = min(step.sampling.max_new_tokens, self.max_new_tokens)
-            steps.append(replace(step, sampling=replace(step.sampling, max_new_tokens=most)))
-        return replace(recipe, steps=tuple(steps))
 
 
 def _texts(tree: Tree) -> dict[str, Callable[[], str]]:

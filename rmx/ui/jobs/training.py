@@ -1,4 +1,4 @@
-"""The train road for the pages: what they ask about runs, and what a visitor may do with them. No gradio here.
+"""The train road for the pages: what they ask about runs, and what a visitor may do with them.
 
 A page knows nothing but the files of the runs: every answer is read from them, so a reload, a second browser or a
 restart of the app changes nothing.
@@ -6,7 +6,7 @@ restart of the app changes nothing.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +22,9 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.rates import load_rates, set_rate
 from rmx.runs.row import costs, row, tested
 from rmx.runs.store import RunStore, owner_of
-from rmx.train.plan.probe import this_device
+from rmx.train.plan.estimate_ahead import dry_message, estimate_ahead
+from rmx.train.plan.probe import probe, this_device
+from rmx.train.publish.adapter_folder import push_adapter, zipped
 from rmx.train.slices import slicer_of
 from rmx.ui.jobs.page_jobs import PATIENCE, field_of, start_of
 from rmx.ui.visitor_cookie import Visitor, may
@@ -49,21 +51,16 @@ class Training:
         self._probed: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._probing = threading.Lock()
 
-    # -- what every visitor may see -----------------------------------------------------------------------------------
-
     def run_tail(self, data: object) -> Reply:
         """Events of {"id"} from byte {"start"} on; the config comes with the first ones."""
         folder, at = self.store.get(field_of(data, "id")), start_of(data)
         events, after = folder.events(at, POLL_BYTES)
-        found: Reply = {
-            "id": folder.id,
-            "start": at,
-            "next": after,
-            "more": folder.events(after, 1)[1] > after,  # one more whole line is there
-            "events": [e for e in events if e["kind"] not in HIDDEN],
-            "status": folder.status,
-        }
-        return found | ({"config": _public(folder.config)} if at == 0 else {})
+        more = folder.events(after, 1)[1] > after  # one more whole line is there
+        shown = [event for event in events if event["kind"] not in HIDDEN]
+        found: Reply = {"id": folder.id, "start": at, "next": after, "more": more, "events": shown}
+        if at == 0:  # the ids of pinned forks are of no use there
+            found["config"] = {key: value for key, value in folder.config.items() if key != "pins"}
+        return found | {"status": folder.status}
 
     def runs_list(self, data: object) -> Reply:
         """The runs that this visitor may see, with their figures on test problems."""
@@ -83,11 +80,7 @@ class Training:
         return costs(self.store.all()[:LISTED], this_device(), self.store.root)
 
     def rate(self, data: object, visitor: Visitor) -> None:
-        """Enter {"usd"} per hour for the machine {"name"}; no amount takes the entry back.
-
-        Raises:
-            RmxError: not the owner of this machine, or no name or amount.
-        """
+        """Enter {"usd"} per hour for the machine {"name"}; no amount takes the entry back."""
         if not may(visitor, None, "price"):
             raise RmxError("Only the owner of this machine may change its rates.")
         usd = field_of(data, "usd")
@@ -101,22 +94,12 @@ class Training:
         return {"runs": [_curves(self.store.get(one)) for one in ids]}
 
     def adapter_zip(self, run: str) -> tuple[str, bytes]:
-        """File name and bytes of a run's adapter.
-
-        Raises:
-            TrainError: no such run, or no finished adapter in it.
-        """
-        from rmx.train.publish.adapter_folder import zipped
-
+        """File name and bytes of a run's adapter."""
         folder = self.store.get(run)
         return f"{folder.id}.zip", zipped(folder.path / "adapter", folder.id)
 
     def opened(self, data: object) -> tuple[str, str]:
-        """Model and adapter of {"id"}, loaded; a run that is not done yet gives its latest checkpoint.
-
-        Raises:
-            RmxError: it has no adapter yet, or its model cannot be had.
-        """
+        """Model and adapter of {"id"}, loaded; a run that is not done yet gives its latest checkpoint."""
         folder = self.store.get(field_of(data, "id"))
         spec, model = adapter_spec(folder), self.workspace.model(folder.config["model"])
         self.workspace.adapter(model, spec)
@@ -128,40 +111,28 @@ class Training:
 
     def dry_run(self, data: object) -> Reply:
         """What every threshold would gate of the rollouts that {"id"} has stored."""
-        from rmx.train.data_stages import stored_selection
-        from rmx.train.plan.estimate_ahead import dry_message
+        from rmx.train.data_stages import stored_selection  # with PEFT, which takes long to import
 
         folder = self.store.get(field_of(data, "id"))
         job = TrainJob.from_json(folder.config)
         if owner_of(folder) is not None:
-            self._admit(job)
+            admit_job(self.workspace.policy, job)
         model = self.workspace.model(job.model)
         rollouts, selection = stored_selection(job, folder.path)
-        gate = folder.summary.get("gate", {})
-        tau = gate.get("tau")
-        return dry_message(
-            model,
-            rollouts,
-            run=folder.id,
-            tau=model.tau if tau is None else tau,
-            k=job.recipe.rollouts.k,
-            max_seq_len=job.recipe.optim.max_seq_len,
-            selection=selection,
-            estimate=gate.get("estimate"),
-        )
-
-    # -- what a visitor may do with own runs --------------------------------------------------------------------------
+        gate, recipe = folder.summary.get("gate", {}), job.recipe
+        tau = model.tau if gate.get("tau") is None else gate["tau"]
+        about: dict[str, Any] = {"run": folder.id, "tau": tau, "selection": selection, "estimate": gate.get("estimate")}
+        return dry_message(model, rollouts, k=recipe.rollouts.k, max_seq_len=recipe.optim.max_seq_len, **about)
 
     def start(self, job: TrainJob, visitor: Visitor, dry: bool = False) -> RunFolder:
-        """A new run in a process of its own, or in the queue where others go first.
+        """A new run in a process of its own, or in the queue where others go first."""
+        from rmx.train.plan.room import check_room  # with PEFT, which takes long to import
 
-        Raises:
-            RmxError: the job cannot be done, or too many runs wait.
-        """
-        self._admit(job)
+        admit_job(self.workspace.policy, job)
         if dry and job.taus:
             raise TrainError(NO_DRY)
-        self.check_memory(job)
+        if self.workspace.remote_of(job.model) is None:  # no GPU has room beside the models that are loaded
+            check_room(job)
         self._make_room(visitor)
         folder = self.store.create(resolved(job), owner=visitor.public)
         try:
@@ -171,14 +142,6 @@ class Training:
                 self.store.remove(folder.id)
             raise
         return folder
-
-    def _admit(self, job: TrainJob) -> None:
-        """Whether visitors may ask for this run: to have it planned, measured, started, resumed, or looked at dry.
-
-        Raises:
-            Refused: not on this site.
-        """
-        admit_job(self.workspace.policy, job)
 
     def _make_room(self, visitor: Visitor) -> None:
         """On a public site a visitor's own oldest runs go where too many are kept, and where too many are kept of all
@@ -200,7 +163,7 @@ class Training:
         """Go on with {"id"}; {"tau"} is another threshold, where nothing was trained yet."""
         folder, tau = self._own(data, visitor, "resume"), field_of(data, "tau")
         if not visitor.admin:  # it may have been begun under other settings
-            self._admit(TrainJob.from_json(folder.config))
+            admit_job(self.workspace.policy, TrainJob.from_json(folder.config))
         changed = ["--tau", f"{tau:g}"] if isinstance(tau, int | float) and not isinstance(tau, bool) else []
         self.store.start(folder.id, *changed)
 
@@ -214,8 +177,6 @@ class Training:
 
     def push(self, data: object, visitor: Visitor) -> str:
         """Push the adapter of {"id"} with the visitor's own token; returns its address."""
-        from rmx.train.publish.adapter_folder import push_adapter
-
         folder = self._own(data, visitor, "push")
         repo, token = str(field_of(data, "repo") or ""), str(field_of(data, "token") or "")
         return push_adapter(folder.path / "adapter", repo, token, private=field_of(data, "private") is not False)
@@ -226,41 +187,25 @@ class Training:
             raise TrainError(f"Only who started a run, or the owner of this machine, may {action} it.")
         return folder
 
-    # -- plans --------------------------------------------------------------------------------------------------------
-
     def plan(self, job: TrainJob) -> Reply:
-        """What a run would take, as far as that can be known now, and the command that starts it.
-
-        Raises:
-            RmxError: the job cannot be done here.
-        """
-        self._admit(job)
-        paper = [[name, _word(theirs), _word(ours)] for name, (theirs, ours) in job.recipe.departures().items()]
+        """What a run would take, as far as that can be known now, and the command that starts it."""
+        admit_job(self.workspace.policy, job)
+        departs = job.recipe.departures().items()
+        paper = [[name, *("–" if v is None else str(shown_value(v)) for v in both)] for name, both in departs]
         message: Reply = {"kind": "plan", "minutes": None, "memory_mb": None, "usd": None, "departs": paper}
         message |= {"command": job.command_line(), "rate": "Minutes and memory are known once the model is loaded."}
         if self.workspace.process_is_copied:
             message["rate"] = SLICED if self.workspace.remote_of(job.model) else "Minutes are known once it runs."
         elif job.model in self.workspace.loaded:
             try:
-                message |= self._estimate(job).plan()
+                problems = problems_of(job)
+                message |= estimate_ahead(job, problems, self._speeds(job, problems.train), None).plan()
             except Busy:
                 message["rate"] = FREE
         return message
 
-    def _estimate(self, job: TrainJob) -> Any:
-        from rmx.train.plan.estimate_ahead import estimate_ahead
-
-        problems = problems_of(job)
-        return estimate_ahead(job, problems, self._speeds(job, problems.train), None)
-
     def _speeds(self, job: TrainJob, problems: Sequence[Problem]) -> Any:
-        """How fast the model is here, and how long its solutions of this set are; measured once.
-
-        Raises:
-            Busy: the model, or another probe, takes too long.
-        """
-        from rmx.train.plan.probe import probe
-
+        """How fast the model is here, and how long its solutions of this set are; measured once."""
         key = (job.model, split_name(job.set_name or "")[0])
         if not self._probing.acquire(timeout=PATIENCE):
             raise Busy("Another plan is being measured. Try again in a moment.")
@@ -276,20 +221,10 @@ class Training:
         finally:
             self._probing.release()
 
-    def check_memory(self, job: TrainJob) -> None:
-        """Refuse a run that this machine's GPU has no room for beside the models that are loaded."""
-        from rmx.train.plan.room import check_room
-
-        if self.workspace.remote_of(job.model) is None:
-            check_room(job)
-
 
 def adapter_spec(folder: RunFolder) -> str:
     """How the adapter of a run is named: the run's id, ID/step_N while only checkpoints are there, ID/tau_X of a sweep
     that goes on.
-
-    Raises:
-        TrainError: there is neither.
     """
     if (folder.path / "adapter" / "adapter_config.json").is_file():
         return folder.id
@@ -301,33 +236,27 @@ def adapter_spec(folder: RunFolder) -> str:
     return f"{folder.id}/step_{steps[-1]}"
 
 
-def _word(value: Any) -> str:
-    """A value of a recipe in the table of departures."""
-    if value is None:
-        return "–"
+def shown_value(value: Any) -> Any:
+    """A value of a recipe as forms show it."""
+    if isinstance(value, bool | str):
+        return value
     if isinstance(value, tuple):
         return ", ".join(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _curves(folder: RunFolder) -> Reply:
     """Updates and checks; of a sweep those of the chosen threshold, or of the one that is under way."""
     config, events = folder.config, folder.events()[0]
-    kept: dict[str, dict[int, Any]] = {"update": {}, "check": {}}
-    chosen = (folder.sweep or {}).get("chosen")
-    tau = (
-        chosen
-        if chosen is not None
-        else next((e["tau"] for e in reversed(events) if e["kind"] == "update" and "tau" in e), None)
-    )
-    for event in events:  # a resumed run writes the updates after its checkpoint again: the last ones count
-        if event["kind"] in kept and event.get("tau") == tau and type(event.get("optimizer_step")) is int:
-            kept[event["kind"]][event["optimizer_step"]] = event
-    ordered = {kind: [found[at] for at in sorted(found)] for kind, found in kept.items()}
+    tau = (folder.sweep or {}).get("chosen")
+    if tau is None:
+        tau = next((e["tau"] for e in reversed(events) if e["kind"] == "update" and "tau" in e), None)
+
+    def last_ones(kind: str) -> list[Any]:
+        """By the update; a resumed run writes those after its checkpoint again."""
+        of_tau = [event for event in events if event["kind"] == kind and event.get("tau") == tau]
+        found = {e["optimizer_step"]: e for e in of_tau if type(e.get("optimizer_step")) is int}
+        return [found[at] for at in sorted(found)]
+
     label = config.get("note") or f"{config['model']} · {config.get('preset')}"
-    return {"id": folder.id, "label": label, "updates": ordered["update"], "checks": ordered["check"]}
-
-
-def _public(config: Mapping[str, Any]) -> Reply:
-    """A config as pages get it: without the ids of pinned forks, which are of no use there."""
-    return {key: value for key, value in config.items() if key != "pins"}
+    return {"id": folder.id, "label": label, "updates": last_ones("update"), "checks": last_ones("check")}

@@ -1,4 +1,12 @@
-"""The Claims tab: what the paper says, row by row, measured on a pair that the visitor chooses."""
+"""The Claims tab: what the paper says, row by row, measured on a pair that the visitor chooses.
+
+Its view gets one message, the whole state of a job, any of which may be lost:
+    claims {"kind", "id", "done", "stopped", "does", "at", "of", "rows": [{"id", "verdict", "why", "text", "n",
+            "minutes", "state", "bars": [{"name", "numbers", "said", "low", "value", "high", "zero", "band"}, ...]}],
+            "pair"?, "set"?, "n"?, "tau"?, "seed"?, "caveats"?, "licence"?, "source"?, "command"?, "error"?}
+and sends `view.measure` {"claim": id, "before": id of the job in sight | null} and `view.halt` {"id"}.
+Other components reach it by `window.rmxClaims`: job() is the id of the job in sight, or null.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,16 +19,17 @@ from rmx.compare.pair_options import PairOptions
 from rmx.engine.fair_queue import Kind
 from rmx.models.presets import pairs_first
 from rmx.models.style_options import from_form
-from rmx.ui.jobs.claims_jobs import Claims, ClaimsJob
+from rmx.service.requests import ClaimsRequest
+from rmx.ui.jobs.claims_jobs import Claims, ClaimsJob, claims_texts
 from rmx.ui.jobs.page_jobs import Message, whole
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.form_parts import OWN, PairBoxes, StyleControls, chosen_pair
-from rmx.ui.tabs.wiring import LIGHT, MEASURE, StreamTab, Who, answering, nobody, payload
-from rmx.ui.views.claims_view import claims_view
+from rmx.ui.tabs import form_parts as parts
+from rmx.ui.tabs.wiring import LIGHT, MEASURE, StreamTab, Who, answers, nobody, payload
+from rmx.ui.views.view_common import build_view
 
 MOST_PROBLEMS, MOST_BUDGET = 500, 2_000_000
 PUBLIC_PROBLEMS, PUBLIC_SAMPLES, PUBLIC_BUDGET = 100, 16, 120_000  # on a public site, where others wait
-FIRST_PROBLEMS, FIRST_SAMPLES, FIRST_BUDGET = 50, 8, 60_000
+FIRST_PROBLEMS, FIRST_BUDGET = 50, 60_000
 NOW = "(...asked) => [window.rmxClaims?.job() ?? '', ...asked.slice(1)]"  # which job the page shows
 
 
@@ -30,10 +39,10 @@ class ClaimsForm:
     def __init__(self, tab: "ClaimsTab") -> None:
         policy = tab.claims.workspace.policy
         label = "Adapter (bundled, a run, a folder or a Hub id)"
-        self.pair = PairBoxes("claims", tab.pairs, policy.offers, label)
+        self.pair = parts.PairBoxes("claims", tab.pairs, policy.offers, label)
         self.problem_set = gr.Dropdown(policy.problem_sets(), value="mini", label="Set", elem_id="claims-set")
         few = f"Below {FEWEST} no verdict is given."
-        self.limit = gr.Number(FIRST_PROBLEMS, label="Problems", info=few, precision=0, elem_id="claims-limit")
+        self.limit = parts.whole_number(FIRST_PROBLEMS, "Problems", "claims-limit", info=few)
         self.measure = gr.Button("Measure all", variant="primary", elem_id="claims-measure")
         with gr.Accordion("How much, and how", open=False, elem_id="claims-more"):
             self.own_tau = gr.Checkbox(False, label="A threshold of my own", elem_id="claims-own-tau")
@@ -41,47 +50,33 @@ class ClaimsForm:
             self.tau = gr.Slider(0, 4, 1.2, step=0.05, label=label, visible=False, elem_id="claims-tau")
             label = "… or the share of tokens that are forks (%; 0: by nats)"
             self.share = gr.Slider(0, 20, 0, step=0.5, label=label, elem_id="claims-share")
-            label = "Samples per problem, pass@k"
-            self.samples = gr.Number(FIRST_SAMPLES, label=label, precision=0, elem_id="claims-samples")
-            label = "Tokens for what decides"
-            self.budget = gr.Number(FIRST_BUDGET, label=label, precision=0, elem_id="claims-budget")
-            with gr.Row():
-                self.seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="claims-seed")
-                most = min(512, tab.settings.max_new_tokens)
-                self.max_new = gr.Number(most, label="Most tokens", precision=0, min_width=80, elem_id="claims-max-new")
-        self.style = StyleControls("claims")
-
-    @property
-    def asked(self) -> list[Any]:
-        """Inputs of a measurement, in the order of `ClaimsTab.options`."""
+            first = parts.defaults_of(ClaimsRequest)
+            self.samples = parts.whole_number(first["n"], "Samples per problem, pass@k", "claims-samples")
+            self.budget = parts.whole_number(FIRST_BUDGET, "Tokens for what decides", "claims-budget")
+            self.seed, self.max_new = parts.seed_and_length("claims-", min(512, tab.settings.max_new_tokens))
+        self.style = parts.StyleControls("claims")
         what = [*self.pair.asked, self.problem_set, self.limit, self.own_tau, self.tau, self.share]
-        return [*what, self.samples, self.budget, self.seed, self.max_new, *self.style.asked]
+        # The inputs of a measurement, in the order of `ClaimsTab.options`.
+        self.asked = [*what, self.samples, self.budget, self.seed, self.max_new, *self.style.asked]
 
 
 class ClaimsTab(StreamTab):
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
-    controls: ClaimsForm
-    view: gr.HTML
-
     def __init__(self, claims: Claims, settings: Settings, who: Who = nobody) -> None:
-        super().__init__(who)
+        super().__init__(claims.jobs, who)
         self.claims, self.settings = claims, settings
         space = claims.workspace
         self.pairs = pairs_first(settings.model, settings.adapter, space.loaded, space.policy.offers)
 
     def options(self, *asked: Any) -> ClaimOptions:
-        """What the form asks for.
-
-        Raises:
-            RmxError: a value that cannot be used.
-        """
+        """What the form asks for."""
         preset, base, adapter, teacher, name, limit, own_tau, tau, share, *rest = asked
         samples, budget, seed, max_new, *style = rest
         most = (PUBLIC_PROBLEMS, PUBLIC_SAMPLES, PUBLIC_BUDGET)
-        if not self.claims.public:
+        if not self.claims.workspace.policy.public:
             most = (MOST_PROBLEMS, MOST_SAMPLES, MOST_BUDGET)
-        found = chosen_pair(self.pairs, preset, base, adapter, teacher)
+        found = parts.chosen_pair(self.pairs, preset, base, adapter, teacher)
         pair = PairOptions(
             model=found.base,
             adapter=found.adapter,
@@ -97,8 +92,6 @@ class ClaimsTab(StreamTab):
         amount = whole(samples, "number of samples", 1, most[1])
         return ClaimOptions(pair, amount, whole(budget, "budget of tokens", 1, most[2]))
 
-    # -- callbacks ----------------------------------------------------------------------------------------------------
-
     def measure_all(self, before: str, request: gr.Request, *asked: Any) -> Iterator[Message]:
         """Measure all claims; `before` is the id of the job that the page shows."""
         yield from self._measure(None, before, request, *asked)
@@ -112,7 +105,7 @@ class ClaimsTab(StreamTab):
         def start() -> ClaimsJob:
             options = self.options(*asked)
             self.claims.workspace.policy.admit_set(options.pair.set_name)
-            self.visitors.leave(request.session_hash)  # what this page did before makes room
+            self.leave(request)  # what this page did before makes room
             return self.claims.start(options, claim, before)
 
         def about(job: ClaimsJob) -> dict[str, Any]:
@@ -120,27 +113,20 @@ class ClaimsTab(StreamTab):
 
         yield from self.run("claims", request, start, self.claims.stream, about, kind=Kind.MEASURED)
 
-    def halt(self, event: gr.EventData) -> None:
-        """Stop the job that an event names."""
-        self.claims.halt(event._data)
 
-
-def build_claims_tab(claims: Claims, settings: Settings, page: gr.Tab, who: Who = nobody) -> ClaimsTab:
+def build_claims_tab(claims: Claims, settings: Settings, who: Who = nobody) -> ClaimsTab:
     """Lay the tab out inside an open gr.Tab and wire it; `who` names the visitor behind a request."""
     tab = ClaimsTab(claims, settings, who)
     with gr.Row(elem_id="claims", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="claims-controls", elem_classes="controls"):
-            controls = tab.controls = ClaimsForm(tab)
+            c = ClaimsForm(tab)
         with gr.Column(scale=1, min_width=320):
-            tab.view = claims_view(answering(claims.tail, who), answering(claims.export, who), elem_id="claims-view")
-    _wire(tab, controls, page)
-    return tab
-
-
-def _wire(tab: ClaimsTab, c: ClaimsForm, page: gr.Tab) -> None:
+            asked = answers(who, claims_tail=claims.tail, claims_export=claims.export)
+            cards = build_view("claims/claims_view", asked, claims=claims_texts(), elem_id="claims-view")
     before = gr.Textbox(visible=False)
-    c.pair.preset.change(lambda preset: gr.Group(visible=preset == OWN), c.pair.preset, c.pair.own, **LIGHT)
+    c.pair.preset.change(lambda preset: gr.Group(visible=preset == parts.OWN), c.pair.preset, c.pair.own, **LIGHT)
     c.own_tau.change(lambda own: gr.Slider(visible=own), c.own_tau, c.tau, **LIGHT)
-    c.measure.click(tab.measure_all, [before, *c.asked], tab.view, js=NOW, **MEASURE)
-    tab.view.measure(tab.measure, c.asked, tab.view, **MEASURE)
-    tab.view.halt(tab.halt, None, None, **LIGHT)
+    c.measure.click(tab.measure_all, [before, *c.asked], cards, js=NOW, **MEASURE)
+    cards.measure(tab.measure, c.asked, cards, **MEASURE)
+    cards.halt(tab.halt, None, None, **LIGHT)
+    return tab

@@ -1,4 +1,16 @@
-"""The Compare tab: two models on one solution, patches between them, and both over a problem set."""
+"""The Compare tab: two models on one solution, patches between them, and both over a problem set.
+
+Its view has three panes and gets one message, told apart by `"kind"`, in any order and any number of times:
+    map    {"kind", "id", "start", "toks": [[text, cls, flags, kl, H_base, H_adapted, p, q], ...],
+            "done", "open"?, "result"?}
+    patch  {"kind", "id", "map", "start", "toks": [[text, flags, H_base, from_text, p, q], ...],
+            "done", "open"?, "result"?, "answers", "patches"}
+    set    {"kind", "id", "what", "at", "of", "done", "rows" | "arms", ...}, the whole state of a job over a problem set
+and `"error": sentence` on any of them. Deltas of map and patch can be lost; the page asks `pair_tail` for the rest.
+It sends `view.patch` {"map", "arm", "budget"}, `view.halt` {"id"}, `view.ready` {"id"}.
+Other components reach it by `window.rmxPair`: step, arm, budget, pane, present. A plot with the element id
+`pair-figure` is taken into the view, under the table of the problem set.
+"""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -13,36 +25,17 @@ from rmx.data.problem_sets import load_set
 from rmx.engine.fair_queue import Kind
 from rmx.errors import RmxError
 from rmx.models.adapter_names import bundled_adapters
-from rmx.models.model_pair import Pair
+from rmx.models.model_pair import Pair, make_pair
 from rmx.models.presets import pairs_first
 from rmx.models.style_options import from_form
 from rmx.ui.jobs.compare_jobs import PairJob, SetRun
-from rmx.ui.jobs.comparer import Comparer, export
+from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.page_jobs import Message, whole
 from rmx.ui.plotly_figures import arm_figure, shift_figure
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.form_parts import (
-    OWN,
-    PairBoxes,
-    StyleControls,
-    build_problem_boxes,
-    chosen_pair,
-    known_answer,
-    show_computed,
-)
-from rmx.ui.tabs.wiring import (
-    LIGHT,
-    MEASURE,
-    QUIET,
-    STREAM,
-    StreamTab,
-    Who,
-    answering,
-    nobody,
-    refused,
-    shows_errors,
-)  # fmt: skip
-from rmx.ui.views.compare_view import compare_view
+from rmx.ui.tabs import form_parts as parts
+from rmx.ui.tabs.wiring import LIGHT, MEASURE, QUIET, STREAM, StreamTab, Who, answers, nobody, refused, shows_errors
+from rmx.ui.views.view_common import build_view
 
 SOURCES = [("base's own", "base"), ("adapted model's own", "adapted"), ("pasted", "text")]
 MOST_PROBLEMS, PUBLIC_PROBLEMS = 500, 100  # of a set; on a public site, where others wait
@@ -55,8 +48,8 @@ class CompareForm:
         space = tab.comparer.workspace
         known = ", ".join(bundled_adapters(space.model("mini")))
         label = f"Adapter (bundled: {known}; a folder or a Hub id)"
-        self.pair = PairBoxes("pair", tab.pairs, space.policy.offers, label)
-        self.boxes = build_problem_boxes(examples()[0], "pair-")
+        self.pair = parts.PairBoxes("pair", tab.pairs, space.policy.offers, label)
+        self.boxes = parts.build_problem_boxes(examples()[0], "pair-")
         self.compare = gr.Button("Compare", variant="primary", elem_id="pair-compare")
         self.source = gr.Radio(SOURCES, value="base", label="Read which solution?", elem_id="pair-source")
         self.text = gr.Textbox(label="Solution", lines=4, max_lines=12, visible=False, elem_id="pair-text")
@@ -64,26 +57,20 @@ class CompareForm:
             with gr.Row():
                 sets = space.policy.problem_sets()
                 self.problem_set = gr.Dropdown(sets, value="mini", label="Set", min_width=120, elem_id="pair-set")
-                self.limit = gr.Number(50, label="Problems", precision=0, minimum=1, min_width=90, elem_id="pair-limit")
+                self.limit = parts.whole_number(50, "Problems", "pair-limit", minimum=1, min_width=90)
             self.shifts = gr.Button("Measure where they part", size="sm", elem_id="pair-shifts")
             self.intervene = gr.Button("Run all interventions", size="sm", elem_id="pair-intervene")
         tau = space.model(next(iter(tab.pairs.values())).base).tau
         self.tau = gr.Slider(0, 4, tau, step=0.05, label="Fork threshold (nats)", elem_id="pair-tau")
         self.strength = gr.Slider(0, 1.5, 1, step=0.05, label="Adapter strength", elem_id="pair-strength")
         most = min(512, tab.settings.max_new_tokens)
-        self.max_new = gr.Number(most, label="Most tokens", precision=0, minimum=1, elem_id="pair-max-new")
-        self.style = StyleControls("pair")
+        self.max_new = parts.whole_number(most, "Most tokens", "pair-max-new", minimum=1)
+        self.style = parts.StyleControls("pair")
         self.note = gr.Markdown("", elem_id="pair-note")
-
-    @property
-    def models(self) -> list[Any]:
-        """Inputs of `CompareTab._pair`."""
-        return [*self.pair.asked, self.strength, *self.style.asked]
-
-    @property
-    def asked(self) -> list[Any]:
-        """Inputs of Compare, in the order of `CompareTab._map`."""
-        return [*self.models, *self.boxes.all, self.source, self.text, self.tau, self.max_new]
+        # The inputs of a callback, in the order of `CompareTab._pair`, `_map` and `over_set`.
+        self.models = [*self.pair.asked, self.strength, *self.style.asked]
+        self.asked = [*self.models, *self.boxes.all, self.source, self.text, self.tau, self.max_new]
+        self.asked_of_set = [*self.models, self.problem_set, self.limit, self.tau, self.max_new]
 
 
 class CompareTab(StreamTab):
@@ -92,71 +79,53 @@ class CompareTab(StreamTab):
     controls: CompareForm
 
     def __init__(self, comparer: Comparer, settings: Settings, who: Who = nobody) -> None:
-        super().__init__(who)
+        super().__init__(comparer.jobs, who)
         self.comparer, self.settings = comparer, settings
         space = comparer.workspace
         self.pairs = pairs_first(settings.model, settings.adapter, space.loaded, space.policy.offers)
 
-    # -- callbacks ------------------------------------------------------------------------------------------------
-
     def compare(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
         """Stream a new map."""
-        yield from self._job("map", "map", request, lambda: self._map(*asked), self.comparer.stream_map)
+        yield from self._job("map", "map", request, lambda: self._map(*asked))
 
     def _job(
-        self,
-        verb: str,
-        view: str,
-        request: gr.Request,
-        start: Callable[[], Any],
-        stream: Callable[[Any], Iterator[Message]],
+        self, verb: str, view: str, request: gr.Request, start: Callable[[], Any]
     ) -> Generator[Message, None, None]:
         """Stream a job for one of the views of the page: map, patch or set."""
 
         def about(run: PairJob) -> dict[str, Any]:
-            return {"model": run.pair.name, "tokens": run.tokens, "outcome": "error" if run.error else "done"}
+            return {"model": run.pair.name, "tokens": run.made, "outcome": "error" if run.error else "done"}
 
         def refusal(error: RmxError) -> Message:
             return refused(error, kind=view, id=None, start=0, toks=[], done=True)
 
-        return self.run(verb, request, start, stream, about, refusal, Kind.MEASURED)
+        return self.run(verb, request, start, self.comparer.stream, about, refusal, Kind.MEASURED)
 
     def _map(self, *asked: Any) -> Any:
         *chosen, pair, problem, answer, source, text, tau, max_new = asked
         most = whole(max_new, "most tokens", 1, self.settings.max_new_tokens)
-        known = known_answer(self.base_of(*chosen[:2]), pair, problem, answer)
+        known = parts.known_answer(parts.chosen_pair(self.pairs, *chosen[:2]).base, pair, problem, answer)
         return self.comparer.map(
             self._pair(*chosen),
             str(problem or ""),
             tau,
             known=known.answer,
             known_computed=known.computed,
-            source=str(source),
+            source=source,
             text=str(text or ""),
             max_new=most,
         )
 
-    def base_of(self, preset: str, base: str) -> str:
-        """The base of the pair that the form names."""
-        return chosen_pair(self.pairs, preset, base).base
-
-    def _pair(
-        self,
-        preset: str,
-        base: str,
-        adapter: str,
-        teacher: str,
-        strength: float,
-        *style: Any,
-        set_name: str | None = None,
-    ) -> Pair:
-        found = chosen_pair(self.pairs, preset, base, adapter, teacher)
-        asked = from_form(*style)
-        return self.comparer.pair(found.base, found.adapter, found.teacher, float(strength), asked, set_name)
+    def _pair(self, *asked: Any, set_name: str | None = None) -> Pair:
+        """The two models of the form, loaded."""
+        *chosen, strength = asked[:5]
+        found, style = parts.chosen_pair(self.pairs, *chosen), from_form(*asked[5:])
+        space = self.comparer.workspace
+        return make_pair(space, found.base, found.adapter, found.teacher, float(strength), style, set_name)
 
     def show_computed(self, preset: str, base: str, problem: str) -> Any:
         """The answer box, with what is computed of the problem."""
-        return show_computed(self.base_of(preset, base), problem)
+        return parts.show_computed(parts.chosen_pair(self.pairs, preset, base).base, problem)
 
     def opening(self, opened: bool, request: gr.Request, *asked: Any) -> Iterator[tuple[Any, bool]]:
         """What the tab shows when it is opened for the first time: the pair on the first example."""
@@ -168,12 +137,7 @@ class CompareTab(StreamTab):
 
     def patch(self, event: gr.EventData, request: gr.Request) -> Iterator[Message]:
         """Stream a decode under an arm."""
-        data = event._data
-        yield from self._job("patch", "patch", request, lambda: self.comparer.patch(data), self.comparer.stream_patch)
-
-    def halt(self, event: gr.EventData) -> None:
-        """Stop the job that an event names."""
-        self.comparer.halt(event._data)
+        yield from self._job("patch", "patch", request, lambda: self.comparer.patch(event._data))
 
     def over_set(self, what: str, request: gr.Request, *asked: Any) -> Iterator[tuple[Any, Any]]:
         """Shifts or interventions over a set: the table with each message, the figure at the end."""
@@ -186,11 +150,11 @@ class CompareTab(StreamTab):
             count = whole(limit, "number of problems", 1, PUBLIC_PROBLEMS if policy.public else MOST_PROBLEMS)
             problems, pair = load_set(str(name))[:count], self._pair(*chosen, set_name=str(name))
             most = whole(max_new, "most tokens", 1, self.settings.max_new_tokens)
-            self.visitors.leave(request.session_hash)  # what this page did before makes room
+            self.leave(request)  # what this page did before makes room
             made.append(self.comparer.over_set(pair, what, str(name), problems, tau, most))
             return made[0]
 
-        with closing(self._job(what, "set", request, start, self.comparer.stream_set)) as messages:
+        with closing(self._job(what, "set", request, start)) as messages:
             for i, message in enumerate(messages):
                 figure = _figure(made[0].report) if made and message["done"] else None if made and not i else gr.skip()
                 yield message, figure
@@ -198,7 +162,7 @@ class CompareTab(StreamTab):
     @shows_errors
     def choose_pair(self, preset: str) -> tuple[Any, ...]:
         """Load the pair now, so that Compare is instant, and take over its threshold."""
-        if preset == OWN:
+        if preset == parts.OWN:
             return gr.Group(visible=True), gr.skip(), "Fill in a base and either an adapter or a full checkpoint."
         pair = self._pair(preset, "", "", "", 1.0)
         how = "one set of weights" if pair.one_set else "two sets of weights"
@@ -206,50 +170,41 @@ class CompareTab(StreamTab):
         return gr.Group(visible=False), pair.base.tau, note
 
 
-def build_compare_tab(comparer: Comparer, settings: Settings, tab: gr.Tab, who: Who = nobody) -> CompareTab:
+def build_compare_tab(comparer: Comparer, settings: Settings, page: gr.Tab, who: Who = nobody) -> CompareTab:
     """Lay the tab out inside an open gr.Tab and wire it; `who` names the visitor behind a request."""
-    made = CompareTab(comparer, settings, who)
+    tab = CompareTab(comparer, settings, who)
     with gr.Row(elem_id="compare", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="compare-controls", elem_classes="controls"):
-            controls = made.controls = CompareForm(made)
+            c = tab.controls = CompareForm(tab)
         with gr.Column(scale=1, min_width=320):
-            view = compare_view(
-                answering(comparer.tail, who),
-                answering(comparer.inspect, who),
-                answering(comparer.check, who),
-                answering(lambda data: export(comparer, data), who),
-                elem_id="pair",
-            )
+            questions = {"pair_tail": comparer.tail, "pair_inspect": comparer.inspect}
+            asked = answers(who, **questions, pair_check=comparer.check, pair_export=comparer.export)
+            panes = build_view("compare/compare_view", asked, elem_id="pair")
             figure = gr.Plot(show_label=False, elem_id="pair-figure", container=False)
-    _wire(made, controls, view, figure, tab)
-    return made
-
-
-def _wire(tab: CompareTab, c: CompareForm, view: gr.HTML, figure: gr.Plot, page: gr.Tab) -> None:
     opened = gr.State(False)
-    page.select(tab.opening, [opened, *c.asked], [view, opened], **STREAM)
-    c.compare.click(tab.compare, c.asked, view, **STREAM)
-    c.strength.release(tab.compare, c.asked, view, **STREAM)
+    page.select(tab.opening, [opened, *c.asked], [panes, opened], **STREAM)
+    c.compare.click(tab.compare, c.asked, panes, **STREAM)
+    c.strength.release(tab.compare, c.asked, panes, **STREAM)
     c.pair.preset.input(
         tab.choose_pair, c.pair.preset, [c.pair.own, c.tau, c.note], api_visibility="private", concurrency_id="load"
-    ).success(tab.compare, c.asked, view, **STREAM)
+    ).success(tab.compare, c.asked, panes, **STREAM)
     c.source.change(lambda source: gr.Textbox(visible=source == "text"), c.source, c.text, **LIGHT)
     for box in (c.boxes.problem, c.pair.preset, c.pair.base):
-        asked: list[Any] = [c.pair.preset, c.pair.base, c.boxes.problem]
-        box.change(tab.show_computed, asked, c.boxes.answer, trigger_mode="always_last", **LIGHT)
-    view.patch(tab.patch, None, view, **STREAM)
-    view.halt(tab.halt, None, None, **LIGHT)
-    set_inputs = [*c.models, c.problem_set, c.limit, c.tau, c.max_new]
+        boxes: list[Any] = [c.pair.preset, c.pair.base, c.boxes.problem]
+        box.change(tab.show_computed, boxes, c.boxes.answer, trigger_mode="always_last", **LIGHT)
+    panes.patch(tab.patch, None, panes, **STREAM)
+    panes.halt(tab.halt, None, None, **LIGHT)
     for button, what in ((c.shifts, "shifts"), (c.intervene, "intervene")):
-        _wire_set(tab, button, what, set_inputs, view, figure)
+        _wire_set(tab, button, what, [panes, figure])
+    return tab
 
 
-def _wire_set(tab: CompareTab, button: gr.Button, what: str, inputs: list[Any], view: gr.HTML, figure: gr.Plot) -> None:
+def _wire_set(tab: CompareTab, button: gr.Button, what: str, shown: list[Any]) -> None:
     def run(request: gr.Request, *asked: Any) -> Iterator[tuple[Any, Any]]:
         yield from tab.over_set(what, request, *asked)
 
     button.click(None, None, None, js="() => { window.rmxPair?.pane('set') }", **QUIET)
-    button.click(run, inputs, [view, figure], **MEASURE)
+    button.click(run, tab.controls.asked_of_set, shown, **MEASURE)
 
 
 def _figure(report: ShiftReport | InterveneReport | None) -> Any:

@@ -1,4 +1,15 @@
-"""The Evaluate tab: a base and its adapters on a problem set, side by side, with intervals."""
+"""The Evaluate tab: a base and its adapters on a problem set, side by side, with intervals.
+
+Its view shows figures, curves, and the problems won and lost. It gets one message, told apart by `"kind"`:
+    plan       {"kind", "samples", "seconds", "command", "set", "own"}: what Evaluate would do now
+    unplanned  {"kind"}: the form is not complete yet
+    job        {"kind", "id"}: follow this evaluation
+    refused    {"kind", "error"}: a sentence over everything
+It follows a job by `eval_tail` and keeps its id for this browser tab, so a reload finds it again. It sends
+`view.halt` {"id"}, `view.attach` {"id"}, `view.figures` {"id", "part", "name"} and
+`view.open` {"id", "problem", "name", "where": "explore" | "compare"}. Plots with the element ids `eval-curves` and
+`eval-scatter` are taken into it. Other components reach it by `window.rmxEval`: show(problem's id), follow(id).
+"""
 
 from typing import Any
 
@@ -10,21 +21,23 @@ from rmx.errors import RmxError
 from rmx.models.presets import PRESETS
 from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import to_form
+from rmx.service.requests import EvalRequest
 from rmx.ui.jobs.evaluate_jobs import EvaluateForm
-from rmx.ui.jobs.evaluator import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator, export
-from rmx.ui.jobs.page_jobs import Message, OpenPages
+from rmx.ui.jobs.evaluator import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator
+from rmx.ui.jobs.page_jobs import Message
 from rmx.ui.plotly_figures import curve_figure, scatter_figure
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.compare_tab import CompareTab
 from rmx.ui.tabs.explore_form import BASE
 from rmx.ui.tabs.explore_tab import ExploreTab
 from rmx.ui.tabs.form_parts import OWN as OWN_PAIR
-from rmx.ui.tabs.form_parts import StyleControls, together
-from rmx.ui.tabs.wiring import LIGHT, QUIET, answering, payload, refused
-from rmx.ui.views.evaluate_view import KEY, evaluate_file, evaluate_view
+from rmx.ui.tabs.form_parts import StyleControls, defaults_of, seed_and_length, together, whole_number
+from rmx.ui.tabs.wiring import LIGHT, QUIET, StreamTab, answers, nobody, payload, refused
+from rmx.ui.views.view_common import build_view
 from rmx.ui.visitor_cookie import Owners, is_loopback
 
-FIRST_ADAPTER, FIRST_COUNT, FIRST_LIMIT = "rl", 16, 100
+FIRST_ADAPTER, FIRST_LIMIT = "rl", 100
+KEY = "rmx-evaluation"  # of the browser tab's own storage
 RESTORE = f"() => sessionStorage.getItem('{KEY}') ?? ''"  # what this browser tab was looking at before a reload
 
 
@@ -55,34 +68,31 @@ class EvaluateControls:
         self.problem_set = gr.Dropdown(
             _sets(policy), value="mini:test", label="Problem set", allow_custom_value=True, elem_id="evaluate-set"
         )
-        self.file = evaluate_file(FILE_BYTES, elem_id="evaluate-file", visible=False)
-        self.limit = gr.Number(FIRST_LIMIT, label="Problems, at most", precision=0, elem_id="evaluate-limit")
+        # Reads a .jsonl or .csv file in the browser and sends its text to /files/problems; its value is the answer,
+        # {"file", "name", "problems", "answers"}, or None.
+        file: dict[str, Any] = {"value": None, "most_bytes": FILE_BYTES, "elem_id": "evaluate-file", "visible": False}
+        self.file = build_view("evaluate/evaluate_file", **file)
+        self.limit = whole_number(FIRST_LIMIT, "Problems, at most", "evaluate-limit")
         self._add_decoding(min(512, settings.max_new_tokens))
         self.style = StyleControls("evaluate")
+        decoding = [self.temperature, self.top_p, self.seed, self.max_new]
+        what = [self.model, self.adapters, self.problem_set, self.file, self.limit, self.n]
+        self.asked = [*what, *decoding, *self.style.asked]  # the inputs of Evaluate, in the order of `FORM`
 
     def _add_decoding(self, most: int) -> None:
+        first = defaults_of(EvalRequest)
         self.n = gr.Radio(
             [(str(count), count) for count in COUNTS],
-            value=FIRST_COUNT,
+            value=first["n"],
             label="Samples per problem",
             info="0: one greedy answer only",
             elem_id="evaluate-n",
         )
         with gr.Accordion("Decoding", open=False, elem_id="evaluate-decoding"):
-            label = "Temperature of the samples"
-            self.temperature = gr.Slider(0, 2, 0.6, step=0.05, label=label, elem_id="evaluate-temperature")
-            self.top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p", elem_id="evaluate-top-p")
-            with gr.Row():
-                self.seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="evaluate-seed")
-                label = "Most tokens"
-                self.max_new = gr.Number(most, label=label, precision=0, min_width=80, elem_id="evaluate-max-new")
-
-    @property
-    def asked(self) -> list[Any]:
-        """Inputs of Evaluate, in the order of `FORM`."""
-        decoding = [self.temperature, self.top_p, self.seed, self.max_new]
-        asked = [self.model, self.adapters, self.problem_set, self.file, self.limit, self.n, *decoding]
-        return [*asked, *self.style.asked]
+            about: dict[str, Any] = {"label": "Temperature of the samples", "elem_id": "evaluate-temperature"}
+            self.temperature = gr.Slider(0, 2, first["temperature"], step=0.05, **about)
+            self.top_p = gr.Slider(0.05, 1, first["top_p"], step=0.05, label="Top-p", elem_id="evaluate-top-p")
+            self.seed, self.max_new = seed_and_length("evaluate-", most)
 
 
 FORM = (
@@ -90,45 +100,29 @@ FORM = (
 )  # fmt: skip
 
 
-class EvaluateTab:
+class EvaluateTab(StreamTab):
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
-    controls: EvaluateControls
     view: gr.HTML
     kept: gr.Textbox  # the evaluation that this browser tab was looking at
 
     def __init__(self, evaluator: Evaluator, settings: Settings, owners: Owners | None = None) -> None:
+        super().__init__(evaluator.jobs, owners.key_of if owners is not None else nobody)
         self.evaluator, self.settings, self.owners = evaluator, settings, owners
-        self.pages = OpenPages()
 
     def asked(self, request: gr.Request, values: tuple[Any, ...]) -> EvaluateForm:
-        """Check what the form asks for.
-
-        Raises:
-            RmxError: a value that cannot be used.
-        """
+        """Check what the form asks for. Only the machine's owner has its files read."""
         form = dict(zip(FORM, values, strict=True)) | {"most": self.settings.max_new_tokens}
-        return self.evaluator.asked(form, paths=self._may_name_files(request))
-
-    def key_of(self, request: gr.Request) -> str | None:
-        """Name the visitor behind a request."""
-        return self.owners.key_of(request) if self.owners is not None else None
-
-    def _may_name_files(self, request: gr.Request) -> bool:
-        """Only the machine's owner reads its files."""
-        if self.owners is not None:
-            return self.owners.visitor_of(request).admin
-        return is_loopback(self.settings.host)
-
-    # -- callbacks ----------------------------------------------------------------------------------------------------
+        admin = is_loopback(self.settings.host) if self.owners is None else self.owners.visitor_of(request).admin
+        return self.evaluator.asked(form, paths=admin)
 
     def evaluate(self, request: gr.Request, *values: Any) -> Message:
         """Begin an evaluation; the page follows it."""
         try:
-            job = self.evaluator.start(self.asked(request, values), self.key_of(request))
+            job = self.evaluator.start(self.asked(request, values), self.who(request))
         except RmxError as error:
             return refused(error)
-        self.pages.begin(request.session_hash, job)
+        self.visitors.begin(request.session_hash, job)
         return {"kind": "job", "id": job.id}
 
     def plan(self, request: gr.Request, *values: Any) -> Any:
@@ -140,13 +134,15 @@ class EvaluateTab:
 
     def opening(self, request: gr.Request, *values: Any) -> tuple[Any, Any]:
         """The contestants that are there by now, and what the form would take."""
-        with as_owner(self.key_of(request)):
-            return gr.Dropdown(self.evaluator.contestants(str(values[0]))), self.plan(request, *values)
+        return self._contestants(request, values[0]), self.plan(request, *values)
 
     def choose_model(self, model: str, request: gr.Request) -> Any:
         """List what can be compared with another base."""
-        with as_owner(self.key_of(request)):
-            return gr.Dropdown(self.evaluator.contestants(str(model or "")), value=[])
+        return self._contestants(request, model, value=[])
+
+    def _contestants(self, request: gr.Request, model: Any, **chosen: Any) -> gr.Dropdown:
+        with as_owner(self.who(request)):
+            return gr.Dropdown(self.evaluator.contestants(str(model or "")), **chosen)
 
     def attach(self, event: gr.EventData, request: gr.Request) -> Any:
         """Have a page that was reloaded follow what it followed before."""
@@ -157,16 +153,8 @@ class EvaluateTab:
         job = self.evaluator.jobs.find(job_id)
         if job is None:
             return gr.skip()
-        self.pages.follow(request.session_hash, job)
+        self.visitors.follow(request.session_hash, job)
         return {"kind": "job", "id": job.id}
-
-    def halt(self, event: gr.EventData) -> None:
-        """Stop the evaluation that an event names."""
-        self.evaluator.halt(event._data)
-
-    def leave(self, request: gr.Request) -> None:
-        """Note that a page was closed: its evaluation ends after a moment, unless the page comes back."""
-        self.pages.leave(request.session_hash)
 
     def figures(self, event: gr.EventData) -> tuple[Any, Any]:
         """Curves of {"id"} and the scatter of {"name"}, over {"part"} or all problems."""
@@ -184,15 +172,26 @@ def build_evaluate_tab(
     tab = EvaluateTab(evaluator, settings, owners)
     with gr.Row(elem_id="evaluation", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="evaluate-controls", elem_classes="controls"):
-            controls = tab.controls = EvaluateControls(tab)
+            c = EvaluateControls(tab)
         with gr.Column(scale=1, min_width=320):
-            tab.view = evaluate_view(
-                answering(evaluator.tail), answering(lambda data: export(evaluator, data)), elem_id="evaluate"
-            )
+            asked = answers(nobody, eval_tail=evaluator.tail, eval_export=evaluator.export)
+            shown = tab.view = build_view("evaluate/evaluate_view", asked, storage_key=KEY, elem_id="evaluate")
             curves = gr.Plot(show_label=False, elem_id="eval-curves", container=False)
             scatter = gr.Plot(show_label=False, elem_id="eval-scatter", container=False)
             tab.kept = gr.Textbox(visible=False)
-    _wire(tab, controls, curves, scatter, page)
+    page.select(tab.opening, c.asked, [c.adapters, shown], **LIGHT)
+    c.evaluate.click(tab.evaluate, c.asked, shown, **LIGHT)
+    c.model.input(tab.choose_model, c.model, c.adapters, **QUIET)
+    c.problem_set.change(lambda name: gr.HTML(visible=name == OWN), c.problem_set, c.file, **LIGHT)
+    choices = (c.model, c.adapters, c.problem_set, c.file, c.n, c.style.style, c.style.thinking, c.style.answers)
+    boxes = (c.limit, c.seed, c.max_new, c.style.system, c.style.stops)
+    sliders = (c.temperature, c.top_p)
+    for event in [one.change for one in choices] + [one.blur for one in boxes] + [one.release for one in sliders]:
+        event(tab.plan, c.asked, shown, trigger_mode="always_last", **LIGHT)
+    shown.halt(tab.halt, None, None, **LIGHT)
+    shown.attach(tab.attach, None, shown, **LIGHT)
+    # Each in its turn, none left out: what was asked for last is what stays.
+    shown.figures(tab.figures, None, [curves, scatter], trigger_mode="multiple", **QUIET)
     return tab
 
 
@@ -201,25 +200,6 @@ def _sets(policy: SiteRules) -> list[tuple[str, str]]:
     names = policy.problem_sets()
     found = [(f"{name} · {split}", f"{name}:{split}") for name in names for split in reversed(SETS[name].splits)]
     return [*found, ("a file of your own …", OWN)]
-
-
-def _wire(tab: EvaluateTab, c: EvaluateControls, curves: gr.Plot, scatter: gr.Plot, page: gr.Tab) -> None:
-    view = tab.view
-    latest: dict[str, Any] = {**LIGHT, "trigger_mode": "always_last"}
-    page.select(tab.opening, c.asked, [c.adapters, view], **LIGHT)
-    c.evaluate.click(tab.evaluate, c.asked, view, **LIGHT)
-    c.model.input(tab.choose_model, c.model, c.adapters, **QUIET)
-    c.problem_set.change(lambda name: gr.HTML(visible=name == OWN), c.problem_set, c.file, **LIGHT)
-    choices = (c.model, c.adapters, c.problem_set, c.file, c.n, c.style.style, c.style.thinking, c.style.answers)
-    boxes = (c.limit, c.seed, c.max_new, c.style.system, c.style.stops)
-    sliders = (c.temperature, c.top_p)
-    changed = [one.change for one in choices] + [one.blur for one in boxes] + [one.release for one in sliders]
-    for event in changed:
-        event(tab.plan, c.asked, view, **latest)
-    view.halt(tab.halt, None, None, **LIGHT)
-    view.attach(tab.attach, None, view, **LIGHT)
-    # Each in its turn, none left out: what was asked for last is what stays.
-    view.figures(tab.figures, None, [curves, scatter], trigger_mode="multiple", **QUIET)
 
 
 def wire_evaluate(

@@ -1,6 +1,6 @@
 """The form of the Explore tab, with its panels: a builder of problems, trees to open, models in memory."""
 
-from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
@@ -14,14 +14,15 @@ from rmx.mini.wordings import NAMES, TEMPLATES, THINGS
 from rmx.models.adapter_names import bundled_adapters
 from rmx.models.presets import PRESETS
 from rmx.models.workspace import Workspace
-from rmx.records import Problem
+from rmx.service.requests import TraceRequest
 from rmx.storage.strict_json import MOST_CHARACTERS
+from rmx.trees.gallery import list_trees
 from rmx.ui.jobs.sharing import Sharing
 from rmx.ui.server.doors import LARGE
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.form_parts import ProblemBoxes, StyleControls, build_problem_boxes, together
-from rmx.ui.tabs.wiring import LIGHT, QUIET, Reply, Who, answering, literal, shows_errors
-from rmx.ui.views.view_common import mounted, served
+from rmx.ui.tabs import form_parts as parts
+from rmx.ui.tabs.wiring import LIGHT, QUIET, Who, answers, literal, shows_errors
+from rmx.ui.views.view_common import build_view
 from rmx.ui.visitor_cookie import Owners
 
 BASE = "none (base)"
@@ -35,9 +36,7 @@ class ExploreForm:
     """The settings column of the Explore tab.
 
     Args:
-        spec, adapter: the model and the adapter that are chosen at first.
-        notice: what visitors have to know before anything else, as Markdown.
-        who: names the visitor behind a request.
+        spec, adapter: that are chosen at first. notice: what visitors have to know before anything else, as Markdown.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class ExploreForm:
         adapter: str | None,
         notice: str | None,
     ) -> None:
-        self.boxes = build_problem_boxes(examples()[0])
+        self.boxes = parts.build_problem_boxes(examples()[0])
         self.solve = gr.Button("Solve", variant="primary", elem_id="solve")
         self.banner = gr.Markdown(notice or "", visible=bool(notice), elem_id="banner")
         with gr.Row(elem_id="examples"):
@@ -58,17 +57,20 @@ class ExploreForm:
         with gr.Accordion("Problem sets", open=False):
             sets = workspace.policy.problem_sets()
             self.problem_set = gr.Dropdown(sets, value="mini", label="Set", elem_id="set")
-            rows = [(short_text(p), p.id) for p in load_set("mini")[:LISTED]]
-            self.picked = gr.Dropdown(rows, value=None, label="Problem of the set", elem_id="picked")
+            problems = listed_problems("mini")
+            self.picked = gr.Dropdown(problems, value=None, label="Problem of the set", elem_id="picked")
         build_builder(self.boxes)
         build_share_panel(sharing, who)
         self._add_model(workspace, settings, spec, adapter)
         self._add_threshold(workspace.model(spec).tau)
         self._add_decoding()
-        self.style = StyleControls("explore")
+        self.style = parts.StyleControls("explore")
         with gr.Accordion("Read a pasted solution", open=False):
             self.text = gr.Textbox(label="Solution", lines=5, max_lines=14, elem_id="paste", show_label=False)
             self.read = gr.Button("Score this text", size="sm", elem_id="read")
+        # The inputs of Solve and Read, in the order of `ExploreTab.begin`.
+        decoding = [self.tau, self.temperature, self.top_p, self.seed, self.max_new, self.raw]
+        self.asked = [self.model, self.adapter, *self.boxes.all, *decoding, *self.style.asked]
 
     def _add_model(self, workspace: Workspace, settings: Settings, spec: str, adapter: str | None) -> None:
         opened = workspace.model(spec)
@@ -96,36 +98,22 @@ class ExploreForm:
             self.share_note = gr.Markdown(first, elem_id="share-note")
 
     def _add_decoding(self) -> None:
+        first, label = parts.defaults_of(TraceRequest), "Temperature (0 = greedy)"
         with gr.Accordion("Decoding", open=False):
-            self.temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature (0 = greedy)", elem_id="temperature")
-            self.top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", elem_id="top-p")
-            with gr.Row():
-                self.seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="seed")
-                self.max_new = gr.Number(512, label="Most tokens", precision=0, min_width=80, elem_id="max-new")
+            self.temperature = gr.Slider(0, 2, first["temperature"], step=0.05, label=label, elem_id="temperature")
+            self.top_p = gr.Slider(0.05, 1, first["top_p"], step=0.05, label="Top-p", elem_id="top-p")
+            self.seed, self.max_new = parts.seed_and_length("", 512)
             self.raw = gr.Checkbox(False, label="Raw prompt, no template", elem_id="raw")
 
-    @property
-    def asked(self) -> list[Any]:
-        """Inputs of Solve and Read, in the order of `ExploreTab.begin`."""
-        return [self.model, self.adapter, *self.boxes.all, *self.decoding]
 
-    @property
-    def decoding(self) -> list[Any]:
-        """How a solution is decoded, the last inputs of Solve."""
-        return [self.tau, self.temperature, self.top_p, self.seed, self.max_new, self.raw, *self.style.asked]
+def listed_problems(name: str) -> list[tuple[str, str]]:
+    """The first problems of a set for a list: each on one line, and its id."""
+    lines = [(" ".join(problem.problem.split()), problem.id) for problem in load_set(name)[:LISTED]]
+    return [(line if len(line) <= 90 else line[:89] + "…", known) for line, known in lines]
 
 
-def short_text(problem: Problem) -> str:
-    """A problem as one line of a list."""
-    text = " ".join(problem.problem.split())
-    return text if len(text) <= 90 else text[:89] + "…"
-
-
-# -- the builder: a template, names, a thing and numbers make a problem with its answer -------------------------------
-
-
-def build_builder(boxes: ProblemBoxes) -> None:
-    """Lay the panel out; its button writes into the problem and the answer box."""
+def build_builder(boxes: parts.ProblemBoxes) -> None:
+    """Lay out a panel in which a template, names, a thing and numbers make a problem with its answer for the boxes."""
     first = next(iter(TEMPLATES.values()))
     with gr.Accordion("Build a problem", open=False, elem_id="builder"):
         template = gr.Dropdown(
@@ -137,7 +125,7 @@ def build_builder(boxes: ProblemBoxes) -> None:
             two = gr.Dropdown(sorted(NAMES), value="Ben", label="Second name", min_width=90)
             thing = gr.Dropdown(sorted(THINGS), value=THINGS[0], label="Things", min_width=90)
         with gr.Row():
-            numbers = [gr.Number(**_slot(first.name, i)) for i in range(MAX_NUMBERS)]
+            numbers = _numbers(first.name)
         make = gr.Button("Use this problem", size="sm")
     template.change(_choose, template, [wording, *numbers], **LIGHT)
     make.click(_make, [template, wording, one, two, thing, *numbers], boxes.all, **LIGHT)
@@ -147,17 +135,16 @@ def _wordings(template: str) -> list[tuple[str, int]]:
     return [(w.plain(), i) for i, w in enumerate(TEMPLATES[template].wordings)]
 
 
-def _slot(template: str, i: int) -> dict[str, Any]:
-    slots = list(TEMPLATES[template].slots.items())
-    if i >= len(slots):
-        return {"visible": False, "value": None, "label": "–", "min_width": 70, "precision": 0}
-    name, (low, high) = slots[i]
-    return {"visible": True, "value": low, "label": f"{name} ({low}–{high})", "min_width": 70, "precision": 0}
+def _numbers(template: str) -> list[gr.Number]:
+    """A box for each number of a template, and hidden ones for those that others have."""
+    box: dict[str, Any] = {"min_width": 70, "precision": 0}
+    slots = TEMPLATES[template].slots.items()
+    shown = [gr.Number(low, label=f"{name} ({low}–{high})", visible=True, **box) for name, (low, high) in slots]
+    return shown + [gr.Number(None, label="–", visible=False, **box) for _ in range(MAX_NUMBERS - len(shown))]
 
 
 def _choose(template: str) -> list[Any]:
-    boxes = [gr.Number(**_slot(template, i)) for i in range(MAX_NUMBERS)]
-    return [gr.Dropdown(_wordings(template), value=0), *boxes]
+    return [gr.Dropdown(_wordings(template), value=0), *_numbers(template)]
 
 
 @shows_errors
@@ -168,44 +155,19 @@ def _make(template: str, wording: int, one: str, two: str, thing: str, *numbers:
         made = compose(template, int(wording), (one, two), thing, given)
     except (ValueError, TypeError) as error:
         raise ProblemError(str(error)) from error
-    return together(made.problem, made.answer)
-
-
-# -- recorded trees ---------------------------------------------------------------------------------------------------
-
-
-def sharing_functions(sharing: Sharing, who: Who) -> dict[str, Callable[..., Reply]]:
-    """The server functions behind the Share menu of the token view."""
-    return {
-        "share_link": answering(sharing.link, who),
-        "share_file": answering(sharing.file, who),
-        "share_save": answering(sharing.save, who),
-    }
+    return parts.together(made.problem, made.answer)
 
 
 def build_share_panel(sharing: Sharing, who: Who) -> None:
     """Lay out a file control and the gallery; what is opened appears in the token view (`window.rmx.open`)."""
+    known: dict[str, Any] = {"most": MOST_CHARACTERS, "most_bytes": LARGE, "pieces": list(map(asdict, list_trees()))}
     with gr.Accordion("Recorded trees", open=False, elem_id="recorded"):
-        gr.HTML(
-            **mounted("explore/share_panel"),
-            server_functions=served(open_piece=answering(sharing.open_piece, who)),
-            elem_id="share-panel",
-            most=MOST_CHARACTERS,
-            most_bytes=LARGE,
-            pieces=sharing.gallery(),
-        )
-
-
-# -- models in memory -------------------------------------------------------------------------------------------------
+        build_view("explore/share_panel", answers(who, open_piece=sharing.open_piece), elem_id="share-panel", **known)
 
 
 class MemoryPanel:
-    """Callbacks of the panel.
-
-    Args:
-        public: visitors are strangers, so only the machine's owner sees the panel. In a private app everybody does: who
-            may load any model there may unload one.
-    """
+    """Callbacks of the panel. On a public site only the machine's owner sees it, in a private app everybody does: who
+    may load any model there may unload one."""
 
     def __init__(self, workspace: Workspace, owners: Owners, public: bool) -> None:
         self.workspace, self.owners, self.public = workspace, owners, public
@@ -216,17 +178,11 @@ class MemoryPanel:
 
     def look(self, request: gr.Request) -> tuple[Any, Any]:
         """The panel as this visitor may see it, with what is loaded now."""
-        if not self.may(request):
-            return gr.Group(visible=False), gr.skip()
-        return self._panel()
+        return self._panel() if self.may(request) else (gr.Group(visible=False), gr.skip())
 
     @shows_errors
     def unload(self, spec: str | None, request: gr.Request) -> tuple[Any, Any, str]:
-        """Give a model back; returns the panel with what is loaded then, and what was freed in a sentence.
-
-        Raises:
-            RmxError: it cannot be unloaded now, or not by this visitor.
-        """
+        """Give a model back; returns the panel with what is loaded then, and what was freed in a sentence."""
         if not self.may(request):
             raise Refused("Only the machine's owner unloads models here.")
         if not spec:
@@ -250,11 +206,7 @@ def gigabytes(nbytes: int) -> str:
 def build_memory_panel(
     workspace: Workspace, owners: Owners, public: bool, section: gr.Accordion, note: gr.Markdown
 ) -> None:
-    """Lay the panel out inside the Model section, and wire it.
-
-    Args:
-        note: where sentences about models are shown; it changes when one was loaded.
-    """
+    """Lay the panel out inside the Model section, and wire it; `note` changes when a model was loaded."""
     panel = MemoryPanel(workspace, owners, public)
     with section, gr.Group(visible=False, elem_id="memory") as group:
         loaded = gr.Radio([], label="In memory", elem_id="loaded")

@@ -1,15 +1,27 @@
-"""The Explore tab: a problem, its solution with the forks marked, a swap, another answer."""
+"""The Explore tab: a problem, its solution with the forks marked, a swap, another answer.
+
+Its view streams tokens. It gets one message of a run, in any order and any number of times,
+`{"run", "start", "toks": [[text, entropy, p, rank, flags], ...], "open"?, "done", "result"?, "tree"?, "error"?}`;
+deltas can be lost on the way (view not mounted, sleeping browser tab), then the page asks `tail` for the rest. Or one
+message of a measuring job, `{"kind", "run", "job", "done", ...}`: the whole state of "outcomes" (of one place, "pos"),
+"importance", "rescue" or "sofar" (of a solution).
+It sends `view.pick`, `view.halt`, `view.settled`, `view.next`, and for measuring `view.outcomes`, `view.importance`,
+`view.rescue`, `view.sofar`, `view.haltjob`. `view.verify` {"run"} asks to decode a recorded tree here, and `view.pins`
+{"pins": [{"run", "pos"}, ...]} tells all tokens pinned for training, at most eight, on each change.
+Other components reach it by `window.rmx`: setTau, goto, presenter, tour, open.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from rmx.config import Sampling
 from rmx.data.prepared_swaps import Example, examples, of_kind
-from rmx.data.problem_sets import find_problem, load_set
+from rmx.data.problem_sets import find_problem
 from rmx.engine.fair_queue import as_owner
 from rmx.errors import ProblemError, RmxError
 from rmx.explore.branches import Branch
@@ -19,13 +31,13 @@ from rmx.models.adapter_names import bundled_adapters
 from rmx.models.style_options import from_form
 from rmx.ui.background import prefetch
 from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.measurements import Measurement, Measurements
+from rmx.ui.jobs.measurements import Measurements
 from rmx.ui.jobs.page_jobs import Message
 from rmx.ui.jobs.sharing import Sharing
 from rmx.ui.plotly_figures import entropy_strip
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.explore_form import BASE, GPU_PRESET, LISTED, MOST_TAU, ExploreForm, sharing_functions, short_text
+from rmx.ui.tabs.explore_form import BASE, GPU_PRESET, MOST_TAU, ExploreForm, listed_problems
 from rmx.ui.tabs.form_parts import known_answer, show_computed, together
 from rmx.ui.tabs.wiring import (
     LIGHT,
@@ -34,14 +46,14 @@ from rmx.ui.tabs.wiring import (
     STREAM,
     StreamTab,
     Who,
-    answering,
+    answers,
     literal,
     nobody,
     payload,
     refused,
     shows_errors,
 )  # fmt: skip
-from rmx.ui.views.token_view import token_view
+from rmx.ui.views.view_common import build_view
 
 # Finds the Plotly div again after every redraw; a click on a bar selects that token.
 STRIP_CLICKS = """
@@ -63,7 +75,7 @@ class ExploreTab(StreamTab):
     view: gr.HTML
 
     def __init__(self, explorer: Explorer, settings: Settings, who: Who = nobody) -> None:
-        super().__init__(who)
+        super().__init__(explorer.runs, who)
         self.explorer, self.settings = explorer, settings
         self._first: Branch | None = None  # what the first screen shows, solved once for all visitors
         self.measurements = Measurements(explorer)
@@ -75,8 +87,6 @@ class ExploreTab(StreamTab):
         self.spec = "mini" if explorer.workspace.remote_of(own) else own
         here = explorer.workspace.model(self.spec).adapters
         self.adapter = settings.adapter if settings.adapter in here else None
-
-    # -- callbacks ------------------------------------------------------------------------------------------------
 
     def start(
         self, request: gr.Request, asked: Sequence[Any], read: str | None = None, show: int | None = None
@@ -91,13 +101,12 @@ class ExploreTab(StreamTab):
     def begin(
         self, asked: Sequence[Any], owner: str | None, read: str | None = None, show: int | None = None
     ) -> Branch:
-        """The solution that was asked for, not generated yet.
-
-        Raises:
-            RmxError: the model, the problem or a setting cannot be used.
-        """
+        """The solution that was asked for, not generated yet."""
         model, adapter, pair, problem, answer, tau, temperature, top_p, seed, max_new, raw, *style = asked
-        sampling = _sampling(temperature, top_p, seed, max_new)
+        if None in (temperature, top_p, seed, max_new):
+            what = "temperature, top-p, seed and the number of tokens"
+            raise ProblemError(f"A decoding setting is empty. Fill in {what}.")
+        sampling = Sampling(float(temperature), float(top_p), int(seed), int(max_new))
         if sampling.max_new_tokens > self.settings.max_new_tokens:
             raise RmxError(f"At most {self.settings.max_new_tokens} tokens here; got {sampling.max_new_tokens}.")
         spec = str(model or "mini").strip()
@@ -112,7 +121,6 @@ class ExploreTab(StreamTab):
             known_computed=known.computed,
             raw=bool(raw),
             read=read,
-            title=str(problem or "").strip(),
             show=show,
             owner=owner,
             style=from_form(*style),
@@ -158,12 +166,8 @@ class ExploreTab(StreamTab):
         except RmxError as error:
             yield _not_started(error)
 
-    def halt(self, event: gr.EventData) -> None:
-        """Stop the solution that an event names."""
-        self.explorer.halt(event._data)
-
-    def measure(self, start: Callable[[object], Measurement], kind: str) -> Callable[..., Iterator[Message]]:
-        """A callback that starts a measuring job of the page and streams it."""
+    def measure(self, kind: str) -> Callable[..., Iterator[Message]]:
+        """Make a callback that starts a measuring job of the page and streams it."""
 
         def callback(event: gr.EventData, request: gr.Request) -> Iterator[Message]:
             data = payload(event)
@@ -171,16 +175,14 @@ class ExploreTab(StreamTab):
             def refusal(error: RmxError) -> Message:
                 return refused(error, kind=kind, job=None, done=True, run=data.get("run"), pos=data.get("pos"))
 
-            def about(job: Measurement) -> dict[str, Any]:
-                return {"model": job.run.model.spec}
-
-            yield from self.run(kind, request, lambda: start(data), self.measurements.stream, about, refusal)
+            start, stream = partial(self.measurements.start, kind, data), self.measurements.stream
+            yield from self.run(kind, request, start, stream, lambda job: {"model": job.run.model.spec}, refusal)
 
         return callback
 
     def halt_job(self, event: gr.EventData) -> None:
         """Stop the measuring job that an event names."""
-        self.measurements.halt(event._data)
+        self.measurements.jobs.halt(payload(event).get("job"))
 
     @shows_errors
     def pinned(self, event: gr.EventData) -> list[dict[str, Any]]:
@@ -239,12 +241,11 @@ class ExploreTab(StreamTab):
             model = self.explorer.workspace.model(str(spec or "").strip())
         except RmxError as error:
             return gr.skip(), gr.skip(), gr.skip(), f"⚠ {literal(error)} *mini* stays available."
-        adapters = [BASE, *bundled_adapters(model)]
-        context = f"{model.engine.context:,} tokens"
         where = "a lent GPU" if model.engine.remote else model.engine.device
-        note = f"{model.dtype} on {where} · context {context} · revision `{model.revision[:20]}`"
+        revision = model.revision[:20]
+        note = f"{model.dtype} on {where} · context {model.engine.context:,} tokens · revision `{revision}`"
         problem_set = "mini" if model.spec == "mini" else "arith" if "135m" in model.spec else gr.skip()
-        return gr.Dropdown(adapters, value=BASE), model.tau, problem_set, note
+        return gr.Dropdown([BASE, *bundled_adapters(model)], value=BASE), model.tau, problem_set, note
 
     @shows_errors
     def set_share(self, request: gr.Request, share: float, spec: str, name: str, *style: Any) -> tuple[Any, str]:
@@ -261,8 +262,7 @@ class ExploreTab(StreamTab):
     def choose_set(self, name: str) -> Any:
         """List the problems of a set."""
         self.explorer.workspace.policy.admit_set(str(name))
-        rows = load_set(name)[:LISTED]
-        return gr.Dropdown([(short_text(p), p.id) for p in rows], value=None)
+        return gr.Dropdown(listed_problems(name), value=None)
 
     @shows_errors
     def choose_problem(self, name: str, problem_id: str | None) -> tuple[Any, ...]:
@@ -288,32 +288,41 @@ def build_explore_tab(
     tab = ExploreTab(explorer, settings, who)
     with gr.Row(elem_id="explore", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="controls", elem_classes="controls"):
-            controls = tab.controls = ExploreForm(
-                explorer.workspace, settings, tab.sharing, who, tab.spec, tab.adapter, notice
-            )
+            space, sharing = explorer.workspace, tab.sharing
+            c = tab.controls = ExploreForm(space, settings, sharing, who, tab.spec, tab.adapter, notice)
         with gr.Column(scale=1, min_width=320):
-            view = tab.view = token_view(
-                answering(explorer.tail, who),
-                answering(explorer.inspect, who),
-                answering(explorer.look, who),
-                answering(explorer.search, who),
-                sharing_functions(tab.sharing, who),
-                elem_id="view",
-            )
+            asked = answers(who, tail=explorer.tail, inspect=explorer.inspect, look=explorer.look)
+            asked |= answers(who, search=explorer.search, share_link=sharing.link)
+            asked |= answers(who, share_file=sharing.file, share_save=sharing.save)
+            tokens = tab.view = build_view("explore/token_view", asked, elem_id="view")
             strip = gr.Plot(show_label=False, elem_id="strip", container=False)
             gr.HTML(html_template="<span></span>", js_on_load=STRIP_CLICKS, visible="hidden", apply_default_css=False)
+    _wire_settings(tab, c)
     shown, place = gr.State(None), gr.State(0)
-    _wire_settings(tab, controls)
-    _wire_view(tab, controls, view, strip, shown, place)
+    c.solve.click(tab.solve, c.asked, tokens, **STREAM)
+    c.read.click(tab.read, [c.text, *c.asked], tokens, **STREAM)
+    tokens.pick(tab.pick, None, tokens, **STREAM)
+    tokens.halt(tab.halt, None, None, **LIGHT)
+    tokens.verify(tab.verify, None, tokens, **STREAM)
+    for kind in ("outcomes", "importance", "rescue", "sofar"):
+        getattr(tokens, kind)(tab.measure(kind), None, tokens, **MEASURE)
+    tokens.haltjob(tab.halt_job, None, None, **LIGHT)
+    # "always_last" would send the data of the older of two quick events again; each in its turn.
+    tokens.settled(tab.settled, c.tau, [strip, shown], trigger_mode="multiple", **QUIET)
+    tokens.next(tab.next_problem, place, [tokens, place, *c.boxes.all], **STREAM)
+    for event in (c.tau.input, c.tau.change):
+        event(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
+    c.tau.release(tab.strip, [shown, c.tau], strip, **QUIET)
+    for kind, button in c.kinds.items():
+        _wire_example(tab, c, tokens, button, of_kind(kind))
     return tab
 
 
 def _wire_settings(tab: ExploreTab, c: ExploreForm) -> None:
     loaded = [c.adapter, c.tau, c.problem_set, c.model_note]
-    c.model.input(tab.choose_model, c.model, loaded, api_visibility="private", concurrency_id="load")
-    c.gpu.click(lambda: GPU_PRESET.name, None, c.model, **LIGHT).then(
-        tab.choose_model, c.model, loaded, api_visibility="private", concurrency_id="load"
-    )
+    load: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "load"}
+    c.model.input(tab.choose_model, c.model, loaded, **load)
+    c.gpu.click(lambda: GPU_PRESET.name, None, c.model, **LIGHT).then(tab.choose_model, c.model, loaded, **load)
     asked = [c.share, c.model, c.problem_set, *c.style.asked]
     c.set_share.click(tab.set_share, asked, [c.tau, c.share_note], **MEASURE | {"show_progress": "full"})
     c.problem_set.change(tab.choose_set, c.problem_set, c.picked, api_visibility="private")
@@ -322,28 +331,7 @@ def _wire_settings(tab: ExploreTab, c: ExploreForm) -> None:
         box.change(_banner, [c.model, c.boxes.problem], [c.banner, c.boxes.answer], trigger_mode="always_last", **LIGHT)
 
 
-def _wire_view(
-    tab: ExploreTab, c: ExploreForm, view: gr.HTML, strip: gr.Plot, shown: gr.State, place: gr.State
-) -> None:
-    c.solve.click(tab.solve, c.asked, view, **STREAM)
-    c.read.click(tab.read, [c.text, *c.asked], view, **STREAM)
-    view.pick(tab.pick, None, view, **STREAM)
-    view.halt(tab.halt, None, None, **LIGHT)
-    view.verify(tab.verify, None, view, **STREAM)
-    for kind in ("outcomes", "importance", "rescue", "sofar"):
-        getattr(view, kind)(tab.measure(getattr(tab.measurements, kind), kind), None, view, **MEASURE)
-    view.haltjob(tab.halt_job, None, None, **LIGHT)
-    # "always_last" would send the data of the older of two quick events again; each in its turn.
-    view.settled(tab.settled, c.tau, [strip, shown], trigger_mode="multiple", **QUIET)
-    view.next(tab.next_problem, place, [view, place, *c.boxes.all], **STREAM)
-    c.tau.input(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
-    c.tau.change(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
-    c.tau.release(tab.strip, [shown, c.tau], strip, **QUIET)
-    for kind, button in c.kinds.items():
-        _wire_example(tab, c, view, button, of_kind(kind))
-
-
-def _wire_example(tab: ExploreTab, c: ExploreForm, view: gr.HTML, button: gr.Button, prepared: list[Example]) -> None:
+def _wire_example(tab: ExploreTab, c: ExploreForm, tokens: gr.HTML, button: gr.Button, prepared: list[Example]) -> None:
     """Each click takes the next example of its kind, solves it and then opens the place worth looking at."""
     turn = gr.State(0)
 
@@ -353,33 +341,16 @@ def _wire_example(tab: ExploreTab, c: ExploreForm, view: gr.HTML, button: gr.But
         for message in tab.start(request, tab.prepared(example), show=example.pos):
             yield message, turn + 1, *settings
 
-    button.click(show, turn, [view, turn, *c.boxes.all, c.model, c.adapter, c.temperature, c.top_p, c.raw], **STREAM)
+    button.click(show, turn, [tokens, turn, *c.boxes.all, c.model, c.adapter, c.temperature, c.top_p, c.raw], **STREAM)
 
 
 def _banner(spec: str, problem: str) -> tuple[Any, Any]:
     """Say when a text lies outside what the bundled model was trained on, and what is known of its answer."""
-    return _outside(spec, problem), show_computed(spec, problem)
-
-
-def _outside(spec: str, problem: str) -> Any:
-    if spec != "mini" or not str(problem).strip():
-        return gr.Markdown(visible=False)
-    found = coverage(str(problem)[:4000])
-    if found.inside:
-        return gr.Markdown(visible=False)
-    return gr.Markdown(f"⚠ Outside what *mini* was trained on: {_plain(found.reason)}", visible=True)
+    banner, text = gr.Markdown(visible=False), str(problem or "")[:4000]
+    if spec == "mini" and text.strip() and not (found := coverage(text)).inside:
+        banner = gr.Markdown(f"⚠ Outside what *mini* was trained on: {literal(found.reason)}", visible=True)
+    return banner, show_computed(spec, problem)
 
 
 def _not_started(error: RmxError) -> Message:
     return {"run": None, "start": 0, "toks": [], "done": True, "error": str(error)}
-
-
-def _plain(text: str) -> str:
-    """Make a visitor's words safe inside Markdown: nothing of them is markup."""
-    return "".join(c if c.isalnum() or c in " .,;:'-?!→" else " " for c in text)
-
-
-def _sampling(temperature: Any, top_p: Any, seed: Any, max_new: Any) -> Sampling:
-    if None in (temperature, top_p, seed, max_new):
-        raise ProblemError("A decoding setting is empty. Fill in temperature, top-p, seed and the number of tokens.")
-    return Sampling(float(temperature), float(top_p), int(seed), int(max_new))

@@ -18,6 +18,7 @@ from rmx.mini.reading import computed_answer
 from rmx.models.presets import PRESETS, PairPreset
 from rmx.models.style_options import AUTO
 from rmx.prompt_styles import STYLES
+from rmx.service.arguments import Request
 from rmx.ui.tabs.wiring import QUIET
 
 # A change of the text takes the answer away at once; white space alone is no change. (Not `.input`: gradio's text box
@@ -64,19 +65,16 @@ def known_answer(spec: str, pair: object, problem: object, answer: object) -> Kn
 
     Args:
         spec: the model that is asked; for `mini` alone an answer is computed from the text.
-        pair: the text and the answer that were given together.
-        problem, answer: what stands in the boxes; the answer counts unless it was given for another text.
+        pair: the text and the answer that were given together. answer: counts unless it was given for another text.
     """
     text, given = str(problem or ""), str(answer or "").strip()
-    if given and _belongs(text, given, pair if isinstance(pair, dict) else {}):
+    known = pair if isinstance(pair, dict) else {}
+    # An answer that differs from the pair's was typed since, for the text that stands there now.
+    typed = given != str(known.get("answer") or "").strip()
+    if given and (typed or text.split() == str(known.get("text") or "").split()):
         return Known(given)
     computed = computed_answer(text) if spec == "mini" else None
     return Known(computed, computed is not None)
-
-
-def _belongs(text: str, given: str, pair: dict[str, object]) -> bool:
-    """An answer that differs from the pair's was typed since, for the text that stands there now."""
-    return given != str(pair.get("answer") or "").strip() or text.split() == str(pair.get("text") or "").split()
 
 
 def build_problem_boxes(first: Example, prefix: str = "") -> ProblemBoxes:
@@ -109,15 +107,28 @@ def show_computed(spec: str, problem: str) -> Any:
     return gr.Textbox(placeholder=placeholder(known_answer(spec, None, problem, "")))
 
 
+def defaults_of(verb: type[Request]) -> dict[str, Any]:
+    """What a form begins with: the arguments of a request where nothing is said."""
+    return {name: field.default for name, field in verb.model_fields.items()}
+
+
+def whole_number(value: int, label: str, elem_id: str, **about: Any) -> gr.Number:
+    """A box for a whole number."""
+    return gr.Number(value, label=label, precision=0, elem_id=elem_id, **about)
+
+
+def seed_and_length(prefix: str, most: int) -> tuple[gr.Number, gr.Number]:
+    """A row of two boxes: the seed, and how many tokens are made at most."""
+    with gr.Row():
+        seed = whole_number(0, "Seed", f"{prefix}seed", min_width=80)
+        return seed, whole_number(most, "Most tokens", f"{prefix}max-new", min_width=80)
+
+
 OWN = "own"  # the choice that opens the boxes for another pair
 
 
 class StyleControls:
-    """The folded "Prompt style": how a model is asked, what ends its completions, what counts as an answer.
-
-    Args:
-        prefix: the beginning of the ids of its components.
-    """
+    """The folded "Prompt style": how a model is asked, what ends its completions, what counts as an answer."""
 
     def __init__(self, prefix: str) -> None:
         with gr.Accordion("Prompt style", open=False, elem_id=f"{prefix}-prompt-style"):
@@ -146,20 +157,15 @@ class StyleControls:
                 elem_id=f"{prefix}-answers",
             )
 
-    @property
-    def asked(self) -> list[Any]:
-        """The components, in the order of `style_options.from_form`."""
-        return [self.style, self.system, self.thinking, self.stops, self.answers]
+        # The components, in the order of `style_options.from_form`.
+        self.asked: list[Any] = [self.style, self.system, self.thinking, self.stops, self.answers]
 
 
 class PairBoxes:
-    """A list of pairs of models, and boxes for another pair.
+    """A list of pairs of models, the first one chosen, and boxes for another pair.
 
     Args:
-        prefix: the beginning of the ids of its components.
-        pairs: the pairs of the list, the first one is chosen.
-        offers: whether a model may be chosen here.
-        adapter: the label of the adapter's box.
+        offers: whether a model may be chosen here. adapter: the label of the adapter's box.
     """
 
     def __init__(
@@ -178,10 +184,8 @@ class PairBoxes:
             self.adapter = gr.Textbox(label=adapter, elem_id=f"{prefix}-adapter")
             self.teacher = gr.Textbox(label="… or a full checkpoint", elem_id=f"{prefix}-teacher")
 
-    @property
-    def asked(self) -> list[Any]:
-        """The components, in the order of `chosen_pair`."""
-        return [self.preset, self.base, self.adapter, self.teacher]
+        # The components, in the order of `chosen_pair`.
+        self.asked: list[Any] = [self.preset, self.base, self.adapter, self.teacher]
 
 
 def chosen_pair(

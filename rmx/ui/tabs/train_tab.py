@@ -1,4 +1,28 @@
-"""The Train tab, a run in one click, by the usual knobs, or by every field; and the Runs tab, which lists all runs."""
+"""The Train tab, a run in one click, by the usual knobs, or by every field; and the Runs tab, which lists all runs.
+
+The view of a run gets one message, or a list of them (a value that follows another at once would replace it unseen):
+    watch   {"kind", "id"}: attach to this run; the page remembers it over reloads (address and browser storage)
+    me      {"kind", "owner": public id, "admin"}: who looks; Stop and Resume show on own runs, or on all for an admin
+    refused {"kind", "error"}: what was asked for is not done, and why
+    plan    {"kind", "minutes": {"value", "low", "high"} | null, "memory_mb" | null, "usd" | null, "rate": sentence |
+            null, "command", "departs": [[field, paper, here], ...]}
+    dry     {"kind", "run": id | null, "tau", "k", "rollouts": [{"problem_id", "gen", "correct", "advantage",
+            "toks": [[text, entropy], ...]}, ...], "levels": [tau, ...], "gated_right", "gated_wrong", "gated_zero":
+            [count per level], "tokens", "of_rollouts", "selection", "estimate": {"seconds", "memory_mb", "usd"} | null}
+It asks `run_tail` about once a second while it is in sight and the run is alive (a `next` below `start` makes it read
+the run anew, `"more": true` ask on at once), and `dry_run` once, when the gate of a run comes into sight. It sends
+`stop` {"id"}, `resume` {"id", "tau"?: the slider's, after a dry run}, `open` {"id", "where": "explore" | "compare"},
+`download` {"id"} and `tau` {"tau"}: the threshold on which the slider came to rest. After stop and resume it waits for
+the poll to tell the new state. Other components reach it by `window.rmxTrain`: watch(id), tau(), watched().
+
+The table of runs asks `runs_list` every three seconds while it is in sight, so a closed page costs nothing and a
+restart of the app loses nothing. It gets `me`, `refused` and `watch` as above, and
+    told    {"kind", "id", "text", "url"?}: a sentence in the run's detail; a url on huggingface.co is linked
+    file    {"kind", "id", "name", "url"}: the page downloads it; a path on this server only
+and sends `stop`, `resume`, `open`, `download` and `watch` {"id"}, `remove` {"id"}, `note` {"id", "text"},
+`push` {"id", "repo", "token", "private"}, `train` {}, `rate` {"name", "usd": text, empty to take it back}.
+Other components reach it by `window.rmxRuns`: open(id), compare(ids), refresh().
+"""
 
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
@@ -13,23 +37,18 @@ from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import from_form
 from rmx.recipes.job import TrainJob
 from rmx.recipes.pins import Pin
-from rmx.recipes.recipe import HELP, PRESETS, Recipe, field_types
+from rmx.recipes.recipe import HELP, PAPER, PRESETS, Recipe, field_types
 from rmx.recipes.thresholds import taus_of
-from rmx.service.arguments import short_enough
+from rmx.service.arguments import kind_of, short_enough
 from rmx.ui.jobs.page_jobs import Message
-from rmx.ui.jobs.training import Training
+from rmx.ui.jobs.training import Training, shown_value
 from rmx.ui.tabs.form_parts import StyleControls
-from rmx.ui.tabs.wiring import LIGHT, PLAN, QUIET, answering, payload, refused
-from rmx.ui.views.runs_view import runs_view
-from rmx.ui.views.train_view import train_view
+from rmx.ui.tabs.wiring import LIGHT, PLAN, QUIET, answers, nobody, payload, refused
+from rmx.ui.views.view_common import build_view
 from rmx.ui.visitor_cookie import Owners
 
 PUSH: dict[str, Any] = {**QUIET, "concurrency_id": "push", "concurrency_limit": 4}
-SWEEP: dict[str, Any] = {
-    "label": "Sweep thresholds (comma separated)",
-    "info": "one adapter for each, in nats; validation chooses, as in the paper: 1.2, 1.4, 1.6, 1.8",
-    "elem_id": "train-sweep",
-}
+FIELDS = field_types()
 USUAL = ("problems", "k", "tau", "lr", "epochs", "seed")
 CAPPED = "Here visitors start one quick run at a time. Duplicate this Space for longer runs and larger models."
 OFF = "Training is off on this site. Duplicate this Space, or run rmx on your own machine, to train."
@@ -39,6 +58,7 @@ PRESET_TITLES = [
     ("floor · our extension: wrong tokens have a floor", "floor"),
     ("quick · too short to trust", "quick"),
 ]
+RUNS_PROPS = {"paper": PAPER.json(), "presets": {name: recipe.json() for name, recipe in PRESETS.items()}}
 TITLES = {"small": "Small run", "paper": "The paper's run", "floor": "Run with a floor", "quick": "Quick run"}
 
 
@@ -60,23 +80,22 @@ class TrainForm:
         self.preset = gr.Dropdown(PRESET_TITLES, value=first, label="Recipe", elem_id="train-preset")
         values = PRESETS[first].flat()
         with gr.Accordion("The usual knobs", open=False, elem_id="train-usual"):
-            made = {name: _component(name, kind, values[name]) for name, kind in _kinds() if name in USUAL}
+            made = {name: _component(name, values[name]) for name in FIELDS if name in USUAL}
         with gr.Accordion("Everything", open=False, elem_id="train-all"):
-            self.sweep = gr.Textbox(max_lines=1, **SWEEP)
-            made |= {name: _component(name, kind, values[name]) for name, kind in _kinds() if name not in USUAL}
+            info = "one adapter for each, in nats; validation chooses, as in the paper: 1.2, 1.4, 1.6, 1.8"
+            label = "Sweep thresholds (comma separated)"
+            self.sweep = gr.Textbox(max_lines=1, label=label, info=info, elem_id="train-sweep")
+            made |= {name: _component(name, values[name]) for name in FIELDS if name not in USUAL}
         self.style = StyleControls("train")
-        self.fields: dict[str, Any] = {name: made[name] for name, _ in _kinds()}  # by the names of the recipe
+        self.fields: dict[str, Any] = {name: made[name] for name in FIELDS}
         self.pins = gr.State([])  # forks pinned in Explore, as JSON
-
-    @property
-    def asked(self) -> list[Any]:
-        """Inputs of every callback that makes a job, in the order of `TrainTab.job`."""
+        # The inputs of every callback that makes a job, in the order of `TrainTab.job`.
         what = [self.model, self.problem_set, self.preset, self.pins, self.sweep]
-        return [*what, *self.fields.values(), *self.style.asked]
+        self.asked = [*what, *self.fields.values(), *self.style.asked]
 
 
-class RunActions:
-    """What the Train and Runs tabs do with runs that are there."""
+class RunsTab:
+    """Callbacks of the Runs tab, and what the Train tab does with runs that are there."""
 
     def __init__(self, training: Training, owners: Owners) -> None:
         self.training, self.owners = training, owners
@@ -98,24 +117,33 @@ class RunActions:
 
         return callback
 
+    def push(self, event: gr.EventData, request: gr.Request) -> Message:
+        """Push an adapter to the Hub with the visitor's own token."""
+        run = payload(event).get("id")
+        try:
+            url = self.training.push(event._data, self.owners.visitor_of(request))
+        except RmxError as error:
+            return {"kind": "told", "id": run, "text": str(error)}
+        return {"kind": "told", "id": run, "text": "Pushed to the Hub.", "url": url}
 
-class TrainTab(RunActions):
+    def download(self, event: gr.EventData) -> Message:
+        """Where the adapter's zip is."""
+        run = str(payload(event).get("id") or "")
+        return {"kind": "file", "id": run, "name": f"{run}.zip", "url": f"runs/{run}/adapter.zip"}
+
+
+class TrainTab(RunsTab):
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
     view: gr.HTML
     pins: gr.State  # forks pinned in Explore, as JSON
 
     def job(self, model: str, problem_set: str, preset: str, pins: Any, sweep: str, *values: Any) -> TrainJob:
-        """The job that the form describes.
-
-        Raises:
-            RmxError: a value that cannot be used.
-        """
+        """The job that the form describes."""
         for what, text in (("model's name", model), ("set's name", problem_set), ("list of thresholds", sweep)):
             short_enough(f"The {what}", str(text or ""), MOST_NAME)
-        fields, style = values[: len(_kinds())], values[len(_kinds()) :]
-        given = {name: _value(name, kind, value) for (name, kind), value in zip(_kinds(), fields, strict=True)}
-        recipe = Recipe().with_(**given)
+        style = values[len(FIELDS) :]
+        recipe = Recipe().with_(**{name: _value(name, value) for name, value in zip(FIELDS, values, strict=False)})
         mine = (pin for pin in pins or [] if isinstance(pin, dict) and pin.get("model") == model)
         forks = tuple(Pin.from_json(pin).json() for pin in mine)
         taus = taus_of(sweep) if (sweep or "").strip() else ()
@@ -150,7 +178,7 @@ class TrainTab(RunActions):
     def choose_preset(self, preset: str) -> list[Any]:
         """Fill the form with a preset's values."""
         recipe = PRESETS[preset].flat()
-        return [_shown(recipe[name]) for name in field_types()]
+        return [shown_value(recipe[name]) for name in FIELDS]
 
 
 def build_train_tab(training: Training, owners: Owners, page: gr.Tab) -> TrainTab:
@@ -158,27 +186,23 @@ def build_train_tab(training: Training, owners: Owners, page: gr.Tab) -> TrainTa
     tab, who = TrainTab(training, owners), owners.key_of
     with gr.Row(elem_id="training", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="train-controls", elem_classes="controls"):
-            controls = TrainForm(training.workspace.policy)
+            c = TrainForm(training.workspace.policy)
         with gr.Column(scale=1, min_width=320):
-            tab.view = train_view(answering(training.run_tail, who), answering(training.dry_run, who), elem_id="train")
-    tab.pins = controls.pins
-    _wire(tab, controls, tab.view, page)
-    return tab
-
-
-def _wire(tab: TrainTab, c: TrainForm, view: gr.HTML, page: gr.Tab) -> None:
+            asked = answers(who, run_tail=training.run_tail, dry_run=training.dry_run)
+            shown = tab.view = build_view("train/train_view", asked, elem_id="train")
+    tab.pins, planned = c.pins, [shown, c.start]
     busy: dict[str, Any] = {**QUIET, "concurrency_id": "train", "trigger_mode": "once"}
-    page.select(tab.opening, None, view, **LIGHT).then(tab.plan, c.asked, [view, c.start], **PLAN)
-    c.start.click(tab.start, c.asked, view, **busy)
-    c.dry.click(tab.dry, c.asked, view, **busy)
-    c.preset.input(tab.choose_preset, c.preset, list(c.fields.values()), **LIGHT).then(
-        tab.plan, c.asked, [view, c.start], **PLAN
-    )
+    page.select(tab.opening, None, shown, **LIGHT).then(tab.plan, c.asked, planned, **PLAN)
+    c.start.click(tab.start, c.asked, shown, **busy)
+    c.dry.click(tab.dry, c.asked, shown, **busy)
+    filled = c.preset.input(tab.choose_preset, c.preset, list(c.fields.values()), **LIGHT)
+    filled.then(tab.plan, c.asked, planned, **PLAN)
     for component in (c.model, c.problem_set, c.sweep, *c.fields.values(), *c.style.asked):
         event = component.input if isinstance(component, gr.Dropdown | gr.Checkbox | gr.Radio) else component.blur
-        event(tab.plan, c.asked, [view, c.start], **PLAN, trigger_mode="always_last")
-    view.stop(tab.act("stop"), None, view, **LIGHT)
-    view.resume(tab.act("resume"), None, view, **busy)
+        event(tab.plan, c.asked, planned, **PLAN, trigger_mode="always_last")
+    shown.stop(tab.act("stop"), None, shown, **LIGHT)
+    shown.resume(tab.act("resume"), None, shown, **busy)
+    return tab
 
 
 def _title(job: TrainJob, minutes: dict[str, float] | None) -> str:
@@ -191,94 +215,46 @@ def _title(job: TrainJob, minutes: dict[str, float] | None) -> str:
     return f"{size} on {job.model}, about {about} minute{'s' * (about > 1)}"
 
 
-# -- the recipe as form fields ----------------------------------------------------------------------------------------
-
-
-def _kinds() -> list[tuple[str, Any]]:
-    return list(field_types().items())
-
-
-def _component(name: str, kind: Any, value: Any) -> Any:
+def _component(name: str, value: Any) -> Any:
     """One field of the recipe: a box, a list or a tick."""
-    about: dict[str, Any] = {
-        "label": name.replace("_", " "),
-        "info": HELP[name],
-        "elem_id": f"train-{name.replace('_', '-')}",
-    }
+    kind, label = FIELDS[name], name.replace("_", " ")
+    about: dict[str, Any] = {"label": label, "info": HELP[name], "elem_id": f"train-{name.replace('_', '-')}"}
     if kind is bool:
         return gr.Checkbox(value, **about)
     if get_origin(kind) is Literal:
         return gr.Dropdown(list(get_args(kind)), value=value, **about)
-    return gr.Textbox(_shown(value), max_lines=1, **about)
+    return gr.Textbox(shown_value(value), max_lines=1, **about)
 
 
-def _shown(value: Any) -> Any:
-    """A value as the form shows it."""
-    if isinstance(value, bool | str):
-        return value
-    if isinstance(value, tuple):
-        return ", ".join(value)
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _value(name: str, kind: Any, value: Any) -> Any:
-    """What the form holds, as a recipe takes it.
-
-    Raises:
-        RmxError: it is no such value.
-    """
+def _value(name: str, value: Any) -> Any:
+    """What the form holds, as a recipe takes it."""
+    kind = FIELDS[name]
     text = str(value if value is not None else "").strip()
     short_enough(f"The field '{name.replace('_', ' ')}'", text, MOST_NAME)
     if kind is bool or get_origin(kind) is Literal:
         return value
     if get_origin(kind) is tuple:
         return tuple(word.strip() for word in text.split(",") if word.strip())
-    kinds = [k for k in get_args(kind) if k is not type(None)] or [kind]
     if not text and type(None) in get_args(kind):
         return None
+    number = kind_of(kind)
     try:
-        return int(text) if kinds[0] is int else float(text)
+        return number(text)
     except ValueError as error:
-        what = "a whole number" if kinds[0] is int else "a number"
+        what = "a whole number" if number is int else "a number"
         raise RmxError(f"{name.replace('_', ' ')} must be {what}; got '{text[:40]}'.") from error
-
-
-# -- the Runs tab: every run of this machine, and what can be done with one -------------------------------------------
-
-
-class RunsTab(RunActions):
-    """Callbacks of the tab; each makes one library call and shows what came of it."""
-
-    def push(self, event: gr.EventData, request: gr.Request) -> Message:
-        """Push an adapter to the Hub with the visitor's own token."""
-        run = payload(event).get("id")
-        try:
-            url = self.training.push(event._data, self.owners.visitor_of(request))
-        except RmxError as error:
-            return {"kind": "told", "id": run, "text": str(error)}
-        return {"kind": "told", "id": run, "text": "Pushed to the Hub.", "url": url}
-
-    def download(self, event: gr.EventData) -> Message:
-        """Where the adapter's zip is."""
-        run = str(payload(event).get("id") or "")
-        return {"kind": "file", "id": run, "name": f"{run}.zip", "url": f"runs/{run}/adapter.zip"}
 
 
 def build_runs_tab(training: Training, owners: Owners, page: gr.Tab) -> gr.HTML:
     """Lay the tab out inside an open gr.Tab and wire it; returns its view."""
     tab = RunsTab(training, owners)
-    view = runs_view(
-        answering(training.runs_list, owners.key_of),
-        answering(training.run_curves),
-        answering(training.run_files),
-        answering(training.run_sweep),
-        answering(training.costs, owners.key_of),
-        elem_id="runs",
-    )
-    page.select(tab.opening, None, view, **LIGHT)
+    asked = answers(owners.key_of, runs_list=training.runs_list, costs=training.costs)
+    asked |= answers(nobody, run_curves=training.run_curves, run_files=training.run_files, run_sweep=training.run_sweep)
+    table = build_view("runs/runs_view", asked, **RUNS_PROPS, elem_id="runs")
+    page.select(tab.opening, None, table, **LIGHT)
     for action in ("stop", "remove", "note", "rate"):
-        getattr(view, action)(tab.act(action), None, view, **LIGHT)
-    view.resume(tab.act("resume"), None, view, **{**QUIET, "concurrency_id": "train"})
-    view.download(tab.download, None, view, **LIGHT)
-    view.push(tab.push, None, view, **PUSH)
-    return view
+        getattr(table, action)(tab.act(action), None, table, **LIGHT)
+    table.resume(tab.act("resume"), None, table, **{**QUIET, "concurrency_id": "train"})
+    table.download(tab.download, None, table, **LIGHT)
+    table.push(tab.push, None, table, **PUSH)
+    return table

@@ -8,12 +8,13 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import gradio as gr
-import torch
 
+from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
 from rmx.engine.fair_queue import Kind, as_owner, iterate_as_owner
 from rmx.errors import RmxError
+from rmx.storage.job_store import JobStore
 from rmx.ui.background import prefetch
-from rmx.ui.jobs.page_jobs import Message, OpenPages
+from rmx.ui.jobs.page_jobs import TOO_LONG, Message, OpenPages
 from rmx.ui.request_log import observed
 
 log = logging.getLogger(__name__)
@@ -65,23 +66,15 @@ def payload(event: gr.EventData) -> dict[str, Any]:
 
 
 def refused(error: RmxError, **about: Any) -> Message:
-    """A message that something is not done, and why.
-
-    Args:
-        about: what the message holds besides; a `kind` in place of "refused".
-    """
+    """A message that something is not done, and why; `about` may hold a `kind` in place of "refused"."""
     return {"kind": "refused", "error": str(error), **about}
 
 
 class StreamTab:
-    """Callbacks of a tab whose work is streamed; each open page has one piece of work at a time.
+    """Callbacks of a tab whose work, in the store `jobs`, is streamed; each open page has one piece of it at a time."""
 
-    Args:
-        who: names the visitor behind a request.
-    """
-
-    def __init__(self, who: Who = nobody) -> None:
-        self.who, self.visitors = who, OpenPages()
+    def __init__(self, jobs: JobStore[Any], who: Who = nobody) -> None:
+        self.jobs, self.who, self.visitors = jobs, who, OpenPages()
 
     def run(
         self,
@@ -110,17 +103,18 @@ class StreamTab:
         steps = iterate_as_owner(self.who(request), stream(job), kind)
         yield from observed(verb, prefetch(steps, job.halt), lambda: about(job))
 
+    def halt(self, event: gr.EventData) -> None:
+        """Stop the work that an event names, within one step; unknown ids are ignored."""
+        data = payload(event)
+        self.jobs.halt(data.get("id", data.get("run")))
+
     def leave(self, request: gr.Request) -> None:
         """End what a page was doing that is closed."""
         self.visitors.leave(request.session_hash)
 
 
 def answering(question: Callable[[object], Reply], who: Who = nobody) -> Callable[..., Reply]:
-    """Make a question a server function of a view.
-
-    Args:
-        who: names the visitor behind a request.
-    """
+    """Make a function that the page may call: mistakes and faults become `{"error": sentence}`."""
 
     def server_function(data: Any, request: gr.Request | None = None) -> Reply:
         try:
@@ -128,11 +122,15 @@ def answering(question: Callable[[object], Reply], who: Who = nobody) -> Callabl
                 return question(data)
         except RmxError as error:
             return {"error": str(error)}
-        except torch.OutOfMemoryError:
-            return {"error": "The GPU ran out of memory. Shorten the text or take a smaller model."}
-        except Exception:
+        except Exception as error:
+            if is_out_of_memory(error):
+                return {"error": out_of_memory(TOO_LONG)}
             log.exception("the question %s has failed", getattr(question, "__name__", "of a page"))
             return {"error": "This did not work, and it is a fault of rmx. Its log says more."}
 
-    server_function.__name__ = getattr(question, "__name__", "question")
     return server_function
+
+
+def answers(who: Who, **questions: Callable[[object], Reply]) -> dict[str, Callable[..., Reply]]:
+    """What the page may ask of a view, by name, as the work of who asks."""
+    return {name: answering(question, who) for name, question in questions.items()}

@@ -60,7 +60,7 @@ def roads(space: Workspace, name: str) -> dict[str, Any]:
     """Every way in which a visitor can name a problem set."""
     settings, evaluator, training = Settings(public=True), Evaluator(space), Training(space)
     explore, compare = ExploreTab(Explorer(space, BranchStore()), settings), CompareTab(Comparer(space), settings)
-    claims, site = ClaimsTab(Claims(space, public=True), settings), Site(space)
+    claims, site = ClaimsTab(Claims(space), settings), Site(space)
     pair, job = ("mini+rl", "", "", "", 1.0), TrainJob("mini", name, PRESETS["quick"], "quick")
     asked = (*pair[:4], name, 2, False, 1.2, 0, 1, 100, 0, 4)
 

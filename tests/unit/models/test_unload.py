@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from rmx.config import Sampling
 from rmx.errors import Busy, ModelError
 from rmx.models.load import Model
+from rmx.models.model_pair import make_pair
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.explorer import Explorer
@@ -120,15 +121,15 @@ def test_other_weights_under_the_same_name_are_not_taken_for_the_old_ones():
 def test_a_comparison_stays_readable_and_says_what_is_missing(folder):
     space = made({"a": 0})
     comparer = Comparer(space)
-    run = comparer.map(comparer.pair("a", folder, "", 1.0), "What is 2 + 2?", 1.0, max_new=8)
-    list(comparer.stream_map(run))
+    run = comparer.map(make_pair(comparer.workspace, "a", folder, "", 1.0), "What is 2 + 2?", 1.0, max_new=8)
+    list(comparer.stream(run))
     assert run.error is None
     network = bare_network(run.pair.base)
     space.unload("a")
     assert network() is None
-    assert len(comparer.tail({"id": run.id, "start": 0})["toks"]) == run.tokens
+    assert len(comparer.tail({"id": run.id, "start": 0})["toks"]) == run.made
     run = comparer.map(run.pair, "What is 2 + 3?", 1.0, max_new=8)
-    last = list(comparer.stream_map(run))[-1]
+    last = list(comparer.stream(run))[-1]
     assert "a was unloaded" in last["error"]
 
 

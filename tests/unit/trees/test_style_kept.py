@@ -22,8 +22,8 @@ from rmx.trees.tree import Tree, tree_of
 from rmx.trees.verify import TreeReplay
 from rmx.ui.jobs.evaluator import Evaluator, _by_itself
 from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.training import Training
-from rmx.ui.tabs.train_tab import TrainTab, _kinds, _shown
+from rmx.ui.jobs.training import Training, shown_value
+from rmx.ui.tabs.train_tab import FIELDS, TrainTab
 from rmx.ui.visitor_cookie import owners_of
 from rmx.zerogpu.calls import _model_name
 from tests.conftest import qwen, wrap
@@ -91,7 +91,7 @@ def test_a_problem_of_a_set_is_opened_as_the_evaluation_asked_it(model: Model) -
 def test_the_train_tab_asks_and_its_command_says_so(tmp_path) -> None:
     workspace = Workspace("cpu")
     tab = TrainTab(Training(workspace, RunStore(tmp_path)), owners_of("127.0.0.1", False))
-    fields = [_shown(Recipe().flat()[name]) for name, _ in _kinds()]
+    fields = [shown_value(Recipe().flat()[name]) for name in FIELDS]
     job = tab.job("mini", "mini", "paper", [], "", *fields, "abel", "", "", "Human:", "flexible")
     assert job.style == StyleOptions("abel", stops=("Human:",), answers="flexible")
     assert job.command_line().endswith("--style abel --answers flexible --stop Human:")

@@ -4,6 +4,7 @@ import json
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
 from rmx.claims import board as board_module
@@ -12,11 +13,14 @@ from rmx.claims.registry import CLAIMS
 from rmx.claims.studies import StudyProgress
 from rmx.compare.pair_options import PairOptions
 from rmx.errors import ModelError, RmxError
+from rmx.models.workspace import Workspace
 from rmx.ui.jobs import claims_jobs as claims_module
 from rmx.ui.jobs.claims_jobs import Claims, claims_texts
+from rmx.ui.tabs.wiring import StreamTab
 from tests.helpers.claims_document import HOSTILE
 from tests.unit.claims.test_claims import alike, arms, subject
 
+SPACE = Workspace("cpu")
 OPTIONS = ClaimOptions(PairOptions(model="mini", adapter="rl", limit=2))
 
 
@@ -54,7 +58,7 @@ def row(message, name):
 
 
 def test_one_row_measures_its_study_alone(made):
-    claims = Claims(None)
+    claims = Claims(SPACE)
     message = last_of(claims, claims.start(OPTIONS, "gain"))
     assert made == {"shifts": 0, "interventions": 1, "runs": 0}
     assert message["done"]
@@ -67,7 +71,7 @@ def test_one_row_measures_its_study_alone(made):
 
 @pytest.mark.slow
 def test_the_next_job_goes_on_with_what_is_known(made):
-    claims = Claims(None)
+    claims = Claims(SPACE)
     first = claims.start(OPTIONS, "gain")
     last_of(claims, first)
     second = claims.start(OPTIONS, "reranked", first.id)
@@ -82,7 +86,7 @@ def test_the_next_job_goes_on_with_what_is_known(made):
 
 
 def test_another_subject_begins_anew(made):
-    claims = Claims(None)
+    claims = Claims(SPACE)
     first = claims.start(OPTIONS, "gain")
     last_of(claims, first)
     other = ClaimOptions(PairOptions(model="mini", adapter="rl", limit=3))
@@ -91,12 +95,12 @@ def test_another_subject_begins_anew(made):
 
 
 def test_a_stopped_job_says_so(made):
-    claims = Claims(None)
+    claims = Claims(SPACE)
     job = claims.start(OPTIONS)
     messages = []
     for message in claims.stream(job):
         messages.append(message)
-        claims.halt({"id": job.id})
+        claims.jobs.halt(job.id)
     assert messages[-1]["stopped"]
     assert messages[-1]["done"]
     assert sum(made.values()) <= 1
@@ -107,7 +111,7 @@ def test_a_model_that_cannot_be_had_is_an_error_and_no_end_of_the_page(monkeypat
         raise ModelError(f"{HOSTILE} cannot be had.")
 
     monkeypatch.setattr(PairOptions, "pair", refuse)
-    claims = Claims(None)
+    claims = Claims(SPACE)
     message = last_of(claims, claims.start(OPTIONS))
     assert message["done"]
     assert message["error"] == f"{HOSTILE} cannot be had."
@@ -117,20 +121,20 @@ def test_a_model_that_cannot_be_had_is_an_error_and_no_end_of_the_page(monkeypat
 @pytest.mark.parametrize("claim", ["nonsense", HOSTILE, 7])
 def test_only_claims_that_exist_are_measured(claim):
     with pytest.raises(RmxError, match="no such claim"):
-        Claims(None).start(OPTIONS, claim)
+        Claims(SPACE).start(OPTIONS, claim)
 
 
 @pytest.mark.parametrize("data", [None, {}, {"id": 7}, {"id": HOSTILE}, "text"])
 def test_unknown_ids_are_refused_or_ignored(data):
-    claims = Claims(None)
-    claims.halt(data)
+    claims = Claims(SPACE)
+    StreamTab(claims.jobs).halt(gr.EventData(None, data))
     for question in (claims.tail, claims.export):
         with pytest.raises(RmxError):
             question(data)
 
 
 def test_the_report_is_a_file_once_something_is_measured(made):
-    claims = Claims(None)
+    claims = Claims(SPACE)
     job = claims.start(OPTIONS, "gain")
     with pytest.raises(RmxError, match="nothing to report"):
         claims.export({"id": job.id})
@@ -141,7 +145,7 @@ def test_the_report_is_a_file_once_something_is_measured(made):
 
 
 def test_old_jobs_leave_memory(made):
-    claims = Claims(None, keep=2)
+    claims = Claims(SPACE, keep=2)
     jobs = [claims.start(OPTIONS) for _ in range(3)]
     assert claims.jobs.find(jobs[0].id) is None
     assert jobs[0].stopped

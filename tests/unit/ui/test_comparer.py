@@ -6,6 +6,7 @@ import json
 import threading
 import time
 
+import gradio as gr
 import pytest
 
 from rmx.compare.intervene import ARMS
@@ -15,7 +16,8 @@ from rmx.data.problem_sets import load_set
 from rmx.errors import Busy, RmxError, SwapError
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs.compare_jobs import MapRun
-from rmx.ui.jobs.comparer import Comparer, export
+from rmx.ui.jobs.comparer import Comparer
+from rmx.ui.tabs.wiring import StreamTab
 from tests.helpers.pairs import script_pair
 from tests.unit.compare.test_intervene import parting_pair
 
@@ -28,9 +30,9 @@ def solved(rl):
     comparer = Comparer(Workspace("cpu"))
     problem = load_set("mini")[5]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rmx.ui.jobs.comparer.INTERVAL", 0.0)
+        patch.setattr("rmx.ui.jobs.compare_jobs.PairJob.interval", 0.0)
         run = comparer.map(rl, problem.problem, 1.0, known=problem.answer)
-        return comparer, run, list(comparer.stream_map(run))
+        return comparer, run, list(comparer.stream(run))
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def scripted():
     """A comparer and a finished map of a scripted pair that parts five times in 13 tokens."""
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(parting_pair(13, 3), "p", 1.0)
-    list(comparer.stream_map(run))
+    list(comparer.stream(run))
     return comparer, run
 
 
@@ -52,7 +54,7 @@ def rebuilt(messages: list[dict]) -> list:
 
 def patched(comparer: Comparer, run: MapRun, arm: str, budget: int | None = None):
     made = comparer.patch({"map": run.id, "arm": arm, "budget": budget})
-    messages = list(comparer.stream_patch(made))
+    messages = list(comparer.stream(made))
     assert "error" not in messages[-1]
     return made, messages
 
@@ -148,7 +150,7 @@ def test_every_source_can_be_mapped(rl, known, source, stop):
     comparer = Comparer(Workspace("cpu"))
     text = " First, the facts are 42, 11. So the answer is \\boxed{53}."
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0, known=known, source=source, text=text)
-    last = list(comparer.stream_map(run))[-1]
+    last = list(comparer.stream(run))[-1]
     assert "error" not in last
     assert last["result"]["stop"] == stop
     assert last["result"]["answer"]["correct"] is (None if known is None else False) or source != "text"
@@ -159,7 +161,7 @@ def test_every_source_can_be_mapped(rl, known, source, stop):
     for arm in set(run.patches):
         said, answer = run.patches[arm], run.answers[arm]
         made, _ = patched(comparer, run, arm)
-        assert (made.made.result.patches, made.made.result.answer) == (said, answer)
+        assert (made.decode.result.patches, made.decode.result.answer) == (said, answer)
 
 
 @pytest.mark.parametrize(
@@ -182,15 +184,15 @@ def test_maps_that_cannot_be_made_are_explained(rl, wrong, said):
 
 
 def test_the_messages_of_a_decode_add_up_to_it(solved, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.comparer.INTERVAL", 0.0)
+    monkeypatch.setattr("rmx.ui.jobs.compare_jobs.PairJob.interval", 0.0)
     comparer, run, _ = solved
     made, messages = patched(comparer, run, "oracle")
     tokens = rebuilt(messages)
     assert tokens == comparer.tail({"id": made.id, "start": 0})["toks"]
-    assert len(tokens) == len(made.made.tokens)
+    assert len(tokens) == len(made.decode.tokens)
     assert messages[0]["open"]["arm"] == "oracle"
     assert messages[-1]["result"]["patches"] == sum(t[1] & 1 for t in tokens) > 0
-    for token, t in zip(tokens, made.made.tokens, strict=True):
+    for token, t in zip(tokens, made.decode.tokens, strict=True):
         assert (token[3] is not None) == t.patched
         assert bool(token[1] & 2) == t.differs
         assert bool(token[1] & 4) == t.gated
@@ -199,7 +201,7 @@ def test_the_messages_of_a_decode_add_up_to_it(solved, monkeypatch):
     assert messages[-1]["answers"]["oracle"] == messages[-1]["result"]["answer"]
     json.dumps(messages, allow_nan=False)
     again, more = patched(comparer, run, "oracle")
-    assert again.at == len(tokens) - 1
+    assert len(again.job.kept) == len(tokens) - 1
     assert rebuilt(more) == tokens
     some, fewer = patched(comparer, run, "oracle", 0)
     refused = [t for t in rebuilt(fewer) if t[1] & 16]
@@ -224,7 +226,7 @@ def test_random_places_are_as_many_as_the_whole_oracle_patches_whatever_was_deco
 def test_stopping_while_random_places_are_drawn_leaves_nothing_half_known(after):
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(parting_pair(13, 3), "p", 1.0)
-    list(comparer.stream_map(run))
+    list(comparer.stream(run))
     network, made = run.pair.base.engine.model, comparer.patch({"map": run.id, "arm": "matched", "budget": None})
     calls, say = 0, network.say
 
@@ -238,7 +240,7 @@ def test_stopping_while_random_places_are_drawn_leaves_nothing_half_known(after)
     if not after:
         made.halt()
     network.say = halting
-    last = list(comparer.stream_patch(made))[-1]
+    last = list(comparer.stream(made))[-1]
     network.say = say
     assert last["done"]
     assert "error" not in last
@@ -283,7 +285,7 @@ def test_strangers_ids_find_nothing(scripted):
         for question in (comparer.tail, comparer.inspect, comparer.check):
             with pytest.raises(SwapError, match="no longer in memory"):
                 question(asked)
-        comparer.halt(asked)
+        StreamTab(comparer.jobs).halt(gr.EventData(None, asked))
     with pytest.raises(SwapError):  # a decode is no map
         comparer.inspect({"id": patched(comparer, run, "base")[0].id, "pos": 0})
 
@@ -294,7 +296,7 @@ def test_the_oldest_finished_jobs_are_forgotten_when_bytes_run_over():
     runs = []
     for _ in range(3):
         runs.append(comparer.map(pair, "p", 1.0, max_new=3))
-        list(comparer.stream_map(runs[-1]))
+        list(comparer.stream(runs[-1]))
         assert len(runs[-1].found.shifts) == 3
     assert comparer.jobs.kept.nbytes == sum(run.nbytes for run in runs)
     comparer.jobs.kept.most = runs[0].nbytes * 5 // 3
@@ -309,7 +311,7 @@ def test_the_oldest_finished_jobs_are_forgotten_when_bytes_run_over():
 def test_one_second_copy_at_a_time(rl):
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0)
-    list(comparer.stream_map(run))
+    list(comparer.stream(run))
     with comparer._copying, pytest.raises(Busy, match="second copy"):
         comparer.check({"id": run.id, "copy": True})
     found = comparer.check({"id": run.id, "copy": True})
@@ -322,14 +324,14 @@ def test_one_second_copy_at_a_time(rl):
 
 @pytest.mark.parametrize("source", ["base", "adapted"])
 def test_halting_a_map_ends_it_within_a_step_and_frees_the_engine(rl, source, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.comparer.INTERVAL", 0.0)
+    monkeypatch.setattr("rmx.ui.jobs.compare_jobs.PairJob.interval", 0.0)
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0, source=source)
     messages = []
-    for message in comparer.stream_map(run):
+    for message in comparer.stream(run):
         messages.append(message)
         if len(messages) == 4:
-            comparer.halt({"id": run.id})
+            comparer.jobs.halt(run.id)
     assert len(run.found.shifts) <= 5
     assert messages[-1]["done"]
     assert messages[-1]["result"]["stop"] == "cancelled"
@@ -339,10 +341,10 @@ def test_halting_a_map_ends_it_within_a_step_and_frees_the_engine(rl, source, mo
 
 
 def test_closing_the_stream_frees_the_engine(rl, monkeypatch):
-    monkeypatch.setattr("rmx.ui.jobs.comparer.INTERVAL", 0.0)
+    monkeypatch.setattr("rmx.ui.jobs.compare_jobs.PairJob.interval", 0.0)
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0)
-    stream = comparer.stream_map(run)
+    stream = comparer.stream(run)
     next(stream)
     assert rl.base.engine.queue.waiting() == 1
     stream.close()
@@ -354,12 +356,12 @@ def test_who_waits_is_told_so_and_can_stop_waiting(rl):
     comparer = Comparer(Workspace("cpu"))
     run = comparer.map(rl, load_set("mini")[0].problem, 1.0)
     with rl.turn():
-        stream = comparer.stream_map(run)
+        stream = comparer.stream(run)
         first = next(stream)
         assert first["waiting"] == 1
         assert 0 < first["expected"] <= 7
         assert first["toks"] == []
-        comparer.halt({"id": run.id})
+        comparer.jobs.halt(run.id)
         last = list(stream)[-1]
     assert last["done"]
     assert last["toks"] == []
@@ -389,7 +391,7 @@ def test_a_busy_engine_spoils_no_finished_map(rl, monkeypatch):
             time.sleep(0.01)
 
     monkeypatch.setattr(comparer, "_after_map", then_busy)
-    last = list(comparer.stream_map(run))[-1]
+    last = list(comparer.stream(run))[-1]
     release.set()
     thread.join()
     assert "error" not in last
@@ -408,7 +410,7 @@ def over_set(rl, what: str, count: int = 2):
 
 def test_a_run_of_shifts_gives_rows(rl):
     comparer, run = over_set(rl, "shifts")
-    messages = list(comparer.stream_set(run))
+    messages = list(comparer.stream(run))
     last = messages[-1]
     assert (last["kind"], last["what"], last["at"], last["of"], last["done"]) == ("set", "shifts", 2, 2, True)
     assert {"name", "label", "value", "paper", "unit", "placebo"} <= set(last["rows"][0])
@@ -423,15 +425,15 @@ def test_a_run_of_shifts_gives_rows(rl):
 
 def test_a_run_of_interventions_gives_arms(rl):
     comparer, run = over_set(rl, "intervene")
-    last = list(comparer.stream_set(run))[-1]
+    last = list(comparer.stream(run))[-1]
     assert [a["arm"] for a in last["arms"]] == [*ARMS, "placebo"]
     assert last["oracle_equals_teacher"] == {"same": 2, "of": 2, "parted": []}
     assert last["arms"][0]["vs_base"] is None
     assert last["arms"][1]["pass"]["n"] == 2
     json.dumps(last, allow_nan=False)
-    document = json.loads(export(comparer, {"id": run.id, "format": "json"})["text"])
+    document = json.loads(comparer.export({"id": run.id, "format": "json"})["text"])
     assert document["arms"]["oracle"]["pass@1"] == last["arms"][2]["pass"]
-    rows = list(csv.DictReader(io.StringIO(export(comparer, {"id": run.id, "format": "csv"})["text"])))
+    rows = list(csv.DictReader(io.StringIO(comparer.export({"id": run.id, "format": "csv"})["text"])))
     assert len(rows) == 2 * len(ARMS)
     for row, problem in zip(rows[:: len(ARMS)], document["problems"], strict=True):
         assert row["problem"] == problem["id"]
@@ -442,12 +444,12 @@ def test_a_run_of_interventions_gives_arms(rl):
 @pytest.mark.parametrize("what", ["shifts", "intervene"])
 def test_halting_a_set_frees_the_engine(rl, what):
     comparer, run = over_set(rl, what)
-    comparer.halt({"id": run.id})
-    last = list(comparer.stream_set(run))[-1]
+    comparer.jobs.halt(run.id)
+    last = list(comparer.stream(run))[-1]
     assert (last["done"], last["stopped"], last["at"]) == (True, True, 0)
     assert rl.base.engine.queue.waiting() == 0
     json.dumps(last, allow_nan=False)
-    assert export(comparer, {"id": run.id, "format": "csv"})["text"]
+    assert comparer.export({"id": run.id, "format": "csv"})["text"]
 
 
 def test_a_set_that_cannot_be_run_says_why(rl):
@@ -455,7 +457,7 @@ def test_a_set_that_cannot_be_run_says_why(rl):
     from rmx.records import Problem
 
     run = comparer.over_set(rl, "intervene", "own", [Problem("1", "What?", None)], 1.0)
-    last = list(comparer.stream_set(run))[-1]
+    last = list(comparer.stream(run))[-1]
     assert "known answer" in last["error"]
     assert last["done"]
     assert isinstance(run.reports, InterveneSet)
@@ -466,10 +468,10 @@ def test_a_set_that_cannot_be_run_says_why(rl):
 
 def test_a_map_exports_what_the_command_line_prints(solved):
     comparer, run, _ = solved
-    made = export(comparer, {"id": run.id, "format": "json"})
+    made = comparer.export({"id": run.id, "format": "json"})
     assert json.loads(made["text"]) == json.loads(json.dumps(map_json(run.found)))
     assert (made["name"], made["mime"]) == ("shifts.json", "application/json")
-    rows = list(csv.DictReader(io.StringIO(export(comparer, {"id": run.id, "format": "csv"})["text"])))
+    rows = list(csv.DictReader(io.StringIO(comparer.export({"id": run.id, "format": "csv"})["text"])))
     assert len(rows) == len(run.found.shifts)
     for row, shift in zip(rows, run.found.shifts, strict=True):
         assert (row["text"], int(row["id"]), row["class"]) == (shift.text, shift.id, shift.kind)
@@ -480,10 +482,10 @@ def test_a_map_exports_what_the_command_line_prints(solved):
 
 def test_a_set_exports_its_figures(rl):
     comparer, run = over_set(rl, "shifts")
-    list(comparer.stream_set(run))
-    document = json.loads(export(comparer, {"id": run.id, "format": "json"})["text"])
+    list(comparer.stream(run))
+    document = json.loads(comparer.export({"id": run.id, "format": "json"})["text"])
     rows = {
-        r["figure"]: r for r in csv.DictReader(io.StringIO(export(comparer, {"id": run.id, "format": "csv"})["text"]))
+        r["figure"]: r for r in csv.DictReader(io.StringIO(comparer.export({"id": run.id, "format": "csv"})["text"]))
     }
     assert float(rows["reranked"]["value"]) == document["reranked"]
     assert float(rows["reranked"]["high"]) == document["intervals"]["reranked"]["high"]
@@ -494,12 +496,12 @@ def test_a_set_exports_its_figures(rl):
 def test_other_formats_and_other_jobs_export_nothing(scripted):
     comparer, run = scripted
     with pytest.raises(RmxError, match="JSON or CSV"):
-        export(comparer, {"id": run.id, "format": "xlsx"})
+        comparer.export({"id": run.id, "format": "xlsx"})
     for asked in (None, {"format": "json"}, {"id": "x", "format": "json"}):
         with pytest.raises(SwapError, match="no longer in memory"):
-            export(comparer, asked)
+            comparer.export(asked)
     with pytest.raises(RmxError, match="nothing to export"):
-        export(comparer, {"id": patched(comparer, run, "base")[0].id, "format": "json"})
+        comparer.export({"id": patched(comparer, run, "base")[0].id, "format": "json"})
 
 
 @pytest.mark.parametrize("what", ["shifts", "intervene"])
@@ -507,7 +509,7 @@ def test_a_set_run_that_waits_for_the_engine_can_be_stopped(rl, what):
     comparer, run = over_set(rl, what)
     with rl.base.engine.queue.turn():  # somebody else is at work
         run.halt()
-        last = list(comparer.stream_set(run))[-1]
+        last = list(comparer.stream(run))[-1]
         assert last["done"]
         assert last["stopped"]
         assert rl.base.engine.queue.waiting() == 1

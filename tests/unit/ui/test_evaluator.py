@@ -6,6 +6,7 @@ import json
 import re
 import time
 
+import gradio as gr
 import pytest
 
 from rmx.data.problem_sets import load_set
@@ -13,9 +14,10 @@ from rmx.errors import Busy, ProblemError, RmxError
 from rmx.models.workspace import Workspace
 from rmx.runs.store import RunStore
 from rmx.ui.jobs.evaluate_jobs import GRACE, EvalJob
-from rmx.ui.jobs.evaluator import FILE_BYTES, MOST_RUNNING, OWN, Evaluator, export
-from rmx.ui.jobs.page_jobs import OpenPages
+from rmx.ui.jobs.evaluator import FILE_BYTES, OWN, Evaluator
+from rmx.ui.jobs.page_jobs import EVALUATIONS, OpenPages
 from rmx.ui.plotly_figures import curve_figure, scatter_figure, short
+from rmx.ui.tabs.wiring import StreamTab
 
 FORM = {
     "model": "mini", "adapters": ["rl"], "set": "mini:test", "limit": 4, "n": 2, "temperature": 0.6, "top_p": 0.95,
@@ -244,16 +246,16 @@ def test_stop_keeps_what_is_there(space, tmp_path):
     evaluator = slow(space, tmp_path)
     job = evaluator.start(evaluator.asked(FORM))
     wait(lambda: job.document)
-    evaluator.halt({"id": job.id})
+    evaluator.jobs.halt(job.id)
     wait(lambda: job.done)
     assert (job.state, len(job.rows)) == ("stopped", 1)
     for nonsense in (None, [], {"id": None}, {"id": ["x"]}, {"id": "unknown"}):
-        evaluator.halt(nonsense)
+        StreamTab(evaluator.jobs).halt(gr.EventData(None, nonsense))
 
 
 def test_only_so_many_at_the_same_time(space, tmp_path):
     evaluator = slow(space, tmp_path)
-    jobs = [evaluator.start(evaluator.asked(FORM)) for _ in range(MOST_RUNNING)]
+    jobs = [evaluator.start(evaluator.asked(FORM)) for _ in range(EVALUATIONS.private)]
     with pytest.raises(Busy, match="under way"):
         evaluator.start(evaluator.asked(FORM))
     for job in jobs:
@@ -329,17 +331,17 @@ def test_what_is_not_there_does_not_open(evaluator, wrong):
 
 def test_exports(evaluator):
     job = finished(evaluator)
-    found = export(evaluator, {"id": job.id, "format": "json"})
+    found = evaluator.export({"id": job.id, "format": "json"})
     assert json.loads(found["text"]) == Report(4).json()
     assert found["name"] == "evaluation-mini-test.json"
-    rows = list(csv.DictReader(io.StringIO(export(evaluator, {"id": job.id, "format": "csv"})["text"])))
+    rows = list(csv.DictReader(io.StringIO(evaluator.export({"id": job.id, "format": "csv"})["text"])))
     assert len(rows) == 8
     assert [(r["model"], r["greedy_correct"], r["right"], r["samples"]) for r in rows[:2]] == [
         ("base", "False", "1", "2"), ("rl", "True", "2", "2")
     ]  # fmt: skip
     for wrong in ({"id": job.id, "format": "exe"}, {"id": "x", "format": "csv"}, None):
         with pytest.raises(RmxError):
-            export(evaluator, wrong)
+            evaluator.export(wrong)
 
 
 # -- figures ----------------------------------------------------------------------------------------------------------

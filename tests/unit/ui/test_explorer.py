@@ -5,6 +5,7 @@ import math
 import threading
 from dataclasses import replace
 
+import gradio as gr
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from rmx.models.workspace import Workspace
 from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.page_jobs import OpenPages
-from rmx.ui.tabs.wiring import answering
+from rmx.ui.tabs.wiring import StreamTab, answering
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def rebuilt(messages: list[dict]) -> list:
 
 def test_the_messages_of_a_run_add_up_to_it(explorer, monkeypatch):
     monkeypatch.setattr("rmx.ui.jobs.explorer.INTERVAL", 0.0)
-    run = explorer.start("scripted", None, "What?", Sampling(), 1.5, known="42", title="t")
+    run = explorer.start("scripted", None, "What?", Sampling(), 1.5, known="42")
     messages = list(explorer.stream(run))
     assert len(messages) > 20
     assert rebuilt(messages) == explorer.tail({"run": run.id, "start": 0})["toks"]
@@ -108,7 +109,7 @@ def test_strangers_learn_nothing_and_break_nothing(explorer, data):
         assert list(reply) == ["error"]
     with pytest.raises(SwapError):
         explorer.pick(data)
-    explorer.halt(data)
+    StreamTab(explorer.runs).halt(gr.EventData(None, data))
 
 
 @pytest.mark.parametrize("pos", [-1, 10_000, 1.5, "3", None, True, [3]])
@@ -144,7 +145,7 @@ def test_stop_ends_a_run_within_a_step_and_keeps_what_is_there():
     run = explorer.start("scripted", None, "What?", Sampling(max_new_tokens=4000), 1.5)
     messages = explorer.stream(run)
     next(messages)
-    explorer.halt({"run": run.id})
+    StreamTab(explorer.runs).halt(gr.EventData(None, {"run": run.id}))
     rest = list(messages)
     assert rest[-1]["result"]["stop"] == "cancelled"
     assert 0 < len(run.tokens) < 50

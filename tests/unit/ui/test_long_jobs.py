@@ -1,5 +1,6 @@
 """Long jobs on a public site: how many run at once, how large they may be, when they end, which plans are admitted."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -15,12 +16,15 @@ from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.store import RunStore
+from rmx.service import Site
 from rmx.train.plan.probe import LONGEST, TRAINED, probe
+from rmx.ui.api.endpoints import STUDIES as COUNTED
+from rmx.ui.api.endpoints import work
 from rmx.ui.jobs.claims_jobs import Claims
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluate_jobs import UNSEEN, EvalJob
-from rmx.ui.jobs.evaluator import MOST_RUNNING, Evaluator
-from rmx.ui.jobs.page_jobs import JobLimits
+from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.page_jobs import EVALUATIONS, SET_RUNS, JobLimits, PageJob
 from rmx.ui.jobs.training import FREE, MICRO_BATCH, MOST_PROBED, Training
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.claims_tab import ClaimsTab
@@ -49,8 +53,30 @@ def test_jobs_at_once_are_limited_in_all_per_visitor_and_per_address():
     JobLimits("run", "runs").admit(anna, [anna] * 100)
 
 
+STUDIES = [("eval", {}), ("claims", {}), ("shifts", {"limit": 2}), ("intervene", {}), ("locator", {})]
+
+
+@pytest.mark.parametrize(("name", "given"), [*STUDIES, ("shifts", {}), ("trace", {})])
+def test_a_study_of_the_api_counts_among_those_of_its_visitor_until_it_is_over(name, given, monkeypatch):
+    monkeypatch.setattr("rmx.ui.api.endpoints.call", lambda *_: iter([{}, {}]))
+    site, counted = Site(Workspace("cpu", policy=PUBLIC)), (name, given) in STUDIES
+
+    def begin():
+        return work(site, name, given, "api")(lambda: False)
+
+    with as_owner(RequestOwner("anna", "here")):
+        first = begin()
+        next(first)
+        of_page = COUNTED.get(name, SET_RUNS)
+        for again in (lambda: list(begin()), lambda: of_page.begin(PageJob(), site.workspace)):
+            with pytest.raises(Busy, match="of yours is under way") if counted else nullcontext():
+                again()
+        first.close()
+        assert len(list(begin())) == 2
+
+
 def begin_claims(public):
-    claims = Claims(None, public=public)
+    claims = Claims(Workspace("cpu", policy=SiteRules(public=public)))
     return claims, lambda: claims.start(OPTIONS)
 
 
@@ -114,7 +140,7 @@ def test_a_private_app_does_not_count_them(begin):
 def test_a_private_app_runs_several_evaluations_of_one_visitor():
     _, start = begin_evaluation(False)
     with as_owner(RequestOwner("anna")):
-        jobs = [start() for _ in range(MOST_RUNNING)]
+        jobs = [start() for _ in range(EVALUATIONS.private)]
         with pytest.raises(Busy, match="6 evaluations are under way"):
             start()
     for job in jobs:
@@ -148,7 +174,7 @@ def claims_form(limit=50, samples=8, budget=60_000):
 
 def claims_tab(public):
     space = Workspace(loader=lambda spec: scripted_model(), policy=SiteRules(public=public))
-    return ClaimsTab(Claims(space, public=public), Settings(public=public))
+    return ClaimsTab(Claims(space), Settings(public=public))
 
 
 @pytest.mark.parametrize("wrong", [{"limit": 101}, {"samples": 17}, {"budget": 120_001}])
@@ -224,7 +250,7 @@ def probed(monkeypatch):
         calls.append(asked | {"kind": current_owner.get().kind})
         return SimpleNamespace()
 
-    monkeypatch.setattr("rmx.train.plan.probe.probe", quick)
+    monkeypatch.setattr("rmx.ui.jobs.training.probe", quick)
     monkeypatch.setattr("rmx.train.plan.estimate_ahead.work_ahead", lambda *_, **__: None)
     monkeypatch.setattr(
         "rmx.train.plan.estimate_ahead.estimate", lambda *_, **__: SimpleNamespace(plan=lambda: {"minutes": 1})

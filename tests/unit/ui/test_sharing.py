@@ -146,7 +146,7 @@ def test_a_recorded_tree_can_be_looked_at_without_its_model(model: Model, tree: 
     for question in (
         page.explorer.search,
         page.explorer.pick,
-        lambda data: messages(worth.stream(worth.outcomes(data))),
+        lambda data: messages(worth.stream(worth.start("outcomes", data))),
     ):
         with pytest.raises(SwapError, match="recorded with some/model, which is not loaded"):
             question({"run": run.id, "pos": 3, "token_ids": [5], "q": "a"})

@@ -200,15 +200,15 @@ def test_a_map_and_a_patched_decode_are_the_same(model, carrier, space, job):
 @pytest.mark.slow
 def test_the_compare_page_shows_a_map_and_a_matched_decode(far, space):
     comparer = Comparer(space)
-    run = comparer.map(comparer.pair("mini", "rl", None, 1.0), PROBLEM, 0.5, known="16", max_new=16)
-    last = list(comparer.stream_map(run))[-1]
+    run = comparer.map(make_pair(comparer.workspace, "mini", "rl", None, 1.0), PROBLEM, 0.5, known="16", max_new=16)
+    last = list(comparer.stream(run))[-1]
     assert "error" not in last
     assert len(run.found.shifts) == 16
     patch = comparer.patch({"map": run.id, "arm": "matched", "budget": None})
-    last = list(comparer.stream_patch(patch))[-1]
+    last = list(comparer.stream(patch))[-1]
     assert "error" not in last
     assert {"base", "oracle"} <= set(run.decoded)
-    assert len(patch.made.tokens) == 16
+    assert len(patch.decode.tokens) == 16
 
 
 # -- what crosses -----------------------------------------------------------------------------------------------------
@@ -283,11 +283,11 @@ def test_a_stopped_measure_says_that_it_is_done(far, space):
     run = explorer.start("mini", None, PROBLEM, GREEDY, 0.5, known="16")
     list(explorer.stream(run))
     worth = Measurements(explorer)
-    job = worth.outcomes({"run": run.id, "pos": 4})
+    job = worth.start("outcomes", {"run": run.id, "pos": 4})
     messages = []
     for message in worth.stream(job):
         messages.append(message)
-        worth.halt({"job": job.id})
+        worth.jobs.halt(job.id)
     assert messages[-1]["done"]
     assert not any(a["open"] for a in messages[-1]["alternatives"])
 
@@ -363,8 +363,8 @@ def test_what_is_not_carried_says_so(far):
 def test_a_job_that_is_not_carried_ends_with_the_sentence(far, space, tmp_path):
     comparer = Comparer(space)
     problems = load_set("mini")[:2]
-    run = comparer.over_set(comparer.pair("mini", "rl", None, 1.0), "shifts", "mini", problems, 0.5, 16)
-    last = list(comparer.stream_set(run))[-1]
+    run = comparer.over_set(make_pair(comparer.workspace, "mini", "rl", None, 1.0), "shifts", "mini", problems, 0.5, 16)
+    last = list(comparer.stream(run))[-1]
     assert last["done"]
     assert "not available on ZeroGPU" in last["error"]
     evaluator = Evaluator(space, RunStore(tmp_path))
