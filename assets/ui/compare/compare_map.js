@@ -132,7 +132,6 @@ function renderMapAnswers(run) {
   ui.mapStop.hidden = run.done;
 }
 function settleMap(run) {
-  const first = !map.settled;
   map.settled = true;
   map.resultOf = run.result;
   renderMapAnswers(run);
@@ -142,7 +141,6 @@ function settleMap(run) {
   renderLargest(run.result?.largest ?? []);
   ui.mapStatus.replaceChildren(...mapSummary(run));
   if (run.result?.check) renderCheck(run.result.check);
-  if (first) trigger("ready", { id: run.id });
 }
 function mapSummary(run) {
   const { all, reranked, shifted, near } = map.counts, on = run.result?.on_forks;

@@ -5,6 +5,7 @@ import {
   waitingText,
 } from "../common/text.js";
 import { giveKnown, kindOf, knownText, mark, offerKnown, STOPS, textOf, verdictOn } from "../common/answers.js";
+import { curves } from "../common/charts.js";
 import { followed, prose } from "../common/prose.js";
 import { readdress } from "../common/address.js";
 import { putNear } from "../common/view.js";
@@ -102,7 +103,10 @@ function setTau(x) {
     if (on) addFork(pos);
   });
   keepTabStop();
-  if (settled) ui.status.textContent = summary(shown);
+  if (settled) {
+    ui.status.textContent = summary(shown);
+    drawStrip(shown);
+  }
   if (selected !== null) renderKind();
 }
 
@@ -208,10 +212,15 @@ function flow() {
   const soFar = `${plural(els.length, "token")}, ${plural(forks.length, "fork")} …`;
   ui.count.textContent = b.waiting ? waitingText(b.waiting, b.expected) : soFar;
 }
-// The app's entropy strip belongs under the text, beside the inspector; as its own block it would lie below both.
-function adoptStrip() {
-  const strip = document.getElementById("strip");
-  if (strip && !ui.strip.contains(strip)) ui.strip.append(strip);
+// Entropy by token below the text, the threshold as a line, forks above it by colour too.
+const strip = curves(ui.strip, {
+  title: "Entropy", about: "nats, by token", x: "token", height: 128, zero: true, legend: false, empty: "No token yet.",
+  says: (pos) => `${pos}: ${plainName(shown.toks[pos]?.[0] ?? "")}, ${nats(shown.toks[pos]?.[1] ?? 0)} nats`, onPick: (pos) => select(pos),
+});
+function drawStrip(b) {
+  const points = b.toks.map((tok, pos) => [pos, tok[1] ?? 0]), bars = (id, style, above) => (
+    { id: `${b.run} ${tau} ${id}`, style, look: "bars", band: false, points: points.filter((_, pos) => isFork(b.toks[pos]) === above) });
+  strip.set({ series: [bars("sure", 4, false), bars("fork", 1, true)], lines: [{ y: tau }] });
 }
 function settle(b) {
   settled = b.seen = true;
@@ -226,8 +235,7 @@ function settle(b) {
   if (selected !== null) renderLook(selected);
   renderWorth();
   readdress({ run: b.run, ...linkGone(b) });
-  adoptStrip();
-  trigger("settled", { run: b.run, tau });
+  drawStrip(b);
   if (b.open?.show != null && !b.visited && root.classList.contains("wide") && !presenter.on) {
     b.visited = true; // a prepared example opens the place worth looking at, once
     select(b.open.show, false);

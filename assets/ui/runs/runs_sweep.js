@@ -3,7 +3,7 @@
 import { attrs, count, make, plural } from "../common/text.js";
 import { keyed } from "../common/tables.js";
 import { around, written } from "../common/estimates.js";
-import { curves } from "../common/curves.js";
+import { curves } from "../common/charts.js";
 import { ask } from "./context.js";
 import { all, nothing, rowOf } from "./runs_table.js";
 

@@ -1,12 +1,12 @@
 // The dry run: which tokens of which rollouts a threshold gates, counted here while the slider moves, without a server.
 import { drawn } from "../common/svg.js";
 import {
-  attrs, clip, count, fill, make, nameOf, percent, plural, showOdd, splitSpace, undecided,
+  attrs, clip, count, fill, make, nameOf, percent, plural, say, showOdd, splitSpace, undecided,
 } from "../common/text.js";
 import { prose } from "../common/prose.js";
 import { root, server, tooltip, trigger, ui } from "./context.js";
 import { run } from "./train_poll.js";
-import { dollars, megabytes, say, spanText } from "./train_run.js";
+import { dollars, megabytes, spanText } from "./train_run.js";
 
 export const gate = { m: null, tau: 1, chosen: 0, spans: null, sent: null, asking: false, retry: false };
 const gateProse = prose(ui.gateFlow);

@@ -1,13 +1,10 @@
 """The Compare tab: two models on one solution, patches between them, and both over a problem set."""
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
 from typing import Any
 
 import gradio as gr
 
-from rmx.compare.intervene_set import InterveneReport
-from rmx.compare.shift_set import ShiftReport
 from rmx.data.prepared_swaps import examples
 from rmx.data.problem_sets import load_set
 from rmx.engine.fair_queue import Kind
@@ -19,7 +16,6 @@ from rmx.models.style_options import from_form
 from rmx.ui.jobs.compare_jobs import PairJob, SetRun
 from rmx.ui.jobs.comparer import Comparer, export
 from rmx.ui.jobs.page_jobs import Message, whole
-from rmx.ui.plotly_figures import arm_figure, shift_figure
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.form_parts import (
     OWN,
@@ -175,11 +171,10 @@ class CompareTab(StreamTab):
         """Stop the job that an event names."""
         self.comparer.halt(event._data)
 
-    def over_set(self, what: str, request: gr.Request, *asked: Any) -> Iterator[tuple[Any, Any]]:
-        """Shifts or interventions over a set: the table with each message, the figure at the end."""
+    def over_set(self, what: str, request: gr.Request, *asked: Any) -> Iterator[Message]:
+        """Stream shifts or interventions over a set."""
         *chosen, name, limit, tau, max_new = asked
         policy = self.comparer.workspace.policy
-        made: list[SetRun] = []
 
         def start() -> SetRun:
             policy.admit_set(str(name))
@@ -187,13 +182,9 @@ class CompareTab(StreamTab):
             problems, pair = load_set(str(name))[:count], self._pair(*chosen, set_name=str(name))
             most = whole(max_new, "most tokens", 1, self.settings.max_new_tokens)
             self.visitors.leave(request.session_hash)  # what this page did before makes room
-            made.append(self.comparer.over_set(pair, what, str(name), problems, tau, most))
-            return made[0]
+            return self.comparer.over_set(pair, what, str(name), problems, tau, most)
 
-        with closing(self._job(what, "set", request, start, self.comparer.stream_set)) as messages:
-            for i, message in enumerate(messages):
-                figure = _figure(made[0].report) if made and message["done"] else None if made and not i else gr.skip()
-                yield message, figure
+        yield from self._job(what, "set", request, start, self.comparer.stream_set)
 
     @shows_errors
     def choose_pair(self, preset: str) -> tuple[Any, ...]:
@@ -220,12 +211,11 @@ def build_compare_tab(comparer: Comparer, settings: Settings, tab: gr.Tab, who: 
                 answering(lambda data: export(comparer, data), who),
                 elem_id="pair",
             )
-            figure = gr.Plot(show_label=False, elem_id="pair-figure", container=False)
-    _wire(made, controls, view, figure, tab)
+    _wire(made, controls, view, tab)
     return made
 
 
-def _wire(tab: CompareTab, c: CompareForm, view: gr.HTML, figure: gr.Plot, page: gr.Tab) -> None:
+def _wire(tab: CompareTab, c: CompareForm, view: gr.HTML, page: gr.Tab) -> None:
     opened = gr.State(False)
     page.select(tab.opening, [opened, *c.asked], [view, opened], **STREAM)
     c.compare.click(tab.compare, c.asked, view, **STREAM)
@@ -241,20 +231,12 @@ def _wire(tab: CompareTab, c: CompareForm, view: gr.HTML, figure: gr.Plot, page:
     view.halt(tab.halt, None, None, **LIGHT)
     set_inputs = [*c.models, c.problem_set, c.limit, c.tau, c.max_new]
     for button, what in ((c.shifts, "shifts"), (c.intervene, "intervene")):
-        _wire_set(tab, button, what, set_inputs, view, figure)
+        _wire_set(tab, button, what, set_inputs, view)
 
 
-def _wire_set(tab: CompareTab, button: gr.Button, what: str, inputs: list[Any], view: gr.HTML, figure: gr.Plot) -> None:
-    def run(request: gr.Request, *asked: Any) -> Iterator[tuple[Any, Any]]:
+def _wire_set(tab: CompareTab, button: gr.Button, what: str, inputs: list[Any], view: gr.HTML) -> None:
+    def run(request: gr.Request, *asked: Any) -> Iterator[Message]:
         yield from tab.over_set(what, request, *asked)
 
     button.click(None, None, None, js="() => { window.rmxPair?.pane('set') }", **QUIET)
-    button.click(run, inputs, [view, figure], **MEASURE)
-
-
-def _figure(report: ShiftReport | InterveneReport | None) -> Any:
-    if isinstance(report, ShiftReport) and report.at:
-        return shift_figure(report)
-    if isinstance(report, InterveneReport) and report.problems:
-        return arm_figure(report)
-    return None
+    button.click(run, inputs, view, **MEASURE)

@@ -13,7 +13,6 @@ from rmx.models.style_options import to_form
 from rmx.ui.jobs.evaluate_jobs import EvaluateForm
 from rmx.ui.jobs.evaluator import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator, export
 from rmx.ui.jobs.page_jobs import Message, OpenPages
-from rmx.ui.plotly_figures import curve_figure, scatter_figure
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.compare_tab import CompareTab
 from rmx.ui.tabs.explore_form import BASE
@@ -168,14 +167,6 @@ class EvaluateTab:
         """Note that a page was closed: its evaluation ends after a moment, unless the page comes back."""
         self.pages.leave(request.session_hash)
 
-    def figures(self, event: gr.EventData) -> tuple[Any, Any]:
-        """Curves of {"id"} and the scatter of {"name"}, over {"part"} or all problems."""
-        data = payload(event)
-        job, part = self.evaluator.jobs.find(data.get("id")), data.get("part") or None
-        if job is None or not job.document:
-            return None, None
-        return curve_figure(job.document, part), scatter_figure(job.document, str(data.get("name")), part)
-
 
 def build_evaluate_tab(
     evaluator: Evaluator, settings: Settings, page: gr.Tab, owners: Owners | None = None
@@ -189,10 +180,8 @@ def build_evaluate_tab(
             tab.view = evaluate_view(
                 answering(evaluator.tail), answering(lambda data: export(evaluator, data)), elem_id="evaluate"
             )
-            curves = gr.Plot(show_label=False, elem_id="eval-curves", container=False)
-            scatter = gr.Plot(show_label=False, elem_id="eval-scatter", container=False)
             tab.kept = gr.Textbox(visible=False)
-    _wire(tab, controls, curves, scatter, page)
+    _wire(tab, controls, page)
     return tab
 
 
@@ -203,7 +192,7 @@ def _sets(policy: SiteRules) -> list[tuple[str, str]]:
     return [*found, ("a file of your own …", OWN)]
 
 
-def _wire(tab: EvaluateTab, c: EvaluateControls, curves: gr.Plot, scatter: gr.Plot, page: gr.Tab) -> None:
+def _wire(tab: EvaluateTab, c: EvaluateControls, page: gr.Tab) -> None:
     view = tab.view
     latest: dict[str, Any] = {**LIGHT, "trigger_mode": "always_last"}
     page.select(tab.opening, c.asked, [c.adapters, view], **LIGHT)
@@ -218,8 +207,6 @@ def _wire(tab: EvaluateTab, c: EvaluateControls, curves: gr.Plot, scatter: gr.Pl
         event(tab.plan, c.asked, view, **latest)
     view.halt(tab.halt, None, None, **LIGHT)
     view.attach(tab.attach, None, view, **LIGHT)
-    # Each in its turn, none left out: what was asked for last is what stays.
-    view.figures(tab.figures, None, [curves, scatter], trigger_mode="multiple", **QUIET)
 
 
 def wire_evaluate(

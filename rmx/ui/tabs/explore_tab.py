@@ -22,7 +22,6 @@ from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.measurements import Measurement, Measurements
 from rmx.ui.jobs.page_jobs import Message
 from rmx.ui.jobs.sharing import Sharing
-from rmx.ui.plotly_figures import entropy_strip
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.explore_form import BASE, GPU_PRESET, LISTED, MOST_TAU, ExploreForm, sharing_functions, short_text
@@ -42,18 +41,6 @@ from rmx.ui.tabs.wiring import (
     shows_errors,
 )  # fmt: skip
 from rmx.ui.views.token_view import token_view
-
-# Finds the Plotly div again after every redraw; a click on a bar selects that token.
-STRIP_CLICKS = """
-const bind = () => {
-  const plot = document.querySelector('#strip .js-plotly-plot');
-  if (!plot || plot.rmxBound || !plot.on) return;
-  plot.rmxBound = true;
-  plot.on('plotly_click', (event) => window.rmx?.goto(event.points[0].x));
-};
-new MutationObserver(bind).observe(document.body, {childList: true, subtree: true});
-bind();
-"""
 
 
 class ExploreTab(StreamTab):
@@ -187,19 +174,6 @@ class ExploreTab(StreamTab):
         """The forks that the page has pinned, as a training run takes them; gradio keeps them for every open page."""
         return [pin.small() for pin in self.explorer.pins(event._data)]
 
-    def settled(self, event: gr.EventData, tau: float) -> tuple[Any, str | None]:
-        """The strip of the solution that the view shows now, and its id."""
-        data = payload(event)
-        seen = data.get("tau")  # a tree that was opened may have another threshold than the slider
-        run = self.explorer.runs.find(data.get("run"))
-        shown = run.id if run is not None else None  # gradio keeps it for the page: nothing of a visitor's choice
-        return self.strip(shown, seen if isinstance(seen, int | float) else tau), shown
-
-    def strip(self, run_id: str | None, tau: float) -> Any:
-        """The entropies of a solution as a figure."""
-        run = self.explorer.runs.find(run_id)
-        return entropy_strip(run.tokens if run else [], float(tau or 0))
-
     def opening(self, request: gr.Request) -> Iterator[Message]:
         """The first screen: the visitor's own run that the address names, else the first example.
 
@@ -300,11 +274,8 @@ def build_explore_tab(
                 sharing_functions(tab.sharing, who),
                 elem_id="view",
             )
-            strip = gr.Plot(show_label=False, elem_id="strip", container=False)
-            gr.HTML(html_template="<span></span>", js_on_load=STRIP_CLICKS, visible="hidden", apply_default_css=False)
-    shown, place = gr.State(None), gr.State(0)
     _wire_settings(tab, controls)
-    _wire_view(tab, controls, view, strip, shown, place)
+    _wire_view(tab, controls, view)
     return tab
 
 
@@ -322,9 +293,8 @@ def _wire_settings(tab: ExploreTab, c: ExploreForm) -> None:
         box.change(_banner, [c.model, c.boxes.problem], [c.banner, c.boxes.answer], trigger_mode="always_last", **LIGHT)
 
 
-def _wire_view(
-    tab: ExploreTab, c: ExploreForm, view: gr.HTML, strip: gr.Plot, shown: gr.State, place: gr.State
-) -> None:
+def _wire_view(tab: ExploreTab, c: ExploreForm, view: gr.HTML) -> None:
+    place = gr.State(0)
     c.solve.click(tab.solve, c.asked, view, **STREAM)
     c.read.click(tab.read, [c.text, *c.asked], view, **STREAM)
     view.pick(tab.pick, None, view, **STREAM)
@@ -333,12 +303,9 @@ def _wire_view(
     for kind in ("outcomes", "importance", "rescue", "sofar"):
         getattr(view, kind)(tab.measure(getattr(tab.measurements, kind), kind), None, view, **MEASURE)
     view.haltjob(tab.halt_job, None, None, **LIGHT)
-    # "always_last" would send the data of the older of two quick events again; each in its turn.
-    view.settled(tab.settled, c.tau, [strip, shown], trigger_mode="multiple", **QUIET)
     view.next(tab.next_problem, place, [view, place, *c.boxes.all], **STREAM)
     c.tau.input(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
     c.tau.change(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
-    c.tau.release(tab.strip, [shown, c.tau], strip, **QUIET)
     for kind, button in c.kinds.items():
         _wire_example(tab, c, view, button, of_kind(kind))
 

@@ -9,9 +9,8 @@ Value (Python to page): one message, told apart by `"kind"`, in any order and an
 and `"error": sentence` on any of them. Deltas of map and patch can be lost; the page asks `pair_tail` for the rest.
 
 Events (page to Python, payloads are untrusted), each with `gr.EventData`:
-    `view.patch` {"map", "arm", "budget"}, `view.halt` {"id"}, `view.ready` {"id"}
-Other components reach the view by `window.rmxPair`: step, arm, budget, pane, present. A plot with the element id
-`pair-figure` is taken into the view, under the table of the problem set.
+    `view.patch` {"map", "arm", "budget"}, `view.halt` {"id"}
+Other components reach the view by `window.rmxPair`: step, arm, budget, pane, present.
 """
 
 from typing import Any
@@ -36,7 +35,7 @@ def compare_view(tail: Server, inspect: Server, check: Server, export: Server, *
     Each may return `{"error": sentence}`.
     """
     return gr.HTML(
-        **mounted("compare/compare_view", "patch halt ready"),
+        **mounted("compare/compare_view", "patch halt"),
         server_functions=served(pair_tail=tail, pair_inspect=inspect, pair_check=check, pair_export=export),
         **kwargs,
     )

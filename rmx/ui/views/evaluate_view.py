@@ -8,10 +8,8 @@ Value of the view (Python to page): one message, told apart by `"kind"`:
 The page follows a job by `eval_tail` and keeps its id for this browser tab, so a reload finds it again.
 
 Events (page to Python, payloads are untrusted), each with `gr.EventData`:
-    `view.halt` {"id"}, `view.attach` {"id"}, `view.figures` {"id", "part", "name"},
-    `view.open` {"id", "problem", "name", "where": "explore" | "compare"}
-Plots with the element ids `eval-curves` and `eval-scatter` are taken into the view. Other components reach it by
-`window.rmxEval`: show(problem's id), follow(id).
+    `view.halt` {"id"}, `view.attach` {"id"}, `view.open` {"id", "problem", "name", "where": "explore" | "compare"}
+Other components reach it by `window.rmxEval`: show(problem's id), follow(id).
 """
 
 from typing import Any
@@ -36,7 +34,7 @@ def evaluate_view(tail: Server, export: Server, **kwargs: Any) -> gr.HTML:
     Each may return `{"error": sentence}`.
     """
     return gr.HTML(
-        **mounted("evaluate/evaluate_view", "halt attach figures open"),
+        **mounted("evaluate/evaluate_view", "halt attach open"),
         server_functions=served(eval_tail=tail, eval_export=export),
         storage_key=KEY,
         **kwargs,

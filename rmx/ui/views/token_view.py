@@ -7,7 +7,7 @@ Deltas can be lost on the way (view not mounted, sleeping browser tab); the page
 Or one message of a measuring job, `{"kind", "run", "job", "done", ...}`: the whole state of "outcomes" (of one place,
 "pos"), "importance", "rescue" or "sofar" (of a solution).
 
-Events (page to Python, payloads are untrusted): `view.pick`, `view.halt`, `view.settled`, `view.next`, and for
+Events (page to Python, payloads are untrusted): `view.pick`, `view.halt`, `view.next`, and for
 measuring `view.outcomes`, `view.importance`, `view.rescue`, `view.sofar`, `view.haltjob`, each with `gr.EventData`.
 `view.verify` {"run"} asks to decode a recorded tree here.
 `view.pins` {"pins": [{"run", "pos"}, ...]} tells all tokens pinned for training, at most eight, on each change.
@@ -21,7 +21,7 @@ import gradio as gr
 
 from rmx.ui.views.view_common import Server, mounted, served
 
-EVENTS = "pick halt settled next outcomes importance rescue sofar haltjob verify pins"
+EVENTS = "pick halt next outcomes importance rescue sofar haltjob verify pins"
 
 
 def token_view(

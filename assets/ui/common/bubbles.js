@@ -1,0 +1,70 @@
+// Groups of things over two shares: where a group stands says what it was before and is after, its area how many are in it.
+//
+//   const chart = bubbles(box)
+//   chart.set({ title, x, y, series: [{ name, style, shape, points: [[x, y, things], ...] }], says, onPick })
+//     x, y      what the shares are shares of              says      ([x, y, things]) => string, where the reader points
+//     shape     number of the marker, where it is not the style's own   onPick    (things) => told when the reader presses there
+// One of the marks is a stop of the Tab key; the arrow keys walk through all of them.
+import { attrs, count, make, say } from "./text.js";
+import { axes, drawn, px, SHAPES, sign } from "./svg.js";
+import { build } from "./charts.js";
+
+const HEIGHT = 340, LEFT = 56, RIGHT = 12, TOP = 6, FOOT = HEIGHT - 40, AIR = 0.04, QUARTERS = [0, 0.25, 0.5, 0.75, 1];
+const percentText = (share) => `${100 * share}\u202f%`;
+
+export function bubbles(box) {
+  const parts = build(box);
+  let o = { series: [] }, width = 0;
+  attrs(parts.plot, { role: "group" }).removeAttribute("tabindex");
+
+  function set(options) {
+    o = options;
+    say(parts.title, o.title);
+    parts.legend.replaceChildren(...o.series.map((s) => make("li", "", sign(s.style, "bubbles", s.shape), make("span", "curves-name", `${s.name} (${count(s.points.reduce((n, p) => n + p[2].length, 0))})`))));
+    attrs(parts.plot, { "aria-label": `${o.title}: ${o.y} over ${o.x}` });
+    draw();
+  }
+  function draw() {
+    if (!width) return;
+    const inner = width - LEFT - RIGHT, X = (v) => LEFT + (inner * (v + AIR)) / (1 + 2 * AIR), Y = (v) => FOOT - ((FOOT - TOP) * (v + AIR)) / (1 + 2 * AIR);
+    attrs(parts.plot, { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT });
+    parts.grid.replaceChildren(
+      ...axes({ left: LEFT, right: width - RIGHT, foot: FOOT }, QUARTERS.map((v) => [Y(v), percentText(v), v === 0]), QUARTERS.map((v) => [X(v), [percentText(v)]])),
+      drawn("text", { x: px(LEFT + inner / 2), y: HEIGHT - 6, "text-anchor": "middle", class: "curves-x" }, o.x),
+      drawn("text", { x: 0, y: 0, "text-anchor": "middle", class: "curves-y", transform: `translate(11 ${(TOP + FOOT) / 2}) rotate(-90)` }, o.y),
+      drawn("line", { x1: X(0), y1: Y(0), x2: X(1), y2: Y(1), class: "curves-ref" }),
+    );
+    const most = Math.max(...o.series.flatMap((s) => s.points.map((p) => p[2].length)), 1), held = parts.plot.contains(document.activeElement);
+    const marks = o.series.flatMap((s) => s.points.map((point) => {
+      const big = 9 + 21 * Math.sqrt((point[2].length - 1) / Math.max(most - 1, 1)); // the area follows the count; one alone can still be hit
+      return Object.assign(drawn("path", {
+        class: `curves-bubble curve-${s.style}`, d: SHAPES[s.shape ?? s.style](0, 0), role: "button", tabindex: -1, "aria-label": o.says(point),
+        transform: `translate(${px(X(point[0]))} ${px(Y(point[1]))}) scale(${(big / 7).toFixed(2)})`,
+      }), { point });
+    }));
+    parts.dots.replaceChildren(...marks);
+    marks[0]?.setAttribute("tabindex", 0);
+    if (held) marks[0]?.focus({ preventScroll: true });
+  }
+  const markAt = (event) => event.target.closest(".curves-bubble");
+  for (const name of ["pointerover", "focusin"]) parts.plot.addEventListener(name, (e) => say(parts.about, markAt(e) ? o.says(markAt(e).point) : ""));
+  parts.plot.addEventListener("pointerleave", () => say(parts.about, ""));
+  parts.plot.addEventListener("click", (e) => markAt(e) && o.onPick(markAt(e).point[2]));
+  parts.plot.addEventListener("keydown", (e) => {
+    const mark = markAt(e), all = [...parts.dots.children], way = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[e.key];
+    if (!mark) return;
+    if (e.key === "Enter" || e.key === " ") o.onPick(mark.point[2]);
+    else if (way) moveTo(mark, all[all.indexOf(mark) + way] ?? mark);
+    else return;
+    e.preventDefault();
+  });
+  function moveTo(from, to) {
+    from.setAttribute("tabindex", -1);
+    attrs(to, { tabindex: 0 }).focus({ preventScroll: true });
+  }
+  new ResizeObserver(([entry]) => {
+    width = Math.floor(entry.contentRect.width);
+    draw();
+  }).observe(parts.figure);
+  return { set, figure: parts.figure };
+}
