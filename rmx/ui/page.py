@@ -24,7 +24,7 @@ from rmx.ui.tabs.explore_tab import ExploreTab, build_explore_tab
 from rmx.ui.tabs.form_parts import OWN
 from rmx.ui.tabs.train_tab import TrainTab, build_runs_tab, build_train_tab
 from rmx.ui.tabs.wiring import STREAM
-from rmx.ui.visitor_cookie import Namer, Owners, owners_of
+from rmx.ui.visitor_cookie import Owners, owners_of
 
 log = logging.getLogger(__name__)
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -98,7 +98,7 @@ def build_app(
     demo.queue(api_open=False, max_size=max(64, 4 * settings.max_visitors))
     shares = Shares(2 * settings.per_visitor, 4 * settings.per_address if settings.public else 0)
     gone = (explore.visitors.leave, compare.visitors.leave, claims.visitors.leave)
-    share_queue(demo, Namer(owners, settings.public), shares, gone)
+    share_queue(demo, owners.name, shares, gone)
     return demo
 
 

@@ -37,7 +37,7 @@ from rmx.ui.server.self_check import use_own_folder
 from rmx.ui.server.short_logs import keep_logs_short
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.wiring import Who, answering
-from rmx.ui.visitor_cookie import Greeter, Namer, OwnerOfRequest, Owners, owners_of
+from rmx.ui.visitor_cookie import Greeter, Owners, owners_of
 
 THEME = gr.themes.Default(
     primary_hue="orange",
@@ -103,7 +103,7 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     guard_bodies(api, page)
     mounted: list[gr.routes.App] = []
     api.user_middleware.append(Middleware(PageCache, forget=lambda: _forget_info(mounted)))
-    options = LAUNCH | {"head": parents_tag(settings), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
+    options = LAUNCH | {"head": parents_tag(), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
     site = site_of(workspace, settings, training.store)
 
     def halt() -> None:
@@ -125,14 +125,13 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
 def _add_middleware(api: fastapi.FastAPI, workspace: Workspace, settings: Settings, owners: Owners) -> None:
     """Put what checks requests before the routes. The last one that is added is the first that a request meets."""
     api.add_middleware(Greeter, owners=owners)
-    api.add_middleware(OwnerOfRequest, name=Namer(owners, settings.public))
     api.add_middleware(
         AccessGate, owners=owners, waiting=workspace.waiting, most=settings.max_visitors, auth=settings.auth,
         limited=settings.public,
     )  # fmt: skip
     api.add_middleware(Doors, prefix=settings.root_path, proxied=settings.public)
     api.add_middleware(HostCheck, names=None if settings.public else settings.hosts)
-    api.add_middleware(ContentPolicy, policy=content_policy(settings), proxied=settings.public)
+    api.add_middleware(ContentPolicy, policy=content_policy(), proxied=settings.public)
     api.add_middleware(GZipMiddleware, minimum_size=2000)  # streams stay as they are
 
 
