@@ -26,7 +26,8 @@ CLOSED = "base-uri 'none'; form-action 'none'"
 
 def tree_html(tree: Tree) -> str:
     """The whole file: five alternatives for each token, figures rounded to four digits."""
-    script = inlined("common/text.js", "common/answers.js", "trees/tree_page.js")
+    parts = ("common/text.js", "common/answers.js", "common/prose.js", "common/tokens.js", "trees/tree_page.js")
+    script = inlined(*parts)
     style = _asset("trees/tree_page.css")
     data = json.dumps(tree_document(tree, small=True), ensure_ascii=False, separators=(",", ":"))
     return render(

@@ -9,7 +9,7 @@ import { attrs, count, make, say } from "./text.js";
 import { axes, drawn, px, SHAPES, sign } from "./svg.js";
 import { build } from "./charts.js";
 
-const HEIGHT = 340, LEFT = 56, RIGHT = 12, TOP = 6, FOOT = HEIGHT - 40, AIR = 0.04, QUARTERS = [0, 0.25, 0.5, 0.75, 1];
+const PLACE = { left: 56, right: 12, top: 6, foot: 300, height: 340 }, AIR = 0.04, QUARTERS = [0, 0.25, 0.5, 0.75, 1]; // px, and a share
 const percentText = (share) => `${100 * share}\u202f%`;
 
 export function bubbles(box) {
@@ -26,12 +26,13 @@ export function bubbles(box) {
   }
   function draw() {
     if (!width) return;
-    const inner = width - LEFT - RIGHT, X = (v) => LEFT + (inner * (v + AIR)) / (1 + 2 * AIR), Y = (v) => FOOT - ((FOOT - TOP) * (v + AIR)) / (1 + 2 * AIR);
-    attrs(parts.plot, { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT });
+    const { left, top, foot, height } = PLACE, right = width - PLACE.right, part = (v) => (v + AIR) / (1 + 2 * AIR);
+    const X = (v) => left + (right - left) * part(v), Y = (v) => foot - (foot - top) * part(v);
+    attrs(parts.plot, { viewBox: `0 0 ${width} ${height}`, width, height });
     parts.grid.replaceChildren(
-      ...axes({ left: LEFT, right: width - RIGHT, foot: FOOT }, QUARTERS.map((v) => [Y(v), percentText(v), v === 0]), QUARTERS.map((v) => [X(v), [percentText(v)]])),
-      drawn("text", { x: px(LEFT + inner / 2), y: HEIGHT - 6, "text-anchor": "middle", class: "curves-x" }, o.x),
-      drawn("text", { x: 0, y: 0, "text-anchor": "middle", class: "curves-y", transform: `translate(11 ${(TOP + FOOT) / 2}) rotate(-90)` }, o.y),
+      ...axes({ left, right, foot }, QUARTERS.map((v) => [Y(v), percentText(v), v === 0]), QUARTERS.map((v) => [X(v), [percentText(v)]])),
+      drawn("text", { x: px((left + right) / 2), y: height - 6, "text-anchor": "middle", class: "curves-x" }, o.x),
+      drawn("text", { x: 0, y: 0, "text-anchor": "middle", class: "curves-y", transform: `translate(11 ${(top + foot) / 2}) rotate(-90)` }, o.y),
       drawn("line", { x1: X(0), y1: Y(0), x2: X(1), y2: Y(1), class: "curves-ref" }),
     );
     const most = Math.max(...o.series.flatMap((s) => s.points.map((p) => p[2].length)), 1), held = parts.plot.contains(document.activeElement);

@@ -225,7 +225,9 @@ export function curves(box, options = {}) {
     const key = JSON.stringify([e, width, o.height, o.percent, left, o.lines, o.marks, o.xticks, o.x, o.names, o.names === "ends" && names]);
     if (scale?.key !== key) {
       const right = width - (o.names === "ends" ? 24 + LETTER * Math.max(...names.map((name) => name.length)) : RIGHT);
-      const columns = columnsOf(e, right), turned = columns.some(([, lines]) => lines[0].length * LETTER > (right - left) / columns.length) && Array.isArray(o.xticks?.[0]);
+      const columns = columnsOf(e, right), room = (right - left) / columns.length;
+      for (const column of columns) column[1] = column[1].filter((text, k) => k === 0 || text.length * LETTER <= room); // the chart says the rest where one points
+      const turned = columns.some(([, lines]) => lines[0].length * LETTER > room) && Array.isArray(o.xticks?.[0]);
       const foot = o.height - BOTTOM - (turned ? 36 : 14 * (Math.max(1, ...columns.map(([, lines]) => lines.length)) - 1));
       scale = { key, left, right, foot, e };
       scale.X = (x) => left + ((along(x) - e.x0) / (e.x1 - e.x0)) * (right - left);
@@ -242,7 +244,7 @@ export function curves(box, options = {}) {
   }
   function columnsOf(e, right) { // each tick of x with what stands under it; the last one says what x counts
     const values = o.xticks ?? ticks(e.x0, e.x1, Math.max(2, Math.min(6, Math.floor(right / 75))), true).values;
-    return values.map((v, i) => (Array.isArray(v) ? v : [v, [`${i === values.length - 1 && i && width > 300 ? `${o.x} ` : ""}${v.toLocaleString("en")}`]]));
+    return values.map((v, i) => (Array.isArray(v) ? [...v] : [v, [`${i === values.length - 1 && i && width > 300 ? `${o.x} ` : ""}${v.toLocaleString("en")}`]]));
   }
   const anchorAt = (x) => (width - scale.X(x) < 36 ? "end" : along(x) === scale.e.x0 ? "start" : "middle");
   function nameEnds() { // names beside the ends of their lines, pushed apart where the lines meet
@@ -284,7 +286,7 @@ export function curves(box, options = {}) {
     for (const [node, text] of [[parts.title, o.title], [parts.about, pointed === null ? o.about : at(pointed)], [parts.empty, o.empty]]) say(node, text);
     if (parts.figure.classList.contains("curves-none") !== none) parts.figure.classList.toggle("curves-none", none);
     if (parts.plot.classList.contains("curves-many") !== all.size > 3) parts.plot.classList.toggle("curves-many");
-    parts.legend.hidden = none || !o.legend || o.names === "ends";
+    parts.legend.hidden = none || !o.legend;
     put(parts.empty, { style: `height: ${o.height}px` });
     put(parts.plot, { "aria-label": none ? `${o.title}: ${o.empty}` : `${o.title}. ${sentence(null)}`, "aria-disabled": none });
   }

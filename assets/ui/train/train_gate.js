@@ -145,7 +145,7 @@ const heightOf = (share) => 100 * (1 - Math.log10(Math.max(share, FLOOR) / FLOOR
 function drawShares() {
   const { m } = gate, [low, high] = [m.levels[0], m.levels.at(-1)], x = (tau) => (100 * (tau - low)) / (high - low || 1);
   const spots = m.levels.map((tau) => `${x(tau).toFixed(2)} ${heightOf(tally(tau).all / (m.tokens || 1)).toFixed(2)}`);
-  const svg = attrs(drawn("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" }), {});
+  const svg = drawn("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" });
   for (const share of [1, 0.1, 0.01]) svg.append(drawn("line", { x1: 0, x2: 100, y1: heightOf(share), y2: heightOf(share), class: "rule" }));
   svg.append(drawn("path", { d: `M0 100L${spots.join("L")}L100 100z`, class: "area" }), drawn("path", { d: `M${spots.join("L")}`, class: "line" }));
   if (m.tau != null) svg.append(drawn("line", { x1: x(m.tau), x2: x(m.tau), y1: 0, y2: 100, class: "given" }));
