@@ -9,6 +9,8 @@ export function saveFile(name, blob) {
   link.remove();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
+// Saves a file that the server made: { name, mime, text }.
+export const saveReply = (reply, name) => reply?.text != null && saveFile(String(reply.name ?? name), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
 const svgFile = (text) => new Blob([text], { type: "image/svg+xml" });
 // A drawing as PNG, at twice its size, for slides and print. Null where the browser cannot draw it.
 export async function pngOf(text) {

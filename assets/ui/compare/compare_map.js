@@ -5,7 +5,7 @@ import {
 import { knownText } from "../common/answers.js";
 import { followed, prose } from "../common/prose.js";
 import { figure } from "../common/estimates.js";
-import { ask, root, tooltip, trigger, ui } from "./context.js";
+import { ask, root, tooltip, ui } from "./context.js";
 import { answerBox, complete, ending, named, nats, renderUnjudged, share } from "./compare_stream.js";
 import { renderCheck, renderNoise, renderPlacebo, resetChecks } from "./compare_checks.js";
 import { forgetPatches } from "./compare_patch.js";

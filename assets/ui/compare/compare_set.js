@@ -3,7 +3,7 @@ import { attrs, count, make, plural, showOdd } from "../common/text.js";
 import { curves } from "../common/charts.js";
 import { cell, header } from "../common/tables.js";
 import { around, clock, estimate, figure, intervalBar, written } from "../common/estimates.js";
-import { saveCharts, saveFile } from "../common/figures.js";
+import { saveCharts, saveReply } from "../common/figures.js";
 import { ask, sayError, server, ui } from "./context.js";
 import { nats } from "./compare_stream.js";
 import { ARMS } from "./compare_patch.js";
@@ -129,9 +129,5 @@ function drawArms({ arms, at, set }) {
 }
 
 // ---- files --------------------------------------------------------------------------------------------------
-export async function saveTable(format) {
-  if (!setJob.m) return;
-  const reply = await ask("pair_export", { id: setJob.m.id, format });
-  if (reply?.text != null) saveFile(String(reply.name ?? `comparison.${format}`), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
-}
+export const saveTable = async (format) => setJob.m && saveReply(await ask("pair_export", { id: setJob.m.id, format }), `comparison.${format}`);
 export const saveChart = (kind) => saveCharts(ui.figure, `${(setJob.m.set ?? "set").replace(/[^\w-]+/g, "-")}-${setJob.m.what}`, kind, sayError);

@@ -2,7 +2,7 @@
 import { make, plural, showOdd } from "../common/text.js";
 import { copyText, keyed, plain } from "../common/tables.js";
 import { clock } from "../common/estimates.js";
-import { saveCharts, saveFile } from "../common/figures.js";
+import { saveCharts, saveReply } from "../common/figures.js";
 import { ask, hear, props, root, sayError, server, trigger, ui } from "./context.js";
 import { chips, isOver, job, ks, others, renderAgainst, renderHead, renderSolved, shown } from "./evaluate_table.js";
 import { drawPlots } from "./evaluate_plots.js";
@@ -84,10 +84,7 @@ function renderTake() {
   ui.exports.hidden = false;
   ui.origin.textContent = [licence && `Licence of the set: ${plain(licence, 120)}.`, source && `Source: ${plain(source, 300)}`].filter(Boolean).join(" ");
 }
-async function saveAs(format) {
-  const reply = await ask("eval_export", { id: job.id, format });
-  if (reply?.text != null) saveFile(plain(reply.name ?? `evaluation.${format}`, 120), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
-}
+const saveAs = async (format) => saveReply(await ask("eval_export", { id: job.id, format }), `evaluation.${format}`);
 function savePlots(kind) {
   const name = `evaluation-${String(job.report?.set ?? "set").replace(/[^\w-]+/g, "-")}`;
   for (const [box, what] of [[ui.curves, "curves"], [ui.scatter, "problems"]]) if (box.offsetWidth) saveCharts(box, `${name}-${what}`, kind, sayError);
