@@ -142,6 +142,7 @@ def _tree(document: Document) -> Tree:
     shown = to_int(document.get("shown", 0), "shown", 0, len(branches) - 1)
     pos = document.get("pos")
     special = to_list(document.get("special", []), "special", MOST_IDS)
+    maybe: dict[str, Any] = {key: to_maybe(document.get(key), key, most) for key, most in MAYBE.items()}
     return Tree(
         model=to_text(document.get("model"), "model", NAME) or "unknown",
         revision=to_text(document.get("revision", "unknown"), "revision", NAME),
@@ -153,7 +154,7 @@ def _tree(document: Document) -> Tree:
         pos=None if pos is None else to_int(pos, "pos", 0, lengths[shown] - 1),
         special=frozenset(to_int(i, "special", 0, MOST_ID) for i in special),
         style=None if document.get("style") is None else read_style(document["style"]),
-        **{key: to_maybe(document.get(key), key, most) for key, most in MAYBE.items()},  # type: ignore[arg-type]
+        **maybe,
     )
 
 
