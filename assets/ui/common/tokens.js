@@ -1,14 +1,12 @@
-// A token of a solution as the explorer and the exported file show it. A token is [text, entropy, probability, rank, flags].
+// A token of a solution as the views and the exported file show it.
 import { attrs, count, fill, make, nameOf, odds, plainName, splitSpace } from "./text.js";
 
-export const FORCED = 1, SPECIAL = 2;
 export const CEILING = 2.5; // the ramp of entropy is full at so many nats, for every model alike
 
-export function tokenSpan([text, , , , flags], pos) {
-  const span = attrs(make("span", "t"), { "data-i": pos });
+export function tokenSpan(text, pos, kinds = {}) { // `kinds` names what else it is, such as forced or special
+  const span = attrs(make("span", "t"), { "data-i": pos }), all = { part: text === "", blank: /^ +$/.test(text), ...kinds };
   fill(span, text);
-  const kinds = { part: text === "", forced: flags & FORCED, special: flags & SPECIAL, blank: /^ +$/.test(text) };
-  for (const kind in kinds) if (kinds[kind]) span.classList.add(kind);
+  for (const kind in all) if (all[kind]) span.classList.add(kind);
   return span;
 }
 export function tint(span, heat) { // from 0 to 1

@@ -1,9 +1,10 @@
 // "Where they part": one text, two layers of marks. A line above a word is the adapted model's, a line below the base's.
 import {
-  attrs, clip, count, fill, make, nameOf, odds, percent, plainName, plural, showOdd, splitSpace, waitingText,
+  attrs, clip, count, make, nameOf, odds, percent, plainName, plural, showOdd, splitSpace, waitingText,
 } from "../common/text.js";
 import { knownText } from "../common/answers.js";
 import { followed, prose } from "../common/prose.js";
+import { tokenSpan } from "../common/tokens.js";
 import { figure } from "../common/estimates.js";
 import { ask, root, tooltip, ui } from "./context.js";
 import { answerBox, complete, ending, named, nats, renderUnjudged, share } from "./compare_stream.js";
@@ -30,17 +31,13 @@ const KINDS = ["all", "reranked", "shifted", "near", "fork"];
 
 // ---- tokens -------------------------------------------------------------------------------------------------
 function mapSpan(tok, pos) {
-  const span = make("span", "t");
-  span.dataset.i = pos;
-  fill(span, tok[0]);
+  const span = tokenSpan(tok[0], pos, { special: tok[2] & MAP_SPECIAL });
   markDifference(span, tok, pos);
   return span;
 }
 function markDifference(span, tok, pos) {
   const [text, , flags] = tok;
   for (const kind of KINDS.slice(1)) span.classList.toggle(kind, isKind[kind](tok));
-  const looks = { part: text === "", special: flags & MAP_SPECIAL, blank: /^ +$/.test(text) };
-  for (const look in looks) if (looks[look]) span.classList.add(look);
   if (parted(tok) || flags & FORK) splitSpace(span);
   tint(span, tok);
   if (!parted(tok)) return;

@@ -7,7 +7,7 @@ import {
 import { giveKnown, kindOf, knownText, mark, offerKnown, STOPS, textOf, verdictOn } from "../common/answers.js";
 import { curves } from "../common/charts.js";
 import { followed, prose } from "../common/prose.js";
-import { altRow, FORCED, SPECIAL, tokenSpan, underline } from "../common/tokens.js";
+import { altRow, tokenSpan, underline } from "../common/tokens.js";
 import { readdress } from "../common/address.js";
 import { putNear } from "../common/view.js";
 import { ask, hear, listenToKeys, root, sayError, server, tooltip, trigger, ui } from "./context.js";
@@ -20,6 +20,8 @@ import {
   aboutChoice, isUnlikely, nats, nextShade, sentence, setShade, shade, shadeFor, standsThere, stops,
   surpriseOf, tintToken, unlikely,
 } from "./shades.js";
+
+const FORCED = 1, SPECIAL = 2;
 
 // ---- state --------------------------------------------------------------------------------------------------
 export const branches = new Map(); // run -> {run, toks, want, open, result, done, reveal, kept}
@@ -43,7 +45,7 @@ const parentOf = (b) => branches.get(b?.open?.parent) ?? null;
 
 // ---- tokens to spans ----------------------------------------------------------------------------------------
 function spanOf(tok, pos) {
-  const span = tokenSpan(tok, pos);
+  const span = tokenSpan(tok[0], pos, { forced: tok[4] & FORCED, special: tok[4] & SPECIAL });
   tintToken(span, tok);
   if (isFork(tok) || isUnlikely(tok)) markToken(span, tok, pos);
   return span;

@@ -1,9 +1,10 @@
 // The dry run: which tokens of which rollouts a threshold gates, counted here while the slider moves, without a server.
 import { drawn } from "../common/svg.js";
 import {
-  attrs, clip, count, fill, make, nameOf, percent, plural, say, showOdd, splitSpace, undecided,
+  attrs, clip, count, make, nameOf, percent, plural, say, showOdd, splitSpace, undecided,
 } from "../common/text.js";
 import { prose } from "../common/prose.js";
+import { tokenSpan } from "../common/tokens.js";
 import { root, server, tooltip, trigger, ui } from "./context.js";
 import { run } from "./train_poll.js";
 import { dollars, megabytes, spanText } from "./train_run.js";
@@ -187,10 +188,7 @@ export function readRollout(k) {
   gate.spans = [];
   if (!rollout) return say(ui.readingOf, "No rollout to read.");
   rollout.toks.forEach(([text], i) => {
-    const span = make("span", text === "" ? "t part" : "t");
-    span.dataset.i = i;
-    fill(span, text);
-    if (/^ +$/.test(text)) span.classList.add("blank");
+    const span = tokenSpan(text, i);
     gateProse.place(span, text, rollout.toks[i - 1]?.[0]);
     gate.spans.push(span);
   });

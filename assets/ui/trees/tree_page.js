@@ -5,7 +5,7 @@ import { prose } from "../common/prose.js";
 import {
   attrs, clip, count, howOften, make, nameOf, plainName, plural, showOdd, splitSpace, undecided,
 } from "../common/text.js";
-import { altRow, CEILING, FORCED, SPECIAL, tint, tokenSpan, underline } from "../common/tokens.js";
+import { altRow, CEILING, tint, tokenSpan, underline } from "../common/tokens.js";
 
 const tree = JSON.parse(document.getElementById("tree").textContent);
 const ui = {};
@@ -18,7 +18,7 @@ let shown = null, selected = null, forks = [];
 
 // ---- the text -----------------------------------------------------------------------------------------------
 function spanOf(t, pos) {
-  const flags = (t.forced && FORCED) | (tree.special?.includes(t.id) && SPECIAL), text = textAt(t), span = tokenSpan([text, , , , flags], pos);
+  const text = textAt(t), span = tokenSpan(text, pos, { forced: t.forced, special: tree.special?.includes(t.id) });
   tint(span, t.entropy / CEILING);
   if (t.forced) splitSpace(span);
   if (!isFork(t)) return span;
