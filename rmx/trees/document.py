@@ -130,6 +130,7 @@ def _tree(document: Document) -> Tree:
     if version != VERSION:
         raise DocumentError(f"The file is of version {said(version)}; this rmx reads version {VERSION}. Update rmx.")
     texts = _texts(document.get("texts"))
+    tau = to_number(document.get("tau"), "tau", 0, 1000)
     below = to_list(document.get("branches", []), "branches", MOST_BRANCHES - 1)
     branches: list[TreeBranch] = []
     lengths: list[int] = []  # of whole completions
@@ -148,7 +149,7 @@ def _tree(document: Document) -> Tree:
         revision=to_text(document.get("revision", "unknown"), "revision", NAME),
         dtype=to_text(document.get("dtype", "float32"), "dtype", NAME),
         prompt_ids=to_ids(document.get("prompt_ids"), "prompt_ids", MOST_IDS),
-        tau=check_tau(to_number(document.get("tau"), "tau", 0, 1000)),
+        tau=check_tau(tau),
         branches=tuple(branches),
         shown=shown,
         pos=None if pos is None else to_int(pos, "pos", 0, lengths[shown] - 1),

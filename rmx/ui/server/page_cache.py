@@ -77,5 +77,6 @@ async def _answer(app: ASGIApp, scope: Scope) -> CachedAnswer:
         messages.append(message)
 
     await app(scope, receive, send)
-    start, *parts = messages
-    return CachedAnswer(start["status"], list(start["headers"]), b"".join(part.get("body", b"") for part in parts))
+    start = next(message for message in messages if message["type"] == "http.response.start")
+    body = b"".join(message.get("body", b"") for message in messages)
+    return CachedAnswer(start["status"], list(start["headers"]), body)
