@@ -171,7 +171,7 @@ def test_curves_on_a_log_axis_and_a_reading(page: Page) -> None:
     at = [names.get_by_text(text, exact=True).bounding_box() for text in ("1", "2", "4", "8", "k 16")]
     centres = [box["x"] + box["width"] / 2 for box in at if box]
     steps = [b - a for a, b in zip(centres, centres[1:], strict=False)]
-    assert max(steps) - min(steps) < 3  # each doubling is one step
+    assert max(steps) - min(steps) < 5  # each doubling is one step; the first label begins where the axis does
     expect(curves.locator(".curves-end")).to_have_text(["base", "rl"])
     expect(curves.locator(".curves-band[d]")).to_have_count(2)
     expect(page.get_by_role("list", name="Reading of the curves")).to_contain_text("up to k = 8")
@@ -247,7 +247,7 @@ def test_hostile_words_are_words(open_page: Open, url: str) -> None:
     listed(page).filter(has_text="<img").first.get_by_role("button").click()
     expect(page.get_by_role("group", name="Problem mini-test-0003")).to_contain_text("{{value}} ⟪202e⟫gnp.exe `")
     chip(page, "Compared with the base", "<img").click()
-    expect(page.locator("#eval-curves .annotation-text").filter(has_text="<img")).to_have_count(1)
+    expect(page.locator("#evaluate .curves-end").filter(has_text="<img")).to_have_count(1)
     assert page.locator("#evaluate img").count() == 0
 
 

@@ -14,8 +14,9 @@ const percentText = (share) => `${100 * share}\u202f%`;
 
 export function bubbles(box) {
   const parts = build(box);
-  let o = { series: [] }, width = 0;
+  let o = { series: [] }, width = 0, drawnAs = "";
   attrs(parts.plot, { role: "group" }).removeAttribute("tabindex");
+  parts.figure.classList.add("curves-still");
 
   function set(options) {
     o = options;
@@ -25,7 +26,9 @@ export function bubbles(box) {
     draw();
   }
   function draw() {
-    if (!width) return;
+    const what = JSON.stringify([width, o.x, o.y, o.series]);
+    if (!width || what === drawnAs) return; // a mark that is drawn anew loses the pointer
+    drawnAs = what;
     const { left, top, foot, height } = PLACE, right = width - PLACE.right, part = (v) => (v + AIR) / (1 + 2 * AIR);
     const X = (v) => left + (right - left) * part(v), Y = (v) => foot - (foot - top) * part(v);
     attrs(parts.plot, { viewBox: `0 0 ${width} ${height}`, width, height });
@@ -35,7 +38,7 @@ export function bubbles(box) {
       drawn("text", { x: 0, y: 0, "text-anchor": "middle", class: "curves-y", transform: `translate(11 ${(top + foot) / 2}) rotate(-90)` }, o.y),
       drawn("line", { x1: X(0), y1: Y(0), x2: X(1), y2: Y(1), class: "curves-ref" }),
     );
-    const most = Math.max(...o.series.flatMap((s) => s.points.map((p) => p[2].length)), 1), held = parts.plot.contains(document.activeElement);
+    const most = Math.max(...o.series.flatMap((s) => s.points.map((p) => p[2].length)), 1), held = [...parts.dots.children].indexOf(document.activeElement);
     const marks = o.series.flatMap((s) => s.points.map((point) => {
       const big = 9 + 21 * Math.sqrt((point[2].length - 1) / Math.max(most - 1, 1)); // the area follows the count; one alone can still be hit
       return Object.assign(drawn("path", {
@@ -44,8 +47,9 @@ export function bubbles(box) {
       }), { point });
     }));
     parts.dots.replaceChildren(...marks);
-    marks[0]?.setAttribute("tabindex", 0);
-    if (held) marks[0]?.focus({ preventScroll: true });
+    const stop = marks[Math.max(0, Math.min(held, marks.length - 1))];
+    stop?.setAttribute("tabindex", 0);
+    if (held >= 0) stop?.focus({ preventScroll: true });
   }
   const markAt = (event) => event.target.closest(".curves-bubble");
   for (const name of ["pointerover", "focusin"]) parts.plot.addEventListener(name, (e) => say(parts.about, markAt(e) ? o.says(markAt(e).point) : ""));
