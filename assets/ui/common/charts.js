@@ -308,7 +308,7 @@ export function curves(box, options = {}) {
     s.nodes.name.hidden = !o.names;
     put(s.nodes.item, { title: o.names ? "" : s.name });
     say(s.nodes.name, s.name);
-    say(s.nodes.value, writes(y));
+    say(s.nodes.value, x === null && s.look === "bars" ? "" : writes(y)); // the last bar says nothing of the others
     say(s.nodes.extra, extra.join(", "));
   }
   function sentence(x) {

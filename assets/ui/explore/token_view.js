@@ -216,6 +216,7 @@ const strip = curves(ui.strip, {
 function drawStrip(b) {
   const points = b.toks.map((tok, pos) => [pos, tok[1] ?? 0]), bars = (id, style, above) => (
     { id: `${b.run} ${tau} ${id}`, style, look: "bars", band: false, points: points.filter((_, pos) => isFork(b.toks[pos]) === above) });
+  ui.strip.hidden = !points.length;
   strip.set({ series: [bars("sure", 4, false), bars("fork", 1, true)], lines: [{ y: tau }] });
 }
 function settle(b) {
