@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import fastapi
 import gradio as gr
@@ -66,7 +67,7 @@ def serve(settings: Settings) -> None:
         Server(server_config(app), app.state.halt, app.state.hang_up).run(sockets=[door])
 
 
-def _line_of(settings: Settings) -> dict[str, int]:
+def _line_of(settings: Settings) -> dict[str, Any]:
     """How many may wait for a model, in all and of one visitor or address."""
     shares = {"per_visitor": settings.per_visitor, "per_address": settings.per_address}
     return {"max_waiting": settings.max_visitors, **shares}
