@@ -57,7 +57,7 @@ def _measure(browser: Any, size: int) -> dict[str, float]:
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
     try:
         page.goto(url)
-        page.wait_for_selector("#strip .js-plotly-plot", timeout=60_000)  # the plot's bundle is loaded once
+        page.wait_for_selector(".strip .curves-fill", state="attached", timeout=60_000)  # the first solution is there
         page.get_by_role("button", name="Decoding").click()
         page.locator("#max-new input").fill(str(size + 1000))
         page.wait_for_timeout(1500)

@@ -39,6 +39,8 @@ MOST_TOKENS = 50_000  # of all branches together, kept tokens included
 MOST_IDS = 65_536  # of a prompt
 TEXT, NAME, PIECE = 50_000, MOST_NAME, 4_000  # characters of a prompt or title, of a name, of a token
 STOPS = get_args(Stop)
+FACTS = ("model", "adapter", "adapter_hash", "revision", "dtype", "title", "known", "prompt", "licence")
+MAYBE = {"adapter": NAME, "adapter_hash": NAME, "prompt": TEXT, "title": TEXT, "known": PIECE, "licence": NAME}
 Document = dict[str, Any]
 
 
@@ -48,19 +50,11 @@ Document = dict[str, Any]
 def tree_document(tree: Tree, small: bool = False) -> Document:
     """The JSON of a tree; `small` keeps five alternatives and leaves out what follows from the rest."""
     root = tree.branches[0]
-    texts = _common_texts(tree) if small else None
-    document: Document = {
+    texts = {c.id: c.text for b in tree.branches for t in b.tokens for c in t.top[:TOP_SHOWN]} if small else None
+    return {
         "format": FORMAT,
         "version": VERSION,
-        "model": tree.model,
-        "adapter": tree.adapter,
-        "adapter_hash": tree.adapter_hash,
-        "revision": tree.revision,
-        "dtype": tree.dtype,
-        "title": tree.title,
-        "known": tree.known,
-        "prompt": tree.prompt,
-        "licence": tree.licence,
+        **{fact: getattr(tree, fact) for fact in FACTS},
         "style": tree.style.json() if tree.style else None,
         "prompt_ids": list(tree.prompt_ids),
         "tau": tree.tau,
@@ -74,12 +68,10 @@ def tree_document(tree: Tree, small: bool = False) -> Document:
             for b in tree.branches[1:]
         ],
     }
-    return document
 
 
 def _branch_document(tree: Tree, branch: TreeBranch, texts: Mapping[int, str] | None) -> Document:
     sampling = branch.sampling
-    tokens = [t.json(tree.tau) if texts is None else _small(t, tree.tau, texts) for t in branch.tokens]
     return {
         "seed": sampling.seed,
         "temperature": sampling.temperature,
@@ -87,7 +79,7 @@ def _branch_document(tree: Tree, branch: TreeBranch, texts: Mapping[int, str] | 
         "max_new_tokens": sampling.max_new_tokens,
         "read": branch.read,
         "digest": digest_of([t.id for t in branch.tokens]),
-        "tokens": tokens,
+        "tokens": [t.json(tree.tau) if texts is None else _small(t, tree.tau, texts) for t in branch.tokens],
         "answer": branch.answer.json(),
         "stop": branch.stop,
         "reuse": branch.reuse.json(),
@@ -98,10 +90,6 @@ def _branch_document(tree: Tree, branch: TreeBranch, texts: Mapping[int, str] | 
 def digest_of(ids: Sequence[int]) -> str:
     """A short hash of token ids: a file that was damaged or changed on its way is noticed."""
     return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:16]
-
-
-def _common_texts(tree: Tree) -> dict[int, str]:
-    return {c.id: c.text for b in tree.branches for t in b.tokens for c in t.top[:TOP_SHOWN]}
 
 
 def _small(token: TokenDist, tau: float, texts: Mapping[int, str]) -> Document:
@@ -144,10 +132,10 @@ def _tree(document: Document) -> Tree:
     texts = _texts(document.get("texts"))
     tau = to_number(document.get("tau"), "tau", 0, 1000)
     below = to_list(document.get("branches", []), "branches", MOST_BRANCHES - 1)
-    branches = [_branch(document, None, 0, 0, texts, 0)]
-    lengths = [len(branches[0].tokens)]
-    for i, row in enumerate(below, 1):
-        branch = _read_branch(to_dict(row, f"Branch {i + 1}"), i, lengths, texts)
+    branches: list[TreeBranch] = []
+    lengths: list[int] = []  # of whole completions
+    for i, row in enumerate([document, *below]):
+        branch = _branch(to_dict(row, f"Branch {i + 1}"), i, lengths, texts)
         branches.append(branch)
         lengths.append(branch.at + len(branch.tokens))
         if sum(lengths) > MOST_TOKENS:
@@ -155,23 +143,19 @@ def _tree(document: Document) -> Tree:
     shown = to_int(document.get("shown", 0), "shown", 0, len(branches) - 1)
     pos = document.get("pos")
     special = to_list(document.get("special", []), "special", MOST_IDS)
+    maybe: dict[str, Any] = {key: to_maybe(document.get(key), key, most) for key, most in MAYBE.items()}
     return Tree(
         model=to_text(document.get("model"), "model", NAME) or "unknown",
-        adapter=to_maybe(document.get("adapter"), "adapter", NAME),
-        adapter_hash=to_maybe(document.get("adapter_hash"), "adapter_hash", NAME),
         revision=to_text(document.get("revision", "unknown"), "revision", NAME),
         dtype=to_text(document.get("dtype", "float32"), "dtype", NAME),
         prompt_ids=to_ids(document.get("prompt_ids"), "prompt_ids", MOST_IDS),
         tau=check_tau(tau),
         branches=tuple(branches),
-        prompt=to_maybe(document.get("prompt"), "prompt", TEXT),
-        title=to_maybe(document.get("title"), "title", TEXT),
-        known=to_maybe(document.get("known"), "known", PIECE),
-        licence=to_maybe(document.get("licence"), "licence", NAME),
         shown=shown,
         pos=None if pos is None else to_int(pos, "pos", 0, lengths[shown] - 1),
         special=frozenset(to_int(i, "special", 0, MOST_ID) for i in special),
         style=None if document.get("style") is None else read_style(document["style"]),
+        **maybe,
     )
 
 
@@ -200,36 +184,29 @@ def read_style(value: Any) -> PromptStyle:
     )
 
 
-def _read_branch(row: Document, i: int, lengths: Sequence[int], texts: Mapping[int, str]) -> TreeBranch:
-    name = f"branch {i + 1}"
-    parent = to_int(row.get("parent"), f"the parent of {name} (an earlier branch)", 0, i - 1)
-    at = to_int(row.get("at"), f"the place where {name} leaves its parent", 0, lengths[parent] - 1)
-    tokens = to_list(row.get("tokens"), f"the tokens of {name}", MOST_TOKENS)
-    forced = to_int(row.get("forced", 1), f"the forced tokens of {name}", 1, max(1, len(tokens)))
-    return _branch(row, parent, at, forced, texts, i)
-
-
-def _branch(row: Document, parent: int | None, at: int, forced: int, texts: Mapping[int, str], i: int) -> TreeBranch:
+def _branch(row: Document, i: int, lengths: Sequence[int], texts: Mapping[int, str]) -> TreeBranch:
+    """Read branch `i`, the root being 0; `lengths` are those of the completions before it."""
     name = f"branch {i + 1}"
     rows = to_list(row.get("tokens"), f"the tokens of {name}", MOST_TOKENS)
     if not rows:
         raise DocumentError(f"{name.capitalize()} has no tokens.")
+    parent, at, forced = None, 0, 0
+    if i:
+        parent = to_int(row.get("parent"), f"the parent of {name} (an earlier branch)", 0, i - 1)
+        at = to_int(row.get("at"), f"the place where {name} leaves its parent", 0, lengths[parent] - 1)
+        forced = to_int(row.get("forced", 1), f"the forced tokens of {name}", 1, len(rows))
     tokens = tuple(_token(t, at + k, texts) for k, t in enumerate(rows))
-    digest = row.get("digest")
-    if digest is not None and digest != digest_of([t.id for t in tokens]):
+    if row.get("digest") not in (None, digest_of([t.id for t in tokens])):
         raise DocumentError(f"The tokens of {name} do not match the file's own digest: it was changed or damaged.")
     reuse = to_dict(row.get("reuse") or {"reused": 0, "computed": 0}, "reuse")
     stop = row.get("stop", "eos")
     if stop not in STOPS:
         raise DocumentError(f"{name.capitalize()} stopped at {said(stop)}; known are {', '.join(STOPS)}.")
-    read = row.get("read", stop == "read")
-    if type(read) is not bool:
-        raise DocumentError("'read' must be true or false.")
     return TreeBranch(
         parent=parent,
         at=at,
         forced=forced,
-        read=read,
+        read=_to_flag(row.get("read", stop == "read"), "'read'"),
         sampling=_sampling(row, at + len(tokens)),
         tokens=tokens,
         answer=_answer(row.get("answer")),
@@ -237,6 +214,12 @@ def _branch(row: Document, parent: int | None, at: int, forced: int, texts: Mapp
         reuse=Reuse(*(to_int(reuse.get(key, 0), key, 0, 10**9) for key in ("reused", "computed"))),
         seconds=to_number(row.get("seconds", 0), "seconds", 0, 1e9),
     )
+
+
+def _to_flag(value: Any, what: str) -> bool:
+    if type(value) is not bool:
+        raise DocumentError(f"{what} must be true or false.")
+    return value
 
 
 def _sampling(row: Document, length: int) -> Sampling:
@@ -255,9 +238,6 @@ def _token(row: Any, pos: int, texts: Mapping[int, str]) -> TokenDist:
     token_id = to_int(row.get("id"), f"the id of token {pos}", 0, MOST_ID)
     if row.get("pos", pos) != pos or type(row.get("pos", pos)) is not int:
         raise DocumentError(f"The token at place {pos} says that it is token {said(row.get('pos'))}.")
-    forced = row.get("forced", False)
-    if type(forced) is not bool:
-        raise DocumentError(f"'forced' of token {pos} must be true or false.")
     text = row["text"] if "text" in row else texts.get(token_id)
     top = to_list(row.get("top", []), f"the alternatives of token {pos}", 1000)[:TOP_KEPT]
     return TokenDist(
@@ -267,7 +247,7 @@ def _token(row: Any, pos: int, texts: Mapping[int, str]) -> TokenDist:
         entropy=max(0.0, to_number(row.get("entropy"), f"the entropy of token {pos}", -0.01, 50)),
         logp=min(0.0, to_number(row.get("logp"), f"the log-probability of token {pos}", -1e6, 0.01)),
         rank=to_int(row.get("rank", 1), f"the rank of token {pos}", 1, MOST_ID),
-        forced=forced,
+        forced=_to_flag(row.get("forced", False), f"'forced' of token {pos}"),
         top=tuple(_candidate(c, pos, texts) for c in top),
     )
 
@@ -288,7 +268,7 @@ def _candidate(row: Any, pos: int, texts: Mapping[int, str]) -> Candidate:
 def _chain(rows: list[Any]) -> Tree:
     """A list of traces: each forces one token in the one before it."""
     documents = [
-        to_dict(row, f"Trace {i + 1}") for i, row in enumerate(to_list(rows, "the list of traces", MOST_BRANCHES))
+        to_dict(row, f"Trace {i}") for i, row in enumerate(to_list(rows, "the list of traces", MOST_BRANCHES), 1)
     ]
     if not documents:
         raise DocumentError("The list holds no trace.")

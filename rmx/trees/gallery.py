@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, cast
 
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.data.problem_sets import find_problem
@@ -57,13 +57,9 @@ class Piece:
 @lru_cache(maxsize=1)
 def list_trees() -> tuple[Piece, ...]:
     """What is in the gallery."""
-    found = []
-    for name, _, kind in PICKED:
-        if not (FOLDER / f"{name}.json").is_file():  # while it is being recorded
-            continue
-        tree = load_tree(name)
-        found.append(Piece(name, kind, tree.title or "", tree.model, tree.licence or "", len(tree.branches)))
-    return tuple(found)
+    there = [(name, kind) for name, _, kind in PICKED if (FOLDER / f"{name}.json").is_file()]  # not while recorded
+    trees = [(name, kind, load_tree(name)) for name, kind in there]
+    return tuple(Piece(n, kind, t.title or "", t.model, t.licence or "", len(t.branches)) for n, kind, t in trees)
 
 
 def load_tree(name: object) -> Tree:
@@ -91,15 +87,12 @@ def record(model: Model, problem: Problem, wanted: Kind | None = None) -> tuple[
         return None
     runs = [root, *_branches(root, problem, root.trace.answer.correct is True)]
     turned = [run for run in runs[1:] if run.trace and run.trace.answer.correct != root.trace.answer.correct]
-    turns: Kind = "right → wrong" if root.trace.answer.correct else "wrong → right"
-    stays: Kind = "stays right" if root.trace.answer.correct else "stays wrong"
-    kind = turns if turned else stays
+    was, other = ("right", "wrong") if root.trace.answer.correct else ("wrong", "right")
+    kind = cast(Kind, f"{was} → {other}" if turned else f"stays {was}")
     if len(runs) == 1 or wanted not in (None, kind):
         return None
     preset = preset_of(model.spec)
-    shown = root if turned else runs[1]
-    place = turned[0].at if turned else runs[1].at
-    tree = tree_of(runs, shown.id, place)
+    tree = tree_of(runs, (root if turned else runs[1]).id, (turned or runs[1:])[0].at)
     return replace(tree, licence=preset.licence if preset else None), kind
 
 

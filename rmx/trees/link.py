@@ -14,7 +14,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from rmx.config import Sampling, check_tau
@@ -22,7 +22,7 @@ from rmx.errors import RmxError
 from rmx.prompt_styles import STYLES, PromptStyle
 from rmx.storage.strict_json import DocumentError, parse, to_dict, to_ids, to_int, to_list, to_maybe, to_number, to_text
 from rmx.trees.document import NAME, PIECE, TEXT, read_style
-from rmx.trees.tree import Tree
+from rmx.trees.tree import Tree, TreeFacts
 
 VERSION = "1"  # the first character of a link's value
 MOST_LINK = 4_000  # characters; addresses much longer than this are cut off on the way
@@ -30,6 +30,12 @@ MOST_PLAIN = 60_000  # bytes that a link may unfold to
 MOST_BRANCHES = 24
 MOST_TOKENS = 20_000  # of all branches, each with what it keeps
 MARK, SEAL = 2, 8  # bytes
+KEYS = {
+    "model": "m", "revision": "r", "adapter": "a", "adapter_hash": "h", "dtype": "d", "prompt_ids": "p", "tau": "t",
+    "known": "k", "title": "q", "shown": "x", "pos": "c",
+}  # fmt: skip
+CALLED = {"adapter_hash": "adapter", "known": "answer"}  # in sentences
+MAYBE = {"adapter": NAME, "adapter_hash": NAME, "known": PIECE, "title": TEXT}
 
 
 class TooLong(RmxError):
@@ -93,23 +99,11 @@ class ReplayStep:
     cut: bool = False  # it was stopped by hand
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayPlan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayPlan(TreeFacts):
     """Everything that decodes a tree again, and tells whether it came out the same."""
 
-    model: str
-    revision: str
-    adapter: str | None
-    adapter_hash: str | None
-    dtype: str
-    prompt_ids: tuple[int, ...]
-    tau: float
     steps: tuple[ReplayStep, ...]
-    known: str | None = None
-    title: str | None = None
-    shown: int = 0
-    pos: int | None = None
-    style: PromptStyle | None = None  # how it was asked; None in links of before
 
 
 def recipe_of(tree: Tree, block: int = 1) -> ReplayPlan:
@@ -128,9 +122,9 @@ def recipe_of(tree: Tree, block: int = 1) -> ReplayPlan:
                 cut=branch.stop == "cancelled",
             )
         )
-    facts = (tree.model, tree.revision, tree.adapter, tree.adapter_hash, tree.dtype, tree.prompt_ids, tree.tau)
+    facts = {field.name: getattr(tree, field.name) for field in fields(TreeFacts)}
     style = replace(tree.style, why="") if tree.style else None
-    return ReplayPlan(*facts, tuple(steps), tree.known, tree.title, tree.shown, tree.pos, style)
+    return ReplayPlan(**facts | {"style": style}, steps=tuple(steps))
 
 
 # -- link -------------------------------------------------------------------------------------------------------------
@@ -155,18 +149,7 @@ def link_of(tree: Tree, most: int = MOST_LINK) -> str:
 
 def pack(recipe: ReplayPlan) -> str:
     """A recipe as characters that an address can hold."""
-    row = {
-        "m": recipe.model,
-        "r": recipe.revision,
-        "a": recipe.adapter,
-        "h": recipe.adapter_hash,
-        "d": recipe.dtype,
-        "p": recipe.prompt_ids,
-        "t": recipe.tau,
-        "k": recipe.known,
-        "q": recipe.title,
-        "x": recipe.shown,
-        "c": recipe.pos,
+    row = {key: getattr(recipe, fact) for fact, key in KEYS.items()} | {
         "z": recipe.steps[0].marks.block,
         "s": _style_row(recipe.style) if recipe.style else None,
         "b": list(_rows(recipe)),
@@ -212,25 +195,23 @@ def unpack(value: str) -> ReplayPlan:
     block = to_int(row.get("z"), "the link's block", 1, 1024)
     rows = to_list(row.get("b"), "the link's branches", MOST_BRANCHES)
     steps: list[ReplayStep] = []
-    for i, entry in enumerate(rows):
-        steps.append(_step(entry, i, steps, block))
+    for entry in rows:
+        steps.append(_step(entry, len(steps), steps, block))
     if not steps:
         raise DocumentError(BROKEN)
     lengths = [s.at + s.marks.length for s in steps]
     if sum(lengths) > MOST_TOKENS:
         raise DocumentError(f"The link asks for {sum(lengths):,} tokens; at most {MOST_TOKENS:,} are decoded.")
     shown, pos = to_int(row.get("x", 0), "the link's branch", 0, len(steps) - 1), row.get("c")
+    known = ("model", "revision", "dtype")
+    texts: dict[str, Any] = {fact: to_text(row.get(KEYS[fact]), f"the link's {fact}", NAME) for fact in known}
+    for fact, most in MAYBE.items():
+        texts[fact] = to_maybe(row.get(KEYS[fact]), f"the link's {CALLED.get(fact, fact)}", most)
     return ReplayPlan(
-        model=to_text(row.get("m"), "the link's model", NAME),
-        revision=to_text(row.get("r"), "the link's revision", NAME),
-        adapter=to_maybe(row.get("a"), "the link's adapter", NAME),
-        adapter_hash=to_maybe(row.get("h"), "the link's adapter", NAME),
-        dtype=to_text(row.get("d"), "the link's dtype", NAME),
+        **texts,
         prompt_ids=to_ids(row.get("p"), "the link's prompt", MOST_TOKENS),
         tau=check_tau(to_number(row.get("t"), "the link's threshold", 0, 1000)),
         steps=tuple(steps),
-        known=to_maybe(row.get("k"), "the link's answer", PIECE),
-        title=to_maybe(row.get("q"), "the link's title", TEXT),
         shown=shown,
         pos=None if pos is None else to_int(pos, "the link's position", 0, max(0, lengths[shown] - 1)),
         style=None if row.get("s") is None else _read_style(row["s"]),

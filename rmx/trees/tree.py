@@ -34,26 +34,32 @@ class TreeBranch:
         return tuple(t.id for t in self.tokens[: self.forced])
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """All branches of one prompt, the root first, each after its parent."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeFacts:
+    """What a tree and a plan to decode it again both say."""
 
     model: str
+    revision: str
     adapter: str | None
     adapter_hash: str | None  # of the adapter's weights, where they lie on this machine
-    revision: str
     dtype: str
     prompt_ids: tuple[int, ...]
     tau: float
-    branches: tuple[TreeBranch, ...]
-    prompt: str | None = None  # the exact text; None where the file does not say
-    title: str | None = None
     known: str | None = None  # the known answer
-    licence: str | None = None  # of what was recorded, where it says
+    title: str | None = None
     shown: int = 0  # the branch that was on screen
     pos: int | None = None  # the token that was looked at in it
+    style: PromptStyle | None = None  # how it was asked; None where the file or the link does not say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree(TreeFacts):
+    """All branches of one prompt, the root first, each after its parent."""
+
+    branches: tuple[TreeBranch, ...]
+    prompt: str | None = None  # the exact text; None where the file does not say
+    licence: str | None = None  # of what was recorded, where it says
     special: frozenset[int] = frozenset()  # ids of special tokens
-    style: PromptStyle | None = None  # how it was asked; None where the file does not say
 
     def tokens(self, place: int) -> tuple[TokenDist, ...]:
         """The whole completion of a branch, from position 0."""

@@ -11,7 +11,6 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from html import escape
 
 from rmx import __version__
 from rmx.paths import ASSETS
@@ -27,10 +26,10 @@ CLOSED = "base-uri 'none'; form-action 'none'"
 
 def tree_html(tree: Tree) -> str:
     """The whole file: five alternatives for each token, figures rounded to four digits."""
-    script = inlined("common/text.js", "common/answers.js", "trees/tree_page.js")
+    parts = ("common/text.js", "common/answers.js", "common/prose.js", "common/tokens.js", "trees/tree_page.js")
+    script = inlined(*parts)
     style = _asset("trees/tree_page.css")
     data = json.dumps(tree_document(tree, small=True), ensure_ascii=False, separators=(",", ":"))
-    title = " ".join((tree.title or f"A solution of {tree.model}").split())[:120]
     return render(
         "tree_page.html",
         # The template takes these four as they are: they are ours, or have no "<" in them.
@@ -38,7 +37,7 @@ def tree_html(tree: Tree) -> str:
         style=style,
         script=script,
         data=data.replace("<", "\\u003c"),
-        title=title,
+        title=" ".join((tree.title or f"A solution of {tree.model}").split())[:120],
         version=__version__,
     )
 
@@ -78,53 +77,43 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-WIDTH, HEIGHT = 960, 220
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 34, 42
-ORANGE, VERMILLION, GREY, INK = "#e69f00", "#d55e00", "#7a7a76", "#1c1c1a"
 COLUMNS = ("pos", "id", "text", "entropy", "p", "logp", "rank", "fork", "forced")
 
 
 def entropy_svg(tokens: Sequence[TokenDist], tau: float, title: str) -> str:
-    """Entropy over positions with the threshold as a line: dark on white, to be put into a paper or on a slide."""
+    """Draw entropy over positions with the threshold as a line: dark on white, for a paper or a slide."""
+    left, right, top, foot = 52, 944, 34, 178  # px of a drawing of 960 by 220
     most = max([0.5, tau, *(t.entropy for t in tokens)]) * 1.05
-    inner, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    step = inner / max(1, len(tokens))
-    y = lambda nats: TOP + tall * (1 - nats / most)  # noqa: E731
-    bars = "".join(
-        f'<rect x="{LEFT + i * step:.2f}" y="{y(t.entropy):.2f}" width="{max(0.6, 0.8 * step):.2f}" '
-        f'height="{tall * t.entropy / most:.2f}" fill="{VERMILLION if is_fork(t.entropy, tau) else ORANGE}">'
-        f"<title>{escape(_label(t))}</title></rect>"
+    step = (right - left) / max(1, len(tokens))
+
+    def height(nats: float) -> float:
+        return foot - (foot - top) * nats / most
+
+    bars = [
+        (left + i * step, height(t.entropy), foot - height(t.entropy), is_fork(t.entropy, tau), _label(t))
         for i, t in enumerate(tokens)
         if t.entropy > 0.002 * most
-    )
-    rows = "".join(
-        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(v):.2f}" y2="{y(v):.2f}" stroke="#e2e0db"/>'
-        f'<text x="{LEFT - 8}" y="{y(v) + 4:.2f}" text-anchor="end">{v:g}</text>'
-        for v in _ticks(most)
-    )
-    marks = "".join(
-        f'<text x="{LEFT + (i + 0.4) * step:.2f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{i:g}</text>'
-        for i in (int(v) for v in _ticks(max(1, len(tokens) - 1)) if v == int(v))
-    )
-    line = (
-        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tau):.2f}" y2="{y(tau):.2f}" stroke="{VERMILLION}" '
-        'stroke-dasharray="3 3"/>'
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'font-family="system-ui, sans-serif" font-size="12" fill="{GREY}" role="img">'
-        f"<title>{escape(_clean(title))}</title>"
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
-        f'<text x="{LEFT}" y="20" fill="{INK}" font-size="14">{escape(_clean(title)[:110])}</text>'
-        f"{rows}{bars}{line}{marks}"
-        f'<text x="{LEFT + inner / 2:.0f}" y="{HEIGHT - 6}" text-anchor="middle">token</text>'
-        f'<text x="14" y="{TOP + tall / 2:.0f}" text-anchor="middle" transform="rotate(-90 14 {TOP + tall / 2:.0f})">'
-        "entropy, nats</text></svg>"
+    ]
+    places = [int(v) for v in _ticks(max(1, len(tokens) - 1)) if v == int(v)]
+    return render(
+        "entropy.html",
+        title=_clean(title),
+        bars=bars,
+        wide=max(0.6, 0.8 * step),
+        threshold=height(tau),
+        rows=[(f"{v:g}", height(v)) for v in _ticks(most)],
+        marks=[(i, left + (i + 0.4) * step) for i in places],
+        width=960,
+        height=220,
+        left=left,
+        right=right,
+        top=top,
+        foot=foot,
     )
 
 
 def tokens_csv(tokens: Sequence[TokenDist], tau: float) -> str:
-    """One line per token. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    """Write one line per token. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
     out = io.StringIO()
     rows = csv.writer(out)
     rows.writerow(COLUMNS)
@@ -135,6 +124,7 @@ def tokens_csv(tokens: Sequence[TokenDist], tau: float) -> str:
 
 
 def inert(text: str) -> str:
+    """Make a text harmless in a spreadsheet."""
     return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") and text.strip() not in ("=", "+", "-") else text
 
 

@@ -74,9 +74,8 @@ class TreeReplay:
             run = self.made[place] if place < len(self.made) else None
             name = "the solution" if place == 0 else f"branch {place + 1}"
             if run is None:
-                return Verdict(
-                    False, f"{name} cannot be decoded here: what it leaves came out shorter{self._differs()}"
-                )
+                said = f"{name} cannot be decoded here: what it leaves came out shorter"
+                return Verdict(False, said + self._differs())
             ids = [t.id for t in run.tokens]
             found = step.marks.parts(self.recipe.prompt_ids, ids, step.at)
             length = step.at + step.marks.length
@@ -87,9 +86,8 @@ class TreeReplay:
                 where = f"at token {first}" if first == last else f"between tokens {first} and {last}"
                 return Verdict(False, f"parts {where} of {name}{self._differs()}")
         count = len(self.recipe.steps)
-        return Verdict(
-            True, f"verified: same tokens{f' in all {count} branches' if count > 1 else ''}{self._differs()}"
-        )
+        branches = f" in all {count} branches" if count > 1 else ""
+        return Verdict(True, f"verified: same tokens{branches}{self._differs()}")
 
     def _differs(self) -> str:
         """What is not as it was where the tree was made."""

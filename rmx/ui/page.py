@@ -23,8 +23,8 @@ from rmx.ui.tabs.explore_form import BASE, build_memory_panel
 from rmx.ui.tabs.explore_tab import ExploreTab, build_explore_tab
 from rmx.ui.tabs.form_parts import OWN
 from rmx.ui.tabs.train_tab import TrainTab, build_runs_tab, build_train_tab
-from rmx.ui.tabs.wiring import STREAM
-from rmx.ui.visitor_cookie import Namer, Owners, owners_of
+from rmx.ui.tabs.wiring import LIGHT, QUIET, STREAM, payload, refused
+from rmx.ui.visitor_cookie import Owners, owners_of
 
 log = logging.getLogger(__name__)
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -86,9 +86,8 @@ def build_app(
                 claims = build_claims_tab(Claims(workspace), settings, owners.key_of)
             with gr.Tab("Runs", id="runs") as page:
                 runs = build_runs_tab(training, owners, page)
-        hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        tour.click(None, None, None, js=TOUR, **hidden)
-        present.click(None, None, None, js=PRESENT, **hidden)
+        tour.click(None, None, None, js=TOUR, **QUIET)
+        present.click(None, None, None, js=PRESENT, **QUIET)
         wire_start(demo, explore, compare)
         demo.unload(claims.leave)
         wire_runs(training, tabs, explore, compare, train, runs)
@@ -98,14 +97,13 @@ def build_app(
     demo.queue(api_open=False, max_size=max(64, 4 * settings.max_visitors))
     shares = Shares(2 * settings.per_visitor, 4 * settings.per_address if settings.public else 0)
     gone = (explore.visitors.leave, compare.visitors.leave, claims.visitors.leave)
-    share_queue(demo, Namer(owners, settings.public), shares, gone)
+    share_queue(demo, owners.name, shares, gone)
     return demo
 
 
 def wire_start(demo: gr.Blocks, explore: ExploreTab, compare: CompareTab) -> None:
     """What happens when a page opens and when it closes."""
-    view = next(b for b in demo.blocks.values() if getattr(b, "elem_id", None) == "view")
-    demo.load(explore.opening, None, view, **STREAM)
+    demo.load(explore.opening, None, explore.view, **STREAM)
     demo.unload(explore.leave)
     demo.unload(compare.leave)
 
@@ -114,14 +112,13 @@ def wire_runs(
     training: Training, tabs: gr.Tabs, explore: ExploreTab, compare: CompareTab, train: TrainTab, runs: gr.HTML
 ) -> None:
     """A run's way to the other tabs: its adapter on its model, ready to be solved with or compared."""
-    hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     def open_run(event: gr.EventData) -> tuple[Any, ...]:
-        data = event._data if isinstance(event._data, dict) else {}
+        data = payload(event)
         try:
             model, adapter = training.opened(data)
         except RmxError as error:
-            return ({"kind": "refused", "error": str(error)}, *[gr.skip()] * 7)
+            return (refused(error), *[gr.skip()] * 7)
         if data.get("where") == "compare":
             pair = (OWN, gr.Group(visible=True), model, adapter)
             return (gr.skip(), gr.Tabs(selected="compare"), gr.skip(), gr.skip(), *pair)
@@ -129,16 +126,14 @@ def wire_runs(
         return (gr.skip(), gr.Tabs(selected="explore"), model, shown, *[gr.skip()] * 4)
 
     def watch(event: gr.EventData) -> tuple[Any, Any]:
-        data = event._data if isinstance(event._data, dict) else {}
-        return gr.Tabs(selected="train"), {"kind": "watch", "id": str(data.get("id"))}
+        return gr.Tabs(selected="train"), {"kind": "watch", "id": str(payload(event).get("id"))}
 
     pair = compare.controls.pair
     chosen = [pair.preset, pair.own, pair.base, pair.adapter]
     targets = [tabs, explore.controls.model, explore.controls.adapter, *chosen]
     for view in (train.view, runs):
-        view.open(open_run, None, [view, *targets], concurrency_id="load", **hidden).then(
-            None, None, None, js=PRESSED, **hidden
-        )
-    runs.watch(watch, None, [tabs, train.view], queue=False, **hidden)
-    runs.train(lambda: gr.Tabs(selected="train"), None, tabs, queue=False, **hidden)
-    explore.view.pins(explore.pinned, None, train.pins, trigger_mode="multiple", **hidden)
+        opened = view.open(open_run, None, [view, *targets], concurrency_id="load", **QUIET)
+        opened.then(None, None, None, js=PRESSED, **QUIET)
+    runs.watch(watch, None, [tabs, train.view], **LIGHT)
+    runs.train(lambda: gr.Tabs(selected="train"), None, tabs, **LIGHT)
+    explore.view.pins(explore.pinned, None, train.pins, trigger_mode="multiple", **QUIET)

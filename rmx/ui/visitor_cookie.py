@@ -98,15 +98,17 @@ class Owners:
 
     def visitor_of(self, request: Any) -> Visitor:
         """The visitor behind a callback's `gr.Request` or a page's request; one without a cookie owns nothing."""
-        cookies: Mapping[str, str] = getattr(request, "cookies", None) or {}
-        found = self.read(cookies.get(self.cookie)) or stranger()
+        found = self._known(request) or stranger()
         return Visitor(found.id, admin=found.admin or (self._everybody and is_near(request)))
 
     def key_of(self, request: Any) -> str:
         """The visitor behind a request, for shares and limits: by the cookie, else by a hash of the address."""
-        cookies: Mapping[str, str] = getattr(request, "cookies", None) or {}
-        found = self.read(cookies.get(self.cookie))
+        found = self._known(request)
         return found.public if found else self.address_of(request)
+
+    def name(self, request: Any) -> RequestOwner:
+        """The visitor behind a request, and its address where strangers may come, as the owner of work."""
+        return RequestOwner(self.key_of(request), self.address_of(request) if self._proxied else None)
 
     def address_of(self, request: Any) -> str:
         """A hash of the network address that a request came from."""
@@ -116,6 +118,10 @@ class Owners:
         lines = Headers(headers).getlist("x-forwarded-for") if self._proxied else []
         address = visitor_address(peer, lines, self._proxies)
         return "ip-" + hmac.new(self._secret, f"address/{address}".encode(), hashlib.sha256).hexdigest()[:12]
+
+    def _known(self, request: Any) -> Visitor | None:
+        cookies: Mapping[str, str] = getattr(request, "cookies", None) or {}
+        return self.read(cookies.get(self.cookie))
 
     def _sign(self, name: str) -> str:
         """Rights of the owner are signed together with the token, so another token ends them."""
@@ -130,12 +136,12 @@ class Owners:
         if method not in ("GET", "HEAD", "OPTIONS") and request.headers.get("sec-fetch-site") not in WITHIN:
             return PlainTextResponse("not from another site", 403)
         if "owner" in request.query_params:
-            return self._let_in(request, self.read(request.cookies.get(self.cookie)) or stranger())
+            return self._let_in(request, self._known(request) or stranger())
         return None
 
     def new_cookie(self, request: HTTPConnection) -> str | None:
         """The cookie that the page brings to somebody who has none."""
-        if request.scope["path"] != "/" or self.read(request.cookies.get(self.cookie)) is not None:
+        if request.scope["path"] != "/" or self._known(request) is not None:
             return None
         return self._set_cookie(request, stranger())
 
@@ -162,9 +168,10 @@ class Owners:
 
 
 class Greeter:
-    """ASGI middleware: whoever opens the page gets a cookie; see `Owners.answer` for who gets an answer at the door.
+    """ASGI middleware: whoever opens the page gets a cookie, and whoever asks owns the work that it causes.
 
-    Not a middleware function: around those every message of a stream goes through two queues.
+    See `Owners.answer` for who gets an answer at the door. Events that wait in gradio's queue are done by other tasks;
+    see `SharedQueue`. Not a middleware function: around those every message of a stream goes through two queues.
     """
 
     def __init__(self, app: ASGIApp, owners: Owners) -> None:
@@ -175,6 +182,7 @@ class Greeter:
             await self.app(scope, receive, send)
             return
         request = HTTPConnection(scope)
+        current_owner.set(self.owners.name(request))  # of this task: every request has one of its own
         answer = self.owners.answer(request, scope["method"])
         if answer is not None:
             await answer(scope, receive, send)
@@ -187,38 +195,6 @@ class Greeter:
             await send(message)
 
         await self.app(scope, receive, send if cookie is None else with_cookie)
-
-
-class Namer:
-    """Names the owner of a request's work.
-
-    Args:
-        by_address: whether addresses are named as well, as on a public site.
-    """
-
-    def __init__(self, owners: Owners, by_address: bool) -> None:
-        self._owners, self._by_address = owners, by_address
-
-    def __call__(self, request: Any) -> RequestOwner:
-        """Visitor and address of a page's request or of a callback's `gr.Request`."""
-        return RequestOwner(
-            self._owners.key_of(request), self._owners.address_of(request) if self._by_address else None
-        )
-
-
-class OwnerOfRequest:
-    """ASGI middleware: whoever sends a request is the owner of the work that it causes.
-
-    Events that wait in gradio's queue are done by other tasks; see `SharedQueue`.
-    """
-
-    def __init__(self, app: ASGIApp, name: Namer) -> None:
-        self.app, self.name = app, name
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            current_owner.set(self.name(HTTPConnection(scope)))  # of this task: every request has one of its own
-        await self.app(scope, receive, send)
 
 
 def stranger() -> Visitor:

@@ -20,8 +20,9 @@ body {{ margin: 16px; font-family: system-ui, sans-serif; background: #fff; --ba
 
 
 def page(dark: bool = False) -> str:
-    """The page's source; scripts in it reach the component as `curves(element, options)`."""
-    js = inlined("common/curves.js").replace("})();\n", "window.curves = curves;\n})();\n")
+    """The page's source; scripts in it reach the components as `curves(element, options)` and `bubbles(element)`."""
+    js = inlined(*(f"common/{name}.js" for name in ("text", "svg", "charts", "bubbles")))
+    js = js.replace("})();\n", "Object.assign(window, { curves, bubbles });\n})();\n")
     return PAGE.format(mode="dark" if dark else "", css=FILES["common/view.css"].decode(), js=js)
 
 

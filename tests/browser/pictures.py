@@ -67,7 +67,7 @@ def evaluate(page: Page) -> None:
     page.locator("#evaluate-decoding > button").click()
     page.locator("#evaluate-start").click()
     page.get_by_text("39,000 completions · done").wait_for(timeout=3_600_000)
-    page.locator("#eval-scatter .js-plotly-plot").wait_for()
+    page.locator(".evaluation .curves-bubble").first.wait_for()
     page.wait_for_timeout(3000)
 
 

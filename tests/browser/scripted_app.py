@@ -4,7 +4,6 @@ A script is a small grammar: at a fork it lists what could be said, with probabi
 """
 
 import itertools
-import json
 import math
 import random
 import re
@@ -379,10 +378,6 @@ def on_halt(evt: gr.EventData) -> None:
         run.halt.set()
 
 
-def on_settled(evt: gr.EventData) -> str:
-    return json.dumps(payload(evt, "settled"))
-
-
 def on_pins(evt: gr.EventData) -> None:
     payload(evt, "pins")
 
@@ -406,14 +401,12 @@ def build(wire: Callable[[gr.HTML], None] = lambda view: None) -> gr.Blocks:
             tau = gr.Slider(0, 2.5, 1.0, step=0.05, label="Threshold", elem_id="tau")
             go = gr.Button("Solve", variant="primary")
             present = gr.Button("Present")
-            settled = gr.Textbox(label="Settled", elem_id="settled")
         with gr.Column(scale=1, min_width=320):
             questions = {"tail": tail, "inspect": inspect, "look": look, "search": search}
             view = build_view("explore/token_view", questions, elem_id="view")
         go.click(on_run, [script, tau, tokens, pause], view, **hidden)
         view.pick(on_pick, None, view, trigger_mode="multiple", concurrency_limit=4, **hidden)
         view.halt(on_halt, None, None, queue=False, **hidden)
-        view.settled(on_settled, None, settled, trigger_mode="multiple", **hidden)
         view.pins(on_pins, None, None, trigger_mode="multiple", **hidden)
         view.next(on_next, None, view, trigger_mode="multiple", **hidden)
         wire(view)

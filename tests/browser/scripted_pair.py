@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
-import plotly.graph_objects as go
 import scripted_app as script
 from scripted_app import BEADS, END, Choice, certain, words
 from scripted_page import LAUNCH
@@ -349,6 +348,15 @@ READING = [
 ]
 
 
+CHARTED = {
+    "histogram": {
+        "edges": [i / 10 for i in range(31)],
+        "unshifted": [60] * 5 + [0] * 26, "reranked": [0] * 11 + [2] * 20, "shifted": [0] * 31,
+    },
+    "within_top": {"adapted": [0.0, 0.6, 0.8, 0.9, 1, 1, 1, 1, 1, 1]},
+}  # fmt: skip
+
+
 def on_set(what: str, pause: float) -> Iterator[dict[str, Any]]:
     """A job over 200 problems in 8 messages; the whole state each time."""
     state: dict[str, Any] = {"kind": "set", "id": f"set{next(NUMBERS)}", "what": what, "of": 200, "stopped": False}
@@ -365,7 +373,7 @@ def on_set(what: str, pause: float) -> Iterator[dict[str, Any]]:
             "stopped": stopped,
         }
         state["reading"] = READING if at >= 100 else []
-        state |= {"rows": shift_rows(at)} if what == "shifts" else {"arms": arm_rows(at)}
+        state |= {"rows": shift_rows(at), **CHARTED} if what == "shifts" else {"arms": arm_rows(at)}
         if what == "intervene":
             state["oracle_equals_teacher"] = {"same": at, "of": at}
         SETS[state["id"]] = dict(state)
@@ -418,18 +426,6 @@ def on_halt(evt: gr.EventData) -> None:
         job.halt.set()
 
 
-def on_ready(evt: gr.EventData) -> Any:
-    data = payload(evt, "ready")
-    if str(data.get("id")) not in SETS:
-        return None
-    state = SETS[str(data["id"])]
-    rows = state.get("rows", [])[1:4] or state["arms"]
-    names, values = [r["label"] for r in rows], [(r.get("value") or r["pass"])["value"] for r in rows]
-    figure = go.Figure(go.Bar(x=names, y=values, marker_color="#0072b2"))
-    clear = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "font": {"color": "#808080"}}
-    return figure.update_layout(height=220, margin={"l": 40, "r": 10, "t": 10, "b": 30}, **clear)
-
-
 def build() -> gr.Blocks:
     hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     with gr.Blocks(title="Scripted pair", analytics_enabled=False, fill_width=True) as demo, gr.Row():
@@ -445,14 +441,12 @@ def build() -> gr.Blocks:
         with gr.Column(scale=1, min_width=320):
             questions = {"pair_tail": tail, "pair_inspect": inspect, "pair_check": check, "pair_export": export}
             view = build_view("compare/compare_view", questions, elem_id="pair")
-            plot = gr.Plot(elem_id="pair-figure", show_label=False)
         go_map.click(on_map, [which, tokens, pause, zero], view, **hidden)
         go_shifts.click(lambda ms: (yield from on_set("shifts", ms)), pause, view, **hidden)
         go_arms.click(lambda ms: (yield from on_set("intervene", ms)), pause, view, **hidden)
         again.click(lambda: REPEAT.pop().message(0, with_open=True), None, view, **hidden)
         view.patch(on_patch, None, view, trigger_mode="multiple", concurrency_limit=4, **hidden)
         view.halt(on_halt, None, None, queue=False, **hidden)
-        view.ready(on_ready, None, plot, trigger_mode="multiple", **hidden)
     return demo.queue(api_open=False)
 
 

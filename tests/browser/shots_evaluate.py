@@ -21,7 +21,7 @@ def evaluated(page: Page, seed: str = "0", n: str | None = None, adapters: tuple
     page.get_by_role("button", name="Evaluate", exact=True).click()
     page.get_by_text("done after").wait_for()
     if n != "0":
-        page.locator("#eval-scatter .js-plotly-plot .points").first.wait_for(state="attached")
+        page.locator(".evaluation .curves-bubble").first.wait_for()
     page.wait_for_timeout(700)
 
 

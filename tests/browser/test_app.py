@@ -65,7 +65,7 @@ def test_the_first_screen_has_a_solved_example_with_forks(page: Page) -> None:
     expect(page.get_by_role("group", name="Solution").locator(".fork").first).to_be_visible()
     expect(answer(page)).to_contain_text("✗ wrong")
     expect(token(page, FIRST.pos)).to_have_class(re.compile("fork"))
-    expect(page.locator("#strip .js-plotly-plot")).to_be_visible()
+    expect(page.get_by_role("slider", name=re.compile("^Entropy"))).to_be_visible()
 
 
 def modules(page: Page) -> list[str]:
@@ -162,12 +162,16 @@ def test_moving_the_threshold_marks_other_forks_at_once(page: Page) -> None:
 
 
 def test_a_click_on_the_strip_goes_to_the_token(page: Page) -> None:
-    bars = page.locator("#strip .bars .point path")
-    expect(bars.first).to_be_attached(timeout=20_000)
-    page.wait_for_timeout(300)
-    box = page.locator("#strip .bars .point").nth(FIRST.pos).bounding_box()
+    strip, count = page.locator(".strip .curves-plot"), page.locator(".flow .t").count()
+    grid = page.locator(".strip .curves-rule").first
+    expect(grid).to_be_attached()
+    box, ground = strip.bounding_box(), grid.bounding_box()
     assert box
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert ground
+    place = ground["x"] - box["x"] + ground["width"] * (FIRST.pos + 0.5) / count
+    strip.hover(position={"x": place, "y": 60})
+    expect(page.locator(".strip .curves-about")).to_contain_text(f"{FIRST.pos}: ")
+    strip.click(position={"x": place, "y": 60})
     expect(inspector(page)).to_contain_text(f"at {FIRST.pos}")
 
 

@@ -118,7 +118,7 @@ def test_shifts_over_a_set_with_placebo_figure_and_exports(page: Page, tmp_path:
     expect(pane).to_contain_text("Reranked", timeout=60_000)
     expect(pane.get_by_role("button", name="Stop")).to_be_hidden(timeout=60_000)
     expect(pane).to_contain_text("1.0 – 4.1 %")
-    expect(page.locator("#pair-figure .js-plotly-plot")).to_be_visible(timeout=20_000)
+    expect(pane.locator(".figure .curves-plot").first).to_be_visible()
     with page.expect_download() as download:
         pane.get_by_role("button", name="JSON").click()
     document = json.loads(Path(download.value.path()).read_text())
@@ -136,7 +136,7 @@ def test_interventions_over_a_set_and_the_figure_as_svg(page: Page) -> None:
     expect(pane).to_contain_text("6 of 6", timeout=60_000)
     for arm in ("base", "adapted", "oracle", "random", "matched", "entropy"):
         expect(pane).to_contain_text(arm)
-    expect(page.locator("#pair-figure .js-plotly-plot")).to_be_visible(timeout=20_000)
+    expect(pane.locator(".figure .curves-plot").first).to_be_visible()
     with page.expect_download() as download:
         pane.get_by_role("button", name="Plot as SVG").click()
     picture = Path(download.value.path()).read_text()

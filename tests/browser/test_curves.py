@@ -298,3 +298,71 @@ def test_a_panel_out_of_sight_is_drawn_when_it_comes(page: Page) -> None:
     assert page.locator("#a .curves-lines path").count() == 0
     page.evaluate("document.getElementById('a').hidden = false")
     expect(page.locator("#a .curves-lines path")).to_have_count(2)
+
+
+def test_bars_stand_on_zero_and_a_press_tells_their_x(page: Page) -> None:
+    page.evaluate("""() => { window.picked = []; window.chart = curves(document.getElementById("a"), {
+        title: "Entropy", x: "token", zero: true, legend: false, lines: [{y: 1}],
+        says: (x) => `${x}: word`, onPick: (x) => picked.push(x),
+        series: [{id: "sure", look: "bars", band: false, points: [[0, 0.1], [2, 0.2]]},
+                 {id: "fork", look: "bars", band: false, points: [[1, 2]]}],
+    }) }""")
+    box = page.locator("#a")
+    expect(box.locator(".curves-bands .curves-fill")).to_have_count(2)
+    expect(box.locator(".curves-legend")).to_be_hidden()
+    small, large = (box.locator(".curves-bands .curves-fill").nth(k).bounding_box() for k in (0, 1))
+    plot = box.locator(".curves-plot").bounding_box()
+    assert small is not None
+    assert large is not None
+    assert plot is not None
+    assert abs(small["y"] + small["height"] - large["y"] - large["height"]) < 0.2  # one ground
+    assert abs(large["height"] / small["height"] - 10) < 0.5
+    box.locator(".curves-plot").click(position={"x": large["x"] - plot["x"] + large["width"] / 2, "y": 40})
+    expect(box.locator(".curves-about")).to_have_text("1: word")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert page.evaluate("picked") == [1, 2]
+
+
+def test_on_a_log_axis_each_doubling_is_one_step_and_equal_ends_have_names_apart(page: Page) -> None:
+    points = [[k, 0.5, 0.4, 0.6] for k in (1, 2, 4, 8)]
+    series = [{"id": n, "name": n, "points": points} for n in ("base", "<img src=x>")]
+    panel(page, title="pass@k", x="k", log=True, names="ends", percent=True, xticks=[1, 2, 4, 8], series=series)
+    ends = page.locator("#a .curves-end")
+    expect(ends).to_have_text(["base", "<img src=x>"])
+    found = [x for x, _ in line(page)]
+    steps = [b - a for a, b in zip(found, found[1:], strict=False)]
+    assert max(steps) - min(steps) < 0.3
+    tops = ends.evaluate_all("els => els.map(e => e.getBoundingClientRect().top)")
+    assert abs(tops[0] - tops[1]) >= 13
+
+
+def test_long_names_under_columns_are_turned(page: Page) -> None:
+    bars = {"look": "bars", "wide": 0.75, "band": "bars"}
+    series = [bars | {"id": str(i), "points": [[i, 0.5, 0.4, 0.6]]} for i in range(6)]
+    ticks = [[i, [f"a rather long name {i}", "50 %"]] for i in range(6)]
+    panel(page, title="pass@1", zero=True, percent=True, xticks=ticks, series=series, height=240)
+    expect(page.locator("#a .curves-grid text[transform]")).to_have_count(6)
+    expect(page.locator("#a .curves-lines .curves-bars[d^=M]")).to_have_count(6)
+
+
+def test_equal_groups_are_one_bubble_and_the_keys_walk_through_them(page: Page) -> None:
+    page.evaluate("""() => { window.picked = []; window.chart = bubbles(document.getElementById("b")); chart.set({
+        title: "", x: "right by base", y: "right by rl",
+        says: (p) => p[2].join(", "), onPick: (ids) => picked.push(ids),
+        series: [{name: "worse", style: 1, shape: 4, points: [[1, 0.5, ["c"]]]},
+                 {name: "better", style: 2, points: [[0.5, 1, ["a", "b"]]]}],
+    }) }""")
+    box = page.locator("#b")
+    expect(box.locator(".curves-name")).to_have_text(["worse (1)", "better (2)"])
+    marks = box.locator(".curves-dots .curves-bubble")
+    expect(marks).to_have_count(2)
+    one, two = marks.evaluate_all("els => els.map(e => e.getBoundingClientRect().toJSON())")
+    assert two["width"] > 2 * one["width"]
+    assert two["y"] < one["y"]
+    assert two["x"] < one["x"]
+    marks.first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(box.locator(".curves-about")).to_have_text("a, b")
+    page.keyboard.press("Enter")
+    assert page.evaluate("picked") == [["a", "b"]]

@@ -57,13 +57,13 @@ def test_stop_and_evaluate_again_goes_on_from_what_is_known(open_page: Open, url
     solved = page.get_by_role("table", name="What each solves")
     expect(solved.locator("tbody tr")).to_have_count(2)
     expect(page.get_by_role("table", name="Differences to the base")).to_contain_text(re.compile("won [0-9]+, lost"))
-    expect(page.locator("#eval-curves .main-svg").first).to_be_visible(timeout=LONG)
+    expect(page.locator("#evaluate .curves-end").first).to_be_visible(timeout=LONG)
     with page.expect_download() as saved:
         press(page, "Plots as SVG")
     assert saved.value.suggested_filename == "evaluation-mini-test-curves.svg"
     figure = saved.value.path().read_text(encoding="utf-8")
     assert ElementTree.fromstring(figure).tag == "{http://www.w3.org/2000/svg}svg"
-    assert "trace scatter" in figure
+    assert "over samples k, log scale" in figure
 
 
 def test_a_problem_opens_in_explore_and_in_compare(open_page: Open, url: str) -> None:

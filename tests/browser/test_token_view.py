@@ -1,7 +1,6 @@
 """The explorer view in Chromium, on the scripted server. Found by role and label; every assertion waits."""
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -119,10 +118,8 @@ def test_a_swap_by_mouse_keeps_the_kept_tokens_and_changes_the_answer(page: Page
 
 def test_undo_redo_keep_and_the_tree(page: Page) -> None:
     solve(page)
-    root = last_run().id
     swap(page)
     expect(answer(page)).to_contain_text("✓ right")
-    child = last_run().id
     page.get_by_role("button", name="Undo").hover()
     expect(page.locator(".doomed").first).to_have_attribute("data-i", "13")
     page.keyboard.press("u")
@@ -143,12 +140,6 @@ def test_undo_redo_keep_and_the_tree(page: Page) -> None:
     expect(answer(page)).not_to_contain_text("was")
     page.get_by_role("navigation", name="Branches").get_by_role("button").first.click()
     expect(answer(page)).to_contain_text("✗ wrong")
-    deadline = time.monotonic() + 10  # the last event may still be on its way
-    while (settled := [data["run"] for name, data in app.EVENTS if name == "settled"])[4:] != [root]:
-        assert time.monotonic() < deadline, settled
-        page.wait_for_timeout(50)
-    assert settled == [root, child, root, child, root]
-    assert all(data["tau"] == 1 for name, data in app.EVENTS if name == "settled")
 
 
 def test_keys(page: Page) -> None:

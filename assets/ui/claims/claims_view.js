@@ -1,7 +1,7 @@
 // The claims view: one card for each claim. A message holds the whole state; what never changes came with the page.
 import { drawn } from "../common/svg.js";
 import { attrs, clip, count, make, showOdd } from "../common/text.js";
-import { saveFile } from "../common/figures.js";
+import { saveReply } from "../common/figures.js";
 import { openView } from "../common/view.js";
 
 const { root, ui, props, server, trigger, hear, ask, sayError } = openView(window.rmxViews["claims/claims_view"]);
@@ -57,12 +57,9 @@ function renderRow(row) {
 }
 function makeBar(bar) {
   const line = (cls, a, b, top, bottom) => drawn("line", { class: cls, x1: a, x2: b, y1: top, y2: bottom });
-  const svg = drawn("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
-  if (bar.band) {
-    const [a, b] = bar.band;
-    svg.append(drawn("rect", { class: "band", x: a, y: 0, width: Math.max(0, b - a), height: 10 }));
-  }
-  svg.append(line("zero", bar.zero, bar.zero, 0, 10), line("span", bar.low, bar.high, 5, 5), line("dot", bar.value, bar.value, 1.5, 8.5));
+  const band = bar.band ? [drawn("rect", { class: "band", x: bar.band[0], y: 0, width: Math.max(0, bar.band[1] - bar.band[0]), height: 10 })] : [];
+  const svg = drawn("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" }, ...band,
+    line("zero", bar.zero, bar.zero, 0, 10), line("span", bar.low, bar.high, 5, 5), line("dot", bar.value, bar.value, 1.5, 8.5));
   const whole = attrs(make("div", "bar", make("span", "", bar.name), svg, make("span", "num", bar.numbers)), { role: "img" });
   return attrs(whole, { "aria-label": bar.said });
 }
@@ -115,13 +112,8 @@ root.addEventListener("click", (e) => {
   } else if (go === "stop") {
     ui.stop.disabled = true;
     trigger("halt", { id: shown.job });
-  } else if (go === "report") saveReport();
+  } else if (go === "report") ask("claims_export", { id: shown.job }).then(saveReply);
 });
-async function saveReport() {
-  const file = await ask("claims_export", { id: shown.job });
-  if (typeof file?.text !== "string") return;
-  saveFile(file.name, new Blob([file.text], { type: file.mime }));
-}
 
 // ---- a page that was reloaded, or a stream that broke off ----------------------------------------------------
 function remember(id) {

@@ -1,6 +1,6 @@
 // How figures are written: seconds, shares and points, and an estimate with its 95 % interval.
 import { drawn } from "./svg.js";
-import { attrs, make } from "./text.js";
+import { make } from "./text.js";
 
 export const clock = (s) => (s < 90 ? `${Math.max(1, Math.round(s))} s` : `${Math.round(s / 60)} min`);
 export const figure = (value) => make("span", "num", value);
@@ -27,7 +27,7 @@ export function estimate(e, unit) {
 }
 // An estimate on a scale that all rows share: the thick line is the interval, the dot the value, the thin line `mark`.
 export function intervalBar(e, label, { from, to, mark = null, width = 120, height = 16, look = "gain" }) {
-  const svg = attrs(drawn("svg", { viewBox: `0 0 ${width} ${height}`, class: look, role: "img" }), { "aria-label": label }), y = height / 2;
+  const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, class: look, role: "img", "aria-label": label }), y = height / 2;
   const x = (v) => 4 + (width - 8) * Math.max(0, Math.min(1, (v - from) / (to - from)));
   const line = (x1, x2, y1, y2, part) => svg.append(drawn("line", { x1, x2, y1, y2, class: part }));
   line(4, width - 4, y, y, "rail");

@@ -9,6 +9,8 @@ export function saveFile(name, blob) {
   link.remove();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
+// Saves a file that the server made: { name, mime, text }.
+export const saveReply = (reply, name) => reply?.text != null && saveFile(String(reply.name ?? name), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
 const svgFile = (text) => new Blob([text], { type: "image/svg+xml" });
 // A drawing as PNG, at twice its size, for slides and print. Null where the browser cannot draw it.
 export async function pngOf(text) {
@@ -25,25 +27,41 @@ export async function pngOf(text) {
     URL.revokeObjectURL(url);
   }
 }
-// A Plotly figure is several SVG layers one above the other; together they are one drawing.
-export const plotIn = (box) => box.querySelector(".js-plotly-plot .main-svg")?.closest(".js-plotly-plot");
-function plotSvg(plot) {
-  const layers = [...plot.querySelectorAll(".main-svg")], { width, height } = layers[0].getBoundingClientRect();
-  const all = drawn("svg", { width: Math.round(width), height: Math.round(height), viewBox: `0 0 ${width} ${height}` });
-  all.append(drawn("rect", { width: "100%", height: "100%", fill: paper(plot) }), ...layers.map((layer) => layer.cloneNode(true)));
-  for (const layer of all.querySelectorAll(".main-svg")) layer.style.background = "none";
+// Charts inside a box as one drawing that needs no style sheet: each plot, sign and word where it stands on the page.
+const WORDS = ".curves-title, .curves-about, .curves-name, .curves-value, .curves-extra";
+const LOOK = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "paint-order", "opacity", "font-family", "font-size", "font-weight"];
+function chartsSvg(box) {
+  const { left, top, width, height } = box.getBoundingClientRect(), size = { width: Math.ceil(width), height: Math.ceil(height) };
+  const all = drawn("svg", { ...size, viewBox: `0 0 ${size.width} ${size.height}` }, drawn("rect", { width: "100%", height: "100%", fill: paper(box) }));
+  for (const plot of box.querySelectorAll(".curves svg")) {
+    const spot = plot.getBoundingClientRect();
+    if (spot.width) all.append(attrs(styled(plot), { x: spot.left - left, y: spot.top - top, overflow: "visible" }));
+  }
+  for (const words of box.querySelectorAll(WORDS)) {
+    const spot = words.getBoundingClientRect(), look = getComputedStyle(words), place = { x: spot.left - left, y: spot.top - top + 0.72 * spot.height };
+    if (spot.width) all.append(drawn("text", { ...place, fill: look.color, "font-family": look.fontFamily, "font-size": look.fontSize, "font-weight": look.fontWeight }, words.textContent));
+  }
   return new XMLSerializer().serializeToString(all);
 }
-function paper(plot) { // the first colour behind it
-  for (let node = plot.parentElement; node; node = node.parentElement) {
+function styled(plot) { // a copy with what style sheets say of each node written into it
+  const copy = plot.cloneNode(true), nodes = [plot, ...plot.querySelectorAll("*")], copies = [copy, ...copy.querySelectorAll("*")];
+  nodes.forEach((node, k) => {
+    const look = getComputedStyle(node);
+    attrs(copies[k], Object.fromEntries(LOOK.map((name) => [name, look.getPropertyValue(name)])));
+    copies[k].removeAttribute("class");
+  });
+  return copy;
+}
+function paper(box) { // the first colour behind it
+  for (let node = box; node; node = node.parentElement) {
     const colour = getComputedStyle(node).backgroundColor;
     if (!/^rgba\(.*, 0\)$|transparent/.test(colour)) return colour;
   }
   return "#fff";
 }
-// Saves a plot as "svg" or "png"; `sayError` is told where the browser cannot.
-export async function savePlot(plot, name, kind, sayError) {
-  const text = plotSvg(plot), blob = kind === "svg" ? svgFile(text) : await pngOf(text);
+// Saves the charts of a box as "svg" or "png"; `sayError` is told where the browser cannot.
+export async function saveCharts(box, name, kind, sayError) {
+  const text = chartsSvg(box), blob = kind === "svg" ? svgFile(text) : await pngOf(text);
   if (blob) saveFile(`${name}.${kind}`, blob);
   else sayError("The browser could not draw the plot. Take the SVG instead.");
 }

@@ -7,6 +7,7 @@ export function make(tag, cls = "", ...kids) {
   return node;
 }
 export const attrs = (node, pairs) => (Object.entries(pairs).forEach(([key, value]) => node.setAttribute(key, value)), node);
+export const say = (node, text) => node.textContent !== text && (node.textContent = text); // an equal text must not touch the page
 export const count = (n) => n.toLocaleString("en");
 export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
 export const waitingText = (ahead, seconds) => // the place in the model's line, and the wait by the turns of late

@@ -70,7 +70,7 @@ function tooltip(tip, flow, describe) {
 
 // ---- keys ---------------------------------------------------------------------------------------------------
 const EDITABLE = "input:not([type=radio]):not([type=checkbox]):not([type=range]), textarea, select, [contenteditable=true], [role=textbox]";
-const FOREIGN = "[role=slider], [role=listbox], [role=option], [role=menu], [role=tab], [role=combobox], .js-plotly-plot";
+const FOREIGN = "[role=slider], [role=listbox], [role=option], [role=menu], [role=tab], [role=combobox]";
 // `keys` names a function per key; false from it means "not mine". `awake` tells if the view is the one in sight.
 function listenToKeys(root, keys, awake) {
   const onKey = (e) => {

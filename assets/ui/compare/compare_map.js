@@ -1,11 +1,12 @@
 // "Where they part": one text, two layers of marks. A line above a word is the adapted model's, a line below the base's.
 import {
-  attrs, clip, count, fill, make, nameOf, odds, percent, plainName, plural, showOdd, splitSpace, waitingText,
+  attrs, clip, count, make, nameOf, odds, percent, plainName, plural, showOdd, splitSpace, waitingText,
 } from "../common/text.js";
 import { knownText } from "../common/answers.js";
 import { followed, prose } from "../common/prose.js";
+import { tokenSpan } from "../common/tokens.js";
 import { figure } from "../common/estimates.js";
-import { ask, root, tooltip, trigger, ui } from "./context.js";
+import { ask, root, tooltip, ui } from "./context.js";
 import { answerBox, complete, ending, named, nats, renderUnjudged, share } from "./compare_stream.js";
 import { renderCheck, renderNoise, renderPlacebo, resetChecks } from "./compare_checks.js";
 import { forgetPatches } from "./compare_patch.js";
@@ -30,17 +31,13 @@ const KINDS = ["all", "reranked", "shifted", "near", "fork"];
 
 // ---- tokens -------------------------------------------------------------------------------------------------
 function mapSpan(tok, pos) {
-  const span = make("span", "t");
-  span.dataset.i = pos;
-  fill(span, tok[0]);
+  const span = tokenSpan(tok[0], pos, { special: tok[2] & MAP_SPECIAL });
   markDifference(span, tok, pos);
   return span;
 }
 function markDifference(span, tok, pos) {
   const [text, , flags] = tok;
   for (const kind of KINDS.slice(1)) span.classList.toggle(kind, isKind[kind](tok));
-  const looks = { part: text === "", special: flags & MAP_SPECIAL, blank: /^ +$/.test(text) };
-  for (const look in looks) if (looks[look]) span.classList.add(look);
   if (parted(tok) || flags & FORK) splitSpace(span);
   tint(span, tok);
   if (!parted(tok)) return;
@@ -132,7 +129,6 @@ function renderMapAnswers(run) {
   ui.mapStop.hidden = run.done;
 }
 function settleMap(run) {
-  const first = !map.settled;
   map.settled = true;
   map.resultOf = run.result;
   renderMapAnswers(run);
@@ -142,7 +138,6 @@ function settleMap(run) {
   renderLargest(run.result?.largest ?? []);
   ui.mapStatus.replaceChildren(...mapSummary(run));
   if (run.result?.check) renderCheck(run.result.check);
-  if (first) trigger("ready", { id: run.id });
 }
 function mapSummary(run) {
   const { all, reranked, shifted, near } = map.counts, on = run.result?.on_forks;

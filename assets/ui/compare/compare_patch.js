@@ -1,7 +1,8 @@
 // "Patch": the base's text with single words of the adapted model, and how few of them turn the answer.
-import { attrs, clip, count, fill, make, plainName, plural, showOdd, splitSpace, waitingText } from "../common/text.js";
+import { attrs, clip, count, make, plainName, plural, showOdd, splitSpace, waitingText } from "../common/text.js";
 import { knownText, mark, textOf, verdictOn } from "../common/answers.js";
 import { followed, prose } from "../common/prose.js";
+import { tokenSpan } from "../common/tokens.js";
 import { sayError, trigger, ui } from "./context.js";
 import { complete, ending, renderUnjudged, runs, share } from "./compare_stream.js";
 import { showPane } from "./compare_view.js";
@@ -23,14 +24,9 @@ const stepping = () => patch.budget !== null;
 
 // ---- tokens -------------------------------------------------------------------------------------------------
 function patchSpan(tok, pos) {
-  const [text, flags, , from] = tok, span = make("span", "t");
-  span.dataset.i = pos;
-  fill(span, text);
-  const patched = !!(flags & PATCHED), looks = {
-    forced: patched, refused: flags & REFUSED, differs: flags & DIFFERS && !(flags & (PATCHED | REFUSED)), fork: flags & GATED,
-    part: text === "", special: flags & PATCH_SPECIAL, blank: /^ +$/.test(text),
-  };
-  for (const look in looks) if (looks[look]) span.classList.add(look);
+  const [text, flags, , from] = tok, patched = !!(flags & PATCHED), span = tokenSpan(text, pos, {
+    forced: patched, refused: flags & REFUSED, differs: flags & DIFFERS && !(flags & (PATCHED | REFUSED)), fork: flags & GATED, special: flags & PATCH_SPECIAL,
+  });
   if (patched || flags & (DIFFERS | GATED | REFUSED)) splitSpace(span);
   if (!patched) return span;
   const old = plainName(from ?? "").replace(/^␣/, "");

@@ -1,9 +1,10 @@
 // "On a problem set": how far, what was measured, with intervals; tables, plot and files of it.
-import { attrs, count, make, showOdd } from "../common/text.js";
+import { attrs, count, make, plural, showOdd } from "../common/text.js";
+import { curves } from "../common/charts.js";
 import { cell, header } from "../common/tables.js";
 import { around, clock, estimate, figure, intervalBar, written } from "../common/estimates.js";
-import { plotIn, saveFile, savePlot } from "../common/figures.js";
-import { ask, root, sayError, server, trigger, ui } from "./context.js";
+import { saveCharts, saveReply } from "../common/figures.js";
+import { ask, sayError, server, ui } from "./context.js";
 import { nats } from "./compare_stream.js";
 import { ARMS } from "./compare_patch.js";
 import { showPane } from "./compare_view.js";
@@ -14,11 +15,9 @@ export function receiveSet(m) {
   if (!m.id) return;
   const before = setJob.m, fresh = before?.id !== m.id;
   if (!fresh && (before.done || m.at < before.at) && !m.done) return; // late news of an earlier moment
-  const ended = !fresh && before.done;
   Object.assign(setJob, { m, heard: performance.now() });
   if (fresh) showPane("set");
   renderSet(m);
-  if (m.done && !ended) trigger("ready", { id: m.id });
 }
 // A job tells the whole state each time, so all that can be missing is its last message.
 export async function lookAfterSet(patience = 8000) {
@@ -48,12 +47,13 @@ function rowsTable(rows) {
   }));
   return [header(names), body];
 }
+const armName = (arm) => showOdd(arm.label ?? ARMS[arm.arm]?.[0] ?? arm.arm);
 function armsTable(arms) {
   const base = arms.find((arm) => arm.arm === "base")?.pass?.value;
   const body = make("tbody", "", ...arms.map((arm) => {
-    const name = arm.label ?? ARMS[arm.arm]?.[0] ?? arm.arm, label = `${name}: ${written(arm.pass?.value, "share")}, interval ${around(arm.pass, "share")}`;
+    const name = armName(arm), label = `${name}: ${written(arm.pass?.value, "share")}, interval ${around(arm.pass, "share")}`;
     const flips = arm.won == null ? "–" : `${count(arm.won)} / ${count(arm.lost ?? 0)}`;
-    return make("tr", "", attrs(make("th", "", showOdd(name)), { scope: "row" }),
+    return make("tr", "", attrs(make("th", "", name), { scope: "row" }),
       cell("solved", estimate(arm.pass, "share")), cell("", intervalBar(arm.pass, label, { from: 0, to: 1, mark: base, height: 14, look: "interval-bar" })),
       cell("tokens touched", figure(written(arm.touched, "share"))),
       cell("points over base", estimate(arm.vs_base, "points")), cell("won / lost", figure(flips)));
@@ -84,29 +84,50 @@ function renderSet(m) {
       `oracle and adapted model wrote the same text on ${count(same.same)} of ${count(same.of)} problems`);
   }
   ui.reading.replaceChildren(...(m.reading ?? []).map((sentence) => make("li", "", showOdd(sentence))));
-  adoptFigure();
+  drawCharts(m);
 }
-// The app's plot belongs under the table; as its own block it would show on the other panes too.
-export function adoptFigure() {
-  const box = document.getElementById("pair-figure");
-  if (box && !ui.figure.contains(box)) ui.figure.append(box);
-  const drawn = !!plotOf();
-  ui.figure.classList.toggle("drawn", drawn);
-  ui.png.hidden = ui.svg.hidden = !drawn;
+
+// ---- charts -------------------------------------------------------------------------------------------------
+const KIND_STYLES = { unshifted: 6, reranked: 0, shifted: 3 };
+const ARM_STYLES = { base: 6, teacher: 2, oracle: 0, entropy: 1, placebo: 3 }, RANDOM_STYLE = 4;
+const CHARTS = {
+  shifts: [
+    { title: "Base entropy, by class", about: "shares of each class", x: "nats", height: 240, percent: true, zero: true },
+    { title: "Disagreements inside the base’s top k", x: "k", height: 240, percent: true },
+  ],
+  intervene: [{ title: "pass@1", height: 320, percent: true, zero: true, within: [0, 1], legend: false }],
+};
+let charts = [];
+function drawCharts(m) {
+  const [what, known] = m.what === "intervene" ? ["intervene", m.arms?.length] : ["shifts", m.histogram];
+  ui.figure.hidden = ui.png.hidden = ui.svg.hidden = !known;
+  if (!known) return;
+  if (ui.figure.dataset.of !== what) {
+    ui.figure.dataset.of = what;
+    charts.forEach((chart) => chart.remove());
+    charts = CHARTS[what].map((options) => curves(ui.figure.appendChild(make("div", "chart")), options));
+  }
+  what === "intervene" ? drawArms(m) : drawShifts(m);
 }
-export function awaitFigure(tries = 20) { // it is mounted some time after this view
-  adoptFigure();
-  if (!ui.figure.firstChild && tries > 0 && root.isConnected) setTimeout(awaitFigure, 250, tries - 1);
+function drawShifts({ histogram: { edges, ...counts }, within_top, at }) {
+  const sum = (list) => list.reduce((a, b) => a + b, 0), kinds = Object.entries(counts).filter(([, list]) => sum(list));
+  charts[0].set({ series: kinds.map(([kind, list]) => ({
+    id: `${kind} ${at}`, name: `${kind} (${count(sum(list))})`, style: KIND_STYLES[kind], look: "bars", wide: 0.1, band: false,
+    points: edges.map((edge, i) => [edge + 0.05, list[i] / sum(list)]),
+  })) });
+  charts[1].set({ series: Object.entries(within_top).map(([name, shares]) => (
+    { id: `${name} ${at}`, name, style: name === "placebo" ? 6 : 0, points: shares.map((share, i) => [i + 1, share]) })) });
 }
-new MutationObserver(adoptFigure).observe(ui.figure, { childList: true, subtree: true });
+function drawArms({ arms, at, set }) {
+  const told = arms.map((arm) => [armName(arm), written(arm.pass?.value, "share"), `${written(arm.touched, "share")} touched`]);
+  charts[0].set({
+    about: `${plural(at, "problem")} of ${showOdd(set)}`, xticks: told.map((lines, i) => [i, lines]), says: (i) => `${told[i].join(", ")}, interval ${around(arms[i].pass, "share")}`,
+    series: arms.map((arm, i) => ({
+      id: `${arm.arm} ${at}`, name: told[i][0], style: ARM_STYLES[arm.arm] ?? RANDOM_STYLE, look: "bars", wide: 0.75, band: "bars", points: [[i, arm.pass?.value, arm.pass?.low, arm.pass?.high]],
+    })),
+  });
+}
 
 // ---- files --------------------------------------------------------------------------------------------------
-export async function saveTable(format) {
-  if (!setJob.m) return;
-  const reply = await ask("pair_export", { id: setJob.m.id, format });
-  if (reply?.text != null) saveFile(String(reply.name ?? `comparison.${format}`), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
-}
-const plotOf = () => plotIn(ui.figure);
-const plotName = () => `${(setJob.m.set ?? "set").replace(/[^\w-]+/g, "-")}-${setJob.m.what}`;
-export const saveSvg = () => plotOf() && savePlot(plotOf(), plotName(), "svg", sayError);
-export const savePng = () => plotOf() && savePlot(plotOf(), plotName(), "png", sayError);
+export const saveTable = async (format) => setJob.m && saveReply(await ask("pair_export", { id: setJob.m.id, format }), `comparison.${format}`);
+export const saveChart = (kind) => saveCharts(ui.figure, `${(setJob.m.set ?? "set").replace(/[^\w-]+/g, "-")}-${setJob.m.what}`, kind, sayError);

@@ -8,7 +8,7 @@ import {
 } from "./compare_map.js";
 import { check, resetChecks } from "./compare_checks.js";
 import { chooseArm, patch, patchPane, renderArms, runAll, setBudget, step } from "./compare_patch.js";
-import { adoptFigure, awaitFigure, savePng, saveSvg, saveTable, setJob } from "./compare_set.js";
+import { saveChart, saveTable, setJob } from "./compare_set.js";
 
 // ---- panes --------------------------------------------------------------------------------------------------
 const PANES = ["map", "patch", "set"];
@@ -24,9 +24,6 @@ export function showPane(name) {
   if (name !== "map") root.classList.remove("open");
   else if (map.selected !== null) root.classList.add("open");
   ui.presentButton.hidden = name === "set";
-  if (name !== "set") return;
-  adoptFigure();
-  window.dispatchEvent(new Event("resize")); // a plot that was drawn out of sight takes its width now
 }
 ui.tabs.addEventListener("keydown", (e) => {
   const way = { ArrowRight: 1, ArrowLeft: -1 }[e.key], at = tabs.indexOf(document.activeElement);
@@ -55,7 +52,7 @@ const actions = {
   haltMap: () => halt(map.run), haltPatch: () => halt(patch.run), haltSet: () => halt(setJob.m),
   step: () => step(1), stepBack: () => step(-1), begin: () => chooseArm("oracle"), runAll,
   present: () => present(), leave: () => present(false),
-  csv: () => saveTable("csv"), json: () => saveTable("json"), png: savePng, svg: saveSvg,
+  csv: () => saveTable("csv"), json: () => saveTable("json"), png: () => saveChart("png"), svg: () => saveChart("svg"),
   help: () => ui.help.togglePopover(),
 };
 root.addEventListener("click", (e) => {
@@ -93,5 +90,4 @@ window.rmxPair = Object.assign(window.rmxPair ?? {}, { step, arm: chooseArm, bud
 Object.assign(panes, { map: mapPane, patch: patchPane });
 resetChecks();
 renderArms();
-awaitFigure();
 hear(receive);

@@ -25,7 +25,7 @@ function fate(row, name = shown.name, by = shown.by) {
   const change = was === is ? "" : is ? "won" : "lost";
   return { change, cut: !!change && (cutOff(before) || cutOff(after)), moved: (shareOf(after) ?? 0) - (shareOf(before) ?? 0) };
 }
-function inPart() {
+export function inPart() {
   const rows = [...job.rows.values()].filter(({ row }) => !shown.part || row.part === shown.part);
   return rows.map((entry) => ({ ...entry, fate: fate(entry.row) }));
 }

@@ -11,7 +11,7 @@ export const shown = { k: null, part: "", name: "", by: "greedy", group: "won", 
 const BUILT = "This miniature was built with a few decisive forks: what training gains on it, it gains by construction.";
 
 const dollars = (usd) => (usd == null ? "" : usd === 0 ? "free" : usd < 0.01 ? "< $0.01" : `$${usd.toFixed(2)}`);
-const scope = () => job.report?.parts?.find((part) => part.name === shown.part) ?? job.report;
+export const scope = () => job.report?.parts?.find((part) => part.name === shown.part) ?? job.report;
 export const ks = () => (job.report?.k ?? []).map(String).filter((k) => scope()?.models?.some((model) => model["pass@k"]?.[k]));
 export const samplesOf = () => job.report?.samples ?? 0;
 export const shortName = (name) => plain(/^\d{8}-\d{4}-(.+)$/.exec(name)?.[1] ?? name, 60);

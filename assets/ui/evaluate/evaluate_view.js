@@ -1,21 +1,21 @@
-// The evaluation: follows a job of the server, takes the plots in, passes on what is pressed.
+// The evaluation: follows a job of the server, passes on what is pressed.
 import { make, plural, showOdd } from "../common/text.js";
 import { copyText, keyed, plain } from "../common/tables.js";
 import { clock } from "../common/estimates.js";
-import { plotIn, saveFile, savePlot } from "../common/figures.js";
+import { saveCharts, saveReply } from "../common/figures.js";
 import { ask, hear, props, root, sayError, server, trigger, ui } from "./context.js";
 import { chips, isOver, job, ks, others, renderAgainst, renderHead, renderSolved, shown } from "./evaluate_table.js";
+import { drawPlots } from "./evaluate_plots.js";
 import { openProblem, renderProblems, showProblem } from "./evaluate_problems.js";
 
-const EVERY = 700, DRAWN = 5000; // ms between two looks, and between two drawings of the plots while it runs
-let polling = 0, drawn_ = { at: 0, what: "" };
+const EVERY = 700; // ms between two looks
+let polling = 0;
 
 // ---- following a job ----------------------------------------------------------------------------------------
 function follow(id) {
   if (job.id !== id) {
     Object.assign(job, { id, m: null, report: null, rows: new Map(), stamp: 0, notes: {} });
     Object.assign(shown, { k: null, part: "", name: "", group: "won", open: new Set(), most: 30 });
-    drawn_ = { at: 0, what: "" };
     ui.results.hidden = ui.exports.hidden = true;
   }
   sessionStorage.setItem(props.storage_key, id);
@@ -70,39 +70,8 @@ function render() {
   keyed(ui.reading, sentences, (sentence) => make("li", "", plain(sentence, 400)));
   renderProblems();
   renderTake();
-  askFigures();
+  drawPlots();
 }
-
-// ---- plots --------------------------------------------------------------------------------------------------
-function askFigures() {
-  const what = JSON.stringify([job.id, shown.part, shown.name, isOver(job.m) ? job.stamp : ""]), now = performance.now();
-  if (drawn_.what === what && (isOver(job.m) || now - drawn_.at < DRAWN)) return;
-  drawn_ = { at: now, what };
-  ui.plots.hidden = shown.k === null;
-  ui.scatterBox.hidden = !shown.name;
-  if (shown.k !== null) trigger("figures", { id: job.id, part: shown.part, name: shown.name });
-}
-// The app's plots belong between the tables; as blocks of their own they would stand under all of it.
-const plotOf = (box) => box.querySelector(".js-plotly-plot");
-function adopt() {
-  for (const [id, box] of [["eval-curves", ui.curves], ["eval-scatter", ui.scatter]]) {
-    const plot = document.getElementById(id);
-    if (plot && !box.contains(plot)) box.append(plot);
-    box.classList.toggle("drawn", !!plotOf(box));
-  }
-  const points = plotOf(ui.scatter);
-  if (!points?.on || points.rmxBound) return;
-  points.rmxBound = true;
-  points.on("plotly_click", (e) => {
-    const ids = e.points[0]?.customdata;
-    if (Array.isArray(ids)) for (const id of ids.slice(0, 20).reverse()) showProblem(id);
-  });
-}
-function awaitPlots(tries = 40) { // they are mounted some time after this view
-  adopt();
-  if ((!ui.curves.firstChild || !ui.scatter.firstChild) && tries > 0 && root.isConnected) setTimeout(awaitPlots, 250, tries - 1);
-}
-for (const box of [ui.curves, ui.scatter]) new MutationObserver(adopt).observe(box, { childList: true, subtree: true });
 
 // ---- what can be taken home ---------------------------------------------------------------------------------
 function renderCommand(command, own) {
@@ -115,13 +84,10 @@ function renderTake() {
   ui.exports.hidden = false;
   ui.origin.textContent = [licence && `Licence of the set: ${plain(licence, 120)}.`, source && `Source: ${plain(source, 300)}`].filter(Boolean).join(" ");
 }
-async function saveAs(format) {
-  const reply = await ask("eval_export", { id: job.id, format });
-  if (reply?.text != null) saveFile(plain(reply.name ?? `evaluation.${format}`, 120), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
-}
+const saveAs = async (format) => saveReply(await ask("eval_export", { id: job.id, format }), `evaluation.${format}`);
 function savePlots(kind) {
   const name = `evaluation-${String(job.report?.set ?? "set").replace(/[^\w-]+/g, "-")}`;
-  for (const [box, what] of [[ui.curves, "curves"], [ui.scatter, "problems"]]) if (plotIn(box)) savePlot(plotIn(box), `${name}-${what}`, kind, sayError);
+  for (const [box, what] of [[ui.curves, "curves"], [ui.scatter, "problems"]]) if (box.offsetWidth) saveCharts(box, `${name}-${what}`, kind, sayError);
 }
 
 // ---- messages from Python -----------------------------------------------------------------------------------
@@ -164,7 +130,6 @@ root.addEventListener("click", (e) => {
 
 // ---- the start ----------------------------------------------------------------------------------------------
 window.rmxEval = Object.assign(window.rmxEval ?? {}, { show: showProblem, follow });
-awaitPlots();
 hear(receive);
 const kept = sessionStorage.getItem(props.storage_key);
 if (kept && !job.id) trigger("attach", { id: kept });

@@ -1,11 +1,11 @@
 // What the colour of a token tells: the entropy of the choice, or of the token that stands there its surprise or rank.
 // Entropy is about the distribution alone; a wrong token of a pasted text shows
 // by its surprise, -ln p.
-import { count, nameOf, odds, splitSpace, undecided } from "../common/text.js";
+import { count, nameOf, odds, undecided } from "../common/text.js";
+import { CEILING, tint } from "../common/tokens.js";
 import { root, ui } from "./context.js";
 import { els, forks, keepTabStop, markToken, presenter, settled, shown, summary, tree } from "./token_view.js";
 
-export const CEILING = 2.5; // the ramp of entropy is full at so many nats, for every model alike
 export const surpriseOf = ([, , p]) => (p > 0 ? -Math.log(Math.min(1, p)) : Infinity);
 const SHADES = { // heat from 0 to 1, and the ends of the scale
   entropy: { heat: ([, H]) => (H ?? 0) / CEILING, scale: `0 – ${CEILING}+`, unit: "nats of entropy: how undecided the model was" },
@@ -17,12 +17,7 @@ export let shade = "entropy";
 
 export const isUnlikely = (tok) => shade !== "entropy" && (tok[2] ?? 1) < SURPRISING;
 export const nats = (x) => (Number.isFinite(x) ? Math.max(0, x).toFixed(2) : "∞");
-export function tintToken(span, tok) {
-  const h = Math.min(1, SHADES[shade].heat(tok));
-  if (h > 0.04) splitSpace(span);
-  if (h > 0.008) span.style.setProperty("--h", h.toFixed(3));
-  else span.style.removeProperty("--h");
-}
+export const tintToken = (span, tok) => tint(span, SHADES[shade].heat(tok));
 export function setShade(name) {
   if (!SHADES[name]) return;
   shade = name;

@@ -1,11 +1,13 @@
 // The explorer view: the text, its forks, the inspector, the history of swaps, and what a room sees.
 // Python sends deltas; a branch is kept whole here, so undo, redo, tau and marks need no round trip.
 import {
-  attrs, clip, count, fill, howOften, make, nameOf, odds, oneLine, plainName, plural, showOdd, splitSpace, undecided,
+  attrs, clip, count, howOften, make, nameOf, odds, oneLine, plainName, plural, showOdd, splitSpace, undecided,
   waitingText,
 } from "../common/text.js";
 import { giveKnown, kindOf, knownText, mark, offerKnown, STOPS, textOf, verdictOn } from "../common/answers.js";
+import { curves } from "../common/charts.js";
 import { followed, prose } from "../common/prose.js";
+import { altRow, tokenSpan, underline } from "../common/tokens.js";
 import { readdress } from "../common/address.js";
 import { putNear } from "../common/view.js";
 import { ask, hear, listenToKeys, root, sayError, server, tooltip, trigger, ui } from "./context.js";
@@ -15,7 +17,7 @@ import {
 import { pinActions, renderPinButton, renderPins, togglePin } from "./pins.js";
 import { linkGone, renderOrigin, shareActions } from "./share.js";
 import {
-  aboutChoice, CEILING, isUnlikely, nats, nextShade, sentence, setShade, shade, shadeFor, standsThere, stops,
+  aboutChoice, isUnlikely, nats, nextShade, sentence, setShade, shade, shadeFor, standsThere, stops,
   surpriseOf, tintToken, unlikely,
 } from "./shades.js";
 
@@ -42,13 +44,9 @@ function keptWith(b) { // how many tokens on screen stay where they are when b c
 const parentOf = (b) => branches.get(b?.open?.parent) ?? null;
 
 // ---- tokens to spans ----------------------------------------------------------------------------------------
-function tokenSpan(tok, pos) {
-  const [text, , , , flags] = tok, span = make("span", "t");
-  span.dataset.i = pos;
-  fill(span, text);
+function spanOf(tok, pos) {
+  const span = tokenSpan(tok[0], pos, { forced: tok[4] & FORCED, special: tok[4] & SPECIAL });
   tintToken(span, tok);
-  const kinds = { part: text === "", forced: flags & FORCED, special: flags & SPECIAL, blank: /^ +$/.test(text) };
-  for (const kind in kinds) if (kinds[kind]) span.classList.add(kind);
   if (isFork(tok) || isUnlikely(tok)) markToken(span, tok, pos);
   return span;
 }
@@ -57,8 +55,7 @@ export function markToken(span, tok, pos) {
   span.classList.toggle("fork", fork);
   span.classList.toggle("unlikely", odd);
   if (!fork && !odd) return ["role", "aria-label", "tabindex"].forEach((name) => span.removeAttribute(name));
-  splitSpace(span);
-  if (fork) span.style.setProperty("--u", (1 + 3 * Math.min(1, H / CEILING)).toFixed(1));
+  fork ? underline(span, H) : splitSpace(span);
   const facts = [`entropy ${(H ?? 0).toFixed(2)}`, ...(odd ? [`probability ${odds(p)}`, `rank ${count(rank)}`, `surprise ${nats(surpriseOf(tok))}`] : [])];
   const label = `${fork ? "Fork" : "Surprising token"} at ${fork ? "token " : ""}${pos}: ${JSON.stringify(plainName(text))}, ${facts.join(", ")}`;
   attrs(span, { role: "button", "aria-label": label });
@@ -66,7 +63,7 @@ export function markToken(span, tok, pos) {
 }
 function append(b, upTo) {
   for (let pos = els.length; pos < upTo; pos++) {
-    const tok = b.toks[pos], span = tokenSpan(tok, pos);
+    const tok = b.toks[pos], span = spanOf(tok, pos);
     place(span, tok[0], b.toks[pos - 1]?.[0]);
     if (isFork(tok)) addFork(pos);
     else if (isUnlikely(tok) && !tabStop?.isConnected) setTabStop(span);
@@ -102,7 +99,10 @@ function setTau(x) {
     if (on) addFork(pos);
   });
   keepTabStop();
-  if (settled) ui.status.textContent = summary(shown);
+  if (settled) {
+    ui.status.textContent = summary(shown);
+    drawStrip(shown);
+  }
   if (selected !== null) renderKind();
 }
 
@@ -208,10 +208,16 @@ function flow() {
   const soFar = `${plural(els.length, "token")}, ${plural(forks.length, "fork")} …`;
   ui.count.textContent = b.waiting ? waitingText(b.waiting, b.expected) : soFar;
 }
-// The app's entropy strip belongs under the text, beside the inspector; as its own block it would lie below both.
-function adoptStrip() {
-  const strip = document.getElementById("strip");
-  if (strip && !ui.strip.contains(strip)) ui.strip.append(strip);
+// Entropy by token below the text, the threshold as a line, forks above it by colour too.
+const strip = curves(ui.strip, {
+  title: "Entropy", about: "nats, by token", x: "token", height: 128, zero: true, legend: false, empty: "No token yet.",
+  says: (pos) => `${pos}: ${plainName(shown.toks[pos]?.[0] ?? "")}, ${nats(shown.toks[pos]?.[1] ?? 0)} nats`, onPick: (pos) => select(pos),
+});
+function drawStrip(b) {
+  const points = b.toks.map((tok, pos) => [pos, tok[1] ?? 0]), bars = (id, style, above) => (
+    { id: `${b.run} ${tau} ${id}`, style, look: "bars", band: false, points: points.filter((_, pos) => isFork(b.toks[pos]) === above) });
+  ui.strip.hidden = !points.length;
+  strip.set({ series: [bars("sure", 4, false), bars("fork", 1, true)], lines: [{ y: tau }] });
 }
 function settle(b) {
   settled = b.seen = true;
@@ -226,8 +232,7 @@ function settle(b) {
   if (selected !== null) renderLook(selected);
   renderWorth();
   readdress({ run: b.run, ...linkGone(b) });
-  adoptStrip();
-  trigger("settled", { run: b.run, tau });
+  drawStrip(b);
   if (b.open?.show != null && !b.visited && root.classList.contains("wide") && !presenter.on) {
     b.visited = true; // a prepared example opens the place worth looking at, once
     select(b.open.show, false);
@@ -483,21 +488,17 @@ async function renderAlternatives(pos, all = false) {
   if (b !== shown || selected !== pos) return;
   if (reply?.top?.[0]) ui.stands.replaceChildren(...standsThere(b.toks[pos], reply.top[0]));
   const top = reply?.top ?? [], rows = top.slice(0, all ? 20 : 5);
-  ui.alts.replaceChildren(...rows.map((alt, k) => altRow(alt, k + 1, alt.id === reply.id)));
-  if (reply && !rows.some((alt) => alt.id === reply.id)) ui.alts.append(altRow(reply, reply.rank, true));
+  ui.alts.replaceChildren(...rows.map((alt, k) => altItem(alt, k + 1, alt.id === reply.id)));
+  if (reply && !rows.some((alt) => alt.id === reply.id)) ui.alts.append(altItem(reply, reply.rank, true));
   ui.more.hidden = top.length <= 5;
   ui.more.textContent = all ? "show 5" : `show ${top.length}`;
   ui.more.setAttribute("aria-expanded", String(all));
   renderLook(pos);
   renderOutcomes();
 }
-export function altRow(alt, rank, chosen) {
-  const bar = make("i", "meter"), name = make("span", "what", nameOf(alt.text)), p = odds(alt.p ?? 0);
-  bar.style.setProperty("--p", alt.p ?? 0);
-  if (chosen) name.append(make("span", "badge", "chosen"));
-  const row = make("button", "alt", make("kbd", "", count(rank)), name, make("span", "num", p), bar, make("span", "ahead"));
-  const label = `${rank}: ${JSON.stringify(plainName(alt.text))}, ${p}${chosen ? ", chosen" : ""}`;
-  attrs(row, { type: "button", "aria-label": label, "data-id": alt.id });
+export function altItem(alt, rank, chosen) {
+  const row = attrs(altRow("button", alt, rank, chosen ? "chosen" : "", make("span", "ahead")), { "data-id": alt.id });
+  if (chosen) row.ariaLabel += ", chosen";
   return make("li", "", row);
 }
 async function renderLook(pos) {
@@ -516,7 +517,7 @@ async function searchNow() {
   const reply = await ask("search", { run: shown.run, pos, q });
   if (mine !== asked || pos !== selected) return;
   const found = reply?.tokens ?? [];
-  ui.found.replaceChildren(...found.slice(0, 20).map((alt) => altRow(alt, alt.rank ?? 1, false)));
+  ui.found.replaceChildren(...found.slice(0, 20).map((alt) => altItem(alt, alt.rank ?? 1, false)));
   if (!found.length) ui.found.append(make("li", "soft", "No token contains this."));
 }
 ui.query.addEventListener("input", () => (clearTimeout(searchTimer), (searchTimer = setTimeout(searchNow, 150))));
@@ -612,7 +613,7 @@ async function showChoices(pos) {
   const question = asking ? "What comes next?" : make("span", "", "The model said ", nameOf(text), ". What if not?");
   ui.ask.replaceChildren(question, make("span", "soft", undecided(H)));
   const rows = (reply?.top ?? []).slice(0, 5);
-  ui.choices.replaceChildren(...rows.map((alt, k) => altRow(alt, k + 1, !asking && alt.id === reply.id)));
+  ui.choices.replaceChildren(...rows.map((alt, k) => altItem(alt, k + 1, !asking && alt.id === reply.id)));
   ui.choices.dataset.pos = pos;
   stageOutcomes(pos);
   ui.stage.hidden = false;

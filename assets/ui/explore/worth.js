@@ -6,7 +6,7 @@ import { kindOf, offerKnown } from "../common/answers.js";
 import { root, sayError, trigger, ui } from "./context.js";
 import { importanceState, renderImportance } from "./worth_plot.js";
 import {
-  altRow, answerOf, branches, els, ensure, presenter, select, selected, settled, shown, visit,
+  altItem, answerOf, branches, els, ensure, presenter, select, selected, settled, shown, visit,
 } from "./token_view.js";
 
 const JOBS = { outcomes: "outcomes", importance: "importance", rescue: "rescue", sofar: "sofar", stop: "haltjob" };
@@ -169,7 +169,7 @@ const ended = (job) => (!broken(job) ? "" : job.stopping ? ", stopped by hand" :
 function outcomeRow(alt, k, m) {
   const find = () => [...ui.alts.querySelectorAll(".alt")].find((row) => Number(row.dataset.id) === alt.id);
   if (!find() && !ui.alts.querySelector(".alt")) return; // the list is on its way
-  if (!find()) ui.alts.append(altRow(alt, k + 1, alt.chosen)); // a verdict must not rest on a row out of sight
+  if (!find()) ui.alts.append(altItem(alt, k + 1, alt.chosen)); // a verdict must not rest on a row out of sight
   const item = find().parentNode;
   const box = item.querySelector(".outcome") ?? item.appendChild(outcomeBox());
   const e = alt.correct, known = m.target?.known !== false, n = alt.samples ?? 0;

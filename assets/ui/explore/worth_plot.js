@@ -10,11 +10,6 @@ import {
 import { answerOf, els, select, shown } from "./token_view.js";
 
 const PLOT = { left: 44, right: 8, areas: 132, gap: 24, bars: 64, foot: 20 };
-const draw = (tag, pairs = {}, ...kids) => {
-  const node = drawn(tag, pairs);
-  node.append(...kids);
-  return node;
-};
 export const importanceState = (m) => `${count(m.at ?? 0)} of ${plural(m.of ?? 0, "fork")}, ${spentText(m)}`;
 
 export function renderImportance(m, job) {
@@ -56,16 +51,16 @@ function drawPlot(m, job) {
   const n = Math.max(1, shown.toks.length), points = [...m.points].sort((a, b) => a.pos - b.pos);
   const base = PLOT.areas + PLOT.gap + PLOT.bars, height = base + PLOT.foot;
   const x = (pos) => PLOT.left + ((width - PLOT.left - PLOT.right) * pos) / n;
-  const svg = attrs(draw("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group" }), { "aria-label": "Answers within reach and importance, by token" });
-  const hatch = draw("pattern", { id: "rmx-hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, draw("rect", { width: 1.6, height: 5, class: "hatch" }));
-  svg.append(draw("defs", {}, hatch), ...areas(m, points, x), ...axes(x, n, width, base));
+  const svg = attrs(drawn("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group" }), { "aria-label": "Answers within reach and importance, by token" });
+  const hatch = drawn("pattern", { id: "rmx-hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, drawn("rect", { width: 1.6, height: 5, class: "hatch" }));
+  svg.append(drawn("defs", {}, hatch), ...areas(m, points, x), ...axes(x, n, width, base));
   const top = Math.max(0.1, ...points.map((p) => p.importance?.high ?? 0).map((v) => Math.min(1, v)));
   const columns = points.map((p, k) => forkColumn(p, k, points, x, base, top, job));
   svg.append(...columns);
-  const tall = draw("text", { x: PLOT.left - 6, y: PLOT.areas + PLOT.gap + 9, class: "tick end" }), zero = draw("text", { x: PLOT.left - 6, y: base, class: "tick end" });
-  const name = draw("text", { x: PLOT.left, y: PLOT.areas + PLOT.gap - 6, class: "tick over" });
-  [tall.textContent, zero.textContent, name.textContent] = [`${round(top)} %`, "0", "importance of each fork"];
-  svg.append(tall, zero, name);
+  svg.append(
+    tick(PLOT.areas + PLOT.gap + 9, `${round(top)} %`), tick(base, "0"),
+    drawn("text", { x: PLOT.left, y: PLOT.areas + PLOT.gap - 6, class: "tick over" }, "importance of each fork"),
+  );
   const held = box.querySelector(".fork-column:focus") && document.activeElement.dataset.fork;
   box.replaceChildren(svg);
   const at = columns.find((c) => c.dataset.fork === (held || job.at)) ?? columns[0];
@@ -83,42 +78,36 @@ function areas(m, points, x) {
       const tall = (share(p) / total) * PLOT.areas;
       if (tall < 0.05) continue;
       up -= tall;
-      made.push(draw("rect", { x: x(from), y: up, width: x(p.pos + 1) - x(from) + 0.3, height: tall, class: `area tone-${tone}` }));
+      made.push(drawn("rect", { x: x(from), y: up, width: x(p.pos + 1) - x(from) + 0.3, height: tall, class: `area tone-${tone}` }));
     }
   });
-  return [draw("rect", { x: x(0), y: 0, width: Math.max(0, x(shown.toks.length) - x(0)), height: PLOT.areas, class: "ground" }), ...made, ...ending(points, x)];
+  return [drawn("rect", { x: x(0), y: 0, width: Math.max(0, x(shown.toks.length) - x(0)), height: PLOT.areas, class: "ground" }), ...made, ...ending(points, x)];
 }
 function ending(points, x) { // behind the last fork stands what was written
   const last = points.at(-1), answer = answerOf(shown.run), from = last ? x(last.pos + 1) : 0, room = x(shown.toks.length) - from;
   if (!last || !answer || room < 70) return [];
-  const text = draw("text", { x: from + room / 2, y: PLOT.areas / 2 + 4, class: `ended ${kindOf(answer)}` });
-  text.textContent = `${SIGNS[kindOf(answer)]} ${writeAnswer(textOf(answer), Math.max(3, Math.floor(room / 10) - 2))}`;
-  return [text];
+  const words = `${SIGNS[kindOf(answer)]} ${writeAnswer(textOf(answer), Math.max(3, Math.floor(room / 10) - 2))}`;
+  return [drawn("text", { x: from + room / 2, y: PLOT.areas / 2 + 4, class: `ended ${kindOf(answer)}` }, words)];
 }
 function axes(x, n, width, base) {
-  const made = [draw("line", { x1: x(0), x2: width - PLOT.right, y1: base, y2: base, class: "axis" })];
-  for (const [y, text] of [[9, "100 %"], [PLOT.areas / 2 + 4, "50"], [PLOT.areas, "0"]]) {
-    const tick = draw("text", { x: PLOT.left - 6, y, class: "tick end" });
-    tick.textContent = text;
-    made.push(tick);
-  }
   const step = [5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000].find((s) => (s / n) * width >= 64) ?? 10_000;
-  for (let pos = 0; pos < n; pos += step) {
-    const tick = draw("text", { x: x(pos), y: base + 15, class: pos ? "tick middle" : "tick" });
-    tick.textContent = pos ? count(pos) : "token 0";
-    if (pos === 0 || x(pos) > x(0) + 62) made.push(tick);
-  }
-  return made;
+  const places = [...Array(Math.ceil(n / step)).keys()].map((k) => k * step).filter((pos) => pos === 0 || x(pos) > x(0) + 62);
+  return [
+    drawn("line", { x1: x(0), x2: width - PLOT.right, y1: base, y2: base, class: "axis" }),
+    tick(9, "100 %"), tick(PLOT.areas / 2 + 4, "50"), tick(PLOT.areas, "0"),
+    ...places.map((pos) => drawn("text", { x: x(pos), y: base + 15, class: pos ? "tick middle" : "tick" }, pos ? count(pos) : "token 0")),
+  ];
 }
+const tick = (y, text) => drawn("text", { x: PLOT.left - 6, y, class: "tick end" }, text);
 function forkColumn(p, k, points, x, base, top, job) {
   const at = x(p.pos + 0.5), left = k ? (at + x(points[k - 1].pos + 0.5)) / 2 : x(0), right = k + 1 < points.length ? (at + x(points[k + 1].pos + 0.5)) / 2 : x(shown.toks.length);
   const wide = Math.max(4, Math.min(14, right - left - 3)), e = p.importance ?? {}, y = (v) => base - (PLOT.bars * Math.min(top, v)) / top;
-  const column = draw("g", { class: p.decides ? "fork-column decides" : "fork-column", role: "button", tabindex: -1, "data-pos": p.pos, "data-fork": p.pos, "aria-label": columnSays(p) });
-  column.append(draw("rect", { x: left, y: 0, width: Math.max(1, right - left), height: base, class: "catch" }), draw("line", { x1: at, x2: at, y1: 0, y2: base, class: "fork-line" }));
-  if (e.value != null) column.append(draw("rect", { x: at - wide / 2, y: y(e.value), width: wide, height: Math.max(1, base - y(e.value)), class: "bar" }));
+  const column = drawn("g", { class: p.decides ? "fork-column decides" : "fork-column", role: "button", tabindex: -1, "data-pos": p.pos, "data-fork": p.pos, "aria-label": columnSays(p) });
+  column.append(drawn("rect", { x: left, y: 0, width: Math.max(1, right - left), height: base, class: "catch" }), drawn("line", { x1: at, x2: at, y1: 0, y2: base, class: "fork-line" }));
+  if (e.value != null) column.append(drawn("rect", { x: at - wide / 2, y: y(e.value), width: wide, height: Math.max(1, base - y(e.value)), class: "bar" }));
   if (e.low != null && e.value != null) {
-    const cap = (v) => draw("line", { x1: at - 3, x2: at + 3, y1: y(v), y2: y(v), class: "whisker" });
-    column.append(draw("line", { x1: at, x2: at, y1: y(e.low), y2: y(e.high), class: "whisker" }), cap(e.low), cap(e.high));
+    const cap = (v) => drawn("line", { x1: at - 3, x2: at + 3, y1: y(v), y2: y(v), class: "whisker" });
+    column.append(drawn("line", { x1: at, x2: at, y1: y(e.low), y2: y(e.high), class: "whisker" }), cap(e.low), cap(e.high));
   }
   column.point = p;
   if (job.at === String(p.pos)) column.classList.add("at");

@@ -1,9 +1,9 @@
 // A sweep in a run's detail: what each threshold came to, as curves over τ and as a table. Asked for with every change of
 // the run, since a threshold more may be trained.
 import { attrs, count, make, plural } from "../common/text.js";
-import { keyed } from "../common/tables.js";
+import { header, keyed } from "../common/tables.js";
 import { around, written } from "../common/estimates.js";
-import { curves } from "../common/curves.js";
+import { curves } from "../common/charts.js";
 import { ask } from "./context.js";
 import { all, nothing, rowOf } from "./runs_table.js";
 
@@ -44,17 +44,13 @@ function renderSweep(box, sweep, row) {
   box.charts.score.set({ ...common, series: series("validation", "test"), lines: baseLines(sweep.base), about: `n = ${counts.map(([name, k]) => `${count(k)} ${name}`).join(", ")}` });
   box.charts.gain.set({ ...common, series: series("vs_base", "test_vs_base"), lines: [{ y: 0 }] });
   box.charts.gated.set({ ...common, series: [{ id: "gated", name: "gated", points: taus.map((one) => [one.tau, one.share]), style: GATED_STYLE }] });
-  keyed(box.table, taus.length ? [sweepHead(), sweepBody(sweep)] : [], (node) => node);
+  keyed(box.table, taus.length ? [header(["τ", "gated", "validation", "over the base", "test", "over the base"]), sweepBody(sweep)] : [], (node) => node);
   const left = (row?.taus?.length ?? taus.length) - taus.length;
   box.told.textContent = left > 0 ? `${plural(taus.length, "threshold")} of ${count(row.taus.length)} trained. ${sweep.rule}` : sweep.rule;
 }
 function baseLines(base) { // the higher one is named above its line, the lower one below
   const found = [["base, validation", base?.validation], ["base, test", base?.test]].filter(([, e]) => e?.value != null).sort((a, b) => b[1].value - a[1].value);
   return found.map(([name, e], k) => ({ y: e.value, name, below: k > 0 }));
-}
-function sweepHead() {
-  const heads = ["τ", "gated", "validation", "over the base", "test", "over the base"];
-  return make("thead", "", make("tr", "", ...heads.map((name) => attrs(make("th", "", name), { scope: "col" }))));
 }
 const sweepCell = (name, e, unit) => {
   const td = e?.value == null ? make("td", "", nothing()) : make("td", "num", written(e.value, unit), make("span", "soft interval", around(e, unit)));

@@ -4,7 +4,7 @@ import { attrs, count, make, plural, showOdd } from "../common/text.js";
 import { SIGNS } from "../common/answers.js";
 import { keyed, plain } from "../common/tables.js";
 import { around, clock, figure, intervalBar, written } from "../common/estimates.js";
-import { curves } from "../common/curves.js";
+import { STYLES } from "../common/svg.js";
 import { props, sayError, ui } from "./context.js";
 import { renderDetail } from "./runs_detail.js";
 
@@ -211,10 +211,10 @@ export function renderPicked() {
 }
 export function choose(id, on) {
   if (!on) chosen.delete(id);
-  else if (chosen.size >= curves.styles) sayError(`At most ${curves.styles} runs can be told apart in one panel. Take one out first.`);
+  else if (chosen.size >= STYLES) sayError(`At most ${STYLES} runs can be told apart in one panel. Take one out first.`);
   else {
     const taken = new Set(chosen.values());
-    chosen.set(id, [...Array(curves.styles).keys()].find((style) => !taken.has(style))); // a run keeps its colour
+    chosen.set(id, [...Array(STYLES).keys()].find((style) => !taken.has(style))); // a run keeps its colour
     sayError();
   }
   renderPicked();

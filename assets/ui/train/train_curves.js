@@ -1,9 +1,9 @@
 // The curves of the run: one small panel per figure, all with the same pointer, all smoothed by the same slider.
-import { count, make, plural } from "../common/text.js";
-import { curves } from "../common/curves.js";
+import { count, make, plural, say } from "../common/text.js";
+import { curves } from "../common/charts.js";
 import { ui } from "./context.js";
 import { run } from "./train_poll.js";
-import { say, sweeps } from "./train_run.js";
+import { sweeps } from "./train_run.js";
 
 const charts = new Map();
 const RIGHT_STYLE = 2, WRONG_STYLE = 1; // bluish green and vermillion, each with its own dash and marker

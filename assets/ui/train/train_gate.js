@@ -1,12 +1,13 @@
 // The dry run: which tokens of which rollouts a threshold gates, counted here while the slider moves, without a server.
 import { drawn } from "../common/svg.js";
 import {
-  attrs, clip, count, fill, make, nameOf, percent, plural, showOdd, splitSpace, undecided,
+  attrs, clip, count, make, nameOf, percent, plural, say, showOdd, splitSpace, undecided,
 } from "../common/text.js";
 import { prose } from "../common/prose.js";
+import { tokenSpan } from "../common/tokens.js";
 import { root, server, tooltip, trigger, ui } from "./context.js";
 import { run } from "./train_poll.js";
-import { dollars, megabytes, say, spanText } from "./train_run.js";
+import { dollars, megabytes, spanText } from "./train_run.js";
 
 export const gate = { m: null, tau: 1, chosen: 0, spans: null, sent: null, asking: false, retry: false };
 const gateProse = prose(ui.gateFlow);
@@ -145,7 +146,7 @@ const heightOf = (share) => 100 * (1 - Math.log10(Math.max(share, FLOOR) / FLOOR
 function drawShares() {
   const { m } = gate, [low, high] = [m.levels[0], m.levels.at(-1)], x = (tau) => (100 * (tau - low)) / (high - low || 1);
   const spots = m.levels.map((tau) => `${x(tau).toFixed(2)} ${heightOf(tally(tau).all / (m.tokens || 1)).toFixed(2)}`);
-  const svg = attrs(drawn("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" }), {});
+  const svg = drawn("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" });
   for (const share of [1, 0.1, 0.01]) svg.append(drawn("line", { x1: 0, x2: 100, y1: heightOf(share), y2: heightOf(share), class: "rule" }));
   svg.append(drawn("path", { d: `M0 100L${spots.join("L")}L100 100z`, class: "area" }), drawn("path", { d: `M${spots.join("L")}`, class: "line" }));
   if (m.tau != null) svg.append(drawn("line", { x1: x(m.tau), x2: x(m.tau), y1: 0, y2: 100, class: "given" }));
@@ -187,10 +188,7 @@ export function readRollout(k) {
   gate.spans = [];
   if (!rollout) return say(ui.readingOf, "No rollout to read.");
   rollout.toks.forEach(([text], i) => {
-    const span = make("span", text === "" ? "t part" : "t");
-    span.dataset.i = i;
-    fill(span, text);
-    if (/^ +$/.test(text)) span.classList.add("blank");
+    const span = tokenSpan(text, i);
     gateProse.place(span, text, rollout.toks[i - 1]?.[0]);
     gate.spans.push(span);
   });

@@ -1,8 +1,7 @@
 // Fork replay: at each watched fork what the model would say, moving from checkpoint to checkpoint over the base's own bars.
-import { attrs, clip, count, fill, make, nameOf, percent, plainName, showOdd } from "../common/text.js";
+import { attrs, clip, count, fill, make, nameOf, percent, plainName, say, showOdd } from "../common/text.js";
 import { root, ui } from "./context.js";
 import { run } from "./train_poll.js";
-import { say } from "./train_run.js";
 
 const replay = { at: 0, follow: true, timer: 0, cards: new Map() };
 const STEP_MS = 850; // of Play: long enough to read one state

@@ -1,8 +1,7 @@
 // The rollouts: how many problems had how many right, which of them can teach, and what the selection kept.
-import { attrs, count, make, percent, plural } from "../common/text.js";
+import { attrs, count, make, percent, plural, say } from "../common/text.js";
 import { ui } from "./context.js";
 import { run } from "./train_poll.js";
-import { say } from "./train_run.js";
 
 export function renderRollouts() {
   const { rollouts, selection } = run.told;

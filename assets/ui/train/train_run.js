@@ -1,6 +1,6 @@
 // The run's head: what state it is in, what can be done with it, how far each stage is, what stopped it, what came of it.
 import { drawn } from "../common/svg.js";
-import { attrs, clip, count, make, percent, plural, showOdd } from "../common/text.js";
+import { attrs, clip, count, make, percent, plural, say, showOdd } from "../common/text.js";
 import { SIGNS } from "../common/answers.js";
 import { root, sayError, trigger, ui } from "./context.js";
 import { hurry, OVER, run, stateOf } from "./train_poll.js";
@@ -43,7 +43,6 @@ const signOf = (name) => {
   svg.append(drawn("path", { d: STATES[name][1] }));
   return svg;
 };
-export const say = (node, text) => node.textContent !== text && (node.textContent = text); // an equal text must not be read aloud again
 
 // ---- the whole run ------------------------------------------------------------------------------------------
 export function clearRun() {

@@ -1,9 +1,8 @@
 // Sample solutions before and after, side by side; what both say up to the first difference is quiet.
-import { attrs, clip, count, fill, make, showOdd } from "../common/text.js";
+import { attrs, clip, count, fill, make, say, showOdd } from "../common/text.js";
 import { mark } from "../common/answers.js";
 import { ui } from "./context.js";
 import { run } from "./train_poll.js";
-import { say } from "./train_run.js";
 
 export function renderSamples() {
   const s = run.samples, problems = s?.problems ?? [];

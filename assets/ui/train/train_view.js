@@ -1,9 +1,9 @@
 // The Train view: what a run will cost, the run that is watched, and what it did.
-import { attrs, count, make, showOdd } from "../common/text.js";
+import { attrs, count, make, say, showOdd } from "../common/text.js";
 import { copyText } from "../common/tables.js";
 import { hear, props, root, sayError, trigger, ui } from "./context.js";
 import { attach, remembered, run } from "./train_poll.js";
-import { clearRun, dollars, megabytes, refused, renderRun, request, say, setVisitor } from "./train_run.js";
+import { clearRun, dollars, megabytes, refused, renderRun, request, setVisitor } from "./train_run.js";
 import { askDry, gate, readRollout, receiveDry, setTau, tellTau } from "./train_gate.js";
 import { play } from "./train_replay.js";
 

@@ -1,53 +1,42 @@
 // A tree of solutions in a file of its own: nothing is fetched, everything stands in the block #tree, and the modules
 // that are imported here stand before this, in the same script.
 import { mark, verdictOn } from "../common/answers.js";
+import { prose } from "../common/prose.js";
 import {
-  attrs, clip, count, fill, howOften, make, nameOf, odds, plainName, plural, showOdd, splitSpace, undecided,
+  attrs, clip, count, howOften, make, nameOf, plainName, plural, showOdd, splitSpace, undecided,
 } from "../common/text.js";
+import { altRow, CEILING, tint, tokenSpan, underline } from "../common/tokens.js";
 
-const tree = JSON.parse(document.getElementById("tree").textContent), CEILING = 2.5;
+const tree = JSON.parse(document.getElementById("tree").textContent);
 const ui = {};
 for (const node of document.querySelectorAll("[data-ui]")) ui[node.dataset.ui] = node;
 const branches = [tree, ...tree.branches], texts = tree.texts ?? {}, tau = tree.tau;
 const whole = branches.reduce((all, b, k) => [...all, k ? [...all[b.parent].slice(0, b.at), ...b.tokens] : b.tokens], []);
 const textAt = (t) => t.text ?? texts[t.id] ?? "", isFork = (t) => t.entropy > tau;
-let shown = null, selected = null, els = [], forks = [];
+const { els, place, cut } = prose(ui.flow);
+let shown = null, selected = null, forks = [];
 
 // ---- the text -----------------------------------------------------------------------------------------------
-function tokenSpan(t, pos) {
-  const span = attrs(make("span", "t"), { "data-i": pos }), text = textAt(t);
-  fill(span, text);
-  if (t.entropy > 0.02) span.style.setProperty("--h", Math.min(1, t.entropy / CEILING).toFixed(3));
-  if (text === "") span.classList.add("part");
-  if (t.forced) span.classList.add("forced");
-  if (tree.special?.includes(t.id)) span.classList.add("special");
-  if (t.entropy > 0.1 || t.forced) splitSpace(span);
+function spanOf(t, pos) {
+  const text = textAt(t), span = tokenSpan(text, pos, { forced: t.forced, special: tree.special?.includes(t.id) });
+  tint(span, t.entropy / CEILING);
+  if (t.forced) splitSpace(span);
   if (!isFork(t)) return span;
   span.classList.add("fork");
-  span.style.setProperty("--u", (1 + 3 * Math.min(1, t.entropy / CEILING)).toFixed(1));
+  underline(span, t.entropy);
   const name = `Fork at token ${pos}: ${JSON.stringify(plainName(text))}, entropy ${t.entropy.toFixed(2)}`;
   return attrs(span, { role: "button", tabindex: -1, "aria-haspopup": "dialog", "aria-label": name });
-}
-function hideFirstSpace(span) { // one space before the very first word would look like an indent; it stays in the text
-  splitSpace(span);
-  const space = span.classList.contains("split") && span.firstChild;
-  if (space && space.data === " ") space.replaceWith(make("i", "edge", " "));
 }
 function show(k, focus = null) {
   close();
   const from = shown === null ? null : branchingOf(shown, k);
   shown = k;
-  const paras = [make("p", "para")];
-  els = whole[k].map((t, pos) => {
-    const span = tokenSpan(t, pos), text = textAt(t);
+  cut([], 0);
+  whole[k].forEach((t, pos) => {
+    const span = spanOf(t, pos);
     if (from !== null && pos > from) span.classList.add("fresh");
-    if (pos === 0) hideFirstSpace(span);
-    paras.at(-1).append(span);
-    if (/\n$/.test(text)) paras.push(make("p", "para"));
-    return span;
+    place(span, textAt(t), pos ? textAt(whole[k][pos - 1]) : undefined);
   });
-  for (const p of paras) p.dir = "auto";
-  ui.flow.replaceChildren(...paras.filter((p) => p.firstChild));
   forks = els.flatMap((span, pos) => (span.classList.contains("fork") ? [pos] : []));
   if (forks.length) els[forks[0]].tabIndex = 0;
   for (const pos of forks) if (alternatives(pos).size) els[pos].classList.add("tried");
@@ -107,24 +96,20 @@ function open(pos) {
   ui.where.textContent = `${isFork(t) ? "Fork" : "Token"} at ${pos}`;
   ui.where.classList.toggle("is-fork", isFork(t));
   ui.facts.textContent = `entropy ${t.entropy.toFixed(2)} nats, ${undecided(t.entropy)}`;
-  ui.alts.replaceChildren(...rows.map((c, k) => altRow(c, k + 1, t, tried)));
+  ui.alts.replaceChildren(...rows.map((c, k) => altItem(c, k + 1, t, tried)));
   const others = [...tried].filter(([id]) => !rows.some((c) => c.id === id)); // tried, though not among the five
-  ui.alts.append(...others.map(([id, k]) => altRow({ id, text: textAt(whole[k][pos]), p: Math.exp(whole[k][pos].logp) }, whole[k][pos].rank ?? 1, t, tried)));
+  ui.alts.append(...others.map(([id, k]) => altItem({ id, text: textAt(whole[k][pos]), p: Math.exp(whole[k][pos].logp) }, whole[k][pos].rank ?? 1, t, tried)));
   ui.box.showPopover();
   putBeside(ui.box, span.getClientRects()[0] ?? span.getBoundingClientRect());
   span.scrollIntoView({ block: "nearest" });
   (ui.alts.querySelector("button") ?? ui.box).focus({ preventScroll: true });
 }
-function altRow(c, rank, t, tried) {
-  const branch = tried.get(c.id), chosen = c.id === t.id, p = odds(c.p ?? 0), bar = make("i", "meter");
-  bar.style.setProperty("--p", c.p ?? 0);
-  const name = make("span", "what", nameOf(c.text ?? ""));
-  if (chosen) name.append(make("span", "badge", "here"));
-  const node = make(branch === undefined ? "div" : "button", "alt", make("kbd", "", count(rank)), name, make("span", "num", p), bar);
-  if (branch === undefined) return make("li", "", node);
-  node.append(make("span", "leads", "tried: ", mark(branches[branch].answer)));
-  attrs(node, { type: "button", "data-branch": branch, "aria-label": `${rank}: ${JSON.stringify(plainName(c.text ?? ""))}, ${p}, show this branch` });
-  return make("li", "", node);
+function altItem(c, rank, t, tried) {
+  const branch = tried.get(c.id), row = altRow(branch === undefined ? "div" : "button", c, rank, c.id === t.id ? "here" : "");
+  if (branch === undefined) return make("li", "", row);
+  row.append(make("span", "leads", "tried: ", mark(branches[branch].answer)));
+  row.ariaLabel += ", show this branch";
+  return make("li", "", attrs(row, { "data-branch": branch }));
 }
 function close() {
   if (selected !== null) els[selected]?.classList.remove("selected");

@@ -20,7 +20,7 @@ from rmx.service.arguments import schema_of, shown
 from rmx.ui.api.endpoints import RunsOfVisitor, about, sentence_of, work
 from rmx.ui.background import in_thread
 from rmx.ui.settings import Settings
-from rmx.ui.visitor_cookie import Namer, Owners, is_loopback
+from rmx.ui.visitor_cookie import Owners, is_loopback
 
 log = logging.getLogger(__name__)
 PATH = "/gradio_api/mcp"
@@ -49,7 +49,6 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings)
 
     logging.getLogger("mcp").setLevel(logging.ERROR)  # it repeats what strangers send
     server: Any = demo.mcp_server_obj.mcp_server
-    name_of = Namer(owners, settings.public)
     if is_loopback(settings.host) and not settings.public:
         hosts = [h for name in NEAR for h in (name, f"{name}:*")]
         origins = [f"{scheme}://{h}" for scheme in ("http", "https") for h in hosts]
@@ -75,7 +74,7 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings)
     @server.call_tool(validate_input=False)  # type: ignore[untyped-decorator]
     async def run(name: str, arguments: dict[str, Any]) -> types.CallToolResult:
         context = server.request_context
-        who, kind = name_of(context.request), VERBS[name].kind if name in VERBS else None
+        who, kind = owners.name(context.request), VERBS[name].kind if name in VERBS else None
         token = getattr(context.meta, "progressToken", None)
         document, error = None, None
         try:

@@ -13,7 +13,7 @@ from rmx.compare.intervene import Arm, Intervention, Patched, PatchJob
 from rmx.compare.intervene_set import InterveneReport
 from rmx.compare.pair_options import map_json
 from rmx.compare.shift_map import MapJob, Shift, ShiftMap, largest
-from rmx.compare.shift_set import PAPER, ShiftReport
+from rmx.compare.shift_set import PAPER, TOPS, ShiftReport
 from rmx.engine.divergence import KINDS
 from rmx.models.model_pair import Pair
 from rmx.records import Answer, is_fork
@@ -210,19 +210,25 @@ class SetRun(PairJob):
         message |= {"at": at, "of": report.of, "seconds": round(report.seconds, 1), "left": left}
         message |= {"set": report.set_name, "base": report.base, "adapted": report.adapted, "tau": report.tau}
         if isinstance(report, ShiftReport):
-            return message | {"stage": report.stage, "rows": _shift_rows(report) if at else []}
+            return message | {"stage": report.stage, "rows": []} | (_shift_rows(report) if at else {})
         return message | _arm_rows(report)
 
 
-def _shift_rows(report: ShiftReport) -> list[dict[str, Any]]:
-    """One row per figure."""
+def _shift_rows(report: ShiftReport) -> Message:
+    """One row per figure, and what the charts draw: the classes by entropy, and how deep the adapted choices lie."""
     ours = _estimates(report.figures)
     noise = _estimates(report.placebo) if report.placebo else {}
-    return [
+    rows = [
         {"name": name, "label": label, "unit": unit, "value": ours[name]}
         | {"paper": PAPER.get(name), "placebo": noise.get(name)}
         for name, label, unit in ROWS
     ]
+    inside = {
+        name: [found[f"within_top_{k}"]["value"] for k in TOPS]
+        for name, found in (("adapted", ours), ("placebo", noise))
+        if found and found["within_top_1"]["value"] is not None
+    }
+    return {"rows": rows, "histogram": report.figures.histogram(), "within_top": inside}
 
 
 def _estimates(figures: Any) -> dict[str, Any]:

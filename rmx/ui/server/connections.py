@@ -27,17 +27,14 @@ NEAR = tuple(
 
 
 def visitor_address(peer: str, forwarded: Sequence[str], proxies: Sequence[Network] = ()) -> str:
-    """Name the address or network that a request came from.
+    """Name the address that a request came from, or the /64 network of IPv6, all of which is one visitor's.
 
     A proxy appends the address that it sees to x-forwarded-for, so only the last entry can be believed, and only where
     the peer is a proxy: one in `NEAR`, or a named one. Entries that are named proxies themselves are passed over.
 
     Args:
-        peer: the other end of the connection. forwarded: the header's lines, in order.
-        proxies: networks of proxies beside those of `NEAR`.
-
-    Returns:
-        An IPv4 address, the /64 network of an IPv6 address (one visitor has all of it), or `peer` as it is.
+        peer: the other end of the connection; returned as it is where it is no address.
+        forwarded: the header's lines, in order.
     """
     near = parse_address(peer)
     if near is not None and not _within(near, (*NEAR, *proxies)):
@@ -84,9 +81,8 @@ def raise_descriptor_limit() -> int:
     """Allow this process as many open files as the system lets it; returns how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return wanted
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
 
 
@@ -109,7 +105,7 @@ class Connections:
     def enter(self, peer: str) -> bool:
         """Count a connection; False where there is no room for it, and it is not counted."""
         key = visitor_address(peer, ())
-        near = (found := parse_address(peer)) is None or any(found in network for network in NEAR)
+        near = (found := parse_address(peer)) is None or _within(found, NEAR)
         if self._by_address.total() >= self.most or (not near and self._by_address[key] >= self.per_address):
             return False
         self._by_address[key] += 1
@@ -175,11 +171,7 @@ MOST_KNOWN = 20_000  # visitors whose allowance is remembered
 
 
 class Allowance:
-    """A token bucket for each key: `burst` at once, `rate` per second after that.
-
-    Args:
-        clock: seconds, monotonic.
-    """
+    """A token bucket for each key: `burst` at once, `rate` per second after that."""
 
     def __init__(self, burst: float, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.burst, self.rate, self._clock = burst, rate, clock
@@ -228,8 +220,7 @@ class SeldomRepeated(logging.Filter):
 
     def __init__(self, seconds: float = 60.0) -> None:
         super().__init__()
-        self.seconds = seconds
-        self._last: dict[str, float] = {}
+        self.seconds, self._last = seconds, dict[str, float]()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record is to be written."""

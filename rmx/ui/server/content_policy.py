@@ -8,7 +8,6 @@ import html
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,13 +26,13 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 _ORIGIN = re.compile(rf"https?://(?:\*\.)?{_LABEL}(?:\.{_LABEL})*(?::\d{{1,5}})?")
 
 
-def content_policy(settings: Any = None, environment: Mapping[str, str] = os.environ) -> str:
+def content_policy(environment: Mapping[str, str] = os.environ) -> str:
     """The value of `Content-Security-Policy`.
 
     Raises:
         RmxError: `RMX_FRAME_ANCESTORS` holds something that is no origin.
     """
-    return "; frame-ancestors ".join((FIXED, " ".join(("'self'", *ancestors(settings, environment)))))
+    return " ".join((f"{FIXED}; frame-ancestors 'self'", *ancestors(environment)))
 
 
 class ContentPolicy:
@@ -55,7 +54,6 @@ class ContentPolicy:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-
         own = self.headers | ({"Strict-Transport-Security": HSTS} if self._is_https(scope) else {})
 
         async def with_headers(message: Message) -> None:
@@ -75,25 +73,23 @@ class ContentPolicy:
         return "https" in (scope.get("scheme"), told.partition(",")[0].strip())
 
 
-def ancestors(settings: Any = None, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+def ancestors(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Origins beside the app's own that may show it in a frame: the Hub's on a Space, and those that are named.
 
     Raises:
         RmxError: one that is none. What it says goes into a header, so nothing else may get in.
     """
-    given = getattr(settings, "frame_ancestors", None) or environment.get(VARIABLE) or ""
-    named = [word.rstrip("/").lower() for word in re.split(r"[\s,]+", given) if word]
+    named = [word.rstrip("/").lower() for word in re.split(r"[\s,]+", environment.get(VARIABLE, "")) if word]
     for word in named:
         if not _ORIGIN.fullmatch(word):
             raise RmxError(f"{VARIABLE} holds '{word[:80]}', which is no origin. Write https://example.org.")
-    on_space = bool(environment.get("SPACE_ID"))
-    return tuple(dict.fromkeys((*(HUB if on_space else ()), *named)))
+    return tuple(dict.fromkeys((*(HUB if environment.get("SPACE_ID") else ()), *named)))
 
 
-def parents_tag(settings: Any = None, environment: Mapping[str, str] = os.environ) -> str:
+def parents_tag(environment: Mapping[str, str] = os.environ) -> str:
     """A tag for the page's head: the named origins that are told of its address when they show it in a frame.
 
     The Hub is told always and stands in the script. One with a star is none that a message can be sent to.
     """
-    told = [origin for origin in ancestors(settings, environment) if "*" not in origin and origin not in HUB]
+    told = [origin for origin in ancestors(environment) if "*" not in origin and origin not in HUB]
     return f'<meta name="rmx-parents" content="{html.escape(" ".join(told))}">' if told else ""

@@ -4,7 +4,6 @@ One table decides, and one reading of the path: the percent signs, double slashe
 taken out of it before anybody looks, and what comes further in sees the same path that was looked up here.
 """
 
-import ipaddress
 import os
 import posixpath
 import re
@@ -17,6 +16,8 @@ from urllib.parse import quote, unquote, urlsplit
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from rmx.ui.server.connections import parse_address
 
 SMALL = 64_000  # bytes of a body
 LARGE = 6_000_000  # of a file of problems or a saved tree, as text
@@ -80,8 +81,7 @@ def door_of(method: str, path: str) -> Door | None:
 def normal_path(path: str, prefix: str = "") -> str | None:
     """The one spelling of a path: decoded, no double slashes, no dots, without the prefix of a proxy.
 
-    Returns:
-        None where it is encoded over and over, or holds a character that no path of ours has.
+    None where it is encoded over and over, or holds a character that no path of ours has.
     """
     for _ in range(DEEPEST_QUOTING):
         if path == (path := unquote(path)):
@@ -90,15 +90,10 @@ def normal_path(path: str, prefix: str = "") -> str | None:
         return None
     if not path.startswith("/") or any(c in path for c in "\\%") or not path.isprintable():
         return None
-    path = _collapsed(path)
+    path = posixpath.normpath("/" + path.lstrip("/")) + ("/" if path.endswith("/") and path.strip("/") else "")
     while prefix and (path == prefix or path.startswith(f"{prefix}/")):
         path = path[len(prefix) :] or "/"
     return path
-
-
-def _collapsed(path: str) -> str:
-    end = "/" if path.endswith("/") and path.strip("/") else ""
-    return posixpath.normpath("/" + path.lstrip("/")) + end
 
 
 class Doors:
@@ -159,19 +154,10 @@ class HostCheck:
             return False
         name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         parent = name.partition(".")[2]
-        return is_address(name) or name in self.names or f"*.{parent}" in self.names
+        return parse_address(name) is not None or name in self.names or f"*.{parent}" in self.names
 
 
 def own_names() -> set[str]:
     """The names by which this machine knows itself, and the one that a Space is served under."""
     own = socket.gethostname().lower()
     return {"localhost", own, f"{own}.local", *filter(None, [os.environ.get("SPACE_HOST", "").lower()])}
-
-
-def is_address(name: str) -> bool:
-    """Whether a host is an IP address."""
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -85,19 +85,19 @@ def without_descriptions(value: dict[str, Any]) -> dict[str, Any]:
     """What the page's script reads of gradio's configuration, or of its description of endpoints: nothing of that."""
     if "components" not in value:
         return {"named_endpoints": {}, "unnamed_endpoints": {}}
-    components = [_light(one) for one in value["components"]]
-    return value | {"components": components, "dependencies": [_without(one, UNREAD) for one in value["dependencies"]]}
+    events = [_without_unread(one) for one in value["dependencies"]]
+    return value | {"components": [_light(one) for one in value["components"]], "dependencies": events}
 
 
 def _light(component: dict[str, Any]) -> dict[str, Any]:
     """A component without what the page's script does not read: of an endpoint's argument, which is not shown, all."""
     if component["type"] == "api":
         return {"id": component["id"], "type": "api", "props": {}}
-    return _without(component, UNREAD) | {"props": _without(component["props"], UNREAD)}
+    return _without_unread(component) | {"props": _without_unread(component["props"])}
 
 
-def _without(given: dict[str, Any], keys: frozenset[str]) -> dict[str, Any]:
-    return {key: value for key, value in given.items() if key not in keys}
+def _without_unread(given: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if key not in UNREAD}
 
 
 def send_everything() -> None:

@@ -7,8 +7,7 @@ endpoints with the address of whoever asked first. Neither depends on anything e
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,21 +18,16 @@ MOST = 24  # answers that are kept
 PACKED = ("br", "gzip")
 
 
-@dataclass
-class CachedAnswer:
+class CachedAnswer(NamedTuple):
     """An answer."""
 
-    status: int = 500
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    body: bytes = b""
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
 
 
 class PageCache:
-    """ASGI middleware right around gradio.
-
-    Args:
-        forget: makes gradio forget the description that it keeps.
-    """
+    """ASGI middleware right around gradio; `forget` makes gradio forget the description that it keeps."""
 
     def __init__(self, app: ASGIApp, forget: Callable[[], None]) -> None:
         self.app, self.forget = app, forget
@@ -74,18 +68,15 @@ class PageCache:
 
 async def _answer(app: ASGIApp, scope: Scope) -> CachedAnswer:
     """The whole answer of an application to a request without a body."""
-    kept = CachedAnswer()
-    parts: list[bytes] = []
+    messages: list[Message] = []
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            kept.status, kept.headers = message["status"], list(message["headers"])
-        else:
-            parts.append(message.get("body", b""))
+        messages.append(message)
 
     await app(scope, receive, send)
-    kept.body = b"".join(parts)
-    return kept
+    start = next(message for message in messages if message["type"] == "http.response.start")
+    body = b"".join(message.get("body", b"") for message in messages)
+    return CachedAnswer(start["status"], list(start["headers"]), body)

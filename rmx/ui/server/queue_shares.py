@@ -125,9 +125,10 @@ class SharedQueue(Queue):
                 able = [event for event in able if event.session_hash not in planning]
             if able:
                 now = time.monotonic()
-                first = min(able, key=lambda event: self._had(event, now))
+                first = min(able, key=lambda event: [self.served.of(key, now) for key in self._keys(event)])
                 group.queue.remove(first)
-                self._serve(first, now)
+                for key in self._keys(first):
+                    self.served.add(key, 1.0, now)
                 return [first], False, group.concurrency_id
         return None
 
@@ -136,15 +137,10 @@ class SharedQueue(Queue):
         running = (event for job in self.active_jobs for event in job or () if event.concurrency_id == concurrency_id)
         return Counter(address for event in running if (address := self._who(event).address) is not None)
 
-    def _had(self, event: Event, now: float) -> tuple[float, float]:
-        """How many events of its address, and of its visitor, were served lately."""
+    def _keys(self, event: Event) -> tuple[str, str]:
+        """Whom an event is counted for: its address, and its visitor."""
         who = self._who(event)
-        return self.served.of(f"address {who.address}", now), self.served.of(f"owner {who.owner}", now)
-
-    def _serve(self, event: Event, now: float) -> None:
-        who = self._who(event)
-        for key in (f"address {who.address}", f"owner {who.owner}"):
-            self.served.add(key, 1.0, now)
+        return f"address {who.address}", f"owner {who.owner}"
 
     def _who(self, event: Event) -> RequestOwner:
         """Who set an event off; found once for each event."""

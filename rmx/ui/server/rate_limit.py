@@ -39,7 +39,7 @@ class AccessGate:
     """ASGI middleware.
 
     Args:
-        waiting: how many hold or wait for a model now. most: how many may.
+        waiting: how many hold or wait for a model now; `most` may.
         auth: NAME:PASSWORD, or None. limited: whether visitors' requests are counted.
     """
 

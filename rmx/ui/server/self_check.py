@@ -44,10 +44,7 @@ WAYS = ("file=", "file/", "proxy=file://", "stream/")
 
 
 def check_no_file_is_served(app: Any) -> None:
-    """Ask an application for a file that only this process knows, in every way that ever worked.
-
-    Args:
-        app: the ASGI application.
+    """Ask an ASGI application for a file that only this process knows, in every way that ever worked.
 
     Raises:
         RmxError: it gave the file away, or it failed.
@@ -67,9 +64,8 @@ def check_no_file_is_served(app: Any) -> None:
         for canary in canaries:
             canary.unlink(missing_ok=True)
     if given_away:
-        raise RmxError(
-            f"This app would hand out files of the machine ({given_away}), so it does not start. Update rmx."
-        )
+        said = f"This app would hand out files of the machine ({given_away}), so it does not start. Update rmx."
+        raise RmxError(said)
 
 
 async def _ask(app: Any, canaries: list[Path], word: str) -> str | None:

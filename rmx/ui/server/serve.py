@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import fastapi
 import gradio as gr
@@ -55,12 +56,7 @@ def serve(settings: Settings) -> None:
     if is_zerogpu():
         launch(settings).block_thread()
         return
-    workspace = Workspace(
-        policy=settings.policy,
-        max_waiting=settings.max_visitors,
-        per_visitor=settings.per_visitor,
-        per_address=settings.per_address,
-    )
+    workspace = Workspace(policy=settings.policy, **_line_of(settings))
     notice = prepare(settings, workspace)
     app = web_app(workspace, settings, notice)
     if settings.public:
@@ -69,6 +65,12 @@ def serve(settings: Settings) -> None:
     with listen(settings.host, settings.port) as door:
         print(f"rmx is at http://{shown}:{door.getsockname()[1]}  (Ctrl-C stops it)", flush=True)  # noqa: T201
         Server(server_config(app), app.state.halt, app.state.hang_up).run(sockets=[door])
+
+
+def _line_of(settings: Settings) -> dict[str, Any]:
+    """How many may wait for a model, in all and of one visitor or address."""
+    shares = {"per_visitor": settings.per_visitor, "per_address": settings.per_address}
+    return {"max_waiting": settings.max_visitors, **shares}
 
 
 def server_config(app: fastapi.FastAPI) -> uvicorn.Config:
@@ -142,9 +144,7 @@ def launch(settings: Settings, gpu: Gpu | None = None, device: str = "cuda") -> 
     """
     if settings.auth:
         raise RmxError("RMX_AUTH does not work on ZeroGPU. Make the Space private instead.")
-    line = {"max_waiting": settings.max_visitors, "per_visitor": settings.per_visitor}
-    line["per_address"] = settings.per_address
-    workspace = ZeroWorkspace(gpu, device, policy=settings.policy, **line)
+    workspace = ZeroWorkspace(gpu, device, policy=settings.policy, **_line_of(settings))
     notice = place(settings, workspace)
     workspace.ready()
     made = parts(workspace, settings, notice)

@@ -1,6 +1,6 @@
 """The web application: the page on FastAPI, routes of our own, and what stands before them; nothing from outside."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ from rmx.ui.server.self_check import use_own_folder
 from rmx.ui.server.short_logs import keep_logs_short
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.wiring import Who, answering
-from rmx.ui.visitor_cookie import Greeter, Namer, OwnerOfRequest, Owners, owners_of
+from rmx.ui.visitor_cookie import Greeter, Owners, owners_of
 
 THEME = gr.themes.Default(
     primary_hue="orange",
@@ -91,8 +91,7 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     explorer = Explorer(workspace, BranchStore(kept), limits_of(settings))
     evaluator = Evaluator(workspace, training.store)
     api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    add_state_routes(api, workspace, settings, explorer, owners)
-    add_adapter_route(api, training)
+    add_routes(api, settings, explorer, training, owners)
     sharing = Sharing(explorer, settings.max_new_tokens)
     add_page_files(api)
     link_first_tab()
@@ -102,8 +101,14 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     page = build_app(workspace, settings, notice, training, owners, explorer, evaluator)
     guard_bodies(api, page)
     mounted: list[gr.routes.App] = []
-    api.user_middleware.append(Middleware(PageCache, forget=lambda: _forget_info(mounted)))
-    options = LAUNCH | {"head": parents_tag(settings), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
+
+    def forget_info() -> None:
+        """Have gradio describe its endpoints anew for the next who asks."""
+        for app in mounted:
+            app.api_info = None
+
+    api.user_middleware.append(Middleware(PageCache, forget=forget_info))
+    options = LAUNCH | {"head": parents_tag(), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
     site = site_of(workspace, settings, training.store)
 
     def halt() -> None:
@@ -125,21 +130,14 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
 def _add_middleware(api: fastapi.FastAPI, workspace: Workspace, settings: Settings, owners: Owners) -> None:
     """Put what checks requests before the routes. The last one that is added is the first that a request meets."""
     api.add_middleware(Greeter, owners=owners)
-    api.add_middleware(OwnerOfRequest, name=Namer(owners, settings.public))
     api.add_middleware(
         AccessGate, owners=owners, waiting=workspace.waiting, most=settings.max_visitors, auth=settings.auth,
         limited=settings.public,
     )  # fmt: skip
     api.add_middleware(Doors, prefix=settings.root_path, proxied=settings.public)
     api.add_middleware(HostCheck, names=None if settings.public else settings.hosts)
-    api.add_middleware(ContentPolicy, policy=content_policy(settings), proxied=settings.public)
+    api.add_middleware(ContentPolicy, policy=content_policy(), proxied=settings.public)
     api.add_middleware(GZipMiddleware, minimum_size=2000)  # streams stay as they are
-
-
-def _forget_info(mounted: Sequence[gr.routes.App]) -> None:
-    """Have gradio describe its endpoints anew for the next who asks."""
-    for app in mounted:
-        app.api_info = None
 
 
 # -- routes of our own beside the page --------------------------------------------------------------------------------
@@ -148,10 +146,11 @@ AT_ONCE = 2  # files that are read at the same time: each holds a thread and a f
 Question = Callable[[object], dict[str, Any]]
 
 
-def add_state_routes(
-    api: fastapi.FastAPI, workspace: Workspace, settings: Settings, explorer: Explorer, owners: Owners
+def add_routes(
+    api: fastapi.FastAPI, settings: Settings, explorer: Explorer, training: Training, owners: Owners
 ) -> None:
-    """Add `GET /health`, and `GET /metrics` for the machine's owner, or for everybody where the settings say so."""
+    """Add `GET /health`, `GET /runs/{run}/adapter.zip`, and `GET /metrics` for the machine's owner or for everybody."""
+    workspace = explorer.workspace
 
     @api.get("/health")
     def health() -> dict[str, Any]:
@@ -163,10 +162,6 @@ def add_state_routes(
             return PlainTextResponse("not here", 404)
         text = metrics(workspace.waiting(), explorer.runs.tokens, explorer.runs.kept.nbytes)
         return Response(text, media_type="text/plain; version=0.0.4")
-
-
-def add_adapter_route(api: fastapi.FastAPI, training: Training) -> None:
-    """Add `GET /runs/{run}/adapter.zip`."""
 
     @api.get("/runs/{run}/adapter.zip")
     def adapter(run: str) -> Response:

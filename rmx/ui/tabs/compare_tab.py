@@ -7,19 +7,15 @@ Its view has three panes and gets one message, told apart by `"kind"`, in any or
             "done", "open"?, "result"?, "answers", "patches"}
     set    {"kind", "id", "what", "at", "of", "done", "rows" | "arms", ...}, the whole state of a job over a problem set
 and `"error": sentence` on any of them. Deltas of map and patch can be lost; the page asks `pair_tail` for the rest.
-It sends `view.patch` {"map", "arm", "budget"}, `view.halt` {"id"}, `view.ready` {"id"}.
-Other components reach it by `window.rmxPair`: step, arm, budget, pane, present. A plot with the element id
-`pair-figure` is taken into the view, under the table of the problem set.
+It sends `view.patch` {"map", "arm", "budget"}, `view.halt` {"id"}.
+Other components reach it by `window.rmxPair`: step, arm, budget, pane, present.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
 from typing import Any
 
 import gradio as gr
 
-from rmx.compare.intervene_set import InterveneReport
-from rmx.compare.shift_set import ShiftReport
 from rmx.data.prepared_swaps import examples
 from rmx.data.problem_sets import load_set
 from rmx.engine.fair_queue import Kind
@@ -31,7 +27,6 @@ from rmx.models.style_options import from_form
 from rmx.ui.jobs.compare_jobs import PairJob, SetRun
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.page_jobs import Message, whole
-from rmx.ui.plotly_figures import arm_figure, shift_figure
 from rmx.ui.settings import Settings
 from rmx.ui.tabs import form_parts as parts
 from rmx.ui.tabs.wiring import LIGHT, MEASURE, QUIET, STREAM, StreamTab, Who, answers, nobody, refused, shows_errors
@@ -143,7 +138,6 @@ class CompareTab(StreamTab):
         """Shifts or interventions over a set: the table with each message, the figure at the end."""
         *chosen, name, limit, tau, max_new = asked
         policy = self.comparer.workspace.policy
-        made: list[SetRun] = []
 
         def start() -> SetRun:
             policy.admit_set(str(name))
@@ -151,13 +145,9 @@ class CompareTab(StreamTab):
             problems, pair = load_set(str(name))[:count], self._pair(*chosen, set_name=str(name))
             most = whole(max_new, "most tokens", 1, self.settings.max_new_tokens)
             self.leave(request)  # what this page did before makes room
-            made.append(self.comparer.over_set(pair, what, str(name), problems, tau, most))
-            return made[0]
+            return self.comparer.over_set(pair, what, str(name), problems, tau, most)
 
-        with closing(self._job(what, "set", request, start)) as messages:
-            for i, message in enumerate(messages):
-                figure = _figure(made[0].report) if made and message["done"] else None if made and not i else gr.skip()
-                yield message, figure
+        yield from self._job(what, "set", request, start)
 
     @shows_errors
     def choose_pair(self, preset: str) -> tuple[Any, ...]:
@@ -180,7 +170,6 @@ def build_compare_tab(comparer: Comparer, settings: Settings, page: gr.Tab, who:
             questions = {"pair_tail": comparer.tail, "pair_inspect": comparer.inspect}
             asked = answers(who, **questions, pair_check=comparer.check, pair_export=comparer.export)
             panes = build_view("compare/compare_view", asked, elem_id="pair")
-            figure = gr.Plot(show_label=False, elem_id="pair-figure", container=False)
     opened = gr.State(False)
     page.select(tab.opening, [opened, *c.asked], [panes, opened], **STREAM)
     c.compare.click(tab.compare, c.asked, panes, **STREAM)
@@ -195,21 +184,13 @@ def build_compare_tab(comparer: Comparer, settings: Settings, page: gr.Tab, who:
     panes.patch(tab.patch, None, panes, **STREAM)
     panes.halt(tab.halt, None, None, **LIGHT)
     for button, what in ((c.shifts, "shifts"), (c.intervene, "intervene")):
-        _wire_set(tab, button, what, [panes, figure])
+        _wire_set(tab, button, what, panes)
     return tab
 
 
-def _wire_set(tab: CompareTab, button: gr.Button, what: str, shown: list[Any]) -> None:
-    def run(request: gr.Request, *asked: Any) -> Iterator[tuple[Any, Any]]:
+def _wire_set(tab: CompareTab, button: gr.Button, what: str, panes: gr.HTML) -> None:
+    def run(request: gr.Request, *asked: Any) -> Iterator[Message]:
         yield from tab.over_set(what, request, *asked)
 
     button.click(None, None, None, js="() => { window.rmxPair?.pane('set') }", **QUIET)
-    button.click(run, tab.controls.asked_of_set, shown, **MEASURE)
-
-
-def _figure(report: ShiftReport | InterveneReport | None) -> Any:
-    if isinstance(report, ShiftReport) and report.at:
-        return shift_figure(report)
-    if isinstance(report, InterveneReport) and report.problems:
-        return arm_figure(report)
-    return None
+    button.click(run, tab.controls.asked_of_set, panes, **MEASURE)

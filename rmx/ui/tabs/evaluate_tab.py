@@ -6,9 +6,8 @@ Its view shows figures, curves, and the problems won and lost. It gets one messa
     job        {"kind", "id"}: follow this evaluation
     refused    {"kind", "error"}: a sentence over everything
 It follows a job by `eval_tail` and keeps its id for this browser tab, so a reload finds it again. It sends
-`view.halt` {"id"}, `view.attach` {"id"}, `view.figures` {"id", "part", "name"} and
-`view.open` {"id", "problem", "name", "where": "explore" | "compare"}. Plots with the element ids `eval-curves` and
-`eval-scatter` are taken into it. Other components reach it by `window.rmxEval`: show(problem's id), follow(id).
+`view.halt` {"id"}, `view.attach` {"id"} and `view.open` {"id", "problem", "name", "where": "explore" | "compare"}.
+Other components reach it by `window.rmxEval`: show(problem's id), follow(id).
 """
 
 from typing import Any
@@ -25,7 +24,6 @@ from rmx.service.requests import EvalRequest
 from rmx.ui.jobs.evaluate_jobs import EvaluateForm
 from rmx.ui.jobs.evaluator import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator
 from rmx.ui.jobs.page_jobs import Message
-from rmx.ui.plotly_figures import curve_figure, scatter_figure
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.compare_tab import CompareTab
 from rmx.ui.tabs.explore_form import BASE
@@ -156,14 +154,6 @@ class EvaluateTab(StreamTab):
         self.visitors.follow(request.session_hash, job)
         return {"kind": "job", "id": job.id}
 
-    def figures(self, event: gr.EventData) -> tuple[Any, Any]:
-        """Curves of {"id"} and the scatter of {"name"}, over {"part"} or all problems."""
-        data = payload(event)
-        job, part = self.evaluator.jobs.find(data.get("id")), data.get("part") or None
-        if job is None or not job.document:
-            return None, None
-        return curve_figure(job.document, part), scatter_figure(job.document, str(data.get("name")), part)
-
 
 def build_evaluate_tab(
     evaluator: Evaluator, settings: Settings, page: gr.Tab, owners: Owners | None = None
@@ -176,8 +166,6 @@ def build_evaluate_tab(
         with gr.Column(scale=1, min_width=320):
             asked = answers(nobody, eval_tail=evaluator.tail, eval_export=evaluator.export)
             shown = tab.view = build_view("evaluate/evaluate_view", asked, storage_key=KEY, elem_id="evaluate")
-            curves = gr.Plot(show_label=False, elem_id="eval-curves", container=False)
-            scatter = gr.Plot(show_label=False, elem_id="eval-scatter", container=False)
             tab.kept = gr.Textbox(visible=False)
     page.select(tab.opening, c.asked, [c.adapters, shown], **LIGHT)
     c.evaluate.click(tab.evaluate, c.asked, shown, **LIGHT)
@@ -190,8 +178,6 @@ def build_evaluate_tab(
         event(tab.plan, c.asked, shown, trigger_mode="always_last", **LIGHT)
     shown.halt(tab.halt, None, None, **LIGHT)
     shown.attach(tab.attach, None, shown, **LIGHT)
-    # Each in its turn, none left out: what was asked for last is what stays.
-    shown.figures(tab.figures, None, [curves, scatter], trigger_mode="multiple", **QUIET)
     return tab
 
 

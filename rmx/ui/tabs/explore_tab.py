@@ -5,7 +5,7 @@ Its view streams tokens. It gets one message of a run, in any order and any numb
 deltas can be lost on the way (view not mounted, sleeping browser tab), then the page asks `tail` for the rest. Or one
 message of a measuring job, `{"kind", "run", "job", "done", ...}`: the whole state of "outcomes" (of one place, "pos"),
 "importance", "rescue" or "sofar" (of a solution).
-It sends `view.pick`, `view.halt`, `view.settled`, `view.next`, and for measuring `view.outcomes`, `view.importance`,
+It sends `view.pick`, `view.halt`, `view.next`, and for measuring `view.outcomes`, `view.importance`,
 `view.rescue`, `view.sofar`, `view.haltjob`. `view.verify` {"run"} asks to decode a recorded tree here, and `view.pins`
 {"pins": [{"run", "pos"}, ...]} tells all tokens pinned for training, at most eight, on each change.
 Other components reach it by `window.rmx`: setTau, goto, presenter, tour, open.
@@ -34,7 +34,6 @@ from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.measurements import Measurements
 from rmx.ui.jobs.page_jobs import Message
 from rmx.ui.jobs.sharing import Sharing
-from rmx.ui.plotly_figures import entropy_strip
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.explore_form import BASE, GPU_PRESET, MOST_TAU, ExploreForm, listed_problems
@@ -54,18 +53,6 @@ from rmx.ui.tabs.wiring import (
     shows_errors,
 )  # fmt: skip
 from rmx.ui.views.view_common import build_view
-
-# Finds the Plotly div again after every redraw; a click on a bar selects that token.
-STRIP_CLICKS = """
-const bind = () => {
-  const plot = document.querySelector('#strip .js-plotly-plot');
-  if (!plot || plot.rmxBound || !plot.on) return;
-  plot.rmxBound = true;
-  plot.on('plotly_click', (event) => window.rmx?.goto(event.points[0].x));
-};
-new MutationObserver(bind).observe(document.body, {childList: true, subtree: true});
-bind();
-"""
 
 
 class ExploreTab(StreamTab):
@@ -189,19 +176,6 @@ class ExploreTab(StreamTab):
         """The forks that the page has pinned, as a training run takes them; gradio keeps them for every open page."""
         return [pin.small() for pin in self.explorer.pins(event._data)]
 
-    def settled(self, event: gr.EventData, tau: float) -> tuple[Any, str | None]:
-        """The strip of the solution that the view shows now, and its id."""
-        data = payload(event)
-        seen = data.get("tau")  # a tree that was opened may have another threshold than the slider
-        run = self.explorer.runs.find(data.get("run"))
-        shown = run.id if run is not None else None  # gradio keeps it for the page: nothing of a visitor's choice
-        return self.strip(shown, seen if isinstance(seen, int | float) else tau), shown
-
-    def strip(self, run_id: str | None, tau: float) -> Any:
-        """The entropies of a solution as a figure."""
-        run = self.explorer.runs.find(run_id)
-        return entropy_strip(run.tokens if run else [], float(tau or 0))
-
     def opening(self, request: gr.Request) -> Iterator[Message]:
         """The first screen: the visitor's own run that the address names, else the first example.
 
@@ -295,10 +269,8 @@ def build_explore_tab(
             asked |= answers(who, search=explorer.search, share_link=sharing.link)
             asked |= answers(who, share_file=sharing.file, share_save=sharing.save)
             tokens = tab.view = build_view("explore/token_view", asked, elem_id="view")
-            strip = gr.Plot(show_label=False, elem_id="strip", container=False)
-            gr.HTML(html_template="<span></span>", js_on_load=STRIP_CLICKS, visible="hidden", apply_default_css=False)
     _wire_settings(tab, c)
-    shown, place = gr.State(None), gr.State(0)
+    place = gr.State(0)
     c.solve.click(tab.solve, c.asked, tokens, **STREAM)
     c.read.click(tab.read, [c.text, *c.asked], tokens, **STREAM)
     tokens.pick(tab.pick, None, tokens, **STREAM)
@@ -307,12 +279,9 @@ def build_explore_tab(
     for kind in ("outcomes", "importance", "rescue", "sofar"):
         getattr(tokens, kind)(tab.measure(kind), None, tokens, **MEASURE)
     tokens.haltjob(tab.halt_job, None, None, **LIGHT)
-    # "always_last" would send the data of the older of two quick events again; each in its turn.
-    tokens.settled(tab.settled, c.tau, [strip, shown], trigger_mode="multiple", **QUIET)
     tokens.next(tab.next_problem, place, [tokens, place, *c.boxes.all], **STREAM)
     for event in (c.tau.input, c.tau.change):
         event(None, c.tau, None, js="(x) => { window.rmx?.setTau(x) }", **QUIET)
-    c.tau.release(tab.strip, [shown, c.tau], strip, **QUIET)
     for kind, button in c.kinds.items():
         _wire_example(tab, c, tokens, button, of_kind(kind))
     return tab

@@ -26,11 +26,11 @@ VERSION = hashlib.sha256(b"".join(name.encode() + b"\0" + FILES[name] + b"\0" fo
 BASE = f"assets/ui/{VERSION}/"  # relative to the page, which a proxy may serve below a path
 EVENTS = {  # what each view triggers; their payloads are untrusted
     "claims/claims_view": "measure halt",
-    "compare/compare_view": "patch halt ready",
+    "compare/compare_view": "patch halt",
     "evaluate/evaluate_file": "",
-    "evaluate/evaluate_view": "halt attach figures open",
+    "evaluate/evaluate_view": "halt attach open",
     "explore/share_panel": "",
-    "explore/token_view": "pick halt settled next outcomes importance rescue sofar haltjob verify pins",
+    "explore/token_view": "pick halt next outcomes importance rescue sofar haltjob verify pins",
     "runs/runs_view": "stop resume remove note open download push watch train rate",
     "train/train_view": "stop resume open download tau",
 }

@@ -16,7 +16,6 @@ from rmx.runs.store import RunStore
 from rmx.ui.jobs.evaluate_jobs import GRACE, EvalJob
 from rmx.ui.jobs.evaluator import FILE_BYTES, OWN, Evaluator
 from rmx.ui.jobs.page_jobs import EVALUATIONS, OpenPages
-from rmx.ui.plotly_figures import curve_figure, scatter_figure, short
 from rmx.ui.tabs.wiring import StreamTab
 
 FORM = {
@@ -342,40 +341,3 @@ def test_exports(evaluator):
     for wrong in ({"id": job.id, "format": "exe"}, {"id": "x", "format": "csv"}, None):
         with pytest.raises(RmxError):
             evaluator.export(wrong)
-
-
-# -- figures ----------------------------------------------------------------------------------------------------------
-
-
-def test_curves_have_a_log_axis_bands_and_names():
-    figure = curve_figure(Report(4).json())
-    assert figure.layout.xaxis.type == "log"
-    assert list(figure.layout.xaxis.tickvals) == [1, 2]
-    band, line = figure.data[:2]
-    assert list(line.y) == [50.0, 70.0]
-    assert list(band.y) == pytest.approx([60, 80, 60, 40])
-    assert [a.text for a in figure.layout.annotations] == ["base", "rl"]
-    apart = [a.y for a in figure.layout.annotations]
-    low, high = figure.layout.yaxis.range
-    assert apart[1] - apart[0] > 0.05 * (high - low)  # equal curves, and yet two names
-    assert len({(t.line.color, t.line.dash, t.marker.symbol) for t in figure.data[1::2]}) == 2
-    assert curve_figure(Report(4).json(), "p").data[1].y[0] == pytest.approx(10)
-    assert curve_figure({"models": [{"name": "base", "pass@k": {}}]}) is None
-
-
-def test_equal_problems_are_one_bubble():
-    figure = scatter_figure(Report(4).json(), "rl")
-    better = figure.data[-1]
-    assert (list(better.x), list(better.y), better.name) == ([50.0], [100.0], "better (4)")
-    assert list(better.customdata[0]) == [p.id for p in load_set("mini")[:4]]
-    assert scatter_figure(Report(4).json(), "rl", "p").data[-1].name == "better (2)"
-    assert scatter_figure(Report(4).json(), "base") is None
-    assert scatter_figure(Report(4).json(), "nobody") is None
-
-
-def test_names_in_figures_are_text_and_short():
-    report = Report(4, names=("base", "<img src=x>")).json()
-    assert curve_figure(report).layout.annotations[1].text == "&lt;img src=x&gt;"
-    assert short("20261125-2142-mini-e210") == "mini-e210"
-    assert short("somebody/their-lora") == "their-lora"
-    assert len(short("x" * 200)) == 14

@@ -15,7 +15,7 @@ OURS = "https://own.example"
 
 def framed(environment: dict[str, str]) -> str:
     """The last directive of the policy."""
-    *others, last = content_policy(None, environment).split("; ")
+    *others, last = content_policy(environment).split("; ")
     assert "default-src 'self'" in others
     assert not any(other.startswith("frame-ancestors") for other in others)
     return last
@@ -65,9 +65,9 @@ def test_what_is_no_origin_is_one_sentence_at_start(given: str, monkeypatch: pyt
 
 
 def test_only_named_origins_without_a_star_are_told_of_the_address() -> None:
-    assert parents_tag(None, {}) == ""
-    assert parents_tag(None, {"SPACE_ID": "me/rmx"}) == ""  # the Hub stands in the script
-    tag = parents_tag(None, {VARIABLE: f"{OURS} https://*.own.example", "SPACE_ID": "me/rmx"})
+    assert parents_tag({}) == ""
+    assert parents_tag({"SPACE_ID": "me/rmx"}) == ""  # the Hub stands in the script
+    tag = parents_tag({VARIABLE: f"{OURS} https://*.own.example", "SPACE_ID": "me/rmx"})
     assert tag == f'<meta name="rmx-parents" content="{OURS}">'
 
 

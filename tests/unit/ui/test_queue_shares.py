@@ -17,7 +17,7 @@ from rmx.models.workspace import Workspace
 from rmx.ui.page import build_app
 from rmx.ui.server.queue_shares import UNHEARD, Shares, share_queue
 from rmx.ui.settings import Settings
-from rmx.ui.visitor_cookie import Namer, Owners
+from rmx.ui.visitor_cookie import Owners
 from tests.helpers.live import mini_and_slow, running, until
 from tests.security.load import Seen, Tab, follow, stranger
 
@@ -215,9 +215,9 @@ def test_messages_that_nobody_reads_are_not_kept_also_when_their_event_is_over(q
 
 def test_addresses_are_told_apart_on_public_sites_only():
     request = SimpleNamespace(cookies={}, headers={}, client=SimpleNamespace(host="203.0.113.7"))
-    owners = Owners(b"secret")
-    assert Namer(owners, False)(request) == RequestOwner(owners.address_of(request), None)
-    assert Namer(owners, True)(request) == RequestOwner(owners.key_of(request), owners.address_of(request))
+    private, public = Owners(b"secret"), Owners(b"secret", proxied=True)
+    assert private.name(request) == RequestOwner(private.address_of(request), None)
+    assert public.name(request) == RequestOwner(public.key_of(request), public.address_of(request))
 
 
 def test_events_of_one_group_name_one_limit(mini):
