@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rmx import __version__
+from rmx.claims.registry import CLAIMS
 from rmx.data.problem_sets import SETS, split_name
 from rmx.errors import RmxError
 from rmx.stats.text import brief
@@ -109,8 +110,6 @@ def command_of(found: Figures, asked: Mapping[str, str | None]) -> str:
     words += ["--set", str(found["set"]), "--limit", str(found["n"]), "--tau", f"{found['tau']:g}"]
     words += ["--seed", str(found["seed"]), "--n", str(found["samples"])]
     words += ["--max-new-tokens", str(found["max_new_tokens"]), *shlex.split(asked.get("style") or "")]
-    from rmx.claims.registry import CLAIMS
-
     if len(found["rows"]) < len(CLAIMS):
         words += ["--only", ",".join(row["id"] for row in found["rows"])]
     return shlex.join(words)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rmx.cli.options import add_model, add_style, default_model, refuse_placing, style_of
-from rmx.cli.terminal import Teller
+from rmx.cli.terminal import JSON_HELP, Teller
 from rmx.errors import RmxError
 from rmx.progress import Progress
 from rmx.recipes.flags import add_recipe, recipe_of
@@ -25,7 +25,7 @@ def define_rollouts(rollouts: argparse.ArgumentParser) -> None:
     _add_problems(rollouts)
     rollouts.add_argument("--out", required=True, metavar="FILE", help="JSON lines; a file that is there is completed")
     rollouts.add_argument("--format", choices=["rmx", "official"], default="rmx", help="official: selected and scored")
-    rollouts.add_argument("--json", action="store_true")
+    rollouts.add_argument("--json", action="store_true", help=JSON_HELP)
     add_recipe(rollouts, (*SAMPLING, "select", "trim", "tau", "tau_share"))
     rollouts.set_defaults(run=_rollouts)
 
@@ -36,7 +36,8 @@ def define_train(train: argparse.ArgumentParser) -> None:
     _add_problems(train)
     train.add_argument("--from-rollouts", metavar="FILE", help="rollouts that are there already (ours or official)")
     train.add_argument("--init-adapter", metavar="DIR", help="an adapter that is trained further")
-    train.add_argument("--preset", choices=["paper", "small", "floor", "quick"], default="paper")
+    presets = ["paper", "small", "floor", "quick"]
+    train.add_argument("--preset", choices=presets, default="paper", help="where the recipe begins (default paper)")
     where = train.add_mutually_exclusive_group()
     where.add_argument("--out", metavar="DIR", help="the run's folder (default: a new one in RMX_RUNS)")
     where.add_argument("--resume", metavar="ID", help="go on with a run that was stopped or interrupted")

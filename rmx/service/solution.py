@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
-from rmx.config import TOP_SHOWN, Sampling
+from rmx.config import TOP_KEPT, TOP_SHOWN, Sampling
 from rmx.data.problem_sets import find_problem
 from rmx.errors import ProblemError, PromptError, SwapError
 from rmx.explore.answer_so_far import sofar
@@ -15,7 +16,7 @@ from rmx.explore.calibration import calibration_of, threshold_of
 from rmx.explore.generate import Job, read_job
 from rmx.explore.importance import Importance, importance
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
-from rmx.explore.rescue import Rescue, RescueConfig, rescue
+from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.swap import swap_job
 from rmx.models.load import Model
 from rmx.records import Trace, shown_adapter
@@ -32,8 +33,8 @@ from rmx.service.requests import (
     TraceRequest,
 )
 from rmx.service.verb import INTERVAL, NEW_TOKENS, Cancelled, Document, Site, without
-from rmx.trees.document import read_tree, tree_document
-from rmx.trees.tree_page import entropy_svg, tokens_csv, tree_html
+from rmx.trees.document import read_tree
+from rmx.trees.tree_page import tree_texts
 
 Steps = Iterator[Document]
 
@@ -41,53 +42,43 @@ Steps = Iterator[Document]
 def trace(request: TraceRequest, site: Site, cancelled: Cancelled) -> Steps:
     """One solution with the distribution behind every token."""
     model, job = prepare(request, site)
-    found = yield from written(model, job, cancelled, cut_to(request.top))
+    found = yield from written(model, job, cancelled, request.top)
     yield _documents(request, site, [found])[0]
 
 
 def swap(request: SwapRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The unswapped solution first, then one for each swap, which applies to the one before."""
-    cut = cut_to(request.top)
-    yield _documents(request, site, (yield from _swapped(request, site, cancelled, swaps_of(request.swaps), cut)))
+    traces = yield from _swapped(request, site, cancelled, swaps_of(request.swaps), request.top)
+    yield _documents(request, site, traces)
 
 
 def export(request: ExportRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The solution and its branches as a file."""
     swaps = swaps_of(request.swaps) if request.swaps else ()
-    traces = yield from _swapped(request, site, cancelled, swaps, cut_to(TOP_SHOWN))
+    traces = yield from _swapped(request, site, cancelled, swaps, TOP_SHOWN)
     about = asked(request, site, traces)
     tree = read_tree(json.dumps([one.json() | about for one in traces]))
     tree = replace(tree, title=request.title) if request.title else tree
-    kind, shown = request.format, tree.tokens(tree.shown)
-    if kind in ("html", "json"):
-        text = tree_html(tree) if kind == "html" else json.dumps(tree_document(tree), ensure_ascii=False)
-    else:
-        title = tree.title or tree.model
-        text = entropy_svg(shown, tree.tau, title) if kind == "svg" else tokens_csv(shown, tree.tau)
-    yield {"name": f"solution.{kind}", "mime": MIME[kind], "text": text}
+    kind = request.format
+    yield {"name": f"solution.{kind}", "mime": MIME[kind], "text": tree_texts(tree)[kind]()}
 
 
 MIME = {"html": "text/html", "json": "application/json", "svg": "image/svg+xml", "csv": "text/csv"}
-Swaps = Sequence[tuple[int, int]]  # position and token id
 
 
 def _swapped(
-    request: DrawnRequest,
-    site: Site,
-    cancelled: Cancelled,
-    swaps: Swaps,
-    cut: Callable[[dict[str, Any]], dict[str, Any]],
+    request: DrawnRequest, site: Site, cancelled: Cancelled, swaps: Sequence[tuple[int, int]], top: int
 ) -> Generator[Document, None, list[Trace]]:
-    """The solution, and the branch of each swap as far as it is not cancelled."""
+    """The solution, and the branch of each swap (position and token id) as far as it is not cancelled."""
     if site.limits is not None and len(swaps) > site.limits.swaps:
         raise SwapError(f"{len(swaps)} swaps are too many; {site.limits.swaps} are the most here.")
     model, job = prepare(request, site)
-    found = [(yield from written(model, job, cancelled, cut, {"branch": 0}))]
+    found = [(yield from written(model, job, cancelled, top, {"branch": 0}))]
     for pos, token_id in swaps:
         if cancelled():
             break
         job = swap_job(job, found[-1].tokens, pos, [token_id], model.engine.vocab_size)
-        found.append((yield from written(model, job, cancelled, cut, {"branch": len(found)})))
+        found.append((yield from written(model, job, cancelled, top, {"branch": len(found)})))
     return found
 
 
@@ -95,11 +86,7 @@ def _swapped(
 
 
 def prepare(request: SolutionRequest, site: Site) -> tuple[Model, Job]:
-    """The loaded model and the job of the unswapped solution.
-
-    Raises:
-        RmxError: any mistake in the request, in a sentence.
-    """
+    """The loaded model and the job of the unswapped solution."""
     sampling = Sampling(max_new_tokens=new_tokens(request.max_new_tokens, site))
     if isinstance(request, DrawnRequest):
         sampling = replace(sampling, temperature=request.temperature, top_p=request.top_p, seed=request.seed)
@@ -149,11 +136,7 @@ def prompt_of(request: SolutionRequest | ShiftsRequest, model: Model) -> tuple[t
 
 
 def written(
-    model: Model,
-    job: Job,
-    cancelled: Cancelled,
-    cut: Callable[[dict[str, Any]], dict[str, Any]] = lambda token: token,
-    about: Mapping[str, Any] | None = None,
+    model: Model, job: Job, cancelled: Cancelled, top: int = TOP_KEPT, about: Mapping[str, Any] = MappingProxyType({})
 ) -> Generator[Document, None, Trace]:
     """Generate, with deltas of new tokens a few times a second; returns the solution, or as much of it as there is."""
     run = Branch(model, job, prompt="", tree="")
@@ -163,9 +146,10 @@ def written(
             run.halt()
         if not count and run.waiting != told:
             told = run.waiting
-            yield {**(about or {}), "waiting": told}
+            yield {**about, "waiting": told}
         if count > sent and time.monotonic() >= due:
-            yield {**(about or {}), "start": sent, "tokens": [cut(t.json(job.tau)) for t in run.tokens[sent:count]]}
+            tokens = [_cut(token.json(job.tau), top) for token in run.tokens[sent:count]]
+            yield {**about, "start": sent, "tokens": tokens}
             sent, due = count, time.monotonic() + INTERVAL
     assert run.trace is not None
     return run.trace
@@ -174,30 +158,26 @@ def written(
 # -- documents --------------------------------------------------------------------------------------------------------
 
 
-def cut_to(top: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What leaves `top` alternatives of a token's document."""
-    return lambda token: token | {"top": token["top"][:top]}
+def _cut(token: dict[str, Any], top: int) -> dict[str, Any]:
+    """A token's document with the likeliest `top` of its alternatives."""
+    return token | {"top": token["top"][:top]}
 
 
 def _documents(request: TraceRequest | SwapRequest, site: Site, traces: Sequence[Trace]) -> list[dict[str, Any]]:
     """The documents of traces; with `brief` their text, and only the tokens that matter."""
-    about, found, cut = asked(request, site, traces), [], cut_to(request.top)
+    about, found = asked(request, site, traces), []
     for one in traces:
         document = one.json() | about
         if request.brief:
             document["tokens"] = [t for t in document["tokens"] if t["fork"] or t["forced"]]
             kept = without(document, "prompt_ids", "prompt", "special")
             document = {"text": one.text, "length": len(one.tokens)} | kept
-        found.append(document | {"tokens": [cut(t) for t in document["tokens"]]})
+        found.append(document | {"tokens": [_cut(token, request.top) for token in document["tokens"]]})
     return found
 
 
 def asked(request: DrawnRequest, site: Site, traces: Sequence[Trace]) -> dict[str, Any]:
-    """What a trace does not hold itself, for its document: prompt, problem, known answer, limit, special tokens.
-
-    Raises:
-        RmxError: any mistake in the request, in a sentence.
-    """
+    """What a trace does not hold itself, for its document: prompt, problem, known answer, limit, special tokens."""
     model = _model(request, site)
     ids, known = _prompt(request, model)
     title = request.prompt if request.problem is None else find_problem(request.set, request.problem).problem
@@ -214,61 +194,34 @@ def asked(request: DrawnRequest, site: Site, traces: Sequence[Trace]) -> dict[st
 # -- what a solution hangs on -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredSolution:
-    """The solution that is measured."""
-
-    model: Model
-    trace: Trace
-    known: str | None
-
-    def json(self) -> dict[str, Any]:
-        """What every document begins with: enough to make the same solution again."""
-        trace = self.trace
-        return {
-            "model": trace.model,
-            "adapter": shown_adapter(trace.adapter),
-            "revision": trace.revision,
-            "dtype": trace.dtype,
-            "tau": trace.tau,
-            "prompt_ids": list(trace.prompt_ids),
-            "style": trace.style.json() if trace.style else None,
-            "solution": trace.text,
-            "answer_before": trace.answer.json(),
-            "known": self.known,
-        }
+def solution_json(trace: Trace, known: str | None) -> dict[str, Any]:
+    """What every document about a solution begins with: enough to make the same solution again."""
+    return {
+        "model": trace.model,
+        "adapter": shown_adapter(trace.adapter),
+        "revision": trace.revision,
+        "dtype": trace.dtype,
+        "tau": trace.tau,
+        "prompt_ids": list(trace.prompt_ids),
+        "style": trace.style.json() if trace.style else None,
+        "solution": trace.text,
+        "answer_before": trace.answer.json(),
+        "known": known,
+    }
 
 
-def solve(request: SolutionRequest, site: Site, cancelled: Cancelled) -> Generator[Document, None, MeasuredSolution]:
+def _solve(
+    request: SolutionRequest, site: Site, cancelled: Cancelled
+) -> Generator[Document, None, tuple[Model, Trace, str | None]]:
     """The greedy solution that is measured, with the deltas of its tokens."""
     model, job = prepare(request, site)
-    return MeasuredSolution(model, (yield from written(model, job, cancelled)), job.known)
+    return model, (yield from written(model, job, cancelled)), job.known
 
 
 def measure_outcomes(request: OutcomesRequest, site: Site, cancelled: Cancelled) -> Steps:
     """What the alternatives of a position are worth, or without one those of all forks."""
-    config = _outcome_config(request, site)
-    solved = yield from solve(request, site, cancelled)
-    model, found, known = solved.model, solved.trace, solved.known
-    if request.pos is None:
-        states: Iterator[Any] = importance(model, found, config, known=known, forks=request.forks, cancelled=cancelled)
-    else:
-        states = outcomes(model, found, request.pos, config, known=known, cancelled=cancelled)
-    state: Outcomes | Importance = yield from site.last(
-        states, lambda s: {"tokens_spent": s.tokens_spent, "budget": config.budget}
-    )
-    yield _shown(request, outcomes_json(solved, config, state))
-
-
-def outcomes_json(solved: MeasuredSolution, config: OutcomeConfig, found: Outcomes | Importance) -> dict[str, Any]:
-    """The document of either form of `rmx outcomes`."""
-    draws = {"seed": config.seed, "temperature": config.temperature, "top_p": config.top_p}
-    return solved.json() | draws | found.json()
-
-
-def _outcome_config(request: OutcomesRequest, site: Site) -> OutcomeConfig:
     samples, budget = (24, 200_000) if request.pos is None else (64, 50_000)
-    return OutcomeConfig(
+    config = OutcomeConfig(
         samples=samples if request.samples is None else request.samples,
         temperature=request.temperature,
         top_p=request.top_p,
@@ -276,29 +229,39 @@ def _outcome_config(request: OutcomesRequest, site: Site) -> OutcomeConfig:
         budget=site.at_most(request.budget, budget, "budget"),
         max_new_tokens=new_tokens(request.max_new_tokens, site),
     )
+    model, found, known = yield from _solve(request, site, cancelled)
+    if request.pos is None:
+        states: Iterator[Any] = importance(model, found, config, known=known, forks=request.forks, cancelled=cancelled)
+    else:
+        states = outcomes(model, found, request.pos, config, known=known, cancelled=cancelled)
+    state = yield from site.last(states, lambda s: {"tokens_spent": s.tokens_spent, "budget": config.budget})
+    yield _shown(request, outcomes_json(found, known, config, state))
+
+
+def outcomes_json(
+    trace: Trace, known: str | None, config: OutcomeConfig, found: Outcomes | Importance
+) -> dict[str, Any]:
+    """The document of either form of `rmx outcomes`."""
+    draws = {"seed": config.seed, "temperature": config.temperature, "top_p": config.top_p}
+    return solution_json(trace, known) | draws | found.json()
 
 
 def measure_rescue(request: RescueRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The fewest swaps that turn the answer."""
     most = new_tokens(request.max_new_tokens, site)
     config = RescueConfig(request.goal, request.budget, request.most_swaps, seed=request.seed, max_new_tokens=most)
-    solved = yield from solve(request, site, cancelled)
-    states = rescue(solved.model, solved.trace, config, known=solved.known, cancelled=cancelled)
-    state: Rescue = yield from site.last(states, lambda s: {"at": s.tried, "stage": s.sentence})
-    yield _shown(request, rescue_json(solved, config, state))
-
-
-def rescue_json(solved: MeasuredSolution, config: RescueConfig, found: Rescue) -> dict[str, Any]:
-    """The document of `rmx rescue`."""
-    return solved.json() | {"seed": config.seed} | found.json()
+    model, solved, known = yield from _solve(request, site, cancelled)
+    states = rescue(model, solved, config, known=known, cancelled=cancelled)
+    state = yield from site.last(states, lambda s: {"at": s.tried, "stage": s.sentence})
+    yield _shown(request, solution_json(solved, known) | {"seed": config.seed} | state.json())
 
 
 def measure_sofar(request: SofarRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The answer at the end of each sentence."""
-    solved = yield from solve(request, site, cancelled)
-    states = sofar(solved.model, solved.trace, known=solved.known, cancelled=cancelled)
+    model, solved, known = yield from _solve(request, site, cancelled)
+    states = sofar(model, solved, known=known, cancelled=cancelled)
     state = yield from site.last(states, lambda s: {"at": len(s.points), "of": s.of})
-    yield _shown(request, solved.json() | state.json())
+    yield _shown(request, solution_json(solved, known) | state.json())
 
 
 def _shown(request: OutcomesRequest | RescueRequest | SofarRequest, found: dict[str, Any]) -> dict[str, Any]:

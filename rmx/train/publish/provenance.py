@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from huggingface_hub import metadata_load
+
 from rmx.data.problem_sets import SETS
 from rmx.models.load import Model
 from rmx.models.presets import preset_of
@@ -124,8 +126,6 @@ def _named_base(model: Model) -> BaseFacts:
 
 def _own_licence(folder: Path) -> str | None:
     """The licence that a model folder's own card names."""
-    from huggingface_hub import metadata_load
-
     try:
         found = (metadata_load(folder / "README.md") or {}).get("license")
     except (OSError, ValueError):  # no card, or none that can be read

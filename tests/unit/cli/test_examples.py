@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from rmx.cli.examples import EPILOGS
-from rmx.cli.main import _parser, main
+from rmx.cli.main import _parser, main, read_help
 from rmx.engine.engine import PrefixCache
 from rmx.models.load import load
 from rmx.models.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
 FILES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "BENCHMARKS.md")}
-TEXTS = {f"rmx {name} --help": text for name, text in EPILOGS.items()} | FILES
+TEXTS = {f"rmx {name} --help": text for name, text in read_help().items()} | FILES
 
 
 def commands_of(text: str) -> list[tuple[str, list[str]]]:
@@ -44,7 +43,7 @@ def test_there_are_examples_of_every_command():
     [verbs] = [action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
     shown = {words_of(command)[0] for _, command, _ in CASES}
     assert set(verbs.choices) - shown <= {"serve", "api", "doctor"}
-    assert set(EPILOGS) <= set(verbs.choices)
+    assert set(read_help()) <= set(verbs.choices)
 
 
 @pytest.mark.parametrize(("where", "command"), [case[:2] for case in CASES])
