@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rmx.cli.main import _parser, main, read_help
+from rmx.cli.main import VERBS, _parser, main, read_help
 from rmx.engine.engine import PrefixCache
 from rmx.models.load import load
 from rmx.models.workspace import Workspace
@@ -78,10 +78,14 @@ def test_examples_print_what_stands_below_them(command, output, mini, monkeypatc
         assert said == wanted
 
 
-def test_help_prints_the_examples(capsys):
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_says_what_a_command_does_and_prints_its_text(verb, capsys):
     with pytest.raises(SystemExit):
-        main(["trace", "--help"])
-    assert "$ rmx trace --problem 241 --swap 28=879" in capsys.readouterr().out
+        main([verb, "--help"])
+    said = capsys.readouterr().out
+    about = VERBS[verb][0]
+    assert " ".join(said.split("\n\n")[1].split()).rstrip(".") == about[0].upper() + about[1:]
+    assert said.endswith(read_help().get(verb, "") + "\n")
 
 
 def test_the_api_is_told(capsys):
