@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rmx.cli.options import add_model, add_style, default_model, refuse_placing, style_of
-from rmx.cli.terminal import JSON_HELP, Teller
+from rmx.cli.terminal import JSON_HELP, DistillTeller, Teller
 from rmx.errors import RmxError
 from rmx.progress import Progress
 from rmx.recipes.flags import add_recipe, recipe_of
@@ -55,11 +55,7 @@ def _add_problems(parser: argparse.ArgumentParser) -> None:
 
 
 def job_of(args: argparse.Namespace) -> Any:
-    """The job that the flags of `rmx train` describe.
-
-    Raises:
-        RmxError: flags that do not go together.
-    """
+    """The job that the flags of `rmx train` describe; refused where they do not go together."""
     from rmx.recipes.job import TrainJob, resolved
 
     if args.adapter:
@@ -76,11 +72,7 @@ def job_of(args: argparse.Namespace) -> Any:
 
 
 def _taus(args: argparse.Namespace) -> tuple[float, ...]:
-    """The thresholds of `--sweep-tau`; none without it.
-
-    Raises:
-        RmxError: it holds no thresholds, or does not go together with another flag.
-    """
+    """The thresholds of `--sweep-tau`; none without it."""
     from rmx.recipes.thresholds import NO_DRY, ONE_PROCESS, taus_of
 
     if args.sweep_tau is None:
@@ -104,15 +96,9 @@ def _train(args: argparse.Namespace) -> int:
         raise RmxError(NO_DRY)
     if not args.json:
         print(f"run {folder.id} in {folder.path}", flush=True)
-    drive(folder, dry=args.dry_run, tell=_json_lines(folder, args.dry_run) if args.json else _teller(folder))
+    teller = DistillTeller if folder.config.get("kind") == "distill" else Teller  # a resumed run may be of either kind
+    drive(folder, dry=args.dry_run, tell=_json_lines(folder, args.dry_run) if args.json else teller())
     return 0
-
-
-def _teller(folder: Any) -> "Teller":
-    """A run that is gone on with may be of the other kind."""
-    from rmx.cli.terminal import DistillTeller
-
-    return DistillTeller() if folder.config.get("kind") == "distill" else Teller()
 
 
 def _new_run(args: argparse.Namespace) -> Any:

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from rmx.compare.base_check import check_base
 from rmx.compare.noise_floor import shape_noise
 from rmx.compare.placebo import placebo_pair
@@ -107,6 +105,8 @@ def map_document(found: ShiftMap) -> dict[str, Any]:
 
 def map_places(found: ShiftMap) -> ReadPlaces:
     """A map's places, for the same statistics as a set's."""
+    import torch
+
     shifts = found.shifts
     return ReadPlaces(
         "prompt",

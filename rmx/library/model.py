@@ -154,9 +154,9 @@ class LanguageModel:
         who = {"model": self.name, "adapter": self.adapter, **style_fields(self.style)}
         request = from_names(TraceRequest, {"prompt": prompt, "read": text, **given, **texts, **ids, **who})
         model, job = prepare(request, self.site)
-        about = asked(request, self.site, [])
+        about = asked(request, model, job, [])
         branch = Branch(model, job, about["prompt"], tree="", title=about["title"])
-        return SolutionStream(ModelSolution(self.site, request, branch))
+        return SolutionStream(ModelSolution(request, branch))
 
     def __repr__(self) -> str:
         adapter = f" + {self.adapter}" if self.adapter else ""

@@ -16,7 +16,6 @@ from rmx.library.notebook import NotebookProgress, to_frame
 from rmx.library.results import ImportanceDocument, OutcomesDocument, RescueDocument, SoFarDocument
 from rmx.models.load import Model
 from rmx.records import Answer, TokenDist, Trace
-from rmx.service import Site
 from rmx.service.requests import TraceRequest
 from rmx.service.solution import asked, outcomes_json, solution_json
 from rmx.storage.rendering import render
@@ -35,15 +34,13 @@ class ModelSolution:
     """One solution of a problem, with the distribution behind every token.
 
     Args:
-        site: where the model is. request: what was asked.
+        request: what was asked.
         branch: its tokens, written to the end by the time anybody reads them.
         parent: the solution that it leaves by a swap; None for one that was asked for itself.
     """
 
-    def __init__(
-        self, site: Site, request: TraceRequest, branch: Branch, parent: "ModelSolution | None" = None
-    ) -> None:
-        self._site, self.request, self._branch, self.parent = site, request, branch, parent
+    def __init__(self, request: TraceRequest, branch: Branch, parent: "ModelSolution | None" = None) -> None:
+        self.request, self._branch, self.parent = request, branch, parent
         self._branches: list[Branch] = [] if parent is None else parent._branches
         self._branches.append(branch)
 
@@ -88,7 +85,8 @@ class ModelSolution:
 
     def json(self) -> dict[str, Any]:
         """Return the document that `rmx trace --json` prints of this solution."""
-        return self.trace.json() | asked(self.request, self._site, [one.trace for one in self._line()])
+        traces = [one.trace for one in self._line()]
+        return self.trace.json() | asked(self.request, self._model, self._branch.job, traces)
 
     def _line(self) -> "list[ModelSolution]":
         """The solutions from the one that was asked for to this one, each made from the one before by a swap."""
@@ -110,7 +108,7 @@ class ModelSolution:
         pos = at.pos if isinstance(at, TokenDist) else at
         ids = self._ids_of(pos, token, rank)
         job = swap_job(self._branch.job, self.tokens, pos, ids, self._model.engine.vocab_size)
-        other = ModelSolution(self._site, self.request, self._branch.branch(job), self)
+        other = ModelSolution(self.request, self._branch.branch(job), self)
         return SolutionStream(other).solution
 
     def _ids_of(self, pos: int, token: str | int | None, rank: int | None) -> Sequence[int]:

@@ -16,7 +16,6 @@ from rmx.data.problem_sets import SETS, split_name
 from rmx.errors import Refused
 from rmx.models.adapter_names import bundled_adapters, run_adapter
 from rmx.models.presets import preset_of
-from rmx.storage.hub_errors import download_sentence
 
 if TYPE_CHECKING:
     from rmx.models.load import Model
@@ -67,6 +66,8 @@ class SiteRules:
         try:
             size = self.size_of(repo, revision)
         except (OSError, ValueError) as error:  # huggingface_hub's errors are kinds of these
+            from rmx.storage.hub_errors import download_sentence
+
             why = download_sentence(error, spec)
             raise Refused(
                 why or f"{spec} could not be looked up on the Hub. Check the spelling, or that it is public."

@@ -43,20 +43,19 @@ def trace(request: TraceRequest, site: Site, cancelled: Cancelled) -> Steps:
     """One solution with the distribution behind every token."""
     model, job = prepare(request, site)
     found = yield from written(model, job, cancelled, request.top)
-    yield _documents(request, site, [found])[0]
+    yield _documents(request, model, job, [found])[0]
 
 
 def swap(request: SwapRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The unswapped solution first, then one for each swap, which applies to the one before."""
-    traces = yield from _swapped(request, site, cancelled, swaps_of(request.swaps), request.top)
-    yield _documents(request, site, traces)
+    yield _documents(request, *(yield from _swapped(request, site, cancelled, swaps_of(request.swaps), request.top)))
 
 
 def export(request: ExportRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The solution and its branches as a file."""
     swaps = swaps_of(request.swaps) if request.swaps else ()
-    traces = yield from _swapped(request, site, cancelled, swaps, TOP_SHOWN)
-    about = asked(request, site, traces)
+    model, job, traces = yield from _swapped(request, site, cancelled, swaps, TOP_SHOWN)
+    about = asked(request, model, job, traces)
     tree = read_tree(json.dumps([one.json() | about for one in traces]))
     tree = replace(tree, title=request.title) if request.title else tree
     kind = request.format
@@ -68,8 +67,8 @@ MIME = {"html": "text/html", "json": "application/json", "svg": "image/svg+xml",
 
 def _swapped(
     request: DrawnRequest, site: Site, cancelled: Cancelled, swaps: Sequence[tuple[int, int]], top: int
-) -> Generator[Document, None, list[Trace]]:
-    """The solution, and the branch of each swap (position and token id) as far as it is not cancelled."""
+) -> Generator[Document, None, tuple[Model, Job, list[Trace]]]:
+    """The model, its job, and the solution with the branch of each swap (position, token id) until it is cancelled."""
     if site.limits is not None and len(swaps) > site.limits.swaps:
         raise SwapError(f"{len(swaps)} swaps are too many; {site.limits.swaps} are the most here.")
     model, job = prepare(request, site)
@@ -79,7 +78,7 @@ def _swapped(
             break
         job = swap_job(job, found[-1].tokens, pos, [token_id], model.engine.vocab_size)
         found.append((yield from written(model, job, cancelled, top, {"branch": len(found)})))
-    return found
+    return model, job, found
 
 
 # -- from a request to a solution -------------------------------------------------------------------------------------
@@ -91,9 +90,14 @@ def prepare(request: SolutionRequest, site: Site) -> tuple[Model, Job]:
     if isinstance(request, DrawnRequest):
         sampling = replace(sampling, temperature=request.temperature, top_p=request.top_p, seed=request.seed)
     cold = isinstance(request, DrawnRequest) and request.cold
-    model = _model(request, site)
+    spec, name = site.model_name(request.model), site.set_name(request.set)
+    asked_set = None if request.problem is None else name
+    model = site.workspace.model(spec).ask_in(request.style_options(), asked_set, request.raw)
     adapter = site.workspace.adapter(model, site.adapter_name(request.adapter, request.model))
-    prompt_ids, known = _prompt(request, model)
+    ids = request.prompt_ids if isinstance(request, TraceRequest | SwapRequest) else None
+    if sum(x is not None for x in (request.prompt, request.problem, ids)) != 1:
+        raise PromptError("Give exactly one of: a PROMPT, --problem ID, --prompt-ids FILE.")
+    prompt_ids, known = prompt_of(request, model) if ids is None else (tuple(ids), request.answer)
     tau = threshold_of(model, request.tau, _share(request), request.set, site.recalibrate)
     if isinstance(request, TraceRequest) and request.read is not None:
         return model, replace(read_job(model, prompt_ids, request.read, tau, known), adapter=adapter, cold=cold)
@@ -108,21 +112,6 @@ def _share(request: SolutionRequest) -> float | None:
 def new_tokens(asked: int | None, site: Site) -> int:
     """How long a completion may become."""
     return site.at_most(asked, NEW_TOKENS, "max_new_tokens")
-
-
-def _model(request: SolutionRequest, site: Site) -> Model:
-    """The model that is asked, in the style that the request and its set want."""
-    spec, name = site.model_name(request.model), site.set_name(request.set)
-    asked_set = None if request.problem is None else name
-    return site.workspace.model(spec).ask_in(request.style_options(), asked_set, request.raw)
-
-
-def _prompt(request: SolutionRequest, model: Model) -> tuple[tuple[int, ...], str | None]:
-    """The ids of the prompt, and the known answer."""
-    ids = request.prompt_ids if isinstance(request, TraceRequest | SwapRequest) else None
-    if sum(x is not None for x in (request.prompt, request.problem, ids)) != 1:
-        raise PromptError("Give exactly one of: a PROMPT, --problem ID, --prompt-ids FILE.")
-    return (tuple(ids), request.answer) if ids is not None else prompt_of(request, model)
 
 
 def prompt_of(request: SolutionRequest | ShiftsRequest, model: Model) -> tuple[tuple[int, ...], str | None]:
@@ -163,9 +152,11 @@ def _cut(token: dict[str, Any], top: int) -> dict[str, Any]:
     return token | {"top": token["top"][:top]}
 
 
-def _documents(request: TraceRequest | SwapRequest, site: Site, traces: Sequence[Trace]) -> list[dict[str, Any]]:
+def _documents(
+    request: TraceRequest | SwapRequest, model: Model, job: Job, traces: Sequence[Trace]
+) -> list[dict[str, Any]]:
     """The documents of traces; with `brief` their text, and only the tokens that matter."""
-    about, found = asked(request, site, traces), []
+    about, found = asked(request, model, job, traces), []
     for one in traces:
         document = one.json() | about
         if request.brief:
@@ -176,19 +167,18 @@ def _documents(request: TraceRequest | SwapRequest, site: Site, traces: Sequence
     return found
 
 
-def asked(request: DrawnRequest, site: Site, traces: Sequence[Trace]) -> dict[str, Any]:
+def asked(request: DrawnRequest, model: Model, job: Job, traces: Sequence[Trace]) -> dict[str, Any]:
     """What a trace does not hold itself, for its document: prompt, problem, known answer, limit, special tokens."""
-    model = _model(request, site)
-    ids, known = _prompt(request, model)
     title = request.prompt if request.problem is None else find_problem(request.set, request.problem).problem
     said = {t.id for trace in traces for t in trace.tokens}
     special = sorted(said & model.detokenizer.special_ids)
-    found: dict[str, Any] = {"title": title, "known": known, "prompt": model.detokenizer.text(ids), "special": special}
+    prompt = model.detokenizer.text(job.prompt_ids)
+    found: dict[str, Any] = {"title": title, "known": job.known, "prompt": prompt, "special": special}
     if (share := _share(request)) is not None:
         found["calibration"] = calibration_of(model, share, request.set).json()
     if isinstance(request, TraceRequest) and request.read is not None:
         return found
-    return found | {"max_new_tokens": new_tokens(request.max_new_tokens, site)}
+    return found | {"max_new_tokens": job.sampling.max_new_tokens}
 
 
 # -- what a solution hangs on -----------------------------------------------------------------------------------------
