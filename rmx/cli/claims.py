@@ -6,56 +6,46 @@ import sys
 from collections import Counter
 from typing import Any
 
-from rmx.cli.options import add_request, document_of, request_of, show, site_of, style_of, write
-from rmx.cli.terminal import stopped_by_hand
-from rmx.progress import Progress
+from rmx.cli.options import Place, add_request, request_of, show, study, style_of
 from rmx.service.requests import ClaimsRequest, LocatorRequest
+from rmx.storage.safe_files import write_text
 
 
 def define_claims(parser: argparse.ArgumentParser) -> None:
     """Options of `rmx claims`."""
-    add_request(parser, ClaimsRequest, cache=True)
+    add_request(parser, ClaimsRequest)
     parser.add_argument("--html", metavar="FILE", help="also write the report, one file that opens offline")
-    parser.set_defaults(run=_claims)
-
-
-def define_locator(parser: argparse.ArgumentParser) -> None:
-    """Options of `rmx locator`."""
-    add_request(parser, LocatorRequest, cache=True)
-    parser.set_defaults(run=_locator)
+    parser.set_defaults(run=run_claims)
 
 
 # -- rmx claims -------------------------------------------------------------------------------------------------------
 
 
-def _claims(args: argparse.Namespace) -> None:
+def run_claims(args: argparse.Namespace) -> None:
+    """Show a verdict for each claim."""
     from rmx.claims.html_report import command_of, html_report
     from rmx.claims.verdicts import FEWEST, NO_VERDICT
-    from rmx.service.sets import claim_options
 
-    request = request_of(args, ClaimsRequest)
-    options = claim_options(request, site_of(args))
-    if (count := len(options.problems())) < FEWEST:
-        print(f"{count} problems: {NO_VERDICT} Take --limit {FEWEST} or more for one.", file=sys.stderr)
-    with stopped_by_hand() as stopped, Progress() as progress:
+    asked: dict[str, Any] = {}
 
-        def tell(report: Any) -> None:
-            if report.study:
-                progress(report.does, report.at, report.of)
+    def place(report: Any) -> Place | None:
+        count = len(report.subject.problems)
+        if not asked and count < FEWEST:
+            print(f"{count} problems: {NO_VERDICT} Take --limit {FEWEST} or more for one.", file=sys.stderr)
+        asked.update(report.subject.asked)
+        return (report.does, report.at, report.of, "") if report.study else None
 
-        found = document_of(args, request, tell, stopped)
+    found = study(args, request_of(args, ClaimsRequest), place)
     if args.html:
-        model, adapter, teacher = options.specs()
-        style = shlex.join(style_of(args).words())
-        asked = {"model": model, "adapter": adapter, "teacher": teacher, "style": style}
-        write(args.html, html_report(found, command_of(found, asked)))
+        style = {"style": shlex.join(style_of(args).words())}
+        write_text(args.html, html_report(found, command_of(found, asked | style)))
     show(args, found, table)
 
 
 def table(found: dict[str, Any]) -> str:
     """The rows for the terminal: claim and verdict, then paper, figures and reason below each other."""
     lines = [
-        f"{found['pair']} on {found['n']} problems of {found['set']}, tau {found['tau']:g} nats, seed {found['seed']}",
+        f"{found['pair']} on {found['n']} problems of {found['set']}, tau {found['tau']:g} nats, seed {found['seed']}"
     ]
     if found["calibration"]:
         lines.append(found["calibration"]["sentence"])
@@ -79,14 +69,13 @@ def table(found: dict[str, Any]) -> str:
 # -- rmx locator ------------------------------------------------------------------------------------------------------
 
 
-def _locator(args: argparse.Namespace) -> None:
-    with stopped_by_hand() as stopped, Progress() as progress:
+def run_locator(args: argparse.Namespace) -> None:
+    """Show what high entropy finds of the tokens that decide."""
 
-        def tell(report: Any) -> None:
-            progress("problems", report.problems, report.of, f"{report.tokens_spent:,} tokens")
+    def place(report: Any) -> Place:
+        return "problems", report.problems, report.of, f"{report.tokens_spent:,} tokens"
 
-        found = document_of(args, request_of(args, LocatorRequest), tell, stopped)
-    show(args, found, locator_table)
+    show(args, study(args, request_of(args, LocatorRequest), place), locator_table)
 
 
 def locator_table(found: dict[str, Any]) -> str:

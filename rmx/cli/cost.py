@@ -5,7 +5,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-NONE = "–"
+from rmx.cli.terminal import JSON_HELP, columns
+from rmx.stats.text import MISSING
 
 
 def define_cost(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +18,7 @@ def define_cost(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=USD",
         help="enter a rate of your own, dollars per hour (cpu=0.05); NAME=none takes it back",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
     parser.set_defaults(run=_cost)
 
 
@@ -37,59 +38,46 @@ def _cost(args: argparse.Namespace) -> None:
 def told(found: dict[str, Any]) -> str:
     """The whole of it for the terminal."""
     rates = [(r["name"], f"{r['usd_per_hour']:.2f}", r["date"], r["source"]) for r in found["rates"]]
-    runs = [(r["id"], r["device"] or "not noted", hours(r["seconds"]), usd(r["usd"])) for r in found["runs"]]
+    runs = [(r["id"], r["device"] or "not noted", _hours(r["seconds"]), _usd(r["usd"])) for r in found["runs"]]
+    scores = ("base_score", "rl_score", "score")
     paper = [
-        (
-            r["base"],
-            _score(r["base_score"]),
-            _score(r["rl_score"]),
-            _score(r["score"]),
-            span(r["rl_usd"]),
-            f"{r['usd']}",
-        )
+        (r["base"], *(f"{r[score]:.3f}" for score in scores), _span(r["rl_usd"]), f"{r['usd']}")
         for r in found["paper"]["rows"]
     ]
     parts = [
-        table(("machine", "USD/h", "date", "source"), rates),
+        _table(("machine", "USD/h", "date", "source"), rates),
         f"this machine: {found['machine']['device']}. {found['machine']['sentence']}",
-        table(("run", "machine", "measured", "USD"), runs) if runs else "No run has measured anything yet.",
-        summed(found["sum"]) if runs else "",
+        _table(("run", "machine", "measured", "USD"), runs) if runs else "No run has measured anything yet.",
+        _summed(found["sum"]) if runs else "",
         f"For comparison, the paper's table ({found['paper']['source']}). {found['paper']['note']}",
-        table(("base", "pass@1", "best RL", "ReasonMaxxer", "RL, USD", "its, USD"), paper),
+        _table(("base", "pass@1", "best RL", "ReasonMaxxer", "RL, USD", "its, USD"), paper),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def summed(total: dict[str, Any]) -> str:
-    """One sentence."""
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(columns([heads, *rows]))
+
+
+def _summed(total: dict[str, Any]) -> str:
     without = total["without"]
     rest = f" {without} of them on machines without a rate, which are not in it." if without else ""
     runs = f"{total['runs']} run{'s' * (total['runs'] != 1)}"
-    dollars = f"{usd(total['usd'])} USD" if total["usd"] is not None else "no dollars known"
-    return f"sum: {dollars} for {hours(total['seconds'])} of {runs}.{rest}"
+    dollars = f"{_usd(total['usd'])} USD" if total["usd"] is not None else "no dollars known"
+    return f"sum: {dollars} for {_hours(total['seconds'])} of {runs}.{rest}"
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
-def hours(seconds: float) -> str:
+def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
-def usd(value: float | None) -> str:
+def _usd(value: float | None) -> str:
     """Cents where there are any, else as many digits as show something."""
     if value is None:
-        return NONE
+        return MISSING
     return f"{value:.2f}" if value >= 0.01 or value == 0 else f"{value:.1g}"
 
 
-def span(ends: Sequence[float]) -> str:
+def _span(ends: Sequence[float]) -> str:
     low, high = ends
     return f"{low:,.0f}" if low == high else f"{low:,.0f} – {high:,.0f}"
-
-
-def _score(value: float) -> str:
-    return f"{value:.3f}"

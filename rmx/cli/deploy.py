@@ -5,21 +5,32 @@ import json
 import os
 from typing import Any
 
+from rmx.cli.terminal import JSON_HELP
+
 
 def define_deploy(deploy: argparse.ArgumentParser) -> None:
     """Options of `rmx deploy`."""
-    deploy.epilog = "The token is that of `hf auth login` or of HF_TOKEN. --dry-run needs neither token nor network."
-    deploy.add_argument("--space", required=True, metavar="OWNER/NAME")
-    deploy.add_argument("--hardware", metavar="H", help="cpu-basic, cpu-upgrade, t4-small, l4x1, … (a GPU: CUDA image)")
+    deploy.add_argument("--space", required=True, metavar="OWNER/NAME", help="the Space, made if it is not there")
+    deploy.add_argument(
+        "--hardware",
+        metavar="H",
+        help="what the Space runs on: cpu-basic, cpu-upgrade, t4-small, l4x1, … (a GPU: CUDA image)",
+    )
     deploy.add_argument("--storage", metavar="BUCKET", help="a storage bucket on /data, made if it is not there")
     deploy.add_argument("--private", action="store_true", help="only its owner sees it")
     deploy.add_argument("--zerogpu", action="store_true", help="a Gradio Space on ZeroGPU instead of a Docker one")
     deploy.add_argument("--env", action="append", default=[], metavar="K=V", help="a variable, public; several times")
     deploy.add_argument(
-        "--secret", action="append", default=[], metavar="K", help="read from the environment, or K=V; never shown"
+        "--secret",
+        action="append",
+        default=[],
+        metavar="K",
+        help="a secret, read from the environment, or K=V; never shown; several times",
     )
-    deploy.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    deploy.add_argument("--json", action="store_true")
+    deploy.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, and do nothing; needs neither token nor network"
+    )
+    deploy.add_argument("--json", action="store_true", help=JSON_HELP)
     deploy.set_defaults(run=_deploy)
 
 

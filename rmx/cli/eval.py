@@ -3,16 +3,14 @@
 import argparse
 from typing import Any
 
-from rmx.cli.options import add_request, document_of, request_of, show
-from rmx.cli.terminal import stopped_by_hand
-from rmx.progress import Progress
+from rmx.cli.options import Place, add_request, request_of, show, study
 from rmx.service.requests import EvalRequest, RegradeRequest
 from rmx.stats.text import percent
 
 
 def define_eval(parser: argparse.ArgumentParser) -> None:
     """Options of `rmx eval`."""
-    add_request(parser, EvalRequest, cache=True)
+    add_request(parser, EvalRequest)
     again = "make nothing: read and judge the kept completions again, and say which verdicts changed"
     parser.add_argument("--regrade", action="store_true", help=again)
     parser.set_defaults(run=_eval)
@@ -20,14 +18,11 @@ def define_eval(parser: argparse.ArgumentParser) -> None:
 
 def _eval(args: argparse.Namespace) -> None:
     request = request_of(args, RegradeRequest if args.regrade else EvalRequest)
-    with stopped_by_hand() as stopped, Progress() as progress:
 
-        def tell(report: Any) -> None:
-            known = f"{report.cached:,} known before" if report.cached else ""
-            progress("completions", report.at, report.of, known)
+    def place(report: Any) -> Place:
+        return "completions", report.at, report.of, f"{report.cached:,} known before" if report.cached else ""
 
-        found = document_of(args, request, tell, stopped)
-    show(args, found, table, escaped=True)
+    show(args, study(args, request, place), table, escaped=True)
 
 
 # -- for the terminal -------------------------------------------------------------------------------------------------

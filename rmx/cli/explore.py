@@ -13,27 +13,9 @@ from rmx.service.requests import OutcomesRequest, RescueRequest, SofarRequest, S
 def define_trace(parser: argparse.ArgumentParser) -> None:
     """Options of `rmx trace`."""
     add_request(parser, TraceRequest)
+    parser.set_defaults(run=run_trace)
     forced = "force this token there and go on; may be given several times"
     parser.add_argument("--swap", action="append", default=[], metavar="POS=TOKEN_ID", help=forced)
-    parser.set_defaults(run=_trace)
-
-
-def define_outcomes(parser: argparse.ArgumentParser) -> None:
-    """Options of `rmx outcomes`."""
-    add_request(parser, OutcomesRequest)
-    parser.set_defaults(run=_outcomes)
-
-
-def define_rescue(parser: argparse.ArgumentParser) -> None:
-    """Options of `rmx rescue`."""
-    add_request(parser, RescueRequest)
-    parser.set_defaults(run=_rescue)
-
-
-def define_sofar(parser: argparse.ArgumentParser) -> None:
-    """Options of `rmx sofar`."""
-    add_request(parser, SofarRequest)
-    parser.set_defaults(run=_sofar)
 
 
 class _Teller:
@@ -58,7 +40,8 @@ def _share(estimate: dict[str, Any]) -> str:
 # -- trace ------------------------------------------------------------------------------------------------------------
 
 
-def _trace(args: argparse.Namespace) -> None:
+def run_trace(args: argparse.Namespace) -> None:
+    """Show one solution, or with `--swap` several."""
     if args.swap and args.read is not None:
         raise RmxError("--read scores a text and --swap makes new ones; use one of them.")
     asked = request_of(args, SwapRequest, swaps=",".join(args.swap)) if args.swap else request_of(args, TraceRequest)
@@ -84,7 +67,8 @@ def _plain(trace: dict[str, Any]) -> str:
 # -- outcomes ---------------------------------------------------------------------------------------------------------
 
 
-def _outcomes(args: argparse.Namespace) -> None:
+def run_outcomes(args: argparse.Namespace) -> None:
+    """Show what the alternatives of one place, or of all forks, are worth."""
     line, table = (_curve_line, _curve_table) if args.pos is None else (_outcomes_line, _outcomes_table)
     show(args, document_of(args, request_of(args, OutcomesRequest), _Teller(line)), table)
 
@@ -128,7 +112,8 @@ def _curve_table(found: dict[str, Any]) -> str:
 # -- rescue -----------------------------------------------------------------------------------------------------------
 
 
-def _rescue(args: argparse.Namespace) -> None:
+def run_rescue(args: argparse.Namespace) -> None:
+    """Show the fewest swaps that turn the answer."""
     tell = _Teller(lambda state: state.sentence)
     show(args, document_of(args, request_of(args, RescueRequest), tell), _rescue_table)
 
@@ -147,7 +132,8 @@ def _rescue_table(found: dict[str, Any]) -> str:
 # -- sofar ------------------------------------------------------------------------------------------------------------
 
 
-def _sofar(args: argparse.Namespace) -> None:
+def run_sofar(args: argparse.Namespace) -> None:
+    """Show the answer at the end of each sentence."""
     show(args, document_of(args, request_of(args, SofarRequest)), _sofar_table)
 
 

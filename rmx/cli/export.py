@@ -1,12 +1,12 @@
 """`rmx export`: a trace or a tree as one HTML file, as JSON, as a figure or a table."""
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 
-from rmx.cli.options import read_text, write
+from rmx.cli.options import read_text
 from rmx.errors import RmxError
+from rmx.storage.safe_files import write_text
 
 
 def define_export(export: argparse.ArgumentParser) -> None:
@@ -21,28 +21,20 @@ def define_export(export: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from rmx.trees.document import tree_document
-    from rmx.trees.tree_page import entropy_svg, read_any, tokens_csv, tree_html
+    from rmx.trees.tree_page import read_any, tree_texts
 
-    if not (args.html or args.json or args.svg or args.csv):
+    wanted = {kind: path for kind in ("html", "json", "svg", "csv") if (path := getattr(args, kind))}
+    if not wanted:
         raise RmxError("Say what to make of it: --html OUT.html, --json OUT.json, --svg OUT.svg or --csv OUT.csv.")
     tree = read_any(read_text(args.trace))
-    if args.title:
-        tree = replace(tree, title=args.title)
-    shown = tree.tokens(tree.shown)
-    if args.html:
-        _write(args.html, tree_html(tree))
-    if args.json:
-        _write(args.json, json.dumps(tree_document(tree), ensure_ascii=False))
-    if args.svg:
-        _write(args.svg, entropy_svg(shown, tree.tau, tree.title or tree.model))
-    if args.csv:
-        _write(args.csv, tokens_csv(shown, tree.tau))
+    texts = tree_texts(replace(tree, title=args.title) if args.title else tree)
+    for kind, path in wanted.items():
+        _write(path, texts[kind]())
 
 
 def _write(path: str, text: str) -> None:
     if path == "-":
         print(text)
         return
-    write(path, text)
+    write_text(path, text)
     print(f"{path}: {len(text.encode()) / 1000:,.0f} kB", file=sys.stderr)

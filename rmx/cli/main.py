@@ -8,6 +8,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,11 +16,12 @@ from functools import partial
 from typing import Any, NoReturn
 
 from rmx import __version__
-from rmx.cli.examples import EPILOGS
 from rmx.errors import RmxError, shown
+from rmx.paths import ASSETS
 from rmx.storage.strict_json import whole
 
-# What each verb is for, and the module of rmx.cli whose `define_VERB` gives it its options once it is called.
+# What each verb is for, and the module of rmx.cli that has it: `define_VERB` gives it its options once it is called. A
+# verb without it is a request and no more; `run_VERB` then does it.
 VERBS = {
     "serve": ("open the app", "main"),
     "trace": ("one solution with the distribution behind every token", "explore"),
@@ -56,20 +58,27 @@ class Parser(argparse.ArgumentParser):
             define(self)
         return super().parse_known_args(args, namespace)
 
-    write_epilog: Callable[[], str] | None = None  # of an epilog that is too slow to write before it is asked for
-
-    def format_help(self) -> str:
-        if self.write_epilog is not None:
-            self.epilog = self.write_epilog()
-        return super().format_help()
-
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}. See '{self.prog} --help'.\n")
 
 
+def read_help() -> dict[str, str]:
+    """What stands below the options in each verb's help: what it is for, and examples, which a test runs."""
+    parts = re.split(r"^=== (\w+)\n", (ASSETS / "help.txt").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {verb: text.removesuffix("\n") for verb, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
 def _define(verb: str, module: str, parser: Parser) -> None:
-    parser.epilog, parser.formatter_class = EPILOGS.get(verb), argparse.RawDescriptionHelpFormatter
-    getattr(importlib.import_module(f"rmx.cli.{module}"), f"define_{verb}")(parser)
+    parser.epilog, parser.formatter_class = read_help().get(verb), argparse.RawDescriptionHelpFormatter
+    home = importlib.import_module(f"rmx.cli.{module}")
+    if define := getattr(home, f"define_{verb}", None):
+        define(parser)
+        return
+    from rmx.cli.options import add_request
+    from rmx.service import VERBS as REQUESTS
+
+    add_request(parser, REQUESTS[verb])
+    parser.set_defaults(run=getattr(home, f"run_{verb}"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,10 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if odd := next((word for word in given if word != whole(word)), None):
         print(f"rmx: {shown(odd)} is not text in UTF-8. Write it in UTF-8, or rename the file.", file=sys.stderr)
         return 2
-    args = _parser().parse_args(given)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _quiet_transformers()
+    args = _parser().parse_args(given)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         result: int | None = args.run(args)
         return result or 0
@@ -115,12 +124,6 @@ def _serve(args: argparse.Namespace) -> None:
     serve(Settings.from_environment(model=args.model, adapter=args.adapter, host=args.host, port=args.port))
 
 
-def _configuration() -> str:
-    from rmx.ui.settings import describe_settings
-
-    return describe_settings()
-
-
 def _bench(args: argparse.Namespace) -> None:
     if args.what == "public":
         from rmx.bench.public import bench_public
@@ -148,9 +151,7 @@ def _doctor(args: argparse.Namespace) -> None:
 
 
 def _api(args: argparse.Namespace) -> None:
-    from rmx.service import API
-
-    print(API)
+    print(read_help()["api"])
 
 
 # -- for the terminal -------------------------------------------------------------------------------------------------
@@ -180,39 +181,49 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rmx {__version__}")
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for verb, (about, module) in VERBS.items():
-        verbs.add_parser(verb, help=about).define = partial(_define, verb, module)
+        sentence = about[0].upper() + about[1:] + ("" if about.endswith("?") else ".")
+        verbs.add_parser(verb, help=about, description=sentence).define = partial(_define, verb, module)
     return parser
 
 
 def define_serve(serve: Parser) -> None:
     """Options of `rmx serve`."""
+    from rmx.ui.settings import describe_settings
+
     serve.add_argument("--model", metavar="S", help="offered beside mini and loaded at start")
     serve.add_argument("--adapter", metavar="S", help="an adapter on that model, loaded at start")
-    serve.add_argument(
-        "--host", default=None, help="address to listen on (default 127.0.0.1; 0.0.0.0 on a public site)"
-    )
-    serve.add_argument("--port", type=int, default=None, help="port to listen on (default 7860)")
-    serve.write_epilog = _configuration
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1; 0.0.0.0 on a public site)")
+    serve.add_argument("--port", type=int, help="port to listen on (default 7860)")
+    serve.epilog = describe_settings()
     serve.set_defaults(run=_serve)
 
 
 def define_bench(bench: argparse.ArgumentParser) -> None:
     """Options of `rmx bench`."""
     from rmx.cli.options import add_model
+    from rmx.cli.terminal import JSON_HELP
 
-    bench.add_argument(
-        "what",
-        choices=["decode", "swap", "branches", "forks", "pair", "outcomes", "rollouts", "train", "ui", "public"],
-    )
+    whats = ["decode", "swap", "branches", "forks", "pair", "outcomes", "rollouts", "train", "ui", "public"]
+    bench.add_argument("what", choices=whats, help="what is measured")
     add_model(bench)
-    bench.add_argument("--rounds", type=int, default=7)
-    bench.add_argument("--limit", type=int, default=100, metavar="N", help="forks: the first N problems of mini")
-    bench.add_argument("--temperature", type=float, default=1.0, help="forks: of the controls that sample")
-    bench.add_argument("--seed", type=int, default=0, help="forks: of the draws")
-    bench.add_argument("--clients", type=int, default=32, help="public: visitors at the same time")
-    bench.add_argument("--minutes", type=float, default=5.0, help="public: how long they stay")
+    bench.add_argument("--rounds", type=int, default=7, metavar="N", help="alternating measurements (default 7)")
+    bench.add_argument(
+        "--limit", type=int, default=100, metavar="N", help="forks: the first N problems of mini (default 100)"
+    )
+    bench.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="forks: temperature of the controls that sample (default 1)",
+    )
+    bench.add_argument("--seed", type=int, default=0, metavar="N", help="forks: seed of the draws (default 0)")
+    bench.add_argument(
+        "--clients", type=int, default=32, metavar="N", help="public: visitors at the same time (default 32)"
+    )
+    bench.add_argument("--minutes", type=float, default=5.0, metavar="X", help="public: how long they stay (default 5)")
     bench.add_argument("--kill", action="store_true", help="public: kill the app and the run half way")
-    bench.add_argument("--json", action="store_true")
+    bench.add_argument("--json", action="store_true", help=JSON_HELP)
     bench.set_defaults(run=_bench)
 
 
@@ -223,5 +234,7 @@ def define_api(api: argparse.ArgumentParser) -> None:
 
 def define_doctor(doctor: argparse.ArgumentParser) -> None:
     """Options of `rmx doctor`."""
-    doctor.add_argument("--json", action="store_true")
+    from rmx.cli.terminal import JSON_HELP
+
+    doctor.add_argument("--json", action="store_true", help=JSON_HELP)
     doctor.set_defaults(run=_doctor)

@@ -1,4 +1,7 @@
-"""Options of the command line, made of the requests that they fill in; and what verbs of several files share."""
+"""Options of the command line, made of the requests that they fill in; and what verbs of several files share.
+
+Whatever cannot be used is an RmxError with a sentence.
+"""
 
 import argparse
 import json
@@ -8,26 +11,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from rmx.cli.terminal import JSON_HELP, stopped_by_hand
 from rmx.errors import RmxError, TrainError
 from rmx.models.style_options import StyleOptions
+from rmx.progress import Progress
 from rmx.service import Request, Site, steps
 from rmx.service.arguments import API_ONLY, Flag, arguments_of, hints_of, kind_of, read
-from rmx.service.requests import SPECS, AskingRequest
-from rmx.service.verb import Cancelled, ignore
+from rmx.service.requests import ADAPTERS, SPECS, AskingRequest
+from rmx.service.verb import ignore
 from rmx.storage.strict_json import whole
 
 Asked = TypeVar("Asked", bound=Request)
+Place = tuple[str, int, int, str]  # what is done or counted, at, of, a note
 STYLE_GROUP = "prompt (defaults: what the model's family is asked by the paper's code)"
 
 
 # -- from a request to options, and back ------------------------------------------------------------------------------
 
 
-def add_request(parser: argparse.ArgumentParser, verb: type[Request], cache: bool = False) -> None:
+def add_request(parser: argparse.ArgumentParser, verb: type[Request]) -> None:
     """Give a verb an option for each argument of its request, and those that say on which machine and how it is done.
 
-    Args:
-        cache: whether what is measured is kept on disk, so that it can be asked not to be.
+    What is measured of the problems of a set is kept on disk, and can be asked not to be.
     """
     for name in arguments_of(verb):
         if name not in AskingRequest.model_fields:
@@ -35,9 +40,9 @@ def add_request(parser: argparse.ArgumentParser, verb: type[Request], cache: boo
     add_machine(parser)
     if "tau_share" in verb.model_fields:
         parser.add_argument("--recalibrate", action="store_true", help="make the solutions behind --tau-share anew")
-    if cache:
+    if "limit" in verb.model_fields:
         parser.add_argument("--no-cache", action="store_true", help="compute everything anew, and keep nothing on disk")
-    parser.add_argument("--json", action="store_true", help="print a JSON document instead of text")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
     add_style(parser)
 
 
@@ -67,7 +72,7 @@ def _add_option(parser: Any, verb: type[Request], name: str) -> None:
     elif get_origin(kind) is Literal:
         about["choices"] = get_args(kind)
     else:
-        about["metavar"] = flag.metavar or name.upper()
+        about["metavar"] = flag.metavar or {int: "N", float: "X"}.get(kind, name.upper())
         about |= {"type": kind} if kind in (int, float) else {}
         about |= {"action": "append"} if kind == list[str] else {}
     parser.add_argument(spelled, **about)
@@ -90,9 +95,6 @@ def request_of(args: argparse.Namespace, verb: type[Asked], **more: Any) -> Aske
 
     Args:
         more: arguments that have no option of their own.
-
-    Raises:
-        RmxError: a value that cannot be used, or a file that cannot be read.
     """
     given = {name: getattr(args, name, None) for name in arguments_of(verb)} | more
     written = {n: READERS[n](v) if n in READERS and isinstance(v, str) else v for n, v in given.items()}
@@ -100,27 +102,26 @@ def request_of(args: argparse.Namespace, verb: type[Asked], **more: Any) -> Aske
 
 
 def style_of(args: argparse.Namespace) -> StyleOptions:
-    """The `StyleOptions` that the arguments give.
-
-    Raises:
-        RmxError: a template that cannot be read, or options that cannot be used.
-    """
+    """The `StyleOptions` that the arguments give."""
     file = None if args.template is None else str(Path(args.template).expanduser().absolute())
     return request_of(args, AskingRequest).style_options(file)
 
 
-def document_of(
-    args: argparse.Namespace,
-    request: Request,
-    watch: Callable[[Any], None] = ignore,
-    cancelled: Cancelled = lambda: False,
-) -> Any:
-    """Do what is asked on this machine, and return the document; `watch` hears every state on the way.
+def document_of(args: argparse.Namespace, request: Request, watch: Callable[[Any], None] = ignore) -> Any:
+    """Do what is asked on this machine, and return the document; `watch` hears every state on the way."""
+    *_, document = steps(site_of(args, watch), request)
+    return document
 
-    Raises:
-        RmxError: any mistake in the request, in a sentence.
+
+def study(args: argparse.Namespace, request: Request, place: Callable[[Any], Place | None]) -> Any:
+    """Do what takes long with a line of progress, and return the document; Ctrl-C ends it early.
+
+    Args:
+        place: what of a report the line says, if anything.
     """
-    *_, document = steps(site_of(args, watch), request, cancelled)
+    with stopped_by_hand() as stopped, Progress() as progress:
+        site = site_of(args, lambda report: progress(*at) if (at := place(report)) else None)
+        *_, document = steps(site, request, stopped)
     return document
 
 
@@ -153,35 +154,29 @@ def show(args: argparse.Namespace, document: Any, table: Callable[[Any], str], e
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Give a verb that is no request the options that name a model and where it is loaded."""
     parser.add_argument("--model", metavar="S", help=SPECS)
-    parser.add_argument("--adapter", metavar="S", help="a bundled name, a folder or a Hub id (safetensors)")
+    parser.add_argument("--adapter", metavar="S", help=ADAPTERS)
     add_machine(parser)
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """Say on what a model is loaded, and how; `placing_of` reads the last two, `refuse_placing` refuses them."""
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+    device = "auto (CUDA where there is one), cpu, cuda or cuda:N (default auto)"
+    parser.add_argument("--device", default="auto", help=device)
+    dtype = "auto (bfloat16 on CUDA, else float32), float32, bfloat16 or float16 (default auto)"
+    parser.add_argument("--dtype", default="auto", help=dtype)
     parser.add_argument("--quantize", metavar="BITS", help="8bit or 4bit: weights through bitsandbytes (CUDA only)")
     parser.add_argument("--device-map", metavar="auto", help="auto: spread the model over all GPUs")
 
 
 def placing_of(args: argparse.Namespace) -> Any:
-    """The `Placing` that the arguments give.
-
-    Raises:
-        ModelError: a value that is not known.
-    """
+    """The `Placing` that the arguments give."""
     from rmx.models.placing import Placing
 
     return Placing(args.quantize, args.device_map)
 
 
 def refuse_placing(args: argparse.Namespace) -> None:
-    """Refuse the options for training, and for the rollouts that it learns from.
-
-    Raises:
-        TrainError: one of them was given.
-    """
+    """Refuse the options for training, and for the rollouts that it learns from."""
     if args.quantize or args.device_map:
         flag = "--quantize" if args.quantize else "--device-map"
         raise TrainError(f"Training and its rollouts need the whole weights on one device. Leave {flag} out.")
@@ -191,11 +186,7 @@ def refuse_placing(args: argparse.Namespace) -> None:
 
 
 def read_text(path: str) -> str:
-    """The text of a file, or of stdin for '-'.
-
-    Raises:
-        RmxError: it cannot be read.
-    """
+    """The text of a file, or of stdin for '-'."""
     try:
         return whole(sys.stdin.read()) if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -233,15 +224,3 @@ READERS: dict[str, Callable[[str], Any]] = {
     "prompt_ids": _token_ids,
     "k": _numbers,
 }
-
-
-def write(path: str, text: str) -> None:
-    """Write a file.
-
-    Raises:
-        RmxError: it cannot be written.
-    """
-    try:
-        Path(path).write_text(text, encoding="utf-8", newline="")
-    except OSError as error:
-        raise RmxError(f"Cannot write {path}: {error.strerror}.") from error

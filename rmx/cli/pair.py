@@ -3,42 +3,40 @@
 import argparse
 from typing import Any
 
-from rmx.cli.options import add_request, document_of, request_of, show, write
-from rmx.cli.terminal import _progress, stopped_by_hand
+from rmx.cli.options import Place, add_request, document_of, request_of, show, study
 from rmx.service.requests import InterveneRequest, ShiftsRequest
 from rmx.stats.text import MISSING, in_format
-
-
-def define_shifts(parser: argparse.ArgumentParser) -> None:
-    """Options of `rmx shifts`."""
-    add_request(parser, ShiftsRequest, cache=True)
-    parser.set_defaults(run=_shifts)
+from rmx.storage.safe_files import write_text
 
 
 def define_intervene(parser: argparse.ArgumentParser) -> None:
     """Options of `rmx intervene`."""
-    add_request(parser, InterveneRequest, cache=True)
+    add_request(parser, InterveneRequest)
     parser.add_argument("--csv", metavar="FILE", help="also write one line per problem and arm")
-    parser.set_defaults(run=_intervene)
+    parser.set_defaults(run=run_intervene)
 
 
-def _shifts(args: argparse.Namespace) -> None:
+def run_shifts(args: argparse.Namespace) -> None:
+    """Show where two models part on one solution, or over a set."""
     request = request_of(args, ShiftsRequest)
     if request.prompt is not None or request.problem is not None:
         show(args, document_of(args, request), _map_text)
         return
-    with stopped_by_hand() as stopped:
-        found = document_of(args, request, _progress("problems"), stopped)
-    show(args, found, _shift_table, escaped=True)
+
+    def place(report: Any) -> Place:
+        return "problems", report.at, report.of, "placebo" if report.stage == "placebo" else ""
+
+    show(args, study(args, request, place), _shift_table, escaped=True)
 
 
-def _intervene(args: argparse.Namespace) -> None:
+def run_intervene(args: argparse.Namespace) -> None:
+    """Show what patching tokens of the base does to its answers."""
     from rmx.compare.intervene_set import arms_csv
 
-    with stopped_by_hand() as stopped:
-        found = document_of(args, request_of(args, InterveneRequest), _progress("problems"), stopped)
+    request = request_of(args, InterveneRequest)
+    found = study(args, request, lambda report: ("problems", len(report.problems), report.of, ""))
     if args.csv:
-        write(args.csv, arms_csv(found))
+        write_text(args.csv, arms_csv(found))
     show(args, found, _arms_table, escaped=True)
 
 
@@ -65,24 +63,16 @@ def _estimate(value: Any, scale: float = 1.0, unit: str = "") -> str:
 
 
 def _shift_table(found: dict[str, Any]) -> str:
-    noise = found["placebo"]
     lines = [
         f"{found['base']} against {found['adapted']}: {found['problems']} problems of {found['set']}, "
         f"{found['positions']} positions, {found['disagreements']} disagreements ({found['near_ties']} near ties)",
         f"{'':36s}{'adapted':>24s}{'placebo':>24s}   paper",
     ]
     for name, label, scale, unit in ROWS:
-        ours = found[name] if name in found and isinstance(found[name], dict) else found["intervals"][name]
-        theirs = None
-        if noise:
-            theirs = noise[name] if isinstance(noise.get(name), dict) else noise["intervals"][name]
-        lines.append(
-            f"{label:36s}{_estimate(ours, scale, unit):>24s}{_estimate(theirs, scale, unit):>24s}   "
-            f"{found['paper'].get(name, '')}"
-        )
-    batch, dtype = found["noise"]["batch_shape"], found["noise"]["dtype"]
-    for what, n in (("batch shape alone", batch), ("dtype alone", dtype)):
-        if n:
+        ours, theirs = (_estimate(_figure(one, name), scale, unit) for one in (found, found["placebo"]))
+        lines.append(f"{label:36s}{ours:>24s}{theirs:>24s}   {found['paper'].get(name, '')}")
+    for what, key in (("batch shape alone", "batch_shape"), ("dtype alone", "dtype")):
+        if n := found["noise"][key]:
             lines.append(
                 f"{what}: logits move by up to {n['max_dlogit']:.2g}, "
                 f"{n['argmax_changed']} of {n['positions']} choices change"
@@ -90,6 +80,13 @@ def _shift_table(found: dict[str, Any]) -> str:
     if found["calibration"]:
         lines.append(found["calibration"]["sentence"])
     return "\n".join(lines)
+
+
+def _figure(found: dict[str, Any] | None, name: str) -> Any:
+    """A figure of a document or of its placebo, with its interval."""
+    if not found:
+        return None
+    return found[name] if isinstance(found.get(name), dict) else found["intervals"][name]
 
 
 ROWS = (
@@ -109,16 +106,12 @@ def _arms_table(found: dict[str, Any]) -> str:
         f"{found['base']} and {found['adapted']}: {found['n']} problems of {found['set']}, tau {found['tau']}",
         f"{'arm':10s}{'pass@1':>24s}{'touched':>10s}{'against the base':>30s}",
     ]
-    for arm, figures in found["arms"].items():
+    noise = {"placebo": found["placebo"]} if found["placebo"] else {}
+    for arm, figures in (found["arms"] | noise).items():
         against = _estimate(figures.get("vs_base"), 100, " points")
         touched = f"{100 * figures['touched']:.2f} %"
         lines.append(f"{arm:10s}{_estimate(figures['pass@1'], 100, ' %'):>24s}{touched:>10s}{against:>30s}")
-    if noise := found["placebo"]:
-        against = _estimate(noise["vs_base"], 100, " points")
-        touched = f"{100 * noise['touched']:.2f} %"
-        lines.append(f"{'placebo':10s}{_estimate(noise['pass@1'], 100, ' %'):>24s}{touched:>10s}{against:>30s}")
-    same = found["oracle_equals_teacher"]
-    if same:
+    if same := found["oracle_equals_teacher"]:
         lines.append(f"oracle and adapted model: the same tokens in {same['same']} of {same['of']} problems")
     if found["calibration"]:
         lines.append(found["calibration"]["sentence"])

@@ -8,39 +8,36 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rmx.cli.terminal import sweep_lines
+from rmx.cli.terminal import JSON_HELP, columns, sweep_lines
 from rmx.errors import RmxError
-from rmx.stats.text import percent, points
+from rmx.stats.text import MISSING, percent, points
 
 Row = dict[str, Any]
 ID = "an id, or as much of its beginning as only one run has"
-MISSING = "–"
 
 
 def define_runs(runs: argparse.ArgumentParser) -> None:
     """Options of `rmx runs`; without a word behind it, it lists."""
-    runs.add_argument("--json", action="store_true")
+    runs.add_argument("--json", action="store_true", help=JSON_HELP)
     runs.set_defaults(run=_list)
     what = runs.add_subparsers(metavar="WHAT")
-    _add(what, "list", "all runs, the newest first", _list, named=False)
-    _add(what, "show", "one run: how it stands, what was asked, its files", _show)
-    stop = _add(what, "stop", "finish the step, write a checkpoint, end", _stop)
+    _add(what, "list", "all runs, the newest first", run=_list)
+    _add(what, "show", "one run: how it stands, what was asked, its files", run=_show)
+    stop = _add(what, "stop", "finish the step, write a checkpoint, end", change=_stop)
     stop.add_argument("--force", action="store_true", help="end the process at once; it goes on from its checkpoint")
-    _add(what, "resume", "go on with a run in a process of its own", _resume)
-    _add(what, "rm", "delete a run that is not under way, with all its files", _remove)
-    note = _add(what, "note", "write a note beside a run", _note)
-    note.add_argument("text", metavar="TEXT")
+    _add(what, "resume", "go on with a run in a process of its own", change=_resume)
+    _add(what, "rm", "delete a run that is not under way, with all its files", change=_remove)
+    note = _add(what, "note", "write a note beside a run", change=_note)
+    note.add_argument("text", metavar="TEXT", help="the note; an empty one takes it away")
 
 
-def _add(
-    what: Any, name: str, about: str, run: Callable[[argparse.Namespace], None], named: bool = True
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = what.add_parser(name, help=about)
-    if named:
+def _add(what: Any, name: str, about: str, **does: Callable[..., Any]) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = what.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+    if name != "list":
         parser.add_argument("id", metavar="ID", help=ID)
     # Left out, it must not undo a --json that stands before the word.
-    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
-    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=JSON_HELP)
+    parser.set_defaults(**{"run": _change} | does)
     return parser
 
 
@@ -78,36 +75,40 @@ def _show(args: argparse.Namespace) -> None:
     print("\n".join(f"  {_size(file['bytes']):>9s}  {file['path']}" for file in files))
 
 
-def _stop(args: argparse.Namespace) -> None:
+def _change(args: argparse.Namespace) -> None:
+    """Do something to a run, and print its row as JSON, or one line that says what became of it."""
+    from rmx.runs.row import row
+
     store = _store()
     folder = store.get(args.id)
+    told = args.change(args, store, folder)
+    gone = {"id": folder.id, "removed": True}
+    print(json.dumps(gone if args.change is _remove else row(folder)) if args.json else f"{folder.id} {told}")
+
+
+def _stop(args: argparse.Namespace, store: Any, folder: Any) -> str:
     if args.force:
         store.kill(folder.id)
         _until(lambda: not folder.alive)
-    else:
-        store.stop(folder.id)
-    _tell(args, folder, "ended" if args.force else "ends at its next step" if folder.alive else "stopped")
+        return "ended"
+    store.stop(folder.id)
+    return "ends at its next step" if folder.alive else "stopped"
 
 
-def _resume(args: argparse.Namespace) -> None:
-    store = _store()
-    folder = store.get(args.id)
+def _resume(args: argparse.Namespace, store: Any, folder: Any) -> str:
     store.start(folder.id)
     how = "waits for its turn" if folder.waiting else "goes on in a process of its own"
-    _tell(args, folder, f"{how}; rmx runs show {folder.id}")
+    return f"{how}; rmx runs show {folder.id}"
 
 
-def _remove(args: argparse.Namespace) -> None:
-    store = _store()
-    folder = store.get(args.id)
+def _remove(args: argparse.Namespace, store: Any, folder: Any) -> str:
     store.remove(folder.id)
-    print(json.dumps({"id": folder.id, "removed": True}) if args.json else f"{folder.id} removed")
+    return "removed"
 
 
-def _note(args: argparse.Namespace) -> None:
-    folder = _store().get(args.id)
+def _note(args: argparse.Namespace, store: Any, folder: Any) -> str:
     folder.note(args.text)
-    _tell(args, folder, "noted")
+    return "noted"
 
 
 def _store() -> Any:
@@ -116,19 +117,8 @@ def _store() -> Any:
     return RunStore()
 
 
-def _tell(args: argparse.Namespace, folder: Any, what: str) -> None:
-    """What became of it: the run's row as JSON, or one line."""
-    from rmx.runs.row import row
-
-    print(json.dumps(row(folder)) if args.json else f"{folder.id} {what}")
-
-
 def _until(true: Callable[[], bool], patience: float = 5.0) -> None:
-    """Wait until it is so.
-
-    Raises:
-        RmxError: it took too long.
-    """
+    """Wait until it is so."""
     limit = time.monotonic() + patience
     while not true():
         if time.monotonic() > limit:
@@ -144,10 +134,7 @@ def table(rows: Sequence[Row], width: int | None = None) -> str:
     from rmx.runs.row import tested
 
     heads = ("run", "state", "model", "set", "tau", "gated", "pass@1 before → after", "gained", "time", "cost", "note")
-    cells = [heads, *(_cells(tested(row)) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
-    lines = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
-    return "\n".join(line[:width] for line in lines)
+    return "\n".join(line[:width] for line in columns([heads, *(_cells(tested(row)) for row in rows)]))
 
 
 def _cells(row: Row) -> tuple[str, ...]:

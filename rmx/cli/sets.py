@@ -5,6 +5,8 @@ import json
 import textwrap
 from typing import Any
 
+from rmx.cli.terminal import JSON_HELP
+
 OWN_FILES = """\
 Or the path of a .jsonl, .csv or .parquet file with a column problem or question, and answer where it is known.
 PATH:train, PATH:validation and PATH:test are what its column split says; without such a column three quarters, an
@@ -13,7 +15,7 @@ eighth and an eighth of it, dealt by the text of each problem. PATH alone is the
 
 def define_sets(sets: argparse.ArgumentParser) -> None:
     """Options of `rmx sets`."""
-    sets.add_argument("--json", action="store_true")
+    sets.add_argument("--json", action="store_true", help=JSON_HELP)
     sets.set_defaults(run=_sets)
 
 

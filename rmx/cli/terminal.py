@@ -3,12 +3,14 @@
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rmx.progress import Progress
 from rmx.stats.text import percent, points
+
+JSON_HELP = "print a JSON document instead of text"
 
 
 class Teller:
@@ -58,15 +60,13 @@ class Teller:
         from rmx.train.plan.estimate_ahead import lines
 
         tau = "the file's own positions" if f["tau"] is None else f"tau {f['tau']:.3g} nats"
-        said = (
+        said = [
             f"gate       {f['gate']}, {tau}: {f['gated']} of {f['tokens']} tokens ({100 * f['share']:.2f} %), "
             f"{f['gated_right']} in right and {f['gated_wrong']} in wrong rollouts"
-        )
-        return (
-            "\n".join([said, "estimate   of what is still to come:", *lines(f["estimate"])])
-            if f.get("estimate")
-            else said
-        )
+        ]
+        if f.get("estimate"):
+            said += ["estimate   of what is still to come:", *lines(f["estimate"])]
+        return "\n".join(said)
 
     def _estimate(self, f: dict[str, Any]) -> str:
         from rmx.train.plan.estimate_ahead import lines
@@ -96,14 +96,18 @@ class Teller:
     def _state(self, f: dict[str, Any]) -> str | None:
         return f"{f['state']}: {f['message']}" if f.get("message") else None
 
-    def _done(self, f: dict[str, Any]) -> str:
+    def _ended(self, f: dict[str, Any]) -> str:
         self.progress.close()
         told = f"done       {f['updates']} updates in {f['seconds']:.0f} s"
-        if f["after"]:
-            told += (
-                f"; {f['split']}, n = {f['after']['n']}: {percent(f['before'])} -> {percent(f['after'])} "
-                f"({points(f['vs_base'])})"
-            )
+        if not f["after"]:
+            return told
+        return (
+            f"{told}; {f['split']}, n = {f['after']['n']}: {percent(f['before'])} -> {percent(f['after'])} "
+            f"({points(f['vs_base'])})"
+        )
+
+    def _done(self, f: dict[str, Any]) -> str:
+        told = self._ended(f)
         if sweep := f.get("sweep"):
             return "\n".join([*sweep_lines(sweep), told + ("; its adapter is the run's" if f["adapter"] else "")])
         return told + (f"; adapter of {f['best']}" if f["adapter"] else "; no checkpoint was written")
@@ -152,19 +156,12 @@ class DistillTeller(Teller):
         return "  ".join(words)
 
     def _done(self, f: dict[str, Any]) -> str:
-        self.progress.close()
-        told = f"done       {f['updates']} updates in {f['seconds']:.0f} s"
+        told, closed = self._ended(f), f.get("gap_closed")
         if f["after"]:
-            told += (
-                f"; {f['split']}, n = {f['after']['n']}: {percent(f['before'])} -> {percent(f['after'])} "
-                f"({points(f['vs_base'])}); the teacher {percent(f['teacher'])} "
-                f"({points(f['vs_teacher'])} against it){self._gap(f.get('gap_closed'))}"
-            )
+            told += f"; the teacher {percent(f['teacher'])} ({points(f['vs_teacher'])} against it)"
+        if f["after"] and closed and closed["value"] is not None:  # else the teacher's gain cannot be told from 0
+            told += f"; closes {percent(closed)} of the gap"
         return told
-
-    def _gap(self, closed: dict[str, Any] | None) -> str:
-        """Nothing where the teacher's gain over the base cannot be told from 0."""
-        return "" if closed is None or closed["value"] is None else f"; closes {percent(closed)} of the gap"
 
 
 @contextmanager
@@ -185,17 +182,7 @@ def stopped_by_hand() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _progress(what: str) -> Callable[[Any], None]:
-    """A teller of reports on stderr; the last one ends it."""
-    from rmx.progress import Progress
-
-    progress = Progress()
-
-    def tell(report: Any) -> None:
-        at = getattr(report, "at", None)
-        stage = getattr(report, "stage", "reading")
-        progress(what, len(report.problems) if at is None else at, report.of, "" if stage != "placebo" else stage)
-        if report.done:
-            progress.close()
-
-    return tell
+def columns(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells under each other."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rmx.cli.options import add_model, add_style, default_model, refuse_placing, style_of
-from rmx.cli.terminal import Teller
+from rmx.cli.terminal import JSON_HELP, DistillTeller, Teller
 from rmx.errors import RmxError
 from rmx.progress import Progress
 from rmx.recipes.flags import add_recipe, recipe_of
@@ -25,7 +25,7 @@ def define_rollouts(rollouts: argparse.ArgumentParser) -> None:
     _add_problems(rollouts)
     rollouts.add_argument("--out", required=True, metavar="FILE", help="JSON lines; a file that is there is completed")
     rollouts.add_argument("--format", choices=["rmx", "official"], default="rmx", help="official: selected and scored")
-    rollouts.add_argument("--json", action="store_true")
+    rollouts.add_argument("--json", action="store_true", help=JSON_HELP)
     add_recipe(rollouts, (*SAMPLING, "select", "trim", "tau", "tau_share"))
     rollouts.set_defaults(run=_rollouts)
 
@@ -36,7 +36,8 @@ def define_train(train: argparse.ArgumentParser) -> None:
     _add_problems(train)
     train.add_argument("--from-rollouts", metavar="FILE", help="rollouts that are there already (ours or official)")
     train.add_argument("--init-adapter", metavar="DIR", help="an adapter that is trained further")
-    train.add_argument("--preset", choices=["paper", "small", "floor", "quick"], default="paper")
+    presets = ["paper", "small", "floor", "quick"]
+    train.add_argument("--preset", choices=presets, default="paper", help="where the recipe begins (default paper)")
     where = train.add_mutually_exclusive_group()
     where.add_argument("--out", metavar="DIR", help="the run's folder (default: a new one in RMX_RUNS)")
     where.add_argument("--resume", metavar="ID", help="go on with a run that was stopped or interrupted")
@@ -54,11 +55,7 @@ def _add_problems(parser: argparse.ArgumentParser) -> None:
 
 
 def job_of(args: argparse.Namespace) -> Any:
-    """The job that the flags of `rmx train` describe.
-
-    Raises:
-        RmxError: flags that do not go together.
-    """
+    """The job that the flags of `rmx train` describe; refused where they do not go together."""
     from rmx.recipes.job import TrainJob, resolved
 
     if args.adapter:
@@ -75,11 +72,7 @@ def job_of(args: argparse.Namespace) -> Any:
 
 
 def _taus(args: argparse.Namespace) -> tuple[float, ...]:
-    """The thresholds of `--sweep-tau`; none without it.
-
-    Raises:
-        RmxError: it holds no thresholds, or does not go together with another flag.
-    """
+    """The thresholds of `--sweep-tau`; none without it."""
     from rmx.recipes.thresholds import NO_DRY, ONE_PROCESS, taus_of
 
     if args.sweep_tau is None:
@@ -103,15 +96,9 @@ def _train(args: argparse.Namespace) -> int:
         raise RmxError(NO_DRY)
     if not args.json:
         print(f"run {folder.id} in {folder.path}", flush=True)
-    drive(folder, dry=args.dry_run, tell=_json_lines(folder, args.dry_run) if args.json else _teller(folder))
+    teller = DistillTeller if folder.config.get("kind") == "distill" else Teller  # a resumed run may be of either kind
+    drive(folder, dry=args.dry_run, tell=_json_lines(folder, args.dry_run) if args.json else teller())
     return 0
-
-
-def _teller(folder: Any) -> "Teller":
-    """A run that is gone on with may be of the other kind."""
-    from rmx.cli.terminal import DistillTeller
-
-    return DistillTeller() if folder.config.get("kind") == "distill" else Teller()
 
 
 def _new_run(args: argparse.Namespace) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import safe_open
 from torch import Tensor
@@ -165,8 +166,6 @@ def _weight_files(model: Model) -> list[Path]:
         return []
     folder = Path(model.source)
     if not folder.is_dir():
-        from huggingface_hub import snapshot_download  # with the Hub's whole client, which takes long to import
-
         try:
             folder = Path(snapshot_download(model.source, revision=model.revision, local_files_only=True))
         except (LocalEntryNotFoundError, ValueError):

@@ -5,6 +5,6 @@
     training.py  train, evaluate
     results.py   documents with their tables        notebook.py  HTML, data frames and progress bars
 
-Nothing is computed here: each call goes to the function behind the command of the same name, and `json()` of a result
-is the document that the command prints with `--json`.
+Whatever cannot be done is an RmxError with a sentence. Nothing is computed here: each call goes to the function behind
+the command of the same name, and `json()` of a result is the document that the command prints with `--json`.
 """

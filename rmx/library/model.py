@@ -19,7 +19,7 @@ from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import AnswerRule
 from rmx.records import TokenDist
-from rmx.service import Site, steps
+from rmx.service import Request, Site, steps
 from rmx.service.arguments import read as from_names
 from rmx.service.pair import pair_options
 from rmx.service.requests import InterveneRequest, ShiftsRequest, TraceRequest
@@ -55,10 +55,10 @@ def style_fields(style: StyleOptions) -> dict[str, Any]:
     return asked_in | {"thinking": thinking, "stop": stop, "answers": style.answers}
 
 
-def _document(site: Site, request: ShiftsRequest | InterveneRequest) -> dict[str, Any]:
-    """The document of a request that is worked on to its end."""
-    *_, found = steps(site, request)
-    assert isinstance(found, dict)
+def measure(site: Site, request: Request, progress: bool, place: Callable[[Any], tuple[str, int, int]]) -> Any:
+    """The document of a request that is worked on to its end; `place` is what the bar says of a state."""
+    with NotebookProgress(progress) as tell:
+        *_, found = steps(replace(site, watch=lambda state: tell(*place(state))), request)
     return found
 
 
@@ -103,9 +103,6 @@ class LanguageModel:
             prompt: a problem in your own words; else name one of a set by `problem`.
             on_token: called with each token as it is written.
             options: see SolveOptions.
-
-        Raises:
-            RmxError: whatever cannot be done, in a sentence.
         """
         stream = self.stream(prompt, **options)
         for token in stream:
@@ -114,11 +111,7 @@ class LanguageModel:
         return stream.solution
 
     def stream(self, prompt: str | None = None, **options: Unpack[SolveOptions]) -> SolutionStream:
-        """Begin a solution and return its tokens as an iterator; arguments as for `solve`.
-
-        Raises:
-            RmxError: whatever cannot be done, in a sentence.
-        """
+        """Begin a solution and return its tokens as an iterator; arguments as for `solve`."""
         return self._begin(prompt, None, options)
 
     def read(self, text: str, prompt: str | None = None, **options: Unpack[SolveOptions]) -> ModelSolution:
@@ -126,9 +119,6 @@ class LanguageModel:
 
         Args:
             text: the solution. prompt and options: what it answers, as for `solve`.
-
-        Raises:
-            RmxError: whatever cannot be done, in a sentence.
         """
         return self._begin(prompt, text, options).solution
 
@@ -164,9 +154,9 @@ class LanguageModel:
         who = {"model": self.name, "adapter": self.adapter, **style_fields(self.style)}
         request = from_names(TraceRequest, {"prompt": prompt, "read": text, **given, **texts, **ids, **who})
         model, job = prepare(request, self.site)
-        about = asked(request, self.site, [])
+        about = asked(request, model, job, [])
         branch = Branch(model, job, about["prompt"], tree="", title=about["title"])
-        return SolutionStream(ModelSolution(self.site, request, branch))
+        return SolutionStream(ModelSolution(request, branch))
 
     def __repr__(self) -> str:
         adapter = f" + {self.adapter}" if self.adapter else ""
@@ -213,16 +203,12 @@ class ModelPair:
             keep: of a set, use what is kept of earlier runs, and keep what is new.
             progress: show a bar.
             options: tau, tau_share, seed, max_new_tokens; by default those of the command.
-
-        Raises:
-            RmxError: whatever cannot be done, in a sentence.
         """
         if isinstance(what, ModelSolution):
             return ShiftMapDocument(self._map(what, options))
         request = from_names(ShiftsRequest, self._fields(what, options) | {"limit": limit, "placebo": placebo})
-        with NotebookProgress(progress) as tell:
-            site = replace(self.base.site, keep=keep, watch=lambda r: tell("problems", r.at, r.of))
-            return ShiftSetDocument(_document(site, request))
+        site = replace(self.base.site, keep=keep)
+        return ShiftSetDocument(measure(site, request, progress, lambda r: ("problems", r.at, r.of)))
 
     def intervene(
         self,
@@ -240,20 +226,12 @@ class ModelPair:
         Args:
             set: the name of a problem set, such as "mini:test".
             arms: of base, teacher, oracle, random, matched and entropy; the base is always among them.
-            limit: the set's first so many problems.
-            placebo: measure a random adapter of the same size too.
-            keep: use what is kept of earlier runs, and keep what is new.
-            progress: show a bar.
-            options: tau, tau_share, seed, max_new_tokens; by default those of the command.
-
-        Raises:
-            RmxError: whatever cannot be done, in a sentence.
+            limit, placebo, keep, progress, options: as for `shifts`.
         """
         chosen = {"arms": ",".join(dict.fromkeys(("base", *arms))), "limit": limit, "placebo": placebo}
         request = from_names(InterveneRequest, self._fields(set, options) | chosen)
-        with NotebookProgress(progress) as tell:
-            site = replace(self.base.site, keep=keep, watch=lambda r: tell("problems", len(r.problems), r.of))
-            return ArmsDocument(_document(site, request))
+        site = replace(self.base.site, keep=keep)
+        return ArmsDocument(measure(site, request, progress, lambda r: ("problems", len(r.problems), r.of)))
 
     def _map(self, solution: ModelSolution, given: dict[str, Any]) -> dict[str, Any]:
         """The document of one solution, by its very tokens: its text may be cut into tokens in another way."""
@@ -304,9 +282,6 @@ def load(
         system: the system line of a chat; "" for none. template: a text with {problem} in it.
         thinking: whether a model that can be told to thinks first. stop: texts that end a completion.
         answers: what counts as an answer, "boxed" or "flexible".
-
-    Raises:
-        RmxError: what is missing or refused, and what to do.
     """
     asked_in = StyleOptions(style, system, template, thinking, stop, answers)
     found = LanguageModel(name, adapter, device, dtype, Placing(quantize, device_map), asked_in)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 PARTED = ("reranked", "shifted")  # classes of tokens at which two models part
 POINTS = (-0.5, 0.5)  # edges of the bar of a difference
+Table = tuple[Sequence[str], list[list[Any]]]  # heads and lines: texts, or cells of `notebook.cell`
 
 
 class ResultDocument:
@@ -22,6 +23,8 @@ class ResultDocument:
         document: the command's document.
     """
 
+    below = ""  # the key of the sentences that stand below the table
+
     def __init__(self, document: dict[str, Any]) -> None:
         self._document = document
 
@@ -30,29 +33,24 @@ class ResultDocument:
         return self._document
 
     def __getitem__(self, key: str) -> Any:
-        return self._document[key]
+        return self.json()[key]
 
     def save(self, path: str) -> None:
         """Write the document as a file of JSON."""
         with open(path, "w", encoding="utf-8") as file:
-            json.dump(self._document, file, ensure_ascii=False)
+            json.dump(self.json(), file, ensure_ascii=False)
 
     def __repr__(self) -> str:
         return f"<{self.sentence()}>"
 
     def to_frame(self) -> "DataFrame":
-        """Return the rows as a pandas data frame.
-
-        Raises:
-            RmxError: pandas is not installed.
-        """
+        """Return the rows as a pandas data frame."""
         return to_frame(self.rows())
 
     def _repr_html_(self) -> str:
         heads, lines = self.table()
-        return render(
-            "notebook/table.html", title=self.sentence(), heads=heads, lines=lines, notes=self.notes(), chart=None
-        )
+        about = {"heads": heads, "lines": lines, "notes": self.notes(), "chart": self.chart()}
+        return render("notebook/table.html", title=self.sentence(), **about)
 
     def sentence(self) -> str:
         """Say in one line what was measured and what came out."""
@@ -62,13 +60,22 @@ class ResultDocument:
         """Return what was measured, one flat record a line."""
         raise NotImplementedError
 
-    def table(self) -> tuple[Sequence[str], list[list[Any]]]:
-        """Return the heads and lines of the table that a notebook shows: texts, or cells of `notebook.cell`."""
+    def table(self) -> Table:
+        """Return the heads and lines of the table that a notebook shows."""
         raise NotImplementedError
 
     def notes(self) -> list[str]:
         """Return the sentences below the table."""
-        return []
+        found = self[self.below] if self.below else []
+        return [found] if isinstance(found, str) else list(found)
+
+    def chart(self) -> dict[str, Any] | None:
+        """Return the curves below the table, laid out by `notebook.chart`."""
+        return None
+
+
+def _pick(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: record[name] for name in names}
 
 
 # -- two models -------------------------------------------------------------------------------------------------------
@@ -78,18 +85,17 @@ class ShiftMapDocument(ResultDocument):
     """Where base and adapted model part on one solution."""
 
     def sentence(self) -> str:
-        found = self._document
         return (
-            f"{found['base']} against {found['adapted']}: {found['positions']} tokens, "
-            f"{found['disagreements']} disagreements ({found['near_ties']} near ties)"
+            f"{self['base']} against {self['adapted']}: {self['positions']} tokens, "
+            f"{self['disagreements']} disagreements ({self['near_ties']} near ties)"
         )
 
     def rows(self) -> list[dict[str, Any]]:
         names = ("pos", "id", "text", "class", "near_tie", "fork", "kl", "rank", "p")
+        sides = [(side, name) for side in ("base", "adapted") for name in ("entropy", "logp")]
         return [
-            {name: token[name] for name in names}
-            | {f"{side}_{name}": token[side][name] for side in ("base", "adapted") for name in ("entropy", "logp")}
-            for token in self._document["tokens"]
+            _pick(token, *names) | {f"{side}_{name}": token[side][name] for side, name in sides}
+            for token in self["tokens"]
         ]
 
     def _repr_html_(self) -> str:
@@ -101,11 +107,10 @@ class ShiftMapDocument(ResultDocument):
                 "facts": f"position {token['pos']}: KL {token['kl']:.3f} nats, {token['class']}",
                 "lists": [{"name": side, "top": token[side]["top"], "chosen": None} for side in ("base", "adapted")],
             }
-            for token in self._document["tokens"]
+            for token in self["tokens"]
         ]
-        answer = self._document["answer"]
-        notes = [self._document["base_check"]["sentence"]]
-        return render("notebook/tokens.html", title=self.sentence(), tokens=tokens, answer=answer, notes=notes)
+        about = {"answer": self["answer"], "notes": [self["base_check"]["sentence"]]}
+        return render("notebook/tokens.html", title=self.sentence(), tokens=tokens, **about)
 
 
 SHARES = {
@@ -122,43 +127,40 @@ class ShiftSetDocument(ResultDocument):
     """Where base and adapted model part over a problem set, beside a random adapter of the same size."""
 
     def sentence(self) -> str:
-        found = self._document
         return (
-            f"{found['base']} against {found['adapted']}: {found['problems']} problems of {found['set']}, "
-            f"{found['positions']} positions, {found['disagreements']} disagreements"
+            f"{self['base']} against {self['adapted']}: {self['problems']} problems of {self['set']}, "
+            f"{self['positions']} positions, {self['disagreements']} disagreements"
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        names = (*SHARES, "mean_rank", "entropy_ratio")
         return [
             {"figure": name} | flat("adapted", self._estimate(name)) | flat("placebo", self._estimate(name, "placebo"))
-            for name in names
+            for name in (*SHARES, "mean_rank", "entropy_ratio")
         ]
 
     def _estimate(self, name: str, of: str | None = None) -> Any:
-        found = self._document if of is None else self._document[of]
+        found = self.json() if of is None else self[of]
         if not found:
             return None
         return found[name] if isinstance(found.get(name), dict) else found["intervals"].get(name)
 
-    def table(self) -> tuple[Sequence[str], list[list[Any]]]:
-        lines: list[list[Any]] = [
+    def table(self) -> Table:
+        return ("", "adapted", "random adapter"), [
             [label, cell(self._estimate(name)), cell(self._estimate(name, "placebo"))] for name, label in SHARES.items()
         ]
-        return ("", "adapted", "random adapter"), lines
 
 
 class ArmsDocument(ResultDocument):
     """What patching the base with single tokens does to its answers, arm by arm."""
 
+    below = "reading"
+
     def _arms(self) -> dict[str, Any]:
-        placebo = self._document["placebo"]
-        return self._document["arms"] | ({"placebo": placebo} if placebo else {})
+        return self["arms"] | ({"placebo": self["placebo"]} if self["placebo"] else {})
 
     def sentence(self) -> str:
-        found = self._document
-        figures = ", ".join(f"{arm} {brief(one['pass@1'], '%')}" for arm, one in found["arms"].items())
-        return f"{found['base']} and {found['adapted']}: {found['n']} problems of {found['set']}; {figures}"
+        figures = ", ".join(f"{arm} {brief(one['pass@1'], '%')}" for arm, one in self["arms"].items())
+        return f"{self['base']} and {self['adapted']}: {self['n']} problems of {self['set']}; {figures}"
 
     def rows(self) -> list[dict[str, Any]]:
         return [
@@ -169,20 +171,11 @@ class ArmsDocument(ResultDocument):
             for arm, one in self._arms().items()
         ]
 
-    def table(self) -> tuple[Sequence[str], list[list[Any]]]:
-        lines: list[list[Any]] = [
-            [
-                arm,
-                cell(one["pass@1"]),
-                f"{100 * one['touched']:.2f} %",
-                cell(one.get("vs_base"), "points", POINTS),
-            ]
+    def table(self) -> Table:
+        return ("arm", "pass@1", "tokens touched", "against the base"), [
+            [arm, cell(one["pass@1"]), f"{100 * one['touched']:.2f} %", cell(one.get("vs_base"), "points", POINTS)]
             for arm, one in self._arms().items()
         ]
-        return ("arm", "pass@1", "tokens touched", "against the base"), lines
-
-    def notes(self) -> list[str]:
-        return list(self._document["reading"])
 
 
 # -- one solution -----------------------------------------------------------------------------------------------------
@@ -191,85 +184,70 @@ class ArmsDocument(ResultDocument):
 class OutcomesDocument(ResultDocument):
     """What each alternative at one place is worth."""
 
+    below = "rule"
+
     def sentence(self) -> str:
-        found = self._document
-        what = "right answer" if found["target"]["known"] else "answer of this solution"
-        return f"position {found['pos']}, {what} {found['target']['text']}: {found['verdict']}"
+        what = "right answer" if self["target"]["known"] else "answer of this solution"
+        return f"position {self['pos']}, {what} {self['target']['text']}: {self['verdict']}"
 
     def rows(self) -> list[dict[str, Any]]:
-        return [
-            {name: a[name] for name in ("id", "text", "p", "chosen", "samples")} | flat("correct", a["correct"])
-            for a in self._document["alternatives"]
-        ]
+        names = ("id", "text", "p", "chosen", "samples")
+        return [_pick(a, *names) | flat("correct", a["correct"]) for a in self["alternatives"]]
 
-    def table(self) -> tuple[Sequence[str], list[list[Any]]]:
-        lines: list[list[Any]] = [
-            [a["text"], f"{a['p']:.3f}", cell(a["correct"]), a["samples"]] for a in self._document["alternatives"]
+    def table(self) -> Table:
+        return ("token", "probability", "reaches the answer", "samples"), [
+            [a["text"], f"{a['p']:.3f}", cell(a["correct"]), a["samples"]] for a in self["alternatives"]
         ]
-        return ("token", "probability", "reaches the answer", "samples"), lines
-
-    def notes(self) -> list[str]:
-        return [str(self._document["rule"])]
 
 
 class ImportanceDocument(ResultDocument):
     """Which forks of a solution decide its answer."""
 
+    below = "rule"
+
     def sentence(self) -> str:
-        points = self._document["points"]
-        decide = sum(bool(point["decides"]) for point in points)
-        return f"{len(points)} forks measured, {decide} decide the answer {self._document['target']['text']}"
+        decide = sum(bool(point["decides"]) for point in self["points"])
+        return f"{len(self['points'])} forks measured, {decide} decide the answer {self['target']['text']}"
 
     def rows(self) -> list[dict[str, Any]]:
-        names = ("pos", "text", "decides")
-        return [
-            {name: point[name] for name in names} | flat("importance", point["importance"])
-            for point in self._document["points"]
-        ]
+        return [_pick(p, "pos", "text", "decides") | flat("importance", p["importance"]) for p in self["points"]]
 
-    def table(self) -> tuple[Sequence[str], list[list[Any]]]:
-        lines: list[list[Any]] = [
-            [point["pos"], point["text"], cell(point["importance"]), "decides" if point["decides"] else ""]
-            for point in self._document["points"]
+    def table(self) -> Table:
+        return ("position", "token", "importance", ""), [
+            [p["pos"], p["text"], cell(p["importance"]), "decides" if p["decides"] else ""] for p in self["points"]
         ]
-        return ("position", "token", "importance", ""), lines
-
-    def notes(self) -> list[str]:
-        return [str(self._document["rule"])]
 
 
 class RescueDocument(ResultDocument):
     """The fewest swaps that turn an answer."""
 
+    below = "note"
+
     def sentence(self) -> str:
-        return str(self._document["sentence"])
+        return str(self["sentence"])
 
     def rows(self) -> list[dict[str, Any]]:
-        return [dict(swap) for swap in self._document["swaps"]]
+        return [dict(swap) for swap in self["swaps"]]
 
-    def table(self) -> tuple[Sequence[str], list[list[Any]]]:
+    def table(self) -> Table:
         rows = self.rows()
-        heads = list(rows[0]) if rows else []
-        return heads, [[row[head] for head in heads] for row in rows]
-
-    def notes(self) -> list[str]:
-        return [str(self._document["note"])]
+        return list(rows[0]) if rows else [], [list(row.values()) for row in rows]
 
 
 class SoFarDocument(ResultDocument):
     """The answer that the model gives after each sentence of a solution."""
 
     def sentence(self) -> str:
-        mode = self._document["mode"]
+        mode = self["mode"]
         share = "" if mode["share"] is None else f" after {100 * mode['share']:.0f} % of the sentences"
         return f"the most frequent answer is {mode['answer'] or 'none'}{share}"
 
     def rows(self) -> list[dict[str, Any]]:
-        return [{name: p[name] for name in ("pos", "answer", "correct")} for p in self._document["points"]]
+        return [_pick(point, "pos", "answer", "correct") for point in self["points"]]
 
-    def table(self) -> tuple[Sequence[str], list[list[Any]]]:
+    def table(self) -> Table:
         verdict = {True: "right", False: "wrong", None: ""}
-        lines: list[list[Any]] = [[r["pos"], r["answer"] or "–", verdict[r["correct"]]] for r in self.rows()]
+        lines = [[r["pos"], r["answer"] or "–", verdict[r["correct"]]] for r in self.rows()]
         return ("position", "answer so far", ""), lines
 
 
@@ -280,43 +258,40 @@ class EvaluationDocument(ResultDocument):
     """Accuracy of several models on the same problems and draws, with the differences from the first one."""
 
     def sentence(self) -> str:
-        found = self._document
-        figures = "; ".join(f"{m['name']} {brief(m['greedy'], '%')}" for m in found["models"])
-        return f"{found['set']}: {found['problems']} problems, {found['samples']} samples each; greedy {figures}"
+        figures = "; ".join(f"{m['name']} {brief(m['greedy'], '%')}" for m in self["models"])
+        return f"{self['set']}: {self['problems']} problems, {self['samples']} samples each; greedy {figures}"
 
     def rows(self) -> list[dict[str, Any]]:
         return [
-            {"model": model["name"], "figure": name} | flat("value", value) | flat("vs_base", differences.get(name))
-            for model, differences in self._models()
+            {"model": model, "figure": name} | flat("value", value) | flat("vs_base", difference)
+            for model, name, value, difference in self._figures()
+        ]
+
+    def _figures(self) -> list[tuple[str, str, Any, Any]]:
+        """Model, name of a figure, its value, and its difference from the first model's."""
+        paired = {pair["name"]: dict(_figures(pair)) for pair in self["paired"]}
+        return [
+            (model["name"], name, value, paired.get(model["name"], {}).get(name))
+            for model in self["models"]
             for name, value in _figures(model)
         ]
 
-    def _models(self) -> list[tuple[Mapping[str, Any], dict[str, Any]]]:
-        paired = {pair["name"]: dict(_figures(pair)) for pair in self._document["paired"]}
-        return [(model, paired.get(model["name"], {})) for model in self._document["models"]]
-
-    def table(self) -> tuple[Sequence[str], list[list[Any]]]:
-        lines: list[list[Any]] = [
-            [model["name"], name, cell(value), cell(differences.get(name), "points", POINTS)]
-            for model, differences in self._models()
-            for name, value in _figures(model)
+    def table(self) -> Table:
+        return ("model", "figure", "value", "against the first"), [
+            [model, name, cell(value), cell(difference, "points", POINTS)]
+            for model, name, value, difference in self._figures()
         ]
-        return ("model", "figure", "value", "against the first"), lines
 
     def notes(self) -> list[str]:
-        rule = self._document["verdict_rule"]
-        return [*(crossing["sentence"] for crossing in self._document["crossings"]), *([rule] if rule else [])]
+        rule = self["verdict_rule"]
+        return [*(crossing["sentence"] for crossing in self["crossings"]), *([rule] if rule else [])]
 
-    def _repr_html_(self) -> str:
-        heads, lines = self.table()
+    def chart(self) -> dict[str, Any] | None:
         curves = {
             model["name"]: [(float(k), value) for k, value in model["pass@k"].items() if value["value"] is not None]
-            for model in self._document["models"]
+            for model in self["models"]
         }
-        drawn = chart(curves, "k", "pass@k") if self._document["samples"] else None
-        return render(
-            "notebook/table.html", title=self.sentence(), heads=heads, lines=lines, notes=self.notes(), chart=drawn
-        )
+        return chart(curves, "k", "pass@k") if self["samples"] else None
 
 
 def _figures(found: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -1,6 +1,5 @@
 """A solution as a Python object: its tokens and forks, what another token there does, what its answer hangs on."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,13 +16,12 @@ from rmx.library.notebook import NotebookProgress, to_frame
 from rmx.library.results import ImportanceDocument, OutcomesDocument, RescueDocument, SoFarDocument
 from rmx.models.load import Model
 from rmx.records import Answer, TokenDist, Trace
-from rmx.service import Site
 from rmx.service.requests import TraceRequest
-from rmx.service.solution import MeasuredSolution, asked, outcomes_json, rescue_json
+from rmx.service.solution import asked, outcomes_json, solution_json
 from rmx.storage.rendering import render
-from rmx.trees.document import tree_document
+from rmx.storage.safe_files import write_text
 from rmx.trees.tree import Tree, tree_of
-from rmx.trees.tree_page import entropy_svg, tokens_csv, tree_html
+from rmx.trees.tree_page import tree_texts
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,15 +34,13 @@ class ModelSolution:
     """One solution of a problem, with the distribution behind every token.
 
     Args:
-        site: where the model is. request: what was asked.
+        request: what was asked.
         branch: its tokens, written to the end by the time anybody reads them.
         parent: the solution that it leaves by a swap; None for one that was asked for itself.
     """
 
-    def __init__(
-        self, site: Site, request: TraceRequest, branch: Branch, parent: "ModelSolution | None" = None
-    ) -> None:
-        self._site, self.request, self._branch, self.parent = site, request, branch, parent
+    def __init__(self, request: TraceRequest, branch: Branch, parent: "ModelSolution | None" = None) -> None:
+        self.request, self._branch, self.parent = request, branch, parent
         self._branches: list[Branch] = [] if parent is None else parent._branches
         self._branches.append(branch)
 
@@ -89,7 +85,8 @@ class ModelSolution:
 
     def json(self) -> dict[str, Any]:
         """Return the document that `rmx trace --json` prints of this solution."""
-        return self.trace.json() | asked(self.request, self._site, [one.trace for one in self._line()])
+        traces = [one.trace for one in self._line()]
+        return self.trace.json() | asked(self.request, self._model, self._branch.job, traces)
 
     def _line(self) -> "list[ModelSolution]":
         """The solutions from the one that was asked for to this one, each made from the one before by a swap."""
@@ -111,7 +108,7 @@ class ModelSolution:
         pos = at.pos if isinstance(at, TokenDist) else at
         ids = self._ids_of(pos, token, rank)
         job = swap_job(self._branch.job, self.tokens, pos, ids, self._model.engine.vocab_size)
-        other = ModelSolution(self._site, self.request, self._branch.branch(job), self)
+        other = ModelSolution(self.request, self._branch.branch(job), self)
         return SolutionStream(other).solution
 
     def _ids_of(self, pos: int, token: str | int | None, rank: int | None) -> Sequence[int]:
@@ -135,12 +132,7 @@ class ModelSolution:
     # -- what the answer hangs on -------------------------------------------------------------------------------------
 
     def outcomes(
-        self,
-        at: int | TokenDist | None = None,
-        *,
-        forks: int = MOST_FORKS,
-        progress: bool = True,
-        **config: Any,
+        self, at: int | TokenDist | None = None, *, forks: int = MOST_FORKS, progress: bool = True, **config: Any
     ) -> OutcomesDocument | ImportanceDocument:
         """Sample on from each alternative and count which answers are reached: `rmx outcomes`.
 
@@ -154,23 +146,18 @@ class ModelSolution:
         Raises:
             RmxError: no such place, a value that cannot be used, or a solution without an answer to look for.
         """
-        usual = {"samples": 24, "budget": 200_000} if at is None else {}
-        settings = _settings(OutcomeConfig, usual | config)
-        model, trace, known = self._model, self.trace, self.known
+        settings = _settings(OutcomeConfig, ({"samples": 24, "budget": 200_000} if at is None else {}) | config)
+        if forks < 1:
+            raise RmxError(f"The number of forks must be 1 or more; got {forks}.")
+        about, known = (self._model, self.trace), self.known
         with NotebookProgress(progress) as tell:
             if at is None:
-                if forks < 1:
-                    raise RmxError(f"The number of forks must be 1 or more; got {forks}.")
-                curve = _last(
-                    importance(model, trace, settings, known=known, forks=forks), lambda s: tell("forks", s.at, s.of)
-                )
-                return ImportanceDocument(outcomes_json(self._measured, settings, curve))
-            pos = at.pos if isinstance(at, TokenDist) else at
-            found = _last(
-                outcomes(model, trace, pos, settings, known=known),
-                lambda s: tell("tokens", min(s.tokens_spent, s.budget), s.budget),
-            )
-            return OutcomesDocument(outcomes_json(self._measured, settings, found))
+                curve = importance(*about, settings, known=known, forks=forks)
+                found = _last(curve, lambda s: tell("forks", s.at, s.of))
+                return ImportanceDocument(outcomes_json(self.trace, known, settings, found))
+            states = outcomes(*about, at.pos if isinstance(at, TokenDist) else at, settings, known=known)
+            found = _last(states, lambda s: tell("tokens", min(s.tokens_spent, s.budget), s.budget))
+            return OutcomesDocument(outcomes_json(self.trace, known, settings, found))
 
     def rescue(self, goal: Goal | None = None, *, progress: bool = True, **config: Any) -> RescueDocument:
         """Look for the fewest swaps that turn a wrong answer right, or break a right one: `rmx rescue`.
@@ -187,16 +174,12 @@ class ModelSolution:
         with NotebookProgress(progress) as tell:
             states = rescue(self._model, self.trace, settings, known=self.known)
             found = _last(states, lambda s: tell("tokens", min(s.tokens_spent, s.budget), s.budget))
-        return RescueDocument(rescue_json(self._measured, settings, found))
+        return RescueDocument(solution_json(self.trace, self.known) | {"seed": settings.seed} | found.json())
 
     def answers_so_far(self) -> SoFarDocument:
         """Make the model conclude after each sentence, and return the answers: `rmx sofar`."""
         found = _last(sofar(self._model, self.trace, known=self.known), lambda _: None)
-        return SoFarDocument(self._measured.json() | found.json())
-
-    @property
-    def _measured(self) -> MeasuredSolution:
-        return MeasuredSolution(self._model, self.trace, self.known)
+        return SoFarDocument(solution_json(self.trace, self.known) | found.json())
 
     # -- files and notebooks ------------------------------------------------------------------------------------------
 
@@ -215,27 +198,15 @@ class ModelSolution:
         Raises:
             RmxError: another ending, or a file that cannot be written.
         """
-        tree, place = self.tree, Path(path)
-        tokens = tree.tokens(tree.shown)
-        writers: dict[str, Callable[[], str]] = {
-            ".html": lambda: tree_html(tree),
-            ".json": lambda: json.dumps(tree_document(tree), ensure_ascii=False),
-            ".csv": lambda: tokens_csv(tokens, tree.tau),
-            ".svg": lambda: entropy_svg(tokens, tree.tau, tree.title or tree.model),
-        }
-        if place.suffix not in writers:
-            raise RmxError(f"A solution is written as {', '.join(writers)}; got {shown(place.name)}.")
-        try:
-            place.write_text(writers[place.suffix](), encoding="utf-8", newline="")
-        except OSError as error:
-            raise RmxError(f"Cannot write {place}: {error.strerror}.") from error
+        place, texts = Path(path), tree_texts(self.tree)
+        if place.suffix[1:] not in texts:
+            raise RmxError(
+                f"A solution is written as {', '.join(f'.{kind}' for kind in texts)}; got {shown(place.name)}."
+            )
+        write_text(place, texts[place.suffix[1:]]())
 
     def to_frame(self) -> "DataFrame":
-        """Return the tokens as a pandas data frame: position, text, entropy, probability, rank, and whether a fork.
-
-        Raises:
-            RmxError: pandas is not installed.
-        """
+        """Return the tokens as a pandas data frame: position, text, entropy, probability, rank, and whether a fork."""
         names = ("pos", "id", "text", "entropy", "logp", "rank", "fork", "forced")
         return to_frame([{name: t.json(self.trace.tau)[name] for name in names} for t in self.tokens])
 
@@ -293,11 +264,7 @@ class SolutionStream:
 
 
 def _settings(kind: Any, given: dict[str, Any]) -> Any:
-    """Settings of this kind.
-
-    Raises:
-        RmxError: a name that there is not, or a value that cannot be used.
-    """
+    """Settings of this kind."""
     with suppress(TypeError):
         return kind(**given)
     raise RmxError(f"One of {', '.join(given)} is no setting here. Known: {', '.join(kind.__dataclass_fields__)}.")

@@ -1,31 +1,27 @@
 """Train an adapter, look at training runs, and measure accuracy, from Python."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rmx.errors import RmxError, TrainError
-from rmx.evaluate.contestants import EvalConfig, contestants_of, with_answers
-from rmx.evaluate.evaluation import Evaluation
-from rmx.evaluate.sample_store import SampleStore
-from rmx.library.model import LanguageModel, ModelPair, load
-from rmx.library.notebook import NotebookProgress, cell, chart, flat, to_frame
-from rmx.library.results import EvaluationDocument
+from rmx.library.model import LanguageModel, ModelPair, load, measure, style_fields
+from rmx.library.notebook import NotebookProgress, cell, chart, flat
+from rmx.library.results import POINTS, EvaluationDocument, ResultDocument, Table
 from rmx.recipes.job import TrainJob, resolved
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.folder import RunFolder
 from rmx.runs.row import row
 from rmx.runs.store import RunStore
-from rmx.storage.rendering import render
+from rmx.service.arguments import read
+from rmx.service.requests import EvalRequest
 from rmx.train.drive import drive
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 OnEvent = Callable[[str, dict[str, Any]], object]  # kind and figures of each event of a run
 
 
-class TrainedRun:
+class TrainedRun(ResultDocument):
     """A training run on disk. `rmx.train` makes one, `rmx.runs()` lists them.
 
     Args:
@@ -55,49 +51,35 @@ class TrainedRun:
         """Return the run's figures, as `rmx runs --json` lists them."""
         return row(self.folder)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the checks on validation problems, one for each checkpoint."""
-        checks = sorted(self.folder.summary["checks"].values(), key=lambda check: int(check["optimizer_step"]))
-        return [
-            {"step": check["optimizer_step"]} | flat("pass@1", check["pass@1"]) | flat("vs_base", check["vs_base"])
-            for check in checks
-        ]
+    def _checks(self) -> list[dict[str, Any]]:
+        """The checks on validation problems, one for each checkpoint."""
+        return sorted(self.folder.summary["checks"].values(), key=lambda check: int(check["optimizer_step"]))
 
-    def to_frame(self) -> "DataFrame":
-        """Return the checks as a pandas data frame.
-
-        Raises:
-            RmxError: pandas is not installed.
-        """
-        return to_frame(self.rows())
-
-    def __repr__(self) -> str:
+    def sentence(self) -> str:
         found = self.json()
         both = [found[name] and f"{100 * found[name]['value']:.1f} %" for name in ("before", "after")]
         gained = f", pass@1 {both[0]} to {both[1]} ({found['on']})" if all(both) else ""
-        return f"<run {self.id}: {found['state']}{gained}>"
+        return f"run {self.id}: {found['state']}{gained}"
 
-    def _repr_html_(self) -> str:
-        found = self.json()
-        lines: list[list[Any]] = [
-            [check["step"], cell(_estimate(check, "pass@1")), cell(_estimate(check, "vs_base"), "points", (-0.5, 0.5))]
-            for check in self.rows()
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the checks on validation problems, one for each checkpoint."""
+        return [
+            {"step": check["optimizer_step"]} | flat("pass@1", check["pass@1"]) | flat("vs_base", check["vs_base"])
+            for check in self._checks()
         ]
-        curve = {"validation": [(float(c["step"]), _estimate(c, "pass@1")) for c in self.rows()]}
-        notes = [found["message"]] if found["message"] else []
-        return render(
-            "notebook/table.html",
-            title=repr(self)[1:-1],
-            heads=("update", "pass@1 on validation", "against the base"),
-            lines=lines,
-            notes=notes,
-            chart=chart(curve, "update", "pass@1") if lines else None,
-        )
 
+    def table(self) -> Table:
+        return ("update", "pass@1 on validation", "against the base"), [
+            [check["optimizer_step"], cell(check["pass@1"]), cell(check["vs_base"], "points", POINTS)]
+            for check in self._checks()
+        ]
 
-def _estimate(record: dict[str, Any], name: str) -> Any:
-    """The estimate that `flat` spread over a record."""
-    return {"value": record[name], "low": record[f"{name}_low"], "high": record[f"{name}_high"]}
+    def notes(self) -> list[str]:
+        return [self["message"]] if self["message"] else []
+
+    def chart(self) -> dict[str, Any] | None:
+        points = [(float(check["optimizer_step"]), check["pass@1"]) for check in self._checks()]
+        return chart({"validation": points}, "update", "pass@1") if points else None
 
 
 def train(
@@ -120,7 +102,8 @@ def train(
     A run that is interrupted keeps what it has made, and `resume` goes on with it.
 
     Args:
-        model: the base. preset: "paper", "small", "floor" or "quick"; "small" fits a laptop and "mini".
+        model: the base.
+        preset: "paper", "small", "floor" or "quick"; "small" fits a laptop and "mini".
         set: the problems; by default "mini", and none where rollouts are given.
         sweep_tau: thresholds in nats; one adapter is trained for each, and validation chooses.
         from_rollouts: a file of rollouts. server: the URL of an OpenAI-compatible server that samples them.
@@ -129,16 +112,14 @@ def train(
         resume: the id of a run to go on with, in place of everything else.
         progress: show a bar. on_event: called with the kind and the figures of each event.
         recipe: fields of the recipe to change, such as lr=1e-3, tau=1.0 or seed=1; `rmx train --help` lists them.
-
-    Raises:
-        RmxError: whatever cannot be done, in a sentence.
     """
     store = RunStore()
     if resume is not None:
         folder = store.get(resume)
     else:
-        base = model if isinstance(model, LanguageModel) else LanguageModel(model)
-        job = _job(base, preset, recipe, set, sweep_tau, from_rollouts, server, init_adapter)
+        asked: dict[str, Any] = {"from_rollouts": from_rollouts, "server": server, "init_adapter": init_adapter}
+        asked |= {"set_name": set or (None if from_rollouts else "mini"), "taus": tuple(sorted(sweep_tau))}
+        job = _job(model if isinstance(model, LanguageModel) else LanguageModel(model), preset, recipe, asked)
         folder = store.create(resolved(job), path=None if out is None else Path(out).absolute())
     with NotebookProgress(progress) as tell:
 
@@ -152,21 +133,8 @@ def train(
     return TrainedRun(folder)
 
 
-def _job(
-    base: LanguageModel,
-    preset: str,
-    recipe: dict[str, Any],
-    set_name: str | None,
-    taus: Sequence[float],
-    from_rollouts: str | None,
-    server: str | None,
-    init_adapter: str | None,
-) -> TrainJob:
-    """What a new run is asked.
-
-    Raises:
-        RmxError: it cannot be asked so.
-    """
+def _job(base: LanguageModel, preset: str, recipe: dict[str, Any], asked: dict[str, Any]) -> TrainJob:
+    """What a new run is asked."""
     if base.placing:
         raise TrainError("Training and its rollouts need the whole weights on one device. Load the model as it is.")
     if base.adapter:
@@ -176,19 +144,9 @@ def _job(
     known = PRESETS[preset].flat()
     if unknown := [name for name in recipe if name not in known]:
         raise RmxError(f"A recipe has no {unknown[0]}. Known: {', '.join(known)}.")
-    return TrainJob(
-        base.name,
-        set_name or (None if from_rollouts else "mini"),
-        PRESETS[preset].with_(**recipe),
-        preset,
-        from_rollouts,
-        server,
-        init_adapter,
-        base.device,
-        base.dtype,
-        taus=tuple(sorted(taus)),
-        style=base.style,
-    )
+    made = PRESETS[preset].with_(**recipe)
+    place: dict[str, Any] = {"device": base.device, "dtype": base.dtype, "style": base.style}
+    return TrainJob(base.name, recipe=made, preset=preset, **place, **asked)
 
 
 def runs() -> list[TrainedRun]:
@@ -222,29 +180,18 @@ def evaluate(
         greedy: ask for greedy answers too. limit: the set's first so many problems.
         keep: use what is kept of earlier evaluations, and keep what is new.
         progress: show a bar.
-
-    Raises:
-        RmxError: whatever cannot be done, in a sentence.
     """
-    config = EvalConfig(n, tuple(k), temperature, top_p, seed, max_new_tokens, greedy)
-    problems = with_answers(set, limit)
     several = models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
     base, adapters, teachers = _contestants(several)
-    contestants = contestants_of(base.workspace, base.name, adapters, teachers, base.style, set)
-    evaluation, report = Evaluation(contestants, problems, config, set, store=SampleStore(keep=keep)), None
-    with NotebookProgress(progress) as tell:
-        for report in evaluation.run():
-            tell("completions", report.at, report.of)
-    assert report is not None
-    return EvaluationDocument(report.json())
+    who = {"model": base.name, "adapter": adapters, "teacher": teachers, "set": set, **style_fields(base.style)}
+    draws = {"n": n, "k": list(k), "temperature": temperature, "top_p": top_p, "seed": seed, "greedy": greedy}
+    request = read(EvalRequest, who | draws | {"max_new_tokens": max_new_tokens, "limit": limit})
+    site = replace(base.site, keep=keep)
+    return EvaluationDocument(measure(site, request, progress, lambda r: ("completions", r.at, r.of)))
 
 
 def _contestants(models: Sequence[LanguageModel | ModelPair | str]) -> tuple[LanguageModel, list[str], list[str]]:
-    """The base, the adapters on it, and the other checkpoints.
-
-    Raises:
-        RmxError: they cannot be evaluated together.
-    """
+    """The base, the adapters on it, and the other checkpoints; refused where they cannot be evaluated together."""
     if any(isinstance(one, ModelPair) and one.strength != 1 for one in models):
         raise RmxError("An evaluation takes adapters at full strength. Make the pair with strength=1.")
     found = [

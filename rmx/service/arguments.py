@@ -10,7 +10,6 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,14 +17,10 @@ from pydantic.fields import FieldInfo
 
 from rmx.config import MOST_NAME
 from rmx.data.problem_files import MAX_ANSWER_CHARS, MAX_PROBLEM_CHARS
-from rmx.data.problem_sets import SETS, split_name
 from rmx.engine.fair_queue import Kind
-from rmx.errors import ModelError, ProblemError, RmxError, SwapError
+from rmx.errors import RmxError, SwapError
 from rmx.errors import shown as shown
-from rmx.models.adapter_names import run_adapter
-from rmx.models.presets import PRESETS
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[A-Za-z0-9][\w.-]{0,99})?")
 LARGEST = 2**63 - 1  # of a whole number
 # In a field's annotation: an argument that came later, which callers by position may not know; one of programs only.
 LATER, API_ONLY = "later", "api only"
@@ -65,11 +60,7 @@ class Limits:
 
 
 def argument(description: str, *marks: object, default: Any = None, **bounds: Any) -> Any:
-    """A field of a request.
-
-    Args:
-        marks: `Flag`, `Most`, `LATER`, `API_ONLY`. bounds: as pydantic's `Field` takes them.
-    """
+    """A field of a request; marks are `Flag`, `Most`, `LATER`, `API_ONLY`, and bounds those of pydantic's `Field`."""
     field = Field(default, description=description, **bounds)
     field.metadata.extend(marks)
     return field
@@ -93,14 +84,7 @@ Asked = TypeVar("Asked", bound=Request)
 
 
 def read(verb: type[Asked], given: Mapping[str, Any], called: Callable[[str], str] = str) -> Asked:
-    """A request from what somebody has written.
-
-    Args:
-        called: how an argument is called in what is said, from its name.
-
-    Raises:
-        RmxError: an argument that there is not, or a value that cannot be; one sentence with its place.
-    """
+    """A request from what somebody has written; `called` says how an argument is called in what is said."""
     try:
         return verb.model_validate(dict(given))
     except ValidationError as error:
@@ -114,11 +98,7 @@ def read(verb: type[Asked], given: Mapping[str, Any], called: Callable[[str], st
 
 
 def check_limits(request: Request, limits: Limits) -> None:
-    """Refuse what is more than one request may ask of this site.
-
-    Raises:
-        RmxError: too much, in a sentence.
-    """
+    """Refuse what is more than one request may ask of this site."""
     for name, field in arguments_of(type(request)).items():
         value = getattr(request, name)
         for most in (getattr(limits, mark.limit) for mark in field.metadata if isinstance(mark, Most)):
@@ -211,63 +191,16 @@ def _whole(value: Any, hint: Any) -> Any:
 
 
 def short_enough(name: str, text: str | None, most: int) -> str | None:
-    """`text`, or a sentence where it is too long.
-
-    Raises:
-        RmxError: it is.
-    """
+    """`text`; one that is too long is refused."""
     if text is not None and len(text) > most:
         raise RmxError(f"{name} has {len(text):,} characters; {most:,} are the most here. Shorten it.")
     return text
 
 
 def swaps_of(text: str) -> tuple[tuple[int, int], ...]:
-    """`"28=879,40=12"` as pairs of position and token id.
-
-    Raises:
-        SwapError: none, or something else than pairs of whole numbers.
-    """
+    """`"28=879,40=12"` as pairs of position and token id; there is at least one."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     found = [re.fullmatch(r"(-?\d{1,9})\s*=\s*(-?\d{1,9})", part, re.ASCII) for part in parts]
     if not parts or not all(found):
         raise SwapError(f"swaps are POSITION=TOKEN_ID, separated by commas, such as 28=879; got {shown(text)}.")
     return tuple((int(m[1]), int(m[2])) for m in found if m)
-
-
-def model_name(spec: str, own: str) -> str:
-    """A model's name. `own` is the one that whoever runs the app has chosen, whatever it is.
-
-    Raises:
-        ModelError: it is a path, or no name at all.
-    """
-    if spec == own or spec.partition("@")[0] in PRESETS or _on_the_hub(spec):
-        return spec
-    raise ModelError(f"There is no model {shown(spec)} here. Name a preset ({', '.join(PRESETS)}) or a Hub id.")
-
-
-def adapter_name(spec: str, bundled: list[str]) -> str:
-    """An adapter's name.
-
-    Raises:
-        ModelError: it is a path, or no name at all.
-    """
-    if spec in bundled or _on_the_hub(spec) or (len(spec) < 200 and run_adapter(spec) is not None):
-        return spec
-    known = ", ".join(bundled) or "none is bundled with this model"
-    raise ModelError(f"There is no adapter {shown(spec)} here. Bundled: {known}. Or name a run or a Hub id.")
-
-
-def set_name(name: str) -> str:
-    """A problem set's name.
-
-    Raises:
-        ProblemError: it is a path, or not one of the sets.
-    """
-    if split_name(name)[0] not in SETS:
-        raise ProblemError(f"There is no problem set {shown(name)} here. Sets are {', '.join(SETS)}.")
-    return name.strip()
-
-
-def _on_the_hub(spec: str) -> bool:
-    """Whether it can only mean a repository of the Hub: no folder of this machine is called so."""
-    return bool(HUB_ID.fullmatch(spec)) and not Path(spec).exists() and not Path(spec.partition("@")[0]).exists()

@@ -21,11 +21,7 @@ PATCHED = 20  # problems of an intervention that names no number
 
 
 def pair_options(request: ComparingRequest | ClaimsRequest, site: Site) -> PairOptions:
-    """The pair and the problems that are asked for.
-
-    Raises:
-        RmxError: a name that cannot be used here, or a model that cannot be had.
-    """
+    """The pair and the problems that are asked for."""
     return PairOptions(
         model=site.model_name(request.model),
         adapter=site.adapter_name(request.adapter, request.model),
@@ -87,11 +83,7 @@ def _one(request: ShiftsRequest, options: PairOptions, site: Site, cancelled: Ca
 
 
 def _job(request: ShiftsRequest, options: PairOptions, pair: Pair) -> MapJob:
-    """What to map: a prompt, and whose completion of it.
-
-    Raises:
-        RmxError: any mistake in the request, in a sentence.
-    """
+    """What to map: a prompt, and whose completion of it."""
     if (request.prompt is None) == (request.problem is None):
         raise PromptError(
             "Give exactly one of: a PROMPT, --problem ID, or --limit N for the first N problems of --set."

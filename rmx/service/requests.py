@@ -17,7 +17,8 @@ from rmx.recipes.recipe import HELP, field_types
 from rmx.service.arguments import API_ONLY, LARGEST, LATER, Flag, Most, Request, argument, kind_of
 
 ARMS = "base,teacher,oracle,random,matched,entropy"
-SPECS = "mini, a preset, a Hub id[@revision], a folder or a .gguf file"
+SPECS = "mini, a preset, a Hub id[@revision], a folder or a .gguf file (default: RMX_MODEL, else mini)"
+ADAPTERS = "a bundled name, a run, a folder or a Hub id (safetensors)"
 
 Answer = Annotated[
     str | None,
@@ -32,32 +33,27 @@ SetName = Annotated[
     ),
 ]
 ModelName = Annotated[
-    str | None,
-    argument(
-        "a preset or a Hub id; by default the model of this app",
-        Flag(metavar="S", help=f"{SPECS} (default: RMX_MODEL, else mini)"),
-    ),
+    str | None, argument("a preset or a Hub id; by default the model of this app", Flag(metavar="S", help=SPECS))
 ]
 AdapterName = Annotated[
     str | None,
     argument(
         "a LoRA adapter on the model: a bundled name (rl, reasonmaxxer), a training run's id or a Hub id",
-        Flag(metavar="S", help="a bundled name, a run, a folder or a Hub id (safetensors)"),
+        Flag(metavar="S", help=ADAPTERS),
     ),
 ]
 Limit = Annotated[
     int | None, argument("how many problems of the set are taken, from its first on", Most("problems"), ge=1)
 ]
+FirstProblems = Annotated[Limit, Flag(help="take the first N problems of the set (default: all of them)")]
 Raw = Annotated[bool, argument("send the prompt to the model as it stands, without a prompt template")]
 Tau = Annotated[
-    float | None,
-    argument("entropy in nats above which a token is a fork; by default the model's own threshold", ge=0),
+    float | None, argument("entropy in nats above which a token is a fork; by default the model's own threshold", ge=0)
 ]
 SHARE = "the share of tokens that shall be forks, between 0 and 1; the threshold is worked out from it, instead of tau"
-TauShare = Annotated[float | None, argument(SHARE, Flag(metavar="X"), gt=0, lt=1)]
+TauShare = Annotated[float | None, argument(SHARE, gt=0, lt=1)]
 MaxNewTokens = Annotated[
-    int | None,
-    argument("upper bound of the whole completion, in tokens; 512 by default", Most("max_new_tokens"), ge=1),
+    int | None, argument("upper bound of the whole completion, in tokens; 512 by default", Most("max_new_tokens"), ge=1)
 ]
 Temperature = Annotated[float, argument("sampling temperature; 0 decodes greedily", ge=0, le=10)]
 NUCLEUS = "nucleus sampling: the likeliest tokens with this share of the probability are drawn from"
@@ -105,11 +101,7 @@ class AskingRequest(Request):
     )
 
     def style_options(self, template_file: str | None = None) -> StyleOptions:
-        """What is asked of the prompt.
-
-        Raises:
-            PromptError: it cannot be used.
-        """
+        """What is asked of the prompt."""
         thinking = None if self.thinking is None else self.thinking == "on"
         stops = None if self.stop is None else tuple(stop for stop in self.stop if stop)
         return StyleOptions(self.style, self.system, self.template, thinking, stops, self.answers, template_file)
@@ -209,7 +201,7 @@ class OutcomesRequest(SolutionRequest):
     """
 
     pos: int | None = argument(
-        "position in the greedy solution whose alternatives are measured; by default every fork is", Flag(metavar="N")
+        "position in the greedy solution whose alternatives are measured; by default every fork is"
     )
     forks: int = argument(
         "how many forks are measured where no pos is given: those of the highest entropy",
@@ -285,9 +277,7 @@ class ComparingRequest(PairRequest):
         le=1.5,
     )
     set: SetName = "mini"
-    limit: Annotated[Limit, Flag(metavar="N", help="take the first N problems of the set (default: all of them)")] = (
-        None
-    )
+    limit: FirstProblems = None
     tau: Tau = argument("entropy in nats above which a token is a fork; by default the base's own threshold")
     seed: Seed = 0
     max_new_tokens: MaxNewTokens = argument("upper bound of each completion, in tokens; 512 by default")
@@ -347,9 +337,7 @@ class StudyRequest(Request):
     """What the studies of a set have in common."""
 
     set: SetName = "mini"
-    limit: Annotated[Limit, Flag(metavar="N")] = argument(
-        "how many problems of the set are taken, from its first on; 100 by default"
-    )
+    limit: Limit = argument("how many problems of the set are taken, from its first on; 100 by default")
     tau: Tau = None
     tau_share: TauShare = None
     seed: Seed = 0
@@ -367,12 +355,7 @@ class LocatorRequest(StudyRequest, AskingRequest):
     model: ModelName = None
     adapter: AdapterName = None
     samples: int = argument(
-        "samples of each alternative, an even number",
-        Most("samples"),
-        Flag(metavar="N"),
-        default=16,
-        ge=2,
-        multiple_of=2,
+        "samples of each alternative, an even number", Most("samples"), default=16, ge=2, multiple_of=2
     )
     brief: bool = argument("leave out the places that were looked at", API_ONLY, default=False)
 
@@ -388,7 +371,7 @@ class ClaimsRequest(StudyRequest, PairRequest):
         Flag(metavar="ID,ID"),
         max_length=500,
     )
-    n: int = argument("samples of each problem, for pass@k", Most("draws"), Flag(metavar="N"), default=8, ge=1, le=256)
+    n: int = argument("samples of each problem, for pass@k", Most("draws"), default=8, ge=1, le=256)
 
 
 class EvalRequest(AskingRequest):
@@ -410,10 +393,8 @@ class EvalRequest(AskingRequest):
         Flag(metavar="S", help="a full checkpoint beside the base; may be given several times"),
     )
     set: SetName = "mini"
-    limit: Annotated[Limit, Flag(metavar="N", help="take the first N problems of the set (default: all of them)")] = (
-        None
-    )
-    n: int = argument("samples per problem; 0: greedy only", Most("draws"), Flag(metavar="N"), default=16, ge=0, le=256)
+    limit: FirstProblems = None
+    n: int = argument("samples per problem; 0: greedy only", Most("draws"), default=16, ge=0, le=256)
     k: list[Whole] | None = argument("tries of pass@k; by default 1, 2, 4 ... n", Flag(metavar="1,2,4"))
     temperature: Temperature = argument("temperature of the samples", default=0.6)
     top_p: TopP = 0.95

@@ -54,11 +54,7 @@ def train_resume(request: TrainResumeRequest, site: Site, cancelled: Cancelled) 
 
 
 def job_of(request: TrainingRequest, site: Site, recipe: Recipe, preset: str = "paper") -> TrainJob:
-    """The job that a request describes; its recipe is the preset's, but for what the request names.
-
-    Raises:
-        RmxError: a value that cannot be used, or a name that cannot be used here.
-    """
+    """The job that a request describes; its recipe is the preset's, but for what the request names."""
     asked = {name: getattr(request, name, None) for name in field_types()}
     changed = {name: value for name, value in asked.items() if value is not None}
     model, name = site.model_name(request.model), site.set_name(request.set)

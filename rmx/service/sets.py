@@ -7,7 +7,6 @@ from typing import Any
 from rmx.claims.ask import ClaimOptions
 from rmx.claims.board import Board
 from rmx.claims.registry import chosen
-from rmx.compare.pair_options import PairOptions
 from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError
 from rmx.evaluate.contestants import EvalConfig, contestants_of, with_answers
@@ -47,19 +46,13 @@ def locate(request: LocatorRequest, site: Site, cancelled: Cancelled) -> Iterato
     yield without(found, "places") if request.brief else found
 
 
-def claim_options(request: ClaimsRequest, site: Site) -> PairOptions:
-    """The pair and the problems of the claims."""
-    return replace(pair_options(request, site), limit=site.at_most(request.limit, FIRST, "problems"))
-
-
 def measure_claims(request: ClaimsRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
     """A row for each claim."""
     wanted = chosen(tuple(i.strip() for i in (request.only or "").split(",") if i.strip()))
-    options = ClaimOptions(claim_options(request, site), request.n, site.at_most(request.budget, BUDGET, "budget"))
+    pair = replace(pair_options(request, site), limit=site.at_most(request.limit, FIRST, "problems"))
+    options = ClaimOptions(pair, request.n, site.at_most(request.budget, BUDGET, "budget"))
     subject = replace(
-        options.subject(site.workspace),
-        store=SampleStore(keep=site.keep),
-        private_runs=site.workspace.policy.public,
+        options.subject(site.workspace), store=SampleStore(keep=site.keep), private_runs=site.workspace.policy.public
     )
     report = yield from site.last(
         iter(Board(subject, wanted, cancelled)), lambda r: {"study": r.does, "at": r.at, "of": r.of}

@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
-from rmx.config import TOP_SHOWN, Sampling
+from rmx.config import TOP_KEPT, TOP_SHOWN, Sampling
 from rmx.data.problem_sets import find_problem
 from rmx.errors import ProblemError, PromptError, SwapError
 from rmx.explore.answer_so_far import sofar
@@ -15,7 +16,7 @@ from rmx.explore.calibration import calibration_of, threshold_of
 from rmx.explore.generate import Job, read_job
 from rmx.explore.importance import Importance, importance
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
-from rmx.explore.rescue import Rescue, RescueConfig, rescue
+from rmx.explore.rescue import RescueConfig, rescue
 from rmx.explore.swap import swap_job
 from rmx.models.load import Model
 from rmx.records import Trace, shown_adapter
@@ -32,8 +33,8 @@ from rmx.service.requests import (
     TraceRequest,
 )
 from rmx.service.verb import INTERVAL, NEW_TOKENS, Cancelled, Document, Site, without
-from rmx.trees.document import read_tree, tree_document
-from rmx.trees.tree_page import entropy_svg, tokens_csv, tree_html
+from rmx.trees.document import read_tree
+from rmx.trees.tree_page import tree_texts
 
 Steps = Iterator[Document]
 
@@ -41,72 +42,62 @@ Steps = Iterator[Document]
 def trace(request: TraceRequest, site: Site, cancelled: Cancelled) -> Steps:
     """One solution with the distribution behind every token."""
     model, job = prepare(request, site)
-    found = yield from written(model, job, cancelled, cut_to(request.top))
-    yield _documents(request, site, [found])[0]
+    found = yield from written(model, job, cancelled, request.top)
+    yield _documents(request, model, job, [found])[0]
 
 
 def swap(request: SwapRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The unswapped solution first, then one for each swap, which applies to the one before."""
-    cut = cut_to(request.top)
-    yield _documents(request, site, (yield from _swapped(request, site, cancelled, swaps_of(request.swaps), cut)))
+    yield _documents(request, *(yield from _swapped(request, site, cancelled, swaps_of(request.swaps), request.top)))
 
 
 def export(request: ExportRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The solution and its branches as a file."""
     swaps = swaps_of(request.swaps) if request.swaps else ()
-    traces = yield from _swapped(request, site, cancelled, swaps, cut_to(TOP_SHOWN))
-    about = asked(request, site, traces)
+    model, job, traces = yield from _swapped(request, site, cancelled, swaps, TOP_SHOWN)
+    about = asked(request, model, job, traces)
     tree = read_tree(json.dumps([one.json() | about for one in traces]))
     tree = replace(tree, title=request.title) if request.title else tree
-    kind, shown = request.format, tree.tokens(tree.shown)
-    if kind in ("html", "json"):
-        text = tree_html(tree) if kind == "html" else json.dumps(tree_document(tree), ensure_ascii=False)
-    else:
-        title = tree.title or tree.model
-        text = entropy_svg(shown, tree.tau, title) if kind == "svg" else tokens_csv(shown, tree.tau)
-    yield {"name": f"solution.{kind}", "mime": MIME[kind], "text": text}
+    kind = request.format
+    yield {"name": f"solution.{kind}", "mime": MIME[kind], "text": tree_texts(tree)[kind]()}
 
 
 MIME = {"html": "text/html", "json": "application/json", "svg": "image/svg+xml", "csv": "text/csv"}
-Swaps = Sequence[tuple[int, int]]  # position and token id
 
 
 def _swapped(
-    request: DrawnRequest,
-    site: Site,
-    cancelled: Cancelled,
-    swaps: Swaps,
-    cut: Callable[[dict[str, Any]], dict[str, Any]],
-) -> Generator[Document, None, list[Trace]]:
-    """The solution, and the branch of each swap as far as it is not cancelled."""
+    request: DrawnRequest, site: Site, cancelled: Cancelled, swaps: Sequence[tuple[int, int]], top: int
+) -> Generator[Document, None, tuple[Model, Job, list[Trace]]]:
+    """The model, its job, and the solution with the branch of each swap (position, token id) until it is cancelled."""
     if site.limits is not None and len(swaps) > site.limits.swaps:
         raise SwapError(f"{len(swaps)} swaps are too many; {site.limits.swaps} are the most here.")
     model, job = prepare(request, site)
-    found = [(yield from written(model, job, cancelled, cut, {"branch": 0}))]
+    found = [(yield from written(model, job, cancelled, top, {"branch": 0}))]
     for pos, token_id in swaps:
         if cancelled():
             break
         job = swap_job(job, found[-1].tokens, pos, [token_id], model.engine.vocab_size)
-        found.append((yield from written(model, job, cancelled, cut, {"branch": len(found)})))
-    return found
+        found.append((yield from written(model, job, cancelled, top, {"branch": len(found)})))
+    return model, job, found
 
 
 # -- from a request to a solution -------------------------------------------------------------------------------------
 
 
 def prepare(request: SolutionRequest, site: Site) -> tuple[Model, Job]:
-    """The loaded model and the job of the unswapped solution.
-
-    Raises:
-        RmxError: any mistake in the request, in a sentence.
-    """
+    """The loaded model and the job of the unswapped solution."""
     sampling = Sampling(max_new_tokens=new_tokens(request.max_new_tokens, site))
     if isinstance(request, DrawnRequest):
         sampling = replace(sampling, temperature=request.temperature, top_p=request.top_p, seed=request.seed)
     cold = isinstance(request, DrawnRequest) and request.cold
-    model = _model(request, site)
+    spec, name = site.model_name(request.model), site.set_name(request.set)
+    asked_set = None if request.problem is None else name
+    model = site.workspace.model(spec).ask_in(request.style_options(), asked_set, request.raw)
     adapter = site.workspace.adapter(model, site.adapter_name(request.adapter, request.model))
-    prompt_ids, known = _prompt(request, model)
+    ids = request.prompt_ids if isinstance(request, TraceRequest | SwapRequest) else None
+    if sum(x is not None for x in (request.prompt, request.problem, ids)) != 1:
+        raise PromptError("Give exactly one of: a PROMPT, --problem ID, --prompt-ids FILE.")
+    prompt_ids, known = prompt_of(request, model) if ids is None else (tuple(ids), request.answer)
     tau = threshold_of(model, request.tau, _share(request), request.set, site.recalibrate)
     if isinstance(request, TraceRequest) and request.read is not None:
         return model, replace(read_job(model, prompt_ids, request.read, tau, known), adapter=adapter, cold=cold)
@@ -123,21 +114,6 @@ def new_tokens(asked: int | None, site: Site) -> int:
     return site.at_most(asked, NEW_TOKENS, "max_new_tokens")
 
 
-def _model(request: SolutionRequest, site: Site) -> Model:
-    """The model that is asked, in the style that the request and its set want."""
-    spec, name = site.model_name(request.model), site.set_name(request.set)
-    asked_set = None if request.problem is None else name
-    return site.workspace.model(spec).ask_in(request.style_options(), asked_set, request.raw)
-
-
-def _prompt(request: SolutionRequest, model: Model) -> tuple[tuple[int, ...], str | None]:
-    """The ids of the prompt, and the known answer."""
-    ids = request.prompt_ids if isinstance(request, TraceRequest | SwapRequest) else None
-    if sum(x is not None for x in (request.prompt, request.problem, ids)) != 1:
-        raise PromptError("Give exactly one of: a PROMPT, --problem ID, --prompt-ids FILE.")
-    return (tuple(ids), request.answer) if ids is not None else prompt_of(request, model)
-
-
 def prompt_of(request: SolutionRequest | ShiftsRequest, model: Model) -> tuple[tuple[int, ...], str | None]:
     """The ids of a request's prompt or problem, whichever it has, and the known answer."""
     if request.problem is None:
@@ -149,11 +125,7 @@ def prompt_of(request: SolutionRequest | ShiftsRequest, model: Model) -> tuple[t
 
 
 def written(
-    model: Model,
-    job: Job,
-    cancelled: Cancelled,
-    cut: Callable[[dict[str, Any]], dict[str, Any]] = lambda token: token,
-    about: Mapping[str, Any] | None = None,
+    model: Model, job: Job, cancelled: Cancelled, top: int = TOP_KEPT, about: Mapping[str, Any] = MappingProxyType({})
 ) -> Generator[Document, None, Trace]:
     """Generate, with deltas of new tokens a few times a second; returns the solution, or as much of it as there is."""
     run = Branch(model, job, prompt="", tree="")
@@ -163,9 +135,10 @@ def written(
             run.halt()
         if not count and run.waiting != told:
             told = run.waiting
-            yield {**(about or {}), "waiting": told}
+            yield {**about, "waiting": told}
         if count > sent and time.monotonic() >= due:
-            yield {**(about or {}), "start": sent, "tokens": [cut(t.json(job.tau)) for t in run.tokens[sent:count]]}
+            tokens = [_cut(token.json(job.tau), top) for token in run.tokens[sent:count]]
+            yield {**about, "start": sent, "tokens": tokens}
             sent, due = count, time.monotonic() + INTERVAL
     assert run.trace is not None
     return run.trace
@@ -174,101 +147,71 @@ def written(
 # -- documents --------------------------------------------------------------------------------------------------------
 
 
-def cut_to(top: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What leaves `top` alternatives of a token's document."""
-    return lambda token: token | {"top": token["top"][:top]}
+def _cut(token: dict[str, Any], top: int) -> dict[str, Any]:
+    """A token's document with the likeliest `top` of its alternatives."""
+    return token | {"top": token["top"][:top]}
 
 
-def _documents(request: TraceRequest | SwapRequest, site: Site, traces: Sequence[Trace]) -> list[dict[str, Any]]:
+def _documents(
+    request: TraceRequest | SwapRequest, model: Model, job: Job, traces: Sequence[Trace]
+) -> list[dict[str, Any]]:
     """The documents of traces; with `brief` their text, and only the tokens that matter."""
-    about, found, cut = asked(request, site, traces), [], cut_to(request.top)
+    about, found = asked(request, model, job, traces), []
     for one in traces:
         document = one.json() | about
         if request.brief:
             document["tokens"] = [t for t in document["tokens"] if t["fork"] or t["forced"]]
             kept = without(document, "prompt_ids", "prompt", "special")
             document = {"text": one.text, "length": len(one.tokens)} | kept
-        found.append(document | {"tokens": [cut(t) for t in document["tokens"]]})
+        found.append(document | {"tokens": [_cut(token, request.top) for token in document["tokens"]]})
     return found
 
 
-def asked(request: DrawnRequest, site: Site, traces: Sequence[Trace]) -> dict[str, Any]:
-    """What a trace does not hold itself, for its document: prompt, problem, known answer, limit, special tokens.
-
-    Raises:
-        RmxError: any mistake in the request, in a sentence.
-    """
-    model = _model(request, site)
-    ids, known = _prompt(request, model)
+def asked(request: DrawnRequest, model: Model, job: Job, traces: Sequence[Trace]) -> dict[str, Any]:
+    """What a trace does not hold itself, for its document: prompt, problem, known answer, limit, special tokens."""
     title = request.prompt if request.problem is None else find_problem(request.set, request.problem).problem
     said = {t.id for trace in traces for t in trace.tokens}
     special = sorted(said & model.detokenizer.special_ids)
-    found: dict[str, Any] = {"title": title, "known": known, "prompt": model.detokenizer.text(ids), "special": special}
+    prompt = model.detokenizer.text(job.prompt_ids)
+    found: dict[str, Any] = {"title": title, "known": job.known, "prompt": prompt, "special": special}
     if (share := _share(request)) is not None:
         found["calibration"] = calibration_of(model, share, request.set).json()
     if isinstance(request, TraceRequest) and request.read is not None:
         return found
-    return found | {"max_new_tokens": new_tokens(request.max_new_tokens, site)}
+    return found | {"max_new_tokens": job.sampling.max_new_tokens}
 
 
 # -- what a solution hangs on -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredSolution:
-    """The solution that is measured."""
-
-    model: Model
-    trace: Trace
-    known: str | None
-
-    def json(self) -> dict[str, Any]:
-        """What every document begins with: enough to make the same solution again."""
-        trace = self.trace
-        return {
-            "model": trace.model,
-            "adapter": shown_adapter(trace.adapter),
-            "revision": trace.revision,
-            "dtype": trace.dtype,
-            "tau": trace.tau,
-            "prompt_ids": list(trace.prompt_ids),
-            "style": trace.style.json() if trace.style else None,
-            "solution": trace.text,
-            "answer_before": trace.answer.json(),
-            "known": self.known,
-        }
+def solution_json(trace: Trace, known: str | None) -> dict[str, Any]:
+    """What every document about a solution begins with: enough to make the same solution again."""
+    return {
+        "model": trace.model,
+        "adapter": shown_adapter(trace.adapter),
+        "revision": trace.revision,
+        "dtype": trace.dtype,
+        "tau": trace.tau,
+        "prompt_ids": list(trace.prompt_ids),
+        "style": trace.style.json() if trace.style else None,
+        "solution": trace.text,
+        "answer_before": trace.answer.json(),
+        "known": known,
+    }
 
 
-def solve(request: SolutionRequest, site: Site, cancelled: Cancelled) -> Generator[Document, None, MeasuredSolution]:
+def _solve(
+    request: SolutionRequest, site: Site, cancelled: Cancelled
+) -> Generator[Document, None, tuple[Model, Trace, str | None]]:
     """The greedy solution that is measured, with the deltas of its tokens."""
     model, job = prepare(request, site)
-    return MeasuredSolution(model, (yield from written(model, job, cancelled)), job.known)
+    return model, (yield from written(model, job, cancelled)), job.known
 
 
 def measure_outcomes(request: OutcomesRequest, site: Site, cancelled: Cancelled) -> Steps:
     """What the alternatives of a position are worth, or without one those of all forks."""
-    config = _outcome_config(request, site)
-    solved = yield from solve(request, site, cancelled)
-    model, found, known = solved.model, solved.trace, solved.known
-    if request.pos is None:
-        states: Iterator[Any] = importance(model, found, config, known=known, forks=request.forks, cancelled=cancelled)
-    else:
-        states = outcomes(model, found, request.pos, config, known=known, cancelled=cancelled)
-    state: Outcomes | Importance = yield from site.last(
-        states, lambda s: {"tokens_spent": s.tokens_spent, "budget": config.budget}
-    )
-    yield _shown(request, outcomes_json(solved, config, state))
-
-
-def outcomes_json(solved: MeasuredSolution, config: OutcomeConfig, found: Outcomes | Importance) -> dict[str, Any]:
-    """The document of either form of `rmx outcomes`."""
-    draws = {"seed": config.seed, "temperature": config.temperature, "top_p": config.top_p}
-    return solved.json() | draws | found.json()
-
-
-def _outcome_config(request: OutcomesRequest, site: Site) -> OutcomeConfig:
     samples, budget = (24, 200_000) if request.pos is None else (64, 50_000)
-    return OutcomeConfig(
+    config = OutcomeConfig(
         samples=samples if request.samples is None else request.samples,
         temperature=request.temperature,
         top_p=request.top_p,
@@ -276,29 +219,39 @@ def _outcome_config(request: OutcomesRequest, site: Site) -> OutcomeConfig:
         budget=site.at_most(request.budget, budget, "budget"),
         max_new_tokens=new_tokens(request.max_new_tokens, site),
     )
+    model, found, known = yield from _solve(request, site, cancelled)
+    if request.pos is None:
+        states: Iterator[Any] = importance(model, found, config, known=known, forks=request.forks, cancelled=cancelled)
+    else:
+        states = outcomes(model, found, request.pos, config, known=known, cancelled=cancelled)
+    state = yield from site.last(states, lambda s: {"tokens_spent": s.tokens_spent, "budget": config.budget})
+    yield _shown(request, outcomes_json(found, known, config, state))
+
+
+def outcomes_json(
+    trace: Trace, known: str | None, config: OutcomeConfig, found: Outcomes | Importance
+) -> dict[str, Any]:
+    """The document of either form of `rmx outcomes`."""
+    draws = {"seed": config.seed, "temperature": config.temperature, "top_p": config.top_p}
+    return solution_json(trace, known) | draws | found.json()
 
 
 def measure_rescue(request: RescueRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The fewest swaps that turn the answer."""
     most = new_tokens(request.max_new_tokens, site)
     config = RescueConfig(request.goal, request.budget, request.most_swaps, seed=request.seed, max_new_tokens=most)
-    solved = yield from solve(request, site, cancelled)
-    states = rescue(solved.model, solved.trace, config, known=solved.known, cancelled=cancelled)
-    state: Rescue = yield from site.last(states, lambda s: {"at": s.tried, "stage": s.sentence})
-    yield _shown(request, rescue_json(solved, config, state))
-
-
-def rescue_json(solved: MeasuredSolution, config: RescueConfig, found: Rescue) -> dict[str, Any]:
-    """The document of `rmx rescue`."""
-    return solved.json() | {"seed": config.seed} | found.json()
+    model, solved, known = yield from _solve(request, site, cancelled)
+    states = rescue(model, solved, config, known=known, cancelled=cancelled)
+    state = yield from site.last(states, lambda s: {"at": s.tried, "stage": s.sentence})
+    yield _shown(request, solution_json(solved, known) | {"seed": config.seed} | state.json())
 
 
 def measure_sofar(request: SofarRequest, site: Site, cancelled: Cancelled) -> Steps:
     """The answer at the end of each sentence."""
-    solved = yield from solve(request, site, cancelled)
-    states = sofar(solved.model, solved.trace, known=solved.known, cancelled=cancelled)
+    model, solved, known = yield from _solve(request, site, cancelled)
+    states = sofar(model, solved, known=known, cancelled=cancelled)
     state = yield from site.last(states, lambda s: {"at": len(s.points), "of": s.of})
-    yield _shown(request, solved.json() | state.json())
+    yield _shown(request, solution_json(solved, known) | state.json())
 
 
 def _shown(request: OutcomesRequest | RescueRequest | SofarRequest, found: dict[str, Any]) -> dict[str, Any]:

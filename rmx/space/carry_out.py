@@ -100,7 +100,7 @@ def _sentence(error: Exception, plan: SpacePlan) -> str:
         place=plan.space,
         sign_in=f"Log in (hf auth login), or set HF_TOKEN to one that may write to {owner}.",
         again="Run this again",
-        offline="Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, and run this again: what is done already stays done.",
+        offline="Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, and run this again: what is done stays done.",
         price=f"A {plan.sdk} Space needs a PRO or Team plan on the free CPU, and billing on other hardware{such_as}.",
     )
     return upload_sentence(error, upload)

@@ -94,7 +94,7 @@ def units_of(problems: int, clusters: Clusters = None) -> Units:
 def mean_estimates(table: ArrayLike, clusters: Clusters = None) -> list[Estimate]:
     """The mean over problems of each column with its 95 % interval, all with the same resamples.
 
-    n of an estimate is the number of problems. No interval for fewer than two units, which say nothing of how they vary.
+    n of an estimate is the number of problems. Fewer than two units say nothing of how they vary: no interval.
 
     Args:
         table: (P, M) figures between 0 and 1, a row for each problem.

@@ -93,7 +93,7 @@ def beta_quantile(p: float, a: float, b: float) -> float:
 
 @lru_cache(maxsize=1024)
 def t_quantile(dof: float) -> float:
-    """The 97.5 % quantile of Student's t: 2.776 for 4 degrees of freedom, towards 1.960 for many; they need not be whole.
+    """The 97.5 % quantile of Student's t: 2.776 for 4 degrees of freedom, towards 1.960 for many; need not be whole.
 
     By t^2 / (dof + t^2) being Beta(1/2, dof / 2).
     """

@@ -79,7 +79,7 @@ class MemoryShares:
         self._lock = threading.Lock()
 
     def admit(self, nbytes: int, owner: str | None, what: str) -> None:
-        """Raise RmxError where `what`, a noun, is larger than a visitor's share, or than everything that may be kept."""
+        """Raise RmxError where `what`, a noun, is larger than a visitor's share, or than all that may be kept."""
         room = self.share if owner is not None else self.most
         if nbytes > room:
             size, most = (f"{n / 1e6:,.1f} MB" for n in (nbytes, room))

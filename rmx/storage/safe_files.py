@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from rmx.errors import TrainError
+from rmx.errors import RmxError, TrainError
 from rmx.storage.strict_json import sendable
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,18 @@ def is_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return os.strerror(errno.ENOSPC) in str(error)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file that a user named.
+
+    Raises:
+        RmxError: it cannot be written.
+    """
+    try:
+        Path(path).write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise RmxError(f"Cannot write {path}: {error.strerror}.") from error
 
 
 def read_json(path: Path) -> Any:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rmx import __version__
 from rmx.paths import ASSETS
@@ -40,6 +40,17 @@ def tree_html(tree: Tree) -> str:
         title=" ".join((tree.title or f"A solution of {tree.model}").split())[:120],
         version=__version__,
     )
+
+
+def tree_texts(tree: Tree) -> dict[str, Callable[[], str]]:
+    """What writes a tree, by the format of its file; svg and csv show the branch that is shown."""
+    tokens = tree.tokens(tree.shown)
+    return {
+        "html": lambda: tree_html(tree),
+        "json": lambda: json.dumps(tree_document(tree), ensure_ascii=False),
+        "svg": lambda: entropy_svg(tokens, tree.tau, tree.title or tree.model),
+        "csv": lambda: tokens_csv(tokens, tree.tau),
+    }
 
 
 def read_any(text: str) -> Tree:

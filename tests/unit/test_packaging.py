@@ -214,7 +214,9 @@ def _imports(module: Path) -> set[str]:
 
 def test_nothing_shipped_names_a_machine(wheel):
     texts = [
-        n for n in wheel.namelist() if n.endswith((".py", ".json", ".jsonl", ".js", ".css", ".html", ".md", "METADATA"))
+        n
+        for n in wheel.namelist()
+        if n.endswith((".py", ".json", ".jsonl", ".js", ".css", ".html", ".md", ".txt", "METADATA"))
     ]
     found = {n: m.group() for n in texts if (m := PLACES.search(wheel.read(n).decode("utf-8")))}
     assert found == {}

@@ -8,9 +8,9 @@ from textwrap import dedent
 
 import pytest
 
+from rmx.cli.main import read_help
 from rmx.library.training import TrainedRun
 from rmx.models.workspace import Workspace
-from rmx.service import API
 from tests.helpers.live import running
 
 README = Path(__file__).parents[2] / "README.md"
@@ -31,7 +31,9 @@ def promised_by(block: str) -> list[str]:
 def test_the_examples_of_the_api_print_what_it_says(mini):
     space = Workspace("cpu", loader=lambda spec: mini)
     space.model("mini")
-    block = dedent("\n".join(line for line in API.splitlines() if line.startswith("    ") and "-d '" not in line))
+    block = dedent(
+        "\n".join(line for line in read_help()["api"].splitlines() if line.startswith("    ") and "-d '" not in line)
+    )
     assert block.count("predict(") == 3
     with running(space) as url:
         assert said_by(block.replace(ADDRESS, url), {}) == promised_by(block) != []

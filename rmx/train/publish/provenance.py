@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from huggingface_hub import metadata_load
+
 from rmx.data.problem_sets import SETS
 from rmx.models.load import Model
 from rmx.models.presets import preset_of
@@ -99,8 +101,7 @@ def base_of(model: Model) -> BaseFacts:
 
 
 def _own_licence(folder: Path) -> str | None:
-    from huggingface_hub import metadata_load
-
+    """The licence that a model folder's own card names."""
     try:
         found = (metadata_load(folder / "README.md") or {}).get("license")
     except (OSError, ValueError):  # no card, or none that can be read

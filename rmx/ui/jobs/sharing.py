@@ -4,7 +4,6 @@ Nothing that comes in is believed: links and files are read strictly, models go 
 and what was read from a file is labelled as recorded until it has been decoded here.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -12,13 +11,12 @@ from rmx.config import check_tau
 from rmx.engine.fair_queue import current_owner
 from rmx.errors import RmxError, SwapError
 from rmx.explore.branches import Branch, Origin
-from rmx.trees.document import tree_document
 from rmx.trees.gallery import load_tree
 from rmx.trees.link import ReplayPlan, link_of, recipe_of, unpack
 from rmx.trees.recorded import recorded_runs
 from rmx.trees.save_to_hub import save_tree
 from rmx.trees.tree import Tree, tree_of
-from rmx.trees.tree_page import entropy_svg, read_any, tokens_csv, tree_html
+from rmx.trees.tree_page import read_any, tree_texts
 from rmx.trees.verify import TreeReplay
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.page_jobs import Message, download, field_of
@@ -39,13 +37,13 @@ class Sharing:
     def file(self, data: object) -> Message:
         """{"run", "pos", "tau", "format": "json" | "html" | "svg" | "csv"} -> {"name", "mime", "text"}."""
         tree = self._tree(data)
-        return download(_slug(tree), _texts(tree), field_of(data, "format"))
+        return download(_slug(tree), tree_texts(tree), field_of(data, "format"))
 
     def save(self, data: object) -> Message:
         """{"run", "pos", "tau", "repo", "token"} -> {"url"}: the tree in a dataset of the visitor's on the Hub."""
         tree = self._tree(data)
         repo, token = (str(field_of(data, key) or "").strip() for key in ("repo", "token"))
-        return {"url": save_tree(_texts(tree)["json"](), f"{_slug(tree)}.json", repo, token)}
+        return {"url": save_tree(tree_texts(tree)["json"](), f"{_slug(tree)}.json", repo, token)}
 
     def _tree(self, data: object) -> Tree:
         run, pos, tau = self.explorer.runs.get(field_of(data, "run")), field_of(data, "pos"), field_of(data, "tau")
@@ -105,16 +103,6 @@ class Sharing:
             origin.same, origin.verdict = verdict.same, verdict.said
         if replay.shown is not None:
             yield self.explorer.message(replay.shown, 0, whole=True)
-
-
-def _texts(tree: Tree) -> dict[str, Callable[[], str]]:
-    """A tree's text by the format of the file."""
-    return {
-        "json": lambda: json.dumps(tree_document(tree), ensure_ascii=False),
-        "html": lambda: tree_html(tree),
-        "svg": lambda: entropy_svg(tree.tokens(tree.shown), tree.tau, tree.title or tree.model),
-        "csv": lambda: tokens_csv(tree.tokens(tree.shown), tree.tau),
-    }
 
 
 def _slug(tree: Tree) -> str:

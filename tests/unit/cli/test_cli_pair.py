@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rmx.cli import pair as cli_pair
 from rmx.cli.main import main
 from rmx.data.problem_sets import load_set
+from rmx.progress import Progress
 from rmx.stats.intervals import wilson
 from tests.unit.cli.test_cli import run
 
@@ -210,15 +210,12 @@ def test_a_real_model_with_an_adapter_trained_on_the_spot(capsys, tmp_path, smol
 def test_ctrl_c_ends_a_run_and_reports_what_is_there(verb, monkeypatch, capsys):
     reports = []
 
-    def tell(_what):
-        def interrupt(report):
-            reports.append(report)
-            if len(reports) == 1:
-                os.kill(os.getpid(), signal.SIGINT)
+    def interrupt(*_):
+        reports.append(True)
+        if len(reports) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
 
-        return interrupt
-
-    monkeypatch.setattr(cli_pair, "_progress", tell)
+    monkeypatch.setattr(Progress, "__call__", interrupt)
     before = signal.getsignal(signal.SIGINT)
     assert main([*verb, "--limit", "40", "--json"]) == 0
     assert signal.getsignal(signal.SIGINT) is before

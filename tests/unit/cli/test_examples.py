@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from rmx.cli.examples import EPILOGS
-from rmx.cli.main import _parser, main
+from rmx.cli.main import VERBS, _parser, main, read_help
 from rmx.engine.engine import PrefixCache
 from rmx.models.load import load
 from rmx.models.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
 FILES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "BENCHMARKS.md")}
-TEXTS = {f"rmx {name} --help": text for name, text in EPILOGS.items()} | FILES
+TEXTS = {f"rmx {name} --help": text for name, text in read_help().items()} | FILES
 
 
 def commands_of(text: str) -> list[tuple[str, list[str]]]:
@@ -44,7 +43,7 @@ def test_there_are_examples_of_every_command():
     [verbs] = [action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
     shown = {words_of(command)[0] for _, command, _ in CASES}
     assert set(verbs.choices) - shown <= {"serve", "api", "doctor"}
-    assert set(EPILOGS) <= set(verbs.choices)
+    assert set(read_help()) <= set(verbs.choices)
 
 
 @pytest.mark.parametrize(("where", "command"), [case[:2] for case in CASES])
@@ -79,10 +78,14 @@ def test_examples_print_what_stands_below_them(command, output, mini, monkeypatc
         assert said == wanted
 
 
-def test_help_prints_the_examples(capsys):
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_says_what_a_command_does_and_prints_its_text(verb, capsys):
     with pytest.raises(SystemExit):
-        main(["trace", "--help"])
-    assert "$ rmx trace --problem 241 --swap 28=879" in capsys.readouterr().out
+        main([verb, "--help"])
+    said = capsys.readouterr().out
+    about = VERBS[verb][0]
+    assert " ".join(said.split("\n\n")[1].split()).rstrip(".") == about[0].upper() + about[1:]
+    assert said.endswith(read_help().get(verb, "") + "\n")
 
 
 def test_the_api_is_told(capsys):

@@ -17,6 +17,7 @@ from rmx.library.notebook import NotebookProgress, cell, chart, to_frame
 from rmx.library.results import ArmsDocument
 from rmx.models.load import load
 from rmx.models.workspace import Workspace
+from rmx.service import sets  # noqa: F401  imported before `bundled` replaces the Workspace that it annotates with
 from rmx.storage.rendering import render
 
 TIMES = ("seconds", "reuse", "usd")
