@@ -13,6 +13,8 @@ from rmx.models.workspace import Workspace
 from rmx.service import API
 from tests.helpers.live import running
 
+pytestmark = pytest.mark.slow
+
 README = Path(__file__).parents[2] / "README.md"
 ADDRESS = "http://127.0.0.1:7860"
 
