@@ -12,7 +12,7 @@ IMAGE ?= rmx
 SEEDS ?= 1 2 3
 # Test processes side by side, each with one thread of its own; a file's tests stay together.
 WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help run check test verify lint licences audit lock test-gpu bench demo-train wheel image image-check chromium clean FORCE
 help:      ## this list

@@ -158,7 +158,9 @@ def test_killed_process_shows_as_interrupted_with_resume(open_page: Open, url: s
     expect(page.locator("#train").get_by_role("button", name="Resume")).to_be_visible()
 
 
-def test_a_stranger_sees_a_run_and_cannot_stop_it(open_page: Open, browser: Browser, url: str, runs: Path) -> None:
+def test_while_a_run_trains_explore_answers_and_a_stranger_cannot_stop_it(
+    open_page: Open, browser: Browser, url: str, runs: Path
+) -> None:
     page = open_train(open_page, url)
     hurry(page, epochs=60, seed=6)
     page.locator("#train-start").click()
@@ -174,23 +176,13 @@ def test_a_stranger_sees_a_run_and_cannot_stop_it(open_page: Open, browser: Brow
     expect(state(other)).to_contain_text("running", ignore_case=True)
     expect(other.locator("#train").get_by_role("button", name="Stop", exact=True)).to_be_hidden()
     other.close()
-    assert run.alive
-    page.get_by_role("button", name="Stop", exact=True).click()
-    expect(state(page)).to_contain_text("stopped", timeout=60_000, ignore_case=True)
-
-
-def test_explore_answers_while_a_run_trains(open_page: Open, url: str, runs: Path) -> None:
-    page = open_train(open_page, url)
-    hurry(page, epochs=60, seed=7)
-    page.locator("#train-start").click()
-    expect(state(page)).to_contain_text("running", timeout=60_000, ignore_case=True)
-    run = newest(runs)
     page.get_by_role("tab", name="Explore").click()
     page.get_by_role("button", name="Solve").click()
     expect(page.locator("#view")).to_contain_text("answer", timeout=30_000)
     assert run.alive
-    run.request_stop()
-    wait_for(lambda: not run.alive)
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(state(page)).to_contain_text("stopped", timeout=60_000, ignore_case=True)
 
 
 def test_a_phone_reaches_every_tab_and_the_start_button(open_page: Open, url: str) -> None:
@@ -202,14 +194,15 @@ def test_a_phone_reaches_every_tab_and_the_start_button(open_page: Open, url: st
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_a_refusal_is_said_each_time(open_page: Open, url: str) -> None:
-    page = open_train(open_page, url)
+def test_a_value_that_cannot_be_used_is_said_each_time(open_page: Open, url: str, runs: Path) -> None:
+    page, before = open_train(open_page, url), len(RunStore(runs).all())
     fill(page, lr="quick")
     alert = page.locator("#train [role=alert]")
     for _ in range(2):
         page.locator("#train-start").click()
         expect(alert).to_contain_text("lr must be a number")
         page.evaluate("document.querySelector('#train [role=alert]').textContent = ''")
+    assert len(RunStore(runs).all()) == before
 
 
 def test_thresholds_to_sweep_become_part_of_the_command(open_page: Open, url: str, runs: Path) -> None:
@@ -226,15 +219,6 @@ def test_thresholds_to_sweep_become_part_of_the_command(open_page: Open, url: st
     fill(page, sweep="1.2", tau="1")
     page.locator("#train-start").click()
     expect(page.locator("#train [role=alert]")).to_contain_text("Leave out tau")
-    assert len(RunStore(runs).all()) == before
-
-
-def test_a_value_that_cannot_be_used_is_said(open_page: Open, url: str, runs: Path) -> None:
-    page = open_train(open_page, url)
-    before = len(RunStore(runs).all())
-    fill(page, lr="quick")
-    page.locator("#train-start").click()
-    expect(page.locator("#train [role=alert]")).to_contain_text("lr must be a number")
     assert len(RunStore(runs).all()) == before
 
 

@@ -115,31 +115,29 @@ def test_one_glance_tells_where_a_run_is(page: Page) -> None:
     expect(part(page, "Curves").get_by_role("heading")).to_be_in_viewport()
 
 
-@pytest.mark.parametrize(
-    ("run", "title", "says", "buttons"),
-    [
-        ("queued", "Queued 2 runs ahead", "", ["Stop"]),
-        ("blank", "Running getting ready", "", ["Stop"]),
-        ("interrupted", "Interrupted", "Kept: 1,600 rollouts, the selection, checkpoint step_50. Resume", ["Resume"]),
-        ("stopped", "Stopped", "StoppedKept: 1,600 rollouts, the selection, checkpoint step_50.", ["Resume"]),
-        ("failed", "Failed", "The disk is full. Make room and resume the run. Kept: 1,400 rollouts.", ["Resume"]),
-        ("guarded", "Stopped", "Guard: worse than the base on validation" + world.FELL, ["Resume"]),
-        ("early", "Done", "Stopped earlyNo better pass@1 in 3 checks; step_50 becomes the adapter.", []),
-    ],
-)
-def test_states_are_told_in_words_with_what_to_do(
-    page: Page, run: str, title: str, says: str, buttons: list[str]
-) -> None:
-    watch(page, run)
-    expect(state(page)).to_contain_text(title)
-    expect(state(page).locator("svg")).to_have_count(1)
-    if says:
-        expect(page.get_by_role("note")).to_contain_text(says)
-    else:
-        expect(page.get_by_role("note")).to_have_count(0)
-    for name in ("Stop", "Resume"):
-        button = page.get_by_role("button", name=name, exact=True)
-        expect(button).to_be_visible() if name in buttons else expect(button).to_be_hidden()
+STATES: list[tuple[str, str, str, list[str]]] = [
+    ("queued", "Queued 2 runs ahead", "", ["Stop"]),
+    ("blank", "Running getting ready", "", ["Stop"]),
+    ("interrupted", "Interrupted", "Kept: 1,600 rollouts, the selection, checkpoint step_50. Resume", ["Resume"]),
+    ("stopped", "Stopped", "StoppedKept: 1,600 rollouts, the selection, checkpoint step_50.", ["Resume"]),
+    ("failed", "Failed", "The disk is full. Make room and resume the run. Kept: 1,400 rollouts.", ["Resume"]),
+    ("guarded", "Stopped", "Guard: worse than the base on validation" + world.FELL, ["Resume"]),
+    ("early", "Done", "Stopped earlyNo better pass@1 in 3 checks; step_50 becomes the adapter.", []),
+]
+
+
+def test_states_are_told_in_words_with_what_to_do(page: Page) -> None:
+    for run, title, says, buttons in STATES:
+        watch(page, run)
+        expect(state(page)).to_contain_text(title)
+        expect(state(page).locator("svg")).to_have_count(1)
+        if says:
+            expect(page.get_by_role("note")).to_contain_text(says)
+        else:
+            expect(page.get_by_role("note")).to_have_count(0)
+        for name in ("Stop", "Resume"):
+            button = page.get_by_role("button", name=name, exact=True)
+            expect(button).to_be_visible() if name in buttons else expect(button).to_be_hidden()
 
 
 def test_a_dry_run_goes_on_with_the_chosen_threshold(page: Page) -> None:

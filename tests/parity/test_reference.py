@@ -35,10 +35,14 @@ def test_all_recorded_runs_are_here():
 
 
 SLOW_TWICE = ("fullseq", "positive_only", "correct_sft")  # 84 micro-batches each, and alike to `adv_ce`
-BOTH = [(run, whole) for run in RUNS for whole in (False, True) if not (whole and run in SLOW_TWICE)]
+WHOLE = [
+    pytest.param(run, True, marks=() if run.startswith("adv_ce") else pytest.mark.long)
+    for run in RUNS
+    if run not in SLOW_TWICE
+]
 
 
-@pytest.mark.parametrize(("run", "whole"), BOTH)
+@pytest.mark.parametrize(("run", "whole"), [*((run, False) for run in RUNS), *WHOLE])
 def test_every_micro_batch(run, whole):
     wanted = expected(run)["steps"]
     steps, _ = trained(run, whole)

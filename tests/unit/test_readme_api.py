@@ -13,6 +13,8 @@ from rmx.library.training import TrainedRun
 from rmx.models.workspace import Workspace
 from tests.helpers.live import running
 
+pytestmark = pytest.mark.slow
+
 README = Path(__file__).parents[2] / "README.md"
 ADDRESS = "http://127.0.0.1:7860"
 

@@ -13,6 +13,7 @@ from rmx.bench.base_and_adapter import (
     _text,
     bench_pair,
     one_set,
+    peaks,
     reading_difference,
     step_difference,
     two_models,
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 LOADS = {"tiny": lambda: wrap(qwen()), "mini": partial(load, "mini", "cpu")}
 RATIO = {"value", "low", "high", "n"}
+PEAKS = {"imports": 300.0, "one_set": 400.0, "two_models": 800.0}
 
 
 @pytest.fixture(params=LOADS)
@@ -40,7 +42,8 @@ def document(capsys, *argv):
     return json.loads(capsys.readouterr().out)
 
 
-def test_bench_pair_gives_every_figure(capsys):
+def test_bench_pair_gives_every_figure(capsys, monkeypatch):
+    monkeypatch.setattr("rmx.bench.base_and_adapter.peaks_of", lambda *_: PEAKS)  # which starts three processes
     got = document(capsys, "pair", "--rounds", "1")
     for name in ("read_one_set / read_two_models", "read_one_set / read_merged", "two_steps / mixed_step"):
         assert set(got[name]) == RATIO
@@ -55,10 +58,17 @@ def test_bench_pair_gives_every_figure(capsys):
     assert got["weights_one_set / weights_two_models"] == pytest.approx(quotient)
     assert set(got["read_ms"]) == {"one_set", "two_models", "merged"}
     assert set(got["step_ms"]) == {"two_steps", "mixed_step"}
-    peaks = got["peak_mb"]
-    assert 100 < peaks["imports"] < peaks["one_set"]  # resident, with torch in it
-    assert got["peak_one_set / peak_two_models"] == pytest.approx(peaks["one_set"] / peaks["two_models"])
+    assert got["peak_mb"] == PEAKS
+    assert got["peak_one_set / peak_two_models"] == 0.5
     assert got["environment"]["model"] == "mini"
+
+
+@pytest.mark.long
+def test_each_side_tells_the_peak_of_a_process_of_its_own():
+    found = peaks("mini", "cpu", "float32")
+    told = found["peak_mb"]
+    assert 100 < told["imports"] < told["one_set"]  # resident, with torch in it
+    assert found["peak_one_set / peak_two_models"] == pytest.approx(told["one_set"] / told["two_models"])
 
 
 def test_one_set_scores_a_text_as_two_models_do(pairs):

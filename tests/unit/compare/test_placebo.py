@@ -57,6 +57,7 @@ def test_the_closest_step_that_was_tried_is_taken(rl, texts, monkeypatch):
     assert tried[noise.adapter] == disagreements(noise, texts[:4])
 
 
+@pytest.mark.slow
 def test_choices_are_those_of_a_plain_network_at_the_completions_places(rl, texts, plain_mini, plain_rl):
     with rl.turn():
         base, adapted = (choices(rl.base, a, texts[:2]) for a in (None, rl.adapter))
@@ -159,6 +160,7 @@ def test_beside_two_checkpoints_it_stands_on_the_base():
     assert check_base(pair, ids).holds
 
 
+@pytest.mark.slow
 def test_a_stop_ends_the_search(rl, texts):
     with rl.turn():
         noise = placebo_pair(rl, texts[:2], seed=9, cancelled=lambda: True)

@@ -187,6 +187,7 @@ def test_a_given_text_is_read(model, printed, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_what_an_answer_hangs_on_is_the_document_of_its_command(model, printed):
     solution, words = model.solve(problem="241"), ["--problem", "241"]
     one = solution.outcomes(at=28, samples=8, progress=False)
@@ -200,6 +201,7 @@ def test_what_an_answer_hangs_on_is_the_document_of_its_command(model, printed):
         solution.outcomes(at=28, sample=8)
 
 
+@pytest.mark.slow
 def test_shifts_of_a_solution_have_the_figures_of_the_command(model, printed):
     found = model.with_adapter("rl").shifts(model.solve(problem="241")).json()
     document = printed("shifts", "--problem", "241")
@@ -213,6 +215,7 @@ def test_shifts_of_a_solution_have_the_figures_of_the_command(model, printed):
     assert (found["positions"], found["disagreements"]) == (document["positions"], document["disagreements"])
 
 
+@pytest.mark.slow
 def test_a_set_is_the_document_of_its_command(model, printed):
     pair = model.with_adapter("rl")
     shifts = pair.shifts("mini:test", limit=2, placebo=False, keep=False, progress=False)
@@ -222,6 +225,7 @@ def test_a_set_is_the_document_of_its_command(model, printed):
     assert plain(arms.json()) == plain(printed("intervene", *words, "--arms", "base,oracle"))
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_the_document_of_eval(model, printed):
     pair = model.with_adapter("rl")
     found = rmx.evaluate([model, pair], "mini:test", n=2, limit=2, keep=False, progress=False)
@@ -312,6 +316,7 @@ def test_what_a_model_says_is_escaped():
     assert {"<script>", "<b>", "<u>", "<s>", "<q>", "<code>"} <= set(Tags(shown).texts)
 
 
+@pytest.mark.slow
 def test_every_result_shows_itself(model):
     solution, pair = model.solve(problem="241"), model.with_adapter("rl")
     results = [

@@ -506,12 +506,14 @@ import time
 from pathlib import Path
 from rmx.runs.store import RunStore
 store = RunStore(Path({str(store.root)!r}), {FAKE!r})
+print("ready", flush=True)
 input()
 for _ in range(20):
     store.look()
 """
-    apps = [subprocess.Popen([sys.executable, "-c", look], stdin=subprocess.PIPE) for _ in range(4)]
-    time.sleep(1.5)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    apps = [subprocess.Popen([sys.executable, "-c", look], **pipes) for _ in range(4)]
+    assert {one.stdout.readline() for one in apps} == {b"ready\n"}
     for one in apps:
         one.stdin.write(b"\n")
         one.stdin.flush()

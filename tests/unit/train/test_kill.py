@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from rmx.runs.folder import RunFolder
 from tests.helpers.training_runs import delays, finish, kill_in, tiny_run
 
+pytestmark = pytest.mark.slow
+
 ADAPTER = Path("adapter") / "adapter_model.safetensors"
 
 

@@ -134,6 +134,7 @@ def stage(path: str, threads: int) -> None:
         log.append(rollout)
 
 
+@pytest.mark.long  # test_kill.py has a run that is killed in each stage, in this one too
 def test_a_stage_killed_again_and_again_makes_the_same_file(tmp_path, whole) -> None:
     unbroken, killed = RolloutLog(tmp_path / "a.jsonl", {"seed": 5}), tmp_path / "b.jsonl"
     for rollout in whole:
