@@ -80,10 +80,11 @@ class Generation:
         try:
             with closing(scheduler_of(self.model.engine).run(self._decoding(), ticket)) as news:
                 for _ in news:
-                    while given < len(self.tokens):
-                        given += 1
+                    fresh = self.tokens[given:]  # more of them may come while these are looked at
+                    given += len(fresh)
+                    for token in fresh:
                         self.seconds = time.perf_counter() - began
-                        yield self.tokens[given - 1]
+                        yield token
         finally:
             self.seconds = time.perf_counter() - began
 

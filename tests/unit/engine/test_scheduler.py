@@ -283,7 +283,8 @@ def test_many_visitors_in_threads_get_their_own_tokens(mini):
         with as_owner(f"visitor {i}"):
             run = Branch(mini, asked[i], prompt="", tree="")
             counts = [count for count in run.steps() if count]
-            assert counts == list(range(1, len(run.tokens) + 1))
+            assert counts == sorted(counts)
+            assert counts[-1] == len(run.tokens)
             found[i] = run.trace
 
     threads = [threading.Thread(target=visit, args=[i]) for i in range(len(asked))]
