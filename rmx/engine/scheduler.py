@@ -44,6 +44,9 @@ class Decoding:
         take: called with each new token; True ends the stream, that token included.
         cancelled: asked before each step; ends the stream.
         alone: it shares no batch. reuse: False computes everything anew and keeps nothing.
+        like: another stream with the same ids, asked for before this one, whose keys and values are copied.
+        first: a token that is put behind the ids; the model chooses from the one after it on.
+        ahead: how many tokens may wait for the listener. keeps: whether its text is kept for later prefixes.
     """
 
     ids: Sequence[int]
@@ -57,6 +60,10 @@ class Decoding:
     reuse: bool = True
     read_from: int | None = None
     on_read: Callable[[int, Tensor], None] | None = None
+    like: "Decoding | None" = None
+    first: int | None = None
+    ahead: int = AHEAD
+    keeps: bool = True
     owner: RequestOwner = field(default_factory=current_owner.get)
 
     # The scheduler's own:
@@ -72,7 +79,7 @@ class Decoding:
     @property
     def behind(self) -> bool:
         """Whether its listener has enough to do for now."""
-        return self.made - self.heard >= AHEAD
+        return self.made - self.heard >= self.ahead
 
 
 class Scheduler:
@@ -93,22 +100,25 @@ class Scheduler:
         """Slots and width of the pass that serves the streams together; None where there is none."""
         return self._arena.bucket if self._arena and self._arena.slots else None
 
-    def run(self, row: Decoding, ticket: Ticket) -> Generator[None]:
-        """Decode one stream; yields when `take` or `opened` has been called, once or several times.
+    def run(self, rows: Sequence[Decoding], ticket: Ticket) -> Generator[None]:
+        """Decode streams to their ends, one after the other; yields when `take` or `opened` has been called of it.
 
         Args:
+            rows: usually one; the others go on while the first is listened to.
             ticket: a shared one of the engine's line, whose turn has come; it may have to wait again in between.
 
         Raises:
             ModelError: the adapter was dropped meanwhile, or the weights are gone. Whatever a step raises.
         """
         with self._changed:
-            self._rows.append(row)
+            self._rows += rows
         try:
-            while self._has_news(row, ticket):
-                yield
+            for row in rows:
+                while self._has_news(row, ticket):
+                    yield
         finally:
-            self._close(row)
+            for row in rows:
+                self._close(row)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -175,9 +185,10 @@ class Scheduler:
             self._give_way()
             return
         live = [row for row in rows if not row.ended]
-        fresh = next((row for row in live if row.stream is None and row.slot is None), None)
+        fresh = next((row for row in live if row.stream is None and row.like is None), None)
         if fresh is not None:
-            self._guard([fresh], partial(self._read, fresh, alone=len(live) == 1))
+            copies = [row for row in live if row.like is fresh]
+            self._guard([fresh, *copies], partial(self._read, fresh, copies, len(live) == 1 + len(copies)))
         going = [row for row in live if row.pending is not None and not row.ended]
         together = self._together(going)
         ready = [row for row in going if not row.behind and row is not fresh]
@@ -207,7 +218,7 @@ class Scheduler:
         for ticket in self._engine.queue.step_back():
             self._engine.queue.rejoin(ticket)
 
-    def _read(self, row: Decoding, alone: bool) -> None:
+    def _read(self, row: Decoding, copies: Sequence[Decoding], alone: bool) -> None:
         """Read the ids of a stream, or a piece of them where others go on; then comes its first token."""
         engine = self._engine
         self._switch(row.adapter)
@@ -227,12 +238,26 @@ class Scheduler:
         if stream is None:
             return
         row.stream, row.opening = stream, None
-        over = row.opened(stream.reuse)
+        layers = [(layer.keys, layer.values) for layer in stream.cache.layers] if copies else []
+        for copy in copies:
+            cache = engine.cache_of(layers, len(row.ids))
+            copy.stream = Stream(engine, row.adapter, row.ids, cache, stream.reuse)
+        if copies and row.reuse:
+            with as_owner(row.owner):
+                stream.save()
+        for one in (row, *copies):
+            self._begin(one, stream)
+
+    def _begin(self, row: Decoding, read: Stream) -> None:
+        """Let a stream go on whose ids are read."""
+        over = row.opened(read.reuse)
         row.made += 1
         if over or row.cancelled():
             self._end(row)
+        elif row.first is None:
+            self._deliver([row], read.logits[None])
         else:
-            self._deliver([row], stream.logits[None])
+            row.pending = row.first
 
     def _together(self, rows: Sequence[Decoding]) -> Sequence[Decoding]:
         """The streams that are rows of one batch: all that can be, from two on."""
@@ -305,7 +330,7 @@ class Scheduler:
         try:
             if row.stream is not None:
                 stream = self._own_stream(row)
-                if row.reuse:
+                if row.reuse and row.keeps:
                     with as_owner(row.owner):
                         stream.save()
         finally:

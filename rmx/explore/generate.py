@@ -10,13 +10,12 @@ from torch import Tensor
 
 from rmx.config import Sampling
 from rmx.engine.decoding_memory import row_bytes
-from rmx.engine.engine import split_key
 from rmx.engine.fair_queue import Ticket
 from rmx.engine.scheduler import Decoding, scheduler_of
 from rmx.engine.token_draws import TokenFigures, figures_of, prompt_key, uniform
 from rmx.errors import PromptError
 from rmx.grading.answers import CUT, StopRule
-from rmx.models.adapter_facts import why_not_linear
+from rmx.models.adapter_facts import scales
 from rmx.models.load import Model
 from rmx.models.stopping import stop_after
 from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace
@@ -78,7 +77,7 @@ class Generation:
             return
         began, given = time.perf_counter(), len(self.tokens)
         try:
-            with closing(scheduler_of(self.model.engine).run(self._decoding(), ticket)) as news:
+            with closing(scheduler_of(self.model.engine).run([self._decoding()], ticket)) as news:
                 for _ in news:
                     fresh = self.tokens[given:]  # more of them may come while these are looked at
                     given += len(fresh)
@@ -166,17 +165,11 @@ class Generation:
             take,
             self.cancelled,
             adapter=job.adapter,
-            alone=job.cold or not self._scales(),
+            alone=job.cold or not scales(model, job.adapter),
             reuse=not job.cold,
             read_from=start if given else None,
             on_read=self._reader(given, len(kept), found),
         )
-
-    def _scales(self) -> bool:
-        """Whether the adapter is one that rows of a batch can have apart, or there is none."""
-        adapter, engine = self.job.adapter, self.model.engine
-        name = split_key(adapter)[0] if adapter else None
-        return name is None or (name in engine.adapters and why_not_linear(engine.model.peft_config[name]) is None)
 
     def _known_first(self, kept: Sequence[TokenDist]) -> TokenDist | None:
         """The forced token's statistics where the replaced token's distribution already holds them."""

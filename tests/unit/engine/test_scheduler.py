@@ -11,13 +11,14 @@ import torch
 from rmx.config import Sampling
 from rmx.engine import fair_queue, scheduler
 from rmx.engine.arena import WIDTH, Arena, row_step, takes_rows
+from rmx.engine.batch import continue_batch
 from rmx.engine.engine import lora_layers
 from rmx.engine.fair_queue import FairQueue, RequestOwner, as_owner
 from rmx.engine.scheduler import AHEAD, scheduler_of
 from rmx.errors import ModelError
 from rmx.explore.branches import Branch
 from rmx.explore.generate import Generation, Job
-from rmx.explore.swap import swap_job
+from rmx.explore.swap import look_ahead, swap_job
 
 pytestmark = pytest.mark.slow
 
@@ -179,6 +180,23 @@ def test_swaps_beside_other_streams_go_on_from_what_is_kept(tiny):
     for job, trace in zip(swaps, together, strict=True):
         assert trace.reuse.computed <= 2
         close(trace, Generation(tiny, replace(job, cold=True)).run())
+
+
+def test_look_aheads_go_on_beside_a_stream_and_are_those_of_a_batch(rl):
+    model = rl.base
+    for adapter in (None, rl.adapter):
+        trace = Generation(model, replace(jobs(model)[2], adapter=adapter)).run()
+        prefix, firsts = [*trace.prompt_ids, *trace.ids[:5]], [c.id for c in trace.tokens[5].top[:5]]
+        with model.engine.queue.turn(), model.engine.using(adapter):
+            expected = continue_batch(model.engine, prefix, firsts, max_new=9, over=lambda r, t: t in model.stop_ids)
+        watched = Generation(model, jobs(model)[0])
+        stream = iter(watched)
+        next(stream)
+        assert look_ahead(model, prefix, firsts, adapter, length=8) == expected
+        assert len(watched.tokens) > 5  # it has gone on meanwhile
+        list(stream)
+        close(watched.trace(), Generation(model, replace(watched.job, cold=True)).run())
+        assert scheduler_of(model.engine).bucket is None
 
 
 def test_models_that_cannot_share_a_step_take_theirs_in_turn(sliding):
