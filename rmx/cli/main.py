@@ -202,7 +202,19 @@ def define_bench(bench: argparse.ArgumentParser) -> None:
 
     bench.add_argument(
         "what",
-        choices=["decode", "swap", "branches", "forks", "pair", "outcomes", "rollouts", "train", "ui", "public"],
+        choices=[
+            "decode",
+            "swap",
+            "branches",
+            "streams",
+            "forks",
+            "pair",
+            "outcomes",
+            "rollouts",
+            "train",
+            "ui",
+            "public",
+        ],
     )
     add_model(bench)
     bench.add_argument("--rounds", type=int, default=7)
