@@ -32,6 +32,7 @@ HALF_LIFE = 30.0  # seconds after which what somebody had counts half
 MOST_KNOWN = 20_000  # addresses, and owners, whose use is remembered
 MOST_BEGUN, BEGUN_EACH = 12, 3  # turns of one kind begun and not ended: of all, of one address
 SEATS, SEATS_EACH = 32, 8  # shared tickets begun and not ended: of all, of one owner
+SHARED_WAIT = 1.0  # seconds after which a shared turn, which may never end, gives way to work of its kind
 SEAT_BYTES = 512 << 20  # of keys and values that the shared tickets of one engine may take; one may always begin
 ENDING = -1_000_000  # the kind of a ticket that goes before all others
 SMOOTH = 0.2  # weight of the newest turn in the mean length of a turn
@@ -208,9 +209,13 @@ class FairQueue:
                 max(r[2] for r in ranks),
                 max(r[3] for r in ranks),
             )
-            shared = holders[0].shared
-            able = (t for t in self._able() if t not in holders and not (shared and t.shared))
-            return any(self._rank(t, now) < group for t in able)
+            if not holders[0].shared:
+                return any(self._rank(t, now) < group for t in self._able() if t not in holders)
+            return any(
+                self._rank(t, now) < group or (t.who.kind <= group[0] and now - t.came >= SHARED_WAIT)
+                for t in self._able()
+                if not t.shared
+            )
 
     def hurry(self, ticket: Ticket) -> None:
         """Let the next turn be this ticket's: its work was called off, and all it does with it is to end."""

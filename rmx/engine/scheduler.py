@@ -188,7 +188,7 @@ class Scheduler:
         fresh = next((row for row in live if row.stream is None and row.like is None), None)
         if fresh is not None:
             copies = [row for row in live if row.like is fresh]
-            self._guard([fresh, *copies], partial(self._read, fresh, copies, len(live) == 1 + len(copies)))
+            self._guard([fresh, *copies], partial(self._read, fresh, copies))
         going = [row for row in live if row.pending is not None and not row.ended]
         together = self._together(going)
         ready = [row for row in going if not row.behind and row is not fresh]
@@ -218,9 +218,13 @@ class Scheduler:
         for ticket in self._engine.queue.step_back():
             self._engine.queue.rejoin(ticket)
 
-    def _read(self, row: Decoding, copies: Sequence[Decoding], alone: bool) -> None:
+    def _read(self, row: Decoding, copies: Sequence[Decoding]) -> None:
         """Read the ids of a stream, or a piece of them where others go on; then comes its first token."""
         engine = self._engine
+
+        def in_one_go() -> bool:
+            return row.alone or all(other in (row, *copies) for other in self._rows)
+
         self._switch(row.adapter)
         with as_owner(row.owner):
             if row.opening is None:
@@ -230,10 +234,10 @@ class Scheduler:
                     reuse=row.reuse,
                     read_from=row.read_from,
                     on_read=row.on_read,
-                    chunk=lambda: PREFILL if row.alone or len(self._rows) == 1 else CHUNK,
+                    chunk=lambda: PREFILL if in_one_go() else CHUNK,
                 )
             stream = next(row.opening)
-            while stream is None and alone:
+            while stream is None and in_one_go():
                 stream = next(row.opening)
         if stream is None:
             return

@@ -13,7 +13,7 @@ from rmx.engine import fair_queue, scheduler
 from rmx.engine.arena import WIDTH, Arena, row_step, takes_rows
 from rmx.engine.batch import continue_batch
 from rmx.engine.engine import lora_layers
-from rmx.engine.fair_queue import FairQueue, RequestOwner, as_owner
+from rmx.engine.fair_queue import FairQueue, Kind, RequestOwner, as_owner
 from rmx.engine.scheduler import AHEAD, scheduler_of
 from rmx.errors import ModelError
 from rmx.explore.branches import Branch
@@ -388,3 +388,22 @@ def test_who_shares_gives_way_together_and_each_counts_its_part(monkeypatch):
     queue.leave(alone)
     assert queue.holds(a)
     assert queue.holds(b)
+
+
+def test_a_shared_turn_does_not_keep_work_of_its_kind_waiting_for_an_end_that_never_comes(monkeypatch):
+    """Also where whoever asks has had most: streams of others may join for ever."""
+    clock = [0.0]
+    monkeypatch.setattr(fair_queue.time, "monotonic", lambda: clock[0])
+    queue = FairQueue()
+    seat(queue, "anna")
+    seat(queue, "ben")
+    with as_owner("anna"):
+        question = queue.enter()
+    with as_owner(RequestOwner("carl", kind=Kind.MEASURED)):
+        queue.enter()
+    clock[0] = 0.9
+    assert not queue.overdue()
+    clock[0] = 1.1
+    assert queue.overdue()
+    queue.leave(question)
+    assert not queue.overdue()  # what is measured waits longer
