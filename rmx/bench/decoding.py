@@ -1,6 +1,9 @@
-"""Decoding against transformers: one row, a swap, branches."""
+"""Decoding against transformers: one row, a swap, branches; and many streams against one after the other."""
 
 import statistics
+from collections.abc import Sequence
+from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -98,6 +101,31 @@ def branches(model: Model, rounds: int, at: int = 200, length: int = 24) -> dict
         "same_tokens": same,
         "batch_ms": 1000 * statistics.median(fast),
     }
+
+
+def streams(model: Model, rounds: int, counts: Sequence[int] = (8, 32), tokens: int = 48) -> dict[str, Any]:
+    """Solutions of different prompts that are written at the same time, against one after the other."""
+    unending, found = endless(model), dict[str, Any]()
+    jobs = [Job(model.prompt_ids(f"{n}: {PROBLEM}"), Sampling(max_new_tokens=tokens), model.tau) for n in range(1, 33)]
+
+    def each(n: int) -> list[list[int]]:
+        model.engine.prefixes.clear()
+        return [Generation(unending, job).run().ids for job in jobs[:n]]
+
+    def together(n: int) -> list[list[int]]:
+        model.engine.prefixes.clear()
+        made = [Generation(unending, job) for job in jobs[:n]]
+        for _ in zip_longest(*made):  # one token of each in turn
+            pass
+        return [one.trace().ids for one in made]
+
+    for n in counts:
+        same = sum(a == b for a, b in zip(each(n), together(n), strict=True))
+        slow, fast = alternate(partial(each, n), partial(together, n), rounds, model.engine.device.type == "cuda")
+        found[f"one_after_the_other / {n}_together"] = ratio(slow, fast)
+        found[f"same_texts_of_{n}"] = same
+        found[f"tokens_per_second_of_{n}"] = n * tokens / statistics.median(fast)
+    return found
 
 
 def _long_solution(model: Model, ids: list[int], total: int, at: int) -> tuple[list[int], list[int]]:

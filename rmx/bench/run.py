@@ -10,7 +10,7 @@ from typing import Any
 
 from rmx.bench.base_and_adapter import bench_pair
 from rmx.bench.base_and_adapter import peaks as pair_peaks
-from rmx.bench.decoding import branches, decode, swap
+from rmx.bench.decoding import branches, decode, streams, swap
 from rmx.bench.samples import bench_outcomes, bench_rollouts
 from rmx.bench.timing import DEFAULT, environment, open_model, pinned
 from rmx.bench.train_step import bench_train
@@ -46,6 +46,7 @@ def run(
         "decode": decode,
         "swap": swap,
         "branches": branches,
+        "streams": streams,
         "outcomes": bench_outcomes,
         "rollouts": bench_rollouts,
         "pair": lambda base, n: bench_pair(base, again, n) | pair_peaks(name, device, dtype),

@@ -203,7 +203,7 @@ def define_bench(bench: argparse.ArgumentParser) -> None:
     from rmx.cli.options import add_model
     from rmx.cli.terminal import JSON_HELP
 
-    whats = ["decode", "swap", "branches", "forks", "pair", "outcomes", "rollouts", "train", "ui", "public"]
+    whats = ["decode", "swap", "branches", "streams", "forks", "pair", "outcomes", "rollouts", "train", "ui", "public"]
     bench.add_argument("what", choices=whats, help="what is measured")
     add_model(bench)
     bench.add_argument("--rounds", type=int, default=7, metavar="N", help="alternating measurements (default 7)")

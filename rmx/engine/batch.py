@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from rmx.engine.engine import Engine, base_network
 from rmx.engine.kv_cache import preallocated
-from rmx.engine.prefix_cache import select_rows
+from rmx.engine.prefix_cache import plain_cache, select_rows
 
 Choose = Callable[[Tensor, Sequence[int], int], Tensor]  # logits (B, V), row numbers, step -> ids (B,)
 Over = Callable[[int, int], bool]  # row number, token id -> this row is finished
@@ -192,11 +191,6 @@ class _Masked:
         kept = torch.tensor(rows, device=self._engine.device)
         select_rows(self._cache, kept)
         self._mask, self._next = self._mask[kept], self._next[kept]
-
-
-def plain_cache(cache: Any) -> bool:
-    """Whether hidden positions leave no trace in this cache: full attention only."""
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def takes_mask(engine: Engine) -> bool:

@@ -20,11 +20,11 @@ from transformers import DynamicCache
 
 from rmx.config import Sampling
 from rmx.engine import decoding_memory
-from rmx.engine.batch import plain_cache, takes_mask
+from rmx.engine.batch import takes_mask
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
 from rmx.engine.kv_cache import Layers, Slots, preallocated
-from rmx.engine.prefix_cache import select_rows
+from rmx.engine.prefix_cache import plain_cache, select_rows
 from rmx.engine.token_draws import draw_rows, prompt_key, uniform
 from rmx.records import Stop
 

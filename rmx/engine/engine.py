@@ -21,6 +21,7 @@ from rmx.engine.remote import NOT_HERE, RemoteCaller
 from rmx.errors import ModelError, PromptError
 from rmx.records import Reuse
 
+PREFILL = 2048  # positions that are read at once where nobody wants their logits
 CHUNK_BYTES = 32 << 20  # logits of one reading chunk; larger blocks cost page faults more than they save
 
 
@@ -28,7 +29,7 @@ class Stream:
     """One sequence being decoded: `logits` belong to the token that comes next."""
 
     def __init__(self, engine: "Engine", adapter: str | None, ids: Sequence[int], cache: Any, reuse: Reuse) -> None:
-        self._engine, self._adapter, self._cache = engine, adapter, cache
+        self._engine, self._adapter, self.cache = engine, adapter, cache
         self.ids = list(ids)
         self.reuse = reuse
         self.logits: Tensor = torch.empty(0)  # (V,)
@@ -36,19 +37,19 @@ class Stream:
     def feed(self, token_id: int) -> Tensor:
         """Append one token; returns the logits (V,) of the next."""
         self.ids.append(token_id)
-        self.logits = self._engine.forward([[token_id]], self._cache, keep=1)[0, -1]
+        self.logits = self._engine.forward([[token_id]], self.cache, keep=1)[0, -1]
         return self.logits
 
     def read(self, tokens: Sequence[int]) -> Tensor:
         """Append given tokens; returns the logits (n, V) after each of them."""
         self.ids.extend(tokens)
-        rows = self._engine.forward([list(tokens)], self._cache, keep=len(tokens))[0]
+        rows = self._engine.forward([list(tokens)], self.cache, keep=len(tokens))[0]
         self.logits = rows[-1]
         return rows
 
     def save(self) -> None:
         """Hand keys and values to the prefix cache."""
-        self._engine.save(self._adapter, self.ids, self._cache)
+        self._engine.save(self._adapter, self.ids, self.cache)
 
 
 class Unloaded:
@@ -83,6 +84,7 @@ class Engine:
         self.config = model.config.get_text_config()
         self.prefixes = PrefixCache(cache_bytes)
         self.queue = FairQueue()
+        self.scheduler: Any = None  # of the streams that share the turn, see `scheduler_of`
         self.adapters: dict[str, str] = {}  # name -> where it came from
         self.biases: dict[str, list[tuple[Tensor, Tensor]]] = {}  # of adapters that train them: the base's, theirs
         self.checksums: dict[str, int] | None = None  # of the base's tensors, recorded before the first adapter
@@ -96,6 +98,7 @@ class Engine:
         """In a new process that is a copy of another: the weights are here, its lines and locks are not ours."""
         self.remote = None
         self.queue = FairQueue(self.queue.limit, self.queue.per_owner, self.queue.per_address)
+        self.scheduler = None
         self.held = HeldEngines([self])
         self.prefixes = PrefixCache(self.prefixes.max_bytes)
 
@@ -154,10 +157,15 @@ class Engine:
         Raises:
             ModelError: it is not loaded, or the weights are damaged or in another process.
         """
-        self._check_adapter(adapter)
+        self.check_adapter(adapter)
         return Using(self, adapter)
 
-    def _check_adapter(self, adapter: str | None) -> None:
+    def check_adapter(self, adapter: str | None) -> None:
+        """Refuse an adapter that is not loaded, and weights that cannot be used.
+
+        Raises:
+            ModelError: so it is.
+        """
         if self.remote is not None:
             raise ModelError(NOT_HERE)
         if self.fault is not None:
@@ -167,7 +175,7 @@ class Engine:
 
     def switched(self, adapter: str | None) -> AbstractContextManager[Any]:
         """What `using` enters and leaves."""
-        self._check_adapter(adapter)
+        self.check_adapter(adapter)
         if adapter is None:
             return _switched_off(self.model) if self.adapters else nullcontext()
         name, strength = split_key(adapter)
@@ -175,6 +183,16 @@ class Engine:
         if name in self.biases:
             return _swapped(self.biases[name])
         return nullcontext() if strength == 1 else _scaled(self.model, name, strength)
+
+    def switched_by_row(self, adapters: Sequence[str | None]) -> AbstractContextManager[Any]:
+        """Each row of a batch under an adapter of its own, None for the base, for the length of a `with` block.
+
+        Args:
+            adapters: keys of plain LoRAs: others do not scale linearly.
+        """
+        for adapter in adapters:
+            self.check_adapter(adapter)
+        return _scaled_by_row(self.model, adapters)
 
     def give_way(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Between two steps of long work: let those go first who should, by the rule of rmx/engine/fair_queue.py.
@@ -209,7 +227,7 @@ class Engine:
         held, self.held = self.held, HeldEngines([self])
         for one in reversed(held.used):
             one.leave()
-        return held, self.queue.step_back()
+        return held, self.queue.step_back()[0]
 
     # -- the four moves -------------------------------------------------------------------------------------------
 
@@ -235,22 +253,43 @@ class Engine:
         Raises:
             PromptError: no ids, more ids than the context holds, or an id outside the vocabulary.
         """
+        pieces = self.opening(ids, adapter=adapter, reuse=reuse, read_from=read_from, on_read=on_read)
+        return next(stream for stream in pieces if stream is not None)
+
+    def opening(
+        self,
+        ids: Sequence[int],
+        *,
+        adapter: str | None,
+        reuse: bool,
+        read_from: int | None,
+        on_read: Callable[[int, Tensor], None] | None,
+        chunk: Callable[[], int] = lambda: PREFILL,
+    ) -> Iterator[Stream | None]:
+        """Do as `open` does, in pieces: yields None after each, and the stream in the end.
+
+        Args:
+            chunk: how many positions without a reader the next piece may have.
+        """
         self._check(ids)
         # The last token is always computed: its logits are wanted, and keys and values alone do not give them.
         limit = len(ids) - 1 if read_from is None else min(read_from, len(ids) - 1)
         cache, reused = self._resume(adapter, ids, limit) if reuse else (self._new_cache(), 0)
         stream = Stream(self, adapter, ids, cache, Reuse(reused, len(ids) - reused))
-        for start, logits in self._prefill(ids, reused, cache, wanted=read_from):
+        for start, logits in self._prefill(ids, reused, cache, read_from, chunk):
+            if logits is None:
+                yield None
+                continue
             if on_read is not None and read_from is not None:
                 on_read(start, logits)
             stream.logits = logits[-1]
-        return stream
+        yield stream
 
     @torch.inference_mode()
     def expand(self, stream: Stream, rows: int) -> Any:
         """Turn a stream's cache into one of `rows` equal rows. The stream itself is used up by it."""
-        stream._cache.batch_repeat_interleave(rows)
-        return stream._cache
+        stream.cache.batch_repeat_interleave(rows)
+        return stream.cache
 
     @torch.inference_mode()
     def forward(
@@ -314,19 +353,21 @@ class Engine:
         if bad := next((i for i in ids if not 0 <= i < self.vocab_size), None):
             raise PromptError(f"Token id {bad} does not exist; this model has the ids 0 to {self.vocab_size - 1}.")
 
-    def _prefill(self, ids: Sequence[int], start: int, cache: Any, wanted: int | None) -> Iterator[tuple[int, Tensor]]:
-        """Run ids[start:] in chunks; yields (first index, logits) for the last token or for all from `wanted` on."""
+    def _prefill(
+        self, ids: Sequence[int], start: int, cache: Any, wanted: int | None, chunk: Callable[[], int]
+    ) -> Iterator[tuple[int, Tensor | None]]:
+        """Run ids[start:] in chunks; yields (first index, logits) for the last token or for all from `wanted` on, and
+        None as logits where nobody reads them."""
         silent_end = len(ids) if wanted is None else min(wanted, len(ids) - 1)
         while start < silent_end:  # positions without a reader: one row of logits, whatever the length
-            n = min(2048, silent_end - start)
+            n = min(chunk(), silent_end - start)
             logits = self.forward([list(ids[start : start + n])], cache, keep=1)[0]
             start += n
-            if start == len(ids):
-                yield start - 1, logits
+            yield start - 1, logits if start == len(ids) else None
         while start < len(ids):
-            chunk = list(ids[start : start + self.chunk_rows])
-            yield start, self.forward([chunk], cache, keep=len(chunk))[0]
-            start += len(chunk)
+            rows = list(ids[start : start + self.chunk_rows])
+            yield start, self.forward([rows], cache, keep=len(rows))[0]
+            start += len(rows)
 
     def _new_cache(self) -> Any:
         return DynamicCache(config=self.config)
@@ -337,10 +378,11 @@ class Engine:
         if found is None:
             return self._new_cache(), 0
         saved, shared = found
-        return self._fill(self._new_cache(), saved.layers, shared), shared
+        return self.cache_of(saved.layers, shared), shared
 
-    def _fill(self, cache: Any, layers: Sequence[tuple[Tensor, Tensor]], n: int) -> Any:
-        """Views of the first n positions. The first update concatenates, so the source is never written to."""
+    def cache_of(self, layers: Sequence[tuple[Tensor, Tensor]], n: int) -> Any:
+        """A cache of views of the first n positions. The first update concatenates: the source is never written to."""
+        cache = self._new_cache()
         for layer, (keys, values) in zip(cache.layers, layers, strict=True):
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys[:, :, :n], values[:, :, :n]
@@ -422,6 +464,27 @@ def _scaled(model: Any, name: str, strength: float) -> Iterator[None]:
     finally:
         for layer, scale in zip(layers, before, strict=True):
             layer.scaling[name] = scale
+
+
+@contextmanager
+def _scaled_by_row(model: Any, adapters: Sequence[str | None]) -> Iterator[None]:
+    """Several LoRAs on at once, each with a strength for every row, which is 0 in the rows that are not its own."""
+    parts = [(None, 0.0) if key is None else split_key(key) for key in adapters]
+    names = sorted({name for name, _ in parts if name is not None})
+    active = model.active_adapter
+    places = [(layer, name) for layer in lora_layers(model) for name in names if name in layer.scaling]
+    before = [layer.scaling[name] for layer, name in places]
+    try:
+        model.base_model.set_adapter(names)
+        for (layer, name), scale in zip(places, before, strict=True):
+            own = [scale * strength if name == of else 0.0 for of, strength in parts]
+            like = next(layer.parameters())
+            layer.scaling[name] = torch.tensor(own, dtype=like.dtype, device=like.device)[:, None, None]
+        yield
+    finally:
+        for (layer, name), scale in zip(places, before, strict=True):
+            layer.scaling[name] = scale
+        model.base_model.set_adapter(active)
 
 
 @contextmanager

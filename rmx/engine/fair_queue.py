@@ -7,6 +7,9 @@ owner, that has held the engine least lately; then to whoever came first. A tick
 Who holds the engine for long gives way between two steps (`Engine.give_way`) once it has had a slice and somebody waits
 who goes first by the same rule. It keeps its place among its own and what it has computed so far. That takes memory, so
 only a few turns of a kind are begun at the same time: the others wait until one of those ends.
+
+A turn is one ticket's alone, or it is shared: streams that the scheduler steps together hold the engine at the same
+time. A shared ticket joins such a turn whenever one is under way and a seat is free; all of them give way together.
 """
 
 import threading
@@ -28,6 +31,9 @@ RISE = 10.0  # seconds of waiting that count as one kind
 HALF_LIFE = 30.0  # seconds after which what somebody had counts half
 MOST_KNOWN = 20_000  # addresses, and owners, whose use is remembered
 MOST_BEGUN, BEGUN_EACH = 12, 3  # turns of one kind begun and not ended: of all, of one address
+SEATS, SEATS_EACH = 32, 8  # shared tickets begun and not ended: of all, of one owner
+SHARED_WAIT = 1.0  # seconds after which a shared turn, which may never end, gives way to work of its kind
+SEAT_BYTES = 512 << 20  # of keys and values that the shared tickets of one engine may take; one may always begin
 ENDING = -1_000_000  # the kind of a ticket that goes before all others
 SMOOTH = 0.2  # weight of the newest turn in the mean length of a turn
 Item = TypeVar("Item")
@@ -78,17 +84,23 @@ class Usage:
 class Ticket:
     """A place in line."""
 
-    def __init__(self, who: RequestOwner, number: int) -> None:
+    def __init__(self, who: RequestOwner, number: int, seat_bytes: int | None = None) -> None:
         self.who, self.number = who, number
+        self.seat_bytes = seat_bytes  # of memory that its stream may take; None: its turn is not shared
         self.begun = False  # whether it has had the engine already
         self.away = False  # whether it has stepped back, and is not to be called yet
         self.ending = False  # whether it only wants to come to its end
         self.came = time.monotonic()  # when it began to wait, at first or again
-        self.since = self.counted = self.came  # of the holder: when its turn came; up to when it was counted
+        self.since = self.counted = self.came  # of a holder: when its turn came; up to when it was counted
+
+    @property
+    def shared(self) -> bool:
+        """Whether others with shared tickets may hold the engine at the same time."""
+        return self.seat_bytes is not None
 
 
 class FairQueue:
-    """One holder at a time. Unlike threading.Lock it is fair, and a turn may be given back from another thread.
+    """One holder at a time, or several that share. It is fair, and a turn may be given back from another thread.
 
     Args:
         limit: who holds or waits at most. per_owner, per_address: how many of those may be one's; 0: no limit.
@@ -97,7 +109,7 @@ class FairQueue:
     def __init__(self, limit: int = 64, per_owner: int = 0, per_address: int = 0) -> None:
         self._changed = threading.Condition()
         self._line: list[Ticket] = []  # in the order of arrival
-        self._holder: Ticket | None = None  # one of them
+        self._holders: list[Ticket] = []  # of them: none, one, or several that share
         self.limit, self.per_owner, self.per_address = limit, per_owner, per_address
         self._addresses, self._owners = Usage(), Usage()
         self._came = 0  # tickets so far
@@ -114,8 +126,11 @@ class FairQueue:
         """Whether as many as the limit allows hold or wait for the engine."""
         return self.waiting() >= self.limit
 
-    def enter(self) -> Ticket:
+    def enter(self, seat_bytes: int | None = None) -> Ticket:
         """Join the line.
+
+        Args:
+            seat_bytes: for a turn that is shared: the memory that it may take; None for a turn of one's own.
 
         Raises:
             Busy: the queue is full, or this owner or its address has a full share of it.
@@ -123,7 +138,7 @@ class FairQueue:
         with self._changed:
             self._admit(current_owner.get())
             self._came += 1
-            ticket = Ticket(current_owner.get(), self._came)
+            ticket = Ticket(current_owner.get(), self._came, seat_bytes)
             self._line.append(ticket)
             self._call()
         return ticket
@@ -148,52 +163,75 @@ class FairQueue:
     def wait(self, ticket: Ticket, timeout: float | None = None) -> int:
         """Wait until the ticket's turn comes or `timeout` seconds pass; returns how many go before it as things are."""
         with self._changed:
-            if self._changed.wait_for(lambda: self._holder is ticket, timeout):
+            if self._changed.wait_for(lambda: ticket in self._holders, timeout):
                 return 0
             now = time.monotonic()
             mine = self._rank(ticket, now)
-            return 1 + sum(self._rank(t, now) < mine for t in self._line if t is not self._holder)
+            return 1 + sum(self._rank(t, now) < mine for t in self._line if t not in self._holders)
+
+    def holds(self, ticket: Ticket) -> bool:
+        """Whether it is the ticket's turn."""
+        return ticket in self._holders
 
     def expected(self, ahead: int) -> float | None:
         """Seconds until the turn of one who has `ahead` before it, by the turns of late; None where none was seen."""
         with self._changed:
-            if self._mean is None or self._holder is None or not ahead:
+            if self._mean is None or not self._holders or not ahead:
                 return None
-            held = time.monotonic() - self._holder.since
-            return max(0.0, self._mean - held) + (ahead - 1) * self._mean
+            held = time.monotonic() - min(t.since for t in self._holders)
+            return max(0.0, self._mean - held) + (ahead - 1) * self._mean / len(self._holders)
 
     def leave(self, ticket: Ticket) -> None:
         """Give the turn, or the place in line, back. A ticket may be given back once only."""
         with self._changed:
             self._line.remove(ticket)
-            if ticket is self._holder:
-                self._end_turn(ticket)
+            if ticket in self._holders:
+                self._end_turn([ticket])
             self._call()
             self._changed.notify_all()
 
     def overdue(self) -> bool:
-        """Whether the holder, who asks, has had its slice and somebody waits who goes before it."""
-        holder, now = self._holder, time.monotonic()
-        if holder is None or len(self._line) < 2 or now - holder.since < SLICE or now - holder.counted < LOOK:
+        """Whether the holder, who asks, has had its slice and somebody waits who goes before it.
+
+        Where a turn is shared, one of those who share it asks for all of them.
+        """
+        holders, now = self._holders, time.monotonic()
+        if len(self._line) <= len(holders) or not holders:
             return False
         with self._changed:
-            self._count(holder, now)
-            return self._first(now) is not holder
+            if now - min(t.since for t in holders) < SLICE or now - min(t.counted for t in holders) < LOOK:
+                return False
+            self._count(now)
+            ranks = [self._rank(t, now) for t in holders]
+            group = (
+                min(r[0] for r in ranks),
+                max(r[1] for r in ranks),
+                max(r[2] for r in ranks),
+                max(r[3] for r in ranks),
+            )
+            if not holders[0].shared:
+                return any(self._rank(t, now) < group for t in self._able() if t not in holders)
+            return any(
+                self._rank(t, now) < group or (t.who.kind <= group[0] and now - t.came >= SHARED_WAIT)
+                for t in self._able()
+                if not t.shared
+            )
 
     def hurry(self, ticket: Ticket) -> None:
         """Let the next turn be this ticket's: its work was called off, and all it does with it is to end."""
         ticket.ending = True
 
-    def step_back(self) -> Ticket:
-        """The holder gives its turn back, and keeps its place in line until it is to `rejoin` it with its ticket."""
+    def step_back(self) -> list[Ticket]:
+        """Give the turn back; the holders keep their places in line until they `rejoin` it with their tickets."""
         with self._changed:
-            ticket = self._holder
-            if ticket is None:
+            tickets = list(self._holders)
+            if not tickets:
                 raise ValueError("the engine is not held")
-            ticket.away = True
-            self._end_turn(ticket)
+            for ticket in tickets:
+                ticket.away = True
+            self._end_turn(tickets)
             self._changed.notify_all()
-        return ticket
+        return tickets
 
     def rejoin(self, ticket: Ticket) -> None:
         """Wait for another turn. Who needs two engines rejoins one line after the other: a turn that comes while its
@@ -201,6 +239,7 @@ class FairQueue:
         with self._changed:
             ticket.away = False
             self._call()
+            self._changed.notify_all()
 
     # -- inside; the caller holds the lock ----------------------------------------------------------------------------
 
@@ -210,57 +249,74 @@ class FairQueue:
         kind = ENDING if ticket.ending else who.kind - int((now - ticket.came) / RISE)
         return kind, self._addresses.of(who.address, now), self._owners.of(who.owner, now), ticket.number
 
-    def _first(self, now: float) -> Ticket | None:
-        """Who has the next turn, the holder included."""
-        begun = [t.who for t in self._line if t.begun]
-        of_kind = Counter(who.kind for who in begun)
-        near: Counter[tuple[Kind, str | None]] = Counter((who.kind, who.address) for who in begun if who.address)
+    def _able(self) -> list[Ticket]:
+        """Whose turn may come, the holders included."""
+        begun = [t for t in self._line if t.begun]
+        alone = [t.who for t in begun if not t.shared]
+        of_kind = Counter(who.kind for who in alone)
+        near: Counter[tuple[Kind, str | None]] = Counter((who.kind, who.address) for who in alone if who.address)
+        seated = [t for t in begun if t.shared]
+        seats: Counter[str | None] = Counter(t.who.owner for t in seated if t.who.owner)
+        taken = sum(t.seat_bytes or 0 for t in seated)
 
-        def able(t: Ticket) -> bool:
-            room = of_kind[t.who.kind] < MOST_BEGUN and near[t.who.kind, t.who.address] < BEGUN_EACH
-            return (t.begun or room) and not t.away
+        def fits(t: Ticket) -> bool:
+            if t.shared:
+                small = not seated or taken + (t.seat_bytes or 0) <= SEAT_BYTES
+                return small and len(seated) < SEATS and seats[t.who.owner] < SEATS_EACH
+            return of_kind[t.who.kind] < MOST_BEGUN and near[t.who.kind, t.who.address] < BEGUN_EACH
 
-        return min(filter(able, self._line), key=lambda t: self._rank(t, now), default=None)
+        return [t for t in self._line if not t.away and (t.begun or fits(t))]
 
     def _call(self) -> None:
-        """Give a free engine to the first in line."""
+        """Give a free engine to the first in line, and seats of a shared turn to who may share it."""
         now = time.monotonic()
-        if self._holder is None and (first := self._first(now)) is not None:
-            self._holder, first.begun, first.since, first.counted = first, True, now, now
+        while not self._holders or self._holders[0].shared:
+            free = [t for t in self._able() if t not in self._holders and (t.shared or not self._holders)]
+            if not free:
+                return
+            first = min(free, key=lambda t: self._rank(t, now))
+            if self._holders:
+                self._count(now)
+            self._holders.append(first)
+            first.begun, first.since, first.counted = True, now, now
 
-    def _count(self, ticket: Ticket, now: float) -> None:
-        """Note what the holder has had up to now; from here on it waits anew."""
-        for usage, key in ((self._addresses, ticket.who.address), (self._owners, ticket.who.owner)):
-            usage.add(key, now - ticket.counted, now)
-        ticket.counted = ticket.came = now
+    def _count(self, now: float) -> None:
+        """Note what the holders have had up to now, each its part of it; from here on they wait anew."""
+        for ticket in self._holders:
+            had = (now - ticket.counted) / len(self._holders)
+            for usage, key in ((self._addresses, ticket.who.address), (self._owners, ticket.who.owner)):
+                usage.add(key, had, now)
+            ticket.counted = ticket.came = now
 
-    def _end_turn(self, ticket: Ticket) -> None:
-        """Count the holder's turn and call the next one."""
+    def _end_turn(self, tickets: list[Ticket]) -> None:
+        """Count the turns of these holders and call who comes next."""
         now = time.monotonic()
-        self._count(ticket, now)
-        held = now - ticket.since
-        self._mean = held if self._mean is None else (1 - SMOOTH) * self._mean + SMOOTH * held
-        self._holder = None
+        self._count(now)
+        for ticket in tickets:
+            held = now - ticket.since
+            self._mean = held if self._mean is None else (1 - SMOOTH) * self._mean + SMOOTH * held
+            self._holders.remove(ticket)
         self._call()
 
     # -- turns as contexts --------------------------------------------------------------------------------------------
 
     @contextmanager
-    def turn(self, patience: float | None = None) -> Iterator[None]:
-        """Wait for the engine, hold it, give it back.
+    def turn(self, patience: float | None = None, seat_bytes: int | None = None) -> Iterator[Ticket]:
+        """Wait for the engine, hold it, give it back; yields the ticket.
 
         Args:
+            seat_bytes: for a turn that is shared, see `enter`.
             patience: seconds to wait at most. A server has few threads: one that waits without end for a generation
                 may hold the very thread that the generation needs for its next step.
 
         Raises:
             Busy: the line is full, or the turn did not come in time.
         """
-        ticket = self.enter()
+        ticket = self.enter(seat_bytes)
         try:
             if self.wait(ticket, patience):
                 raise Busy("The model is busy with another solution. Try again when it is done.")
-            yield
+            yield ticket
         finally:
             self.leave(ticket)
 

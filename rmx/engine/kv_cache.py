@@ -151,7 +151,7 @@ class Slots:
         self._capacity = -(-width // GROWTH) * GROWTH
         if self._cache is not None:
             for layer in self._cache.layers:
-                layer.widen(self._capacity)
+                layer.resize(self.size, self._capacity)
 
 
 class SlotLayer(DynamicLayer):
@@ -190,11 +190,17 @@ class SlotLayer(DynamicLayer):
             for source, target in zip(sources, targets, strict=True):
                 buffer[target, :, :width] = buffer[source, :, :width]
 
-    def widen(self, capacity: int) -> None:
-        """Make room for `capacity` positions in each slot; what the slots hold stays."""
+    def row(self, slot: int, length: int) -> tuple[Tensor, Tensor]:
+        """Copies of the keys and values (1, heads, length, head_dim) of one slot."""
+        keys, values = (buffer[slot : slot + 1, :, :length].clone() for buffer in self._buffers)
+        return keys, values
+
+    def resize(self, slots: int, capacity: int) -> None:
+        """Have so many slots with room for `capacity` positions each; what fits of the old ones stays."""
         for i, old in enumerate(self._buffers):
-            self._buffers[i] = _zeros(old, len(old), capacity)
-            self._buffers[i][:, :, : old.shape[-2]] = old
+            kept = old[:slots]
+            self._buffers[i] = _zeros(old, slots, capacity)
+            self._buffers[i][: len(kept), :, : old.shape[-2]] = kept
 
 
 def _zeros(like: Tensor, rows: int, capacity: int) -> Tensor:

@@ -3,11 +3,13 @@
 import hashlib
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rmx.config import Sampling
+from rmx.config import TOP_KEPT, Sampling
+from rmx.engine.entropy import Capture, capture, logp_and_rank
 
 BLOCK = 256  # tokens of the vocabulary summed together when a whole distribution is inverted
 COLDEST = 1e-30  # below it fp32 overflows; the likeliest token has all the probability long before
@@ -114,6 +116,48 @@ def _invert_sorted(sums: Tensor, ids: Tensor, top_p: float, u: Tensor) -> Tensor
 def _below(target: Tensor, total: Tensor) -> Tensor:
     """Keep a target under the total: rounding may lift it there, where no token follows."""
     return torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFigures:
+    """A token and the distribution that it was chosen from, at temperature 1."""
+
+    token_id: int
+    entropy: float  # nats
+    logp: float
+    rank: int  # 1 is the likeliest
+    top: tuple[tuple[int, float], ...]  # ids and probabilities, best first
+
+
+def figures_of(logits: Tensor, ids: Tensor, found: Capture | None = None) -> list[TokenFigures]:
+    """Figures of one given token per row, in one transfer from the device.
+
+    Args:
+        logits: (B, V), any float dtype. ids: (B,). found: `capture(logits, TOP_KEPT)`, where that is known already.
+    """
+    found = capture(logits, TOP_KEPT) if found is None else found
+    logp, rank = logp_and_rank(logits, found.lse, ids)
+    columns = torch.stack([ids.double(), found.entropy.double(), logp.double(), rank.double()], dim=1)
+    rows = torch.cat([columns, found.top_ids.double(), found.top_logp.exp().double()], dim=1).tolist()
+    k = found.top_ids.shape[1]
+    return [
+        TokenFigures(int(token), entropy, own, int(place), tuple(zip(map(int, rest[:k]), rest[k:], strict=True)))
+        for token, entropy, own, place, *rest in rows
+    ]
+
+
+def choose_tokens(logits: Tensor, sampling: Sequence[Sampling], uniforms: Sequence[float]) -> list[TokenFigures]:
+    """Choose a token for each row by its own setting.
+
+    Args:
+        logits: (B, V), any float dtype. sampling, uniforms: of each row; greedy rows take the likeliest token.
+    """
+    found = capture(logits, TOP_KEPT)
+    ids = found.top_ids[:, 0].clone()
+    for setting in {(s.temperature, s.top_p) for s in sampling if not s.greedy}:
+        rows = [i for i, s in enumerate(sampling) if (s.temperature, s.top_p) == setting]
+        ids[rows] = draw_rows(logits[rows], *setting, [uniforms[i] for i in rows])
+    return figures_of(logits, ids, found)
 
 
 class Chooser:

@@ -94,7 +94,7 @@ class Branch:
         """
         queue = self.model.engine.queue
         generation = Generation(self.model, self.job, self._stop.is_set, self.tokens)
-        ticket = queue.enter()
+        ticket = queue.enter(generation.seat_bytes())
         try:
             while not self._stop.is_set():
                 self.waiting = queue.wait(ticket, timeout=0.25)
@@ -103,7 +103,7 @@ class Branch:
                     break
                 yield 0
             if not self.waiting:
-                for _ in generation.tokens_held():
+                for _ in generation.tokens_held(ticket):
                     yield len(self.tokens)
         finally:
             queue.leave(ticket)

@@ -2,17 +2,20 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from rmx.config import TOP_KEPT, Sampling
-from rmx.engine.engine import Stream
-from rmx.engine.entropy import Capture, capture, logp_and_rank
-from rmx.engine.token_draws import Chooser
+from rmx.config import Sampling
+from rmx.engine.decoding_memory import row_bytes
+from rmx.engine.fair_queue import Ticket
+from rmx.engine.scheduler import Decoding, scheduler_of
+from rmx.engine.token_draws import TokenFigures, figures_of, prompt_key, uniform
 from rmx.errors import PromptError
 from rmx.grading.answers import CUT, StopRule
+from rmx.models.adapter_facts import scales
 from rmx.models.load import Model
 from rmx.models.stopping import stop_after
 from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace
@@ -39,8 +42,8 @@ class Job:
 class Generation:
     """An iterable over the tokens that are new; `trace()` gives the whole completion, also after a cancel.
 
-    Iterating holds the engine's turn from the first token to the last, or until the iterator is closed, and gives way
-    in between (see rmx/engine/fair_queue.py); a caller that has the turn already iterates over `tokens_held()`.
+    Iterating holds a seat at the engine, beside other streams, from the first token to the last, or until the iterator
+    is closed (see rmx/engine/scheduler.py). A caller that has a ticket already iterates over `tokens_held(ticket)`.
     """
 
     model: Model
@@ -56,30 +59,33 @@ class Generation:
             self.tokens.extend(self.job.kept)
 
     def __iter__(self) -> Iterator[TokenDist]:
-        with self.model.engine.queue.turn():
-            yield from self.tokens_held()
+        with self.model.engine.queue.turn(seat_bytes=self.seat_bytes()) as ticket:
+            yield from self.tokens_held(ticket)
 
-    def tokens_held(self) -> Iterator[TokenDist]:
-        """The new tokens, for a caller that holds the engine's turn."""
+    def seat_bytes(self) -> int | None:
+        """Memory that its keys and values may take; None where they are in another process."""
+        engine, job = self.model.engine, self.job
+        if engine.remote is not None:
+            return None
+        tokens = len(job.prompt_ids) + max(job.sampling.max_new_tokens, len(job.kept) + len(job.forced))
+        return 0 if engine.fault is not None else row_bytes(engine, tokens)
+
+    def tokens_held(self, ticket: Ticket) -> Iterator[TokenDist]:
+        """The new tokens, for a caller whose `ticket` has come to its turn."""
         if self.model.engine.remote is not None:
             yield from self._from_afar()
             return
-        began = time.perf_counter()
-        stream: Stream | None = None
-        with self.model.engine.using(self.job.adapter):
-            try:
-                for token in self._begin():
-                    if isinstance(token, Stream):
-                        stream = token
-                        continue
-                    self.tokens.append(token)
-                    self.seconds = time.perf_counter() - began
-                    yield token
-                    self.model.engine.give_way(self.cancelled)
-            finally:
-                self.seconds = time.perf_counter() - began
-                if stream is not None and not self.job.cold:
-                    stream.save()
+        began, given = time.perf_counter(), len(self.tokens)
+        try:
+            with closing(scheduler_of(self.model.engine).run([self._decoding()], ticket)) as news:
+                for _ in news:
+                    fresh = self.tokens[given:]  # more of them may come while these are looked at
+                    given += len(fresh)
+                    for token in fresh:
+                        self.seconds = time.perf_counter() - began
+                        yield token
+        finally:
+            self.seconds = time.perf_counter() - began
 
     def run(self) -> Trace:
         """Generate to the end and return the trace."""
@@ -127,27 +133,43 @@ class Generation:
         finally:
             self.seconds = time.perf_counter() - began
 
-    def _begin(self) -> Iterator[TokenDist | Stream]:
-        """Kept, forced or read tokens, the stream that stands behind them, then the tokens the model chooses."""
-        job = self.job
+    def _decoding(self) -> Decoding:
+        """What the scheduler is asked for: to read the ids, of which some are new tokens, and to decode behind them."""
+        job, model = self.job, self.model
         kept = () if job.cold else job.kept
         given = tuple(t.id for t in job.kept[len(kept) :]) + (job.forced if job.read is None else job.read)
         first = self._known_first(kept)
         # Index i of the sequence decides token i + 1: the first given token is decided by the last kept one.
         start = len(job.prompt_ids) + len(kept) - 1 + (first is not None)
-        ids = [*job.prompt_ids, *(t.id for t in kept), *given]
         found: list[TokenDist] = [] if first is None else [first]
-        on_read = self._reader(given, len(kept), start, found)
-        stream = self.model.engine.open(
-            ids, adapter=job.adapter, reuse=not job.cold, read_from=start if given else None, on_read=on_read
+        pieces, rule = model.detokenizer.stream(), model.stop_rule(job.prompt_ids)
+        key = prompt_key(job.prompt_ids)
+
+        def opened(reuse: Reuse) -> bool:
+            self.reuse = reuse
+            self.tokens.extend(found)
+            for token in self.tokens:
+                pieces.feed(token.id)
+            self.stop = "read" if job.read is not None else self.stop
+            return job.read is not None or self._over(rule, self.tokens)
+
+        def take(chosen: TokenFigures) -> bool:
+            self.tokens.append(self._dist(len(self.tokens), chosen, pieces.feed(chosen.token_id), False))
+            return self._over(rule, self.tokens[-1:])
+
+        return Decoding(
+            [*job.prompt_ids, *(t.id for t in kept), *given],
+            job.sampling,
+            lambda: uniform(job.sampling.seed, key, 0, len(self.tokens)),
+            opened,
+            take,
+            self.cancelled,
+            adapter=job.adapter,
+            alone=job.cold or not scales(model, job.adapter),
+            reuse=not job.cold,
+            read_from=start if given else None,
+            on_read=self._reader(given, len(kept), found),
         )
-        self.reuse = stream.reuse
-        yield stream
-        yield from found
-        if job.read is not None:
-            self.stop = "read"
-            return
-        yield from self._decode(stream)
 
     def _known_first(self, kept: Sequence[TokenDist]) -> TokenDist | None:
         """The forced token's statistics where the replaced token's distribution already holds them."""
@@ -161,9 +183,7 @@ class Generation:
         text = self.model.detokenizer.stream([t.id for t in kept]).feed(forced[0])
         return replace(fork, id=forced[0], text=text, logp=logp, rank=place + 1, forced=True)
 
-    def _reader(
-        self, given: Sequence[int], kept: int, start: int, found: list[TokenDist]
-    ) -> Callable[[int, Tensor], None]:
+    def _reader(self, given: Sequence[int], kept: int, found: list[TokenDist]) -> Callable[[int, Tensor], None]:
         """A callback that turns logits of given tokens into their TokenDists."""
         pieces = self.model.detokenizer.stream([t.id for t in self.tokens])
         prompt = len(self.job.prompt_ids)
@@ -175,44 +195,15 @@ class Generation:
             ids = given[pos - kept : pos - kept + len(logits)]
             if not ids:
                 return
-            rows = logits[: len(ids)]
-            cap = capture(rows, TOP_KEPT)
-            chosen = torch.tensor(ids, device=rows.device)
-            logp, rank = (x.tolist() for x in logp_and_rank(rows, cap.lse, chosen))
-            for i, token_id in enumerate(ids):
-                piece = pieces.feed(token_id)
-                found.append(self._dist(pos + i, token_id, piece, cap, i, logp[i], rank[i], self._is_forced(pos + i)))
+            rows = figures_of(logits[: len(ids)], torch.tensor(ids, device=logits.device))
+            for i, figures in enumerate(rows, pos):
+                found.append(self._dist(i, figures, pieces.feed(figures.token_id), self._is_forced(i)))
 
         return on_read
 
     def _is_forced(self, pos: int) -> bool:
         kept = self.job.kept
         return self.job.read is None and (pos >= len(kept) or kept[pos].forced)
-
-    @torch.inference_mode()
-    def _decode(self, stream: Stream) -> Iterator[TokenDist]:
-        job, model = self.job, self.model
-        pieces = model.detokenizer.stream([t.id for t in self.tokens])
-        rule = model.stop_rule(job.prompt_ids)
-        choose = Chooser(job.sampling, job.prompt_ids)
-        if self._over(rule, self.tokens):
-            return
-        while not self.cancelled():
-            pos = len(self.tokens)
-            cap = capture(stream.logits[None], TOP_KEPT)
-            best = int(cap.top_ids[0, 0])
-            token_id = choose(stream.logits, best, pos)
-            if token_id == best:
-                logp, rank = float(cap.top_logp[0, 0]), 1
-            else:
-                chosen = torch.tensor([token_id], device=stream.logits.device)
-                logps, ranks = logp_and_rank(stream.logits[None], cap.lse, chosen)
-                logp, rank = float(logps), int(ranks)
-            token = self._dist(pos, token_id, pieces.feed(token_id), cap, 0, logp, rank, False)
-            yield token
-            if self._over(rule, [token]):
-                return
-            stream.feed(token_id)
 
     def _over(self, rule: StopRule, tokens: Sequence[TokenDist]) -> bool:
         """Feed tokens to the stopping rule; set `stop` and return whether the completion ends here."""
@@ -225,13 +216,10 @@ class Generation:
         self.stop = stop or self.stop
         return stop is not None
 
-    def _dist(
-        self, pos: int, token_id: int, piece: str, cap: Capture, row: int, logp: float, rank: int, forced: bool
-    ) -> TokenDist:
-        lone = self.model.detokenizer.token_text
-        ids, probabilities = cap.top_ids[row].tolist(), cap.top_logp[row].exp().tolist()
-        top = tuple(Candidate(i, lone(i), p) for i, p in zip(ids, probabilities, strict=True))
-        return TokenDist(pos, token_id, piece, float(cap.entropy[row]), logp, rank, forced, top)
+    def _dist(self, pos: int, figures: TokenFigures, piece: str, forced: bool) -> TokenDist:
+        text = self.model.detokenizer.token_text
+        top = tuple(Candidate(i, text(i), p) for i, p in figures.top)
+        return TokenDist(pos, figures.token_id, piece, figures.entropy, figures.logp, figures.rank, forced, top)
 
 
 @dataclass(frozen=True, slots=True)

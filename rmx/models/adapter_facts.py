@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmx.engine.engine import lora_layers
+from rmx.engine.engine import lora_layers, split_key
 from rmx.models.load import Model, fingerprint
 
 
@@ -44,6 +44,14 @@ def why_not_linear(config: Any) -> str | None:
     if getattr(config, "alora_invocation_tokens", None):
         return "it is switched on by tokens of the text."
     return None
+
+
+def scales(model: Model, adapter: str | None) -> bool:
+    """Whether rows of one batch can have this adapter apart from other rows: a plain LoRA, or none at all."""
+    if adapter is None:
+        return True
+    name, engine = split_key(adapter)[0], model.engine
+    return name in engine.adapters and why_not_linear(engine.model.peft_config[name]) is None
 
 
 def facts(model: Model, name: str) -> AdapterFacts:

@@ -222,7 +222,7 @@ class PairStream:
         self.adapted = torch.stack([two.logits[:v] for _, two in opened])
         lengths = [len(ids) for ids in self.ids]
         self._hidden = torch.tensor([max(lengths) - n for n in lengths])  # (rows,) places to the left of each row
-        ours, theirs = [one._cache for one, _ in opened], [two._cache for _, two in opened]
+        ours, theirs = [one.cache for one, _ in opened], [two.cache for _, two in opened]
         self._mixed = pair.mixable and all(map(_stackable, [*ours, *theirs]))
         halves = ((ours + theirs, pair.base),) if self._mixed else ((ours, pair.base), (theirs, pair.adapted))
         self._caches = [_stack(caches, model.engine) for caches, model in halves]

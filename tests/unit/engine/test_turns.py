@@ -112,7 +112,7 @@ def enter(turns, owner, address=None, kind=Kind.WATCHED):
 
 def give_way(turns):
     """As the holder: give the turn back and wait for the next one."""
-    ticket = turns.step_back()
+    (ticket,) = turns.step_back()
     turns.rejoin(ticket)
     return ticket
 
