@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rmx.config import is_number
 from rmx.errors import RmxError, shown
 from rmx.models.style_options import StyleOptions
-from rmx.recipes.job import Job, TrainJob, options, readable_config
+from rmx.recipes.job import RunJob, TrainJob, options, readable_config
 from rmx.recipes.recipe import (
     TARGETS,
     AdapterConfig,
@@ -111,7 +111,7 @@ def default_preset(model: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class DistillJob(Job):
+class DistillJob(RunJob):
     """One distillation: from a teacher into a LoRA on a base."""
 
     model: str = "mini"

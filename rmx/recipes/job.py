@@ -21,7 +21,7 @@ from rmx.records import Problem
 logger = logging.getLogger(__name__)
 
 
-class Job:
+class RunJob:
     """What a run of any kind is asked; `words` is the command that starts it."""
 
     __slots__ = ()
@@ -49,7 +49,7 @@ def readable_config() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainJob(Job):
+class TrainJob(RunJob):
     """One training run. Problems come from a set or, already sampled, from a file of rollouts."""
 
     model: str = "mini"

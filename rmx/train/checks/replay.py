@@ -60,7 +60,11 @@ class ForkReplay:
             ids = list(dict.fromkeys([*self._candidates[row], *found.top_ids[row].tolist()]))
             p = (logits[row, ids].float() - found.lse[row]).exp().tolist()
             top = [{"id": i, "text": token_text(i), "p": value} for i, value in zip(ids, p, strict=True)]
-            about = {"key": fork.key, "before": self.model.detokenizer.text(fork.before), "said": token_text(fork.said)}
+            about: dict[str, Any] = {
+                "key": fork.key,
+                "before": self.model.detokenizer.text(fork.before),
+                "said": token_text(fork.said),
+            }
             forks.append(about | {"known": fork.known, "entropy": float(found.entropy[row]), "top": top})
         return {"optimizer_step": optimizer_step, "forks": forks}
 

@@ -132,7 +132,7 @@ class Distillation(Pipeline):
             kind="distill", run=self.config.get("id", ""), base=base_of(self.base),
             recipe=job.recipe.flat() | {"alpha": job.recipe.adapter.alpha}, departures=job.recipe.departures(),
             problem_set=set_label(job.set_name), teacher=spec_label(job.teacher_name),
-            teacher_figures={key: figures[key] for key in OF_TEACHER if figures[key]} if checked else None,
+            teacher_figures={key: value for key in OF_TEACHER if (value := figures[key])} if checked else None,
             head=products.json() if products else None, checks=(held,) if checked else (),
             agreement=training.nearness(), updates=training.trainer.updates, seconds=self.run.took,
             versions=self.config.get("versions"),

@@ -134,8 +134,8 @@ class CompareTab(StreamTab):
         """Stream a decode under an arm."""
         yield from self._job("patch", "patch", request, lambda: self.comparer.patch(event._data))
 
-    def over_set(self, what: str, request: gr.Request, *asked: Any) -> Iterator[tuple[Any, Any]]:
-        """Shifts or interventions over a set: the table with each message, the figure at the end."""
+    def over_set(self, what: str, request: gr.Request, *asked: Any) -> Iterator[Message]:
+        """Stream shifts or interventions over a set."""
         *chosen, name, limit, tau, max_new = asked
         policy = self.comparer.workspace.policy
 
