@@ -25,7 +25,7 @@
 //   chart.remove()
 // Drawing happens once per frame, and not at all while the panel is out of sight.
 import { make, say } from "./text.js";
-import { axes, DASHES, drawn, figureText, good, px, SHAPES, sign, ticks, tickText } from "./svg.js";
+import { axes, DASHES, drawn, figureText, good, px, SHAPES, styleSign, ticks, tickText } from "./svg.js";
 
 const TOP = 10, RIGHT = 12, BOTTOM = 22, LETTER = 7; // px
 const DEFAULTS = { title: "", about: "", x: "step", height: 160, within: null, zero: false, percent: false, smooth: 0, names: true, log: false,
@@ -142,7 +142,7 @@ function seriesNodes(parts, s) {
     line: drawn("path", { class: `${bars ? "curves-fill" : "curves-line"} ${cls}`, "stroke-dasharray": DASHES[k] }), dots: drawn("path", { class: `curves-dot ${cls}` }),
     name: make("span", "curves-name"), value: make("span", "curves-value"), extra: make("span", "curves-extra"),
   };
-  nodes.item = make("li", "", sign(k, s.look), nodes.name, nodes.value, nodes.extra);
+  nodes.item = make("li", "", styleSign(k, s.look), nodes.name, nodes.value, nodes.extra);
   nodes.dot = drawn("circle", { class: `curves-here ${cls}`, r: 4.5 });
   parts[bars ? "lines" : "bands"].append(nodes.band);
   parts.raw.append(nodes.raw);
