@@ -114,14 +114,14 @@ function columnPath(points, wide, X, Y) { // a column from 0 at each point; thin
   return points.filter((p) => good(p[1])).map(([x, y]) => `M${px(X(x - 0.4 * wide))} ${ground}V${px(Y(y))}H${px(Math.max(X(x + 0.4 * wide), X(x - 0.4 * wide) + 0.6))}V${ground}z`).join("");
 }
 function markerPath(points, value, X, Y, shape) { // on each point where there is room, else one now and then, and the last
-  let drawn = "", last = -Infinity;
+  let dots = "", last = -Infinity;
   const shown = points.map((p, i) => [X(p[0]), value(p, i)]).filter(([, y]) => good(y)), room = shown.length > 1 ? Math.abs(shown.at(-1)[0] - shown[0][0]) / shown.length : 99;
   shown.forEach(([x, y], i) => {
     if (i < shown.length - 1 && x - last < (room < 9 ? 64 : 9)) return;
     if (i < shown.length - 1) last = x;
-    drawn += shape(px(x), px(Y(y)));
+    dots += shape(px(x), px(Y(y)));
   });
-  return drawn;
+  return dots;
 }
 
 // ---- the panel --------------------------------------------------------------------------------------------
