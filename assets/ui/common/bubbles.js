@@ -6,7 +6,7 @@
 //     shape     number of the marker, where it is not the style's own   onPick    (things) => told when the reader presses there
 // One of the marks is a stop of the Tab key; the arrow keys walk through all of them.
 import { attrs, count, make, say } from "./text.js";
-import { axes, drawn, px, SHAPES, sign } from "./svg.js";
+import { axes, drawn, px, SHAPES, styleSign } from "./svg.js";
 import { build } from "./charts.js";
 
 const PLACE = { left: 56, right: 12, top: 6, foot: 300, height: 340 }, AIR = 0.04, QUARTERS = [0, 0.25, 0.5, 0.75, 1]; // px, and a share
@@ -21,7 +21,7 @@ export function bubbles(box) {
   function set(options) {
     o = options;
     say(parts.title, o.title);
-    parts.legend.replaceChildren(...o.series.map((s) => make("li", "", sign(s.style, "bubbles", s.shape), make("span", "curves-name", `${s.name} (${count(s.points.reduce((n, p) => n + p[2].length, 0))})`))));
+    parts.legend.replaceChildren(...o.series.map((s) => make("li", "", styleSign(s.style, "bubbles", s.shape), make("span", "curves-name", `${s.name} (${count(s.points.reduce((n, p) => n + p[2].length, 0))})`))));
     attrs(parts.plot, { "aria-label": `${o.title}: ${o.y} over ${o.x}` });
     draw();
   }

@@ -25,7 +25,7 @@
 //   chart.remove()
 // Drawing happens once per frame, and not at all while the panel is out of sight.
 import { make, say } from "./text.js";
-import { axes, DASHES, drawn, figureText, good, px, SHAPES, sign, ticks, tickText } from "./svg.js";
+import { axes, DASHES, drawn, figureText, good, px, SHAPES, styleSign, ticks, tickText } from "./svg.js";
 
 const TOP = 10, RIGHT = 12, BOTTOM = 22, LETTER = 7; // px
 const DEFAULTS = { title: "", about: "", x: "step", height: 160, within: null, zero: false, percent: false, smooth: 0, names: true, log: false,
@@ -114,14 +114,14 @@ function columnPath(points, wide, X, Y) { // a column from 0 at each point; thin
   return points.filter((p) => good(p[1])).map(([x, y]) => `M${px(X(x - 0.4 * wide))} ${ground}V${px(Y(y))}H${px(Math.max(X(x + 0.4 * wide), X(x - 0.4 * wide) + 0.6))}V${ground}z`).join("");
 }
 function markerPath(points, value, X, Y, shape) { // on each point where there is room, else one now and then, and the last
-  let drawn = "", last = -Infinity;
+  let dots = "", last = -Infinity;
   const shown = points.map((p, i) => [X(p[0]), value(p, i)]).filter(([, y]) => good(y)), room = shown.length > 1 ? Math.abs(shown.at(-1)[0] - shown[0][0]) / shown.length : 99;
   shown.forEach(([x, y], i) => {
     if (i < shown.length - 1 && x - last < (room < 9 ? 64 : 9)) return;
     if (i < shown.length - 1) last = x;
-    drawn += shape(px(x), px(Y(y)));
+    dots += shape(px(x), px(Y(y)));
   });
-  return drawn;
+  return dots;
 }
 
 // ---- the panel --------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ function seriesNodes(parts, s) {
     line: drawn("path", { class: `${bars ? "curves-fill" : "curves-line"} ${cls}`, "stroke-dasharray": DASHES[k] }), dots: drawn("path", { class: `curves-dot ${cls}` }),
     name: make("span", "curves-name"), value: make("span", "curves-value"), extra: make("span", "curves-extra"),
   };
-  nodes.item = make("li", "", sign(k, s.look), nodes.name, nodes.value, nodes.extra);
+  nodes.item = make("li", "", styleSign(k, s.look), nodes.name, nodes.value, nodes.extra);
   nodes.dot = drawn("circle", { class: `curves-here ${cls}`, r: 4.5 });
   parts[bars ? "lines" : "bands"].append(nodes.band);
   parts.raw.append(nodes.raw);

@@ -19,7 +19,7 @@ export const SHAPES = [
 ];
 export const STYLES = SHAPES.length;
 // A style as a small drawing for a legend: as "line", "bars" or "bubbles".
-export function sign(style, look = "line", shape = style) {
+export function styleSign(style, look = "line", shape = style) {
   const box = { class: "curves-sign", viewBox: "0 0 26 10", width: 26, height: 10, "aria-hidden": "true" };
   if (look === "bars") return drawn("svg", box, drawn("rect", { x: 7, width: 12, height: 10, class: `curves-fill curve-${style}` }));
   const dot = drawn("path", { class: `${look === "bubbles" ? "curves-bubble" : "curves-dot"} curve-${style}`, d: SHAPES[shape](13, 5) });

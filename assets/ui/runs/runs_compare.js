@@ -3,7 +3,7 @@ import { attrs, make } from "../common/text.js";
 import { keyed, plain } from "../common/tables.js";
 import { around, written } from "../common/estimates.js";
 import { curves } from "../common/charts.js";
-import { sign } from "../common/svg.js";
+import { styleSign } from "../common/svg.js";
 import { ask, props, root, ui } from "./context.js";
 import { ACTIVE, chosen, dollars, fieldName, fieldValue, minutes, rowOf, STATES } from "./runs_table.js";
 
@@ -71,7 +71,7 @@ export function renderTogether() {
   keyed(ui.keys, rows, (row) => {
     const off = attrs(make("button", "take-out", "×"), { type: "button", "data-out": row.id, "aria-label": `Take out ${plain(row.id, 60)}` });
     const [sign, word] = STATES[row.state] ?? ["?", ""], state = ACTIVE.includes(row.state) ? make("span", "soft", `${sign} ${word}`) : "";
-    const item = make("li", "", sign(chosen.get(row.id)), make("span", "num", plain(row.id, 60)), make("span", "soft", plain(row.note || row.preset, 40)), state, off);
+    const item = make("li", "", styleSign(chosen.get(row.id)), make("span", "num", plain(row.id, 60)), make("span", "soft", plain(row.note || row.preset, 40)), state, off);
     item.dataset.light = row.id;
     item.classList.toggle("noted", !!row.note);
     return item;
@@ -89,9 +89,9 @@ function renderDiffer(rows) {
   const value = (row, field) => (field in (row.differs ?? {}) ? fieldValue(row.differs[field]) : field in paper ? fieldValue(paper[field]) : "as in the paper");
   const facts = OUTCOMES.map(([name, write]) => [name, rows.map(write)]), own = fields.map((field) => [fieldName(field), rows.map((row) => value(row, field))]);
   const differ = (lines) => lines.filter(([, values]) => new Set(values.map(String)).size > 1);
-  const names = make("thead", "", make("tr", "", make("td"), ...rows.map((row) => attrs(make("th", "", sign(chosen.get(row.id)), make("span", "num", plain(row.id, 60))), { scope: "col" }))));
+  const names = make("thead", "", make("tr", "", make("td"), ...rows.map((row) => attrs(make("th", "", styleSign(chosen.get(row.id)), make("span", "num", plain(row.id, 60))), { scope: "col" }))));
   const line = ([name, values], group) => make("tr", group, attrs(make("th", "", name), { scope: "row" }), ...values.map((said, k) => {
-    const [first, second] = [said].flat(), td = make("td", "num", sign(chosen.get(rows[k].id)), first, ...(second ? [make("span", "soft interval", second)] : []));
+    const [first, second] = [said].flat(), td = make("td", "num", styleSign(chosen.get(rows[k].id)), first, ...(second ? [make("span", "soft interval", second)] : []));
     return td;
   }));
   const [came, set] = [differ(facts), differ(own)];
