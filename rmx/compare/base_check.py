@@ -54,6 +54,11 @@ class BaseCheck:
     seconds: float
 
     @property
+    def probe(self) -> float | None:
+        """Largest change of the probe logits since before the first adapter; None where none were recorded."""
+        return None if self.memory is None else self.memory.probe
+
+    @property
     def changes(self) -> list[str]:
         """What the looks found that should not be, in words; empty where the base is the base."""
         found = []
@@ -86,7 +91,7 @@ class BaseCheck:
             **{name: getattr(self, name) for name in ("max_dlogit", "positions", "how", "holds", "sentence")},
             "weights": asdict(self.weights) if self.weights else None,
             "memory": self.memory.json() if self.memory is not None else None,
-            "probe": None if self.memory is None else self.memory.probe,
+            "probe": self.probe,
             "copy": self.copy,
             "adapter": asdict(self.adapter) | {"targets": list(self.adapter.targets)} if self.adapter else None,
             "seconds": self.seconds,
