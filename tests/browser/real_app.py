@@ -1,4 +1,4 @@
-"""The real app on a port of its own, for the browser tests: mini and its partner, and scripted models beside them."""
+"""The real app on a port of its own: mini and its partner, and scripted models for what they do by chance only."""
 
 import threading
 import time
@@ -10,9 +10,19 @@ import uvicorn
 from conftest import free_port
 
 from rmx.models.load import Model, load
+from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
+
+SLOW, SLOW_TOO = scripted_model(seconds=0.03, hostile=False), scripted_model(seconds=0.03, hostile=False)
+STAND_INS = {
+    "slow": SLOW,
+    "slow-too": SLOW_TOO,
+    "hostile": scripted_model(end=400),
+    "hostile-too": scripted_model(end=400),
+    "lines": scripted_model(newlines=True, end=60),
+}
 
 
 @contextmanager
@@ -23,7 +33,9 @@ def serving(models: dict[str, Model], settings: Settings | None = None, **server
     space.model("mini")
     port = free_port()
     app = web_app(space, settings or Settings())
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", **server_options)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1, **server_options
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

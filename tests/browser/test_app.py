@@ -3,30 +3,21 @@
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 pytest.importorskip("playwright")
 from places import answer, inspector, status
 from playwright.sync_api import Locator, Page, expect
-from real_app import serving
+from real_app import SLOW
 
 from rmx.data.prepared_swaps import examples, of_kind
-from rmx.models.stand_ins import NEWLINES, scripted_model
+from rmx.models.stand_ins import NEWLINES
 from rmx.paths import ASSETS
 
 Open = Callable[..., Page]
 FIRST = examples()[0]
-SLOW = scripted_model(seconds=0.02, hostile=False)
-HOSTILE = scripted_model(end=400)
-MANY_LINES = scripted_model(newlines=True, end=60)
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serving({"slow": SLOW, "hostile": HOSTILE, "lines": MANY_LINES}) as address:
-        yield address
 
 
 @pytest.fixture
@@ -200,16 +191,17 @@ def test_it_streams_before_it_is_done(page: Page) -> None:
     page.get_by_role("button", name="Stop").click()
 
 
-def test_who_waits_sees_the_place_in_line_and_the_wait(page: Page) -> None:
+def test_who_waits_sees_the_place_in_line_and_the_wait(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     choose_model(page, "slow")
-    SLOW.engine.queue._mean = 30.0  # a turn takes that long, lately
-    holder = SLOW.engine.queue.enter()
+    queue = SLOW.engine.queue
+    monkeypatch.setattr(queue, "_mean", 30.0)  # a turn takes that long, lately
+    holder = queue.enter()
     try:
         solve(page, "Go on.")
         waiting = page.get_by_text(re.compile(r"waiting: 1 request before yours, about (2[0-9]|30) s"))
         expect(waiting).to_be_visible(timeout=20_000)
     finally:
-        SLOW.engine.queue.leave(holder)
+        queue.leave(holder)
     expect(page.locator(".flow .t").nth(5)).to_be_attached(timeout=20_000)
     page.get_by_role("button", name="Stop").click()
 
@@ -348,11 +340,16 @@ def test_two_visitors_do_not_see_each_other(open_page: Open, url: str) -> None:
     expect(two.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(0)
 
 
+def solved(page: Page, problem: str) -> None:
+    solve(page, problem)
+    expect(page.locator(".rmx .title")).to_have_text(problem, timeout=30_000)
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+
+
 def test_a_model_is_unloaded_and_loaded_again(page, tmp_path):
     copy = shutil.copytree(ASSETS / "mini", tmp_path / "copy")
     choose_model(page, str(copy))
-    solve(page)
-    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    solved(page, "Ann has 3 pears.")
     memory = page.locator("#memory")
     mine = memory.get_by_label(f"{copy} · 0.0")
     expect(mine).to_be_visible()
@@ -361,6 +358,5 @@ def test_a_model_is_unloaded_and_loaded_again(page, tmp_path):
     memory.get_by_role("button", name="Unload").click()
     expect(page.locator("#model-note")).to_contain_text("was unloaded: 0.0")
     expect(mine).to_have_count(0)
-    solve(page)  # what is asked for again is loaded again
-    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    solved(page, "Ben has 4 pears.")  # what is asked for again is loaded again
     expect(page.locator("#model-note")).not_to_contain_text("⚠")

@@ -1,25 +1,18 @@
 """The Claims tab on the real app: rows measured one by one and all at once, stopped, reloaded, taken home."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 pytest.importorskip("playwright")
 from playwright.sync_api import Locator, Page, expect
-from real_app import serving
 
 from rmx.claims.registry import CLAIMS
 
 Open = Callable[..., Page]
 HOSTILE = "<img src=x onerror=window.pwned=1>${7*7}{{this}}"
 LONG = 120_000
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serving({}) as address:
-        yield address
 
 
 @pytest.fixture

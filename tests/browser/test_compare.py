@@ -5,28 +5,19 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("playwright")
 from playwright.sync_api import Locator, Page, expect
-from real_app import serving
+from real_app import SLOW, SLOW_TOO
 
 from rmx.data.prepared_swaps import examples
-from rmx.models.stand_ins import scripted_model
 
 Open = Callable[..., Page]
 FIRST = examples()[0]
-SLOW, SLOW_TOO = scripted_model(seconds=0.03, hostile=False), scripted_model(seconds=0.03, hostile=False)
-HOSTILE, HOSTILE_TOO = scripted_model(end=300), scripted_model(end=300)
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serving({"slow": SLOW, "slow-too": SLOW_TOO, "hostile": HOSTILE, "hostile-too": HOSTILE_TOO}) as address:
-        yield address
 
 
 def status(page: Page) -> Locator:

@@ -1,14 +1,13 @@
 """A typed problem is judged by its own answer: given beside it, computed from it, or not at all. The real app."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 pytest.importorskip("playwright")
 from places import answer, status
 from playwright.sync_api import Page, expect
-from real_app import serving
 
 from rmx.data.prepared_swaps import examples
 
@@ -17,12 +16,6 @@ FIRST = examples()[0]
 TYPED = "Ann has 5 apples. Ben has 3 more. How many apples do they have together?"
 FREE = "Once Ann had 5 apples and Ben had 3. Who has more?"
 BOX = "#answer input, #answer textarea"
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serving({}) as address:
-        yield address
 
 
 @pytest.fixture

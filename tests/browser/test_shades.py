@@ -2,14 +2,13 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 pytest.importorskip("playwright")
 from places import answer, inspector, opened, status
 from playwright.sync_api import Locator, Page, expect
-from real_app import serving
 
 from rmx.data.prepared_swaps import examples
 
@@ -18,12 +17,6 @@ FIRST = examples()[0]
 TYPED = "Ann has 5 apples. Ben has 9 more. How many apples do they have together?"
 WRONG = " First, the facts are 5, 9. We add 5 and 9: 5 + 9 = 99. So the answer is \\boxed{99}."
 MARKED = ".flow .t.unlikely"
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serving({}) as address:
-        yield address
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import base64
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ pytest.importorskip("playwright")
 from conftest import chromium  # noqa: F401
 from places import answer, inspector, status
 from playwright.sync_api import Browser, Page, expect
-from real_app import serving
 
 from rmx.data.prepared_swaps import examples
 from rmx.models.workspace import Workspace
@@ -24,12 +23,6 @@ from rmx.trees.tree_page import tree_html
 
 Open = Callable[..., Page]
 FIRST = examples()[0]
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serving({}) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

@@ -206,7 +206,8 @@ def test_another_measurement_ends_the_one_before(page: Page) -> None:
     expect(panel).not_to_contain_text("stopped")
 
 
-def test_a_job_that_falls_silent_may_be_started_again(page: Page) -> None:
+def test_a_job_that_falls_silent_may_be_started_again(open_page: Open, url: str) -> None:
+    page = open_page(url, keep=False)
     worth.LOSE_LAST.set()
     solve(page)
     weigh(page)
@@ -409,8 +410,7 @@ def test_hostile_answers_and_tokens_are_text(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 1400
 
 
-@pytest.mark.parametrize("script", ["beads", "hostile"])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("theme", "script"), [("light", "hostile"), ("dark", "beads")])
 def test_a_phone_scrolls_in_one_direction_only(open_page: Open, url: str, theme: str, script: str) -> None:
     page = open_page(f"{url}?__theme={theme}", width=360, height=760)
     solve(page, script)

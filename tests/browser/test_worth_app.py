@@ -2,27 +2,19 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 pytest.importorskip("playwright")
 from places import answer, inspector, opened, status
 from playwright.sync_api import Locator, Page, expect
-from real_app import serving
+from real_app import SLOW
 
 from rmx.data.prepared_swaps import examples
-from rmx.models.stand_ins import scripted_model
 
 Open = Callable[..., Page]
 FIRST = examples()[0]
-SLOW = scripted_model(seconds=0.03, hostile=False)
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serving({"slow": SLOW}) as address:
-        yield address
 
 
 @pytest.fixture

@@ -162,11 +162,7 @@ TOLD += "print(c.HF_HUB_DISABLE_TELEMETRY, d.HF_UPDATE_DOWNLOAD_COUNTS)"
     ("start", "given", "told"),
     [
         ("import rmx.ui.server.serve; ", {}, "True False"),  # what `rmx serve` and app.py import
-        (
-            "import rmx.ui.server.serve; ",
-            {"HF_HUB_DISABLE_TELEMETRY": "0", "HF_UPDATE_DOWNLOAD_COUNTS": "1"},
-            "False True",
-        ),
+        ("import rmx; ", {"HF_HUB_DISABLE_TELEMETRY": "0", "HF_UPDATE_DOWNLOAD_COUNTS": "1"}, "False True"),
         ("from rmx.cli.main import main\nif main(['sets', '--json']): raise SystemExit(1)\n", {}, "True False"),
     ],
 )

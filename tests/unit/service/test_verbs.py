@@ -102,13 +102,13 @@ def unlike(value):
         ("sofar", {"problem": "241"}, ["--problem", "241"]),
         (
             "locator",
-            {"limit": 1, "samples": 2, "max_new_tokens": 96},
-            ["--limit", "1", "--samples", "2", "--max-new-tokens", "96", "--no-cache"],
+            {"limit": 1, "samples": 2, "max_new_tokens": 48},
+            ["--limit", "1", "--samples", "2", "--max-new-tokens", "48", "--no-cache"],
         ),
         (
             "eval",
-            {"limit": 3, "n": 2, "adapter": ["rl"], "k": [1, 2], "max_new_tokens": 96},
-            ["--limit", "3", "--n", "2", "--adapter", "rl", "--k", "1,2", "--max-new-tokens", "96", "--no-cache"],
+            {"limit": 2, "n": 2, "adapter": ["rl"], "k": [1, 2], "max_new_tokens": 64},
+            ["--limit", "2", "--n", "2", "--adapter", "rl", "--k", "1,2", "--max-new-tokens", "64", "--no-cache"],
         ),
         (
             "claims",

@@ -127,7 +127,7 @@ def test_out_of_memory_says_what_to_change(
     def fails(*_: Any) -> None:
         raise error
 
-    folder = again(sampled, tmp_path)
+    folder = again(sampled, tmp_path, validation=0, test=0)
     monkeypatch.setattr(trainer, "read_rows", fails)
     with pytest.raises(TrainError, match="--recompute, a --max-seq-len below 8192 or a --micro-batch below 3"):
         drive(folder)
@@ -138,6 +138,7 @@ def test_out_of_memory_says_what_to_change(
 def test_a_dry_run_goes_on_with_another_threshold(sampled: RunFolder, tmp_path: Path) -> None:
     shutil.copytree(sampled.path, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
+    folder.change(folder.config | {"recipe": folder.config["recipe"] | {"max_steps": 2, "test": 0}})
     assert main(["train", "--resume", str(folder.path), "--tau", "1.4"]) == 0
     first, second = told(folder, "gate")
     assert (first["tau"], second["tau"]) == (1.0, 1.4)
@@ -183,7 +184,7 @@ def test_a_guard_ends_a_run_that_goes_wrong(
     rule: str, changes: dict[str, Any], sampled: RunFolder, tmp_path: Path
 ) -> None:
     """A rate far too high; enough validation problems for a fall to show."""
-    folder = again(sampled, tmp_path, guards=True, validation=20, **changes)
+    folder = again(sampled, tmp_path, guards=True, validation=20, test=0, **changes)
     for path in folder.path.glob("validation_rollouts*"):
         path.unlink()
     assert drive(folder) == "done"
@@ -194,7 +195,7 @@ def test_a_guard_ends_a_run_that_goes_wrong(
 
 
 def test_patience_ends_a_run_and_the_adapter_is_kept(sampled: RunFolder, tmp_path: Path) -> None:
-    folder = again(sampled, tmp_path, patience=1, epochs=40, lr=1e-9, checkpoint_every=1)
+    folder = again(sampled, tmp_path, patience=1, epochs=40, lr=1e-9, checkpoint_every=1, test=0)
     assert drive(folder) == "done"
     (early,) = told(folder, "early")
     assert "patience 1" in early["message"]
@@ -215,7 +216,7 @@ def test_a_pinned_fork_is_followed(sampled: RunFolder, tmp_path: Path) -> None:
     one = read_rollouts(sampled.path / "rollouts.jsonl")[0]
     pin = {"model": "mini", "prompt_ids": list(one.prompt_ids), "before": list(one.completion_ids[:3]),
            "said": one.completion_ids[3], "known": "7"}  # fmt: skip
-    folder = again(sampled, tmp_path, max_steps=2)
+    folder = again(sampled, tmp_path, max_steps=2, test=0)
     folder.change(folder.config | {"pins": [pin]})
     assert drive(folder) == "done"
     events = told(folder, "replay")
