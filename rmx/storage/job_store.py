@@ -10,6 +10,10 @@ from rmx.storage.memory_shares import MemoryShares
 Item = TypeVar("Item", bound=Any)  # has `id`, `owner` and `nbytes`; of a job also `done` and `halt()`
 
 
+def _nbytes(items: list[Any]) -> int:
+    return sum(item.nbytes for item in items)
+
+
 class JobStore(Generic[Item]):
     """Items by id. They leave memory in whole groups, as the account of `memory_shares` has it; a busy group stays.
 
@@ -29,7 +33,7 @@ class JobStore(Generic[Item]):
         most: int | None = None,
         group: Callable[[Item], str] = lambda item: str(item.id),
         needs: Callable[[Item], str | None] = lambda item: None,
-        size: Callable[[list[Item]], int] = lambda items: sum(item.nbytes for item in items),
+        size: Callable[[list[Item]], int] = _nbytes,
         error: type[RmxError] = RmxError,
     ) -> None:
         self.kept, self._most = kept or MemoryShares(), most
