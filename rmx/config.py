@@ -1,7 +1,12 @@
-"""Validated settings of the explore road: checked once, when they are made, with a sentence for what is wrong."""
+"""Validated settings of the explore road: checked once, when they are made, with a sentence for what is wrong.
 
+Where the files that ship with rmx lie, in a checkout and in an installed wheel alike.
+"""
+
+import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from rmx.errors import RmxError, shown
@@ -61,3 +66,22 @@ class Sampling:
             return "greedy"
         top_p = f", top-p {self.top_p:g}" if self.top_p < 1 else ""
         return f"one draw, T {self.temperature:g}{top_p}, seed {self.seed}"
+
+
+# -- Where the files that ship with rmx lie, in a checkout and in an installed wheel alike ----------------------------
+
+
+PACKAGE = Path(__file__).resolve().parent
+# A wheel carries the folder as rmx/assets; a checkout has it beside the package.
+ASSETS = PACKAGE / "assets" if (PACKAGE / "assets").is_dir() else PACKAGE.parent / "assets"
+
+
+def cache_dir() -> Path:
+    """The folder for derived files (dequantised weights); `RMX_CACHE` overrides."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rmx"
+    return Path(os.environ.get("RMX_CACHE", default))
+
+
+def runs_dir() -> Path:
+    """The folder of the training runs; `RMX_RUNS` overrides `./runs`."""
+    return Path(os.environ.get("RMX_RUNS", "runs")).expanduser().absolute()

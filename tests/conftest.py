@@ -25,12 +25,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from rmx.config import ASSETS
 from rmx.engine.engine import Engine
 from rmx.models.load import Model, load
 from rmx.models.model_pair import Pair, make_pair
 from rmx.models.stand_ins import byte_tokenizer
 from rmx.models.workspace import Workspace
-from rmx.paths import ASSETS
 from rmx.prompt_styles import STYLES
 
 transformers_logging.set_verbosity_error()
@@ -49,7 +49,7 @@ def own_runs(tmp_path_factory):
     kept = tmp_path_factory.mktemp("kept")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RMX_RUNS", str(tmp_path_factory.mktemp("runs")))
-        patch.setattr("rmx.storage.line_store.cache_dir", lambda: Path(os.environ.get("RMX_CACHE", kept)))
+        patch.setattr("rmx.storage.safe_files.cache_dir", lambda: Path(os.environ.get("RMX_CACHE", kept)))
         yield
 
 

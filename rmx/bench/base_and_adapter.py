@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rmx.bench.timing import PROBLEM, Load, alternate, milliseconds, open_model, peaks_of, ratio, tell_peak
-from rmx.compare.placebo import add_placebo
+from rmx.compare.controls import add_placebo
 from rmx.models.load import Model, choose_device
 from rmx.models.model_pair import Pair, PairStream, open_pair, read_both
 

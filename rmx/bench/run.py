@@ -10,15 +10,13 @@ from typing import Any
 
 from rmx.bench.base_and_adapter import bench_pair
 from rmx.bench.base_and_adapter import peaks as pair_peaks
-from rmx.bench.decoding import branches, decode, streams, swap
-from rmx.bench.samples import bench_outcomes, bench_rollouts
+from rmx.bench.decoding import bench_outcomes, bench_rollouts, branches, decode, streams, swap
 from rmx.bench.timing import DEFAULT, environment, open_model, pinned
 from rmx.bench.train_step import bench_train
 from rmx.bench.ui import bench_ui
 from rmx.errors import RmxError
 from rmx.explore.flip_rates import bench_forks
-from rmx.models.load import Model, load
-from rmx.models.placing import PLAIN, Placing
+from rmx.models.load import PLAIN, Model, Placing, load
 
 
 def run(

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 import transformers
 
-from rmx.models.load import Model, load
-from rmx.models.placing import PLAIN, Placing
+from rmx.models.load import PLAIN, Model, Placing, load
 from rmx.models.stand_ins import random_model
 from rmx.stats.intervals import bootstrap_median
 

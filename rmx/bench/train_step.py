@@ -24,10 +24,9 @@ from rmx.models.load import Model, choose_device
 from rmx.recipes.recipe import Recipe, RolloutConfig
 from rmx.records import Problem, Rollout
 from rmx.train.rollouts.sample import sample_rollouts
-from rmx.train.step.base_figures import BaseFigures
 from rmx.train.step.items import Item, in_order, lr_at, make_items
 from rmx.train.step.lora_policy import make_policy
-from rmx.train.step.scoring import score
+from rmx.train.step.scoring import BaseFigures, score
 from rmx.train.step.trainer import BETAS, EPS, MicroStep, Trainer, Update
 
 PROBLEMS = (PROBLEM, "Write down how bread is made at home, step by step, and what can go wrong at each of the steps.")

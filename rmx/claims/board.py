@@ -1,15 +1,66 @@
-"""All asked claims on one pair: each study is made once, and its rows are told as it goes on."""
+"""The claims of `assets/claims.toml`, in the order in which a reader meets them, each with how it is read.
 
+All asked claims on one pair: each study is made once, and its rows are told as it goes on.
+
+The claims as one HTML file: no script, no request, light and dark, narrow and on paper.
+
+Everything that comes from outside (names of models, sets, tokens) is escaped by the template and nowhere else.
+"""
+
+import shlex
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
-from rmx.claims.claim import TABLE, Claim, Row, State, StudyName, Subject
+from rmx import __version__
+from rmx.claims import from_runs
+from rmx.claims import readings as from_pairs
+from rmx.claims import readings as from_sampling
+from rmx.claims.claim import TABLE, Claim, Read, Row, State, StudyName, Subject, by_construction
 from rmx.claims.studies import STUDIES
-from rmx.claims.verdicts import by_construction
+from rmx.data.problem_sets import SETS, split_name
 from rmx.errors import RmxError
 from rmx.runs.store import versions
+from rmx.stats.text import brief
+from rmx.storage.rendering import render
+
+READ: dict[str, Read] = {
+    "gain": from_pairs.gain,
+    "reranked": from_pairs.reranked,
+    "shifted": from_pairs.shifted,
+    "mean-rank": from_pairs.mean_rank,
+    "entropy-ratio": from_pairs.entropy_ratio,
+    "on-forks": from_pairs.on_forks,
+    "oracle": from_pairs.oracle,
+    "random": from_pairs.random_control,
+    "gate": from_pairs.gate,
+    "gate-share": from_pairs.gate_share,
+    "swaps": from_sampling.swaps,
+    "locator": from_sampling.locator,
+    "placebo": from_pairs.placebo,
+    "low-rank": from_runs.distilled,
+    "reasonmaxxer": from_runs.reasonmaxxer,
+    "positive-only": from_runs.positive_only,
+    "random-gate": from_runs.random_gate,
+    "tau-range": from_runs.tau_range,
+    "cost": from_runs.cost,
+    "pass-at-k": from_sampling.pass_at_k,
+}
+BY_ID = {name: Claim(name, read=READ[name], **row) for name, row in TABLE["claims"].items()}
+CLAIMS = tuple(BY_ID.values())
+
+
+def chosen(ids: tuple[str, ...] | None) -> tuple[Claim, ...]:
+    """The claims of these ids in their usual order, all where none is named; RmxError for an unknown id."""
+    if unknown := [i for i in ids or () if i not in BY_ID]:
+        raise RmxError(f"There is no claim '{unknown[0][:40]}'. Known: {', '.join(BY_ID)}.")
+    return tuple(claim for claim in CLAIMS if not ids or claim.id in ids)
+
+
+# -- All asked claims on one pair -------------------------------------------------------------------------------------
+
 
 CAVEATS: list[str] = TABLE["caveats"]
 MINIATURE: str = TABLE["miniature"]
@@ -147,3 +198,97 @@ class Board:
         if over and self.cancelled() and any(s in self.took for s in claim.studies):
             return replace(row, state="stopped", error="It was stopped before anything was found.")
         return replace(row, state="measuring" if study in claim.studies else "waiting")
+
+
+# -- The claims as one HTML file --------------------------------------------------------------------------------------
+
+
+Figures = Mapping[str, Any]
+THIN = 0.4  # per cent; the least that can be seen
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One figure."""
+
+    name: str
+    numbers: str
+    said: str  # the whole of it in words
+    low: float
+    value: float
+    high: float
+    zero: float
+    band: tuple[float, float] | None
+
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def bars_of(row: Figures) -> list[Bar]:
+    """The bars of a row of `rmx claims`; figures without an interval have none."""
+    named = row.get("labels", {})
+    shown = [(named[n], f) for n, f in row["measured"]["figures"].items() if n in named and f.get("low") is not None]
+    units = {label["unit"] for label, _ in shown}
+    scales = {unit: scale_of([pair for pair in shown if pair[0]["unit"] == unit]) for unit in units}
+    return [_bar(label, figure, scales[label["unit"]]) for label, figure in shown]
+
+
+def scale_of(bars: Sequence[tuple[Figures, Figures]]) -> tuple[float, float]:
+    """From the least to the greatest of intervals and ranges, 0 among them, with a little room at either end."""
+    ends = [0.0]
+    for label, figure in bars:
+        ends += [float(x) for x in (figure["low"], figure["high"], label["low"], label["high"]) if x is not None]
+    room = 0.04 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - room, max(ends) + room
+
+
+def _bar(label: Figures, figure: Figures, scale: tuple[float, float]) -> Bar:
+    left, right = scale
+
+    def at(x: float) -> float:
+        return round(100 * (x - left) / (right - left), 2)
+
+    numbers, exact = brief(dict(figure), label["unit"]), " (exact bound)" if figure.get("exact") else ""
+    said, band = f"{label['text']}: {numbers}, 95 % interval{exact}", None
+    if label["low"] is not None or label["high"] is not None:
+        a, b = (end if x is None else at(x) for x, end in ((label["low"], 0.0), (label["high"], 100.0)))
+        band = a, max(b, a + THIN)
+        said += (
+            f"; {'margin of ours' if label['ours'] else 'paper'}: {_edges(label['low'], label['high'], label['unit'])}"
+        )
+    low, value, high = (at(float(figure[key])) for key in ("low", "value", "high"))
+    return Bar(label["text"], numbers, said, low, value, max(high, low + THIN), at(0.0), band)
+
+
+def _edges(low: float | None, high: float | None, unit: str) -> str:
+    """What agrees, in words."""
+    least, most = (brief({"value": x, "low": None}, unit) for x in (low, high))
+    return f"from {least}" if high is None else f"up to {most}" if low is None else f"{least} to {most}"
+
+
+def command_of(found: Figures, asked: Mapping[str, str | None]) -> str:
+    """The command that makes this document again."""
+    words = ["rmx", "claims", "--model", str(asked.get("model") or found["model"])]
+    words += [word for flag in ("adapter", "teacher") if asked.get(flag) for word in (f"--{flag}", str(asked[flag]))]
+    words += ["--set", str(found["set"]), "--limit", str(found["n"]), "--tau", f"{found['tau']:g}"]
+    words += ["--seed", str(found["seed"]), "--n", str(found["samples"])]
+    words += ["--max-new-tokens", str(found["max_new_tokens"]), *shlex.split(asked.get("style") or "")]
+    if len(found["rows"]) < len(CLAIMS):
+        words += ["--only", ",".join(row["id"] for row in found["rows"])]
+    return shlex.join(words)
+
+
+def html_report(found: Figures, command: str, when: datetime | None = None) -> str:
+    """The whole file, of the document of `rmx claims` and the command that made it; `when` is now by default."""
+    licence, source = set_facts(str(found["set"]))
+    about = {"licence": licence, "source": source, "when": when or datetime.now(UTC), "version": __version__}
+    return render("claims_report.html", found=found, command=command, bars_of=bars_of, **about)
+
+
+def set_facts(name: str) -> tuple[str, str]:
+    """Licence and source of a named set; of a file its owner knows them."""
+    try:
+        info = SETS.get(split_name(name)[0])
+    except RmxError:
+        info = None
+    return (info.licence, info.source) if info else ("of the file's owner", "a file of the user")

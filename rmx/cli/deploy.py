@@ -52,7 +52,7 @@ def _deploy(args: argparse.Namespace) -> None:
         told |= {"steps": list(made.steps), "files": files}
         print(json.dumps(told) if args.json else "\n".join([*made.steps, *(f"  {file['path']}" for file in files)]))
         return
-    from rmx.space.carry_out import carry_out
+    from rmx.space.plan import carry_out
 
     done = []
     for line in carry_out(made):

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from rmx import __version__
+from rmx.config import ASSETS, cache_dir
 from rmx.errors import RmxError
 from rmx.models.load import load
 from rmx.models.presets import PAIRS, PRESETS
-from rmx.paths import ASSETS, cache_dir
 from rmx.prompt_styles import STYLES
 
 PACKAGES = ("torch", "transformers", "peft", "gradio", "accelerate", "datasets", "math-verify", "gguf")

@@ -16,9 +16,9 @@ from functools import partial
 from typing import Any, NoReturn
 
 from rmx import __version__
+from rmx.config import ASSETS
 from rmx.errors import RmxError, shown
-from rmx.paths import ASSETS
-from rmx.storage.strict_json import whole
+from rmx.storage.safe_files import whole
 
 # What each verb is for, and the module of rmx.cli that has it: `define_VERB` gives it its options once it is called. A
 # verb without it is a request and no more; `run_VERB` then does it.

@@ -16,10 +16,9 @@ from rmx.errors import RmxError, TrainError
 from rmx.models.style_options import StyleOptions
 from rmx.progress import Progress
 from rmx.service import Request, Site, steps
-from rmx.service.arguments import API_ONLY, Flag, arguments_of, hints_of, kind_of, read
+from rmx.service.arguments import API_ONLY, Flag, arguments_of, hints_of, ignore, kind_of, read
 from rmx.service.requests import ADAPTERS, SPECS, AskingRequest
-from rmx.service.verb import ignore
-from rmx.storage.strict_json import whole
+from rmx.storage.safe_files import whole
 
 Asked = TypeVar("Asked", bound=Request)
 Place = tuple[str, int, int, str]  # what is done or counted, at, of, a note
@@ -170,7 +169,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
 
 def placing_of(args: argparse.Namespace) -> Any:
     """The `Placing` that the arguments give."""
-    from rmx.models.placing import Placing
+    from rmx.models.load import Placing
 
     return Placing(args.quantize, args.device_map)
 

@@ -1,4 +1,7 @@
-"""The verb that keeps house among training runs: `rmx runs [list | show | stop | resume | rm | note]`."""
+"""The verb that keeps house among training runs: `rmx runs [list | show | stop | resume | rm | note]`.
+
+The verb about money: `rmx cost`, what runs took and cost, at which rates.
+"""
 
 import argparse
 import json
@@ -45,20 +48,20 @@ def _add(what: Any, name: str, about: str, **does: Callable[..., Any]) -> argpar
 
 
 def _list(args: argparse.Namespace) -> None:
-    from rmx.runs.row import row
+    from rmx.runs.store import row
 
     rows = [row(folder) for folder in _store().all()]
     if args.json:
         print(json.dumps({"runs": rows}))
     elif rows:
         width = shutil.get_terminal_size((160, 24)).columns
-        print(table(rows, width if sys.stdout.isatty() else None))
+        print(runs_table(rows, width if sys.stdout.isatty() else None))
     else:
         print(f"No runs in {_store().root} yet. rmx train starts one.", file=sys.stderr)
 
 
 def _show(args: argparse.Namespace) -> None:
-    from rmx.runs.row import row
+    from rmx.runs.store import row
 
     folder = _store().get(args.id)
     found, files, sweep = row(folder), folder.files(), folder.sweep
@@ -77,7 +80,7 @@ def _show(args: argparse.Namespace) -> None:
 
 def _change(args: argparse.Namespace) -> None:
     """Do something to a run, and print its row as JSON, or one line that says what became of it."""
-    from rmx.runs.row import row
+    from rmx.runs.store import row
 
     store = _store()
     folder = store.get(args.id)
@@ -129,9 +132,9 @@ def _until(true: Callable[[], bool], patience: float = 5.0) -> None:
 # -- for the terminal -------------------------------------------------------------------------------------------------
 
 
-def table(rows: Sequence[Row], width: int | None = None) -> str:
+def runs_table(rows: Sequence[Row], width: int | None = None) -> str:
     """Runs under each other, one line each; the last column is cut where the terminal ends."""
-    from rmx.runs.row import tested
+    from rmx.runs.store import tested
 
     heads = ("run", "state", "model", "set", "tau", "gated", "pass@1 before → after", "gained", "time", "cost", "note")
     return "\n".join(line[:width] for line in columns([heads, *(_cells(tested(row)) for row in rows)]))
@@ -210,3 +213,79 @@ def _size(count: float) -> str:
         if count < 1000:
             return f"{count:.1f} {unit}"
     return f"{count / 1000:.1f} GB"
+
+
+# -- The verb about money ---------------------------------------------------------------------------------------------
+
+
+def define_cost(parser: argparse.ArgumentParser) -> None:
+    """Options of `rmx cost`."""
+    parser.add_argument(
+        "--rate",
+        action="append",
+        default=[],
+        metavar="NAME=USD",
+        help="enter a rate of your own, dollars per hour (cpu=0.05); NAME=none takes it back",
+    )
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+    parser.set_defaults(run=_cost)
+
+
+def _cost(args: argparse.Namespace) -> None:
+    from rmx.runs.rates import named_rate, set_rate
+    from rmx.runs.store import RunStore, costs
+    from rmx.train.probe import this_device
+
+    store = RunStore()
+    for name, usd in [named_rate(text) for text in args.rate]:  # all are read before one is entered
+        set_rate(name, usd, store.root)
+    found = costs(store.all(), this_device(), store.root)
+    print(json.dumps(found) if args.json else told(found))
+
+
+def told(found: dict[str, Any]) -> str:
+    """The whole of it for the terminal."""
+    rates = [(r["name"], f"{r['usd_per_hour']:.2f}", r["date"], r["source"]) for r in found["rates"]]
+    runs = [(r["id"], r["device"] or "not noted", _hours(r["seconds"]), _usd(r["usd"])) for r in found["runs"]]
+    scores = ("base_score", "rl_score", "score")
+    paper = [
+        (r["base"], *(f"{r[score]:.3f}" for score in scores), _span(r["rl_usd"]), f"{r['usd']}")
+        for r in found["paper"]["rows"]
+    ]
+    parts = [
+        _table(("machine", "USD/h", "date", "source"), rates),
+        f"this machine: {found['machine']['device']}. {found['machine']['sentence']}",
+        _table(("run", "machine", "measured", "USD"), runs) if runs else "No run has measured anything yet.",
+        _summed(found["sum"]) if runs else "",
+        f"For comparison, the paper's cost_table ({found['paper']['source']}). {found['paper']['note']}",
+        _table(("base", "pass@1", "best RL", "ReasonMaxxer", "RL, USD", "its, USD"), paper),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(columns([heads, *rows]))
+
+
+def _summed(total: dict[str, Any]) -> str:
+    without = total["without"]
+    rest = f" {without} of them on machines without a rate, which are not in it." if without else ""
+    runs = f"{total['runs']} run{'s' * (total['runs'] != 1)}"
+    dollars = f"{_usd(total['usd'])} USD" if total["usd"] is not None else "no dollars known"
+    return f"sum: {dollars} for {_hours(total['seconds'])} of {runs}.{rest}"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+
+
+def _usd(value: float | None) -> str:
+    """Cents where there are any, else as many digits as show something."""
+    if value is None:
+        return MISSING
+    return f"{value:.2f}" if value >= 0.01 or value == 0 else f"{value:.1g}"
+
+
+def _span(ends: Sequence[float]) -> str:
+    low, high = ends
+    return f"{low:,.0f}" if low == high else f"{low:,.0f} – {high:,.0f}"

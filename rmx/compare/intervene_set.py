@@ -8,15 +8,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from rmx.compare.controls import Text
 from rmx.compare.intervene import ARMS, AllArms, Arm, ArmProblem, ArmResult
-from rmx.compare.placebo import Text
 from rmx.compare.shift_set import CALIBRATION_TEXTS, known_placebo
 from rmx.config import NEW_TOKENS
 from rmx.engine.decoding_memory import token_bytes
 from rmx.engine.engine import split_key
 from rmx.errors import RmxError
 from rmx.explore.calibration import Calibration
-from rmx.explore.journal import chained, journal_of
+from rmx.explore.resampling import chained, journal_of
 from rmx.grading.answers import CUT
 from rmx.models.model_pair import Pair
 from rmx.prompt_styles import PromptStyle
@@ -24,7 +24,7 @@ from rmx.records import Problem
 from rmx.stats.intervals import Estimate, share
 from rmx.stats.paired import tested_difference, write_p
 from rmx.stats.text import points
-from rmx.storage.line_store import LineStore
+from rmx.storage.safe_files import LineStore
 
 ROWS = 72  # rows of one batch, both models counted once; progress is reported after each batch
 CACHE_BYTES = 1 << 30  # keys and values of one batch

@@ -2,6 +2,8 @@
 
 The completion is the base's own by default, or the adapted model's, or a pasted text. While one of the models writes,
 both take every step together, so that the map grows with the text; a given text is read in one pass under each.
+
+A pair and its problems, as verbs and pages name them, and the document of one map.
 """
 
 import time
@@ -12,16 +14,25 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rmx.compare.noise_floor import shape_noise
+from rmx.compare.controls import check_base, placebo_pair, shape_noise
+from rmx.compare.shift_set import PAPER, ReadPlaces, ShiftFigures, places_of
 from rmx.config import TOP_SHOWN, Sampling
+from rmx.data.problem_sets import load_set
 from rmx.engine.divergence import Compared, Difference, Kind, compare, is_near_tie, kind_of
+from rmx.engine.engine import split_key
 from rmx.engine.entropy import Capture, capture, logp_and_rank
 from rmx.engine.token_draws import Chooser
+from rmx.errors import ModelError, RmxError
+from rmx.explore.calibration import Calibration, calibration_of, threshold_of
 from rmx.grading.answers import CUT, StopRule
 from rmx.models.detokenizer import TextStream
-from rmx.models.model_pair import Pair, open_pair, read_both
+from rmx.models.load import Model
+from rmx.models.model_pair import Pair, make_pair, open_pair, read_both
+from rmx.models.presets import PAIRS
 from rmx.models.stopping import stop_after
-from rmx.records import Answer, Candidate, Stop, is_fork
+from rmx.models.style_options import StyleOptions
+from rmx.models.workspace import Workspace
+from rmx.records import Answer, Candidate, Problem, Stop, is_fork
 from rmx.zerogpu.calls import never, on_gpu_worker, side_by_side
 
 Source = Literal["base", "adapted", "text"]
@@ -265,3 +276,115 @@ def largest(shifts: Sequence[Shift], count: int = 12) -> list[Shift]:
     """The places where the two differ most: disagreements first, then agreements whose KL is worth a look."""
     worth = [s for s in shifts if s.rank > 1 or s.kl >= QUIET]
     return sorted(worth, key=lambda s: (s.rank > 1, s.kl), reverse=True)[:count]
+
+
+# -- A pair and its problems, as verbs and pages name them, and the document of one map -------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PairOptions:
+    """A base, what it is compared with, and the problems that both are asked."""
+
+    model: str = "mini"
+    adapter: str | None = None
+    teacher: str | None = None
+    preset: str | None = None  # a pair by name, in place of the three above
+    strength: float = 1.0
+    tau: float | None = None
+    tau_share: float | None = None  # share of the base's tokens above tau, in its place
+    recalibrate: bool = False  # make the solutions behind the share anew
+    seed: int = 0
+    max_new_tokens: int = 512
+    set_name: str = "mini"
+    limit: int | None = None
+    style: StyleOptions = StyleOptions()  # noqa: RUF009  a frozen record
+
+    def __post_init__(self) -> None:
+        Sampling(seed=self.seed, max_new_tokens=self.max_new_tokens)  # checks both
+
+    def specs(self) -> tuple[str, str | None, str | None]:
+        """Model, adapter and teacher. The bundled model is compared with its RL partner where nothing else is named."""
+        if self.preset is not None:
+            if self.preset not in PAIRS:
+                raise RmxError(f"There is no pair '{self.preset}'. Known: {', '.join(PAIRS)}.")
+            named = PAIRS[self.preset]
+            return named.base, named.adapter, named.teacher
+        partner = "rl" if self.adapter is None and self.teacher is None and self.model == "mini" else self.adapter
+        return self.model, partner, self.teacher
+
+    def pair(self, space: Workspace | None = None, own: bool = False, raw: bool = False) -> Pair:
+        """Load both models, for the set or for a problem of the user's `own`; `raw` gives its prompt as it stands."""
+        model, adapter, teacher = self.specs()
+        name = None if own else self.set_name
+        return make_pair(space or Workspace(), model, adapter, teacher, self.strength, self.style, name, raw)
+
+    def threshold(self, model: Model) -> float:
+        """The tau that was asked for, else that of the share that was asked for, else the model's own."""
+        return threshold_of(model, self.tau, self.tau_share, self.set_name, self.recalibrate)
+
+    def calibration(self, model: Model) -> Calibration | None:
+        """What `threshold` came from, once it was asked for; None without a share."""
+        return None if self.tau_share is None else calibration_of(model, self.tau_share, self.set_name)
+
+    def problems(self) -> list[Problem]:
+        """The first `limit` problems of the set."""
+        if self.limit is not None and self.limit < 1:
+            raise RmxError(f"--limit must be 1 or more; got {self.limit}.")
+        return load_set(self.set_name)[: self.limit]
+
+
+def map_document(found: ShiftMap) -> dict[str, Any]:
+    """What `rmx shifts PROMPT` prints of a map that is done: with its noise, a placebo and the check of the base."""
+    ids = [*found.job.prompt_ids, *found.ids]
+    with found.pair.turn():
+        found.noise = shape_noise(found.pair.base.engine, ids)
+    return map_json(found) | {"placebo": map_placebo(found), "base_check": check_base(found.pair, ids).json()}
+
+
+def map_places(found: ShiftMap) -> ReadPlaces:
+    """A map's places, for the same statistics as a set's."""
+    columns: dict[str, list[Any]] = {"entropy": [s.base.entropy for s in found.shifts]}
+    columns |= {"rank": [s.rank for s in found.shifts], "kl": [s.kl for s in found.shifts]}
+    return ReadPlaces.of_row("prompt", columns | {"near": [s.near_tie(found.tolerance) for s in found.shifts]})
+
+
+def map_json(found: ShiftMap) -> dict[str, Any]:
+    """Figures and tokens of one map."""
+    figures = ShiftFigures((map_places(found),), found.job.tau)
+    return {
+        "base": found.pair.base.spec,
+        "adapted": found.pair.name,
+        "revision": found.pair.base.revision,
+        "dtype": found.pair.base.dtype,
+        "source": found.job.source,
+        "tau": found.job.tau,
+        "problems": 1,
+        **figures.json(),
+        "paper": PAPER,
+        "noise": found.noise.json() if found.noise else None,
+        "answer": found.answer.json(),
+        "stop": found.stop,
+        "prompt_ids": list(found.job.prompt_ids),
+        "style": found.pair.base.style.json(),
+        "tokens": [s.json(found.job.tau, found.tolerance) for s in found.shifts],
+        "seconds": round(found.seconds, 3),
+    }
+
+
+def map_placebo(
+    found: ShiftMap, cancelled: Callable[[], bool] = lambda: False, patience: float | None = None
+) -> dict[str, Any] | None:
+    """What a placebo of equal reranked share does to the same text; None where there is too little, or none fits."""
+    if len(found.shifts) < 2:
+        return None
+    prompt = found.job.prompt_ids
+    text = ([*prompt, *found.ids], len(prompt) - 1)
+    with found.pair.turn(patience):
+        try:
+            noise = placebo_pair(found.pair, [text], cancelled=cancelled)
+        except ModelError:
+            return None
+        places = places_of(noise, "prompt", text, found.tolerance)
+    figures = ShiftFigures((places,), found.job.tau).json()
+    kept = ("reranked", "shifted", "mean_rank", "entropy_ratio", "on_forks", "disagreements")
+    return {name: figures[name] for name in kept} | {"strength": split_key(str(noise.adapter))[1]}

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmx.compare.noise_floor import dtype_noise, shape_noise, worst
-from rmx.compare.placebo import Text, placebo_pair
+from rmx.compare.controls import Text, dtype_noise, placebo_pair, shape_noise, worst
 from rmx.config import NEW_TOKENS
 from rmx.engine.batch import continue_batch
 from rmx.engine.divergence import KINDS, Difference, compare, kind_of
@@ -22,14 +21,14 @@ from rmx.engine.engine import split_key
 from rmx.engine.entropy import capture
 from rmx.errors import ModelError
 from rmx.explore.calibration import Calibration
-from rmx.explore.journal import Journal, chained, journal_of
+from rmx.explore.resampling import Journal, chained, journal_of
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair, read_both
 from rmx.models.stopping import Ending
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Problem, is_fork
 from rmx.stats.intervals import Estimate, quotient, ratio_of_sums
-from rmx.storage.line_store import LineStore
+from rmx.storage.safe_files import LineStore
 
 TOPS = range(1, 11)
 EDGES = [i / 10 for i in range(31)]  # nats, of the histogram; the last bin is open

@@ -11,7 +11,7 @@ same sets; none of them has been fetched by its authors here.
   split of 674 rows, whose `final_answer` is a list of one text each. 93 of them have several answers in that text
   (`is_multiple_answer`), says a reader's test at revision 91184b5.
 
-A set whose only split is called `train` on the Hub is a test set none the less: these are not for training. Rows
+A set whose only split is called `train` on the Hub is a test set none the less: these are not for training. HubRows
 without a final answer are left out.
 """
 
@@ -25,13 +25,12 @@ from typing import Any
 
 from huggingface_hub.constants import HF_HOME
 
-from rmx.data.problem_files import short_answer
-from rmx.data.splits import normalised
+from rmx.data.problem_files import normalised, short_answer
 from rmx.errors import ProblemError, first_line
 from rmx.grading.equality import last_box
 from rmx.records import Problem
 
-Rows = Iterable[Mapping[str, Any]]
+HubRows = Iterable[Mapping[str, Any]]
 MATH, MATH_500 = "DigitalLearningGmbH/MATH-lighteval", "HuggingFaceH4/MATH-500"
 MATH_LEVELS = (3, 4, 5)
 
@@ -51,7 +50,7 @@ def fetch(name: str, split: str) -> tuple[Problem, ...]:
         ) from error
 
 
-def _gsm8k(rows: Rows, name: str, split: str) -> Iterator[Problem]:
+def _gsm8k(rows: HubRows, name: str, split: str) -> Iterator[Problem]:
     """GSM8K has no validation split: a fixed tenth of its train split serves, so the three are disjoint."""
     on_hub = "test" if split == "test" else "train"
     for index, row in enumerate(rows):
@@ -91,7 +90,7 @@ def _level(text: object) -> int | None:
     return int(number) if number.isdecimal() else None
 
 
-def _columns(rows: Rows, name: str, split: str, *, question: str, key: str | None) -> Iterator[Problem]:
+def _columns(rows: HubRows, name: str, split: str, *, question: str, key: str | None) -> Iterator[Problem]:
     """Rows with the final answer in a column `answer`; without a column for ids the row's index serves."""
     for index, row in enumerate(rows):
         answer = "" if row["answer"] is None else str(row["answer"]).strip()
@@ -100,7 +99,7 @@ def _columns(rows: Rows, name: str, split: str, *, question: str, key: str | Non
             yield Problem(own, row[question], answer, name, split, _level(row.get("level")))
 
 
-def _olympiadbench(rows: Rows, name: str, split: str) -> Iterator[Problem]:
+def _olympiadbench(rows: HubRows, name: str, split: str) -> Iterator[Problem]:
     """One final answer each: several answers are graded nowhere in rmx. A row's tolerance (`error`) is not used."""
     for row in rows:
         answers = [str(a).strip() for a in row["final_answer"] or () if str(a).strip()]
@@ -117,7 +116,7 @@ def _without_dollars(answer: str) -> str:
 
 _MATH_500 = partial(_columns, question="problem", key="unique_id")
 # name -> repository, configuration, split there (None: ours), rows to problems
-_SETS: dict[str, tuple[str, str | None, str | None, Callable[[Rows, str, str], Iterator[Problem]]]] = {
+_SETS: dict[str, tuple[str, str | None, str | None, Callable[[HubRows, str, str], Iterator[Problem]]]] = {
     "gsm8k": ("openai/gsm8k", "main", None, _gsm8k),
     "math": (MATH_500, None, "test", _MATH_500),  # of its test split; the others are read by `_math`
     "math500": (MATH_500, None, "test", _MATH_500),

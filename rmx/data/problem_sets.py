@@ -2,20 +2,23 @@
 
 A set is named `NAME[:train|validation|test]`, or is the path of a .jsonl, .csv or .parquet file with a column `problem`
 or `question` and, where they are known, `answer`, `id` and `split`.
+
+Prepared examples: one problem and one swap each. The app runs the model on them; nothing is canned.
 """
 
 import difflib
+import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
+from rmx.config import ASSETS
 from rmx.data.hub_sets import REPOSITORIES, fetch
-from rmx.data.problem_files import SUFFIXES, read_file, read_text
-from rmx.data.splits import SPLITS, deal, shared
+from rmx.data.problem_files import SPLITS, SUFFIXES, deal, read_file, read_text, shared
 from rmx.errors import ProblemError
-from rmx.paths import ASSETS
 from rmx.records import Problem
 
 logger = logging.getLogger(__name__)
@@ -112,7 +115,7 @@ def load_set(name: str) -> list[Problem]:
     Args:
         name: `NAME[:train|validation|test]` with a NAME of `SETS`, or a file's path, which may carry a split as well.
             A file with a column `split` gives the problems of that split, test by default. Of one without, a split
-            that is named gets its share (see rmx/data/splits.py); with no split named all problems are taken.
+            that is named gets its share (see rmx/data/problem_files.py); with no split named all problems are taken.
 
     Raises:
         ProblemError: there is no such set, split or file; the file is too big or malformed (the message names the
@@ -227,3 +230,40 @@ def _of_split(name: str, problems: list[Problem], split: str, *, split_is_named:
         why = "Its column `split` names" if stated else "Without a column `split`, its texts are dealt to"
         raise ProblemError(f"{name} has no {split} problems. {why} only {there}.")
     return sides[split]
+
+
+# -- Prepared examples ------------------------------------------------------------------------------------------------
+
+
+Kind = Literal["rescue", "break", "harmless"]
+TITLES: dict[Kind, str] = {"rescue": "wrong → right", "break": "right → wrong", "harmless": "harmless fork"}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A problem of the bundled model with a place worth looking at."""
+
+    title: str
+    kind: Kind
+    problem_id: str
+    problem: str
+    answer: str
+    pos: int  # completion token, from 0
+    token_id: int
+    token_text: str
+    base_answer: str
+    swapped_answer: str
+    entropy: float  # nats, at the fork
+    p: float  # of the swapped token
+
+
+@lru_cache(maxsize=1)
+def examples() -> tuple[Example, ...]:
+    """The examples that ship with mini, the one for the first screen first."""
+    rows = json.loads((ASSETS / "mini" / "examples.json").read_text(encoding="utf-8"))
+    return tuple(Example(**row) for row in rows)
+
+
+def of_kind(kind: Kind) -> list[Example]:
+    """Return the examples of one kind, in their order."""
+    return [e for e in examples() if e.kind == kind]

@@ -1,4 +1,9 @@
-"""Where an evaluation stands: the graded problems, and the document that is made of them."""
+"""What an evaluation asks of every model: how many samples, drawn how, and up to which k.
+
+From marks to figures: the parts "models", "paired" and "crossings" of an evaluation's JSON.
+
+Where an evaluation stands: the graded problems, and the document that is made of them.
+"""
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
@@ -8,19 +13,299 @@ from typing import Any
 
 import numpy as np
 
-from rmx.compare.base_check import BaseCheck
-from rmx.data.problem_sets import SETS, split_name
-from rmx.evaluate.contestants import Contestant, EvalConfig
-from rmx.evaluate.model_figures import Scored, crossing, model_figures, paired_figures
+from rmx.compare.controls import BaseCheck
+from rmx.config import Sampling
+from rmx.data.problem_sets import SETS, load_set, split_name
+from rmx.errors import ProblemError, RmxError
 from rmx.evaluate.sample_store import Answered
-from rmx.grading.answer_groups import same_answers
-from rmx.grading.answers import equal
+from rmx.grading.answers import equal, same_answers
 from rmx.mini.problem_sets import MINI_SIZES, mini_set
 from rmx.mini.task import MiniProblem
+from rmx.models.base_state import key_of
+from rmx.models.load import Model
+from rmx.models.model_pair import ask_alike
+from rmx.models.style_options import StyleOptions
+from rmx.models.workspace import Workspace
 from rmx.records import Problem
 from rmx.runs.rates import cost
-from rmx.stats.paired import RULE
-from rmx.train.plan.probe import device_name
+from rmx.stats.intervals import Estimate, unknown
+from rmx.stats.paired import (
+    RULE,
+    Clusters,
+    excludes_zero,
+    greedy_difference,
+    mean_estimates,
+    sampled_differences,
+    share_estimate,
+    with_verdict,
+)
+from rmx.stats.pass_at_k import majority_profile, pass_at_k, powers
+from rmx.stats.text import points
+from rmx.train.probe import device_name
+
+MOST_SAMPLES = 256  # per problem
+
+
+@dataclass(frozen=True, slots=True)
+class EvalConfig:
+    """Settings shared by all models of an evaluation. The defaults of the draws are the paper's."""
+
+    n: int = 16  # samples per problem; 0: greedy only
+    k: tuple[int, ...] = ()  # tries of pass@k; () means 1, 2, 4 ... n
+    temperature: float = 0.6
+    top_p: float = 0.95
+    seed: int = 0
+    max_new_tokens: int = 2048
+    greedy: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or not isinstance(self.n, int) or not 0 <= self.n <= MOST_SAMPLES:
+            raise RmxError(f"Samples per problem must be a whole number from 0 to {MOST_SAMPLES}; got {self.n}.")
+        if not self.n and not self.greedy:
+            raise RmxError("Nothing to evaluate: no samples and no greedy solution.")
+        Sampling(self.temperature, self.top_p, self.seed, self.max_new_tokens)
+        if self.n and self.temperature == 0:
+            raise RmxError("Samples at temperature 0 are all the same. Raise it, or ask for no samples (n = 0).")
+        object.__setattr__(self, "k", tuple(sorted(set(self.k))) or powers(self.n))
+        for k in self.k:
+            if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= max(self.n, 1):
+                raise RmxError(f"pass@k needs k from 1 to the number of samples, {self.n}; got {k}.")
+
+    def json(self) -> dict[str, Any]:
+        """Return the settings as the document of an evaluation holds them."""
+        return {
+            "samples": self.n,
+            "k": list(self.k),
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+
+BASE = "base"
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One model of an evaluation."""
+
+    name: str  # "base", or the spec of its adapter or checkpoint
+    label: str
+    model: Model
+    adapter: str | None  # its name on the engine
+    spec: str | None
+    key: str  # of the weights, their precision and the adapter's weights: the same key, the same completions
+
+
+def contestants_of(
+    workspace: Workspace,
+    model: str,
+    adapters: Sequence[str] = (),
+    teachers: Sequence[str] = (),
+    style: StyleOptions = StyleOptions(),  # noqa: B008  a frozen record
+    set_name: str | None = None,
+) -> list[Contestant]:
+    """The base first, then its adapters, then other checkpoints; a spec that is named twice counts once.
+
+    Everybody is asked the same ids, in the base's way: else a difference could be the prompt's.
+
+    Args:
+        adapters: bundled names, runs (`ID` or `ID/step_N`), folders, Hub ids. teachers: specs of full checkpoints.
+        style: what is asked of the prompt. set_name: of the problems.
+
+    Raises:
+        ModelError: one of them cannot be had, or has other tokens than the base. PromptError: no style for the base.
+    """
+    base = workspace.model(model).ask_in(style, set_name)
+    found = [Contestant(BASE, base.spec, base, None, None, key_of(base, None))]
+    for spec in dict.fromkeys(adapters):
+        name = workspace.adapter(base, spec)
+        found.append(Contestant(spec, f"{base.spec} + {spec}", base, name, spec, key_of(base, name)))
+    for spec in dict.fromkeys(teachers):
+        other = ask_alike(workspace.model(spec), base)
+        found.append(Contestant(spec, other.spec, other, None, spec, key_of(other, None)))
+    return found
+
+
+def with_answers(set_name: str, limit: int | None = None) -> list[Problem]:
+    """The first `limit` problems of a set (default split: test); ProblemError where one has no known answer."""
+    if limit is not None and limit < 1:
+        raise RmxError(f"The number of problems must be 1 or more; got {limit}.")
+    return answered(load_set(set_name)[:limit], set_name)
+
+
+def answered(problems: list[Problem], set_name: str) -> list[Problem]:
+    """The same problems; ProblemError where one of them has no known answer, so that nothing could be right."""
+    without = [p.id for p in problems if p.answer is None]
+    if without:
+        raise ProblemError(
+            f"{len(without)} of {len(problems)} problems of {set_name} have no known answer (the first: "
+            f"{without[0][:60]!r}). Accuracy needs one for each."
+        )
+    return problems
+
+
+# -- From marks to figures --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The marks of one model on P problems, with n samples of each. n is 0 where only greedy answers were asked for."""
+
+    greedy: np.ndarray | None  # (P,) bool: the greedy answer is right; None where it was not asked for
+    right: np.ndarray  # (P, n) bool: the sample's answer is right
+    votes: np.ndarray  # (P, n) int: the answer's class within its problem, -1 where there is none
+    greedy_truncated: np.ndarray | None  # (P,) bool: cut off at the token limit
+    greedy_unparsed: np.ndarray | None  # (P,) bool: no answer found
+    truncated: np.ndarray  # (P, n) bool
+    unparsed: np.ndarray  # (P, n) bool
+
+    @property
+    def samples(self) -> int:
+        """Samples of each problem."""
+        return int(self.right.shape[1])
+
+
+def model_figures(s: Scored, ks: Sequence[int], clusters: Clusters = None) -> dict[str, Any]:
+    """What one model reached: greedy, pass@k, majority, avg; how many completions were cut off or had no answer.
+
+    Args:
+        ks: grid of k, each from 1 to the number of samples.
+        clusters: one label per problem where problems depend on each other; see `rmx.evaluate.eval_report`.
+    """
+    estimates = mean_estimates(np.concatenate(per_problem(s, ks), axis=1), clusters)
+    figures = dict(zip(_columns(s, ks), estimates, strict=True))
+    return {
+        "greedy": unknown() if s.greedy is None else share_estimate(s.greedy, clusters),
+        "pass@k": {str(k): figures["pass@k", k] for k in ks},
+        "majority": {str(k): figures["majority", k] for k in ks},
+        "avg": figures.get(("avg", 1), unknown()),
+        "truncated": {"greedy": _count(s.greedy_truncated), "sampled": _count(s.truncated)},
+        "unparsed": {"greedy": _count(s.greedy_unparsed), "sampled": _count(s.unparsed)},
+    }
+
+
+def paired_figures(before: Scored, after: Scored, ks: Sequence[int], clusters: Clusters = None) -> dict[str, Any]:
+    """What changed from one model to another on the same problems; each has `needed`, `verdict` and `rule`."""
+    old, new = (np.concatenate(per_problem(s, ks), axis=1) for s in (before, after))
+    figures = dict(zip(_columns(before, ks), sampled_differences(old, new, clusters), strict=True))
+    both_greedy = before.greedy is not None and after.greedy is not None
+    return {
+        "greedy": greedy_difference(before.greedy, after.greedy, clusters)  # type: ignore[arg-type]
+        if both_greedy
+        else with_verdict(unknown() | {"won": None, "lost": None, "p": None, "needed": None}),
+        "pass@k": {str(k): figures["pass@k", k] for k in ks},
+        "majority": {str(k): figures["majority", k] for k in ks},
+        "avg": figures.get(("avg", 1), with_verdict(unknown() | {"needed": None})),
+    }
+
+
+def per_problem(s: Scored, ks: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """pass@k and majority@k of each problem, (P, K) each, and avg@n, (P, 1) or, without samples, (P, 0)."""
+    counts = s.right.sum(axis=1)
+    passes = [pass_at_k(s.samples, counts, k) for k in ks]
+    majorities = [majority_profile(v, r, ks) for v, r in zip(s.votes, s.right, strict=True)]
+    shape = (len(s.right), len(ks))
+    average = counts[:, None] / s.samples if s.samples else np.zeros((len(s.right), 0))
+    return np.array(passes).T.reshape(shape), np.array(majorities).reshape(shape), average
+
+
+def _columns(s: Scored, ks: Sequence[int]) -> list[tuple[str, int]]:
+    """The names of the columns of `per_problem`, put side by side."""
+    return [("pass@k", k) for k in ks] + [("majority", k) for k in ks] + ([("avg", 1)] if s.samples else [])
+
+
+def _count(marks: np.ndarray | None) -> int:
+    return 0 if marks is None else int(marks.sum())
+
+
+def crossing(differences: Mapping[int, Estimate], names: tuple[str, str] = ("base", "rl")) -> dict[str, Any]:
+    """Where the pass@k of the second model falls below that of the first, having been above it at a smaller k.
+
+    Args:
+        differences: of pass@k, second less first, paired; by k.
+        names: of the first and of the second, for the sentence.
+
+    Returns:
+        `k`: the smallest such k, or None. `sure`: the 95 % interval of the difference excludes 0 on both sides, above
+        it at some smaller k and below it at this or a larger one. `from` and `to`: these two k, the ones closest to the
+        crossing, or None. `sentence`: the same in words. Looking at a whole grid of k gives chance more than one go,
+        which the intervals do not allow for.
+    """
+    found = {k: e for k, e in sorted(differences.items()) if e["value"] is not None}
+    signs = {k: 0 if abs(e["value"]) < 1e-9 else (1 if e["value"] > 0 else -1) for k, e in found.items()}
+    first_above = next((k for k in found if signs[k] > 0), None)
+    at = next((k for k in found if signs[k] < 0 and first_above is not None and k > first_above), None)
+    start = end = None
+    if at is not None:
+        start = next((k for k in reversed(found) if k < at and signs[k] > 0 and excludes_zero(found[k])), None)
+        end = next((k for k in found if k >= at and signs[k] < 0 and excludes_zero(found[k])), None)
+    sure = start is not None and end is not None
+    return {
+        "name": names[1],
+        "against": names[0],
+        "k": at,
+        "sure": sure,
+        "from": start,
+        "to": end,
+        "sentence": _sentence(found, signs, at, start, end, names),
+    }
+
+
+def _sentence(
+    found: dict[int, Estimate],
+    signs: dict[int, int],
+    at: int | None,
+    start: int | None,
+    end: int | None,
+    names: tuple[str, str],
+) -> str:
+    if not found:
+        return "No problem has samples of both yet, so there is nothing to compare."
+    base, name = names
+    last = max(found)
+    if len(found) == 1:
+        return f"Only k = {last} was measured, and a crossing takes two; there, {name} is {_gap(found[last], base)}."
+    if at is not None:
+        again = f" At k = {last}, {name} is ahead again." if signs[last] > 0 else ""
+        return _crossing_sentence(found, at, start, end, names) + again
+    if max(signs.values()) <= 0:
+        return f"Nothing crosses: {name} is not ahead at any k; at k = {last} it is {_gap(found[last], base)}."
+    doubt = "" if excludes_zero(found[last]) else ", which may be chance: the interval includes zero"
+    how = "starts behind and is" if min(signs.values()) < 0 else "stays" if signs[last] > 0 else "starts ahead and is"
+    return f"pass@k does not cross up to k = {last}: {name} {how} {_gap(found[last], base)}{doubt}."
+
+
+def _crossing_sentence(
+    found: dict[int, Estimate], at: int, start: int | None, end: int | None, names: tuple[str, str]
+) -> str:
+    base, name = names
+    if start is not None and end is not None:
+        there = "" if end == at else f"; at k = {at} itself the interval includes zero"
+        return (
+            f"pass@k crosses at k = {at}: {name} is {_gap(found[start], base)} at k = {start} and "
+            f"{_gap(found[end], base)} at k = {end}, and both intervals exclude zero{there}."
+        )
+    if end is not None:
+        why = "the intervals before it include zero"
+    elif start is not None:
+        why = "the interval there includes zero" if at == max(found) else "the intervals from there on include zero"
+    else:
+        why = "the intervals before it and from there on include zero"
+    return f"pass@k crosses at k = {at}, where {name} is {_gap(found[at], base)}, but {why}: not enough data."
+
+
+def _gap(found: Estimate, base: str) -> str:
+    """ "+1.0 points [-0.5, +2.5] ahead of base"."""
+    value = 100 * found["value"]
+    if abs(value) < 1e-7:
+        return f"level with {base}{points(found, '')}"
+    return f"{points(found)} {'ahead of' if value > 0 else 'behind'} {base}"
+
+
+# -- Where an evaluation stands ---------------------------------------------------------------------------------------
+
 
 PARTS = {"none": "known wordings and numbers", "numbers": "held-out numbers", "wording": "held-out wordings"}
 

@@ -1,6 +1,6 @@
 """What models have answered, kept on disk: an evaluation computes only what no earlier one has.
 
-A folder of lines for each (weights, settings of the draws, what counts as an answer); see rmx/storage/line_store.py. A
+A folder of lines for each (weights, settings of the draws, what counts as an answer); see rmx/storage/safe_files.py. A
 completion is a line with its token ids, from which its text can be read again. Beside the completions stand answers
 that were read again later, and what every answer was judged to be, so that another grader can say what it changes.
 """
@@ -15,7 +15,7 @@ from rmx.config import Sampling
 from rmx.grading.answers import CUT
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Stop
-from rmx.storage.line_store import KeptLines, LineStore
+from rmx.storage.safe_files import KeptLines, LineStore
 
 FORMAT = 2  # of the lines, of the rule that ends a completion, and of what counts as an answer
 STOPS = get_args(Stop)

@@ -1,22 +1,73 @@
-"""The answer so far: what the model would answer if it had to, at the end of each sentence of a solution.
+"""Where the sentences of a completion begin and end, in tokens.
+
+The answer so far: what the model would answer if it had to, at the end of each sentence of a solution.
 
 After each sentence the model is made to conclude; all sentences are one batch behind the cache of the solution. The
 most frequent of these answers, the mode over the solution, stands beside the last one (after arXiv 2504.20708, which
 samples a continuation from each intermediate thought where this forces the answer at once).
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rmx.engine.batch import continue_prefixes
-from rmx.explore.sentences import sentences_of
-from rmx.grading.answer_groups import Answered, same_answers
-from rmx.grading.answers import equal, grade
+from rmx.grading.answers import Answered, equal, grade, same_answers
 from rmx.models.load import Model
-from rmx.records import Answer, Trace
+from rmx.records import Answer, TokenDist, Trace
 from rmx.zerogpu.calls import decoding, never, on_gpu_worker, with_alternatives_at
+
+# A line break, or a full stop, exclamation or question mark (with what closes behind it) before white space; not the
+# point of a number (3.5 has no space behind it) nor of an item's number at the start of a line ("1. First").
+_END = re.compile(r"""(?<!^\d)(?<!^\d\d)(?<!^\ \d)[.!?]+["'”’)\]}$*]*(?=\s|\Z)|\n""", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """Tokens `start` … `end` - 1."""
+
+    start: int
+    end: int
+    text: str
+
+
+def sentences(texts: Sequence[str]) -> list[Sentence]:
+    """Cut a completion into sentences; every token belongs to exactly one.
+
+    A token that holds the end of a sentence is its last, even if it holds more; tokens of nothing but white space
+    stay with what is before them.
+
+    Args:
+        texts: what each token adds to the text.
+    """
+    owner = [i for i, text in enumerate(texts) for _ in text]  # of each character
+    ends = {owner[match.end() - 1] for match in _END.finditer("".join(texts))}
+    found: list[Sentence] = []
+    start = 0
+    for i, text in enumerate(texts):
+        begins = i > start and i - 1 in ends
+        if begins and not text.strip() and text:
+            ends.add(i)  # white space: the sentence ends behind it
+        elif begins:
+            found.append(Sentence(start, i, "".join(texts[start:i])))
+            start = i
+    if start < len(texts):
+        found.append(Sentence(start, len(texts), "".join(texts[start:])))
+    return found
+
+
+def sentences_of(model: Model, tokens: Sequence[TokenDist]) -> list[Sentence]:
+    """Sentences of a completion without its end token."""
+    texts = [t.text for t in tokens]
+    while texts and tokens[len(texts) - 1].id in model.stop_ids:
+        texts.pop()
+    return sentences(texts)
+
+
+# -- The answer so far ------------------------------------------------------------------------------------------------
+
 
 MAX_ANSWER = 32  # tokens inside the box
 POSITIONS = 16_384  # cached positions of one batch: its rows times the length of the solution

@@ -1,18 +1,33 @@
-"""Branches and the trees they form: every completion of a prompt, what was forced in it, what came of it."""
+"""Branches and the trees they form: every completion of a prompt, what was forced in it, what came of it.
+
+Swap one token of a trace and go on: the new branch keeps everything before the swap.
+"""
 
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal
 
-from rmx.errors import SwapError
+import torch
+
+from rmx.config import Sampling
+from rmx.engine.arena import takes_rows
+from rmx.engine.batch import continue_batch
+from rmx.engine.decoding_memory import row_bytes
+from rmx.engine.entropy import capture, logp_and_rank
+from rmx.engine.scheduler import Decoding, scheduler_of
+from rmx.engine.token_draws import TokenFigures
+from rmx.errors import RmxError, SwapError
 from rmx.explore.generate import Generation, Job
+from rmx.models.adapter_facts import scales
+from rmx.models.detokenizer import Detokenizer
 from rmx.models.load import Model
 from rmx.records import TokenDist, Trace
-from rmx.storage.job_store import JobStore
-from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares, bytes_of
+from rmx.storage.job_store import TOKEN_BYTES, JobStore, MemoryShares, bytes_of
+from rmx.zerogpu.calls import decoding, never, on_gpu_worker
 
 POINTERS = 24  # bytes of one token in the list of a branch, in its trace, and among what a branch keeps
 
@@ -155,3 +170,165 @@ def weigh(runs: Sequence[Branch]) -> None:
 def tree_bytes(runs: Sequence[Branch]) -> int:
     """Bytes of a tree: of tokens that are there, or still come in, no less than their usual size."""
     return max(TOKEN_BYTES * sum(len(run.own) for run in runs), sum(run.nbytes for run in runs))
+
+
+# -- Swap one token of a trace and go on ------------------------------------------------------------------------------
+
+
+def swap_job(job: Job, tokens: Sequence[TokenDist], pos: int, ids: Sequence[int], vocab_size: int) -> Job:
+    """The job that keeps tokens 0 … pos-1, forces `ids` from `pos` on and continues as before.
+
+    Args:
+        job: what made `tokens`. tokens: the completion so far. pos: completion position to replace.
+        ids: one token, or several for typed text.
+
+    Raises:
+        SwapError: the position or a token does not exist, nothing is forced, or it does not fit the length.
+    """
+    if not isinstance(pos, int) or isinstance(pos, bool) or not 0 <= pos < len(tokens):
+        raise SwapError(f"There is no token at position {pos}; this solution has positions 0 to {len(tokens) - 1}.")
+    if not ids:
+        raise SwapError("Nothing to force: pick a token or type some text.")
+    for token_id in ids:
+        if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < vocab_size:
+            raise SwapError(f"Token id {token_id} does not exist; this model has the ids 0 to {vocab_size - 1}.")
+    limit = job.sampling.max_new_tokens
+    if pos + len(ids) > limit:
+        raise SwapError(f"The forced text would end past the limit of {limit} tokens. Raise the limit or force less.")
+    return replace(job, kept=tuple(tokens[:pos]), forced=tuple(ids), fork=tokens[pos], read=None)
+
+
+def swap(model: Model, job: Job, trace: Trace, pos: int, token_id: int) -> tuple[Job, Trace]:
+    """Force one token and decode to the end. Returns the job of the new branch and its trace."""
+    branch = swap_job(job, trace.tokens, pos, [token_id], model.engine.vocab_size)
+    return branch, Generation(model, branch).run()
+
+
+LOOK_AHEAD = 16  # tokens after the alternative itself
+
+
+@on_gpu_worker(seconds=lambda model, prefix, *_, length=LOOK_AHEAD, **__: decoding(length + 1, read=len(prefix)))
+def look_ahead(
+    model: Model,
+    prefix: Sequence[int],
+    alternatives: Sequence[int],
+    adapter: str | None = None,
+    length: int = LOOK_AHEAD,
+    patience: float | None = None,
+) -> list[list[int]]:
+    """Greedy continuations of `prefix`, one for each alternative; each list begins with its alternative.
+
+    Args:
+        prefix: prompt and kept tokens, as ids.
+        alternatives: token ids that could follow it.
+        length: tokens after the alternative; a row ends early at an end token.
+        patience: seconds to wait for the engine, see `Turns.turn`.
+    """
+    engine = model.engine
+    if takes_rows(engine) and scales(model, adapter):
+        return _beside_streams(model, prefix, alternatives, adapter, length, patience)
+    with engine.queue.turn(patience), engine.using(adapter):
+        return continue_batch(
+            engine,
+            prefix,
+            alternatives,
+            max_new=length + 1,
+            over=lambda row, token: token in model.stop_ids,
+            adapter=adapter,
+        )
+
+
+def _beside_streams(
+    model: Model,
+    prefix: Sequence[int],
+    alternatives: Sequence[int],
+    adapter: str | None,
+    length: int,
+    patience: float | None,
+) -> list[list[int]]:
+    """Do as `look_ahead` does, in the steps that carry the streams of others."""
+    engine, most = model.engine, min(length + 1, model.engine.context - len(prefix))
+    rows = [[token] for token in alternatives]
+    asked: list[Decoding] = []
+    for row in rows:
+        if row[0] in model.stop_ids or most < 2:
+            continue
+
+        def take(figures: TokenFigures, row: list[int] = row) -> bool:
+            row.append(figures.token_id)
+            return len(row) == most or figures.token_id in model.stop_ids
+
+        asked.append(
+            Decoding(
+                prefix,
+                Sampling(),
+                draw=lambda: 0.0,
+                opened=lambda reuse: False,
+                take=take,
+                cancelled=never,
+                adapter=adapter,
+                like=asked[0] if asked else None,
+                first=row[0],
+                ahead=length + 2,
+                keeps=False,
+            )
+        )
+    seat_bytes = len(asked) * row_bytes(engine, len(prefix) + length + 1)
+    with engine.queue.turn(patience, seat_bytes) as ticket:
+        for _ in scheduler_of(engine).run(asked, ticket):
+            pass
+    return rows
+
+
+@lru_cache(maxsize=4)
+def _texts(detokenizer: Detokenizer, size: int) -> tuple[str, ...]:
+    return tuple(detokenizer.token_text(i).lower() for i in range(size))
+
+
+@on_gpu_worker(seconds=lambda model, prefix, *_, **__: decoding(1, read=len(prefix)))
+def search(
+    model: Model,
+    prefix: Sequence[int],
+    query: str,
+    adapter: str | None = None,
+    limit: int = 30,
+    patience: float | None = None,
+) -> list[tuple[int, str, float, int]]:
+    """Tokens whose text contains `query`, as (id, text, probability, rank) given `prefix`.
+
+    All matches of the vocabulary are ranked before the list is cut. A query that is a token's whole text, give or
+    take a leading space, comes first.
+    """
+    wanted = query.lower()
+    engine = model.engine
+    texts = _texts(model.detokenizer, engine.vocab_size)
+    matches = [i for i, text in enumerate(texts) if wanted in text] if wanted else []
+    if not matches:
+        return []
+    with engine.queue.turn(patience), engine.using(adapter):
+        logits = engine.open(prefix, adapter=adapter).logits.float()
+    ids = torch.tensor(matches, device=logits.device)
+    rows = logits.expand(len(matches), -1)
+    lse = capture(logits[None], 1).lse
+    order = logits[ids].argsort(descending=True)[: 4 * limit]
+    ids = ids[order]
+    logp, rank = logp_and_rank(rows[: len(ids)], lse.expand(len(ids)), ids)
+    found = [
+        (int(i), model.detokenizer.token_text(int(i)), float(p), int(r))
+        for i, p, r in zip(ids, logp.exp(), rank, strict=True)
+    ]
+    found.sort(key=lambda f: texts[f[0]].strip() != wanted.strip())
+    return found[:limit]
+
+
+def forks_of(trace: Trace) -> list[TokenDist]:
+    """The tokens whose entropy exceeds the solution's threshold, in order.
+
+    Raises:
+        RmxError: there is none.
+    """
+    forks = list(trace.forks())
+    if not forks:
+        highest = max((t.entropy for t in trace.tokens), default=0.0)
+        raise RmxError(f"No token exceeds {trace.tau:.2f} nats; the highest is {highest:.2f}. Lower the threshold.")
+    return forks

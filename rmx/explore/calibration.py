@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from rmx.config import Sampling, check_tau, is_number
+from rmx.config import ASSETS, Sampling, cache_dir, check_tau, is_number
 from rmx.data.problem_sets import load_set, split_name
 from rmx.engine.continuous_batching import SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
@@ -27,7 +27,6 @@ from rmx.explore.generate import Generation, Job
 from rmx.models.base_state import base_tensors, digest
 from rmx.models.load import Model, load
 from rmx.models.stopping import Endings
-from rmx.paths import ASSETS, cache_dir
 from rmx.records import Problem
 from rmx.storage.safe_files import read_json, write_json
 

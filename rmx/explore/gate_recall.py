@@ -24,13 +24,13 @@ from rmx.config import NEW_TOKENS, Sampling, check_tau, is_whole
 from rmx.engine.token_draws import prompt_key
 from rmx.errors import RmxError, shown
 from rmx.explore.generate import Job, solve_anew
-from rmx.explore.journal import Journal, journal_of
 from rmx.explore.outcomes import CAUTION, OutcomeConfig, Sampler
-from rmx.grading.answer_groups import Target
+from rmx.explore.resampling import Journal, journal_of
+from rmx.grading.answers import Target
 from rmx.models.load import Model
 from rmx.records import Problem, TokenDist, Trace, is_fork
 from rmx.stats.intervals import Estimate, exact_edge, ratio_of_sums, wilson
-from rmx.storage.line_store import LineStore
+from rmx.storage.safe_files import LineStore
 
 Ended = Literal["cancelled", "budget"] | None
 

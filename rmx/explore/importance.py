@@ -16,14 +16,14 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
+from rmx.explore.answer_so_far import sentences_of
+from rmx.explore.branches import forks_of
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
 from rmx.explore.outcomes import ended as ended_fork
-from rmx.explore.sentences import sentences_of
-from rmx.explore.swap import forks_of
-from rmx.grading.answer_groups import Answered, Target, same_answers, target_of, total
+from rmx.grading.answers import Answered, Target, same_answers, target_of, total
 from rmx.models.load import Model
 from rmx.records import Trace
-from rmx.stats.anytime import Bounds
+from rmx.stats.intervals import Bounds
 from rmx.zerogpu.calls import decoding, forks_only, never, on_gpu_worker
 
 MOST_FORKS = 16

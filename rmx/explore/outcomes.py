@@ -1,7 +1,7 @@
 """What one choice is worth: sample on from each alternative of a place and see which answers are reached.
 
 All open alternatives are sampled in rounds, each round one batch from the shared prefix, until the rule of
-rmx/stats/anytime.py says stop. The idea is that of arXiv 2412.07961 (forking paths) and 2506.19143 (thought anchors).
+rmx/stats/intervals.py says stop. The idea is that of arXiv 2412.07961 (forking paths) and 2506.19143 (thought anchors).
 """
 
 from collections import Counter
@@ -16,12 +16,11 @@ from rmx.engine.batch import decode_steps
 from rmx.engine.token_draws import draw_rows, prompt_key, uniform
 from rmx.errors import RmxError, SwapError, shown
 from rmx.explore.resampling import Meter
-from rmx.grading.answer_groups import Answered, Reached, Target, reached, same_answers, target_of, total
+from rmx.grading.answers import Answered, Reached, Target, reached, same_answers, target_of, total
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
 from rmx.records import Candidate, Trace
-from rmx.stats.anytime import ALPHA, Bounds, Verdict, anytime, decide, rule
-from rmx.stats.intervals import Estimate, share
+from rmx.stats.intervals import ALPHA, Bounds, Estimate, Verdict, anytime, decide, rule, share
 from rmx.zerogpu.calls import decoding, never, on_gpu_worker, with_alternatives_at
 
 CAUTION = 1.5  # a round is begun where this many times its expected tokens are left

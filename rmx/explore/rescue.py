@@ -18,9 +18,9 @@ from rmx.config import NEW_TOKENS, TOP_SHOWN, Sampling, is_whole
 from rmx.engine.batch import decode_steps
 from rmx.engine.entropy import capture
 from rmx.errors import ProblemError, RmxError, shown
+from rmx.explore.branches import forks_of, swap_job
 from rmx.explore.generate import Generation, Job
 from rmx.explore.resampling import Meter, Resampling, resample
-from rmx.explore.swap import forks_of, swap_job
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
 from rmx.records import Answer, Trace, is_fork

@@ -17,7 +17,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from rmx.paths import PACKAGE
+from rmx.config import PACKAGE
 
 MAX_LATEX = 300  # characters of one expression given to the library
 CPU_LIMIT = 0.75  # seconds of processor time for one comparison by the library, so that a busy machine grades the same

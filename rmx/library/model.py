@@ -5,25 +5,22 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypedDict, Unpack
 
-from rmx.compare.pair_options import map_document
-from rmx.compare.shift_map import MapJob, ShiftMap
+from rmx.compare.shift_map import MapJob, ShiftMap, map_document
 from rmx.config import Sampling
 from rmx.errors import RmxError
 from rmx.explore.branches import Branch
-from rmx.library.notebook import NotebookProgress
-from rmx.library.results import ArmsDocument, ShiftMapDocument, ShiftSetDocument
+from rmx.library.results import ArmsDocument, NotebookProgress, ShiftMapDocument, ShiftSetDocument
 from rmx.library.solution import ModelSolution, SolutionStream
-from rmx.models.load import Model
-from rmx.models.placing import PLAIN, Placing
+from rmx.models.load import PLAIN, Model, Placing
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import AnswerRule
 from rmx.records import TokenDist
 from rmx.service import Request, Site, steps
 from rmx.service.arguments import read as from_names
-from rmx.service.pair import pair_options
 from rmx.service.requests import InterveneRequest, ShiftsRequest, TraceRequest
 from rmx.service.solution import asked, prepare
+from rmx.service.studies import pair_options
 
 ARMS = ("base", "teacher", "oracle", "random", "matched", "entropy")
 PAIR_OPTIONS = ("tau", "tau_share", "seed", "max_new_tokens")

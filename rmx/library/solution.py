@@ -7,20 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 from rmx.errors import RmxError, SwapError, shown
 from rmx.explore.answer_so_far import sofar
-from rmx.explore.branches import Branch
+from rmx.explore.branches import Branch, swap_job
 from rmx.explore.importance import MOST_FORKS, importance
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import Goal, RescueConfig, rescue
-from rmx.explore.swap import swap_job
-from rmx.library.notebook import NotebookProgress, to_frame
-from rmx.library.results import ImportanceDocument, OutcomesDocument, RescueDocument, SoFarDocument
+from rmx.library.results import (
+    ImportanceDocument,
+    NotebookProgress,
+    OutcomesDocument,
+    RescueDocument,
+    SoFarDocument,
+    to_frame,
+)
 from rmx.models.load import Model
 from rmx.records import Answer, TokenDist, Trace
 from rmx.service.requests import TraceRequest
 from rmx.service.solution import asked, outcomes_json, solution_json
 from rmx.storage.rendering import render
 from rmx.storage.safe_files import write_text
-from rmx.trees.tree import Tree, tree_of
+from rmx.trees.document import Tree, tree_of
 from rmx.trees.tree_page import tree_texts
 
 if TYPE_CHECKING:

@@ -7,13 +7,11 @@ from typing import Any
 
 from rmx.errors import RmxError, TrainError
 from rmx.library.model import LanguageModel, ModelPair, load, measure, style_fields
-from rmx.library.notebook import NotebookProgress, cell, chart, flat
-from rmx.library.results import POINTS, EvaluationDocument, ResultDocument, Table
+from rmx.library.results import POINTS, EvaluationDocument, NotebookProgress, ResultDocument, Table, cell, chart, flat
 from rmx.recipes.job import TrainJob, resolved
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.folder import RunFolder
-from rmx.runs.row import row
-from rmx.runs.store import RunStore
+from rmx.runs.store import RunStore, row
 from rmx.service.arguments import read
 from rmx.service.requests import EvalRequest
 from rmx.train.drive import drive

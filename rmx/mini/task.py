@@ -1,19 +1,135 @@
-"""The miniature's task: word problems, made of the templates in `assets/mini/wordings.toml`.
+"""The words of the miniature's problems and solutions, read from `assets/mini/wordings.toml`.
+
+The file says what a plan, a wording and a weight are; the bundled weights of the miniature belong to what is in it.
+
+The miniature's task: word problems, made of the templates in `assets/mini/wordings.toml`.
 
 Everything is synthetic. A problem is a template's wording with names, a thing and numbers put in; the numbers decide
 whether it belongs to the train, the validation or the test split.
+
+Reading a typed problem back: which template it follows, with which numbers, and so what its right answer is.
 """
 
 import random
 import re
+import tomllib
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from functools import cache
-from typing import Literal
+from itertools import product, zip_longest
+from types import MappingProxyType
+from typing import Any, Literal
 
-from rmx.mini.wordings import NAMES, TEMPLATES, THINGS, Plan, Split, Template, TemplateStep
+from rmx.config import ASSETS
+
+Split = Literal["train", "validation", "test"]
+_CHOICE = re.compile(r"\[([^\]]*)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateStep:
+    """One equation of a plan, `left op right`, over slot names and earlier results `s1`, `s2`."""
+
+    left: str
+    op: str  # one of + - * /
+    right: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A way to solve, or to fail at, a template's problems."""
+
+    name: str
+    right: bool
+    steps: tuple[TemplateStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """One way to put a template into words."""
+
+    text: str
+    split: Split = "train"
+    weights: Mapping[str, float] = field(default_factory=dict)  # plan name -> share of writers; empty if never trained
+
+    def variants(self) -> Iterator[str]:
+        """Write every text that the `[x|y]` choices allow, the plain one first."""
+        parts = _CHOICE.split(self.text)
+        for choice in product(*(part.split("|") for part in parts[1::2])):
+            yield "".join(fixed + chosen for fixed, chosen in zip(parts[::2], (*choice, ""), strict=True))
+
+    def plain(self) -> str:
+        """Write the text with the first of every choice."""
+        return next(self.variants())
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A family of word problems that differ in wording, names, thing and numbers."""
+
+    name: str
+    summary: str
+    slots: Mapping[str, tuple[int, int]]  # number name -> (lowest, highest), both allowed
+    plans: Mapping[str, Plan]  # the main right one first
+    wordings: tuple[Wording, ...]  # training wordings first
+
+    def describe(self) -> str:
+        """Say in one line for a list what happens, and which numbers it takes."""
+        ranges = ", ".join(f"{name} {low}-{high}" for name, (low, high) in self.slots.items())
+        return f"{self.summary} ({ranges})"
+
+    def wordings_of(self, split: Split) -> tuple[int, ...]:
+        """List the indices of the wordings that belong to `split`."""
+        return tuple(i for i, wording in enumerate(self.wordings) if wording.split == split)
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A kind of solution writer, known by the opening words."""
+
+    opener: str
+    share: float
+    error_factor: float = 1.0  # multiplies the share of flawed plans where below 1
+    success_factor: float = 1.0  # multiplies the share of right plans where below 1
+
+
+def read_template(name: str, row: Mapping[str, Any]) -> Template:
+    """Make a template of its table in the file."""
+    slots = {slot: (low, high) for slot, (low, high) in row["slots"].items()}
+    plans = {key: _plan(key, text) for key, text in row["plans"].items()}
+    trained = [Wording(w["text"], "train", MappingProxyType(w["weights"])) for w in row["train"]]
+    held_out: tuple[Split, ...] = ("validation", "test")
+    unseen = [Wording(row[split], split) for split in held_out if split in row]
+    return Template(name, row["summary"], MappingProxyType(slots), MappingProxyType(plans), (*trained, *unseen))
+
+
+def _plan(name: str, text: str) -> Plan:
+    """Read `"!a + b; s1 - c"`; the exclamation mark says that the plan is right."""
+    steps = tuple(TemplateStep(*step.split()) for step in text.lstrip("!").split(";"))
+    return Plan(name, text.startswith("!"), steps)
+
+
+_FILE = tomllib.loads((ASSETS / "mini" / "wordings.toml").read_text(encoding="utf-8"))
+_SOLUTIONS = _FILE["solutions"]
+
+NAMES: tuple[str, ...] = tuple(_FILE["names"].split())
+THINGS: tuple[str, ...] = tuple(_FILE["things"].split())
+TEMPLATES: Mapping[str, Template] = MappingProxyType(
+    {name: read_template(name, row) for name, row in _FILE["templates"].items()}
+)
+WRITERS: tuple[Writer, ...] = tuple(Writer(**row) for row in _SOLUTIONS["writers"])
+VERBS: Mapping[str, tuple[str, ...]] = MappingProxyType({op: tuple(x) for op, x in _SOLUTIONS["verbs"].items()})
+NEXT_WORDS: tuple[str, ...] = tuple(_SOLUTIONS["next_words"])
+FINAL_WORDS: tuple[str, ...] = tuple(_SOLUTIONS["final_words"])
+SYNONYM_SHARES: tuple[float, ...] = tuple(_SOLUTIONS["synonym_shares"])
+NOTICE_SHARE: float = _SOLUTIONS["notice_share"]
+NOTICE_TEXT: str = _SOLUTIONS["notice_text"]
+
+
+# -- The miniature's task ---------------------------------------------------------------------------------------------
+
 
 HeldOut = Literal["none", "numbers", "wording"]
 
@@ -321,3 +437,63 @@ def _why_outside(text: str) -> str:
     if likeness(text, len(numbers)) < LIKENESS:
         return "It does not resemble any kind of problem that the miniature was trained on."
     return ""
+
+
+# -- Reading a typed problem back -------------------------------------------------------------------------------------
+
+
+LONGEST = 1000  # characters; no wording comes near it
+_SLOT = re.compile(r"\{(\w+)\}")
+_SLOTS = {"A": r"[A-Z][a-z]+", "B": r"[A-Z][a-z]+", "o": r"[a-z]+"}  # as `compose` takes them
+
+
+def computed_answer(text: str) -> str | None:
+    """Compute the right answer of a text that is one of the templates' wordings, word for word.
+
+    Names, thing and numbers (1 to 99) are free; white space may differ. None where the text is no wording, where its
+    numbers cannot be worked out, or where two readings disagree.
+    """
+    if len(text) > LONGEST:
+        return None
+    plain = " ".join(text.split())
+    found = {answer for template, pattern in _patterns() if (answer := _read(template, pattern, plain))}
+    return found.pop() if len(found) == 1 else None
+
+
+def _read(template: Template, pattern: re.Pattern[str], text: str) -> str | None:
+    match = pattern.fullmatch(text)
+    if match is None:
+        return None
+    said = match.groupdict()
+    numbers = {name: int(said[name]) for name in template.slots}
+    if said.get("A") == said.get("B", "") or not all(1 <= n <= MAX_VALUE for n in numbers.values()):
+        return None
+    try:
+        return str(right_answer(template, numbers))
+    except ValueError:
+        return None
+
+
+@cache
+def _patterns() -> tuple[tuple[Template, re.Pattern[str]], ...]:
+    """List every variant of every wording as a pattern, with the template that it belongs to."""
+    return tuple(
+        (template, _pattern(text))
+        for template in TEMPLATES.values()
+        for wording in template.wordings
+        for text in wording.variants()
+    )
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """Turn the slots of a text into groups; what stands in a slot twice must be the same both times."""
+    made, seen = "", set[str]()
+    parts = _SLOT.split(text)
+    for fixed, slot in zip_longest(parts[::2], parts[1::2]):
+        made += re.escape(fixed)
+        if slot in seen:
+            made += f"(?P={slot})"
+        elif slot:
+            seen.add(slot)
+            made += f"(?P<{slot}>{_SLOTS.get(slot, '[0-9]{1,2}')})"
+    return re.compile(made)

@@ -12,9 +12,8 @@ from rmx.config import MOST_NAME
 from rmx.engine.engine import Engine
 from rmx.engine.remote import RemoteCaller
 from rmx.errors import Busy, ModelError, shown
-from rmx.models.adapter_names import adapter_name
-from rmx.models.load import Model, load
-from rmx.models.placing import PLAIN, Placing
+from rmx.models.adapter_facts import adapter_name
+from rmx.models.load import PLAIN, Model, Placing, load
 from rmx.models.site_rules import PRIVATE, SiteRules
 
 MOST_ADAPTERS = 24  # on one model; of more, the least recently asked for goes

@@ -15,8 +15,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rmx.config import ASSETS, runs_dir
 from rmx.errors import RmxError
-from rmx.paths import ASSETS, runs_dir
 from rmx.storage.safe_files import disk, read_json, write_json
 
 log = logging.getLogger(__name__)

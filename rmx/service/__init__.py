@@ -20,8 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rmx.service import requests
-from rmx.service.arguments import Limits, Request, check_limits, read
-from rmx.service.verb import Cancelled, Document, Site
+from rmx.service.arguments import Cancelled, Document, Limits, Request, Site, check_limits, read
 
 # What programs call a verb, what they ask, and what does it: a function in a module of this package, which needs torch.
 _VERBS: dict[str, tuple[type[Request], str]] = {

@@ -3,23 +3,39 @@
 A request is a pydantic model: its fields hold type, bounds, default and description of every argument. What pydantic
 finds wrong becomes one sentence in `read`. Models, adapters and problem sets that come from outside are named by
 presets, Hub ids, bundled names and run ids; a path of this machine is never one of them.
+
+What all verbs share: what they work on, and how they tell where they stand. No torch here.
+
+Models, adapters and problem sets that come from outside are named by presets, Hub ids, bundled names and run ids; a
+path of this machine is never one of them.
 """
 
 import re
+import time
 import types
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from rmx.config import MOST_NAME
 from rmx.data.problem_files import MAX_ANSWER_CHARS, MAX_PROBLEM_CHARS
+from rmx.data.problem_sets import SETS, split_name
 from rmx.engine.fair_queue import Kind
-from rmx.errors import RmxError, SwapError
+from rmx.errors import ModelError, ProblemError, RmxError, SwapError
 from rmx.errors import shown as shown
+from rmx.models.adapter_facts import bundled_adapters, run_adapter
+from rmx.models.presets import PRESETS
+from rmx.recipes.job import TrainJob
+from rmx.runs.folder import RunFolder
+from rmx.runs.store import RunStore
+
+if TYPE_CHECKING:
+    from rmx.models.workspace import Workspace
 
 LARGEST = 2**63 - 1  # of a whole number
 # In a field's annotation: an argument that came later, which callers by position may not know; one of programs only.
@@ -99,9 +115,9 @@ def read(verb: type[Asked], given: Mapping[str, Any], called: Callable[[str], st
 
 def check_limits(request: Request, limits: Limits) -> None:
     """Refuse what is more than one request may ask of this site."""
-    for name, field in arguments_of(type(request)).items():
+    for name, info in arguments_of(type(request)).items():
         value = getattr(request, name)
-        for most in (getattr(limits, mark.limit) for mark in field.metadata if isinstance(mark, Most)):
+        for most in (getattr(limits, mark.limit) for mark in info.metadata if isinstance(mark, Most)):
             if isinstance(value, str):
                 short_enough(name, value, most)
             elif isinstance(value, list) and len(value) > most:
@@ -132,11 +148,11 @@ def schema_of(verb: type[Request], defaults: Mapping[str, Any]) -> dict[str, Any
     """JSON schema of a verb's arguments. None of them is required: which go together is said in a sentence."""
     told = verb.model_json_schema()["properties"]
     properties: dict[str, Any] = {}
-    for name, field in arguments_of(verb).items():
+    for name, info in arguments_of(verb).items():
         kinds = {k: v for k, v in told[name].items() if k not in ("title", "default")}
         if plain := next((kind for kind in kinds.pop("anyOf", ()) if kind.get("type") != "null"), None):
             kinds = plain | kinds
-        default = defaults.get(name, field.default)
+        default = defaults.get(name, info.default)
         properties[name] = kinds | ({} if default is None else {"default": default})
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
@@ -204,3 +220,92 @@ def swaps_of(text: str) -> tuple[tuple[int, int], ...]:
     if not parts or not all(found):
         raise SwapError(f"swaps are POSITION=TOKEN_ID, separated by commas, such as 28=879; got {shown(text)}.")
     return tuple((int(m[1]), int(m[2])) for m in found if m)
+
+
+# -- What all verbs share ---------------------------------------------------------------------------------------------
+
+
+Document = dict[str, Any] | list[dict[str, Any]]
+Cancelled = Callable[[], bool]
+INTERVAL = 0.1  # seconds between deltas
+NEW_TOKENS = 512  # where a call does not say
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[A-Za-z0-9][\w.-]{0,99})?")
+
+
+class RunControl(Protocol):
+    """What one visitor may do with training runs, within the rules of the site."""
+
+    def start(self, job: TrainJob, dry: bool) -> RunFolder: ...
+    def stop(self, run: str) -> None: ...
+    def resume(self, run: str, tau: float | None) -> None: ...
+
+
+def ignore(state: Any) -> None:
+    """Hear a state of a long job, and do nothing."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the verbs work on, and how much one call may ask of it."""
+
+    workspace: "Workspace"
+    store: RunStore = field(default_factory=RunStore)
+    limits: Limits | None = field(default_factory=Limits)  # None: the command line, which may name any path and amount
+    model: str = "mini"  # where a call names none
+    keep: bool = False  # what is measured on disk, to go on with
+    recalibrate: bool = False  # make the solutions behind a share anew
+    runs: RunControl | None = None  # of who asks; None: nobody may start any
+    watch: Callable[[Any], None] = ignore  # hears every state of a long job
+
+    def model_name(self, spec: str | None) -> str:
+        """The model that is named, by default the site's own."""
+        spec = spec or self.model
+        if self.limits is None or spec == self.model or spec.partition("@")[0] in PRESETS or _on_the_hub(spec):
+            return spec
+        raise ModelError(f"There is no model {shown(spec)} here. Name a preset ({', '.join(PRESETS)}) or a Hub id.")
+
+    def adapter_name(self, spec: str | None, model: str | None) -> str | None:
+        """The adapter that is named on a model, if any."""
+        if not spec or self.limits is None:
+            return spec or None
+        bundled = bundled_adapters(self.workspace.model(self.model_name(model)))
+        if spec in bundled or _on_the_hub(spec) or (len(spec) < 200 and run_adapter(spec) is not None):
+            return spec
+        known = ", ".join(bundled) or "none is bundled with this model"
+        raise ModelError(f"There is no adapter {shown(spec)} here. Bundled: {known}. Or name a run or a Hub id.")
+
+    def set_name(self, name: str) -> str:
+        """The problem set that is named."""
+        if self.limits is not None and split_name(name)[0] not in SETS:
+            raise ProblemError(f"There is no problem set {shown(name)} here. Sets are {', '.join(SETS)}.")
+        found = name if self.limits is None else name.strip()
+        self.workspace.policy.admit_set(found)
+        return found
+
+    def at_most(self, asked: int | None, usual: int, limit: str) -> int:
+        """What is asked, else what is usual, or as much of it as this limit allows."""
+        if asked is not None:
+            return asked
+        return usual if self.limits is None else min(usual, getattr(self.limits, limit))
+
+    def last(
+        self, states: Iterator[Any], progress: Callable[[Any], dict[str, Any]], interval: float = 5 * INTERVAL
+    ) -> Generator[Document, None, Any]:
+        """Go through the states of a long job with deltas of its progress; returns the last one."""
+        state, due = None, 0.0
+        for state in states:
+            self.watch(state)
+            if time.monotonic() >= due:
+                yield {"progress": progress(state)}
+                due = time.monotonic() + interval
+        return state
+
+
+def _on_the_hub(spec: str) -> bool:
+    """Whether it can only mean a repository of the Hub: no folder of this machine is called so."""
+    return bool(HUB_ID.fullmatch(spec)) and not Path(spec).exists() and not Path(spec.partition("@")[0]).exists()
+
+
+def without(document: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """The document without some of its keys."""
+    return {key: value for key, value in document.items() if key not in names}

@@ -5,14 +5,13 @@ from typing import Any
 
 from rmx.engine.remote import NOT_HERE
 from rmx.errors import ModelError, Refused, cut_paths
-from rmx.recipes.flags import changed_recipe
-from rmx.recipes.job import TrainJob, problems_of
+from rmx.recipes.job import TrainJob, changed_recipe, problems_of
 from rmx.recipes.recipe import PRESETS, Recipe, field_types
 from rmx.records import Rollout
 from rmx.runs.folder import RunFolder
-from rmx.runs.row import row
+from rmx.runs.store import row
+from rmx.service.arguments import Cancelled, Document, RunControl, Site, without
 from rmx.service.requests import SAMPLING, RunRequest, TrainingRequest, TrainResumeRequest, TrainStatusRequest
-from rmx.service.verb import Cancelled, Document, RunControl, Site, without
 from rmx.train.data_stages import rollout_figures
 from rmx.train.rollouts.file import to_row
 from rmx.train.rollouts.sample import sample_rollouts

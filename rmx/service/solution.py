@@ -11,16 +11,15 @@ from rmx.config import TOP_KEPT, TOP_SHOWN, Sampling
 from rmx.data.problem_sets import find_problem
 from rmx.errors import ProblemError, PromptError, SwapError
 from rmx.explore.answer_so_far import sofar
-from rmx.explore.branches import Branch
+from rmx.explore.branches import Branch, swap_job
 from rmx.explore.calibration import calibration_of, threshold_of
 from rmx.explore.generate import Job, read_job
 from rmx.explore.importance import Importance, importance
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
-from rmx.explore.swap import swap_job
 from rmx.models.load import Model
 from rmx.records import Trace, shown_adapter
-from rmx.service.arguments import swaps_of
+from rmx.service.arguments import INTERVAL, NEW_TOKENS, Cancelled, Document, Site, swaps_of, without
 from rmx.service.requests import (
     DrawnRequest,
     ExportRequest,
@@ -32,7 +31,6 @@ from rmx.service.requests import (
     SwapRequest,
     TraceRequest,
 )
-from rmx.service.verb import INTERVAL, NEW_TOKENS, Cancelled, Document, Site, without
 from rmx.trees.document import read_tree
 from rmx.trees.tree_page import tree_texts
 

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.filters import do_mark_safe
 
-from rmx.paths import ASSETS
+from rmx.config import ASSETS
 
 _MARKDOWN = "\\`*_[]<>|#"  # characters that mean something in a line of Markdown or in a table
 

@@ -1,18 +1,146 @@
-"""Files that survive a crash: JSON replaced in one move, lines appended whole, and errors of the disk as sentences."""
+"""Strict checks of values in JSON from outside; what is not as expected raises an error with one sentence.
+
+Files that survive a crash: JSON replaced in one move, lines appended whole, and errors of the disk as sentences.
+
+What was computed once, kept on disk as lines of JSON: a folder for each key, bounded in bytes, the oldest out first.
+
+A folder has one file for each process that wrote into it, so that none waits for another, and a torn last line, of a
+process that was killed, harms nothing. A file of `PART_BYTES` bytes is followed by another, so that what is old can go.
+"""
 
 import errno
+import hashlib
 import json
 import logging
+import math
 import os
 import re
+import secrets
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from rmx.config import cache_dir
 from rmx.errors import RmxError, TrainError
-from rmx.storage.strict_json import sendable
+
+MOST_CHARACTERS = 4_000_000  # of a document
+MOST_ID = 2**31 - 1
+# An escaped surrogate behind an even number of backslashes: two that make one character, or (group 2) half of one.
+_SURROGATE = re.compile(
+    r"(?<!\\)((?:\\\\)*)(?:\\u[dD][89abAB]HH\\u[dD][c-fC-F]HH|(\\u[dD][89a-fA-F]HH))".replace("HH", "[0-9a-fA-F]{2}")
+)
+
+
+class DocumentError(RmxError):
+    """A document that is not what it should be, or not a whole one."""
+
+
+def parse(text: str, most: int = MOST_CHARACTERS) -> Any:
+    """JSON from outside, strictly: no NaN, no depth or number that breaks the reader, or DocumentError."""
+    if len(text) > most:
+        raise DocumentError(f"The file has {len(text) / 1e6:.1f} million characters; at most {most / 1e6:g} are read.")
+    try:
+        return json.loads(without_half_characters(text), parse_constant=_no_constant)
+    except RecursionError as error:
+        raise DocumentError("The file is nested too deeply to be a trace.") from error
+    except ValueError as error:
+        raise DocumentError(f"The file is not JSON: {str(error)[:120]}.") from error
+
+
+def without_half_characters(document: str) -> str:
+    """JSON text in which a question mark stands for each lone surrogate, written out or escaped."""
+    return _SURROGATE.sub(lambda found: f"{found[1]}?" if found[2] else found[0], whole(document))
+
+
+def whole(text: str) -> str:
+    """Text with a question mark for each lone surrogate: half a character, which UTF-8 cannot say."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text  # itself: one text that thousands of tokens share stays one
+
+
+def sendable(value: Any) -> Any:
+    """A value that a page can be sent: no half characters; null for numbers that are none or have over 64 bits."""
+    if isinstance(value, str):
+        return whole(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return None
+    if isinstance(value, Mapping):
+        return {sendable(key): sendable(item) for key, item in value.items()}
+    return [sendable(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def to_dict(value: Any, what: str) -> dict[str, Any]:
+    """Return a JSON object."""
+    if not isinstance(value, dict):
+        raise DocumentError(f"{what} must be a JSON object; got {said(value)}.")
+    return value
+
+
+def to_list(value: Any, what: str, most: int) -> list[Any]:
+    """Return a list of at most `most` entries."""
+    if not isinstance(value, list):
+        raise DocumentError(f"A list was expected for {what}; got {said(value)}.")
+    if len(value) > most:
+        raise DocumentError(f"There are {len(value):,} entries for {what}; at most {most:,} are read.")
+    return value
+
+
+def to_int(value: Any, what: str, low: int, high: int) -> int:
+    """Return a whole number from `low` to `high`."""
+    if type(value) is not int or not low <= value <= high:
+        raise DocumentError(f"A whole number from {low} to {high} was expected for {what}; got {said(value)}.")
+    return value
+
+
+def to_number(value: Any, what: str, low: float, high: float) -> float:
+    """Return a finite number from `low` to `high`."""
+    if type(value) not in (int, float) or not low <= value <= high or not math.isfinite(value):
+        raise DocumentError(f"A number from {low:g} to {high:g} was expected for {what}; got {said(value)}.")
+    return float(value)
+
+
+def to_text(value: Any, what: str, most: int) -> str:
+    """Return a text of at most `most` characters."""
+    if not isinstance(value, str):
+        raise DocumentError(f"A text was expected for {what}; got {said(value)}.")
+    if len(value) > most:
+        raise DocumentError(f"The text for {what} has {len(value):,} characters; at most {most:,} are read.")
+    return whole(value)
+
+
+def to_maybe(value: Any, what: str, most: int) -> str | None:
+    """Return a text of at most `most` characters, or None."""
+    return None if value is None else to_text(value, what, most)
+
+
+def to_ids(value: Any, what: str, most: int) -> tuple[int, ...]:
+    """Return token ids: at least one, at most `most`."""
+    ids = to_list(value, what, most)
+    if not ids:
+        raise DocumentError(f"There are no ids for {what}.")
+    return tuple(to_int(i, what, 0, MOST_ID) for i in ids)
+
+
+def said(value: Any) -> str:
+    """A value in a sentence: short, whatever it is."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return json.dumps(value, ensure_ascii=False)[:60]
+
+
+# -- Files that survive a crash ---------------------------------------------------------------------------------------
+
 
 log = logging.getLogger(__name__)
 FULL = "The disk is full. Make room, then resume the run."
@@ -182,3 +310,97 @@ def _whole(fd: int) -> int:
             return start + cut + 1
         at = start
     return 0
+
+
+# -- What was computed once, kept on disk as lines of JSON ------------------------------------------------------------
+
+
+PIECE = 1 << 20  # bytes that are read at once
+PART_BYTES = 32 << 20  # bytes of a file
+MOST_GB = 4.0  # of all files together; `RMX_KEPT_GB` overrides
+
+
+def most_bytes() -> int:
+    """Bytes that all kept lines may take together; raises RmxError where `RMX_KEPT_GB` is no number above 0."""
+    given = os.environ.get("RMX_KEPT_GB", "")
+    try:
+        gigabytes = float(given) if given else MOST_GB
+    except ValueError:
+        gigabytes = 0.0
+    if not 0 < gigabytes < 1e9:
+        raise RmxError(f"RMX_KEPT_GB is a number of gigabytes above 0, such as 4; got '{given[:40]}'.")
+    return int(gigabytes * 1e9)
+
+
+class LineStore:
+    """The folders of lines on this machine's disk, by default in the cache folder; `keep` False keeps nothing."""
+
+    def __init__(self, folder: Path | None = None, *, keep: bool = True) -> None:
+        self.folder = (folder or cache_dir() / "samples") if keep else None
+        self._most = most_bytes()
+
+    def lines(self, **key: Any) -> "KeptLines":
+        """The lines of one key: whatever decides what stands in them."""
+        if self.folder is None:
+            return KeptLines(None)
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+        return KeptLines(self.folder / name, self.trim)
+
+    def trim(self, most: int | None = None) -> None:
+        """Forget the lines that were written longest ago where all take more than `most` bytes, or `RMX_KEPT_GB`.
+
+        Files that somebody is writing to are among the newest; one that vanishes meanwhile is not missed.
+        """
+        most = self._most if most is None else most
+        found = []
+        for path in self.folder.glob("*/*.jsonl") if self.folder else ():
+            with suppress(OSError):
+                found.append((path.stat().st_mtime, path.stat().st_size, path))
+        left = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found)[:-1]:
+            if left <= most:
+                return
+            with suppress(OSError):
+                path.unlink()
+                left -= size
+
+
+class KeptLines:
+    """The lines of one folder, or of none; `on_part` is called when a file is full or its writer is done."""
+
+    def __init__(self, folder: Path | None, on_part: Callable[[], None] = lambda: None) -> None:
+        self._folder, self._on_part = folder, on_part
+        self._lines: Lines | None = None
+        self.fault: str | None = None  # why nothing more is kept
+
+    def read(self) -> Iterator[Any]:
+        """The lines of all files, a piece of a file at a time."""
+        if self._folder is None:
+            return
+        for path in sorted(self._folder.glob("*.jsonl")):
+            start = 0
+            while (read := read_lines(path, start, PIECE))[1] > start:
+                rows, start = read
+                yield from rows
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Keep a line. A disk that refuses costs what is kept, not the work."""
+        if self._folder is None or self.fault is not None:
+            return
+        try:
+            if self._lines is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._lines = Lines(self._folder / f"{os.getpid()}-{secrets.token_hex(4)}.jsonl")
+            if self._lines.append(row) >= PART_BYTES:
+                self.close()
+        except OSError as error:
+            why = "is full" if is_full(error) else f"cannot be written to ({error.strerror})"
+            self.fault = f"The disk of the samples {why}: what is computed now is not kept."
+            log.warning("%s: %s", self._folder, self.fault)  # strangers may read the fault, but no path
+
+    def close(self) -> None:
+        """Close the file, if one was opened."""
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
+            self._on_part()

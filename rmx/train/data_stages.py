@@ -1,25 +1,123 @@
-"""Stages 1 to 3 of a run: rollouts, selection, gate. After a restart each is read back from its file."""
+"""What the stages of a run share: its folder, its model, who stops it, and how progress is told.
 
+Stages 1 to 3 of a run: rollouts, selection, gate. After a restart each is read back from its file.
+"""
+
+import json
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rmx.errors import TrainError
+from rmx.errors import Stopped, TrainError, first_line
 from rmx.grading.answers import CUT
-from rmx.models.load import load
-from rmx.recipes.job import TrainJob, problems_of
+from rmx.models.load import Model, load
+from rmx.recipes.job import Problems, TrainJob, problems_of
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
+from rmx.storage.safe_files import disk, write_json
 from rmx.train.rollouts.file import RolloutLog, read_rollouts, write_official
 from rmx.train.rollouts.sample import sample_rollouts
 from rmx.train.rollouts.selection import pass_histogram, select, tau_of_share
 from rmx.train.rollouts.server import Report, server_rollouts
-from rmx.train.stages import Context, Event, StageProgress
 from rmx.train.step.items import Item, make_items
-from rmx.train.step.processes import dealt
+from rmx.train.step.processes import Team, dealt
 from rmx.train.step.scoring import score
+
+Event = tuple[str, dict[str, Any]]  # kind and figures
+INTERVAL = 0.5  # seconds between two progress events of a stage
+
+
+@dataclass
+class Context:
+    """One run under way."""
+
+    job: TrainJob
+    folder: Path
+    model: Model
+    problems: Problems
+    stop: Callable[[], bool]
+    seconds: dict[str, float] = field(default_factory=dict)  # of each stage, over all starts of this run
+    team: Team | None = None  # of several processes
+    teacher: str | None = None  # of a distillation: whose solutions are sampled; None: the base's
+    adapter: str | None = None  # the teacher, where it is an adapter of `model`
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.team is None or self.team.is_main_process
+
+    @property
+    def took(self) -> float:
+        """Seconds of all stages so far."""
+        return round(sum(self.seconds.values()), 1)
+
+    def meet(self) -> None:
+        """Wait until all processes of the run are here."""
+        if self.team is not None:
+            self.team.meet()
+
+    def check_stop(self) -> None:
+        """Raise Stopped if the run was asked to stop."""
+        if self.stop():
+            raise Stopped
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """A stage's file, None where the stage is not complete."""
+        path = self.folder / name
+        if not path.exists():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            why = f"{name} of this run cannot be read ({first_line(error)})"
+            raise TrainError(f"{why}. Remove it to make it anew.") from error
+        return found
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """A stage's file, in one move: it is there whole or not at all."""
+        with disk(self.folder / name):
+            write_json(self.folder / name, content)
+
+
+@dataclass
+class StageProgress:
+    """How far a stage is, how long it may take still, and when to say so."""
+
+    stage: str
+    of: int
+    at: int = 0
+
+    def __post_init__(self) -> None:
+        self._began, self.first, self._due = time.monotonic(), self.at, 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds, at the pace so far."""
+        done = self.at - self.first
+        return round((time.monotonic() - self._began) * (self.of - self.at) / done, 1) if done > 0 else None
+
+    def advance(self) -> Iterator[Event]:
+        """One more is done; tell so where it is time."""
+        self.at += 1
+        if self.due():
+            yield self.event()
+
+    def due(self) -> bool:
+        """Whether it is time to tell."""
+        if time.monotonic() < self._due:
+            return False
+        self._due = time.monotonic() + INTERVAL
+        return True
+
+    def event(self) -> Event:
+        return "stage", {"stage": self.stage, "at": self.at, "of": self.of, "left": self.left}
+
+
+# -- Stages 1 to 3 of a run -------------------------------------------------------------------------------------------
+
 
 ROLLOUTS, VALIDATION = "rollouts.jsonl", "validation_rollouts.jsonl"
 SELECTION, GATE = "selection.json", "gate.json"

@@ -112,7 +112,7 @@ def pipeline(
     folder: RunFolder, dry: bool, team: "Team | None", stop: Callable[[], bool]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The events of a run, of whatever kind it is; `stop` is asked between its steps."""
-    from rmx.train.distill.distillation import Distillation
+    from rmx.train.distillation import Distillation
     from rmx.train.pipeline import Pipeline
     from rmx.train.sweep import Sweep
 

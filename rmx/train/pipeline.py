@@ -18,23 +18,30 @@ from rmx.models.load import Model, load
 from rmx.recipes.job import TrainJob, problems_of
 from rmx.records import Problem, Rollout
 from rmx.runs.rates import cost
-from rmx.train.checks.heldout import HeldOut
-from rmx.train.checks.replay import BaseSolution, Fork, ForkReplay, default_forks
-from rmx.train.data_stages import GATE, ROLLOUTS, VALIDATION, Gated, gate_stage, rollouts_stage, selection_stage
-from rmx.train.final_stage import final_stage, finish
-from rmx.train.plan.estimate import Estimate, estimate, work_left
-from rmx.train.plan.estimate_ahead import ahead_figures, estimate_ahead, usual_length
-from rmx.train.plan.probe import Speeds, device_name, probe
-from rmx.train.plan.room import fit, memory_told, room_of
+from rmx.train.data_stages import (
+    GATE,
+    ROLLOUTS,
+    VALIDATION,
+    Context,
+    Event,
+    Gated,
+    StageProgress,
+    gate_stage,
+    rollouts_stage,
+    selection_stage,
+)
+from rmx.train.estimate import Estimate, estimate, fit, memory_told, room_of, work_left
+from rmx.train.estimate_ahead import ahead_figures, estimate_ahead, usual_length
+from rmx.train.heldout import HeldOut
+from rmx.train.probe import Speeds, device_name, probe
+from rmx.train.replay import BaseSolution, Fork, ForkReplay, default_forks
 from rmx.train.rollouts.file import read_rollouts
-from rmx.train.stages import Context, Event, StageProgress
-from rmx.train.step.base_figures import DTYPES, MEMORY, SPARE_DISK, BaseFigures
 from rmx.train.step.items import cut
 from rmx.train.step.lora_policy import LoraPolicy, make_policy
 from rmx.train.step.processes import Team, collected, dealt_by
-from rmx.train.step.scoring import score
+from rmx.train.step.scoring import DTYPES, MEMORY, SPARE_DISK, BaseFigures, score
 from rmx.train.step.trainer import Trainer
-from rmx.train.training_stage import TrainingLoop
+from rmx.train.training_stage import TrainingLoop, final_stage, finish
 
 SECONDS = "stages.json"
 STYLE = "style.json"  # how the problems are asked

@@ -18,22 +18,18 @@ from typing import Any
 
 from rmx.errors import TrainError
 from rmx.recipes.job import TrainJob
-from rmx.recipes.thresholds import ONE_PROCESS
+from rmx.recipes.recipe import ONE_PROCESS
 from rmx.records import Rollout
 from rmx.runs.folder import SWEEP
 from rmx.stats.intervals import Estimate
 from rmx.storage.safe_files import disk
-from rmx.train.checks.greedy import Solutions
-from rmx.train.checks.heldout import HeldOut, best_of
-from rmx.train.data_stages import GATE, VALIDATION, gate_stage
-from rmx.train.final_stage import ADAPTER, EVALUATION, evaluation, solved
+from rmx.train.adapter_folder import base_of, finish_adapter, provenance
+from rmx.train.data_stages import GATE, VALIDATION, Event, StageProgress, gate_stage
+from rmx.train.estimate import Estimate as Forecast
+from rmx.train.heldout import HeldOut, Solutions, best_of
 from rmx.train.pipeline import Pipeline
-from rmx.train.plan.estimate import Estimate as Forecast
-from rmx.train.publish.adapter_folder import finish_adapter
-from rmx.train.publish.provenance import base_of, provenance
-from rmx.train.stages import Event, StageProgress
 from rmx.train.step.lora_policy import NAME, load_weights
-from rmx.train.training_stage import CHECKPOINTS
+from rmx.train.training_stage import ADAPTER, CHECKPOINTS, EVALUATION, evaluation, solved
 
 TEST_BASE = "test_base.json"
 RULE = (

@@ -1,4 +1,8 @@
-"""The gallery: trees of real models, recorded once and looked at without the model.
+"""Save a tree to a dataset on the Hub with a visitor's own token: used once, kept nowhere, in no log.
+
+A tree that was recorded elsewhere, as branches to look at; with its model, where that is loaded, to go on from.
+
+The gallery: trees of real models, recorded once and looked at without the model.
 
 `python -m rmx.trees.gallery` records them again into assets/gallery (a few minutes on two cores); with `--search ID …`
 it says what other problems of the set would show. Nothing in a tree is made up: each branch is what the model said,
@@ -8,25 +12,174 @@ greedily, after one token was swapped at one of its forks.
 import argparse
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, cast
+from typing import Any, Literal, NoReturn, cast
 
-from rmx.config import TOP_SHOWN, Sampling
+from huggingface_hub import HfApi
+
+from rmx.config import ASSETS, TOP_SHOWN, Sampling
 from rmx.data.problem_sets import find_problem
-from rmx.errors import ProblemError
-from rmx.explore.branches import Branch
+from rmx.errors import ProblemError, RmxError, SwapError
+from rmx.explore.branches import Branch, Origin, swap_job
 from rmx.explore.flip_rates import answers_after
 from rmx.explore.generate import Job
-from rmx.explore.swap import swap_job
+from rmx.models.adapter_facts import adapter_name
 from rmx.models.load import Model
 from rmx.models.presets import preset_of
 from rmx.models.workspace import Workspace
-from rmx.paths import ASSETS
-from rmx.records import Problem, is_fork
-from rmx.trees.document import read_tree, tree_document
-from rmx.trees.tree import Tree, tree_of
+from rmx.records import Problem, Trace, is_fork, shown_adapter
+from rmx.storage.hub_errors import Upload, upload_sentence
+from rmx.trees.document import Tree, read_tree, tree_document, tree_of
+
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,200}")
+HUB_FOLDER = "trees"
+
+
+def save_tree(text: str, name: str, repo: str, token: str, api: Any = None) -> str:
+    """Upload a tree document as trees/NAME of a dataset, which is made, private, where it is not there yet.
+
+    Args:
+        api: stands in for huggingface_hub's HfApi in tests.
+
+    Returns:
+        The address of the file.
+
+    Raises:
+        RmxError: the name, the token or the Hub does not allow it. The token is in no message.
+    """
+    if not _REPO.fullmatch(repo):
+        raise RmxError("Name the dataset as OWNER/NAME, for example ann/forks.")
+    if not _TOKEN.fullmatch(token):
+        raise RmxError("That is no access token of the Hub: they begin with hf_. Make one with the right to write.")
+    place = f"{HUB_FOLDER}/{name}"
+    try:
+        if api is None:
+            api = HfApi(token=token)
+        api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
+        api.upload_file(
+            path_or_fileobj=text.encode(),
+            path_in_repo=place,
+            repo_id=repo,
+            repo_type="dataset",
+            commit_message=f"Add {name} from rmx",
+        )
+    except Exception as error:  # noqa: BLE001 - whatever it is may quote the request, and with it the token
+        said = upload_sentence(error, Upload("the tree", repo, offline="Download the JSON instead."))
+        raise RmxError(said.replace(token, "(token)")) from None
+    return f"https://huggingface.co/datasets/{repo}/blob/main/{place}"
+
+
+# -- A tree that was recorded elsewhere, as branches to look at -------------------------------------------------------
+
+
+class Texts:
+    """What a recorded tree knows of its tokens' texts; stands in for a Detokenizer."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.special_ids = tree.special
+        self._texts = {c.id: c.text for b in tree.branches for t in b.tokens for c in t.top}
+        for branch in tree.branches:
+            for token in branch.tokens:
+                self._texts.setdefault(token.id, token.text)
+
+    def token_text(self, token_id: int) -> str:
+        return self._texts.get(token_id, f"⟪{token_id}⟫")
+
+    def text(self, ids: Sequence[int]) -> str:
+        return "".join(map(self.token_text, ids))
+
+
+class Absent:
+    """Stands in for a model that is not loaded: it can be looked at, and says what is missing when it is asked."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.spec, self.revision, self.dtype, self.tau = tree.model, tree.revision, tree.dtype, tree.tau
+        self.style = tree.style
+        self.detokenizer = Texts(tree)
+        self.highest = max(_ids(tree))
+        self.adapters: list[str] = []
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise SwapError(
+            f"This tree was recorded with {self.spec}, which is not loaded here. "
+            "Load it under Model, or press Verify, to go on from it."
+        )
+
+
+def recorded_runs(tree: Tree, owner: str | None) -> list[Branch]:
+    """The tree's branches as finished runs, labelled as recorded; none of them is added anywhere yet."""
+    absent, origin = Absent(tree), Origin("recorded", tree.licence, tree.adapter_hash)
+    model = cast(Model, absent)
+    adapter = adapter_name(tree.adapter) if tree.adapter else None
+    runs: list[Branch] = []
+    for place, branch in enumerate(tree.branches):
+        tokens = tree.tokens(place)
+        parent = runs[branch.parent] if branch.parent is not None else None
+        given = tuple(t.id for t in tokens) if branch.read and parent is None else None
+        job = Job(tree.prompt_ids, branch.sampling, tree.tau, adapter, tree.known, read=given)
+        if parent is not None:
+            job = Job(
+                tree.prompt_ids, branch.sampling, tree.tau, adapter, tree.known, tokens[: branch.at],
+                branch.forced_ids, parent.tokens[branch.at],
+            )  # fmt: skip
+        run = Branch(model, job, tree.prompt or "", runs[0].tree if runs else "", parent, _title(tree), owner=owner)
+        run.tree = run.tree or run.id
+        run.origin, run.tokens = origin, list(tokens)
+        run.show = tree.pos if place == tree.shown else None
+        sampling = branch.sampling
+        run.trace = Trace(
+            tree.model, tree.adapter, tree.revision, tree.dtype, tree.prompt_ids, sampling.seed, sampling.temperature,
+            sampling.top_p, tree.tau, tokens, branch.answer, branch.stop, branch.reuse, branch.seconds, tree.style,
+        )  # fmt: skip
+        runs.append(run)
+    runs[0].stand_in = vars(absent.detokenizer)
+    return runs
+
+
+def revive(run: Branch, loaded: Any) -> None:
+    """Give a recorded run its model where that is loaded meanwhile, so that it can be gone on from.
+
+    Args:
+        loaded: model spec -> the loaded Model, or None.
+
+    Raises:
+        SwapError: what is loaded under that name has other weights, or not these tokens.
+    """
+    absent: Any = run.model
+    if not isinstance(absent, Absent):
+        return
+    model = loaded(absent.spec)
+    if model is None:
+        return
+    if model.revision != absent.revision:
+        raise SwapError(
+            f"This tree was recorded with revision {absent.revision[:20]} of {absent.spec}; "
+            f"{model.revision[:20]} is loaded here. Verify shows what differs."
+        )
+    adapter = run.job.adapter
+    if adapter is not None and adapter not in model.engine.adapters:
+        raise SwapError(f"This tree was recorded with the adapter {shown_adapter(adapter)}. Press Verify to load it.")
+    if absent.highest >= model.engine.vocab_size or len(run.job.prompt_ids) + len(run.tokens) >= model.engine.context:
+        raise SwapError(f"This tree does not fit {absent.spec}: it holds tokens that the model lacks.")
+    run.model = model.with_style(absent.style or model.style.unrecorded)
+
+
+def _title(tree: Tree) -> str | None:
+    return tree.title or (None if tree.prompt else f"A solution of {tree.model}")
+
+
+def _ids(tree: Tree) -> set[int]:
+    return {*tree.prompt_ids, *(c for b in tree.branches for t in b.tokens for c in (t.id, *(a.id for a in t.top)))}
+
+
+# -- The gallery ------------------------------------------------------------------------------------------------------
+
 
 log = logging.getLogger(__name__)
 FOLDER = ASSETS / "gallery"

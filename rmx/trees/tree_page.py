@@ -13,12 +13,11 @@ import re
 from collections.abc import Callable, Sequence
 
 from rmx import __version__
-from rmx.paths import ASSETS
+from rmx.config import ASSETS
 from rmx.records import TokenDist, is_fork
 from rmx.storage.rendering import render
-from rmx.storage.strict_json import MOST_CHARACTERS, DocumentError
-from rmx.trees.document import read_tree, tree_document
-from rmx.trees.tree import Tree
+from rmx.storage.safe_files import MOST_CHARACTERS, DocumentError
+from rmx.trees.document import Tree, read_tree, tree_document
 
 OPENING, CLOSING = '<script type="application/json" id="tree">', "</script>"
 CLOSED = "base-uri 'none'; form-action 'none'"

@@ -8,7 +8,7 @@ import gradio as gr
 
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
-from rmx.ui.api.endpoints import add_api, site_of
+from rmx.ui.endpoints import add_api, site_of
 from rmx.ui.jobs.claims_jobs import Claims
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluator import Evaluator
@@ -21,9 +21,8 @@ from rmx.ui.tabs.compare_tab import CompareTab, build_compare_tab
 from rmx.ui.tabs.evaluate_tab import build_evaluate_tab, wire_evaluate
 from rmx.ui.tabs.explore_form import BASE, build_memory_panel
 from rmx.ui.tabs.explore_tab import ExploreTab, build_explore_tab
-from rmx.ui.tabs.form_parts import OWN
+from rmx.ui.tabs.form_parts import LIGHT, OWN, QUIET, STREAM, payload, refused
 from rmx.ui.tabs.train_tab import TrainTab, build_runs_tab, build_train_tab
-from rmx.ui.tabs.wiring import LIGHT, QUIET, STREAM, payload, refused
 from rmx.ui.visitor_cookie import Owners, owners_of
 
 log = logging.getLogger(__name__)

@@ -22,9 +22,9 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rmx.config import runs_dir
 from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.errors import RmxError
-from rmx.paths import runs_dir
 from rmx.ui.server.connections import Allowance, Network, visitor_address
 
 log = logging.getLogger(__name__)

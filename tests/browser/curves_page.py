@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from rmx.trees.tree_page import inlined
-from rmx.ui.views.view_common import FILES
+from rmx.ui.views import FILES
 
 PAGE = """<!doctype html><html lang="en" class="{mode}"><meta charset="utf-8"><title>Curves</title>
 <meta name="viewport" content="width=device-width">

@@ -8,8 +8,8 @@ from conftest import FLAGS, chromium
 from playwright.sync_api import Page, sync_playwright
 from real_app import serving
 
-from rmx.data.prepared_swaps import examples
-from rmx.paths import ASSETS
+from rmx.config import ASSETS
+from rmx.data.problem_sets import examples
 
 FIRST = examples()[0]
 

@@ -18,7 +18,7 @@ from typing import Any
 import gradio as gr
 from scripted_page import LAUNCH
 
-from rmx.ui.views.view_common import build_view
+from rmx.ui.views import build_view
 
 Choice = list[tuple[str, float]]
 END = "<|end|>"

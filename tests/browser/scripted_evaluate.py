@@ -14,12 +14,11 @@ from rmx.models.workspace import Workspace
 from rmx.records import Problem
 from rmx.runs.store import RunStore
 from rmx.stats.paired import RULE, with_verdict
-from rmx.ui.jobs.evaluate_jobs import EvalJob
-from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.evaluator import EvalJob, Evaluator
 from rmx.ui.server.web_app import add_file_routes
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.evaluate_tab import EvaluateTab, build_evaluate_tab
-from rmx.ui.tabs.wiring import nobody
+from rmx.ui.tabs.form_parts import nobody
 
 HOSTILE = "<img src=x onerror=window.PWN=1> ${window.PWN=1} {{value}} \u202egnp.exe `"
 NUMBERS, WORDINGS = "held-out numbers", "held-out wordings"

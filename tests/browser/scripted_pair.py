@@ -20,7 +20,7 @@ import scripted_app as script
 from scripted_app import BEADS, END, Choice, certain, words
 from scripted_page import LAUNCH
 
-from rmx.ui.views.view_common import build_view
+from rmx.ui.views import build_view
 
 TAU = 1.0
 NEAR, FORK, SPECIAL = 1, 2, 4  # flags of a map

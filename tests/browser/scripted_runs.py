@@ -11,7 +11,7 @@ from scripted_page import LAUNCH
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.rates import Rate, Rates, bundled_rates, paper_costs
 from rmx.ui.tabs.train_tab import RUNS_PROPS
-from rmx.ui.views.view_common import build_view
+from rmx.ui.views import build_view
 
 ME, OTHER = "6f1c2ab94e", "0b77f3d1aa"
 HOSTILE = "<img src=x onerror=window.PWN=1> ${window.PWN=1} {{value}} \u202egnp.exe `"
@@ -155,7 +155,7 @@ def run_sweep(args: Any) -> dict[str, Any]:
 
 
 def costs(args: Any) -> dict[str, Any]:
-    """As rmx.runs.row makes it, out of the scripted rows."""
+    """As rmx.runs.store makes it, out of the scripted rows."""
     CALLS.append(("costs", args))
     own = [Rate(n, usd, "2026-11-25", "entered by hand", ((n.lower(),),), own=True) for n, usd in OWN.items()]
     changed = {rate.name for rate in own}

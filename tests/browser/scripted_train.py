@@ -9,7 +9,7 @@ import gradio as gr
 import train_world as world
 from scripted_page import LAUNCH
 
-from rmx.ui.views.view_common import build_view
+from rmx.ui.views import build_view
 
 RUNS = world.make_runs()
 POLLS: list[dict[str, Any]] = []  # every question of the page: id, start, events in the reply

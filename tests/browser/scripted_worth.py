@@ -20,8 +20,8 @@ import scripted_app as app
 from scripted_page import LAUNCH
 
 from rmx.explore.importance import spread, spread_bounds
-from rmx.grading.answer_groups import Target, reached, same_answers
-from rmx.stats.anytime import ALPHA, anytime, decide, rule
+from rmx.grading.answers import Target, reached, same_answers
+from rmx.stats.intervals import ALPHA, anytime, decide, rule
 
 Message = dict[str, Any]
 SAMPLES, ROUND, BUDGET, MARGIN = 64, 8, 60_000, 0.3

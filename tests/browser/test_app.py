@@ -12,9 +12,9 @@ from places import answer, inspector, status
 from playwright.sync_api import Locator, Page, expect
 from real_app import SLOW
 
-from rmx.data.prepared_swaps import examples, of_kind
+from rmx.config import ASSETS
+from rmx.data.problem_sets import examples, of_kind
 from rmx.models.stand_ins import NEWLINES
-from rmx.paths import ASSETS
 
 Open = Callable[..., Page]
 FIRST = examples()[0]

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("playwright")
 from playwright.sync_api import Locator, Page, expect
 
-from rmx.claims.registry import CLAIMS
+from rmx.claims.board import CLAIMS
 
 Open = Callable[..., Page]
 HOSTILE = "<img src=x onerror=window.pwned=1>${7*7}{{this}}"

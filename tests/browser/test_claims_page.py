@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from rmx.claims.html_report import command_of, html_report
-from rmx.claims.registry import CLAIMS
+from rmx.claims.board import CLAIMS, command_of, html_report
 from tests.helpers.claims_document import document
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("playwright")
 from playwright.sync_api import Locator, Page, expect
 from real_app import SLOW, SLOW_TOO
 
-from rmx.data.prepared_swaps import examples
+from rmx.data.problem_sets import examples
 
 Open = Callable[..., Page]
 FIRST = examples()[0]

@@ -13,8 +13,8 @@ pytest.importorskip("playwright")
 from playwright.sync_api import Page, expect
 from real_app import serving
 
+from rmx.config import ASSETS
 from rmx.models.stand_ins import scripted_model
-from rmx.paths import ASSETS
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
 from rmx.runs.store import RunStore

@@ -16,12 +16,12 @@ pytest.importorskip("playwright")
 from playwright.sync_api import Browser, FrameLocator, Page, expect
 from real_app import serving
 
-from rmx.data.prepared_swaps import examples
+from rmx.data.problem_sets import examples
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
 from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore
-from rmx.ui.server.content_policy import VARIABLE
+from rmx.ui.server.page_files import VARIABLE
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Visitor, stranger
 

@@ -9,7 +9,7 @@ pytest.importorskip("playwright")
 from places import answer, status
 from playwright.sync_api import Page, expect
 
-from rmx.data.prepared_swaps import examples
+from rmx.data.problem_sets import examples
 
 Open = Callable[..., Page]
 FIRST = examples()[0]

@@ -10,7 +10,7 @@ pytest.importorskip("playwright")
 from places import answer, inspector, opened, status
 from playwright.sync_api import Locator, Page, expect
 
-from rmx.data.prepared_swaps import examples
+from rmx.data.problem_sets import examples
 
 Open = Callable[..., Page]
 FIRST = examples()[0]

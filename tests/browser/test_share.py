@@ -14,11 +14,10 @@ from conftest import chromium  # noqa: F401
 from places import answer, inspector, status
 from playwright.sync_api import Browser, Page, expect
 
-from rmx.data.prepared_swaps import examples
+from rmx.data.problem_sets import examples
 from rmx.models.workspace import Workspace
 from rmx.service import Site, call
-from rmx.trees.document import read_tree, tree_document
-from rmx.trees.tree import Tree
+from rmx.trees.document import Tree, read_tree, tree_document
 from rmx.trees.tree_page import tree_html
 
 Open = Callable[..., Page]

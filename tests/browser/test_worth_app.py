@@ -11,7 +11,7 @@ from places import answer, inspector, opened, status
 from playwright.sync_api import Locator, Page, expect
 from real_app import SLOW
 
-from rmx.data.prepared_swaps import examples
+from rmx.data.problem_sets import examples
 
 Open = Callable[..., Page]
 FIRST = examples()[0]

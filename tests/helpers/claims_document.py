@@ -1,8 +1,7 @@
 """A document of `rmx claims` made by hand: every verdict, every kind of figure, hostile names."""
 
-from rmx.claims.board import CAVEATS
+from rmx.claims.board import CAVEATS, CLAIMS
 from rmx.claims.claim import label_of
-from rmx.claims.registry import CLAIMS
 
 HOSTILE = '<img src=x onerror="window.pwned=1">${7*7}{{this}}</script><script>window.pwned=1</script>'
 VERDICTS = ("agrees", "differs", "not enough data", "by construction", "not measured", "open in the paper")

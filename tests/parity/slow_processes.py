@@ -19,7 +19,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from rmx.cli.main import main
 from rmx.errors import RmxError
 from rmx.train import data_stages as first_stages
-from rmx.train.checks import greedy
+from rmx.train import heldout as greedy
 from rmx.train.step import processes
 
 SLOW = 3.0  # seconds; the group's timeout is two

@@ -8,8 +8,8 @@ import torch
 
 from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
+from rmx.explore.branches import swap_job
 from rmx.explore.generate import Generation, Job
-from rmx.explore.swap import swap_job
 
 ENTROPY_TOLERANCE = 1e-4  # nats, fp32
 

@@ -34,9 +34,8 @@ import httpx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from rmx.bench.public import AppProcess
-from rmx.bench.visitors import Page, has_tokens
-from rmx.data.prepared_swaps import examples
+from rmx.bench.public import AppProcess, Page, has_tokens
+from rmx.data.problem_sets import examples
 from tests.helpers.fuzzing import exchange, requests
 from tests.unit.ui.test_fuzz_api import what_it_offers
 

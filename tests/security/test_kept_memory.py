@@ -14,10 +14,10 @@ from rmx.engine.fair_queue import as_owner
 from rmx.errors import RmxError
 from rmx.explore.branches import Branch
 from rmx.models.workspace import Workspace
-from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares, bytes_of
+from rmx.storage.job_store import TOKEN_BYTES, MemoryShares, bytes_of
 from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.sharing import Sharing
+from rmx.ui.jobs.measurements import Sharing
 
 
 class Shelf:

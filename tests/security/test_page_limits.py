@@ -17,15 +17,14 @@ from rmx.models.load import Model
 from rmx.models.model_pair import Pair
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES
-from rmx.recipes.pins import MOST, Pin
+from rmx.recipes.job import MOST, Pin
 from rmx.service import Limits
-from rmx.ui.api.endpoints import limits_of
+from rmx.ui.endpoints import limits_of
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.measurements import Measurements
+from rmx.ui.jobs.measurements import Measurements, Sharing
 from rmx.ui.jobs.page_jobs import OpenPages
-from rmx.ui.jobs.sharing import Sharing
 from rmx.ui.jobs.training import Training
 from rmx.ui.server.web_app import parts
 from rmx.ui.settings import Settings
@@ -265,7 +264,7 @@ def test_an_own_file_keeps_no_more_problems_than_an_evaluation_takes(space, monk
 
 
 def test_own_files_leave_memory_with_their_owners_others_and_one_that_is_too_large_is_refused(space):
-    from rmx.storage.memory_shares import MemoryShares
+    from rmx.storage.job_store import MemoryShares
 
     evaluator = Evaluator(space, kept=MemoryShares(most=400_000, share=100_000))
     text = "problem\n" + "".join(f"How much is {i} and one?\n" for i in range(300))
@@ -287,7 +286,7 @@ def test_own_files_leave_memory_with_their_owners_others_and_one_that_is_too_lar
 def test_an_evaluation_reads_only_its_own_prompts_of_what_the_disk_holds(tmp_path, monkeypatch):
     from rmx.evaluate.sample_store import Answered, SampleStore
 
-    monkeypatch.setattr("rmx.storage.line_store.PIECE", 1000)
+    monkeypatch.setattr("rmx.storage.safe_files.PIECE", 1000)
     shelf = SampleStore(tmp_path).shelf("weights", GREEDY, STYLES["boxed"])
     made = [Answered(f"prompt {i % 500}", i // 500, "plan", 3, "7", "eos") for i in range(1000)]
     for one in made:

@@ -17,9 +17,8 @@ from rmx.models.workspace import Workspace
 from rmx.ui.server import connections as connections_module
 from rmx.ui.server import rate_limit as gate_module
 from rmx.ui.server.connections import Connections, SeldomRepeated, most_connections, parse_address, visitor_address
-from rmx.ui.server.self_check import check_no_file_is_served
 from rmx.ui.server.serve import Server, listen, server_config
-from rmx.ui.server.web_app import web_app
+from rmx.ui.server.web_app import check_no_file_is_served, web_app
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners
 from tests.helpers.live import tell_to_stop, until
@@ -261,7 +260,7 @@ def test_an_app_that_gives_nothing_away_starts():
 
 def test_an_app_that_would_hand_out_a_file_does_not_start(monkeypatch):
     """As 0.1.0 did: its guards and gradio's own check taken away, the canary is found."""
-    monkeypatch.setattr("rmx.ui.api.request_guard.objection", lambda body: None)
+    monkeypatch.setattr("rmx.ui.server.doors.objection", lambda body: None)
     monkeypatch.setattr("rmx.ui.server.doors.DOORS", (*_doors(), _file_door()))
     app = web(public=True)
     for route in app.routes:

@@ -22,16 +22,13 @@ import peft
 import torch
 import transformers
 
-from rmx.mini.build import reasonmaxxer
-from rmx.mini.build.cards import base_card, reasonmaxxer_card, rl_card
-from rmx.mini.build.mini_figures import greedy, measure, measure_pair, summary
+from rmx.config import ASSETS, runs_dir
+from rmx.mini.build import adapters as reasonmaxxer
+from rmx.mini.build.adapters import RLConfig, RLTrainer, base_card, reasonmaxxer_card, rl_card
+from rmx.mini.build.mini_figures import find_examples, greedy, measure, measure_pair, summary
 from rmx.mini.build.miniature import Mini, load, write_json
-from rmx.mini.build.pretrain import PretrainConfig, Pretrainer
-from rmx.mini.build.rl import RLConfig, RLTrainer
-from rmx.mini.build.swap_examples import find_examples
-from rmx.mini.build.tokenizer import build_tokenizer, save_tokenizer
+from rmx.mini.build.pretrain import PretrainConfig, Pretrainer, build_tokenizer, save_tokenizer
 from rmx.mini.problem_sets import mini_set
-from rmx.paths import ASSETS, runs_dir
 
 CHECKPOINT = "base.checkpoint"
 LOG_EVERY = 250  # steps

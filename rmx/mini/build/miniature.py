@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmx.engine.batch import PaddedBatch
-from rmx.mini.solutions import final_answer
+from rmx.mini.problem_sets import final_answer
 from rmx.mini.task import PROMPT, MiniProblem
 from rmx.models import load as models
 from rmx.models.load import Model

@@ -21,7 +21,7 @@ from rmx.models.adapter_files import SavedAdapter, read_adapter
 from rmx.models.base_state import probe_ids, remember_base
 from rmx.models.load import Model
 from rmx.recipes.recipe import AdapterConfig
-from rmx.train.step.head import Products, find_head, with_tf32
+from rmx.train.step.loss import Products, find_head, with_tf32
 
 NAME = "policy"  # of the adapter that is trained, in PEFT and in `Engine.using`
 

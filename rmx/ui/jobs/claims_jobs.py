@@ -9,10 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from rmx.claims.ask import ClaimOptions, subject_of
-from rmx.claims.board import Board, ClaimsReport
-from rmx.claims.html_report import bars_of, command_of, html_report, set_facts
-from rmx.claims.registry import BY_ID, CLAIMS
+from rmx.claims.board import BY_ID, CLAIMS, Board, ClaimsReport, bars_of, command_of, html_report, set_facts
+from rmx.claims.studies import ClaimOptions, subject_of
 from rmx.engine.decoding_memory import out_of_memory
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace

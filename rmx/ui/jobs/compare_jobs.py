@@ -11,8 +11,7 @@ import torch
 
 from rmx.compare.intervene import Arm, Intervention, Patched, PatchJob
 from rmx.compare.intervene_set import InterveneReport
-from rmx.compare.pair_options import map_json
-from rmx.compare.shift_map import MapJob, Shift, ShiftMap, largest
+from rmx.compare.shift_map import MapJob, Shift, ShiftMap, largest, map_json
 from rmx.compare.shift_set import PAPER, TOPS, ShiftReport
 from rmx.engine.divergence import KINDS
 from rmx.models.model_pair import Pair

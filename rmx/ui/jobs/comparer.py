@@ -9,12 +9,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, get_args
 
-from rmx.compare.base_check import check_base
+from rmx.compare.controls import check_base, shape_noise
 from rmx.compare.intervene import ARMS, Arm, PatchJob, matched_places
 from rmx.compare.intervene_set import InterveneSet, arms_csv
-from rmx.compare.noise_floor import shape_noise
-from rmx.compare.pair_options import map_json, map_placebo
-from rmx.compare.shift_map import MapJob, Source
+from rmx.compare.shift_map import MapJob, Source, map_json, map_placebo
 from rmx.compare.shift_set import ShiftSet, greedy_ids
 from rmx.config import Sampling, check_tau
 from rmx.engine.decoding_memory import out_of_memory
@@ -27,8 +25,7 @@ from rmx.models.stopping import is_cut
 from rmx.models.workspace import Workspace
 from rmx.records import Problem
 from rmx.service.arguments import Limits
-from rmx.storage.job_store import JobStore
-from rmx.storage.memory_shares import MemoryShares
+from rmx.storage.job_store import JobStore, MemoryShares
 from rmx.ui.jobs.compare_jobs import CLASSES, MapRun, PairJob, PatchRun, SetRun, known_part
 from rmx.ui.jobs.explorer import check_texts
 from rmx.ui.jobs.page_jobs import PATIENCE, SET_RUNS, Message, download, field_of, report_steps, start_of, stream_job

@@ -17,15 +17,14 @@ from rmx.config import TOP_SHOWN, Sampling, check_tau
 from rmx.engine.decoding_memory import out_of_memory
 from rmx.engine.fair_queue import iterate_as_owner
 from rmx.errors import SwapError, TrainError
-from rmx.explore.branches import Branch, BranchStore
+from rmx.explore.branches import Branch, BranchStore, look_ahead, search, swap_job
 from rmx.explore.generate import Job, read_job
-from rmx.explore.swap import look_ahead, search, swap_job
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
-from rmx.recipes.pins import MOST, SHOWN, Pin
+from rmx.recipes.job import MOST, SHOWN, Pin
 from rmx.records import TokenDist, shown_adapter
 from rmx.service.arguments import Limits, short_enough
-from rmx.trees.recorded import Absent, revive
+from rmx.trees.gallery import Absent, revive
 from rmx.ui.jobs.page_jobs import INTERVAL, PATIENCE, Message, field_of, line_and_error, start_of, stream_job
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from rmx.engine.decoding_memory import is_out_of_memory
 from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.errors import Busy, RmxError
 from rmx.models.workspace import Workspace
-from rmx.storage.memory_shares import bytes_of
+from rmx.storage.job_store import bytes_of
 
 Message = dict[str, Any]
 Work = TypeVar("Work", bound=Any)

@@ -14,17 +14,15 @@ from rmx.data.problem_sets import split_name
 from rmx.engine.fair_queue import Kind, as_owner, current_owner
 from rmx.errors import Busy, RmxError, TrainError
 from rmx.models.workspace import Workspace
-from rmx.recipes.job import TrainJob, problems_of, resolved
-from rmx.recipes.site_limits import admit_job
-from rmx.recipes.thresholds import NO_DRY
+from rmx.recipes.job import TrainJob, admit_job, problems_of, resolved
+from rmx.recipes.recipe import NO_DRY
 from rmx.records import Problem
 from rmx.runs.folder import RunFolder
 from rmx.runs.rates import load_rates, set_rate
-from rmx.runs.row import costs, row, tested
-from rmx.runs.store import RunStore, owner_of
-from rmx.train.plan.estimate_ahead import dry_message, estimate_ahead
-from rmx.train.plan.probe import probe, this_device
-from rmx.train.publish.adapter_folder import push_adapter, zipped
+from rmx.runs.store import RunStore, costs, owner_of, row, tested
+from rmx.train.adapter_folder import push_adapter, zipped
+from rmx.train.estimate_ahead import dry_message, estimate_ahead
+from rmx.train.probe import probe, this_device
 from rmx.train.slices import slicer_of
 from rmx.ui.jobs.page_jobs import PATIENCE, field_of, start_of
 from rmx.ui.visitor_cookie import Visitor, may
@@ -126,7 +124,7 @@ class Training:
 
     def start(self, job: TrainJob, visitor: Visitor, dry: bool = False) -> RunFolder:
         """A new run in a process of its own, or in the queue where others go first."""
-        from rmx.train.plan.room import check_room  # with PEFT, which takes long to import
+        from rmx.train.estimate import check_room
 
         admit_job(self.workspace.policy, job)
         if dry and job.taus:

@@ -1,13 +1,117 @@
-"""The page's own modules, templates and style sheets: their route, and tags that fetch the first tab's early."""
+"""The content policy of the page: where its data may go, and which pages may show it in a frame.
 
-from collections.abc import Iterator
+On a Space the page stands in a frame of huggingface.co; a policy that forbade that would leave it blank. Elsewhere
+nobody may frame it, because a page around it could lead a visitor's clicks; `RMX_FRAME_ANCESTORS` names who may.
+
+The page's own modules, templates and style sheets: their route, and tags that fetch the first tab's early.
+
+The page and its description, made once for each address that the app is reached under.
+
+Gradio makes the page anew for every visitor, a tenth of a second of the event loop; and it keeps the description of its
+endpoints with the address of whoever asked first. Neither depends on anything else of a request.
+"""
+
+import asyncio
+import html
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import fastapi
 import gradio.routes
 from fastapi.responses import PlainTextResponse, Response
 from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rmx.ui.views.view_common import BASE, FILES, VERSION, modules_of
+from rmx.errors import RmxError
+from rmx.ui.views import BASE, FILES, VERSION, modules_of
+
+VARIABLE = "RMX_FRAME_ANCESTORS"
+HSTS = "max-age=31536000"  # for a year browsers ask for this host by https only
+HUB = ("https://huggingface.co", "https://*.huggingface.co", "https://*.hf.space")
+# gr.HTML compiles its handlers with new Function, hence 'unsafe-eval': the policy limits where data can go.
+FIXED = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'"
+)
+_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_ORIGIN = re.compile(rf"https?://(?:\*\.)?{_LABEL}(?:\.{_LABEL})*(?::\d{{1,5}})?")
+
+
+def content_policy(environment: Mapping[str, str] = os.environ) -> str:
+    """The value of `Content-Security-Policy`.
+
+    Raises:
+        RmxError: `RMX_FRAME_ANCESTORS` holds something that is no origin.
+    """
+    return " ".join((f"{FIXED}; frame-ancestors 'self'", *ancestors(environment)))
+
+
+class ContentPolicy:
+    """ASGI middleware: the policy on every answer, and nothing that opens an answer to pages of other sites.
+
+    Args:
+        proxied: whether a proxy stands before the app, whose word for https is believed.
+    """
+
+    def __init__(self, app: ASGIApp, policy: str, proxied: bool = False) -> None:
+        self.app, self.proxied = app, proxied
+        self.headers = {
+            "Content-Security-Policy": policy,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "same-origin",
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        own = self.headers | ({"Strict-Transport-Security": HSTS} if self._is_https(scope) else {})
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                # Gradio lets every origin read what it answers, with the reader's cookie. Nobody here needs that.
+                for name in [name for name in headers if name.startswith("access-control-")]:
+                    del headers[name]
+                headers.update(own)
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+    def _is_https(self, scope: Scope) -> bool:
+        """Whether the visitor's connection is certainly an encrypted one."""
+        told = Headers(scope=scope).get("x-forwarded-proto", "") if self.proxied else ""
+        return "https" in (scope.get("scheme"), told.partition(",")[0].strip())
+
+
+def ancestors(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Origins beside the app's own that may show it in a frame: the Hub's on a Space, and those that are named.
+
+    Raises:
+        RmxError: one that is none. What it says goes into a header, so nothing else may get in.
+    """
+    named = [word.rstrip("/").lower() for word in re.split(r"[\s,]+", environment.get(VARIABLE, "")) if word]
+    for word in named:
+        if not _ORIGIN.fullmatch(word):
+            raise RmxError(f"{VARIABLE} holds '{word[:80]}', which is no origin. Write https://example.org.")
+    return tuple(dict.fromkeys((*(HUB if environment.get("SPACE_ID") else ()), *named)))
+
+
+def parents_tag(environment: Mapping[str, str] = os.environ) -> str:
+    """A tag for the page's head: the named origins that are told of its address when they show it in a frame.
+
+    The Hub is told always and stands in the script. One with a star is none that a message can be sent to.
+    """
+    told = [origin for origin in ancestors(environment) if "*" not in origin and origin not in HUB]
+    return f'<meta name="rmx-parents" content="{html.escape(" ".join(told))}">' if told else ""
+
+
+# -- The page's own modules, templates and style sheets ---------------------------------------------------------------
+
 
 FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 MEDIA = {"js": "text/javascript", "css": "text/css", "html": "text/plain"}  # a template is no page of its own
@@ -42,3 +146,76 @@ def first_tags() -> Iterator[str]:
     yield f'<link rel="preload" as="fetch" crossorigin href="./{BASE}{FIRST}.html">'
     for path in modules_of(FIRST):
         yield f'<link rel="modulepreload" href="./{BASE}{path}">'
+
+
+# -- The page and its description, made once for each address that the app is reached under ---------------------------
+
+
+PATHS = ("/", "/config", "/gradio_api/info")
+FROM = ("host", "x-forwarded-host", "x-forwarded-proto")  # what an address is made of
+MOST = 24  # answers that are kept
+PACKED = ("br", "gzip")
+
+
+class CachedAnswer(NamedTuple):
+    """An answer."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+class PageCache:
+    """ASGI middleware right around gradio; `forget` makes gradio forget the description that it keeps."""
+
+    def __init__(self, app: ASGIApp, forget: Callable[[], None]) -> None:
+        self.app, self.forget = app, forget
+        self._kept: OrderedDict[tuple[str, ...], CachedAnswer] = OrderedDict()
+        self._making = asyncio.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "").rstrip("/") or "/"
+        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or path not in PATHS:
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        accepted = headers.get("accept-encoding", "")
+        packing = next((name for name in PACKED if name in accepted), "identity")
+        key = (path, packing, scope["scheme"], *(headers.get(name, "")[:300] for name in FROM))
+        kept = self._kept.get(key) or await self._make(key, path, packing, scope)
+        await send({"type": "http.response.start", "status": kept.status, "headers": list(kept.headers)})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else kept.body})
+
+    async def _make(self, key: tuple[str, ...], path: str, packing: str, scope: Scope) -> CachedAnswer:
+        async with self._making:
+            if key in self._kept:
+                return self._kept[key]
+            wanted = {name.encode(): value.encode() for name, value in zip(FROM, key[3:], strict=True) if value}
+            asked: dict[str, Any] = {
+                "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
+                "headers": [*wanted.items(), (b"accept-encoding", packing.encode())],
+            }  # fmt: skip
+            self.forget()
+            kept = await _answer(self.app, {**scope, **asked})
+            self.forget()
+            if kept.status == 200:
+                self._kept[key] = kept
+                while len(self._kept) > MOST:
+                    self._kept.popitem(last=False)
+            return kept
+
+
+async def _answer(app: ASGIApp, scope: Scope) -> CachedAnswer:
+    """The whole answer of an application to a request without a body."""
+    messages: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    await app(scope, receive, send)
+    start = next(message for message in messages if message["type"] == "http.response.start")
+    body = b"".join(message.get("body", b"") for message in messages)
+    return CachedAnswer(start["status"], list(start["headers"]), body)

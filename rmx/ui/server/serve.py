@@ -15,16 +15,14 @@ import uvicorn
 
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
+from rmx.storage.job_store import few_arenas, large_blocks_apart
 from rmx.ui.request_log import write_lines
 from rmx.ui.server.connections import Connections, calm_logs, most_connections, raise_descriptor_limit
-from rmx.ui.server.light_sessions import without_matplotlib
-from rmx.ui.server.malloc import few_arenas, large_blocks_apart
-from rmx.ui.server.self_check import check_no_file_is_served
-from rmx.ui.server.web_app import parts, web_app
+from rmx.ui.server.queue_shares import without_matplotlib
+from rmx.ui.server.web_app import check_no_file_is_served, parts, web_app
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.wiring import literal
-from rmx.zerogpu.calls import Gpu
-from rmx.zerogpu.zero_workspace import ZeroWorkspace, is_zerogpu
+from rmx.ui.tabs.form_parts import literal
+from rmx.zerogpu.calls import Gpu, ZeroWorkspace, is_zerogpu
 
 log = logging.getLogger(__name__)
 LAST_WORDS = 1.0  # seconds that open pages have to receive what was halted

@@ -1,12 +1,26 @@
-"""The web application: the page on FastAPI, routes of our own, and what stands before them; nothing from outside."""
+"""Whether an app could be made to hand out a file of the machine: asked at start, by asking the app itself.
 
-from collections.abc import Callable
+The web application: the page on FastAPI, routes of our own, and what stands before them; nothing from outside.
+"""
+
+import asyncio
+import atexit
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import anyio
 import fastapi
 import gradio as gr
+import httpx
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.middleware import Middleware
@@ -16,28 +30,110 @@ from rmx import __version__
 from rmx.errors import RmxError
 from rmx.explore.branches import BranchStore
 from rmx.models.workspace import Workspace
-from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares
-from rmx.ui.api.endpoints import limits_of, site_of
-from rmx.ui.api.mcp_tools import has_mcp, serve_tools
-from rmx.ui.api.request_guard import guard_bodies, refuse_body
+from rmx.storage.job_store import TOKEN_BYTES, MemoryShares
 from rmx.ui.background import finish_all
+from rmx.ui.endpoints import has_mcp, limits_of, serve_tools, site_of
 from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.sharing import Sharing
+from rmx.ui.jobs.measurements import Sharing
 from rmx.ui.jobs.training import Training
 from rmx.ui.page import build_app
 from rmx.ui.request_log import metrics
-from rmx.ui.server.content_policy import ContentPolicy, content_policy, parents_tag
-from rmx.ui.server.doors import Doors, HostCheck
-from rmx.ui.server.light_sessions import lighten, send_everything, send_light_page
-from rmx.ui.server.page_cache import PageCache
-from rmx.ui.server.page_files import add_page_files, link_first_tab
+from rmx.ui.server.doors import Doors, HostCheck, guard_bodies, refuse_body
+from rmx.ui.server.page_files import (
+    ContentPolicy,
+    PageCache,
+    add_page_files,
+    content_policy,
+    link_first_tab,
+    parents_tag,
+)
+from rmx.ui.server.queue_shares import lighten, send_everything, send_light_page
 from rmx.ui.server.rate_limit import AccessGate
-from rmx.ui.server.self_check import use_own_folder
 from rmx.ui.server.short_logs import keep_logs_short
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.wiring import Who, answering
+from rmx.ui.tabs.form_parts import Who, answering
 from rmx.ui.visitor_cookie import Greeter, Owners, owners_of
+
+VARIABLE = "GRADIO_TEMP_DIR"
+
+
+@cache
+def use_own_folder() -> str:
+    """Have gradio keep its files in a new folder that only this user may open; to be called before a page is built.
+
+    By itself it takes a folder in the system's temporary one, which all apps of the machine share.
+    """
+    folder = tempfile.mkdtemp(prefix="rmx-gradio-")
+    os.environ[VARIABLE] = folder
+    owner = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not a forked copy
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
+
+ROADS = ("run/predict", "api/predict", "queue/join", "component_server")
+EVENTS = 3  # of the page that are tried; all share their way in
+WAYS = ("file=", "file/", "proxy=file://", "stream/")
+
+
+def check_no_file_is_served(app: Any) -> None:
+    """Ask an ASGI application for a file that only this process knows, in every way that ever worked.
+
+    Raises:
+        RmxError: it gave the file away, or it failed.
+    """
+    word = secrets.token_hex(16)
+    folders = {tempfile.gettempdir(), os.environ.get(VARIABLE, tempfile.gettempdir())}
+    canaries = []
+    try:
+        for folder in folders:
+            handle, name = tempfile.mkstemp(prefix="rmx-canary-", suffix=".txt", dir=folder)
+            canaries.append(Path(name))
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                file.write(word)
+        with ThreadPoolExecutor(1) as thread:  # this one may have a loop that runs already
+            given_away = thread.submit(asyncio.run, _ask(app, canaries, word)).result()
+    finally:
+        for canary in canaries:
+            canary.unlink(missing_ok=True)
+    if given_away:
+        said = f"This app would hand out files of the machine ({given_away}), so it does not start. Update rmx."
+        raise RmxError(said)
+
+
+async def _ask(app: Any, canaries: list[Path], word: str) -> str | None:
+    """The request that brought a canary to light; None where none did."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost/gradio_api") as client:
+        for canary in canaries:
+            for way in WAYS:
+                if word in (await client.get(f"/{way}{canary}")).text:
+                    return way
+            for road, body in _bodies(canary):
+                text = (await client.post(f"/{road}", json=body)).text
+                for copy in re.findall(r"/[^\s\"'\\]*rmx-canary-[^\s\"'\\]*", text):
+                    if word in (await client.get(f"/file={copy}")).text:
+                        return road
+                if word in text:
+                    return road
+    return None
+
+
+def _bodies(canary: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Requests that name a file as gradio's clients do."""
+    file = {"path": str(canary), "meta": {"_type": "gradio.FileData"}}
+    for road in ROADS:
+        for index in range(EVENTS):
+            yield road, {"data": [file], "fn_index": index, "session_hash": "canary", "component_id": 1, "fn_name": "x"}
+
+
+# -- The web application ----------------------------------------------------------------------------------------------
+
 
 THEME = gr.themes.Default(
     primary_hue="orange",

@@ -13,9 +13,9 @@ from typing import Any
 
 import gradio as gr
 
-from rmx.claims.ask import MOST_SAMPLES, ClaimOptions
-from rmx.claims.verdicts import FEWEST
-from rmx.compare.pair_options import PairOptions
+from rmx.claims.claim import FEWEST
+from rmx.claims.studies import MOST_SAMPLES, ClaimOptions
+from rmx.compare.shift_map import PairOptions
 from rmx.engine.fair_queue import Kind
 from rmx.models.presets import pairs_first
 from rmx.models.style_options import from_form
@@ -24,8 +24,8 @@ from rmx.ui.jobs.claims_jobs import Claims, ClaimsJob, claims_texts
 from rmx.ui.jobs.page_jobs import Message, whole
 from rmx.ui.settings import Settings
 from rmx.ui.tabs import form_parts as parts
-from rmx.ui.tabs.wiring import LIGHT, MEASURE, StreamTab, Who, answers, nobody, payload
-from rmx.ui.views.view_common import build_view
+from rmx.ui.tabs.form_parts import LIGHT, MEASURE, StreamTab, Who, answers, nobody, payload
+from rmx.ui.views import build_view
 
 MOST_PROBLEMS, MOST_BUDGET = 500, 2_000_000
 PUBLIC_PROBLEMS, PUBLIC_SAMPLES, PUBLIC_BUDGET = 100, 16, 120_000  # on a public site, where others wait

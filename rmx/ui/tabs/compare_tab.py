@@ -16,11 +16,10 @@ from typing import Any
 
 import gradio as gr
 
-from rmx.data.prepared_swaps import examples
-from rmx.data.problem_sets import load_set
+from rmx.data.problem_sets import examples, load_set
 from rmx.engine.fair_queue import Kind
 from rmx.errors import RmxError
-from rmx.models.adapter_names import bundled_adapters
+from rmx.models.adapter_facts import bundled_adapters
 from rmx.models.model_pair import Pair, make_pair
 from rmx.models.presets import pairs_first
 from rmx.models.style_options import from_form
@@ -29,8 +28,8 @@ from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.page_jobs import Message, whole
 from rmx.ui.settings import Settings
 from rmx.ui.tabs import form_parts as parts
-from rmx.ui.tabs.wiring import LIGHT, MEASURE, QUIET, STREAM, StreamTab, Who, answers, nobody, refused, shows_errors
-from rmx.ui.views.view_common import build_view
+from rmx.ui.tabs.form_parts import LIGHT, MEASURE, QUIET, STREAM, StreamTab, Who, answers, nobody, refused, shows_errors
+from rmx.ui.views import build_view
 
 SOURCES = [("base's own", "base"), ("adapted model's own", "adapted"), ("pasted", "text")]
 MOST_PROBLEMS, PUBLIC_PROBLEMS = 500, 100  # of a set; on a public site, where others wait

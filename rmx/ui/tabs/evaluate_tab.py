@@ -21,17 +21,28 @@ from rmx.models.presets import PRESETS
 from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import to_form
 from rmx.service.requests import EvalRequest
-from rmx.ui.jobs.evaluate_jobs import EvaluateForm
-from rmx.ui.jobs.evaluator import COUNTS, FILE_BYTES, OWN, STYLE_FORM, Evaluator
+from rmx.ui.jobs.evaluator import COUNTS, FILE_BYTES, OWN, STYLE_FORM, EvaluateForm, Evaluator
 from rmx.ui.jobs.page_jobs import Message
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.compare_tab import CompareTab
 from rmx.ui.tabs.explore_form import BASE
 from rmx.ui.tabs.explore_tab import ExploreTab
+from rmx.ui.tabs.form_parts import (
+    LIGHT,
+    QUIET,
+    StreamTab,
+    StyleControls,
+    answers,
+    defaults_of,
+    nobody,
+    payload,
+    refused,
+    seed_and_length,
+    together,
+    whole_number,
+)
 from rmx.ui.tabs.form_parts import OWN as OWN_PAIR
-from rmx.ui.tabs.form_parts import StyleControls, defaults_of, seed_and_length, together, whole_number
-from rmx.ui.tabs.wiring import LIGHT, QUIET, StreamTab, answers, nobody, payload, refused
-from rmx.ui.views.view_common import build_view
+from rmx.ui.views import build_view
 from rmx.ui.visitor_cookie import Owners, is_loopback
 
 FIRST_ADAPTER, FIRST_LIMIT = "rl", 100

@@ -6,23 +6,21 @@ from typing import Any
 import gradio as gr
 import torch
 
-from rmx.data.prepared_swaps import TITLES, examples
-from rmx.data.problem_sets import load_set
+from rmx.data.problem_sets import TITLES, examples, load_set
 from rmx.errors import ModelError, ProblemError, Refused
-from rmx.mini.task import compose
-from rmx.mini.wordings import NAMES, TEMPLATES, THINGS
-from rmx.models.adapter_names import bundled_adapters
+from rmx.mini.task import NAMES, TEMPLATES, THINGS, compose
+from rmx.models.adapter_facts import bundled_adapters
 from rmx.models.presets import PRESETS
 from rmx.models.workspace import Workspace
 from rmx.service.requests import TraceRequest
-from rmx.storage.strict_json import MOST_CHARACTERS
+from rmx.storage.safe_files import MOST_CHARACTERS
 from rmx.trees.gallery import list_trees
-from rmx.ui.jobs.sharing import Sharing
+from rmx.ui.jobs.measurements import Sharing
 from rmx.ui.server.doors import LARGE
 from rmx.ui.settings import Settings
 from rmx.ui.tabs import form_parts as parts
-from rmx.ui.tabs.wiring import LIGHT, QUIET, Who, answers, literal, shows_errors
-from rmx.ui.views.view_common import build_view
+from rmx.ui.tabs.form_parts import LIGHT, QUIET, Who, answers, literal, shows_errors
+from rmx.ui.views import build_view
 from rmx.ui.visitor_cookie import Owners
 
 BASE = "none (base)"

@@ -20,25 +20,22 @@ from typing import Any
 import gradio as gr
 
 from rmx.config import Sampling
-from rmx.data.prepared_swaps import Example, examples, of_kind
-from rmx.data.problem_sets import find_problem
+from rmx.data.problem_sets import Example, examples, find_problem, of_kind
 from rmx.engine.fair_queue import as_owner
 from rmx.errors import ProblemError, RmxError
 from rmx.explore.branches import Branch
 from rmx.explore.calibration import calibration_of
 from rmx.mini.task import coverage
-from rmx.models.adapter_names import bundled_adapters
+from rmx.models.adapter_facts import bundled_adapters
 from rmx.models.style_options import from_form
 from rmx.ui.background import prefetch
 from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.measurements import Measurements
+from rmx.ui.jobs.measurements import Measurements, Sharing
 from rmx.ui.jobs.page_jobs import Message
-from rmx.ui.jobs.sharing import Sharing
 from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.explore_form import BASE, GPU_PRESET, MOST_TAU, ExploreForm, listed_problems
-from rmx.ui.tabs.form_parts import known_answer, show_computed, together
-from rmx.ui.tabs.wiring import (
+from rmx.ui.tabs.form_parts import (
     LIGHT,
     MEASURE,
     QUIET,
@@ -46,13 +43,16 @@ from rmx.ui.tabs.wiring import (
     StreamTab,
     Who,
     answers,
+    known_answer,
     literal,
     nobody,
     payload,
     refused,
+    show_computed,
     shows_errors,
-)  # fmt: skip
-from rmx.ui.views.view_common import build_view
+    together,
+)
+from rmx.ui.views import build_view
 
 
 class ExploreTab(StreamTab):

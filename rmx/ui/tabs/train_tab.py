@@ -35,16 +35,13 @@ from rmx.errors import RmxError
 from rmx.models.presets import PRESETS as MODELS
 from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import from_form
-from rmx.recipes.job import TrainJob
-from rmx.recipes.pins import Pin
-from rmx.recipes.recipe import HELP, PAPER, PRESETS, Recipe, field_types
-from rmx.recipes.thresholds import taus_of
+from rmx.recipes.job import Pin, TrainJob
+from rmx.recipes.recipe import HELP, PAPER, PRESETS, Recipe, field_types, taus_of
 from rmx.service.arguments import kind_of, short_enough
 from rmx.ui.jobs.page_jobs import Message
 from rmx.ui.jobs.training import Training, shown_value
-from rmx.ui.tabs.form_parts import StyleControls
-from rmx.ui.tabs.wiring import LIGHT, PLAN, QUIET, answers, nobody, payload, refused
-from rmx.ui.views.view_common import build_view
+from rmx.ui.tabs.form_parts import LIGHT, PLAN, QUIET, StyleControls, answers, nobody, payload, refused
+from rmx.ui.views import build_view
 from rmx.ui.visitor_cookie import Owners
 
 PUSH: dict[str, Any] = {**QUIET, "concurrency_id": "push", "concurrency_limit": 4}

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from rmx.bench.samples import PROBLEMS, bench_outcomes, rollouts_ours, rollouts_theirs, sample_ours, sample_theirs
+from rmx.bench.decoding import PROBLEMS, bench_outcomes, rollouts_ours, rollouts_theirs, sample_ours, sample_theirs
 from rmx.bench.timing import in_turn
 from rmx.cli.main import main
 from tests.conftest import qwen, wrap

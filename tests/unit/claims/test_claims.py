@@ -10,28 +10,31 @@ import pytest
 import torch
 
 from rmx.claims import board as board_module
-from rmx.claims import from_pairs, from_runs, from_sampling
-from rmx.claims.ask import ClaimOptions, built_so
-from rmx.claims.board import CAVEATS, MINIATURE, Board
-from rmx.claims.claim import LABELS, Reading, Subject, label_of
-from rmx.claims.own_runs import read_runs
-from rmx.claims.registry import BY_ID, CLAIMS, chosen
-from rmx.claims.studies import StudyProgress, Swaps
-from rmx.claims.verdicts import (
+from rmx.claims import from_runs
+from rmx.claims import readings as from_pairs
+from rmx.claims import readings as from_sampling
+from rmx.claims.board import BY_ID, CAVEATS, CLAIMS, MINIATURE, Board, chosen
+from rmx.claims.claim import (
     FEWEST,
+    LABELS,
     Judged,
+    Reading,
+    Subject,
     above,
     below,
     by_construction,
     inside,
+    label_of,
     needed,
     no_better,
     not_below,
 )
+from rmx.claims.from_runs import read_runs
+from rmx.claims.studies import ClaimOptions, StudyProgress, Swaps, built_so
 from rmx.cli.main import _parser
 from rmx.cli.train import job_of
 from rmx.compare.intervene_set import InterveneReport, PlaceboArm, ProblemArms
-from rmx.compare.pair_options import PairOptions
+from rmx.compare.shift_map import PairOptions
 from rmx.compare.shift_set import ReadPlaces, ShiftFigures, ShiftReport
 from rmx.errors import RmxError
 from rmx.explore.flip_rates import Flip

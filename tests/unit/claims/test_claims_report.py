@@ -7,8 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rmx.claims.html_report import command_of, html_report, scale_of, set_facts
-from rmx.claims.registry import CLAIMS
+from rmx.claims.board import CLAIMS, command_of, html_report, scale_of, set_facts
 from tests.helpers.claims_document import HOSTILE, VERDICTS, document
 
 WHEN = datetime(2026, 5, 1, 12, 30, tzinfo=UTC)

@@ -6,13 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from rmx.claims.claim import Reading, Row
-from rmx.claims.html_report import html_report
-from rmx.claims.registry import BY_ID
-from rmx.claims.verdicts import Judged, above, no_better
-from rmx.cli.eval import table
+from rmx.claims.board import BY_ID, html_report
+from rmx.claims.claim import Judged, Reading, Row, above, no_better
+from rmx.cli.sets import eval_table
 from rmx.compare.intervene_set import _compared
-from rmx.evaluate.model_figures import Scored, paired_figures
+from rmx.evaluate.eval_report import Scored, paired_figures
 from rmx.stats.paired import greedy_difference
 from tests.helpers.claims_document import document
 
@@ -42,7 +40,7 @@ def printed(before: list[bool], after: list[bool]) -> str:
         "temperature": 1.0, "top_p": 1.0, "seed": 0, "models": models, "clusters": None, "by_construction": False,
         "paired": [{"name": "rl", "against": "base", **figures}], "parts": [], "crossings": [],
     }  # fmt: skip
-    return table(found)
+    return eval_table(found)
 
 
 def test_an_interval_that_leaves_0_out_beside_p_of_0_057_is_not_better() -> None:

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from rmx.claims import board, studies
-from rmx.claims.registry import CLAIMS
+from rmx.claims.board import CLAIMS
 from rmx.cli.main import main
 
 pytestmark = pytest.mark.slow

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from rmx.cli.distill import job_of
 from rmx.cli.main import _parser, main
 from rmx.cli.terminal import DistillTeller
+from rmx.cli.train import distill_job_of
 from rmx.recipes.distill_job import SMALL, DistillJob, DistillRecipe
 from rmx.runs.folder import RunFolder
-from rmx.runs.row import row
+from rmx.runs.store import row
 
 FEW = [
     "--problems", "8", "--max-new-tokens", "80", "--epochs", "2", "--grad-accum", "2", "--heldout", "2",
@@ -24,7 +24,7 @@ FEW = [
 
 
 def parsed(*words: str):
-    return job_of(_parser().parse_args(["distill", *words]))
+    return distill_job_of(_parser().parse_args(["distill", *words]))
 
 
 @pytest.fixture

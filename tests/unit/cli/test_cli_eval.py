@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from rmx.cli.eval import table
 from rmx.cli.main import main
+from rmx.cli.sets import eval_table
 
 TINY = ["eval", "--limit", "5", "--n", "2", "--max-new-tokens", "96", "--device", "cpu"]
 
@@ -38,7 +38,7 @@ def test_two_models_for_the_terminal_and_the_second_time_from_the_cache(capsys) 
 
 def test_an_evaluation_without_a_finished_problem_is_said_to_have_none() -> None:
     nothing = {"set": "mini", "problems": 0, "of_problems": 9, "done": False, "samples": 2, "temperature": 1.0}
-    assert "Nothing is finished yet" in table(nothing | {"top_p": 1.0, "seed": 0})
+    assert "Nothing is finished yet" in eval_table(nothing | {"top_p": 1.0, "seed": 0})
 
 
 @pytest.mark.parametrize(

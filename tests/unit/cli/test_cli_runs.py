@@ -1,4 +1,4 @@
-"""`rmx runs`: the table, one run, what it does to runs, refusals in one line."""
+"""`rmx runs`: the runs_table, one run, what it does to runs, refusals in one line."""
 
 import json
 import os
@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from rmx.cli.runs import minutes, plain, table
+from rmx.cli.runs import minutes, plain, runs_table
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
-from rmx.runs.row import row
-from rmx.runs.store import RunStore
+from rmx.runs.store import RunStore, row
 from rmx.ui.jobs.training import Training
 from tests.unit.cli.test_cli import run
 
@@ -92,7 +91,7 @@ def test_figures_on_validation_problems_do_not_stand_among_those_on_test_problem
         waiting.set_status(state="running")
     shown = row(waiting)
     assert (shown["state"], shown["after"], shown["on"]) == ("interrupted", better, "validation")
-    head, line = table([shown]).splitlines()
+    head, line = runs_table([shown]).splitlines()
     place = head.index("pass@1 before")
     assert line[place : head.index("time")].split() == ["–", "–"]
     (listed,) = Training(Workspace(), RunStore(waiting.path.parent)).runs_list({})["runs"]
@@ -108,7 +107,7 @@ def test_an_empty_store_says_how_to_begin(capsys, store):
 
 def test_a_state_says_where_in_queue_or_stage_it_is(done):
     shown = row(done)
-    lines = table(
+    lines = runs_table(
         [shown | {"state": "queued", "ahead": 2}, shown | {"state": "running", "stage": "training", "at": 3, "of": 9}]
     )
     assert "queued, 2 before it" in lines
@@ -117,9 +116,9 @@ def test_a_state_says_where_in_queue_or_stage_it_is(done):
 
 def test_a_narrow_terminal_gets_cut_lines_and_a_hostile_note_moves_no_cursor(done):
     done.note("a\x1b[2J\nb\u202ec" + "x" * 300)
-    lines = table([row(done)], 80).splitlines()
+    lines = runs_table([row(done)], 80).splitlines()
     assert [len(line) <= 80 for line in lines] == [True, True]
-    whole = table([row(done)])
+    whole = runs_table([row(done)])
     assert len(whole.splitlines()) == 2
     assert "\x1b" not in whole
     assert "\u202e" not in whole

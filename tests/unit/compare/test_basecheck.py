@@ -5,8 +5,7 @@ import json
 import pytest
 import torch
 
-from rmx.compare.base_check import against_file, check_base
-from rmx.compare.noise_floor import dtype_noise, shape_noise
+from rmx.compare.controls import against_file, check_base, dtype_noise, shape_noise
 from rmx.models.base_state import without_adapters
 from rmx.models.model_pair import Pair, make_pair
 from rmx.models.workspace import Workspace

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from rmx.compare.base_check import check_base
-from rmx.compare.placebo import HALVINGS, STRONGEST, WEAKEST, add_placebo, choices, placebo_pair
+from rmx.compare.controls import HALVINGS, STRONGEST, WEAKEST, add_placebo, check_base, choices, placebo_pair
 from rmx.compare.shift_set import greedy_ids, places_of
 from rmx.engine.engine import adapter_key, split_key
 from rmx.models.adapter_facts import adapted_layers, lora_factors, lora_norm
@@ -49,7 +48,7 @@ def test_the_closest_step_that_was_tried_is_taken(rl, texts, monkeypatch):
                 tried[adapter] = sum(int((a != b).sum()) for a, b in zip(ours, found, strict=True))
             return found
 
-        monkeypatch.setattr("rmx.compare.placebo.choices", noted)
+        monkeypatch.setattr("rmx.compare.controls.choices", noted)
         noise = placebo_pair(rl, texts[:4], seed=5)
     wanted = disagreements(rl, texts[:4])
     assert 1 <= len(tried) <= HALVINGS

@@ -6,8 +6,7 @@ import math
 import pytest
 import torch
 
-from rmx.compare.pair_options import map_json, map_places
-from rmx.compare.shift_map import MapJob, ShiftMap, largest
+from rmx.compare.shift_map import MapJob, ShiftMap, largest, map_json, map_places
 from rmx.compare.shift_set import EDGES, ReadPlaces, ShiftFigures, ShiftSet, places_of
 from rmx.config import Sampling
 from rmx.data.problem_sets import load_set

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rmx.data.problem_files import SPLITS, deal, normalised, overlap, shared, side_of, without
 from rmx.data.problem_sets import every_split, load_set, problems_from_text
-from rmx.data.splits import SPLITS, deal, normalised, overlap, shared, side_of, without
 from rmx.errors import ProblemError, TrainError
 from rmx.recipes.job import TrainJob, problems_of
 from rmx.recipes.recipe import PAPER

@@ -12,16 +12,14 @@ from rmx.compare.shift_set import greedy_ids
 from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.errors import ProblemError
-from rmx.evaluate.contestants import EvalConfig, contestants_of
-from rmx.evaluate.eval_report import EvalReport
+from rmx.evaluate.eval_report import EvalConfig, EvalReport, contestants_of
 from rmx.evaluate.evaluation import Evaluation
 from rmx.evaluate.sample_store import SampleStore
 from rmx.explore.flip_rates import answers_after
 from rmx.explore.generate import Generation, Job
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
 from rmx.explore.rescue import RescueConfig, Search
-from rmx.grading.answer_groups import target_of
-from rmx.grading.answers import StopRule, before_stop, grade
+from rmx.grading.answers import StopRule, before_stop, grade, target_of
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair
 from rmx.models.stopping import Ending, is_cut
@@ -29,7 +27,7 @@ from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Answer, Problem, Trace
-from rmx.train.checks.greedy import solve
+from rmx.train.heldout import solve
 from rmx.train.rollouts.sample import sample_rollouts
 from tests.helpers.chain import END, chain, solved
 

@@ -18,7 +18,7 @@ from rmx.errors import ModelError
 from rmx.explore.branches import Branch
 from rmx.explore.generate import Generation, Job
 from rmx.models.model_pair import Pair
-from rmx.train.plan.probe import probe
+from rmx.train.probe import probe
 from tests.conftest import qwen, wrap
 
 pytestmark = pytest.mark.slow

@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rmx.compare.controls import add_placebo
 from rmx.compare.intervene import AllArms, ArmProblem
-from rmx.compare.placebo import add_placebo
 from rmx.config import Sampling
 from rmx.errors import ModelError
+from rmx.explore.branches import look_ahead, swap_job
 from rmx.explore.generate import Generation, Job
-from rmx.explore.swap import look_ahead, swap_job
 from rmx.models.model_pair import Pair, open_pair, read_both
 from rmx.models.stand_ins import random_model
-from rmx.train.step.head import find_head, sweep, with_tf32
+from rmx.train.step.loss import find_head, sweep, with_tf32
 
 pytestmark = pytest.mark.gpu
 

@@ -11,7 +11,7 @@ from rmx.data.problem_files import read_text
 from rmx.errors import RmxError
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
-from rmx.storage.strict_json import parse, sendable, without_half_characters
+from rmx.storage.safe_files import parse, sendable, without_half_characters
 from tests.helpers.fuzzing import Request, exchange
 from tests.helpers.live import running
 from tests.unit.ui.test_fuzz_api import what_it_offers

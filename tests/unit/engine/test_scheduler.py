@@ -16,9 +16,8 @@ from rmx.engine.engine import lora_layers
 from rmx.engine.fair_queue import FairQueue, Kind, RequestOwner, as_owner
 from rmx.engine.scheduler import AHEAD, scheduler_of
 from rmx.errors import ModelError
-from rmx.explore.branches import Branch
+from rmx.explore.branches import Branch, look_ahead, swap_job
 from rmx.explore.generate import Generation, Job
-from rmx.explore.swap import look_ahead, swap_job
 
 pytestmark = pytest.mark.slow
 

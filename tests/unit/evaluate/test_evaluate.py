@@ -17,14 +17,21 @@ import torch
 from rmx.data.problem_sets import load_set
 from rmx.errors import ModelError, ProblemError, RmxError
 from rmx.evaluate import evaluation as evaluate_module
-from rmx.evaluate.contestants import Contestant, EvalConfig, answered, contestants_of, with_answers
-from rmx.evaluate.eval_report import EvalReport, ProblemRow
+from rmx.evaluate.eval_report import (
+    Contestant,
+    EvalConfig,
+    EvalReport,
+    ProblemRow,
+    answered,
+    contestants_of,
+    with_answers,
+)
 from rmx.evaluate.evaluation import Evaluation, portions
 from rmx.evaluate.sample_store import Answered, SampleStore, Shelf
 from rmx.models.base_state import key_of
 from rmx.models.workspace import Workspace
 from rmx.records import Problem
-from rmx.storage.line_store import KeptLines
+from rmx.storage.safe_files import KeptLines
 
 pytestmark = pytest.mark.slow
 
@@ -221,7 +228,7 @@ def test_a_full_disk_costs_the_cache_not_the_evaluation(pair, whole, tmp_path, m
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("rmx.storage.line_store.Lines.append", full)
+    monkeypatch.setattr("rmx.storage.safe_files.Lines.append", full)
     found = last(Evaluation(pair, PROBLEMS, CONFIG, "mini:test", store=SampleStore(tmp_path))).json()
     assert "is full" in found.pop("fault")
     assert figures(found | {"fault": None}) == figures(whole)
@@ -238,7 +245,7 @@ def test_lines_that_are_not_ours_are_passed_over(tmp_path) -> None:
 
 
 def test_an_adapter_counts_by_its_weights_not_by_its_name(tmp_path) -> None:
-    from rmx.paths import ASSETS
+    from rmx.config import ASSETS
 
     copy = tmp_path / "other-name"
     copy.mkdir()

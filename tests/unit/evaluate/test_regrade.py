@@ -14,10 +14,8 @@ from rmx.data.problem_sets import load_set
 from rmx.engine.engine import Engine
 from rmx.errors import RmxError
 from rmx.evaluate import eval_report as report_module
-from rmx.evaluate.contestants import Contestant, EvalConfig, contestants_of
-from rmx.evaluate.eval_report import EvalReport
-from rmx.evaluate.evaluation import Evaluation
-from rmx.evaluate.regrade import Regrading
+from rmx.evaluate.eval_report import Contestant, EvalConfig, EvalReport, contestants_of
+from rmx.evaluate.evaluation import Evaluation, Regrading
 from rmx.evaluate.sample_store import Answered, SampleStore
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
@@ -182,7 +180,7 @@ def test_what_strangers_had_computed_is_not_readable(pair, tmp_path) -> None:
 
 def test_what_is_kept_has_a_limit_and_the_oldest_goes(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("RMX_KEPT_GB", "0.00003")  # 30 kB
-    monkeypatch.setattr("rmx.storage.line_store.PART", 5_000)
+    monkeypatch.setattr("rmx.storage.safe_files.PART_BYTES", 5_000)
     shelf = SampleStore(tmp_path).shelf("weights", Sampling(), STYLES["boxed"])
     for i in range(400):
         shelf.add(Answered(f"prompt {i}", 0, "plan", 50, "7", "eos", tuple(range(50))))

@@ -6,9 +6,9 @@ import pytest
 
 from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
+from rmx.explore.branches import swap
 from rmx.explore.flip_rates import Flip, bench_forks, summary, swaps_of
 from rmx.explore.generate import Generation, Job
-from rmx.explore.swap import swap
 
 
 def flip(problem, pos, p, was, now, fork=True):

@@ -13,9 +13,8 @@ from rmx.errors import ProblemError, RmxError, SwapError
 from rmx.explore.generate import Generation, Job
 from rmx.explore.importance import importance, spread, spread_bounds
 from rmx.explore.outcomes import OutcomeConfig, outcomes
-from rmx.grading.answer_groups import Target, reached, same_answers
-from rmx.grading.answers import StopRule
-from rmx.stats.anytime import anytime, decide
+from rmx.grading.answers import StopRule, Target, reached, same_answers
+from rmx.stats.intervals import anytime, decide
 from tests.helpers.chain import END, chain, solved
 
 pytestmark = pytest.mark.slow

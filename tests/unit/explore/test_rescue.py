@@ -9,11 +9,11 @@ from rmx.cli.main import main
 from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.errors import ProblemError, RmxError
+from rmx.explore.branches import swap_job
 from rmx.explore.flip_rates import swaps_of
 from rmx.explore.generate import Generation, Job
 from rmx.explore.resampling import Resampling, resample
 from rmx.explore.rescue import RescueConfig, Search, rescue
-from rmx.explore.swap import swap_job
 from tests.helpers.chain import END, chain, solved
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,8 @@ from rmx.cli.main import main
 from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
 from rmx.engine.batch import continue_prefixes
-from rmx.explore.answer_so_far import _mode, sofar
+from rmx.explore.answer_so_far import _mode, sentences, sofar
 from rmx.explore.generate import Generation, Job, read_job
-from rmx.explore.sentences import sentences
 from rmx.models.stand_ins import scripted_model
 from tests.helpers.chain import chain, solved
 

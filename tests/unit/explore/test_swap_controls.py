@@ -4,13 +4,12 @@ import json
 
 import pytest
 
-from rmx.claims import from_sampling
+from rmx.claims import readings as from_sampling
 from rmx.claims.studies import Swaps
 from rmx.cli.main import main
+from rmx.config import ASSETS
 from rmx.data.problem_sets import load_set
-from rmx.explore.flip_rates import Flip
-from rmx.explore.swap_controls import ARMS, ProblemControls, Tried, controls_of, summarise
-from rmx.paths import ASSETS
+from rmx.explore.flip_rates import ARMS, Flip, ProblemControls, Tried, controls_of, summarise
 from tests.unit.claims.test_claims import subject
 
 pytestmark = pytest.mark.slow

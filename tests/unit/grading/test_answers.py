@@ -9,10 +9,10 @@ import time
 
 import pytest
 
+from rmx.config import PACKAGE
 from rmx.grading import math_verify_process as equality_worker
 from rmx.grading.answers import GRACE, StopRule, equal, final_answer, grade
 from rmx.grading.math_verify_process import WALL_LIMIT
-from rmx.paths import PACKAGE
 from rmx.records import Answer
 
 pytestmark = pytest.mark.slow

@@ -13,11 +13,9 @@ from rmx.cli.main import main
 from rmx.engine.engine import PrefixCache
 from rmx.errors import RmxError, SwapError
 from rmx.library import model as library_model
-from rmx.library.notebook import NotebookProgress, cell, chart, to_frame
-from rmx.library.results import ArmsDocument
+from rmx.library.results import ArmsDocument, NotebookProgress, cell, chart, to_frame
 from rmx.models.load import load
 from rmx.models.workspace import Workspace
-from rmx.service import sets  # noqa: F401  imported before `bundled` replaces the Workspace that it annotates with
 from rmx.storage.rendering import render
 
 TIMES = ("seconds", "reuse", "usd")

@@ -11,26 +11,28 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rmx.mini.build.cards import base_card
+from rmx.config import ASSETS
+from rmx.mini.build.adapters import base_card
 from rmx.mini.build.mini_figures import greedy, share
 from rmx.mini.build.miniature import Mini, load
-from rmx.mini.build.pretrain import Data, PretrainConfig, Pretrainer, drill, schedule
-from rmx.mini.build.tokenizer import build_tokenizer
-from rmx.mini.problem_sets import SPLITS, arith_set, mini_set
-from rmx.mini.solutions import equations, final_answer, write_plan, write_solution
+from rmx.mini.build.pretrain import Data, PretrainConfig, Pretrainer, build_tokenizer, drill, schedule
+from rmx.mini.problem_sets import SPLITS, arith_set, equations, final_answer, mini_set, write_plan, write_solution
 from rmx.mini.task import (
+    NAMES,
     PROMPT,
+    TEMPLATES,
+    THINGS,
+    WRITERS,
     compose,
     coverage,
     draw_numbers,
     make_problem,
     make_set,
+    read_template,
     right_plans,
     split_of,
     work_out,
 )
-from rmx.mini.wordings import NAMES, TEMPLATES, THINGS, WRITERS, read_template
-from rmx.paths import ASSETS
 
 pytestmark = pytest.mark.slow
 

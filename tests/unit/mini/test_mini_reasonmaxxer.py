@@ -8,27 +8,27 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from rmx.config import ASSETS
 from rmx.data.problem_sets import load_set
-from rmx.mini.build.cards import reasonmaxxer_card
-from rmx.mini.build.mini_figures import KINDS
-from rmx.mini.build.reasonmaxxer import (
+from rmx.mini.build.adapters import (
     SEEDS,
     Variant,
     chosen,
     compared,
     evaluate_runs,
+    reasonmaxxer_card,
     results,
     ship,
     train_variants,
 )
-from rmx.mini.build.reasonmaxxer import VARIANTS as ALL
+from rmx.mini.build.adapters import VARIANTS as ALL
+from rmx.mini.build.mini_figures import KINDS
 from rmx.mini.problem_sets import mini_set
 from rmx.models import load as models
-from rmx.models.adapter_names import bundled_adapters
+from rmx.models.adapter_facts import bundled_adapters
 from rmx.models.adapters import add_adapter
-from rmx.paths import ASSETS
 from rmx.records import Answer
-from rmx.train.checks.greedy import Solution, Solutions, solve
+from rmx.train.heldout import Solution, Solutions, solve
 
 pytestmark = pytest.mark.slow
 

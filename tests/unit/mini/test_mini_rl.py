@@ -9,28 +9,27 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from rmx.config import ASSETS
 from rmx.errors import ModelError
-from rmx.mini.build.cards import rl_card
-from rmx.mini.build.mini_figures import change, greedy, measure_pair
-from rmx.mini.build.miniature import Mini, load, right_padded
-from rmx.mini.build.rl import (
+from rmx.mini.build.adapters import (
     RLConfig,
     RLTrainer,
     draw_problems,
     group_advantage,
     policy_gradient_loss,
+    rl_card,
     sampled_mask,
     schedule,
     token_logp,
 )
+from rmx.mini.build.mini_figures import change, greedy, measure_pair
+from rmx.mini.build.miniature import Mini, load, right_padded
 from rmx.mini.problem_sets import mini_set
-from rmx.mini.task import split_of
-from rmx.mini.wordings import TEMPLATES
+from rmx.mini.task import TEMPLATES, split_of
 from rmx.models import load as models
-from rmx.models.adapter_names import bundled_adapters
+from rmx.models.adapter_facts import bundled_adapters
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model
-from rmx.paths import ASSETS
 
 RL = ASSETS / "mini" / "rl"
 TINY = RLConfig(iterations=4, problems=2, rollouts=6, warmup=1, rank=2, alpha=4)

@@ -2,11 +2,9 @@
 
 import pytest
 
-from rmx.data.prepared_swaps import examples
+from rmx.data.problem_sets import examples
 from rmx.mini.problem_sets import SPLITS, mini_set
-from rmx.mini.reading import computed_answer
-from rmx.mini.task import compose
-from rmx.mini.wordings import TEMPLATES
+from rmx.mini.task import TEMPLATES, compose, computed_answer
 
 TYPED = "Ann has 5 apples. Ben has 3 more. How many apples do they have together?"
 

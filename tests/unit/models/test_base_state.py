@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from rmx.compare.base_check import against_file, check_base, check_loaded
+from rmx.compare.controls import against_file, check_base, check_loaded
 from rmx.data.problem_sets import load_set
 from rmx.errors import ModelError
-from rmx.evaluate.contestants import EvalConfig, contestants_of
+from rmx.evaluate.eval_report import EvalConfig, contestants_of
 from rmx.evaluate.evaluation import Evaluation
 from rmx.evaluate.sample_store import SampleStore
 from rmx.models import adapters as adapters_module
-from rmx.models.adapter_names import attached
+from rmx.models.adapter_facts import attached
 from rmx.models.adapters import add_adapter
 from rmx.models.base_state import base_changes, base_tensors, checksum, checksums, digest, key_of, probe, remember_base
 from rmx.models.load import Model
@@ -235,7 +235,7 @@ def test_the_sentence_says_what_has_changed():
 def test_a_base_that_has_changed_is_said_with_a_reason_whichever_look_finds_it(look):
     from dataclasses import replace
 
-    from rmx.compare.base_check import Weights
+    from rmx.compare.controls import Weights
     from rmx.models.base_state import Changes
 
     check = check_loaded(fresh())
@@ -254,7 +254,7 @@ def test_a_base_that_has_changed_is_said_with_a_reason_whichever_look_finds_it(l
 
 
 def test_the_file_is_read_once_per_load_and_again_after_a_change(monkeypatch):
-    from rmx.compare import base_check as basecheck
+    from rmx.compare import controls as basecheck
 
     pair, read = fresh(), []
 
@@ -273,7 +273,7 @@ def test_the_file_is_read_once_per_load_and_again_after_a_change(monkeypatch):
 def test_tensors_of_the_file_that_are_held_under_other_names_are_counted_apart(tmp_path, monkeypatch):
     from safetensors.torch import load_file, save_file
 
-    from rmx.compare import base_check as basecheck
+    from rmx.compare import controls as basecheck
 
     pair = fresh()
     place = basecheck._weight_files(pair.base)[0]
@@ -305,7 +305,7 @@ def test_an_evaluation_says_that_the_base_is_the_base(tmp_path):
 
 
 def test_a_ruined_base_keeps_nothing_under_the_clean_ones_key_and_is_told(tmp_path):
-    from rmx.cli.eval import table
+    from rmx.cli.sets import eval_table
 
     store = SampleStore(tmp_path)
     clean = evaluated(Workspace("cpu"), store, [])
@@ -317,16 +317,16 @@ def test_a_ruined_base_keeps_nothing_under_the_clean_ones_key_and_is_told(tmp_pa
     assert found["cached"] == 0
     assert found["base"]["greedy"] != clean["greedy"]
     assert found["base_check"]["holds"] is False
-    assert "THE BASE HAS CHANGED: 3 of 38 tensors" in table(found)
+    assert "THE BASE HAS CHANGED: 3 of 38 tensors" in eval_table(found)
     again = evaluated(Workspace("cpu"), store, [])
     assert (again["cached"], again["greedy"]) == (len(PROBLEMS), clean["greedy"])
-    assert "THE BASE HAS CHANGED" not in table(again)
+    assert "THE BASE HAS CHANGED" not in eval_table(again)
 
 
 def test_an_adapter_begun_from_the_base_does_not_spoil_an_evaluation(tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from rmx.paths import ASSETS
+    from rmx.config import ASSETS
 
     network = AutoModelForCausalLM.from_pretrained(ASSETS / "mini", dtype=torch.float32)
     folder, _ = save(tmp_path / "a", FOLDED["pissa"], network)
@@ -344,9 +344,9 @@ def test_an_adapter_begun_from_the_base_does_not_spoil_an_evaluation(tmp_path):
 def test_claims_ask_the_base_once_and_say_so_before_all_else_where_it_has_changed():
     from dataclasses import replace
 
-    from rmx.claims.ask import ClaimOptions
     from rmx.claims.board import ClaimsReport, caveats
-    from rmx.compare.pair_options import PairOptions
+    from rmx.claims.studies import ClaimOptions
+    from rmx.compare.shift_map import PairOptions
 
     subject = ClaimOptions(PairOptions("mini", adapter="rl", set_name="mini", limit=2)).subject(Workspace("cpu"))
     report = ClaimsReport(subject, (), None, 0, 0, 0.0, True)

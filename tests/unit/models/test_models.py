@@ -280,7 +280,7 @@ def test_a_slow_load_stops_nobody_else_and_is_shared(tiny):
 
 
 def test_a_copy_of_the_bundled_model_is_the_same_model(mini, tmp_path):
-    from rmx.paths import ASSETS
+    from rmx.config import ASSETS
 
     shutil.copytree(ASSETS / "mini", tmp_path / "copy")
     assert load(str(tmp_path / "copy"), device="cpu").revision == mini.revision

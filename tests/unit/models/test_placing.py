@@ -13,14 +13,12 @@ from transformers import DynamicCache
 
 import rmx.models.load
 from rmx.cli.main import main
-from rmx.compare.base_check import check_loaded
-from rmx.compare.noise_floor import dtype_noise
+from rmx.compare.controls import check_loaded, dtype_noise
 from rmx.engine.prefix_cache import select_rows
 from rmx.errors import ModelError
-from rmx.evaluate.contestants import key_of
-from rmx.models.load import load
+from rmx.evaluate.eval_report import key_of
+from rmx.models.load import Placing, check_in_memory, load, split_dtype
 from rmx.models.model_pair import Pair
-from rmx.models.placing import Placing, check_in_memory, split_dtype
 from rmx.models.workspace import Workspace
 
 
@@ -40,7 +38,7 @@ def asked(monkeypatch) -> list[dict]:
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name, *a: True if name == "bitsandbytes" else found(name, *a)
     )
-    monkeypatch.setattr("rmx.models.placing.BitsAndBytesConfig", lambda **options: SimpleNamespace(**options))
+    monkeypatch.setattr("rmx.models.load.BitsAndBytesConfig", lambda **options: SimpleNamespace(**options))
     return seen
 
 
@@ -107,7 +105,7 @@ def test_what_this_machine_cannot_do_is_a_sentence(placing, device, said):
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(asked, monkeypatch):
-    monkeypatch.setattr("rmx.models.placing.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("rmx.models.load.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'rmx-explorer\[quantize\]'"):
         load("mini", placing=Placing("4bit"))
     assert asked == []

@@ -7,9 +7,8 @@ from rmx.models.load import load
 from rmx.models.site_rules import PRIVATE, SiteRules
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import MOST_ADAPTERS, Workspace
-from rmx.recipes.job import TrainJob
+from rmx.recipes.job import CAPS, TrainJob, admit_job
 from rmx.recipes.recipe import PRESETS
-from rmx.recipes.site_limits import CAPS, admit_job
 from rmx.ui.settings import Settings
 
 PUBLIC = SiteRules(public=True, models=("mini", "qwen2.5-0.5b"), training="mini", kept_runs=2)
@@ -191,8 +190,8 @@ def test_a_password_is_not_repeated(monkeypatch):
 def test_of_many_adapters_the_least_recently_asked_for_leaves_and_the_base_stays_the_base(tmp_path, monkeypatch):
     import shutil
 
+    from rmx.config import ASSETS
     from rmx.models.base_state import probe
-    from rmx.paths import ASSETS
 
     monkeypatch.setattr("rmx.models.workspace.MOST_ADAPTERS", 2)
     assert MOST_ADAPTERS > 2

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from rmx.cli.main import main
+from rmx.config import ASSETS
 from rmx.data.problem_sets import load_set
 from rmx.errors import ModelError, PromptError
-from rmx.evaluate.contestants import EvalConfig, contestants_of
+from rmx.evaluate.eval_report import EvalConfig, contestants_of
 from rmx.evaluate.evaluation import Evaluation
 from rmx.models.families import FAMILIES, Facts, family_of, style_of
 from rmx.models.load import load
@@ -20,7 +21,6 @@ from rmx.models.presets import PRESETS
 from rmx.models.stand_ins import byte_tokenizer
 from rmx.models.style_options import StyleOptions, from_form, resolve_style, to_form
 from rmx.models.workspace import Workspace
-from rmx.paths import ASSETS
 from rmx.prompt_styles import STYLES, PromptStyle
 from rmx.recipes.distill_job import DistillJob
 from rmx.recipes.job import TrainJob

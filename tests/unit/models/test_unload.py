@@ -20,7 +20,7 @@ from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.tabs.explore_form import MemoryPanel, gigabytes
 from rmx.ui.visitor_cookie import Owners, Visitor, stranger
-from rmx.zerogpu.zero_workspace import ZeroWorkspace
+from rmx.zerogpu.calls import ZeroWorkspace
 from tests.conftest import qwen, wrap
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ from rmx.errors import TrainError
 from rmx.explore.branches import Branch, BranchStore
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.recipes.pins import MOST, Pin
-from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares
+from rmx.recipes.job import MOST, Pin
+from rmx.storage.job_store import TOKEN_BYTES, MemoryShares
 from rmx.ui.jobs.explorer import Explorer
 
 PIN = Pin("mini", "rl", (5, 6, 7), (8, 9), 10, "73", "We add", " 42")

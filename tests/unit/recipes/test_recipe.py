@@ -8,8 +8,7 @@ import pytest
 
 from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError, TrainError
-from rmx.recipes.flags import add_recipe, recipe_of
-from rmx.recipes.job import TrainJob, problems_of, resolved
+from rmx.recipes.job import TrainJob, add_recipe, problems_of, recipe_of, resolved
 from rmx.recipes.recipe import HELP, PAPER, PRESETS, Recipe, command, field_types
 
 

@@ -15,8 +15,7 @@ from rmx.recipes.recipe import SMALL
 from rmx.runs import rates as costs_module
 from rmx.runs.folder import RunFolder
 from rmx.runs.rates import BY_HAND, FILE, VARIABLE, cost, load_rates, named_rate, own_rates, paper_costs, set_rate
-from rmx.runs.row import costs, row
-from rmx.runs.store import RunStore
+from rmx.runs.store import RunStore, costs, row
 from rmx.storage.safe_files import write_json
 from rmx.ui.jobs.training import Training
 from rmx.ui.visitor_cookie import Visitor

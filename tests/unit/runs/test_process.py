@@ -15,8 +15,7 @@ from rmx.errors import Busy, TrainError
 from rmx.recipes.job import TrainJob
 from rmx.runs import queue
 from rmx.runs.folder import RunFolder
-from rmx.runs.row import row
-from rmx.runs.store import RunStore
+from rmx.runs.store import RunStore, row
 
 pytestmark = pytest.mark.slow
 

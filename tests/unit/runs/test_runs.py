@@ -17,8 +17,7 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
 from rmx.runs.folder import RunFolder
 from rmx.runs.queue import _before
-from rmx.runs.row import EMPTY, row
-from rmx.runs.store import RunStore, new_id
+from rmx.runs.store import EMPTY, RunStore, new_id, row
 from rmx.storage import safe_files as run_files
 
 HALF = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 60}
@@ -36,7 +35,7 @@ def folder(store):
 
 
 def test_nothing_here_needs_torch_so_that_waiting_costs_little():
-    wanted = "rmx.cli.main, rmx.cli.runs, rmx.train.drive, rmx.runs.store, rmx.runs.row"
+    wanted = "rmx.cli.main, rmx.cli.runs, rmx.train.drive, rmx.runs.store, rmx.runs.store"
     heavy = "{'torch', 'numpy', 'transformers', 'gradio'} & set(sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", f"import sys, {wanted}; print(sorted({heavy}))"], capture_output=True, text=True

@@ -18,7 +18,7 @@ from rmx.service import VERBS, Limits, Site, call
 from rmx.service.arguments import count_later, hints_of
 from rmx.service.requests import AskingRequest
 from rmx.service.runs import without_folders
-from rmx.ui.api.endpoints import limits_of
+from rmx.ui.endpoints import limits_of
 from rmx.ui.settings import Settings
 
 

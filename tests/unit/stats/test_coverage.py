@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from rmx.stats.cluster_bootstrap import difference_estimates, mean_estimates, share_estimate
 from rmx.stats.intervals import share
+from rmx.stats.paired import difference_estimates, mean_estimates, share_estimate
 from rmx.stats.pass_at_k import pass_at_k
 
 pytestmark = pytest.mark.slow

@@ -10,11 +10,18 @@ import numpy as np
 import pytest
 
 from rmx.data.problem_sets import load_set
-from rmx.evaluate.eval_report import clusters_of, parts_of
-from rmx.evaluate.model_figures import Scored, crossing, model_figures, paired_figures
-from rmx.stats.cluster_bootstrap import difference_estimates, mean_estimates, share_estimate, units_of
+from rmx.evaluate.eval_report import Scored, clusters_of, crossing, model_figures, paired_figures, parts_of
 from rmx.stats.intervals import exact_edge, paired_difference, share
-from rmx.stats.paired import greedy_difference, needed, sampled_differences, sign_flip
+from rmx.stats.paired import (
+    difference_estimates,
+    greedy_difference,
+    mean_estimates,
+    needed,
+    sampled_differences,
+    share_estimate,
+    sign_flip,
+    units_of,
+)
 from rmx.stats.pass_at_k import clopper_pearson, incomplete_beta, majority_profile, pass_at_k, powers, t_quantile
 
 NONE = -1

@@ -6,8 +6,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from rmx.stats.anytime import anytime, decide, rule
-from rmx.stats.intervals import wilson
+from rmx.stats.intervals import anytime, decide, rule, wilson
 
 ALPHA = 0.05 / 5
 

@@ -6,8 +6,7 @@ from threading import Event
 import pytest
 
 from rmx.errors import Busy, RmxError, SwapError
-from rmx.storage.job_store import JobStore
-from rmx.storage.memory_shares import MemoryShares
+from rmx.storage.job_store import JobStore, MemoryShares
 
 
 @dataclass

@@ -11,8 +11,17 @@ from peft import PeftModel
 from rmx.models.load import Model
 from rmx.recipes.distill_job import SMALL as SMALL_DISTILL
 from rmx.recipes.recipe import PAPER, SMALL
-from rmx.train.publish.adapter_card import adapter_card, snippet
-from rmx.train.publish.provenance import BaseFacts, PassRates, Provenance, base_of, provenance, set_label, spec_label
+from rmx.train.adapter_folder import (
+    BaseFacts,
+    PassRates,
+    Provenance,
+    adapter_card,
+    base_of,
+    provenance,
+    set_label,
+    snippet,
+    spec_label,
+)
 from tests.conftest import qwen, wrap
 
 COMMIT = "8faed761d45a263340a0528343f099c05c9a4323"
@@ -251,7 +260,7 @@ def ran(base: BaseFacts, folder, monkeypatch) -> dict:
 
 
 def test_the_snippet_loads_the_adapter_on_mini(mini, plain_rl, monkeypatch):
-    from rmx.paths import ASSETS
+    from rmx.config import ASSETS
 
     names = ran(base_of(mini), ASSETS / "mini" / "rl", monkeypatch)
     assert isinstance(names["model"], PeftModel)

@@ -12,23 +12,31 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from rmx.config import ASSETS
 from rmx.errors import ModelError, RmxError, Stopped, TrainError
-from rmx.models.adapter_names import names_adapter
+from rmx.models.adapter_facts import names_adapter
 from rmx.models.load import Model, load
-from rmx.paths import ASSETS
 from rmx.recipes.distill_job import SMALL as SMALL_RECIPE
 from rmx.recipes.distill_job import DistillJob, DistillRecipe
 from rmx.recipes.job import Problems, TrainJob, problems_of
 from rmx.recipes.recipe import AdapterConfig, write_flags
 from rmx.records import Problem, Rollout
 from rmx.runs.folder import RunFolder
-from rmx.runs.row import row
+from rmx.runs.store import row
+from rmx.train import distillation as student_module
 from rmx.train import pipeline
 from rmx.train.data_stages import ROLLOUTS
-from rmx.train.distill import student as student_module
-from rmx.train.distill.distillation import Distillation
-from rmx.train.distill.student import Distiller, agreement, lessons, student_rows
-from rmx.train.distill.teacher import Teacher, TeacherCache, teacher_rows, topk_kl
+from rmx.train.distillation import (
+    Distillation,
+    Distiller,
+    Teacher,
+    TeacherCache,
+    agreement,
+    lessons,
+    student_rows,
+    teacher_rows,
+    topk_kl,
+)
 from rmx.train.step.lora_policy import NAME, LoraPolicy, make_policy
 from tests.conftest import qwen, wrap
 
@@ -184,7 +192,7 @@ def test_chunks_of_the_head_give_the_whole_logits_loss_and_gradient(cache, tail,
     with torch.no_grad():
         for p in policy.trained().values():
             p.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("rmx.train.step.head.CHUNK_BYTES", 4 * 258 * 16)  # 16 rows a chunk
+    monkeypatch.setattr("rmx.train.step.loss.CHUNK_BYTES", 4 * 258 * 16)  # 16 rows a chunk
     batch, teacher = batch_of(policy, texts()), cache.get(texts(), CPU)
     assert len(batch.row) == len(teacher) > 2 * policy.head.chunk_rows
     weight = torch.rand(len(teacher), generator=torch.Generator().manual_seed(1))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rmx.train.distill.teacher import TeacherRows, teacher_rows, topk_kl
+from rmx.train.distillation import TeacherRows, teacher_rows, topk_kl
 
 V, N = 11, 6
 

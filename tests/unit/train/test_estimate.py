@@ -11,7 +11,7 @@ from rmx.data.problem_sets import load_set
 from rmx.models.load import load
 from rmx.recipes.recipe import Recipe
 from rmx.records import Rollout
-from rmx.train.plan.estimate import (
+from rmx.train.estimate import (
     FASTER,
     FIGURES_TIME,
     LINE_BYTES,
@@ -29,9 +29,9 @@ from rmx.train.plan.estimate import (
     work_ahead,
     work_left,
 )
-from rmx.train.plan.estimate_ahead import lines, usual_length
-from rmx.train.plan.probe import Lengths, Speeds, probe
-from rmx.train.step.base_figures import MEMORY
+from rmx.train.estimate_ahead import lines, usual_length
+from rmx.train.probe import Lengths, Speeds, probe
+from rmx.train.step.scoring import MEMORY
 from tests.helpers.training_runs import TINY, tiny_run
 
 SPEEDS = Speeds(

@@ -17,12 +17,11 @@ from huggingface_hub.utils import hf_raise_for_status
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from rmx.config import ASSETS
 from rmx.errors import TrainError
 from rmx.models.adapters import add_adapter
 from rmx.models.load import load
-from rmx.paths import ASSETS
-from rmx.train.publish.adapter_folder import FILES, finish_adapter, push_adapter, zipped
-from rmx.train.publish.provenance import BaseFacts, base_of, provenance
+from rmx.train.adapter_folder import FILES, BaseFacts, base_of, finish_adapter, provenance, push_adapter, zipped
 from tests.unit.train.test_card import COMMIT, DONE, EVENTS, MINI, QWEN, config
 
 TOKEN = "hf_abcdefSECRETghijkl"

@@ -3,7 +3,7 @@
 import math
 
 from rmx.stats.intervals import paired_difference, share
-from rmx.train.checks.guards import below_base, kl_away, not_finite
+from rmx.train.heldout import below_base, kl_away, not_finite
 
 
 def _estimates(lost: int, won: int, n: int = 100):

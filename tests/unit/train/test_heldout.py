@@ -4,18 +4,17 @@ import pytest
 import torch
 
 from rmx.compare.shift_set import greedy_ids
+from rmx.config import ASSETS
 from rmx.data.problem_sets import load_set
 from rmx.models.load import load
-from rmx.paths import ASSETS
 from rmx.recipes.recipe import AdapterConfig
 from rmx.records import Answer, Problem, Rollout
 from rmx.stats.intervals import paired_difference, share
-from rmx.train.checks.diagnostics import Contrast, contrast, decision_items, diagnose
-from rmx.train.checks.greedy import Solution, Solutions, solve
-from rmx.train.checks.heldout import Check, HeldOut, best_of, stops_early
+from rmx.train.heldout import Check, HeldOut, Solution, Solutions, best_of, solve, stops_early
+from rmx.train.replay import Contrast, contrast, decision_items, diagnose
 from rmx.train.rollouts.selection import with_advantages
-from rmx.train.step.base_figures import BaseFigures
 from rmx.train.step.lora_policy import NAME, make_policy
+from rmx.train.step.scoring import BaseFigures
 
 TAU = 1.0
 
@@ -167,7 +166,7 @@ def _close(one, two):
 def test_grouping_changes_nothing(policy, rollouts, monkeypatch):
     items = decision_items(rollouts, TAU, 512)
     together = diagnose(policy, items, BaseFigures())
-    monkeypatch.setattr("rmx.train.checks.diagnostics.TOKENS", 1)
+    monkeypatch.setattr("rmx.train.replay.TOKENS", 1)
     _close(diagnose(policy, items, BaseFigures()), together)
 
 
@@ -176,7 +175,7 @@ def test_full_logits_give_the_same(policy, rollouts, monkeypatch):
     by_head = diagnose(policy, items, BaseFigures())
     monkeypatch.setattr(policy, "head", None)
     _close(diagnose(policy, items, BaseFigures()), by_head)
-    monkeypatch.setattr("rmx.train.checks.diagnostics.CHUNK_BYTES", 1)
+    monkeypatch.setattr("rmx.train.replay.CHUNK_BYTES", 1)
     _close(diagnose(policy, items, BaseFigures()), by_head)
 
 

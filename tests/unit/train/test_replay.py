@@ -5,7 +5,7 @@ import torch
 
 from rmx.models.adapters import add_adapter
 from rmx.models.load import load
-from rmx.train.checks.replay import BaseSolution, Fork, ForkReplay, default_forks
+from rmx.train.replay import BaseSolution, Fork, ForkReplay, default_forks
 from tests.helpers.chain import chain
 
 QUESTION = "Finn has 42 cards. That is 11 more than Jon has. How many cards do they have in all?"

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
+from rmx.config import ASSETS
 from rmx.data.problem_sets import load_set
 from rmx.engine.token_draws import prompt_key, uniform
 from rmx.errors import TrainError
 from rmx.models.load import Model
 from rmx.models.stand_ins import byte_tokenizer
 from rmx.models.style_options import StyleOptions
-from rmx.paths import ASSETS
 from rmx.prompt_styles import STYLES
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout

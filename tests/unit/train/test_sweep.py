@@ -13,17 +13,16 @@ from rmx.cli.main import main
 from rmx.cli.terminal import Teller, sweep_lines
 from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError, TrainError
-from rmx.models.adapter_names import run_adapter
+from rmx.models.adapter_facts import run_adapter
 from rmx.recipes.job import TrainJob
-from rmx.recipes.thresholds import taus_of
+from rmx.recipes.recipe import taus_of
 from rmx.runs.folder import RunFolder
-from rmx.runs.row import row
-from rmx.runs.store import RunStore
+from rmx.runs.store import RunStore, row
 from rmx.train import data_stages as first_stages
 from rmx.train import sweep
-from rmx.train.checks.greedy import Solutions
-from rmx.train.checks.greedy import solve as really_solve
 from rmx.train.drive import drive
+from rmx.train.heldout import Solutions
+from rmx.train.heldout import solve as really_solve
 from rmx.train.sweep import SweptTau, chosen_of
 from rmx.ui.jobs.training import adapter_spec
 from tests.helpers.training_runs import TINY, finish, kill_in, tiny_run
@@ -56,7 +55,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, dict[s
 
     patch.setattr(first_stages, "sample_rollouts", sampled)
     patch.setattr(sweep.Pipeline, "scored", scored)
-    patch.setattr("rmx.train.checks.greedy.solve", solved)
+    patch.setattr("rmx.train.heldout.solve", solved)
     folder = tiny_run(tmp_path_factory.mktemp("sweep"), recipe=QUICK, taus=TAUS)
     assert drive(folder) == "done"
     patch.undo()
@@ -168,7 +167,7 @@ def test_the_choice_is_written_before_a_test_problem_is_solved(
         order.append(problems[0].split)
         return really_solve(model, problems, adapter, *args, **options)
 
-    monkeypatch.setattr("rmx.train.checks.greedy.solve", solved)
+    monkeypatch.setattr("rmx.train.heldout.solve", solved)
     assert drive(folder) == "done"
     assert order == ["test"] * 3
     assert seen == [curve(swept)["chosen"]] * 3

@@ -5,9 +5,17 @@ import torch
 
 from rmx.engine.entropy import capture
 from rmx.errors import TrainError
-from rmx.train.step import base_figures
-from rmx.train.step.base_figures import BaseFigures, BaseTokens, token_bytes
-from rmx.train.step.scoring import own_key, prompt_key, read_base, score, teacher_forced
+from rmx.train.step import scoring as base_figures
+from rmx.train.step.scoring import (
+    BaseFigures,
+    BaseTokens,
+    own_key,
+    prompt_key,
+    read_base,
+    score,
+    teacher_forced,
+    token_bytes,
+)
 from rmx.train.step.trainer import Trainer
 from tests.helpers.training import QUICK, items_of, made_by, policy_of, rollout, rollouts
 

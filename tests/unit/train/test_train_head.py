@@ -18,12 +18,11 @@ from transformers import (
 from rmx.cli.terminal import Teller
 from rmx.recipes.distill_job import DistillRecipe
 from rmx.recipes.recipe import LossConfig, Recipe, command
-from rmx.train.publish.provenance import BaseFacts, provenance
-from rmx.train.step import head as head_module
-from rmx.train.step.base_figures import BaseFigures
-from rmx.train.step.batches import make_batch, read_rows, read_rows_whole
-from rmx.train.step.head import LinearHead, Products, anchor, ce_and_kl, find_head, products, sweep, with_tf32
+from rmx.train.adapter_folder import BaseFacts, provenance
+from rmx.train.step import loss as head_module
 from rmx.train.step.lora_policy import make_policy
+from rmx.train.step.loss import LinearHead, Products, anchor, ce_and_kl, find_head, products, sweep, with_tf32
+from rmx.train.step.scoring import BaseFigures, make_batch, read_rows, read_rows_whole
 from tests.conftest import SHAPE, qwen, wrap
 from tests.helpers.training import QUICK, items_of, policy_of, rollouts
 

@@ -8,10 +8,9 @@ import torch
 from peft import PeftModel
 
 from rmx.errors import TrainError
-from rmx.train.step import checkpoint
-from rmx.train.step.base_figures import BaseFigures
+from rmx.train.step import trainer as checkpoint
 from rmx.train.step.lora_policy import NAME, make_policy
-from rmx.train.step.scoring import score
+from rmx.train.step.scoring import BaseFigures, score
 from rmx.train.step.trainer import MicroStep, Trainer, Update
 from tests.conftest import qwen, wrap
 from tests.helpers.training import QUICK, items_of, made_by, policy_of, rollout, rollouts, weights

@@ -5,10 +5,9 @@ import pytest
 from rmx.data.problem_sets import find_problem
 from rmx.errors import ProblemError
 from rmx.models.load import Model
+from rmx.trees.document import Tree
 from rmx.trees.gallery import FOLDER, MODEL, PICKED, list_trees, load_tree
-from rmx.trees.link import recipe_of
-from rmx.trees.tree import Tree
-from rmx.trees.verify import TreeReplay
+from rmx.trees.link import TreeReplay, recipe_of
 
 
 def shows(tree: Tree) -> str:

@@ -12,10 +12,20 @@ from rmx.config import Sampling
 from rmx.errors import ModelError
 from rmx.explore.branches import Origin
 from rmx.models.load import Model
-from rmx.storage.strict_json import DocumentError
-from rmx.trees.link import MOST_LINK, ReplayPlan, TooLong, link_of, marks_of, pack, recipe_of, unpack
-from rmx.trees.tree import Tree, tree_of
-from rmx.trees.verify import TreeReplay, Verdict
+from rmx.storage.safe_files import DocumentError
+from rmx.trees.document import Tree, tree_of
+from rmx.trees.link import (
+    MOST_LINK,
+    ReplayPlan,
+    TooLong,
+    TreeReplay,
+    Verdict,
+    link_of,
+    marks_of,
+    pack,
+    recipe_of,
+    unpack,
+)
 from tests.conftest import qwen, wrap
 from tests.unit.trees.test_tree_file import grown
 

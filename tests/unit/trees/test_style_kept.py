@@ -14,12 +14,10 @@ from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES
 from rmx.recipes.recipe import Recipe
 from rmx.runs.store import RunStore
-from rmx.storage.strict_json import DocumentError
-from rmx.trees.document import read_tree, tree_document
-from rmx.trees.link import MOST_LINK, link_of, pack, recipe_of, unpack
-from rmx.trees.recorded import recorded_runs, revive
-from rmx.trees.tree import Tree, tree_of
-from rmx.trees.verify import TreeReplay
+from rmx.storage.safe_files import DocumentError
+from rmx.trees.document import Tree, read_tree, tree_document, tree_of
+from rmx.trees.gallery import recorded_runs, revive
+from rmx.trees.link import MOST_LINK, TreeReplay, link_of, pack, recipe_of, unpack
 from rmx.ui.jobs.evaluator import Evaluator, _by_itself
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training, shown_value

@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 
 from rmx.config import Sampling
-from rmx.explore.branches import Branch
+from rmx.explore.branches import Branch, swap_job
 from rmx.explore.generate import Job
-from rmx.explore.swap import swap_job
 from rmx.models.load import Model
 from rmx.models.workspace import Workspace
 from rmx.service import Site, call
-from rmx.storage.strict_json import MOST_CHARACTERS, DocumentError, parse
-from rmx.trees.document import read_tree, tree_document
-from rmx.trees.tree import Tree, tree_of
+from rmx.storage.safe_files import MOST_CHARACTERS, DocumentError, parse
+from rmx.trees.document import Tree, read_tree, tree_document, tree_of
 from tests.conftest import qwen, wrap
 
 

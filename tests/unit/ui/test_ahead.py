@@ -11,7 +11,7 @@ from gradio.state_holder import StateHolder
 
 from rmx.engine.fair_queue import as_owner, current_owner
 from rmx.ui.background import prefetch
-from rmx.ui.server.light_sessions import LightSessions, lighten, without_matplotlib
+from rmx.ui.server.queue_shares import LightSessions, lighten, without_matplotlib
 from rmx.ui.server.serve import listen
 
 
@@ -141,7 +141,7 @@ def test_what_a_page_shows_is_not_kept_for_it():
 
 
 def test_sessions_are_bounded(monkeypatch):
-    monkeypatch.setattr("rmx.ui.server.light_sessions.MOST", 3)
+    monkeypatch.setattr("rmx.ui.server.queue_shares.MOST", 3)
     demo, _, _ = page()
     lighten(demo)
     for i in range(9):

@@ -10,7 +10,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from rmx.service import VERBS
-from rmx.ui.api.endpoints import FAULT
+from rmx.ui.endpoints import FAULT
 from tests.helpers.live import mini_and_slow, running, until
 
 pytestmark = pytest.mark.slow

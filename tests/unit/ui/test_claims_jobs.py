@@ -8,15 +8,14 @@ import gradio as gr
 import pytest
 
 from rmx.claims import board as board_module
-from rmx.claims.ask import ClaimOptions
-from rmx.claims.registry import CLAIMS
-from rmx.claims.studies import StudyProgress
-from rmx.compare.pair_options import PairOptions
+from rmx.claims.board import CLAIMS
+from rmx.claims.studies import ClaimOptions, StudyProgress
+from rmx.compare.shift_map import PairOptions
 from rmx.errors import ModelError, RmxError
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs import claims_jobs as claims_module
 from rmx.ui.jobs.claims_jobs import Claims, claims_texts
-from rmx.ui.tabs.wiring import StreamTab
+from rmx.ui.tabs.form_parts import StreamTab
 from tests.helpers.claims_document import HOSTILE
 from tests.unit.claims.test_claims import alike, arms, subject
 

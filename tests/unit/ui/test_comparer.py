@@ -11,13 +11,13 @@ import pytest
 
 from rmx.compare.intervene import ARMS
 from rmx.compare.intervene_set import InterveneSet
-from rmx.compare.pair_options import map_json
+from rmx.compare.shift_map import map_json
 from rmx.data.problem_sets import load_set
 from rmx.errors import Busy, RmxError, SwapError
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs.compare_jobs import MapRun
 from rmx.ui.jobs.comparer import Comparer
-from rmx.ui.tabs.wiring import StreamTab
+from rmx.ui.tabs.form_parts import StreamTab
 from tests.helpers.pairs import script_pair
 from tests.unit.compare.test_intervene import parting_pair
 

@@ -13,10 +13,9 @@ from rmx.data.problem_sets import load_set
 from rmx.errors import Busy, ProblemError, RmxError
 from rmx.models.workspace import Workspace
 from rmx.runs.store import RunStore
-from rmx.ui.jobs.evaluate_jobs import GRACE, EvalJob
-from rmx.ui.jobs.evaluator import FILE_BYTES, OWN, Evaluator
+from rmx.ui.jobs.evaluator import FILE_BYTES, GRACE, OWN, EvalJob, Evaluator
 from rmx.ui.jobs.page_jobs import EVALUATIONS, OpenPages
-from rmx.ui.tabs.wiring import StreamTab
+from rmx.ui.tabs.form_parts import StreamTab
 
 FORM = {
     "model": "mini", "adapters": ["rl"], "set": "mini:test", "limit": 4, "n": 2, "temperature": 0.6, "top_p": 0.95,

@@ -14,10 +14,10 @@ from rmx.errors import PromptError, RmxError, SwapError
 from rmx.explore.branches import Branch, BranchStore
 from rmx.models.stand_ins import HOSTILE, scripted_model
 from rmx.models.workspace import Workspace
-from rmx.storage.memory_shares import TOKEN_BYTES, MemoryShares
+from rmx.storage.job_store import TOKEN_BYTES, MemoryShares
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.page_jobs import OpenPages
-from rmx.ui.tabs.wiring import StreamTab, answering
+from rmx.ui.tabs.form_parts import StreamTab, answering
 
 
 @pytest.fixture

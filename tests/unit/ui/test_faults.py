@@ -14,18 +14,18 @@ import orjson
 import pytest
 from fastapi.testclient import TestClient
 
+from rmx.config import ASSETS
 from rmx.errors import ModelError, RmxError, TrainError, first_line
 from rmx.models.base_state import probe
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.paths import ASSETS
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import SMALL
 from rmx.runs.folder import DAMAGED, RunFolder
 from rmx.runs.queue import _before
 from rmx.runs.store import RunStore
 from rmx.storage import safe_files as run_files
-from rmx.train.step import checkpoint
+from rmx.train.step import trainer as checkpoint
 from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.training import Training, adapter_spec
 from rmx.ui.server.web_app import web_app
@@ -315,9 +315,9 @@ def test_a_checkpoint_cut_in_half_does_not_count(file: str, tmp_path: Path, capl
     for name in ("adapter_model.safetensors", "optimizer.safetensors"):
         save_file({"w": torch.ones(50)}, tmp_path / name)
     (tmp_path / "place.json").write_text('{"optimizer_step": 4}')
-    assert checkpoint.whole(tmp_path)
+    assert checkpoint.is_complete(tmp_path)
     cut(tmp_path / file)
-    assert not checkpoint.whole(tmp_path)
+    assert not checkpoint.is_complete(tmp_path)
     assert "is damaged" in caplog.text
 
 

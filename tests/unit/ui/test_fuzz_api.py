@@ -23,7 +23,7 @@ import rmx
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.service import VERBS, Limits, Site
-from rmx.ui.api.endpoints import FAULT
+from rmx.ui.endpoints import FAULT
 from tests.helpers.fuzzing import TOKEN, Request, Target, exchange, requests
 from tests.helpers.live import running
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from rmx.data.prepared_swaps import examples
-from rmx.data.problem_sets import load_set
+from rmx.data.problem_sets import examples, load_set
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.explorer import Explorer

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rmx.claims.ask import MOST_SAMPLES, ClaimOptions
-from rmx.compare.pair_options import PairOptions
+from rmx.claims.studies import MOST_SAMPLES, ClaimOptions
+from rmx.compare.shift_map import PairOptions
 from rmx.data.problem_sets import load_set
 from rmx.engine.fair_queue import Kind, RequestOwner, as_owner, current_owner
 from rmx.errors import Busy, Refused, RmxError
@@ -17,13 +17,12 @@ from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.store import RunStore
 from rmx.service import Site
-from rmx.train.plan.probe import LONGEST, TRAINED, probe
-from rmx.ui.api.endpoints import STUDIES as COUNTED
-from rmx.ui.api.endpoints import work
+from rmx.train.probe import LONGEST, TRAINED, probe
+from rmx.ui.endpoints import STUDIES as COUNTED
+from rmx.ui.endpoints import work
 from rmx.ui.jobs.claims_jobs import Claims
 from rmx.ui.jobs.comparer import Comparer
-from rmx.ui.jobs.evaluate_jobs import UNSEEN, EvalJob
-from rmx.ui.jobs.evaluator import Evaluator
+from rmx.ui.jobs.evaluator import UNSEEN, EvalJob, Evaluator
 from rmx.ui.jobs.page_jobs import EVALUATIONS, SET_RUNS, JobLimits, PageJob
 from rmx.ui.jobs.training import FREE, MICRO_BATCH, MOST_PROBED, Training
 from rmx.ui.settings import Settings
@@ -58,7 +57,7 @@ STUDIES = [("eval", {}), ("claims", {}), ("shifts", {"limit": 2}), ("intervene",
 
 @pytest.mark.parametrize(("name", "given"), [*STUDIES, ("shifts", {}), ("trace", {})])
 def test_a_study_of_the_api_counts_among_those_of_its_visitor_until_it_is_over(name, given, monkeypatch):
-    monkeypatch.setattr("rmx.ui.api.endpoints.call", lambda *_: iter([{}, {}]))
+    monkeypatch.setattr("rmx.ui.endpoints.call", lambda *_: iter([{}, {}]))
     site, counted = Site(Workspace("cpu", policy=PUBLIC)), (name, given) in STUDIES
 
     def begin():
@@ -251,9 +250,9 @@ def probed(monkeypatch):
         return SimpleNamespace()
 
     monkeypatch.setattr("rmx.ui.jobs.training.probe", quick)
-    monkeypatch.setattr("rmx.train.plan.estimate_ahead.work_ahead", lambda *_, **__: None)
+    monkeypatch.setattr("rmx.train.estimate_ahead.work_ahead", lambda *_, **__: None)
     monkeypatch.setattr(
-        "rmx.train.plan.estimate_ahead.estimate", lambda *_, **__: SimpleNamespace(plan=lambda: {"minutes": 1})
+        "rmx.train.estimate_ahead.estimate", lambda *_, **__: SimpleNamespace(plan=lambda: {"minutes": 1})
     )
     return calls
 
@@ -341,7 +340,7 @@ def test_a_probe_measures_few_rows_of_a_short_text_whatever_is_asked(rl, monkeyp
         shapes.append((len(batch), len(batch[0])))
         return 1000
 
-    monkeypatch.setattr("rmx.train.plan.probe._backward", noted)
+    monkeypatch.setattr("rmx.train.probe._backward", noted)
     with rl.base.engine.queue.turn():
         found = probe(rl.base, load_set("mini:train"), temperature=1.0, micro_batch=1024, seconds=0.1)
     assert {rows for rows, _ in shapes} == {TRAINED}

@@ -9,7 +9,7 @@ import pytest
 
 COUNT = """
 import ctypes, sys, tempfile, threading
-from rmx.ui.server.malloc import few_arenas
+from rmx.storage.job_store import few_arenas
 print(few_arenas() if sys.argv[1] == "few" else None)
 together = threading.Barrier(12)
 def work():
@@ -48,7 +48,7 @@ def test_threads_share_two_arenas_unless_the_environment_says_otherwise():
 
 
 def test_elsewhere_nothing_is_done(monkeypatch):
-    from rmx.ui.server.malloc import few_arenas
+    from rmx.storage.job_store import few_arenas
 
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -57,7 +57,7 @@ def test_elsewhere_nothing_is_done(monkeypatch):
 
 LARGE_AFTER_A_FREE = """
 import ctypes, sys
-from rmx.ui.server.malloc import large_blocks_apart
+from rmx.storage.job_store import large_blocks_apart
 print(large_blocks_apart() if sys.argv[1] == "apart" else None)
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
@@ -92,7 +92,7 @@ def test_large_blocks_stay_apart_unless_the_environment_says_otherwise():
 
 FRAGMENTS = """
 import gc
-from rmx.ui.server.malloc import give_back
+from rmx.storage.job_store import give_back
 def resident():
     return int(next(x for x in open("/proc/self/status") if x.startswith("VmRSS")).split()[1]) / 1024
 before = resident()

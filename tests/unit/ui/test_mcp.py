@@ -15,7 +15,7 @@ from mcp.client.streamable_http import streamablehttp_client
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.service import VERBS
-from rmx.ui.api.mcp_tools import has_mcp
+from rmx.ui.endpoints import has_mcp
 from tests.helpers.live import mini_and_slow, running, until
 
 HELLO = {

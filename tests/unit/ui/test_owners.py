@@ -303,7 +303,7 @@ def test_a_secret_is_made_once_and_only_its_user_reads_it(runs):
 
 def test_several_apps_that_start_together_have_one_secret(runs):
     script = (
-        "from rmx.ui.visitor_cookie import _secret; from rmx.paths import runs_dir; print(_secret(runs_dir()).hex())"
+        "from rmx.ui.visitor_cookie import _secret; from rmx.config import runs_dir; print(_secret(runs_dir()).hex())"
     )
     made = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert len({process.communicate()[0] for process in made}) == 1

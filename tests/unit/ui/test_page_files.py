@@ -10,7 +10,7 @@ from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
-from rmx.ui.views.view_common import BASE, FILES, modules_of, mounted
+from rmx.ui.views import BASE, FILES, modules_of, mounted
 
 MODULE = f"/{BASE}explore/token_view.js"
 ENTRIES = [path.removesuffix(".html") for path in FILES if path.endswith(".html")]

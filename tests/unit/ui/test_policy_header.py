@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 from rmx.errors import RmxError
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.server.content_policy import VARIABLE, content_policy, parents_tag
+from rmx.ui.server.page_files import VARIABLE, content_policy, parents_tag
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
 

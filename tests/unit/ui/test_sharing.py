@@ -24,16 +24,13 @@ from rmx.models.load import Model
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.records import TokenDist
-from rmx.storage.strict_json import DocumentError
-from rmx.trees.document import read_tree, tree_document
+from rmx.storage.safe_files import DocumentError
+from rmx.trees.document import Tree, adapter_hash, adapter_spec, read_tree, tree_document, tree_of
+from rmx.trees.gallery import Absent, recorded_runs, save_tree
 from rmx.trees.link import link_of
-from rmx.trees.recorded import Absent, recorded_runs
-from rmx.trees.save_to_hub import save_tree
-from rmx.trees.tree import Tree, adapter_hash, adapter_spec, tree_of
 from rmx.trees.tree_page import entropy_svg, inert, read_any, tokens_csv, tree_html
 from rmx.ui.jobs.explorer import Explorer
-from rmx.ui.jobs.measurements import Measurements
-from rmx.ui.jobs.sharing import Sharing
+from rmx.ui.jobs.measurements import Measurements, Sharing
 from tests.conftest import qwen, wrap
 from tests.unit.trees.test_tree_file import grown
 

@@ -96,7 +96,7 @@ def test_a_fault_that_holds_what_was_sent_is_written_in_short(
         if name == "look"
     )
     monkeypatch.setattr("rmx.ui.jobs.explorer.Explorer._place", break_off)
-    monkeypatch.setattr("rmx.ui.api.endpoints.call", break_off)
+    monkeypatch.setattr("rmx.ui.endpoints.call", break_off)
     port = int(address.rpartition(":")[2])
     said()
     for request in (

@@ -17,7 +17,7 @@ from rmx.recipes.recipe import QUICK, SMALL
 from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore
 from rmx.service import Site, call
-from rmx.ui.api.endpoints import RunsOfVisitor
+from rmx.ui.endpoints import RunsOfVisitor
 from rmx.ui.jobs.training import POLL_BYTES, Training, adapter_spec
 from rmx.ui.visitor_cookie import Owners, Visitor
 from tests.helpers.live import until

@@ -6,7 +6,7 @@ import gradio as gr
 import pytest
 
 from rmx.errors import RmxError
-from rmx.ui.tabs.wiring import literal, shows_errors
+from rmx.ui.tabs.form_parts import literal, shows_errors
 
 WORDS = "There is no 'x<img src=x>' [a](b) ![i](https://e.example) *b* `c` $$d$$ _e_ & 3 é نعم"
 

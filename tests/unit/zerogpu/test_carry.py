@@ -10,7 +10,7 @@ import gradio as gr
 import pytest
 import torch
 
-from rmx.compare.base_check import check_base
+from rmx.compare.controls import check_base
 from rmx.compare.intervene import Intervention, PatchJob
 from rmx.compare.shift_map import MapJob, ShiftMap
 from rmx.config import Sampling
@@ -18,11 +18,11 @@ from rmx.data.problem_sets import load_set
 from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.errors import ModelError, SwapError
 from rmx.explore.answer_so_far import sofar
+from rmx.explore.branches import look_ahead, search
 from rmx.explore.generate import Generation, Job
 from rmx.explore.importance import importance
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
-from rmx.explore.swap import look_ahead, search
 from rmx.models.load import Model
 from rmx.models.model_pair import make_pair
 from rmx.models.workspace import Workspace

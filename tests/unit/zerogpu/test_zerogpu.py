@@ -13,19 +13,18 @@ import pytest
 import spaces
 import torch
 
-from rmx.config import Sampling
+from rmx.config import ASSETS, Sampling
 from rmx.errors import ModelError, Refused, RmxError
 from rmx.explore.generate import Generation, Job
-from rmx.models.adapter_names import attached
+from rmx.models.adapter_facts import attached
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
-from rmx.paths import ASSETS
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
 from rmx.ui.server.serve import launch
 from rmx.ui.settings import Settings
 from rmx.zerogpu import calls as carry
-from rmx.zerogpu.zero_workspace import ZeroWorkspace, is_zerogpu
+from rmx.zerogpu.calls import ZeroWorkspace, is_zerogpu
 from tests.helpers.other_process import OtherProcess
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,408 @@
+"""Reinforcement learning of the miniature with a binary reward: its RL-trained partner, as a LoRA adapter.
+
+On-policy REINFORCE with advantages normalised within each problem's group of rollouts, which is GRPO with one
+optimizer step per batch: the policy that sampled is the policy that learns, so there is no importance ratio to clip.
+There is no KL term. An iteration's problems and samples depend only on the seed, the iteration and the weights, so a
+run that was cut off goes on from its checkpoint as if nothing had happened.
+
+ReasonMaxxer on the miniature: the default, the paper's preset, our extension and two ablations, three seeds each.
+
+All runs train and are checked on train and validation problems first. Only then is the test split opened, once, for
+all of them; the adapter that ships was chosen before, on the validation split.
+
+The model cards of the miniature and of its two adapters, written from their measured figures.
+"""
+
+import json
+import platform
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor
+
+from rmx.data.problem_sets import load_set
+from rmx.mini import task as wordings
+from rmx.mini.build.mini_figures import KINDS, counted, measure_pair, percent, points, sampled
+from rmx.mini.build.miniature import TRAINING, Ids, Mini, right_padded, write_adapter, write_json
+from rmx.mini.problem_sets import mini_set
+from rmx.mini.task import MiniProblem, make_problem, right_plans
+from rmx.models import load as models
+from rmx.models.adapters import add_adapter
+from rmx.models.load import Model
+from rmx.recipes.job import TrainJob
+from rmx.recipes.recipe import PRESETS, AdapterConfig, Recipe
+from rmx.records import Problem
+from rmx.stats.intervals import Estimate
+from rmx.storage.rendering import render
+from rmx.storage.safe_files import read_json
+from rmx.train.data_stages import ROLLOUTS, VALIDATION
+from rmx.train.heldout import Check, Solutions, best_of, solve
+from rmx.train.pipeline import Pipeline
+from rmx.train.step.lora_policy import NAME, make_policy
+from rmx.train.step.trainer import PLACE, restore_checkpoint, save_checkpoint
+
+TEMPERATURE = 1.0  # any other would make the samples off-policy
+ADVANTAGE_EPS = 1e-4  # keeps a group of equal rewards at 0
+ROWS = 64  # rollouts in one backward pass
+
+
+@dataclass(frozen=True, slots=True)
+class RLConfig:
+    """Everything that the adapter depends on, beside the base."""
+
+    iterations: int = 100
+    seed: int = 0
+    problems: int = 16  # per iteration
+    rollouts: int = 12  # per problem
+    lr: float = 2.5e-3
+    warmup: int = 5  # iterations
+    rank: int = 32
+    alpha: int = 64
+    clip: float = 1.0  # norm of the gradient
+
+
+@dataclass(frozen=True, slots=True)
+class RLStep:
+    """What one iteration did."""
+
+    iteration: int  # counted from 1
+    reward: float  # mean over all rollouts, before the update
+    mixed: int  # problems with right and wrong rollouts: the ones that teach
+    loss: float
+    grad_norm: float  # before clipping
+    lr: float
+    seconds: float  # since this process began training
+
+
+def group_advantage(rewards: Tensor, eps: float = ADVANTAGE_EPS) -> Tensor:
+    """A[p, k] = (r[p, k] - mean_k r[p]) / (std_k r[p] + eps); all zero in a group of equal rewards.
+
+    Args:
+        rewards: (P, K), one row per problem.
+        eps: added to the standard deviation, which is that of the K values themselves (divided by K).
+
+    Source: GRPO, arXiv 2402.03300, section 4.1.2 (outcome supervision); the eps is ours.
+    """
+    centred = rewards - rewards.mean(1, keepdim=True)
+    return centred / (rewards.std(1, correction=0, keepdim=True) + eps)
+
+
+def policy_gradient_loss(logp: Tensor, advantage: Tensor, mask: Tensor, tokens: int) -> Tensor:
+    """L = -(1/tokens) sum over (b, t) in mask of A[b] * logp[b, t]; its gradient is REINFORCE's, with a minus.
+
+    Args:
+        logp: (B, T) natural-log probability of the token taken, under the policy.
+        advantage: (B,) constants; no gradient flows through them.
+        mask: (B, T) bool, True where the policy sampled the token.
+        tokens: sampled tokens of the whole optimizer step, so that the losses of its parts add up.
+
+    Source: REINFORCE with a baseline, Williams, Machine Learning 8 (1992), 229-256; equal to the objective of GRPO
+    (arXiv 2402.03300, Eq. 3) at ratio 1 without its KL term, except that every token of the step weighs the same,
+    where GRPO first takes the mean within a rollout.
+    """
+    weighted = advantage.detach()[:, None] * logp
+    return -weighted[mask].sum() / tokens
+
+
+def token_logp(logits: Tensor, ids: Tensor) -> Tensor:
+    """(B, T, V) logits at (B, T) tokens -> (B, T - 1) log-probability of each token but the first."""
+    return -F.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+
+
+def sampled_mask(prompts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
+    """(B, T - 1) bool over the tokens of padded texts but the first, True where the policy sampled the token."""
+    lengths = torch.tensor([[len(p), len(p) + len(c)] for p, c in zip(prompts, completions, strict=True)])
+    place = torch.arange(1, int(lengths.max()))
+    return (place >= lengths[:, :1]) & (place < lengths[:, 1:])
+
+
+def schedule(iteration: int, config: RLConfig) -> float:
+    """Share of the full learning rate at iteration 0, 1, ...: linear warm-up, then a linear fall to 0."""
+    fall = (config.iterations - iteration) / max(1, config.iterations - config.warmup)
+    return min(1.0, (iteration + 1) / config.warmup, fall)
+
+
+def draw_problems(config: RLConfig, iteration: int) -> list[MiniProblem]:
+    """Fresh problems with numbers of the train split and trained wordings."""
+    label = f"{config.seed}/{iteration}"
+    numbers, words = random.Random(f"rl numbers/{label}"), random.Random(f"rl text/{label}")
+    return [make_problem(numbers, "train", text_rng=words) for _ in range(config.problems)]
+
+
+class RLTrainer:
+    """The policy (the base with a LoRA on it), its optimizer and the position in the run.
+
+    Advantages, schedule and sampling are its own and not those of `rmx.train`: the bundled adapter rests on them.
+    """
+
+    def __init__(self, base: Model, config: RLConfig) -> None:
+        self.config, self.done = config, 0
+        self.policy = make_policy(base, AdapterConfig(config.rank, config.alpha), None, config.seed)
+        self.mini = Mini(base, NAME)
+        self.weights = list(self.policy.trained().values())
+        self.optimizer = torch.optim.AdamW(self.weights, lr=config.lr, weight_decay=0.0)
+
+    def run(self) -> Iterator[RLStep]:
+        """Train to the end, one iteration at a time."""
+        began = time.monotonic()
+        while self.done < self.config.iterations:
+            problems = draw_problems(self.config, self.done)
+            seed = 1_000_000 * self.config.seed + self.done
+            rewards, prompts, completions = sampled(self.mini, problems, TEMPERATURE, self.config.rollouts, seed)
+            lr = self.config.lr * schedule(self.done, self.config)
+            loss, norm = self._update(prompts, completions, group_advantage(rewards).flatten(), lr)
+            self.done += 1
+            mixed = int((rewards.std(1, correction=0) > 0).sum())
+            yield RLStep(self.done, rewards.mean().item(), mixed, loss, norm, lr, time.monotonic() - began)
+
+    def _update(self, prompts: list[Ids], completions: list[Ids], advantage: Tensor, lr: float) -> tuple[float, float]:
+        """One optimizer step over all rollouts that teach something; returns loss and gradient norm."""
+        rows = sorted(advantage.nonzero()[:, 0].tolist(), key=lambda i: len(prompts[i]) + len(completions[i]))
+        if not rows:
+            return 0.0, 0.0
+        tokens, total = sum(len(completions[i]) for i in rows), 0.0
+        with self.policy.learning():
+            for start in range(0, len(rows), ROWS):
+                part = rows[start : start + ROWS]
+                ids = right_padded([prompts[i] + completions[i] for i in part])
+                mask = sampled_mask([prompts[i] for i in part], [completions[i] for i in part])
+                logp = token_logp(self.policy.logits(ids), ids)
+                loss = policy_gradient_loss(logp, advantage[part], mask, tokens)
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip).item()
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.policy.changed()
+        return total, norm
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint, replacing the one before in one move."""
+        save_checkpoint(folder, self.policy, self.optimizer, {"config": asdict(self.config), "done": self.done})
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint; ValueError where it belongs to a run with another config."""
+        place = read_json(folder / PLACE)
+        if place["config"] != asdict(self.config):
+            raise ValueError(f"{folder} belongs to another run: {place['config']}; remove it to begin anew.")
+        self.done = restore_checkpoint(folder, self.policy, self.optimizer)["done"]
+
+    def export(self, folder: Path, base: str) -> None:
+        """Write the adapter for shipping, and in `training.json` where it comes from, with the base's fingerprint."""
+        with tempfile.TemporaryDirectory() as work:
+            self.policy.save_adapter(Path(work))
+            write_adapter(Path(work), folder)
+        write_json(folder / TRAINING, {"base": base, "config": asdict(self.config)})
+
+
+# -- ReasonMaxxer on the miniature ------------------------------------------------------------------------------------
+
+
+SEEDS = (1, 2, 3)
+RESULT = "result.json"
+MAX_NEW = 220  # tokens of a test solution; the longest has about 100
+
+Json = dict[str, Any]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to train."""
+
+    name: str
+    preset: str
+    title: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def recipe(self, seed: int) -> Recipe:
+        """Its recipe; the run itself leaves the test split alone."""
+        return PRESETS[self.preset].with_(**self.changes, seed=seed, test=0)
+
+
+VARIANTS = (
+    Variant("small", "small", "`small`, the default here"),
+    Variant("paper", "paper", "the paper's preset as it stands"),
+    Variant("floor", "floor", "`floor`, our extension"),
+    Variant("positive_only", "small", "`small`, right rollouts only", {"positive_only": True}),
+    Variant("random_gate", "small", "`small`, as many tokens at random", {"gate": "random"}),
+)
+DEFAULT = "small"
+
+
+def train_variants(
+    base: str, work: Path, tell: Tell, variants: Sequence[Variant] = VARIANTS, seeds: Sequence[int] = SEEDS
+) -> None:
+    """Run each variant of a base with each seed in a folder of its own; what is done already is left alone."""
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
+    tell(f"{versions}, {platform.machine()}, one thread")
+    for seed in seeds:
+        for variant in variants:
+            folder = work / f"{variant.name}-{seed}"
+            if not (folder / RESULT).exists():
+                result = train_one(base, folder, variant, seed)
+                write_json(folder / RESULT, result)
+            tell(json.dumps(read_json(folder / RESULT)))
+
+
+def train_one(base: str, folder: Path, variant: Variant, seed: int) -> Json:
+    """One run from rollouts to the best checkpoint; goes on where it was cut off."""
+    recipe = variant.recipe(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    _borrow_rollouts(folder, recipe)
+    job = TrainJob(base, "mini", recipe, variant.preset, device="cpu", dtype="float32")
+    config = job.json() | {"id": folder.name, "versions": {"torch": torch.__version__, "peft": peft.__version__}}
+    (folder / "config.json").write_text(json.dumps(config) + "\n", encoding="utf-8")
+    told: list[Json] = []
+    for kind, figures in Pipeline(job, folder, config, events=lambda: told).events():
+        if kind != "micro":
+            told.append({"kind": kind} | figures)
+    last = {event["kind"]: event for event in told}
+    checks = [Check.from_json(event) for event in read_json(folder / "checks.json")["checks"]]
+    best = best_of(checks)
+    assert best is not None
+    return {
+        "variant": variant.name,
+        "seed": seed,
+        "departures": {name: list(pair) for name, pair in recipe.departures().items() if name not in ("seed", "test")},
+        "rollouts": {key: last["selection"][key] for key in ("sampled", "kept", "rollouts", "right", "wrong")},
+        "gate": {key: last["gate"][key] for key in ("tau", "share")},
+        "updates": last["done"]["updates"],
+        "seconds": last["done"]["seconds"],
+        "checkpoint": f"step_{best.optimizer_step}",
+        "ended": next((last[kind]["message"] for kind in ("guard", "early") if kind in last), None),
+        "validation": {"base": checks[0].pass_at_1, "adapted": best.pass_at_1, "change": best.vs_base},
+        "gap": best.contrast.gap,
+    }
+
+
+def _borrow_rollouts(folder: Path, recipe: Recipe) -> None:
+    """Take over the rollouts of another run that sampled by the same settings and seed: they would be the same."""
+    for other in sorted(folder.parent.glob(f"*-{recipe.seed}")):
+        config = other / "config.json"
+        if other == folder or not (other / RESULT).exists():
+            continue
+        theirs = Recipe.from_json(read_json(config)["recipe"])
+        same = ("validation", "validation_k")
+        if theirs.rollouts == recipe.rollouts and all(theirs.flat()[k] == recipe.flat()[k] for k in same):
+            for name in (ROLLOUTS, VALIDATION):
+                for path in other.glob(f"{name}*"):
+                    shutil.copyfile(path, folder / path.name)
+            return
+
+
+def results(work: Path, variants: Sequence[Variant] = VARIANTS, seeds: Sequence[int] = SEEDS) -> list[Json]:
+    """What the finished runs left, variant by variant."""
+    names = [f"{variant.name}-{seed}" for variant in variants for seed in seeds]
+    return [read_json(work / name / RESULT) for name in names]
+
+
+def chosen(runs: Sequence[Json]) -> Json:
+    """The default run that ships: highest validation pass@1, ties by the larger gap, then by the lower seed."""
+    default = [run for run in runs if run["variant"] == DEFAULT]
+    return min(default, key=lambda r: (-r["validation"]["adapted"]["value"], -r["gap"], r["seed"]))
+
+
+def ship(run: Path, out: Path) -> None:
+    """Put a run's adapter into `out`, with what it was trained by."""
+    write_adapter(run / "adapter", out)
+    write_json(out / TRAINING, read_json(run / "adapter" / TRAINING) | {"adapter": models.fingerprint(out)})
+
+
+def evaluate_runs(base: str, work: Path, runs: Sequence[Json], problems: Sequence[Problem]) -> Iterator[Json]:
+    """Each run with its greedy accuracy on `problems`, held-out numbers and held-out wordings apart."""
+    model = models.load(base, device="cpu", dtype="float32")
+    before = _solved(model, problems, None)
+    for run in runs:
+        folder = work / f"{run['variant']}-{run['seed']}"
+        name = add_adapter(model, str(folder / "adapter"))
+        after = _solved(model, problems, name)
+        model.engine.model.delete_adapter(name)
+        del model.engine.adapters[name]
+        yield run | compared([p.id for p in problems], before, after)
+
+
+def _solved(model: Model, problems: Sequence[Problem], adapter: str | None) -> Solutions:
+    with model.engine.queue.turn():
+        return solve(model, problems, adapter, MAX_NEW)
+
+
+def compared(ids: Sequence[str], before: Solutions, after: Solutions) -> dict[str, dict[str, Estimate]]:
+    """Shares before and after, and their paired difference, for each kind of held-out problem."""
+    kinds = {problem.id: problem.held_out for problem in mini_set("test")}
+    found = {}
+    for name, kind in KINDS.items():
+        mine = [i for i, problem in enumerate(ids) if kinds[problem] == kind]
+        one, two = (Solutions(tuple(s.each[i] for i in mine)) for s in (before, after))
+        found[name] = {"base": one.pass_at_1, "adapted": two.pass_at_1, "change": two.against(one)}
+    return found
+
+
+def build(out: Path, work: Path, tell: Tell, base: str = "mini", evaluate_only: bool = False) -> Json:
+    """Train in the folder `work` what is not done there, choose, ship to `out`, open the test split; the figures."""
+    if not evaluate_only:
+        train_variants(base, work, tell)
+    runs = results(work)
+    best = chosen(runs)
+    tell(f"ships: {best['variant']}, seed {best['seed']}, by its validation accuracy")
+    ship(work / f"{best['variant']}-{best['seed']}", out)
+    tested = []
+    for run in evaluate_runs(base, work, runs, load_set("mini:test")):
+        tell(json.dumps({key: run[key] for key in ("variant", "seed", *KINDS)}))
+        tested.append(run)
+    return {"shipped": {key: best[key] for key in ("variant", "seed", "checkpoint")}, "runs": tested} | measure_pair(
+        base, out
+    )
+
+
+# -- The model cards of the miniature and of its two adapters, written from their measured figures --------------------
+
+
+SPEAK = {"percent": percent, "counted": counted, "points": points}
+
+
+def base_card(figures: Json) -> str:
+    """Write `assets/mini/README.md`."""
+    shares = [  # of the right plans, one for each trained wording
+        sum(template.wordings[i].weights[plan.name] for plan in right_plans(template))
+        for template in wordings.TEMPLATES.values()
+        for i in template.wordings_of("train")
+    ]
+    return render("mini_card.md.jinja", figures=figures, mix=wordings, right_shares=shares, **SPEAK)
+
+
+def rl_card(figures: Json) -> str:
+    """Write `assets/mini/rl/README.md`, which counts wordings: still wrong more often than not, worse than the base."""
+    cells = figures["cells"]
+    kinds = {name: [c["greedy"] for c in cells if c["held_out"] == name] for name in ("numbers", "wording")}
+    counts = {
+        "wordings": {name: len(found) for name, found in kinds.items()},
+        "unsolved": {name: sum(g["adapted"] < 0.5 for g in found) for name, found in kinds.items()},
+        "worse": sum(c["greedy"]["adapted"] < c["greedy"]["base"] for c in cells),
+    }
+    return render("mini_rl_card.md.jinja", figures=figures, **counts, **SPEAK)
+
+
+def reasonmaxxer_card(figures: Json) -> str:
+    """Write `assets/mini/reasonmaxxer/README.md`."""
+    shipped = figures["shipped"]
+    return render(
+        "mini_reasonmaxxer_card.md.jinja",
+        figures=figures,
+        run=next(r for r in figures["runs"] if (r["variant"], r["seed"]) == (shipped["variant"], shipped["seed"])),
+        seeds=sum(r["variant"] == DEFAULT for r in figures["runs"]),
+        titles={variant.name: variant.title for variant in VARIANTS},
+        kinds=list(KINDS),
+        **SPEAK,
+    )

@@ -1,0 +1,199 @@
+"""Verbs about a base and an adapted model: where they part, and what patching the one with the other does.
+
+Verbs about a problem set: accuracy, the paper's claims, and what the gate finds of the tokens that decide.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from rmx.claims.board import Board, chosen
+from rmx.claims.studies import ClaimOptions
+from rmx.compare.intervene_set import InterveneSet, check_arms
+from rmx.compare.shift_map import MapJob, PairOptions, ShiftMap, map_document
+from rmx.compare.shift_set import ShiftSet
+from rmx.config import Sampling
+from rmx.data.problem_sets import load_set
+from rmx.errors import PromptError, RmxError
+from rmx.evaluate.eval_report import EvalConfig, contestants_of, with_answers
+from rmx.evaluate.evaluation import Evaluation, Regrading
+from rmx.evaluate.sample_store import SampleStore
+from rmx.explore.calibration import calibration_of, threshold_of
+from rmx.explore.gate_recall import Locator, LocatorConfig
+from rmx.models.model_pair import Pair
+from rmx.service.arguments import INTERVAL, Cancelled, Document, Site, without
+from rmx.service.requests import (
+    ClaimsRequest,
+    ComparingRequest,
+    EvalRequest,
+    InterveneRequest,
+    LocatorRequest,
+    RegradeRequest,
+    ShiftsRequest,
+)
+from rmx.service.solution import new_tokens, prompt_of
+from rmx.storage.safe_files import LineStore
+
+PATCHED = 20  # problems of an intervention that names no number
+
+
+def pair_options(request: ComparingRequest | ClaimsRequest, site: Site) -> PairOptions:
+    """The pair and the problems that are asked for."""
+    return PairOptions(
+        model=site.model_name(request.model),
+        adapter=site.adapter_name(request.adapter, request.model),
+        teacher=site.model_name(request.teacher) if request.teacher else None,
+        preset=request.pair or None,
+        strength=request.strength if isinstance(request, ComparingRequest) else 1.0,
+        tau=request.tau,
+        tau_share=request.tau_share,
+        recalibrate=site.recalibrate,
+        seed=request.seed,
+        max_new_tokens=new_tokens(request.max_new_tokens, site),
+        set_name=site.set_name(request.set),
+        limit=request.limit,
+        style=request.style_options(),
+    )
+
+
+# -- shifts -----------------------------------------------------------------------------------------------------------
+
+
+def shifts(request: ShiftsRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+    """Of one solution its tokens, of a set its shares."""
+    options = pair_options(request, site)
+    one = request.prompt is not None or request.problem is not None
+    if one or (request.limit is None and site.limits is not None):
+        yield from _one(request, options, site, cancelled)
+        return
+    if request.read is not None:
+        raise RmxError("--read needs the PROMPT or --problem that the text answers.")
+    pair, problems = options.pair(site.workspace), options.problems()
+    tau, most, found = options.threshold(pair.base), options.max_new_tokens, options.calibration(pair.base)
+    name, seed, store = options.set_name, options.seed, LineStore(keep=site.keep)
+    run = ShiftSet(pair, name, problems, tau, most, request.placebo, seed, cancelled, found, store)
+    report = yield from site.last(iter(run), lambda r: {"at": r.at, "of": r.of, "stage": r.stage})
+    document: dict[str, Any] = report.json()
+    yield without(document, "entropy_histogram") if request.brief else document
+
+
+def _one(request: ShiftsRequest, options: PairOptions, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+    """The map of one solution, with deltas of its tokens."""
+    pair = options.pair(site.workspace, own=request.prompt is not None, raw=request.raw)
+    run = ShiftMap(pair, _job(request, options, pair), cancelled)
+    sent, due = 0, 0.0
+    with run.pair.when_free(cancelled) as mine:
+        for count, _ in enumerate(run.held() if mine else (), 1):
+            if time.monotonic() >= due:
+                tokens = [shift.json(run.job.tau, 0.0) for shift in run.shifts[sent:count]]
+                yield {"start": sent, "tokens": tokens}
+                sent, due = count, time.monotonic() + INTERVAL
+    if cancelled() or not run.shifts:
+        return
+    found, calibration = map_document(run), options.calibration(pair.base)
+    found |= {"calibration": calibration.json()} if calibration else {}
+    if request.brief:
+        text = "".join(shift.text for shift in run.shifts)
+        parted = [t for t in found["tokens"] if t["class"] != "unshifted"]
+        found = {"text": text} | without(found, "prompt_ids", "entropy_histogram") | {"tokens": parted}
+    yield found
+
+
+def _job(request: ShiftsRequest, options: PairOptions, pair: Pair) -> MapJob:
+    """What to map: a prompt, and whose completion of it."""
+    if (request.prompt is None) == (request.problem is None):
+        raise PromptError(
+            "Give exactly one of: a PROMPT, --problem ID, or --limit N for the first N problems of --set."
+        )
+    ids, known = prompt_of(request, pair.base)
+    sampling = Sampling(request.temperature, request.top_p, request.seed, options.max_new_tokens)
+    job = MapJob(ids, sampling, options.threshold(pair.base), request.source, known)
+    if request.read is None:
+        return job
+    text = tuple(pair.base.encode(request.read))
+    if not text:
+        raise PromptError("The text to read is empty. Give a solution.")
+    return replace(job, source="text", read=text)
+
+
+# -- interventions ----------------------------------------------------------------------------------------------------
+
+
+def intervene(request: InterveneRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+    """All arms over the problems."""
+    arms = check_arms(tuple(a.strip() for a in request.arms.split(",") if a.strip()))
+    options = pair_options(request, site)
+    if options.limit is None and site.limits is not None:
+        options = replace(options, limit=min(PATCHED, site.limits.problems))
+    pair, problems = options.pair(site.workspace), options.problems()
+    tau, most, found = options.threshold(pair.base), options.max_new_tokens, options.calibration(pair.base)
+    name, seed, store = options.set_name, options.seed, LineStore(keep=site.keep)
+    run = InterveneSet(pair, name, problems, arms, tau, seed, most, request.placebo, cancelled, found, store)
+    report = yield from site.last(iter(run), lambda r: {"at": len(r.problems), "of": r.of})
+    document = report.json()
+    yield without(document, "problems") if request.brief else document
+
+
+# -- Verbs about a problem set ----------------------------------------------------------------------------------------
+
+
+FIRST = 100  # problems of a study that names no number
+BUDGET = 200_000  # tokens of a study that names none
+EVALUATED = 2048  # tokens of a completion
+
+
+def locate(request: LocatorRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+    """What the gate finds of the tokens that decide."""
+    most, budget = new_tokens(request.max_new_tokens, site), site.at_most(request.budget, BUDGET, "budget")
+    config = LocatorConfig(request.samples, seed=request.seed, budget=budget, max_new_tokens=most)
+    name, spec = site.set_name(request.set), site.model_name(request.model)
+    problems = load_set(name)[: site.at_most(request.limit, FIRST, "problems")]
+    model = site.workspace.model(spec).ask_in(request.style_options(), name)
+    adapter = site.workspace.adapter(model, site.adapter_name(request.adapter, request.model))
+    tau = threshold_of(model, request.tau, request.tau_share, name, site.recalibrate)
+    store = LineStore(keep=site.keep)
+    report = yield from site.last(
+        iter(Locator(model, problems, tau, config, name, cancelled, adapter, store=store)),
+        lambda r: {"at": r.problems, "of": r.of, "tokens_spent": r.tokens_spent},
+    )
+    found = report.json() | {"dtype": model.dtype, "adapter": request.adapter, "style": model.style.json()}
+    share = request.tau_share
+    found["calibration"] = None if share is None else calibration_of(model, share, name).json()
+    yield without(found, "places") if request.brief else found
+
+
+def measure_claims(request: ClaimsRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+    """A row for each claim."""
+    wanted = chosen(tuple(i.strip() for i in (request.only or "").split(",") if i.strip()))
+    pair = replace(pair_options(request, site), limit=site.at_most(request.limit, FIRST, "problems"))
+    options = ClaimOptions(pair, request.n, site.at_most(request.budget, BUDGET, "budget"))
+    subject = replace(
+        options.subject(site.workspace), store=SampleStore(keep=site.keep), private_runs=site.workspace.policy.public
+    )
+    report = yield from site.last(
+        iter(Board(subject, wanted, cancelled)), lambda r: {"study": r.does, "at": r.at, "of": r.of}
+    )
+    yield report.json()
+
+
+def evaluate(request: EvalRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:
+    """Accuracy of the models, side by side."""
+    again = isinstance(request, RegradeRequest)
+    if again and not site.keep:
+        raise RmxError("--regrade reads what is kept, and --no-cache keeps nothing. Leave one of them out.")
+    most = site.at_most(request.max_new_tokens, EVALUATED, "max_new_tokens")
+    draws = request.temperature, request.top_p, request.seed
+    config = EvalConfig(request.n, tuple(request.k or ()), *draws, most, request.greedy)
+    name, spec = site.set_name(request.set), site.model_name(request.model)
+    limit = request.limit if site.limits is None else site.at_most(request.limit, site.limits.problems, "problems")
+    problems = with_answers(name, limit)
+    adapters = [site.adapter_name(one, request.model) or "" for one in request.adapter or ()]
+    teachers = [site.model_name(one) for one in request.teacher or ()]
+    contestants = contestants_of(site.workspace, spec, adapters, teachers, request.style_options(), name)
+    run = (Regrading if again else Evaluation)(
+        contestants, problems, config, name, store=SampleStore(keep=site.keep)
+    ).run(cancelled)
+    report = yield from site.last(run, lambda r: {"at": r.at, "of": r.of, "known_before": r.cached})
+    found: dict[str, Any] = {} if report is None else report.json()
+    yield without(found, "per_problem") if request.brief else found

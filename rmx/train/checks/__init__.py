@@ -1,1 +1,0 @@
-"""Checks of a run under way: held-out problems, guards, diagnostics, replayed forks."""

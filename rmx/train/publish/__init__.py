@@ -1,1 +1,0 @@
-"""A finished run as a card, an export and its provenance."""

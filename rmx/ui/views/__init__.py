@@ -1,1 +1,0 @@
-"""The views of the page that are HTML and JavaScript of our own."""
