@@ -15,7 +15,7 @@ from rmx.models.load import load
 from rmx.models.presets import PAIRS, PRESETS
 from rmx.prompt_styles import STYLES
 
-PACKAGES = ("torch", "transformers", "peft", "gradio", "accelerate", "datasets", "math-verify", "gguf")
+PACKAGES = ("torch", "transformers", "peft", "gradio", "plotly", "accelerate", "datasets", "math-verify", "gguf")
 
 
 def report() -> dict[str, Any]:

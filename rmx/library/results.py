@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import plotly.graph_objects as go
 from tqdm.auto import tqdm
 
 from rmx.errors import RmxError
@@ -20,7 +21,10 @@ from rmx.storage.rendering import render
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+Series = Mapping[str, Sequence[tuple[float, Estimate]]]  # name of a curve -> its (place, share) in order
+Curves = tuple[Series, str, str]  # with the labels of the axes
 WIDTH, HEIGHT, LEFT, BOTTOM = 480, 200, 46, 24  # of a chart, in pixels
+FORK, ELSEWHERE = "#d55e00", "#e69f00"  # of a solution's tokens
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind readers too
 
 
@@ -61,12 +65,11 @@ def cell(estimate: Estimate | None, unit: str = "%", scale: tuple[float, float] 
     return {"text": brief(estimate, unit), "bar": bar}
 
 
-def chart(series: Mapping[str, Sequence[tuple[float, Estimate]]], x: str, y: str) -> dict[str, Any]:
+def chart(series: Series, x: str, y: str) -> dict[str, Any]:
     """Lay out curves with their 95 % bands as the points of an SVG.
 
     Args:
-        series: name of a curve -> its (place, share) in order; shares are from 0 to 1.
-        x, y: labels of the axes.
+        series: shares are from 0 to 1. x, y: labels of the axes.
 
     Returns:
         What the template chart.html draws; curves without a point are left out.
@@ -97,6 +100,22 @@ def chart(series: Mapping[str, Sequence[tuple[float, Estimate]]], x: str, y: str
     return {
         "width": WIDTH, "height": HEIGHT, "left": LEFT, "x": x, "y": y, "curves": curves, "ticks": ticks, "rows": rows,
     }  # fmt: skip
+
+
+def curves_figure(series: Series, x: str, y: str) -> go.Figure:
+    """Draw curves with their 95 % bands as a Plotly figure, in percent; arguments as of `chart`."""
+    figure = go.Figure()
+    for number, (name, points) in enumerate(series.items()):
+        whole = [(place, e) for place, e in points if e["low"] is not None and e["high"] is not None]
+        edges = [(p, e["high"]) for p, e in whole] + [(p, e["low"]) for p, e in reversed(whole)]
+        colour, about = COLOURS[number % len(COLOURS)], {"legendgroup": name, "name": name}
+        band = {"fill": "toself", "opacity": 0.2, "line_width": 0, "showlegend": False, "hoverinfo": "skip"}
+        figure.add_scatter(x=[p for p, _ in edges], y=[100 * s for _, s in edges], fillcolor=colour, **band, **about)
+        line = {"mode": "lines+markers", "line_color": colour, "text": [brief(e, "%") for _, e in points]}
+        hover = f"{x} %{{x}}: %{{text}}"
+        places, shares = [p for p, _ in points], [100 * e["value"] for _, e in points]
+        figure.add_scatter(x=places, y=shares, hovertemplate=hover, **line, **about)
+    return figure.update_layout(xaxis_title=x, yaxis_title=y, yaxis_ticksuffix=" %", template="plotly_white")
 
 
 class NotebookProgress:
@@ -169,7 +188,12 @@ class ResultDocument:
 
     def _repr_html_(self) -> str:
         heads, lines = self.table()
-        about = {"heads": heads, "lines": lines, "notes": self.notes(), "chart": self.chart()}
+        about = {
+            "heads": heads,
+            "lines": lines,
+            "notes": self.notes(),
+            "chart": chart(*curves) if (curves := self.curves()) else None,
+        }
         return render("notebook/table.html", title=self.sentence(), **about)
 
     def sentence(self) -> str:
@@ -189,9 +213,19 @@ class ResultDocument:
         found = self[self.below] if self.below else []
         return [found] if isinstance(found, str) else list(found)
 
-    def chart(self) -> dict[str, Any] | None:
-        """Return the curves below the table, laid out by `notebook.chart`."""
+    def curves(self) -> Curves | None:
+        """Return the curves below the table; None where the result has none."""
         return None
+
+    def figure(self) -> go.Figure:
+        """Draw the curves as a Plotly figure, to be looked at closely or saved.
+
+        Raises:
+            RmxError: the result has no curves.
+        """
+        if (curves := self.curves()) is None:
+            raise RmxError("This result has no curves to draw. Evaluations with samples and training runs have some.")
+        return curves_figure(*curves)
 
 
 def _pick(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -406,12 +440,12 @@ class EvaluationDocument(ResultDocument):
         rule = self["verdict_rule"]
         return [*(crossing["sentence"] for crossing in self["crossings"]), *([rule] if rule else [])]
 
-    def chart(self) -> dict[str, Any] | None:
-        curves = {
+    def curves(self) -> Curves | None:
+        series = {
             model["name"]: [(float(k), value) for k, value in model["pass@k"].items() if value["value"] is not None]
             for model in self["models"]
         }
-        return chart(curves, "k", "pass@k") if self["samples"] else None
+        return (series, "k", "pass@k") if self["samples"] else None
 
 
 def _figures(found: Mapping[str, Any]) -> list[tuple[str, Any]]:

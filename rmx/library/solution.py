@@ -5,6 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import plotly.graph_objects as go
+
 from rmx.errors import RmxError, SwapError, shown
 from rmx.explore.answer_so_far import sofar
 from rmx.explore.branches import Branch, swap_job
@@ -12,6 +14,8 @@ from rmx.explore.importance import MOST_FORKS, importance
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import Goal, RescueConfig, rescue
 from rmx.library.results import (
+    ELSEWHERE,
+    FORK,
     ImportanceDocument,
     NotebookProgress,
     OutcomesDocument,
@@ -20,7 +24,7 @@ from rmx.library.results import (
     to_frame,
 )
 from rmx.models.load import Model
-from rmx.records import Answer, TokenDist, Trace
+from rmx.records import Answer, TokenDist, Trace, is_fork
 from rmx.service.requests import TraceRequest
 from rmx.service.solution import asked, outcomes_json, solution_json
 from rmx.storage.rendering import render
@@ -214,6 +218,18 @@ class ModelSolution:
         """Return the tokens as a pandas data frame: position, text, entropy, probability, rank, and whether a fork."""
         names = ("pos", "id", "text", "entropy", "logp", "rank", "fork", "forced")
         return to_frame([{name: t.json(self.trace.tau)[name] for name in names} for t in self.tokens])
+
+    def figure(self) -> go.Figure:
+        """Draw the entropy of each token as a Plotly figure, forks in another colour, the threshold as a line."""
+        colours = [FORK if is_fork(t.entropy, self.trace.tau) else ELSEWHERE for t in self.tokens]
+        figure = go.Figure(layout={"template": "plotly_white", "xaxis_title": "token", "yaxis_title": "nats"})
+        entropies, texts = [t.entropy for t in self.tokens], [repr(t.text) for t in self.tokens]
+        hover = "%{x}: %{text}<br>%{y:.2f} nats<extra></extra>"
+        places = [t.pos for t in self.tokens]
+        figure.add_bar(
+            x=places, y=entropies, text=texts, textposition="none", marker_color=colours, hovertemplate=hover
+        )
+        return figure.add_hline(y=self.trace.tau, line_dash="dot", line_color=FORK)
 
     def __repr__(self) -> str:
         if self._branch.trace is None:

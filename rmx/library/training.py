@@ -7,7 +7,7 @@ from typing import Any
 
 from rmx.errors import RmxError, TrainError
 from rmx.library.model import LanguageModel, ModelPair, load, measure, style_fields
-from rmx.library.results import POINTS, EvaluationDocument, NotebookProgress, ResultDocument, Table, cell, chart, flat
+from rmx.library.results import POINTS, Curves, EvaluationDocument, NotebookProgress, ResultDocument, Table, cell, flat
 from rmx.recipes.job import TrainJob, resolved
 from rmx.recipes.recipe import PRESETS
 from rmx.runs.folder import RunFolder
@@ -75,9 +75,9 @@ class TrainedRun(ResultDocument):
     def notes(self) -> list[str]:
         return [self["message"]] if self["message"] else []
 
-    def chart(self) -> dict[str, Any] | None:
+    def curves(self) -> Curves | None:
         points = [(float(check["optimizer_step"]), check["pass@1"]) for check in self._checks()]
-        return chart({"validation": points}, "update", "pass@1") if points else None
+        return ({"validation": points}, "update", "pass@1") if points else None
 
 
 def train(

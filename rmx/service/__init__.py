@@ -28,12 +28,12 @@ _VERBS: dict[str, tuple[type[Request], str]] = {
     "swap": (requests.SwapRequest, "solution.swap"),
     "outcomes": (requests.OutcomesRequest, "solution.measure_outcomes"),
     "rescue": (requests.RescueRequest, "solution.measure_rescue"),
-    "shifts": (requests.ShiftsRequest, "pair.shifts"),
-    "intervene": (requests.InterveneRequest, "pair.intervene"),
+    "shifts": (requests.ShiftsRequest, "studies.shifts"),
+    "intervene": (requests.InterveneRequest, "studies.intervene"),
     "sofar": (requests.SofarRequest, "solution.measure_sofar"),
-    "locator": (requests.LocatorRequest, "sets.locate"),
-    "eval": (requests.EvalRequest, "sets.evaluate"),
-    "claims": (requests.ClaimsRequest, "sets.measure_claims"),
+    "locator": (requests.LocatorRequest, "studies.locate"),
+    "eval": (requests.EvalRequest, "studies.evaluate"),
+    "claims": (requests.ClaimsRequest, "studies.measure_claims"),
     "export": (requests.ExportRequest, "solution.export"),
     "rollouts": (requests.RolloutsRequest, "runs.rollouts"),
     "train": (requests.TrainRequest, "runs.train"),
@@ -42,7 +42,7 @@ _VERBS: dict[str, tuple[type[Request], str]] = {
     "train_resume": (requests.TrainResumeRequest, "runs.train_resume"),
 }
 VERBS = {name: request for name, (request, _) in _VERBS.items()}
-_WORK = dict(_VERBS.values()) | {requests.RegradeRequest: "sets.evaluate"}
+_WORK = dict(_VERBS.values()) | {requests.RegradeRequest: "studies.evaluate"}
 
 
 def call(site: Site, name: str, given: Mapping[str, Any], cancelled: Cancelled = lambda: False) -> Iterator[Document]:

@@ -13,7 +13,7 @@ from rmx.cli.main import main
 from rmx.engine.engine import PrefixCache
 from rmx.errors import RmxError, SwapError
 from rmx.library import model as library_model
-from rmx.library.results import ArmsDocument, NotebookProgress, cell, chart, to_frame
+from rmx.library.results import FORK, ArmsDocument, NotebookProgress, cell, chart, to_frame
 from rmx.models.load import load
 from rmx.models.workspace import Workspace
 from rmx.storage.rendering import render
@@ -333,6 +333,23 @@ def test_every_result_shows_itself(model):
         assert len(result.to_frame()) == len(result.rows()) > 0
     assert len(solution.to_frame()) == len(solution.tokens)
     assert results[-1]._repr_html_().count("<polyline") == 2
+    with pytest.raises(RmxError, match="no curves"):
+        results[0].figure()
+    band, line, *other = results[-1].figure().data
+    shares = [results[-1]["models"][0]["pass@k"][k] for k in ("1", "2")]
+    assert (line.name, list(line.x)) == (results[-1]["models"][0]["name"], [1.0, 2.0])
+    assert list(line.y) == pytest.approx([100 * share["value"] for share in shares])
+    assert list(band.y) == pytest.approx([100 * s["high"] for s in shares] + [100 * s["low"] for s in shares[::-1]])
+    assert len(other) == 2
+
+
+def test_a_solution_is_drawn_with_its_forks_apart(model):
+    solution = model.solve(problem="241")
+    drawn = solution.figure()
+    assert list(drawn.data[0].y) == [t.entropy for t in solution.tokens]
+    coloured = {pos for pos, colour in zip(drawn.data[0].x, drawn.data[0].marker.color, strict=True) if colour == FORK}
+    assert coloured == {fork.pos for fork in solution.forks}
+    assert drawn.layout.shapes[0].y0 == solution.trace.tau
 
 
 def test_a_table_shows_intervals_as_bars_in_place():
