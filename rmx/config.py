@@ -1,4 +1,6 @@
-"""Validated settings of the explore road: checked once, when they are made, with a sentence for what is wrong.
+"""Settings that are checked once, and the folders of rmx.
+
+Validated settings of the explore road: checked once, when they are made, with a sentence for what is wrong.
 
 Where the files that ship with rmx lie, in a checkout and in an installed wheel alike.
 """

@@ -1,4 +1,6 @@
-"""Visitors for `rmx bench public`: each behaves like an open page over HTTP, and compares what it gets with a cold run.
+"""`rmx bench public`: its visitors, and what is measured and checked while they use the app.
+
+Visitors for `rmx bench public`: each behaves like an open page over HTTP, and compares what it gets with a cold run.
 
 They speak the page's own protocol (queue, event stream, questions), so what they meet is what a browser meets.
 

@@ -1,4 +1,6 @@
-"""The claims of `assets/claims.toml`, in the order in which a reader meets them, each with how it is read.
+"""The claims measured on one pair, row by row, and their report.
+
+The claims of `assets/claims.toml`, in the order in which a reader meets them, each with how it is read.
 
 All asked claims on one pair: each study is made once, and its rows are told as it goes on.
 

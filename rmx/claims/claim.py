@@ -1,4 +1,6 @@
-"""When a figure agrees with the paper, when it differs, and when there are too few problems to say.
+"""A claim, what was found for it, and the verdict.
+
+When a figure agrees with the paper, when it differs, and when there are too few problems to say.
 
 Every rule looks at the whole 95 % interval, never at the value alone; whether a model answers more problems than
 another, asked greedily, is judged by the exact test, as everywhere (see rmx/stats/paired.py). Each row says which:

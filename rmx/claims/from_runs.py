@@ -1,4 +1,6 @@
-"""Finished training runs of one model: what they say about the claims on training. Read from their files only.
+"""Read verdicts off finished training runs.
+
+Finished training runs of one model: what they say about the claims on training. Read from their files only.
 
 Readings of finished training runs of this model. Without a run the row tells the command that would make one.
 """

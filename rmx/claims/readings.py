@@ -1,4 +1,6 @@
-"""Readings of what is sampled or swapped on the base alone, and of pass@k.
+"""Read verdicts off the studies of a base and of a pair.
+
+Readings of what is sampled or swapped on the base alone, and of pass@k.
 
 Readings of the studies of a pair: where base and adapted model part, and what patching those places does.
 """

@@ -1,4 +1,6 @@
-"""From the options of `rmx claims`, or of the tab, to what the claims are measured on.
+"""What the claims are measured on, and the measurements.
+
+From the options of `rmx claims`, or of the tab, to what the claims are measured on.
 
 The measurements behind the claims. Each is made once, whichever claims need it, and yields what it has so far.
 """

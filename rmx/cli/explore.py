@@ -1,4 +1,6 @@
-"""The verbs about one solution: `rmx trace`, `rmx outcomes`, `rmx rescue` and `rmx sofar`.
+"""The verbs about one solution or one pair of models.
+
+The verbs about one solution: `rmx trace`, `rmx outcomes`, `rmx rescue` and `rmx sofar`.
 
 The verbs that compare two models: `rmx shifts` and `rmx intervene`.
 

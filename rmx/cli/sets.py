@@ -1,4 +1,6 @@
-"""The verb that lists the problem sets by name: `rmx sets`. Nothing is fetched for it.
+"""The verbs about problem sets: `rmx sets`, `rmx eval`, `rmx claims` and `rmx locator`.
+
+The verb that lists the problem sets by name: `rmx sets`. Nothing is fetched for it.
 
 `rmx eval`: accuracy of models side by side, with intervals.
 

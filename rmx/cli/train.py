@@ -1,4 +1,6 @@
-"""The verbs that train: `rmx rollouts` and `rmx train`.
+"""The verbs that train: `rmx rollouts`, `rmx train` and `rmx distill`.
+
+The verbs that train: `rmx rollouts` and `rmx train`.
 
 The verb that distils: `rmx distill`.
 """

@@ -1,4 +1,6 @@
-"""Base is base: proof that the model with its adapter switched off is the checkpoint that was loaded.
+"""What a difference between base and adapted model is held against: the base itself, noise, and a random LoRA.
+
+Base is base: proof that the model with its adapter switched off is the checkpoint that was loaded.
 
 Three looks, none of which needs a second copy: the logits on this very text with the adapter off against those of the
 bare network, from which every adapter layer has been taken out; each base tensor against the weights file; and each

@@ -1,4 +1,6 @@
-"""Where base and adapted model part on one completion: every token with both distributions and what lies between.
+"""A pair of models on one completion: the shift map, and the options that name the pair.
+
+Where base and adapted model part on one completion: every token with both distributions and what lies between.
 
 The completion is the base's own by default, or the adapted model's, or a pasted text. While one of the models writes,
 both take every step together, so that the map grows with the text; a given text is read in one pass under each.

@@ -1,4 +1,6 @@
-"""Training, validation and test problems, kept apart.
+"""Problems in a reader's own file, and how they are split.
+
+Training, validation and test problems, kept apart.
 
 The bundled sets and GSM8K come with splits that share no problem. A user's own file either says in a column `split`
 where each problem belongs, or `deal` does, by the text alone: the same text is always on the same side, in whatever

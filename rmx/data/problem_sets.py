@@ -1,4 +1,6 @@
-"""Problem sets: bundled ones, seven from the Hugging Face Hub, and the reader's own files.
+"""Problem sets by name, and the prepared examples of the first screen.
+
+Problem sets: bundled ones, seven from the Hugging Face Hub, and the reader's own files.
 
 A set is named `NAME[:train|validation|test]`, or is the path of a .jsonl, .csv or .parquet file with a column `problem`
 or `question` and, where they are known, `answer`, `id` and `split`.

@@ -1,4 +1,6 @@
-"""What an evaluation asks of every model: how many samples, drawn how, and up to which k.
+"""What an evaluation asks, and the document that is made of its marks.
+
+What an evaluation asks of every model: how many samples, drawn how, and up to which k.
 
 From marks to figures: the parts "models", "paired" and "crossings" of an evaluation's JSON.
 

@@ -1,4 +1,6 @@
-"""Many completions of many problems by several models, graded; whatever was known before is not made again.
+"""Run an evaluation, or grade its kept completions again.
+
+Many completions of many problems by several models, graded; whatever was known before is not made again.
 
 Problems are taken in portions, each by all models in turn, so that models can be compared from the first portion on.
 An evaluation that broke off goes on with the same batches as if it had not, to the same completions.

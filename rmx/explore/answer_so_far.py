@@ -1,4 +1,6 @@
-"""Where the sentences of a completion begin and end, in tokens.
+"""The answer so far, at the end of each sentence of a solution.
+
+Where the sentences of a completion begin and end, in tokens.
 
 The answer so far: what the model would answer if it had to, at the end of each sentence of a solution.
 

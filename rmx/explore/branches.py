@@ -1,4 +1,6 @@
-"""Branches and the trees they form: every completion of a prompt, what was forced in it, what came of it.
+"""Branches of a solution, and the swaps that make them.
+
+Branches and the trees they form: every completion of a prompt, what was forced in it, what came of it.
 
 Swap one token of a trace and go on: the new branch keeps everything before the swap.
 """

@@ -1,4 +1,6 @@
-"""What a swap is to be compared with: forcing the token that is there already, and drawing on without forcing any.
+"""Do forks decide? Flip rates of swaps, and what they are compared with.
+
+What a swap is to be compared with: forcing the token that is there already, and drawing on without forcing any.
 
 At every fork of a greedy solution four things are done, and each is compared with that solution's answer:
 

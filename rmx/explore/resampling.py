@@ -1,4 +1,6 @@
-"""What a study over a problem set has found, kept piece by piece: one that was killed goes on where it stood.
+"""What studies share: pieces that are kept, a budget of tokens, and whole solutions sampled anew.
+
+What a study over a problem set has found, kept piece by piece: one that was killed goes on where it stood.
 
 Sampling with a limit of tokens: batches that end and report in between, and whole solutions sampled anew.
 """

@@ -1,4 +1,6 @@
-"""The final answer of a completion: where it stands in the text, whether it is right, and when it has been given.
+"""The final answer of a completion, and the answers of many.
+
+The final answer of a completion: where it stands in the text, whether it is right, and when it has been given.
 
 `final_answer` finds it, `grade` compares it with the known one, and `StopRule` decides piece by piece when a completion
 is over. Whether two answers say the same is decided by `equal`, in equality.py.

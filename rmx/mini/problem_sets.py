@@ -1,4 +1,6 @@
-"""Solutions of the miniature's problems, by a mixture of writers who often part ways.
+"""The miniature's solutions, and the bundled problem sets.
+
+Solutions of the miniature's problems, by a mixture of writers who often part ways.
 
 A solution is one paragraph of short equations. Which equation comes next is the writer's choice, drawn with the weights
 of `assets/mini/wordings.toml`: these choices are the consequential forks. Synonyms of the verbs and of the connecting

@@ -1,4 +1,6 @@
-"""The words of the miniature's problems and solutions, read from `assets/mini/wordings.toml`.
+"""The miniature's task: its wordings, its problems, and reading a typed problem back.
+
+The words of the miniature's problems and solutions, read from `assets/mini/wordings.toml`.
 
 The file says what a plan, a wording and a weight are; the bundled weights of the miniature belong to what is in it.
 

@@ -1,4 +1,6 @@
-"""What an adapter is: its size, where it sits, whether it does anything, whether its strength can be set.
+"""Adapters by name, and what is known of one.
+
+What an adapter is: its size, where it sits, whether it does anything, whether its strength can be set.
 
 What adapters are called and where they lie: bundled names, training runs, folders, Hub ids.
 """

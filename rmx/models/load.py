@@ -1,4 +1,6 @@
-"""Weights that are quantised when they are loaded, or spread over several GPUs: what transformers is asked for.
+"""Load a model: where its weights go, and all that belongs to it.
+
+Weights that are quantised when they are loaded, or spread over several GPUs: what transformers is asked for.
 
 Quantised weights are 8-bit integers or 4-bit NF4 of bitsandbytes; what is computed with them has the dtype that was
 asked for. rmx compares all tensors of the base in memory, so no part of a model may wait on the CPU or the disk.

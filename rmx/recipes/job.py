@@ -1,4 +1,6 @@
-"""A token that somebody pinned in Explore, whole in itself, for a training run to follow from check to check.
+"""What a training run is asked to do, by a command line, a form or a visitor.
+
+A token that somebody pinned in Explore, whole in itself, for a training run to follow from check to check.
 
 What a run is asked to do: model, problems, recipe. The same record stands behind the command line and the tab.
 

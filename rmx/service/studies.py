@@ -1,4 +1,6 @@
-"""Verbs about a base and an adapted model: where they part, and what patching the one with the other does.
+"""Verbs about a pair or a problem set.
+
+Verbs about a base and an adapted model: where they part, and what patching the one with the other does.
 
 Verbs about a problem set: accuracy, the paper's claims, and what the gate finds of the tokens that decide.
 """

@@ -1,4 +1,6 @@
-"""A Space of the Hugging Face Hub with rmx in it: its files and its settings, decided before anything is sent.
+"""Deploy to a Space: the plan, and how it is carried out.
+
+A Space of the Hugging Face Hub with rmx in it: its files and its settings, decided before anything is sent.
 
 A plan for a Space, carried out with the Hub's client; what the Hub says against it becomes a sentence.
 """

@@ -1,4 +1,6 @@
-"""95 % intervals for means over problems and for paired differences, by resampling problems or clusters of them.
+"""Means over problems and paired differences, with intervals and tests.
+
+95 % intervals for means over problems and for paired differences, by resampling problems or clusters of them.
 
 Problems of one wording stand or fall together. Where labels say so, what is resampled is the cluster, not the problem;
 a unit below is a cluster, or a problem that stands for itself. Which interval is shown depends on what the units can

@@ -1,4 +1,6 @@
-"""What visitors leave in memory, counted in bytes: of each visitor a share, of all together a limit.
+"""What visitors have in memory: the items by id, each visitor's share of the bytes, and how freed memory goes back.
+
+What visitors leave in memory, counted in bytes: of each visitor a share, of all together a limit.
 
 Who is over the share loses what was looked at longest ago of that one's own; where all together are over the limit, it
 is taken from whoever keeps the most. So nobody loses anything for as long as somebody else keeps more, however many

@@ -1,4 +1,6 @@
-"""Strict checks of values in JSON from outside; what is not as expected raises an error with one sentence.
+"""JSON from outside and on disk: strict values, files that survive a crash, and kept lines.
+
+Strict checks of values in JSON from outside; what is not as expected raises an error with one sentence.
 
 Files that survive a crash: JSON replaced in one move, lines appended whole, and errors of the disk as sentences.
 

@@ -1,4 +1,6 @@
-"""Where an adapter comes from, as its card and `training.json` say: read off config and events, without any path.
+"""A trained adapter on its way out: where it comes from, its card, its folder and the Hub.
+
+Where an adapter comes from, as its card and `training.json` say: read off config and events, without any path.
 
 The model card of a trained adapter, out of assets/templates/adapter_card.md: no figure without interval and n.
 

@@ -1,4 +1,6 @@
-"""What the stages of a run share: its folder, its model, who stops it, and how progress is told.
+"""Stages 1 to 3 of a run, and what all stages share.
+
+What the stages of a run share: its folder, its model, who stops it, and how progress is told.
 
 Stages 1 to 3 of a run: rollouts, selection, gate. After a restart each is read back from its file.
 """

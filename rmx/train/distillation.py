@@ -1,4 +1,6 @@
-"""What is kept of a teacher's distributions: read once over its own solutions, one small file for each.
+"""Distil a teacher into a LoRA: the teacher's distributions, the student, and the run.
+
+What is kept of a teacher's distributions: read once over its own solutions, one small file for each.
 
 The student: a trainer whose loss is KL(teacher || student), and how near to the teacher it has come.
 

@@ -1,4 +1,6 @@
-"""How long a run will take, how much memory it needs and what it costs, before it starts or before it trains.
+"""What a run will take: time, memory and money, and whether there is room for it.
+
+How long a run will take, how much memory it needs and what it costs, before it starts or before it trains.
 
 Before a run how long completions get and how many problems are mixed are guesses with wide bounds.
 

@@ -1,4 +1,6 @@
-"""Rules that stop a run which goes wrong: a sentence with what to change where one has struck, else None.
+"""Held-out checks while a model trains, and the rules that stop it.
+
+Rules that stop a run which goes wrong: a sentence with what to change where one has struck, else None.
 
 Greedy solutions of many problems as one batch, graded: pass@1 while a model trains.
 

@@ -1,4 +1,6 @@
-"""What training does to decisions that it does not train on: held-out rollouts, read under base and policy.
+"""What training changes elsewhere: on held-out rollouts and at watched forks.
+
+What training does to decisions that it does not train on: held-out rollouts, read under base and policy.
 
 Forks watched while a run trains: at every checkpoint, what the policy would say there now.
 

@@ -1,4 +1,6 @@
-"""Stage 4 of a run: updates, checkpoints, held-out checks, and the rules that end it early.
+"""Stages 4 and 5 of a run: training, and the adapter that comes of it.
+
+Stage 4 of a run: updates, checkpoints, held-out checks, and the rules that end it early.
 
 Stage 5 of a run: the best checkpoint, solved against the base on test problems once, becomes the adapter.
 """

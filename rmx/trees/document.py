@@ -1,4 +1,6 @@
-"""A tree of branches as a record, apart from any engine: what is saved, sent, shown elsewhere and verified.
+"""A tree of branches as a record and as JSON.
+
+A tree of branches as a record, apart from any engine: what is saved, sent, shown elsewhere and verified.
 
 Trees as JSON: what `rmx trace --json` prints for the root, extended by its branches.
 

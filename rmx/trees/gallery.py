@@ -1,4 +1,6 @@
-"""Save a tree to a dataset on the Hub with a visitor's own token: used once, kept nowhere, in no log.
+"""Trees that were made elsewhere: saved to the Hub, recorded, and the gallery.
+
+Save a tree to a dataset on the Hub with a visitor's own token: used once, kept nowhere, in no log.
 
 A tree that was recorded elsewhere, as branches to look at; with its model, where that is loaded, to go on from.
 
@@ -278,7 +280,7 @@ def _finish(run: Branch) -> Branch:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Record what is picked, or search for more."""
-    parser = argparse.ArgumentParser(prog="python -m rmx.trees.gallery", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m rmx.trees.gallery", description="Record the trees of the gallery.")
     parser.add_argument("--search", nargs="+", metavar="ID", help="see what these problems show, write nothing")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

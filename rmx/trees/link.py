@@ -1,4 +1,6 @@
-"""A tree in an address: what is needed to decode it again, and marks that tell whether the same tokens came.
+"""A tree in an address, and the proof that the same tokens came.
+
+A tree in an address: what is needed to decode it again, and marks that tell whether the same tokens came.
 
 A link holds ids, never text to be tokenised again: the prompt's ids, and for each branch where it leaves its parent,
 what it forces, how it samples, how many tokens it had and marks of them. It holds no permission: no run's id is in it.

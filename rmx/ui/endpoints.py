@@ -1,4 +1,6 @@
-"""The verbs as named endpoints of the app: typed, documented, streaming. All other events of the page stay hidden.
+"""The verbs as named endpoints of the app and as MCP tools.
+
+The verbs as named endpoints of the app: typed, documented, streaming. All other events of the page stay hidden.
 
 The verbs as MCP tools, at /gradio_api/mcp. Gradio has the transport; what a tool is and does is said here.
 

@@ -1,4 +1,6 @@
-"""Calls into the process that has the GPU.
+"""Work in the process that has the GPU, and rmx on a ZeroGPU Space.
+
+Calls into the process that has the GPU.
 
 Nearly everywhere that is this process, and a call is simply made. On ZeroGPU a GPU is lent for single calls, which run
 in a process of their own: what they change in memory is lost, and their arguments and results are pickled. There a

@@ -1,4 +1,6 @@
-"""Reinforcement learning of the miniature with a binary reward: its RL-trained partner, as a LoRA adapter.
+"""The miniature's two adapters and the model cards.
+
+Reinforcement learning of the miniature with a binary reward: its RL-trained partner, as a LoRA adapter.
 
 On-policy REINFORCE with advantages normalised within each problem's group of rollouts, which is GRPO with one
 optimizer step per batch: the policy that sampled is the policy that learns, so there is no importance ratio to clip.

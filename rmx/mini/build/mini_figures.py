@@ -1,4 +1,6 @@
-"""The miniature's figures: accuracy with intervals, arithmetic slips, entropies, and what a swap at a fork does.
+"""What is measured of the miniature, and the prepared examples that come of it.
+
+The miniature's figures: accuracy with intervals, arithmetic slips, entropies, and what a swap at a fork does.
 
 Prepared examples for the first screen: one swap that rescues, breaks or leaves alone a greedy solution.
 """

@@ -1,4 +1,6 @@
-"""The miniature's tokenizer: byte-level BPE in which every word of the task is one token and digits stand alone.
+"""The miniature's tokenizer and its pretraining.
+
+The miniature's tokenizer: byte-level BPE in which every word of the task is one token and digits stand alone.
 
 Pretraining of the miniature from nothing, on one processor core.
 

@@ -1,4 +1,6 @@
-"""The two terms of the loss, and what is logged of a micro-batch. Pure tensors, one value for each row.
+"""The loss and the vocabulary head.
+
+The two terms of the loss, and what is logged of a micro-batch. Pure tensors, one value for each row.
 
 The vocabulary head in chunks of rows, with its gradient in closed form.
 

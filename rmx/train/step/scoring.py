@@ -1,4 +1,6 @@
-"""What training needs to know of the base, computed once and kept: a hidden-sized vector and two numbers a token.
+"""Passes over rollouts that train nothing: the base's figures, entropies, and micro-batches as tensors.
+
+What training needs to know of the base, computed once and kept: a hidden-sized vector and two numbers a token.
 
 Every block comes from a pass over one sequence alone, so a run that goes on finds the very same figures. In fp32 a
 token takes 6 KB at a width of 1536; in bf16 half as much. What is not kept is read anew whenever it is trained on.

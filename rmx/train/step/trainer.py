@@ -1,4 +1,6 @@
-"""Checkpoint folders: the adapter in PEFT's format, the optimizer's moments, the place in the run. All or nothing.
+"""The training loop and its checkpoints.
+
+Checkpoint folders: the adapter in PEFT's format, the optimizer's moments, the place in the run. All or nothing.
 
 The training loop: windows of micro-batches, one update each, yielded as they happen; exact continuation.
 """

@@ -1,4 +1,6 @@
-"""An evaluation under way: what is asked, the latest figures, which rows are new, and which pages look at it.
+"""The Evaluate tab's work: jobs, and what a visitor may ask.
+
+An evaluation under way: what is asked, the latest figures, which rows are new, and which pages look at it.
 
 The evaluate road for the page: what it may ask for, the jobs, the visitors' own files.
 """

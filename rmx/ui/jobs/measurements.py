@@ -1,4 +1,6 @@
-"""What one choice is worth, for the page: outcomes of a fork, importance over a solution, rescues, the answer so far.
+"""What the page measures of a solution, and what it takes home or opens.
+
+What one choice is worth, for the page: outcomes of a fork, importance over a solution, rescues, the answer so far.
 
 Each job streams messages that hold its whole state, so any of them may be lost.
 

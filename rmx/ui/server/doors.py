@@ -1,4 +1,6 @@
-"""Which paths of the server are open, to which methods, for bodies of which size. Everything else is closed.
+"""Which paths are open, and what is refused before gradio sees it.
+
+Which paths of the server are open, to which methods, for bodies of which size. Everything else is closed.
 
 One table decides, and one reading of the path: the percent signs, double slashes, dots and the prefix of a proxy are
 taken out of it before anybody looks, and what comes further in sees the same path that was looked up here.

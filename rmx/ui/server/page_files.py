@@ -1,4 +1,6 @@
-"""The content policy of the page: where its data may go, and which pages may show it in a frame.
+"""What the page is made of: its content policy, its files, and the page kept once for each address.
+
+The content policy of the page: where its data may go, and which pages may show it in a frame.
 
 On a Space the page stands in a frame of huggingface.co; a policy that forbade that would leave it blank. Elsewhere
 nobody may frame it, because a page around it could lead a visitor's clicks; `RMX_FRAME_ANCESTORS` names who may.

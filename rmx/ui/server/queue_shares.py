@@ -1,4 +1,6 @@
-"""Gradio's queue, shared among visitors and addresses; events without a listener leave it.
+"""Gradio's queue and sessions, shared and made light.
+
+Gradio's queue, shared among visitors and addresses; events without a listener leave it.
 
 Gradio has one queue for everybody, first come, first served. Here a visitor and an address have a share of its places,
 an address half of what runs at the same time, and of those who may run the one that was served least lately goes first.

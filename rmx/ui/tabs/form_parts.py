@@ -1,4 +1,6 @@
-"""How events of the page are wired: quietly, outside the public API, streams beside each other; what all tabs do.
+"""What tabs share: how events are wired, and parts of forms.
+
+How events of the page are wired: quietly, outside the public API, streams beside each other; what all tabs do.
 
 Parts that several forms share: a problem with its known answer, a pair of models, how a model is asked.
 
