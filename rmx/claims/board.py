@@ -264,7 +264,7 @@ def _bar(label: Figures, figure: Figures, scale: tuple[float, float]) -> Bar:
 
 def _edges(low: float | None, high: float | None, unit: str) -> str:
     """What agrees, in words."""
-    least, most = (brief({"value": x, "low": None}, unit) for x in (low, high))
+    least, most = (brief({"value": x, "low": None, "high": None}, unit) for x in (low, high))
     return f"from {least}" if high is None else f"up to {most}" if low is None else f"{least} to {most}"
 
 

@@ -28,7 +28,6 @@ from rmx.ui.jobs.page_jobs import OpenPages
 from rmx.ui.jobs.training import Training
 from rmx.ui.server.web_app import parts
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.explore_tab import ExploreTab
 from rmx.ui.tabs.train_tab import FIELDS, TrainTab
 from rmx.ui.visitor_cookie import owners_of
 
@@ -217,16 +216,6 @@ def test_a_measurement_that_is_over_keeps_no_solution(explorer):
     assert cut_short.stopped
     steps.close()
     assert worth.jobs.items() == []
-
-
-def test_the_state_of_a_page_holds_no_text_of_its_choice(space):
-    tab = ExploreTab(Explorer(space), Settings())
-    run = solved(tab.explorer)
-    event = SimpleNamespace(_data={"run": run.id})
-    assert tab.settled(event, 1.0)[1] == run.id  # type: ignore[arg-type]
-    for wrong in ("x" * 5_000_000, ["x"] * 100, {"a": 1}, 7, None, "nobody"):
-        event = SimpleNamespace(_data={"run": wrong})
-        assert tab.settled(event, 1.0)[1] is None  # type: ignore[arg-type]
 
 
 def test_pins_of_long_prompts_are_refused_and_all_pins_of_a_page_are_small(explorer):
