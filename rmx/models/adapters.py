@@ -18,8 +18,8 @@ from torch import Tensor
 
 from rmx.engine.engine import Engine, base_network, split_key
 from rmx.errors import ModelError, reason_of
-from rmx.models.adapter_facts import adapter_name, adapter_place
 from rmx.models.adapter_files import SavedAdapter, read_adapter
+from rmx.models.adapter_names import adapter_name, adapter_place
 from rmx.models.base_state import base_changes, base_tensors, remember_base, wrapped_modules
 from rmx.models.load import Model
 

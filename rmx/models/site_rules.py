@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from rmx.data.hub_sets import REPOSITORIES, is_cached
 from rmx.data.problem_sets import SETS, split_name
 from rmx.errors import Refused
-from rmx.models.adapter_facts import bundled_adapters, run_adapter
+from rmx.models.adapter_names import bundled_adapters, run_adapter
 from rmx.models.presets import preset_of
 
 if TYPE_CHECKING:

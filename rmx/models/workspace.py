@@ -12,7 +12,7 @@ from rmx.config import MOST_NAME
 from rmx.engine.engine import Engine
 from rmx.engine.remote import RemoteCaller
 from rmx.errors import Busy, ModelError, shown
-from rmx.models.adapter_facts import adapter_name
+from rmx.models.adapter_names import adapter_name
 from rmx.models.load import PLAIN, Model, Placing, load
 from rmx.models.site_rules import PRIVATE, SiteRules
 

@@ -28,7 +28,7 @@ from rmx.data.problem_sets import SETS, split_name
 from rmx.engine.fair_queue import Kind
 from rmx.errors import ModelError, ProblemError, RmxError, SwapError
 from rmx.errors import shown as shown
-from rmx.models.adapter_facts import bundled_adapters, run_adapter
+from rmx.models.adapter_names import bundled_adapters, run_adapter
 from rmx.models.presets import PRESETS
 from rmx.recipes.job import TrainJob
 from rmx.runs.folder import RunFolder

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from rmx.engine.token_draws import prompt_key
 from rmx.errors import TrainError
-from rmx.models.adapter_facts import names_adapter
+from rmx.models.adapter_names import names_adapter
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model, load
 from rmx.models.model_pair import ask_alike

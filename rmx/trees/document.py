@@ -23,7 +23,7 @@ from rmx.config import MOST_NAME, TOP_KEPT, TOP_SHOWN, Sampling, check_tau, runs
 from rmx.errors import RmxError
 from rmx.explore.branches import Branch
 from rmx.grading.answers import RULES
-from rmx.models.adapter_facts import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.models.load import Model, fingerprint
 from rmx.models.style_options import MOST_STOP, MOST_STOPS
 from rmx.prompt_styles import PromptStyle

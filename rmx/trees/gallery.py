@@ -28,7 +28,7 @@ from rmx.errors import ProblemError, RmxError, SwapError
 from rmx.explore.branches import Branch, Origin, swap_job
 from rmx.explore.flip_rates import answers_after
 from rmx.explore.generate import Job
-from rmx.models.adapter_facts import adapter_name
+from rmx.models.adapter_names import adapter_name
 from rmx.models.load import Model
 from rmx.models.presets import preset_of
 from rmx.models.workspace import Workspace

@@ -36,7 +36,7 @@ from rmx.config import TOP_SHOWN
 from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.engine.remote import RemoteCaller
 from rmx.errors import ModelError, RmxError, shown
-from rmx.models.adapter_facts import adapter_name, adapter_place, attached
+from rmx.models.adapter_names import adapter_name, adapter_place, attached
 from rmx.models.load import Model, load
 from rmx.models.model_pair import Pair
 from rmx.models.workspace import MOST_ADAPTERS, Workspace

@@ -26,7 +26,7 @@ from rmx.errors import ProblemError, RmxError
 from rmx.evaluate.eval_report import EvalConfig, answered, contestants_of
 from rmx.evaluate.evaluation import Evaluation
 from rmx.evaluate.sample_store import SampleStore
-from rmx.models.adapter_facts import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.models.load import Model
 from rmx.models.style_options import StyleOptions, from_form
 from rmx.models.workspace import Workspace

@@ -19,7 +19,7 @@ import gradio as gr
 from rmx.data.problem_sets import examples, load_set
 from rmx.engine.fair_queue import Kind
 from rmx.errors import RmxError
-from rmx.models.adapter_facts import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.models.model_pair import Pair, make_pair
 from rmx.models.presets import pairs_first
 from rmx.models.style_options import from_form

@@ -9,7 +9,7 @@ import torch
 from rmx.data.problem_sets import TITLES, examples, load_set
 from rmx.errors import ModelError, ProblemError, Refused
 from rmx.mini.task import NAMES, TEMPLATES, THINGS, compose
-from rmx.models.adapter_facts import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.models.presets import PRESETS
 from rmx.models.workspace import Workspace
 from rmx.service.requests import TraceRequest

@@ -26,7 +26,7 @@ from rmx.errors import ProblemError, RmxError
 from rmx.explore.branches import Branch
 from rmx.explore.calibration import calibration_of
 from rmx.mini.task import coverage
-from rmx.models.adapter_facts import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.models.style_options import from_form
 from rmx.ui.background import prefetch
 from rmx.ui.jobs.explorer import Explorer

@@ -25,7 +25,7 @@ from rmx.mini.build.adapters import VARIANTS as ALL
 from rmx.mini.build.mini_figures import KINDS
 from rmx.mini.problem_sets import mini_set
 from rmx.models import load as models
-from rmx.models.adapter_facts import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.models.adapters import add_adapter
 from rmx.records import Answer
 from rmx.train.heldout import Solution, Solutions, solve

@@ -27,7 +27,7 @@ from rmx.mini.build.miniature import Mini, load, right_padded
 from rmx.mini.problem_sets import mini_set
 from rmx.mini.task import TEMPLATES, split_of
 from rmx.models import load as models
-from rmx.models.adapter_facts import bundled_adapters
+from rmx.models.adapter_names import bundled_adapters
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from rmx.config import ASSETS
 from rmx.errors import ModelError, RmxError, Stopped, TrainError
-from rmx.models.adapter_facts import names_adapter
+from rmx.models.adapter_names import names_adapter
 from rmx.models.load import Model, load
 from rmx.recipes.distill_job import SMALL as SMALL_RECIPE
 from rmx.recipes.distill_job import DistillJob, DistillRecipe

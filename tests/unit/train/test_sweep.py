@@ -13,7 +13,7 @@ from rmx.cli.main import main
 from rmx.cli.terminal import Teller, sweep_lines
 from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError, TrainError
-from rmx.models.adapter_facts import run_adapter
+from rmx.models.adapter_names import run_adapter
 from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import taus_of
 from rmx.runs.folder import RunFolder

@@ -16,7 +16,7 @@ import torch
 from rmx.config import ASSETS, Sampling
 from rmx.errors import ModelError, Refused, RmxError
 from rmx.explore.generate import Generation, Job
-from rmx.models.adapter_facts import attached
+from rmx.models.adapter_names import attached
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs.explorer import Explorer
