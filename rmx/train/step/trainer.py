@@ -195,7 +195,7 @@ class ContrastiveUpdate(Update):
 
 
 class Trainer:
-    """Trains a policy on items by a recipe; a distillation is the same with another loss (train/distill/student.py).
+    """Trains a policy on items by a recipe; a distillation is the same with another loss (train/distillation.py).
 
     Every random choice is a function of the recipe's seed and the place in the run, so a checkpoint needs no state of
     generators. Of a team the micro-batches of a window are dealt to the processes in turn, gradients are summed at its

@@ -17,7 +17,7 @@ from transformers import (
 
 from rmx.cli.terminal import Teller
 from rmx.recipes.distill_job import DistillRecipe
-from rmx.recipes.recipe import LossConfig, Recipe, command
+from rmx.recipes.recipe import LossConfig, Recipe, command, write_flags
 from rmx.train.adapter_folder import BaseFacts, provenance
 from rmx.train.step import loss as head_module
 from rmx.train.step.lora_policy import make_policy
@@ -221,5 +221,5 @@ def test_a_run_says_it_on_the_terminal_and_in_its_documents():
     assert story["departures"]["tf32"] == (False, True)
     assert provenance(config | {"recipe": Recipe().json()}, [], base).json()["head"] is None
     assert command(recipe) == ["--tf32"]
-    assert DistillRecipe(tf32=True).words() == ["--tf32"]
+    assert write_flags(DistillRecipe(tf32=True), DistillRecipe()) == ["--tf32"]
     assert DistillRecipe(tf32=True).optim(4).tf32
