@@ -121,14 +121,14 @@ class Page:
     async def ask(self, name: str, data: dict[str, Any]) -> dict[str, Any]:
         """A question of the view."""
         body = {"session_hash": self.session, "component_id": self.view, "fn_name": name, "data": data}
-        return dict(await self.post("/gradio_api/component_server", body))
+        return dict(await self.send("/gradio_api/component_server", body))
 
     async def trigger(self, name: str, data: list[Any], event: dict[str, Any] | None = None) -> str:
         """Set an event off; returns its id."""
         body = {"data": data, "fn_index": self.events[name], "session_hash": self.session, "event_data": event}
-        return str((await self.post("/gradio_api/queue/join", body))["event_id"])
+        return str((await self.send("/gradio_api/queue/join", body))["event_id"])
 
-    async def post(self, path: str, body: dict[str, Any]) -> Any:
+    async def send(self, path: str, body: dict[str, Any]) -> Any:
         reply = await self.client.post(path, json=body)
         reply.raise_for_status()
         return reply.json()
@@ -270,7 +270,7 @@ class FakeVisitor:
         s, began = task.sampling, time.monotonic()
         asked = {"prompt": task.problem.problem, "answer": task.problem.answer, "temperature": s.temperature}
         asked |= {"seed": s.seed, "max_new_tokens": s.max_new_tokens}
-        event, document = (await page.post("/gradio_api/call/v2/trace", asked))["event_id"], None
+        event, document = (await page.send("/gradio_api/call/v2/trace", asked))["event_id"], None
         async with page.client.stream("GET", f"/gradio_api/call/trace/{event}") as stream:
             kind = ""
             async for line in stream.aiter_lines():

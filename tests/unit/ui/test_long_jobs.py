@@ -192,7 +192,7 @@ def test_a_set_of_compare_is_smaller_on_a_public_site(public, most):
     tab = CompareTab(Comparer(space), Settings(public=public))
     request = SimpleNamespace(session_hash="page")
     asked = ("own", "mini", "rl", "", 1.0, "mini", most + 1, 1.0, 64)
-    ((message, _),) = tab.over_set("shifts", request, *asked)
+    (message,) = tab.over_set("shifts", request, *asked)
     assert message["error"] == f"The number of problems must be a whole number between 1 and {most}."
 
 
@@ -229,7 +229,7 @@ def test_a_set_whose_page_leaves_before_it_begins_does_not_count_for_ever(monkey
     tab = CompareTab(Comparer(space), Settings(public=True))
     monkeypatch.setattr(tab, "_pair", lambda *_, **__: SimpleNamespace(name="a pair"))
     steps = tab.over_set("shifts", SimpleNamespace(session_hash="page"), None, None, None, None, 1.0, "mini", 1, 1.0, 8)
-    message, _ = next(steps)
+    message = next(steps)
     steps.close()
     assert tab.comparer.jobs.find(message["id"]).stopped
 
