@@ -36,7 +36,7 @@ PASSING = {
     "seconds", "usd", "created", "started", "time", "at_time", "id", "run", "path", "versions", "device", "minutes",
     "tokens_per_second", "left", "took", "command", "machine", "memory", "peak", "peak_bytes", "bytes", "fingerprint",
     "per_second", "cost", "rate", "usd_per_hour", "cached", "source", "update_seconds", "rollout_seconds", "adapter",
-    "file", "processor", "threads",
+    "file", "processor", "threads", "stages", "peak_rss_mb",
 }  # fmt: skip
 
 
