@@ -99,7 +99,13 @@ def test_the_strength_slider_leads_back_to_the_base(page: Page) -> None:
 
 def run_set(page: Page, button: str, problems: int) -> None:
     page.get_by_role("button", name="On a problem set").click()
-    page.locator("#pair-limit input").fill(str(problems))
+    box, tries = page.locator("#pair-limit input"), 20
+    while tries:  # a section that is just opening may mount its boxes once more, with what they had at first
+        box.fill(str(problems))
+        box.blur()
+        page.wait_for_timeout(400)
+        tries = 0 if box.input_value() == str(problems) else tries - 1
+    expect(box).to_have_value(str(problems))
     page.get_by_role("button", name=button).click()
 
 
