@@ -41,7 +41,7 @@ def shown(page: Page) -> list[str]:
 
 def choose_model(page: Page, name: str) -> None:
     page.get_by_role("button", name="Model").click()
-    page.get_by_label("Model").last.fill(name)
+    page.get_by_label("Model", exact=True).last.fill(name)
     page.keyboard.press("Enter")
     expect(page.locator("#model-note")).to_contain_text("context", timeout=30_000)
 
@@ -256,7 +256,7 @@ def test_bad_input_is_a_sentence_and_the_session_goes_on(page: Page) -> None:
 
 def test_an_unknown_model_leaves_mini_and_says_why(page: Page) -> None:
     page.get_by_role("button", name="Model").click()
-    page.get_by_label("Model").last.fill("no-such-model")
+    page.get_by_label("Model", exact=True).last.fill("no-such-model")
     page.keyboard.press("Enter")
     expect(page.locator("#model-note")).to_contain_text("Unknown model", timeout=20_000)
     expect(page.locator("#model-note")).to_contain_text("mini stays available")

@@ -86,7 +86,7 @@ def solve_slowly(page: Page) -> None:
     """A solution of a slow model, short, wrong, with a known answer and many forks."""
     opened(page, "Decoding", "#max-new input").fill("24")
     page.get_by_role("button", name="Model").click()
-    page.get_by_label("Model").last.fill("slow")
+    page.get_by_label("Model", exact=True).last.fill("slow")
     page.keyboard.press("Enter")
     expect(page.locator("#model-note")).to_contain_text("context", timeout=30_000)
     page.get_by_label("Problem", exact=True).first.fill("Go on.")
