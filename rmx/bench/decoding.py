@@ -23,7 +23,7 @@ from rmx.engine.batch import continue_batch
 from rmx.engine.continuous_batching import SampleRequest, sample_continuously
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
-from rmx.engine.token_draws import draw_rows, prompt_key, uniform
+from rmx.engine.token_draws import prompt_key, uniform
 from rmx.explore.generate import Generation, Job
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
@@ -103,7 +103,8 @@ def branches(model: Model, rounds: int, at: int = 200, length: int = 24) -> dict
         return [_alone(engine, prefix, token, length) for token in firsts]
 
     def batch() -> list[list[int]]:
-        return continue_batch(engine, prefix, firsts, max_new=length, over=lambda row, token: False)
+        given = [(token,) for token in firsts]
+        return continue_batch(engine, prefix, given, max_new=length, over=lambda row, token: False)
 
     same = each() == batch()
     slow, fast = alternate(each, batch, rounds, engine.device.type == "cuda")
@@ -256,20 +257,22 @@ def sample_ours(model: Model, prefix: Sequence[int], lengths: Sequence[int]) -> 
     key, ending = prompt_key(prefix), Ending(model, prefix, (), len(lengths))
     left = list(lengths)
 
-    def choose(logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
-        return draw_rows(logits, 1.0, 1.0, [uniform(0, key, row, step) for row in rows])
-
     def over(row: int, token: int) -> bool:
         ending(row, token)
         left[row] -= 1
         return left[row] == 0
 
-    with engine.queue.turn(), engine.using(None):
+    with engine.queue.turn():
         engine.prefixes.clear()
-        stream = engine.open(prefix)
-        stream.save()
-        firsts = choose(stream.logits.expand(len(lengths), -1), range(len(lengths)), 0).tolist()
-        return continue_batch(engine, prefix, firsts, max_new=max(lengths), over=over, choose=choose)
+        return continue_batch(
+            engine,
+            prefix,
+            [()] * len(lengths),
+            max_new=max(lengths),
+            over=over,
+            sampling=Sampling(temperature=1.0),
+            draw=lambda row, place: uniform(0, key, row, place),
+        )
 
 
 def sample_theirs(model: Model, prefix: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
@@ -314,7 +317,7 @@ def rollouts_ours(model: Model, prompts: Sequence[tuple[int, ...]], lengths: Len
         left[prompt][sample] -= 1
         return left[prompt][sample] == 0
 
-    asks = [SampleRequest(prompt, (None,) * len(row)) for prompt, row in zip(prompts, lengths, strict=True)]
+    asks = [SampleRequest(prompt, range(len(row))) for prompt, row in zip(prompts, lengths, strict=True)]
     sampling = Sampling(temperature=1.0, max_new_tokens=max(map(max, lengths)))
     made: list[list[list[int]]] = [[[] for _ in row] for row in lengths]
     rows = sum(map(len, lengths))

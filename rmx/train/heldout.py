@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from rmx.engine.batch import PaddedBatch
+from rmx.engine.batch import greedy_rows
 from rmx.errors import Stopped
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
@@ -171,13 +171,17 @@ def solve(
     """
     prompts = [model.prompt_ids(p.problem) for p in problems]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    rest = [_GreedyRow(model, prompt) for prompt in prompts]
-    with model.engine.using(adapter):
-        for start in range(0, len(order), rows):
-            if cancelled():
-                break
-            _decode(model, [rest[i] for i in order[start : start + rows]], max_new, cancelled)
-    return Solutions(tuple(_solution(model, problem, row) for problem, row in zip(problems, rest, strict=True)))
+    found = [_GreedyRow(model, prompt) for prompt in prompts]
+    greedy_rows(
+        model.engine,
+        [prompts[i] for i in order],
+        lambda place, token: not found[order[place]].goes_on(token),
+        max_new=max_new,
+        rows=rows,
+        adapter=adapter,
+        cancelled=cancelled,
+    )
+    return Solutions(tuple(_solution(model, problem, row) for problem, row in zip(problems, found, strict=True)))
 
 
 def solve_together(
@@ -212,19 +216,6 @@ class _GreedyRow:
         self.ids.append(token)
         self.over = self._ending(0, token)
         return not self.over
-
-
-def _decode(model: Model, rows: Sequence[_GreedyRow], max_new: int, cancelled: Callable[[], bool]) -> None:
-    batch, live = PaddedBatch(model.engine, [row.prompt for row in rows]), list(rows)
-    for step in range(min(max_new, batch.room)):
-        chosen = batch.logits.argmax(-1)
-        going = [i for i, (row, token) in enumerate(zip(live, chosen.tolist(), strict=True)) if row.goes_on(token)]
-        if not going or cancelled() or step + 1 == max_new:
-            return
-        if len(going) < len(live):
-            batch.select(going)
-            live, chosen = [live[i] for i in going], chosen[going]
-        batch.feed(chosen)
 
 
 def _solution(model: Model, problem: Problem, row: _GreedyRow) -> Solution:

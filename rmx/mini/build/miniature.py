@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rmx.engine.batch import PaddedBatch
+from rmx.engine.rows import RowBatch, Rows
 from rmx.mini.problem_sets import final_answer
 from rmx.mini.task import PROMPT, MiniProblem
 from rmx.models import load as models
@@ -59,15 +59,16 @@ class Mini:
         choose = _chooser(temperature, torch.Generator().manual_seed(seed))
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         completions: list[Ids] = [[] for _ in prompts]
-        with self._held():
-            for start in range(0, len(order), ROWS):
-                rows = order[start : start + ROWS]
-                self._complete([prompts[i] for i in rows], [completions[i] for i in rows], choose)
+        for start in range(0, len(order), ROWS):
+            part = order[start : start + ROWS]
+            with self._held(), Rows(self.model.engine) as rows:
+                batch = RowBatch.of(rows, self.model.engine, [prompts[i] for i in part], self.adapter)
+                self._complete(batch, [completions[i] for i in part], choose)
         return completions
 
-    def _complete(self, prompts: Sequence[Ids], live: list[Ids], choose: Choose) -> None:
+    def _complete(self, batch: RowBatch, live: list[Ids], choose: Choose) -> None:
         """Append to the completions of a batch; a row that ends leaves it."""
-        batch, end = PaddedBatch(self.model.engine, prompts), self.model.tokenizer.eos_token_id
+        end = self.model.tokenizer.eos_token_id
         for step in range(MAX_NEW_TOKENS):
             chosen = choose(batch.logits.float())
             for row, token in zip(live, chosen.tolist(), strict=True):
@@ -78,7 +79,7 @@ class Mini:
             if len(going) < len(live):
                 batch.select(going)
                 live, chosen = [live[i] for i in going], chosen[going]
-            batch.feed(chosen)
+            batch.feed(chosen.tolist())
 
     def score(self, prompts: Sequence[Ids], completions: Sequence[Ids]) -> list[Tensor]:
         """Read the (len, V) fp32 logits that chose the tokens of each completion."""
