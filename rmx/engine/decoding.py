@@ -106,25 +106,36 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self, cancelled: Callable[[], bool] = never) -> None:
-        """Carry every stream on by one token, then read ids: of visitors' streams a piece of one, otherwise all.
+        """Read ids and carry every stream on by one token: visitors' streams first, then a piece of one's ids.
 
-        Otherwise it also gives way, after each prompt and in the end; `cancelled` shortens the waits.
+        Of others all ids are read first, and the engine gives way after each prompt and in the end; `cancelled`
+        shortens the waits.
         """
-        for row in list(self.live):
-            self._guard([row], partial(self._check, row))
+        self.check()
+        while not self._visitors and self._read_next():
+            self._engine.give_way(cancelled)
         for part in self._parts([row for row in self.live if row.pending]):
             ready = [row for row in part if not row.behind]
             for n in sorted({len(row.pending) for row in ready}):
                 batch = [row for row in ready if len(row.pending) == n]
                 self._guard(batch, partial(self._advance, batch, self._alone(part)))
-        while (prefix := next((row.prefix for row in self.live if row.stream is None), None)) is not None:
+        if self._visitors:
+            self._read_next()
+        elif self.live:
+            self._engine.give_way(cancelled)
+
+    def _read_next(self) -> bool:
+        """Read ids of the first streams whose ids are not read yet; whether there were any."""
+        prefix = next((row.prefix for row in self.live if row.stream is None), None)
+        if prefix is not None:
             fresh = [row for row in self.live if row.prefix is prefix]
             self._guard(fresh, partial(self._read, fresh))
-            if self._visitors:
-                break
-            self._engine.give_way(cancelled)
-        if not self._visitors and self.live:
-            self._engine.give_way(cancelled)
+        return prefix is not None
+
+    def check(self) -> None:
+        """End streams that were cancelled, and those whose adapter or weights are gone."""
+        for row in list(self.live):
+            self._guard([row], partial(self._check, row))
 
     def fill(self, waiting: Iterator[Decoding], most: int | None = None) -> bool:
         """Let streams begin while fewer than `most` are there; whether there is any at all."""

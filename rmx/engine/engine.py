@@ -356,8 +356,7 @@ class Engine:
     @torch.inference_mode()
     def save(self, adapter: str | None, ids: Sequence[int], cache: Any) -> None:
         """Keep a finished sequence for later prefixes, where its cache can be cropped at all."""
-        n = whole_length(cache)
-        if n and croppable(cache):
+        if croppable(cache) and (n := whole_length(cache)):
             layers = tuple((layer.keys[:, :, :n], layer.values[:, :, :n]) for layer in cache.layers)
             self.prefixes.keep(
                 Saved(adapter, torch.tensor(ids[:n], dtype=torch.long), layers, current_owner.get().owner)
@@ -422,7 +421,10 @@ class Engine:
 
 
 class AdapterUse(Protocol):
-    """Adapters that are on; `give_way` leaves them for a while."""
+    """Adapters that are on; `give_way` leaves them for a while, and whatever is switched to within them pauses them."""
+
+    def pause(self) -> None:
+        """Make room for another adapter, which is switched to and back from before these are used again."""
 
     def switch(self) -> None:
         """Switch to them; the caller holds the turn."""
@@ -439,13 +441,18 @@ class Using:
         self._switched: AbstractContextManager[Any] | None = None  # None where it was left, and could not be entered
 
     def __enter__(self) -> None:
-        self.switch()
         self._among = self._engine.held.used
+        for outer in self._among:
+            outer.pause()
+        self.switch()
         self._among.append(self)
 
     def __exit__(self, *error: Any) -> None:
         self._among.remove(self)
         self.leave(*error)
+
+    def pause(self) -> None:
+        """Nothing: contexts are left in the opposite order."""
 
     def switch(self) -> None:
         """Switch to it; the caller holds the turn."""

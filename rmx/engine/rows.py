@@ -41,6 +41,10 @@ class Rows:
     def switch(self) -> None:
         """Nothing: the next pass switches adapters on as it needs them."""
 
+    def pause(self) -> None:
+        """Switch the adapters back to what they were; the next pass switches them on again."""
+        self.leave()
+
     @property
     def bucket(self) -> tuple[int, int] | None:
         """Slots and width of the pass that serves base and plain LoRAs; None where there is none."""

@@ -84,6 +84,7 @@ class Scheduler:
         with self._changed:
             self._decoder.live += self._coming
             self._coming.clear()
+        self._decoder.check()
         if self._engine.queue.overdue():
             self._decoder.rows.leave()
             for ticket in self._engine.queue.step_back():

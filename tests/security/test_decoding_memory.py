@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from rmx.engine.kv_cache import SlotLayer
 
 from rmx.config import Sampling
 from rmx.engine import decoding_memory
 from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import MemoryBudget, row_bytes
-from rmx.engine.kv_cache import SlotLayer
 
 HOT = Sampling(temperature=1.0, seed=7, max_new_tokens=40)
 
