@@ -24,6 +24,7 @@ def report() -> dict[str, Any]:
         "rmx": __version__,
         "python": platform.python_version(),
         "device": _device(),
+        "steps": "replayed as CUDA graphs" if torch.cuda.is_available() else "computed one by one (no CUDA device)",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "assets": str(ASSETS),
         "cache": str(cache_dir()),

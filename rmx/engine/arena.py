@@ -9,6 +9,7 @@ that the other rows hold, to the last bit.
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from rmx.engine.capture import CapturedPass
 from rmx.engine.engine import Engine, base_network
 
 WIDTH = 64  # positions by which the width of a pass grows
@@ -43,6 +45,8 @@ class Arena:
         self.lengths: list[int | None] = []  # of each slot, in tokens; None: it is free
         self._cache: Any = None
         self._capacity = 0
+        self._made = 0  # how often its tensors were made anew
+        self._pass = CapturedPass(engine.recorder)
 
     @property
     def slots(self) -> int:
@@ -94,8 +98,7 @@ class Arena:
                 SlotLayer(slots, keys, values, self._capacity, window)
                 for (keys, values), window in zip(layers, windows, strict=True)
             ]
-        for layer in self._cache.layers:
-            layer.resize(slots, self._capacity)
+        self._resize(slots)
 
     def take(self, slot: int) -> Any:
         """Free a slot; returns an ordinary cache of its row."""
@@ -119,12 +122,16 @@ class Arena:
         self.lengths = self.lengths[:slots]
         for layer in self._cache.layers:
             layer.move(list(moves), list(moves.values()))
-            layer.resize(slots, self._capacity)
+        self._resize(slots)
         return moves
 
     @torch.inference_mode()
-    def feed(self, tokens: Mapping[int, Sequence[int]]) -> Tensor:
-        """Append tokens to some rows, equally many to each: slot -> tokens; logits (slots, V) of the next of theirs."""
+    def feed(self, tokens: Mapping[int, Sequence[int]], switches: int = 0) -> Tensor:
+        """Append tokens to some rows, equally many to each: slot -> tokens; logits (slots, V) of the next of theirs.
+
+        Args:
+            switches: how often the adapters that are on have changed.
+        """
         device, n = self._engine.device, len(next(iter(tokens.values())))
         ids = torch.tensor([tokens.get(slot, [0] * n) for slot in range(self.slots)], device=device)
         # A row that sits this pass out writes behind its end, where its next tokens will be written.
@@ -132,14 +139,18 @@ class Arena:
         positions = ends[:, None] + torch.arange(n, device=device)
         self._widen(n)
         width = self._width(n)
-        for layer in self._cache.layers:
-            layer.show(width, positions)
-        logits = row_step(self._engine, ids, positions, torch.arange(width, device=device), self._cache)
+        key = self.slots, n, width, self._made, switches
+        logits = self._pass(key, (ids, positions), partial(self._compute, width))
         for slot in tokens:
             length = self.lengths[slot]
             assert length is not None
             self.lengths[slot] = length + n
         return logits
+
+    def _compute(self, width: int, ids: Tensor, positions: Tensor) -> Tensor:
+        for layer in self._cache.layers:
+            layer.show(width, positions)
+        return row_step(self._engine, ids, positions, torch.arange(width, device=ids.device), self._cache)
 
     def _width(self, more: int) -> int:
         """Positions that a pass of `more` tokens looks at."""
@@ -149,8 +160,12 @@ class Arena:
     def _widen(self, more: int) -> None:
         if (width := self._width(more)) > self._capacity:
             self._capacity = width
-            for layer in self._cache.layers:
-                layer.resize(self.slots, self._capacity)
+            self._resize(self.slots)
+
+    def _resize(self, slots: int) -> None:
+        self._made += 1
+        for layer in self._cache.layers:
+            layer.resize(slots, self._capacity)
 
 
 class SlotLayer(DynamicLayer):

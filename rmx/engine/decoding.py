@@ -237,7 +237,8 @@ class Decoder:
         return list(parts.values())
 
     def _alone(self, part: Sequence[Decoding]) -> bool:
-        return len(part) == 1 and (self._visitors or part[0].alone or not self.rows.fits)
+        lonely = self._visitors and self._engine.recorder is None  # else a row too: recorded passes are far faster
+        return len(part) == 1 and (lonely or part[0].alone or not self.rows.fits)
 
     def _advance(self, batch: Sequence[Decoding], alone: bool) -> None:
         """Feed streams their pending tokens, equally many to each, and choose the next."""

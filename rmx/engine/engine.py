@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
+from rmx.engine.capture import CudaRecorder, Recorder
 from rmx.engine.fair_queue import POLL, FairQueue, Ticket, current_owner
 from rmx.engine.prefix_cache import PrefixCache, Saved, croppable, whole_length, windowed
 from rmx.engine.remote import NOT_HERE, RemoteCaller
@@ -123,10 +124,11 @@ class Engine:
         self.fault: str | None = None  # why these weights must not be used any more
         self.remote: RemoteCaller | None = None  # what calls the process with the weights; None: that is this one
         self.held = HeldEngines([self])  # of whoever has the turn
+        self.recorder: Recorder | None = CudaRecorder() if self.model.device.type == "cuda" else None
 
     def forked(self) -> None:
         """In a new process that is a copy of another: the weights are here, its lines and locks are not ours."""
-        self.remote = None
+        self.remote = self.recorder = None  # a process that is lent a GPU for a single request records nothing
         self.queue = FairQueue(self.queue.limit, self.queue.per_owner, self.queue.per_address)
         self.scheduler = None
         self.held = HeldEngines([self])

@@ -28,6 +28,7 @@ class Rows:
         self._arenas: dict[str | None, Arena] = {}  # by the adapter that is switched on; None: adapters by row
         self._slots: dict[Stream, tuple[Arena, int]] = {}
         self._switched: tuple[Any, AbstractContextManager[Any]] | None = None  # whose adapters the network has on
+        self._switches = 0
 
     def __enter__(self) -> "Rows":
         self._among = self._engine.held.used
@@ -90,7 +91,7 @@ class Rows:
             self._switch(*adapters)
         else:
             self._switch(kind)
-        logits = arena.feed(dict(zip(slots, tokens, strict=True)))[slots]
+        logits = arena.feed(dict(zip(slots, tokens, strict=True)), self._switches)[slots]
         for stream, ids in zip(streams, tokens, strict=True):
             stream.ids.extend(ids)
         return logits
@@ -145,6 +146,7 @@ class Rows:
         switched = self._engine.switched_by_row(wanted) if len(wanted) > 1 else self._engine.switched(wanted[0])
         switched.__enter__()
         self._switched = wanted, switched
+        self._switches += 1
 
     def leave(self, *_: Any) -> None:
         """Switch the adapters back to what they were."""
