@@ -26,6 +26,6 @@ Whose turn it is: fair_queue. People's streams share a turn, at most `SEATS` of 
 decoding_memory bounds what all rows of long work take together.
 
 What holds whoever else is there: a draw depends on (seed, prompt, sample, position) only; a row's logits depend on the
-arena's bucket (slots, width) only, to the last bit; a cold run is computed alone, and so is, on a CPU, a stream that has
+arena's bucket (slots, width) only, to the last bit; a cold run is computed alone, and on a CPU so is a stream that has
 the model to itself. Between two buckets the last digits round otherwise, which turns a near tie now and then.
 """
