@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from rmx.engine.kv_cache import SlotLayer
 
 from rmx.config import Sampling
 from rmx.engine import decoding_memory
+from rmx.engine.arena import SlotLayer
 from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import MemoryBudget, row_bytes
 
@@ -25,7 +25,7 @@ def until(true: Callable[[], bool]) -> None:
 
 def batch(engine, samples: int = 4, **options) -> Iterator[list[Sample]]:
     options = {"stop_ids": frozenset[int](), "rows": 4} | options
-    return sample_continuously(engine, [SampleRequest((1, 2, 3), (None,) * samples)], HOT, **options)
+    return sample_continuously(engine, [SampleRequest((1, 2, 3), range(samples))], HOT, **options)
 
 
 def layers() -> int:

@@ -71,7 +71,7 @@ def counted(monkeypatch) -> list[int]:
     asked: list[int] = []
 
     def counting(engine: Any, asks: Sequence[Any], *args: Any, **options: Any) -> Iterator[Any]:
-        asked.append(sum(made is None for ask in asks for made in ask.made))
+        asked.append(sum(len(ask.numbers) for ask in asks))
         return refill(engine, asks, *args, **options)
 
     refill = evaluate_module.sample_continuously
@@ -129,7 +129,7 @@ def test_completions_that_break_off_or_have_no_answer_are_counted_and_wrong(pair
 def test_equal_writings_of_an_answer_are_one_vote() -> None:
     problem = Problem("a", "?", "0.5")
     texts = ["1/2", "0.5", "3", "3.0", None]
-    drawn = [Answered("p", i, "x", 5, text, "answer") for i, text in enumerate(texts)]
+    drawn = [Answered("p", i, 5, text, "answer") for i, text in enumerate(texts)]
     found = ProblemRow.graded(problem, {}, {"base": drawn}).by["base"]
     assert found.right == (True, True, False, False, False)
     first, second, third, fourth, none = found.votes
@@ -235,7 +235,7 @@ def test_a_full_disk_costs_the_cache_not_the_evaluation(pair, whole, tmp_path, m
 
 
 def test_lines_that_are_not_ours_are_passed_over(tmp_path) -> None:
-    good = Answered("aa", 1, "plan", 7, "42", "eos")
+    good = Answered("aa", 1, 7, "42", "eos")
     bad = [{}, [], None, {**good.json(), "i": -1}, {**good.json(), "stop": "no"}, {**good.json(), "answer": 42}]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*bad, good.json()]) + '{"p": "bb"')
     assert Shelf(KeptLines(tmp_path)).found == {("aa", 1): good}

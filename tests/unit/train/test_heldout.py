@@ -85,9 +85,12 @@ def test_broken_off_solutions_are_counted_and_wrong(policy, problems):
 
 
 def test_cancel_between_two_steps(policy, problems):
-    asked = iter([False, False, True])
-    found = solve(policy.model, problems[:2], None, 50, cancelled=lambda: next(asked))
-    assert [len(s.ids) for s in found.each] == [2, 2]
+    whole = solve(policy.model, problems[:2], None, 50)
+    asked = iter([False] * 6)
+    found = solve(policy.model, problems[:2], None, 50, cancelled=lambda: next(asked, True))
+    for part, all_of_it in zip(found.each, whole.each, strict=True):
+        assert part.ids == all_of_it.ids[: len(part.ids)]
+        assert 1 <= len(part.ids) <= 6 < len(all_of_it.ids)
 
 
 def test_solutions_survive_json_and_are_compared_pairwise(policy, problems):

@@ -388,7 +388,7 @@ if how == "full":
 else:
     os.system(f"mount -o remount,ro {root}")
 shelf = SampleStore(root / "samples").shelf("key", Sampling(), STYLES["boxed"])
-shelf.add(Answered("p", 0, "plan", 3, "7", "eos"))
+shelf.add(Answered("p", 0, 3, "7", "eos"))
 print("shelf:", shelf.fault)
 owners = owners_of("0.0.0.0")
 print("cookie:", owners.read(owners.value(eve)) == eve)
