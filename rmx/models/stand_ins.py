@@ -51,7 +51,7 @@ class ScriptedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         shape: dict[str, Any] = {"num_hidden_layers": 1, "max_position_embeddings": 8192}
-        self.config = PretrainedConfig(**shape, attn_implementation="sdpa")
+        self.config = PretrainedConfig(**shape | {"attn_implementation": "sdpa"})
         self.generation_config = SimpleNamespace(eos_token_id=None)
         self.seconds = seconds  # of one forward pass, from position `slow_from` on
         self.slow_from = slow_from

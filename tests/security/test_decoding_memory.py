@@ -16,6 +16,12 @@ from rmx.engine.decoding_memory import MemoryBudget, row_bytes
 HOT = Sampling(temperature=1.0, seed=7, max_new_tokens=40)
 
 
+@pytest.fixture(autouse=True)
+def short_rounds(monkeypatch):
+    """A round is a step, so that a batch is seen under way."""
+    monkeypatch.setattr("rmx.engine.continuous_batching.ROUND_SECONDS", 0.0)
+
+
 def until(true: Callable[[], bool]) -> None:
     limit = time.monotonic() + 20
     while not true():
