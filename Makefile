@@ -22,13 +22,13 @@ run: $(VENV)/.run  ## open the app on http://127.0.0.1:7860 (PORT=N for another 
 	PORT=$(PORT) $(PY) app.py
 
 check: $(VENV)/.test  ## the quick unit tests: no browser, no real model, nothing over a second or so
-	$(PYTEST) -m "not (gpu or long or slow or real or browser)" tests/unit
+	$(PYTEST) -m "not (gpu or long or slow or real or browser)" $$(grep -rL --include='test_*.py' '^pytestmark.*slow' tests/unit | sort)
 
 test: $(VENV)/.test chromium  ## unit, parity and browser tests
 	$(PYTEST) -m "not gpu and not long"
 
 verify: $(VENV)/.test chromium  ## the long proofs too
-	$(PYTEST) -m "not gpu"
+	RMX_FUZZ=$${RMX_FUZZ:-250} $(PYTEST) -m "not gpu"
 
 test-gpu: $(VENV)/.test  ## what needs a CUDA device
 	$(PY) -m pytest -m gpu

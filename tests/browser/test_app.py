@@ -57,6 +57,32 @@ def test_the_first_screen_has_a_solved_example_with_forks(page: Page) -> None:
     expect(answer(page)).to_contain_text("✗ wrong")
     expect(token(page, FIRST.pos)).to_have_class(re.compile("fork"))
     expect(page.get_by_role("slider", name=re.compile("^Entropy"))).to_be_visible()
+    marks_follow_the_threshold(page)
+    a_click_on_the_strip_goes_to_the_token(page)
+
+
+def marks_follow_the_threshold(page: Page) -> None:
+    few = page.locator(".flow .fork").count()
+    assert few > 0
+    box = page.locator("#tau input[type=number]")
+    for tau, count in (("3.5", 0), ("1", few)):
+        box.fill(tau)
+        box.press("Tab")
+        expect(page.locator(".flow .fork")).to_have_count(count)
+
+
+def a_click_on_the_strip_goes_to_the_token(page: Page) -> None:
+    strip, count = page.locator(".strip .curves-plot"), page.locator(".flow .t").count()
+    grid = page.locator(".strip .curves-rule").first
+    expect(grid).to_be_attached()
+    box, ground = strip.bounding_box(), grid.bounding_box()
+    assert box
+    assert ground
+    place = ground["x"] - box["x"] + ground["width"] * (FIRST.pos + 0.5) / count
+    strip.hover(position={"x": place, "y": 60})
+    expect(page.locator(".strip .curves-about")).to_contain_text(f"{FIRST.pos}: ")
+    strip.click(position={"x": place, "y": 60})
+    expect(inspector(page)).to_contain_text(f"at {FIRST.pos}")
 
 
 def modules(page: Page) -> list[str]:
@@ -79,13 +105,18 @@ def test_the_modules_of_a_tab_are_loaded_once_when_it_is_first_opened(page: Page
     assert not [path for path in found if path.startswith("train/")]
 
 
-def test_taking_an_alternative_by_mouse_turns_wrong_into_right(page: Page) -> None:
+def test_an_alternative_says_what_comes_next_and_by_mouse_turns_wrong_into_right(page: Page) -> None:
     token(page, FIRST.pos).click()
-    alternatives(page).filter(has_text=FIRST.token_text.strip()).first.click()
+    alternative = inspector(page).locator(f".alts .alt[data-id='{FIRST.token_id}']")
+    expect(alternative.locator(".ahead")).not_to_be_empty()
+    ahead = alternative.locator(".ahead").inner_text().split()
+    alternative.click()
     expect(answer(page)).to_contain_text("✓ right")
     expect(answer(page)).to_contain_text(FIRST.answer)
     expect(status(page)).to_contain_text("computed 1")
     expect(token(page, FIRST.pos)).to_have_class(re.compile("forced"))
+    tail = "".join(shown(page)[FIRST.pos + 1 :]).split()
+    assert tail[: len(ahead) - 1] == ahead[:-1]
 
 
 def test_keys_walk_the_forks_swap_undo_and_redo(page: Page) -> None:
@@ -106,18 +137,6 @@ def test_keys_walk_the_forks_swap_undo_and_redo(page: Page) -> None:
     assert shown(page) == before
     page.keyboard.press("r")
     expect(answer(page)).to_contain_text("✓ right")
-
-
-def test_an_alternative_shows_what_it_would_say_next(page: Page) -> None:
-    token(page, FIRST.pos).click()
-    ahead = alternatives(page).nth(1).locator(".ahead")
-    expect(ahead).not_to_be_empty()
-    said = ahead.inner_text().split()
-    alternatives(page).nth(1).click()
-    expect(token(page, FIRST.pos)).to_have_class(re.compile("forced"))
-    expect(status(page)).to_contain_text("computed 1")
-    tail = "".join(shown(page)[FIRST.pos + 1 :]).split()
-    assert tail[: len(said) - 1] == said[:-1]
 
 
 def test_examples_of_both_directions_and_a_harmless_fork(page: Page) -> None:
@@ -142,35 +161,13 @@ def test_a_reload_brings_the_same_solution_back(page: Page) -> None:
     assert shown(page) == before
 
 
-def test_moving_the_threshold_marks_other_forks_at_once(page: Page) -> None:
-    few = page.locator(".flow .fork").count()
-    assert few > 0
-    box = page.locator("#tau input[type=number]")
-    for tau, count in (("3.5", 0), ("1", few)):
-        box.fill(tau)
-        box.press("Tab")
-        expect(page.locator(".flow .fork")).to_have_count(count)
-
-
-def test_a_click_on_the_strip_goes_to_the_token(page: Page) -> None:
-    strip, count = page.locator(".strip .curves-plot"), page.locator(".flow .t").count()
-    grid = page.locator(".strip .curves-rule").first
-    expect(grid).to_be_attached()
-    box, ground = strip.bounding_box(), grid.bounding_box()
-    assert box
-    assert ground
-    place = ground["x"] - box["x"] + ground["width"] * (FIRST.pos + 0.5) / count
-    strip.hover(position={"x": place, "y": 60})
-    expect(page.locator(".strip .curves-about")).to_contain_text(f"{FIRST.pos}: ")
-    strip.click(position={"x": place, "y": 60})
-    expect(inspector(page)).to_contain_text(f"at {FIRST.pos}")
-
-
-def test_stop_frees_the_engine_and_keeps_what_is_there(page: Page) -> None:
+def test_it_streams_and_stop_frees_the_engine_and_keeps_what_is_there(page: Page) -> None:
     choose_model(page, "slow")
     solve(page, "Go on.")
     expect(page.locator(".rmx .title")).to_have_text("Go on.", timeout=20_000)
-    expect(page.locator(".flow .t").nth(10)).to_be_attached(timeout=20_000)
+    expect(page.locator(".flow .t").nth(5)).to_be_attached(timeout=20_000)
+    early = page.locator(".flow .t").count()
+    expect(page.locator(".flow .t").nth(early + 10)).to_be_attached()
     page.get_by_role("button", name="Stop").click()
     expect(status(page)).to_contain_text("tokens")
     count = page.locator(".flow .t").count()
@@ -178,17 +175,6 @@ def test_stop_frees_the_engine_and_keeps_what_is_there(page: Page) -> None:
     assert SLOW.engine.queue.waiting() == 0
     page.wait_for_timeout(400)
     assert page.locator(".flow .t").count() == count
-
-
-def test_it_streams_before_it_is_done(page: Page) -> None:
-    choose_model(page, "slow")
-    solve(page, "Go on.")
-    expect(page.locator(".rmx .title")).to_have_text("Go on.", timeout=20_000)
-    expect(page.locator(".flow .t").nth(5)).to_be_attached(timeout=20_000)
-    early = page.locator(".flow .t").count()
-    expect(page.locator(".flow .t").nth(early + 10)).to_be_attached()
-    expect(page.get_by_role("button", name="Stop")).to_be_visible()
-    page.get_by_role("button", name="Stop").click()
 
 
 def test_who_waits_sees_the_place_in_line_and_the_wait(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +206,7 @@ def test_closing_the_page_frees_the_engine(open_page: Open, url: str) -> None:
     assert SLOW.engine.queue.waiting() == 0
 
 
+@pytest.mark.long
 def test_hostile_tokens_are_text(page: Page) -> None:
     choose_model(page, "hostile")
     solve(page, "<img src=x onerror=window.PWN=1> ${window.PWN=1} {{x}}")
@@ -252,9 +239,10 @@ def test_bad_input_is_a_sentence_and_the_session_goes_on(page: Page) -> None:
     solve(page, FIRST.problem)
     expect(status(page)).to_contain_text("tokens")
     expect(page.locator(".rmx").get_by_role("alert")).to_be_hidden()
-
-
-def test_an_unknown_model_leaves_mini_and_says_why(page: Page) -> None:
+    page.get_by_label("Problem", exact=True).first.fill("Why is the sky blue?")
+    expect(page.locator("#banner")).to_contain_text("Outside what mini was trained on")
+    page.get_by_label("Problem", exact=True).first.fill(FIRST.problem)
+    expect(page.locator("#banner")).to_be_hidden()
     page.get_by_role("button", name="Model").click()
     page.get_by_label("Model", exact=True).last.fill("no-such-model")
     page.keyboard.press("Enter")
@@ -262,13 +250,7 @@ def test_an_unknown_model_leaves_mini_and_says_why(page: Page) -> None:
     expect(page.locator("#model-note")).to_contain_text("mini stays available")
 
 
-def test_a_text_outside_the_training_is_announced(page: Page) -> None:
-    page.get_by_label("Problem", exact=True).first.fill("Why is the sky blue?")
-    expect(page.locator("#banner")).to_contain_text("Outside what mini was trained on")
-    page.get_by_label("Problem", exact=True).first.fill(FIRST.problem)
-    expect(page.locator("#banner")).to_be_hidden()
-
-
+@pytest.mark.long
 def test_the_builder_makes_a_problem_with_its_answer(page: Page) -> None:
     page.get_by_role("button", name="Build a problem").click()
     page.get_by_role("button", name="Use this problem").click()
@@ -279,6 +261,7 @@ def test_the_builder_makes_a_problem_with_its_answer(page: Page) -> None:
     expect(answer(page)).to_contain_text(re.compile("right|wrong"))
 
 
+@pytest.mark.long
 def test_a_pasted_solution_is_scored(page: Page) -> None:
     page.get_by_role("button", name="Read a pasted solution").click()
     page.locator("#paste textarea").fill(" We add 42 and 11: 42 + 11 = 53. So the answer is \\boxed{53}.")
@@ -300,6 +283,7 @@ def test_a_phone_has_no_sideways_scroll_and_a_sheet(open_page: Open, url: str) -
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+@pytest.mark.long
 def test_presenter_mode_pauses_at_a_fork_and_lets_the_room_choose(page: Page) -> None:
     page.get_by_role("button", name="Present").click()
     stage = page.get_by_role("group", name="Which word comes next?")
@@ -321,6 +305,7 @@ def test_a_clicker_walks_the_playlist(page: Page) -> None:
     expect(page.locator(".rmx .title")).to_have_text(examples()[1].problem, timeout=15_000)
 
 
+@pytest.mark.long
 def test_the_tour_has_five_steps(page: Page) -> None:
     page.get_by_role("button", name="Tour", exact=True).first.click()
     for step in range(1, 6):

@@ -491,7 +491,7 @@ def wide(page: Page) -> int:
     return int(page.evaluate("document.documentElement.scrollWidth"))
 
 
-@pytest.mark.parametrize("script", ["beads", "hostile"])
+@pytest.mark.parametrize("script", [pytest.param("beads", marks=pytest.mark.long), "hostile"])
 def test_a_phone_has_a_sheet_and_no_sideways_scroll(open_page: Open, url: str, script: str) -> None:
     page = open_page(url, width=360, height=760)
     mapped(page, script)
@@ -544,7 +544,7 @@ CONTRAST = """(selector) => {
   return (hi + 0.05) / (lo + 0.05); }"""
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_marked_words_are_readable_at_the_deepest_tint(open_page: Open, url: str, theme: str) -> None:
     page = open_page(f"{url}?__theme={theme}")
     mapped(page)

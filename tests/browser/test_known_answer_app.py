@@ -96,6 +96,7 @@ def test_without_a_known_answer_each_measure_says_so_and_offers_the_box(page: Pa
     worth.get_by_role("button", name="Find the smallest rescue").click()
     panel = page.get_by_role("group", name="Measurement")
     expect(panel).to_contain_text("needs the known answer")
+    expect(panel.get_by_role("button", name=re.compile("Stop|Start"))).to_have_count(0)
     panel.get_by_role("button", name="Give the known answer").click()
     expect(page.locator(BOX)).to_be_focused()
     worth.get_by_role("button", name="Find the smallest rescue").click()

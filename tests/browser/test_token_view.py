@@ -383,7 +383,7 @@ CONTRAST = """() => {
   return (hi + 0.05) / (lo + 0.05); }"""
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_text_on_the_hottest_token_is_readable(open_page: Open, url: str, theme: str) -> None:
     page = open_page(f"{url}?__theme={theme}")
     solve(page)
@@ -561,6 +561,7 @@ def test_a_pin_goes_with_its_run(page: Page) -> None:
     assert told(page) == [{"run": last_run().id, "pos": 0}]
 
 
+@pytest.mark.long
 def test_hostile_tokens_are_pinned_as_text(page: Page) -> None:
     solve(page, "hostile")
     for pos in range(1, 9):
@@ -571,6 +572,7 @@ def test_hostile_tokens_are_pinned_as_text(page: Page) -> None:
     assert pin_row(page).locator("img, script").count() == 0
 
 
+@pytest.mark.long
 def test_pins_fit_a_phone(open_page: Open, url: str) -> None:
     page = open_page(url, width=360, height=760)
     solve(page)

@@ -146,6 +146,7 @@ def test_stop_reload_and_resume(open_page: Open, url: str, runs: Path) -> None:
     expect(state(page)).to_contain_text("stopped", timeout=60_000, ignore_case=True)
 
 
+@pytest.mark.long
 def test_killed_process_shows_as_interrupted_with_resume(open_page: Open, url: str, runs: Path) -> None:
     page = open_train(open_page, url)
     hurry(page, epochs=60, seed=5)

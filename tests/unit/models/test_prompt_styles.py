@@ -101,6 +101,7 @@ def test_a_model_is_asked_alike_whatever_its_folder_is_called(mini, tmp_path) ->
     assert "the miniature's chat template" in copy.style.why
 
 
+@pytest.mark.long
 def test_smollm2_is_asked_alike_from_elsewhere(smol, tmp_path) -> None:
     folder = tmp_path / "unnamed"
     folder.symlink_to(smol.source)
