@@ -14,6 +14,7 @@ from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
+from rmx.ui.server.page_files import TITLE
 from rmx.ui.server.queue_shares import MOST_THREADS, Shares, share_queue
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.claims_tab import build_claims_tab
@@ -65,7 +66,7 @@ def build_app(
     explorer = explorer or Explorer(workspace)
     evaluator = evaluator or Evaluator(workspace, training.store, kept=explorer.runs.kept)
     kept, limits = explorer.runs.kept, explorer.limits
-    with gr.Blocks(title="rmx · fork tokens", analytics_enabled=False, fill_width=True) as demo:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as demo:
         with gr.Row(elem_id="bar"):
             gr.HTML(HEAD, apply_default_css=False, elem_id="brand")
             tour = gr.Button("Tour", size="sm", elem_id="tour", min_width=70, scale=0)

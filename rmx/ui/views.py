@@ -20,7 +20,7 @@ FOLDER = ASSETS / "ui"
 FILES = {  # path below the folder -> content; what is not listed is not served
     path.relative_to(FOLDER).as_posix(): path.read_bytes()
     for path in sorted(FOLDER.rglob("*"))
-    if path.suffix in (".js", ".css", ".html")
+    if path.suffix in (".js", ".css", ".html", ".png", ".svg")
 }
 VERSION = hashlib.sha256(b"".join(name.encode() + b"\0" + FILES[name] + b"\0" for name in FILES)).hexdigest()[:16]
 BASE = f"assets/ui/{VERSION}/"  # relative to the page, which a proxy may serve below a path

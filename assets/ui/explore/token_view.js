@@ -341,6 +341,7 @@ function renderAnswer(b) {
   const before = b.open?.parent && !b.kept ? answerOf(b.open.parent) : null;
   if (before && textOf(before) === text) ui.verdict.append(make("span", "soft", "as before"));
   else if (before) ui.verdict.append(make("span", "soft was", "was ", mark(before)));
+  ui.spoken.textContent = `Answer: ${text === null ? "none" : plainName(clip(text, 120))}. ${ui.verdict.innerText.replace(/^[✓✗–] /, "")}`;
   swapValue(text);
 }
 function swapValue(text) {
@@ -547,6 +548,7 @@ async function takeNumber(k) {
 // The bundled model writes faster than a room can read, so the page holds tokens back and lets them out at a pace.
 export const presenter = { on: false, pace: 6, pauseAtForks: true, playing: false, timer: 0, asking: null, passed: -1 };
 function present(on, { pace = presenter.pace, pauseAtForks = presenter.pauseAtForks } = {}) {
+  if (on && !presenter.on && !root.offsetParent) return; // on another tab nobody would see it
   Object.assign(presenter, { pace: Number(pace) || 0, pauseAtForks: !!pauseAtForks });
   if (presenter.on !== !!on) {
     presenter.on = !!on;
@@ -556,8 +558,10 @@ function present(on, { pace = presenter.pace, pauseAtForks = presenter.pauseAtFo
     presenter.asking = null;
     deselect();
     tipGone(0);
-    if (on) replay();
-    else if (shown) {
+    if (on) {
+      replay();
+      document.activeElement?.blur?.(); // the button that was pressed is covered, and would take Space and Enter
+    } else if (shown) {
       shown.reveal = Infinity;
       flow();
     }
@@ -750,6 +754,7 @@ function number(k) {
 }
 function enter() {
   if (focused() !== null && focused() !== selected) return select(focused());
+  if (presenter.on && !settled) return space();
   return settled && shown.open?.parent && !shown.kept ? keep() : false;
 }
 function space() {
