@@ -149,7 +149,7 @@ def link_first_tab() -> None:
 
 
 def card_tags() -> Iterator[str]:
-    """The tags by which the page is named and shown elsewhere. A card needs whole addresses: gradio fills in the root."""
+    """The tags by which the page is named, here and elsewhere; gradio fills the root in, for whole addresses."""
     root = "{{ config.get('root', '').rstrip('/') }}/"
     yield f'<title>{TITLE}</title><link rel="canonical" href="{root}">'
     yield f'<link rel="icon" type="image/svg+xml" href="./{BASE}common/icon.svg">'
