@@ -24,6 +24,7 @@ from rmx.ui.tabs.explore_form import BASE, build_memory_panel
 from rmx.ui.tabs.explore_tab import ExploreTab, build_explore_tab
 from rmx.ui.tabs.form_parts import LIGHT, OWN, QUIET, STREAM, payload, refused
 from rmx.ui.tabs.train_tab import TrainTab, build_runs_tab, build_train_tab
+from rmx.ui.views import FILES
 from rmx.ui.visitor_cookie import Owners, owners_of
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
 
-HEAD = """<header id="top"><h1>rmx</h1><p>The few words that decide an answer.</p></header>"""
+HEAD = FILES["common/head.html"].decode()
 
 # Both buttons stand over all tabs: they act on the view in sight, and the tour begins where it has something to show.
 PRESENT = """() => {

@@ -65,7 +65,9 @@ class TrainForm:
     def __init__(self, policy: SiteRules) -> None:
         capped, first = policy.training != "on", "small" if policy.training == "on" else "quick"
         self.start = gr.Button(f"{TITLES[first]} on mini", variant="primary", elem_id="train-start")
-        gr.Button("Stop this run", variant="stop", elem_id="train-stop")  # in its place while one goes on: see train_form
+        gr.Button(
+            "Stop this run", variant="stop", elem_id="train-stop"
+        )  # in its place while one goes on: see train_form
         self.dry = gr.Button("Dry run: rollouts and gate only", size="sm", elem_id="train-dry")
         if capped:
             gr.Markdown(CAPPED if policy.training == "mini" else OFF, elem_id="train-capped")
