@@ -116,6 +116,120 @@ def test_headings_lead_through_the_page(page: Page) -> None:
         expect(page.get_by_role("heading", level=2, name=name, exact=False).first).to_be_attached()
 
 
+# ---- the first ten seconds ---------------------------------------------------------------------------------------
+def test_the_badge_stands_on_the_fork_that_decides(page: Page) -> None:
+    expect(page.locator("#view .flow .first")).to_have_attribute("data-i", str(FIRST.pos))
+
+
+def test_about_says_on_one_screen_what_this_is(page: Page) -> None:
+    page.get_by_role("button", name="About").click()
+    about = page.get_by_role("dialog", name="What a fork is, and why it matters")
+    expect(about).to_be_visible()
+    expect(about).to_contain_text("arXiv 2605.06241")
+    assert about.evaluate("node => node.scrollHeight <= node.clientHeight")
+    page.keyboard.press("Escape")
+    expect(about).to_be_hidden()
+
+
+def test_the_tour_covers_nothing_that_it_explains_on_a_phone(open_page: Open, url: str) -> None:
+    page = open_page(url, width=390, height=844)
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    page.locator("#tour").click()
+    callout, apart = page.get_by_role("dialog", name="Tour"), "([a, b]) => a.bottom <= b.top || a.top >= b.bottom"
+    for button in ("Next", "Take “Then”", "Next", "Next", "Done"):
+        expect(callout.get_by_role("button", name=button)).to_be_visible()
+        if button.startswith("Next"):
+            page.wait_for_timeout(300)
+        rects = page.evaluate(
+            "['.spot', '.callout'].map((name) => document.querySelector(name)?.getBoundingClientRect())"
+        )
+        assert rects[0] is None or page.evaluate(apart, rects)
+        callout.get_by_role("button", name=button).click()
+    expect(answer(page)).to_contain_text("✓ right")
+
+
+def test_a_text_outside_of_minis_world_leads_elsewhere_by_one_click(page: Page) -> None:
+    box = page.get_by_label("Problem", exact=True).first
+    expect(page.locator("#nearest")).to_be_hidden()
+    box.fill("Why is the sky blue over Paris in spring?")
+    expect(page.locator("#banner")).to_contain_text("would be noise")
+    expect(page.locator("#real")).to_be_visible()
+    page.locator("#nearest").click()
+    expect(page.locator("#nearest")).to_be_hidden()
+    expect(page.locator("#view .title")).to_have_text(box.input_value())
+    assert "sky" not in box.input_value()
+
+
+# ---- swaps and trees ---------------------------------------------------------------------------------------------
+def take(page: Page) -> None:
+    page.locator(f"#view .flow .t[data-i='{FIRST.pos}']").click()
+    alternatives = page.get_by_role("list", name="Alternatives").get_by_role("button")
+    alternatives.filter(has_text=FIRST.token_text.strip()).first.click()
+    expect(answer(page)).to_contain_text("✓ right")
+
+
+def test_the_same_swap_twice_is_one_branch(page: Page) -> None:
+    rows = page.get_by_role("navigation", name="Branches").get_by_role("button")
+    take(page)
+    expect(rows).to_have_count(2)
+    page.keyboard.press("u")
+    expect(answer(page)).to_contain_text("✗ wrong")
+    take(page)
+    expect(rows).to_have_count(2)
+
+
+def test_the_form_shows_the_tree_that_was_opened(page: Page) -> None:
+    page.get_by_role("button", name="Recorded trees").click()
+    page.locator(".piece").first.click()
+    title = page.locator("#view .title")
+    expect(title).not_to_have_text(FIRST.problem)
+    expect(page.get_by_label("Problem", exact=True).first).to_have_value(title.inner_text())
+    expect(page.get_by_label("Known answer").first).not_to_have_value(FIRST.answer)
+    expect(page.locator("#tau input[type=number]")).to_have_value(
+        str(float(page.locator("#view [data-ui=tau]").inner_text()))
+    )
+
+
+def test_the_marks_of_a_selected_token_leave_the_next_character_alone(page: Page) -> None:
+    page.locator("#view .flow .fork b").first.click()
+    chosen = page.locator("#view .t.selected b")
+    expect(chosen).to_have_css("outline-style", "none")
+    sides = chosen.evaluate("node => getComputedStyle(node).boxShadow.split(/,(?![^(]*\\))/)")
+    for shadow in sides:  # to the right nothing goes beyond the word
+        assert "inset" in shadow or re.search(r"\) 0px -?2px 0px 0px", shadow), shadow
+
+
+def test_a_page_of_1024_pixels_keeps_the_inspector_beside_the_text(open_page: Open, url: str) -> None:
+    page = open_page(url, width=1024, height=768)
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    page.locator("#view .flow .fork").first.click()
+    expect(page.get_by_role("region", name="Inspector")).to_contain_text("Fork at")
+    page.locator("#solve").click(trial=True)  # nothing lies over it
+
+
+def test_presenting_on_a_phone_leaves_room_for_the_solution(open_page: Open, url: str) -> None:
+    page = open_page(url, width=390, height=844)
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    page.locator("#present").click()
+    expect(page.locator("[data-ui=stage]")).to_be_visible()
+    box = page.locator("#view .text").bounding_box()
+    assert box
+    assert box["height"] >= 240
+
+
+# ---- sliders -----------------------------------------------------------------------------------------------------
+def test_the_strength_obeys_keys_and_its_number(page: Page) -> None:
+    open_tab(page, "Compare")
+    said = page.locator("#pair .meta").first
+    expect(said).to_contain_text("mini + rl", timeout=30_000)
+    page.locator("#pair-strength input[type=range]").press("ArrowLeft")
+    expect(said).to_contain_text("strength 0.95", timeout=30_000)
+    number = page.locator("#pair-strength input[type=number]")
+    number.fill("0.5")
+    number.press("Enter")
+    expect(said).to_contain_text("strength 0.5", timeout=30_000)
+
+
 # ---- what others show of a link ----------------------------------------------------------------------------------
 def test_a_link_unfurls_as_rmx(page: Page, url: str) -> None:
     shown = page.evaluate(

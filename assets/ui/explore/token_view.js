@@ -242,6 +242,7 @@ function settle(b) {
   renderWorth();
   readdress({ run: b.run, ...linkGone(b) });
   drawStrip(b);
+  if (tourAt !== null) tour(tourAt); // what it points at has moved
   if (b.open?.show != null && !b.visited && root.classList.contains("wide") && !presenter.on) {
     b.visited = true; // a prepared example opens the place worth looking at, once
     select(b.open.show, false);
