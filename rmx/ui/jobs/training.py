@@ -149,7 +149,7 @@ class Training:
         """
         asked = resolved(job).json()
         for run in self.store.all(everybodys=True):
-            mine = owner_of(run) == visitor.public and (run.alive or run.waiting)
+            mine = owner_of(run) == visitor.public and run.alive
             if mine and (self.workspace.policy.public or TrainJob.from_json(run.config).json() == asked):
                 raise Busy(f"Your run {run.id} goes on. Stop it first, or wait until it is done.")
 
