@@ -160,6 +160,28 @@ def test_a_text_outside_of_minis_world_leads_elsewhere_by_one_click(page: Page) 
     assert "sky" not in box.input_value()
 
 
+def test_words_that_need_it_say_what_they_mean(page: Page) -> None:
+    for word in ("nats", "fork"):
+        expect(page.locator("#view .legend abbr").filter(has_text=word).first).to_have_attribute(
+            "title", re.compile("entropy|information")
+        )
+    page.locator("#view .flow .t").filter(has_text="boxed").first.hover()
+    expect(page.get_by_role("tooltip").filter(visible=True)).to_contain_text("holds the final answer")
+    open_tab(page, "Compare")
+    for word in ("reranked", "shifted"):
+        expect(page.locator(f"#pair [data-only={word}]")).to_have_attribute(
+            "title", re.compile("base's five likeliest")
+        )
+
+
+def test_a_model_that_cannot_be_fetched_is_refused_within_seconds(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://127.0.0.1:9")  # nobody answers there
+    page.get_by_role("button", name="Model").click()
+    page.get_by_label("Model", exact=True).last.fill("nobody/nothing")
+    page.keyboard.press("Enter")
+    expect(page.locator("#model-note")).to_contain_text("the Hub cannot be reached", timeout=6_000)
+
+
 # ---- swaps and trees ---------------------------------------------------------------------------------------------
 def take(page: Page) -> None:
     page.locator(f"#view .flow .t[data-i='{FIRST.pos}']").click()

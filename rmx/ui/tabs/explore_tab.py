@@ -28,8 +28,10 @@ from rmx.explore.branches import Branch
 from rmx.explore.calibration import calibration_of
 from rmx.mini.task import coverage
 from rmx.models.adapter_names import bundled_adapters
+from rmx.models.presets import preset_of
 from rmx.models.style_options import from_form
 from rmx.records import Problem
+from rmx.storage.hub_errors import check_reach
 from rmx.ui.background import prefetch
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.measurements import Measurements, Sharing
@@ -222,8 +224,13 @@ class ExploreTab(StreamTab):
 
     def choose_model(self, spec: str) -> tuple[Any, ...]:
         """Load a model now, so that Solve is instant; on failure the old one stays, and a note has the reason."""
+        space, name = self.explorer.workspace, str(spec or "").strip()
         try:
-            model = self.explorer.workspace.model(str(spec or "").strip())
+            if name not in space.loaded:
+                space.policy.admit_model(name)
+                preset = preset_of(name)
+                check_reach(preset.source if preset else name)
+            model = space.model(name)
         except RmxError as error:
             return gr.skip(), gr.skip(), gr.skip(), f"⚠ {literal(error)} *mini* stays available."
         where = "a lent GPU" if model.engine.remote else model.engine.device
