@@ -14,6 +14,7 @@ from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
+from rmx.ui.server.page_files import TITLE
 from rmx.ui.server.queue_shares import MOST_THREADS, Shares, share_queue
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.claims_tab import build_claims_tab
@@ -23,6 +24,7 @@ from rmx.ui.tabs.explore_form import BASE, build_memory_panel
 from rmx.ui.tabs.explore_tab import ExploreTab, build_explore_tab
 from rmx.ui.tabs.form_parts import LIGHT, OWN, QUIET, STREAM, payload, refused
 from rmx.ui.tabs.train_tab import TrainTab, build_runs_tab, build_train_tab
+from rmx.ui.views import FILES
 from rmx.ui.visitor_cookie import Owners, owners_of
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
 
-HEAD = """<header id="top"><h1>rmx</h1><p>The few words that decide an answer.</p></header>"""
+HEAD = FILES["common/head.html"].decode()
 
 # Both buttons stand over all tabs: they act on the view in sight, and the tour begins where it has something to show.
 PRESENT = """() => {
@@ -65,7 +67,7 @@ def build_app(
     explorer = explorer or Explorer(workspace)
     evaluator = evaluator or Evaluator(workspace, training.store, kept=explorer.runs.kept)
     kept, limits = explorer.runs.kept, explorer.limits
-    with gr.Blocks(title="rmx · fork tokens", analytics_enabled=False, fill_width=True) as demo:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as demo:
         with gr.Row(elem_id="bar"):
             gr.HTML(HEAD, apply_default_css=False, elem_id="brand")
             tour = gr.Button("Tour", size="sm", elem_id="tour", min_width=70, scale=0)

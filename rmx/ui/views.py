@@ -20,7 +20,7 @@ FOLDER = ASSETS / "ui"
 FILES = {  # path below the folder -> content; what is not listed is not served
     path.relative_to(FOLDER).as_posix(): path.read_bytes()
     for path in sorted(FOLDER.rglob("*"))
-    if path.suffix in (".js", ".css", ".html")
+    if path.suffix in (".js", ".css", ".html", ".png", ".svg")
 }
 VERSION = hashlib.sha256(b"".join(name.encode() + b"\0" + FILES[name] + b"\0" for name in FILES)).hexdigest()[:16]
 BASE = f"assets/ui/{VERSION}/"  # relative to the page, which a proxy may serve below a path
@@ -30,7 +30,7 @@ EVENTS = {  # what each view triggers; their payloads are untrusted
     "evaluate/evaluate_file": "",
     "evaluate/evaluate_view": "halt attach open",
     "explore/share_panel": "",
-    "explore/token_view": "pick halt next outcomes importance rescue sofar haltjob verify pins",
+    "explore/token_view": "pick halt next outcomes importance rescue sofar haltjob verify pins opened",
     "runs/runs_view": "stop resume remove note open download push watch train rate",
     "train/train_view": "stop resume open download tau",
 }

@@ -88,7 +88,11 @@ def a_click_on_the_strip_goes_to_the_token(page: Page) -> None:
 def modules(page: Page) -> list[str]:
     """What the page has fetched of its own modules, templates and style sheets."""
     fetched = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
-    return [address.partition("/assets/ui/")[2].partition("/")[2] for address in fetched if "/assets/ui/" in address]
+    return [
+        address.partition("/assets/ui/")[2].partition("/")[2]
+        for address in fetched
+        if "/assets/ui/" in address and not address.endswith(".svg")
+    ]
 
 
 def test_the_modules_of_a_tab_are_loaded_once_when_it_is_first_opened(page: Page) -> None:
@@ -145,6 +149,12 @@ def test_examples_of_both_directions_and_a_harmless_fork(page: Page) -> None:
         page.get_by_role("button", name=re.compile(button)).click()
         expect(page.locator(".rmx .title")).to_have_text(example.problem)
         expect(inspector(page)).to_contain_text(f"at {example.pos}", timeout=15_000)
+        advised = inspector(page).locator(".alt.advised")
+        expect(advised).to_contain_text(
+            "same answer"
+            if kind == "harmless" and example.swapped_answer == example.base_answer
+            else example.swapped_answer
+        )
         right = example.base_answer == example.answer
         expect(answer(page)).to_contain_text("✓ right" if right else "✗ wrong")
         expect(answer(page)).to_contain_text(example.base_answer)
@@ -301,6 +311,8 @@ def test_a_clicker_walks_the_playlist(page: Page) -> None:
     expect(page.locator(".rmx.presenting")).to_have_count(1)  # the button's own pace is set by then
     page.evaluate("window.rmx.presenter(true, {pace: 0, pauseAtForks: false})")
     expect(answer(page)).to_contain_text("✗ wrong")
+    page.keyboard.press("PageDown")  # the swap that is worth trying
+    expect(answer(page)).to_contain_text("✓ right")
     page.keyboard.press("PageDown")
     expect(page.locator(".rmx .title")).to_have_text(examples()[1].problem, timeout=15_000)
 
@@ -308,9 +320,11 @@ def test_a_clicker_walks_the_playlist(page: Page) -> None:
 @pytest.mark.long
 def test_the_tour_has_five_steps(page: Page) -> None:
     page.get_by_role("button", name="Tour", exact=True).first.click()
-    for step in range(1, 6):
+    for step, button in enumerate(("Next", f"Take “{FIRST.token_text.strip()}”", "Next", "Next", "Done"), 1):
         expect(page.get_by_text(f"{step} of 5")).to_be_visible()
-        page.get_by_role("button", name="Next" if step < 5 else "Done").click()
+        page.get_by_role("button", name=button, exact=True).click()
+        if step == 2:  # the visitor has turned the answer
+            expect(answer(page)).to_contain_text("✓ right")
     expect(page.get_by_text("5 of 5")).to_be_hidden()
 
 

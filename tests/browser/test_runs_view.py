@@ -306,7 +306,7 @@ def test_others_see_why_they_may_not(page: Page) -> None:
     expect(detail.get_by_role("button", name="Delete …")).to_be_disabled()
 
 
-def test_a_note_survives_the_polls_until_it_is_saved(page: Page) -> None:
+def test_a_note_survives_the_polls_and_a_closed_row_until_it_is_saved(page: Page) -> None:
     detail = opened(page, SMALL)
     box = detail.get_by_role("textbox", name="Note")
     expect(box).to_have_value("small, as it comes")
@@ -314,6 +314,10 @@ def test_a_note_survives_the_polls_until_it_is_saved(page: Page) -> None:
     box.fill("three seeds agree")
     app.RUNS[SMALL]["minutes"] = 4.3
     expect(row(page, SMALL)).to_contain_text("4.3 min")
+    expect(box).to_have_value("three seeds agree")
+    press(page, SMALL)
+    expect(detail).to_be_hidden()
+    opened(page, SMALL)
     expect(box).to_have_value("three seeds agree")
     press(page, "Save note")
     assert wait_for_event(page, "note") == {"id": SMALL, "text": "three seeds agree"}

@@ -10,7 +10,7 @@ import { followed, prose } from "../common/prose.js";
 import { altRow, tokenSpan, underline } from "../common/tokens.js";
 import { readdress } from "../common/address.js";
 import { putNear } from "../common/view.js";
-import { ask, hear, listenToKeys, root, sayError, server, tooltip, trigger, ui } from "./context.js";
+import { ask, hear, listenToKeys, props, root, sayError, server, tooltip, trigger, ui } from "./context.js";
 import {
   askOutcomes, receiveWorth, renderOutcomes, renderWorth, stageOutcomes, worthActions, worthShows,
 } from "./worth.js";
@@ -42,6 +42,8 @@ function keptWith(b) { // how many tokens on screen stay where they are when b c
   return n;
 }
 const parentOf = (b) => branches.get(b?.open?.parent) ?? null;
+// Of a prepared problem it is known which swap is worth trying, and what comes of it.
+const exampleOf = (b) => (b?.open && !b.open.parent && b.open.model === "mini" && props.examples?.find((e) => e.problem === b.open.title)) || null;
 
 // ---- tokens to spans ----------------------------------------------------------------------------------------
 function spanOf(tok, pos) {
@@ -70,7 +72,7 @@ function append(b, upTo) {
   }
 }
 function addFork(pos) {
-  if (!forks.length) els[pos].classList.add("first");
+  if (pos === (exampleOf(shown)?.pos ?? (forks.length ? null : pos))) els[pos].classList.add("first");
   forks.push(pos);
   if (!tabStop?.isConnected) setTabStop(els[pos]);
 }
@@ -91,7 +93,7 @@ function setTau(x) {
   if (!Number.isFinite(Number(x))) return;
   tau = Number(x);
   ui.tau.textContent = tau.toFixed(2);
-  els[forks[0]]?.classList.remove("first");
+  ui.flow.querySelector(".first")?.classList.remove("first");
   forks = [];
   els.forEach((span, pos) => {
     const tok = shown.toks[pos], on = isFork(tok);
@@ -170,6 +172,13 @@ function bring(b) {
   if (!tauByHand && b.open?.tau !== undefined) tau = b.open.tau;
   if (!related) shadeFor(b);
   show(b);
+  if (!related) fillForm(b);
+}
+// The form shows what is on screen, also where that was recorded or came with a link.
+function fillForm({ open }) {
+  const box = document.querySelector("#problem textarea");
+  if (!box || !open || box.value === open.title) return;
+  trigger("opened", { problem: open.title ?? "", answer: open.known ?? "", tau: open.tau });
 }
 function ancestors(b) {
   const chain = [], row = new Map(tree.map((r) => [r.run, r]));
@@ -233,6 +242,7 @@ function settle(b) {
   renderWorth();
   readdress({ run: b.run, ...linkGone(b) });
   drawStrip(b);
+  if (tourAt !== null) tour(tourAt); // what it points at has moved
   if (b.open?.show != null && !b.visited && root.classList.contains("wide") && !presenter.on) {
     b.visited = true; // a prepared example opens the place worth looking at, once
     select(b.open.show, false);
@@ -341,6 +351,7 @@ function renderAnswer(b) {
   const before = b.open?.parent && !b.kept ? answerOf(b.open.parent) : null;
   if (before && textOf(before) === text) ui.verdict.append(make("span", "soft", "as before"));
   else if (before) ui.verdict.append(make("span", "soft was", "was ", mark(before)));
+  ui.spoken.textContent = `Answer: ${text === null ? "none" : plainName(clip(text, 120))}. ${ui.verdict.innerText.replace(/^[✓✗–] /, "")}`;
   swapValue(text);
 }
 function swapValue(text) {
@@ -417,7 +428,8 @@ const tipGone = tooltip(ui.flow, (span) => {
   const surprise = num("−ln p ", nats(surpriseOf(tok)));
   const figures = make("p", "", num("H ", (H ?? 0).toFixed(2)), surprise, num("p ", odds(p ?? 0)), num("rank ", rank));
   const stands = rank > 1 ? [make("p", "", make("span", "", ...standsThere(tok)))] : [];
-  return [name, figures, ...stands, make("p", "soft", aboutChoice(tok))];
+  const boxed = text.includes("\\boxed") ? [make("p", "", "\\boxed{…} holds the final answer.")] : [];
+  return [name, figures, ...boxed, ...stands, make("p", "soft", aboutChoice(tok))];
 });
 
 // ---- inspector ----------------------------------------------------------------------------------------------
@@ -497,8 +509,11 @@ async function renderAlternatives(pos, all = false) {
   renderOutcomes();
 }
 export function altItem(alt, rank, chosen) {
-  const row = attrs(altRow("button", alt, rank, chosen ? "chosen" : "", make("span", "ahead")), { "data-id": alt.id });
-  if (chosen) row.ariaLabel += ", chosen";
+  const example = exampleOf(shown), advised = example?.token_id === alt.id && [selected, presenter.asking].includes(example.pos) && !chosen;
+  const badge = chosen ? "chosen" : advised ? (example.swapped_answer === example.base_answer ? "try: same answer" : `try: answer ${example.swapped_answer}`) : "";
+  const row = attrs(altRow("button", alt, rank, badge, make("span", "ahead")), { "data-id": alt.id });
+  row.classList.toggle("advised", advised);
+  if (badge) row.ariaLabel += `, ${badge}`;
   return make("li", "", row);
 }
 async function renderLook(pos) {
@@ -547,6 +562,7 @@ async function takeNumber(k) {
 // The bundled model writes faster than a room can read, so the page holds tokens back and lets them out at a pace.
 export const presenter = { on: false, pace: 6, pauseAtForks: true, playing: false, timer: 0, asking: null, passed: -1 };
 function present(on, { pace = presenter.pace, pauseAtForks = presenter.pauseAtForks } = {}) {
+  if (on && !presenter.on && !root.offsetParent) return; // on another tab nobody would see it
   Object.assign(presenter, { pace: Number(pace) || 0, pauseAtForks: !!pauseAtForks });
   if (presenter.on !== !!on) {
     presenter.on = !!on;
@@ -556,8 +572,10 @@ function present(on, { pace = presenter.pace, pauseAtForks = presenter.pauseAtFo
     presenter.asking = null;
     deselect();
     tipGone(0);
-    if (on) replay();
-    else if (shown) {
+    if (on) {
+      replay();
+      document.activeElement?.blur?.(); // the button that was pressed is covered, and would take Space and Enter
+    } else if (shown) {
       shown.reveal = Infinity;
       flow();
     }
@@ -625,10 +643,13 @@ function hideStage() {
   ui.choices.replaceChildren();
 }
 async function choose(pos, id) {
-  const asking = presenter.asking === pos, reply = asking && (await cached("inspect", pos));
-  if (asking && presenter.asking !== pos) return;
+  const asking = presenter.asking === pos, from = shown, reply = await cached("inspect", pos);
+  if (shown !== from || (asking && presenter.asking !== pos)) return;
   if (asking && reply?.id === id) return goOn(pos); // the room chose what the model said
   presenter.asking = null;
+  const text = reply?.top?.find((alt) => alt.id === id)?.text;
+  const same = text && tree.find((row) => row.parent === from.run && row.at === pos && row.to_text === text);
+  if (same) return visit(same.run); // the same swap was made before: that branch, not a second one
   pick(pos, { token_ids: [id] });
 }
 function goOn(pos) {
@@ -647,6 +668,8 @@ function stepFork(way, clicker = true) {
   if (next !== undefined && !atEnd) return select(next);
   if (!presenter.on) return false;
   deselect();
+  const example = way > 0 && clicker && exampleOf(shown);
+  if (example && els[example.pos]) return choose(example.pos, example.token_id); // the room sees what it was, then what it becomes
   return trigger("next", { step: way });
 }
 function renderDeck() {
@@ -672,30 +695,38 @@ root.addEventListener("pointermove", () => {
 const inspectorInSight = () => (root.classList.contains("wide") || root.classList.contains("open") ? ui.side : null);
 const TOUR = [ // where it points, what it says, what it says where nothing is there
   [() => ui.problem, "The problem. The model reads exactly this prompt, token by token."],
-  [() => els[forks[0]], "A fork: a token where the model was undecided. The thicker the line, the more words competed.",
+  [() => els[exampleOf(shown)?.pos ?? forks[0]], "A fork: a token where the model was undecided. The thicker the line, the more words competed.",
     "Forks would be underlined here. None is on screen: lower the threshold, or give the model a problem."],
+  [() => ui.answerBox, "The answer. After a swap it shows the new one, and what it was before."],
   [inspectorInSight, "The inspector: the five likeliest tokens and what would follow each. Click one, or press 1 to 5.",
     "The inspector opens when you take a token. There you choose what the model should have said."],
-  [() => ui.answerBox, "The answer. After a swap it shows the new one, and what it was before."],
-  [() => els[mildFork()], "Many forks are harmless: another word, the same answer. The model was least undecided here; try it.",
-    "Many forks are harmless: another word, the same answer. There is no second fork to try on screen."],
+  [() => (ui.measure.hidden ? ui.text : ui.askImportance), "Many forks are harmless: another word, the same answer. Which ones decide can be measured here."],
 ];
+const FORK_STEP = 1, INSPECTOR_STEP = 3;
 let tourAt = null;
-const mildFork = () => forks.slice(1).sort((a, b) => shown.toks[a][1] - shown.toks[b][1])[0];
+// At the fork the visitor makes the swap by the tour's own button, where it is known which one turns the answer.
+const tourSwap = () => (tourAt === FORK_STEP && !presenter.on && exampleOf(shown)) || null;
+function tourNext() {
+  const swap = tourSwap();
+  if (swap) choose(swap.pos, swap.token_id);
+  tour(tourAt + 1);
+}
 function tour(step = 0) {
   clearSpot();
   tourAt = step;
   if (step < 0 || step >= TOUR.length) return tourEnd();
-  if (step === 2 && forks.length && selected === null && !presenter.on) select(forks[0], false);
+  const here = shown?.open?.at ?? exampleOf(shown)?.pos ?? forks[0], wide = root.classList.contains("wide");
+  if (step === INSPECTOR_STEP && wide && els[here] && selected === null && !presenter.on) select(here, false);
   const [find, text, instead] = TOUR[step], place = shown || !instead ? find() : null;
   const target = place?.getClientRects().length ? place : null;
   ui.tourCount.textContent = `${step + 1} of ${TOUR.length}`;
-  ui.tourText.textContent = target || !instead ? text : instead;
+  const swap = tourSwap();
+  ui.tourText.textContent = swap ? `The fork that decides: the model was undecided here. Take “${swap.token_text.trim()}” instead, and watch the answer.` : target || !instead ? text : instead;
   ui.tourBack.disabled = step === 0;
-  ui.tourNext.textContent = step === TOUR.length - 1 ? "Done" : "Next";
+  ui.tourNext.textContent = swap ? `Take “${swap.token_text.trim()}”` : step === TOUR.length - 1 ? "Done" : "Next";
   if (!ui.callout.matches(":popover-open")) ui.callout.showPopover();
   target?.classList.add("spot");
-  target?.scrollIntoView({ block: "nearest" });
+  target?.scrollIntoView({ block: wide ? "nearest" : "start" }); // on a phone the callout has its room below
   putNear(ui.callout, (target ?? ui.text).getBoundingClientRect());
   ui.tourNext.focus({ preventScroll: true });
 }
@@ -716,7 +747,7 @@ const actions = {
   compare: () => compare(ui.compare.getAttribute("aria-pressed") !== "true"),
   keep, undo, redo, help, replay, ...worthActions, ...pinActions, ...shareActions,
   giveKnown: () => (present(false), giveKnown("answer")),
-  tour: () => tour(0), tourEnd, tourBack: () => tour(tourAt - 1), tourNext: () => tour(tourAt + 1),
+  tour: () => tour(0), tourEnd, tourBack: () => tour(tourAt - 1), tourNext,
   back: () => stepFork(-1), forward: () => stepFork(1), play: () => play(!presenter.playing), leave: () => present(false),
 };
 root.addEventListener("click", (e) => {
@@ -750,6 +781,7 @@ function number(k) {
 }
 function enter() {
   if (focused() !== null && focused() !== selected) return select(focused());
+  if (presenter.on && !settled) return space();
   return settled && shown.open?.parent && !shown.kept ? keep() : false;
 }
 function space() {

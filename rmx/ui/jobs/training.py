@@ -141,6 +141,18 @@ class Training:
             raise
         return folder
 
+    def refuse_second(self, job: TrainJob, visitor: Visitor) -> None:
+        """Refuse a visitor who has a run under way: any other on a public site, the very same one anywhere.
+
+        Raises:
+            Busy: it names the run that goes on.
+        """
+        asked = resolved(job).json()
+        for run in self.store.all(everybodys=True):
+            mine = owner_of(run) == visitor.public and run.alive
+            if mine and (self.workspace.policy.public or TrainJob.from_json(run.config).json() == asked):
+                raise Busy(f"Your run {run.id} goes on. Stop it first, or wait until it is done.")
+
     def _make_room(self, visitor: Visitor) -> None:
         """On a public site a visitor's own oldest runs go where too many are kept, and where too many are kept of all
         visitors together, the oldest of anybody; never one that is under way or that has no owner."""

@@ -288,8 +288,10 @@ def send_light_page() -> None:
     gradio.routes.templates.env.filters["toorjson"] = lambda value: written(without_descriptions(value))
 
 
-def without_descriptions(value: dict[str, Any]) -> dict[str, Any]:
+def without_descriptions(value: Any) -> Any:
     """What the page's script reads of gradio's configuration, or of its description of endpoints: nothing of that."""
+    if not isinstance(value, dict):  # the app's address
+        return value
     if "components" not in value:
         return {"named_endpoints": {}, "unnamed_endpoints": {}}
     events = [_without_unread(one) for one in value["dependencies"]]

@@ -144,6 +144,14 @@ THEME = gr.themes.Default(
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
     radius_size="sm",
+).set(  # what is read has a contrast of 4.5 to 1 and more
+    body_text_color_subdued="*neutral_500",
+    block_info_text_color="*neutral_500",
+    block_info_text_color_dark="*neutral_400",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover_dark="*primary_800",
 )
 
 

@@ -31,6 +31,11 @@ from rmx.ui.tabs import form_parts as parts
 from rmx.ui.tabs.form_parts import LIGHT, MEASURE, QUIET, STREAM, StreamTab, Who, answers, nobody, refused, shows_errors
 from rmx.ui.views import build_view
 
+# The slider moves by mouse, keys and its number box; once it rests, Compare is pressed.
+SETTLED = """() => {
+  clearTimeout(window.rmxSettled);
+  window.rmxSettled = setTimeout(() => document.querySelector("#pair-compare")?.click(), 300);
+}"""
 SOURCES = [("base's own", "base"), ("adapted model's own", "adapted"), ("pasted", "text")]
 MOST_PROBLEMS, PUBLIC_PROBLEMS = 500, 100  # of a set; on a public site, where others wait
 
@@ -172,7 +177,7 @@ def build_compare_tab(comparer: Comparer, settings: Settings, page: gr.Tab, who:
     opened = gr.State(False)
     page.select(tab.opening, [opened, *c.asked], [panes, opened], **STREAM)
     c.compare.click(tab.compare, c.asked, panes, **STREAM)
-    c.strength.release(tab.compare, c.asked, panes, **STREAM)
+    c.strength.input(None, None, None, js=SETTLED, **QUIET)
     c.pair.preset.input(
         tab.choose_pair, c.pair.preset, [c.pair.own, c.tau, c.note], api_visibility="private", concurrency_id="load"
     ).success(tab.compare, c.asked, panes, **STREAM)

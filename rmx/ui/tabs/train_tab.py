@@ -65,6 +65,9 @@ class TrainForm:
     def __init__(self, policy: SiteRules) -> None:
         capped, first = policy.training != "on", "small" if policy.training == "on" else "quick"
         self.start = gr.Button(f"{TITLES[first]} on mini", variant="primary", elem_id="train-start")
+        gr.Button(
+            "Stop this run", variant="stop", elem_id="train-stop"
+        )  # in its place while one goes on: see train_form
         self.dry = gr.Button("Dry run: rollouts and gate only", size="sm", elem_id="train-dry")
         if capped:
             gr.Markdown(CAPPED if policy.training == "mini" else OFF, elem_id="train-capped")
@@ -166,8 +169,9 @@ class TrainTab(RunsTab):
 
     def _start(self, request: gr.Request, asked: tuple[Any, ...], dry: bool) -> Any:
         try:
-            job = self.job(*asked)
-            folder = self.training.start(job, self.owners.visitor_of(request), dry)
+            job, visitor = self.job(*asked), self.owners.visitor_of(request)
+            self.training.refuse_second(job, visitor)
+            folder = self.training.start(job, visitor, dry)
         except RmxError as error:
             return refused(error)
         return {"kind": "watch", "id": folder.id}
