@@ -30,7 +30,7 @@ EVENTS = {  # what each view triggers; their payloads are untrusted
     "evaluate/evaluate_file": "",
     "evaluate/evaluate_view": "halt attach open",
     "explore/share_panel": "",
-    "explore/token_view": "pick halt next outcomes importance rescue sofar haltjob verify pins",
+    "explore/token_view": "pick halt next outcomes importance rescue sofar ends haltjob verify pins",
     "runs/runs_view": "stop resume remove note open download push watch train rate",
     "train/train_view": "stop resume open download tau",
 }
