@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("playwright")
 from conftest import chromium  # noqa: F401
-from places import answer, inspector, status
+from places import answer, inspector, lanes, status
 from playwright.sync_api import Browser, Page, expect
 
 from rmx.data.problem_sets import examples
@@ -59,9 +59,9 @@ def test_a_link_is_copied_opened_and_verified(open_page: Open, url: str, browser
     fresh = open_page(copied)
     expect(answer(fresh)).to_contain_text(FIRST.swapped_answer)
     expect(fresh.locator(".origin")).to_contain_text("✓ verified: same tokens in all 2 branches")
-    expect(fresh.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(2)
+    expect(lanes(fresh)).to_have_count(1)
     expect(fresh.locator(".title")).to_have_text(FIRST.problem)
-    fresh.get_by_role("navigation", name="Branches").get_by_role("button").first.click()
+    lanes(fresh).first.click()
     expect(answer(fresh)).to_contain_text(FIRST.base_answer)
     assert "s=1" in fresh.url
     fresh.locator("#solve").click()  # something else on screen: the address forgets the link
@@ -115,7 +115,7 @@ def test_the_exported_page_works_alone(browser: Browser, tree: Tree, tmp_path: P
     page.locator(f".flow .t[data-i='{FIRST.pos}']").click()
     page.keyboard.press(str(rank))
     expect(answer(page)).to_contain_text(FIRST.swapped_answer)
-    page.get_by_role("navigation", name="Branches").get_by_role("button").first.click()
+    lanes(page).first.click()
     expect(answer(page)).to_contain_text(FIRST.base_answer)
     assert (asked, errors) == ([file.as_uri()], [])
     page.close()
@@ -152,7 +152,7 @@ def test_files_are_opened_verified_and_gone_on_from(open_page: Open, url: str, t
     page.locator(f".flow .t[data-i='{FIRST.pos}']").click()
     inspector(page).locator(".alts .alt:not(:has(.badge))").last.click()
     expect(page.locator(".origin")).to_be_hidden()
-    expect(page.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(3)
+    expect(lanes(page)).to_have_count(2)
 
     page.get_by_role("button", name="Share", exact=True).click()
     with page.expect_download() as saved:
@@ -216,7 +216,5 @@ def test_the_gallery_opens_without_its_model(open_page: Open, url: str) -> None:
     expect(answer(page)).to_contain_text("✓ right")
     expect(page.locator(".legend [data-ui=tau]")).to_have_text("1.40")  # the tree's own threshold, not mini's
     expect(page.locator(".strip .curves-ref")).to_be_attached()
-    branches = page.get_by_role("navigation", name="Branches").get_by_role("button")
-    wrong = branches.filter(has_text="✗").first
-    wrong.click()
+    page.locator(".fan-lane.fan-wrong .fan-lane-name").first.click()
     expect(answer(page)).to_contain_text("✗ wrong")

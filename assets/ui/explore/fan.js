@@ -65,7 +65,7 @@ export function renderFan() {
   const unit = presenter.on ? Math.max(1, Math.min(1.9, innerWidth / 1000)) : 1, place = focusedMark();
   svg = drawFan(data, { width, unit });
   markFan();
-  root.style.setProperty("--fan-drawings", (Number(root.style.getPropertyValue("--fan-drawings")) || 0) + 1);
+  ui.fanPlot.dataset.drawings = Number(ui.fanPlot.dataset.drawings ?? 0) + 1;
   ui.fanPlot.replaceChildren(svg);
   svg.append(drawn("path", { class: "fan-reader", d: "" }));
   setStop(place);

@@ -29,7 +29,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.errors import RmxError
-from rmx.ui.views import BASE, FILES, VERSION, modules_of
+from rmx.ui.views import BASE, FILES, VERSION, modules_of, styles_of
 
 VARIABLE = "RMX_FRAME_ANCESTORS"
 HSTS = "max-age=31536000"  # for a year browsers ask for this host by https only
@@ -118,7 +118,7 @@ def parents_tag(environment: Mapping[str, str] = os.environ) -> str:
 FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 MEDIA = {"js": "text/javascript", "css": "text/css", "html": "text/plain"}  # a template is no page of its own
 FIRST = "explore/token_view"
-FIRST_STYLES = ("common/view.css", f"{FIRST}.css", "common/app.css")
+FIRST_STYLES = ("common/view.css", *styles_of(FIRST), "common/app.css")
 PAGE = "frontend/index.html"  # gradio's template
 
 
