@@ -253,7 +253,7 @@ class Run:
 RUNS: OrderedDict[str, Run] = OrderedDict()
 DROP = threading.Event()  # while set, deltas are lost on the way to the page
 UNKNOWN = threading.Event()  # while set, no known answer was given
-ENDS = {"pause": 0.0}  # seconds before the ends of each fork are known
+END_PACE = {"pause": 0.0}  # seconds before the ends of each fork are known
 EVENTS: list[tuple[str, dict[str, Any]]] = []  # what the page sent, for the tests
 
 
@@ -402,7 +402,7 @@ def on_ends(evt: gr.EventData) -> Iterator[dict[str, Any]]:
     forks = [pos for pos, tok in enumerate(run.toks) if tok[1] > run.tau][:40]
     found: list[list[Any]] = []
     for pos in forks:
-        time.sleep(ENDS["pause"])
+        time.sleep(END_PACE["pause"])
         others = [text for text, _ in run.choices(run.said[:pos])[:5] if text != run.said[pos]]
         found.append([pos, [end_of(run, pos, text) for text in others]])
         yield {"kind": "ends", "run": run.id, "ends": found, "done": False}

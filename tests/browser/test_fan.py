@@ -27,7 +27,7 @@ def page(open_page: Open, url: str) -> Iterator[Page]:
     app.EVENTS.clear()
     app.DROP.clear()
     yield open_page(url)
-    app.ENDS["pause"] = 0.0
+    app.END_PACE["pause"] = 0.0
     app.UNKNOWN.clear()
 
 
@@ -110,12 +110,12 @@ def test_a_word_is_as_wide_as_it_is_likely(page: Page) -> None:
 
 
 def test_an_end_that_was_not_computed_is_never_guessed(page: Page) -> None:
-    app.ENDS["pause"] = 30.0
+    app.END_PACE["pause"] = 30.0
     solve(page)
     expect(fan(page).locator(".fan-ray")).to_have_count(rays_of(last_run()))
     page.wait_for_timeout(1500)
     assert set(kinds(page)) == {"unknown"}
-    app.ENDS["pause"] = 0.0
+    app.END_PACE["pause"] = 0.0
     solve(page, "long", 200)  # its alternatives go on for ever
     page.wait_for_timeout(1500)
     assert set(kinds(page)) == {"unknown"}

@@ -11,7 +11,7 @@ export function saveFile(name, blob) {
 }
 // Saves a file that the server made: { name, mime, text }.
 export const saveReply = (reply, name) => reply?.text != null && saveFile(String(reply.name ?? name), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
-const svgFile = (text) => new Blob([text], { type: "image/svg+xml" });
+export const svgFile = (text) => new Blob([text], { type: "image/svg+xml" });
 // A drawing as PNG, by default at twice its size, for slides and print. Null where the browser cannot draw it.
 export async function pngOf(text, scale = 2) {
   const url = URL.createObjectURL(svgFile(text)), image = new Image();
@@ -29,7 +29,7 @@ export async function pngOf(text, scale = 2) {
 }
 // Charts inside a box as one drawing that needs no style sheet: each plot, sign and word where it stands on the page.
 const WORDS = ".curves-title, .curves-about, .curves-name, .curves-value, .curves-extra";
-const LOOK = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "paint-order", "opacity", "font-family", "font-size", "font-weight"];
+const LOOK = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "stroke-linecap", "paint-order", "opacity", "font-family", "font-size", "font-weight"];
 function chartsSvg(box) {
   const { left, top, width, height } = box.getBoundingClientRect(), size = { width: Math.ceil(width), height: Math.ceil(height) };
   const all = drawn("svg", { ...size, viewBox: `0 0 ${size.width} ${size.height}` }, drawn("rect", { width: "100%", height: "100%", fill: paper(box) }));

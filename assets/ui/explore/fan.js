@@ -1,7 +1,7 @@
 // The fork fan of the page, above the text and linked with it: point at a word to read it, click it to take it, drag along the
 // trunk to go through the text. What the other words end in is asked for in the background, and comes in while one reads.
 import { drawFan, endMark, endOf, fanRows, layLanes } from "../common/fan.js";
-import { drawingSvg, pngOf, saveFile } from "../common/figures.js";
+import { drawingSvg, pngOf, svgFile } from "../common/figures.js";
 import { drawn } from "../common/svg.js";
 import { attrs, clip, count, make, nameOf, odds, plainName, say, showOdd, undecided } from "../common/text.js";
 import { putNear } from "../common/view.js";
@@ -190,13 +190,12 @@ export function receiveEnds(m) {
 }
 
 // ---- taken home ---------------------------------------------------------------------------------------------
-// The fan as a drawing of its own; as "card" with the problem over it, in the size that networks show.
-export async function saveFan(kind) {
-  const name = `${(shown.open?.title ?? "solution").toLowerCase().match(/[a-z0-9]+/g)?.join("-").slice(0, 48) || "solution"}-fan`;
-  const drawing = kind === "card" ? card() : drawFan(data, { width: 1200, unit: 1.4 });
-  const text = drawingSvg(drawing, root), blob = kind === "svg" ? new Blob([text], { type: "image/svg+xml" }) : await pngOf(text, kind === "card" ? 1 : 2);
-  if (blob) saveFile(`${name}${kind === "card" ? "-card" : ""}.${kind === "svg" ? "svg" : "png"}`, blob);
-  return blob;
+// The fan as a file, "svg" or "png"; as "card" with the problem over it, in the size that networks show.
+export async function fanFile(kind) {
+  const words = (shown.open?.title ?? "").toLowerCase().match(/[a-z0-9]+/g)?.join("-").slice(0, 48) || "solution";
+  const text = drawingSvg(kind === "card" ? card() : drawFan(data, { width: 1200, unit: 1.4 }), root);
+  if (kind === "svg") return { name: `${words}-fan.svg`, blob: svgFile(text) };
+  return { name: `${words}-${kind === "card" ? "card" : "fan"}.png`, blob: await pngOf(text, kind === "card" ? 1 : 2) };
 }
 function card() {
   const fan = drawFan(data, { width: 1120, unit: 1.7 }), words = showOdd(clip(shown.open?.title ?? "", 170)).split(/\s+/), lines = [""];

@@ -297,6 +297,17 @@ def test_a_solution_shows_its_forks_with_their_alternatives(model):
     assert repr(solution) == "<mini: answer 52 (right), 56 tokens, 3 forks>"
 
 
+def test_a_notebook_draws_the_forks_with_what_they_are_known_to_end_in(model):
+    solution = model.solve(problem="241")
+    assert solution._repr_html_().count('class="end unknown"') > 4 * (len(solution.forks) - 1)
+    assert 'class="end right"' not in solution._repr_html_()
+    taken = solution.swap(28, " Then")
+    shown = solution._repr_html_()
+    assert shown.count('class="end right"') == 1
+    assert "Then ✓ 52" in " ".join(Tags(shown).texts)
+    assert taken._repr_html_().count('class="end wrong"') == 1  # what stood there before
+
+
 def test_what_a_model_says_is_escaped():
     shown = render("notebook/tokens.html",
         title="<b>",
