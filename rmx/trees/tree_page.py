@@ -36,6 +36,7 @@ def tree_html(tree: Tree) -> str:
         style=style,
         script=script,
         data=data.replace("<", "\\u003c"),
+        ends=json.dumps(tree.ends, ensure_ascii=False, separators=(",", ":")),
         title=" ".join((tree.title or f"A solution of {tree.model}").split())[:120],
         version=__version__,
     )

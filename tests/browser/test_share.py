@@ -2,6 +2,7 @@
 
 import base64
 import json
+import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -121,6 +122,28 @@ def test_the_exported_page_works_alone(browser: Browser, tree: Tree, tmp_path: P
     page.close()
 
 
+def test_the_exported_page_draws_the_fan_with_the_ends_that_were_known(
+    open_page: Open, tree: Tree, tmp_path: Path
+) -> None:
+    first = tree.tokens(0)
+    fork = next(t for t in first if t.entropy > 1 and t.pos != FIRST.pos)
+    other = next(c for c in fork.top if c.id != fork.id)
+    file = tmp_path / "tree.html"
+    file.write_text(tree_html(replace(tree, shown=0, ends=({fork.pos: [[other.id, "<b>", False]]},))), encoding="utf-8")
+    page = open_page(file.as_uri(), width=900)
+    fan = page.get_by_role("group", name="Branches")
+    expect(fan.locator(".fan-fork")).to_have_count(sum(t.entropy > 1 for t in first))
+    expect(fan.locator(f".fan-ray[data-id='{other.id}'][data-pos='{fork.pos}']")).to_have_class("fan-ray fan-wrong")
+    taken = fan.locator(f".fan-ray[data-id='{FIRST.token_id}'][data-pos='{FIRST.pos}']")
+    expect(taken).to_have_class("fan-ray fan-right")
+    page.get_by_text("as a table").click()
+    expect(fan.get_by_role("row").filter(has_text="<b>, wrong")).to_have_count(1)
+    taken.locator(".fan-mark").click()
+    expect(answer(page)).to_contain_text(FIRST.swapped_answer)
+    fan.locator(".fan-fork").first.locator(".fan-node").click()
+    expect(page.get_by_role("dialog").get_by_role("listitem")).to_have_count(5)
+
+
 def put(page: Page, name: str, text: str) -> None:
     """Open a file by the panel."""
     panel = page.locator("#share-panel")
@@ -159,6 +182,13 @@ def test_files_are_opened_verified_and_gone_on_from(open_page: Open, url: str, t
         page.get_by_role("button", name="Tree .json").click()
     back = read_tree(Path(saved.value.path()).read_text(encoding="utf-8"))
     assert [b.parent for b in back.branches] == [None, 0, back.branches[2].parent]
+    for name, size in (("Fork fan .svg", None), ("Fork fan .png", None), ("Card for a post", (1200, 630))):
+        with page.expect_download() as saved:
+            page.get_by_role("button", name=name).click()
+        made = Path(saved.value.path()).read_bytes()
+        if size is not None:
+            assert struct.unpack(">II", made[16:24]) == size
+        assert made.startswith(b"<svg" if name.endswith(".svg") else b"\x89PNG")
     with page.expect_download() as saved:
         page.get_by_role("button", name="Entropy figure .png").click()
     assert Path(saved.value.path()).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

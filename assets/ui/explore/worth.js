@@ -4,7 +4,7 @@
 import { attrs, clip, count, make, nameOf, percent, plural, showOdd } from "../common/text.js";
 import { kindOf, offerKnown } from "../common/answers.js";
 import { root, sayError, trigger, ui } from "./context.js";
-import { fanSoon } from "./fan.js";
+import { endsLater, fanSoon } from "./fan.js";
 import { importanceState, renderImportance } from "./worth_plot.js";
 import {
   altItem, answerOf, branches, els, ensure, presenter, select, selected, settled, shown, visit,
@@ -71,6 +71,7 @@ export function receiveWorth(m) {
   if (!same) job.stopping = job.displaced = false;
   worth.jobs.set(key, job);
   renderJob(job);
+  if (now.done) endsLater(); // they gave way to this
   if (job.kind === "rescue" && now.done && now.branch) bringRescued(job);
 }
 function renderJob(job) {

@@ -80,9 +80,16 @@ function answerEnd(answer) { // without a known answer: whether it is that of th
   const same = answer?.text != null && answer.text === branches[shown].answer?.text;
   return endOf(answer && { text: answer.text, correct: tree.known ? answer.correct : same }, !!tree.known);
 }
+const computed = JSON.parse(ui.fan.dataset.ends); // of each branch: position -> [[id, text, correct], ...]
+function computedEnd(pos, id) { // kept with the branch whose own token stands there
+  let k = shown;
+  while (k && pos <= branches[k].at) k = branches[k].parent;
+  const [, ...found] = computed[k]?.[pos]?.find((end) => end[0] === id) ?? [];
+  return answerEnd(found.length ? { text: found[0], correct: found[1] } : null);
+}
 function renderFan() {
   const taken = layLanes(rows, shown).map((leaf) => ({ ...leaf, row: { ...leaf.row, end: answerEnd(leaf.row.answer) } }));
-  const endAt = (pos, id) => taken.find((leaf) => leaf.leaves === pos && leaf.id === id && leaf.direct)?.row.end ?? endOf(null);
+  const endAt = (pos, id) => taken.find((leaf) => leaf.leaves === pos && leaf.id === id && leaf.direct)?.row.end ?? computedEnd(pos, id);
   const places = forks.map((pos) => {
     const t = whole[shown][pos], alts = topOf(t).filter((c) => c.id !== t.id);
     return { pos, text: textAt(t), H: t.entropy, alts: alts.map((c) => ({ ...c, text: c.text ?? "", end: endAt(pos, c.id) })) };
