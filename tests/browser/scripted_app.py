@@ -402,7 +402,9 @@ def on_ends(evt: gr.EventData) -> Iterator[dict[str, Any]]:
     forks = [pos for pos, tok in enumerate(run.toks) if tok[1] > run.tau][:40]
     found: list[list[Any]] = []
     for pos in forks:
-        time.sleep(END_PACE["pause"])
+        began = time.monotonic()
+        while time.monotonic() < began + END_PACE["pause"]:
+            time.sleep(0.05)
         others = [text for text, _ in run.choices(run.said[:pos])[:5] if text != run.said[pos]]
         found.append([pos, [end_of(run, pos, text) for text in others]])
         yield {"kind": "ends", "run": run.id, "ends": found, "done": False}

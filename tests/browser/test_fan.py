@@ -213,7 +213,7 @@ def test_the_threshold_decides_which_forks_fan_out(page: Page) -> None:
     page.evaluate("window.rmx.setTau(1.35)")
     expect(forks).to_have_count(3)
     expect(page.locator(".fan-drawing")).to_have_attribute(
-        "aria-label", "57 tokens, 3 forks; other words: 4 right, 8 wrong"
+        "aria-label", "57 tokens, 3 forks; other words: 2 right, 10 wrong"
     )
     page.evaluate("window.rmx.setTau(0.001)")
     expect(page.locator(".fan-ticks")).not_to_have_attribute("d", "")
@@ -250,7 +250,7 @@ def test_the_table_says_what_the_drawing_shows(page: Page) -> None:
     expect(rows.filter(has_text="taken: 95, wrong")).to_have_count(1)
 
 
-@pytest.mark.parametrize(("limit", "forks"), [(480, 12), (1600, 40)])
+@pytest.mark.parametrize(("limit", "forks"), [(720, 12), (2400, 40)])
 def test_many_forks_keep_apart(page: Page, limit: int, forks: int) -> None:
     solve(page, "long", limit)
     run = last_run()
@@ -291,6 +291,7 @@ def test_a_replay_does_not_give_the_ends_away(page: Page) -> None:
     ray(page, 13, " subtract").click()
     expect(answer(page)).to_contain_text("✓ right")
     page.get_by_role("button", name="Present").click()
+    expect(page.get_by_role("group", name="Which word comes next?").get_by_role("button")).to_have_count(5)
     page.keyboard.press("1")
     expect(page.locator(".flow .t")).to_have_count(29)
     expect(fan(page).locator(".fan-fork")).to_have_count(2)

@@ -19,18 +19,21 @@ function rows() { // a branch that is still being written is not in the tree yet
   const open = shown.open ?? {};
   return tree.some((row) => row.run === shown.run) ? tree : [...tree, { run: shown.run, ...open, n: shown.toks.length }];
 }
-// The branch whose own token stands at a position: what comes after equal beginnings is equal.
-function ownerAt(run, pos) {
-  for (let row = rows().find((r) => r.run === run); row?.parent && pos <= row.at; row = rows().find((r) => r.run === run)) run = row.parent;
-  return run;
+// A branch and those that it was made from. What comes after equal beginnings is equal, so an end is kept with the one
+// whose own token stands there.
+function lineOf(run) {
+  const all = new Map(rows().map((row) => [row.run, row])), line = [];
+  for (let row = all.get(run); row && !line.includes(row); row = all.get(row.parent)) line.push(row);
+  return line;
 }
+const ownerAt = (line, pos) => line.find((row) => row.parent == null || pos > row.at)?.run;
 const answerEnd = (answer) => endOf(answer ? { text: answer.text, correct: shown.open?.known ? answer.correct : sameAnswer(answer) } : null, !!shown.open?.known);
 const sameAnswer = (answer) => answer.text !== null && answer.text === (shown.result?.answer?.text ?? null);
-export function endAt(pos, id, taken = null) {
+export function endAt(pos, id, taken = leaves(), line = lineOf(shown.run)) {
   if (presenter.on && !settled) return endOf(null); // a replay must not give an end away
-  const branch = (taken ?? leaves()).find((leaf) => leaf.leaves === pos && leaf.id === id && leaf.direct);
+  const branch = taken.find((leaf) => leaf.leaves === pos && leaf.id === id && leaf.direct);
   if (branch) return answerEnd(branch.row.answer);
-  return answerEnd(ends.get(ownerAt(shown.run, pos))?.get(pos)?.get(id));
+  return answerEnd(ends.get(ownerAt(line, pos))?.get(pos)?.get(id));
 }
 const leaves = () => layLanes(rows().filter((row) => row.run && (row.answer || row.run === shown.run)), shown.run);
 // The branch in which this word was taken before and led to an end of its own, if any.
@@ -41,12 +44,17 @@ export function takenAt(pos, id) {
 function fanData() {
   const b = shown, far = els.length, known = !!b.open?.known, hidden = presenter.on && !settled;
   const taken = leaves().filter((leaf) => !hidden || leaf.leaves < far).map((leaf) => ({ ...leaf, row: { ...leaf.row, end: hidden ? endOf(null) : answerEnd(leaf.row.answer) } }));
-  const drawnForks = forks.map((pos) => forkAt(pos, b.toks[pos], taken));
-  return { length: far, size: settled ? far : roundUp(Math.max(far, Math.min(b.toks.length, 2 * far))), done: settled, forks: drawnForks, taken, selected, known, answer: settled ? answerEnd(b.result?.answer) : null };
+  const line = lineOf(b.run), places = forks.map((pos) => forkAt(pos, b.toks[pos], taken, line));
+  return { length: far, size: settled ? far : roundUp(Math.max(far, Math.min(b.toks.length, 2 * far))), done: settled, forks: places, taken, selected, known, answer: settled ? answerEnd(b.result?.answer) : null };
 }
-function forkAt(pos, [text, H, , , , others], taken) {
-  const [id, top] = others ? JSON.parse(others) : [null, []], worth = outcomesAt(pos);
-  const alts = top.filter((alt) => alt[0] !== id).map(([other, p, word]) => ({ id: other, p, text: word, end: endAt(pos, other, taken), worth: worth(other) }));
+const parsed = new WeakMap(); // token -> its alternatives, read once
+function othersOf(tok) {
+  if (!parsed.has(tok)) parsed.set(tok, tok[5] ? JSON.parse(tok[5]) : [null, []]);
+  return parsed.get(tok);
+}
+function forkAt(pos, tok, taken, line) {
+  const [text, H] = tok, [id, top] = othersOf(tok), worth = outcomesAt(pos);
+  const alts = top.filter((alt) => alt[0] !== id).map(([other, p, word]) => ({ id: other, p, text: word, end: endAt(pos, other, taken, line), worth: worth(other) }));
   return { pos, text, H: H ?? 0, alts };
 }
 const roundUp = (n) => [...Array(40).keys()].map((k) => Math.ceil(48 * 1.25 ** k)).find((size) => size >= n); // a growing axis moves seldom
@@ -171,15 +179,16 @@ export function endsLater() {
 }
 function askEnds() {
   const key = `${shown?.run} ${tau}`, recorded = shown?.open?.origin?.kind === "recorded";
-  if (!shown || !settled || presenter.on || recorded || asked.has(key) || document.hidden || !server.inspect) return;
+  if (!shown || !settled || recorded || asked.has(key) || document.hidden || !server.inspect) return;
   if (measuring()) return endsLater();
   asked.add(key);
   trigger("ends", { run: shown.run, tau });
 }
 // {"kind": "ends", "run", "ends": [[position, [[id, text, correct] | [id], ...]], ...]}; an id alone came to no end in time.
 export function receiveEnds(m) {
+  const line = shown ? lineOf(m.run) : [];
   for (const [pos, found] of m.ends ?? []) {
-    const run = ownerAt(m.run, pos), places = ends.get(run) ?? ends.set(run, new Map()).get(run), place = places.get(pos) ?? new Map();
+    const run = ownerAt(line, pos) ?? m.run, places = ends.get(run) ?? ends.set(run, new Map()).get(run), place = places.get(pos) ?? new Map();
     for (const [id, ...answer] of found) if (answer.length) place.set(id, { text: answer[0], correct: answer[1] });
     places.set(pos, place);
   }
