@@ -143,7 +143,7 @@ function fanRay(fork, alt, x, y, gap, place) {
   const { u, trunk } = place, reach = Math.min(u(34), 0.7 * gap), tip = x + reach, wide = Math.max(u(1), u(FAN.thick) * alt.p), { kind } = alt.end;
   const d = `M${px(x)} ${px(trunk)}C${px(x + 0.5 * reach)} ${px(trunk)} ${px(x + 0.35 * reach)} ${px(y)} ${px(tip)} ${px(y)}`;
   const ray = drawn("g", { class: `fan-ray fan-${kind}`, role: "button", tabindex: -1, "data-pos": fork.pos, "data-id": alt.id, "aria-label": raySays(alt) });
-  ray.append(drawn("path", { class: "fan-hit", d: `${d}h${px(u(8))}`, "stroke-width": px(u(14)) }), drawn("path", { class: "fan-way", d, "stroke-width": px(wide) }), fanMark(kind, tip, y, u(3.4)));
+  ray.append(drawn("path", { class: "fan-hit", d: `${d}h${px(u(8))}`, "stroke-width": px(u(14)) }), drawn("path", { class: "fan-way", d, "stroke-width": px(wide) }), fanMark(kind, tip, y, u(kind === "unknown" ? 2.4 : 3.4)));
   if (alt.worth) ray.append(worthBar(alt.worth, tip + u(7), y, place));
   else if (gap >= u(FAN.answered)) ray.append(...rayLabel(alt, tip + u(8), y + u(4), (gap - reach - u(20)) / u(FAN.letter), u(12)));
   return Object.assign(ray, { alt, fork });

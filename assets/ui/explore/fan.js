@@ -202,12 +202,12 @@ export function receiveEnds(m) {
 // The fan as a file, "svg" or "png"; as "card" with the problem over it, in the size that networks show.
 export async function fanFile(kind) {
   const words = (shown.open?.title ?? "").toLowerCase().match(/[a-z0-9]+/g)?.join("-").slice(0, 48) || "solution";
-  const text = drawingSvg(kind === "card" ? card() : drawFan(data, { width: 1200, unit: 1.4 }), root);
+  const text = drawingSvg(kind === "card" ? card() : drawFan({ ...data, selected: null }, { width: 1200, unit: 1.4 }), root);
   if (kind === "svg") return { name: `${words}-fan.svg`, blob: svgFile(text) };
   return { name: `${words}-${kind === "card" ? "card" : "fan"}.png`, blob: await pngOf(text, kind === "card" ? 1 : 2) };
 }
 function card() {
-  const fan = drawFan(data, { width: 1120, unit: 1.7 }), words = showOdd(clip(shown.open?.title ?? "", 170)).split(/\s+/), lines = [""];
+  const fan = drawFan({ ...data, selected: null }, { width: 1120, unit: 1.7 }), words = showOdd(clip(shown.open?.title ?? "", 170)).split(/\s+/), lines = [""];
   for (const word of words) (lines.at(-1) + word).length > 58 ? lines.push(word) : (lines[lines.length - 1] += ` ${word}`);
   const write = (text, y, size, cls = "") => drawn("text", { x: 40, y, "font-size": size, class: `fan-words ${cls}` }, text);
   const all = drawn("svg", { class: "fan-drawing", width: 1200, height: 630, viewBox: "0 0 1200 630" }, drawn("rect", { class: "fan-paper", width: 1200, height: 630 }));
