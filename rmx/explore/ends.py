@@ -70,8 +70,8 @@ def alternative_ends(
 ) -> Iterator[AlternativeEnds]:
     """Decode each alternative at each of `places` greedily to its end; yields the state after each place.
 
-    The engine's turn is taken for each place. A place that is cancelled is left out; where the budget is used up, the
-    ends are unknown. The last record has `done`.
+    The engine's turn is taken for each place. It ends where it is cancelled, or where the budget would not do for as
+    many tokens as the solution has left. The last record has `done`.
 
     Args:
         trace: a finished solution. places: positions of it, in the order of the work.
@@ -82,8 +82,11 @@ def alternative_ends(
     spent = 0
     for pos in places:
         ids = [c.id for c in trace.tokens[pos].top[:TOP_SHOWN] if c.id != trace.tokens[pos].id]
-        most = min(2 * (len(trace.tokens) - pos) + EXTRA, (budget - spent) // max(1, len(ids)))
-        rows = _decode(model, trace, pos, ids, most, cancelled) if ids and most > 1 else []
+        rest = len(trace.tokens) - pos
+        most = min(2 * rest + EXTRA, (budget - spent) // max(1, len(ids)))
+        if cancelled() or most < rest:
+            break
+        rows = _decode(model, trace, pos, ids, most, cancelled) if ids else []
         if cancelled():
             break
         spent += sum(map(len, rows))

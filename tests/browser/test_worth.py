@@ -85,6 +85,7 @@ def test_outcomes_fill_until_the_verdict(page: Page) -> None:
     expect(rows(page).nth(1)).to_contain_text("n 64")
     assert rows(page).nth(1).locator(".whisker").evaluate("e => e.offsetWidth") < first
     assert events("outcomes") == [{"run": run.id, "pos": 13}]
+    expect(page.locator(".fan-worth")).to_have_count(4)  # the fan shows the samples at the ends of its words
 
 
 def test_the_figures_are_those_of_the_message(page: Page) -> None:

@@ -116,7 +116,7 @@ function placeOf(data, width, unit) {
 export function fanSays({ forks, taken, length }) {
   const ends = forks.flatMap(({ alts }) => alts.map(({ end }) => end.kind)), kinds = Object.keys(FAN_WORDS).map((kind) => [kind, ends.filter((k) => k === kind).length]);
   const found = kinds.filter(([, n]) => n).map(([kind, n]) => `${count(n)} ${FAN_WORDS[kind]}`).join(", ");
-  return `${plural(length, "token")}, ${plural(forks.length, "fork")}${found && `; other words: ${found}`}${taken.length ? `; ${plural(taken.length, "other branch").replace("branchs", "branches")}` : ""}`;
+  return `${plural(length, "token")}, ${plural(forks.length, "fork")}${found && `; other words: ${found}`}${taken.length ? `; ${count(taken.length)} other branch${taken.length === 1 ? "" : "es"}` : ""}`;
 }
 function fanCatch(fork, before, after, { selected }, { u, x0, x1, under, xOf }) { // where one points to mean a fork
   const x = xOf(fork.pos), from = before ? (xOf(before.pos) + x) / 2 : x0, to = after ? (x + xOf(after.pos)) / 2 : x1;

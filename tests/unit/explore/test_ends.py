@@ -71,6 +71,12 @@ def test_the_budget_bounds_all_alternatives_together():
     assert found[-1].done
 
 
+def test_a_place_that_the_budget_cannot_cover_stays_unknown():
+    _, found = states(budget=3)
+    assert found[-1].found == {}
+    assert found[-1].complete
+
+
 def test_it_ends_where_it_is_called_off():
     _, found = states(cancelled=lambda: True)
     assert [state.done for state in found] == [True]
