@@ -149,6 +149,21 @@ def test_a_click_takes_a_word_and_the_same_word_again_leads_to_the_old_branch(pa
     assert first.id in page.url
 
 
+def test_a_click_counts_although_ends_come_in_while_the_button_is_down(page: Page) -> None:
+    app.END_PACE["pause"] = 0.4
+    solve(page)
+    expect(fan(page).locator(".fan-ray:not(.fan-unknown)").first).to_be_attached()
+    box = ray(page, 47, " Thus").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 3, box["y"] + 3)
+    page.mouse.down()
+    page.wait_for_timeout(900)
+    page.mouse.up()
+    expect(status(page)).to_contain_text("reused")
+    expect(lanes(page)).to_have_text(["first solution"])
+    assert [data["token_ids"] for data in picks()] == [[app.token_id(" Thus")]]
+
+
 def test_a_branch_that_was_stopped_by_hand_is_made_anew(page: Page) -> None:
     solve(page)
     ray(page, 13, " subtract").click()

@@ -27,8 +27,11 @@ function lineOf(run) {
   return line;
 }
 const ownerAt = (line, pos) => line.find((row) => row.parent == null || pos > row.at)?.run;
-const answerEnd = (answer) => endOf(answer ? { text: answer.text, correct: shown.open?.known ? answer.correct : sameAnswer(answer) } : null, !!shown.open?.known);
-const sameAnswer = (answer) => answer.text !== null && answer.text === (shown.result?.answer?.text ?? null);
+function answerEnd(answer) { // without a known answer: whether it is that of the branch on screen, once that is there
+  const known = !!shown.open?.known, own = shown.result?.answer?.text ?? null;
+  if (!answer || (!known && !shown.result)) return endOf(null);
+  return endOf({ text: answer.text, correct: known ? answer.correct : answer.text !== null && answer.text === own }, known);
+}
 export function endAt(pos, id, taken = leaves(), line = lineOf(shown.run)) {
   if (presenter.on && !settled) return endOf(null); // a replay must not give an end away
   const branch = taken.find((leaf) => leaf.leaves === pos && leaf.id === id && leaf.direct);
@@ -61,7 +64,7 @@ const roundUp = (n) => [...Array(40).keys()].map((k) => Math.ceil(48 * 1.25 ** k
 
 // ---- drawing ------------------------------------------------------------------------------------------------
 export function fanSoon() { // a text that grows is drawn a few times a second, whatever its pace
-  timer ||= setTimeout(renderFan, SOON);
+  timer ||= setTimeout(() => (pressed ? ((timer = 0), fanSoon()) : renderFan()), SOON); // a click ends on the mark on which it began
 }
 export function renderFan() {
   clearTimeout(timer);
@@ -118,7 +121,7 @@ ui.fanPlot.addEventListener("focusin", (e) => e.target.matches(":focus-visible")
 ui.fanPlot.addEventListener("focusout", () => point(null));
 
 // ---- taking, and going through the text ---------------------------------------------------------------------
-let drag = null; // { from, moved } while the pointer is down on the trunk
+let drag = null, pressed = false; // { from, moved } while the pointer is down on the trunk
 function take(node) {
   point(null);
   if (node.row) return visit(node.dataset.run);
@@ -134,6 +137,8 @@ ui.fanPlot.addEventListener("click", (e) => {
 ui.fanPlot.addEventListener("pointerdown", (e) => {
   const box = svg?.getBoundingClientRect(), near = box && Math.abs(e.clientY - box.top - svg.place.trunk) < 12 * svg.place.unit;
   drag = near ? { from: e.clientX, moved: false } : null;
+  pressed = true;
+  for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => setTimeout(() => (pressed = false)), { once: true });
 });
 ui.fanPlot.addEventListener("pointermove", (e) => {
   if (!drag || !e.buttons) return;
@@ -184,6 +189,7 @@ function askEnds() {
   asked.add(key);
   trigger("ends", { run: shown.run, tau });
 }
+document.addEventListener("visibilitychange", () => !document.hidden && endsLater());
 // {"kind": "ends", "run", "ends": [[position, [[id, text, correct] | [id], ...]], ...]}; an id alone came to no end in time.
 export function receiveEnds(m) {
   const line = shown ? lineOf(m.run) : [];
