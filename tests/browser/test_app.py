@@ -110,7 +110,7 @@ def test_keys_walk_the_forks_swap_undo_and_redo(page: Page) -> None:
 
 def test_an_alternative_shows_what_it_would_say_next(page: Page) -> None:
     token(page, FIRST.pos).click()
-    ahead = alternatives(page).nth(1).locator(".ahead")
+    ahead = alternatives(page).nth(1).locator(".ahead-words")
     expect(ahead).not_to_be_empty()
     said = ahead.inner_text().split()
     alternatives(page).nth(1).click()

@@ -197,9 +197,9 @@ def test_the_inspector_says_where_each_of_the_five_leads(page: Page) -> None:
     solve(page)
     page.evaluate("window.rmx.goto(13)")
     rows = inspector(page).get_by_role("list", name="Alternatives").get_by_role("button")
-    expect(rows.first.locator(".then")).to_have_text("Then → ✗ 95 ")  # what stands there
-    expect(rows.nth(1).locator(".then")).to_have_text("Then → ✓ 73 ")
-    expect(rows.nth(2).locator(".then")).to_have_text("Then → ✗ 504 ")
+    expect(rows.first.locator(".then")).to_have_text("→ ✗ 95 ")  # what stands there
+    expect(rows.nth(1).locator(".then")).to_have_text("→ ✓ 73 ")
+    expect(rows.nth(2).locator(".then")).to_have_text("→ ✗ 504 ")
 
 
 def test_keys_walk_through_the_fan_and_take_a_word(page: Page) -> None:

@@ -501,7 +501,7 @@ export function renderEnds() {
   if (selected === null || !settled) return;
   for (const row of ui.alts.querySelectorAll(".alt")) {
     const end = endAt(selected, Number(row.dataset.id)), words = row.querySelector(".badge") ? mark(shown.result?.answer) : make("span", end.kind, endMark(end));
-    row.querySelector(".then").replaceChildren(...(words.textContent ? ["Then → ", words, " "] : []));
+    row.querySelector(".then").replaceChildren(...(words.textContent ? ["→ ", words, " "] : []));
   }
 }
 let asked = 0, searchTimer = 0;

@@ -85,10 +85,14 @@ class Measurements:
             lambda _: _message(job),
             0.0,
             full=lambda: full_memory(job.run),
-            finish=lambda: self.jobs.forget(job.id),
+            finish=lambda: self._finish(job),
         )
         kind = Kind.BULK if job.kind == "ends" else Kind.MEASURED
         yield from iterate_as_owner(job.run.owner, messages, kind)
+
+    def _finish(self, job: Measurement) -> None:
+        job.done = True
+        self.jobs.forget(job.id)
 
     def _steps(self, job: Measurement) -> Iterator[bool]:
         for state in job.states:

@@ -158,6 +158,9 @@ class ExploreTab(StreamTab):
 
         def callback(event: gr.EventData, request: gr.Request) -> Iterator[Message]:
             data = payload(event)
+            if kind == "ends" and self.visitors.busy(request.session_hash):
+                yield {"kind": kind, "run": data.get("run"), "done": True}  # it never ends what a person began
+                return
 
             def refusal(error: RmxError) -> Message:
                 return refused(error, kind=kind, job=None, done=True, run=data.get("run"), pos=data.get("pos"))

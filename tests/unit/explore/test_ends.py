@@ -1,5 +1,7 @@
 """The ends of alternatives: on tables where they are known, within their bounds, and what a page keeps of them."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from rmx.config import Sampling
@@ -11,6 +13,9 @@ from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.measurements import Measurements
+from rmx.ui.jobs.page_jobs import OpenPages
+from rmx.ui.settings import Settings
+from rmx.ui.tabs.explore_tab import ExploreTab
 from tests.helpers.chain import chain, solved
 
 ONE, TWO = "\\boxed{1}", "\\boxed{2}"
@@ -143,3 +148,28 @@ def test_an_end_is_what_the_swap_decodes():
             swapped = Generation(model, swap_job(job, trace.tokens, pos, [end.id], model.engine.vocab_size)).run()
             if end.answer is not None:
                 assert end.answer.text == swapped.answer.text
+
+
+def test_a_page_is_busy_while_its_work_is_under_way(page):
+    measurements, run = page
+    pages, job = OpenPages(), measurements.start("sofar", {"run": run.id})
+    assert not pages.busy("one")
+    pages.begin("one", job)
+    assert pages.busy("one")
+    assert not pages.busy("two")
+    list(measurements.stream(job))
+    assert not pages.busy("one")
+    pages.begin("one", run)  # a solution that is done
+    assert not pages.busy("one")
+
+
+def test_the_ends_do_not_end_what_a_person_began(page):
+    measurements, run = page
+    tab = ExploreTab(measurements.explorer, Settings())
+    request, event = SimpleNamespace(session_hash="one"), SimpleNamespace(_data={"run": run.id, "tau": 0.5})
+    begun = tab.visitors.begin("one", measurements.start("sofar", {"run": run.id}))
+    refused = list(tab.measure("ends")(event, request))
+    assert refused == [{"kind": "ends", "run": run.id, "done": True}]
+    assert not begun.stopped
+    begun.done = True
+    assert list(tab.measure("ends")(event, request))[-1]["ends"]
