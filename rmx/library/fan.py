@@ -31,7 +31,7 @@ def fan_drawing(trace: Trace, ends: Mapping[Place, Answer]) -> dict[str, Any]:
     forks = sorted(chosen, key=lambda t: t.pos)
     share = [0.4 * (t.pos + 0.5) / len(trace.tokens) + 0.6 * (k + 0.35) / len(forks) for k, t in enumerate(forks)]
     across = [LEFT + (WIDTH - RIGHT - LEFT) * s for s in share]
-    room = [after - x for x, after in zip(across, [*across[1:], float(WIDTH - RIGHT + 60)], strict=True)]
+    room = [after - x for x, after in zip(across, [*across, WIDTH - RIGHT + 60.0][1:], strict=True)]
     answer = trace.answer
     return {
         "width": WIDTH, "height": TRUNK + DOWN + SLOT * SLOTS, "left": LEFT, "end": WIDTH - RIGHT, "trunk": TRUNK,
@@ -43,13 +43,14 @@ def fan_drawing(trace: Trace, ends: Mapping[Place, Answer]) -> dict[str, Any]:
 def _fork(token: TokenDist, x: float, gap: float, ends: Mapping[Place, Answer]) -> dict[str, Any]:
     """A fork and its other words, each with the middle of its line and the answer that it ends in."""
     others = [c for c in token.top[:TOP_SHOWN] if c.id != token.id][:SLOTS]
-    reach, used, words = min(34.0, 0.7 * gap), {True: 0, False: 0}, []
+    reach, used = min(34.0, 0.7 * gap), {True: 0, False: 0}
+    words: list[dict[str, Any]] = []
     for c in others:
         end = ends.get((token.pos, c.id))
         up = end is not None and end.correct is True
         y = TRUNK - UP - SLOT * used[up] if up else TRUNK + DOWN + SLOT * used[up]
         used[up] += 1
-        said = {
+        said: dict[str, Any] = {
             "text": c.text.strip() or "␣",
             "p": c.p,
             "kind": _kind(end),
