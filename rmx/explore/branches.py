@@ -69,6 +69,7 @@ class Branch:
     trace: Trace | None = None
     error: str | None = None
     stand_in: Any = None  # what a recorded tree keeps in place of its model
+    ends: dict[int, Any] = field(default_factory=dict)  # of the alternatives at its own tokens, by position
     nbytes: int = 0  # that it keeps in memory beside what its parent keeps
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -97,6 +98,10 @@ class Branch:
         made = Branch(self.model, job, self.prompt, self.tree, self, self.title, owner=self.owner)
         made.known_computed = self.known_computed
         return made
+
+    def owner_at(self, pos: int) -> "Branch":
+        """The branch whose own token stands at a position: before a swap, and at it, all is as in its parent."""
+        return self if self.parent is None or self.at is None or pos > self.at else self.parent.owner_at(pos)
 
     def halt(self) -> None:
         """Ask a running generation to end at the next step."""

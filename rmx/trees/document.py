@@ -89,6 +89,7 @@ class Tree(TreeFacts):
     prompt: str | None = None  # the exact text; None where the file does not say
     licence: str | None = None  # of what was recorded, where it says
     special: frozenset[int] = frozenset()  # ids of special tokens
+    ends: tuple[dict[int, Any], ...] = ()  # of each branch: what the alternatives at its own forks led to; in no file
 
     def tokens(self, place: int) -> tuple[TokenDist, ...]:
         """The whole completion of a branch, from position 0."""
@@ -147,6 +148,7 @@ def tree_of(runs: Sequence[Branch], shown: str | None = None, pos: int | None = 
         shown=here,
         pos=pos if pos is not None and 0 <= pos < len(done[here].tokens) else None,
         special=frozenset(ids & model.detokenizer.special_ids),
+        ends=tuple({pos: [end.message() for end in found] for pos, found in run.ends.items()} for run in done),
         style=trace.style.recorded if trace.style else None,
     )
 

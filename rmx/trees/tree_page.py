@@ -25,9 +25,9 @@ CLOSED = "base-uri 'none'; form-action 'none'"
 
 def tree_html(tree: Tree) -> str:
     """The whole file: five alternatives for each token, figures rounded to four digits."""
-    parts = ("common/text.js", "common/answers.js", "common/prose.js", "common/tokens.js", "trees/tree_page.js")
-    script = inlined(*parts)
-    style = _asset("trees/tree_page.css")
+    shared = ("text", "svg", "answers", "prose", "tokens", "fan")
+    script = inlined(*(f"common/{name}.js" for name in shared), "trees/tree_page.js")
+    style = _asset("trees/tree_page.css") + _asset("common/fan.css")
     data = json.dumps(tree_document(tree, small=True), ensure_ascii=False, separators=(",", ":"))
     return render(
         "tree_page.html",
@@ -36,6 +36,7 @@ def tree_html(tree: Tree) -> str:
         style=style,
         script=script,
         data=data.replace("<", "\\u003c"),
+        ends=json.dumps(tree.ends, ensure_ascii=False, separators=(",", ":")),
         title=" ".join((tree.title or f"A solution of {tree.model}").split())[:120],
         version=__version__,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 pytest.importorskip("playwright")
-from places import answer, inspector, opened, status
+from places import answer, inspector, lanes, opened, status
 from playwright.sync_api import Locator, Page, expect
 from real_app import SLOW
 
@@ -65,7 +65,7 @@ def test_a_rescue_becomes_a_branch(page: Page) -> None:
     panel = measure(page, "Find the smallest rescue")
     expect(panel.locator(".finding")).to_contain_text("One token:", timeout=30_000)
     expect(answer(page)).to_contain_text("✓ right", timeout=20_000)
-    expect(page.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(2)
+    expect(lanes(page)).to_have_count(1)
     expect(panel).to_contain_text(f"uses the known answer {FIRST.answer}")
     expect(panel).to_contain_text("Plain resampling")
     page.get_by_role("button", name="Undo").click()

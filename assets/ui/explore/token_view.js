@@ -1,11 +1,11 @@
 // The explorer view: the text, its forks, the inspector, the history of swaps, and what a room sees.
 // Python sends deltas; a branch is kept whole here, so undo, redo, tau and marks need no round trip.
 import {
-  attrs, clip, count, howOften, make, nameOf, odds, oneLine, plainName, plural, showOdd, splitSpace, undecided,
-  waitingText,
+  attrs, clip, count, howOften, make, nameOf, odds, oneLine, plainName, plural, showOdd, splitSpace, undecided, waitingText,
 } from "../common/text.js";
 import { giveKnown, kindOf, knownText, mark, offerKnown, STOPS, textOf, verdictOn } from "../common/answers.js";
 import { curves } from "../common/charts.js";
+import { endMark } from "../common/fan.js";
 import { followed, prose } from "../common/prose.js";
 import { altRow, tokenSpan, underline } from "../common/tokens.js";
 import { readdress } from "../common/address.js";
@@ -14,6 +14,7 @@ import { ask, hear, listenToKeys, props, root, sayError, server, tooltip, trigge
 import {
   askOutcomes, receiveWorth, renderOutcomes, renderWorth, stageOutcomes, worthActions, worthShows,
 } from "./worth.js";
+import { endAt, endsLater, fanSoon, markFan, receiveEnds, renderFan, takenAt } from "./fan.js";
 import { pinActions, renderPinButton, renderPins, togglePin } from "./pins.js";
 import { linkGone, renderOrigin, shareActions } from "./share.js";
 import {
@@ -104,7 +105,9 @@ function setTau(x) {
   if (settled) {
     ui.status.textContent = summary(shown);
     drawStrip(shown);
+    endsLater();
   }
+  fanSoon();
   if (selected !== null) renderKind();
 }
 
@@ -132,6 +135,7 @@ function absorb(m) {
 }
 async function receive(m) {
   if (!m || typeof m !== "object") return;
+  if (m.kind === "ends") return receiveEnds(m);
   if (m.kind) return receiveWorth(m);
   sayError(m.error);
   if (m.error) root.classList.remove("leaving");
@@ -214,6 +218,7 @@ function flow() {
   }
   if (!settled && b.done && whole(b) && els.length >= b.toks.length) settle(b);
   if (settled) return;
+  fanSoon();
   const soFar = `${plural(els.length, "token")}, ${plural(forks.length, "fork")} …`;
   ui.count.textContent = b.waiting ? waitingText(b.waiting, b.expected) : soFar;
 }
@@ -235,7 +240,7 @@ function settle(b) {
   ui.status.textContent = summary(b);
   renderAnswer(b);
   renderDiff(b);
-  renderTree();
+  renderFan();
   renderButtons();
   renderPins();
   if (selected !== null) renderLook(selected);
@@ -248,6 +253,7 @@ function settle(b) {
     select(b.open.show, false);
   }
   presenter.on && renderDeck();
+  endsLater();
 }
 const CUT = new Set(["length", "context"]); // what a limit has cut off is wrong, whatever stands in it
 export function summary(b) {
@@ -268,7 +274,6 @@ function renderHead(b) {
   ui.status.textContent = "";
   renderAnswer(b);
   renderButtons();
-  renderTree();
 }
 function renderButtons() {
   const busy = shown && !settled && !shown.done;
@@ -311,28 +316,6 @@ function tintUndo(on) {
   els.forEach((span, pos) => span.classList.toggle("doomed", pos >= from));
 }
 export const answerOf = (run) => branches.get(run)?.result?.answer ?? tree.find((row) => row.run === run)?.answer ?? null;
-function renderTree() {
-  const rows = tree.filter((row) => row && row.run);
-  const here = rows.some((row) => row.run === shown?.run);
-  ui.tree.hidden = rows.length < 2 || !here;
-  if (ui.tree.hidden) return ui.branches.replaceChildren();
-  const kids = Map.groupBy(rows, (row) => (rows.some((r) => r.run === row.parent) ? row.parent : null));
-  const under = (run) => (kids.has(run) ? [make("ol", "", ...list(run))] : []);
-  const list = (parent) => kids.get(parent).map((row) => make("li", "", branchRow(row), ...under(row.run)));
-  ui.branches.replaceChildren(...list(null));
-}
-function branchRow(row) {
-  const step = make("span", "step"), often = (row.to_p ?? null) === null ? "" : `said ${howOften(row.to_p)}`;
-  if (row.parent) step.append(nameOf(row.from_text ?? ""), make("i", "quiet", " → "), nameOf(row.to_text ?? ""));
-  else step.append(row.label ?? "first solution");
-  const how = row.parent ? [`token ${row.at}`, often].filter(Boolean).join(", ") : plural(row.n ?? 0, "token");
-  const changed = row.parent && textOf(row.answer) !== textOf(answerOf(row.parent)) ? "changed" : "";
-  const result = make("span", "result", make("span", "soft", changed), mark(row.answer));
-  const entry = attrs(make("button", "branch", step, make("span", "soft", how), result), { type: "button" });
-  entry.dataset.run = row.run;
-  if (row.run === shown.run) entry.setAttribute("aria-current", "true");
-  return entry;
-}
 
 // ---- the answer ---------------------------------------------------------------------------------------------
 function renderAnswer(b) {
@@ -452,6 +435,7 @@ export function select(pos, focus = true) {
   selected = pos;
   splitSpace(span);
   span.classList.add("selected");
+  markFan();
   setTabStop(span);
   if (focus) span.focus({ preventScroll: true });
   if (presenter.on) showChoices(pos);
@@ -461,6 +445,7 @@ export function select(pos, focus = true) {
 function deselect(close = true) {
   els[selected]?.classList.remove("selected");
   selected = null;
+  markFan();
   if (!close) return;
   ui.inspector.hidden = true;
   ui.hint.hidden = false;
@@ -511,7 +496,7 @@ async function renderAlternatives(pos, all = false) {
 export function altItem(alt, rank, chosen) {
   const example = exampleOf(shown), advised = example?.token_id === alt.id && [selected, presenter.asking].includes(example.pos) && !chosen;
   const badge = chosen ? "chosen" : advised ? (example.swapped_answer === example.base_answer ? "try: same answer" : `try: answer ${example.swapped_answer}`) : "";
-  const row = attrs(altRow("button", alt, rank, badge, make("span", "ahead")), { "data-id": alt.id });
+  const row = attrs(altRow("button", alt, rank, badge, make("span", "ahead", make("span", "then"), make("span", "ahead-words"))), { "data-id": alt.id });
   row.classList.toggle("advised", advised);
   if (badge) row.ariaLabel += `, ${badge}`;
   return make("li", "", row);
@@ -519,11 +504,20 @@ export function altItem(alt, rank, chosen) {
 async function renderLook(pos) {
   const b = shown, rows = [...ui.alts.querySelectorAll(".alt")].slice(0, 5);
   if (!b.done || !rows.length) return;
-  const tell = (say) => rows.forEach((row) => (row.querySelector(".ahead").textContent = say(row.dataset.id)));
+  const tell = (words) => rows.forEach((row) => row.querySelector(".ahead-words").replaceChildren(words(row.dataset.id)));
   const waiting = setTimeout(tell, 200, () => "…");
+  renderEnds();
   const ahead = new Map((await cached("look", pos))?.alternatives?.map((alt) => [String(alt.id), oneLine(alt.text)]));
   clearTimeout(waiting);
   tell((id) => ahead.get(id) ?? "");
+}
+// What each of the five leads to, where that is known; of what stands there it is the answer of this solution.
+export function renderEnds() {
+  if (selected === null || !settled) return;
+  for (const row of ui.alts.querySelectorAll(".alt")) {
+    const end = endAt(selected, Number(row.dataset.id)), words = row.querySelector(".badge") ? mark(shown.result?.answer) : make("span", end.kind, endMark(end));
+    row.querySelector(".then").replaceChildren(...(words.textContent ? ["→ ", words, " "] : []));
+  }
 }
 let asked = 0, searchTimer = 0;
 async function searchNow() {
@@ -642,15 +636,16 @@ function hideStage() {
   ui.stage.hidden = true;
   ui.choices.replaceChildren();
 }
-async function choose(pos, id) {
-  const asking = presenter.asking === pos, from = shown, reply = await cached("inspect", pos);
-  if (shown !== from || (asking && presenter.asking !== pos)) return;
+export async function choose(pos, id) {
+  const asking = presenter.asking === pos, reply = asking && (await cached("inspect", pos));
+  if (asking && presenter.asking !== pos) return;
   if (asking && reply?.id === id) return goOn(pos); // the room chose what the model said
   presenter.asking = null;
-  const text = reply?.top?.find((alt) => alt.id === id)?.text;
-  const same = text && tree.find((row) => row.parent === from.run && row.at === pos && row.to_text === text);
-  if (same) return visit(same.run); // the same swap was made before: that branch, not a second one
-  pick(pos, { token_ids: [id] });
+  const before = takenAt(pos, id), there = before && branches.get(before);
+  if (!before) return pick(pos, { token_ids: [id] });
+  if (there && presenter.on) there.seen = false; // a room reads it again
+  hideStage();
+  visit(before);
 }
 function goOn(pos) {
   Object.assign(presenter, { asking: null, passed: pos });
@@ -751,10 +746,9 @@ const actions = {
   back: () => stepFork(-1), forward: () => stepFork(1), play: () => play(!presenter.playing), leave: () => present(false),
 };
 root.addEventListener("click", (e) => {
-  const [go, alt, branch, span] = ["[data-do]", ".alt", ".branch", ".flow .t"].map((s) => e.target.closest(s));
+  const [go, alt, span] = ["[data-do]", ".alt", ".flow .t"].map((s) => e.target.closest(s));
   if (go) actions[go.dataset.do]?.();
   else if (alt) choose(ui.choices.contains(alt) ? Number(ui.choices.dataset.pos) : selected, Number(alt.dataset.id));
-  else if (branch) visit(branch.dataset.run);
   else if (span && getSelection().isCollapsed) select(Number(span.dataset.i)); // a drag selects text
 });
 for (const [on, off] of [["pointerenter", "pointerleave"], ["focus", "blur"]]) {

@@ -193,6 +193,13 @@ class OpenPages:
         elif old is not None:
             old.halt()
 
+    def busy(self, session: str | None) -> bool:
+        """Whether what a page looks at is under way; then nothing that nobody has asked for begins."""
+        with self._lock:
+            current = self._current.get(session) if session is not None else None
+        job = current() if current is not None else None
+        return job is not None and not job.done
+
     def leave(self, session: str | None) -> None:
         """Note that a page was closed."""
         self.follow(session, None)

@@ -29,7 +29,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.errors import RmxError
-from rmx.ui.views import BASE, FILES, VERSION, modules_of
+from rmx.ui.views import BASE, FILES, VERSION, modules_of, styles_of
 
 VARIABLE = "RMX_FRAME_ANCESTORS"
 HSTS = "max-age=31536000"  # for a year browsers ask for this host by https only
@@ -120,7 +120,7 @@ MEDIA = {  # a template is no page of its own
     "js": "text/javascript", "css": "text/css", "html": "text/plain", "png": "image/png", "svg": "image/svg+xml",
 }  # fmt: skip
 FIRST = "explore/token_view"
-FIRST_STYLES = ("common/view.css", f"{FIRST}.css", "common/app.css")
+FIRST_STYLES = ("common/view.css", *styles_of(FIRST), "common/app.css")
 PAGE_MODULE = "common/page.js"
 PAGE = "frontend/index.html"  # gradio's template
 TITLE = "rmx · fork tokens"

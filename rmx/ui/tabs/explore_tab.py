@@ -1,12 +1,12 @@
 """The Explore tab: a problem, its solution with the forks marked, a swap, another answer.
 
-Its view streams tokens. It gets one message of a run, in any order and any number of times,
-`{"run", "start", "toks": [[text, entropy, p, rank, flags], ...], "open"?, "done", "result"?, "tree"?, "error"?}`;
-deltas can be lost on the way (view not mounted, sleeping browser tab), then the page asks `tail` for the rest. Or one
-message of a measuring job, `{"kind", "run", "job", "done", ...}`: the whole state of "outcomes" (of one place, "pos"),
-"importance", "rescue" or "sofar" (of a solution).
-It sends `view.pick`, `view.halt`, `view.next`, and for measuring `view.outcomes`, `view.importance`,
-`view.rescue`, `view.sofar`, `view.haltjob`. `view.verify` {"run"} asks to decode a recorded tree here, `view.opened`
+Its view streams tokens. It gets one message of a run, in any order and any number of times, `{"run", "start",
+"toks": [[text, entropy, p, rank, flags, others], ...], "open"?, "done", "result"?, "tree"?, "error"?}`; deltas can be
+lost on the way (view not mounted, sleeping browser tab), then the page asks `tail` for the rest. Or one message of a
+measuring job, `{"kind", "run", "job", "done", ...}`: the whole state of "outcomes" (of one place, "pos"), "importance",
+"rescue", "sofar" or "ends" (of a solution).
+It sends `view.pick`, `view.halt`, `view.next`, and for measuring `view.outcomes`, `view.importance`, `view.rescue`,
+`view.sofar`, `view.ends`, `view.haltjob`. `view.verify` {"run"} asks to decode a recorded tree here, `view.opened`
 {"problem", "answer", "tau"} has the form show what is on screen, and `view.pins` {"pins": [{"run", "pos"}, ...]} tells
 all tokens pinned for training, at most eight, on each change.
 Other components reach it by `window.rmx`: setTau, goto, presenter, tour, open.
@@ -162,6 +162,9 @@ class ExploreTab(StreamTab):
 
         def callback(event: gr.EventData, request: gr.Request) -> Iterator[Message]:
             data = payload(event)
+            if kind == "ends" and self.visitors.busy(request.session_hash):
+                yield {"kind": kind, "run": data.get("run"), "done": True}  # it never ends what a person began
+                return
 
             def refusal(error: RmxError) -> Message:
                 return refused(error, kind=kind, job=None, done=True, run=data.get("run"), pos=data.get("pos"))
@@ -297,7 +300,7 @@ def build_explore_tab(
     tokens.halt(tab.halt, None, None, **LIGHT)
     tokens.verify(tab.verify, None, tokens, **STREAM)
     tokens.opened(tab.opened, None, [*c.boxes.all, c.tau], **LIGHT)
-    for kind in ("outcomes", "importance", "rescue", "sofar"):
+    for kind in ("outcomes", "importance", "rescue", "sofar", "ends"):
         getattr(tokens, kind)(tab.measure(kind), None, tokens, **MEASURE)
     tokens.haltjob(tab.halt_job, None, None, **LIGHT)
     tokens.next(tab.next_problem, place, [tokens, place, *c.boxes.all], **STREAM)
