@@ -1,0 +1,324 @@
+"""REINFORCE with a problem set's own verifier: a LoRA on any base, rewarded for right answers and for nothing else.
+
+On-policy, with advantages normalised within each problem's group of rollouts, which is GRPO with one optimizer step a
+batch and no KL term. The policy is the model at the temperature that it is sampled at. Problems and draws depend on the
+seed, the iteration and the weights alone, so a run that was cut off goes on as if nothing had happened.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import DynamicCache
+
+from rmx.config import Sampling
+from rmx.data.problem_sets import load_set
+from rmx.engine.continuous_batching import Loop, SampleRequest
+from rmx.models.load import Model, load
+from rmx.models.stopping import Endings
+from rmx.models.style_options import StyleOptions
+from rmx.recipes.recipe import AdapterConfig
+from rmx.records import Problem, Rollout
+from rmx.stats.intervals import Estimate, share
+from rmx.storage.safe_files import read_json
+from rmx.train.rollouts.sample import graded
+from rmx.train.step.lora_policy import NAME, make_policy
+from rmx.train.step.trainer import PLACE, WEIGHTS, restore_checkpoint, save_checkpoint
+
+Ids = tuple[int, ...]
+ADVANTAGE_EPS = 1e-4  # keeps a group of equal rewards at 0
+ROWS = 32  # rollouts in one backward pass
+CHECKPOINT, ADAPTER, LOG = "checkpoint", "adapter", "log.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class ReinforceConfig:
+    """Everything that the adapter depends on, beside the base and the problems."""
+
+    iterations: int = 100
+    seed: int = 1
+    problems: int = 8  # per iteration
+    rollouts: int = 8  # per problem
+    temperature: float = 0.7  # of the policy: its samples and its log-probabilities alike
+    max_new_tokens: int = 40
+    lr: float = 5e-4
+    warmup: int = 5  # iterations
+    rank: int = 16
+    alpha: int = 32
+    clip: float = 1.0  # norm of the gradient
+    validate_every: int = 10  # iterations
+    validation: int = 120  # problems of the validation split, solved greedily
+
+
+@dataclass(frozen=True, slots=True)
+class ReinforceStep:
+    """What one iteration did."""
+
+    iteration: int  # counted from 1
+    reward: float  # mean over all rollouts, before the update
+    mixed: int  # problems with right and wrong rollouts: the ones that teach
+    entropy: float  # nats, mean over the sampled tokens, at temperature 1
+    tokens: float  # of a completion, on average
+    loss: float
+    grad_norm: float  # before clipping
+    lr: float
+    seconds: float  # of this iteration
+
+
+def group_advantage(rewards: Tensor, eps: float = ADVANTAGE_EPS) -> Tensor:
+    """A[p, k] = (r[p, k] - mean_k r[p]) / (std_k r[p] + eps); all zero in a group of equal rewards.
+
+    Args:
+        rewards: (P, K), one row per problem.
+        eps: added to the standard deviation, which is that of the K values themselves (divided by K).
+
+    Source: GRPO, arXiv 2402.03300, section 4.1.2 (outcome supervision); the eps is ours.
+    """
+    centred = rewards - rewards.mean(1, keepdim=True)
+    return centred / (rewards.std(1, correction=0, keepdim=True) + eps)
+
+
+def policy_gradient_loss(logp: Tensor, advantage: Tensor, mask: Tensor, tokens: int) -> Tensor:
+    """L = -(1/tokens) sum over (b, t) in mask of A[b] * logp[b, t]; its gradient is REINFORCE's, with a minus.
+
+    Args:
+        logp: (B, T) natural-log probability of the token taken, under the policy.
+        advantage: (B,) constants; no gradient flows through them.
+        mask: (B, T) bool, True where the policy sampled the token.
+        tokens: sampled tokens of the whole optimizer step, so that the losses of its parts add up.
+
+    Source: REINFORCE with a baseline, Williams, Machine Learning 8 (1992), 229-256; equal to the objective of GRPO
+    (arXiv 2402.03300, Eq. 3) at ratio 1 without its KL term, except that every token of the step weighs the same,
+    where GRPO first takes the mean within a rollout.
+    """
+    weighted = advantage.detach()[:, None] * logp
+    return -weighted[mask].sum() / tokens
+
+
+def schedule(iteration: int, iterations: int, warmup: int) -> float:
+    """Share of the full learning rate at iteration 0, 1, ...: linear warm-up, then a linear fall to 0."""
+    return min(1.0, (iteration + 1) / warmup, (iterations - iteration) / max(1, iterations - warmup))
+
+
+# -- Samples and gradients behind a beginning that all prompts share --------------------------------------------------
+
+
+class _SharedBeginning(Loop):
+    """A loop whose prompts begin alike: what they share is read from the prefix cache."""
+
+    def _prefill(self, prompt: int) -> tuple[Tensor, Any]:
+        stream = self._engine.open(self._asks[prompt].prompt_ids, adapter=self._adapter)
+        return stream.logits[None], self._engine.expand(stream, 1)
+
+
+def common_beginning(prompts: Sequence[Ids]) -> Ids:
+    """Find the tokens that all prompts begin with; at least one token of each prompt stays out of it."""
+    shortest = min(map(len, prompts)) - 1
+    places = list(zip(*prompts, strict=False))[:shortest]
+    return tuple(tokens[0] for tokens in takewhile(lambda tokens: len({*tokens}) == 1, places))
+
+
+def sample_groups(
+    model: Model, problems: Sequence[Problem], k: int, sampling: Sampling, adapter: str | None, rows: int = 64
+) -> list[list[Rollout]]:
+    """Sample and grade `k` completions of each problem, in one batch; at temperature 0 they are greedy."""
+    prompts = [model.prompt_ids(p.problem) for p in problems]
+    asks = [SampleRequest(prompt, (None,) * k) for prompt in prompts]
+    engine, over = model.engine, Endings(model, prompts, answers=False)
+    found: list[list[Rollout]] = [[] for _ in problems]
+    with engine.queue.turn(), engine.using(adapter):
+        if shared := common_beginning(prompts):
+            engine.open(shared, adapter=adapter).save()
+        rows = min(rows, k * len(problems))
+        loop = _SharedBeginning(engine, asks, sampling, model.stop_ids, rows, over, adapter)
+        while not loop.done:
+            for s in loop.round(lambda: False):
+                one = graded(model, problems[s.prompt], s.number, prompts[s.prompt], s.ids, s.stop, s.entropies)
+                found[s.prompt].append(one)
+    return [sorted(group, key=lambda rollout: rollout.gen_index) for group in found]
+
+
+def right_padded(sequences: Sequence[Sequence[int]]) -> Tensor:
+    """Pad to (B, T) ids, on the right with zeros; under a causal mask the padding needs no attention mask."""
+    ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+    return ids
+
+
+def sampled_logp(network: Any, shared: Ids, rollouts: Sequence[Rollout], temperature: float) -> tuple[Tensor, Tensor]:
+    """Read the log-probabilities of what was sampled, with a gradient; the shared beginning is computed once.
+
+    Returns:
+        logp (B, T - 1) of each token behind the shared beginning but the first, at `temperature`, 0 where it was not
+        sampled; and the mask (B, T - 1) of those that were.
+    """
+    device, start = network.device, len(shared)
+    cache = DynamicCache(config=network.config)
+    if shared:
+        network.base_model(input_ids=torch.tensor([shared], device=device), past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(rollouts))
+    ids = right_padded([r.input_ids[start:] for r in rollouts]).to(device)
+    hidden = network.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[:, :-1]
+    ends = torch.tensor([[r.prompt_length, len(r.input_ids)] for r in rollouts], device=device) - start
+    place = torch.arange(1, ids.shape[1], device=device)
+    mask = (place >= ends[:, :1]) & (place < ends[:, 1:])
+    logits = network.get_output_embeddings()(hidden[mask]).float() / temperature
+    logp = torch.zeros(mask.shape, device=device)
+    return logp.masked_scatter(mask, -F.cross_entropy(logits, ids[:, 1:][mask], reduction="none")), mask
+
+
+# -- The run ----------------------------------------------------------------------------------------------------------
+
+
+class Reinforcer:
+    """The policy (the base with a LoRA on it), its optimizer and the position in the run."""
+
+    def __init__(self, model: Model, problems: Sequence[Problem], config: ReinforceConfig) -> None:
+        self.model, self.problems, self.config, self.done = model, problems, config, 0
+        self.policy = make_policy(model, AdapterConfig(config.rank, config.alpha), None, config.seed)
+        self.weights = list(self.policy.trained().values())
+        self.optimizer = torch.optim.AdamW(self.weights, lr=config.lr, weight_decay=0.0)
+
+    def run(self) -> Iterator[ReinforceStep]:
+        """Train to the end, one iteration at a time."""
+        config = self.config
+        while self.done < config.iterations:
+            began = time.monotonic()
+            chosen = random.Random(f"reinforce/{config.seed}/{self.done}").sample(self.problems, config.problems)
+            sampling = Sampling(config.temperature, 1.0, 1_000_000 * config.seed + self.done, config.max_new_tokens)
+            groups = sample_groups(self.model, chosen, config.rollouts, sampling, NAME)
+            rewards = torch.tensor([[float(r.correct) for r in group] for group in groups])
+            lr = config.lr * schedule(self.done, config.iterations, config.warmup)
+            rollouts = [r for group in groups for r in group]
+            loss, norm = self._update(rollouts, group_advantage(rewards).flatten(), lr)
+            self.done += 1
+            mixed = int((rewards.std(1, correction=0) > 0).sum())
+            entropies = torch.tensor([e for r in rollouts for e in r.entropies or ()])
+            yield ReinforceStep(
+                self.done, rewards.mean().item(), mixed, entropies.mean().item(), len(entropies) / len(rollouts),
+                loss, norm, lr, time.monotonic() - began,
+            )  # fmt: skip
+
+    def _update(self, rollouts: Sequence[Rollout], advantage: Tensor, lr: float) -> tuple[float, float]:
+        """One optimizer step over all rollouts that teach something; returns loss and gradient norm."""
+        rows = sorted(advantage.nonzero()[:, 0].tolist(), key=lambda i: len(rollouts[i].input_ids))
+        if not rows:
+            return 0.0, 0.0
+        shared = common_beginning([r.input_ids[: r.prompt_length] for r in rollouts])
+        tokens, total = sum(len(rollouts[i].input_ids) - rollouts[i].prompt_length for i in rows), 0.0
+        with self.policy.learning():
+            for start in range(0, len(rows), ROWS):
+                part = rows[start : start + ROWS]
+                logp, mask = sampled_logp(
+                    self.policy.causal, shared, [rollouts[i] for i in part], self.config.temperature
+                )
+                loss = policy_gradient_loss(logp, advantage[part].to(logp.device), mask, tokens)
+                loss.backward()
+                total += loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip).item()
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.policy.changed()
+        return total, norm
+
+    def validate(self, problems: Sequence[Problem]) -> Estimate:
+        """Solve problems greedily with the policy as it is: the share that is right, with its interval."""
+        groups = sample_groups(self.model, problems, 1, Sampling(0.0, 1.0, 0, self.config.max_new_tokens), NAME)
+        return share(sum(group[0].correct for group in groups), len(groups))
+
+    def save(self, folder: Path, **place: Any) -> None:
+        """Write a checkpoint, replacing the one before in one move."""
+        kept = {"config": asdict(self.config), "done": self.done} | place
+        save_checkpoint(folder, self.policy, self.optimizer, kept)
+
+    def restore(self, folder: Path) -> dict[str, Any]:
+        """Go on from a checkpoint; ValueError where it belongs to a run with another config."""
+        place: dict[str, Any] = read_json(folder / PLACE)
+        if place["config"] != asdict(self.config):
+            raise ValueError(f"{folder} belongs to another run: {place['config']}; remove it to begin anew.")
+        self.done = restore_checkpoint(folder, self.policy, self.optimizer)["done"]
+        return place
+
+    def export(self, folder: Path) -> None:
+        """Write the adapter for shipping: in half precision, under the base's name."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as work:
+            self.policy.save_adapter(Path(work))
+            weights = {name: tensor.half() for name, tensor in load_file(Path(work) / WEIGHTS).items()}
+            save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+            config = read_json(Path(work) / "adapter_config.json")
+        config["target_modules"] = sorted(config["target_modules"])
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def reinforce(model: Model, set_name: str, config: ReinforceConfig, out: Path, tell: Callable[[str], None]) -> None:
+    """Train on the set's train split until the iterations are done; keep the adapter that validates best.
+
+    Args:
+        out: folder of the log, the checkpoint and the adapter; a run that was cut off there is gone on with.
+        tell: called with each line of the log.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Reinforcer(model, load_set(f"{set_name}:train"), config)
+    held_out = load_set(f"{set_name}:validation")[: config.validation]
+
+    def log(kind: str, figures: dict[str, Any]) -> None:
+        line = json.dumps({"kind": kind} | figures)
+        with (out / LOG).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        tell(line)
+
+    def check(best: float) -> float:
+        found = trainer.validate(held_out)
+        log("validation", {"iteration": trainer.done, **found})
+        if found["value"] > best:
+            trainer.export(out / ADAPTER)
+        best = max(best, found["value"])
+        trainer.save(out / CHECKPOINT, best=best)
+        return best
+
+    if (out / CHECKPOINT).is_dir():
+        best = trainer.restore(out / CHECKPOINT)["best"]
+        log("resumed", {"iteration": trainer.done})
+    else:
+        log("config", {"model": model.spec, "revision": model.revision, "set": set_name, **asdict(config)})
+        best = check(-1.0)
+    for step in trainer.run():
+        log("step", asdict(step))
+        if step.iteration % config.validate_every == 0 or step.iteration == config.iterations:
+            best = check(best)
+
+
+def main() -> None:
+    """Run or resume one training in one thread."""
+    parser = argparse.ArgumentParser(prog="python -m rmx.train.reinforce", description=__doc__)
+    parser.add_argument("out", type=Path, help="folder of the run; one that was cut off there is gone on with")
+    parser.add_argument("--model", default="smollm2-135m-instruct-q4_1", help="the base: any model spec")
+    parser.add_argument("--set", default="words", help="problem set with train and validation splits")
+    parser.add_argument("--style", help="prompt style (default: the set's or the model's own)")
+    for field in fields(ReinforceConfig):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
+    args = vars(parser.parse_args())
+    out, spec, set_name, style = (args.pop(name) for name in ("out", "model", "set", "style"))
+    torch.set_num_threads(1)
+    model = load(spec).ask_in(StyleOptions(style=style), set_name)
+    reinforce(model, set_name, ReinforceConfig(**args), out, lambda line: print(line, file=sys.stdout, flush=True))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
