@@ -1,7 +1,8 @@
-"""The problem set `words`: word problems in ordinary English, of one to three steps, drawn from assets/problems/words.toml.
+"""The problem set `words`: word problems in ordinary English, of one to three steps.
 
-No sentence and no choice of numbers of one split is in another, so what is measured on the test split is neither a
-wording nor a result that was trained on. `python -m rmx.data.words` writes other draws as a file.
+They are drawn from the wordings in assets/problems/words.toml. No sentence and no choice of numbers of one split is in
+another, so what is measured on the test split is neither a wording nor a sum that was trained on. Other draws are
+written as a file by `python -m rmx.data.words`.
 """
 
 import argparse

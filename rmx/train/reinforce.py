@@ -21,25 +21,24 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
-from rmx.engine.continuous_batching import Loop, SampleRequest
 from rmx.models.load import Model, load
-from rmx.models.stopping import Endings
 from rmx.models.style_options import StyleOptions
-from rmx.recipes.recipe import AdapterConfig
+from rmx.recipes.recipe import AdapterConfig, RolloutConfig
 from rmx.records import Problem, Rollout
-from rmx.stats.intervals import Estimate, share
+from rmx.stats.intervals import Estimate
 from rmx.storage.safe_files import read_json
-from rmx.train.rollouts.sample import graded
+from rmx.train.heldout import solve
+from rmx.train.rollouts.sample import sample_rollouts
 from rmx.train.step.lora_policy import NAME, make_policy
 from rmx.train.step.trainer import PLACE, WEIGHTS, restore_checkpoint, save_checkpoint
 
 Ids = tuple[int, ...]
 ADVANTAGE_EPS = 1e-4  # keeps a group of equal rewards at 0
-ROWS = 32  # rollouts in one backward pass
+ROWS, ROWS_SAMPLED = 32, 64  # rollouts in one backward pass; decoded together
 CHECKPOINT, ADAPTER, LOG = "checkpoint", "adapter", "log.jsonl"
 
 
@@ -112,15 +111,7 @@ def schedule(iteration: int, iterations: int, warmup: int) -> float:
     return min(1.0, (iteration + 1) / warmup, (iterations - iteration) / max(1, iterations - warmup))
 
 
-# -- Samples and gradients behind a beginning that all prompts share --------------------------------------------------
-
-
-class _SharedBeginning(Loop):
-    """A loop whose prompts begin alike: what they share is read from the prefix cache."""
-
-    def _prefill(self, prompt: int) -> tuple[Tensor, Any]:
-        stream = self._engine.open(self._asks[prompt].prompt_ids, adapter=self._adapter)
-        return stream.logits[None], self._engine.expand(stream, 1)
+# -- Gradients behind a beginning that all prompts share ---------------------------------------------------------------
 
 
 def common_beginning(prompts: Sequence[Ids]) -> Ids:
@@ -128,34 +119,6 @@ def common_beginning(prompts: Sequence[Ids]) -> Ids:
     shortest = min(map(len, prompts)) - 1
     places = list(zip(*prompts, strict=False))[:shortest]
     return tuple(tokens[0] for tokens in takewhile(lambda tokens: len({*tokens}) == 1, places))
-
-
-def sample_groups(
-    model: Model, problems: Sequence[Problem], k: int, sampling: Sampling, adapter: str | None, rows: int = 64
-) -> list[list[Rollout]]:
-    """Sample and grade `k` completions of each problem, in one batch; at temperature 0 they are greedy."""
-    prompts = [model.prompt_ids(p.problem) for p in problems]
-    asks = [SampleRequest(prompt, (None,) * k) for prompt in prompts]
-    engine, over = model.engine, Endings(model, prompts, answers=False)
-    found: list[list[Rollout]] = [[] for _ in problems]
-    with engine.queue.turn(), engine.using(adapter):
-        if shared := common_beginning(prompts):
-            engine.open(shared, adapter=adapter).save()
-        rows = min(rows, k * len(problems))
-        loop = _SharedBeginning(engine, asks, sampling, model.stop_ids, rows, over, adapter)
-        while not loop.done:
-            for s in loop.round(lambda: False):
-                one = graded(model, problems[s.prompt], s.number, prompts[s.prompt], s.ids, s.stop, s.entropies)
-                found[s.prompt].append(one)
-    return [sorted(group, key=lambda rollout: rollout.gen_index) for group in found]
-
-
-def right_padded(sequences: Sequence[Sequence[int]]) -> Tensor:
-    """Pad to (B, T) ids, on the right with zeros; under a causal mask the padding needs no attention mask."""
-    ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence)
-    return ids
 
 
 def sampled_logp(network: Any, shared: Ids, rollouts: Sequence[Rollout], temperature: float) -> tuple[Tensor, Tensor]:
@@ -170,7 +133,7 @@ def sampled_logp(network: Any, shared: Ids, rollouts: Sequence[Rollout], tempera
     if shared:
         network.base_model(input_ids=torch.tensor([shared], device=device), past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(len(rollouts))
-    ids = right_padded([r.input_ids[start:] for r in rollouts]).to(device)
+    ids = pad_sequence([torch.tensor(r.input_ids[start:], device=device) for r in rollouts], batch_first=True)
     hidden = network.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[:, :-1]
     ends = torch.tensor([[r.prompt_length, len(r.input_ids)] for r in rollouts], device=device) - start
     place = torch.arange(1, ids.shape[1], device=device)
@@ -198,11 +161,9 @@ class Reinforcer:
         while self.done < config.iterations:
             began = time.monotonic()
             chosen = random.Random(f"reinforce/{config.seed}/{self.done}").sample(self.problems, config.problems)
-            sampling = Sampling(config.temperature, 1.0, 1_000_000 * config.seed + self.done, config.max_new_tokens)
-            groups = sample_groups(self.model, chosen, config.rollouts, sampling, NAME)
-            rewards = torch.tensor([[float(r.correct) for r in group] for group in groups])
+            rollouts = self._sample(chosen)
+            rewards = torch.tensor([float(r.correct) for r in rollouts]).view(config.problems, config.rollouts)
             lr = config.lr * schedule(self.done, config.iterations, config.warmup)
-            rollouts = [r for group in groups for r in group]
             loss, norm = self._update(rollouts, group_advantage(rewards).flatten(), lr)
             self.done += 1
             mixed = int((rewards.std(1, correction=0) > 0).sum())
@@ -211,6 +172,16 @@ class Reinforcer:
                 self.done, rewards.mean().item(), mixed, entropies.mean().item(), len(entropies) / len(rollouts),
                 loss, norm, lr, time.monotonic() - began,
             )  # fmt: skip
+
+    def _sample(self, problems: Sequence[Problem]) -> list[Rollout]:
+        """Sample the rollouts of an iteration, those of one problem together."""
+        config = self.config
+        asked = RolloutConfig(config.rollouts, len(problems), config.temperature, 1.0, config.max_new_tokens)
+        found = sample_rollouts(
+            self.model, problems, asked, 1_000_000 * config.seed + self.done, {}, adapter=NAME, rows=ROWS_SAMPLED
+        )
+        place = {problem.id: i for i, problem in enumerate(problems)}
+        return sorted(found, key=lambda r: (place[r.problem_id], r.gen_index))
 
     def _update(self, rollouts: Sequence[Rollout], advantage: Tensor, lr: float) -> tuple[float, float]:
         """One optimizer step over all rollouts that teach something; returns loss and gradient norm."""
@@ -237,8 +208,8 @@ class Reinforcer:
 
     def validate(self, problems: Sequence[Problem]) -> Estimate:
         """Solve problems greedily with the policy as it is: the share that is right, with its interval."""
-        groups = sample_groups(self.model, problems, 1, Sampling(0.0, 1.0, 0, self.config.max_new_tokens), NAME)
-        return share(sum(group[0].correct for group in groups), len(groups))
+        with self.model.engine.queue.turn():
+            return solve(self.model, problems, NAME, self.config.max_new_tokens).pass_at_1
 
     def save(self, folder: Path, **place: Any) -> None:
         """Write a checkpoint, replacing the one before in one move."""
