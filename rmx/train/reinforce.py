@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from rmx.data.problem_sets import load_set
+from rmx.errors import TrainError
 from rmx.models.load import Model, load
 from rmx.models.style_options import StyleOptions
 from rmx.recipes.recipe import AdapterConfig, RolloutConfig
@@ -217,10 +218,10 @@ class Reinforcer:
         save_checkpoint(folder, self.policy, self.optimizer, kept)
 
     def restore(self, folder: Path) -> dict[str, Any]:
-        """Go on from a checkpoint; ValueError where it belongs to a run with another config."""
+        """Go on from a checkpoint; TrainError where it belongs to a run with another config."""
         place: dict[str, Any] = read_json(folder / PLACE)
         if place["config"] != asdict(self.config):
-            raise ValueError(f"{folder} belongs to another run: {place['config']}; remove it to begin anew.")
+            raise TrainError(f"{folder} belongs to another run: {place['config']}. Remove it to begin anew.")
         self.done = restore_checkpoint(folder, self.policy, self.optimizer)["done"]
         return place
 
@@ -235,6 +236,10 @@ class Reinforcer:
         config["target_modules"] = sorted(config["target_modules"])
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+        trained = {"base": self.model.revision, "set": self.problems[0].set, "config": asdict(self.config)}
+        (folder / "training.json").write_text(json.dumps(trained, indent=1) + "\n", encoding="utf-8")
+        for path in folder.iterdir():
+            path.chmod(0o644)
 
 
 def reinforce(model: Model, set_name: str, config: ReinforceConfig, out: Path, tell: Callable[[str], None]) -> None:
