@@ -8,10 +8,11 @@ seed, the iteration and the weights alone, so a run that was cut off goes on as 
 import argparse
 import json
 import random
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import takewhile
 from pathlib import Path
@@ -31,6 +32,8 @@ from rmx.models.style_options import StyleOptions
 from rmx.recipes.recipe import AdapterConfig, RolloutConfig
 from rmx.records import Problem, Rollout
 from rmx.stats.intervals import Estimate
+from rmx.stats.text import percent, points
+from rmx.storage.rendering import render
 from rmx.storage.safe_files import read_json
 from rmx.train.heldout import solve
 from rmx.train.rollouts.sample import sample_rollouts
@@ -40,7 +43,7 @@ from rmx.train.step.trainer import PLACE, WEIGHTS, restore_checkpoint, save_chec
 Ids = tuple[int, ...]
 ADVANTAGE_EPS = 1e-4  # keeps a group of equal rewards at 0
 ROWS, ROWS_SAMPLED = 32, 64  # rollouts in one backward pass; decoded together
-CHECKPOINT, ADAPTER, LOG = "checkpoint", "adapter", "log.jsonl"
+CHECKPOINT, ADAPTER, LOG, CONFIG = "checkpoint", "adapter", "log.jsonl", "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,12 +235,10 @@ class Reinforcer:
             self.policy.save_adapter(Path(work))
             weights = {name: tensor.half() for name, tensor in load_file(Path(work) / WEIGHTS).items()}
             save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-            config = read_json(Path(work) / "adapter_config.json")
+            config = read_json(Path(work) / CONFIG)
         config["target_modules"] = sorted(config["target_modules"])
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-        (folder / "adapter_config.json").write_text(text, encoding="utf-8")
-        trained = {"base": self.model.revision, "set": self.problems[0].set, "config": asdict(self.config)}
-        (folder / "training.json").write_text(json.dumps(trained, indent=1) + "\n", encoding="utf-8")
+        (folder / CONFIG).write_text(text, encoding="utf-8")
         for path in folder.iterdir():
             path.chmod(0o644)
 
@@ -280,17 +281,74 @@ def reinforce(model: Model, set_name: str, config: ReinforceConfig, out: Path, t
             best = check(best)
 
 
+# -- Shipping ---------------------------------------------------------------------------------------------------------
+
+
+def ship(run: Path, out: Path, test: Path | None = None) -> None:
+    """Copy a run's best adapter into a folder that ships, with what it was trained by and a card of its figures.
+
+    Args:
+        test: what `rmx eval --json` printed of this very adapter's folder, beside others.
+    """
+    events = [json.loads(line) for line in (run / LOG).read_text(encoding="utf-8").splitlines()]
+    config = next(event for event in events if event["kind"] == "config")
+    checks = list(
+        {e["iteration"]: e for e in events if e["kind"] == "validation"}.values()
+    )  # a resumed run repeats some
+    steps = {e["iteration"]: e["seconds"] for e in events if e["kind"] == "step"}
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS, CONFIG):
+        shutil.copyfile(run / ADAPTER / name, out / name)
+        (out / name).chmod(0o644)
+    kept = {f.name: config[f.name] for f in fields(ReinforceConfig)}
+    (out / "training.json").write_text(
+        json.dumps({"base": config["revision"], "set": config["set"], "config": kept}, indent=1) + "\n",
+        encoding="utf-8",
+    )
+    default = asdict(ReinforceConfig())
+    changed = {name: value for name, value in kept.items() if value != default[name] or name == "seed"}
+    card = render(
+        "reinforce_card.md.jinja",
+        config=config,
+        options=" ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items()),
+        checks=checks,
+        best=max(checks, key=lambda check: check["value"]),  # the first of equals, as the run keeps it
+        done=max(steps, default=0),
+        minutes=round(sum(steps.values()) / 60),
+        test=None if test is None else _tested(read_json(test), str(run / ADAPTER)),
+        percent=percent,
+        points=points,
+    )
+    (out / "README.md").write_text(card, encoding="utf-8")
+
+
+def _tested(report: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The figures of one adapter in an evaluation's document; TrainError where it has no part in it."""
+    if name not in [model["name"] for model in report["models"]]:
+        raise TrainError(f"The evaluation has no figures of {name}. Name this folder with --adapter.")
+    base, adapted = report["models"][0], next(m for m in report["models"] if m["name"] == name)
+    change = next(p["greedy"] for p in report["paired"] if p["name"] == name and p["against"] == base["name"])
+    figures = {"base": base["greedy"], "adapted": adapted["greedy"], "change": change}
+    return {"set": report["set"], "n": report["problems"]} | figures
+
+
 def main() -> None:
-    """Run or resume one training in one thread."""
+    """Run or resume one training in one thread, or ship what one has left."""
     parser = argparse.ArgumentParser(prog="python -m rmx.train.reinforce", description=__doc__)
     parser.add_argument("out", type=Path, help="folder of the run; one that was cut off there is gone on with")
     parser.add_argument("--model", default="smollm2-135m-instruct-q4_1", help="the base: any model spec")
     parser.add_argument("--set", default="words", help="problem set with train and validation splits")
     parser.add_argument("--style", help="prompt style (default: the set's or the model's own)")
+    parser.add_argument("--ship", type=Path, help="train nothing: copy the run's adapter here, with its card")
+    parser.add_argument("--test", type=Path, help="for the card: what rmx eval --json printed of RUN/adapter")
     for field in fields(ReinforceConfig):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
     args = vars(parser.parse_args())
     out, spec, set_name, style = (args.pop(name) for name in ("out", "model", "set", "style"))
+    place, test = args.pop("ship"), args.pop("test")
+    if place is not None:
+        ship(out, place, test)
+        return
     torch.set_num_threads(1)
     model = load(spec).ask_in(StyleOptions(style=style), set_name)
     reinforce(model, set_name, ReinforceConfig(**args), out, lambda line: print(line, file=sys.stdout, flush=True))  # noqa: T201

@@ -1,7 +1,7 @@
 """REINFORCE on any base: its gradient, its continuation, and what a run leaves."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from rmx.models.adapters import add_adapter
 from rmx.models.load import load
 from rmx.records import Rollout
 from rmx.train import reinforce as module
-from rmx.train.reinforce import ReinforceConfig, Reinforcer, common_beginning, reinforce, sampled_logp, schedule
+from rmx.train.reinforce import ReinforceConfig, Reinforcer, common_beginning, reinforce, sampled_logp, schedule, ship
 
 TINY = ReinforceConfig(
     iterations=3, problems=6, rollouts=6, temperature=1.0, max_new_tokens=120, lr=2e-3, warmup=1, rank=4, alpha=8,
@@ -121,3 +121,53 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path, monkeypatch
     assert add_adapter(model, str(tmp_path / "whole" / "adapter"))
     with pytest.raises(TrainError, match="another run"):
         reinforce(model, "mini", replace(TINY, lr=1e-3), tmp_path / "cut", lines["cut"].append)
+
+
+# ---- shipping
+
+
+SHARE = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}
+
+
+def finished(folder):
+    """A run's folder with a log of two checks and a step that a resumption repeated."""
+    (folder / "adapter").mkdir(parents=True)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (folder / "adapter" / name).write_bytes(b"{}")
+    config = {"kind": "config", "model": "mini", "revision": "sha256:1", "set": "mini"} | asdict(TINY)
+    lines = [config, {"kind": "validation", "iteration": 0} | SHARE]
+    lines += [{"kind": "step", "iteration": 1, "seconds": 60.0}, {"kind": "step", "iteration": 1, "seconds": 120.0}]
+    lines.append({"kind": "validation", "iteration": 1} | SHARE | {"value": 0.55})
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_a_card_says_what_was_measured_and_by_which_command(tmp_path):
+    ship(finished(tmp_path / "run"), tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "training.json",
+    ]  # fmt: skip
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "no KL term: 1 of 3 iterations" in card
+    assert "2 minutes of one core" in card
+    assert "| 0 (the base) | 50.0 % [40.0, 60.0] |\n| 1 (this adapter) | 55.0 % [40.0, 60.0] |\n" in card
+    assert "The test split has not been opened." in card
+    assert "--model mini --set mini --iterations 3 --seed 1 --problems 6 --rollouts 6 --temperature 1.0" in card
+    kept = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert kept == {"base": "sha256:1", "set": "mini", "config": asdict(TINY)}
+
+
+def test_a_card_has_the_test_figures_of_its_own_adapter_alone(tmp_path):
+    run, test = finished(tmp_path / "run"), tmp_path / "test.json"
+    models = [{"name": name, "greedy": SHARE | {"value": value}} for name, value in (("base", 0.5), ("x", 0.7))]
+    change = {"value": 0.2, "low": 0.1, "high": 0.3, "won": 25, "lost": 5, "p": 0.001}
+    paired = {"name": "x", "against": "base", "greedy": change}
+    test.write_text(json.dumps({"set": "mini:test", "problems": 100, "models": models, "paired": [paired]}))
+    with pytest.raises(TrainError, match="no figures of"):
+        ship(run, tmp_path / "out", test)
+    test.write_text(test.read_text().replace('"x"', json.dumps(str(run / "adapter"))))
+    ship(run, tmp_path / "out", test)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "On 100 problems of `mini:test`" in card
+    assert "base 50.0 % [40.0, 60.0], adapter 70.0 % [40.0, 60.0]" in card
+    assert "+20.0 points [+10.0, +30.0] (won 25, lost 5, exact p = 0.001)" in card
