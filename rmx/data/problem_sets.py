@@ -56,7 +56,7 @@ SETS: dict[str, SetInfo] = {
         splits=SPLITS,
     ),
     "words": SetInfo(
-        "Word problems of one and two steps in ordinary English, with small numbers",
+        "Word problems of one step in ordinary English, with small numbers",
         "Apache-2.0, as rmx itself",
         "drawn by rmx.data.words from the wordings that are bundled with rmx",
         "no sentence and no choice of numbers of one split is in another",

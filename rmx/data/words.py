@@ -27,7 +27,7 @@ SENTENCES = {
     "test": (slice(4, 6), slice(3, 4)),
 }
 SIZES = {"train": 1200, "validation": 240, "test": 640}
-LEVELS = (1, 2)  # steps of the problems of the bundled set
+LEVELS = (1,)  # steps of the problems of the bundled set: SmolLM2 never got two steps right, so they taught nothing
 BUCKETS = ("train", "train", "train", "train", "validation", "test", "test", "test")  # of the numbers, by a hash
 HIGHEST = 24  # no number and no result of the bundled set is larger
 SEED = 16
