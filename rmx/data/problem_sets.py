@@ -20,6 +20,7 @@ from typing import Literal
 from rmx.config import ASSETS
 from rmx.data.hub_sets import REPOSITORIES, fetch
 from rmx.data.problem_files import SPLITS, SUFFIXES, deal, read_file, read_text, shared
+from rmx.data.words import words_set
 from rmx.errors import ProblemError
 from rmx.records import Problem
 
@@ -52,6 +53,13 @@ SETS: dict[str, SetInfo] = {
         "One-digit arithmetic at the edge of a small model's competence",
         "Apache-2.0, as rmx itself",
         "generated for rmx, bundled with it",
+        splits=SPLITS,
+    ),
+    "words": SetInfo(
+        "Word problems of one step in ordinary English, with small numbers",
+        "Apache-2.0, as rmx itself",
+        "drawn by rmx.data.words from the wordings that are bundled with rmx",
+        "no sentence and no choice of numbers of one split is in another",
         splits=SPLITS,
     ),
     "gsm8k": SetInfo(
@@ -191,6 +199,8 @@ def _spoken(words: Iterable[str]) -> str:
 def _named(name: str, split: str) -> tuple[Problem, ...]:
     if name in REPOSITORIES:
         return fetch(name, split)
+    if name == "words":
+        return words_set(split)
     path = ASSETS / "problems" / f"{name}.{split}.jsonl"
     if not path.is_file():
         raise ProblemError(f"The bundled set {name}:{split} is missing. Install rmx again.")

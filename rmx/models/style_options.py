@@ -89,10 +89,11 @@ def resolve_style(
     """
     style = family
     if options.style is not None:
-        style = replace(STYLES[options.style], numbers=None, why="as asked for")
+        style = replace(STYLES[options.style], numbers=None, shots=None, why="as asked for")
     if options.template is not None:
         boxes = "\\boxed" in options.template
-        style = replace(style, name=OWN, template=options.template, boxes=boxes, numbers=None, why="as asked for")
+        style = replace(style, name=OWN, template=options.template, boxes=boxes, numbers=None, shots=None)
+        style = replace(style, why="as asked for")
     style = style.for_set(set_name)
     if raw:
         if any(x is not None for x in (options.style, options.system, options.template, options.thinking)):

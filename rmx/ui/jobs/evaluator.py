@@ -26,8 +26,8 @@ from rmx.errors import ProblemError, RmxError
 from rmx.evaluate.eval_report import EvalConfig, answered, contestants_of
 from rmx.evaluate.evaluation import Evaluation
 from rmx.evaluate.sample_store import SampleStore
-from rmx.models.adapter_names import bundled_adapters
 from rmx.models.load import Model
+from rmx.models.presets import shipped_adapters
 from rmx.models.style_options import StyleOptions, from_form
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES
@@ -246,7 +246,7 @@ class Evaluator:
     def contestants(self, model: str) -> list[tuple[str, str]]:
         """What can be measured beside this base, as (title, spec): bundled adapters, then runs, the newest first."""
         model = model.strip()
-        bundled = bundled_adapters(self.workspace.model("mini")) if model == "mini" else []
+        bundled = shipped_adapters(model)
         runs = [found for found in map(row, self.store.all()[:LISTED]) if found["has_adapter"]]
         mine = [(f"{r['id']} · {r['note']}".rstrip(" ·")[:90], r["id"]) for r in runs if r["model"] == model]
         return [*((name, name) for name in bundled), *mine]

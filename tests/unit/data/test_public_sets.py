@@ -94,17 +94,17 @@ def test_every_road_to_a_set_of_the_hub_is_refused_and_says_which_there_are(
             said = json.dumps(ask(), default=str)
         except (RmxError, gr.Error) as error:
             said = str(error)
-        assert "This public site has the problem sets mini, arith. Duplicate" in said, (road, said)
+        assert "This public site has the problem sets mini, arith, words. Duplicate" in said, (road, said)
     assert fetched == []
 
 
 def test_a_set_that_is_named_is_read(mini, fetched: list[str]) -> None:
     policy = Settings(public=True, sets="gsm8k, aime24").policy
-    assert policy.problem_sets() == ["mini", "arith", "gsm8k", "aime24"]
+    assert policy.problem_sets() == ["mini", "arith", "words", "gsm8k", "aime24"]
     space = Workspace("cpu", loader=lambda spec: mini, policy=policy)
     roads(space, "gsm8k:test")["Explore: a set"]()
     assert fetched == ["gsm8k"]
-    with pytest.raises(Refused, match="the problem sets mini, arith, gsm8k, aime24"):
+    with pytest.raises(Refused, match="the problem sets mini, arith, words, gsm8k, aime24"):
         policy.admit_set("math500")
 
 
@@ -121,7 +121,7 @@ def test_a_set_that_was_fetched_before_is_read(name: str, tmp_path: Path) -> Non
     (folder / config / "0.0.0" / "a1" / "dataset_info.json").write_text("{}")
     assert is_cached(name)
     policy = SiteRules(public=True)
-    assert policy.problem_sets() == ["mini", "arith", name]
+    assert policy.problem_sets() == ["mini", "arith", "words", name]
     policy.admit_set(f"{name}:test")
 
 
@@ -134,8 +134,8 @@ def test_lists_on_the_page_offer_what_is_allowed_only(space: Workspace) -> None:
         return {name: {value.partition(":")[0] for _, value in choices} for name, choices in found.items()}
 
     public = offered(space, Settings(public=True))
-    assert public.pop("evaluate-set") == {"mini", "arith", "own file"}
-    assert set(map(frozenset, public.values())) == {frozenset({"mini", "arith"})}
+    assert public.pop("evaluate-set") == {"mini", "arith", "words", "own file"}
+    assert set(map(frozenset, public.values())) == {frozenset({"mini", "arith", "words"})}
     private = offered(Workspace("cpu", loader=lambda spec: space.model("mini")), Settings())
     assert all("gsm8k" in names for names in private.values())
 
