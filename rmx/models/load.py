@@ -37,9 +37,8 @@ from rmx.engine.engine import Engine
 from rmx.errors import ModelError, PromptError, first_line, reason_of, shown
 from rmx.grading.answers import RULES, StopRule, before_stop, grade
 from rmx.models.detokenizer import Detokenizer
-from rmx.models.families import family_of, style_of
 from rmx.models.presets import Preset, preset_of
-from rmx.models.style_options import StyleOptions, resolve_style
+from rmx.models.style_options import StyleOptions, family_of, resolve_style, style_of
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Answer
 from rmx.storage.hub_errors import download_sentence

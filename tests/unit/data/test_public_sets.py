@@ -9,8 +9,8 @@ import gradio as gr
 import pytest
 from datasets.naming import camelcase_to_snakecase
 
-from rmx.data import hub_sets as hub_sets
-from rmx.data.hub_sets import REPOSITORIES, is_cached
+from rmx.data import problem_sets as hub_sets
+from rmx.data.problem_sets import REPOSITORIES, is_cached
 from rmx.errors import Refused, RmxError
 from rmx.explore.branches import BranchStore
 from rmx.models.site_rules import SiteRules
