@@ -32,19 +32,14 @@ from transformers import DynamicCache
 from rmx.engine.divergence import Difference, difference
 from rmx.engine.engine import Engine, adapter_key, split_key
 from rmx.errors import ModelError
+from rmx.models.adapter_facts import AdapterFacts, adapted_layers, facts, lora_factors, lora_norm, why_not_linear
 from rmx.models.base_state import (
-    AdapterFacts,
     Changes,
-    adapted_layers,
     base_changes,
     base_checksums,
     base_tensors,
-    facts,
-    lora_factors,
-    lora_norm,
     probe_ids,
     remember_base,
-    why_not_linear,
     without_adapters,
 )
 from rmx.models.load import Model, Placing, load, split_dtype

@@ -24,7 +24,7 @@ from rmx.engine.scheduler import Decoding, scheduler_of
 from rmx.engine.token_draws import TokenFigures
 from rmx.errors import RmxError, SwapError
 from rmx.explore.generate import Generation, Job
-from rmx.models.base_state import scales
+from rmx.models.adapter_facts import scales
 from rmx.models.detokenizer import Detokenizer
 from rmx.models.load import Model
 from rmx.records import TokenDist, Trace

@@ -15,7 +15,7 @@ from rmx.engine.scheduler import Decoding, scheduler_of
 from rmx.engine.token_draws import TokenFigures, figures_of, prompt_key, uniform
 from rmx.errors import PromptError
 from rmx.grading.answers import CUT, StopRule
-from rmx.models.base_state import scales
+from rmx.models.adapter_facts import scales
 from rmx.models.load import Model
 from rmx.models.stopping import stop_after
 from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace

@@ -1,4 +1,4 @@
-"""What is in memory: the base, recorded before the first adapter and read again after each, its key, and its adapters.
+"""What a model is in memory: the base, recorded before the first adapter and read again after each, and its key.
 
 Recorded are a checksum of every tensor and logits on a fixed text. A change of either means that whatever shares these
 weights no longer is the model that was loaded.
@@ -6,11 +6,9 @@ weights no longer is the model that was loaded.
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +16,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rmx.engine.divergence import difference
-from rmx.engine.engine import Engine, base_network, is_adapter_layer, lora_layers, split_key
+from rmx.engine.engine import Engine, base_network, is_adapter_layer, split_key
 from rmx.engine.remote import NOT_HERE
 from rmx.errors import ModelError
-from rmx.models.load import Model, fingerprint
+from rmx.models.load import Model
 
 STEP, ODD = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9  # multipliers without a pattern in their bits
 
@@ -50,11 +48,6 @@ def checksum(tensor: Tensor) -> int:
         mixed.bitwise_xor_(mixed >> 31).mul_(ODD).bitwise_xor_(mixed >> 29)
         total += mixed.sum()
     return int(total)
-
-
-def checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
-    """The checksum of each tensor, by its name."""
-    return {name: checksum(tensor) for name, tensor in tensors}
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -129,7 +122,7 @@ def base_tensors(engine: Engine) -> dict[str, Tensor]:
 def base_checksums(held: Mapping[str, Tensor]) -> dict[str, int]:
     """Checksums of `base_tensors`; of two names of one tensor the first counts."""
     names = {id(tensor): name for name, tensor in reversed(list(held.items()))}
-    return checksums((name, held[name]) for name in names.values())
+    return {name: checksum(held[name]) for name in names.values()}
 
 
 def remember_base(model: Model) -> None:
@@ -221,96 +214,3 @@ def _kept(config: Mapping[str, Any], out: frozenset[str]) -> str:
     """A configuration as one text, without the fields that change no figure."""
     fields = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
     return json.dumps({name: value for name, value in fields.items() if name not in out}, sort_keys=True, default=str)
-
-
-# -- What an adapter is -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterFacts:
-    """Figures of an adapter, in the order of documents."""
-
-    name: str
-    type: str  # PEFT's word: LORA, IA3, …
-    rank: int | None
-    alpha: float | None
-    targets: tuple[str, ...]
-    parameters: int
-    norm: float | None  # Frobenius norm of all weight changes together, at strength 1; None for other kinds than LoRA
-    zero: bool  # it changes nothing at all
-    revision: str  # content hash of a local adapter, its source otherwise
-    folded: str | None = None  # how it was begun, where it was made a plain LoRA of twice its rank
-
-
-def why_not_linear(config: Any) -> str | None:
-    """Why an adapter's output cannot simply be multiplied; None for a plain LoRA, which adds s·B·A·x."""
-    kind = str(getattr(config.peft_type, "value", config.peft_type))
-    if kind != "LORA":
-        return f"it is a {kind} adapter, and only a plain LoRA scales linearly."
-    if getattr(config, "use_dora", False):
-        return "it is a DoRA, which renormalises the weights; part of its effect is there at any strength."
-    if config.modules_to_save or getattr(config, "trainable_token_indices", None):
-        return "it replaces whole modules or tokens, which are either there or not."
-    if getattr(config, "target_parameters", None):
-        return "it sits on parameters that no layer of their own holds, which rows of one batch cannot have apart."
-    if config.bias != "none" or getattr(config, "lora_bias", False):
-        return "it trains biases, which do not scale with it."
-    if getattr(config, "alora_invocation_tokens", None):
-        return "it is switched on by tokens of the text."
-    return None
-
-
-def scales(model: Model, adapter: str | None) -> bool:
-    """Whether rows of one batch can have this adapter apart from other rows: a plain LoRA, or none at all."""
-    if adapter is None:
-        return True
-    name, engine = split_key(adapter)[0], model.engine
-    return name in engine.adapters and why_not_linear(engine.model.peft_config[name]) is None
-
-
-def facts(model: Model, name: str) -> AdapterFacts:
-    """Measure an adapter that is on the model.
-
-    The norm is that of a LoRA, exactly: ||s B A||_F = s sqrt(tr((B^T B)(A A^T))), computed in fp64 without forming B A.
-    """
-    config = model.engine.model.peft_config[name]
-    kind = str(getattr(config.peft_type, "value", config.peft_type))
-    norm = None
-    if kind == "LORA" and not config.target_parameters:
-        norm = math.sqrt(sum(lora_norm(layer, name) ** 2 for layer in adapted_layers(model, name)))
-    weights = [w for key, w in model.engine.model.named_parameters() if name in key.split(".")]
-    targets = config.target_modules
-    source = Path(model.engine.adapters[name])
-    return AdapterFacts(
-        name=name,
-        type=kind,
-        rank=getattr(config, "r", None),
-        alpha=getattr(config, "lora_alpha", None),
-        targets=tuple(sorted(targets)) if isinstance(targets, set | list | tuple) else (str(targets),),
-        parameters=sum(w.numel() for w in weights),
-        norm=norm,
-        # Anything but a plain LoRA is zero only where all of its tensors are.
-        zero=norm == 0 if why_not_linear(config) is None else not any(bool(w.any()) for w in weights),
-        revision=fingerprint(source) if source.is_dir() else str(source),
-        folded=getattr(config, "folded", None),
-    )
-
-
-def adapted_layers(model: Model, name: str) -> list[Any]:
-    """The layers that carry this LoRA."""
-    return [m for m in lora_layers(model.engine.model) if name in m.lora_A or name in m.lora_embedding_A]
-
-
-def lora_norm(layer: Any, name: str) -> float:
-    """Frobenius norm of one layer's weight change at strength 1."""
-    a, b = lora_factors(layer, name)
-    with torch.inference_mode():
-        gram = (b.double().T @ b.double()) * (a.double() @ a.double().T)
-        return float(layer.scaling[name] * gram.sum().clamp_min(0).sqrt())
-
-
-def lora_factors(layer: Any, name: str) -> tuple[Tensor, Tensor]:
-    """A (r, in) and B (out, r), convolutions flattened."""
-    if name in layer.lora_embedding_A:
-        return layer.lora_embedding_A[name], layer.lora_embedding_B[name]
-    return layer.lora_A[name].weight.flatten(1), layer.lora_B[name].weight.flatten(1)

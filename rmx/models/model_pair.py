@@ -19,8 +19,8 @@ from rmx.engine.engine import Engine, Stream, adapter_key, held_together, split_
 from rmx.engine.fair_queue import current_owner
 from rmx.engine.prefix_cache import Saved, croppable, select_rows, whole_length
 from rmx.errors import ModelError
+from rmx.models.adapter_facts import why_not_linear
 from rmx.models.adapter_names import attached
-from rmx.models.base_state import why_not_linear
 from rmx.models.load import Model
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
