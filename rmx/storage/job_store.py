@@ -176,6 +176,10 @@ class MemoryShares:
 Item = TypeVar("Item", bound=Any)  # has `id`, `owner` and `nbytes`; of a job also `done` and `halt()`
 
 
+def _nbytes(items: list[Item]) -> int:
+    return sum(item.nbytes for item in items)
+
+
 class JobStore(Generic[Item]):
     """Items by id. They leave memory in whole groups, as the account of `MemoryShares` has it; a busy group stays.
 
@@ -195,7 +199,7 @@ class JobStore(Generic[Item]):
         most: int | None = None,
         group: Callable[[Item], str] = lambda item: str(item.id),
         needs: Callable[[Item], str | None] = lambda item: None,
-        size: Callable[[list[Item]], int] = lambda items: sum(item.nbytes for item in items),
+        size: Callable[[list[Item]], int] = _nbytes,
         error: type[RmxError] = RmxError,
     ) -> None:
         self.kept, self._most = kept or MemoryShares(), most
