@@ -49,11 +49,11 @@ def save_tree(text: str, name: str, repo: str, token: str, api: Any = None) -> s
     if not _TOKEN.fullmatch(token):
         raise RmxError("That is no access token of the Hub: they begin with hf_. Make one with the right to write.")
     place = f"{HUB_FOLDER}/{name}"
-    file = {"path_or_fileobj": text.encode(), "path_in_repo": place, "commit_message": f"Add {name} from rmx"}
+    where: dict[str, Any] = {"path_in_repo": place, "repo_id": repo, "repo_type": "dataset"}
     try:
         api = api or HfApi(token=token)
         api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_file(repo_id=repo, repo_type="dataset", **file)
+        api.upload_file(path_or_fileobj=text.encode(), commit_message=f"Add {name} from rmx", **where)
     except Exception as error:  # noqa: BLE001 - whatever it is may quote the request, and with it the token
         said = upload_sentence(error, Upload("the tree", repo, offline="Download the JSON instead."))
         raise RmxError(said.replace(token, "(token)")) from None
