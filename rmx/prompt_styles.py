@@ -1,6 +1,6 @@
 """Prompt styles: how a problem becomes the text that a model is asked with, and what ends and answers it.
 
-Which style a model gets by itself is decided by its configuration and tokenizer, see models/families.py.
+Which style a model gets by itself is decided by its configuration and tokenizer, see models/style_options.py.
 """
 
 from collections.abc import Mapping

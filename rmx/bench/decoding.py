@@ -1,14 +1,11 @@
-"""Decoding against transformers: one row, a swap, branches; and many streams against one after the other.
-
-`rmx bench outcomes` and `rmx bench rollouts`: many samples of one prompt or of several, against `generate()`.
+"""Decoding against transformers: one row, a swap, branches, many samples; and many streams against one after the other.
 
 How long each sample gets is drawn beforehand, evenly from 8 to 64 tokens, and scripted on both sides; end tokens do
 not count. So both make the same number of useful tokens, whatever they sample.
 """
 
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -199,17 +196,6 @@ class Script(StoppingCriteria):
         return input_ids.shape[1] >= self.ends
 
 
-@contextmanager
-def never_ending(network: Any) -> Iterator[None]:
-    """No end token for the length of a `with` block."""
-    before = network.generation_config.eos_token_id
-    network.generation_config.eos_token_id = None
-    try:
-        yield
-    finally:
-        network.generation_config.eos_token_id = before
-
-
 def generate(model: Model, ids: Tensor, mask: Tensor, lengths: Sequence[int], copies: int = 1) -> list[list[int]]:
     """Sample completions of the given lengths by one `generate()` of transformers at temperature 1.
 
@@ -218,7 +204,9 @@ def generate(model: Model, ids: Tensor, mask: Tensor, lengths: Sequence[int], co
         lengths: (B * copies,) tokens of each sample.
     """
     network, width = model.engine.model, ids.shape[1]
-    with never_ending(network):
+    config = network.generation_config
+    before, config.eos_token_id = config.eos_token_id, None
+    try:
         out = network.generate(
             ids,
             attention_mask=mask,
@@ -231,6 +219,8 @@ def generate(model: Model, ids: Tensor, mask: Tensor, lengths: Sequence[int], co
             pad_token_id=0,
             stopping_criteria=StoppingCriteriaList([Script(width, torch.tensor(lengths, device=ids.device))]),
         )
+    finally:
+        config.eos_token_id = before
     return [row[width : width + n] for row, n in zip(out.tolist(), lengths, strict=True)]
 
 

@@ -44,8 +44,7 @@ def _sets(args: argparse.Namespace) -> None:
 
 def listed() -> list[dict[str, Any]]:
     """One row per named set. A size is null where only the Hub could tell it."""
-    from rmx.data.hub_sets import REPOSITORIES
-    from rmx.data.problem_sets import SETS, sizes
+    from rmx.data.problem_sets import REPOSITORIES, SETS, sizes
 
     return [
         {

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rmx.data.hub_sets import REPOSITORIES, is_cached
-from rmx.data.problem_sets import SETS, split_name
+from rmx.data.problem_sets import REPOSITORIES, SETS, is_cached, split_name
 from rmx.errors import Refused
 from rmx.models.adapter_names import bundled_adapters, run_adapter
 from rmx.models.presets import preset_of

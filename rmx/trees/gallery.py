@@ -1,14 +1,8 @@
-"""Trees that were made elsewhere: saved to the Hub, recorded, and the gallery.
+"""Trees that lie elsewhere: saved to the Hub, recorded without the model, and the gallery of recorded ones.
 
-Save a tree to a dataset on the Hub with a visitor's own token: used once, kept nowhere, in no log.
-
-A tree that was recorded elsewhere, as branches to look at; with its model, where that is loaded, to go on from.
-
-The gallery: trees of real models, recorded once and looked at without the model.
-
-`python -m rmx.trees.gallery` records them again into assets/gallery (a few minutes on two cores); with `--search ID …`
-it says what other problems of the set would show. Nothing in a tree is made up: each branch is what the model said,
-greedily, after one token was swapped at one of its forks.
+`python -m rmx.trees.gallery` records the gallery again into assets/gallery (a few minutes on two cores); with `--search
+ID …` it says what other problems of the set would show. Nothing in a tree is made up: each branch is what the model
+said, greedily, after one token was swapped at one of its forks.
 """
 
 import argparse
@@ -42,33 +36,24 @@ HUB_FOLDER = "trees"
 
 
 def save_tree(text: str, name: str, repo: str, token: str, api: Any = None) -> str:
-    """Upload a tree document as trees/NAME of a dataset, which is made, private, where it is not there yet.
+    """Upload a tree document as trees/NAME of a dataset, made private where it is not there yet; returns its address.
+
+    Raises RmxError where the name, the token or the Hub does not allow it. The token is a visitor's own: used once,
+    kept nowhere, in no log and in no message.
 
     Args:
         api: stands in for huggingface_hub's HfApi in tests.
-
-    Returns:
-        The address of the file.
-
-    Raises:
-        RmxError: the name, the token or the Hub does not allow it. The token is in no message.
     """
     if not _REPO.fullmatch(repo):
         raise RmxError("Name the dataset as OWNER/NAME, for example ann/forks.")
     if not _TOKEN.fullmatch(token):
         raise RmxError("That is no access token of the Hub: they begin with hf_. Make one with the right to write.")
     place = f"{HUB_FOLDER}/{name}"
+    where: dict[str, Any] = {"path_in_repo": place, "repo_id": repo, "repo_type": "dataset"}
     try:
-        if api is None:
-            api = HfApi(token=token)
+        api = api or HfApi(token=token)
         api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_file(
-            path_or_fileobj=text.encode(),
-            path_in_repo=place,
-            repo_id=repo,
-            repo_type="dataset",
-            commit_message=f"Add {name} from rmx",
-        )
+        api.upload_file(path_or_fileobj=text.encode(), commit_message=f"Add {name} from rmx", **where)
     except Exception as error:  # noqa: BLE001 - whatever it is may quote the request, and with it the token
         said = upload_sentence(error, Upload("the tree", repo, offline="Download the JSON instead."))
         raise RmxError(said.replace(token, "(token)")) from None
@@ -102,7 +87,8 @@ class Absent:
         self.spec, self.revision, self.dtype, self.tau = tree.model, tree.revision, tree.dtype, tree.tau
         self.style = tree.style
         self.detokenizer = Texts(tree)
-        self.highest = max(_ids(tree))
+        in_tree = {c for b in tree.branches for t in b.tokens for c in (t.id, *(a.id for a in t.top))}
+        self.highest = max({*tree.prompt_ids, *in_tree})
         self.adapters: list[str] = []
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -123,14 +109,13 @@ def recorded_runs(tree: Tree, owner: str | None) -> list[Branch]:
     for place, branch in enumerate(tree.branches):
         tokens = tree.tokens(place)
         parent = runs[branch.parent] if branch.parent is not None else None
-        given = tuple(t.id for t in tokens) if branch.read and parent is None else None
-        job = Job(tree.prompt_ids, branch.sampling, tree.tau, adapter, tree.known, read=given)
+        job = Job(tree.prompt_ids, branch.sampling, tree.tau, adapter, tree.known)
         if parent is not None:
-            job = Job(
-                tree.prompt_ids, branch.sampling, tree.tau, adapter, tree.known, tokens[: branch.at],
-                branch.forced_ids, parent.tokens[branch.at],
-            )  # fmt: skip
-        run = Branch(model, job, tree.prompt or "", runs[0].tree if runs else "", parent, _title(tree), owner=owner)
+            job = replace(job, kept=tokens[: branch.at], forced=branch.forced_ids, fork=parent.tokens[branch.at])
+        elif branch.read:
+            job = replace(job, read=tuple(t.id for t in tokens))
+        title = tree.title or (None if tree.prompt else f"A solution of {tree.model}")
+        run = Branch(model, job, tree.prompt or "", runs[0].tree if runs else "", parent, title, owner=owner)
         run.tree = run.tree or run.id
         run.origin, run.tokens = origin, list(tokens)
         run.show = tree.pos if place == tree.shown else None
@@ -145,13 +130,9 @@ def recorded_runs(tree: Tree, owner: str | None) -> list[Branch]:
 
 
 def revive(run: Branch, loaded: Any) -> None:
-    """Give a recorded run its model where that is loaded meanwhile, so that it can be gone on from.
+    """Give a recorded run its model where that is `loaded` meanwhile (spec -> Model or None), to go on from it.
 
-    Args:
-        loaded: model spec -> the loaded Model, or None.
-
-    Raises:
-        SwapError: what is loaded under that name has other weights, or not these tokens.
+    Raises SwapError where what is loaded under that name has other weights, or not these tokens.
     """
     absent: Any = run.model
     if not isinstance(absent, Absent):
@@ -170,14 +151,6 @@ def revive(run: Branch, loaded: Any) -> None:
     if absent.highest >= model.engine.vocab_size or len(run.job.prompt_ids) + len(run.tokens) >= model.engine.context:
         raise SwapError(f"This tree does not fit {absent.spec}: it holds tokens that the model lacks.")
     run.model = model.with_style(absent.style or model.style.unrecorded)
-
-
-def _title(tree: Tree) -> str | None:
-    return tree.title or (None if tree.prompt else f"A solution of {tree.model}")
-
-
-def _ids(tree: Tree) -> set[int]:
-    return {*tree.prompt_ids, *(c for b in tree.branches for t in b.tokens for c in (t.id, *(a.id for a in t.top)))}
 
 
 # -- The gallery ------------------------------------------------------------------------------------------------------
@@ -218,11 +191,7 @@ def list_trees() -> tuple[Piece, ...]:
 
 
 def load_tree(name: object) -> Tree:
-    """A tree of the gallery by its name.
-
-    Raises:
-        ProblemError: no such tree.
-    """
+    """A tree of the gallery by its name, or ProblemError."""
     if name not in [known for known, _, _ in PICKED]:
         raise ProblemError("The gallery has no tree of this name.")
     return read_tree((FOLDER / f"{name}.json").read_text(encoding="utf-8"))

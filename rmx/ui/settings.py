@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from rmx.data.hub_sets import REPOSITORIES
+from rmx.data.problem_sets import REPOSITORIES
 from rmx.errors import RmxError
 from rmx.models.site_rules import SiteRules, TrainingMode
 

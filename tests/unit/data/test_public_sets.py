@@ -9,8 +9,7 @@ import gradio as gr
 import pytest
 from datasets.naming import camelcase_to_snakecase
 
-from rmx.data import hub_sets as hub_sets
-from rmx.data.hub_sets import REPOSITORIES, is_cached
+from rmx.data.problem_sets import _ON_HUB, REPOSITORIES, is_cached
 from rmx.errors import Refused, RmxError
 from rmx.explore.branches import BranchStore
 from rmx.models.site_rules import SiteRules
@@ -113,7 +112,7 @@ def test_a_set_that_is_named_is_read(mini, fetched: list[str]) -> None:
 def test_a_set_that_was_fetched_before_is_read(name: str, tmp_path: Path) -> None:
     owner, _, repository = REPOSITORIES[name].partition("/")
     folder = tmp_path / "cache" / f"{owner}___{camelcase_to_snakecase(repository)}"
-    config = hub_sets._SETS[name][1] or "default"
+    config = _ON_HUB[name][1] or "default"
     assert not is_cached(name)
     for place in (f"{config}/0.0.0/a1", "other/0.0.0/a1", f"{config}/0.0.0/a1.incomplete"):
         (folder / place).mkdir(parents=True)

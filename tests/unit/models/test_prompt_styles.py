@@ -14,13 +14,20 @@ from rmx.data.problem_sets import load_set
 from rmx.errors import ModelError, PromptError
 from rmx.evaluate.eval_report import EvalConfig, contestants_of
 from rmx.evaluate.evaluation import Evaluation
-from rmx.models import presets
-from rmx.models.families import FAMILIES, Facts, family_of, style_of
 from rmx.models.load import load
 from rmx.models.model_pair import ask_alike, make_pair
 from rmx.models.presets import PRESETS, PairPreset
 from rmx.models.stand_ins import byte_tokenizer
-from rmx.models.style_options import StyleOptions, from_form, resolve_style, to_form
+from rmx.models.style_options import (
+    FAMILIES,
+    Facts,
+    StyleOptions,
+    family_of,
+    from_form,
+    resolve_style,
+    style_of,
+    to_form,
+)
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES, PromptStyle
 from rmx.recipes.distill_job import DistillJob

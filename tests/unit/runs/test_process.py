@@ -122,7 +122,7 @@ def test_a_run_from_start_to_end_in_a_process_of_its_own(store):
 
 def test_it_is_alive_from_the_first_moment_and_cannot_be_started_twice(store, slow, monkeypatch):
     monkeypatch.setenv("LATE", "1.0")
-    monkeypatch.setattr("rmx.runs.lock.PATIENCE", 0.1)
+    monkeypatch.setattr("rmx.runs.folder.PATIENCE", 0.1)
     folder, seen = made(store), []
     with ThreadPoolExecutor() as pool:
         start = pool.submit(store.start, folder.id)
