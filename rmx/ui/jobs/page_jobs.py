@@ -21,6 +21,7 @@ BASE_BYTES = 10_000  # of a job that has found nothing yet: its decoders and loc
 PATIENCE = 8.0  # seconds that a question of the page waits for the engine
 INTERVAL = 0.08  # seconds between messages while tokens are streamed
 STATE_INTERVAL = 0.5  # seconds between messages that hold a whole state
+FAULT = "This did not work, and it is a fault of rmx. Its log says more."
 TOO_LONG = "Shorten the text or take a smaller model."  # where memory has run out
 
 
@@ -101,6 +102,7 @@ def stream_job(
         job.error = str(error)
     except Exception as error:
         if not is_out_of_memory(error):
+            job.error = FAULT
             raise
         job.error = full()
     finally:

@@ -32,7 +32,7 @@ from rmx.prompt_styles import STYLES
 from rmx.service.arguments import Request
 from rmx.storage.job_store import JobStore
 from rmx.ui.background import prefetch
-from rmx.ui.jobs.page_jobs import TOO_LONG, Message, OpenPages
+from rmx.ui.jobs.page_jobs import FAULT, TOO_LONG, Message, OpenPages
 from rmx.ui.request_log import observed
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def answering(question: Callable[[object], Reply], who: Who = nobody) -> Callabl
             if is_out_of_memory(error):
                 return {"error": out_of_memory(TOO_LONG)}
             log.exception("the question %s has failed", getattr(question, "__name__", "of a page"))
-            return {"error": "This did not work, and it is a fault of rmx. Its log says more."}
+            return {"error": FAULT}
 
     return server_function
 
