@@ -28,10 +28,8 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore
 from rmx.service import VERBS, Document, Limits, Request, Site, call
 from rmx.service.arguments import arguments_of, hints_of, schema_of, shown
-from rmx.ui.background import Work, in_thread
-from rmx.ui.jobs.page_jobs import EVALUATIONS, MEASURED_CLAIMS, SET_RUNS, TOO_LONG, PageJob
+from rmx.ui.jobs.page_jobs import EVALUATIONS, MEASURED_CLAIMS, SET_RUNS, TOO_LONG, PageJob, Work, in_thread, observed
 from rmx.ui.jobs.training import Training
-from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners, is_loopback
 

@@ -35,8 +35,17 @@ from rmx.records import Problem
 from rmx.runs.store import RunStore, row
 from rmx.service.arguments import short_enough
 from rmx.storage.job_store import JobStore, MemoryShares, bytes_of, give_back
-from rmx.ui.jobs.page_jobs import EVALUATIONS, Message, PageJob, download, field_of, line_and_error, number, whole
-from rmx.ui.request_log import log_request
+from rmx.ui.jobs.page_jobs import (
+    EVALUATIONS,
+    Message,
+    PageJob,
+    download,
+    field_of,
+    line_and_error,
+    log_request,
+    number,
+    whole,
+)
 
 GRACE = 30.0  # seconds after its last page has left that an evaluation goes on: a reload takes less
 UNSEEN = 180.0  # seconds after the last look at it, on a public site; a page that is hidden looks once a minute

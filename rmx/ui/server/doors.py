@@ -33,7 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rmx.service import VERBS
 from rmx.service.arguments import arguments_of, count_later, shown
 from rmx.storage.safe_files import without_half_characters
-from rmx.ui.server.connections import parse_address
+from rmx.ui.visitor_cookie import parse_address
 
 SMALL = 64_000  # bytes of a body
 LARGE = 6_000_000  # of a file of problems or a saved tree, as text

@@ -33,14 +33,13 @@ from rmx.errors import RmxError
 from rmx.explore.branches import BranchStore
 from rmx.models.workspace import Workspace
 from rmx.storage.job_store import TOKEN_BYTES, MemoryShares
-from rmx.ui.background import finish_all
 from rmx.ui.endpoints import has_mcp, limits_of, serve_tools, site_of
 from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.measurements import Sharing
+from rmx.ui.jobs.page_jobs import finish_all, metrics
 from rmx.ui.jobs.training import Training
 from rmx.ui.page import build_app
-from rmx.ui.request_log import metrics
 from rmx.ui.server.doors import Doors, HostCheck, guard_bodies, refuse_body
 from rmx.ui.server.page_files import (
     ContentPolicy,

@@ -31,9 +31,7 @@ from rmx.models.style_options import AUTO
 from rmx.prompt_styles import STYLES
 from rmx.service.arguments import Request
 from rmx.storage.job_store import JobStore
-from rmx.ui.background import prefetch
-from rmx.ui.jobs.page_jobs import FAULT, TOO_LONG, Message, OpenPages
-from rmx.ui.request_log import observed
+from rmx.ui.jobs.page_jobs import FAULT, TOO_LONG, Message, OpenPages, observed, prefetch
 
 log = logging.getLogger(__name__)
 Reply = dict[str, Any]

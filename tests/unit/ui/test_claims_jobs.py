@@ -157,17 +157,23 @@ def test_the_page_has_all_texts_from_the_start():
     assert all(t["paper"] and t["how"] and t["button"] and t["caveats"] for t in claims_texts())
 
 
-@pytest.mark.parametrize("where", ["bars_of", "command_of"])
-def test_a_state_that_cannot_be_written_ends_the_job_and_leaves_no_row_at_measuring(made, monkeypatch, where):
+def under_way(monkeypatch):
+    """A job whose page has just been told that a row is being measured."""
+    monkeypatch.setattr(claims_module, "STATE_INTERVAL", 0.0)
     claims = Claims(SPACE)
     job = claims.start(OPTIONS, "gain")
     stream = claims.stream(job)
     while not any(r["state"] == "measuring" for r in next(stream)["rows"]):
         pass
+    return claims, job, stream
 
+
+@pytest.mark.parametrize("where", ["bars_of", "command_of"])
+def test_a_state_that_cannot_be_written_ends_the_job_and_leaves_no_row_at_measuring(made, monkeypatch, where):
     def broken(*_):
         raise KeyError("low")
 
+    claims, job, stream = under_way(monkeypatch)
     monkeypatch.setattr(claims_module, where, broken)
     *_, last = stream
     assert (last["done"], last["error"]) == (True, FAULT)
@@ -190,11 +196,7 @@ def test_a_fault_of_a_study_leaves_no_row_at_measuring(made, monkeypatch):
     assert (row(told, "gain")["state"], row(told, "gain")["why"]) == ("failed", FAULT)
 
 
-def test_a_stream_that_the_page_gave_up_leaves_no_row_at_measuring(made):
-    claims = Claims(SPACE)
-    job = claims.start(OPTIONS, "gain")
-    stream = claims.stream(job)
-    while not any(r["state"] == "measuring" for r in next(stream)["rows"]):
-        pass
+def test_a_stream_that_the_page_gave_up_leaves_no_row_at_measuring(made, monkeypatch):
+    claims, job, stream = under_way(monkeypatch)
     stream.close()
     assert row(claims.tail({"id": job.id}), "gain")["state"] == "stopped"
