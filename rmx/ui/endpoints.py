@@ -1,12 +1,8 @@
-"""The verbs as named endpoints of the app and as MCP tools.
+"""The verbs as named endpoints of the app and as MCP tools, at /gradio_api/mcp. All other events stay hidden.
 
-The verbs as named endpoints of the app: typed, documented, streaming. All other events of the page stay hidden.
-
-The verbs as MCP tools, at /gradio_api/mcp. Gradio has the transport; what a tool is and does is said here.
-
-Gradio's own handlers call the app over HTTP at the address that a request's Host header names, once and for everybody,
-and do not stop what was given up. So tools are called directly, and there are no resources or prompts. Documents are
-`brief` unless a call says otherwise: a language model reads them. (Nothing here works without the package `mcp`.)
+Gradio has the transport of MCP. Its own handlers call the app over HTTP at the address that a request's Host header
+names, once and for everybody, and do not stop what was given up: so tools are called directly, and there are no
+resources or prompts. Documents are `brief` unless a call says otherwise: a language model reads them.
 """
 
 import importlib.util

@@ -1,7 +1,6 @@
 """The claims for the page: jobs that measure rows, and their state as messages.
 
-A message holds the whole state, so any of them may be lost. A job continues with what the job before it has found of
-the same subject: measuring a second row of the same study costs nothing.
+A job continues with what the job before it has found of the same subject, so a second row of a study costs nothing.
 """
 
 import logging

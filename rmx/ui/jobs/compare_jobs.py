@@ -1,7 +1,4 @@
-"""The jobs of the compare view, a map, a patched decode, a run over a problem set, and their state as messages.
-
-Messages are idempotent: each has the job that it belongs to and where its tokens start.
-"""
+"""The jobs of the compare view and their messages: a map, a patched decode, a run over a problem set."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field

@@ -1,9 +1,4 @@
-"""The Evaluate tab's work: jobs, and what a visitor may ask.
-
-An evaluation under way: what is asked, the latest figures, which rows are new, and which pages look at it.
-
-The evaluate road for the page: what it may ask for, the jobs, the visitors' own files.
-"""
+"""Evaluations for the page: what it may ask for, the jobs and the pages that look at them, the visitors' own files."""
 
 import csv
 import io

@@ -1,7 +1,6 @@
 """The train road for the pages: what they ask about runs, and what a visitor may do with them.
 
-A page knows nothing but the files of the runs: every answer is read from them, so a reload, a second browser or a
-restart of the app changes nothing.
+Every answer is read from the files of the runs, so a reload, a second browser or a restart of the app changes nothing.
 """
 
 import threading

@@ -1,14 +1,10 @@
-"""Which paths are open, and what is refused before gradio sees it.
-
-Which paths of the server are open, to which methods, for bodies of which size. Everything else is closed.
+"""Which paths are open, to which methods, for bodies of which size, and which bodies gradio gets to see.
 
 One table decides, and one reading of the path: the percent signs, double slashes, dots and the prefix of a proxy are
 taken out of it before anybody looks, and what comes further in sees the same path that was looked up here.
 
-What is sent to gradio's own doors, looked at before gradio sees it: a body that it would trip over gets a sentence.
-
-Gradio takes names, numbers of events and components from a request as they are, and a wrong one ends as a bare 500. It
-also answers a visitor's mistake with 500 where an event has no queue; that becomes 422, with the same sentence.
+Gradio takes names, numbers of events and components from a request as they are, and a wrong one ends as a bare 500:
+here it gets a sentence. Where an event has no queue gradio answers a visitor's mistake with 500 too; that becomes 422.
 """
 
 import json

@@ -1,9 +1,4 @@
-"""The web application, and its check that no file is handed out.
-
-Whether an app could be made to hand out a file of the machine: asked at start, by asking the app itself.
-
-The web application: the page on FastAPI, routes of our own, and what stands before them; nothing from outside.
-"""
+"""The web application: the page on FastAPI, our own routes, what stands before them, and a check that no file leaks."""
 
 import asyncio
 import atexit

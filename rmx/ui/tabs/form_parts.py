@@ -1,8 +1,4 @@
-"""What tabs share: how events are wired, and parts of forms.
-
-How events of the page are wired: quietly, outside the public API, streams beside each other; what all tabs do.
-
-Parts that several forms share: a problem with its known answer, a pair of models, how a model is asked.
+"""What tabs share: how events are wired (outside the public API, streams beside each other), and parts of forms.
 
 An answer belongs to one text and judges no other. A hidden third component holds the text and the answer that were
 given together. Both boxes and it are sent with one click, so comparing them shows what an answer belongs to, whichever
