@@ -1,7 +1,5 @@
 """Evaluations for the page: what it may ask for, the jobs and the pages that look at them, the visitors' own files."""
 
-import csv
-import io
 import json
 import logging
 import secrets
@@ -34,6 +32,7 @@ from rmx.ui.jobs.page_jobs import (
     EVALUATIONS,
     Message,
     PageJob,
+    csv_text,
     download,
     field_of,
     line_and_error,
@@ -179,9 +178,6 @@ class EvalJob(PageJob):
         if self.unseen is not None and now - self._seen > self.unseen:
             return True
         return self._stop.is_set() or (alone is not None and now - alone > GRACE)
-
-
-# -- The evaluate road for the page -----------------------------------------------------------------------------------
 
 
 log = logging.getLogger(__name__)
@@ -451,13 +447,11 @@ CSV_COUNTS = ("right", "samples", "truncated", "unparsed")
 
 def table(document: Mapping[str, Any]) -> str:
     """One line per problem and model."""
-    out = io.StringIO()
-    rows = csv.writer(out)
-    rows.writerow([*CSV_COLUMNS, *CSV_COUNTS])
+    rows = []
     for problem in document.get("per_problem", []):
         about = [problem.get(key) for key in ("id", "part", "cluster", "problem", "answer")]
         for name, found in problem["models"].items():
             greedy = found.get("greedy") or {}
             first = [greedy.get(key) for key in ("answer", "correct", "truncated")]
-            rows.writerow([*about, name, *first, *(found.get(key) for key in CSV_COUNTS)])
-    return out.getvalue()
+            rows.append([*about, name, *first, *(found.get(key) for key in CSV_COUNTS)])
+    return csv_text([*CSV_COLUMNS, *CSV_COUNTS], rows)

@@ -1,6 +1,8 @@
 """Work that a page or a call has asked for: the thread it runs in, its messages, its end, and its line in the log."""
 
 import asyncio
+import csv
+import io
 import json
 import logging
 import secrets
@@ -8,7 +10,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -91,16 +93,15 @@ def write_lines() -> None:
 # -- Long work in a thread of its own, as an iterator -----------------------------------------------------------------
 
 
-def fill_queue(begin: Callable[[], Iterator[Any]], put: Callable[[str, Any], None], left: Callable[[], bool]) -> None:
+def fill_queue(steps: Iterator[Any], put: Callable[[str, Any], None], left: Callable[[], bool]) -> None:
     """Go through steps in a thread of its own, in the caller's context: its owner pays for them.
 
     Args:
-        begin: makes the steps, in the thread. left: whether the listener has gone; then they are closed.
         put: is called with ("item", what) for each step, ("error", what) where they fail, ("end", None) at last.
+        left: whether the listener has gone; then the steps are closed.
     """
 
     def go() -> None:
-        steps = begin()
         try:
             for item in steps:
                 put("item", item)
@@ -109,9 +110,7 @@ def fill_queue(begin: Callable[[], Iterator[Any]], put: Callable[[str, Any], Non
         except BaseException as error:  # noqa: BLE001  it is raised again in the listener
             put("error", error)
         finally:
-            close = getattr(steps, "close", None)
-            if close is not None:
-                close()
+            getattr(steps, "close", lambda: None)()
             put("end", None)
 
     threading.Thread(target=copy_context().run, args=(go,), name="ahead", daemon=True).start()
@@ -125,7 +124,7 @@ def prefetch(steps: Iterator[Item], halt: Callable[[], None]) -> Iterator[Item]:
     """
     made: SimpleQueue[tuple[str, Any]] = SimpleQueue()
     left = threading.Event()
-    fill_queue(lambda: steps, lambda kind, what: made.put((kind, what)), left.is_set)
+    fill_queue(steps, lambda kind, what: made.put((kind, what)), left.is_set)
     over = False
     try:
         while True:
@@ -169,7 +168,7 @@ async def in_thread(
             loop.call_soon_threadsafe(items.put_nowait, (kind, what))
 
     with as_owner(owner, kind):
-        fill_queue(lambda: work(lambda: stop.is_set() or finish.is_set()), put, stop.is_set)
+        fill_queue(work(lambda: stop.is_set() or finish.is_set()), put, stop.is_set)
     try:
         while True:
             found, what = await items.get()
@@ -254,7 +253,6 @@ def stream_job(
         job: its `error` becomes the sentence of what went wrong.
         steps: the work; yields True where a message is due at once, such as another place in line, else False.
         message: the state of the job, with what was made after the first so many.
-        interval: seconds between two messages.
         full: the sentence for memory that has run out.
         finish: called when the work is over, also where the stream was closed before.
         made: how many tokens there are. sent: how many the page has.
@@ -321,11 +319,7 @@ class JobLimits:
             raise Busy(f"{near} {self.many} from your network are under way. Try again when one of them is over.")
 
     def begin(self, job: PageJob, space: Workspace) -> None:
-        """Count a job of the page or of the API among those of its app, until it is done or stopped.
-
-        Raises:
-            Busy: too many are under way.
-        """
+        """Count a job of the page or of the API among those of its app, until it is done or stopped; may raise Busy."""
         rule = self if space.policy.public else JobLimits(self.one, self.many, self.private)
         with _beginning:
             jobs = _begun.setdefault(space, {}).setdefault(self.one, WeakSet())
@@ -413,6 +407,13 @@ def number(value: object, what: str, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise RmxError(f"The {what} must lie between {least:g} and {most:g}.")
     return float(value)
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as the text of a CSV file."""
+    out = io.StringIO()
+    csv.writer(out).writerows([head, *rows])
+    return out.getvalue()
 
 
 def download(name: str, texts: dict[str, Callable[[], str]], wanted: object) -> Message:
