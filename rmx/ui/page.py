@@ -16,8 +16,7 @@ from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
 from rmx.ui.server.queue_shares import MOST_THREADS, Shares, share_queue
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.claims_tab import build_claims_tab
-from rmx.ui.tabs.compare_tab import CompareTab, build_compare_tab
+from rmx.ui.tabs.compare_tab import CompareTab, build_claims_tab, build_compare_tab
 from rmx.ui.tabs.evaluate_tab import build_evaluate_tab, wire_evaluate
 from rmx.ui.tabs.explore_form import BASE, build_memory_panel
 from rmx.ui.tabs.explore_tab import ExploreTab, build_explore_tab
