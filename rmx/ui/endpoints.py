@@ -81,7 +81,6 @@ def work(site: Site, name: str, given: Mapping[str, Any], road: str) -> Work[Doc
 
     def do(cancelled: Callable[[], bool]) -> Iterator[Document]:
         told: dict[str, Any] = {}
-        refused: list[RmxError] = []
 
         def steps() -> Iterator[Document]:
             job = PageJob()
@@ -91,15 +90,10 @@ def work(site: Site, name: str, given: Mapping[str, Any], road: str) -> Work[Doc
                 for document in call(site, name, given, cancelled):
                     told.update(facts(document))
                     yield document
-            except RmxError as error:
-                refused.append(error)
             finally:
                 job.done = True
 
-        about = lambda: told | ({"outcome": "refused"} if refused else {})  # noqa: E731
-        yield from observed(f"{road}.{name}", steps(), about)
-        if refused:
-            raise refused[0]
+        yield from observed(f"{road}.{name}", steps(), lambda: told)
 
     return do
 

@@ -90,10 +90,7 @@ class MapRun(PairJob):
         problem = {"title": self.title, "prompt": self.prompt, "style": pair.base.style.sentence()}
         known = {"known": job.known, "known_computed": self.known_computed, "source": job.source, "tau": job.tau}
         models = {"base": pair.base.spec, "adapted": pair.name, "strength": pair.strength}
-        return problem | known | models | {"noise": self._noise()}
-
-    def _noise(self) -> Message | None:
-        return self.found.noise.json() if self.found.noise else None
+        return problem | known | models | {"noise": self.found.noise and self.found.noise.json()}
 
     def _result(self) -> Message:
         found, shifts = self.found, self.found.shifts
@@ -112,7 +109,7 @@ class MapRun(PairJob):
             "largest": [self._parting(s) for s in largest(shifts)],
             "placebo": placebo,
             "check": self.check,
-            "noise": self._noise(),
+            "noise": found.noise and found.noise.json(),
             "stop": found.stop,
             "seconds": round(found.seconds, 3),
         }

@@ -54,9 +54,10 @@ def observed(verb: str, steps: Iterator[Item], about: Callable[[], Facts]) -> It
     try:
         yield from steps
         ended = "done"
-    except GeneratorExit:
+    except RmxError:
+        ended = "refused"
         raise
-    except BaseException:
+    except Exception:
         ended = "fault"
         raise
     finally:

@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
-import fastapi
 import gradio as gr
 from starlette.datastructures import Headers
-from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -188,13 +186,8 @@ Refusal = tuple[int, str]
 Body = dict[str, Any]
 
 
-def guard_bodies(app: fastapi.FastAPI, demo: gr.Blocks) -> None:
-    """Put it inside everything else that stands before the page."""
-    app.user_middleware.append(Middleware(Bodies, demo=demo))
-
-
 class Bodies:
-    """ASGI middleware around gradio's app."""
+    """ASGI middleware around gradio's app, inside everything else that stands before the page."""
 
     def __init__(self, app: ASGIApp, demo: gr.Blocks) -> None:
         self.app, self.demo = app, demo

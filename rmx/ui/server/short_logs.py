@@ -74,13 +74,13 @@ def _text(value: Any) -> str:
 def in_short(error: BaseException) -> str:
     """A traceback of at most about `LONGEST` characters: the innermost frames, and the beginning of its message."""
     chain = [error]
-    while len(chain) < CHAIN and (before := _led_to(chain[-1])) is not None and before not in chain:
+    while len(chain) < CHAIN:
+        last = chain[-1]
+        before = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
+        if before is None or before in chain:
+            break
         chain.append(before)
     return "\n".join(_frames_of(one, LONGEST // len(chain)) for one in reversed(chain))
-
-
-def _led_to(error: BaseException) -> BaseException | None:
-    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _frames_of(error: BaseException, room: int) -> str:

@@ -35,7 +35,7 @@ from rmx.ui.jobs.measurements import Sharing
 from rmx.ui.jobs.page_jobs import finish_all, metrics
 from rmx.ui.jobs.training import Training
 from rmx.ui.page import build_app
-from rmx.ui.server.doors import Doors, HostCheck, guard_bodies, refuse_body
+from rmx.ui.server.doors import Bodies, Doors, HostCheck, refuse_body
 from rmx.ui.server.page_files import (
     ContentPolicy,
     PageCache,
@@ -191,7 +191,6 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     add_file_routes(api, evaluator.take_file, sharing.open_file, owners.key_of)
     _add_middleware(api, workspace, settings, owners)
     page = build_app(workspace, settings, notice, training, owners, explorer, evaluator)
-    guard_bodies(api, page)
     mounted: list[gr.routes.App] = []
 
     def forget_info() -> None:
@@ -199,7 +198,7 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
         for app in mounted:
             app.api_info = None
 
-    api.user_middleware.append(Middleware(PageCache, forget=forget_info))
+    api.user_middleware += [Middleware(Bodies, demo=page), Middleware(PageCache, forget=forget_info)]
     options = LAUNCH | {"head": parents_tag(), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
     site = site_of(workspace, settings, training.store)
 

@@ -40,19 +40,7 @@ from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.page_jobs import Message, whole
 from rmx.ui.settings import Settings
 from rmx.ui.tabs import form_parts as parts
-from rmx.ui.tabs.form_parts import (
-    LIGHT,
-    MEASURE,
-    QUIET,
-    STREAM,
-    StreamTab,
-    Who,
-    answers,
-    nobody,
-    payload,
-    refused,
-    shows_errors,
-)
+from rmx.ui.tabs.form_parts import LIGHT, MEASURE, QUIET, STREAM, StreamTab, Who
 from rmx.ui.views import build_view
 
 SOURCES = [("base's own", "base"), ("adapted model's own", "adapted"), ("pasted", "text")]
@@ -96,7 +84,7 @@ class CompareTab(StreamTab):
 
     controls: CompareForm
 
-    def __init__(self, comparer: Comparer, settings: Settings, who: Who = nobody) -> None:
+    def __init__(self, comparer: Comparer, settings: Settings, who: Who = parts.nobody) -> None:
         super().__init__(comparer.jobs, who)
         self.comparer, self.settings = comparer, settings
         space = comparer.workspace
@@ -115,7 +103,7 @@ class CompareTab(StreamTab):
             return {"model": run.pair.name, "tokens": run.made, "outcome": "error" if run.error else "done"}
 
         def refusal(error: RmxError) -> Message:
-            return refused(error, kind=view, id=None, start=0, toks=[], done=True)
+            return parts.refused(error, kind=view, id=None, start=0, toks=[], done=True)
 
         return self.run(verb, request, start, self.comparer.stream, about, refusal, Kind.MEASURED)
 
@@ -172,7 +160,7 @@ class CompareTab(StreamTab):
 
         yield from self._job(what, "set", request, start)
 
-    @shows_errors
+    @parts.shows_errors
     def choose_pair(self, preset: str) -> tuple[Any, ...]:
         """Load the pair now, so that Compare is instant, and take over its threshold."""
         if preset == parts.OWN:
@@ -183,7 +171,7 @@ class CompareTab(StreamTab):
         return gr.Group(visible=False), pair.base.tau, note
 
 
-def build_compare_tab(comparer: Comparer, settings: Settings, page: gr.Tab, who: Who = nobody) -> CompareTab:
+def build_compare_tab(comparer: Comparer, settings: Settings, page: gr.Tab, who: Who = parts.nobody) -> CompareTab:
     """Lay the tab out inside an open gr.Tab and wire it; `who` names the visitor behind a request."""
     tab = CompareTab(comparer, settings, who)
     with gr.Row(elem_id="compare", equal_height=False):
@@ -191,7 +179,7 @@ def build_compare_tab(comparer: Comparer, settings: Settings, page: gr.Tab, who:
             c = tab.controls = CompareForm(tab)
         with gr.Column(scale=1, min_width=320):
             questions = {"pair_tail": comparer.tail, "pair_inspect": comparer.inspect}
-            asked = answers(who, **questions, pair_check=comparer.check, pair_export=comparer.export)
+            asked = parts.answers(who, **questions, pair_check=comparer.check, pair_export=comparer.export)
             panes = build_view("compare/compare_view", asked, elem_id="pair")
     opened = gr.State(False)
     page.select(tab.opening, [opened, *c.asked], [panes, opened], **STREAM)
@@ -258,7 +246,7 @@ class ClaimsForm:
 class ClaimsTab(StreamTab):
     """Callbacks of the tab; each makes one library call and renders what came of it."""
 
-    def __init__(self, claims: Claims, settings: Settings, who: Who = nobody) -> None:
+    def __init__(self, claims: Claims, settings: Settings, who: Who = parts.nobody) -> None:
         super().__init__(claims.jobs, who)
         self.claims, self.settings = claims, settings
         space = claims.workspace
@@ -293,7 +281,7 @@ class ClaimsTab(StreamTab):
 
     def measure(self, event: gr.EventData, request: gr.Request, *asked: Any) -> Iterator[Message]:
         """Measure the claim of an event {"claim", "before"}."""
-        data = payload(event)
+        data = parts.payload(event)
         yield from self._measure(str(data.get("claim")), data.get("before"), request, *asked)
 
     def _measure(self, claim: str | None, before: Any, request: gr.Request, *asked: Any) -> Iterator[Message]:
@@ -309,14 +297,14 @@ class ClaimsTab(StreamTab):
         yield from self.run("claims", request, start, self.claims.stream, about, kind=Kind.MEASURED)
 
 
-def build_claims_tab(claims: Claims, settings: Settings, who: Who = nobody) -> ClaimsTab:
+def build_claims_tab(claims: Claims, settings: Settings, who: Who = parts.nobody) -> ClaimsTab:
     """Lay the tab out inside an open gr.Tab and wire it; `who` names the visitor behind a request."""
     tab = ClaimsTab(claims, settings, who)
     with gr.Row(elem_id="claims", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_id="claims-controls", elem_classes="controls"):
             c = ClaimsForm(tab)
         with gr.Column(scale=1, min_width=320):
-            asked = answers(who, claims_tail=claims.tail, claims_export=claims.export)
+            asked = parts.answers(who, claims_tail=claims.tail, claims_export=claims.export)
             cards = build_view("claims/claims_view", asked, claims=claims_texts(), elem_id="claims-view")
     before = gr.Textbox(visible=False)
     c.pair.preset.change(lambda preset: gr.Group(visible=preset == parts.OWN), c.pair.preset, c.pair.own, **LIGHT)
