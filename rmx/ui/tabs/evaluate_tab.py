@@ -197,19 +197,13 @@ def wire_evaluate(
             found = tab.evaluator.opened(data)
         except RmxError as error:
             return parts.refused(error), *[gr.skip()] * (len(targets) - 1)
+        problem = parts.together(found.problem, found.answer)
         if data.get("where") == "compare":
             pair = (parts.OWN, gr.Group(visible=True), found.model, found.adapter or "", "")
-            asked = (*parts.together(found.problem, found.answer), "base", found.max_new_tokens, *to_form(found.style))
+            asked = (*problem, "base", found.max_new_tokens, *to_form(found.style))
             return gr.skip(), gr.Tabs(selected="compare"), *[gr.skip()] * len(solved), *pair, *asked
         shown = gr.Dropdown(list(dict.fromkeys([BASE, found.adapter or BASE])), value=found.adapter or BASE)
-        greedy = (
-            *parts.together(found.problem, found.answer),
-            0.0,
-            1.0,
-            found.max_new_tokens,
-            False,
-            *to_form(found.style),
-        )
+        greedy = (*problem, 0.0, 1.0, found.max_new_tokens, False, *to_form(found.style))
         return gr.skip(), gr.Tabs(selected="explore"), found.model, shown, *greedy, *[gr.skip()] * len(compared)
 
     e, c = explore.controls, compare.controls
