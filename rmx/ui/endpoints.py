@@ -194,17 +194,10 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings)
     if is_loopback(settings.host) and not settings.public:
         hosts = [h for name in NEAR for h in (name, f"{name}:*")]
         origins = [f"{scheme}://{h}" for scheme in ("http", "https") for h in hosts]
-        demo.mcp_server_obj.manager.security_settings = TransportSecuritySettings(
-            allowed_hosts=hosts, allowed_origins=origins
-        )
-    for asked in (
-        types.ListResourcesRequest,
-        types.ListResourceTemplatesRequest,
-        types.ReadResourceRequest,
-        types.ListPromptsRequest,
-        types.GetPromptRequest,
-    ):
-        server.request_handlers.pop(asked, None)
+        allowed = TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=origins)
+        demo.mcp_server_obj.manager.security_settings = allowed
+    for asked in ("ListResources", "ListResourceTemplates", "ReadResource", "ListPrompts", "GetPrompt"):
+        server.request_handlers.pop(getattr(types, f"{asked}Request"), None)
 
     @server.list_tools()  # type: ignore[untyped-decorator]
     async def tools() -> list[types.Tool]:
@@ -220,7 +213,9 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings)
         token = getattr(context.meta, "progressToken", None)
         document, error = None, None
         try:
-            given = with_defaults(name, arguments)
+            if name not in VERBS:
+                raise RmxError(f"There is no tool {shown(name)}. Known: {', '.join(VERBS)}.")
+            given = {key: value for key, value in BRIEF.items() if key in VERBS[name].model_fields} | arguments
             count = 0
             mine = replace(site, runs=RunsOfVisitor(site, owners, context.request))
             async for document in in_thread(work(mine, name, given, "mcp"), who, kind):
@@ -233,14 +228,6 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings)
             error = sentence_of(raised, name)
         text = error or json.dumps(document, ensure_ascii=False)
         return types.CallToolResult(content=[types.TextContent(type="text", text=text)], isError=error is not None)
-
-
-def with_defaults(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a call, brief where nothing else is said."""
-    if name not in VERBS:
-        raise RmxError(f"There is no tool {shown(name)}. Known: {', '.join(VERBS)}.")
-    known = VERBS[name].model_fields
-    return {key: value for key, value in BRIEF.items() if key in known} | dict(arguments)
 
 
 def told(delta: Document) -> str | None:

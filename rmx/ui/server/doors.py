@@ -149,7 +149,9 @@ class HostCheck:
 
     def __init__(self, app: ASGIApp, names: Iterable[str] | None) -> None:
         self.app = app
-        self.names = None if names is None else {*own_names(), *(name.lower() for name in names)}
+        host = socket.gethostname().lower()  # and a Space is served under a name of its own
+        own = {"localhost", host, f"{host}.local", *filter(None, [os.environ.get("SPACE_HOST", "").lower()])}
+        self.names = None if names is None else own | {name.lower() for name in names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self.names is None or self.answers_to(Headers(scope=scope).get("host", "")):
@@ -165,12 +167,6 @@ class HostCheck:
         name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         parent = name.partition(".")[2]
         return parse_address(name) is not None or name in self.names or f"*.{parent}" in self.names
-
-
-def own_names() -> set[str]:
-    """The names by which this machine knows itself, and the one that a Space is served under."""
-    own = socket.gethostname().lower()
-    return {"localhost", own, f"{own}.local", *filter(None, [os.environ.get("SPACE_HOST", "").lower()])}
 
 
 # -- What is sent to gradio's own doors, looked at before gradio sees it ----------------------------------------------
