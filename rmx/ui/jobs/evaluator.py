@@ -439,19 +439,14 @@ def _adapters(given: object) -> tuple[str, ...]:
     return found
 
 
-CSV_COLUMNS = (
-    "id", "part", "cluster", "problem", "known", "model", "greedy_answer", "greedy_correct", "greedy_truncated",
-)  # fmt: skip
-CSV_COUNTS = ("right", "samples", "truncated", "unparsed")
-
-
 def table(document: Mapping[str, Any]) -> str:
     """One line per problem and model."""
-    rows = []
+    about_problem, counts = ("id", "part", "cluster", "problem"), ("right", "samples", "truncated", "unparsed")
+    of_greedy, rows = ("answer", "correct", "truncated"), []
     for problem in document.get("per_problem", []):
-        about = [problem.get(key) for key in ("id", "part", "cluster", "problem", "answer")]
+        about = [problem.get(key) for key in (*about_problem, "answer")]
         for name, found in problem["models"].items():
             greedy = found.get("greedy") or {}
-            first = [greedy.get(key) for key in ("answer", "correct", "truncated")]
-            rows.append([*about, name, *first, *(found.get(key) for key in CSV_COUNTS)])
-    return csv_text([*CSV_COLUMNS, *CSV_COUNTS], rows)
+            first = [greedy.get(key) for key in of_greedy]
+            rows.append([*about, name, *first, *(found.get(key) for key in counts)])
+    return csv_text([*about_problem, "known", "model", *(f"greedy_{key}" for key in of_greedy), *counts], rows)

@@ -21,6 +21,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import gradio as gr
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -193,7 +194,7 @@ class Bodies:
         if scope["type"] != "http" or scope["method"] != "POST" or path.startswith(FILES):
             await self.app(scope, receive, send)
             return
-        content = await _read(receive)
+        content = await _read(scope, receive)
         refused: Refusal | None = (400, "The request is too long, or ended too early.")
         if content is not None:
             content = _filled(path, content)
@@ -327,19 +328,15 @@ def _filled(path: str, content: bytes) -> bytes:
     return content
 
 
-async def _read(receive: Receive) -> bytes | None:
+async def _read(scope: Scope, receive: Receive) -> bytes | None:
     """The whole body, its size bounded outside, without half characters: gradio cannot send them back.
 
     None where it breaks off. One that is not UTF-8 is refused later.
     """
-    parts, more = list[bytes](), True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    body = b"".join(parts)
+    try:
+        body = await Request(scope, receive).body()
+    except ClientDisconnect:
+        return None
     with suppress(UnicodeDecodeError):
         return without_half_characters(body.decode()).encode()
     return body

@@ -9,9 +9,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -84,25 +84,23 @@ def check_no_file_is_served(app: Any) -> None:
         RmxError: it gave the file away, or it failed.
     """
     word = secrets.token_hex(16)
-    folders = {tempfile.gettempdir(), os.environ.get(VARIABLE, tempfile.gettempdir())}
     canaries = []
-    try:
-        for folder in folders:
-            handle, name = tempfile.mkstemp(prefix="rmx-canary-", suffix=".txt", dir=folder)
-            canaries.append(Path(name))
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(word)
+    with ExitStack() as open_files:
+        for folder in {tempfile.gettempdir(), os.environ.get(VARIABLE, tempfile.gettempdir())}:
+            file = tempfile.NamedTemporaryFile("w", prefix="rmx-canary-", suffix=".txt", dir=folder)  # noqa: SIM115
+            open_files.enter_context(file)
+            file.write(word)
+            file.flush()
+            canaries.append(file.name)
         with ThreadPoolExecutor(1) as thread:  # this one may have a loop that runs already
             given_away = thread.submit(asyncio.run, _ask(app, canaries, word)).result()
-    finally:
-        for canary in canaries:
-            canary.unlink(missing_ok=True)
     if given_away:
-        said = f"This app would hand out files of the machine ({given_away}), so it does not start. Update rmx."
-        raise RmxError(said)
+        raise RmxError(
+            f"This app would hand out files of the machine ({given_away}), so it does not start. Update rmx."
+        )
 
 
-async def _ask(app: Any, canaries: list[Path], word: str) -> str | None:
+async def _ask(app: Any, canaries: list[str], word: str) -> str | None:
     """The request that brought a canary to light; None where none did."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost/gradio_api") as client:
@@ -120,9 +118,9 @@ async def _ask(app: Any, canaries: list[Path], word: str) -> str | None:
     return None
 
 
-def _bodies(canary: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _bodies(canary: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Requests that name a file as gradio's clients do."""
-    file = {"path": str(canary), "meta": {"_type": "gradio.FileData"}}
+    file = {"path": canary, "meta": {"_type": "gradio.FileData"}}
     for road in ROADS:
         for index in range(EVENTS):
             yield road, {"data": [file], "fn_index": index, "session_hash": "canary", "component_id": 1, "fn_name": "x"}
