@@ -97,7 +97,7 @@ class Claims:
 
     def message(self, job: ClaimsJob, sent: int = 0) -> Message:
         """The whole state, whatever was sent already. Where it cannot be written the job ends with the state before."""
-        about = {"kind": "claims", "id": job.id, "rows": [], "done": job.done}
+        about: Message = {"kind": "claims", "id": job.id, "rows": [], "done": job.done}
         try:
             job.last = about | {"stopped": job.stopped} | self._state(job)
         except Exception:
