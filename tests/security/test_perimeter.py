@@ -251,6 +251,14 @@ def test_files_are_read_as_text_and_nothing_else():
         assert foreign.status_code == 403
 
 
+def test_files_of_problems_count_in_the_sites_one_account():
+    rows = "problem\n" + f"How much is one and one? {'Think. ' * 300}\n" * 100
+    with TestClient(web(public=True, kept_tokens=100), base_url="http://localhost") as client:  # a visitor has 100 kB
+        refused = client.post("/files/problems?name=mine.csv", content=rows.encode()).json()["error"]
+    assert refused.startswith("mine.csv takes 0.")
+    assert "0.1 MB are kept of one visitor" in refused
+
+
 # -- the check at start -----------------------------------------------------------------------------------------------
 
 

@@ -179,7 +179,7 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     room = settings.kept_tokens * TOKEN_BYTES
     kept = MemoryShares(room, room // 4, 60 * settings.idle_minutes)
     explorer = Explorer(workspace, BranchStore(kept), limits_of(settings))
-    evaluator = Evaluator(workspace, training.store)
+    evaluator = Evaluator(workspace, training.store, kept=kept)
     api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_routes(api, settings, explorer, training, owners)
     sharing = Sharing(explorer, settings.max_new_tokens)
