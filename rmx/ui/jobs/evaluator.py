@@ -7,6 +7,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -382,10 +383,8 @@ class Evaluator:
         """The notes of the runs among the contestants."""
         notes = {}
         for spec in asked.adapters:
-            try:
+            with suppress(RmxError):  # no run
                 notes[spec] = str(self.store.get(spec.partition("/")[0]).config.get("note") or "")
-            except RmxError:
-                continue  # no run
         return {spec: note for spec, note in notes.items() if note}
 
     def tail(self, data: object) -> Message:

@@ -11,11 +11,9 @@ import hmac
 import math
 import re
 import resource
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -64,7 +62,7 @@ class AccessGate:
         self._auth = auth.encode() if auth else None
         self._one = {kind: Allowance(burst, rate, clock) for kind, (burst, rate) in PACE.items()}
         self._crowd = {kind: Allowance(CROWD * burst, CROWD * rate, clock) for kind, (burst, rate) in PACE.items()}
-        self._streams = ConcurrencyLimit(STREAMS)
+        self._streams = Counter[str]()  # by address
         self._wrong = Allowance(10, 0.1, clock)  # wrong passwords from one address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,9 +78,15 @@ class AccessGate:
         if door.kind != "stream" or not self.limited:
             await self.app(scope, _measured(receive, door.most_bytes), send)
             return
-        with self._streams.hold(self.owners.address_of(request)) as free:
-            inside = self.app if free else _later("Too many pages of this address are open. Close one of them.", 10)
-            await inside(scope, receive, send)
+        address = self.owners.address_of(request)
+        if self._streams[address] >= STREAMS:
+            await _later("Too many pages of this address are open. Close one of them.", 10)(scope, receive, send)
+            return
+        self._streams[address] += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            _take_off(self._streams, address)
 
     def _refusal(self, request: HTTPConnection, method: str, door: Door) -> Response | None:
         path = request.scope["path"]
@@ -116,6 +120,12 @@ class AccessGate:
             return _later("Too many wrong passwords. Wait a moment.", wait)
         shown = {"WWW-Authenticate": 'Basic realm="rmx", charset="UTF-8"'}
         return PlainTextResponse("This site asks for a name and a password.", 401, shown)
+
+
+def _take_off(counts: Counter[str], key: str) -> None:
+    counts[key] -= 1
+    if counts[key] <= 0:
+        del counts[key]
 
 
 def _basic(header: str) -> bytes | None:
@@ -199,9 +209,7 @@ class Connections:
     def leave(self, peer: str) -> None:
         """Count no longer."""
         key = visitor_address(peer, ())
-        self._by_address[key] -= 1
-        if self._by_address[key] <= 0:
-            del self._by_address[key]
+        _take_off(self._by_address, key)
 
     def protocol(self) -> type[asyncio.Protocol]:
         """What uvicorn makes for each connection, bounded by these counts."""
@@ -250,27 +258,3 @@ class _Bounded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self.deadline = None
         if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
             self.transport.close()
-
-
-class ConcurrencyLimit:
-    """At most so many places for each key at the same time."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._taken: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def hold(self, key: str) -> Iterator[bool]:
-        """Hold a place for the length of a `with` block; yields whether there was one."""
-        with self._lock:
-            free = self._taken[key] < self.most
-            self._taken[key] += free
-        try:
-            yield free
-        finally:
-            if free:
-                with self._lock:
-                    self._taken[key] -= 1
-                    if not self._taken[key]:
-                        del self._taken[key]

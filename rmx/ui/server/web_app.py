@@ -186,7 +186,7 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     add_page_files(api)
     link_first_tab()
     send_light_page()
-    add_file_routes(api, evaluator.take_file, sharing.open_file, owners.key_of)
+    add_file_routes(api, {"problems": evaluator.take_file, "tree": sharing.open_file}, owners.key_of)
     _add_middleware(api, workspace, settings, owners)
     page = build_app(workspace, settings, notice, training, owners, explorer, evaluator)
     mounted: list[gr.routes.App] = []
@@ -262,29 +262,23 @@ def add_routes(
         return Response(content, media_type="application/zip", headers=shown)
 
 
-def add_file_routes(api: fastapi.FastAPI, problems: Question, tree: Question, who: Who) -> None:
-    """Add `POST /files/problems?name=…` and `POST /files/tree`; the body is the file's text.
+def add_file_routes(api: fastapi.FastAPI, questions: dict[str, Question], who: Who) -> None:
+    """Add `POST /files/{kind}?name=…` for each question; the body is the file's text.
 
     Args:
-        problems: `{"name", "text"}` -> the reply about a problem set.
-        tree: `{"text"}` -> the reply about a saved tree.
-        who: names the visitor behind a request.
+        questions: by kind, `{"name", "text"}` of a file -> the reply about it. who: names the visitor behind a request.
     """
     free = anyio.CapacityLimiter(AT_ONCE)
-    ask_problems, ask_tree = answering(problems, who), answering(tree, who)
 
-    async def answer(question: Callable[..., Any], about: dict[str, Any], request: fastapi.Request) -> JSONResponse:
-        try:
-            text = (await request.body()).decode("utf-8")
-        except UnicodeDecodeError:
-            return JSONResponse({"error": "The file is not UTF-8 text. Save it as UTF-8."}, 422)
-        reply = await anyio.to_thread.run_sync(question, about | {"text": text}, request, limiter=free)
-        return JSONResponse(reply)
+    def add(kind: str, ask: Callable[..., Any]) -> None:
+        @api.post(f"/files/{kind}")
+        async def take_file(request: fastapi.Request, name: str = "") -> JSONResponse:
+            try:
+                text = (await request.body()).decode("utf-8")
+            except UnicodeDecodeError:
+                return JSONResponse({"error": "The file is not UTF-8 text. Save it as UTF-8."}, 422)
+            given = {"name": name[:200], "text": text}
+            return JSONResponse(await anyio.to_thread.run_sync(ask, given, request, limiter=free))
 
-    @api.post("/files/problems")
-    async def take_problems(request: fastapi.Request, name: str = "") -> JSONResponse:
-        return await answer(ask_problems, {"name": name[:200]}, request)
-
-    @api.post("/files/tree")
-    async def take_tree(request: fastapi.Request) -> JSONResponse:
-        return await answer(ask_tree, {}, request)
+    for kind, question in questions.items():
+        add(kind, answering(question, who))
