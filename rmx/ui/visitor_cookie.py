@@ -51,11 +51,10 @@ class Visitor:
         """What everybody may see of it."""
         return hashlib.sha256(f"public/{self.id}".encode()).hexdigest()[:12]
 
-
-def may(visitor: Visitor, owner: str | None, action: str) -> bool:
-    """Whether a visitor may stop, resume, delete, annotate or push a run; everybody may look at all of them."""
-    own = isinstance(owner, str) and hmac.compare_digest(owner.encode("utf-8", "replace"), visitor.public.encode())
-    return action == "look" or visitor.admin or own
+    def may_change(self, owner: object) -> bool:
+        """Whether it may stop, resume, delete, annotate or push a run of this owner; everybody may look at all."""
+        own = isinstance(owner, str) and hmac.compare_digest(owner.encode("utf-8", "replace"), self.public.encode())
+        return self.admin or own
 
 
 class Owners:

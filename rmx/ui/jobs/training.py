@@ -26,7 +26,7 @@ from rmx.train.estimate_ahead import dry_message, estimate_ahead
 from rmx.train.probe import probe, this_device
 from rmx.train.slices import slicer_of
 from rmx.ui.jobs.page_jobs import PATIENCE, field_of, start_of
-from rmx.ui.visitor_cookie import Visitor, may
+from rmx.ui.visitor_cookie import Visitor
 
 Reply = dict[str, Any]
 POLL_BYTES = 400_000  # of events that one poll reads at most
@@ -80,7 +80,7 @@ class Training:
 
     def rate(self, data: object, visitor: Visitor) -> None:
         """Enter {"usd"} per hour for the machine {"name"}; no amount takes the entry back."""
-        if not may(visitor, None, "price"):
+        if not visitor.admin:
             raise RmxError("Only the owner of this machine may change its rates.")
         usd = field_of(data, "usd")
         set_rate(field_of(data, "name"), None if usd in (None, "") else str(usd), self.store.root)
@@ -178,7 +178,7 @@ class Training:
 
     def _own(self, data: object, visitor: Visitor, action: str) -> RunFolder:
         folder = self.store.get(field_of(data, "id"))
-        if not may(visitor, folder.config.get("owner"), action):
+        if not visitor.may_change(folder.config.get("owner")):
             raise TrainError(f"Only who started a run, or the owner of this machine, may {action} it.")
         return folder
 
