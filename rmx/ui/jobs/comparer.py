@@ -151,7 +151,8 @@ class Comparer:
                 continue
             if isinstance(run, PatchRun) and run.job.arm == "matched":
                 self._draw_places(run)
-            for _ in (run.found if isinstance(run, MapRun) else run.decode).held():
+            steps: Iterator[Any] = run.found.held() if isinstance(run, MapRun) else run.decode.held()
+            for _ in steps:
                 yield False
             if isinstance(run, MapRun):
                 self._after_map(run)

@@ -441,7 +441,7 @@ def _adapters(given: object) -> tuple[str, ...]:
 def table(document: Mapping[str, Any]) -> str:
     """One line per problem and model."""
     about_problem, counts = ("id", "part", "cluster", "problem"), ("right", "samples", "truncated", "unparsed")
-    of_greedy, rows = ("answer", "correct", "truncated"), []
+    of_greedy, rows = ("answer", "correct", "truncated"), list[list[Any]]()
     for problem in document.get("per_problem", []):
         about = [problem.get(key) for key in (*about_problem, "answer")]
         for name, found in problem["models"].items():
