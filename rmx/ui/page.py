@@ -17,8 +17,7 @@ from rmx.ui.jobs.training import Training
 from rmx.ui.server.page_files import TITLE
 from rmx.ui.server.queue_shares import MOST_THREADS, Shares, share_queue
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.claims_tab import build_claims_tab
-from rmx.ui.tabs.compare_tab import CompareTab, build_compare_tab
+from rmx.ui.tabs.compare_tab import CompareTab, build_claims_tab, build_compare_tab
 from rmx.ui.tabs.evaluate_tab import build_evaluate_tab, wire_evaluate
 from rmx.ui.tabs.explore_form import BASE, build_memory_panel
 from rmx.ui.tabs.explore_tab import ExploreTab, build_explore_tab
@@ -89,24 +88,17 @@ def build_app(
                 runs = build_runs_tab(training, owners, page)
         tour.click(None, None, None, js=TOUR, **QUIET)
         present.click(None, None, None, js=PRESENT, **QUIET)
-        wire_start(demo, explore, compare)
-        demo.unload(claims.leave)
+        demo.load(explore.opening, None, explore.view, **STREAM)
+        for tab in (explore, compare, claims):
+            demo.unload(tab.leave)
         wire_runs(training, tabs, explore, compare, train, runs)
         wire_evaluate(demo, evaluate, tabs, explore, compare, PRESSED)
         add_api(demo, site_of(workspace, settings, training.store), owners)
     demo.max_threads = MOST_THREADS
     demo.queue(api_open=False, max_size=max(64, 4 * settings.max_visitors))
     shares = Shares(2 * settings.per_visitor, 4 * settings.per_address if settings.public else 0)
-    gone = (explore.visitors.leave, compare.visitors.leave, claims.visitors.leave)
-    share_queue(demo, owners.name, shares, gone)
+    share_queue(demo, owners.name, shares, [tab.visitors.leave for tab in (explore, compare, claims)])
     return demo
-
-
-def wire_start(demo: gr.Blocks, explore: ExploreTab, compare: CompareTab) -> None:
-    """What happens when a page opens and when it closes."""
-    demo.load(explore.opening, None, explore.view, **STREAM)
-    demo.unload(explore.leave)
-    demo.unload(compare.leave)
 
 
 def wire_runs(

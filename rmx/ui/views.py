@@ -1,6 +1,6 @@
 """The views that are HTML and JavaScript of our own: their files under one address, and how gradio mounts a view.
 
-What a view and Python send each other is said where it is made: in the docstrings of the tabs.
+What a view and Python send each other is said in the docstrings of the tabs.
 """
 
 import hashlib

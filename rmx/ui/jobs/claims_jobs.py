@@ -1,11 +1,11 @@
 """The claims for the page: jobs that measure rows, and their state as messages.
 
-A message holds the whole state, so any of them may be lost. A job continues with what the job before it has found of
-the same subject: measuring a second row of the same study costs nothing.
+A job continues with what the job before it has found of the same subject, so a second row of a study costs nothing.
 """
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
 from rmx.storage.job_store import JobStore
 from rmx.ui.jobs.page_jobs import (
+    FAULT,
     MEASURED_CLAIMS,
     STATE_INTERVAL,
     Message,
@@ -27,6 +28,7 @@ from rmx.ui.jobs.page_jobs import (
     stream_job,
 )
 
+log = logging.getLogger(__name__)
 FACTS = ("pair", "set", "n", "tau", "seed", "caveats", "by_construction", "calibration")  # of a report
 KEPT = 60  # jobs in memory, the oldest forgotten first
 
@@ -40,6 +42,7 @@ class ClaimsJob(PageJob):
     before: Board | None = None  # what was found of the same subject
     board: Board | None = None
     report: ClaimsReport | None = None
+    last: Message = field(default_factory=dict)  # the newest state, as the page gets it
 
 
 class Claims:
@@ -93,10 +96,21 @@ class Claims:
         return job.board
 
     def message(self, job: ClaimsJob, sent: int = 0) -> Message:
-        """The whole state, whatever was sent already."""
-        message: Message = {"kind": "claims", "id": job.id, "done": job.done, "stopped": job.stopped, "rows": []}
-        message |= line_and_error(job)
-        report = job.report
+        """The whole state, whatever was sent already. Where it cannot be written the job ends with the state before."""
+        about: Message = {"kind": "claims", "id": job.id, "rows": [], "done": job.done}
+        try:
+            job.last = about | {"stopped": job.stopped} | self._state(job)
+        except Exception:
+            log.exception("the state of a job of claims cannot be written")
+            job.error = FAULT
+            job.halt()
+            job.last = about | job.last | {"done": job.done, "stopped": True, "error": FAULT}
+        if job.done:  # a report that broke off names what it was at
+            job.last["rows"] = [_at_rest(row, job.error) for row in job.last["rows"]]
+        return job.last
+
+    def _state(self, job: ClaimsJob) -> Message:
+        message, report = line_and_error(job), job.report
         if report is None:
             return message | {"does": "" if job.done else "loading the models", "at": 0, "of": 0}
         found = report.json()
@@ -122,6 +136,13 @@ def claims_texts() -> list[dict[str, Any]]:
     """The parts of the rows that never change: the page has them from the start."""
     same = ("id", "section", "paper", "how", "caveats", "button", "studies")
     return [{"claim": claim.title, **{name: getattr(claim, name) for name in same}} for claim in CLAIMS]
+
+
+def _at_rest(row: Message, error: str | None) -> Message:
+    """A row of a job that is over: what was still being measured has failed, or was stopped."""
+    if row["state"] != "measuring":
+        return row
+    return row | ({"state": "failed", "why": error} if error else {"state": "stopped"})
 
 
 def _row(row: dict[str, Any]) -> Message:

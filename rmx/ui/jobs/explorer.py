@@ -1,8 +1,4 @@
-"""The explore road for the token view: clicks to branches, branches to messages.
-
-Messages are idempotent: each says which run it belongs to and where its tokens start, so a page that missed one asks
-`tail` for the rest.
-"""
+"""The explore road for the token view: clicks to branches, branches to messages."""
 
 import json
 import logging

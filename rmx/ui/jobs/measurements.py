@@ -1,10 +1,4 @@
-"""What the page measures of a solution, and what it takes home or opens.
-
-What one choice is worth, for the page: outcomes of a fork, importance over a solution, rescues, the answer so far.
-
-Each job streams messages that hold its whole state, so any of them may be lost.
-
-What the page takes home and what it opens: links, files, the gallery, and decoding a tree again.
+"""What the page measures of a solution, and what it takes home or opens: links, files, the gallery.
 
 Nothing that comes in is believed: links and files are read strictly, models go through the workspace and its policy,
 and what was read from a file is labelled as recorded until it has been decoded here.

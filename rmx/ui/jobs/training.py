@@ -1,7 +1,6 @@
 """The train road for the pages: what they ask about runs, and what a visitor may do with them.
 
-A page knows nothing but the files of the runs: every answer is read from them, so a reload, a second browser or a
-restart of the app changes nothing.
+Every answer is read from the files of the runs, so a reload, a second browser or a restart of the app changes nothing.
 """
 
 import threading
@@ -21,11 +20,13 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.rates import load_rates, set_rate
 from rmx.runs.store import RunStore, costs, owner_of, row, tested
 from rmx.train.adapter_folder import push_adapter, zipped
+from rmx.train.data_stages import stored_selection
+from rmx.train.estimate import check_room
 from rmx.train.estimate_ahead import dry_message, estimate_ahead
 from rmx.train.probe import probe, this_device
 from rmx.train.slices import slicer_of
 from rmx.ui.jobs.page_jobs import PATIENCE, field_of, start_of
-from rmx.ui.visitor_cookie import Visitor, may
+from rmx.ui.visitor_cookie import Visitor
 
 Reply = dict[str, Any]
 POLL_BYTES = 400_000  # of events that one poll reads at most
@@ -79,7 +80,7 @@ class Training:
 
     def rate(self, data: object, visitor: Visitor) -> None:
         """Enter {"usd"} per hour for the machine {"name"}; no amount takes the entry back."""
-        if not may(visitor, None, "price"):
+        if not visitor.admin:
             raise RmxError("Only the owner of this machine may change its rates.")
         usd = field_of(data, "usd")
         set_rate(field_of(data, "name"), None if usd in (None, "") else str(usd), self.store.root)
@@ -109,8 +110,6 @@ class Training:
 
     def dry_run(self, data: object) -> Reply:
         """What every threshold would gate of the rollouts that {"id"} has stored."""
-        from rmx.train.data_stages import stored_selection  # with PEFT, which takes long to import
-
         folder = self.store.get(field_of(data, "id"))
         job = TrainJob.from_json(folder.config)
         if owner_of(folder) is not None:
@@ -124,8 +123,6 @@ class Training:
 
     def start(self, job: TrainJob, visitor: Visitor, dry: bool = False) -> RunFolder:
         """A new run in a process of its own, or in the queue where others go first."""
-        from rmx.train.estimate import check_room
-
         admit_job(self.workspace.policy, job)
         if dry and job.taus:
             raise TrainError(NO_DRY)
@@ -193,7 +190,7 @@ class Training:
 
     def _own(self, data: object, visitor: Visitor, action: str) -> RunFolder:
         folder = self.store.get(field_of(data, "id"))
-        if not may(visitor, folder.config.get("owner"), action):
+        if not visitor.may_change(folder.config.get("owner")):
             raise TrainError(f"Only who started a run, or the owner of this machine, may {action} it.")
         return folder
 

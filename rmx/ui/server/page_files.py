@@ -1,13 +1,7 @@
 """What the page is made of: its content policy, its files, and the page kept once for each address.
 
-The content policy of the page: where its data may go, and which pages may show it in a frame.
-
 On a Space the page stands in a frame of huggingface.co; a policy that forbade that would leave it blank. Elsewhere
 nobody may frame it, because a page around it could lead a visitor's clicks; `RMX_FRAME_ANCESTORS` names who may.
-
-The page's own modules, templates and style sheets: their route, and tags that fetch the first tab's early.
-
-The page and its description, made once for each address that the app is reached under.
 
 Gradio makes the page anew for every visitor, a tenth of a second of the event loop; and it keeps the description of its
 endpoints with the address of whoever asked first. Neither depends on anything else of a request.

@@ -32,11 +32,9 @@ from rmx.models.presets import preset_of
 from rmx.models.style_options import from_form
 from rmx.records import Problem
 from rmx.storage.hub_errors import check_reach
-from rmx.ui.background import prefetch
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.measurements import Measurements, Sharing
-from rmx.ui.jobs.page_jobs import Message
-from rmx.ui.request_log import observed
+from rmx.ui.jobs.page_jobs import Message, observed, prefetch
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.explore_form import BASE, GPU_PRESET, MOST_TAU, REAL, ExploreForm, listed_problems
 from rmx.ui.tabs.form_parts import (

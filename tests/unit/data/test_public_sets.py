@@ -25,8 +25,7 @@ from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
 from rmx.ui.page import build_app
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.claims_tab import ClaimsTab
-from rmx.ui.tabs.compare_tab import CompareTab
+from rmx.ui.tabs.compare_tab import ClaimsTab, CompareTab
 from rmx.ui.tabs.explore_tab import ExploreTab
 
 FORM = {"model": "mini", "limit": 2, "n": 0, "temperature": 0.6, "top_p": 0.95, "seed": 0, "max_new_tokens": 4}

@@ -14,6 +14,7 @@ from rmx.data.problem_sets import load_set
 from rmx.errors import ModelError, PromptError
 from rmx.evaluate.eval_report import EvalConfig, contestants_of
 from rmx.evaluate.evaluation import Evaluation
+from rmx.models import presets
 from rmx.models.load import load
 from rmx.models.model_pair import ask_alike, make_pair
 from rmx.models.presets import PRESETS, PairPreset
