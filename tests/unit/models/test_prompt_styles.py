@@ -22,8 +22,7 @@ from rmx.models.stand_ins import byte_tokenizer
 from rmx.models.style_options import StyleOptions, from_form, resolve_style, to_form
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES, PromptStyle
-from rmx.recipes.distill_job import DistillJob
-from rmx.recipes.job import TrainJob
+from rmx.recipes.job import DistillJob, TrainJob
 from tests.conftest import qwen, wrap
 
 pytestmark = pytest.mark.slow

@@ -14,9 +14,9 @@ from huggingface_hub import HfApi, Volume
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, Response
 from huggingface_hub.utils import hf_raise_for_status
 
+from rmx.cli.deploy import CUDA_TORCH, carry_out, plan, settings, stage, with_thumbnail
 from rmx.cli.main import main
 from rmx.errors import RmxError
-from rmx.space.plan import CUDA_TORCH, carry_out, plan, settings, stage, with_thumbnail
 
 ROOT = Path(__file__).parents[3]
 SECRET = "s3cret-value"
@@ -393,7 +393,7 @@ def test_a_dry_run_as_json(capsys):
 
 def test_the_verb_does_it_and_says_so(capsys, monkeypatch):
     hub = Hub()
-    monkeypatch.setattr("rmx.space.plan.HfApi", lambda: hub.api)
+    monkeypatch.setattr("rmx.cli.deploy.HfApi", lambda: hub.api)
     assert main(["deploy", "--space", "me/rmx"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "created the docker Space me/rmx for me"
     assert "upload_folder" in hub.names
