@@ -1,4 +1,4 @@
-"""The verbs about this machine: `rmx serve`, `rmx bench`, `rmx doctor` and `rmx api`."""
+"""The verbs about this machine and its sites: `rmx serve`, `rmx deploy`, `rmx bench`, `rmx doctor` and `rmx api`."""
 
 import argparse
 import importlib.metadata
@@ -61,6 +61,52 @@ def _serve(args: argparse.Namespace) -> None:
     from rmx.ui.settings import Settings
 
     serve(Settings.from_environment(**request_of(args, ServeCommand).model_dump()))
+
+
+# -- rmx deploy --------------------------------------------------------------------------------------------------------
+
+
+class DeployCommand(Request):
+    """Create or update a Space."""
+
+    space: str = argument("the Space, made if it is not there", Flag(metavar="OWNER/NAME", required=True), default="")
+    hardware: str | None = argument(
+        "what the Space runs on: cpu-basic, cpu-upgrade, t4-small, l4x1, … (a GPU: CUDA image)", Flag(metavar="H")
+    )
+    storage: str | None = argument("a storage bucket on /data, made if it is not there", Flag(metavar="BUCKET"))
+    private: bool = argument("only its owner sees it", default=False)
+    zerogpu: bool = argument("a Gradio Space on ZeroGPU instead of a Docker one", default=False)
+    env: list[str] | None = argument("a variable, public; several times", Flag(metavar="K=V"))
+    secret: list[str] | None = argument(
+        "a secret, read from the environment, or K=V; never shown; several times", Flag(metavar="K")
+    )
+    dry_run: bool = argument("say what would be done, and do nothing; needs neither token nor network", default=False)
+
+
+def define_deploy(deploy: argparse.ArgumentParser) -> None:
+    """Options of `rmx deploy`."""
+    add_options(deploy, DeployCommand)
+    deploy.add_argument("--json", action="store_true", help=JSON_HELP)
+    deploy.set_defaults(run=_deploy)
+
+
+def _deploy(args: argparse.Namespace) -> None:
+    from rmx.cli.space import carry_out, plan, settings  # with the Hub's client, which takes long to import
+
+    asked = request_of(args, DeployCommand)
+    variables, secrets = settings(asked.env or (), "--env"), settings(asked.secret or (), "--secret", os.environ)
+    made = plan(asked.space, asked.hardware, asked.storage, asked.private, asked.zerogpu, variables, secrets)
+    files = [{"path": file.path, "bytes": file.bytes} for file in made.files]
+    found: dict[str, Any] = {"space": made.space, "sdk": made.sdk, "dry_run": asked.dry_run}
+    done = list[str]()
+    for line in made.steps if asked.dry_run else carry_out(made):
+        done.append(line)
+        if not args.json:
+            print(line, flush=True)
+    if args.json:
+        print(json.dumps(found | {"steps" if asked.dry_run else "done": done, "files": files}))
+    elif asked.dry_run:
+        print("\n".join(f"  {file['path']}" for file in files))
 
 
 # -- rmx bench --------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ VERBS = {
     "runs": ("list, show, stop, resume and remove training runs", "runs"),
     "sets": ("list the problem sets: splits, sizes, licence, source", "sets"),
     "cost": ("hourly rates of machines, and what the runs cost at them", "runs"),
-    "deploy": ("create or update a Hugging Face Space from this checkout", "deploy"),
+    "deploy": ("create or update a Hugging Face Space from this checkout", "machine"),
     "bench": ("measure this machine; ratios within one run", "machine"),
     "doctor": ("say what is here: device, packages, models", "machine"),
     "api": ("say how programs call a running app: Python, HTTP, MCP", "machine"),

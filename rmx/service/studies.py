@@ -183,11 +183,12 @@ def claims_command(found: dict[str, Any], asked: Mapping[str, str | None]) -> st
     Args:
         asked: the specs of model, adapter and teacher, and the options of the style, as the board's subject has them.
     """
-    named = {name: asked.get(name) or None for name in ("adapter", "teacher")} | {"model": asked.get("model")}
-    few = ",".join(row["id"] for row in found["rows"]) if len(found["rows"]) < len(CLAIMS) else None
-    about = {name: found[name] for name in ("set", "tau", "seed", "max_new_tokens")}
-    counts = {"limit": found["n"], "n": found["samples"], "only": few}
-    request = ClaimsRequest.model_construct(**named | {"model": named["model"] or found["model"]} | about | counts)
+    values: dict[str, Any] = {name: found[name] for name in ("set", "tau", "seed", "max_new_tokens")}
+    values |= {name: asked.get(name) or None for name in ("adapter", "teacher")}
+    values |= {"model": asked.get("model") or found["model"], "limit": found["n"], "n": found["samples"]}
+    if len(found["rows"]) < len(CLAIMS):
+        values["only"] = ",".join(row["id"] for row in found["rows"])
+    request = ClaimsRequest.model_construct(**values)
     return shlex.join([*write_command(request, StyleOptions()), *shlex.split(asked.get("style") or "")])
 
 

@@ -1,18 +1,14 @@
-"""The verb that brings a checkout to a Space of the Hugging Face Hub: `rmx deploy`.
+"""What `rmx deploy` does: a checkout becomes a Space of the Hugging Face Hub.
 
 A Space's files and settings are decided before anything is sent, then carried out with the Hub's client; what the Hub
 says against it becomes a sentence.
 """
 
-import argparse
 import difflib
-import json
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +16,8 @@ from huggingface_hub import HfApi, SpaceHardware, Volume
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
-from rmx.cli.options import add_options, request_of
-from rmx.cli.terminal import JSON_HELP
 from rmx.config import PACKAGE
 from rmx.errors import RmxError
-from rmx.service.arguments import Flag, Request, argument, ignore
 from rmx.storage.hub_errors import FAILURES, Upload, upload_sentence
 
 # What the two kinds of Space are built from: pattern in the checkout -> the folder that its names lose in the Space.
@@ -41,49 +34,6 @@ CUDA_TORCH = "https://pypi.org/simple"
 KEPT = {"HF_HOME": "/data/huggingface", "RMX_CACHE": "/data/cache", "RMX_RUNS": "/data/runs"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(r"hf_\w{8,}")
-
-
-class DeployCommand(Request):
-    """Create or update a Space."""
-
-    space: str = argument("the Space, made if it is not there", Flag(metavar="OWNER/NAME", required=True), default="")
-    hardware: str | None = argument(
-        "what the Space runs on: cpu-basic, cpu-upgrade, t4-small, l4x1, … (a GPU: CUDA image)", Flag(metavar="H")
-    )
-    storage: str | None = argument("a storage bucket on /data, made if it is not there", Flag(metavar="BUCKET"))
-    private: bool = argument("only its owner sees it", default=False)
-    zerogpu: bool = argument("a Gradio Space on ZeroGPU instead of a Docker one", default=False)
-    env: list[str] | None = argument("a variable, public; several times", Flag(metavar="K=V"))
-    secret: list[str] | None = argument(
-        "a secret, read from the environment, or K=V; never shown; several times", Flag(metavar="K")
-    )
-    dry_run: bool = argument("say what would be done, and do nothing; needs neither token nor network", default=False)
-
-
-def define_deploy(deploy: argparse.ArgumentParser) -> None:
-    """Options of `rmx deploy`."""
-    add_options(deploy, DeployCommand)
-    deploy.add_argument("--json", action="store_true", help=JSON_HELP)
-    deploy.set_defaults(run=_deploy)
-
-
-def _deploy(args: argparse.Namespace) -> None:
-    asked = request_of(args, DeployCommand)
-    variables, secrets = settings(asked.env or (), "--env"), settings(asked.secret or (), "--secret", os.environ)
-    made = plan(asked.space, asked.hardware, asked.storage, asked.private, asked.zerogpu, variables, secrets)
-    files = [{"path": file.path, "bytes": file.bytes} for file in made.files]
-    found: dict[str, Any] = {"space": made.space, "sdk": made.sdk, "dry_run": asked.dry_run}
-    done, say = list[str](), ignore if args.json else partial(print, flush=True)
-    for line in made.steps if asked.dry_run else carry_out(made):
-        done.append(line)
-        say(line)
-    if asked.dry_run and not args.json:
-        print("\n".join(f"  {file['path']}" for file in files))
-    if args.json:
-        print(json.dumps(found | {"steps" if asked.dry_run else "done": done, "files": files}))
-
-
-# -- the plan ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
