@@ -135,16 +135,11 @@ class StyleOptions:
 
     def words(self) -> list[str]:
         """The options of the command line that ask the same."""
-        words: list[str] = []
-        for flag, value in (("--style", self.style), ("--system", self.system), ("--answers", self.answers)):
-            words += [flag, value] if value is not None else []
-        if self.template is not None:
-            words += ["--template", self.template_file or "TEMPLATE.txt"]
-        if self.thinking is not None:
-            words += ["--thinking", "on" if self.thinking else "off"]
-        for stop in ("",) if self.stops == () else self.stops or ():
-            words += ["--stop", stop]
-        return words
+        template = self.template and (self.template_file or "TEMPLATE.txt")
+        thinking = None if self.thinking is None else "on" if self.thinking else "off"
+        stops = [""] if self.stops == () else list(self.stops or ())
+        asked = {"style": self.style, "system": self.system, "answers": self.answers, "template": template}
+        return write_options(asked | {"thinking": thinking, "stop": stops or None}, {})
 
     def json(self) -> dict[str, Any]:
         """What a run's `config.json` keeps of it; `from_json` reads it back."""
@@ -166,6 +161,27 @@ class StyleOptions:
             if value is not None and not isinstance(value, bool if name == "thinking" else str):
                 raise TypeError(f"style: {name} is of a wrong type")
         return cls(**kept, stops=None if stops is None else tuple(stops))
+
+
+def write_options(values: Mapping[str, Any], left: Mapping[str, Any]) -> list[str]:
+    """Write the options of a command line that change anything: `--lr 0.001 --no-guards --tau none --stop A --stop B`.
+
+    Args:
+        values: by the names of the options; a list is an option given several times, a tuple one value with commas.
+        left: what each of them is where its option is left out; None for those that are not in it.
+    """
+    words = list[str]()
+    for name, value in values.items():
+        if value == left.get(name):
+            continue
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, list):
+            words += [word for one in value for word in (flag, one)]
+        else:
+            words += [flag, "none" if value is None else ",".join(value) if isinstance(value, tuple) else f"{value}"]
+    return words
 
 
 def resolve_style(

@@ -5,6 +5,7 @@ from ipaddress import ip_network
 from textwrap import wrap
 from typing import Annotated, Any, Literal
 
+from huggingface_hub import HfApi
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -154,7 +155,8 @@ class Settings(BaseSettings):
         models = dict.fromkeys(("mini", *([self.model] if self.model else []), *self.models))
         adapters = dict.fromkeys((*([self.adapter] if self.adapter else []), *self.adapters))
         kept = self.kept_runs if self.public else 0
-        return SiteRules(self.public, tuple(models), tuple(adapters), self.hub_gb, self.training, kept, self.sets)
+        listed = tuple(models), tuple(adapters)
+        return SiteRules(self.public, *listed, self.hub_gb, self.training, kept, self.sets, size_of=hub_bytes)
 
     @classmethod
     def from_environment(cls, **given: Any) -> "Settings":
@@ -175,6 +177,12 @@ class Settings(BaseSettings):
             shown = "used" if name == "RMX_AUTH" else f"'{first.get('input')}'"
             why = first["msg"].removeprefix("Value error, ")
             raise RmxError(f"{name} cannot be {shown}: {why}.") from error
+
+
+def hub_bytes(repo: str, revision: str | None) -> int:
+    """Bytes of the safetensors of a model on the Hub, 0 without any; OSError or ValueError where it cannot be asked."""
+    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10, token=False)
+    return sum(f.size or 0 for f in info.siblings or [] if f.rfilename.endswith(".safetensors"))
 
 
 def describe_settings() -> str:

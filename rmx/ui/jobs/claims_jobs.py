@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from rmx.claims.board import BY_ID, CLAIMS, Board, ClaimsReport, bars_of, command_of, html_report, set_facts
+from rmx.claims.board import BY_ID, CLAIMS, Board, ClaimsReport, bars_of, html_report, set_facts
 from rmx.claims.studies import ClaimOptions, subject_of
 from rmx.engine.decoding_memory import out_of_memory
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
+from rmx.service.studies import claims_command
 from rmx.storage.job_store import JobStore
 from rmx.ui.jobs.page_jobs import (
     FAULT,
@@ -116,7 +117,7 @@ class Claims:
         found = report.json()
         licence, source = set_facts(report.subject.set_name)
         message |= {"does": report.does, "at": report.at, "of": report.of, "rows": [_row(row) for row in found["rows"]]}
-        message |= {"licence": licence, "source": source, "command": command_of(found, report.subject.asked)}
+        message |= {"licence": licence, "source": source, "command": claims_command(found, report.subject.asked)}
         return message | {name: found[name] for name in FACTS}
 
     def tail(self, data: object) -> Message:
@@ -129,7 +130,9 @@ class Claims:
         if report is None or not any(row.reading for row in report.rows):
             raise RmxError("There is nothing to report yet. Measure something first.")
         found = report.json()
-        return download("claims", {"html": lambda: html_report(found, command_of(found, report.subject.asked))}, "html")
+        return download(
+            "claims", {"html": lambda: html_report(found, claims_command(found, report.subject.asked))}, "html"
+        )
 
 
 def claims_texts() -> list[dict[str, Any]]:

@@ -27,7 +27,9 @@ from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES
 from rmx.records import Problem
 from rmx.runs.store import RunStore, row
+from rmx.service import write_command
 from rmx.service.arguments import short_enough
+from rmx.service.requests import EvalRequest
 from rmx.storage.job_store import JobStore, MemoryShares, bytes_of, give_back
 from rmx.ui.jobs.page_jobs import (
     EVALUATIONS,
@@ -70,10 +72,10 @@ class EvaluateForm:
 
     def command(self) -> str:
         """The same evaluation from a shell."""
-        adapters = [word for adapter in self.adapters for word in ("--adapter", adapter)]
-        words = ["rmx", "eval", "--model", self.model, *adapters, "--set", self.set_name, "--limit", str(self.limit)]
-        words += f"--n {self.n} --temperature {self.temperature:g} --top-p {self.top_p:g} --seed {self.seed}".split()
-        return shlex.join([*words, "--max-new-tokens", str(self.max_new_tokens), *self.style.words(), "--json"])
+        names = ("model", "limit", "n", "temperature", "top_p", "seed", "max_new_tokens")
+        asked = {name: getattr(self, name) for name in names}
+        request = EvalRequest.model_construct(**asked, adapter=list(self.adapters), set=self.set_name)
+        return shlex.join([*write_command(request, self.style), "--json"])
 
 
 @dataclass(eq=False)

@@ -31,8 +31,7 @@ from rmx.models.style_options import (
 )
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES, PromptStyle
-from rmx.recipes.distill_job import DistillJob
-from rmx.recipes.job import TrainJob
+from rmx.recipes.job import DistillJob, TrainJob
 from tests.conftest import qwen, wrap
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,7 @@ import time
 import pytest
 
 from rmx.errors import RmxError, TrainError
-from rmx.recipes.distill_job import DistillJob
-from rmx.recipes.job import TrainJob
+from rmx.recipes.job import DistillJob, TrainJob
 from rmx.recipes.recipe import SMALL
 from rmx.runs.folder import RunFolder
 from rmx.runs.queue import _before

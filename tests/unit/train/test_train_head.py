@@ -16,8 +16,7 @@ from transformers import (
 )
 
 from rmx.cli.terminal import Teller
-from rmx.recipes.distill_job import DistillRecipe
-from rmx.recipes.recipe import LossConfig, Recipe, command, write_flags
+from rmx.recipes.recipe import DistillRecipe, LossConfig, Recipe, command, write_flags
 from rmx.train.adapter_folder import BaseFacts, provenance
 from rmx.train.step import loss as head_module
 from rmx.train.step.lora_policy import make_policy
