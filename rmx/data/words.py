@@ -35,7 +35,7 @@ TRIES = 100_000  # draws of numbers before a kind counts as impossible
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ProblemKind:
     """What happens in a problem, and the sentences that tell it."""
 
     name: str
@@ -78,11 +78,11 @@ def work_out(steps: Sequence[str], numbers: Mapping[str, int], highest: int) -> 
 
 
 @cache
-def _file() -> tuple[tuple[Kind, ...], Mapping[str, tuple[str, str, str]]]:
+def _file() -> tuple[tuple[ProblemKind, ...], Mapping[str, tuple[str, str, str]]]:
     """The kinds, and for each name its words for he, his and him."""
     stored = tomllib.loads((ASSETS / "problems" / "words.toml").read_text(encoding="utf-8"))
     kinds = tuple(
-        Kind(
+        ProblemKind(
             name,
             {number: (low, high) for number, (low, high) in row["numbers"].items()},
             tuple(row["steps"].split("; ")),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
 from rmx.config import Sampling
-from rmx.engine.decoding import Decoding, Prefix, decode, never
+from rmx.engine.decoder import Decoding, Prefix, decode, never
 from rmx.engine.engine import Engine
 from rmx.engine.token_draws import TokenFigures
 

@@ -16,7 +16,7 @@ from rmx.engine.arena import Arena, takes_rows
 from rmx.engine.engine import Engine, Stream
 
 
-class Rows:
+class RowSet:
     """The streams of one engine that are stepped together; the caller holds the engine's turn.
 
     Inside its `with` block the adapters stay on between two passes; `Engine.give_way` takes them off for a while.
@@ -30,7 +30,7 @@ class Rows:
         self._switched: tuple[Any, AbstractContextManager[Any]] | None = None  # whose adapters the network has on
         self._switches = 0
 
-    def __enter__(self) -> "Rows":
+    def __enter__(self) -> "RowSet":
         self._among = self._engine.held.used
         self._among.append(self)
         return self
@@ -161,12 +161,12 @@ class RowBatch:
     The caller holds the engine's turn and is inside the `with` block of `rows`.
     """
 
-    def __init__(self, rows: Rows, streams: Sequence[Stream]) -> None:
+    def __init__(self, rows: RowSet, streams: Sequence[Stream]) -> None:
         self.rows, self.streams = rows, list(streams)
         self.logits = torch.stack([stream.logits for stream in streams])
 
     @classmethod
-    def of(cls, rows: Rows, engine: Engine, prompts: Sequence[Sequence[int]], adapter: str | None) -> "RowBatch":
+    def of(cls, rows: RowSet, engine: Engine, prompts: Sequence[Sequence[int]], adapter: str | None) -> "RowBatch":
         """Read prompts anew, equal ones once, each with a row of its own."""
         rows.reading(adapter)
         read = {ids: engine.open(ids, adapter=adapter, reuse=False) for ids in dict.fromkeys(map(tuple, prompts))}

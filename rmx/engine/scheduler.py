@@ -6,13 +6,13 @@ where it is waited for, and a listener that goes away takes nothing with it. A s
 `AHEAD` tokens and then waits.
 
 The streams hold the engine together, with shared tickets of its line (rmx/engine/fair_queue.py), and give way together.
-How they are stepped is told in rmx/engine/decoding.py.
+How they are stepped is told in rmx/engine/decoder.py.
 """
 
 import threading
 from collections.abc import Generator, Sequence
 
-from rmx.engine.decoding import Decoder, Decoding
+from rmx.engine.decoder import Decoder, Decoding
 from rmx.engine.engine import Engine
 from rmx.engine.fair_queue import POLL, Ticket
 

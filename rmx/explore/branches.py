@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from rmx.config import Sampling
-from rmx.engine.decoding import Decoding, Prefix
+from rmx.engine.decoder import Decoding, Prefix
 from rmx.engine.decoding_memory import row_bytes
 from rmx.engine.entropy import capture, logp_and_rank
 from rmx.engine.scheduler import scheduler_of

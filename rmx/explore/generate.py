@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rmx.config import Sampling
-from rmx.engine.decoding import AHEAD, Decoding, Prefix
+from rmx.engine.decoder import AHEAD, Decoding, Prefix
 from rmx.engine.decoding_memory import row_bytes
 from rmx.engine.fair_queue import Ticket
 from rmx.engine.scheduler import scheduler_of

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rmx.engine.engine import Engine, Stream, adapter_key, held_together, split_key, why_not_linear
-from rmx.engine.rows import RowBatch, Rows
+from rmx.engine.rows import RowBatch, RowSet
 from rmx.errors import ModelError
 from rmx.models.adapter_names import attached
 from rmx.models.load import Model
@@ -257,7 +257,7 @@ def open_pair(pair: Pair, prefixes: Sequence[Sequence[int]], reuse: bool = True)
             mine.append(stream.branch())
     parts = [opened[0] + opened[1]] if pair.base.engine is pair.adapted.engine else list(opened)
     with ExitStack() as stack, torch.inference_mode():
-        rows = [stack.enter_context(Rows(engine)) for engine in dict.fromkeys(engine for engine, _ in models)]
+        rows = [stack.enter_context(RowSet(engine)) for engine in dict.fromkeys(engine for engine, _ in models)]
         yield PairStream(pair, [RowBatch(mine, part) for mine, part in zip(rows, parts, strict=True)])
 
 

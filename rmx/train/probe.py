@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from rmx.engine.decoding_memory import CPU_BYTES, room_of_rows
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
-from rmx.engine.rows import RowBatch, Rows
+from rmx.engine.rows import RowBatch, RowSet
 from rmx.engine.token_draws import cooled
 from rmx.models.load import Model, choose_device
 from rmx.records import Problem
@@ -63,7 +63,7 @@ def probe(
     """Measure for about `seconds`. The caller holds the engine's turn, and others get theirs in between."""
     engine = model.engine
     prompts = [model.prompt_ids(p.problem) for p in problems[:PROMPTS]]
-    with Rows(engine) as together:
+    with RowSet(engine) as together:
         batch = RowBatch.of(together, engine, [prompts[i % len(prompts)] for i in range(ROWS)], None)
         step, lengths, text = _decode(model, batch, temperature, 0.5 * seconds)
     with engine.using(None):

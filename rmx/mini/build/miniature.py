@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rmx.engine.rows import RowBatch, Rows
+from rmx.engine.rows import RowBatch, RowSet
 from rmx.mini.problem_sets import final_answer
 from rmx.mini.task import PROMPT, MiniProblem
 from rmx.models import load as models
@@ -61,7 +61,7 @@ class Mini:
         completions: list[Ids] = [[] for _ in prompts]
         for start in range(0, len(order), ROWS):
             part = order[start : start + ROWS]
-            with self._held(), Rows(self.model.engine) as rows:
+            with self._held(), RowSet(self.model.engine) as rows:
                 batch = RowBatch.of(rows, self.model.engine, [prompts[i] for i in part], self.adapter)
                 self._complete(batch, [completions[i] for i in part], choose)
         return completions

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from rmx.config import Sampling
-from rmx.engine import decoding, fair_queue
+from rmx.engine import decoder, fair_queue
 from rmx.engine.arena import WIDTH, Arena, row_step, takes_rows
 from rmx.engine.batch import continue_batch
-from rmx.engine.decoding import AHEAD
+from rmx.engine.decoder import AHEAD
 from rmx.engine.engine import lora_layers
 from rmx.engine.fair_queue import FairQueue, Kind, RequestOwner, as_owner
 from rmx.engine.scheduler import scheduler_of
@@ -328,7 +328,7 @@ def test_many_visitors_in_threads_get_their_own_tokens(mini):
 
 
 def test_long_prompts_are_read_in_pieces_between_the_steps_of_others(tiny, monkeypatch):
-    monkeypatch.setattr(decoding, "CHUNK", 16)
+    monkeypatch.setattr(decoder, "CHUNK", 16)
     writing = Generation(tiny, replace(jobs(tiny)[0], sampling=Sampling(2.0, 1.0, 1, 100)))
     stream = iter(writing)
     next(stream)

@@ -11,7 +11,7 @@ from torch import Tensor
 from rmx.config import TOP_KEPT, Sampling
 from rmx.engine.engine import PREFILL, Engine, Stream
 from rmx.engine.fair_queue import RequestOwner, as_owner, current_owner
-from rmx.engine.rows import Rows
+from rmx.engine.rows import RowSet
 from rmx.engine.token_draws import TokenFigures, choose_tokens
 from rmx.records import Reuse
 
@@ -101,7 +101,7 @@ class Decoder:
 
     def __init__(self, engine: Engine, visitors: bool = False) -> None:
         self._engine, self._visitors = engine, visitors
-        self.rows = Rows(engine)
+        self.rows = RowSet(engine)
         self.live: list[Decoding] = []
 
     @torch.inference_mode()
