@@ -129,7 +129,12 @@ def _bench(args: argparse.Namespace) -> None:
     else:
         from rmx.bench.run import run
 
-        about = {"device": asked.device, "dtype": asked.dtype, "rounds": asked.rounds, "placing": asked.placing()}
+        about: dict[str, Any] = {
+            "device": asked.device,
+            "dtype": asked.dtype,
+            "rounds": asked.rounds,
+            "placing": asked.placing(),
+        }
         forks = asked.model_dump(include={"limit", "seed", "temperature"}) if asked.what == "forks" else {}
         found = run(asked.what, model=asked.model, **about, **forks)
         hidden = set()

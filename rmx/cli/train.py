@@ -249,7 +249,12 @@ def _rollouts(args: argparse.Namespace) -> None:
 
     asked = request_of(args, RolloutsCommand)
     asked.check()
-    about = {"server": asked.server, "device": asked.device, "dtype": asked.dtype, "style": style_of(args)}
+    about: dict[str, Any] = {
+        "server": asked.server,
+        "device": asked.device,
+        "dtype": asked.dtype,
+        "style": style_of(args),
+    }
     job = TrainJob(asked.model or default_model(), asked.set or "mini", recipe_of(args), **about)
     out, figures, tell = Path(asked.out).absolute(), dict[str, Any](), Teller()
     for kind, told in sample_to_file(job, out, official=asked.format == "official"):

@@ -103,16 +103,15 @@ def _decode(
     with model.engine.queue.when_free(cancelled) as mine:
         if not mine:
             return []
-        with model.engine.using(trace.adapter):
-            return continue_batch(
-                model.engine,
-                [*trace.prompt_ids, *kept],
-                ids,
-                max_new=most,
-                over=Ending(model, trace.prompt_ids, kept, len(ids)),
-                adapter=trace.adapter,
-                cancelled=cancelled,
-            )
+        return continue_batch(
+            model.engine,
+            [*trace.prompt_ids, *kept],
+            [(token_id,) for token_id in ids],
+            max_new=most,
+            over=Ending(model, trace.prompt_ids, kept, len(ids)),
+            adapter=trace.adapter,
+            cancelled=cancelled,
+        )
 
 
 def _end(model: Model, trace: Trace, pos: int, row: Sequence[int], known: str | None) -> AlternativeEnd:

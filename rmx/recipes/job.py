@@ -282,8 +282,9 @@ Run = TypeVar("Run", bound=TrainJob | DistillJob)
 
 def resolved(job: Run) -> Run:
     """The same job with the paths of files and folders made absolute, so that a resume finds them from anywhere."""
-    found = {name: _absolute(getattr(job, name)) for name in job.names}
-    return replace(job, **found, **{name: _absolute(getattr(job, name), maybe_name=False) for name in job.files})
+    found: dict[str, Any] = {name: _absolute(getattr(job, name)) for name in job.names}
+    found |= {name: _absolute(getattr(job, name), maybe_name=False) for name in job.files}
+    return replace(job, **found)
 
 
 def _absolute(spec: str | None, maybe_name: bool = True) -> str | None:
