@@ -61,7 +61,7 @@ class Decoding:
             prefixes. top: likeliest tokens that `take` is told.
     """
 
-    prefix: Prefix
+    prefix: Prefix | None  # None once its ids are read, so that their keys and values need not be kept twice
     sampling: Sampling
     take: Callable[[TokenFigures], bool]
     draw: Callable[[], float] = float
@@ -82,6 +82,10 @@ class Decoding:
     heard: int = 0  # of those the listener has
     ended: bool = False  # it has no part in the steps any more
     error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        assert self.prefix is not None
+        self.adapter, self.keeps = self.prefix.adapter, self.keeps and self.prefix.reuse
 
     @property
     def behind(self) -> bool:
@@ -153,7 +157,7 @@ class Decoder:
         row.ended = True
         stream, row.stream = row.stream, None
         try:
-            if stream is not None and row.keeps and row.prefix.reuse:
+            if stream is not None and row.keeps:
                 self.rows.take_out(stream)
                 with as_owner(row.owner):
                     stream.save()
@@ -180,11 +184,12 @@ class Decoder:
         if row.cancelled():
             self.end(row)
         else:
-            self._engine.check_adapter(row.prefix.adapter)
+            self._engine.check_adapter(row.adapter)
 
     def _read(self, fresh: Sequence[Decoding]) -> None:
         """Read the ids of streams, or a piece of them where others go on; then comes the first token of each."""
         prefix, owner = fresh[0].prefix, fresh[0].owner
+        assert prefix is not None
 
         def in_one_go() -> bool:
             return not self._visitors or fresh[0].alone or all(row in fresh for row in self.live)
@@ -209,13 +214,13 @@ class Decoder:
                 prefix.opening = None
                 if prefix.save and prefix.reuse and prefix.stream.reuse.computed > 1:
                     prefix.stream.save()  # else all but the last token is in the prefix cache already
-        self._begin([row for row in fresh if row.stream is None], prefix.stream)
+        self._begin(fresh, prefix.stream)
 
     def _begin(self, rows: Sequence[Decoding], read: Stream) -> None:
         """Let streams go on whose ids are read."""
         choosing: list[Decoding] = []
         for row in rows:
-            row.stream = read.branch(row.keep)
+            row.stream, row.prefix = read.branch(row.keep), None
             over = row.opened(read.reuse)
             row.made += 1
             if over or row.cancelled():
