@@ -165,6 +165,7 @@ def test_a_reload_brings_the_same_solution_back(page: Page) -> None:
     alternatives(page).nth(1).click()
     expect(lanes(page)).to_have_count(1)
     expect(token(page, FIRST.pos)).to_have_class(re.compile("forced"))
+    expect(status(page)).to_contain_text("reused")  # it is finished, and the address names it
     before = shown(page)
     page.reload()
     expect(token(page, FIRST.pos)).to_have_class(re.compile("forced"), timeout=20_000)

@@ -102,7 +102,7 @@ def test_without_a_known_answer_each_measure_says_so_and_offers_the_box(page: Pa
     worth.get_by_role("button", name="Find the smallest rescue").click()
     expect(panel).to_be_hidden()
     page.locator("#view .flow .t").first.click()
-    page.get_by_role("button", name="Sample the outcomes").click()
+    page.get_by_role("button", name="What is it worth?").click()
     facts = page.locator("#view .outcome-facts")
     expect(facts.or_(page.locator("#view .error:visible")).first).to_contain_text(
         re.compile("no known answer|none is known"), timeout=20_000

@@ -190,16 +190,6 @@ def take(page: Page) -> None:
     expect(answer(page)).to_contain_text("✓ right")
 
 
-def test_the_same_swap_twice_is_one_branch(page: Page) -> None:
-    rows = page.get_by_role("navigation", name="Branches").get_by_role("button")
-    take(page)
-    expect(rows).to_have_count(2)
-    page.keyboard.press("u")
-    expect(answer(page)).to_contain_text("✗ wrong")
-    take(page)
-    expect(rows).to_have_count(2)
-
-
 def test_the_form_shows_the_tree_that_was_opened(page: Page) -> None:
     page.get_by_role("button", name="Recorded trees").click()
     page.locator(".piece").first.click()

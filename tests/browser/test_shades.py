@@ -13,7 +13,6 @@ from playwright.sync_api import Locator, Page, expect
 from rmx.data.problem_sets import examples
 
 Open = Callable[..., Page]
-FIRST = examples()[0]
 TYPED = "Ann has 5 apples. Ben has 9 more. How many apples do they have together?"
 WRONG = " First, the facts are 5, 9. We add 5 and 9: 5 + 9 = 99. So the answer is \\boxed{99}."
 MARKED = ".flow .t.unlikely"
@@ -122,5 +121,4 @@ def test_what_the_model_writes_next_opens_on_entropy_and_a_reload_on_what_was_re
     expect(status(page)).to_contain_text("tokens", timeout=30_000)
     expect(shades(page).get_by_role("radio", name="surprise")).to_be_checked()
     page.locator("#solve").click()
-    expect(page.locator("#view .title")).to_have_text(FIRST.problem, timeout=20_000)
-    expect(shades(page).get_by_role("radio", name="entropy")).to_be_checked()
+    expect(shades(page).get_by_role("radio", name="entropy")).to_be_checked(timeout=20_000)

@@ -125,15 +125,17 @@ function fanCatch(fork, before, after, { selected }, { u, x0, x1, under, xOf }) 
 }
 function fanFork(fork, after, place) {
   const { u, trunk, xOf } = place, x = xOf(fork.pos), gap = (after ? xOf(after.pos) : place.width) - x, rows = { up: 0, down: 0 };
-  const group = drawn("g", { class: "fan-fork", role: "button", tabindex: -1, "data-pos": fork.pos, "aria-label": forkSays(fork) });
+  const group = drawn("g", { class: "fan-branching" });
+  const button = drawn("g", { class: "fan-fork", role: "button", tabindex: -1, "data-pos": fork.pos, "aria-label": forkSays(fork) });
   for (const alt of fork.alts.slice(0, FAN.slots)) {
     const slot = goesUp(alt) ? -(FAN.up + FAN.slot * rows.up++) : FAN.down + FAN.slot * rows.down++;
     group.append(fanRay(fork, alt, x, trunk + u(slot), gap, place));
   }
-  group.append(drawn("circle", { class: "fan-node", cx: px(x), cy: px(trunk), r: px(u(3 + 1.6 * Math.min(1, fork.H / 2.5))) }));
+  button.append(drawn("circle", { class: "fan-node", cx: px(x), cy: px(trunk), r: px(u(3 + 1.6 * Math.min(1, fork.H / 2.5))) }));
+  group.append(Object.assign(button, { fork }));
   const room = ((after ? xOf(after.pos) : place.x1) - x) / u(FAN.letter) - 2;
   if (room >= 3) group.append(drawn("text", { class: "fan-stands", x: px(x + u(8)), y: px(trunk - u(7)), "font-size": u(12) }, fanName(fork.text, room)));
-  return Object.assign(group, { fork });
+  return group;
 }
 function fanName(text, letters) {
   const name = plainName(text).replace(/^␣+(?=.)/, "");
@@ -185,7 +187,7 @@ function fanGoal(end, x, y, { u }, cls) {
 
 // ---- in words -----------------------------------------------------------------------------------------------
 export const forkSays = (fork) => `Fork at token ${fork.pos}: ${JSON.stringify(plainName(fork.text))}, entropy ${fork.H.toFixed(2)}`;
-export const raySays = (alt) => `${JSON.stringify(plainName(alt.text))}, ${odds(alt.p)}: ${endSays(alt.end)}`;
+export const raySays = (alt) => `${`${bareName(alt.text)} ${endMark(alt.end, 12)}`.trim()}, ${odds(alt.p)}: ${endSays(alt.end)}`; // begins as it is written
 const laneSays = (row, at) => `${laneName(row)}, ${row.parent == null ? plural(row.n ?? 0, "token") : `token ${row.at}, said ${howOften(row.to_p ?? 0)}`}, leaves at token ${at}: ${endSays(row.end)}`;
 // The same as rows of a table: place, word, probability, what it ends in.
 export function fanRows({ forks, taken }) {

@@ -82,7 +82,10 @@ export function renderFan() {
   setStop(place);
   if (ui.fanTable.open) renderRows();
 }
-const marksOf = () => [...(svg?.querySelectorAll(".fan-fork, .fan-ray, .fan-lane") ?? [])];
+const marksOf = () => [ // each fork before its words, which are drawn under it
+  ...[...(svg?.querySelectorAll(".fan-branching") ?? [])].flatMap((group) => [group.querySelector(".fan-fork"), ...group.querySelectorAll(".fan-ray")]),
+  ...(svg?.querySelectorAll(".fan-lane") ?? []),
+];
 const nameOfMark = (node) => [node.dataset.pos, node.dataset.id, node.dataset.run].join();
 const focusedMark = () => (svg?.contains(document.activeElement) ? nameOfMark(document.activeElement) : null);
 function setStop(name) { // one stop for the Tab key; drawing anew keeps the focus where it was
@@ -162,7 +165,7 @@ function readTo(pos) { // the text stands still at a token, and the trunk shows 
 }
 ui.fanPlot.addEventListener("keydown", (e) => {
   const all = marksOf(), node = e.target.closest(".fan-ray, .fan-fork, .fan-lane"), tops = all.filter((one) => !one.alt);
-  const own = node?.alt ? node.parentNode : node, along = { ArrowRight: 1, ArrowLeft: -1 }[e.key], across = { ArrowDown: 1, ArrowUp: -1 }[e.key];
+  const own = node?.alt ? node.parentNode.querySelector(".fan-fork") : node, along = { ArrowRight: 1, ArrowLeft: -1 }[e.key], across = { ArrowDown: 1, ArrowUp: -1 }[e.key];
   if (!node) return;
   if (e.key === "Enter" || e.key === " ") take(node);
   else if (along) moveTo(node, tops[tops.indexOf(own) + along]);

@@ -498,7 +498,6 @@ export function altItem(alt, rank, chosen) {
   const badge = chosen ? "chosen" : advised ? (example.swapped_answer === example.base_answer ? "try: same answer" : `try: answer ${example.swapped_answer}`) : "";
   const row = attrs(altRow("button", alt, rank, badge, make("span", "ahead", make("span", "then"), make("span", "ahead-words"))), { "data-id": alt.id });
   row.classList.toggle("advised", advised);
-  if (badge) row.ariaLabel += `, ${badge}`;
   return make("li", "", row);
 }
 async function renderLook(pos) {

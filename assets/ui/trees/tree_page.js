@@ -141,7 +141,7 @@ function altItem(c, rank, t, tried) {
   const branch = tried.get(c.id), row = altRow(branch === undefined ? "div" : "button", c, rank, c.id === t.id ? "here" : "");
   if (branch === undefined) return make("li", "", row);
   row.append(make("span", "leads", "tried: ", mark(branches[branch].answer)));
-  row.ariaLabel += ", show this branch";
+  row.title = "Show this branch";
   return make("li", "", attrs(row, { "data-branch": branch }));
 }
 function close() {
