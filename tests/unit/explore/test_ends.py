@@ -70,7 +70,7 @@ def test_without_a_known_answer_nothing_is_graded():
 
 
 def test_the_budget_bounds_all_alternatives_together():
-    table = {"Q": {" W": 0.5, " R": 0.5}, " W": {TWO: 1.0}, " R": {LOOP: 1.0}, LOOP: {LOOP: 1.0}}
+    table = {"Q": {" W": 0.6, " R": 0.4}, " W": {TWO: 1.0}, " R": {LOOP: 1.0}, LOOP: {LOOP: 1.0}}
     _, found = states(table, budget=12)
     assert 0 < found[-1].tokens_spent <= 12
     assert found[-1].done

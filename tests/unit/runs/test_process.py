@@ -323,7 +323,7 @@ def test_more_may_run_at_once_where_the_owner_says_so(store, slow, monkeypatch):
     for folder in folders:
         store.start(folder.id)
     until(lambda: folders[3].status.get("ahead") == 2)
-    assert [f.state for f in folders] == ["running", "running", "queued", "queued"]
+    until(lambda: [f.state for f in folders] == ["running", "running", "queued", "queued"])
     assert folders[2].status["ahead"] == 1
 
 
