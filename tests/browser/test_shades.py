@@ -10,8 +10,6 @@ pytest.importorskip("playwright")
 from places import answer, inspector, opened, status
 from playwright.sync_api import Locator, Page, expect
 
-from rmx.data.problem_sets import examples
-
 Open = Callable[..., Page]
 TYPED = "Ann has 5 apples. Ben has 9 more. How many apples do they have together?"
 WRONG = " First, the facts are 5, 9. We add 5 and 9: 5 + 9 = 99. So the answer is \\boxed{99}."

@@ -168,7 +168,7 @@ def under_way(monkeypatch):
     return claims, job, stream
 
 
-@pytest.mark.parametrize("where", ["bars_of", "command_of"])
+@pytest.mark.parametrize("where", ["bars_of", "claims_command"])
 def test_a_state_that_cannot_be_written_ends_the_job_and_leaves_no_row_at_measuring(made, monkeypatch, where):
     def broken(*_):
         raise KeyError("low")
