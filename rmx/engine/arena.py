@@ -86,7 +86,7 @@ class Arena:
 
     def reserve(self, rows: int, layers: Layers) -> None:
         """Have slots for so many rows at least. `layers`: of any sequence, for their shape alone."""
-        slots = bucket_of(rows)
+        slots = self._slots_for(rows)
         if slots <= self.slots:
             return
         self.lengths += [None] * (slots - self.slots)
@@ -108,12 +108,12 @@ class Arena:
         return self._engine.cache_of([layer.row(slot, length) for layer in self._cache.layers], length)
 
     def shrink(self) -> dict[int, int]:
-        """Have fewer slots where a quarter of them is free; returns where rows have moved, old slot -> new slot."""
+        """Have no more slots than are needed; returns where rows have moved, old slot -> new slot."""
         live = [slot for slot, length in enumerate(self.lengths) if length is not None]
         if not live:
             self.lengths, self._cache, self._capacity = [], None, 0
-        slots = bucket_of(len(live)) if live else 0
-        if 4 * slots > 3 * self.slots or not live:
+        slots = self._slots_for(len(live)) if live else 0
+        if slots == self.slots or not live:
             return {}
         free = [slot for slot in range(slots) if self.lengths[slot] is None]
         moves = dict(zip([slot for slot in live if slot >= slots], free, strict=False))
@@ -151,6 +151,10 @@ class Arena:
         for layer in self._cache.layers:
             layer.show(width, positions)
         return row_step(self._engine, ids, positions, torch.arange(width, device=ids.device), self._cache)
+
+    def _slots_for(self, rows: int) -> int:
+        """Few sizes where passes are recorded; otherwise no slot is computed for nothing."""
+        return rows if self._engine.recorder is None else bucket_of(rows)
 
     def _width(self, more: int) -> int:
         """Positions that a pass of `more` tokens looks at."""
@@ -222,9 +226,9 @@ class SlotLayer(DynamicLayer):
         return keys, values
 
     def resize(self, slots: int, capacity: int) -> None:
-        """Have so many slots with room for `capacity` positions each; what fits of the old ones stays."""
+        """Have room for so many slots of `capacity` positions each; what fits of the old ones stays."""
         for i, old in enumerate(self._buffers):
-            if old.shape[0] != slots or old.shape[2] != capacity:
+            if not slots <= old.shape[0] < 2 * slots or old.shape[2] != capacity:
                 kept = old[:slots]
                 self._buffers[i] = _zeros(old, slots, capacity)
                 self._buffers[i][: len(kept), :, : old.shape[-2]] = kept
