@@ -112,6 +112,8 @@ chromium: $(VENV)/.test
 	  { echo "The browser tests need Chromium: install it, or name one with CHROMIUM=/path/to/chromium" >&2; exit 1; }
 
 $(VENV)/axe.min.js: $(VENV)/.test
+	@command -v npm >/dev/null || { root=; [ "$$(id -u)" = 0 ] || root="sudo -n"; \
+	  $$root env $(APT) update && $$root env $(APT) install -y --no-install-recommends npm >/dev/null; }
 	cd $(VENV) && npm pack --silent $(AXE) && tar -xzf axe-core-*.tgz --strip-components=1 -m package/axe.min.js && rm axe-core-*.tgz
 
 clean:     ## remove the virtual environment and what was built
