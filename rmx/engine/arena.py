@@ -21,6 +21,7 @@ from rmx.engine.capture import CapturedPass
 from rmx.engine.engine import Engine, base_network
 
 WIDTH = 64  # positions by which the width of a pass grows
+KINDS = ("full_attention", "sliding_attention")  # of layers, by transformers' names
 
 Layers = Sequence[tuple[Tensor, Tensor]]  # keys and values of one sequence, each (1, heads, T, head_dim)
 
@@ -184,7 +185,7 @@ class SlotLayer(DynamicLayer):
         super().__init__()
         self.lazy_initialization(keys, values)
         self._buffers = [_zeros(t, slots, capacity) for t in (keys, values)]
-        self._width, self._window = 0, window
+        self._width, self.window = 0, window
 
     @property
     def nbytes(self) -> int:
@@ -221,7 +222,7 @@ class SlotLayer(DynamicLayer):
 
     def row(self, slot: int, length: int) -> tuple[Tensor, Tensor]:
         """Copies of the keys and values (1, heads, T, head_dim) of one slot, as far as they are still looked at."""
-        first = 0 if self._window is None else max(0, length - self._window + 1)
+        first = 0 if self.window is None else max(0, length - self.window + 1)
         keys, values = (buffer[slot : slot + 1, :, first:length].clone() for buffer in self._buffers)
         return keys, values
 
@@ -249,8 +250,8 @@ def row_step(engine: Engine, ids: Tensor, positions: Tensor, columns: Tensor, ca
     Returns:
         Logits (slots, V) behind the last of them.
     """
-    windows = windows_of(engine)
-    masks = {kind: _mask(engine, positions, columns, window) for kind, window in windows.items()}
+    windows = dict.fromkeys(layer.window for layer in cache.layers)
+    masks = {KINDS[window is not None]: _mask(engine, positions, columns, window) for window in windows}
     mask = masks if len(masks) > 1 else next(iter(masks.values()))
     return engine.forward(ids, cache, keep=1, attention_mask=mask, position_ids=positions)[:, -1]
 
@@ -270,7 +271,7 @@ def _mask(engine: Engine, positions: Tensor, columns: Tensor, window: int | None
 def windows_of(engine: Engine) -> dict[str, int | None]:
     """The kinds of attention layers of a network, by transformers' names, and how far they see; None: all the way."""
     layers = DynamicCache(config=engine.config).layers
-    names: dict[type, str] = {DynamicLayer: "full_attention", DynamicSlidingWindowLayer: "sliding_attention"}
+    names: dict[type, str] = dict(zip((DynamicLayer, DynamicSlidingWindowLayer), KINDS, strict=True))
     return {names.get(type(layer), "other"): getattr(layer, "sliding_window", None) for layer in layers}
 
 
@@ -282,5 +283,5 @@ def takes_rows(engine: Engine) -> bool:
     windows = windows_of(engine)
     # A network with two kinds of layers takes a mask for each, if it takes any that was made for it.
     by_kind = len(windows) < 2 or "causal_mask_mapping" in inspect.getsource(sys.modules[type(network).__module__])
-    able = windows.keys() <= {"full_attention", "sliding_attention"} and bool(windows) and by_kind
+    able = windows.keys() <= {*KINDS} and bool(windows) and by_kind
     return able and "attention_mask" in named and "position_ids" in named and len(set(places.values())) < 2

@@ -64,7 +64,7 @@ class Decoding:
     prefix: Prefix | None  # None once its ids are read, so that their keys and values need not be kept twice
     sampling: Sampling
     take: Callable[[TokenFigures], bool]
-    draw: Callable[[], float] = float
+    draw: Callable[[], float] = float  # 0.0 always
     opened: Callable[[Reuse], bool] = lambda reuse: False
     cancelled: Callable[[], bool] = never
     given: Sequence[int] = ()

@@ -80,7 +80,9 @@ class RowSet:
         if not self.fits:
             return torch.stack([self.feed_alone(s, ids) for s, ids in zip(streams, tokens, strict=True)])
         kind = self.kind(streams[0])
-        arena = self._arenas.setdefault(kind, Arena(self._engine))
+        if kind not in self._arenas:
+            self._arenas[kind] = Arena(self._engine)
+        arena = self._arenas[kind]
         self._seat(arena, streams)
         slots = [self._slots[stream][1] for stream in streams]
         if kind is None:
