@@ -172,8 +172,8 @@ def build_evaluate_tab(
     choices = (c.model, c.adapters, c.problem_set, c.file, c.n, c.style.style, c.style.thinking, c.style.answers)
     boxes = (c.limit, c.seed, c.max_new, c.style.system, c.style.stops)
     sliders = (c.temperature, c.top_p)
-    for event in [one.change for one in choices] + [one.blur for one in boxes] + [one.change for one in sliders]:
-        event(tab.plan, c.asked, shown, trigger_mode="always_last", **LIGHT)
+    edited = [one.change for one in (*choices, *sliders)] + [one.blur for one in boxes]
+    gr.on(edited, tab.plan, c.asked, shown, trigger_mode="always_last", **LIGHT)
     shown.halt(tab.halt, None, None, **LIGHT)
     shown.attach(tab.attach, None, shown, **LIGHT)
     return tab

@@ -195,9 +195,9 @@ def build_train_tab(training: Training, owners: Owners, page: gr.Tab) -> TrainTa
     c.dry.click(tab.start(dry=True), c.asked, shown, **busy)
     filled = c.preset.input(tab.choose_preset, c.preset, list(c.fields.values()), **LIGHT)
     filled.then(tab.plan, c.asked, planned, **PLAN)
-    for component in (c.model, c.problem_set, c.sweep, *c.fields.values(), *c.style.asked):
-        event = component.input if isinstance(component, gr.Dropdown | gr.Checkbox | gr.Radio) else component.blur
-        event(tab.plan, c.asked, planned, **PLAN, trigger_mode="always_last")
+    fields = (c.model, c.problem_set, c.sweep, *c.fields.values(), *c.style.asked)
+    picked = [one.input if isinstance(one, gr.Dropdown | gr.Checkbox | gr.Radio) else one.blur for one in fields]
+    gr.on(picked, tab.plan, c.asked, planned, **PLAN, trigger_mode="always_last")
     shown.stop(tab.act("stop"), None, shown, **LIGHT)
     shown.resume(tab.act("resume"), None, shown, **busy)
     return tab
