@@ -1,7 +1,7 @@
 """Trees that lie elsewhere: saved to the Hub, recorded without the model, and the gallery of recorded ones.
 
 `python -m rmx.trees.gallery` records the gallery again into assets/gallery (a few minutes on two cores); with `--search
-ID …` it says what other problems of the set would show. Nothing in a tree is made up: each branch is what the model
+N` it says what each of the first N problems would show. Nothing in a tree is made up: each branch is what the model
 said, greedily, after one token was swapped at one of its forks.
 """
 
@@ -17,14 +17,15 @@ from typing import Any, Literal, NoReturn, cast
 from huggingface_hub import HfApi
 
 from rmx.config import ASSETS, TOP_SHOWN, Sampling
-from rmx.data.problem_sets import find_problem
+from rmx.data.words import draw_words
 from rmx.errors import ProblemError, RmxError, SwapError
 from rmx.explore.branches import Branch, Origin, swap_job
 from rmx.explore.flip_rates import answers_after
 from rmx.explore.generate import Job
 from rmx.models.adapter_names import adapter_name
 from rmx.models.load import Model
-from rmx.models.presets import preset_of
+from rmx.models.presets import SMOLLM2, preset_of
+from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Problem, Trace, is_fork, shown_adapter
 from rmx.storage.hub_errors import Upload, upload_sentence
@@ -158,8 +159,9 @@ def revive(run: Branch, loaded: Any) -> None:
 
 log = logging.getLogger(__name__)
 FOLDER = ASSETS / "gallery"
-MODEL, SET = "smollm2-135m-instruct-q4_1", "arith"
-MAX_NEW, LONGEST, FORKS, BRANCHES = 64, 56, 6, 4
+MODEL, SET = SMOLLM2, "words"  # whose prompt it is asked by; the problems are a draw of their own, of two and three steps
+DRAWN, STEPS = 400, (2, 3)
+MAX_NEW, LONGEST, FORKS, BRANCHES = 96, 80, 8, 5
 Kind = Literal["wrong → right", "right → wrong", "stays right", "stays wrong"]
 # What is in the gallery, in the order it is shown: file, problem, what it shows.
 PICKED: tuple[tuple[str, str, Kind], ...] = (
@@ -250,18 +252,19 @@ def _finish(run: Branch) -> Branch:
 def main(argv: Sequence[str] | None = None) -> None:
     """Record what is picked, or search for more."""
     parser = argparse.ArgumentParser(prog="python -m rmx.trees.gallery", description="Record the trees of the gallery.")
-    parser.add_argument("--search", nargs="+", metavar="ID", help="see what these problems show, write nothing")
+    parser.add_argument("--search", type=int, metavar="N", help="see what N problems show, write nothing")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    model = Workspace("cpu").model(MODEL)
+    model = Workspace("cpu").model(MODEL).ask_in(StyleOptions(), SET)
+    drawn = {problem.id: problem for problem in draw_words("test", DRAWN, levels=STEPS)}
     if args.search:
-        for problem in (find_problem(SET, problem_id) for problem_id in args.search):
+        for problem in list(drawn.values())[: args.search]:
             found = record(model, problem)
             log.info("%s %s: %s", problem.id, problem.problem, _said(*found) if found else "no")
         return
     FOLDER.mkdir(exist_ok=True)
     for name, problem_id, wanted in PICKED:
-        found = record(model, find_problem(SET, problem_id), wanted)
+        found = record(model, drawn[problem_id], wanted)
         if found is None:
             raise SystemExit(f"{problem_id} does not show '{wanted}' here.")
         text = json.dumps(tree_document(found[0], small=True), ensure_ascii=False, indent=None, separators=(",", ":"))
