@@ -52,11 +52,11 @@ class ReinforceConfig:
 
     iterations: int = 100
     seed: int = 1
-    problems: int = 8  # per iteration
-    rollouts: int = 8  # per problem
-    temperature: float = 0.7  # of the policy: its samples and its log-probabilities alike
+    problems: int = 12  # per iteration
+    rollouts: int = 6  # per problem
+    temperature: float = 0.6  # of the policy: its samples and its log-probabilities alike
     max_new_tokens: int = 40
-    lr: float = 5e-4
+    lr: float = 3e-4
     warmup: int = 5  # iterations
     rank: int = 16
     alpha: int = 32

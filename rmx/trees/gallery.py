@@ -159,7 +159,7 @@ def revive(run: Branch, loaded: Any) -> None:
 
 log = logging.getLogger(__name__)
 FOLDER = ASSETS / "gallery"
-MODEL, SET = SMOLLM2, "words"  # whose prompt it is asked by; the problems are a draw of their own, of two and three steps
+MODEL, SET = SMOLLM2, "words"  # whose prompt it is asked by; the problems are drawn for the gallery
 DRAWN, STEPS = 400, (2, 3)
 MAX_NEW, LONGEST, FORKS, BRANCHES = 96, 80, 8, 5
 Kind = Literal["wrong → right", "right → wrong", "stays right", "stays wrong"]

@@ -152,7 +152,7 @@ def test_a_card_says_what_was_measured_and_by_which_command(tmp_path):
     assert "2 minutes of one core" in card
     assert "| 0 (the base) | 50.0 % [40.0, 60.0] |\n| 1 (this adapter) | 55.0 % [40.0, 60.0] |\n" in card
     assert "The test split has not been opened." in card
-    assert "--model mini --set mini --iterations 3 --seed 1 --problems 6 --rollouts 6 --temperature 1.0" in card
+    assert "--model mini --set mini --iterations 3 --seed 1 --problems 6 --temperature 1.0" in card
     kept = json.loads((tmp_path / "out" / "training.json").read_text())
     assert kept == {"base": "sha256:1", "set": "mini", "config": asdict(TINY)}
 
