@@ -95,6 +95,7 @@ def modules(page: Page) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_the_modules_of_a_tab_are_loaded_once_when_it_is_first_opened(page: Page) -> None:
     assert "explore/token_view.js" in modules(page)
     assert not [
@@ -188,6 +189,7 @@ def test_it_streams_and_stop_frees_the_engine_and_keeps_what_is_there(page: Page
     assert page.locator(".flow .t").count() == count
 
 
+@pytest.mark.long
 def test_who_waits_sees_the_place_in_line_and_the_wait(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     choose_model(page, "slow")
     queue = SLOW.engine.queue
@@ -307,6 +309,7 @@ def test_presenter_mode_pauses_at_a_fork_and_lets_the_room_choose(page: Page) ->
     expect(lanes(page)).to_have_count(1)
 
 
+@pytest.mark.long
 def test_a_clicker_walks_the_playlist(page: Page) -> None:
     page.get_by_role("button", name="Present").click()
     expect(page.locator(".rmx.presenting")).to_have_count(1)  # the button's own pace is set by then
@@ -346,6 +349,7 @@ def solved(page: Page, problem: str) -> None:
     expect(status(page)).to_contain_text("tokens", timeout=30_000)
 
 
+@pytest.mark.long
 def test_a_model_is_unloaded_and_loaded_again(page, tmp_path):
     copy = shutil.copytree(ASSETS / "mini", tmp_path / "copy")
     choose_model(page, str(copy))

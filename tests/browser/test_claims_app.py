@@ -113,6 +113,7 @@ def test_hostile_names_are_text(page: Page) -> None:
     expect(card(page, "gain").get_by_role("button")).to_be_enabled()
 
 
+@pytest.mark.long
 def test_on_a_phone_nothing_is_wider_than_the_screen(open_page: Open, url: str) -> None:
     page = open_page(url, width=360, height=740)
     page.get_by_role("tab", name="Claims").click()

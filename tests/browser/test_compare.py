@@ -93,6 +93,7 @@ def test_the_oracle_turns_wrong_into_right_step_by_step(page: Page) -> None:
     expect(page.get_by_role("group", name="Patched solution").locator(".t.forced")).to_have_count(1)
 
 
+@pytest.mark.long
 def test_the_strength_slider_leads_back_to_the_base(page: Page) -> None:
     box = page.locator("#pair-strength input[type=number]")
     box.fill("0")
@@ -208,6 +209,7 @@ def test_hostile_tokens_are_text(page: Page) -> None:
     assert "<script>window.PWN=1</script>" in solution(page).inner_text()
 
 
+@pytest.mark.long
 def test_a_pair_that_cannot_be_had_is_a_sentence(page: Page) -> None:
     own_pair(page, "mini", "no-such-model", FIRST.problem)
     expect(page.locator("#pair").get_by_role("alert").filter(visible=True)).to_contain_text("Unknown model")
@@ -225,6 +227,7 @@ def test_a_phone_has_no_sideways_scroll(open_page: Open, url: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+@pytest.mark.long
 def test_two_visitors_keep_their_own_pairs(open_page: Open, url: str) -> None:
     one, two = open_compare(open_page, url), open_compare(open_page, url)
     one.locator("#pair-source").get_by_label("adapted model's own").check()

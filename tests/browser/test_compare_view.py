@@ -113,6 +113,7 @@ def test_marks_differ_in_shape_and_not_by_colour_alone(page: Page) -> None:
     assert page.locator(".map .flow .fork").first.evaluate(style) == "none underline"
 
 
+@pytest.mark.long
 def test_marks_appear_while_the_text_streams(page: Page) -> None:
     mapped(page, pause=60, wait=False)
     expect(page.locator(".map .flow .reranked")).to_have_count(1)
@@ -123,6 +124,7 @@ def test_marks_appear_while_the_text_streams(page: Page) -> None:
     assert sent("halt") == [{"id": last_job().id}]
 
 
+@pytest.mark.long
 def test_the_filter_dims_the_rest_and_leads_the_keys(page: Page) -> None:
     mapped(page)
     chips = page.get_by_role("group", name="Show only").get_by_role("button")
@@ -173,6 +175,7 @@ def test_the_inspector_shows_both_lists_and_both_ranks(page: Page) -> None:
     expect(page.locator(".map .t[data-i='29']")).to_be_focused()
 
 
+@pytest.mark.long
 def test_the_largest_differences_lead_to_their_places(page: Page) -> None:
     mapped(page)
     rows = page.get_by_role("group", name="Largest differences").get_by_role("button")
@@ -183,6 +186,7 @@ def test_the_largest_differences_lead_to_their_places(page: Page) -> None:
     expect(inspector(page)).to_contain_text("Token 29")
 
 
+@pytest.mark.long
 def test_the_quiet_zone_decides_what_is_tinted(page: Page) -> None:
     mapped(page)
 
@@ -199,6 +203,7 @@ def test_the_quiet_zone_decides_what_is_tinted(page: Page) -> None:
     assert tinted() == []
 
 
+@pytest.mark.long
 def test_agreement_is_said_in_words(page: Page) -> None:
     mapped(page, "agree")
     expect(page.get_by_role("group", name="Largest differences")).to_contain_text("None: the two agree at every token.")
@@ -207,6 +212,7 @@ def test_agreement_is_said_in_words(page: Page) -> None:
     expect(inspector(page)).to_contain_text("unshifted")
 
 
+@pytest.mark.long
 def test_lost_deltas_are_fetched(page: Page) -> None:
     mapped(page, "long", 300, pause=10, wait=False)
     expect(page.locator(".map .flow .t").nth(20)).to_be_attached()
@@ -218,6 +224,7 @@ def test_lost_deltas_are_fetched(page: Page) -> None:
     assert marked(page, "reranked") == [i for i, t in enumerate(last_job().toks) if t[1] == 1]
 
 
+@pytest.mark.long
 def test_a_repeated_message_changes_nothing_but_what_was_measured_since(page: Page) -> None:
     mapped(page)
     before = page.locator(".map .flow").inner_html()
@@ -251,6 +258,7 @@ def test_base_is_base_and_a_zero_adapter_is_told_loudly(page: Page) -> None:
     expect(page.get_by_text("This adapter changes nothing")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_base_that_has_changed_is_said_with_what_has(page: Page) -> None:
     mapped(page)
     app.CHANGED.append("3 of 47 tensors in memory are not those that were loaded")
@@ -359,6 +367,7 @@ def test_all_arms_fill_the_table_one_after_the_other(page: Page) -> None:
     assert len(sent("patch")) == 6
 
 
+@pytest.mark.long
 def test_a_new_map_forgets_the_old_patches(page: Page) -> None:
     oracle(page)
     mapped(page, "agree")
@@ -368,6 +377,7 @@ def test_a_new_map_forgets_the_old_patches(page: Page) -> None:
     expect(page.get_by_role("table", name="Answers by arm")).not_to_contain_text("73")
 
 
+@pytest.mark.long
 def test_presenting_is_large_and_hides_the_rest(page: Page) -> None:
     oracle(page)
     press(page, "Present")
@@ -425,6 +435,7 @@ def test_a_job_is_stopped_and_says_so(page: Page) -> None:
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_the_last_message_of_a_job_may_be_lost(page: Page) -> None:
     page.locator("#pause input").fill("3000")
     press(page, "Shifts on a set")
@@ -512,6 +523,7 @@ def test_a_phone_has_a_sheet_and_no_sideways_scroll(open_page: Open, url: str, s
     assert wide(page) <= 360
 
 
+@pytest.mark.long
 def test_tabs_follow_the_arrow_keys_and_texts_have_one_tab_stop(page: Page) -> None:
     mapped(page)
     assert page.locator(".map .flow [tabindex='0']").count() == 1

@@ -155,6 +155,7 @@ def test_another_list_is_drawn_anew(page: Page) -> None:
     assert page.locator("#a .curves-legend li").count() == 1
 
 
+@pytest.mark.long
 def test_many_points_are_thinned_and_keep_their_extremes(page: Page) -> None:
     points = [[k, 0.001 * (k % 7)] for k in range(20_000)]
     points[7_777][1], points[13_131][1] = 1.0, -1.0

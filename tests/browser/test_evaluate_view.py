@@ -156,6 +156,7 @@ def test_differences_say_what_they_show(page: Page) -> None:
     expect(scatter(page).locator(".curves-y")).to_have_text("right by reasonmaxxer")
 
 
+@pytest.mark.long
 def test_no_row_calls_better_what_its_own_p_does_not(open_page: Open, url: str) -> None:
     """Seed 14: 11 won and 3 lost of 40, p = 0.057, though the interval leaves 0 out."""
     page = evaluated(open_page(url), seed=14)
@@ -185,6 +186,7 @@ def test_a_press_on_a_mark_of_the_scatter_lists_its_problem(page: Page) -> None:
     expect(page.get_by_role("group", name=re.compile("^Problem mini-test"))).not_to_have_count(0)
 
 
+@pytest.mark.long
 def test_parts_are_a_switch(page: Page) -> None:
     chip(page, "Part of the set", app.WORDINGS).click()
     expect(rows(page, "What each solves").nth(0)).to_contain_text("44.0\u202f%")
@@ -195,6 +197,7 @@ def test_parts_are_a_switch(page: Page) -> None:
     expect(chip(page, "Show only", "won")).to_have_text("won 9")
 
 
+@pytest.mark.long
 def test_greedy_alone_has_no_curves(open_page: Open, url: str) -> None:
     page = evaluated(open_page(url), samples="0")
     expect(table(page, "What each solves").get_by_role("columnheader")).to_have_text(
@@ -205,6 +208,7 @@ def test_greedy_alone_has_no_curves(open_page: Open, url: str) -> None:
 
 
 # ---- problems -------------------------------------------------------------------------------------------------------
+@pytest.mark.long
 def test_won_lost_and_cut_off(page: Page) -> None:
     expect(page.get_by_role("group", name="Show only").get_by_role("button")).to_have_text(
         ["won 9", "lost 4", "changed by truncation 1", "all 40"]
@@ -279,6 +283,7 @@ def test_stop_keeps_what_is_there(open_page: Open, url: str) -> None:
     expect(rows(page, "What each solves")).to_have_count(2)
 
 
+@pytest.mark.long
 def test_another_visitor_sees_nothing_of_it(page: Page, open_page: Open, url: str) -> None:
     other = open_page(url)
     expect(other.get_by_text("Is it better, and would you see it again")).to_be_visible()

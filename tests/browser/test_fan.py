@@ -149,6 +149,7 @@ def test_a_click_takes_a_word_and_the_same_word_again_leads_to_the_old_branch(pa
     assert first.id in page.url
 
 
+@pytest.mark.long
 def test_a_click_counts_although_ends_come_in_while_the_button_is_down(page: Page) -> None:
     app.END_PACE["pause"] = 0.4
     solve(page)
@@ -164,6 +165,7 @@ def test_a_click_counts_although_ends_come_in_while_the_button_is_down(page: Pag
     assert [data["token_ids"] for data in picks()] == [[app.token_id(" Thus")]]
 
 
+@pytest.mark.long
 def test_a_branch_that_was_stopped_by_hand_is_made_anew(page: Page) -> None:
     solve(page)
     ray(page, 13, " subtract").click()
@@ -178,6 +180,7 @@ def test_a_branch_that_was_stopped_by_hand_is_made_anew(page: Page) -> None:
     assert len(picks()) == 2
 
 
+@pytest.mark.long
 def test_branches_of_branches_stay_and_lead_to_their_answers(page: Page) -> None:
     solve(page)
     ray(page, 13, " subtract").click()
@@ -221,6 +224,7 @@ def test_keys_walk_through_the_fan_and_take_a_word(page: Page) -> None:
     expect(fan(page).locator(".fan-fork.selected")).to_have_attribute("data-pos", "13")
 
 
+@pytest.mark.long
 def test_the_threshold_decides_which_forks_fan_out(page: Page) -> None:
     solve(page)
     forks = fan(page).locator(".fan-fork")
@@ -234,6 +238,7 @@ def test_the_threshold_decides_which_forks_fan_out(page: Page) -> None:
     expect(page.locator(".fan-ticks")).not_to_have_attribute("d", "")
 
 
+@pytest.mark.long
 def test_dragging_along_the_trunk_goes_through_the_text(page: Page) -> None:
     solve(page, "long", 600)
     box = page.locator(".fan-trunk").bounding_box()
@@ -275,6 +280,7 @@ def test_many_forks_keep_apart(page: Page, limit: int, forks: int) -> None:
     assert all(b - a > 0.5 * GAP for a, b in zip(spots, spots[1:], strict=False))
 
 
+@pytest.mark.long
 def test_4000_tokens_are_drawn_a_few_times_a_second_and_never_more_than_fit(page: Page) -> None:
     began = time.monotonic()
     solve(page, "long", 4000)
@@ -288,6 +294,7 @@ def test_4000_tokens_are_drawn_a_few_times_a_second_and_never_more_than_fit(page
     assert page.locator(".fan-plot *").count() <= (width / GAP + 1) * (6 * SLOTS + 5)
 
 
+@pytest.mark.long
 def test_it_grows_while_the_text_streams(page: Page) -> None:
     page.get_by_label("long", exact=True).check()
     page.locator("#limit input").fill("300")

@@ -52,6 +52,7 @@ def test_a_typed_problem_is_judged_by_the_answer_computed_from_it(page: Page) ->
     expect(answer(page)).to_contain_text("✓ right" if said == "13" else "✗ wrong")
 
 
+@pytest.mark.long
 def test_solve_pressed_at_once_does_not_take_the_old_answer(page: Page) -> None:
     """Text and click within one task of the page: no event of the change has been handled by then."""
     page.evaluate(
@@ -129,6 +130,7 @@ def test_problems_that_come_with_an_answer_bring_it_along(page: Page) -> None:
     expect(page.locator(BOX)).to_have_value("")
 
 
+@pytest.mark.long
 def test_compare_judges_a_typed_problem_by_its_own_answer(page: Page) -> None:
     page.get_by_role("tab", name="Compare").click()
     box = page.locator("#pair-answer input, #pair-answer textarea")

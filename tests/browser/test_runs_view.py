@@ -175,6 +175,7 @@ def test_news_come_without_a_reload_and_leave_the_rest_alone(page: Page) -> None
     expect(page.get_by_role("button", name=SMALL, exact=True)).to_be_focused()
 
 
+@pytest.mark.long
 def test_a_hidden_page_asks_nothing(page: Page) -> None:
     page.evaluate("document.querySelector('#runs').style.display = 'none'")
     page.wait_for_timeout(300)
@@ -186,6 +187,7 @@ def test_a_hidden_page_asks_nothing(page: Page) -> None:
     expect(row(page, RUNNING)).to_contain_text("120 of 150")
 
 
+@pytest.mark.long
 def test_a_server_that_is_gone_leaves_the_page_usable(page: Page) -> None:
     page.route("**/component_server**", lambda route: route.abort())
     expect(page.get_by_text("no reply from the server; trying again")).to_be_visible()
@@ -216,6 +218,7 @@ def test_the_detail(page: Page) -> None:
     expect(page.get_by_role("button", name=BEST, exact=True)).to_be_focused()
 
 
+@pytest.mark.long
 def test_one_detail_at_a_time_and_the_row_opens_it_too(page: Page) -> None:
     opened(page, BEST)
     row(page, FAILED).locator(".cell-state").click()
@@ -306,6 +309,7 @@ def test_others_see_why_they_may_not(page: Page) -> None:
     expect(detail.get_by_role("button", name="Delete …")).to_be_disabled()
 
 
+@pytest.mark.long
 def test_a_note_survives_the_polls_and_a_closed_row_until_it_is_saved(page: Page) -> None:
     detail = opened(page, SMALL)
     box = detail.get_by_role("textbox", name="Note")
@@ -394,6 +398,7 @@ def test_curves_of_the_chosen_share_their_panels(page: Page) -> None:
     assert [s.split()[-1] for s in signs] == [s.split()[-1] for s in lines] == ["curve-0", "curve-1"]
 
 
+@pytest.mark.long
 def test_two_curves_are_pointed_at_lit_smoothed_and_what_differs_is_a_table(page: Page) -> None:
     region = compared(page, BEST, SMALL)
     region.locator(".curves-plot").nth(2).hover(position={"x": 200, "y": 60})
@@ -427,6 +432,7 @@ def what_differs_is_a_table(region: Locator) -> None:
     assert "model" not in lines
 
 
+@pytest.mark.long
 def test_a_run_keeps_its_colour_when_another_is_taken_out(page: Page) -> None:
     region = compared(page, BEST, SMALL, SMOL)
     press(page, f"Take out {BEST}")
@@ -439,6 +445,7 @@ def test_a_run_keeps_its_colour_when_another_is_taken_out(page: Page) -> None:
     expect(page.get_by_label(f"Choose {BEST}")).not_to_be_checked()
 
 
+@pytest.mark.long
 def test_curves_of_a_running_one_go_on(page: Page) -> None:
     region = compared(page, RUNNING, BEST)
     last = app.curve(app.RUNS[RUNNING])["checks"][-1]["pass@1"]["value"]
@@ -450,6 +457,7 @@ def test_curves_of_a_running_one_go_on(page: Page) -> None:
     expect(region.locator(".panel-box").first.locator(".curves-value").first).to_have_text(f"{100 * whole:.1f}\u202f%")
 
 
+@pytest.mark.long
 def test_two_are_needed_to_compare_and_no_more_than_can_be_told_apart(page: Page) -> None:
     page.get_by_label(f"Choose {BEST}").check()
     bar = page.get_by_role("group", name="Chosen runs")
@@ -525,6 +533,7 @@ def test_a_sweep_shows_its_curve_and_its_table(open_page: Open, url: str) -> Non
     expect(detail.locator(".sweep")).to_contain_text("highest pass@1 on the validation problems")
 
 
+@pytest.mark.long
 def test_a_sweep_under_way_shows_what_is_there(open_page: Open, url: str) -> None:
     app.reset("sweep")
     app.RUNS[app.SWEEP] |= {"state": "running", "stage": "training", "at": 300, "of": 600, "tau": None}
@@ -594,6 +603,7 @@ def test_its_owner_enters_changes_and_takes_back_a_rate(page: Page) -> None:
     assert sent("rate")[-1] == {"name": "cpu", "usd": ""}
 
 
+@pytest.mark.long
 def test_a_rate_that_is_being_written_survives_the_polls(page: Page) -> None:
     page.get_by_role("button", name="Scripted").click()
     press(page, "Be the owner of the machine")
@@ -607,6 +617,7 @@ def test_a_rate_that_is_being_written_survives_the_polls(page: Page) -> None:
     expect(box).to_be_focused()
 
 
+@pytest.mark.long
 def test_costs_and_sweeps_fit_a_phone(open_page: Open, url: str) -> None:
     app.reset("sweep")
     page = open_page(url, width=360, height=760)

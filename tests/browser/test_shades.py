@@ -97,6 +97,7 @@ def test_the_switch_is_walked_by_keys_and_each_measure_has_its_legend(page: Page
     expect(shades(page).get_by_role("radio", name="rank")).to_be_checked()
 
 
+@pytest.mark.long
 def test_n_walks_the_surprising_tokens_and_one_tab_stop_remains(page: Page) -> None:
     read(page)
     marked = page.eval_on_selector_all(MARKED, "els => els.map(e => +e.dataset.i)")
@@ -113,6 +114,7 @@ def test_n_walks_the_surprising_tokens_and_one_tab_stop_remains(page: Page) -> N
     assert page.locator(".flow .t[tabindex='0']:not([role=button])").count() == 0
 
 
+@pytest.mark.long
 def test_what_the_model_writes_next_opens_on_entropy_and_a_reload_on_what_was_read(page: Page) -> None:
     read(page)
     page.reload()

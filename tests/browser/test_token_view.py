@@ -198,6 +198,7 @@ def test_stop(page: Page) -> None:
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_a_swap_while_the_text_still_streams(page: Page) -> None:
     solve(page, "long", 400, pause=20, wait=False)
     expect(tokens(page).nth(30)).to_be_attached()
@@ -289,6 +290,7 @@ def test_tau_marks_anew_without_the_server(page: Page) -> None:
     expect(inspector(page)).to_contain_text("Fork at 13")
 
 
+@pytest.mark.long
 def test_lost_deltas_are_fetched(page: Page) -> None:
     solve(page, "long", 300, pause=10, wait=False)
     expect(tokens(page).nth(20)).to_be_attached()
@@ -299,6 +301,7 @@ def test_lost_deltas_are_fetched(page: Page) -> None:
     assert page.eval_on_selector_all(".flow .t", "els => els.map(e => e.textContent)") == last_run().said
 
 
+@pytest.mark.long
 def test_a_paragraph_without_end_is_split_into_blocks(page: Page) -> None:
     solve(page, "wall", 1200)
     expect(status(page)).to_contain_text("1,200 tokens")
@@ -335,6 +338,7 @@ def test_presenter_pauses_at_forks_and_the_room_chooses(page: Page) -> None:
     expect(status(page)).to_contain_text("tokens")
 
 
+@pytest.mark.long
 def test_presenter_reveals_at_a_pace(page: Page) -> None:
     solve(page)
     page.evaluate("window.rmx.presenter(true, {pace: 12, pauseAtForks: false})")
@@ -482,6 +486,7 @@ def test_a_token_is_pinned_by_button_and_by_key(page: Page) -> None:
     assert told(page) == [{"run": run, "pos": 13}]
 
 
+@pytest.mark.long
 def test_a_pin_takes_no_room_and_leaves_the_text_as_it_is(page: Page) -> None:
     solve(page)
     boxes = "els => els.map(e => JSON.stringify(e.getBoundingClientRect()))"
@@ -520,6 +525,7 @@ def test_pins_survive_swaps_and_other_problems(page: Page) -> None:
     assert {pin["run"] for pin in told(page)} == {first.id}
 
 
+@pytest.mark.long
 def test_a_pin_is_taken_out_at_its_chip(page: Page) -> None:
     solve(page)
     page.evaluate("window.rmx.goto(13)")
@@ -531,6 +537,7 @@ def test_a_pin_is_taken_out_at_its_chip(page: Page) -> None:
     assert told(page) == []
 
 
+@pytest.mark.long
 def test_no_more_than_eight_pins(page: Page) -> None:
     solve(page)
     for pos in range(9):
@@ -542,6 +549,7 @@ def test_no_more_than_eight_pins(page: Page) -> None:
     assert len(told(page)) == 8
 
 
+@pytest.mark.long
 def test_a_pin_goes_with_its_run(page: Page) -> None:
     solve(page)
     gone = last_run().id

@@ -109,6 +109,7 @@ def test_a_run_from_the_form_to_the_table(open_page: Open, url: str, runs: Path)
     expect(row).to_contain_text("by construction")
 
 
+@pytest.mark.long
 def test_the_finished_adapter_opens_in_compare(open_page: Open, url: str, runs: Path) -> None:
     run = next(r for r in RunStore(runs).all() if r.state == "done")
     page = open_train(open_page, url)
@@ -167,6 +168,7 @@ def test_killed_process_shows_as_interrupted_with_resume(open_page: Open, url: s
     expect(page.locator("#train").get_by_role("button", name="Resume")).to_be_visible()
 
 
+@pytest.mark.long
 def test_while_a_run_trains_explore_answers_and_a_stranger_cannot_stop_it(
     open_page: Open, browser: Browser, url: str, runs: Path
 ) -> None:

@@ -56,6 +56,7 @@ def test_the_histogram_marks_the_usable_middle_and_what_was_kept(page: Page) -> 
     expect(rollouts.locator(".tally")).to_contain_text("truncated8 0.5 %")
 
 
+@pytest.mark.long
 def test_before_the_selection_nothing_is_said_to_be_kept(page: Page) -> None:
     watch(page, "rolling")
     rollouts = part(page, "Rollouts")
@@ -89,6 +90,7 @@ def test_the_slider_counts_exactly(page: Page) -> None:
         assert page.eval_on_selector_all(".gate .flow .gated", "els => els.map(e => +e.dataset.i)") == above
 
 
+@pytest.mark.long
 def test_the_share_is_that_of_all_tokens(page: Page) -> None:
     gate = dry_run(page)
     total = world.token_count()
@@ -98,6 +100,7 @@ def test_the_share_is_that_of_all_tokens(page: Page) -> None:
     expect(gate).to_contain_text("Training on this: about 42 s, 1.3 GB, $0.02.")
 
 
+@pytest.mark.long
 def test_between_two_levels_the_count_is_said_to_be_near(page: Page) -> None:
     gate = dry_run(page)
     number = gate.get_by_role("spinbutton")
@@ -115,6 +118,7 @@ def test_between_two_levels_the_count_is_said_to_be_near(page: Page) -> None:
     until(page, lambda: sent("tau") == [{"tau": 1.05}, {"tau": 1}])
 
 
+@pytest.mark.long
 def test_tau_is_told_when_the_slider_rests_and_needs_no_server_before(page: Page) -> None:
     gate = dry_run(page)
     app.EVENTS.clear()
@@ -152,6 +156,7 @@ def test_the_text_is_exact_with_newlines_and_spaces_in_sight(page: Page) -> None
     expect(page.locator("#rmx-train-tip")).to_contain_text("A > 0: made likelier")
 
 
+@pytest.mark.long
 def test_a_watched_run_brings_its_own_gate_into_sight(page: Page) -> None:
     watch(page, "done")
     gate = part(page, "Gate")
@@ -240,6 +245,7 @@ def test_the_replay_moves_the_bars_over_those_of_the_base(page: Page) -> None:
     expect(page.get_by_text("base, before training", exact=True)).to_be_visible()
 
 
+@pytest.mark.long
 def test_play_runs_through_the_checkpoints_and_stops_at_the_last(page: Page) -> None:
     watch(page, "done")
     press(page, "Play")
@@ -250,6 +256,7 @@ def test_play_runs_through_the_checkpoints_and_stops_at_the_last(page: Page) -> 
     expect(page.get_by_role("button", name="Play")).to_be_visible()
 
 
+@pytest.mark.long
 def test_the_replay_follows_the_run_until_the_reader_takes_it(page: Page) -> None:
     watch(page, "training")
     where = page.locator(".scrub .where")

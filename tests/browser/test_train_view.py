@@ -93,6 +93,7 @@ def test_a_finished_run_shows_its_stages_and_what_came_of_it(page: Page) -> None
     expect(page.get_by_text("by construction")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_an_interval_with_zero_in_it_claims_nothing(page: Page) -> None:
     done = app.RUNS["done"].events[-1]
     app.RUNS["done"].events[-1] = done | {"vs_base": world.estimate(0.02, 0.05, 300)}
@@ -235,6 +236,7 @@ def test_a_run_grows_and_only_what_is_new_is_sent(page: Page) -> None:
     expect(part(page, "Curves").get_by_text("125 of 125 updates")).to_be_visible()
 
 
+@pytest.mark.long
 def test_the_poll_rests_while_the_page_is_out_of_sight(page: Page) -> None:
     watch(page, "live")
     until(page, lambda: len(polls("live")) >= 2)
@@ -266,6 +268,7 @@ def test_a_run_that_is_over_is_asked_less_often(page: Page) -> None:
     app.RUNS["done"].state = "running"
 
 
+@pytest.mark.long
 def test_an_app_that_does_not_answer_is_said_quietly_and_found_again(page: Page) -> None:
     watch(page, "live")
     until(page, lambda: len(polls("live")) >= 2)
@@ -324,6 +327,7 @@ def test_a_run_that_is_gone_is_said_once_and_forgotten(page: Page, url: str) -> 
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_updates_that_a_resumed_run_repeats_replace_what_was_there(page: Page) -> None:
     run = app.RUNS["interrupted"]
     watch(page, "interrupted")
@@ -344,6 +348,7 @@ def test_updates_that_a_resumed_run_repeats_replace_what_was_there(page: Page) -
     assert checkpoints.get_attribute("max") == "5"  # base, 25, 50, 75, 100, 125: none twice
 
 
+@pytest.mark.long
 def test_a_file_that_became_shorter_is_read_anew(page: Page) -> None:
     watch(page, "training")
     expect(state(page)).to_contain_text("update 62 of 125")
@@ -407,6 +412,7 @@ def test_hostile_text_stays_text(page: Page) -> None:
     assert page.evaluate("window.PWN ?? null") is None
 
 
+@pytest.mark.long
 def test_motion_is_short_and_can_be_off(open_page: Open, url: str) -> None:
     app.remake()
     times = """() => [...document.querySelectorAll('.train *')].map((e) => Math.max(...getComputedStyle(e)

@@ -117,6 +117,7 @@ def test_the_figures_are_those_of_the_message(page: Page) -> None:
     expect(outcomes(page)).to_contain_text("right means 73")
 
 
+@pytest.mark.long
 def test_each_fork_keeps_its_outcomes(page: Page) -> None:
     solve(page)
     weigh(page)
@@ -180,6 +181,7 @@ def test_a_refusal_is_one_sentence_and_leaves_the_button(page: Page) -> None:
     expect(panel).to_be_hidden()
 
 
+@pytest.mark.long
 def test_a_new_problem_ends_what_was_running(page: Page) -> None:
     worth.PACE["seconds"] = 1.0
     solve(page)
@@ -191,6 +193,7 @@ def test_a_new_problem_ends_what_was_running(page: Page) -> None:
     expect(page.locator(".panel")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_another_measurement_ends_the_one_before(page: Page) -> None:
     worth.PACE["seconds"] = 0.6
     run = solve(page)
@@ -207,6 +210,7 @@ def test_another_measurement_ends_the_one_before(page: Page) -> None:
     expect(panel).not_to_contain_text("stopped")
 
 
+@pytest.mark.long
 def test_a_job_that_falls_silent_may_be_started_again(open_page: Open, url: str) -> None:
     page = open_page(url, keep=False)
     worth.LOSE_LAST.set()
@@ -250,6 +254,7 @@ def test_importance_draws_every_fork_and_a_click_selects_it(page: Page) -> None:
     expect(page.locator(".flow .selected")).to_have_attribute("data-i", str(state["points"][4]["pos"]))
 
 
+@pytest.mark.long
 def test_a_click_counts_although_news_arrives_while_the_button_is_down(page: Page) -> None:
     worth.PACE["seconds"] = 0.6
     solve(page)
@@ -265,6 +270,7 @@ def test_a_click_counts_although_news_arrives_while_the_button_is_down(page: Pag
     expect(panel.get_by_role("listitem")).to_have_count(4)
 
 
+@pytest.mark.long
 def test_the_areas_stand_for_the_shares_and_end_at_their_fork(page: Page) -> None:
     run = solve(page)
     panel = measure(page, "Which forks decide?")
@@ -285,6 +291,7 @@ def boxes_start(boxes: list[list[Any]], nth: int) -> float:
     return sorted({float(b[1]) for b in boxes})[nth]
 
 
+@pytest.mark.long
 def test_the_plot_by_keys(page: Page) -> None:
     solve(page)
     panel = measure(page, "Which forks decide?")
@@ -332,6 +339,7 @@ def test_a_rescue_is_found_and_shown_as_a_branch(page: Page) -> None:
     expect(answer(page)).to_contain_text("✗ wrong")
 
 
+@pytest.mark.long
 def test_a_right_answer_is_broken(page: Page) -> None:
     solve(page)
     fork(page, "add").click()
@@ -344,6 +352,7 @@ def test_a_right_answer_is_broken(page: Page) -> None:
     assert events("rescue")[-1]["goal"] == "wrong"
 
 
+@pytest.mark.long
 def test_not_found_says_what_was_tried(page: Page) -> None:
     solve(page, "hostile")
     panel = measure(page, "Find the smallest rescue")
@@ -378,6 +387,7 @@ def test_chips_follow_the_sentences_and_are_no_text(page: Page) -> None:
     expect(chips).to_have_count(0)
 
 
+@pytest.mark.long
 def test_chips_belong_to_their_branch(page: Page) -> None:
     solve(page)
     measure(page, "Answer so far")
@@ -432,6 +442,7 @@ def test_a_phone_scrolls_in_one_direction_only(open_page: Open, url: str, theme:
         assert panel.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
 
 
+@pytest.mark.long
 def test_the_stage_tells_what_is_known(page: Page) -> None:
     solve(page)
     weigh(page)

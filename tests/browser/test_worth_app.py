@@ -52,6 +52,7 @@ def test_outcome_bars_fill_in_the_inspector(page: Page) -> None:
     expect(good).to_contain_text(re.compile(r"100.?%"))
 
 
+@pytest.mark.long
 def test_the_importance_of_every_fork(page: Page) -> None:
     forks = page.locator(".flow .fork").count()
     panel = measure(page, "Which forks decide?")

@@ -70,6 +70,7 @@ def test_other_sources_of_a_map(capsys, tmp_path):
         assert a["kl"] == pytest.approx(b["kl"], abs=1e-4)
 
 
+@pytest.mark.long
 def test_a_solution_that_fills_the_context_is_mapped_to_its_end(capsys):
     found = document(capsys, "shifts", "Ann has 42 cards.", "--source", "adapted", "--max-new-tokens", "600")
     assert found["stop"] in ("context", "eos", "answer")

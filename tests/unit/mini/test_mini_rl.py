@@ -137,6 +137,7 @@ def test_problems_depend_on_seed_and_iteration():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_training_goes_on_from_a_checkpoint_to_the_same_weights(tmp_path):
     whole = RLTrainer(fresh(), TINY)
     before = [p.clone() for p in whole.weights]
