@@ -23,13 +23,13 @@ help:      ## this list
 run: $(VENV)/.run  ## open the app on http://127.0.0.1:7860 (PORT=N for another port)
 	PORT=$(PORT) $(PY) app.py
 
-check: $(VENV)/.test  ## the quick unit tests: no browser, no real model, nothing over a second or so
+check: $(VENV)/.test lint  ## lint and the quick unit tests: no browser, no real model, nothing over a second or so
 	$(PYTEST) -m "not (gpu or long or slow or real or browser)" $$(grep -rL --include='test_*.py' '^pytestmark.*slow' tests/unit | sort)
 
-test: $(VENV)/.test chromium $(VENV)/axe.min.js  ## unit, parity and browser tests
+test: $(VENV)/.test chromium $(VENV)/axe.min.js  ## unit, parity and browser tests: everything that the README promises
 	$(PYTEST) -m "not gpu and not long"
 
-verify: $(VENV)/.test chromium $(VENV)/axe.min.js  ## the long proofs too
+verify: $(VENV)/.test chromium $(VENV)/axe.min.js  ## the long proofs and the details of every view too
 	RMX_FUZZ=$${RMX_FUZZ:-250} $(PYTEST) -m "not gpu"
 
 test-gpu: $(VENV)/.test  ## what needs a CUDA device

@@ -270,7 +270,7 @@ def test_the_table_says_what_the_drawing_shows(page: Page) -> None:
     expect(rows.filter(has_text="taken: 95, wrong")).to_have_count(1)
 
 
-@pytest.mark.parametrize(("limit", "forks"), [(720, 12), (2400, 40)])
+@pytest.mark.parametrize(("limit", "forks"), [(720, 12), pytest.param(2400, 40, marks=pytest.mark.long)])
 def test_many_forks_keep_apart(page: Page, limit: int, forks: int) -> None:
     solve(page, "long", limit)
     run = last_run()

@@ -161,7 +161,7 @@ TOLD += "print(c.HF_HUB_DISABLE_TELEMETRY, d.HF_UPDATE_DOWNLOAD_COUNTS)"
 @pytest.mark.parametrize(
     ("start", "given", "told"),
     [
-        ("import rmx.ui.server.serve; ", {}, "True False"),  # what `rmx serve` and app.py import
+        pytest.param(SERVE, {}, "True False", marks=pytest.mark.long),
         ("import rmx; ", {"HF_HUB_DISABLE_TELEMETRY": "0", "HF_UPDATE_DOWNLOAD_COUNTS": "1"}, "False True"),
         ("from rmx.cli.main import main\nif main(['sets', '--json']): raise SystemExit(1)\n", {}, "True False"),
     ],

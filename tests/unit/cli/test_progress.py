@@ -133,6 +133,7 @@ def on_a_terminal(code: str, *words: str) -> tuple[str, str]:
     return out.decode(), shown.decode()
 
 
+@pytest.mark.long
 def test_a_command_on_a_terminal_draws_a_bar(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("RMX_CACHE", str(tmp_path))
     out, shown = on_a_terminal("", *EVAL)

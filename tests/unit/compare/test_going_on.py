@@ -116,6 +116,7 @@ def test_answers_that_are_kept_are_judged_by_the_present_rules(tmp_path, monkeyp
     assert made < 20
 
 
+@pytest.mark.long
 def test_a_locator_with_more_budget_goes_on(tmp_path, monkeypatch, capsys) -> None:
     words = ["locator", *OPTIONS, "--limit", "2", "--samples", "2"]
     small, _ = counted([*words, "--budget", "1500"], tmp_path, monkeypatch, capsys)

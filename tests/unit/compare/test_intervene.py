@@ -183,7 +183,9 @@ def test_going_on_from_what_is_known_equals_a_cold_decode_at_every_budget(arm):
     check_going_on(pair, job, [*range(patches + 2), None])
 
 
-@pytest.mark.parametrize("arm", ["oracle", "random", "matched"])
+@pytest.mark.parametrize(
+    "arm", ["oracle", *[pytest.param(arm, marks=pytest.mark.long) for arm in ("random", "matched")]]
+)
 def test_going_on_equals_a_cold_decode_on_mini(rl, arm):
     problem = load_set("mini")[5]
     prompt = rl.base.prompt_ids(problem.problem)

@@ -48,7 +48,7 @@ def alone(engine: Engine, prompt, number, sampling, stop_ids):
     return ids, entropies, logps
 
 
-@pytest.mark.parametrize("rows", [1, 5, 64])
+@pytest.mark.parametrize("rows", [1, pytest.param(5, marks=pytest.mark.long), 64])
 def test_a_sample_is_what_it_would_be_alone(tiny, prompts, rows):
     stop_ids = frozenset(range(60, 64))
     sampling = Sampling(temperature=0.9, top_p=0.95, seed=3, max_new_tokens=WIDTH + 10)

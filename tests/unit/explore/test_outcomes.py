@@ -110,7 +110,7 @@ def test_a_round_cut_short_by_the_budget_is_not_counted():
     assert found.alternatives[0].message()["correct"] is None
 
 
-@pytest.mark.parametrize("size", [1, 3, 4, 5])
+@pytest.mark.parametrize("size", [3, *[pytest.param(size, marks=pytest.mark.long) for size in (1, 4, 5)]])
 def test_the_size_of_a_round_changes_nothing(fork, mini, size):
     model, trace = fork
     problem = load_set("mini")[1]

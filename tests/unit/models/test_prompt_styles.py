@@ -331,7 +331,7 @@ def differently_chatting(copied, tmp_path_factory) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("which", ["copied", "differently_chatting"])
+@pytest.mark.parametrize("which", [pytest.param("copied", marks=pytest.mark.long), "differently_chatting"])
 def test_identical_weights_by_two_names_do_the_same_on_every_problem(which, request) -> None:
     name, space = request.getfixturevalue(which), Workspace("cpu")
     assert (space.model(name).style.name == "mini") is (which == "copied")

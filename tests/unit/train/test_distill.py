@@ -430,7 +430,9 @@ def test_the_adapter_is_plain_peft_with_a_card(whole):
     assert set(about["teacher_figures"]) == {"teacher", "vs_teacher", "teacher_vs_base", "gap_closed"}
 
 
-@pytest.mark.parametrize("kind", ["stage", "rollouts", "update", "check"])
+@pytest.mark.parametrize(
+    "kind", ["rollouts", "update", *[pytest.param(kind, marks=pytest.mark.long) for kind in ("stage", "check")]]
+)
 def test_stopped_anywhere_it_goes_on_to_the_very_same_adapter(whole, tmp_path, kind):
     with pytest.raises(Stopped):
         Run(tmp_path / "cut").go(until=kind)
@@ -440,7 +442,7 @@ def test_stopped_anywhere_it_goes_on_to_the_very_same_adapter(whole, tmp_path, k
     assert rest.of("done")[0]["after"] == whole.of("done")[0]["after"]
 
 
-@pytest.mark.parametrize("update", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("update", [2, 6, *[pytest.param(update, marks=pytest.mark.long) for update in (1, 3, 4)]])
 def test_killed_at_any_update_it_goes_on_to_the_very_same_adapter(whole, tmp_path, update):
     cut = Run(tmp_path / "cut")
     for kind, figures in cut.made.events():  # what comes after this event never happens
