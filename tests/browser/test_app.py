@@ -332,6 +332,7 @@ def test_the_tour_has_five_steps(page: Page) -> None:
     expect(page.get_by_text("5 of 5")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_two_visitors_do_not_see_each_other(open_page: Open, url: str) -> None:
     one, two = open_page(url), open_page(url)
     for page in (one, two):

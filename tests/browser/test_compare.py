@@ -168,6 +168,7 @@ def quiet(timeout: float = 10) -> bool:
     return not SLOW.engine.queue.waiting() and not SLOW_TOO.engine.queue.waiting()
 
 
+@pytest.mark.long
 def test_a_map_streams_and_stop_frees_both_engines(page: Page) -> None:
     own_pair(page, "slow", "slow-too", "Go on.")
     expect(page.locator(".map .title")).to_have_text("Go on.", timeout=20_000)

@@ -66,6 +66,7 @@ def test_stop_and_evaluate_again_goes_on_from_what_is_known(open_page: Open, url
     assert "over samples k, log scale" in figure
 
 
+@pytest.mark.long
 def test_a_problem_opens_in_explore_and_in_compare(open_page: Open, url: str) -> None:
     page = opened(open_page, url)
     fill(page, 4, "0")

@@ -308,6 +308,7 @@ def test_it_grows_while_the_text_streams(page: Page) -> None:
     expect(page.locator(".fan-goal")).to_have_count(1)
 
 
+@pytest.mark.long
 def test_a_replay_does_not_give_the_ends_away(page: Page) -> None:
     solve(page)
     ray(page, 13, " subtract").click()

@@ -498,6 +498,7 @@ def test_a_pin_takes_no_room_and_leaves_the_text_as_it_is(page: Page) -> None:
     assert page.eval_on_selector_all(".flow .t", "els => els.map(e => e.textContent)") == last_run().said
 
 
+@pytest.mark.long
 def test_pins_survive_swaps_and_other_problems(page: Page) -> None:
     solve(page)
     first = last_run()

@@ -221,6 +221,7 @@ def test_a_run_opens_elsewhere_once_there_is_a_checkpoint(page: Page) -> None:
 
 
 # ---- the poll ---------------------------------------------------------------------------------------------------
+@pytest.mark.long
 def test_a_run_grows_and_only_what_is_new_is_sent(page: Page) -> None:
     watch(page, "live")
     expect(leg(page, "Rollouts")).to_contain_text("of 1,600 rollouts")

@@ -87,5 +87,6 @@ def test_mini_statistics_in_fp64(mini):
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_smollm2_statistics_in_fp64(smol):
     check_statistics(smol, load_set("arith")[0], 24)

@@ -236,6 +236,7 @@ def test_settings_that_cannot_be_used_are_refused(bad):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_mini_is_located_again_the_same_by_its_seed(mini):
     def places(seed):
         config = LocatorConfig(samples=4, elsewhere=2, seed=seed, max_new_tokens=128)

@@ -40,6 +40,7 @@ def test_the_null_swap_is_exact_on_a_real_model(smol):
     assert all(t.same_tokens and not t.other_answer for t in null)
 
 
+@pytest.mark.long
 def test_draws_repeat_with_their_seed(mini):
     problem = load_set("mini")[0]
     runs = [controls_of(mini, problem, 0.6, temperature=1.5, seed=seed).tried for seed in (7, 7, 8)]

@@ -120,7 +120,9 @@ def test_a_run_that_finds_no_disk_for_figures_says_so_and_makes_the_same_adapter
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), pytest.param(MemoryError(), marks=pytest.mark.long)]
+)
 def test_out_of_memory_says_what_to_change(
     error: Exception, sampled: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +179,11 @@ def test_the_best_checkpoint_becomes_the_adapter_and_test_problems_decide_nothin
     ("rule", "changes"),
     [
         ("kl", {"lr": 0.3, "epochs": 20, "warmup_steps": 0, "kl_limit": 0.01, "checkpoint_every": 20}),
-        ("validation", {"lr": 0.3, "epochs": 20, "warmup_steps": 0, "kl_limit": 1e6, "checkpoint_every": 2}),
+        pytest.param(
+            "validation",
+            {"lr": 0.3, "epochs": 20, "warmup_steps": 0, "kl_limit": 1e6, "checkpoint_every": 2},
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_guard_ends_a_run_that_goes_wrong(
@@ -194,6 +200,7 @@ def test_a_guard_ends_a_run_that_goes_wrong(
     assert folder.summary["done"]["updates"] < told(folder, "update")[0]["of"]
 
 
+@pytest.mark.long
 def test_patience_ends_a_run_and_the_adapter_is_kept(sampled: RunFolder, tmp_path: Path) -> None:
     folder = again(sampled, tmp_path, patience=1, epochs=40, lr=1e-9, checkpoint_every=1, test=0)
     assert drive(folder) == "done"

@@ -294,6 +294,7 @@ def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     assert main(["train", "--sweep-tau", "1.2", "--preset", "small", "--out", str(tmp_path / "x")]) == 2
 
 
+@pytest.mark.long
 def test_rollouts_that_are_there_already_are_swept(swept: RunFolder, tmp_path: Path) -> None:
     file = swept.path / "rollouts.jsonl"
     folder = tiny_run(tmp_path, recipe=QUICK, taus=TAUS, from_rollouts=str(file))
