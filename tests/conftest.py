@@ -52,6 +52,7 @@ def own_runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RMX_RUNS", str(tmp_path_factory.mktemp("runs")))
         patch.setattr("rmx.storage.safe_files.cache_dir", lambda: Path(os.environ.get("RMX_CACHE", kept)))
+        patch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)  # benchmarks would share one core
         yield
 
 

@@ -2,6 +2,8 @@
 
 import math
 from functools import cache
+from itertools import islice
+from typing import Any
 
 import pytest
 import torch
@@ -19,14 +21,14 @@ COUNTS = ("decision_tokens", "pos_decision_tokens", "neg_decision_tokens", "nond
 
 
 @cache
-def trained(run: str, whole: bool) -> tuple[list[MicroStep], dict[str, torch.Tensor]]:
-    """The micro-steps of our run, and the adapter after it; `whole` takes the general path, by full logits."""
+def trained(run: str, whole: bool, most: int | None) -> tuple[list[MicroStep], dict[str, torch.Tensor]]:
+    """The first micro-steps of our run, and the adapter after them; `whole` takes the general path, by full logits."""
     torch.set_num_threads(1)
     trainer = trainer_of(load(str(DATA / "model"), "cpu", "float32"), run)
     assert trainer.policy.head is not None
     if whole:
         trainer.policy.head = None
-    steps = [made for made in trainer.run() if isinstance(made, MicroStep)]
+    steps = list(islice((made for made in trainer.run() if isinstance(made, MicroStep)), most))
     return steps, {name: p.detach().clone() for name, p in trainer.params.items()}
 
 
@@ -34,16 +36,22 @@ def test_all_recorded_runs_are_here():
     assert len(RUNS) == 10
 
 
-SLOW_TWICE = ("fullseq", "positive_only", "correct_sft")  # 84 micro-batches each, and alike to `adv_ce`
-WHOLE = [
-    pytest.param(run, True, marks=() if run == "adv_ce" else pytest.mark.long) for run in RUNS if run not in SLOW_TWICE
-]
+ALIKE = ("fullseq", "positive_only", "correct_sft")  # 84 micro-batches each, as `adv_ce` has
+FEW = 20  # of them, over several updates, where the whole run is a long proof
 
 
-@pytest.mark.parametrize(("run", "whole"), [*((run, False) for run in RUNS), *WHOLE])
-def test_every_micro_batch(run, whole):
-    wanted = expected(run)["steps"]
-    steps, _ = trained(run, whole)
+def proof(run: str, *more: object) -> Any:
+    return pytest.param(run, *more, marks=pytest.mark.long)
+
+
+CASES = [(run, False, FEW if run in ALIKE else None) for run in RUNS] + [proof(run, False, None) for run in ALIKE]
+CASES += [("adv_ce", True, None)] + [proof(run, True, None) for run in RUNS if run not in (*ALIKE, "adv_ce")]
+
+
+@pytest.mark.parametrize(("run", "whole", "most"), CASES)
+def test_every_micro_batch(run, whole, most):
+    wanted = expected(run)["steps"][:most]
+    steps, _ = trained(run, whole, most)
     assert len(steps) == len(wanted)
     for step, line in zip(steps, wanted, strict=True):
         got = step.json()
@@ -56,9 +64,9 @@ def test_every_micro_batch(run, whole):
         assert got["lr"] == pytest.approx(line["lr"], rel=1e-9, abs=1e-15)
 
 
-@pytest.mark.parametrize("run", [run for run in RUNS if "epoch" in expected(run)])
+@pytest.mark.parametrize("run", [proof(run) if run in ALIKE else run for run in RUNS if "epoch" in expected(run)])
 def test_epoch_totals(run):
-    wanted, (steps, _) = expected(run)["epoch"], trained(run, False)
+    wanted, (steps, _) = expected(run)["epoch"], trained(run, False, None)
     total = {name: math.fsum(getattr(s, name) for s in steps) for name in MicroStep.__slots__}
     assert len(steps) == wanted["num_batches"]
     assert steps[-1].optimizer_step == wanted["optimizer_steps"]
@@ -77,7 +85,7 @@ def test_epoch_totals(run):
 
 @pytest.mark.parametrize("whole", [False, True], ids=["chunked head", "full logits"])
 def test_the_adapter_after_the_run(whole):
-    _, params = trained("adv_ce", whole)
+    _, params = trained("adv_ce", whole, None)
     wanted = load_file(DATA / "final_adapter_adv_ce" / "adapter_model.safetensors")
     start = load_file(DATA / "init_adapter" / "adapter_model.safetensors")
     got = {name.replace(".policy.", "."): value for name, value in params.items()}
