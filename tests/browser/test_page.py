@@ -40,6 +40,15 @@ def view_class(page: Page) -> str:
     return page.locator("#view .rmx").first.get_attribute("class") or ""
 
 
+# ---- the page as it opens ----------------------------------------------------------------------------------------
+def test_the_page_as_it_opens(page: Page, url: str) -> None:
+    headings_lead_through_the_page(page)
+    the_badge_stands_on_the_fork_that_decides(page)
+    a_link_unfurls_as_rmx(page, url)
+    the_first_tab_stop_leads_past_the_form_to_the_first_fork(page)
+    about_says_on_one_screen_what_this_is(page)
+
+
 # ---- full screen -------------------------------------------------------------------------------------------------
 @pytest.mark.long
 def test_space_and_enter_go_on_after_present_was_clicked(page: Page) -> None:
@@ -87,7 +96,7 @@ def test_the_address_names_the_tab_for_reload_and_back(page: Page) -> None:
 
 
 # ---- keys and what is read aloud ---------------------------------------------------------------------------------
-def test_the_first_tab_stop_leads_past_the_form_to_the_first_fork(page: Page) -> None:
+def the_first_tab_stop_leads_past_the_form_to_the_first_fork(page: Page) -> None:
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the solution")).to_be_focused()
     page.keyboard.press("Enter")
@@ -112,18 +121,18 @@ def test_a_new_answer_is_read_aloud(page: Page) -> None:
     expect(spoken).to_contain_text(f"Answer: {FIRST.answer}. right")
 
 
-def test_headings_lead_through_the_page(page: Page) -> None:
+def headings_lead_through_the_page(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("rmx")
     for name in ("Problem", "Answer", "Solution", "Fork"):
         expect(page.get_by_role("heading", level=2, name=name, exact=False).first).to_be_attached()
 
 
 # ---- the first ten seconds ---------------------------------------------------------------------------------------
-def test_the_badge_stands_on_the_fork_that_decides(page: Page) -> None:
+def the_badge_stands_on_the_fork_that_decides(page: Page) -> None:
     expect(page.locator("#view .flow .first")).to_have_attribute("data-i", str(FIRST.pos))
 
 
-def test_about_says_on_one_screen_what_this_is(page: Page) -> None:
+def about_says_on_one_screen_what_this_is(page: Page) -> None:
     page.get_by_role("button", name="About").click()
     about = page.get_by_role("dialog", name="What a fork is, and why it matters")
     expect(about).to_be_visible()
@@ -251,7 +260,7 @@ def test_the_strength_obeys_keys_and_its_number(page: Page) -> None:
 
 
 # ---- what others show of a link ----------------------------------------------------------------------------------
-def test_a_link_unfurls_as_rmx(page: Page, url: str) -> None:
+def a_link_unfurls_as_rmx(page: Page, url: str) -> None:
     shown = page.evaluate(
         """() => [...document.querySelectorAll('head meta[property], head meta[name]')]
             .map((tag) => [tag.getAttribute('property') ?? tag.name, tag.content])"""
