@@ -80,14 +80,14 @@ def test_every_claim_can_be_read_before_anything_is_measured_and_a_wrong_number_
 
 
 def test_it_opens_with_a_recorded_example_as_a_board_on_one_screen(open_page: Open, url: str) -> None:
-    page = open_page(url, width=1280, height=800)
+    page = open_page(url, width=1280, height=900)
     page.get_by_role("tab", name="Claims").click()
     expect(page.get_by_text("a recorded example")).to_be_visible()
     expect(tile(page, "gain")).to_have_text(re.compile(r"^≡RL raises pass@1\+\d.*by construction$"))
     expect(page.locator(".claims .tile svg").first).to_be_visible()
     last = page.locator(".claims .tile").last.bounding_box()
     assert last is not None
-    assert last["y"] + last["height"] <= 800
+    assert last["y"] + last["height"] <= 900
     expect(page.locator(".claims .card:visible")).to_have_count(0)
     with page.expect_download() as download:
         page.get_by_role("button", name="Download report").click()
