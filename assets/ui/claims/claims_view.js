@@ -111,7 +111,7 @@ function receive(m) {
   if (m.kind === "refused") return sayError(clip(String(m.error), 600));
   if (m.kind !== "claims") return;
   const fresh = m.id !== shown.job;
-  if (fresh && shown.recorded) for (const id of cards.keys()) renderRow({ ...UNMEASURED, id }); // the example gives way
+  if (fresh && shown.recorded) clearExample();
   Object.assign(shown, { job: m.id, done: !!m.done, told: Date.now(), recorded: !!m.recorded });
   if (fresh && !m.recorded) remember(m.id);
   sayError(m.error ? clip(String(m.error), 600) : "");
@@ -127,6 +127,11 @@ function receive(m) {
   if (m.pair) renderFacts(m);
   if (Array.isArray(m.caveats)) ui.caveats.replaceChildren(...m.caveats.map((c) => make("li", "", c)));
   if (!shown.done) lookSoon();
+}
+function clearExample() { // it gives way to what the visitor measures
+  for (const id of cards.keys()) renderRow({ ...UNMEASURED, id });
+  ui.facts.replaceChildren();
+  ui.made.hidden = true;
 }
 function renderTally(rows) {
   const counts = new Map();
