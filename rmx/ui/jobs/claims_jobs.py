@@ -123,15 +123,15 @@ class Claims:
     def tail(self, data: object) -> Message:
         """The state of {"id"}, of a job or of the recorded example."""
         if (name := field_of(data, "id")) == RECORDED:
-            found = recorded_claims()
+            found, asked = recorded_claims()
             about: Message = {"kind": "claims", "id": RECORDED, "done": True, "stopped": False, "recorded": True}
-            return about | _figures(found, found)
+            return about | _figures(found, asked)
         return self.message(self.jobs.get(name))
 
     def export(self, data: object) -> Message:
         """The report of {"id"} as a file: {"name", "mime", "text"}."""
         if (name := field_of(data, "id")) == RECORDED:
-            found = asked = recorded_claims()
+            found, asked = recorded_claims()
         else:
             report = self.jobs.get(name).report
             if report is None or not any(row.reading for row in report.rows):
@@ -141,10 +141,10 @@ class Claims:
 
 
 @lru_cache(maxsize=1)
-def recorded_claims() -> dict[str, Any]:
-    """The document of `rmx claims` on the bundled miniature and its RL partner: what pages show at first."""
+def recorded_claims() -> tuple[dict[str, Any], Mapping[str, str | None]]:
+    """What pages show at first: the document of `rmx claims` on the bundled miniature, and what was asked for it."""
     found: dict[str, Any] = json.loads((ASSETS / "mini" / "claims.json").read_text(encoding="utf-8"))
-    return found
+    return found, {name: found[name] for name in ("model", "adapter", "teacher", "budget")}
 
 
 def claims_texts() -> list[dict[str, Any]]:
