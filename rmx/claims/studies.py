@@ -73,7 +73,8 @@ def subject_of(pair: Pair, options: PairOptions, samples: int, budget: int) -> S
         options.max_new_tokens,
         samples,
         budget,
-        {"model": model, "adapter": adapter, "teacher": teacher, "style": shlex.join(options.style.words())},
+        {"model": model, "adapter": adapter, "teacher": teacher, "style": shlex.join(options.style.words())}
+        | {"budget": str(budget)},
         built_so(pair.base),
         calibration=options.calibration(pair.base),
         check=check_loaded(pair) if remote_of(pair) is None else None,  # no GPU is asked for what ends in a refusal

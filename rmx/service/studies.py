@@ -181,11 +181,13 @@ def claims_command(found: dict[str, Any], asked: Mapping[str, str | None]) -> st
     """Write the command that makes a document of claims again.
 
     Args:
-        asked: the specs of model, adapter and teacher, and the options of the style, as the board's subject has them.
+        asked: specs of model, adapter and teacher, the style's options and the budget, as the board's subject has them.
     """
     values: dict[str, Any] = {name: found[name] for name in ("set", "tau", "seed", "max_new_tokens")}
     values |= {name: asked.get(name) or None for name in ("adapter", "teacher")}
     values |= {"model": asked.get("model") or found["model"], "limit": found["n"], "n": found["samples"]}
+    if asked.get("budget"):
+        values["budget"] = int(asked["budget"] or 0)
     if len(found["rows"]) < len(CLAIMS):
         values["only"] = ",".join(row["id"] for row in found["rows"])
     request = ClaimsRequest.model_construct(**values)

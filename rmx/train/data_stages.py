@@ -19,6 +19,7 @@ from rmx.models.load import Model, load
 from rmx.recipes.job import Problems, TrainJob, problems_of
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
+from rmx.runs.folder import RunFolder
 from rmx.storage.safe_files import disk, write_json
 from rmx.train.rollouts.file import RolloutLog, read_rollouts, write_official
 from rmx.train.rollouts.sample import sample_rollouts
@@ -45,6 +46,8 @@ class Context:
     team: Team | None = None  # of several processes
     teacher: str | None = None  # of a distillation: whose solutions are sampled; None: the base's
     adapter: str | None = None  # the teacher, where it is an adapter of `model`
+    _told: bool = False  # whether the status tells of a check
+    _due: float = 0.0  # when it may tell more
 
     @property
     def main(self) -> bool:
@@ -65,6 +68,13 @@ class Context:
         """Raise Stopped if the run was asked to stop."""
         if self.stop():
             raise Stopped
+
+    def checking(self, at: int, of: int) -> None:
+        """Have the run's status tell, twice a second at most, that a check has solved `at` of `of` problems."""
+        over = at >= of
+        if self.main and (self._told if over else time.monotonic() >= self._due):
+            self._told, self._due = not over, time.monotonic() + INTERVAL
+            RunFolder(self.folder).set_status(checking=None if over else {"at": at, "of": of})
 
     def read(self, name: str) -> dict[str, Any] | None:
         """A stage's file, None where the stage is not complete."""

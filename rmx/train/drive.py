@@ -57,7 +57,7 @@ def _driven(folder: RunFolder, dry: bool, told: "Told", team: "Team | None") -> 
     """The same by the process that holds the run's lock, on its turn."""
     try:
         with deciding(folder.path.parent):
-            folder.set_status(pid=os.getpid(), message=None, left=None, flags=None)
+            folder.set_status(pid=os.getpid(), message=None, left=None, flags=None, checking=None)
         if not wait_for_turn(folder, tell=told.waits):
             return told.over("stopped", WAITED)
         told("state", {"state": "running"})

@@ -79,6 +79,7 @@ def kept(best: str | None) -> str:
 
 
 ROWS = 64  # problems decoded together
+Solved = Callable[[int, int], None]  # hears how many problems this process has solved, of how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,7 @@ def solve(
     *,
     rows: int = ROWS,
     cancelled: Callable[[], bool] = lambda: False,
+    solved: Solved = lambda at, of: None,
 ) -> Solutions:
     """Solve problems greedily, prompts of similar length together. The caller holds the engine's turn.
 
@@ -172,15 +174,23 @@ def solve(
     prompts = [model.prompt_ids(p.problem) for p in problems]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found = [_GreedyRow(model, prompt) for prompt in prompts]
+
+    def over(place: int, token: int) -> bool:
+        if found[order[place]].goes_on(token):
+            return False
+        solved(sum(row.over for row in found), len(found))
+        return True
+
     greedy_rows(
         model.engine,
         [prompts[i] for i in order],
-        lambda place, token: not found[order[place]].goes_on(token),
+        over,
         max_new=max_new,
         rows=rows,
         adapter=adapter,
         cancelled=cancelled,
     )
+    solved(len(found), len(found))
     return Solutions(tuple(_solution(model, problem, row) for problem, row in zip(problems, found, strict=True)))
 
 
@@ -192,13 +202,14 @@ def solve_together(
     max_new: int,
     *,
     cancelled: Callable[[], bool] = lambda: False,
+    solved: Solved = lambda at, of: None,
 ) -> Solutions:
     """The same, dealt to all processes, each of which gets all solutions, or Stopped where one was asked to stop."""
     if team is None:
-        return solve(model, problems, adapter, max_new, cancelled=cancelled)
+        return solve(model, problems, adapter, max_new, cancelled=cancelled, solved=solved)
     order = sorted(range(len(problems)), key=lambda i: len(model.prompt_ids(problems[i].problem)))
     mine = [order[i] for i in dealt(len(order), team)]
-    found = solve(model, [problems[i] for i in mine], adapter, max_new, cancelled=cancelled)
+    found = solve(model, [problems[i] for i in mine], adapter, max_new, cancelled=cancelled, solved=solved)
     if cancelled():
         raise Stopped
     pairs = collected(list(zip(mine, found.each, strict=True)), lambda pair: pair[0], team)
@@ -300,7 +311,9 @@ class HeldOut:
         max_seq_len: int,
         cancelled: Callable[[], bool] = lambda: False,
         team: Team | None = None,
+        solved: Solved = lambda at, of: None,
     ) -> None:
+        self.solved = solved
         self.policy, self.problems, self.max_new, self.cancelled = policy, list(problems), max_new, cancelled
         self.items = decision_items(rollouts, tau, max_seq_len)
         self.figures, self.team = BaseFigures(FIGURES_BYTES), team
@@ -345,4 +358,4 @@ class HeldOut:
 
     def _solve(self, adapter: str | None) -> Solutions:
         asked = self.team, self.policy.model, self.problems, adapter, self.max_new
-        return solve_together(*asked, cancelled=self.cancelled)
+        return solve_together(*asked, cancelled=self.cancelled, solved=self.solved)

@@ -197,7 +197,8 @@ class Pipeline:
             return None
         kept, tau = read_rollouts(path) if path.exists() else [], run.model.tau if gated.tau is None else gated.tau
         limits = {"max_new": recipe.rollouts.max_new_tokens, "max_seq_len": recipe.optim.max_seq_len}
-        return HeldOut(policy, run.problems.validation, kept, tau=tau, **limits, cancelled=run.stop, team=self.team)
+        told = {"cancelled": run.stop, "solved": run.checking}
+        return HeldOut(policy, run.problems.validation, kept, tau=tau, **limits, **told, team=self.team)
 
     def training(self, policy: LoraPolicy, gated: Gated, held_out: HeldOut | None) -> TrainingLoop:
         run, recipe = self.run, self.run.job.recipe

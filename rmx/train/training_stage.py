@@ -218,7 +218,7 @@ def solved(run: Context, problems: list[Problem], adapter: str | None) -> Soluti
     """Greedy solutions of the base or of an adapter; Stopped where a stop was asked for meanwhile."""
     with run.model.engine.queue.turn():
         asked = run.team, run.model, problems, adapter, run.job.recipe.rollouts.max_new_tokens
-        found = solve_together(*asked, cancelled=run.stop)
+        found = solve_together(*asked, cancelled=run.stop, solved=run.checking)
     run.check_stop()
     return found
 

@@ -37,8 +37,10 @@ HEAD = FILES["common/head.html"].decode()
 
 # Both buttons stand over all tabs: they act on the view in sight, and the tour begins where it has something to show.
 PRESENT = """() => {
-  if (document.querySelector("#pair .rmx")?.offsetParent) window.rmxPair?.present(true);
-  else window.rmx?.presenter(true, {pace: 6, pauseAtForks: true});
+  const inSight = (view) => document.querySelector(`${view} .rmx`)?.offsetParent;
+  if (inSight("#pair")) window.rmxPair?.present(true);
+  else if (inSight("#train")) window.rmxTrain?.present(true);
+  else if (inSight("#view")) window.rmx?.presenter(true, {pace: 6, pauseAtForks: true});
 }"""
 # After a run was opened elsewhere: that tab's main button, once its values are there.
 PRESSED = """() => setTimeout(() => {

@@ -164,8 +164,14 @@ class Job:
         parted = [(pos, t) for pos, t in enumerate(self.toks) if t[1]]
         largest = sorted(parted, key=lambda row: -row[1][3])[:12]
         adapted = {"text": "73", "correct": True} if self.script == "beads" else {"text": None, "correct": None}
+        beside = [
+            ["First, we", "First, we", True],
+            [" add 11.", " subtract 11.", False],
+            [" So it is", " So it is", True],
+        ]
         return {
             "adapted_answer": adapted,
+            "beside": {"answer": adapted, "rows": beside} if self.script == "beads" else None,
             "counts": {name: sum(t[1] == k for t in self.toks) for k, name in enumerate(CLASSES)},
             "on_forks": {
                 "disagreements": len(parted),

@@ -18,6 +18,7 @@ HOSTILE = "<img src=x onerror=window.PWN=1> ${window.PWN=1} {{value}} \u202egnp.
 EVENTS: list[tuple[str, dict[str, Any]]] = []
 CALLS: list[tuple[str, dict[str, Any]]] = []
 RUNS: dict[str, dict[str, Any]] = {}  # newest first
+RECORDED: list[dict[str, Any]] = []  # shown where there is no run
 OWN: dict[str, float] = {}  # rates that the owner of the machine entered
 SWEEP = "20261125-1750-mini-5eed"
 SWEPT = [  # tau, share, validation, test, both over a base of 42.5 % and 41 %
@@ -87,14 +88,13 @@ def scene(name: str) -> list[dict[str, Any]]:
 def reset(name: str = "usual") -> None:
     RUNS.clear()
     RUNS.update({one["id"]: one for one in scene(name)})
-    EVENTS.clear()
-    CALLS.clear()
-    OWN.clear()
+    for of_a_test in (RECORDED, EVENTS, CALLS, OWN):
+        of_a_test.clear()
 
 
 def runs_list(args: Any) -> dict[str, Any]:
     CALLS.append(("runs_list", args))
-    return {"runs": list(RUNS.values())}
+    return {"runs": list(RUNS.values())} | ({} if RUNS else {"recorded": RECORDED})
 
 
 def curve(run: dict[str, Any]) -> dict[str, Any]:

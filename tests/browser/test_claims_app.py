@@ -42,6 +42,22 @@ def card(page: Page, name: str) -> Locator:
     return page.locator(f".claims .card[data-claim='{name}']")
 
 
+def tile(page: Page, name: str) -> Locator:
+    return page.locator(f".claims [data-tile='{name}']")
+
+
+def shown(page: Page, name: str) -> Locator:
+    """The card of a claim, opened by its tile."""
+    if tile(page, name).get_attribute("aria-expanded") == "false":
+        tile(page, name).click()
+    expect(card(page, name)).to_be_visible()
+    return card(page, name)
+
+
+def measure(page: Page, name: str) -> None:
+    shown(page, name).get_by_role("button").click()
+
+
 def badge(page: Page, name: str) -> Locator:
     return card(page, name).locator(".card-head .claim-badge")
 
@@ -51,11 +67,10 @@ def stop(page: Page) -> Locator:
 
 
 def test_every_claim_can_be_read_before_anything_is_measured_and_a_wrong_number_is_explained(page: Page) -> None:
-    expect(card(page, "reranked")).to_contain_text("1.0 to 4.1 % of positions")
-    expect(badge(page, "reranked")).to_have_text("– not measured")
-    card(page, "reranked").get_by_text("How it is measured").click()
-    expect(card(page, "reranked")).to_contain_text("another of the base's top 5")
-    expect(page.get_by_role("button", name="Download report")).to_be_disabled()
+    reranked = shown(page, "reranked")
+    expect(reranked).to_contain_text("1.0 to 4.1 % of positions")
+    reranked.get_by_text("How it is measured").click()
+    expect(reranked).to_contain_text("another of the base's top 5")
     expect(page.get_by_role("region", name="What this cannot say")).to_contain_text("whole 95 % interval")
     fill(page, "limit", 0)
     page.get_by_role("button", name="Measure all").click()
@@ -64,15 +79,53 @@ def test_every_claim_can_be_read_before_anything_is_measured_and_a_wrong_number_
     )
 
 
+def test_it_opens_with_a_recorded_example_as_a_board_on_one_screen(open_page: Open, url: str) -> None:
+    page = open_page(url, width=1280, height=900)
+    page.get_by_role("tab", name="Claims").click()
+    expect(page.get_by_text("a recorded example")).to_be_visible()
+    expect(tile(page, "gain")).to_have_text(re.compile(r"^≡RL raises pass@1\+\d.*by construction$"))
+    expect(page.locator(".claims .tile svg").first).to_be_visible()
+    last = page.locator(".claims .tile").last.bounding_box()
+    assert last is not None
+    assert last["y"] + last["height"] <= 900
+    expect(page.locator(".claims .card:visible")).to_have_count(0)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download report").click()
+    assert "mini + rl" in download.value.path().read_text(encoding="utf-8")
+
+
+def test_the_board_obeys_keys_and_opens_one_claim_at_a_time(page: Page) -> None:
+    expect(page.get_by_text("a recorded example")).to_be_visible()
+    first, second = page.locator(".claims .tile").nth(0), page.locator(".claims .tile").nth(1)
+    first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(second).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(second).to_have_attribute("aria-expanded", "true")
+    expect(page.get_by_role("region", name="RL changes few choices")).to_contain_text("The paper")
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    expect(page.locator(".claims .card:visible")).to_have_count(1)
+    page.keyboard.press("End")
+    expect(page.locator(".claims .tile").last).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator(".claims .card:visible")).to_have_count(0)
+    expect(first).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    below = page.evaluate("document.activeElement.getBoundingClientRect().left")
+    assert below == first.evaluate("(node) => node.getBoundingClientRect().left")
+
+
 def test_one_row_is_measured_and_the_next_goes_on_from_it(page: Page) -> None:
-    card(page, "gain").get_by_role("button").click()
+    measure(page, "gain")
+    expect(page.get_by_text("a recorded example")).to_be_hidden(timeout=LONG)
     expect(badge(page, "gain")).to_have_text("≡ by construction", timeout=LONG)
     expect(card(page, "gain")).to_contain_text(re.compile(r"Base \d.*adapted \d"))
     expect(card(page, "gain")).to_contain_text("no verdict is given below 30")
     expect(card(page, "gain").get_by_role("img", name=re.compile("gain over the base:.*95 % interval"))).to_be_visible()
     expect(badge(page, "reranked")).to_have_text("– not measured")
     expect(stop(page)).to_be_hidden()
-    card(page, "low-rank").get_by_role("button").click()
+    measure(page, "low-rank")
     expect(card(page, "low-rank")).to_contain_text("rmx distill --model mini --set mini --adapter rl", timeout=LONG)
     expect(badge(page, "gain")).to_have_text("≡ by construction")
     with page.expect_download() as download:
@@ -87,7 +140,8 @@ def test_all_rows_a_stop_in_the_middle_and_a_reload(page: Page) -> None:
     fill(page, "limit", 200)  # more than can be done before it is stopped
     page.get_by_role("button", name="Measure all").click()
     expect(badge(page, "reranked")).to_have_text("… measuring", timeout=LONG)
-    expect(card(page, "reranked").get_by_role("button")).to_be_disabled()
+    expect(tile(page, "reranked")).to_contain_text("measuring")
+    expect(shown(page, "reranked").get_by_role("button")).to_be_disabled()
     expect(page.locator(".claims .going")).to_contain_text(re.compile(r"solutions [2-9] of 200"), timeout=LONG)
     stop(page).click()
     expect(stop(page)).to_be_hidden(timeout=LONG)
@@ -107,10 +161,10 @@ def test_hostile_names_are_text(page: Page) -> None:
     page.get_by_role("option", name="another pair").click()
     page.get_by_label("Adapter (bundled").fill(HOSTILE)
     page.get_by_label("Adapter (bundled").blur()
-    card(page, "gain").get_by_role("button").click()
+    measure(page, "gain")
     expect(page.locator(".claims .error")).to_contain_text(HOSTILE, timeout=LONG)
     assert page.evaluate("window.pwned") is None
-    expect(card(page, "gain").get_by_role("button")).to_be_enabled()
+    expect(shown(page, "gain").get_by_role("button")).to_be_enabled()
 
 
 @pytest.mark.long
@@ -120,4 +174,9 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(open_page: Open, url: str) 
     expect(page.locator(".claims .card")).to_have_count(len(CLAIMS))
     expect(page.get_by_role("button", name="Measure all")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    shown(page, "gain")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert (
+        page.locator(".claims .board").evaluate("(node) => getComputedStyle(node).gridTemplateColumns").count(" ") == 0
+    )
     expect(page.get_by_role("tab", name="Runs")).to_be_visible()

@@ -377,7 +377,35 @@ def test_a_new_map_forgets_the_old_patches(page: Page) -> None:
     expect(page.get_by_role("table", name="Answers by arm")).not_to_contain_text("73")
 
 
+<<<<<<< HEAD
 @pytest.mark.long
+=======
+def test_both_solutions_stand_side_by_side_and_the_parting_is_marked(page: Page) -> None:
+    mapped(page)
+    both = page.get_by_role("region", name="Both solutions")
+    expect(both.get_by_role("columnheader")).to_have_text(["base ✗ 95", "adapted ✓ 73"])
+    rows = both.locator("tbody tr")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(0)).to_have_class("both")
+    expect(rows.nth(1)).to_contain_text("they part here")
+    mine, theirs = (rows.nth(1).locator("td").nth(k) for k in (0, 1))
+    expect(mine).to_contain_text("add 11.")
+    expect(theirs).to_have_text("subtract 11.")
+    left, right = mine.bounding_box(), theirs.bounding_box()
+    assert left
+    assert right
+    assert left["y"] == right["y"]
+    assert right["x"] >= left["x"] + left["width"]
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(rows.nth(0).locator("td:visible")).to_have_count(1)  # what both say is there once
+    left, right = mine.bounding_box(), theirs.bounding_box()
+    assert left
+    assert right
+    assert right["y"] >= left["y"] + left["height"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+>>>>>>> tabs17
 def test_presenting_is_large_and_hides_the_rest(page: Page) -> None:
     oracle(page)
     press(page, "Present")

@@ -84,7 +84,25 @@ def test_it_says_what_to_do_and_what_it_would_take(open_page: Open, url: str) ->
     page.locator("#evaluate-n").get_by_text("64", exact=True).click()
     expect(page.get_by_text("at most 13,000 completions")).to_be_visible()
     expect(page.locator("#evaluate .plan")).to_contain_text("Licence: Apache-2.0")
-    expect(page.get_by_label("Command", exact=True)).to_contain_text("--adapter rl --set mini:test --limit 100 --n 64")
+    expect(page.locator("#evaluate .plan")).to_contain_text("--adapter rl --set mini:test --limit 100 --n 64")
+
+
+def test_it_opens_with_a_recorded_example_that_an_own_evaluation_replaces(open_page: Open, url: str) -> None:
+    page = open_page(url)
+    expect(page.locator("#evaluate .run-head")).to_contain_text("a recorded example")
+    expect(status(page)).to_have_text(re.compile("^· recorded in 13 min on one thread of two shared cores"))
+    expect(rows(page, "What each solves")).to_have_count(3)
+    expect(rows(page, "Differences to the base").first).to_contain_text("✓ better")
+    expect(page.get_by_label("Command", exact=True)).to_contain_text("--adapter rl --adapter reasonmaxxer")
+    expect(scatter(page)).to_be_hidden()  # it has no row for each problem
+    expect(page.get_by_role("region", name="Problems")).to_be_hidden()
+    expect(page.get_by_role("button", name="CSV by problem")).to_be_hidden()
+    evaluated(page)
+    expect(page.get_by_text("a recorded example")).to_be_hidden()
+    expect(rows(page, "What each solves")).not_to_have_count(3)
+    expect(scatter(page)).to_be_visible()
+    page.reload()
+    expect(status(page)).to_contain_text("done after")  # the visitor's own, not the example
 
 
 def test_a_wrong_value_is_one_sentence(open_page: Open, url: str) -> None:
@@ -288,7 +306,7 @@ def test_another_visitor_sees_nothing_of_it(page: Page, open_page: Open, url: st
     other = open_page(url)
     expect(other.get_by_text("Is it better, and would you see it again")).to_be_visible()
     other.wait_for_timeout(800)
-    expect(other.locator("#evaluate .run-head")).to_be_hidden()
+    expect(other.locator("#evaluate .run-head")).to_contain_text("a recorded example")
 
 
 # ---- to take home, and how it looks ---------------------------------------------------------------------------------

@@ -69,10 +69,14 @@ def test_space_and_enter_go_on_after_present_was_clicked(page: Page) -> None:
 @pytest.mark.long
 def test_present_is_off_with_its_reason_where_nothing_can_fill_the_screen(page: Page) -> None:
     present = page.locator("#present")
-    for name in ("Train", "Evaluate", "Claims", "Runs"):
+    for name, why in {"Train": "checkpoint first: then its fork replay", "Claims": "nothing to show"}.items():
         open_tab(page, name)
         expect(present).to_be_disabled()
-        expect(present).to_have_attribute("title", re.compile("open Explore or Compare"))
+        expect(present).to_have_attribute("title", re.compile(why))
+        expect(present).to_have_attribute("aria-description", re.compile(why))
+    page.reload()
+    expect(page.get_by_role("tab", name="Claims")).to_have_attribute("aria-selected", "true")
+    expect(present).to_be_disabled()  # also where a page begins with such a tab
     page.evaluate("window.rmx.presenter(true)")
     expect(page.locator("html")).not_to_have_class(re.compile("rmx-presenting"))
     open_tab(page, "Explore")

@@ -11,6 +11,8 @@ import scripted_runs as app
 from playwright.sync_api import Locator, Page, expect
 from scripted_page import shown
 
+from rmx.ui.jobs.training import recorded_runs
+
 Open = Callable[..., Page]
 QUEUED, NEXT, RUNNING = "20261125-2214-mini-9c01", "20261125-2209-mini-77de", "20261125-2201-mini-ab3f"
 BEST, SMALL, SMOL = "20261125-2142-mini-e210", "20261125-2120-mini-30c4", "20261125-2055-smol-b1b7"
@@ -86,10 +88,30 @@ def value_of(region: Locator, panel: str, which: int) -> str:
 def test_without_runs_it_says_what_to_do(open_page: Open, url: str) -> None:
     app.reset("none")
     page = open_page(url)
-    expect(page.get_by_text("There is none yet.")).to_be_visible()
+    expect(page.get_by_text("There is none of yours yet.")).to_be_visible()
     expect(page.get_by_role("table")).to_be_hidden()
     press(page, "Open Train")
     assert wait_for_event(page, "train") == {}
+
+
+def test_where_there_is_no_run_a_recorded_example_shows_what_one_gains(open_page: Open, url: str) -> None:
+    app.reset("none")
+    app.RECORDED.extend(recorded_runs())
+    page = open_page(url)
+    expect(page.get_by_text("a recorded example")).to_be_visible()
+    expect(page.locator("#runs .run-row")).to_have_count(15)
+    shipped = row(page, "small-2")
+    for text in ("bundled as reasonmaxxer", "63.0\u202f%", "69.3\u202f%", "+6.3", "by construction"):
+        expect(shipped).to_contain_text(text)
+    expect(shipped.get_by_role("checkbox")).to_be_hidden()  # there are no curves of it to compare
+    shipped.get_by_role("button", name="small-2").click()
+    detail = page.get_by_role("group", name="Run small-2")
+    expect(detail.get_by_label("Command")).to_have_text("rmx train --model mini --set mini --preset small --seed 2")
+    expect(detail).to_contain_text("Recorded when the adapter was built; measured on 300 held-out problems")
+    expect(detail.get_by_role("button")).to_have_text(["Copy"])
+    app.RUNS.update({one["id"]: one for one in app.scene("usual")[:1]})
+    expect(page.locator("#runs .run-row")).to_have_count(1)  # an own run takes its place
+    expect(page.get_by_text("a recorded example")).to_be_hidden()
 
 
 def test_a_row_says_what_came_of_a_run_in_which_state_it_is_and_draws_its_gain(page: Page) -> None:

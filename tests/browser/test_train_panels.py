@@ -10,7 +10,7 @@ import scripted_train as app
 import train_world as world
 from playwright.sync_api import Locator, Page, expect
 from scripted_page import shown
-from train_places import leg, part, press, sent, until, watch
+from train_places import leg, part, press, sent, unfolded, until, watch
 
 Open = Callable[..., Page]
 
@@ -30,7 +30,7 @@ def page(open_page: Open, url: str) -> Page:
 # ---- rollouts ---------------------------------------------------------------------------------------------------
 def test_the_histogram_marks_the_usable_middle_and_what_was_kept(page: Page) -> None:
     watch(page, "done")
-    rollouts = part(page, "Rollouts")
+    rollouts = unfolded(page, "Rollouts")
     columns = rollouts.locator(".column")
     expect(columns).to_have_count(21)
     assert columns.locator(".n").all_text_contents() == [str(n) if n else "" for n in world.HISTOGRAM]
@@ -159,15 +159,14 @@ def test_the_text_is_exact_with_newlines_and_spaces_in_sight(page: Page) -> None
 @pytest.mark.long
 def test_a_watched_run_brings_its_own_gate_into_sight(page: Page) -> None:
     watch(page, "done")
-    gate = part(page, "Gate")
-    gate.scroll_into_view_if_needed()
+    gate = unfolded(page, "Gate")
     expect(gate.locator(".chip")).to_have_count(24)
     assert sent("dry_run") == [{"id": "done"}]
     right, wrong = world.gated(1, 1.0), world.gated(-1, 1.0)
     expect(gate).to_contain_text(f"This run trains tokens above 1.00 nats: {right + wrong} of {world.token_count():,}")
     expect(gate).to_contain_text(f"✓ {right} in right rollouts, ✗ {wrong} in wrong ones.")
     watch(page, "guarded")
-    gate.scroll_into_view_if_needed()
+    unfolded(page, "Gate")
     expect(gate).to_contain_text("The rollouts of this run were removed. Sample them anew.")
     expect(gate.locator(".chip")).to_have_count(0)
     expect(page.get_by_role("alert")).to_have_count(0)
@@ -208,6 +207,19 @@ def test_right_and_wrong_differ_in_dash_and_marker(page: Page) -> None:
     expect(lines).to_have_count(2)
     dashes = lines.evaluate_all("els => els.map(e => e.getAttribute('stroke-dasharray'))")
     assert len(set(dashes)) == 2
+
+
+def test_curves_and_replay_come_first_and_the_rest_is_folded_once_there_are_curves(page: Page) -> None:
+    watch(page, "done")
+    expect(part(page, "Rollouts").locator("details")).to_have_js_property("open", False)
+    titles = page.locator(".train .topic:not([hidden]) h2").all_text_contents()
+    assert [title.strip() for title in titles] == ["Curves", "Fork replay", "Rollouts", "Gate", "Sample solutions"]
+    page.get_by_role("button", name="Gate", exact=True).click()  # a stage opens its panel, and no poll shuts it
+    expect(part(page, "Gate").locator(".told")).to_be_visible()
+    watch(page, "rolling")  # no curves yet: what there is to see is open
+    expect(part(page, "Rollouts").locator(".column").first).to_be_visible()
+    app.RUNS["rolling"].seen = world.after_update(3)
+    expect(part(page, "Rollouts").locator(".column").first).to_be_hidden()
 
 
 # ---- fork replay and samples ------------------------------------------------------------------------------------
@@ -256,6 +268,24 @@ def test_play_runs_through_the_checkpoints_and_stops_at_the_last(page: Page) -> 
     expect(page.get_by_role("button", name="Play")).to_be_visible()
 
 
+def test_the_replay_fills_the_screen_and_obeys_a_clicker(page: Page) -> None:
+    watch(page, "done")
+    where = page.locator(".scrub .where")
+    expect(where).to_have_text("update 125")
+    page.evaluate("window.rmxTrain.present(true)")
+    expect(where).to_have_text("base, before training")
+    expect(page.locator(".fork-card").first).to_be_in_viewport()
+    expect(part(page, "Curves")).to_be_hidden()
+    for key, text in (("PageDown", "update 25"), ("ArrowRight", "update 50"), ("PageUp", "update 25")):
+        page.keyboard.press(key)
+        expect(where).to_have_text(text)
+    page.keyboard.press("Space")
+    expect(where).to_have_text("update 125")
+    page.keyboard.press("Escape")
+    expect(part(page, "Curves")).to_be_visible()
+    expect(page.locator("html")).not_to_have_class(re.compile("rmx-presenting"))
+
+
 @pytest.mark.long
 def test_the_replay_follows_the_run_until_the_reader_takes_it(page: Page) -> None:
     watch(page, "training")
@@ -271,7 +301,7 @@ def test_the_replay_follows_the_run_until_the_reader_takes_it(page: Page) -> Non
 
 def test_solutions_stand_side_by_side_with_their_verdicts(page: Page) -> None:
     watch(page, "done")
-    samples = part(page, "Sample solutions")
+    samples = unfolded(page, "Sample solutions")
     first = samples.locator(".sample").first
     expect(first).to_contain_text("known answer 73")
     sides = first.locator(".side-of")

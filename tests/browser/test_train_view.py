@@ -12,7 +12,7 @@ from conftest import free_port
 from gradio.context import Context
 from playwright.sync_api import Page, expect
 from scripted_page import LAUNCH, shown
-from train_places import leg, part, polls, press, send, sent, state, until, watch
+from train_places import leg, part, polls, press, send, sent, state, unfolded, until, watch
 
 Open = Callable[..., Page]
 
@@ -114,6 +114,14 @@ def test_one_glance_tells_where_a_run_is(page: Page) -> None:
     expect(leg(page, "Final check")).to_contain_text("to come")
     page.get_by_role("button", name="Training", exact=True).click()  # a stage leads to its figures
     expect(part(page, "Curves").get_by_role("heading")).to_be_in_viewport()
+
+
+def test_a_check_under_way_counts_its_problems(page: Page) -> None:
+    watch(page, "training")
+    app.RUNS["training"].checking = {"at": 34, "of": 80}
+    expect(state(page)).to_contain_text("training · update 62 of 125 · checking 34 of 80 · about 63 s left")
+    app.RUNS["training"].checking = None
+    expect(state(page)).not_to_contain_text("checking")
 
 
 STATES: list[tuple[str, str, str, list[str]]] = [
@@ -386,7 +394,7 @@ def test_a_phone_never_scrolls_sideways(open_page: Open, url: str, run: str) -> 
     expect(state(page)).to_contain_text(re.compile("Done|Stopped|Interrupted"))
     send(page, world.PLAN | {"command": "rmx train " + "--x " * 60 + "y" * 200})
     page.locator("details.plan summary").click()
-    part(page, "Gate").scroll_into_view_if_needed()
+    unfolded(page, "Gate")
     expect(page.locator(".gate .chip").first).to_be_visible()
     page.wait_for_timeout(500)
     wide = page.evaluate(
@@ -400,7 +408,7 @@ def test_a_phone_never_scrolls_sideways(open_page: Open, url: str, run: str) -> 
 def test_hostile_text_stays_text(page: Page) -> None:
     watch(page, "hostile")
     expect(page.get_by_role("note")).to_contain_text("<img src=x onerror=window.PWN=1>")
-    part(page, "Gate").scroll_into_view_if_needed()
+    unfolded(page, "Gate")
     expect(page.locator(".gate .chip")).to_have_count(2)
     for slider in page.get_by_role("slider", name="Threshold").all():
         slider.fill("0")

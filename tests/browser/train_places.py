@@ -26,6 +26,15 @@ def part(page: Page, name: str) -> Locator:
     return page.get_by_role("region", name=name, exact=True)
 
 
+def unfolded(page: Page, name: str) -> Locator:
+    """A panel that is folded once there are curves, opened by its title."""
+    region = part(page, name)
+    expect(region.locator("details")).to_have_js_property("open", False)
+    region.get_by_role("heading").click()
+    expect(region.locator("details")).to_have_js_property("open", True)
+    return region
+
+
 def state(page: Page) -> Locator:
     return page.locator(".state")
 

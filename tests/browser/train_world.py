@@ -301,6 +301,7 @@ class Run:
     message: str | None = None
     ahead: int = 0
     alive: bool | None = None
+    checking: dict[str, int] | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -323,7 +324,8 @@ class Run:
         part = next((e for e in reversed(self.told) if e["kind"] == "stage"), {})
         far = {name: part.get(name) for name in ("stage", "at", "of", "left")}
         alive = self.state not in OVER if self.alive is None else self.alive
-        return {"state": self.state, **far, "message": self.message, "ahead": self.ahead, "alive": alive}
+        told = {"message": self.message, "ahead": self.ahead, "checking": self.checking, "alive": alive}
+        return {"state": self.state, **far, **told}
 
 
 FELL = (

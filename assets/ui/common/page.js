@@ -14,18 +14,25 @@ function follow() {
   if (before === null) openNamed();
   else if (now !== named()) readdress({ tab: now === tabs()[0].dataset.tabId ? null : now }, true);
   before = now;
-  renderPresent();
 }
 window.addEventListener("popstate", openNamed);
-new MutationObserver(follow).observe(document.documentElement, { subtree: true, childList: true, attributeFilter: ["aria-selected"] });
+const seen = { subtree: true, childList: true, attributeFilter: ["aria-selected", "hidden"] };
+new MutationObserver(() => (follow(), renderPresent())).observe(document.documentElement, seen);
 
 // ---- Present ------------------------------------------------------------------------------------------------
-const SHOWN = ["explore", "compare"]; // tabs with something that can fill the screen
+const SHOWN = { // tab: what fills the screen once it is there, and what to do before
+  explore: ["#view .rmx", ""],
+  compare: ["#pair .pane:not(.none-yet)", "Compare two models first: then their text and its patches fill the screen."],
+  train: ["#train [data-ui=replayPanel]:not([hidden])", "Watch a run with a checkpoint first: then its fork replay fills the screen."],
+};
+const NONE = ["", "There is nothing to show on this tab: open Explore, Compare or Train."];
 function renderPresent() {
-  const button = document.getElementById("present");
+  const button = document.getElementById("present"), [what, why] = SHOWN[chosen()] ?? NONE;
   if (!button) return;
-  button.disabled = !SHOWN.includes(chosen());
-  button.title = button.disabled ? "A solution fills the screen, or a comparison: open Explore or Compare first." : "";
+  const reason = what && document.querySelector(what) ? "" : why;
+  if (button.disabled === !!reason && button.title === reason) return;
+  Object.assign(button, { disabled: !!reason, title: reason });
+  reason ? button.setAttribute("aria-description", reason) : button.removeAttribute("aria-description");
 }
 
 // ---- past the form ------------------------------------------------------------------------------------------

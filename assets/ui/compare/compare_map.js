@@ -1,8 +1,8 @@
 // "Where they part": one text, two layers of marks. A line above a word is the adapted model's, a line below the base's.
 import {
-  attrs, clip, count, make, nameOf, odds, percent, plainName, plural, showOdd, splitSpace, waitingText,
+  attrs, clip, count, fill, make, nameOf, odds, percent, plainName, plural, showOdd, splitSpace, waitingText,
 } from "../common/text.js";
-import { knownText } from "../common/answers.js";
+import { knownText, mark } from "../common/answers.js";
 import { followed, prose } from "../common/prose.js";
 import { tokenSpan } from "../common/tokens.js";
 import { figure } from "../common/estimates.js";
@@ -73,6 +73,7 @@ export const mapPane = {
     forgetPatches(run);
     showOnly("all");
     resetChecks();
+    ui.solutions.hidden = true;
     showPane("map");
     mapPane.flow(run);
   },
@@ -132,6 +133,7 @@ function settleMap(run) {
   map.settled = true;
   map.resultOf = run.result;
   renderMapAnswers(run);
+  renderSolutions(run);
   renderNoise(run.open.noise);
   renderPlacebo(run);
   if (run.result?.check) renderCheck(run.result.check); // taken without being asked, where it costs a moment only
@@ -146,6 +148,30 @@ function mapSummary(run) {
   const headline = on?.disagreements ? `${count(on.on_forks)} of ${plural(on.disagreements, "disagreement")} on forks, which are ${percent(on.by_chance)} of the tokens.`
     : "The two agree at every token.";
   return [...(on ? [make("strong", "", headline), " "] : []), rest.join("; ") + ending(run.result)];
+}
+
+// ---- both solutions -----------------------------------------------------------------------------------------
+// Row by row beside each other: what both say in the same row, quiet; the first row where they differ is marked.
+function renderSolutions(run) {
+  const beside = run.result?.beside, rows = beside?.rows ?? [], adapted = run.open.source === "adapted";
+  ui.solutions.hidden = !rows.length;
+  if (!rows.length) return;
+  const [mine, other] = adapted ? ["adapted", "base"] : [run.open.source === "text" ? "this text" : "base", "adapted"];
+  ui.solutionsMine.replaceChildren(`${mine} `, mark(run.result.answer));
+  ui.solutionsOther.replaceChildren(`${other} `, mark(beside.answer));
+  const parting = rows.findIndex(([, , same]) => !same);
+  ui.solutionsRows.replaceChildren(...rows.map(([a, b, same], k) => {
+    const row = make("tr", same ? "both" : k === parting ? "parting" : "", solutionCell(a, same ? "both" : mine), solutionCell(b, other));
+    if (k === parting) row.firstChild.prepend(make("span", "parts-here", "they part here"));
+    return row;
+  }));
+  if (parting < 0) ui.solutionsRows.append(make("tr", "", attrs(make("td", "soft", "The two solutions are the same, token by token."), { colspan: 2 })));
+}
+function solutionCell(text, name) {
+  const said = make("span", "t");
+  fill(said, text.replace(/^ /, ""));
+  if (!text) said.append(make("span", "soft", "nothing"));
+  return attrs(make("td", "", said), { dir: "auto", "data-name": name });
 }
 
 // ---- filter -------------------------------------------------------------------------------------------------

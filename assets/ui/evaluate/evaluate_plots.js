@@ -15,10 +15,10 @@ const problemChart = bubbles(ui.scatter);
 
 export function drawPlots() {
   ui.plots.hidden = shown.k === null;
-  ui.scatterBox.hidden = !shown.name;
+  ui.scatterBox.hidden = !shown.name || !job.rows.size;
   if (shown.k === null) return;
   drawCurves();
-  if (shown.name) drawScatter();
+  if (!ui.scatterBox.hidden) drawScatter();
 }
 function endName(name) { // short enough to stand at the end of a line
   const last = shortName(name).replace(/\/+$/, "").split("/").at(-1) || name;

@@ -36,6 +36,7 @@ function ordered(rows) { // what moved furthest first; in the list of all, the o
 }
 export function renderProblems() {
   const paired = others().length > 0, rows = inPart();
+  ui.problems.hidden = !job.rows.size;
   if (!paired) shown.group = "all";
   ui.listTitle.textContent = paired ? "Won and lost" : "The problems";
   const tally = Object.entries(GROUPS).map(([key, words]) => [key, words, rows.filter((entry) => fits[key](entry.fate)).length]);

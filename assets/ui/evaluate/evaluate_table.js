@@ -107,7 +107,7 @@ export function renderHead() {
   ui.head.hidden = false;
   const about = report ? [`${plain(report.set, 80)}`, report.samples ? `${plural(report.samples, "sample")} per problem at temperature ${report.temperature}, top-p ${report.top_p}` : "greedy only",
     `seed ${report.seed}`, `at most ${count(report.max_new_tokens)} tokens`] : [];
-  ui.meta.textContent = about.join(" · ");
+  ui.meta.replaceChildren(...(m.recorded ? [make("span", "recorded", "a recorded example"), " "] : []), about.join(" · "));
   const clusters = report?.clusters ? `, intervals over ${count(report.clusters.n)} groups (problems of one ${plain(report.clusters.what, 40)} count together)` : "";
   const of = report?.of_problems != null && report.of_problems !== report.problems ? ` of ${count(report.of_problems)}` : "";
   ui.title.textContent = report ? `${count(report.problems)}${of} problems${clusters}` : "Getting ready";
@@ -115,8 +115,10 @@ export function renderHead() {
   ui.counted.textContent = m.of ? (m.state === "done" ? count(m.of) : `${count(m.at)} of ${count(m.of)}`) : "";
   ui.counted.nextSibling.data = m.of ? " completions " : " ";
   ui.left.textContent = ended || !m.of ? "" : `· ${passed(m.seconds)} so far${m.left == null ? "" : `, about ${clock(m.left)} left`}`;
-  const state = ended ? `${m.of ? "· " : ""}${STATES[m.state]}${m.seconds ? ` after ${passed(m.seconds)}` : ""}` : (STATES[m.state] ?? "");
+  const on = report?.machine ? ` on ${plain(report.machine, 100)}` : "";
+  const state = m.recorded ? `· recorded in ${passed(m.seconds)}${on}` : ended ? `${m.of ? "· " : ""}${STATES[m.state]}${m.seconds ? ` after ${passed(m.seconds)}` : ""}` : (STATES[m.state] ?? "");
   if (ui.status.textContent !== state) ui.status.textContent = state;
+  ui.progress.hidden = !!m.recorded;
   ui.stop.hidden = ended;
   root.classList.toggle("working", !ended);
   ui.known.hidden = !(m.cached > 0) && m.state !== "stopped";

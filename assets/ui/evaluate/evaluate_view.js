@@ -18,9 +18,10 @@ function follow(id) {
     Object.assign(shown, { k: null, part: "", name: "", group: "won", open: new Set(), most: 30 });
     ui.results.hidden = ui.exports.hidden = true;
   }
-  sessionStorage.setItem(props.storage_key, id);
+  if (id !== props.recorded) sessionStorage.setItem(props.storage_key, id);
   sayError();
-  ui.welcome.hidden = true;
+  ui.welcome.hidden = id !== props.recorded;
+  root.classList.toggle("is-recorded", id === props.recorded);
   clearTimeout(polling);
   poll();
 }
@@ -41,7 +42,11 @@ function forget() {
   sessionStorage.removeItem(props.storage_key);
   if (job.m && !isOver(job.m)) sayError("The server has forgotten this evaluation. Press Evaluate: what was made is kept on disk.");
   if (job.m) job.m.state = "stopped";
-  else ui.welcome.hidden = false;
+  else welcome();
+}
+function welcome() { // with a finished example, where there is one
+  ui.welcome.hidden = false;
+  if (props.recorded) follow(props.recorded);
 }
 function receiveJob(m) {
   const news = m.stamp > job.stamp;
@@ -50,7 +55,7 @@ function receiveJob(m) {
   if (m.report) job.report = m.report;
   for (const [place, row] of m.rows ?? []) job.rows.set(row.id, { place, row });
   if (m.error) sayError(plain(m.error, 600));
-  ui.plan.hidden = true;
+  if (!m.recorded) ui.plan.hidden = true; // beside an example it is what the visitor's own would take
   renderHead();
   if (job.command) renderCommand(job.command, job.own);
   if (news && job.report) render();
@@ -82,6 +87,7 @@ function renderCommand(command, own) {
 function renderTake() {
   const { licence, source } = job.report;
   ui.exports.hidden = false;
+  ui.csv.hidden = !job.rows.size;
   ui.origin.textContent = [licence && `Licence of the set: ${plain(licence, 120)}.`, source && `Source: ${plain(source, 300)}`].filter(Boolean).join(" ");
 }
 const saveAs = async (format) => saveReply(await ask("eval_export", { id: job.id, format }), `evaluation.${format}`);
@@ -104,7 +110,8 @@ function renderPlan(m) {
   ui.plan.hidden = false;
   const time = m.seconds == null ? "How long it takes is known after the first problems." : `About ${clock(m.seconds)}, as fast as it went here last; what is known already takes no time.`;
   const set = m.set ? `${plain(m.set.title, 120)}. Licence: ${plain(m.set.licence, 80)}. Source: ${plain(m.set.source, 240)}` : "";
-  keyed(ui.plan, [[`Evaluate makes at most ${plural(m.samples, "completion")}. ${time}`, ""], [set, "soft"]].filter(([words]) => words), ([words, cls]) => make("span", `line ${cls}`, words));
+  const command = job.m ? `From a shell: ${showOdd(m.command)}` : "";
+  keyed(ui.plan, [[`Evaluate makes at most ${plural(m.samples, "completion")}. ${time}`, ""], [set, "soft"], [command, "soft"]].filter(([words]) => words), ([words, cls]) => make("span", `line ${cls}`, words));
   if (!job.m) renderCommand(m.command, m.own); // beside figures stands the command that makes them
 }
 
@@ -132,4 +139,4 @@ root.addEventListener("click", (e) => {
 window.rmxEval = Object.assign(window.rmxEval ?? {}, { show: showProblem, follow });
 hear(receive);
 const kept = sessionStorage.getItem(props.storage_key);
-if (kept && !job.id) trigger("attach", { id: kept });
+if (!job.id) kept ? trigger("attach", { id: kept }) : welcome();

@@ -27,7 +27,7 @@ export function openRun(id, on = all.open !== id) {
     entry.tr.classList.add("is-open");
     entry.detail = buildDetail(row);
     renderDetail(row);
-    loadFiles(id);
+    if (!row.recorded) loadFiles(id);
   }
   renderRows();
 }
@@ -44,6 +44,7 @@ function buildDetail(row) {
   parts.filesHead = make("p", "label", "Files");
   const left = make("div", "detail-main", parts.about, parts.message, block("The run’s command", [copy], parts.command), block("What departs from the paper", [], parts.recipe));
   const right = make("div", "detail-side", make("div", "block", parts.filesHead, parts.files), block("Note", [], parts.note));
+  right.hidden = !!row.recorded; // neither files nor a note
   const head = make("div", "detail-head", parts.actions, parts.reason, parts.ask, parts.told);
   const cell = attrs(make("td", "", attrs(make("div", "detail", head, ...(parts.sweep ? [parts.sweep] : []), left, right), { role: "group", "aria-label": `Run ${plain(row.id, 60)}` })), { colspan: Object.keys(COLUMNS).length + 1 });
   const tr = make("tr", "run-detail", cell);
@@ -73,7 +74,8 @@ export function renderDetail(row) {
 function aboutRun(row) {
   const at = new Date(1000 * (row.created ?? 0)), day = at.toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric" });
   const n = row.after?.n ?? row.before?.n, e = row.vs_base, gain = e?.value == null ? null : `${written(e.value, "points")} points, interval ${around(e, "points")}`;
-  const facts = [`Started ${day}, ${at.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })}`, n && `measured on ${count(n)} held-out problems`, gain];
+  const began = row.recorded ? "Recorded when the adapter was built" : `Started ${day}, ${at.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })}`;
+  const facts = [began, n && `measured on ${count(n)} held-out problems`, gain];
   return `${facts.filter(Boolean).join("; ")}.${row.by_construction ? ` ${BUILT}` : ""}`;
 }
 
@@ -89,6 +91,7 @@ export function awaitNews(row, what) {
   pollSoon();
 }
 function actionsOf(row) { // name, label, offered at all, allowed
+  if (row.recorded) return [];
   const active = ACTIVE.includes(row.state), own = mine(row);
   return [
     ["watch", "Watch", active, true],
@@ -109,7 +112,7 @@ function renderActions(row, parts) {
     button.disabled = !allowed;
     return button;
   });
-  parts.reason.hidden = mine(row);
+  parts.reason.hidden = mine(row) || !!row.recorded;
   parts.reason.textContent = NOT_OWN;
 }
 // A question in the page, under the buttons: what is asked, and the buttons that answer it.

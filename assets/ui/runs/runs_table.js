@@ -118,6 +118,7 @@ export function entryOf(row) {
     tr.append(td);
   }
   check.dataset.choose = tr.dataset.run = row.id;
+  check.disabled = !!row.recorded; // nothing more is known of it than its row
   const entry = { tr, check, opener, sub, detail: null, said: "" };
   all.entries.set(row.id, entry);
   return entry;
@@ -165,7 +166,10 @@ export function renderRows() {
     if (held !== document.activeElement && ui.rows.contains(held)) held.focus({ preventScroll: true }); // a row that moved keeps the focus
   }
   ui.noMatch.hidden = visible.length > 0 || !all.rows.length;
-  ui.welcome.hidden = all.rows.length > 0;
+  const recorded = all.rows.length > 0 && all.rows.every((row) => row.recorded);
+  ui.recorded.hidden = !recorded;
+  ui.welcome.hidden = all.rows.length > 0 && !recorded;
+  ui.all.classList.toggle("is-recorded", recorded);
   ui.tools.hidden = !all.rows.length;
   ui.table.hidden = !visible.length;
 }

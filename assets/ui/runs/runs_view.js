@@ -26,7 +26,7 @@ async function poll() {
   try {
     const reply = await server.runs_list({});
     if (reply?.error) sayError(reply.error);
-    else if (Array.isArray(reply?.runs)) takeRuns(reply.runs);
+    else if (Array.isArray(reply?.runs)) takeRuns(reply.runs.length ? reply.runs : (reply.recorded ?? []));
     silent = Array.isArray(reply?.runs) || reply?.error ? 0 : silent + 1;
   } catch {
     silent++;

@@ -84,6 +84,20 @@ function showFork(card, fork, base) {
     say(bar.moved, moved ? `${moved > 0 ? "↑" : "↓"}${Math.abs(moved)}` : "");
   }
 }
+// For a room: the forks alone, from checkpoint to checkpoint by arrows or a clicker.
+export function present(on) {
+  root.classList.toggle("presenting", on);
+  document.documentElement.classList.toggle("rmx-presenting", on);
+  ui.leave.hidden = !on;
+  if (!on) return pause();
+  document.activeElement?.blur?.();
+  goTo(0); // a show begins with the base
+  replay.follow = false;
+}
+export function stepReplay(way) {
+  if (steps()[replay.at + way]) goTo(replay.at + way);
+  pause();
+}
 export function play() {
   if (replay.timer) return pause();
   if (steps().length < 2) return;

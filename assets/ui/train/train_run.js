@@ -56,6 +56,7 @@ export function clearRun() {
   for (const box of [ui.stages, ui.notices, ui.stateIcon, ui.histogram, ui.rolloutsTally, ui.selection]) box.replaceChildren();
   delete ui.notices.dataset.key;
   ui.plan.open = !run;
+  for (const fold of FOLDS) delete Object.assign(fold, { open: true }).dataset.touched;
   stageParts.clear();
   clearGate();
   clearCurves();
@@ -74,6 +75,13 @@ export function renderRun(changed) {
   if (any("samples", "done")) panels.push(renderSamples);
   panels.forEach(contained);
   contained(retryDry);
+  foldPanels();
+}
+// What comes before the curves is open until there are curves, then folded; what the reader opens or shuts stays so.
+const FOLDS = [ui.rolloutsFold, ui.gateFold, ui.samplesFold];
+for (const fold of FOLDS) fold.firstElementChild.addEventListener("click", () => (fold.dataset.touched = ""));
+function foldPanels() {
+  for (const fold of FOLDS) if (!("touched" in fold.dataset)) fold.open = ui.curvesPanel.hidden;
 }
 // Files of a run may be damaged, or somebody else's: what cannot be drawn of them leaves everything else be, and is said.
 export function contained(part) {
@@ -113,8 +121,9 @@ function nowText() {
   if (!name) return "getting ready";
   const what = { rollouts: "rollout", training: "update", final: "problem", selection: "problem", gate: "rollout", teacher: "solution" }[name] ?? "step";
   const title = stagesOf(run).find(([key]) => key === name)?.[1] ?? name;
-  const far = part?.of > 1 ? `${what} ${count(part.at)} of ${count(part.of)}` : "";
-  return [title.toLowerCase(), far, part?.left != null && `about ${spanText(part.left)} left`].filter(Boolean).join(" · ");
+  const far = part?.of > 1 ? `${what} ${count(part.at)} of ${count(part.of)}` : "", check = run.status.checking;
+  const solved = check?.of ? `checking ${count(check.at)} of ${count(check.of)}` : "";
+  return [title.toLowerCase(), far, solved, part?.left != null && `about ${spanText(part.left)} left`].filter(Boolean).join(" · ");
 }
 function doneText(d) {
   const facts = [d.seconds != null && `in ${spanText(d.seconds)}`, d.peak_rss_mb && `${megabytes(d.peak_rss_mb)} at most`, d.tokens && `${count(d.tokens)} tokens`,
@@ -212,7 +221,9 @@ function stageFar(name, part, phase) {
   const word = { rollouts: "rollouts", training: "updates", final: "problems", selection: "problems", gate: "rollouts", teacher: "solutions" }[name];
   const learned = name === "rollouts" && run.told.rollouts ? run.told.rollouts.of * run.told.rollouts.k : 0;
   if (phase === "over" && learned && part.of > learned) return `${count(learned)} rollouts, ${count(part.of - learned)} of validation`;
-  return phase === "over" || part.at === part.of ? `${count(part.of)} ${word}` : `${count(part.at)} of ${count(part.of)} ${word}`;
+  if (phase === "over" || part.at === part.of) return `${count(part.of)} ${word}`;
+  const others = learned && part.of > learned ? `, ${count(part.of - learned)} of them validation` : "";
+  return `${count(part.at)} of ${count(part.of)} ${word}${others}`;
 }
 
 // ---- what stopped it ----------------------------------------------------------------------------------------

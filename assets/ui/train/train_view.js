@@ -1,11 +1,11 @@
 // The Train view: what a run will cost, the run that is watched, and what it did.
 import { attrs, count, make, say, showOdd } from "../common/text.js";
 import { copyText } from "../common/tables.js";
-import { hear, props, root, sayError, trigger, ui } from "./context.js";
+import { hear, listenToKeys, props, root, sayError, trigger, ui } from "./context.js";
 import { attach, remembered, run } from "./train_poll.js";
 import { clearRun, dollars, megabytes, refused, renderRun, request, setVisitor } from "./train_run.js";
 import { askDry, gate, readRollout, receiveDry, setTau, tellTau } from "./train_gate.js";
-import { play } from "./train_replay.js";
+import { play, present, stepReplay } from "./train_replay.js";
 
 // ---- the plan -----------------------------------------------------------------------------------------------
 function receivePlan(m) {
@@ -56,14 +56,19 @@ const actions = {
     link.click();
   },
   copy: () => copyText(ui.command, ui.copyButton), dry: askDry, play,
-  tauBack: () => (setTau(gate.m.tau), tellTau()),
+  tauBack: () => (setTau(gate.m.tau), tellTau()), leave: () => present(false),
 };
+function goToPanel(panel) {
+  const fold = panel.querySelector("details");
+  if (fold) Object.assign(fold, { open: true }).dataset.touched = "";
+  panel.scrollIntoView({ block: "start" });
+}
 root.addEventListener("click", (e) => {
   const go = e.target.closest("[data-do]")?.dataset.do, chosen = e.target.closest("[data-rollout]")?.dataset.rollout;
   const panel = ui[e.target.closest("[data-go]")?.dataset.go];
   if (go) actions[go]?.();
   else if (chosen !== undefined) readRollout(Number(chosen));
-  else if (panel && !panel.hidden) panel.scrollIntoView({ block: "start" });
+  else if (panel && !panel.hidden) goToPanel(panel);
 });
 ui.chooser.addEventListener("keydown", (e) => {
   const way = { ArrowRight: 1, ArrowLeft: -1 }[e.key], list = [...ui.chooser.querySelectorAll("[data-rollout]")], at = list.indexOf(document.activeElement);
@@ -74,8 +79,14 @@ ui.chooser.addEventListener("keydown", (e) => {
   readRollout(Number(next.dataset.rollout));
 });
 
+const onStage = (act) => () => (root.classList.contains("presenting") ? act() : false);
+listenToKeys({
+  ArrowRight: onStage(() => stepReplay(1)), PageDown: onStage(() => stepReplay(1)), ArrowLeft: onStage(() => stepReplay(-1)),
+  PageUp: onStage(() => stepReplay(-1)), " ": onStage(play), Enter: onStage(play), Escape: onStage(() => present(false)),
+}, () => root.classList.contains("presenting"));
+
 // ---- hooks for the rest of the page, and the start ----------------------------------------------------------
-window.rmxTrain = { watch: attach, tau: () => (gate.m ? gate.tau : null), watched: () => run?.id ?? null };
+window.rmxTrain = { watch: attach, tau: () => (gate.m ? gate.tau : null), watched: () => run?.id ?? null, present };
 clearRun();
 hear(receive);
 if (!run && remembered()) attach(remembered(), true);

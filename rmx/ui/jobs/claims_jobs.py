@@ -3,14 +3,16 @@
 A job continues with what the job before it has found of the same subject, so a second row of a study costs nothing.
 """
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from rmx.claims.board import BY_ID, CLAIMS, Board, ClaimsReport, bars_of, html_report, set_facts
 from rmx.claims.studies import ClaimOptions, subject_of
+from rmx.config import ASSETS
 from rmx.engine.decoding_memory import out_of_memory
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
@@ -19,6 +21,7 @@ from rmx.storage.job_store import JobStore
 from rmx.ui.jobs.page_jobs import (
     FAULT,
     MEASURED_CLAIMS,
+    RECORDED,
     STATE_INTERVAL,
     Message,
     PageJob,
@@ -114,31 +117,47 @@ class Claims:
         message, report = line_and_error(job), job.report
         if report is None:
             return message | {"does": "" if job.done else "loading the models", "at": 0, "of": 0}
-        found = report.json()
-        licence, source = set_facts(report.subject.set_name)
-        message |= {"does": report.does, "at": report.at, "of": report.of, "rows": [_row(row) for row in found["rows"]]}
-        message |= {"licence": licence, "source": source, "command": claims_command(found, report.subject.asked)}
-        return message | {name: found[name] for name in FACTS}
+        message |= {"does": report.does, "at": report.at, "of": report.of}
+        return message | _figures(report.json(), report.subject.asked)
 
     def tail(self, data: object) -> Message:
-        """The state of {"id"}."""
-        return self.message(self.jobs.get(field_of(data, "id")))
+        """The state of {"id"}, of a job or of the recorded example."""
+        if (name := field_of(data, "id")) == RECORDED:
+            found, asked = recorded_claims()
+            about: Message = {"kind": "claims", "id": RECORDED, "done": True, "stopped": False, "recorded": True}
+            return about | _figures(found, asked)
+        return self.message(self.jobs.get(name))
 
     def export(self, data: object) -> Message:
         """The report of {"id"} as a file: {"name", "mime", "text"}."""
-        report = self.jobs.get(field_of(data, "id")).report
-        if report is None or not any(row.reading for row in report.rows):
-            raise RmxError("There is nothing to report yet. Measure something first.")
-        found = report.json()
-        return download(
-            "claims", {"html": lambda: html_report(found, claims_command(found, report.subject.asked))}, "html"
-        )
+        if (name := field_of(data, "id")) == RECORDED:
+            found, asked = recorded_claims()
+        else:
+            report = self.jobs.get(name).report
+            if report is None or not any(row.reading for row in report.rows):
+                raise RmxError("There is nothing to report yet. Measure something first.")
+            found, asked = report.json(), report.subject.asked
+        return download("claims", {"html": lambda: html_report(found, claims_command(found, asked))}, "html")
+
+
+@lru_cache(maxsize=1)
+def recorded_claims() -> tuple[dict[str, Any], Mapping[str, str | None]]:
+    """What pages show at first: the document of `rmx claims` on the bundled miniature, and what was asked for it."""
+    found: dict[str, Any] = json.loads((ASSETS / "mini" / "claims.json").read_text(encoding="utf-8"))
+    return found, {name: found[name] for name in ("model", "adapter", "teacher", "budget")}
 
 
 def claims_texts() -> list[dict[str, Any]]:
     """The parts of the rows that never change: the page has them from the start."""
     same = ("id", "section", "paper", "how", "caveats", "button", "studies")
     return [{"claim": claim.title, **{name: getattr(claim, name) for name in same}} for claim in CLAIMS]
+
+
+def _figures(found: dict[str, Any], asked: Mapping[str, str | None]) -> Message:
+    """What a message tells of a document of claims; `asked` as in `claims_command`."""
+    licence, source = set_facts(found["set"])
+    about = {"licence": licence, "source": source, "command": claims_command(found, asked)}
+    return about | {"rows": [_row(row) for row in found["rows"]]} | {name: found[name] for name in FACTS}
 
 
 def _at_rest(row: Message, error: str | None) -> Message:

@@ -1,7 +1,8 @@
 """The jobs of the compare view and their messages: a map, a patched decode, a run over a problem set."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from typing import Any, ClassVar
 
 import torch
@@ -53,6 +54,7 @@ class MapRun(PairJob):
     title: str = ""
     known_computed: bool = False  # the known answer was computed from the text, not given
     answers: dict[Arm, Answer] = field(default_factory=dict)
+    other: list[int] = field(default_factory=list)  # what the model that does not write here would write by itself
     patches: dict[Arm, int] = field(default_factory=dict)
     decoded: dict[Arm, list[Patched]] = field(default_factory=dict)  # the longest budget of each arm
     placebo: dict[str, Any] | None = None
@@ -70,7 +72,7 @@ class MapRun(PairJob):
     def parts(self) -> list[Any]:
         """What it keeps in memory."""
         what = [self.title, self.prompt, self.job, self.found.shifts]
-        return [*what, self.answers, self.decoded, self.placebo, self.check]
+        return [*what, self.answers, self.other, self.decoded, self.placebo, self.check]
 
     def message(self, start: int = 0, whole: bool = False) -> Message:
         """Tokens from `start` on; the opening facts at the beginning, the result at the end."""
@@ -102,6 +104,7 @@ class MapRun(PairJob):
         return {
             "answer": found.answer.json(),
             "adapted_answer": self.answers["teacher"].json() if "teacher" in self.answers else None,
+            "beside": self._beside(),
             "counts": counts | {"near_ties": sum(s.near_tie(found.tolerance) for s in differ)},
             "n": len(shifts),
             "on_forks": {"disagreements": len(differ), "on_forks": on_forks, "by_chance": forks / max(len(shifts), 1)},
@@ -114,10 +117,39 @@ class MapRun(PairJob):
             "seconds": round(found.seconds, 3),
         }
 
+    def _beside(self) -> Message | None:
+        """This solution and the other model's own, in rows; None where the other was not written."""
+        arm: Arm = "base" if self.job.source == "adapted" else "teacher"
+        if not self.other or arm not in self.answers:
+            return None
+        texts = self.pair.base.detokenizer
+        mine, theirs = ([i for i in ids if i not in texts.special_ids] for ids in (self.found.ids, self.other))
+        rows = [[texts.text(a), texts.text(b), same] for a, b, same in aligned_rows(mine, theirs)]
+        return {"answer": self.answers[arm].json(), "rows": rows}
+
     def _parting(self, s: Shift) -> Message:
         base, adapted = (self.pair.base.detokenizer.token_text(side.top[0].id) for side in (s.base, s.adapted))
         where = {"pos": s.pos, "text": s.text, "base": base, "adapted": adapted}
         return where | {"kl": round(s.kl, 4), "cls": CLASSES[s.kind]}
+
+
+def aligned_rows(
+    first: Sequence[int], second: Sequence[int], least: int = 4
+) -> list[tuple[list[int], list[int], bool]]:
+    """Cut two solutions into rows: tokens of the first, those beside them in the second, whether they are the same.
+
+    Args:
+        first: ids of one solution. second: those of the other.
+        least: tokens that both must have in common to come together again; fewer stay in the row where they differ.
+    """
+    rows: list[tuple[list[int], list[int], bool]] = []
+    for tag, a, b, c, d in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
+        same = tag == "equal" and (b - a >= least or a == c == 0)
+        if same or not rows or rows[-1][2]:
+            rows.append(([], [], same))
+        rows[-1][0].extend(first[a:b])
+        rows[-1][1].extend(second[c:d])
+    return rows
 
 
 def _map_token(found: ShiftMap, s: Shift, special: frozenset[int]) -> list[Any]:

@@ -172,7 +172,7 @@ class Comparer:
             found.noise = shape_noise(run.pair.base.engine, [*found.job.prompt_ids, *found.ids])
 
     def _beside_map(self, run: MapRun) -> None:
-        """Add the other model's answer, the check of the base and the placebo, where they cost a moment only.
+        """Add the other model's own solution, the check of the base and the placebo, where they cost a moment only.
 
         The turn was given back: whoever has the engines now keeps them, and the map is complete without these.
         """
@@ -181,13 +181,14 @@ class Comparer:
             return
         job, pair = run.job, run.pair
         with suppress(Busy):
-            if "teacher" not in run.answers:
-                with pair.turn(PATIENCE):
-                    limit = job.sampling.max_new_tokens
-                    ids = greedy_ids(pair.adapted, job.prompt_ids, pair.adapter, limit, lambda: run.stopped)
-                if not run.stopped:
-                    cut = is_cut(pair.base, job.prompt_ids, ids)
-                    run.answers["teacher"] = pair.base.grade(job.prompt_ids, ids, job.known, cut=cut)
+            arm: Arm = "base" if job.source == "adapted" else "teacher"
+            model, adapter = (pair.base, None) if arm == "base" else (pair.adapted, pair.adapter)
+            with pair.turn(PATIENCE):
+                limit = job.sampling.max_new_tokens
+                run.other = greedy_ids(model, job.prompt_ids, adapter, limit, lambda: run.stopped)
+            if not run.stopped:
+                cut = is_cut(pair.base, job.prompt_ids, run.other)
+                run.answers[arm] = pair.base.grade(job.prompt_ids, run.other, job.known, cut=cut)
             run.check = self.check({"id": run.id})
             run.placebo = map_placebo(run.found, lambda: run.stopped, PATIENCE)
 

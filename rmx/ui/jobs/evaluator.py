@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from rmx.config import MOST_NAME
+from rmx.config import ASSETS, MOST_NAME
 from rmx.data.problem_files import MAX_TEXT_BYTES, shown_name
 from rmx.data.problem_sets import SETS, load_set, problems_from_text, split_name
 from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
@@ -33,6 +34,7 @@ from rmx.service.requests import EvalRequest
 from rmx.storage.job_store import JobStore, MemoryShares, bytes_of, give_back
 from rmx.ui.jobs.page_jobs import (
     EVALUATIONS,
+    RECORDED,
     Message,
     PageJob,
     csv_text,
@@ -150,6 +152,7 @@ class EvalJob(PageJob):
                 news["rows"] = [[place, row] for stamp, place, row in self.rows.values() if stamp > since]
             if since <= 0:
                 news |= {"command": self.asked.command(), "own": self.asked.own is not None, "notes": self.notes}
+                news["recorded"] = self.id == RECORDED
             return news
 
     def _progress(self) -> Message:
@@ -389,17 +392,31 @@ class Evaluator:
                 notes[spec] = str(self.store.get(spec.partition("/")[0]).config.get("note") or "")
         return {spec: note for spec, note in notes.items() if note}
 
+    @cached_property
+    def recorded(self) -> EvalJob:
+        """The evaluation of the bundled miniature and its adapters that pages show at first; it has no rows."""
+        document = json.loads((ASSETS / "mini" / "evaluation.json").read_text(encoding="utf-8"))
+        names = [model["adapter"] for model in document["models"][1:]]
+        given = {name: document[name] for name in ("temperature", "top_p", "seed", "max_new_tokens")}
+        asked = EvaluateForm("mini", tuple(names), document["set"], document["problems"], document["samples"], **given)
+        job = EvalJob(asked, id=RECORDED)
+        job.take(document)
+        job.end()
+        return job
+
     def tail(self, data: object) -> Message:
         """What is new of {"id"} after the stamp {"since"}."""
         since = field_of(data, "since")
-        job = self.jobs.find(field_of(data, "id"))
+        name = field_of(data, "id")
+        job = self.recorded if name == RECORDED else self.jobs.find(name)
         if job is None:
-            return {"kind": "gone", "id": str(field_of(data, "id"))[:80]}
+            return {"kind": "gone", "id": str(name)[:80]}
         return job.message(since if type(since) is int else 0)
 
     def export(self, data: object) -> dict[str, Any]:
         """{"id", "format": "json" | "csv"} -> {"name", "mime", "text"}."""
-        document = self.jobs.get(field_of(data, "id")).document
+        job_id = field_of(data, "id")
+        document = (self.recorded if job_id == RECORDED else self.jobs.get(job_id)).document
         if not document:
             raise RmxError("There is nothing to export yet.")
         name = "".join(c if c.isalnum() else "-" for c in str(document.get("set", "set"))).strip("-") or "set"

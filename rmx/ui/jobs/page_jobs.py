@@ -190,6 +190,7 @@ BASE_BYTES = 10_000  # of a job that has found nothing yet: its decoders and loc
 PATIENCE = 8.0  # seconds that a question of the page waits for the engine
 INTERVAL = 0.08  # seconds between messages while tokens are streamed
 STATE_INTERVAL = 0.5  # seconds between messages that hold a whole state
+RECORDED = "recorded"  # the id of the bundled example that a page shows until its visitor has made something
 FAULT = "This did not work, and it is a fault of rmx. Its log says more."
 TOO_LONG = "Shorten the text or take a smaller model."  # where memory has run out
 

@@ -3,22 +3,25 @@
 Every answer is read from the files of the runs, so a reload, a second browser or a restart of the app changes nothing.
 """
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
+from rmx.config import ASSETS
 from rmx.data.problem_sets import split_name
 from rmx.engine.fair_queue import Kind, as_owner, current_owner
 from rmx.errors import Busy, RmxError, TrainError
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob, admit_job, problems_of, resolved
-from rmx.recipes.recipe import NO_DRY
+from rmx.recipes.recipe import NO_DRY, PRESETS, Recipe
 from rmx.records import Problem
 from rmx.runs.folder import RunFolder
 from rmx.runs.rates import load_rates, set_rate
-from rmx.runs.store import RunStore, costs, owner_of, row, tested
+from rmx.runs.store import EMPTY, RunStore, costs, owner_of, row, tested
 from rmx.train.adapter_folder import push_adapter, zipped
 from rmx.train.data_stages import stored_selection
 from rmx.train.estimate import check_room
@@ -62,12 +65,13 @@ class Training:
         return found | {"status": folder.status}
 
     def runs_list(self, data: object) -> Reply:
-        """The runs that this visitor may see, with their figures on test problems."""
+        """The runs that this visitor may see, with their figures on test problems; where there are none, "recorded" are
+        those of the bundled adapter."""
         rates = load_rates(self.store.root)
         rows = [tested(row(folder, rates)) for folder in self.store.all()[:LISTED]]
         if any(one["state"] == "queued" for one in rows):
             self.store.watch()
-        return {"runs": rows}
+        return {"runs": rows} if rows else {"runs": [], "recorded": recorded_runs()}
 
     def run_sweep(self, data: object) -> Reply:
         """The curve of the sweep {"id"}: the thresholds that are trained so far."""
@@ -227,6 +231,28 @@ class Training:
             return self._probed[key]
         finally:
             self._probing.release()
+
+
+@lru_cache(maxsize=1)
+def recorded_runs() -> list[Reply]:
+    """Rows of the runs behind the bundled adapter `reasonmaxxer`, with their figures on held-out problems."""
+    found = json.loads((ASSETS / "mini" / "reasonmaxxer" / "figures.json").read_text(encoding="utf-8"))
+    ships = found["shipped"]["variant"], found["shipped"]["seed"]
+    rows = [_recorded(run, (run["variant"], run["seed"]) == ships) for run in found["runs"]]
+    return sorted(rows, key=lambda one: -one["vs_base"]["value"])
+
+
+def _recorded(run: dict[str, Any], ships: bool) -> Reply:
+    differs = {name: ours for name, (_, ours) in run["departures"].items()}
+    preset, test = run["variant"] if run["variant"] in PRESETS else "small", run["held_out_numbers"]
+    job = TrainJob("mini", "mini", Recipe().with_(seed=run["seed"], **differs), preset)
+    note = "bundled as reasonmaxxer" if ships else ""
+    return EMPTY | {
+        "id": f"{run['variant'].replace('_', '-')}-{run['seed']}", "model": "mini", "set": "mini", "preset": preset,
+        "state": "done", "tau": run["gate"]["tau"], "gated": run["gate"]["share"], "before": test["base"],
+        "after": test["adapted"], "vs_base": test["change"], "on": "test", "minutes": run["seconds"] / 60, "note": note,
+        "differs": differs, "by_construction": True, "command": job.command_line(), "recorded": True,
+    }  # fmt: skip
 
 
 def adapter_spec(folder: RunFolder) -> str:

@@ -5,7 +5,8 @@ Its view shows figures, curves, and the problems won and lost. It gets one messa
     unplanned  {"kind"}: the form is not complete yet
     job        {"kind", "id"}: follow this evaluation
     refused    {"kind", "error"}: a sentence over everything
-It follows a job by `eval_tail` and keeps its id for this browser tab, so a reload finds it again. It sends
+It follows a job by `eval_tail` and keeps its id for this browser tab, so a reload finds it again; until there is one it
+shows the job with the id `RECORDED`, a bundled example. It sends
 `view.halt` {"id"}, `view.attach` {"id"} and `view.open` {"id", "problem", "name", "where": "explore" | "compare"}.
 Other components reach it by `window.rmxEval`: show(problem's id), follow(id).
 """
@@ -22,7 +23,7 @@ from rmx.models.site_rules import SiteRules
 from rmx.models.style_options import to_form
 from rmx.service.requests import EvalRequest
 from rmx.ui.jobs.evaluator import COUNTS, FILE_BYTES, OWN, STYLE_FORM, EvaluateForm, Evaluator
-from rmx.ui.jobs.page_jobs import Message
+from rmx.ui.jobs.page_jobs import RECORDED, Message
 from rmx.ui.settings import Settings
 from rmx.ui.tabs import form_parts as parts
 from rmx.ui.tabs.compare_tab import CompareTab
@@ -163,7 +164,9 @@ def build_evaluate_tab(
             c = EvaluateControls(tab)
         with gr.Column(scale=1, min_width=320):
             asked = parts.answers(parts.nobody, eval_tail=evaluator.tail, eval_export=evaluator.export)
-            shown = tab.view = build_view("evaluate/evaluate_view", asked, storage_key=KEY, elem_id="evaluate")
+            shown = tab.view = build_view(
+                "evaluate/evaluate_view", asked, storage_key=KEY, recorded=RECORDED, elem_id="evaluate"
+            )
             tab.kept = gr.Textbox(visible=False)
     page.select(tab.opening, c.asked, [c.adapters, shown], **LIGHT)
     c.evaluate.click(tab.evaluate, c.asked, shown, **LIGHT)

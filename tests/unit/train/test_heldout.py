@@ -1,5 +1,7 @@
 """Checks while a model trains: greedy pass@1, decision diagnostics, the best checkpoint, early stop."""
 
+import json
+
 import pytest
 import torch
 
@@ -7,9 +9,11 @@ from rmx.compare.shift_set import greedy_ids
 from rmx.config import ASSETS
 from rmx.data.problem_sets import load_set
 from rmx.models.load import load
+from rmx.recipes.job import TrainJob
 from rmx.recipes.recipe import AdapterConfig
 from rmx.records import Answer, Problem, Rollout
 from rmx.stats.intervals import paired_difference, share
+from rmx.train.data_stages import Context
 from rmx.train.heldout import Check, HeldOut, Solution, Solutions, best_of, solve, stops_early
 from rmx.train.replay import Contrast, contrast, decision_items, diagnose
 from rmx.train.rollouts.selection import with_advantages
@@ -82,6 +86,36 @@ def test_broken_off_solutions_are_counted_and_wrong(policy, problems):
     assert [len(s.ids) for s in found.each] == [5, 5, 5]
     assert (found.truncated, found.pass_at_1["value"], found.pass_at_1["n"]) == (3, 0.0, 3)
     assert found.unparsed == sum(s.answer.text is None for s in found.each)
+
+
+def test_a_check_counts_what_it_has_solved(policy, problems):
+    told = []
+    solve(policy.model, problems, None, 200, solved=lambda at, of: told.append((at, of)))
+    assert told[-1] == (len(problems), len(problems))
+    assert [at for at, _ in told] == sorted(at for at, _ in told)
+    assert {of for _, of in told} == {len(problems)}
+    assert told[0][0] == 1
+
+
+def test_the_status_of_a_run_tells_of_a_check_now_and_then(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("rmx.train.data_stages.time.monotonic", lambda: now[0])
+    run = Context(TrainJob(), tmp_path, None, None, lambda: False)
+
+    def told() -> object:
+        return json.loads((tmp_path / "status.json").read_text())["checking"]
+
+    run.checking(80, 80)  # over before it was told of
+    assert not list(tmp_path.iterdir())
+    now[0] = 1.0
+    run.checking(33, 80)
+    run.checking(34, 80)  # too soon
+    assert told() == {"at": 33, "of": 80}
+    now[0] = 2.0
+    run.checking(35, 80)
+    assert told() == {"at": 35, "of": 80}
+    run.checking(80, 80)
+    assert told() is None
 
 
 def test_cancel_between_two_steps(policy, problems):

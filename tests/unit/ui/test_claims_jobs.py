@@ -15,7 +15,7 @@ from rmx.errors import ModelError, RmxError
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs import claims_jobs as claims_module
 from rmx.ui.jobs.claims_jobs import Claims, claims_texts
-from rmx.ui.jobs.page_jobs import FAULT
+from rmx.ui.jobs.page_jobs import FAULT, RECORDED
 from rmx.ui.tabs.form_parts import StreamTab
 from tests.helpers.claims_document import HOSTILE
 from tests.unit.claims.test_claims import alike, arms, subject
@@ -142,6 +142,19 @@ def test_the_report_is_a_file_once_something_is_measured(made):
     file = claims.export({"id": job.id})
     assert (file["name"], file["mime"]) == ("claims.html", "text/html")
     assert "RL raises pass@1" in file["text"]
+
+
+def test_the_recorded_example_is_a_job_that_is_over_and_gives_way_to_one_that_is_measured(made):
+    claims = Claims(SPACE)
+    message = claims.tail({"id": RECORDED})
+    assert (message["done"], message["recorded"], message["pair"]) == (True, True, "mini + rl")
+    assert [row["id"] for row in message["rows"]] == [claim.id for claim in CLAIMS]
+    assert row(message, "gain")["verdict"] == "by construction"
+    assert row(message, "gain")["bars"][0]["numbers"]
+    assert message["command"].startswith("rmx claims --model mini --adapter rl --set mini --limit 50")
+    assert "RL raises pass@1" in claims.export({"id": RECORDED})["text"]
+    first = last_of(claims, claims.start(OPTIONS, "gain", RECORDED))
+    assert row(first, "reranked")["verdict"] == "not measured"
 
 
 def test_old_jobs_leave_memory(made):

@@ -15,7 +15,7 @@ from rmx.compare.shift_map import map_json
 from rmx.data.problem_sets import load_set
 from rmx.errors import Busy, RmxError, SwapError
 from rmx.models.workspace import Workspace
-from rmx.ui.jobs.compare_jobs import MapRun
+from rmx.ui.jobs.compare_jobs import MapRun, aligned_rows
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.tabs.form_parts import StreamTab
 from tests.helpers.pairs import script_pair
@@ -91,6 +91,32 @@ def test_a_token_says_what_its_place_says(solved):
         assert 0 <= p <= 1
         assert p == pytest.approx(2.718281828**shift.base.logp, abs=1e-5)
         assert q == pytest.approx(2.718281828**shift.adapted.logp, abs=1e-5)
+
+
+def test_both_solutions_are_told_in_rows_that_add_up_to_them(solved):
+    _, run, messages = solved
+    beside = messages[-1]["result"]["beside"]
+    texts, special = run.pair.base.detokenizer, run.pair.base.detokenizer.special_ids
+    for k, ids in enumerate((run.found.ids, run.other)):
+        assert "".join(row[k] for row in beside["rows"]) == texts.text([i for i in ids if i not in special])
+    assert beside["rows"][0][2]  # they begin alike
+    assert not all(same for *_, same in beside["rows"])
+    assert all((mine == theirs) >= same for mine, theirs, same in beside["rows"])
+    assert beside["answer"] == messages[-1]["result"]["adapted_answer"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "rows"),
+    [
+        ([1, 2, 3], [1, 2, 3], [([1, 2, 3], [1, 2, 3], True)]),
+        ([1, 2], [3], [([1, 2], [3], False)]),
+        ([1, 9, 5], [1, 8, 5], [([1], [1], True), ([9, 5], [8, 5], False)]),  # one token alike is chance
+        ([9, 1, 2, 3, 4], [1, 2, 3, 4, 8], [([9], [], False), ([1, 2, 3, 4], [1, 2, 3, 4], True), ([], [8], False)]),
+        ([], [], []),
+    ],
+)
+def test_solutions_come_together_again_where_enough_of_them_is_alike(first, second, rows):
+    assert aligned_rows(first, second) == rows
 
 
 def test_the_result_counts(solved):

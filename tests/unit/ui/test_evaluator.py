@@ -14,7 +14,7 @@ from rmx.errors import Busy, ProblemError, RmxError
 from rmx.models.workspace import Workspace
 from rmx.runs.store import RunStore
 from rmx.ui.jobs.evaluator import FILE_BYTES, GRACE, OWN, EvalJob, Evaluator
-from rmx.ui.jobs.page_jobs import EVALUATIONS, OpenPages
+from rmx.ui.jobs.page_jobs import EVALUATIONS, RECORDED, OpenPages
 from rmx.ui.tabs.form_parts import StreamTab
 
 FORM = {
@@ -61,6 +61,18 @@ def space():
 @pytest.fixture
 def evaluator(space, tmp_path):
     return Evaluator(space, RunStore(tmp_path), lambda job, problems: map(Report, (1, 2, 4)))
+
+
+def test_the_recorded_example_is_a_job_that_is_over(evaluator):
+    message = evaluator.tail({"id": RECORDED})
+    assert (message["state"], message["recorded"], message["rows"]) == ("done", True, [])
+    assert [model["name"] for model in message["report"]["models"]] == ["base", "rl", "reasonmaxxer"]
+    assert {pair["greedy"]["verdict"] for pair in message["report"]["paired"]} == {"better"}
+    assert message["command"].startswith("rmx eval --model mini --adapter rl --adapter reasonmaxxer --set mini:test")
+    assert json.loads(evaluator.export({"id": RECORDED, "format": "json"})["text"])["samples"] == 64
+    with pytest.raises(RmxError, match="no longer in memory"):  # nothing of it opens elsewhere, and nobody stops it
+        evaluator.opened({"id": RECORDED, "problem": "mini-test-0000", "name": "rl"})
+    assert not evaluator.tail({"id": finished(evaluator).id})["recorded"]
 
 
 def finished(evaluator: Evaluator, **form) -> EvalJob:

@@ -56,6 +56,21 @@ def test_a_poll_brings_what_is_new_and_nothing_that_pages_do_not_need(training: 
     assert "config" not in again
 
 
+def test_where_there_is_no_run_those_of_the_bundled_adapter_are_listed(training: Training) -> None:
+    reply = training.runs_list({})
+    assert reply["runs"] == []
+    by_id = {one["id"]: one for one in reply["recorded"]}
+    assert len(by_id) == 15
+    assert by_id["small-2"]["note"] == "bundled as reasonmaxxer"
+    assert by_id["small-2"]["vs_base"] == pytest.approx(
+        {"value": 0.0633, "low": 0.0248, "high": 0.1018, "n": 300}, abs=1e-4
+    )
+    assert by_id["random-gate-1"]["command"].endswith("--preset small --gate random --seed 1")
+    assert all(one["recorded"] and one["by_construction"] and not one["has_adapter"] for one in reply["recorded"])
+    training.store.create(TrainJob(recipe=SMALL, preset="small"))
+    assert "recorded" not in training.runs_list({})
+
+
 def test_a_long_log_comes_in_pieces(training: Training, run: RunFolder) -> None:
     with run.lock():
         run.event("samples", {"text": "x" * POLL_BYTES})
