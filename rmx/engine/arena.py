@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rmx.engine.capture import CapturedPass
 from rmx.engine.engine import Engine, base_network
+from rmx.records import Step
 
 WIDTH = 64  # positions by which the width of a pass grows
 KINDS = ("full_attention", "sliding_attention")  # of layers, by transformers' names
@@ -63,6 +64,11 @@ class Arena:
     def bucket(self) -> tuple[int, int]:
         """The shape on which the rounding of every row depends: slots and the width of a pass of one token."""
         return self.slots, self._width(1)
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the latest pass was replayed."""
+        return self._pass.replayed
 
     @property
     def nbytes(self) -> int:
@@ -273,6 +279,13 @@ def windows_of(engine: Engine) -> dict[str, int | None]:
     layers = DynamicCache(config=engine.config).layers
     names: dict[type, str] = dict(zip((DynamicLayer, DynamicSlidingWindowLayer), KINDS, strict=True))
     return {names.get(type(layer), "other"): getattr(layer, "sliding_window", None) for layer in layers}
+
+
+def step_of(engine: Engine) -> Step:
+    """Return how the steps of an engine are computed."""
+    if not takes_rows(engine):
+        return "general"
+    return "eager" if engine.recorder is None else "cuda graph"
 
 
 def takes_rows(engine: Engine) -> bool:

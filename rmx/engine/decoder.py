@@ -13,7 +13,7 @@ from rmx.engine.engine import PREFILL, Engine, Stream
 from rmx.engine.fair_queue import RequestOwner, as_owner, current_owner
 from rmx.engine.rows import RowSet
 from rmx.engine.token_draws import TokenFigures, choose_tokens
-from rmx.records import Reuse
+from rmx.records import Reuse, StepPath
 
 AHEAD = 8  # tokens of a stream that may wait for its listener
 CHUNK = 256  # tokens of a prompt that are read between two steps of the others
@@ -78,6 +78,7 @@ class Decoding:
     # The decoder's own:
     stream: Stream | None = None  # once its ids are read
     pending: Sequence[int] = ()  # the newest tokens, which the network has not seen yet
+    path: StepPath | None = None  # of its steps so far
     made: int = 0  # tokens so far, and one more once the ids are read
     heard: int = 0  # of those the listener has
     ended: bool = False  # it has no part in the steps any more
@@ -249,6 +250,8 @@ class Decoder:
         """Feed streams their pending tokens, equally many to each, and choose the next."""
         streams, tokens = [row.stream for row in batch if row.stream is not None], [row.pending for row in batch]
         logits = self.rows.feed_alone(streams[0], tokens[0])[None] if alone else self.rows.feed(streams, tokens)
+        for row in batch:
+            row.path = self.rows.path and self.rows.path.joined(row.path)
         self._deliver(batch, logits)
 
     def _deliver(self, rows: Sequence[Decoding], logits: Tensor) -> None:

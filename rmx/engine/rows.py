@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rmx.engine.arena import Arena, takes_rows
 from rmx.engine.engine import Engine, Stream
+from rmx.records import StepPath
 
 
 class RowSet:
@@ -29,6 +30,7 @@ class RowSet:
         self._slots: dict[Stream, tuple[Arena, int]] = {}
         self._switched: tuple[Any, AbstractContextManager[Any]] | None = None  # whose adapters the network has on
         self._switches = 0
+        self.path: StepPath | None = None  # of the latest pass
 
     def __enter__(self) -> "RowSet":
         self._among = self._engine.held.used
@@ -94,6 +96,7 @@ class RowSet:
         else:
             self._switch(kind)
         logits = arena.feed(dict(zip(slots, tokens, strict=True)), self._switches)[slots]
+        self.path = StepPath("cuda graph" if arena.replayed else "eager", arena.slots)
         for stream, ids in zip(streams, tokens, strict=True):
             stream.ids.extend(ids)
         return logits
@@ -102,6 +105,7 @@ class RowSet:
         """Append tokens to one stream as a cold run does it, by a pass with its own cache; logits (V,) of the next."""
         self.take_out(stream)
         self._switch(stream.adapter)
+        self.path = StepPath("eager" if self.fits else "general", 1)
         return stream.read(tokens)[-1]
 
     def _seat(self, arena: Arena, streams: Sequence[Stream]) -> None:

@@ -19,6 +19,7 @@ from rmx.engine.scheduler import scheduler_of
 from rmx.errors import ModelError
 from rmx.explore.branches import Branch, look_ahead, swap_job
 from rmx.explore.generate import Generation, Job
+from rmx.records import StepPath
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,8 @@ def test_streams_together_write_what_each_writes_alone(tiny):
     for one, other in zip(alone, together, strict=True):
         close(one, other)
     assert {slots for slots, _ in buckets - {None}} >= {4}
+    assert {trace.path for trace in alone} == {StepPath("eager", 1)}
+    assert {trace.path for trace in together} == {StepPath("eager", 4)}
     assert tiny.engine.queue.waiting() == 0
     assert scheduler_of(tiny.engine).bucket is None
 
@@ -204,6 +207,7 @@ def test_models_that_cannot_share_a_step_take_theirs_in_turn(recurrent):
     assert not takes_rows(recurrent.engine)
     asked = jobs(recurrent)
     alone = [Generation(recurrent, job).run() for job in asked]
+    assert {trace.path for trace in alone} == {StepPath("general", 1)}
     order = []
     generations = [Generation(recurrent, job) for job in asked]
     together = interleave(generations, lambda: order.append([len(g.tokens) for g in generations]))
