@@ -11,7 +11,7 @@ from torch import Tensor
 from rmx.config import Sampling
 from rmx.engine.decoder import AHEAD, Decoding, Prefix
 from rmx.engine.decoding_memory import row_bytes
-from rmx.engine.fair_queue import Ticket
+from rmx.engine.fair_queue import Ticket, never
 from rmx.engine.scheduler import scheduler_of
 from rmx.engine.token_draws import TokenFigures, figures_of, prompt_key, uniform
 from rmx.errors import PromptError
@@ -19,7 +19,7 @@ from rmx.grading.answers import CUT, StopRule
 from rmx.models.load import Model
 from rmx.models.stopping import stop_after
 from rmx.records import Candidate, Reuse, StepPath, Stop, TokenDist, Trace
-from rmx.zerogpu.calls import decoding, never, on_gpu_worker, without_alternatives
+from rmx.zerogpu.calls import decoding, on_gpu_worker, without_alternatives
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class Generation:
             [*job.prompt_ids, *(t.id for t in kept), *given],
             job.adapter,
             reuse=not job.cold,
-            read_from=start if given else None,
+            read_from=start if start < len(job.prompt_ids) + len(kept) + len(given) - 1 else None,
             on_read=self._reader(given, len(kept), found),
         )
         return Decoding(
