@@ -126,10 +126,8 @@ class Decoder:
         while not self._visitors and self._read_next():
             self._engine.give_way(cancelled)
         for part in self._parts([row for row in self.live if row.pending]):
-            ready = [row for row in part if not row.behind]
-            for n in sorted({len(row.pending) for row in ready}):
-                batch = [row for row in ready if len(row.pending) == n]
-                self._guard(batch, partial(self._advance, batch, self._alone(part)))
+            if ready := [row for row in part if not row.behind]:
+                self._guard(ready, partial(self._advance, ready, self._alone(part)))
         if self._visitors:
             self._read_next()
         elif self.live:
@@ -292,7 +290,7 @@ class Decoder:
         return len(part) == 1 and (lonely or part[0].alone or not self.rows.fits)
 
     def _advance(self, batch: Sequence[Decoding], alone: bool) -> None:
-        """Feed streams their pending tokens, equally many to each, and choose the next."""
+        """Feed streams their pending tokens and choose the next."""
         streams, tokens = [row.stream for row in batch if row.stream is not None], [row.pending for row in batch]
         logits = self.rows.feed_alone(streams[0], tokens[0])[None] if alone else self.rows.feed(streams, tokens)
         for row in batch:

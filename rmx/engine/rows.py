@@ -68,7 +68,7 @@ class RowSet:
 
     @torch.inference_mode()
     def feed(self, streams: Sequence[Stream], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Append tokens to streams, equally many to each, in few passes; returns logits (streams, V) of the next."""
+        """Append tokens to streams, in few passes; returns logits (streams, V) of the next."""
         found: dict[Stream, Tensor] = {}
         for kind in dict.fromkeys(self.kind(stream) for stream in streams):
             mine = [i for i, stream in enumerate(streams) if self.kind(stream) == kind]
