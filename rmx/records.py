@@ -111,6 +111,34 @@ class Reuse:
         return {"reused": self.reused, "computed": self.computed}
 
 
+Step = Literal["eager", "cuda graph", "general"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepPath:
+    """How the steps of a completion were computed: what its rounding depends on, besides its text.
+
+    Args:
+        step: "cuda graph" where passes were replayed, "general" where the network can have no rows (recurrent state, no
+            mask) and every sequence takes its own steps, else "eager".
+        rows: slots of the largest pass that it had a part in; 1 where it was alone all the time.
+    """
+
+    step: Step
+    rows: int
+
+    def joined(self, other: "StepPath | None") -> "StepPath":
+        """Return what both together are."""
+        if other is None:
+            return self
+        return StepPath(
+            "cuda graph" if "cuda graph" in (self.step, other.step) else self.step, max(self.rows, other.rows)
+        )
+
+    def json(self) -> dict[str, Any]:
+        return {"step": self.step, "rows": self.rows}
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
     """A completion with its statistics and everything needed to repeat it."""
@@ -130,6 +158,7 @@ class Trace:
     reuse: Reuse
     seconds: float
     style: PromptStyle | None = None  # how it was asked; None where nothing is known of it
+    path: StepPath | None = None  # None where no step was taken, or nothing is known of it
 
     @property
     def ids(self) -> list[int]:
@@ -143,7 +172,7 @@ class Trace:
         return (t for t in self.tokens if is_fork(t.entropy, self.tau))
 
     def json(self) -> dict[str, Any]:
-        """The document of `rmx trace --json`."""
+        """The document of `rmx trace --json`; `path`, its last key, is null or a `StepPath`."""
         return {field.name: getattr(self, field.name) for field in fields(self)} | {
             "adapter": shown_adapter(self.adapter),
             "prompt_ids": list(self.prompt_ids),
@@ -151,6 +180,7 @@ class Trace:
             "answer": self.answer.json(),
             "reuse": self.reuse.json(),
             "style": self.style.json() if self.style else None,
+            "path": self.path.json() if self.path else None,
         }
 
 

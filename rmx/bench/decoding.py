@@ -64,7 +64,7 @@ def decode(model: Model, rounds: int, tokens: int = 64) -> dict[str, Any]:
 
 @torch.inference_mode()
 def swap(model: Model, rounds: int, total: int = 256, at: int = 200) -> dict[str, Any]:
-    """A swap's next distribution from the cached prefix, against running prompt and prefix again."""
+    """A swap's next distribution from the cached prefix against running the prefix again, and against a plain step."""
     engine, ids = model.engine, list(model.prompt_ids(PROBLEM))
     kept, alternatives = _long_solution(model, ids, total, at)
     forced = [*ids, *kept, alternatives[1]]
@@ -79,10 +79,17 @@ def swap(model: Model, rounds: int, total: int = 256, at: int = 200) -> dict[str
         capture(logits[None], TOP_KEPT)
         return logits
 
+    under_way = engine.open(forced)
+
+    def step() -> None:
+        capture(under_way.feed(forced[-1])[None], TOP_KEPT)
+
     difference = (plain().float() - ours().float()).abs().max().item()
-    slow, fast = alternate(plain, ours, rounds, engine.device.type == "cuda")
+    step()  # warm-up, as are the two above
+    slow, fast, steps = in_turn((plain, ours, step), rounds, engine.device.type == "cuda")
     return {
         "plain_re-run / swap": ratio(slow, fast),
+        "swap / step": ratio(fast, steps),
         "reused": engine.open(forced).reuse.reused,
         "max_logit_difference": difference,
         "swap_ms": 1000 * statistics.median(fast),

@@ -18,6 +18,7 @@ from rmx.models.presets import PAIRS, PRESETS
 from rmx.prompt_styles import STYLES
 from rmx.service.arguments import Flag, Request, argument
 
+GENERAL = "; general where a network has recurrent state or takes no mask"
 PACKAGES = ("torch", "transformers", "peft", "gradio", "plotly", "accelerate", "datasets", "math-verify", "gguf")
 
 
@@ -185,7 +186,7 @@ def report() -> dict[str, Any]:
         "rmx": __version__,
         "python": platform.python_version(),
         "device": _device(),
-        "steps": "replayed as CUDA graphs" if torch.cuda.is_available() else "computed one by one (no CUDA device)",
+        "steps": ("cuda graph (passes are replayed)" if cuda else "eager (no CUDA device)") + GENERAL,
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "assets": str(ASSETS),
         "cache": str(cache_dir()),
@@ -215,6 +216,7 @@ def _version(package: str) -> str:
 
 
 def _mini() -> str:
+    from rmx.engine.arena import step_of
     from rmx.models.load import load
 
     try:
@@ -222,7 +224,7 @@ def _mini() -> str:
     except RmxError as error:
         return f"broken: {error}"
     parameters = sum(p.numel() for p in model.engine.model.parameters())
-    return f"loads ({parameters / 1e6:.2f} M parameters, {model.revision})"
+    return f"loads ({parameters / 1e6:.2f} M parameters, {model.revision}, {step_of(model.engine)} steps)"
 
 
 def _preset(source: str, size: str) -> str:

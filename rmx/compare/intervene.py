@@ -22,12 +22,13 @@ from torch import Tensor
 
 from rmx.config import NEW_TOKENS
 from rmx.engine.entropy import capture
+from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import prompt_key, uniform
 from rmx.grading.answers import CUT
 from rmx.models.model_pair import Pair, PairStream, open_pair
 from rmx.models.stopping import stop_after
 from rmx.records import Answer, Stop, is_fork
-from rmx.zerogpu.calls import never, on_gpu_worker, side_by_side
+from rmx.zerogpu.calls import on_gpu_worker, side_by_side
 
 Arm = Literal["base", "teacher", "oracle", "random", "matched", "entropy"]
 ARMS: tuple[Arm, ...] = ("base", "teacher", "oracle", "random", "matched", "entropy")

@@ -23,6 +23,7 @@ from rmx.data.problem_sets import load_set
 from rmx.engine.divergence import Compared, Difference, Kind, compare, is_near_tie, kind_of
 from rmx.engine.engine import split_key
 from rmx.engine.entropy import Capture, capture, logp_and_rank
+from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import Chooser
 from rmx.errors import ModelError, RmxError
 from rmx.explore.calibration import Calibration, calibration_of, threshold_of
@@ -35,7 +36,7 @@ from rmx.models.stopping import stop_after
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Answer, Candidate, Problem, Stop, is_fork
-from rmx.zerogpu.calls import never, on_gpu_worker, side_by_side
+from rmx.zerogpu.calls import on_gpu_worker, side_by_side
 
 Source = Literal["base", "adapted", "text"]
 QUIET = 0.02  # nats of KL, below which an agreement is not worth listing

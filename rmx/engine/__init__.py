@@ -17,8 +17,9 @@ Every token of rmx is made by one step. From the request down to the network:
     prefix_cache           keys and values of what was computed, for the next swap of the same owner
 
 A comparison of two models (rmx/models/model_pair.py) steps its rows itself (`RowBatch`), since the next token depends
-on both. Prompts are read once for all streams that go on from them (`Prefix`); a branch is a copy of a row. On CUDA,
-passes of a shape that lasts are recorded once and replayed (capture).
+on both. Prompts are read once for all streams that go on from them (`Prefix`), and several short ones that wait at the
+same time by one pass; a branch is a copy of a row. On CUDA, passes of a shape that lasts are recorded once and replayed
+(capture).
 
 Whose turn it is: fair_queue. People's streams share a turn, at most `SEATS` of them and as many as fit into
 `SEAT_BYTES`. Other work has the engine alone, and whoever has had a slice gives way between two steps to who goes first

@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rmx.engine.capture import CapturedPass
 from rmx.engine.engine import Engine, base_network
+from rmx.records import Step
 
 WIDTH = 64  # positions by which the width of a pass grows
 KINDS = ("full_attention", "sliding_attention")  # of layers, by transformers' names
@@ -30,6 +31,11 @@ def bucket_of(rows: int) -> int:
     """Slots for so many rows: 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, …"""
     power = 1 << (rows - 1).bit_length()
     return 3 * power // 4 if power >= 4 and rows <= 3 * power // 4 else power
+
+
+def wide(positions: int) -> int:
+    """Width of a pass that looks at so many positions."""
+    return -(-positions // WIDTH) * WIDTH
 
 
 class Arena:
@@ -62,7 +68,12 @@ class Arena:
     @property
     def bucket(self) -> tuple[int, int]:
         """The shape on which the rounding of every row depends: slots and the width of a pass of one token."""
-        return self.slots, self._width(1)
+        return self.slots, wide(self._longest + 1)
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the latest pass was replayed."""
+        return self._pass.replayed
 
     @property
     def nbytes(self) -> int:
@@ -74,19 +85,20 @@ class Arena:
 
         Args:
             layers: keys and values of each layer, (1, heads, T, head_dim): of the first T tokens, which are `length` or
-                more, or of the last T where a window has dropped the others.
+                more, or of the last T where a window has dropped the others; not looked at where the length is 0.
         """
         if None not in self.lengths:
-            self.reserve(self.slots + 1, layers)
+            self.reserve(self.slots + 1)
         slot = self.lengths.index(None)
         self.lengths[slot] = length
-        self._widen(1)
-        for layer, (keys, values) in zip(self._cache.layers, layers, strict=True):
-            layer.put(slot, length, keys, values)
+        self._widen(self._longest + 1)
+        if length:
+            for layer, (keys, values) in zip(self._cache.layers, layers, strict=True):
+                layer.put(slot, length, keys, values)
         return slot
 
-    def reserve(self, rows: int, layers: Layers) -> None:
-        """Have slots for so many rows at least. `layers`: of any sequence, for their shape alone."""
+    def reserve(self, rows: int) -> None:
+        """Have slots for so many rows at least."""
         slots = self._slots_for(rows)
         if slots <= self.slots:
             return
@@ -95,10 +107,7 @@ class Arena:
             self._capacity = WIDTH
             self._cache = DynamicCache(config=self._engine.config)
             windows = [getattr(layer, "sliding_window", None) for layer in self._cache.layers]
-            self._cache.layers = [
-                SlotLayer(slots, keys, values, self._capacity, window)
-                for (keys, values), window in zip(layers, windows, strict=True)
-            ]
+            self._cache.layers = [SlotLayer(slots, self._capacity, window) for window in windows]
         self._resize(slots)
 
     def take(self, slot: int) -> Any:
@@ -128,25 +137,28 @@ class Arena:
 
     @torch.inference_mode()
     def feed(self, tokens: Mapping[int, Sequence[int]], switches: int = 0) -> Tensor:
-        """Append tokens to some rows, equally many to each: slot -> tokens; logits (slots, V) of the next of theirs.
+        """Append tokens to some rows, slot -> tokens; returns logits (slots, V) of the next of theirs.
+
+        Rows with fewer tokens than others are padded in front. What a row is padded with is written behind its end,
+        where its next token will be written; so is what is computed of a row that sits the pass out.
 
         Args:
             switches: how often the adapters that are on have changed.
         """
-        device, n = self._engine.device, len(next(iter(tokens.values())))
-        ids = torch.tensor([tokens.get(slot, [0] * n) for slot in range(self.slots)], device=device)
-        # A row that sits this pass out writes behind its end, where its next tokens will be written.
-        ends = torch.tensor([length or 0 for length in self.lengths], device=device)
-        positions = ends[:, None] + torch.arange(n, device=device)
-        self._widen(n)
-        width = self._width(n)
+        device, n = self._engine.device, max(map(len, tokens.values()))
+        ids, positions = [], []
+        for slot, length in enumerate(self.lengths):
+            new, start = tokens.get(slot, ()), length or 0
+            end, short = start + len(new), n - len(new)
+            ids.append([0] * short + list(new))
+            positions.append([end] * short + list(range(start, end)))
+            if new:
+                self.lengths[slot] = end
+        width = wide(max(map(max, positions)) + 1)
+        self._widen(width)
         key = self.slots, n, width, self._made, switches
-        logits = self._pass(key, (ids, positions), partial(self._compute, width))
-        for slot in tokens:
-            length = self.lengths[slot]
-            assert length is not None
-            self.lengths[slot] = length + n
-        return logits
+        inputs = torch.tensor(ids, device=device), torch.tensor(positions, device=device)
+        return self._pass(key, inputs, partial(self._compute, width))
 
     def _compute(self, width: int, ids: Tensor, positions: Tensor) -> Tensor:
         for layer in self._cache.layers:
@@ -157,14 +169,13 @@ class Arena:
         """Few sizes where passes are recorded; otherwise no slot is computed for nothing."""
         return rows if self._engine.recorder is None else bucket_of(rows)
 
-    def _width(self, more: int) -> int:
-        """Positions that a pass of `more` tokens looks at."""
-        longest = max((length for length in self.lengths if length is not None), default=0)
-        return -(-(longest + more) // WIDTH) * WIDTH
+    @property
+    def _longest(self) -> int:
+        return max((length for length in self.lengths if length is not None), default=0)
 
-    def _widen(self, more: int) -> None:
-        if (width := self._width(more)) > self._capacity:
-            self._capacity = width
+    def _widen(self, positions: int) -> None:
+        if positions > self._capacity:
+            self._capacity = wide(positions)
             self._resize(self.slots)
 
     def _resize(self, slots: int) -> None:
@@ -177,15 +188,13 @@ class SlotLayer(DynamicLayer):
     """One layer's keys and values, (slots, heads, capacity, head_dim) each, of which a pass sees the beginning.
 
     Args:
-        keys, values: of any sequence, for their shape alone.
         window: positions that a token of this layer sees, itself counted; None: all.
     """
 
-    def __init__(self, slots: int, keys: Tensor, values: Tensor, capacity: int, window: int | None) -> None:
+    def __init__(self, slots: int, capacity: int, window: int | None) -> None:
         super().__init__()
-        self.lazy_initialization(keys, values)
-        self._buffers = [_zeros(t, slots, capacity) for t in (keys, values)]
-        self._width, self.window = 0, window
+        self._slots, self._capacity, self._width, self.window = slots, capacity, 0, window
+        self._buffers: list[Tensor] = []  # none before anything is written
 
     @property
     def nbytes(self) -> int:
@@ -203,6 +212,7 @@ class SlotLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write the new positions of each row; returns what the pass may look at, up to the mask."""
+        self._begin(key_states, value_states)
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[self._rows, :, self._positions] = new.transpose(1, 2)
         keys, values = (buffer[: len(self._rows), :, : self._width] for buffer in self._buffers)
@@ -210,6 +220,7 @@ class SlotLayer(DynamicLayer):
 
     def put(self, slot: int, length: int, keys: Tensor, values: Tensor) -> None:
         """Write a sequence of `length` tokens into a slot, see `Arena.put`."""
+        self._begin(keys, values)
         for buffer, new in zip(self._buffers, (keys, values), strict=True):
             first = max(0, length - new.shape[-2])
             buffer[slot, :, first:length] = new[0, :, : length - first]
@@ -228,11 +239,18 @@ class SlotLayer(DynamicLayer):
 
     def resize(self, slots: int, capacity: int) -> None:
         """Have room for so many slots of `capacity` positions each; what fits of the old ones stays."""
+        self._slots, self._capacity = slots, capacity
         for i, old in enumerate(self._buffers):
             if not slots <= old.shape[0] < 2 * slots or old.shape[2] != capacity:
                 kept = old[:slots]
                 self._buffers[i] = _zeros(old, slots, capacity)
                 self._buffers[i][: len(kept), :, : old.shape[-2]] = kept
+
+    def _begin(self, keys: Tensor, values: Tensor) -> None:
+        """Make the buffers like the first keys and values that come."""
+        if not self._buffers:
+            self.lazy_initialization(keys, values)
+            self._buffers = [_zeros(t, self._slots, self._capacity) for t in (keys, values)]
 
 
 def _zeros(like: Tensor, rows: int, capacity: int) -> Tensor:
@@ -273,6 +291,13 @@ def windows_of(engine: Engine) -> dict[str, int | None]:
     layers = DynamicCache(config=engine.config).layers
     names: dict[type, str] = dict(zip((DynamicLayer, DynamicSlidingWindowLayer), KINDS, strict=True))
     return {names.get(type(layer), "other"): getattr(layer, "sliding_window", None) for layer in layers}
+
+
+def step_of(engine: Engine) -> Step:
+    """Return how the steps of an engine are computed."""
+    if not takes_rows(engine):
+        return "general"
+    return "eager" if engine.recorder is None else "cuda graph"
 
 
 def takes_rows(engine: Engine) -> bool:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
 from rmx.config import Sampling
-from rmx.engine.decoder import Decoding, Prefix, decode, never
+from rmx.engine.decoder import Decoding, Prefix, decode
 from rmx.engine.engine import Engine
+from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import TokenFigures
 
 GREEDY = Sampling()

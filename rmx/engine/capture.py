@@ -55,6 +55,11 @@ class CapturedPass:
         self._inputs: tuple[Tensor, ...] = ()
         self._recorded: tuple[Callable[[], object], Tensor] | None = None
 
+    @property
+    def replayed(self) -> bool:
+        """Whether the latest pass was replayed."""
+        return self._recorded is not None
+
     def __call__(self, key: Hashable, inputs: tuple[Tensor, ...], work: Callable[..., Tensor]) -> Tensor:
         """Do work on inputs; the result is good until the next call.
 

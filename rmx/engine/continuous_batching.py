@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from rmx.config import Sampling
 from rmx.engine import decoding_memory
 from rmx.engine.arena import bucket_of
-from rmx.engine.decoder import Decoder, Decoding, Prefix, never
+from rmx.engine.decoder import Decoder, Decoding, Prefix
 from rmx.engine.engine import Engine
+from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import TokenFigures, prompt_key, uniform
 from rmx.records import Stop
 

@@ -1,6 +1,6 @@
 """Decode many streams by the same steps: ids that are read, tokens that are chosen, streams that end."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,18 +10,13 @@ from torch import Tensor
 
 from rmx.config import TOP_KEPT, Sampling
 from rmx.engine.engine import PREFILL, Engine, Stream
-from rmx.engine.fair_queue import RequestOwner, as_owner, current_owner
+from rmx.engine.fair_queue import RequestOwner, as_owner, current_owner, never
 from rmx.engine.rows import RowSet
 from rmx.engine.token_draws import TokenFigures, choose_tokens
-from rmx.records import Reuse
+from rmx.records import Reuse, StepPath
 
 AHEAD = 8  # tokens of a stream that may wait for its listener
-CHUNK = 256  # tokens of a prompt that are read between two steps of the others
-
-
-def never() -> bool:
-    """Not cancelled."""
-    return False
+CHUNK = 256  # tokens of a prompt, or of several, that are read between two steps of the others
 
 
 @dataclass(eq=False)
@@ -41,8 +36,19 @@ class Prefix:
     save: bool = False
 
     # The decoder's own:
-    opening: Iterator[Stream | None] | None = None
+    begun: Stream | None = None  # with what is reused in its cache
+    pieces: Iterator[None] | None = None  # of what is read of them
     stream: Stream | None = None  # once they are read
+
+    @property
+    def joins(self) -> bool:
+        """Whether they may be read by one pass with others: nothing is read yet, only the last logits are wanted."""
+        return self.pieces is None and self.read_from is None
+
+    @property
+    def unread(self) -> int:
+        """Ids that are not reused, once they have begun."""
+        return self.begun.reuse.computed if self.begun else 0
 
 
 @dataclass(eq=False)
@@ -78,6 +84,7 @@ class Decoding:
     # The decoder's own:
     stream: Stream | None = None  # once its ids are read
     pending: Sequence[int] = ()  # the newest tokens, which the network has not seen yet
+    path: StepPath | None = None  # of its steps so far
     made: int = 0  # tokens so far, and one more once the ids are read
     heard: int = 0  # of those the listener has
     ended: bool = False  # it has no part in the steps any more
@@ -110,31 +117,61 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self, cancelled: Callable[[], bool] = never) -> None:
-        """Read ids and carry every stream on by one token: visitors' streams first, then a piece of one's ids.
+        """Read ids and carry every stream on by one token: visitors' streams first, then a pass over ids that wait.
 
-        Of others all ids are read first, and the engine gives way after each prompt and in the end; `cancelled`
+        Of others all ids are read first, and the engine gives way after each pass over ids and in the end; `cancelled`
         shortens the waits.
         """
         self.check()
         while not self._visitors and self._read_next():
             self._engine.give_way(cancelled)
         for part in self._parts([row for row in self.live if row.pending]):
-            ready = [row for row in part if not row.behind]
-            for n in sorted({len(row.pending) for row in ready}):
-                batch = [row for row in ready if len(row.pending) == n]
-                self._guard(batch, partial(self._advance, batch, self._alone(part)))
+            if ready := [row for row in part if not row.behind]:
+                self._guard(ready, partial(self._advance, ready, self._alone(part)))
         if self._visitors:
             self._read_next()
         elif self.live:
             self._engine.give_way(cancelled)
 
     def _read_next(self) -> bool:
-        """Read ids of the first streams whose ids are not read yet; whether there were any."""
-        prefix = next((row.prefix for row in self.live if row.stream is None), None)
-        if prefix is not None:
-            fresh = [row for row in self.live if row.prefix is prefix]
-            self._guard(fresh, partial(self._read, fresh))
-        return prefix is not None
+        """Read ids of the first stream whose ids are not read yet, and of others beside it; whether there were any."""
+        if waiting := self._unread():
+            together = self._together(waiting)
+            fresh = [row for prefix in together for row in waiting[prefix]]
+            self._guard(fresh, partial(self._read, together, waiting))
+        return bool(waiting)
+
+    def _unread(self) -> dict[Prefix, list[Decoding]]:
+        """The streams whose ids are not read yet, by what they go on from."""
+        waiting: dict[Prefix, list[Decoding]] = {}
+        for row in self.live:
+            if row.prefix is not None:
+                waiting.setdefault(row.prefix, []).append(row)
+        for prefix, rows in waiting.items():
+            if prefix.begun is None and prefix.stream is None:
+                self._guard(rows, partial(self._begin, prefix, rows[0].owner))
+        return {prefix: rows for prefix, rows in waiting.items() if not rows[0].ended}
+
+    def _begin(self, prefix: Prefix, owner: RequestOwner) -> None:
+        with as_owner(owner):
+            prefix.begun = self._engine.begin(prefix.ids, prefix.adapter, prefix.reuse, prefix.read_from)
+
+    def _together(self, waiting: Mapping[Prefix, Sequence[Decoding]]) -> list[Prefix]:
+        """The first of them, and those that are read by the same pass: none twice as long as another, few in all."""
+        first, *others = waiting
+        found, kind = [first], self._reading_kind(first, waiting[first])
+        most = CHUNK if self._visitors or self._engine.recorder is None else PREFILL
+        for prefix in others if kind else ():
+            sizes = [one.unread for one in (*found, prefix)]
+            fits = max(sizes) <= 2 * min(sizes) and len(sizes) * max(sizes) <= most
+            if fits and self._reading_kind(prefix, waiting[prefix]) == kind:
+                found.append(prefix)
+        return found
+
+    def _reading_kind(self, prefix: Prefix, rows: Sequence[Decoding]) -> tuple[str | None] | None:
+        """What those have in common that may be read by one pass; None where it is read by itself."""
+        able = self.rows.fits and prefix.joins and not rows[0].alone
+        return (self.rows.kind(prefix.begun),) if able and prefix.begun is not None else None
 
     def check(self) -> None:
         """End streams that were cancelled, and those whose adapter or weights are gone."""
@@ -186,38 +223,45 @@ class Decoder:
         else:
             self._engine.check_adapter(row.adapter)
 
-    def _read(self, fresh: Sequence[Decoding]) -> None:
-        """Read the ids of streams, or a piece of them where others go on; then comes the first token of each."""
-        prefix, owner = fresh[0].prefix, fresh[0].owner
-        assert prefix is not None
+    def _read(self, together: Sequence[Prefix], waiting: Mapping[Prefix, Sequence[Decoding]]) -> None:
+        """Read the ids of streams; then comes the first token of each."""
+        first = together[0]
+        if first.stream is None and len(together) == 1:
+            self._read_alone(first, waiting[first])
+        elif first.stream is None:
+            self.rows.read([prefix.begun for prefix in together if prefix.begun is not None])
+            for prefix in together:
+                prefix.stream = prefix.begun
+        for prefix in together:
+            if prefix.stream is not None:
+                self._guard(waiting[prefix], partial(self._go_on, prefix, prefix.stream, waiting[prefix]))
+
+    def _read_alone(self, prefix: Prefix, fresh: Sequence[Decoding]) -> None:
+        """Read the ids of one prefix as a cold run reads them, or a piece of them where others go on."""
+        stream = prefix.begun
+        assert stream is not None
 
         def in_one_go() -> bool:
             return not self._visitors or fresh[0].alone or all(row in fresh for row in self.live)
 
-        if prefix.stream is None:
-            self.rows.reading(prefix.adapter)
-            with as_owner(owner):
-                if prefix.opening is None:
-                    prefix.opening = self._engine.opening(
-                        prefix.ids,
-                        adapter=prefix.adapter,
-                        reuse=prefix.reuse,
-                        read_from=prefix.read_from,
-                        on_read=prefix.on_read,
-                        chunk=lambda: PREFILL if in_one_go() else CHUNK,
-                    )
-                prefix.stream = next(prefix.opening)
-                while prefix.stream is None and in_one_go():
-                    prefix.stream = next(prefix.opening)
-                if prefix.stream is None:
-                    return
-                prefix.opening = None
-                if prefix.save and prefix.reuse and prefix.stream.reuse.computed > 1:
-                    prefix.stream.save()  # else all but the last token is in the prefix cache already
-        self._begin(fresh, prefix.stream)
+        self.rows.reading(prefix.adapter)
+        if prefix.pieces is None:
+            prefix.pieces = self._engine.reading(
+                stream, prefix.read_from, prefix.on_read, chunk=lambda: PREFILL if in_one_go() else CHUNK
+            )
+        for _ in prefix.pieces:
+            if not in_one_go():
+                return
+        prefix.stream = stream
 
-    def _begin(self, rows: Sequence[Decoding], read: Stream) -> None:
+    def _go_on(self, prefix: Prefix, read: Stream, rows: Sequence[Decoding]) -> None:
         """Let streams go on whose ids are read."""
+        if prefix.begun is not None:
+            prefix.begun = prefix.pieces = None
+            # Where one token was computed, all but the last is in the prefix cache already.
+            if prefix.save and prefix.reuse and read.reuse.computed > 1:
+                with as_owner(rows[0].owner):
+                    read.save()
         choosing: list[Decoding] = []
         for row in rows:
             row.stream, row.prefix = read.branch(row.keep), None
@@ -246,9 +290,11 @@ class Decoder:
         return len(part) == 1 and (lonely or part[0].alone or not self.rows.fits)
 
     def _advance(self, batch: Sequence[Decoding], alone: bool) -> None:
-        """Feed streams their pending tokens, equally many to each, and choose the next."""
+        """Feed streams their pending tokens and choose the next."""
         streams, tokens = [row.stream for row in batch if row.stream is not None], [row.pending for row in batch]
         logits = self.rows.feed_alone(streams[0], tokens[0])[None] if alone else self.rows.feed(streams, tokens)
+        for row in batch:
+            row.path = self.rows.path and self.rows.path.joined(row.path)
         self._deliver(batch, logits)
 
     def _deliver(self, rows: Sequence[Decoding], logits: Tensor) -> None:

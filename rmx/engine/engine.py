@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from rmx.engine.capture import CudaRecorder, Recorder
-from rmx.engine.fair_queue import POLL, FairQueue, Ticket, current_owner
+from rmx.engine.fair_queue import POLL, FairQueue, Ticket, current_owner, never
 from rmx.engine.prefix_cache import PrefixCache, Saved, croppable, whole_length, windowed
 from rmx.engine.remote import NOT_HERE, RemoteCaller
 from rmx.errors import ModelError, PromptError
@@ -234,7 +234,7 @@ class Engine:
         name = split_key(adapter)[0]
         return name in self.adapters and why_not_linear(self.model.peft_config[name]) is None
 
-    def give_way(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+    def give_way(self, cancelled: Callable[[], bool] = never) -> None:
         """Between two steps of long work: let those go first who should, by the rule of rmx/engine/fair_queue.py.
 
         The adapters in use are left and entered again; caches belong to their streams and are not touched. Engines that
@@ -293,37 +293,38 @@ class Engine:
         Raises:
             PromptError: no ids, more ids than the context holds, or an id outside the vocabulary.
         """
-        pieces = self.opening(ids, adapter=adapter, reuse=reuse, read_from=read_from, on_read=on_read)
-        return next(stream for stream in pieces if stream is not None)
+        stream = self.begin(ids, adapter, reuse, read_from)
+        for _ in self.reading(stream, read_from, on_read):
+            pass
+        return stream
 
-    def opening(
-        self,
-        ids: Sequence[int],
-        *,
-        adapter: str | None,
-        reuse: bool,
-        read_from: int | None,
-        on_read: Callable[[int, Tensor], None] | None,
-        chunk: Callable[[], int] = lambda: PREFILL,
-    ) -> Iterator[Stream | None]:
-        """Do as `open` does, in pieces: yields None after each, and the stream in the end.
-
-        Args:
-            chunk: how many positions without a reader the next piece may have.
-        """
+    def begin(self, ids: Sequence[int], adapter: str | None, reuse: bool, read_from: int | None) -> Stream:
+        """Return the stream of `ids` with nothing in its cache but what is reused; see `open`."""
         self._check(ids)
         # The last token is always computed: its logits are wanted, and keys and values alone do not give them.
         limit = len(ids) - 1 if read_from is None else min(read_from, len(ids) - 1)
         cache, reused = self._resume(adapter, ids, limit) if reuse else (self._new_cache(), 0)
-        stream = Stream(self, adapter, ids, cache, Reuse(reused, len(ids) - reused))
-        for start, logits in self._prefill(ids, reused, cache, read_from, chunk):
+        return Stream(self, adapter, ids, cache, Reuse(reused, len(ids) - reused))
+
+    def reading(
+        self,
+        stream: Stream,
+        read_from: int | None,
+        on_read: Callable[[int, Tensor], None] | None,
+        chunk: Callable[[], int] = lambda: PREFILL,
+    ) -> Iterator[None]:
+        """Read what a stream that has just begun does not reuse, in pieces; yields after each but the last.
+
+        Args:
+            chunk: how many positions without a reader the next piece may have.
+        """
+        for start, logits in self._prefill(stream.ids, stream.reuse.reused, stream.cache, read_from, chunk):
             if logits is None:
-                yield None
+                yield
                 continue
             if on_read is not None and read_from is not None:
                 on_read(start, logits)
             stream.logits = logits[-1]
-        yield stream
 
     @torch.inference_mode()
     def forward(

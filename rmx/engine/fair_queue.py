@@ -39,6 +39,11 @@ SMOOTH = 0.2  # weight of the newest turn in the mean length of a turn
 Item = TypeVar("Item")
 
 
+def never() -> bool:
+    """Not cancelled."""
+    return False
+
+
 class Kind(IntEnum):
     """What a turn is for."""
 

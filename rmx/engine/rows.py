@@ -5,7 +5,7 @@ strengths; an adapter that does not scale linearly is switched on for rows of it
 state, a network that takes no mask) keeps its cache and takes its step beside the others'.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rmx.engine.arena import Arena, takes_rows
 from rmx.engine.engine import Engine, Stream
+from rmx.records import StepPath
 
 
 class RowSet:
@@ -29,6 +30,8 @@ class RowSet:
         self._slots: dict[Stream, tuple[Arena, int]] = {}
         self._switched: tuple[Any, AbstractContextManager[Any]] | None = None  # whose adapters the network has on
         self._switches = 0
+        self._reader: Arena | None = None  # in which prompts are read together
+        self.path: StepPath | None = None  # of the latest step
 
     def __enter__(self) -> "RowSet":
         self._among = self._engine.held.used
@@ -65,7 +68,7 @@ class RowSet:
 
     @torch.inference_mode()
     def feed(self, streams: Sequence[Stream], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Append tokens to streams, equally many to each, in few passes; returns logits (streams, V) of the next."""
+        """Append tokens to streams, in few passes; returns logits (streams, V) of the next."""
         found: dict[Stream, Tensor] = {}
         for kind in dict.fromkeys(self.kind(stream) for stream in streams):
             mine = [i for i, stream in enumerate(streams) if self.kind(stream) == kind]
@@ -85,30 +88,48 @@ class RowSet:
         arena = self._arenas[kind]
         self._seat(arena, streams)
         slots = [self._slots[stream][1] for stream in streams]
-        if kind is None:
-            adapters = [streams[0].adapter] * arena.slots
-            for stream, (there, slot) in self._slots.items():
-                if there is arena:
-                    adapters[slot] = stream.adapter
-            self._switch(*adapters)
-        else:
-            self._switch(kind)
-        logits = arena.feed(dict(zip(slots, tokens, strict=True)), self._switches)[slots]
+        seated = {slot: stream for stream, (there, slot) in self._slots.items() if there is arena}
+        logits = self._pass(arena, seated, dict(zip(slots, tokens, strict=True)))[slots]
+        self.path = StepPath("cuda graph" if arena.replayed else "eager", arena.slots)
         for stream, ids in zip(streams, tokens, strict=True):
             stream.ids.extend(ids)
         return logits
+
+    def read(self, streams: Sequence[Stream]) -> None:
+        """Read what streams of one kind that have just begun do not reuse, by one pass of rows of their own."""
+        arena = self._reader = self._reader or Arena(self._engine)
+        arena.reserve(len(streams))
+        seated = {arena.put(stream.reuse.reused, stream.layers): stream for stream in streams}
+        logits = self._pass(arena, seated, {slot: one.ids[one.reuse.reused :] for slot, one in seated.items()})
+        for slot, stream in seated.items():
+            stream.cache, stream.logits = arena.take(slot), logits[slot]
+        arena.shrink()
+
+    def _pass(self, arena: Arena, seated: Mapping[int, Stream], tokens: Mapping[int, Sequence[int]]) -> Tensor:
+        """Append tokens to slots of an arena, each row under its own adapter; logits (slots, V) of the next.
+
+        Args:
+            seated: whose slot each is.
+        """
+        like = next(iter(seated.values()))
+        if self.kind(like) is None:
+            self._switch(*(seated.get(slot, like).adapter for slot in range(arena.slots)))
+        else:
+            self._switch(like.adapter)
+        return arena.feed(tokens, self._switches)
 
     def feed_alone(self, stream: Stream, tokens: Sequence[int]) -> Tensor:
         """Append tokens to one stream as a cold run does it, by a pass with its own cache; logits (V,) of the next."""
         self.take_out(stream)
         self._switch(stream.adapter)
+        self.path = StepPath("eager" if self.fits else "general", 1)
         return stream.read(tokens)[-1]
 
     def _seat(self, arena: Arena, streams: Sequence[Stream]) -> None:
         """Put those streams into slots that are not in one, and close the gaps that others have left."""
         fresh = [stream for stream in streams if stream not in self._slots]
         if fresh:
-            arena.reserve(arena.live + len(fresh), fresh[0].layers)
+            arena.reserve(arena.live + len(fresh))
         for stream in fresh:
             self._slots[stream] = arena, arena.put(len(stream.ids), stream.layers)
             stream.cache = None

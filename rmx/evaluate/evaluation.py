@@ -19,6 +19,7 @@ from rmx.config import Sampling
 from rmx.data.problem_files import overlap
 from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
+from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import prompt_key
 from rmx.errors import RmxError
 from rmx.evaluate.eval_report import Contestant, DecodingTally, EvalConfig, EvalReport, ProblemRow
@@ -29,7 +30,6 @@ from rmx.models.stopping import Endings
 from rmx.recipes.job import TrainJob, problems_of
 from rmx.records import Problem
 from rmx.runs.store import RunStore
-from rmx.zerogpu.calls import never
 
 
 def trained_on(spec: str | None, problems: Sequence[Problem], store: RunStore | None = None) -> int | None:

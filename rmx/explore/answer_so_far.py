@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rmx.engine.batch import continue_prefixes
+from rmx.engine.fair_queue import never
 from rmx.grading.answers import Answered, equal, grade, same_answers
 from rmx.models.load import Model
 from rmx.records import Answer, TokenDist, Trace
-from rmx.zerogpu.calls import decoding, never, on_gpu_worker, with_alternatives_at
+from rmx.zerogpu.calls import decoding, on_gpu_worker, with_alternatives_at
 
 # A line break, or a full stop, exclamation or question mark (with what closes behind it) before white space; not the
 # point of a number (3.5 has no space behind it) nor of an item's number at the start of a line ("1. First").

@@ -11,10 +11,11 @@ from typing import Any
 
 from rmx.config import TOP_SHOWN
 from rmx.engine.batch import continue_batch
+from rmx.engine.fair_queue import never
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
 from rmx.records import Answer, Trace, is_fork
-from rmx.zerogpu.calls import CAP, never, on_gpu_worker, with_alternatives_at
+from rmx.zerogpu.calls import CAP, on_gpu_worker, with_alternatives_at
 
 MOST_FORKS = 48  # of one solution whose alternatives are gone on with
 BUDGET = 10_000  # tokens of all alternatives together

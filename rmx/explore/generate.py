@@ -11,15 +11,15 @@ from torch import Tensor
 from rmx.config import Sampling
 from rmx.engine.decoder import AHEAD, Decoding, Prefix
 from rmx.engine.decoding_memory import row_bytes
-from rmx.engine.fair_queue import Ticket
+from rmx.engine.fair_queue import Ticket, never
 from rmx.engine.scheduler import scheduler_of
 from rmx.engine.token_draws import TokenFigures, figures_of, prompt_key, uniform
 from rmx.errors import PromptError
 from rmx.grading.answers import CUT, StopRule
 from rmx.models.load import Model
 from rmx.models.stopping import stop_after
-from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace
-from rmx.zerogpu.calls import decoding, never, on_gpu_worker, without_alternatives
+from rmx.records import Candidate, Reuse, StepPath, Stop, TokenDist, Trace
+from rmx.zerogpu.calls import decoding, on_gpu_worker, without_alternatives
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class Generation:
     cancelled: Callable[[], bool] = never
     tokens: list[TokenDist] = field(default_factory=list)
     reuse: Reuse = Reuse(0, 0)
+    path: StepPath | None = None
     stop: Stop = "cancelled"
     seconds: float = 0.0
 
@@ -77,8 +78,10 @@ class Generation:
             return
         began, given = time.perf_counter(), len(self.tokens)
         try:
-            with closing(scheduler_of(self.model.engine).run([self._decoding()], ticket)) as news:
+            row = self._decoding()
+            with closing(scheduler_of(self.model.engine).run([row], ticket)) as news:
                 for _ in news:
+                    self.path = row.path
                     fresh = self.tokens[given:]  # more of them may come while these are looked at
                     given += len(fresh)
                     for token in fresh:
@@ -113,6 +116,7 @@ class Generation:
             reuse=self.reuse,
             seconds=self.seconds,
             style=model.style,
+            path=self.path,
         )
 
     # -- inside ---------------------------------------------------------------------------------------------------
@@ -129,7 +133,7 @@ class Generation:
                 elif isinstance(item, Reuse):
                     self.reuse = item
                 else:
-                    self.stop = item.stop
+                    self.stop, self.path = item.stop, item.path
         finally:
             self.seconds = time.perf_counter() - began
 
@@ -161,7 +165,7 @@ class Generation:
             [*job.prompt_ids, *(t.id for t in kept), *given],
             job.adapter,
             reuse=not job.cold,
-            read_from=start if given else None,
+            read_from=start if start < len(job.prompt_ids) + len(kept) + len(given) - 1 else None,
             on_read=self._reader(given, len(kept), found),
         )
         return Decoding(
@@ -232,6 +236,7 @@ class Ended:
     """How a completion ended that another process made."""
 
     stop: Stop
+    path: StepPath | None
 
 
 def _steps(model: Model, job: Job, **_: object) -> float:
@@ -250,7 +255,7 @@ def complete(model: Model, job: Job, cancelled: Callable[[], bool] = never) -> I
             reported = True
             yield generation.reuse
         yield token
-    yield Ended(generation.stop)
+    yield Ended(generation.stop, generation.path)
 
 
 def solve_anew(model: Model, job: Job, cancelled: Callable[[], bool] = never) -> Trace:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
+from rmx.engine.fair_queue import never
 from rmx.explore.answer_so_far import sentences_of
 from rmx.explore.branches import forks_of
 from rmx.explore.outcomes import OutcomeConfig, Outcomes, outcomes
@@ -24,7 +25,7 @@ from rmx.grading.answers import Answered, Target, same_answers, target_of, total
 from rmx.models.load import Model
 from rmx.records import Trace
 from rmx.stats.intervals import Bounds
-from rmx.zerogpu.calls import decoding, forks_only, never, on_gpu_worker
+from rmx.zerogpu.calls import decoding, forks_only, on_gpu_worker
 
 MOST_FORKS = 16
 MOST_ANSWERS = 6  # shown by name; the rest is "other"

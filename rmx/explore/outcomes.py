@@ -11,6 +11,7 @@ from typing import Any
 
 from rmx.config import NEW_TOKENS, TOP_SHOWN, Sampling, is_whole
 from rmx.engine.batch import decode_steps
+from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import prompt_key, uniform
 from rmx.errors import RmxError, SwapError, shown
 from rmx.explore.resampling import Meter
@@ -19,7 +20,7 @@ from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
 from rmx.records import Candidate, Trace
 from rmx.stats.intervals import ALPHA, Bounds, Estimate, Verdict, anytime, decide, rule, share
-from rmx.zerogpu.calls import decoding, never, on_gpu_worker, with_alternatives_at
+from rmx.zerogpu.calls import decoding, on_gpu_worker, with_alternatives_at
 
 CAUTION = 1.5  # a round is begun where this many times its expected tokens are left
 

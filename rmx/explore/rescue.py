@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from rmx.config import NEW_TOKENS, TOP_SHOWN, Sampling, is_whole
 from rmx.engine.batch import decode_steps
+from rmx.engine.fair_queue import never
 from rmx.engine.token_draws import TokenFigures
 from rmx.errors import ProblemError, RmxError, shown
 from rmx.explore.branches import forks_of, swap_job
@@ -22,7 +23,7 @@ from rmx.explore.resampling import Meter, Resampling, resample
 from rmx.models.load import Model
 from rmx.models.stopping import Ending, is_cut
 from rmx.records import Answer, Trace, is_fork
-from rmx.zerogpu.calls import CAP, forks_only, never, on_gpu_worker
+from rmx.zerogpu.calls import CAP, forks_only, on_gpu_worker
 
 Goal = Literal["right", "wrong"]
 COUNTS = ("no token", "one token", "two tokens", "three tokens", "four tokens")

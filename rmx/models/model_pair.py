@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rmx.engine.engine import Engine, Stream, adapter_key, held_together, split_key, why_not_linear
+from rmx.engine.fair_queue import never
 from rmx.engine.rows import RowBatch, RowSet
 from rmx.errors import ModelError
 from rmx.models.adapter_names import attached
@@ -83,7 +84,7 @@ class Pair:
                 stack.enter_context(held_together(self.engines))
             yield mine
 
-    def give_way(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+    def give_way(self, cancelled: Callable[[], bool] = never) -> None:
         """Let others go first who should, see `Engine.give_way`; the caller holds `turn()`."""
         self.base.engine.give_way(cancelled)
 

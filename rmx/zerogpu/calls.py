@@ -31,7 +31,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import torch
 
 from rmx.config import TOP_SHOWN
-from rmx.engine.fair_queue import RequestOwner, current_owner
+from rmx.engine.fair_queue import RequestOwner, current_owner, never
 from rmx.engine.remote import RemoteCaller
 from rmx.errors import ModelError, RmxError, shown
 from rmx.models.adapter_names import adapter_name, adapter_place, attached
@@ -77,11 +77,6 @@ Gpu = Callable[..., Callable[[Callable[..., Any]], Callable[..., Iterator[tuple[
 
 class NoGpu(RmxError):
     """The GPU could not be had, or was taken back before the call was done."""
-
-
-def never() -> bool:
-    """Not cancelled."""
-    return False
 
 
 # -- names ------------------------------------------------------------------------------------------------------------

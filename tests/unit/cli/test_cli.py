@@ -46,6 +46,7 @@ def test_a_trace_has_what_the_contract_names(capsys):
     assert trace["stop"] == "eos"
     assert trace["reuse"]["reused"] == 0
     assert trace["tokens"][-1]["text"] == "<|end|>"
+    assert trace["path"] == {"step": "eager", "rows": 1}
 
 
 def test_swaps_give_a_list_the_unswapped_first_each_from_the_one_before(capsys):
@@ -208,4 +209,6 @@ def test_doctor_says_what_is_here(capsys):
     found = json.loads(out)
     assert code == 0
     assert found["mini"].startswith("loads")
+    assert found["mini"].endswith("eager steps)")
+    assert found["steps"].startswith("eager" if "no CUDA" in found["device"] else "cuda graph")
     assert "GB" in found["qwen2.5-1.5b"]

@@ -1,5 +1,6 @@
 """Many rows behind one prefix say what each says alone, however long they grow and whenever they leave."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,10 +48,16 @@ def test_rows_that_leave_take_nothing_of_the_others_with_them(tiny, prefix):
         assert rows == [alone(tiny.engine, prefix, 5 + i, n) for i, n in enumerate(lengths)]
 
 
-def test_sliding_windows_in_a_batch(sliding, prefix):
-    with sliding.engine.queue.turn():
-        rows = continue_batch(sliding.engine, prefix, [(3,), (1,)], max_new=40, over=lambda row, token: False)
-        assert rows == [alone(sliding.engine, prefix, first, 40) for first in (3, 1)]
+def test_sliding_windows_in_a_batch(sliding, prefix, monkeypatch):
+    """Rows with different numbers of given tokens share all passes behind the prefix."""
+    engine, given, shapes = sliding.engine, [(3,), (1, 4, 9)], []
+    with engine.queue.turn():
+        wanted = [[*g[:-1], *alone(engine, [*prefix, *g[:-1]], g[-1], 41 - len(g))] for g in given]
+        made = engine.forward
+        monkeypatch.setattr(engine, "forward", lambda ids, *a, **k: shapes.append(np.shape(ids)) or made(ids, *a, **k))
+        assert continue_batch(engine, prefix, given, max_new=40, over=lambda row, token: False) == wanted
+    assert shapes[:3] == [(1, 20), (2, 3), (2, 1)]
+    assert len(shapes) == 40
 
 
 def test_a_row_without_given_tokens_begins_with_the_choice_of_the_model(tiny, prefix):

@@ -9,6 +9,7 @@ from rmx.config import Sampling
 from rmx.engine.batch import continue_batch
 from rmx.engine.capture import SEEN, CapturedPass
 from rmx.explore.generate import Generation, Job
+from rmx.records import StepPath
 
 
 class Replay:
@@ -80,7 +81,13 @@ def test_streams_are_the_same_replayed_alone_and_beside_others(tiny, recorder):
     for _ in zip(*streams, strict=False):
         pass
     cold = Generation(tiny, replace(job, cold=True)).run()
-    for trace in (alone, streams[0].trace()):
+    beside = streams[0].trace()
+    assert [one.path for one in (alone, beside, cold)] == [
+        StepPath("cuda graph", 1),
+        StepPath("cuda graph", 2),
+        StepPath("eager", 1),
+    ]
+    for trace in (alone, beside):
         assert trace.ids[:25] == cold.ids[:25]
         assert [t.entropy for t in trace.tokens[:25]] == pytest.approx([t.entropy for t in cold.tokens[:25]], abs=1e-4)
 

@@ -99,10 +99,8 @@ def test_what_is_missing_is_made_as_if_nothing_had_been_there(tiny, sliding, pro
 
 
 def test_each_prompt_is_prefilled_once(tiny, prompts, monkeypatch):
-    opened, plain = [], Engine.opening
-    monkeypatch.setattr(
-        Engine, "opening", lambda self, ids, **options: opened.append(ids) or plain(self, ids, **options)
-    )
+    opened, plain = [], Engine.begin
+    monkeypatch.setattr(Engine, "begin", lambda self, ids, *rest: opened.append(ids) or plain(self, ids, *rest))
     every(tiny.engine, [SampleRequest(p, range(6)) for p in prompts], rows=4)
     assert opened == prompts
 
@@ -188,7 +186,7 @@ def test_prompts_share_a_batch_under_an_adapter_too(rl, monkeypatch):
 
     monkeypatch.setattr(Engine, "forward", counted)
     made = every(model.engine, asks, sampling, adapter=rl.adapter, stop_ids=frozenset())
-    assert sizes == [1] * 3 + [3] * 11  # each prompt once, then all of them together
+    assert sizes == [3] * 12  # the prompts, then their tokens, all of them together
     for i, alone_ in enumerate(one_by_one):
         assert made[i, 0].ids == alone_[0, 0].ids
         assert made[i, 0].entropies == pytest.approx(alone_[0, 0].entropies, abs=1e-4)

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from rmx.config import Sampling
 from rmx.engine import decoder, fair_queue
 from rmx.engine.arena import WIDTH, Arena, row_step, takes_rows
 from rmx.engine.batch import continue_batch
-from rmx.engine.decoder import AHEAD
+from rmx.engine.decoder import AHEAD, Decoder, Decoding, Prefix
 from rmx.engine.engine import lora_layers
 from rmx.engine.fair_queue import FairQueue, Kind, RequestOwner, as_owner
 from rmx.engine.scheduler import scheduler_of
 from rmx.errors import ModelError
 from rmx.explore.branches import Branch, look_ahead, swap_job
 from rmx.explore.generate import Generation, Job
+from rmx.records import StepPath
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +75,8 @@ def test_streams_together_write_what_each_writes_alone(tiny):
     for one, other in zip(alone, together, strict=True):
         close(one, other)
     assert {slots for slots, _ in buckets - {None}} >= {4}
+    assert {trace.path for trace in alone} == {StepPath("eager", 1)}
+    assert {trace.path for trace in together} == {StepPath("eager", 4)}
     assert tiny.engine.queue.waiting() == 0
     assert scheduler_of(tiny.engine).bucket is None
 
@@ -204,6 +208,7 @@ def test_models_that_cannot_share_a_step_take_theirs_in_turn(recurrent):
     assert not takes_rows(recurrent.engine)
     asked = jobs(recurrent)
     alone = [Generation(recurrent, job).run() for job in asked]
+    assert {trace.path for trace in alone} == {StepPath("general", 1)}
     order = []
     generations = [Generation(recurrent, job) for job in asked]
     together = interleave(generations, lambda: order.append([len(g.tokens) for g in generations]))
@@ -420,3 +425,70 @@ def test_a_shared_turn_does_not_keep_work_of_its_kind_waiting_for_an_end_that_ne
     queue.leave(question)
     clock[0] = 1.9
     assert not queue.overdue()  # what is measured waits longer
+
+
+def arrive_together(engine, prefixes, owners, monkeypatch, **options):
+    """Streams that ask in the same moment, 6 greedy tokens each: streams, their figures, the shapes of all passes."""
+    shapes, made, rows, forward = [], [[] for _ in prefixes], [], engine.forward
+
+    def counted(ids, *args, **named):
+        shapes.append(tuple(torch.as_tensor(ids).shape))
+        return forward(ids, *args, **named)
+
+    def take(to, figures):
+        to.append(figures)
+        return len(to) == 6
+
+    monkeypatch.setattr(engine, "forward", counted)
+    for prefix, to, owner in zip(prefixes, made, owners, strict=True):
+        rows.append(Decoding(prefix, Sampling(), partial(take, to), owner=RequestOwner(owner), **options))
+    decoder = Decoder(engine, visitors=True)
+    decoder.live += rows
+    with engine.queue.turn(), decoder.rows:
+        while decoder.live:
+            decoder.step()
+    monkeypatch.undo()
+    return rows, made, shapes
+
+
+def check_against_a_cold_run(engine, prefix, made):
+    with engine.queue.turn(), engine.using(prefix.adapter):
+        stream = engine.open(prefix.ids, adapter=prefix.adapter, reuse=False)
+        for figures in made:
+            assert figures.token_id == int(stream.logits.argmax())
+            assert figures.logp == pytest.approx(float(stream.logits.double().log_softmax(-1).max()), abs=1e-4)
+            stream.feed(figures.token_id)
+
+
+def test_prompts_that_wait_together_are_read_together(sliding, monkeypatch):
+    """In few passes of similar lengths; a prompt that is refused is its owner's affair alone."""
+    engine = sliding.engine
+    texts = [tuple(range(60 + i, 80 + 3 * i)) for i in range(8)]
+    prefixes = [Prefix(ids, reuse=False) for ids in (*texts, (1, 2, 10**6), tuple(range(200)))]
+    rows, made, shapes = arrive_together(engine, prefixes, map(str, range(10)), monkeypatch)
+    assert [shape for shape in shapes if shape[1] > 1] == [(7, 32), (1, 34), (1, 200)]
+    assert [row.error is not None for row in rows] == [i == 8 for i in range(10)]
+    assert "does not exist" in str(rows[8].error)
+    for i in (*range(8), 9):
+        check_against_a_cold_run(engine, prefixes[i], made[i])
+
+
+def test_swaps_of_several_people_are_read_together(rl, monkeypatch):
+    """Each goes on from what its owner has computed, under its own adapter: one pass reads the new token of all."""
+    engine, prefixes, owners = rl.base.engine, [], [f"visitor {i}" for i in range(8)]
+    for i, owner in enumerate(owners):
+        ids, adapter = rl.base.prompt_ids(f"Tom has {i} pens and buys 4 more."), (None, rl.adapter)[i % 2]
+        with as_owner(owner), engine.queue.turn(), engine.using(adapter):
+            engine.open(ids, adapter=adapter).save()
+        prefixes.append(Prefix([*ids[:-1], 40 + i], adapter))
+    rows, made, shapes = arrive_together(engine, prefixes, owners, monkeypatch)
+    assert set(shapes) == {(8, 1)}
+    assert len(shapes) == 6  # of which the first reads, and the others decode
+    for prefix, figures in zip(prefixes, made, strict=True):
+        check_against_a_cold_run(engine, prefix, figures)
+
+
+def test_cold_prompts_are_read_alone(tiny, monkeypatch):
+    prefixes = [Prefix(tuple(range(60 + i, 80 + i)), reuse=False) for i in range(3)]
+    _, _, shapes = arrive_together(tiny.engine, prefixes, "abc", monkeypatch, alone=True)
+    assert set(shapes) == {(1, 20), (1, 1)}

@@ -177,6 +177,7 @@ def test_reading_many_tokens_goes_in_chunks(tiny, monkeypatch):
     monkeypatch.setattr("rmx.engine.engine.CHUNK_BYTES", 1)
     text = "the quick brown fox " * 10
     read = Generation(tiny, read_job(tiny, PROMPT, text, 1.0)).run()
+    assert read.path is None
     assert read.text == text
     assert [t.pos for t in read.tokens] == list(range(200))
     logits = tiny.engine.model(torch.tensor([[*PROMPT, *read.ids]])).logits[0, len(PROMPT) - 1 : -1]

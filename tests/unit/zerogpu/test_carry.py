@@ -15,7 +15,7 @@ from rmx.compare.intervene import Intervention, PatchJob
 from rmx.compare.shift_map import MapJob, ShiftMap
 from rmx.config import Sampling
 from rmx.data.problem_sets import load_set
-from rmx.engine.fair_queue import RequestOwner, current_owner
+from rmx.engine.fair_queue import RequestOwner, current_owner, never
 from rmx.errors import ModelError, SwapError
 from rmx.explore.answer_so_far import sofar
 from rmx.explore.branches import look_ahead, search
@@ -34,7 +34,7 @@ from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.measurements import Measurements
 from rmx.zerogpu import calls as carry
 from rmx.zerogpu import calls as gpu_time
-from rmx.zerogpu.calls import NoGpu, ZeroGpuCaller, never, on_gpu_worker
+from rmx.zerogpu.calls import NoGpu, ZeroGpuCaller, on_gpu_worker
 from tests.helpers.live import until
 from tests.helpers.other_process import OtherProcess
 
