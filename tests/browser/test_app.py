@@ -58,6 +58,7 @@ def test_the_first_screen_has_a_solved_example_with_forks(page: Page) -> None:
     expect(token(page, FIRST.pos)).to_have_class(re.compile("fork"))
     expect(page.get_by_role("slider", name=re.compile("^Entropy"))).to_be_visible()
     marks_follow_the_threshold(page)
+    the_line_of_the_threshold_is_moved(page)
     a_click_on_the_strip_goes_to_the_token(page)
 
 
@@ -69,6 +70,28 @@ def marks_follow_the_threshold(page: Page) -> None:
         box.fill(tau)
         box.press("Tab")
         expect(page.locator(".flow .fork")).to_have_count(count)
+
+
+def the_line_of_the_threshold_is_moved(page: Page) -> None:
+    box, few, grip = (
+        page.locator("#tau input[type=number]"),
+        page.locator(".flow .fork").count(),
+        page.locator(".strip .curves-grip"),
+    )
+    place = grip.bounding_box()
+    assert place
+    page.mouse.move(place["x"] + 5, place["y"] + 8)
+    page.mouse.down()
+    page.mouse.move(place["x"] + 5, place["y"] - 30, steps=4)
+    page.mouse.up()
+    expect(page.locator(".flow .fork")).not_to_have_count(few)
+    assert 1.2 < float(box.input_value()) < 1.8
+    expect(page.locator(".rmx .legend [data-ui=tau]")).to_have_text(f"{float(box.input_value()):.2f}")
+    grip.press("Home")
+    grip.press("PageUp")
+    grip.press("PageUp")
+    expect(box).to_have_value("1")
+    expect(page.locator(".flow .fork")).to_have_count(few)
 
 
 def a_click_on_the_strip_goes_to_the_token(page: Page) -> None:
@@ -150,15 +173,22 @@ def test_examples_of_both_directions_and_a_harmless_fork(page: Page) -> None:
         page.get_by_role("button", name=re.compile(button)).click()
         expect(page.locator(".rmx .title")).to_have_text(example.problem)
         expect(inspector(page)).to_contain_text(f"at {example.pos}", timeout=15_000)
-        advised = inspector(page).locator(".alt.advised")
-        expect(advised).to_contain_text(
-            "same answer"
-            if kind == "harmless" and example.swapped_answer == example.base_answer
-            else example.swapped_answer
-        )
-        right = example.base_answer == example.answer
-        expect(answer(page)).to_contain_text("✓ right" if right else "✗ wrong")
-        expect(answer(page)).to_contain_text(example.base_answer)
+        # The page makes the swap that the button names, and says what the answer was before.
+        expect(token(page, example.pos)).to_have_class(re.compile("forced"))
+        expect(answer(page).locator(".value")).to_have_text(example.swapped_answer)
+        expect(answer(page)).to_contain_text("✓ right" if example.swapped_answer == example.answer else "✗ wrong")
+        before = "as before" if example.swapped_answer == example.base_answer else example.base_answer
+        expect(answer(page).locator(".verdict")).to_contain_text(before)
+        expect(inspector(page)).to_contain_text(f"at {example.pos}")
+
+
+def test_an_example_is_left_to_who_goes_elsewhere_in_time(page: Page) -> None:
+    page.get_by_role("button", name="wrong → right").click()
+    expect(page.locator(".flow .spot")).to_have_count(1, timeout=15_000)  # the fork is shown before its word is taken
+    page.get_by_role("button", name="Close inspector").click()
+    expect(page.locator(".flow .spot")).to_have_count(0)
+    expect(answer(page)).to_contain_text("✗ wrong")
+    expect(lanes(page)).to_have_count(0)
 
 
 def test_a_reload_brings_the_same_solution_back(page: Page) -> None:
@@ -319,6 +349,19 @@ def test_a_clicker_walks_the_playlist(page: Page) -> None:
     expect(answer(page)).to_contain_text("✓ right")
     page.keyboard.press("PageDown")
     expect(page.locator(".rmx .title")).to_have_text(examples()[1].problem, timeout=15_000)
+
+
+def test_nothing_but_a_clicker_flips_an_answer_and_goes_on(page: Page) -> None:
+    page.get_by_role("button", name="Present").click()
+    expect(page.locator(".rmx.presenting .stage .alt")).to_have_count(5)  # it pauses at the first fork
+    verdicts: list[str] = []
+    while page.locator(".rmx .title").inner_text() == FIRST.problem:
+        page.keyboard.press("PageDown")
+        page.wait_for_timeout(700)
+        verdicts.append(answer(page).locator(".verdict").inner_text())
+        assert len(verdicts) < 20
+    said = " ".join(verdicts)
+    assert said.index("✗ wrong") < said.index("✓ right")
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@
 //     legend    false: no legend                             log       x is drawn by its logarithm; give xticks
 //     onCursor  (x | null) => told when the reader points    onPick    (x) => told when the reader presses there
 //     says      (x) => string, instead of "at update x"      lines     [{y, low?, high?, name?}] horizontal references
+//     grip      {sign, name, most, onMove}: the first of the lines can be moved, by pointer and by keys, from 0 to `most`; told its y
 //     marks     [{x, name?}] vertical references             xticks    [x or [x, lines of text], ...] instead of round whole numbers
 //     rest      x whose values the legend shows while nobody points (the last)   room   x axis wider by this share, each side
 //     series    see below; `below` on a line puts its name under it
@@ -24,12 +25,12 @@
 //   chart.light(id | null)                  the other series step back
 //   chart.remove()
 // Drawing happens once per frame, and not at all while the panel is out of sight.
-import { make, say } from "./text.js";
+import { attrs, make, say } from "./text.js";
 import { axes, DASHES, drawn, figureText, good, px, SHAPES, styleSign, ticks, tickText } from "./svg.js";
 
 const TOP = 10, RIGHT = 12, BOTTOM = 22, LETTER = 7; // px
 const DEFAULTS = { title: "", about: "", x: "step", height: 160, within: null, zero: false, percent: false, smooth: 0, names: true, log: false,
-  legend: true, xmax: null, lines: [], marks: [], xticks: null, rest: null, room: 0, format: null, onCursor: null, onPick: null, says: null, empty: "Nothing yet.", series: [] };
+  legend: true, xmax: null, lines: [], marks: [], xticks: null, rest: null, room: 0, format: null, onCursor: null, onPick: null, says: null, grip: null, empty: "Nothing yet.", series: [] };
 
 function put(node, pairs) { // an equal value must not touch the page
   for (const [name, value] of Object.entries(pairs)) if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
@@ -128,9 +129,9 @@ function markerPath(points, value, X, Y, shape) { // on each point where there i
 export function build(box) {
   const parts = {
     title: make("span", "curves-title"), about: make("span", "curves-about"),
-    legend: make("ul", "curves-legend"), empty: make("p", "curves-empty"), plot: drawn("svg", { class: "curves-plot", role: "slider", tabindex: 0, "aria-valuenow": 0 }),
+    legend: make("ul", "curves-legend"), empty: make("p", "curves-empty"), grip: attrs(make("div", "curves-grip"), { role: "slider", tabindex: 0, "aria-orientation": "vertical", "aria-valuemin": 0, hidden: "" }), plot: drawn("svg", { class: "curves-plot", role: "slider", tabindex: 0, "aria-valuenow": 0 }),
   };
-  parts.figure = make("figure", "curves", make("figcaption", "curves-head", parts.title, parts.about), parts.legend, parts.plot, parts.empty);
+  parts.figure = make("figure", "curves", make("figcaption", "curves-head", parts.title, parts.about), parts.legend, parts.plot, parts.empty, parts.grip);
   for (const name of ["grid", "refs", "bands", "raw", "lines", "dots", "ends", "point"]) parts.plot.append((parts[name] = drawn("g", { class: `curves-${name}` })));
   box.replaceChildren(parts.figure);
   return parts;
@@ -269,6 +270,7 @@ export function curves(box, options = {}) {
       label(late ? x - 4 : x + 4, TOP + 9, late ? "end" : "start", mark.name);
     }
     parts.refs.replaceChildren(...made);
+    placeGrip();
   }
   function drawSeries(s) {
     const { Y } = scale, X = (x) => scale.X(x) + (s.shift ?? 0), nodes = (s.nodes ??= seriesNodes(parts, s)), raw = (p) => p[1], mean = (p, i) => s.smoothed[i];
@@ -370,6 +372,31 @@ export function curves(box, options = {}) {
   parts.plot.addEventListener("pointerleave", () => document.activeElement !== parts.plot && byHand(null));
   parts.plot.addEventListener("blur", () => byHand(null));
   parts.plot.addEventListener("keydown", fromKey);
+
+  // -- the line that can be moved
+  let held = null; // the scale in which it is dragged, because the one on screen follows it
+  function placeGrip() {
+    const { grip, height, lines: [line] } = o;
+    parts.grip.hidden = !grip || !line;
+    if (parts.grip.hidden) return;
+    say(parts.grip, grip.sign);
+    put(parts.grip, { style: `left: ${px(scale.right)}px; bottom: ${px(height - scale.Y(line.y))}px`, "aria-label": grip.name, "aria-valuemax": grip.most, "aria-valuenow": line.y });
+  }
+  const moveLine = (y) => o.grip.onMove(Math.round(100 * Math.max(0, Math.min(o.grip.most, y))) / 100);
+  parts.grip.addEventListener("pointerdown", (e) => ((held = scale), parts.grip.setPointerCapture(e.pointerId)));
+  parts.grip.addEventListener("pointermove", (e) => {
+    if (!held) return;
+    const { e: { y0, y1 }, foot } = held, down = (e.clientY - parts.plot.getBoundingClientRect().top - TOP) / (foot - TOP);
+    moveLine(y0 + Math.max(0, 1 - down) * (y1 - y0));
+  });
+  parts.grip.addEventListener("lostpointercapture", () => (held = null));
+  parts.grip.addEventListener("keydown", (e) => {
+    const y = o.lines[0].y, to = { ArrowUp: y + 0.05, ArrowRight: y + 0.05, ArrowDown: y - 0.05, ArrowLeft: y - 0.05, PageUp: y + 0.5, PageDown: y - 0.5, Home: 0, End: o.grip.most }[e.key];
+    if (to === undefined || e.ctrlKey || e.metaKey || e.altKey) return;
+    moveLine(to);
+    e.preventDefault();
+    e.stopPropagation();
+  });
 
   // -- one series before the others
   const dim = (s) => ["band", "raw", "line", "dots", "item"].forEach((name) => s.nodes[name].classList.toggle("curves-back", lit !== null && lit !== s.id));

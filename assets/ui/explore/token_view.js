@@ -226,7 +226,13 @@ function flow() {
 const strip = curves(ui.strip, {
   title: "Entropy", about: "nats, by token", x: "token", height: 128, zero: true, legend: false, empty: "No token yet.",
   says: (pos) => `${pos}: ${plainName(shown.toks[pos]?.[0] ?? "")}, ${nats(shown.toks[pos]?.[1] ?? 0)} nats`, onPick: (pos) => select(pos),
+  grip: { sign: "τ", name: "Fork threshold, nats", most: 4, onMove: moveTau },
 });
+function moveTau(x) { // the slider of the form follows
+  window.rmx.setTau(x);
+  const box = document.querySelector("#tau input[type=number]");
+  if (box) Object.assign(box, { value: x }).dispatchEvent(new Event("input", { bubbles: true }));
+}
 function drawStrip(b) {
   const points = b.toks.map((tok, pos) => [pos, tok[1] ?? 0]), bars = (id, style, above) => (
     { id: `${b.run} ${tau} ${id}`, style, look: "bars", band: false, points: points.filter((_, pos) => isFork(b.toks[pos]) === above) });
@@ -248,12 +254,22 @@ function settle(b) {
   readdress({ run: b.run, ...linkGone(b) });
   drawStrip(b);
   if (tourAt !== null) tour(tourAt); // what it points at has moved
-  if (b.open?.show != null && !b.visited && root.classList.contains("wide") && !presenter.on) {
-    b.visited = true; // a prepared example opens the place worth looking at, once
-    select(b.open.show, false);
-  }
+  if (b.open?.show != null && !b.visited && !presenter.on) demonstrate(b);
   presenter.on && renderDeck();
   endsLater();
+}
+// A prepared example opens the place worth looking at, once, and there takes the word that is worth trying.
+function demonstrate(b) {
+  const pos = b.open.show, span = els[pos], wide = root.classList.contains("wide"), example = exampleOf(b);
+  b.visited = true;
+  wide ? select(pos, false) : ui.problem.scrollIntoView({ block: "start" }); // there the inspector would cover the answer
+  if (example?.pos !== pos) return;
+  span.classList.add("spot");
+  setTimeout(() => {
+    span.classList.remove("spot");
+    const untouched = shown === b && settled && selected === (wide ? pos : null) && !presenter.on && tourAt === null;
+    if (untouched) choose(pos, example.token_id);
+  }, 1500);
 }
 const CUT = new Set(["length", "context"]); // what a limit has cut off is wrong, whatever stands in it
 export function summary(b) {

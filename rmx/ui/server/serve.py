@@ -5,12 +5,14 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import fastapi
 import gradio as gr
+import psutil
 import uvicorn
 
 from rmx.errors import RmxError
@@ -22,12 +24,15 @@ from rmx.ui.server.rate_limit import Connections, most_connections, raise_descri
 from rmx.ui.server.short_logs import calm_logs
 from rmx.ui.server.web_app import check_no_file_is_served, parts, web_app
 from rmx.ui.settings import Settings
+from rmx.ui.tabs.explore_form import REAL, has_real
 from rmx.ui.tabs.form_parts import literal
 from rmx.zerogpu.calls import Gpu, ZeroWorkspace, is_zerogpu
 
 log = logging.getLogger(__name__)
 LAST_WORDS = 1.0  # seconds that open pages have to receive what was halted
 GRACE = 5  # seconds that open requests have to end when the app is stopped
+IDLE = 20.0  # seconds without work after which a model is loaded that nobody has asked for yet
+ROOM = 4e9  # bytes of free memory without which it is not
 
 
 def prepare(settings: Settings, workspace: Workspace) -> str | None:
@@ -41,6 +46,32 @@ def prepare(settings: Settings, workspace: Workspace) -> str | None:
     except RmxError as error:
         return f"⚠ {literal(error)} The bundled model *mini* is here instead."
     return None
+
+
+def load_when_idle(workspace: Workspace, idle: float = IDLE) -> threading.Thread | None:
+    """Load the real model that the page offers beside mini while nobody is served, so that it opens at once.
+
+    It is done once, where its package is installed, the site offers it and `ROOM` bytes are free; mini keeps answering.
+    Returns the thread that waits for it, None where there is nothing to load.
+    """
+    if not has_real(workspace):
+        return None
+
+    def work() -> None:
+        still = 0.0
+        while still < idle:
+            time.sleep(idle / 20)
+            still = 0.0 if workspace.waiting() else still + idle / 20
+        if psutil.virtual_memory().available < ROOM:
+            return
+        try:
+            workspace.model(REAL.name)
+        except RmxError as error:
+            log.warning("%s is not prepared: %s", REAL.name, error)
+
+    thread = threading.Thread(target=work, name="rmx-prepare", daemon=True)
+    thread.start()
+    return thread
 
 
 def serve(settings: Settings) -> None:
@@ -62,6 +93,8 @@ def serve(settings: Settings) -> None:
         check_no_file_is_served(app)
     shown = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
     with listen(settings.host, settings.port) as door:
+        if not settings.model or settings.model == "mini":
+            load_when_idle(workspace)
         print(f"rmx is at http://{shown}:{door.getsockname()[1]}  (Ctrl-C stops it)", flush=True)  # noqa: T201
         Server(server_config(app), app.state.halt, app.state.hang_up).run(sockets=[door])
 

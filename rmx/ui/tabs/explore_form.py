@@ -52,10 +52,13 @@ class ExploreForm:
         self.boxes = parts.build_problem_boxes(examples()[0])
         self.solve = gr.Button("Solve", variant="primary", elem_id="solve")
         self.banner = gr.Markdown(notice or "", visible=bool(notice), elem_id="banner")
-        with gr.Row(visible=False, elem_id="instead") as self.instead:
-            self.nearest = gr.Button("Nearest problem that mini knows", size="sm", min_width=120, elem_id="nearest")
-            real = workspace.policy.offers(REAL.name) and find_spec(REAL_PACKAGE) is not None
-            self.real = gr.Button(f"Ask {REAL.title}", size="sm", min_width=120, visible=real, elem_id="real")
+        with gr.Column(visible=False, elem_id="instead") as self.instead:
+            real, size = has_real(workspace), REAL.size(torch.cuda.is_available())
+            self.nearest = gr.Button("Nearest problem that mini knows", size="sm", elem_id="nearest")
+            self.real = gr.Button(f"Ask {REAL.title}", size="sm", visible=real, elem_id="real")
+            about = f"{size} in memory, {REAL.licence}; {REAL.measured}."
+            gr.Markdown(about, visible=real, elem_id="real-about")
+            self.anyway = gr.Button("Solve anyway", size="sm", elem_id="anyway")
         with gr.Row(elem_id="examples"):
             self.kinds = {kind: gr.Button(title, size="sm", min_width=60) for kind, title in TITLES.items()}
         with gr.Accordion("Problem sets", open=False):
@@ -108,6 +111,11 @@ class ExploreForm:
             self.top_p = gr.Slider(0.05, 1, first["top_p"], step=0.05, label="Top-p", elem_id="top-p")
             self.seed, self.max_new = parts.seed_and_length("", 512)
             self.raw = gr.Checkbox(False, label="Raw prompt, no template", elem_id="raw")
+
+
+def has_real(workspace: Workspace) -> bool:
+    """Say whether the real model's package is installed, and offered on this site."""
+    return workspace.policy.offers(REAL.name) and find_spec(REAL_PACKAGE) is not None
 
 
 def listed_problems(name: str) -> list[tuple[str, str]]:

@@ -28,10 +28,8 @@ from rmx.explore.branches import Branch
 from rmx.explore.calibration import calibration_of
 from rmx.mini.task import coverage
 from rmx.models.adapter_names import bundled_adapters
-from rmx.models.presets import preset_of
 from rmx.models.style_options import from_form
 from rmx.records import Problem
-from rmx.storage.hub_errors import check_reach
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.measurements import Measurements, Sharing
 from rmx.ui.jobs.page_jobs import Message, observed, prefetch
@@ -56,6 +54,8 @@ from rmx.ui.tabs.form_parts import (
 )
 from rmx.ui.views import build_view
 
+LOOKED_AT = 4000  # characters of a problem; a longer one is refused for its length
+
 
 class ExploreTab(StreamTab):
     """Callbacks of the tab; each makes one library call and renders what came of it."""
@@ -77,20 +77,28 @@ class ExploreTab(StreamTab):
         here = explorer.workspace.model(self.spec).adapters
         self.adapter = settings.adapter if settings.adapter in here else None
 
-    def start(
-        self, request: gr.Request, asked: Sequence[Any], read: str | None = None, show: int | None = None
-    ) -> Iterator[Message]:
-        """Stream a new solution, or score a pasted one; `show` is the place to open when it is done."""
-        verb = "trace" if read is None else "read"
-        return self._branch(verb, request, lambda: self.begin(asked, self.who(request), read, show))
+    def start(self, request: gr.Request, asked: Sequence[Any], **how: Any) -> Iterator[Message]:
+        """Stream a new solution, or score a pasted one; `how` as `begin` takes it."""
+        verb = "trace" if how.get("read") is None else "read"
+        return self._branch(verb, request, lambda: self.begin(asked, self.who(request), **how))
 
     def _branch(self, verb: str, request: gr.Request, start: Callable[[], Branch]) -> Iterator[Message]:
         return self.run(verb, request, start, self.explorer.stream, outcome_of, _not_started)
 
     def begin(
-        self, asked: Sequence[Any], owner: str | None, read: str | None = None, show: int | None = None
+        self,
+        asked: Sequence[Any],
+        owner: str | None,
+        read: str | None = None,
+        show: int | None = None,
+        anyway: bool = False,
     ) -> Branch:
-        """The solution that was asked for, not generated yet."""
+        """The solution that was asked for, not generated yet.
+
+        Args:
+            read: a pasted solution. show: the place to open when it is done.
+            anyway: also where `mini` would only make noise of the problem.
+        """
         model, adapter, pair, problem, answer, tau, temperature, top_p, seed, max_new, raw, *style = asked
         if None in (temperature, top_p, seed, max_new):
             what = "temperature, top-p, seed and the number of tokens"
@@ -99,6 +107,8 @@ class ExploreTab(StreamTab):
         if sampling.max_new_tokens > self.settings.max_new_tokens:
             raise RmxError(f"At most {self.settings.max_new_tokens} tokens here; got {sampling.max_new_tokens}.")
         spec = str(model or "mini").strip()
+        if not (anyway or raw or read) and outside(spec, problem):
+            raise ProblemError("Not solved: mini was not trained on such a text. What to do stands below Solve.")
         known = known_answer(spec, pair, problem, answer)
         return self.explorer.start(
             spec,
@@ -118,6 +128,10 @@ class ExploreTab(StreamTab):
     def solve(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
         """Stream the solution of the problem in the form."""
         yield from self.start(request, asked)
+
+    def solve_anyway(self, request: gr.Request, *asked: Any) -> Iterator[Message]:
+        """Stream the solution of the problem in the form, whatever the text is."""
+        yield from self.start(request, asked, anyway=True)
 
     def read(self, request: gr.Request, text: str, *asked: Any) -> Iterator[Message]:
         """Score a pasted solution."""
@@ -227,10 +241,6 @@ class ExploreTab(StreamTab):
         """Load a model now, so that Solve is instant; on failure the old one stays, and a note has the reason."""
         space, name = self.explorer.workspace, str(spec or "").strip()
         try:
-            if name not in space.loaded:
-                space.policy.admit_model(name)
-                preset = preset_of(name)
-                check_reach(preset.source if preset else name)
             model = space.model(name)
         except RmxError as error:
             return gr.skip(), gr.skip(), gr.skip(), f"⚠ {literal(error)} *mini* stays available."
@@ -292,6 +302,7 @@ def build_explore_tab(
     _wire_settings(tab, c)
     place = gr.State(0)
     c.solve.click(tab.solve, c.asked, tokens, **STREAM)
+    c.anyway.click(tab.solve_anyway, c.asked, tokens, **STREAM)
     c.read.click(tab.read, [c.text, *c.asked], tokens, **STREAM)
     c.nearest.click(_nearest, c.boxes.problem, c.boxes.all, **LIGHT).success(tab.solve, c.asked, tokens, **STREAM)
     tokens.pick(tab.pick, None, tokens, **STREAM)
@@ -341,16 +352,21 @@ def _wire_example(tab: ExploreTab, c: ExploreForm, tokens: gr.HTML, button: gr.B
 def _banner(spec: str, problem: str) -> tuple[Any, Any, Any]:
     """Say when a text lies outside what the bundled model was trained on, what else could be asked, and what is known
     of its answer."""
-    banner, text, outside = gr.Markdown(visible=False), str(problem or "")[:4000], False
-    if spec == "mini" and text.strip() and not (found := coverage(text)).inside:
-        said = f"⚠ Outside what *mini* was trained on: {literal(found.reason)} Its answer would be noise."
-        banner, outside = gr.Markdown(said, visible=True), True
-    return banner, gr.Row(visible=outside), show_computed(spec, problem)
+    reason = outside(spec, problem)
+    said = f"⚠ Outside what *mini* was trained on: {literal(reason)} Its answer would be noise."
+    shown = {"visible": bool(reason)}
+    return gr.Markdown(said, **shown), gr.Column(**shown), show_computed(spec, problem)
+
+
+def outside(spec: str, problem: object) -> str:
+    """Say in a sentence why a text lies outside what `mini` was trained on; "" where it does not, or is not asked."""
+    text = str(problem or "")
+    return coverage(text).reason if spec == "mini" and text.strip() and len(text) <= LOOKED_AT else ""
 
 
 def _nearest(problem: str) -> tuple[Any, ...]:
     """The problem of mini's set that has most words and numbers in common with a text."""
-    asked = set(str(problem or "")[:4000].lower().split())
+    asked = set(str(problem or "")[:LOOKED_AT].lower().split())
 
     def in_common(other: Problem) -> float:
         words = set(other.problem.lower().split())

@@ -3,13 +3,14 @@
 import pytest
 
 from rmx.data.problem_sets import examples, load_set
+from rmx.errors import ProblemError
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.settings import Settings
 from rmx.ui.tabs.compare_tab import CompareTab
 from rmx.ui.tabs.explore_form import _make
-from rmx.ui.tabs.explore_tab import ExploreTab
+from rmx.ui.tabs.explore_tab import ExploreTab, outside
 from rmx.ui.tabs.form_parts import Known, known_answer, placeholder, show_computed, together
 
 FIRST = examples()[0]
@@ -72,6 +73,18 @@ def test_a_solution_tells_what_it_is_judged_by(tab, answer, known, computed):
     assert (opened["known"], opened["known_computed"]) == (known, computed)
     swapped = tab.explorer.pick({"run": run.id, "pos": 0, "token_ids": [run.tokens[0].top[1].id]})
     assert tab.explorer.message(swapped, 0)["open"]["known_computed"] is computed
+
+
+def test_mini_is_not_asked_what_it_cannot_know_unless_one_insists(tab):
+    prepared = tab.prepared(FIRST)
+    asked = (*prepared[:3], OTHER, *prepared[4:])
+    with pytest.raises(ProblemError, match="not trained on such a text"):
+        tab.begin(asked, None)
+    assert tab.begin(asked, None, anyway=True).title == OTHER
+    assert tab.begin(asked, None, read=" Because.").title == OTHER  # nothing is made up of it
+    assert tab.begin((*asked[:10], True), None).title == OTHER  # a raw prompt
+    assert outside("mini", OTHER)
+    assert [outside("mini", ""), outside("mini", FIRST.problem), outside("qwen2.5-1.5b", OTHER)] == ["", "", ""]
 
 
 @pytest.mark.parametrize(("answer", "known", "computed"), [(FIRST.answer, "13", True), ("8", "8", False)])

@@ -1,14 +1,19 @@
 """The server around the page: health, closed doors, policy, settings, what happens at start."""
 
+from types import SimpleNamespace
+
 import pytest
 from fastapi.testclient import TestClient
 
 from rmx.errors import RmxError
+from rmx.models.site_rules import SiteRules
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.server.serve import prepare
+from rmx.ui.server import serve
+from rmx.ui.server.serve import load_when_idle, prepare
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
+from rmx.ui.tabs.explore_form import REAL
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +113,28 @@ def test_a_model_that_cannot_be_had_leaves_mini_and_a_notice():
     assert "mini" in notice
     assert space.loaded == ["mini"]
     assert prepare(Settings(), space) is None
+
+
+@pytest.mark.parametrize(("free", "loaded"), [(5e9, ["mini", REAL.name]), (3e9, ["mini"])])
+def test_the_real_model_is_loaded_once_nobody_is_served(monkeypatch, free, loaded):
+    monkeypatch.setattr(serve.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    monkeypatch.setattr("rmx.ui.tabs.explore_form.find_spec", lambda package: package)
+    space = Workspace(loader=lambda spec: scripted_model())
+    queue = space.model("mini").engine.queue
+    holder = queue.enter()
+    thread = load_when_idle(space, 0.2)
+    thread.join(0.6)
+    assert space.loaded == ["mini"]  # somebody is served
+    queue.leave(holder)
+    thread.join(10)
+    assert space.loaded == loaded
+
+
+def test_a_site_without_the_real_model_loads_none(monkeypatch):
+    monkeypatch.setattr("rmx.ui.tabs.explore_form.find_spec", lambda package: package)
+    assert load_when_idle(Workspace(policy=SiteRules(public=True))) is None
+    monkeypatch.setattr("rmx.ui.tabs.explore_form.find_spec", lambda package: None)
+    assert load_when_idle(Workspace()) is None
 
 
 def test_the_model_of_the_settings_opens_the_page_where_it_could_be_had():
