@@ -21,8 +21,9 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.rates import load_rates, set_rate
 from rmx.runs.store import RunStore, costs, owner_of, row, tested
 from rmx.train.adapter_folder import push_adapter, zipped
-from rmx.train.estimate_ahead import dry_message, estimate_ahead
-from rmx.train.probe import probe, this_device
+from rmx.train.data_stages import dry_message, stored_selection
+from rmx.train.estimate import estimate_ahead
+from rmx.train.probe import check_room, probe, this_device
 from rmx.train.slices import slicer_of
 from rmx.ui.jobs.page_jobs import PATIENCE, field_of, start_of
 from rmx.ui.visitor_cookie import Visitor, may
@@ -109,8 +110,6 @@ class Training:
 
     def dry_run(self, data: object) -> Reply:
         """What every threshold would gate of the rollouts that {"id"} has stored."""
-        from rmx.train.data_stages import stored_selection  # with PEFT, which takes long to import
-
         folder = self.store.get(field_of(data, "id"))
         job = TrainJob.from_json(folder.config)
         if owner_of(folder) is not None:
@@ -124,8 +123,6 @@ class Training:
 
     def start(self, job: TrainJob, visitor: Visitor, dry: bool = False) -> RunFolder:
         """A new run in a process of its own, or in the queue where others go first."""
-        from rmx.train.estimate import check_room
-
         admit_job(self.workspace.policy, job)
         if dry and job.taus:
             raise TrainError(NO_DRY)

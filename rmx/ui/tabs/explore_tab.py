@@ -316,8 +316,8 @@ def _wire_example(tab: ExploreTab, c: ExploreForm, tokens: gr.HTML, button: gr.B
 def _banner(spec: str, problem: str) -> tuple[Any, Any]:
     """Say when a text lies outside what the bundled model was trained on, and what is known of its answer."""
     banner, text = gr.Markdown(visible=False), str(problem or "")[:4000]
-    if spec == "mini" and text.strip() and not (found := coverage(text)).inside:
-        banner = gr.Markdown(f"⚠ Outside what *mini* was trained on: {literal(found.reason)}", visible=True)
+    if spec == "mini" and text.strip() and (reason := coverage(text)):
+        banner = gr.Markdown(f"⚠ Outside what *mini* was trained on: {literal(reason)}", visible=True)
     return banner, show_computed(spec, problem)
 
 

@@ -251,7 +251,7 @@ def test_a_run_that_cannot_be_read_is_shown_to_nobody_on_a_public_site(tmp_path)
 def training(tmp_path, monkeypatch, **policy):
     space = Workspace(loader=lambda spec: scripted_model(), policy=SiteRules(public=True, training="mini", **policy))
     monkeypatch.setattr(RunStore, "start", lambda self, name, *extra: None)
-    monkeypatch.setattr("rmx.train.estimate.check_room", lambda job: None)
+    monkeypatch.setattr("rmx.ui.jobs.training.check_room", lambda job: None)
     return Training(space, RunStore(tmp_path, private=True))
 
 
