@@ -15,7 +15,16 @@ from rmx.config import ASSETS
 from rmx.mini.build.adapters import base_card
 from rmx.mini.build.mini_figures import greedy, share
 from rmx.mini.build.miniature import Data, Mini, PretrainConfig, Pretrainer, build_tokenizer, drill, load, schedule
-from rmx.mini.problem_sets import SPLITS, arith_set, equations, final_answer, mini_set, write_plan, write_solution
+from rmx.mini.problem_sets import (
+    SPLITS,
+    arith_set,
+    equations,
+    final_answer,
+    make_set,
+    mini_set,
+    write_plan,
+    write_solution,
+)
 from rmx.mini.task import (
     NAMES,
     PROMPT,
@@ -26,7 +35,6 @@ from rmx.mini.task import (
     coverage,
     draw_numbers,
     make_problem,
-    make_set,
     read_template,
     right_plans,
     split_of,
