@@ -10,6 +10,8 @@ CHROMIUM ?= /usr/bin/chromium
 APT = DEBIAN_FRONTEND=noninteractive apt-get -qq
 IMAGE ?= rmx
 SEEDS ?= 1 2 3
+# It finds what people with a screen reader or little sight would stumble over; npm alone has it.
+AXE ?= axe-core@4.14.1
 # Test processes side by side, each with one thread of its own; a file's tests stay together.
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -22,13 +24,13 @@ run: $(VENV)/.run  ## open the app on http://127.0.0.1:7860 (PORT=N for another 
 	PORT=$(PORT) $(PY) app.py
 
 check: $(VENV)/.test  ## the quick unit tests: no browser, no real model, nothing over a second or so
-	$(PYTEST) -m "not (gpu or long or slow or real or browser)" tests/unit
+	$(PYTEST) -m "not (gpu or long or slow or real or browser)" $$(grep -rL --include='test_*.py' '^pytestmark.*slow' tests/unit | sort)
 
-test: $(VENV)/.test chromium  ## unit, parity and browser tests
+test: $(VENV)/.test chromium $(VENV)/axe.min.js  ## unit, parity and browser tests
 	$(PYTEST) -m "not gpu and not long"
 
-verify: $(VENV)/.test chromium  ## the long proofs too
-	$(PYTEST) -m "not gpu"
+verify: $(VENV)/.test chromium $(VENV)/axe.min.js  ## the long proofs too
+	RMX_FUZZ=$${RMX_FUZZ:-250} $(PYTEST) -m "not gpu"
 
 test-gpu: $(VENV)/.test  ## what needs a CUDA device
 	$(PY) -m pytest -m gpu
@@ -108,6 +110,11 @@ chromium: $(VENV)/.test
 	  && [ -x "$(CHROMIUM)" ]; then exit 0; fi; \
 	$(PY) -m playwright install chromium || \
 	  { echo "The browser tests need Chromium: install it, or name one with CHROMIUM=/path/to/chromium" >&2; exit 1; }
+
+$(VENV)/axe.min.js: $(VENV)/.test
+	@command -v npm >/dev/null || { root=; [ "$$(id -u)" = 0 ] || root="sudo -n"; \
+	  $$root env $(APT) update && $$root env $(APT) install -y --no-install-recommends npm >/dev/null; }
+	cd $(VENV) && npm pack --silent $(AXE) && tar -xzf axe-core-*.tgz --strip-components=1 -m package/axe.min.js && rm axe-core-*.tgz
 
 clean:     ## remove the virtual environment and what was built
 	rm -rf $(VENV) dist build

@@ -1,6 +1,6 @@
 """Prompt styles: how a problem becomes the text that a model is asked with, and what ends and answers it.
 
-Which style a model gets by itself is decided by its configuration and tokenizer, see models/families.py.
+Which style a model gets by itself is decided by its configuration and tokenizer, see models/style_options.py.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from typing import Any, Literal
 AnswerRule = Literal["boxed", "flexible"]  # a box alone is an answer, or else what comes nearest to one
 MATH_SETS = ("math", "math500")  # sets whose answers the official code takes from boxes alone
 NUMBER_SETS = ("gsm8k",)  # sets that the official code asks without a box
+SHOT_SETS = ("words",)  # sets that are asked behind solved examples, unless another style is asked for
 FIRST_STYLES = ("mini", "boxed", "chat", "chat-boxed")
 RECORDED = ("name", "template", "chat", "system", "thinking", "stops", "answers", "why")  # what files keep of a style
 OWN = "own"  # the name of a style whose template is the user's
@@ -33,6 +34,7 @@ class PromptStyle:
     answers: AnswerRule = "flexible"
     boxes: bool = False  # it asks for a box: on sets of MATH nothing else is an answer
     numbers: str | None = None  # the style in which sets of plain numbers are asked instead
+    shots: str | None = None  # the style in which sets that come with solved examples are asked instead
     concluding: str = "\n\nThe final answer is \\boxed{"
     why: str = ""  # how it came to be chosen
 
@@ -47,6 +49,8 @@ class PromptStyle:
         if base in NUMBER_SETS and self.numbers is not None:
             other = STYLES[self.numbers]
             found = replace(self, name=other.name, template=other.template, boxes=other.boxes, numbers=None)
+        if base in SHOT_SETS and self.shots is not None:
+            found = replace(STYLES[self.shots], why="as the set is asked")
         return replace(found, answers="boxed" if found.boxes and base in MATH_SETS else "flexible")
 
     def json(self) -> dict[str, Any]:
@@ -94,6 +98,17 @@ CONCISE = STEPS + " Give a concise solution and put your final answer in \\boxed
 CONCISE_NUMBER = STEPS + "\n\n{problem}\n\nGive a concise solution and final numeric answer."
 QWEN = STEPS + " Put your final answer in \\boxed{}.\n\nProblem: {problem}\n\nSolution:"
 QWEN_NUMBER = STEPS + "\n\n{problem}\n\nSolution:"
+THREE_SHOT = """Question: Eva has 14 pears and eats 5 of them. How many pears are left?
+Answer: 14 - 5 = 9. The answer is 9.
+
+Question: There are 3 boats with 4 seats each. How many seats is that in all?
+Answer: 3 * 4 = 12. The answer is 12.
+
+Question: Max has 6 nuts. He finds 7 more and then loses 3. How many nuts does he have now?
+Answer: 6 + 7 = 13. 13 - 3 = 10. The answer is 10.
+
+Question: {problem}
+Answer:"""
 # Those named qwen, qwen-math, qwen3, r1 and abel are word for word the prompts and stops of the paper's code
 # (reasonmaxxer/eval_lib.py of farukakgul/ReasonMaxxer, MIT); end tokens that a model has anyway are left out.
 STYLES = {
@@ -109,7 +124,8 @@ STYLES = {
         PromptStyle("r1-number", CONCISE_NUMBER, chat=True),
         PromptStyle("abel", "Question:\n{problem}\nAnswer:\nLet's think step by step.\n"),
         PromptStyle("boxed", "{problem}\n" + BOXED + "\n", boxes=True),
-        PromptStyle("chat", "{problem}", chat=True),
+        PromptStyle("three-shot", THREE_SHOT, stops=("\n",), concluding=" The answer is \\boxed{"),
+        PromptStyle("chat", "{problem}", chat=True, shots="three-shot"),
         PromptStyle("chat-boxed", "{problem}\n" + BOXED, chat=True, boxes=True),
     )
 }

@@ -18,6 +18,8 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Qwen2Config,
@@ -105,6 +107,16 @@ def sliding(request) -> Model:
         network = Gemma3ForCausalLM(
             Gemma3TextConfig(**shape, sliding_window=16, layer_types=["sliding_attention", "full_attention"])
         )
+    network.lm_head.weight.data.mul_(30)
+    network.generation_config.eos_token_id = None
+    return wrap(network)
+
+
+@pytest.fixture
+def recurrent() -> Model:
+    """A random model with a layer whose state is not keys and values: it cannot be a row among others."""
+    torch.manual_seed(1)
+    network = Lfm2ForCausalLM(Lfm2Config(**SHAPE, layer_types=["conv", "full_attention"]))
     network.lm_head.weight.data.mul_(30)
     network.generation_config.eos_token_id = None
     return wrap(network)

@@ -1,14 +1,11 @@
-"""Decoding against transformers: one row, a swap, branches; and many streams against one after the other.
-
-`rmx bench outcomes` and `rmx bench rollouts`: many samples of one prompt or of several, against `generate()`.
+"""Decoding against transformers: one row, a swap, branches, many samples; and many streams against one after the other.
 
 How long each sample gets is drawn beforehand, evenly from 8 to 64 tokens, and scripted on both sides; end tokens do
 not count. So both make the same number of useful tokens, whatever they sample.
 """
 
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -23,7 +20,7 @@ from rmx.engine.batch import continue_batch
 from rmx.engine.continuous_batching import SampleRequest, sample_continuously
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
-from rmx.engine.token_draws import draw_rows, prompt_key, uniform
+from rmx.engine.token_draws import prompt_key, uniform
 from rmx.explore.generate import Generation, Job
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
@@ -103,7 +100,8 @@ def branches(model: Model, rounds: int, at: int = 200, length: int = 24) -> dict
         return [_alone(engine, prefix, token, length) for token in firsts]
 
     def batch() -> list[list[int]]:
-        return continue_batch(engine, prefix, firsts, max_new=length, over=lambda row, token: False)
+        given = [(token,) for token in firsts]
+        return continue_batch(engine, prefix, given, max_new=length, over=lambda row, token: False)
 
     same = each() == batch()
     slow, fast = alternate(each, batch, rounds, engine.device.type == "cuda")
@@ -198,17 +196,6 @@ class Script(StoppingCriteria):
         return input_ids.shape[1] >= self.ends
 
 
-@contextmanager
-def never_ending(network: Any) -> Iterator[None]:
-    """No end token for the length of a `with` block."""
-    before = network.generation_config.eos_token_id
-    network.generation_config.eos_token_id = None
-    try:
-        yield
-    finally:
-        network.generation_config.eos_token_id = before
-
-
 def generate(model: Model, ids: Tensor, mask: Tensor, lengths: Sequence[int], copies: int = 1) -> list[list[int]]:
     """Sample completions of the given lengths by one `generate()` of transformers at temperature 1.
 
@@ -217,7 +204,9 @@ def generate(model: Model, ids: Tensor, mask: Tensor, lengths: Sequence[int], co
         lengths: (B * copies,) tokens of each sample.
     """
     network, width = model.engine.model, ids.shape[1]
-    with never_ending(network):
+    config = network.generation_config
+    before, config.eos_token_id = config.eos_token_id, None
+    try:
         out = network.generate(
             ids,
             attention_mask=mask,
@@ -230,6 +219,8 @@ def generate(model: Model, ids: Tensor, mask: Tensor, lengths: Sequence[int], co
             pad_token_id=0,
             stopping_criteria=StoppingCriteriaList([Script(width, torch.tensor(lengths, device=ids.device))]),
         )
+    finally:
+        config.eos_token_id = before
     return [row[width : width + n] for row, n in zip(out.tolist(), lengths, strict=True)]
 
 
@@ -256,20 +247,22 @@ def sample_ours(model: Model, prefix: Sequence[int], lengths: Sequence[int]) -> 
     key, ending = prompt_key(prefix), Ending(model, prefix, (), len(lengths))
     left = list(lengths)
 
-    def choose(logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
-        return draw_rows(logits, 1.0, 1.0, [uniform(0, key, row, step) for row in rows])
-
     def over(row: int, token: int) -> bool:
         ending(row, token)
         left[row] -= 1
         return left[row] == 0
 
-    with engine.queue.turn(), engine.using(None):
+    with engine.queue.turn():
         engine.prefixes.clear()
-        stream = engine.open(prefix)
-        stream.save()
-        firsts = choose(stream.logits.expand(len(lengths), -1), range(len(lengths)), 0).tolist()
-        return continue_batch(engine, prefix, firsts, max_new=max(lengths), over=over, choose=choose)
+        return continue_batch(
+            engine,
+            prefix,
+            [()] * len(lengths),
+            max_new=max(lengths),
+            over=over,
+            sampling=Sampling(temperature=1.0),
+            draw=lambda row, place: uniform(0, key, row, place),
+        )
 
 
 def sample_theirs(model: Model, prefix: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
@@ -314,7 +307,7 @@ def rollouts_ours(model: Model, prompts: Sequence[tuple[int, ...]], lengths: Len
         left[prompt][sample] -= 1
         return left[prompt][sample] == 0
 
-    asks = [SampleRequest(prompt, (None,) * len(row)) for prompt, row in zip(prompts, lengths, strict=True)]
+    asks = [SampleRequest(prompt, range(len(row))) for prompt, row in zip(prompts, lengths, strict=True)]
     sampling = Sampling(temperature=1.0, max_new_tokens=max(map(max, lengths)))
     made: list[list[list[int]]] = [[[] for _ in row] for row in lengths]
     rows = sum(map(len, lengths))

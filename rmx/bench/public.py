@@ -1,10 +1,7 @@
-"""`rmx bench public`: its visitors, and what is measured and checked while they use the app.
+"""`rmx bench public`: many visitors at once on a public site while a run trains; every result is checked.
 
-Visitors for `rmx bench public`: each behaves like an open page over HTTP, and compares what it gets with a cold run.
-
-They speak the page's own protocol (queue, event stream, questions), so what they meet is what a browser meets.
-
-`rmx bench public`: many visitors at once on a public site while a run trains; every result is checked.
+Each visitor behaves like an open page over HTTP, and compares what it gets with a cold run. They speak the page's own
+protocol (queue, event stream, questions), so what they meet is what a browser meets.
 
 The app and the run are processes of their own; the visitors live in this one. With `kill` both are ended by SIGKILL
 half way: the app is started again, and nothing that was finished may be lost.

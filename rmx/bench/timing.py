@@ -119,14 +119,12 @@ def peaks_of(module: str, sides: Sequence[str], *words: str) -> dict[str, float]
 
 def tell_peak(device: torch.device) -> None:
     """Print the peak memory of this process in MB as JSON: of the GPU where there is one, else resident."""
-    peak = torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else _resident_peak()
+    # Unlike getrusage, VmHWM does not count the process that this one was forked from; Linux only.
+    resident = _line_of("/proc/self/status", "VmHWM")
+    peak = int(resident.split()[0]) * 1024 / 1e6 if resident else None
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device) / 1e6
     sys.stdout.write(json.dumps(peak) + "\n")
-
-
-def _resident_peak() -> float | None:
-    """VmHWM in MB. Unlike getrusage it does not count the process that this one was forked from; Linux only."""
-    found = _line_of("/proc/self/status", "VmHWM")
-    return int(found.split()[0]) * 1024 / 1e6 if found else None
 
 
 def _line_of(path: str, name: str) -> str | None:

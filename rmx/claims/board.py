@@ -9,7 +9,6 @@ The claims as one HTML file: no script, no request, light and dark, narrow and o
 Everything that comes from outside (names of models, sets, tokens) is escaped by the template and nowhere else.
 """
 
-import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -266,18 +265,6 @@ def _edges(low: float | None, high: float | None, unit: str) -> str:
     """What agrees, in words."""
     least, most = (brief({"value": x, "low": None, "high": None}, unit) for x in (low, high))
     return f"from {least}" if high is None else f"up to {most}" if low is None else f"{least} to {most}"
-
-
-def command_of(found: Figures, asked: Mapping[str, str | None]) -> str:
-    """The command that makes this document again."""
-    words = ["rmx", "claims", "--model", str(asked.get("model") or found["model"])]
-    words += [word for flag in ("adapter", "teacher") if asked.get(flag) for word in (f"--{flag}", str(asked[flag]))]
-    words += ["--set", str(found["set"]), "--limit", str(found["n"]), "--tau", f"{found['tau']:g}"]
-    words += ["--seed", str(found["seed"]), "--n", str(found["samples"])]
-    words += ["--max-new-tokens", str(found["max_new_tokens"]), *shlex.split(asked.get("style") or "")]
-    if len(found["rows"]) < len(CLAIMS):
-        words += ["--only", ",".join(row["id"] for row in found["rows"])]
-    return shlex.join(words)
 
 
 def html_report(found: Figures, command: str, when: datetime | None = None) -> str:

@@ -15,9 +15,8 @@ import numpy as np
 from rmx.claims.claim import Found, Judged, Reading, Subject, above, inside, not_below, nothing_to_judge, span_of
 from rmx.data.problem_sets import split_name
 from rmx.errors import RmxError
-from rmx.recipes.distill_job import DistillRecipe
 from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import Recipe, command
+from rmx.recipes.recipe import DistillRecipe, Recipe, command
 from rmx.runs.folder import SWEEP, RunFolder
 from rmx.runs.rates import Rates, load_rates
 from rmx.runs.store import RunStore, dollars

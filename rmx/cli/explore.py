@@ -1,11 +1,4 @@
-"""The verbs about one solution or one pair of models.
-
-The verbs about one solution: `rmx trace`, `rmx outcomes`, `rmx rescue` and `rmx sofar`.
-
-The verbs that compare two models: `rmx shifts` and `rmx intervene`.
-
-`rmx export`: a trace or a tree as one HTML file, as JSON, as a figure or a table.
-"""
+"""The verbs about one solution or a pair of models: trace, outcomes, rescue, sofar, export, shifts, intervene."""
 
 import argparse
 import sys
@@ -13,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from rmx.cli.options import Place, add_request, document_of, read_text, request_of, show, study
+from rmx.cli.options import Place, add_options, add_request, document_of, read_text, request_of, show, study
 from rmx.errors import RmxError
+from rmx.service.arguments import Flag, Request, argument
 from rmx.service.requests import (
     InterveneRequest,
     OutcomesRequest,
@@ -163,7 +157,7 @@ def _sofar_table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, f"most frequent: {mode['answer'] or 'none'}{share} {mark[mode['correct']]}"])
 
 
-# -- The verbs that compare two models --------------------------------------------------------------------------------
+# -- a pair of models ------------------------------------------------------------------------------------------------
 
 
 def define_intervene(parser: argparse.ArgumentParser) -> None:
@@ -275,30 +269,40 @@ def _arms_table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, *found["reading"]])
 
 
-# -- `rmx export` -----------------------------------------------------------------------------------------------------
+# -- export -----------------------------------------------------------------------------------------------------------
+
+
+class ExportCommand(Request):
+    """Write a solution that is there as files."""
+
+    trace: str = argument(
+        "what rmx trace --json printed, or a tree ('-' = stdin)", Flag("trace", "TRACE.json", required=True), default=""
+    )
+    html: str | None = argument("one file with all branches, clickable, without a network", Flag(metavar="OUT"))
+    tree: str | None = argument("the tree document ('-' = stdout)", Flag("--json", "OUT"))
+    svg: str | None = argument("entropy over the tokens of the branch that was shown", Flag(metavar="OUT"))
+    csv: str | None = argument("the tokens of that branch as a table", Flag(metavar="OUT"))
+    title: str | None = argument("the problem, where the file does not hold it", Flag(metavar="TEXT"))
 
 
 def define_export(export: argparse.ArgumentParser) -> None:
     """Options of `rmx export`."""
-    export.add_argument("trace", metavar="TRACE.json", help="what rmx trace --json printed, or a tree ('-' = stdin)")
-    export.add_argument("--html", metavar="OUT", help="one file with all branches, clickable, without a network")
-    export.add_argument("--json", metavar="OUT", help="the tree document ('-' = stdout)")
-    export.add_argument("--svg", metavar="OUT", help="entropy over the tokens of the branch that was shown")
-    export.add_argument("--csv", metavar="OUT", help="the tokens of that branch as a table")
-    export.add_argument("--title", metavar="TEXT", help="the problem, where the file does not hold it")
+    add_options(export, ExportCommand)
     export.set_defaults(run=_export)
 
 
 def _export(args: argparse.Namespace) -> None:
     from rmx.trees.tree_page import read_any, tree_texts
 
-    wanted = {kind: path for kind in ("html", "json", "svg", "csv") if (path := getattr(args, kind))}
-    if not wanted:
+    asked = request_of(args, ExportCommand)
+    wanted = {"html": asked.html, "json": asked.tree, "svg": asked.svg, "csv": asked.csv}
+    if not any(wanted.values()):
         raise RmxError("Say what to make of it: --html OUT.html, --json OUT.json, --svg OUT.svg or --csv OUT.csv.")
-    tree = read_any(read_text(args.trace))
-    texts = tree_texts(replace(tree, title=args.title) if args.title else tree)
+    tree = read_any(read_text(asked.trace))
+    texts = tree_texts(replace(tree, title=asked.title) if asked.title else tree)
     for kind, path in wanted.items():
-        _write(path, texts[kind]())
+        if path:
+            _write(path, texts[kind]())
 
 
 def _write(path: str, text: str) -> None:

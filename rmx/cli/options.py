@@ -7,18 +7,23 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from rmx.cli.terminal import JSON_HELP, stopped_by_hand
-from rmx.errors import RmxError, TrainError
+from rmx.errors import RmxError
 from rmx.models.style_options import StyleOptions
 from rmx.progress import Progress
+from rmx.recipes.job import changed_recipe
+from rmx.recipes.recipe import HELP, NONE, PRESETS, Recipe, Section, field_types, help_of
 from rmx.service import Request, Site, steps
-from rmx.service.arguments import API_ONLY, Flag, arguments_of, hints_of, ignore, kind_of, read
+from rmx.service.arguments import API_ONLY, Flag, argument, arguments_of, flag_of, hints_of, ignore, kind_of, read
 from rmx.service.requests import ADAPTERS, SPECS, AskingRequest
 from rmx.storage.safe_files import whole
+
+if TYPE_CHECKING:
+    from rmx.models.load import Placing
 
 Asked = TypeVar("Asked", bound=Request)
 Place = tuple[str, int, int, str]  # what is done or counted, at, of, a note
@@ -28,21 +33,56 @@ STYLE_GROUP = "prompt (defaults: what the model's family is asked by the paper's
 # -- from a request to options, and back ------------------------------------------------------------------------------
 
 
+class NamedRequest(Request):
+    """What a command names that loads a model."""
+
+    model: str | None = argument(SPECS, Flag(metavar="S"))
+    adapter: str | None = argument(ADAPTERS, Flag(metavar="S"))
+
+
+class MachineRequest(Request):
+    """On what a model is loaded, and how."""
+
+    device: str = argument("auto (CUDA where there is one), cpu, cuda or cuda:N", default="auto")
+    dtype: str = argument("auto (bfloat16 on CUDA, else float32), float32, bfloat16 or float16", default="auto")
+    quantize: str | None = argument("8bit or 4bit: weights through bitsandbytes (CUDA only)", Flag(metavar="BITS"))
+    device_map: str | None = argument("auto: spread the model over all GPUs", Flag(metavar="auto"))
+
+    def placing(self) -> "Placing":
+        """How the weights are laid out."""
+        from rmx.models.load import Placing
+
+        return Placing(self.quantize, self.device_map)
+
+
+class ModelRequest(MachineRequest, NamedRequest):
+    """A model and its machine."""
+
+
 def add_request(parser: argparse.ArgumentParser, verb: type[Request]) -> None:
     """Give a verb an option for each argument of its request, and those that say on which machine and how it is done.
 
     What is measured of the problems of a set is kept on disk, and can be asked not to be.
     """
-    for name in arguments_of(verb):
-        if name not in AskingRequest.model_fields:
-            _add_option(parser, verb, name)
-    add_machine(parser)
+    add_options(parser, verb)
+    add_options(parser, MachineRequest)
     if "tau_share" in verb.model_fields:
         parser.add_argument("--recalibrate", action="store_true", help="make the solutions behind --tau-share anew")
     if "limit" in verb.model_fields:
         parser.add_argument("--no-cache", action="store_true", help="compute everything anew, and keep nothing on disk")
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
     add_style(parser)
+
+
+def add_options(parser: argparse.ArgumentParser, verb: type[Request]) -> None:
+    """Give a command an option for each argument of its request but those of the prompt's style."""
+    either: Any = None
+    for name in arguments_of(verb):
+        if flag_of(verb, name).either:
+            either = either or parser.add_mutually_exclusive_group()
+            _add_option(either, verb, name)
+        elif name not in AskingRequest.model_fields:
+            _add_option(parser, verb, name)
 
 
 def add_style(parser: argparse.ArgumentParser) -> None:
@@ -57,14 +97,14 @@ def _add_option(parser: Any, verb: type[Request], name: str) -> None:
     field, kind = verb.model_fields[name], kind_of(hints_of(verb)[name])
     if API_ONLY in field.metadata:
         return
-    flag, spelled = _flag(verb, name), _spelled(verb, name)
+    flag, spelled = flag_of(verb, name), _spelled(verb, name)
     told = (flag.help or field.description or "").replace("%", "%%")
-    if not isinstance(field.default, bool | None) and "default" not in told:
+    if not (flag.required or isinstance(field.default, bool | None) or "default" in told):
         told += f" (default {field.default:g})" if kind is float else f" (default {field.default})"
     about: dict[str, Any] = {"default": None, "help": told}
     if spelled.startswith("-"):
-        about["dest"] = name
-    else:
+        about |= {"dest": name, "required": flag.required}
+    elif not flag.required:
         about["nargs"] = "?"
     if kind is bool:
         about["action"] = "store_false" if field.default else "store_true"
@@ -77,16 +117,10 @@ def _add_option(parser: Any, verb: type[Request], name: str) -> None:
     parser.add_argument(spelled, **about)
 
 
-def _flag(verb: type[Request], name: str) -> Flag:
-    """How the command line takes an argument; what was said of it last counts."""
-    marks = [mark for mark in verb.model_fields[name].metadata if isinstance(mark, Flag)]
-    return marks[-1] if marks else Flag()
-
-
 def _spelled(verb: type[Request], name: str) -> str:
     """An argument as people write it: `--max-new-tokens`, `--no-placebo`, or PROMPT by position."""
     no = "no-" if verb.model_fields[name].default is True else ""
-    return _flag(verb, name).name or f"--{no}{name.replace('_', '-')}"
+    return flag_of(verb, name).name or f"--{no}{name.replace('_', '-')}"
 
 
 def request_of(args: argparse.Namespace, verb: type[Asked], **more: Any) -> Asked:
@@ -128,7 +162,8 @@ def site_of(args: argparse.Namespace, watch: Callable[[Any], None] = ignore) -> 
     """This machine, where any path may be named and any amount asked for."""
     from rmx.models.workspace import Workspace
 
-    space = Workspace(args.device, args.dtype, placing=placing_of(args))
+    on = request_of(args, MachineRequest)
+    space = Workspace(on.device, on.dtype, placing=on.placing())
     keep, again = not getattr(args, "no_cache", True), getattr(args, "recalibrate", False)
     return Site(space, limits=None, model=default_model(), keep=keep, recalibrate=again, watch=watch)
 
@@ -147,38 +182,54 @@ def show(args: argparse.Namespace, document: Any, table: Callable[[Any], str], e
     print(json.dumps(document, ensure_ascii=escaped) if args.json else table(document))
 
 
-# -- the machine ------------------------------------------------------------------------------------------------------
+# -- the recipe of a run -----------------------------------------------------------------------------------------------
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Give a verb that is no request the options that name a model and where it is loaded."""
-    parser.add_argument("--model", metavar="S", help=SPECS)
-    parser.add_argument("--adapter", metavar="S", help=ADAPTERS)
-    add_machine(parser)
+def add_recipe(parser: argparse.ArgumentParser, only: Iterable[str] | None = None) -> None:
+    """One flag per field; a flag that is not given leaves the preset's value."""
+    add_flags(parser.add_argument_group("recipe (defaults: the paper's)"), Recipe, only)
 
 
-def add_machine(parser: argparse.ArgumentParser) -> None:
-    """Say on what a model is loaded, and how; `placing_of` reads the last two, `refuse_placing` refuses them."""
-    device = "auto (CUDA where there is one), cpu, cuda or cuda:N (default auto)"
-    parser.add_argument("--device", default="auto", help=device)
-    dtype = "auto (bfloat16 on CUDA, else float32), float32, bfloat16 or float16 (default auto)"
-    parser.add_argument("--dtype", default="auto", help=dtype)
-    parser.add_argument("--quantize", metavar="BITS", help="8bit or 4bit: weights through bitsandbytes (CUDA only)")
-    parser.add_argument("--device-map", metavar="auto", help="auto: spread the model over all GPUs")
+def add_flags(group: Any, recipe: type[Section], only: Iterable[str] | None = None) -> None:
+    """A flag for each field; its value is read back by `changed_fields`."""
+    types, about = field_types(recipe), HELP | help_of(recipe)
+    for name, kind in types.items():
+        if only is not None and name not in only:
+            continue
+        options: dict[str, Any] = {"dest": f"recipe_{name}", "default": None, "help": about[name]}
+        flag = "--" + name.replace("_", "-")
+        if kind is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
+        elif get_origin(kind) is Literal:
+            group.add_argument(flag, choices=get_args(kind), **options)
+        else:
+            group.add_argument(flag, metavar="X", type=_reader(kind), **options)
 
 
-def placing_of(args: argparse.Namespace) -> Any:
-    """The `Placing` that the arguments give."""
-    from rmx.models.load import Placing
+def changed_fields(args: argparse.Namespace, types: Iterable[str]) -> dict[str, Any]:
+    """The fields whose flags were used, by name."""
+    values = {name: getattr(args, f"recipe_{name}", None) for name in types}
+    return {name: None if value == NONE else value for name, value in values.items() if value is not None}
 
-    return Placing(args.quantize, args.device_map)
+
+def recipe_of(args: argparse.Namespace, preset: str = "paper") -> Recipe:
+    """The preset with the flags that were given."""
+    return changed_recipe(PRESETS[preset], changed_fields(args, field_types()))
 
 
-def refuse_placing(args: argparse.Namespace) -> None:
-    """Refuse the options for training, and for the rollouts that it learns from."""
-    if args.quantize or args.device_map:
-        flag = "--quantize" if args.quantize else "--device-map"
-        raise TrainError(f"Training and its rollouts need the whole weights on one device. Leave {flag} out.")
+def _reader(kind: Any) -> Callable[[str], Any]:
+    """What turns a word of the command line into a field's value; argparse says "invalid <its name> value"."""
+    kinds = get_args(kind)
+    optional = type(None) in kinds
+
+    def read(word: str) -> Any:
+        if get_origin(kind) is tuple:
+            return tuple(w.strip() for w in word.split(",") if w.strip())
+        return NONE if optional and word == NONE else (kinds[0] if optional else kind)(word)
+
+    whole = "whole number" if kind is int else "number"
+    read.__name__ = "number or none" if optional else "list" if get_origin(kind) is tuple else whole
+    return read
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

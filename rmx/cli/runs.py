@@ -1,9 +1,4 @@
-"""The verbs about training runs that are there: `rmx runs` and `rmx cost`.
-
-The verb that keeps house among training runs: `rmx runs [list | show | stop | resume | rm | note]`.
-
-The verb about money: `rmx cost`, what runs took and cost, at which rates.
-"""
+"""The verbs about training runs that are there: `rmx runs` and, about money, `rmx cost`."""
 
 import argparse
 import json

@@ -1,11 +1,4 @@
-"""The verbs about problem sets: `rmx sets`, `rmx eval`, `rmx claims` and `rmx locator`.
-
-The verb that lists the problem sets by name: `rmx sets`. Nothing is fetched for it.
-
-`rmx eval`: accuracy of models side by side, with intervals.
-
-The verbs `rmx claims` and `rmx locator`.
-"""
+"""The verbs about problem sets: `rmx sets`, `rmx eval`, `rmx claims` and `rmx locator`."""
 
 import argparse
 import json
@@ -44,8 +37,7 @@ def _sets(args: argparse.Namespace) -> None:
 
 def listed() -> list[dict[str, Any]]:
     """One row per named set. A size is null where only the Hub could tell it."""
-    from rmx.data.hub_sets import REPOSITORIES
-    from rmx.data.problem_sets import SETS, sizes
+    from rmx.data.problem_sets import REPOSITORIES, SETS, sizes
 
     return [
         {
@@ -209,8 +201,9 @@ def define_claims(parser: argparse.ArgumentParser) -> None:
 
 def run_claims(args: argparse.Namespace) -> None:
     """Show a verdict for each claim."""
-    from rmx.claims.board import command_of, html_report
+    from rmx.claims.board import html_report
     from rmx.claims.claim import FEWEST, NO_VERDICT
+    from rmx.service.studies import claims_command
 
     asked: dict[str, Any] = {}
 
@@ -224,7 +217,7 @@ def run_claims(args: argparse.Namespace) -> None:
     found = study(args, request_of(args, ClaimsRequest), place)
     if args.html:
         style = {"style": shlex.join(style_of(args).words())}
-        write_text(args.html, html_report(found, command_of(found, asked | style)))
+        write_text(args.html, html_report(found, claims_command(found, asked | style)))
     show(args, found, claims_table)
 
 

@@ -30,9 +30,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rmx.engine.divergence import Difference, difference
-from rmx.engine.engine import Engine, adapter_key, split_key
+from rmx.engine.engine import Engine, adapter_key, split_key, why_not_linear
 from rmx.errors import ModelError
-from rmx.models.adapter_facts import AdapterFacts, adapted_layers, facts, lora_factors, lora_norm, why_not_linear
+from rmx.models.adapter_facts import AdapterFacts, adapted_layers, facts, lora_factors, lora_norm
 from rmx.models.base_state import (
     Changes,
     base_changes,

@@ -24,7 +24,7 @@ from rmx.config import NEW_TOKENS
 from rmx.engine.entropy import capture
 from rmx.engine.token_draws import prompt_key, uniform
 from rmx.grading.answers import CUT
-from rmx.models.model_pair import Pair, PairStream, open_pair, rows_together
+from rmx.models.model_pair import Pair, PairStream, open_pair
 from rmx.models.stopping import stop_after
 from rmx.records import Answer, Stop, is_fork
 from rmx.zerogpu.calls import never, on_gpu_worker, side_by_side
@@ -323,12 +323,7 @@ class AllArms:
         return self._job(asked, "matched", matched_places(length, patches, self.seed, prompt_key(asked.prompt_ids)))
 
     def _decode(self, jobs: Sequence[PatchJob], per_problem: int) -> list[dict[Arm, ArmResult]]:
-        """Decode all jobs, in batches of rows that fit together."""
-        together = rows_together(self.pair)
-        size = len(jobs) if together == "any" else per_problem if together == "equal" else 1
-        results: list[ArmResult | None] = []
-        for start in range(0, len(jobs), max(size, 1)):
-            results.extend(self._batch(jobs[start : start + size]))
+        results = self._batch(jobs)
         rows = [results[i : i + per_problem] for i in range(0, len(jobs), per_problem)]
         return [{o.arm: o for o in row if o is not None} for row in rows]
 

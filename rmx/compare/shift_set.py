@@ -345,15 +345,10 @@ def greedy_ids(
     reuse: bool = True,
 ) -> list[int]:
     """A greedy completion without any statistics; the caller holds the engine's turn. `reuse` False reads anew."""
-    engine = model.engine
-    with engine.using(adapter):
-        stream = engine.open(prompt, adapter=adapter, reuse=reuse)
-        stream.save()
-        first = int(stream.logits.argmax())
-        ending = Ending(model, prompt, (), 1)
-        return continue_batch(
-            engine, prompt, [first], max_new=max_new, over=ending, adapter=adapter, cancelled=cancelled
-        )[0]
+    ending = Ending(model, prompt, (), 1)
+    return continue_batch(
+        model.engine, prompt, [()], max_new=max_new, over=ending, adapter=adapter, cancelled=cancelled, reuse=reuse
+    )[0]
 
 
 def places_of(pair: Pair, problem: str, text: Text, noise: float) -> ReadPlaces:

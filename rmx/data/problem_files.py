@@ -1,14 +1,10 @@
-"""Problems in a reader's own file, and how they are split.
+"""Problems in a reader's own file: JSONL, CSV or Parquet by its path, or a text that a browser sent; and their splits.
 
-Training, validation and test problems, kept apart.
+A row has a column `problem` or `question`, and may have `answer`, `id` and `split`. Every refusal names the line.
 
 The bundled sets and GSM8K come with splits that share no problem. A user's own file either says in a column `split`
 where each problem belongs, or `deal` does, by the text alone: the same text is always on the same side, in whatever
 file and order it comes. `overlap` counts what is the same all the same.
-
-Problems in a reader's own file: JSONL, CSV or Parquet by its path, or the text of one that a browser sent.
-
-A row has a column `problem` or `question`, and may have `answer`, `id` and `split`. Every refusal names the line.
 """
 
 import csv
@@ -39,11 +35,8 @@ def side_of(text: str) -> str:
 
 def deal(problems: Iterable[Problem]) -> dict[str, list[Problem]]:
     """Split -> its problems, each in the order given."""
-    sides: dict[str, list[Problem]] = {split: [] for split in SPLITS}
-    for problem in problems:
-        side = side_of(problem.problem)
-        sides[side].append(replace(problem, split=side))
-    return sides
+    dealt = [replace(problem, split=side_of(problem.problem)) for problem in problems]
+    return {split: [p for p in dealt if p.split == split] for split in SPLITS}
 
 
 def normalised(text: str) -> str:

@@ -1,31 +1,161 @@
-"""Problem sets by name, and the prepared examples of the first screen.
-
-Problem sets: bundled ones, seven from the Hugging Face Hub, and the reader's own files.
+"""Problem sets by name: bundled ones, seven from the Hugging Face Hub, and the reader's own files; and the examples.
 
 A set is named `NAME[:train|validation|test]`, or is the path of a .jsonl, .csv or .parquet file with a column `problem`
 or `question` and, where they are known, `answer`, `id` and `split`.
 
-Prepared examples: one problem and one swap each. The app runs the model on them; nothing is canned.
+Of the Hub, a set whose only split is called `train` is a test set none the less: these are not for training. Rows
+without a final answer are left out. Repositories, columns and sizes of the last five sets were found in stored public
+pages and in public code that reads the same sets; none of them has been fetched by its authors here.
 """
 
 import difflib
+import hashlib
 import json
 import logging
-from collections.abc import Iterable
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from huggingface_hub.constants import HF_HOME
 
 from rmx.config import ASSETS
-from rmx.data.hub_sets import REPOSITORIES, fetch
-from rmx.data.problem_files import SPLITS, SUFFIXES, deal, read_file, read_text, shared
-from rmx.errors import ProblemError
+from rmx.data.problem_files import SPLITS, SUFFIXES, deal, normalised, read_file, read_text, shared, short_answer
+from rmx.data.words import words_set
+from rmx.errors import ProblemError, first_line
+from rmx.grading.equality import last_box
 from rmx.records import Problem
 
-logger = logging.getLogger(__name__)
+HubRows = Iterable[Mapping[str, Any]]
+MATH, MATH_500 = "DigitalLearningGmbH/MATH-lighteval", "HuggingFaceH4/MATH-500"
+MATH_LEVELS = (3, 4, 5)
 
-NOT_STATED = "not stated by its card (as far as known)"
+
+def fetch(name: str, split: str) -> tuple[Problem, ...]:
+    """Read a set of the Hub; ProblemError where it cannot be fetched, or has not the columns that it had."""
+    repository, config, on_hub, read = _ON_HUB[name]
+    try:
+        if name == "math" and split != "test":
+            return tuple(_math(split))
+        rows = _hub(repository, config, on_hub or ("test" if split == "test" else "train"))
+        return tuple(read(rows, name, split))
+    except KeyError as error:
+        raise ProblemError(
+            f"{REPOSITORIES[name]} has no column {error} any more, which {name} is read from. Use another set, or save "
+            "its problems as a .jsonl file with `problem` and `answer`."
+        ) from error
+
+
+def _gsm8k(rows: HubRows, name: str, split: str) -> Iterator[Problem]:
+    """GSM8K has no validation split: a fixed tenth of its train split serves, so the three are disjoint."""
+    on_hub = "test" if split == "test" else "train"
+    for index, row in enumerate(rows):
+        if split == "test" or _held_out(row["question"]) == (split == "validation"):
+            yield Problem(f"{on_hub}-{index}", row["question"], short_answer(row["answer"]), name, split)
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.strip().encode()).digest()[:8])
+
+
+def _held_out(text: str) -> bool:
+    """Whether a training problem of the Hub is of the tenth that serves for validation."""
+    return _digest(text) % 10 == 0
+
+
+def _math(split: str) -> list[Problem]:
+    """MATH of levels 3 to 5, both splits of the Hub, without MATH-500; validation is a tenth of it, by the text's hash.
+
+    SimpleRL-Zoo trains on the same levels. Validation is in the order of the hashes: its first ones are of all levels.
+    """
+    sides = {on_hub: _hub(MATH, None, on_hub) for on_hub in ("train", "test")}
+    measured_on = {normalised(row["problem"]) for row in _hub(MATH_500, None, "test")}
+    found = list[Problem]()
+    for on_hub, rows in sides.items():
+        for index, row in enumerate(rows):
+            text, level, (answer, _) = row["problem"], _level(row["level"]), last_box(row["solution"])
+            wanted = level in MATH_LEVELS and normalised(text) not in measured_on
+            if wanted and answer and _held_out(text) == (split == "validation"):
+                found.append(Problem(f"{on_hub}-{index}", text, answer, "math", split, level))
+    return sorted(found, key=lambda p: _digest(p.problem)) if split == "validation" else found
+
+
+def _level(text: object) -> int | None:
+    """`"Level 5"` and 5 -> 5; None where the row does not know."""
+    number = str(text).rpartition(" ")[2]
+    return int(number) if number.isdecimal() else None
+
+
+def _columns(rows: HubRows, name: str, split: str, *, question: str, key: str | None) -> Iterator[Problem]:
+    """Rows with the final answer in a column `answer`; without a column for ids the row's index serves."""
+    for index, row in enumerate(rows):
+        answer = "" if row["answer"] is None else str(row["answer"]).strip()
+        if answer:
+            own = str(index if key is None else row[key])
+            yield Problem(own, row[question], answer, name, split, _level(row.get("level")))
+
+
+def _olympiadbench(rows: HubRows, name: str, split: str) -> Iterator[Problem]:
+    """One final answer each: several answers are graded nowhere in rmx. A row's tolerance (`error`) is not used."""
+    for row in rows:
+        answers = [str(a).strip() for a in row["final_answer"] or () if str(a).strip()]
+        if len(answers) == 1 and not row["is_multiple_answer"]:
+            context = (row["context"] or "").strip()
+            text = f"{context}\n\n{row['question']}" if context else row["question"]
+            answer = answers[0]  # `$\\frac{1}{2}$` -> `\\frac{1}{2}`, where the two dollar signs are the only ones
+            if answer.count("$") == 2 and answer[0] == answer[-1] == "$":
+                answer = answer[1:-1].strip()
+            yield Problem(str(row["id"]), text, answer, name, split)
+
+
+_MATH_500 = partial(_columns, question="problem", key="unique_id")
+# name -> repository, configuration, split there (None: ours), rows to problems
+_ON_HUB: dict[str, tuple[str, str | None, str | None, Callable[[HubRows, str, str], Iterator[Problem]]]] = {
+    "gsm8k": ("openai/gsm8k", "main", None, _gsm8k),
+    "math": (MATH_500, None, "test", _MATH_500),  # of its test split; the others are read by `_math`
+    "math500": (MATH_500, None, "test", _MATH_500),
+    "aime24": ("HuggingFaceH4/aime_2024", None, "train", partial(_columns, question="problem", key="id")),
+    "amc23": ("math-ai/amc23", None, "test", partial(_columns, question="question", key="id")),
+    "minerva": ("math-ai/minervamath", None, "test", partial(_columns, question="question", key=None)),
+    "olympiadbench": ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train", _olympiadbench),
+}
+
+REPOSITORIES = {name: repository for name, (repository, *_) in _ON_HUB.items()} | {"math": MATH}
+
+
+def is_cached(name: str) -> bool:
+    """Whether a set of the Hub lies, ready to be read, in the cache of the datasets library."""
+    repository, config, *_ = _ON_HUB[name]
+    needed = {repository, REPOSITORIES[name]}
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(HF_HOME) / "datasets").expanduser()
+    # The library is not asked itself: importing it costs seconds, and looking a set up asks the Hub. It calls the
+    # folder of HuggingFaceH4/MATH-500 HuggingFaceH4___math-500.
+    for owner, _, set_name in (one.partition("/") for one in needed):
+        folder = f"{owner}___{re.sub('(?<=[a-z0-9])(?=[A-Z])', '_', set_name).lower()}"
+        if not any((cache / folder).glob(f"{config or '*'}/*/*/dataset_info.json")):
+            return False
+    return True
+
+
+def _hub(repository: str, config: str | None, split: str) -> Any:
+    """The rows of a data set of the Hub, from its cache when it was fetched before."""
+    from datasets import load_dataset  # it takes long to import
+
+    try:
+        return load_dataset(repository, config, split=split)
+    except Exception as error:  # the Hub's client raises some twenty kinds: no network, no such name, no disk, ...
+        reason = first_line(" ".join(str(error).split()), 300) or type(error).__name__
+        raise ProblemError(
+            f"{repository} could not be fetched from the Hugging Face Hub ({reason}). Check the network (or "
+            "HF_ENDPOINT and HF_HUB_OFFLINE), try again, or use the sets mini and arith or your own .jsonl file."
+        ) from error
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,75 +170,8 @@ class SetInfo:
     splits: tuple[str, ...] = ("test",)
 
 
-_HUB = "https://huggingface.co/datasets/"
-SETS: dict[str, SetInfo] = {
-    "mini": SetInfo(
-        "The miniature reasoner's own task",
-        "Apache-2.0, as rmx itself",
-        "generated by rmx.mini, bundled with rmx",
-        splits=SPLITS,
-    ),
-    "arith": SetInfo(
-        "One-digit arithmetic at the edge of a small model's competence",
-        "Apache-2.0, as rmx itself",
-        "generated for rmx, bundled with it",
-        splits=SPLITS,
-    ),
-    "gsm8k": SetInfo(
-        "GSM8K: grade-school word problems",
-        "MIT",
-        f"{_HUB}openai/gsm8k (Cobbe et al., arXiv 2110.14168); validation is a fixed tenth of its train split, taken "
-        "out by the hash of the question",
-        "train and validation are 7473 problems together",
-        1319,
-        SPLITS,
-    ),
-    "math": SetInfo(
-        "MATH, levels 3 to 5: competition problems to train on; its test split is MATH-500",
-        "MIT",
-        f"{_HUB}DigitalLearningGmbH/MATH-lighteval (Hendrycks et al., arXiv 2103.03874), both its splits without the "
-        "problems of HuggingFaceH4/MATH-500; validation is a tenth, by the hash of the text",
-        "the levels that SimpleRL-Zoo trains on; training takes as many problems of each",
-        500,
-        SPLITS,
-    ),
-    "math500": SetInfo(
-        "MATH-500: competition problems",
-        "MIT, of the sets it was taken from (MATH, PRM800K); " + NOT_STATED,
-        f"{_HUB}HuggingFaceH4/MATH-500 (Hendrycks et al., arXiv 2103.03874; the 500 test problems of Lightman et al., "
-        "arXiv 2305.20050)",
-        size=500,
-    ),
-    "aime24": SetInfo(
-        "AIME 2024: both American Invitational Mathematics Examinations of the year",
-        NOT_STATED,
-        f"{_HUB}HuggingFaceH4/aime_2024 (from AI-MO/aimo-validation-aime, Apache-2.0; the problems are the "
-        "Mathematical Association of America's)",
-        "answers are whole numbers from 0 to 999; 30 problems tell little apart",
-        30,
-    ),
-    "amc23": SetInfo(
-        "AMC 2023: problems of the American Mathematics Competition 12",
-        NOT_STATED,
-        f"{_HUB}math-ai/amc23 (the problems are the Mathematical Association of America's)",
-        "numbers stand for the choices of the original; 40 problems tell little apart",
-        40,
-    ),
-    "minerva": SetInfo(
-        "Minerva's undergraduate problems in science and mathematics (OCWCourses)",
-        NOT_STATED,
-        f"{_HUB}math-ai/minervamath (Lewkowycz et al., arXiv 2206.14858)",
-        "answers that were rounded are right only as they were rounded there",
-        272,
-    ),
-    "olympiadbench": SetInfo(
-        "OlympiadBench: open-ended competition problems in English, text only",
-        "Apache-2.0",
-        f"{_HUB}Hothan/OlympiadBench, OE_TO_maths_en_COMP (He et al., arXiv 2402.14008)",
-        "93 of its 674 problems have several answers and are left out; a tolerance that a problem allows is not used",
-        581,
-    ),
-}
+_ABOUT = tomllib.loads((ASSETS / "problems" / "sets.toml").read_text(encoding="utf-8"))
+SETS = {name: SetInfo(**about | {"splits": tuple(about.get("splits", ["test"]))}) for name, about in _ABOUT.items()}
 
 
 def load_set(name: str) -> list[Problem]:
@@ -191,13 +254,12 @@ def _spoken(words: Iterable[str]) -> str:
 def _named(name: str, split: str) -> tuple[Problem, ...]:
     if name in REPOSITORIES:
         return fetch(name, split)
+    if name == "words":
+        return words_set(split)
     path = ASSETS / "problems" / f"{name}.{split}.jsonl"
     if not path.is_file():
         raise ProblemError(f"The bundled set {name}:{split} is missing. Install rmx again.")
     return tuple(replace(p, split=split) for p in read_file(path, name))
-
-
-# ------------------------------------------------------------------------------------------------------- own files
 
 
 def _own_file(base: str) -> list[Problem]:

@@ -1,22 +1,31 @@
 """Token ids in, logits and their statistics out. Knows no text, no web and no training.
 
-The way of a visitor's solution, from the request to its tokens:
+Every token of rmx is made by one step. From the request down to the network:
 
-    Generation (rmx/explore/generate.py)
-       │  Decoding: ids to read, how to choose tokens, what to call with each of them and when it is over
+    Generation, outcomes, rescue, rollouts, evaluation, patches, …
+       │  Decodings: ids to read, how to choose tokens, what to call with each of them, when it is over
        ▼
-    fair_queue    a ticket: whose turn it is. Streams share a turn, at most `SEATS` of them and as many as fit into
-                  `SEAT_BYTES`; all other work has the engine alone, and both give way to each other between steps
-    scheduler     whoever waits for its next token does one step for all streams, if nobody is at it already:
-                  it takes out who has stopped, reads a piece of the next prompt, steps, hands the tokens over
-    arena         the streams as rows of one cache of static shape; copied in when there are two or more, and out again
-    engine        the network: read a prompt (`open`), append tokens (`forward`), switch adapters, also row by row
+    scheduler            people's streams: whoever waits for its next token does one step for all of them
+    batch, continuous_batching     long work: continuations of one text, samples of many prompts
+       ▼
+    decoder    the step itself: end who was cancelled, read ids, feed every stream its newest token, choose the next
+    rows       which streams share a pass: base and plain LoRAs, each row under its own adapter and strength; an
+               adapter that does not scale linearly has rows of its own; recurrent state takes its step alone
+    arena      the rows of a pass: one cache of static shape, a position and a mask for each row, sliding windows too
+    engine     the network: read a prompt (`open`), append tokens (`forward`), switch adapters, also row by row
     entropy, token_draws   logits to statistics and to the next tokens; a few numbers of each row leave the device
-    prefix_cache  keys and values of what was computed, for the next swap of the same owner
+    prefix_cache           keys and values of what was computed, for the next swap of the same owner
+
+A comparison of two models (rmx/models/model_pair.py) steps its rows itself (`RowBatch`), since the next token depends
+on both. Prompts are read once for all streams that go on from them (`Prefix`); a branch is a copy of a row. On CUDA,
+passes of a shape that lasts are recorded once and replayed (capture).
+
+Whose turn it is: fair_queue. People's streams share a turn, at most `SEATS` of them and as many as fit into
+`SEAT_BYTES`. Other work has the engine alone, and whoever has had a slice gives way between two steps to who goes first
+(`Engine.give_way`): watched work before measured, measured before bulk. Its rows stay where they are meanwhile.
+decoding_memory bounds what all rows of long work take together.
 
 What holds whoever else is there: a draw depends on (seed, prompt, sample, position) only; a row's logits depend on the
-arena's bucket (slots, width) only; a stream alone is computed as a cold run computes it, and a cold run always alone.
-
-Long work takes the engine for itself and gives way (`Engine.give_way`): batch (branches of one prefix), and
-continuous_batching (samples of many prompts), whose memory decoding_memory bounds; kv_cache has the layers of both.
+arena's bucket (slots, width) only, to the last bit; a cold run is computed alone, and on a CPU so is a stream that has
+the model to itself. Between two buckets the last digits round otherwise, which turns a near tie now and then.
 """

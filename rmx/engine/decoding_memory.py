@@ -15,8 +15,8 @@ from functools import cache
 import psutil
 import torch
 
+from rmx.engine.arena import WIDTH
 from rmx.engine.engine import Engine
-from rmx.engine.kv_cache import ROOM
 
 ROWS = 64  # completions decoded together, at most
 CPU_BYTES = 4 << 30  # that the rows of one batch may take; on a GPU half of what the weights leave
@@ -54,7 +54,7 @@ def token_bytes(engine: Engine) -> int:
 
 def row_bytes(engine: Engine, tokens: int) -> int:
     """Bytes of the buffers of one row of so many tokens."""
-    room = -(-min(tokens, engine.context) // ROOM) * ROOM  # they grow by so many positions
+    room = -(-min(tokens, engine.context) // WIDTH) * WIDTH  # they grow by so many positions
     return token_bytes(engine) * room
 
 

@@ -6,17 +6,19 @@ The engine speaks token ids and logits only. It knows nothing about text, forks,
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
+from rmx.engine.capture import CudaRecorder, Recorder
 from rmx.engine.fair_queue import POLL, FairQueue, Ticket, current_owner
-from rmx.engine.prefix_cache import PrefixCache, Saved, croppable, whole_length
+from rmx.engine.prefix_cache import PrefixCache, Saved, croppable, whole_length, windowed
 from rmx.engine.remote import NOT_HERE, RemoteCaller
 from rmx.errors import ModelError, PromptError
 from rmx.records import Reuse
@@ -46,6 +48,35 @@ class Stream:
         rows = self._engine.forward([list(tokens)], self.cache, keep=len(tokens))[0]
         self.logits = rows[-1]
         return rows
+
+    @property
+    def adapter(self) -> str | None:
+        """Key of the adapter that it is computed under."""
+        return self._adapter
+
+    @property
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer, (1, heads, T, head_dim)."""
+        return [(layer.keys, layer.values) for layer in self.cache.layers]
+
+    def branch(self, keep: int | None = None) -> "Stream":
+        """Make another stream that goes on from the first `keep` tokens of this one; from all of them by default.
+
+        Its logits are right only where it keeps all.
+
+        Raises:
+            ValueError: this cache cannot be cropped to so few tokens.
+        """
+        n = len(self.ids) if keep is None else keep
+        if croppable(self.cache) or (n == len(self.ids) and windowed(self.cache)):
+            cache = self._engine.cache_of(self.layers, n)  # of views: whoever appends to it makes its own
+        elif n == len(self.ids):
+            cache = deepcopy(self.cache)
+        else:
+            raise ValueError(f"this cache cannot be cropped to {n} tokens")
+        other = Stream(self._engine, self._adapter, self.ids[:n], cache, self.reuse)
+        other.logits = self.logits
+        return other
 
     def save(self) -> None:
         """Hand keys and values to the prefix cache."""
@@ -93,10 +124,11 @@ class Engine:
         self.fault: str | None = None  # why these weights must not be used any more
         self.remote: RemoteCaller | None = None  # what calls the process with the weights; None: that is this one
         self.held = HeldEngines([self])  # of whoever has the turn
+        self.recorder: Recorder | None = CudaRecorder() if self.model.device.type == "cuda" else None
 
     def forked(self) -> None:
         """In a new process that is a copy of another: the weights are here, its lines and locks are not ours."""
-        self.remote = None
+        self.remote = self.recorder = None  # a process that is lent a GPU for a single request records nothing
         self.queue = FairQueue(self.queue.limit, self.queue.per_owner, self.queue.per_address)
         self.scheduler = None
         self.held = HeldEngines([self])
@@ -127,9 +159,10 @@ class Engine:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights, with those of the adapters on them, and of the prefix cache."""
+        """Bytes of the weights, with those of the adapters on them, of the prefix cache and of streams under way."""
         tensors = chain(self.model.parameters(), self.model.buffers())
-        return sum(tensor.nbytes for tensor in tensors) + self.prefixes.nbytes
+        streams = self.scheduler.nbytes if self.scheduler else 0
+        return sum(tensor.nbytes for tensor in tensors) + self.prefixes.nbytes + streams
 
     def unload(self, why: str) -> None:
         """Let go of the network, its adapters and all that was computed with it. The caller holds the turn.
@@ -193,6 +226,13 @@ class Engine:
         for adapter in adapters:
             self.check_adapter(adapter)
         return _scaled_by_row(self.model, adapters)
+
+    def scales(self, adapter: str | None) -> bool:
+        """Whether rows of one pass can have this adapter apart from other rows: a plain LoRA, or none at all."""
+        if adapter is None:
+            return True
+        name = split_key(adapter)[0]
+        return name in self.adapters and why_not_linear(self.model.peft_config[name]) is None
 
     def give_way(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Between two steps of long work: let those go first who should, by the rule of rmx/engine/fair_queue.py.
@@ -286,29 +326,20 @@ class Engine:
         yield stream
 
     @torch.inference_mode()
-    def expand(self, stream: Stream, rows: int) -> Any:
-        """Turn a stream's cache into one of `rows` equal rows. The stream itself is used up by it."""
-        stream.cache.batch_repeat_interleave(rows)
-        return stream.cache
-
-    @torch.inference_mode()
     def forward(
         self,
         ids: Sequence[Sequence[int]] | Tensor,
         cache: Any,
         keep: int,
         *,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | dict[str, Tensor] | None = None,
         position_ids: Tensor | None = None,
-        adapters: Sequence[str | None] | None = None,
     ) -> Tensor:
         """Push (B, T) tokens through the network; logits (B, keep, V) of the last `keep`, in the model's dtype.
 
         Args:
-            attention_mask: (B, cached + T), 0 where a row must not look; None where every row may look everywhere.
+            attention_mask: what rows may look at, as transformers takes it; None where every row may look everywhere.
             position_ids: (B, T), needed where rows have seen different numbers of tokens.
-            adapters: each row under an adapter of its own, None for the base; one pass over the weights serves all
-                rows. The caller is inside `using` of the adapter with the strength that all of them have.
 
         Raises:
             ModelError: the weights are in another process.
@@ -320,22 +351,14 @@ class Engine:
             options["attention_mask"] = attention_mask
         if position_ids is not None:
             options["position_ids"] = position_ids
-        if adapters is not None:
-            options["adapter_names"] = ["__base__" if key is None else split_key(key)[0] for key in adapters]
         tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)
-        try:
-            out: Tensor = self.model(input_ids=tokens, **options).logits
-        except BaseException:
-            if adapters is not None:
-                _drop_hooks(self.model)
-            raise
+        out: Tensor = self.model(input_ids=tokens, **options).logits
         return out
 
     @torch.inference_mode()
     def save(self, adapter: str | None, ids: Sequence[int], cache: Any) -> None:
         """Keep a finished sequence for later prefixes, where its cache can be cropped at all."""
-        n = whole_length(cache)
-        if n and croppable(cache):
+        if croppable(cache) and (n := whole_length(cache)):
             layers = tuple((layer.keys[:, :, :n], layer.values[:, :, :n]) for layer in cache.layers)
             self.prefixes.keep(
                 Saved(adapter, torch.tensor(ids[:n], dtype=torch.long), layers, current_owner.get().owner)
@@ -372,6 +395,14 @@ class Engine:
     def _new_cache(self) -> Any:
         return DynamicCache(config=self.config)
 
+    def crops(self, n: int) -> bool:
+        """Whether the cache of a text of n tokens can be cropped to any beginning of it."""
+        cache = self._new_cache()
+        for layer in cache.layers:
+            if isinstance(layer, DynamicSlidingWindowLayer):
+                layer.cumulative_length = n
+        return croppable(cache)
+
     def _resume(self, adapter: str | None, ids: Sequence[int], limit: int) -> tuple[Any, int]:
         """A cache that already holds as much of ids[:limit] as was ever computed, and how much that is."""
         found = self.prefixes.find(adapter, ids[:limit], current_owner.get().owner) if limit else None
@@ -391,6 +422,19 @@ class Engine:
         return cache
 
 
+class AdapterUse(Protocol):
+    """Adapters that are on; `give_way` leaves them for a while, and whatever is switched to within them pauses them."""
+
+    def pause(self) -> None:
+        """Make room for another adapter, which is switched to and back from before these are used again."""
+
+    def switch(self) -> None:
+        """Switch to them; the caller holds the turn."""
+
+    def leave(self) -> None:
+        """Switch back to what was before."""
+
+
 class Using:
     """An adapter, or the base, switched to for the length of a `with` block; `give_way` leaves it for a while."""
 
@@ -399,13 +443,18 @@ class Using:
         self._switched: AbstractContextManager[Any] | None = None  # None where it was left, and could not be entered
 
     def __enter__(self) -> None:
-        self.switch()
         self._among = self._engine.held.used
+        for outer in self._among:
+            outer.pause()
+        self.switch()
         self._among.append(self)
 
     def __exit__(self, *error: Any) -> None:
         self._among.remove(self)
         self.leave(*error)
+
+    def pause(self) -> None:
+        """Nothing: contexts are left in the opposite order."""
 
     def switch(self) -> None:
         """Switch to it; the caller holds the turn."""
@@ -426,7 +475,7 @@ class HeldEngines:
     one of them, the innermost last."""
 
     engines: Sequence[Engine]
-    used: list[Using] = field(default_factory=list)
+    used: list[AdapterUse] = field(default_factory=list)
 
 
 @contextmanager
@@ -450,6 +499,24 @@ def split_key(key: str) -> tuple[str, float]:
     """Name and strength of an adapter's key."""
     name, _, strength = key.partition("*")
     return name, float(strength) if strength else 1.0
+
+
+def why_not_linear(config: Any) -> str | None:
+    """Why an adapter's output cannot simply be multiplied; None for a plain LoRA, which adds s·B·A·x."""
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if kind != "LORA":
+        return f"it is a {kind} adapter, and only a plain LoRA scales linearly."
+    if getattr(config, "use_dora", False):
+        return "it is a DoRA, which renormalises the weights; part of its effect is there at any strength."
+    if config.modules_to_save or getattr(config, "trainable_token_indices", None):
+        return "it replaces whole modules or tokens, which are either there or not."
+    if getattr(config, "target_parameters", None):
+        return "it sits on parameters that no layer of their own holds, which rows of one batch cannot have apart."
+    if config.bias != "none" or getattr(config, "lora_bias", False):
+        return "it trains biases, which do not scale with it."
+    if getattr(config, "alora_invocation_tokens", None):
+        return "it is switched on by tokens of the text."
+    return None
 
 
 @contextmanager
@@ -515,13 +582,6 @@ def _swapped(biases: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
     finally:
         for (ours, _), data in zip(biases, before, strict=True):
             ours.data = data
-
-
-def _drop_hooks(model: Any) -> None:
-    """A mixed pass that fails half way leaves PEFT's hooks behind, and every later pass would obey them."""
-    for layer in lora_layers(model):
-        layer._forward_pre_hooks.clear()
-        layer._forward_pre_hooks_with_kwargs.clear()
 
 
 def base_network(model: Any) -> Any:

@@ -95,13 +95,6 @@ def _common_prefix(a: Tensor, b: Tensor) -> int:
     return int(differs[0]) if len(differs) else n
 
 
-def select_rows(cache: Any, rows: Tensor) -> None:
-    """Keep these rows of a cache, in this order; the layers of a model over several GPUs are not all on one."""
-    for layer in cache.layers:
-        keys = getattr(layer, "keys", None)
-        layer.batch_select_indices(rows if keys is None else rows.to(keys.device))
-
-
 def whole_length(cache: Any) -> int:
     """Positions that every layer holds: a pass that broke half way leaves some layers with more than others."""
     return min((int(layer.get_seq_length()) for layer in cache.layers), default=0)
@@ -124,3 +117,10 @@ def croppable(cache: Any) -> bool:
         elif type(layer) is not DynamicLayer:
             return False
     return bool(cache.layers)
+
+
+def windowed(cache: Any) -> bool:
+    """Whether all of this cache is keys and values, of every position or of those in a sliding window."""
+    return bool(cache.layers) and all(
+        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
+    )

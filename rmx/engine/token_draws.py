@@ -146,13 +146,16 @@ def figures_of(logits: Tensor, ids: Tensor, found: Capture | None = None) -> lis
     ]
 
 
-def choose_tokens(logits: Tensor, sampling: Sequence[Sampling], uniforms: Sequence[float]) -> list[TokenFigures]:
+def choose_tokens(
+    logits: Tensor, sampling: Sequence[Sampling], uniforms: Sequence[float], top: int = TOP_KEPT
+) -> list[TokenFigures]:
     """Choose a token for each row by its own setting.
 
     Args:
         logits: (B, V), any float dtype. sampling, uniforms: of each row; greedy rows take the likeliest token.
+        top: likeliest tokens that are told.
     """
-    found = capture(logits, TOP_KEPT)
+    found = capture(logits, top)
     ids = found.top_ids[:, 0].clone()
     for setting in {(s.temperature, s.top_p) for s in sampling if not s.greedy}:
         rows = [i for i, s in enumerate(sampling) if (s.temperature, s.top_p) == setting]

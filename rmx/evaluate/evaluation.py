@@ -3,12 +3,11 @@
 Many completions of many problems by several models, graded; whatever was known before is not made again.
 
 Problems are taken in portions, each by all models in turn, so that models can be compared from the first portion on.
-An evaluation that broke off goes on with the same batches as if it had not, to the same completions.
+An evaluation that broke off makes what is missing.
 
 Kept completions looked at again, by the present rules and without a pass of any network.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -52,7 +51,6 @@ def trained_on(spec: str | None, problems: Sequence[Problem], store: RunStore | 
 FIRST = 4  # problems of the first portion; the next ones double
 WANTED = 1024  # samples of a portion, about
 LEAST, MOST = 8, 64  # problems of a portion
-SKIPPED = 1  # length of a ghost that leaves the batch at once
 
 Shelves = Sequence[tuple[Contestant, Sampling, Shelf]]  # of each model one for greedy, one for the draws
 
@@ -137,17 +135,19 @@ class Evaluation:
     ) -> Iterator[EvalReport]:
         """The completions of some problems by one model with one setting."""
         numbers = self._numbers(sampling)
-        plan = plan_of(prompts, len(numbers))
-        asks = [SampleRequest(p, tuple(known(shelf, p, number, plan) for number in numbers)) for p in prompts]
-        there = sum(length is not None for ask in asks for length in ask.made)
+        missing = [
+            SampleRequest(p, tuple(number for number in numbers if (hashed(p), number) not in shelf.found))
+            for p in prompts
+        ]
+        there = len(prompts) * len(numbers) - sum(len(request.numbers) for request in missing)
         self._at += there
         self._cached += there
-        if there == len(asks) * len(numbers):
+        if there == len(prompts) * len(numbers):
             return
         tally, began, model = self._tallies[contestant.name], time.monotonic(), contestant.model
         made = sample_continuously(
             model.engine,
-            asks,
+            missing,
             sampling,
             stop_ids=model.stop_ids,
             rows=fitting_rows(model.engine, max(map(len, prompts)) + sampling.max_new_tokens),
@@ -157,7 +157,7 @@ class Evaluation:
         )
         for samples in made:
             for sample in samples:
-                one = read(contestant, prompts[sample.prompt], sample, plan)
+                one = read(contestant, prompts[sample.prompt], sample)
                 shelf.add(one)
                 tally.tokens += one.length
             self._at += len(samples)
@@ -209,31 +209,15 @@ def portions(problems: int, n: int) -> Iterator[tuple[int, int]]:
         start, size = end, min(2 * size, largest)
 
 
-def known(shelf: Shelf, prompt: Sequence[int], number: int, plan: str) -> int | None:
-    """How long a known completion is; of another plan it need not be waited for, since nothing depends on it."""
-    one = shelf.found.get((hashed(prompt), number))
-    if one is None:
-        return None
-    return one.length if one.plan == plan else SKIPPED
-
-
-def read(contestant: Contestant, prompt: Sequence[int], sample: Sample, plan: str) -> Answered:
+def read(contestant: Contestant, prompt: Sequence[int], sample: Sample) -> Answered:
     """A finished completion, with its answer as it is written there."""
     answer = contestant.model.find_answer(prompt, sample.ids)
-    return Answered(hashed(prompt), sample.number, plan, len(sample.ids), answer, sample.stop, tuple(sample.ids))
+    return Answered(hashed(prompt), sample.number, len(sample.ids), answer, sample.stop, tuple(sample.ids))
 
 
 def hashed(prompt: Sequence[int]) -> str:
     """Return the hash, 16 hexadecimal digits, under which a prompt's completions are stored."""
     return prompt_key(prompt).hex()
-
-
-def plan_of(prompts: Sequence[Sequence[int]], count: int) -> str:
-    """A name for one batch job: these prompts in this order, so many samples of each."""
-    digest = hashlib.blake2b(f"{count}".encode(), digest_size=6)
-    for prompt in prompts:
-        digest.update(prompt_key(prompt))
-    return digest.hexdigest()
 
 
 # -- Kept completions looked at again, by the present rules and without a pass of any network -------------------------

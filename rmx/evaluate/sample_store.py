@@ -29,7 +29,6 @@ class Answered:
 
     prompt: str
     number: int
-    plan: str  # of the batch that made it; samples of the same plan can be completed bit for bit
     length: int  # tokens, the end token included
     answer: str | None
     stop: Stop
@@ -42,7 +41,7 @@ class Answered:
 
     def json(self) -> dict[str, Any]:
         """Return the completion as a line of the store."""
-        row: dict[str, Any] = {"p": self.prompt, "i": self.number, "plan": self.plan, "len": self.length}
+        row: dict[str, Any] = {"p": self.prompt, "i": self.number, "len": self.length}
         return row | {"answer": self.answer, "stop": self.stop} | ({"ids": list(self.ids)} if self.ids else {})
 
     @classmethod
@@ -50,10 +49,10 @@ class Answered:
         """None where the line is not a completion."""
         try:
             ids = tuple(row.get("ids", ())) if with_ids else ()
-            found = cls(row["p"], row["i"], row["plan"], row["len"], row["answer"], row["stop"], ids)
+            found = cls(row["p"], row["i"], row["len"], row["answer"], row["stop"], ids)
         except (KeyError, TypeError, AttributeError):
             return None
-        words = (found.prompt, found.plan, "" if found.answer is None else found.answer)
+        words = (found.prompt, "" if found.answer is None else found.answer)
         whole = all(type(x) is int and x >= 0 for x in (found.number, found.length, *ids))
         return found if whole and found.stop in STOPS and all(isinstance(w, str) for w in words) else None
 

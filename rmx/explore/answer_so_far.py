@@ -189,17 +189,16 @@ def _force(
     with engine.queue.when_free(cancelled) as mine:
         if not mine:
             return []
-        with engine.using(trace.adapter):
-            return continue_prefixes(
-                engine,
-                [*trace.prompt_ids, *trace.ids],
-                [prompt + end for end in ends],
-                concluding,
-                max_new=MAX_ANSWER,
-                over=lambda row, token_id: boxes[row].closed_by(token_id) or token_id in model.stop_ids,
-                adapter=trace.adapter,
-                cancelled=cancelled,
-            )
+        return continue_prefixes(
+            engine,
+            [*trace.prompt_ids, *trace.ids],
+            [prompt + end for end in ends],
+            concluding,
+            max_new=MAX_ANSWER,
+            over=lambda row, token_id: boxes[row].closed_by(token_id) or token_id in model.stop_ids,
+            adapter=trace.adapter,
+            cancelled=cancelled,
+        )
 
 
 class _Box:

@@ -10,26 +10,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
 
 from rmx.config import Sampling
-from rmx.engine.arena import takes_rows
-from rmx.engine.batch import continue_batch
+from rmx.engine.decoder import Decoding, Prefix
 from rmx.engine.decoding_memory import row_bytes
 from rmx.engine.entropy import capture, logp_and_rank
-from rmx.engine.scheduler import Decoding, scheduler_of
+from rmx.engine.scheduler import scheduler_of
 from rmx.engine.token_draws import TokenFigures
 from rmx.errors import RmxError, SwapError
 from rmx.explore.generate import Generation, Job
-from rmx.models.adapter_facts import scales
 from rmx.models.detokenizer import Detokenizer
 from rmx.models.load import Model
 from rmx.records import TokenDist, Trace
 from rmx.storage.job_store import TOKEN_BYTES, JobStore, MemoryShares, bytes_of
-from rmx.zerogpu.calls import decoding, never, on_gpu_worker
+from rmx.zerogpu.calls import decoding, on_gpu_worker
 
 POINTERS = 24  # bytes of one token in the list of a branch, in its trace, and among what a branch keeps
 
@@ -71,6 +69,7 @@ class Branch:
     trace: Trace | None = None
     error: str | None = None
     stand_in: Any = None  # what a recorded tree keeps in place of its model
+    ends: dict[int, Any] = field(default_factory=dict)  # of the alternatives at its own tokens, by position
     nbytes: int = 0  # that it keeps in memory beside what its parent keeps
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -99,6 +98,10 @@ class Branch:
         made = Branch(self.model, job, self.prompt, self.tree, self, self.title, owner=self.owner)
         made.known_computed = self.known_computed
         return made
+
+    def owner_at(self, pos: int) -> "Branch":
+        """The branch whose own token stands at a position: before a swap, and at it, all is as in its parent."""
+        return self if self.parent is None or self.at is None or pos > self.at else self.parent.owner_at(pos)
 
     def halt(self) -> None:
         """Ask a running generation to end at the next step."""
@@ -226,56 +229,19 @@ def look_ahead(
         length: tokens after the alternative; a row ends early at an end token.
         patience: seconds to wait for the engine, see `Turns.turn`.
     """
-    engine = model.engine
-    if takes_rows(engine) and scales(model, adapter):
-        return _beside_streams(model, prefix, alternatives, adapter, length, patience)
-    with engine.queue.turn(patience), engine.using(adapter):
-        return continue_batch(
-            engine,
-            prefix,
-            alternatives,
-            max_new=length + 1,
-            over=lambda row, token: token in model.stop_ids,
-            adapter=adapter,
-        )
-
-
-def _beside_streams(
-    model: Model,
-    prefix: Sequence[int],
-    alternatives: Sequence[int],
-    adapter: str | None,
-    length: int,
-    patience: float | None,
-) -> list[list[int]]:
-    """Do as `look_ahead` does, in the steps that carry the streams of others."""
     engine, most = model.engine, min(length + 1, model.engine.context - len(prefix))
-    rows = [[token] for token in alternatives]
-    asked: list[Decoding] = []
-    for row in rows:
-        if row[0] in model.stop_ids or most < 2:
-            continue
+    rows, read = [[token] for token in alternatives], Prefix(prefix, adapter, save=True)
 
-        def take(figures: TokenFigures, row: list[int] = row) -> bool:
-            row.append(figures.token_id)
-            return len(row) == most or figures.token_id in model.stop_ids
+    def take(row: list[int], figures: TokenFigures) -> bool:
+        row.append(figures.token_id)
+        return len(row) == most or figures.token_id in model.stop_ids
 
-        asked.append(
-            Decoding(
-                prefix,
-                Sampling(),
-                draw=lambda: 0.0,
-                opened=lambda reuse: False,
-                take=take,
-                cancelled=never,
-                adapter=adapter,
-                like=asked[0] if asked else None,
-                first=row[0],
-                ahead=length + 2,
-                keeps=False,
-            )
-        )
-    seat_bytes = len(asked) * row_bytes(engine, len(prefix) + length + 1)
+    asked = [
+        Decoding(read, Sampling(), partial(take, row), given=tuple(row), top=1)
+        for row in rows
+        if row[0] not in model.stop_ids and most > 1
+    ]
+    seat_bytes = 0 if engine.fault is not None else len(asked) * row_bytes(engine, len(prefix) + length + 1)
     with engine.queue.turn(patience, seat_bytes) as ticket:
         for _ in scheduler_of(engine).run(asked, ticket):
             pass

@@ -139,7 +139,7 @@ def calibrate_greedily(model: Model, problems: Sequence[Problem], longest: int) 
     most = max(map(len, prompts)) + longest
     ended = sample_continuously(
         model.engine,
-        [SampleRequest(prompt, (None,)) for prompt in prompts],
+        [SampleRequest(prompt, (0,)) for prompt in prompts],
         Sampling(max_new_tokens=longest),
         stop_ids=model.stop_ids,
         rows=fitting_rows(model.engine, most),

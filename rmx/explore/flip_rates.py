@@ -23,13 +23,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import torch
-from torch import Tensor
-
 from rmx.config import TOP_SHOWN, Sampling
 from rmx.data.problem_sets import load_set
 from rmx.engine.batch import continue_batch
-from rmx.engine.token_draws import draw_rows, prompt_key, uniform
+from rmx.engine.token_draws import prompt_key, uniform
 from rmx.errors import RmxError
 from rmx.explore.branches import swap
 from rmx.explore.generate import Job, solve_anew
@@ -127,23 +124,17 @@ def _sampled(
     model: Model, job: Job, kept: Sequence[int], forced: int, temperature: float, seed: int
 ) -> list[list[int]]:
     """Two completions that go on from `kept`: one begins with the forced token, the other is drawn from there."""
-    engine, key, place = model.engine, prompt_key(job.prompt_ids), len(kept)
-
-    def choose(logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
-        # Each fork has draws of its own: those of one sample number would be shared by all forks of a problem.
-        at = [uniform(seed, key, 2 * place + row, place + step) for row in rows]
-        return draw_rows(logits, temperature, 1.0, at)
-
-    with engine.queue.turn(), engine.using(job.adapter), torch.inference_mode():
-        prefix = [*job.prompt_ids, *kept]
-        first = int(choose(engine.open(prefix, adapter=job.adapter).logits[None], [1], 0)[0])
+    engine, key, at = model.engine, prompt_key(job.prompt_ids), len(kept)
+    with engine.queue.turn():
         rows = continue_batch(
             engine,
-            prefix,
-            [forced, first],
-            max_new=job.sampling.max_new_tokens - place,
+            [*job.prompt_ids, *kept],
+            [(forced,), ()],
+            max_new=job.sampling.max_new_tokens - at,
             over=Ending(model, job.prompt_ids, kept, 2),
-            choose=choose,
+            sampling=Sampling(temperature, 1.0, seed, job.sampling.max_new_tokens),
+            # Each fork has draws of its own: those of one sample number would be shared by all forks of a problem.
+            draw=lambda row, place: uniform(seed, key, 2 * at + row, at + place),
             adapter=job.adapter,
         )
     return [[*kept, *row] for row in rows]
@@ -199,11 +190,11 @@ def answers_after(
     """Completion texts after forcing each alternative, decoded as one batch, and what they answer."""
     kept = list(ids[: token.pos])
     engine = model.engine
-    with engine.queue.turn(), engine.using(job.adapter):
+    with engine.queue.turn():
         rows = continue_batch(
             engine,
             [*job.prompt_ids, *kept],
-            alternatives,
+            [(token_id,) for token_id in alternatives],
             max_new=max_new - token.pos,
             over=Ending(model, job.prompt_ids, kept, len(alternatives)),
             adapter=job.adapter,

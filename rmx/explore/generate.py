@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from rmx.config import Sampling
+from rmx.engine.decoder import AHEAD, Decoding, Prefix
 from rmx.engine.decoding_memory import row_bytes
 from rmx.engine.fair_queue import Ticket
-from rmx.engine.scheduler import Decoding, scheduler_of
+from rmx.engine.scheduler import scheduler_of
 from rmx.engine.token_draws import TokenFigures, figures_of, prompt_key, uniform
 from rmx.errors import PromptError
 from rmx.grading.answers import CUT, StopRule
-from rmx.models.adapter_facts import scales
 from rmx.models.load import Model
 from rmx.models.stopping import stop_after
 from rmx.records import Candidate, Reuse, Stop, TokenDist, Trace
@@ -157,18 +157,23 @@ class Generation:
             self.tokens.append(self._dist(len(self.tokens), chosen, pieces.feed(chosen.token_id), False))
             return self._over(rule, self.tokens[-1:])
 
-        return Decoding(
+        prefix = Prefix(
             [*job.prompt_ids, *(t.id for t in kept), *given],
-            job.sampling,
-            lambda: uniform(job.sampling.seed, key, 0, len(self.tokens)),
-            opened,
-            take,
-            self.cancelled,
-            adapter=job.adapter,
-            alone=job.cold or not scales(model, job.adapter),
+            job.adapter,
             reuse=not job.cold,
             read_from=start if given else None,
             on_read=self._reader(given, len(kept), found),
+        )
+        return Decoding(
+            prefix,
+            job.sampling,
+            take,
+            draw=lambda: uniform(job.sampling.seed, key, 0, len(self.tokens)),
+            opened=opened,
+            cancelled=self.cancelled,
+            alone=job.cold,
+            ahead=AHEAD,
+            keeps=True,
         )
 
     def _known_first(self, kept: Sequence[TokenDist]) -> TokenDist | None:

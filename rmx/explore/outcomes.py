@@ -9,11 +9,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from torch import Tensor
-
 from rmx.config import NEW_TOKENS, TOP_SHOWN, Sampling, is_whole
 from rmx.engine.batch import decode_steps
-from rmx.engine.token_draws import draw_rows, prompt_key, uniform
+from rmx.engine.token_draws import prompt_key, uniform
 from rmx.errors import RmxError, SwapError, shown
 from rmx.explore.resampling import Meter
 from rmx.grading.answers import Answered, Reached, Target, reached, same_answers, target_of, total
@@ -261,34 +259,25 @@ class Sampler:
     def round(self, size: int, cancelled: Callable[[], bool]) -> Generator[None]:
         """Sample each alternative `size` times as one batch; yields while it goes on and when it is counted."""
         plan = [(arm, arm.samples + i) for arm in self.arms for i in range(size)]
-        engine, adapter = self.model.engine, self.trace.adapter
+        engine, config, most = self.model.engine, self.config, self.config.max_new_tokens
         with engine.queue.when_free(cancelled) as mine:
             if not mine:
                 return
-            with engine.using(adapter):
-                steps = decode_steps(
-                    engine,
-                    self.prefix,
-                    [arm.candidate.id for arm, _ in plan],
-                    max_new=self.config.max_new_tokens - self.pos,
-                    over=Ending(self.model, self.trace.prompt_ids, self.kept, len(plan)),
-                    choose=self._chooser(plan),
-                    adapter=adapter,
-                    cancelled=cancelled,
-                )
-                rows, whole = yield from self.meter.decode(steps, cancelled)
+            steps = decode_steps(
+                engine,
+                self.prefix,
+                [(arm.candidate.id,) for arm, _ in plan],
+                max_new=most - self.pos,
+                over=Ending(self.model, self.trace.prompt_ids, self.kept, len(plan)),
+                sampling=Sampling(config.temperature, config.top_p, config.seed, most),
+                draw=lambda row, place: uniform(config.seed, plan[row][0].key, plan[row][1], self.pos + place),
+                adapter=self.trace.adapter,
+                cancelled=cancelled,
+            )
+            rows, whole = yield from self.meter.decode(steps, cancelled)
         if whole:
             self._count(plan, rows)
         yield
-
-    def _chooser(self, plan: Sequence[tuple[SampledArm, int]]) -> Callable[[Tensor, Sequence[int], int], Tensor]:
-        seed, temperature, top_p = self.config.seed, self.config.temperature, self.config.top_p
-
-        def choose(logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
-            u = [uniform(seed, plan[row][0].key, plan[row][1], self.pos + step) for row in rows]
-            return draw_rows(logits, temperature, top_p, u)
-
-        return choose
 
     def _count(self, plan: Sequence[tuple[SampledArm, int]], rows: Sequence[Sequence[int]]) -> None:
         prompt_ids = self.trace.prompt_ids

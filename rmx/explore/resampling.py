@@ -11,11 +11,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from rmx.config import Sampling
 from rmx.engine.batch import continue_batch
-from rmx.engine.token_draws import draw_rows, prompt_key, uniform
+from rmx.engine.token_draws import prompt_key, uniform
 from rmx.models.base_state import key_of
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
@@ -181,25 +179,18 @@ def resample(
 def _batch(
     model: Model, trace: Trace, numbers: range, seed: int, max_new: int, cancelled: Callable[[], bool]
 ) -> list[list[int]]:
-    engine, key = model.engine, prompt_key(trace.prompt_ids)
-
-    def choose(logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
-        return draw_rows(logits, 1.0, 1.0, [uniform(seed, key, numbers[row], step) for row in rows])
-
-    with engine.queue.when_free(cancelled) as mine:
+    key = prompt_key(trace.prompt_ids)
+    with model.engine.queue.when_free(cancelled) as mine:
         if not mine:
             return []
-        with engine.using(trace.adapter), torch.inference_mode():
-            stream = engine.open(trace.prompt_ids, adapter=trace.adapter)
-            stream.save()
-            firsts = choose(stream.logits.expand(len(numbers), -1), range(len(numbers)), 0).tolist()
-            return continue_batch(
-                engine,
-                trace.prompt_ids,
-                firsts,
-                max_new=max_new,
-                over=Ending(model, trace.prompt_ids, (), len(numbers)),
-                choose=choose,
-                adapter=trace.adapter,
-                cancelled=cancelled,
-            )
+        return continue_batch(
+            model.engine,
+            trace.prompt_ids,
+            [()] * len(numbers),
+            max_new=max_new,
+            over=Ending(model, trace.prompt_ids, (), len(numbers)),
+            sampling=Sampling(1.0, 1.0, seed, max_new),
+            draw=lambda row, place: uniform(seed, key, numbers[row], place),
+            adapter=trace.adapter,
+            cancelled=cancelled,
+        )

@@ -12,11 +12,9 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Literal
 
-from torch import Tensor
-
 from rmx.config import NEW_TOKENS, TOP_SHOWN, Sampling, is_whole
 from rmx.engine.batch import decode_steps
-from rmx.engine.entropy import capture
+from rmx.engine.token_draws import TokenFigures
 from rmx.errors import ProblemError, RmxError, shown
 from rmx.explore.branches import forks_of, swap_job
 from rmx.explore.generate import Generation, Job
@@ -299,24 +297,23 @@ class Search:
         self, branch: SearchBranch, place: SearchFork, candidates: Sequence[tuple[int, float]]
     ) -> Generator[None, None, bool]:
         """Decode all alternatives of one fork as one batch; whether they came to their ends."""
-        engine, adapter = self.model.engine, self.trace.adapter
+        engine = self.model.engine
         kept = branch.ids[: place.pos]
         watch = _Watch(Ending(self.model, self.trace.prompt_ids, kept, len(candidates)), self, place.pos)
         with engine.queue.when_free(self.cancelled) as mine:
             if not mine:
                 return False
-            with engine.using(adapter):
-                steps = decode_steps(
-                    engine,
-                    [*self.trace.prompt_ids, *kept],
-                    [token_id for token_id, _ in candidates],
-                    max_new=self.config.max_new_tokens - place.pos,
-                    over=watch.over,
-                    choose=watch.choose,
-                    adapter=adapter,
-                    cancelled=self.cancelled,
-                )
-                rows, whole = yield from self.meter.decode(steps, self.cancelled)
+            steps = decode_steps(
+                engine,
+                [*self.trace.prompt_ids, *kept],
+                [(token_id,) for token_id, _ in candidates],
+                max_new=self.config.max_new_tokens - place.pos,
+                over=watch.over,
+                seen=watch.seen,
+                adapter=self.trace.adapter,
+                cancelled=self.cancelled,
+            )
+            rows, whole = yield from self.meter.decode(steps, self.cancelled)
         for i, ((token_id, p), row) in enumerate(zip(candidates, rows, strict=True)):
             if not whole and i not in watch.ended:
                 continue
@@ -363,7 +360,7 @@ class Search:
 
 
 class _Watch:
-    """Greedy choices of a batch that note each row's forks and which rows are over."""
+    """Notes the forks of each row of a batch, and which rows are over."""
 
     def __init__(self, ending: Ending, search: Search, pos: int) -> None:
         self._ending, self._pos = ending, pos
@@ -377,10 +374,7 @@ class _Watch:
             self.ended.add(row)
         return ended
 
-    def choose(self, logits: Tensor, rows: Sequence[int], step: int) -> Tensor:
-        cap = capture(logits, self._k)
-        for i, entropy in enumerate(cap.entropy.tolist()):
-            if is_fork(entropy, self._tau):
-                ids, p = cap.top_ids[i].tolist(), cap.top_logp[i].exp().tolist()
-                self.places[rows[i]].append(SearchFork(self._pos + step, tuple(ids), tuple(p)))
-        return cap.top_ids[:, 0]
+    def seen(self, row: int, place: int, figures: TokenFigures) -> None:
+        if is_fork(figures.entropy, self._tau):
+            ids, p = zip(*figures.top[: self._k], strict=True)
+            self.places[row].append(SearchFork(self._pos + place, ids, p))

@@ -1,14 +1,10 @@
 """The final answer of a completion, and the answers of many.
 
-The final answer of a completion: where it stands in the text, whether it is right, and when it has been given.
-
 `final_answer` finds it, `grade` compares it with the known one, and `StopRule` decides piece by piece when a completion
 is over. Whether two answers say the same is decided by `equal`, in equality.py.
 
 What counts as an answer is a rule: "boxed", nothing but a box, or "flexible", a box or else what comes nearest to one.
 A completion that was cut off, by its limit of tokens or by the end of the context, is wrong, whatever stands in it.
-
-The answers that many continuations reach: what counts as right, and which of them say the same.
 """
 
 import re
@@ -21,6 +17,8 @@ from rmx.errors import ProblemError
 from rmx.grading.equality import equal, is_placeholder, last_box
 from rmx.prompt_styles import AnswerRule
 from rmx.records import Answer, Stop, Trace
+
+__all__ = ["CUT", "GRACE", "RULES", "STYLES", "StopRule", "Style", "before_stop", "equal", "final_answer", "grade"]
 
 LONGEST = 300  # characters looked at behind the words, and of the last line
 RECENT = 20_000  # characters at the end of a text in which it may state its answer
@@ -118,8 +116,6 @@ def _assigned(line: str) -> str | None:
         return None
     return found.partition("=")[2].strip() if found.count("=") == 1 else found
 
-
-__all__ = ["CUT", "GRACE", "RULES", "STYLES", "StopRule", "Style", "before_stop", "equal", "final_answer", "grade"]
 
 Style = Literal["boxed", "hash", "stated", "last_number"]
 STYLES: tuple[Style, ...] = ("boxed", "hash", "stated", "last_number")

@@ -31,20 +31,15 @@ def serve() -> None:
     """Reads ["given", "known"] lines, writes "equal", "different" or "late"."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     replies, sys.stdout = sys.stdout, sys.stderr  # nothing that the library prints is an answer
-    _limit_memory()
+    if sys.platform != "win32":  # there the time limit alone has to do
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = WORKER_MEMORY if hard == resource.RLIM_INFINITY else min(WORKER_MEMORY, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     logging.disable(logging.CRITICAL)
     compare = _comparer()
     compare("x^2-1", "(x-1)(x+1)")  # the first comparison imports and compiles
     print("ready", file=replies, flush=True)
     _answer_lines(sys.stdin, replies, compare)
-
-
-def _limit_memory() -> None:
-    if sys.platform == "win32":  # the time limit alone has to do
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = WORKER_MEMORY if hard == resource.RLIM_INFINITY else min(WORKER_MEMORY, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def _answer_lines(questions: IO[str], replies: IO[str], compare: Callable[[str, str], bool]) -> None:

@@ -1,11 +1,7 @@
-"""Results that show themselves, and what they show themselves with.
-
-How results show themselves: HTML for a notebook, rows for pandas, a bar for whoever waits.
+"""Results that show themselves: a line in a terminal, HTML for a notebook, rows for pandas, a bar for whoever waits.
 
 The HTML has no script and asks for nothing; it takes the colours of the notebook's theme. Templates escape whatever
 they are given.
-
-Documents that know how to show themselves: a line in a terminal, a table in a notebook, rows for pandas.
 """
 
 import json

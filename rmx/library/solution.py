@@ -13,6 +13,7 @@ from rmx.explore.branches import Branch, swap_job
 from rmx.explore.importance import MOST_FORKS, importance
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import Goal, RescueConfig, rescue
+from rmx.library.fan import fan_drawing
 from rmx.library.results import (
     ELSEWHERE,
     FORK,
@@ -255,8 +256,21 @@ class ModelSolution:
         ]
         notes = [f"Underlined tokens are forks: their entropy exceeds {tau:g} nats. Point at one, or click it."]
         return render(
-            "notebook/tokens.html", title=repr(self)[1:-1], tokens=tokens, answer=self.answer.json(), notes=notes
+            "notebook/tokens.html",
+            title=repr(self)[1:-1],
+            tokens=tokens,
+            answer=self.answer.json(),
+            notes=notes,
+            fan=fan_drawing(self.trace, self._taken()),
         )
+
+    def _taken(self) -> dict[tuple[int, int], Answer]:
+        """The answers of the branches that leave this solution by one token, by where they leave it."""
+        mine = self._branch
+        off = {(b.at or 0, b.job.forced[0]): b for b in self._branches if b.parent is mine and len(b.job.forced) == 1}
+        if mine.parent is not None and mine.job.fork is not None:
+            off[mine.at or 0, mine.job.fork.id] = mine.parent
+        return {place: b.trace.answer for place, b in off.items() if b.trace is not None}
 
 
 class SolutionStream:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmx.engine.engine import lora_layers, split_key
+from rmx.engine.engine import lora_layers, why_not_linear
 from rmx.models.load import Model, fingerprint
 
 
@@ -26,32 +26,6 @@ class AdapterFacts:
     zero: bool  # it changes nothing at all
     revision: str  # content hash of a local adapter, its source otherwise
     folded: str | None = None  # how it was begun, where it was made a plain LoRA of twice its rank
-
-
-def why_not_linear(config: Any) -> str | None:
-    """Why an adapter's output cannot simply be multiplied; None for a plain LoRA, which adds s·B·A·x."""
-    kind = str(getattr(config.peft_type, "value", config.peft_type))
-    if kind != "LORA":
-        return f"it is a {kind} adapter, and only a plain LoRA scales linearly."
-    if getattr(config, "use_dora", False):
-        return "it is a DoRA, which renormalises the weights; part of its effect is there at any strength."
-    if config.modules_to_save or getattr(config, "trainable_token_indices", None):
-        return "it replaces whole modules or tokens, which are either there or not."
-    if getattr(config, "target_parameters", None):
-        return "it sits on parameters that no layer of their own holds, which rows of one batch cannot have apart."
-    if config.bias != "none" or getattr(config, "lora_bias", False):
-        return "it trains biases, which do not scale with it."
-    if getattr(config, "alora_invocation_tokens", None):
-        return "it is switched on by tokens of the text."
-    return None
-
-
-def scales(model: Model, adapter: str | None) -> bool:
-    """Whether rows of one batch can have this adapter apart from other rows: a plain LoRA, or none at all."""
-    if adapter is None:
-        return True
-    name, engine = split_key(adapter)[0], model.engine
-    return name in engine.adapters and why_not_linear(engine.model.peft_config[name]) is None
 
 
 def facts(model: Model, name: str) -> AdapterFacts:

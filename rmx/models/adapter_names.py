@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rmx.config import ASSETS, runs_dir
 from rmx.errors import ModelError
+from rmx.models.presets import shipped_adapters
 
 if TYPE_CHECKING:  # what a site allows is asked where no model is at hand
     from rmx.models.load import Model
@@ -13,9 +14,7 @@ if TYPE_CHECKING:  # what a site allows is asked where no model is at hand
 
 def bundled_adapters(model: "Model") -> list[str]:
     """Names of the adapters that ship with this model."""
-    if model.spec != "mini":
-        return []
-    return [p.parent.name for p in sorted((ASSETS / "mini").glob("*/adapter_config.json"))]
+    return shipped_adapters(model.spec)
 
 
 def attached(model: "Model") -> set[str]:
@@ -34,7 +33,7 @@ def adapter_name(spec: str) -> str:
 def adapter_place(model: "Model", spec: str) -> str:
     """Folder or Hub id of an adapter; ModelError where there is none, or it holds no safetensors."""
     if spec in bundled_adapters(model):
-        return str(ASSETS / "mini" / spec)
+        return str(ASSETS / model.spec / spec)
     folder = run_adapter(spec) or Path(spec)
     if folder.is_dir():
         if not (folder / "adapter_config.json").is_file():

@@ -6,7 +6,7 @@ weights no longer is the model that was loaded.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,11 +48,6 @@ def checksum(tensor: Tensor) -> int:
         mixed.bitwise_xor_(mixed >> 31).mul_(ODD).bitwise_xor_(mixed >> 29)
         total += mixed.sum()
     return int(total)
-
-
-def checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
-    """The checksum of each tensor, by its name."""
-    return {name: checksum(tensor) for name, tensor in tensors}
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -127,7 +122,7 @@ def base_tensors(engine: Engine) -> dict[str, Tensor]:
 def base_checksums(held: Mapping[str, Tensor]) -> dict[str, int]:
     """Checksums of `base_tensors`; of two names of one tensor the first counts."""
     names = {id(tensor): name for name, tensor in reversed(list(held.items()))}
-    return checksums((name, held[name]) for name in names.values())
+    return {name: checksum(held[name]) for name in names.values()}
 
 
 def remember_base(model: Model) -> None:

@@ -1,14 +1,11 @@
-"""Load a model: where its weights go, and all that belongs to it.
-
-Weights that are quantised when they are loaded, or spread over several GPUs: what transformers is asked for.
-
-Quantised weights are 8-bit integers or 4-bit NF4 of bitsandbytes; what is computed with them has the dtype that was
-asked for. rmx compares all tensors of the base in memory, so no part of a model may wait on the CPU or the disk.
-
-A model spec to a loaded Model: weights, tokenizer, adapters, device, dtype, prompt style.
+"""A model spec to a loaded Model: weights, tokenizer, adapters, device, dtype, prompt style.
 
 Specs: `mini` (bundled) · a preset name · a Hub id, optionally `@revision` · a local folder · a `.gguf` file.
 Safetensors only (or GGUF); pickles are refused; remote code is never run.
+
+Weights may be quantised when they are loaded, or spread over several GPUs. Quantised weights are 8-bit integers or
+4-bit NF4 of bitsandbytes; what is computed with them has the dtype that was asked for. rmx compares all tensors of the
+base in memory, so no part of a model may wait on the CPU or the disk.
 """
 
 import copy
@@ -37,9 +34,8 @@ from rmx.engine.engine import Engine
 from rmx.errors import ModelError, PromptError, first_line, reason_of, shown
 from rmx.grading.answers import RULES, StopRule, before_stop, grade
 from rmx.models.detokenizer import Detokenizer
-from rmx.models.families import family_of, style_of
 from rmx.models.presets import Preset, preset_of
-from rmx.models.style_options import StyleOptions, resolve_style
+from rmx.models.style_options import StyleOptions, family_of, resolve_style, style_of
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Answer
 from rmx.storage.hub_errors import download_sentence
@@ -50,11 +46,7 @@ QUANTIZE = ("8bit", "4bit")
 
 @dataclass(frozen=True, slots=True)
 class Placing:
-    """What is asked of the weights beside their device and dtype.
-
-    Raises:
-        ModelError: a value that is not known.
-    """
+    """What is asked of the weights beside their device and dtype; ModelError for a value that is not known."""
 
     quantize: str | None = None  # of QUANTIZE; None: as they are
     device_map: str | None = None  # "auto": over all GPUs; None: on one device
@@ -71,11 +63,10 @@ class Placing:
     def options(self, device: str, where: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         """Arguments of `from_pretrained`; none where the whole model goes to one device as it is.
 
+        Raises ModelError where it cannot be done on this machine, and says what to do.
+
         Args:
             device: as it was asked for. where: what it stands for.
-
-        Raises:
-            ModelError: it cannot be done on this machine, and what to do.
         """
         options: dict[str, Any] = {}
         if self.device_map:
@@ -92,8 +83,10 @@ class Placing:
                 raise ModelError(
                     f"--quantize {self.quantize} needs the package bitsandbytes: pip install 'rmx-explorer[quantize]'"
                 )
-            options.setdefault("device_map", {"": where})
-            options["quantization_config"] = _bits(self.quantize, dtype)
+            bits: dict[str, Any] = {"load_in_8bit": True}
+            if self.quantize == "4bit":
+                bits = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+            options = {"device_map": {"": where}, "quantization_config": BitsAndBytesConfig(**bits)} | options
         return options
 
     def dtype(self, name: str) -> str:
@@ -110,25 +103,11 @@ def split_dtype(dtype: str) -> tuple[str, str | None]:
     return kind, quantize or None
 
 
-def _bits(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    if quantize == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-
-
 def check_in_memory(spec: str, network: Any) -> None:
-    """Refuse a model of which accelerate has left a part on the CPU or the disk, because the GPUs are full.
-
-    Raises:
-        ModelError: it has.
-    """
-    places: Mapping[str, Any] = getattr(network, "hf_device_map", None) or {}
-    kinds = {str(place).partition(":")[0] for place in places.values()}
+    """Raise ModelError for a model of which accelerate has left a part on the CPU or the disk: the GPUs are full."""
+    kinds = {str(place).partition(":")[0] for place in (getattr(network, "hf_device_map", None) or {}).values()}
     if "disk" in kinds or ("cpu" in kinds and len(kinds) > 1):
         raise ModelError(f"{spec} does not fit into the memory of these GPUs. Quantise it or take a smaller model.")
-
-
-# -- A model spec to a loaded Model -----------------------------------------------------------------------------------
 
 
 log = logging.getLogger(__name__)
@@ -271,15 +250,13 @@ def load(
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
     placed = placing.options(device, where, DTYPES[kind])
-    preset = preset_of(spec)
-    source, revision = _source(spec, preset)
-    folder = Path(source)
+    place, revision = _source(spec)
+    folder = Path(place)
     if folder.suffix == ".gguf":
         folder = dequantised(folder)
-    local = folder.is_dir()
-    if local:
+    if local := folder.is_dir():
         _check_folder(folder, spec)
-    place = str(folder) if local else source
+        place = str(folder)
     try:
         tokenizer, model = _from_pretrained(place, revision, kind, local, placed)
         model = (model if placed else model.to(where)).eval()
@@ -295,10 +272,10 @@ def load(
     model.requires_grad_(False)
     if cache_bytes is None:
         cache_bytes = min(512 << 20, max(64 << 20, 16 * sum(w.nbytes for w in model.parameters())))
-    found = fingerprint(folder) if local else getattr(model.config, "_commit_hash", None) or revision or "unknown"
+    commit = fingerprint(folder) if local else getattr(model.config, "_commit_hash", None) or revision
     family = family_of(model.config, tokenizer)
     engine, named = Engine(model, cache_bytes), placing.dtype(kind)
-    return Model(spec, found, named, engine, tokenizer, style_of(family), family.tau, place)
+    return Model(spec, commit or "unknown", named, engine, tokenizer, style_of(family), family.tau, place)
 
 
 def show_downloads() -> None:
@@ -329,8 +306,9 @@ def choose_dtype(dtype: str, device: torch.device) -> str:
     return dtype
 
 
-def _source(spec: str, preset: Preset | None) -> tuple[str, str | None]:
+def _source(spec: str) -> tuple[str, str | None]:
     """Folder, file or Hub id, and the revision asked for."""
+    preset = preset_of(spec)
     if not spec.strip():
         raise ModelError("No model is named. Use mini, a Hub id such as Qwen/Qwen2.5-1.5B, or a folder.")
     if Path(spec).suffix in PICKLES:
@@ -424,15 +402,6 @@ def fingerprint(folder: Path) -> str:
     return "sha256:" + digest.hexdigest()[:16]
 
 
-def _plain(model: Any) -> Any:
-    """The same fp32 weights without the mark of a quantised load, which refuses to be saved."""
-    config = type(model.config)(**{k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(model.state_dict())
-    plain.generation_config = model.generation_config
-    return plain
-
-
 def dequantised(gguf: Path) -> Path:
     """A folder with the fp32 weights of a GGUF file, made once and kept in the cache folder."""
     if not gguf.is_file():
@@ -452,7 +421,12 @@ def dequantised(gguf: Path) -> Path:
             model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         except Exception as error:  # the GGUF reader raises whatever its parser meets in a broken file
             raise ModelError(f"{gguf} cannot be read as a GGUF model: {reason_of(error)}") from error
-        _plain(model).save_pretrained(work)
+        # The same weights without the mark of a quantised load, which refuses to be saved.
+        config = type(model.config)(**{k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(model.state_dict())
+        plain.generation_config = model.generation_config
+        plain.save_pretrained(work)
         tokenizer.save_pretrained(work)
         shutil.rmtree(done, ignore_errors=True)
         Path(work).rename(done)

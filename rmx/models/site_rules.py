@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rmx.data.hub_sets import REPOSITORIES, is_cached
-from rmx.data.problem_sets import SETS, split_name
+from rmx.data.problem_sets import REPOSITORIES, SETS, is_cached, split_name
 from rmx.errors import Refused
 from rmx.models.adapter_names import bundled_adapters, run_adapter
 from rmx.models.presets import preset_of
+from rmx.storage.hub_errors import download_sentence
 
 if TYPE_CHECKING:
     from rmx.models.load import Model
@@ -23,14 +23,6 @@ if TYPE_CHECKING:
 TrainingMode = Literal["on", "mini", "off"]
 DUPLICATE = "Duplicate this Space, or run rmx on your own machine, to use others."
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w.-]{1,100})?")
-
-
-def hub_bytes(repo: str, revision: str | None) -> int:
-    """Bytes of the safetensors of a model on the Hub, 0 without any; OSError or ValueError where it cannot be asked."""
-    from huggingface_hub import HfApi
-
-    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10, token=False)
-    return sum(f.size or 0 for f in info.siblings or [] if f.rfilename.endswith(".safetensors"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +37,7 @@ class SiteRules:
     kept_runs: int = 0  # runs that are kept of one visitor, the newest; 0: all
     sets: tuple[str, ...] = ()  # problem sets of the Hub that are fetched for visitors
     cached: Callable[[str], bool] = is_cached  # whether a set of the Hub was fetched before
-    size_of: Callable[[str, str | None], int] = hub_bytes
+    size_of: Callable[[str, str | None], int] | None = None  # bytes of a repository and revision; None asks no Hub
 
     def admit_model(self, spec: str) -> None:
         """Whether this model may be loaded."""
@@ -55,13 +47,11 @@ class SiteRules:
     def _admit_from_hub(self, spec: str, listed: str) -> None:
         """Whether what is not listed is on the Hub and small enough; `listed` is what is said where it may not be."""
         repo, _, revision = spec.partition("@")
-        if not self.hub_gb or not _HUB_ID.fullmatch(spec) or Path(repo).exists():
+        if not self.hub_gb or self.size_of is None or not _HUB_ID.fullmatch(spec) or Path(repo).exists():
             raise Refused(f"{listed} {DUPLICATE}")
         try:
             size = self.size_of(repo, revision or None)
         except (OSError, ValueError) as error:  # huggingface_hub's errors are kinds of these
-            from rmx.storage.hub_errors import download_sentence
-
             why = f"{spec} could not be looked up on the Hub. Check the spelling, or that it is public."
             raise Refused(download_sentence(error, spec) or why) from error
         if not size:

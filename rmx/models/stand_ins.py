@@ -51,7 +51,7 @@ class ScriptedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         shape: dict[str, Any] = {"num_hidden_layers": 1, "max_position_embeddings": 8192}
-        self.config = PretrainedConfig(**shape)
+        self.config = PretrainedConfig(**shape | {"attn_implementation": "sdpa"})
         self.generation_config = SimpleNamespace(eos_token_id=None)
         self.seconds = seconds  # of one forward pass, from position `slow_from` on
         self.slow_from = slow_from
@@ -69,15 +69,23 @@ class ScriptedNetwork(nn.Module):
         """Return the output layer; its rows are the vocabulary."""
         return self.head
 
-    def forward(self, input_ids: Tensor, past_key_values: Any, logits_to_keep: int, use_cache: bool = True) -> Any:
+    def forward(
+        self,
+        input_ids: Tensor,
+        past_key_values: Any,
+        logits_to_keep: int,
+        use_cache: bool = True,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Any:
         """Return logits (B, `logits_to_keep`, V) that follow the script."""
         batch, length = input_ids.shape
-        start = past_key_values.get_seq_length()
+        start = past_key_values.get_seq_length() if position_ids is None else int(position_ids.max()) + 1 - length
         if self.seconds and start >= self.slow_from:
             time.sleep(self.seconds)
         nothing = torch.zeros(batch, 1, length, 1)
         past_key_values.update(nothing, nothing.clone(), 0)
-        pos = torch.arange(start, start + length)[None].expand(batch, -1)
+        pos = torch.arange(start, start + length)[None].expand(batch, -1) if position_ids is None else position_ids
         logits = self.rows[(pos * 7919 + input_ids * 31) % len(self.rows)].clone()
         if self.end is not None:
             logits[pos >= self.end - 1, 256] = 99.0

@@ -1,12 +1,101 @@
-"""What a user asks of the prompt, and how it becomes the style that a model is asked in."""
+"""How a model is asked: by the family that it is of, and by what a user asks of the prompt.
 
-from collections.abc import Mapping
+A family is known by configuration and tokenizer. The name of the weights has no part in it: a folder, the Hub id that
+it was fetched from and the preset are asked alike, and so is a copy under any other name.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rmx.errors import PromptError
 from rmx.grading.answers import RULES
 from rmx.prompt_styles import OWN, STYLES, AnswerRule, PromptStyle
+
+TAU = 1.4  # nats; the paper's for most models
+_MINI = "{% for m in messages %}{% if m['role'] == 'user' %}Q: {{ m['content'] | trim }}"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a model before it is asked anything."""
+
+    kind: str  # model_type of the configuration
+    rope_theta: float | None  # base of the rotary positions
+    end: str | None  # the tokenizer's end token
+    added: frozenset[str]  # its added tokens
+    chat: str  # its chat template; "" where it has none
+
+    @classmethod
+    def of(cls, config: Any, tokenizer: Any) -> "Facts":
+        """The facts of a loaded configuration and tokenizer."""
+        rope = getattr(config, "rope_parameters", None) or {}
+        theta = getattr(config, "rope_theta", None) or (rope.get("rope_theta") if isinstance(rope, dict) else None)
+        chat = getattr(tokenizer, "chat_template", None)
+        if isinstance(chat, dict):  # some tokenizers have several
+            chat = chat.get("default", next(iter(chat.values()), None))
+        return cls(
+            kind=str(getattr(config, "model_type", "")),
+            rope_theta=theta,
+            end=getattr(tokenizer, "eos_token", None),
+            added=frozenset(tokenizer.get_added_vocab()),
+            chat=chat if isinstance(chat, str) else "",
+        )
+
+    @property
+    def qwen(self) -> bool:
+        """Whether configuration and tokenizer are those of Qwen2 or Qwen3."""
+        return self.kind.startswith(("qwen2", "qwen3")) and "<|im_start|>" in self.added
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Models that are asked alike."""
+
+    style: str
+    told_by: str  # what it is recognised by, in words
+    fits: Callable[[Facts], bool]
+    tau: float = TAU  # nats
+
+
+# The first that fits counts. The official code goes by names; these are its choices by what is in a model.
+FAMILIES = (
+    Family("mini", "the miniature's chat template", lambda f: f.chat.startswith(_MINI) and f.end == "<|end|>", 1.0),
+    Family("r1", "the tokens of DeepSeek's chats", lambda f: "<｜Assistant｜>" in f.added),
+    Family(
+        "chat",
+        "a Llama with SmolLM's tokens and an end token of chats",
+        lambda f: f.kind == "llama" and "<repo_name>" in f.added and f.end == "<|im_end|>",
+    ),
+    Family("qwen-math", "a Qwen2 with rotary base 10,000", lambda f: f.qwen and f.rope_theta == 10_000),
+    Family(
+        "qwen3",
+        "a Qwen3 with an end token of chats",
+        lambda f: f.qwen and f.kind.startswith("qwen3") and f.end == "<|im_end|>",
+        1.2,
+    ),
+    Family("qwen", "a Qwen base model: its end token ends texts", lambda f: f.qwen and f.end == "<|endoftext|>"),
+    Family(
+        "abel", "a Llama or Mistral without a chat template", lambda f: f.kind in ("llama", "mistral") and not f.chat
+    ),
+    Family("chat-boxed", "a chat template", lambda f: bool(f.chat)),
+    Family("boxed", "no chat template", lambda _: True),
+)
+
+
+def family_of(config: Any, tokenizer: Any) -> Family:
+    """The family of a model; the last ones are of models that are not known."""
+    facts = Facts.of(config, tokenizer)
+    return next(family for family in FAMILIES if family.fits(facts))
+
+
+def style_of(family: Family) -> PromptStyle:
+    """How the problems of a family are asked, and why."""
+    return replace(STYLES[family.style], why=f"by what the model has: {family.told_by}")
+
+
+# -- What a user asks of the prompt, and how it becomes the style that a model is asked in ----------------------------
+
 
 MOST_STOPS, MOST_STOP = 8, 200  # stop texts, and characters of one
 AUTO = ""  # in a form: as the model's family and the set have it
@@ -46,16 +135,11 @@ class StyleOptions:
 
     def words(self) -> list[str]:
         """The options of the command line that ask the same."""
-        words: list[str] = []
-        for flag, value in (("--style", self.style), ("--system", self.system), ("--answers", self.answers)):
-            words += [flag, value] if value is not None else []
-        if self.template is not None:
-            words += ["--template", self.template_file or "TEMPLATE.txt"]
-        if self.thinking is not None:
-            words += ["--thinking", "on" if self.thinking else "off"]
-        for stop in ("",) if self.stops == () else self.stops or ():
-            words += ["--stop", stop]
-        return words
+        template = self.template and (self.template_file or "TEMPLATE.txt")
+        thinking = None if self.thinking is None else "on" if self.thinking else "off"
+        stops = [""] if self.stops == () else list(self.stops or ())
+        asked = {"style": self.style, "system": self.system, "answers": self.answers, "template": template}
+        return write_options(asked | {"thinking": thinking, "stop": stops or None}, {})
 
     def json(self) -> dict[str, Any]:
         """What a run's `config.json` keeps of it; `from_json` reads it back."""
@@ -79,6 +163,27 @@ class StyleOptions:
         return cls(**kept, stops=None if stops is None else tuple(stops))
 
 
+def write_options(values: Mapping[str, Any], left: Mapping[str, Any]) -> list[str]:
+    """Write the options of a command line that change anything: `--lr 0.001 --no-guards --tau none --stop A --stop B`.
+
+    Args:
+        values: by the names of the options; a list is an option given several times, a tuple one value with commas.
+        left: what each of them is where its option is left out; None for those that are not in it.
+    """
+    words = list[str]()
+    for name, value in values.items():
+        if value == left.get(name):
+            continue
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, list):
+            words += [word for one in value for word in (flag, one)]
+        else:
+            words += [flag, "none" if value is None else ",".join(value) if isinstance(value, tuple) else f"{value}"]
+    return words
+
+
 def resolve_style(
     family: PromptStyle, options: StyleOptions, set_name: str | None, raw: bool, spec: str, chat_template: str
 ) -> PromptStyle:
@@ -89,10 +194,11 @@ def resolve_style(
     """
     style = family
     if options.style is not None:
-        style = replace(STYLES[options.style], numbers=None, why="as asked for")
+        style = replace(STYLES[options.style], numbers=None, shots=None, why="as asked for")
     if options.template is not None:
         boxes = "\\boxed" in options.template
-        style = replace(style, name=OWN, template=options.template, boxes=boxes, numbers=None, why="as asked for")
+        style = replace(style, name=OWN, template=options.template, boxes=boxes, numbers=None, shots=None)
+        style = replace(style, why="as asked for")
     style = style.for_set(set_name)
     if raw:
         if any(x is not None for x in (options.style, options.system, options.template, options.thinking)):

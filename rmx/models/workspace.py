@@ -183,10 +183,6 @@ class Workspace:
 
 
 def _check_name(kind: str, spec: str) -> None:
-    """Refuse a name longer than any file or repository has: errors repeat it, and results keep it.
-
-    Raises:
-        ModelError: it is too long.
-    """
+    """Raise ModelError for a name longer than any file or repository has: errors repeat it, and results keep it."""
     if len(spec) > MOST_NAME:
         raise ModelError(f"The name of the {kind} has {len(spec):,} characters; it may have at most {MOST_NAME}.")

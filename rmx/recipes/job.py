@@ -1,35 +1,35 @@
-"""What a training run is asked to do, by a command line, a form or a visitor.
+"""What a run is asked to do: model, problems, recipe, pins; and which runs the visitors of a site may start."""
 
-A token that somebody pinned in Explore, whole in itself, for a training run to follow from check to check.
-
-What a run is asked to do: model, problems, recipe. The same record stands behind the command line and the tab.
-
-Which training runs the visitors of a site may start, and how large they may be.
-
-The recipe as flags of the command line, made from its fields, so that none can be forgotten.
-"""
-
-import argparse
 import logging
+import os
 import random
 import shlex
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, ClassVar, TypeVar
 
 from rmx.data.problem_files import SPLITS, without
 from rmx.data.problem_sets import SETS, every_split, split_name
-from rmx.errors import Refused, RmxError, TrainError
+from rmx.errors import Refused, RmxError, TrainError, shown
 from rmx.models.site_rules import DUPLICATE, SiteRules
-from rmx.models.style_options import StyleOptions
-from rmx.recipes.recipe import HELP, PRESETS, Recipe, Section, check_sweep, command, field_types, help_of
+from rmx.models.style_options import StyleOptions, write_options
+from rmx.recipes.recipe import (
+    DISTILL_PRESETS,
+    PRESETS,
+    DistillRecipe,
+    Recipe,
+    check_sweep,
+    command,
+    default_preset,
+    write_flags,
+)
 from rmx.records import Problem
 
-MOST = 8  # pins of one page
+MOST = 8  # pins of one page: tokens of Explore that a training run follows from check to check
 SHOWN = 160  # characters of prompt and completion before the place
 
 
@@ -73,16 +73,20 @@ def _ids(stored: Any) -> tuple[int, ...]:
     return tuple(stored)
 
 
-# -- What a run is asked to do ----------------------------------------------------------------------------------------
+# -- what a run is asked to do ----------------------------------------------------------------------------------------
 
 
 logger = logging.getLogger(__name__)
+AUTO = {"device": "auto", "dtype": "auto"}  # options that a command leaves out
+FILES = (".jsonl", ".csv", ".parquet", ".gguf")  # endings by which a file is told from a name
 
 
 class RunJob:
     """What a run of any kind is asked; `words` is the command that starts it."""
 
     __slots__ = ()
+    names: ClassVar[tuple[str, ...]] = ()  # fields that hold names, or paths
+    files: ClassVar[tuple[str, ...]] = ()  # fields that hold paths
 
     def words(self) -> list[str]:
         raise NotImplementedError
@@ -90,11 +94,6 @@ class RunJob:
     def command_line(self) -> str:
         """The command that starts this run, for a shell."""
         return shlex.join(self.words())
-
-
-def options(named: Mapping[str, str | None]) -> list[str]:
-    """Options and their values, without those that are left as they are: None, empty, or "auto"."""
-    return [word for flag, value in named.items() if value and value != "auto" for word in (flag, value)]
 
 
 @contextmanager
@@ -109,6 +108,9 @@ def readable_config() -> Iterator[None]:
 @dataclass(frozen=True, slots=True)
 class TrainJob(RunJob):
     """One training run. Problems come from a set or, already sampled, from a file of rollouts."""
+
+    names: ClassVar[tuple[str, ...]] = ("set_name",)
+    files: ClassVar[tuple[str, ...]] = ("from_rollouts", "init_adapter")
 
     model: str = "mini"
     set_name: str | None = "mini"
@@ -138,12 +140,13 @@ class TrainJob(RunJob):
     def words(self) -> list[str]:
         """The command that starts this run: `rmx train …`."""
         named = {
-            "--model": self.model, "--set": self.set_name, "--from-rollouts": self.from_rollouts,
-            "--server": self.server, "--init-adapter": self.init_adapter, "--device": self.device,
-            "--dtype": self.dtype,
+            "model": self.model, "set": self.set_name or None, "from_rollouts": self.from_rollouts or None,
+            "server": self.server or None, "init_adapter": self.init_adapter or None, "device": self.device,
+            "dtype": self.dtype,
         }  # fmt: skip
-        swept = ["--sweep-tau", ",".join(f"{tau:g}" for tau in self.taus)] if self.taus else []
-        return ["rmx", "train", *options(named), *command(self.recipe, self.preset), *swept, *self.style.words()]
+        swept = write_options({"sweep_tau": tuple(f"{tau:g}" for tau in self.taus)}, {"sweep_tau": ()})
+        recipe = command(self.recipe, self.preset)
+        return ["rmx", "train", *write_options(named, AUTO), *recipe, *swept, *self.style.words()]
 
     def json(self) -> dict[str, Any]:
         """What `config.json` keeps of it."""
@@ -163,6 +166,68 @@ class TrainJob(RunJob):
             kept |= {name: tuple(stored.get(name, ())) for name in ("pins", "taus")}
             kept |= {"init_adapter": stored.get("adapter"), "style": StyleOptions.from_json(stored.get("style"))}
             return cls(stored["model"], stored["set"], Recipe.from_json(stored["recipe"]), stored["preset"], **kept)
+
+
+@dataclass(frozen=True, slots=True)
+class DistillJob(RunJob):
+    """One distillation: from a teacher into a LoRA on a base."""
+
+    names: ClassVar[tuple[str, ...]] = ("model", "set_name", "adapter", "teacher")
+
+    model: str = "mini"
+    set_name: str = "mini"
+    adapter: str | None = None  # the teacher, as an adapter on the base
+    teacher: str | None = None  # the teacher, as a checkpoint of its own; an adapter at hand will do as well
+    recipe: DistillRecipe = field(default_factory=DistillRecipe)
+    device: str = "auto"
+    dtype: str = "auto"
+    style: StyleOptions = field(default_factory=StyleOptions)  # what is asked of the prompt, of base and teacher
+    preset: str = "paper"  # what the recipe began as
+
+    def __post_init__(self) -> None:
+        if bool(self.adapter) == bool(self.teacher):
+            raise RmxError("Name whom to learn from: --adapter (on the base) or --teacher (a checkpoint), one of them.")
+        if self.preset not in DISTILL_PRESETS:
+            raise RmxError(f"There is no preset {shown(self.preset)}. Known: {', '.join(DISTILL_PRESETS)}.")
+        if not self.set_name:
+            raise RmxError("Name the problems that the teacher solves (--set NAME).")
+
+    @property
+    def teacher_name(self) -> str:
+        """The teacher's spec."""
+        return self.teacher or self.adapter or ""
+
+    def training(self) -> TrainJob:
+        """The training run on the same model and problems: no problem is both learned from and held out."""
+        about = self.model, self.set_name, self.recipe.training()
+        return TrainJob(*about, device=self.device, dtype=self.dtype, style=self.style)
+
+    def words(self) -> list[str]:
+        """The command that starts this run: `rmx distill …`."""
+        named = {
+            "model": self.model, "teacher": self.teacher or None, "adapter": self.adapter or None,
+            "set": self.set_name, "device": self.device, "dtype": self.dtype, "preset": self.preset,
+        }  # fmt: skip
+        words = write_options(named, AUTO | {"preset": default_preset(self.model)})
+        flags = write_flags(self.recipe, DISTILL_PRESETS[self.preset])
+        return ["rmx", "distill", *words, *flags, *self.style.words()]
+
+    def json(self) -> dict[str, Any]:
+        """What `config.json` keeps of it."""
+        return {
+            "kind": "distill", "model": self.model, "set": self.set_name, "adapter": self.adapter,
+            "teacher": self.teacher, "recipe": self.recipe.json(), "preset": self.preset, "device": self.device,
+            "dtype": self.dtype, "style": self.style.json(), "command": self.words(),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "DistillJob":
+        """The job of a `config.json`."""
+        with readable_config():
+            plain = ("adapter", "teacher", "device", "dtype", "preset")
+            kept: dict[str, Any] = {name: stored[name] for name in plain if name in stored}
+            recipe, style = DistillRecipe.from_json(stored["recipe"]), StyleOptions.from_json(stored.get("style"))
+            return cls(stored["model"], stored["set"], recipe=recipe, style=style, **kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,20 +277,28 @@ def draw_problems(problems: Sequence[Problem], count: int, draw: random.Random) 
     return list(islice(turns, count))
 
 
-def resolved(job: TrainJob) -> TrainJob:
+Run = TypeVar("Run", bound=TrainJob | DistillJob)
+
+
+def resolved(job: Run) -> Run:
     """The same job with the paths of files and folders made absolute, so that a resume finds them from anywhere."""
-
-    def absolute(path: str | None) -> str | None:
-        return str(Path(path).absolute()) if path and Path(path).exists() else path
-
-    name, rollouts, adapter = job.set_name, absolute(job.from_rollouts), absolute(job.init_adapter)
-    if name is not None and Path(name).suffix:
-        path, colon, split = name.strip().rpartition(":")
-        name = f"{absolute(path)}:{split}" if colon and split in SPLITS else absolute(name)
-    return replace(job, set_name=name, from_rollouts=rollouts, init_adapter=adapter)
+    found: dict[str, Any] = {name: _absolute(getattr(job, name)) for name in job.names}
+    found |= {name: _absolute(getattr(job, name), maybe_name=False) for name in job.files}
+    return replace(job, **found)
 
 
-# -- Which training runs the visitors of a site may start, and how large they may be ----------------------------------
+def _absolute(spec: str | None, maybe_name: bool = True) -> str | None:
+    """The absolute path of what is there; what may be a name stays one, even where a folder is called so."""
+    if not spec:
+        return spec
+    path, colon, split = spec.strip().rpartition(":")
+    if colon and split in SPLITS:
+        return f"{_absolute(path, maybe_name)}:{split}"
+    is_path = not maybe_name or os.sep in spec or Path(spec).suffix.lower() in FILES
+    return str(Path(spec).absolute()) if is_path and Path(spec).exists() else spec
+
+
+# -- which training runs the visitors of a site may start, and how large they may be ----------------------------------
 
 
 # A visitor's run on `mini` where training is "mini": fields of the recipe and the most that each may ask for.
@@ -256,49 +329,11 @@ def admit_job(rules: SiteRules, job: TrainJob) -> None:
     for name, most in CAPS.items():
         value = flat[name]
         if value is None or value > most:
-            shown = "no limit" if value is None else f"{value}"
-            said = f"{name.replace('_', ' ')} may be {most} at most here, not {shown}: take the quick recipe."
+            got = "no limit" if value is None else f"{value}"
+            said = f"{name.replace('_', ' ')} may be {most} at most here, not {got}: take the quick recipe."
             raise Refused(f"{said} {DUPLICATE}")
     if flat["checkpoint_every"] < FEWEST_CHECKS:
         raise Refused(f"A check every {FEWEST_CHECKS:g} epochs is the most here: take the quick recipe.")
-
-
-# -- The recipe as flags of the command line, made from its fields, so that none can be forgotten ---------------------
-
-
-NONE = "none"
-
-
-def add_recipe(parser: argparse.ArgumentParser, only: Iterable[str] | None = None) -> None:
-    """One flag per field; a flag that is not given leaves the preset's value."""
-    add_flags(parser.add_argument_group("recipe (defaults: the paper's)"), Recipe, only)
-
-
-def add_flags(group: Any, recipe: type[Section], only: Iterable[str] | None = None) -> None:
-    """A flag for each field; its value is read back by `given`."""
-    types, about = field_types(recipe), HELP | help_of(recipe)
-    for name, kind in types.items():
-        if only is not None and name not in only:
-            continue
-        options: dict[str, Any] = {"dest": f"recipe_{name}", "default": None, "help": about[name]}
-        flag = "--" + name.replace("_", "-")
-        if kind is bool:
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
-        elif get_origin(kind) is Literal:
-            group.add_argument(flag, choices=get_args(kind), **options)
-        else:
-            group.add_argument(flag, metavar="X", type=_reader(kind), **options)
-
-
-def given(args: argparse.Namespace, types: Iterable[str]) -> dict[str, Any]:
-    """The fields whose flags were used, by name."""
-    values = {name: getattr(args, f"recipe_{name}", None) for name in types}
-    return {name: None if value == NONE else value for name, value in values.items() if value is not None}
-
-
-def recipe_of(args: argparse.Namespace, preset: str = "paper") -> Recipe:
-    """The preset with the flags that were given."""
-    return changed_recipe(PRESETS[preset], given(args, field_types()))
 
 
 def changed_recipe(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
@@ -307,18 +342,3 @@ def changed_recipe(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
     if given.get("tau_share") is not None and "tau" not in given:
         other = {"tau": None}
     return recipe.with_(**other | dict(given))
-
-
-def _reader(kind: Any) -> Callable[[str], Any]:
-    """What turns a word of the command line into a field's value; argparse says "invalid <its name> value"."""
-    kinds = get_args(kind)
-    optional = type(None) in kinds
-
-    def read(word: str) -> Any:
-        if get_origin(kind) is tuple:
-            return tuple(w.strip() for w in word.split(",") if w.strip())
-        return NONE if optional and word == NONE else (kinds[0] if optional else kind)(word)
-
-    whole = "whole number" if kind is int else "number"
-    read.__name__ = "number or none" if optional else "list" if get_origin(kind) is tuple else whole
-    return read

@@ -1,8 +1,6 @@
-"""The recipe of a training run: every choice that its outcome depends on, checked once, saved as JSON.
+"""The recipes of training runs and distillations: all that the outcome depends on, checked once, saved as JSON.
 
-The defaults are the paper's (arXiv 2605.06241, section 5 and the public 1.5B recipe). `PRESETS` holds the others.
-
-The thresholds of a sweep: read from one line of text, and checked against the recipe that they are swept in.
+The defaults are the paper's (arXiv 2605.06241, sections 4 and 5 and the public 1.5B recipe); presets are the others.
 """
 
 import math
@@ -13,6 +11,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from rmx.config import is_number
 from rmx.errors import RmxError, shown
+from rmx.models.style_options import write_options
 
 Objective = Literal["adv_ce", "delta_hinge", "correct_sft"]
 GateKind = Literal["entropy", "random", "full"]
@@ -20,8 +19,10 @@ KlOn = Literal["all", "completion"]
 Normalisation = Literal["reference", "token"]
 Order = Literal["clarity", "shuffle", "file"]
 BaseKept = Literal["fp32", "bf16", "recompute"]
+Tail = Literal["renormalise", "bucket"]  # what becomes of the teacher's other tokens
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
+NONE = "none"  # what a command line says of a field that has no value
 SEEDS = 2**62  # seeds lie below it: what is made of them still fits 63 bits
 
 
@@ -274,22 +275,98 @@ def command(recipe: Recipe, preset: str = "paper") -> list[str]:
 
 
 def write_flags(recipe: Section, start: Section) -> list[str]:
-    """The options that change one recipe into another: `--lr 0.001 --no-guards --tau none`."""
-    words, before = list[str](), start.flat()
-    for name, value in recipe.flat().items():
-        if value == before[name]:
-            continue
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(flag if value else flag.replace("--", "--no-", 1))
-        elif value is None:
-            words += [flag, "none"]
-        else:
-            words += [flag, ",".join(value) if isinstance(value, tuple) else f"{value}"]
-    return words
+    """Write the options that change one recipe into another: `--lr 0.001 --no-guards --tau none`."""
+    return write_options(recipe.flat(), start.flat())
 
 
-# -- The thresholds of a sweep ----------------------------------------------------------------------------------------
+# -- distillation ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DistillRecipe(Section):
+    """Every choice that the adapter depends on, beside the models and the problems.
+
+    The defaults are the paper's (arXiv 2605.06241, section 4). It leaves open how many solutions a problem gets, what
+    becomes of the teacher's tail, alpha, the clip, and when a solution is cut off; those are ours. What is declared
+    without a help has that of a training run's recipe, and is checked by the part that it goes to.
+    """
+
+    problems: int = choice(100, "problems of the train split that the teacher solves", 1)
+    k: int = choice(1, "solutions of the teacher for each problem", 1)
+    temperature: float = choice(0.6, "sampling temperature of the teacher's solutions", 0, 10, above=True)
+    top_p: float = choice(
+        0.95, "nucleus sampling of the teacher's solutions: share of probability drawn from", 0, 1, above=True
+    )
+    max_new_tokens: int = choice(8192, "upper bound of a solution, in tokens", 1)
+    top_k: int = choice(64, "likeliest tokens of the teacher that are kept at each place", 1)
+    tail: Tail = choice(
+        "renormalise", "what becomes of the others: the kept ones renormalised, or one bucket for the rest"
+    )
+    rank: int = 32
+    alpha: int | None = choice(None, "scale of the LoRA adapter, alpha / rank (default: twice the rank)", 1)
+    dropout: float = 0.0
+    targets: tuple[str, ...] = TARGETS
+    lr: float = 1e-4
+    warmup: float = choice(0.1, "share of the updates over which the learning rate rises")
+    weight_decay: float = 1e-2
+    max_grad_norm: float = 1.0
+    epochs: int = choice(3, "passes over the solutions", 1)
+    micro_batch: int = choice(2, "solutions that go through the network together", 1)
+    grad_accum: int = choice(8, "micro-batches per update", 1)
+    max_seq_len: int = choice(8192, "longer solutions are cut on the right", 2)
+    recompute: bool = False
+    tf32: bool = False
+    heldout: int = choice(
+        20, "problems of the validation split whose solutions by the teacher are only compared with; 0: none"
+    )
+    validation: int = choice(100, "problems of the validation split solved by base, teacher and student; 0: none")
+    seed: int = choice(42, "seed of all random draws")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", tuple(self.targets))
+        if not is_number(self.warmup) or not 0 <= self.warmup < 1:
+            raise RmxError(f"warmup is a share of the updates, from 0 to below 1; got {shown(self.warmup)}.")
+        Section.__post_init__(self)
+        _ = self.adapter, self.optim(1)
+
+    @property
+    def rollouts(self) -> RolloutConfig:
+        """How the teacher solves problems."""
+        return RolloutConfig(self.k, self.problems, self.temperature, self.top_p, self.max_new_tokens)
+
+    @property
+    def adapter(self) -> AdapterConfig:
+        return AdapterConfig(self.rank, 2 * self.rank if self.alpha is None else self.alpha, self.dropout, self.targets)
+
+    def optim(self, rollouts: int) -> OptimConfig:
+        """Optimizer and schedule for this many rollouts; the warm-up is rounded up to whole updates."""
+        per_epoch = math.ceil(math.ceil(rollouts / self.micro_batch) / self.grad_accum)
+        warmup = math.ceil(round(self.warmup * per_epoch * self.epochs, 6))  # 0.1 * 70 is above 7
+        flat = self.flat()
+        shared = {name: flat[name] for name in OptimConfig().flat() if name in flat}
+        return OptimConfig(warmup_steps=warmup, order="shuffle", **shared)
+
+    def training(self, rollouts: int = 1) -> Recipe:
+        """This as the recipe of a training run without a gate, a guard or test problems."""
+        few = RolloutConfig(problems=self.problems, max_new_tokens=self.max_new_tokens)
+        check = CheckConfig(validation=max(self.validation, self.heldout), test=0, guards=False)
+        return Recipe(few, adapter=self.adapter, optim=self.optim(rollouts), check=check, seed=self.seed)
+
+
+# Chosen on validation problems of the bundled pair: at the paper's rate, 21 updates hardly move a model of this size.
+SMALL_DISTILL = DistillRecipe().with_(
+    problems=600, k=4, temperature=1.0, top_p=1.0, max_new_tokens=256, lr=3e-3, epochs=2, micro_batch=16,
+    grad_accum=1, validation=200,
+)  # fmt: skip
+DISTILL_PRESETS = {"paper": DistillRecipe(), "small": SMALL_DISTILL}
+
+
+def default_preset(model: str) -> str:
+    """The preset of a run that names none: `small` for the bundled model, on which it was chosen, else the paper's."""
+    return "small" if model == "mini" else "paper"
+
+
+# -- the thresholds of a sweep -----------------------------------------------------------------------------------------
 
 
 MOST = 16  # thresholds of one sweep

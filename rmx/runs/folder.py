@@ -1,13 +1,16 @@
-"""What a run's files may hold, whoever wrote them: only what has the shape that readers count on is let in.
+"""A run's folder: what it was asked, how it stands, what happened, and its lock. Readers need nothing but these files.
 
-What is wrong in one field costs that field; other runs, and pages that list them, must not notice.
+Whoever wrote the files, only what has the shape that readers count on is let in. What is wrong in one field costs that
+field; other runs, and pages that list them, must not notice.
 
-A run's folder: what it was asked, how it stands, what happened. Readers need nothing but these files.
-
-A run has a process while one holds an exclusive lock on its file `lock`, which the system frees however that ends. A
-run that is queued without a process has "flags" in its status; it is under way as well.
+A run has a process while one holds an exclusive lock (`flock`) on its file `lock`, which the system frees however that
+ends. Whoever starts a run takes the lock first and leaves it to the new process as an open file, so there is no moment
+in which a started run looks dead, and nobody can start it twice. A run that is queued without a process has "flags" in
+its status; it is under way as well.
 """
 
+import errno
+import fcntl
 import os
 import stat
 import time
@@ -18,7 +21,6 @@ from typing import IO, Any
 
 from rmx.config import is_number
 from rmx.errors import TrainError
-from rmx.runs import lock as run_lock
 from rmx.storage.safe_files import PART, Lines, clear_parts, disk, read_json, read_lines, write_json
 
 Fits = Callable[[Any], bool]
@@ -115,6 +117,8 @@ OVER = ("stopped", "interrupted", "failed", "done")
 KEPT = ("rollouts", "selection", "gate", "done", "guard", "early")  # kinds whose last event the summary holds
 DAMAGED = "Its status.json cannot be read. Resume goes on from what is kept of it."
 LOOK = 0.2  # seconds between two looks for the stop file
+LEFT = "RMX_RUN_LOCK"  # variable with the number of the open file that a starting process leaves to the new one
+PATIENCE = 2.0  # seconds that another process may hold a lock that is wanted, as a look does
 
 
 class RunFolder:
@@ -141,13 +145,14 @@ class RunFolder:
         """How it stands; "alive" says whether it is under way."""
         alive = self.held  # before the file: whoever ends in between has written the last word by then
         status = self._stored()
-        if status.get("state") in LIVE and not alive:
-            alive = _waits(status) or self.held  # or it began in between
-        if status.get("state") in LIVE and not alive:
+        if status["state"] not in LIVE:
+            return status | {"alive": alive}
+        alive = alive or _waits(status) or self.held  # or it began in between
+        if not alive:
             damaged = status.get("message") == DAMAGED
             lost = DAMAGED if damaged else "Its process ended without a word. Resume goes on from the last checkpoint."
             status |= {"state": "interrupted", "message": lost, "left": None, "ahead": None}
-        if alive and status.get("state") in LIVE and (self.path / STOP).exists():
+        elif (self.path / STOP).exists():
             status["state"] = "stopping"
         return status | {"alive": alive}
 
@@ -163,7 +168,11 @@ class RunFolder:
     @property
     def held(self) -> bool:
         """Whether some process works on it."""
-        return run_lock.is_held(self.path / LOCK)
+        try:
+            with (self.path / LOCK).open("rb") as file:
+                return not _try_lock(file, fcntl.LOCK_SH)
+        except OSError:
+            return False
 
     @property
     def waiting(self) -> bool:
@@ -178,7 +187,11 @@ class RunFolder:
     @property
     def pid(self) -> int | None:
         """The process that works on it; None where nobody does, or while it is only being started."""
-        return run_lock.signed(self.path / LOCK)
+        try:
+            number = (self.path / LOCK).read_bytes()
+        except OSError:
+            return None
+        return int(number) if number.isdigit() and self.held else None
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -218,7 +231,7 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Be the process of this run for the length of a `with` block."""
         with disk(self.path):
-            file = run_lock.left_to_us(self.path / LOCK)
+            file = _inherited_lock(self.path / LOCK)
             self.begun_for_us = file is not None
             if file is None:
                 file = self._free_lock()
@@ -226,7 +239,10 @@ class RunFolder:
                     file.close()
                     raise self.under_way()
                 self.clear_stop()  # one that was left for us may carry a stop that is meant for us
-            run_lock.sign(file)
+            file.seek(0)
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+            file.flush()
             clear_parts(self.path)
         try:
             yield
@@ -243,9 +259,14 @@ class RunFolder:
             yield file.fileno()
 
     def _free_lock(self) -> IO[bytes]:
-        file = run_lock.take(self.path / LOCK)
-        if file is None:
-            raise self.under_way()
+        """The lock, given back by closing the file."""
+        file, limit = (self.path / LOCK).open("a+b"), time.monotonic() + PATIENCE
+        while not _try_lock(file, fcntl.LOCK_EX):
+            if time.monotonic() > limit:
+                file.close()
+                raise self.under_way()
+            time.sleep(0.02)
+        file.truncate(0)
         return file
 
     def under_way(self) -> TrainError:
@@ -270,7 +291,9 @@ class RunFolder:
         with disk(self.path):
             if self._log is None:
                 self._log = Lines(self.path / EVENTS)
-                self._summary = self._caught_up()
+                self._summary = self.summary
+                for told in self.events(self._summary.get("upto") or 0)[0]:  # by a process that was killed meanwhile
+                    sum_up(self._summary, told)
             end = self._log.append(event)
             if sum_up(self._summary, event):
                 write_json(self.path / SUMMARY, self._summary | {"upto": end})
@@ -290,14 +313,6 @@ class RunFolder:
     def note(self, text: str) -> None:
         """Replace the run's note."""
         self.change({**self.config, "note": text[:2000]})
-
-    def _caught_up(self) -> dict[str, Any]:
-        """The summary, with the events that an earlier process may have told but not summed up before it was killed."""
-        summary = self.summary
-        upto = summary.get("upto")
-        for event in self.events(upto or 0)[0]:
-            sum_up(summary, event)
-        return summary
 
     def request_stop(self) -> None:
         """Ask the run's process to end at its next step."""
@@ -319,6 +334,35 @@ class RunFolder:
         if not self._stop and time.monotonic() - self._looked > LOOK:
             self._looked, self._stop = time.monotonic(), (self.path / STOP).exists()
         return self._stop
+
+
+def _inherited_lock(path: Path) -> IO[bytes] | None:
+    """The lock that the process which started this one took for it; None where there is none for this run."""
+    number = os.environ.get(LEFT, "")
+    try:
+        if not number.isdigit() or not os.path.samestat(os.fstat(int(number)), path.stat()):
+            return None
+    except OSError:
+        return None
+    del os.environ[LEFT]  # for this process alone
+    file = os.fdopen(int(number), "r+b")
+    os.set_inheritable(file.fileno(), False)
+    return file if _try_lock(file, fcntl.LOCK_EX) else None
+
+
+def release_lock(number: int) -> None:
+    """Give the lock of an open file back now, also where copies of this process still have the file open."""
+    fcntl.flock(number, fcntl.LOCK_UN)
+
+
+def _try_lock(file: IO[bytes], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
 
 
 def _waits(status: Mapping[str, Any]) -> bool:

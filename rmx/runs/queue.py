@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rmx.errors import RmxError, TrainError, first_line
-from rmx.runs.folder import CONFIG, LOG, OVER, STATUS, RunFolder
-from rmx.runs.lock import LEFT
+from rmx.runs.folder import CONFIG, LEFT, LOG, OVER, STATUS, RunFolder
 from rmx.storage.safe_files import disk
 
 PROGRAM = (sys.executable, "-m", "rmx")  # what runs are started with; the words that follow `rmx` come behind it

@@ -24,9 +24,8 @@ from rmx import __version__
 from rmx.config import runs_dir
 from rmx.engine.fair_queue import current_owner
 from rmx.errors import Busy, RmxError, TrainError
-from rmx.recipes.distill_job import DistillJob, DistillRecipe
-from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import Recipe
+from rmx.recipes.job import DistillJob, TrainJob
+from rmx.recipes.recipe import DistillRecipe, Recipe
 from rmx.runs.folder import CONFIG, RunFolder
 from rmx.runs.queue import (
     PROGRAM,

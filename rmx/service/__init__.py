@@ -7,10 +7,9 @@ mistake in the arguments is an RmxError with a sentence.
 
 A delta has one of these keys, which no document has: `start` (with `tokens`), `progress`, `waiting`.
 
-    requests.py   every argument, declared once            arguments.py  how they are checked
-    solution.py   trace, swap, outcomes, rescue, sofar     verb.py       the site, deltas of progress
-    pair.py       shifts, intervene                        sets.py       eval, claims, locator
-    runs.py       training runs
+    requests.py   every argument, declared once            arguments.py  how they are checked, the site
+    solution.py   trace, swap, outcomes, rescue, sofar     studies.py    shifts, intervene, eval, claims, locator
+    runs.py       rollouts, training runs
 
 `rmx api` prints how programs call the verbs of a running app.
 """
@@ -19,8 +18,22 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rmx.models.style_options import StyleOptions, write_options
 from rmx.service import requests
-from rmx.service.arguments import Cancelled, Document, Limits, Request, Site, check_limits, read
+from rmx.service.arguments import (
+    API_ONLY,
+    Cancelled,
+    Document,
+    Limits,
+    Request,
+    Site,
+    arguments_of,
+    check_limits,
+    flag_of,
+    hints_of,
+    kind_of,
+    read,
+)
 
 # What programs call a verb, what they ask, and what does it: a function in a module of this package, which needs torch.
 _VERBS: dict[str, tuple[type[Request], str]] = {
@@ -59,4 +72,25 @@ def steps(site: Site, request: Request, cancelled: Cancelled = lambda: False) ->
     yield from getattr(importlib.import_module(f"rmx.service.{module}"), function)(request, site, cancelled)
 
 
-__all__ = ["VERBS", "Document", "Limits", "Request", "Site", "call", "steps"]
+def write_command(request: Request, style: StyleOptions) -> list[str]:
+    """Write the words of the command line that ask the same, without what is left at its default.
+
+    Args:
+        request: one that holds nothing which the command line reads from a file.
+        style: what is asked of the prompt, with the file of its template.
+    """
+    kind, placed, values, left = type(request), list[str](), dict[str, Any](), dict[str, Any]()
+    for name, info in arguments_of(kind).items():
+        if name in requests.AskingRequest.model_fields or API_ONLY in info.metadata:
+            continue
+        option, value = flag_of(kind, name).name or f"--{name}", getattr(request, name)
+        if not option.startswith("-"):
+            placed += [] if value is None else [value]
+            continue
+        several = kind_of(hints_of(kind)[name]) == list[int] and value is not None
+        left[option[2:]], values[option[2:]] = info.default, tuple(map(str, value)) if several else value
+    verb = next(name for name, one in VERBS.items() if one is kind)
+    return ["rmx", verb, *placed, *write_options(values, left), *style.words()]
+
+
+__all__ = ["VERBS", "Document", "Limits", "Request", "Site", "call", "steps", "write_command"]

@@ -1,13 +1,8 @@
-"""How arguments are declared and checked, for the command line, the API and MCP alike. No torch here.
+"""How arguments are declared and checked, for the command line, the API and MCP alike, and what all verbs share.
 
 A request is a pydantic model: its fields hold type, bounds, default and description of every argument. What pydantic
 finds wrong becomes one sentence in `read`. Models, adapters and problem sets that come from outside are named by
-presets, Hub ids, bundled names and run ids; a path of this machine is never one of them.
-
-What all verbs share: what they work on, and how they tell where they stand. No torch here.
-
-Models, adapters and problem sets that come from outside are named by presets, Hub ids, bundled names and run ids; a
-path of this machine is never one of them.
+presets, Hub ids, bundled names and run ids; a path of this machine is never one of them. No torch here.
 """
 
 import re
@@ -49,6 +44,8 @@ class Flag:
     name: str | None = None  # another spelling; without dashes it goes by position
     metavar: str | None = None
     help: str | None = None  # where the command line takes more than programs may send
+    required: bool = False
+    either: bool = False  # not together with the others of its command that are marked so
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +141,12 @@ def count_later(verb: type[Request]) -> int:
     return sum(LATER in field.metadata for field in verb.model_fields.values())
 
 
+def flag_of(verb: type[Request], name: str) -> Flag:
+    """How the command line takes an argument; what was said of it last counts."""
+    marks = [mark for mark in verb.model_fields[name].metadata if isinstance(mark, Flag)]
+    return marks[-1] if marks else Flag()
+
+
 def schema_of(verb: type[Request], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """JSON schema of a verb's arguments. None of them is required: which go together is said in a sentence."""
     told = verb.model_json_schema()["properties"]
@@ -222,7 +225,7 @@ def swaps_of(text: str) -> tuple[tuple[int, int], ...]:
     return tuple((int(m[1]), int(m[2])) for m in found if m)
 
 
-# -- What all verbs share ---------------------------------------------------------------------------------------------
+# -- what all verbs share ---------------------------------------------------------------------------------------------
 
 
 Document = dict[str, Any] | list[dict[str, Any]]

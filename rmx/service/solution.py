@@ -84,27 +84,22 @@ def _swapped(
 
 def prepare(request: SolutionRequest, site: Site) -> tuple[Model, Job]:
     """The loaded model and the job of the unswapped solution."""
-    sampling = Sampling(max_new_tokens=new_tokens(request.max_new_tokens, site))
+    sampling, cold = Sampling(max_new_tokens=new_tokens(request.max_new_tokens, site)), False
     if isinstance(request, DrawnRequest):
         sampling = replace(sampling, temperature=request.temperature, top_p=request.top_p, seed=request.seed)
-    cold = isinstance(request, DrawnRequest) and request.cold
+        cold = request.cold
+    ids, text, share = (getattr(request, field, None) for field in ("prompt_ids", "read", "tau_share"))
     spec, name = site.model_name(request.model), site.set_name(request.set)
     asked_set = None if request.problem is None else name
     model = site.workspace.model(spec).ask_in(request.style_options(), asked_set, request.raw)
     adapter = site.workspace.adapter(model, site.adapter_name(request.adapter, request.model))
-    ids = request.prompt_ids if isinstance(request, TraceRequest | SwapRequest) else None
     if sum(x is not None for x in (request.prompt, request.problem, ids)) != 1:
         raise PromptError("Give exactly one of: a PROMPT, --problem ID, --prompt-ids FILE.")
     prompt_ids, known = prompt_of(request, model) if ids is None else (tuple(ids), request.answer)
-    tau = threshold_of(model, request.tau, _share(request), request.set, site.recalibrate)
-    if isinstance(request, TraceRequest) and request.read is not None:
-        return model, replace(read_job(model, prompt_ids, request.read, tau, known), adapter=adapter, cold=cold)
+    tau = threshold_of(model, request.tau, share, request.set, site.recalibrate)
+    if text is not None:
+        return model, replace(read_job(model, prompt_ids, text, tau, known), adapter=adapter, cold=cold)
     return model, Job(prompt_ids, sampling, tau, adapter, known, cold=cold)
-
-
-def _share(request: SolutionRequest) -> float | None:
-    """The share of tokens that shall be forks, where a threshold is worked out from one."""
-    return request.tau_share if isinstance(request, TraceRequest | SwapRequest) else None
 
 
 def new_tokens(asked: int | None, site: Site) -> int:
@@ -127,13 +122,13 @@ def written(
 ) -> Generator[Document, None, Trace]:
     """Generate, with deltas of new tokens a few times a second; returns the solution, or as much of it as there is."""
     run = Branch(model, job, prompt="", tree="")
-    sent, told, due = len(job.kept), 0, 0.0
+    sent, waiting, due = len(job.kept), 0, 0.0
     for count in run.steps():
         if cancelled():
             run.halt()
-        if not count and run.waiting != told:
-            told = run.waiting
-            yield {**about, "waiting": told}
+        if not count and run.waiting != waiting:
+            waiting = run.waiting
+            yield {**about, "waiting": waiting}
         if count > sent and time.monotonic() >= due:
             tokens = [_cut(token.json(job.tau), top) for token in run.tokens[sent:count]]
             yield {**about, "start": sent, "tokens": tokens}
@@ -172,11 +167,10 @@ def asked(request: DrawnRequest, model: Model, job: Job, traces: Sequence[Trace]
     special = sorted(said & model.detokenizer.special_ids)
     prompt = model.detokenizer.text(job.prompt_ids)
     found: dict[str, Any] = {"title": title, "known": job.known, "prompt": prompt, "special": special}
-    if (share := _share(request)) is not None:
+    if (share := getattr(request, "tau_share", None)) is not None:
         found["calibration"] = calibration_of(model, share, request.set).json()
-    if isinstance(request, TraceRequest) and request.read is not None:
-        return found
-    return found | {"max_new_tokens": job.sampling.max_new_tokens}
+    is_read = getattr(request, "read", None) is not None
+    return found if is_read else found | {"max_new_tokens": job.sampling.max_new_tokens}
 
 
 # -- what a solution hangs on -----------------------------------------------------------------------------------------

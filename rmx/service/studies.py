@@ -1,16 +1,12 @@
-"""Verbs about a pair or a problem set.
+"""Verbs about a pair of models or a problem set."""
 
-Verbs about a base and an adapted model: where they part, and what patching the one with the other does.
-
-Verbs about a problem set: accuracy, the paper's claims, and what the gate finds of the tokens that decide.
-"""
-
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rmx.claims.board import Board, chosen
+from rmx.claims.board import CLAIMS, Board, chosen
 from rmx.claims.studies import ClaimOptions
 from rmx.compare.intervene_set import InterveneSet, check_arms
 from rmx.compare.shift_map import MapJob, PairOptions, ShiftMap, map_document
@@ -24,6 +20,8 @@ from rmx.evaluate.sample_store import SampleStore
 from rmx.explore.calibration import calibration_of, threshold_of
 from rmx.explore.gate_recall import Locator, LocatorConfig
 from rmx.models.model_pair import Pair
+from rmx.models.style_options import StyleOptions
+from rmx.service import write_command
 from rmx.service.arguments import INTERVAL, Cancelled, Document, Site, without
 from rmx.service.requests import (
     ClaimsRequest,
@@ -137,7 +135,7 @@ def intervene(request: InterveneRequest, site: Site, cancelled: Cancelled) -> It
     yield without(document, "problems") if request.brief else document
 
 
-# -- Verbs about a problem set ----------------------------------------------------------------------------------------
+# -- a problem set -----------------------------------------------------------------------------------------------------
 
 
 FIRST = 100  # problems of a study that names no number
@@ -177,6 +175,21 @@ def measure_claims(request: ClaimsRequest, site: Site, cancelled: Cancelled) -> 
         iter(Board(subject, wanted, cancelled)), lambda r: {"study": r.does, "at": r.at, "of": r.of}
     )
     yield report.json()
+
+
+def claims_command(found: dict[str, Any], asked: Mapping[str, str | None]) -> str:
+    """Write the command that makes a document of claims again.
+
+    Args:
+        asked: the specs of model, adapter and teacher, and the options of the style, as the board's subject has them.
+    """
+    values: dict[str, Any] = {name: found[name] for name in ("set", "tau", "seed", "max_new_tokens")}
+    values |= {name: asked.get(name) or None for name in ("adapter", "teacher")}
+    values |= {"model": asked.get("model") or found["model"], "limit": found["n"], "n": found["samples"]}
+    if len(found["rows"]) < len(CLAIMS):
+        values["only"] = ",".join(row["id"] for row in found["rows"])
+    request = ClaimsRequest.model_construct(**values)
+    return shlex.join([*write_command(request, StyleOptions()), *shlex.split(asked.get("style") or "")])
 
 
 def evaluate(request: EvalRequest, site: Site, cancelled: Cancelled) -> Iterator[Document]:

@@ -1,9 +1,7 @@
-"""Intervals for what is measured.
-
-Intervals that hold whenever one stops looking, and the rule when to stop.
+"""Intervals for what is measured, and those that hold whenever one stops looking, with the rule when to stop.
 
 An interval made for one fixed number of samples is too narrow for somebody who looks again and again and stops when
-the picture pleases. The one here covers at all sample sizes at once, so sampling may stop by any rule.
+the picture pleases. `anytime` covers at all sample sizes at once, so sampling may stop by any rule.
 """
 
 import math
@@ -18,6 +16,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Estimate = dict[str, Any]  # {"value", "low", "high", "n"} as the JSON contracts write it
 RESAMPLES = 2000
+ALPHA = 0.05  # what a 95 % interval leaves outside, half of it at either end
+Z = 1.959964  # the 97.5 % quantile of the normal distribution
 
 
 def unknown(n: int = 0) -> Estimate:
@@ -25,7 +25,7 @@ def unknown(n: int = 0) -> Estimate:
     return {"value": None, "low": None, "high": None, "n": n}
 
 
-def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(successes: int, n: int, z: float = Z) -> tuple[float, float]:
     """The 95 % Wilson score interval of a share (JASA 22 (1927), 209-212); (0, 1) without observations."""
     if n == 0:
         return 0.0, 1.0
@@ -150,7 +150,6 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Estimate
 Bounds = tuple[float, float]
 Verdict = Literal["decides", "same", "open"]
 
-ALPHA = 0.05
 PRIOR = 0.5  # of the beta mixture, on both sides (Jeffreys): tightest where most rows agree
 
 

@@ -1,6 +1,4 @@
-"""Means over problems and paired differences, with intervals and tests.
-
-95 % intervals for means over problems and for paired differences, by resampling problems or clusters of them.
+"""Means over problems and paired differences, with tests and 95 % intervals, by resampling problems or clusters.
 
 Problems of one wording stand or fall together. Where labels say so, what is resampled is the cluster, not the problem;
 a unit below is a cluster, or a problem that stands for itself. Which interval is shown depends on what the units can
@@ -22,8 +20,6 @@ units short of where everything is right or nothing changed. As if 22 clusters w
 
 Which units tell: the sum of the distances to the nearer end (0 or 1; for a difference, to 0) may rest on all units or
 on a few. (sum d)² / (sum d²) says on how many.
-
-Base against adapted on the same problems: was the change more than chance, and how many problems would show it?
 """
 
 import math
@@ -35,10 +31,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rmx.stats.intervals import Estimate, paired_difference, share, unknown
+from rmx.stats.intervals import ALPHA, RESAMPLES, Estimate, Z, paired_difference, share, unknown
 from rmx.stats.pass_at_k import clopper_pearson, t_quantile
 
-RESAMPLES = 2000
 FEW_UNITS = 50  # below, a percentile bootstrap covers less than it says
 FEW_TELL = 20  # units on which a bootstrap must rest, for the same reason
 ALL_BUT_AGREE = 5  # below, the resamples say next to nothing
@@ -303,7 +298,6 @@ def _without_interval(values: np.ndarray) -> list[Estimate]:
 # -- Base against adapted on the same problems ------------------------------------------------------------------------
 
 
-ALPHA = 0.05
 BY_TEST = "exact p < 0.05"
 BY_INTERVAL = "95 % interval excludes 0"
 RULE = (
@@ -375,9 +369,6 @@ def told_change(found: Estimate) -> str:
     if found.get("verdict") is None:
         return ""
     return str(found["verdict"]) + (f", {write_p(found['p'])}" if tested(found) else "")
-
-
-Z = 1.959964  # the 97.5 % quantile of the normal distribution
 
 
 def greedy_difference(

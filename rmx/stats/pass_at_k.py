@@ -8,6 +8,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rmx.stats.intervals import ALPHA
+
 
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> np.ndarray:
     """The unbiased estimate of pass@k, one per problem: 1 - C(n - c, k) / C(n, k).
@@ -45,9 +47,6 @@ def _by_count(n: int, k: int) -> np.ndarray:
 def powers(n: int) -> tuple[int, ...]:
     """1, 2, 4 ... up to n, and n itself; empty without samples."""
     return tuple(sorted({2**i for i in range(n.bit_length())} | {n})) if n else ()
-
-
-ALPHA = 0.05  # what a 95 % interval leaves outside, half of it at either end
 
 
 def incomplete_beta(x: float, a: float, b: float) -> float:

@@ -4,8 +4,14 @@ Every upload and every download of this program has its refusals from here.
 """
 
 import os
+import re
+import socket
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -17,10 +23,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from rmx.errors import first_line
+from rmx.errors import ModelError, first_line
 
 # What the Hub's client raises: HTTP answers and, below them, whichever library carries them; values that it refuses.
 FAILURES: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
+_UNREACHED = "{what} could not be fetched: the Hub cannot be reached and no copy is cached here."
 TOKENS = "huggingface.co/settings/tokens"
 
 
@@ -96,10 +103,31 @@ def download_sentence(error: Exception, what: str, instead: str = "take another 
     return None if one is None else found
 
 
+def check_reach(repo: str, seconds: float = 5) -> None:
+    """Refuse a model of the Hub at once where there is no way to the Hub: its client tries for half a minute.
+
+    Args:
+        repo: the model's id; anything else, what is cached, and a way through a proxy are left to the client.
+        seconds: how long a connection may take.
+
+    Raises:
+        ModelError: the Hub does not answer.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or Path(repo).exists() or getproxies():
+        return
+    if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(repo, "config.json"), str):
+        return
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((hub.hostname, hub.port or 443), timeout=seconds).close()
+    except OSError as error:
+        raise ModelError(_UNREACHED.format(what=repo)) from error
+
+
 def _download(error: BaseException, what: str, instead: str) -> str | None:
     text, status = str(error), _status(error)
     words = text.lower()
-    unreachable = f"{what} could not be fetched: the Hub cannot be reached and no copy is cached here."
+    unreachable = _UNREACHED.format(what=what)
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
         return unreachable
     # Of what it does not have the Hub says 401 to those that it does not know.

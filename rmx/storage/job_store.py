@@ -1,14 +1,9 @@
 """What visitors have in memory: the items by id, each visitor's share of the bytes, and how freed memory goes back.
 
-What visitors leave in memory, counted in bytes: of each visitor a share, of all together a limit.
-
-Who is over the share loses what was looked at longest ago of that one's own; where all together are over the limit, it
-is taken from whoever keeps the most. So nobody loses anything for as long as somebody else keeps more, however many
-visitors somebody pretends to be.
-
-What visitors have under way or left behind, in memory under unguessable ids: solutions, comparisons, evaluations.
-
-Memory that is freed goes back: glibc's malloc makes few arenas and keeps no large block for later.
+Solutions, comparisons and evaluations lie under unguessable ids and are counted in bytes: of each visitor a share, of
+all together a limit. Who is over the share loses what was looked at longest ago of that one's own; where all together
+are over the limit, it is taken from whoever keeps the most. So nobody loses anything for as long as somebody else keeps
+more, however many visitors somebody pretends to be.
 """
 
 import ctypes
@@ -186,7 +181,7 @@ def _nbytes(items: list[Item]) -> int:
 
 
 class JobStore(Generic[Item]):
-    """Items by id. They leave memory in whole groups, as the account of `memory_shares` has it; a busy group stays.
+    """Items by id. They leave memory in whole groups, as the account of `MemoryShares` has it; a busy group stays.
 
     Args:
         gone: a sentence for the page, that of the `error` that `get` raises: no such item, or not any more.

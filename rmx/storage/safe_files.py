@@ -1,12 +1,10 @@
 """JSON from outside and on disk: strict values, files that survive a crash, and kept lines.
 
-Strict checks of values in JSON from outside; what is not as expected raises an error with one sentence.
+A value from outside that is not as expected raises an error with one sentence, and so does a disk that refuses. JSON is
+replaced in one move, lines are appended whole.
 
-Files that survive a crash: JSON replaced in one move, lines appended whole, and errors of the disk as sentences.
-
-What was computed once, kept on disk as lines of JSON: a folder for each key, bounded in bytes, the oldest out first.
-
-A folder has one file for each process that wrote into it, so that none waits for another, and a torn last line, of a
+What was computed once is kept as lines of JSON in a folder for each key, bounded in bytes, the oldest out first. A
+folder has one file for each process that wrote into it, so that none waits for another, and a torn last line, of a
 process that was killed, harms nothing. A file of `PART_BYTES` bytes is followed by another, so that what is old can go.
 """
 
@@ -22,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rmx.config import cache_dir
 from rmx.errors import RmxError, TrainError
@@ -189,11 +187,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a file that a user named.
-
-    Raises:
-        RmxError: it cannot be written.
-    """
+    """Write a file that a user named, or raise RmxError."""
     try:
         Path(path).write_text(text, encoding="utf-8", newline="")
     except OSError as error:
@@ -285,21 +279,14 @@ def read_lines(path: Path, start: int = 0, most: int = -1) -> tuple[list[Any], i
             data = file.read(most)
             if most > 0 and b"\n" not in data:
                 data += file.readline(LONGEST)
-                if len(data) > LONGEST and not data.endswith(b"\n"):
-                    return [], file.tell() if _passed_over(file) else start
+                if len(data) > LONGEST and not data.endswith(b"\n"):  # pass it over, where it has an end yet
+                    ended = any(piece.endswith(b"\n") for piece in iter(lambda: file.readline(BLOCK), b""))
+                    return [], file.tell() if ended else start
     except OSError:
         return [], start
     whole = data[: data.rfind(b"\n") + 1]
     found = (_parsed(line) for line in whole.split(b"\n"))
     return [event for event in found if event is not None], start + len(whole)
-
-
-def _passed_over(file: IO[bytes]) -> bool:
-    """Go to the next line without keeping this one; False where it has no end yet."""
-    while piece := file.readline(BLOCK):
-        if piece.endswith(b"\n"):
-            return True
-    return False
 
 
 def _whole(fd: int) -> int:

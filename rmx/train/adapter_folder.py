@@ -19,8 +19,7 @@ import yaml
 from huggingface_hub import HfApi, metadata_load
 from safetensors import SafetensorError, safe_open
 
-from rmx.data.hub_sets import REPOSITORIES
-from rmx.data.problem_sets import SETS
+from rmx.data.problem_sets import REPOSITORIES, SETS
 from rmx.errors import TrainError, first_line
 from rmx.models.load import Model, fingerprint
 from rmx.models.presets import preset_of

@@ -26,8 +26,8 @@ from rmx.models.adapter_names import names_adapter
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model, load
 from rmx.models.model_pair import ask_alike
-from rmx.recipes.distill_job import DistillJob, DistillRecipe, Tail
-from rmx.recipes.recipe import LossConfig
+from rmx.recipes.job import DistillJob
+from rmx.recipes.recipe import DistillRecipe, LossConfig, Tail
 from rmx.records import Rollout
 from rmx.stats.intervals import ratio_of_sums, share
 from rmx.train.adapter_folder import PassRates, Provenance, base_of, finish_adapter, set_label, spec_label

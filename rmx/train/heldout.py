@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmx.engine.batch import PaddedBatch
-from rmx.engine.engine import CHUNK_BYTES, Engine
+from rmx.engine.batch import greedy_rows
+from rmx.engine.engine import CHUNK_BYTES
 from rmx.errors import Stopped
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
@@ -185,61 +185,39 @@ def solve(
     prompts = [model.prompt_ids(p.problem) for p in problems]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     mine = [order[i] for i in dealt(len(order), team)]
-    done: dict[int, tuple[list[int], bool]] = {}
-    with torch.inference_mode(), model.engine.using(adapter):
-        for start in range(0, len(mine), rows):
-            if cancelled():
-                break
-            part = mine[start : start + rows]
-            asked = [prompts[i] for i in part]
-            done |= zip(part, complete(model.engine, asked, max_new, _endings(model, asked), cancelled), strict=True)
+    found = {i: _GreedyRow(model, prompts[i]) for i in mine}
+    greedy_rows(
+        model.engine,
+        [prompts[i] for i in mine],
+        lambda place, token: not found[mine[place]].goes_on(token),
+        max_new=max_new,
+        rows=rows,
+        adapter=adapter,
+        cancelled=cancelled,
+    )
     if team and cancelled():
         raise Stopped
-    solved = [(i, _graded(model, problems[i], prompts[i], *done.get(i, ([], False)))) for i in sorted(mine)]
+    solved = [(i, _graded(model, problems[i], found[i])) for i in sorted(mine)]
     return Solutions(tuple(one for _, one in collected(solved, lambda pair: pair[0], team)))
 
 
-def _endings(model: Model, prompts: Sequence[Sequence[int]]) -> Callable[[int, int], bool]:
-    endings = [Ending(model, prompt, (), 1) for prompt in prompts]
-    return lambda row, token: endings[row](0, token)
+class _GreedyRow:
+    """A prompt and its completion so far."""
+
+    def __init__(self, model: Model, prompt: tuple[int, ...]) -> None:
+        self.prompt, self.ids, self.over = prompt, list[int](), False
+        self._ending = Ending(model, prompt, (), 1)
+
+    def goes_on(self, token: int) -> bool:
+        self.ids.append(token)
+        self.over = self._ending(0, token)
+        return not self.over
 
 
-def complete(
-    engine: Engine,
-    prompts: Sequence[Sequence[int]],
-    most: int,
-    over: Callable[[int, int], bool],
-    cancelled: Callable[[], bool] = lambda: False,
-    choose: Callable[[Tensor], Tensor] = lambda logits: logits.argmax(-1),
-) -> list[tuple[list[int], bool]]:
-    """Complete prompts as one batch, which rows that end leave; returns the ids of each, and whether it has ended.
-
-    The caller is in inference mode and inside `engine.using(adapter)`.
-
-    Args:
-        most: tokens of a completion. over: whether a row (of `prompts`) ends with this token, called with each.
-        cancelled: asked after each step. choose: (rows, V) logits -> (rows,) token ids.
-    """
-    batch, live = PaddedBatch(engine, prompts), list(range(len(prompts)))
-    ids, ended = [list[int]() for _ in prompts], [False] * len(prompts)
-    for step in range(min(most, batch.room)):
-        chosen = choose(batch.logits)
-        for row, token in zip(live, chosen.tolist(), strict=True):
-            ids[row].append(token)
-            ended[row] = over(row, token)
-        going = [place for place, row in enumerate(live) if not ended[row]]
-        if not going or cancelled() or step + 1 == most:
-            break
-        if len(going) < len(live):
-            batch.select(going)
-            live, chosen = [live[place] for place in going], chosen[going]
-        batch.feed(chosen)
-    return list(zip(ids, ended, strict=True))
-
-
-def _graded(model: Model, problem: Problem, prompt: Sequence[int], ids: list[int], over: bool) -> Solution:
-    answer = model.grade(prompt, ids, problem.answer, cut=not over)
-    return Solution(problem.id, tuple(ids), model.answer_text(ids), answer.text, answer.correct, truncated=not over)
+def _graded(model: Model, problem: Problem, row: _GreedyRow) -> Solution:
+    answer = model.grade(row.prompt, row.ids, problem.answer, cut=not row.over)
+    text = model.answer_text(row.ids)
+    return Solution(problem.id, tuple(row.ids), text, answer.text, answer.correct, truncated=not row.over)
 
 
 # -- What training does to decisions that it does not train on: held-out rollouts, read under base and policy ---------

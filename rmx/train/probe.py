@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from rmx.engine.batch import PaddedBatch
 from rmx.engine.decoding_memory import CPU_BYTES, is_out_of_memory, out_of_memory, room_of_rows
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
+from rmx.engine.rows import RowBatch, RowSet
 from rmx.engine.token_draws import cooled
 from rmx.errors import TrainError
 from rmx.models.load import Model, choose_device
@@ -71,13 +71,15 @@ def probe(
     """Measure for about `seconds`. The caller holds the engine's turn, and others get theirs in between."""
     engine = model.engine
     prompts = [model.prompt_ids(p.problem) for p in problems[:PROMPTS]]
+    with RowSet(engine) as together:
+        batch = RowBatch.of(together, engine, [prompts[i % len(prompts)] for i in range(ROWS)], None)
+        step, lengths, text = _decode(model, batch, temperature, 0.5 * seconds)
     with engine.using(None):
-        step, lengths, text = _decode(model, prompts, temperature, 0.5 * seconds)
         text = (text + text[-1:] * (TYPICAL - len(text)))[:LONGEST]
         rows = min(micro_batch, TRAINED)
         read = _timed(engine, lambda: _read(model, text), 0.15 * seconds) / len(text)
-        batch, saved = [text] * rows, list[int]()
-        train = _timed(engine, lambda: saved.append(_backward(model, batch)), 0.35 * seconds) / (len(text) * rows)
+        texts, saved = [text] * rows, list[int]()
+        train = _timed(engine, lambda: saved.append(_backward(model, texts)), 0.35 * seconds) / (len(text) * rows)
     config: Any = engine.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -108,20 +110,18 @@ def _network(model: Model) -> Any:
 
 
 @torch.inference_mode()
-def _decode(
-    model: Model, prompts: Sequence[tuple[int, ...]], temperature: float, seconds: float
-) -> tuple[float, Lengths, list[int]]:
+def _decode(model: Model, batch: RowBatch, temperature: float, seconds: float) -> tuple[float, Lengths, list[int]]:
     """Seconds of a step with `ROWS` rows, lengths of the completions, and the longest text.
 
     Finished rows stay in the batch. Where whole completions would take too long, all but a few rows are dropped.
     """
     engine, generator = model.engine, torch.Generator(model.engine.device).manual_seed(SEED)
+    prompts = [list(stream.ids) for stream in batch.streams]
     texts: list[list[int]] = [[] for _ in range(ROWS)]  # what is decoded behind the prompts
     over = [False] * ROWS
-    batch, rows, times = PaddedBatch(engine, prompts), ROWS, list[float]()
-    batch.select([i % len(prompts) for i in range(ROWS)])
-    began = time.perf_counter()
-    while batch.room > 0 and not all(over[:rows]):
+    rows, times, began = ROWS, list[float](), time.perf_counter()
+    streams = list(batch.streams)
+    while max(len(stream.ids) for stream in streams) < engine.context and not all(over[:rows]):
         start = time.perf_counter()
         if len(times) >= STEPS and start - began > seconds:
             break
@@ -131,17 +131,17 @@ def _decode(
             if not over[row]:
                 texts[row].append(token)
                 over[row] = token in model.stop_ids  # as rollouts end, not at their answer
-        batch.feed(tokens)
+        batch.feed(tokens.tolist())
         _wait(engine.device)
         if rows == ROWS:
             times.append(time.perf_counter() - start)
             if len(times) == STEPS and LONG * _median(times) > seconds:
                 rows, began = FEW, time.perf_counter()
-                batch.select(range(FEW))
+                batch.select(list(range(FEW)))
         engine.give_way()
     ended, unfinished = (tuple(len(texts[i]) for i in range(rows) if over[i] is whole) for whole in (True, False))
     longest = max(range(rows), key=lambda i: len(texts[i]))
-    return _median(times), Lengths(ended, unfinished), [*prompts[longest % len(prompts)], *texts[longest]]
+    return _median(times), Lengths(ended, unfinished), [*prompts[longest], *texts[longest]]
 
 
 @torch.inference_mode()

@@ -15,8 +15,7 @@ from pathlib import Path
 from rmx.engine.fair_queue import FairQueue
 from rmx.engine.remote import RemoteCaller
 from rmx.errors import RmxError, Stopped, TrainError
-from rmx.runs import lock as run_lock
-from rmx.runs.folder import RunFolder
+from rmx.runs.folder import RunFolder, release_lock
 from rmx.runs.queue import WAITED
 from rmx.runs.store import SliceStarter
 from rmx.train.drive import DRY, STOPPED, Told, pipeline
@@ -93,7 +92,7 @@ def holding(folder: RunFolder) -> Iterator[None]:
         try:
             yield
         finally:
-            run_lock.release(number)
+            release_lock(number)
 
 
 def run_slices(folder: RunFolder, carrier: RemoteCaller, dry: bool = False, seconds: float = SLICE) -> str:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from rmx.engine.batch import PaddedBatch
 from rmx.engine.entropy import capture
 from rmx.errors import Stopped
 from rmx.models.load import Model
@@ -81,9 +81,11 @@ class ForkReplay:
         return {"optimizer_step": optimizer_step, "forks": forks}
 
     def _logits(self, adapter: str | None) -> Tensor:
-        """(forks, V) of the token that each fork decides, all prefixes as one batch."""
-        with self.model.engine.using(adapter):
-            return PaddedBatch(self.model.engine, [[*f.prompt_ids, *f.before] for f in self.forks]).logits
+        """(forks, V) of the token that each fork decides."""
+        engine = self.model.engine
+        with engine.using(adapter):
+            texts = [[*fork.prompt_ids, *fork.before] for fork in self.forks]
+            return torch.stack([engine.open(ids, adapter=adapter, reuse=False).logits for ids in texts])
 
 
 def default_forks(model: Model, problems: Sequence[Problem], solutions: Sequence[Solution]) -> list[Fork]:

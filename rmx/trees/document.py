@@ -1,13 +1,9 @@
-"""A tree of branches as a record and as JSON.
+"""A tree of branches as a record, apart from any engine, and as JSON: what is saved, sent, shown and verified.
 
-A tree of branches as a record, apart from any engine: what is saved, sent, shown elsewhere and verified.
-
-Trees as JSON: what `rmx trace --json` prints for the root, extended by its branches.
-
-A document is a trace (model, prompt_ids, tokens, answer, …) with more fields: `format`, `version`, `title`, `known`,
-`prompt`, `branches`, …. A branch holds its own tokens only, those from `at` on, where it leaves its parent; `parent` is
-the place of an earlier branch, 0 being the root, and `forced` says how many of its tokens were put in. A plain trace is
-a document without branches, a list of traces is a chain of swaps.
+A document is a trace, as `rmx trace --json` prints it (model, prompt_ids, tokens, answer, …), with more fields:
+`format`, `version`, `title`, `known`, `prompt`, `branches`, …. A branch holds its own tokens only, those from `at` on,
+where it leaves its parent; `parent` is the place of an earlier branch, 0 being the root, and `forced` says how many of
+its tokens were put in. A plain trace is a document without branches, a list of traces is a chain of swaps.
 
 Small documents leave out what follows from the rest: `pos`, `fork`, and texts that stand in the table `texts`; an entry
 of `top` is then a pair [id, p].
@@ -89,6 +85,7 @@ class Tree(TreeFacts):
     prompt: str | None = None  # the exact text; None where the file does not say
     licence: str | None = None  # of what was recorded, where it says
     special: frozenset[int] = frozenset()  # ids of special tokens
+    ends: tuple[dict[int, Any], ...] = ()  # of each branch: what the alternatives at its own forks led to; in no file
 
     def tokens(self, place: int) -> tuple[TokenDist, ...]:
         """The whole completion of a branch, from position 0."""
@@ -112,8 +109,7 @@ def tree_of(runs: Sequence[Branch], shown: str | None = None, pos: int | None = 
     Args:
         shown: id of the run on screen. pos: the token that is looked at in it.
 
-    Raises:
-        RmxError: none of them is finished.
+    Raises RmxError where none of them is finished.
     """
     done: list[Branch] = []
     place: dict[str, int] = {}
@@ -147,6 +143,7 @@ def tree_of(runs: Sequence[Branch], shown: str | None = None, pos: int | None = 
         shown=here,
         pos=pos if pos is not None and 0 <= pos < len(done[here].tokens) else None,
         special=frozenset(ids & model.detokenizer.special_ids),
+        ends=tuple({pos: [end.message() for end in found] for pos, found in run.ends.items()} for run in done),
         style=trace.style.recorded if trace.style else None,
     )
 
@@ -267,8 +264,7 @@ def _small(token: TokenDist, tau: float, texts: Mapping[int, str]) -> Document:
 def read_tree(text: str) -> Tree:
     """A tree from a tree document, from one trace, or from the list that `rmx trace --swap --json` prints.
 
-    Raises:
-        DocumentError: what is wrong with it, in a sentence.
+    Raises DocumentError, which says what is wrong with it.
     """
     found = parse(text)
     if isinstance(found, list):
@@ -313,11 +309,7 @@ def _tree(document: Document) -> Tree:
 
 
 def read_style(value: Any) -> PromptStyle:
-    """A prompt style from outside.
-
-    Raises:
-        DocumentError: it is none.
-    """
+    """A prompt style from outside, or DocumentError."""
     row = to_dict(value, "The prompt style")
     chat, thinking, answers = row.get("chat", False), row.get("thinking"), row.get("answers", "flexible")
     if type(chat) is not bool or not (thinking is None or type(thinking) is bool) or answers not in RULES:
@@ -420,9 +412,8 @@ def _candidate(row: Any, pos: int, texts: Mapping[int, str]) -> Candidate:
 
 def _chain(rows: list[Any]) -> Tree:
     """A list of traces: each forces one token in the one before it."""
-    documents = [
-        to_dict(row, f"Trace {i}") for i, row in enumerate(to_list(rows, "the list of traces", MOST_BRANCHES), 1)
-    ]
+    traces = to_list(rows, "the list of traces", MOST_BRANCHES)
+    documents = [to_dict(row, f"Trace {i}") for i, row in enumerate(traces, 1)]
     if not documents:
         raise DocumentError("The list holds no trace.")
     whole = [_tree(d | {"branches": []}) for d in documents]

@@ -1,14 +1,8 @@
-"""Trees that were made elsewhere: saved to the Hub, recorded, and the gallery.
+"""Trees that lie elsewhere: saved to the Hub, recorded without the model, and the gallery of recorded ones.
 
-Save a tree to a dataset on the Hub with a visitor's own token: used once, kept nowhere, in no log.
-
-A tree that was recorded elsewhere, as branches to look at; with its model, where that is loaded, to go on from.
-
-The gallery: trees of real models, recorded once and looked at without the model.
-
-`python -m rmx.trees.gallery` records them again into assets/gallery (a few minutes on two cores); with `--search ID …`
-it says what other problems of the set would show. Nothing in a tree is made up: each branch is what the model said,
-greedily, after one token was swapped at one of its forks.
+`python -m rmx.trees.gallery` records the gallery again into assets/gallery (a few minutes on two cores); with `--search
+N` it says what each of the first N problems would show. Nothing in a tree is made up: each branch is what the model
+said, greedily, after one token was swapped at one of its forks.
 """
 
 import argparse
@@ -23,14 +17,15 @@ from typing import Any, Literal, NoReturn, cast
 from huggingface_hub import HfApi
 
 from rmx.config import ASSETS, TOP_SHOWN, Sampling
-from rmx.data.problem_sets import find_problem
+from rmx.data.words import draw_words
 from rmx.errors import ProblemError, RmxError, SwapError
 from rmx.explore.branches import Branch, Origin, swap_job
 from rmx.explore.flip_rates import answers_after
 from rmx.explore.generate import Job
 from rmx.models.adapter_names import adapter_name
 from rmx.models.load import Model
-from rmx.models.presets import preset_of
+from rmx.models.presets import SMOLLM2, preset_of
+from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.records import Problem, Trace, is_fork, shown_adapter
 from rmx.storage.hub_errors import Upload, upload_sentence
@@ -42,33 +37,24 @@ HUB_FOLDER = "trees"
 
 
 def save_tree(text: str, name: str, repo: str, token: str, api: Any = None) -> str:
-    """Upload a tree document as trees/NAME of a dataset, which is made, private, where it is not there yet.
+    """Upload a tree document as trees/NAME of a dataset, made private where it is not there yet; returns its address.
+
+    Raises RmxError where the name, the token or the Hub does not allow it. The token is a visitor's own: used once,
+    kept nowhere, in no log and in no message.
 
     Args:
         api: stands in for huggingface_hub's HfApi in tests.
-
-    Returns:
-        The address of the file.
-
-    Raises:
-        RmxError: the name, the token or the Hub does not allow it. The token is in no message.
     """
     if not _REPO.fullmatch(repo):
         raise RmxError("Name the dataset as OWNER/NAME, for example ann/forks.")
     if not _TOKEN.fullmatch(token):
         raise RmxError("That is no access token of the Hub: they begin with hf_. Make one with the right to write.")
     place = f"{HUB_FOLDER}/{name}"
+    where: dict[str, Any] = {"path_in_repo": place, "repo_id": repo, "repo_type": "dataset"}
     try:
-        if api is None:
-            api = HfApi(token=token)
+        api = api or HfApi(token=token)
         api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_file(
-            path_or_fileobj=text.encode(),
-            path_in_repo=place,
-            repo_id=repo,
-            repo_type="dataset",
-            commit_message=f"Add {name} from rmx",
-        )
+        api.upload_file(path_or_fileobj=text.encode(), commit_message=f"Add {name} from rmx", **where)
     except Exception as error:  # noqa: BLE001 - whatever it is may quote the request, and with it the token
         said = upload_sentence(error, Upload("the tree", repo, offline="Download the JSON instead."))
         raise RmxError(said.replace(token, "(token)")) from None
@@ -102,7 +88,8 @@ class Absent:
         self.spec, self.revision, self.dtype, self.tau = tree.model, tree.revision, tree.dtype, tree.tau
         self.style = tree.style
         self.detokenizer = Texts(tree)
-        self.highest = max(_ids(tree))
+        in_tree = {c for b in tree.branches for t in b.tokens for c in (t.id, *(a.id for a in t.top))}
+        self.highest = max({*tree.prompt_ids, *in_tree})
         self.adapters: list[str] = []
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -123,14 +110,13 @@ def recorded_runs(tree: Tree, owner: str | None) -> list[Branch]:
     for place, branch in enumerate(tree.branches):
         tokens = tree.tokens(place)
         parent = runs[branch.parent] if branch.parent is not None else None
-        given = tuple(t.id for t in tokens) if branch.read and parent is None else None
-        job = Job(tree.prompt_ids, branch.sampling, tree.tau, adapter, tree.known, read=given)
+        job = Job(tree.prompt_ids, branch.sampling, tree.tau, adapter, tree.known)
         if parent is not None:
-            job = Job(
-                tree.prompt_ids, branch.sampling, tree.tau, adapter, tree.known, tokens[: branch.at],
-                branch.forced_ids, parent.tokens[branch.at],
-            )  # fmt: skip
-        run = Branch(model, job, tree.prompt or "", runs[0].tree if runs else "", parent, _title(tree), owner=owner)
+            job = replace(job, kept=tokens[: branch.at], forced=branch.forced_ids, fork=parent.tokens[branch.at])
+        elif branch.read:
+            job = replace(job, read=tuple(t.id for t in tokens))
+        title = tree.title or (None if tree.prompt else f"A solution of {tree.model}")
+        run = Branch(model, job, tree.prompt or "", runs[0].tree if runs else "", parent, title, owner=owner)
         run.tree = run.tree or run.id
         run.origin, run.tokens = origin, list(tokens)
         run.show = tree.pos if place == tree.shown else None
@@ -145,13 +131,9 @@ def recorded_runs(tree: Tree, owner: str | None) -> list[Branch]:
 
 
 def revive(run: Branch, loaded: Any) -> None:
-    """Give a recorded run its model where that is loaded meanwhile, so that it can be gone on from.
+    """Give a recorded run its model where that is `loaded` meanwhile (spec -> Model or None), to go on from it.
 
-    Args:
-        loaded: model spec -> the loaded Model, or None.
-
-    Raises:
-        SwapError: what is loaded under that name has other weights, or not these tokens.
+    Raises SwapError where what is loaded under that name has other weights, or not these tokens.
     """
     absent: Any = run.model
     if not isinstance(absent, Absent):
@@ -172,21 +154,14 @@ def revive(run: Branch, loaded: Any) -> None:
     run.model = model.with_style(absent.style or model.style.unrecorded)
 
 
-def _title(tree: Tree) -> str | None:
-    return tree.title or (None if tree.prompt else f"A solution of {tree.model}")
-
-
-def _ids(tree: Tree) -> set[int]:
-    return {*tree.prompt_ids, *(c for b in tree.branches for t in b.tokens for c in (t.id, *(a.id for a in t.top)))}
-
-
 # -- The gallery ------------------------------------------------------------------------------------------------------
 
 
 log = logging.getLogger(__name__)
 FOLDER = ASSETS / "gallery"
-MODEL, SET = "smollm2-135m-instruct-q4_1", "arith"
-MAX_NEW, LONGEST, FORKS, BRANCHES = 64, 56, 6, 4
+MODEL, SET = SMOLLM2, "words"  # whose prompt it is asked by; the problems are drawn for the gallery
+DRAWN, STEPS = 400, (2, 3)
+MAX_NEW, LONGEST, FORKS, BRANCHES = 96, 80, 8, 5
 Kind = Literal["wrong → right", "right → wrong", "stays right", "stays wrong"]
 # What is in the gallery, in the order it is shown: file, problem, what it shows.
 PICKED: tuple[tuple[str, str, Kind], ...] = (
@@ -218,11 +193,7 @@ def list_trees() -> tuple[Piece, ...]:
 
 
 def load_tree(name: object) -> Tree:
-    """A tree of the gallery by its name.
-
-    Raises:
-        ProblemError: no such tree.
-    """
+    """A tree of the gallery by its name, or ProblemError."""
     if name not in [known for known, _, _ in PICKED]:
         raise ProblemError("The gallery has no tree of this name.")
     return read_tree((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
@@ -281,18 +252,19 @@ def _finish(run: Branch) -> Branch:
 def main(argv: Sequence[str] | None = None) -> None:
     """Record what is picked, or search for more."""
     parser = argparse.ArgumentParser(prog="python -m rmx.trees.gallery", description="Record the trees of the gallery.")
-    parser.add_argument("--search", nargs="+", metavar="ID", help="see what these problems show, write nothing")
+    parser.add_argument("--search", type=int, metavar="N", help="see what N problems show, write nothing")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    model = Workspace("cpu").model(MODEL)
+    model = Workspace("cpu").model(MODEL).ask_in(StyleOptions(), SET)
+    drawn = {problem.id: problem for problem in draw_words("test", DRAWN, levels=STEPS)}
     if args.search:
-        for problem in (find_problem(SET, problem_id) for problem_id in args.search):
+        for problem in list(drawn.values())[: args.search]:
             found = record(model, problem)
             log.info("%s %s: %s", problem.id, problem.problem, _said(*found) if found else "no")
         return
     FOLDER.mkdir(exist_ok=True)
     for name, problem_id, wanted in PICKED:
-        found = record(model, find_problem(SET, problem_id), wanted)
+        found = record(model, drawn[problem_id], wanted)
         if found is None:
             raise SystemExit(f"{problem_id} does not show '{wanted}' here.")
         text = json.dumps(tree_document(found[0], small=True), ensure_ascii=False, indent=None, separators=(",", ":"))

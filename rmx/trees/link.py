@@ -1,6 +1,4 @@
-"""A tree in an address, and the proof that the same tokens came.
-
-A tree in an address: what is needed to decode it again, and marks that tell whether the same tokens came.
+"""A tree in an address: what is needed to decode it again, and marks that tell whether the same tokens came.
 
 A link holds ids, never text to be tokenised again: the prompt's ids, and for each branch where it leaves its parent,
 what it forces, how it samples, how many tokens it had and marks of them. It holds no permission: no run's id is in it.
@@ -8,8 +6,6 @@ what it forces, how it samples, how many tokens it had and marks of them. It hol
 Marks are a rolling hash over the prompt and the completion: two bytes after each block of tokens, and eight at the end.
 Eight bytes tell whether the tokens are the same, the two-byte marks where they part. Short trees have blocks of one
 token, longer ones larger blocks, so that the link stays short.
-
-Decode a tree again from its recipe, and say whether the same tokens came, or where they part.
 """
 
 import base64
@@ -137,11 +133,7 @@ def recipe_of(tree: Tree, block: int = 1) -> ReplayPlan:
 
 
 def link_of(tree: Tree, most: int = MOST_LINK) -> str:
-    """The value of `?s=` for a tree: marks as fine as fit, and the title where it fits.
-
-    Raises:
-        TooLong: the tree does not fit into `most` characters.
-    """
+    """The value of `?s=` for a tree: marks as fine as fit, and the title where it fits; TooLong where nothing does."""
     if len(tree.branches) > MOST_BRANCHES:
         raise TooLong(f"A link holds up to {MOST_BRANCHES} branches. Download the file instead.")
     for titled in (True, False):
@@ -190,11 +182,7 @@ def _rows(recipe: ReplayPlan) -> Iterator[list[Any]]:
 
 
 def unpack(value: str) -> ReplayPlan:
-    """The recipe of a link.
-
-    Raises:
-        DocumentError: it is no link of ours, was cut off or changed, or asks for too much.
-    """
+    """The recipe of a link; DocumentError where it is none of ours, was cut off or changed, or asks for too much."""
     row = parse(_unfold(value), MOST_PLAIN)
     if not isinstance(row, dict):
         raise DocumentError(BROKEN)
@@ -202,7 +190,7 @@ def unpack(value: str) -> ReplayPlan:
     rows = to_list(row.get("b"), "the link's branches", MOST_BRANCHES)
     steps: list[ReplayStep] = []
     for entry in rows:
-        steps.append(_step(entry, len(steps), steps, block))
+        steps.append(_step(entry, steps, block))
     if not steps:
         raise DocumentError(BROKEN)
     lengths = [s.at + s.marks.length for s in steps]
@@ -241,7 +229,8 @@ def _unfold(value: str) -> str:
         raise DocumentError(BROKEN) from error
 
 
-def _step(entry: Any, i: int, before: Sequence[ReplayStep], block: int) -> ReplayStep:
+def _step(entry: Any, before: Sequence[ReplayStep], block: int) -> ReplayStep:
+    i = len(before)
     row = to_list(entry, f"branch {i + 1} of the link", 8)
     if len(row) != 8 or (row[0] is None) != (i == 0):
         raise DocumentError(BROKEN)
@@ -250,7 +239,10 @@ def _step(entry: Any, i: int, before: Sequence[ReplayStep], block: int) -> Repla
     at = 0 if above is None else to_int(row[1], "a branch's place", 0, above.at + above.marks.length - 1)
     forced = () if above is None else to_ids(row[2], "a branch's forced tokens", 2_000)
     length = to_int(row[4], "a branch's length", 1, MOST_TOKENS)
-    seal = _bytes(row[5])
+    try:
+        seal = base64.b64decode(to_text(row[5], "a branch's marks", MOST_PLAIN), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DocumentError(BROKEN) from error
     marks = Marks(length, block, seal[SEAL:], seal[:SEAL])
     if len(seal) != SEAL + MARK * -(-length // block):
         raise DocumentError(BROKEN)
@@ -269,13 +261,6 @@ def _sampling(row: Any, above: ReplayStep | None) -> Sampling:
     temperature, top_p = (to_number(x, "a branch's sampling", 0, 10) for x in row[:2])
     seed = to_int(row[2], "a branch's seed", 0, 2**63 - 1)
     return Sampling(temperature, top_p, seed, to_int(row[3], "a branch's limit", 1, 10**6))
-
-
-def _bytes(value: Any) -> bytes:
-    try:
-        return base64.b64decode(to_text(value, "a branch's marks", MOST_PLAIN), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise DocumentError(BROKEN) from error
 
 
 # -- Decode a tree again from its recipe, and say whether the same tokens came, or where they part --------------------

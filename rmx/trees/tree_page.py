@@ -25,9 +25,9 @@ CLOSED = "base-uri 'none'; form-action 'none'"
 
 def tree_html(tree: Tree) -> str:
     """The whole file: five alternatives for each token, figures rounded to four digits."""
-    parts = ("common/text.js", "common/answers.js", "common/prose.js", "common/tokens.js", "trees/tree_page.js")
-    script = inlined(*parts)
-    style = _asset("trees/tree_page.css")
+    shared = ("text", "svg", "answers", "prose", "tokens", "fan")
+    script = inlined(*(f"common/{name}.js" for name in shared), "trees/tree_page.js")
+    style = _asset("trees/tree_page.css") + _asset("common/fan.css")
     data = json.dumps(tree_document(tree, small=True), ensure_ascii=False, separators=(",", ":"))
     return render(
         "tree_page.html",
@@ -36,6 +36,7 @@ def tree_html(tree: Tree) -> str:
         style=style,
         script=script,
         data=data.replace("<", "\\u003c"),
+        ends=json.dumps(tree.ends, ensure_ascii=False, separators=(",", ":")),
         title=" ".join((tree.title or f"A solution of {tree.model}").split())[:120],
         version=__version__,
     )
@@ -53,11 +54,7 @@ def tree_texts(tree: Tree) -> dict[str, Callable[[], str]]:
 
 
 def read_any(text: str) -> Tree:
-    """A tree from its JSON or from a page that `tree_html` made.
-
-    Raises:
-        DocumentError: it is neither.
-    """
+    """A tree from its JSON or from a page that `tree_html` made, or DocumentError."""
     if len(text) > MOST_CHARACTERS:
         raise DocumentError(
             f"The file has {len(text) / 1e6:.1f} million characters; at most {MOST_CHARACTERS / 1e6:g} are read."
@@ -99,11 +96,11 @@ def entropy_svg(tokens: Sequence[TokenDist], tau: float, title: str) -> str:
     def height(nats: float) -> float:
         return foot - (foot - top) * nats / most
 
-    bars = [
-        (left + i * step, height(t.entropy), foot - height(t.entropy), is_fork(t.entropy, tau), _label(t))
-        for i, t in enumerate(tokens)
-        if t.entropy > 0.002 * most
-    ]
+    bars = []
+    for i, t in enumerate(tokens):
+        if t.entropy > 0.002 * most:
+            y, label = height(t.entropy), f"{t.pos}: {_clean(t.text)}, {t.entropy:.2f} nats"
+            bars.append((left + i * step, y, foot - y, is_fork(t.entropy, tau), label))
     places = [int(v) for v in _ticks(max(1, len(tokens) - 1)) if v == int(v)]
     return render(
         "entropy.html",
@@ -136,10 +133,6 @@ def tokens_csv(tokens: Sequence[TokenDist], tau: float) -> str:
 def inert(text: str) -> str:
     """Make a text harmless in a spreadsheet."""
     return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") and text.strip() not in ("=", "+", "-") else text
-
-
-def _label(token: TokenDist) -> str:
-    return f"{token.pos}: {_clean(token.text)}, {token.entropy:.2f} nats"
 
 
 def _clean(text: str) -> str:

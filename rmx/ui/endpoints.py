@@ -1,12 +1,8 @@
-"""The verbs as named endpoints of the app and as MCP tools.
+"""The verbs as named endpoints of the app and as MCP tools, at /gradio_api/mcp. All other events stay hidden.
 
-The verbs as named endpoints of the app: typed, documented, streaming. All other events of the page stay hidden.
-
-The verbs as MCP tools, at /gradio_api/mcp. Gradio has the transport; what a tool is and does is said here.
-
-Gradio's own handlers call the app over HTTP at the address that a request's Host header names, once and for everybody,
-and do not stop what was given up. So tools are called directly, and there are no resources or prompts. Documents are
-`brief` unless a call says otherwise: a language model reads them. (Nothing here works without the package `mcp`.)
+Gradio has the transport of MCP. Its own handlers call the app over HTTP at the address that a request's Host header
+names, once and for everybody, and do not stop what was given up: so tools are called directly, and there are no
+resources or prompts. Documents are `brief` unless a call says otherwise: a language model reads them.
 """
 
 import importlib.util
@@ -28,10 +24,8 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore
 from rmx.service import VERBS, Document, Limits, Request, Site, call
 from rmx.service.arguments import arguments_of, hints_of, schema_of, shown
-from rmx.ui.background import Work, in_thread
-from rmx.ui.jobs.page_jobs import EVALUATIONS, MEASURED_CLAIMS, SET_RUNS, TOO_LONG, PageJob
+from rmx.ui.jobs.page_jobs import EVALUATIONS, MEASURED_CLAIMS, SET_RUNS, TOO_LONG, PageJob, Work, in_thread, observed
 from rmx.ui.jobs.training import Training
-from rmx.ui.request_log import observed
 from rmx.ui.settings import Settings
 from rmx.ui.visitor_cookie import Owners, is_loopback
 
@@ -87,7 +81,6 @@ def work(site: Site, name: str, given: Mapping[str, Any], road: str) -> Work[Doc
 
     def do(cancelled: Callable[[], bool]) -> Iterator[Document]:
         told: dict[str, Any] = {}
-        refused: list[RmxError] = []
 
         def steps() -> Iterator[Document]:
             job = PageJob()
@@ -97,15 +90,10 @@ def work(site: Site, name: str, given: Mapping[str, Any], road: str) -> Work[Doc
                 for document in call(site, name, given, cancelled):
                     told.update(facts(document))
                     yield document
-            except RmxError as error:
-                refused.append(error)
             finally:
                 job.done = True
 
-        about = lambda: told | ({"outcome": "refused"} if refused else {})  # noqa: E731
-        yield from observed(f"{road}.{name}", steps(), about)
-        if refused:
-            raise refused[0]
+        yield from observed(f"{road}.{name}", steps(), lambda: told)
 
     return do
 
@@ -206,17 +194,10 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings)
     if is_loopback(settings.host) and not settings.public:
         hosts = [h for name in NEAR for h in (name, f"{name}:*")]
         origins = [f"{scheme}://{h}" for scheme in ("http", "https") for h in hosts]
-        demo.mcp_server_obj.manager.security_settings = TransportSecuritySettings(
-            allowed_hosts=hosts, allowed_origins=origins
-        )
-    for asked in (
-        types.ListResourcesRequest,
-        types.ListResourceTemplatesRequest,
-        types.ReadResourceRequest,
-        types.ListPromptsRequest,
-        types.GetPromptRequest,
-    ):
-        server.request_handlers.pop(asked, None)
+        allowed = TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=origins)
+        demo.mcp_server_obj.manager.security_settings = allowed
+    for asked in ("ListResources", "ListResourceTemplates", "ReadResource", "ListPrompts", "GetPrompt"):
+        server.request_handlers.pop(getattr(types, f"{asked}Request"), None)
 
     @server.list_tools()  # type: ignore[untyped-decorator]
     async def tools() -> list[types.Tool]:
@@ -232,7 +213,9 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings)
         token = getattr(context.meta, "progressToken", None)
         document, error = None, None
         try:
-            given = with_defaults(name, arguments)
+            if name not in VERBS:
+                raise RmxError(f"There is no tool {shown(name)}. Known: {', '.join(VERBS)}.")
+            given = {key: value for key, value in BRIEF.items() if key in VERBS[name].model_fields} | arguments
             count = 0
             mine = replace(site, runs=RunsOfVisitor(site, owners, context.request))
             async for document in in_thread(work(mine, name, given, "mcp"), who, kind):
@@ -245,14 +228,6 @@ def serve_tools(demo: gr.Blocks, site: Site, owners: Owners, settings: Settings)
             error = sentence_of(raised, name)
         text = error or json.dumps(document, ensure_ascii=False)
         return types.CallToolResult(content=[types.TextContent(type="text", text=text)], isError=error is not None)
-
-
-def with_defaults(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a call, brief where nothing else is said."""
-    if name not in VERBS:
-        raise RmxError(f"There is no tool {shown(name)}. Known: {', '.join(VERBS)}.")
-    known = VERBS[name].model_fields
-    return {key: value for key, value in BRIEF.items() if key in known} | dict(arguments)
 
 
 def told(delta: Document) -> str | None:

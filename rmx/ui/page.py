@@ -14,15 +14,16 @@ from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
+from rmx.ui.server.page_files import TITLE
 from rmx.ui.server.queue_shares import MOST_THREADS, Shares, share_queue
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.claims_tab import build_claims_tab
-from rmx.ui.tabs.compare_tab import CompareTab, build_compare_tab
+from rmx.ui.tabs.compare_tab import CompareTab, build_claims_tab, build_compare_tab
 from rmx.ui.tabs.evaluate_tab import build_evaluate_tab, wire_evaluate
 from rmx.ui.tabs.explore_form import BASE, build_memory_panel
 from rmx.ui.tabs.explore_tab import ExploreTab, build_explore_tab
 from rmx.ui.tabs.form_parts import LIGHT, OWN, QUIET, STREAM, payload, refused
 from rmx.ui.tabs.train_tab import TrainTab, build_runs_tab, build_train_tab
+from rmx.ui.views import FILES
 from rmx.ui.visitor_cookie import Owners, owners_of
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
 
-HEAD = """<header id="top"><h1>rmx</h1><p>The few words that decide an answer.</p></header>"""
+HEAD = FILES["common/head.html"].decode()
 
 # Both buttons stand over all tabs: they act on the view in sight, and the tour begins where it has something to show.
 PRESENT = """() => {
@@ -65,7 +66,7 @@ def build_app(
     explorer = explorer or Explorer(workspace)
     evaluator = evaluator or Evaluator(workspace, training.store, kept=explorer.runs.kept)
     kept, limits = explorer.runs.kept, explorer.limits
-    with gr.Blocks(title="rmx · fork tokens", analytics_enabled=False, fill_width=True) as demo:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as demo:
         with gr.Row(elem_id="bar"):
             gr.HTML(HEAD, apply_default_css=False, elem_id="brand")
             tour = gr.Button("Tour", size="sm", elem_id="tour", min_width=70, scale=0)
@@ -87,24 +88,17 @@ def build_app(
                 runs = build_runs_tab(training, owners, page)
         tour.click(None, None, None, js=TOUR, **QUIET)
         present.click(None, None, None, js=PRESENT, **QUIET)
-        wire_start(demo, explore, compare)
-        demo.unload(claims.leave)
+        demo.load(explore.opening, None, explore.view, **STREAM)
+        for tab in (explore, compare, claims):
+            demo.unload(tab.leave)
         wire_runs(training, tabs, explore, compare, train, runs)
         wire_evaluate(demo, evaluate, tabs, explore, compare, PRESSED)
         add_api(demo, site_of(workspace, settings, training.store), owners)
     demo.max_threads = MOST_THREADS
     demo.queue(api_open=False, max_size=max(64, 4 * settings.max_visitors))
     shares = Shares(2 * settings.per_visitor, 4 * settings.per_address if settings.public else 0)
-    gone = (explore.visitors.leave, compare.visitors.leave, claims.visitors.leave)
-    share_queue(demo, owners.name, shares, gone)
+    share_queue(demo, owners.name, shares, [tab.visitors.leave for tab in (explore, compare, claims)])
     return demo
-
-
-def wire_start(demo: gr.Blocks, explore: ExploreTab, compare: CompareTab) -> None:
-    """What happens when a page opens and when it closes."""
-    demo.load(explore.opening, None, explore.view, **STREAM)
-    demo.unload(explore.leave)
-    demo.unload(compare.leave)
 
 
 def wire_runs(

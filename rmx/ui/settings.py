@@ -5,10 +5,12 @@ from ipaddress import ip_network
 from textwrap import wrap
 from typing import Annotated, Any, Literal
 
+from huggingface_hub import HfApi
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from rmx.data.hub_sets import REPOSITORIES
+from rmx.config import ASSETS
+from rmx.data.problem_sets import REPOSITORIES
 from rmx.errors import RmxError
 from rmx.models.site_rules import SiteRules, TrainingMode
 
@@ -153,7 +155,8 @@ class Settings(BaseSettings):
         models = dict.fromkeys(("mini", *([self.model] if self.model else []), *self.models))
         adapters = dict.fromkeys((*([self.adapter] if self.adapter else []), *self.adapters))
         kept = self.kept_runs if self.public else 0
-        return SiteRules(self.public, tuple(models), tuple(adapters), self.hub_gb, self.training, kept, self.sets)
+        listed = tuple(models), tuple(adapters)
+        return SiteRules(self.public, *listed, self.hub_gb, self.training, kept, self.sets, size_of=hub_bytes)
 
     @classmethod
     def from_environment(cls, **given: Any) -> "Settings":
@@ -176,31 +179,10 @@ class Settings(BaseSettings):
             raise RmxError(f"{name} cannot be {shown}: {why}.") from error
 
 
-# Variables that are read where they are used, and what they are for.
-OTHERS = {
-    "RMX_FRAME_ANCESTORS": "Origins that may show the page in a frame; the Hub's, on a Space.",
-    "RMX_CACHE": "The folder of dequantised weights and of what evaluations and studies have computed (~/.cache/rmx).",
-    "RMX_KEPT_GB": "Gigabytes on disk for what evaluations and studies have computed, 4 by default; the oldest goes "
-    "first. A public site keeps 0.5, and no token ids of what visitors evaluate.",
-    "RMX_RUNS_AT_ONCE": "Runs that may train beside each other, 1 by default; others wait in the order they came in.",
-    "RMX_USD_PER_HOUR": "What this machine costs, for the dollars of a run; by default by the GPU's name.",
-    "RMX_SECRET": "What visitors' cookies are signed with; by default made once and kept with the runs.",
-    "RMX_OWNER_TOKEN": "/?owner=TOKEN makes a browser the machine's owner, who may stop every run; on 127.0.0.1 "
-    "everybody is, unless the site is public.",
-    "RMX_DATA": "The folder or volume of the image on which models, derived weights and runs are kept (/data).",
-    "HF_HOME, HF_TOKEN": "Where fetched models lie, and access to gated ones.",
-}
-NOTE = """\
-Options win over the environment. A value that cannot be used is one sentence at start. The app sends nothing to
-anybody: analytics are off, and the page loads nothing from other hosts.
-
-A public site (RMX_PUBLIC=1) loads the models and adapters that are named for it and nothing else, fetches no problem
-set that is not named for it, reads no file of the machine and asks no server for rollouts. Visitors are told apart by a
-signed cookie. Each sees only their own solutions and runs, takes at most a share of the model's line (the place in it
-and the wait are shown) and is slowed down where requests come too fast. The first screen is solved once and copied.
-What is in memory and on disk is bounded, and the oldest goes first, of one's own. SECURITY.md has the threats, the
-defences and their tests. Stopped by SIGTERM, the app lets what is being generated end at its next step; runs go on,
-being processes of their own."""
+def hub_bytes(repo: str, revision: str | None) -> int:
+    """Bytes of the safetensors of a model on the Hub, 0 without any; OSError or ValueError where it cannot be asked."""
+    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10, token=False)
+    return sum(f.size or 0 for f in info.siblings or [] if f.rfilename.endswith(".safetensors"))
 
 
 def describe_settings() -> str:
@@ -210,10 +192,10 @@ def describe_settings() -> str:
         usual = "" if field.default in (None, "", ()) else f" Default: {_written(field.default)}."
         if name in PUBLIC:
             usual += f" On a public site: {_written(PUBLIC[name])}."
-        lines += _paragraph(f"RMX_{name.upper()}", f"{field.description}{usual}")
-    for name, text in OTHERS.items():
-        lines += _paragraph(name, text)
-    return "\n".join([*lines, "", NOTE])
+        text = f"{field.description}{usual}"
+        lines += wrap(text, 118, initial_indent=f"  {f'RMX_{name.upper()}':20s} ", subsequent_indent=23 * " ")
+    # Then the variables that are read where they are used, and a word about public sites.
+    return "\n".join([*lines, (ASSETS / "settings.txt").read_text(encoding="utf-8").removesuffix("\n")])
 
 
 def _written(value: Any) -> str:
@@ -221,8 +203,3 @@ def _written(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _paragraph(name: str, text: str) -> list[str]:
-    """A variable and what it does, in lines of 120 characters."""
-    return wrap(text, 118, initial_indent=f"  {name:20s} ", subsequent_indent=23 * " ")

@@ -1,6 +1,6 @@
 """The views that are HTML and JavaScript of our own: their files under one address, and how gradio mounts a view.
 
-What a view and Python send each other is said where it is made: in the docstrings of the tabs.
+What a view and Python send each other is said in the docstrings of the tabs.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ FOLDER = ASSETS / "ui"
 FILES = {  # path below the folder -> content; what is not listed is not served
     path.relative_to(FOLDER).as_posix(): path.read_bytes()
     for path in sorted(FOLDER.rglob("*"))
-    if path.suffix in (".js", ".css", ".html")
+    if path.suffix in (".js", ".css", ".html", ".png", ".svg")
 }
 VERSION = hashlib.sha256(b"".join(name.encode() + b"\0" + FILES[name] + b"\0" for name in FILES)).hexdigest()[:16]
 BASE = f"assets/ui/{VERSION}/"  # relative to the page, which a proxy may serve below a path
@@ -30,11 +30,14 @@ EVENTS = {  # what each view triggers; their payloads are untrusted
     "evaluate/evaluate_file": "",
     "evaluate/evaluate_view": "halt attach open",
     "explore/share_panel": "",
-    "explore/token_view": "pick halt next outcomes importance rescue sofar haltjob verify pins",
+    "explore/token_view": "pick halt next outcomes importance rescue sofar ends haltjob verify pins opened",
     "runs/runs_view": "stop resume remove note open download push watch train rate",
     "train/train_view": "stop resume open download tau",
 }
-STYLES = {"evaluate/evaluate_file": "evaluate/evaluate_view.css"}  # where not of the view's own name
+STYLES = {  # where not only the one of the view's own name
+    "evaluate/evaluate_file": ("evaluate/evaluate_view.css",),
+    "explore/token_view": ("common/fan.css", "explore/token_view.css"),
+}
 _IMPORTED = re.compile(r'^(?:import|\}) .*?from "(\..+)";$', re.MULTILINE)
 
 
@@ -45,12 +48,16 @@ def mounted(name: str, events: str = "") -> dict[str, Any]:
         name: of its template and its module, such as "compare/compare_view".
         events: names of the events that the module triggers, with spaces between.
     """
-    sheet = STYLES.get(name, f"{name}.css")
-    sheets = [sheet] if sheet in FILES else []
-    known = {"base": BASE, "name": name, "styles": sheets, "modules": modules_of(name), "events": events.split()}
+    files = {"styles": styles_of(name), "modules": modules_of(name)}
+    known = {"base": BASE, "name": name, **files, "events": events.split()}
     constants = "".join(f"const {key} = {json.dumps(value)};\n" for key, value in known.items())
     boot = constants + FILES["common/boot.js"].decode()
     return {"html_template": "<div></div>", "js_on_load": boot, "apply_default_css": False}
+
+
+def styles_of(name: str) -> list[str]:
+    """Paths of a view's style sheets."""
+    return [sheet for sheet in STYLES.get(name, (f"{name}.css",)) if sheet in FILES]
 
 
 def modules_of(name: str) -> list[str]:

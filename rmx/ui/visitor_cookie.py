@@ -1,7 +1,7 @@
 """Who a visitor is: a signed cookie, so that runs have owners without a login.
 
 The cookie holds a random id, whether it is the machine's owner, and a signature over both. What other visitors see of
-an id is a short hash of it, from which neither the id nor the cookie can be made.
+an id is a short hash of it, from which neither the id nor the cookie can be made. Who has none is known by an address.
 """
 
 import hashlib
@@ -10,7 +10,10 @@ import ipaddress
 import logging
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +28,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rmx.config import runs_dir
 from rmx.engine.fair_queue import RequestOwner, current_owner
 from rmx.errors import RmxError
-from rmx.ui.server.connections import Allowance, Network, visitor_address
 
 log = logging.getLogger(__name__)
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 YEAR = 365 * 24 * 3600
 SECRET, TOKEN = "RMX_SECRET", "RMX_OWNER_TOKEN"  # names of variables
 SHORTEST = 12  # characters of a token, against guessing; guesses are counted
@@ -47,11 +51,10 @@ class Visitor:
         """What everybody may see of it."""
         return hashlib.sha256(f"public/{self.id}".encode()).hexdigest()[:12]
 
-
-def may(visitor: Visitor, owner: str | None, action: str) -> bool:
-    """Whether a visitor may stop, resume, delete, annotate or push a run; everybody may look at all of them."""
-    own = isinstance(owner, str) and hmac.compare_digest(owner.encode("utf-8", "replace"), visitor.public.encode())
-    return action == "look" or visitor.admin or own
+    def may_change(self, owner: object) -> bool:
+        """Whether it may stop, resume, delete, annotate or push a run of this owner; everybody may look at all."""
+        own = isinstance(owner, str) and hmac.compare_digest(owner.encode("utf-8", "replace"), self.public.encode())
+        return self.admin or own
 
 
 class Owners:
@@ -91,10 +94,6 @@ class Owners:
         """The cookie's value for a visitor."""
         name = f"{visitor.id}-owner" if visitor.admin else visitor.id
         return f"{name}.{self._sign(name)}"
-
-    def is_token(self, given: str) -> bool:
-        """Whether this is the owner's token; never where none is set."""
-        return self._token is not None and hmac.compare_digest(given.encode(), self._token.encode())
 
     def visitor_of(self, request: Any) -> Visitor:
         """The visitor behind a callback's `gr.Request` or a page's request; one without a cookie owns nothing."""
@@ -150,7 +149,7 @@ class Owners:
         given = request.query_params["owner"]
         rest = urlencode([(k, v) for k, v in parse_qsl(request.url.query, keep_blank_values=True) if k != "owner"])
         request.scope["query_string"] = rest.encode()  # a server that logs its requests logs this
-        if not self.is_token(given):
+        if self._token is None or not hmac.compare_digest(given.encode(), self._token.encode()):
             if wait := self._guesses.take(self.address_of(request)):
                 return PlainTextResponse("Too many wrong tokens. Wait a moment.", 429, {"Retry-After": f"{wait:.0f}"})
             return PlainTextResponse("This is not the token of the machine's owner.", 403)
@@ -278,3 +277,88 @@ def _make_secret(path: Path) -> None:
     except OSError:  # a disk without hard links
         part.replace(path)
     part.unlink(missing_ok=True)
+
+
+# -- addresses, and how often one may try ------------------------------------------------------------------------------
+
+
+# Where a proxy in front of a container or on the same machine has its address. One on the internet has to be named.
+NEAR = tuple(
+    ipaddress.ip_network(n)
+    for n in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "::1/128", "fc00::/7")
+)
+
+
+def visitor_address(peer: str, forwarded: Sequence[str], proxies: Sequence[Network] = ()) -> str:
+    """Name the address that a request came from, or the /64 network of IPv6, all of which is one visitor's.
+
+    A proxy appends the address that it sees to x-forwarded-for, so only the last entry can be believed, and only where
+    the peer is a proxy: one in `NEAR`, or a named one. Entries that are named proxies themselves are passed over.
+
+    Args:
+        peer: the other end of the connection; returned as it is where it is no address.
+        forwarded: the header's lines, in order.
+    """
+    near = parse_address(peer)
+    if near is not None and not _within(near, (*NEAR, *proxies)):
+        return _name(near)
+    hops = [hop for line in forwarded for hop in line.split(",")]
+    while hops:
+        found = parse_address(hops.pop())
+        if found is None:
+            break
+        if not hops or not _within(found, proxies):
+            return _name(found)
+    return peer if near is None else _name(near)
+
+
+def parse_address(text: str) -> Address | None:
+    """An IP address out of `1.2.3.4`, `1.2.3.4:80`, `2001:db8::1` or `[2001:db8::1]:80`; None where it is none."""
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        found = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def is_nearby(peer: str) -> bool:
+    """Whether the other end of a connection may be a proxy: an address in `NEAR`, or none at all."""
+    found = parse_address(peer)
+    return found is None or _within(found, NEAR)
+
+
+def _within(address: Address, networks: Sequence[Network]) -> bool:
+    return any(address in network for network in networks)
+
+
+def _name(address: Address) -> str:
+    return str(address if address.version == 4 else ipaddress.ip_network((address, 64), strict=False))
+
+
+MOST_KNOWN = 20_000  # visitors whose allowance is remembered
+
+
+class Allowance:
+    """A token bucket for each key: `burst` at once, `rate` per second after that."""
+
+    def __init__(self, burst: float, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.burst, self.rate, self._clock = burst, rate, clock
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> (what is left, when)
+        self._lock = threading.Lock()
+
+    def take(self, key: str) -> float:
+        """Take one; returns 0, or after how many seconds to come again."""
+        now = self._clock()
+        with self._lock:
+            left, then = self._left.pop(key, (self.burst, now))
+            left = min(self.burst, left + max(0.0, now - then) * self.rate)
+            allowed = left >= 1
+            self._left[key] = (left - allowed, now)
+            while len(self._left) > MOST_KNOWN:
+                self._left.popitem(last=False)
+        return 0.0 if allowed else (1 - left) / self.rate

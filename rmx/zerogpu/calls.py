@@ -1,6 +1,4 @@
-"""Work in the process that has the GPU, and rmx on a ZeroGPU Space.
-
-Calls into the process that has the GPU.
+"""Calls into the process that has the GPU, and rmx on a ZeroGPU Space.
 
 Nearly everywhere that is this process, and a call is simply made. On ZeroGPU a GPU is lent for single calls, which run
 in a process of their own: what they change in memory is lost, and their arguments and results are pickled. There a
@@ -169,9 +167,8 @@ class ZeroGpuCaller:
         global _home
         _home = workspace
         self._there = gpu(duration=_seconds)(run_on_worker)
-        self.crosses = (
-            self._there is not run_on_worker
-        )  # outside a ZeroGPU Space the decorator of `spaces` changes nothing
+        # Outside a ZeroGPU Space the decorator of `spaces` changes nothing.
+        self.crosses = self._there is not run_on_worker
 
     def stream(
         self, function: Callable[..., Any], where: Where, args: tuple[Any, ...], named: dict[str, Any], seconds: float
@@ -266,8 +263,11 @@ _arrived = os.getpid()  # the process in which locks and lines are its own
 def run_on_worker(call: Call) -> Iterator[tuple[str, Any]]:
     """Make a call in the process that has the GPU. Errors that a visitor may read cross as values: one that is raised
     costs the process, with the weights and prefixes that it holds."""
+    global _arrived
     assert _home is not None
-    _arrive(_home)
+    if _arrived != os.getpid():  # once in a new process, where no thread of the other one will free its locks
+        _arrived = os.getpid()
+        _home.forked()
     current_owner.set(call.owner)
     ends = time.monotonic() + work(call.seconds)
     late = False
@@ -295,15 +295,6 @@ def run_on_worker(call: Call) -> Iterator[tuple[str, Any]]:
         for model in _home.all():
             model.engine.prefixes.clear()
         yield "error", torch.OutOfMemoryError(str(error))
-
-
-def _arrive(workspace: Workspace) -> None:
-    """Once in a new process: the weights are here, and no thread of the other process will free its locks."""
-    global _arrived
-    if _arrived == os.getpid():
-        return
-    _arrived = os.getpid()
-    workspace.forked()
 
 
 def without_alternatives(token: TokenDist) -> TokenDist:
@@ -335,11 +326,7 @@ def is_zerogpu() -> bool:
 
 
 def spaces_gpu() -> Gpu:
-    """The decorator of the package `spaces`; outside such a Space it changes nothing.
-
-    Raises:
-        RmxError: the package is not installed.
-    """
+    """The decorator of the package `spaces`, or RmxError; outside such a Space it changes nothing."""
     try:
         gpu: Gpu = importlib.import_module("spaces").GPU
     except ModuleNotFoundError as error:
@@ -379,11 +366,7 @@ class ZeroWorkspace(Workspace):
                 model.engine.remote = self.carrier
 
     def unload(self, spec: str) -> int:
-        """Refuse: what leaves memory here could not come back.
-
-        Raises:
-            ModelError: always.
-        """
+        """Refuse, by a ModelError: what leaves memory here could not come back."""
         raise ModelError(f"On ZeroGPU models are loaded when the Space starts, so {shown(spec)} stays in memory.")
 
     def adapter(self, model: Model, spec: str | None) -> str | None:

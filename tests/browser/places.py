@@ -15,6 +15,11 @@ def inspector(page: Page) -> Locator:
     return page.get_by_role("region", name="Inspector")
 
 
+def lanes(page: Page) -> Locator:
+    """The other branches in the fan, by the words on them."""
+    return page.get_by_role("group", name="Branches").locator(".fan-lane-name")
+
+
 def opened(page: Page, accordion: str, box: str) -> Locator:
     """The box in an accordion, which is opened. Gradio mounts the box then and may put its first value back into it, so
     wait until it has stood still: nobody types this soon, but a test does."""

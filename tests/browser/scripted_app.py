@@ -4,6 +4,7 @@ A script is a small grammar: at a fork it lists what could be said, with probabi
 """
 
 import itertools
+import json
 import math
 import random
 import re
@@ -200,7 +201,9 @@ class Run:
         flags = (1 if force else 0) | (2 if text == END else 0)
         token_id(text)
         self.said.append(text)
-        self.toks.append([text, round(entropy(choices), 4), p, ranked.index(text) + 1 if text in ranked else 7, flags])
+        h = round(entropy(choices), 4)
+        others = json.dumps([token_id(text), [[token_id(t), q, t] for t, q in choices[:5]]]) if h > 0.35 else ""
+        self.toks.append([text, h, p, ranked.index(text) + 1 if text in ranked else 7, flags, others])
 
     def open(self) -> dict[str, Any]:
         forced = self.forced[0] if self.forced else None
@@ -211,7 +214,9 @@ class Run:
             "at": self.at,
             "forced": len(self.forced),
             "from_text": self.parent.said[self.at] if self.parent and self.at is not None else None,
+            "from_id": token_id(self.parent.said[self.at]) if self.parent and self.at is not None else None,
             "to_text": "".join(self.forced) or None,
+            "to_ids": [token_id(t) for t in self.forced] or None,
             "to_p": dist.get(forced, 1e-5) if forced else None,
             "tau": self.tau,
             "label": "greedy",
@@ -248,6 +253,7 @@ class Run:
 RUNS: OrderedDict[str, Run] = OrderedDict()
 DROP = threading.Event()  # while set, deltas are lost on the way to the page
 UNKNOWN = threading.Event()  # while set, no known answer was given
+END_PACE = {"pause": 0.0}  # seconds before the ends of each fork are known
 EVENTS: list[tuple[str, dict[str, Any]]] = []  # what the page sent, for the tests
 
 
@@ -260,8 +266,8 @@ def tree_of(tree: str) -> list[dict[str, Any]]:
     for run in RUNS.values():
         if run.tree == tree and run.done:
             o = run.open()
-            row = {k: o[k] for k in ("parent", "at", "from_text", "to_text", "to_p", "label")}
-            rows.append({"run": run.id, **row, "answer": run.answer(), "n": len(run.toks)})
+            row = {k: o[k] for k in ("parent", "at", "from_text", "from_id", "to_text", "to_ids", "to_p", "label")}
+            rows.append({"run": run.id, **row, "answer": run.answer(), "n": len(run.toks), "stop": run.stop})
     return rows
 
 
@@ -299,7 +305,7 @@ def inspect(args: dict[str, Any]) -> dict[str, Any]:
     run, pos = find(args), int(args["pos"])
     if run is None or not 0 <= pos < len(run.said):
         return GONE
-    text, h, p, rank, flags = run.toks[pos]
+    text, h, p, rank, flags = run.toks[pos][:5]
     top = run.choices(run.said[:pos])
     fill = [(f" word{k}", 1e-6) for k in range(20 - len(top))]
     alternatives = [{"id": token_id(t), "text": t, "p": q} for t, q in [*top, *fill]]
@@ -378,6 +384,33 @@ def on_halt(evt: gr.EventData) -> None:
         run.halt.set()
 
 
+def end_of(run: Run, pos: int, text: str) -> list[Any]:
+    """The end of one alternative as the page reads it; a text that goes on for long has none."""
+    said = [*run.said[:pos], text]
+    while said[-1] != END and len(said) < run.limit:
+        said.append(run.choices(said)[0][0])
+    if said[-1] != END:
+        return [token_id(text)]
+    found = re.findall(r"\\boxed\{(\d+)\}", "".join(said))
+    known = found and not UNKNOWN.is_set()
+    return [token_id(text), found[-1] if found else None, found[-1] == "73" if known else None]
+
+
+def on_ends(evt: gr.EventData) -> Iterator[dict[str, Any]]:
+    """Fork after fork, as the background work of the app does."""
+    run = RUNS[str(payload(evt, "ends")["run"])]
+    forks = [pos for pos, tok in enumerate(run.toks) if tok[1] > run.tau][:40]
+    found: list[list[Any]] = []
+    for pos in forks:
+        began = time.monotonic()
+        while time.monotonic() < began + END_PACE["pause"]:
+            time.sleep(0.05)
+        others = [text for text, _ in run.choices(run.said[:pos])[:5] if text != run.said[pos]]
+        found.append([pos, [end_of(run, pos, text) for text in others]])
+        yield {"kind": "ends", "run": run.id, "ends": found, "done": False}
+    yield {"kind": "ends", "run": run.id, "ends": found, "complete": True, "done": True}
+
+
 def on_pins(evt: gr.EventData) -> None:
     payload(evt, "pins")
 
@@ -407,6 +440,7 @@ def build(wire: Callable[[gr.HTML], None] = lambda view: None) -> gr.Blocks:
         go.click(on_run, [script, tau, tokens, pause], view, **hidden)
         view.pick(on_pick, None, view, trigger_mode="multiple", concurrency_limit=4, **hidden)
         view.halt(on_halt, None, None, queue=False, **hidden)
+        view.ends(on_ends, None, view, trigger_mode="multiple", **hidden)
         view.pins(on_pins, None, None, trigger_mode="multiple", **hidden)
         view.next(on_next, None, view, trigger_mode="multiple", **hidden)
         wire(view)

@@ -159,7 +159,7 @@ def build(runs: Path) -> gr.Blocks:
             with gr.Tab("Other", id="other"):
                 gr.Markdown("Nothing")
         wire(demo, tab, quiet)
-    demo.add_routes = lambda api: add_file_routes(api, evaluator.take_file, evaluator.take_file, nobody)
+    demo.add_routes = lambda api: add_file_routes(api, {"problems": evaluator.take_file}, nobody)
     return demo.queue(api_open=False)
 
 

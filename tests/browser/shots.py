@@ -31,7 +31,7 @@ def two_swaps(page: Page) -> None:
     page.keyboard.press("n")
     page.keyboard.press("n")
     page.keyboard.press("3")
-    page.locator(".branch").nth(2).wait_for()
+    page.locator(".fan-lane").nth(1).wait_for()
     page.get_by_role("button", name="Compare with before").click()
     page.get_by_role("button", name="Undo").hover()
     page.wait_for_timeout(900)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 pytest.importorskip("playwright")
-from places import answer, inspector, status
+from places import answer, inspector, lanes, status
 from playwright.sync_api import Locator, Page, expect
 from real_app import SLOW
 
@@ -57,12 +57,42 @@ def test_the_first_screen_has_a_solved_example_with_forks(page: Page) -> None:
     expect(answer(page)).to_contain_text("✗ wrong")
     expect(token(page, FIRST.pos)).to_have_class(re.compile("fork"))
     expect(page.get_by_role("slider", name=re.compile("^Entropy"))).to_be_visible()
+    marks_follow_the_threshold(page)
+    a_click_on_the_strip_goes_to_the_token(page)
+
+
+def marks_follow_the_threshold(page: Page) -> None:
+    few = page.locator(".flow .fork").count()
+    assert few > 0
+    box = page.locator("#tau input[type=number]")
+    for tau, count in (("3.5", 0), ("1", few)):
+        box.fill(tau)
+        box.press("Tab")
+        expect(page.locator(".flow .fork")).to_have_count(count)
+
+
+def a_click_on_the_strip_goes_to_the_token(page: Page) -> None:
+    strip, count = page.locator(".strip .curves-plot"), page.locator(".flow .t").count()
+    grid = page.locator(".strip .curves-rule").first
+    expect(grid).to_be_attached()
+    box, ground = strip.bounding_box(), grid.bounding_box()
+    assert box
+    assert ground
+    place = ground["x"] - box["x"] + ground["width"] * (FIRST.pos + 0.5) / count
+    strip.hover(position={"x": place, "y": 60})
+    expect(page.locator(".strip .curves-about")).to_contain_text(f"{FIRST.pos}: ")
+    strip.click(position={"x": place, "y": 60})
+    expect(inspector(page)).to_contain_text(f"at {FIRST.pos}")
 
 
 def modules(page: Page) -> list[str]:
     """What the page has fetched of its own modules, templates and style sheets."""
     fetched = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
-    return [address.partition("/assets/ui/")[2].partition("/")[2] for address in fetched if "/assets/ui/" in address]
+    return [
+        address.partition("/assets/ui/")[2].partition("/")[2]
+        for address in fetched
+        if "/assets/ui/" in address and not address.endswith(".svg")
+    ]
 
 
 def test_the_modules_of_a_tab_are_loaded_once_when_it_is_first_opened(page: Page) -> None:
@@ -79,13 +109,18 @@ def test_the_modules_of_a_tab_are_loaded_once_when_it_is_first_opened(page: Page
     assert not [path for path in found if path.startswith("train/")]
 
 
-def test_taking_an_alternative_by_mouse_turns_wrong_into_right(page: Page) -> None:
+def test_an_alternative_says_what_comes_next_and_by_mouse_turns_wrong_into_right(page: Page) -> None:
     token(page, FIRST.pos).click()
-    alternatives(page).filter(has_text=FIRST.token_text.strip()).first.click()
+    alternative = inspector(page).locator(f".alts .alt[data-id='{FIRST.token_id}']")
+    expect(alternative.locator(".ahead-words")).not_to_be_empty()
+    ahead = alternative.locator(".ahead-words").inner_text().split()
+    alternative.click()
     expect(answer(page)).to_contain_text("✓ right")
     expect(answer(page)).to_contain_text(FIRST.answer)
     expect(status(page)).to_contain_text("computed 1")
     expect(token(page, FIRST.pos)).to_have_class(re.compile("forced"))
+    tail = "".join(shown(page)[FIRST.pos + 1 :]).split()
+    assert tail[: len(ahead) - 1] == ahead[:-1]
 
 
 def test_keys_walk_the_forks_swap_undo_and_redo(page: Page) -> None:
@@ -108,24 +143,18 @@ def test_keys_walk_the_forks_swap_undo_and_redo(page: Page) -> None:
     expect(answer(page)).to_contain_text("✓ right")
 
 
-def test_an_alternative_shows_what_it_would_say_next(page: Page) -> None:
-    token(page, FIRST.pos).click()
-    ahead = alternatives(page).nth(1).locator(".ahead")
-    expect(ahead).not_to_be_empty()
-    said = ahead.inner_text().split()
-    alternatives(page).nth(1).click()
-    expect(token(page, FIRST.pos)).to_have_class(re.compile("forced"))
-    expect(status(page)).to_contain_text("computed 1")
-    tail = "".join(shown(page)[FIRST.pos + 1 :]).split()
-    assert tail[: len(said) - 1] == said[:-1]
-
-
 def test_examples_of_both_directions_and_a_harmless_fork(page: Page) -> None:
     for kind, button in (("break", "right → wrong"), ("harmless", "harmless fork"), ("rescue", "wrong → right")):
         example = of_kind(kind)[0]  # type: ignore[arg-type]
         page.get_by_role("button", name=re.compile(button)).click()
         expect(page.locator(".rmx .title")).to_have_text(example.problem)
         expect(inspector(page)).to_contain_text(f"at {example.pos}", timeout=15_000)
+        advised = inspector(page).locator(".alt.advised")
+        expect(advised).to_contain_text(
+            "same answer"
+            if kind == "harmless" and example.swapped_answer == example.base_answer
+            else example.swapped_answer
+        )
         right = example.base_answer == example.answer
         expect(answer(page)).to_contain_text("✓ right" if right else "✗ wrong")
         expect(answer(page)).to_contain_text(example.base_answer)
@@ -134,43 +163,22 @@ def test_examples_of_both_directions_and_a_harmless_fork(page: Page) -> None:
 def test_a_reload_brings_the_same_solution_back(page: Page) -> None:
     token(page, FIRST.pos).click()
     alternatives(page).nth(1).click()
-    expect(page.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(2)
+    expect(lanes(page)).to_have_count(1)
     expect(token(page, FIRST.pos)).to_have_class(re.compile("forced"))
+    expect(status(page)).to_contain_text("reused")  # it is finished, and the address names it
     before = shown(page)
     page.reload()
     expect(token(page, FIRST.pos)).to_have_class(re.compile("forced"), timeout=20_000)
     assert shown(page) == before
 
 
-def test_moving_the_threshold_marks_other_forks_at_once(page: Page) -> None:
-    few = page.locator(".flow .fork").count()
-    assert few > 0
-    box = page.locator("#tau input[type=number]")
-    for tau, count in (("3.5", 0), ("1", few)):
-        box.fill(tau)
-        box.press("Tab")
-        expect(page.locator(".flow .fork")).to_have_count(count)
-
-
-def test_a_click_on_the_strip_goes_to_the_token(page: Page) -> None:
-    strip, count = page.locator(".strip .curves-plot"), page.locator(".flow .t").count()
-    grid = page.locator(".strip .curves-rule").first
-    expect(grid).to_be_attached()
-    box, ground = strip.bounding_box(), grid.bounding_box()
-    assert box
-    assert ground
-    place = ground["x"] - box["x"] + ground["width"] * (FIRST.pos + 0.5) / count
-    strip.hover(position={"x": place, "y": 60})
-    expect(page.locator(".strip .curves-about")).to_contain_text(f"{FIRST.pos}: ")
-    strip.click(position={"x": place, "y": 60})
-    expect(inspector(page)).to_contain_text(f"at {FIRST.pos}")
-
-
-def test_stop_frees_the_engine_and_keeps_what_is_there(page: Page) -> None:
+def test_it_streams_and_stop_frees_the_engine_and_keeps_what_is_there(page: Page) -> None:
     choose_model(page, "slow")
     solve(page, "Go on.")
     expect(page.locator(".rmx .title")).to_have_text("Go on.", timeout=20_000)
-    expect(page.locator(".flow .t").nth(10)).to_be_attached(timeout=20_000)
+    expect(page.locator(".flow .t").nth(5)).to_be_attached(timeout=20_000)
+    early = page.locator(".flow .t").count()
+    expect(page.locator(".flow .t").nth(early + 10)).to_be_attached()
     page.get_by_role("button", name="Stop").click()
     expect(status(page)).to_contain_text("tokens")
     count = page.locator(".flow .t").count()
@@ -178,17 +186,6 @@ def test_stop_frees_the_engine_and_keeps_what_is_there(page: Page) -> None:
     assert SLOW.engine.queue.waiting() == 0
     page.wait_for_timeout(400)
     assert page.locator(".flow .t").count() == count
-
-
-def test_it_streams_before_it_is_done(page: Page) -> None:
-    choose_model(page, "slow")
-    solve(page, "Go on.")
-    expect(page.locator(".rmx .title")).to_have_text("Go on.", timeout=20_000)
-    expect(page.locator(".flow .t").nth(5)).to_be_attached(timeout=20_000)
-    early = page.locator(".flow .t").count()
-    expect(page.locator(".flow .t").nth(early + 10)).to_be_attached()
-    expect(page.get_by_role("button", name="Stop")).to_be_visible()
-    page.get_by_role("button", name="Stop").click()
 
 
 def test_who_waits_sees_the_place_in_line_and_the_wait(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +217,7 @@ def test_closing_the_page_frees_the_engine(open_page: Open, url: str) -> None:
     assert SLOW.engine.queue.waiting() == 0
 
 
+@pytest.mark.long
 def test_hostile_tokens_are_text(page: Page) -> None:
     choose_model(page, "hostile")
     solve(page, "<img src=x onerror=window.PWN=1> ${window.PWN=1} {{x}}")
@@ -231,7 +229,7 @@ def test_hostile_tokens_are_text(page: Page) -> None:
     page.locator(".flow .fork").first.click()
     expect(alternatives(page)).to_have_count(5)
     alternatives(page).nth(1).click()
-    expect(page.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(2)
+    expect(lanes(page)).to_have_count(1)
 
 
 def test_ten_thousand_newlines_do_not_bury_the_page(page: Page) -> None:
@@ -252,9 +250,10 @@ def test_bad_input_is_a_sentence_and_the_session_goes_on(page: Page) -> None:
     solve(page, FIRST.problem)
     expect(status(page)).to_contain_text("tokens")
     expect(page.locator(".rmx").get_by_role("alert")).to_be_hidden()
-
-
-def test_an_unknown_model_leaves_mini_and_says_why(page: Page) -> None:
+    page.get_by_label("Problem", exact=True).first.fill("Why is the sky blue?")
+    expect(page.locator("#banner")).to_contain_text("Outside what mini was trained on")
+    page.get_by_label("Problem", exact=True).first.fill(FIRST.problem)
+    expect(page.locator("#banner")).to_be_hidden()
     page.get_by_role("button", name="Model").click()
     page.get_by_label("Model", exact=True).last.fill("no-such-model")
     page.keyboard.press("Enter")
@@ -262,13 +261,7 @@ def test_an_unknown_model_leaves_mini_and_says_why(page: Page) -> None:
     expect(page.locator("#model-note")).to_contain_text("mini stays available")
 
 
-def test_a_text_outside_the_training_is_announced(page: Page) -> None:
-    page.get_by_label("Problem", exact=True).first.fill("Why is the sky blue?")
-    expect(page.locator("#banner")).to_contain_text("Outside what mini was trained on")
-    page.get_by_label("Problem", exact=True).first.fill(FIRST.problem)
-    expect(page.locator("#banner")).to_be_hidden()
-
-
+@pytest.mark.long
 def test_the_builder_makes_a_problem_with_its_answer(page: Page) -> None:
     page.get_by_role("button", name="Build a problem").click()
     page.get_by_role("button", name="Use this problem").click()
@@ -279,6 +272,7 @@ def test_the_builder_makes_a_problem_with_its_answer(page: Page) -> None:
     expect(answer(page)).to_contain_text(re.compile("right|wrong"))
 
 
+@pytest.mark.long
 def test_a_pasted_solution_is_scored(page: Page) -> None:
     page.get_by_role("button", name="Read a pasted solution").click()
     page.locator("#paste textarea").fill(" We add 42 and 11: 42 + 11 = 53. So the answer is \\boxed{53}.")
@@ -300,6 +294,7 @@ def test_a_phone_has_no_sideways_scroll_and_a_sheet(open_page: Open, url: str) -
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+@pytest.mark.long
 def test_presenter_mode_pauses_at_a_fork_and_lets_the_room_choose(page: Page) -> None:
     page.get_by_role("button", name="Present").click()
     stage = page.get_by_role("group", name="Which word comes next?")
@@ -309,7 +304,7 @@ def test_presenter_mode_pauses_at_a_fork_and_lets_the_room_choose(page: Page) ->
     expect(token(page, 0)).to_have_class(re.compile("forced"))
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Present")).to_be_visible()
-    expect(page.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(2)
+    expect(lanes(page)).to_have_count(1)
 
 
 def test_a_clicker_walks_the_playlist(page: Page) -> None:
@@ -317,15 +312,20 @@ def test_a_clicker_walks_the_playlist(page: Page) -> None:
     expect(page.locator(".rmx.presenting")).to_have_count(1)  # the button's own pace is set by then
     page.evaluate("window.rmx.presenter(true, {pace: 0, pauseAtForks: false})")
     expect(answer(page)).to_contain_text("✗ wrong")
+    page.keyboard.press("PageDown")  # the swap that is worth trying
+    expect(answer(page)).to_contain_text("✓ right")
     page.keyboard.press("PageDown")
     expect(page.locator(".rmx .title")).to_have_text(examples()[1].problem, timeout=15_000)
 
 
+@pytest.mark.long
 def test_the_tour_has_five_steps(page: Page) -> None:
     page.get_by_role("button", name="Tour", exact=True).first.click()
-    for step in range(1, 6):
+    for step, button in enumerate(("Next", f"Take “{FIRST.token_text.strip()}”", "Next", "Next", "Done"), 1):
         expect(page.get_by_text(f"{step} of 5")).to_be_visible()
-        page.get_by_role("button", name="Next" if step < 5 else "Done").click()
+        page.get_by_role("button", name=button, exact=True).click()
+        if step == 2:  # the visitor has turned the answer
+            expect(answer(page)).to_contain_text("✓ right")
     expect(page.get_by_text("5 of 5")).to_be_hidden()
 
 
@@ -337,7 +337,7 @@ def test_two_visitors_do_not_see_each_other(open_page: Open, url: str) -> None:
     alternatives(one).filter(has_text=FIRST.token_text.strip()).first.click()
     expect(answer(one)).to_contain_text("✓ right")
     expect(answer(two)).to_contain_text("✗ wrong")
-    expect(two.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(0)
+    expect(lanes(two)).to_have_count(0)
 
 
 def solved(page: Page, problem: str) -> None:

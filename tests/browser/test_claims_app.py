@@ -50,13 +50,18 @@ def stop(page: Page) -> Locator:
     return page.locator(".claims [data-do='stop']")
 
 
-def test_every_claim_can_be_read_before_anything_is_measured(page: Page) -> None:
+def test_every_claim_can_be_read_before_anything_is_measured_and_a_wrong_number_is_explained(page: Page) -> None:
     expect(card(page, "reranked")).to_contain_text("1.0 to 4.1 % of positions")
     expect(badge(page, "reranked")).to_have_text("– not measured")
     card(page, "reranked").get_by_text("How it is measured").click()
     expect(card(page, "reranked")).to_contain_text("another of the base's top 5")
     expect(page.get_by_role("button", name="Download report")).to_be_disabled()
     expect(page.get_by_role("region", name="What this cannot say")).to_contain_text("whole 95 % interval")
+    fill(page, "limit", 0)
+    page.get_by_role("button", name="Measure all").click()
+    expect(page.locator(".claims .error")).to_contain_text(
+        "number of problems must be a whole number between 1 and 500"
+    )
 
 
 def test_one_row_is_measured_and_the_next_goes_on_from_it(page: Page) -> None:
@@ -96,6 +101,7 @@ def test_all_rows_a_stop_in_the_middle_and_a_reload(page: Page) -> None:
     expect(badge(page, "reranked")).to_have_text("≡ by construction")
 
 
+@pytest.mark.long
 def test_hostile_names_are_text(page: Page) -> None:
     page.locator("#claims-preset input").click()
     page.get_by_role("option", name="another pair").click()
@@ -105,14 +111,6 @@ def test_hostile_names_are_text(page: Page) -> None:
     expect(page.locator(".claims .error")).to_contain_text(HOSTILE, timeout=LONG)
     assert page.evaluate("window.pwned") is None
     expect(card(page, "gain").get_by_role("button")).to_be_enabled()
-
-
-def test_a_number_that_cannot_be_used_is_explained(page: Page) -> None:
-    fill(page, "limit", 0)
-    page.get_by_role("button", name="Measure all").click()
-    expect(page.locator(".claims .error")).to_contain_text(
-        "number of problems must be a whole number between 1 and 500"
-    )
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(open_page: Open, url: str) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from rmx.claims.board import CLAIMS, command_of, html_report
+from rmx.claims.board import CLAIMS, html_report
+from rmx.service.studies import claims_command
 from tests.helpers.claims_document import document
 
 
@@ -13,7 +14,7 @@ from tests.helpers.claims_document import document
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = document()
     path = tmp_path_factory.mktemp("report") / "claims.html"
-    path.write_text(html_report(found, command_of(found, {"model": found["model"]})), encoding="utf-8")
+    path.write_text(html_report(found, claims_command(found, {"model": found["model"]})), encoding="utf-8")
     return path
 
 

@@ -51,6 +51,16 @@ def solution(page: Page) -> Locator:
 
 
 def test_the_tab_opens_with_the_pair_on_an_example(page: Page) -> None:
+    checks = page.locator(".checks")
+    expect(checks).to_contain_text("38/38", timeout=20_000)
+    expect(checks).to_contain_text(re.compile("rank 32"))
+    expect(checks).to_contain_text("random LoRA")
+    expect(checks).not_to_contain_text("not measured")
+    page.locator("#present").click()  # the buttons over the tabs act on the view in sight
+    expect(page.locator("#pair .rmx.presenting")).to_have_count(1)
+    expect(page.locator("#view .rmx.presenting")).to_have_count(0)
+    page.keyboard.press("Escape")
+    expect(page.locator("#pair .rmx.presenting")).to_have_count(0)
     expect(page.get_by_role("group", name="Answers")).to_contain_text("✗")
     marked = solution(page).locator(".t.reranked")
     expect(marked).to_have_count(1)
@@ -58,14 +68,9 @@ def test_the_tab_opens_with_the_pair_on_an_example(page: Page) -> None:
     inspector = page.get_by_role("region", name="Inspector").filter(visible=True)
     expect(inspector.get_by_role("list", name="Base, five likeliest").get_by_role("listitem")).to_have_count(5)
     expect(inspector.get_by_role("list", name="Adapted, five likeliest").get_by_role("listitem")).to_have_count(5)
-
-
-def test_base_is_base_placebo_and_noise_are_said(page: Page) -> None:
-    checks = page.locator(".checks")
-    expect(checks).to_contain_text("38/38", timeout=20_000)
-    expect(checks).to_contain_text(re.compile("rank 32"))
-    expect(checks).to_contain_text("random LoRA")
-    expect(checks).not_to_contain_text("not measured")
+    page.locator("#tour").click()
+    expect(page.get_by_role("tab", name="Explore")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_text("1 of 5")).to_be_visible()
 
 
 def test_the_oracle_turns_wrong_into_right_step_by_step(page: Page) -> None:
@@ -110,7 +115,7 @@ def run_set(page: Page, button: str, problems: int) -> None:
 
 
 def test_shifts_over_a_set_with_placebo_figure_and_exports(page: Page, tmp_path: Path) -> None:
-    run_set(page, "Measure where they part", 6)
+    run_set(page, "Measure where they part", 3)
     pane = page.locator(".pane.set")
     expect(pane).to_contain_text("Reranked", timeout=60_000)
     expect(pane.get_by_role("button", name="Stop")).to_be_hidden(timeout=60_000)
@@ -119,7 +124,7 @@ def test_shifts_over_a_set_with_placebo_figure_and_exports(page: Page, tmp_path:
     with page.expect_download() as download:
         pane.get_by_role("button", name="JSON").click()
     document = json.loads(Path(download.value.path()).read_text())
-    assert document["problems"] == 6
+    assert document["problems"] == 3
     assert abs(document["unshifted"] + document["reranked"] + document["shifted"] - 1) < 1e-9
     with page.expect_download() as download:
         pane.get_by_role("button", name="CSV").click()
@@ -128,9 +133,9 @@ def test_shifts_over_a_set_with_placebo_figure_and_exports(page: Page, tmp_path:
 
 
 def test_interventions_over_a_set_and_the_figure_as_svg(page: Page) -> None:
-    run_set(page, "Run all interventions", 6)
+    run_set(page, "Run all interventions", 3)
     pane = page.locator(".pane.set")
-    expect(pane).to_contain_text("6 of 6", timeout=60_000)
+    expect(pane).to_contain_text("3 of 3", timeout=60_000)
     for arm in ("base", "adapted", "oracle", "random", "matched", "entropy"):
         expect(pane).to_contain_text(arm)
     expect(pane.locator(".figure .curves-plot").first).to_be_visible()
@@ -144,6 +149,7 @@ def test_interventions_over_a_set_and_the_figure_as_svg(page: Page) -> None:
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_a_set_is_stopped_and_keeps_what_it_has(page: Page) -> None:
     run_set(page, "Measure where they part", 300)
     pane = page.locator(".pane.set")
@@ -171,6 +177,7 @@ def test_a_map_streams_and_stop_frees_both_engines(page: Page) -> None:
     assert solution(page).locator(".t").count() < 400
 
 
+@pytest.mark.long
 def test_a_patched_decode_is_stopped_too(page: Page) -> None:
     own_pair(page, "slow", "slow-too", "Go on.")
     expect(solution(page).locator(".t").nth(4)).to_be_attached(timeout=20_000)
@@ -184,6 +191,7 @@ def test_a_patched_decode_is_stopped_too(page: Page) -> None:
     assert quiet()
 
 
+@pytest.mark.long
 def test_closing_the_page_frees_both_engines(open_page: Open, url: str) -> None:
     page = open_compare(open_page, url)
     own_pair(page, "slow", "slow-too", "Go on.")
@@ -192,6 +200,7 @@ def test_closing_the_page_frees_both_engines(open_page: Open, url: str) -> None:
     assert quiet()
 
 
+@pytest.mark.long
 def test_hostile_tokens_are_text(page: Page) -> None:
     own_pair(page, "hostile", "hostile-too", "<img src=x onerror=window.PWN=1> ${window.PWN=1} {{x}}")
     expect(status(page)).to_contain_text(re.compile(r"\d+ tokens"), timeout=30_000)
@@ -206,6 +215,7 @@ def test_a_pair_that_cannot_be_had_is_a_sentence(page: Page) -> None:
     expect(page.locator("#pair").get_by_role("alert").filter(visible=True)).to_contain_text("different vocabularies")
 
 
+@pytest.mark.long
 def test_a_phone_has_no_sideways_scroll(open_page: Open, url: str) -> None:
     page = open_compare(open_page, url, width=360, height=740)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -221,14 +231,3 @@ def test_two_visitors_keep_their_own_pairs(open_page: Open, url: str) -> None:
     one.get_by_role("button", name="Compare", exact=True).click()
     expect(one.get_by_role("group", name="Answers")).to_contain_text("✓", timeout=20_000)
     expect(two.get_by_role("group", name="Answers")).to_contain_text("✗")
-
-
-def test_the_buttons_over_the_tabs_act_on_the_view_in_sight(page: Page) -> None:
-    page.locator("#present").click()
-    expect(page.locator("#pair .rmx.presenting")).to_have_count(1)
-    expect(page.locator("#view .rmx.presenting")).to_have_count(0)
-    page.keyboard.press("Escape")
-    expect(page.locator("#pair .rmx.presenting")).to_have_count(0)
-    page.locator("#tour").click()
-    expect(page.get_by_role("tab", name="Explore")).to_have_attribute("aria-selected", "true")
-    expect(page.get_by_text("1 of 5")).to_be_visible()

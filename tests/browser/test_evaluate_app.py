@@ -68,7 +68,7 @@ def test_stop_and_evaluate_again_goes_on_from_what_is_known(open_page: Open, url
 
 def test_a_problem_opens_in_explore_and_in_compare(open_page: Open, url: str) -> None:
     page = opened(open_page, url)
-    fill(page, 8, "0")
+    fill(page, 4, "0")
     press(page, "Evaluate")
     expect(head(page)).to_contain_text("done", timeout=LONG)
     page.locator("#evaluate .list > li").first.get_by_role("button").click()

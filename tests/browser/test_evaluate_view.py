@@ -302,7 +302,7 @@ def test_files_and_the_command(page: Page) -> None:
     assert page.evaluate("navigator.clipboard.readText()").startswith("rmx eval --model mini --adapter rl")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_a_phone_needs_no_sideways_scroll(open_page: Open, url: str, theme: str) -> None:
     page = evaluated(open_page(f"{url}?__theme={theme}", width=360, height=760), seed=13)
     listed(page).first.get_by_role("button").first.click()

@@ -213,11 +213,14 @@ def test_evaluate(open_page: Open, url: str, runs: Path) -> None:
     clean(page)
 
 
-@pytest.mark.parametrize("name", ["run", "train", "share", "__theme"])
-def test_the_address(open_page: Open, url: str, name: str) -> None:
-    page = opened(open_page, url, query=f"?{name}={quote(EVIL)}#{quote(SHORT)}")
+NAMES = ["run", "train", "share", "__theme"]
+
+
+@pytest.mark.parametrize("names", [NAMES, *[pytest.param([name], marks=pytest.mark.long) for name in NAMES]])
+def test_the_address(open_page: Open, url: str, names: list[str]) -> None:
+    page = opened(open_page, url, query=f"?{'&'.join(f'{name}={quote(EVIL)}' for name in names)}#{quote(SHORT)}")
     ready(page)
-    if name == "train":
+    if "train" in names:
         page.get_by_role("tab", name="Train").click()
         expect(page.locator("#train")).to_contain_text("A run samples solutions", timeout=20_000)
     clean(page)

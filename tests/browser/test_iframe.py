@@ -202,7 +202,7 @@ def test_without_https_a_frame_shows_runs_and_owns_none(
     expect(app(page).get_by_role("button", name="Delete …")).to_be_disabled()
 
 
-@pytest.mark.parametrize("named", ["", "https://own.example"])
+@pytest.mark.parametrize("named", [pytest.param("", marks=pytest.mark.long), "https://own.example"])
 def test_a_page_that_is_not_named_shows_nothing(browser: Browser, around: Around, framed: Framed, named: str) -> None:
     framed(named)
     page = browser.new_page()

@@ -96,12 +96,13 @@ def test_without_a_known_answer_each_measure_says_so_and_offers_the_box(page: Pa
     worth.get_by_role("button", name="Find the smallest rescue").click()
     panel = page.get_by_role("group", name="Measurement")
     expect(panel).to_contain_text("needs the known answer")
+    expect(panel.get_by_role("button", name=re.compile("Stop|Start"))).to_have_count(0)
     panel.get_by_role("button", name="Give the known answer").click()
     expect(page.locator(BOX)).to_be_focused()
     worth.get_by_role("button", name="Find the smallest rescue").click()
     expect(panel).to_be_hidden()
     page.locator("#view .flow .t").first.click()
-    page.get_by_role("button", name="Sample the outcomes").click()
+    page.get_by_role("button", name="What is it worth?").click()
     facts = page.locator("#view .outcome-facts")
     expect(facts.or_(page.locator("#view .error:visible")).first).to_contain_text(
         re.compile("no known answer|none is known"), timeout=20_000

@@ -92,7 +92,7 @@ def test_without_runs_it_says_what_to_do(open_page: Open, url: str) -> None:
     assert wait_for_event(page, "train") == {}
 
 
-def test_a_row_says_what_came_of_a_run(page: Page) -> None:
+def test_a_row_says_what_came_of_a_run_in_which_state_it_is_and_draws_its_gain(page: Page) -> None:
     best = row(page, BEST)
     for text in ("floor, second seed", "by construction", "floor", "13 departures", "1.40", "5.2\u202f%", "42.5\u202f%",
                  "56.2\u202f%", "51.3 – 61.1\u202f%", "✓", "+13.7", "+9 to +18", "9.8 min", "free", "done",
@@ -108,9 +108,11 @@ def test_a_row_says_what_came_of_a_run(page: Page) -> None:
     expect(row(page, NEXT)).to_contain_text("positive only on · 11 more departures")
     expect(row(page, STOPPED)).to_contain_text("k 12")
     expect(row(page, STOPPED)).to_contain_text("shell")
+    states_are_words_with_a_sign_and_progress(page)
+    the_bars_of_gain_share_one_scale(page)
 
 
-def test_states_are_words_with_a_sign_and_progress(page: Page) -> None:
+def states_are_words_with_a_sign_and_progress(page: Page) -> None:
     states = [(QUEUED, "waiting", "○"), (RUNNING, "running", "▶"), (BEST, "done", "✓"), (STOPPED, "stopped", "■"),
               (INTERRUPTED, "interrupted", "!"), (FAILED, "failed", "✗")]  # fmt: skip
     for run, word, sign in states:
@@ -123,7 +125,7 @@ def test_states_are_words_with_a_sign_and_progress(page: Page) -> None:
     expect(page.locator("#runs [role=status]").first).to_have_text("1 running, 2 waiting")
 
 
-def test_the_bars_of_gain_share_one_scale(page: Page) -> None:
+def the_bars_of_gain_share_one_scale(page: Page) -> None:
     def centre(run: str) -> float:
         return float(row(page, run).locator(".gain circle").get_attribute("cx") or "nan") - 60
 
@@ -304,7 +306,7 @@ def test_others_see_why_they_may_not(page: Page) -> None:
     expect(detail.get_by_role("button", name="Delete …")).to_be_disabled()
 
 
-def test_a_note_survives_the_polls_until_it_is_saved(page: Page) -> None:
+def test_a_note_survives_the_polls_and_a_closed_row_until_it_is_saved(page: Page) -> None:
     detail = opened(page, SMALL)
     box = detail.get_by_role("textbox", name="Note")
     expect(box).to_have_value("small, as it comes")
@@ -313,13 +315,17 @@ def test_a_note_survives_the_polls_until_it_is_saved(page: Page) -> None:
     app.RUNS[SMALL]["minutes"] = 4.3
     expect(row(page, SMALL)).to_contain_text("4.3 min")
     expect(box).to_have_value("three seeds agree")
+    press(page, SMALL)
+    expect(detail).to_be_hidden()
+    opened(page, SMALL)
+    expect(box).to_have_value("three seeds agree")
     press(page, "Save note")
     assert wait_for_event(page, "note") == {"id": SMALL, "text": "three seeds agree"}
     expect(row(page, SMALL)).to_contain_text("three seeds agree")
     expect(detail.get_by_role("button", name="Save note")).to_be_hidden()
 
 
-def test_push_sends_the_token_once_and_keeps_it_nowhere(page: Page) -> None:
+def test_push_sends_the_token_once_keeps_it_nowhere_and_links_the_hub_alone(page: Page) -> None:
     detail = opened(page, BEST)
     press(page, "Push to Hub …")
     token = detail.get_by_label("Token")
@@ -338,16 +344,12 @@ def test_push_sends_the_token_once_and_keeps_it_nowhere(page: Page) -> None:
     assert page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])").count("hf_secret") == 0
     press(page, "Push to Hub …")
     expect(token).to_have_value("")
-
-
-def test_only_the_hub_is_linked(page: Page) -> None:
-    detail = opened(page, BEST)
-    press(page, "Push to Hub …")
     detail.get_by_label("Repository", exact=True).fill("me/floor")
-    detail.get_by_label("Token").fill("hf_secret")
+    detail.get_by_label("private repository").check()
+    token.fill("hf_secret")
     press(page, "Push")  # private: the scripted server answers with a hostile address
-    expect(detail).to_contain_text("Pushed. The adapter is at")
     expect(detail.get_by_role("link")).to_have_count(0)
+    expect(detail).to_contain_text("Pushed. The adapter is at")
 
 
 def test_a_file_comes_from_this_server_only(page: Page, url: str) -> None:
@@ -369,16 +371,6 @@ def test_a_file_comes_from_this_server_only(page: Page, url: str) -> None:
 
 
 # ---- several ----------------------------------------------------------------------------------------------------
-def test_two_are_needed_to_compare(page: Page) -> None:
-    page.get_by_label(f"Choose {BEST}").check()
-    bar = page.get_by_role("group", name="Chosen runs")
-    expect(bar).to_contain_text("choose another to compare")
-    expect(bar.get_by_role("button", name="Compare")).to_be_disabled()
-    press(page, "Clear")
-    expect(bar).to_be_hidden()
-    expect(page.get_by_label(f"Choose {BEST}")).not_to_be_checked()
-
-
 def test_curves_of_the_chosen_share_their_panels(page: Page) -> None:
     region = compared(page, BEST, COLLAPSED)
     expect(region.locator(".panel-box .curves-title")).to_have_text(
@@ -402,23 +394,20 @@ def test_curves_of_the_chosen_share_their_panels(page: Page) -> None:
     assert [s.split()[-1] for s in signs] == [s.split()[-1] for s in lines] == ["curve-0", "curve-1"]
 
 
-def test_pointing_at_one_panel_points_at_all(page: Page) -> None:
+def test_two_curves_are_pointed_at_lit_smoothed_and_what_differs_is_a_table(page: Page) -> None:
     region = compared(page, BEST, SMALL)
     region.locator(".curves-plot").nth(2).hover(position={"x": 200, "y": 60})
     expect(region.locator(".curves-about", has_text=re.compile("^at update"))).to_have_count(6)
     page.mouse.move(5, 5)
     expect(region.locator(".curves-about", has_text=re.compile("^at update"))).to_have_count(0)
-
-
-def test_a_name_lights_its_curves(page: Page) -> None:
-    region = compared(page, BEST, SMALL)
     region.locator(".keys li").nth(1).hover()
     back = region.locator(".panel-box").nth(3).locator(".curves-lines path")
     assert back.evaluate_all("els => els.map(e => e.classList.contains('curves-back'))") == [True, False]
+    smoothing_is_the_readers(region)
+    what_differs_is_a_table(region)
 
 
-def test_smoothing_is_the_readers(page: Page) -> None:
-    region = compared(page, BEST, SMALL)
+def smoothing_is_the_readers(region: Locator) -> None:
     raw = app.curve(app.RUNS[BEST])["updates"][-1]["decision_loss"]
     plain = f"{raw:.3f}".replace("-", "−")
     assert value_of(region, "Decision loss", 0) != plain
@@ -426,8 +415,7 @@ def test_smoothing_is_the_readers(page: Page) -> None:
     expect(region.locator(".panel-box").nth(2).locator(".curves-value").first).to_have_text(plain)
 
 
-def test_what_differs_is_a_table(page: Page) -> None:
-    region = compared(page, BEST, SMALL)
+def what_differs_is_a_table(region: Locator) -> None:
     table = region.get_by_role("table")
     lines = {line[0]: line[1:] for line in table.locator("tbody tr").evaluate_all(
         "els => els.map(tr => [...tr.children].map(td => td.textContent))")}  # fmt: skip
@@ -462,7 +450,14 @@ def test_curves_of_a_running_one_go_on(page: Page) -> None:
     expect(region.locator(".panel-box").first.locator(".curves-value").first).to_have_text(f"{100 * whole:.1f}\u202f%")
 
 
-def test_no_more_than_can_be_told_apart(page: Page) -> None:
+def test_two_are_needed_to_compare_and_no_more_than_can_be_told_apart(page: Page) -> None:
+    page.get_by_label(f"Choose {BEST}").check()
+    bar = page.get_by_role("group", name="Chosen runs")
+    expect(bar).to_contain_text("choose another to compare")
+    expect(bar.get_by_role("button", name="Compare")).to_be_disabled()
+    press(page, "Clear")
+    expect(bar).to_be_hidden()
+    expect(page.get_by_label(f"Choose {BEST}")).not_to_be_checked()
     for run in ids(page)[:7]:
         page.get_by_label(f"Choose {run}").check()
     page.get_by_label(f"Choose {FAILED}").click()
@@ -486,7 +481,7 @@ def test_hostile_words_are_text(open_page: Open, url: str) -> None:
     assert page.locator("#runs img, #runs script, #runs b").count() == 0
 
 
-@pytest.mark.parametrize("width", [360, 800])
+@pytest.mark.parametrize("width", [360, pytest.param(800, marks=pytest.mark.long)])
 def test_narrow_pages_have_cards_and_no_sideways_scroll(open_page: Open, url: str, width: int) -> None:
     app.reset()
     page = open_page(url, width=width, height=760)
@@ -554,7 +549,7 @@ def unfold(page: Page) -> Locator:
     return section
 
 
-def test_costs_are_summed_and_stand_beside_the_papers(page: Page) -> None:
+def test_costs_are_summed_beside_the_papers_and_others_only_read_the_rates(page: Page) -> None:
     folded = page.locator("#runs .cost")
     expect(folded.get_by_text("Rates, US dollars an hour")).to_be_hidden()
     assert ("costs", {}) not in app.CALLS  # nothing is asked before it is opened
@@ -568,10 +563,6 @@ def test_costs_are_summed_and_stand_beside_the_papers(page: Page) -> None:
     paper = section.get_by_role("region", name="The paper’s table")
     expect(paper).to_contain_text("paper's own estimates")
     expect(paper.get_by_role("row").filter(has_text="Qwen2.5-32B")).to_contain_text("$5,737 – 103,000$25")
-
-
-def test_who_does_not_own_the_machine_only_reads_the_rates(page: Page) -> None:
-    section = unfold(page)
     expect(section.get_by_role("list", name="Rates").get_by_role("listitem")).to_have_count(3)
     expect(section.get_by_text("Only the owner of the machine may change them.")).to_be_visible()
     expect(section.get_by_role("textbox")).to_have_count(0)

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +13,7 @@ import pytest
 
 pytest.importorskip("playwright")
 from conftest import chromium  # noqa: F401
-from places import answer, inspector, status
+from places import answer, inspector, lanes, status
 from playwright.sync_api import Browser, Page, expect
 
 from rmx.data.problem_sets import examples
@@ -59,9 +61,9 @@ def test_a_link_is_copied_opened_and_verified(open_page: Open, url: str, browser
     fresh = open_page(copied)
     expect(answer(fresh)).to_contain_text(FIRST.swapped_answer)
     expect(fresh.locator(".origin")).to_contain_text("✓ verified: same tokens in all 2 branches")
-    expect(fresh.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(2)
+    expect(lanes(fresh)).to_have_count(1)
     expect(fresh.locator(".title")).to_have_text(FIRST.problem)
-    fresh.get_by_role("navigation", name="Branches").get_by_role("button").first.click()
+    lanes(fresh).first.click()
     expect(answer(fresh)).to_contain_text(FIRST.base_answer)
     assert "s=1" in fresh.url
     fresh.locator("#solve").click()  # something else on screen: the address forgets the link
@@ -109,16 +111,38 @@ def test_the_exported_page_works_alone(browser: Browser, tree: Tree, tmp_path: P
             break
     expect(box.get_by_role("listitem")).to_have_count(5)
     expect(box).to_contain_text(f"tried: ✗ {FIRST.base_answer}")
-    box.get_by_role("button", name="show this branch").click()
+    box.get_by_role("button", name=re.compile("tried:")).click()
     expect(answer(page)).to_contain_text(FIRST.base_answer)
     rank = [c.id for c in tree.tokens(0)[FIRST.pos].top].index(FIRST.token_id) + 1
     page.locator(f".flow .t[data-i='{FIRST.pos}']").click()
     page.keyboard.press(str(rank))
     expect(answer(page)).to_contain_text(FIRST.swapped_answer)
-    page.get_by_role("navigation", name="Branches").get_by_role("button").first.click()
+    lanes(page).first.click()
     expect(answer(page)).to_contain_text(FIRST.base_answer)
     assert (asked, errors) == ([file.as_uri()], [])
     page.close()
+
+
+def test_the_exported_page_draws_the_fan_with_the_ends_that_were_known(
+    open_page: Open, tree: Tree, tmp_path: Path
+) -> None:
+    first = tree.tokens(0)
+    fork = next(t for t in first if t.entropy > 1 and t.pos != FIRST.pos)
+    other = next(c for c in fork.top if c.id != fork.id)
+    file = tmp_path / "tree.html"
+    file.write_text(tree_html(replace(tree, shown=0, ends=({fork.pos: [[other.id, "<b>", False]]},))), encoding="utf-8")
+    page = open_page(file.as_uri(), width=900)
+    fan = page.get_by_role("group", name="Branches")
+    expect(fan.locator(".fan-fork")).to_have_count(sum(t.entropy > 1 for t in first))
+    expect(fan.locator(f".fan-ray[data-id='{other.id}'][data-pos='{fork.pos}']")).to_have_class("fan-ray fan-wrong")
+    taken = fan.locator(f".fan-ray[data-id='{FIRST.token_id}'][data-pos='{FIRST.pos}']")
+    expect(taken).to_have_class("fan-ray fan-right")
+    page.get_by_text("as a table").click()
+    expect(fan.get_by_role("row").filter(has_text="<b>, wrong")).to_have_count(1)
+    taken.locator(".fan-mark").click()
+    expect(answer(page)).to_contain_text(FIRST.swapped_answer)
+    fan.locator(".fan-fork").first.locator(".fan-node").click()
+    expect(page.get_by_role("dialog").get_by_role("listitem")).to_have_count(5)
 
 
 def put(page: Page, name: str, text: str) -> None:
@@ -152,13 +176,20 @@ def test_files_are_opened_verified_and_gone_on_from(open_page: Open, url: str, t
     page.locator(f".flow .t[data-i='{FIRST.pos}']").click()
     inspector(page).locator(".alts .alt:not(:has(.badge))").last.click()
     expect(page.locator(".origin")).to_be_hidden()
-    expect(page.get_by_role("navigation", name="Branches").get_by_role("button")).to_have_count(3)
+    expect(lanes(page)).to_have_count(2)
 
     page.get_by_role("button", name="Share", exact=True).click()
     with page.expect_download() as saved:
         page.get_by_role("button", name="Tree .json").click()
     back = read_tree(Path(saved.value.path()).read_text(encoding="utf-8"))
     assert [b.parent for b in back.branches] == [None, 0, back.branches[2].parent]
+    for name, size in (("Fork fan .svg", None), ("Fork fan .png", None), ("Card for a post", (1200, 630))):
+        with page.expect_download() as saved:
+            page.get_by_role("button", name=name).click()
+        made = Path(saved.value.path()).read_bytes()
+        if size is not None:
+            assert struct.unpack(">II", made[16:24]) == size
+        assert made.startswith(b"<svg" if name.endswith(".svg") else b"\x89PNG")
     with page.expect_download() as saved:
         page.get_by_role("button", name="Entropy figure .png").click()
     assert Path(saved.value.path()).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -216,7 +247,5 @@ def test_the_gallery_opens_without_its_model(open_page: Open, url: str) -> None:
     expect(answer(page)).to_contain_text("✓ right")
     expect(page.locator(".legend [data-ui=tau]")).to_have_text("1.40")  # the tree's own threshold, not mini's
     expect(page.locator(".strip .curves-ref")).to_be_attached()
-    branches = page.get_by_role("navigation", name="Branches").get_by_role("button")
-    wrong = branches.filter(has_text="✗").first
-    wrong.click()
+    page.locator(".fan-lane.fan-wrong .fan-lane-name").first.click()
     expect(answer(page)).to_contain_text("✗ wrong")

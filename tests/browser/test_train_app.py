@@ -87,9 +87,17 @@ def test_a_run_from_the_form_to_the_table(open_page: Open, url: str, runs: Path)
     page = open_train(open_page, url)
     hurry(page)
     expect(page.locator("#train").get_by_text("--problems 8")).to_be_visible()
-    page.locator("#train-start").click()
+    start, stop = page.locator("#train-start"), page.locator("#train-stop")
+    expect(stop).to_be_hidden()
+    start.click()
+    expect(stop).to_have_text("Starting …", timeout=500)  # at once, long before the run has a process
+    expect(page.locator("#train").get_by_text("the run gets a process of its own")).to_be_visible(timeout=500)
+    expect(start).to_be_hidden()
     expect(state(page)).to_contain_text(re.compile("running|queued", re.I), timeout=60_000)
+    expect(stop).to_have_text("Stop this run")
     expect(state(page)).to_contain_text("done", timeout=LONG, ignore_case=True)
+    expect(stop).to_be_hidden()
+    expect(start).to_be_visible()
     run = newest(runs)
     expect(page.locator("#train")).to_contain_text(run.id)
     shown = page.get_by_role("group", name="Before and after")
@@ -146,6 +154,7 @@ def test_stop_reload_and_resume(open_page: Open, url: str, runs: Path) -> None:
     expect(state(page)).to_contain_text("stopped", timeout=60_000, ignore_case=True)
 
 
+@pytest.mark.long
 def test_killed_process_shows_as_interrupted_with_resume(open_page: Open, url: str, runs: Path) -> None:
     page = open_train(open_page, url)
     hurry(page, epochs=60, seed=5)
@@ -181,8 +190,9 @@ def test_while_a_run_trains_explore_answers_and_a_stranger_cannot_stop_it(
     expect(page.locator("#view")).to_contain_text("answer", timeout=30_000)
     assert run.alive
     page.get_by_role("tab", name="Train").click()
-    page.get_by_role("button", name="Stop", exact=True).click()
+    page.locator("#train-stop").click()  # the form's button, which was Start
     expect(state(page)).to_contain_text("stopped", timeout=60_000, ignore_case=True)
+    expect(page.locator("#train-start")).to_be_visible()
 
 
 def test_a_phone_reaches_every_tab_and_the_start_button(open_page: Open, url: str) -> None:

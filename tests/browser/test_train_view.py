@@ -255,6 +255,7 @@ def test_the_poll_rests_while_the_page_is_out_of_sight(page: Page) -> None:
     until(page, lambda: len(polls("live")) > before, seconds=1)
 
 
+@pytest.mark.long
 def test_a_run_that_is_over_is_asked_less_often(page: Page) -> None:
     watch(page, "training")
     watch(page, "done")
@@ -351,6 +352,7 @@ def test_a_file_that_became_shorter_is_read_anew(page: Page) -> None:
     assert [poll["start"] for poll in polls("training")].count(0) == 2
 
 
+@pytest.mark.long
 def test_ten_thousand_updates_stay_quick(page: Page) -> None:
     watch(page, "long")
     expect(part(page, "Curves").get_by_text("10,000 of 10,000 updates")).to_be_visible(timeout=30_000)
@@ -369,7 +371,9 @@ def test_ten_thousand_updates_stay_quick(page: Page) -> None:
 
 
 # ---- for everybody ----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("run", ["done", "hostile", "interrupted"])
+@pytest.mark.parametrize(
+    "run", ["done", *[pytest.param(run, marks=pytest.mark.long) for run in ("hostile", "interrupted")]]
+)
 def test_a_phone_never_scrolls_sideways(open_page: Open, url: str, run: str) -> None:
     app.remake()
     page = open_page(url + f"?train={run}", width=360, height=760)

@@ -20,11 +20,11 @@ Table = dict[str, dict[str, float]]  # word -> probabilities of the next; a word
 
 
 class ChainNetwork(nn.Module):
-    """As much of a causal LM as `Engine` asks for; takes no attention mask."""
+    """As much of a causal LM as `Engine` asks for; what is masked has no part in what it says."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
-        self.config = PretrainedConfig(num_hidden_layers=1, max_position_embeddings=256)
+        self.config = PretrainedConfig(num_hidden_layers=1, max_position_embeddings=256, attn_implementation="sdpa")
         self.generation_config = SimpleNamespace(eos_token_id=None)
         self.head = nn.Linear(1, len(logits), bias=False)
         self.device = torch.device("cpu")
@@ -34,7 +34,15 @@ class ChainNetwork(nn.Module):
     def get_output_embeddings(self) -> nn.Linear:
         return self.head
 
-    def forward(self, input_ids: Tensor, past_key_values: Any, logits_to_keep: int, use_cache: bool = True) -> Any:
+    def forward(
+        self,
+        input_ids: Tensor,
+        past_key_values: Any,
+        logits_to_keep: int,
+        use_cache: bool = True,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Any:
         batch, length = input_ids.shape
         self.rows.append(batch)
         nothing = torch.zeros(batch, 1, length, 1)

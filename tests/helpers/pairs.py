@@ -53,7 +53,7 @@ class ScriptNetwork(nn.Module):
 
     def __init__(self, say: Say, vocabulary: int, prompt: int) -> None:
         super().__init__()
-        self.config = PretrainedConfig(num_hidden_layers=1, max_position_embeddings=512)
+        self.config = PretrainedConfig(num_hidden_layers=1, max_position_embeddings=512, attn_implementation="sdpa")
         self.generation_config = SimpleNamespace(eos_token_id=256)
         self.head = nn.Linear(1, vocabulary, bias=False)
         self.device = torch.device("cpu")

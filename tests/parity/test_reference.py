@@ -19,7 +19,7 @@ COUNTS = ("decision_tokens", "pos_decision_tokens", "neg_decision_tokens", "nond
 
 
 @cache
-def trained(run: str, whole: bool = False) -> tuple[list[MicroStep], dict[str, torch.Tensor]]:
+def trained(run: str, whole: bool) -> tuple[list[MicroStep], dict[str, torch.Tensor]]:
     """The micro-steps of our run, and the adapter after it; `whole` takes the general path, by full logits."""
     torch.set_num_threads(1)
     trainer = trainer_of(load(str(DATA / "model"), "cpu", "float32"), run)
@@ -36,9 +36,7 @@ def test_all_recorded_runs_are_here():
 
 SLOW_TWICE = ("fullseq", "positive_only", "correct_sft")  # 84 micro-batches each, and alike to `adv_ce`
 WHOLE = [
-    pytest.param(run, True, marks=() if run.startswith("adv_ce") else pytest.mark.long)
-    for run in RUNS
-    if run not in SLOW_TWICE
+    pytest.param(run, True, marks=() if run == "adv_ce" else pytest.mark.long) for run in RUNS if run not in SLOW_TWICE
 ]
 
 
@@ -60,7 +58,7 @@ def test_every_micro_batch(run, whole):
 
 @pytest.mark.parametrize("run", [run for run in RUNS if "epoch" in expected(run)])
 def test_epoch_totals(run):
-    wanted, (steps, _) = expected(run)["epoch"], trained(run)
+    wanted, (steps, _) = expected(run)["epoch"], trained(run, False)
     total = {name: math.fsum(getattr(s, name) for s in steps) for name in MicroStep.__slots__}
     assert len(steps) == wanted["num_batches"]
     assert steps[-1].optimizer_step == wanted["optimizer_steps"]

@@ -9,11 +9,17 @@ import pytest
 
 from rmx.config import Sampling
 from rmx.engine import decoding_memory
+from rmx.engine.arena import SlotLayer
 from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.decoding_memory import MemoryBudget, row_bytes
-from rmx.engine.kv_cache import SlotLayer
 
 HOT = Sampling(temperature=1.0, seed=7, max_new_tokens=40)
+
+
+@pytest.fixture(autouse=True)
+def short_rounds(monkeypatch):
+    """A round is a step, so that a batch is seen under way."""
+    monkeypatch.setattr("rmx.engine.continuous_batching.ROUND_SECONDS", 0.0)
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -25,7 +31,7 @@ def until(true: Callable[[], bool]) -> None:
 
 def batch(engine, samples: int = 4, **options) -> Iterator[list[Sample]]:
     options = {"stop_ids": frozenset[int](), "rows": 4} | options
-    return sample_continuously(engine, [SampleRequest((1, 2, 3), (None,) * samples)], HOT, **options)
+    return sample_continuously(engine, [SampleRequest((1, 2, 3), range(samples))], HOT, **options)
 
 
 def layers() -> int:

@@ -277,7 +277,7 @@ def test_an_evaluation_reads_only_its_own_prompts_of_what_the_disk_holds(tmp_pat
 
     monkeypatch.setattr("rmx.storage.safe_files.PIECE", 1000)
     shelf = SampleStore(tmp_path).shelf("weights", GREEDY, STYLES["boxed"])
-    made = [Answered(f"prompt {i % 500}", i // 500, "plan", 3, "7", "eos") for i in range(1000)]
+    made = [Answered(f"prompt {i % 500}", i // 500, 3, "7", "eos") for i in range(1000)]
     for one in made:
         shelf.add(one)
     shelf.close()

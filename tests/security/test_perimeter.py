@@ -14,13 +14,13 @@ from starlette.responses import PlainTextResponse
 from rmx.errors import RmxError
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.server import connections as connections_module
 from rmx.ui.server import rate_limit as gate_module
-from rmx.ui.server.connections import Connections, SeldomRepeated, most_connections, parse_address, visitor_address
+from rmx.ui.server.rate_limit import Connections, most_connections
 from rmx.ui.server.serve import Server, listen, server_config
+from rmx.ui.server.short_logs import SeldomRepeated
 from rmx.ui.server.web_app import check_no_file_is_served, web_app
 from rmx.ui.settings import Settings
-from rmx.ui.visitor_cookie import Owners
+from rmx.ui.visitor_cookie import Owners, parse_address, visitor_address
 from tests.helpers.live import tell_to_stop, until
 
 PROXY = "10.0.0.1"
@@ -154,7 +154,7 @@ class Served:
 
 
 def test_connections_that_say_nothing_are_closed_and_others_go_on(monkeypatch):
-    monkeypatch.setattr(connections_module, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(gate_module, "HEAD_SECONDS", 0.5)
     with Served(web()) as site:
         silent = [socket.create_connection(("127.0.0.1", site.port)) for _ in range(20)]
         slow = socket.create_connection(("127.0.0.1", site.port))
@@ -249,6 +249,14 @@ def test_files_are_read_as_text_and_nothing_else():
         assert client.post("/files/other", content=b"x").status_code == 404
         foreign = client.post("/files/tree", content=b"[]", headers={"sec-fetch-site": "cross-site"})
         assert foreign.status_code == 403
+
+
+def test_files_of_problems_count_in_the_sites_one_account():
+    rows = "problem\n" + f"How much is one and one? {'Think. ' * 300}\n" * 100
+    with TestClient(web(public=True, kept_tokens=100), base_url="http://localhost") as client:  # a visitor has 100 kB
+        refused = client.post("/files/problems?name=mine.csv", content=rows.encode()).json()["error"]
+    assert refused.startswith("mine.csv takes 0.")
+    assert "0.1 MB are kept of one visitor" in refused
 
 
 # -- the check at start -----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ function buildCards() {
       why: make("p", "why"), button: attrs(make("button", "button small", claim.button), { type: "button" }),
     };
     const section = claim.section ? `section ${claim.section}` : "a control of ours";
-    const title = attrs(make("h3", "name-of", claim.claim), { id: `claim-${claim.id}` });
+    const title = attrs(make("h2", "name-of", claim.claim), { id: `claim-${claim.id}` });
     const notes = make("ul", "", ...claim.caveats.map((c) => make("li", "", c)));
     const how = make("details", "", make("summary", "", "How it is measured"), make("p", "", claim.how), notes);
     part.button.setAttribute("aria-describedby", title.id);
@@ -29,8 +29,8 @@ function buildCards() {
     const card = attrs(make("li", "card"), { "aria-labelledby": title.id, "data-claim": claim.id });
     card.append(
       make("div", "card-head", title, part.badge), part.where,
-      make("div", "sides", make("div", "", make("h4", "", "The paper"), make("p", "", claim.paper)),
-        make("div", "", make("h4", "", "Here"), part.text)),
+      make("div", "sides", make("div", "", make("h3", "", "The paper"), make("p", "", claim.paper)),
+        make("div", "", make("h3", "", "Here"), part.text)),
       part.bars, part.why, make("div", "card-foot", how, part.button),
     );
     cards.set(claim.id, part);

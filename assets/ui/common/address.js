@@ -3,10 +3,11 @@
 // runs are the permission to see them. Of what the Hub itself adds only the theme goes back: "__sign" opens a private
 // Space.
 const HUB = "https://huggingface.co";
-export function readdress(changed) {
+// `step`: Back returns to the address before.
+export function readdress(changed, step = false) {
   const url = new URL(location);
   for (const [name, value] of Object.entries(changed)) value ? url.searchParams.set(name, value) : url.searchParams.delete(name);
-  history.replaceState(history.state, "", url);
+  history[step ? "pushState" : "replaceState"](history.state, "", url);
   if (window.parent !== window) tellParent(url);
 }
 function tellParent({ searchParams, hash }) {

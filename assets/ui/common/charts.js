@@ -128,7 +128,7 @@ function markerPath(points, value, X, Y, shape) { // on each point where there i
 export function build(box) {
   const parts = {
     title: make("span", "curves-title"), about: make("span", "curves-about"),
-    legend: make("ul", "curves-legend"), empty: make("p", "curves-empty"), plot: drawn("svg", { class: "curves-plot", role: "slider", tabindex: 0 }),
+    legend: make("ul", "curves-legend"), empty: make("p", "curves-empty"), plot: drawn("svg", { class: "curves-plot", role: "slider", tabindex: 0, "aria-valuenow": 0 }),
   };
   parts.figure = make("figure", "curves", make("figcaption", "curves-head", parts.title, parts.about), parts.legend, parts.plot, parts.empty);
   for (const name of ["grid", "refs", "bands", "raw", "lines", "dots", "ends", "point"]) parts.plot.append((parts[name] = drawn("g", { class: `curves-${name}` })));

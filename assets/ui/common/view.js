@@ -23,7 +23,7 @@ export function openView({ element, ...handles }) {
     return reply.json();
   });
   new ResizeObserver(([entry]) => {
-    const isWide = entry.contentRect.width >= 720;
+    const isWide = entry.contentRect.width >= 600;
     for (const name of ["wide", "narrow"]) root.classList.toggle(name, isWide === (name === "wide"));
   }).observe(root);
   return {

@@ -260,8 +260,6 @@ function largestRow(row, most) {
   const words = make("span", "what", named(row.base), ...changes), bar = make("i", "meter");
   bar.style.setProperty("--p", Math.min(1, (row.kl ?? KL_FULL) / most));
   const kind = make("i", `key ${isNear(map.run.toks[row.pos] ?? []) ? "near" : CLASSES[row.cls]}`);
-  const entry = make("button", "alt", kind, words, make("span", "soft at", `token ${count(row.pos)}`), make("span", "num", nats(row.kl)), bar);
-  const label = `Token ${row.pos}: ${plainName(row.base ?? "")} to ${plainName(row.adapted ?? "")}, ${CLASSES[row.cls]}, KL ${nats(row.kl)}`;
-  attrs(entry, { type: "button", "aria-label": label, "data-go": row.pos });
-  return make("li", "", entry);
+  const entry = make("button", "alt", kind, make("span", "unseen", CLASSES[row.cls]), words, make("span", "soft at", `token ${count(row.pos)}`), make("span", "num", nats(row.kl)), bar);
+  return make("li", "", attrs(entry, { type: "button", "data-go": row.pos }));
 }

@@ -7,6 +7,7 @@ import { root, ui } from "./context.js";
 import { els, forks, keepTabStop, markToken, presenter, settled, shown, summary, tree } from "./token_view.js";
 
 export const surpriseOf = ([, , p]) => (p > 0 ? -Math.log(Math.min(1, p)) : Infinity);
+const NAT = "A nat is a unit of information: 0.69 nats are as undecided as between two equal words, 1.10 as between three.";
 const SHADES = { // heat from 0 to 1, and the ends of the scale
   entropy: { heat: ([, H]) => (H ?? 0) / CEILING, scale: `0 – ${CEILING}+`, unit: "nats of entropy: how undecided the model was" },
   surprise: { heat: (tok) => surpriseOf(tok) / 7, scale: "0 – 7+", unit: "nats of surprise, −ln p of the token that stands there" },
@@ -25,6 +26,7 @@ export function setShade(name) {
   for (const input of ui.shades.querySelectorAll("input")) input.checked = input.value === name;
   ui.scale.textContent = SHADES[name].scale;
   ui.unit.textContent = SHADES[name].unit;
+  ui.unit.title = name === "rank" ? "" : NAT;
   ui.unlikelyKey.hidden = name === "entropy";
   els.forEach((span, pos) => (tintToken(span, shown.toks[pos]), markToken(span, shown.toks[pos], pos)));
   keepTabStop();

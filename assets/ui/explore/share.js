@@ -4,6 +4,7 @@ import { clip, make, plainName, showOdd } from "../common/text.js";
 import { putNear } from "../common/view.js";
 import { pngOf, saveFile } from "../common/figures.js";
 import { server, trigger, ui } from "./context.js";
+import { fanFile } from "./fan.js";
 import { selected, shown, tau } from "./token_view.js";
 
 const origins = new Map(); // tree -> the newest that is known of where it comes from
@@ -82,7 +83,14 @@ async function download(format) {
   if (!reply) return;
   const blob = format === "png" ? await pngOf(reply.text) : new Blob([reply.text], { type: `${reply.mime};charset=utf-8` });
   if (!blob) return tellShare("The browser could not draw the figure. Take the SVG instead.", false);
-  const name = reply.name.replace(/svg$/, format === "png" ? "png" : "svg");
+  saved(reply.name.replace(/svg$/, format === "png" ? "png" : "svg"), blob);
+}
+async function downloadFan(kind) { // the page has drawn it already
+  const { name, blob } = await fanFile(kind);
+  if (!blob) return tellShare("The browser could not draw the figure. Take the SVG instead.", false);
+  saved(name, blob);
+}
+function saved(name, blob) {
   saveFile(name, blob);
   tellShare(`${name}, ${blob.size < 1e6 ? `${Math.ceil(blob.size / 1000)} kB` : `${(blob.size / 1e6).toFixed(1)} MB`}`);
 }
@@ -98,6 +106,7 @@ ui.saveForm.addEventListener("submit", async (e) => {
 export const shareActions = {
   share: toggleShare, copyLink, verify,
   getJson: () => download("json"), getHtml: () => download("html"), getCsv: () => download("csv"),
+  fanSvg: () => downloadFan("svg"), fanPng: () => downloadFan("png"), fanCard: () => downloadFan("card"),
   getSvg: () => download("svg"), getPng: () => download("png"),
   toHub: () => {
     ui.saveForm.hidden = !ui.saveForm.hidden;

@@ -1,19 +1,20 @@
 // The explorer view: the text, its forks, the inspector, the history of swaps, and what a room sees.
 // Python sends deltas; a branch is kept whole here, so undo, redo, tau and marks need no round trip.
 import {
-  attrs, clip, count, howOften, make, nameOf, odds, oneLine, plainName, plural, showOdd, splitSpace, undecided,
-  waitingText,
+  attrs, clip, count, howOften, make, nameOf, odds, oneLine, plainName, plural, showOdd, splitSpace, undecided, waitingText,
 } from "../common/text.js";
 import { giveKnown, kindOf, knownText, mark, offerKnown, STOPS, textOf, verdictOn } from "../common/answers.js";
 import { curves } from "../common/charts.js";
+import { endMark } from "../common/fan.js";
 import { followed, prose } from "../common/prose.js";
 import { altRow, tokenSpan, underline } from "../common/tokens.js";
 import { readdress } from "../common/address.js";
 import { putNear } from "../common/view.js";
-import { ask, hear, listenToKeys, root, sayError, server, tooltip, trigger, ui } from "./context.js";
+import { ask, hear, listenToKeys, props, root, sayError, server, tooltip, trigger, ui } from "./context.js";
 import {
   askOutcomes, receiveWorth, renderOutcomes, renderWorth, stageOutcomes, worthActions, worthShows,
 } from "./worth.js";
+import { endAt, endsLater, fanSoon, markFan, receiveEnds, renderFan, takenAt } from "./fan.js";
 import { pinActions, renderPinButton, renderPins, togglePin } from "./pins.js";
 import { linkGone, renderOrigin, shareActions } from "./share.js";
 import {
@@ -42,6 +43,8 @@ function keptWith(b) { // how many tokens on screen stay where they are when b c
   return n;
 }
 const parentOf = (b) => branches.get(b?.open?.parent) ?? null;
+// Of a prepared problem it is known which swap is worth trying, and what comes of it.
+const exampleOf = (b) => (b?.open && !b.open.parent && b.open.model === "mini" && props.examples?.find((e) => e.problem === b.open.title)) || null;
 
 // ---- tokens to spans ----------------------------------------------------------------------------------------
 function spanOf(tok, pos) {
@@ -70,7 +73,7 @@ function append(b, upTo) {
   }
 }
 function addFork(pos) {
-  if (!forks.length) els[pos].classList.add("first");
+  if (pos === (exampleOf(shown)?.pos ?? (forks.length ? null : pos))) els[pos].classList.add("first");
   forks.push(pos);
   if (!tabStop?.isConnected) setTabStop(els[pos]);
 }
@@ -91,7 +94,7 @@ function setTau(x) {
   if (!Number.isFinite(Number(x))) return;
   tau = Number(x);
   ui.tau.textContent = tau.toFixed(2);
-  els[forks[0]]?.classList.remove("first");
+  ui.flow.querySelector(".first")?.classList.remove("first");
   forks = [];
   els.forEach((span, pos) => {
     const tok = shown.toks[pos], on = isFork(tok);
@@ -102,7 +105,9 @@ function setTau(x) {
   if (settled) {
     ui.status.textContent = summary(shown);
     drawStrip(shown);
+    endsLater();
   }
+  fanSoon();
   if (selected !== null) renderKind();
 }
 
@@ -130,6 +135,7 @@ function absorb(m) {
 }
 async function receive(m) {
   if (!m || typeof m !== "object") return;
+  if (m.kind === "ends") return receiveEnds(m);
   if (m.kind) return receiveWorth(m);
   sayError(m.error);
   if (m.error) root.classList.remove("leaving");
@@ -170,6 +176,13 @@ function bring(b) {
   if (!tauByHand && b.open?.tau !== undefined) tau = b.open.tau;
   if (!related) shadeFor(b);
   show(b);
+  if (!related) fillForm(b);
+}
+// The form shows what is on screen, also where that was recorded or came with a link.
+function fillForm({ open }) {
+  const box = document.querySelector("#problem textarea");
+  if (!box || !open || box.value === open.title) return;
+  trigger("opened", { problem: open.title ?? "", answer: open.known ?? "", tau: open.tau });
 }
 function ancestors(b) {
   const chain = [], row = new Map(tree.map((r) => [r.run, r]));
@@ -205,6 +218,7 @@ function flow() {
   }
   if (!settled && b.done && whole(b) && els.length >= b.toks.length) settle(b);
   if (settled) return;
+  fanSoon();
   const soFar = `${plural(els.length, "token")}, ${plural(forks.length, "fork")} …`;
   ui.count.textContent = b.waiting ? waitingText(b.waiting, b.expected) : soFar;
 }
@@ -226,18 +240,20 @@ function settle(b) {
   ui.status.textContent = summary(b);
   renderAnswer(b);
   renderDiff(b);
-  renderTree();
+  renderFan();
   renderButtons();
   renderPins();
   if (selected !== null) renderLook(selected);
   renderWorth();
   readdress({ run: b.run, ...linkGone(b) });
   drawStrip(b);
+  if (tourAt !== null) tour(tourAt); // what it points at has moved
   if (b.open?.show != null && !b.visited && root.classList.contains("wide") && !presenter.on) {
     b.visited = true; // a prepared example opens the place worth looking at, once
     select(b.open.show, false);
   }
   presenter.on && renderDeck();
+  endsLater();
 }
 const CUT = new Set(["length", "context"]); // what a limit has cut off is wrong, whatever stands in it
 export function summary(b) {
@@ -258,7 +274,6 @@ function renderHead(b) {
   ui.status.textContent = "";
   renderAnswer(b);
   renderButtons();
-  renderTree();
 }
 function renderButtons() {
   const busy = shown && !settled && !shown.done;
@@ -301,28 +316,6 @@ function tintUndo(on) {
   els.forEach((span, pos) => span.classList.toggle("doomed", pos >= from));
 }
 export const answerOf = (run) => branches.get(run)?.result?.answer ?? tree.find((row) => row.run === run)?.answer ?? null;
-function renderTree() {
-  const rows = tree.filter((row) => row && row.run);
-  const here = rows.some((row) => row.run === shown?.run);
-  ui.tree.hidden = rows.length < 2 || !here;
-  if (ui.tree.hidden) return ui.branches.replaceChildren();
-  const kids = Map.groupBy(rows, (row) => (rows.some((r) => r.run === row.parent) ? row.parent : null));
-  const under = (run) => (kids.has(run) ? [make("ol", "", ...list(run))] : []);
-  const list = (parent) => kids.get(parent).map((row) => make("li", "", branchRow(row), ...under(row.run)));
-  ui.branches.replaceChildren(...list(null));
-}
-function branchRow(row) {
-  const step = make("span", "step"), often = (row.to_p ?? null) === null ? "" : `said ${howOften(row.to_p)}`;
-  if (row.parent) step.append(nameOf(row.from_text ?? ""), make("i", "quiet", " → "), nameOf(row.to_text ?? ""));
-  else step.append(row.label ?? "first solution");
-  const how = row.parent ? [`token ${row.at}`, often].filter(Boolean).join(", ") : plural(row.n ?? 0, "token");
-  const changed = row.parent && textOf(row.answer) !== textOf(answerOf(row.parent)) ? "changed" : "";
-  const result = make("span", "result", make("span", "soft", changed), mark(row.answer));
-  const entry = attrs(make("button", "branch", step, make("span", "soft", how), result), { type: "button" });
-  entry.dataset.run = row.run;
-  if (row.run === shown.run) entry.setAttribute("aria-current", "true");
-  return entry;
-}
 
 // ---- the answer ---------------------------------------------------------------------------------------------
 function renderAnswer(b) {
@@ -341,6 +334,7 @@ function renderAnswer(b) {
   const before = b.open?.parent && !b.kept ? answerOf(b.open.parent) : null;
   if (before && textOf(before) === text) ui.verdict.append(make("span", "soft", "as before"));
   else if (before) ui.verdict.append(make("span", "soft was", "was ", mark(before)));
+  ui.spoken.textContent = `Answer: ${text === null ? "none" : plainName(clip(text, 120))}. ${ui.verdict.innerText.replace(/^[✓✗–] /, "")}`;
   swapValue(text);
 }
 function swapValue(text) {
@@ -417,7 +411,8 @@ const tipGone = tooltip(ui.flow, (span) => {
   const surprise = num("−ln p ", nats(surpriseOf(tok)));
   const figures = make("p", "", num("H ", (H ?? 0).toFixed(2)), surprise, num("p ", odds(p ?? 0)), num("rank ", rank));
   const stands = rank > 1 ? [make("p", "", make("span", "", ...standsThere(tok)))] : [];
-  return [name, figures, ...stands, make("p", "soft", aboutChoice(tok))];
+  const boxed = text.includes("\\boxed") ? [make("p", "", "\\boxed{…} holds the final answer.")] : [];
+  return [name, figures, ...boxed, ...stands, make("p", "soft", aboutChoice(tok))];
 });
 
 // ---- inspector ----------------------------------------------------------------------------------------------
@@ -440,6 +435,7 @@ export function select(pos, focus = true) {
   selected = pos;
   splitSpace(span);
   span.classList.add("selected");
+  markFan();
   setTabStop(span);
   if (focus) span.focus({ preventScroll: true });
   if (presenter.on) showChoices(pos);
@@ -449,6 +445,7 @@ export function select(pos, focus = true) {
 function deselect(close = true) {
   els[selected]?.classList.remove("selected");
   selected = null;
+  markFan();
   if (!close) return;
   ui.inspector.hidden = true;
   ui.hint.hidden = false;
@@ -497,18 +494,29 @@ async function renderAlternatives(pos, all = false) {
   renderOutcomes();
 }
 export function altItem(alt, rank, chosen) {
-  const row = attrs(altRow("button", alt, rank, chosen ? "chosen" : "", make("span", "ahead")), { "data-id": alt.id });
-  if (chosen) row.ariaLabel += ", chosen";
+  const example = exampleOf(shown), advised = example?.token_id === alt.id && [selected, presenter.asking].includes(example.pos) && !chosen;
+  const badge = chosen ? "chosen" : advised ? (example.swapped_answer === example.base_answer ? "try: same answer" : `try: answer ${example.swapped_answer}`) : "";
+  const row = attrs(altRow("button", alt, rank, badge, make("span", "ahead", make("span", "then"), make("span", "ahead-words"))), { "data-id": alt.id });
+  row.classList.toggle("advised", advised);
   return make("li", "", row);
 }
 async function renderLook(pos) {
   const b = shown, rows = [...ui.alts.querySelectorAll(".alt")].slice(0, 5);
   if (!b.done || !rows.length) return;
-  const tell = (say) => rows.forEach((row) => (row.querySelector(".ahead").textContent = say(row.dataset.id)));
+  const tell = (words) => rows.forEach((row) => row.querySelector(".ahead-words").replaceChildren(words(row.dataset.id)));
   const waiting = setTimeout(tell, 200, () => "…");
+  renderEnds();
   const ahead = new Map((await cached("look", pos))?.alternatives?.map((alt) => [String(alt.id), oneLine(alt.text)]));
   clearTimeout(waiting);
   tell((id) => ahead.get(id) ?? "");
+}
+// What each of the five leads to, where that is known; of what stands there it is the answer of this solution.
+export function renderEnds() {
+  if (selected === null || !settled) return;
+  for (const row of ui.alts.querySelectorAll(".alt")) {
+    const end = endAt(selected, Number(row.dataset.id)), words = row.querySelector(".badge") ? mark(shown.result?.answer) : make("span", end.kind, endMark(end));
+    row.querySelector(".then").replaceChildren(...(words.textContent ? ["→ ", words, " "] : []));
+  }
 }
 let asked = 0, searchTimer = 0;
 async function searchNow() {
@@ -547,6 +555,7 @@ async function takeNumber(k) {
 // The bundled model writes faster than a room can read, so the page holds tokens back and lets them out at a pace.
 export const presenter = { on: false, pace: 6, pauseAtForks: true, playing: false, timer: 0, asking: null, passed: -1 };
 function present(on, { pace = presenter.pace, pauseAtForks = presenter.pauseAtForks } = {}) {
+  if (on && !presenter.on && !root.offsetParent) return; // on another tab nobody would see it
   Object.assign(presenter, { pace: Number(pace) || 0, pauseAtForks: !!pauseAtForks });
   if (presenter.on !== !!on) {
     presenter.on = !!on;
@@ -556,8 +565,10 @@ function present(on, { pace = presenter.pace, pauseAtForks = presenter.pauseAtFo
     presenter.asking = null;
     deselect();
     tipGone(0);
-    if (on) replay();
-    else if (shown) {
+    if (on) {
+      replay();
+      document.activeElement?.blur?.(); // the button that was pressed is covered, and would take Space and Enter
+    } else if (shown) {
       shown.reveal = Infinity;
       flow();
     }
@@ -624,12 +635,16 @@ function hideStage() {
   ui.stage.hidden = true;
   ui.choices.replaceChildren();
 }
-async function choose(pos, id) {
+export async function choose(pos, id) {
   const asking = presenter.asking === pos, reply = asking && (await cached("inspect", pos));
   if (asking && presenter.asking !== pos) return;
   if (asking && reply?.id === id) return goOn(pos); // the room chose what the model said
   presenter.asking = null;
-  pick(pos, { token_ids: [id] });
+  const before = takenAt(pos, id), there = before && branches.get(before);
+  if (!before) return pick(pos, { token_ids: [id] });
+  if (there && presenter.on) there.seen = false; // a room reads it again
+  hideStage();
+  visit(before);
 }
 function goOn(pos) {
   Object.assign(presenter, { asking: null, passed: pos });
@@ -647,6 +662,8 @@ function stepFork(way, clicker = true) {
   if (next !== undefined && !atEnd) return select(next);
   if (!presenter.on) return false;
   deselect();
+  const example = way > 0 && clicker && exampleOf(shown);
+  if (example && els[example.pos]) return choose(example.pos, example.token_id); // the room sees what it was, then what it becomes
   return trigger("next", { step: way });
 }
 function renderDeck() {
@@ -672,30 +689,38 @@ root.addEventListener("pointermove", () => {
 const inspectorInSight = () => (root.classList.contains("wide") || root.classList.contains("open") ? ui.side : null);
 const TOUR = [ // where it points, what it says, what it says where nothing is there
   [() => ui.problem, "The problem. The model reads exactly this prompt, token by token."],
-  [() => els[forks[0]], "A fork: a token where the model was undecided. The thicker the line, the more words competed.",
+  [() => els[exampleOf(shown)?.pos ?? forks[0]], "A fork: a token where the model was undecided. The thicker the line, the more words competed.",
     "Forks would be underlined here. None is on screen: lower the threshold, or give the model a problem."],
+  [() => ui.answerBox, "The answer. After a swap it shows the new one, and what it was before."],
   [inspectorInSight, "The inspector: the five likeliest tokens and what would follow each. Click one, or press 1 to 5.",
     "The inspector opens when you take a token. There you choose what the model should have said."],
-  [() => ui.answerBox, "The answer. After a swap it shows the new one, and what it was before."],
-  [() => els[mildFork()], "Many forks are harmless: another word, the same answer. The model was least undecided here; try it.",
-    "Many forks are harmless: another word, the same answer. There is no second fork to try on screen."],
+  [() => (ui.measure.hidden ? ui.text : ui.askImportance), "Many forks are harmless: another word, the same answer. Which ones decide can be measured here."],
 ];
+const FORK_STEP = 1, INSPECTOR_STEP = 3;
 let tourAt = null;
-const mildFork = () => forks.slice(1).sort((a, b) => shown.toks[a][1] - shown.toks[b][1])[0];
+// At the fork the visitor makes the swap by the tour's own button, where it is known which one turns the answer.
+const tourSwap = () => (tourAt === FORK_STEP && !presenter.on && exampleOf(shown)) || null;
+function tourNext() {
+  const swap = tourSwap();
+  if (swap) choose(swap.pos, swap.token_id);
+  tour(tourAt + 1);
+}
 function tour(step = 0) {
   clearSpot();
   tourAt = step;
   if (step < 0 || step >= TOUR.length) return tourEnd();
-  if (step === 2 && forks.length && selected === null && !presenter.on) select(forks[0], false);
+  const here = shown?.open?.at ?? exampleOf(shown)?.pos ?? forks[0], wide = root.classList.contains("wide");
+  if (step === INSPECTOR_STEP && wide && els[here] && selected === null && !presenter.on) select(here, false);
   const [find, text, instead] = TOUR[step], place = shown || !instead ? find() : null;
   const target = place?.getClientRects().length ? place : null;
   ui.tourCount.textContent = `${step + 1} of ${TOUR.length}`;
-  ui.tourText.textContent = target || !instead ? text : instead;
+  const swap = tourSwap();
+  ui.tourText.textContent = swap ? `The fork that decides: the model was undecided here. Take “${swap.token_text.trim()}” instead, and watch the answer.` : target || !instead ? text : instead;
   ui.tourBack.disabled = step === 0;
-  ui.tourNext.textContent = step === TOUR.length - 1 ? "Done" : "Next";
+  ui.tourNext.textContent = swap ? `Take “${swap.token_text.trim()}”` : step === TOUR.length - 1 ? "Done" : "Next";
   if (!ui.callout.matches(":popover-open")) ui.callout.showPopover();
   target?.classList.add("spot");
-  target?.scrollIntoView({ block: "nearest" });
+  target?.scrollIntoView({ block: wide ? "nearest" : "start" }); // on a phone the callout has its room below
   putNear(ui.callout, (target ?? ui.text).getBoundingClientRect());
   ui.tourNext.focus({ preventScroll: true });
 }
@@ -716,14 +741,13 @@ const actions = {
   compare: () => compare(ui.compare.getAttribute("aria-pressed") !== "true"),
   keep, undo, redo, help, replay, ...worthActions, ...pinActions, ...shareActions,
   giveKnown: () => (present(false), giveKnown("answer")),
-  tour: () => tour(0), tourEnd, tourBack: () => tour(tourAt - 1), tourNext: () => tour(tourAt + 1),
+  tour: () => tour(0), tourEnd, tourBack: () => tour(tourAt - 1), tourNext,
   back: () => stepFork(-1), forward: () => stepFork(1), play: () => play(!presenter.playing), leave: () => present(false),
 };
 root.addEventListener("click", (e) => {
-  const [go, alt, branch, span] = ["[data-do]", ".alt", ".branch", ".flow .t"].map((s) => e.target.closest(s));
+  const [go, alt, span] = ["[data-do]", ".alt", ".flow .t"].map((s) => e.target.closest(s));
   if (go) actions[go.dataset.do]?.();
   else if (alt) choose(ui.choices.contains(alt) ? Number(ui.choices.dataset.pos) : selected, Number(alt.dataset.id));
-  else if (branch) visit(branch.dataset.run);
   else if (span && getSelection().isCollapsed) select(Number(span.dataset.i)); // a drag selects text
 });
 for (const [on, off] of [["pointerenter", "pointerleave"], ["focus", "blur"]]) {
@@ -750,6 +774,7 @@ function number(k) {
 }
 function enter() {
   if (focused() !== null && focused() !== selected) return select(focused());
+  if (presenter.on && !settled) return space();
   return settled && shown.open?.parent && !shown.kept ? keep() : false;
 }
 function space() {

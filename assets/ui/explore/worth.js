@@ -4,6 +4,7 @@
 import { attrs, clip, count, make, nameOf, percent, plural, showOdd } from "../common/text.js";
 import { kindOf, offerKnown } from "../common/answers.js";
 import { root, sayError, trigger, ui } from "./context.js";
+import { endsLater, fanSoon } from "./fan.js";
 import { importanceState, renderImportance } from "./worth_plot.js";
 import {
   altItem, answerOf, branches, els, ensure, presenter, select, selected, settled, shown, visit,
@@ -26,6 +27,16 @@ const COMPLETE = {
 const broken = (job) => !!job.m?.done && (job.stopping || job.displaced || !!job.m.error) && !COMPLETE[job.kind](job.m);
 const restartable = (job) => !job || job.gone || broken(job);
 const displace = () => worth.jobs.forEach((job) => running(job) && (job.displaced = true));
+
+export const measuring = () => [...worth.jobs.values()].some(running);
+// What was sampled of each alternative at a place, for the fan.
+export function outcomesAt(pos) {
+  const found = jobOf("outcomes", pos)?.m?.alternatives ?? [];
+  return (id) => {
+    const alt = found.find((one) => one.id === id);
+    return alt?.samples ? { samples: alt.samples, share: alt.correct?.value ?? null } : null;
+  };
+}
 
 function beginJob(kind, more = {}) {
   displace();
@@ -60,10 +71,12 @@ export function receiveWorth(m) {
   if (!same) job.stopping = job.displaced = false;
   worth.jobs.set(key, job);
   renderJob(job);
+  if (now.done) endsLater(); // they gave way to this
   if (job.kind === "rescue" && now.done && now.branch) bringRescued(job);
 }
 function renderJob(job) {
   if (job.run !== shown?.run && job !== panelJob()) return;
+  if (job.kind === "outcomes") fanSoon();
   if (job.kind !== "outcomes") renderMeasure();
   else if (job.pos === selected) renderOutcomes();
 }

@@ -153,24 +153,31 @@ export function tellRun(id, text, url = null) { // a sentence of the server abou
 }
 
 // ---- note, files, command -----------------------------------------------------------------------------------
+const drafts = new Map(); // run -> a note that was not saved yet; it outlives the row's closing
 function renderNote(row, parts) {
   const box = parts.note.querySelector("textarea");
   if (!mine(row)) return void parts.note.replaceChildren(make("p", row.note ? "said" : "soft", row.note ? plain(row.note, 2000) : "None. Its owner can write one."));
   if (box) { // what is being written stays
     if (box.value === (box.dataset.kept ?? "")) box.value = row.note ?? "";
     box.dataset.kept = row.note ?? "";
-    return noteState(box);
+    return noteState(box, row.id);
   }
   const text = attrs(make("textarea"), { rows: 3, maxlength: 2000, "aria-label": "Note", placeholder: "What you tried, and what came of it" });
-  text.value = text.dataset.kept = row.note ?? "";
-  parts.note.replaceChildren(text, make("p", "actions", attrs(make("button", "button small", "Save note"), { type: "button", "data-do": "note", hidden: "" })));
+  text.dataset.kept = row.note ?? "";
+  text.value = drafts.get(row.id) ?? row.note ?? "";
+  parts.note.replaceChildren(text, make("p", "actions", attrs(make("button", "button small", "Save note"), { type: "button", "data-do": "note" })));
+  noteState(text, row.id);
 }
-export const noteState = (box) => (box.parentNode.querySelector("[data-do=note]").hidden = box.value === (box.dataset.kept ?? ""));
+export function noteState(box, id) {
+  const saved = box.value === (box.dataset.kept ?? "");
+  box.parentNode.querySelector("[data-do=note]").hidden = saved;
+  saved ? drafts.delete(id) : drafts.set(id, box.value);
+}
 export function saveNote(row) {
   const box = all.entries.get(row.id).detail.parts.note.querySelector("textarea");
   trigger("note", { id: row.id, text: box.value });
   box.dataset.kept = box.value;
-  noteState(box);
+  noteState(box, row.id);
   pollSoon();
 }
 export async function loadFiles(id, whole = false) {

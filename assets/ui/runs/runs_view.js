@@ -139,7 +139,7 @@ root.addEventListener("change", (e) => {
 });
 root.addEventListener("input", (e) => {
   if (e.target === ui.smooth) setSmoothing();
-  if (e.target.matches(".note textarea")) noteState(e.target);
+  if (e.target.matches(".note textarea")) noteState(e.target, e.target.closest(".run-detail").dataset.run);
 });
 root.addEventListener("submit", (e) => {
   e.preventDefault();

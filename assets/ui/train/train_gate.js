@@ -7,7 +7,7 @@ import { prose } from "../common/prose.js";
 import { tokenSpan } from "../common/tokens.js";
 import { root, server, tooltip, trigger, ui } from "./context.js";
 import { run } from "./train_poll.js";
-import { dollars, megabytes, spanText } from "./train_run.js";
+import { dollars, isDry, megabytes, spanText } from "./train_run.js";
 
 export const gate = { m: null, tau: 1, chosen: 0, spans: null, sent: null, asking: false, retry: false };
 const gateProse = prose(ui.gateFlow);
@@ -46,6 +46,7 @@ export function renderGate() {
   root.classList.toggle("has-dry", !!gate.m);
   ui.gateTold.replaceChildren(...(told ? gateWords(told) : []));
   ui.askDry.hidden = !told || !!gate.m;
+  say(ui.gateKind, !run || isDry() ? "dry run" : "");
 }
 function gateWords(g) {
   const how = { random: "as many tokens as the entropy gate, drawn at random", full: "every token" }[g.gate] ?? `tokens above ${g.tau?.toFixed(2) ?? "–"} nats`;

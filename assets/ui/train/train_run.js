@@ -9,6 +9,7 @@ import { clearGate, gate, renderGate, retryDry } from "./train_gate.js";
 import { clearCurves, renderCurves } from "./train_curves.js";
 import { clearReplay, renderReplay } from "./train_replay.js";
 import { renderSamples } from "./train_samples.js";
+import { renderForm, setStarting } from "./train_form.js";
 
 const STAGES = [["rollouts", "Rollouts"], ["selection", "Selection"], ["gate", "Gate"], ["training", "Training"], ["final", "Final check"]];
 const SHOWN_IN = { rollouts: "rolloutsPanel", selection: "rolloutsPanel", gate: "gatePanel", training: "curvesPanel", final: "result" };
@@ -19,7 +20,7 @@ const STATES = { // words, and a sign that is told apart without colour
   failed: ["Failed", "M3.5 3.5l9 9M12.5 3.5l-9 9"], done: ["Done", "M2.4 8.4l4 4 7.2-9"],
 };
 const PENDING = { stop: ["Stop", "stopping …"], resume: ["Resume", "resuming …"] };
-const isDry = () => stateOf(run) === "stopped" && /^Dry run/.test(run.status.message ?? "");
+export const isDry = () => stateOf(run) === "stopped" && /^Dry run/.test(run.status.message ?? "");
 const RUN_LAST = 20_000; // ms to wait for a run to obey before its button can be pressed again
 export let pending = null; // what was asked of the run and not obeyed yet: {what, from, id, at}
 let me = null; // {owner, admin}: who looks at the page
@@ -70,7 +71,7 @@ export function renderRun(changed) {
   if (any("gate", "selection")) panels.push(renderGate);
   if (any("update", "check", "done")) panels.push(renderCurves);
   if (any("replay")) panels.push(renderReplay);
-  if (any("samples")) panels.push(renderSamples);
+  if (any("samples", "done")) panels.push(renderSamples);
   panels.forEach(contained);
   contained(retryDry);
 }
@@ -122,7 +123,7 @@ function doneText(d) {
 }
 
 // ---- what can be done ---------------------------------------------------------------------------------------
-const isMine = () => !me || me.admin || (run.config?.owner != null && run.config.owner === me.owner);
+export const isMine = () => !me || me.admin || (run.config?.owner != null && run.config.owner === me.owner);
 export const sweeps = () => run.config?.kind === "sweep";
 const hasAdapter = () => !!run.done?.adapter || (sweeps() ? run.taus.some((one) => one.adapter) : run.checks.some((c) => c.optimizer_step > 0 && c.checkpoint));
 function renderActions() {
@@ -135,6 +136,7 @@ function renderActions() {
     say(ui[`${what}Button`], wait ? busy : what === "resume" && run && isDry() ? "Train" : idle);
     ui[`${what}Button`].disabled = wait;
   }
+  renderForm();
 }
 export function request(what) { // the poll tells when the run has obeyed
   pending = { what, from: stateOf(run), id: run.id, at: performance.now() };
@@ -156,6 +158,7 @@ function settlePending() {
 }
 export function refused(sentence) {
   pending = null;
+  setStarting(false);
   renderActions();
   sayError(sentence);
 }
@@ -207,6 +210,8 @@ function stageFar(name, part, phase) {
   if (name === "gate" && gate && phase !== "ahead") return `${percent(gate.share)} of tokens`;
   if (part.of == null) return "";
   const word = { rollouts: "rollouts", training: "updates", final: "problems", selection: "problems", gate: "rollouts", teacher: "solutions" }[name];
+  const learned = name === "rollouts" && run.told.rollouts ? run.told.rollouts.of * run.told.rollouts.k : 0;
+  if (phase === "over" && learned && part.of > learned) return `${count(learned)} rollouts, ${count(part.of - learned)} of validation`;
   return phase === "over" || part.at === part.of ? `${count(part.of)} ${word}` : `${count(part.at)} of ${count(part.of)} ${word}`;
 }
 

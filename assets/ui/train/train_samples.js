@@ -7,7 +7,9 @@ import { run } from "./train_poll.js";
 export function renderSamples() {
   const s = run.samples, problems = s?.problems ?? [];
   ui.samplesPanel.hidden = !problems.length;
-  say(ui.samplesAbout, `Greedy, base against update ${count(s?.optimizer_step ?? 0)}; grey is what both say.`);
+  const kept = Number(/^step_(\d+)$/.exec(run.done?.best ?? "")?.[1] ?? NaN), at = s?.optimizer_step ?? 0;
+  const other = Number.isFinite(kept) && kept !== at ? ` The adapter that was kept is that of update ${count(kept)}.` : "";
+  say(ui.samplesAbout, `Greedy, base against update ${count(at)}; grey is what both say.${other}`);
   ui.samples.replaceChildren(...problems.slice(0, 24).map(sampleCard));
 }
 function sampleCard({ problem, known, before, after }) {

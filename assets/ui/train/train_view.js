@@ -33,7 +33,7 @@ const MESSAGES = {
   watch: (m) => typeof m.id === "string" && m.id && (sayError(), attach(m.id)),
   me: (m) => {
     setVisitor({ owner: m.owner ?? null, admin: !!m.admin });
-    if (run?.heard) renderRun(new Set());
+    if (run?.heard) renderRun(new Set()); // which buttons are this visitor's
   },
   refused: (m) => refused(m.error),
   plan: receivePlan,

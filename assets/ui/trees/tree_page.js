@@ -1,9 +1,10 @@
 // A tree of solutions in a file of its own: nothing is fetched, everything stands in the block #tree, and the modules
 // that are imported here stand before this, in the same script.
 import { mark, verdictOn } from "../common/answers.js";
+import { drawFan, endOf, fanRows, layLanes } from "../common/fan.js";
 import { prose } from "../common/prose.js";
 import {
-  attrs, clip, count, howOften, make, nameOf, plainName, plural, showOdd, splitSpace, undecided,
+  attrs, clip, count, make, nameOf, plainName, plural, showOdd, splitSpace, undecided,
 } from "../common/text.js";
 import { altRow, CEILING, tint, tokenSpan, underline } from "../common/tokens.js";
 
@@ -41,7 +42,7 @@ function show(k, focus = null) {
   if (forks.length) els[forks[0]].tabIndex = 0;
   for (const pos of forks) if (alternatives(pos).size) els[pos].classList.add("tried");
   renderAnswer();
-  renderTree();
+  renderFan();
   if (focus !== null) {
     els[focus]?.scrollIntoView({ block: "nearest" });
     if (forks.includes(focus)) els[focus].focus({ preventScroll: true });
@@ -68,20 +69,52 @@ function renderAnswer() {
   if (parent) ui.verdict.append(make("span", "soft", "was ", mark(parent.answer)));
   ui.status.textContent = `${plural(whole[shown].length, "token")}, ${plural(forks.length, "fork")}`;
 }
-function branchRow(b, k) {
-  const step = make("span", "step"), old = k ? whole[b.parent][b.at] : null;
-  if (k) step.append(nameOf(textAt(old)), make("i", "quiet", " → "), nameOf(b.tokens.slice(0, b.forced).map(textAt).join("")));
-  else step.append(b.read ? "a text that was read" : "first solution");
-  const how = k ? `token ${count(b.at)}, said ${howOften(Math.exp(b.tokens.slice(0, b.forced).reduce((sum, t) => sum + t.logp, 0)))}` : plural(b.tokens.length, "token");
-  const row = attrs(make("button", "branch", step, make("span", "soft", how), make("span", "result", mark(b.answer))), { type: "button", "data-branch": k });
-  if (k === shown) row.setAttribute("aria-current", "true");
-  return row;
+// ---- the fan ------------------------------------------------------------------------------------------------
+const rows = branches.map((b, k) => {
+  const [old, forced] = k ? [whole[b.parent][b.at], b.tokens.slice(0, b.forced)] : [null, []], answer = b.answer && { ...b.answer };
+  const swap = k ? { from_id: old.id, from_text: textAt(old), to_ids: forced.map((t) => t.id), to_text: forced.map(textAt).join(""), to_p: Math.exp(forced.reduce((sum, t) => sum + t.logp, 0)) } : {};
+  return { run: k, parent: k ? b.parent : null, at: b.at, n: whole[k].length, answer, ...swap };
+});
+const topOf = (t) => (t.top ?? []).slice(0, 5).map((c) => (Array.isArray(c) ? { id: c[0], p: c[1], text: texts[c[0]] ?? "" } : c));
+function answerEnd(answer) { // without a known answer: whether it is that of the branch on screen
+  const same = answer?.text != null && answer.text === branches[shown].answer?.text;
+  return endOf(answer && { text: answer.text, correct: tree.known ? answer.correct : same }, !!tree.known);
 }
-function renderTree() {
-  ui.tree.hidden = branches.length < 2;
-  const list = (parent) => branches.flatMap((b, k) => ((k ? b.parent : null) !== parent ? [] : [make("li", "", branchRow(b, k), make("ol", "", ...list(k)))]));
-  ui.branches.replaceChildren(...list(null));
+const computed = JSON.parse(ui.fan.dataset.ends); // of each branch: position -> [[id, text, correct], ...]
+function computedEnd(pos, id) { // kept with the branch whose own token stands there
+  let k = shown;
+  while (k && pos <= branches[k].at) k = branches[k].parent;
+  const [, ...found] = computed[k]?.[pos]?.find((end) => end[0] === id) ?? [];
+  return answerEnd(found.length ? { text: found[0], correct: found[1] } : null);
 }
+function renderFan() {
+  const taken = layLanes(rows, shown).map((leaf) => ({ ...leaf, row: { ...leaf.row, end: answerEnd(leaf.row.answer) } }));
+  const endAt = (pos, id) => taken.find((leaf) => leaf.leaves === pos && leaf.id === id && leaf.direct)?.row.end ?? computedEnd(pos, id);
+  const places = forks.map((pos) => {
+    const t = whole[shown][pos], alts = topOf(t).filter((c) => c.id !== t.id);
+    return { pos, text: textAt(t), H: t.entropy, alts: alts.map((c) => ({ ...c, text: c.text ?? "", end: endAt(pos, c.id) })) };
+  });
+  const length = whole[shown].length, data = { length, size: length, done: true, forks: places, taken, selected, answer: answerEnd(branches[shown].answer) };
+  ui.fanPlot.replaceChildren(drawFan(data, { width: Math.max(240, ui.fanPlot.clientWidth), unit: 1 }));
+  for (const mark of ui.fanPlot.querySelectorAll(".fan-fork, .fan-lane")) mark.setAttribute("tabindex", 0);
+  ui.fanRows.replaceChildren(...fanRows(data).slice(0, 600).map((row) => make("tr", "", ...row.map((cell) => make("td", "", cell)))));
+}
+function takeMark(mark) { // a branch is shown, a word that was taken leads to its branch, any other opens its fork
+  if (mark.row) return show(mark.row.run);
+  const pos = mark.fork.pos, tried = mark.alt && alternatives(pos).get(mark.alt.id);
+  return tried === undefined ? open(pos) : show(tried, pos);
+}
+ui.fanPlot.addEventListener("click", (e) => {
+  const mark = e.target.closest(".fan-ray, .fan-fork, .fan-lane, .fan-catch");
+  if (mark) takeMark(mark);
+});
+ui.fanPlot.addEventListener("keydown", (e) => {
+  if (e.key !== "Enter" && e.key !== " ") return;
+  e.preventDefault();
+  e.stopPropagation();
+  takeMark(e.target);
+});
+new ResizeObserver(([entry]) => shown !== null && Math.abs(entry.contentRect.width - (ui.fanPlot.firstChild?.width.baseVal.value ?? 0)) > 1 && renderFan()).observe(ui.fanPlot);
 
 // ---- the popover --------------------------------------------------------------------------------------------
 function open(pos) {
@@ -91,13 +124,13 @@ function open(pos) {
   selected = pos;
   splitSpace(span);
   span.classList.add("selected");
-  const tried = alternatives(pos), top = t.top ?? [];
-  const rows = top.slice(0, 5).map((c) => (Array.isArray(c) ? { id: c[0], p: c[1], text: texts[c[0]] ?? "" } : c));
+  const tried = alternatives(pos);
+  const five = topOf(t);
   ui.where.textContent = `${isFork(t) ? "Fork" : "Token"} at ${pos}`;
   ui.where.classList.toggle("is-fork", isFork(t));
   ui.facts.textContent = `entropy ${t.entropy.toFixed(2)} nats, ${undecided(t.entropy)}`;
-  ui.alts.replaceChildren(...rows.map((c, k) => altItem(c, k + 1, t, tried)));
-  const others = [...tried].filter(([id]) => !rows.some((c) => c.id === id)); // tried, though not among the five
+  ui.alts.replaceChildren(...five.map((c, k) => altItem(c, k + 1, t, tried)));
+  const others = [...tried].filter(([id]) => !five.some((c) => c.id === id)); // tried, though not among the five
   ui.alts.append(...others.map(([id, k]) => altItem({ id, text: textAt(whole[k][pos]), p: Math.exp(whole[k][pos].logp) }, whole[k][pos].rank ?? 1, t, tried)));
   ui.box.showPopover();
   putBeside(ui.box, span.getClientRects()[0] ?? span.getBoundingClientRect());
@@ -108,7 +141,7 @@ function altItem(c, rank, t, tried) {
   const branch = tried.get(c.id), row = altRow(branch === undefined ? "div" : "button", c, rank, c.id === t.id ? "here" : "");
   if (branch === undefined) return make("li", "", row);
   row.append(make("span", "leads", "tried: ", mark(branches[branch].answer)));
-  row.ariaLabel += ", show this branch";
+  row.title = "Show this branch";
   return make("li", "", attrs(row, { "data-branch": branch }));
 }
 function close() {

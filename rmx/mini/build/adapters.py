@@ -45,11 +45,11 @@ from rmx.storage.safe_files import read_json
 from rmx.train.data_stages import ROLLOUTS, VALIDATION
 from rmx.train.heldout import Solutions, best_of, solve
 from rmx.train.pipeline import Pipeline
+from rmx.train.reinforce import group_advantage, policy_gradient_loss
 from rmx.train.step.lora_policy import NAME, make_policy
 from rmx.train.step.trainer import PLACE, restore_checkpoint, save_checkpoint
 
 TEMPERATURE = 1.0  # any other would make the samples off-policy
-ADVANTAGE_EPS = 1e-4  # keeps a group of equal rewards at 0
 ROWS = 64  # rollouts in one backward pass
 
 
@@ -79,36 +79,6 @@ class RLStep:
     grad_norm: float  # before clipping
     lr: float
     seconds: float  # since this process began training
-
-
-def group_advantage(rewards: Tensor, eps: float = ADVANTAGE_EPS) -> Tensor:
-    """A[p, k] = (r[p, k] - mean_k r[p]) / (std_k r[p] + eps); all zero in a group of equal rewards.
-
-    Args:
-        rewards: (P, K), one row per problem.
-        eps: added to the standard deviation, which is that of the K values themselves (divided by K).
-
-    Source: GRPO, arXiv 2402.03300, section 4.1.2 (outcome supervision); the eps is ours.
-    """
-    centred = rewards - rewards.mean(1, keepdim=True)
-    return centred / (rewards.std(1, correction=0, keepdim=True) + eps)
-
-
-def policy_gradient_loss(logp: Tensor, advantage: Tensor, mask: Tensor, tokens: int) -> Tensor:
-    """L = -(1/tokens) sum over (b, t) in mask of A[b] * logp[b, t]; its gradient is REINFORCE's, with a minus.
-
-    Args:
-        logp: (B, T) natural-log probability of the token taken, under the policy.
-        advantage: (B,) constants; no gradient flows through them.
-        mask: (B, T) bool, True where the policy sampled the token.
-        tokens: sampled tokens of the whole optimizer step, so that the losses of its parts add up.
-
-    Source: REINFORCE with a baseline, Williams, Machine Learning 8 (1992), 229-256; equal to the objective of GRPO
-    (arXiv 2402.03300, Eq. 3) at ratio 1 without its KL term, except that every token of the step weighs the same,
-    where GRPO first takes the mean within a rollout.
-    """
-    weighted = advantage.detach()[:, None] * logp
-    return -weighted[mask].sum() / tokens
 
 
 def token_logp(logits: Tensor, ids: Tensor) -> Tensor:

@@ -25,13 +25,13 @@ from tokenizers.models import BPE
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rmx.engine.rows import RowBatch, RowSet
 from rmx.mini import task
 from rmx.mini.problem_sets import final_answer, with_made_up_words, write_solution
 from rmx.mini.task import PROMPT, MiniProblem, calculate, make_problem
 from rmx.models import load as models
 from rmx.models.load import Model
 from rmx.storage.safe_files import read_json
-from rmx.train.heldout import complete
 
 Ids = list[int]
 Choose = Callable[[Tensor], Tensor]  # (rows, V) logits -> (rows,) token ids
@@ -70,15 +70,30 @@ class Mini:
         The bundled weights and figures rest on these very draws: from one generator, in prompts of similar length
         together. So a sample depends on the other prompts as well as on the seed.
         """
-        choose, end = _chooser(temperature, torch.Generator().manual_seed(seed)), self.model.tokenizer.eos_token_id
+        choose = _chooser(temperature, torch.Generator().manual_seed(seed))
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        completions: dict[int, Ids] = {}
-        with self._held():
-            for start in range(0, len(order), ROWS):
-                rows = order[start : start + ROWS]
-                asked = self.model.engine, [prompts[i] for i in rows], MAX_NEW_TOKENS, lambda _, token: token == end
-                completions |= {i: ids for i, (ids, _) in zip(rows, complete(*asked, choose=choose), strict=True)}
-        return [completions[i] for i in range(len(prompts))]
+        completions: list[Ids] = [[] for _ in prompts]
+        for start in range(0, len(order), ROWS):
+            part = order[start : start + ROWS]
+            with self._held(), RowSet(self.model.engine) as rows:
+                batch = RowBatch.of(rows, self.model.engine, [prompts[i] for i in part], self.adapter)
+                self._complete(batch, [completions[i] for i in part], choose)
+        return completions
+
+    def _complete(self, batch: RowBatch, live: list[Ids], choose: Choose) -> None:
+        """Append to the completions of a batch; a row that ends leaves it."""
+        end = self.model.tokenizer.eos_token_id
+        for step in range(MAX_NEW_TOKENS):
+            chosen = choose(batch.logits.float())
+            for row, token in zip(live, chosen.tolist(), strict=True):
+                row.append(token)
+            going = [i for i, row in enumerate(live) if row[-1] != end]
+            if not going or step + 1 == MAX_NEW_TOKENS:
+                return
+            if len(going) < len(live):
+                batch.select(going)
+                live, chosen = [live[i] for i in going], chosen[going]
+            batch.feed(chosen.tolist())
 
     def score(self, prompts: Sequence[Ids], completions: Sequence[Ids]) -> list[Tensor]:
         """Read the (len, V) fp32 logits that chose the tokens of each completion."""

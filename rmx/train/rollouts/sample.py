@@ -1,9 +1,9 @@
 """Rollouts: K graded completions of each problem, with the entropies of the very passes that chose their tokens."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from rmx.config import Sampling
-from rmx.engine.continuous_batching import SampleRequest, never, sample_continuously
+from rmx.engine.continuous_batching import SampleRequest, not_over, sample_continuously
 from rmx.engine.decoding_memory import fitting_rows
 from rmx.grading.answers import CUT
 from rmx.models.load import Model
@@ -19,7 +19,7 @@ def sample_rollouts(
     problems: Sequence[Problem],
     config: RolloutConfig,
     seed: int,
-    done: Mapping[Key, int],
+    done: Collection[Key],
     *,
     adapter: str | None = None,
     rows: int | None = None,
@@ -28,28 +28,29 @@ def sample_rollouts(
     """Sample what is missing of `config.k` completions of each problem, and yield each as it ends.
 
     Completions end with an end token, with a stop text of the prompt style or at a limit, not at their answer. A stage
-    that broke off makes, bit for bit and in the same order, what it would have made without the break. The engine's
-    turn is taken for a quarter of a second at a time.
+    that broke off makes what is missing from the same draws; its order is another, and so may be a token where a draw
+    falls on the edge between two (rmx/engine/continuous_batching.py). The engine's turn is taken for a quarter of a
+    second at a time.
 
     Args:
         seed: of the draws, which depend on it, the prompt, the completion's number and the position alone.
-        done: rollouts that are there already, with the lengths of their completions in tokens.
+        done: rollouts that are there already.
         rows: completions decoded together; None: as many as memory allows, 64 at most.
         cancelled: asked between steps; unfinished completions are dropped.
     """
     prompts = [model.prompt_ids(p.problem) for p in problems]
-    asks = [
-        SampleRequest(prompt, tuple(done.get((problem.id, gen)) for gen in range(config.k)))
+    missing = [
+        SampleRequest(prompt, tuple(gen for gen in range(config.k) if (problem.id, gen) not in done))
         for problem, prompt in zip(problems, prompts, strict=True)
     ]
     longest = max(map(len, prompts), default=0) + config.max_new_tokens
     ended = sample_continuously(
         model.engine,
-        asks,
+        missing,
         Sampling(config.temperature, config.top_p, seed, config.max_new_tokens),
         stop_ids=model.stop_ids,
         rows=rows or fitting_rows(model.engine, longest),
-        over=Endings(model, prompts, answers=False) if model.style.stops else never,
+        over=Endings(model, prompts, answers=False) if model.style.stops else not_over,
         adapter=adapter,
         cancelled=cancelled,
     )

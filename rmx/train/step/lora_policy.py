@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rmx.errors import ModelError, TrainError, first_line
-from rmx.models.adapter_files import SavedAdapter, read_adapter
+from rmx.models.adapters import SavedAdapter, read_adapter
 from rmx.models.base_state import probe_ids, remember_base
 from rmx.models.load import Model
 from rmx.recipes.recipe import AdapterConfig

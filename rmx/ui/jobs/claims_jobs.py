@@ -1,21 +1,23 @@
 """The claims for the page: jobs that measure rows, and their state as messages.
 
-A message holds the whole state, so any of them may be lost. A job continues with what the job before it has found of
-the same subject: measuring a second row of the same study costs nothing.
+A job continues with what the job before it has found of the same subject, so a second row of a study costs nothing.
 """
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from rmx.claims.board import BY_ID, CLAIMS, Board, ClaimsReport, bars_of, command_of, html_report, set_facts
+from rmx.claims.board import BY_ID, CLAIMS, Board, ClaimsReport, bars_of, html_report, set_facts
 from rmx.claims.studies import ClaimOptions, subject_of
 from rmx.engine.decoding_memory import out_of_memory
 from rmx.errors import RmxError
 from rmx.models.workspace import Workspace
+from rmx.service.studies import claims_command
 from rmx.storage.job_store import JobStore
 from rmx.ui.jobs.page_jobs import (
+    FAULT,
     MEASURED_CLAIMS,
     STATE_INTERVAL,
     Message,
@@ -27,6 +29,7 @@ from rmx.ui.jobs.page_jobs import (
     stream_job,
 )
 
+log = logging.getLogger(__name__)
 FACTS = ("pair", "set", "n", "tau", "seed", "caveats", "by_construction", "calibration")  # of a report
 KEPT = 60  # jobs in memory, the oldest forgotten first
 
@@ -40,6 +43,7 @@ class ClaimsJob(PageJob):
     before: Board | None = None  # what was found of the same subject
     board: Board | None = None
     report: ClaimsReport | None = None
+    last: Message = field(default_factory=dict)  # the newest state, as the page gets it
 
 
 class Claims:
@@ -93,16 +97,27 @@ class Claims:
         return job.board
 
     def message(self, job: ClaimsJob, sent: int = 0) -> Message:
-        """The whole state, whatever was sent already."""
-        message: Message = {"kind": "claims", "id": job.id, "done": job.done, "stopped": job.stopped, "rows": []}
-        message |= line_and_error(job)
-        report = job.report
+        """The whole state, whatever was sent already. Where it cannot be written the job ends with the state before."""
+        about: Message = {"kind": "claims", "id": job.id, "rows": [], "done": job.done}
+        try:
+            job.last = about | {"stopped": job.stopped} | self._state(job)
+        except Exception:
+            log.exception("the state of a job of claims cannot be written")
+            job.error = FAULT
+            job.halt()
+            job.last = about | job.last | {"done": job.done, "stopped": True, "error": FAULT}
+        if job.done:  # a report that broke off names what it was at
+            job.last["rows"] = [_at_rest(row, job.error) for row in job.last["rows"]]
+        return job.last
+
+    def _state(self, job: ClaimsJob) -> Message:
+        message, report = line_and_error(job), job.report
         if report is None:
             return message | {"does": "" if job.done else "loading the models", "at": 0, "of": 0}
         found = report.json()
         licence, source = set_facts(report.subject.set_name)
         message |= {"does": report.does, "at": report.at, "of": report.of, "rows": [_row(row) for row in found["rows"]]}
-        message |= {"licence": licence, "source": source, "command": command_of(found, report.subject.asked)}
+        message |= {"licence": licence, "source": source, "command": claims_command(found, report.subject.asked)}
         return message | {name: found[name] for name in FACTS}
 
     def tail(self, data: object) -> Message:
@@ -115,13 +130,22 @@ class Claims:
         if report is None or not any(row.reading for row in report.rows):
             raise RmxError("There is nothing to report yet. Measure something first.")
         found = report.json()
-        return download("claims", {"html": lambda: html_report(found, command_of(found, report.subject.asked))}, "html")
+        return download(
+            "claims", {"html": lambda: html_report(found, claims_command(found, report.subject.asked))}, "html"
+        )
 
 
 def claims_texts() -> list[dict[str, Any]]:
     """The parts of the rows that never change: the page has them from the start."""
     same = ("id", "section", "paper", "how", "caveats", "button", "studies")
     return [{"claim": claim.title, **{name: getattr(claim, name) for name in same}} for claim in CLAIMS]
+
+
+def _at_rest(row: Message, error: str | None) -> Message:
+    """A row of a job that is over: what was still being measured has failed, or was stopped."""
+    if row["state"] != "measuring":
+        return row
+    return row | ({"state": "failed", "why": error} if error else {"state": "stopped"})
 
 
 def _row(row: dict[str, Any]) -> Message:

@@ -1,7 +1,4 @@
-"""The jobs of the compare view, a map, a patched decode, a run over a problem set, and their state as messages.
-
-Messages are idempotent: each has the job that it belongs to and where its tokens start.
-"""
+"""The jobs of the compare view and their messages: a map, a patched decode, a run over a problem set."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -93,10 +90,7 @@ class MapRun(PairJob):
         problem = {"title": self.title, "prompt": self.prompt, "style": pair.base.style.sentence()}
         known = {"known": job.known, "known_computed": self.known_computed, "source": job.source, "tau": job.tau}
         models = {"base": pair.base.spec, "adapted": pair.name, "strength": pair.strength}
-        return problem | known | models | {"noise": self._noise()}
-
-    def _noise(self) -> Message | None:
-        return self.found.noise.json() if self.found.noise else None
+        return problem | known | models | {"noise": self.found.noise and self.found.noise.json()}
 
     def _result(self) -> Message:
         found, shifts = self.found, self.found.shifts
@@ -115,7 +109,7 @@ class MapRun(PairJob):
             "largest": [self._parting(s) for s in largest(shifts)],
             "placebo": placebo,
             "check": self.check,
-            "noise": self._noise(),
+            "noise": found.noise and found.noise.json(),
             "stop": found.stop,
             "seconds": round(found.seconds, 3),
         }

@@ -1,7 +1,5 @@
 """The compare road for the page: maps, patched decodes and runs over a set."""
 
-import csv
-import io
 import json
 import threading
 from collections.abc import Iterator
@@ -28,7 +26,17 @@ from rmx.service.arguments import Limits
 from rmx.storage.job_store import JobStore, MemoryShares
 from rmx.ui.jobs.compare_jobs import CLASSES, MapRun, PairJob, PatchRun, SetRun, known_part
 from rmx.ui.jobs.explorer import check_texts
-from rmx.ui.jobs.page_jobs import PATIENCE, SET_RUNS, Message, download, field_of, report_steps, start_of, stream_job
+from rmx.ui.jobs.page_jobs import (
+    PATIENCE,
+    SET_RUNS,
+    Message,
+    csv_text,
+    download,
+    field_of,
+    report_steps,
+    start_of,
+    stream_job,
+)
 
 SMALL = 20e6  # parameters up to which noise and placebo are measured without being asked
 
@@ -132,37 +140,25 @@ class Comparer:
             if isinstance(run, PatchRun):
                 self.jobs.grow(run.map)
 
-        steps = self._steps(run)
+        steps = report_steps(run, lambda: run.reports) if isinstance(run, SetRun) else self._steps(run)
         return stream_job(run, steps, run.message, run.interval, full=full, finish=finish, made=lambda: run.made)
 
-    def _steps(self, run: MapRun | PatchRun | SetRun) -> Iterator[bool]:
-        """The work; yields True while it waits, False after each token or problem."""
-        if isinstance(run, MapRun):
-            return self._map_steps(run)
-        return self._patch_steps(run) if isinstance(run, PatchRun) else report_steps(run, lambda: run.reports)
-
-    def _map_steps(self, run: MapRun) -> Iterator[bool]:
-        """Wait, read or write the text, add what is beside it."""
+    def _steps(self, run: MapRun | PatchRun) -> Iterator[bool]:
+        """Wait, then read, write or patch; yields True while it waits, False after each token."""
         for waiting in self._turn(run):
             if waiting:
                 yield True
                 continue
-            for _ in run.found.held():
-                yield False
-            self._after_map(run)
-        self._beside_map(run)
-
-    def _patch_steps(self, run: PatchRun) -> Iterator[bool]:
-        """Wait and decode under the arm."""
-        for waiting in self._turn(run):
-            if waiting:
-                yield True
-                continue
-            if run.job.arm == "matched":
+            if isinstance(run, PatchRun) and run.job.arm == "matched":
                 self._draw_places(run)
-            for _ in run.decode.held():
+            steps: Iterator[Any] = run.found.held() if isinstance(run, MapRun) else run.decode.held()
+            for _ in steps:
                 yield False
-        if not run.stopped:
+            if isinstance(run, MapRun):
+                self._after_map(run)
+        if isinstance(run, MapRun):
+            self._beside_map(run)
+        elif not run.stopped:
             self._note_arm(run)
 
     def _after_map(self, run: MapRun) -> None:
@@ -267,19 +263,14 @@ def table(document: dict[str, Any]) -> str:
     """The document as a table: arms per problem, tokens of one map, or figures of a set."""
     if "arms" in document:
         return arms_csv(document)
-    out = io.StringIO()
-    rows = csv.writer(out)
     if "tokens" in document:
         columns = ["pos", "id", "text", "class", "near_tie", "fork", "kl", "rank", "p", "back_rank", "back_p"]
-        rows.writerow([*columns, "base_entropy", "adapted_entropy"])
-        for token in document["tokens"]:
-            rows.writerow([*(token[c] for c in columns), token["base"]["entropy"], token["adapted"]["entropy"]])
-        return out.getvalue()
-    rows.writerow(["figure", "value", "low", "high", "n", "placebo"])
+        tokens = document["tokens"]
+        rows = [[*(t[c] for c in columns), t["base"]["entropy"], t["adapted"]["entropy"]] for t in tokens]
+        return csv_text([*columns, "base_entropy", "adapted_entropy"], rows)
     figures = document["intervals"] | {name: document[name] for name in ("mean_rank", "entropy_ratio")}
     noise = document["placebo"] or {}
     theirs = noise.get("intervals", {}) | {k: noise.get(k) for k in ("mean_rank", "entropy_ratio")}
-    for name, estimate in figures.items():
-        placebo = (theirs.get(name) or {}).get("value")
-        rows.writerow([name, *(estimate[k] for k in ("value", "low", "high", "n")), placebo])
-    return out.getvalue()
+    kept = ("value", "low", "high", "n")
+    rows = [[name, *(f[k] for k in kept), (theirs.get(name) or {}).get("value")] for name, f in figures.items()]
+    return csv_text(["figure", *kept, "placebo"], rows)

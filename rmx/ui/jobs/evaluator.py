@@ -1,12 +1,5 @@
-"""The Evaluate tab's work: jobs, and what a visitor may ask.
+"""Evaluations for the page: what it may ask for, the jobs and the pages that look at them, the visitors' own files."""
 
-An evaluation under way: what is asked, the latest figures, which rows are new, and which pages look at it.
-
-The evaluate road for the page: what it may ask for, the jobs, the visitors' own files.
-"""
-
-import csv
-import io
 import json
 import logging
 import secrets
@@ -14,6 +7,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,17 +20,29 @@ from rmx.errors import ProblemError, RmxError
 from rmx.evaluate.eval_report import EvalConfig, answered, contestants_of
 from rmx.evaluate.evaluation import Evaluation
 from rmx.evaluate.sample_store import SampleStore
-from rmx.models.adapter_names import bundled_adapters
 from rmx.models.load import Model
+from rmx.models.presets import shipped_adapters
 from rmx.models.style_options import StyleOptions, from_form
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES
 from rmx.records import Problem
 from rmx.runs.store import RunStore, row
+from rmx.service import write_command
 from rmx.service.arguments import short_enough
+from rmx.service.requests import EvalRequest
 from rmx.storage.job_store import JobStore, MemoryShares, bytes_of, give_back
-from rmx.ui.jobs.page_jobs import EVALUATIONS, Message, PageJob, download, field_of, line_and_error, number, whole
-from rmx.ui.request_log import log_request
+from rmx.ui.jobs.page_jobs import (
+    EVALUATIONS,
+    Message,
+    PageJob,
+    csv_text,
+    download,
+    field_of,
+    line_and_error,
+    log_request,
+    number,
+    whole,
+)
 
 GRACE = 30.0  # seconds after its last page has left that an evaluation goes on: a reload takes less
 UNSEEN = 180.0  # seconds after the last look at it, on a public site; a page that is hidden looks once a minute
@@ -66,10 +72,10 @@ class EvaluateForm:
 
     def command(self) -> str:
         """The same evaluation from a shell."""
-        adapters = [word for adapter in self.adapters for word in ("--adapter", adapter)]
-        words = ["rmx", "eval", "--model", self.model, *adapters, "--set", self.set_name, "--limit", str(self.limit)]
-        words += f"--n {self.n} --temperature {self.temperature:g} --top-p {self.top_p:g} --seed {self.seed}".split()
-        return shlex.join([*words, "--max-new-tokens", str(self.max_new_tokens), *self.style.words(), "--json"])
+        names = ("model", "limit", "n", "temperature", "top_p", "seed", "max_new_tokens")
+        asked = {name: getattr(self, name) for name in names}
+        request = EvalRequest.model_construct(**asked, adapter=list(self.adapters), set=self.set_name)
+        return shlex.join([*write_command(request, self.style), "--json"])
 
 
 @dataclass(eq=False)
@@ -177,9 +183,6 @@ class EvalJob(PageJob):
         return self._stop.is_set() or (alone is not None and now - alone > GRACE)
 
 
-# -- The evaluate road for the page -----------------------------------------------------------------------------------
-
-
 log = logging.getLogger(__name__)
 OWN = "own file"  # the choice of a set that was read in the browser
 STYLE_FORM = ("style", "system", "thinking", "stops", "answers")  # of a form, in the order of `from_form`
@@ -246,7 +249,7 @@ class Evaluator:
     def contestants(self, model: str) -> list[tuple[str, str]]:
         """What can be measured beside this base, as (title, spec): bundled adapters, then runs, the newest first."""
         model = model.strip()
-        bundled = bundled_adapters(self.workspace.model("mini")) if model == "mini" else []
+        bundled = shipped_adapters(model)
         runs = [found for found in map(row, self.store.all()[:LISTED]) if found["has_adapter"]]
         mine = [(f"{r['id']} · {r['note']}".rstrip(" ·")[:90], r["id"]) for r in runs if r["model"] == model]
         return [*((name, name) for name in bundled), *mine]
@@ -382,10 +385,8 @@ class Evaluator:
         """The notes of the runs among the contestants."""
         notes = {}
         for spec in asked.adapters:
-            try:
+            with suppress(RmxError):  # no run
                 notes[spec] = str(self.store.get(spec.partition("/")[0]).config.get("note") or "")
-            except RmxError:
-                continue  # no run
         return {spec: note for spec, note in notes.items() if note}
 
     def tail(self, data: object) -> Message:
@@ -439,21 +440,14 @@ def _adapters(given: object) -> tuple[str, ...]:
     return found
 
 
-CSV_COLUMNS = (
-    "id", "part", "cluster", "problem", "known", "model", "greedy_answer", "greedy_correct", "greedy_truncated",
-)  # fmt: skip
-CSV_COUNTS = ("right", "samples", "truncated", "unparsed")
-
-
 def table(document: Mapping[str, Any]) -> str:
     """One line per problem and model."""
-    out = io.StringIO()
-    rows = csv.writer(out)
-    rows.writerow([*CSV_COLUMNS, *CSV_COUNTS])
+    about_problem, counts = ("id", "part", "cluster", "problem"), ("right", "samples", "truncated", "unparsed")
+    of_greedy, rows = ("answer", "correct", "truncated"), list[list[Any]]()
     for problem in document.get("per_problem", []):
-        about = [problem.get(key) for key in ("id", "part", "cluster", "problem", "answer")]
+        about = [problem.get(key) for key in (*about_problem, "answer")]
         for name, found in problem["models"].items():
             greedy = found.get("greedy") or {}
-            first = [greedy.get(key) for key in ("answer", "correct", "truncated")]
-            rows.writerow([*about, name, *first, *(found.get(key) for key in CSV_COUNTS)])
-    return out.getvalue()
+            first = [greedy.get(key) for key in of_greedy]
+            rows.append([*about, name, *first, *(found.get(key) for key in counts)])
+    return csv_text([*about_problem, "known", "model", *(f"greedy_{key}" for key in of_greedy), *counts], rows)

@@ -1,9 +1,6 @@
-"""The explore road for the token view: clicks to branches, branches to messages.
+"""The explore road for the token view: clicks to branches, branches to messages."""
 
-Messages are idempotent: each says which run it belongs to and where its tokens start, so a page that missed one asks
-`tail` for the rest.
-"""
-
+import json
 import logging
 import secrets
 from collections.abc import Iterator
@@ -30,6 +27,7 @@ from rmx.ui.jobs.page_jobs import INTERVAL, PATIENCE, Message, field_of, line_an
 log = logging.getLogger(__name__)
 FORCED, SPECIAL = 1, 2
 PROMPT = 1024  # tokens of a prompt that may stand before a pin, beside those of a solution
+FANNED = 0.35  # nats above which a token comes with its alternatives, for the fan at any threshold
 
 
 class Explorer:
@@ -171,7 +169,8 @@ class Explorer:
 
     def _token(self, run: Branch, t: TokenDist) -> list[Any]:
         special = SPECIAL if t.id in run.model.detokenizer.special_ids else 0
-        return [t.text, round(t.entropy, 4), float(f"{t.p:.6g}"), t.rank, (FORCED if t.forced else 0) | special]
+        flags = (FORCED if t.forced else 0) | special
+        return [t.text, round(t.entropy, 4), float(f"{t.p:.6g}"), t.rank, flags, _others(t, run.job.tau)]
 
     def _open(self, run: Branch) -> Message:
         job, parent = run.job, run.parent
@@ -186,12 +185,13 @@ class Explorer:
     def _swap(self, run: Branch) -> Message:
         """What a branch forced and how likely it was; the probability is that of all its forced tokens together."""
         if run.parent is None or run.job.fork is None:
-            return {"from_text": None, "to_text": None, "to_p": None}
+            return {"from_text": None, "from_id": None, "to_text": None, "to_ids": None, "to_p": None}
         at, n = len(run.job.kept), len(run.job.forced)
         logp = sum(t.logp for t in run.tokens[at : at + n])
         lone, text = run.model.detokenizer.token_text, run.model.detokenizer.text
         p = float(torch.tensor(logp).exp()) if len(run.tokens) > at else None
-        return {"from_text": lone(run.job.fork.id), "to_text": text(run.job.forced), "to_p": p}
+        said = {"from_text": lone(run.job.fork.id), "from_id": run.job.fork.id}
+        return said | {"to_text": text(run.job.forced), "to_ids": list(run.job.forced), "to_p": p}
 
     def _result(self, run: Branch) -> Message:
         trace, made = run.trace, {"answer": _answer(run), "n": len(run.tokens)}
@@ -202,7 +202,7 @@ class Explorer:
     def _branch(self, run: Branch) -> Message:
         parent = run.parent.id if run.parent else None
         base = {"run": run.id, "parent": parent, "at": run.at, "label": _label(run), "answer": _answer(run)}
-        return base | self._swap(run) | {"n": len(run.tokens)}
+        return base | self._swap(run) | {"n": len(run.tokens), "stop": run.trace.stop if run.trace else "error"}
 
     def _place(self, data: object) -> tuple[Branch, int]:
         run, pos = self.runs.get(field_of(data, "run")), field_of(data, "pos")
@@ -227,6 +227,17 @@ def _steps(run: Branch) -> Iterator[bool]:
             yield True
         elif count > first:
             yield False
+
+
+def _others(t: TokenDist, tau: float) -> str:
+    """What could stand at a fork, as JSON of [id, [[id, probability, text], ...]]; "" where the fan needs nothing.
+
+    It is one string, because gradio sends differences of nested lists that its own page cannot put together.
+    """
+    if t.entropy <= min(FANNED, tau):
+        return ""
+    top = [[c.id, float(f"{c.p:.3g}"), c.text] for c in t.top[:TOP_SHOWN]]
+    return json.dumps([t.id, top], ensure_ascii=False, separators=(",", ":"))
 
 
 def _label(run: Branch) -> str:

@@ -1,10 +1,4 @@
-"""What the page measures of a solution, and what it takes home or opens.
-
-What one choice is worth, for the page: outcomes of a fork, importance over a solution, rescues, the answer so far.
-
-Each job streams messages that hold its whole state, so any of them may be lost.
-
-What the page takes home and what it opens: links, files, the gallery, and decoding a tree again.
+"""What the page measures of a solution, and what it takes home or opens: links, files, the gallery.
 
 Nothing that comes in is believed: links and files are read strictly, models go through the workspace and its policy,
 and what was read from a file is labelled as recorded until it has been decoded here.
@@ -19,6 +13,7 @@ from rmx.engine.fair_queue import Kind, current_owner, iterate_as_owner
 from rmx.errors import RmxError, SwapError
 from rmx.explore.answer_so_far import sofar
 from rmx.explore.branches import Branch, Origin, swap_job
+from rmx.explore.ends import AlternativeEnds, alternative_ends, fork_places
 from rmx.explore.importance import importance
 from rmx.explore.outcomes import OutcomeConfig, outcomes
 from rmx.explore.rescue import RescueConfig, rescue
@@ -59,7 +54,8 @@ class Measurements:
 
         Args:
             kind: what is measured: "outcomes" of each alternative at {"run", "pos"}, "importance" of every fork of
-                {"run"}, the "rescue" that turns it right or wrong, by {"goal"}, or its answer "sofar".
+                {"run"}, the "rescue" that turns it right or wrong, by {"goal"}, its answer "sofar", or the "ends" of
+                the alternatives at the forks above {"tau"}, which nobody has asked for.
         """
         run = self.explorer.runs.get(field_of(data, "run"))
         if run.trace is None or not run.trace.tokens:
@@ -69,7 +65,10 @@ class Measurements:
         if kind == "outcomes" and (type(pos) is not int or not 0 <= pos < len(tokens)):
             raise SwapError(f"There is no token at position {pos}; there are {len(tokens)}.")
         job = Measurement(kind, run, pos)
-        job.states = _states(job, run.trace, field_of(data, "goal"))
+        if kind == "ends":
+            job.states = _ends(job, run.trace, check_tau(field_of(data, "tau")))
+        else:
+            job.states = _states(job, run.trace, field_of(data, "goal"))
         return self.jobs.add(job)
 
     def stream(self, job: Measurement) -> Iterator[Message]:
@@ -80,9 +79,14 @@ class Measurements:
             lambda _: _message(job),
             0.0,
             full=lambda: full_memory(job.run),
-            finish=lambda: self.jobs.forget(job.id),
+            finish=lambda: self._finish(job),
         )
-        yield from iterate_as_owner(job.run.owner, messages, Kind.MEASURED)
+        kind = Kind.BULK if job.kind == "ends" else Kind.MEASURED
+        yield from iterate_as_owner(job.run.owner, messages, kind)
+
+    def _finish(self, job: Measurement) -> None:
+        job.done = True
+        self.jobs.forget(job.id)
 
     def _steps(self, job: Measurement) -> Iterator[bool]:
         for state in job.states:
@@ -118,6 +122,22 @@ def _states(job: Measurement, trace: Trace, goal: Any) -> Iterator[Any]:
         wanted = goal if goal in ("right", "wrong") else None
         return rescue(model, trace, RescueConfig(goal=wanted, budget=BUDGET_RESCUE, max_new_tokens=most), **about)
     return sofar(model, trace, **about)
+
+
+def _ends(job: Measurement, trace: Trace, tau: float) -> Iterator[AlternativeEnds]:
+    """The ends that are known, then those that are decoded; a lent GPU is not spent on what nobody has asked for."""
+    run, places = job.run, fork_places(trace, tau)
+    known = {pos: ends for pos in places if (ends := run.owner_at(pos).ends.get(pos)) is not None}
+    left = [pos for pos in places if pos not in known]
+    if run.model.engine.remote or not left:
+        yield AlternativeEnds(known, 0, complete=True, done=True)
+        return
+    yield AlternativeEnds(known, 0)
+    about: dict[str, Any] = {"known": run.job.known, "cancelled": lambda: job.stopped}
+    for state in alternative_ends(run.model, trace, left, **about):
+        for pos, ends in state.found.items():
+            run.owner_at(pos).ends.setdefault(pos, ends)
+        yield replace(state, found=known | state.found)
 
 
 def _limit(run: Branch) -> int:

@@ -1,26 +1,196 @@
-"""Work that a page has asked for: its owner, its end, its messages, and which pages look at it."""
+"""Work that a page or a call has asked for: the thread it runs in, its messages, its end, and its line in the log."""
 
+import asyncio
+import csv
+import io
+import json
+import logging
 import secrets
+import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, TypeVar
 from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
 from rmx.engine.decoding_memory import is_out_of_memory
-from rmx.engine.fair_queue import RequestOwner, current_owner
+from rmx.engine.fair_queue import Kind, RequestOwner, as_owner, current_owner
 from rmx.errors import Busy, RmxError
 from rmx.models.workspace import Workspace
 from rmx.storage.job_store import bytes_of
 
+log = logging.getLogger("rmx.requests")
+Item = TypeVar("Item")
+REGISTRY = CollectorRegistry()
+REQUESTS = Counter("rmx_requests", "Requests by verb and by how they ended", ["verb", "outcome"], registry=REGISTRY)
+TOKENS = Counter("rmx_tokens", "Tokens made or read", ["verb"], registry=REGISTRY)
+SECONDS = Histogram(
+    "rmx_request_seconds",
+    "Seconds from the request to its end, waiting included",
+    ["verb"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
+    registry=REGISTRY,
+)
+WAITING = Gauge("rmx_waiting", "Requests that hold or wait for a model", registry=REGISTRY)
+KEPT = Gauge("rmx_tokens_kept", "Tokens of solutions in memory", registry=REGISTRY)
+BYTES = Gauge("rmx_bytes_kept", "Bytes in memory of what visitors have sent and made", registry=REGISTRY)
+Facts = dict[str, Any]  # "outcome", and "model" and "tokens" where they are known
+
+
+def observed(verb: str, steps: Iterator[Item], about: Callable[[], Facts]) -> Iterator[Item]:
+    """Pass `steps` on and log the request when they are over, also where the visitor has left before.
+
+    Args:
+        about: the facts at the end; "outcome" is "done" where it has no other.
+    """
+    began, ended = time.monotonic(), "left"
+    try:
+        yield from steps
+        ended = "done"
+    except RmxError:
+        ended = "refused"
+        raise
+    except Exception:
+        ended = "fault"
+        raise
+    finally:
+        facts = about()
+        log_request(verb, time.monotonic() - began, facts if ended == "done" else facts | {"outcome": ended})
+
+
+def log_request(verb: str, seconds: float, facts: Facts) -> None:
+    """Count one request and write its line."""
+    outcome, tokens = str(facts.get("outcome") or "done"), int(facts.get("tokens") or 0)
+    REQUESTS.labels(verb, outcome).inc()
+    TOKENS.labels(verb).inc(tokens)
+    SECONDS.labels(verb).observe(seconds)
+    line = {"t": round(time.time(), 3), "verb": verb, "model": facts.get("model"), "tokens": tokens}
+    log.info(json.dumps(line | {"seconds": round(seconds, 3), "outcome": outcome}))
+
+
+def metrics(waiting: int, tokens: int, nbytes: int) -> bytes:
+    """All counters in Prometheus' text format; `tokens` and `nbytes` are those that visitors keep in memory."""
+    WAITING.set(waiting)
+    KEPT.set(tokens)
+    BYTES.set(nbytes)
+    return generate_latest(REGISTRY)
+
+
+def write_lines() -> None:
+    """Let the lines appear on stderr, one JSON object each."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+
+
+# -- Long work in a thread of its own, as an iterator -----------------------------------------------------------------
+
+
+def fill_queue(steps: Iterator[Any], put: Callable[[str, Any], None], left: Callable[[], bool]) -> None:
+    """Go through steps in a thread of its own, in the caller's context: its owner pays for them.
+
+    Args:
+        put: is called with ("item", what) for each step, ("error", what) where they fail, ("end", None) at last.
+        left: whether the listener has gone; then the steps are closed.
+    """
+
+    def go() -> None:
+        try:
+            for item in steps:
+                put("item", item)
+                if left():
+                    break
+        except BaseException as error:  # noqa: BLE001  it is raised again in the listener
+            put("error", error)
+        finally:
+            getattr(steps, "close", lambda: None)()
+            put("end", None)
+
+    threading.Thread(target=copy_context().run, args=(go,), name="ahead", daemon=True).start()
+
+
+def prefetch(steps: Iterator[Item], halt: Callable[[], None]) -> Iterator[Item]:
+    """Yield what `steps` yields, made in a thread of its own; its errors are raised here.
+
+    Args:
+        halt: asks the work to end at its next step; called where the rest is not taken.
+    """
+    made: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+    left = threading.Event()
+    fill_queue(steps, lambda kind, what: made.put((kind, what)), left.is_set)
+    over = False
+    try:
+        while True:
+            kind, what = made.get()
+            over = kind != "item"
+            if kind == "end":
+                return
+            if kind == "error":
+                raise what
+            yield what
+    finally:
+        left.set()
+        if not over:
+            halt()
+
+
+_under_way: "WeakSet[threading.Event]" = WeakSet()  # what asks each piece of work to come to its end
+Work = Callable[[Callable[[], bool]], Iterator[Item]]  # is given `cancelled`
+
+
+def finish_all() -> None:
+    """Ask all work that is under way to stop at its next step; each still yields its last item."""
+    for finish in list(_under_way):
+        finish.set()
+
+
+async def in_thread(
+    work: "Work[Item]", owner: str | None | RequestOwner = None, kind: Kind | None = None
+) -> AsyncIterator[Item]:
+    """Yield what `work` yields, as it comes; its errors are raised here.
+
+    Args:
+        owner, kind: of the work, by which it waits for an engine; see `as_owner`.
+    """
+    loop, items, stop = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]](), threading.Event()
+    finish = threading.Event()
+    _under_way.add(finish)
+
+    def put(kind: str, what: Any) -> None:
+        with suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(items.put_nowait, (kind, what))
+
+    with as_owner(owner, kind):
+        fill_queue(work(lambda: stop.is_set() or finish.is_set()), put, stop.is_set)
+    try:
+        while True:
+            found, what = await items.get()
+            if found == "end":
+                return
+            if found == "error":
+                raise what
+            yield what
+    finally:
+        stop.set()
+
+
+# -- Work that a page has asked for -----------------------------------------------------------------------------------
+
+
 Message = dict[str, Any]
-Work = TypeVar("Work", bound=Any)
 BASE_BYTES = 10_000  # of a job that has found nothing yet: its decoders and locks
 PATIENCE = 8.0  # seconds that a question of the page waits for the engine
 INTERVAL = 0.08  # seconds between messages while tokens are streamed
 STATE_INTERVAL = 0.5  # seconds between messages that hold a whole state
+FAULT = "This did not work, and it is a fault of rmx. Its log says more."
 TOO_LONG = "Shorten the text or take a smaller model."  # where memory has run out
 
 
@@ -84,7 +254,6 @@ def stream_job(
         job: its `error` becomes the sentence of what went wrong.
         steps: the work; yields True where a message is due at once, such as another place in line, else False.
         message: the state of the job, with what was made after the first so many.
-        interval: seconds between two messages.
         full: the sentence for memory that has run out.
         finish: called when the work is over, also where the stream was closed before.
         made: how many tokens there are. sent: how many the page has.
@@ -101,6 +270,7 @@ def stream_job(
         job.error = str(error)
     except Exception as error:
         if not is_out_of_memory(error):
+            job.error = FAULT
             raise
         job.error = full()
     finally:
@@ -150,11 +320,7 @@ class JobLimits:
             raise Busy(f"{near} {self.many} from your network are under way. Try again when one of them is over.")
 
     def begin(self, job: PageJob, space: Workspace) -> None:
-        """Count a job of the page or of the API among those of its app, until it is done or stopped.
-
-        Raises:
-            Busy: too many are under way.
-        """
+        """Count a job of the page or of the API among those of its app, until it is done or stopped; may raise Busy."""
         rule = self if space.policy.public else JobLimits(self.one, self.many, self.private)
         with _beginning:
             jobs = _begun.setdefault(space, {}).setdefault(self.one, WeakSet())
@@ -179,7 +345,7 @@ class OpenPages:
         self._current: OrderedDict[str, ReferenceType[Any]] = OrderedDict()
         self._limit, self._lock = limit, threading.Lock()
 
-    def begin(self, session: str | None, job: Work) -> Work:
+    def begin(self, session: str | None, job: Item) -> Item:
         """Note that a page looks at `job`, a new one, and end what it looked at before; returns the job."""
         if (old := self._note(session, job)) is not None:
             old.halt()
@@ -192,6 +358,13 @@ class OpenPages:
             old.leave(str(session))
         elif old is not None:
             old.halt()
+
+    def busy(self, session: str | None) -> bool:
+        """Whether what a page looks at is under way; then nothing that nobody has asked for begins."""
+        with self._lock:
+            current = self._current.get(session) if session is not None else None
+        job = current() if current is not None else None
+        return job is not None and not job.done
 
     def leave(self, session: str | None) -> None:
         """Note that a page was closed."""
@@ -242,6 +415,13 @@ def number(value: object, what: str, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise RmxError(f"The {what} must lie between {least:g} and {most:g}.")
     return float(value)
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as the text of a CSV file."""
+    out = io.StringIO()
+    csv.writer(out).writerows([head, *rows])
+    return out.getvalue()
 
 
 def download(name: str, texts: dict[str, Callable[[], str]], wanted: object) -> Message:

@@ -1,7 +1,6 @@
 """The train road for the pages: what they ask about runs, and what a visitor may do with them.
 
-A page knows nothing but the files of the runs: every answer is read from them, so a reload, a second browser or a
-restart of the app changes nothing.
+Every answer is read from the files of the runs, so a reload, a second browser or a restart of the app changes nothing.
 """
 
 import threading
@@ -26,7 +25,7 @@ from rmx.train.estimate import estimate_ahead
 from rmx.train.probe import check_room, probe, this_device
 from rmx.train.slices import slicer_of
 from rmx.ui.jobs.page_jobs import PATIENCE, field_of, start_of
-from rmx.ui.visitor_cookie import Visitor, may
+from rmx.ui.visitor_cookie import Visitor
 
 Reply = dict[str, Any]
 POLL_BYTES = 400_000  # of events that one poll reads at most
@@ -80,7 +79,7 @@ class Training:
 
     def rate(self, data: object, visitor: Visitor) -> None:
         """Enter {"usd"} per hour for the machine {"name"}; no amount takes the entry back."""
-        if not may(visitor, None, "price"):
+        if not visitor.admin:
             raise RmxError("Only the owner of this machine may change its rates.")
         usd = field_of(data, "usd")
         set_rate(field_of(data, "name"), None if usd in (None, "") else str(usd), self.store.root)
@@ -138,6 +137,18 @@ class Training:
             raise
         return folder
 
+    def refuse_second(self, job: TrainJob, visitor: Visitor) -> None:
+        """Refuse a visitor who has a run under way: any other on a public site, the very same one anywhere.
+
+        Raises:
+            Busy: it names the run that goes on.
+        """
+        asked = resolved(job).json()
+        for run in self.store.all(everybodys=True):
+            mine = owner_of(run) == visitor.public and run.alive
+            if mine and (self.workspace.policy.public or TrainJob.from_json(run.config).json() == asked):
+                raise Busy(f"Your run {run.id} goes on. Stop it first, or wait until it is done.")
+
     def _make_room(self, visitor: Visitor) -> None:
         """On a public site a visitor's own oldest runs go where too many are kept, and where too many are kept of all
         visitors together, the oldest of anybody; never one that is under way or that has no owner."""
@@ -178,7 +189,7 @@ class Training:
 
     def _own(self, data: object, visitor: Visitor, action: str) -> RunFolder:
         folder = self.store.get(field_of(data, "id"))
-        if not may(visitor, folder.config.get("owner"), action):
+        if not visitor.may_change(folder.config.get("owner")):
             raise TrainError(f"Only who started a run, or the owner of this machine, may {action} it.")
         return folder
 

@@ -1,14 +1,10 @@
-"""Which paths are open, and what is refused before gradio sees it.
-
-Which paths of the server are open, to which methods, for bodies of which size. Everything else is closed.
+"""Which paths are open, to which methods, for bodies of which size, and which bodies gradio gets to see.
 
 One table decides, and one reading of the path: the percent signs, double slashes, dots and the prefix of a proxy are
 taken out of it before anybody looks, and what comes further in sees the same path that was looked up here.
 
-What is sent to gradio's own doors, looked at before gradio sees it: a body that it would trip over gets a sentence.
-
-Gradio takes names, numbers of events and components from a request as they are, and a wrong one ends as a bare 500. It
-also answers a visitor's mistake with 500 where an event has no queue; that becomes 422, with the same sentence.
+Gradio takes names, numbers of events and components from a request as they are, and a wrong one ends as a bare 500:
+here it gets a sentence. Where an event has no queue gradio answers a visitor's mistake with 500 too; that becomes 422.
 """
 
 import json
@@ -23,17 +19,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
-import fastapi
 import gradio as gr
 from starlette.datastructures import Headers
-from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.service import VERBS
 from rmx.service.arguments import arguments_of, count_later, shown
 from rmx.storage.safe_files import without_half_characters
-from rmx.ui.server.connections import parse_address
+from rmx.ui.visitor_cookie import parse_address
 
 SMALL = 64_000  # bytes of a body
 LARGE = 6_000_000  # of a file of problems or a saved tree, as text
@@ -155,7 +150,9 @@ class HostCheck:
 
     def __init__(self, app: ASGIApp, names: Iterable[str] | None) -> None:
         self.app = app
-        self.names = None if names is None else {*own_names(), *(name.lower() for name in names)}
+        host = socket.gethostname().lower()  # and a Space is served under a name of its own
+        own = {"localhost", host, f"{host}.local", *filter(None, [os.environ.get("SPACE_HOST", "").lower()])}
+        self.names = None if names is None else own | {name.lower() for name in names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self.names is None or self.answers_to(Headers(scope=scope).get("host", "")):
@@ -173,12 +170,6 @@ class HostCheck:
         return parse_address(name) is not None or name in self.names or f"*.{parent}" in self.names
 
 
-def own_names() -> set[str]:
-    """The names by which this machine knows itself, and the one that a Space is served under."""
-    own = socket.gethostname().lower()
-    return {"localhost", own, f"{own}.local", *filter(None, [os.environ.get("SPACE_HOST", "").lower()])}
-
-
 # -- What is sent to gradio's own doors, looked at before gradio sees it ----------------------------------------------
 
 
@@ -192,13 +183,8 @@ Refusal = tuple[int, str]
 Body = dict[str, Any]
 
 
-def guard_bodies(app: fastapi.FastAPI, demo: gr.Blocks) -> None:
-    """Put it inside everything else that stands before the page."""
-    app.user_middleware.append(Middleware(Bodies, demo=demo))
-
-
 class Bodies:
-    """ASGI middleware around gradio's app."""
+    """ASGI middleware around gradio's app, inside everything else that stands before the page."""
 
     def __init__(self, app: ASGIApp, demo: gr.Blocks) -> None:
         self.app, self.demo = app, demo
@@ -208,7 +194,7 @@ class Bodies:
         if scope["type"] != "http" or scope["method"] != "POST" or path.startswith(FILES):
             await self.app(scope, receive, send)
             return
-        content = await _read(receive)
+        content = await _read(scope, receive)
         refused: Refusal | None = (400, "The request is too long, or ended too early.")
         if content is not None:
             content = _filled(path, content)
@@ -342,19 +328,15 @@ def _filled(path: str, content: bytes) -> bytes:
     return content
 
 
-async def _read(receive: Receive) -> bytes | None:
+async def _read(scope: Scope, receive: Receive) -> bytes | None:
     """The whole body, its size bounded outside, without half characters: gradio cannot send them back.
 
     None where it breaks off. One that is not UTF-8 is refused later.
     """
-    parts, more = list[bytes](), True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    body = b"".join(parts)
+    try:
+        body = await Request(scope, receive).body()
+    except ClientDisconnect:
+        return None
     with suppress(UnicodeDecodeError):
         return without_half_characters(body.decode()).encode()
     return body

@@ -1,13 +1,7 @@
 """What the page is made of: its content policy, its files, and the page kept once for each address.
 
-The content policy of the page: where its data may go, and which pages may show it in a frame.
-
 On a Space the page stands in a frame of huggingface.co; a policy that forbade that would leave it blank. Elsewhere
 nobody may frame it, because a page around it could lead a visitor's clicks; `RMX_FRAME_ANCESTORS` names who may.
-
-The page's own modules, templates and style sheets: their route, and tags that fetch the first tab's early.
-
-The page and its description, made once for each address that the app is reached under.
 
 Gradio makes the page anew for every visitor, a tenth of a second of the event loop; and it keeps the description of its
 endpoints with the address of whoever asked first. Neither depends on anything else of a request.
@@ -29,7 +23,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rmx.errors import RmxError
-from rmx.ui.views import BASE, FILES, VERSION, modules_of
+from rmx.ui.views import BASE, FILES, VERSION, modules_of, styles_of
 
 VARIABLE = "RMX_FRAME_ANCESTORS"
 HSTS = "max-age=31536000"  # for a year browsers ask for this host by https only
@@ -116,10 +110,16 @@ def parents_tag(environment: Mapping[str, str] = os.environ) -> str:
 
 
 FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
-MEDIA = {"js": "text/javascript", "css": "text/css", "html": "text/plain"}  # a template is no page of its own
+MEDIA = {  # a template is no page of its own
+    "js": "text/javascript", "css": "text/css", "html": "text/plain", "png": "image/png", "svg": "image/svg+xml",
+}  # fmt: skip
 FIRST = "explore/token_view"
-FIRST_STYLES = ("common/view.css", f"{FIRST}.css", "common/app.css")
+FIRST_STYLES = ("common/view.css", *styles_of(FIRST), "common/app.css")
+PAGE_MODULE = "common/page.js"
 PAGE = "frontend/index.html"  # gradio's template
+TITLE = "rmx · fork tokens"
+ABOUT = "A solution turns on a few words. Click one where the model was undecided, take another, and watch the answer."
+_CARD = re.compile(r'<meta\s+(?:property="og:|name="twitter:)[^>]*>')  # gradio's, twice
 
 
 def add_page_files(api: fastapi.FastAPI) -> None:
@@ -133,12 +133,26 @@ def add_page_files(api: fastapi.FastAPI) -> None:
 
 
 def link_first_tab() -> None:
-    """Put the tags of what the first tab needs into gradio's page; its own `head` comes after all is drawn."""
+    """Put the tags of what the first tab needs into gradio's page, whose own `head` comes after all is drawn; and
+    what other sites show of a link to the page, in place of gradio's advertisement."""
     templates = FileSystemLoader(vars(gradio.routes)["STATIC_TEMPLATE_LIB"])
     environment = gradio.routes.templates.env
-    source = templates.get_source(environment, PAGE)[0]
-    page = source.replace("</head>", "".join(first_tags()) + "</head>")
+    source = _CARD.sub("", templates.get_source(environment, PAGE)[0])
+    page = source.replace("</head>", "".join((*card_tags(), *first_tags())) + "</head>")
     environment.loader = ChoiceLoader([DictLoader({PAGE: page}), templates])
+
+
+def card_tags() -> Iterator[str]:
+    """The tags by which the page is named, here and elsewhere; gradio fills the root in, for whole addresses."""
+    root = "{{ config.get('root', '').rstrip('/') }}/"
+    yield f'<title>{TITLE}</title><link rel="canonical" href="{root}">'
+    yield f'<link rel="icon" type="image/svg+xml" href="./{BASE}common/icon.svg">'
+    shown = {"title": TITLE, "description": ABOUT, "image": f"{root}{BASE}common/card.png"}
+    for name, value in {"type": "website", "url": root, "site_name": "rmx", **shown}.items():
+        yield f'<meta property="og:{name}" content="{value}">'
+    for name, value in {"card": "summary_large_image", **shown}.items():
+        yield f'<meta name="twitter:{name}" content="{value}">'
+    yield f'<meta name="description" content="{ABOUT}">'
 
 
 def first_tags() -> Iterator[str]:
@@ -148,6 +162,7 @@ def first_tags() -> Iterator[str]:
     yield f'<link rel="preload" as="fetch" crossorigin href="./{BASE}{FIRST}.html">'
     for path in modules_of(FIRST):
         yield f'<link rel="modulepreload" href="./{BASE}{path}">'
+    yield f'<script type="module" src="./{BASE}{PAGE_MODULE}"></script>'
 
 
 # -- The page and its description, made once for each address that the app is reached under ---------------------------

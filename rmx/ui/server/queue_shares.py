@@ -1,16 +1,11 @@
 """Gradio's queue and sessions, shared and made light.
 
-Gradio's queue, shared among visitors and addresses; events without a listener leave it.
-
 Gradio has one queue for everybody, first come, first served. Here a visitor and an address have a share of its places,
 an address half of what runs at the same time, and of those who may run the one that was served least lately goes first.
 
-What gradio sends of a page and remembers of every open one, made light.
-
-For each new session gradio describes all components of the page, and then keeps the last value of each, for its deep
-links, which are closed here: 70 ms of the event loop, half a megabyte and a whole solution or two, for
-ten thousand sessions. Its tables of components and events, 28 kB, are copied for each; here they are shared. A call of
-the API is a session too.
+For each new session, a call of the API too, gradio describes all components of the page and keeps the last value of
+each for its deep links, which are closed here: 70 ms of the event loop, half a megabyte and a whole solution or two,
+for ten thousand sessions. It copies its tables of components and events, 28 kB, for each; here they are shared.
 """
 
 import asyncio
@@ -288,8 +283,10 @@ def send_light_page() -> None:
     gradio.routes.templates.env.filters["toorjson"] = lambda value: written(without_descriptions(value))
 
 
-def without_descriptions(value: dict[str, Any]) -> dict[str, Any]:
+def without_descriptions(value: Any) -> Any:
     """What the page's script reads of gradio's configuration, or of its description of endpoints: nothing of that."""
+    if not isinstance(value, dict):  # the app's address
+        return value
     if "components" not in value:
         return {"named_endpoints": {}, "unnamed_endpoints": {}}
     events = [_without_unread(one) for one in value["dependencies"]]

@@ -1,5 +1,8 @@
-"""What stands before the page: a password where one is set, the size and the pace of what is sent, how often one
-visitor may ask, and a refusal where the line of the model is full. All else goes through untouched, streams too."""
+"""What each visitor and address may have: connections, bodies and their pace, requests, a place in the model's line.
+
+Uvicorn bounds no connections: those that say nothing hold a descriptor each, and a process that has none left cannot
+accept any more, not even one to end it.
+"""
 
 import asyncio
 import base64
@@ -7,17 +10,19 @@ import binascii
 import hmac
 import math
 import re
+import resource
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from rmx.ui.server.connections import Allowance, ConcurrencyLimit
 from rmx.ui.server.doors import SMALL, Door, Kind, door_of
-from rmx.ui.visitor_cookie import Owners
+from rmx.ui.visitor_cookie import Allowance, Owners, is_nearby, visitor_address
 
 OPEN = ("/health",)  # asked for by the machine that looks after the container
 CALLS = "/gradio_api/call/"  # the named endpoints
@@ -36,7 +41,7 @@ PACE: dict[Kind, tuple[float, float]] = {
 
 
 class AccessGate:
-    """ASGI middleware.
+    """ASGI middleware: a password where one is set, size and pace of what is sent, how often one visitor may ask.
 
     Args:
         waiting: how many hold or wait for a model now; `most` may.
@@ -57,7 +62,7 @@ class AccessGate:
         self._auth = auth.encode() if auth else None
         self._one = {kind: Allowance(burst, rate, clock) for kind, (burst, rate) in PACE.items()}
         self._crowd = {kind: Allowance(CROWD * burst, CROWD * rate, clock) for kind, (burst, rate) in PACE.items()}
-        self._streams = ConcurrencyLimit(STREAMS)
+        self._streams = Counter[str]()  # by address
         self._wrong = Allowance(10, 0.1, clock)  # wrong passwords from one address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,9 +78,15 @@ class AccessGate:
         if door.kind != "stream" or not self.limited:
             await self.app(scope, _measured(receive, door.most_bytes), send)
             return
-        with self._streams.hold(self.owners.address_of(request)) as free:
-            inside = self.app if free else _later("Too many pages of this address are open. Close one of them.", 10)
-            await inside(scope, receive, send)
+        address = self.owners.address_of(request)
+        if self._streams[address] >= STREAMS:
+            await _later("Too many pages of this address are open. Close one of them.", 10)(scope, receive, send)
+            return
+        self._streams[address] += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            _take_off(self._streams, address)
 
     def _refusal(self, request: HTTPConnection, method: str, door: Door) -> Response | None:
         path = request.scope["path"]
@@ -111,6 +122,12 @@ class AccessGate:
         return PlainTextResponse("This site asks for a name and a password.", 401, shown)
 
 
+def _take_off(counts: Counter[str], key: str) -> None:
+    counts[key] -= 1
+    if counts[key] <= 0:
+        del counts[key]
+
+
 def _basic(header: str) -> bytes | None:
     kind, _, value = header.partition(" ")
     if kind.lower() != "basic":
@@ -144,3 +161,100 @@ def _measured(receive: Receive, most: int) -> Receive:
         return message if seen <= most else {"type": "http.disconnect"}
 
     return measured
+
+
+# -- connections -------------------------------------------------------------------------------------------------------
+
+
+RESERVED = 96  # descriptors for everything that is no connection: files of runs and models, pipes, sockets of the Hub
+MOST = 2000
+SHARE = 4  # one address may hold a fourth of them
+HEAD_SECONDS = 10.0  # from the first byte of a request, or from the connection, to the end of its head
+
+
+def raise_descriptor_limit() -> int:
+    """Allow this process as many open files as the system lets it; returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+def most_connections(descriptors: int) -> int:
+    """How many connections a process with so many descriptors may hold."""
+    return max(16, min(MOST, descriptors - RESERVED))
+
+
+class Connections:
+    """Counts open connections by address.
+
+    Args:
+        most: of all together. per_address: of one; an address nearby may be a proxy and is not counted.
+    """
+
+    def __init__(self, most: int, per_address: int | None = None) -> None:
+        self.most, self.per_address = most, per_address or max(8, most // SHARE)
+        self._by_address: Counter[str] = Counter()
+
+    def enter(self, peer: str) -> bool:
+        """Count a connection; False where there is no room for it, and it is not counted."""
+        key = visitor_address(peer, ())
+        full = self._by_address[key] >= self.per_address and not is_nearby(peer)
+        if full or self._by_address.total() >= self.most:
+            return False
+        self._by_address[key] += 1
+        return True
+
+    def leave(self, peer: str) -> None:
+        """Count no longer."""
+        key = visitor_address(peer, ())
+        _take_off(self._by_address, key)
+
+    def protocol(self) -> type[asyncio.Protocol]:
+        """What uvicorn makes for each connection, bounded by these counts."""
+        return type("BoundedProtocol", (_Bounded,), {"counts": self})
+
+
+class _Bounded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """Uvicorn's protocol; closes connections that are too many or do not come to the point."""
+
+    counts: Connections
+    counted: str | None = None
+    deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        peer = transport.get_extra_info("peername")
+        name = str(peer[0]) if isinstance(peer, tuple) else ""
+        super().connection_made(transport)
+        if not self.counts.enter(name):
+            transport.abort()
+            return
+        self.counted = name
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.deadline is not None:
+            self.deadline.cancel()
+        if self.counted is not None:
+            self.counts.leave(self.counted)
+            self.counted = None
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Start the clock while a head is awaited, stop it once a request is being answered."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        if busy and self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
+        elif not busy and self.deadline is None:
+            self.deadline = self.loop.call_later(HEAD_SECONDS, self._too_late)
+
+    def _too_late(self) -> None:
+        self.deadline = None
+        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
+            self.transport.close()

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -73,13 +74,13 @@ def _text(value: Any) -> str:
 def in_short(error: BaseException) -> str:
     """A traceback of at most about `LONGEST` characters: the innermost frames, and the beginning of its message."""
     chain = [error]
-    while len(chain) < CHAIN and (before := _led_to(chain[-1])) is not None and before not in chain:
+    while len(chain) < CHAIN:
+        last = chain[-1]
+        before = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
+        if before is None or before in chain:
+            break
         chain.append(before)
     return "\n".join(_frames_of(one, LONGEST // len(chain)) for one in reversed(chain))
-
-
-def _led_to(error: BaseException) -> BaseException | None:
-    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _frames_of(error: BaseException, room: int) -> str:
@@ -91,3 +92,27 @@ def _frames_of(error: BaseException, room: int) -> str:
             break
         frames.insert(0, frame)
     return "".join(("Traceback (most recent call last):\n", *frames, message))
+
+
+class SeldomRepeated(logging.Filter):
+    """Let a message of the same template through once in a while: a server in distress says it at every connection."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        super().__init__()
+        self.seconds, self._last = seconds, dict[str, float]()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is to be written."""
+        key, now = str(record.msg)[:200], time.monotonic()
+        if now - self._last.get(key, -self.seconds) < self.seconds:
+            return False
+        if len(self._last) > 100:
+            self._last.clear()
+        self._last[key] = now
+        return True
+
+
+def calm_logs() -> None:
+    """Have the event loop and the server say each thing at most once a minute."""
+    for name in ("asyncio", "uvicorn.error"):
+        logging.getLogger(name).addFilter(SeldomRepeated())

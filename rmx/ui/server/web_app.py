@@ -1,9 +1,4 @@
-"""The web application, and its check that no file is handed out.
-
-Whether an app could be made to hand out a file of the machine: asked at start, by asking the app itself.
-
-The web application: the page on FastAPI, routes of our own, and what stands before them; nothing from outside.
-"""
+"""The web application: the page on FastAPI, our own routes, what stands before them, and a check that no file leaks."""
 
 import asyncio
 import atexit
@@ -14,9 +9,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -33,15 +28,14 @@ from rmx.errors import RmxError
 from rmx.explore.branches import BranchStore
 from rmx.models.workspace import Workspace
 from rmx.storage.job_store import TOKEN_BYTES, MemoryShares
-from rmx.ui.background import finish_all
 from rmx.ui.endpoints import has_mcp, limits_of, serve_tools, site_of
 from rmx.ui.jobs.evaluator import Evaluator
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.measurements import Sharing
+from rmx.ui.jobs.page_jobs import finish_all, metrics
 from rmx.ui.jobs.training import Training
 from rmx.ui.page import build_app
-from rmx.ui.request_log import metrics
-from rmx.ui.server.doors import Doors, HostCheck, guard_bodies, refuse_body
+from rmx.ui.server.doors import Bodies, Doors, HostCheck, refuse_body
 from rmx.ui.server.page_files import (
     ContentPolicy,
     PageCache,
@@ -90,25 +84,23 @@ def check_no_file_is_served(app: Any) -> None:
         RmxError: it gave the file away, or it failed.
     """
     word = secrets.token_hex(16)
-    folders = {tempfile.gettempdir(), os.environ.get(VARIABLE, tempfile.gettempdir())}
     canaries = []
-    try:
-        for folder in folders:
-            handle, name = tempfile.mkstemp(prefix="rmx-canary-", suffix=".txt", dir=folder)
-            canaries.append(Path(name))
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(word)
+    with ExitStack() as open_files:
+        for folder in {tempfile.gettempdir(), os.environ.get(VARIABLE, tempfile.gettempdir())}:
+            file = tempfile.NamedTemporaryFile("w", prefix="rmx-canary-", suffix=".txt", dir=folder)  # noqa: SIM115
+            open_files.enter_context(file)
+            file.write(word)
+            file.flush()
+            canaries.append(file.name)
         with ThreadPoolExecutor(1) as thread:  # this one may have a loop that runs already
             given_away = thread.submit(asyncio.run, _ask(app, canaries, word)).result()
-    finally:
-        for canary in canaries:
-            canary.unlink(missing_ok=True)
     if given_away:
-        said = f"This app would hand out files of the machine ({given_away}), so it does not start. Update rmx."
-        raise RmxError(said)
+        raise RmxError(
+            f"This app would hand out files of the machine ({given_away}), so it does not start. Update rmx."
+        )
 
 
-async def _ask(app: Any, canaries: list[Path], word: str) -> str | None:
+async def _ask(app: Any, canaries: list[str], word: str) -> str | None:
     """The request that brought a canary to light; None where none did."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost/gradio_api") as client:
@@ -126,9 +118,9 @@ async def _ask(app: Any, canaries: list[Path], word: str) -> str | None:
     return None
 
 
-def _bodies(canary: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _bodies(canary: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Requests that name a file as gradio's clients do."""
-    file = {"path": str(canary), "meta": {"_type": "gradio.FileData"}}
+    file = {"path": canary, "meta": {"_type": "gradio.FileData"}}
     for road in ROADS:
         for index in range(EVENTS):
             yield road, {"data": [file], "fn_index": index, "session_hash": "canary", "component_id": 1, "fn_name": "x"}
@@ -144,6 +136,14 @@ THEME = gr.themes.Default(
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
     radius_size="sm",
+).set(  # what is read has a contrast of 4.5 to 1 and more
+    body_text_color_subdued="*neutral_500",
+    block_info_text_color="*neutral_500",
+    block_info_text_color_dark="*neutral_400",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover_dark="*primary_800",
 )
 
 
@@ -187,17 +187,16 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
     room = settings.kept_tokens * TOKEN_BYTES
     kept = MemoryShares(room, room // 4, 60 * settings.idle_minutes)
     explorer = Explorer(workspace, BranchStore(kept), limits_of(settings))
-    evaluator = Evaluator(workspace, training.store)
+    evaluator = Evaluator(workspace, training.store, kept=kept)
     api = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_routes(api, settings, explorer, training, owners)
     sharing = Sharing(explorer, settings.max_new_tokens)
     add_page_files(api)
     link_first_tab()
     send_light_page()
-    add_file_routes(api, evaluator.take_file, sharing.open_file, owners.key_of)
+    add_file_routes(api, {"problems": evaluator.take_file, "tree": sharing.open_file}, owners.key_of)
     _add_middleware(api, workspace, settings, owners)
     page = build_app(workspace, settings, notice, training, owners, explorer, evaluator)
-    guard_bodies(api, page)
     mounted: list[gr.routes.App] = []
 
     def forget_info() -> None:
@@ -205,7 +204,7 @@ def parts(workspace: Workspace, settings: Settings, notice: str | None = None) -
         for app in mounted:
             app.api_info = None
 
-    api.user_middleware.append(Middleware(PageCache, forget=forget_info))
+    api.user_middleware += [Middleware(Bodies, demo=page), Middleware(PageCache, forget=forget_info)]
     options = LAUNCH | {"head": parents_tag(), "mcp_server": has_mcp(), "root_path": settings.root_path or None}
     site = site_of(workspace, settings, training.store)
 
@@ -271,29 +270,23 @@ def add_routes(
         return Response(content, media_type="application/zip", headers=shown)
 
 
-def add_file_routes(api: fastapi.FastAPI, problems: Question, tree: Question, who: Who) -> None:
-    """Add `POST /files/problems?name=…` and `POST /files/tree`; the body is the file's text.
+def add_file_routes(api: fastapi.FastAPI, questions: dict[str, Question], who: Who) -> None:
+    """Add `POST /files/{kind}?name=…` for each question; the body is the file's text.
 
     Args:
-        problems: `{"name", "text"}` -> the reply about a problem set.
-        tree: `{"text"}` -> the reply about a saved tree.
-        who: names the visitor behind a request.
+        questions: by kind, `{"name", "text"}` of a file -> the reply about it. who: names the visitor behind a request.
     """
     free = anyio.CapacityLimiter(AT_ONCE)
-    ask_problems, ask_tree = answering(problems, who), answering(tree, who)
 
-    async def answer(question: Callable[..., Any], about: dict[str, Any], request: fastapi.Request) -> JSONResponse:
-        try:
-            text = (await request.body()).decode("utf-8")
-        except UnicodeDecodeError:
-            return JSONResponse({"error": "The file is not UTF-8 text. Save it as UTF-8."}, 422)
-        reply = await anyio.to_thread.run_sync(question, about | {"text": text}, request, limiter=free)
-        return JSONResponse(reply)
+    def add(kind: str, ask: Callable[..., Any]) -> None:
+        @api.post(f"/files/{kind}")
+        async def take_file(request: fastapi.Request, name: str = "") -> JSONResponse:
+            try:
+                text = (await request.body()).decode("utf-8")
+            except UnicodeDecodeError:
+                return JSONResponse({"error": "The file is not UTF-8 text. Save it as UTF-8."}, 422)
+            given = {"name": name[:200], "text": text}
+            return JSONResponse(await anyio.to_thread.run_sync(ask, given, request, limiter=free))
 
-    @api.post("/files/problems")
-    async def take_problems(request: fastapi.Request, name: str = "") -> JSONResponse:
-        return await answer(ask_problems, {"name": name[:200]}, request)
-
-    @api.post("/files/tree")
-    async def take_tree(request: fastapi.Request) -> JSONResponse:
-        return await answer(ask_tree, {}, request)
+    for kind, question in questions.items():
+        add(kind, answering(question, who))

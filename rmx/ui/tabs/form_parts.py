@@ -1,8 +1,4 @@
-"""What tabs share: how events are wired, and parts of forms.
-
-How events of the page are wired: quietly, outside the public API, streams beside each other; what all tabs do.
-
-Parts that several forms share: a problem with its known answer, a pair of models, how a model is asked.
+"""What tabs share: how events are wired (outside the public API, streams beside each other), and parts of forms.
 
 An answer belongs to one text and judges no other. A hidden third component holds the text and the answer that were
 given together. Both boxes and it are sent with one click, so comparing them shows what an answer belongs to, whichever
@@ -31,9 +27,7 @@ from rmx.models.style_options import AUTO
 from rmx.prompt_styles import STYLES
 from rmx.service.arguments import Request
 from rmx.storage.job_store import JobStore
-from rmx.ui.background import prefetch
-from rmx.ui.jobs.page_jobs import TOO_LONG, Message, OpenPages
-from rmx.ui.request_log import observed
+from rmx.ui.jobs.page_jobs import FAULT, TOO_LONG, Message, OpenPages, observed, prefetch
 
 log = logging.getLogger(__name__)
 Reply = dict[str, Any]
@@ -144,7 +138,7 @@ def answering(question: Callable[[object], Reply], who: Who = nobody) -> Callabl
             if is_out_of_memory(error):
                 return {"error": out_of_memory(TOO_LONG)}
             log.exception("the question %s has failed", getattr(question, "__name__", "of a page"))
-            return {"error": "This did not work, and it is a fault of rmx. Its log says more."}
+            return {"error": FAULT}
 
     return server_function
 

@@ -65,6 +65,9 @@ class TrainForm:
     def __init__(self, policy: SiteRules) -> None:
         capped, first = policy.training != "on", "small" if policy.training == "on" else "quick"
         self.start = gr.Button(f"{TITLES[first]} on mini", variant="primary", elem_id="train-start")
+        gr.Button(
+            "Stop this run", variant="stop", elem_id="train-stop"
+        )  # in its place while one goes on: see train_form
         self.dry = gr.Button("Dry run: rollouts and gate only", size="sm", elem_id="train-dry")
         if capped:
             gr.Markdown(CAPPED if policy.training == "mini" else OFF, elem_id="train-capped")
@@ -156,21 +159,19 @@ class TrainTab(RunsTab):
             return refused(error), gr.skip()
         return plan, gr.Button(_title(job, plan["minutes"]))
 
-    def start(self, request: gr.Request, *asked: Any) -> Any:
-        """Start the run that the form describes."""
-        return self._start(request, asked, dry=False)
+    def start(self, dry: bool = False) -> Callable[..., Message]:
+        """A callback that starts the run which the form describes, or its dry run."""
 
-    def dry(self, request: gr.Request, *asked: Any) -> Any:
-        """Start its dry run."""
-        return self._start(request, asked, dry=True)
+        def callback(request: gr.Request, *asked: Any) -> Message:
+            try:
+                job, visitor = self.job(*asked), self.owners.visitor_of(request)
+                self.training.refuse_second(job, visitor)
+                folder = self.training.start(job, visitor, dry)
+            except RmxError as error:
+                return refused(error)
+            return {"kind": "watch", "id": folder.id}
 
-    def _start(self, request: gr.Request, asked: tuple[Any, ...], dry: bool) -> Any:
-        try:
-            job = self.job(*asked)
-            folder = self.training.start(job, self.owners.visitor_of(request), dry)
-        except RmxError as error:
-            return refused(error)
-        return {"kind": "watch", "id": folder.id}
+        return callback
 
     def choose_preset(self, preset: str) -> list[Any]:
         """Fill the form with a preset's values."""
@@ -190,13 +191,13 @@ def build_train_tab(training: Training, owners: Owners, page: gr.Tab) -> TrainTa
     tab.pins, planned = c.pins, [shown, c.start]
     busy: dict[str, Any] = {**QUIET, "concurrency_id": "train", "trigger_mode": "once"}
     page.select(tab.opening, None, shown, **LIGHT).then(tab.plan, c.asked, planned, **PLAN)
-    c.start.click(tab.start, c.asked, shown, **busy)
-    c.dry.click(tab.dry, c.asked, shown, **busy)
+    c.start.click(tab.start(), c.asked, shown, **busy)
+    c.dry.click(tab.start(dry=True), c.asked, shown, **busy)
     filled = c.preset.input(tab.choose_preset, c.preset, list(c.fields.values()), **LIGHT)
     filled.then(tab.plan, c.asked, planned, **PLAN)
-    for component in (c.model, c.problem_set, c.sweep, *c.fields.values(), *c.style.asked):
-        event = component.input if isinstance(component, gr.Dropdown | gr.Checkbox | gr.Radio) else component.blur
-        event(tab.plan, c.asked, planned, **PLAN, trigger_mode="always_last")
+    fields = (c.model, c.problem_set, c.sweep, *c.fields.values(), *c.style.asked)
+    picked = [one.input if isinstance(one, gr.Dropdown | gr.Checkbox | gr.Radio) else one.blur for one in fields]
+    gr.on(picked, tab.plan, c.asked, planned, **PLAN, trigger_mode="always_last")
     shown.stop(tab.act("stop"), None, shown, **LIGHT)
     shown.resume(tab.act("resume"), None, shown, **busy)
     return tab

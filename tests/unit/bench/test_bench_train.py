@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from rmx.bench.train_step import OneSet, TwoModels, peaks, sample
+from rmx.bench.timing import peaks_of
+from rmx.bench.train_step import SIDES, OneSet, TwoModels, peaks, sample
 from rmx.cli.main import main
 from rmx.models.load import load
 from tests.conftest import qwen, wrap
@@ -45,7 +46,9 @@ def test_both_sides_make_the_same_updates(rollouts):
             assert float((mine[name] - p).detach().abs().max()) < 1e-4, name
 
 
-def test_the_document_has_every_figure(capsys):
+def test_the_document_has_every_figure(capsys, monkeypatch):
+    told = {side: 100.0 * n for n, side in enumerate(SIDES, 1)}
+    monkeypatch.setattr("rmx.bench.train_step.peaks_of", lambda *_: told)  # which starts four processes
     assert main(["bench", "train", "--model", "mini", "--device", "cpu", "--rounds", "1", "--json"]) in (0, None)
     got = json.loads(capsys.readouterr().out)
     assert set(got["two_models / one_set"]) == {"value", "low", "high", "n"}
@@ -53,14 +56,21 @@ def test_the_document_has_every_figure(capsys):
     assert got["base_passes_after_scoring"] == 0
     assert got["tokens_per_rollout"] > 180
     assert got["figures_mb"] > 0
-    quotient = got["peak_mb"]["one_set"] / got["peak_mb"]["two_models"]
-    assert got["peak_one_set / peak_two_models"] == pytest.approx(quotient)
-    assert got["peak_mb"]["imports"] < got["peak_mb"]["one_set"]
+    assert got["peak_mb"] == told
+    assert got["peak_one_set / peak_two_models"] == 1.5
+    assert got["peak_recomputed / peak_two_models"] == 2.0
+
+
+@pytest.mark.long
+def test_each_side_tells_the_peak_of_a_process_of_its_own(rollouts):
+    told = peaks(rollouts, "mini", "cpu", "float32")["peak_mb"]
+    assert list(told) == list(SIDES)
+    assert 100 < told["imports"] < told["one_set"]  # resident, with torch in it
 
 
 def test_a_process_that_fails_says_why():
-    with pytest.raises(RuntimeError, match="no-such-model"):
-        peaks([], "no-such-model", "cpu", "float32")
+    with pytest.raises(RuntimeError, match="(?s)the memory of two_models failed.*two_models"):
+        peaks_of("json.tool", ["two_models"])  # a file that is not there
 
 
 def test_a_tiny_model_can_be_measured_too():

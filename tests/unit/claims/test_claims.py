@@ -533,7 +533,7 @@ def test_a_rate_that_is_entered_later_prices_a_run_that_is_there(tmp_path):
 
 
 def test_a_distillation_of_this_teacher_comes_first(tmp_path):
-    from rmx.recipes.distill_job import DistillRecipe
+    from rmx.recipes.recipe import DistillRecipe
 
     near = {"teacher": est(0.8, 0.7, 0.9), "vs_teacher": est(-0.001, -0.015, 0.012), **gained(80, 159)}
     far = {"teacher": est(0.8, 0.7, 0.9), "vs_teacher": est(-0.3, -0.4, -0.2), **gained(80, 100)}

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rmx.claims.board import CLAIMS, command_of, html_report, scale_of, set_facts
+from rmx.claims.board import CLAIMS, html_report, scale_of, set_facts
+from rmx.service.studies import claims_command
 from tests.helpers.claims_document import HOSTILE, VERDICTS, document
 
 WHEN = datetime(2026, 5, 1, 12, 30, tzinfo=UTC)
@@ -34,7 +35,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def page():
     found = document()
-    return Page(html_report(found, command_of(found, {"model": HOSTILE, "adapter": HOSTILE}), WHEN))
+    return Page(html_report(found, claims_command(found, {"model": HOSTILE, "adapter": HOSTILE}), WHEN))
 
 
 def test_nothing_is_fetched_and_nothing_runs(page):
@@ -84,11 +85,11 @@ def test_bars_of_one_unit_share_a_scale():
 
 
 def test_the_command_makes_the_same_again():
-    words = shlex.split(command_of(document("a model"), {"model": "a model", "adapter": "b", "teacher": None}))
+    words = shlex.split(claims_command(document("a model"), {"model": "a model", "adapter": "b", "teacher": None}))
     assert words[:6] == ["rmx", "claims", "--model", "a model", "--adapter", "b"]
     assert "--only" not in words
     part = document("m", rows=document()["rows"][:2])
-    assert shlex.split(command_of(part, {"model": "m", "teacher": "t"}))[-2:] == ["--only", "gain,reranked"]
+    assert shlex.split(claims_command(part, {"model": "m", "teacher": "t"}))[-2:] == ["--only", "gain,reranked"]
 
 
 def test_a_report_that_was_stopped_says_so():

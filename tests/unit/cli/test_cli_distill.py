@@ -13,7 +13,8 @@ import pytest
 from rmx.cli.main import _parser, main
 from rmx.cli.terminal import DistillTeller
 from rmx.cli.train import distill_job_of
-from rmx.recipes.distill_job import SMALL, DistillJob, DistillRecipe
+from rmx.recipes.job import DistillJob
+from rmx.recipes.recipe import SMALL_DISTILL, DistillRecipe
 from rmx.runs.folder import RunFolder
 from rmx.runs.store import row
 
@@ -45,7 +46,7 @@ def test_flags_make_the_recipe():
 def test_the_bundled_model_has_a_recipe_of_its_own_and_others_the_papers(monkeypatch):
     monkeypatch.delenv("RMX_MODEL", raising=False)
     mini, other = parsed("--teacher", "rl"), parsed("--teacher", "rl", "--model", "smollm2-135m-instruct-q4_1")
-    assert (mini.preset, mini.recipe) == ("small", SMALL)
+    assert (mini.preset, mini.recipe) == ("small", SMALL_DISTILL)
     assert (other.preset, other.recipe) == ("paper", DistillRecipe())
     assert mini.command_line() == "rmx distill --model mini --teacher rl --set mini"
     for job in (mini, other, parsed("--teacher", "rl", "--lr", "1e-4", "--alpha", "none", "--seed", "3")):

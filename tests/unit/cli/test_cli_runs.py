@@ -174,8 +174,6 @@ def test_the_resumed_run_outlives_the_command(store, waiting, tmp_path):
     script = f"""
 import sys, rmx.cli.runs
 from rmx.runs.store import RunStore
-from rmx.ui.jobs.training import Training
-from rmx.models.workspace import Workspace
 rmx.cli.runs._store = lambda: RunStore(program={FAKE!r})
 from rmx.cli.main import main
 sys.exit(main(["runs", "resume", {waiting.id!r}]))

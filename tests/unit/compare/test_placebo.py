@@ -153,7 +153,7 @@ def test_beside_two_checkpoints_it_stands_on_the_base():
     before = pair.base.engine.open(ids, reuse=False).logits
     noise = placebo_pair(pair, [(ids, 4)])
     assert noise.adapted is pair.base
-    assert noise.mixable
+    assert noise.base.engine.scales(noise.adapter)
     with pair.base.engine.using(None):
         assert torch.equal(pair.base.engine.open(ids, reuse=False).logits, before)
     assert check_base(pair, ids).holds

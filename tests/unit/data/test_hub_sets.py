@@ -10,8 +10,7 @@ import pytest
 from rmx.cli.main import _parser
 from rmx.cli.train import job_of
 from rmx.data import problem_sets as problems
-from rmx.data.hub_sets import REPOSITORIES, is_cached
-from rmx.data.problem_sets import SETS, find_problem, load_set, sizes
+from rmx.data.problem_sets import REPOSITORIES, SETS, find_problem, is_cached, load_set, sizes
 from rmx.errors import ProblemError, TrainError
 from rmx.grading.answers import grade
 from rmx.recipes.job import TrainJob, draw_problems, problems_of

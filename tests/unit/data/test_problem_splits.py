@@ -80,7 +80,7 @@ def test_dealing_takes_every_problem_once():
 # ---- named sets
 
 
-@pytest.mark.parametrize("name", ["mini", "arith"])
+@pytest.mark.parametrize("name", ["mini", "arith", "words"])
 def test_bundled_splits_share_no_text(name):
     sides = every_split(name)
     assert set(sides) == set(SPLITS)

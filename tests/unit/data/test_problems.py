@@ -98,7 +98,7 @@ def test_every_set_says_where_it_is_from():
 # ---- bundled sets
 
 
-@pytest.mark.parametrize("name", ["mini", "arith"])
+@pytest.mark.parametrize("name", ["mini", "arith", "words"])
 def test_bundled_sets_load_and_their_splits_share_no_problem(name):
     splits = {split: load_set(f"{name}:{split}") for split in SPLITS}
     for split, loaded in splits.items():

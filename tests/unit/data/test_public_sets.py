@@ -9,8 +9,7 @@ import gradio as gr
 import pytest
 from datasets.naming import camelcase_to_snakecase
 
-from rmx.data import hub_sets as hub_sets
-from rmx.data.hub_sets import REPOSITORIES, is_cached
+from rmx.data.problem_sets import _ON_HUB, REPOSITORIES, is_cached
 from rmx.errors import Refused, RmxError
 from rmx.explore.branches import BranchStore
 from rmx.models.site_rules import SiteRules
@@ -26,8 +25,7 @@ from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.jobs.training import Training
 from rmx.ui.page import build_app
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.claims_tab import ClaimsTab
-from rmx.ui.tabs.compare_tab import CompareTab
+from rmx.ui.tabs.compare_tab import ClaimsTab, CompareTab
 from rmx.ui.tabs.explore_tab import ExploreTab
 
 FORM = {"model": "mini", "limit": 2, "n": 0, "temperature": 0.6, "top_p": 0.95, "seed": 0, "max_new_tokens": 4}
@@ -94,17 +92,17 @@ def test_every_road_to_a_set_of_the_hub_is_refused_and_says_which_there_are(
             said = json.dumps(ask(), default=str)
         except (RmxError, gr.Error) as error:
             said = str(error)
-        assert "This public site has the problem sets mini, arith. Duplicate" in said, (road, said)
+        assert "This public site has the problem sets mini, arith, words. Duplicate" in said, (road, said)
     assert fetched == []
 
 
 def test_a_set_that_is_named_is_read(mini, fetched: list[str]) -> None:
     policy = Settings(public=True, sets="gsm8k, aime24").policy
-    assert policy.problem_sets() == ["mini", "arith", "gsm8k", "aime24"]
+    assert policy.problem_sets() == ["mini", "arith", "words", "gsm8k", "aime24"]
     space = Workspace("cpu", loader=lambda spec: mini, policy=policy)
     roads(space, "gsm8k:test")["Explore: a set"]()
     assert fetched == ["gsm8k"]
-    with pytest.raises(Refused, match="the problem sets mini, arith, gsm8k, aime24"):
+    with pytest.raises(Refused, match="the problem sets mini, arith, words, gsm8k, aime24"):
         policy.admit_set("math500")
 
 
@@ -113,7 +111,7 @@ def test_a_set_that_is_named_is_read(mini, fetched: list[str]) -> None:
 def test_a_set_that_was_fetched_before_is_read(name: str, tmp_path: Path) -> None:
     owner, _, repository = REPOSITORIES[name].partition("/")
     folder = tmp_path / "cache" / f"{owner}___{camelcase_to_snakecase(repository)}"
-    config = hub_sets._SETS[name][1] or "default"
+    config = _ON_HUB[name][1] or "default"
     assert not is_cached(name)
     for place in (f"{config}/0.0.0/a1", "other/0.0.0/a1", f"{config}/0.0.0/a1.incomplete"):
         (folder / place).mkdir(parents=True)
@@ -121,7 +119,7 @@ def test_a_set_that_was_fetched_before_is_read(name: str, tmp_path: Path) -> Non
     (folder / config / "0.0.0" / "a1" / "dataset_info.json").write_text("{}")
     assert is_cached(name)
     policy = SiteRules(public=True)
-    assert policy.problem_sets() == ["mini", "arith", name]
+    assert policy.problem_sets() == ["mini", "arith", "words", name]
     policy.admit_set(f"{name}:test")
 
 
@@ -134,8 +132,8 @@ def test_lists_on_the_page_offer_what_is_allowed_only(space: Workspace) -> None:
         return {name: {value.partition(":")[0] for _, value in choices} for name, choices in found.items()}
 
     public = offered(space, Settings(public=True))
-    assert public.pop("evaluate-set") == {"mini", "arith", "own file"}
-    assert set(map(frozenset, public.values())) == {frozenset({"mini", "arith"})}
+    assert public.pop("evaluate-set") == {"mini", "arith", "words", "own file"}
+    assert set(map(frozenset, public.values())) == {frozenset({"mini", "arith", "words"})}
     private = offered(Workspace("cpu", loader=lambda spec: space.model("mini")), Settings())
     assert all("gsm8k" in names for names in private.values())
 

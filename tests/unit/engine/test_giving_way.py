@@ -108,10 +108,10 @@ def test_batches_maps_and_arms_beside_each_other_are_those_of_undisturbed_runs(r
     ids = [model.prompt_ids(problem) for problem in PROBLEMS]
 
     def batch():
-        with model.engine.queue.turn(), model.engine.using(rl.adapter):
-            firsts = list(range(5, 12))
+        with model.engine.queue.turn():
+            given = [(first,) for first in range(5, 12)]
             return continue_batch(
-                model.engine, ids[0], firsts, max_new=90, over=lambda *_: False, adapter=rl.adapter, reuse=False
+                model.engine, ids[0], given, max_new=90, over=lambda *_: False, adapter=rl.adapter, reuse=False
             )
 
     def mapped():
@@ -125,7 +125,7 @@ def test_batches_maps_and_arms_beside_each_other_are_those_of_undisturbed_runs(r
         return [{arm: result.ids for arm, result in one.items()} for one in found]
 
     def samples():
-        asks = [SampleRequest(prompt, (None,) * 3) for prompt in ids]
+        asks = [SampleRequest(prompt, range(3)) for prompt in ids]
         stops = frozenset(model.stop_ids)
         made = sample_continuously(model.engine, asks, SAMPLED, stop_ids=stops, rows=4, adapter=rl.adapter)
         return sorted((s.prompt, s.number, s.ids) for ended in made for s in ended)
@@ -157,8 +157,8 @@ def test_two_engines_that_are_held_together_go_and_come_back_together(eager, ste
 
     def half():
         """A batch of one engine only while both are held, as where a set is solved."""
-        with pair.turn(), base.engine.using(None):
-            return continue_batch(base.engine, ids, [3, 4], max_new=40, over=lambda *_: False, reuse=False)
+        with pair.turn():
+            return continue_batch(base.engine, ids, [(3,), (4,)], max_new=40, over=lambda *_: False, reuse=False)
 
     works = (one(base), one(teacher), both, half)
     alone = [work() for work in works]

@@ -1,4 +1,4 @@
-"""One batch for many prompts: every sample is what it would be alone, and an interrupted batch goes on bit for bit."""
+"""Samples of many prompts by the same steps: every sample is what it would be alone, whatever was made before."""
 
 import random
 
@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from rmx.config import Sampling
+from rmx.engine.arena import WIDTH, bucket_of, takes_rows
 from rmx.engine.continuous_batching import Sample, SampleRequest, sample_continuously
 from rmx.engine.engine import Engine
 from rmx.engine.entropy import capture
-from rmx.engine.kv_cache import ROOM, Slots
 from rmx.engine.token_draws import draw, prompt_key, uniform
 from rmx.errors import PromptError
 
@@ -51,8 +51,8 @@ def alone(engine: Engine, prompt, number, sampling, stop_ids):
 @pytest.mark.parametrize("rows", [1, 5, 64])
 def test_a_sample_is_what_it_would_be_alone(tiny, prompts, rows):
     stop_ids = frozenset(range(60, 64))
-    sampling = Sampling(temperature=0.9, top_p=0.95, seed=3, max_new_tokens=ROOM + 10)
-    made = every(tiny.engine, [SampleRequest(p, (None,) * 4) for p in prompts], sampling, rows=rows, stop_ids=stop_ids)
+    sampling = Sampling(temperature=0.9, top_p=0.95, seed=3, max_new_tokens=WIDTH + 10)
+    made = every(tiny.engine, [SampleRequest(p, range(4)) for p in prompts], sampling, rows=rows, stop_ids=stop_ids)
     assert set(made) == {(i, n) for i in range(4) for n in range(4)}
     for (i, number), sample in made.items():
         ids, entropies, logps = alone(tiny.engine, prompts[i], number, sampling, stop_ids)
@@ -63,17 +63,20 @@ def test_a_sample_is_what_it_would_be_alone(tiny, prompts, rows):
     assert {s.stop for s in made.values()} == {"eos", "length"}
 
 
-def test_sliding_windows_have_a_batch_for_each_prompt(sliding, prompts):
-    made = every(sliding.engine, [SampleRequest(p, (None,) * 3) for p in prompts], rows=2)
-    assert len(made) == 12
-    for (i, number), sample in made.items():
-        assert list(sample.ids) == alone(sliding.engine, prompts[i], number, HOT, frozenset(range(65, 71)))[0]
+def test_samples_of_other_kinds_of_networks_are_what_they_would_be_alone(sliding, recurrent, prompts):
+    """Prompts that are longer than the window and shorter ones share a pass; recurrent state has steps of its own."""
+    for model in (sliding, recurrent):
+        assert takes_rows(model.engine) == (model is sliding)
+        made = every(model.engine, [SampleRequest(p, range(3)) for p in prompts], rows=5)
+        assert len(made) == 12
+        for (i, number), sample in made.items():
+            ids, entropies, _ = alone(model.engine, prompts[i], number, HOT, frozenset(range(65, 71)))
+            assert list(sample.ids) == ids
+            assert sample.entropies == pytest.approx(entropies, abs=1e-4)
 
 
 def test_greedy_takes_the_likeliest(tiny, prompts):
-    made = every(
-        tiny.engine, [SampleRequest(prompts[0], (None, None))], Sampling(max_new_tokens=6), stop_ids=frozenset()
-    )
+    made = every(tiny.engine, [SampleRequest(prompts[0], range(2))], Sampling(max_new_tokens=6), stop_ids=frozenset())
     stream, ids = tiny.engine.open(prompts[0]), []
     for _ in range(6):
         ids.append(int(stream.logits.argmax()))
@@ -81,52 +84,26 @@ def test_greedy_takes_the_likeliest(tiny, prompts):
     assert [list(s.ids) for s in made.values()] == [ids, ids]
 
 
-def test_an_interrupted_batch_goes_on_bit_for_bit(tiny, prompts):
-    """Entropies are compared exactly: the rows that are left see the very shapes of the unbroken batch."""
-    goes_on_bit_for_bit(tiny.engine, prompts)
-
-
-def test_batches_of_one_prompt_go_on_bit_for_bit(sliding, prompts):
-    goes_on_bit_for_bit(sliding.engine, prompts)
-
-
-def goes_on_bit_for_bit(engine, prompts):
-    whole = every(engine, [SampleRequest(p, (None,) * 6) for p in prompts], rows=5)
-    order, scattered = list(whole), random.Random(0).sample(list(whole), len(whole))
-    for made in (order[:0], order[:1], order[:17], scattered[:9], scattered[:23]):  # as a kill leaves them, and any
-        asks = [
-            SampleRequest(p, tuple(len(whole[i, n].ids) if (i, n) in made else None for n in range(6)))
-            for i, p in enumerate(prompts)
-        ]
-        rest = every(engine, asks, rows=5)
-        assert rest == {key: sample for key, sample in whole.items() if key not in made}
-
-
-def test_stretches_that_nobody_asked_for_are_not_computed(tiny, prompts, monkeypatch):
-    whole = every(tiny.engine, [SampleRequest(p, (None,) * 6) for p in prompts], rows=6)
-    last = list(whole)[-1]
-    passes = 0
-    forward = Engine.forward
-
-    def counted(self, *args, **kwargs):
-        nonlocal passes
-        passes += 1
-        return forward(self, *args, **kwargs)
-
-    monkeypatch.setattr(Engine, "forward", counted)
-    asks = [
-        SampleRequest(p, tuple(None if (i, n) == last else len(whole[i, n].ids) for n in range(6)))
-        for i, p in enumerate(prompts)
-    ]
-    assert every(tiny.engine, asks, rows=6) == {last: whole[last]}
-    assert passes == len(whole[last].ids)  # its prompt once, and a step for every token but the last
+def test_what_is_missing_is_made_as_if_nothing_had_been_there(tiny, sliding, prompts):
+    """The same tokens, with entropies that differ by rounding alone: the rows that are left have other shapes."""
+    for engine in (tiny.engine, sliding.engine):
+        whole = every(engine, [SampleRequest(p, range(6)) for p in prompts], rows=5)
+        order, scattered = list(whole), random.Random(0).sample(list(whole), len(whole))
+        for made in (order[:1], order[:17], scattered[:9], scattered[:23]):  # as a kill leaves them, and any
+            asks = [SampleRequest(p, [n for n in range(6) if (i, n) not in made]) for i, p in enumerate(prompts)]
+            rest = every(engine, asks, rows=5)
+            assert rest.keys() == whole.keys() - made
+            for key, sample in rest.items():
+                assert sample.ids == whole[key].ids
+                assert sample.entropies == pytest.approx(whole[key].entropies, abs=1e-4)
 
 
 def test_each_prompt_is_prefilled_once(tiny, prompts, monkeypatch):
-    opened = []
-    plain = Engine.open
-    monkeypatch.setattr(Engine, "open", lambda self, ids, **options: opened.append(ids) or plain(self, ids, **options))
-    every(tiny.engine, [SampleRequest(p, (None,) * 6) for p in prompts], rows=4)
+    opened, plain = [], Engine.opening
+    monkeypatch.setattr(
+        Engine, "opening", lambda self, ids, **options: opened.append(ids) or plain(self, ids, **options)
+    )
+    every(tiny.engine, [SampleRequest(p, range(6)) for p in prompts], rows=4)
     assert opened == prompts
 
 
@@ -137,7 +114,7 @@ def test_rows_end_as_they_are_told_and_are_told_of_every_token(tiny, prompts):
         told.setdefault((prompt, number), []).append(token)
         return len(told[prompt, number]) == 1 + 3 * prompt + number
 
-    made = every(tiny.engine, [SampleRequest(p, (None,) * 3) for p in prompts], rows=4, over=over, stop_ids=frozenset())
+    made = every(tiny.engine, [SampleRequest(p, range(3)) for p in prompts], rows=4, over=over, stop_ids=frozenset())
     assert {key: list(s.ids) for key, s in made.items()} == told
     assert {key: len(s.ids) for key, s in made.items()} == {(i, n): 1 + 3 * i + n for i in range(4) for n in range(3)}
     assert {s.stop for s in made.values()} == {"answer"}
@@ -145,18 +122,18 @@ def test_rows_end_as_they_are_told_and_are_told_of_every_token(tiny, prompts):
 
 def test_a_full_context_ends_a_sample(tiny):
     prompt = (5,) * (tiny.engine.context - 3)
-    made = every(tiny.engine, [SampleRequest(prompt, (None, None))], stop_ids=frozenset())
+    made = every(tiny.engine, [SampleRequest(prompt, range(2))], stop_ids=frozenset())
     assert [(len(s.ids), s.stop) for s in made.values()] == [(3, "context")] * 2
 
 
 def test_a_prompt_that_does_not_fit_says_so(tiny):
     with pytest.raises(PromptError, match="holds 256"):
-        every(tiny.engine, [SampleRequest((5,) * 300, (None,))])
+        every(tiny.engine, [SampleRequest((5,) * 300, (0,))])
 
 
 def test_others_get_their_turn_between_rounds(tiny, prompts, monkeypatch):
     monkeypatch.setattr("rmx.engine.continuous_batching.ROUND_SECONDS", 0.0)
-    rounds = sample_continuously(tiny.engine, [SampleRequest(prompts[0], (None,) * 2)], HOT, stop_ids=frozenset())
+    rounds = sample_continuously(tiny.engine, [SampleRequest(prompts[0], range(2))], HOT, stop_ids=frozenset())
     turns = 0
     for _ in rounds:
         with tiny.engine.queue.turn(patience=0.1):
@@ -172,24 +149,24 @@ def test_a_cancel_ends_it_within_a_step(tiny, prompts):
         asked += 1
         return asked > 20
 
-    every(tiny.engine, [SampleRequest(p, (None,) * 2) for p in prompts], stop_ids=frozenset(), cancelled=cancelled)
+    every(tiny.engine, [SampleRequest(p, range(2)) for p in prompts], stop_ids=frozenset(), cancelled=cancelled)
     assert asked < 30
     assert tiny.engine.queue.waiting() == 0
 
 
 def test_the_prefix_cache_of_others_stays_as_it_is(tiny, prompts):
     """What a visitor computed may round otherwise, so it is neither used nor replaced."""
-    fresh = every(tiny.engine, [SampleRequest(prompts[3], (None,) * 2)])
+    fresh = every(tiny.engine, [SampleRequest(prompts[3], range(2))])
     tiny.engine.open(prompts[3][:11]).save()
     kept = len(tiny.engine.prefixes)
-    assert every(tiny.engine, [SampleRequest(prompts[3], (None,) * 2)]) == fresh
+    assert every(tiny.engine, [SampleRequest(prompts[3], range(2))]) == fresh
     assert len(tiny.engine.prefixes) == kept
 
 
 def test_the_batch_speaks_for_an_adapter(rl):
     model = rl.adapted
     prompt = model.prompt_ids("Ann has 3 apples and buys 4 more. How many apples does Ann have?")
-    made = every(model.engine, [SampleRequest(prompt, (None,))], HOT, adapter=rl.adapter, stop_ids=model.stop_ids)[0, 0]
+    made = every(model.engine, [SampleRequest(prompt, (0,))], HOT, adapter=rl.adapter, stop_ids=model.stop_ids)[0, 0]
     with model.engine.using(rl.adapter):
         logits = model.engine.open(prompt, adapter=rl.adapter, reuse=False).logits
     assert made.entropies[0] == pytest.approx(float(capture(logits[None], 1).entropy), abs=1e-6)
@@ -201,7 +178,7 @@ def test_prompts_share_a_batch_under_an_adapter_too(rl, monkeypatch):
     asked = [
         model.prompt_ids(f"Ann has {n} apples and buys 4 more. How many apples does Ann have?") for n in (3, 17, 5)
     ]
-    asks = [SampleRequest(prompt, (None,)) for prompt in asked]
+    asks = [SampleRequest(prompt, (0,)) for prompt in asked]
     one_by_one = [every(model.engine, [ask], sampling, adapter=rl.adapter, stop_ids=frozenset()) for ask in asks]
     sizes, forward = [], Engine.forward
 
@@ -217,13 +194,7 @@ def test_prompts_share_a_batch_under_an_adapter_too(rl, monkeypatch):
         assert made[i, 0].entropies == pytest.approx(alone_[0, 0].entropies, abs=1e-4)
 
 
-def test_slots_close_up_by_moving_the_last_rows(tiny):
-    slots = Slots(tiny.engine, 5)
-    slots.put(3, 2, None)
-    slots.put(8, 3, None)
-    assert slots.close_up([0, 3]) == [4, 1, 2]
-    assert slots.lengths == [8, 3, 8]
-    assert slots.close_up([1, 2]) == [0]
-    assert slots.width == 8
-    with pytest.raises(ValueError, match="5 rows do not fit: 1 of 5"):
-        slots.put(1, 5, None)
+def test_slots_come_in_few_sizes_and_hold_at_most_a_half_more_than_they_must():
+    sizes = [bucket_of(rows) for rows in range(1, 200)]
+    assert all(rows <= size <= 1.5 * rows for rows, size in enumerate(sizes, 1))
+    assert sorted(set(sizes)) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]

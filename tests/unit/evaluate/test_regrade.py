@@ -183,7 +183,7 @@ def test_what_is_kept_has_a_limit_and_the_oldest_goes(tmp_path, monkeypatch) -> 
     monkeypatch.setattr("rmx.storage.safe_files.PART_BYTES", 5_000)
     shelf = SampleStore(tmp_path).shelf("weights", Sampling(), STYLES["boxed"])
     for i in range(400):
-        shelf.add(Answered(f"prompt {i}", 0, "plan", 50, "7", "eos", tuple(range(50))))
+        shelf.add(Answered(f"prompt {i}", 0, 50, "7", "eos", tuple(range(50))))
     shelf.close()
     sizes = [path.stat().st_size for path in tmp_path.rglob("*.jsonl")]
     assert 20_000 < sum(sizes) <= 30_000

@@ -17,7 +17,7 @@ from rmx.prompt_styles import STYLES
 from rmx.ui.jobs.claims_jobs import Claims
 from rmx.ui.jobs.explorer import Explorer
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.claims_tab import ClaimsTab
+from rmx.ui.tabs.compare_tab import ClaimsTab
 from rmx.ui.tabs.explore_tab import ExploreTab
 
 pytestmark = pytest.mark.slow

@@ -403,6 +403,7 @@ def test_plain_output_and_mistakes(capsys):
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_outcomes_of_a_real_model(smol, capsys, monkeypatch):
     monkeypatch.setattr("rmx.models.workspace.Workspace.model", lambda self, spec: smol)
     argv = ["outcomes", "--problem", "0", "--set", "arith", "--pos", "8", "--samples", "2", "--max-new-tokens", "24"]

@@ -103,7 +103,7 @@ def test_no_beginning_is_tried_twice_and_no_deeper_one_before_all_shallower(mini
     assert [depth for depth, _ in tried] == sorted(depth for depth, _ in tried)
 
 
-@pytest.mark.parametrize("index", [1, 5])
+@pytest.mark.parametrize("index", [1, pytest.param(5, marks=pytest.mark.long)])
 def test_what_is_found_on_mini_is_true_and_nothing_shorter_exists(mini, index):
     problem = load_set("mini")[index]
     job = Job(mini.prompt_ids(problem.problem), Sampling(max_new_tokens=160), 1.0, known=problem.answer)
@@ -249,6 +249,7 @@ def test_plain_output_and_mistakes(capsys):
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_rescue_on_a_real_model(smol, capsys, monkeypatch):
     monkeypatch.setattr("rmx.models.workspace.Workspace.model", lambda self, spec: smol)
     argv = ["rescue", "--problem", "0", "--set", "arith", "--budget", "60", "--max-new-tokens", "30", "--json"]

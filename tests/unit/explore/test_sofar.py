@@ -78,7 +78,7 @@ def test_a_cancelled_batch_ends_at_once(tiny):
         rows = continue_prefixes(
             tiny.engine, [5] * 30, [9, 20], [7], max_new=12, over=lambda r, t: False, cancelled=lambda: True
         )
-    assert [len(r) for r in rows] == [1, 1]
+    assert rows == [[], []]
 
 
 def read(model, text, known=None, index=2):

@@ -15,9 +15,10 @@ from tests.unit.claims.test_claims import subject
 pytestmark = pytest.mark.slow
 
 
-def test_forcing_the_token_that_is_there_changes_no_token(mini):
+@pytest.mark.parametrize(("problems", "least"), [(1, 1), pytest.param(3, 10, marks=pytest.mark.long)])
+def test_forcing_the_token_that_is_there_changes_no_token(mini, problems, least):
     null = second = 0
-    for problem in load_set("mini")[:3]:
+    for problem in load_set("mini")[:problems]:
         found = controls_of(mini, problem, 0.6)
         assert len(found.tried) == found.forks * len(ARMS)
         for tried in found.tried:
@@ -27,10 +28,11 @@ def test_forcing_the_token_that_is_there_changes_no_token(mini):
                 assert not tried.other_answer
                 null += 1
             second += tried.arm == "second" and tried.same_tokens
-    assert null > 10
+    assert null > least
     assert second == 0  # another token was really forced
 
 
+@pytest.mark.long
 def test_the_null_swap_is_exact_on_a_real_model(smol):
     found = controls_of(smol, load_set("arith")[1], tau=3.0, max_new=24)
     null = [t for t in found.tried if t.arm == "null"]
@@ -40,7 +42,7 @@ def test_the_null_swap_is_exact_on_a_real_model(smol):
 
 def test_draws_repeat_with_their_seed(mini):
     problem = load_set("mini")[0]
-    runs = [controls_of(mini, problem, 0.3, temperature=1.5, seed=seed).tried for seed in (7, 7, 8)]
+    runs = [controls_of(mini, problem, 0.6, temperature=1.5, seed=seed).tried for seed in (7, 7, 8)]
     assert runs[0] == runs[1]
     assert len({tuple(t for t in run if t.arm == "resampled") for run in runs}) > 1
 

@@ -13,6 +13,7 @@ from rmx.cli.main import main
 from rmx.engine.engine import PrefixCache
 from rmx.errors import RmxError, SwapError
 from rmx.library import model as library_model
+from rmx.library.fan import fan_drawing
 from rmx.library.results import FORK, ArmsDocument, NotebookProgress, cell, chart, to_frame
 from rmx.models.load import load
 from rmx.models.workspace import Workspace
@@ -295,6 +296,18 @@ def test_a_solution_shows_its_forks_with_their_alternatives(model):
     assert not {"script", "iframe", "img", "link"} & set(tags.names)
     assert "✓ right" in shown
     assert repr(solution) == "<mini: answer 52 (right), 56 tokens, 3 forks>"
+
+
+def test_a_notebook_draws_the_forks_with_what_they_are_known_to_end_in(model):
+    solution = model.solve(problem="241")
+    assert solution._repr_html_().count('class="end unknown"') > 4 * (len(solution.forks) - 1)
+    assert 'class="end right"' not in solution._repr_html_()
+    taken = solution.swap(28, " Then")
+    shown = solution._repr_html_()
+    assert shown.count('class="end right"') == 1
+    assert "Then ✓ 52" in " ".join(Tags(shown).texts)
+    assert taken._repr_html_().count('class="end wrong"') == 1  # what stood there before
+    assert fan_drawing(replace(solution.trace, tau=9.0), {})["forks"] == []
 
 
 def test_what_a_model_says_is_escaped():

@@ -10,12 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmx.compare.controls import check_base
-from rmx.engine.engine import adapter_key
+from rmx.engine.engine import adapter_key, why_not_linear
 from rmx.errors import ModelError, TrainError
-from rmx.models.adapter_facts import facts, why_not_linear
-from rmx.models.adapter_files import KINDS
+from rmx.models.adapter_facts import facts
 from rmx.models.adapter_names import attached
-from rmx.models.adapters import add_adapter, drop_adapter
+from rmx.models.adapters import KINDS, add_adapter, drop_adapter
 from rmx.models.base_state import base_changes, base_tensors, key_of, probe
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair, open_pair
@@ -160,7 +159,7 @@ def test_a_folded_adapter_is_a_plain_lora_of_twice_the_rank_and_says_so(tmp_path
     found = facts(model, name)
     assert (found.type, found.rank, found.alpha, found.folded) == ("LORA", 8, 12, "pissa")
     pair = Pair(model, model, adapter_key(name, 1.0))
-    assert pair.mixable
+    assert pair.base.engine.scales(pair.adapter)
     with open_pair(pair, [IDS[:-1]], reuse=False) as stream:
         stream.feed([IDS[-1]])
         assert (stream.adapted[0] - expected[-1]).abs().max() < NOISE

@@ -15,7 +15,7 @@ from rmx.evaluate.sample_store import SampleStore
 from rmx.models import adapters as adapters_module
 from rmx.models.adapter_names import attached
 from rmx.models.adapters import add_adapter
-from rmx.models.base_state import base_changes, base_tensors, checksum, checksums, digest, key_of, probe, remember_base
+from rmx.models.base_state import base_changes, base_tensors, checksum, digest, key_of, probe, remember_base
 from rmx.models.load import Model
 from rmx.models.model_pair import Pair, make_pair
 from rmx.models.workspace import Workspace
@@ -96,7 +96,7 @@ def test_the_base_is_recorded_before_the_first_adapter_and_never_after(tmp_path)
     assert base_changes(model) is None
     remember_base(model)
     first = model.engine.checksums
-    assert first == checksums(qwen().state_dict().items())
+    assert first == {name: checksum(tensor) for name, tensor in qwen().state_dict().items()}
     add_adapter(model, save_lora(tmp_path / "a", qwen()))
     model.engine.model.get_base_model().lm_head.weight.data[0, 0] += 1
     remember_base(model)

@@ -14,7 +14,6 @@ from transformers import DynamicCache
 import rmx.models.load
 from rmx.cli.main import main
 from rmx.compare.controls import check_loaded, dtype_noise
-from rmx.engine.prefix_cache import select_rows
 from rmx.errors import ModelError
 from rmx.evaluate.eval_report import key_of
 from rmx.models.load import Placing, check_in_memory, load, split_dtype
@@ -140,20 +139,6 @@ def test_quantised_tensors_are_not_compared_with_the_file(asked):
     assert check.holds
     with model.engine.queue.turn():
         assert dtype_noise(model, [1, 2, 3]) is None
-
-
-def test_rows_are_selected_in_every_layer():
-    caches = [DynamicCache(), DynamicCache()]
-    for cache in caches:
-        for layer in range(2):
-            torch.manual_seed(layer)
-            cache.update(torch.randn(4, 1, 3, 2), torch.randn(4, 1, 3, 2), layer)
-    rows = torch.tensor([2, 0])
-    select_rows(caches[0], rows)
-    caches[1].batch_select_indices(rows)
-    for ours, theirs in zip(caches[0].layers, caches[1].layers, strict=True):
-        assert torch.equal(ours.keys, theirs.keys)
-        assert torch.equal(ours.values, theirs.values)
 
 
 # -- the command line -------------------------------------------------------------------------------------------------

@@ -14,16 +14,24 @@ from rmx.data.problem_sets import load_set
 from rmx.errors import ModelError, PromptError
 from rmx.evaluate.eval_report import EvalConfig, contestants_of
 from rmx.evaluate.evaluation import Evaluation
-from rmx.models.families import FAMILIES, Facts, family_of, style_of
+from rmx.models import presets
 from rmx.models.load import load
 from rmx.models.model_pair import ask_alike, make_pair
-from rmx.models.presets import PRESETS
+from rmx.models.presets import PRESETS, PairPreset
 from rmx.models.stand_ins import byte_tokenizer
-from rmx.models.style_options import StyleOptions, from_form, resolve_style, to_form
+from rmx.models.style_options import (
+    FAMILIES,
+    Facts,
+    StyleOptions,
+    family_of,
+    from_form,
+    resolve_style,
+    style_of,
+    to_form,
+)
 from rmx.models.workspace import Workspace
 from rmx.prompt_styles import STYLES, PromptStyle
-from rmx.recipes.distill_job import DistillJob
-from rmx.recipes.job import TrainJob
+from rmx.recipes.job import DistillJob, TrainJob
 from tests.conftest import qwen, wrap
 
 pytestmark = pytest.mark.slow
@@ -101,6 +109,7 @@ def test_a_model_is_asked_alike_whatever_its_folder_is_called(mini, tmp_path) ->
     assert "the miniature's chat template" in copy.style.why
 
 
+@pytest.mark.long
 def test_smollm2_is_asked_alike_from_elsewhere(smol, tmp_path) -> None:
     folder = tmp_path / "unnamed"
     folder.symlink_to(smol.source)
@@ -456,3 +465,49 @@ def test_a_workspaces_model_stays_as_it_is(mini) -> None:
     assert mini.style == before
     assert mini.ask_in(StyleOptions()) is mini
     assert mini.ask_in(StyleOptions(), "mini:test") is mini
+
+
+# ---- sets that come with solved examples
+
+
+def test_words_are_asked_behind_three_solved_examples_unless_another_style_is_asked_for():
+    found = STYLES["chat"].for_set("words:train")
+    assert (found.name, found.stops, found.chat) == ("three-shot", ("\n",), False)
+    assert found.fill("How many?").count("The answer is") == 3
+    assert found.fill("How many?").endswith("\n\nQuestion: How many?\nAnswer:")
+    assert [STYLES["chat"].for_set(name).name for name in ("arith", "gsm8k", None)] == ["chat"] * 3
+    assert [STYLES[name].for_set("words").name for name in ("mini", "qwen")] == ["mini", "qwen"]
+    asked = resolve_style(STYLES["chat"], StyleOptions(style="chat"), "words", False, "m", "{{x}}")
+    assert asked.name == "chat"
+    own = resolve_style(STYLES["chat"], StyleOptions(template="Q {problem}"), "words", False, "m", "{{x}}")
+    assert own.template == "Q {problem}"
+    assert PromptStyle.from_json(json.loads(json.dumps(found.json()))).concluding == found.concluding
+
+
+def test_a_solved_example_of_the_prompt_is_no_problem_of_the_set():
+    shown = {line for line in STYLES["three-shot"].template.splitlines() if line.startswith("Question: ")}
+    assert (
+        not {f"Question: {p.problem}" for split in ("train", "validation", "test") for p in load_set(f"words:{split}")}
+        & shown
+    )
+
+
+def test_a_problem_of_ones_own_is_asked_as_the_bundled_adapter_learnt_it(mini, monkeypatch):
+    space = Workspace("cpu", loader=lambda spec: mini.with_style(STYLES["chat"]))
+    assert make_pair(space, "mini", "rl").base.style.name == "chat"
+    monkeypatch.setattr(presets, "_BUNDLED", (PairPreset("words", "", "mini", "rl", set_name="words"),))
+    assert make_pair(space, "mini", "rl").base.style.name == "three-shot"
+    assert make_pair(space, "mini", "rl", style=StyleOptions(style="chat")).base.style.name == "chat"
+    assert make_pair(space, "mini", "rl", set_name="arith").base.style.name == "chat"
+    assert make_pair(space, "mini", "rl", raw=True).base.style.name == "raw"
+    assert make_pair(space, "mini", "reasonmaxxer").base.style.name == "chat"
+
+
+def test_adapters_lie_beside_the_model_that_they_ship_with(monkeypatch, tmp_path):
+    assert presets.shipped_adapters("mini") == ["reasonmaxxer", "rl"]
+    monkeypatch.setattr(presets, "ASSETS", tmp_path)
+    for place in (tmp_path / presets.SMOLLM2 / "rl", tmp_path / "problems" / "rl"):
+        place.mkdir(parents=True)
+        (place / "adapter_config.json").write_text("{}")
+    assert presets.shipped_adapters(presets.SMOLLM2) == ["rl"]
+    assert presets.shipped_adapters("mini") == presets.shipped_adapters("problems") == []

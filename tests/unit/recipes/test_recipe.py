@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from rmx.cli.options import add_recipe, recipe_of
 from rmx.data.problem_sets import load_set
 from rmx.errors import RmxError, TrainError
-from rmx.recipes.job import TrainJob, add_recipe, problems_of, recipe_of, resolved
+from rmx.recipes.job import TrainJob, problems_of, resolved
 from rmx.recipes.recipe import HELP, PAPER, PRESETS, Recipe, command, field_types
 
 

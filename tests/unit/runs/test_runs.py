@@ -12,8 +12,7 @@ import time
 import pytest
 
 from rmx.errors import RmxError, TrainError
-from rmx.recipes.distill_job import DistillJob
-from rmx.recipes.job import TrainJob
+from rmx.recipes.job import DistillJob, TrainJob
 from rmx.recipes.recipe import SMALL
 from rmx.runs.folder import RunFolder
 from rmx.runs.queue import _before
@@ -235,7 +234,7 @@ def test_alive_is_whoever_holds_the_lock(folder):
 
 
 def test_two_processes_cannot_have_one_run(folder, monkeypatch):
-    monkeypatch.setattr("rmx.runs.lock.PATIENCE", 0.1)
+    monkeypatch.setattr("rmx.runs.folder.PATIENCE", 0.1)
     with folder.lock(), pytest.raises(TrainError, match="under way already"), RunFolder(folder.path).lock():
         pytest.fail("it was had twice")
 
@@ -390,7 +389,7 @@ def test_a_new_run_takes_no_folder_that_holds_something(store, tmp_path):
 
 
 def test_removing_leaves_nothing_and_spares_a_run_under_way(store, folder, monkeypatch):
-    monkeypatch.setattr("rmx.runs.lock.PATIENCE", 0.1)
+    monkeypatch.setattr("rmx.runs.folder.PATIENCE", 0.1)
     (store.root / ".removed-half-done").mkdir()
     (folder.path / "checkpoints").mkdir()
     (folder.path / "checkpoints" / "weights").write_bytes(b"x")

@@ -6,17 +6,19 @@ import threading
 
 import pytest
 
-from rmx.cli.main import main
+from rmx.cli.main import _parser, main
+from rmx.cli.options import request_of
 from rmx.errors import RmxError
 from rmx.models.load import load
 from rmx.models.site_rules import SiteRules
 from rmx.models.stand_ins import scripted_model
+from rmx.models.style_options import StyleOptions
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
 from rmx.runs.store import RunStore
-from rmx.service import VERBS, Limits, Site, call
+from rmx.service import VERBS, Limits, Site, call, write_command
 from rmx.service.arguments import count_later, hints_of
-from rmx.service.requests import AskingRequest
+from rmx.service.requests import AskingRequest, ClaimsRequest, EvalRequest, RescueRequest, ShiftsRequest
 from rmx.service.runs import without_folders
 from rmx.ui.endpoints import limits_of
 from rmx.ui.settings import Settings
@@ -353,3 +355,24 @@ def test_arguments_keep_their_places_for_callers_that_give_them_by_position():
     later = ["style", "system", "template", "thinking", "stop", "answers"]
     for verb in (verb for verb in VERBS.values() if issubclass(verb, AskingRequest)):
         assert list(hints_of(verb))[-count_later(verb) :][:6] == later
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        EvalRequest(
+            model="m", adapter=["rl", "my run's"], teacher=["a/b"], k=[1, 4], n=8, temperature=1.0, greedy=False
+        ),
+        EvalRequest(greedy=False),
+        ClaimsRequest(model="m", adapter="b", tau=1.23456789, limit=7, only="gain,reranked", budget=9),
+        RescueRequest(prompt="Ann's 2 cards", answer="2", raw=True, goal="right", most_swaps=2),
+        ShiftsRequest(pair="mini+rl", limit=3, placebo=False, strength=0.5, max_new_tokens=12),
+    ],
+    ids=lambda asked: type(asked).__name__,
+)
+def test_a_written_command_asks_the_same_and_names_no_default(asked):
+    verb, *words = write_command(asked, StyleOptions())[1:]
+    assert request_of(_parser().parse_args([verb, *words]), type(asked)) == asked
+    assert {"--set", "--seed", "--top-p", "--brief"}.isdisjoint(words)
+    style = StyleOptions(style="abel", stops=())
+    assert write_command(asked, style) == ["rmx", verb, *words, "--style", "abel", "--stop", ""]

@@ -16,10 +16,9 @@ from rmx.config import ASSETS
 from rmx.errors import ModelError, RmxError, Stopped, TrainError
 from rmx.models.adapter_names import names_adapter
 from rmx.models.load import Model, load
-from rmx.recipes.distill_job import SMALL as SMALL_RECIPE
-from rmx.recipes.distill_job import DistillJob, DistillRecipe
-from rmx.recipes.job import Problems, TrainJob, problems_of
-from rmx.recipes.recipe import AdapterConfig, write_flags
+from rmx.recipes.job import DistillJob, Problems, TrainJob, problems_of
+from rmx.recipes.recipe import SMALL_DISTILL as SMALL_RECIPE
+from rmx.recipes.recipe import AdapterConfig, DistillRecipe, write_flags
 from rmx.records import Problem, Rollout
 from rmx.runs.folder import RunFolder
 from rmx.runs.store import row

@@ -76,7 +76,6 @@ def test_newcomers_stand_behind_the_candidates():
     model = chain({"Q": dict(zip("abcdefg", (0.4, 0.2, 0.15, 0.1, 0.08, 0.04, 0.03), strict=True))})
     prompt = model.prompt_ids("Q")
     replay = ForkReplay(model, [Fork("f", prompt, (), prompt[0])])
-    model.engine.forward = _unmasked(model.engine.forward)
     replay.event(0, None)
     row = model.engine.model.logits[prompt[0]]
     ids = {w: model.tokenizer.convert_tokens_to_ids(w) for w in "abcdefg"}
@@ -84,11 +83,6 @@ def test_newcomers_stand_behind_the_candidates():
     told = replay.event(9, None)["forks"][0]["top"]
     assert [c["text"] for c in told] == ["a", "b", "c", "d", "e", "g"]
     assert [round(c["p"], 2) for c in told] == [0.03, 0.2, 0.15, 0.1, 0.08, 0.4]
-
-
-def _unmasked(forward):
-    """A chain takes no mask; a single prefix needs none."""
-    return lambda ids, cache, keep, attention_mask, position_ids: forward(ids, cache, keep)
 
 
 def test_no_forks_no_work(pair):

@@ -10,7 +10,7 @@ import pytest
 from gradio.state_holder import StateHolder
 
 from rmx.engine.fair_queue import as_owner, current_owner
-from rmx.ui.background import prefetch
+from rmx.ui.jobs.page_jobs import prefetch
 from rmx.ui.server.queue_shares import LightSessions, lighten, without_matplotlib
 from rmx.ui.server.serve import listen
 

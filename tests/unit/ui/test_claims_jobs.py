@@ -15,6 +15,7 @@ from rmx.errors import ModelError, RmxError
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs import claims_jobs as claims_module
 from rmx.ui.jobs.claims_jobs import Claims, claims_texts
+from rmx.ui.jobs.page_jobs import FAULT
 from rmx.ui.tabs.form_parts import StreamTab
 from tests.helpers.claims_document import HOSTILE
 from tests.unit.claims.test_claims import alike, arms, subject
@@ -154,3 +155,48 @@ def test_old_jobs_leave_memory(made):
 def test_the_page_has_all_texts_from_the_start():
     assert [t["id"] for t in claims_texts()] == [c.id for c in CLAIMS]
     assert all(t["paper"] and t["how"] and t["button"] and t["caveats"] for t in claims_texts())
+
+
+def under_way(monkeypatch):
+    """A job whose page has just been told that a row is being measured."""
+    monkeypatch.setattr(claims_module, "STATE_INTERVAL", 0.0)
+    claims = Claims(SPACE)
+    job = claims.start(OPTIONS, "gain")
+    stream = claims.stream(job)
+    while not any(r["state"] == "measuring" for r in next(stream)["rows"]):
+        pass
+    return claims, job, stream
+
+
+@pytest.mark.parametrize("where", ["bars_of", "claims_command"])
+def test_a_state_that_cannot_be_written_ends_the_job_and_leaves_no_row_at_measuring(made, monkeypatch, where):
+    def broken(*_):
+        raise KeyError("low")
+
+    claims, job, stream = under_way(monkeypatch)
+    monkeypatch.setattr(claims_module, where, broken)
+    *_, last = stream
+    assert (last["done"], last["error"]) == (True, FAULT)
+    assert (row(last, "gain")["state"], row(last, "gain")["why"]) == ("failed", FAULT)
+    assert claims.tail({"id": job.id}) == last  # what a page asks for that missed it
+
+
+def test_a_fault_of_a_study_leaves_no_row_at_measuring(made, monkeypatch):
+    def broken(*_):
+        yield StudyProgress(1, 2, None)
+        raise KeyError("low")
+
+    monkeypatch.setitem(board_module.STUDIES, "interventions", broken)
+    claims = Claims(SPACE)
+    job = claims.start(OPTIONS, "gain")
+    with pytest.raises(KeyError):
+        list(claims.stream(job))
+    told = claims.tail({"id": job.id})
+    assert (told["done"], told["error"]) == (True, FAULT)
+    assert (row(told, "gain")["state"], row(told, "gain")["why"]) == ("failed", FAULT)
+
+
+def test_a_stream_that_the_page_gave_up_leaves_no_row_at_measuring(made, monkeypatch):
+    claims, job, stream = under_way(monkeypatch)
+    stream.close()
+    assert row(claims.tail({"id": job.id}), "gain")["state"] == "stopped"

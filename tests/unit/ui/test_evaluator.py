@@ -85,7 +85,7 @@ def test_a_form_becomes_what_is_asked_and_its_command(evaluator):
     assert asked.samples == 4 * 3 * 3
     assert asked.command() == (
         "rmx eval --model mini --adapter rl --adapter 'my run'\"'\"'s' --set mini:test --limit 4 --n 2 "
-        "--temperature 0.6 --top-p 0.95 --seed 0 --max-new-tokens 64 --json"
+        "--max-new-tokens 64 --json"
     )
 
 

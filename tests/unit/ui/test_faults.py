@@ -388,7 +388,7 @@ if how == "full":
 else:
     os.system(f"mount -o remount,ro {root}")
 shelf = SampleStore(root / "samples").shelf("key", Sampling(), STYLES["boxed"])
-shelf.add(Answered("p", 0, "plan", 3, "7", "eos"))
+shelf.add(Answered("p", 0, 3, "7", "eos"))
 print("shelf:", shelf.fault)
 owners = owners_of("0.0.0.0")
 print("cookie:", owners.read(owners.value(eve)) == eve)
@@ -439,7 +439,7 @@ def test_a_library_that_names_a_file_of_the_machine_is_repeated_without_its_fold
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(adapter / WEIGHTS))
 
     monkeypatch.setattr("datasets.load_dataset", refuse)
-    monkeypatch.setattr("rmx.models.adapter_files.load_file", refuse)
+    monkeypatch.setattr("rmx.models.adapters.load_file", refuse)
     for act in (lambda: load_set("amc23"), lambda: Training(Workspace("cpu"), training.store).opened({"id": "good"})):
         with pytest.raises(RmxError, match=r"Read-only file system: 'adapter_model\.safetensors'") as told:
             act()

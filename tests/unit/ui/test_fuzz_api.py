@@ -1,12 +1,13 @@
 """Whatever is sent to the app, it answers with a refusal or a sentence: never a fault, a traceback, a file or a path of
 the machine; and it works as before afterwards. What a request provokes is followed: a path in an answer is asked for,
 the temporary folders are looked through, names that were looked up are noted, memory and the time of an answer are
-measured. `RMX_FUZZ=3000` sends so many requests instead of a few hundred."""
+measured. `RMX_FUZZ=3000` sends so many requests instead of a hundred."""
 
 import json
 import os
 import re
 import socket
+import statistics
 import tempfile
 import time
 import traceback
@@ -20,6 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import rmx
+from rmx.models.load import load
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.service import VERBS, Limits, Site
@@ -29,7 +31,7 @@ from tests.helpers.live import running
 
 pytestmark = pytest.mark.slow
 
-COUNT = int(os.environ.get("RMX_FUZZ", "250"))
+COUNT = int(os.environ.get("RMX_FUZZ", "100"))
 SMALL = Limits(max_new_tokens=12, problems=2, samples=8, budget=300)
 PATHS = re.compile(r"(?<![\w.:/])/(?:tmp|proc|etc|root|home|usr|var)/[^\s\"'\\<>]{1,300}")
 HOME = Path(rmx.__file__).parents[1]
@@ -86,7 +88,7 @@ class Provoked:
 
 
 @pytest.fixture(scope="module")
-def target(mini, tmp_path_factory, faults):
+def target(tmp_path_factory, faults):
     """A public app with runs in a folder of its own, files with a token around it, and no limit to how often."""
     home = tmp_path_factory.mktemp("machine")
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as other:
@@ -98,7 +100,8 @@ def target(mini, tmp_path_factory, faults):
         patch.setattr("rmx.ui.server.rate_limit.AccessGate._too_often", lambda *_: 0.0)
         for place in ("page", "server.web_app"):
             patch.setattr(f"rmx.ui.{place}.site_of", lambda space, _, store: Site(space, store, SMALL))
-        space = Workspace("cpu", loader=lambda spec: mini, policy=SiteRules(public=True, training="off"))
+        own = load("mini", device="cpu")  # on which requests put adapters
+        space = Workspace("cpu", loader=lambda spec: own, policy=SiteRules(public=True, training="off"))
         space.model("mini")
         with running(space, public=True, training="off", max_new_tokens=12) as url:
             yield what_it_offers(url, places)
@@ -161,13 +164,14 @@ def test_no_request_breaks_in_or_breaks_the_app(target, faults, provoked, data):
 
 
 def test_memory_and_the_time_of_an_answer_stay_within_bounds(provoked):
-    """Of what the requests before have provoked; the limits are generous, the machine may have other work."""
-    warm = provoked.memory[len(provoked.memory) // 4 :]
+    """Of what the requests before have provoked; where the machine has other work the first answers are slow too."""
+    first = len(provoked.memory) // 4
+    warm, usual = provoked.memory[first:], statistics.median(provoked.seconds[:first])
     assert len(warm) > 50
     assert max(warm) - warm[0] < 300  # MB
-    late = sorted(provoked.seconds)
-    assert late[len(late) // 2] < 0.25
-    assert late[int(0.99 * len(late))] < 3
+    late = sorted(provoked.seconds[first:])
+    assert late[len(late) // 2] < max(0.25, 2 * usual)
+    assert late[int(0.99 * len(late))] < max(3, 20 * usual)
 
 
 def test_the_app_works_as_before(target):

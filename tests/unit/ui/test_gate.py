@@ -14,13 +14,12 @@ from starlette.routing import Route
 
 from rmx.models.stand_ins import scripted_model
 from rmx.models.workspace import Workspace
-from rmx.ui.request_log import metrics, observed
-from rmx.ui.server.connections import Allowance
+from rmx.ui.jobs.page_jobs import metrics, observed
 from rmx.ui.server.doors import LARGE, SMALL
 from rmx.ui.server.rate_limit import AccessGate
 from rmx.ui.server.web_app import web_app
 from rmx.ui.settings import Settings
-from rmx.ui.visitor_cookie import Owners, stranger
+from rmx.ui.visitor_cookie import Allowance, Owners, stranger
 
 SECRET, RIGHT = b"s" * 32, "anna:correct horse"
 
@@ -73,7 +72,7 @@ def test_an_allowance_is_spent_and_comes_back():
 
 
 def test_allowances_do_not_grow_without_end(monkeypatch):
-    monkeypatch.setattr("rmx.ui.server.connections.MOST_KNOWN", 10)
+    monkeypatch.setattr("rmx.ui.visitor_cookie.MOST_KNOWN", 10)
     allowance = Allowance(1, 1, Clock())
     for i in range(50):
         allowance.take(str(i))

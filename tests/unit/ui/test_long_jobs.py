@@ -26,8 +26,7 @@ from rmx.ui.jobs.evaluator import UNSEEN, EvalJob, Evaluator
 from rmx.ui.jobs.page_jobs import EVALUATIONS, SET_RUNS, JobLimits, PageJob
 from rmx.ui.jobs.training import FREE, MICRO_BATCH, MOST_PROBED, Training
 from rmx.ui.settings import Settings
-from rmx.ui.tabs.claims_tab import ClaimsTab
-from rmx.ui.tabs.compare_tab import CompareTab
+from rmx.ui.tabs.compare_tab import ClaimsTab, CompareTab
 from rmx.ui.visitor_cookie import Visitor
 
 PUBLIC = SiteRules(public=True, training="mini")

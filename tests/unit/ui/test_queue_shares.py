@@ -304,8 +304,8 @@ def test_a_greedy_cookie_and_a_greedy_address_neither_refuse_nor_delay_somebody_
     [
         ("solve", SLOW),
         ("pair-compare", {"pair-max-new": 1000}),
-        ("pair-shifts", {"pair-limit": 100}),
-        ("pair-intervene", {"pair-limit": 100}),
+        pytest.param("pair-shifts", {"pair-limit": 100}, marks=pytest.mark.long),
+        pytest.param("pair-intervene", {"pair-limit": 100}, marks=pytest.mark.long),
         ("claims-measure", {"claims-limit": 100}),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rmx.errors import RmxError, TrainError
+from rmx.errors import Busy, RmxError, TrainError
 from rmx.models.site_rules import SiteRules
 from rmx.models.workspace import Workspace
 from rmx.recipes.job import TrainJob
@@ -96,6 +96,31 @@ def test_nonsense_is_a_sentence(data: Any, training: Training) -> None:
     for ask in (training.run_tail, training.run_files, training.dry_run, training.opened):
         with pytest.raises(RmxError, match="no run"):
             ask(data)
+
+
+def waiting_run(training: Training, job: TrainJob) -> RunFolder:
+    """A run of Ann's that waits for its turn."""
+    folder = training.store.create(job, owner=ANN.public)
+    folder.set_status(state="queued", came=1.0, flags=[])
+    return folder
+
+
+def test_the_very_run_that_is_under_way_is_not_started_again(training: Training) -> None:
+    job = TrainJob(recipe=SMALL, preset="small")
+    folder = waiting_run(training, job)
+    with pytest.raises(Busy, match=f"Your run {folder.id} goes on. Stop it first"):
+        training.refuse_second(job, ANN)
+    training.refuse_second(job, BOB)
+    training.refuse_second(replace(job, recipe=SMALL.with_(seed=7)), ANN)  # another run may wait in line
+    folder.set_status(state="stopped")
+    training.refuse_second(job, ANN)
+
+
+def test_on_a_public_site_a_visitor_has_one_run_at_a_time(tmp_path: Path) -> None:
+    training = Training(Workspace(policy=SiteRules(public=True)), RunStore(tmp_path))
+    folder = waiting_run(training, TrainJob(recipe=QUICK, preset="quick"))
+    with pytest.raises(Busy, match=folder.id):
+        training.refuse_second(TrainJob(recipe=QUICK.with_(seed=7), preset="quick"), ANN)
 
 
 def test_a_plan_names_command_and_departures_also_of_a_model_that_is_not_loaded(training: Training) -> None:

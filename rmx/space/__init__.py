@@ -1,1 +1,0 @@
-"""Deploying to a Hugging Face Space."""

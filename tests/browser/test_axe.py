@@ -1,0 +1,42 @@
+"""Every tab before axe-core, light and dark: nothing serious or critical, and headings without a gap."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright")
+from places import status
+from playwright.sync_api import Page, expect
+
+Open = Callable[..., Page]
+AXE = Path(sys.prefix) / "axe.min.js"
+SEEN = {"Explore": "#view .head", "Compare": "#pair .legend", "Train": "#train .plan", "Evaluate": "#evaluate .rmx"}
+SEEN |= {"Claims": "#claims .name-of", "Runs": "#runs .rmx"}
+FOUND = """async () => (await axe.run(document, {resultTypes: ['violations']})).violations
+  .filter((v) => ['serious', 'critical'].includes(v.impact) || v.id === 'heading-order')
+  .flatMap((v) => v.nodes.map((n) => `${v.id} ${n.target.join(' ')} ${n.any[0]?.message ?? ''}`))"""
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    assert AXE.is_file(), f"{AXE} is missing: `make {AXE.name}` as `make test` does, or put axe-core's file there"
+    return AXE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious_on_any_tab(open_page: Open, url: str, axe: str, theme: str) -> None:
+    page = open_page(f"{url}?__theme={theme}")
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    page.evaluate(axe)
+    found = {}
+    for name, part in SEEN.items():
+        page.get_by_role("tab", name=name, exact=True).click()
+        expect(page.locator(part).first).to_be_visible(timeout=30_000)
+        found[name] = page.evaluate(FOUND)
+    page.get_by_role("tab", name="Explore", exact=True).click()
+    page.locator("#view .flow .fork").first.click()
+    expect(page.get_by_role("region", name="Inspector")).to_contain_text("Fork at")
+    found["Inspector"] = page.evaluate(FOUND)
+    assert {name: faults for name, faults in found.items() if faults} == {}

@@ -1,0 +1,263 @@
+"""The page around the views, in Chromium: tabs and the address, keys, full screen, what links to it show elsewhere."""
+
+import re
+from collections.abc import Callable
+from urllib.parse import parse_qs, urlparse
+
+import pytest
+
+pytest.importorskip("playwright")
+from places import answer, status
+from playwright.sync_api import Locator, Page, expect
+
+from rmx.data.problem_sets import examples
+
+Open = Callable[..., Page]
+FIRST = examples()[0]
+
+
+@pytest.fixture
+def page(open_page: Open, url: str) -> Page:
+    opened = open_page(url)
+    expect(status(opened)).to_contain_text("tokens", timeout=30_000)
+    return opened
+
+
+def tab(page: Page, name: str) -> Locator:
+    return page.get_by_role("tab", name=name, exact=True)
+
+
+def open_tab(page: Page, name: str) -> None:
+    tab(page, name).click()
+    expect(tab(page, name)).to_have_attribute("aria-selected", "true")
+
+
+def named_tab(page: Page) -> str | None:
+    return parse_qs(urlparse(page.url).query).get("tab", [None])[0]
+
+
+def view_class(page: Page) -> str:
+    return page.locator("#view .rmx").first.get_attribute("class") or ""
+
+
+# ---- full screen -------------------------------------------------------------------------------------------------
+def test_space_and_enter_go_on_after_present_was_clicked(page: Page) -> None:
+    page.locator("#present").click()
+    stage, play = page.locator("[data-ui=stage]"), page.locator("[data-ui=play]")
+    for key in (" ", "Enter"):
+        expect(stage).to_be_visible()
+        page.keyboard.press(key)
+        expect(stage).to_be_hidden()
+        page.keyboard.press(" ")
+        expect(play).to_have_text("Play")
+        page.keyboard.press(" ")
+        expect(play).to_have_text("Pause")
+    page.keyboard.press("Escape")
+    expect(page.locator("html")).not_to_have_class(re.compile("rmx-presenting"))
+
+
+def test_present_is_off_with_its_reason_where_nothing_can_fill_the_screen(page: Page) -> None:
+    present = page.locator("#present")
+    for name in ("Train", "Evaluate", "Claims", "Runs"):
+        open_tab(page, name)
+        expect(present).to_be_disabled()
+        expect(present).to_have_attribute("title", re.compile("open Explore or Compare"))
+    page.evaluate("window.rmx.presenter(true)")
+    expect(page.locator("html")).not_to_have_class(re.compile("rmx-presenting"))
+    open_tab(page, "Explore")
+    expect(present).to_be_enabled()
+
+
+# ---- tabs in the address -----------------------------------------------------------------------------------------
+def test_the_address_names_the_tab_for_reload_and_back(page: Page) -> None:
+    for name in ("Train", "Runs"):
+        open_tab(page, name)
+        expect(page).to_have_url(re.compile(f"tab={name.lower()}"))
+    page.reload()
+    expect(tab(page, "Runs")).to_have_attribute("aria-selected", "true", timeout=30_000)
+    page.go_back()
+    expect(tab(page, "Train")).to_have_attribute("aria-selected", "true")
+    page.go_back()
+    expect(tab(page, "Explore")).to_have_attribute("aria-selected", "true")
+    assert named_tab(page) is None
+    page.go_forward()
+    expect(tab(page, "Train")).to_have_attribute("aria-selected", "true")
+
+
+# ---- keys and what is read aloud ---------------------------------------------------------------------------------
+def test_the_first_tab_stop_leads_past_the_form_to_the_first_fork(page: Page) -> None:
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the solution")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(".flow .fork").first).to_be_focused()
+
+
+def test_control_and_enter_solve_what_stands_in_the_box(page: Page) -> None:
+    box = page.get_by_label("Problem", exact=True).first
+    box.fill("Ann has 3 pens. Ben has 4 more. How many pens do they have together?")
+    box.press("Control+Enter")
+    expect(page.locator("#view .title")).to_contain_text("Ann has 3 pens")
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+
+
+def test_a_new_answer_is_read_aloud(page: Page) -> None:
+    spoken = page.locator("#view [aria-live=polite][data-ui=spoken]")
+    expect(spoken).to_contain_text("wrong")
+    page.locator(f".flow .t[data-i='{FIRST.pos}']").click()
+    alternatives = page.get_by_role("list", name="Alternatives").get_by_role("button")
+    alternatives.filter(has_text=FIRST.token_text.strip()).first.click()
+    expect(answer(page)).to_contain_text("✓ right")
+    expect(spoken).to_contain_text(f"Answer: {FIRST.answer}. right")
+
+
+def test_headings_lead_through_the_page(page: Page) -> None:
+    expect(page.get_by_role("heading", level=1)).to_have_text("rmx")
+    for name in ("Problem", "Answer", "Solution", "Fork"):
+        expect(page.get_by_role("heading", level=2, name=name, exact=False).first).to_be_attached()
+
+
+# ---- the first ten seconds ---------------------------------------------------------------------------------------
+def test_the_badge_stands_on_the_fork_that_decides(page: Page) -> None:
+    expect(page.locator("#view .flow .first")).to_have_attribute("data-i", str(FIRST.pos))
+
+
+def test_about_says_on_one_screen_what_this_is(page: Page) -> None:
+    page.get_by_role("button", name="About").click()
+    about = page.get_by_role("dialog", name="What a fork is, and why it matters")
+    expect(about).to_be_visible()
+    expect(about).to_contain_text("arXiv 2605.06241")
+    assert about.evaluate("node => node.scrollHeight <= node.clientHeight")
+    page.keyboard.press("Escape")
+    expect(about).to_be_hidden()
+
+
+def test_the_tour_covers_nothing_that_it_explains_on_a_phone(open_page: Open, url: str) -> None:
+    page = open_page(url, width=390, height=844)
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    page.locator("#tour").click()
+    callout, apart = page.get_by_role("dialog", name="Tour"), "([a, b]) => a.bottom <= b.top || a.top >= b.bottom"
+    for button in ("Next", "Take “Then”", "Next", "Next", "Done"):
+        expect(callout.get_by_role("button", name=button)).to_be_visible()
+        if button.startswith("Next"):
+            page.wait_for_timeout(300)
+        rects = page.evaluate(
+            "['.spot', '.callout'].map((name) => document.querySelector(name)?.getBoundingClientRect())"
+        )
+        assert rects[0] is None or page.evaluate(apart, rects)
+        callout.get_by_role("button", name=button).click()
+    expect(answer(page)).to_contain_text("✓ right")
+
+
+def test_a_text_outside_of_minis_world_leads_elsewhere_by_one_click(page: Page) -> None:
+    box = page.get_by_label("Problem", exact=True).first
+    expect(page.locator("#nearest")).to_be_hidden()
+    box.fill("Why is the sky blue over Paris in spring?")
+    expect(page.locator("#banner")).to_contain_text("would be noise")
+    expect(page.locator("#real")).to_be_visible()
+    page.locator("#nearest").click()
+    expect(page.locator("#nearest")).to_be_hidden()
+    expect(page.locator("#view .title")).to_have_text(box.input_value())
+    assert "sky" not in box.input_value()
+
+
+def test_words_that_need_it_say_what_they_mean(page: Page) -> None:
+    for word in ("nats", "fork"):
+        expect(page.locator("#view .legend abbr").filter(has_text=word).first).to_have_attribute(
+            "title", re.compile("entropy|information")
+        )
+    page.locator("#view .flow .t").filter(has_text="boxed").first.hover()
+    expect(page.get_by_role("tooltip").filter(visible=True)).to_contain_text("holds the final answer")
+    open_tab(page, "Compare")
+    for word in ("reranked", "shifted"):
+        expect(page.locator(f"#pair [data-only={word}]")).to_have_attribute(
+            "title", re.compile("base's five likeliest")
+        )
+
+
+def test_a_model_that_cannot_be_fetched_is_refused_within_seconds(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://127.0.0.1:9")  # nobody answers there
+    page.get_by_role("button", name="Model").click()
+    page.get_by_label("Model", exact=True).last.fill("nobody/nothing")
+    page.keyboard.press("Enter")
+    expect(page.locator("#model-note")).to_contain_text("the Hub cannot be reached", timeout=6_000)
+
+
+# ---- swaps and trees ---------------------------------------------------------------------------------------------
+def take(page: Page) -> None:
+    page.locator(f"#view .flow .t[data-i='{FIRST.pos}']").click()
+    alternatives = page.get_by_role("list", name="Alternatives").get_by_role("button")
+    alternatives.filter(has_text=FIRST.token_text.strip()).first.click()
+    expect(answer(page)).to_contain_text("✓ right")
+
+
+def test_the_form_shows_the_tree_that_was_opened(page: Page) -> None:
+    page.get_by_role("button", name="Recorded trees").click()
+    page.locator(".piece").first.click()
+    title = page.locator("#view .title")
+    expect(title).not_to_have_text(FIRST.problem)
+    expect(page.get_by_label("Problem", exact=True).first).to_have_value(title.inner_text())
+    expect(page.get_by_label("Known answer").first).not_to_have_value(FIRST.answer)
+    expect(page.locator("#tau input[type=number]")).to_have_value(
+        str(float(page.locator("#view [data-ui=tau]").inner_text()))
+    )
+
+
+def test_the_marks_of_a_selected_token_leave_the_next_character_alone(page: Page) -> None:
+    page.locator("#view .flow .fork b").first.click()
+    chosen = page.locator("#view .t.selected b")
+    expect(chosen).to_have_css("outline-style", "none")
+    sides = chosen.evaluate("node => getComputedStyle(node).boxShadow.split(/,(?![^(]*\\))/)")
+    for shadow in sides:  # to the right nothing goes beyond the word
+        assert "inset" in shadow or re.search(r"\) 0px -?2px 0px 0px", shadow), shadow
+
+
+def test_a_page_of_1024_pixels_keeps_the_inspector_beside_the_text(open_page: Open, url: str) -> None:
+    page = open_page(url, width=1024, height=768)
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    page.locator("#view .flow .fork").first.click()
+    expect(page.get_by_role("region", name="Inspector")).to_contain_text("Fork at")
+    page.locator("#solve").click(trial=True)  # nothing lies over it
+
+
+def test_presenting_on_a_phone_leaves_room_for_the_solution(open_page: Open, url: str) -> None:
+    page = open_page(url, width=390, height=844)
+    expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    page.locator("#present").click()
+    expect(page.locator("[data-ui=stage]")).to_be_visible()
+    box = page.locator("#view .text").bounding_box()
+    assert box
+    assert box["height"] >= 240
+
+
+# ---- sliders -----------------------------------------------------------------------------------------------------
+def test_the_strength_obeys_keys_and_its_number(page: Page) -> None:
+    open_tab(page, "Compare")
+    said = page.locator("#pair .meta").first
+    expect(said).to_contain_text("mini + rl", timeout=30_000)
+    page.locator("#pair-strength input[type=range]").press("ArrowLeft")
+    expect(said).to_contain_text("strength 0.95", timeout=30_000)
+    number = page.locator("#pair-strength input[type=number]")
+    number.fill("0.5")
+    number.press("Enter")
+    expect(said).to_contain_text("strength 0.5", timeout=30_000)
+
+
+# ---- what others show of a link ----------------------------------------------------------------------------------
+def test_a_link_unfurls_as_rmx(page: Page, url: str) -> None:
+    shown = page.evaluate(
+        """() => [...document.querySelectorAll('head meta[property], head meta[name]')]
+            .map((tag) => [tag.getAttribute('property') ?? tag.name, tag.content])"""
+    )
+    named = [name for name, _ in shown if name.startswith(("og:", "twitter:"))]
+    assert sorted(named) == sorted(set(named))
+    about = dict(shown)
+    root = page.locator("link[rel=canonical]").get_attribute("href")
+    assert root == about["og:url"] == url
+    assert about["og:title"] == about["twitter:title"] == page.title() == "rmx · fork tokens"
+    assert "few words" in about["og:description"]
+    assert not re.search("gradio", str(shown), re.IGNORECASE)
+    assert page.locator("link[rel~=icon]").count() == 1
+    for address in (about["og:image"], page.evaluate("document.querySelector('link[rel~=icon]').href")):
+        reply = page.request.get(address)
+        assert reply.ok
+        assert reply.headers["content-type"].startswith("image/")
