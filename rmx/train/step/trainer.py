@@ -299,8 +299,8 @@ class Trainer:
             rows = read_rows(self.policy, batch, self.figures)
             sums, seen = objective(rows, batch.pull, batch.weight, batch.decision, loss_config)
             if loss_config.normalisation == "token":
-                masses = (mass(items, loss_config) for items in now.batches)
-                share = sums.loss(*map(sum, zip(*masses, strict=True)), loss_config.kl_weight)
+                decisions, anchors = map(sum, zip(*(mass(items, loss_config) for items in now.batches), strict=True))
+                share = sums.loss(decisions, anchors, loss_config.kl_weight)
             else:
                 share = sums.loss(*mass(batch.items, loss_config), loss_config.kl_weight) / self.recipe.optim.grad_accum
             share.backward()
