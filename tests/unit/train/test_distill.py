@@ -161,7 +161,7 @@ def test_rows_come_back_as_they_were_put(cache):
     both = cache.get([first, second], CPU)
     one = teacher_of().read(first, 8)
     n = first.completion_length
-    assert len(both) == n + second.completion_length
+    assert len(both.rest) == n + second.completion_length
     assert torch.equal(both.ids[:n], one.ids)
     assert torch.equal(both.logp[:n], one.logp)
     assert both.ids.dtype == torch.long
