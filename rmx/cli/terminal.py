@@ -57,7 +57,7 @@ class Teller:
         )
 
     def _gate(self, f: dict[str, Any]) -> str:
-        from rmx.train.estimate_ahead import lines
+        from rmx.train.estimate import lines
 
         tau = "the file's own positions" if f["tau"] is None else f"tau {f['tau']:.3g} nats"
         said = [
@@ -69,7 +69,7 @@ class Teller:
         return "\n".join(said)
 
     def _estimate(self, f: dict[str, Any]) -> str:
-        from rmx.train.estimate_ahead import lines
+        from rmx.train.estimate import lines
 
         return "\n".join(["estimate   before the rollouts, of the whole run:", *lines(f)])
 

@@ -1,12 +1,10 @@
-"""The miniature's solutions, and the bundled problem sets.
-
-Solutions of the miniature's problems, by a mixture of writers who often part ways.
+"""Solutions of the miniature's problems, by writers who often part ways, and the bundled sets `mini` and `arith`.
 
 A solution is one paragraph of short equations. Which equation comes next is the writer's choice, drawn with the weights
 of `assets/mini/wordings.toml`: these choices are the consequential forks. Synonyms of the verbs and of the connecting
 words are the harmless ones. Careful writers err less and hasty ones more; some who took a wrong first step notice it.
 
-The bundled problem sets `mini` and `arith`, written by `python -m rmx.mini.problem_sets`; always the same files.
+`python -m rmx.mini.problem_sets` writes the sets: always the same files.
 """
 
 import argparse
@@ -15,26 +13,12 @@ import random
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rmx.config import ASSETS
-from rmx.mini.task import (
-    FINAL_WORDS,
-    NEXT_WORDS,
-    NOTICE_SHARE,
-    NOTICE_TEXT,
-    SYNONYM_SHARES,
-    TEMPLATES,
-    VERBS,
-    WRITERS,
-    Equation,
-    MiniProblem,
-    Split,
-    Writer,
-    make_set,
-    right_plans,
-    worked_plans,
-)
+from rmx.mini import task
+from rmx.mini.task import Equation, MiniProblem, Split, Writer, make_problem, right_plans, worked_plans
 
 _EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 _BOXED = re.compile(r"\\boxed\{(\d+)\}")
@@ -42,7 +26,7 @@ _BOXED = re.compile(r"\\boxed\{(\d+)\}")
 
 def plan_weights(problem: MiniProblem, writer: Writer) -> dict[str, float]:
     """Work out the share of each plan among the solutions that this writer gives to a problem of a trained wording."""
-    template = TEMPLATES[problem.template]
+    template = task.TEMPLATES[problem.template]
     weights = template.wordings[problem.wording].weights
     doable = worked_plans(template, dict(problem.numbers))
     plain = {name: weight for name, weight in weights.items() if name in doable}
@@ -58,7 +42,7 @@ def plan_weights(problem: MiniProblem, writer: Writer) -> dict[str, float]:
 
 def write_solution(rng: random.Random, problem: MiniProblem) -> str:
     """Write a solution as a random writer does, beginning with a space; right or wrong as the plan it follows."""
-    writer = rng.choices(WRITERS, [w.share for w in WRITERS])[0]
+    writer = rng.choices(task.WRITERS, [w.share for w in task.WRITERS])[0]
     weights = plan_weights(problem, writer)
     plan = rng.choices(list(weights), list(weights.values()))[0]
     return write_plan(rng, problem, writer, plan)
@@ -66,30 +50,30 @@ def write_solution(rng: random.Random, problem: MiniProblem) -> str:
 
 def write_plan(rng: random.Random, problem: MiniProblem, writer: Writer, plan: str) -> str:
     """Write the paragraph of one writer who follows one plan, or turns back after a wrong first step."""
-    template = TEMPLATES[problem.template]
+    template = task.TEMPLATES[problem.template]
     worked, right = worked_plans(template, dict(problem.numbers)), right_plans(template)
     steps = worked[plan]
     said = [_say(rng, steps[0], first=True)]
     # The first step is wrong where no right plan begins like this one.
     is_wrong = steps[0] not in [worked[p.name][0] for p in right if p.name in worked]
-    if right[0].name in worked and is_wrong and rng.random() < NOTICE_SHARE:
+    if right[0].name in worked and is_wrong and rng.random() < task.NOTICE_SHARE:
         steps = worked[right[0].name]
-        said += [NOTICE_TEXT, _say(rng, steps[0], first=True)]
+        said += [task.NOTICE_TEXT, _say(rng, steps[0], first=True)]
     said += [_say(rng, step, first=False) for step in steps[1:]]
     facts = ", ".join(re.findall(r"\d+", problem.problem))
     opening = f"{writer.opener} the facts are {facts}."
-    ending = f"{_synonym(rng, FINAL_WORDS)} the answer is \\boxed{{{steps[-1].value}}}."
+    ending = f"{_synonym(rng, task.FINAL_WORDS)} the answer is \\boxed{{{steps[-1].value}}}."
     return " " + " ".join([opening, *said, ending])
 
 
 def _synonym(rng: random.Random, words: Sequence[str]) -> str:
-    return rng.choices(words, SYNONYM_SHARES)[0]
+    return rng.choices(words, task.SYNONYM_SHARES)[0]
 
 
 def _say(rng: random.Random, step: Equation, first: bool) -> str:
     """Write one sentence: `We add 3 and 4: 3 + 4 = 7.`"""
-    head = "We" if first else f"{_synonym(rng, NEXT_WORDS)} we"
-    return f"{head} {_synonym(rng, VERBS[step.op]).format(x=step.x, y=step.y)}: {step}."
+    head = "We" if first else f"{_synonym(rng, task.NEXT_WORDS)} we"
+    return f"{head} {_synonym(rng, task.VERBS[step.op]).format(x=step.x, y=step.y)}: {step}."
 
 
 def final_answer(text: str) -> str | None:
@@ -121,6 +105,37 @@ MINI_SIZES: Mapping[Split, tuple[int, int, int]] = {
 ARITH_BUCKETS: Sequence[Split] = ("train", "train", "train", "validation", "test")
 
 Line = Mapping[str, str | int]
+
+
+def make_set(n: int, seed: int, split: Split, held_out_wordings: int = 0) -> list[MiniProblem]:
+    """Make `n` different problems of a split, spread evenly over templates and wordings, in mixed order.
+
+    `held_out_wordings` of them have wordings that were never trained on. No two share wording and numbers.
+    """
+    rng, text_rng = random.Random(f"numbers/{seed}"), random.Random(f"text/{seed}")
+    made: dict[str, MiniProblem] = {}
+    for count, unseen in ((n - held_out_wordings, False), (held_out_wordings, True)):
+        wanted: Split = split if unseen else "train"
+        order = [(t.name, i) for t in task.TEMPLATES.values() for i in t.wordings_of(wanted)]
+        order = rng.sample(order, len(order)) if count else []
+        for i in range(count):
+            while (problem := make_problem(rng, split, *order[i % len(order)], unseen, text_rng)).id in made:
+                pass
+            made[problem.id] = problem
+    problems = list(made.values())
+    rng.shuffle(problems)
+    return [replace(problem, id=f"mini-{split}-{i:04d}") for i, problem in enumerate(problems)]
+
+
+def with_made_up_words(rng: random.Random, text: str) -> str:
+    """Put made-up words for all known names and things, as a visitor may; the answer stays the same."""
+    known, invented, words = {*task.NAMES, *task.THINGS}, dict[str, str](), text.split(" ")
+    for i, word in enumerate(words):
+        stem = word.rstrip(".,?")
+        if stem in known:
+            made = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 7)))
+            words[i] = invented.setdefault(stem, made.title() if stem[0].isupper() else made + "s") + word[len(stem) :]
+    return " ".join(words)
 
 
 def mini_set(split: Split) -> list[MiniProblem]:

@@ -1,15 +1,8 @@
-"""The miniature's task: its wordings, its problems, and reading a typed problem back.
-
-The words of the miniature's problems and solutions, read from `assets/mini/wordings.toml`.
-
-The file says what a plan, a wording and a weight are; the bundled weights of the miniature belong to what is in it.
-
-The miniature's task: word problems, made of the templates in `assets/mini/wordings.toml`.
+"""The miniature's task: word problems made of the templates in `assets/mini/wordings.toml`, and reading them back.
 
 Everything is synthetic. A problem is a template's wording with names, a thing and numbers put in; the numbers decide
-whether it belongs to the train, the validation or the test split.
-
-Reading a typed problem back: which template it follows, with which numbers, and so what its right answer is.
+whether it belongs to the train, the validation or the test split. The file says what a plan, a wording and a weight
+are; the bundled weights of the miniature belong to what is in it.
 """
 
 import random
@@ -17,7 +10,8 @@ import re
 import tomllib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import cache
 from itertools import product, zip_longest
@@ -98,19 +92,17 @@ class Writer:
 
 
 def read_template(name: str, row: Mapping[str, Any]) -> Template:
-    """Make a template of its table in the file."""
+    """Make a template of its table; a plan reads `"!a + b; s1 - c"`, where the mark says that it is right."""
     slots = {slot: (low, high) for slot, (low, high) in row["slots"].items()}
-    plans = {key: _plan(key, text) for key, text in row["plans"].items()}
+    steps = {key: text.lstrip("!").split(";") for key, text in row["plans"].items()}
+    plans = {
+        key: Plan(key, text.startswith("!"), tuple(TemplateStep(*step.split()) for step in steps[key]))
+        for key, text in row["plans"].items()
+    }
     trained = [Wording(w["text"], "train", MappingProxyType(w["weights"])) for w in row["train"]]
     held_out: tuple[Split, ...] = ("validation", "test")
     unseen = [Wording(row[split], split) for split in held_out if split in row]
     return Template(name, row["summary"], MappingProxyType(slots), MappingProxyType(plans), (*trained, *unseen))
-
-
-def _plan(name: str, text: str) -> Plan:
-    """Read `"!a + b; s1 - c"`; the exclamation mark says that the plan is right."""
-    steps = tuple(TemplateStep(*step.split()) for step in text.lstrip("!").split(";"))
-    return Plan(name, text.startswith("!"), steps)
 
 
 _FILE = tomllib.loads((ASSETS / "mini" / "wordings.toml").read_text(encoding="utf-8"))
@@ -130,7 +122,7 @@ NOTICE_SHARE: float = _SOLUTIONS["notice_share"]
 NOTICE_TEXT: str = _SOLUTIONS["notice_text"]
 
 
-# -- The miniature's task ---------------------------------------------------------------------------------------------
+# -- Problems ---------------------------------------------------------------------------------------------------------
 
 
 HeldOut = Literal["none", "numbers", "wording"]
@@ -139,7 +131,6 @@ MAX_VALUE = 99  # every number in a problem or a solution lies in 1 .. MAX_VALUE
 PROMPT = "Q: {problem}\nA:"
 SPLIT_BUCKETS = 16  # of these, 0 and 1 are test, 2 and 3 validation, the rest train
 
-_CHOICE_MARKS = re.compile(r"[\[\]|]")
 _WORD = re.compile(r"[A-Za-z]+|\d+|[^\sA-Za-z\d]")
 
 
@@ -171,22 +162,7 @@ class MiniProblem:
 
     def json(self) -> dict[str, str | int]:
         """Write the problem as a line of a problem file."""
-        return {
-            "id": self.id,
-            "problem": self.problem,
-            "answer": self.answer,
-            "template": self.template,
-            "wording": self.wording,
-            "held_out": self.held_out,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Whether a text lies inside what the miniature was trained on, and why not."""
-
-    inside: bool
-    reason: str  # one sentence; empty where inside
+        return {key: getattr(self, key) for key in ("id", "problem", "answer", "template", "wording", "held_out")}
 
 
 def calculate(x: int, op: str, y: int) -> int:
@@ -215,10 +191,8 @@ def worked_plans(template: Template, numbers: Mapping[str, int]) -> dict[str, li
     """Work out the equations of every plan that these numbers allow."""
     worked = {}
     for plan in template.plans.values():
-        try:
+        with suppress(ValueError):
             worked[plan.name] = work_out(plan.steps, numbers)
-        except ValueError:
-            continue
     return worked
 
 
@@ -289,16 +263,11 @@ def _fill_in(
     # A held-out wording belongs to its own split, whatever the numbers.
     own = template.wordings[wording].split
     split = own if own != "train" else split_of(template.name, numbers)
-    return MiniProblem(
-        id="-".join(["mini", template.name, str(wording), *map(str, numbers.values())]),
-        problem=text.format(A=names[0], B=names[1], o=thing, **numbers),
-        answer=str(right_answer(template, numbers)),
-        template=template.name,
-        wording=wording,
-        split=split,
-        held_out="wording" if own != "train" else "none" if split == "train" else "numbers",
-        numbers=tuple(numbers.items()),
-    )
+    held_out: HeldOut = "wording" if own != "train" else "none" if split == "train" else "numbers"
+    name = "-".join(["mini", template.name, str(wording), *map(str, numbers.values())])
+    problem = text.format(A=names[0], B=names[1], o=thing, **numbers)
+    place = template.name, wording, split, held_out, tuple(numbers.items())
+    return MiniProblem(name, problem, str(right_answer(template, numbers)), *place)
 
 
 def make_problem(
@@ -327,41 +296,7 @@ def make_problem(
     return _fill_in(chosen, wording, text, words.sample(NAMES, 2), words.choice(THINGS), numbers)
 
 
-def make_set(
-    n: int, seed: int, split: Split, held_out_wordings: int = 0, prefix: str | None = None
-) -> list[MiniProblem]:
-    """`n` different problems of a split, spread evenly over templates and wordings, in mixed order.
-
-    `held_out_wordings` of them have wordings that were never trained on. No two share wording and numbers.
-    Ids are `prefix-0000` and so on; the default prefix is `mini-<split>`.
-    """
-    rng, text_rng = random.Random(f"numbers/{seed}"), random.Random(f"text/{seed}")
-    made: list[MiniProblem] = []
-    seen: set[str] = set()
-    for count, unseen in ((n - held_out_wordings, False), (held_out_wordings, True)):
-        wanted: Split = split if unseen else "train"
-        order = [(t.name, i) for t in TEMPLATES.values() for i in t.wordings_of(wanted)]
-        order = rng.sample(order, len(order)) if count else []
-        for i in range(count):
-            problem = make_problem(rng, split, *order[i % len(order)], unseen, text_rng)
-            while problem.id in seen:
-                problem = make_problem(rng, split, *order[i % len(order)], unseen, text_rng)
-            seen.add(problem.id)
-            made.append(problem)
-    rng.shuffle(made)
-    label = prefix or f"mini-{split}"
-    return [replace(problem, id=f"{label}-{i:04d}") for i, problem in enumerate(made)]
-
-
-def with_made_up_words(rng: random.Random, text: str) -> str:
-    """Put made-up words for all known names and things, as a visitor may; the answer stays the same."""
-    known, invented, words = {*NAMES, *THINGS}, dict[str, str](), text.split(" ")
-    for i, word in enumerate(words):
-        stem = word.rstrip(".,?")
-        if stem in known:
-            made = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 7)))
-            words[i] = invented.setdefault(stem, made.title() if stem[0].isupper() else made + "s") + word[len(stem) :]
-    return " ".join(words)
+# -- Reading a typed problem back -------------------------------------------------------------------------------------
 
 
 LIKENESS = 0.66  # share of words in common, in order, that makes a text resemble a wording
@@ -370,12 +305,9 @@ LIKENESS = 0.66  # share of words in common, in order, that makes a text resembl
 @cache
 def _known_words() -> frozenset[str]:
     """Collect the lower-case words of all training wordings, names and things."""
-    words = {w.lower() for w in (*NAMES, *THINGS)}
-    for template in TEMPLATES.values():
-        for i in template.wordings_of("train"):
-            text = _CHOICE_MARKS.sub(" ", re.sub(r"\{\w+\}", " ", template.wordings[i].text))
-            words |= {w.lower() for w in re.findall(r"[A-Za-z]+", text)}
-    return frozenset(words)
+    texts = [template.wordings[i].text for template in TEMPLATES.values() for i in template.wordings_of("train")]
+    words = re.findall(r"[A-Za-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts)))
+    return frozenset(word.lower() for word in (*NAMES, *THINGS, *words))
 
 
 def _shape(text: str) -> tuple[str, ...]:
@@ -413,17 +345,12 @@ def likeness(text: str, count: int) -> float:
     return best
 
 
-def coverage(text: str) -> Coverage:
-    """Say whether a visitor's text lies inside what the miniature was trained on.
+def coverage(text: str) -> str:
+    """Say in a sentence why a visitor's text lies outside of what the miniature was trained on; empty inside.
 
     Inside means: only known words (any of `NAMES` and `THINGS` will do), numbers from 1 to 99 as digits, and words
     that mostly follow a training wording with as many numbers.
     """
-    reason = _why_outside(text)
-    return Coverage(not reason, reason)
-
-
-def _why_outside(text: str) -> str:
     words, numbers = re.findall(r"[^\W\d_]+", text), [int(n) for n in re.findall(r"\d+", text)]
     unknown = list(dict.fromkeys(word for word in words if word.lower() not in _known_words()))
     if not text.strip():
@@ -439,9 +366,6 @@ def _why_outside(text: str) -> str:
     if likeness(text, len(numbers)) < LIKENESS:
         return "It does not resemble any kind of problem that the miniature was trained on."
     return ""
-
-
-# -- Reading a typed problem back -------------------------------------------------------------------------------------
 
 
 LONGEST = 1000  # characters; no wording comes near it

@@ -1,10 +1,4 @@
-"""A trained adapter on its way out: where it comes from, its card, its folder and the Hub.
-
-Where an adapter comes from, as its card and `training.json` say: read off config and events, without any path.
-
-The model card of a trained adapter, out of assets/templates/adapter_card.md: no figure without interval and n.
-
-Make a trained adapter ready to leave: plain PEFT files with a card, a zip of them, a push to the Hub.
+"""A trained adapter on its way out: where it comes from, its card, its folder of plain PEFT files, and the Hub.
 
 Only the four files named in `FILES` ever leave, whatever else lies in the folder. A visitor's token is used for the two
 calls to the Hub and is nowhere else: not in a log, not in a file, not in an error or what an error refers to.
@@ -17,7 +11,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +55,7 @@ class PassRates:
     split: str
     before: Estimate
     after: Estimate
-    change: Estimate | None  # paired
+    vs_base: Estimate | None  # paired
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +67,7 @@ class Provenance:
     base: BaseFacts
     recipe: Mapping[str, Any]  # every field by its name
     departures: Mapping[str, tuple[Any, Any]]  # name -> (the paper's value, this one)
-    problem_set: str | None  # NAME or NAME:SPLIT, a file by its name
+    set: str | None  # NAME or NAME:SPLIT, a file by its name
     teacher: str | None = None  # distill only
     teacher_figures: Mapping[str, Estimate] | None = None  # its pass@1 and gain, the adapter against it
     started_from: str | None = None  # an adapter that was trained further, by its name
@@ -86,22 +80,14 @@ class Provenance:
     notes: tuple[str, ...] = ()  # why it ended early
     updates: int | None = None
     seconds: float | None = None
-    versions: Mapping[str, str] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
         """The content of `training.json`."""
-        base = self.base
-        pairs = ("teacher_figures", "started_from", "data", "gate", "head")
-        checks = [{"split": c.split, "before": c.before, "after": c.after, "vs_base": c.change} for c in self.checks]
-        return {
-            "kind": self.kind, "run": self.run,
-            "base": {"name": base.name, "revision": base.revision, "dtype": base.dtype, "licence": base.licence},
-            "style": base.style.json() if base.style else None, "recipe": dict(self.recipe),
-            "departures": dict(self.departures), "set": self.problem_set, "teacher": self.teacher,
-            **{name: getattr(self, name) or None for name in pairs}, "histogram": self.histogram, "checks": checks,
-            "agreement": self.agreement or None, "notes": self.notes, "updates": self.updates,
-            "seconds": self.seconds, "versions": self.versions or {},
-        }  # fmt: skip
+        base, told = self.base, asdict(self)
+        named = {name: told["base"][name] for name in ("name", "revision", "dtype", "licence")}
+        begun = {"kind": self.kind, "run": self.run, "base": named, "style": base.style.json() if base.style else None}
+        return begun | {name: value for name, value in told.items() if name not in begun}
 
 
 def base_of(model: Model) -> BaseFacts:
@@ -162,12 +148,12 @@ def provenance(
     recipe = Recipe.from_json(config["recipe"])
     return Provenance(
         kind="train", run=config["id"], base=base, recipe=recipe.flat(), departures=recipe.departures(),
-        problem_set=set_label(config.get("set")), started_from=spec_label(config.get("adapter")),
+        set=set_label(config.get("set")), started_from=spec_label(config.get("adapter")),
         data=figures_of(last.get("selection")), gate=figures_of(last.get("gate")), head=figures_of(last.get("head")),
         histogram=tuple(last.get("rollouts", last.get("selection", {})).get("histogram", ())),
         checks=_checks(last, finished),
         notes=tuple(last[kind]["message"] for kind in ("guard", "early") if kind in last),
-        updates=finished.get("updates"), seconds=finished.get("seconds"), versions=config.get("versions"),
+        updates=finished.get("updates"), seconds=finished.get("seconds"), versions=config.get("versions") or {},
     )  # fmt: skip
 
 
@@ -189,7 +175,7 @@ def figures_of(event: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {key: value for key, value in event.items() if key not in ("t", "kind", "estimate")}
 
 
-# -- The model card of a trained adapter, out of assets/templates/adapter_card.md -------------------------------------
+# -- The model card, out of assets/templates/adapter_card.md: no figure without interval and n ------------------------
 
 
 _TAGS = {"train": ["reasonmaxxer"], "distill": ["kl-distillation"]}
@@ -215,13 +201,13 @@ def adapter_card(story: Provenance, parameters: int | None = None) -> str:
         right_only=recipe.get("positive_only") or recipe.get("objective") == "correct_sft",
         teacher=story.teacher_figures,
         chosen_on_validation=story.kind == "train" and any(held.split == "validation" for held in story.checks),
-        open=any((c := held.change) and c["low"] is not None and c["low"] <= 0 <= c["high"] for held in story.checks),
-        set=SETS.get((story.problem_set or "").partition(":")[0]),
+        open=any((c := held.vs_base) and c["low"] is not None and c["low"] <= 0 <= c["high"] for held in story.checks),
+        set=SETS.get((story.set or "").partition(":")[0]),
         left_out=", ".join(f"{n} {reason}" for reason, n in left_out.items()),
         histogram=[(right, problems) for right, problems in enumerate(story.histogram) if problems],
         differing=len(story.departures.keys() - ours), stated=len(recipe.keys() - ours),
         rows=[_recipe_row(story, name) for name in recipe], snippet=snippet(story.base),
-        versions=sorted((story.versions or {}).items()), percent=_with_n("{:.1f} %", " ({:.1f} to {:.1f})", 100),
+        versions=sorted(story.versions.items()), percent=_with_n("{:.1f} %", " ({:.1f} to {:.1f})", 100),
         points=_with_n("{:+.1f} points", " ({:+.1f} to {:+.1f})", 100),
         nats=_with_n("{:.4f}", " ({:.4f} to {:.4f})", 1),
     )  # fmt: skip
@@ -246,7 +232,7 @@ def _front(story: Provenance) -> str:
     front |= {"library_name": "peft", "pipeline_tag": "text-generation"}
     if base.licence:
         front["license"] = base.licence
-    if dataset := REPOSITORIES.get((story.problem_set or "").partition(":")[0]):
+    if dataset := REPOSITORIES.get((story.set or "").partition(":")[0]):
         front["datasets"] = [dataset]
     lineage = [f"base_model:adapter:{base.name}"] if base.origin == "hub" else []
     front["tags"] = [*lineage, "lora", "reasoning", *_TAGS[story.kind], "rmx"]
@@ -280,7 +266,7 @@ def snippet(base: BaseFacts) -> str:
     return render("adapter_snippet.py.jinja", base=base, name=name, dtype=dtype, pinned=pinned)
 
 
-# -- Make a trained adapter ready to leave ----------------------------------------------------------------------------
+# -- Folder, zip and Hub ----------------------------------------------------------------------------------------------
 
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -1,17 +1,15 @@
-"""Stages 1 to 3 of a run, and what all stages share.
-
-What the stages of a run share: its folder, its model, who stops it, and how progress is told.
-
-Stages 1 to 3 of a run: rollouts, selection, gate. After a restart each is read back from its file.
-"""
+"""The first stages of a run, rollouts, selection and gate, and what all stages share: folder, progress, stopping."""
 
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rmx.errors import Stopped, TrainError, first_line
 from rmx.grading.answers import CUT
@@ -23,9 +21,8 @@ from rmx.runs.folder import RunFolder
 from rmx.storage.safe_files import disk, write_json
 from rmx.train.rollouts.file import RolloutLog, read_rollouts, write_official
 from rmx.train.rollouts.sample import sample_rollouts
-from rmx.train.rollouts.selection import pass_histogram, select, tau_of_share
 from rmx.train.rollouts.server import Report, server_rollouts
-from rmx.train.step.items import Item, make_items
+from rmx.train.step.items import Item, make_items, pass_histogram, select, tau_of_share
 from rmx.train.step.processes import Team, dealt
 from rmx.train.step.scoring import score
 
@@ -128,7 +125,7 @@ class StageProgress:
         return "stage", {"stage": self.stage, "at": self.at, "of": self.of, "left": self.left}
 
 
-# -- Stages 1 to 3 of a run -------------------------------------------------------------------------------------------
+# -- The stages; after a restart each is read back from its file ------------------------------------------------------
 
 
 ROLLOUTS, VALIDATION = "rollouts.jsonl", "validation_rollouts.jsonl"
@@ -149,13 +146,16 @@ class Draw:
 
 def rollouts_stage(run: Context) -> Iterator[Event]:
     """Sample what is missing of K rollouts per problem, for training and for validation."""
-    recipe, draws = run.job.recipe, list[Draw]()
-    if not run.job.from_rollouts:
-        draws.append(Draw(ROLLOUTS, run.problems.train, recipe.rollouts, recipe.seed))
+    recipe, draws = run.job.recipe, [] if run.job.from_rollouts else [train_draw(run)]
     if recipe.check.validation_k and run.problems.validation:
         few = replace(recipe.rollouts, k=max(2, recipe.check.validation_k))
         draws.append(Draw(VALIDATION, run.problems.validation, few, recipe.seed + VALIDATION_SEED, told=False))
     yield from sample(run, draws)
+
+
+def train_draw(run: Context, name: str = ROLLOUTS) -> Draw:
+    """The rollouts that are learned from."""
+    return Draw(name, run.problems.train, run.job.recipe.rollouts, run.job.recipe.seed)
 
 
 def sample(run: Context, draws: Sequence[Draw]) -> Iterator[Event]:
@@ -165,9 +165,8 @@ def sample(run: Context, draws: Sequence[Draw]) -> Iterator[Event]:
     progress = StageProgress("rollouts", wanted, sum(map(len, there)))
     for draw, found in zip(draws, there, strict=True):
         # The first process writes the file itself, each other one a file beside it.
-        index = run.team.process_index if run.team else 0
-        name = _beside(draw.name, f"{index}") if index else draw.name
-        report, log = Report(), rollout_log(run, name, draw.config, draw.seed)
+        name = draw.name if run.main or not run.team else _beside(draw.name, f"{run.team.process_index}")
+        report, log = Report(), rollout_log(run, draw, name)
         for rollout in _source(run, draw, found, report):
             log.append(rollout)
             found.append(rollout)
@@ -211,10 +210,10 @@ def _beside(name: str, process: str) -> str:
 
 def _there(run: Context, draw: Draw) -> list[Rollout]:
     """The rollouts of a draw so far, what other processes have sampled included; only the first moves it over."""
-    log = rollout_log(run, draw.name, draw.config, draw.seed)
+    log = rollout_log(run, draw)
     if run.main:
         for path in sorted(run.folder.glob(_beside(draw.name, "*"))):
-            part = rollout_log(run, path.name, draw.config, draw.seed)
+            part = rollout_log(run, draw, path.name)
             for rollout in part.read():
                 log.append(rollout)
             part.remove()
@@ -224,12 +223,13 @@ def _there(run: Context, draw: Draw) -> list[Rollout]:
     return found
 
 
-def rollout_log(run: Context, name: str, config: RolloutConfig, seed: int) -> RolloutLog:
-    """The file of a run's rollouts, which refuses to go on under other settings."""
+def rollout_log(run: Context, draw: Draw, name: str | None = None) -> RolloutLog:
+    """The file of a draw's rollouts, which refuses to go on under other settings."""
     source = {"teacher": run.teacher} if run.teacher else {"server": run.job.server}
-    asked = {key: getattr(config, key) for key in ("temperature", "top_p", "max_new_tokens")} | {"seed": seed}
+    asked = {key: getattr(draw.config, key) for key in ("temperature", "top_p", "max_new_tokens")}
     model = {"model": run.model.revision, "dtype": run.model.dtype}
-    return RolloutLog(run.folder / name, model | source | asked | run.model.style.settings())
+    settings = model | source | asked | {"seed": draw.seed} | run.model.style.settings()
+    return RolloutLog(run.folder / (name or draw.name), settings)
 
 
 def _figures(run: Context, draw: Draw, found: Sequence[Rollout], report: Report) -> Iterator[Event]:
@@ -252,41 +252,25 @@ def rollout_figures(found: Sequence[Rollout], problems: int, k: int) -> dict[str
 
 def selection_stage(run: Context) -> tuple[list[Rollout], Event]:
     """The rollouts that teach, each with its advantage."""
-    if run.job.from_rollouts:
-        found = read_rollouts(Path(run.job.from_rollouts))
-        if any(r.advantage is not None for r in found):  # selected already, by whoever wrote the file
-            return found, ("selection", _given(found))
-    else:
-        recipe = run.job.recipe
-        found = rollout_log(run, ROLLOUTS, recipe.rollouts, recipe.seed).read()
+    job = run.job
+    found = read_rollouts(Path(job.from_rollouts)) if job.from_rollouts else rollout_log(run, train_draw(run)).read()
+    if given := _given(found):
+        return found, ("selection", given)
     if stored := run.read(SELECTION):
         sampled = {(r.problem_id, r.gen_index): r for r in found}
         chosen = [replace(sampled[p, g], advantage=a) for p, g, a in stored["rollouts"]]
         return chosen, ("selection", stored["figures"])
-    made = select(found, run.job.recipe.selection)
+    made = select(found, job.recipe.selection)
     rows = [[r.problem_id, r.gen_index, r.advantage] for r in made.rollouts]
     if run.main:
         run.write(SELECTION, {"figures": made.json(), "rollouts": rows})
     return list(made.rollouts), ("selection", made.json())
 
 
-def stored_selection(job: TrainJob, folder: Path) -> tuple[list[Rollout], dict[str, Any]]:
-    """The selected rollouts of a run, read from its files alone; what a dry run shows."""
-    path = Path(job.from_rollouts) if job.from_rollouts else folder / ROLLOUTS
-    if not path.exists():
-        raise TrainError("This run has no rollouts yet. Let it sample some first.")
-    found = read_rollouts(path)
-    if not any(r.advantage is not None for r in found):
-        made = select(found, job.recipe.selection)
-        found, figures = list(made.rollouts), made.json()
-    else:
-        figures = _given(found)
-    if any(r.entropies is None for r in found):
-        raise TrainError("The rollouts of this run came without entropies, so the gate cannot be shown here.")
-    return [r if r.advantage is not None else replace(r, advantage=0.0) for r in found], figures
-
-
-def _given(found: Sequence[Rollout]) -> dict[str, Any]:
+def _given(found: Sequence[Rollout]) -> dict[str, Any] | None:
+    """The event's figures of rollouts that whoever wrote their file has selected; None of others."""
+    if all(r.advantage is None for r in found):
+        return None
     right, problems = sum(r.correct for r in found), len({r.problem_id for r in found})
     counts = {"problems": problems, "sampled": len(found), "kept": problems, "rollouts": len(found), "trimmed": 0}
     return counts | {"right": right, "wrong": len(found) - right, "out": {}, "histogram": []}
@@ -336,11 +320,96 @@ def sample_to_file(job: TrainJob, out: Path, official: bool = False) -> Iterator
     log = out.with_suffix(".jsonl") if official else out
     model = load(job.model, job.device, job.dtype).ask_in(job.style, job.set_name)
     run = Context(job, out.parent, model, problems_of(job), lambda: False)
-    yield from sample(run, [Draw(log.name, run.problems.train, job.recipe.rollouts, job.recipe.seed)])
+    draw = train_draw(run, log.name)
+    yield from sample(run, [draw])
     if official:
-        found = rollout_log(run, log.name, job.recipe.rollouts, job.recipe.seed).read()
-        chosen = select(found, job.recipe.selection)
+        chosen = select(rollout_log(run, draw).read(), job.recipe.selection)
         yield "selection", chosen.json()
         scored = list(score(run.model, chosen.rollouts))
         tau = threshold(run, scored)
         write_official(out, scored, run.model.tau if tau is None else tau)
+
+
+# -- What a dry run shows ---------------------------------------------------------------------------------------------
+
+
+LEVELS = tuple(round(0.05 * i, 2) for i in range(81))  # nats, 0 to 4
+SHOWN = 24  # rollouts whose tokens are sent
+
+
+def stored_selection(job: TrainJob, folder: Path) -> tuple[list[Rollout], dict[str, Any]]:
+    """The selected rollouts of a run, read from its files alone; what a dry run shows."""
+    path = Path(job.from_rollouts) if job.from_rollouts else folder / ROLLOUTS
+    if not path.exists():
+        raise TrainError("This run has no rollouts yet. Let it sample some first.")
+    found = read_rollouts(path)
+    figures = _given(found)
+    if not figures:
+        made = select(found, job.recipe.selection)
+        found, figures = list(made.rollouts), made.json()
+    if any(r.entropies is None for r in found):
+        raise TrainError("The rollouts of this run came without entropies, so the gate cannot be shown here.")
+    return [r if r.advantage is not None else replace(r, advantage=0.0) for r in found], figures
+
+
+def dry_message(
+    model: Model,
+    rollouts: Sequence[Rollout],
+    *,
+    run: str | None,
+    tau: float,
+    k: int,
+    max_seq_len: int,
+    selection: dict[str, Any],
+    estimate: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The message that a page needs to move tau without asking again."""
+    if not rollouts:
+        raise TrainError("There is no rollout to look at. Sample some first, or name a file that has some.")
+    read = [(r, _nats(r, max_seq_len)) for r in rollouts]
+    right, wrong, zero = ([h for r, h in read if _sign(r) == sign] for sign in (1, -1, 0))
+    return {
+        "kind": "dry", "run": run, "tau": tau, "k": k,
+        "rollouts": [_shown(model, r, max_seq_len) for r in shown(rollouts)], "levels": list(LEVELS),
+        "gated_right": counts_above(right), "gated_wrong": counts_above(wrong), "gated_zero": counts_above(zero),
+        "tokens": sum(len(h) for _, h in read), "of_rollouts": len(rollouts), "selection": selection,
+        "estimate": estimate,
+    }  # fmt: skip
+
+
+def counts_above(entropies: Iterable[Sequence[float]], levels: Sequence[float] = LEVELS) -> list[int]:
+    """For each level how many entropies exceed it; one that equals the level does not, as in the gate."""
+    pooled = np.sort(np.concatenate([np.zeros(0), *(np.asarray(h, dtype=float) for h in entropies)]))
+    return (len(pooled) - np.searchsorted(pooled, levels, side="right")).tolist()
+
+
+def shown(rollouts: Sequence[Rollout], limit: int = SHOWN) -> list[Rollout]:
+    """At most `limit` rollouts: from each problem in turn one right and one wrong, then second ones, and so on."""
+    problems: dict[str, tuple[list[Rollout], list[Rollout]]] = {}
+    for rollout in rollouts:
+        problems.setdefault(rollout.problem_id, ([], []))[0 if rollout.correct else 1].append(rollout)
+    pairs = ([[r for r in pair if r] for pair in zip_longest(*sides)] for sides in problems.values())
+    rounds = zip_longest(*pairs, fillvalue=())
+    return [r for round_ in rounds for pair in round_ for r in pair][:limit]
+
+
+def _nats(rollout: Rollout, max_seq_len: int) -> Sequence[float]:
+    if rollout.entropies is None or rollout.advantage is None:
+        raise ValueError(f"{rollout.problem_id}/{rollout.gen_index} has no entropies or no advantage")
+    return rollout.entropies[: max(max_seq_len - rollout.prompt_length, 0)]
+
+
+def _sign(rollout: Rollout) -> int:
+    advantage = rollout.advantage or 0.0
+    return (advantage > 0) - (advantage < 0)
+
+
+def _shown(model: Model, rollout: Rollout, max_seq_len: int) -> dict[str, Any]:
+    nats, pieces = _nats(rollout, max_seq_len), model.detokenizer.stream()
+    texts = [pieces.feed(token) for token in rollout.completion_ids[: len(nats)]]
+    if texts:
+        texts[-1] += pieces.flush()
+    return {
+        "problem_id": rollout.problem_id, "gen": rollout.gen_index, "correct": rollout.correct,
+        "advantage": rollout.advantage, "toks": [[text, round(h, 6)] for text, h in zip(texts, nats, strict=True)],
+    }  # fmt: skip

@@ -1,10 +1,4 @@
-"""Distil a teacher into a LoRA: the teacher's distributions, the student, and the run.
-
-What is kept of a teacher's distributions: read once over its own solutions, one small file for each.
-
-The student: a trainer whose loss is KL(teacher || student), and how near to the teacher it has come.
-
-KL-LoRA distillation: a teacher's own solutions, its likeliest tokens kept, and a LoRA on the base that follows them.
+"""KL-LoRA distillation: a teacher's own solutions, its likeliest tokens kept, and a LoRA on the base that follows them.
 
 rollouts -> teacher -> training: a training run with another loss and without a gate, which can be resumed like one.
 
@@ -16,9 +10,9 @@ Source: arXiv 2605.06241, section 4.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -35,7 +29,7 @@ from rmx.models.model_pair import ask_alike
 from rmx.recipes.job import DistillJob
 from rmx.recipes.recipe import DistillRecipe, LossConfig, Tail
 from rmx.records import Rollout
-from rmx.stats.intervals import Estimate, ratio_of_sums, share
+from rmx.stats.intervals import ratio_of_sums, share
 from rmx.train.adapter_folder import PassRates, Provenance, base_of, finish_adapter, set_label, spec_label
 from rmx.train.data_stages import ROLLOUTS, Draw, Event, Gated, StageProgress, sample
 from rmx.train.heldout import HeldOut, Solutions
@@ -49,16 +43,12 @@ from rmx.train.step.trainer import Trainer, Update
 from rmx.train.training_stage import ADAPTER, EVALUATION, TrainingLoop, chosen, solved
 
 
-@dataclass(frozen=True, slots=True)
-class TeacherRows:
+class TeacherRows(NamedTuple):
     """What is kept of a teacher's distributions at N positions."""
 
     ids: Tensor  # (N, K) int64, likeliest first
     logp: Tensor  # (N, K) natural log of their probabilities, over the whole vocabulary
     rest: Tensor  # (N,) natural log of the probability of all other tokens; -inf where there are none
-
-    def __len__(self) -> int:
-        return len(self.rest)
 
 
 def teacher_rows(logits: Tensor, k: int) -> TeacherRows:
@@ -119,9 +109,7 @@ class Teacher:
 
 def joined(parts: Sequence[TeacherRows]) -> TeacherRows:
     """Rows one after the other."""
-    return TeacherRows(
-        torch.cat([p.ids for p in parts]), torch.cat([p.logp for p in parts]), torch.cat([p.rest for p in parts])
-    )
+    return TeacherRows(*map(torch.cat, zip(*parts, strict=True)))
 
 
 class TeacherCache:
@@ -145,14 +133,13 @@ class TeacherCache:
                 os.fsync(file.fileno())
             part.replace(path)
         except OSError as error:
-            raise TrainError(
-                f"The teacher's figures cannot be written ({error.strerror}). Make room and resume the run."
-            ) from error
+            said = f"The teacher's figures cannot be written ({error.strerror})."
+            raise TrainError(f"{said} Make room and resume the run.") from error
 
     def get(self, rollouts: Sequence[Rollout], device: torch.device) -> TeacherRows:
         """The rows of some rollouts, one after the other."""
         rows = joined([self._read(rollout) for rollout in rollouts])
-        return TeacherRows(rows.ids.to(device), rows.logp.to(device), rows.rest.to(device))
+        return TeacherRows(*(column.to(device) for column in rows))
 
     def _read(self, rollout: Rollout) -> TeacherRows:
         path = self._path(rollout)
@@ -161,7 +148,7 @@ class TeacherCache:
             rows = TeacherRows(held["ids"].long(), held["logp"], held["rest"])
         except (OSError, KeyError, SafetensorError) as error:
             raise TrainError(f"The teacher's figures in {path.name} cannot be read. Remove the file.") from error
-        if len(rows) != rollout.completion_length:
+        if len(rows.rest) != rollout.completion_length:
             raise TrainError(f"The teacher's figures in {path.name} belong to other tokens. Remove the file.")
         return rows
 
@@ -197,7 +184,7 @@ class _ChunkedKl(torch.autograd.Function):
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for a in range(0, len(hidden), head.chunk_rows):
             at = slice(a, a + head.chunk_rows)
-            rows = TeacherRows(teacher.ids[at], teacher.logp[at], teacher.rest[at])
+            rows = TeacherRows(*(column[at] for column in teacher))
             with torch.set_grad_enabled(grad is not None):
                 part = hidden[at].detach().requires_grad_(grad is not None)
                 with products(head):
@@ -264,22 +251,17 @@ class Distiller(Trainer):
         return float(kl.detach().sum()), int((best == teacher.ids[:, 0]).sum())
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Student and teacher over rollouts that nothing was learned from; intervals bootstrapped over rollouts."""
-
-    rollouts: int
-    tokens: int
-    agreement: Estimate  # share of tokens with the same likeliest token
-    kl: Estimate  # nats a token, KL(teacher || student) with the teacher's tail in one bucket: a lower bound
-
-    def json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 @torch.no_grad()
-def agreement(policy: LoraPolicy, items: Sequence[Item], cache: TeacherCache, trained: bool) -> Agreement:
-    """Read held-out rollouts one by one under the policy, or under the base where `trained` is False."""
+def agreement(policy: LoraPolicy, items: Sequence[Item], cache: TeacherCache, trained: bool) -> dict[str, Any]:
+    """Compare student and teacher over rollouts that nothing was learned from, read one by one.
+
+    Args:
+        trained: under the policy; False under the base.
+
+    Returns:
+        `rollouts` and `tokens`; `agreement`, the share of tokens with the same likeliest token; `kl`, nats a token,
+        KL(teacher || student) with the teacher's tail in one bucket: a lower bound. Bootstrapped over rollouts.
+    """
     same, kl, tokens = list[float](), list[float](), list[float]()
     with policy.model.engine.using(NAME if trained else None):
         for item in items:
@@ -288,8 +270,9 @@ def agreement(policy: LoraPolicy, items: Sequence[Item], cache: TeacherCache, tr
             found, best = student_rows(policy, batch, teacher, "bucket")
             same.append(float((best == teacher.ids[:, 0]).sum()))
             kl.append(float(found.sum()))
-            tokens.append(float(len(teacher)))
-    return Agreement(len(items), int(sum(tokens)), ratio_of_sums(same, tokens), ratio_of_sums(kl, tokens, counts=False))
+            tokens.append(float(len(found)))
+    share_same, nats = ratio_of_sums(same, tokens), ratio_of_sums(kl, tokens, counts=False)
+    return {"rollouts": len(items), "tokens": int(sum(tokens)), "agreement": share_same, "kl": nats}
 
 
 # -- KL-LoRA distillation ---------------------------------------------------------------------------------------------
@@ -337,12 +320,10 @@ class Distillation(Pipeline):
         """Its solutions, and its likeliest tokens over them; afterwards a checkpoint's memory is free again."""
         teacher, recipe = self.teacher(), self.job.recipe
         run = replace(self.run, model=teacher.model, adapter=teacher.adapter)
-        draws = (
-            Draw(ROLLOUTS, run.problems.train, recipe.rollouts, recipe.seed),
-            Draw(HELD_OUT, self.held_problems, replace(recipe.rollouts, k=1), recipe.seed, told=False),
-        )
+        learned = Draw(ROLLOUTS, run.problems.train, recipe.rollouts, recipe.seed)
+        held_out = Draw(HELD_OUT, self.held_problems, replace(recipe.rollouts, k=1), recipe.seed, told=False)
         with self.timed("rollouts"):
-            yield from sample(run, draws)
+            yield from sample(run, (learned, held_out))
         items = [*self.items(ROLLOUTS), *self.items(HELD_OUT)]
         progress = StageProgress("teacher", len(items))
         with self.timed("teacher"):
@@ -388,11 +369,11 @@ class Distillation(Pipeline):
         story = Provenance(
             kind="distill", run=self.config.get("id", ""), base=base_of(self.base),
             recipe=job.recipe.flat() | {"alpha": job.recipe.adapter.alpha}, departures=job.recipe.departures(),
-            problem_set=set_label(job.set_name), teacher=spec_label(job.teacher_name),
+            set=set_label(job.set_name), teacher=spec_label(job.teacher_name),
             teacher_figures={key: value for key in OF_TEACHER if (value := figures[key])} if checked else None,
             head=products.json() if products else None, checks=(held,) if checked else (),
             agreement=training.nearness(), updates=training.trainer.updates, seconds=self.run.took,
-            versions=self.config.get("versions"),
+            versions=self.config.get("versions") or {},
             data={"rollouts": len(rollouts), "tokens": tokens, "right": sum(r.correct for r in rollouts)},
         )  # fmt: skip
         finish_adapter(self.run.folder / ADAPTER, story, training.folder / str(chosen(training)))
@@ -429,12 +410,12 @@ class DistillLoop(TrainingLoop):
         policy, cache = self.trainer.policy, self.trainer.cache
         with policy.model.engine.queue.turn():
             if self.held_out:
-                found = self.held_out.check(step, step / self.per_epoch).json()
+                found = self.held_out.check(step, step / self.per_epoch)
             else:
                 found = {"optimizer_step": step, "epoch": step / self.per_epoch, "pass@1": share(0, 0)}
                 found |= dict.fromkeys(("vs_base", "gap", "delta_logp_pos", "delta_logp_neg", "pressure", "kl"))
             near = agreement(policy, self.held_items, cache, bool(step)) if self.held_items else None
-        found |= {"agreement": near.json() if near else None, "checkpoint": None, "best": False}
+        found |= {"agreement": near, "checkpoint": None, "best": False}
         if self.held_out and step == self.trainer.of:
             self.run.check_stop()
             self.run.write(EVALUATION, self._evaluation(self.held_out))
@@ -458,7 +439,7 @@ class DistillLoop(TrainingLoop):
 
     def nearness(self) -> Mapping[str, Any] | None:
         """Agreement with the teacher on its held-out solutions, of the base and of the student at the end."""
-        near = {row["optimizer_step"]: row["agreement"] for row in self.rows}
+        near = {row["optimizer_step"]: row["agreement"] for row in self.checks}
         base, student = near.get(0), near.get(self.trainer.of)
         if not base or not student:
             return None

@@ -112,8 +112,7 @@ def pipeline(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The events of a run, of whatever kind it is; `stop` is asked between its steps."""
     from rmx.train.distillation import Distillation
-    from rmx.train.pipeline import Pipeline
-    from rmx.train.sweep import Sweep
+    from rmx.train.pipeline import Pipeline, Sweep
 
     config = folder.config
     about: dict[str, Any] = {"events": lambda: folder.events()[0], "stop": stop}

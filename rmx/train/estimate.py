@@ -1,34 +1,24 @@
-"""What a run will take: time, memory and money, and whether there is room for it.
-
-How long a run will take, how much memory it needs and what it costs, before it starts or before it trains.
+"""What a run will take, before it starts or before it trains, in time, memory, disk and money; and that in words.
 
 Before a run how long completions get and how many problems are mixed are guesses with wide bounds.
-
-Memory for a run: whether there is enough before it starts and before it trains, and what to change where not.
 """
 
 import math
 import os
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-
-from rmx.engine.decoding_memory import is_out_of_memory, out_of_memory
-from rmx.errors import TrainError
-from rmx.models.load import choose_device
-from rmx.models.presets import preset_of
-from rmx.recipes.job import TrainJob
+from rmx.errors import RmxError
+from rmx.recipes.job import Problems, TrainJob
 from rmx.recipes.recipe import OptimConfig, Recipe
 from rmx.records import Rollout
+from rmx.runs.folder import CONFIG, RunFolder
 from rmx.runs.rates import cost
 from rmx.train.probe import Lengths, Speeds
 from rmx.train.step.items import total_updates
-from rmx.train.step.lora_policy import LoraPolicy
 from rmx.train.step.scoring import MEMORY, token_bytes
 from rmx.train.training_stage import checkpoint_steps
 
@@ -270,69 +260,99 @@ def padded_tokens(lengths: Sequence[int], optim: OptimConfig, seed: int) -> int:
     return sum(max(group) * len(group) for group in groups)
 
 
-# -- Memory for a run -------------------------------------------------------------------------------------------------
+# -- A run that has no rollouts yet, and every estimate in words -------------------------------------------------------
 
 
-SPARE = 2.0  # times the weights: keys and values of the rollouts, activations, logits of a chunk
-LESS = "a smaller --max-seq-len or --micro-batch"
+SAME = ("model", "set", "dtype", "style")  # of a config: what the length of a completion depends on
+SAME_RECIPE = ("temperature", "top_p", "max_new_tokens")
+USUAL_LOW, USUAL_HIGH = 0.85, 1.2  # of a length that another run has measured: other problems, other draws
+ENOUGH = 40  # rollouts from which a mean is taken over
 
 
-def check_room(job: TrainJob) -> None:
-    """Refuse a run on a GPU with less free memory than the weights of its preset, and what is computed with them."""
-    device, preset = choose_device(job.device), preset_of(job.model)
-    if device.type != "cuda" or preset is None:
-        return
-    free, _ = torch.cuda.mem_get_info(device)
-    needed = preset.parameters * 1e6 * 2 * SPARE
-    if free < needed:
-        raise TrainError(
-            f"The GPU has {free / 1e9:.1f} GB free and a run on {job.model} needs about {needed / 1e9:.1f} GB. "
-            "Unload models in the app, or train a smaller one."
-        )
-
-
-def room_of(device: torch.device) -> int:
-    """Bytes that this process has and may still get, on its GPU or in this machine's memory."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
-    return int(psutil.virtual_memory().available + psutil.Process(os.getpid()).memory_info().rss)
-
-
-def fit(policy: LoraPolicy, estimate: Estimate, room: int) -> str | None:
-    """Have the policy compute inner values twice where the estimate does not fit into `room` bytes, and say so."""
-    if estimate.memory <= room:
+def usual_length(folder: Path, config: Mapping[str, Any]) -> Span | None:
+    """Tokens of a completion of this model on this set, as the newest other run beside this one has measured them."""
+    found = []
+    with os.scandir(folder.parent) as there:
+        beside = [folder.parent / one.name for one in there if one.name != folder.name]
+    for path in beside:
+        if not os.access(path / CONFIG, os.R_OK):  # what may not be looked at is none
+            continue
+        try:
+            other = RunFolder(path)
+            theirs, seen = other.config, other.summary.get("rollouts", {})
+        except RmxError:
+            continue  # one that cannot be read tells nothing
+        tokens, count = seen.get("tokens"), seen.get("rollouts")
+        if _alike(theirs, config) and isinstance(tokens, int) and isinstance(count, int) and count >= ENOUGH:
+            found.append((float(theirs.get("created") or 0.0), tokens / count))
+    if not found:
         return None
-    needed = f"Training needs about {_gb(estimate.memory)} of memory and {_gb(room)} are there"
-    if policy.recompute or not policy.blocks():
-        return f"{needed}; should it run out, take {LESS}."
-    policy.recompute = True
-    told = f"{needed}, so inner values are computed twice rather than kept, as --recompute does: about "
-    told += f"{_gb(estimate.recomputed)}, in more time."
-    return told if estimate.recomputed <= room else f"{told} Should memory still run out, take {LESS}."
+    _, mean = max(found)
+    return Span(mean, USUAL_LOW * mean, USUAL_HIGH * mean)
 
 
-def _gb(nbytes: float) -> str:
-    return f"{nbytes / 1e9:.1f} GB"
+def _alike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    one, two = theirs.get("recipe") or {}, ours.get("recipe") or {}
+    same = all(theirs.get(name) == ours.get(name) for name in SAME)
+    return same and all(one.get(name) == two.get(name) for name in SAME_RECIPE)
 
 
-@contextmanager
-def memory_told(stage: str, optim: OptimConfig, device: torch.device, reusable: bool) -> Iterator[None]:
-    """Tell what to change where a stage runs out of memory."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        change = _change(stage, optim, reusable)
-        raise TrainError(out_of_memory(change, device, f"in the stage {stage}")) from error
+def estimate_ahead(job: TrainJob, problems: Problems, speeds: Speeds, usual: Span | None) -> Estimate:
+    """What a run will take of which nothing is there yet."""
+    counts = len(problems.train), len(problems.validation), len(problems.test)
+    made = estimate(work_ahead(job.recipe, speeds, *counts, length=usual), speeds, job.recipe)
+    return made.swept(len(job.taus)) if job.taus else made
 
 
-def _change(stage: str, optim: OptimConfig, reusable: bool) -> str:
-    if stage == "training":
-        ways = [] if optim.recompute else ["--recompute"]
-        ways.append(f"a --max-seq-len below {optim.max_seq_len}")
-        ways += [f"a --micro-batch below {optim.micro_batch}"] if optim.micro_batch > 1 else []
-        said = ", ".join(ways[:-1]) + f" or {ways[-1]}" if len(ways) > 1 else ways[0]
-        spared = "; --from-rollouts with this run's rollouts.jsonl spares the sampling" if reusable else ""
-        return f"Train again with {said}{spared}."
-    return "Free memory by closing what else uses it, or take a smaller --max-new-tokens or --max-seq-len."
+def ahead_figures(made: Estimate, speeds: Speeds, usual: Span | None) -> dict[str, Any]:
+    """The event `estimate`: figures, and where the length of a completion comes from."""
+    seen = len(speeds.lengths.ended) + len(speeds.lengths.cut)
+    basis = "another run on this set" if usual else f"{seen} completions of a second's probe"
+    return made.json() | {"basis": basis}
+
+
+def lines(told: Mapping[str, Any]) -> list[str]:
+    """An estimate as lines of text: time with its bounds, each stage, memory, disk, cost."""
+    stages = {"rollouts": "rollouts", "gate": "scoring", "training": "training and checks", "final": "test"}
+    each = [f"{name} {_time(told['stages'][key]['value'])}" for key, name in stages.items()]
+    by = f", judged by {told['basis']}" if told.get("basis") else ""
+    return [
+        f"time       about {_time(told['seconds'])}, {_time(told['low'])} to {_time(told['high'])}{by}",
+        f"           {', '.join(part for part, key in zip(each, stages, strict=True) if told['stages'][key]['value'])}",
+        f"memory     about {_size(told['memory_mb'])}",
+        f"disk       about {_size(told['disk_mb'])}{_figures(told)}",
+        f"cost       {_cost(told)}",
+    ]
+
+
+def _figures(told: Mapping[str, Any]) -> str:
+    if not told["figures_token"]:
+        return "; the base's figures are not kept but read anew (--base-figures recompute)"
+    kept = f"; {_size(told['figures_mb'])} of it for the base's figures, {told['figures_token']:,} bytes a token"
+    if not told["left_out"]:
+        return kept
+    return (
+        f"{kept}, where {100 * told['left_out']:.0f} % find no room within --base-disk-gb and are read anew, which "
+        "takes longer (--base-figures bf16 halves them)"
+    )
+
+
+def _cost(told: Mapping[str, Any]) -> str:
+    if told["usd"] is None:
+        return f"unknown. {told['rate']}"
+    bounds = [told["usd"] * told[side] / told["seconds"] if told["seconds"] else 0.0 for side in ("low", "high")]
+    return f"about {_usd(told['usd'])}, {_usd(bounds[0])} to {_usd(bounds[1])}. {told['rate']}"
+
+
+def _usd(usd: float) -> str:
+    return f"${usd:.2f}" if usd >= 0.1 else f"${usd:.4f}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _size(mb: float) -> str:
+    return f"{mb / 1000:.1f} GB" if mb >= 1000 else f"{mb:.0f} MB" if mb >= 1 or not mb else f"{mb:.1f} MB"

@@ -1,31 +1,33 @@
-"""Held-out checks while a model trains, and the rules that stop it.
-
-Rules that stop a run which goes wrong: a sentence with what to change where one has struck, else None.
-
-Greedy solutions of many problems as one batch, graded: pass@1 while a model trains.
-
-Checks on the validation split while a model trains, which of them was the best, and when to stop early.
-"""
+"""Held-out checks while a model trains: greedy pass@1, what becomes of decisions, the best checkpoint, when to stop."""
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rmx.engine.batch import greedy_rows
+from rmx.engine.engine import CHUNK_BYTES
 from rmx.errors import Stopped
 from rmx.models.load import Model
 from rmx.models.stopping import Ending
-from rmx.records import Answer, Problem, Rollout
+from rmx.recipes.recipe import GateConfig, LossConfig
+from rmx.records import Problem, Rollout
 from rmx.stats.intervals import Estimate, paired_difference, quotient, share
 from rmx.stats.text import points
-from rmx.train.replay import Contrast, decision_items, diagnose
+from rmx.train.step.items import Item, make_items, with_advantages
 from rmx.train.step.lora_policy import NAME, LoraPolicy
+from rmx.train.step.loss import objective
 from rmx.train.step.processes import Team, collected, dealt
-from rmx.train.step.scoring import BaseFigures
+from rmx.train.step.scoring import BaseFigures, make_batch, read_rows
+
+# The event `check` of one checkpoint, as a line of `checks.json` keeps it; update 0 is the base:
+# optimizer_step, epoch, pass@1, vs_base (paired; None at update 0), gap, delta_logp_pos, delta_logp_neg, pressure, kl,
+# truncated, unparsed, seconds.
+Check = dict[str, Any]
 
 WINDOW = 5  # updates over which the anchor is averaged: single updates jump
 CHANGE = "Train again with a lower lr, with neg_floor_nats (0.5, say) or with a higher kl_weight."
@@ -45,10 +47,7 @@ def below_base(base: Estimate, now: Estimate, vs_base: Estimate, best: str | Non
 def kl_away(kl_losses: Sequence[float], limit: float, best: str | None = None, window: int = WINDOW) -> str | None:
     """The anchor runs away: the mean kl_loss of the last `window` updates, and no fewer, exceeds `limit` nats."""
     last = kl_losses[-window:]
-    if len(last) < window or not all(map(math.isfinite, last)):
-        return None
-    mean = math.fsum(last) / window
-    if mean <= limit:
+    if len(last) < window or not all(map(math.isfinite, last)) or (mean := math.fsum(last) / window) <= limit:
         return None
     return (
         f"Stopped: the model leaves the base where it should stay: KL(base || policy) outside the decisions averaged "
@@ -75,6 +74,30 @@ def kept(best: str | None) -> str:
     return f"The checkpoints made so far are kept; {best} is the best of them and becomes the adapter."
 
 
+def best_of(checks: Sequence[Check]) -> Check | None:
+    """The checkpoint that becomes the adapter: highest pass@1, then larger gap, then the earlier; never the base."""
+
+    def rank(check: Check) -> tuple[float, float, int]:
+        gap = -math.inf if check["gap"] is None else check["gap"]
+        return -(check["pass@1"]["value"] or 0.0), -gap, check["optimizer_step"]
+
+    return min((check for check in checks if check["optimizer_step"]), key=rank, default=None)
+
+
+def stops_early(checks: Sequence[Check], patience: int) -> str | None:
+    """A sentence where the last `patience` checks (0: never) brought no better pass@1 than those before, else None."""
+    rates = [check["pass@1"]["value"] or 0.0 for check in checks]
+    before, last = rates[: len(rates) - patience], rates[len(rates) - patience :]
+    if not patience or not before or max(last) > max(before):
+        return None
+    step = checks[before.index(max(before))]["optimizer_step"]
+    where = f"update {step}" if step else "the base"
+    return (
+        f"Stopped early: the last {'check' if patience == 1 else f'{patience} checks'} brought no better validation "
+        f"pass@1 than {where} with {100 * max(before):.1f} % (patience {patience})."
+    )
+
+
 # -- Greedy solutions of many problems as one batch, graded -----------------------------------------------------------
 
 
@@ -84,25 +107,14 @@ Solved = Callable[[int, int], None]  # hears how many problems this process has 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """One greedy completion."""
+    """One greedy completion of the problem `id`."""
 
-    problem_id: str
+    id: str
     ids: tuple[int, ...]  # the end token included
     text: str
-    answer: Answer
+    answer: str | None
+    correct: bool | None  # None without a known answer, which counts as wrong
     truncated: bool  # cut off at the limit, so wrong
-
-    def json(self) -> dict[str, Any]:
-        """Ids, text and grade."""
-        return {
-            "id": self.problem_id, "ids": list(self.ids), "text": self.text, "answer": self.answer.text,
-            "correct": self.answer.correct, "truncated": self.truncated,
-        }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> "Solution":
-        answer = Answer(stored["answer"], stored["correct"])
-        return cls(stored["id"], tuple(stored["ids"]), stored["text"], answer, stored["truncated"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +125,7 @@ class Solutions:
 
     @property
     def right(self) -> list[bool]:
-        return [bool(s.answer.correct) for s in self.each]
+        return [bool(s.correct) for s in self.each]
 
     @property
     def pass_at_1(self) -> Estimate:
@@ -127,11 +139,11 @@ class Solutions:
     @property
     def unparsed(self) -> int:
         """Without an answer; these count as wrong."""
-        return sum(s.answer.text is None for s in self.each)
+        return sum(s.answer is None for s in self.each)
 
     def against(self, base: "Solutions") -> Estimate:
         """pass@1 minus the base's on the same problems, with a 95 % paired interval."""
-        if [s.problem_id for s in self.each] != [s.problem_id for s in base.each]:
+        if [s.id for s in self.each] != [s.id for s in base.each]:
             raise ValueError("the two solved different problems")
         return paired_difference(base.right, self.right)
 
@@ -149,71 +161,54 @@ class Solutions:
         return quotient(won, [1.0] * n, to_win, [1.0] * n)
 
     def json(self) -> list[dict[str, Any]]:
-        return [s.json() for s in self.each]
+        return [asdict(s) for s in self.each]
 
     @classmethod
     def from_json(cls, stored: list[dict[str, Any]]) -> "Solutions":
-        return cls(tuple(map(Solution.from_json, stored)))
+        return cls(tuple(Solution(**{**row, "ids": tuple(row["ids"])}) for row in stored))
 
 
-@torch.inference_mode()
 def solve(
     model: Model,
     problems: Sequence[Problem],
     adapter: str | None,
     max_new: int,
     *,
+    team: Team | None = None,
     rows: int = ROWS,
     cancelled: Callable[[], bool] = lambda: False,
     solved: Solved = lambda at, of: None,
 ) -> Solutions:
     """Solve problems greedily, prompts of similar length together. The caller holds the engine's turn.
 
-    The prefix cache is left out: an adapter in training is another one at every call. A cancel leaves what is there.
+    The prefix cache is left out: an adapter in training is another one at every call. A cancel leaves what is there;
+    of several processes, each of which gets all solutions, it raises Stopped.
     """
     prompts = [model.prompt_ids(p.problem) for p in problems]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    found = [_GreedyRow(model, prompt) for prompt in prompts]
+    mine = [order[i] for i in dealt(len(order), team)]
+    found = {i: _GreedyRow(model, prompts[i]) for i in mine}
 
     def over(place: int, token: int) -> bool:
-        if found[order[place]].goes_on(token):
+        if found[mine[place]].goes_on(token):
             return False
-        solved(sum(row.over for row in found), len(found))
+        solved(sum(row.over for row in found.values()), len(mine))
         return True
 
     greedy_rows(
         model.engine,
-        [prompts[i] for i in order],
+        [prompts[i] for i in mine],
         over,
         max_new=max_new,
         rows=rows,
         adapter=adapter,
         cancelled=cancelled,
     )
-    solved(len(found), len(found))
-    return Solutions(tuple(_solution(model, problem, row) for problem, row in zip(problems, found, strict=True)))
-
-
-def solve_together(
-    team: Team | None,
-    model: Model,
-    problems: Sequence[Problem],
-    adapter: str | None,
-    max_new: int,
-    *,
-    cancelled: Callable[[], bool] = lambda: False,
-    solved: Solved = lambda at, of: None,
-) -> Solutions:
-    """The same, dealt to all processes, each of which gets all solutions, or Stopped where one was asked to stop."""
-    if team is None:
-        return solve(model, problems, adapter, max_new, cancelled=cancelled, solved=solved)
-    order = sorted(range(len(problems)), key=lambda i: len(model.prompt_ids(problems[i].problem)))
-    mine = [order[i] for i in dealt(len(order), team)]
-    found = solve(model, [problems[i] for i in mine], adapter, max_new, cancelled=cancelled, solved=solved)
-    if cancelled():
+    solved(len(mine), len(mine))
+    if team and cancelled():
         raise Stopped
-    pairs = collected(list(zip(mine, found.each, strict=True)), lambda pair: pair[0], team)
-    return Solutions(tuple(solution for _, solution in pairs))
+    graded = [(i, _graded(model, problems[i], found[i])) for i in sorted(mine)]
+    return Solutions(tuple(one for _, one in collected(graded, lambda pair: pair[0], team)))
 
 
 class _GreedyRow:
@@ -229,72 +224,95 @@ class _GreedyRow:
         return not self.over
 
 
-def _solution(model: Model, problem: Problem, row: _GreedyRow) -> Solution:
+def _graded(model: Model, problem: Problem, row: _GreedyRow) -> Solution:
     answer = model.grade(row.prompt, row.ids, problem.answer, cut=not row.over)
-    return Solution(problem.id, tuple(row.ids), model.answer_text(row.ids), answer, truncated=not row.over)
+    text = model.answer_text(row.ids)
+    return Solution(problem.id, tuple(row.ids), text, answer.text, answer.correct, truncated=not row.over)
 
 
-# -- Checks on the validation split while a model trains, which of them was the best, and when to stop early ----------
+# -- What training does to decisions that it does not train on: held-out rollouts, read under base and policy ---------
+
+
+LOSS = LossConfig(kl_on="completion")  # the paper's decision term; KL on the other completion positions
+TOKENS = 4096  # padded tokens read together
+GATE = GateConfig()  # by entropy, whatever gate a run trains with, so that its ablations can be compared
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Means over the decision tokens of held-out rollouts; None where there is no such token."""
+
+    delta_logp_pos: float | None  # nats, policy minus base, on decision tokens of right rollouts
+    delta_logp_neg: float | None  # of wrong ones
+    pressure: float | None  # sum of |A| CE over wrong decision tokens / the same sum over right ones
+    kl: float | None  # nats, mean KL(base || policy) over the completion positions that are no decisions
+
+    @property
+    def gap(self) -> float | None:
+        """How much further right choices moved up than wrong ones: delta_logp_pos - delta_logp_neg."""
+        if self.delta_logp_pos is None or self.delta_logp_neg is None:
+            return None
+        return self.delta_logp_pos - self.delta_logp_neg
+
+
+def contrast(seen: Tensor, kl_sum: float, kl_positions: int) -> Contrast:
+    """Means out of the (4, 2) sums over decision tokens that `objective` gives.
+
+    Source: contrastive gap and neg_pressure_sum / pos_pressure_sum as the official trainer logs them.
+    """
+    (_, _), (delta_pos, delta_neg), (push_pos, push_neg), (pos, neg) = seen.tolist()
+    pairs = (delta_pos, pos), (delta_neg, neg), (push_neg, push_pos), (kl_sum, kl_positions)
+    return Contrast(*(above / below if below else None for above, below in pairs))
+
+
+def decision_items(rollouts: Sequence[Rollout], tau: float, max_seq_len: int) -> list[Item]:
+    """Held-out rollouts as items, decided by entropy, with advantages among their problem's; shortest first."""
+    items = make_items(with_advantages(rollouts), GATE, tau, LOSS, max_seq_len, seed=0)
+    return sorted(items, key=lambda item: len(item.rollout.input_ids))
+
+
+@torch.no_grad()
+def diagnose(policy: LoraPolicy, items: Sequence[Item], figures: BaseFigures, team: Team | None = None) -> Contrast:
+    """Read all items under the policy and, where `figures` does not know it yet, under the base.
+
+    Several processes add up their sums in one order. The caller holds the engine's turn.
+    """
+    # Without a linear head all logits of the tokens that are read at once are there together.
+    room = TOKENS if policy.head else CHUNK_BYTES // (4 * policy.model.engine.vocab_size)
+    groups = list(_groups(items, room))
+    mine = [(nth, _sums(policy, groups[nth], figures)) for nth in dealt(len(groups), team)]
+    seen, kl_sum, kl_positions = torch.zeros(4, 2, dtype=torch.float64), 0.0, 0
+    for _, (more, kl, positions) in collected(mine, lambda pair: pair[0], team):
+        seen, kl_sum, kl_positions = seen + more, kl_sum + kl, kl_positions + positions
+    return contrast(seen, kl_sum, kl_positions)
+
+
+def _sums(policy: LoraPolicy, group: Sequence[Item], figures: BaseFigures) -> tuple[Tensor, float, int]:
+    """What one batch adds to the arguments of `contrast`; base and policy as they decode, without dropout."""
+    batch = make_batch(group, LOSS, policy.device)
+    with policy.model.engine.using(NAME):
+        rows = read_rows(policy, batch, figures)
+    sums, seen = objective(rows, batch.pull, torch.ones_like(batch.pull), batch.decision, LOSS)
+    return seen.cpu(), float(sums.anchor), batch.anchors
+
+
+def _groups(items: Sequence[Item], room: int) -> Iterator[list[Item]]:
+    group: list[Item] = []
+    for item in items:
+        width = max(len(i.rollout.input_ids) for i in (*group, item))
+        if group and width * (len(group) + 1) > room:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+# -- Checks on the validation split while a model trains --------------------------------------------------------------
 
 
 FIGURES_BYTES = 256 << 20  # of the base on held-out rollouts; what does not fit is read anew at each check
 SAMPLES = 6  # solutions shown before and after
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """The figures of one checkpoint; update 0 is the base."""
-
-    optimizer_step: int
-    epoch: float
-    pass_at_1: Estimate
-    vs_base: Estimate | None  # paired; None at update 0
-    contrast: Contrast
-    truncated: int
-    unparsed: int
-    seconds: float
-
-    def json(self) -> dict[str, Any]:
-        """The check event."""
-        return {
-            "optimizer_step": self.optimizer_step, "epoch": self.epoch, "pass@1": self.pass_at_1,
-            "vs_base": self.vs_base, **self.contrast.json(), "truncated": self.truncated, "unparsed": self.unparsed,
-            "seconds": round(self.seconds, 2),
-        }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> "Check":
-        plain = {name: stored[name] for name in cls.__slots__ if name not in ("pass_at_1", "contrast")}
-        contrast = Contrast(**{name: stored[name] for name in Contrast.__slots__})
-        return cls(pass_at_1=stored["pass@1"], contrast=contrast, **plain)
-
-
-def best_of(checks: Sequence[Check]) -> Check | None:
-    """The checkpoint that becomes the adapter: highest pass@1, then larger gap, then the earlier; never the base."""
-    trained = [c for c in checks if c.optimizer_step > 0]
-    return min(trained, key=_rank, default=None)
-
-
-def _rank(check: Check) -> tuple[float, float, int]:
-    gap = check.contrast.gap
-    return -(check.pass_at_1["value"] or 0.0), -gap if gap is not None else float("inf"), check.optimizer_step
-
-
-def stops_early(checks: Sequence[Check], patience: int) -> str | None:
-    """A sentence where the last `patience` checks (0: never) brought no better pass@1 than those before, else None."""
-    before, last = checks[: len(checks) - patience], checks[len(checks) - patience :]
-    if not patience or not before:
-        return None
-    highest = max(before, key=lambda c: c.pass_at_1["value"] or 0.0)
-    bar = highest.pass_at_1["value"] or 0.0
-    if any((c.pass_at_1["value"] or 0.0) > bar for c in last):
-        return None
-    where = f"update {highest.optimizer_step}" if highest.optimizer_step else "the base"
-    checks_ = "check" if patience == 1 else f"{patience} checks"
-    return (
-        f"Stopped early: the last {checks_} brought no better validation pass@1 than {where} with "
-        f"{100 * bar:.1f} % (patience {patience})."
-    )
 
 
 class HeldOut:
@@ -338,17 +356,19 @@ class HeldOut:
         now = self.latest = self._solve(NAME) if optimizer_step else base
         vs_base = now.against(base) if optimizer_step else None
         contrast = diagnose(self.policy, self.items, self.figures, self.team)
-        figures = now.pass_at_1, vs_base, contrast, now.truncated, now.unparsed, time.perf_counter() - began
-        return Check(optimizer_step, epoch, *figures)
+        return {
+            "optimizer_step": optimizer_step, "epoch": epoch, "pass@1": now.pass_at_1, "vs_base": vs_base,
+            "gap": contrast.gap, **asdict(contrast), "truncated": now.truncated, "unparsed": now.unparsed,
+            "seconds": round(time.perf_counter() - began, 2),
+        }  # fmt: skip
 
     def samples(self, optimizer_step: int, limit: int = SAMPLES) -> dict[str, Any]:
         """The samples event: first those problems whose grade changed, then others, before and after."""
-        after = self.latest or self.base
-        rows = list(zip(self.problems, self.base.each, after.each, strict=True))
-        rows.sort(key=lambda row: row[1].answer.correct == row[2].answer.correct)
+        rows = list(zip(self.problems, self.base.each, (self.latest or self.base).each, strict=True))
+        rows.sort(key=lambda row: row[1].correct == row[2].correct)
 
         def graded(solution: Solution) -> dict[str, Any]:
-            return {key: solution.json()[key] for key in ("text", "answer", "correct")}
+            return {key: getattr(solution, key) for key in ("text", "answer", "correct")}
 
         problems = [
             {"id": p.id, "problem": p.problem, "known": p.answer, "before": graded(one), "after": graded(two)}
@@ -357,5 +377,5 @@ class HeldOut:
         return {"optimizer_step": optimizer_step, "problems": problems}
 
     def _solve(self, adapter: str | None) -> Solutions:
-        asked = self.team, self.policy.model, self.problems, adapter, self.max_new
-        return solve_together(*asked, cancelled=self.cancelled, solved=self.solved)
+        asked = self.policy.model, self.problems, adapter, self.max_new
+        return solve(*asked, team=self.team, cancelled=self.cancelled, solved=self.solved)

@@ -1,17 +1,17 @@
-"""Stages 4 and 5 of a run: training, and the adapter that comes of it.
-
-Stage 4 of a run: updates, checkpoints, held-out checks, and the rules that end it early.
-
-Stage 5 of a run: the best checkpoint, solved against the base on test problems once, becomes the adapter.
-"""
+"""The last stages of a run: training with its checks and watched forks, and the adapter that comes of it."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from rmx.engine.entropy import capture
 from rmx.errors import Stopped
+from rmx.models.load import Model
 from rmx.recipes.recipe import Recipe
 from rmx.records import Problem
 from rmx.train.adapter_folder import base_of, finish_adapter, provenance
@@ -19,18 +19,102 @@ from rmx.train.data_stages import Context, Event, StageProgress
 from rmx.train.heldout import (
     Check,
     HeldOut,
+    Solution,
     Solutions,
     below_base,
     best_of,
     kl_away,
     not_finite,
-    solve_together,
+    solve,
     stops_early,
 )
-from rmx.train.replay import ForkReplay
 from rmx.train.step.items import total_updates, updates_per_epoch
 from rmx.train.step.lora_policy import NAME, load_weights
+from rmx.train.step.scoring import teacher_forced
 from rmx.train.step.trainer import ContrastiveUpdate, MicroStep, Trainer, Update, free_checkpoint, is_complete
+
+# -- Forks watched while a run trains: at every checkpoint, what the policy would say there now -----------------------
+
+
+SHOWN = 5  # tokens of a fork
+WATCHED = 6  # forks where nothing is pinned
+PER_PROBLEM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A place in a completion, given by the ids before it; nothing is ever re-tokenised."""
+
+    key: str
+    prompt_ids: tuple[int, ...]
+    before: tuple[int, ...]  # completion ids before the place
+    said: int  # the token that stood there
+    known: str | None = None  # the problem's known answer
+
+
+class ForkReplay:
+    """The watched forks of one run. The caller holds the turn of the model's engine in every call.
+
+    The base's likeliest tokens are candidates for the whole run; the policy's own later ones are added behind them.
+    """
+
+    def __init__(self, model: Model, forks: Sequence[Fork]) -> None:
+        self.model, self.forks = model, tuple(forks)
+        self._candidates: list[list[int]] | None = None
+
+    def event(self, optimizer_step: int, adapter: str | None) -> dict[str, Any]:
+        """The figures of the replay event; `adapter` None is the base."""
+        if not self.forks:
+            return {"optimizer_step": optimizer_step, "forks": []}
+        if self._candidates is None:
+            self._candidates = capture(self._logits(None), SHOWN).top_ids.tolist()
+        logits = self._logits(adapter)
+        found, token_text = capture(logits, SHOWN), self.model.detokenizer.token_text
+        forks = []
+        for row, fork in enumerate(self.forks):
+            ids = list(dict.fromkeys([*self._candidates[row], *found.top_ids[row].tolist()]))
+            p = (logits[row, ids].float() - found.lse[row]).exp().tolist()
+            top = [{"id": i, "text": token_text(i), "p": value} for i, value in zip(ids, p, strict=True)]
+            before = self.model.detokenizer.text(fork.before)
+            about = {"key": fork.key, "before": before, "said": token_text(fork.said), "known": fork.known}
+            forks.append(about | {"entropy": float(found.entropy[row]), "top": top})
+        return {"optimizer_step": optimizer_step, "forks": forks}
+
+    def _logits(self, adapter: str | None) -> Tensor:
+        """(forks, V) of the token that each fork decides."""
+        engine = self.model.engine
+        with engine.using(adapter):
+            texts = [[*fork.prompt_ids, *fork.before] for fork in self.forks]
+            return torch.stack([engine.open(ids, adapter=adapter, reuse=False).logits for ids in texts])
+
+
+def default_forks(model: Model, problems: Sequence[Problem], solutions: Sequence[Solution]) -> list[Fork]:
+    """The places of highest entropy in the base's solutions of some problems. The caller holds the engine's turn."""
+    forks: list[Fork] = []
+    for problem, one in zip(problems, solutions, strict=False):
+        if len(forks) < WATCHED and one.ids:
+            prompt = model.prompt_ids(problem.problem)
+            entropies = teacher_forced(model, [*prompt, *one.ids], len(prompt))
+            places = entropies.topk(min(PER_PROBLEM, WATCHED - len(forks), len(entropies))).indices.tolist()
+            forks += [
+                Fork(f"{one.id}@{at}", prompt, one.ids[:at], one.ids[at], problem.answer) for at in sorted(places)
+            ]
+    return forks
+
+
+def watch_forks(run: Context, held_out: HeldOut | None) -> ForkReplay:
+    """Watch the pinned forks, else the most open ones in the base's solutions of the first validation problems."""
+    forks = [
+        Fork(f"pin {n}", tuple(pin["prompt_ids"]), tuple(pin["before"]), pin["said"], pin.get("known"))
+        for n, pin in enumerate(run.job.pins, 1)
+    ]
+    if not forks and held_out is not None:  # of several processes all solve, although one replays
+        forks = default_forks(run.model, held_out.problems[:WATCHED], held_out.base.each)
+    return ForkReplay(run.model, forks)
+
+
+# -- Training ---------------------------------------------------------------------------------------------------------
+
 
 CHECKS, CHECKPOINTS = "checks.json", "checkpoints"
 _STEP = re.compile(r"step_(\d+)")
@@ -56,7 +140,7 @@ class TrainingLoop:
     held_out: HeldOut | None
     stop: Callable[[], bool]
     replay: ForkReplay | None = None
-    rows: list[dict[str, Any]] = field(default_factory=list)  # of `checks.json`
+    checks: list[Check] = field(default_factory=list)
     kl_losses: list[float] = field(default_factory=list)
     ended: Event | None = None  # the rule that ended it before its last update
 
@@ -67,14 +151,10 @@ class TrainingLoop:
         self.checked, self.kept = {0, *self.saved}, self.saved  # updates; `kept`: those whose adapters stay
 
     @property
-    def checks(self) -> list[Check]:
-        return [Check.from_json(row) for row in self.rows]
-
-    @property
     def best(self) -> str | None:
         """Name of the best checkpoint so far."""
         found = best_of(self.checks)
-        return f"step_{found.optimizer_step}" if found else None
+        return f"step_{found['optimizer_step']}" if found else None
 
     def events(self) -> Iterator[Event]:
         """Train to the end, or to the rule that strikes, or to Stopped, with the last update in a checkpoint."""
@@ -130,25 +210,25 @@ class TrainingLoop:
         if self.held_out is None:
             return
         found = self.held_out.check(step, step / self.per_epoch)
-        self._keep(found.json())
+        self._keep(found)
         name = f"step_{step}" if step else None
-        yield "check", found.json() | {"checkpoint": name, "best": name is not None and name == self.best}
+        yield "check", found | {"checkpoint": name, "best": name is not None and name == self.best}
         yield "samples", self.held_out.samples(step)
 
-    def _keep(self, row: dict[str, Any]) -> None:
+    def _keep(self, check: Check) -> None:
         self.run.check_stop()
-        self.rows.append(row)
+        self.checks.append(check)
         if self.run.main:
-            self.run.write(CHECKS, {"checks": self.rows})
+            self.run.write(CHECKS, {"checks": self.checks})
 
     def _rules(self) -> Iterator[Event]:
         """What the checks so far say of going on; silent once nothing is left to stop."""
         check, checks = self.run.job.recipe.check, self.checks
         if not checks or self.trainer.updates >= self.trainer.last:
             return
-        first, now = checks[0], checks[-1]
-        vs_base = now.vs_base if check.guards else None
-        if vs_base and (message := below_base(first.pass_at_1, now.pass_at_1, vs_base, self.best)):
+        first, now = checks[0]["pass@1"], checks[-1]["pass@1"]
+        vs_base = checks[-1]["vs_base"] if check.guards else None
+        if vs_base and (message := below_base(first, now, vs_base, self.best)):
             self.ended = "guard", {"rule": "validation", "message": message}
         elif message := stops_early(checks, check.patience):
             self.ended = "early", {"message": message}
@@ -170,8 +250,8 @@ class TrainingLoop:
         if at:
             self.trainer.restore(self.folder / f"step_{at}")
         stored = self.run.read(CHECKS) or {"checks": []}
-        self.rows = [row for row in stored["checks"] if row["optimizer_step"] <= at]
-        if at in self.checked and at not in {row["optimizer_step"] for row in self.rows}:
+        self.checks = [check for check in stored["checks"] if check["optimizer_step"] <= at]
+        if at in self.checked and at not in {check["optimizer_step"] for check in self.checks}:
             yield from self._check(at)
         elif at:
             yield from self._rules()
@@ -179,13 +259,11 @@ class TrainingLoop:
 
 def written(folder: Path) -> list[int]:
     """Updates of which a checkpoint is there, ascending."""
-    if not folder.is_dir():
-        return []
-    found = (_STEP.fullmatch(path.name) for path in folder.iterdir())
+    found = (_STEP.fullmatch(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
     return sorted(int(m.group(1)) for m in found if m)
 
 
-# -- Stage 5 of a run -------------------------------------------------------------------------------------------------
+# -- The best checkpoint, solved against the base on test problems once, becomes the adapter --------------------------
 
 
 EVALUATION, ADAPTER = "evaluation.json", "adapter"
@@ -217,8 +295,8 @@ def final_stage(run: Context, training: TrainingLoop) -> Iterator[Event]:
 def solved(run: Context, problems: list[Problem], adapter: str | None) -> Solutions:
     """Greedy solutions of the base or of an adapter; Stopped where a stop was asked for meanwhile."""
     with run.model.engine.queue.turn():
-        asked = run.team, run.model, problems, adapter, run.job.recipe.rollouts.max_new_tokens
-        found = solve_together(*asked, cancelled=run.stop, solved=run.checking)
+        max_new = run.job.recipe.rollouts.max_new_tokens
+        found = solve(run.model, problems, adapter, max_new, team=run.team, cancelled=run.stop, solved=run.checking)
     run.check_stop()
     return found
 

@@ -13,13 +13,8 @@ from playwright.sync_api import Page, expect
 Open = Callable[..., Page]
 AXE = Path(sys.prefix) / "axe.min.js"
 SEEN = {"Explore": "#view .head", "Compare": "#pair .legend", "Train": "#train .plan", "Evaluate": "#evaluate .rmx"}
-<<<<<<< HEAD
-SEEN |= {"Claims": "#claims .name-of", "Runs": "#runs .rmx"}
-FOUND = """async (options) => (await axe.run(document, {resultTypes: ['violations'], ...options})).violations
-=======
 SEEN |= {"Claims": "#claims .tile", "Runs": "#runs .rmx"}
-FOUND = """async () => (await axe.run(document, {resultTypes: ['violations']})).violations
->>>>>>> tabs17
+FOUND = """async (options) => (await axe.run(document, {resultTypes: ['violations'], ...options})).violations
   .filter((v) => ['serious', 'critical'].includes(v.impact) || v.id === 'heading-order')
   .flatMap((v) => v.nodes.map((n) => `${v.id} ${n.target.join(' ')} ${n.any[0]?.message ?? ''}`))"""
 
@@ -41,13 +36,9 @@ def test_axe_finds_nothing_serious_on_any_tab(
     for name, part in SEEN.items():
         page.get_by_role("tab", name=name, exact=True).click()
         expect(page.locator(part).first).to_be_visible(timeout=30_000)
-<<<<<<< HEAD
-        found[name] = page.evaluate(FOUND, options)
-=======
         if name == "Claims":
             page.locator(part).first.click()  # with a claim open below its tile
-        found[name] = page.evaluate(FOUND)
->>>>>>> tabs17
+        found[name] = page.evaluate(FOUND, options)
     page.get_by_role("tab", name="Explore", exact=True).click()
     page.locator("#view .flow .fork").first.click()
     expect(page.get_by_role("region", name="Inspector")).to_contain_text("Fork at")

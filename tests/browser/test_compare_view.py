@@ -377,9 +377,6 @@ def test_a_new_map_forgets_the_old_patches(page: Page) -> None:
     expect(page.get_by_role("table", name="Answers by arm")).not_to_contain_text("73")
 
 
-<<<<<<< HEAD
-@pytest.mark.long
-=======
 def test_both_solutions_stand_side_by_side_and_the_parting_is_marked(page: Page) -> None:
     mapped(page)
     both = page.get_by_role("region", name="Both solutions")
@@ -405,7 +402,7 @@ def test_both_solutions_stand_side_by_side_and_the_parting_is_marked(page: Page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
->>>>>>> tabs17
+@pytest.mark.long
 def test_presenting_is_large_and_hides_the_rest(page: Page) -> None:
     oracle(page)
     press(page, "Present")

@@ -1,18 +1,13 @@
-"""The miniature's two adapters and the model cards.
+"""The miniature's two adapters, by reinforcement learning and by ReasonMaxxer, and the model cards.
 
-Reinforcement learning of the miniature with a binary reward: its RL-trained partner, as a LoRA adapter.
+The RL is on-policy REINFORCE with a binary reward and advantages normalised within each problem's group of rollouts,
+which is GRPO with one optimizer step per batch: the policy that sampled is the policy that learns, so there is no
+importance ratio to clip, and there is no KL term. An iteration's problems and samples depend only on the seed, the
+iteration and the weights, so a run that was cut off goes on from its checkpoint as if nothing had happened.
 
-On-policy REINFORCE with advantages normalised within each problem's group of rollouts, which is GRPO with one
-optimizer step per batch: the policy that sampled is the policy that learns, so there is no importance ratio to clip.
-There is no KL term. An iteration's problems and samples depend only on the seed, the iteration and the weights, so a
-run that was cut off goes on from its checkpoint as if nothing had happened.
-
-ReasonMaxxer on the miniature: the default, the paper's preset, our extension and two ablations, three seeds each.
-
-All runs train and are checked on train and validation problems first. Only then is the test split opened, once, for
-all of them; the adapter that ships was chosen before, on the validation split.
-
-The model cards of the miniature and of its two adapters, written from their measured figures.
+ReasonMaxxer runs as the default, the paper's preset, our extension and two ablations, with three seeds each. All are
+trained and checked on train and validation problems first. Only then is the test split opened, once, for all of them;
+the adapter that ships was chosen before, on the validation split.
 """
 
 import json
@@ -48,7 +43,7 @@ from rmx.stats.intervals import Estimate
 from rmx.storage.rendering import render
 from rmx.storage.safe_files import read_json
 from rmx.train.data_stages import ROLLOUTS, VALIDATION
-from rmx.train.heldout import Check, Solutions, best_of, solve
+from rmx.train.heldout import Solutions, best_of, solve
 from rmx.train.pipeline import Pipeline
 from rmx.train.reinforce import group_advantage, policy_gradient_loss
 from rmx.train.step.lora_policy import NAME, make_policy
@@ -106,8 +101,7 @@ def schedule(iteration: int, config: RLConfig) -> float:
 
 def draw_problems(config: RLConfig, iteration: int) -> list[MiniProblem]:
     """Fresh problems with numbers of the train split and trained wordings."""
-    label = f"{config.seed}/{iteration}"
-    numbers, words = random.Random(f"rl numbers/{label}"), random.Random(f"rl text/{label}")
+    numbers, words = (random.Random(f"rl {kind}/{config.seed}/{iteration}") for kind in ("numbers", "text"))
     return [make_problem(numbers, "train", text_rng=words) for _ in range(config.problems)]
 
 
@@ -189,6 +183,12 @@ Json = dict[str, Any]
 Tell = Callable[[str], None]
 
 
+def setting() -> str:
+    """Versions and machine, on which the weights rest."""
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
+    return f"{versions}, {platform.machine()}, one thread"
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
     """One way to train."""
@@ -217,14 +217,12 @@ def train_variants(
     base: str, work: Path, tell: Tell, variants: Sequence[Variant] = VARIANTS, seeds: Sequence[int] = SEEDS
 ) -> None:
     """Run each variant of a base with each seed in a folder of its own; what is done already is left alone."""
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
-    tell(f"{versions}, {platform.machine()}, one thread")
+    tell(setting())
     for seed in seeds:
         for variant in variants:
             folder = work / f"{variant.name}-{seed}"
             if not (folder / RESULT).exists():
-                result = train_one(base, folder, variant, seed)
-                write_json(folder / RESULT, result)
+                write_json(folder / RESULT, train_one(base, folder, variant, seed))
             tell(json.dumps(read_json(folder / RESULT)))
 
 
@@ -241,22 +239,19 @@ def train_one(base: str, folder: Path, variant: Variant, seed: int) -> Json:
         if kind != "micro":
             told.append({"kind": kind} | figures)
     last = {event["kind"]: event for event in told}
-    checks = [Check.from_json(event) for event in read_json(folder / "checks.json")["checks"]]
+    checks = read_json(folder / "checks.json")["checks"]
     best = best_of(checks)
     assert best is not None
+    departures = {name: list(pair) for name, pair in recipe.departures().items() if name not in ("seed", "test")}
     return {
-        "variant": variant.name,
-        "seed": seed,
-        "departures": {name: list(pair) for name, pair in recipe.departures().items() if name not in ("seed", "test")},
+        "variant": variant.name, "seed": seed, "departures": departures,
         "rollouts": {key: last["selection"][key] for key in ("sampled", "kept", "rollouts", "right", "wrong")},
-        "gate": {key: last["gate"][key] for key in ("tau", "share")},
-        "updates": last["done"]["updates"],
-        "seconds": last["done"]["seconds"],
-        "checkpoint": f"step_{best.optimizer_step}",
+        "gate": {key: last["gate"][key] for key in ("tau", "share")}, "updates": last["done"]["updates"],
+        "seconds": last["done"]["seconds"], "checkpoint": f"step_{best['optimizer_step']}",
         "ended": next((last[kind]["message"] for kind in ("guard", "early") if kind in last), None),
-        "validation": {"base": checks[0].pass_at_1, "adapted": best.pass_at_1, "change": best.vs_base},
-        "gap": best.contrast.gap,
-    }
+        "validation": {"base": checks[0]["pass@1"], "adapted": best["pass@1"], "change": best["vs_base"]},
+        "gap": best["gap"],
+    }  # fmt: skip
 
 
 def _borrow_rollouts(folder: Path, recipe: Recipe) -> None:
@@ -295,19 +290,18 @@ def ship(run: Path, out: Path) -> None:
 def evaluate_runs(base: str, work: Path, runs: Sequence[Json], problems: Sequence[Problem]) -> Iterator[Json]:
     """Each run with its greedy accuracy on `problems`, held-out numbers and held-out wordings apart."""
     model = models.load(base, device="cpu", dtype="float32")
-    before = _solved(model, problems, None)
+
+    def solved(adapter: str | None) -> Solutions:
+        with model.engine.queue.turn():
+            return solve(model, problems, adapter, MAX_NEW)
+
+    before = solved(None)
     for run in runs:
-        folder = work / f"{run['variant']}-{run['seed']}"
-        name = add_adapter(model, str(folder / "adapter"))
-        after = _solved(model, problems, name)
+        name = add_adapter(model, str(work / f"{run['variant']}-{run['seed']}" / "adapter"))
+        after = solved(name)
         model.engine.model.delete_adapter(name)
         del model.engine.adapters[name]
         yield run | compared([p.id for p in problems], before, after)
-
-
-def _solved(model: Model, problems: Sequence[Problem], adapter: str | None) -> Solutions:
-    with model.engine.queue.turn():
-        return solve(model, problems, adapter, MAX_NEW)
 
 
 def compared(ids: Sequence[str], before: Solutions, after: Solutions) -> dict[str, dict[str, Estimate]]:
@@ -329,13 +323,11 @@ def build(out: Path, work: Path, tell: Tell, base: str = "mini", evaluate_only: 
     best = chosen(runs)
     tell(f"ships: {best['variant']}, seed {best['seed']}, by its validation accuracy")
     ship(work / f"{best['variant']}-{best['seed']}", out)
-    tested = []
+    shipped, tested = {key: best[key] for key in ("variant", "seed", "checkpoint")}, []
     for run in evaluate_runs(base, work, runs, load_set("mini:test")):
         tell(json.dumps({key: run[key] for key in ("variant", "seed", *KINDS)}))
         tested.append(run)
-    return {"shipped": {key: best[key] for key in ("variant", "seed", "checkpoint")}, "runs": tested} | measure_pair(
-        base, out
-    )
+    return {"shipped": shipped, "runs": tested} | measure_pair(base, out)
 
 
 # -- The model cards of the miniature and of its two adapters, written from their measured figures --------------------
@@ -368,13 +360,9 @@ def rl_card(figures: Json) -> str:
 
 def reasonmaxxer_card(figures: Json) -> str:
     """Write `assets/mini/reasonmaxxer/README.md`."""
-    shipped = figures["shipped"]
+    shipped, runs = figures["shipped"], figures["runs"]
     return render(
-        "mini_reasonmaxxer_card.md.jinja",
-        figures=figures,
-        run=next(r for r in figures["runs"] if (r["variant"], r["seed"]) == (shipped["variant"], shipped["seed"])),
-        seeds=sum(r["variant"] == DEFAULT for r in figures["runs"]),
-        titles={variant.name: variant.title for variant in VARIANTS},
-        kinds=list(KINDS),
-        **SPEAK,
-    )
+        "mini_reasonmaxxer_card.md.jinja", figures=figures, kinds=list(KINDS), **SPEAK,
+        run=next(r for r in runs if (r["variant"], r["seed"]) == (shipped["variant"], shipped["seed"])),
+        seeds=sum(r["variant"] == DEFAULT for r in runs), titles={v.name: v.title for v in VARIANTS},
+    )  # fmt: skip

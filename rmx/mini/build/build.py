@@ -9,34 +9,27 @@ Each stage but the last reads what the one before wrote to `--out`.
 import argparse
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import peft
 import torch
 import transformers
 
 from rmx.config import ASSETS, runs_dir
 from rmx.mini.build import adapters as reasonmaxxer
-from rmx.mini.build.adapters import RLConfig, RLTrainer, base_card, reasonmaxxer_card, rl_card
+from rmx.mini.build.adapters import Json, RLConfig, RLTrainer, Tell, base_card, reasonmaxxer_card, rl_card
 from rmx.mini.build.mini_figures import find_examples, greedy, measure, measure_pair, summary
-from rmx.mini.build.miniature import Mini, load, write_json
-from rmx.mini.build.pretrain import PretrainConfig, Pretrainer, build_tokenizer, save_tokenizer
+from rmx.mini.build.miniature import Mini, PretrainConfig, Pretrainer, build_tokenizer, load, save_tokenizer, write_json
 from rmx.mini.problem_sets import mini_set
 
 CHECKPOINT = "base.checkpoint"
 LOG_EVERY = 250  # steps
 RL_CHECKPOINT = "rl.checkpoint"
 VALIDATE_EVERY = 10  # iterations of RL
-
-Json = dict[str, Any]
-Tell = Callable[[str], None]
 
 
 def log_to(folder: Path) -> Tell:
@@ -52,8 +45,7 @@ def log_to(folder: Path) -> Tell:
 
 def tell_setting(tell: Tell, config: PretrainConfig | RLConfig) -> None:
     """Tell versions, machine and settings, on which the weights rest."""
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
-    tell(f"{versions}, {platform.machine()}, one thread")
+    tell(reasonmaxxer.setting())
     tell(json.dumps(asdict(config)))
 
 

@@ -1,13 +1,9 @@
-"""What is measured of the miniature, and the prepared examples that come of it.
-
-The miniature's figures: accuracy with intervals, arithmetic slips, entropies, and what a swap at a fork does.
-
-Prepared examples for the first screen: one swap that rescues, breaks or leaves alone a greedy solution.
-"""
+"""The miniature's figures (accuracy, slips, entropies, what a swap at a fork does), and the prepared examples."""
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,12 +15,13 @@ from rmx.data.problem_sets import Example, Kind
 from rmx.engine.entropy import capture
 from rmx.errors import ModelError
 from rmx.mini.build.miniature import TRAINING, Ids, Mini
-from rmx.mini.problem_sets import equations, final_answer, mini_set
-from rmx.mini.task import MiniProblem, with_made_up_words
+from rmx.mini.problem_sets import equations, final_answer, mini_set, with_made_up_words
+from rmx.mini.task import MiniProblem
 from rmx.models import load as models
 from rmx.models.adapters import add_adapter
 from rmx.records import is_fork
 from rmx.stats import intervals
+from rmx.stats import text as as_text
 from rmx.storage.safe_files import read_json
 
 TAU = 1.0  # nats; harmless synonyms lie at 0.94, consequential forks at 1.2 and more
@@ -155,13 +152,11 @@ def entropy_figures(mini: Mini, problems: Sequence[MiniProblem], completions: Se
     scored = mini.score(mini.prompts(problems), completions)
     nats = torch.cat([capture(logits, 1).entropy for logits in scored])
     return {
-        "tokens": len(nats),
-        "tokens_per_solution": round(len(nats) / len(problems), 2),
-        "mean": round(nats.mean().item(), 4),
-        "median": round(nats.median().item(), 5),
+        "tokens": len(nats), "tokens_per_solution": round(len(nats) / len(problems), 2),
+        "mean": round(nats.mean().item(), 4), "median": round(nats.median().item(), 5),
         "share_above": {str(level): round((nats > level).float().mean().item(), 4) for level in LEVELS},
         "quantiles": {str(q): round(nats.quantile(q).item(), 4) for q in QUANTILES},
-    }
+    }  # fmt: skip
 
 
 def swap_figures(solved: Greedy, tried: Sequence[ForkSwap]) -> Json:
@@ -175,16 +170,13 @@ def swap_figures(solved: Greedy, tried: Sequence[ForkSwap]) -> Json:
     flipping = [any(s.right != right[i] for s in group) for (i, _), group in forks.items()]
     changing = [any(s.answer != solved.answers[i] for s in group) for (i, _), group in forks.items()]
     return {
-        "tau": TAU,
-        "least_p": SWAP_MIN_P,
-        "problems": len(right),
-        "forks_per_solution": round(len(forks) / len(right), 2),
-        "forks_with_a_flipping_swap": share(flipping),
+        "tau": TAU, "least_p": SWAP_MIN_P, "problems": len(right),
+        "forks_per_solution": round(len(forks) / len(right), 2), "forks_with_a_flipping_swap": share(flipping),
         "forks_with_a_swap_to_another_answer": share(changing),
         "swaps_to_another_answer": share([s.answer != solved.answers[s.problem] for s in tried]),
         "wrong_solutions_rescued_by_one_swap": share([i in rescued for i, ok in enumerate(right) if not ok]),
         "right_solutions_broken_by_one_swap": share([i in broken for i, ok in enumerate(right) if ok]),
-    }
+    }  # fmt: skip
 
 
 def made_up_figures(mini: Mini, solved: Greedy) -> Json:
@@ -203,15 +195,12 @@ def cell_figures(side: Side) -> list[Json]:
         rows.setdefault((problem.template, problem.wording), []).append(i)
     return [
         {
-            "template": template,
-            "wording": wording,
-            "held_out": problems[where[0]].held_out,
-            "n": len(where),
+            "template": template, "wording": wording, "held_out": problems[where[0]].held_out, "n": len(where),
             "greedy": round(sum(right[i] for i in where) / len(where), 3),
             "sampled_t1.0": round(side.warm[where].mean().item(), 3),
         }
         for (template, wording), where in sorted(rows.items())
-    ]
+    ]  # fmt: skip
 
 
 def measure_sides(mini: Mini) -> dict[str, Side]:
@@ -224,13 +213,12 @@ def measure_sides(mini: Mini) -> dict[str, Side]:
         warm, _, samples = sampled(mini, problems, 1.0, SAMPLES)
         tries = warm.sum(1)
         accuracy = {
-            "problems": len(problems),
-            "greedy": share(solved.right),
+            "problems": len(problems), "greedy": share(solved.right),
             "sampled_t0.6": mean_share(cool.mean(1)) | {"samples": SAMPLES_COOL},
             "sampled_t1.0": mean_share(warm.mean(1)) | {"samples": SAMPLES},
             f"pass@{SAMPLES}": share((tries > 0).tolist()),
             f"mixed_of_{SAMPLES}": share(((tries > 0) & (tries < SAMPLES)).tolist()),
-        }
+        }  # fmt: skip
         nats = entropy_figures(mini, problems, samples[::SAMPLES])
         sides[name] = Side(accuracy, solved, warm, equation_figures(mini, samples), nats)
     return sides
@@ -247,19 +235,14 @@ def measure(mini: Mini) -> Json:
     sides = measure_sides(mini)
     seen, unseen = (sides[name] for name in KINDS)
     return {
-        "set": "mini:test",
-        "seed": SEED,
-        **{name: side.accuracy for name, side in sides.items()},
-        "solutions_t1.0": seen.equations,
-        "solutions_t1.0_held_out_wording": unseen.equations,
-        "solutions_greedy": equation_figures(mini, seen.solved.completions),
-        "entropy_t1.0": seen.entropy,
+        "set": "mini:test", "seed": SEED, **{name: side.accuracy for name, side in sides.items()},
+        "solutions_t1.0": seen.equations, "solutions_t1.0_held_out_wording": unseen.equations,
+        "solutions_greedy": equation_figures(mini, seen.solved.completions), "entropy_t1.0": seen.entropy,
         "entropy_greedy": entropy_figures(mini, seen.solved.problems, seen.solved.completions),
         "made_up_words": made_up_figures(mini, seen.solved),
         "swaps": swap_figures(seen.solved, swaps(mini, seen.solved)),
-        "cells": cell_figures(seen) + cell_figures(unseen),
-        "greedy_answers": _remembered(sides.values()),
-    }
+        "cells": cell_figures(seen) + cell_figures(unseen), "greedy_answers": _remembered(sides.values()),
+    }  # fmt: skip
 
 
 def measure_pair(base: str, folder: Path) -> Json:
@@ -274,14 +257,10 @@ def measure_pair(base: str, folder: Path) -> Json:
         raise ModelError(f"{folder} belongs to {of}, but {base} holds {model.revision}; train it again.")
     name = add_adapter(model, str(folder))
     sides = [measure_sides(Mini(model, adapter)) for adapter in (None, name)]
-    about = {
-        "base": model.revision,
-        "adapter": models.fingerprint(folder),
-        "parameters": sum(p.numel() for n, p in model.engine.model.named_parameters() if "lora_" in n),
-    }
-    if "config" in trained:
-        about["training"] = trained["config"]
-    return about | pair_figures(*sides)
+    parameters = sum(p.numel() for n, p in model.engine.model.named_parameters() if "lora_" in n)
+    about = {"base": model.revision, "adapter": models.fingerprint(folder), "parameters": parameters}
+    recipe = {"training": trained["config"]} if "config" in trained else {}
+    return about | recipe | pair_figures(*sides)
 
 
 def pair_figures(base: Mapping[str, Side], adapted: Mapping[str, Side]) -> Json:
@@ -303,10 +282,8 @@ def pair_figures(base: Mapping[str, Side], adapted: Mapping[str, Side]) -> Json:
     return figures | {"cells": cells, "greedy_answers": _remembered(adapted.values())}
 
 
-def percent(figure: Json) -> str:
-    """Write a share with its interval, for reading."""
-    value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
-    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+percent = partial(as_text.percent, bounds=" ({:.1f} to {:.1f})")
+points = partial(as_text.points, bounds=" ({:+.1f} to {:+.1f})")
 
 
 def counted(figure: Json) -> str:
@@ -314,19 +291,12 @@ def counted(figure: Json) -> str:
     return f"{percent(figure)}, n = {figure['n']}"
 
 
-def points(figure: Json) -> str:
-    """Write a change with its interval."""
-    value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
-    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
-
-
 def summary(figures: Json, place: str = "") -> Iterator[str]:
     """Write every figure that has an interval as a short line, after its place among the figures."""
     for key, found in figures.items():
         label = f"{place}, {key}" if place else key
         if isinstance(found, dict) and "low" in found:
-            value, low, high = (100 * found[name] for name in ("value", "low", "high"))
-            yield f"{label:55s} {value:5.1f} %  [{low:.1f}, {high:.1f}]  n={found['n']}"
+            yield f"{label:55s} {as_text.percent(found, '{:5.1f} %', '  [{:.1f}, {:.1f}]')}  n={found['n']}"
         elif isinstance(found, dict):
             yield from summary(found, label)
 
@@ -339,30 +309,17 @@ LONGEST_PROBLEM = 150  # characters
 LEAST_P = 0.12  # of the swapped token where the swap matters
 
 
-def _title(base: str, token: str, base_answer: str, swapped_answer: str) -> str:
-    verdict = f"still {base_answer}" if base_answer == swapped_answer else f"{base_answer} becomes {swapped_answer}"
-    return f"\u201c{token.strip()}\u201d instead of \u201c{base.strip()}\u201d: {verdict}"
-
-
 def _example(mini: Mini, solved: Greedy, swap: ForkSwap, kind: Kind) -> Example:
-    problem, base = solved.problems[swap.problem], solved.completions[swap.problem][swap.pos]
-    token, base_answer = mini.text([swap.token_id]), solved.answers[swap.problem]
-    if base_answer is None or swap.answer is None:
+    problem, base = solved.problems[swap.problem], mini.text([solved.completions[swap.problem][swap.pos]])
+    token, before, after = mini.text([swap.token_id]), solved.answers[swap.problem], swap.answer
+    if before is None or after is None:
         raise ValueError(f"{problem.id}: an example needs both answers")
+    verdict = f"still {before}" if before == after else f"{before} becomes {after}"
     return Example(
-        title=_title(mini.text([base]), token, base_answer, swap.answer),
-        kind=kind,
-        problem_id=problem.id,
-        problem=problem.problem,
-        answer=problem.answer,
-        pos=swap.pos,
-        token_id=swap.token_id,
-        token_text=token,
-        base_answer=base_answer,
-        swapped_answer=swap.answer,
-        entropy=round(swap.entropy, 4),
-        p=round(swap.p, 4),
-    )
+        title=f"\u201c{token.strip()}\u201d instead of \u201c{base.strip()}\u201d: {verdict}", kind=kind,
+        problem_id=problem.id, problem=problem.problem, answer=problem.answer, pos=swap.pos, token_id=swap.token_id,
+        token_text=token, base_answer=before, swapped_answer=after, entropy=round(swap.entropy, 4), p=round(swap.p, 4),
+    )  # fmt: skip
 
 
 def _presentable(mini: Mini, solved: Greedy, swap: ForkSwap) -> bool:

@@ -11,40 +11,38 @@ from rmx.config import is_number
 from rmx.errors import TrainError, first_line
 from rmx.records import Rollout, Stop, is_fork
 from rmx.storage.safe_files import disk, write_json
-from rmx.train.rollouts.selection import with_advantages
+from rmx.train.step.items import with_advantages
 
 log = logging.getLogger(__name__)
+OFFICIAL = {"input_ids": "tokens", "completion_length": "num_completion_tokens"}  # our names -> the official file's
 
 
 def to_row(rollout: Rollout) -> dict[str, Any]:
     """One line of our files."""
-    row = _named(rollout) | {"answer": rollout.answer, "stop": rollout.stop, "entropies": _listed(rollout.entropies)}
-    later = {"advantage": rollout.advantage, "decision_positions": _listed(rollout.decision_positions)}
+    row = _named(rollout) | {name: getattr(rollout, name) for name in ("answer", "stop", "entropies")}
+    later = {name: getattr(rollout, name) for name in ("advantage", "decision_positions")}
     return row | {name: value for name, value in later.items() if value is not None}
 
 
 def _named(rollout: Rollout) -> dict[str, Any]:
     names = ("problem_id", "gen_index", "input_ids", "prompt_length", "completion_length", "correct")
-    return {name: _listed(getattr(rollout, name)) for name in names}
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return {name: getattr(rollout, name) for name in names}
 
 
 def from_row(row: Any, place: str) -> Rollout:
     """One row of ours or of the official file, which a refusal calls `place`; unknown keys are passed over."""
     if not isinstance(row, dict):
         _refuse(place, "is no JSON object")
-    ids = _whole_numbers(row, ("input_ids", "tokens"), place, 0)
-    prompt = _whole(row, ("prompt_length",), place, 1)
-    length = _whole(row, ("completion_length", "num_completion_tokens"), place, 0, len(ids) - prompt)
+    row = row | {ours: row.get(theirs) for ours, theirs in OFFICIAL.items() if row.get(ours) is None}
+    ids, prompt = _whole_numbers(row, "input_ids", place, 0), _whole(row, "prompt_length", place, 1)
+    told = row["completion_length"] is not None or len(ids) < prompt
+    length = _whole(row, "completion_length", place, 0) if told else len(ids) - prompt
     if prompt + length != len(ids):
         _refuse(place, f"has {len(ids)} tokens, but prompt_length {prompt} and completion_length {length}")
     problem, correct, advantage = row.get("problem_id"), row.get("correct"), row.get("advantage")
     if not (isinstance(problem, str) and problem) and type(problem) is not int:
         _refuse(place, "needs problem_id, a name or a number", problem)
-    gen_index = _whole(row, ("gen_index",), place, 0)
+    gen_index = _whole(row, "gen_index", place, 0)
     if correct not in (0, 1):  # True and False among them
         _refuse(place, "needs correct, true or false", correct)
     entropies = _entropies(row.get("entropies"), place, length)
@@ -52,7 +50,7 @@ def from_row(row: Any, place: str) -> Rollout:
         _refuse(place, "needs a number as its advantage", advantage)
     positions, answer, stop = row.get("decision_positions"), row.get("answer"), row.get("stop")
     if positions is not None:
-        positions = _whole_numbers(row, ("decision_positions",), place, prompt - 1, len(ids) - 2)
+        positions = _whole_numbers(row, "decision_positions", place, prompt - 1, len(ids) - 2)
     # The official file's words for how a rollout stopped are its own.
     return Rollout(
         problem_id=str(problem), gen_index=gen_index, input_ids=ids, prompt_length=prompt, correct=bool(correct),
@@ -66,28 +64,22 @@ def _refuse(place: str, what: str, value: Any = None) -> NoReturn:
     raise TrainError(f"{place} {what}{got}. Correct the file, or sample the rollouts anew.")
 
 
-def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
-    return next((row[name] for name in names if row.get(name) is not None), None)
-
-
-def _whole(row: Mapping[str, Any], names: Sequence[str], place: str, least: int, default: int = -1) -> int:
-    value = _first(row, names)
-    if value is None and default >= least:
-        return default
+def _whole(row: Mapping[str, Any], name: str, place: str, least: int) -> int:
+    value = row.get(name)
     if type(value) is not int or value < least:
-        _refuse(place, f"needs {names[0]}, a whole number from {least} on", value)
+        _refuse(place, f"needs {name}, a whole number from {least} on", value)
     return value
 
 
 def _whole_numbers(
-    row: Mapping[str, Any], names: Sequence[str], place: str, least: int, most: int | None = None
+    row: Mapping[str, Any], name: str, place: str, least: int, most: int | None = None
 ) -> tuple[int, ...]:
-    values, limits = _first(row, names), f"from {least} on" if most is None else f"from {least} to {most}"
+    values, limits = row[name], f"from {least} on" if most is None else f"from {least} to {most}"
     if not isinstance(values, list):
-        _refuse(place, f"needs {names[0]}, a list of whole numbers {limits}", values)
+        _refuse(place, f"needs {name}, a list of whole numbers {limits}", values)
     for value in values:
         if type(value) is not int or value < least or (most is not None and value > most):
-            _refuse(place, f"has {json.dumps(value)[:40]} among its {names[0]}, which are whole numbers {limits}")
+            _refuse(place, f"has {json.dumps(value)[:40]} among its {name}, which are whole numbers {limits}")
     return tuple(values)
 
 
@@ -165,11 +157,8 @@ def write_official(path: Path, rollouts: Sequence[Rollout], tau: float) -> None:
 
     Advantages that are missing are made; decisions are the file's own positions, else the tokens above tau (nats).
     """
-    scored = with_advantages(rollouts)
-    rows = [
-        _official_row(rollout if rollout.advantage is not None else other, tau)
-        for rollout, other in zip(rollouts, scored, strict=True)
-    ]
+    pairs = zip(rollouts, with_advantages(rollouts), strict=True)
+    rows = [_official_row(given if given.advantage is not None else scored, tau) for given, scored in pairs]
     with disk(path):
         write_json(path, {"rollouts": rows, "config": {"tau": tau}})
 
@@ -182,8 +171,8 @@ def _official_row(rollout: Rollout, tau: float) -> dict[str, Any]:
     if positions is None:
         positions = tuple(first + i for i, h in enumerate(rollout.entropies or ()) if is_fork(h, tau))
     return _named(rollout) | {
-        "reward": float(rollout.correct), "advantage": rollout.advantage, "entropies": _listed(rollout.entropies),
-        "generation_pred_start": first, "decision_positions": list(positions),
+        "reward": float(rollout.correct), "advantage": rollout.advantage, "entropies": rollout.entropies,
+        "generation_pred_start": first, "decision_positions": positions,
     }  # fmt: skip
 
 
@@ -193,7 +182,7 @@ class RolloutLog:
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path, self.settings = path, json.loads(json.dumps(dict(settings)))
         self._meta = path.with_name(path.name + ".meta.json")
-        self._there: set[tuple[str, int]] | None = None  # not looked yet
+        self._there, self._looked = set[tuple[str, int]](), False
 
     def read(self) -> list[Rollout]:
         """What is there. A last line that broke off is cut away, so that the next one begins where it began."""
@@ -203,16 +192,15 @@ class RolloutLog:
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
         found = _once([from_row(row, place) for row, place in _lines(whole, self.path.name)])
-        self._there = {(r.problem_id, r.gen_index) for r in found}
+        self._there, self._looked = {(r.problem_id, r.gen_index) for r in found}, True
         return found
 
     def append(self, rollout: Rollout) -> None:
         """Add one line; a rollout that is there already is passed over."""
-        there = self._there
-        if there is None:
-            there = {(r.problem_id, r.gen_index) for r in self.read()}
+        if not self._looked:
+            self.read()
         key = rollout.problem_id, rollout.gen_index
-        if key in there:
+        if key in self._there:
             return
         line = json.dumps(to_row(rollout)) + "\n"
         try:
@@ -221,8 +209,7 @@ class RolloutLog:
         except OSError as error:
             said = f"{self.path.name} cannot be written ({error.strerror})."
             raise TrainError(f"{said} Make room and resume the run.") from error
-        there.add(key)
-        self._there = there
+        self._there.add(key)
 
     def remove(self) -> None:
         """Remove the file and what is beside it."""

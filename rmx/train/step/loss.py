@@ -1,8 +1,4 @@
-"""The loss and the vocabulary head.
-
-The two terms of the loss, and what is logged of a micro-batch. Pure tensors, one value for each row.
-
-The vocabulary head in chunks of rows, with its gradient in closed form.
+"""The two terms of the loss, what is logged of a micro-batch, and the vocabulary head in chunks of rows.
 
 Logits are linear in the hidden state: l = s (W h + b). So one hidden-sized vector a row, E_p[W] = sum of p(v) W_v over
 the vocabulary, is all that a gradient needs of a distribution; a chunk's logits are dropped before the next is made.

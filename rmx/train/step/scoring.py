@@ -1,13 +1,8 @@
 """Passes over rollouts that train nothing: the base's figures, entropies, and micro-batches as tensors.
 
-What training needs to know of the base, computed once and kept: a hidden-sized vector and two numbers a token.
-
-Every block comes from a pass over one sequence alone, so a run that goes on finds the very same figures. In fp32 a
-token takes 6 KB at a width of 1536; in bf16 half as much. What is not kept is read anew whenever it is trained on.
-
-The scoring pass: teacher-forced entropies of the frozen base, and whatever else training needs of it.
-
-A micro-batch as tensors: padded ids, and one row for each position that the loss looks at.
+Training needs a hidden-sized vector and two numbers of the base for each token, computed once and kept. Every block
+comes from a pass over one sequence alone, so a run that goes on finds the very same figures. In fp32 a token takes 6 KB
+at a width of 1536; in bf16 half as much. What is not kept is read anew whenever it is trained on.
 """
 
 import os
@@ -17,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,8 +44,7 @@ def token_bytes(hidden: int, kept: str) -> int:
     return hidden * DTYPES[kept].itemsize + 8 if kept in DTYPES else 0
 
 
-@dataclass(frozen=True, slots=True)
-class BaseTokens:
+class BaseTokens(NamedTuple):
     """Figures of the base at N positions."""
 
     mean: Tensor  # (N, D) fp32: E_base[W]
@@ -116,11 +110,9 @@ class BaseFigures:
 
     def get(self, key: Key) -> BaseTokens | None:
         """A block's figures, on the CPU; None where it is not kept."""
-        block = self._kept.get(key)
-        if block is None and key in self._filed:
-            block = self._read(*self._filed[key])
-        if block is None:
+        if key not in self:
             return None
+        block = self._kept[key] if key in self._kept else self._read(*self._filed[key])
         width = 2 * 4 // block.element_size()  # columns of the two numbers
         numbers = block[:, -width:].contiguous().view(torch.float32)
         return BaseTokens(block[:, :-width].float(), numbers[:, 0], numbers[:, 1])
@@ -238,9 +230,8 @@ def read_base(
         swept = sweep(head, hidden, tokens[first + 1 :], entropy=entropy, expected=True)
         assert swept.expected is not None
         mean = swept.expected.to(dtype).float()
-        base = BaseTokens(mean, anchor(head, swept.lse, mean, hidden), swept.own - swept.lse)
-    kept = BaseTokens(base.mean.cpu(), base.offset.cpu(), base.logp.cpu())
-    return kept, None if swept.entropy is None else swept.entropy.cpu()
+        columns = mean, anchor(head, swept.lse, mean, hidden), swept.own - swept.lse
+    return BaseTokens(*(c.cpu() for c in columns)), None if swept.entropy is None else swept.entropy.cpu()
 
 
 # -- A micro-batch as tensors -----------------------------------------------------------------------------------------
@@ -338,22 +329,15 @@ def read_rows_whole(policy: LoraPolicy, batch: Batch) -> Rows:
 
 def base_rows(policy: LoraPolicy, batch: Batch, figures: BaseFigures) -> BaseTokens:
     """The base's figures at the rows of a micro-batch, on the policy's device."""
-    found = [_of_item(policy, item, at, figures) for item, at in zip(batch.items, batch.places, strict=True)]
-    mean, offset, logp = (torch.cat(column).to(policy.device) for column in zip(*found, strict=True))
-    return BaseTokens(mean, offset, logp)
+    found = [part for one in zip(batch.items, batch.places, strict=True) for part in _of_item(policy, *one, figures)]
+    if not found:
+        found = [BaseTokens(torch.empty(0, policy.head.width if policy.head else 0), torch.empty(0), torch.empty(0))]
+    return BaseTokens(*(torch.cat(column).to(policy.device) for column in zip(*found, strict=True)))
 
 
-def _of_item(policy: LoraPolicy, item: Item, at: Tensor, figures: BaseFigures) -> tuple[Tensor, Tensor, Tensor]:
-    """Figures at positions `at` (ascending) of one sequence, on the CPU."""
+def _of_item(policy: LoraPolicy, item: Item, at: Tensor, figures: BaseFigures) -> Iterator[BaseTokens]:
+    """Figures at positions `at` (ascending) of one sequence, on the CPU: first those of the prompt."""
     rollout, first = item.rollout, item.first
-    parts = []
-    if len(at) and int(at[0]) < first:
-        parts.append((base_block(policy, prompt_key(rollout), figures), at[at < first]))
-    if len(at) and int(at[-1]) >= first:
-        parts.append((base_block(policy, own_key(rollout), figures), at[at >= first] - first))
-    if not parts:
-        width = policy.head.width if policy.head else 0
-        return torch.empty(0, width), torch.empty(0), torch.empty(0)
-    columns = ((b.mean[i], b.offset[i], b.logp[i]) for b, i in parts)
-    mean, offset, logp = (torch.cat(column) for column in zip(*columns, strict=True))
-    return mean, offset, logp
+    for key, places in ((prompt_key(rollout), at[at < first]), (own_key(rollout), at[at >= first] - first)):
+        if len(places):
+            yield BaseTokens(*(column[places] for column in base_block(policy, key, figures)))

@@ -1,8 +1,6 @@
-"""The training loop and its checkpoints.
+"""The training loop: windows of micro-batches, one update each, yielded as they happen; checkpoints, exact resuming.
 
-Checkpoint folders: the adapter in PEFT's format, the optimizer's moments, the place in the run. All or nothing.
-
-The training loop: windows of micro-batches, one update each, yielded as they happen; exact continuation.
+Checkpoint folders hold the adapter in PEFT's format, the optimizer's moments and the place in the run: all or nothing.
 """
 
 import json
@@ -151,13 +149,11 @@ class MicroStep:
     delta_logp_pos_mean: float  # nats, policy minus base
     delta_logp_neg_mean: float
     neg_pos_pressure_ratio: float  # summed absolute terms of wrong rollouts over those of right ones
-    pos_pressure: float
-    neg_pressure: float
     lr: float
 
     def json(self) -> dict[str, Any]:
         """The line of `rmx train --json`."""
-        return {name: value for name, value in asdict(self).items() if name not in ("pos_pressure", "neg_pressure")}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,8 +299,8 @@ class Trainer:
             rows = read_rows(self.policy, batch, self.figures)
             sums, seen = objective(rows, batch.pull, batch.weight, batch.decision, loss_config)
             if loss_config.normalisation == "token":
-                masses = [mass(items, loss_config) for items in now.batches]
-                share = sums.loss(sum(d for d, _ in masses), sum(a for _, a in masses), loss_config.kl_weight)
+                decisions, anchors = map(sum, zip(*(mass(items, loss_config) for items in now.batches), strict=True))
+                share = sums.loss(decisions, anchors, loss_config.kl_weight)
             else:
                 share = sums.loss(*mass(batch.items, loss_config), loss_config.kl_weight) / self.recipe.optim.grad_accum
             share.backward()
@@ -313,9 +309,8 @@ class Trainer:
 
     def _means(self, steps: Sequence[MicroStep]) -> dict[str, Any]:
         """Means of a window: of its micro-batches, or of its tokens where that is what is minimised."""
-        n = len(steps)
-        means: dict[str, float | None]
-        means = {name: math.fsum(getattr(s, name) for s in steps) / n for name in ("loss", "decision_loss", "kl_loss")}
+        names = "loss", "decision_loss", "kl_loss"
+        means: dict[str, float | None] = {n: math.fsum(getattr(s, n) for s in steps) / len(steps) for n in names}
         for sign in ("pos", "neg"):
             counts = [getattr(s, f"{sign}_decision_tokens") for s in steps]
             total = math.fsum(c * getattr(s, f"delta_logp_{sign}_mean") for c, s in zip(counts, steps, strict=True))
@@ -329,6 +324,5 @@ def _seen(seen: Tensor) -> dict[str, Any]:
         "decision_tokens": int(pos + neg), "pos_decision_tokens": int(pos), "neg_decision_tokens": int(neg),
         "ce_pos_mean": ce_pos / (pos or 1), "ce_neg_mean": ce_neg / (neg or 1),
         "delta_logp_pos_mean": delta_pos / (pos or 1), "delta_logp_neg_mean": delta_neg / (neg or 1),
-        "pos_pressure": push_pos, "neg_pressure": push_neg,
         "neg_pos_pressure_ratio": push_neg / push_pos if push_pos > 0 else 0.0,
     }  # fmt: skip

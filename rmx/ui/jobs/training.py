@@ -23,10 +23,9 @@ from rmx.runs.folder import RunFolder
 from rmx.runs.rates import load_rates, set_rate
 from rmx.runs.store import EMPTY, RunStore, costs, owner_of, row, tested
 from rmx.train.adapter_folder import push_adapter, zipped
-from rmx.train.data_stages import stored_selection
-from rmx.train.estimate import check_room
-from rmx.train.estimate_ahead import dry_message, estimate_ahead
-from rmx.train.probe import probe, this_device
+from rmx.train.data_stages import dry_message, stored_selection
+from rmx.train.estimate import estimate_ahead
+from rmx.train.probe import check_room, probe, this_device
 from rmx.train.slices import slicer_of
 from rmx.ui.jobs.page_jobs import PATIENCE, field_of, start_of
 from rmx.ui.visitor_cookie import Visitor

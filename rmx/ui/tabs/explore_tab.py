@@ -354,14 +354,14 @@ def _banner(spec: str, problem: str) -> tuple[Any, Any, Any]:
     of its answer."""
     reason = outside(spec, problem)
     said = f"⚠ Outside what *mini* was trained on: {literal(reason)} Its answer would be noise."
-    shown = {"visible": bool(reason)}
-    return gr.Markdown(said, **shown), gr.Column(**shown), show_computed(spec, problem)
+    shown = bool(reason)
+    return gr.Markdown(said, visible=shown), gr.Column(visible=shown), show_computed(spec, problem)
 
 
 def outside(spec: str, problem: object) -> str:
     """Say in a sentence why a text lies outside what `mini` was trained on; "" where it does not, or is not asked."""
     text = str(problem or "")
-    return coverage(text).reason if spec == "mini" and text.strip() and len(text) <= LOOKED_AT else ""
+    return coverage(text) if spec == "mini" and text.strip() and len(text) <= LOOKED_AT else ""
 
 
 def _nearest(problem: str) -> tuple[Any, ...]:

@@ -14,9 +14,17 @@ from transformers import AutoModelForCausalLM
 from rmx.config import ASSETS
 from rmx.mini.build.adapters import base_card
 from rmx.mini.build.mini_figures import greedy, share
-from rmx.mini.build.miniature import Mini, load
-from rmx.mini.build.pretrain import Data, PretrainConfig, Pretrainer, build_tokenizer, drill, schedule
-from rmx.mini.problem_sets import SPLITS, arith_set, equations, final_answer, mini_set, write_plan, write_solution
+from rmx.mini.build.miniature import Data, Mini, PretrainConfig, Pretrainer, build_tokenizer, drill, load, schedule
+from rmx.mini.problem_sets import (
+    SPLITS,
+    arith_set,
+    equations,
+    final_answer,
+    make_set,
+    mini_set,
+    write_plan,
+    write_solution,
+)
 from rmx.mini.task import (
     NAMES,
     PROMPT,
@@ -27,7 +35,6 @@ from rmx.mini.task import (
     coverage,
     draw_numbers,
     make_problem,
-    make_set,
     read_template,
     right_plans,
     split_of,
@@ -276,7 +283,7 @@ def test_numbers_are_drawn_so_that_no_flawed_plan_is_right():
 def test_every_wording_is_covered(template, wording):
     split = TEMPLATES[template].wordings[wording].split
     made = make_problem(random.Random(9), split, template, wording, held_out_wording=split != "train")
-    assert coverage(made.problem).inside, coverage(made.problem).reason
+    assert coverage(made.problem) == ""
 
 
 @pytest.mark.parametrize(
@@ -294,13 +301,11 @@ def test_every_wording_is_covered(template, wording):
     ],
 )
 def test_what_lies_outside_is_told_with_its_reason(text, reason):
-    found = coverage(text)
-    assert not found.inside
-    assert reason in found.reason
+    assert reason in coverage(text)
 
 
 def test_a_small_variation_stays_covered():
-    assert coverage("Zoe has 12 kites. Omar has 5 fewer kites. How many kites do they have together now?").inside
+    assert not coverage("Zoe has 12 kites. Omar has 5 fewer kites. How many kites do they have together now?")
 
 
 # ---------------------------------------------------------------- tokenizer and pretraining

@@ -27,7 +27,6 @@ from rmx.mini.problem_sets import mini_set
 from rmx.models import load as models
 from rmx.models.adapter_names import bundled_adapters
 from rmx.models.adapters import add_adapter
-from rmx.records import Answer
 from rmx.train.heldout import Solution, Solutions, solve
 
 pytestmark = pytest.mark.slow
@@ -102,7 +101,7 @@ def test_changes_are_paired_within_a_kind():
     kinds = {p.id: p.held_out for p in mini_set("test")}
 
     def solved(right):
-        return Solutions(tuple(Solution(i, (), "", Answer("1", right(i)), False) for i in ids))
+        return Solutions(tuple(Solution(i, (), "", "1", right(i), False) for i in ids))
 
     found = compared(ids, solved(lambda i: False), solved(lambda i: kinds[i] == "wording"))
     assert found["held_out_wording"]["change"]["value"] == 1.0
@@ -161,7 +160,7 @@ def test_the_bundled_adapter_gives_the_stored_greedy_answers(loaded):
     expected = stored("figures.json")["greedy_answers"]
     problems = load_set("mini:test")[: len(expected)]
     found = solve(loaded, problems, "reasonmaxxer", 220)
-    assert {s.problem_id: s.answer.text for s in found.each} == expected
+    assert {s.id: s.answer for s in found.each} == expected
 
 
 def test_plain_peft_gives_the_logits_of_our_loader(loaded):

@@ -146,14 +146,14 @@ def test_the_teacher_is_read_where_it_decided():
     assert torch.equal(rows.ids, whole.ids)
     assert torch.allclose(rows.logp, whole.logp, atol=1e-5)
     assert torch.allclose(rows.rest, whole.rest, atol=1e-5)
-    assert len(rows) == rollout.completion_length
+    assert len(rows.rest) == rollout.completion_length
 
 
 def test_tokens_that_the_student_lacks_are_left_out():
     model = wrap(qwen(1))
     rows = Teacher(model, None, 200).read(texts()[0], 8)
     assert int(rows.ids.max()) < 200
-    assert torch.allclose(rows.logp.exp().sum(-1) + rows.rest.exp(), torch.ones(len(rows)), atol=1e-5)
+    assert torch.allclose(rows.logp.exp().sum(-1) + rows.rest.exp(), torch.ones(len(rows.rest)), atol=1e-5)
 
 
 def test_rows_come_back_as_they_were_put(cache):
@@ -161,7 +161,7 @@ def test_rows_come_back_as_they_were_put(cache):
     both = cache.get([first, second], CPU)
     one = teacher_of().read(first, 8)
     n = first.completion_length
-    assert len(both) == n + second.completion_length
+    assert len(both.rest) == n + second.completion_length
     assert torch.equal(both.ids[:n], one.ids)
     assert torch.equal(both.logp[:n], one.logp)
     assert both.ids.dtype == torch.long
@@ -193,8 +193,8 @@ def test_chunks_of_the_head_give_the_whole_logits_loss_and_gradient(cache, tail,
             p.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr("rmx.train.step.loss.CHUNK_BYTES", 4 * 258 * 16)  # 16 rows a chunk
     batch, teacher = batch_of(policy, texts()), cache.get(texts(), CPU)
-    assert len(batch.row) == len(teacher) > 2 * policy.head.chunk_rows
-    weight = torch.rand(len(teacher), generator=torch.Generator().manual_seed(1))
+    assert len(batch.row) == len(teacher.rest) > 2 * policy.head.chunk_rows
+    weight = torch.rand(len(teacher.rest), generator=torch.Generator().manual_seed(1))
     found = []
     for head in (policy.head, None):
         policy.head = head
@@ -320,12 +320,12 @@ def test_agreement_with_oneself_is_whole_and_with_another_is_not(tmp_path, cache
         own.put(rollout, teacher_of(policy.model).read(rollout, 8))
     items = lessons(texts(), 100)
     same, other = agreement(policy, items, own, trained=False), agreement(policy, items, cache, trained=False)
-    assert same.agreement["value"] == 1.0
-    assert abs(same.kl["value"]) < 1e-5
-    assert other.agreement["value"] < 0.5
-    assert other.kl["low"] < other.kl["value"] < other.kl["high"]
-    assert (other.rollouts, other.agreement["n"]) == (5, 5)
-    assert other.tokens == sum(r.completion_length for r in texts())
+    assert same["agreement"]["value"] == 1.0
+    assert abs(same["kl"]["value"]) < 1e-5
+    assert other["agreement"]["value"] < 0.5
+    assert other["kl"]["low"] < other["kl"]["value"] < other["kl"]["high"]
+    assert (other["rollouts"], other["agreement"]["n"]) == (5, 5)
+    assert other["tokens"] == sum(r.completion_length for r in texts())
 
 
 def test_agreement_of_base_and_student_are_told_apart(cache):
@@ -333,7 +333,7 @@ def test_agreement_of_base_and_student_are_told_apart(cache):
     list(made.run())
     before = agreement(made.policy, made.items, cache, trained=False)
     after = agreement(made.policy, made.items, cache, trained=True)
-    assert after.kl["value"] < 0.8 * before.kl["value"]
+    assert after["kl"]["value"] < 0.8 * before["kl"]["value"]
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
@@ -568,12 +568,12 @@ def test_the_small_recipe_moves_the_bundled_model_and_the_papers_rate_hardly_doe
     made = Distillation(job, tmp_path, {"id": "r", "versions": {}}, model=load("mini", "cpu", "float32"))
     done = dict(made.events())["done"]
     items, left = made.items(ROLLOUTS), {}
-    before = agreement(LoraPolicy(made.base, recompute=False), items, made.cache, trained=False).kl["value"]
-    left["small"] = agreement(LoraPolicy(made.base, recompute=False), items, made.cache, trained=True).kl["value"]
+    before = agreement(LoraPolicy(made.base, recompute=False), items, made.cache, trained=False)["kl"]["value"]
+    left["small"] = agreement(LoraPolicy(made.base, recompute=False), items, made.cache, trained=True)["kl"]["value"]
     slow = Distiller(
         make_policy(made.base, recipe.adapter, None, 0), items, made.cache, replace(recipe, lr=DistillRecipe().lr)
     )
     assert len(list(slow.run())) == done["updates"] == 16
-    left["paper"] = agreement(slow.policy, items, made.cache, trained=True).kl["value"]
+    left["paper"] = agreement(slow.policy, items, made.cache, trained=True)["kl"]["value"]
     assert left["small"] < 0.6 * before
     assert left["paper"] > 0.8 * before

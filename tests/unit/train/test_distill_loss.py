@@ -120,7 +120,7 @@ def test_what_is_kept_of_a_teacher():
     assert found.ids.tolist() == [[1, 3]]
     assert found.logp.exp().tolist()[0] == pytest.approx([p[1], p[3]])
     assert found.rest.exp().item() == pytest.approx(p[0] + p[2])
-    assert len(found) == 1
+    assert len(found.rest) == 1
 
 
 def test_a_tiny_rest_keeps_its_digits():

@@ -6,7 +6,7 @@ import pytest
 
 from rmx.errors import TrainError
 from rmx.records import Rollout
-from rmx.train.estimate_ahead import LEVELS, counts_above, dry_message, shown
+from rmx.train.data_stages import LEVELS, counts_above, dry_message, shown
 
 
 def rollout(problem: str, gen: int, advantage: float | None, entropies, correct=None, ids=None, prompt=2) -> Rollout:

@@ -24,12 +24,13 @@ from rmx.train.estimate import (
     exactly,
     figures_of,
     length_of,
+    lines,
     memory_of,
     padded_tokens,
+    usual_length,
     work_ahead,
     work_left,
 )
-from rmx.train.estimate_ahead import lines, usual_length
 from rmx.train.probe import Lengths, Speeds, probe
 from rmx.train.step.scoring import MEMORY
 from tests.helpers.training_runs import TINY, tiny_run

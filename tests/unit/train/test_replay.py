@@ -5,7 +5,9 @@ import torch
 
 from rmx.models.adapters import add_adapter
 from rmx.models.load import load
-from rmx.train.replay import BaseSolution, Fork, ForkReplay, default_forks
+from rmx.records import Problem
+from rmx.train.heldout import Solution
+from rmx.train.training_stage import Fork, ForkReplay, default_forks
 from tests.helpers.chain import chain
 
 QUESTION = "Finn has 42 cards. That is 11 more than Jon has. How many cards do they have in all?"
@@ -91,11 +93,12 @@ def test_default_forks_are_the_places_of_highest_entropy(pair):
     model, _ = pair
     prompt = model.prompt_ids(QUESTION)
     ids = tuple(model.encode(" First, the facts are 42, 11. We add 42 and 11: 42 + 11 = 53."))
-    one = BaseSolution("p1", prompt, ids, "73")
-    forks = default_forks(model, [one, BaseSolution("empty", prompt, (), None), one], limit=3, per_problem=2)
+    problem, one = Problem("p1", QUESTION, "73"), Solution("p1", ids, "", "73", True, False)
+    empty = Solution("empty", (), "", None, None, True)
+    forks = default_forks(model, [problem] * 5, [one, empty, one, one, one])
     entropies = [_alone(model, None, Fork("", prompt, ids[:i], 0))[1] for i in range(len(ids))]
     best = sorted(sorted(range(len(ids)), key=lambda i: -entropies[i])[:2])
     assert [f.key for f in forks[:2]] == [f"p1@{i}" for i in best]
     assert [(f.before, f.said) for f in forks[:2]] == [(ids[:i], ids[i]) for i in best]
-    assert len(forks) == 3  # the limit holds over all solutions
+    assert len(forks) == 6  # the limit holds over all solutions
     assert all(f.known == "73" for f in forks)

@@ -9,7 +9,7 @@ import pytest
 from rmx.errors import TrainError
 from rmx.recipes.recipe import SelectionConfig
 from rmx.records import Rollout
-from rmx.train.rollouts.selection import pass_histogram, select, shortest, tau_of_share, with_advantages
+from rmx.train.step.items import pass_histogram, select, shortest, tau_of_share, with_advantages
 
 
 def rollouts(problem: str, rights: str, length: int = 4, stop="eos", lengths=None) -> list[Rollout]:

@@ -19,11 +19,11 @@ from rmx.recipes.recipe import taus_of
 from rmx.runs.folder import RunFolder
 from rmx.runs.store import RunStore, row
 from rmx.train import data_stages as first_stages
-from rmx.train import sweep
+from rmx.train import pipeline as sweep
 from rmx.train.drive import drive
 from rmx.train.heldout import Solutions
 from rmx.train.heldout import solve as really_solve
-from rmx.train.sweep import SweptTau, chosen_of
+from rmx.train.pipeline import SweptTau, chosen_of
 from rmx.ui.jobs.training import adapter_spec
 from tests.helpers.training_runs import TINY, finish, kill_in, tiny_run
 
@@ -55,7 +55,8 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, dict[s
 
     patch.setattr(first_stages, "sample_rollouts", sampled)
     patch.setattr(sweep.Pipeline, "scored", scored)
-    patch.setattr("rmx.train.heldout.solve", solved)
+    for module in ("heldout", "training_stage"):
+        patch.setattr(f"rmx.train.{module}.solve", solved)
     folder = tiny_run(tmp_path_factory.mktemp("sweep"), recipe=QUICK, taus=TAUS)
     assert drive(folder) == "done"
     patch.undo()
@@ -167,7 +168,8 @@ def test_the_choice_is_written_before_a_test_problem_is_solved(
         order.append(problems[0].split)
         return really_solve(model, problems, adapter, *args, **options)
 
-    monkeypatch.setattr("rmx.train.heldout.solve", solved)
+    for module in ("heldout", "training_stage"):
+        monkeypatch.setattr(f"rmx.train.{module}.solve", solved)
     assert drive(folder) == "done"
     assert order == ["test"] * 3
     assert seen == [curve(swept)["chosen"]] * 3

@@ -249,10 +249,8 @@ def probed(monkeypatch):
         return SimpleNamespace()
 
     monkeypatch.setattr("rmx.ui.jobs.training.probe", quick)
-    monkeypatch.setattr("rmx.train.estimate_ahead.work_ahead", lambda *_, **__: None)
-    monkeypatch.setattr(
-        "rmx.train.estimate_ahead.estimate", lambda *_, **__: SimpleNamespace(plan=lambda: {"minutes": 1})
-    )
+    monkeypatch.setattr("rmx.train.estimate.work_ahead", lambda *_, **__: None)
+    monkeypatch.setattr("rmx.train.estimate.estimate", lambda *_, **__: SimpleNamespace(plan=lambda: {"minutes": 1}))
     return calls
 
 
