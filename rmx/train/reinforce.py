@@ -285,7 +285,7 @@ def reinforce(model: Model, set_name: str, config: ReinforceConfig, out: Path, t
 
 
 def ship(run: Path, out: Path, test: Path | None = None) -> None:
-    """Copy a run's best adapter into a folder that ships, with what it was trained by and a card of its figures.
+    """Copy a run's best adapter into a folder that ships, with its log, its settings and a card of its figures.
 
     Args:
         test: what `rmx eval --json` printed of this very adapter's folder, beside others.
@@ -297,9 +297,9 @@ def ship(run: Path, out: Path, test: Path | None = None) -> None:
     )  # a resumed run repeats some
     steps = {e["iteration"]: e["seconds"] for e in events if e["kind"] == "step"}
     out.mkdir(parents=True, exist_ok=True)
-    for name in (WEIGHTS, CONFIG):
-        shutil.copyfile(run / ADAPTER / name, out / name)
-        (out / name).chmod(0o644)
+    for path in (run / ADAPTER / WEIGHTS, run / ADAPTER / CONFIG, run / LOG):
+        shutil.copyfile(path, out / path.name)
+        (out / path.name).chmod(0o644)
     kept = {f.name: config[f.name] for f in fields(ReinforceConfig)}
     (out / "training.json").write_text(
         json.dumps({"base": config["revision"], "set": config["set"], "config": kept}, indent=1) + "\n",

@@ -145,7 +145,7 @@ def finished(folder):
 def test_a_card_says_what_was_measured_and_by_which_command(tmp_path):
     ship(finished(tmp_path / "run"), tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "training.json",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "log.jsonl", "training.json",
     ]  # fmt: skip
     card = (tmp_path / "out" / "README.md").read_text()
     assert "no KL term: 1 of 3 iterations" in card
