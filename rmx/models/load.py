@@ -38,7 +38,7 @@ from rmx.models.presets import Preset, preset_of
 from rmx.models.style_options import StyleOptions, family_of, resolve_style, style_of
 from rmx.prompt_styles import PromptStyle
 from rmx.records import Answer
-from rmx.storage.hub_errors import download_sentence
+from rmx.storage.hub_errors import check_reach, download_sentence
 from rmx.storage.safe_files import whole
 
 QUANTIZE = ("8bit", "4bit")
@@ -358,6 +358,8 @@ def _from_pretrained(
 ) -> tuple[Any, Any]:
     """Tokenizer and model; a snapshot that is cached already loads without asking the network."""
     for offline in (True,) if local else (True, False):
+        if not offline:
+            check_reach(place)
         options: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
         if revision:
             options["revision"] = revision

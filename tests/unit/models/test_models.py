@@ -127,7 +127,7 @@ def test_failures_of_the_hub_are_sentences(monkeypatch, recorded, said):
 
 
 def test_a_cached_snapshot_is_tried_before_the_network(monkeypatch, folder):
-    asked = []
+    asked, looked_for = [], []
     real = rmx.models.load.AutoConfig.from_pretrained
 
     def config(place, **options):
@@ -136,11 +136,13 @@ def test_a_cached_snapshot_is_tried_before_the_network(monkeypatch, folder):
             raise OSError("not cached")
         return real(folder)
 
+    monkeypatch.setattr(rmx.models.load, "check_reach", looked_for.append)
     monkeypatch.setattr(rmx.models.load.AutoConfig, "from_pretrained", config)
     monkeypatch.setattr(rmx.models.load.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: qwen())
     monkeypatch.setattr(rmx.models.load.AutoTokenizer, "from_pretrained", lambda *a, **k: byte_tokenizer())
     assert load("someone/something", device="cpu").spec == "someone/something"
     assert asked == [True, False]
+    assert looked_for == ["someone/something"]  # the network, before the Hub's client tries for half a minute
 
 
 def test_a_broken_gguf_file(tmp_path, monkeypatch):

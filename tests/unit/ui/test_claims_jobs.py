@@ -151,7 +151,8 @@ def test_the_recorded_example_is_a_job_that_is_over_and_gives_way_to_one_that_is
     assert [row["id"] for row in message["rows"]] == [claim.id for claim in CLAIMS]
     assert row(message, "gain")["verdict"] == "by construction"
     assert row(message, "gain")["bars"][0]["numbers"]
-    assert message["command"].startswith("rmx claims --model mini --adapter rl --set mini --limit 50")
+    assert message["command"].startswith("rmx claims --model mini --adapter rl --limit 50")
+    assert message["command"].endswith("--budget 6000")  # else other figures would come of it
     assert "RL raises pass@1" in claims.export({"id": RECORDED})["text"]
     first = last_of(claims, claims.start(OPTIONS, "gain", RECORDED))
     assert row(first, "reranked")["verdict"] == "not measured"
