@@ -137,6 +137,7 @@ def test_an_alternative_says_what_comes_next_and_by_mouse_turns_wrong_into_right
     token(page, FIRST.pos).click()
     alternative = inspector(page).locator(f".alts .alt[data-id='{FIRST.token_id}']")
     expect(alternative.locator(".ahead-words")).not_to_be_empty()
+    expect(alternative.locator(".then")).to_contain_text(f"✓ {FIRST.swapped_answer}")  # its own end, though advised
     ahead = alternative.locator(".ahead-words").inner_text().split()
     alternative.click()
     expect(answer(page)).to_contain_text("✓ right")

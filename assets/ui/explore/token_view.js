@@ -530,7 +530,7 @@ async function renderLook(pos) {
 export function renderEnds() {
   if (selected === null || !settled) return;
   for (const row of ui.alts.querySelectorAll(".alt")) {
-    const end = endAt(selected, Number(row.dataset.id)), words = row.querySelector(".badge") ? mark(shown.result?.answer) : make("span", end.kind, endMark(end));
+    const end = endAt(selected, Number(row.dataset.id)), words = row.matches(".alt:not(.advised):has(.badge)") ? mark(shown.result?.answer) : make("span", end.kind, endMark(end));
     row.querySelector(".then").replaceChildren(...(words.textContent ? ["→ ", words, " "] : []));
   }
 }
