@@ -165,10 +165,14 @@ MAX_NEW, LONGEST, FORKS, BRANCHES = 96, 80, 8, 5
 Kind = Literal["wrong → right", "right → wrong", "stays right", "stays wrong"]
 # What is in the gallery, in the order it is shown: file, problem, what it shows.
 PICKED: tuple[tuple[str, str, Kind], ...] = (
-    ("smollm2-2-plus-1", "arith-test-044", "wrong → right"),
-    ("smollm2-9-plus-8", "arith-test-000", "right → wrong"),
-    ("smollm2-5-minus-2", "arith-test-019", "wrong → right"),
-    ("smollm2-2-plus-7", "arith-test-027", "stays wrong"),
+    ("smollm2-tickets", "words-test-0000", "wrong → right"),
+    ("smollm2-stones", "words-test-0008", "wrong → right"),
+    ("smollm2-buttons", "words-test-0010", "wrong → right"),
+    ("smollm2-marbles", "words-test-0019", "wrong → right"),
+    ("smollm2-cookies", "words-test-0022", "wrong → right"),
+    ("smollm2-crumbs", "words-test-0056", "right → wrong"),
+    ("smollm2-beads", "words-test-0133", "right → wrong"),
+    ("smollm2-boxes", "words-test-0007", "stays wrong"),
 )
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 
-from rmx.data.problem_sets import find_problem
+from rmx.data.words import draw_words
 from rmx.errors import ProblemError
 from rmx.models.load import Model
+from rmx.models.style_options import StyleOptions
 from rmx.trees.document import Tree
-from rmx.trees.gallery import FOLDER, MODEL, PICKED, list_trees, load_tree
+from rmx.trees.gallery import DRAWN, FOLDER, MODEL, PICKED, SET, STEPS, list_trees, load_tree
 from rmx.trees.link import TreeReplay, recipe_of
 
 
@@ -20,7 +21,8 @@ def shows(tree: Tree) -> str:
 @pytest.mark.parametrize(("name", "problem_id", "kind"), PICKED)
 def test_a_tree_shows_what_its_list_says(name: str, problem_id: str, kind: str) -> None:
     tree = load_tree(name)
-    problem = find_problem("arith", problem_id)
+    problem = next(p for p in draw_words("test", DRAWN, levels=STEPS) if p.id == problem_id)
+    assert problem.level in STEPS
     assert (tree.title, tree.known, tree.model, tree.licence) == (problem.problem, problem.answer, MODEL, "Apache-2.0")
     assert shows(tree) == kind
     assert len(tree.branches) >= 3
@@ -41,7 +43,7 @@ def test_the_list_is_the_folder() -> None:
 @pytest.mark.real
 def test_the_smallest_tree_is_decoded_to_the_same_tokens(smol: Model) -> None:
     tree = min((load_tree(p.name) for p in list_trees()), key=lambda t: t.size)
-    replay = TreeReplay(smol, None, recipe_of(tree))
+    replay = TreeReplay(smol.ask_in(StyleOptions(), SET), None, recipe_of(tree))
     for run in replay.runs():
         for _ in run.steps():
             pass
