@@ -2,7 +2,6 @@
 
 import gc
 import threading
-import time
 import weakref
 from types import SimpleNamespace
 from typing import Any
@@ -188,12 +187,12 @@ def test_a_page_that_has_shown_a_solution_does_not_keep_it_in_memory(explorer):
 
 
 def test_an_evaluation_is_not_kept_by_the_page_that_looked_at_it(space):
-    evaluator, threads = Evaluator(space, measure=lambda job, problems: iter(())), threading.active_count()
+    evaluator, others = Evaluator(space, measure=lambda job, problems: iter(())), {*threading.enumerate()}
     job = evaluator.start(evaluator.asked(form()))
     watching = OpenPages()
     watching.follow("page", job)
-    while threading.active_count() > threads:  # its own thread holds it until the end
-        time.sleep(0.01)
+    for own in {*threading.enumerate()} - others:  # a job's thread holds it until the end
+        own.join(10)
     assert job.done
     kept = weakref.ref(job)
     evaluator.kept.most = 0

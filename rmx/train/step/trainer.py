@@ -149,11 +149,13 @@ class MicroStep:
     delta_logp_pos_mean: float  # nats, policy minus base
     delta_logp_neg_mean: float
     neg_pos_pressure_ratio: float  # summed absolute terms of wrong rollouts over those of right ones
+    pos_pressure: float
+    neg_pressure: float
     lr: float
 
     def json(self) -> dict[str, Any]:
         """The line of `rmx train --json`."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name not in ("pos_pressure", "neg_pressure")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,4 +327,5 @@ def _seen(seen: Tensor) -> dict[str, Any]:
         "ce_pos_mean": ce_pos / (pos or 1), "ce_neg_mean": ce_neg / (neg or 1),
         "delta_logp_pos_mean": delta_pos / (pos or 1), "delta_logp_neg_mean": delta_neg / (neg or 1),
         "neg_pos_pressure_ratio": push_neg / push_pos if push_pos > 0 else 0.0,
+        "pos_pressure": push_pos, "neg_pressure": push_neg,
     }  # fmt: skip
