@@ -19,14 +19,19 @@ OFFICIAL = {"input_ids": "tokens", "completion_length": "num_completion_tokens"}
 
 def to_row(rollout: Rollout) -> dict[str, Any]:
     """One line of our files."""
-    row = _named(rollout) | {name: getattr(rollout, name) for name in ("answer", "stop", "entropies")}
-    later = {name: getattr(rollout, name) for name in ("advantage", "decision_positions")}
+    row = _named(rollout) | {name: _listed(getattr(rollout, name)) for name in ("answer", "stop", "entropies")}
+    later = {name: _listed(getattr(rollout, name)) for name in ("advantage", "decision_positions")}
     return row | {name: value for name, value in later.items() if value is not None}
 
 
 def _named(rollout: Rollout) -> dict[str, Any]:
     names = ("problem_id", "gen_index", "input_ids", "prompt_length", "completion_length", "correct")
-    return {name: getattr(rollout, name) for name in names}
+    return {name: _listed(getattr(rollout, name)) for name in names}
+
+
+def _listed(value: Any) -> Any:
+    """A tuple as JSON has it, so that a document in memory equals the file's."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def from_row(row: Any, place: str) -> Rollout:
