@@ -168,7 +168,7 @@ def wire(demo: gr.Blocks, tab: EvaluateTab, quiet: dict[str, Any]) -> None:
         OPENED.append(event._data)
 
     tab.view.open(opened, None, None, **quiet)
-    demo.load(tab.again, tab.kept, tab.view, js="() => sessionStorage.getItem('rmx-evaluation') ?? ''", **quiet)
+    demo.load(tab.keep, tab.kept, None, js="() => sessionStorage.getItem('rmx-evaluation') ?? ''", **quiet)
     demo.unload(tab.leave)
 
 

@@ -42,6 +42,17 @@ def head(page: Page) -> Locator:
     return page.locator("#evaluate .run-head")
 
 
+def test_it_opens_with_the_recorded_example_and_after_a_forgotten_evaluation_too(open_page: Open, url: str) -> None:
+    page = opened(open_page, url)
+    expect(head(page)).to_contain_text("a recorded example", timeout=LONG)
+    expect(page.get_by_role("table", name="What each solves").locator("tbody tr")).not_to_have_count(0)
+    page.evaluate("sessionStorage.setItem('rmx-evaluation', 'of a server that is gone')")
+    page.reload()
+    page.get_by_role("tab", name="Evaluate").click()
+    expect(head(page)).to_contain_text("a recorded example", timeout=LONG)
+    assert page.evaluate("sessionStorage.getItem('rmx-evaluation')") is None
+
+
 def test_stop_and_evaluate_again_goes_on_from_what_is_known(open_page: Open, url: str) -> None:
     page = opened(open_page, url)
     fill(page, 8, "4")

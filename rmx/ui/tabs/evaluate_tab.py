@@ -141,17 +141,16 @@ class EvaluateTab(StreamTab):
         with as_owner(self.who(request)):
             return gr.Dropdown(self.evaluator.contestants(str(model or "")), **chosen)
 
-    def attach(self, event: gr.EventData, request: gr.Request) -> Any:
-        """Have a page that was reloaded follow what it followed before."""
-        return self.again(parts.payload(event).get("id"), request)
+    def attach(self, event: gr.EventData, request: gr.Request) -> Message:
+        """Have a page that was reloaded follow what it followed before; one that is gone, it learns by asking."""
+        job_id = parts.payload(event).get("id")
+        self.keep(job_id, request)
+        return {"kind": "job", "id": job_id}
 
-    def again(self, job_id: Any, request: gr.Request) -> Any:
-        """Have a page follow an evaluation that is under way or over."""
-        job = self.evaluator.jobs.find(job_id)
-        if job is None:
-            return gr.skip()
-        self.visitors.follow(request.session_hash, job)
-        return {"kind": "job", "id": job.id}
+    def keep(self, job_id: Any, request: gr.Request) -> None:
+        """Let a page that was reloaded keep its evaluation going, whether or not it opens the tab."""
+        if (job := self.evaluator.jobs.find(job_id)) is not None:
+            self.visitors.follow(request.session_hash, job)
 
 
 def build_evaluate_tab(
@@ -218,5 +217,6 @@ def wire_evaluate(
     tab.view.open(open_problem, None, targets, **{**QUIET, "concurrency_id": "load"}).success(
         None, None, None, js=pressed, **QUIET
     )
-    demo.load(tab.again, tab.kept, tab.view, js=RESTORE, **LIGHT)
+    # Nothing goes to the view here: an update before its tab is opened would take the place of all that it is given.
+    demo.load(tab.keep, tab.kept, None, js=RESTORE, **LIGHT)
     demo.unload(tab.leave)
