@@ -36,7 +36,7 @@ PRESETS = {
             "SmolLM2 135M Instruct · from PyPI",
             135,
             "Apache-2.0",
-            measured="solves 40 % [36, 44] of 640 word problems of one step, greedy, after three solved examples",
+            measured="solves 40 % [36, 44] of 640 word problems of one step, greedy, in the prompt style three-shot",
         ),  # fmt: skip
         Preset("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B", "Qwen2.5 0.5B", 494, "Apache-2.0"),
         Preset("qwen2.5-1.5b", "Qwen/Qwen2.5-1.5B", "Qwen2.5 1.5B", 1544, "Apache-2.0", gpu=True),
