@@ -220,7 +220,6 @@ def test_it_streams_and_stop_frees_the_engine_and_keeps_what_is_there(page: Page
     assert page.locator(".flow .t").count() == count
 
 
-@pytest.mark.long
 def test_who_waits_sees_the_place_in_line_and_the_wait(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     choose_model(page, "slow")
     queue = SLOW.engine.queue
@@ -340,7 +339,6 @@ def test_presenter_mode_pauses_at_a_fork_and_lets_the_room_choose(page: Page) ->
     expect(lanes(page)).to_have_count(1)
 
 
-@pytest.mark.long
 def test_a_clicker_walks_the_playlist(page: Page) -> None:
     page.get_by_role("button", name="Present").click()
     expect(page.locator(".rmx.presenting")).to_have_count(1)  # the button's own pace is set by then
@@ -376,7 +374,6 @@ def test_the_tour_has_five_steps(page: Page) -> None:
     expect(page.get_by_text("5 of 5")).to_be_hidden()
 
 
-@pytest.mark.long
 def test_two_visitors_do_not_see_each_other(open_page: Open, url: str) -> None:
     one, two = open_page(url), open_page(url)
     for page in (one, two):
@@ -394,7 +391,6 @@ def solved(page: Page, problem: str) -> None:
     expect(status(page)).to_contain_text("tokens", timeout=30_000)
 
 
-@pytest.mark.long
 def test_a_model_is_unloaded_and_loaded_again(page, tmp_path):
     copy = shutil.copytree(ASSETS / "mini", tmp_path / "copy")
     choose_model(page, str(copy))

@@ -168,7 +168,6 @@ def quiet(timeout: float = 10) -> bool:
     return not SLOW.engine.queue.waiting() and not SLOW_TOO.engine.queue.waiting()
 
 
-@pytest.mark.long
 def test_a_map_streams_and_stop_frees_both_engines(page: Page) -> None:
     own_pair(page, "slow", "slow-too", "Go on.")
     expect(page.locator(".map .title")).to_have_text("Go on.", timeout=20_000)
@@ -228,7 +227,6 @@ def test_a_phone_has_no_sideways_scroll(open_page: Open, url: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-@pytest.mark.long
 def test_two_visitors_keep_their_own_pairs(open_page: Open, url: str) -> None:
     one, two = open_compare(open_page, url), open_compare(open_page, url)
     one.locator("#pair-source").get_by_label("adapted model's own").check()

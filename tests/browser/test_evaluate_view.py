@@ -174,7 +174,6 @@ def test_differences_say_what_they_show(page: Page) -> None:
     expect(scatter(page).locator(".curves-y")).to_have_text("right by reasonmaxxer")
 
 
-@pytest.mark.long
 def test_no_row_calls_better_what_its_own_p_does_not(open_page: Open, url: str) -> None:
     """Seed 14: 11 won and 3 lost of 40, p = 0.057, though the interval leaves 0 out."""
     page = evaluated(open_page(url), seed=14)
@@ -301,7 +300,6 @@ def test_stop_keeps_what_is_there(open_page: Open, url: str) -> None:
     expect(rows(page, "What each solves")).to_have_count(2)
 
 
-@pytest.mark.long
 def test_another_visitor_sees_nothing_of_it(page: Page, open_page: Open, url: str) -> None:
     other = open_page(url)
     expect(other.get_by_text("Is it better, and would you see it again")).to_be_visible()

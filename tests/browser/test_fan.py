@@ -224,7 +224,6 @@ def test_keys_walk_through_the_fan_and_take_a_word(page: Page) -> None:
     expect(fan(page).locator(".fan-fork.selected")).to_have_attribute("data-pos", "13")
 
 
-@pytest.mark.long
 def test_the_threshold_decides_which_forks_fan_out(page: Page) -> None:
     solve(page)
     forks = fan(page).locator(".fan-fork")
@@ -238,7 +237,6 @@ def test_the_threshold_decides_which_forks_fan_out(page: Page) -> None:
     expect(page.locator(".fan-ticks")).not_to_have_attribute("d", "")
 
 
-@pytest.mark.long
 def test_dragging_along_the_trunk_goes_through_the_text(page: Page) -> None:
     solve(page, "long", 600)
     box = page.locator(".fan-trunk").bounding_box()
@@ -280,7 +278,6 @@ def test_many_forks_keep_apart(page: Page, limit: int, forks: int) -> None:
     assert all(b - a > 0.5 * GAP for a, b in zip(spots, spots[1:], strict=False))
 
 
-@pytest.mark.long
 def test_4000_tokens_are_drawn_a_few_times_a_second_and_never_more_than_fit(page: Page) -> None:
     began = time.monotonic()
     solve(page, "long", 4000)
@@ -294,7 +291,6 @@ def test_4000_tokens_are_drawn_a_few_times_a_second_and_never_more_than_fit(page
     assert page.locator(".fan-plot *").count() <= (width / GAP + 1) * (6 * SLOTS + 5)
 
 
-@pytest.mark.long
 def test_it_grows_while_the_text_streams(page: Page) -> None:
     page.get_by_label("long", exact=True).check()
     page.locator("#limit input").fill("300")
@@ -308,7 +304,6 @@ def test_it_grows_while_the_text_streams(page: Page) -> None:
     expect(page.locator(".fan-goal")).to_have_count(1)
 
 
-@pytest.mark.long
 def test_a_replay_does_not_give_the_ends_away(page: Page) -> None:
     solve(page)
     ray(page, 13, " subtract").click()

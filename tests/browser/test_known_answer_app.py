@@ -52,7 +52,6 @@ def test_a_typed_problem_is_judged_by_the_answer_computed_from_it(page: Page) ->
     expect(answer(page)).to_contain_text("✓ right" if said == "13" else "✗ wrong")
 
 
-@pytest.mark.long
 def test_solve_pressed_at_once_does_not_take_the_old_answer(page: Page) -> None:
     """Text and click within one task of the page: no event of the change has been handled by then."""
     page.evaluate(

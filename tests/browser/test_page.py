@@ -50,7 +50,6 @@ def test_the_page_as_it_opens(page: Page, url: str) -> None:
 
 
 # ---- full screen -------------------------------------------------------------------------------------------------
-@pytest.mark.long
 def test_space_and_enter_go_on_after_present_was_clicked(page: Page) -> None:
     page.locator("#present").click()
     stage, play = page.locator("[data-ui=stage]"), page.locator("[data-ui=play]")
@@ -66,7 +65,6 @@ def test_space_and_enter_go_on_after_present_was_clicked(page: Page) -> None:
     expect(page.locator("html")).not_to_have_class(re.compile("rmx-presenting"))
 
 
-@pytest.mark.long
 def test_present_is_off_with_its_reason_where_nothing_can_fill_the_screen(page: Page) -> None:
     present = page.locator("#present")
     for name, why in {"Train": "checkpoint first: then its fork replay", "Claims": "nothing to show"}.items():
@@ -183,7 +181,6 @@ def test_a_text_outside_of_minis_world_leads_elsewhere_by_one_click(page: Page) 
     assert "sky" not in box.input_value()
 
 
-@pytest.mark.long
 def test_words_that_need_it_say_what_they_mean(page: Page) -> None:
     for word in ("nats", "fork"):
         expect(page.locator("#view .legend abbr").filter(has_text=word).first).to_have_attribute(
@@ -198,7 +195,6 @@ def test_words_that_need_it_say_what_they_mean(page: Page) -> None:
         )
 
 
-@pytest.mark.long
 def test_a_model_that_cannot_be_fetched_is_refused_within_seconds(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://127.0.0.1:9")  # nobody answers there
     page.get_by_role("button", name="Model").click()
@@ -215,7 +211,6 @@ def take(page: Page) -> None:
     expect(answer(page)).to_contain_text("✓ right")
 
 
-@pytest.mark.long
 def test_the_form_shows_the_tree_that_was_opened(page: Page) -> None:
     page.get_by_role("button", name="Recorded trees").click()
     page.locator(".piece").first.click()
@@ -228,7 +223,6 @@ def test_the_form_shows_the_tree_that_was_opened(page: Page) -> None:
     )
 
 
-@pytest.mark.long
 def test_the_marks_of_a_selected_token_leave_the_next_character_alone(page: Page) -> None:
     page.locator("#view .flow .fork b").first.click()
     chosen = page.locator("#view .t.selected b")
@@ -238,7 +232,6 @@ def test_the_marks_of_a_selected_token_leave_the_next_character_alone(page: Page
         assert "inset" in shadow or re.search(r"\) 0px -?2px 0px 0px", shadow), shadow
 
 
-@pytest.mark.long
 def test_a_page_of_1024_pixels_keeps_the_inspector_beside_the_text(open_page: Open, url: str) -> None:
     page = open_page(url, width=1024, height=768)
     expect(status(page)).to_contain_text("tokens", timeout=30_000)
@@ -247,7 +240,6 @@ def test_a_page_of_1024_pixels_keeps_the_inspector_beside_the_text(open_page: Op
     page.locator("#solve").click(trial=True)  # nothing lies over it
 
 
-@pytest.mark.long
 def test_presenting_on_a_phone_leaves_room_for_the_solution(open_page: Open, url: str) -> None:
     page = open_page(url, width=390, height=844)
     expect(status(page)).to_contain_text("tokens", timeout=30_000)

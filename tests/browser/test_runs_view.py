@@ -209,7 +209,6 @@ def test_a_hidden_page_asks_nothing(page: Page) -> None:
     expect(row(page, RUNNING)).to_contain_text("120 of 150")
 
 
-@pytest.mark.long
 def test_a_server_that_is_gone_leaves_the_page_usable(page: Page) -> None:
     page.route("**/component_server**", lambda route: route.abort())
     expect(page.get_by_text("no reply from the server; trying again")).to_be_visible()
@@ -331,7 +330,6 @@ def test_others_see_why_they_may_not(page: Page) -> None:
     expect(detail.get_by_role("button", name="Delete …")).to_be_disabled()
 
 
-@pytest.mark.long
 def test_a_note_survives_the_polls_and_a_closed_row_until_it_is_saved(page: Page) -> None:
     detail = opened(page, SMALL)
     box = detail.get_by_role("textbox", name="Note")

@@ -168,7 +168,6 @@ def test_killed_process_shows_as_interrupted_with_resume(open_page: Open, url: s
     expect(page.locator("#train").get_by_role("button", name="Resume")).to_be_visible()
 
 
-@pytest.mark.long
 def test_while_a_run_trains_explore_answers_and_a_stranger_cannot_stop_it(
     open_page: Open, browser: Browser, url: str, runs: Path
 ) -> None:

@@ -93,7 +93,6 @@ def test_a_finished_run_shows_its_stages_and_what_came_of_it(page: Page) -> None
     expect(page.get_by_text("by construction")).to_be_hidden()
 
 
-@pytest.mark.long
 def test_an_interval_with_zero_in_it_claims_nothing(page: Page) -> None:
     done = app.RUNS["done"].events[-1]
     app.RUNS["done"].events[-1] = done | {"vs_base": world.estimate(0.02, 0.05, 300)}
@@ -421,7 +420,6 @@ def test_hostile_text_stays_text(page: Page) -> None:
     assert page.evaluate("window.PWN ?? null") is None
 
 
-@pytest.mark.long
 def test_motion_is_short_and_can_be_off(open_page: Open, url: str) -> None:
     app.remake()
     times = """() => [...document.querySelectorAll('.train *')].map((e) => Math.max(...getComputedStyle(e)

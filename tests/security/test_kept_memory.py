@@ -168,7 +168,6 @@ def test_the_bytes_of_a_solution_are_those_that_it_takes(explorer):
     assert run.nbytes / len(run.tokens) < TOKEN_BYTES
 
 
-@pytest.mark.long
 def test_the_bytes_of_a_branch_are_those_that_it_adds_to_its_parents(explorer):
     run = solved(explorer, 300)
     at = len(run.tokens) - 20

@@ -169,7 +169,6 @@ def test_resume_stop_and_remove(capsys, store, waiting, monkeypatch):
     assert not waiting.path.exists()
 
 
-@pytest.mark.long
 def test_the_resumed_run_outlives_the_command(store, waiting, tmp_path):
     """The very command, as a user gives it; only the program of the run is another one."""
     script = f"""

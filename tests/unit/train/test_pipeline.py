@@ -200,7 +200,6 @@ def test_a_guard_ends_a_run_that_goes_wrong(
     assert folder.summary["done"]["updates"] < told(folder, "update")[0]["of"]
 
 
-@pytest.mark.long
 def test_patience_ends_a_run_and_the_adapter_is_kept(sampled: RunFolder, tmp_path: Path) -> None:
     folder = again(sampled, tmp_path, patience=1, epochs=40, lr=1e-9, checkpoint_every=1, test=0)
     assert drive(folder) == "done"

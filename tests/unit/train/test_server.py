@@ -541,7 +541,6 @@ def served() -> Iterator[str]:
         process.wait()
 
 
-@pytest.mark.long
 def test_transformers_serve_gives_rollouts(mini, served) -> None:
     report, problems = Report(), load_set("mini:train")[:2]
     config = RolloutConfig(k=3, temperature=1.0, top_p=1.0, max_new_tokens=96)

@@ -408,7 +408,6 @@ print("list:", [(one["id"], one["state"], one["note"]) for one in training.runs_
 
 
 @pytest.mark.parametrize(("how", "said"), [("full", "is full"), ("read-only", "cannot be written to")])
-@pytest.mark.long
 def test_a_real_disk_of_one_megabyte(how: str, said: str, runs: Path) -> None:
     """In a mount namespace of its own; a system that allows none says so, and the faked refusals above stand alone."""
     runs.mkdir()

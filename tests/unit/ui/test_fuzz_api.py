@@ -1,7 +1,7 @@
 """Whatever is sent to the app, it answers with a refusal or a sentence: never a fault, a traceback, a file or a path of
 the machine; and it works as before afterwards. What a request provokes is followed: a path in an answer is asked for,
 the temporary folders are looked through, names that were looked up are noted, memory and the time of an answer are
-measured. `RMX_FUZZ=3000` sends so many requests instead of forty."""
+measured. `RMX_FUZZ=3000` sends so many requests instead of a hundred."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from tests.helpers.live import running
 
 pytestmark = pytest.mark.slow
 
-COUNT = int(os.environ.get("RMX_FUZZ", "40"))
+COUNT = int(os.environ.get("RMX_FUZZ", "100"))
 SMALL = Limits(max_new_tokens=12, problems=2, samples=8, budget=300)
 PATHS = re.compile(r"(?<![\w.:/])/(?:tmp|proc|etc|root|home|usr|var)/[^\s\"'\\<>]{1,300}")
 HOME = Path(rmx.__file__).parents[1]
@@ -167,7 +167,7 @@ def test_memory_and_the_time_of_an_answer_stay_within_bounds(provoked):
     """Of what the requests before have provoked; where the machine has other work the first answers are slow too."""
     first = len(provoked.memory) // 4
     warm, usual = provoked.memory[first:], statistics.median(provoked.seconds[:first])
-    assert len(warm) > COUNT // 2
+    assert len(warm) > 50
     assert max(warm) - warm[0] < 300  # MB
     late = sorted(provoked.seconds[first:])
     assert late[len(late) // 2] < max(0.25, 2 * usual)

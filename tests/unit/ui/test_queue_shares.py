@@ -303,10 +303,10 @@ def test_a_greedy_cookie_and_a_greedy_address_neither_refuse_nor_delay_somebody_
     ("button", "values"),
     [
         ("solve", SLOW),
-        pytest.param("pair-compare", {"pair-max-new": 1000}, marks=pytest.mark.long),
+        ("pair-compare", {"pair-max-new": 1000}),
         pytest.param("pair-shifts", {"pair-limit": 100}, marks=pytest.mark.long),
         pytest.param("pair-intervene", {"pair-limit": 100}, marks=pytest.mark.long),
-        pytest.param("claims-measure", {"claims-limit": 100}, marks=pytest.mark.long),
+        ("claims-measure", {"claims-limit": 100}),
     ],
 )
 def test_what_nobody_listens_to_ends_by_itself_also_while_it_waits(button, values, url, space, impatient):
