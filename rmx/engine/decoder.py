@@ -24,13 +24,14 @@ class Prefix:
     """Ids that are read once for all streams that go on from them.
 
     Args:
-        reuse: False computes everything anew. read_from, on_read: see `Engine.open`.
+        reuse, cold, read_from, on_read: see `Engine.open`.
         save: whether keys and values are kept for later prefixes once they are read.
     """
 
     ids: Sequence[int]
     adapter: str | None = None
     reuse: bool = True
+    cold: bool = False
     read_from: int | None = None
     on_read: Callable[[int, Tensor], None] | None = None
     save: bool = False
@@ -154,7 +155,7 @@ class Decoder:
 
     def _begin(self, prefix: Prefix, owner: RequestOwner) -> None:
         with as_owner(owner):
-            prefix.begun = self._engine.begin(prefix.ids, prefix.adapter, prefix.reuse, prefix.read_from)
+            prefix.begun = self._engine.begin(prefix.ids, prefix.adapter, prefix.reuse, prefix.read_from, prefix.cold)
 
     def _together(self, waiting: Mapping[Prefix, Sequence[Decoding]]) -> list[Prefix]:
         """The first of them, and those that are read by the same pass: none twice as long as another, few in all."""

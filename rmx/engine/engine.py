@@ -278,6 +278,7 @@ class Engine:
         *,
         adapter: str | None = None,
         reuse: bool = True,
+        cold: bool = False,
         read_from: int | None = None,
         on_read: Callable[[int, Tensor], None] | None = None,
     ) -> Stream:
@@ -286,24 +287,27 @@ class Engine:
         Args:
             ids: prompt and kept tokens, at least one.
             adapter: name of a loaded adapter; the caller is inside `using(adapter)`.
-            reuse: False computes everything anew.
+            reuse: False takes nothing but heads (see `share_head`) from what was computed before.
+            cold: compute everything anew, heads too.
             read_from: report logits from this index on (index i decides ids[i + 1]; the last decides the next token).
             on_read: called as on_read(first index, logits (n, V)) for consecutive chunks.
 
         Raises:
             PromptError: no ids, more ids than the context holds, or an id outside the vocabulary.
         """
-        stream = self.begin(ids, adapter, reuse, read_from)
+        stream = self.begin(ids, adapter, reuse, read_from, cold)
         for _ in self.reading(stream, read_from, on_read):
             pass
         return stream
 
-    def begin(self, ids: Sequence[int], adapter: str | None, reuse: bool, read_from: int | None) -> Stream:
+    def begin(
+        self, ids: Sequence[int], adapter: str | None, reuse: bool, read_from: int | None, cold: bool = False
+    ) -> Stream:
         """Return the stream of `ids` with nothing in its cache but what is reused; see `open`."""
         self._check(ids)
         # The last token is always computed: its logits are wanted, and keys and values alone do not give them.
         limit = len(ids) - 1 if read_from is None else min(read_from, len(ids) - 1)
-        cache, reused = self._resume(adapter, ids, limit) if reuse else (self._new_cache(), 0)
+        cache, reused = (self._new_cache(), 0) if cold else self._resume(adapter, ids[:limit], reuse)
         return Stream(self, adapter, ids, cache, Reuse(reused, len(ids) - reused))
 
     def reading(
@@ -404,13 +408,37 @@ class Engine:
                 layer.cumulative_length = n
         return croppable(cache)
 
-    def _resume(self, adapter: str | None, ids: Sequence[int], limit: int) -> tuple[Any, int]:
-        """A cache that already holds as much of ids[:limit] as was ever computed, and how much that is."""
-        found = self.prefixes.find(adapter, ids[:limit], current_owner.get().owner) if limit else None
+    def _resume(self, adapter: str | None, ids: Sequence[int], reuse: bool) -> tuple[Any, int]:
+        """A cache that already holds as much of `ids` as was ever computed, and how much that is."""
+        found = self.prefixes.find(adapter, ids, current_owner.get().owner) if ids and reuse else None
+        head = self._head(adapter, ids)
+        if head is not None and (found is None or len(head.ids) > found[1]):
+            found = head, len(head.ids)
         if found is None:
             return self._new_cache(), 0
         saved, shared = found
         return self.cache_of(saved.layers, shared), shared
+
+    def _head(self, adapter: str | None, ids: Sequence[int]) -> Saved | None:
+        """Keys and values of the longest head that `ids` begin with; they are computed where that is new."""
+        fits = [head for head in self.prefixes.heads if tuple(ids[: len(head)]) == head]
+        if not fits or not self.crops(len(ids)):
+            return None
+        head = max(fits, key=len)
+        saved = self.prefixes.find_head(adapter, head)
+        return self._read_head(adapter, head) if saved is None else saved
+
+    def _read_head(self, adapter: str | None, head: Sequence[int]) -> Saved:
+        used, cache = self.held.used, self._new_cache()
+        for use in reversed(used):
+            use.leave()
+        with self.using(adapter):
+            for _ in self._prefill(head, 0, cache, None, lambda: PREFILL):
+                pass
+        for use in used:
+            use.switch()
+        layers = tuple((layer.keys, layer.values) for layer in cache.layers)
+        return self.prefixes.keep_head(Saved(adapter, torch.tensor(head), layers))
 
     def cache_of(self, layers: Sequence[tuple[Tensor, Tensor]], n: int) -> Any:
         """A cache of views of the first n positions. The first update concatenates: the source is never written to."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+MOST_HEADS = 16  # that are kept, of all adapters and strengths
+
 
 @dataclass(frozen=True, slots=True)
 class Saved:
@@ -27,18 +29,25 @@ class Saved:
 
 
 class PrefixCache:
-    """Sequences already computed, found by longest common prefix; least recently used out, bounded in bytes."""
+    """Sequences already computed, found by longest common prefix; least recently used out, bounded in bytes.
+
+    Heads are apart from them: what the prompts of a built-in style begin with, such as solved examples. They are read
+    by themselves, once, and serve every owner, so that what is computed behind them does not depend on who was there
+    before.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
+        self.heads: set[tuple[int, ...]] = set()
+        self._read_heads: OrderedDict[tuple[str | None, tuple[int, ...]], Saved] = OrderedDict()
         self._saved: OrderedDict[int, Saved] = OrderedDict()
         self._next = 0
         self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all saved sequences."""
-        return sum(s.nbytes for s in list(self._saved.values()))
+        """Bytes of all saved sequences and heads."""
+        return sum(s.nbytes for s in [*self._saved.values(), *self._read_heads.values()])
 
     def __len__(self) -> int:
         return len(self._saved)
@@ -73,20 +82,35 @@ class PrefixCache:
                 del self._saved[key]
             self._saved[self._next] = saved
             self._next += 1
-            while self.nbytes > self.max_bytes:
+            while self._saved and self.nbytes > self.max_bytes:
                 self._saved.popitem(last=False)
+
+    def find_head(self, adapter: str | None, head: tuple[int, ...]) -> Saved | None:
+        """Keys and values of a head; None where they have to be computed."""
+        with self._lock:
+            if (found := self._read_heads.get((adapter, head))) is not None:
+                self._read_heads.move_to_end((adapter, head))
+            return found
+
+    def keep_head(self, saved: Saved) -> Saved:
+        """Store a head that was computed; the one used least lately goes where there are too many."""
+        with self._lock:
+            self._read_heads[saved.adapter, tuple(saved.ids.tolist())] = saved
+            if len(self._read_heads) > MOST_HEADS:
+                self._read_heads.popitem(last=False)
+        return saved
 
     def clear(self, adapter: str | None = None) -> None:
         """Forget everything, or all that one adapter computed."""
-        with self._lock:
-            for key in [k for k, s in self._saved.items() if adapter is None or s.adapter == adapter]:
-                del self._saved[key]
+        self.forget(lambda key: adapter is None or key == adapter)
 
     def forget(self, where: Callable[[str | None], bool]) -> None:
         """Forget all that was computed under the adapters for whose keys `where` is true."""
         with self._lock:
-            for key in [k for k, s in self._saved.items() if where(s.adapter)]:
-                del self._saved[key]
+            everything: tuple[OrderedDict[Any, Saved], ...] = self._saved, self._read_heads
+            for kept in everything:
+                for key in [k for k, s in kept.items() if where(s.adapter)]:
+                    del kept[key]
 
 
 def _common_prefix(a: Tensor, b: Tensor) -> int:

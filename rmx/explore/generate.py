@@ -165,6 +165,7 @@ class Generation:
             [*job.prompt_ids, *(t.id for t in kept), *given],
             job.adapter,
             reuse=not job.cold,
+            cold=job.cold,
             read_from=start if start < len(job.prompt_ids) + len(kept) + len(given) - 1 else None,
             on_read=self._reader(given, len(kept), found),
         )
@@ -267,7 +268,7 @@ def solve_anew(model: Model, job: Job, cancelled: Callable[[], bool] = never) ->
     engine = model.engine
     if engine.remote is None and trace.tokens:
         with engine.queue.turn(), engine.using(job.adapter):
-            engine.open([*job.prompt_ids, *trace.ids], adapter=job.adapter, reuse=False).save()
+            engine.open([*job.prompt_ids, *trace.ids], adapter=job.adapter, cold=True).save()
     return trace
 
 

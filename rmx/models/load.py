@@ -12,6 +12,7 @@ import copy
 import hashlib
 import importlib.util
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -36,12 +37,13 @@ from rmx.grading.answers import RULES, StopRule, before_stop, grade
 from rmx.models.detokenizer import Detokenizer
 from rmx.models.presets import Preset, preset_of
 from rmx.models.style_options import StyleOptions, family_of, resolve_style, style_of
-from rmx.prompt_styles import PromptStyle
+from rmx.prompt_styles import STYLES, PromptStyle
 from rmx.records import Answer
 from rmx.storage.hub_errors import check_reach, download_sentence
 from rmx.storage.safe_files import whole
 
 QUANTIZE = ("8bit", "4bit")
+HEAD_TOKENS = 64  # of a style, from which on it is read once for all prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,22 @@ class Model:
         if not ids:
             raise PromptError("The prompt holds no token of this model. Type a problem first.")
         self.check_fit(ids)
+        if not raw:
+            self._share_head(ids)
         return ids
+
+    def _share_head(self, ids: Sequence[int]) -> None:
+        """Have what all prompts of a built-in style begin with read once, where it is long enough to matter."""
+        heads, style = self.engine.prefixes.heads, self.style
+        own = style.name not in STYLES or STYLES[style.name].template != style.template
+        if own or len(ids) < HEAD_TOKENS or any(ids[: len(head)] == head for head in heads):
+            return
+        prompts = [self.prompt(text) for text in ("1", "A")]
+        alike = os.path.commonprefix(
+            [self.tokenizer(p, add_special_tokens=not style.chat)["input_ids"] for p in prompts]
+        )
+        if len(alike) > HEAD_TOKENS:
+            heads.add(tuple(alike[:-1]))  # the last may be merged with what follows
 
     def check_fit(self, ids: Sequence[int]) -> None:
         """Raise PromptError for a prompt that leaves no room in the context."""

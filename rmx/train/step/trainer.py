@@ -62,6 +62,7 @@ def restore_checkpoint(folder: Path, policy: LoraPolicy, optimizer: torch.optim.
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainError(f"The checkpoint {folder.name} cannot be read: {first_line(error)}") from error
     load_weights(policy.network, folder)
+    policy.changed()
     params = policy.trained()
     if moments and {key.rpartition("/")[0] for key in moments} != set(params):
         raise TrainError(f"The checkpoint {folder.name} belongs to another adapter.")

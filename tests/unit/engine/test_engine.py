@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from rmx.engine.engine import Engine
-from rmx.engine.prefix_cache import PrefixCache, Saved
+from rmx.engine.fair_queue import as_owner
+from rmx.engine.prefix_cache import MOST_HEADS, PrefixCache, Saved
 from rmx.errors import PromptError
 from tests.conftest import qwen
 from tests.helpers.pairs import tiny_pair
@@ -165,3 +166,64 @@ def test_base_inside_base_stays_base_and_the_adapter_comes_back(tmp_path):
         _ = 1 / 0
     with engine.using(pair.adapter):
         assert torch.equal(engine.open(ids, reuse=False).logits, adapted)
+
+
+def counted(engine: Engine, work) -> int:
+    """Tokens that the network reads in the course of `work`."""
+    read = []
+    with pytest.MonkeyPatch.context() as patch:
+        forward = engine.forward
+        patch.setattr(engine, "forward", lambda ids, *a, **k: read.append(len(ids[0])) or forward(ids, *a, **k))
+        work()
+    return sum(read)
+
+
+HEAD = tuple(range(1, 31))
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_a_head_is_read_once_for_all_and_leaves_logits_as_a_cold_run_has_them(tiny, reuse):
+    engine = tiny.engine
+    engine.prefixes.heads |= {HEAD, HEAD[:10]}
+    ids, other = [*HEAD, 40, 41], [*HEAD, 50, 51, 52]
+    assert counted(engine, lambda: engine.open(ids, reuse=reuse)) == 32
+    assert counted(engine, lambda: engine.open(other, reuse=reuse)) == 3
+    assert counted(engine, lambda: engine.open(other, cold=True)) == 33
+    with as_owner("somebody else"):
+        found = engine.open(other, reuse=reuse)
+    assert (found.reuse.reused, found.reuse.computed) == (30, 3)
+    assert torch.allclose(found.logits, engine.open(other, cold=True).logits, atol=1e-5)
+    assert engine.open(HEAD[:20], reuse=False).reuse.reused == 10
+    assert engine.open([2, *HEAD], reuse=False).reuse.reused == 0
+
+
+def test_a_head_is_each_adapters_own_and_goes_with_it(tmp_path):
+    pair = tiny_pair(tmp_path, 0.5)
+    engine, ids = pair.base.engine, [*HEAD, 40, 41]
+    (lora,) = engine.adapters
+    engine.prefixes.heads.add(HEAD)
+
+    def opened(adapter, **how):
+        with engine.using(adapter):
+            return engine.open(ids, adapter=adapter, **how)
+
+    for adapter in (None, pair.adapter, lora):
+        cold, first, second = opened(adapter, cold=True), opened(adapter, reuse=False), opened(adapter, reuse=False)
+        assert second.reuse.reused == 30
+        assert torch.equal(first.logits, second.logits)
+        assert torch.allclose(first.logits, cold.logits, atol=1e-5)
+    assert (opened(None).logits - opened(lora).logits).abs().max() > 1e-3
+    engine.prefixes.clear(lora)
+    assert counted(engine, lambda: opened(lora, reuse=False)) == 32
+    assert counted(engine, lambda: opened(pair.adapter, reuse=False)) == 2
+
+
+def test_heads_count_as_memory_and_only_so_many_are_kept():
+    cache = PrefixCache(10_000)
+    for i in range(MOST_HEADS + 3):
+        cache.keep_head(saved([i, 1, 2], adapter=f"a{i}"))
+    assert cache.find_head("a2", (2, 1, 2)) is None
+    assert cache.find_head("a3", (3, 1, 2)) is not None
+    assert cache.nbytes == MOST_HEADS * saved([0, 1, 2]).nbytes
+    cache.clear("a3")
+    assert cache.find_head("a3", (3, 1, 2)) is None

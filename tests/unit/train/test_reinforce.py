@@ -14,6 +14,7 @@ from rmx.models.load import load
 from rmx.records import Rollout
 from rmx.train import reinforce as module
 from rmx.train.reinforce import ReinforceConfig, Reinforcer, common_beginning, reinforce, sampled_logp, schedule, ship
+from rmx.train.step.lora_policy import NAME
 
 TINY = ReinforceConfig(
     iterations=3, problems=6, rollouts=6, temperature=1.0, max_new_tokens=120, lr=2e-3, warmup=1, rank=4, alpha=8,
@@ -71,6 +72,22 @@ def test_rollouts_that_all_fare_alike_change_nothing():
     before = [p.clone() for p in trainer.weights]
     assert trainer._update([rollout((5, 6), (7,))], torch.zeros(1), 1.0) == (0.0, 0.0)
     assert all(torch.equal(x, y) for x, y in zip(before, trainer.weights, strict=True))
+
+
+def test_what_all_prompts_begin_with_is_read_anew_after_an_update():
+    trainer, head = fresh(replace(TINY, lr=5e-3)), tuple(range(40, 60))
+    engine = trainer.model.engine
+    engine.prefixes.heads.add(head)
+
+    def logits(**how):
+        with engine.using(NAME):
+            return engine.open([*head, 61], adapter=NAME, reuse=False, **how).logits
+
+    before = logits()
+    assert torch.equal(before, logits())
+    trainer._update([rollout((40, 41, 42), (60, 61))], torch.ones(1), 5e-3)
+    assert torch.allclose(logits(), logits(cold=True), atol=1e-4)
+    assert not torch.allclose(logits(), before, atol=1e-3)
 
 
 @pytest.mark.slow
