@@ -14,7 +14,8 @@ Every token of rmx is made by one step. From the request down to the network:
     arena      the rows of a pass: one cache of static shape, a position and a mask for each row, sliding windows too
     engine     the network: read a prompt (`open`), append tokens (`forward`), switch adapters, also row by row
     entropy, token_draws   logits to statistics and to the next tokens; a few numbers of each row leave the device
-    prefix_cache           keys and values of what was computed, for the next swap of the same owner
+    prefix_cache           keys and values of what was computed, for the next swap of the same owner; and of the solved
+                           examples in front of every problem, for all of them
 
 A comparison of two models (rmx/models/model_pair.py) steps its rows itself (`RowBatch`), since the next token depends
 on both. Prompts are read once for all streams that go on from them (`Prefix`), and several short ones that wait at the

@@ -131,7 +131,13 @@ function receive(m) {
 function clearExample() { // it gives way to what the visitor measures
   for (const id of cards.keys()) renderRow({ ...UNMEASURED, id });
   ui.facts.replaceChildren();
-  ui.made.hidden = true;
+  ui.made.hidden = ui.examples.hidden = true;
+}
+async function showExample(id) {
+  try {
+    const m = await server.claims_tail({ id });
+    if (m?.kind === "claims" && (!shown.job || shown.recorded)) receive(m);
+  } catch { /* nothing to show, then */ }
 }
 function renderTally(rows) {
   const counts = new Map();
@@ -147,12 +153,16 @@ function renderFacts(m) {
   ui.facts.replaceChildren(pair, ` · the first ${count(m.n)} problems of ${showOdd(clip(String(m.set), 120))} (${m.licence}) · threshold ${m.tau} nats · seed ${m.seed}`,
     m.calibration ? ` · ${showOdd(clip(String(m.calibration.sentence), 300))}` : "");
   if (m.recorded) ui.facts.prepend(make("span", "recorded", "a recorded example"), " ");
+  ui.examples.hidden = !m.recorded || props.recorded.length < 2;
+  for (const button of ui.examples.children) button.ariaPressed = String(button.dataset.example === m.id);
   ui.made.hidden = !m.command;
   ui.made.replaceChildren("The same from a shell: ", make("code", "num", showOdd(clip(String(m.command ?? ""), 900))));
 }
 
 // ---- what is pressed ----------------------------------------------------------------------------------------
 root.addEventListener("click", (e) => {
+  const example = e.target.closest("[data-example]")?.dataset.example;
+  if (example) return showExample(example);
   const claim = e.target.closest("[data-claim]")?.dataset.claim, tile = e.target.closest("[data-tile]"), go = e.target.closest("[data-do]")?.dataset.do;
   if (tile) {
     focusTile(tile);
@@ -190,16 +200,11 @@ async function resumeSight() {
   try {
     kept = sessionStorage.getItem(KEPT);
   } catch { /* as above */ }
-  for (const id of [kept, props.recorded]) {
-    if (!id || shown.job) continue;
-    try {
-      const m = await server.claims_tail({ id });
-      if (m?.kind === "claims" && !shown.job) receive(m);
-    } catch { /* nothing to show, then */ }
-  }
+  for (const id of [kept, props.recorded[0]?.id]) if (id && !shown.job) await showExample(id);
 }
 
 window.rmxClaims = Object.assign(window.rmxClaims ?? {}, { job: () => shown.job });
+ui.examples.append("Recorded: ", ...props.recorded.map(({ id, label }) => attrs(make("button", "button", label), { type: "button", "data-example": id })));
 buildBoard();
 hear(receive);
 resumeSight();

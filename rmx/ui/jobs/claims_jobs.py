@@ -121,17 +121,18 @@ class Claims:
         return message | _figures(report.json(), report.subject.asked)
 
     def tail(self, data: object) -> Message:
-        """The state of {"id"}, of a job or of the recorded example."""
-        if (name := field_of(data, "id")) == RECORDED:
-            found, asked = recorded_claims()
-            about: Message = {"kind": "claims", "id": RECORDED, "done": True, "stopped": False, "recorded": True}
-            return about | _figures(found, asked)
+        """The state of {"id"}, of a job or of a recorded example."""
+        if (name := field_of(data, "id")) in recorded_claims():
+            found = recorded_claims()[name]
+            about: Message = {"kind": "claims", "id": name, "done": True, "stopped": False, "recorded": True}
+            return about | _figures(found, _asked(found))
         return self.message(self.jobs.get(name))
 
     def export(self, data: object) -> Message:
         """The report of {"id"} as a file: {"name", "mime", "text"}."""
-        if (name := field_of(data, "id")) == RECORDED:
-            found, asked = recorded_claims()
+        if (name := field_of(data, "id")) in recorded_claims():
+            found = recorded_claims()[name]
+            asked = _asked(found)
         else:
             report = self.jobs.get(name).report
             if report is None or not any(row.reading for row in report.rows):
@@ -141,10 +142,22 @@ class Claims:
 
 
 @lru_cache(maxsize=1)
-def recorded_claims() -> tuple[dict[str, Any], Mapping[str, str | None]]:
-    """What pages show at first: the document of `rmx claims` on the bundled miniature, and what was asked for it."""
-    found: dict[str, Any] = json.loads((ASSETS / "mini" / "claims.json").read_text(encoding="utf-8"))
-    return found, {name: found[name] for name in ("model", "adapter", "teacher", "budget")}
+def recorded_claims() -> dict[object, dict[str, Any]]:
+    """The documents of `rmx claims` that pages show at first, by the ids that they have there; the miniature's last."""
+    places = sorted(ASSETS.glob("*/claims.json"), key=lambda path: path.parent.name == "mini")
+    return {f"{RECORDED}:{path.parent.name}": json.loads(path.read_text(encoding="utf-8")) for path in places}
+
+
+def examples() -> list[dict[str, str]]:
+    """What a page offers of them: {"id", "label"} each."""
+    return [
+        {"id": str(name), "label": f"{found['pair']}, {found['n']} problems of {found['set']}"}
+        for name, found in recorded_claims().items()
+    ]
+
+
+def _asked(found: dict[str, Any]) -> Mapping[str, str | None]:
+    return {name: found[name] for name in ("model", "adapter", "teacher", "budget")}
 
 
 def claims_texts() -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ claims {"kind", "id", "done", "stopped", "does", "at", "of", "rows": [{"id", "ve
 "minutes", "state", "bars": [{"name", "numbers", "said", "low", "value", "high", "zero", "band"}, ...]}],
 "pair"?, "set"?, "n"?, "tau"?, "seed"?, "caveats"?, "licence"?, "source"?, "command"?, "recorded"?, "error"?}
 and sends `view.measure` {"claim": id, "before": id of the job in sight | null} and `view.halt` {"id"}.
-Until its visitor measures something it shows the job with the id `RECORDED`, a bundled example.
+Until its visitor measures something it shows a bundled example, one of the prop `recorded`: [{"id", "label"}].
 Other components reach it by `window.rmxClaims`: job() is the id of the job in sight, or null.
 """
 
@@ -35,10 +35,10 @@ from rmx.models.model_pair import Pair, make_pair
 from rmx.models.presets import pairs_first
 from rmx.models.style_options import from_form
 from rmx.service.requests import ClaimsRequest
-from rmx.ui.jobs.claims_jobs import Claims, ClaimsJob, claims_texts
+from rmx.ui.jobs.claims_jobs import Claims, ClaimsJob, claims_texts, examples
 from rmx.ui.jobs.compare_jobs import PairJob, SetRun
 from rmx.ui.jobs.comparer import Comparer
-from rmx.ui.jobs.page_jobs import RECORDED, Message, whole
+from rmx.ui.jobs.page_jobs import Message, whole
 from rmx.ui.settings import Settings
 from rmx.ui.tabs import form_parts as parts
 from rmx.ui.tabs.form_parts import LIGHT, MEASURE, QUIET, STREAM, StreamTab, Who
@@ -312,7 +312,7 @@ def build_claims_tab(claims: Claims, settings: Settings, who: Who = parts.nobody
         with gr.Column(scale=1, min_width=320):
             asked = parts.answers(who, claims_tail=claims.tail, claims_export=claims.export)
             cards = build_view(
-                "claims/claims_view", asked, claims=claims_texts(), recorded=RECORDED, elem_id="claims-view"
+                "claims/claims_view", asked, claims=claims_texts(), recorded=examples(), elem_id="claims-view"
             )
     before = gr.Textbox(visible=False)
     c.pair.preset.change(lambda preset: gr.Group(visible=preset == parts.OWN), c.pair.preset, c.pair.own, **LIGHT)

@@ -492,6 +492,24 @@ def test_a_solved_example_of_the_prompt_is_no_problem_of_the_set():
     )
 
 
+def test_solved_examples_are_read_once_for_all_problems_but_not_a_template_of_ones_own():
+    model = wrap(qwen())
+    model.engine.config.max_position_embeddings = 4096
+    heads = model.engine.prefixes.heads
+    shots = STYLES["three-shot"].template
+    model.with_style(replace(STYLES["three-shot"], template=f"Own. {shots}")).prompt_ids(P)
+    model.with_style(STYLES["boxed"]).prompt_ids(P)
+    model.with_style(STYLES["three-shot"]).prompt_ids(P, raw=True)
+    assert heads == set()
+    asked = model.with_style(STYLES["three-shot"])
+    prompts = [asked.prompt_ids(text) for text in (P, "Another one?")]
+    (head,) = heads
+    assert (
+        model.tokenizer.decode(head) == shots.partition("{problem}")[0][:-1]
+    )  # the last may be merged with the problem
+    assert all(prompt[: len(head)] == head for prompt in prompts)
+
+
 def test_a_problem_of_ones_own_is_asked_as_the_bundled_adapter_learnt_it(mini, monkeypatch):
     space = Workspace("cpu", loader=lambda spec: mini.with_style(STYLES["chat"]))
     assert make_pair(space, "mini", "rl").base.style.name == "chat"

@@ -21,6 +21,7 @@ from tests.helpers.claims_document import HOSTILE
 from tests.unit.claims.test_claims import alike, arms, subject
 
 SPACE = Workspace("cpu")
+MINI = f"{RECORDED}:mini"  # the id of the example on the bundled miniature
 OPTIONS = ClaimOptions(PairOptions(model="mini", adapter="rl", limit=2))
 
 
@@ -146,15 +147,15 @@ def test_the_report_is_a_file_once_something_is_measured(made):
 
 def test_the_recorded_example_is_a_job_that_is_over_and_gives_way_to_one_that_is_measured(made):
     claims = Claims(SPACE)
-    message = claims.tail({"id": RECORDED})
+    message = claims.tail({"id": MINI})
     assert (message["done"], message["recorded"], message["pair"]) == (True, True, "mini + rl")
     assert [row["id"] for row in message["rows"]] == [claim.id for claim in CLAIMS]
     assert row(message, "gain")["verdict"] == "by construction"
     assert row(message, "gain")["bars"][0]["numbers"]
     assert message["command"].startswith("rmx claims --model mini --adapter rl --limit 50")
     assert message["command"].endswith("--budget 6000")  # else other figures would come of it
-    assert "RL raises pass@1" in claims.export({"id": RECORDED})["text"]
-    first = last_of(claims, claims.start(OPTIONS, "gain", RECORDED))
+    assert "RL raises pass@1" in claims.export({"id": MINI})["text"]
+    first = last_of(claims, claims.start(OPTIONS, "gain", MINI))
     assert row(first, "reranked")["verdict"] == "not measured"
 
 
