@@ -148,7 +148,7 @@ def recorded_claims() -> dict[object, dict[str, Any]]:
     return {f"{RECORDED}:{path.parent.name}": json.loads(path.read_text(encoding="utf-8")) for path in places}
 
 
-def examples() -> list[dict[str, str]]:
+def recorded_choices() -> list[dict[str, str]]:
     """What a page offers of them: {"id", "label"} each."""
     return [
         {"id": str(name), "label": f"{found['pair']}, {found['n']} problems of {found['set']}"}

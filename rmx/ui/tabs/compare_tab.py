@@ -35,7 +35,7 @@ from rmx.models.model_pair import Pair, make_pair
 from rmx.models.presets import pairs_first
 from rmx.models.style_options import from_form
 from rmx.service.requests import ClaimsRequest
-from rmx.ui.jobs.claims_jobs import Claims, ClaimsJob, claims_texts, examples
+from rmx.ui.jobs.claims_jobs import Claims, ClaimsJob, claims_texts, recorded_choices
 from rmx.ui.jobs.compare_jobs import PairJob, SetRun
 from rmx.ui.jobs.comparer import Comparer
 from rmx.ui.jobs.page_jobs import Message, whole
@@ -312,7 +312,7 @@ def build_claims_tab(claims: Claims, settings: Settings, who: Who = parts.nobody
         with gr.Column(scale=1, min_width=320):
             asked = parts.answers(who, claims_tail=claims.tail, claims_export=claims.export)
             cards = build_view(
-                "claims/claims_view", asked, claims=claims_texts(), recorded=examples(), elem_id="claims-view"
+                "claims/claims_view", asked, claims=claims_texts(), recorded=recorded_choices(), elem_id="claims-view"
             )
     before = gr.Textbox(visible=False)
     c.pair.preset.change(lambda preset: gr.Group(visible=preset == parts.OWN), c.pair.preset, c.pair.own, **LIGHT)
