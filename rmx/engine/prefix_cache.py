@@ -124,11 +124,6 @@ def whole_length(cache: Any) -> int:
     return min((int(layer.get_seq_length()) for layer in cache.layers), default=0)
 
 
-def plain_cache(cache: Any) -> bool:
-    """Whether hidden positions leave no trace in this cache: full attention only."""
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
-
-
 def croppable(cache: Any) -> bool:
     """Whether positions can be taken off the end of this cache and the rest is still what a cold run computes.
 
