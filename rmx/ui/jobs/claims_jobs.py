@@ -15,6 +15,7 @@ from rmx.claims.studies import ClaimOptions, subject_of
 from rmx.config import ASSETS
 from rmx.engine.decoding_memory import out_of_memory
 from rmx.errors import RmxError
+from rmx.models.presets import PAIRS
 from rmx.models.workspace import Workspace
 from rmx.service.studies import claims_command
 from rmx.storage.job_store import JobStore
@@ -150,8 +151,9 @@ def recorded_claims() -> dict[object, dict[str, Any]]:
 
 def recorded_choices() -> list[dict[str, str]]:
     """What a page offers of them: {"id", "label"} each."""
+    names = {(pair.base, pair.adapter): name for name, pair in PAIRS.items()}
     return [
-        {"id": str(name), "label": f"{found['pair']}, {found['n']} problems of {found['set']}"}
+        {"id": str(name), "label": f"{names.get((found['model'], found['adapter']), found['pair'])}, n = {found['n']}"}
         for name, found in recorded_claims().items()
     ]
 
