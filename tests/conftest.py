@@ -47,9 +47,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_runs(tmp_path_factory):
-    """Tests start no runs, sign no cookies and keep nothing that was computed beside those of whoever runs them."""
-    kept = tmp_path_factory.mktemp("kept")
+    """Tests start no runs, sign no cookies and keep nothing that was computed beside those of whoever runs them.
+
+    A run is nice, so beside busy test processes it would get a tenth of a core, and its test would wait: here it isn't.
+    """
+    kept, programs = tmp_path_factory.mktemp("kept"), tmp_path_factory.mktemp("programs")
+    (programs / "nice").write_text('#!/bin/sh\nshift 2\nexec "$@"\n')
+    (programs / "nice").chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(programs), prepend=os.pathsep)
         patch.setenv("RMX_RUNS", str(tmp_path_factory.mktemp("runs")))
         patch.setattr("rmx.storage.safe_files.cache_dir", lambda: Path(os.environ.get("RMX_CACHE", kept)))
         patch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)  # benchmarks would share one core

@@ -9,6 +9,7 @@ base in memory, so no part of a model may wait on the CPU or the disk.
 """
 
 import copy
+import functools
 import hashlib
 import importlib.util
 import logging
@@ -16,7 +17,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -421,6 +423,21 @@ def fingerprint(folder: Path) -> str:
     return "sha256:" + digest.hexdigest()[:16]
 
 
+@contextmanager
+def gguf_read_once() -> Iterator[None]:
+    """Keep what transformers would make anew: it parses the file four times, and lists all tensors for each module."""
+    import gguf
+
+    own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, function in own.items():
+        setattr(gguf, name, functools.cache(function))
+    try:
+        yield
+    finally:
+        for name, function in own.items():
+            setattr(gguf, name, function)
+
+
 def dequantised(gguf: Path) -> Path:
     """A folder with the fp32 weights of a GGUF file, made once and kept in the cache folder."""
     if not gguf.is_file():
@@ -434,7 +451,7 @@ def dequantised(gguf: Path) -> Path:
         raise ModelError("Reading .gguf files needs one more package: pip install 'rmx-explorer[gguf]'")
     log.info("Dequantising %s once; it is kept in %s", gguf.name, done)
     done.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=done.parent) as work:
+    with tempfile.TemporaryDirectory(dir=done.parent) as work, gguf_read_once():
         try:
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)

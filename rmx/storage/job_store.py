@@ -18,8 +18,6 @@ from dataclasses import dataclass, is_dataclass
 from sys import getsizeof
 from typing import Any, Generic, TypeVar
 
-import torch
-
 from rmx.errors import RmxError
 
 TOKEN_BYTES = 4_000  # a decoded token with its alternatives: 2.7 kB by tracemalloc, 3.0 by the resident set; rounded up
@@ -33,6 +31,7 @@ def bytes_of(*values: Any, seen: dict[int, Any] | None = None) -> int:
     `seen`, by their ids, are counted already; those that are counted now are added.
     """
     seen = {} if seen is None else seen
+    tensor = getattr(sys.modules.get("torch"), "Tensor", ())  # who has a tensor has loaded torch; others need not
     total, ahead = 0, list(values)
     while ahead:
         value = ahead.pop()
@@ -45,7 +44,7 @@ def bytes_of(*values: Any, seen: dict[int, Any] | None = None) -> int:
             ahead += value.values()
         elif isinstance(value, list | tuple | set | frozenset):
             ahead += value
-        elif isinstance(value, torch.Tensor):
+        elif isinstance(value, tensor):
             total += value.nbytes
         elif is_dataclass(value):
             ahead += (getattr(value, name, None) for name in value.__dataclass_fields__)

@@ -43,4 +43,4 @@ def serving(models: dict[str, Model], settings: Settings | None = None, **server
         time.sleep(0.05)
     yield f"{'https' if config.is_ssl else 'http'}://127.0.0.1:{port}/"
     server.should_exit = True
-    thread.join(20)
+    thread.join(3)  # a second does; behind hundreds of other tests it may not end by itself, and nobody needs it

@@ -60,6 +60,8 @@ def test_the_first_screen_has_a_solved_example_with_forks(page: Page) -> None:
     marks_follow_the_threshold(page)
     the_line_of_the_threshold_is_moved(page)
     a_click_on_the_strip_goes_to_the_token(page)
+    an_alternative_says_what_comes_next_and_turns_wrong_into_right(page)
+    a_reload_brings_the_same_solution_back(page)
 
 
 def marks_follow_the_threshold(page: Page) -> None:
@@ -133,8 +135,7 @@ def test_the_modules_of_a_tab_are_loaded_once_when_it_is_first_opened(page: Page
     assert not [path for path in found if path.startswith("train/")]
 
 
-def test_an_alternative_says_what_comes_next_and_by_mouse_turns_wrong_into_right(page: Page) -> None:
-    token(page, FIRST.pos).click()
+def an_alternative_says_what_comes_next_and_turns_wrong_into_right(page: Page) -> None:
     alternative = inspector(page).locator(f".alts .alt[data-id='{FIRST.token_id}']")
     expect(alternative.locator(".ahead-words")).not_to_be_empty()
     expect(alternative.locator(".then")).to_contain_text(f"✓ {FIRST.swapped_answer}")  # its own end, though advised
@@ -148,7 +149,12 @@ def test_an_alternative_says_what_comes_next_and_by_mouse_turns_wrong_into_right
     assert tail[: len(ahead) - 1] == ahead[:-1]
 
 
-def test_keys_walk_the_forks_swap_undo_and_redo(page: Page) -> None:
+def test_keys_take_a_word_and_bad_input_is_a_sentence(page: Page) -> None:
+    keys_walk_the_forks_swap_undo_and_redo(page)
+    bad_input_is_a_sentence_and_the_session_goes_on(page)
+
+
+def keys_walk_the_forks_swap_undo_and_redo(page: Page) -> None:
     before = shown(page)
     page.locator("body").press("n")
     expect(inspector(page)).to_contain_text("Fork at")
@@ -168,7 +174,12 @@ def test_keys_walk_the_forks_swap_undo_and_redo(page: Page) -> None:
     expect(answer(page)).to_contain_text("✓ right")
 
 
-def test_examples_of_both_directions_and_a_harmless_fork(page: Page) -> None:
+def test_the_examples_show_what_their_buttons_name(page: Page) -> None:
+    examples_of_both_directions_and_a_harmless_fork(page)
+    an_example_is_left_to_who_goes_elsewhere_in_time(page)
+
+
+def examples_of_both_directions_and_a_harmless_fork(page: Page) -> None:
     for kind, button in (("break", "right → wrong"), ("harmless", "harmless fork"), ("rescue", "wrong → right")):
         example = of_kind(kind)[0]  # type: ignore[arg-type]
         page.get_by_role("button", name=re.compile(button)).click()
@@ -183,7 +194,7 @@ def test_examples_of_both_directions_and_a_harmless_fork(page: Page) -> None:
         expect(inspector(page)).to_contain_text(f"at {example.pos}")
 
 
-def test_an_example_is_left_to_who_goes_elsewhere_in_time(page: Page) -> None:
+def an_example_is_left_to_who_goes_elsewhere_in_time(page: Page) -> None:
     page.get_by_role("button", name="wrong → right").click()
     expect(page.locator(".flow .spot")).to_have_count(1, timeout=15_000)  # the fork is shown before its word is taken
     page.get_by_role("button", name="Close inspector").click()
@@ -192,9 +203,7 @@ def test_an_example_is_left_to_who_goes_elsewhere_in_time(page: Page) -> None:
     expect(lanes(page)).to_have_count(0)
 
 
-def test_a_reload_brings_the_same_solution_back(page: Page) -> None:
-    token(page, FIRST.pos).click()
-    alternatives(page).nth(1).click()
+def a_reload_brings_the_same_solution_back(page: Page) -> None:
     expect(lanes(page)).to_have_count(1)
     expect(token(page, FIRST.pos)).to_have_class(re.compile("forced"))
     expect(status(page)).to_contain_text("reused")  # it is finished, and the address names it
@@ -204,11 +213,22 @@ def test_a_reload_brings_the_same_solution_back(page: Page) -> None:
     assert shown(page) == before
 
 
-def test_it_streams_and_stop_frees_the_engine_and_keeps_what_is_there(page: Page) -> None:
+def test_who_stops_waits_or_leaves_frees_the_engine(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     choose_model(page, "slow")
-    solve(page, "Go on.")
-    expect(page.locator(".rmx .title")).to_have_text("Go on.", timeout=20_000)
+    it_streams_and_stop_frees_the_engine_and_keeps_what_is_there(page)
+    who_waits_sees_the_place_in_line_and_the_wait(page, monkeypatch)
+    closing_the_page_frees_the_engine(page)
+
+
+def stream(page: Page, problem: str) -> None:
+    """Solve by the slow model, until some tokens are there."""
+    solve(page, problem)
+    expect(page.locator(".rmx .title")).to_have_text(problem, timeout=20_000)
     expect(page.locator(".flow .t").nth(5)).to_be_attached(timeout=20_000)
+
+
+def it_streams_and_stop_frees_the_engine_and_keeps_what_is_there(page: Page) -> None:
+    stream(page, "Go on.")
     early = page.locator(".flow .t").count()
     expect(page.locator(".flow .t").nth(early + 10)).to_be_attached()
     page.get_by_role("button", name="Stop").click()
@@ -220,30 +240,27 @@ def test_it_streams_and_stop_frees_the_engine_and_keeps_what_is_there(page: Page
     assert page.locator(".flow .t").count() == count
 
 
-def test_who_waits_sees_the_place_in_line_and_the_wait(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose_model(page, "slow")
+def who_waits_sees_the_place_in_line_and_the_wait(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = SLOW.engine.queue
     monkeypatch.setattr(queue, "_mean", 30.0)  # a turn takes that long, lately
     holder = queue.enter()
     try:
-        solve(page, "Go on.")
+        solve(page, "Wait.")
         waiting = page.get_by_text(re.compile(r"waiting: 1 request before yours, about (2[0-9]|30) s"))
         expect(waiting).to_be_visible(timeout=20_000)
     finally:
         queue.leave(holder)
+    expect(page.locator(".rmx .title")).to_have_text("Wait.", timeout=20_000)
     expect(page.locator(".flow .t").nth(5)).to_be_attached(timeout=20_000)
     page.get_by_role("button", name="Stop").click()
+    expect(status(page)).to_contain_text("tokens")
 
 
-def test_closing_the_page_frees_the_engine(open_page: Open, url: str) -> None:
-    page = open_page(url)
-    expect(status(page)).to_contain_text("tokens", timeout=30_000)
-    choose_model(page, "slow")
-    solve(page, "Go on.")
-    expect(page.locator(".rmx .title")).to_have_text("Go on.", timeout=20_000)
-    expect(page.locator(".flow .t").nth(5)).to_be_attached(timeout=20_000)
+def closing_the_page_frees_the_engine(page: Page) -> None:
+    stream(page, "Leave.")
+    assert SLOW.engine.queue.waiting()
     page.goto("about:blank")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 4  # to its end the solution would take twice as long
     while SLOW.engine.queue.waiting() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert SLOW.engine.queue.waiting() == 0
@@ -274,7 +291,7 @@ def test_ten_thousand_newlines_do_not_bury_the_page(page: Page) -> None:
     assert len(NEWLINES) == 10_000
 
 
-def test_bad_input_is_a_sentence_and_the_session_goes_on(page: Page) -> None:
+def bad_input_is_a_sentence_and_the_session_goes_on(page: Page) -> None:
     solve(page, "   ")
     expect(page.locator(".rmx").get_by_role("alert")).to_contain_text("empty")
     solve(page, "x " * 3000)

@@ -47,10 +47,30 @@ def test_the_page_as_it_opens(page: Page, url: str) -> None:
     a_link_unfurls_as_rmx(page, url)
     the_first_tab_stop_leads_past_the_form_to_the_first_fork(page)
     about_says_on_one_screen_what_this_is(page)
+    the_marks_of_a_selected_token_leave_the_next_character_alone(page)
+    a_new_answer_is_read_aloud(page)
+    words_that_need_it_say_what_they_mean(page)
+    the_strength_obeys_keys_and_its_number(page)
+
+
+def test_what_is_typed_is_solved_or_refused_with_a_way_on(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    control_and_enter_solve_what_stands_in_the_box(page)
+    a_text_outside_of_minis_world_leads_elsewhere_by_one_click(page)
+    a_model_that_cannot_be_fetched_is_refused_within_seconds(page, monkeypatch)
+
+
+def test_tabs_keep_their_address_and_say_what_can_fill_the_screen(page: Page) -> None:
+    the_address_names_the_tab_for_reload_and_back(page)
+    present_is_off_with_its_reason_where_nothing_can_fill_the_screen(page)
+
+
+def test_after_presenting_a_recorded_tree_is_opened(page: Page) -> None:
+    space_and_enter_go_on_after_present_was_clicked(page)
+    the_form_shows_the_tree_that_was_opened(page)
 
 
 # ---- full screen -------------------------------------------------------------------------------------------------
-def test_space_and_enter_go_on_after_present_was_clicked(page: Page) -> None:
+def space_and_enter_go_on_after_present_was_clicked(page: Page) -> None:
     page.locator("#present").click()
     stage, play = page.locator("[data-ui=stage]"), page.locator("[data-ui=play]")
     for key in (" ", "Enter"):
@@ -65,7 +85,7 @@ def test_space_and_enter_go_on_after_present_was_clicked(page: Page) -> None:
     expect(page.locator("html")).not_to_have_class(re.compile("rmx-presenting"))
 
 
-def test_present_is_off_with_its_reason_where_nothing_can_fill_the_screen(page: Page) -> None:
+def present_is_off_with_its_reason_where_nothing_can_fill_the_screen(page: Page) -> None:
     present = page.locator("#present")
     for name, why in {"Train": "checkpoint first: then its fork replay", "Claims": "nothing to show"}.items():
         open_tab(page, name)
@@ -75,6 +95,7 @@ def test_present_is_off_with_its_reason_where_nothing_can_fill_the_screen(page: 
     page.reload()
     expect(page.get_by_role("tab", name="Claims")).to_have_attribute("aria-selected", "true")
     expect(present).to_be_disabled()  # also where a page begins with such a tab
+    page.wait_for_function("window.rmx")
     page.evaluate("window.rmx.presenter(true)")
     expect(page.locator("html")).not_to_have_class(re.compile("rmx-presenting"))
     open_tab(page, "Explore")
@@ -82,7 +103,7 @@ def test_present_is_off_with_its_reason_where_nothing_can_fill_the_screen(page: 
 
 
 # ---- tabs in the address -----------------------------------------------------------------------------------------
-def test_the_address_names_the_tab_for_reload_and_back(page: Page) -> None:
+def the_address_names_the_tab_for_reload_and_back(page: Page) -> None:
     for name in ("Train", "Runs"):
         open_tab(page, name)
         expect(page).to_have_url(re.compile(f"tab={name.lower()}"))
@@ -105,7 +126,7 @@ def the_first_tab_stop_leads_past_the_form_to_the_first_fork(page: Page) -> None
     expect(page.locator(".flow .fork").first).to_be_focused()
 
 
-def test_control_and_enter_solve_what_stands_in_the_box(page: Page) -> None:
+def control_and_enter_solve_what_stands_in_the_box(page: Page) -> None:
     box = page.get_by_label("Problem", exact=True).first
     box.fill("Ann has 3 pens. Ben has 4 more. How many pens do they have together?")
     box.press("Control+Enter")
@@ -113,7 +134,7 @@ def test_control_and_enter_solve_what_stands_in_the_box(page: Page) -> None:
     expect(status(page)).to_contain_text("tokens", timeout=30_000)
 
 
-def test_a_new_answer_is_read_aloud(page: Page) -> None:
+def a_new_answer_is_read_aloud(page: Page) -> None:
     spoken = page.locator("#view [aria-live=polite][data-ui=spoken]")
     expect(spoken).to_contain_text("wrong")
     page.locator(f".flow .t[data-i='{FIRST.pos}']").click()
@@ -144,9 +165,24 @@ def about_says_on_one_screen_what_this_is(page: Page) -> None:
     expect(about).to_be_hidden()
 
 
-def test_the_tour_covers_nothing_that_it_explains_on_a_phone(open_page: Open, url: str) -> None:
+def test_presenter_and_tour_fit_a_phone(open_page: Open, url: str) -> None:
     page = open_page(url, width=390, height=844)
     expect(status(page)).to_contain_text("tokens", timeout=30_000)
+    presenting_on_a_phone_leaves_room_for_the_solution(page)
+    the_tour_covers_nothing_that_it_explains(page)
+
+
+def presenting_on_a_phone_leaves_room_for_the_solution(page: Page) -> None:
+    page.locator("#present").click()
+    expect(page.locator("[data-ui=stage]")).to_be_visible()
+    box = page.locator("#view .text").bounding_box()
+    assert box
+    assert box["height"] >= 240
+    page.keyboard.press("Escape")
+    expect(page.locator("html")).not_to_have_class(re.compile("rmx-presenting"))
+
+
+def the_tour_covers_nothing_that_it_explains(page: Page) -> None:
     page.locator("#tour").click()
     callout, apart = page.get_by_role("dialog", name="Tour"), "([a, b]) => a.bottom <= b.top || a.top >= b.bottom"
     for button in ("Next", "Take “Then”", "Next", "Next", "Done"):
@@ -161,7 +197,7 @@ def test_the_tour_covers_nothing_that_it_explains_on_a_phone(open_page: Open, ur
     expect(answer(page)).to_contain_text("✓ right")
 
 
-def test_a_text_outside_of_minis_world_leads_elsewhere_by_one_click(page: Page) -> None:
+def a_text_outside_of_minis_world_leads_elsewhere_by_one_click(page: Page) -> None:
     box = page.get_by_label("Problem", exact=True).first
     expect(page.locator("#nearest")).to_be_hidden()
     box.fill("Why is the sky blue over Paris in spring?")
@@ -181,7 +217,7 @@ def test_a_text_outside_of_minis_world_leads_elsewhere_by_one_click(page: Page) 
     assert "sky" not in box.input_value()
 
 
-def test_words_that_need_it_say_what_they_mean(page: Page) -> None:
+def words_that_need_it_say_what_they_mean(page: Page) -> None:
     for word in ("nats", "fork"):
         expect(page.locator("#view .legend abbr").filter(has_text=word).first).to_have_attribute(
             "title", re.compile("entropy|information")
@@ -195,7 +231,7 @@ def test_words_that_need_it_say_what_they_mean(page: Page) -> None:
         )
 
 
-def test_a_model_that_cannot_be_fetched_is_refused_within_seconds(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+def a_model_that_cannot_be_fetched_is_refused_within_seconds(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://127.0.0.1:9")  # nobody answers there
     page.get_by_role("button", name="Model").click()
     page.get_by_label("Model", exact=True).last.fill("nobody/nothing")
@@ -211,7 +247,7 @@ def take(page: Page) -> None:
     expect(answer(page)).to_contain_text("✓ right")
 
 
-def test_the_form_shows_the_tree_that_was_opened(page: Page) -> None:
+def the_form_shows_the_tree_that_was_opened(page: Page) -> None:
     page.get_by_role("button", name="Recorded trees").click()
     page.locator(".piece").first.click()
     title = page.locator("#view .title")
@@ -223,7 +259,7 @@ def test_the_form_shows_the_tree_that_was_opened(page: Page) -> None:
     )
 
 
-def test_the_marks_of_a_selected_token_leave_the_next_character_alone(page: Page) -> None:
+def the_marks_of_a_selected_token_leave_the_next_character_alone(page: Page) -> None:
     page.locator("#view .flow .fork b").first.click()
     chosen = page.locator("#view .t.selected b")
     expect(chosen).to_have_css("outline-style", "none")
@@ -240,18 +276,8 @@ def test_a_page_of_1024_pixels_keeps_the_inspector_beside_the_text(open_page: Op
     page.locator("#solve").click(trial=True)  # nothing lies over it
 
 
-def test_presenting_on_a_phone_leaves_room_for_the_solution(open_page: Open, url: str) -> None:
-    page = open_page(url, width=390, height=844)
-    expect(status(page)).to_contain_text("tokens", timeout=30_000)
-    page.locator("#present").click()
-    expect(page.locator("[data-ui=stage]")).to_be_visible()
-    box = page.locator("#view .text").bounding_box()
-    assert box
-    assert box["height"] >= 240
-
-
 # ---- sliders -----------------------------------------------------------------------------------------------------
-def test_the_strength_obeys_keys_and_its_number(page: Page) -> None:
+def the_strength_obeys_keys_and_its_number(page: Page) -> None:
     open_tab(page, "Compare")
     said = page.locator("#pair .meta").first
     expect(said).to_contain_text("mini + rl", timeout=30_000)

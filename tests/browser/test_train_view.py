@@ -34,7 +34,7 @@ def test_the_empty_state_says_what_a_run_does_and_what_to_press(page: Page) -> N
     expect(page.get_by_text("trains it only at the words where it was undecided")).to_be_visible()
     expect(page.get_by_text("Press the coloured button in the form")).to_be_visible()
     expect(page.get_by_role("region", name="Run", exact=True)).to_be_hidden()
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(600)  # two looks of the page at what is due
     assert app.POLLS == []
 
 
@@ -178,7 +178,8 @@ def test_stop_waits_for_the_run_to_obey(page: Page) -> None:
     busy = page.get_by_role("button", name="stopping …")
     expect(busy).to_be_disabled()
     until(page, lambda: sent("stop") == [{"id": "training"}])
-    page.wait_for_timeout(1300)
+    asked = len(polls("training"))
+    until(page, lambda: len(polls("training")) > asked)
     expect(busy).to_be_disabled()  # the run has not obeyed yet
     app.RUNS["training"].state = "stopping"
     expect(state(page)).to_contain_text("Stopping")

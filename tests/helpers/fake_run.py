@@ -6,6 +6,7 @@ pass before it takes its lock).
 """
 
 import errno
+import functools
 import os
 import sys
 import time
@@ -50,6 +51,7 @@ def fail_at(step):
 if __name__ == "__main__":
     time.sleep(float(os.environ.get("LATE", "0")))
     drive.pipeline = pipeline
+    drive.wait_for_turn = functools.partial(drive.wait_for_turn, pause=0.1)
     spawning.PROGRAM = (sys.executable, __file__)  # what a run that ends starts the next one with
     if sys.argv[3].endswith("-unknown"):
         raise SystemExit(main(["runs", "show", "nobody"]))

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 
+import gguf
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import rmx.models.load
 from rmx.errors import ModelError, PromptError
 from rmx.models.adapters import add_adapter
-from rmx.models.load import dequantised, fingerprint, load
+from rmx.models.load import dequantised, fingerprint, gguf_read_once, load
 from rmx.models.stand_ins import byte_tokenizer
 from rmx.models.workspace import Workspace
 from tests.conftest import qwen, wrap
@@ -151,6 +152,15 @@ def test_a_broken_gguf_file(tmp_path, monkeypatch):
     file.write_bytes(b"GGUF" + b"\x00" * 100)
     assert "GGUF" in refused(dequantised, file)
     assert not list((tmp_path / "cache" / "gguf").iterdir())  # nothing half made is left behind
+
+
+def test_a_gguf_file_is_read_once():
+    reader, llama = gguf.GGUFReader, gguf.MODEL_ARCH.LLAMA
+    with gguf_read_once():
+        assert gguf.get_tensor_name_map(llama, 2) is gguf.get_tensor_name_map(llama, 2)
+        assert gguf.GGUFReader is not reader
+    assert gguf.get_tensor_name_map(llama, 2) is not gguf.get_tensor_name_map(llama, 2)
+    assert gguf.GGUFReader is reader
 
 
 def test_out_of_memory_is_a_sentence(monkeypatch, folder):

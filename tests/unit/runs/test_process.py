@@ -27,6 +27,7 @@ SLOW = {"STEPS": "400", "PACE": "0.05"}
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("rmx.runs.store.EVERY", 0.1)
     store = RunStore(tmp_path / "runs", FAKE)
     yield store
     for folder in store.all():
@@ -103,7 +104,8 @@ def steps(folder):
     return [e["optimizer_step"] for e in folder.events()[0] if e["kind"] == "update"]
 
 
-def test_a_run_from_start_to_end_in_a_process_of_its_own(store):
+def test_a_run_from_start_to_end_in_a_process_of_its_own(store, monkeypatch):
+    monkeypatch.setenv("PATH", os.environ["PATH"].partition(os.pathsep)[2])  # without the tests' own `nice`
     folder = made(store)
     store.start(folder.id)
     until(lambda: folder.state == "done")
@@ -121,7 +123,7 @@ def test_a_run_from_start_to_end_in_a_process_of_its_own(store):
 
 
 def test_it_is_alive_from_the_first_moment_and_cannot_be_started_twice(store, slow, monkeypatch):
-    monkeypatch.setenv("LATE", "1.0")
+    monkeypatch.setenv("LATE", "0.5")
     monkeypatch.setattr("rmx.runs.folder.PATIENCE", 0.1)
     folder, seen = made(store), []
     with ThreadPoolExecutor() as pool:
@@ -403,7 +405,7 @@ def test_ten_queued_runs_have_no_process_and_no_memory(store, slow, monkeypatch)
     store.start(running.id)
     for folder in queued:
         store.start(folder.id)
-    time.sleep(1.5)  # more than a look of the store
+    time.sleep(0.5)  # more than a look of the store
     assert processes_of(running) != []
     for nth, folder in enumerate(queued, 1):
         found = folder.status
@@ -415,7 +417,7 @@ def test_ten_queued_runs_have_no_process_and_no_memory(store, slow, monkeypatch)
 
 
 def test_a_run_that_ends_starts_the_next_one_without_an_app(store, monkeypatch):
-    monkeypatch.setenv("STEPS", "100")
+    monkeypatch.setenv("STEPS", "40")
     folders = [made(store) for _ in range(3)]
     app = app_that_starts(store, folders)
     app.kill()
