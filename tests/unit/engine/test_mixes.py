@@ -77,10 +77,10 @@ def check(rl, seeds):
     assert seen > 4 * len(seeds)
 
 
-def test_eight_mixes_equal_cold_runs(rl):
-    check(rl, range(8))
+def test_twenty_mixes_equal_cold_runs(rl):
+    check(rl, range(20))
 
 
 @pytest.mark.long
 def test_two_hundred_mixes_equal_cold_runs(rl):
-    check(rl, range(8, 208))
+    check(rl, range(20, 220))
