@@ -75,6 +75,7 @@ def test_present_is_off_with_its_reason_where_nothing_can_fill_the_screen(page: 
     page.reload()
     expect(page.get_by_role("tab", name="Claims")).to_have_attribute("aria-selected", "true")
     expect(present).to_be_disabled()  # also where a page begins with such a tab
+    page.wait_for_function("() => !!window.rmx")  # Explore comes up behind that tab
     page.evaluate("window.rmx.presenter(true)")
     expect(page.locator("html")).not_to_have_class(re.compile("rmx-presenting"))
     open_tab(page, "Explore")
