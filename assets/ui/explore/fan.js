@@ -64,6 +64,7 @@ const roundUp = (n) => [...Array(40).keys()].map((k) => Math.ceil(48 * 1.25 ** k
 
 // ---- drawing ------------------------------------------------------------------------------------------------
 export function fanSoon() { // a text that grows is drawn a few times a second, whatever its pace
+  if (ui.fan.hidden && els.length) return renderFan(); // at once where it comes up: it would push the text down
   timer ||= setTimeout(() => (pressed ? ((timer = 0), fanSoon()) : renderFan()), SOON); // a click ends on the mark on which it began
 }
 export function renderFan() {
