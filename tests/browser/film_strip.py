@@ -39,6 +39,7 @@ def frames(browser: Browser, url: str, width: int, height: int, theme: Theme) ->
         taken.append((time.monotonic() - begin, page.screenshot()))
         if moment == PRESSED:
             page.get_by_role("button", name="wrong → right").click()
+            page.mouse.move(-1, -1)  # a finger does not hover
     page.close()
     return taken
 

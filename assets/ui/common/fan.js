@@ -124,8 +124,8 @@ function fanCatch(fork, before, after, { selected }, { u, x0, x1, under, xOf }) 
   return Object.assign(drawn("rect", about), { fork });
 }
 function fanFork(fork, after, place) {
-  const { u, trunk, xOf } = place, x = xOf(fork.pos), gap = (after ? xOf(after.pos) : place.width - u(6)) - x, rows = { up: 0, down: 0 };
-  const reach = Math.min(u(34), Math.max(u(18), 0.25 * gap), 0.7 * gap), written = rayLabels(fork.alts, (gap - reach - u(10)) / u(FAN.letter));
+  const { u, trunk, xOf } = place, x = xOf(fork.pos), gap = (after ? xOf(after.pos) - u(5) : place.width) - x, rows = { up: 0, down: 0 };
+  const reach = Math.min(u(34), Math.max(u(18), 0.25 * gap), 0.7 * gap), written = rayLabels(fork.alts, (gap - reach - u(9)) / u(FAN.letter));
   const group = drawn("g", { class: "fan-branching" });
   const button = drawn("g", { class: "fan-fork", role: "button", tabindex: -1, "data-pos": fork.pos, "aria-label": forkSays(fork) });
   for (const alt of fork.alts.slice(0, FAN.slots)) {
@@ -153,8 +153,9 @@ function fanRay(fork, alt, x, y, reach, [name, end], place) {
 }
 // The word, which one clicks, comes before the answer, of which the mark already says the kind; all words of a fork alike.
 function rayLabels(alts, letters) {
-  const long = ({ text, end }) => bareName(text).length + 1.2 * ` ${endMark(end, 12)}`.length, both = alts.every((alt) => long(alt) <= letters); // bold, so wider
-  return ({ text, end }) => [letters < 4 ? "" : fanName(text, letters), both ? endMark(end, 12) : ""];
+  const long = ({ text, end }) => bareName(text).length + (endMark(end, 12) ? endMark(end, 12).length + 1 : 0), both = alts.every((alt) => long(alt) <= letters);
+  const words = letters >= 5 || alts.every(({ text }) => bareName(text).length <= letters);
+  return ({ text, end }) => [words ? fanName(text, letters) : "", both ? endMark(end, 12) : ""];
 }
 function fanMark(kind, x, y, r) {
   return drawn("path", { class: `fan-mark fan-${kind}`, d: FAN_SHAPES[kind](r), transform: `translate(${px(x)} ${px(y)})` });
