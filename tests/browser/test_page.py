@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 import pytest
@@ -11,6 +12,7 @@ from places import answer, status
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from rmx.data.problem_sets import examples
+from tests.helpers.fake_hub import fake_hub
 
 Open = Callable[..., Page]
 FIRST = examples()[0]
@@ -222,6 +224,24 @@ def test_a_model_that_cannot_be_fetched_is_refused_within_seconds(page: Page, mo
     page.get_by_label("Model", exact=True).last.fill("nobody/nothing")
     page.keyboard.press("Enter")
     expect(page.locator("#model-note")).to_contain_text("the Hub cannot be reached", timeout=6_000)
+
+
+def test_a_download_says_how_far_it_is_and_cancel_ends_it(
+    page: Page, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with fake_hub(0.6) as address:
+        for name, value in {"ENDPOINT": address, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": False}.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        for name, value in {"HF_ENDPOINT": address, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "0"}.items():
+            monkeypatch.setenv(name, value)
+        page.get_by_role("button", name="Model").click()
+        page.get_by_label("Model", exact=True).last.fill("some/model")
+        page.keyboard.press("Enter")
+        expect(page.locator("#model-note")).to_contain_text("of 40 MB", timeout=20_000)
+        page.get_by_role("button", name="Cancel", exact=True).click()
+        expect(page.locator("#model-note")).to_contain_text("stopped. What has come is kept")
+    expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_hidden()
+    expect(page.get_by_label("Model", exact=True).last).to_have_value(re.compile("mini"))
 
 
 # ---- swaps and trees ---------------------------------------------------------------------------------------------
