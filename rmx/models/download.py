@@ -1,7 +1,7 @@
 """A model's files on their way from the Hub: how far they are, and a way to stop them.
 
-They come in a process of their own, since the Hub's client cannot be stopped: its threads go on to the end. What has
-come stays in the cache, and the next try goes on from there.
+They come in a process of their own, since the Hub's client cannot be stopped: its threads go on to the end. Files that
+have come whole stay in the cache.
 """
 
 import json
@@ -74,11 +74,15 @@ class Download:
                     now = self._held()
                     come, moved = (now, time.monotonic()) if now != come else (come, moved)
                     yield come - before, int(self._said.get("missing", 0)), time.monotonic() - moved
-            finally:
+            finally:  # the client's lock lets nobody else fetch the same file, so what is half there is the child's
+                half = [file for file in self._files() if file.suffix == ".incomplete" and child.poll() is None]
                 child.kill()
+                child.wait()
+                for file in half:
+                    file.unlink(missing_ok=True)
             reader.join()
         if self.stopped.is_set():
-            raise DownloadStopped(f"{self.repo}: stopped. What has come is kept, and the next try goes on from there.")
+            raise DownloadStopped(f"{self.repo}: stopped. Files that had come whole are kept for the next try.")
         if child.returncode:
             raise ModelError(self._said.get("error") or f"{self.repo} could not be fetched: the download broke off.")
 
@@ -86,11 +90,14 @@ class Download:
         for line in child.stdout or ():
             self._said.update(json.loads(line))
 
+    def _files(self) -> list[Path]:
+        name = repo_folder_name(repo_id=self.repo, repo_type="model")
+        return list((Path(constants.HF_HUB_CACHE) / name / "blobs").glob("*"))
+
     def _held(self) -> int:
         """Bytes of this model in the cache, of files that are not complete too."""
-        name = repo_folder_name(repo_id=self.repo, repo_type="model")
-        folder, size = Path(constants.HF_HUB_CACHE) / name / "blobs", 0
-        for file in folder.glob("*") if folder.is_dir() else ():
+        size = 0
+        for file in self._files():
             try:
                 size += file.stat().st_size
             except OSError:  # it was renamed just now

@@ -239,7 +239,7 @@ def test_a_download_says_how_far_it_is_and_cancel_ends_it(
         page.keyboard.press("Enter")
         expect(page.locator("#model-note")).to_contain_text("of 40 MB", timeout=20_000)
         page.get_by_role("button", name="Cancel", exact=True).click()
-        expect(page.locator("#model-note")).to_contain_text("stopped. What has come is kept")
+        expect(page.locator("#model-note")).to_contain_text("stopped. Files that had come whole are kept")
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_hidden()
     expect(page.get_by_label("Model", exact=True).last).to_have_value(re.compile("mini"))
 

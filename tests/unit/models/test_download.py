@@ -37,7 +37,7 @@ def test_it_says_how_far_it_is_and_then_all_is_here(at_hub):
     assert download.is_cached()
 
 
-def test_it_can_be_stopped_and_goes_on_later(at_hub):
+def test_it_can_be_stopped_and_leaves_no_half_file(at_hub, tmp_path):
     with fake_hub(0.5) as address:
         at_hub(address)
         download = Download("some/model")
@@ -48,6 +48,8 @@ def test_it_can_be_stopped_and_goes_on_later(at_hub):
         with pytest.raises(DownloadStopped, match="stopped"):
             next(steps)
         assert not download.is_cached()
+        assert not list(tmp_path.rglob("*.incomplete"))
+        assert list(tmp_path.rglob("config.json"))  # what came whole is kept
 
 
 def test_a_model_that_is_not_there_is_refused(at_hub):
