@@ -37,6 +37,7 @@ from rmx.engine.engine import Engine
 from rmx.errors import ModelError, PromptError, first_line, reason_of, shown
 from rmx.grading.answers import RULES, StopRule, before_stop, grade
 from rmx.models.detokenizer import Detokenizer
+from rmx.models.download import Download
 from rmx.models.presets import Preset, preset_of
 from rmx.models.style_options import StyleOptions, family_of, resolve_style, style_of
 from rmx.prompt_styles import STYLES, PromptStyle
@@ -323,6 +324,17 @@ def choose_dtype(dtype: str, device: torch.device) -> str:
     if dtype not in DTYPES:
         raise ModelError(f"Unknown dtype '{dtype}'. Use one of: auto, {', '.join(DTYPES)}.")
     return dtype
+
+
+def download_of(spec: str) -> Download | None:
+    """What has to come from the Hub before this model can be loaded; None where all is here.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    place, revision = _source(spec)
+    download = Download(place, revision)
+    return None if Path(place).exists() or download.is_cached() else download
 
 
 def _source(spec: str) -> tuple[str, str | None]:

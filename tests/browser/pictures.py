@@ -1,4 +1,4 @@
-"""The pictures of the README, taken from the real app: `python tests/browser/pictures.py [NAME ...]`."""
+"""The README's pictures and the page's card, from the real app: `python tests/browser/pictures.py [NAME ...]`."""
 
 import sys
 from collections.abc import Callable
@@ -77,6 +77,17 @@ def phone(page: Page) -> None:
     page.wait_for_timeout(400)
 
 
+def card(page: Page) -> None:
+    """What other sites show of a link: the card that Share makes, after the flip of the first example."""
+    page.get_by_role("button", name="wrong → right").click()
+    page.locator(".rmx .verdict", has_text="was").wait_for()
+    page.wait_for_function("() => !document.querySelector('.fan-ray.fan-unknown')")  # all ends are there
+    page.get_by_role("button", name="Share", exact=True).click()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Card for a post").click()
+    saved.value.save_as(ASSETS / "ui/common/card.png")
+
+
 SHOTS: dict[str, tuple[Callable[[Page], None], int, int, bool]] = {
     "explore": (explore, 1440, 860, False),
     "explore-dark": (explore, 1440, 860, True),
@@ -86,6 +97,7 @@ SHOTS: dict[str, tuple[Callable[[Page], None], int, int, bool]] = {
     "evaluate": (evaluate, 1440, 1700, False),
     "presenter": (present, 1440, 860, False),
     "phone": (phone, 360, 780, False),
+    "card": (card, 1440, 860, False),
 }
 
 
@@ -101,7 +113,8 @@ def main() -> None:
             page.goto(url + ("?__theme=dark" if dark else ""))
             page.locator(".rmx [role=status]:not(:empty)").first.wait_for(timeout=60_000)
             scene(page)
-            page.screenshot(path=folder / f"{name}.png")
+            if scene is not card:
+                page.screenshot(path=folder / f"{name}.png")
             page.close()
         browser.close()
 

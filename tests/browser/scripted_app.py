@@ -98,6 +98,10 @@ def follow(done: list[str]) -> str:
     return f" the answer is \\boxed{{{d}}}."
 
 
+GOES_ON = ("long", "wall", "many")  # prose without end; "many" comes to an answer just before its limit
+LAST = [*words(" so the answer is \\boxed{42}."), END]
+
+
 def certain(token: str) -> Choice:
     near = [" the", ".", " we", " and", ","]
     rest = [(t, 0.0002) for t in near if t != token][:4]
@@ -180,7 +184,9 @@ class Run:
         RUNS[self.id] = self
 
     def choices(self, said: list[str]) -> Choice:
-        if self.script in ("long", "wall"):
+        if self.script == "many" and 0 <= (k := len(said) - self.limit + len(LAST)) < len(LAST):
+            return certain(LAST[k])
+        if self.script in GOES_ON:
             return long_text(said, self.script == "wall")
         if self.script == "hostile":
             token = HOSTILE[len(said)] if len(said) < len(HOSTILE) else END
@@ -192,7 +198,7 @@ class Run:
 
     def step(self, force: str | None = None) -> None:
         choices = self.choices(self.said)
-        draw = random.Random(len(self.said)) if self.script in ("long", "wall") else None
+        draw = random.Random(len(self.said)) if self.script in GOES_ON else None
         text = force or (draw.choices(*zip(*choices, strict=True))[0] if draw else choices[0][0])
         if draw and force is None and len(self.said) % 12 in (11,):
             text = choices[0][0]
@@ -370,6 +376,7 @@ def on_run(script: str, tau: float, tokens: float, pause: float) -> Iterator[dic
     title = {
         "long": "A long solution.",
         "wall": "One paragraph without end.",
+        "many": "A solution with many forks.",
         "hostile": "Tokens that would do harm if they were markup.",
     }.get(script)
     if script == "error":
@@ -386,6 +393,9 @@ def on_halt(evt: gr.EventData) -> None:
 
 def end_of(run: Run, pos: int, text: str) -> list[Any]:
     """The end of one alternative as the page reads it; a text that goes on for long has none."""
+    if run.script == "many":  # right, wrong and not computed in turn; to say them all would take minutes
+        turn = (pos // 40 + 2 * [t for t, _ in run.choices(run.said[:pos])].index(text)) % 3
+        return [token_id(text), *(["73", True], [str(40 + pos // 40), False], [])[turn]]
     said = [*run.said[:pos], text]
     while said[-1] != END and len(said) < run.limit:
         said.append(run.choices(said)[0][0])
@@ -428,7 +438,7 @@ def build(wire: Callable[[gr.HTML], None] = lambda view: None) -> gr.Blocks:
     hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     with gr.Blocks(title="Scripted forks", analytics_enabled=False, fill_width=True) as demo, gr.Row():
         with gr.Column(scale=0, min_width=240):
-            script = gr.Radio(["beads", "long", "wall", "hostile", "error"], value="beads", label="Script")
+            script = gr.Radio(["beads", "long", "wall", "many", "hostile", "error"], value="beads", label="Script")
             tokens = gr.Number(400, label="Tokens", elem_id="limit")
             pause = gr.Number(4, label="Pause per token (ms)", elem_id="pause")
             tau = gr.Slider(0, 2.5, 1.0, step=0.05, label="Threshold", elem_id="tau")

@@ -91,6 +91,9 @@ def rank_in(choice: Choice, token: str) -> int:
     return 1 + sum(p > mine for _, p in choice) if token in dict(choice) else len(choice) + 3
 
 
+UNWRITTEN = {"arm": "teacher", "unwritten": "It is written only when asked for."}
+
+
 @dataclass
 class Job:
     """A map or one intervened decode."""
@@ -171,7 +174,7 @@ class Job:
         ]
         return {
             "adapted_answer": adapted,
-            "beside": {"answer": adapted, "rows": beside} if self.script == "beads" else None,
+            "beside": {"answer": adapted, "rows": beside} if self.script == "beads" else UNWRITTEN,
             "counts": {name: sum(t[1] == k for t in self.toks) for k, name in enumerate(CLASSES)},
             "on_forks": {
                 "disagreements": len(parted),

@@ -91,6 +91,23 @@ def present_end(page: Page) -> None:
     page.wait_for_timeout(500)
 
 
+def fan(page: Page, forks: int) -> None:
+    solve(page, "many", 60 * forks)
+    page.locator(f".fan-drawing[aria-label*=' {forks} forks; other words: ']").wait_for()
+    page.locator(".fan").evaluate("e => e.scrollIntoView({ block: 'center' })")
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(900)
+
+
+FANS: dict[str, tuple[Callable[[Page], None], dict[str, object]]] = {
+    f"fan-{forks}-{width}{'-dark' if dark else ''}": (
+        lambda page, forks=forks: fan(page, forks),
+        {"width": width, "height": 900, "dark": dark},
+    )
+    for forks in (3, 12, 40)
+    for width in (360, 390, 1920)
+    for dark in (False, True)
+}
 SHOTS: dict[str, tuple[Callable[[Page], None], dict[str, object]]] = {
     "first": (lambda page: None, {}),
     "solved": (solve, {}),
@@ -112,6 +129,7 @@ SHOTS: dict[str, tuple[Callable[[Page], None], dict[str, object]]] = {
     "presenter": (present_choice, {"width": 1920, "height": 1080}),
     "presenter-end": (present_end, {"width": 1920, "height": 1080}),
     "presenter-dark": (present_choice, {"width": 1280, "height": 720, "dark": True}),
+    **FANS,
 }
 
 

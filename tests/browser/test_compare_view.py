@@ -377,6 +377,16 @@ def test_a_new_map_forgets_the_old_patches(page: Page) -> None:
     expect(page.get_by_role("table", name="Answers by arm")).not_to_contain_text("73")
 
 
+def test_where_the_other_solution_was_not_written_one_sentence_says_so_and_one_click_writes_it(page: Page) -> None:
+    mapped(page, "long", 60)
+    both = page.get_by_role("region", name="Both solutions")
+    expect(both).to_contain_text(app.UNWRITTEN["unwritten"])
+    expect(both.get_by_role("table")).to_be_hidden()
+    both.get_by_role("button", name="Write it now").click()
+    expect(page.get_by_role("tab", name="Patch")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("button", name="adapted", exact=True)).to_have_attribute("aria-pressed", "true")
+
+
 def test_both_solutions_stand_side_by_side_and_the_parting_is_marked(page: Page) -> None:
     mapped(page)
     both = page.get_by_role("region", name="Both solutions")
@@ -412,9 +422,14 @@ def test_presenting_is_large_and_hides_the_rest(page: Page) -> None:
     expect(big(page)).to_have_text("0")
     page.keyboard.press("PageDown")
     expect(big(page)).to_have_text("1")
+    before = "e => getComputedStyle(e, '::before').content"
+    turned = page.get_by_role("group", name="Answer of this arm").locator("[data-before]")
+    expect(turned).to_have_text("73")
+    assert turned.evaluate(before) == '"✗ 95 → "'  # what it was stands in front of what it is, as large
     expect(page.locator(".patch .flow .forced")).to_be_in_viewport()
     page.keyboard.press("Escape")
     expect(page.get_by_role("tablist")).to_be_visible()
+    assert turned.evaluate(before) == "none"
 
 
 # ---- on a problem set -------------------------------------------------------------------------------------------

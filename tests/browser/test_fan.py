@@ -1,5 +1,6 @@
 """The fork fan in Chromium, on the scripted server, where every end is known."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -276,6 +277,36 @@ def test_many_forks_keep_apart(page: Page, limit: int, forks: int) -> None:
     spots = fan(page).locator(".fan-node").evaluate_all("all => all.map(e => +e.getAttribute('cx'))")
     assert len(spots) >= min(forks, 30)
     assert all(b - a > 0.5 * GAP for a, b in zip(spots, spots[1:], strict=False))
+
+
+OVER = """() => {
+  const edge = (node) => node.getBoundingClientRect();
+  const spots = [...document.querySelectorAll(".fan-node")].map((node) => edge(node).left);
+  const most = edge(document.querySelector(".fan-drawing")).right;
+  return [...document.querySelectorAll(".fan-label")].filter((label) => {
+    const next = spots.find((spot) => spot > edge(label.parentNode.parentNode.querySelector(".fan-node")).right);
+    return edge(label).right > (next ?? most) + 1;
+  }).map((label) => label.textContent);
+}"""
+
+
+@pytest.mark.parametrize(("width", "forks"), [(390, 3), (1920, 12), pytest.param(1920, 3, marks=pytest.mark.long)])
+def test_each_word_is_written_out_beside_its_mark_and_ends_before_the_next_fork(
+    open_page: Open, url: str, width: int, forks: int
+) -> None:
+    page = open_page(url, width=width)
+    solve(page, "many", 60 * forks)
+    expect(fan(page).locator(".fan-fork")).to_have_count(forks)
+    last = fan(page).locator(".fan-branching").last
+    expect(last.locator(".fan-ray:not(.fan-unknown)").first).to_be_attached()
+    assert {"right", "wrong", "unknown"} == set(kinds(page))
+    names = fan(page).locator(".fan-name").all_text_contents()
+    assert len(names) == fan(page).locator(".fan-ray").count() == 4 * forks
+    assert {"but", "so", "wait", "hence", "now"} >= set(names)
+    assert page.evaluate(OVER) == []
+    page.set_viewport_size({"width": 360, "height": 760})
+    expect(fan(page).locator(".fan-drawing")).not_to_have_attribute("width", re.compile(r"\d{4}"))
+    assert page.evaluate(OVER) == []
 
 
 def test_4000_tokens_are_drawn_a_few_times_a_second_and_never_more_than_fit(page: Page) -> None:

@@ -5,6 +5,13 @@ export const textOf = (answer) => answer?.text ?? null;
 export const kindOf = (a) => (textOf(a) === null || typeof a.correct !== "boolean" ? "none" : a.correct ? "right" : "wrong");
 export const SIGNS = { right: "✓", wrong: "✗", none: "–" };
 export const mark = (a) => make("span", kindOf(a), `${SIGNS[kindOf(a)]} `, textOf(a) === null ? "none" : showOdd(clip(textOf(a), 60)));
+// The answer, large; `before` stands in front of it where it is shown to a room.
+export function valueOf(answer, before = null) {
+  const text = textOf(answer), value = text === null ? make("span", "none", "–") : make("span", "", showOdd(clip(text, 120)));
+  if (before) value.dataset.before = `${SIGNS[kindOf(before)]} ${textOf(before) === null ? "none" : showOdd(clip(textOf(before), 12))} → `;
+  if (before) value.classList.add(`from-${kindOf(before)}`);
+  return value;
+}
 export function verdictOn(answer) {
   const kind = kindOf(answer), word = kind !== "none" ? kind : textOf(answer) === null ? "no answer" : "not checked";
   return make("span", kind, `${SIGNS[kind]} ${word}`);

@@ -11,7 +11,7 @@ import { clip, count, howOften, odds, oneLine, plainName, plural, showOdd } from
 import { drawn, px } from "./svg.js";
 
 const FAN = { // in units
-  left: 10, up: 28, down: 21, slot: 16, slots: 4, pad: 12, lane: 22, thick: 18, gap: 15, answered: 50, letter: 7, even: 0.6,
+  left: 10, up: 28, down: 21, slot: 16, slots: 4, pad: 12, lane: 22, thick: 18, gap: 15, letter: 7, even: 0.6,
 };
 const FAN_SIGNS = { right: "✓", wrong: "✗", same: "=", other: "≠", none: "–", unknown: "" };
 const FAN_WORDS = {
@@ -124,12 +124,13 @@ function fanCatch(fork, before, after, { selected }, { u, x0, x1, under, xOf }) 
   return Object.assign(drawn("rect", about), { fork });
 }
 function fanFork(fork, after, place) {
-  const { u, trunk, xOf } = place, x = xOf(fork.pos), gap = (after ? xOf(after.pos) : place.width) - x, rows = { up: 0, down: 0 };
+  const { u, trunk, xOf } = place, x = xOf(fork.pos), gap = (after ? xOf(after.pos) - u(5) : place.width) - x, rows = { up: 0, down: 0 };
+  const reach = Math.min(u(34), Math.max(u(18), 0.25 * gap), 0.7 * gap), written = rayLabels(fork.alts, (gap - reach - u(9)) / u(FAN.letter));
   const group = drawn("g", { class: "fan-branching" });
   const button = drawn("g", { class: "fan-fork", role: "button", tabindex: -1, "data-pos": fork.pos, "aria-label": forkSays(fork) });
   for (const alt of fork.alts.slice(0, FAN.slots)) {
     const slot = goesUp(alt) ? -(FAN.up + FAN.slot * rows.up++) : FAN.down + FAN.slot * rows.down++;
-    group.append(fanRay(fork, alt, x, trunk + u(slot), gap, place));
+    group.append(fanRay(fork, alt, x, trunk + u(slot), reach, written(alt), place));
   }
   button.append(drawn("circle", { class: "fan-node", cx: px(x), cy: px(trunk), r: px(u(3 + 1.6 * Math.min(1, fork.H / 2.5))) }));
   group.append(Object.assign(button, { fork }));
@@ -141,19 +142,20 @@ function fanName(text, letters) {
   const name = plainName(text).replace(/^␣+(?=.)/, "");
   return name.length > letters ? `${name.slice(0, Math.max(1, Math.floor(letters) - 1))}…` : name;
 }
-function fanRay(fork, alt, x, y, gap, place) {
-  const { u, trunk } = place, reach = Math.min(u(34), 0.7 * gap), tip = x + reach, wide = Math.max(u(1), u(FAN.thick) * alt.p), { kind } = alt.end;
+function fanRay(fork, alt, x, y, reach, [name, end], place) {
+  const { u, trunk } = place, tip = x + reach, wide = Math.max(u(1), u(FAN.thick) * alt.p), { kind } = alt.end;
   const d = `M${px(x)} ${px(trunk)}C${px(x + 0.5 * reach)} ${px(trunk)} ${px(x + 0.35 * reach)} ${px(y)} ${px(tip)} ${px(y)}`;
   const ray = drawn("g", { class: `fan-ray fan-${kind}`, role: "button", tabindex: -1, "data-pos": fork.pos, "data-id": alt.id, "aria-label": raySays(alt) });
   ray.append(drawn("path", { class: "fan-hit", d: `${d}h${px(u(8))}`, "stroke-width": px(u(14)) }), drawn("path", { class: "fan-way", d, "stroke-width": px(wide) }), fanMark(kind, tip, y, u(kind === "unknown" ? 2.4 : 3.4)));
   if (alt.worth) ray.append(worthBar(alt.worth, tip + u(7), y, place));
-  else if (gap >= u(FAN.answered)) ray.append(...rayLabel(alt, tip + u(8), y + u(4), (gap - reach - u(20)) / u(FAN.letter), u(12)));
+  else if (name) ray.append(drawn("text", { class: "fan-label", x: px(tip + u(8)), y: px(y + u(4)), "font-size": u(12) }, drawn("tspan", { class: "fan-name" }, name), drawn("tspan", { class: "fan-answer" }, end && ` ${end}`)));
   return Object.assign(ray, { alt, fork });
 }
-function rayLabel(alt, x, y, letters, size) { // the word where it fits, and what it ends in
-  const end = endMark(alt.end, 12), left = letters - (end ? end.length + 1 : 0), name = left >= 3 ? fanName(alt.text, left) : "", shows = end && (name || end.length <= letters + 2);
-  const parts = [drawn("tspan", { class: "fan-name" }, name + (name && shows ? " " : "")), drawn("tspan", { class: "fan-answer" }, shows ? end : "")];
-  return name || shows ? [drawn("text", { class: "fan-label", x: px(x), y: px(y), "font-size": size }, ...parts)] : [];
+// The word, which one clicks, comes before the answer, of which the mark already says the kind; all words of a fork alike.
+function rayLabels(alts, letters) {
+  const long = ({ text, end }) => bareName(text).length + (endMark(end, 12) ? endMark(end, 12).length + 1 : 0), both = alts.every((alt) => long(alt) <= letters);
+  const words = letters >= 5 || alts.every(({ text }) => bareName(text).length <= letters);
+  return ({ text, end }) => [words ? fanName(text, letters) : "", both ? endMark(end, 12) : ""];
 }
 function fanMark(kind, x, y, r) {
   return drawn("path", { class: `fan-mark fan-${kind}`, d: FAN_SHAPES[kind](r), transform: `translate(${px(x)} ${px(y)})` });

@@ -154,7 +154,11 @@ function mapSummary(run) {
 // Row by row beside each other: what both say in the same row, quiet; the first row where they differ is marked.
 function renderSolutions(run) {
   const beside = run.result?.beside, rows = beside?.rows ?? [], adapted = run.open.source === "adapted";
-  ui.solutions.hidden = !rows.length;
+  ui.solutions.hidden = !rows.length && !beside?.unwritten;
+  ui.solutionsTable.hidden = !rows.length;
+  ui.unwritten.hidden = !!rows.length;
+  ui.unwritten.firstElementChild.textContent = beside?.unwritten ?? "";
+  ui.write.dataset.arm = beside?.arm ?? "";
   if (!rows.length) return;
   const [mine, other] = adapted ? ["adapted", "base"] : [run.open.source === "text" ? "this text" : "base", "adapted"];
   ui.solutionsMine.replaceChildren(`${mine} `, mark(run.result.answer));

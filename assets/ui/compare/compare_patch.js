@@ -1,6 +1,6 @@
 // "Patch": the base's text with single words of the adapted model, and how few of them turn the answer.
 import { attrs, clip, count, make, plainName, plural, showOdd, splitSpace, waitingText } from "../common/text.js";
-import { knownText, mark, textOf, verdictOn } from "../common/answers.js";
+import { knownText, mark, textOf, valueOf, verdictOn } from "../common/answers.js";
 import { followed, prose } from "../common/prose.js";
 import { tokenSpan } from "../common/tokens.js";
 import { sayError, trigger, ui } from "./context.js";
@@ -114,6 +114,7 @@ function settlePatch(run) {
   if (key && (budget === null || !refused)) patch.full[key] = r.patches ?? 0;
   if (key && budget === null && r.answer) Object.assign(patch.answers, { [key]: r.answer });
   if (key && budget === null && r.patches !== undefined) Object.assign(patch.patches, { [key]: r.patches });
+  if (budget === 0 && r.answer) patch.answers.base ??= r.answer; // no patch allowed: the base alone
   if (run.map !== null) decodes.set(decodeKey(run.map, key, budget), run.id);
   ui.patchStatus.textContent = patchSummary(run);
   renderCounter(run);
@@ -139,10 +140,10 @@ function renderCounter(run) {
   ui.patch.classList.toggle("live", busy);
   ui.patchAnswer.parentNode.classList.toggle("stale", !run.result);
   if (!run.result) return;
-  ui.patchAnswer.replaceChildren(text === null ? make("span", "none", "–") : showOdd(clip(text, 120)));
+  const before = run.open?.arm === "base" || textOf(patch.answers.base) === text ? null : patch.answers.base;
+  ui.patchAnswer.replaceChildren(valueOf(answer, before));
   ui.patchVerdict.replaceChildren(verdictOn(answer));
-  const before = patch.answers.base;
-  if (before && run.open?.arm !== "base" && textOf(before) !== text) ui.patchVerdict.append(make("span", "soft was", "base ", mark(before)));
+  if (before) ui.patchVerdict.append(make("span", "soft was", "base ", mark(before)));
 }
 // The newest patch comes into view and lights up for a moment.
 function showNewest(run) {

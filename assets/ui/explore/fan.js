@@ -64,6 +64,7 @@ const roundUp = (n) => [...Array(40).keys()].map((k) => Math.ceil(48 * 1.25 ** k
 
 // ---- drawing ------------------------------------------------------------------------------------------------
 export function fanSoon() { // a text that grows is drawn a few times a second, whatever its pace
+  if (ui.fan.hidden && els.length) return renderFan(); // at once where it comes up: it would push the text down
   timer ||= setTimeout(() => (pressed ? ((timer = 0), fanSoon()) : renderFan()), SOON); // a click ends on the mark on which it began
 }
 export function renderFan() {
@@ -215,12 +216,16 @@ export async function fanFile(kind) {
   if (kind === "svg") return { name: `${words}-fan.svg`, blob: svgFile(text) };
   return { name: `${words}-${kind === "card" ? "card" : "fan"}.png`, blob: await pngOf(text, kind === "card" ? 1 : 2) };
 }
-function card() {
+function card() { // the problem, the answer and what it was before the last swap, the fan
   const fan = drawFan({ ...data, selected: null }, { width: 1120, unit: 1.7 }), words = showOdd(clip(shown.open?.title ?? "", 170)).split(/\s+/), lines = [""];
   for (const word of words) (lines.at(-1) + word).length > 58 ? lines.push(word) : (lines[lines.length - 1] += ` ${word}`);
-  const write = (text, y, size, cls = "") => drawn("text", { x: 40, y, "font-size": size, class: `fan-words ${cls}` }, text);
+  const write = (text, y, size, cls = "", ...parts) => drawn("text", { x: 40, y, "font-size": size, class: `fan-words ${cls}` }, text, ...parts);
+  const part = (text, end) => drawn("tspan", end ? { class: `fan-answer fan-${end.kind}` } : { class: "fan-soft" }, text);
   const all = drawn("svg", { class: "fan-drawing", width: 1200, height: 630, viewBox: "0 0 1200 630" }, drawn("rect", { class: "fan-paper", width: 1200, height: 630 }));
-  all.append(...lines.slice(0, 3).map((line, k) => write(line.trim(), 78 + 46 * k, 36)), write("rmx · the few words that decide an answer", 596, 24, "fan-soft"));
-  all.append(attrs(fan, { x: 40, y: Math.max(170, 560 - fan.place.height), height: Math.min(fan.place.height, 390) }));
+  all.append(...lines.slice(0, 3).map((line, k) => write(line.trim(), 74 + 46 * k, 36)), write("rmx · the few words that decide an answer", 600, 24, "fan-soft"));
+  const { from_text: from, to_text: to } = shown.open ?? {}, before = tree.find((row) => row.run === shown.open?.parent)?.answer, was = before && answerEnd(before), now = data.answer;
+  const turned = was && now && was.text !== now.text, under = 74 + 46 * Math.min(3, lines.length);
+  if (turned) all.append(write("", under + 32, 56, "", part(endMark(was, 12), was), part(" → "), part(endMark(now, 12), now), drawn("tspan", { class: "fan-soft", "font-size": 28, dx: 28 }, `“${plainName(to).replace(/^␣+/, "")}” in place of “${plainName(from).replace(/^␣+/, "")}”`)));
+  all.append(attrs(fan, { x: 40, y: Math.max(under + (turned ? 46 : 0), 562 - fan.place.height), height: Math.min(fan.place.height, 390) }));
   return all;
 }

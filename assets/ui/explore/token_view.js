@@ -3,7 +3,7 @@
 import {
   attrs, clip, count, howOften, make, nameOf, odds, oneLine, plainName, plural, showOdd, splitSpace, undecided, waitingText,
 } from "../common/text.js";
-import { giveKnown, kindOf, knownText, mark, offerKnown, STOPS, textOf, verdictOn } from "../common/answers.js";
+import { giveKnown, kindOf, knownText, mark, offerKnown, STOPS, textOf, valueOf, verdictOn } from "../common/answers.js";
 import { curves } from "../common/charts.js";
 import { endMark } from "../common/fan.js";
 import { followed, prose } from "../common/prose.js";
@@ -351,17 +351,17 @@ function renderAnswer(b) {
   if (before && textOf(before) === text) ui.verdict.append(make("span", "soft", "as before"));
   else if (before) ui.verdict.append(make("span", "soft was", "was ", mark(before)));
   ui.spoken.textContent = `Answer: ${text === null ? "none" : plainName(clip(text, 120))}. ${ui.verdict.innerText.replace(/^[✓✗–] /, "")}`;
-  swapValue(text);
+  swapValue(answer, before);
 }
-function swapValue(text) {
-  const value = text === null ? make("span", "none", "–") : make("span", "", showOdd(clip(text, 120)));
+function swapValue(answer, before) {
+  const text = textOf(answer), now = valueOf(answer, before && textOf(before) !== text ? before : null);
   const old = ui.answer.firstChild, changed = oldAnswer !== null && oldAnswer !== (text ?? "");
   oldAnswer = text ?? "";
-  ui.answer.replaceChildren(value);
+  ui.answer.replaceChildren(now);
   if (!changed || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
   old.className = "gone"; // the old answer leaves upwards while the new one rises
   ui.answer.append(old);
-  value.animate({ opacity: [0, 1], transform: ["translateY(.5em)", "none"] }, { duration: 180, easing: "ease-out" });
+  now.animate({ opacity: [0, 1], transform: ["translateY(.5em)", "none"] }, { duration: 180, easing: "ease-out" });
   const leaving = old.animate({ opacity: [0.8, 0], transform: ["none", "translateY(-.5em)"] }, { duration: 160 });
   leaving.finished.finally(() => old.remove()).catch(() => {});
 }

@@ -55,6 +55,7 @@ class MapRun(PairJob):
     known_computed: bool = False  # the known answer was computed from the text, not given
     answers: dict[Arm, Answer] = field(default_factory=dict)
     other: list[int] = field(default_factory=list)  # what the model that does not write here would write by itself
+    unwritten: str | None = None  # why it was not asked for that
     patches: dict[Arm, int] = field(default_factory=dict)
     decoded: dict[Arm, list[Patched]] = field(default_factory=dict)  # the longest budget of each arm
     placebo: dict[str, Any] | None = None
@@ -118,10 +119,10 @@ class MapRun(PairJob):
         }
 
     def _beside(self) -> Message | None:
-        """This solution and the other model's own, in rows; None where the other was not written."""
+        """This solution and the other model's own, in rows; or why that was not written, and the arm that does so."""
         arm: Arm = "base" if self.job.source == "adapted" else "teacher"
         if not self.other or arm not in self.answers:
-            return None
+            return {"arm": arm, "unwritten": self.unwritten} if self.unwritten else None
         texts = self.pair.base.detokenizer
         mine, theirs = ([i for i in ids if i not in texts.special_ids] for ids in (self.found.ids, self.other))
         rows = [[texts.text(a), texts.text(b), same] for a, b, same in aligned_rows(mine, theirs)]

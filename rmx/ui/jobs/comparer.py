@@ -177,9 +177,16 @@ class Comparer:
         The turn was given back: whoever has the engines now keeps them, and the map is complete without these.
         """
         engine = run.pair.base.engine
-        if run.stopped or engine.remote is not None or sum(p.numel() for p in engine.model.parameters()) > SMALL:
+        if run.stopped:
+            run.unwritten = "The comparison was stopped before the other model's own solution was written."
+            return
+        if engine.remote is not None or sum(p.numel() for p in engine.model.parameters()) > SMALL:
+            run.unwritten = (
+                "At this size the other model's own solution takes a while: it is written only when asked for."
+            )
             return
         job, pair = run.job, run.pair
+        run.unwritten = "The models were busy with other work, so the other model's own solution was not written."
         with suppress(Busy):
             arm: Arm = "base" if job.source == "adapted" else "teacher"
             model, adapter = (pair.base, None) if arm == "base" else (pair.adapted, pair.adapter)

@@ -119,6 +119,12 @@ PAGE_MODULE = "common/page.js"
 PAGE = "frontend/index.html"  # gradio's template
 TITLE = "rmx · fork tokens"
 ABOUT = "A solution turns on a few words. Click one where the model was undecided, take another, and watch the answer."
+# Gradio's script (Svelte) wraps every plain object and array of its configuration, to notice changes, and reads the
+# lists of components and of events thousands of times through the wrappers. An array of another class stays as it is.
+PLAIN = (
+    "for (const name of ['components', 'dependencies']) "
+    "Object.setPrototypeOf(window.gradio_config[name], class extends Array {}.prototype)"
+)
 _CARD = re.compile(r'<meta\s+(?:property="og:|name="twitter:)[^>]*>')  # gradio's, twice
 
 
@@ -157,6 +163,7 @@ def card_tags() -> Iterator[str]:
 
 def first_tags() -> Iterator[str]:
     """The tags, with addresses relative to the page's."""
+    yield f"<script>{PLAIN}</script>"
     for path in FIRST_STYLES:
         yield f'<link rel="stylesheet" href="./{BASE}{path}">'
     yield f'<link rel="preload" as="fetch" crossorigin href="./{BASE}{FIRST}.html">'

@@ -275,29 +275,38 @@ def without_matplotlib() -> None:
 
 
 def send_light_page() -> None:
-    """Have gradio leave out of the page what only its descriptions of endpoints need: a third of it.
+    """Have gradio leave out of the page what its script does not read, and what only calls of the API use.
 
-    The descriptions themselves, and the whole configuration, stay at their own addresses.
+    More than half of the components are arguments and answers of endpoints, and before the script draws anything it
+    goes through all components, for each through all events. The whole configuration stays at its own address.
     """
     written: Callable[[Any], Any] = gradio.routes.toorjson
-    gradio.routes.templates.env.filters["toorjson"] = lambda value: written(without_descriptions(value))
+    gradio.routes.templates.env.filters["toorjson"] = lambda value: written(without_endpoints(value))
 
 
-def without_descriptions(value: Any) -> Any:
+def without_endpoints(value: Any) -> Any:
     """What the page's script reads of gradio's configuration, or of its description of endpoints: nothing of that."""
     if not isinstance(value, dict):  # the app's address
         return value
     if "components" not in value:
         return {"named_endpoints": {}, "unnamed_endpoints": {}}
-    events = [_without_unread(one) for one in value["dependencies"]]
-    return value | {"components": [_light(one) for one in value["components"]], "dependencies": events}
-
-
-def _light(component: dict[str, Any]) -> dict[str, Any]:
-    """A component without what the page's script does not read: of an endpoint's argument, which is not shown, all."""
-    if component["type"] == "api":
-        return {"id": component["id"], "type": "api", "props": {}}
-    return _without_unread(component) | {"props": _without_unread(component["props"])}
+    unseen = {one["id"] for one in value["components"] if one["type"] == "api"}
+    components = [
+        _without_unread(one) | {"props": _without_unread(one["props"])}
+        for one in value["components"]
+        if one["id"] not in unseen
+    ]
+    events = [_without_unread(one) for one in value["dependencies"] if unseen.isdisjoint(one["outputs"])]
+    layout = value["layout"] | {"children": [one for one in value["layout"]["children"] if one["id"] not in unseen]}
+    pages = {
+        name: {
+            "layout": layout,
+            "components": [one for one in page["components"] if one not in unseen],
+            "dependencies": [one["id"] for one in events],
+        }
+        for name, page in value["page"].items()
+    }
+    return value | {"components": components, "dependencies": events, "layout": layout, "page": pages}
 
 
 def _without_unread(given: dict[str, Any]) -> dict[str, Any]:

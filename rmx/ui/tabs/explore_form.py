@@ -95,6 +95,7 @@ class ExploreForm:
             )
             more = "" if settings.public else "A Hub id, a folder or a .gguf file works too."
             self.model_note = gr.Markdown(more, elem_id="model-note")
+            self.cancel = gr.Button("Cancel", size="sm", visible=False, elem_id="cancel-download")
 
     def _add_threshold(self, tau: float) -> None:
         self.tau = gr.Slider(0, MOST_TAU, tau, step=0.01, label="Fork threshold (nats)", elem_id="tau")

@@ -28,6 +28,8 @@ from rmx.explore.branches import Branch
 from rmx.explore.calibration import calibration_of
 from rmx.mini.task import coverage
 from rmx.models.adapter_names import bundled_adapters
+from rmx.models.download import Download, DownloadStopped
+from rmx.models.load import download_of
 from rmx.models.style_options import from_form
 from rmx.records import Problem
 from rmx.ui.jobs.explorer import Explorer
@@ -67,6 +69,7 @@ class ExploreTab(StreamTab):
         super().__init__(explorer.runs, who)
         self.explorer, self.settings = explorer, settings
         self._first: Branch | None = None  # what the first screen shows, solved once for all visitors
+        self._downloads: dict[str, Download] = {}  # of the page that asked
         self.measurements = Measurements(explorer)
         self.sharing = Sharing(explorer, settings.max_new_tokens)
         # A Space names its model in the settings; where that one could not be had, the bundled one opens. Nor does a
@@ -237,18 +240,43 @@ class ExploreTab(StreamTab):
         for message in self.start(request, self.prepared(example)):
             yield message, place, *together(example.problem, example.answer)
 
-    def choose_model(self, spec: str) -> tuple[Any, ...]:
+    def choose_model(self, spec: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Load a model now, so that Solve is instant; on failure the old one stays, and a note has the reason."""
         space, name = self.explorer.workspace, str(spec or "").strip()
+        skip, over = [gr.skip()] * 3, gr.Button(visible=False)
         try:
+            if name not in space.loaded:
+                space.policy.admit_model(name)
+                for said in self._download(name, request):
+                    yield gr.skip(), *skip, said, gr.Button(visible=True)
             model = space.model(name)
         except RmxError as error:
-            return gr.skip(), gr.skip(), gr.skip(), f"⚠ {literal(error)} *mini* stays available."
+            stopped = isinstance(error, DownloadStopped)  # then Solve must not fetch it after all
+            yield "mini" if stopped else gr.skip(), *skip, f"⚠ {literal(error)} *mini* stays available.", over
+            return
         where = "a lent GPU" if model.engine.remote else model.engine.device
         revision = model.revision[:20]
         note = f"{model.dtype} on {where} · context {model.engine.context:,} tokens · revision `{revision}`"
         problem_set = "mini" if model.spec == "mini" else "arith" if "135m" in model.spec else gr.skip()
-        return gr.Dropdown([BASE, *bundled_adapters(model)], value=BASE), model.tau, problem_set, note
+        yield gr.skip(), gr.Dropdown([BASE, *bundled_adapters(model)], value=BASE), model.tau, problem_set, note, over
+
+    def _download(self, name: str, request: gr.Request) -> Iterator[str]:
+        """Fetch what is not here of a model; yields what the note says meanwhile."""
+        download, session = download_of(name), str(request.session_hash)
+        if download is None:
+            return
+        self._downloads[session] = download
+        try:
+            for come, missing, idle in download.steps():
+                size = f"{come / 1e6:,.0f} of {missing / 1e6:,.0f} MB" if missing else "asking the Hub …"
+                yield f"Fetching {literal(name)}: {size}" + (f", nothing for {idle:.0f} s" if idle > 5 else "")
+        finally:
+            self._downloads.pop(session, None)
+
+    def cancel_download(self, request: gr.Request) -> None:
+        """Stop what this page fetches."""
+        if download := self._downloads.get(str(request.session_hash)):
+            download.stopped.set()
 
     @shows_errors
     def set_share(self, request: gr.Request, share: float, spec: str, name: str, *style: Any) -> tuple[Any, str]:
@@ -321,8 +349,9 @@ def build_explore_tab(
 
 
 def _wire_settings(tab: ExploreTab, c: ExploreForm) -> None:
-    loaded = [c.adapter, c.tau, c.problem_set, c.model_note]
-    load: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "load"}
+    loaded = [c.model, c.adapter, c.tau, c.problem_set, c.model_note, c.cancel]
+    load: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "load", "show_progress_on": c.model_note}
+    c.cancel.click(tab.cancel_download, None, None, **LIGHT)
     c.model.input(tab.choose_model, c.model, loaded, **load)
     c.gpu.click(lambda: GPU_PRESET.name, None, c.model, **LIGHT).then(tab.choose_model, c.model, loaded, **load)
     chosen = c.real.click(lambda: REAL.name, None, c.model, **LIGHT).then(tab.choose_model, c.model, loaded, **load)

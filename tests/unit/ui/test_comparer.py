@@ -105,6 +105,17 @@ def test_both_solutions_are_told_in_rows_that_add_up_to_them(solved):
     assert beside["answer"] == messages[-1]["result"]["adapted_answer"]
 
 
+def test_where_the_other_solution_was_not_written_it_is_said_why(monkeypatch):
+    monkeypatch.setattr("rmx.ui.jobs.comparer.SMALL", 0)
+    comparer = Comparer(Workspace("cpu"))
+    large = list(comparer.stream(comparer.map(parting_pair(13, 3), "p", 1.0)))[-1]["result"]
+    assert large["beside"]["arm"] == "teacher"
+    assert "only when asked for" in large["beside"]["unwritten"]
+    run = comparer.map(parting_pair(13, 3), "p", 1.0)
+    run.halt()
+    assert "stopped" in list(comparer.stream(run))[-1]["result"]["beside"]["unwritten"]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "rows"),
     [

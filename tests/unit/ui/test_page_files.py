@@ -1,5 +1,6 @@
 """The page is light, and its modules, templates and style sheets stand under an address that changes with them."""
 
+import json
 import posixpath
 import re
 
@@ -37,7 +38,12 @@ def client(tmp_path_factory):
 
 def test_the_page_is_light_and_carries_no_module_of_a_view(client):
     page = client.get("/")
-    assert len(page.content) < 350_000
+    assert len(page.content) < 280_000
+    config = json.loads(page.text.partition("window.gradio_config = ")[2].partition(";</script>")[0])
+    assert "api" not in {one["type"] for one in config["components"]}  # arguments of endpoints
+    known = {one["id"] for one in config["components"]} | {0}
+    assert known >= {one["id"] for one in config["layout"]["children"]}
+    assert known >= {place for event in config["dependencies"] for place in event["inputs"] + event["outputs"]}
     assert "querySelectorAll('.fork')" not in page.text
     assert "export function" not in page.text
     assert "data-ui" not in page.text  # no template either
@@ -45,7 +51,9 @@ def test_the_page_is_light_and_carries_no_module_of_a_view(client):
 
 def test_the_description_of_the_endpoints_stays_whole_at_its_own_address(client):
     assert "/trace" in client.get("/gradio_api/info").json()["named_endpoints"]
-    assert all("api_info" in one for one in client.get("/config").json()["components"] if one["type"] == "textbox")
+    components = client.get("/config").json()["components"]
+    assert all("api_info" in one for one in components if one["type"] == "textbox")
+    assert "api" in {one["type"] for one in components}
 
 
 def test_what_the_first_tab_needs_is_named_in_the_head_and_is_there(client):
