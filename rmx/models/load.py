@@ -327,12 +327,11 @@ def choose_dtype(dtype: str, device: torch.device) -> str:
 
 
 def download_of(spec: str) -> Download | None:
-    """What has to come from the Hub before this model can be loaded; None where all is here.
-
-    Raises:
-        ModelError: there is no such model.
-    """
-    place, revision = _source(spec)
+    """What has to come from the Hub before this model can be loaded; None where all is here, or nothing is there."""
+    try:
+        place, revision = _source(spec)
+    except ModelError:  # loading it says why
+        return None
     download = Download(place, revision)
     return None if Path(place).exists() or download.is_cached() else download
 
