@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +92,8 @@ class Page:
         limits = httpx.Limits(max_connections=8)
         self.client = httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(30.0, read=QUIET), limits=limits)
         self.session = secrets.token_hex(6)
-        self.events = {d["api_name"]: d["id"] for d in config["dependencies"] if d.get("api_name")}
+        self.events = {d["api_name"]: d for d in config["dependencies"] if d.get("api_name")}
+        self.parts = {c["id"]: c["props"] for c in config["components"]}
         self.view = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "view")
         self._heart: asyncio.Task[None] | None = None
 
@@ -120,9 +121,17 @@ class Page:
         body = {"session_hash": self.session, "component_id": self.view, "fn_name": name, "data": data}
         return dict(await self.send("/gradio_api/component_server", body))
 
-    async def trigger(self, name: str, data: list[Any], event: dict[str, Any] | None = None) -> str:
-        """Set an event off; returns its id."""
-        body = {"data": data, "fn_index": self.events[name], "session_hash": self.session, "event_data": event}
+    async def trigger(
+        self, name: str, form: Mapping[str, Any] | None = None, event: dict[str, Any] | None = None
+    ) -> str:
+        """Set an event off; returns its id.
+
+        Args:
+            form: what a visitor has changed of the form that the event reads, by the ids of its elements.
+        """
+        asked, parts = self.events[name], [self.parts[i] for i in self.events[name]["inputs"]]
+        data = [(form or {}).get(part.get("elem_id"), part.get("value")) for part in parts]
+        body = {"data": data, "fn_index": asked["id"], "session_hash": self.session, "event_data": event}
         return str((await self.send("/gradio_api/queue/join", body))["event_id"])
 
     async def send(self, path: str, body: dict[str, Any]) -> Any:
@@ -180,8 +189,9 @@ class FakeVisitor:
             await self._by_api(page, task)
             return True
         began = time.monotonic()
-        asked, s = [task.problem.problem, task.problem.answer, task.cold.tau], task.sampling
-        form = ["mini", "none (base)", *asked, s.temperature, s.top_p, s.seed, s.max_new_tokens, False]
+        s = task.sampling
+        form = {"problem": task.problem.problem, "answer": task.problem.answer, "tau": task.cold.tau, "seed": s.seed}
+        form |= {"temperature": s.temperature, "top-p": s.top_p, "max-new": s.max_new_tokens}
         event = await page.trigger("solve", form)
         async with page.listening(event) as messages:
             if what < 0.35:
@@ -233,7 +243,7 @@ class FakeVisitor:
         if [c["id"] for c in seen["top"][:5]] != [c.id for c in task.cold.tokens[task.pos].top[:5]]:
             self.tally.wrong.append("inspect: another distribution")
         began = time.monotonic()
-        event = await page.trigger("pick", [], {"run": run, "pos": task.pos, "token_ids": [task.token_id]})
+        event = await page.trigger("pick", event={"run": run, "pos": task.pos, "token_ids": [task.token_id]})
         async with page.listening(event) as messages:
             branch = await self._to_the_end(messages, "swap", began)
         if branch is not None:
@@ -252,7 +262,7 @@ class FakeVisitor:
             self.tally.done["closed"] += 1
             return
         if run is not None:
-            await page.trigger("halt", [], {"run": run})
+            await page.trigger("halt", event={"run": run})
             async for message in messages:
                 if message["msg"] == "process_completed":
                     break
