@@ -341,7 +341,8 @@ class AppProcess:
 
     def start(self) -> None:
         """Start it and wait until it answers; RmxError where it does not."""
-        environment = os.environ | {"RMX_PUBLIC": "1", "RMX_RUNS": str(self.runs), "RMX_LOG": "requests"}
+        given = {"RMX_PER_ADDRESS": "0"} | os.environ  # all visitors come from this machine's address
+        environment = given | {"RMX_PUBLIC": "1", "RMX_RUNS": str(self.runs), "RMX_LOG": "requests"}
         words = [sys.executable, "-m", "rmx", "serve", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
