@@ -383,7 +383,7 @@ def bench_public(clients: int = 32, minutes: float = 5.0, kill: bool = False) ->
         finally:
             site.stop()
             for run in store.all(everybodys=True):
-                if run.alive:
+                with suppress(RmxError):
                     store.kill(run.id)
 
 
@@ -434,7 +434,8 @@ async def _crash(site: AppProcess, store: RunStore, tally: VisitTally, at: float
     tally.down = (time.monotonic() - 1, time.monotonic() + DOWN)
     site.kill()
     for run in under_way:
-        store.kill(run.id)
+        with suppress(RmxError):  # it has ended meanwhile, or not begun
+            store.kill(run.id)
     await asyncio.to_thread(site.start)
     back = {r.id: r.state for r in store.all()}
     return {
