@@ -144,7 +144,7 @@ class Claims:
 
 @lru_cache(maxsize=1)
 def recorded_claims() -> dict[object, dict[str, Any]]:
-    """The documents of `rmx claims` that pages show at first, by the ids that they have there; the miniature's first."""
+    """Documents of `rmx claims` that pages show at first, by the ids that they have there; the miniature's first."""
     places = sorted(ASSETS.glob("*/claims.json"))
     return {f"{RECORDED}:{path.parent.name}": json.loads(path.read_text(encoding="utf-8")) for path in places}
 
