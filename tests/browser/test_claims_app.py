@@ -94,6 +94,26 @@ def test_it_opens_with_a_recorded_example_as_a_board_on_one_screen(open_page: Op
     assert "mini + rl" in download.value.path().read_text(encoding="utf-8")
 
 
+def test_a_click_shows_the_recorded_claims_of_a_real_model(page: Page) -> None:
+    examples = page.get_by_role("group", name="Recorded examples")
+    mini, real = (
+        examples.get_by_role("button", name="mini+rl"),
+        examples.get_by_role("button", name="smollm2+rl, n = 300"),
+    )
+    expect(mini).to_have_attribute("aria-pressed", "true")
+    real.click()
+    expect(real).to_have_attribute("aria-pressed", "true")
+    expect(mini).to_have_attribute("aria-pressed", "false")
+    expect(page.locator(".claims .claim-facts")).to_contain_text("the first 300 problems of words:test")
+    expect(tile(page, "gain")).to_have_text(re.compile(r"^✓RL raises pass@1\+18\.7 points.*agrees$"))
+    expect(tile(page, "gate")).to_contain_text("differs")
+    expect(tile(page, "swaps")).to_contain_text("not measured")
+    expect(page.locator(".claims .made")).to_contain_text("rmx claims --model smollm2-135m-instruct-q4_1 --adapter rl")
+    mini.click()
+    expect(page.locator(".claims .claim-facts")).to_contain_text("mini + rl")
+    expect(tile(page, "gain")).to_contain_text("by construction")
+
+
 def test_the_board_obeys_keys_and_opens_one_claim_at_a_time(page: Page) -> None:
     expect(page.get_by_text("a recorded example")).to_be_visible()
     first, second = page.locator(".claims .tile").nth(0), page.locator(".claims .tile").nth(1)

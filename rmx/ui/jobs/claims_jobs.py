@@ -159,7 +159,8 @@ def recorded_choices() -> list[dict[str, str]]:
 
 
 def _asked(found: dict[str, Any]) -> Mapping[str, str | None]:
-    return {name: found[name] for name in ("model", "adapter", "teacher", "budget")}
+    """What `claims_command` wants to know; a document names the budget only where it was another than the usual one."""
+    return {name: found.get(name) for name in ("model", "adapter", "teacher", "budget")}
 
 
 def claims_texts() -> list[dict[str, Any]]:

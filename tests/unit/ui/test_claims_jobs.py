@@ -14,7 +14,7 @@ from rmx.compare.shift_map import PairOptions
 from rmx.errors import ModelError, RmxError
 from rmx.models.workspace import Workspace
 from rmx.ui.jobs import claims_jobs as claims_module
-from rmx.ui.jobs.claims_jobs import Claims, claims_texts
+from rmx.ui.jobs.claims_jobs import Claims, claims_texts, recorded_choices
 from rmx.ui.jobs.page_jobs import FAULT, RECORDED
 from rmx.ui.tabs.form_parts import StreamTab
 from tests.helpers.claims_document import HOSTILE
@@ -157,6 +157,19 @@ def test_the_recorded_example_is_a_job_that_is_over_and_gives_way_to_one_that_is
     assert "RL raises pass@1" in claims.export({"id": MINI})["text"]
     first = last_of(claims, claims.start(OPTIONS, "gain", MINI))
     assert row(first, "reranked")["verdict"] == "not measured"
+
+
+def test_every_recorded_example_opens_and_is_exported():
+    claims = Claims(SPACE)
+    choices = recorded_choices()
+    assert [one["label"] for one in choices] == ["mini+rl, n = 50", "smollm2+rl, n = 300"]
+    for choice in choices:
+        message = claims.tail({"id": choice["id"]})
+        assert (message["kind"], message["id"], message["recorded"]) == ("claims", choice["id"], True)
+        assert message["pair"] in claims.export({"id": choice["id"]})["text"]
+    assert row(message, "gain")["verdict"] == "agrees"
+    assert message["command"].startswith("rmx claims --model smollm2-135m-instruct-q4_1 --adapter rl --set words:test")
+    assert "--budget" not in message["command"]
 
 
 def test_old_jobs_leave_memory(made):
