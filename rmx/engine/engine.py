@@ -287,7 +287,7 @@ class Engine:
         Args:
             ids: prompt and kept tokens, at least one.
             adapter: name of a loaded adapter; the caller is inside `using(adapter)`.
-            reuse: False takes nothing but heads (see `share_head`) from what was computed before.
+            reuse: False takes nothing but heads (see `PrefixCache`) from what was computed before.
             cold: compute everything anew, heads too.
             read_from: report logits from this index on (index i decides ids[i + 1]; the last decides the next token).
             on_read: called as on_read(first index, logits (n, V)) for consecutive chunks.
@@ -432,11 +432,13 @@ class Engine:
         used, cache = self.held.used, self._new_cache()
         for use in reversed(used):
             use.leave()
-        with self.using(adapter):
-            for _ in self._prefill(head, 0, cache, None, lambda: PREFILL):
-                pass
-        for use in used:
-            use.switch()
+        try:
+            with self.using(adapter):
+                for _ in self._prefill(head, 0, cache, None, lambda: PREFILL):
+                    pass
+        finally:
+            for use in used:
+                use.switch()
         layers = tuple((layer.keys, layer.values) for layer in cache.layers)
         return self.prefixes.keep_head(Saved(adapter, torch.tensor(head), layers))
 

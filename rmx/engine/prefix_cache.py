@@ -38,7 +38,7 @@ class PrefixCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.heads: set[tuple[int, ...]] = set()
+        self.heads: tuple[tuple[int, ...], ...] = ()  # replaced whole, since other threads go through it
         self._read_heads: OrderedDict[tuple[str | None, tuple[int, ...]], Saved] = OrderedDict()
         self._saved: OrderedDict[int, Saved] = OrderedDict()
         self._next = 0
@@ -84,6 +84,12 @@ class PrefixCache:
             self._next += 1
             while self._saved and self.nbytes > self.max_bytes:
                 self._saved.popitem(last=False)
+
+    def add_head(self, head: Sequence[int]) -> None:
+        """Have what begins with these ids read from here on behind a head of its own."""
+        with self._lock:
+            if (wanted := tuple(head)) not in self.heads:
+                self.heads = (*self.heads, wanted)
 
     def find_head(self, adapter: str | None, head: tuple[int, ...]) -> Saved | None:
         """Keys and values of a head; None where they have to be computed."""

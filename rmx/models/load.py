@@ -197,16 +197,17 @@ class Model:
 
     def _share_head(self, ids: Sequence[int]) -> None:
         """Have what all prompts of a built-in style begin with read once, where it is long enough to matter."""
-        heads, style = self.engine.prefixes.heads, self.style
-        own = style.name not in STYLES or STYLES[style.name].template != style.template
-        if own or len(ids) < HEAD_TOKENS or any(ids[: len(head)] == head for head in heads):
+        prefixes, style, known = self.engine.prefixes, self.style, STYLES.get(self.style.name)
+        # What a visitor has written, a template or a system line, is shared with nobody.
+        own = known is None or (known.template, known.system) != (style.template, style.system)
+        if own or len(ids) < HEAD_TOKENS or any(ids[: len(head)] == head for head in prefixes.heads):
             return
         prompts = [self.prompt(text) for text in ("1", "A")]
         alike = os.path.commonprefix(
             [self.tokenizer(p, add_special_tokens=not style.chat)["input_ids"] for p in prompts]
         )
         if len(alike) > HEAD_TOKENS:
-            heads.add(tuple(alike[:-1]))  # the last may be merged with what follows
+            prefixes.add_head(alike[:-1])  # the last may be merged with what follows
 
     def check_fit(self, ids: Sequence[int]) -> None:
         """Raise PromptError for a prompt that leaves no room in the context."""

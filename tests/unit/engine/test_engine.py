@@ -184,7 +184,9 @@ HEAD = tuple(range(1, 31))
 @pytest.mark.parametrize("reuse", [True, False])
 def test_a_head_is_read_once_for_all_and_leaves_logits_as_a_cold_run_has_them(tiny, reuse):
     engine = tiny.engine
-    engine.prefixes.heads |= {HEAD, HEAD[:10]}
+    for head in (HEAD, HEAD[:10], HEAD):
+        engine.prefixes.add_head(head)
+    assert engine.prefixes.heads == (HEAD, HEAD[:10])
     ids, other = [*HEAD, 40, 41], [*HEAD, 50, 51, 52]
     assert counted(engine, lambda: engine.open(ids, reuse=reuse)) == 32
     assert counted(engine, lambda: engine.open(other, reuse=reuse)) == 3
@@ -201,7 +203,7 @@ def test_a_head_is_each_adapters_own_and_goes_with_it(tmp_path):
     pair = tiny_pair(tmp_path, 0.5)
     engine, ids = pair.base.engine, [*HEAD, 40, 41]
     (lora,) = engine.adapters
-    engine.prefixes.heads.add(HEAD)
+    engine.prefixes.add_head(HEAD)
 
     def opened(adapter, **how):
         with engine.using(adapter):

@@ -15,7 +15,7 @@ from rmx.errors import ModelError, PromptError
 from rmx.evaluate.eval_report import EvalConfig, contestants_of
 from rmx.evaluate.evaluation import Evaluation
 from rmx.models import presets
-from rmx.models.load import load
+from rmx.models.load import HEAD_TOKENS, load
 from rmx.models.model_pair import ask_alike, make_pair
 from rmx.models.presets import PRESETS, PairPreset
 from rmx.models.stand_ins import byte_tokenizer
@@ -495,15 +495,18 @@ def test_a_solved_example_of_the_prompt_is_no_problem_of_the_set():
 def test_solved_examples_are_read_once_for_all_problems_but_not_a_template_of_ones_own():
     model = wrap(qwen())
     model.engine.config.max_position_embeddings = 4096
-    heads = model.engine.prefixes.heads
+    prefixes = model.engine.prefixes
     shots = STYLES["three-shot"].template
     model.with_style(replace(STYLES["three-shot"], template=f"Own. {shots}")).prompt_ids(P)
     model.with_style(STYLES["boxed"]).prompt_ids(P)
     model.with_style(STYLES["three-shot"]).prompt_ids(P, raw=True)
-    assert heads == set()
+    model.tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    secret = replace(STYLES["chat"], system="A line that a visitor has written. " * 8)
+    assert len(model.with_style(secret).prompt_ids(P)) > HEAD_TOKENS
+    assert prefixes.heads == ()
     asked = model.with_style(STYLES["three-shot"])
     prompts = [asked.prompt_ids(text) for text in (P, "Another one?")]
-    (head,) = heads
+    (head,) = prefixes.heads
     assert (
         model.tokenizer.decode(head) == shots.partition("{problem}")[0][:-1]
     )  # the last may be merged with the problem

@@ -77,7 +77,7 @@ def test_rollouts_that_all_fare_alike_change_nothing():
 def test_what_all_prompts_begin_with_is_read_anew_after_an_update():
     trainer, head = fresh(replace(TINY, lr=5e-3)), tuple(range(40, 60))
     engine = trainer.model.engine
-    engine.prefixes.heads.add(head)
+    engine.prefixes.add_head(head)
 
     def logits(**how):
         with engine.using(NAME):
