@@ -162,14 +162,14 @@ DOCUMENT = {
 
 
 def test_the_bytes_of_a_solution_are_those_that_it_takes(explorer):
-    run, taken = traced(lambda: solved(explorer, 150))
+    run, taken = traced(lambda: solved(explorer, 300))
     assert len(run.tokens) > 100
     assert 0.8 < run.nbytes / taken < 1.25
     assert run.nbytes / len(run.tokens) < TOKEN_BYTES
 
 
 def test_the_bytes_of_a_branch_are_those_that_it_adds_to_its_parents(explorer):
-    run = solved(explorer, 150)
+    run = solved(explorer, 300)
     at = len(run.tokens) - 20
     other = next(c.id for c in run.tokens[at].top if c.id != run.tokens[at].id)
 
@@ -199,7 +199,7 @@ def test_the_bytes_of_a_tree_that_was_opened_are_those_that_it_takes(explorer):
 
 def test_the_bytes_of_a_file_of_problems_are_those_that_it_takes(explorer):
     evaluator = Evaluator(explorer.workspace)
-    text = "problem,answer\n" + "".join(f"How much is {i} and one more?,{i + 1}\n" for i in range(1000))
+    text = "problem,answer\n" + "".join(f"How much is {i} and one more?,{i + 1}\n" for i in range(3000))
     reply, taken = traced(lambda: evaluator.take_file({"name": "own.csv", "text": text}))
     assert 0.8 < bytes_of(evaluator.files.get(reply["file"])) / taken < 1.25
 
