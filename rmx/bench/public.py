@@ -86,11 +86,16 @@ class VisitTally:
 
 
 class Page:
-    """One open tab."""
+    """One open tab.
 
-    def __init__(self, url: str, config: dict[str, Any]) -> None:
-        limits = httpx.Limits(max_connections=8)
-        self.client = httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(30.0, read=QUIET), limits=limits)
+    Args:
+        address: where its visitor comes from, as a proxy says it; None: from this machine.
+    """
+
+    def __init__(self, url: str, config: dict[str, Any], address: str | None = None) -> None:
+        limits, timeout = httpx.Limits(max_connections=8), httpx.Timeout(30.0, read=QUIET)
+        headers = {"x-forwarded-for": address} if address else {}
+        self.client = httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, headers=headers)
         self.session = secrets.token_hex(6)
         self.events = {d["api_name"]: d for d in config["dependencies"] if d.get("api_name")}
         self.parts = {c["id"]: c["props"] for c in config["components"]}
@@ -159,11 +164,11 @@ class FakeVisitor:
 
     def __init__(self, url: str, config: dict[str, Any], tasks: Sequence[Task], seed: int, tally: VisitTally) -> None:
         self.url, self.config, self.tasks, self.tally = url, config, tasks, tally
-        self.draw = random.Random(seed)
+        self.draw, self.address = random.Random(seed), f"198.51.100.{1 + seed % 250}"
 
     async def stay(self, until: float) -> None:
         while time.monotonic() < until:
-            page = Page(self.url, self.config)
+            page = Page(self.url, self.config, self.address)
             try:
                 await page.open()
                 for _ in range(self.draw.randint(1, 6)):
@@ -341,8 +346,7 @@ class AppProcess:
 
     def start(self) -> None:
         """Start it and wait until it answers; RmxError where it does not."""
-        given = {"RMX_PER_ADDRESS": "0"} | os.environ  # all visitors come from this machine's address
-        environment = given | {"RMX_PUBLIC": "1", "RMX_RUNS": str(self.runs), "RMX_LOG": "requests"}
+        environment = os.environ | {"RMX_PUBLIC": "1", "RMX_RUNS": str(self.runs), "RMX_LOG": "requests"}
         words = [sys.executable, "-m", "rmx", "serve", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
