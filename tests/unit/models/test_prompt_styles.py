@@ -513,8 +513,9 @@ def test_solved_examples_are_read_once_for_all_problems_but_not_a_template_of_on
     assert all(prompt[: len(head)] == head for prompt in prompts)
 
 
-def test_a_problem_of_ones_own_is_asked_as_the_bundled_adapter_learnt_it(mini, monkeypatch):
-    space = Workspace("cpu", loader=lambda spec: mini.with_style(STYLES["chat"]))
+def test_a_problem_of_ones_own_is_asked_as_the_bundled_adapter_learnt_it(monkeypatch):
+    own = load("mini", device="cpu")  # which gets adapters
+    space = Workspace("cpu", loader=lambda spec: own.with_style(STYLES["chat"]))
     assert make_pair(space, "mini", "rl").base.style.name == "chat"
     monkeypatch.setattr(presets, "_BUNDLED", (PairPreset("words", "", "mini", "rl", set_name="words"),))
     assert make_pair(space, "mini", "rl").base.style.name == "three-shot"
