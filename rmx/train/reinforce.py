@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ from rmx.train.step.trainer import PLACE, WEIGHTS, restore_checkpoint, save_chec
 
 Ids = tuple[int, ...]
 ADVANTAGE_EPS = 1e-4  # keeps a group of equal rewards at 0
-ROWS, ROWS_SAMPLED = 32, 64  # rollouts in one backward pass; decoded together
+ROWS_SAMPLED = 64  # rollouts decoded together
 CHECKPOINT, ADAPTER, LOG, CONFIG = "checkpoint", "adapter", "log.jsonl", "adapter_config.json"
 
 
@@ -72,7 +72,7 @@ class ReinforceStep:
     iteration: int  # counted from 1
     reward: float  # mean over all rollouts, before the update
     mixed: int  # problems with right and wrong rollouts: the ones that teach
-    entropy: float  # nats, mean over the sampled tokens, at temperature 1
+    entropy: float  # nats, mean over the sampled tokens, at temperature 1; NaN where the sampler tells none
     tokens: float  # of a completion, on average
     loss: float
     grad_norm: float  # before clipping
@@ -125,6 +125,13 @@ def common_beginning(prompts: Sequence[Ids]) -> Ids:
     return tuple(tokens[0] for tokens in takewhile(lambda tokens: len({*tokens}) == 1, places))
 
 
+def sampled_mask(rollouts: Sequence[Rollout]) -> Tensor:
+    """(B, T - 1) bool over the tokens of padded texts but the first, True where the policy sampled the token."""
+    ends = torch.tensor([[r.prompt_length, len(r.input_ids)] for r in rollouts])
+    place = torch.arange(1, int(ends.max()))
+    return (place >= ends[:, :1]) & (place < ends[:, 1:])
+
+
 def sampled_logp(network: Any, shared: Ids, rollouts: Sequence[Rollout], temperature: float) -> tuple[Tensor, Tensor]:
     """Read the log-probabilities of what was sampled, with a gradient; the shared beginning is computed once.
 
@@ -139,9 +146,7 @@ def sampled_logp(network: Any, shared: Ids, rollouts: Sequence[Rollout], tempera
         cache.batch_repeat_interleave(len(rollouts))
     ids = pad_sequence([torch.tensor(r.input_ids[start:], device=device) for r in rollouts], batch_first=True)
     hidden = network.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[:, :-1]
-    ends = torch.tensor([[r.prompt_length, len(r.input_ids)] for r in rollouts], device=device) - start
-    place = torch.arange(1, ids.shape[1], device=device)
-    mask = (place >= ends[:, :1]) & (place < ends[:, 1:])
+    mask = sampled_mask(rollouts)[:, start:].to(device)
     logits = network.get_output_embeddings()(hidden[mask]).float() / temperature
     logp = torch.zeros(mask.shape, device=device)
     return logp.masked_scatter(mask, -F.cross_entropy(logits, ids[:, 1:][mask], reduction="none")), mask
@@ -152,6 +157,8 @@ def sampled_logp(network: Any, shared: Ids, rollouts: Sequence[Rollout], tempera
 
 class Reinforcer:
     """The policy (the base with a LoRA on it), its optimizer and the position in the run."""
+
+    rows: ClassVar[int] = 32  # rollouts in one backward pass
 
     def __init__(self, model: Model, problems: Sequence[Problem], config: ReinforceConfig) -> None:
         self.model, self.problems, self.config, self.done = model, problems, config, 0
@@ -164,8 +171,7 @@ class Reinforcer:
         config = self.config
         while self.done < config.iterations:
             began = time.monotonic()
-            chosen = random.Random(f"reinforce/{config.seed}/{self.done}").sample(self.problems, config.problems)
-            rollouts = self._sample(chosen)
+            rollouts = self._sample()
             rewards = torch.tensor([float(r.correct) for r in rollouts]).view(config.problems, config.rollouts)
             lr = config.lr * schedule(self.done, config.iterations, config.warmup)
             loss, norm = self._update(rollouts, group_advantage(rewards).flatten(), lr)
@@ -173,13 +179,14 @@ class Reinforcer:
             mixed = int((rewards.std(1, correction=0) > 0).sum())
             entropies = torch.tensor([e for r in rollouts for e in r.entropies or ()])
             yield ReinforceStep(
-                self.done, rewards.mean().item(), mixed, entropies.mean().item(), len(entropies) / len(rollouts),
-                loss, norm, lr, time.monotonic() - began,
+                self.done, rewards.mean().item(), mixed, entropies.mean().item(),
+                sum(r.completion_length for r in rollouts) / len(rollouts), loss, norm, lr, time.monotonic() - began,
             )  # fmt: skip
 
-    def _sample(self, problems: Sequence[Problem]) -> list[Rollout]:
+    def _sample(self) -> list[Rollout]:
         """Sample the rollouts of an iteration, those of one problem together."""
         config = self.config
+        problems = random.Random(f"reinforce/{config.seed}/{self.done}").sample(self.problems, config.problems)
         asked = RolloutConfig(config.rollouts, len(problems), config.temperature, 1.0, config.max_new_tokens)
         found = sample_rollouts(
             self.model, problems, asked, 1_000_000 * config.seed + self.done, {}, adapter=NAME, rows=ROWS_SAMPLED
@@ -192,14 +199,12 @@ class Reinforcer:
         rows = sorted(advantage.nonzero()[:, 0].tolist(), key=lambda i: len(rollouts[i].input_ids))
         if not rows:
             return 0.0, 0.0
-        shared = common_beginning([r.input_ids[: r.prompt_length] for r in rollouts])
-        tokens, total = sum(len(rollouts[i].input_ids) - rollouts[i].prompt_length for i in rows), 0.0
+        shared = common_beginning([r.prompt_ids for r in rollouts])
+        tokens, total = sum(rollouts[i].completion_length for i in rows), 0.0
         with self.policy.learning():
-            for start in range(0, len(rows), ROWS):
-                part = rows[start : start + ROWS]
-                logp, mask = sampled_logp(
-                    self.policy.causal, shared, [rollouts[i] for i in part], self.config.temperature
-                )
+            for start in range(0, len(rows), self.rows):
+                part = rows[start : start + self.rows]
+                logp, mask = self._logp([rollouts[i] for i in part], shared)
                 loss = policy_gradient_loss(logp, advantage[part].to(logp.device), mask, tokens)
                 loss.backward()
                 total += loss.item()
@@ -209,6 +214,10 @@ class Reinforcer:
         self.optimizer.zero_grad()
         self.policy.changed()
         return total, norm
+
+    def _logp(self, rollouts: Sequence[Rollout], shared: Ids) -> tuple[Tensor, Tensor]:
+        """Read the log-probabilities of some rollouts with a gradient, and which of their tokens were sampled."""
+        return sampled_logp(self.policy.causal, shared, rollouts, self.config.temperature)
 
     def validate(self, problems: Sequence[Problem]) -> Estimate:
         """Solve problems greedily with the policy as it is: the share that is right, with its interval."""
@@ -229,18 +238,10 @@ class Reinforcer:
         return place
 
     def export(self, folder: Path) -> None:
-        """Write the adapter for shipping: in half precision, under the base's name."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write the adapter for shipping, under the base's name."""
         with tempfile.TemporaryDirectory() as work:
             self.policy.save_adapter(Path(work))
-            weights = {name: tensor.half() for name, tensor in load_file(Path(work) / WEIGHTS).items()}
-            save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-            config = read_json(Path(work) / CONFIG)
-        config["target_modules"] = sorted(config["target_modules"])
-        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-        (folder / CONFIG).write_text(text, encoding="utf-8")
-        for path in folder.iterdir():
-            path.chmod(0o644)
+            write_adapter(Path(work), folder)
 
 
 def reinforce(model: Model, set_name: str, config: ReinforceConfig, out: Path, tell: Callable[[str], None]) -> None:
@@ -282,6 +283,22 @@ def reinforce(model: Model, set_name: str, config: ReinforceConfig, out: Path, t
 
 
 # -- Shipping ---------------------------------------------------------------------------------------------------------
+
+
+def write_adapter(trained: Path, out: Path, **changed: str) -> None:
+    """Write an adapter as PEFT wrote it for shipping: in fp16, readable by everyone, equal files for equal runs.
+
+    Args:
+        changed: fields of its config, and what they shall say instead.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.half() for name, tensor in load_file(trained / WEIGHTS).items()}
+    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
+    config = read_json(trained / CONFIG)
+    config |= changed | {"target_modules": sorted(config["target_modules"])}
+    (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for path in out.iterdir():
+        path.chmod(0o644)
 
 
 def ship(run: Path, out: Path, test: Path | None = None) -> None:

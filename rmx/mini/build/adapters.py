@@ -15,7 +15,6 @@ import platform
 import random
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,73 +29,42 @@ from torch import Tensor
 from rmx.data.problem_sets import load_set
 from rmx.mini import task as wordings
 from rmx.mini.build.mini_figures import KINDS, counted, measure_pair, percent, points, sampled
-from rmx.mini.build.miniature import TRAINING, Ids, Mini, right_padded, write_adapter, write_json
+from rmx.mini.build.miniature import MAX_NEW_TOKENS, TRAINING, Mini, right_padded, write_json
 from rmx.mini.problem_sets import mini_set
 from rmx.mini.task import MiniProblem, make_problem, right_plans
 from rmx.models import load as models
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model
 from rmx.recipes.job import TrainJob
-from rmx.recipes.recipe import PRESETS, AdapterConfig, Recipe
-from rmx.records import Problem
+from rmx.recipes.recipe import PRESETS, Recipe
+from rmx.records import Problem, Rollout
 from rmx.stats.intervals import Estimate
 from rmx.storage.rendering import render
 from rmx.storage.safe_files import read_json
 from rmx.train.data_stages import ROLLOUTS, VALIDATION
 from rmx.train.heldout import Solutions, best_of, solve
 from rmx.train.pipeline import Pipeline
-from rmx.train.reinforce import group_advantage, policy_gradient_loss
-from rmx.train.step.lora_policy import NAME, make_policy
-from rmx.train.step.trainer import PLACE, restore_checkpoint, save_checkpoint
-
-TEMPERATURE = 1.0  # any other would make the samples off-policy
-ROWS = 64  # rollouts in one backward pass
+from rmx.train.reinforce import Ids, ReinforceConfig, Reinforcer, sampled_mask, write_adapter
+from rmx.train.step.lora_policy import NAME
 
 
 @dataclass(frozen=True, slots=True)
-class RLConfig:
-    """Everything that the adapter depends on, beside the base."""
+class RLConfig(ReinforceConfig):
+    """Everything that the adapter depends on, beside the base. Any other temperature would be off-policy."""
 
-    iterations: int = 100
     seed: int = 0
     problems: int = 16  # per iteration
     rollouts: int = 12  # per problem
+    temperature: float = 1.0
+    max_new_tokens: int = MAX_NEW_TOKENS
     lr: float = 2.5e-3
-    warmup: int = 5  # iterations
     rank: int = 32
     alpha: int = 64
-    clip: float = 1.0  # norm of the gradient
-
-
-@dataclass(frozen=True, slots=True)
-class RLStep:
-    """What one iteration did."""
-
-    iteration: int  # counted from 1
-    reward: float  # mean over all rollouts, before the update
-    mixed: int  # problems with right and wrong rollouts: the ones that teach
-    loss: float
-    grad_norm: float  # before clipping
-    lr: float
-    seconds: float  # since this process began training
 
 
 def token_logp(logits: Tensor, ids: Tensor) -> Tensor:
     """(B, T, V) logits at (B, T) tokens -> (B, T - 1) log-probability of each token but the first."""
     return -F.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
-
-
-def sampled_mask(prompts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
-    """(B, T - 1) bool over the tokens of padded texts but the first, True where the policy sampled the token."""
-    lengths = torch.tensor([[len(p), len(p) + len(c)] for p, c in zip(prompts, completions, strict=True)])
-    place = torch.arange(1, int(lengths.max()))
-    return (place >= lengths[:, :1]) & (place < lengths[:, 1:])
-
-
-def schedule(iteration: int, config: RLConfig) -> float:
-    """Share of the full learning rate at iteration 0, 1, ...: linear warm-up, then a linear fall to 0."""
-    fall = (config.iterations - iteration) / max(1, config.iterations - config.warmup)
-    return min(1.0, (iteration + 1) / config.warmup, fall)
 
 
 def draw_problems(config: RLConfig, iteration: int) -> list[MiniProblem]:
@@ -105,70 +73,35 @@ def draw_problems(config: RLConfig, iteration: int) -> list[MiniProblem]:
     return [make_problem(numbers, "train", text_rng=words) for _ in range(config.problems)]
 
 
-class RLTrainer:
-    """The policy (the base with a LoRA on it), its optimizer and the position in the run.
+class RLTrainer(Reinforcer):
+    """Trains the partner of a base, by the very problems, draws and sums that the bundled one rests on."""
 
-    Advantages, schedule and sampling are its own and not those of `rmx.train`: the bundled adapter rests on them.
-    """
+    rows = 64
 
     def __init__(self, base: Model, config: RLConfig) -> None:
-        self.config, self.done = config, 0
-        self.policy = make_policy(base, AdapterConfig(config.rank, config.alpha), None, config.seed)
+        super().__init__(base, (), config)
         self.mini = Mini(base, NAME)
-        self.weights = list(self.policy.trained().values())
-        self.optimizer = torch.optim.AdamW(self.weights, lr=config.lr, weight_decay=0.0)
 
-    def run(self) -> Iterator[RLStep]:
-        """Train to the end, one iteration at a time."""
-        began = time.monotonic()
-        while self.done < self.config.iterations:
-            problems = draw_problems(self.config, self.done)
-            seed = 1_000_000 * self.config.seed + self.done
-            rewards, prompts, completions = sampled(self.mini, problems, TEMPERATURE, self.config.rollouts, seed)
-            lr = self.config.lr * schedule(self.done, self.config)
-            loss, norm = self._update(prompts, completions, group_advantage(rewards).flatten(), lr)
-            self.done += 1
-            mixed = int((rewards.std(1, correction=0) > 0).sum())
-            yield RLStep(self.done, rewards.mean().item(), mixed, loss, norm, lr, time.monotonic() - began)
+    def _sample(self) -> list[Rollout]:
+        config: Any = self.config
+        problems, seed = draw_problems(config, self.done), 1_000_000 * config.seed + self.done
+        rewards, prompts, completions = sampled(self.mini, problems, config.temperature, config.rollouts, seed)
+        return [
+            Rollout(str(n // config.rollouts), n % config.rollouts, (*prompt, *completion), len(prompt), bool(right))
+            for n, (prompt, completion, right) in enumerate(
+                zip(prompts, completions, rewards.flatten().tolist(), strict=True)
+            )
+        ]
 
-    def _update(self, prompts: list[Ids], completions: list[Ids], advantage: Tensor, lr: float) -> tuple[float, float]:
-        """One optimizer step over all rollouts that teach something; returns loss and gradient norm."""
-        rows = sorted(advantage.nonzero()[:, 0].tolist(), key=lambda i: len(prompts[i]) + len(completions[i]))
-        if not rows:
-            return 0.0, 0.0
-        tokens, total = sum(len(completions[i]) for i in rows), 0.0
-        with self.policy.learning():
-            for start in range(0, len(rows), ROWS):
-                part = rows[start : start + ROWS]
-                ids = right_padded([prompts[i] + completions[i] for i in part])
-                mask = sampled_mask([prompts[i] for i in part], [completions[i] for i in part])
-                logp = token_logp(self.policy.logits(ids), ids)
-                loss = policy_gradient_loss(logp, advantage[part], mask, tokens)
-                loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip).item()
-        self.optimizer.param_groups[0]["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.policy.changed()
-        return total, norm
+    def _logp(self, rollouts: Sequence[Rollout], shared: Ids) -> tuple[Tensor, Tensor]:
+        ids = right_padded([list(r.input_ids) for r in rollouts])
+        return token_logp(self.policy.logits(ids), ids), sampled_mask(rollouts)
 
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint, replacing the one before in one move."""
-        save_checkpoint(folder, self.policy, self.optimizer, {"config": asdict(self.config), "done": self.done})
-
-    def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint; ValueError where it belongs to a run with another config."""
-        place = read_json(folder / PLACE)
-        if place["config"] != asdict(self.config):
-            raise ValueError(f"{folder} belongs to another run: {place['config']}; remove it to begin anew.")
-        self.done = restore_checkpoint(folder, self.policy, self.optimizer)["done"]
-
-    def export(self, folder: Path, base: str) -> None:
+    def ship(self, folder: Path, base: str) -> None:
         """Write the adapter for shipping, and in `training.json` where it comes from, with the base's fingerprint."""
         with tempfile.TemporaryDirectory() as work:
             self.policy.save_adapter(Path(work))
-            write_adapter(Path(work), folder)
+            write_adapter(Path(work), folder, base_model_name_or_path="mini")
         write_json(folder / TRAINING, {"base": base, "config": asdict(self.config)})
 
 
@@ -283,7 +216,7 @@ def chosen(runs: Sequence[Json]) -> Json:
 
 def ship(run: Path, out: Path) -> None:
     """Put a run's adapter into `out`, with what it was trained by."""
-    write_adapter(run / "adapter", out)
+    write_adapter(run / "adapter", out, base_model_name_or_path="mini")
     write_json(out / TRAINING, read_json(run / "adapter" / TRAINING) | {"adapter": models.fingerprint(out)})
 
 

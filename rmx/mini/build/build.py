@@ -29,7 +29,6 @@ from rmx.mini.problem_sets import mini_set
 CHECKPOINT = "base.checkpoint"
 LOG_EVERY = 250  # steps
 RL_CHECKPOINT = "rl.checkpoint"
-VALIDATE_EVERY = 10  # iterations of RL
 
 
 def log_to(folder: Path) -> Tell:
@@ -126,10 +125,10 @@ def train_rl(out: Path, config: RLConfig, tell: Tell) -> None:
             f"iteration {step.iteration:4d}  reward {step.reward:.3f}  mixed {step.mixed:2d}  loss {step.loss:+.4f}  "
             f"gradient {step.grad_norm:.4f}  lr {step.lr:.6f}  {step.seconds:.0f} s"
         )
-        if step.iteration % VALIDATE_EVERY == 0 or step.iteration == config.iterations:
+        if step.iteration % config.validate_every == 0 or step.iteration == config.iterations:
             tell(_validation_line(trainer.mini))
             trainer.save(checkpoint)
-    trainer.export(out / "rl", base.revision)
+    trainer.ship(out / "rl", base.revision)
     tell(f"{sum(p.numel() for p in trainer.weights)} parameters in the adapter")
     shutil.rmtree(checkpoint)
 

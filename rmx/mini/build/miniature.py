@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from torch import Tensor
@@ -31,7 +30,6 @@ from rmx.mini.problem_sets import final_answer, with_made_up_words, write_soluti
 from rmx.mini.task import PROMPT, MiniProblem, calculate, make_problem
 from rmx.models import load as models
 from rmx.models.load import Model
-from rmx.storage.safe_files import read_json
 
 Ids = list[int]
 Choose = Callable[[Tensor], Tensor]  # (rows, V) logits -> (rows,) token ids
@@ -39,7 +37,7 @@ Choose = Callable[[Tensor], Tensor]  # (rows, V) logits -> (rows,) token ids
 MAX_NEW_TOKENS = 140  # the longest solution has about 100
 ROWS = 256  # decoded together
 SCORED_ROWS = 64
-WEIGHTS, CONFIG, TRAINING = "adapter_model.safetensors", "adapter_config.json", "training.json"
+TRAINING = "training.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +130,6 @@ def right_padded(sequences: Sequence[Ids]) -> Tensor:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file for reading by people as well."""
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_adapter(trained: Path, out: Path) -> None:
-    """Write an adapter as PEFT wrote it for shipping: in fp16, readable by everyone, equal files for equal runs."""
-    out.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.half() for name, tensor in load_file(trained / WEIGHTS).items()}
-    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
-    config = read_json(trained / CONFIG)
-    config |= {"base_model_name_or_path": "mini", "target_modules": sorted(config["target_modules"])}
-    (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    for path in out.iterdir():
-        path.chmod(0o644)
 
 
 # -- The miniature's tokenizer and its pretraining from nothing, on one processor core --------------------------------

@@ -10,16 +10,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from rmx.config import ASSETS
-from rmx.errors import ModelError
+from rmx.errors import ModelError, TrainError
 from rmx.mini.build.adapters import (
     RLConfig,
     RLTrainer,
     draw_problems,
-    group_advantage,
-    policy_gradient_loss,
     rl_card,
     sampled_mask,
-    schedule,
     token_logp,
 )
 from rmx.mini.build.mini_figures import change, greedy, measure_pair
@@ -30,6 +27,8 @@ from rmx.models import load as models
 from rmx.models.adapter_names import bundled_adapters
 from rmx.models.adapters import add_adapter
 from rmx.models.load import Model
+from rmx.records import Rollout
+from rmx.train.reinforce import group_advantage, policy_gradient_loss, schedule
 
 RL = ASSETS / "mini" / "rl"
 TINY = RLConfig(iterations=4, problems=2, rollouts=6, warmup=1, rank=2, alpha=4)
@@ -95,7 +94,8 @@ def test_the_losses_of_parts_add_up_to_the_loss_of_the_whole():
 def test_log_probabilities_are_those_of_the_sampled_tokens_alone():
     mini, prompts, completions = Mini(pair()), [[3, 4], [5, 6, 7]], [[8, 9, 1], [2]]
     ids = right_padded([p + c for p, c in zip(prompts, completions, strict=True)])
-    mask = sampled_mask(prompts, completions)
+    pairs = zip(prompts, completions, strict=True)
+    mask = sampled_mask([Rollout("", 0, (*p, *c), len(p), False) for p, c in pairs])
     assert mask.tolist() == [[False, True, True, True], [False, False, True, False]]
     with torch.no_grad(), pair().engine.using(None):
         logp = token_logp(pair().engine.model(input_ids=ids).logits, ids)
@@ -106,10 +106,11 @@ def test_log_probabilities_are_those_of_the_sampled_tokens_alone():
 
 def test_the_learning_rate_rises_and_falls():
     config = RLConfig()
-    assert [schedule(i, config) for i in (0, 4, 5)] == [0.2, 1, 1]
-    assert schedule(52, config) == pytest.approx(48 / 95)
-    assert schedule(99, config) == pytest.approx(1 / 95)
-    assert [schedule(i, RLConfig(iterations=2)) for i in (0, 1)] == [0.2, 0.4]
+    assert (config.iterations, config.warmup) == (100, 5)
+    assert [schedule(i, 100, 5) for i in (0, 4, 5)] == [0.2, 1, 1]
+    assert schedule(52, 100, 5) == pytest.approx(48 / 95)
+    assert schedule(99, 100, 5) == pytest.approx(1 / 95)
+    assert [schedule(i, 2, 5) for i in (0, 1)] == [0.2, 0.4]
 
 
 # ---------------------------------------------------------------- problems
@@ -156,10 +157,10 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_weights(tmp_path):
         assert torch.equal(ours, theirs)
     for trainer, name in ((whole, "one"), (second, "two")):
         (tmp_path / name).mkdir()
-        trainer.export(tmp_path / name, "sha256:of-the-base")
+        trainer.ship(tmp_path / name, "sha256:of-the-base")
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
-    with pytest.raises(ValueError, match="another run"):
+    with pytest.raises(TrainError, match="another run"):
         RLTrainer(fresh(), RLConfig(iterations=5)).restore(tmp_path / "c")
 
 
@@ -174,7 +175,7 @@ def test_only_the_adapter_is_trained():
 def test_an_iteration_without_mixed_problems_changes_nothing():
     trainer = RLTrainer(fresh(), TINY)
     before = [p.clone() for p in trainer.weights]
-    assert trainer._update([[5, 6]], [[7]], torch.zeros(1), 1.0) == (0.0, 0.0)
+    assert trainer._update([Rollout("", 0, (5, 6, 7), 2, False)], torch.zeros(1), 1.0) == (0.0, 0.0)
     assert all(torch.equal(x, y) for x, y in zip(before, trainer.weights, strict=True))
 
 
