@@ -26,9 +26,8 @@ from rmx.models.style_options import StyleOptions
 from rmx.prompt_styles import STYLES
 from rmx.recipes.recipe import RolloutConfig
 from rmx.records import Problem, Rollout
-from rmx.train.rollouts import server_http
-from rmx.train.rollouts.server import PARALLEL, Report, server_rollouts
-from rmx.train.rollouts.server_http import Address
+from rmx.train.rollouts import server as rollouts_server
+from rmx.train.rollouts.server import PARALLEL, Address, Report, server_rollouts
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +87,7 @@ class Scripted:
 
 @pytest.fixture
 def serve(monkeypatch) -> Iterator[Callable[[Script], Scripted]]:
-    monkeypatch.setattr(server_http, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(rollouts_server, "FIRST_PAUSE", 0.01)
     running: list[Scripted] = []
 
     def begin(script: Script) -> Scripted:
@@ -419,7 +418,7 @@ def test_a_busy_server_is_asked_again(tiny, serve) -> None:
 def test_a_server_that_stays_busy_is_given_up(tiny, serve) -> None:
     server = serve(lambda path, body: models("t") if path == "/v1/models" else (429, {}, {"error": "slow down"}))
     assert "answered 429 (slow down). Check that it is running and not overloaded" in refused(server, tiny)
-    assert len(server.asked) == 1 + server_http.ATTEMPTS
+    assert len(server.asked) == 1 + rollouts_server.ATTEMPTS
 
 
 def test_a_refused_connection_is_a_sentence(tiny) -> None:
@@ -454,7 +453,7 @@ def test_answers_that_cannot_be_used(tiny, serve, reply, message) -> None:
 
 
 def test_a_long_answer_is_not_read_to_its_end(tiny, serve, monkeypatch) -> None:
-    monkeypatch.setattr(server_http, "MAX_BYTES", 1000)
+    monkeypatch.setattr(rollouts_server, "MAX_BYTES", 1000)
     assert "is longer than" in refused(serve(lambda path, body: ok(b" " * 2000)), tiny)
 
 
